@@ -83,15 +83,7 @@ class TableFitting:
         seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
         yield Row("summary", {**summary, **seconds})
         yield from bound_rows(cell, summary)
-        target = dataset.target
-        categories = {
-            column.name: {level: target.inputs.index(f"{column.name}={level}") for level in levels}
-            for column in (target.code.columns if target.code else ())
-            if (levels := column.levels)
-        }
-        names = target.inputs, dataset.classes or target.outputs
-        for name, table in report_tables(fitted, dataset.train, *names, categories, seed):
-            yield _table(name, table)
+        yield from self._reports(fitted, seed)
         yield prediction_table(fitted.network, known)
         yield Table("held_out", _held_out(fitted, dataset))
         if (edges := edge_table(fitted.network, known)) is not None:
@@ -99,6 +91,22 @@ class TableFitting:
         errors = fitted.error_quantiles(dataset.train.y, error_levels())
         gaps = gaps_of(dataset.train.x)
         yield model_checkpoint(fitted.network, known, summary, seed, errors, gaps)
+
+    def _reports(self, fitted: TableModel, seed: int) -> Iterator[Record]:
+        """Yield effects, importance and the other tables of the engine."""
+        dataset = self.problem.dataset
+        target = dataset.target
+        columns = target.code.columns if target.code else ()
+        categories = {
+            column.name: {level: target.inputs.index(f"{column.name}={level}") for level in levels}
+            for column in columns
+            if (levels := column.levels)
+        }
+        names = target.inputs, dataset.classes or target.outputs
+        dates = [column.name for column in columns if column.parts is not None]
+        for name, table in report_tables(fitted, dataset.train, *names, categories, seed):
+            of_dates = {"is_date": table["input"].isin(dates)} if name == "effects" else {}
+            yield _table(name, table.assign(**of_dates))
 
     def _warnings(self, fitted: TableModel, checked: DataFrame) -> Iterator[Record]:
         """Yield warnings on folds and baselines that were left out, and on negative predictions."""

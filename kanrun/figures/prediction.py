@@ -9,6 +9,7 @@ import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -310,10 +311,10 @@ def effects(
 ) -> Figure:
     """Draw a panel per input, the most important first: its effect with the others at their mean.
 
-    `table` has the columns input, level (of a category), output, x, value, lower, upper;
-    `importance` orders the inputs;
-    `values` holds quantiles of each input, drawn as ticks along the axis. All panels share the
-    scale of the output.
+    `table` has the columns input, level (of a category), output, x, value, lower, upper and, of
+    older runs not, is_date (x are days since 1970-01-01); `importance` orders the inputs; `values`
+    holds quantiles of each input, drawn as ticks along the axis. All panels share the scale of the
+    output.
     """
     table, importance, values = (first_seed(one) for one in (table, importance, values))
     names = [name for name in importance["input"] if name in set(table["input"])]
@@ -329,11 +330,18 @@ def effects(
             levels, ends = rows["level"].fillna(""), (rows["x"], rows["lower"], rows["upper"])
             if levels.all():
                 axes.vlines(*ends, color=colour)
-                axes.set_xticks(rows["x"], [shorten(each, 12) for each in levels], rotation=90)
+                # Within the panel, over the axis: the panel below leaves no room for long names.
+                names_of_levels = [shorten(each) for each in levels]
+                axes.set_xticks(rows["x"], names_of_levels, rotation=90, va="bottom", ha="left")
+                axes.tick_params(axis="x", pad=-4)
             else:
                 axes.fill_between(*ends, color=colour, **BAND)
             style = "o" if levels.all() else "o-" if len(rows) <= 2 else "-"
             axes.plot(rows["x"], rows["value"], style, color=colour, label=shorten(output))
+        if "is_date" in own and own["is_date"].astype(bool).any():
+            locator = AutoDateLocator(minticks=2, maxticks=4)
+            axes.xaxis.set_major_locator(locator)
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         at = values.loc[values["input"] == name, "x"]
         bottom: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         axes.plot(at, 0 * at, "|", color=GREY, ms=5, **bottom)
