@@ -65,6 +65,11 @@ def test_numbers_with_a_little_text_are_refused(tmp_path):
     path.write_text("a,b\n1,2\n2,3\noops,4\n")
     with pytest.raises(UsageError, match="has numbers and 1 other value, first 'oops' in row 4"):
         built(path, "b")
+    path.write_text("a,b\n1,2\n2,3\np,4\nq,5\n")
+    with pytest.raises(UsageError, match="has numbers and 2 other values"):
+        built(path, "b")
+    path.write_text("a,b\n1,2\np,3\np,4\nq,5\n")
+    assert built(path, "b").inputs == ("a=p",)  # of more than half text, a category
     path.write_text("a,b\n1,2\n1,3\n2,4\n2,5\n")
     assert built(path, "b", categorical_columns=["a"]).inputs == ("a=2",)
 

@@ -40,6 +40,21 @@ def test_few_values_and_straight_scores_are_standardised():
     assert_allclose(input_scores(y, straight=[0]).apply(y), (y - y.mean()) / y.std())
 
 
+@pytest.mark.parametrize(
+    ("x", "bent"),
+    [
+        ([0] * 90 + [*range(1, 8)], False),  # few values
+        ([0] * 90 + [*range(1, 9)], True),
+        ([*np.linspace(-1, 1, 99), 1.45], False),  # a light tail
+        ([*np.linspace(-1, 1, 99), 1.55], True),
+    ],
+)
+def test_long_tails_of_many_values_are_bent(x, bent):
+    x = np.array(x, float)[:, None]
+    standardised = (x - x.mean()) / x.std()
+    assert np.allclose(input_scores(x).apply(x), standardised) != bent
+
+
 def test_a_constant_column_has_a_scale():
     assert np.isfinite(input_scores(np.full((20, 1), 7.0)).apply(np.array([[7.0], [8.0]]))).all()
 
