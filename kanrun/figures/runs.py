@@ -70,24 +70,20 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     keys = [name for name in ("cell", "seed") if name in metrics]
     runs: Any = [rows for _, rows in metrics.groupby(keys)] if keys else [metrics]
     drawn = [split for split in DASHES if (metrics.get(f"{split}_rmse", pandas.Series()) > 0).any()]
-    for split in drawn:
-        pen: Any = {"color": SPLITS[split], "ls": DASHES[split]}
-        for index, rows in enumerate(runs):
+    for index, rows in enumerate(runs):
+        for split in drawn:
             values = rows[f"{split}_rmse"].where(rows[f"{split}_rmse"] > 0).to_numpy(dtype=float)
-            if "best" in rows:
-                best = np.where(as_bool(rows["best"]), np.arange(len(values)), 0)
-                kept = values[np.maximum.accumulate(best)]
-                if index == 0:
-                    tried = np.where(kept == values, np.nan, values)
-                    axes.plot(_steps(rows), tried, color=SPLITS[split], **TRIED)
-                values = kept
-            axes.plot(_steps(rows), values, **(THIN if index else {"label": split}), **pen)
+            steps, pen = _steps(rows), {"color": SPLITS[split], "ls": DASHES[split]}
+            kept = as_bool(rows.get("best", pandas.Series(True, rows.index))).to_numpy()
+            path = values[np.maximum.accumulate(np.where(kept, np.arange(len(values)), 0))]
+            look: Any = {"label": split} | pen
+            if index:
+                look |= THIN | {"label": f"{len(runs) - 1} more seed{'s' * (len(runs) > 2)}"}
+            axes.plot(steps, path, **look)
+            if not index and not kept.all():
+                tried = np.where(path == values, np.nan, values)
+                axes.plot(steps, tried, color=SPLITS[split], label="tried, not kept", **TRIED)
     first = runs[0] if runs else metrics
-    if drawn and not as_bool(first.get("best", pandas.Series(True))).all():
-        axes.plot([], [], color=GREY, label="tried, not kept", **TRIED)
-    if drawn and (others := len(runs) - 1):
-        label = f"{others} more seed{'s' * (others > 1)}"
-        axes.plot([], [], color=GREY, label=label, **THIN)
     axes.set(yscale="log", xlabel="step", ylabel=error)
     axes.margins(x=0)
     if first.get("intervals", pandas.Series(dtype=float)).notna().any():
