@@ -83,7 +83,7 @@ class EquationPolicy:
 
     #: Change between grids at which refinement stops, in one variable and in several.
     enough_change: tuple[float, float] = (1e-9, 1e-6)
-    #: Unknowns of a grid that follows by itself.
+    #: Unknowns of a grid that follows automatically.
     max_unknowns: int = 1000
     #: Terms of given initial values.
     max_terms: int = 16

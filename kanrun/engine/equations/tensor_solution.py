@@ -73,7 +73,7 @@ class TensorSolver:
     """Solver of one system, grid by grid.
 
     Attributes:
-        field: Solution of the last grid, or the first guess.
+        field: Solution of the last grid, or the initial guess.
         problem: Problem of the last grid, and its solution as a vector.
         changes: Relative changes of the solution from grid to grid.
         estimate: Estimated relative error.
@@ -112,7 +112,7 @@ class TensorSolver:
         return finer if finer >= LAST_GROWTH * intervals else None
 
     def solve(self, intervals: int) -> EquationStage:
-        """Solve on this many intervals of each variable, or on those of a first guess.
+        """Solve on this many intervals of each variable, or on those of an initial guess.
 
         Raises:
             TrainingFailed: If the residual of the initial guess is not finite.
