@@ -143,9 +143,9 @@ def against(summary: DataFrame, across: str, by: str) -> Figure:
         panel.set(yscale="log", xlabel=LABELS[across], ylabel=label)
         if across == "shape":
             name_columns(panel, [f"[{shape}]".replace("-", ",") for shape in places])
-    floored = f"; at 10{power('-11')}: that or less"
-    below = (summary["worst_forgetting"] < SMALLEST).any()
-    return finish(figure, panels[:1], DOTS + floored * below, ncols=2)
+    floored = (summary["worst_forgetting"] < SMALLEST).any()
+    remark = DOTS + (f"; at 10{power('-11')}: that or less" if floored else "")
+    return finish(figure, panels[:1], remark, ncols=2)
 
 
 @styled
