@@ -69,7 +69,9 @@ def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
     """Yield the name and the drawing of the figures of every part that was run."""
     functions = tables.get("functions")
     if functions is not None and "x1" not in functions:
-        yield "phases", partial(phases, first_seed(functions), tables["data"])
+        # Each learner has a cell of its own.
+        known = first_seed(functions.drop(columns="cell", errors="ignore"))
+        yield "phases", partial(phases, known, tables["data"])
     if "matrix" not in tables or "summary" not in tables:
         return
     summary = tables["summary"]
@@ -93,7 +95,8 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     ends = data.groupby("phase")["x0"].agg(["min", "max"])
     learners = _some_of(functions["learner"], MAX_ROWS)
     shown, count = _some_of(functions["after"], MAX_COLUMNS), int(functions["after"].max())
-    figure, grid = grid_of_panels(len(learners) + 1, len(shown), 0.75, 1.25 * len(shown) + 1.6, 0.6)
+    width = 1.25 + 1.6 / len(shown)
+    figure, grid = grid_of_panels(len(learners) + 1, len(shown), 0.75, width, 0.6)
     engine: Any = figure.get_layout_engine()
     # The layout does not see all of a label that is turned upright.
     engine.set(rect=(0.06, 0, 0.94, 1))

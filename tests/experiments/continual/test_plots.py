@@ -47,6 +47,14 @@ def test_colours_go_by_what_a_learner_is_and_not_by_its_name():
     )  # phase 1 shows [-1, 0]; the rest is grey
 
 
+def test_every_learner_has_a_row_although_its_table_is_of_another_cell():
+    known = functions(2).assign(seed=0)
+    known["cell"] = (known["learner"] == "MLP").astype(int)
+    ((name, draw),) = drawn.figures_of({"functions": known, "data": data()})
+    labels = [panel.get_ylabel() for panel in draw().axes[::2]]
+    assert (name, labels) == ("phases", ["data", "KAN", "MLP"])
+
+
 def matrix(errors, learners=("KAN",)):
     rows = [
         {"learner": learner, "after": i + 1, "on": j + 1, "error": error}
