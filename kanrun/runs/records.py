@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -306,13 +306,17 @@ class Journal:
     @classmethod
     def read(cls, folder: Path) -> Journal:
         """Return the journal of the run in `folder`; lines that cannot be read are skipped."""
-        journal = cls()
-        for text in _lines(folder / JOURNAL_FILE):
-            with contextlib.suppress(
-                AttributeError, KeyError, TypeError, ValueError, RecursionError
-            ):
-                if isinstance(line := json.loads(text), dict):
-                    journal._take(line)
+        journal, path = cls(), folder / JOURNAL_FILE
+        if path.is_symlink() or not path.is_file():
+            return journal
+        with open(path, "rb") as stream:
+            while text := stream.readline(_LONGEST):
+                with contextlib.suppress(
+                    AttributeError, KeyError, TypeError, ValueError, RecursionError
+                ):
+                    # Half a last line was left by a killed writer.
+                    if text.endswith(b"\n") and isinstance(line := json.loads(text), dict):
+                        journal._take(line)
         return journal
 
     def _take(self, line: dict[str, Any]) -> None:
@@ -346,12 +350,3 @@ class Journal:
                 known = columns is not None and before is not None
                 found[table] = list(dict.fromkeys([*before, *columns])) if known else None  # type: ignore[misc]
         return found
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    """Yield the whole lines of a regular file; half a last one was left by a killed writer."""
-    if path.is_file() and not path.is_symlink():
-        with open(path, "rb") as stream:
-            while line := stream.readline(_LONGEST):
-                if line.endswith(b"\n"):
-                    yield line

@@ -93,8 +93,18 @@ class CsvFile(LineFile):
         self.extend({name: [value] for name, value in values.items()})
 
     def extend(self, columns: Columns) -> None:
-        """Append the rows of `columns` (equal lengths) in one write. Raises StorageFailed."""
-        lists, rows = _lists(columns)
+        """Append the rows of `columns` in one write.
+
+        Raises StorageFailed, and ValueError for columns of different lengths.
+        """
+        lists = {}
+        for name, column in columns.items():
+            values = column.tolist() if hasattr(column, "tolist") else list(column)
+            numeric = getattr(getattr(column, "dtype", None), "kind", "O") in "fiub"
+            lists[plain_value(name)] = values if numeric else list(map(plain_value, values))
+        sizes = {name: len(values) for name, values in lists.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
         if not self.header and self.size():
             self.header = read_rows(self.path)[0]
         started = bool(self.header)
@@ -104,7 +114,7 @@ class CsvFile(LineFile):
                 self.close()
                 padding = [""] * len(further)
                 rewrite(self.path, self.header, (row + padding for row in read_rows(self.path)[1]))
-        empty = [None] * rows
+        empty = [None] * max(sizes.values(), default=0)
         rows_of = zip(*(lists.get(name, empty) for name in self.header), strict=True)
         header = b"" if started else csv_lines([self.header])
         self.write(header + csv_lines(rows_of))
@@ -193,19 +203,6 @@ def _typed(values: Sequence[str]) -> list[Any]:
         with contextlib.suppress(ValueError, KeyError):
             return [kind(value) if value else None for value in values]
     return [None if value in ("", "nan") else value for value in values]
-
-
-def _lists(columns: Columns) -> tuple[dict[str, list[Any]], int]:
-    """Return columns as tables hold them, and the number of rows. Raises ValueError."""
-    lists = {}
-    for name, column in columns.items():
-        values = column.tolist() if hasattr(column, "tolist") else list(column)
-        numeric = getattr(getattr(column, "dtype", None), "kind", "O") in "fiub"
-        lists[plain_value(name)] = values if numeric else list(map(plain_value, values))
-    sizes = {name: len(values) for name, values in lists.items()}
-    if len(set(sizes.values())) > 1:
-        raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
-    return lists, max(sizes.values(), default=0)
 
 
 def plain_value(value: Any) -> Any:
