@@ -181,7 +181,7 @@ def check(experiment: Experiment, study: Study, *, force: bool = False) -> Check
     cells, seeds, prepared = list[int](), list[int](), Prepared()
     prepare: Any = getattr(experiment, "prepare", None)
     limit = getattr(experiment, "using_threads", using_threads)
-    before = resident_memory()
+    before = 0
     for point in study.points:
         try:
             cfg = study.config(point.number)
@@ -199,6 +199,8 @@ def check(experiment: Experiment, study: Study, *, force: bool = False) -> Check
                 if task.seed == cfg.seed:
                     with limit(threads_of(cfg)):
                         ready = prepare(cfg, task.cell, task.seed)
+                    # What the first one has loaded stays in any case.
+                    before = before or resident_memory()
                     if not prepared or resident_memory() - before < most:
                         prepared[task.key] = ready
         except UsageError as error:
