@@ -35,6 +35,8 @@ SECONDS_BETWEEN_LINES = 5.0
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
 #: Notes that are remembered so that they are not shown again for the next seed.
 _MOST_NOTES = 1000
+#: Smallest and largest width of the bar, and its part of the terminal.
+_NARROW, _WIDE, _PART = 6, 24, 5
 
 
 class Reporter:
@@ -58,7 +60,7 @@ class Reporter:
             column = Column(no_wrap=True, overflow="ellipsis", ratio=1)
             self._bar = Progress(
                 SpinnerColumn(),
-                BarColumn(bar_width=max(6, min(24, console.width // 5))),
+                BarColumn(bar_width=max(_NARROW, min(_WIDE, console.width // _PART))),
                 *([MofNCompleteColumn()] if total > 1 else []),
                 TextColumn("{task.fields[text]}", markup=False, table_column=column),
                 console=console,

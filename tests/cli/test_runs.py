@@ -142,6 +142,10 @@ def test_the_list_as_csv_and_by_condition(kanrun, two):
         "runs", "list", "--where", '"model.degree" = 4', "--columns", "name,model.degree", "--csv"
     ).out
     assert found == "name,model.degree\nfit/v0002,4\n"
+    kanrun("runs", "note", "fit/1", "=1+1")
+    for safe, cell in ((), "=1+1"), (("--spreadsheet-safe",), "'=1+1"):
+        listed = kanrun("runs", "list", "--columns", "note", "--csv", *safe).out
+        assert listed.splitlines()[-1] == cell
     refused = kanrun("runs", "list", "--where", "test_rmse <")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     answer = kanrun(

@@ -149,6 +149,17 @@ def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch):
     ]
 
 
+def test_the_time_left_of_all_trainings_is_estimated_after_some_seconds(monkeypatch):
+    seconds = iter([0.0, 2.0, 6.0, 6.0])
+    monkeypatch.setattr("kanrun.study.progress.time.monotonic", lambda: next(seconds))
+    lines = shown([Finished(Task(CFG, index, {}, 0), 2.0) for index in range(3)], 4).splitlines()
+    assert lines == [
+        "cell 0, seed 0: done in 2.0 s",
+        "cell 1, seed 0: done in 2.0 s; about 6 s left",
+        "cell 2, seed 0: done in 2.0 s; about 2 s left",
+    ]
+
+
 def test_details_are_shown_to_those_who_ask():
     for verbose in (False, True):
         stream = io.StringIO()
