@@ -33,7 +33,13 @@ from omegaconf.errors import OmegaConfBaseException
 from kanrun.config import EXPERIMENTS, GROUPS
 from kanrun.config.keys import Key, keys_of
 from kanrun.config.registry import implied_choices, module_of
-from kanrun.config.rules import resolve_interpolations, set_value, unknown_key
+from kanrun.config.rules import (
+    MissingSettings,
+    resolve_interpolations,
+    set_value,
+    typed_config,
+    unknown_key,
+)
 from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
 from kanrun.launch.config_security import OWN_FOLDER, CheckedFiles, check_address
@@ -188,6 +194,8 @@ def compose(
 def shown_config(study: Study, resolve: bool = False) -> str:
     """Return the first configuration of a study as YAML. Raises UsageError."""
     plain = dict(study.bases[0])
+    with contextlib.suppress(MissingSettings):
+        typed_config(study.command, plain, {})
     return OmegaConf.to_yaml(OmegaConf.create(resolve_interpolations(plain) if resolve else plain))
 
 
@@ -256,8 +264,8 @@ def _set_argument(
 ) -> None:
     """Set the value of an argument on a composed configuration, or remove its key.
 
-    Raises UsageError for a key that is not there, or may not be set so. Below the keys of `known`
-    that are mappings or lists, any key may be added.
+    Raises UsageError for a key that may not be set so. Whether it is a key of its group is checked
+    with the types, in `kanrun.config.rules`.
     """
     key, sign = argument.key, argument.sign
     *parents, last = key.split(".")
@@ -266,27 +274,28 @@ def _set_argument(
             f"{argument.typed(index)} cannot be set; choose with {parents[0]}=NAME, in a file with "
             f"`override /{parents[0]}: NAME` in its defaults."
         )
-    parent = _node(plain, parents)
-    there = _node(parent, [last])
+    first, top = key.partition(".")[0], EXPERIMENTS[command].settings.__dataclass_fields__
     paths = {one.path for one in known if one.type != "group"}
-    paths -= {path.rpartition(".")[0] for path in paths}
-    top = EXPERIMENTS[command].settings.__dataclass_fields__
-    if there is not _ABSENT:
-        if sign == "~" and key in paths:
-            raise UsageError(f"{key} cannot be taken away; set it to another value.")
-        if sign == "+" and there is not None and not isinstance(there, dict | list):
-            raise UsageError(f"{key} exists already: leave out the +.")
-    elif sign == "~" or not any(key.startswith(f"{path}.") for path in paths):
-        first = key.partition(".")[0]
-        added = sign in ("+", "++") and first not in top
-        if not added or closest_names(first, top, cutoff=NEARLY):
-            if isinstance(parent, dict):
-                at = key.removesuffix(last)
-                raise unknown_key(last, at, sorted(parent), str(parent.get("kind", "")))
+    added = sign in ("+", "++") and not closest_names(first, top, cutoff=NEARLY)
+    parent: Any = plain
+    try:
+        for part in parents:
+            parent = parent[int(part) if isinstance(parent, list) else part]
+        last = int(last) if isinstance(parent, list) else last
+        there = parent[last]
+    except (KeyError, IndexError, ValueError, TypeError):
+        there = None
+        if sign == "~" or not (first in top or added):
+            if not parents:
+                raise unknown_key(first, "", sorted(top)) from None
             offer = did_you_mean(key, {*paths, *top, "study"}, max_names=1)
-            raise UsageError(f"there is no key {key}{offer or '.'}")
+            raise UsageError(f"there is no key {key}{offer or '.'}") from None
+    if sign == "~" and key in paths:
+        raise UsageError(f"{key} cannot be taken away; set it to another value.")
+    if sign == "+" and there is not None and not isinstance(there, dict | list):
+        raise UsageError(f"{key} exists already: leave out the +.")
     if sign == "~":
-        del parent[int(last) if isinstance(parent, list) else last]
+        del parent[last]
         return
     try:
         set_value(plain, key, argument.values[index])
@@ -294,16 +303,3 @@ def _set_argument(
         raise UsageError(
             f"{key} is not an entry of its list; the first one has number 0."
         ) from error
-
-
-_ABSENT = object()
-
-
-def _node(plain: Any, parts: Sequence[str]) -> Any:
-    """Return the value at a path in nested mappings and lists, or _ABSENT."""
-    for part in parts:
-        try:
-            plain = plain[int(part) if isinstance(plain, list) else part]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return _ABSENT
-    return plain
