@@ -175,12 +175,8 @@ def typed_config(command: str, plain: Mapping[str, Any], values: Mapping[str, An
     changed = deepcopy(dict(plain))
     for key, value in values.items():
         set_value(changed, key, value)
-    own, resolved = settings.__dataclass_fields__, resolve_interpolations(changed)
-    given = {key: value for key, value in resolved.items() if key in own}
-    made = typed(settings, given)
-    if missing := sorted(_missing(given)):
-        raise MissingSettings(missing)
-    return made
+    resolved, own = resolve_interpolations(changed), settings.__dataclass_fields__
+    return _complete(settings, {key: value for key, value in resolved.items() if key in own})
 
 
 def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") -> S:
@@ -192,9 +188,16 @@ def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") 
     for key, value in differences.items():
         replaced = not at and key in GROUPS and isinstance(value, Mapping) and "kind" in value
         plain[key] = value if replaced else _merged(plain.get(key), value)
-    if missing := _missing(plain):
-        raise UsageError(f"{at}{missing[0]} must be given.")
-    return typed(type(settings), resolve_interpolations(plain), at)
+    return _complete(type(settings), resolve_interpolations(plain), at)
+
+
+def _complete(settings: type[S], plain: Mapping[str, Any], at: str = "") -> S:
+    """Return the dataclass `settings` of plain values. Raises MissingSettings if one is missing."""
+    made = typed(settings, plain, at)
+    leaves = (path for path, leaf in _leaves(plain) if _is_missing(leaf))
+    if missing := sorted(at + path.removeprefix(".") for path in leaves):
+        raise MissingSettings(missing)
+    return made
 
 
 def typed(settings: type[S], values: Mapping[str, Any], at: str = "") -> S:
@@ -360,11 +363,6 @@ def _typed_value(hint: Any, value: Any) -> Any:
 
 def _is_missing(value: Any) -> bool:
     return isinstance(value, str) and value == MISSING
-
-
-def _missing(plain: Any) -> list[str]:
-    """Return the paths of the values in nested mappings that must be given."""
-    return [path.removeprefix(".") for path, leaf in _leaves(plain) if _is_missing(leaf)]
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
