@@ -165,7 +165,7 @@ class Reporter:
         name = next((one for one in _ERRORS if isinstance(values.get(one), (int, float))), None)
         if name is None or not math.isfinite(values[name]):
             return text
-        error, target = float(values[name]), values.get("target")
+        error, target = float(values[name]), (name, values.get("target"))
         best = self._best[target] = min(error, self._best.get(target, math.inf))
         text += f", {name.replace('_', ' ').replace('rmse', 'RMSE')} {shown(error)}"
         return f"{text}, the best so far" if error == best else f"{text} (best {shown(best)})"
