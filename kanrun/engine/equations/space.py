@@ -159,7 +159,7 @@ class Space:
 
     @cached_property
     def _eliminated(self) -> list[list[tuple[int, int, Array]]]:
-        """How functions next to a wall depend on those that follow, for each unknown.
+        """Factors of the functions next to a wall by those that follow, for each unknown.
 
         Each entry is the end, the number of functions, and their factors (functions, following).
         """
