@@ -339,9 +339,10 @@ def effects(
             style = "o" if levels.all() else "o-" if len(rows) <= 2 else "-"
             axes.plot(rows["x"], rows["value"], style, color=colour, label=shorten(output))
         if "is_date" in own and own["is_date"].astype(bool).any():
-            locator = AutoDateLocator(minticks=2, maxticks=4)
+            locator = AutoDateLocator(minticks=2, maxticks=4)  # type: ignore[no-untyped-call]
             axes.xaxis.set_major_locator(locator)
-            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+            form = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
+            axes.xaxis.set_major_formatter(form)
         at = values.loc[values["input"] == name, "x"]
         bottom: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         axes.plot(at, 0 * at, "|", color=GREY, ms=5, **bottom)

@@ -22,6 +22,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -36,7 +37,7 @@ from kanrun.targets import Data, array_target, input_rows, is_frame
 
 Array = NDArray[np.float64]
 #: Parameters that are not settings of `kanrun fit` under the same name, or that it always gets.
-_OTHERS = ("model", "solver", "random_state")
+_OTHERS = ("model", "solver", "random_state", "class_weight", "threshold")
 
 
 @dataclass(eq=False, repr=False)
@@ -82,6 +83,8 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         weights = np.ones(len(y))
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, np.empty((len(y), 1)))
+        if classification:
+            weights = weights * compute_sample_weight(getattr(self, "class_weight", None), y)
         self._several = y.ndim > 1
         columns, y, weights = _merge_rows(columns, y, weights)
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
@@ -225,8 +228,15 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         return tags
 
 
+@dataclass(eq=False, repr=False)
 class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
-    """Classification by `kanrun.fit` into two or more classes; parameters as for `KANRegressor`.
+    """Classification by `kanrun.fit` into two or more classes.
+
+    Args:
+        class_weight: Factors of the weights of rows by label, or `balanced`: in inverse proportion
+            to the frequency of the label.
+        threshold: Probability of the second of two classes above which it is predicted.
+        **others: Parameters as for `KANRegressor`.
 
     Attributes:
         model_: The fitted `kanrun.Model`.
@@ -240,8 +250,11 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
         array([False,  True])
     """
 
+    class_weight: Mapping[Any, float] | str | None = None
+    threshold: float = 0.5
+
     def predict(self, X: Data) -> NDArray[Any]:
-        """Predict the most probable labels.
+        """Predict the most probable labels, of two classes by the threshold.
 
         Args:
             X: Inputs, shape (rows, inputs).
@@ -249,8 +262,9 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
         Returns:
             Labels, shape (rows,).
         """
-        likely = self.predict_proba(X).argmax(1)  # First, as it checks that the model is fitted.
-        labels: NDArray[Any] = self.classes_[likely]
+        likely = self.predict_proba(X)  # First, as it checks that the model is fitted.
+        second = (likely[:, -1] > self.threshold).astype(int)
+        labels: NDArray[Any] = self.classes_[second if likely.shape[1] == 2 else likely.argmax(1)]
         return labels
 
     def predict_proba(self, X: Data) -> Array:

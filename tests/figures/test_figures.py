@@ -270,3 +270,17 @@ def test_only_whole_numbers_on_both_sides_are_classes():
     assert not has_classes(sample.predictions(2), "y")
     counted = sample.predictions(2).assign(**{"truth:y": 3.0})
     assert not has_classes(counted, "y")
+
+
+def test_effects_name_levels_in_full_and_show_dates_as_dates():
+    columns = {"seed": 0, "output": "y", "value": [1.0, 2.0], "lower": 0.5, "upper": 2.5}
+    level = ["Northern Heights East", "Harbour"]
+    city = pd.DataFrame({"input": "city", "level": level, "x": [0.0, 1.0], **columns})
+    sold = pd.DataFrame({"input": "sold", "level": "", "x": [17_897.0, 19_400.0], **columns})
+    table = pd.concat([city.assign(is_date=False), sold.assign(is_date=True)])
+    values = pd.DataFrame({"seed": 0, "input": ["sold"], "x": [18_000.0]})
+    figure = figures.effects(table, pd.DataFrame({"seed": 0, "input": ["city", "sold"]}), values)
+    figure.draw_without_rendering()
+    texts = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in figure.axes]
+    assert texts[0] == level
+    assert {"2019", "2020", "2021", "2022"} & set(texts[1])

@@ -141,3 +141,18 @@ def test_formula_of_an_output():
     assert "x1" in str(fitted.formula_(1, budget=2.0))
     with pytest.raises(NotFittedError):
         KANRegressor().formula_()
+
+
+def test_weights_of_classes_and_the_threshold_move_the_decision():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 1))
+    rare = x[:, 0] + rng.normal(size=300) > 1.5
+    plain, balanced = (
+        KANClassifier("additive", class_weight=each).fit(x, rare) for each in (None, "balanced")
+    )
+    weights = np.where(rare, 0.5 / rare.mean(), 0.5 / (1 - rare.mean()))
+    same = KANClassifier("additive").fit(x, rare, weights)
+    assert_allclose(balanced.predict_proba(x), same.predict_proba(x), rtol=1e-9)
+    assert balanced.predict(x).mean() > 2 * plain.predict(x).mean()
+    low = KANClassifier("additive", threshold=0.2).fit(x, rare)
+    assert_array_equal(low.predict(x), plain.predict_proba(x)[:, 1] > 0.2)

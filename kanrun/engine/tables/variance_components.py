@@ -199,7 +199,9 @@ class FunctionProblem:
         found = self.posterior(variances, scale)
         kinds, beta = self.kinds[found.kept], found.coefficients[found.kept]
         prior = variances[kinds]
-        half, _ = linalg.lapack.dtrtri(found.factor, lower=1)  # C = R^-T R^-1
+        half = found.factor
+        if len(half):
+            half, _ = linalg.lapack.dtrtri(half, lower=1)  # C = R^-T R^-1
         q, determined = beta / prior, 1 - np.einsum("ij,ij->j", half, half) / prior
         mine = kinds == np.flatnonzero(variances > 0)[:, None]  # (active, kept)
         first, columns = mine @ (beta * q - determined) / 2, mine * q

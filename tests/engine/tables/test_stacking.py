@@ -162,6 +162,15 @@ def test_variances_maximise_the_restricted_likelihood():
         assert surprise(kernels, variances, noise * change, y) > best
 
 
+def test_without_variances_the_noise_is_that_of_the_outputs(capfd):
+    h, y = np.random.default_rng(3).normal(size=(2, 50))
+    problem = FunctionProblem.of(h[:, None], np.zeros(1, dtype=int), 1, np.ones(50), y)
+    first, information = problem.slope(np.zeros(1), float(y.var(ddof=1)))
+    assert first == pytest.approx([0], abs=1e-9)
+    assert information.shape == (1, 1)
+    assert capfd.readouterr().err == ""  # LAPACK reports an empty matrix there
+
+
 def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one():
     """One month of the mean of all months: the likelihood has a lower maximum at much noise."""
     months = np.random.default_rng(12).normal(size=(80, 12))
