@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 import sample_tables as sample
 from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh, TriMesh
@@ -281,6 +282,6 @@ def test_effects_name_levels_in_full_and_show_dates_as_dates():
     values = pd.DataFrame({"seed": 0, "input": ["sold"], "x": [18_000.0]})
     figure = figures.effects(table, pd.DataFrame({"seed": 0, "input": ["city", "sold"]}), values)
     figure.draw_without_rendering()
-    texts = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in figure.axes]
-    assert texts[0] == level
-    assert {"2019", "2020", "2021", "2022"} & set(texts[1])
+    ticks = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in figure.axes]
+    assert ticks[0] == level
+    assert {"2019", "2020", "2021", "2022"} & set(ticks[1])
