@@ -78,7 +78,7 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """The map (a - shift) / scale of each feature; shift and scale have shape (features,)."""
+    """Map (a - shift) / scale of each feature; shift and scale have shape (features,)."""
 
     shift: Array
     scale: Array
@@ -131,7 +131,7 @@ class PiecewiseScaling:
 
     @property
     def scale(self) -> Array:
-        """The user's units per unit of the model, on average, shape (features,)."""
+        """User's units per unit of the model, on average, shape (features,)."""
         pairs = zip(self.points, self.values, strict=True)
         return np.array([np.ptp(points) / np.ptp(values) for points, values in pairs])
 

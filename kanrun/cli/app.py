@@ -1,4 +1,4 @@
-"""The command line: commands and exit codes.
+"""Command line: commands and exit codes.
 
 Commands import the heavy packages that they need, so that help and completion are fast.
 """

@@ -1,4 +1,4 @@
-"""The commands that run an experiment with their help, and `kanrun keys`."""
+"""Commands that run an experiment with their help, and `kanrun keys`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The experiments, which are the commands: settings, summary and examples of each."""
+"""Experiments, which are the commands: settings, summary and examples of each."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class RegistryEntry:
 
     @property
     def is_plugin(self) -> bool:
-        """Whether another package declares it."""
+        """True if another package declares it."""
         return str(self.settings.__module__).partition(".")[0] != "kanrun"
 
     def build(self) -> Any:
@@ -135,7 +135,7 @@ class ExperimentKind(RegistryEntry):
 
     @property
     def file(self) -> str:
-        """The name as a module and a file have it, such as extend_grid."""
+        """Name as a module and a file have it, such as extend_grid."""
         return module_of(self.name)
 
 

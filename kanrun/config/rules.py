@@ -116,7 +116,7 @@ class Rule:
 
     @property
     def phrase(self) -> str:
-        """The numeric rule in words, to follow "must be"; "" without one."""
+        """Numeric rule in words, to follow "must be"; "" without one."""
         bounds = self._bounds
         phrase = " and ".join(f"{_BOUNDS[name][0]} {bound:g}" for name, bound in bounds.items())
         if bounds.keys() == {"minimum", "maximum"}:

@@ -131,7 +131,7 @@ class TableTarget:
 
     @property
     def split_column(self) -> str | None:
-        """The column of groups or of times."""
+        """Column of groups or of times."""
         return self.split.partition(":")[2] or None
 
     def conflicts(self, at: str) -> Iterator[str]:

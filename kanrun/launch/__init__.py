@@ -1,1 +1,1 @@
-"""The only package that imports Hydra: from arguments to a study, which `kanrun.study` runs."""
+"""Only package that imports Hydra: from arguments to a study, which `kanrun.study` runs."""

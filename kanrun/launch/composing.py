@@ -81,7 +81,7 @@ class Source:
 
 
 class _Folders(SearchPathPlugin):
-    """The folders of a call in Hydra's search path: the primary one first, the further one last."""
+    """Folders of a call in Hydra's search path: the primary one first, the further one last."""
 
     source: ClassVar[Source | None] = None
 

@@ -86,7 +86,7 @@ Record = dict[str, Any]
 
 
 class RunIndex:
-    """The index of the runs below `outputs`, brought up to date; reads only from then on."""
+    """Index of the runs below `outputs`, brought up to date; reads only from then on."""
 
     def __init__(self, outputs: Path) -> None:
         self.outputs = outputs

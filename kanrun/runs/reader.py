@@ -65,12 +65,12 @@ class Run:
 
     @property
     def address(self) -> str:
-        """The path of the folder; of a point, with its number behind."""
+        """Path of the folder; of a point, with its number behind."""
         return f"{self.path}/{self.point.number}" if self.point else str(self.path)
 
     @cached_property
     def points(self) -> tuple[Run, ...]:
-        """The points of a run of several; of all others the run itself."""
+        """Points of a run of several; of all others the run itself."""
         if self.point is not None or not (self.path / POINTS_FILE).is_file():
             return (self,)
         points = []
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def has_points(self) -> bool:
-        """Whether it is a run of several points; False if these cannot be read."""
+        """True for a run of several points; False if these cannot be read."""
         try:
             return len(self.points) > 1
         except StorageFailed:
@@ -90,7 +90,7 @@ class Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The content of `run.json`, for a point as of a run of it alone. Raises StorageFailed."""
+        """Content of `run.json`, for a point as of a run of it alone. Raises StorageFailed."""
         if self.point is None:
             return read_json(self.path / MANIFEST_FILE, Manifest)
         whole, number, start = self._whole.manifest, self.point.number, f"{self.point}: "
@@ -118,7 +118,7 @@ class Run:
 
     @cached_property
     def journal(self) -> Journal:
-        """The content of `progress.jsonl`."""
+        """Content of `progress.jsonl`."""
         return Journal.read(self.path) if self.point is None else self._whole.journal
 
     @property
@@ -128,7 +128,7 @@ class Run:
 
     @property
     def error(self) -> float | None:
-        """The error by which runs compare: the median over seeds of the first of `ERRORS`."""
+        """Error by which runs compare: the median over seeds of the first of `ERRORS`."""
         try:
             metrics = self.manifest.metrics
         except KanrunError:
@@ -137,7 +137,7 @@ class Run:
 
     @property
     def best(self) -> Run:
-        """The point with the lowest error, or the first; of a run of one point the run itself."""
+        """Point with the lowest error, or the first; of a run of one point the run itself."""
         known = [(error, point) for point in self.points if (error := point.error) is not None]
         return min(known, key=lambda pair: pair[0])[1] if known else self.points[0]
 
@@ -152,7 +152,7 @@ class Run:
 
     @property
     def is_alive(self) -> bool:
-        """Whether a process writes the run (assumed of other hosts)."""
+        """True if a process writes the run (assumed of other hosts)."""
         manifest = self._whole.manifest
         if manifest.status != Status.RUNNING:
             return False
@@ -177,7 +177,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """The status as text; `INTERRUPTED (killed)` for a run whose process is gone."""
+        """Status as text; `INTERRUPTED (killed)` for a run whose process is gone."""
         if self.point is not None:
             own = self.manifest.status
             return self._whole.status if own == Status.RUNNING else str(own)
@@ -192,7 +192,7 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The configuration as plain values, interpolations kept. Raises StorageFailed.
+        """Configuration as plain values, interpolations kept. Raises StorageFailed.
 
         Of several points it is the first's.
         """
@@ -208,7 +208,7 @@ class Run:
 
     @property
     def table_paths(self) -> dict[str, Path]:
-        """The files of the tables that are there, by name."""
+        """Files of the tables that are there, by name."""
         found = {name: self.path / f"{name}.csv" for name in TOP_TABLES}
         found = {name: path for name, path in found.items() if path.is_file()}
         for path in sorted((self.path / "tables").glob("*.csv")):
@@ -218,7 +218,7 @@ class Run:
 
     @cached_property
     def _layout(self) -> dict[str, list[str] | None]:
-        """The tables of a point with its columns."""
+        """Tables of a point with its columns."""
         return {} if self.point is None else self.journal.layout(self.point.number)
 
     @property
@@ -228,7 +228,7 @@ class Run:
 
     @property
     def frames(self) -> RunTables:
-        """The tables by name, each read when it is first asked for."""
+        """Tables by name, each read when it is first asked for."""
         return RunTables(self.tables, self.table)
 
     def table(self, name: str) -> pandas.DataFrame:
@@ -276,7 +276,7 @@ class Run:
 
     @property
     def _checksums(self) -> dict[str, str]:
-        """The checksums in `run.json`; none while a run writes checkpoints, or without it."""
+        """Checksums in `run.json`; none while a run writes checkpoints, or without it."""
         if not (self.path / MANIFEST_FILE).exists():
             return {}
         manifest = self._whole.manifest

@@ -159,7 +159,7 @@ class Manifest:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the run has nothing left to do."""
+        """True if the run has nothing left to do."""
         return self.status == Status.COMPLETED and not self.failures
 
 

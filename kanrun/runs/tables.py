@@ -82,7 +82,7 @@ class LineFile:
 
 
 class CsvFile(LineFile):
-    """The table at `path`, which need not exist yet; opened for appending at the first row."""
+    """Table at `path`, which need not exist yet; opened for appending at the first row."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)

@@ -70,11 +70,11 @@ class _Unfinished:
 
 
 class Failed(_Unfinished):
-    """The task failed for good; its records stay."""
+    """Failure of a task for good; its records stay."""
 
 
 class Retried(_Unfinished):
-    """The task failed or its worker was lost; it restarts, and its records do not count."""
+    """Failure of a task that restarts, or loss of its worker; its records do not count."""
 
 
 @dataclass(frozen=True)

@@ -167,7 +167,7 @@ class Checked:
 
     @property
     def trainings(self) -> tuple[int, ...]:
-        """The number of trainings of each point."""
+        """Number of trainings of each point."""
         return tuple(cells * seeds for cells, seeds in zip(self.cells, self.seeds, strict=True))
 
 

@@ -50,17 +50,17 @@ class LoadedRun:
 
     @cached_property
     def points(self) -> tuple[LoadedRun, ...]:
-        """The points in the order of their numbers; of a run of one point the run itself."""
+        """Points in the order of their numbers; of a run of one point the run itself."""
         return tuple(LoadedRun(point) for point in self.run.points)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The stored configuration as plain values."""
+        """Stored configuration as plain values."""
         return deepcopy(self.run.config)
 
     @cached_property
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """The recorded tables by name, each read when it is first asked for."""
+        """Recorded tables by name, each read when it is first asked for."""
         return self.run.frames
 
     @property
