@@ -248,8 +248,7 @@ def _print_columns(
             )
         )
     elif as_csv:
-        from kanrun.runs.tables import csv_lines
-        from kanrun.spreadsheets import as_text
+        from kanrun.runs.tables import as_text, csv_lines
 
         lines = [list(columns), *rows]
         if spreadsheet_safe:

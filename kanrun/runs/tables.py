@@ -14,6 +14,7 @@ import csv
 import io
 import mmap
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, pairwise
 from pathlib import Path
@@ -32,6 +33,11 @@ MARKS = ("point", "cell", "seed")
 Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
 Key = tuple[int, int, int]  # numbers of the point and the cell, and the seed
 _TRUTH = {"True": True, "False": False}
+#: Text that a spreadsheet would run as a formula, and such text behind apostrophes.
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_FORMULA = re.compile(rf"(?:[=@\t\r]|[+-](?!{_NUMBER}\Z|inf\Z|nan\Z))")
+_MARKED = re.compile(rf"'+{_FORMULA.pattern}")
+_FIRST = frozenset("=@+-\t\r")
 
 
 class LineFile:
@@ -219,3 +225,15 @@ def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows(rows)
     return buffer.getvalue().encode("utf-8", "replace")
+
+
+def as_text(value: str) -> str:
+    """Return `value` so that spreadsheets show it; without one apostrophe it is `value` again."""
+    return f"'{value}" if _FORMULA.match(value) or _MARKED.match(value) else value
+
+
+def formulas_in(values: Sequence[Any]) -> int:
+    """Count the values that a spreadsheet would run."""
+    return sum(
+        v[:1] in _FIRST and _FORMULA.match(v) is not None for v in values if isinstance(v, str)
+    )

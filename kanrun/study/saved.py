@@ -17,7 +17,7 @@ import pandas as pd
 from kanrun.errors import UsageError
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
-from kanrun.spreadsheets import as_text, formulas_in
+from kanrun.runs.tables import as_text, formulas_in
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
 from kanrun.study.prediction import (
