@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 runs = typer.Typer(
     help="List, show, compare, label, repeat, resume and remove runs.",
     rich_markup_mode=None,
-    no_args_is_help=True,
+    invoke_without_command=True,
 )
 #: Runs that a list shows.
 _MOST_LISTED = 20
@@ -45,6 +45,13 @@ _ABOUT = (
     "threads",
     "overrides",
 )
+
+
+@runs.callback()
+def _runs(context: typer.Context) -> None:
+    """List, show, compare, label, repeat, resume and remove runs."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @command(runs, "list")
