@@ -72,10 +72,9 @@ class EvolutionPolicy:
     safety: float = 0.9
     #: Factor of the length after a window whose steps do not converge.
     shortened: float = 0.3
-    #: Gauss-Newton steps of a window; it is shortened if a step is larger than the one before after
-    #: `slow_steps`, or exceeds `diverged` sizes of the unknowns.
+    #: Gauss-Newton steps of a window; it is shortened if they do not converge, or a step exceeds
+    #: `diverged` sizes of the unknowns.
     max_steps: int = 12
-    slow_steps: int = 5
     diverged: float = 1e6
     #: A step keeps the Jacobian if the last one was smaller than the one before by this factor.
     same_jacobian: float = 0.1
@@ -167,8 +166,6 @@ class Marcher:
             small = change < policy.converged * self.tolerance
             if small or (change < policy.nearly_converged * self.tolerance and change > before / 2):
                 return unknowns, taken
-            if taken > policy.slow_steps and change > before:
-                return None, taken
             ratio = change / before if taken > 1 else inf
             before = change
         return None, policy.max_steps

@@ -23,7 +23,12 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from kanrun.engine.least_squares.banded import BandedFactor, ElementRows, Pattern, StripPattern
+from kanrun.engine.least_squares.banded import (
+    ElementRows,
+    GaussNewton,
+    Pattern,
+    StripPattern,
+)
 from kanrun.engine.splines import Grid, local_basis
 from kanrun.formulas.equations import Relation
 
@@ -195,14 +200,9 @@ class Space:
         x = self.points(nodes)
         shares = np.sqrt(weights * np.diff(self.breakpoints)[:, None])
         rows = torch.as_tensor(self.elements(x, 0, unknown) * shares[..., None])
-        values = function(x.reshape(-1))
-        values = values.reshape(*x.shape, -1) * shares[..., None]
-        pattern = self.pattern(1)
-        bands = pattern.bands(rows.mT @ rows)
-        diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
-        factor = BandedFactor.of(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0)
-        sums = rows.mT @ torch.as_tensor(values)
-        found = [factor.solve(pattern.collect(sums[..., i])) for i in range(sums.shape[-1])]
+        newton = GaussNewton.of(ElementRows(self.pattern(1), rows))
+        values = function(x.ravel()).reshape(x.size, -1) * shares.reshape(-1, 1)
+        found = [-newton.step(column) for column in torch.as_tensor(values).T]
         solved = torch.stack(found, dim=-1).numpy()[self.order]
         return self.complete(solved, unknown)
 
