@@ -78,7 +78,7 @@ def changes(node):
 
 
 def mutants_of(path):
-    """Yield the mutants of a file, without those of annotations, indices and texts."""
+    """Yield the mutants of a file, without those of annotations, assertions, indices and texts."""
 
     def visit(node, in_function):
         if isinstance(node, ast.expr):
@@ -88,7 +88,7 @@ def mutants_of(path):
         for name, field in ast.iter_fields(node):
             for child in field if isinstance(field, list) else [field]:
                 kept = isinstance(child, ast.AST) and name not in ("annotation", "returns")
-                if kept and not isinstance(child, ast.JoinedStr | ast.Subscript):
+                if kept and not isinstance(child, ast.Assert | ast.JoinedStr | ast.Subscript):
                     yield from visit(child, inside)
 
     yield from visit(ast.parse((ROOT / path).read_text(encoding="utf-8")), False)

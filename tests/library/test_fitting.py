@@ -5,7 +5,6 @@ import os
 import pickle
 import signal
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -44,15 +43,13 @@ def test_the_same_numbers_as_the_command_line(tmp_path, monkeypatch):
         "seed=3",
         "solver.select_width=false",
         "solver.n_starts=1",
-    ]
-    settings = [
         "model.hidden=[2]",
         "model.intervals=[3]",
         "solver.steps=4",
         "sampling.n_train=60",
         "sampling.n_test=30",
     ]
-    run = run_of(tmp_path, monkeypatch, *words, *settings)
+    run = run_of(tmp_path, monkeypatch, *words)
     model = fit(
         formula="exp(-x)*sin(3*y)",
         domain={"x": (-1, 1), "y": (0, 2)},
@@ -150,7 +147,6 @@ def test_classes_keep_their_labels():
         {"model": "mlp", "hidden": [3]},
         {"model": "polynomial", "degree": 4},
     ],
-    ids=lambda settings: "-".join(str(value) for value in settings.values()),
 )
 def test_the_weight_of_a_row_is_its_share_of_the_loss(settings):
     """Doubled weights give the same model, and so do repeated rows in the training data."""
@@ -173,7 +169,6 @@ def test_summary_plot_and_html(automatic):
     for part in (
         "length, mass",
         "period",
-        "80",
         "effective degrees of freedom",
         "RMSE, cross-validated",
         "permutation_importance",
@@ -188,7 +183,6 @@ def test_summary_plot_and_html(automatic):
     assert len(automatic.plot("effects").axes) >= 2
     words = {text.get_text() for axes in automatic.plot().axes for text in axes.texts}
     assert {"length", "mass", "period"} <= words
-    assert len({automatic, automatic, replace(automatic)}) == 2  # equal by identity
     with pytest.raises(UsageError, match=r"no figure .nothing.\. Its figures: effects"):
         automatic.plot("nothing")
 

@@ -23,7 +23,5 @@ def test_cells_that_words_do_not_tell_apart_have_numbers():
     assert names_of([{}, {}, {"part": "a"}]) == ["cell 0", "cell 1", "a"]
     long = "sin(x0) + " * 10
     cells = [{"target": {"formula": formula}} for formula in (f"{long}1", f"{long}2", "x0")]
-    first, second, third = names_of(cells)
-    assert first == "sin(x0) + sin(x0) + sin(x0) + sin(x0) +…, cell 0"
-    assert second == "sin(x0) + sin(x0) + sin(x0) + sin(x0) +…, cell 1"
-    assert third == "x0"
+    start = "sin(x0) + sin(x0) + sin(x0) + sin(x0) +…, cell"
+    assert names_of(cells) == [f"{start} 0", f"{start} 1", "x0"]

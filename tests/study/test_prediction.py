@@ -1,6 +1,7 @@
 """Predictions for files of any length: columns, warnings over all blocks, atomic output."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,11 @@ def test_explanations_sum_to_predictions_and_are_shapley_values_of_pairs(fitted,
     np.testing.assert_allclose(start, product(fitted, middle[None])[0])
     np.testing.assert_allclose(added["a"], [[3 + middle[1] + 1]])
     np.testing.assert_allclose(added["b"], [[2 * middle[0] + 1]])
+
+
+def test_without_training_inputs_the_sample_fills_the_domain(fitted):
+    sample = training_sample(replace(fitted, tables={}))
+    assert_allclose([sample.min(0), sample.max(0)], fitted.domain.T, atol=0.05)
 
 
 def test_predictions_of_rows_are_explained(run, tmp_path):
