@@ -10,7 +10,7 @@ from numpy import ndarray
 from pandas import DataFrame, concat
 
 from kanrun.engine.tables.cross_validation import loss_of
-from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs
+from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs, RowOutputs
 from kanrun.engine.tables.stacking import TableFit
 from kanrun.engine.tables.table_model import TableModel
 from kanrun.points import Points
@@ -96,11 +96,13 @@ def effect_table(
     return concat(found, ignore_index=True)
 
 
-def input_effect(fit: TableFit, j: int, u: RowInputs) -> RowOutputs:
-    """Return the effect of input j, that of neighbourhoods being averaged over rows."""
+def input_effect(fit: TableFit, j: int, u: RowInputs, h: RowFunctions) -> RowOutputs:
+    """Return the effect of input j, that of neighbourhoods being averaged over rows.
+
+    `h` holds the functions of single inputs for u.
+    """
     mine = fit.design.basis.places[j]
-    h = fit.additive.functions(u)[:, mine]
-    alone = np.stack([h @ one.main[mine] for one in fit.terms], 1)
+    alone = np.stack([h[:, mine] @ one.main[mine] for one in fit.terms], 1)
     if (radial := fit.design.radial) is None:
         return alone
     rows = fit.u[np.linspace(0, len(fit.u) - 1, min(len(fit.u), _EFFECT_ROWS)).astype(int)]
@@ -122,14 +124,12 @@ def _curves(
 
     The band is that of means of `count` rows, by default that of the first input.
     """
-    u = model.inputs.apply(x)
-    h = model.fit.design.functions(u)[:, model.fit.design.basis.places[inputs[0]]]
-    middles = [
-        np.sum([input_effect(part.fit, j, u) for j in inputs], axis=0) for part in model.parts
-    ]
-    stds = []
+    u, middles, stds = model.inputs.apply(x), [], []
     for fit in (part.fit for part in model.parts):
-        variance = np.maximum(((h @ fit.covariance[inputs[0]]) * h).sum(1), 0)
+        h = fit.additive.functions(u)
+        middles.append(np.sum([input_effect(fit, j, u, h) for j in inputs], axis=0))
+        own = h[:, fit.design.basis.places[inputs[0]]]
+        variance = np.maximum(((own @ fit.covariance[inputs[0]]) * own).sum(1), 0)
         if count is not None:
             variance = (_LOGIT_STD if model.outputs is None else fit.noise[0]) ** 2 / count
         stds.append(np.sqrt(variance)[:, None])
@@ -168,12 +168,13 @@ def importance_table(
 
     before, u = losses(some.x), model.inputs.apply(some.x)
     order = np.random.default_rng([seed, _STREAM + 1]).permutation(len(rows))
+    functions = [part.fit.additive.functions(u) for part in model.parts]
     found = []
     for name, inputs in columns.items():
         effect, moved = 0.0, some.x.copy()
-        for part in model.parts:
+        for part, h in zip(model.parts, functions, strict=True):
             unit = 1.0 if part.outputs is None else float(part.outputs.scale.mean())
-            together = np.sum([input_effect(part.fit, j, u) for j in inputs], axis=0)
+            together = np.sum([input_effect(part.fit, j, u, h) for j in inputs], axis=0)
             effect += part.weight * unit * float(np.sqrt(together.var(0).sum()))
         moved[:, inputs] = moved[order][:, inputs]
         increase, *others = losses(moved) - before

@@ -242,13 +242,9 @@ def table_outputs(network: KAN, u: RowInputs) -> RowOutputs:
     ]
     out = predict(KAN.of_layers(rest), torch.as_tensor(u)).double().numpy()
     line, square = _powers(first.grid.breakpoints.numpy())
-    parabolas = zip(
-        np.stack([square, line, np.ones_like(line)], 2), inner.swapaxes(0, 1), strict=True
-    )
     # Coefficients (inputs, bells) of parabolas, which continue as straight lines beyond the grids.
-    squares, lines, constants = np.stack(
-        [np.linalg.lstsq(powers, edges[is_bell].T)[0] for powers, edges in parabolas], 1
-    )
+    powers = np.linalg.pinv(np.stack([square, line, np.ones_like(line)], 2))
+    squares, lines, constants = np.einsum("jpf,bjf->pjb", powers, inner[is_bell], optimize=True)
     low, high = first.grid.low.numpy(), first.grid.high.numpy()
     for rows in blocks(len(u)):
         inside = np.clip(u[rows], low, high)
