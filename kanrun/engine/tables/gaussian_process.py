@@ -84,7 +84,7 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
     row_noise: PerRow | float = 1.0,
     start: Kernel | None = None,
     max_steps: int = 40,
-    rtol: float = 1e-5,
+    rtol: float = 1e-4,
     on_evaluation: Callable[[], object] = lambda: None,
 ) -> Kernel:
     """Return the hyperparameters with the largest posterior, common to all outputs, by L-BFGS.
