@@ -198,18 +198,6 @@ def test_resume_of_a_run_that_another_host_did_not_end(kanrun, fit):
     assert manifest(record.parent)["status"] == "COMPLETED"
 
 
-def test_resume_of_a_run_that_is_being_resumed(kanrun, fit):
-    from kanrun.runs import RunFolder
-
-    fit.stop_at = 0
-    first = RunFolder.reopen(kanrun("fit", "-q").folder)
-    result = kanrun("runs", "resume", "latest", "-q")
-    assert (result.code, result.out) == (2, "")
-    assert "still running" in result.err
-    assert len(result.err.splitlines()) == 1
-    first.sync()
-
-
 def test_resume_follows_no_link_out_of_the_folder(kanrun, fit, tmp_path):
     fit.stop_at = 0
     log = kanrun("fit", "-q").folder / "run.log"

@@ -1,4 +1,4 @@
-"""Graphs: values and Jacobians by finite differences, canonical forms, pruning."""
+"""Graphs: values and Jacobians by finite differences, canonical forms."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,9 @@ from kanrun.engine.symbolic.graph import (
     Graph,
     Subgraph,
     fitted_grids,
-    without_edges,
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.structures import Skeleton, Sum
+from kanrun.engine.symbolic.structures import Skeleton
 from kanrun.formulas import parse
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
@@ -75,15 +74,6 @@ def test_canonical_keeps_the_function_and_drops_redundant_constants():
     _, jacobian = simple.linearise(X)
     norms = np.linalg.norm(jacobian, axis=0)
     assert norms.min() > 0
-
-
-def test_leaving_out_a_node_leaves_out_what_only_led_to_it():
-    skeleton = Skeleton.of_terms("2-2-1", Sum((Sum((0, 1)), Sum((0, 1)))), 2)
-    graph = skeleton.start(X, 4, 3, np.random.default_rng(0))
-    (last, _) = graph.into(graph.output)
-    smaller = without_edges(graph, {last})
-    assert smaller.active_edges == 3
-    assert len(smaller.operations) == 2
 
 
 def test_splines_on_another_grid_keep_their_function():

@@ -8,13 +8,12 @@ import sympy
 from made_graphs import evaluate, points, uniform
 from numpy.testing import assert_allclose, assert_array_equal
 
-import kanrun
 from kanrun.engine.symbolic import SearchPolicy, SearchProblem, choose
-from kanrun.engine.symbolic.conversions import composed, graph_of_expression
+from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.laws import fit_expression
 from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
-from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduce_variables
+from kanrun.engine.symbolic.symmetries import dimensionless, power_law, reduce_variables
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse
 from kanrun.formulas.equations import dimensions
@@ -158,26 +157,6 @@ def test_a_function_that_is_no_candidate_is_no_graph():
         graph_of_expression(parse("x0") + sympy.zoo, 1)
     with pytest.raises(KanrunError, match="not real"):
         graph_of_expression(sympy.sqrt(-2) * parse("x0"), 1)
-
-
-def test_a_graph_in_groups_is_one_in_the_inputs():
-    reduction = Reduction(3, (parse("x0/x1"), parse("x2 - x1")), parse("x0^2*x1"))
-    inner = parse("sin(x0) + x0*x1^2")
-    graph = graph_of_expression(inner, 2)
-    whole, first = composed(reduction.variables, reduction.factor, graph, 3)
-    kept = whole.edges[first : first + len(graph.edges)]
-    assert [edge.function for edge in kept] == [edge.function for edge in graph.edges]
-    x = uniform(1, 2, 40, 3)
-    assert_allclose(whole(x), evaluate(reduction.restored(inner), x), rtol=1e-12)
-
-
-@pytest.mark.slow
-def test_many_inputs_are_quick_where_symmetries_leave_few():
-    x = np.random.default_rng(1).uniform([1, 1, 3, 1, 1], [2, 2, 5, 2, 2], (600, 5))
-    truth = parse("x0*x1/((x2 - x3)^2 + x4^2)")
-    result = kanrun.interpret(x, evaluate(truth, x))
-    assert result.outcome == "exact"
-    assert sympy.simplify(result.formula.expression - truth) == 0
 
 
 def test_units_leave_the_groups_without_units():

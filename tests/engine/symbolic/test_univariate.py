@@ -64,15 +64,6 @@ def test_only_the_candidates_named_are_used():
     assert not any(word in match.name for match in matches for word in ("log", "sqrt", "tanh"))
 
 
-@pytest.mark.slow
-def test_a_search_for_one_function_ends_with_its_budget():
-    t = np.linspace(-3, 3, 200)
-    noise = np.random.default_rng(0).normal(size=200)
-    budget = Budget(0.5)
-    assert match_formulas(t, noise, choose(None), 0.0, budget)
-    assert budget.used < 2.0
-
-
 def test_the_nearest_pair_is_the_one_that_least_squares_finds():
     generator = np.random.default_rng(1)
     entries, y = generator.normal(size=(40, 30)), generator.normal(size=30)
