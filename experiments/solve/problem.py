@@ -68,7 +68,7 @@ _OBSERVATIONS = 200
 
 @dataclass(frozen=True)
 class Comparison:
-    """A known solution: `exact`, `recorded` or `numerical`, its values, and its slopes if known.
+    """Known solution: `exact`, `recorded` or `numerical`, its values, and its slopes if known.
 
     Values have the shape (points, unknowns), slopes (points, unknowns * variables).
     """
@@ -80,7 +80,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SolveProblem:
-    """A system with its exact solution and true parameters, as far as they are known.
+    """System with its exact solution and true parameters, as far as they are known.
 
     Attributes:
         recorded: Points (points, variables) and known values there (points, unknowns), or None.
@@ -98,7 +98,7 @@ class SolveProblem:
 
     @cached_property
     def comparison(self) -> Comparison | None:
-        """The known solution; a numerical reference is computed on first use."""
+        """Known solution; a numerical reference is computed on first use."""
         names = self.system.vocabulary.variables
         if self.exact is not None:
             slopes = [sympy.diff(each, variable(name)) for each in self.exact for name in names]
@@ -129,7 +129,7 @@ def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
 
 @dataclass(frozen=True)
 class NetworkChoice:
-    """A network of the settings: its name in tables, and its unknowns on the finest grid."""
+    """Network of the settings: its name in tables, and its unknowns on the finest grid."""
 
     label: str
     method: Method

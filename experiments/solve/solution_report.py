@@ -55,7 +55,7 @@ RESOLUTION = {1: 401, 2: 81, 3: 61}
 
 @dataclass(frozen=True)
 class SolvedEquation:
-    """A solution with its certificate; call it with points to evaluate the unknowns there.
+    """Solution with its certificate; call it with points to evaluate the unknowns there.
 
     Attributes:
         problem: The problem that was solved.
@@ -88,7 +88,7 @@ class SolvedEquation:
 
     @cached_property
     def model(self) -> Model:
-        """The solution as a `kanrun.Model`."""
+        """Solution as a `kanrun.Model`."""
         system, network = self.problem.system, self.solution.network
         names = system.vocabulary.variables, system.vocabulary.unknowns
         scalings = (Scaling.identity(len(each)) for each in names)
@@ -136,7 +136,7 @@ class SolvedEquation:
 
     @property
     def constants(self) -> dict[str, float]:
-        """The unknown parameters by name."""
+        """Unknown parameters by name."""
         names, values = self.problem.system.vocabulary.constants, self.solution.last[-1].constants
         return dict(zip(names, values.tolist(), strict=True))
 

@@ -1,4 +1,4 @@
-"""The verdict on a solution, and the claims of `kanrun solve` about its recorded summary.
+"""Verdict on a solution, and the claims of `kanrun solve` about its recorded summary.
 
 A small residual alone proves nothing: a front may slip between the points, and an equation with too
 few conditions has many solutions. The change of the solution from the previous grid tells most.

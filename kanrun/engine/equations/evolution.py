@@ -87,7 +87,7 @@ class EvolutionPolicy:
 
 @dataclass
 class March:
-    """The windows of one solution from the start on, and where it ended."""
+    """Windows of one solution from the start on, and where it ended."""
 
     windows: list[Window]
     end: float

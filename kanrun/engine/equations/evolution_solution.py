@@ -78,7 +78,7 @@ COMPARED_POINTS, PARTS = 4096, 16
 
 @dataclass(frozen=True)
 class _Level:
-    """The solution of one tolerance, and its values at the points of comparison.
+    """Solution of one tolerance, and its values at the points of comparison.
 
     Attributes:
         change: Relative difference from the level before.

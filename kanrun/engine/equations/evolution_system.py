@@ -27,7 +27,7 @@ _WallRow = tuple[dict[int, float], sympy.Expr]
 
 @dataclass(frozen=True, kw_only=True)
 class EvolutionSystem(System):
-    """A system in time and at most one space variable, with its conditions by kind.
+    """System in time and at most one space variable, with its conditions by kind.
 
     Attributes:
         orders: Order in time of each unknown.

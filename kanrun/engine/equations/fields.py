@@ -71,7 +71,7 @@ class OutputForm:
 
 @dataclass(frozen=True)
 class HardConditions:
-    """The functions g and b of each unknown, as formulas of `variables` that are stored as text."""
+    """Functions g and b of each unknown, as formulas of `variables` that are stored as text."""
 
     variables: tuple[str, ...]
     offsets: tuple[str, ...]
@@ -96,7 +96,7 @@ class HardConditions:
 
 
 class Field(Network):
-    """A network as unknowns on a box: x (points, variables) -> (points, unknowns).
+    """Network as unknowns on a box: x (points, variables) -> (points, unknowns).
 
     Attributes:
         box: Ranges of the variables, which become the network's inputs on [-1, 1], shape
@@ -243,7 +243,7 @@ class Windows(Network):
 
     @property
     def parts(self) -> list[Field]:
-        """The fields in their order."""
+        """Fields in their order."""
         return [field for field in self.fields if isinstance(field, Field)]
 
     @property

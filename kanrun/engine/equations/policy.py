@@ -96,7 +96,7 @@ class EquationPolicy:
 
 @dataclass(frozen=True)
 class EquationStage:
-    """A finished grid.
+    """Finished grid.
 
     Attributes:
         change: Relative root mean square change of the solution from the previous grid.
@@ -133,7 +133,7 @@ class EquationStage:
 
 @dataclass(frozen=True)
 class Solution:
-    """A solved system: its field or windows, their last grids, and the end of the last one.
+    """Solved system: its field or windows, their last grids, and the end of the last one.
 
     Attributes:
         estimate: Estimated relative L2 error over all windows, from a second solution; None without

@@ -49,7 +49,7 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Block:
-    """A relation at its points, shape (points, variables).
+    """Relation at its points, shape (points, variables).
 
     Attributes:
         kind: `equation`, `condition` or `data`.

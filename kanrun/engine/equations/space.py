@@ -81,7 +81,7 @@ class Space:
 
     @cached_property
     def grid(self) -> Grid:
-        """The knots: repeated at the ends, or continued periodically."""
+        """Knots: repeated at the ends, or continued periodically."""
         ends, degree = self.breakpoints, self.degree
         around = np.diff(ends) if self.periodic else np.zeros(1)
         right = ends[-1] + np.cumsum(np.resize(around, degree))
@@ -250,7 +250,7 @@ def _widened(density: Array, *, periodic: bool) -> Array:
 
 @dataclass(frozen=True)
 class Patch:
-    """A relation at all products of points of x and y.
+    """Relation at all products of points of x and y.
 
     Attributes:
         points: Points in the order of cells of x, cells of y, points of x, points of y.

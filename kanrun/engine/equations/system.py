@@ -30,7 +30,7 @@ Face = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Condition:
-    """A relation on faces of the box, or between both ends of a `periodic` variable."""
+    """Relation on faces of the box, or between both ends of a `periodic` variable."""
 
     relation: Relation
     faces: tuple[Face, ...] = ()
@@ -54,7 +54,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class IncompatibleCorner:
-    """A place where faces meet and a relation contradicts the conditions.
+    """Place where faces meet and a relation contradicts the conditions.
 
     `gap` is the contradiction relative to the largest term, at most 1; `difference` is absolute.
     """
@@ -102,13 +102,13 @@ class System:
 
     @cached_property
     def is_linear(self) -> bool:
-        """Whether equations and conditions are linear in the unknowns."""
+        """Linearity of equations and conditions in the unknowns."""
         relations = [*self.equations, *(each.relation for each in self.conditions)]
         return all(each.is_linear for each in relations)
 
     @cached_property
     def derivatives(self) -> tuple[Derivative, ...]:
-        """The derivatives that the equations contain, each once."""
+        """Derivatives that the equations contain, each once."""
         return tuple({d.name: d for each in self.equations for d in each.derivatives}.values())
 
     def bends(self, order: int) -> list[Relation]:
@@ -120,7 +120,7 @@ class System:
 
     @cached_property
     def given(self) -> list[tuple[Condition, Derivative, sympy.Expr]]:
-        """The conditions that give one derivative a value, see `Condition.given`."""
+        """Conditions that give one derivative a value, see `Condition.given`."""
         found = ((each, each.given()) for each in self.conditions)
         return [(each, *given) for each, given in found if given is not None]
 
@@ -130,7 +130,7 @@ class System:
 
     @property
     def is_evolution(self) -> bool:
-        """Whether all conditions in the last variable are initial."""
+        """True if all conditions in the last variable are initial."""
         last, end = len(self.box) - 1, float(self.box[-1, 1])
         faces = [face for each in self.conditions for face in each.faces]
         values = [value for face in faces for number, value in face if number == last]

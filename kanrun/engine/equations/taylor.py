@@ -119,7 +119,7 @@ def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> 
 
 @dataclass(frozen=True)
 class _TracedLayer:
-    """The jet of a layer's output, and how its derivatives give those by the layer's unknowns.
+    """Jet of a layer's output, and how its derivatives give those by the layer's unknowns.
 
     `add` adds the derivatives of values by the unknowns to a Jacobian (points, columns + 1), from
     those by `output` and the column of each unknown; that of a fixed one is the last.

@@ -142,7 +142,7 @@ def _factors(field: Field, number: int, x: Array) -> Array:
 
 
 class TensorProblem(Problem):
-    """A system on tensor-product splines; the unknowns are the coefficients as a vector."""
+    """System on tensor-product splines; the unknowns are the coefficients as a vector."""
 
     def __init__(self, space: TensorSpace, patches: Sequence[Patch], start: Array) -> None:
         self.space, self.patches = space, list(patches)

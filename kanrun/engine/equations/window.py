@@ -45,7 +45,7 @@ def total(parts: Sequence[Part], x: Array, times: Array, space_order: int = 0) -
 
 @dataclass(frozen=True)
 class Window:
-    """A solved window: the parts of each unknown, whose sum is u - lift."""
+    """Solved window: the parts of each unknown, whose sum is u - lift."""
 
     start: float
     end: float
@@ -53,7 +53,7 @@ class Window:
 
     @property
     def space(self) -> Space:
-        """The space in which the window was solved; that of its last part."""
+        """Space in which the window was solved; that of its last part."""
         return self.parts[0][-1].space
 
     @property
@@ -129,7 +129,7 @@ def held_polynomials(
 
 @dataclass(frozen=True)
 class EvolvingState:
-    """The solution at one time: u - lift and its time derivatives, (functions, order) each.
+    """Solution at one time: u - lift and its time derivatives, (functions, order) each.
 
     `exact` is the state that this one approximates, if it lies in another space.
     """
@@ -148,7 +148,7 @@ class EvolvingState:
 
 
 class WindowProblem:
-    """The equations from `start` to `end` as a least squares problem.
+    """Equations from `start` to `end` as a least squares problem.
 
     The unknowns are those of a window that begins at `state`, zero for its constant continuation.
     """
