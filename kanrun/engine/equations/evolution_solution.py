@@ -48,9 +48,8 @@ TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-
 #: Errors are assumed to fall as they did, but at most this much faster than the tolerance: those of
 #: 12 equations fell by factors of 0.01 to 0.3 per factor of ten, and a fast fall need not continue.
 FASTEST_FALL = 0.3
-#: Change above which a solution tells nothing about the error of the next, and the factor to the
-#: next tolerance then.
-SATURATED, SATURATED_FACTOR = 0.1, 0.03
+#: Change above which a solution tells nothing about the error of the next.
+SATURATED = 0.1
 #: Largest work (steps times unknowns) of a solution, about a minute; the factor to a coarser
 #: tolerance where the first one takes more, and the largest such tolerance.
 MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
@@ -206,11 +205,9 @@ def _power(before: Tensor, changes: Tensor, factor: float) -> float:
 
 def _next_factor(level: _Level, tolerance: float) -> float:
     """Return the factor to the next tolerance, one step of which should meet the `tolerance`."""
-    if level.estimate is None:
+    if level.estimate is None or level.change > SATURATED:
         return TOLERANCE_FACTOR
-    if level.change > SATURATED:
-        return SATURATED_FACTOR
-    aimed = AIMED_FRACTION * tolerance / max(level.estimate, TINY)
+    aimed = (AIMED_FRACTION * tolerance / max(level.estimate, TINY)) ** (1 / max(level.power, 1.0))
     return float(np.clip(aimed, SMALLEST_FACTOR, TOLERANCE_FACTOR))
 
 

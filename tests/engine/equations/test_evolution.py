@@ -16,7 +16,6 @@ from kanrun.engine.equations import Solution, Windows, evolution_solution
 from kanrun.engine.equations.evolution import Marcher
 from kanrun.engine.equations.evolution_solution import (
     PARTS,
-    SATURATED_FACTOR,
     _is_enough,
     _level,
     _next_factor,
@@ -259,10 +258,12 @@ def test_next_tolerance_aims_at_the_wanted_error():
     first = _level(system, 1e-3, march, torch.zeros(0, 2, dtype=torch.float64), None)
     level = replace(first, changes=torch.ones(PARTS), factor=0.1)
     assert _next_factor(first, 1e-6) == 0.1
-    assert _next_factor(replace(level, change=0.11), 1e-6) == SATURATED_FACTOR
+    assert _next_factor(replace(level, change=0.11), 1e-6) == 0.1
     assert _next_factor(replace(level, change=1e-8), 1e-6) == 0.1
     assert _next_factor(replace(level, change=3e-4), 1e-6) == pytest.approx(0.01)
     assert _next_factor(replace(level, change=0.09), 1e-6) == 1e-3
+    steep = replace(level, change=1e-3, power=1.5)  # an estimate of 3.2e-5
+    assert _next_factor(steep, 1e-6) == pytest.approx((0.3e-3 / 0.1**1.5) ** (2 / 3))
     expensive = replace(level, march=replace(march, work=1e9))
     assert not _is_enough(replace(expensive, change=1.1e-5), 1e-6)
     assert _is_enough(replace(expensive, change=0.9e-5), 1e-6)
