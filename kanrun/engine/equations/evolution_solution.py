@@ -99,8 +99,10 @@ class _Level:
     @property
     def estimate(self) -> float | None:
         """Estimated relative error; None for the first solution."""
-        if self.changes is None or self.change > SATURATED:
-            return None if self.changes is None else self.change
+        if self.changes is None:
+            return None
+        if self.change > SATURATED:
+            return self.change
         return self.change * max(self.factor**self.power, FASTEST_FALL * self.factor)
 
 
