@@ -24,7 +24,7 @@ from scipy.interpolate import BSpline
 
 from kanrun.config import CurvesConfig
 from kanrun.errors import UsageError
-from kanrun.runs.records import Record, Row, Table
+from kanrun.runs.records import Record, Row, Table, Value
 from kanrun.targets import build_target, planar_points
 from kanrun.targets.functions import GIVEN_POINTS
 
@@ -284,7 +284,7 @@ def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     yield table("planar_curves", "t x y near_x near_y", t, through(t), near(t))
     for name, curve in (("planar, through the points", through), ("planar, near the points", near)):
         apart = np.linalg.norm(curve(parameters) - points, axis=1)
-        values = {
+        values: dict[str, Value] = {
             "curve": name,
             "degree": cfg.degree,
             "points": len(points),
