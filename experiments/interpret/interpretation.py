@@ -17,6 +17,7 @@ from kanrun.experiments.interpret.problem import (
     problems_in,
 )
 from numpy.typing import NDArray
+from rich.console import Console
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.config.models import AUTO
@@ -29,20 +30,22 @@ from kanrun.engine.symbolic import (
     TrainedGraph,
     as_written,
     equivalent_forms,
+    errors_are_relative,
     exact_decimals,
     fixed_shape,
     limited,
     proven_equal,
     refine_to_formula,
-    relative_noise,
     rename_variables,
     round_numbers,
     search,
 )
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, to_numpy, variable
+from kanrun.monitoring import ProgressUpdate
 from kanrun.study.model import Model
 from kanrun.study.prediction import logit_values, predicted_values, training_sample
+from kanrun.study.progress import Reporter
 from kanrun.targets import Data, Dataset, Points, Scaling, Target, array_target
 
 _MIN_POINTS = 20
@@ -64,7 +67,7 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     custom_candidates: Mapping[str, str] | None = None,
     hidden: Sequence[int] | None = None,
     seed: int = 0,
-    budget: float = 60.0,
+    budget: float = 30.0,
 ) -> Interpretation:
     """Find the formula behind data or a trained model, and verify it on held-out points.
 
@@ -81,7 +84,7 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
         custom_candidates: Additional functions of x0, by name.
         hidden: Hidden widths of the KAN; default: the shape is searched.
         seed: Seed of the split and the search.
-        budget: Total work, in approximate seconds of one core.
+        budget: Total work, in approximate CPU seconds. Standard error shows the progress.
 
     Returns:
         The formula with its outcome and certificate.
@@ -111,7 +114,12 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     identities = Scaling.identity(len(target.inputs)), Scaling.identity(len(target.outputs))
     dataset = Dataset(target, fitted, chosen, points.take(held), *identities)
     events = interpretation(problems_in(dataset, cfg)[output], seed)
-    return next(event for event in events if isinstance(event, Interpretation))
+    with Reporter(Console(stderr=True), total=1) as reporter:
+        for count, event in enumerate(events, 1):
+            if isinstance(event, Interpretation):
+                return event
+            reporter.show_progress(ProgressUpdate(f"{event.stage} {event.name}", count))
+    raise AssertionError("the interpretation comes last")
 
 
 def _target_in_memory(
@@ -173,7 +181,7 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
     """Yield the stages of the search and of its outcome, then the interpretation."""
     problem, cfg, budget = given, given.cfg, Budget(given.search.policy.budget)
     if given.network is None and cfg.backend == "kanrun" and cfg.model.hidden in (None, AUTO):
-        data = replace(given.search.data, relative=relative_noise(given.search.data))
+        data = replace(given.search.data, relative=errors_are_relative(given.search.data))
         problem = replace(given, search=replace(given.search, data=data))
     steps, structures = list[SearchStage](), list[FittedStructure]()
     for event in limited(_structures(problem, seed), given.search.policy.search_budget):

@@ -51,7 +51,7 @@ from kanrun.engine.symbolic.simplification import (
     proven_equal,
     round_numbers,
 )
-from kanrun.engine.symbolic.smooth_fit import relative_noise
+from kanrun.engine.symbolic.smooth_fit import errors_are_relative
 from kanrun.engine.symbolic.snapping import (
     Decision,
     matched,

@@ -2,7 +2,7 @@
 
 Long computations count their work before they begin: refits by the step, grids and Gaussian
 processes by their size, transforms of sympy by the size of the expression. The costs were measured
-on graphs of 1 to 900 parameters; a unit is about one second of one core (`kanrun bench part=work`).
+on graphs of 1 to 160 parameters and 120 to 1000 points; a unit is about one second of one core.
 """
 
 from __future__ import annotations
@@ -26,28 +26,29 @@ class WorkCosts:
     Attributes:
         jacobian: A Jacobian, plus `edge` for each edge, `entry` for each entry, and `normal` for
             each product of its normal equations.
-        trial: A trial step, plus `trial_edge` for each edge and `solution` for each product that
-            solves it.
+        trial: A trial step, plus `trial_edge` for each edge, `trial_value` for each of its values,
+            and `solution` for each product that solves it.
         grid_value: A value of a candidate on a search grid.
         pair: A pair of functions, plus `pair_entry` for each entry.
-        guess: An initial guess that is fitted to all points.
+        conversion: An expression made a graph in canonical form.
         least_squares: A product of a linear least squares solution.
         covariance: A product of a Gaussian process, plus `covariance_entry` for each entry of its
             covariance.
         operation: A transform of sympy, for each product of operations, expanded terms and numbers.
     """
 
-    jacobian: float = 9.4e-5
-    edge: float = 3.4e-5
-    entry: float = 1.45e-8
-    normal: float = 3e-11
-    trial: float = 3e-5
-    trial_edge: float = 2e-5
-    solution: float = 1.3e-11
-    grid_value: float = 3.4e-8
-    pair: float = 1.9e-9
-    pair_entry: float = 2.6e-11
-    guess: float = 5e-3
+    jacobian: float = 1.2e-3
+    edge: float = 1.2e-4
+    entry: float = 6e-8
+    normal: float = 1.2e-10
+    trial: float = 5e-4
+    trial_edge: float = 8e-5
+    trial_value: float = 1.5e-7
+    solution: float = 5e-11
+    grid_value: float = 8e-8
+    pair: float = 8e-9
+    pair_entry: float = 1e-10
+    conversion: float = 1e-2
     least_squares: float = 6.8e-10
     covariance: float = 6.8e-11
     covariance_entry: float = 9.4e-9
@@ -61,9 +62,10 @@ class WorkCosts:
             + points * parameters * (self.entry + self.normal * parameters)
         )
 
-    def tried(self, edges: int, parameters: int) -> float:
-        """Return the units of a trial step."""
-        return self.trial + self.trial_edge * edges + self.solution * parameters**3
+    def tried(self, edges: int, parameters: int, points: int) -> float:
+        """Return the units of a trial step at `points`."""
+        per_edge = self.trial_edge + self.trial_value * points
+        return self.trial + per_edge * edges + self.solution * parameters**3
 
 
 COSTS = WorkCosts()

@@ -14,6 +14,7 @@ import torch
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import Network
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import (
     CONSTANT,
     DIGITS,
@@ -106,6 +107,7 @@ def canonicalise(graph: Graph) -> Graph:
     data determine every constant that remains free, so that rounding it makes sense. Numbers that
     are 0, 1 or -1 are no longer free.
     """
+    count_work(COSTS.conversion)
     builder = _Builder(graph.inputs)
     expression = _opaque(graph, input_symbols(graph.inputs), builder.calls)
     if expression.is_Number:

@@ -96,11 +96,14 @@ def _expressions(
         return
     if count == 1:
         budget = Budget(UNIVARIATE_BUDGET)
-        for match in match_formulas(inner.x[:, 0], inner.y, candidates, 0.0, budget)[:1]:
+        found = match_formulas(
+            inner.x[:, 0], inner.y, candidates, 0.0, budget, relative=inner.relative
+        )
+        for match in found[:1]:
             if match.loss <= EXACT and isinstance(match.function, Subgraph):
                 yield to_expression(match.function.graph, ["x0"])
-    elif reduction.changes and (found := rational_function(inner)) is not None:
-        yield found
+    elif reduction.changes and (quotient := rational_function(inner)) is not None:
+        yield quotient
     yield from pair_formulas(inner, candidates)
 
 

@@ -18,6 +18,7 @@ from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import (
     CONSTANT,
     GRID_STEPS,
+    TABLE,
     TINY,
     TWINS,
     Array,
@@ -63,7 +64,7 @@ _POLISHED, _STARTS, _RANKED, _APART = 12, 2, 40, 0.3
 _MATCHED = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 #: Formulas of one variable: work for one of several edges, relative error of values if nothing else
 #: is known, and accuracy of the values below which the first formula as good as that is taken.
-UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 3.0, 3e-14, 1e-10
+UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 10.0, 3e-14, 1e-10
 #: Maximum degree and number of terms of a quotient of polynomials.
 _DEGREE, _QUOTIENT_TERMS = 16, 20
 #: Size of a dictionary; constants of a function that come from the range of the argument; entries
@@ -179,17 +180,24 @@ def _coarse(
 
 
 def match_formulas(
-    t: Array, values: Array, candidates: Sequence[Candidate], accuracy: float, budget: Budget
+    t: Array,
+    values: Array,
+    candidates: Sequence[Candidate],
+    accuracy: float,
+    budget: Budget,
+    *,
+    relative: bool = False,
 ) -> list[EdgeMatch]:
     """Return the formulas nearest to an edge's values (N,) at t (N,), best score first.
 
-    `accuracy` is the error of the values relative to their standard deviation. The search ends at
-    the first formula as good as that, or when the budget is spent.
+    `accuracy` is the error of the values relative to their standard deviation, or to themselves if
+    errors are `relative`. The search ends at the first formula as good as that, or when the budget
+    is spent.
     """
     t, values = thinned(_POINTS, t, values)
     if t[0] == t[-1] or np.var(values) == 0.0:
         return []
-    search = _UnivariateSearch(t, values, candidates, accuracy)
+    search = _UnivariateSearch(t, values, candidates, accuracy, relative=relative)
     with np.errstate(all="ignore"):
         for usual in search.phases(budget):
             # Values that are not exact are near to many formulas: the usual ones are all compared.
@@ -235,11 +243,14 @@ class _UnivariateSearch:
         y: Array,
         candidates: Sequence[Candidate],
         accuracy: float,
+        *,
         by_length: bool = False,
+        relative: bool = False,
     ) -> None:
-        self.t, self.y, self.candidates = t, y, candidates
-        self.y_std, self.largest = float(np.std(y)), float(np.abs(y).max())
-        self.goal = max(accuracy, _VALUE_ROUNDING * self.largest / self.y_std)
+        self.t, self.y, self.candidates, self.relative = t, y, candidates, relative
+        #: Size of y that errors are relative to.
+        self.size = np.abs(y) if relative else np.full(y.size, np.std(y))
+        self.goal = max(accuracy, _VALUE_ROUNDING * float(np.max(np.abs(y) / self.size)))
         self.precise = self.goal < _PRECISE
         self.found: list[EdgeMatch] = []
         self.data = SearchData(t[:, None], y, t[:, None], y) if by_length else None
@@ -259,7 +270,7 @@ class _UnivariateSearch:
     def phases(self, budget: Budget) -> Iterator[bool]:
         """Try one kind of formula after the other, and yield whether the next one is as usual."""
         x, names = self.t[:, None], {each.name for each in self.candidates}
-        known = self.goal * self.y_std / self.largest
+        known = self.goal * float(np.min(self.size / np.abs(self.y).max()))
         quotient = quotient_of_polynomials(x, self.y, _DEGREE, _QUOTIENT_TERMS, known)
         if quotient is not None:
             self.keep(quotient, wide=False)
@@ -268,19 +279,23 @@ class _UnivariateSearch:
         nice = every.simplest(_ENTRIES)
         factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(_FACTORS)
         wide = nice + nice.first(_SIMPLE).combined(factors, PRODUCT, distinct=True)
-        plain, *others = output_transforms(self.y, names)
+        plain, *others = output_transforms(self.y, names, self.relative)
+        if self.relative:
+            nice = self.exponentials(plain) + nice
         self.singles(plain, wide, _SINGLES)
         yield True
         self.pairs(plain, nice)
         yield True
         for target in others:
+            if self.relative:
+                self.singles(target, self.exponentials(target), 1)
             self.singles(target, wide, 1)
             yield True
         every = (every + generic_terms(self.t, self.candidates, _GENERIC)).simplest(_ENTRIES)
         powers = powers_of(inputs, self.candidates, _WEIGHTS)
         for weight in zip(powers.values, powers.builds, strict=True):
-            for target in output_transforms(self.y, names, weight):
-                self.singles(target, every, 1)
+            for target in output_transforms(self.y, names, self.relative, weight):
+                self.singles(target, self.exponentials(target) if self.relative else every, 1)
             yield False
         varied = nice.varied(_ALIKE, _SIMPLE // 2)
         self.singles(plain, varied.combined(varied, PRODUCT), _SINGLES)
@@ -291,16 +306,23 @@ class _UnivariateSearch:
         for _ in self.grown(every, budget):
             yield False
 
+    def exponentials(self, target: OutputTransform) -> Dictionary:
+        """Return exponentials at the rates of the target at both ends and on the whole."""
+        third, logarithm = self.t.size // 3, np.log(np.abs(target.values))
+        parts = (slice(third), slice(-third, None), slice(None))
+        rates = [float(np.polyfit(self.t[part], logarithm[part], 1)[0]) for part in parts]
+        grid = np.array([(sign * rate, 0.0) for rate in rates for sign in (1.0, -1.0)])
+        return Dictionary.of_inputs(self.t[:, None]).functions(TABLE["exp"], grid)
+
     def singles(self, target: OutputTransform, entries: Dictionary, most: int) -> None:
         """Keep c_0 + c_1 f for the entries f nearest to the target, one of each of `most` families.
 
         Of several only what leaves little is kept.
         """
         taken: set[str] = set()
-        for left, i in nearest_terms(
-            target.values, entries.values, _KEPT, entries.sizes, self.goal**2
-        ):
-            if len(taken) == most or (most == 1 and left > _PROMISING) or self.is_exact():
+        for left, i in nearest_terms(target, entries, _KEPT, self.goal**2):
+            far = most == 1 and left > _PROMISING and not self.relative
+            if len(taken) == most or far or self.is_exact():
                 return
             if entries.families[i] not in taken:
                 taken.add(entries.families[i])
@@ -339,8 +361,10 @@ class _UnivariateSearch:
             return []
         graph = match.function.graph
         value, jacobian = graph.linearise(self.t[:, None])
-        basis = np.linalg.qr(np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1))[0]
-        cover, slopes = covered(self.y - value, entries.values, basis)
+        columns = np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1)
+        basis = np.linalg.qr(columns / self.size[:, None])[0]
+        rest = (self.y - value) / self.size
+        cover, slopes = covered(rest, entries.values / self.size, basis)
         order = np.argsort(-cover)
         firsts = list(dict.fromkeys(entries.families[i] for i in order))[:_SINGLES]
         grown = []
@@ -357,11 +381,14 @@ class _UnivariateSearch:
         """
         try:
             begun = graph_of_expression(expression, 1, wide=wide)
+            last = begun.edges[-1].function
+            if wide and isinstance(last, Symbolic):
+                begun = begun.with_function(len(begun.edges) - 1, last.shifted(0.0))
         except (FloatingPointError, KanrunError, ZeroDivisionError):
             return None
-        settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal * self.y_std)
+        settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal, weights=1 / self.size)
         fitted = refit(begun, self.t[:, None], self.y, settings)
-        loss = (fitted.rmse / self.y_std) ** 2
+        loss = fitted.rmse**2
         if not np.isfinite(loss) or not sound(fitted.graph, self.t):
             return None
         graph = canonicalise(fitted.graph)

@@ -183,7 +183,7 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     entries = expand_dictionary(data.x[pick], candidates)
     names = {candidate.name for candidate in candidates}
     found: list[TermSum] = []
-    for sums in _kinds(entries, data.y[pick], names):
+    for sums in _kinds(entries, data.y[pick], names, data.relative):
         near = [each for left, each in sums if left < _PROMISING]
         exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
         yield from sorted(exact, key=sympy.count_ops)
@@ -193,19 +193,19 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
 
 
 def _kinds(
-    entries: Dictionary, y: Array, names: set[str]
+    entries: Dictionary, y: Array, names: set[str], relative: bool
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
     """Yield the nearest sums of one kind after the other."""
     simple, few = entries.first(_SIMPLE), entries.first(_FEW)
     near = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
-    for place, target in enumerate(output_transforms(y, names)):
+    for place, target in enumerate(output_transforms(y, names, relative)):
         yield near(target, simple if place else entries)
         if place < _QUOTIENTS:
             yield near(target, few, quotients=True)
     logarithms = simple.functions(TABLE["log"], np.array([(1.0, 0.0), (-1.0, 0.0)]))
-    for target in output_transforms(y, {"exp"} & names)[1:]:  # products of powers
+    for target in output_transforms(y, {"exp"} & names, relative)[1:]:  # products of powers
         yield near(target, logarithms)
     for k in range(min(_WEIGHTS, len(entries))):
         weight = entries.values[k], entries.builds[k]
-        for place, target in enumerate(output_transforms(y, names, weight)):
+        for place, target in enumerate(output_transforms(y, names, relative, weight)):
             yield near(target, few if place else simple)

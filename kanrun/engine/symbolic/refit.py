@@ -95,16 +95,22 @@ class GraphFitting(Problem):
         self._factor = y.size**-0.5 * (
             np.ones_like(y) if settings.weights is None else settings.weights
         )
-        self.unknowns = torch.from_numpy(graph.parameters)
+        self._sizes = np.ones_like(graph.parameters)
+        if settings.weights is not None:
+            # With errors relative to y, constants may have any size: unknowns have one.
+            norms = np.linalg.norm(graph.linearise(x)[1] * self._factor[:, None], axis=0)
+            usable = np.isfinite(norms) & (norms > 0)
+            self._sizes[usable] = 1 / norms[usable]
+        self.unknowns = torch.from_numpy(graph.parameters / self._sizes)
         weight = settings.penalty * float(np.var(y))
-        self._rows = _smoothness_rows(graph, weight)
+        self._rows = _smoothness_rows(graph, weight) * self._sizes
 
     def at(self, unknowns: Tensor) -> Graph:
         """Return the graph with these parameters."""
-        return self.graph.with_parameters(unknowns.numpy())
+        return self.graph.with_parameters(unknowns.numpy() * self._sizes)
 
     def objective(self, unknowns: Tensor) -> list[float]:
-        count_work(COSTS.tried(len(self.graph.edges), len(unknowns)))
+        count_work(COSTS.tried(len(self.graph.edges), len(unknowns), self.y.size))
         data = (self.at(unknowns)(self.x) - self.y) * self._factor
         penalty = self._rows @ unknowns.numpy()
         return [float(data @ data + penalty @ penalty)]
@@ -113,7 +119,8 @@ class GraphFitting(Problem):
         count_work(COSTS.linearised(len(self.graph.edges), len(unknowns), self.y.size))
         value, jacobian = self.at(unknowns).linearise(self.x)
         residual = np.concatenate([(value - self.y) * self._factor, self._rows @ unknowns.numpy()])
-        rows = np.concatenate([jacobian * self._factor[:, None], self._rows])
+        jacobian = jacobian * self._factor[:, None] * self._sizes
+        rows = np.concatenate([jacobian, self._rows])
         return Linearisation.of(DenseRows(torch.from_numpy(rows)), torch.from_numpy(residual))
 
 
@@ -183,7 +190,7 @@ def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSetti
             state, _ = minimise(problem, POLICY, stopping, [settings.damping])
             graph = problem.at(state.unknowns) if state.n_trials else graph
         else:
-            count_work(COSTS.tried(len(graph.edges), 0))
+            count_work(COSTS.tried(len(graph.edges), 0, y.size))
         residual = graph(x) - y
         if settings.weights is not None:
             residual = settings.weights * residual

@@ -28,13 +28,21 @@ _BLOCK, _LEFT, _APART, _LATER = 256, 1e-8, 1e-7, 1e-18
 class OutputTransform:
     """`values` (N,) that are regressed in place of y, where y = factor * outer(values).
 
-    `factor` is a number or the values of a weight (N,), `weight` its expression.
+    `factor` is a number or the values of a weight (N,), `weight` its expression. Errors of y are
+    `relative` to y, or of one size.
     """
 
     values: Array
     outer: Candidate = IDENTITY
     factor: Array | float = 1.0
     weight: sympy.Expr = sympy.S.One
+    relative: bool = False
+
+    @property
+    def rows(self) -> Array:
+        """Weights of the points (N,): errors of powers of y are relative if those of y are."""
+        is_power = self.relative and self.outer.homogeneous
+        return 1 / np.abs(self.values) if is_power else np.ones_like(self.values)
 
     def restore(self, values: Array) -> Array:
         """Return y for values (N,) of this transform."""
@@ -67,7 +75,7 @@ _FLAT = 1e-12
 
 
 def output_transforms(
-    y: Array, names: set[str], weight: tuple[Array, Build] | None = None
+    y: Array, names: set[str], relative: bool = False, weight: tuple[Array, Build] | None = None
 ) -> list[OutputTransform]:
     """Return y (N,) over the weight, and its transforms with outer functions in `names`.
 
@@ -75,7 +83,7 @@ def output_transforms(
     """
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
-    found = [OutputTransform(y, factor=factor, weight=expression)]
+    found = [OutputTransform(y, IDENTITY, factor, expression, relative)]
     for name, function, largest in _OUTPUTS:
         sign = -1 if name in _ONE_SIGN and y[0] < 0 else 1
         if name not in names or not np.abs(y).max() <= largest:
@@ -85,7 +93,8 @@ def output_transforms(
         with np.errstate(all="ignore"):
             values = function(sign * y)
         if np.isfinite(values).all() and np.ptp(values) >= _FLAT * np.abs(values).max():
-            found.append(OutputTransform(values, TABLE[name], sign * factor, sign * expression))
+            outer, restored = TABLE[name], (sign * factor, sign * expression)
+            found.append(OutputTransform(values, outer, *restored, relative))
     return found
 
 
@@ -99,7 +108,7 @@ class TermSum:
         below: Terms of a denominator 1 - ..., if any.
         coefficients: Coefficients of the terms above, of those below, and the constant.
         family: Functions of the terms.
-        error: Error of y relative to its standard deviation.
+        error: Error of y relative to its standard deviation, or to y.
     """
 
     transform: OutputTransform
@@ -128,17 +137,20 @@ def solve_terms(
     t, below = transform.values, above.chosen([]) if below is None else below
     under = below.values
     design = np.stack([*above.values, *(under * t), np.ones_like(t)], axis=1)
-    sizes = np.linalg.norm(design, axis=0)
-    solved = np.linalg.lstsq(design / sizes, t, rcond=None)[0]
-    small = np.abs(solved) < _ROUNDING * np.linalg.norm(t)
+    weighted, goal = design * transform.rows[:, None], t * transform.rows
+    sizes = np.linalg.norm(weighted, axis=0)
+    weighted = weighted / sizes
+    solved = np.linalg.lstsq(weighted, goal, rcond=None)[0]
+    small = np.abs(solved) < _ROUNDING * np.linalg.norm(goal)
     if small.any() and not small.all():
         solved = np.zeros_like(solved)
-        solved[~small] = np.linalg.lstsq((design / sizes)[:, ~small], t, rcond=None)[0]
+        solved[~small] = np.linalg.lstsq(weighted[:, ~small], goal, rcond=None)[0]
     solved, cut = solved / sizes, len(above)
     with np.errstate(all="ignore"):
         top = design[:, :cut] @ solved[:cut] + solved[-1]
         y, values = transform.restore(t), transform.restore(top / (1 - solved[cut:-1] @ under))
-        error = float(np.sqrt(np.mean((values - y) ** 2)) / np.std(y))
+        size = np.abs(y) if transform.relative else np.std(y)
+        error = float(np.sqrt(np.mean(((values - y) / size) ** 2)))
     family = "+".join(sorted({*above.families, *below.families}))
     error = error if np.isfinite(error) else np.inf
     return TermSum(transform, above.builds, below.builds, solved, family, error)
@@ -161,27 +173,28 @@ def nearest_sums(
     With `quotients` one entry is above and one below. The fraction of the variance that they leave
     comes first.
     """
-    t = transform.values
-    others = entries.values * t if quotients else None
-    for left, i, j in nearest_pairs(
-        t, entries.values, np.ones((1, t.size)), kept, others=others, floor=floor
-    ):
+    rows = transform.rows
+    values = entries.values * rows
+    others, t = values * transform.values if quotients else None, transform.values * rows
+    for left, i, j in nearest_pairs(t, values, rows[None], kept, others=others, floor=floor):
         above, below = ([i], [j]) if quotients else ([i, j], [])
         yield left, solve_terms(transform, entries.chosen(above), entries.chosen(below))
 
 
 def nearest_terms(
-    values: Array, entries: Array, kept: int, sizes: Array, floor: float = 0.0
+    transform: OutputTransform, entries: Dictionary, kept: int, floor: float = 0.0
 ) -> list[tuple[float, int]]:
-    """Return the `kept` entries (M, N) that leave least of values (N,), as (fraction left, index).
+    """Return the `kept` entries that leave least of the transform, as (fraction left, index).
 
     A constant is in each sum. Of those that leave less than `floor` the simplest are best.
     """
-    basis = np.full((values.size, 1), values.size**-0.5)
+    rows = transform.rows
+    basis, values = rows[:, None] / np.linalg.norm(rows), transform.values * rows
+    rest = values - basis @ (basis.T @ values)
     with np.errstate(all="ignore"):
-        left = 1 - covered(values, entries, basis)[0] / np.sum((values - values.mean()) ** 2)
+        left = 1 - covered(values, entries.values * rows, basis)[0] / np.sum(rest**2)
     left = np.maximum(np.nan_to_num(left, nan=np.inf), floor)
-    order = np.lexsort([sizes, left])[:kept]
+    order = np.lexsort([entries.sizes, left])[:kept]
     return [(float(left[i]), int(i)) for i in order if np.isfinite(left[i])]
 
 

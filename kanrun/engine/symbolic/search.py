@@ -42,7 +42,6 @@ from kanrun.engine.symbolic.structures import (
     Skeleton,
     deep_shapes,
     first_shapes,
-    module_skeletons,
 )
 from kanrun.engine.symbolic.symmetries import (
     Reduction,
@@ -57,7 +56,7 @@ _PLAIN = 3
 _NOISE_STOP = 1.05
 #: Work for all longer searches, fraction of what remains for the function of a single input, and
 #: for a search in the groups that symmetries leave.
-_LONGER_SEARCHES, _SINGLE_INPUT, _GROUPS = 30.0, 0.8, 0.6
+_LONGER_SEARCHES, _SINGLE_INPUT, _GROUPS = 60.0, 0.8, 0.6
 #: Structures that are ranked by coarse fits at most, and the best of them that are trained; the
 #: intervals of these fits, and of more of them; the error of a coarse fit that ends the ranking,
 #: and its factor for each edge.
@@ -92,7 +91,7 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
     """Search the points themselves, then with networks; for relative errors, of log |y|."""
     run, data = _Search(problem, generator), problem.data
     inputs = data.x.shape[1]
-    shapes = first_shapes(range(inputs), inputs)
+    shapes = first_shapes(inputs)
     first = 2 if inputs <= _PLAIN and not data.relative else 0
     yield from run.recorded(simple_laws(problem))
     yield from run.attempt(shapes[:first])
@@ -105,11 +104,13 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
         yield from run.recorded(structured_formulas(problem, reduction))
         if reduction.changes and reduction.variables and not run.over():
             yield from run.recorded(run.in_groups(reduction))
+    if run.over():
+        return
     if data.relative:
         logarithms = SearchProblem(data.logarithms, problem.candidates, problem.policy)
         for event in _in_inputs(logarithms, generator):
             yield of_logarithm(event, data)
-    elif not run.over():
+    else:
         yield from run.by_networks(shapes[first:])
 
 
@@ -124,7 +125,6 @@ class _Search:
         self.structures: list[FittedStructure] = []
         self.pending: list[FittedStructure] = []
         self.trained: list[tuple[str, TrainedGraph]] = []
-        self.surrogate_error = np.inf
 
     def is_exact(self) -> bool:
         return any(each.is_exact(self.problem) for each in self.structures)
@@ -136,7 +136,7 @@ class _Search:
             for _, each in self.trained
             if not self.data.interpolated_by(each.graph.parameters.size)
         ]
-        return min([self.surrogate_error, *errors])
+        return min(errors, default=np.inf)
 
     def over(self) -> bool:
         """Return whether a formula is exact, only noise is left, or the budget is spent.
@@ -164,7 +164,7 @@ class _Search:
         policy = replace(self.policy, budget=_GROUPS * self.budget.left)
         inner = SearchProblem(reduction.data(self.data), self.problem.candidates, policy)
         inputs = len(reduction.variables)
-        events = _Search(inner, self.generator).by_networks(first_shapes(range(inputs), inputs))
+        events = _Search(inner, self.generator).by_networks(first_shapes(inputs))
         if inputs == 1:
             events = _in_inputs(inner, self.generator)
         return (in_all_inputs(event, reduction, self.data) for event in events)
@@ -174,10 +174,6 @@ class _Search:
         inputs = self.data.x.shape[1]
         yield from self.attempt(shapes)
         yield from self.deepen()
-        if inputs > 2 and not self.over():
-            skeletons, self.surrogate_error = module_skeletons(self.problem, self.generator)
-            yield from self.attempt(skeletons)
-            yield from self.deepen()
         for skeleton in deep_shapes(inputs) if inputs > 1 else ():
             yield from self.attempt([skeleton])
             yield from self.deepen()

@@ -105,6 +105,8 @@ _DIGITS, _SHOWN = 17, 15
 _LEAST_DECIMAL, _LARGEST_WHOLE, _SHORT = 5, 1e9, 11
 #: Size of a digit, and of a decimal point or a fraction bar, relative to an operation.
 _DIGIT, _FRACTION = 0.1, 0.3
+#: Size of what textbooks do not write, relative to an operation.
+_UNUSUAL = 10.0
 #: Size of a coefficient, relative to the largest, that is only rounding.
 _ROUNDING = 1e-14
 #: Relative difference of equal forms, ten times the rounding of a formula as forms cancel
@@ -225,6 +227,27 @@ def _logarithms(expression: sympy.Expr) -> sympy.Expr:
     return sympy.expand(expression)
 
 
+def _powers_outside(expression: sympy.Expr) -> sympy.Expr:
+    """Write logarithms of powers as multiples of logarithms."""
+    powers = [each for each in expression.atoms(sympy.log) if each.args[0].is_Pow]
+    swap = {each: each.args[0].exp * sympy.log(each.args[0].base) for each in powers}
+    return expression.xreplace(swap)
+
+
+def _roots(expression: sympy.Expr) -> sympy.Expr:
+    """Write roots of quotients as quotients of roots, without minus signs under them."""
+
+    def root(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+        if not exponent.is_Rational or exponent.is_Integer:
+            return base**exponent
+        above, below = map(sympy.expand, sympy.fraction(sympy.together(base)))
+        if above.could_extract_minus_sign():
+            above, below = -above, -below
+        return above**exponent * below ** (-exponent)
+
+    return expression.replace(sympy.Pow, root)
+
+
 def _quotient(expression: sympy.Expr) -> sympy.Expr:
     """Return one fraction without coefficients that are only rounding."""
 
@@ -281,7 +304,10 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (sympy.expand,),
     (_expand_functions, sympy.together, sympy.cancel),
     (_logarithms,),
+    (_powers_outside,),
     (_logarithms, _combine_logarithms),
+    (_logarithms, sympy.factor_terms, _combine_logarithms),
+    (_roots,),
     (sympy.factor_terms,),
     (_factor,),
     (sympy.simplify,),
@@ -289,7 +315,7 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
 )
 #: Those that take time in proportion to the size of the expression alone; polynomials with long
 #: coefficients, and trigonometric functions of multiples, take the others minutes in one call.
-_LIGHT = (_common_factors, sympy.expand, sympy.factor_terms)
+_LIGHT = (_common_factors, sympy.expand, sympy.factor_terms, _powers_outside)
 
 
 def as_written(expression: sympy.Expr) -> sympy.Expr:
@@ -332,14 +358,25 @@ def exact_decimals(expression: sympy.Expr) -> sympy.Expr:
 
 
 def size(expression: sympy.Expr) -> float:
-    """Return the number of operations, functions counting twice, plus the lengths of numbers."""
+    """Return the number of operations, functions counting twice, plus the lengths of numbers.
+
+    What textbooks do not write counts more: logarithms of powers, minus signs under roots, and
+    exponentials of inverse hyperbolic functions.
+    """
     shown = as_written(expression)
     parts = list(sympy.preorder_traversal(shown))
+    unusual = sum(
+        (each.func is sympy.log and each.args[0].is_Pow)
+        or (each.is_Pow and not each.exp.is_Integer and apart(each.base)[0].is_negative)
+        or (each.func is sympy.exp and each.has(sympy.atanh, sympy.acoth))
+        for each in parts
+    )
     functions = sum(isinstance(each, sympy.Function) for each in parts)
     numbers = [each for each in parts if each.is_Number and abs(each) != 1]
     lengths = [min(_DIGIT * len(str(number).rstrip("0")), 1.0) for number in numbers]
     fractions = sum(not number.is_Integer for number in numbers)
-    return float(sympy.count_ops(shown)) + functions + sum(lengths) + _FRACTION * fractions
+    operations = float(sympy.count_ops(shown)) + functions + _UNUSUAL * unusual
+    return operations + sum(lengths) + _FRACTION * fractions
 
 
 def round_numbers(expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool]) -> sympy.Expr:

@@ -22,6 +22,8 @@ _PRIOR = KernelPrior(
 )
 #: Error from which on a fit says nothing, and below which it is as good as exact.
 NO_FIT, ACCURATE = 0.2, 1e-5
+#: Ratio of quantiles of |y| from which on errors are relative, and the quantile.
+_WIDE, _RARE = 1e4, 0.1
 #: Relative noise: minimum ratio of the largest and the smallest |y|, minimum noise, validation
 #: error of the logarithm relative to its noise, and minimum gain in nats.
 _SIZES, _NOISE, _NOISE_FACTOR, _LIKELIER = 10.0, 5e-4, 1.5, 3.0
@@ -58,15 +60,18 @@ def smooth_fit(data: SearchData) -> GaussianProcessFit:
     return min((best, _fit(data, of_inputs, best.logarithmic, 2)), key=lambda fit: fit.error)
 
 
-def relative_noise(data: SearchData) -> bool:
-    """Return whether the noise is in proportion to y.
+def errors_are_relative(data: SearchData) -> bool:
+    """Return whether errors of y are judged in proportion to y, which then has one sign.
 
-    Then y has one sign and several sizes, and what a smooth fit of log |y| leaves is more likely as
-    noise of the logarithm than as noise of y, by more than chance.
+    Either y spans decades, or its noise is in proportion to it: what a smooth fit of log |y| leaves
+    is more likely as noise of the logarithm than as noise of y, by more than chance.
     """
     size = np.abs(data.all_points.y)
     if not has_one_sign(data) or size.max() <= _SIZES * size.min():
         return False
+    low, high = np.quantile(size, (_RARE, 1 - _RARE))
+    if high > _WIDE * low:
+        return True
     fit, held_out = _fit(data, is_positive(data), True), np.abs(data.validation_y)
     if fit.error > NO_FIT:
         return False

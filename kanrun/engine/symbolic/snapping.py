@@ -42,7 +42,7 @@ from kanrun.engine.symbolic.refit import (
 #: Relative error up to which a network is snapped.
 SNAP_THRESHOLD = 0.05
 #: Work for a longer search in a structure.
-LONGER_SEARCH = 16.0
+LONGER_SEARCH = 30.0
 #: Error below which splines of exact data can stay, so that it is no noise.
 SMOOTH = 2e-5
 #: Maximum number of intervals of the grids on which removals are tried.

@@ -276,7 +276,9 @@ def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, _SLOPES)]
     x = data.x[inner]
     slopes, inputs = fit.gradient(x), x.shape[1]
-    strength = np.sqrt(np.mean((slopes * x.std(0)) ** 2, axis=0))
+    # Over decades, changes of the logarithm count.
+    size = x * np.log(x).std(0) if is_positive(data) else x.std(0)
+    strength = np.sqrt(np.mean((slopes * size) ** 2, axis=0))
     idle = strength < max(_IDLE, _SLOPE_ERROR * fit.error) * strength.max()
     if idle.any():
         return [Reduction(inputs, tuple(np.array(input_symbols(inputs))[~idle]))]

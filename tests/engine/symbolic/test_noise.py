@@ -24,7 +24,7 @@ from kanrun.engine.symbolic.problem import (
     length_of,
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.smooth_fit import relative_noise
+from kanrun.engine.symbolic.smooth_fit import errors_are_relative
 
 
 def noisy(f, low, high, inputs, seed):
@@ -58,7 +58,7 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative):
     for size, expected in ((1.0, relative), (0.0, False)):
         told = y * (1 + size * noise) if relative else y + size * noise
         data = SearchData(x[:120], told[:120], x[120:], told[120:])
-        assert relative_noise(data) == expected
+        assert errors_are_relative(data) == expected
     scaled = replace(data, relative=True)
     higher = scaled.error(lambda x: 1.1 * np.exp(2 * x[:, 0]) / x[:, 1])
     assert higher == pytest.approx(np.log(1.1) / scaled.y_std, 0.1)

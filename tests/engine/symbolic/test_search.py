@@ -1,4 +1,4 @@
-"""The shape search and fixed shapes on small problems; modules; what is not found is said."""
+"""The shape search and fixed shapes on small problems; what is not found is said."""
 
 import itertools
 import time
@@ -17,7 +17,6 @@ from kanrun.engine.symbolic import (
     fixed_shape,
     search,
 )
-from kanrun.engine.symbolic.structures import Sum, module_scores, tree, trees
 from kanrun.errors import UsageError
 
 
@@ -142,17 +141,3 @@ def test_a_wide_network_is_pruned_to_what_it_needs():
     assert stages == ["train", "prune", "retrain", "snap", "refit"]
     assert tried.network.active_edges == 3
     assert tried.best.error < 1e-10
-
-
-def test_modules_are_found_by_the_gradient():
-    def gradient(x):  # of sin(x0 + x1^2) * x2
-        u = x[:, 0] + x[:, 1] ** 2
-        return np.stack([np.cos(u) * x[:, 2], 2 * x[:, 1] * np.cos(u) * x[:, 2], np.sin(u)], axis=1)
-
-    scores = module_scores(
-        gradient, rng().uniform(0.1, 1, (300, 3)), np.random.default_rng(0), range(3)
-    )
-    assert scores[0, 1] < 1e-7
-    assert min(float(scores[0, 2]), float(scores[1, 2])) > 0.05
-    (family,) = trees(scores, 0.02)
-    assert tree(family, range(3), ()) == (2, Sum((0, 1)))
