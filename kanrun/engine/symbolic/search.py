@@ -57,10 +57,9 @@ _NOISE_STOP = 1.05
 #: Work for all longer searches, fraction of what remains for the function of a single input, and
 #: for a search in the groups that symmetries leave.
 _LONGER_SEARCHES, _SINGLE_INPUT, _GROUPS = 60.0, 0.8, 0.6
-#: Structures that are ranked by coarse fits at most, and the best of them that are trained; the
-#: intervals of these fits, and of more of them; the error of a coarse fit that ends the ranking,
-#: and its factor for each edge.
-_RANKED, _EXPLORED, _COARSE_GRIDS, _MORE_INTERVALS = 14, 7, (3, 3, 7), 4
+#: Intervals of the coarse fits that rank structures, and of more of them; the error of a coarse fit
+#: that ends the ranking, and its factor for each edge.
+_COARSE_GRIDS, _MORE_INTERVALS = (3, 3, 7), 4
 _RANKING_STOP, _EDGE_HANDICAP = 3e-3, 1.2
 #: Accuracy beyond which networks are not preferred for a longer search, and the digits of it that
 #: one more edge must gain.
@@ -186,13 +185,13 @@ class _Search:
     def attempt(self, skeletons: Sequence[Skeleton]) -> Iterator[Event]:
         """Train the structures that are best by coarse fits; prune and snap the accurate ones."""
         coarse: list[tuple[float, int, Skeleton, TrainedGraph]] = []
-        for skeleton in sorted(skeletons, key=lambda each: each.graph.active_edges)[:_RANKED]:
+        for skeleton in sorted(skeletons, key=lambda each: each.graph.active_edges):
             if self.over() or (coarse and min(coarse)[0] < _RANKING_STOP):
                 break
             best = self.coarse(skeleton, _COARSE_GRIDS)
             error = best.error * _EDGE_HANDICAP**skeleton.graph.active_edges
             coarse.append((error, len(coarse), skeleton, best))
-        for *_, skeleton, best in sorted(coarse)[:_EXPLORED]:
+        for *_, skeleton, best in sorted(coarse):
             fits, more = [best], self.policy.starts - len(_COARSE_GRIDS)
             if best.error > GOOD and more > 0:
                 fits.append(self.coarse(skeleton, (_MORE_INTERVALS,) * more))

@@ -1,14 +1,10 @@
-"""Structures to try: sums and products of functions of the inputs, then deeper KANs.
-
-A term is the index of an input, `Sum(terms)` or `Product(terms)`.
-"""
+"""Structures to try: sums and products of functions of the inputs, then deeper KANs."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
@@ -16,28 +12,10 @@ from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edge_functions import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
 
-#: Maximum number of terms of which a product is tried.
+#: Maximum number of inputs of which a product is tried.
 _PRODUCT_INPUTS = 6
 #: Slopes and bends of random splines, and the margin of their grids.
 _START_SLOPES, _START_BENDS, _START_MARGIN = (0.3, 1.0), 0.1, 0.1
-
-
-@dataclass(frozen=True)
-class Sum:
-    """The sum of a function of each term, except products, which enter as they are."""
-
-    terms: tuple[Term, ...]
-
-
-@dataclass(frozen=True)
-class Product:
-    """The product of a function of each term."""
-
-    terms: tuple[Term, ...]
-
-
-Term: TypeAlias = int | Sum | Product
-
 #: Edge whose spline is drawn at the start of a fit.
 _OPEN = Spline(-1.0, 1.0, np.zeros(0), 0)
 
@@ -53,25 +31,6 @@ class Skeleton:
     graph: Graph
 
     @classmethod
-    def of_terms(cls, name: str, root: Sum, inputs: int) -> Skeleton:
-        """Return the tree of a formula; edges of inner nodes come first."""
-        operations: list[Operation] = []
-        edges: list[Edge] = []
-
-        def build(term: Term) -> int:
-            if isinstance(term, int):
-                return term
-            sources = [build(each) for each in term.terms]
-            operations.append("sum" if isinstance(term, Sum) else "product")
-            node = inputs + len(operations) - 1
-            for source, each in zip(sources, term.terms, strict=True):
-                edges.append(Edge(source, node, Identity() if isinstance(each, Product) else _OPEN))
-            return node
-
-        build(root)
-        return cls(name, Graph(inputs, tuple(operations), tuple(edges)))
-
-    @classmethod
     def of_kan(cls, shape: Sequence[int]) -> Skeleton:
         """Return the fully connected sums of a KAN of widths `shape`."""
         edges, first = list[Edge](), 0
@@ -81,6 +40,15 @@ class Skeleton:
             first += inputs
         sums: tuple[Operation, ...] = ("sum",) * sum(shape[1:])
         return cls("-".join(map(str, shape)), Graph(shape[0], sums, tuple(edges)))
+
+    @classmethod
+    def with_product(cls, name: str, inputs: int, *after: Operation) -> Skeleton:
+        """Return the sum of functions of the inputs and of a product of such, and nodes `after`."""
+        nodes = range(inputs, inputs + 2)
+        edges = [Edge(i, node, _OPEN) for node in nodes for i in range(inputs)]
+        edges.append(Edge(inputs, inputs + 1, Identity()))
+        edges += [Edge(inputs + 1, inputs + 2, _OPEN) for _ in after]
+        return cls(f"{name} with product", Graph(inputs, ("product", "sum", *after), tuple(edges)))
 
     def start(self, x: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
         """Return a graph with random splines: lines with small bends.
@@ -101,15 +69,13 @@ def first_shapes(inputs: int) -> list[Skeleton]:
 
     For one input there is a function and nothing else.
     """
-    terms = tuple(range(inputs))
     if inputs == 1:
-        return [Skeleton.of_terms("1-1", Sum(terms), 1)]
-    shapes = {f"{inputs}-1": Sum(terms), f"{inputs}-1-1": Sum((Sum(terms),))}
+        return [Skeleton.of_kan((1, 1))]
+    shapes = [Skeleton.of_kan((inputs, 1)), Skeleton.of_kan((inputs, 1, 1))]
     if inputs <= _PRODUCT_INPUTS:
-        product = Sum((*terms, Product(terms)))
-        shapes[f"{inputs}-1 with product"] = product
-        shapes[f"{inputs}-1-1 with product"] = Sum((product,))
-    return [Skeleton.of_terms(shown, root, inputs) for shown, root in shapes.items()]
+        shapes.append(Skeleton.with_product(f"{inputs}-1", inputs))
+        shapes.append(Skeleton.with_product(f"{inputs}-1-1", inputs, "sum"))
+    return shapes
 
 
 def deep_shapes(inputs: int) -> list[Skeleton]:

@@ -272,6 +272,19 @@ def test_positive_points_leave_no_sign_of_a_variable_before_a_root(divided, mean
     assert equivalent_forms(parse(divided), names, points, BUDGET)[0] == parse(meant)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("x1*sqrt(-1/((x0-x1)*(x0+x1)))", "x1/sqrt(x1^2-x0^2)"),
+        ("log((x1/x0)^(x0*x1))", "x0*x1*log(x1/x0)"),
+        ("x0*exp(atanh(x0/3))", "x0*sqrt(x0+3)/sqrt(3-x0)"),
+    ],
+)
+def test_what_textbooks_do_not_write_is_written_otherwise(text, meant):
+    points = uniform(0.1, 0.9, 50, 2) + np.array([0.0, 1.0])
+    assert equivalent_forms(parse(text), XS, points, BUDGET)[0] == parse(meant)
+
+
 def test_a_sign_that_the_points_show_stays_before_its_root():
     signed, odd = uniform(-2, 2, 50, 2), parse("x0*sqrt(1+x1^2/x0^2)")
     found = equivalent_forms(odd, XS, signed, BUDGET)[0]

@@ -64,6 +64,14 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative):
     assert higher == pytest.approx(np.log(1.1) / scaled.y_std, 0.1)
 
 
+@pytest.mark.parametrize(("decades", "relative"), [(4.5, False), (5.5, True)])
+def test_errors_are_relative_over_decades(decades, relative):
+    """Nine tenths of the decades lie between the quantiles that are compared."""
+    x = np.linspace(0, 1, 200)[:, None]
+    y = 10 ** (decades * x[:, 0])
+    assert errors_are_relative(SearchData(x, y, x, y)) == relative
+
+
 def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(monkeypatch):
     rng = np.random.default_rng(0)
     t = np.arange(1.0, 121.0)

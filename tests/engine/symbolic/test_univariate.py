@@ -43,6 +43,14 @@ def test_a_function_of_one_variable_is_found(formula, low, high):
     assert_allclose(found, truth(other), rtol=1e-9, atol=1e-11)
 
 
+def test_an_exponential_over_decades_keeps_its_constant():
+    """The constant is lost where errors of all values are of one size."""
+    t = np.random.default_rng(0).uniform(0.3, 18.0, 300)
+    y = 1e-20 * np.expm1(7.243 * t)
+    match = match_formulas(t, y, choose(None), 0.0, Budget(10.0), relative=True)[0]
+    assert_allclose(match.function.value(t), y, rtol=1e-11)
+
+
 def test_arguments_at_which_functions_overflow_are_no_obstacle():
     t = np.linspace(1.0, 900.0, 60)
     assert match_formulas(t, 3 * np.log(t) + np.cos(t), choose(None), 0.0, Budget(1.0))

@@ -319,3 +319,9 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
     result = next(event for event in events if isinstance(event, Interpretation))
     assert result.outcome == "failed"
     assert "times the error of the network" in result.sentence
+    elsewhere = replace(given, held_out=replace(held_out, y=y[::-1]))
+    exactly = replace(tried, network=good, network_error=0.0, matches={})
+    exactly = replace(exactly, best=FormulaFit(0.0, data.error(good), good))
+    *_, result = outcome(elsewhere, [step], [exactly], Budget(5.0))
+    assert (result.outcome, result.formula) == ("failed", None)
+    assert "explains any of the variance of new points" in result.sentence
