@@ -14,7 +14,6 @@ import torch
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import Network
-from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import (
     CONSTANT,
     DIGITS,
@@ -107,7 +106,6 @@ def canonicalise(graph: Graph) -> Graph:
     data determine every constant that remains free, so that rounding it makes sense. Numbers that
     are 0, 1 or -1 are no longer free.
     """
-    count_work(COSTS.conversion)
     builder = _Builder(graph.inputs)
     expression = _opaque(graph, input_symbols(graph.inputs), builder.calls)
     if expression.is_Number:
@@ -152,6 +150,8 @@ def _opaque_call(
     argument = number(a) * u + number(b)
     if candidate is IDENTITY:
         return number(c) * argument + number(d)
+    if argument.is_Number:
+        return number(float(function.value(np.zeros(1))[0]))
     calls[candidate.name] = candidate
     scale, rest = _scaled(argument)
     if candidate.homogeneous:

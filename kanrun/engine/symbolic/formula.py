@@ -360,8 +360,8 @@ def certify(
     target, recovered = truth(fresh), rmse <= EXACT * scale
     refitted = refit(free_constants(formula.graph), fresh, target, _POLISHED)
     same = recovered or refitted.rmse <= EXACT * np.std(target)
-    words = ("yes" if each else "no" for each in (recovered, same))
-    return replace(found, **dict(zip(("recovered", "same_form"), words, strict=True)))
+    recovered_word, same_word = ("yes" if each else "no" for each in (recovered, same))
+    return replace(found, recovered=recovered_word, same_form=same_word)
 
 
 def _rmse(values: Array, y: Array) -> float:

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import (
     CONSTANT,
     GRID_STEPS,
@@ -386,6 +386,7 @@ class _UnivariateSearch:
                 begun = begun.with_function(len(begun.edges) - 1, last.shifted(0.0))
         except (FloatingPointError, KanrunError, ZeroDivisionError):
             return None
+        count_work(COSTS.conversion)
         settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal, weights=1 / self.size)
         fitted = refit(begun, self.t[:, None], self.y, settings)
         loss = fitted.rmse**2

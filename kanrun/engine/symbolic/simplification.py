@@ -375,8 +375,8 @@ def size(expression: sympy.Expr) -> float:
     numbers = [each for each in parts if each.is_Number and abs(each) != 1]
     lengths = [min(_DIGIT * len(str(number).rstrip("0")), 1.0) for number in numbers]
     fractions = sum(not number.is_Integer for number in numbers)
-    operations = float(sympy.count_ops(shown)) + functions + _UNUSUAL * unusual
-    return operations + sum(lengths) + _FRACTION * fractions
+    operations = sympy.count_ops(shown) + functions + _UNUSUAL * unusual
+    return float(operations + sum(lengths) + _FRACTION * fractions)
 
 
 def round_numbers(expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool]) -> sympy.Expr:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import TINY
 from kanrun.engine.symbolic.conversions import canonicalise
 from kanrun.engine.symbolic.edge_functions import EdgeMatch, Spline, Symbolic
@@ -216,6 +216,7 @@ def _refitted(graph: Graph, problem: SearchProblem) -> FormulaFit:
     The error is inf if it is not defined on the data.
     """
     data = problem.data
+    count_work(COSTS.conversion)
     fitted = refit(canonicalise(graph), data.x, data.y, _QUICK)
     for limit, settings in ((_PROMISING, _THOROUGH), (_POLISHED, _POLISH)):
         if fitted.rmse < limit * data.y_std:

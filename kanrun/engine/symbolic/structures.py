@@ -38,8 +38,8 @@ class Skeleton:
             targets = range(first + inputs, first + inputs + outputs)
             edges += [Edge(first + i, target, _OPEN) for target in targets for i in range(inputs)]
             first += inputs
-        sums: tuple[Operation, ...] = ("sum",) * sum(shape[1:])
-        return cls("-".join(map(str, shape)), Graph(shape[0], sums, tuple(edges)))
+        sums: list[Operation] = ["sum" for _ in range(sum(shape[1:]))]
+        return cls("-".join(map(str, shape)), Graph(shape[0], tuple(sums), tuple(edges)))
 
     @classmethod
     def with_product(cls, name: str, inputs: int, *after: Operation) -> Skeleton:

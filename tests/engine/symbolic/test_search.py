@@ -56,13 +56,14 @@ def test_noise_alone_has_no_structure():
     assert "no structure found" in str(result)
 
 
+@pytest.mark.slow
 def test_a_busy_machine_tries_the_same_structures(monkeypatch):
     x, y = noise()
     samples = SearchData(x[:200], y[:200], x[200:], y[200:])
 
     def tried():
         events = search(
-            SearchProblem(samples, choose(None), SearchPolicy(budget=0.3)),
+            SearchProblem(samples, choose(None), SearchPolicy(budget=3.0)),
             np.random.default_rng(0),
         )
         return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
@@ -73,7 +74,7 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch):
         monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
     assert tried() == idle
     monkeypatch.undo()
-    less = SearchProblem(samples, choose(None), SearchPolicy(budget=0.03))
+    less = SearchProblem(samples, choose(None), SearchPolicy(budget=0.3))
     events = [*search(less, np.random.default_rng(0))]
     assert 0 < len(events) < len(idle)
 

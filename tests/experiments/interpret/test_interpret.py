@@ -319,9 +319,11 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
     result = next(event for event in events if isinstance(event, Interpretation))
     assert result.outcome == "failed"
     assert "times the error of the network" in result.sentence
-    elsewhere = replace(given, held_out=replace(held_out, y=y[::-1]))
-    exactly = replace(tried, network=good, network_error=0.0, matches={})
-    exactly = replace(exactly, best=FormulaFit(0.0, data.error(good), good))
-    *_, result = outcome(elsewhere, [step], [exactly], Budget(5.0))
+    rough = y + 0.1 * np.cos(777 * x[:, 0])
+    data = SearchData(x[::2], rough[::2], x[1::2], rough[1::2])
+    elsewhere = replace(held_out, y=-y)
+    given = replace(given, search=replace(problem, data=data), held_out=elsewhere)
+    fit = FittedStructure("good", good, data.error(good), FormulaFit(0.0, data.error(good), good))
+    *_, result = outcome(given, [], [fit], Budget(5.0))
     assert (result.outcome, result.formula) == ("failed", None)
     assert "explains any of the variance of new points" in result.sentence
