@@ -1,7 +1,5 @@
 """`kanrun curves` at its defaults and smaller: tables, claims, figures, custom points, errors."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas
 import pytest
@@ -9,30 +7,18 @@ from kanrun.experiments import curves
 from kanrun.experiments.curves import plots
 from kanrun.experiments.curves.parts import function_of
 from numpy.testing import assert_allclose, assert_array_equal
-from omegaconf import OmegaConf
 
-from kanrun.config import CurvesConfig
 from kanrun.errors import UsageError
+from kanrun.launch.composing import Source, compose
 from kanrun.study.execute import check_config, run_config
 
-CONFIGURATION = Path(__file__).parents[3] / "conf"
 CLAIMS = 20
 
 
 def settings(*overrides, study=None):
-    """The configuration of the command with a study and `key=value` changes."""
-    files = [
-        CONFIGURATION / "curves.yaml",
-        *([CONFIGURATION / f"study/curves/{study}.yaml"] if study else []),
-    ]
-    parts = [
-        OmegaConf.masked_copy(loaded, [key for key in loaded if key != "defaults"])
-        for loaded in map(OmegaConf.load, files)
-    ]
-    merged = OmegaConf.merge(
-        OmegaConf.structured(CurvesConfig), *parts, OmegaConf.from_dotlist(list(overrides))
-    )
-    return OmegaConf.to_object(merged)
+    """Return the configuration of the command with a study and `key=value` changes."""
+    words = [*overrides, *([f"study={study}"] if study else [])]
+    return compose(Source("curves"), words).config(0)
 
 
 @pytest.fixture
@@ -90,7 +76,7 @@ def test_measured_orders_are_recorded_with_their_range_of_points(finished):
 @pytest.mark.parametrize(
     ("function", "default"),
     [
-        ("function={formula: 1/(25*x0**2+1), domain: [[-1,1]]}", True),
+        ("function.formula=1/(25*x0**2+1)", True),
         ("function.formula=abs(x0)", False),
         ("function.domain=[[-0.1,0.1]]", False),
     ],
