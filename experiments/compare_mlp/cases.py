@@ -172,7 +172,7 @@ def plan_of(case: Case, model: Model, steps: int | None = None) -> Plan:
     """Return the plan of a network: an MLP takes up to `steps` steps, without a penalty."""
     plan, _ = make_plan(model, case.settings.solver, case.problem)
     if isinstance(model, KANConfig):
-        return replace(plan, select_width=False)
+        return replace(plan, growth=None)
     return replace(plan, steps=steps, weight=0.0)
 
 

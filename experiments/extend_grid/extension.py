@@ -243,7 +243,7 @@ def from_scratch(create: Create, problem: LearningProblem, plan: Plan, seed: int
 
     Its seconds are those of all of them. Raises TrainingFailed if none stays finite.
     """
-    alone, tries = replace(plan, starts=1), list[Trained]()
+    alone, tries = replace(plan, starts=1, growth=None), list[Trained]()
     for number in range(plan.starts):
         with suppress(TrainingFailed):
             tries.append(fit(create, problem.data, alone, generator(seed, f"start {number}")))

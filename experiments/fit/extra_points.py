@@ -67,7 +67,6 @@ def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int
         starts=1,
         weight=penalty.weight,
         order=penalty.order,
-        select_width=False,
         growth=None,
         stop_early=True,
     )

@@ -103,7 +103,8 @@ class Fit:
             return given
         sampling, function = self.cfg.sampling, self.problem.dataset.target.function
         usual = sampling.n_train == SamplingConfig().n_train and not sampling.noise
-        return EXTRA_POINTS if self.plan.growth and function and usual else 0
+        growth = self.plan.growth
+        return EXTRA_POINTS if growth and not growth.given and function and usual else 0
 
 
 def make_fit(
@@ -161,12 +162,12 @@ class Progress:
 def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> Iterator[Record]:
     """Yield summary, bounds, predictions, edges and the trained model."""
     network, problem, dataset = trained.network, fit.problem, fit.problem.dataset
-    kept, widest, errors = network.active_shape, network.shape, trained.errors
+    errors = trained.errors
     stepped = any(stage.steps for stage in trained.stages)
     summary = {
         "target": dataset.target.name,
         "model": network.kind,
-        "shape": "-".join(map(str, kept)),
+        "shape": "-".join(map(str, network.shape)),
         "train_points": points_of(dataset.train) + points_of(dataset.validation),
         "intervals": trained.chosen.intervals,
         "parameters": network.count(),
@@ -186,8 +187,6 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         verdict = f"the model {'beats' if beaten else 'does not beat'} ordinary least squares"
         yield Note(f"{verdict}, whose test RMSE is {linear:.4g}", warning=not beaten)
         summary["linear_rmse"] = linear
-    if kept != widest:
-        yield Note(f"validation selected the shape {list(kept)} among those up to {list(widest)}")
     yield Row("summary", summary)
     yield from bound_rows(cell, summary)
     yield prediction_table(network, problem)

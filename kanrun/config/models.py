@@ -243,7 +243,7 @@ class WidthConfig(SolverConfig):
     """Settings of second-order solvers."""
 
     select_width: bool = setting(
-        True, "whether validation may also choose fewer hidden nodes and prune the others"
+        True, "whether validation may choose a smaller shape that grows within the given one"
     )
 
 

@@ -32,7 +32,6 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import (
-    BUDGETS,
     GrowthPolicy,
     Plan,
     Samples,
@@ -63,7 +62,10 @@ CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
 #: degrees.
 CUBIC_WEIGHT = 1e-21
 #: Starts of second-order solvers for networks of at most WIDE edges, and for wider ones.
-STARTS, FEW_STARTS, WIDE = 6, 3, 50
+STARTS, FEW_STARTS, WIDE = 8, 3, 50
+#: Nodes of the first hidden layer up to which a shape grows, and candidates for each width, by
+#: `model.budget`.
+BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}
 #: Bytes of a float64.
 DOUBLE = 8
 #: Samples of one step of Adam if `solver=auto` chooses it.
@@ -257,21 +259,18 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         )
     edges = _edges(network_shape(model, problem.inputs, problem.outputs))
     automatic = getattr(model, "intervals", None) == "auto"
-    grows = getattr(model, "hidden", None) == AUTO and second_order
     unsmoothed = second_order and not intervals and not closed_form
+    starts = _starts(model, solver, edges, second_order)
+    grows = second_order and isinstance(model, KANConfig)
     plan = Plan(
         name,
         intervals,
         steps=solver.steps,
-        starts=_starts(model, solver, edges, second_order),
+        starts=starts,
         weight=_weight(solver, name, task, getattr(model, "degree", 0)),
         order=CLASSIFICATION_ORDER if task == "classification" else None,
         selection=selection,
-        # The choice of a width needs points that are held out.
-        select_width=not grows
-        and getattr(solver, "select_width", False)
-        and selection != "evidence",
-        growth=_growth(model, solver) if grows else None,
+        growth=_growth(model, solver, problem, starts) if grows else None,
         update_grid=getattr(model, "update_grid", False),
         grid_eps=getattr(model, "grid_eps", 1.0),
         freeze_unseen=getattr(solver, "freeze_unseen", False),
@@ -283,18 +282,29 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     return plan, why
 
 
-def _growth(model: KANConfig, solver: Any) -> GrowthPolicy:
-    """Return the limits of the budget; solver.n_starts replaces its number of candidates.
+def _growth(
+    model: KANConfig, solver: Any, problem: LearningProblem, starts: int
+) -> GrowthPolicy | None:
+    """Return the limits of the budget or of the given shape; None if nothing is to be chosen.
 
-    Raises UsageError for edges and nodes that no growth adds.
+    Raises UsageError for `hidden=auto` with edges or nodes that no growth adds.
     """
+    automatic, outputs = model.hidden == AUTO, problem.outputs
     for name, usual in (("edge_scaling", "separate"), ("multiplication_nodes", [])):
         if (given := getattr(model, name)) != usual:
+            if not automatic:
+                return None
             raise UsageError(
                 f"model.{name}={given} needs a given shape. Set model.hidden, such as [5]."
             )
-    policy = BUDGETS[model.budget]
-    return replace(policy, n_candidates=solver.n_starts or policy.n_candidates)
+    if automatic:
+        nodes, _ = BUDGETS[model.budget]
+        return GrowthPolicy((problem.inputs, nodes, outputs, outputs))
+    shape = network_shape(model, problem.inputs, outputs)
+    contains = max(shape[1:-1], default=1) > 1 and min(shape[1:-1]) >= outputs
+    # A choice among shapes needs points that are held out.
+    chooses = solver.select_width and starts > 1 and model.selection == "validation"
+    return GrowthPolicy(shape, given=True) if contains and chooses else None
 
 
 def _edges(shape: tuple[int, ...]) -> int:
@@ -322,15 +332,17 @@ def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
     """Return the number of starts; 1 if linear in the unknowns, or too expensive."""
     if MODELS[model.kind].closed_form:
         return 1
-    is_linear = bool(intervals_of(model)) and not getattr(model, "hidden", ())
-    several = second_order and not is_linear
+    hidden = getattr(model, "hidden", ())
+    if hidden == AUTO and second_order:
+        return int(solver.n_starts or BUDGETS[model.budget][1])
+    several = second_order and (hidden or not intervals_of(model))
     return int(solver.n_starts or ((FEW_STARTS if edges > WIDE else STARTS) if several else 1))
 
 
 def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
     """Describe a training, such as "Levenberg-Marquardt, 495 parameters, 4 grids"."""
-    if plan.growth:
-        return f"a KAN that grows to at most {plan.growth.max_nodes} nodes (hidden=auto)"
+    if plan.growth and not plan.growth.given:
+        return f"a KAN that grows to at most {plan.growth.largest[1]} nodes (hidden=auto)"
     kind, up_to = SOLVERS[plan.solver], "up to " if plan.stop_early else ""
     solver = "Least squares" if MODELS[model.kind].closed_form else kind.label or plan.solver
     parameters = _parameters(model, problem, plan.solver, plan.intervals[-1:])

@@ -111,7 +111,7 @@ def effective_parameters(
     is_large = unknowns > MOST_UNKNOWNS or unknowns * len(samples) * problem.outputs > MOST_NUMBERS
     if problem.dataset.classes or is_large:
         return None
-    return degrees_of_freedom(network, samples, penalty).effective
+    return degrees_of_freedom(network, samples, penalty)[1]
 
 
 def linear_rmse(problem: LearningProblem) -> float | None:

@@ -137,7 +137,7 @@ class ResidualProblem(Problem):
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         rows, slopes = zip(*self.evaluate(unknowns), strict=True)
-        return Linearisation.of(DenseRows(torch.cat(slopes)), torch.cat(rows))
+        return Linearisation(DenseRows(torch.cat(slopes)), torch.cat(rows))
 
     def loss(self, unknowns: Tensor, kind: str) -> float:
         """Return the part of the objective from blocks of this kind."""
@@ -321,8 +321,8 @@ def largest_response(linear: Linearisation, image: Callable[[Tensor], Tensor]) -
     U holds the derivatives of the relative unknowns by the parameters, J those of the residuals.
     Values up to 1e7 occur if many functions make the residuals small: underdetermined equations.
     """
-    solve = NormalEquations(linear).solver(np.array([OPEN_DAMPING]))
-    drawn = torch.linspace(1, 2, len(linear.gradient), dtype=linear.gradient.dtype)
+    solve = NormalEquations(linear).solver(OPEN_DAMPING)
+    drawn = torch.linspace(1, 2, linear.rows.unknowns, dtype=linear.residual.dtype)
     largest = 0.0
     for _ in range(POWER_STEPS):
         drawn = solve(image(drawn))

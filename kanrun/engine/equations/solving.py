@@ -121,7 +121,7 @@ class BoxSolver:
             stopping = replace(policy.coarse, max_steps=steps)
         linear = previous is not None and solution.form.factors == 1
         damping = policy.damping_if_linear if linear else policy.lm.damping
-        state, steps = minimise(problem, policy.lm, stopping, [damping], ended=time_limit_reached)
+        state, steps = minimise(problem, policy.lm, stopping, damping, ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
         equation, conditions = rows.residuals(found, constants)
         errors, inflation = standard_errors(problem, state.unknowns)
@@ -131,7 +131,7 @@ class BoxSolver:
             constants=constants,
             unknowns=len(state.unknowns),
             steps=steps,
-            objective=state.loss[0],
+            objective=state.loss,
             equation=equation,
             conditions=conditions,
             change=None if previous is None else rows.change(found, previous),

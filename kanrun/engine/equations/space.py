@@ -27,7 +27,6 @@ from kanrun.engine.least_squares.banded import (
     ElementRows,
     GaussNewton,
     Pattern,
-    StripPattern,
 )
 from kanrun.engine.splines import Grid, local_basis
 from kanrun.formulas.equations import Relation
@@ -111,8 +110,10 @@ class Space:
         """Return the unknowns of each interval if every function has `block` of them."""
         key = "pattern", block, 0
         if key not in self._kept:
-            places = torch.as_tensor(self.order)
-            self._kept[key] = StripPattern.of(self.intervals, self.degree + 1, block, places)
+            numbers = np.arange(self.intervals)[:, None] + np.arange(self.degree + 1)
+            places = self.order[numbers % self.functions]
+            index = (places[..., None] * block + np.arange(block)).reshape(self.intervals, -1)
+            self._kept[key] = Pattern(torch.as_tensor(index), self.functions * block)
         return self._kept[key]  # type: ignore[no-any-return]
 
     def basis(self, x: Array, derivative: int) -> tuple[Array, Index]:

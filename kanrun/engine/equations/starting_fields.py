@@ -184,7 +184,7 @@ class InitialGuesses:
         state, _ = minimise(problem, self.policy.lm, stopping, ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
         inside = self.rows.points(self.rows.inside, self.policy.start_points)
-        return state.loss[0], self.with_fitted_grids(found, inside), constants
+        return state.loss, self.with_fitted_grids(found, inside), constants
 
     def _random(self) -> Field:
         form, network = self.ansatz.form, self.ansatz.create(generator=self.generator)

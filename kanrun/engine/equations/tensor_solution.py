@@ -126,8 +126,8 @@ class TensorSolver:
         far = is_first and before is not None and not self.system.is_linear
         damping, stopping = (NONLINEAR_DAMPING, FIRST) if far else (DAMPING, FINER)
         stopping = replace(stopping, max_steps=min(stopping.max_steps, self.steps))
-        state, steps = minimise(problem, LM, stopping, [damping], ended=time_limit_reached)
-        if not isfinite(state.loss[0]):
+        state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
+        if not isfinite(state.loss):
             raise TrainingFailed(
                 "The residual is not finite at any start. Check the formula of the equation on the "
                 "box."
@@ -146,7 +146,7 @@ class TensorSolver:
             solution=field,
             unknowns=space.size,
             steps=steps,
-            objective=float(state.loss[0]),
+            objective=state.loss,
             equation=equation,
             conditions=conditions,
             change=self.changes[-1] if self.changes else None,

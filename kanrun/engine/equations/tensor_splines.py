@@ -162,7 +162,7 @@ class TensorProblem(Problem):
         vector = unknowns.numpy()
         blocks = [each.rows(vector) for each in self.patches]
         rows = StackedRows(lambda: blocks, self.space.size, banded=True)
-        return Linearisation.of(rows, self.residual(unknowns))
+        return Linearisation(rows, self.residual(unknowns))
 
 
 def patches(
@@ -228,8 +228,8 @@ def first_guess(rows: Collocation, space: TensorSpace, rule: Rule) -> Array:
         found, loss = start, inf
         for parts in weights:
             problem = TensorProblem(space, parts, found)
-            state, _ = minimise(problem, LM, FIRST, [NONLINEAR_DAMPING], ended=time_limit_reached)
-            found, loss = problem.coefficients(state.unknowns), float(state.loss[0])
+            state, _ = minimise(problem, LM, FIRST, NONLINEAR_DAMPING, ended=time_limit_reached)
+            found, loss = problem.coefficients(state.unknowns), state.loss
         if loss < least:
             best, least = found, loss
         if least <= SMALL_LOSS[len(rows.system.box) - 1] or time_limit_reached():
@@ -243,7 +243,7 @@ def _starts(rows: Collocation, space: TensorSpace, rule: Rule) -> Iterator[Array
     for order in sorted({1, rows.system.order}, reverse=True):
         bends = rows.system.bends(order)
         problem = TensorProblem(space, patches(rows, space, rule, equations=bends), zeros)
-        state, _ = minimise(problem, LM, FINER, [DAMPING])
+        state, _ = minimise(problem, LM, FINER, DAMPING)
         smooth = problem.coefficients(state.unknowns)
         yield smooth
     yield zeros

@@ -2,7 +2,6 @@
 
 from kanrun.engine.layers.edges import (
     BASES,
-    SLOPES,
     Edges,
     EdgesAt,
     EdgeScaling,
@@ -12,7 +11,6 @@ from kanrun.engine.layers.edges import (
     linearised,
     nodes_of,
     of_sums,
-    traced,
 )
 from kanrun.engine.layers.initialisation import SCHEMES, initialise
 from kanrun.engine.layers.settings import (

@@ -2,11 +2,10 @@
 
     y[n, o] = sum_i (w_b[o, i] b(x[n, i]) + w_s[o, i] sum_f B_f(x[n, i]) c[o, i, f])
 
-One set of formulas serves a layer, and the layers of several networks side by side (a leading
-dimension `networks`): values, slopes, and rows of the Jacobian come from the same basis functions.
-Everything is differentiable to any order, under any transform, and compiled. No tensor of samples x
-inputs x outputs is made, except on wide grids under `torch.vmap`, in forward mode
-(`torch.func.jvp`, `jacfwd`, `hessian`) and under `torch.compile`, which fuses it away.
+Values, slopes, and rows of the Jacobian come from the same basis functions. Everything is
+differentiable to any order, under any transform, and compiled. No tensor of samples x inputs x
+outputs is made, except on wide grids under `torch.vmap`, in forward mode (`torch.func.jvp`,
+`jacfwd`, `hessian`) and under `torch.compile`, which fuses it away.
 
 Nodes that multiply (KAN 2.0: Liu et al., arXiv 2408.10205, section 3.1) are products of two sums.
 The last 2 m sums of a layer are the factors of m products, two after each other: a layer of n + m
@@ -17,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -28,7 +27,6 @@ from torch.nn import functional
 from kanrun.engine.splines import (
     Extrapolation,
     Grid,
-    dense_rows,
     is_traced,
     local_basis,
     splines_of_edges,
@@ -69,7 +67,7 @@ def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
 
 #: (b, b') by name, both elementwise and differentiable to any order in every mode (torch's own
 #: silu is not).
-_BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "silu": _silu,
     "identity": lambda x: (x, torch.ones_like(x)),
     "zero": lambda x: (torch.zeros_like(x), torch.zeros_like(x)),
@@ -83,10 +81,6 @@ _BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "sin": lambda x: (torch.sin(x), torch.cos(x)),
     "gaussian": lambda x: (torch.exp(-x.square()), -2 * x * torch.exp(-x.square())),
 }
-BASES, SLOPES = (
-    {name: lambda x, pair=pair, at=at: pair(x)[at] for name, pair in _BASES.items()}
-    for at in (0, 1)
-)
 
 
 def base_values(
@@ -96,7 +90,7 @@ def base_values(
     if name == "zero":
         return torch.zeros_like(x)
     if derivative or is_traced():
-        return _continued(x, name, grid, derivative)
+        return _continued(x, name, grid)[derivative]
     return _base(x, name, grid)
 
 
@@ -105,160 +99,109 @@ class _Base(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str, grid: Grid) -> Tensor:
-        ctx.save_for_backward(x)
+        values, slopes = _continued(x, name, grid)
+        ctx.save_for_backward(x, slopes)
         ctx.rest = name, grid
-        return _continued(x, name, grid, 0)
+        return values
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (x,), (name, grid) = ctx.saved_tensors, ctx.rest
-        return gradient * _continued(x, name, grid, 1), None, None
+        x, slopes = ctx.saved_tensors
+        if torch.is_grad_enabled():  # for further derivatives
+            slopes = _continued(x, *ctx.rest)[1]
+        return gradient * slopes, None, None
 
 
 _base: Callable[[Tensor, str, Grid], Tensor] = _Base.apply
 
 
-def _continued(x: Tensor, name: str, grid: Grid, derivative: int) -> Tensor:
+def _continued(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Return b(x) and b'(x), continued by the policy of the grid."""
     if grid.extrapolation == "base":
-        return _BASES[name](x)[derivative]
+        return BASES[name](x)
     held = x.clamp(grid.low, grid.high)
-    values, slopes = _BASES[name](held)
+    values, slopes = BASES[name](held)
     if grid.extrapolation == "linear":
-        return slopes if derivative else torch.addcmul(values, x - held, slopes)
-    if derivative:
-        return slopes * (x == held)
-    return values if grid.extrapolation == "constant" else values * (x == held)
+        return torch.addcmul(values, x - held, slopes), slopes
+    inside = x == held
+    return values if grid.extrapolation == "constant" else values * inside, slopes * inside
 
 
 @dataclass(frozen=True)
 class EdgesAt:
-    """The bases of a layer's edges at inputs x (..., samples, inputs).
+    """The bases of a layer's edges at inputs x: `basis` holds the k + 1 functions from `interval`.
 
-    `basis` holds the k + 1 active functions from `interval` on, or all of them if `interval` is
-    None.
+    `base` holds the values of the base function.
     """
 
-    x: Float[Tensor, "... samples inputs"]
-    basis: Float[Tensor, "*networks samples inputs terms"]
-    interval: Int[Tensor, "samples inputs"] | None
-    base: Float[Tensor, "*networks samples inputs"]
-
-    def part(self, at: list[int]) -> EdgesAt:
-        """Return the networks `at`; bases that all share stay as they are."""
-        if len(self.basis) == 1:
-            return self
-        return replace(self, basis=self.basis[at], base=self.base[at])
+    x: Float[Tensor, "samples inputs"]
+    basis: Float[Tensor, "samples inputs local"]
+    interval: Int[Tensor, "samples inputs"]
+    base: Float[Tensor, "samples inputs"]
 
 
 @dataclass(frozen=True)
 class Edges:
-    """The numbers of a layer's edges, of one network or of `networks` side by side.
-
-    Weights are zero for pruned edges.
-    """
+    """The numbers of a layer's edges. Weights are zero for pruned edges."""
 
     spec: EdgeSpec
     uniform: bool
-    knots: Float[Tensor, "*networks inputs knots"]
-    coefficients: Float[Tensor, "*networks out inputs functions"]
-    base_weight: Float[Tensor, "*networks out inputs"]
-    spline_weight: Float[Tensor, "*networks out inputs"]
-    mask: Bool[Tensor, "*networks out inputs"]
+    knots: Float[Tensor, "inputs knots"]
+    coefficients: Float[Tensor, "out inputs functions"]
+    base_weight: Float[Tensor, "out inputs"]
+    spline_weight: Float[Tensor, "out inputs"]
+    mask: Bool[Tensor, "out inputs"]
     trains_base: bool
-
-    @classmethod
-    def side_by_side(cls, layers: Sequence[Edges]) -> Edges:
-        """Return one layer of each network, as one."""
-        first = layers[0]
-        stacked = {key: [getattr(layer, key).detach() for layer in layers] for key in _NUMBERS}
-        numbers: dict[str, Any] = {key: torch.stack(each) for key, each in stacked.items()}
-        return replace(first, **numbers)
-
-    def part(self, at: list[int]) -> Edges:
-        """Return the networks `at`."""
-        numbers: dict[str, Any] = {key: getattr(self, key)[at] for key in _NUMBERS}
-        return replace(self, **numbers)
 
     @property
     def size(self) -> int:
-        """The number of unknowns of one network's layer: coefficients, then weights of the base."""
-        *_, outputs, inputs, functions = self.coefficients.shape
-        return outputs * inputs * (functions + self.trains_base)
-
-    def with_unknowns(self, unknowns: Float[Tensor, "networks size"]) -> Edges:
-        """Return the layer with these unknowns."""
-        base, spline = self.base_weight, self.spline_weight
-        free, weights = unknowns.tensor_split([self.coefficients[0].numel()], 1)
-        if self.trains_base:
-            base = weights.view_as(base)
-            spline = base if self.spec.edge_scaling == "single" else spline
-        coefficients = free.view_as(self.coefficients)
-        return replace(self, base_weight=base, spline_weight=spline, coefficients=coefficients)
+        """The number of unknowns: coefficients, then weights of the base."""
+        return self.coefficients.numel() + self.mask.numel() * self.trains_base
 
     @property
     def grid(self) -> Grid:
-        """The grid of all inputs, those of networks side by side."""
-        # A view of the knots would not pass torch.func's transforms.
-        knots = self.knots if self.knots.ndim == 2 else self.knots.flatten(0, 1)
-        return Grid(knots, self.spec.degree, self.uniform, self.spec.extrapolation)
+        return Grid(self.knots, self.spec.degree, self.uniform, self.spec.extrapolation)
 
-    def at(self, x: Float[Tensor, "... samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:
-        """Return the bases at x, or their slopes.
+    def at(self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:
+        """Return the bases at x, or their slopes."""
+        grid = self.grid
+        basis, interval = local_basis(x, grid, derivative)
+        return EdgesAt(x, basis, interval, base_values(self.spec.base, grid, x, derivative))
 
-        Dense for networks side by side, whose grids are coarse.
-        """
-        if self.knots.ndim == 2:
-            grid = self.grid
-            basis, interval = local_basis(x, grid, derivative)
-            base = base_values(self.spec.base, grid, x, derivative)
-            return EdgesAt(x, basis, interval, base)
-        grid, networks = self.grid, len(self.knots)
-        side = x.expand(networks, -1, -1).transpose(0, 1).flatten(1)
-        local = dense_rows(*local_basis(side, grid, derivative), grid.functions)
-        base = base_values(self.spec.base, grid, side, derivative)
-        basis, base = (each.unflatten(1, (networks, -1)).transpose(0, 1) for each in (local, base))
-        return EdgesAt(x, basis, None, base)
-
-    def sums(self, at: EdgesAt) -> Float[Tensor, "*networks samples out"]:
+    def sums(self, at: EdgesAt) -> Float[Tensor, "samples out"]:
         """Return the sums over inputs: the layer's outputs."""
-        y = sums_of_splines(
-            at.basis, at.interval, self.coefficients * self.spline_weight[..., None]
-        )
-        return y if self.spec.base == "zero" else y + at.base @ self.base_weight.mT
+        table = self.coefficients * self.spline_weight[..., None]
+        y = sums_of_splines(at.basis, at.interval, table)
+        return y if self.spec.base == "zero" else torch.addmm(y, at.base, self.base_weight.T)
 
-    def values(self, at: EdgesAt) -> Float[Tensor, "*networks samples out inputs"]:
+    def values(self, at: EdgesAt) -> Float[Tensor, "samples out inputs"]:
         """Return each edge's value, or its slope for the slopes of the bases."""
-        y = splines_of_edges(at.basis, at.interval, self.coefficients)
-        y = y * self.spline_weight[..., None, :, :]
-        if self.spec.base == "zero":
-            return y
-        return y + at.base[..., None, :] * self.base_weight[..., None, :, :]
+        y = splines_of_edges(at.basis, at.interval, self.coefficients) * self.spline_weight
+        return y if self.spec.base == "zero" else y + at.base[:, None] * self.base_weight
 
     def write_rows(
         self,
-        block: Float[Tensor, "*networks samples y terms"],
-        upstream: Float[Tensor, "*networks samples y out"],
+        block: Float[Tensor, "samples y terms"],
+        upstream: Float[Tensor, "samples y out"],
         at: EdgesAt,
     ) -> None:
         """Write the layer's columns of the Jacobian into `block`, with upstream = d y / d x_out.
 
         d y / d coefficient = upstream w_s B(x_in) and d y / d w_b = upstream b(x_in).
         """
-        outputs, inputs = self.mask.shape[-2:]
-        count = outputs * inputs * at.basis.shape[-1]
-        factors = upstream[..., None] * self.spline_weight[..., None, None, :, :]
-        edges = block[..., :count].unflatten(-1, (outputs, inputs, -1))
-        torch.mul(factors[..., None], at.basis[..., None, None, :, :], out=edges)
+        count = self.mask.numel() * at.basis.shape[-1]
+        factors = upstream[..., None] * self.spline_weight
+        edges = block[..., :count].unflatten(-1, (*self.mask.shape, -1))
+        torch.mul(factors[..., None], at.basis[:, None, None], out=edges)
         if self.trains_base:
-            each = at.base[..., None, :]
+            each = at.base[:, None]
             if self.spec.edge_scaling == "single":
                 each = each + splines_of_edges(at.basis, at.interval, self.coefficients)
-            each = each * self.mask[..., None, :, :]
-            block[..., count:] = (upstream[..., None] * each[..., None, :, :]).flatten(-2)
+            each = upstream[..., None] * (each * self.mask)[:, None]
+            block[..., count:] = each.flatten(-2)
 
     def columns(self, at: EdgesAt, start: int) -> Int[Tensor, "samples terms"]:
         """Return the unknowns that the columns of `write_rows` belong to, counted from `start`."""
-        assert at.interval is not None
         outputs, inputs, functions = self.coefficients.shape
         edges = torch.arange(outputs * inputs, device=at.x.device).view(outputs, inputs)
         local = at.interval[:, None, :, None] + torch.arange(at.basis.shape[-1], device=at.x.device)
@@ -269,33 +212,19 @@ class Edges:
         return found + start
 
 
-_NUMBERS = ("knots", "coefficients", "base_weight", "spline_weight", "mask")
-
-
-def traced(
-    layers: Sequence[Edges], products: Sequence[int], x: Tensor, first: EdgesAt | None = None
-) -> tuple[list[tuple[EdgesAt, Tensor]], Float[Tensor, "*networks samples y"]]:
-    """Return the bases at the inputs of each layer with its sums, and the output.
-
-    `first` are the bases at x.
-    """
-    found = []
-    for layer, count in zip(layers, products, strict=True):
-        at = layer.at(x) if first is None else first
-        sums, first = layer.sums(at), None
-        found.append((at, sums))
-        x = nodes_of(sums, count)
-    return found, x
-
-
 def linearised(
-    layers: Sequence[Edges], products: Sequence[int], x: Tensor, first: EdgesAt | None = None
-) -> tuple[list[EdgesAt], Tensor, Float[Tensor, "*networks samples y terms"]]:
+    layers: Sequence[Edges], products: Sequence[int], x: Tensor
+) -> tuple[list[EdgesAt], Tensor, Float[Tensor, "samples y terms"]]:
     """Return the bases at the inputs of each layer, the output f(x), and the rows of its Jacobian.
 
     Layer by layer, d y / d x_out is propagated backwards.
     """
-    trace, y = traced(layers, products, x, first)
+    trace, y = list[tuple[EdgesAt, Tensor]](), x
+    for layer, count in zip(layers, products, strict=True):
+        at = layer.at(y)
+        sums = layer.sums(at)
+        trace.append((at, sums))
+        y = nodes_of(sums, count)
     terms = [
         layer.mask.shape[-2:].numel() * (at.basis.shape[-1] + layer.trains_base)
         for layer, (at, _) in zip(layers, trace, strict=True)

@@ -205,9 +205,11 @@ class SplineLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         check_samples(x, self.inputs, self.knots)
+        edges = self.edges
+        if x.ndim == 2:
+            return edges.sums(edges.at(x))
         # Not -1, which is undefined without samples.
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        edges = self.edges
         return edges.sums(edges.at(rows)).reshape(*x.shape[:-1], self.outputs)
 
     def edge_values(
@@ -302,19 +304,6 @@ class SplineLayer(nn.Module):
         )
         new.train(self.training)
         return new, method
-
-    def resized(self, inputs: int, outputs: int) -> SplineLayer:
-        """Return the edges between the first `inputs` and `outputs`; additional ones are pruned."""
-        own = self.grid.breakpoints
-        grid = torch.cat([own[:inputs], own[:1].expand(max(inputs - self.inputs, 0), -1)])
-        new = SplineLayer.on_grid(grid, outputs, self.spec, uniform=self.uniform)
-        part = slice(self.outputs), slice(self.inputs)
-        with torch.no_grad():
-            new.mask.fill_(False)
-            for name, value in new.state_dict(keep_vars=True).items():
-                if name != "knots":
-                    value[part] = getattr(self, name)[:outputs, :inputs]
-        return new
 
     def describe(self) -> dict[str, Any]:
         """Return plain JSON values that, with the state_dict, rebuild this layer."""

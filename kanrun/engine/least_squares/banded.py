@@ -36,80 +36,22 @@ class Pattern:
 
     @cached_property
     def _below(self) -> tuple[Tensor, Tensor]:
-        """The entries of `sums` on and below the diagonal, and their places in the bands."""
+        """The entries of products on and below the diagonal, and their places in the bands."""
         row, column = self.index[:, :, None], self.index[:, None, :]
         entries = (row >= column).flatten().nonzero()[:, 0]
         return entries, ((row - column) * self.unknowns + column).flatten()[entries]
-
-    def sums(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
-        """Return what `_below` chooses from."""
-        return products
 
     def bands(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
         """Return the sum of element products as LAPACK's lower bands (width + 1, unknowns)."""
         entries, places = self._below
         total = products.new_zeros((self.width + 1) * self.unknowns)
-        total.index_add_(0, places, self.sums(products).flatten()[entries])
+        total.index_add_(0, places, products.flatten()[entries])
         return total.view(self.width + 1, self.unknowns)
 
     def collect(self, values: Float[Tensor, "elements terms"]) -> Float[Tensor, " unknowns"]:
         """Return the sum of the elements' values at each unknown."""
         total = values.new_zeros(self.unknowns)
         return total.index_add_(0, self.index.flatten(), values.flatten())
-
-
-@dataclass(frozen=True)
-class StripPattern(Pattern):
-    """Element e holds the functions e to e + local - 1, modulo their number, of `block` unknowns.
-
-    The products of elements are first summed by pairs of functions, which takes a third of the
-    time. `order` (functions,) holds the place of each function among the unknowns.
-    """
-
-    order: Int[Tensor, " functions"]
-    block: int
-
-    @classmethod
-    def of(
-        cls, elements: int, local: int, block: int, order: Int[Tensor, " functions"]
-    ) -> StripPattern:
-        """Return the pattern of consecutive elements."""
-        numbers = torch.arange(elements)[:, None] + torch.arange(local)
-        places = order[numbers % len(order)]
-        index = (places[:, :, None] * block + torch.arange(block)).view(elements, -1)
-        return cls(index, len(order) * block, order, block)
-
-    @property
-    def local(self) -> int:
-        return self.index.shape[1] // self.block
-
-    @cached_property
-    def _below(self) -> tuple[Tensor, Tensor]:
-        count, each = len(self.order), torch.arange(self.block)
-        first, distance = torch.arange(count)[:, None], torch.arange(self.local)
-        second = (first + distance) % count
-        near = (self.order[first] * self.block + each)[:, :, None, None]
-        far = (self.order[second] * self.block)[..., None] + each
-        row, column = torch.maximum(near, far[:, None]), torch.minimum(near, far[:, None])
-        wraps = count < len(self.index) + self.local - 1
-        exists = (first + distance < count) | torch.tensor(wraps)
-        # The block of a function with itself holds each pair twice.
-        once = (distance[:, None] > 0) | (each[:, None, None] <= each)
-        chosen = exists[:, None, :, None] & once
-        entries = chosen.flatten().nonzero()[:, 0]
-        row, column = row.flatten()[entries], column.flatten()[entries]
-        return entries, (row - column) * self.unknowns + column
-
-    def sums(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
-        """Return the sums of element products (function, unknown, distance, unknown)."""
-        count, elements = len(self.order), len(products)
-        shape = self.local, self.block, self.local, self.block
-        products = products.view(elements, *shape)
-        sums = products.new_zeros(max(count, elements + self.local - 1), *shape[1:])
-        for first in range(self.local):
-            sums[first : first + elements, :, : self.local - first] += products[:, first, :, first:]
-        sums[: len(sums) - count] += sums[count:]
-        return sums[:count]
 
 
 class ElementRows:

@@ -172,58 +172,46 @@ def _square(rows: Tensor) -> Tensor:
 class Linearisation:
     """|r + J d|^2 as a function of the step d from one point.
 
-    A single problem has `rows` (J) and `residual` (r). A batch has `gram` = J^T J and `gradient` =
-    J^T r instead, which are otherwise derived from the rows. `frozen` marks unknowns that must not
-    move.
+    Attributes:
+        rows: J.
+        residual: r.
+        frozen: Unknowns that must not move.
     """
 
-    gradient: Float[Tensor, "... unknowns"]
-    gram: Float[Tensor, "... unknowns unknowns"] | None = None
-    rows: Rows | None = None
-    residual: Float[Tensor, " rows"] | None = None
+    rows: Rows
+    residual: Float[Tensor, " rows"]
     frozen: Bool[Tensor, " unknowns"] | None = None
-
-    @classmethod
-    def of(cls, rows: Rows, residual: Tensor, frozen: Tensor | None = None) -> Linearisation:
-        """Return the linearisation of a single problem with these rows."""
-        return cls(rows.transposed(residual), None, rows, residual, frozen)
 
 
 class Problem(ABC):
-    """A nonlinear least squares problem, or a batch of independent ones of the same size.
+    """A nonlinear least squares problem F(u) = |r(u)|^2.
 
-    F(u) = |r(u)|^2, where `...` is () for one problem and (problems,) for a batch. Everything that
-    is to be made small
-    is a residual: data, a penalty D u (rows of a constant matrix), a differential equation at
-    collocation points. For the equation u'' = f on a spline u(x) = sum_j c_j B_j(x), for instance,
-    the unknowns are c, the residuals B''(x_n) c - f(x_n) and the boundary values, and the rows
-    B''(x_n). For an equation N(u, u', u'') that is not linear in u, the rows are the partial
-    derivatives of N times B, B', B''. Nothing in the solver changes:
+    Everything that is to be made small is a residual: data, a penalty D u (rows of a constant
+    matrix), a differential equation at collocation points. For the equation u'' = f on a spline
+    u(x) = sum_j c_j B_j(x), for instance, the unknowns are c, the residuals B''(x_n) c - f(x_n) and
+    the boundary values, and the rows B''(x_n). For an equation N(u, u', u'') that is not linear in
+    u, the rows are the partial derivatives of N times B, B', B''. Nothing in the solver changes:
 
         class Equation(Problem):
             def residual(self, u): ...                                # (rows,)
-            def linearise(self, u): return Linearisation.of(DenseRows(self.jacobian(u)),
+            def linearise(self, u): return Linearisation(DenseRows(self.jacobian(u)),
             self.residual(u))
     """
 
     #: Initial unknowns.
-    unknowns: Float[Tensor, "... unknowns"]
+    unknowns: Float[Tensor, " unknowns"]
     #: Whether Jacobian columns can vanish (saturated units); scaling by their current norms would
     #: then allow huge steps, so their largest norms so far are used (More 1978, section 6).
     columns_can_vanish: bool = False
 
     @abstractmethod
-    def linearise(self, unknowns: Float[Tensor, "... unknowns"]) -> Linearisation:
+    def linearise(self, unknowns: Float[Tensor, " unknowns"]) -> Linearisation:
         """Return the linearisation at `unknowns`."""
 
     def residual(self, unknowns: Float[Tensor, " unknowns"]) -> Float[Tensor, " rows"]:
-        """Return r(u) of a single problem, in the order of the rows."""
+        """Return r(u), in the order of the rows."""
         raise NotImplementedError(f"{type(self).__name__} has no residuals of its own.")
 
-    def objective(self, unknowns: Float[Tensor, "... unknowns"]) -> list[float]:
-        """Return F(u) of each problem; values that are not finite count as infinite."""
-        return [float(self.residual(unknowns).square().sum())]
-
-    def part(self, at: list[int]) -> Problem:
-        """Return the problems of a batch at the indices `at`."""
-        raise NotImplementedError(f"{type(self).__name__} is a single problem.")
+    def objective(self, unknowns: Float[Tensor, " unknowns"]) -> float:
+        """Return F(u); values that are not finite count as infinite."""
+        return float(self.residual(unknowns).square().sum())

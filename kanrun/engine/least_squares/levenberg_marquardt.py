@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt for any nonlinear least squares problem, or a batch of problems side by side.
+"""Levenberg-Marquardt for any nonlinear least squares problem.
 
 A step solves the damped linear problem, with S scaling columns to unit norm, which makes the
 damping mu free of units:
@@ -9,21 +9,18 @@ The normal equations are solved by Cholesky, or by conjugate gradients if their 
 large. A *quick*
 step follows the gain ratio: one damping after the other, each solved once (Marquardt 1963; Nielsen
 1999). A *damping search* tries several dampings on one linearisation, and bends the step by
-geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885). Batches take quick steps only.
+geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from math import inf, isfinite, nan
+from math import inf, isfinite
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from numpy import ndarray
+from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.least_squares.least_squares_problem import Linearisation, Problem, StackedRows
@@ -39,9 +36,8 @@ ACCELERATION_RANGE = (1e-3, 4.0)
 MATRIX_UNKNOWNS = 6000
 #: Relative residual at which conjugate gradients stops, and its maximum number of iterations.
 CG_TOLERANCE, CG_MAX_ITERATIONS = 1e-8, 60
-#: Where rounding leaves no Cholesky factor: factors of the damping, and what is added to it; NaN
-#: solutions at last.
-RETRIES = ((30.0, 1e-13), (1000.0, 1e-12), (0.0, nan))
+#: Where rounding leaves no Cholesky factor: factors of the damping, and what is added to it.
+RETRIES = ((30.0, 1e-13), (1000.0, 1e-12))
 #: Squared column norms count as at least this fraction of the largest one; and the smallest
 #: divisor.
 SMALLEST_COLUMN, TINY = 1e-30, 1e-300
@@ -88,42 +84,23 @@ class StoppingCriteria:
 
 @dataclass(frozen=True)
 class State:
-    """The state of an iteration.
+    """The state of an iteration."""
 
-    Unknowns, and one entry for each problem of a batch (else one) of the others.
-    """
-
-    unknowns: Float[Tensor, "... unknowns"]
-    loss: Float[ndarray, " problems"]
-    damping: Float[ndarray, " problems"]
+    unknowns: Float[Tensor, " unknowns"]
+    loss: float
+    damping: float
     #: Whether the last step lowered the objective.
-    improved: Bool[ndarray, " problems"]
+    improved: bool
     #: Largest squared column norms so far, if columns can vanish.
     max_squared_norms: Float[Tensor, " unknowns"] | None = None
-    #: Number of dampings tried so far.
-    n_trials: int = 0
-
-    def part(self, at: list[int]) -> State:
-        """Return the state of the problems of a batch at `at`."""
-        return replace(self, **{name: getattr(self, name)[at] for name in _BATCHED})
-
-    def updated(self, at: list[int], part: State) -> State:
-        """Return this state with `part` at the indices `at`."""
-        new = deepcopy({name: getattr(self, name) for name in _BATCHED})
-        for name, values in new.items():
-            values[at] = getattr(part, name)
-        return replace(part, **new)
 
 
-_BATCHED = ("unknowns", "loss", "damping", "improved")
-
-
-def begin(problem: Problem, policy: LMPolicy, damping: Sequence[float] | None = None) -> State:
-    """Return the state before the first step; `damping` of each problem replaces the policy's."""
-    loss = np.array(problem.objective(problem.unknowns))
-    finite = np.isfinite(loss)
-    first = np.full(len(loss), policy.damping) if damping is None else np.array(damping)
-    return State(problem.unknowns, np.where(finite, loss, inf), first, finite)
+def begin(problem: Problem, policy: LMPolicy, damping: float | None = None) -> State:
+    """Return the state before the first step; `damping` replaces the policy's."""
+    loss = problem.objective(problem.unknowns)
+    loss = loss if isfinite(loss) else inf
+    first = policy.damping if damping is None else damping
+    return State(problem.unknowns, loss, first, loss < inf)
 
 
 def step(problem: Problem, state: State, policy: LMPolicy) -> State:
@@ -139,72 +116,53 @@ def minimise(
     problem: Problem,
     policy: LMPolicy,
     stopping: StoppingCriteria,
-    damping: Sequence[float] | None = None,
+    damping: float | None = None,
     ended: Callable[[], bool] = lambda: False,
 ) -> tuple[State, int]:
     """Minimise the loss; return the final state and the number of steps.
 
-    Each problem of a batch stops separately. `ended` is called before each step.
+    `ended` is called before each step.
     """
-    state = begin(problem, policy, damping)
-    slow = np.zeros(len(state.loss), dtype=int)
+    state, slow = begin(problem, policy, damping), 0
     for taken in range(stopping.max_steps):
         before = state.loss
-        going = state.improved & (before > stopping.target_loss) & (slow < stopping.patience)
-        if not going.any() or ended():
+        settled = not state.improved or slow >= stopping.patience
+        if settled or before <= stopping.target_loss or ended():
             return state, taken
-        if going.all():
-            state = step(problem, state, policy)
-        else:  # in a batch only
-            at = np.flatnonzero(going).tolist()
-            state = state.updated(at, step(problem.part(at), state.part(at), policy))
-        slow = np.where(state.loss > (1 - stopping.rtol) * before, slow + 1, 0)
+        state = step(problem, state, policy)
+        slow = slow + 1 if state.loss > (1 - stopping.rtol) * before else 0
     return state, stopping.max_steps
 
 
 def _quick_step(
     problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
 ) -> State:
-    unknowns, loss, damping = state.unknowns, state.loss, state.damping
-    improved, last, trials = np.zeros(len(loss), dtype=bool), False, 0
-    while trials < policy.max_trials and not last:
-        move = -equations.solver(damping)(equations.gradient)
-        moved = unknowns + move
-        values = np.array(problem.objective(moved))
-        lower = ~improved & (values < loss)
-        last = bool((improved | lower | (damping >= policy.max_damping)).all())
-        if lower.all():
-            unknowns = moved
-        elif lower.any():
-            unknowns = torch.where(moved.new_tensor(lower)[:, None] > 0, moved, unknowns)
-        expected = -(equations.gradient * move).sum(-1).reshape(-1).numpy(force=True)
-        with np.errstate(all="ignore"):  # objectives may be infinite
-            gain = (loss - values) / np.maximum(expected, TINY)
-        divisor = np.select(
-            [gain > least for least, _ in policy.damping_decrease],
-            [by for _, by in policy.damping_decrease],
-            1.0,
-        )
-        raised = np.where(improved, damping, damping * policy.damping_increase)
-        damping = np.where(lower, damping / divisor, raised)
-        damping = damping.clip(policy.min_damping, policy.max_damping)
-        loss, improved = np.where(lower, values, loss), improved | lower
-        trials += 1
-    norms = state.max_squared_norms
-    return State(unknowns, loss, damping, improved, norms, state.n_trials + trials)
+    mu, gradient = state.damping, equations.gradient
+    for _ in range(policy.max_trials):
+        move = -equations.solver(mu)(gradient)
+        loss = problem.objective(state.unknowns + move)
+        if loss < state.loss:
+            gain = (state.loss - loss) / max(-float(gradient @ move), TINY)
+            divisor = next((by for least, by in policy.damping_decrease if gain > least), 1.0)
+            mu = min(max(mu / divisor, policy.min_damping), policy.max_damping)
+            return replace(state, unknowns=state.unknowns + move, loss=loss, damping=mu)
+        if mu >= policy.max_damping:
+            break
+        mu = min(max(mu * policy.damping_increase, policy.min_damping), policy.max_damping)
+    return replace(state, damping=mu, improved=False)
 
 
 def _searched_step(
     problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
 ) -> State:
     """Take smaller dampings while they help, or larger ones until one does."""
-    start, mu = float(state.loss[0]), float(state.damping[0])
-    path = _Path(problem, equations, state)
-    best = path.at(mu)
+    start, mu = state.loss, state.damping
+    at = partial(_damped_step, problem, equations, state)
+    best = at(mu)
     if best[0] < start:
         for _ in range(MAX_DECREASES):
             lower = max(mu / 10, policy.min_damping)
-            trial = path.at(lower) if lower < mu else best
+            trial = at(lower) if lower < mu else best
             if not trial[0] < best[0]:
                 break
             gained, best, mu = best[0] - trial[0], trial, lower
@@ -213,126 +171,95 @@ def _searched_step(
     else:
         for attempt in range(MAX_INCREASES):
             mu = min(max(mu, 1e-12) * (10 if attempt < 3 else 100), policy.max_damping)
-            best = path.at(mu)
+            best = at(mu)
             if best[0] < start:
                 break
         else:
-            return replace(state, improved=np.array([False]), n_trials=path.n_trials)
-    return replace(
-        state,
-        unknowns=state.unknowns + best[1],
-        loss=np.array([best[0]]),
-        damping=np.array([mu]),
-        improved=np.array([True]),
-        n_trials=path.n_trials,
-    )
+            return replace(state, improved=False)
+    return replace(state, unknowns=state.unknowns + best[1], loss=best[0], damping=mu)
 
 
-class _Path:
-    """The objective of one problem along the steps that dampings lead to, straight or bent."""
+def _damped_step(
+    problem: Problem, equations: NormalEquations, state: State, mu: float
+) -> tuple[float, Tensor]:
+    """Return the objective after the step of damping `mu`, straight or bent, and the step."""
 
-    def __init__(self, problem: Problem, equations: NormalEquations, state: State) -> None:
-        self.problem, self.equations, self.state = problem, equations, state
-        self.n_trials = state.n_trials
-
-    def at(self, mu: float) -> tuple[float, Tensor]:
-        """Return objective and step of damping `mu`, straight or bent."""
-        solve = self.equations.solver(np.array([mu]))
-        best = self._tried(-solve(self.equations.gradient))
-        low, high = (bound * self.state.loss[0] for bound in ACCELERATION_RANGE)
-        if low < best[0] < high:
-            bent = self._tried(best[1] + 0.5 * self._acceleration(solve, best[1]))
-            best = min(best, bent, key=lambda trial: trial[0])
-        return best
-
-    def _tried(self, move: Tensor) -> tuple[float, Tensor]:
-        self.n_trials += 1
-        loss = self.problem.objective(self.state.unknowns + move)[0]
+    def tried(move: Tensor) -> tuple[float, Tensor]:
+        loss = problem.objective(state.unknowns + move)
         return loss if isfinite(loss) else inf, move
 
-    def _acceleration(self, solve: Solve, move: Tensor) -> Tensor:
-        """Return -(J^T J)^-1 J^T r'', r'' the second directional derivative of the residuals."""
-        linear, h = self.equations.linear, ACCELERATION_STEP
-        # Single problems have rows and residuals.
-        assert linear.rows is not None and linear.residual is not None  # noqa: PT018
-        there = self.problem.residual(self.state.unknowns + h * move)
+    solve = equations.solver(mu)
+    best = tried(-solve(equations.gradient))
+    low, high = (bound * state.loss for bound in ACCELERATION_RANGE)
+    if low < best[0] < high:
+        # The acceleration is -(J^T J)^-1 J^T r'', r'' the second directional derivative of r.
+        linear, h, move = equations.linear, ACCELERATION_STEP, best[1]
+        there = problem.residual(state.unknowns + h * move)
         second = 2 * (there - linear.residual - h * linear.rows.times(move)) / h**2
-        return -solve(self.equations.free(linear.rows.transposed(second)))
+        acceleration = -solve(equations.free(linear.rows.transposed(second)))
+        best = min(best, tried(move + 0.5 * acceleration), key=lambda trial: trial[0])
+    return best
 
 
 class NormalEquations:
-    """J^T J d = -J^T r with unit columns, for one problem or a batch (`...` problems).
+    """J^T J d = -J^T r with unit columns.
 
-    Squared column norms given (..., unknowns) count if they are larger than the present ones;
+    Squared column norms given (unknowns,) count if they are larger than the present ones;
     `squared_norms` are those used. `gradient` is J^T r, zero for frozen unknowns.
     """
 
     def __init__(self, linear: Linearisation, squared_norms: Tensor | None = None) -> None:
-        self.linear = linear
-        self.gradient = self.free(linear.gradient)
-        matrix = linear.gram
+        self.linear, rows = linear, linear.rows
+        self.gradient = self.free(rows.transposed(linear.residual))
         self._bands: Tensor | None = None
-        if matrix is None:
-            assert linear.rows is not None
-            if isinstance(linear.rows, StackedRows) and linear.rows.banded:
-                self._bands = linear.rows.gram()
-                diagonal = self._bands[0]
-            elif linear.rows.unknowns <= MATRIX_UNKNOWNS:
-                matrix = linear.rows.gram()
-                if linear.frozen is not None:
-                    matrix[linear.frozen, :] = 0
-                    matrix[:, linear.frozen] = 0
-            else:
-                diagonal = linear.rows.squares()
-        if matrix is not None:
-            diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+        self._matrix: Tensor | None = None
+        if isinstance(rows, StackedRows) and rows.banded:
+            self._bands = rows.gram()
+            diagonal = self._bands[0]
+        elif rows.unknowns <= MATRIX_UNKNOWNS:
+            self._matrix = rows.gram()
+            diagonal = self._matrix.diagonal()
+        else:
+            diagonal = rows.squares()
         diagonal = self.free(diagonal)
         norms = diagonal.clone() if squared_norms is None else diagonal.maximum(squared_norms)
-        least = (SMALLEST_COLUMN * norms.amax(-1, keepdim=True)).clamp(min=TINY)
+        least = (SMALLEST_COLUMN * norms.amax()).clamp(min=TINY)
         self.squared_norms, self.scale = norms, torch.maximum(norms, least).rsqrt()
         self._diagonal = torch.where(norms > least, diagonal / norms, 1.0)
-        self._matrix = None
-        if matrix is not None:
-            self._matrix = (matrix * self.scale[..., None]).mul_(self.scale[..., None, :])
+        if self._matrix is not None:
+            if linear.frozen is not None:
+                self._matrix[linear.frozen, :] = 0
+                self._matrix[:, linear.frozen] = 0
+            self._matrix.mul_(self.scale[:, None]).mul_(self.scale)
 
     def free(self, g: Tensor) -> Tensor:
         """Return `g` with zeros for frozen unknowns."""
         return g if self.linear.frozen is None else g.masked_fill(self.linear.frozen, 0)
 
-    def solver(self, damping: Float[ndarray, " problems"]) -> Solve:
-        """Return the map from right-hand sides to solutions for the damping of each problem.
-
-        See RETRIES for matrices without a factor.
-        """
+    def solver(self, damping: float) -> Solve:
+        """Return the map from right-hand sides to solutions; see RETRIES for lost factors."""
+        scale = self.scale
         if self._bands is not None:
             from kanrun.engine.least_squares.banded import BandedFactor
 
-            banded = BandedFactor.of(self._bands, self._diagonal, self.scale, float(damping[0]))
-            return partial(self._by_conjugate_gradients, float(damping[0]), banded.solve)
+            banded = BandedFactor.of(self._bands, self._diagonal, scale, damping)
+            return partial(self._by_conjugate_gradients, damping, banded.solve)
         if self._matrix is None:
-            return partial(
-                self._by_conjugate_gradients, float(damping[0]), lambda g: self.scale**2 * g
-            )
-        tried, entries = damping, self._matrix.diagonal(dim1=-2, dim2=-1)
-        for factor, added in RETRIES:
-            mu = float(tried[0]) if len(tried) == 1 else entries.new_tensor(tried)[:, None]
-            torch.add(self._diagonal, mu, out=entries)
+            return partial(self._by_conjugate_gradients, damping, lambda g: scale**2 * g)
+        for mu in (damping, *(factor * damping + added for factor, added in RETRIES)):
+            torch.add(self._diagonal, mu, out=self._matrix.diagonal())
             lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
-            if not failed.any():
+            if not failed:
                 break
-            bad = failed.reshape(-1).numpy(force=True) != 0
-            tried = np.where(bad, factor * damping + added, tried)
-        scale = self.scale
-        return lambda g: scale * torch.cholesky_solve((scale * g)[..., None], lower)[..., 0]
+        return lambda g: scale * torch.cholesky_solve((scale * g)[:, None], lower)[:, 0]
 
     def _by_conjugate_gradients(self, damping: float, near: Solve, g: Tensor) -> Tensor:
-        """Solve one problem by products with its rows; `near` solves nearly the same equations.
+        """Solve by products with the rows; `near` solves nearly the same equations.
 
         The factor of normal equations in bands has lost the digits of smooth functions where the
         equation has a high order or the grid is fine; the iteration restores them.
         """
         rows = self.linear.rows
-        assert rows is not None
         solution, residual, direction = torch.zeros_like(g), g, near(g)
         first = size = float(residual @ direction)
         for _ in range(CG_MAX_ITERATIONS):

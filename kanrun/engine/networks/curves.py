@@ -7,8 +7,6 @@ continue as polynomials, the B-spline linearly.
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, field
 from math import comb
 from typing import Any
 
@@ -19,12 +17,6 @@ from torch import Tensor, nn
 from kanrun.engine.least_squares import DenseRows
 from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import Grid, dense_rows, local_basis, uniform_breakpoints
-from kanrun.errors import UsageError
-
-HIGHEST_DEGREE = 1000  # of Bernstein polynomials
-#: Numbers of a basis that is remembered, and how many are: training asks for those of its training,
-#: validation and test points at every step.
-MOST_REMEMBERED, REMEMBERED = 1_000_000, 4
 
 
 class Curve(Network):
@@ -41,27 +33,14 @@ class Curve(Network):
         raise TypeError("a Curve has no basis of its own")
 
     def forward(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch out"]:
-        return self._remembered(x) @ self.coefficients
-
-    def _remembered(self, x: Tensor) -> Tensor:
-        """Return the basis at x, computed once for samples while nothing is differentiated."""
-        functions = self.coefficients.shape[0]
-        if torch.is_grad_enabled() or x.numel() * functions > MOST_REMEMBERED:
-            return self.basis(x)
-        try:
-            place = x.data_ptr()
-        except RuntimeError:  # under a transform of torch.func
-            return self.basis(x)
-        samples = (place, x.shape, x.stride(), x.dtype, x.device, x._version)
-        curve = (self.kind, functions, vars(self).get("degree"), *self.domain[0].tolist())
-        return _basis_at(_Asked(self, x, (*curve, *samples)))
+        return self.basis(x) @ self.coefficients
 
     def linearise(
         self, x: Float[Tensor, "samples 1"]
     ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
         """Return (f(x), J): a curve is linear in its coefficients, d y_o / d c_fo = basis_f."""
         with torch.no_grad():
-            basis = self._remembered(x)
+            basis = self.basis(x)
             each = torch.eye(self.coefficients.shape[1], dtype=x.dtype, device=x.device)
             rows = (basis[:, None, :, None] * each[None, :, None, :]).flatten(2)
             return basis @ self.coefficients, DenseRows(rows.flatten(0, 1))
@@ -106,20 +85,6 @@ class Curve(Network):
         return cls(description["functions"], description["outputs"], domain, **extra)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A curve and samples, which are held so that no others come to their place in memory."""
-
-    curve: Curve = field(compare=False)
-    x: Tensor = field(compare=False)
-    key: tuple[object, ...]
-
-
-@functools.lru_cache(REMEMBERED)
-def _basis_at(asked: _Asked) -> Tensor:
-    return asked.curve.basis(asked.x)
-
-
 class Polynomial(Curve):
     """A polynomial of degree `functions` - 1 in the well-conditioned Chebyshev basis."""
 
@@ -139,13 +104,8 @@ class Polynomial(Curve):
 def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch functions"]:
     """Return the Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u, in u's precision.
 
-    Raises UsageError for a degree outside 0..1000: the largest binomial coefficients of higher
-    degrees exceed float64.
+    The largest binomial coefficients of degrees above 1000 exceed float64.
     """
-    if not 0 <= degree <= HIGHEST_DEGREE:
-        raise UsageError(
-            f"Bernstein polynomials have a degree from 0 to {HIGHEST_DEGREE}, not {degree}."
-        )
     # In float64: the binomial coefficients of degrees above 130 exceed float32.
     t = u.double().unsqueeze(-1)
     index = torch.arange(degree + 1, dtype=t.dtype, device=t.device)
@@ -155,10 +115,7 @@ def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch 
 
 
 class Bezier(Curve):
-    """A Bezier curve of degree `functions` - 1: coefficients are its control points.
-
-    Its basis raises UsageError for more than 1001 functions.
-    """
+    """A Bezier curve of degree `functions` - 1: coefficients are its control points."""
 
     kind = "bezier"
 

@@ -1,20 +1,19 @@
-"""Networks of spline layers under training: unknowns, Jacobian, grids and widths."""
+"""Networks of spline layers under training: unknowns, Jacobian, grids."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from math import sqrt
 from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from kanrun.engine.layers import EdgesAt, SplineLayer, linearised, nodes_of
+from kanrun.engine.layers import SplineLayer, linearised, nodes_of
 from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
-from kanrun.engine.networks.network import InputGrid, Network, Regridded, halved
+from kanrun.engine.networks.network import InputGrid, Network, Regridded
 from kanrun.engine.splines import (
     breakpoints_from_data,
     breakpoints_within,
@@ -66,11 +65,6 @@ class EdgeNetwork(Network):
         layers = self.edge_layers
         return (*(layer.inputs for layer in layers), layers[-1].outputs)
 
-    @property
-    def active_shape(self) -> tuple[int, ...]:
-        hidden = (int(layer.mask.any(0).sum()) for layer in self.edge_layers[1:])
-        return (self.shape[0], *hidden, self.shape[-1])
-
     def count(self) -> int:
         """Return the number of trained numbers, without those of pruned edges."""
         total = 0
@@ -105,15 +99,12 @@ class EdgeNetwork(Network):
         return found
 
     def linearise(
-        self, x: Float[Tensor, "samples inputs"], first: EdgesAt | None = None
+        self, x: Float[Tensor, "samples inputs"]
     ) -> tuple[Float[Tensor, "samples out"], LocalRows]:
-        """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids.
-
-        `first` are the bases of the first layer at x, which its coefficients do not change.
-        """
+        """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids."""
         with torch.no_grad():
             layers = [layer.edges for layer in self.edge_layers]
-            bases, y, rows = linearised(layers, self.products, x, first)
+            bases, y, rows = linearised(layers, self.products, x)
             columns, start = [], 0
             for layer, at in zip(layers, bases, strict=True):
                 columns.append(layer.columns(at, start))
@@ -209,30 +200,3 @@ class EdgeNetwork(Network):
         size = max(largest_but_rare(before), torch.finfo(before.dtype).tiny)
         change = largest_but_rare(after - before) / size
         return Regridded(new, methods.pop() if len(methods) == 1 else "both", change)
-
-    def subnetworks(self) -> list[tuple[int, ...]]:
-        """Return the shape, then its hidden widths halved (rounded up) until all are 1."""
-        return [self.shape] if any(self.products) else halved(self.shape)
-
-    def subnetwork(self, shape: Sequence[int]) -> Network:
-        """Return the sub-network of the first nodes of each hidden layer.
-
-        Coefficients grow by the square root of the fan-in lost, so that a fresh network stays one
-        of the same scale.
-        """
-        if any(self.products):
-            return super().subnetwork(shape)
-        narrow = self._resized(shape)
-        with torch.no_grad():
-            for layer, old in zip(narrow.edge_layers, self.edge_layers, strict=True):
-                layer.coefficients.mul_(sqrt(old.inputs / layer.inputs))
-        return narrow
-
-    def padded(self, shape: Sequence[int]) -> Network:
-        return super().padded(shape) if any(self.products) else self._resized(shape)
-
-    def _resized(self, shape: Sequence[int]) -> EdgeNetwork:
-        ends = zip(self.edge_layers, shape[:-1], shape[1:], strict=True)
-        layers = [layer.resized(inputs, outputs) for layer, inputs, outputs in ends]
-        network: EdgeNetwork = self.of_layers(layers)
-        return network

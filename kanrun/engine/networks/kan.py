@@ -255,8 +255,7 @@ class KAN(EdgeNetwork):
             x: Samples, shape (samples, inputs).
             l1: Weight of the L1 norm.
             entropy: Weight of the entropy.
-            kind: Norm m_e: the mean of |phi| (`mean_abs`) or the root mean square (`rms`), which
-                makes no tensor of samples x outputs x inputs.
+            kind: Norm m_e: the mean of |phi| (`mean_abs`) or the root mean square (`rms`).
         """
         total = torch.zeros((), dtype=x.dtype, device=x.device)
         for layer, products in zip(self.edge_layers, self.products, strict=True):

@@ -118,27 +118,20 @@ class MLP(Network):
 
         d y / d W = (d y / d z) (inputs of the layer), z the sums before activation.
         """
-        act, reaching, slopes = ACTIVATIONS[self.activation], [x], list[Tensor]()
-        for layer in self.linear[:-1]:
-            with torch.no_grad():
-                before: Tensor = layer(reaching[-1])
-            with torch.enable_grad():
-                after = act(before.requires_grad_())
-                slopes += torch.autograd.grad(after.sum(), before)
-            reaching.append(after.detach())
-        with torch.no_grad():
-            y: Tensor = self.linear[-1](reaching[-1])
-        upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(y.shape[0], -1, -1)
+        act, reaching, sums = ACTIVATIONS[self.activation], [x.detach().requires_grad_()], []
+        with torch.enable_grad():
+            for linear in self.linear:
+                sums.append(linear(reaching[-1]))
+                reaching.append(act(sums[-1]))
+            outputs = sums[-1].T
+            slopes = [torch.autograd.grad(y.sum(), sums, retain_graph=True) for y in outputs]
         columns: list[Tensor] = []
-        with torch.no_grad():
-            for number in range(len(self.linear) - 1, -1, -1):
-                weight, bias = self.linear[number].parameters()
-                if bias.requires_grad:
-                    columns.append(upstream)
-                if weight.requires_grad:
-                    columns.append(
-                        (upstream[..., None] * reaching[number][:, None, None, :]).flatten(2)
-                    )
-                if number:
-                    upstream = (upstream @ weight) * slopes[number - 1][:, None]
-        return y, DenseRows(torch.cat(columns[::-1], dim=-1).flatten(0, 1))
+        by_layer = zip(*slopes, strict=True)
+        for linear, before, each in zip(self.linear, reaching, by_layer, strict=False):
+            weight, bias = linear.parameters()
+            upstream, inputs = torch.stack(each, 1), before.detach()[:, None, None, :]
+            if weight.requires_grad:
+                columns.append((upstream[..., None] * inputs).flatten(2))
+            if bias.requires_grad:
+                columns.append(upstream)
+        return sums[-1].detach(), DenseRows(torch.cat(columns, dim=-1).flatten(0, 1))

@@ -12,7 +12,6 @@ numbers:
     splines);
 - grid schedules: `intervals`, `unknowns_at`, `refined`, `regrid`, `covers` (no grids: the network
     itself);
-- the choice of a width: `subnetworks`, `subnetwork`, `padded`, `active_shape` (its only shape);
 - models with a closed form: `fit_linear` (none).
 """
 
@@ -29,18 +28,8 @@ from torch import Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import DenseRows, LocalRows
-from kanrun.errors import UsageError
 
 InputGrid = Literal["keep", "within", "follow"]
-
-
-def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return `shape`, then its hidden widths halved (rounded up) until all are 1."""
-    shapes = [tuple(shape)]
-    while max(shapes[-1][1:-1], default=1) > 1:
-        last = shapes[-1]
-        shapes.append((last[0], *((width + 1) // 2 for width in last[1:-1]), last[-1]))
-    return shapes
 
 
 @dataclass(frozen=True)
@@ -247,30 +236,6 @@ class Network(nn.Module):
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
         """Return whether activations of `x` lie in the hidden grids and fill `share` of each."""
         return True
-
-    # -------------------- widths
-
-    def subnetworks(self) -> list[tuple[int, ...]]:
-        """Return the shapes that the choice of a width tries, its own first."""
-        return [self.shape]
-
-    def subnetwork(self, shape: Sequence[int]) -> Network:
-        """Return a network of one of `subnetworks()`, from this one's numbers."""
-        return self._of_shape(shape, "has no narrower form of")
-
-    def padded(self, shape: Sequence[int]) -> Network:
-        """Return the same function in a network of widths `shape` with pruned additional nodes."""
-        return self._of_shape(shape, "cannot be padded to")
-
-    def _of_shape(self, shape: Sequence[int], cannot: str) -> Network:
-        if tuple(shape) != self.shape:
-            raise UsageError(f"A network of kind {self.kind} {cannot} widths {tuple(shape)}.")
-        return self
-
-    @property
-    def active_shape(self) -> tuple[int, ...]:
-        """The widths without hidden nodes that no alive edge leaves."""
-        return self.shape
 
     # -------------------- closed form
 

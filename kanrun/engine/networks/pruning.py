@@ -1,9 +1,8 @@
 """Magnitudes of the edges of a KAN on data, terms of sparsity penalties, and pruning.
 
-Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), from second moments of the basis and
-the base, which are (inputs, G + k, k + 1) numbers a batch, so that no tensor of samples x outputs x
-inputs is made. `mean_abs`, the paper's mean |phi| (arXiv 2404.19756, eq. 2.17), is computed on a
-chunk of samples at a time, and again for the gradients.
+Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), or `mean_abs`, the paper's mean
+|phi| (arXiv 2404.19756, eq. 2.17). Both are computed on a chunk of samples at a time, and again for
+the gradients, so that no tensor of all samples x outputs x inputs is made.
 
 The *magnitude* of an edge is the standard deviation of its output on the data. Every output has
 score 1. A node's score is distributed over the edges into it in proportion to their magnitudes, and
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -25,9 +25,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kanrun.engine.layers import SplineLayer, base_values, check_samples, of_sums
+from kanrun.engine.layers import SplineLayer, check_samples, of_sums
 from kanrun.engine.networks.network import Network
-from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
 
 N = TypeVar("N", bound=Network)
@@ -37,6 +36,9 @@ EPSILON = 1e-12
 #: Fractions of norms count as at least this in the entropy, which keeps the logarithm finite for
 #: zero edges.
 LEAST_SHARE = 1e-12
+#: Power of |phi| of which each norm has the mean, and numbers of a layer's edges that it needs.
+POWERS = {"rms": 2, "mean_abs": 1}
+NUMBERS = ("knots", "coefficients", "base_weight", "spline_weight")
 #: Maximum number of edge values in a chunk.
 CHUNK = 1 << 20
 #: Fraction by which the validation error may grow when edges are pruned.
@@ -55,16 +57,20 @@ def edge_norms(
     check_samples(x, layer.inputs, layer.knots)
     if x.shape[0] == 0:
         raise UsageError("Norms of edges need at least one sample.")
-    if kind == "rms":
-        return _root_mean_square(layer, x)
-    if kind != "mean_abs":
+    if kind not in POWERS:
         raise UsageError(f"{kind!r} is not a valid norm of edges. Choose rms or mean_abs.")
-    total = x.new_zeros(layer.mask.shape)
-    for part in x.split(max(1, CHUNK // layer.mask.numel())):
+    # In float64: the parts of an edge may cancel.
+    fine = {name: getattr(layer.edges, name).double() for name in NUMBERS}
+    edges = replace(layer.edges, **fine)
+    total = torch.zeros_like(edges.base_weight)
+    for part in x.double().split(max(1, CHUNK // layer.mask.numel())):
         total = total + checkpoint(
-            lambda at: layer.edge_values(at).abs().sum(0), part, use_reentrant=False
+            lambda at: edges.values(edges.at(at)).abs().pow(POWERS[kind]).sum(0),
+            part,
+            use_reentrant=False,
         )
-    return total / x.shape[0]
+    mean = total / x.shape[0]
+    return ((mean + EPSILON).sqrt() if kind == "rms" else mean).to(x.dtype)
 
 
 def edge_penalty(
@@ -75,40 +81,6 @@ def edge_penalty(
     size = norms.sum()
     shares = (norms / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(min=LEAST_SHARE)
     return l1 * size - entropy * (shares * shares.log()).sum()
-
-
-def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:
-    # In float64 from the inputs on: if the parts of an edge cancel, only roundings of their squares
-    # would remain.
-    base_weight, spline_weight = (weight.double() for weight in layer.scales())
-    spline = layer.coefficients.double() * spline_weight[..., None]
-    grid, at = layer.grid.double(), x.double()
-    basis, interval = local_basis(at, grid)
-    base = base_values(layer.spec.base, grid, at)
-    square = base_weight.square() * base.square().sum(0)
-    # The basis overlaps itself over at most k functions: its Gram matrix is k + 1 diagonals.
-    for distance in range(grid.degree + 1):
-        reach = grid.functions - distance
-        pairs = basis[..., : grid.degree + 1 - distance] * basis[..., distance:]
-        moments = _per_function(pairs, interval, grid.functions)[:, :reach]
-        overlap = (spline[..., :reach] * spline[..., distance:] * moments).sum(-1)
-        square = square + (overlap if distance == 0 else 2 * overlap)
-    cross = _per_function(basis * base[..., None], interval, grid.functions)
-    square = square + 2 * base_weight * (spline * cross).sum(-1)
-    # Sums that cancel to zero may round below it.
-    return (square.clamp(min=0) / x.shape[0] + EPSILON).sqrt().to(x.dtype)
-
-
-def _per_function(terms: Tensor, interval: Tensor, functions: int) -> Tensor:
-    """Sum terms (samples, inputs, p) of functions interval, interval + 1, ... over samples.
-
-    (inputs, functions).
-    """
-    inputs = interval.shape[1]
-    first = interval + torch.arange(inputs, device=interval.device) * functions
-    index = first[..., None] + torch.arange(terms.shape[-1], device=interval.device)
-    flat = terms.new_zeros(inputs * functions).index_add(0, index.reshape(-1), terms.reshape(-1))
-    return flat.view(inputs, functions)
 
 
 def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:

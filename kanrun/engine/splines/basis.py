@@ -16,8 +16,7 @@ arithmetic itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from fractions import Fraction
-from math import factorial
+from math import comb, factorial, perm
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from kanrun.engine.splines.knots import Grid, find_interval, interval_at, largest
+from kanrun.engine.splines.knots import Grid, find_interval, largest
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose
 #: digits.
@@ -47,31 +46,30 @@ class Place(NamedTuple):
     """Places of inputs in a grid; every tensor has the shape of the inputs.
 
     Attributes:
-        held: The nearest points of the domain.
-        beyond: The signed distances from them, clipped to +- `largest`.
-        interval: The intervals of `held`.
-        position: The positions in the interval, in [0, 1]; None unless the grid is uniform.
-        scale: Intervals per unit of each input; 1 unless the grid is uniform.
+        held: The nearest points of the domain; on a uniform grid their positions in the interval,
+            in [0, 1].
+        beyond: The signed distances from them, clipped to +- `largest`; in intervals if uniform.
+        interval: The intervals of the nearest points.
+        scale: Intervals per unit of each input; None unless the grid is uniform.
     """
 
     held: Tensor
     beyond: Tensor
     interval: Tensor
-    position: Tensor | None
-    scale: Tensor | float
+    scale: Tensor | None
 
 
 def locate(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
     """Return where x lies in the grid."""
-    low, high, limit = grid.low, grid.high, largest(x.dtype)
-    held = x.clamp(low, high)
-    beyond = (x - held).clamp(-limit, limit)
+    low, high, limit, last = grid.low, grid.high, largest(x.dtype), grid.intervals
     if not (grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE):
-        return Place(held, beyond, find_interval(held, grid), None, 1.0)
-    scale = grid.intervals / (high - low)
-    t = (held - low) * scale
-    interval = interval_at(t, grid.intervals)
-    return Place(held, beyond, interval, t - interval, scale)
+        held = x.clamp(low, high)
+        return Place(held, (x - held).clamp(-limit, limit), find_interval(held, grid), None)
+    scale = last / (high - low)
+    t = (x - low) * scale
+    held = t.clamp(0, last)
+    interval = held.long().clamp(0, last - 1)
+    return Place(held - interval, (t - held).clamp(-limit, limit), interval, scale)
 
 
 def local_basis(
@@ -83,7 +81,7 @@ def local_basis(
     """
     place = locate(x if is_traced() else x.detach(), grid)
     values = _derivative(x, place, grid, derivative)
-    if derivative and isinstance(place.scale, Tensor):
+    if derivative and place.scale is not None:
         values = values * place.scale[:, None] ** derivative
     return values, place.interval
 
@@ -107,8 +105,8 @@ class _LocalBasis(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         place, *_ = ctx.rest
-        slope = _derivative(*ctx.saved_tensors, *ctx.rest)
-        return (gradient * slope).sum(-1) * place.scale, None, None, None
+        slopes = (gradient * _derivative(*ctx.saved_tensors, *ctx.rest)).sum(-1)
+        return slopes if place.scale is None else slopes * place.scale, None, None, None
 
 
 _local_basis: Callable[[Tensor, Place, Grid, int], Tensor] = _LocalBasis.apply
@@ -121,32 +119,26 @@ def _plain(place: Place, grid: Grid, derivative: int) -> Tensor:
     """
     if derivative > grid.degree:
         return place.held.new_zeros(*place.held.shape, grid.degree + 1)
-    position = place.position
-    values = (
-        _recurrence(place, grid, derivative)
-        if position is None
-        else _uniform(place, position, grid, derivative)
-    )
+    values = (_recurrence if place.scale is None else _uniform)(place, grid, derivative)
     if grid.extrapolation == "zero" or derivative > (grid.extrapolation == "linear"):
         values = torch.where(place.beyond == 0, values, 0)
     return values.movedim(0, -1)
 
 
-def _uniform(place: Place, h: Tensor, grid: Grid, derivative: int) -> Tensor:
+def _uniform(place: Place, grid: Grid, derivative: int) -> Tensor:
     """Return a derivative by the position h: powers of h times a constant matrix.
 
     Linear continuation is built into the powers of the value: outside, h^m becomes
     h^(m-1) (h + m b) with b the distance in intervals.
     """
-    continued = not derivative and grid.extrapolation == "linear"
+    h, continued = place.held, not derivative and grid.extrapolation == "linear"
     powers = [torch.ones_like(h), h][: grid.degree - derivative + 1]
     while len(powers) <= grid.degree - derivative - continued:
         powers.append(powers[-1] * h)
     if continued:
-        beyond = place.beyond * place.scale
-        first, *others = (torch.add(h, beyond, alpha=m) for m in range(1, grid.degree + 1))
+        first, *others = (torch.add(h, place.beyond, alpha=m) for m in range(1, grid.degree + 1))
         powers[1:] = [first, *(other * low for other, low in zip(others, powers[1:], strict=False))]
-    weights = POWERS[grid.degree, derivative].to(h)
+    weights = POWERS[grid.degree, derivative, h.dtype == torch.float64].to(h)
     return (weights @ torch.stack(powers).flatten(1)).view(len(weights), *h.shape)
 
 
@@ -196,31 +188,25 @@ def widen(left: Tensor, right: Tensor) -> Tensor:
 def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...]:
     """Return derivatives of the local basis functions of a uniform grid as polynomials.
 
-    Row p, column i is the coefficient of u^p in function i, with u in [0, 1] the position in the
-    interval and unit spacing. From the recurrence in exact fractions: N_i^d(u) = (u + d - i)/d
-    N_{i-1}^{d-1} + (i + 1 - u)/d N_i^{d-1}, functions counted from the left of the interval.
+    Row p, column i is the coefficient of u^p in function i, counted from the left of the interval,
+    with u in [0, 1] the position in the interval and unit spacing. A value has the coefficients
+    binom(k, p) / k! sum_{s >= i} (-1)^(s - i) binom(k + 1, s - i) (k - s)^(k - p), k the degree.
+    Source: K. Qin, General matrix representations for B-splines, The Visual Computer 16 (2000).
     """
-    pieces: list[list[Fraction]] = [[Fraction(1)]]
-    for d in range(1, degree + 1):
-        zero = [Fraction(0)] * d
-        padded = [zero, *pieces, zero]
-        pieces = []
-        for i in range(d + 1):
-            left, right = padded[i], padded[i + 1]
-            new = [Fraction(0)] * (d + 1)
-            for p in range(d):
-                new[p] += (left[p] * (d - i) + right[p] * (i + 1)) / d
-                new[p + 1] += (left[p] - right[p]) / d
-            pieces.append(new)
-    return tuple(
-        tuple(float(piece[p] * (factorial(p) // factorial(p - derivative))) for piece in pieces)
-        for p in range(derivative, degree + 1)
-    )
+    k = degree
+
+    def coefficient(p: int, i: int) -> float:
+        terms = ((-1) ** m * comb(k + 1, m) * (k - i - m) ** (k - p) for m in range(k + 1 - i))
+        return comb(k, p) * perm(p, derivative) * sum(terms) / factorial(k)
+
+    powers = range(derivative, k + 1)
+    return tuple(tuple(coefficient(p, i) for i in range(k + 1)) for p in powers)
 
 
-#: Transposed `uniform_powers` by degree and derivative, (functions, powers).
+#: Transposed `uniform_powers` by degree, derivative and double precision, (functions, powers).
 POWERS = {
-    (k, r): torch.tensor(uniform_powers(k, r), dtype=torch.float64).T.contiguous()
+    (k, r, double): torch.tensor(uniform_powers(k, r), dtype=dtype).T.contiguous()
     for k in range(1, UNIFORM_MATRIX_DEGREE + 1)
     for r in range(k + 1)
+    for double, dtype in ((False, torch.float32), (True, torch.float64))
 }

@@ -16,7 +16,7 @@ Ramshaw, Blossoms are polar forms (1989), for the ends.
 
 from __future__ import annotations
 
-from math import factorial, sqrt
+from math import factorial
 
 import numpy as np
 import torch
@@ -104,23 +104,10 @@ def fit_coefficients(
     if x.numel() * grid.functions**2 > DENSE_WORK:
         found = _banded_solution(at, values, fine)
     if found is None:
-        found = _smallest_solution(design_matrix(at, fine), values)
+        design, right = design_matrix(at, fine).cpu(), values.cpu()
+        solved = torch.linalg.lstsq(design, right, rcond=RANK_TOLERANCE, driver="gelsd")
+        found = solved.solution.to(values)
     return found.permute(2, 0, 1).to(y.dtype)
-
-
-def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:
-    """Solve by QR or, if the triangle shows a lost rank, by the slower pseudo-inverse."""
-    if design.shape[1] >= design.shape[2]:
-        q, r = torch.linalg.qr(design)
-        diagonal = r.diagonal(dim1=-2, dim2=-1).abs()
-        if bool((diagonal.amin(-1) > sqrt(RANK_TOLERANCE) * diagonal.amax(-1)).all()):
-            exact: Tensor = torch.linalg.solve_triangular(r, q.mT @ values, upper=True)
-            return exact
-    left, singular, right = torch.linalg.svd(design, full_matrices=False)
-    keep = singular > RANK_TOLERANCE * singular.amax(-1, keepdim=True)
-    inverse = torch.where(keep, 1 / singular.where(keep, torch.ones_like(singular)), 0.0)
-    smallest: Tensor = right.mT @ (inverse[..., None] * (left.mT @ values))
-    return smallest
 
 
 def _banded_solution(

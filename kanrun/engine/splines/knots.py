@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -87,22 +88,11 @@ def largest(dtype: torch.dtype) -> float:
     return math.sqrt(torch.finfo(dtype).max)
 
 
-def interval_at(t: Tensor, intervals: int) -> Tensor:
-    """Return the interval of position `t` in the domain; the integer of NaN is arbitrary."""
-    return t.long().clamp(0, intervals - 1)
-
-
 def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:
-    """Return the index j in 0..G-1 of the interval that holds x (outside the grid.
+    """Return the index j in 0..G-1 of the interval that holds x.
 
-    The nearest one; NaN: any).
+    Outside the grid it is the nearest one; that of NaN is arbitrary.
     """
-    if grid.uniform and grid.degree > 0:
-        low, width = grid.low, grid.high - grid.low
-        return interval_at(
-            (x.clamp(low, grid.high) - low) * (grid.intervals / width), grid.intervals
-        )
-    # Steps jump at the breakpoints, so degree 0 is not left to the rounding of a division.
     inner = grid.knots[:, grid.degree + 1 : grid.degree + grid.intervals].contiguous()
     # Not -1, which is undefined without samples.
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
@@ -238,12 +228,8 @@ def _drawn(
     uniform = uniform_breakpoints(low - pad, high + pad, intervals)
     if adapt == 0.0:
         return uniform
-    count = order.shape[0]
-    levels = torch.linspace(0, 1, intervals + 1, dtype=order.dtype, device=order.device)
-    at = levels * (count - 1)
-    below = at.floor().long().clamp(max=max(count - 2, 0))
-    above = (below + 1).clamp(max=count - 1)
-    quantile = torch.lerp(order[below].T, order[above].T, (at - below).to(order.dtype))
+    levels = np.linspace(0, 1, intervals + 1)
+    quantile = order.new_tensor(np.quantile(order.numpy(force=True), levels, axis=0).T)
     quantile[:, 0], quantile[:, -1] = uniform[:, 0], uniform[:, -1]
     mixed = torch.lerp(uniform, quantile, adapt)
     # Intervals are widened to about the fraction `share` of the uniform one; the ends stay.

@@ -3,8 +3,7 @@
 Splines are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p]. `dense_rows`
 scatters the basis into rows of G + k for one matrix product: best for narrow grids. `weighted_rows`
 at `table_index` gathers only the k + 1 active coefficients, so its cost does not grow with G and no
-tensor of samples x inputs x out is made: best for wide grids. A basis that is dense already has
-`interval` None and may have leading dimensions, one for each of several networks side by side.
+tensor of samples x inputs x out is made: best for wide grids.
 
 Everything is differentiable to any order in the basis and in the coefficients.
 """
@@ -12,7 +11,6 @@ Everything is differentiable to any order in the basis and in the coefficients.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,29 +37,25 @@ def prefers_sparse(functions: int, degree: int) -> bool:
 
 
 def sums_of_splines(
-    basis: Float[Tensor, "... samples inputs terms"],
-    interval: Int[Tensor, "samples inputs"] | None,
-    table: Float[Tensor, "... out inputs functions"],
-) -> Float[Tensor, "... samples out"]:
+    basis: Float[Tensor, "samples inputs local"],
+    interval: Int[Tensor, "samples inputs"],
+    table: Float[Tensor, "out inputs functions"],
+) -> Float[Tensor, "samples out"]:
     """Return the sums over inputs of the splines with the coefficients `table`."""
-    functions = table.shape[-1]
-    large = interval is not None and (is_traced() or interval.numel() * functions > DENSE_NUMBERS)
-    if interval is not None and large and prefers_sparse(functions, basis.shape[-1] - 1):
-        index = table_index(interval, basis.shape[-1], functions)
+    functions, local = table.shape[-1], basis.shape[-1]
+    large = is_traced() or interval.numel() * functions > DENSE_NUMBERS
+    if large and prefers_sparse(functions, local - 1):
+        index = table_index(interval, local, functions)
         return weighted_rows(basis.flatten(1), table.flatten(1).T, index)
-    if interval is not None:
-        basis = dense_rows(basis, interval, functions)
-    return basis.flatten(-2) @ table.flatten(-2).mT
+    return dense_rows(basis, interval, functions).flatten(1) @ table.flatten(1).T
 
 
 def splines_of_edges(
-    basis: Float[Tensor, "... samples inputs terms"],
-    interval: Int[Tensor, "samples inputs"] | None,
-    table: Float[Tensor, "... out inputs functions"],
-) -> Float[Tensor, "... samples out inputs"]:
+    basis: Float[Tensor, "samples inputs local"],
+    interval: Int[Tensor, "samples inputs"],
+    table: Float[Tensor, "out inputs functions"],
+) -> Float[Tensor, "samples out inputs"]:
     """Return the splines with the coefficients `table`, without the sum over inputs."""
-    if interval is None:
-        return torch.einsum("...nif,...oif->...noi", basis, table)
     samples, inputs, local = basis.shape
     index = table_index(interval, local, table.shape[-1]).reshape(samples * inputs, local)
     values = weighted_rows(basis.flatten(0, 1), table.flatten(1).T, index)
@@ -173,9 +167,6 @@ class _Slope(torch.autograd.Function):
             one, other = (factors[i] for i in FACTORS if i != by)
             found.append(slope(by, one, other, index, ctx.rows) if needed[len(found)] else None)
         return None, *found, None, None
-
-
-_slope: Callable[[int, Tensor, Tensor, Tensor, int], Tensor] = _Slope.apply
 
 
 def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:

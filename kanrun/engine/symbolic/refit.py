@@ -109,11 +109,11 @@ class GraphFitting(Problem):
         """Return the graph with these parameters."""
         return self.graph.with_parameters(unknowns.numpy() * self._sizes)
 
-    def objective(self, unknowns: Tensor) -> list[float]:
+    def objective(self, unknowns: Tensor) -> float:
         count_work(COSTS.tried(len(self.graph.edges), len(unknowns), self.y.size))
         data = (self.at(unknowns)(self.x) - self.y) * self._factor
         penalty = self._rows @ unknowns.numpy()
-        return [float(data @ data + penalty @ penalty)]
+        return float(data @ data + penalty @ penalty)
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         count_work(COSTS.linearised(len(self.graph.edges), len(unknowns), self.y.size))
@@ -121,7 +121,7 @@ class GraphFitting(Problem):
         residual = np.concatenate([(value - self.y) * self._factor, self._rows @ unknowns.numpy()])
         jacobian = jacobian * self._factor[:, None] * self._sizes
         rows = np.concatenate([jacobian, self._rows])
-        return Linearisation.of(DenseRows(torch.from_numpy(rows)), torch.from_numpy(residual))
+        return Linearisation(DenseRows(torch.from_numpy(rows)), torch.from_numpy(residual))
 
 
 class ConstantsFitting(Problem):
@@ -151,7 +151,7 @@ class ConstantsFitting(Problem):
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         residual, rows = map(torch.from_numpy, self.linearised(unknowns.numpy()))
-        return Linearisation.of(DenseRows(rows), residual)
+        return Linearisation(DenseRows(rows), residual)
 
 
 def fit_constants(problem: ConstantsFitting) -> Array:
@@ -187,8 +187,8 @@ def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSetti
             stopping = StoppingCriteria(
                 settings.steps, settings.floor**2, settings.gain, settings.patience
             )
-            state, _ = minimise(problem, POLICY, stopping, [settings.damping])
-            graph = problem.at(state.unknowns) if state.n_trials else graph
+            state, _ = minimise(problem, POLICY, stopping, settings.damping)
+            graph = problem.at(state.unknowns)
         else:
             count_work(COSTS.tried(len(graph.edges), 0, y.size))
         residual = graph(x) - y

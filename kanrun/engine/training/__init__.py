@@ -21,7 +21,6 @@ from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.loop import Trained, fit, train
 from kanrun.engine.training.memory import INFORMATION, QuadraticMemory
 from kanrun.engine.training.plan import (
-    BUDGETS,
     GrowthPolicy,
     Plan,
     TrainingCost,

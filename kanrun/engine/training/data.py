@@ -135,10 +135,7 @@ def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> flo
     """
     if samples is None or len(samples) == 0:
         return None
-    return _error(predict(network, samples.x), samples, data)
-
-
-def _error(output: Tensor, samples: Samples, data: TrainingData) -> float:
+    output = predict(network, samples.x)
     if data.task == "regression":
         return _in_units(output - samples.y, samples, data)
     indicator = functional.one_hot(samples.y[:, 0].long(), output.shape[1]).to(output)
@@ -179,14 +176,9 @@ def explain_non_finite(network: nn.Module, samples: Samples) -> str:
 
 
 def measure(network: nn.Module, data: TrainingData) -> Errors:
-    """Return the errors of `network` on the three sets, by one pass over all their points."""
-    sets = (data.train, data.validation, data.test)
-    there = [each for each in sets if each is not None and len(each)]
-    parts = predict(network, torch.cat([each.x for each in there])).split([*map(len, there)])
-    outputs = iter(parts)
+    """Return the errors of `network` on the three sets."""
     train, *others = (
-        _error(next(outputs), each, data) if each is not None and len(each) else None
-        for each in sets
+        rmse(network, samples, data) for samples in (data.train, data.validation, data.test)
     )
     assert train is not None  # Data without training samples are rejected where they are made.
     return Errors(train, *others)

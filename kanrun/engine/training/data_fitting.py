@@ -33,7 +33,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kanrun.engine.layers import EdgesAt, traced
 from kanrun.engine.least_squares import (
     DenseRows,
     Linearisation,
@@ -43,9 +42,8 @@ from kanrun.engine.least_squares import (
     StackedRows,
 )
 from kanrun.engine.networks import Network
-from kanrun.engine.networks.edge_network import EdgeNetwork
 from kanrun.engine.splines import difference_bands, penalty_order
-from kanrun.engine.training.data import PREDICT_ROWS, Samples, output_scale, predict
+from kanrun.engine.training.data import Samples, output_scale, predict
 from kanrun.engine.training.memory import QuadraticMemory
 
 #: Numbers of the Jacobian that are held at once; at least those of one sample.
@@ -125,20 +123,10 @@ class DataFitting(Problem):
         self.unknowns = network.get_unknowns()
         self.columns_can_vanish = network.intervals is None
         self._factor = _residual_factor(samples, scale)
-        # While the unknowns move, the bases of the first layer stay as they are.
-        self._based: tuple[EdgeNetwork, EdgesAt] | None = None
-        if isinstance(network, EdgeNetwork) and len(samples) <= PREDICT_ROWS:
-            self._based = network, network.edge_layers[0].edges.at(samples.x)
 
     def residual(self, unknowns: Tensor) -> Tensor:
         self.network.set_unknowns(unknowns)
-        if self._based is None:
-            return self._residual(predict(self.network, self.samples.x), unknowns)
-        network, first = self._based
-        with torch.no_grad():
-            layers = [layer.edges for layer in network.edge_layers]
-            _, output = traced(layers, network.products, first.x, first)
-        return self._residual(output, unknowns)
+        return self._residual(predict(self.network, self.samples.x), unknowns)
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         self.network.set_unknowns(unknowns)
@@ -149,7 +137,7 @@ class DataFitting(Problem):
         pieces = max(1, x.shape[0] // max(1, JACOBIAN_NUMBERS // numbers))
         rows: Rows
         if pieces == 1:
-            output, rows = self._linearised()
+            output, rows = self.network.linearise(x)
             blocks = [rows.scaled(self._factor.reshape(-1, 1)), *others]
             if others:
                 rows = StackedRows(lambda: blocks, rows.unknowns)
@@ -166,13 +154,7 @@ class DataFitting(Problem):
             rows = StackedRows(streamed, unknowns.numel())
         residual = self._residual(output, unknowns)
         frozen = self._weakly_determined(rows, residual) if self.frozen is None else self.frozen
-        return Linearisation.of(rows, residual, frozen)
-
-    def _linearised(self) -> tuple[Tensor, LocalRows | DenseRows]:
-        if self._based is None:
-            return self.network.linearise(self.samples.x)
-        network, first = self._based
-        return network.linearise(first.x, first)
+        return Linearisation(rows, residual, frozen)
 
     def _residual(self, output: Tensor, unknowns: Tensor) -> Tensor:
         parts = [((output - self.samples.y) * self._factor).reshape(-1)]
@@ -203,23 +185,13 @@ def _residual_factor(samples: Samples, scale: float) -> Tensor:
     return factor if roots is None else (factor * roots).expand(samples.y.shape)
 
 
-@dataclass(frozen=True)
-class DegreesOfFreedom:
-    """Degrees of freedom of a fit.
-
-    `rank`, the parameters determined by data and penalty together; `effective`, those determined by
-    the data, tr((G + P)^+ G).
-    """
-
-    rank: int
-    effective: float
-
-
 def degrees_of_freedom(
     network: Network, samples: Samples, penalty: SmoothnessPenalty
-) -> DegreesOfFreedom:
+) -> tuple[int, float]:
     """Return the degrees of freedom for G = J'J on the samples and the penalty P.
 
+    They are the rank, the parameters determined by data and penalty together, and the effective
+    ones, tr((G + P)^+ G), determined by the data.
     Source: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, eq. 5.16.
     """
     exact = deepcopy(network).double()
@@ -230,7 +202,7 @@ def degrees_of_freedom(
     values, vectors = torch.linalg.eigh(whole)
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     effective = (((vectors.T @ gram) * vectors.T).sum(1)[kept] / values[kept]).sum()
-    return DegreesOfFreedom(int(kept.sum()), float(effective))
+    return int(kept.sum()), float(effective)
 
 
 def update_penalty_weight(
@@ -241,13 +213,13 @@ def update_penalty_weight(
     The weight changes by a factor of at most MAX_FACTOR. The ratio is that of the expected test
     error (generalised cross-validation) to the training error.
     """
-    found, values = degrees_of_freedom(network, samples, penalty), samples.y.numel()
+    (rank, effective), values = degrees_of_freedom(network, samples, penalty), samples.y.numel()
     rows = penalty.rows(network)
     rough = float(rows.times(network.get_unknowns()).square().sum()) / penalty.weight
     factor = _residual_factor(samples, output_scale(samples, "regression"))
     error = float(((predict(network, samples.x) - samples.y) * factor).square().sum())
-    rest = max(values - found.effective, 1.0)
-    learned = max(found.effective - (found.rank - len(rows)), MIN_FREEDOM)
+    rest = max(values - effective, 1.0)
+    learned = max(effective - (rank - len(rows)), MIN_FREEDOM)
     wanted = learned * error / (rest * max(rough, TINY))
     bounded = min(max(wanted, penalty.weight / MAX_FACTOR), penalty.weight * MAX_FACTOR)
     return bounded, values / rest

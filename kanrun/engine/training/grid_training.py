@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from collections.abc import Generator as Events
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,6 @@ from kanrun.engine.training.solver_run import (
     Step,
     StepLog,
 )
-from kanrun.monitoring import time_limit_reached
 
 #: A hidden grid is kept while the activations fill this fraction of it.
 FILLED = 0.8
@@ -56,8 +55,8 @@ class GridTraining:
     penalty: SmoothnessPenalty
     setup: Setup
     stages: list[Stage] = field(default_factory=list)
-    #: Whether a poor first fit is smoothed.
-    smooths: bool = True
+    #: Events of `compare`.
+    events: list[Event] = field(default_factory=list)
 
     @property
     def lowest(self) -> float:
@@ -84,27 +83,21 @@ class GridTraining:
         helped = [i for i, error in enumerate(errors) if i == 0 or error < HELPED * min(errors[:i])]
         return len(errors) - 1 - helped[-1] >= UNHELPFUL
 
-    def compared(self, grids: Sequence[int | None], limit: int | None) -> list[Event]:
-        """Train on those of `grids` with at most `limit` unknowns, at a constant weight.
+    def compare(self, intervals: int | None) -> None:
+        """Train on a grid of `intervals` at a constant weight, to be compared with others.
 
         Nothing resumes in the middle of a comparison, so the events lack snapshots.
         """
-        events: list[Event] = []
-        for intervals in grids:
-            large = limit is not None and self.network.unknowns_at(intervals) > limit
-            if (self.stages and (large or time_limit_reached())) or self.ends:
-                break
-            steps = list[Step | Snapshot]()
-            stage = finished(self.advance(intervals, 0), steps.append)
-            events += [*(step for step in steps if isinstance(step, Step)), stage]
-        return events
+        steps = list[Step | Snapshot]()
+        stage = finished(self.advance(intervals, 0), steps.append)
+        self.events += [*(step for step in steps if isinstance(step, Step)), stage]
 
     def advance(
         self, intervals: int | None, tries: int, snapshot: Snapshot | None = None
     ) -> Events[Step | Snapshot, None, Stage]:
         """Move to a grid of `intervals` and train there; `snapshot` resumes in the middle.
 
-        At most `tries` weights of the penalty are tried.
+        At most `tries` weights of the penalty are tried; with 0 a poor first fit is not smoothed.
         """
         setup, plan = self.setup, self.setup.plan
         steps = snapshot.steps if snapshot else 0
@@ -119,7 +112,7 @@ class GridTraining:
             search = PenaltySearch(best, self.penalty, setup, log)
             if plan.selection == "evidence":
                 inflation, tries = (yield from search.evidence()), 0
-            elif log.stage == 1 and self.smooths:
+            elif log.stage == 1 and tries:
                 yield from search.smooth()
             if tries:
                 budget = plan.steps_for(best.network.unknowns_at(None))

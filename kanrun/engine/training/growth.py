@@ -11,12 +11,13 @@ the largest |w| explain most. They depend on the function and hardly on the seed
 random. An identity as last layer is kept where it improves the network.
 
 On each width, grids become finer while this lowers the error at the rate of a spline; once it does
-not, the width is what limits the error, and another node is added.
+not, the width is what limits the error, and another node is added. Where a shape is given, growth
+stays within it, and random networks of this shape compete unless no larger network is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
@@ -32,8 +33,8 @@ from kanrun.engine.networks.growing import add_identity_layer, add_node, drawn
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.engine.training.data import baseline_error, predict
 from kanrun.engine.training.data_fitting import SmoothnessPenalty
-from kanrun.engine.training.grid_training import HELPED, ROUNDING, UNHELPFUL, Event, GridTraining
-from kanrun.engine.training.multistart import RandomStart, Rounds
+from kanrun.engine.training.grid_training import HELPED, ROUNDING, UNHELPFUL, GridTraining
+from kanrun.engine.training.multistart import Create, RandomStart, random_starts, survivors
 from kanrun.engine.training.plan import MARGIN, GrowthPolicy
 from kanrun.engine.training.solver_run import NOISY, Grown, Setup
 from kanrun.monitoring import time_limit_reached
@@ -55,13 +56,12 @@ RIDGE = 1e-6
 
 @dataclass
 class Growth:
-    """The trainings of all shapes tried so far, their events, and why no further one was tried."""
+    """The trainings of all shapes tried so far, and why no further one was tried."""
 
     setup: Setup
     penalty: SmoothnessPenalty
     policy: GrowthPolicy
     trainings: list[GridTraining] = field(default_factory=list)
-    events: list[list[Event]] = field(default_factory=list)
     reason: str = ""
 
     @property
@@ -70,18 +70,17 @@ class Growth:
         return Grown([stage for t in self.trainings for stage in t.stages], self.reason)
 
     @property
-    def winner(self) -> tuple[GridTraining, list[Event]]:
-        """The training with the lowest error, and its events.
+    def winner(self) -> GridTraining:
+        """The training with the lowest error.
 
         It begins again if the shapes were compared on a part of the samples, and with a poor fit:
         noise is likely then, and the first grid is smoothed.
         """
-        best = min(range(len(self.trainings)), key=lambda i: self.trainings[i].lowest)
-        training = self.trainings[best]
+        training = min(self.trainings, key=lambda one: one.lowest)
         poor = training.lowest > NOISY * baseline_error(self.setup.data)
         if poor or len(self.setup.data.train) > len(self._part.data.train):
-            return GridTraining(training.stages[0].network, self.penalty, self.setup), []
-        return training, self.events[best]
+            return GridTraining(training.stages[0].network, self.penalty, self.setup)
+        return training
 
     @cached_property
     def _part(self) -> Setup:
@@ -93,14 +92,14 @@ class Growth:
         part = replace(data, train=data.train.part(index.to(data.train.x.device)))
         return replace(self.setup, data=part)
 
-    def run(self, network: Network) -> None:
-        """Grow from the additive model on the first grid of `network`, a fresh one."""
-        x = self._part.data.train.x
-        layer = network.edge_layers[0]
-        points, outputs = layer.grid.breakpoints, network.shape[-1]
+    def run(self, create: Create) -> None:
+        """Grow from the additive model on the first grid of the networks that `create` makes."""
+        x, generator = self._part.data.train.x, self.setup.generator
+        layer = create(generator).edge_layers[0]
+        points, outputs = layer.grid.breakpoints, self.policy.largest[-1]
         empty = SplineLayer.on_grid(points, outputs, layer.spec, uniform=True)
         self._climb(self._started([KAN.of_layers([empty])]))
-        while not self._ended():
+        while not (reason := self.ending()):
             before = self.trainings[-1].stages[0].network
             assert isinstance(before, EdgeNetwork)
             if len(before.shape) == 2:
@@ -108,66 +107,74 @@ class Growth:
             else:
                 candidates = list(self._candidates(before))
             self._climb(self._deeper(self._started(candidates)))
+        if self.policy.given and not self._sufficient():
+            count, data = self.setup.plan.starts, self._part.data
+            starts = random_starts(create, count, data, self.penalty.weight, generator)
+            self._climb(starts[:MAX_CLIMBING])
+        self.reason = reason
 
-    def _started(self, candidates: list[EdgeNetwork]) -> list[RandomStart]:
+    def _started(self, candidates: Sequence[Network]) -> list[RandomStart]:
         setup, weight = self._part, self.penalty.weight
-        unknowns = candidates[0].unknowns_at(None)
-        rounds = Rounds.on(setup.data, unknowns, weight, setup.generator)
-        return rounds.survivors(candidates)[:MAX_CLIMBING]
+        return survivors(candidates, setup.data, weight, setup.generator)[:MAX_CLIMBING]
 
     def _climb(self, starts: list[RandomStart]) -> None:
         """Add the best of the starts after finer and finer grids, while these limit the error."""
         found = [self._climbed(start) for start in starts]
-        training, events = min(found, key=lambda each: each[0].lowest)
-        self.trainings.append(training)
-        self.events.append(events)
+        self.trainings.append(min(found, key=lambda training: training.lowest))
 
-    def _climbed(self, start: RandomStart) -> tuple[GridTraining, list[Event]]:
-        training = GridTraining(start.network, self.penalty, self._part, smooths=False)
-        events, most = list[Event](), min(COMPARED_UNKNOWNS, self._supported)
+    def _climbed(self, start: RandomStart) -> GridTraining:
+        training = GridTraining(start.network, self.penalty, self._part)
+        most = min(COMPARED_UNKNOWNS, self._supported)
         for intervals in self.setup.plan.schedule[:-1] or self.setup.plan.schedule:
             large = training.network.unknowns_at(intervals) > most
             if training.stages and (large or time_limit_reached()):
                 break
-            events += training.compared([intervals], None)
+            training.compare(intervals)
             if training.ends or not _grid_limits(training):
                 break
-        return training, events
+        return training
 
     @property
     def _supported(self) -> float:
         """The maximum number of unknowns for this number of output values."""
         return UNKNOWNS_PER_VALUE * self._part.data.train.y.numel()
 
-    def _ended(self) -> bool:
-        """Return whether the growth is over, and keep the reason."""
-        last, nodes = self.trainings[-1], max(self.trainings[-1].network.shape[1:-1], default=0)
+    def ending(self) -> str:
+        """Return why the growth ends with the shapes tried so far, or nothing."""
+        return self._sufficient() or self._limit()
+
+    def _sufficient(self) -> str:
+        """Return why no larger network is needed, or nothing."""
+        last = self.trainings[-1]
+        if min(t.lowest for t in self.trainings) <= ROUNDING * baseline_error(self.setup.data):
+            return "only rounding is left"
+        if self.policy.largest[0] == 1:
+            return "a function of one input needs no hidden layer"
+        return "the grid limits the error" if len(last.stages) > 1 and _grid_limits(last) else ""
+
+    def _limit(self) -> str:
+        """Return what admits no larger network, or nothing."""
+        nodes = max(self.trainings[-1].network.shape[1:-1], default=0)
         lowest = [training.lowest for training in self.trainings]
-        best = min(lowest)
         helped = [
             i for i, error in enumerate(lowest) if error < HELPED * min([*lowest[:i], torch.inf])
         ]
-        per_node = last.stages[0].network.unknowns_at(None) / max(nodes, 1)
-        for over, reason in (
-            (best <= ROUNDING * baseline_error(self.setup.data), "only rounding is left"),
-            (last.network.shape[0] == 1, "a function of one input needs no hidden layer"),
-            (len(last.stages) > 1 and _grid_limits(last), "the grid limits the error"),
-            (len(lowest) - 1 - helped[-1] >= UNHELPFUL, "further nodes do not lower the error"),
-            (nodes >= self.policy.max_nodes, "the nodes of model.budget are spent"),
-            (per_node * (nodes + 1) > self._supported, "the points support no larger network"),
-            (time_limit_reached(), "the time is over"),
-        ):
-            if over:
-                self.reason = reason
-                return True
-        return False
+        if len(lowest) - 1 - helped[-1] >= UNHELPFUL:
+            return "further nodes do not lower the error"
+        if nodes >= self.policy.largest[1]:
+            spent = "the given shape has" if self.policy.given else "model.budget allows"
+            return f"{spent} no more nodes"
+        per_node = self.trainings[-1].stages[0].network.unknowns_at(None) / max(nodes, 1)
+        if per_node * (nodes + 1) > self._supported:
+            return "the points support no larger network"
+        return "the time is over" if time_limit_reached() else ""
 
     def _candidates(self, network: EdgeNetwork) -> Iterator[EdgeNetwork]:
         """Yield networks with a node more: that of the residual, and random ones."""
         shape = (network.shape[0], network.shape[1] + 1, *network.shape[2:])
-        grown = list(self._nodes_of_residual(network, self.policy.n_candidates // 2))
+        grown = list(self._nodes_of_residual(network, self.setup.plan.starts // 2))
         yield from grown
-        for _ in range(self.policy.n_candidates - len(grown)):
+        for _ in range(self.setup.plan.starts - len(grown)):
             yield drawn(network, shape, self.setup.generator)
 
     def _nodes_of_residual(self, network: EdgeNetwork, count: int) -> Iterator[EdgeNetwork]:
@@ -197,13 +204,13 @@ class Growth:
     def _deeper(self, starts: list[RandomStart]) -> list[RandomStart]:
         """Return networks with an identity as last layer, trained, if that is better."""
         network, loss = starts[0].network, starts[0].loss
-        narrow = len(network.shape) != 3 or network.shape[1] < 2
-        if narrow or loss < EXACT**2 or not isinstance(network, EdgeNetwork):
+        deep = len(network.shape) != 3 or len(self.policy.largest) == 3
+        if deep or network.shape[1] < 2 or loss < EXACT**2 or not isinstance(network, EdgeNetwork):
             return starts
-        deep = add_identity_layer(network, self._part.data.train.x, MARGIN)
-        others = self.policy.n_candidates if network.shape[1] == 2 else 0
-        random = (drawn(network, deep.shape, self.setup.generator) for _ in range(others))
-        found = self._started([deep, *random])
+        deeper = add_identity_layer(network, self._part.data.train.x, MARGIN)
+        others = self.setup.plan.starts if network.shape[1] == 2 else 0
+        random = (drawn(network, deeper.shape, self.setup.generator) for _ in range(others))
+        found = self._started([deeper, *random])
         return found if found[0].loss < DEEPER**2 * loss else starts
 
 

@@ -28,13 +28,8 @@ from kanrun.engine.layers import SplineLayer, base_values, nodes_of
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import (
     design_matrix,
-    difference_bands,
-    difference_columns,
     difference_operator,
-    local_basis,
     penalty_order,
-    slope,
-    table_index,
 )
 from kanrun.engine.training.data_fitting import SmoothnessLoss
 from kanrun.engine.training.plan import Plan
@@ -42,8 +37,6 @@ from kanrun.engine.training.solvers import Objective
 
 #: Samples that expectations are taken over.
 SAMPLES = 1024
-#: Number of outputs up to which u is exact; above it, this many random sums of them are used.
-OUTPUTS = 8
 # Added to a block: the fraction DAMPING of its diagonal, and of the diagonal's mean the objective,
 # within the bounds UNSEEN. Damping that falls with the residual is Levenberg-Marquardt's (Yamashita
 # and Fukushima, 2001): far from the solution, functions with few samples must not move too far.
@@ -95,8 +88,8 @@ class Curvature:
         squares = _floored(layer.scales()[1].detach().double().square())
         edges, functions, coefficients = layer.mask.numel(), grid.functions, layer.coefficients
         c = coefficients.detach().double()
+        design, operator = design_matrix(x, grid), difference_operator(grid, order)
         if edges * functions**3 <= WORK and edges * functions**2 <= NUMBERS:
-            design, operator = design_matrix(x, grid), difference_operator(grid, order)
             gram = torch.stack([(design * u[:, None]).mT @ design for u in steepness.T]) / len(x)
             blocks = (gram + weight * operator.mT @ operator) * (2 * squares[..., None, None])
             diagonal = blocks.diagonal(dim1=-2, dim2=-1)
@@ -106,17 +99,10 @@ class Curvature:
             inverses = torch.cholesky_inverse(torch.linalg.cholesky(blocks))
             spline = (c[..., None, :] @ gram @ c[..., None])[..., 0, 0]
         else:
-            basis, interval = local_basis(x, grid)
-            index = table_index(interval, basis.shape[-1], functions)
-            size = layer.inputs * functions
-            gram = slope(1, basis.square().flatten(1), steepness, index, size).T / len(x)
-            gram = gram.reshape(coefficients.shape)  # the diagonals of E[u_o^2 B_i B_i^T]
-            penalty = difference_bands(grid, order).square().flatten(1)
-            at = difference_columns(difference_bands(grid, order)).reshape(1, -1)
-            roughness = gram.new_zeros(layer.inputs, functions)
-            roughness.scatter_add_(1, at.expand_as(penalty), penalty)
+            gram = torch.einsum("no,inf->oif", steepness, design.square()) / len(x)
             damped = gram + DAMPING * gram + self._unseen * gram.mean(-1, keepdim=True)
-            inverses = _inverse((damped + weight * roughness) * squares[..., None])
+            rough = weight * operator.square().sum(1)
+            inverses = _inverse((damped + rough) * squares[..., None])
             spline = (c.square() * gram).sum(-1)
         self._inverses[coefficients] = inverses.to(coefficients)
         base = steepness.T @ base_values(layer.spec.base, grid, x).square() / len(x)
@@ -138,12 +124,8 @@ def _steepness(network: Network, x: Tensor) -> list[tuple[Tensor, Tensor]]:
             reaching.append(nodes_of(nodes[-1], products))
         y = reaching[-1]
         total = [torch.zeros_like(node) for node in nodes]
-        directions = torch.eye(y.shape[1]).to(y)
-        if y.shape[1] > OUTPUTS:  # random sums v: the expectation of sum v v^T is 1
-            signs = torch.randint(2, (OUTPUTS, y.shape[1]), generator=Generator().manual_seed(0))
-            directions = (2 * signs - 1).to(y) / OUTPUTS**0.5
-        for direction in directions:
-            slopes = torch.autograd.grad(y, nodes, direction.expand_as(y), retain_graph=True)
+        for output in y.T:
+            slopes = torch.autograd.grad(output.sum(), nodes, retain_graph=True)
             total = [before + slope.square() for before, slope in zip(total, slopes, strict=True)]
     return [(at.detach(), each.detach()) for at, each in zip(reaching, total, strict=False)]
 
@@ -185,56 +167,32 @@ class LinePoint:
 def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> LinePoint:
     """Return a point below `start` that meets the conditions, or the lowest evaluated one.
 
-    `start` itself if none is lower. `start.slope` must be negative.
+    `start` itself if none is lower. `start.slope` must be negative. `low` is the lowest point with
+    enough descent so far; once there is a `high`, an acceptable point lies between them.
     """
-    lowest, before, t = start, start, first
-    for evaluated in range(1, EVALUATIONS + 1):
-        point = at(t)
+    lowest, low, t, high = start, start, first, None
+    for _ in range(EVALUATIONS):
+        point, before = at(t), low
         if point.value < lowest.value:
             lowest = point
-        bracket = None
-        if not _descends(point, start) or (evaluated > 1 and point.value >= before.value):
-            bracket = (before, point)
-        elif abs(point.slope) <= -REMAINING * start.slope:
-            return point
-        elif point.slope >= 0:
-            bracket = (point, before)
-        if bracket:
-            return _zoom(at, start, bracket, lowest, EVALUATIONS - evaluated)
-        t = min(max(_cubic(before, point), 2 * point.t), GROWTH * point.t)
-        before = point
-    return lowest
-
-
-def _zoom(
-    at: Callable[[float], LinePoint],
-    start: LinePoint,
-    bracket: tuple[LinePoint, LinePoint],
-    lowest: LinePoint,
-    evaluations: int,
-) -> LinePoint:
-    """Search inside a bracket whose first end is the lower one with enough descent."""
-    low, high = bracket
-    for _ in range(evaluations):
-        left, right = sorted((low.t, high.t))
-        guard = GUARD * (right - left)
-        point = at(min(max(_cubic(low, high), left + guard), right - guard))
-        if point.value < lowest.value:
-            lowest = point
-        if not _descends(point, start) or point.value >= low.value:
+        bound = start.value + ENOUGH * t * start.slope
+        if not point.value <= bound or point.value >= low.value or not isfinite(point.value):
             high = point
         elif abs(point.slope) <= -REMAINING * start.slope:
             return point
         else:
-            high = low if point.slope * (high.t - low.t) >= 0 else high
+            if point.slope * (1.0 if high is None else high.t - low.t) >= 0:
+                high = low
             low = point
-        if abs(high.t - low.t) * abs(start.slope) <= RESOLUTION * abs(start.value):
+        if high is None:
+            t = min(max(_cubic(before, point), 2 * t), GROWTH * t)
+            continue
+        left, right = sorted((low.t, high.t))
+        if (right - left) * abs(start.slope) <= RESOLUTION * abs(start.value):
             break
+        guard = GUARD * (right - left)
+        t = min(max(_cubic(low, high), left + guard), right - guard)
     return lowest
-
-
-def _descends(point: LinePoint, start: LinePoint) -> bool:
-    return isfinite(point.value) and point.value <= start.value + ENOUGH * point.t * start.slope
 
 
 def _cubic(a: LinePoint, b: LinePoint) -> float:

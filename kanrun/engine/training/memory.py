@@ -19,6 +19,7 @@ arXiv 1805.07810; Kao et al., Natural continual learning, arXiv 2106.08085.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -102,11 +103,11 @@ class QuadraticMemory:
     def _blocks(self, network: Network) -> list[tuple[int, int]]:
         """Return the number of blocks and the unknowns of each, group by group."""
         shapes = [tuple(parameter.shape) for _, parameter in network.unknowns()]
-        total = sum(map(_count, shapes))
+        total = sum(map(prod, shapes))
         if self.kind == "information_diagonal":
             return [(total, 1)]
         if self.kind == "information_block":
-            return [(_count(shape[:-1]), shape[-1]) for shape in shapes]
+            return [(prod(shape[:-1]), shape[-1]) for shape in shapes]
         if total > MAX_UNKNOWNS:
             raise UsageError(
                 f"memory=information keeps all pairs of {total} unknowns; at most {MAX_UNKNOWNS}. "
@@ -149,10 +150,6 @@ class QuadraticMemory:
         """Return the weighted sum of squares at the unknowns, differentiable."""
         total: Tensor = (self.rows().times(unknowns) - self.target()).square().sum()
         return total
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())
 
 
 def _curvature_root(output: Tensor, jacobian: Tensor, task: Task) -> Tensor:

@@ -24,18 +24,16 @@ LM_STEPS = ((300.0, 20), (1000.0, 10), (float("inf"), 6))
 
 @dataclass(frozen=True)
 class GrowthPolicy:
-    """Limits of the growth of a network: nodes of its first hidden layer, candidates per width."""
+    """Limits of the growth of a network from the additive model.
 
-    max_nodes: int = 6
-    n_candidates: int = 8
+    Attributes:
+        largest: Largest shape that is tried.
+        given: Whether this is the shape that was asked for. Random networks of it compete with the
+            grown ones then.
+    """
 
-
-#: The policy of each `model.budget`.
-BUDGETS = {
-    "fast": GrowthPolicy(3, 4),
-    "normal": GrowthPolicy(),
-    "thorough": GrowthPolicy(12, 16),
-}
+    largest: tuple[int, ...]
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,10 @@ class Plan:
         intervals: The grid schedule; empty for networks without grids.
         steps: Maximum number of steps on each grid; None: the solver's own rule.
         starts: Number of random starts on the first grid (by Levenberg-Marquardt: quickly, on a
-            coarse one), of which the best continues.
+            coarse one), of which the best continues; of a growth: of candidates for each width.
         weight: Weight of the smoothness penalty; None: chosen by validation (second-order solvers).
         order: Order of the penalised differences; None: degree + 2.
         selection: What chooses the weight and the grid: `validation` points, or the `evidence`.
-        select_width: Whether validation may choose fewer nodes than the shape has; the others are
-            then pruned.
         growth: Limits within which the shape grows from the additive model; None: a given shape.
         update_grid: Whether hidden grids follow the activations.
         grid_eps: Fraction of uniform spacing in redrawn grids; the rest follows quantiles.
@@ -70,7 +66,6 @@ class Plan:
     weight: float | None = None
     order: int | None = None
     selection: str = "validation"
-    select_width: bool = False
     growth: GrowthPolicy | None = None
     update_grid: bool = True
     grid_eps: float = 1.0

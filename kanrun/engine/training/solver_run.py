@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from math import inf
 from time import perf_counter
 
-import torch
 from torch import Generator, Tensor, nn
 
 from kanrun.engine.networks import Network
@@ -190,9 +189,7 @@ class Best:
             return False
         self.error = errors.selected
         if network is self._like:  # then only its parameters have changed
-            with torch.no_grad():
-                for old, new in zip(self.network.parameters(), network.parameters(), strict=True):
-                    old.copy_(new)
+            self.network.load_state_dict(network.state_dict())
         else:
             self.network, self._like = deepcopy(network), network
         return True

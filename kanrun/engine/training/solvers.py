@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -184,7 +183,7 @@ class LevenbergMarquardt:
         self.tolerance, self.plateau_tolerance = tolerance, plateau_tolerance
         self.network, self.rows = problem.network, len(problem.samples)
         self._state = begin(problem, policy)
-        self.loss, self.converged = float(self._state.loss[0]), False
+        self.loss, self.converged = self._state.loss, False
         if not self.loss < float("inf"):
             cause = explain_non_finite(self.network, problem.samples)
             raise TrainingFailed(f"The error is not finite before the first step: {cause}.")
@@ -192,14 +191,14 @@ class LevenbergMarquardt:
     @property
     def damping(self) -> float:
         """The damping of the next step."""
-        return float(self._state.damping[0])
+        return self._state.damping
 
     def step(self) -> float:
         """Take one step (or none, then `converged`); return the objective."""
         self._state = step(self.problem, self._state, self.policy)
         self.network.set_unknowns(self._state.unknowns)
-        self.loss = float(self._state.loss[0])
-        self.converged = not self._state.improved[0]
+        self.loss = self._state.loss
+        self.converged = not self._state.improved
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
@@ -222,8 +221,8 @@ class LevenbergMarquardt:
             made = problem.penalty_rows
             problem.penalty_rows = LocalRows(made.index, state["penalty"], made.unknowns)
             self._state = begin(problem, self.policy)
-            self.loss = float(self._state.loss[0])
-        damping, norms = np.array([float(state["damping"])]), state.get("sizes")
+            self.loss = self._state.loss
+        damping, norms = float(state["damping"]), state.get("sizes")
         self._state = replace(self._state, damping=damping, max_squared_norms=norms)
         problem.frozen = state.get("frozen")
 

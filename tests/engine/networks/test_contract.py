@@ -10,7 +10,6 @@ from torch.testing import assert_close
 
 from kanrun.config.registry import MODELS, resolve
 from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial, from_description
-from kanrun.errors import UsageError
 
 
 def curve(kind, dtype=torch.float64, **extra):
@@ -219,10 +218,6 @@ def test_what_the_protocol_gives_anew_is_the_same_function(network):
         assert moved.change < 1
         assert moved.how in ("unchanged", "insertion", "least squares", "both")
     assert network.refined(intervals or 4, x).network.intervals == intervals
-    assert network.subnetworks()[0] == network.padded(shape).shape == network.active_shape == shape
-    narrow = network.subnetwork(network.subnetworks()[-1])
-    assert narrow.shape == network.subnetworks()[-1]
-    assert_close(narrow.padded(shape)(x), narrow(x))
     assert_close(network(x), y)
 
 
@@ -238,9 +233,5 @@ def test_a_closed_form_is_the_least_squares_solution_or_is_refused(network):
 
 
 def test_what_a_model_from_outside_cannot_do_is_refused():
-    with pytest.raises(UsageError, match="widths"):
-        Sine().padded((1, 2, 1))
-    with pytest.raises(UsageError, match="widths"):
-        Sine().subnetwork((1, 2, 1))
     with pytest.raises(NotImplementedError, match="Network does not describe itself"):
         Network().describe()

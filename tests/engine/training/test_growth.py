@@ -7,11 +7,26 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.training import Grown, GrowthPolicy, Plan, Samples, TrainingData, train
-from kanrun.engine.training.grid_training import finished
-from kanrun.engine.training.growth import product_directions
+from kanrun.engine.training import (
+    Grown,
+    GrowthPolicy,
+    Plan,
+    Samples,
+    TrainingData,
+    multistart,
+    train,
+)
+from kanrun.engine.training.data import Errors, baseline_error
+from kanrun.engine.training.data_fitting import SmoothnessPenalty
+from kanrun.engine.training.grid_training import GridTraining, finished
+from kanrun.engine.training.growth import Growth, product_directions
+from kanrun.engine.training.multistart import random_starts
+from kanrun.engine.training.solver_run import Clock, GridTransfer, Setup, Stage
 
-PLAN = Plan("lm", (4, 8, 16), starts=4, growth=GrowthPolicy(3, 4))
+
+def plan(*largest, intervals=(4, 8, 16), starts=4, given=False, weight=None):
+    growth = GrowthPolicy(largest, given)
+    return Plan("lm", intervals, starts=starts, weight=weight, growth=growth)
 
 
 def data(function, inputs, count=300):
@@ -26,9 +41,9 @@ def fresh(shape, generator):
     return kan(shape, base=EdgeSpec().base, initialisation="spline", generator=generator)
 
 
-def grown(data, plan=PLAN):
+def grown(data, plan):
     def create(generator):
-        return fresh((data.train.x.shape[1], 5, data.train.y.shape[1]), generator)
+        return fresh(plan.growth.largest, generator)
 
     found = []
 
@@ -64,20 +79,20 @@ def test_too_few_samples_have_no_directions():
 
 
 def test_an_additive_function_needs_no_node():
-    network, record = grown(data(lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, 2))
+    network, record = grown(data(lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, 2), plan(2, 3, 1, 1))
     assert network.shape == (2, 1)
     assert record.reason == "only rounding is left"
 
 
 def test_one_input_needs_no_node():
-    network, record = grown(data(lambda x: torch.sin(3 * x), 1))
+    network, record = grown(data(lambda x: torch.sin(3 * x), 1), plan(1, 3, 1, 1))
     assert network.shape == (1, 1)
     assert "one input" in record.reason
 
 
 @pytest.mark.slow
 def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid():
-    network, record = grown(data(lambda x: x[:, :1] * x[:, 1:], 2))
+    network, record = grown(data(lambda x: x[:, :1] * x[:, 1:], 2), plan(2, 3, 1, 1))
     assert network.shape == (2, 2, 1)
     assert [stage.network.shape for stage in record.tried][-1] == (2, 2, 1)
     assert record.reason == "the grid limits the error"
@@ -85,9 +100,79 @@ def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid():
 
 def test_the_budget_limits_the_nodes_and_the_lowest_error_wins():
     rough = data(lambda x: torch.sin(5 * x[:, :1] * x[:, 1:]), 2)
-    network, record = grown(rough, Plan("lm", (4,), starts=4, growth=GrowthPolicy(1, 2)))
-    assert record.reason == "the nodes of model.budget are spent"
+    network, record = grown(rough, plan(2, 1, 1, 1, intervals=(4,), starts=2))
+    assert record.reason == "model.budget allows no more nodes"
     shapes = [stage.network.shape for stage in record.tried]
     assert shapes == [(2, 1), (2, 1, 1)]
     best = min(record.tried, key=lambda stage: stage.selected)
     assert network.shape == best.network.shape
+
+
+def reason(*errors):
+    """Return why a growth ends whose widths 1, 2, ... had these errors on grids of 4 and 8."""
+    task, penalty = data(lambda x: x[:, :1] * x[:, 1:], 2), SmoothnessPenalty(1e-18)
+    setup = Setup(task, plan(2, 4, 1, 1), Generator(), Clock())
+    growth = Growth(setup, penalty, setup.plan.growth)
+    transfer, random = GridTransfer("start", 0.0, None, 1.0), Generator().get_state()
+    for nodes, pair in enumerate(errors, 1):
+        network = fresh((2, nodes, 1), Generator().manual_seed(0))
+        training = GridTraining(network, penalty, setup)
+        for number, error in enumerate(pair, 1):
+            found = Errors(0.0, error * baseline_error(task), None)
+            rest = found, 1, 0.0, penalty, transfer, random
+            training.stages.append(Stage(number, 4 * number, network, *rest))
+        growth.trainings.append(training)
+    return growth.ending()
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        # A cubic network falls by 2^3 from a grid to the next, unless it is too narrow.
+        ([(8.1e-2, 1e-2)], [(7.9e-2, 1e-2)], "the grid limits the error"),
+        # A node helps if the error falls below HELPED = 0.9 of the lowest; UNHELPFUL = 2 end it.
+        ([(1, 0.91), (1, 0.91), (1, 0.82)], [(1, 0.91), (1, 0.91), (1, 0.81)], "further nodes"),
+        ([(1, 0.99e-13)], [(1, 1.01e-13)], "only rounding is left"),
+        ([(1, 0.5), (1, 0.4), (1, 0.3), (1, 0.2)], [(1, 0.5), (1, 0.4), (1, 0.3)], "model.budget"),
+    ],
+)
+def test_the_growth_ends_on_one_side_of_each_bound(here, there, expected):
+    assert expected in reason(*here)
+    assert expected not in reason(*there)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hidden", [(2,), (2, 1)])
+def test_a_given_shape_competes_where_the_grown_ones_are_not_enough(hidden, monkeypatch):
+    monkeypatch.setattr(multistart, "MAX_BATCHES", 1)
+    rough = data(lambda x: torch.sin(5 * x[:, :1] * x[:, 1:]), 2)
+    within = plan(2, *hidden, 1, intervals=(4,), starts=2, given=True, weight=1e-9)
+    network, record = grown(rough, within)
+    assert record.reason == "the given shape has no more nodes"
+    shapes = [stage.network.shape for stage in record.tried]
+    assert shapes[:2] == [(2, 1), (2, 1, 1)]
+    assert shapes[-1] == (2, *hidden, 1)
+    assert max(map(len, shapes)) == 2 + len(hidden)
+    assert network.shape in shapes
+
+
+@pytest.mark.slow
+def test_starts_are_drawn_until_one_is_good():
+    """A product is fitted by [2,2,1] at once; a wave of four periods by no coarse grid."""
+    batches = []
+    for function in (lambda x: x[:, :1] * x[:, 1:], lambda x: torch.sin(12 * x[:, :1])):
+
+        def create(generator):
+            return fresh((2, 2, 1), generator)
+
+        task, random = data(function, 2, 40), Generator().manual_seed(0)
+        found = random_starts(create, 3, task, 1e-9, random)
+        batches.append(len(found) // multistart.MIN_KEPT)
+    assert batches == [1, multistart.MAX_BATCHES]
+
+
+def test_a_given_shape_is_not_drawn_where_a_smaller_one_is_exact():
+    additive = data(lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, 2)
+    network, record = grown(additive, plan(2, 3, 2, 1, given=True))
+    assert network.shape == (2, 1)
+    assert [stage.network.shape for stage in record.tried][-1] == (2, 1)

@@ -24,7 +24,7 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.engine.training.data import output_scale
-from kanrun.engine.training.multistart import best_start
+from kanrun.engine.training.multistart import survivors
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 
 
@@ -52,7 +52,7 @@ def drained(events):
         (steps if isinstance(event, Step) else stages).append(event)
 
 
-PLAN = Plan("lm", (4, 16), starts=2, select_width=True)
+PLAN = Plan("lm", (4, 16), starts=2)
 DATA = TrainingData(samples(300, 0), samples(60, 1), samples(200, 2))
 
 
@@ -171,9 +171,8 @@ def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has(whole):
     assert not time_limit_reached()
     told = [advance for advance in whole.heard if advance.part == "grid of 16"]
     assert [advance.done for advance in told][:2] == [1, 2]
-    last = told[
-        max(i for i, advance in enumerate(told) if advance.done == 1) :
-    ]  # widths go through it in turn
+    begun = max(i for i, advance in enumerate(told) if advance.done == 1)
+    last = told[begun:]  # weights of the penalty are tried in turn
     assert last[-1].error == pytest.approx(min(float(advance.error or 9) for advance in last))
 
 
@@ -219,6 +218,7 @@ def test_easy_functions_are_fitted(function, count, solver):
 def test_the_loss_of_a_start_is_never_negative(weight):
     """What the penalty does not see must not be made negative by rounding."""
     data = TrainingData(easy("quadratic", 200))
-    start = best_start(create, data, Plan("lm", starts=4), weight, Generator().manual_seed(0))
+    random = Generator().manual_seed(0)
+    start, *_ = survivors([create(random) for _ in range(4)], data, weight, random)
     assert 0 <= start.loss < 1e-6
     assert output_scale(data.train, "regression") > 0
