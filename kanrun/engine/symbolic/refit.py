@@ -188,7 +188,7 @@ def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSetti
                 settings.steps, settings.floor**2, settings.gain, settings.patience
             )
             state, _ = minimise(problem, POLICY, stopping, settings.damping)
-            graph = problem.at(state.unknowns)
+            graph = problem.at(state.unknowns) if state.loss < inf else graph
         else:
             count_work(COSTS.tried(len(graph.edges), 0, y.size))
         residual = graph(x) - y
