@@ -30,7 +30,7 @@ from kanrun.engine.tables.reduced_basis import (
 
 #: Kinds of variance components: lines, curves, steps; pairs of two lines, of a line and a curve, of
 #: two curves; neighbourhoods. Each is an index; `MAIN` kinds are main effects.
-MAIN, RADIAL, KINDS = 3, 6, 7
+MAIN, RADIAL = 3, 6
 
 #: Sign of the differences of the B-spline coefficients, or for curvatures of those of the slope.
 SHAPES = {"increasing": 1, "decreasing": -1, "convex": 1, "concave": -1}

@@ -224,7 +224,8 @@ def pair_maps(
         for values in x[:, places].T:
             side = np.unique(values)
             if len(side) > MAP_POINTS:
-                side = np.linspace(*np.quantile(values, MAP_QUANTILES), MAP_POINTS)
+                low, high = np.quantile(values, MAP_QUANTILES)
+                side = np.linspace(low, high, MAP_POINTS)
             sides.append(side)
         grid = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
         moved = np.tile(np.median(x, axis=0), (len(grid), 1))

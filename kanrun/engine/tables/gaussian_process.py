@@ -289,7 +289,7 @@ class RadialBasis:
 @cache
 def _pieces() -> ndarray:
     """Return the coefficients (degree + 1, intervals + 1) of psi in parts of an interval."""
-    pieces = PPoly.from_spline(psi()).c[:, DEGREE : DEGREE + INTERVALS]
+    pieces = PPoly.from_spline(psi().tck).c[:, DEGREE : DEGREE + INTERVALS]
     powers = (_SUPPORT / INTERVALS) ** np.arange(DEGREE, -1, -1)[:, None]
     return np.pad(pieces * powers, ((0, 0), (0, 1)))  # zero from the last breakpoint on
 

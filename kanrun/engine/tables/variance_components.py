@@ -188,7 +188,7 @@ class FunctionProblem:
             x = np.take(self.columns[part], found.kept, 1) - self.mean[found.kept]
             half = linalg.blas.dtrsm(1.0, found.factor, x.T, lower=1, overwrite_b=1)
             leverage[part] += self.weights[part] / scale * np.einsum("ij,ij->j", half, half)
-        return self.y - (self.y - fitted) / np.maximum(1 - leverage, _MIN_LEFT)
+        return np.asarray(self.y - (self.y - fitted) / np.maximum(1 - leverage, _MIN_LEFT))
 
     def slope(self, variances: ndarray, scale: float = 1.0, *, known: bool = False) -> Slope:
         """Return the slope; the noise comes last, unless it is `known`.
