@@ -91,8 +91,9 @@ class SolvedEquation:
         """Solution as a `kanrun.Model`."""
         system, network = self.problem.system, self.solution.network
         names = system.vocabulary.variables, system.vocabulary.unknowns
-        scalings = (Scaling.identity(len(each)) for each in names)
-        return Model(network, *names, system.box.numpy(), *scalings, classes=None, seed=self.seed)
+        scale, unscale = (Scaling.identity(len(each)) for each in names)
+        box: Array = system.box.numpy()
+        return Model(network, *names, box, scale, unscale, classes=None, seed=self.seed)
 
     def __call__(self, x: ArrayLike) -> Array:
         """Return the unknowns at points.

@@ -68,8 +68,8 @@ class Collocation:
                 edges = torch.linspace(-1, 1, INTERVALS_WITHOUT_GRID + 1, dtype=box.dtype)[None]
             each = -(-policy.collocation_points // (edges.shape[1] - 1))
             return gauss_points(box, edges[0], min(each, POINTS_PER_INTERVAL))
-        each = policy.points_per_unknown
-        count = max(policy.collocation_points, round(each * len(solution.get_unknowns())))
+        unknowns = len(solution.get_unknowns())
+        count = max(policy.collocation_points, round(policy.points_per_unknown * unknowns))
         return torch.cat([self.points(self.inside, count, solution), self.added]), None
 
     def blocks(

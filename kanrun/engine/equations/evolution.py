@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite
 
 import numpy as np
@@ -108,7 +109,8 @@ class Marcher:
         #: Points of space at which sizes are measured.
         self.places = np.zeros(1)
         if system.variables == 2:
-            self.places = np.linspace(*system.box[0].tolist(), SIZE_POINTS)
+            low, high = system.box[0].tolist()
+            self.places = np.linspace(low, high, SIZE_POINTS)
 
     def _refined(self, intervals: int) -> int:
         """Return a number of intervals that is given for `EvolutionPolicy.at_tolerance`."""
@@ -179,15 +181,13 @@ class Marcher:
         self.sizes = np.where(found > policy.smallest_size * largest, found, largest)
         if system.variables == 1:
             return EvolvingState(Space.constant(system.walls), every)
-        ends = self.places[[0, -1]]
-        breakpoints = np.linspace(*ends, self._refined(policy.first_intervals) + 1)
-        shortest = policy.shortest_interval * self.tolerance * (ends[1] - ends[0])
+        low, high = float(self.places[0]), float(self.places[-1])
+        breakpoints = np.linspace(low, high, self._refined(policy.first_intervals) + 1)
+        shortest = policy.shortest_interval * self.tolerance * (high - low)
         bound = max(policy.initial_error * self.tolerance, ROUNDING)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
-            values = [
-                space.project(lambda x, u=u: self._initial(x)[u], u) for u in range(len(every))
-            ]
+            values = [space.project(partial(self._initial_of, u), u) for u in range(len(every))]
             squares = self._initial_errors(space, values)
             halved = squares > policy.halved * squares.max()
             halved &= np.diff(breakpoints) > shortest
@@ -225,6 +225,9 @@ class Marcher:
             np.stack([value(unknown, order) for order in range(highest)], axis=1)
             for unknown, highest in enumerate(system.orders)
         ]
+
+    def _initial_of(self, unknown: int, x: Array) -> Array:
+        return self._initial(x)[unknown]
 
     def _measure(self, window: Window) -> None:
         """Update the sizes of the unknowns from a window."""

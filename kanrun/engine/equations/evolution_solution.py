@@ -103,7 +103,7 @@ class _Level:
             return None
         if self.change > SATURATED:
             return self.change
-        return self.change * max(self.factor**self.power, FASTEST_FALL * self.factor)
+        return self.change * max(float(self.factor**self.power), FASTEST_FALL * self.factor)
 
 
 def solve_evolution(

@@ -191,8 +191,9 @@ def condition_blocks(
     for condition in system.conditions:
         faces, ring, partner = condition.faces, condition.periodic, None
         if ring is not None:
-            *faces, end = (((ring, value),) for value in system.box[ring].tolist())
-            partner = on_face(end, system.box, count, edges)
+            low, high = system.box[ring].tolist()
+            faces = (((ring, low),),)
+            partner = on_face(((ring, high),), system.box, count, edges)
         first = torch.cat([on_face(face, system.box, count, edges) for face in faces])
         blocks.append(Block("condition", condition.relation, first, weight, partner=partner))
     return blocks + [

@@ -65,11 +65,11 @@ class BoxSolver:
         constants = self.system.guesses()
         solution, constants = self.guesses.best() if first is None else (first, constants)
         found = list[EquationStage]()
-        first, planned = solution.intervals, [*self.ansatz.intervals]
-        finer = planned[1:] if first is None else [each for each in planned if (each or 0) > first]
-        if not finer and first not in planned and self._may_double(solution):
-            finer = [2 * (first or 0)]
-        finest = [first, *finer][-1] or 0
+        coarsest, planned = solution.intervals or 0, [*self.ansatz.intervals]
+        finer = [each for each in planned if (each or 0) > coarsest] if coarsest else planned[1:]
+        if not finer and coarsest not in planned and self._may_double(solution):
+            finer = [2 * coarsest]
+        finest = (finer[-1] if finer else coarsest) or 0
         while True:
             coarse = (solution.intervals or 0) < finest
             previous = found[-1].solution if found else None
