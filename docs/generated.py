@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,9 @@ def lecture() -> dict[str, str]:
     }
 
     def linked(text: str) -> str:
-        text = re.sub(r"\]\(#([^)]+)\)", lambda m: f"]({Path(place[m[1]]).name}#{m[1]})", text)
+        text = re.sub(
+            r"\]\(#([^)]+)\)", lambda m: f"]({Path(place[m[1]]).name}#{ascii_slug(m[1])})", text
+        )
         return re.sub(
             r"\]\((?!https?:|\.\./|[^)/#]*#|#)([^)]*\.(?:png|md)(?:#[^)]*)?)\)", r"](../\1)", text
         )
@@ -237,6 +240,11 @@ sums and products.
 
 def slug(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def ascii_slug(anchor: str) -> str:
+    """Return an anchor of GitHub as the site writes it: é becomes e."""
+    return unicodedata.normalize("NFKD", anchor).encode("ascii", "ignore").decode()
 
 
 def on_config(config: Any) -> Any:
