@@ -60,8 +60,10 @@ def recorded(name):
     """Return the inputs of the recorded predictions."""
     records = read_records(ImportConfig(file=str(STATES / name)), 0)
     (table,) = (record for record in records if getattr(record, "name", "") == "predictions")
-    kept = table.columns["split"] != "grid"
-    return np.stack([v[kept] for key, v in table.columns.items() if key.startswith("input:")], 1)
+    kept = np.asarray(table.columns["split"]) != "grid"
+    return np.stack(
+        [np.asarray(v)[kept] for key, v in table.columns.items() if key.startswith("input:")], 1
+    )
 
 
 @pytest.mark.parametrize(
