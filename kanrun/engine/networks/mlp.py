@@ -118,7 +118,8 @@ class MLP(Network):
 
         d y / d W = (d y / d z) (inputs of the layer), z the sums before activation.
         """
-        act, reaching, sums = ACTIVATIONS[self.activation], [x.detach().requires_grad_()], []
+        act, sums = ACTIVATIONS[self.activation], list[Tensor]()
+        reaching = [x.detach().requires_grad_()]
         with torch.enable_grad():
             for linear in self.linear:
                 sums.append(linear(reaching[-1]))

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -60,8 +60,9 @@ def edge_norms(
     if kind not in POWERS:
         raise UsageError(f"{kind!r} is not a valid norm of edges. Choose rms or mean_abs.")
     # In float64: the parts of an edge may cancel.
-    fine = {name: getattr(layer.edges, name).double() for name in NUMBERS}
-    edges = replace(layer.edges, **fine)
+    edges = layer.edges
+    fine: dict[str, Any] = {name: getattr(edges, name).double() for name in NUMBERS}
+    edges = replace(edges, **fine)
     total = torch.zeros_like(edges.base_weight)
     for part in x.double().split(max(1, CHUNK // layer.mask.numel())):
         total = total + checkpoint(

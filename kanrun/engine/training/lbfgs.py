@@ -170,7 +170,8 @@ def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> 
     `start` itself if none is lower. `start.slope` must be negative. `low` is the lowest point with
     enough descent so far; once there is a `high`, an acceptable point lies between them.
     """
-    lowest, low, t, high = start, start, first, None
+    lowest, low, t = start, start, first
+    high: LinePoint | None = None
     for _ in range(EVALUATIONS):
         point, before = at(t), low
         if point.value < lowest.value:
