@@ -118,6 +118,13 @@ def test_what_a_folder_says_steers_no_terminal(kanrun):
     assert all(line.isprintable() for line in shown.splitlines())
 
 
+def test_without_words_there_is_help(kanrun):
+    for words, shown in (((), "extend-grid"), (("runs",), "resume")):
+        result = kanrun(*words)
+        assert (result.code, result.err) == (0, "")
+        assert shown in result.out
+
+
 def test_runs_list_and_show(kanrun):
     empty = kanrun("runs", "list")
     assert (empty.code, empty.out) == (0, "")
