@@ -100,7 +100,7 @@ def test_figures_of_edges_are_drawn_on_request(run):
     assert done.stdout.split() == [str(run / "figures" / "network.png")]
     refused = kanrun(run, "runs", "figures", str(run), "--figure", "nope")
     assert refused.returncode == 2
-    assert "has no figure nope; its figures are effects" in refused.stderr
+    assert "there is no figure nope; the figures are effects" in refused.stderr
 
 
 def test_its_model_predicts_and_knows_its_errors(run):
