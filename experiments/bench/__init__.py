@@ -2,9 +2,10 @@
 
 Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers`
 (a training step of one layer), `time_to_accuracy` (the toy function of arXiv 2404.19756, Figure
-2.3) and, on request, `tables` (errors and times of models of tables). Layers are measured in one
-process, in turn, and compared by medians over rounds. Libraries that are not installed (`pip
-install 'kanrun[peers]'`) are reported as such, and nothing is claimed about them.
+2.3), `startup` (whole commands) and, on request, `tables` (errors and times of models of tables).
+Layers are measured in one process, in turn, and compared by medians over rounds. Libraries that are
+not installed (`pip install 'kanrun[peers]'`) are reported as such, and nothing is claimed about
+them.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     import torch
     from kanrun.experiments.bench.layers import layers
     from kanrun.experiments.bench.race import time_to_accuracy
+    from kanrun.experiments.bench.startup import startup
     from kanrun.experiments.bench.table_suite import tables
 
     machine = {"torch": torch.__version__, "machine": platform.machine()}
     yield Row("machine", {"threads": torch.get_num_threads(), **machine})
     if cell["part"] == "tables":
         yield from tables(cfg, seed)
-    for part in (layers, time_to_accuracy):
+    for part in (layers, time_to_accuracy, startup):
         name = part.__name__
         if cell["part"] in ("all", name) and not time_limit_reached():
             yield Note(f"measuring {name}")
@@ -76,6 +78,7 @@ def claims(tables: Tables) -> Claims:
     """Return the claims on the measured parts; on another library only if it was measured."""
     from kanrun.experiments.bench.layers import layer_claims
     from kanrun.experiments.bench.race import accuracy_claims
+    from kanrun.experiments.bench.startup import startup_claims
 
-    made = {"layers": layer_claims, "accuracy": accuracy_claims}
+    made = {"layers": layer_claims, "accuracy": accuracy_claims, "startup": startup_claims}
     return [claim for name in made if name in tables for claim in made[name](tables[name])]

@@ -173,7 +173,7 @@ class BenchConfig(ExperimentConfig):
     part: str = setting(
         "all",
         "measurement; all excludes tables",
-        choices=("all", "layers", "time_to_accuracy", "tables"),
+        choices=("all", "layers", "time_to_accuracy", "startup", "tables"),
     )
     splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
     tables: list[str] = setting(

@@ -6,7 +6,7 @@ import pandas
 import pytest
 import torch
 from kanrun.experiments import bench
-from kanrun.experiments.bench import layers, race
+from kanrun.experiments.bench import layers, race, startup
 
 from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
@@ -112,6 +112,19 @@ def test_time_to_accuracy(tmp_path):
     accuracy = done.table("accuracy").set_index("competitor")
     assert np.isfinite(accuracy.loc["kanrun LM", "seconds"])
     assert accuracy["version"].fillna("").eq("").loc["kanrun LM"]
+
+
+@pytest.mark.slow
+def test_startup(tmp_path, monkeypatch):
+    quick = {name: startup.COMMANDS[name] for name in ("--help", "fit solver.steps=abc")}
+    monkeypatch.setattr(startup, "COMMANDS", quick)
+    done = run(tmp_path, settings(part="startup", rounds=1))
+    table = done.table("startup")
+    assert list(table["command"]) == ["import torch", *quick]
+    ratios = table["cpu_seconds"] / table["cpu_seconds"][0]
+    np.testing.assert_allclose(table["over_import"], ratios)
+    assert (ratios[1:] < 1).all()
+    assert [claim.measured for claim in done.manifest.claims] == list(ratios[1:])
 
 
 def test_an_mlp_has_as_many_parameters():
