@@ -176,12 +176,17 @@ def plan_of(case: Case, model: Model, steps: int | None = None) -> Plan:
     return replace(plan, steps=steps, weight=0.0)
 
 
+def unchanged(fresh: Network, _: Generator) -> Network:
+    """Return a fresh network as it is."""
+    return fresh
+
+
 def train(
     case: Case,
     model: Model,
     seed: int,
     steps: int | None = None,
-    begin: Callable[[Network, Generator], Network] = lambda fresh, _: fresh,
+    begin: Callable[[Network, Generator], Network] = unchanged,
 ) -> Trained:
     """Train an MLP for up to `steps` steps, or a KAN along its schedule; starts are the same.
 

@@ -26,6 +26,7 @@ from kanrun.experiments.compare_mlp.cases import (
     result,
     schedule_text,
     train,
+    unchanged,
 )
 from torch import Generator, Tensor, nn
 
@@ -206,8 +207,7 @@ class ImplementationTricks(NetworkComparison):
     def run(self, cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int) -> Iterator[Record]:
         """Train one variant, with the same starts, steps and data as the others."""
         model, variant = self.model(cfg, case, cell), cell["variant"]
-        begin = {"begin": unscaled} if variant in UNSCALED else {}
-        trained = train(case, model, seed, **begin)
+        trained = train(case, model, seed, begin=unscaled if variant in UNSCALED else unchanged)
         yield result(cfg, case, trained, variant=variant, activation=model.base)
 
 

@@ -100,15 +100,16 @@ def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
     figure, axes = one_panel(3.2)
     both = pd.concat([summary[summary["curve"] != "spline"], errors]).sort_values("points")
     curves, degrees = both["curve"].array, both["degree"].array
-    both = both.set_index("points")["max_error"].clip(upper=LARGEST_ERROR).where(lambda e: e > 0)
+    largest = both.set_index("points")["max_error"].clip(upper=LARGEST_ERROR)
+    largest = largest.where(largest > 0)
     for curve, style, colour in (
         ("polynomial", "s--", BLACK),
         ("polynomial, Chebyshev points", "D--", GREY),
     ):
-        axes.plot(both[curves == curve], style, color=colour, label=curve.replace(", ", ",\n"))
+        axes.plot(largest[curves == curve], style, color=colour, label=curve.replace(", ", ",\n"))
     for degree, fitted, colour in _groups(orders, "degree"):
         order, last = fitted[["order", "last_points"]].iloc[0]
-        some = both[(curves == "spline") & (degrees == degree)]
+        some = largest[(curves == "spline") & (degrees == degree)]
         label = f"spline, k = {degree}" + ("" if np.isnan(order) else f": order {order:.1f}")
         axes.plot(some, "o-", color=colour, label=label)
         ahead = some[(some.index >= last / 5) & (some.index <= last)]
@@ -116,7 +117,7 @@ def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
         axes.plot(ahead.index, theory, ":", color=colour)
     axes.plot([], [], ":", color=GREY, label="1 / Nᵏ⁺¹")
     axes.set(xscale="log", yscale="log", xlabel="number of points N", ylabel="largest error")
-    ticks_at(axes.xaxis, both.index)
+    ticks_at(axes.xaxis, largest.index)
     return finish(figure, [axes], where=BESIDE)
 
 

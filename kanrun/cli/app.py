@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning for the user as one line; warnings of libraries to developers are dropped."""
     if category is UserWarning:
         print(f"kanrun: {_printable(str(message))}", file=sys.stderr)

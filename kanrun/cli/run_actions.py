@@ -24,6 +24,9 @@ from kanrun.cli.runs import runs
 from kanrun.errors import UsageError
 from kanrun.monitoring import enable_gc
 
+#: The group of commands, to which this module adds those that change or make runs.
+__all__ = ["runs"]
+
 
 def _check_new(file: Path, force: bool) -> None:
     """Raise UsageError for a file that exists, unless it may be replaced."""
@@ -146,7 +149,8 @@ def lesson(
     """
     from kanrun.launch.composing import Source, compose
     from kanrun.study.page.lesson import STUDIES, TAG, recorded_runs, write_lesson
-    from kanrun.study.running import RunOptions, run_study
+    from kanrun.study.points import RunOptions
+    from kanrun.study.running import run_study
 
     _check_new(output, force)
     if not output.parent.is_dir():
@@ -182,7 +186,8 @@ def rerun_run(
     """
     from kanrun.launch.composing import compose_again
     from kanrun.runs import find_run
-    from kanrun.study.running import RunOptions, rerun, run_study
+    from kanrun.study.points import RunOptions
+    from kanrun.study.running import rerun, run_study
 
     options = RunOptions(outputs, quiet, strict=strict, executor=executor, address=address)
     found = find_run(run, outputs)
@@ -210,7 +215,8 @@ def resume_interrupted(
         address (ADDRESS): Dask scheduler of a run with executor=dask.
     """
     from kanrun.runs import find_run
-    from kanrun.study.running import RunOptions, resume_run
+    from kanrun.study.points import RunOptions
+    from kanrun.study.running import resume_run
 
     options = RunOptions(
         outputs, quiet, strict=strict, force=force, executor=executor, address=address

@@ -268,7 +268,8 @@ def _set_argument(
     with the types, in `kanrun.config.rules`.
     """
     key, sign = argument.key, argument.sign
-    *parents, last = key.split(".")
+    parents = key.split(".")
+    last: Any = parents.pop()
     if last == "kind" and parents and parents[0] in GROUPS:
         raise UsageError(
             f"{argument.typed(index)} cannot be set; choose with {parents[0]}=NAME, in a file with "

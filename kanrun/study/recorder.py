@@ -187,7 +187,7 @@ class Recorder:
                     f"table {table!r} has {mark}={values[mark]} in a row of {task}; `{mark}` is "
                     "the recorder's column."
                 )
-        first = dict(marks)
+        first: dict[str, Any] = dict(marks)
         if self._several and name == "summary":
             swept = self._points[task.point].values.items()
             settings = {key: value_text(value) for key, value in swept if key not in values}

@@ -197,7 +197,7 @@ def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...
 
     def coefficient(p: int, i: int) -> float:
         terms = ((-1) ** m * comb(k + 1, m) * (k - i - m) ** (k - p) for m in range(k + 1 - i))
-        return comb(k, p) * perm(p, derivative) * sum(terms) / factorial(k)
+        return comb(k, p) * perm(p, derivative) * float(sum(terms)) / factorial(k)
 
     powers = range(derivative, k + 1)
     return tuple(tuple(coefficient(p, i) for i in range(k + 1)) for p in powers)
