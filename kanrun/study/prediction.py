@@ -55,11 +55,12 @@ class SampleCounts:
 def network_outputs(model: Model, x: Array) -> Array:
     """Return the outputs of the network, in its units, shape (samples, outputs)."""
     scaled = model.input_scaling.apply(np.asarray(x, dtype=np.float64))
-    if isinstance(model.input_scaling, PiecewiseScaling):
+    parameter = next(model.network.parameters())
+    in_numpy = parameter.dtype == torch.float64 and parameter.device.type == "cpu"
+    if in_numpy and isinstance(model.input_scaling, PiecewiseScaling):
         from kanrun.engine.tables.to_kan import table_outputs  # only for tables
 
         return table_outputs(model.network, scaled)
-    parameter = next(model.network.parameters())
     return predict(model.network, torch.as_tensor(scaled).to(parameter)).double().cpu().numpy()
 
 
