@@ -45,9 +45,6 @@ SAME_BREAKPOINT = 1e-14
 #: The first factor from one tolerance to the next, its smallest value, the smallest tolerance, and
 #: the fraction of the tolerance that a next estimate should have.
 TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-3, 1e-13, 0.3
-#: Errors are assumed to fall as they did, but at most this much faster than the tolerance: those of
-#: 12 equations fell by factors of 0.01 to 0.3 per factor of ten, and a fast fall need not continue.
-FASTEST_FALL = 0.3
 #: Change above which a solution tells nothing about the error of the next.
 SATURATED = 0.1
 #: Largest work (steps times unknowns) of a solution, about a minute; the factor to a coarser
@@ -82,7 +79,7 @@ class _Level:
     Attributes:
         change: Relative difference from the level before.
         changes: The same by parts of time.
-        power: Power of the tolerance by which errors fall.
+        power: Power of the tolerance by which errors fall, at most 1.
         factor: Tolerance relative to that of the level before.
     """
 
@@ -103,7 +100,7 @@ class _Level:
             return None
         if self.change > SATURATED:
             return self.change
-        return self.change * max(float(self.factor**self.power), FASTEST_FALL * self.factor)
+        return self.change * float(self.factor**self.power)
 
 
 def solve_evolution(
@@ -196,20 +193,21 @@ def _level(
 def _power(before: Tensor, changes: Tensor, factor: float) -> float:
     """Return the power of the tolerance by which errors fall, from two changes in turn.
 
-    A change of order 1 tells nothing: a solution cannot be more wrong than that.
+    A change of order 1 tells nothing: a solution cannot be more wrong than that. A fast fall need
+    not continue: where small errors grow in time, later ones fall later, so 1 is the largest power.
     """
     told = before < SATURATED
     if not bool(told.any()):
         return 1.0
     ratio = float(changes[told].norm().clamp(min=TINY) / before[told].norm().clamp(min=TINY))
-    return max(float(np.log(ratio) / np.log(factor)), 0.0)
+    return float(np.clip(np.log(ratio) / np.log(factor), 0.0, 1.0))
 
 
 def _next_factor(level: _Level, tolerance: float) -> float:
     """Return the factor to the next tolerance, one step of which should meet the `tolerance`."""
     if level.estimate is None or level.change > SATURATED:
         return TOLERANCE_FACTOR
-    aimed = (AIMED_FRACTION * tolerance / max(level.estimate, TINY)) ** (1 / max(level.power, 1.0))
+    aimed = AIMED_FRACTION * tolerance / max(level.estimate, TINY)
     return float(np.clip(aimed, SMALLEST_FACTOR, TOLERANCE_FACTOR))
 
 
