@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from kanrun.figures.panels import (
     MAX_NUMBERED,
@@ -62,6 +63,8 @@ LONG, SHORT = 44, 22
 #: Room for numbers and titles of effects, and for numbers and names of maps.
 EFFECTS_LAYOUT = (0.6, 0.3, 0.2, 0.3), (0.07, 0.32)
 MAPS_LAYOUT = (0.6, 0.45, 0.2, 0.1), (0.25, 0.25)
+#: Points between the dot of a level and its name, and free parts of the axis beside the levels.
+BESIDE_DOTS, LEVELS_ROOM = 4, (0.3, 0.7)
 #: Free part of an axis around its data.
 ROOM = 0.08
 
@@ -334,6 +337,10 @@ def effects(
                 names_of_levels = [shorten(each) for each in levels]
                 axes.set_xticks(rows["x"], names_of_levels, rotation=90, va="bottom", ha="left")
                 axes.tick_params(axis="x", pad=-4)
+                beside = ScaledTranslation(BESIDE_DOTS / 72, 0, figure.dpi_scale_trans)
+                for label in axes.get_xticklabels():
+                    label.set_transform(label.get_transform() + beside)
+                axes.set_xlim(rows["x"].min() - LEVELS_ROOM[0], rows["x"].max() + LEVELS_ROOM[1])
             else:
                 axes.fill_between(*ends, color=colour, **BAND)
             style = "o" if levels.all() else "o-" if len(rows) <= 2 else "-"

@@ -11,7 +11,7 @@ from typing import Any
 from kanrun.runs.index import LEARNED, Record, RunIndex, quoted
 
 #: Results that a list shows if some run has them.
-RESULTS = ("test_rmse", "test_accuracy", "rmse")
+RESULTS = ("test_rmse", "test_accuracy", "cv_rmse", "cv_accuracy", "rmse", "l2")
 #: Settings that say nothing of a training.
 ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", "tags", "note")
 
