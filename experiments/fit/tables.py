@@ -27,7 +27,6 @@ from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import deviation
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
-from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import (
     doubts,
@@ -38,6 +37,7 @@ from kanrun.study.evaluation import (
     relative_error,
 )
 from kanrun.study.prediction import error_levels
+from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Dataset, Target

@@ -22,14 +22,7 @@ from kanrun.engine.training import (
 )
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note, Record, Row
-from kanrun.study.build import (
-    Create,
-    LearningProblem,
-    describe_training,
-    factory,
-    make_plan,
-    make_problem,
-)
+from kanrun.study.build import Create, describe_training, factory, make_plan
 from kanrun.study.checkpoints import (
     follow,
     growth_row,
@@ -50,6 +43,7 @@ from kanrun.study.evaluation import (
     relative_error,
     scores,
 )
+from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Target

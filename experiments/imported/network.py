@@ -14,9 +14,9 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Value
-from kanrun.study.build import make_problem, with_scalings
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import edge_table, prediction_table
+from kanrun.study.problem import make_problem, with_scalings
 from kanrun.study.resources import generator
 from kanrun.targets import Scaling, array_target
 

@@ -6,12 +6,16 @@ shows how a kind is declared, and `rules` how its settings are. Nothing here imp
 
 from __future__ import annotations
 
-from kanrun.config.comparisons import BenchConfig, CompareMLPConfig, ContinualConfig
+from kanrun.config.comparisons import (
+    BenchConfig,
+    CompareMLPConfig,
+    ContinualConfig,
+    ExtendGridConfig,
+)
 from kanrun.config.experiments import (
     CurvesConfig,
     ExecutorConfig,
     ExperimentConfig,
-    ExtendGridConfig,
     FitConfig,
     ImportConfig,
     InterpretConfig,

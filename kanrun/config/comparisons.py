@@ -1,4 +1,4 @@
-"""Settings of the experiments that compare: KANs with MLPs, learners, and libraries."""
+"""Settings of experiments that compare: grid schedules, KANs with MLPs, learners, libraries."""
 
 from __future__ import annotations
 
@@ -17,6 +17,50 @@ from kanrun.config.rules import MISSING, setting
 from kanrun.config.targets import SamplingConfig
 
 LIBRARIES = ("pykan", "inkan", "inkan compiled", "jaxkan")
+
+
+@experiment(
+    "extend-grid",
+    "Train along grid schedules and from scratch, and measure the order of convergence.",
+    examples=(
+        "kanrun extend-grid",
+        "kanrun extend-grid study=paper",
+        "kanrun extend-grid 'parts=[order]' 'degrees=[2,3]'",
+    ),
+    implied=IMPLIED_TARGETS,
+    figures=("staircase", "error_against_intervals", "order", "overfit"),
+)
+@dataclass
+class ExtendGridConfig(TrainingConfig):
+    """`kanrun extend-grid`; the schedules take the place of `model.intervals`.
+
+    A schedule is {kind: list, intervals: [3, 5, 10]}, {kind: doubling, first: 3, last: 96, nested:
+    true}, or {kind: plateau, ...} with the keys of either and `patience` and `steps`. The first one
+    is also trained from scratch.
+    """
+
+    parts: list[str] = parts("schedules", "scratch", "order", "overfit")
+    shapes: list[list[int]] = setting(
+        [[1]], "hidden widths, one list per network", least=1, distinct=True, minimum=1
+    )
+    schedules: list[Any] = setting(MISSING, "schedules of grids", least=1)
+    max_parameters: int = setting(4000, "maximum number of parameters; finer grids are skipped")
+    scratch_intervals: list[int] | None = setting(
+        None, "grids of the part scratch; null is all of the first schedule", distinct=True
+    )
+    degrees: list[int] = setting(
+        [1, 2, 3, 4, 5], "degrees of the part order", distinct=True, minimum=1
+    )
+    order_intervals: list[int] = setting([12, 24, 48, 96], "grids of the part order")
+    order_first_grid: int = setting(12, "first grid that resolves the target")
+    order_points: int = setting(3000, "training points of the part order", minimum=10)
+    overfit_points: int = setting(200, "training points of the part overfit", minimum=10)
+    overfit_intervals: list[int] = setting([3, 6, 12, 24, 48, 96], "grids of the part overfit")
+    overfit_noise: float = setting(
+        0.01,
+        "noise, as sampling.noise, of a second run of the part overfit; 0 skips it",
+        minimum=0,
+    )
 
 
 @experiment(

@@ -1,17 +1,14 @@
-"""From the configuration to the engine: the problem, fresh networks, and the plan to train them."""
+"""From the configuration to the engine: fresh networks, and the plan to train them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Generator, Tensor
+from torch import Generator
 
 from kanrun.config import (
     MODELS,
@@ -19,14 +16,11 @@ from kanrun.config import (
     AutoSolver,
     BezierConfig,
     BSplineConfig,
-    ExperimentConfig,
     KANConfig,
     MLPConfig,
     PolynomialConfig,
-    SamplingConfig,
     check,
 )
-from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.config.models import AUTO, check_model, widths_of
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
@@ -34,18 +28,14 @@ from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import (
     GrowthPolicy,
     Plan,
-    Samples,
     Task,
     TrainingCost,
-    TrainingData,
     check_solver,
     choose_solver,
 )
 from kanrun.errors import UsageError
-from kanrun.study.resources import device_of
-from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling, Target
+from kanrun.study.problem import LearningProblem
 
-PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}
 Create = Callable[[Generator], Network]
 
 #: Grids of `model.intervals=auto`, as far as size allows and validation gains; each contains the
@@ -70,90 +60,6 @@ BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}
 DOUBLE = 8
 #: Samples of one step of Adam if `solver=auto` chooses it.
 ADAM_BATCH = 1024
-
-
-@dataclass(frozen=True)
-class LearningProblem:
-    """`dataset` in the user's units and `data` as the engine trains on them.
-
-    `domain` (inputs, 2) bounds the grid.
-    """
-
-    dataset: Dataset
-    data: TrainingData
-    domain: Tensor
-
-    @property
-    def inputs(self) -> int:
-        return len(self.dataset.target.inputs)
-
-    @property
-    def outputs(self) -> int:
-        """Outputs of a network: the target's, or one for each class."""
-        return len(self.dataset.classes or self.dataset.target.outputs)
-
-
-def make_problem(
-    cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
-) -> LearningProblem:
-    """Sample `target`, settings or a target as it is, for `seed`.
-
-    Raises UsageError for what breaks a rule.
-    """
-    # They load sympy, which a stored model does not need.
-    from kanrun.targets import build_target, make_dataset
-
-    known = target if isinstance(target, Target) else build_target(target)
-    dataset = make_dataset(known, sampling, seed)
-    return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
-
-
-def with_scalings(
-    problem: LearningProblem,
-    inputs: Scaling | PiecewiseScaling,
-    outputs: Scaling | PiecewiseScaling | None,
-) -> LearningProblem:
-    """Return the same points in other units; `outputs` None keeps those of the output."""
-    dataset = replace(
-        problem.dataset,
-        input_scaling=inputs,
-        output_scaling=outputs or problem.dataset.output_scaling,
-    )
-    return _problem(dataset, problem.domain.dtype, problem.domain.device)
-
-
-def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
-    """Return the problem with `points` among its training points, or with them `only`."""
-    train = points if only else problem.dataset.train.join(points)
-    dataset = replace(problem.dataset, train=train)
-    return _problem(dataset, problem.domain.dtype, problem.domain.device)
-
-
-def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
-    def tensor(array: NDArray[np.float64]) -> Tensor:
-        return torch.tensor(array, dtype=dtype, device=device)
-
-    def samples(points: Points | None) -> Samples | None:
-        if points is None:
-            return None
-        y = points.y if dataset.classes else dataset.output_scaling.apply(points.y)
-        weights = None if points.weights is None else tensor(points.weights)
-        return Samples(tensor(dataset.input_scaling.apply(points.x)), tensor(y), weights)
-
-    train = samples(dataset.train)
-    assert train is not None
-    # Float32 would not hold every unit.
-    units = torch.tensor(dataset.output_scaling.scale, dtype=torch.float64)
-    task: Task = "classification" if dataset.classes else "regression"
-    data = TrainingData(train, samples(dataset.validation), samples(dataset.test), units, task)
-    domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)
-    return LearningProblem(dataset, data, widened(domain))
-
-
-def widened(domain: Tensor) -> Tensor:
-    """Widen `domain` around constant inputs, so that a grid has a positive length."""
-    flat = (domain[:, 1] <= domain[:, 0])[:, None]
-    return torch.where(flat, domain + domain.new_tensor([-0.5, 0.5]), domain)
 
 
 def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:

@@ -27,8 +27,8 @@ from kanrun.engine.training import (
 )
 from kanrun.errors import KanrunError
 from kanrun.runs.records import Checkpoint, Record, Value
-from kanrun.study.build import LearningProblem
 from kanrun.study.model import Model
+from kanrun.study.problem import LearningProblem
 from kanrun.targets import TableCode, scaling_from_plain
 
 Array = NDArray[np.float64]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from kanrun.engine.networks import Network
 from kanrun.engine.training import SmoothnessPenalty, degrees_of_freedom, mean_loss, predict
 from kanrun.runs.records import Note, Table, Value
-from kanrun.study.build import LearningProblem
+from kanrun.study.problem import LearningProblem
 from kanrun.targets import Dataset, Points, constant, root_mean_square
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from kanrun.engine.symbolic.graph import (
 )
 from kanrun.engine.symbolic.graph_changes import edge_scores
 from kanrun.engine.symbolic.laws import fit_expression
-from kanrun.engine.symbolic.matching import match_edge, match_formulas
+from kanrun.engine.symbolic.matching import match_edge
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
@@ -58,3 +58,4 @@ from kanrun.engine.symbolic.snapping import (
     partly_symbolic,
     refine_to_formula,
 )
+from kanrun.engine.symbolic.univariate import match_formulas

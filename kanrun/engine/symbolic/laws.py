@@ -19,7 +19,6 @@ from kanrun.engine.symbolic.candidates import DIGITS, TABLE
 from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph, Subgraph
-from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, match_formulas, regression_formulas
 from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
 from kanrun.engine.symbolic.problem import (
     EXACT,
@@ -33,6 +32,7 @@ from kanrun.engine.symbolic.problem import (
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, matched
 from kanrun.engine.symbolic.symmetries import Reduction, power_law
+from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
 #: Formulas that are returned, and their refit.

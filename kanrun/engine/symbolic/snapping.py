@@ -19,7 +19,7 @@ from kanrun.engine.symbolic.conversions import canonicalise
 from kanrun.engine.symbolic.edge_functions import EdgeMatch, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.graph_changes import EDGE_STEPS, eliminate
-from kanrun.engine.symbolic.matching import UNIVARIATE_BUDGET, match_edge, match_formulas
+from kanrun.engine.symbolic.matching import match_edge
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
@@ -38,6 +38,7 @@ from kanrun.engine.symbolic.refit import (
     refit,
     refit_on_grids,
 )
+from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_formulas
 
 #: Relative error up to which a network is snapped.
 SNAP_THRESHOLD = 0.05

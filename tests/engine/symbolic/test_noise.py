@@ -8,14 +8,13 @@ from made_graphs import edge, one_edge, split
 from scipy.special import erf
 
 import kanrun
-from kanrun.engine.symbolic import matching
+from kanrun.engine.symbolic import univariate
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import choose
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.formula import finish_formula, round_constants
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_changes import drop_terms
-from kanrun.engine.symbolic.matching import regression_formulas
 from kanrun.engine.symbolic.problem import (
     EXACT,
     SearchData,
@@ -25,6 +24,7 @@ from kanrun.engine.symbolic.problem import (
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.smooth_fit import errors_are_relative
+from kanrun.engine.symbolic.univariate import regression_formulas
 
 
 def noisy(f, low, high, inputs, seed):
@@ -78,7 +78,7 @@ def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(monk
     waves = 3 * np.cos(2 * np.pi * t / 12) + 1.5 * np.sin(0.23 * t)
     y = 10 + waves + 0.5 * rng.standard_normal(120)
     for name, value in (("_SINGLES", 2), ("_WIDTH", 1), ("_TERMS", 1)):
-        monkeypatch.setattr(matching, name, value)
+        monkeypatch.setattr(univariate, name, value)
     found = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0))[0]
     functions = [edge.function for edge in found.edges if isinstance(edge.function, Symbolic)]
     speeds = sorted(abs(function.constants[0]) for function in functions)

@@ -8,8 +8,8 @@ from kanrun.engine.symbolic import choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.conversions import to_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms
-from kanrun.engine.symbolic.matching import match_formulas
 from kanrun.engine.symbolic.regression import nearest_pairs
+from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.formulas import parse, to_numpy
 
 FOUND = [
