@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 #: Fraction of a time limit that trainings may use, since their last step ends a little later, and
 #: that they may use in any case.
 STEPS_FRACTION, LEAST_FRACTION = 0.98, 1 / 3
-#: CPU seconds for figures and claims (loading matplotlib takes 0.7, six figures at most 1.5), and
+#: CPU seconds for figures and claims (loading matplotlib takes 0.7, six figures at most 1.2), and
 #: of the program before the command is read and after its results are shown.
-RESULTS_SECONDS, PROGRAM_SECONDS = 3.0, 0.8
+RESULTS_SECONDS, PROGRAM_SECONDS = 2.5, 0.8
 #: Copies of the numbers: a training holds the network, its best state, a gradient and a trial step;
 #: at the points, values, slopes and what a solver keeps of both. Peaks of `kanrun fit` exceed this
 #: estimate, so that no run is rejected by mistake.
