@@ -273,7 +273,11 @@ def metrics(run):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
-    [["fit", "n_seeds=20"], ["solve", "equation=burgers", "n_seeds=20"], ["continual", "executor=serial"]],
+    [
+        ["fit", "n_seeds=20"],
+        ["solve", "equation=burgers", "n_seeds=20"],
+        ["continual", "executor=serial"],
+    ],
 )
 def test_a_run_ends_within_a_tenth_of_its_seconds(words):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
