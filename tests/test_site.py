@@ -165,13 +165,13 @@ def furnished(tmp_path_factory):
                 "suite"
             ]
         ]
-        for study in ("feynman_raw", "nist")
+        for study in ("feynman_raw", "fastsrb", "nist")
     }
-    ranges = {f"v{i + 1}": {"name": name, "sample_range": [1, 5]} for i, name in enumerate("ab")}
-    formula = {"raw": "a*b**2", "n_variables": 2, "vars": ranges}
-    (folder / "feynman.yaml").write_text(
-        yaml.safe_dump({target["id"]: formula for target in names["feynman_raw"]})
-    )
+    formula = {"prepared": "v1*v2**2", "vars": {f"v{i}": {"sample_range": [1, 5]} for i in (1, 2)}}
+    for study, file in (("feynman_raw", "feynman.yaml"), ("fastsrb", "fastsrb.yaml")):
+        (folder / file).write_text(
+            yaml.safe_dump({target["id"]: formula for target in names[study]})
+        )
     (folder / "NIST_STRD").mkdir()
     for target in names["nist"]:
         rows = "".join(f"{3 * np.exp(-x / 2) + 1e-5 * (-1) ** x:.6f} {x}\n" for x in range(1, 7))

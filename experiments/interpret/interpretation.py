@@ -33,6 +33,7 @@ from kanrun.engine.symbolic import (
     errors_are_relative,
     exact_decimals,
     fixed_shape,
+    has_form_of,
     limited,
     proven_equal,
     refine_to_formula,
@@ -229,7 +230,8 @@ def _in_user_units(result: Interpretation, problem: InterpretationProblem) -> In
         if formula and problem.expression is not None and not formula.splines:
             budget = problem.search.policy.simplify_budget
             proven = proven_equal(formula.expression, problem.expression, budget)
-            certificate = replace(certificate, proven_equal=proven)
+            form = "yes" if has_form_of(formula.expression, problem.accepted) else "no"
+            certificate = replace(certificate, proven_equal=proven, accepted_form=form)
     return replace(
         result,
         formula=formula and rename_variables(formula, names),

@@ -14,7 +14,6 @@ from math import inf
 import numpy as np
 import sympy
 from kanrun.experiments.interpret.problem import (
-    Array,
     Function,
     InterpretationProblem,
     VerificationData,
@@ -40,8 +39,6 @@ from kanrun.engine.symbolic import (
     widened,
 )
 
-#: Number of points for the certificate, which no part of the search has seen, and their seed.
-_VERIFICATION_POINTS, _VERIFICATION_SEED = 1000, 20240430
 #: Stages whose networks are numeric: a formula is compared with the best of them.
 _NUMERIC = ("train", "prune", "retrain")
 #: Multiple of the smallest error up to which the smallest network is snapped edge by edge, and the
@@ -285,7 +282,7 @@ def is_truth(formula: Formula, held_out: VerificationData) -> bool:
     """
     if held_out.truth is None:
         return True
-    x = widened(verification_points(held_out.domain))
+    x = widened(held_out.fresh)
     with np.errstate(all="ignore"):
         truth, values = held_out.truth(x), formula(x)
     both = np.isfinite(truth) & np.isfinite(values)
@@ -312,12 +309,4 @@ def _constant(given: InterpretationProblem) -> Interpretation:
 def _certificate(
     formula: Formula | None, network: Function, held_out: VerificationData
 ) -> Certificate:
-    points, fresh = (held_out.x, held_out.y), verification_points(held_out.domain)
-    return certify(formula, network, points, fresh, held_out.truth)
-
-
-def verification_points(domain: Array) -> Array:
-    """Return points of the domain that no part of the search has seen, shape (points, inputs)."""
-    low, high = domain[:, 0], domain[:, 1]
-    random = np.random.default_rng(_VERIFICATION_SEED)
-    return low + random.random((_VERIFICATION_POINTS, len(domain))) * (high - low)
+    return certify(formula, network, (held_out.x, held_out.y), held_out.fresh, held_out.truth)

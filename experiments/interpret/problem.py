@@ -51,6 +51,8 @@ Function = Callable[[Array], Array]
 #: Fraction of the network's own error by which its graph may differ without a warning, and the
 #: difference relative to the std of y that is only rounding.
 _FAITHFUL, _ROUNDING = 0.1, 1e-12
+#: Number of points for the certificate, which no part of the search has seen, and their seed.
+_VERIFICATION_POINTS, _VERIFICATION_SEED = 1000, 20240430
 #: Size of numbers above which (or below its reciprocal) a column is scaled.
 _LARGE = 1e3
 
@@ -72,11 +74,15 @@ class SourceNetwork:
 
 @dataclass(frozen=True)
 class VerificationData:
-    """Points (x, y) that nothing was chosen on, their domain, and the true function if known."""
+    """Points (x, y) that nothing was chosen on, their domain, and the true function if known.
+
+    Of the `fresh` points, drawn as those, nothing is known but the function.
+    """
 
     x: Array
     y: Array
     domain: Array
+    fresh: Array
     truth: Function | None = None
 
 
@@ -97,6 +103,7 @@ class InterpretationProblem:
         output: Name of the output.
         only: Whether the target has no other output.
         expression: The true function in the user's units, if it is known.
+        accepted: The forms of it that count as its own.
         notes: Notes on the data.
         labels: Classes of the points of the verification, if the output is a logit.
 
@@ -116,6 +123,7 @@ class InterpretationProblem:
     output: str = "y"
     only: bool = True
     expression: sympy.Expr | None = None
+    accepted: tuple[sympy.Expr, ...] = ()
     notes: tuple[Note, ...] = ()
     labels: Array | None = None
 
@@ -281,7 +289,9 @@ def _problem(
     data = SearchData(x, y, chosen_x, chosen_y)
     candidates = choose(cfg.candidates, cfg.custom_candidates)
     search = SearchProblem(data, candidates, _policy(cfg), _dimensions(cfg, target, index))
-    held_out = VerificationData(test_x, test_y, scaling.apply(target.domain.T).T)
+    random = np.random.default_rng(_VERIFICATION_SEED).random((_VERIFICATION_POINTS, x.shape[1]))
+    box, fresh = scaling.apply(target.domain.T).T, scaling.apply(target.inputs_at(random))
+    held_out = VerificationData(test_x, test_y, box, fresh)
     if (function := target.function) is not None:
 
         def truth(x: Array) -> Array:
@@ -301,6 +311,7 @@ def _problem(
         output=output,
         only=only,
         expression=target.expression,
+        accepted=(target.expression, *target.accepted) if target.expression is not None else (),
     )
     if network is None:
         return problem

@@ -124,6 +124,8 @@ def summary_row(problem: InterpretationProblem, result: Interpretation, cpu_seco
         recovered=found.recovered,
         same_form=found.same_form,
         proven_equal=found.proven_equal,
+        accepted_form=found.accepted_form,
+        in_view={True: "yes", False: "no", None: "unknown"}[problem.cfg.in_view],
         r2=found.r2,
         structure=result.structure,
         shape=shape_of(fit.network) if fit else "",

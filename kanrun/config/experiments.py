@@ -292,6 +292,9 @@ class InterpretConfig(ExperimentConfig):
     simplify_budget: float = setting(
         5.0, "work for simplification, in approximate seconds of one core", minimum=0
     )
+    in_view: bool | None = setting(
+        None, "whether the target was known when rules of the search were chosen, for score cards"
+    )
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
 
 

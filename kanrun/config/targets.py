@@ -80,7 +80,8 @@ class FeynmanTarget(FunctionTarget):
     id: str = setting(MISSING, "number of the equation in the lectures, or name in the file")
     path: str | None = setting(
         None,
-        "YAML file of formulas with ranges, as symbolic-data has them; null: the 27 of kanrun",
+        "YAML file of formulas with ranges, as symbolic-data has them (feynman.yaml, "
+        "fastsrb.yaml); null: the 27 of kanrun",
         file=True,
     )
     units: dict[str, str] = setting({}, _UNITS, free_text=True)

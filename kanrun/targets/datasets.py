@@ -34,6 +34,7 @@ _MIN_FOR_VALIDATION = 20  # training points: of fewer, none are set aside
 _ORDINARY = 100.0  # sizes from 1/100 to 100, and means up to 100 sizes, are not standardised
 _MAX_NUMBERS = 10**9  # of one draw: points times variables
 _ROUNDING = 1e-13  # relative range of a column that is constant up to rounding
+_REDRAWS = 100  # of points outside a formula's own domain, as FastSRB draws them
 _SHOWN = 8  # coordinates of a point in a message
 
 
@@ -51,6 +52,9 @@ class Target:
         classes: Labels of a classification, whose y is one column with the index of the class.
         code: How the inputs follow from a table's columns, unless these are plain numbers.
         notes: Sentences on a table that was read.
+        accepted: Other forms of the formula that are accepted as answers.
+        place: Map from random numbers (points, inputs), uniform on [0, 1), to inputs; None: uniform
+            ones.
     """
 
     name: str
@@ -65,6 +69,15 @@ class Target:
     classes: tuple[str, ...] | None = None
     code: TableCode | None = None
     notes: tuple[str, ...] = ()
+    accepted: tuple[sympy.Expr, ...] = ()
+    place: Callable[[Array], Array] | None = None
+
+    def inputs_at(self, uniform: Array) -> Array:
+        """Return the inputs for random numbers (points, inputs) that are uniform on [0, 1)."""
+        if self.place is not None:
+            return self.place(uniform)
+        lower, upper = self.domain.T
+        return np.asarray(lower + (upper - lower) * uniform)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,17 +132,21 @@ def generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
-    """Draw points uniformly from the domain; a longer draw starts with the same points.
+    """Draw points from the domain; a longer draw starts with the same points.
 
-    Raises UsageError if the function is not finite at one of them.
+    With ranges of its own, the points at which the function is not finite are drawn again. Raises
+    UsageError if it is not finite at one of them.
     """
     assert target.function is not None
-    lower, upper = target.domain.T
-    x = lower + (upper - lower) * rng.random((count, len(target.domain)))
+    x = target.inputs_at(rng.random((count, len(target.domain))))
     y = target.function(x)
-    finite = np.isfinite(y).all(axis=1)
-    if not finite.all():
-        point = shown(x[finite.argmin()], target.inputs)
+    bad, redraws = ~np.isfinite(y).all(axis=1), 0 if target.place is None else _REDRAWS
+    while bad.any() and redraws:
+        x[bad] = target.inputs_at(rng.random((int(bad.sum()), len(target.domain))))
+        y[bad], redraws = target.function(x[bad]), redraws - 1
+        bad = ~np.isfinite(y).all(axis=1)
+    if bad.any():
+        point = shown(x[bad.argmax()], target.inputs)
         raise UsageError(f"{target.name} is not finite at {point}; change target.domain.")
     return Points(x, y)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from kanrun.config import (
 )
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
+from kanrun.formulas.parsing import KnownFunction
 from kanrun.points import Array, Points
 from kanrun.targets import NAMED
 from kanrun.targets.datasets import Target, check_known, shown
@@ -209,8 +211,9 @@ def feynman_formulas() -> dict[str, FeynmanFormula]:
 def build_feynman(config: FeynmanTarget) -> Target:
     """Return a formula by its equation, or of a file; its inputs are x0, x1, ... as listed.
 
-    Each entry of a file has the formula `raw`, and under `vars` name and sample_range of v1, v2,
-    ... Raises UsageError for an unknown formula, and for another format.
+    Each entry of a file has the formula `prepared`, under `vars` sample_range and sample_type of
+    v1, v2, ..., and perhaps `accept`, a list of its other forms. Raises UsageError for an unknown
+    formula, and for another format.
     """
     path, name = config.path, config.id
     if path is None:
@@ -221,17 +224,68 @@ def build_feynman(config: FeynmanTarget) -> Target:
     check_known("target.id", name, _formulas_of_file(path), f"formulas of {path}")
     entry = _formulas_of_file(path)[name]
     try:
-        variables = [entry["vars"][f"v{i + 1}"] for i in range(int(entry["n_variables"]))]
-        names = [str(each["name"]) for each in variables]
-        ranges = [list(each["sample_range"]) for each in variables]
-        expression = _numbered(parse(str(entry["raw"]), names), names)
-    except (KeyError, TypeError, ValueError) as error:
+        variables = {key: each for key, each in entry["vars"].items() if key != "v0"}
+        names = sorted(variables, key=lambda key: int(key[1:]))
+        ranges = [_FileRange.of(variables[key]) for key in names]
+        expression, *accepted = (
+            _numbered(parse(_PI.sub("pi", str(each)), names, _FILE_FUNCTIONS), names)
+            for each in (entry["prepared"], *entry.get("accept", ()))
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
-            f"target.path={path}: the entry {name} lacks raw, n_variables, or vars with ranges."
+            f"target.path={path}: the entry {name} lacks prepared, or vars with ranges."
         ) from error
-    inputs = [f"x{i}" for i in range(len(names))]
+    inputs, boxes = [f"x{i}" for i in range(len(names))], [each.ends for each in ranges]
     # 0/0 on part of a published range is no reason to reject it.
-    return formula_target(name, expression, inputs, config.domain, ranges, checked=False)
+    target = formula_target(name, expression, inputs, config.domain, boxes, checked=False)
+    if config.domain is not None or all(each.scale == "uni" for each in ranges):
+        return replace(target, accepted=tuple(accepted))
+
+    def place(uniform: Array) -> Array:
+        columns = zip(ranges, uniform.T, strict=True)
+        return np.stack([each.place(column) for each, column in columns], axis=1)
+
+    return replace(target, accepted=tuple(accepted), place=place)
+
+
+#: Function of the files that formulas do not have, and their pi, of 14 digits or more.
+_FILE_FUNCTIONS, _PI = {"neg": KnownFunction(operator.neg)}, re.compile(r"3\.1415926535897\d*")
+
+
+@dataclass(frozen=True)
+class _FileRange:
+    """Range of a variable: uniform (`uni`), uniform logarithms (`log`) or whole numbers (`int`).
+
+    The sign is positive, or with `both_signs` random.
+    """
+
+    low: float
+    high: float
+    scale: str
+    both_signs: bool
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> _FileRange:
+        """Return the range of an entry, uniform and positive if it does not say."""
+        low, high = (constant(end) for end in entry["sample_range"][:2])
+        scale, sign = entry.get("sample_type", ("uni", "pos"))
+        if scale not in ("uni", "log", "int") or sign not in ("pos", "pos_neg"):
+            raise ValueError(scale, sign)
+        return cls(low, high, scale, sign == "pos_neg")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return (-self.high if self.both_signs else self.low, self.high)
+
+    def place(self, uniform: Array) -> Array:
+        """Return values for random numbers (N,) that are uniform on [0, 1)."""
+        if self.both_signs:
+            sign, uniform = np.where(uniform < 0.5, -1.0, 1.0), 2 * uniform % 1
+            return sign * replace(self, both_signs=False).place(uniform)
+        if self.scale == "log":
+            return np.asarray(self.low * (self.high / self.low) ** uniform)
+        values = self.low + (self.high - self.low) * uniform
+        return np.round(values) if self.scale == "int" else values
 
 
 @cache

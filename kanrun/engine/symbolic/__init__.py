@@ -48,6 +48,7 @@ from kanrun.engine.symbolic.simplification import (
     as_written,
     equivalent_forms,
     exact_decimals,
+    has_form_of,
     proven_equal,
     round_numbers,
 )

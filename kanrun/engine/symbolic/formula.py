@@ -321,6 +321,7 @@ class Certificate:
             one.
         same_form: `yes` if it is after its constants are fitted to the true function.
         proven_equal: `yes` or `no` if sympy shows whether it is the true function, else `unknown`.
+        accepted_form: `yes` or `no`, whether it is written as the true function, or as short.
     """
 
     difference: float = np.nan
@@ -331,6 +332,7 @@ class Certificate:
     recovered: str = "unknown"
     same_form: str = "unknown"
     proven_equal: str = "unknown"
+    accepted_form: str = "unknown"
 
 
 def certify(

@@ -112,6 +112,8 @@ _ROUNDING = 1e-14
 #: Relative difference of equal forms, ten times the rounding of a formula as forms cancel
 #: differently. It is relative to this quantile of the values where these are smaller.
 _EQUAL, _USUAL = 10 * EXACT, 0.9
+#: Digits to which the numbers of two forms agree: those of the constants of physics in files.
+_FORM_DIGITS = 4
 #: Errors that sympy raises for expressions that a transform cannot take.
 CANNOT = (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError)
 Rewriting = Callable[[sympy.Expr], sympy.Expr]
@@ -377,6 +379,21 @@ def size(expression: sympy.Expr) -> float:
     fractions = sum(not number.is_Integer for number in numbers)
     operations = sympy.count_ops(shown) + functions + _UNUSUAL * unusual
     return float(operations + sum(lengths) + _FRACTION * fractions)
+
+
+def has_form_of(expression: sympy.Expr, accepted: Sequence[sympy.Expr]) -> bool:
+    """Return whether the expression is one of those accepted, or no longer than the shortest.
+
+    The numbers of a product are one number there, of `_FORM_DIGITS` digits.
+    """
+
+    def skeleton(form: sympy.Expr) -> sympy.Expr:
+        form = sympy.N(form, _DIGITS)
+        texts = {each: f"{float(each):.{_FORM_DIGITS}g}" for each in form.atoms(sympy.Float)}
+        return form.xreplace({each: sympy.Float(text) for each, text in texts.items()})
+
+    form, others = skeleton(expression), [skeleton(each) for each in accepted]
+    return form in others or size(form) <= min(map(size, others))
 
 
 def round_numbers(expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool]) -> sympy.Expr:

@@ -28,6 +28,7 @@ from kanrun.engine.symbolic.simplification import (
     equivalent_forms,
     exact_decimals,
     expansion_terms,
+    has_form_of,
     nice,
     proven_equal,
 )
@@ -289,3 +290,17 @@ def test_a_sign_that_the_points_show_stays_before_its_root():
     signed, odd = uniform(-2, 2, 50, 2), parse("x0*sqrt(1+x1^2/x0^2)")
     found = equivalent_forms(odd, XS, signed, BUDGET)[0]
     assert_allclose(evaluate(found, signed), evaluate(odd, signed))
+
+
+@pytest.mark.parametrize(
+    ("text", "accepted", "found"),
+    [
+        ("x0/(4*pi*0.5)", ["0.159155*x0"], True),  # the numbers of a product are one number
+        ("x0/sqrt(1 - x1**2/4)", ["x0/sqrt(1 - 0.25*x1**2.0)"], True),
+        ("2*x0/sqrt(4 - x1**2)", ["x0/sqrt(1 - 0.25*x1**2)"], True),  # as short
+        ("x0*sqrt(1/((2 - x1)*(2 + x1)))", ["x0/sqrt(1 - 0.25*x1**2)"], False),
+        ("x0*x1 + x0*x2", ["x0*(x1 + x2)", "x2*x0 + x1*x0"], True),
+    ],
+)
+def test_a_form_is_accepted_if_it_is_listed_or_as_short(text, accepted, found):
+    assert has_form_of(parse(text), [parse(each) for each in accepted]) == found

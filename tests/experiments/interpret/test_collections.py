@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 from kanrun.experiments.interpret.claim_checks import certified_claims
 from kanrun.experiments.interpret.tables import certified_row
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import curve_fit
 
-from kanrun.config import FeynmanTarget, NistTarget
+from kanrun.config import FeynmanTarget, NistTarget, SamplingConfig
 from kanrun.engine.symbolic import Formula, Graph
 from kanrun.errors import UsageError
 from kanrun.formulas import parse
-from kanrun.targets import build_target
+from kanrun.targets import build_target, make_dataset
 
 NIST_FILE = """NIST/ITL StRD
 Dataset Name:  Line              (Line.dat)
@@ -64,17 +64,46 @@ def test_certified_sets_are_fitted_from_both_starts(tmp_path):
         build_target(NistTarget(path=str(tmp_path), name="Lime"))
 
 
+FORMULAS = """
+Area:
+  prepared: 3.1415926535897 * v1 ^ 2 / v2
+  vars:
+    v1: {sample_range: [1, 2]}
+    v2: {sample_range: [3.0, 5]}
+    v0: {name: A}
+Decades:
+  prepared: neg(v1) * log(v2) * v3
+  accept: [(v1*log(1.0/v2)*v3)]
+  vars:
+    v1: {sample_range: [1.0e-4, 1.0e4], sample_type: [log, pos]}
+    v2: {sample_range: [0.1, 1.0e1], sample_type: [log, pos_neg]}
+    v3: {sample_range: [1.0, 3.0], sample_type: [int, pos]}
+"""
+
+
 def test_formulas_are_read_from_a_file_of_theirs(tmp_path):
     path = tmp_path / "formulas.yaml"
-    path.write_text(
-        "Area:\n  raw: pi*r**2/h\n  n_variables: 2\n  vars:\n"
-        "    v1: {name: r, sample_range: [1, 2]}\n"
-        "    v2: {name: h, sample_range: [3.0, 5]}\n"
-        "    v0: {name: A}\n"
-    )
+    path.write_text(FORMULAS)
     target = build_target(FeynmanTarget(id="Area", path=str(path)))
     assert target.inputs == ("x0", "x1")
     assert_array_equal(target.domain, [[1, 2], [3, 5]])
     assert target.expression == parse("pi*x0^2/x1")
     with pytest.raises(UsageError, match="'area' is not one of the formulas of"):
         build_target(FeynmanTarget(id="area", path=str(path)))
+
+
+def test_points_of_a_file_are_drawn_as_it_says(tmp_path):
+    path = tmp_path / "formulas.yaml"
+    path.write_text(FORMULAS)
+    target = build_target(FeynmanTarget(id="Decades", path=str(path)))
+    assert_array_equal(target.domain, [[1e-4, 1e4], [-10, 10], [1, 3]])
+    assert target.accepted == (parse("x0*log(1/x1)*x2"),)
+    half = target.place(np.array([[0.5, 0.25, 0.3], [0.0, 0.75, 0.0]]))
+    assert_allclose(half, [[1, -1, 2], [1e-4, 1, 1]])  # negative below one half, its middle is 1
+    points = make_dataset(target, SamplingConfig(400, 0), 0).train
+    assert (points.x[:, 1] > 0).all(), "points outside of the logarithm's domain are drawn again"
+    assert set(points.x[:, 2]) == {1.0, 2.0, 3.0}
+    assert np.quantile(points.x[:, 0], 0.5) == pytest.approx(1, rel=2)  # of 8 decades
+    path.write_text(FORMULAS.replace("int, pos", "normal, pos"))
+    with pytest.raises(UsageError, match="Decades lacks prepared, or vars with ranges"):
+        build_target(FeynmanTarget(id="Decades", path=f"{tmp_path}/./formulas.yaml"))

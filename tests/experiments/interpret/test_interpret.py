@@ -13,7 +13,6 @@ from kanrun.experiments.interpret.outcome import (
     Interpretation,
     is_truth,
     outcome,
-    verification_points,
 )
 from kanrun.experiments.interpret.plots import score_card
 from kanrun.experiments.interpret.problem import (
@@ -174,7 +173,7 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     assert summary["recovered"] == "yes"
     network = load_run(fitted.path).model()
     (problem,) = problems_of(settings(from_run=str(fitted.path)), 0)
-    x = problem.scaling.invert(verification_points(problem.held_out.domain))
+    x = problem.scaling.invert(problem.held_out.fresh)
     apart = np.abs(network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1])))
     assert summary["largest_difference"] == pytest.approx(apart.max(), rel=1e-6)
     held = problem.scaling.invert(problem.held_out.x)
@@ -264,18 +263,29 @@ def test_the_score_card_counts_seeds():
     summary = pd.DataFrame(
         {
             "target": ["a", "a", "b", "c"],
-            "kind": "expression",
             "noise": 0.0,
+            "in_view": ["yes", "yes", "no", "unknown"],
             "recovered": ["yes", "no", "yes", "unknown"],
-            "formula_rmse": [0.0, 1.0, 0.0, 1.0],
+            "accepted_form": ["yes", "unknown", "no", "unknown"],
             "outcome": ["exact", "wrong", "exact", "exact"],
             "cpu_seconds": [1.0, 2.0, 70.0, 1.0],
         }
     )
     assert not list(score_claims(summary[summary["target"] == "c"])), "a table claims nothing"
-    first, second, wrong, slowest = score_claims(summary)
-    assert (first.measured, first.holds) == (0.5, False)
+    first, second, form, wrong, slowest = score_claims(summary)
+    assert (first.sentence, first.measured, first.holds) == (
+        "targets that most seeds recover, in view of the rules, of 1",
+        0.0,
+        False,
+    )
+    assert first.spread == "1 exact, 0 approximate, 0 partly numeric, 0 failed, 1 wrong; not: a"
     assert (second.measured, second.holds) == (1.0, True)
+    assert "not in view" in second.sentence
+    assert (form.sentence, form.measured, form.holds) == (
+        "exact formulas that are in an accepted form, of 2",
+        1.0,
+        False,
+    )
     assert (wrong.measured, wrong.holds) == (1, False)
     assert "of 4 called exact" in wrong.sentence
     assert not slowest.holds
@@ -287,7 +297,7 @@ def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong():
     box = np.array([[-1.0, 1.0]])
     x = np.linspace(-1, 1, 50)[:, None]
     truth = lambda x: np.abs(x[:, 0] + 1.5)  # noqa: E731
-    check = VerificationData(x, truth(x), box, truth)
+    check = VerificationData(x, truth(x), box, x, truth)
     scores = {}
     for text in ("x0 + 1.5", "abs(x0 + 1.5)"):
         formula = Formula(parse(text), ("x0",), Graph(1, ("sum",), ()))
@@ -313,7 +323,7 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
         "bad", network, data.error(network), FormulaFit(0.0, data.error(bad), bad), matches
     )
     plain = Scaling(np.zeros(1), np.ones(1))
-    held_out = VerificationData(x, y, np.array([[-1.0, 1.0]]))
+    held_out = VerificationData(x, y, np.array([[-1.0, 1.0]]), x)
     given = InterpretationProblem(settings(), ("x0",), problem, held_out, plain, 1.0)
     events = outcome(given, [step], [tried], Budget(5.0))
     result = next(event for event in events if isinstance(event, Interpretation))
