@@ -56,8 +56,9 @@ FACTS = {
 class ModelSummary:
     """Facts of a fit by name, and the contributions of the inputs, most important first.
 
-    The column `permutation_importance` is the increase of the error on the training rows if the
-    values of an input are permuted: the RMSE, or for a classifier the fraction of wrong labels.
+    The column `permutation_importance` is the increase of the error if the values of an input are
+    permuted: as in the table `importance`, or else of the RMSE (for a classifier, of the fraction
+    of wrong labels) on the training rows.
     """
 
     facts: dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,11 +43,14 @@ class Folds:
         values: Predictions, shape (rows, outputs); NaN for rows that no fold holds out.
         number: Fold that holds out each row, shape (rows,); -1 for none.
         seconds: CPU time of each fold's fit.
+        predict: Function of each fold from inputs to predictions by the selected candidate, as
+            fitted without its rows.
     """
 
     values: ndarray
     number: ndarray
     seconds: ndarray
+    predict: Sequence[Callable[[ndarray], ndarray]]
 
 
 def assign_folds(
@@ -117,10 +120,15 @@ class Choice:
     name: str
     amount: float = 1.0
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Candidates whose predictions it needs."""
+        return (STACK, TRANSFORMED) if self.name == BLEND else (self.name,)
+
     def of(self, predictions: Mapping[str, ndarray]) -> ndarray:
         """Return its predictions from those of the candidates, in the user's units."""
         if self.name == BLEND:
-            first, second = predictions[STACK], predictions[TRANSFORMED]
+            first, second = (predictions[name] for name in self.parts)
             return np.asarray((1 - self.amount) * first + self.amount * second)
         one = predictions[self.name]
         if self.amount == 1:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 from numpy import ndarray
 from pandas import DataFrame, concat
 
-from kanrun.engine.tables.cross_validation import loss_of
+from kanrun.engine.tables.cross_validation import MEAN, loss_of
 from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs, RowOutputs
 from kanrun.engine.tables.stacking import TableFit
 from kanrun.engine.tables.table_model import TableModel
@@ -17,7 +17,8 @@ from kanrun.points import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of an input
 MAX_ROWS, MAX_PAIRS, MAX_MAPS = 2000, 12, 4
-PARTS = 5  # of the rows, over which the importance has a spread
+PARTS = 5  # of the rows, which take the place of folds
+REMAINDER = "(pairs and neighbourhoods)"
 # Along each side of a map, and the quantiles at its ends.
 MAP_POINTS, MAP_QUANTILES = 25, (0.01, 0.99)
 BAND = 1.96  # standard deviations: 95% pointwise
@@ -40,7 +41,10 @@ def report_tables(
     """Yield all tables by name; without pairs there are no tables of pairs."""
     levels = np.linspace(0, 1, QUANTILES)
     yield "effects", effect_table(model, points, inputs, outputs, categories)
-    yield "importance", importance_table(model, points, _columns(inputs, categories), seed)
+    columns = _columns(inputs, categories)
+    yield "importance", importance_table(model, points, columns, seed)
+    if model.selected != MEAN:
+        yield "anova", anova_table(model, columns)
     values = np.quantile(points.x, levels, axis=0)
     each = [
         DataFrame({"input": name, "level": levels, "x": x})
@@ -128,8 +132,9 @@ def _curves(
     for fit in (part.fit for part in model.parts):
         h = fit.additive.functions(u)
         middles.append(np.sum([input_effect(fit, j, u, h) for j in inputs], axis=0))
-        own = h[:, fit.design.basis.places[inputs[0]]]
-        variance = np.maximum(((own @ fit.covariance[inputs[0]]) * own).sum(1), 0)
+        mine = fit.design.basis.places[inputs[0]]
+        own, covariance = h[:, mine], fit.unit**2 * fit.main.covariance[np.ix_(mine, mine)]
+        variance = np.maximum(((own @ covariance) * own).sum(1), 0)
         if count is not None:
             variance = (_LOGIT_STD if model.outputs is None else fit.noise[0]) ** 2 / count
         stds.append(np.sqrt(variance)[:, None])
@@ -153,36 +158,66 @@ def importance_table(
 ) -> DataFrame:
     """Return the importance of columns of inputs, the most important first.
 
-    The effect is the standard deviation of the column's effects, as a fraction of all such; the
-    permutation importance is the increase of the loss (RMSE or log loss) on training rows when the
-    values of the column are permuted, and `std` its standard deviation over five parts of them.
+    The permutation importance is the increase of the loss (RMSE or log loss) when the values of the
+    column are permuted: the mean over folds, and `std` the standard deviation over them. Each fold
+    has its own model and the rows that this was not fitted to. Without folds, five parts of the
+    training rows take their place.
     """
-    rows = np.random.default_rng([seed, _STREAM]).permutation(len(points))[:MAX_ROWS]
-    some, every = points.take(rows), np.arange(len(rows))
-    parts = [every, *np.array_split(every, min(PARTS, len(rows)))]
+    folds: list[tuple[Callable[[ndarray], ndarray], ndarray]]
+    if model.folds is None:
+        rows = np.random.default_rng([seed, _STREAM]).permutation(len(points))[:MAX_ROWS]
+        folds = [(model.predict, part) for part in np.array_split(rows, min(PARTS, len(rows)))]
+    else:
+        number = model.folds.number
+        held_out = [np.flatnonzero(number == k)[:MAX_ROWS] for k in range(number.max() + 1)]
+        folds = [*zip(model.folds.predict, held_out, strict=True)]
+    rng, increases = np.random.default_rng([seed, _STREAM + 1]), []
+    for predict, rows in folds:
+        some, order = points.take(rows), rng.permutation(len(rows))
 
-    def losses(x: ndarray) -> ndarray:
-        """Return the loss on all rows, then on each part."""
-        found = model.predict(x)
-        return np.array([loss_of(found[part], some.y[part], model.classes) for part in parts])
+        def loss(x: ndarray) -> float:
+            return loss_of(predict(x), some.y, model.classes)  # noqa: B023  (called at once)
 
-    before, u = losses(some.x), model.inputs.apply(some.x)
-    order = np.random.default_rng([seed, _STREAM + 1]).permutation(len(rows))
-    functions = [part.fit.additive.functions(u) for part in model.parts]
-    found = []
+        before, more = loss(some.x), []
+        for inputs in columns.values():
+            moved = some.x.copy()
+            moved[:, inputs] = moved[order][:, inputs]
+            more.append(loss(moved) - before)
+        increases.append(more)
+    means, stds = np.mean(increases, axis=0), np.std(increases, axis=0)
+    table = DataFrame({"input": list(columns), "permutation_importance": means, "std": stds})
+    by = "permutation_importance"
+    return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
+
+
+def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
+    """Return degrees of freedom, fraction of variance and Bayes factor of each column's effect.
+
+    The fraction is the covariance of an effect f_j with the sum f of all terms over the variance of
+    f, on training rows and summed over outputs: it is negative where an effect counteracts others,
+    and all add up to 1 (G. Li et al., Journal of Physical Chemistry A 114 (2010) 6022-6032, their
+    S_j). The last row is what pairs and neighbourhoods add. Degrees of freedom and Bayes factor are
+    those of the first output in the candidate without pairs, see `MainPosterior`.
+    """
+    fit = model.fit
+    u = fit.u[np.linspace(0, len(fit.u) - 1, min(len(fit.u), MAX_ROWS)).astype(int)]
+    h, whole = fit.additive.functions(u), fit.raw(fit.design.functions(u))
+    whole = whole - whole.mean(0)
+    left, found, variance = whole, [], float((whole**2).sum())
     for name, inputs in columns.items():
-        effect, moved = 0.0, some.x.copy()
-        for part, h in zip(model.parts, functions, strict=True):
-            unit = 1.0 if part.outputs is None else float(part.outputs.scale.mean())
-            together = np.sum([input_effect(part.fit, j, u, h) for j in inputs], axis=0)
-            effect += part.weight * unit * float(np.sqrt(together.var(0).sum()))
-        moved[:, inputs] = moved[order][:, inputs]
-        increase, *others = losses(moved) - before
-        found.append((name, effect, increase, np.std(others)))
-    names = ["input", "effect_share", "permutation_importance", "std"]
+        effect = np.sum([input_effect(fit, j, u, h) for j in inputs], axis=0)
+        left = left - effect
+        places = np.concatenate([fit.design.basis.places[j] for j in inputs])
+        freedom, factor = (
+            one(places) for one in (fit.main.degrees_of_freedom, fit.main.log_bayes_factor)
+        )
+        found.append((name, freedom, float((effect * whole).sum()), factor / np.log(10)))
+    found.sort(key=lambda row: -row[2])
+    found.append((REMAINDER, np.nan, float((left * whole).sum()), np.nan))
+    names = ["term", "degrees_of_freedom", "variance_fraction", "log10_bayes_factor"]
     table = DataFrame(found, columns=names)
-    table["effect_share"] /= table["effect_share"].sum() or 1.0
-    return table.sort_values(names[2], ascending=False, kind="stable", ignore_index=True)
+    table["variance_fraction"] /= variance or 1.0
+    return table
 
 
 def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:

@@ -25,9 +25,9 @@ from kanrun.engine.tables.table_candidates import (
     NEIGHBOURHOODS,
     CandidateSolution,
     Functions,
+    MainPosterior,
     Solved,
     TableRows,
-    Uncertainty,
 )
 from kanrun.engine.tables.variance_components import (
     EvidencePolicy,
@@ -69,7 +69,8 @@ class TableFit:
         left_out: Predictions of rows left out one by one, shape (rows, outputs).
         noise: Residual standard deviation of each output; 1 for classes.
         variances: Variances of each candidate, from which a fit to similar rows starts.
-        uncertainty: Function that computes the uncertainty of the first output over `unit`.
+        posteriors: Function that computes the posteriors of the first output over `unit`, with
+            their weights: of the richest candidate without pairs, and of neighbourhoods.
         unit: Factor of the first output since the fit.
         sparse: The sparse fit.
     """
@@ -81,24 +82,31 @@ class TableFit:
     left_out: ndarray
     noise: ndarray
     variances: Mapping[str, Sequence[Variances]]
-    uncertainty: Callable[[], Uncertainty]
+    posteriors: Callable[[], list[tuple[float, MainPosterior]]]
     unit: float = 1.0
     sparse: TableFit | None = None
 
     @cached_property
-    def covariance(self) -> tuple[ndarray, ...]:
-        """Covariances of the first output's main effects of each input, (functions, functions)."""
-        return tuple(self.unit**2 * part for part in self.uncertainty()[0])
+    def main(self) -> MainPosterior:
+        """Posterior of the first output's main effects, over `unit`."""
+        return self.posteriors()[0][1]
 
     @property
     def effective(self) -> float:
         """Effective degrees of freedom of main effects and, by their weight, of neighbourhoods."""
-        return self.uncertainty()[1] if self.unit else 0.0
+        found = self.posteriors() if self.unit else ()
+        return sum(weight * one.degrees_of_freedom(range(len(one.prior))) for weight, one in found)
 
     @property
     def additive(self) -> Design:
         """The design without neighbourhoods."""
         return replace(self.design, radial=None)
+
+    @property
+    def terms_alone(self) -> TableFit:
+        """The fit without what only reports and refits need: rows, errors and posteriors."""
+        few = replace(self, u=self.u[:0], left_out=self.left_out[:0], sparse=None)
+        return replace(few, posteriors=list)
 
     def functions(self) -> Columns:
         """Return the functions of single inputs, which may be many times the table."""
@@ -368,11 +376,9 @@ def _weighted(
     band = solved[next(simple, next(iter(weights)))][0][0]
     bells, local = solved.get(NEIGHBOURHOODS), weights.get(NEIGHBOURHOODS, 0.0)
 
-    def uncertainty() -> Uncertainty:
-        covariance, effective = band.uncertainty()
-        if bells and local:
-            effective += local * (bells[0][0].uncertainty()[1] - effective)
-        return covariance, effective
+    def posteriors() -> list[tuple[float, MainPosterior]]:
+        others = [(local, bells[0][0].posterior())] if bells and local else []
+        return [(1 - local, band.posterior()), *others]
 
     return TableFit(
         rows.design,
@@ -382,7 +388,7 @@ def _weighted(
         left_out,
         np.sqrt([noise for _, noise in noises]),
         {name: variances for name, (_, variances) in solved.items()},
-        uncertainty,
+        posteriors,
     )
 
 

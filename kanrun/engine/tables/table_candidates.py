@@ -70,9 +70,36 @@ _PRIOR = KernelPrior(
 )
 
 
-#: Covariance of the main effects of each input, shape (functions, functions), and their effective
-#: degrees of freedom.
-Uncertainty = tuple[tuple[ndarray, ...], float]
+@dataclass(frozen=True, eq=False)
+class MainPosterior:
+    """Distribution of the coefficients of the functions of single inputs.
+
+    Attributes:
+        mean: Most probable coefficients, shape (functions,).
+        covariance: Their covariance, shape (functions, functions).
+        prior: Prior variances, shape (functions,); 0 for functions that are left out.
+    """
+
+    mean: ndarray
+    covariance: ndarray
+    prior: ndarray
+
+    def degrees_of_freedom(self, places: Sequence[int] | ndarray) -> float:
+        """Return the effective number of coefficients: the sum of 1 - V_kk / P_k."""
+        known = np.array([k for k in places if self.prior[k] > 0], dtype=int)
+        return float((1 - self.covariance[known, known] / self.prior[known]).sum())
+
+    def log_bayes_factor(self, places: Sequence[int] | ndarray) -> float:
+        """Return the logarithm of the evidence for these functions, over that without them.
+
+        The prior variances P are given, so it is the density of zero before the data over that
+        after them (J. Dickey, Annals of Mathematical Statistics 42 (1971) 204-223):
+        (m' V^-1 m + log det V - log det P) / 2.
+        """
+        known = np.array([k for k in places if self.prior[k] > 0], dtype=int)
+        mean, covariance = self.mean[known], self.covariance[np.ix_(known, known)]
+        size = np.linalg.slogdet(covariance)[1] - np.log(self.prior[known]).sum()
+        return float(mean @ np.linalg.solve(covariance, mean) + size) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,13 +110,13 @@ class CandidateSolution:
         terms: The most probable terms.
         weights: Residuals over the variance of each row's noise, shape (rows,).
         left_out: Prediction of each row by all others, for the same variances, shape (rows,).
-        uncertainty: Function that computes the uncertainty, which only reports need.
+        posterior: Function that computes the posterior, which only reports need.
     """
 
     terms: Terms
     weights: ndarray
     left_out: ndarray
-    uncertainty: Callable[[], Uncertainty]
+    posterior: Callable[[], MainPosterior]
 
 
 #: Solutions of a candidate for each output, and its variances.
@@ -331,15 +358,13 @@ class Functions:
             pairs[a, b] = pairs[b, a] = every[count:]
             terms = replace(terms, pairs=pairs, places=design.places)
 
-        def uncertainty() -> Uncertainty:
-            whole = np.zeros((len(self.scale),) * 2)
+        def posterior() -> MainPosterior:
+            whole, prior = np.zeros((len(self.scale),) * 2), np.zeros(len(self.scale))
             kept = self.kept[found.kept]
             whole[np.ix_(kept, kept)] = inverse_of(found.factor)
-            main = kept < count
-            prior = variances[self.kinds[found.kept]][main]
-            effective = 1 - np.diag(whole)[kept[main]] / prior
-            return tuple(whole[np.ix_(p, p)] for p in design.basis.places), float(effective.sum())
+            prior[kept] = variances[self.kinds[found.kept]]
+            return MainPosterior(terms.main, whole[:count, :count], prior[:count])
 
         weights = problem.weights * (problem.y - fitted) / scale
         left_out = problem.left_out(found, fitted, scale)
-        return CandidateSolution(terms, weights, left_out, uncertainty)
+        return CandidateSolution(terms, weights, left_out, posterior)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -230,16 +231,19 @@ def fit_table(
     )
     folds = None
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
-        found, number, seconds = _predict_folds(points, classes, policy, seed, every)
+        found, number, seconds, models = _predict_folds(points, classes, policy, seed, every)
         inside = np.flatnonzero(number >= 0)
         if len(inside):  # otherwise the time limit was reached before
             compared = replace(compared, predictions=[*compared.predictions, found], rows=inside)
-            folds = Folds(np.full_like(found[STACK], np.nan), number, seconds)
+            folds = Folds(np.full_like(found[STACK], np.nan), number, seconds, ())
             for k in range(number.max() + 1):
                 others = inside[number[inside] != k]
                 elsewhere = replace(compared, rows=others if len(others) else inside).select()
                 folds.values[number == k] = elsewhere.of(found)[number == k]
     choice = compared.select()
+    if folds is not None:
+        predict = [partial(_predict_by_fold, one, choice, (x, y)) for one in models]
+        folds = replace(folds, predict=predict)
     left_out = choice.of(compared.predictions[-1])
     model = _assemble(every, choice, left_out, folds, classes, policy)
     return model.times(x, y) if x.any() or y.any() else model
@@ -251,8 +255,8 @@ def _predict_folds(
     policy: TablePolicy,
     seed: int,
     start: Mapping[str, BlendPart],
-) -> tuple[dict[str, ndarray], ndarray, ndarray]:
-    """Return predictions of held-out rows by candidate, folds of rows, seconds per fold.
+) -> tuple[dict[str, ndarray], ndarray, ndarray, list[dict[str, BlendPart]]]:
+    """Return predictions of held-out rows by candidate, folds of rows, seconds and models of folds.
 
     Folds that would begin after the time limit are omitted; their rows have number -1.
     """
@@ -261,7 +265,7 @@ def _predict_folds(
     single = policy.single_fold or len(points) > _MAX_FOLD_ROWS or work > _FOLD_WORK
     number = assign_folds(points, policy.folds, seed, labels, single=single)
     found = {name: np.full((len(points), classes or points.y.shape[1]), np.nan) for name in start}
-    seconds: list[float] = []
+    seconds, models = list[float](), list[dict[str, BlendPart]]()
     count = int(number.max()) + 1
     for k in range(count):
         report_progress("folds", k, count)
@@ -270,10 +274,21 @@ def _predict_folds(
             break
         held_out, before = np.flatnonzero(number == k), time.process_time()
         train = points.take(training_rows(points, number, k))
+        models.append({})
         for one in _candidates(train, classes, policy, start):
             found[one.name][held_out] = one.predict(points.x[held_out])
+            models[-1][one.name] = replace(one, left_out=one.left_out[:0], fit=one.fit.terms_alone)
         seconds.append(time.process_time() - before)
-    return found, number, np.array(seconds)
+    return found, number, np.array(seconds), models
+
+
+def _predict_by_fold(
+    parts: Mapping[str, BlendPart], choice: Choice, units: tuple[ndarray, ndarray], x: ndarray
+) -> RowOutputs:
+    """Return predictions of one fold's candidates, whose units are 2^units of the user's."""
+    scaled = np.ldexp(x, -units[0])
+    found = {name: parts[name].predict(scaled) for name in choice.parts}
+    return np.asarray(np.ldexp(choice.of(found), units[1]))
 
 
 def _candidates(

@@ -9,6 +9,8 @@ from numpy.testing import assert_allclose
 from scipy.special import softmax
 
 from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
+from kanrun.engine.tables.gaussian_process import inverse_of
+from kanrun.engine.tables.table_candidates import MainPosterior
 from kanrun.engine.tables.variance_components import FunctionProblem, estimate
 
 POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
@@ -138,10 +140,33 @@ def test_the_bands_cover_the_effect():
         at = np.linspace(-0.9, 0.9, 30)
         mine = fit.design.basis.column == 0
         h = fit.design.functions(np.stack([at, np.zeros(30)], 1))[:, mine]
-        width = np.sqrt(((h @ fit.covariance[0]) * h).sum(1))
+        covariance = fit.unit**2 * fit.main.covariance[np.ix_(mine, mine)]
+        width = np.sqrt(((h @ covariance) * h).sum(1))
         truth = np.sin(3 * at) - np.sin(3 * u[:, 0]).mean()
         covered.append(np.abs(h @ fit.terms[0].main[mine] - truth) < 1.96 * width)
     assert np.mean(covered) > 0.85
+
+
+def test_bayes_factors_are_differences_of_the_evidence():
+    rng = np.random.default_rng(12)
+    h, kinds = rng.normal(size=(60, 8)), np.array([0, 1, 1, 2, 0, 1, 1, 2])
+    y = h[:, 1] + 0.2 * h[:, 6] + rng.normal(size=60)
+    variances, noise = np.array([0.3, 0.5, 0.0]), 0.8
+
+    def problem(kept):
+        return FunctionProblem.of(h[:, kept], kinds[kept], 3, np.ones(60), y)
+
+    every, others = problem(np.arange(8)), problem(np.arange(4, 8))
+    found = every.posterior(variances, noise)
+    prior, covariance = variances[kinds], np.zeros((8, 8))
+    covariance[np.ix_(found.kept, found.kept)] = inverse_of(found.factor)
+    main = MainPosterior(found.coefficients, covariance, prior)
+    evidence, without = (-one.surprise(variances, noise) / 2 for one in (every, others))
+    assert main.log_bayes_factor(range(4)) == pytest.approx(evidence - without, rel=1e-9)
+    # The trace of the matrix that maps outputs to fitted values.
+    x = h[:, found.kept] - h[:, found.kept].mean(0)
+    trace = np.trace(x @ covariance[np.ix_(found.kept, found.kept)] @ x.T) / noise
+    assert main.degrees_of_freedom(range(8)) == pytest.approx(trace, rel=1e-9)
 
 
 def test_variances_maximise_the_restricted_likelihood():

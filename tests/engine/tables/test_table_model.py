@@ -11,6 +11,8 @@ from sklearn.linear_model import RidgeCV
 from kanrun.engine.tables import EvidencePolicy, TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import OURS, assign_folds, cross_validate, training_rows
 from kanrun.engine.tables.effects import (
+    REMAINDER,
+    anova_table,
     effect_table,
     importance_table,
     input_effect,
@@ -241,6 +243,12 @@ def test_reports_name_what_matters():
     model = fit_table(points, None, UNFOLDED)
     importance = importance_table(model, points, {name: [j] for j, name in enumerate(names)}, 0)
     assert importance["input"].iloc[-1] == "d"
+    anova = anova_table(model, {name: [j] for j, name in enumerate(names)}).set_index("term")
+    assert anova["variance_fraction"].sum() == pytest.approx(1, rel=1e-9)
+    assert anova["variance_fraction"].idxmax() == REMAINDER  # the product of a and b
+    assert anova["log10_bayes_factor"]["c"] > 20
+    assert anova["log10_bayes_factor"]["d"] < 0
+    assert 3 < anova["degrees_of_freedom"]["c"] < 15
     assert (importance["std"] > 0).all()
     joint = importance_table(model, points, {"c": [2], "others": [0, 1, 3]}, 0)
     shuffled = [one.set_index("input")["permutation_importance"] for one in (importance, joint)]
@@ -253,6 +261,22 @@ def test_reports_name_what_matters():
     near = np.abs(effects["x"][mine]) < 1.5
     truth = np.sin(2 * effects["x"][mine][near])
     assert np.corrcoef(truth, effects["value"][mine][near])[0, 1] > 0.98
+
+
+def test_importance_is_measured_on_rows_that_models_of_folds_were_not_fitted_to():
+    rng = np.random.default_rng(5)
+    x, exponents = rng.normal(size=(60, 2)), np.array([40, -30])
+    y = 2.0**70 * (x[:, :1] + 0.1 * rng.normal(size=(60, 1)))  # in units that are scaled
+    points = Points(np.ldexp(x, exponents), y)
+    model = fit_table(points, None, TablePolicy(folds=3))
+    for k, predict in enumerate(model.folds.predict):
+        rows = model.folds.number == k
+        assert np.std(predict(points.x[rows]) - y[rows]) < 0.15 * y.std()
+    importance = importance_table(model, points, {"a": [0], "b": [1]}, 0)
+    assert list(importance["input"]) == ["a", "b"]
+    sizes = importance["permutation_importance"] / y.std()
+    assert 0.8 < sizes[0] < 1.8
+    assert abs(sizes[1]) < 0.1
 
 
 def test_classes_of_a_table():
