@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kanrun.figures.classes import class_curves
+from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import edges, network_diagram
-from kanrun.figures.prediction import effects, pair_maps, predictions, residuals
+from kanrun.figures.prediction import class_curves, predictions, residuals
 from kanrun.figures.runs import growth, loss_curve, over_settings, overlaid
 
 if TYPE_CHECKING:

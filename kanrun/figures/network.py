@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from kanrun.figures.boxes import HEAD, REMARK, Box, boxes, plain_number
 from kanrun.figures.style import (
+    AXIS,
     BLACK,
     BLUE,
     GREY,
@@ -34,11 +36,10 @@ from kanrun.figures.style import (
 
 KEYS = ["layer", "out", "in"]
 MAX_PANELS, MAX_EDGES = 20, 60
-#: Columns of panels, width and height of a panel, the box of its function (left, bottom, width,
-#: height) as fractions of it, and the distance of numbers from the box as a fraction of a panel.
-COLUMNS, PANEL, BOX_IN_PANEL, BESIDE = 5, (1.45, 1.3), (0.22, 0.12, 0.72, 0.62), 0.02
-#: Height of the remark above the panels or above the diagram, and its distance from the edge.
-HEAD, REMARK_AT = 0.22, 0.05
+#: Columns of panels, and their size, the room around all of them and between two (see `boxes`).
+COLUMNS, PANEL, FREE, GAPS = 5, (1.04, 0.81), (0.32, 0.16, 0.09, 0.34), (0.41, 0.49)
+#: Distance of numbers from the box of an edge.
+BESIDE = 0.03
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
@@ -46,7 +47,6 @@ ROUNDING = 1e-12
 MAX_LETTERS, MAX_TITLE, MAX_SYMBOL = 18, 10, 16
 #: Label of an identity edge, which is drawn as a line alone.
 CARRIED = "="
-LINE = "#4D4D4D"
 #: Side of the largest box of an edge function, the part of the room of a box that it takes, the
 #: part of a box that the function takes, distance of boxes from nodes, margin of the figure.
 BOX, BOX_PART, CURVE_PART, GAP, MARGIN = 0.5, 0.8, 0.84, 0.6, 0.3
@@ -87,58 +87,43 @@ def edges(table: pandas.DataFrame) -> Figure:
     pruned = are_pruned(table)
     without = len(table[pruned].drop_duplicates(KEYS))
     table, remark = strongest_edges(table[~pruned], MAX_PANELS)
+    if without:
+        remark += f"{'; ' * bool(remark)}{without} pruned edge{'s' * (without > 1)} not drawn"
     groups: Any = [rows.sort_values("x") for _, rows in table.groupby(KEYS)]
-    columns = max(1, min(COLUMNS, len(groups)))
-    lines = max(1, -(-len(groups) // columns))
-    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines + HEAD))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set(xlim=(0, columns), ylim=(-lines, HEAD / PANEL[1]))
-    axes.set_axis_off()
+    figure, panels = boxes(len(groups), COLUMNS, PANEL, FREE, GAPS, remark)
     values = [y[np.isfinite(y)] for y in (rows["y"].to_numpy(float) for rows in groups)]
     ends = table.drop_duplicates(KEYS).sort_values(KEYS)
     spans = pandas.Series([np.ptp(y) if len(y) else 0.0 for y in values], ends.index)
     widest = spans.groupby(ends["layer"]).transform("max")
-    named = zip(titles_of(ends), ends["score"].astype(float), strict=True)
-    titles = [f"{title}\nscore {number(score)}" for title, score in named]
-    for place, (rows, y, span) in enumerate(zip(groups, values, widest, strict=True)):
+    scores = "\nscore " + ends["score"].astype(float).map(number)
+    titles = map(str.__add__, titles_of(ends), scores)
+    for box, rows, y, span, title in zip(panels, groups, values, widest, titles, strict=True):
         # A box around a constant would show nothing but rounding errors.
         half = ROOM * span if span > ROUNDING else 1.0
         middle = (y.min() + y.max()) / 2 if len(y) else 0.0
-        corner = place % columns, -(place // columns) - 1
-        _draw_panel(axes, rows, titles[place], corner, (middle - half, middle + half))
-    if without:
-        remark += f"{'; ' * bool(remark)}{without} pruned edge{'s' * (without > 1)} not drawn"
-    set_remark(figure, remark, y=1 - REMARK_AT / figure.get_figheight())
+        _draw_panel(box, rows, title, (middle - half, middle + half))
     return figure
 
 
-def _draw_panel(
-    axes: Axes,
-    rows: pandas.DataFrame,
-    title: str,
-    corner: tuple[int, int],
-    limits: tuple[float, float],
-) -> None:
+def _draw_panel(box: Box, rows: pandas.DataFrame, title: str, limits: tuple[float, float]) -> None:
     """Draw the function of an edge into a box with its title and the limits of both axes."""
     x, y = (rows[name].to_numpy(float) for name in ("x_data" if "x_data" in rows else "x", "y"))
-    left, bottom, width, height = np.add(BOX_IN_PANEL, (*corner, 0, 0))
-    right, top = left + width, bottom + height
-    axes.add_patch(Rectangle((left, bottom), width, height, fc="none", ec=PALE, lw=0.6))
-    across = left + width * (x - x[0]) / ((x[-1] - x[0]) or 1)
-    up = bottom + height * (y - limits[0]) / (limits[1] - limits[0])
+    box = box.showing((x[0], x[-1]), limits)
+    (left, bottom), (right, top) = box.corner, box.corner + box.size
+    box.axes.add_patch(Rectangle((left, bottom), *box.size, fc="none", ec=PALE, lw=0.6))
+    box.title(title, 8)
     if "seen" in rows:
-        axes.plot(across, up, color=GREY, lw=0.6)
-        up = np.where(as_bool(rows["seen"]), up, np.nan)
-    axes.plot(across, up, color=BLUE)
-    axes.text((left + right) / 2, top + BESIDE, title, ha="center", va="bottom")
+        box.axes.plot(*box.at(x, y), color=GREY, lw=0.6)
+        y = np.where(as_bool(rows["seen"]), y, np.nan)
+    box.axes.plot(*box.at(x, y), color=BLUE)
     for value, at, level, ha, va in (
         (x[0], left, bottom - BESIDE, "left", "top"),
         (x[-1], right, bottom - BESIDE, "right", "top"),
         (limits[0], left - BESIDE, bottom, "right", "bottom"),
         (limits[1], left - BESIDE, top, "right", "top"),
     ):
-        text = number(float(f"{value:.2g}")).replace("-", "\N{MINUS SIGN}")
-        axes.text(at, level, text, ha=ha, va=va, size="x-small", color=GREY)
+        text = plain_number(float(f"{value:.2g}"))
+        box.axes.text(at, level, text, ha=ha, va=va, size="x-small", color=GREY)
 
 
 def strongest_edges(table: pandas.DataFrame, most: int = MAX_EDGES) -> tuple[pandas.DataFrame, str]:
@@ -198,7 +183,7 @@ def network_diagram(table: pandas.DataFrame) -> Figure:
     layout = lay_out(shown, heading=bool(remark))
     figure = Figure(figsize=(layout.width, layout.height))
     draw_network(figure.add_axes((0.0, 0.0, 1.0, 1.0)), shown, layout)
-    set_remark(figure, remark, y=1 - REMARK_AT / layout.height)
+    set_remark(figure, remark, y=1 - REMARK / layout.height)
     return figure
 
 
@@ -298,11 +283,11 @@ def _draw_edges(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
     below = np.stack([nodes[first[layer] + edges["in"]], centres - half], axis=1)
     above = np.stack([centres + half, nodes[first[layer + 1] + edges["out"]]], axis=1)
     twice: Any = {"lw": np.tile(width, 2), "alpha": np.tile(alpha, 2), "zorder": EDGES_AT}
-    axes.add_collection(LineCollection([*below, *above], colors=LINE, **twice))
+    axes.add_collection(LineCollection([*below, *above], colors=AXIS, **twice))
     square = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / 2
     corners = (centres[:, None] + sides[:, None, None] * square)[boxed]
     pale, drawn = alpha[boxed].clip(PALEST), sides[boxed]
-    frame: Any = {"ec": to_rgba_array([LINE] * len(pale), pale), "lw": (2 * drawn).clip(0, 0.6)}
+    frame: Any = {"ec": to_rgba_array([AXIS] * len(pale), pale), "lw": (2 * drawn).clip(0, 0.6)}
     axes.add_collection(PolyCollection(corners, fc="white", zorder=BOXES_AT, **frame))
     colours = np.where(ghosts, GREY, np.where(symbols == "", BLUE, VERMILLION))[boxed]
     groups: Any = table.sort_values("x").groupby(["layer", "in", "out"])

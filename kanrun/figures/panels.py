@@ -86,21 +86,6 @@ def small_multiples(
     return figure, axes[:count]
 
 
-def lay_out_by_hand(figure: Figure, free: Sequence[float], gaps: Sequence[float]) -> None:
-    """Leave panels fixed room: measuring their texts takes half the time of a figure.
-
-    Args:
-        figure: The figure, without a legend or colour bar as yet.
-        free: Inches left of all panels, below, right and above them.
-        gaps: Between two panels, as fractions of their width and height.
-    """
-    width, height = figure.get_size_inches()
-    left, bottom, right, top = free
-    figure.set_layout_engine(None)
-    ends = left / width, bottom / height, 1 - right / width, 1 - top / height
-    figure.subplots_adjust(*ends, *gaps)
-
-
 def panels_by(
     table: pandas.DataFrame, by: str, max_columns: int = 3, height: float = HEIGHT, **options: Any
 ) -> tuple[Figure, Panels]:

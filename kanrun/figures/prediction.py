@@ -1,4 +1,4 @@
-"""Predictions against the truth, numbers and classes, and what each input does to a prediction."""
+"""Predictions against the truth: numbers, classes and their probabilities."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ import numpy as np
 import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.transforms import ScaledTranslation
 
 from kanrun.figures.panels import (
     MAX_NUMBERED,
@@ -20,7 +18,6 @@ from kanrun.figures.panels import (
     draw_map,
     grid_of_panels,
     heat_map,
-    lay_out_by_hand,
     small_multiples,
 )
 from kanrun.figures.style import (
@@ -45,11 +42,11 @@ from kanrun.figures.style import (
 
 #: Splits on which predictions are judged, the most trustworthy last.
 JUDGED = ("train", "held out", "test")
-MAX_OUTPUTS, MAX_INPUTS, MAX_CLASSES = 4, 12, 30
+MAX_OUTPUTS, MAX_CLASSES = 4, 30
 #: Rows of a map: its cells are small, but files grow with them.
 MAX_CELLS = 40_000
 #: Heights and widths of panels (inches).
-SQUARE, MATRIX, ALONE, EFFECT = (3.2, 3.4), (3.2, 4.2), 3.2, 1.9
+SQUARE, MATRIX, ALONE, CURVES = (3.2, 3.4), (3.2, 4.2), 3.2, 3.1
 #: Points of a scatter plot, wrong ones around them, and training points below a curve.
 POINTS: dict[str, Any] = {"s": 6, "alpha": 0.5, "rasterized": True}
 CLASS_POINTS: dict[str, Any] = {"s": 12, "lw": 0.3, "ec": "white"}
@@ -60,11 +57,9 @@ REFERENCE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "zorder": 1}
 BELOW: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
 #: Length by width of the colour bars below two maps and below one.
 LONG, SHORT = 44, 22
-#: Room for numbers and titles of effects, and for numbers and names of maps.
-EFFECTS_LAYOUT = (0.6, 0.3, 0.2, 0.3), (0.07, 0.32)
-MAPS_LAYOUT = (0.6, 0.45, 0.2, 0.1), (0.25, 0.25)
-#: Points between the dot of a level and its name, and free parts of the axis beside the levels.
-BESIDE_DOTS, LEVELS_ROOM = 4, (0.3, 0.7)
+#: Groups of rows with similar probabilities, whose mean is compared with the observed frequency.
+BINS = 10
+CHANCE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": ":"}
 #: Free part of an axis around its data.
 ROOM = 0.08
 
@@ -309,79 +304,35 @@ def _draw_areas(axes: Axes, rows: pandas.DataFrame, labels: list[str]) -> None:
 
 
 @styled
-def effects(
-    table: pandas.DataFrame, importance: pandas.DataFrame, values: pandas.DataFrame
-) -> Figure:
-    """Draw a panel per input, the most important first: its effect with the others at their mean.
+def class_curves(held_out: pandas.DataFrame) -> Figure:
+    """Draw ROC, precision-recall and calibration curves of the first seed's held-out rows.
 
-    `table` has the columns input, level (of a category), output, x, value, lower, upper and, of
-    older runs not, is_date (x are days since 1970-01-01); `importance` orders the inputs; `values`
-    holds quantiles of each input, drawn as ticks along the axis. All panels share the scale of the
-    output.
+    `held_out` has the columns seed, truth:<output> and probability:<class>. Of two classes the
+    second is drawn, of more the first few against all others. Areas under the curves are named.
     """
-    table, importance, values = (first_seed(one) for one in (table, importance, values))
-    names = [name for name in importance["input"] if name in set(table["input"])]
-    shown = names[:MAX_INPUTS]
-    figure, panels = small_multiples(len(shown), 3, EFFECT, room=0.3, sharey=True)
-    lay_out_by_hand(figure, *EFFECTS_LAYOUT)
-    part = table[table["input"].isin(shown)]
-    low, high = float(part["value"].min()), float(part["value"].max())
-    room = ROOM * (high - low) or 1.0
-    for axes, name in zip(panels, shown, strict=True):
-        own = part[part["input"] == name].sort_values("x")
-        for colour, (output, rows) in zip(CYCLE, own.groupby("output"), strict=False):
-            levels, ends = rows["level"].fillna(""), (rows["x"], rows["lower"], rows["upper"])
-            if levels.all():
-                axes.vlines(*ends, color=colour)
-                # Within the panel, over the axis: the panel below leaves no room for long names.
-                names_of_levels = [shorten(each) for each in levels]
-                axes.set_xticks(rows["x"], names_of_levels, rotation=90, va="bottom", ha="left")
-                axes.tick_params(axis="x", pad=-4)
-                beside = ScaledTranslation(BESIDE_DOTS / 72, 0, figure.dpi_scale_trans)
-                for label in axes.get_xticklabels():
-                    label.set_transform(label.get_transform() + beside)
-                axes.set_xlim(rows["x"].min() - LEVELS_ROOM[0], rows["x"].max() + LEVELS_ROOM[1])
-            else:
-                axes.fill_between(*ends, color=colour, **BAND)
-            style = "o" if levels.all() else "o-" if len(rows) <= 2 else "-"
-            axes.plot(rows["x"], rows["value"], style, color=colour, label=shorten(output))
-        if "is_date" in own and own["is_date"].astype(bool).any():
-            locator = AutoDateLocator(minticks=2, maxticks=4)  # type: ignore[no-untyped-call]
-            axes.xaxis.set_major_locator(locator)
-            form = ConciseDateFormatter(locator)  # type: ignore[no-untyped-call]
-            axes.xaxis.set_major_formatter(form)
-        at = values.loc[values["input"] == name, "x"]
-        bottom: Any = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-        axes.plot(at, 0 * at, "|", color=GREY, ms=5, **bottom)
-        axes.set(title=shorten(name), ylim=(low - room, high + room))
-    outputs = part["output"].unique()
-    if len(outputs) > 1:
-        panels[0].legend()
-    elif panels:
-        panels[0].set_ylabel(shorten(outputs[0]))
-    set_remark(figure, note_of_some(len(shown), len(names), "inputs"))
-    return figure
+    from sklearn.calibration import calibration_curve  # which takes half a second
+    from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
-
-@styled
-def pair_maps(table: pandas.DataFrame) -> Figure:
-    """Draw a map per strong pair of inputs: the prediction with all others at their mean.
-
-    `table` has the columns input_1, input_2, output, x, y, value and rows. Dots show where training
-    rows lie. All maps share the colours of the output.
-    """
-    table = first_seed(table)
-    pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))
-    figure, panels = small_multiples(len(pairs), 2, room=0.2)
-    lay_out_by_hand(figure, *MAPS_LAYOUT)
-    limits = float(table["value"].min()), float(table["value"].max())
-    for axes, ((first, second), rows) in zip(panels, pairs, strict=True):
-        x, y, values = rows[["x", "y", "value"]].to_numpy(dtype=float).T
-        image = draw_map(axes, x, y, values, limits)
-        some = rows[rows["rows"] > 0]
-        size = 1 + 14 * np.sqrt(some["rows"] / rows["rows"].max())
-        axes.scatter(some["x"], some["y"], s=size, color="white", alpha=0.6)
-        axes.set(xlabel=shorten(first), ylabel=shorten(second))
-    if panels:
-        figure.colorbar(image, ax=panels, label=shorten(table["output"].iloc[0]))
+    table = first_seed(held_out)
+    truth = next(table[name].astype(str) for name in table if str(name).startswith("truth:"))
+    classes = [name for name in table if str(name).startswith("probability:")]
+    figure, ((roc, recall, calibration),) = grid_of_panels(1, 3, CURVES)
+    for colour, name in zip(CYCLE, classes[1:] if len(classes) == 2 else classes, strict=False):
+        label = str(name).removeprefix("probability:")
+        hit, likely = truth == label, table[name]
+        false, right, _ = roc_curve(hit, likely)
+        precision, found, _ = precision_recall_curve(hit, likely)
+        observed, middle = calibration_curve(hit, likely, n_bins=BINS, strategy="quantile")
+        area = number(float(auc(false, right)))
+        roc.plot(false, right, color=colour, label=f"{shorten(label)}, area {area}")
+        mean = number(float(average_precision_score(hit, likely)))
+        recall.plot(found, precision, color=colour, label=f"mean {mean}")
+        calibration.plot(middle, observed, "o-", color=colour, ms=3)
+    for axes in (roc, calibration):
+        axes.plot([0, 1], [0, 1], **CHANCE)
+    roc.set(xlabel="false positives", ylabel="true positives")
+    recall.set(xlabel="recall", ylabel="precision", ylim=(0, 1.03))
+    calibration.set(xlabel="predicted probability", ylabel="observed frequency")
+    for axes in (roc, recall):
+        axes.legend(loc="lower right" if axes is roc else "lower left")
     return figure

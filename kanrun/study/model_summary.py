@@ -145,12 +145,12 @@ def training_figures(
     which has many, and the curves of its probabilities.
     """
     is_table = "effects" in tables
+    classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
     if is_table:
-        columns = tables["effects"], tables["importance"], tables["input_values"]
-        yield "effects", partial(figures.effects, *columns)
+        given = tables["effects"], list(tables["importance"]["input"]), tables["input_values"]
+        yield "effects", partial(figures.effects, *given, classes=classifies)
     if "pair_maps" in tables:
         yield "pair_maps", partial(figures.pair_maps, tables["pair_maps"])
-    classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
     if "metrics" in tables:
         error = "RMSE of the class probabilities" if classifies else "RMSE"
         yield "loss", partial(figures.loss_curve, tables["metrics"], error)

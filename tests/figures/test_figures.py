@@ -280,8 +280,44 @@ def test_effects_name_levels_in_full_and_show_dates_as_dates():
     sold = pd.DataFrame({"input": "sold", "level": "", "x": [17_897.0, 19_400.0], **columns})
     table = pd.concat([city.assign(is_date=False), sold.assign(is_date=True)])
     values = pd.DataFrame({"seed": 0, "input": ["sold"], "x": [18_000.0]})
-    figure = figures.effects(table, pd.DataFrame({"seed": 0, "input": ["city", "sold"]}), values)
-    figure.draw_without_rendering()
-    ticks = [[tick.get_text() for tick in axes.get_xticklabels()] for axes in figure.axes]
-    assert ticks[0] == level
-    assert {"2019", "2020", "2021", "2022"} & set(ticks[1])
+    figure = figures.effects(table, ["city", "sold", "city"], values)
+    stored(figure)
+    (axes,) = figure.axes
+    names = [text for text in axes.texts if text.get_rotation() == 90 and text.get_text() != "y"]
+    assert [text.get_text() for text in names] == level
+    assert {"city", "sold", "2020", "2022"} <= {*texts(axes)}
+    dots, line = axes.lines
+    assert dots.get_ydata()[1] - dots.get_ydata()[0] > 0.5  # of 1.45 inches
+    np.testing.assert_allclose(line.get_ydata(), dots.get_ydata())
+
+
+def test_effects_on_classes_are_drawn_over_log_odds():
+    columns = {"input": "age", "level": "", "x": [0.0, 1.0, 2.0], "lower": np.nan, "upper": np.nan}
+    likely = np.array([0.001, 0.01, 0.1])
+    parts = (("no", 1 - likely), ("yes", likely))
+    rows = [pd.DataFrame({**columns, "output": name, "value": p, "ale": p}) for name, p in parts]
+    table, quantiles = pd.concat(rows), pd.DataFrame({"input": ["age"] * 3, "x": [0.0, 1.0, 2.0]})
+    (axes,) = figures.effects(table, ["age"], quantiles, "a remark", classes=True).axes
+    line, ale = axes.lines
+    odds = np.log(likely / (1 - likely))
+    rises = np.diff(np.asarray(line.get_ydata(), dtype=float))
+    assert rises[1] / rises[0] == pytest.approx(np.diff(odds)[1] / np.diff(odds)[0])
+    np.testing.assert_allclose(ale.get_ydata(), line.get_ydata())
+    assert {"0.01", "0.001", "probability of yes"} <= {*texts(axes)}
+
+
+def test_pair_maps_share_colours_and_show_cells_at_their_places():
+    x, y = (each.ravel() for each in np.meshgrid([0.0, 1.0], np.linspace(0, 4, 5), indexing="ij"))
+    part = pd.DataFrame({"output": "y", "x": x, "y": y, "value": x + y, "rows": 1})
+    table = pd.concat([part.assign(input_1=name, input_2="b") for name in ("a", "c")])
+    figure = figures.pair_maps(table)
+    stored(figure)
+    axes, bar = figure.axes
+    meshes = [item for item in axes.collections if isinstance(item, QuadMesh)]
+    assert [mesh.get_clim() for mesh in meshes] == [(0, 5), (0, 5)]
+    corners = meshes[0].get_coordinates()
+    assert corners.shape == (6, 3, 2)
+    heights = np.diff(corners[:, 0, 1])
+    np.testing.assert_allclose(heights, 2.2 / 5)
+    assert {"a", "b", "c", "0", "1", "2", "4"} <= {*texts(axes)}
+    assert bar.get_ylabel() == "y"
