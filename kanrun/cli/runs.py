@@ -86,11 +86,10 @@ def list_runs(  # noqa: PLR0913  (each is an option)
         tag (TAG): Runs with this tag.
         status (WORD): A word in the status, such as completed or killed.
     """
-    from kanrun.runs.index import RunIndex
-    from kanrun.runs.listing import listed, selected
+    from kanrun.runs.index import RunIndex, listed
 
     index = RunIndex(outputs)
-    rows = selected(index, where, sort, tag, status)
+    rows = index.rows(where or "1", sort, tag, status)
     shown = rows[: most if most is not None or as_json or as_csv else _MOST_LISTED]
     if as_json and columns is None:
         print(
@@ -102,7 +101,7 @@ def list_runs(  # noqa: PLR0913  (each is an option)
         _print_columns(chosen, as_json, as_csv, spreadsheet_safe, first=first)
         if not as_json and not as_csv and len(shown) < len(rows):
             print(f"{len(rows) - len(shown)} more runs (-n, --where)")
-    elif number := index.count():
+    elif number := len(index.rows()):
         print(f"kanrun: none of the {number} runs in {outputs} is selected", file=sys.stderr)
     else:
         print(f"kanrun: no runs in {outputs} yet", file=sys.stderr)
@@ -275,7 +274,7 @@ def _print_columns(
 
 def _print_about(run: Run) -> None:
     """Print the record of a run, its notes, its summary or points, and its claims."""
-    from kanrun.runs.listing import local_time
+    from kanrun.runs.index import local_time
     from kanrun.study import report
     from kanrun.study.comparison import print_points
 

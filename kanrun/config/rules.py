@@ -9,6 +9,7 @@ which yields one sentence for each conflict; `at` is the path of the dataclass, 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import operator
@@ -157,7 +158,7 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def typed_config(command: str, plain: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+def typed_config(command: str, plain: Mapping[str, Any]) -> Any:
     """Return the typed and checked configuration of a command.
 
     Top-level keys that the command does not have may serve interpolations, and are omitted.
@@ -165,17 +166,13 @@ def typed_config(command: str, plain: Mapping[str, Any], values: Mapping[str, An
     Args:
         command: The command, such as "fit".
         plain: The composed configuration as plain values.
-        values: Values that are set on it, by key ("model.degree").
 
     Raises:
         UsageError: If a key, type or value is wrong, or an interpolation does not resolve.
         MissingSettings: If a setting without default is not given.
     """
     settings = EXPERIMENTS.find(command).settings
-    changed = deepcopy(dict(plain))
-    for key, value in values.items():
-        set_value(changed, key, value)
-    resolved, own = resolve_interpolations(changed), settings.__dataclass_fields__
+    resolved, own = resolve_interpolations(dict(plain)), settings.__dataclass_fields__
     return _complete(settings, {key: value for key, value in resolved.items() if key in own})
 
 
@@ -238,18 +235,37 @@ def check_files(settings: Any) -> None:
             raise UsageError(no_file(value))
 
 
+def holder_of(plain: Any, key: str, make: bool = False) -> tuple[Any, Any]:
+    """Return the mapping or list that has a dotted key, and its last part or number there.
+
+    With `make`, mappings on the way are made. Raises LookupError, ValueError or TypeError.
+    """
+    *parents, last = key.split(".")
+    for part in parents:
+        if make and isinstance(plain, dict) and not isinstance(plain.get(part), dict | list):
+            plain[part] = {}
+        plain = plain[int(part) if isinstance(plain, list) else part]
+    return plain, int(last) if isinstance(plain, list) else last
+
+
 def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
     """Set the value of a dotted key in nested mappings and lists; a mapping is merged."""
-    *parents, last = key.split(".")
-    node: Any = plain
-    for part in parents:
-        if isinstance(node, dict) and not isinstance(node.get(part), dict | list):
-            node[part] = {}
-        node = node[int(part) if isinstance(node, list) else part]
-    if isinstance(node, list):
-        node[int(last)] = deepcopy(value)
-    else:
-        node[last] = _merged(node.get(last), value)
+    holder, last = holder_of(plain, key, make=True)
+    holder[last] = _merged(holder.get(last) if isinstance(holder, dict) else None, value)
+
+
+def with_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a composed configuration with the values of a point, by dotted key.
+
+    The choice of a group (`target`, `study`) is no setting: the configuration has it already.
+    """
+    changed = deepcopy(dict(plain))
+    for key, value in values.items():
+        with contextlib.suppress(LookupError, ValueError, TypeError):
+            holder, last = holder_of(changed, key)
+            if not isinstance(holder[last], Mapping) or isinstance(value, Mapping):
+                set_value(changed, key, value)
+    return changed
 
 
 def resolve_interpolations(plain: dict[str, Any]) -> dict[str, Any]:

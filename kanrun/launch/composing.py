@@ -12,21 +12,22 @@ import itertools
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from hydra import initialize_config_module
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
+from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.plugins import Plugins
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
-from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,6 +36,7 @@ from kanrun.config.keys import Key, keys_of
 from kanrun.config.registry import implied_choices, module_of
 from kanrun.config.rules import (
     MissingSettings,
+    holder_of,
     resolve_interpolations,
     set_value,
     typed_config,
@@ -42,7 +44,7 @@ from kanrun.config.rules import (
 )
 from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
-from kanrun.launch.config_security import OWN_FOLDER, CheckedFiles, check_address
+from kanrun.launch.config_security import OWN_FOLDER, CheckedFiles, check_composed
 from kanrun.runs import Point, Run
 from kanrun.study.points import Study
 
@@ -80,28 +82,11 @@ class Source:
     config_path: str | None = None
 
 
-class _Folders(SearchPathPlugin):
-    """Folders of a call in Hydra's search path: the primary one first, the further one last."""
+def open_loader(source: Source) -> ConfigLoaderImpl:
+    """Return Hydra's loader over the folders of a call and the defaults of all settings.
 
-    source: ClassVar[Source | None] = None
-
-    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Put checked folders in the place of the package, which Hydra would read unchecked."""
-        if self.source is not None:
-            entries = search_path.get_path()
-            entries[:] = [one for one in entries if one.provider != "main"]
-            primary = Path(self.source.config_path or OWN_FOLDER).absolute()
-            search_path.prepend("main", f"checked://{primary}")
-            if self.source.config_dir is not None:
-                folder = Path(self.source.config_dir).absolute()
-                search_path.append("command-line", f"checked://{folder}")
-
-
-@contextlib.contextmanager
-def opened(source: Source) -> Iterator[ConfigLoader]:
-    """Give Hydra's loader over the folders of a call; its global state is as before afterwards.
-
-    Raises UsageError for folders that cannot be used.
+    Hydra's own configuration and its plug-ins are not loaded. Raises UsageError for folders that
+    cannot be used.
     """
     for option in ("config_path", "config_dir"):
         folder = getattr(source, option)
@@ -113,21 +98,23 @@ def opened(source: Source) -> Iterator[ConfigLoader]:
             f"groups. To use its configuration, write --config-path {source.config_dir} "
             "--config-name config."
         )
-    _register()
-    _Folders.source = source
-    try:
-        hydra = initialize_config_module("kanrun.conf", "kanrun", HYDRA_VERSION_BASE)
-    finally:
-        _Folders.source = None
-    with hydra:
-        yield GlobalHydra.instance().config_loader()
+    version.setbase(HYDRA_VERSION_BASE)
+    for kind in (CheckedFiles, StructuredConfigSource):
+        SourcesRegistry.instance().register(kind)
+    places = ConfigSearchPathImpl()
+    for provider, place in (
+        ("main", source.config_path or OWN_FOLDER),
+        ("command-line", source.config_dir),
+    ):
+        if place is not None:
+            places.append(provider, f"checked://{Path(place).absolute()}")
+    places.append("schema", "structured://")
+    _store_schemas()
+    return ConfigLoaderImpl(places)
 
 
-def _register() -> None:
-    """Give Hydra the folders of a call, and the defaults of all settings as schemas."""
-    for plugin in (_Folders, CheckedFiles):
-        with contextlib.suppress(ValueError):  # registered already
-            Plugins.instance().register(plugin)
+def _store_schemas() -> None:
+    """Give Hydra the defaults of all settings as schemas."""
     store = ConfigStore.instance()
     # Hydra copies the store for every question about groups, and each schema again as it loads it.
     vars(store)["__deepcopy__"] = lambda _: store
@@ -158,36 +145,33 @@ def compose(
     Raises:
         UsageError: If an argument or a file cannot be used.
     """
-    known = keys_of(source.command)
-    with opened(source) as loader:
-        reader = ArgumentReader(source.command, known, loader, source.outputs, several)
-        read = [reader.read(word) for word in words]
-        swept = {one.key: one for one in read if len(one.values) > 1}
-        arguments = [one for one in read if swept.get(one.key, one) is one]
-        sizes = [max(1, len(one.values)) for one in arguments]
-        if math.prod(sizes) > MAX_POINTS:
-            raise UsageError(f"the call has more than {MAX_POINTS} points; give fewer values.")
-        keys = [one.key for one in arguments if one.sign != "~"]
-        bases: dict[tuple[str, ...], int] = {}
-        composed, points = [], []
-        for number, chosen in enumerate(itertools.product(*map(range, sizes))):
-            pairs = list(zip(arguments, chosen, strict=True))
-            groups = {one.key: one.typed(index) for one, index in pairs if one.is_group}
-            choices = {name: word.partition("=")[2] for name, word in groups.items()}
-            implied = implied_choices(EXPERIMENTS[source.command], choices, keys)
-            key = (*implied, *groups.values())
-            if key not in bases:
-                bases[key] = len(bases)
-                plain = _composed(source, loader, key)
-                settings = [(one, index) for one, index in pairs if not one.is_group]
-                if not {"executor", "executor.address"} & {one.key for one, _ in settings}:
-                    check_address(plain)
-                for one, index in settings:
-                    _set_argument(source.command, plain, one, index, known)
-                composed.append(plain)
-            values = {one.key: one.values[i] for one, i in pairs if len(one.values) > 1}
-            overrides = (*implied, *(one.typed(index) for one, index in pairs))
-            points.append(Point(number, overrides, values, bases[key]))
+    known, loader = keys_of(source.command), open_loader(source)
+    reader = ArgumentReader(source.command, known, loader, source.outputs, several)
+    read = [reader.read(word) for word in words]
+    swept = {one.key: one for one in read if len(one.values) > 1}
+    arguments = [one for one in read if swept.get(one.key, one) is one]
+    sizes = [max(1, len(one.values)) for one in arguments]
+    if math.prod(sizes) > MAX_POINTS:
+        raise UsageError(f"the call has more than {MAX_POINTS} points; give fewer values.")
+    keys = [one.key for one in arguments if one.sign != "~"]
+    bases: dict[tuple[str, ...], int] = {}
+    composed, points = [], []
+    for number, chosen in enumerate(itertools.product(*map(range, sizes))):
+        pairs = list(zip(arguments, chosen, strict=True))
+        groups = {one.key: one.typed(index) for one, index in pairs if one.is_group}
+        choices = {name: word.partition("=")[2] for name, word in groups.items()}
+        implied = implied_choices(EXPERIMENTS[source.command], choices, keys)
+        key = (*implied, *groups.values())
+        if key not in bases:
+            bases[key] = len(bases)
+            settings = [(one, index) for one, index in pairs if not one.is_group]
+            plain = _composed(source, loader, key, [one.key for one, _ in settings])
+            for one, index in settings:
+                _set_argument(source.command, plain, one, index, known)
+            composed.append(plain)
+        values = {one.key: one.values[i] for one, i in pairs if len(one.values) > 1}
+        overrides = (*implied, *(one.typed(index) for one, index in pairs))
+        points.append(Point(number, overrides, values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
 
 
@@ -195,7 +179,7 @@ def shown_config(study: Study, resolve: bool = False) -> str:
     """Return the first configuration of a study as YAML. Raises UsageError."""
     plain = dict(study.bases[0])
     with contextlib.suppress(MissingSettings):
-        typed_config(study.command, plain, {})
+        typed_config(study.command, plain)
     return OmegaConf.to_yaml(OmegaConf.create(resolve_interpolations(plain) if resolve else plain))
 
 
@@ -220,15 +204,23 @@ def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
     return compose(source, [*kept, *words], several=run.has_points, argv=argv)
 
 
-def _composed(source: Source, loader: ConfigLoader, groups: Sequence[str]) -> dict[str, Any]:
-    """Return the files that the choices of groups select, merged, as plain values."""
+def _composed(
+    source: Source, loader: ConfigLoaderImpl, groups: Sequence[str], given: Sequence[str]
+) -> dict[str, Any]:
+    """Return the files that the choices of groups select, merged, as plain values.
+
+    `given` are the keys that the command line sets on them.
+    """
     file = module_of(source.command)
     words = [
         re.sub(r"^(\+*study=)", rf"\g<1>{file}/", word) for word in groups if word != "study=null"
     ]
     place = source.config_path or source.config_dir or "kanrun"
+    files = CachingConfigRepository(loader.repository)
     try:
-        whole = loader.load_configuration(source.config_name or file, words, RunMode.RUN)
+        chosen = OverridesParser.create().parse_overrides(words)
+        listed = create_defaults_list(files, source.config_name or file, chosen, False, False)
+        whole = loader._compose_config_from_defaults_list(listed.defaults, files)
         plain: Any = OmegaConf.to_container(whole, resolve=False)
     except MissingConfigException as error:
         name, options = error.missing_cfg_file or "", error.options or ()
@@ -247,7 +239,7 @@ def _composed(source: Source, loader: ConfigLoader, groups: Sequence[str]) -> di
         lines = (line.strip() for line in str(error).splitlines())
         reason = "; ".join(line for line in lines if line and not line.startswith(_MARKS))
         raise UsageError(f"{reason.rstrip('.')}.") from error
-    del plain["hydra"]
+    check_composed(plain, given)
     settings = EXPERIMENTS[source.command].settings.__dataclass_fields__
     for name in plain:
         if name not in settings:
@@ -268,36 +260,32 @@ def _set_argument(
     with the types, in `kanrun.config.rules`.
     """
     key, sign = argument.key, argument.sign
-    parents = key.split(".")
-    last: Any = parents.pop()
-    if last == "kind" and parents and parents[0] in GROUPS:
+    first, _, rest = key.partition(".")
+    if rest == "kind" and first in GROUPS:
         raise UsageError(
-            f"{argument.typed(index)} cannot be set; choose with {parents[0]}=NAME, in a file with "
-            f"`override /{parents[0]}: NAME` in its defaults."
+            f"{argument.typed(index)} cannot be set; choose with {first}=NAME, in a file with "
+            f"`override /{first}: NAME` in its defaults."
         )
-    first, top = key.partition(".")[0], EXPERIMENTS[command].settings.__dataclass_fields__
+    top = EXPERIMENTS[command].settings.__dataclass_fields__
     paths = {one.path for one in known if one.type != "group"}
-    added = sign in ("+", "++") and not closest_names(first, top, cutoff=NEARLY)
-    parent: Any = plain
     try:
-        for part in parents:
-            parent = parent[int(part) if isinstance(parent, list) else part]
-        last = int(last) if isinstance(parent, list) else last
-        there = parent[last]
-    except (KeyError, IndexError, ValueError, TypeError):
+        holder, last = holder_of(plain, key)
+        there = holder[last]
+    except (LookupError, ValueError, TypeError):
         there = None
+        added = sign in ("+", "++") and not closest_names(first, top, cutoff=NEARLY)
         if sign == "~" or not (first in top or added):
-            if not parents:
+            if not rest:
                 raise unknown_key(first, "", sorted(top)) from None
             offer = did_you_mean(key, {*paths, *top, "study"}, max_names=1)
             raise UsageError(f"there is no key {key}{offer or '.'}") from None
-    if sign == "~" and key in paths:
-        raise UsageError(f"{key} cannot be taken away; set it to another value.")
+    if sign == "~":
+        if key in paths:
+            raise UsageError(f"{key} cannot be taken away; set it to another value.")
+        del holder[last]
+        return
     if sign == "+" and there is not None and not isinstance(there, dict | list):
         raise UsageError(f"{key} exists already: leave out the +.")
-    if sign == "~":
-        del parent[last]
-        return
     try:
         set_value(plain, key, argument.values[index])
     except (IndexError, ValueError) as error:

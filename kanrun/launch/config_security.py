@@ -1,18 +1,17 @@
 """Restrictions on configuration files from other people.
 
-kanrun builds no object that a configuration names. A file could still run code or fill the memory
-in four ways. Each is closed when the file is read, before anything in it has an effect:
+kanrun builds no object that a configuration names, and Hydra's own configuration, with its search
+path, launchers and callbacks, is not composed. A file is refused if it
 
-- a `hydra` key: Hydra imports the packages of its search path while it composes;
-- `executor.address`: what a Dask scheduler sends back is unpickled;
-- aliases of aliases, which a few lines multiply to any number of values;
-- a file outside the folder that is named in its defaults.
+- sets a `hydra` key, with which Hydra would import packages;
+- sets `executor.address`, since what a Dask scheduler sends back is unpickled;
+- has aliases of aliases, which a few lines multiply to any number of values;
+- names a file outside its folder in its defaults.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ from kanrun.errors import UsageError
 OWN_FOLDER = str(Path(kanrun.conf.__path__[0]).absolute())
 #: Values of a file, those behind its aliases included.
 MAX_VALUES = 10**6
-_NAMES_HYDRA = re.compile(r"(^|[\s/@.])hydra($|[\s/@.:])")
 
 
 class CheckedFiles(FileConfigSource):
@@ -47,11 +45,9 @@ class CheckedFiles(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Load a file of the folder. Raises UsageError for a file that could do harm."""
-        name = self._normalize_file_name(self._inside(config_path))
-        file = Path(self.path, name)
+        file = Path(self.path, self._normalize_file_name(self._inside(config_path)))
         if self.path != OWN_FOLDER and file.is_file():
-            text = file.read_text(encoding="utf-8", errors="replace")
-            check_text(text, file, [name, str(self._get_header_dict(text).get("package"))])
+            check_text(file.read_text(encoding="utf-8", errors="replace"), file)
         return super().load_config(config_path)
 
     def _inside(self, config_path: str) -> str:
@@ -63,11 +59,8 @@ class CheckedFiles(FileConfigSource):
         return config_path
 
 
-def check_text(text: str, file: Path, names: Iterable[str] = ()) -> None:
-    """Raise UsageError for a configuration file that could run code or fill the memory.
-
-    `names` are the file's name in its folder and the package of its header.
-    """
+def check_text(text: str, file: Path) -> None:
+    """Raise UsageError for a configuration file that could fill the memory."""
     try:
         root = yaml.compose(text)
     except RecursionError:
@@ -78,38 +71,25 @@ def check_text(text: str, file: Path, names: Iterable[str] = ()) -> None:
         raise UsageError(
             f"{file} stands for more than {MAX_VALUES} values by its aliases; write fewer."
         )
-    found = next((one for one in (*names, *_names(root)) if _NAMES_HYDRA.search(one)), None)
-    if found is not None:
+
+
+def check_composed(composed: Mapping[str, Any], given: Iterable[str]) -> None:
+    """Raise UsageError for what no file may set: Hydra's settings, and a Dask scheduler.
+
+    A scheduler may stand in a file if `given`, the keys of the command line, take its place.
+    """
+    if "hydra" in composed:
         raise UsageError(
-            f"{file} sets {found}: a file may not set anything of Hydra's, whose search path "
-            "imports packages. Remove it."
+            "a configuration file sets hydra, but a file may not set anything of Hydra's, whose "
+            "search path imports packages. Remove it."
         )
-
-
-def check_address(composed: Mapping[str, Any]) -> None:
-    """Raise UsageError for a Dask scheduler that the files of a configuration name."""
     executor = composed.get("executor")
     address = executor.get("address") if isinstance(executor, Mapping) else None
-    if address is not None:
+    if address is not None and not {"executor", "executor.address"}.intersection(given):
         raise UsageError(
             f"executor.address={address} is refused in a file, since who answers there can run "
             "code here. Give it on the command line."
         )
-
-
-def _names(node: Any, seen: set[int] | None = None, inside: bool = False) -> Iterator[str]:
-    """Yield the keys of all mappings, and the entries of defaults lists (`inside` one)."""
-    seen = set() if seen is None else seen
-    if isinstance(node, yaml.ScalarNode) and inside:
-        yield str(node.value)
-    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    for part in node.value:
-        key, value = part if isinstance(node, yaml.MappingNode) else (None, part)
-        if isinstance(key, yaml.ScalarNode):
-            yield str(key.value)
-        yield from _names(value, seen, inside or (key is not None and key.value == "defaults"))
 
 
 def _size(node: Any, known: dict[int, float]) -> float:

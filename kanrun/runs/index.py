@@ -18,6 +18,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ LEARNED = (
     "equation.formula",
     "file",
 )
+#: Results that a list shows if some run has them.
+RESULTS = ("test_rmse", "test_accuracy", "cv_rmse", "cv_accuracy", "rmse", "l2")
+#: Settings that say nothing of a training.
+ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", "tags", "note")
 _POINT_FIELDS = ("run", "point", "name", "status", "reason", "claims", "claims_hold")
 _FILE = ".index.sqlite"
 #: Version of the tables; an index of another version is rebuilt.
@@ -89,30 +94,60 @@ class RunIndex:
     """Index of the runs below `outputs`, brought up to date; reads only from then on."""
 
     def __init__(self, outputs: Path) -> None:
-        self.outputs = outputs
-        self._connection = self._updated()
+        path, connection = outputs / _FILE, None
+        if not path.is_symlink() and outputs.is_dir():
+            try:
+                connection = _opened(str(path), outputs)
+            except sqlite3.OperationalError:  # a folder that is read-only, or locked
+                pass
+            except sqlite3.DatabaseError:  # a damaged file, or one of something else
+                with contextlib.suppress(OSError):
+                    path.unlink()
+        self._connection = connection or _opened(":memory:", outputs)
         self._connection.set_authorizer(
             lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
         )
 
-    def columns(self, table: str = "runs") -> list[str]:
-        """Return the columns of `runs` or `points`."""
-        return [row[0] for row in self._connection.execute(f"SELECT * FROM {table}").description]
+    def columns(self) -> list[str]:
+        """Return the columns of `runs`."""
+        return [row[0] for row in self._connection.execute("SELECT * FROM runs").description]
 
-    def count(self) -> int:
-        """Return the number of runs."""
-        return int(self._connection.execute("SELECT count(*) FROM runs").fetchone()[0])
+    def rows(
+        self,
+        where: str = "1",
+        sort: str | None = None,
+        tag: str | None = None,
+        status: str | None = None,
+    ) -> list[Record]:
+        """Return the rows of the runs that fulfil all conditions, newest first unless sorted.
 
-    def rows(self, condition: str, values: Sequence[Any] = (), order: str = "") -> list[Record]:
-        """Return the rows of `runs` that fulfil an SQL condition, newest first.
+        Args:
+            where: SQL condition on the columns of `runs`.
+            sort: Column to sort by; with - in front, from the largest.
+            tag: Tag that the runs have.
+            status: Word in the status.
 
-        `order` is an SQL order that comes before. Raises UsageError for SQL that is not valid.
+        Raises:
+            UsageError: If the condition is invalid, or no run has such a column.
         """
-        order = f"{order}, " if order else ""
+        # SQLite would take a name in quotes that is not a column for text, and the condition would
+        # silently say something else.
+        for match in _QUOTED.finditer(where):
+            if match[1] is not None:
+                self.column(match[1])
+        order = "began DESC, name DESC"
+        if sort is not None:
+            column = _quoted(self.column(sort.removeprefix("-")))
+            order = f"{column} IS NULL, {column}{' DESC' * sort.startswith('-')}, {order}"
         # The line break ends a comment in the condition.
-        sql = f"SELECT * FROM runs WHERE ({condition}\n) ORDER BY {order}began DESC, name DESC"
-        columns, rows = self._asked(sql, values, condition)
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        sql = f"SELECT * FROM runs WHERE ({where}\n) ORDER BY {order}"
+        columns, rows = self._asked(sql, where)
+        return [
+            row
+            for row in (dict(zip(columns, row, strict=True)) for row in rows)
+            if (status or "").lower() in row["status"].lower()
+            and (tag is None or tag in (row["tags"] or "").split(", "))
+        ]
 
     def column(self, name: str) -> str:
         """Return a column of `runs` as the index spells it. Raises UsageError."""
@@ -125,27 +160,17 @@ class RunIndex:
     def settings(self, name: str) -> Record:
         """Return the settings of a run by their path, such as `model.hidden`."""
         sql = "SELECT settings FROM known WHERE name = ?"
-        found = self._connection.execute(sql, (name,)).fetchone()
-        settings: Record = json.loads(found[0]) if found else {}
+        settings: Record = json.loads(self._connection.execute(sql, (name,)).fetchone()[0])
         return settings
 
     def query(self, sql: str) -> dict[str, list[Any]]:
         """Return the answer to an SQL query as columns. Raises UsageError for all but reading."""
-        columns, rows = self._asked(sql, (), sql)
+        columns, rows = self._asked(sql, sql)
         return {name: [row[at] for row in rows] for at, name in enumerate(columns)}
 
-    def check_names(self, condition: str) -> None:
-        """Raise UsageError for a name in double quotes that is not a column.
-
-        SQLite would take it for text, and the condition would silently say something else.
-        """
-        for match in _QUOTED.finditer(condition):
-            if match[1] is not None:
-                self.column(match[1])
-
-    def _asked(self, sql: str, values: Sequence[Any], shown: str) -> tuple[list[str], list[Any]]:
+    def _asked(self, sql: str, shown: str) -> tuple[list[str], list[Any]]:
         try:
-            answer = self._connection.execute(sql, values)
+            answer = self._connection.execute(sql)
             return [column[0] for column in answer.description or ()], answer.fetchall()
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             text = str(error)
@@ -158,51 +183,9 @@ class RunIndex:
                 "\"model.kind\" = 'kan', names with a dot in double quotes."
             ) from error
 
-    def _updated(self) -> sqlite3.Connection:
-        """Return a connection to an index that is up to date: the file's, or one in memory."""
-        path, places = self.outputs / _FILE, [":memory:"]
-        if not path.is_symlink() and self.outputs.is_dir():
-            places = [str(path), *places]
-        for place in places:
-            connection = None
-            try:
-                connection = _opened(place)
-                self._update(connection)
-                if place == ":memory:":
-                    return connection
-                connection.close()
-                uri = f"{path.absolute().as_uri()}?mode=ro"
-                return sqlite3.connect(uri, uri=True, timeout=_PATIENCE)
-            except sqlite3.OperationalError:  # a folder that is read-only, or locked
-                continue
-            except sqlite3.DatabaseError:  # a damaged file, or one of something else
-                with contextlib.suppress(OSError):
-                    path.unlink()
-            finally:
-                if connection is not None and place != ":memory:":
-                    connection.close()
-        raise AssertionError("an index in memory can always be built")
 
-    def _update(self, connection: sqlite3.Connection) -> None:
-        with connection:
-            known = dict(connection.execute("SELECT name, stamp FROM known"))
-            there = {run.name: run for run in find_runs(self.outputs)}
-            for name in known.keys() - there:
-                _forget(connection, name)
-            for name, run in there.items():
-                stamp = _stamp(run.path)
-                if known.get(name) != stamp:
-                    _forget(connection, name)
-                    row, settings = _row_of(run)
-                    stamp = stamp if row["status"] != Status.RUNNING else ""
-                    values = (name, stamp, json.dumps(settings, default=str))
-                    connection.execute("INSERT INTO known VALUES (?, ?, ?)", values)
-                    _insert(connection, "runs", [{**settings, **row}])
-                    _insert(connection, "points", _points_of(run))
-
-
-def _opened(place: str) -> sqlite3.Connection:
-    """Return a connection to a file with today's tables."""
+def _opened(place: str, outputs: Path) -> sqlite3.Connection:
+    """Return a connection to a file with today's tables, which know the runs below `outputs`."""
     connection = sqlite3.connect(place, timeout=_PATIENCE)
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
@@ -210,23 +193,37 @@ def _opened(place: str) -> sqlite3.Connection:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _VERSION):
             raise sqlite3.DatabaseError(f"an index of version {version}")
-        if version == 0:
-            with connection:
+        with connection:
+            if version == 0:
                 for table, names in (("runs", (*FIELDS, "began")), ("points", _POINT_FIELDS)):
-                    columns = ", ".join(map(quoted, names))
+                    columns = ", ".join(map(_quoted, names))
                     connection.execute(f"CREATE TABLE {table} ({columns})")
                 connection.execute("CREATE TABLE known (name PRIMARY KEY, stamp, settings)")
                 connection.execute("CREATE INDEX of_run ON points (run)")
                 connection.execute(f"PRAGMA user_version = {_VERSION}")
+            _update(connection, outputs)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _forget(connection: sqlite3.Connection, name: str) -> None:
-    for table, column in (("runs", "name"), ("points", "run"), ("known", "name")):
-        connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (name,))
+def _update(connection: sqlite3.Connection, outputs: Path) -> None:
+    """Forget the runs that are gone or have changed, and read those that are new."""
+    known = dict(connection.execute("SELECT name, stamp FROM known"))
+    there = {run.name: (run, _stamp(run.path)) for run in find_runs(outputs)}
+    for name, stamp in known.items():
+        if name not in there or there[name][1] != stamp:
+            for table, column in (("runs", "name"), ("points", "run"), ("known", "name")):
+                connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (name,))
+    for name, (run, stamp) in there.items():
+        if known.get(name) != stamp:
+            row, settings = _row_of(run)
+            mark = "" if row["status"] == Status.RUNNING else stamp
+            values = (name, mark, json.dumps(settings, default=str))
+            connection.execute("INSERT INTO known VALUES (?, ?, ?)", values)
+            _insert(connection, "runs", [{**settings, **row}])
+            _insert(connection, "points", _points_of(run))
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Record]) -> None:
@@ -236,16 +233,16 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Record]) 
     for row in rows:
         for name in row:
             if name.lower() not in lower and len(there) < _MOST_COLUMNS:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(name)}")
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {_quoted(name)}")
                 there.append(name)
                 lower.add(name.lower())
         names = [name for name in there if name in row]
-        sql = f"INSERT INTO {table} ({', '.join(map(quoted, names))})"
+        sql = f"INSERT INTO {table} ({', '.join(map(_quoted, names))})"
         marks = ", ".join("?" * len(names))
         connection.execute(f"{sql} VALUES ({marks})", [_value(row[name]) for name in names])
 
 
-def quoted(column: str) -> str:
+def _quoted(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
 
 
@@ -340,3 +337,45 @@ def _unknown_column(name: str, known: Iterable[str]) -> UsageError:
         f'; names with a dot need double quotes: "{name}".' if "." in name and name in known else ""
     )
     return UsageError(f"no run has a column {name!r}{dotted or near or '; see them with --json.'}")
+
+
+def listed(
+    index: RunIndex, rows: Sequence[Record], names: Sequence[str]
+) -> tuple[dict[str, list[Any]], list[str]]:
+    """Return the columns `names`, or those that distinguish the runs, and all in order of priority.
+
+    First comes what was learned, when, and with which error, then the settings in which the runs
+    that have them differ, the most common first. Raises UsageError for a column that no run has.
+    """
+    asked = {name: index.column(name) for name in names if rows}
+    first = list(asked)
+    if not names:
+        results = [name for name in RESULTS if any(row.get(name) is not None for row in rows)]
+        values: dict[str, list[Any]] = {}
+        for row in rows:
+            for name, value in index.settings(row["name"]).items():
+                values.setdefault(name, []).append(value)
+        telling = (name for name in values if name not in (*LEARNED, *ABOUT_A_RUN))
+        settings = [name for name in telling if any(one != values[name][0] for one in values[name])]
+        settings.sort(key=lambda name: -len(values[name]))
+        labels = ["points"] if any((row.get("points") or 1) > 1 for row in rows) else []
+        labels += [name for name in ("best", "tags", "note") if any(row.get(name) for row in rows)]
+        first = ["name", "target", "started", *results, "status", *settings, "seconds", *labels]
+        order = ["name", "status", "target", *results, *settings, "started", "seconds", *labels]
+        asked = dict(zip(order, order, strict=True))
+    return {name: [_shown(own, row.get(own)) for row in rows] for name, own in asked.items()}, first
+
+
+def local_time(time: Any) -> Any:
+    """Return a time in the zone of this machine, to the minute; other values as they are."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M") if isinstance(time, datetime) else time
+
+
+def _shown(name: str, value: Any) -> Any:
+    """Return a value of the index as a list shows it: times of this zone, items of a list."""
+    if name in {"started", "ended"}:
+        return local_time(value and datetime.fromisoformat(value))
+    if isinstance(value, str) and value[:1] == "[":
+        with contextlib.suppress(ValueError):
+            return ", ".join(map(str, json.loads(value))) or None
+    return value

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
@@ -27,7 +28,6 @@ from kanrun.runs.records import (
     Point,
     RunLabels,
     Status,
-    plain_values,
     read_points,
 )
 from kanrun.runs.tables import frame_of, read_columns
@@ -197,14 +197,7 @@ class Run:
         Of several points it is the first's.
         """
         point = self.point or Point(0)
-        config = read_config(config_path(self.path, point.base))
-        for key, value in plain_values(config, point.values).items():
-            *groups, last = key.split(".")
-            node = config
-            for group in groups:
-                node = node[group]
-            node[last] = value
-        return config
+        return with_values(read_config(config_path(self.path, point.base)), point.values)
 
     @property
     def table_paths(self) -> dict[str, Path]:

@@ -227,23 +227,6 @@ def _value(text: str) -> Any:
         return text
 
 
-def plain_values(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the swept `values` that name a plain setting of the configuration `base`.
-
-    The choice of a group (`target`, `study`) is no setting: `base` was composed with it.
-    """
-
-    def names_setting(key: str, value: Any) -> bool:
-        node: Any = base
-        for part in key.split("."):
-            if not isinstance(node, Mapping) or part not in node:
-                return False
-            node = node[part]
-        return not isinstance(node, Mapping) or isinstance(value, Mapping)
-
-    return {key: value for key, value in values.items() if names_setting(key, value)}
-
-
 @dataclass(frozen=True)
 class RunLabels:
     """Tags by which a run is found, and a sentence about it; both may change at any time."""

@@ -15,8 +15,7 @@ from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run
 from kanrun.runs.artifacts import write_figure
 from kanrun.runs.files import file_name
-from kanrun.runs.index import flattened
-from kanrun.runs.listing import ABOUT_A_RUN, RESULTS
+from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
 from kanrun.runs.reader import ERRORS
 from kanrun.study import report
 from kanrun.study.experiment import chosen_figures

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from kanrun.config import ExecutorConfig, ExperimentConfig, rules
-from kanrun.config.rules import MissingSettings, typed_config
+from kanrun.config.rules import MissingSettings, typed_config, with_values
 from kanrun.errors import UsageError
 from kanrun.runs.files import write_atomic
 from kanrun.runs.reader import Run, config_path, read_config
@@ -22,7 +22,6 @@ from kanrun.runs.records import (
     Point,
     Status,
     check_tags,
-    plain_values,
     read_points,
     write_points,
 )
@@ -84,13 +83,12 @@ class Study:
             raise UsageError(f"{self.source}: {error}" if self.source else str(error)) from error
 
     def _config(self, point: Point) -> ExperimentConfig:
-        base = self.bases[point.base]
-        values = plain_values(base, point.values)
+        plain = with_values(self.bases[point.base], point.values)
         try:
-            cfg: ExperimentConfig = typed_config(self.command, base, values)
+            cfg: ExperimentConfig = typed_config(self.command, plain)
             return cfg
         except MissingSettings as error:
-            table = values.get("target.path") or dict(base.get("target") or {}).get("path")
+            table = dict(plain.get("target") or {}).get("path")
             if error.paths[0] != "target.outputs" or not isinstance(table, str):
                 raise
             from kanrun.targets.table_files import column_names
@@ -288,7 +286,7 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
 
     wanted, index = flattened(asdict(study.config(0))), RunIndex(outputs)
     ended = index.rows(
-        "status = ? AND command = ? AND seconds > 0", (Status.COMPLETED, study.command)
+        f"status = '{Status.COMPLETED}' AND command = '{study.command}' AND seconds > 0"
     )
     found = [(differing(row["name"]), row) for row in ended]
     found = [pair for pair in found if not any(name.endswith(".kind") for name in pair[0])]

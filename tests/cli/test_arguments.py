@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from kanrun.config.rules import typed_config
+from kanrun.config.rules import typed_config, with_values
 from kanrun.launch.arguments import read_text
 from kanrun.launch.composing import Source, compose
 
@@ -230,5 +230,5 @@ def test_many_points_are_composed_once():
     words = ["target=runge", "model=polynomial", "model.degree=range(1,200)"]
     study = compose(Source("fit"), words, several=True)
     assert (len(study.bases), len(study.points)) == (1, 199)
-    assert typed_config("fit", study.bases[0], {"model.degree": 9}).model.degree == 9
-    assert typed_config("fit", study.bases[0], {}).model.degree == 1
+    assert typed_config("fit", with_values(study.bases[0], {"model.degree": 9})).model.degree == 9
+    assert typed_config("fit", study.bases[0]).model.degree == 1

@@ -3,11 +3,10 @@
 `tests/hard/test_attacks.py` has the attacks on one run.
 """
 
+import sys
 from itertools import pairwise
 
 import pytest
-
-NAMED = "a file may not set anything of Hydra's"
 
 
 @pytest.fixture
@@ -38,20 +37,28 @@ def sent(tmp_path):
 def test_settings_of_hydra_in_a_file(refused, sent, text):
     sent("seed: 1\n", "extra/good")
     sent(text)
-    assert NAMED in refused("fit", "-m", "--config-dir", "mine", "+extra=good,sent")
+    sent("a: 1\n", "theirs", header="")
+    sent("_target_: os.getcwd\n", "hydra/launcher/theirs", header="")
+    assert "hydra" in refused("fit", "-m", "--config-dir", "mine", "+extra=good,sent")
     sent(text, "fit", header="")
-    assert NAMED in refused("fit", "--config-path", "mine")
+    assert "hydra" in refused("fit", "--config-path", "mine")
+    assert "antigravity" not in sys.modules
 
 
 def test_a_package_of_hydra_in_a_header(refused, sent):
     sent("verbose: true\n", header="# @package hydra\n")
-    assert NAMED in refused("fit", "--config-dir", "mine", "+extra=sent")
+    assert "a file may not set anything of Hydra's" in refused(
+        "fit", "--config-dir", "mine", "+extra=sent"
+    )
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_group_of_hydra_in_a_folder(refused, sent):
+def test_hydras_own_configuration_is_not_read(kanrun, sent):
+    """Nor are its plug-ins, so that a file of one of its groups changes nothing."""
     sent("_target_: os.getcwd\n", "hydra/launcher/basic", header="")
-    assert NAMED in refused("fit", "-m", "--config-dir", "mine", "seed=0,1")
+    sent("[", "hydra/output/default", header="")
+    shown = kanrun("fit", "--config-dir", "mine", "--cfg", "job")
+    assert shown.out == kanrun("fit", "--cfg", "job").out
+    assert not any(name.startswith("hydra_plugins") for name in sys.modules)
 
 
 @pytest.mark.parametrize(

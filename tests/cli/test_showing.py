@@ -13,7 +13,7 @@ from kanrun.cli.completion import completions
 from kanrun.config import EXPERIMENTS
 from kanrun.config.keys import groups_of
 from kanrun.errors import UsageError
-from kanrun.launch.composing import Source, compose, opened
+from kanrun.launch.composing import Source, compose, open_loader
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -47,11 +47,9 @@ def test_help_of_an_experiment(kanrun, experiment):
 
 
 def test_the_groups_in_help_are_hydras(kanrun):
-    with opened(Source("fit")) as loader:
-        for group, choices in groups_of("fit"):
-            assert choices == loader.get_group_options(
-                f"{group}/fit" if group == "study" else group
-            )
+    loader = open_loader(Source("fit"))
+    for group, choices in groups_of("fit"):
+        assert choices == loader.get_group_options(f"{group}/fit" if group == "study" else group)
 
 
 @pytest.mark.parametrize(

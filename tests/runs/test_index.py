@@ -6,8 +6,7 @@ import pytest
 
 from kanrun.errors import UsageError
 from kanrun.runs import Manifest, Row, RunFolder, RunLabels, Status, index
-from kanrun.runs.index import RunIndex
-from kanrun.runs.listing import listed, selected
+from kanrun.runs.index import RunIndex, listed
 
 
 def add(outputs, error, degree=3):
@@ -34,7 +33,7 @@ def outputs(tmp_path, make_points):
 
 
 def names(outputs, where=None, sort=None, tag=None, status=None):
-    return [row["name"] for row in selected(RunIndex(outputs), where, sort, tag, status)]
+    return [row["name"] for row in RunIndex(outputs).rows(where or "1", sort, tag, status)]
 
 
 def test_what_did_not_change_is_not_read_again_and_what_did_is(outputs, monkeypatch):

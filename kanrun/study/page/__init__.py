@@ -21,8 +21,7 @@ from typing import Any
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Manifest, Run
 from kanrun.runs.files import write_named_file
-from kanrun.runs.index import flattened
-from kanrun.runs.listing import local_time
+from kanrun.runs.index import flattened, local_time
 from kanrun.study.comparison import as_columns, differences
 from kanrun.study.page.interactive import interactive_data
 from kanrun.study.report import shown
