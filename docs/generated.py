@@ -105,9 +105,11 @@ def commands() -> str:
     import typer.main
 
     from kanrun.cli.app import app
+    from kanrun.cli.experiments import add_experiments
     from kanrun.config import EXPERIMENTS
     from kanrun.config.keys import groups_of
 
+    add_experiments()
     lines = [
         "# Commands",
         "",

@@ -50,7 +50,7 @@ def pytest_runtest_setup():
 @pytest.fixture
 def unwritten(monkeypatch):
     """Figures are drawn but not written, which takes longer than a small training."""
-    monkeypatch.setattr("kanrun.runs.folder.write_figure", lambda *_: None)
+    monkeypatch.setattr("kanrun.study.execute.write_figure", lambda *_: None)
 
 
 jaxtyping.jaxtyped = functools.partial(_checked_at_first, jaxtyping.jaxtyped)

@@ -13,6 +13,7 @@ import typer.main
 import yaml
 
 from kanrun.cli.app import app, main
+from kanrun.cli.experiments import add_experiments
 from kanrun.config import EXPERIMENTS
 from kanrun.config.keys import groups_of
 from kanrun.launch.composing import Source, compose
@@ -52,6 +53,7 @@ def command_lines():
 
 def commands(group=None, prefix=""):
     """The commands of the app by their words, those of groups included."""
+    add_experiments()
     found = {}
     for name, command in (group or typer.main.get_command(app)).commands.items():
         words = f"{prefix}{name}"

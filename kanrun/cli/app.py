@@ -5,6 +5,7 @@ Commands import the heavy packages that they need, so that help and completion a
 
 from __future__ import annotations
 
+import contextlib
 import keyword
 import os
 import re
@@ -148,15 +149,12 @@ def _load_plugins(words: Sequence[str]) -> None:
 
     While TAB is answered, the words of the command line are in the environment.
     """
-    completing = "_KANRUN_COMPLETE" in os.environ
-    typed = " ".join(
-        os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")
-    ).split()
-    try:
-        add_plugins(named_in(typed if completing else words))
-    except KanrunError:
-        if not completing:
-            raise
+    if "_KANRUN_COMPLETE" in os.environ:
+        typed = (os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
+        with contextlib.suppress(KanrunError):
+            add_plugins(named_in(" ".join(typed).split()))
+    else:
+        add_plugins(named_in(words))
     add_experiments()
 
 

@@ -20,12 +20,6 @@ _COLUMNS = {
     *("inputs", "outputs", "exclude", "categorical_columns", "columns", "weight_column"),
     *("split", "monotone", "curvature", "units"),
 }
-#: Settings that take these values among others.
-_NAMES = {
-    "device": ["auto", "cpu", "cuda", "mps"],
-    "order": ["ascending", "descending", "random"],
-    "target.split": ["random", "group:", "time:"],
-}
 _ENDS = ("=", ".", "/", ":")  # after which the shell must not end the word
 
 
@@ -133,10 +127,16 @@ class _Call:
             return [
                 value + path[len(home) :] + ("/" if os.path.isdir(path) else "") for path in paths
             ]
-        if key in _NAMES and ":" not in value:
-            return _NAMES[key]
-        if key.rpartition(".")[2] in _COLUMNS and self._table:
-            return _columns(self._table, value)
+        name = key.rpartition(".")[2]
+        if name in _COLUMNS and self._table and (name != "split" or ":" in value):
+            from kanrun.targets.table_files import column_names
+
+            # Each after what is typed before it, as in [a,b.
+            before = value[: max(value.rfind(mark) for mark in ",[{:") + 1]
+            written = [part.partition(":")[0].strip() for part in before.lstrip("[{").split(",")]
+            with contextlib.suppress(KanrunError, OSError):
+                columns = column_names(self._table)
+                return [f"{before}{column}" for column in columns if column not in written]
         if key not in self._keys:
             return []
         setting = self._keys[key]
@@ -169,14 +169,3 @@ def _kind(group: str, choice: str) -> str:
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     schema = re.search(rf"/schema/{group}/(\w+)@", text)
     return schema[1] if schema else choice
-
-
-def _columns(path: str, value: str) -> list[str]:
-    """Return the columns of a table, each after what is typed before it, as in [a,b."""
-    from kanrun.targets.table_files import column_names
-
-    before = value[: max(value.rfind(mark) for mark in ",[{:") + 1]
-    written = [part.partition(":")[0].strip() for part in before.lstrip("[{").split(",")]
-    with contextlib.suppress(KanrunError, OSError):
-        return [f"{before}{name}" for name in column_names(path) if name not in written]
-    return []

@@ -58,19 +58,17 @@ def add_experiments() -> None:
     for experiment in EXPERIMENTS.values():
         if experiment.name not in there:
             _add_experiment(experiment)
+    app.registered_commands.sort(key=lambda each: each.name not in EXPERIMENTS)
 
 
 def _add_experiment(experiment: ExperimentKind) -> None:
-    settings = {"obj": experiment}
-    decorated = command(
+    @command(
         app,
         experiment.name,
         cls=ExperimentCommand,
         help=experiment.summary,
-        context_settings=settings,
+        context_settings={"obj": experiment},
     )
-
-    @decorated
     def run_experiment(  # noqa: PLR0913  (each is an option)
         overrides: Overrides = None,
         *,
@@ -124,9 +122,6 @@ def _add_experiment(experiment: ExperimentKind) -> None:
 
         options = RunOptions(outputs, quiet, verbose, strict, force, dry_run, began)
         raise typer.Exit(run_study(study, options)[0])
-
-
-add_experiments()
 
 
 @command(app, "keys")

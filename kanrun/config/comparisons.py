@@ -13,7 +13,7 @@ from kanrun.config.experiments import (
     parts,
 )
 from kanrun.config.registry import experiment
-from kanrun.config.rules import MISSING, setting
+from kanrun.config.rules import MISSING, count_setting, setting, text_setting
 from kanrun.config.targets import SamplingConfig
 
 LIBRARIES = ("pykan", "inkan", "inkan compiled", "jaxkan")
@@ -40,17 +40,15 @@ class ExtendGridConfig(TrainingConfig):
     """
 
     parts: list[str] = parts("schedules", "scratch", "order", "overfit")
-    shapes: list[list[int]] = setting(
-        [[1]], "hidden widths, one list per network", least=1, distinct=True, minimum=1
+    shapes: list[list[int]] = count_setting(
+        [[1]], "hidden widths, one list per network", least=1, distinct=True
     )
     schedules: list[Any] = setting(MISSING, "schedules of grids", least=1)
     max_parameters: int = setting(4000, "maximum number of parameters; finer grids are skipped")
     scratch_intervals: list[int] | None = setting(
         None, "grids of the part scratch; null is all of the first schedule", distinct=True
     )
-    degrees: list[int] = setting(
-        [1, 2, 3, 4, 5], "degrees of the part order", distinct=True, minimum=1
-    )
+    degrees: list[int] = count_setting([1, 2, 3, 4, 5], "degrees of the part order", distinct=True)
     order_intervals: list[int] = setting([12, 24, 48, 96], "grids of the part order")
     order_first_grid: int = setting(12, "first grid that resolves the target")
     order_points: int = setting(3000, "training points of the part order", minimum=10)
@@ -114,7 +112,7 @@ class CompareMLPConfig(TrainingConfig):
     )
     depths: list[int] = setting([1, 2], "hidden layers of the MLPs", least=1, minimum=0)
     activations: list[str] = setting(["tanh", "silu"], "activations of the MLPs", least=1)
-    widths: list[int] = setting([], "widths of further MLPs, matched or not", minimum=1)
+    widths: list[int] = count_setting([], "widths of further MLPs, matched or not")
     errors: list[float] = setting(
         [], "relative errors to reach in universal_approximation", above=0
     )
@@ -152,13 +150,13 @@ class ContinualConfig(ExperimentConfig):
     solver: Any = setting(MISSING, "training method of each phase")
     target: Any = setting(None, "table that is learned in place of the peaks")
     sampling: SamplingConfig = setting(SamplingConfig(), "points of a table; all of them are used")
-    phase_column: str | None = setting(
-        None, "column of the table that names the phase of each row", free_text=True
+    phase_column: str | None = text_setting(
+        None, "column of the table that names the phase of each row"
     )
-    peaks: int = setting(5, "peaks along each axis, around 0", minimum=1)
+    peaks: int = count_setting(5, "peaks along each axis, around 0")
     spacing: float = setting(0.4, "distance of the centres, and width of a phase", above=0)
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
-    dimension: int = setting(1, "number of variables", minimum=1, maximum=2)
+    dimension: int = count_setting(1, "number of variables", maximum=2)
     order: str = setting(
         "ascending",
         "order of the peaks; random is drawn from the seed",
@@ -174,23 +172,18 @@ class ContinualConfig(ExperimentConfig):
     evaluation_points: int = setting(
         500, "evenly spaced points of the whole domain", minimum=2, maximum=200_000
     )
-    trials: int = setting(
+    trials: int = count_setting(
         2,
         "trials of every learner; the one with the lowest final error on all phases counts",
-        minimum=1,
     )
     parts: list[str] = parts("learners", "intervals", "overlap", "depth")
     learners: list[Any] = setting(MISSING, "networks and their memories")
-    intervals: list[int] = setting(
-        [100, 200, 400], "grids of `model` in the part intervals", minimum=1
-    )
+    intervals: list[int] = count_setting([100, 200, 400], "grids of `model` in the part intervals")
     overlaps: list[float] = setting(
         [0.0, 0.5, 1.0], "overlaps of the part overlap", above=-1, below=2
     )
     overlap_learners: list[str] = setting(["KAN", "MLP tanh"], "learners of the part overlap")
-    shapes: list[list[int]] = setting(
-        [[], [5], [3, 3]], "hidden widths of the part depth", minimum=1
-    )
+    shapes: list[list[int]] = count_setting([[], [5], [3, 3]], "hidden widths of the part depth")
     memories: list[str] = setting(["none", "hold", "rehearse"], "memories of the part depth")
 
 
@@ -219,18 +212,18 @@ class BenchConfig(ExperimentConfig):
         "measurement; all excludes tables",
         choices=("all", "layers", "time_to_accuracy", "startup", "tables"),
     )
-    splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
+    splits: int = count_setting(3, "random splits of each table of the part tables")
     tables: list[str] = setting(
         [],
         "tables of the part tables: names, or the sets development and holdout; [] is all",
         distinct=True,
     )
-    rounds: int = setting(20, "rounds of each measurement", minimum=1)
+    rounds: int = count_setting(20, "rounds of each measurement")
     case_seconds: float = setting(
         30.0, "seconds after which a case ends, once it has had three rounds", above=0
     )
-    layers: list[list[int]] = setting(
-        MISSING, "layers as [batch, inputs, outputs, intervals]", least=1, width=4, minimum=1
+    layers: list[list[int]] = count_setting(
+        MISSING, "layers as [batch, inputs, outputs, intervals]", least=1, width=4
     )
     compiled: bool = setting(
         True, "whether kanrun's layers and MLPs are also compiled, which takes a C++ compiler"
@@ -241,8 +234,8 @@ class BenchConfig(ExperimentConfig):
     errors: list[float] = setting(
         [1e-3, 2.5e-4, 8.2e-5], "test RMSEs to reach on new points", least=1, above=0
     )
-    intervals: list[int] = setting(
-        [3, 5, 10, 20], "grid schedule of time_to_accuracy", least=1, minimum=1, increasing=True
+    intervals: list[int] = count_setting(
+        [3, 5, 10, 20], "grid schedule of time_to_accuracy", least=1, increasing=True
     )
     training_seconds: float = setting(60.0, "time limit of each training, in seconds", above=0)
     pykan_seconds: float = setting(

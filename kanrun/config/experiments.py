@@ -10,7 +10,7 @@ from typing import Any
 
 from kanrun.config.models import BASES
 from kanrun.config.registry import EXPERIMENTS, experiment
-from kanrun.config.rules import MISSING, setting
+from kanrun.config.rules import MISSING, count_setting, setting, text_setting
 from kanrun.config.targets import EquationConfig, ExpressionTarget, PointsTarget, SamplingConfig
 
 PRECISIONS = ("float64", "float32")
@@ -33,9 +33,7 @@ class ExecutorConfig:
         "where cells run: in this process, in processes of this machine, or on a Dask cluster",
         choices=("serial", "local", "dask"),
     )
-    workers: int | None = setting(
-        None, "processes of executor=local; null is one per core", minimum=1
-    )
+    workers: int | None = count_setting(None, "processes of executor=local; null is one per core")
     address: str | None = setting(None, "scheduler of executor=dask, such as tcp://10.0.0.1:8786")
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -53,11 +51,13 @@ class ExperimentConfig:
     """Settings of every experiment."""
 
     seed: int = setting(0, "the first seed", minimum=0)
-    n_seeds: int = setting(1, "number of seeds: seed, seed + 1, ...", minimum=1)
+    n_seeds: int = count_setting(1, "number of seeds: seed, seed + 1, ...")
     precision: str = setting("float64", "floating-point format of the training", choices=PRECISIONS)
-    device: str = setting("auto", "device of the training: auto, cpu, cuda, cuda:N or mps")
-    threads: int | None = setting(
-        None, "threads of one training; null is 1, since small matrices gain little", minimum=1
+    device: str = setting(
+        "auto", "device of the training, also cuda:N", words=("auto", "cpu", "cuda", "mps")
+    )
+    threads: int | None = count_setting(
+        None, "threads of one training; null is 1, since small matrices gain little"
     )
     executor: ExecutorConfig = setting(ExecutorConfig(), "executor of cells")
     max_cpu_seconds: float | None = setting(
@@ -84,10 +84,8 @@ class ExperimentConfig:
         "experiment tracker that also records the run",
         choices=("mlflow", "tensorboard", "trackio"),
     )
-    tags: list[str] = setting(
-        [], "words by which the run is found and listed", distinct=True, free_text=True
-    )
-    note: str | None = setting(None, "a sentence about the run", free_text=True)
+    tags: list[str] = text_setting([], "words by which the run is found and listed", distinct=True)
+    note: str | None = text_setting(None, "a sentence about the run")
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield errors for seeds, devices, figures, and CPU seconds of a cluster."""
@@ -217,17 +215,17 @@ class CurvesConfig(ExperimentConfig):
         least=1,
         distinct=True,
     )
-    degree: int = setting(3, "degree of the drawn B-splines", minimum=1)
-    degrees: list[int] = setting(
-        [1, 2, 3, 4, 5], "degrees of the compared B-splines", least=1, distinct=True, minimum=1
+    degree: int = count_setting(3, "degree of the drawn B-splines")
+    degrees: list[int] = count_setting(
+        [1, 2, 3, 4, 5], "degrees of the compared B-splines", least=1, distinct=True
     )
-    bezier: Any = setting(
+    bezier: list[list[float]] = setting(
         MISSING, "control points, one more than the degree", least=2, width=2, **_FINITE
     )
     parameter: float = setting(
         0.4, "parameter of de Casteljau's construction", minimum=0, maximum=1
     )
-    bspline: Any = setting(MISSING, "control points", least=2, width=2, **_FINITE)
+    bspline: list[list[float]] = setting(MISSING, "control points", least=2, width=2, **_FINITE)
     knots: list[float] | None = setting(
         None, "knots inside (0, 1), which may repeat; null is equally spaced", above=0, below=1
     )
@@ -265,29 +263,26 @@ class InterpretConfig(ExperimentConfig):
     target: Any = setting(MISSING, "function or table to interpret")
     model: Any = setting(MISSING, "KAN whose edges become formulas; model.intervals are its grids")
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
-    from_run: str | None = setting(
-        None, "run of kanrun fit whose target, sampling and network are interpreted", free_text=True
+    from_run: str | None = text_setting(
+        None, "run of kanrun fit whose target, sampling and network are interpreted"
     )
     backend: str = setting(
         "kanrun",
         "search program; the others serve as comparison, with the same points and CPU seconds",
         choices=("kanrun", "operon", "gplearn"),
     )
-    candidates: list[str] | None = setting(
+    candidates: list[str] | None = text_setting(
         None,
         "names of the functions an edge may become; null allows all built-in functions",
-        free_text=True,
     )
-    custom_candidates: dict[str, str] = setting(
-        {}, "additional functions of x0, by name", free_text=True
-    )
+    custom_candidates: dict[str, str] = text_setting({}, "additional functions of x0, by name")
     prune_threshold: float | None = setting(
         None, "minimum score of an edge of from_run; null chooses it on the validation points"
     )
     error_tolerance: float = setting(
         0.1, "relative increase of the network's error that a formula may cause", minimum=0
     )
-    n_starts: int = setting(6, "random starts of each structure on the coarse grid", minimum=1)
+    n_starts: int = count_setting(6, "random starts of each structure on the coarse grid")
     budget: float = setting(60.0, "total work, in approximate seconds of one core", above=0)
     simplify_budget: float = setting(
         5.0, "work for simplification, in approximate seconds of one core", minimum=0
@@ -314,15 +309,12 @@ class InterpretConfig(ExperimentConfig):
 class ImportConfig(ExperimentConfig):
     """`kanrun import FILE`."""
 
-    file: str = setting(
+    file: str = text_setting(
         MISSING,
         "checkpoint of pykan (the path given to saveckpt), or state dict (torch or safetensors)",
-        free_text=True,
     )
-    inputs: list[str] = setting(
-        [], "names of the inputs; [] is x0, x1, ...", distinct=True, free_text=True
-    )
-    outputs: list[str] = setting([], "names of the outputs", distinct=True, free_text=True)
+    inputs: list[str] = text_setting([], "names of the inputs; [] is x0, x1, ...", distinct=True)
+    outputs: list[str] = text_setting([], "names of the outputs", distinct=True)
     base: str | None = setting(
         None, "base function; null is the one that the checkpoint names, else silu", choices=BASES
     )
@@ -372,4 +364,4 @@ class SolveConfig(ExperimentConfig):
     suite: list[Any] = setting(
         [], "equations of the group with further settings: {equation: heat, bounds: {l2: 1e-6}}"
     )
-    steps: int = setting(30, "steps of Levenberg-Marquardt per grid", minimum=1)
+    steps: int = count_setting(30, "steps of Levenberg-Marquardt per grid")

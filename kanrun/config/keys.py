@@ -13,7 +13,7 @@ from typing import Any
 
 import kanrun.conf
 from kanrun.config.registry import EXPERIMENTS, GROUPS
-from kanrun.config.rules import Rule, default_of, rule_of, shown
+from kanrun.config.rules import default_of, rule_of, shown
 
 CONF = Path(kanrun.conf.__path__[0])
 """Folder of Hydra's files."""
@@ -78,14 +78,14 @@ def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
             path = at.removesuffix(".") if one.name == "kind" else f"{at}{one.name}"
             kind = re.sub(r"\w+|\|", lambda found: _WORDS.get(found[0], found[0]), str(one.type))
             kind = re.sub(r"list\[(.+)\]", r"list of \1", kind)
-            # Values that can be listed.
-            listed = (
-                *rule.choices,
-                *rule.words,
-                *(("true", "false") if "bool" in str(one.type) else ()),
-            )
+            flags = {"increasing": rule.increasing, "each once": rule.distinct, "a file": rule.file}
+            parts = [rule.phrase, *(words for words, holds in flags.items() if holds)]
+            parts += [f"{rule.length} entries"] if rule.length else []
+            listed = (*rule.choices, *rule.words)
+            allowed = ", ".join(listed) if rule.choices else "; ".join(filter(None, parts))
+            listed += ("true", "false") if "bool" in str(one.type) else ()
             listed += ("null",) if listed and "None" in str(one.type) else ()
-            free, allowed = rule.free_text or rule.file, _allowed(rule)
+            free = rule.free_text or rule.file
             yield Key(path, kind, shown(default), allowed, rule.about, (where,), listed, free)
 
 
@@ -110,12 +110,3 @@ def default_choices(command: str) -> dict[str, str]:
         return dict(experiment.groups)
     text = (CONF / f"{experiment.file}.yaml").read_text(encoding="utf-8")
     return dict(re.findall(r"^  - (?:optional )?/?(\w+): (\w+)", text, re.MULTILINE))
-
-
-def _allowed(rule: Rule) -> str:
-    if rule.choices:
-        return ", ".join((*rule.choices, *rule.words))
-    flags = {"increasing": rule.increasing, "each once": rule.distinct, "a file": rule.file}
-    parts = [rule.phrase, *(words for words, holds in flags.items() if holds)]
-    parts += [f"{rule.length} entries"] if rule.length else []
-    return "; ".join(filter(None, parts))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanrun.config.registry import MODELS, model, solver
-from kanrun.config.rules import check, setting
+from kanrun.config.rules import check, count_setting, setting, text_setting
 from kanrun.errors import UsageError
 
 BASES = ("silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian")
@@ -34,11 +34,10 @@ def widths_of(hidden: Sequence[int] | str | None) -> tuple[int, ...]:
 class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
-    hidden: list[int] | str | None = setting(
+    hidden: list[int] | str | None = count_setting(
         AUTO,
         "nodes of each hidden layer; auto grows the shape (kanrun fit with solver=lm; elsewhere it "
         "is [5]); null lets kanrun interpret search it",
-        minimum=1,
         words=(AUTO,),
     )
     multiplication_nodes: list[int] = setting(
@@ -46,11 +45,9 @@ class KANConfig:
         "nodes of each hidden layer that multiply two sums (KAN 2.0); [] is none",
         minimum=0,
     )
-    intervals: Any = setting(
+    intervals: int | list[int] | str = count_setting(
         [5, 10, 20, 50],
         "intervals of the grid: one number, a schedule of finer and finer grids, or auto",
-        whole=True,
-        minimum=1,
         least=1,
         increasing=True,
         words=("auto",),
@@ -102,7 +99,7 @@ class MLPConfig:
     """A multi-layer perceptron."""
 
     # The default has fewer parameters than the default target has points.
-    hidden: list[int] = setting([16, 16], "nodes of each hidden layer", minimum=1)
+    hidden: list[int] = count_setting([16, 16], "nodes of each hidden layer")
     activation: str = setting("silu", "activation of the hidden nodes", choices=ACTIVATIONS)
     kind: str = "mlp"
 
@@ -150,7 +147,7 @@ class BezierConfig:
 class BSplineConfig:
     """One B-spline by least squares, for one input variable."""
 
-    control_points: int = setting(12, "control points of the curve", minimum=1)
+    control_points: int = count_setting(12, "control points of the curve")
     degree: int = setting(3, "degree of the curve", minimum=0, maximum=HIGHEST_DEGREE)
     kind: str = "bspline"
 
@@ -176,17 +173,15 @@ class AutoConfig:
         "nothing",
         choices=("clip", "linear", "constant", "zero"),
     )
-    monotone: dict[str, str] = setting(
+    monotone: dict[str, str] = text_setting(
         {},
         "inputs with an increasing or decreasing effect, such as {age: increasing}",
         choices=("increasing", "decreasing"),
-        free_text=True,
     )
-    curvature: dict[str, str] = setting(
+    curvature: dict[str, str] = text_setting(
         {},
         "inputs with a convex or concave effect",
         choices=("convex", "concave"),
-        free_text=True,
     )
     bounds: list[float] | None = setting(
         None,
@@ -220,13 +215,12 @@ class AutoConfig:
 class SolverConfig:
     """Settings of every solver."""
 
-    steps: int | None = setting(None, "steps on each grid; null is the solver's default", minimum=1)
-    n_starts: int | None = setting(
+    steps: int | None = count_setting(None, "steps on each grid; null is the solver's default")
+    n_starts: int | None = count_setting(
         None,
         "random starts on the coarse grid, the best of which continues; null: chosen by size",
-        minimum=1,
     )
-    smoothness_weight: Any = setting(
+    smoothness_weight: float | str = setting(
         "auto",
         "weight of the smoothness penalty; auto: chosen on validation data by lm, tiny for lbfgs, "
         "0 for adam, and 1e-3 for classification by the last two",
@@ -261,8 +255,8 @@ class GradientConfig(SolverConfig):
         "magnitude of an edge in this penalty: its root mean square, or the paper's mean |phi|",
         choices=("rms", "mean_abs"),
     )
-    patience: int | None = setting(
-        None, "steps without a better validation error after which a grid ends", minimum=1
+    patience: int | None = count_setting(
+        None, "steps without a better validation error after which a grid ends"
     )
 
 
@@ -306,7 +300,7 @@ class LMSolver(WidthConfig):
 class LBFGSSolver(GradientConfig):
     """LBFGS with a line search."""
 
-    history_size: int = setting(30, "past steps that the metric is built from", minimum=1)
+    history_size: int = count_setting(30, "past steps that the metric is built from")
     kind: str = "lbfgs"
 
 
@@ -317,7 +311,7 @@ class AdamSolver(GradientConfig):
 
     learning_rate: float = setting(1e-2, "initial step size", above=0)
     lr_schedule: str = setting("cosine", "decay of the step size", choices=("cosine", "constant"))
-    batch_size: int | None = setting(None, "samples per step; null is all of them", minimum=1)
+    batch_size: int | None = count_setting(None, "samples per step; null is all of them")
     weight_decay: float = setting(0.0, "decay of all parameters in each step", minimum=0)
     kind: str = "adam"
 

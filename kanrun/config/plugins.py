@@ -28,15 +28,14 @@ RECORDED = "plug-in "  # before a module's name, among the versions of a run
 
 _DIGITS = 16  # of the digest of a module without a package
 _loaded: dict[str, str] = {}  # modules, and their origin
-_left_out: dict[str, str] = {}  # typed modules, and why
 _seen: list[str] = []  # the values of the variable when it was read
 
 
 def load_plugins() -> None:
     """Import the plug-ins of other packages and those that the variable names.
 
-    An entry point that cannot be imported is skipped with a warning; `add_plugins` raises for
-    others.
+    An entry point that cannot be imported is skipped with a warning. Raises UsageError for a module
+    of the variable.
     """
     text = os.environ.get(VARIABLE, "")
     if _seen[-1:] == [text]:
@@ -53,18 +52,20 @@ def load_plugins() -> None:
         else:
             package = point.dist
             _loaded[module] = f"{package.name} {package.version}" if package else _origin(module)
-    names = [name for name in typed_plugins() if name not in _loaded and name not in _left_out]
-    if names and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # last: a module that lies here hides no other
-    for name in names:
-        if not all(part.isidentifier() for part in name.split(".")):
-            _left_out[name] = "it is not the name of a module, such as my_package.models"
+    for name in typed_plugins():
+        if name in _loaded:
             continue
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # last: a module that lies here hides no other
         try:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ImportError("not the name of a module, such as my_package.models")
             importlib.import_module(name)
-            _loaded[name] = _origin(name)
         except Exception as error:
-            _left_out[name] = _why(error)
+            _seen.clear()
+            reason = _why(error).rstrip(".")
+            raise UsageError(f"the plug-in {name} cannot be loaded: {reason}.") from error
+        _loaded[name] = _origin(name)
 
 
 def _why(error: Exception) -> str:
@@ -93,13 +94,9 @@ def typed_plugins() -> tuple[str, ...]:
 
 def add_plugins(modules: Iterable[str]) -> None:
     """Add modules to the variable and import them. Raises UsageError if one cannot be imported."""
-    names = dict.fromkeys([*typed_plugins(), *modules])
-    if names:
+    if names := dict.fromkeys([*typed_plugins(), *modules]):
         os.environ[VARIABLE] = ",".join(names)
     load_plugins()
-    for name in names:
-        if name in _left_out:
-            raise UsageError(f"the plug-in {name} cannot be loaded: {_left_out[name].rstrip('.')}.")
 
 
 def loaded_plugins() -> Mapping[str, str]:

@@ -19,7 +19,7 @@ from copy import deepcopy
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from itertools import pairwise
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from kanrun.config.registry import EXPERIMENTS, GROUPS, foreign_setting
@@ -42,10 +42,11 @@ _BOUNDS: dict[str, tuple[str, Callable[[float, float], bool]]] = {
 class Rule:
     """Rule of a value; None is checked by the field's type alone.
 
-    Bounds, `whole` and `choices` hold for the value, and for every number or text in a list or
-    mapping. `words` are accepted besides numbers. `least` and `length` count the entries of a list,
-    `width` those of each of its entries. `file` marks files that must exist when a run begins, see
-    `check_files`. `free_text` marks formulas and names of columns, see `kanrun.launch.arguments`.
+    Bounds and `choices` hold for the value, and for every number or text in a list or mapping.
+    `words` are accepted besides values of the type. `least` and `length` count the entries of a
+    list, `width` those of each of its entries. `file` marks files that must exist when a run
+    begins, see `check_files`. `free_text` marks formulas and names of columns, see
+    `kanrun.launch.arguments`.
     """
 
     about: str
@@ -53,7 +54,6 @@ class Rule:
     above: float | None = None
     maximum: float | None = None
     below: float | None = None
-    whole: bool = False
     choices: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
     least: int = 0
@@ -65,40 +65,30 @@ class Rule:
     free_text: bool = False
 
     def broken(self, path: str, value: Any) -> str | None:
-        """Return the sentence that rejects `value` of the setting `path`, or None."""
+        """Return the sentence that rejects the typed `value` of the setting `path`, or None."""
         if value is None or (isinstance(value, str) and value in (MISSING, *self.words)):
             return None
-        nested = isinstance(value, list | tuple | dict)
-        if isinstance(value, list | tuple) and (reason := self._broken_list(list(value))):
+        if isinstance(value, list | tuple) and (reason := self._broken_list(value)):
             return f"{path}{reason} ({self.about})."
+        bounds = self._bounds.items()
         for _, leaf in _leaves(value):
-            if reason := self._broken_leaf(leaf):
-                has = f" has {leaf!r}, which" if nested else ""
-                offer = did_you_mean(leaf, self.choices, max_names=1) or "."
-                return f"{path}={value}{has} {reason} ({self.about}){offer}"
+            if self.choices and leaf not in self.choices:
+                reason = f"is not one of {', '.join(self.choices)}"
+            elif bounds and math.isinf(leaf):
+                reason = f"must be finite and {self.phrase}"
+            elif all(_BOUNDS[name][1](leaf, bound) for name, bound in bounds):
+                continue
+            else:
+                reason = f"must be {self.phrase}"
+            has = f" has {leaf!r}, which" if isinstance(value, list | tuple | dict) else ""
+            offer = did_you_mean(leaf, self.choices, max_names=1) or "."
+            return f"{path}={value}{has} {reason} ({self.about}){offer}"
         return None
 
-    def _broken_leaf(self, leaf: Any) -> str:
-        if self.choices and leaf not in self.choices:
-            return f"is not one of {', '.join(self.choices)}"
-        bounds = self._bounds
-        if not bounds and not self.whole:
-            return ""
-        if isinstance(leaf, bool) or not isinstance(leaf, int if self.whole else int | float):
-            return f"must be {self.phrase}"
-        if math.isinf(leaf):
-            return f"must be finite and {self.phrase}"
-        inside = all(_BOUNDS[name][1](leaf, bound) for name, bound in bounds.items())
-        return "" if inside else f"must be {self.phrase}"
-
-    def _broken_list(self, entries: list[Any]) -> str:
+    def _broken_list(self, entries: Sequence[Any]) -> str:
         for entry in entries:
-            if self.width is not None and (
-                not isinstance(entry, list | tuple) or len(entry) != self.width
-            ):
+            if self.width is not None and len(entry) != self.width:
                 return f" has {entry}, where a list of {self.width} is needed"
-            if self.whole and self.width is None and isinstance(entry, list | tuple | dict):
-                return f"={entries} has {entry}, where a whole number is needed"
             if self.distinct and entries.count(entry) > 1:
                 return f" has {entry} twice or more; name each once"
         if len(entries) < self.least:
@@ -106,8 +96,7 @@ class Rule:
             return f"={entries} needs at least {_count(self.least)}{known}"
         if self.length not in (None, len(entries)):
             return f"={entries} must have {_count(self.length or 0)}"
-        numbers = all(isinstance(entry, int | float) for entry in entries)
-        if self.increasing and numbers and any(b <= a for a, b in pairwise(entries)):
+        if self.increasing and any(after <= before for before, after in pairwise(entries)):
             return f"={entries} must increase from entry to entry"
         return ""
 
@@ -122,9 +111,7 @@ class Rule:
         phrase = " and ".join(f"{_BOUNDS[name][0]} {bound:g}" for name, bound in bounds.items())
         if bounds.keys() == {"minimum", "maximum"}:
             phrase = f"from {self.minimum:g} to {self.maximum:g}"
-        if self.whole:
-            phrase = f"a whole number {phrase}".replace("at least", "of at least")
-        return f"{phrase}, or {' or '.join(self.words)}" if self.words else phrase
+        return ", or ".join(filter(None, (phrase, " or ".join(self.words))))
 
 
 def setting(default: Any, about: str, **rule: Any) -> Any:
@@ -133,6 +120,16 @@ def setting(default: Any, about: str, **rule: Any) -> Any:
     if isinstance(default, list | dict) or is_dataclass(default):
         return field(default_factory=lambda: deepcopy(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def count_setting(default: Any, about: str, **rule: Any) -> Any:
+    """Return the setting of a number of at least 1, or of several."""
+    return setting(default, about, minimum=1, **rule)
+
+
+def text_setting(default: Any, about: str, **rule: Any) -> Any:
+    """Return the setting of text that is taken as typed: formulas, paths, names of columns."""
+    return setting(default, about, free_text=True, **rule)
 
 
 def rule_of(one: Field[Any]) -> Rule:
@@ -320,8 +317,16 @@ def _typed_field(one: Field[Any], hint: Any, value: Any, at: str) -> Any:
         return value
     if isinstance(value, str) and value in rule.words:
         return value
-    if hint is Any and one.name in GROUPS and not at and value is not None:
-        hint = type(value) if is_dataclass(value) else _settings_of_choice(one.name, value)
+    if hint is Any and is_dataclass(value):
+        hint = type(value)
+    elif hint is Any and one.name in GROUPS and not at and value is not None:
+        kinds = GROUPS[one.name]
+        if not isinstance(value, Mapping) or value.get("kind") is None:
+            raise UsageError(
+                f"{path}={shown(value)} is not a choice of the group, which has a kind: "
+                f"one of {', '.join(kinds)}."
+            )
+        hint = kinds.find(value["kind"], f"{path}.kind").settings
     if is_dataclass(hint):
         return typed(hint, vars(value) if is_dataclass(value) else value, f"{path}.")  # type: ignore[arg-type]
     try:
@@ -332,7 +337,8 @@ def _typed_field(one: Field[Any], hint: Any, value: Any, at: str) -> Any:
         about = f" ({rule.about})" if rule.about else ""
         listed = not inner and error.expected == "a list" and not isinstance(value, Mapping)
         remedy = f" Write it in brackets: {path}=[{shown(value)}]." if listed else ""
-        sentence = f"{path}={shown(value)} {wrong} not {error.expected}{about}.{remedy}"
+        expected = " or ".join((error.expected, *rule.words))
+        sentence = f"{path}={shown(value)} {wrong} not {expected}{about}.{remedy}"
         raise UsageError(sentence) from None
     for place, leaf in _leaves(value, path):
         if isinstance(leaf, float) and math.isnan(leaf):
@@ -343,22 +349,14 @@ def _typed_field(one: Field[Any], hint: Any, value: Any, at: str) -> Any:
     return value
 
 
-def _settings_of_choice(group: str, value: Any) -> Any:
-    """Return the dataclass of a group's choice. Raises UsageError without a known `kind`."""
-    kinds = GROUPS[group]
-    if not isinstance(value, Mapping) or value.get("kind") is None:
-        raise UsageError(
-            f"{group}={shown(value)} is not a choice of the group, which has a kind: "
-            f"one of {', '.join(kinds)}."
-        )
-    return kinds.find(value["kind"], f"{group}.kind").settings
-
-
 def _typed_value(hint: Any, value: Any) -> Any:
     """Return `value` with the type `hint`; raise _Mismatch."""
     origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):  # of one type and None
-        return None if value is None else _typed_value(inner[0], value)
+    if origin in (Union, UnionType):  # of a type, a list, and None
+        if value is None and NoneType in inner:
+            return None
+        listed = [each for each in inner if get_origin(each) is list]
+        return _typed_value(listed[0] if listed and isinstance(value, list) else inner[0], value)
     if origin is list:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise _Mismatch(value, "a list")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanrun.config.registry import target
-from kanrun.config.rules import MISSING, setting
+from kanrun.config.rules import MISSING, count_setting, setting, text_setting
 
 _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret"
 
@@ -16,10 +16,9 @@ _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanru
 class FunctionTarget:
     """Settings of functions with a domain of their own."""
 
-    domain: Any = setting(
+    domain: Any = text_setting(
         None,
         "one [lower, upper] for each variable, or one for all; null is the function's own",
-        free_text=True,
     )
 
 
@@ -41,7 +40,7 @@ class GaussianPeaksTarget(FunctionTarget):
         [-0.8, -0.4, 0.0, 0.4, 0.8], "coordinates of the peaks on the diagonal", least=1
     )
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
-    dimension: int = setting(1, "number of variables", minimum=1, maximum=10)
+    dimension: int = count_setting(1, "number of variables", maximum=10)
     kind: str = "gaussian_peaks"
 
 
@@ -50,16 +49,15 @@ class GaussianPeaksTarget(FunctionTarget):
 class ExpressionTarget:
     """A custom formula."""
 
-    formula: str = setting(
-        MISSING, "formula in x0, x1, ... or in other names, which are sorted", free_text=True
+    formula: str = text_setting(
+        MISSING, "formula in x0, x1, ... or in other names, which are sorted"
     )
-    domain: Any = setting(
+    domain: Any = text_setting(
         None,
         "one [lower, upper] for each variable, or one for all, or by name as "
         "{t: [0,1], r: [1,2]}; null is [-1, 1]",
-        free_text=True,
     )
-    units: dict[str, str] = setting({}, _UNITS, free_text=True)
+    units: dict[str, str] = text_setting({}, _UNITS)
     kind: str = "expression"
 
 
@@ -84,7 +82,7 @@ class FeynmanTarget(FunctionTarget):
         "fastsrb.yaml); null: the 27 of kanrun",
         file=True,
     )
-    units: dict[str, str] = setting({}, _UNITS, free_text=True)
+    units: dict[str, str] = text_setting({}, _UNITS)
     kind: str = "feynman"
 
 
@@ -94,40 +92,34 @@ class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
 
     path: str = setting(MISSING, "file of the table", file=True)
-    inputs: list[str] = setting(
-        ["all"], "columns to predict from", least=1, distinct=True, free_text=True
-    )
-    outputs: list[str] = setting(
-        MISSING, "columns to predict", least=1, distinct=True, free_text=True
-    )
+    inputs: list[str] = text_setting(["all"], "columns to predict from", least=1, distinct=True)
+    outputs: list[str] = text_setting(MISSING, "columns to predict", least=1, distinct=True)
     task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
-    exclude: list[str] = setting(
-        [], "columns that inputs=[all] does not take", distinct=True, free_text=True
-    )
-    categorical_columns: list[str] = setting(
-        [], "columns of numbers whose values are names", distinct=True, free_text=True
+    exclude: list[str] = text_setting([], "columns that inputs=[all] does not take", distinct=True)
+    categorical_columns: list[str] = text_setting(
+        [], "columns of numbers whose values are names", distinct=True
     )
     missing: str = setting(
         "indicator",
         "missing inputs: median and an indicator, rows dropped, or an error",
         choices=("indicator", "drop", "error"),
     )
-    missing_values: list[str] = setting(
-        [], "further texts that stand for a missing value, such as -999 or unknown", free_text=True
+    missing_values: list[str] = text_setting(
+        [], "further texts that stand for a missing value, such as -999 or unknown"
     )
     day_first: bool | None = setting(
         None, "whether dates such as 04/05/2024 begin with the day; null: their values decide"
     )
-    weight_column: str | None = setting(
-        None, "column of the weights of the rows; null: equal weights", free_text=True
+    weight_column: str | None = text_setting(
+        None, "column of the weights of the rows; null: equal weights"
     )
-    split: str = setting(
+    split: str = text_setting(
         "random",
         "held-out rows: random, group:COLUMN (whole groups) or time:COLUMN (the latest)",
-        free_text=True,
+        words=("random", "group:", "time:"),
     )
     test_path: str | None = setting(None, "file of the test rows, with the same columns", file=True)
-    units: dict[str, str] = setting({}, _UNITS, free_text=True)
+    units: dict[str, str] = text_setting({}, _UNITS)
     kind: str = "table"
 
     @property
@@ -176,16 +168,14 @@ class PointsTarget:
     """Points of the plane in the order of a curve, from two columns of a file, or kanrun's own."""
 
     path: str | None = setting(None, "file of the points; null is kanrun's own", file=True)
-    columns: list[str] | None = setting(
+    columns: list[str] | None = text_setting(
         None,
         "columns of the coordinates; null: x and y if they exist, else the first two of numbers",
         length=2,
-        free_text=True,
     )
-    parameter: str | None = setting(
+    parameter: str | None = text_setting(
         None,
         "column of increasing parameters; null: from the distances, see spacing",
-        free_text=True,
     )
     kind: str = "points"
 
@@ -199,7 +189,7 @@ class PointsTarget:
 class SamplingConfig:
     """Numbers of points; for tables null means a seeded split of all rows."""
 
-    n_train: int | None = setting(1000, "training points, validation points included", minimum=1)
+    n_train: int | None = count_setting(1000, "training points, validation points included")
     n_test: int | None = setting(1000, "test points", minimum=0)
     noise: float = setting(
         0.0, "standard deviation of the noise relative to the target's", minimum=0
@@ -213,15 +203,13 @@ class SamplingConfig:
 class AnsatzConfig:
     """Form of the unknown functions in terms of the outputs of a network."""
 
-    terms: int | None = setting(
+    terms: int | None = count_setting(
         None,
         "number of products that are summed; null is 8, 1 for one variable",
-        minimum=1,
     )
-    factors: int | None = setting(
+    factors: int | None = count_setting(
         None,
         "factors of each product, sums of functions of all variables; null is one per variable",
-        minimum=1,
     )
 
 
@@ -231,51 +219,39 @@ class EquationConfig:
 
     name: str = setting("own", "name in tables and figures")
     # Any instead of dict: the shell may set keys of a mapping that does not exist yet.
-    variables: Any = setting(
+    variables: Any = text_setting(
         MISSING,
         "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last",
-        free_text=True,
     )
     unknowns: list[str] = setting(["u"], "unknown functions", least=1, distinct=True)
-    constants: Any = setting(None, "numbers by name, for use in all formulas", free_text=True)
-    continuation: Any = setting(
+    constants: Any = text_setting(None, "numbers by name, for use in all formulas")
+    continuation: Any = text_setting(
         None,
         "parameter continuation: values of constants to solve for first, each solution being the "
         "initial guess for the next: {nu: [0.1, 0.03]}",
-        free_text=True,
     )
-    formula: Any = setting(
-        MISSING, "the equation, such as u_t = u_xx; a list for a system", free_text=True
-    )
-    conditions: Any = setting(
+    formula: Any = text_setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
+    conditions: Any = text_setting(
         None,
         "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: "
         "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
-        free_text=True,
     )
-    exact: Any = setting(
-        None, "formula of the solution, if known; a list for a system", free_text=True
-    )
-    reference: str | None = setting(
+    exact: Any = text_setting(None, "formula of the solution, if known; a list for a system")
+    reference: str | None = text_setting(
         None,
         "table with the variables and unknowns as columns: known values at some points, at which "
         "the run reports errors; or the name of a table of the program",
-        free_text=True,
     )
-    unknown_parameters: Any = setting(
-        None, "unknown parameters with initial guesses", free_text=True
-    )
-    data: Any = setting(
+    unknown_parameters: Any = text_setting(None, "unknown parameters with initial guesses")
+    data: Any = text_setting(
         None,
         "measurements: a table with the variables and unknowns as columns, or "
         "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution",
-        free_text=True,
     )
     ansatz: AnsatzConfig = setting(AnsatzConfig(), "form of the unknowns")
-    intervals: list[int] | None = setting(
+    intervals: list[int] | None = count_setting(
         None,
         "grids in turn; null is as fine as helps, in general 5, 10, 20, 40 and finer ones",
-        minimum=1,
         least=1,
         increasing=True,
     )

@@ -12,14 +12,15 @@ import contextlib
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.files import (
     JSON_LIMIT,
+    check_regular,
     file_name,
     json_as,
     plain,
@@ -55,8 +56,8 @@ _SETTINGS: Any = {
 
 @dataclass(frozen=True)
 class _Description:
-    name: str | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
+    name: str
+    meta: dict[str, Any]
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:
@@ -64,12 +65,7 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / f"{file_name(name)}.safetensors"
 
 
-def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to `folder`, replacing one of its name (see `write_checkpoint_file`)."""
-    write_checkpoint_file(checkpoint_path(folder, checkpoint.name), checkpoint)
-
-
-def write_checkpoint_file(path: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` to the safetensors file `path`, and its description to JSON next to it.
 
     Raises ValueError for an array without plain numbers or a description that JSON cannot hold,
@@ -104,8 +100,7 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
     """
     import safetensors
 
-    if path.is_symlink() or not path.is_file():
-        raise StorageFailed(f"{path} is missing or not a regular file.")
+    check_regular(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as stored:
             header = stored.metadata() or {}
@@ -129,9 +124,7 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
         raise StorageFailed(
             f"{path} is not the checkpoint that its run wrote; run.json has another checksum."
         )
-    return Checkpoint(
-        path.stem if described.name is None else described.name, arrays, described.meta
-    )
+    return Checkpoint(described.name, arrays, described.meta)
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -165,6 +158,7 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
 def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Write `figure` as `stem`.png, .svg or .pdf, each atomically, and return the files.
 
+    The figure loses its layout engine.
     The bytes depend only on what is drawn, not on the time or the user's matplotlib settings.
     Raises StorageFailed, and UsageError for a format that is not in `FIGURE_FORMATS`.
     """
@@ -181,29 +175,15 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
-        with _laid_out(figure):
-            for kind in formats:
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, **_SAVING[kind])
-                written.append(stem.parent / f"{stem.name}.{kind}")
-                write_atomic(written[-1], buffer.getvalue())
+        if (engine := figure.get_layout_engine()) is not None:
+            # Once for all formats: with an engine, each saving draws the figure twice. Long labels
+            # need the resolution of the file.
+            figure.set_dpi(DOTS_PER_INCH)
+            engine.execute(figure)
+            figure.set_layout_engine(None)
+        for kind in formats:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, **_SAVING[kind])
+            written.append(stem.parent / f"{stem.name}.{kind}")
+            write_atomic(written[-1], buffer.getvalue())
     return written
-
-
-@contextlib.contextmanager
-def _laid_out(figure: Figure) -> Iterator[None]:
-    """Lay the figure out once for all formats, since that takes as long as drawing it.
-
-    While a figure has a layout engine, even one that does nothing, each saving draws it twice. The
-    layout needs the resolution of the file, or long labels would be clipped.
-    """
-    engine, dots = figure.get_layout_engine(), figure.get_dpi()
-    if engine is not None:
-        figure.set_dpi(DOTS_PER_INCH)
-        engine.execute(figure)
-        figure.set_layout_engine(None)
-    try:
-        yield
-    finally:
-        figure.set_dpi(dots)
-        figure.set_layout_engine(engine)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -31,7 +30,6 @@ _PACKAGES = (
 _SOURCE = Path(__file__).parents[2]
 _CODE = ("kanrun", "experiments", "conf")
 _SUFFIXES = {".py", ".yaml", ".csv"}
-SHA256_DIGITS = 64
 #: Pids are below this; seconds that a git command may take; places of the start time in
 #: /proc/PID/stat behind the name.
 MAX_PID, GIT_SECONDS, START_FIELD = 2**31, 5, 19
@@ -74,31 +72,15 @@ def _differs(source: Path) -> bool | None:
     `git status` would run the filters that a repository's own settings name.
     """
     listed = _git(source, "ls-tree", "-r", "-z", "HEAD", "--", *_CODE)
-    if listed is None:
+    paths = (path for folder in _CODE for path in (source / folder).rglob("*"))
+    names = [path.relative_to(source).as_posix() for path in paths if path.suffix in _SUFFIXES]
+    blobs = _git(source, "hash-object", "--no-filters", "--", *names)
+    if listed is None or blobs is None:
         return None
     entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
     committed = {name: kind.split()[2] for kind, _, name in entries}
-    files = (
-        path
-        for folder in _CODE
-        for path in (source / folder).rglob("*")
-        if path.suffix in _SUFFIXES
-    )
-    there = {path.relative_to(source).as_posix(): path for path in files if path.is_file()}
-    if {name for name in committed if Path(name).suffix in _SUFFIXES} != there.keys():
-        return True
-    for name, path in there.items():
-        try:
-            content = path.read_bytes()
-        except OSError:
-            return None
-        # Git's name of the content of a file.
-        algorithm = "sha256" if len(committed[name]) == SHA256_DIGITS else "sha1"
-        blob = hashlib.new(algorithm, b"blob %d\0" % len(content), usedforsecurity=False)
-        blob.update(content)
-        if blob.hexdigest() != committed[name]:
-            return True
-    return False
+    code = {name: blob for name, blob in committed.items() if Path(name).suffix in _SUFFIXES}
+    return code != dict(zip(names, blobs.split(), strict=True))
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -149,12 +131,7 @@ def process() -> dict[str, Any]:
 
 
 def is_alive(pid: int | None, start: str | None) -> bool:
-    """Return whether the process `pid` of this host that started at the mark `start` exists.
-
-    True if the system does not say (not POSIX): a run then counts as running.
-    """
-    if os.name != "posix":
-        return True
+    """Return whether the process `pid` of this host that started at the mark `start` exists."""
     if pid is None or not 0 < pid < MAX_PID:
         return False
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -80,7 +81,7 @@ def remove_temporary(folder: Path) -> None:
             leftover.unlink()
 
 
-def check_regular(path: Path, limit: int) -> None:
+def check_regular(path: Path, limit: float = math.inf) -> None:
     """Raise StorageFailed unless `path` is a regular file, not a link, of at most `limit` bytes."""
     if path.is_symlink() or not path.is_file():
         raise StorageFailed(f"{path} is missing or not a regular file.")
@@ -168,9 +169,8 @@ def file_name(name: str, longest: int = 100) -> str:
 
 
 def _plain(value: Any) -> Any:
-    for method in ("tolist", "item"):
-        if hasattr(value, method):
-            return getattr(value, method)()
+    if hasattr(value, "tolist"):
+        return value.tolist()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, range):

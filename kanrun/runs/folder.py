@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kanrun.errors import UsageError
 from kanrun.runs import environment
-from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
+from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint
 from kanrun.runs.files import file_name, remove_temporary, storing, sync, to_json, write_json
 from kanrun.runs.locations import allocate
 from kanrun.runs.reader import TOP_TABLES, Run, holding
@@ -20,21 +20,16 @@ from kanrun.runs.records import (
     MANIFEST_FILE,
     Checkpoint,
     Manifest,
-    Row,
     Status,
-    Table,
 )
 from kanrun.runs.tables import CsvFile, Key, LineFile, key_reader, read_rows, rewrite
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Filter = Callable[[str, Key], bool]  # whether a row of this table and training stays
 _PLACES = ("tables", "checkpoints", "figures")
 
 
 class RunFolder:
-    """Writes one run: `run.json`, tables, journal, checkpoints and figures.
+    """Writes one run: `run.json`, tables, journal and checkpoints.
 
     `create` makes a new folder, `reopen` resumes a run that stopped early. Until `finish`, no other
     process writes the run. Writing methods raise StorageFailed if the disk is full or read-only.
@@ -109,16 +104,9 @@ class RunFolder:
             folder._held = stack.pop_all()
         return folder
 
-    def append(self, record: Row | Table) -> None:
-        """Append the row or rows of `record` to the table of its name."""
-        if isinstance(record, Row):
-            self.table(record.table).append(record.values)
-        else:
-            self.table(record.name).extend(record.columns)
-
     def checkpoint(self, checkpoint: Checkpoint) -> None:
         """Store `checkpoint`, replacing one of its name."""
-        write_checkpoint(self._place("checkpoints"), checkpoint)
+        write_checkpoint(checkpoint_path(self._place("checkpoints"), checkpoint.name), checkpoint)
 
     def discard(self, checkpoint: str) -> None:
         """Delete the checkpoint of that name, if it is there."""
@@ -134,10 +122,6 @@ class RunFolder:
     def journal(self, line: Mapping[str, Any]) -> None:
         """Append one line to `progress.jsonl`."""
         self._journal.write(to_json(line) + b"\n")
-
-    def figure(self, name: str, figure: Figure, formats: Sequence[str] = ("png",)) -> None:
-        """Store `figure` in the folder `figures` in each of the formats (see `write_figure`)."""
-        write_figure(self.path / "figures" / file_name(name), figure, formats)
 
     def finish(
         self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any
@@ -200,7 +184,7 @@ class RunFolder:
         for table in self._tables.values():
             table.close()
         self._tables.clear()
-        return Run(self.path).table_paths
+        return Run(self.path).tables
 
     def _place(self, name: str) -> Path:
         place = self.path / name

@@ -45,9 +45,14 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = 
         (hidden / ".lock").touch()
         if fill is not None:
             fill(hidden)
-        number = _highest(parent) + 1
-        while not _moved(hidden, folder := parent / f"v{number:04d}"):
+        number, folder = _highest(parent), hidden
+        while folder is hidden:
             number += 1
+            try:
+                folder = hidden.rename(parent / f"v{number:04d}")
+            except OSError:  # another process has taken that name
+                if not (parent / f"v{number:04d}").exists():
+                    raise
         for place in (parent, outputs, outputs.absolute().parent):
             sync(place)
     except OSError as error:
@@ -61,19 +66,6 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = 
         shutil.rmtree(hidden, ignore_errors=True)
     _link_latest(parent)
     return folder
-
-
-def _moved(hidden: Path, folder: Path) -> bool:
-    """Rename the folder `hidden`; return False if another process has taken that name."""
-    if folder.exists():  # an empty folder would be replaced
-        return False
-    try:
-        hidden.rename(folder)
-    except OSError:
-        if not folder.exists():
-            raise
-        return False
-    return True
 
 
 def _highest(parent: Path) -> int:

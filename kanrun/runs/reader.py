@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import os
 import re
@@ -19,7 +20,6 @@ from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, read_bytes, read_json, storing, yaml_as_plain
 from kanrun.runs.records import (
-    LABELS_FILE,
     MANIFEST_FILE,
     POINTS_FILE,
     Checkpoint,
@@ -124,7 +124,7 @@ class Run:
     @property
     def labels(self) -> RunLabels:
         """Tags and note."""
-        return RunLabels.read(self.path) if (self.path / LABELS_FILE).is_file() else RunLabels()
+        return RunLabels.read(self.path)
 
     @property
     def error(self) -> float | None:
@@ -200,7 +200,7 @@ class Run:
         return with_values(read_config(config_path(self.path, point.base)), point.values)
 
     @property
-    def table_paths(self) -> dict[str, Path]:
+    def tables(self) -> dict[str, Path]:
         """Files of the tables that are there, by name."""
         found = {name: self.path / f"{name}.csv" for name in TOP_TABLES}
         found = {name: path for name, path in found.items() if path.is_file()}
@@ -215,25 +215,20 @@ class Run:
         return {} if self.point is None else self.journal.layout(self.point.number)
 
     @property
-    def tables(self) -> tuple[str, ...]:
-        """Names of the tables that are there."""
-        return tuple(self.table_paths)
-
-    @property
     def frames(self) -> RunTables:
         """Tables by name, each read when it is first asked for."""
-        return RunTables(self.tables, self.table)
+        return RunTables(tuple(self.tables), self.table)
 
     def table(self, name: str) -> pandas.DataFrame:
         """Return a table as recorded so far. Raises KanrunError if there is none of that name."""
-        if file_name(name) not in self.table_paths:
+        if file_name(name) not in self.tables:
             there = ", ".join(self.tables) or "none yet"
             raise KanrunError(f"run {self.name} has no table {name!r}; there are: {there}.")
         return frame_of(self.columns(name))
 
     def columns(self, name: str) -> dict[str, list[Any]]:
         """Return a table as lists by column; empty if there is none of that name."""
-        path = self.table_paths.get(file_name(name))
+        path = self.tables.get(file_name(name))
         if path is None:
             return {}
         if self.point is None:
@@ -339,23 +334,21 @@ def holding(folder: Path) -> Iterator[None]:
     stale. On file systems without locks nothing is locked, and `run.json` alone says who writes.
     Raises UsageError if another process holds the run, StorageFailed if it cannot be written.
     """
-    from filelock import FileLock, Timeout
-
     path = folder / ".lock"
-    lock = FileLock(path)
     with storing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
             Run(folder).check_ended(force=True)
             raise UsageError(f"{folder} is still running. Wait, or stop it first.") from error
-        except (OSError, NotImplementedError) as error:
-            if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
-                raise
-    try:
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise StorageFailed(f"cannot lock {path}: {error.strerror}.") from error
         yield
     finally:
-        lock.release()
+        os.close(descriptor)
 
 
 def unfinished(run: Run) -> Iterator[str]:

@@ -37,7 +37,6 @@ _TRUTH = {"True": True, "False": False}
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FORMULA = re.compile(rf"(?:[=@\t\r]|[+-](?!{_NUMBER}\Z|inf\Z|nan\Z))")
 _MARKED = re.compile(rf"'+{_FORMULA.pattern}")
-_FIRST = frozenset("=@+-\t\r")
 
 
 class LineFile:
@@ -93,10 +92,6 @@ class CsvFile(LineFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.header: list[str] = []
-
-    def append(self, values: Mapping[str, Any]) -> None:
-        """Append one row. Raises StorageFailed."""
-        self.extend({name: [value] for name, value in values.items()})
 
     def extend(self, columns: Columns) -> None:
         """Append the rows of `columns` in one write.
@@ -234,6 +229,4 @@ def as_text(value: str) -> str:
 
 def formulas_in(values: Sequence[Any]) -> int:
     """Count the values that a spreadsheet would run."""
-    return sum(
-        v[:1] in _FIRST and _FORMULA.match(v) is not None for v in values if isinstance(v, str)
-    )
+    return sum(isinstance(value, str) and bool(_FORMULA.match(value)) for value in values)

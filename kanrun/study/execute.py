@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from kanrun.config import EXPERIMENTS, ExperimentConfig
 from kanrun.errors import StorageFailed
 from kanrun.monitoring import monitored, time_limit_reached
+from kanrun.runs.artifacts import write_figure
+from kanrun.runs.files import file_name
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.reader import Run
 from kanrun.runs.records import (
@@ -193,7 +195,8 @@ class _Execution:
         chosen = chosen_figures(self._experiment, tables, () if isinstance(names, str) else names)
         for name, draw in chosen:
             with self._optional(f"the figure {name} could not be drawn"):
-                self._folder.figure(name, draw(), formats)
+                place = Run(self._folder.path).figures_folder
+                write_figure(place / file_name(name), draw(), formats)
 
     def _tasks(self, finished: Collection[Key] = ()) -> Iterator[Task]:
         """Yield the tasks of all points in their order, without those that had finished."""

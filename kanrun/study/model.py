@@ -15,7 +15,7 @@ import torch
 
 from kanrun.engine.networks import Network
 from kanrun.errors import InvalidData, UsageError
-from kanrun.runs.artifacts import read_checkpoint, write_checkpoint_file
+from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
 from kanrun.runs.files import write_named_file
 from kanrun.study.prediction import (
     Array,
@@ -256,7 +256,7 @@ class Model:
         from kanrun.study.checkpoints import checkpoint_of
 
         file = _with_ending(path)
-        write_checkpoint_file(file, checkpoint_of(self, file.stem))
+        write_checkpoint(file, checkpoint_of(self, file.stem))
         return file
 
     @classmethod

@@ -254,7 +254,7 @@ class Recorder:
     def _count_rows(self) -> RowCounts:
         """Count the rows of each task in each table; a damaged table is removed."""
         counts = RowCounts()
-        for name, path in Run(self._folder.path).table_paths.items():
+        for name, path in Run(self._folder.path).tables.items():
             try:
                 header, rows = read_rows(path)
                 found = Counter(map(key_reader(header), rows))
@@ -281,7 +281,7 @@ class Recorder:
         if not _has(there, task.key, counts):
             return None
         for name, count in counts.items():
-            header = read_rows(Run(self._folder.path).table_paths[name])[0]
+            header = read_rows(Run(self._folder.path).tables[name])[0]
             swept = {"point", *(self._points[task.point].values if name == "summary" else ())}
             columns: Names = {one: None for one in header if one not in swept}
             self._written[task.key][name] = _Written(count, columns)

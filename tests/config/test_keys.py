@@ -34,7 +34,7 @@ def test_defaults_and_rules_are_shown_as_they_are_typed(capsys):
     (one,) = json.loads(capsys.readouterr().out)
     assert one["default"] == "[5,10,20,50]"
     assert one["where"] == ["model=kan"]
-    assert one["allowed"] == "a whole number of at least 1, or auto; increasing"
+    assert one["allowed"] == "at least 1, or auto; increasing"
     assert main(["keys", "solver.learning_rate"]) == 0
     assert "number; default 0.01; above 0" in capsys.readouterr().out
 

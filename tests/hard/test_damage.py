@@ -10,7 +10,7 @@ import pytest
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.errors import KanrunError
-from kanrun.runs.artifacts import write_checkpoint
+from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
 from kanrun.runs.records import Checkpoint
 from kanrun.study.prediction import predicted_values
 
@@ -96,7 +96,9 @@ def forged(trained, folder, change):
     stored = loaded.run.checkpoint(loaded.models[0])
     arrays, meta = dict(stored.arrays), json.loads(json.dumps(stored.meta))
     arrays, meta = change(arrays, meta) or (arrays, meta)
-    write_checkpoint(folder / "checkpoints", Checkpoint(stored.name, arrays, meta))
+    write_checkpoint(
+        checkpoint_path(folder / "checkpoints", stored.name), Checkpoint(stored.name, arrays, meta)
+    )
     record = json.loads((folder / "run.json").read_text())
     record["checkpoints"] = {}
     (folder / "run.json").write_text(json.dumps(record))

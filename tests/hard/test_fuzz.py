@@ -16,7 +16,7 @@ from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.errors import KanrunError
 from kanrun.formulas import parse
-from kanrun.runs.artifacts import write_checkpoint
+from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
 from kanrun.runs.files import yaml_as_plain
 from kanrun.runs.records import Checkpoint
 from kanrun.targets import column_kinds, read_table
@@ -226,7 +226,10 @@ def test_checkpoints(request, capfd, tmp_path, trained):
         meta = replaced(rng, json.loads(json.dumps(stored.meta)))
         if not isinstance(meta, dict):
             return "no description"
-        write_checkpoint(folder / "checkpoints", Checkpoint(stored.name, stored.arrays, meta))
+        write_checkpoint(
+            checkpoint_path(folder / "checkpoints", stored.name),
+            Checkpoint(stored.name, stored.arrays, meta),
+        )
         load_run(folder).model().predict([[0.5, 0.5]])
         return "done"
 

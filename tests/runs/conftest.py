@@ -1,6 +1,6 @@
 import pytest
 
-from kanrun.runs import Manifest, Point, Row, RunFolder, Status
+from kanrun.runs import Manifest, Point, RunFolder, Status
 from kanrun.runs.records import write_points
 
 
@@ -23,7 +23,9 @@ def make_points(outputs, *errors):
         if error is None:
             folder.journal({"failed": key, "digest": "", "reason": "it diverged"})
             continue
-        folder.append(Row("summary", {"point": number, "a": number, "seed": 0, "test_rmse": error}))
+        folder.table("summary").extend(
+            {"point": [number], "a": [number], "seed": [0], "test_rmse": [error]}
+        )
         mark = {"layout": "x", "columns": ["seed", "test_rmse"]}
         folder.journal(mark)
         folder.journal({"finished": key, "digest": "", "rows": {"summary": [1, "x"]}})

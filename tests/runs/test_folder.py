@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from kanrun.errors import StorageFailed
-from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, Status, Table
+from kanrun.runs import Checkpoint, Claim, Manifest, Run, RunFolder, Status
+from kanrun.runs.artifacts import write_figure
 
 
 @pytest.fixture
@@ -42,9 +43,11 @@ def test_run_json_tells_what_ran_where_and_how_it_ended(folder):
 
 def test_rows_are_on_disk_as_soon_as_they_are_recorded(folder):
     for step in range(3):
-        folder.append(Row("metrics", {"seed": 0, "step": step, "train_rmse": 0.1 / (step + 1)}))
+        folder.table("metrics").extend(
+            {"seed": [0], "step": [step], "train_rmse": [0.1 / (step + 1)]}
+        )
         assert len(Run(folder.path).table("metrics")) == step + 1
-    folder.append(Row("pairs", {"a": 1}))
+    folder.table("pairs").extend({"a": [1]})
     assert (folder.path / "metrics.csv").is_file()
     assert (folder.path / "tables" / "pairs.csv").is_file()
 
@@ -81,7 +84,7 @@ def test_a_checkpoint_with_objects_is_refused(folder):
 
 def test_names_cannot_leave_the_folder(folder):
     for name in ("../../evil", "/etc/evil", "a/b", "..", "", "ümläut", "x" * 300):
-        folder.append(Row(name, {"a": 1}))
+        folder.table(name).extend({"a": [1]})
         folder.checkpoint(Checkpoint(name, {"a": np.ones(1)}))
         assert Run(folder.path).table(name)["a"].tolist() == [1]
         assert Run(folder.path).checkpoint(name).name == name
@@ -95,15 +98,15 @@ def test_figures_have_the_same_bytes_each_time(folder):
         figure.subplots().plot([0, 1], [0, 1], clip_on=True)
         return figure
 
-    folder.figure("loss", draw(), ["png", "svg"])
+    stem = folder.path / "figures" / "loss"
+    write_figure(stem, draw(), ["png", "svg"])
     first = {path.name: path.read_bytes() for path in Run(folder.path).figures}
     figure = draw()
     with mpl.rc_context(
         {"xtick.labelsize": 20, "savefig.facecolor": "red", "savefig.bbox": "tight"}
     ):
-        folder.figure(
-            "loss", figure, ["png", "svg"]
-        )  # whatever the user's matplotlibrc says of saving
+        # Whatever the user's matplotlibrc says of saving.
+        write_figure(stem, figure, ["png", "svg"])
         assert mpl.rcParams["xtick.labelsize"] == 20
     assert {path.name: path.read_bytes() for path in Run(folder.path).figures} == first
     assert set(first) == {"loss.png", "loss.svg"}
@@ -111,7 +114,7 @@ def test_figures_have_the_same_bytes_each_time(folder):
 
 
 def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
-    folder.append(Row("metrics", {"step": 0}))
+    folder.table("metrics").extend({"step": [0]})
 
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -119,7 +122,7 @@ def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(StorageFailed, match=r"metrics\.csv: No space left on device"):
-            folder.append(Row("metrics", {"step": 1}))
+            folder.table("metrics").extend({"step": [1]})
         patch.setattr(os, "fsync", full)
         with pytest.raises(StorageFailed, match=r"run\.json: No space left"):
             folder.finish(Status.COMPLETED)
@@ -129,8 +132,8 @@ def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
 
 
 def test_tables_are_appended(folder):
-    folder.append(Table("edges", {"seed": np.array([0, 0]), "y": np.array([0.1, 0.3])}))
-    folder.append(Table("edges", {"seed": np.array([1, 1]), "y": np.array([1.0, 2.0])}))
+    folder.table("edges").extend({"seed": np.array([0, 0]), "y": np.array([0.1, 0.3])})
+    folder.table("edges").extend({"seed": np.array([1, 1]), "y": np.array([1.0, 2.0])})
     assert Run(folder.path).table("edges")["y"].tolist() == [0.1, 0.3, 1.0, 2.0]
     with pytest.raises(ValueError, match="equal lengths"):
-        folder.append(Table("edges", {"a": np.zeros(2), "b": np.zeros(3)}))
+        folder.table("edges").extend({"a": np.zeros(2), "b": np.zeros(3)})

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from kanrun.errors import UsageError
-from kanrun.runs import Manifest, Row, RunFolder, RunLabels, Status, index
+from kanrun.runs import Manifest, RunFolder, RunLabels, Status, index
 from kanrun.runs.index import RunIndex, listed
 
 
@@ -19,7 +19,7 @@ def add(outputs, error, degree=3):
         )
 
     folder = RunFolder.create(outputs, Manifest("fit", seeds=(0, 1)), fill)
-    folder.append(Row("summary", {"seed": 0, "test_rmse": error}))
+    folder.table("summary").extend({"seed": [0], "test_rmse": [error]})
     folder.finish(Status.COMPLETED, metrics={} if error is None else {"test_rmse": error})
     return folder
 

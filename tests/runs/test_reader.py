@@ -12,7 +12,6 @@ import pytest
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import (
     Manifest,
-    Row,
     Run,
     RunFolder,
     RunLabels,
@@ -31,7 +30,7 @@ folder = RunFolder.create(Path(sys.argv[1]), Manifest("fit"))
 print("started", flush=True)
 step = 0
 while True:
-    folder.append(Row("metrics", {"seed": 0, "step": step, "text": "x" * (step % 50)}))
+    folder.table("metrics").extend({"seed": [0], "step": [step], "text": ["x" * (step % 50)]})
     folder.checkpoint(Checkpoint("model", {"step": np.full(2000, step)}, {"step": step}))
     folder.journal({"finished": [0, 0, step], "digest": "", "rows": {}})
     step += 1
@@ -40,7 +39,7 @@ while True:
 
 def make_run(outputs, command="fit", status=Status.COMPLETED):
     folder = RunFolder.create(outputs, Manifest(command))
-    folder.append(Row("metrics", {"seed": 0, "step": 0}))
+    folder.table("metrics").extend({"seed": [0], "step": [0]})
     if status is not None:
         folder.finish(status)
     return folder
@@ -88,7 +87,7 @@ def test_a_run_without_run_json(tmp_path):
     assert run.status == "INTERRUPTED (killed before it started)"
     with pytest.raises(StorageFailed, match="missing"):
         _ = run.manifest
-    assert run.tables == run.checkpoints == run.figures == ()
+    assert [*run.tables, *run.checkpoints, *run.figures] == []
 
 
 def test_a_pid_that_was_used_again_does_not_count_as_alive(tmp_path, monkeypatch):

@@ -11,15 +11,19 @@ from kanrun.errors import StorageFailed
 from kanrun.runs.tables import CsvFile, frame_of, read_columns, read_rows
 
 
+def append(table, row):
+    table.extend({name: [value] for name, value in row.items()})
+
+
 def read_table(path):
     return frame_of(read_columns(path))
 
 
 def test_a_row_with_new_columns_widens_the_table(tmp_path):
     table = CsvFile(tmp_path / "metrics.csv")
-    table.append({"step": 0, "loss": 0.5})
-    table.append({"step": 1, "loss": 0.25, "penalty": 1e-3})
-    table.append({"loss": 0.125, "penalty": 2e-3})
+    append(table, {"step": 0, "loss": 0.5})
+    append(table, {"step": 1, "loss": 0.25, "penalty": 1e-3})
+    append(table, {"loss": 0.125, "penalty": 2e-3})
     table.extend({"step": np.array([3, 4]), "note": np.array(["a", "b,c"])})
     frame = read_table(tmp_path / "metrics.csv")
     assert list(frame.columns) == ["step", "loss", "penalty", "note"]
@@ -33,7 +37,7 @@ def test_half_a_last_line_is_left_out_and_mended(tmp_path):
     path = tmp_path / "metrics.csv"
     table = CsvFile(path)
     for step in range(3):
-        table.append({"step": step, "loss": 0.1})
+        append(table, {"step": step, "loss": 0.1})
     table.close()
     path.write_bytes(path.read_bytes()[:-2])
     assert read_table(path)["step"].tolist() == [0, 1]
@@ -53,7 +57,8 @@ def test_an_empty_file_or_half_a_header_reads_as_no_rows(tmp_path):
 
 def test_none_nan_truth_values_and_text_like_missing_ones(tmp_path):
     table = CsvFile(tmp_path / "t.csv")
-    table.append(
+    append(
+        table,
         {
             "a": None,
             "b": float("nan"),
@@ -61,9 +66,9 @@ def test_none_nan_truth_values_and_text_like_missing_ones(tmp_path):
             "d": "NA",
             "e": float("inf"),
             "f": np.float64(0.1),
-        }
+        },
     )
-    table.append({"a": 1, "b": -0.0, "c": False, "d": "null", "e": 1e-320, "f": np.int32(2)})
+    append(table, {"a": 1, "b": -0.0, "c": False, "d": "null", "e": 1e-320, "f": np.int32(2)})
     frame = read_table(tmp_path / "t.csv")
     assert frame["c"].tolist() == [True, False]
     assert frame["d"].tolist() == ["NA", "null"]
@@ -86,7 +91,7 @@ def test_any_text_is_one_line_a_row(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("text") / "t.csv"
     table = CsvFile(path)
     for first, second in rows:
-        table.append({"first": first, "second\n": second})
+        append(table, {"first": first, "second\n": second})
     table.close()
     assert len(path.read_bytes().decode().split("\n")) == len(rows) + 2
     header, read = read_rows(path)
@@ -121,7 +126,7 @@ def test_text_is_stored_as_it_is_and_comes_back(tmp_path):
     values = ["=1+1", "-x0 + 1", "'=a", "-1.5", "@b", "it's", "+inf", ""]
     table = CsvFile(tmp_path / "t.csv")
     table.extend({"=name": values, "n": range(8)})
-    table.append({"=name": "+2+3", "n": 8})
+    append(table, {"=name": "+2+3", "n": 8})
     table.close()
     written = (tmp_path / "t.csv").read_text().splitlines()
     assert [line.partition(",")[0] for line in written] == ["=name", *values, "+2+3"]

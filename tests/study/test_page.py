@@ -20,7 +20,7 @@ from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
-from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
+from kanrun.runs import Checkpoint, Claim, Manifest, Run, RunFolder, RunLabels, Status
 from kanrun.study.checkpoints import pack
 from kanrun.study.model import Model
 from kanrun.study.page import write_report
@@ -101,8 +101,8 @@ def make_run(outputs, text="plain"):
         folder.checkpoint(Checkpoint(f"cell{number}-grids-seed0-stages", arrays, slider))
     x = np.linspace(-1, 1, 20)
     columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
-    folder.append(Table("predictions", {"split": np.full(20, "test"), **columns}))
-    folder.append(Row("summary", {"seed": 0, "target": text, "test_rmse": 0.25}))
+    folder.table("predictions").extend({"split": np.full(20, "test"), **columns})
+    folder.table("summary").extend({"seed": [0], "target": [text], "test_rmse": [0.25]})
     (folder.path / "figures").mkdir()
     (folder.path / "figures" / "loss.svg").write_text(
         f"<svg xmlns='http://www.w3.org/2000/svg'>{text}</svg>"
@@ -198,7 +198,7 @@ def run_of(outputs, network):
         Checkpoint("model-0-seed0", pack(network), meta | scalings | {"classes": None, "seed": 0})
     )
     points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u_true": np.ones(5)}
-    folder.append(Table("solution_0", points))
+    folder.table("solution_0").extend(points)
     folder.finish(Status.COMPLETED)
     return Run(folder.path)
 
@@ -251,17 +251,14 @@ def test_lecture_experiments_have_frames(name, slider, frames, panels, tmp_path,
 
 def test_curves_are_held_by_their_control_points(tmp_path):
     folder = RunFolder.create(tmp_path, Manifest("curves"))
-    folder.append(
-        Table(
-            "de_casteljau",
-            {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]},
-        )
+    folder.table("de_casteljau").extend(
+        {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]}
     )
     control = {"x": np.arange(5.0), "y": np.arange(5.0) ** 2}
-    folder.append(
-        Table("bspline_control", control | {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)})
+    folder.table("bspline_control").extend(
+        control | {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)}
     )
-    folder.append(Table("bspline_knots", {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}))
+    folder.table("bspline_knots").extend({"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]})
     folder.finish(Status.COMPLETED)
     bezier, spline = interactive_data(Run(folder.path))
     assert (bezier["control"], bezier["knots"]) == ([[0, 0], [1, 2], [2, 0]], None)

@@ -55,7 +55,7 @@ DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
 
 def stored(done, folder):
     """`done` written to a file and read back."""
-    write_checkpoint(folder, state_to_checkpoint(done, {}))
+    write_checkpoint(checkpoint_path(folder, "resume"), state_to_checkpoint(done, {}))
     return state_from_checkpoint(
         read_checkpoint(checkpoint_path(folder, "resume")), torch.device("cpu")
     )

@@ -24,7 +24,7 @@ def settings(*overrides, study=None):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run it to its end; figures are drawn, but take longer than all else to write."""
-    monkeypatch.setattr("kanrun.runs.folder.write_figure", lambda *_: None)
+    monkeypatch.setattr("kanrun.study.execute.write_figure", lambda *_: None)
 
     def start(*overrides, study=None):
         done = run_config(curves, settings(*overrides, study=study), tmp_path / "outputs")
