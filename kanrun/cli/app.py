@@ -118,9 +118,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt as error:
         return getattr(error, "exit_code", 130)
-    except typer.Abort:  # a question without an answer: the end of standard input, or Ctrl-C
-        print(file=sys.stderr)
-        return _say("no answer was given; nothing was changed. To answer beforehand, add --yes.", 2)
     except Exception as error:
         # Typer's own errors (an unknown option, a wrong choice) have a sentence and an exit code.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):

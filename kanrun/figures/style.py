@@ -60,6 +60,7 @@ LOG_TICKS = ((0.8, None), (1.2, (1.0, 2.0, 5.0)), (2.0, (1.0, 3.0)))
 #: Options of MaxNLocator for all linear axes.
 FEW_TICKS: dict[str, Any] = {"nbins": 4, "steps": [1, 2, 5, 10]}
 _SUPERSCRIPTS = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 _LOOK = mpl.rc_params_from_file(
     str(resources.files(__package__) / "kanrun.mplstyle"), use_default_template=False
@@ -81,6 +82,13 @@ def write_powers(text: str) -> str:
         return f"{mantissa}10{power(found[2] + found[3])}"
 
     return re.sub(r"([\d.]+)e\+?([-\N{MINUS SIGN}]?)0*(\d+)", written, text)
+
+
+def formula_text(formula: str) -> str:
+    """Return a formula as people write it: pi*x0^2 is π·x₀²."""
+    text = re.sub(r"\^(\d+)", lambda found: power(found[1]), formula)
+    text = re.sub(r"\bx(\d+)", lambda found: "x" + found[1].translate(_SUBSCRIPTS), text)
+    return re.sub(r"\bpi\b", "π", text).replace("*", "·")
 
 
 class PlainTicks(ScalarFormatter):

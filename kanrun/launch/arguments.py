@@ -128,8 +128,14 @@ class ArgumentReader:
             return Argument(sign, key, False, (), ())
         if re.search(r"[/@:]", key):
             raise UsageError(f"there is no key {key}.")
-        kind = self._text_type(key)
-        values, texts = self._parsed(key, text) if kind is None else self._texts(key, text, kind)
+        # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
+        inner_key = re.sub(r"^\w+\.\d+\.", "", key)
+        kinds = [
+            kind if one == inner_key else "text" if kind.startswith("mapping") else "any"
+            for one, kind in self._free_text.items()
+            if f"{inner_key}.".startswith(f"{one}.")
+        ]
+        values, texts = self._texts(key, text, kinds[0]) if kinds else self._parsed(key, text)
         return Argument(sign, key, False, values, texts)
 
     def _group(
@@ -155,16 +161,10 @@ class ArgumentReader:
         try:
             found = OverridesParser.create(config_loader=self._loader).parse_overrides([word])[0]
         except OverrideParseException as error:
-            reason = re.search(
-                r"Unknown function '[^']*'|\w+ while evaluating [^\n]*", error.message
-            )
-            remedy = (
-                f" ({reason[0]}); for text write {key}='{text}'."
-                if reason
-                else ": a bracket, quote or comma is missing or a character needs quotes; inside "
-                f"the quotes of the shell write {key}='...'."
-            )
-            raise UsageError(f"{word} cannot be read{remedy}") from error
+            raise UsageError(
+                f"{word} cannot be read: a bracket, quote or comma is missing, or text needs "
+                f"quotes. Inside the quotes of the shell write {key}='...'."
+            ) from error
         if not found.is_sweep_override():
             return (found.value(),), (text,)
         if not self._several:
@@ -179,19 +179,6 @@ class ArgumentReader:
             return values, tuple(found.sweep_string_iterator())
         except HydraException as error:
             raise UsageError(f"{word} cannot be read: {error}.") from error
-
-    def _text_type(self, key: str) -> str | None:
-        """Return the declared type of a key that takes free text, or None.
-
-        The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
-        """
-        key = re.sub(r"^\w+\.\d+\.", "", key)
-        if key in self._free_text:
-            return self._free_text[key]
-        parent = next((one for one in self._free_text if key.startswith(f"{one}.")), None)
-        if parent is None:
-            return None
-        return "text" if self._free_text[parent].startswith("mapping") else "any"
 
     def _texts(self, key: str, text: str, kind: str) -> tuple[tuple[Any, ...], tuple[str, ...]]:
         """Return the values of free text, and each as it is typed."""

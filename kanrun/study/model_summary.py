@@ -15,6 +15,7 @@ import pandas as pd
 
 from kanrun import figures
 from kanrun.errors import UsageError
+from kanrun.figures.style import formula_text
 from kanrun.study.prediction import predicted_values
 from kanrun.targets import NAMED, root_mean_square
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from kanrun.study.model import Model
 
-_LONGEST_TITLE = 160  # characters of LaTeX
+_LONGEST_TITLE = 60  # characters of a formula
 DOTS_PER_INCH = 100
 #: Facts of a summary in their order: columns of the table `summary`, and what they are called.
 FACTS = {
@@ -151,17 +152,15 @@ def training_figures(
         yield "effects", partial(figures.effects, *given, classes=classifies)
     if "pair_maps" in tables:
         yield "pair_maps", partial(figures.pair_maps, tables["pair_maps"])
-    if "metrics" in tables:
+    # A model that least squares solve at once has no curve.
+    steps = tables["metrics"].groupby("seed")["train_rmse"] if "metrics" in tables else None
+    if steps is not None and steps.nunique().max() > 1:
         error = "RMSE of the class probabilities" if classifies else "RMSE"
         yield "loss", partial(figures.loss_curve, tables["metrics"], error)
     if "growth" in tables:
         yield "growth", partial(figures.growth, tables["growth"])
-    title, target = None, str(tables["summary"]["target"].iloc[0])
-    if target in NAMED:
-        from kanrun.formulas import parse, to_latex
-
-        formula = f"$y = {to_latex(parse(NAMED[target]))}$"
-        title = formula if len(formula) <= _LONGEST_TITLE else None
+    formula = NAMED.get(str(tables["summary"]["target"].iloc[0]), "")
+    title = f"y = {formula_text(formula)}" if 0 < len(formula) <= _LONGEST_TITLE else None
     predicted = tables["predictions"]
     judged = tables.get("held_out", predicted)
     few = sum(str(name).startswith("input:") for name in predicted) <= 2 and not classifies

@@ -65,7 +65,7 @@ UNREADABLE = [
     (["seed"], ["'seed' is not an override", "key=value"]),
     (["=3"], ["'=3' is not an override"]),
     (["houses.csv"], ["write target.path=houses.csv target.outputs=COLUMN"]),
-    (["seed=f(x)"], ["seed=f(x)", "Unknown function 'f'"]),
+    (["seed=f(x)"], ["seed=f(x)", "text needs quotes"]),
     (["seed=a b)"], ["seed=a b) cannot be read"]),
     (["seed=1,2"], ["seed=1,2 has several values", "-m", "seed=[...]"]),
     (["-m", "seed=interval(0,1)"], ["seed=interval(0,1)", "range(...)"]),

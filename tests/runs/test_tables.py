@@ -42,7 +42,7 @@ def test_half_a_last_line_is_left_out_and_mended(tmp_path):
     path.write_bytes(path.read_bytes()[:-2])
     assert read_table(path)["step"].tolist() == [0, 1]
     again = CsvFile(path)
-    again.append({"step": 2, "loss": 0.2})
+    append(again, {"step": 2, "loss": 0.2})
     assert read_table(path)["loss"].tolist() == [0.1, 0.1, 0.2]
 
 
@@ -51,7 +51,7 @@ def test_an_empty_file_or_half_a_header_reads_as_no_rows(tmp_path):
     for content in (b"", b"step,lo"):
         path.write_bytes(content)
         assert read_table(path).empty
-    CsvFile(path).append({"step": 1})
+    append(CsvFile(path), {"step": 1})
     assert read_table(path)["step"].tolist() == [1]
 
 
@@ -110,7 +110,7 @@ def test_damage_and_links_are_refused(tmp_path):
     with pytest.raises(StorageFailed, match="not a regular file"):
         read_table(tmp_path / "link.csv")
     with pytest.raises(StorageFailed, match="cannot write"):
-        CsvFile(tmp_path / "link.csv").append({"a": 2})
+        append(CsvFile(tmp_path / "link.csv"), {"a": 2})
     (tmp_path / "wide.csv").write_bytes(b"a\n" + b"x" * 200_000 + b"\n")
     with pytest.raises(StorageFailed, match="not a CSV table"):
         list(read_rows(tmp_path / "wide.csv")[1])
