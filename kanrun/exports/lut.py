@@ -76,16 +76,14 @@ class LutSettings:
         None, "proven largest difference to the float network, in the units of the outputs", above=0
     )
     input_bits: int | None = setting(
-        None, "bits of the codes of inputs and nodes", whole=True, minimum=2, maximum=24
+        None, "bits of the codes of inputs and nodes", minimum=2, maximum=24
     )
     index_bits: int | None = setting(
-        None, "bits of a code that address a table", whole=True, minimum=1, maximum=16
+        None, "bits of a code that address a table", minimum=1, maximum=16
     )
-    output_bits: int | None = setting(
-        None, "bits of the entries of tables", whole=True, minimum=2, maximum=32
-    )
+    output_bits: int | None = setting(None, "bits of the entries of tables", minimum=2, maximum=32)
     accumulator_bits: int = setting(
-        62, "largest number of bits of sums and products", whole=True, minimum=8, maximum=62
+        62, "largest number of bits of sums and products", minimum=8, maximum=62
     )
 
 
