@@ -308,6 +308,7 @@ def redraw_figures(
     format: list[str] = ["png"],  # noqa: B006  (Typer reads the default)
     point: int | None = None,
     figure: list[str] | None = None,
+    effect: list[str] | None = None,
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Redraw the figures of a run, or of one of its points, from the recorded tables.
@@ -316,10 +317,12 @@ def redraw_figures(
         format (FORMAT): png, svg or pdf; repeat for several.
         point (N): One point of a run of several.
         figure (NAME): Only this one, such as network or class_curves.
+        effect (COLUMN): Instead, how predictions depend on a column: partial dependence and
+            accumulated local effects, as a figure and as CSV.
     """
     from kanrun.runs import find_run
     from kanrun.study.comparison import redraw
 
     found = find_run(run if point is None else f"{run}/{point}", outputs)
-    for path in redraw(found, format, figure or ()):
+    for path in redraw(found, format, figure or (), effect or ()):
         print(path)

@@ -25,9 +25,9 @@ from kanrun.figures.style import (
 )
 
 MAX_INPUTS = 12
-#: Ticks of probabilities, and the smallest one that is drawn.
+#: Ticks of probabilities, if at least this many are in view, and the smallest one drawn.
 TICKS = (1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
-SMALLEST_PROBABILITY = 1e-6
+FEWEST_TICKS, SMALLEST_PROBABILITY = 3, 1e-6
 #: Heights of panels, room around all of them (left, below, right, above) and between two (inches).
 EFFECT, AROUND_EFFECTS, BETWEEN_EFFECTS = 1.45, (0.6, 0.3, 0.15, 0.3), (0.15, 0.5)
 MAP, AROUND_MAPS, BETWEEN_MAPS = 2.2, (0.6, 0.45, 1.0, 0.1), (0.65, 0.6)
@@ -72,7 +72,11 @@ def effects(
     limits = low - room, high + room
     up = few_ticks(limits)
     if classes:
-        up = [(float(_logit(p)), f"{p:g}") for p in TICKS if limits[0] < _logit(p) < limits[1]]
+        inside = [p for p in TICKS if limits[0] < _logit(p) < limits[1]]
+        if len(inside) < FEWEST_TICKS:
+            ends = [1 / (1 + np.exp(-each)) for each in limits]
+            inside = [p for p, _ in few_ticks((ends[0], ends[1]))]
+        up = [(float(_logit(p)), f"{p:g}") for p in inside]
     for place, (panel, name) in enumerate(zip(panels, shown, strict=True)):
         rows = part[part["input"] == name].sort_values("x")
         box = _framed(panel, rows, limits, [(at, "") for at, _ in up] if place % 3 else up)

@@ -14,7 +14,7 @@ from kanrun.config import EXPERIMENTS
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run
 from kanrun.runs.artifacts import write_figure
-from kanrun.runs.files import file_name
+from kanrun.runs.files import file_name, write_atomic
 from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
 from kanrun.runs.reader import ERRORS
 from kanrun.study import report
@@ -93,20 +93,37 @@ def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
     return write_figure(stem, overlaid(tables), [kind])
 
 
-def redraw(run: Run, formats: Sequence[str] = ("png",), names: Sequence[str] = ()) -> list[Path]:
+def redraw(
+    run: Run,
+    formats: Sequence[str] = ("png",),
+    names: Sequence[str] = (),
+    effects: Sequence[str] = (),
+) -> list[Path]:
     """Draw figures of a run, or of one point, again from its tables, and return their files.
 
     These are the figures with `names`, also those that are drawn on request only, or the usual
-    ones. Of a run of several points it is the figure over the swept keys. Raises UsageError for a
-    run that is running, or an unknown command, format or name.
+    ones. Of a run of several points it is the figure over the swept keys. With `effects`, it is
+    the partial dependence of these columns by the model of the first seed, with its numbers as CSV.
+    Raises UsageError for a run that is running, or an unknown command, format, name or column.
     """
     run.check_ended(force=True)
-    if run.has_points:
+    if run.has_points and not effects:
         return draw_points(run, formats)
     experiment = EXPERIMENTS.find(run.manifest.command, "command").build()
     tables, place, written = run.frames, run.figures_folder, list[Path]()
     if "summary" not in tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
+    if effects:
+        from kanrun.study.model_summary import effect_figure
+        from kanrun.study.saved import LoadedRun
+
+        model = LoadedRun(run).model()
+        for name, table in {name: model.effect(name) for name in effects}.items():
+            stem = place / file_name(f"effect_{name}")
+            written += write_figure(stem, effect_figure(model, table), formats)
+            written.append(stem.parent / f"{stem.name}.csv")
+            write_atomic(written[-1], table.to_csv(index=False).encode())
+        return written
     for name, draw in chosen_figures(experiment, tables, names):
         written += write_figure(place / file_name(name), draw(), formats)
     return written

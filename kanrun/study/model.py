@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from kanrun.study.prediction import (
     Array,
     count_out_of_range,
     interval_bounds,
+    partial_dependence,
     predicted_values,
     range_warnings,
 )
@@ -224,12 +225,30 @@ class Model:
 
         return summary_of(self)
 
-    def plot(self, name: str = "network") -> Figure:
+    def effect(self, column: str) -> pd.DataFrame:
+        """Compute how predictions depend on one column: partial dependence and local effects.
+
+        Args:
+            column: Name of an input column; of a table, one of the file.
+
+        Returns:
+            A row for each value `x` (or `level` of a text column) and `output`: `value`, the mean
+            prediction when all training rows have x; `lower` and `upper`, between which 80% of
+            their own predictions lie, moved to the same mean; `ale`, accumulated local effects,
+            which use the rows near x alone.
+
+        Raises:
+            UsageError: If there is no such column.
+        """
+        return partial_dependence(self, column)
+
+    def plot(self, name: str = "network", columns: Sequence[str] = ()) -> Figure:
         """Draw a figure of the training.
 
         Args:
             name: "network", "edges", "predictions", "residuals", "loss", "effects", "pair_maps" or
                 "class_curves" (ROC, precision-recall and calibration on held-out rows).
+            columns: Draw the `effect` of these columns instead.
 
         Returns:
             A matplotlib figure.
@@ -239,7 +258,7 @@ class Model:
         """
         from kanrun.study.model_summary import figure_of
 
-        return figure_of(self, name)
+        return figure_of(self, name, columns)
 
     def save(self, path: str | Path) -> Path:
         """Write the model and its tables to a safetensors file, with a description as JSON.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ import pandas as pd
 from kanrun import figures
 from kanrun.errors import UsageError
 from kanrun.figures.style import formula_text
-from kanrun.study.prediction import predicted_values
+from kanrun.study.prediction import partial_dependence, predicted_values
 from kanrun.targets import NAMED, root_mean_square
 
 if TYPE_CHECKING:
@@ -173,8 +173,20 @@ def training_figures(
         yield "network", partial(figures.network_diagram, tables["edges"])
 
 
-def figure_of(model: Model, name: str) -> Figure:
+def effect_figure(model: Model, table: pd.DataFrame) -> Figure:
+    """Draw the partial dependence of columns, tables of `partial_dependence`."""
+    names, remark = (
+        table["input"].unique().tolist(),
+        "line: all rows; dashed: rows nearby; band: 80% of rows",
+    )
+    plain = table[table["level"] == ""]
+    return figures.effects(table, names, plain, remark, classes=model.classes is not None)
+
+
+def figure_of(model: Model, name: str, columns: Sequence[str] = ()) -> Figure:
     """Draw a figure of a model. See `Model.plot`."""
+    if columns:
+        return effect_figure(model, pd.concat([partial_dependence(model, c) for c in columns]))
     if name == "network" and "edges" not in model.tables:
         if not model.network.edge_layers:
             raise UsageError(f"a model of kind {model.network.kind} has no edges to draw.")

@@ -13,8 +13,14 @@ from kanrun import fit
 from kanrun.errors import UsageError
 from kanrun.runs import Run
 from kanrun.study import prediction, saved
-from kanrun.study.prediction import contributions, predicted_values, training_sample
+from kanrun.study.prediction import (
+    contributions,
+    partial_dependence,
+    predicted_values,
+    training_sample,
+)
 from kanrun.targets import TableLimits
+from kanrun.targets.encoding import ColumnCode, TableCode
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +166,35 @@ def test_predictions_of_rows_are_explained(run, tmp_path):
     parts = out[["start:y", "effect:a on y", "effect:b on y"]]
     np.testing.assert_allclose(parts.sum(axis=1), out["y"], rtol=1e-12)
     assert out["start:y"].nunique() == 1
+
+
+def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted, monkeypatch):
+    a = np.linspace(-1, 1, 201)
+    rows = np.stack([a, a], 1)  # b always equals a
+    monkeypatch.setattr(prediction, "training_sample", lambda model: rows)
+    monkeypatch.setattr(prediction, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:])
+    table = partial_dependence(fitted, "a")
+    assert_allclose(table["value"], 0, atol=1e-12)
+    # Other rows' slopes differ: 80% of b lie between -0.8 and 0.8.
+    assert_allclose(table["upper"], 0.8 * table["x"].abs(), atol=1e-12)
+    # The local slope at a is b = a: effects are a^2 / 2 without their mean.
+    mean = (a**2).mean()
+    assert_allclose(table["ale"] - mean, table["x"] ** 2 / 2 - mean / 2, atol=6e-3)
+
+
+def test_partial_dependence_on_text_and_dates(fitted, monkeypatch):
+    columns = ColumnCode("city", ("X", "Y")), ColumnCode("day", parts=("weekday",))
+    model = replace(fitted, inputs=("X", "Y", "day", "weekday"), code=TableCode(columns))
+    rows = np.stack([[1, 0, 0, 1], [0, 1, 0, 0], np.arange(4.0), [3.0, 4, 5, 6]], 1)
+    monkeypatch.setattr(prediction, "training_sample", lambda model: rows)
+    weights = np.array([[1.0], [2.0], [0.0], [10.0]])
+    monkeypatch.setattr(prediction, "predicted_values", lambda model, x: x @ weights)
+    city = partial_dependence(model, "city")
+    assert list(city["level"]) == ["X", "Y", "(others)"]
+    assert_allclose(city["value"], [46, 47, 45])
+    assert city["ale"].isna().all()
+    day = partial_dependence(model, "day")
+    assert day["is_date"].all()
+    assert_allclose(day["value"], 1 + 10 * (np.floor(day["x"]) + 3))
+    with pytest.raises(UsageError, match="did you mean city"):
+        partial_dependence(model, "citi")

@@ -98,6 +98,15 @@ def test_figures_of_edges_are_drawn_on_request(run):
     assert not (run / "figures" / "network.png").exists()
     done = kanrun(run, "runs", "figures", str(run), "--figure", "network")
     assert done.stdout.split() == [str(run / "figures" / "network.png")]
+    done = kanrun(run, "runs", "figures", str(run), "--effect", "rooms", "--format", "svg")
+    assert done.stdout.split() == [
+        str(run / "figures" / name) for name in ("effect_rooms.svg", "effect_rooms.csv")
+    ]
+    effect = pd.read_csv(run / "figures" / "effect_rooms.csv")
+    assert_allclose(effect["value"], load_run(run).model().effect("rooms")["value"])
+    refused = kanrun(run, "runs", "figures", str(run), "--effect", "room")
+    assert refused.returncode == 2
+    assert "did you mean rooms?" in refused.stderr
     refused = kanrun(run, "runs", "figures", str(run), "--figure", "nope")
     assert refused.returncode == 2
     assert "there is no figure nope; the figures are effects" in refused.stderr
