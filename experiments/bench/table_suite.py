@@ -28,6 +28,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from kanrun.config import BenchConfig
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.cross_validation import OURS, loss_of
+from kanrun.families import Family
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record
 from kanrun.targets import Points
@@ -133,7 +134,7 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
             warnings.simplefilter("ignore")
             predicted = fit(train)
             seconds = time.process_time() - started
-            loss = loss_of(predicted(held.x), held.y, classes)
+            loss = loss_of(predicted(held.x), held.y, Family(classes=classes))
         score = loss if classes else 1 - loss**2 / float(held.y.var())
         task = "log loss" if classes else "R2"
         row = {"table": source.name, "task": task, "split": seed, "model": model}

@@ -22,10 +22,11 @@ from kanrun.engine.tables.cross_validation import (
     loss_of,
 )
 from kanrun.engine.tables.effects import report_tables, stack_weights
-from kanrun.engine.tables.scores import gaps_of
+from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
+from kanrun.families import Family
 from kanrun.monitoring import time_limit_reached
-from kanrun.points import deviation
+from kanrun.points import Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.evaluation import (
@@ -40,7 +41,7 @@ from kanrun.study.prediction import error_levels
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.targets import Dataset, Target
+from kanrun.targets import Dataset, Target, build_target
 
 MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them
 _SHOWN_WEIGHT = 0.005  # of a candidate that notes name
@@ -53,30 +54,42 @@ class TableFitting:
     cfg: FitConfig
     problem: LearningProblem
     policy: TablePolicy
+    offset: int | None = None
 
     @property
-    def classes(self) -> int | None:
-        """Number of classes; None for numbers."""
-        return len(self.problem.dataset.classes or ()) or None
+    def family(self) -> Family:
+        """Distribution of the outputs."""
+        return Family(self.policy.family, len(self.problem.dataset.classes or ()) or None)
+
+    def rates(self, points: Points | None) -> Points | None:
+        """Return the points that are fitted: per unit of an exposure, if there is one."""
+        if points is None or self.offset is None:
+            return points
+        return per_exposure(points, self.offset, self.policy.family)
 
     def run(self, cell: Mapping[str, Any], seed: int, _: Checkpoint | None) -> Iterator[Record]:
         """Cross-validate, fit all rows, and report; a resumed run starts again."""
         problem, started = self.problem, time.perf_counter()
-        dataset, classes, checked = problem.dataset, self.classes, DataFrame()
+        dataset, family, checked = problem.dataset, self.family, DataFrame()
+        train = self.rates(dataset.train) or dataset.train
         yield from (Note(text, warning=True) for text in dataset.notes)
         with threadpool_limits(limits=threads_of(self.cfg)):  # the matrices are too small for more
             before = time.process_time()
-            fitted = fit_table(dataset.train, classes, self.policy, seed)
+            fitted = fit_table(train, family.classes, self.policy, seed)
             fit_seconds = time.process_time() - before
             if fitted.folds is not None:
                 baselines = self.cfg.model.baselines
-                checked = cross_validate(dataset.train, classes, fitted.folds, baselines=baselines)
+                checked = cross_validate(train, family, fitted.folds, baselines=baselines)
         yield _selection_note(fitted)
         if len(checked):
-            yield from _comparison(checked, "log loss" if classes else "RMSE")
+            loss = "log loss" if family.classes else "deviance" if family.has_link else "RMSE"
+            yield from _comparison(checked, loss)
         yield from self._warnings(fitted, checked)
-        known = with_scalings(problem, fitted.inputs, fitted.outputs)
-        summary = _summary(self, fitted, checked, known)
+        whole = fitted
+        if self.offset is not None:
+            whole = fitted.with_exposure(self.offset, dataset.train.x[:, self.offset])
+        known = with_scalings(problem, whole.inputs, whole.outputs)
+        summary = _summary(self, fitted, whole, checked)
         for name, rows in (("cv_r2", "held-out rows"), ("r2", "test rows")):
             if name in summary and fitted.selected != MEAN:
                 yield from doubts(summary[name], rows)
@@ -84,27 +97,34 @@ class TableFitting:
         yield Row("summary", {**summary, **seconds})
         yield from bound_rows(cell, summary)
         yield from self._reports(fitted, seed)
-        yield prediction_table(fitted.network, known)
-        yield Table("held_out", _held_out(fitted, dataset))
-        if (edges := edge_table(fitted.network, known)) is not None:
+        yield prediction_table(whole.network, known)
+        yield Table("held_out", _held_out(whole, dataset))
+        if (edges := edge_table(whole.network, known)) is not None:
             yield edges
-        errors = fitted.error_quantiles(dataset.train.y, error_levels())
-        gaps = gaps_of(dataset.train.x)
-        yield model_checkpoint(fitted.network, known, summary, seed, errors, gaps)
+        yield model_checkpoint(
+            whole.network,
+            known,
+            summary,
+            seed,
+            errors=whole.error_quantiles(dataset.train.y, error_levels()),
+            gaps=gaps_of(dataset.train.x),
+            family=whole.family if family.has_link and not family.classes else None,
+        )
 
     def _reports(self, fitted: TableModel, seed: int) -> Iterator[Record]:
         """Yield effects, importance and the other tables of the engine."""
         dataset = self.problem.dataset
-        target = dataset.target
+        target, train = dataset.target, self.rates(dataset.train) or dataset.train
+        inputs = [name for j, name in enumerate(target.inputs) if j != self.offset]
         columns = target.code.columns if target.code else ()
         categories = {
-            column.name: {level: target.inputs.index(f"{column.name}={level}") for level in levels}
+            column.name: {level: inputs.index(f"{column.name}={level}") for level in levels}
             for column in columns
             if (levels := column.levels)
         }
-        names = target.inputs, dataset.classes or target.outputs
+        names = inputs, dataset.classes or target.outputs
         dates = [column.name for column in columns if column.parts is not None]
-        for name, table in report_tables(fitted, dataset.train, *names, categories, seed):
+        for name, table in report_tables(fitted, train, *names, categories, seed):
             of_dates = {"is_date": table["input"].isin(dates)} if name == "effects" else {}
             yield _table(name, table.assign(**of_dates))
 
@@ -119,12 +139,13 @@ class TableFitting:
         if asked and model.baselines and len(checked) == done:
             yield Note(f"the baselines were left out because of {why}", warning=True)
         train = self.problem.dataset.train
-        if self.classes or train.y.min() < 0:
+        if self.family.has_link or train.y.min() < 0:
             return
         if count := int((fitted.predict(train.x) < 0).any(1).sum()):
             yield Note(
                 f"the predictions of {count} of {len(train)} training rows are negative, which no "
-                f"output is; set model.bounds=[0,{2 * train.y.max():.2g}]",
+                f"output is; set target.family=poisson for counts, gamma for sizes above 0, or "
+                f"model.bounds=[0,{2 * train.y.max():.2g}]",
                 warning=True,
             )
 
@@ -152,21 +173,25 @@ def prepare_table(
         raise UsageError(
             f"model=auto computes in float64. For precision={cfg.precision}, set model=kan."
         )
-    problem = make_problem(cfg, target or cfg.target, all_rows(cfg.sampling), seed)
+    known = target or build_target(cfg.target)
+    plain = replace(known, family="gaussian")  # others are for this model alone
+    problem = make_problem(cfg, plain, all_rows(cfg.sampling), seed)
     if target is None and (rows := len(problem.dataset.train)) < MIN_ROWS:
         raise UsageError(
             f"model=auto needs at least {MIN_ROWS} training rows, and {problem.dataset.target.name}"
             f" has {rows}. Set model=kan."
         )
     policy = TablePolicy(
+        family=known.family,
         pairs=model.pairs,
         shapes=_shapes(model, problem),
         extrapolation=model.extrapolation,
-        bounds=_bounds(model, problem),
+        bounds=_bounds(model, problem, known.family),
         folds=0 if model.selection == "evidence" else model.folds,
         single_fold=model.selection == "validation",
     )
-    return TableFitting(cfg, problem, policy)
+    offset = known.inputs.index(known.offset) if known.offset else None
+    return TableFitting(cfg, problem, policy, offset)
 
 
 def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str], ...]:
@@ -174,7 +199,8 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
 
     Raises UsageError for unknown inputs, and for classes.
     """
-    names, classes = list(problem.dataset.target.inputs), problem.dataset.classes
+    target, classes = problem.dataset.target, problem.dataset.classes
+    names = [name for name in target.inputs if name != target.offset]
     asked = {**model.monotone, **model.curvature}
     for name in asked:
         if name not in names:
@@ -187,10 +213,10 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
     return tuple((names.index(name), shape) for name, shape in asked.items())
 
 
-def _bounds(model: AutoConfig, problem: LearningProblem) -> tuple[float, float]:
+def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[float, float]:
     """Return the limits of the outputs.
 
-    Raises UsageError for training rows beyond them, and for classes.
+    Raises UsageError for training rows beyond them, for classes, and for families with a link.
     """
     if model.bounds is None:
         return -np.inf, np.inf
@@ -200,6 +226,8 @@ def _bounds(model: AutoConfig, problem: LearningProblem) -> tuple[float, float]:
         raise UsageError(
             "model.bounds is for numbers; probabilities of classes lie between 0 and 1."
         )
+    if family != "gaussian":
+        raise UsageError(f"model.bounds is for target.family=gaussian; remove it for {family}.")
     if y.min() < low or y.max() > high:
         raise UsageError(
             f"model.bounds={model.bounds} is too narrow: the outputs range from {y.min():g} to "
@@ -288,10 +316,12 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:
 
 
 def _summary(
-    fitting: TableFitting, fitted: TableModel, checked: DataFrame, known: LearningProblem
+    fitting: TableFitting, fitted: TableModel, whole: TableModel, checked: DataFrame
 ) -> dict[str, Any]:
-    dataset, train, classes = known.dataset, known.dataset.train, fitting.classes
-    network, loss = fitted.network, "cross_entropy" if classes else "rmse"
+    """Return errors of the fit, of rates if there are exposures, and sizes of the whole network."""
+    dataset, family, network = fitting.problem.dataset, fitting.family, whole.network
+    train, test = fitting.rates(dataset.train) or dataset.train, fitting.rates(dataset.test)
+    loss = "cross_entropy" if family.classes else "deviance" if family.has_link else "rmse"
     summary: dict[str, Any] = {
         "target": dataset.target.name,
         "model": fitting.cfg.model.kind,
@@ -303,31 +333,34 @@ def _summary(
             int(layer.mask.sum()) * layer.grid.functions for layer in network.edge_layers
         ),
         "effective_parameters": fitted.fit.effective,
-        f"train_{loss}": loss_of(fitted.predict(train.x), train.y, classes),
+        f"train_{loss}": loss_of(fitted.predict(train.x), train.y, family, train.weights),
     }
     if len(checked):
         ours = checked["loss"][checked["model"] == OURS].to_numpy()
         summary[f"cv_{loss}"] = ours.mean()
         if len(ours) > 1:
             summary[f"cv_{loss}_std"] = deviation(ours)
-        inside = ~np.isnan(fitted.held_out[:, 0])
-        name, quality = _quality(fitted.held_out[inside], train.y[inside], classes)
+        inside = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
+        name, quality = _quality(fitted.held_out[inside], train.take(inside), family)
         summary[f"cv_{name}"] = quality
-    if test := dataset.test:
+    if test:
         predicted = fitted.predict(test.x)
-        summary[f"test_{loss}"] = loss_of(predicted, test.y, classes)
-        name, quality = _quality(predicted, test.y, classes)
-        summary["test_accuracy" if classes else name] = quality
+        summary[f"test_{loss}"] = loss_of(predicted, test.y, family, test.weights)
+        name, quality = _quality(predicted, test, family)
+        summary["test_accuracy" if family.classes else name] = quality
     summary["clipped_fraction"] = fitted.clipped_fraction((test or train).x)
-    if not classes:
+    if not family.has_link:
         error = summary.get("test_rmse", summary.get("cv_rmse"))
         summary["relative_error"] = relative_error(error, dataset)
     summary["solver"] = "evidence"
     return summary
 
 
-def _quality(predicted: np.ndarray, y: np.ndarray, classes: int | None) -> tuple[str, float | None]:
-    """Return the accuracy of class probabilities, or R^2, with its name."""
-    if classes:
+def _quality(predicted: np.ndarray, points: Points, family: Family) -> tuple[str, float | None]:
+    """Return the accuracy of class probabilities, D^2 (families.Family) or R^2, with its name."""
+    y = points.y
+    if family.classes:
         return "accuracy", float((predicted.argmax(1) == y[:, 0]).mean())
+    if family.has_link:
+        return "d2", family.explained(y, predicted, points.weights)
     return "r2", r_squared(predicted - y, y)

@@ -95,6 +95,16 @@ class TableTarget:
     inputs: list[str] = text_setting(["all"], "columns to predict from", least=1, distinct=True)
     outputs: list[str] = text_setting(MISSING, "columns to predict", least=1, distinct=True)
     task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
+    family: str = setting(
+        "gaussian",
+        "distribution of numbers about their mean: gaussian; poisson for counts, gamma for sizes "
+        "above 0, binomial for fractions",
+        choices=("gaussian", "binomial", "poisson", "gamma"),
+    )
+    offset: str | None = text_setting(
+        None,
+        "column of exposures to which the mean of counts or sizes is proportional; null: none",
+    )
     exclude: list[str] = text_setting([], "columns that inputs=[all] does not take", distinct=True)
     categorical_columns: list[str] = text_setting(
         [], "columns of numbers whose values are names", distinct=True
@@ -139,8 +149,19 @@ class TableTarget:
             taken = self.outputs if key == "split=time:" else [*self.inputs, *self.outputs]
             if name and name in taken:
                 yield f"the column {name!r} of {at}{key} is an input or an output too."
-        if self.task == "classification" and len(self.outputs) != 1 and self.outputs != MISSING:
-            yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
+        labels = self.task == "classification"
+        if labels and self.family != "gaussian":
+            yield f"{at}family={self.family} is for numbers; remove it or {at}task=classification."
+        one = "classification" if labels else f"{at}family={self.family}"
+        count = 1 if self.outputs == MISSING else len(self.outputs)
+        if count != 1 and (labels or self.family != "gaussian"):
+            yield f"{one} takes one output column, {at}outputs has {count}."
+        rates = self.family in ("poisson", "gamma") and self.offset not in self.outputs
+        if self.offset and not rates:
+            yield (
+                f"{at}offset={self.offset} must be a column other than the output, for "
+                f"{at}family=poisson or gamma."
+            )
 
 
 @target("kanrun.targets.table_targets:build_nist")

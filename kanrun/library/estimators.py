@@ -30,14 +30,15 @@ from kanrun.errors import InvalidData
 from kanrun.experiments.fit.tables import MIN_ROWS
 from kanrun.experiments.interpret.interpretation import interpret
 from kanrun.experiments.interpret.outcome import Interpretation
+from kanrun.families import Family
 from kanrun.library.fitting import ADDITIVE, configure_data, fit_target
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
-from kanrun.targets import Data, array_target, input_rows, is_frame
+from kanrun.targets import Data, array_target, as_numbers, input_rows, is_frame
 
 Array = NDArray[np.float64]
 #: Parameters that are not settings of `kanrun fit` under the same name, or that it always gets.
-_OTHERS = ("model", "solver", "random_state", "class_weight", "threshold")
+_OTHERS = ("model", "solver", "random_state", "class_weight", "threshold", "family", "offset")
 
 
 @dataclass(eq=False, repr=False)
@@ -88,17 +89,18 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self._several = y.ndim > 1
         columns, y, weights = _merge_rows(columns, y, weights)
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
-        target = array_target(x, y, classification=classification, weights=weights)
-        given = self.get_params(deep=False).items()
-        settings = {k: value for k, value in given if k not in _OTHERS and value is not None}
+        given = self.get_params(deep=False)
+        described = {key: given[key] for key in ("family", "offset") if key in given}
+        target = array_target(x, y, classification=classification, weights=weights, **described)
+        settings = {
+            k: value for k, value in given.items() if k not in _OTHERS and value is not None
+        }
         if self.model == "auto" and len(y) < MIN_ROWS:  # Too few rows for cross-validation.
             settings = {"selection": "evidence", **settings}
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(0 if seed is None else seed).randint(2**31)
-        cfg = configure_data(
-            target, self.model, self.solver, classes=classification, seed=int(seed), **settings
-        )
+        cfg = configure_data(target, self.model, self.solver, seed=int(seed), **settings)
         self.model_: Model = fit_target(cfg, target, additive=self.model == ADDITIVE)
         if classification:
             self.classes_: NDArray[Any] = np.unique(y)
@@ -114,8 +116,9 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             columns = np.stack([np.asarray(x[name], dtype=object) for name in names], 1)
             y = np.asarray(y)
         else:
-            rule = {} if classification else {"y_numeric": True, "multi_output": True}
-            columns, y = validate_data(self, x, y, dtype=np.float64, ensure_min_samples=2, **rule)
+            rule: dict[str, Any] = {"ensure_min_samples": 2, "ensure_all_finite": "allow-nan"}
+            rule |= {} if classification else {"y_numeric": True, "multi_output": True}
+            columns, y = validate_data(self, x, y, dtype=np.float64, **rule)
             names = getattr(self, "feature_names_in_", ())
         if classification:
             check_classification_targets(y)
@@ -129,7 +132,8 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         else:
             code = self.model_.code
             names = getattr(self, "feature_names_in_", None)
-            x = validate_data(self, x, reset=False, dtype=np.float64 if code is None else None)
+            dtype, finite = (np.float64, True) if code is None else (None, "allow-nan")
+            x = validate_data(self, x, reset=False, dtype=dtype, ensure_all_finite=finite)
             if names is not None:
                 x = dict(zip(map(str, names), x.T, strict=True))
         return input_rows(x, self.model_.inputs, self.model_.code)[0]
@@ -169,9 +173,11 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
+        tags.input_tags.allow_nan = True
         return tags
 
 
+@dataclass(eq=False, repr=False)
 class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
     """Regression by `kanrun.fit`, for one output or several, as an estimator of scikit-learn.
 
@@ -197,6 +203,10 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         smoothness_weight: Weight of the smoothness penalty.
         validation_fraction: Fraction of the rows on which a trained model is selected, in [0, 1).
         random_state: Seed of the training.
+        family: `gaussian`, `poisson` (counts), `gamma` (sizes above 0) or `binomial` (fractions);
+            of `auto` and `additive`.
+        offset: Input with the exposures to which the mean of counts or sizes is proportional; x0
+            is the first column of an array.
 
     Attributes:
         model_: The fitted `kanrun.Model`, with `summary()`, `plot()`, `save()` and more.
@@ -208,6 +218,26 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         >>> KANRegressor("additive").fit(x, x[:, 0] ** 2).predict([[0.5]]).round(2)
         array([0.25])
     """
+
+    family: str = "gaussian"
+    offset: str | None = None
+
+    def score(self, X: Data, y: Data, sample_weight: Data = None) -> float:
+        """Return R^2, or D^2 of another family than `gaussian`.
+
+        Args:
+            X: Inputs, shape (rows, inputs).
+            y: True outputs, shape (rows,) or (rows, outputs).
+            sample_weight: Weights, shape (rows,).
+
+        Returns:
+            The score; NaN if y is constant and has another family.
+        """
+        if self.family == "gaussian":
+            return float(super().score(X, y, sample_weight))
+        truth, predicted = np.reshape(as_numbers(y, "y"), (-1, 1)), self.predict(X)[:, None]
+        found = Family(self.family).explained(truth, predicted, sample_weight)
+        return np.nan if found is None else found
 
     def predict(self, X: Data) -> Array:
         """Predict the outputs.
@@ -297,6 +327,6 @@ def _merge_rows(
     x, y, weights = x[kept], y[kept], weights[kept]
     columns = enumerate((*x.T, *np.reshape(y, (len(y), -1)).T))
     keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in columns})
-    number = keys.groupby(list(keys)).ngroup().to_numpy()
+    number = keys.groupby(list(keys), dropna=False).ngroup().to_numpy()
     _, first = np.unique(number, return_index=True)
     return x[first], y[first], np.bincount(number, weights).astype(np.float64)

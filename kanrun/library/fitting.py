@@ -74,6 +74,8 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     task: str | None = None,
     seed: int = 0,
     sample_weight: Data = None,
+    family: str = "gaussian",
+    offset: str | None = None,
     categorical_columns: Sequence[str] = (),
     progress: bool | None = None,
     **settings: Any,
@@ -96,6 +98,9 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
         task: `regression` or `classification`; default: classification if y is text or bool.
         seed: Seed of the split and of the training.
         sample_weight: Weights of shape (samples,); a row of weight 2 counts as two rows.
+        family: Distribution of outputs: `gaussian`, `poisson` (counts), `gamma` (sizes above 0) or
+            `binomial` (fractions); of `auto` and `additive`.
+        offset: Input with the exposures to which the mean of counts or sizes is proportional.
         categorical_columns: Columns of numbers that become indicators of their values.
         progress: Whether to show a progress line; default: in interactive sessions.
         **settings: Settings of the model, the solver, the sampling and the run as on the command
@@ -136,10 +141,10 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
             classification=classes,
             categorical_columns=categorical_columns,
             weights=sample_weight,
+            family=family,
+            offset=offset,
         )
-        cfg = configure_data(
-            target, model or "auto", solver, classes=classes, seed=seed, **settings
-        )
+        cfg = configure_data(target, model or "auto", solver, seed=seed, **settings)
     if progress is None:  # Python's own prompt, IPython or a notebook
         progress = hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
     return fit_target(cfg, target, additive=model == ADDITIVE, progress=progress)
@@ -160,13 +165,18 @@ def configure_data(
     model: str,
     solver: str | None,
     *,
-    classes: bool,
     validation_fraction: float = 0.2,
     **settings: Any,
 ) -> FitConfig:
     """Return the configuration for data in memory: by default all rows train."""
-    task = "classification" if classes else "regression"
-    described = TableTarget("x", list(target.inputs), list(target.outputs), task)
+    described = TableTarget(
+        "x",
+        list(target.inputs),
+        list(target.outputs),
+        "classification" if target.classes else "regression",
+        target.family,
+        target.offset,
+    )
     sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=validation_fraction)
     return configure(described, sampling, model, solver, **settings)
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import torch
@@ -26,6 +27,7 @@ from kanrun.engine.training import (
     TrainingState,
 )
 from kanrun.errors import KanrunError
+from kanrun.families import Family
 from kanrun.runs.records import Checkpoint, Record, Value
 from kanrun.study.model import Model
 from kanrun.study.problem import LearningProblem
@@ -207,10 +209,12 @@ def model_checkpoint(
     problem: LearningProblem,
     summary: dict[str, Any],
     seed: int,
-    errors: Array | None = None,
-    gaps: tuple[Array, ...] = (),
+    **learned: Any,
 ) -> Checkpoint:
-    """Return `network` with all that predicting needs, named by target, shape, points and seed."""
+    """Return `network` with all that predicting needs, named by target, shape, points and seed.
+
+    `learned` are further fields of `Model`: errors, gaps and family.
+    """
     dataset, target = problem.dataset, problem.dataset.target
     model = Model(
         network,
@@ -222,8 +226,7 @@ def model_checkpoint(
         dataset.classes,
         seed,
         target.code,
-        errors,
-        gaps,
+        **learned,
     )
     return checkpoint_of(
         model, f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
@@ -280,6 +283,7 @@ def checkpoint_of(model: Model, title: str) -> Checkpoint:
         "errors": None if model.errors is None else model.errors.tolist(),
         "code": model.code.plain() if model.code else None,
         "gaps": [inside.tolist() for inside in model.gaps],
+        "family": asdict(model.family) if model.family else None,
         "tables": texts,
         "notes": list(model.notes),
     }
@@ -308,6 +312,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
                 np.array(inside, dtype=np.float64).reshape(-1, 2)
                 for inside in meta.get("gaps") or ()
             ),
+            msgspec.convert(meta.get("family"), Family | None),
             _tables(meta.get("tables", {}), checkpoint.arrays),
             tuple(map(str, meta.get("notes", ()))),
         )

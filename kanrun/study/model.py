@@ -15,6 +15,7 @@ import torch
 
 from kanrun.engine.networks import Network
 from kanrun.errors import InvalidData, UsageError
+from kanrun.families import Family
 from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
 from kanrun.runs.files import write_named_file
 from kanrun.study.prediction import (
@@ -59,8 +60,10 @@ class Model:
         classes: Labels of a classifier, else None.
         seed: Seed of the training.
         code: Encoding of the columns of a table, if they are not plain numbers.
-        errors: Quantiles of held-out errors in the units of the network, shape (outputs, levels).
+        errors: Quantiles of held-out errors in the units of the network, shape (outputs, bins,
+            1 + levels); normal scores if there is a family.
         gaps: Intervals of each input inside the training range without data, shape (gaps, 2).
+        family: Distribution of outputs that are not plain numbers, such as counts, else None.
         tables: Tables that the training recorded.
         notes: Notes of the training.
 
@@ -91,6 +94,7 @@ class Model:
     code: TableCode | None = None
     errors: Array | None = None
     gaps: tuple[Array, ...] = ()
+    family: Family | None = None
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
 
@@ -159,7 +163,7 @@ class Model:
         return (low[0], high[0]) if single else (low, high)
 
     def score(self, x: Data, y: Data) -> float:
-        """Compute R^2, averaged over outputs; for a classifier the accuracy.
+        """Compute R^2, averaged over outputs, D^2 of a family, or the accuracy of a classifier.
 
         Args:
             x: Inputs, as in a call of the model.
@@ -181,6 +185,9 @@ class Model:
         if self.classes:
             pairs = zip(truth, predicted, strict=True)
             return float(np.mean([_label(a) == _label(b) for a, b in pairs]))
+        if self.family:
+            found = self.family.explained(truth.reshape(-1, 1), predicted.reshape(-1, 1))
+            return float("nan") if found is None else found
         total = ((truth - truth.mean(0)) ** 2).sum(0)
         residual = ((truth - predicted) ** 2).sum(0)
         return float(np.mean(1 - residual / np.where(total > 0, total, np.nan)))

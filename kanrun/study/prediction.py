@@ -204,6 +204,9 @@ def interval_bounds(
         for ends, share in ((low, (1 - level) / 2), (high, (1 + level) / 2)):
             at = [np.interp(share, levels, each) for each in np.transpose(quantiles)]
             ends[:, o] = np.interp(raw[:, o], middles, at)
+    if model.family:
+        mean = model.output_scaling.invert(raw)
+        return model.family.quantile(low, mean), model.family.quantile(high, mean)
     return model.output_scaling.invert(raw + low), model.output_scaling.invert(raw + high)
 
 

@@ -20,6 +20,7 @@ from kanrun.engine.training import (
     Task,
     TrainingData,
 )
+from kanrun.errors import UsageError
 from kanrun.study.resources import device_of
 from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling, Target
 
@@ -58,6 +59,11 @@ def make_problem(
     from kanrun.targets import build_target, make_dataset
 
     known = target if isinstance(target, Target) else build_target(target)
+    if known.family != "gaussian":
+        raise UsageError(
+            f"target.family={known.family} is for kanrun fit with model=auto. Remove it, or use "
+            "that model."
+        )
     dataset = make_dataset(known, sampling, seed)
     return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
 

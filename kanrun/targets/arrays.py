@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from kanrun.errors import InvalidData, did_you_mean
+from kanrun.families import FAMILIES, RATES, Family
 from kanrun.points import Array, Points
-from kanrun.targets.datasets import Target
+from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import Reading, TableCode, encode_columns
 from kanrun.targets.notation import is_number
 
@@ -138,6 +139,8 @@ def array_target(
     classification: bool = False,
     categorical_columns: Sequence[str] = (),
     weights: Data = None,
+    family: str = "gaussian",
+    offset: str | None = None,
 ) -> Target:
     """Return rows in memory as a target.
 
@@ -149,6 +152,8 @@ def array_target(
         classification: Whether y holds labels.
         categorical_columns: Columns of numbers of a DataFrame that are categories.
         weights: How many rows each row counts as, shape (rows,).
+        family: Distribution of outputs that are numbers, one of `families.FAMILIES`.
+        offset: Input to which the mean of counts or sizes is proportional.
 
     Raises:
         InvalidData: For values that are not finite numbers, for fewer than two rows, and for
@@ -170,6 +175,9 @@ def array_target(
             f"y has one class only, {classes[int(points.y[0, 0])]!r}; at least two classes are "
             "needed."
         )
+    if classification and family != "gaussian":
+        raise InvalidData(f"family={family} is for numbers, and y holds labels.")
+    check_family(family, offset, names, points)
     return Target(
         "data",
         names,
@@ -178,9 +186,31 @@ def array_target(
         points=points,
         is_table=True,
         classes=classes,
+        family=family,
+        offset=offset,
         code=code,
         notes=notes,
     )
+
+
+def check_family(family: str, offset: str | None, inputs: Sequence[str], points: Points) -> None:
+    """Raise InvalidData for outputs that are not of the family, and for unusable exposures."""
+    check_known("family", family, FAMILIES, "families of distributions")
+    if family != "gaussian" and points.y.shape[1] > 1:
+        raise InvalidData(f"family={family} takes one output, and there are {points.y.shape[1]}.")
+    Family(family).check(points.y, "the output")
+    if offset is None:
+        return
+    if family not in RATES or offset not in inputs:
+        raise InvalidData(
+            f"offset={offset!r} must be an input of numbers, for family=poisson or gamma."
+        )
+    exposures = points.x[:, inputs.index(offset)]
+    if f"{offset} is missing" in inputs or exposures.min() <= 0:
+        raise InvalidData(
+            f"the exposures of column {offset!r} must be numbers above 0 in every row; correct or "
+            "remove other rows."
+        )
 
 
 def _inputs(
@@ -202,7 +232,10 @@ def _inputs(
             raise InvalidData(
                 f"x is empty: {array.shape[0]} sample(s) of {array.shape[1]} feature(s)."
             )
-        return tuple(f"x{i}" for i in range(array.shape[1])), as_numbers(array), None, ()
+        names = tuple(f"x{i}" for i in range(array.shape[1]))
+        if array.dtype.kind != "f" or not np.isnan(array).any():
+            return names, as_numbers(array), None, ()
+        x = dict(zip(names, array.T, strict=True))
     columns = frame_columns(x)
     if unknown := [name for name in categorical if name not in columns]:
         raise InvalidData(

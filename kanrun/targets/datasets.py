@@ -50,6 +50,8 @@ class Target:
         test: Test rows of a table that have a file of their own.
         is_table: Whether points are split into training and test rows, and standardised.
         classes: Labels of a classification, whose y is one column with the index of the class.
+        family: Distribution of the outputs, one of `families.FAMILIES`.
+        offset: Input to which the mean of the outputs is proportional.
         code: How the inputs follow from a table's columns, unless these are plain numbers.
         notes: Sentences on a table that was read.
         accepted: Other forms of the formula that are accepted as answers.
@@ -67,6 +69,8 @@ class Target:
     test: Points | None = None
     is_table: bool = False
     classes: tuple[str, ...] | None = None
+    family: str = "gaussian"
+    offset: str | None = None
     code: TableCode | None = None
     notes: tuple[str, ...] = ()
     accepted: tuple[sympy.Expr, ...] = ()

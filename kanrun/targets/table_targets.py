@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from kanrun.config import BundledTarget, NistTarget, PointsTarget, TableTarget
 from kanrun.errors import UsageError
 from kanrun.points import Array, Points
-from kanrun.targets.arrays import array_target
+from kanrun.targets.arrays import array_target, check_family
 from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import (
     EMPTY,
@@ -99,15 +99,20 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
         test_x = code.encode(others.table.columns)[0] if code else others.numbers(inputs)
         test = Points(test_x, others.outputs(classes)[0])
     points = Points(x, y, weights, rows.groups(), asked.split.startswith("time:"))
+    names = code.features if code else inputs
+    for each in (points, *([test] if test else [])):
+        check_family(asked.family, asked.offset, names, each)
     return Target(
         rows.file.name,
-        code.features if code else inputs,
+        names,
         tuple(asked.outputs),
         points.box,
         points=points,
         test=test,
         is_table=True,
         classes=classes,
+        family=asked.family,
+        offset=asked.offset,
         code=code,
         notes=(*notes, *said),
     )
@@ -117,10 +122,10 @@ def _inputs(asked: TableTarget) -> tuple[str, ...]:
     """Return the columns that are inputs. Raises UsageError for unknown columns, and for none."""
     file = check_path(asked.path)
     names = [name for name in column_names(file) if name]
-    roles = [name for name in (asked.weight_column, asked.split_column) if name]
+    roles = [one for one in (asked.weight_column, asked.split_column, asked.offset) if one]
     check_columns([*asked.exclude, *roles], names, file)
     if list(asked.inputs) != ["all"] or "all" in names:
-        return tuple(asked.inputs)
+        return tuple(dict.fromkeys([*asked.inputs, *([asked.offset] if asked.offset else [])]))
     taken = {*asked.outputs, *asked.exclude, asked.weight_column}
     if asked.split.startswith("group:"):
         taken.add(asked.split_column)

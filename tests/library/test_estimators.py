@@ -32,7 +32,6 @@ QUICK = {
     "check_no_attributes_set_in_init",
     "check_parameters_default_constructible",
     "check_estimators_unfitted",
-    "check_estimators_nan_inf",
     "check_estimator_sparse_tag",
     "check_fit2d_1sample",
     "check_n_features_in_after_fitting",

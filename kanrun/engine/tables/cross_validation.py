@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from pandas import DataFrame
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from kanrun.engine.tables.reduced_basis import PerRow, RowOutputs
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.engine.tables.scores import ordinary_units
-from kanrun.monitoring import time_limit_reached
+from kanrun.families import Family
+from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import Points, root_mean_square
 
 OURS = "kanrun"
@@ -29,7 +30,10 @@ _PURE = 0.1  # weight of a stack in a blend below which the other one stands alo
 _SPARSE_CHANCE = 1.0  # standard errors by which the sparse fit must be better than the blend
 # Standard errors, and fraction of the loss, of which the lower counts.
 _LINEAR_CHANCE, _LINEAR_LOSS = 0.5, 0.003
+Predict = Callable[[RowInputs], RowOutputs]
 _STREAM = 20_404  # of the random numbers of folds
+# Rows, and rows x classes x inputs^2, from which one fold is left out.
+_MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +54,23 @@ class Folds:
     values: ndarray
     number: ndarray
     seconds: ndarray
-    predict: Sequence[Callable[[ndarray], ndarray]]
+    predict: Sequence[Predict]
 
 
 def assign_folds(
-    points: Points, folds: int, seed: int, labels: ndarray | None = None, *, single: bool = False
+    points: Points, folds: int, seed: int, family: Family | None = None, *, single: bool = False
 ) -> Int[ndarray, " rows"]:
-    """Return the fold that each row is left out of, stratified by label.
+    """Return the fold that each row is left out of, stratified by class.
 
-    With `single` only one fold is left out.
+    With `single`, or for large tables, only one fold is left out.
 
     Groups stay together. Rows in time are divided into parts, each predicted by the rows before it;
     the first part is never left out.
     """
-    rng, rows = np.random.default_rng([seed, _STREAM]), len(points)
+    rng, (rows, inputs) = np.random.default_rng([seed, _STREAM]), points.x.shape
+    classes = family.classes if family else None
+    work = rows * (classes or 1) * inputs**2
+    single = single or rows > _MAX_FOLD_ROWS or work > _FOLD_WORK
     if points.groups is not None:
         place = np.unique(points.groups, return_inverse=True)[1]
         groups = int(place.max()) + 1
@@ -75,8 +82,8 @@ def assign_folds(
         number = np.floor(fraction * (parts + points.forward)).astype(int) - points.forward
         return np.where(number < parts - 1, -1, 0) if points.forward and single else number
     order = rng.permutation(rows)
-    if labels is not None:
-        order = order[np.argsort(labels[order], kind="stable")]
+    if classes:
+        order = order[np.argsort(points.y[order, 0], kind="stable")]
     number = np.empty(rows, dtype=int)
     number[order] = np.arange(rows) % min(folds, rows)
     return np.where(number > 0, -1, number) if single else number
@@ -89,11 +96,41 @@ def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " 
     return np.flatnonzero(points.groups < points.groups[number == fold].min())
 
 
-def row_losses(predicted: RowOutputs, y: ndarray, classes: int | None) -> PerRow:
-    """Return each row's log loss, or its mean squared error in units of the outputs' variances."""
-    if classes:
+def predict_folds(
+    points: Points,
+    number: Int[ndarray, " rows"],
+    fit: Callable[[Points], Iterable[tuple[str, Predict]]],
+) -> tuple[dict[str, ndarray], ndarray, ndarray, list[dict[str, Predict]]]:
+    """Return predictions of held-out rows by candidate, folds of rows, seconds and models of folds.
+
+    `fit` yields names and predictions of candidates for training rows. Folds that would begin after
+    the time limit are omitted; their rows have number -1.
+    """
+    found = dict[str, ndarray]()
+    seconds, models = list[float](), list[dict[str, Predict]]()
+    count = int(number.max()) + 1
+    for k in range(count):
+        report_progress("folds", k, count)
+        if time_limit_reached():
+            number = np.where(number >= k, -1, number)
+            break
+        held_out, before = np.flatnonzero(number == k), time.process_time()
+        models.append(dict(fit(points.take(training_rows(points, number, k)))))
+        for name, predict in models[-1].items():
+            predicted = predict(points.x[held_out])
+            empty = np.full((len(points), predicted.shape[1]), np.nan)
+            found.setdefault(name, empty)[held_out] = predicted
+        seconds.append(time.process_time() - before)
+    return found, number, np.array(seconds), models
+
+
+def row_losses(predicted: RowOutputs, y: ndarray, family: Family) -> PerRow:
+    """Return each row's log loss, deviance, or mean squared error over the outputs' variances."""
+    if family.classes:
         likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
         return np.asarray(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)))
+    if family.has_link:
+        return family.deviance(y, predicted)[:, 0]
     variance = y.var(0)
     return np.asarray(((predicted - y) ** 2 / np.where(variance > 0, variance, 1.0)).mean(1))
 
@@ -101,12 +138,12 @@ def row_losses(predicted: RowOutputs, y: ndarray, classes: int | None) -> PerRow
 def loss_of(
     predicted: RowOutputs,
     y: ndarray,
-    classes: int | None,
+    family: Family,
     weights: ndarray | None = None,
 ) -> float:
-    """Return the root mean square error, or the log loss of probabilities."""
-    if classes:
-        return float(np.average(row_losses(predicted, y, classes), weights=weights))
+    """Return the root mean square error, the mean deviance, or the log loss of probabilities."""
+    if family.has_link:
+        return float(np.average(row_losses(predicted, y, family), weights=weights))
     return float(root_mean_square(root_mean_square(predicted - y, weights)))
 
 
@@ -136,12 +173,21 @@ class Choice:
         return np.asarray(softmax(self.amount * np.log(np.maximum(one, _MIN_PROBABILITY)), 1))
 
 
+def predict_by_fold(
+    parts: Mapping[str, Predict], choice: Choice, units: tuple[ndarray, ndarray], x: ndarray
+) -> RowOutputs:
+    """Return predictions of one fold's candidates, whose units are 2^units of the user's."""
+    scaled = np.ldexp(x, -units[0])
+    found = {name: parts[name](scaled) for name in choice.parts}
+    return np.asarray(np.ldexp(choice.of(found), units[1]))
+
+
 @dataclass(frozen=True, eq=False)
 class CandidateSelection:
     """Losses of choices on some rows, for several predictions of held-out rows."""
 
     points: Points
-    classes: int | None
+    family: Family
     predictions: Sequence[Mapping[str, ndarray]]
     rows: ndarray
     robust: float
@@ -149,15 +195,16 @@ class CandidateSelection:
     def losses(self, choice: Choice) -> PerRow:
         """Return the loss of each row, averaged over the predictions."""
         y, each = self.points.y, [choice.of(one) for one in self.predictions]
-        found = np.stack([row_losses(one, y, self.classes)[self.rows] for one in each])
-        if not self.classes:  # squared errors beyond the limit grow linearly
+        found = np.stack([row_losses(one, y, self.family)[self.rows] for one in each])
+        if not self.family.has_link:  # squared errors beyond the limit grow linearly
             limit = self.robust**2
             found = np.where(found <= limit, found, 2 * np.sqrt(limit * found) - limit)
-        return np.asarray(found.mean(0))
+        shares = self.points.shares[self.rows]
+        return np.asarray(found.mean(0) * shares / shares.mean())
 
     def calibrated(self, name: str) -> Choice:
         """Return a classifier with the best factor, whose logarithm has a standard normal prior."""
-        if not self.classes or LINEAR not in self.predictions[0]:
+        if not self.family.classes or LINEAR not in self.predictions[0]:
             return Choice(name)
         found = minimize_scalar(
             lambda a: self.losses(Choice(name, float(np.exp(a)))).sum() + a * a / 2,
@@ -204,17 +251,14 @@ class CandidateSelection:
         return constant
 
 
-def cross_validate(
-    points: Points, classes: int | None, folds: Folds, *, baselines: bool
-) -> DataFrame:
+def cross_validate(points: Points, family: Family, folds: Folds, *, baselines: bool) -> DataFrame:
     """Compare the automatic model with the `baselines` on the same folds.
 
     Returns:
-        A row per fold and model: `model`, `fold`, `loss` (RMSE, or log loss for classes) and
-        `cpu_seconds`.
+        A row per fold and model: `model`, `fold`, `loss` (see `loss_of`) and `cpu_seconds`.
     """
-    models = _baselines(classes) if baselines and not time_limit_reached() else {}
-    ordinary, _, unit = ordinary_units(points, classes)
+    models = _baselines(family) if baselines and not time_limit_reached() else {}
+    ordinary, _, unit = ordinary_units(points, family)
     rows = []
     for k, seconds in enumerate(folds.seconds):
         held_out = np.flatnonzero(folds.number == k)
@@ -222,44 +266,65 @@ def cross_validate(
         test, found = points.take(held_out), {OURS: (folds.values[held_out], seconds)}
         for name, estimator in models.items():
             started = time.process_time()
-            predicted = np.ldexp(_predicted(estimator, train, ordinary.x[held_out], classes), unit)
+            predicted = np.ldexp(_predicted(estimator, train, ordinary.x[held_out], family), unit)
             found[name] = predicted, time.process_time() - started
         for name, (predicted, spent) in found.items():
-            rows.append((name, k, loss_of(predicted, test.y, classes, test.weights), spent))
+            rows.append((name, k, loss_of(predicted, test.y, family, test.weights), spent))
     return DataFrame(rows, columns=["model", "fold", "loss", "cpu_seconds"])
 
 
-def _baselines(classes: int | None) -> dict[str, Any]:
+def _baselines(family: Family) -> dict[str, Any]:
     """Return estimators of scikit-learn by name."""
+    from sklearn import ensemble, linear_model
     from sklearn.dummy import DummyClassifier, DummyRegressor
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-    from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.multioutput import MultiOutputRegressor
 
-    if classes:
+    if family.classes or family.name == "binomial":
         return {
-            "majority": DummyClassifier(strategy="prior"),
-            "logistic regression": LogisticRegression(max_iter=2000),
-            "gradient boosting": HistGradientBoostingClassifier(random_state=0),
+            "majority" if family.classes else "mean": DummyClassifier(strategy="prior"),
+            "logistic regression": linear_model.LogisticRegression(max_iter=2000),
+            "gradient boosting": ensemble.HistGradientBoostingClassifier(random_state=0),
         }
+    if family.has_link:
+        power = {"poisson": 1, "gamma": 2}[family.name]
+        linear = linear_model.TweedieRegressor(power=power, alpha=1e-3, link="log", max_iter=2000)
+        boosting = ensemble.HistGradientBoostingRegressor(loss=family.name, random_state=0)
+        return {
+            "mean": DummyRegressor(),
+            "log-linear regression": linear,
+            "gradient boosting": boosting,
+        }
+    boosting = ensemble.HistGradientBoostingRegressor(random_state=0)
     return {
         "mean": DummyRegressor(),
-        "ridge regression": RidgeCV(np.logspace(-3, 4, 15)),
-        "gradient boosting": MultiOutputRegressor(HistGradientBoostingRegressor(random_state=0)),
+        "ridge regression": linear_model.RidgeCV(np.logspace(-3, 4, 15)),
+        "gradient boosting": MultiOutputRegressor(boosting),
     }
 
 
-def _predicted(estimator: Any, train: Points, x: ndarray, classes: int | None) -> ndarray:
-    """Fit `estimator` to standardised inputs, and predict outputs or probabilities of classes."""
+def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> ndarray:
+    """Fit `estimator` to standardised inputs, and predict outputs or probabilities of classes.
+
+    Fractions become rows of both classes, with the fractions as weights.
+    """
     mean, std = train.x.mean(0), train.x.std(0)
     std = np.where(std > 0, std, 1.0)
-    y = train.y[:, 0].astype(int) if classes else train.y
+    inside, scaled, weights = (train.x - mean) / std, (x - mean) / std, train.weights
+    y = train.y.astype(int)[:, 0] if family.classes else train.y
+    if fractions := family.name == "binomial":
+        inside, y = np.tile(inside, (2, 1)), np.repeat([1, 0], len(train))
+        weights = np.concatenate([train.y, 1 - train.y])[:, 0] * np.tile(train.shares, 2)
+        kept = weights > 0
+        inside, y, weights = inside[kept], y[kept], weights[kept]
+    elif family.has_link and not family.classes:
+        y = y[:, 0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        estimator.fit((train.x - mean) / std, y, sample_weight=train.weights)
-    scaled = (x - mean) / std
-    if not classes:
+        estimator.fit(inside, y, sample_weight=weights)
+    if fractions:
+        return np.asarray(estimator.predict_proba(scaled)[:, 1:])
+    if not family.classes:
         return np.asarray(estimator.predict(scaled), dtype=np.float64).reshape(len(x), -1)
-    out = np.zeros((len(x), classes))
+    out = np.zeros((len(x), family.classes))
     out[:, estimator.classes_] = estimator.predict_proba(scaled)
     return out

@@ -9,7 +9,7 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame, concat
 
-from kanrun.engine.tables.cross_validation import MEAN, loss_of
+from kanrun.engine.tables.cross_validation import MEAN, TRANSFORMED, loss_of
 from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs, RowOutputs
 from kanrun.engine.tables.stacking import TableFit
 from kanrun.engine.tables.table_model import TableModel
@@ -176,7 +176,7 @@ def importance_table(
         some, order = points.take(rows), rng.permutation(len(rows))
 
         def loss(x: ndarray) -> float:
-            return loss_of(predict(x), some.y, model.classes)  # noqa: B023  (called at once)
+            return loss_of(predict(x), some.y, model.family)  # noqa: B023  (called at once)
 
         before, more = loss(some.x), []
         for inputs in columns.values():
@@ -286,6 +286,6 @@ def stack_weights(model: TableModel) -> list[tuple[str, float]]:
     """
     found = []
     for part in model.parts:
-        of = "transformed " if part.outputs is not None and len(part.outputs.values[0]) > 2 else ""
+        of = "transformed " if part.name == TRANSFORMED else ""
         found += [(of + name, part.weight * weight) for name, weight in part.fit.weights.items()]
     return found

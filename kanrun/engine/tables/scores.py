@@ -11,6 +11,7 @@ from numpy import ndarray
 from scipy import optimize, special
 
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
+from kanrun.families import Family
 from kanrun.points import Array, PiecewiseScaling, Points, in_own_units
 
 ROOM = 0.25  # of the range of scores, to which their maps continue on either side
@@ -30,19 +31,24 @@ _MAX_MARGIN = 1e6  # ranges of the output, by which any prediction may leave it 
 # Standard deviations over the unit of a transform: positive outputs get nearly a logarithm.
 _UNIT = 100
 _POWER_TOLERANCE = 1e-6
+_LINK_STEP = 0.028  # between points of the map of a link: h^2 / 8 is the relative error of exp
 _BIN_ROWS, _MAX_BINS = 100, 8  # of predictions, in which the size of errors is estimated
 # Levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
 
 
-def ordinary_units(points: Points, classes: int | None) -> tuple[Points, ndarray, ndarray]:
-    """Return the points with columns over 2^exponent, and the exponents of x and y."""
+def ordinary_units(points: Points, family: Family) -> tuple[Points, ndarray, ndarray]:
+    """Return the points with columns over 2^exponent, and the exponents of x and y.
+
+    That of an output with a link is 0.
+    """
 
     def exponents(a: Array) -> ndarray:
         found = in_own_units(a)[1]
         return np.where(a.any(axis=0) & (np.abs(found) > _ORDINARY), found, 0)
 
-    x, y = exponents(points.x), np.zeros(1, dtype=np.intp) if classes else exponents(points.y)
+    x = exponents(points.x)
+    y = np.zeros(1, dtype=np.intp) if family.has_link else exponents(points.y)
     if not (x.any() or y.any()):
         return points, x, y
     return replace(points, x=np.ldexp(points.x, -x), y=np.ldexp(points.y, -y)), x, y
@@ -196,6 +202,34 @@ def output_map(
     rises = np.diff(np.maximum.accumulate(means)) > _SMALLEST * (most[0] - least[0])
     rising = np.append(True, rises)
     return PiecewiseScaling((means[rising],), (t[rising],))
+
+
+def per_exposure(points: Points, place: int, family: str) -> Points:
+    """Return the points with outputs per unit of the input at `place`, which is left out.
+
+    The weights of counts are multiplied by it.
+    """
+    exposures = points.x[:, place]
+    return replace(
+        points,
+        x=np.delete(points.x, place, 1),
+        y=points.y / exposures[:, None],
+        weights=points.shares * exposures if family == "poisson" else points.weights,
+    )
+
+
+def link_map(
+    family: Family, eta: ndarray, *, highest: float = np.inf, margin: float = MARGIN
+) -> PiecewiseScaling:
+    """Return the map between means and their link, for rows with the predictions `eta`.
+
+    It continues by `margin` of their range on either side, up to the link `highest`, and is
+    constant beyond. Straight lines between points have a relative error of at most 1e-4.
+    """
+    low, high = float(eta.min()), float(min(eta.max(), highest))
+    room = margin * max(high - low, 1.0)
+    values = np.linspace(low - room, high + room, int((high - low + 2 * room) / _LINK_STEP) + 2)
+    return PiecewiseScaling((family.mean(values),), (values,))
 
 
 def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarray:

@@ -1,8 +1,8 @@
 """Candidates of a table, fitted by evidence and stacked on held-out rows.
 
-Leave-one-out predictions have a closed form, for classes after the last step of Newton's method,
-which finds their logits. The weights of the stack are not negative and sum to one, and the stack is
-again of the form `Terms`.
+Leave-one-out predictions have a closed form, with a link after the last step of Newton's method,
+which finds logits of classes and links of means. The weights of the stack are not negative and sum
+to one, and the stack is again of the form `Terms`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 from scipy import optimize
-from scipy.special import expit, log_softmax, softmax
+from scipy.special import softmax
 
-from kanrun.engine.tables.cross_validation import SPARSE
+from kanrun.engine.tables.cross_validation import SPARSE, row_losses
 from kanrun.engine.tables.design import Design, Terms
 from kanrun.engine.tables.reduced_basis import Columns, PerRow, RowFunctions, RowInputs, RowOutputs
 from kanrun.engine.tables.table_candidates import (
@@ -36,6 +36,7 @@ from kanrun.engine.tables.variance_components import (
     equal_variances,
     maximise,
 )
+from kanrun.families import Family
 
 _SPARSE_INPUTS = 6  # inputs from which on there is a sparse fit
 # Relative reduction of the stack's loss from which neighbourhoods are included.
@@ -43,11 +44,11 @@ _NEIGHBOURHOOD_GAIN = 0.005
 _MEAN_ROWS = 2000  # over which mean outputs are taken
 _SUM_WEIGHT = 1e3  # of the row that makes weights sum to one
 _MIN_WEIGHT = 1e-6  # of a member
-_MIN_VARIANCE = 1e-3  # of p (1 - p), so that no row has unlimited noise
-_MAX_LOGIT, _MAX_MOVE = 30.0, 4.0
-_LOGIT_VARIANCE = 10.0  # against which components of logits are judged negligible
-_NEWTON_TOLERANCE = 1e-2  # change of the logits, in units of 1 / (2 sqrt(p (1 - p)))
-# Times the tolerances of logits and of variances, while variances are searched.
+_MIN_INFORMATION = 1e-3  # of a row (times the mean of counts), so that none has unlimited noise
+_MAX_LINK, _MAX_MOVE = 30.0, 4.0
+_LINK_VARIANCE = 10.0  # against which components of links are judged negligible
+_NEWTON_TOLERANCE = 1e-2  # change of the links, in units of half their standard error
+# Times the tolerances of links and of variances, while variances are searched.
 _ROUGHLY = 10.0, 3.0
 
 RowLogits = Float[ndarray, "rows logits"]
@@ -67,7 +68,7 @@ class TableFit:
         weights: Weights of the candidates by name.
         terms: Terms of each output; two classes have the one logit of the second.
         left_out: Predictions of rows left out one by one, shape (rows, outputs).
-        noise: Residual standard deviation of each output; 1 for classes.
+        noise: Residual standard deviation of each output or of its link; 1 for classes.
         variances: Variances of each candidate, from which a fit to similar rows starts.
         posteriors: Function that computes the posteriors of the first output over `unit`, with
             their weights: of the richest candidate without pairs, and of neighbourhoods.
@@ -170,33 +171,37 @@ def fit_numbers(
     return _stacked(rows, t, solve, stack, start).times(scale, shift)
 
 
-def fit_classes(
+def fit_likelihood(
     u: RowInputs,
-    labels: Int[ndarray, " rows"],
-    classes: int,
+    y: RowOutputs,
+    family: Family,
     policy: EvidencePolicy,
     weights: PerRow | None = None,
     start: TableFit | None = None,
 ) -> TableFit:
-    """Fit the logits of the classes by penalised likelihood; two have the logit of class 1.
+    """Fit logits of classes or the link of means by penalised likelihood.
 
-    The noise of a row follows from its probabilities (iteratively reweighted least squares). More
-    than two logits are improved one after the other, and share their variances.
+    y (rows, 1) numbers the classes or has numbers; two classes have the logit of class 1. The noise
+    of a row follows from its mean (iteratively reweighted least squares); the dispersion of sizes
+    and fractions is estimated with the variances, that of counts is 1. More than two logits are
+    improved one after the other, and share their variances.
     """
     weights = np.ones(len(u)) if weights is None else weights
-    hot = np.eye(classes)[labels][:, 1:] if classes == 2 else np.eye(classes)[labels]
-    rows = TableRows.of(u, weights, policy, hot.shape[1])
+    means = y
+    if family.classes:
+        means = np.eye(family.classes)[y[:, 0].astype(np.intp)]
+        means = means[:, 1:] if family.classes == 2 else means
+    rows = TableRows.of(u, weights, policy, means.shape[1])
 
-    def loss(logits: ndarray) -> float:
-        likely = log_softmax(logits, 1)[np.arange(len(labels)), labels]
-        return -float(np.average(likely, weights=weights))
+    def loss(eta: ndarray) -> float:
+        predicted = probabilities(eta) if family.classes else family.mean(eta)
+        return float(np.average(row_losses(predicted, y, family), weights=weights))
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
-        """Return the weights with the largest leave-one-out likelihood of the labels."""
-        logits = np.stack([_all_logits(part) for part in left_out])
+        """Return the weights with the largest leave-one-out likelihood."""
 
         def mixed(weight: ndarray) -> float:
-            return loss(np.tensordot(weight, logits, 1))
+            return loss(np.tensordot(weight, np.stack(left_out), 1))
 
         found: Any = optimize.minimize(
             mixed,
@@ -212,113 +217,113 @@ def fit_classes(
     beginning = policy.logit_variances[0]
     if start is None:
         first = rows.candidates(None)[0]
-        tried = (_fit_logits(rows, first, hot, each)[0] for each in policy.logit_variances)
-        losses = [loss(_all_logits(_left_out(one))) for one in tried]
-        beginning = policy.logit_variances[int(np.argmin(losses))]
+        tried = [_fit_link(rows, first, means, family, each)[0] for each in policy.logit_variances]
+        beginning = policy.logit_variances[int(np.argmin([loss(_left_out(one)) for one in tried]))]
 
     def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> Solved:
-        return _fit_logits(some, name, hot, known[0][0] if known else beginning)
+        return _fit_link(some, name, means, family, known[0] if known else beginning)
 
-    return _stacked(rows, hot, solve, stack, start)
+    fit = _stacked(rows, means, solve, stack, start)
+    if family.classes:
+        return fit
+    information = np.average(family.weight(family.mean(fit.left_out)), 0, weights)
+    return replace(fit, noise=fit.noise / np.sqrt(information))
 
 
 def probabilities(logits: RowLogits) -> RowOutputs:
-    """Return the probabilities of all classes, shape (rows, classes)."""
-    return np.asarray(softmax(_all_logits(logits), 1))
-
-
-def _all_logits(logits: ndarray) -> RowLogits:
-    """Return one logit for each class: the one of two classes is split."""
-    return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
+    """Return the probabilities of all classes, shape (rows, classes); one logit is split."""
+    split = np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
+    return np.asarray(softmax(split, 1))
 
 
 @dataclass(frozen=True, eq=False)
 class _Newton:
-    """Newton's method for the logits of a candidate's rows: least squares, class by class."""
+    """Newton's method for the link of the means (rows, outputs): least squares, one by one."""
 
     form: Functions
-    hot: RowLogits
+    y: RowOutputs
+    family: Family
     weights: PerRow
     max_steps: int
 
     def prior(self) -> RowLogits:
-        """Return the logits of the classes' frequencies."""
-        fraction = np.average(self.hot, 0, self.weights)
-        fraction = np.clip(fraction, _MIN_VARIANCE, 1 - _MIN_VARIANCE)
-        odds = fraction / (1 - fraction) if len(fraction) == 1 else fraction
-        return np.tile(np.log(odds), (len(self.hot), 1))
+        """Return the link of the means of all rows; of counts and sizes nearer to the rows."""
+        mean = np.average(self.y, 0, self.weights)
+        if self.family.is_log:
+            return self.family.link((self.y + mean) / 2)
+        mean = np.clip(mean, _MIN_INFORMATION, 1 - _MIN_INFORMATION)
+        return np.tile(self.family.link(mean) if len(mean) == 1 else np.log(mean), (len(self.y), 1))
 
-    def problem(self, logits: ndarray, c: int, form: Functions) -> Any:
-        """Return the least squares problem that is one step of class c."""
-        p = _sigmoid(logits)[:, c]
-        weight = np.maximum(p * (1 - p), _MIN_VARIANCE)
-        response = logits[:, c] + (self.hot[:, c] - p) / weight
+    def problem(self, eta: ndarray, c: int, form: Functions) -> Any:
+        """Return the least squares problem that is one step of output c."""
+        mean, unit = self.family.mean(eta)[:, c], self.y.mean() if self.family.is_log else 1.0
+        weight = np.maximum(self.family.weight(mean), _MIN_INFORMATION * unit)
+        response = eta[:, c] + self.family.score(self.y[:, c], mean) / weight
         return form.problem(1 / (self.weights * weight), response)
 
-    def logits(self, variances: ndarray, start: ndarray, roughly: float = 1.0) -> ndarray:
-        """Return the most probable logits for variances, to `roughly` times the tolerance."""
-        logits, form = start.copy(), self.form.active(variances)
+    def links(
+        self, variances: ndarray, scale: float, start: ndarray, roughly: float = 1.0
+    ) -> RowLogits:
+        """Return the most probable links for variances, to `roughly` times the tolerance."""
+        eta, form = start.copy(), self.form.active(variances)
         for _ in range(self.max_steps):
-            before = logits.copy()
-            for c in range(logits.shape[1]):
-                fitted = form.fitted(self.problem(logits, c, form), variances)
-                move = np.clip(fitted - before[:, c], -_MAX_MOVE, _MAX_MOVE)
-                logits[:, c] = before[:, c] + move
-            p = _sigmoid(logits)
-            change = np.abs(logits - before) * 2 * np.sqrt(p * (1 - p))
+            before = eta.copy()
+            for c in range(eta.shape[1]):
+                fitted = form.fitted(self.problem(eta, c, form), variances, scale)
+                eta[:, c] = before[:, c] + np.clip(fitted - before[:, c], -_MAX_MOVE, _MAX_MOVE)
+            weight = self.family.weight(self.family.mean(eta)) / scale
+            change = np.abs(eta - before) * 2 * np.sqrt(weight)
             if change.max() < roughly * _NEWTON_TOLERANCE:
                 break
-        return logits
+        return eta
 
 
-def _sigmoid(logits: ndarray) -> ndarray:
-    """Return the probability that belongs to each logit."""
-    return np.asarray(expit(logits) if logits.shape[1] == 1 else softmax(logits, 1))
-
-
-def _fit_logits(rows: TableRows, name: str, hot: RowLogits, start: ndarray | float) -> Solved:
-    """Return a candidate's solution for each logit, and its variances, which begin at `start`."""
-    variances, known = _class_variances(rows, name, hot, start)
-    newton = _Newton(rows.form(name), hot, rows.weights, rows.policy.max_steps)
-    logits = newton.logits(variances, known if known.shape == hot.shape else newton.prior())
+def _fit_link(
+    rows: TableRows, name: str, y: RowOutputs, family: Family, start: Variances | float
+) -> Solved:
+    """Return a candidate's solution for each output, and its variances, which begin at `start`."""
+    variances, scale, known = _link_variances(rows, name, y, family, start)
+    newton = _Newton(rows.form(name), y, family, rows.weights, rows.policy.max_steps)
+    middle = newton.prior()
+    eta = newton.links(variances, scale, known if known.shape == y.shape else middle)
     solutions = []
-    for c in range(hot.shape[1]):
-        found = newton.form.solution(newton.problem(logits, c, newton.form), variances)
-        left_out = np.clip(found.left_out, -_MAX_LOGIT, _MAX_LOGIT)
-        solutions.append(replace(found, left_out=left_out))
-    return solutions, [(variances, 1.0)]
+    for c in range(y.shape[1]):
+        found = newton.form.solution(newton.problem(eta, c, newton.form), variances, scale)
+        ends = middle[:, c].min() - _MAX_LINK, middle[:, c].max() + _MAX_LINK
+        solutions.append(replace(found, left_out=np.clip(found.left_out, *ends)))
+    return solutions, [(variances, scale)]
 
 
-def _class_variances(
-    rows: TableRows, name: str, hot: ndarray, start: ndarray | float
-) -> tuple[ndarray, ndarray]:
-    """Return variances, and the logits of the rows that they are estimated from.
+def _link_variances(
+    rows: TableRows, name: str, y: ndarray, family: Family, start: Variances | float
+) -> tuple[ndarray, float, ndarray]:
+    """Return variances, the dispersion, and the links of the rows that they are estimated from.
 
-    `start` holds them, or is their sum at first.
+    `start` holds the first two, or is the sum of the variances at first.
     """
-    policy, some = rows.policy, rows.sample
-    if hot.shape[1] > policy.variance_classes:
-        frequent = np.argsort(-hot[some].sum(0), kind="stable")[: policy.variance_classes]
-        hot = hot[:, np.sort(frequent)]
-        some = some[hot[some].any(1)]
+    policy, some, known = rows.policy, rows.sample, family.has_known_dispersion
+    if y.shape[1] > policy.variance_classes:
+        frequent = np.argsort(-y[some].sum(0), kind="stable")[: policy.variance_classes]
+        y = y[:, np.sort(frequent)]
+        some = some[y[some].any(1)]
     form = rows.form(name, some)
-    newton = _Newton(form, hot[some], rows.weights[some], policy.max_steps)
-    logits = newton.prior()
-    sizes = form.problem(1 / newton.weights, newton.hot[:, 0]).sizes
+    newton = _Newton(form, y[some], family, rows.weights[some], policy.max_steps)
+    eta = newton.prior()
+    sizes = form.problem(1 / newton.weights, newton.y[:, 0]).sizes
 
-    def slope(variances: ndarray, _noise: float) -> Slope:
-        nonlocal logits
-        logits = newton.logits(variances, logits, _ROUGHLY[0])
+    def slope(variances: ndarray, scale: float) -> Slope:
+        nonlocal eta
+        eta = newton.links(variances, scale, eta, _ROUGHLY[0])
         slopes = [
-            newton.problem(logits, c, form).slope(variances, known=True)
-            for c in range(hot.shape[1])
+            newton.problem(eta, c, form).slope(variances, scale, known=known)
+            for c in range(y.shape[1])
         ]
         return np.asarray(sum(first for first, _ in slopes)), np.asarray(sum(i for _, i in slopes))
 
-    first = start if isinstance(start, ndarray) else equal_variances(sizes, start)
+    first = start if isinstance(start, tuple) else (equal_variances(sizes, start), 1.0)
     rough = replace(policy, tolerance=_ROUGHLY[1] * policy.tolerance)
-    variances, _ = maximise(slope, sizes, _LOGIT_VARIANCE, (first, 1.0), rough, known=True)
-    return variances, logits
+    variances, scale = maximise(slope, sizes, _LINK_VARIANCE, first, rough, known=known)
+    return variances, scale, eta
 
 
 def _stacked(

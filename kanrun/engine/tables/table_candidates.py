@@ -339,9 +339,9 @@ class Functions:
         kinds, places = self.kinds[kept], self.kept[kept]
         return replace(self, columns=columns, kinds=kinds, kept=places, constraints=bound)
 
-    def fitted(self, problem: FunctionProblem, variances: ndarray) -> ndarray:
+    def fitted(self, problem: FunctionProblem, variances: ndarray, scale: float) -> ndarray:
         """Return the fitted values."""
-        return problem.fitted(problem.posterior(variances, constraints=self.constraints))
+        return problem.fitted(problem.posterior(variances, scale, self.constraints))
 
     def solution(
         self, problem: FunctionProblem, variances: ndarray, scale: float = 1.0

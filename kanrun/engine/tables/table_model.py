@@ -9,7 +9,6 @@ unless the blend predicts held-out rows significantly better.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,12 +29,14 @@ from kanrun.engine.tables.cross_validation import (
     CandidateSelection,
     Choice,
     Folds,
+    Predict,
     assign_folds,
-    training_rows,
+    predict_by_fold,
+    predict_folds,
 )
 from kanrun.engine.tables.design import CURVATURES
 from kanrun.engine.tables.gaussian_process import INTERVALS
-from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
     MARGIN,
@@ -44,27 +45,28 @@ from kanrun.engine.tables.scores import (
     PowerTransform,
     error_quantiles,
     input_scores,
+    link_map,
     ordinary_units,
     output_map,
 )
 from kanrun.engine.tables.stacking import (
     RowLogits,
     TableFit,
-    fit_classes,
+    fit_likelihood,
     fit_numbers,
     probabilities,
 )
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
-from kanrun.engine.tables.to_kan import OUTER_INTERVALS, blend, table_outputs, to_kan
+from kanrun.engine.tables.to_kan import OUTER_INTERVALS, add_offset, blend, table_outputs, to_kan
 from kanrun.engine.tables.variance_components import EvidencePolicy
-from kanrun.monitoring import report_progress, time_limit_reached
+from kanrun.families import Family
 from kanrun.points import PiecewiseScaling, Points
 
-# Rows, and rows x classes x inputs^2, from which one fold is left out.
-_MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
 _PLAIN_POWER = 0.15  # distance from 1 of a power that is not worth a transform
 _MIN_FREQUENCY = 1e-12  # of a class without rows, so that its logit is finite
-_CLASS_NOISE = 0.3  # in logits, compared with which a hidden node of a classifier is small
+_LINK_NOISE = 0.3  # in logits or links, compared with which a hidden node is small
+_EXPOSURE_ROOM = 1e3  # factor by which exposures may leave those of the training rows
+_LINEAR_LINK_MARGIN = 1.0  # of the range of links, to which straight lines continue
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class TablePolicy:
     """Candidates of `model=auto` and their selection; see docs/tables.md.
 
     Attributes:
+        family: Distribution of outputs that are numbers, one of `families.FAMILIES`.
         pairs: Whether to include pairs of inputs and neighbourhoods.
         shapes: (Index of an input, shape) pairs; with a curvature the output is not transformed.
         extrapolation: `clip`, `linear`, `constant` or `zero`.
@@ -84,6 +87,7 @@ class TablePolicy:
     """
 
     evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
+    family: str = "gaussian"
     pairs: bool = True
     shapes: tuple[tuple[int, str], ...] = ()
     extrapolation: str = "clip"
@@ -133,6 +137,7 @@ class TableModel:
     Attributes:
         outputs: Map of the outputs; None for classes.
         parts: The selected candidate, or the two parts of a blend, the larger first.
+        family: Distribution of the outputs, with the dispersion of held-out rows.
         selected: `stack`, `sparse`, `linear`, `mean`, `transformed` or `blend`.
         left_out: Predictions (rows, outputs) of training rows by models without them.
     """
@@ -141,6 +146,7 @@ class TableModel:
     inputs: PiecewiseScaling
     outputs: PiecewiseScaling | None
     parts: tuple[BlendPart, ...]
+    family: Family
     selected: str
     left_out: ndarray
     folds: Folds | None
@@ -154,11 +160,6 @@ class TableModel:
     def held_out(self) -> ndarray:
         """Predictions (rows, outputs) of the folds; without folds, of rows left out one by one."""
         return self.left_out if self.folds is None else self.folds.values
-
-    @property
-    def classes(self) -> int | None:
-        """Number of classes; None for numbers."""
-        return self.network.shape[-1] if self.outputs is None else None
 
     def raw(self, x: RowInputs) -> RowOutputs:
         """Return the network's outputs: logits, or numbers in its own units."""
@@ -179,18 +180,44 @@ class TableModel:
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
         """Return predictions and quantiles of the errors there, over held-out rows.
 
-        Both are in the network's units. The shape is (outputs, bins, 1 + levels), see
-        `scores.error_quantiles`; None for classes. The levels are stretched for the finite number
-        of rows.
+        Both are in the network's units; with a link errors are normal scores. The shape is
+        (outputs, bins, 1 + levels), see `scores.error_quantiles`; None for classes. The levels are
+        stretched for the finite number of rows.
         """
         if self.outputs is None:
             return None
         inside = ~np.isnan(self.held_out[:, 0])
         predicted = self.outputs.apply(self.held_out[inside])
         errors, count = self.outputs.apply(y[inside]) - predicted, max(int(inside.sum()), 1)
+        if self.family.has_link:
+            scores = self.family.normal_scores(y[inside, 0], self.held_out[inside, 0])
+            errors = scores[:, None]
         stretched = np.clip(0.5 + (levels - 0.5) * (count + 1) / count, 0, 1)
         pairs = zip(predicted.T, errors.T, strict=True)
         return np.stack([error_quantiles(*pair, stretched) for pair in pairs])
+
+    def with_exposure(self, place: int, exposures: PerRow) -> TableModel:
+        """Return the model of outputs in proportion to a further input, at `place`.
+
+        `exposures` are its values in the training rows. The parts remain those of rates.
+        """
+        assert self.outputs is not None  # An invariant: counts and sizes are numbers.
+        seen = exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM
+        ends = np.log(seen)
+        means = link_map(self.family, self.outputs.values[0][[0, -1]] + ends, margin=0.0)
+        logs = link_map(self.family, ends, margin=0.0)
+        points, values = ([*each] for each in (self.inputs.points, self.inputs.values))
+        points.insert(place, logs.points[0])
+        values.insert(place, logs.values[0])
+        scale, folds = exposures[:, None], self.folds
+        return replace(
+            self,
+            network=add_offset(self.network, place, tuple(ends)),
+            inputs=PiecewiseScaling(tuple(points), tuple(values)),
+            outputs=means,
+            left_out=self.left_out * scale,
+            folds=folds and replace(folds, values=folds.values * scale),
+        )
 
     def times(self, x: ndarray, y: ndarray) -> TableModel:
         """Return the model of inputs times 2^x (inputs,) and outputs times 2^y (outputs,)."""
@@ -216,22 +243,30 @@ def fit_table(
     `classes` is the number of classes that y numbers, None for numbers.
     """
     policy = policy or TablePolicy()
-    points, x, y = ordinary_units(points, classes)
+    family = Family(policy.family, classes)
+    points, x, y = ordinary_units(points, family)
     if y.any():
         low, high = (np.ldexp(end, -y) for end in policy.bounds)
         policy = replace(policy, bounds=(low, high))
-    every = {one.name: one for one in _candidates(points, classes, policy)}
+    every = {one.name: one for one in _candidates(points, family, policy)}
     # These predictions vary less than those of folds, which know what lies beyond the other rows.
     compared = CandidateSelection(
         points,
-        classes,
+        family,
         [{name: one.left_out for name, one in every.items()}],
         np.arange(len(points)),
         policy.robust,
     )
     folds = None
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
-        found, number, seconds, models = _predict_folds(points, classes, policy, seed, every)
+        number = assign_folds(points, policy.folds, seed, family, single=policy.single_fold)
+
+        def fit(train: Points) -> Iterator[tuple[str, Predict]]:
+            for one in _candidates(train, family, policy, every):
+                lean = replace(one, left_out=one.left_out[:0], fit=one.fit.terms_alone)
+                yield one.name, lean.predict
+
+        found, number, seconds, models = predict_folds(points, number, fit)
         inside = np.flatnonzero(number >= 0)
         if len(inside):  # otherwise the time limit was reached before
             compared = replace(compared, predictions=[*compared.predictions, found], rows=inside)
@@ -242,58 +277,19 @@ def fit_table(
                 folds.values[number == k] = elsewhere.of(found)[number == k]
     choice = compared.select()
     if folds is not None:
-        predict = [partial(_predict_by_fold, one, choice, (x, y)) for one in models]
+        predict = [partial(predict_by_fold, one, choice, (x, y)) for one in models]
         folds = replace(folds, predict=predict)
     left_out = choice.of(compared.predictions[-1])
-    model = _assemble(every, choice, left_out, folds, classes, policy)
+    model = _assemble(every, choice, left_out, folds, family, policy)
+    if family.has_link and not classes:
+        known = family.with_dispersion(points.y, model.held_out, points.shares)
+        model = replace(model, family=known)
     return model.times(x, y) if x.any() or y.any() else model
-
-
-def _predict_folds(
-    points: Points,
-    classes: int | None,
-    policy: TablePolicy,
-    seed: int,
-    start: Mapping[str, BlendPart],
-) -> tuple[dict[str, ndarray], ndarray, ndarray, list[dict[str, BlendPart]]]:
-    """Return predictions of held-out rows by candidate, folds of rows, seconds and models of folds.
-
-    Folds that would begin after the time limit are omitted; their rows have number -1.
-    """
-    labels = points.y[:, 0].astype(int) if classes else None
-    work = len(points) * (classes or 1) * points.x.shape[1] ** 2
-    single = policy.single_fold or len(points) > _MAX_FOLD_ROWS or work > _FOLD_WORK
-    number = assign_folds(points, policy.folds, seed, labels, single=single)
-    found = {name: np.full((len(points), classes or points.y.shape[1]), np.nan) for name in start}
-    seconds, models = list[float](), list[dict[str, BlendPart]]()
-    count = int(number.max()) + 1
-    for k in range(count):
-        report_progress("folds", k, count)
-        if time_limit_reached():
-            number = np.where(number >= k, -1, number)
-            break
-        held_out, before = np.flatnonzero(number == k), time.process_time()
-        train = points.take(training_rows(points, number, k))
-        models.append({})
-        for one in _candidates(train, classes, policy, start):
-            found[one.name][held_out] = one.predict(points.x[held_out])
-            models[-1][one.name] = replace(one, left_out=one.left_out[:0], fit=one.fit.terms_alone)
-        seconds.append(time.process_time() - before)
-    return found, number, np.array(seconds), models
-
-
-def _predict_by_fold(
-    parts: Mapping[str, BlendPart], choice: Choice, units: tuple[ndarray, ndarray], x: ndarray
-) -> RowOutputs:
-    """Return predictions of one fold's candidates, whose units are 2^units of the user's."""
-    scaled = np.ldexp(x, -units[0])
-    found = {name: parts[name].predict(scaled) for name in choice.parts}
-    return np.asarray(np.ldexp(choice.of(found), units[1]))
 
 
 def _candidates(
     points: Points,
-    classes: int | None,
+    family: Family,
     policy: TablePolicy,
     start: Mapping[str, BlendPart] | None = None,
 ) -> Iterator[BlendPart]:
@@ -315,9 +311,15 @@ def _candidates(
         evidence = {LINEAR: lines, TRANSFORMED: replace(stack, sparse_rounds=0)}.get(name, stack)
         known = start[name].fit if start else None
         u = inputs.apply(x)
-        if classes:
-            fit = fit_classes(u, y[:, 0].astype(np.intp), classes, evidence, weights, known)
-            return BlendPart(name, inputs, None, fit, probabilities(fit.left_out))
+        if family.has_link:
+            fit = fit_likelihood(u, y, family, evidence, weights, known)
+            if family.classes:
+                return BlendPart(name, inputs, None, fit, probabilities(fit.left_out))
+            highest = float(family.link(y.max())) if family.is_log else np.inf
+            wide = name == LINEAR or extrapolation == "linear"
+            margin = _LINEAR_LINK_MARGIN if wide else MARGIN
+            outputs = link_map(family, fit.left_out, highest=highest, margin=margin)
+            return BlendPart(name, inputs, outputs, fit, outputs.invert(fit.left_out))
         t = y if transform is None else transform.apply(y)
         fit = fit_numbers(u, t, evidence, weights, known)
         margin = LINEAR_MARGIN if name == LINEAR else MARGIN
@@ -336,19 +338,20 @@ def _candidates(
         return
     if (sparse := whole.fit.sparse) is not None:
         yield replace(whole, name=SPARSE, fit=sparse, left_out=whole.in_units(sparse.left_out))
-    if not (classes or bent) and y.shape[1] == 1 and (start is None or TRANSFORMED in start):
+    may_bend = not (family.has_link or bent) and y.shape[1] == 1
+    if may_bend and (start is None or TRANSFORMED in start):
         transform = PowerTransform.of(y[:, 0])
         if transform and (start is not None or abs(transform.power - 1) > _PLAIN_POWER):
             yield fitted(TRANSFORMED, scores, transform)
     room = 0.0 if extrapolation == "constant" else STRAIGHT_ROOM
     lines_fit = fitted(LINEAR, input_scores(x, weights, straight=range(x.shape[1]), room=room))
     yield lines_fit
-    yield _constant(lines_fit, points, classes)
+    yield _constant(lines_fit, points, family)
 
 
-def _constant(lines: BlendPart, points: Points, classes: int | None) -> BlendPart:
+def _constant(lines: BlendPart, points: Points, family: Family) -> BlendPart:
     """Return the mean of the outputs, or the frequencies of the classes, in the form of `lines`."""
-    shares, y = points.shares[:, None], points.y
+    shares, y, classes = points.shares[:, None], points.y, family.classes
     values = y if classes is None else np.eye(classes)[y[:, 0].astype(int)]
     total, rows = (shares * values).sum(0), shares.sum()
     others = (total - shares * values) / (rows - shares)
@@ -356,6 +359,8 @@ def _constant(lines: BlendPart, points: Points, classes: int | None) -> BlendPar
     if classes:
         base = np.log(np.maximum(base, _MIN_FREQUENCY))
         base = base[1:] - base[:1] if classes == 2 else base
+    elif family.has_link:
+        base = family.link(base)
     fit = replace(lines.fit.times(0.0, base), weights={MEAN: 1.0})
     return replace(lines, name=MEAN, fit=fit, left_out=others)
 
@@ -365,7 +370,7 @@ def _assemble(
     choice: Choice,
     left_out: ndarray,
     folds: Folds | None,
-    classes: int | None,
+    family: Family,
     policy: TablePolicy,
 ) -> TableModel:
     """Build the network of what was selected."""
@@ -377,13 +382,13 @@ def _assemble(
     parts, networks = [], []
     for name, weight in sorted(weights.items(), key=lambda pair: -pair[1]):
         fit = every[name].fit
-        fit = fit.times(choice.amount) if classes else fit
+        fit = fit.times(choice.amount) if family.classes else fit
         parts.append(replace(every[name], weight=weight, fit=fit))
         network = to_kan(
             fit,
             policy.evidence,
-            noise=_CLASS_NOISE if classes else None,
-            split=classes == 2,
+            noise=np.minimum(fit.noise, _LINK_NOISE) if family.has_link else None,
+            split=family.classes == 2,
             outer_intervals=intervals,
             extrapolation="zero" if policy.extrapolation == "zero" else "linear",
         )
@@ -393,5 +398,5 @@ def _assemble(
         maps = [(o.values[0], p.weight * o.points[0]) for p in parts if (o := p.outputs)]
         network = blend(networks, maps)
     return TableModel(
-        network, first.inputs, first.outputs, tuple(parts), choice.name, left_out, folds
+        network, first.inputs, first.outputs, tuple(parts), family, choice.name, left_out, folds
     )

@@ -114,6 +114,21 @@ def _outer_edges(cuts: ndarray, factors: Sequence[ndarray], offsets: ndarray) ->
     return out
 
 
+def add_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
+    """Return the network of one output with a further input, at `place`, that is added to it.
+
+    `ends` are those of the input's grid.
+    """
+    first, *others = network.edge_layers
+    cuts = np.linspace(*ends, first.grid.intervals + 1)[None]
+    breakpoints = np.insert(first.grid.breakpoints.numpy(), place, cuts, 0)
+    edges = np.insert(first.coefficients.detach().numpy(), place, 0.0, 1)
+    mask = np.insert(first.mask.numpy(), place, False, 1)
+    edges[0, place], mask[0, place] = _powers(cuts)[0], True  # node 0 is the sum of all effects
+    layer = _layer(torch.as_tensor(breakpoints), edges, first.spec, mask)
+    return KAN.of_layers([layer, *others])
+
+
 def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> KAN:
     """Return the sum of networks of one output, each through its map (from, to).
 

@@ -8,10 +8,11 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.special import softmax
 
-from kanrun.engine.tables import EvidencePolicy, fit_classes, fit_numbers, to_kan
+from kanrun.engine.tables import EvidencePolicy, fit_likelihood, fit_numbers, to_kan
 from kanrun.engine.tables.gaussian_process import inverse_of
 from kanrun.engine.tables.table_candidates import MainPosterior
 from kanrun.engine.tables.variance_components import FunctionProblem, estimate
+from kanrun.families import Family
 
 POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
 EXACT = replace(POLICY, omitted=0.0, max_nodes=1000)
@@ -121,7 +122,7 @@ def test_classes_get_their_probabilities(classes, max_functions):
     truth = softmax(logits, 1)
     labels = np.array([rng.choice(classes, p=p) for p in truth])
     policy = replace(POLICY, max_functions=max_functions)
-    fit = fit_classes(u, labels, classes, policy)
+    fit = fit_likelihood(u, labels[:, None].astype(float), Family(classes=classes), policy)
     network = to_kan(fit, policy, noise=0.1, split=classes == 2)
     with torch.no_grad():
         found = network(torch.as_tensor(u)).softmax(-1).numpy()
@@ -220,7 +221,9 @@ def test_classes_that_inputs_tell_together_alone_are_found():
     u = (u - u.mean(0)) / u.std(0)
 
     def right(policy):
-        logits = fit_classes(u, labels, 2, policy).left_out[:, 0]
+        logits = fit_likelihood(
+            u, labels[:, None].astype(float), Family(classes=2), policy
+        ).left_out[:, 0]
         return float(np.mean((logits > 0) == labels))
 
     assert right(replace(POLICY, logit_variances=(1.0,))) < 0.7
@@ -230,5 +233,10 @@ def test_classes_that_inputs_tell_together_alone_are_found():
 def test_many_classes_share_the_variances_of_the_most_frequent():
     u = np.random.default_rng(15).uniform(-1, 1, (240, 2))
     labels = np.floor(6 * (u[:, 0] + 1) - 1e-9).astype(int)
-    fit = fit_classes(u, labels, 12, replace(POLICY, candidates=("additive",), variance_classes=4))
+    fit = fit_likelihood(
+        u,
+        labels[:, None].astype(float),
+        Family(classes=12),
+        replace(POLICY, candidates=("additive",), variance_classes=4),
+    )
     assert (fit.left_out.argmax(1) == labels).mean() > 0.85

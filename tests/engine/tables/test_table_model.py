@@ -19,6 +19,7 @@ from kanrun.engine.tables.effects import (
     pair_table,
 )
 from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
+from kanrun.families import Family
 from kanrun.monitoring import monitored
 from kanrun.points import Points
 
@@ -179,7 +180,7 @@ def test_one_output_that_is_constant_and_two_outputs():
 def test_every_row_is_left_out_once_and_classes_are_spread():
     labels = np.array([0] * 40 + [1] * 10)
     points = Points(np.zeros((50, 1)), labels[:, None])
-    number = assign_folds(points, 5, 0, labels)
+    number = assign_folds(points, 5, 0, Family(classes=2))
     assert np.bincount(number).tolist() == [10] * 5
     assert all((labels[number == k] == 1).sum() == 2 for k in range(5))
     long = assign_folds(Points(np.zeros((20_000, 1)), np.zeros((20_000, 1))), 5, 0, single=True)
@@ -207,7 +208,7 @@ def test_groups_stay_together_and_time_goes_forward():
 def test_cross_validation_compares_with_baselines_on_the_same_folds():
     points = linear(150)
     folds = fit_table(points, None).folds
-    found = cross_validate(points, None, folds, baselines=True)
+    found = cross_validate(points, Family(), folds, baselines=True)
     mean = found.groupby("model")["loss"].mean()
     assert set(mean.index) == {OURS, "mean", "ridge regression", "gradient boosting"}
     assert mean[OURS] < mean["gradient boosting"] < mean["mean"]

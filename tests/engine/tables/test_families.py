@@ -1,0 +1,166 @@
+"""Counts, sizes and fractions: their likelihoods, and models that find known means."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.special import ndtri
+from sklearn.linear_model import GammaRegressor, PoissonRegressor
+from sklearn.metrics import d2_tweedie_score, log_loss, mean_gamma_deviance, mean_poisson_deviance
+
+from kanrun.engine.tables import EvidencePolicy, TablePolicy, fit_table
+from kanrun.engine.tables.cross_validation import cross_validate
+from kanrun.engine.tables.scores import per_exposure
+from kanrun.errors import InvalidData
+from kanrun.families import Family
+from kanrun.points import Points
+from kanrun.study.prediction import error_levels
+
+MEANS = np.array([0.02, 0.3, 0.6, 0.95])
+#: One fit of effects and pairs.
+UNFOLDED = {
+    "evidence": EvidencePolicy(candidates=("additive", "pairs"), sparse_rounds=0),
+    "folds": 0,
+    "alternatives": False,
+}
+
+
+def draw(family, rows, seed, dispersion=1.0, level=1.0):
+    """Return points, and the means of their outputs, which depend on three of four inputs."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-2, 2, (rows, 4))
+    eta = level + np.sin(2 * x[:, 0]) + 0.5 * x[:, 1] * x[:, 2]
+    mean = Family(family).mean(eta)
+    if family == "gamma":
+        y = rng.gamma(1 / dispersion, mean * dispersion)
+    elif family == "binomial":
+        y = rng.binomial(10, mean) / 10
+    else:
+        excess = dispersion - 1
+        y = rng.poisson(rng.gamma(mean / excess, excess) if excess else mean)
+    return Points(x, y[:, None].astype(float)), mean
+
+
+def test_deviances_are_those_of_scikit_learn():
+    y = np.array([0.0, 1.0, 3.0, 2.0])
+    assert Family("poisson").deviance(y, MEANS).mean() == pytest.approx(
+        mean_poisson_deviance(y, MEANS)
+    )
+    assert Family("gamma").deviance(y + 1, MEANS).mean() == pytest.approx(
+        mean_gamma_deviance(y + 1, MEANS)
+    )
+    labels = np.array([0.0, 0.0, 1.0, 1.0])
+    assert Family("binomial").deviance(labels, MEANS).mean() == pytest.approx(
+        2 * log_loss(labels, MEANS)
+    )
+    explained = Family("poisson").explained(y[:, None], MEANS[:, None])
+    assert explained == pytest.approx(d2_tweedie_score(y, MEANS, power=1))
+
+
+@pytest.mark.parametrize("name", ["poisson", "gamma", "binomial"])
+def test_scores_and_weights_are_derivatives_of_the_likelihood(name):
+    family, y, step = Family(name), np.array([0.1, 0.2, 0.7, 0.9]), 1e-5
+    eta = family.link(MEANS)
+    low, high = (family.deviance(y, family.mean(eta + d)) for d in (-step, step))
+    assert_allclose(family.score(y, MEANS), (low - high) / (4 * step), rtol=1e-6)
+    slope = (family.mean(eta + step) - family.mean(eta - step)) / (2 * step)
+    assert_allclose(family.weight(MEANS), slope**2 / family.variance(MEANS), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("family", "mean", "variance"),
+    [
+        (Family("poisson"), 4.0, 4.0),
+        (Family("poisson", dispersion=3.0), 4.0, 12.0),
+        (Family("gamma", dispersion=0.5), 4.0, 8.0),
+        (Family("binomial", dispersion=0.1), 0.4, 0.024),
+    ],
+)
+def test_quantiles_have_mean_and_variance_and_scores_are_normal(family, mean, variance):
+    levels = (np.arange(4000) + 0.5) / 4000
+    y = family.quantile(ndtri(levels), np.full(4000, mean))
+    assert y.mean() == pytest.approx(mean, rel=0.01)
+    assert y.var() == pytest.approx(variance, rel=0.03)
+    scores = family.normal_scores(y, np.full(4000, mean))
+    assert abs(scores.mean()) < 0.05
+    assert scores.std() == pytest.approx(1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "rule"),
+    [
+        ("poisson", [-1.0, 2.0], "from -1 to 2, and family=poisson is for counts"),
+        ("poisson", [0.0, 0.0], "not all 0"),
+        ("gamma", [0.0, 2.0], "for numbers above 0"),
+        ("binomial", [0.5, 1.5], "fractions from 0 to 1"),
+    ],
+)
+def test_outputs_of_another_family_are_refused(name, values, rule):
+    with pytest.raises(InvalidData, match=rule):
+        Family(name).check(np.array(values), "y")
+
+
+@pytest.mark.parametrize(
+    ("name", "dispersion", "level", "bound"),
+    [("poisson", 1.0, 1.0, 1.25), ("poisson", 1.0, -1.5, 1.15), ("gamma", 0.2, 1.0, 1.2)],
+)
+def test_a_known_mean_is_found(name, dispersion, level, bound):
+    points, _ = draw(name, 300, 0, dispersion, level)
+    new, truth = draw(name, 2000, 1, dispersion, level)
+    model = fit_table(points, None, TablePolicy(family=name, **UNFOLDED))
+    family, predicted = Family(name), model.predict(new.x)
+
+    def loss(mean):
+        return family.deviance(new.y[:, 0], mean).mean()
+
+    assert loss(predicted[:, 0]) < bound * loss(truth)
+    linear = {"poisson": PoissonRegressor, "gamma": GammaRegressor}[name](alpha=1e-3)
+    linear.fit(points.x, points.y[:, 0])
+    assert loss(predicted[:, 0]) < loss(linear.predict(new.x))
+    assert (model.predict(new.x * 1e3) > 0).all()
+
+
+def test_fractions_and_their_cross_validation():
+    points, truth = draw("binomial", 400, 0, level=0.0)
+    policy = TablePolicy(family="binomial", folds=2, pairs=False)
+    model = fit_table(points, None, policy)
+    found = cross_validate(points, Family("binomial"), model.folds, baselines=True)
+    means = found.groupby("model")["loss"].mean()
+    assert means["kanrun"] < means["logistic regression"] < means["mean"]
+    noise = Family("binomial").deviance(points.y[:, 0], truth).mean()
+    assert noise < means["kanrun"] < 3 * noise
+
+
+@pytest.mark.parametrize("dispersion", [1.0, 3.0])
+def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
+    points, _ = draw("poisson", 1000, 0, dispersion)
+    model = fit_table(points, None, TablePolicy(family="poisson", pairs=False, **UNFOLDED))
+    levels = error_levels()
+    (bins,) = model.error_quantiles(points.y, levels)
+    new, _ = draw("poisson", 2000, 1, dispersion)
+    eta, predicted = model.raw(new.x)[:, 0], model.predict(new.x)[:, 0]
+    low, high = (
+        model.family.quantile(
+            np.interp(eta, bins[:, 0], [np.interp(p, levels, row[1:]) for row in bins]), predicted
+        )
+        for p in (0.05, 0.95)
+    )
+    inside = (low <= new.y[:, 0]) & (new.y[:, 0] <= high)
+    assert 0.88 < inside.mean() < 0.97
+    wide, order = high - low, np.argsort(predicted)
+    assert wide[order[-200:]].mean() > 2.5 * wide[order[:200]].mean()
+
+
+def test_exposures_multiply_the_mean_exactly():
+    rng = np.random.default_rng(2)
+    x = rng.uniform(-1, 1, (250, 2))
+    exposure = rng.uniform(0.2, 5, 250)
+    y = rng.poisson(exposure * np.exp(1 + x[:, 0]))[:, None].astype(float)
+    points = Points(np.stack([x[:, 0], exposure, x[:, 1]], 1), y)
+    rates = fit_table(
+        per_exposure(points, 1, "poisson"), None, TablePolicy(family="poisson", **UNFOLDED)
+    )
+    model = rates.with_exposure(1, exposure)
+    assert_allclose(model.predict(points.x)[:, 0], exposure * rates.predict(x)[:, 0], rtol=3e-4)
+    far = points.x * [1, 50, 1]
+    assert_allclose(model.predict(far), 50 * model.predict(points.x), rtol=3e-4)
+    assert np.corrcoef(np.log(rates.predict(x)[:, 0]), x[:, 0])[0, 1] > 0.97
