@@ -42,6 +42,7 @@ def predict(  # noqa: PLR0913  # options of a command
     output: Path,
     model: str | None = None,
     interval: float | None = None,
+    quantiles: str = "",
     derivatives: str = "",
     explain: bool = False,
     spreadsheet_safe: SpreadsheetSafe = False,
@@ -58,6 +59,8 @@ def predict(  # noqa: PLR0913  # options of a command
         model (NAME): Name of the model's file. Default: that of the first seed.
         interval (LEVEL): Add the bounds of the interval that has this coverage probability, in
             (0, 1).
+        quantiles (PROBABILITIES): Add the values that outputs do not exceed with these
+            probabilities: 0.1,0.5,0.9.
         derivatives (NAMES): Add derivatives of an equation's solution: u_x,u_xx.
         explain: Add what each column contributes; contributions sum to predictions.
         force: Replace files that exist.
@@ -73,7 +76,11 @@ def predict(  # noqa: PLR0913  # options of a command
     _check_new(output, force)
     found = find_run(run, outputs, one=True)
     wanted = [name.strip() for name in derivatives.split(",") if name.strip()]
-    options = PredictionOptions(model, interval, wanted, spreadsheet_safe, explain)
+    try:
+        levels = [float(each) for each in quantiles.split(",") if each.strip()]
+    except ValueError:
+        raise UsageError(f"--quantiles {quantiles} must be numbers such as 0.1,0.5,0.9.") from None
+    options = PredictionOptions(model, interval, levels, wanted, spreadsheet_safe, explain)
     for warning in predict_table(found, file, output, options):
         print(f"kanrun: {warning}", file=sys.stderr)
     print(output)

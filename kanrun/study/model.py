@@ -24,6 +24,7 @@ from kanrun.study.prediction import (
     interval_bounds,
     partial_dependence,
     predicted_values,
+    quantile_values,
     range_warnings,
 )
 from kanrun.targets import (
@@ -161,6 +162,23 @@ class Model:
         rows, single = input_rows(x, self.inputs, self.code)
         low, high = interval_bounds(self, rows, level)
         return (low[0], high[0]) if single else (low, high)
+
+    def quantile(self, x: Data, probability: float) -> Array:
+        """Compute the quantile of each output, from the errors of held-out rows.
+
+        Args:
+            x: Inputs, as in a call of the model.
+            probability: Probability that the output does not exceed it, from 0.005 to 0.995.
+
+        Returns:
+            The quantiles in the units of the data, shape (samples, outputs).
+
+        Raises:
+            UsageError: If the model stores no held-out errors, or `probability` is out of range.
+        """
+        rows, single = input_rows(x, self.inputs, self.code)
+        found = quantile_values(self, rows, probability)
+        return found[0] if single else found
 
     def score(self, x: Data, y: Data) -> float:
         """Compute R^2, averaged over outputs, D^2 of a family, or the accuracy of a classifier.

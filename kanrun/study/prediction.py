@@ -185,29 +185,39 @@ def error_levels(count: int = 199) -> Array:
     return np.linspace(0.005, 0.995, count)
 
 
+def quantile_values(model: Model, x: Array, probability: float, raw: Array | None = None) -> Array:
+    """Return the outputs (samples, outputs) that are not exceeded with this probability."""
+    if model.errors is None:
+        raise UsageError(
+            "this model stores no held-out errors, so it has no intervals and quantiles. "
+            "Fit a regression with model=auto."
+        )
+    levels = error_levels(model.errors.shape[2] - 1)
+    if not levels[0] <= probability <= levels[-1]:
+        raise UsageError(
+            f"the probability {probability:g} of a quantile must be from {levels[0]:g} to "
+            f"{levels[-1]:g}."
+        )
+    raw = network_outputs(model, x) if raw is None else raw
+    errors = np.zeros_like(raw)
+    for o, (middles, *quantiles) in enumerate(model.errors.swapaxes(1, 2)):
+        at = [np.interp(probability, levels, each) for each in np.transpose(quantiles)]
+        errors[:, o] = np.interp(raw[:, o], middles, at)
+    if model.family:
+        return model.family.quantile(errors, model.output_scaling.invert(raw))
+    return model.output_scaling.invert(raw + errors)
+
+
 def interval_bounds(
     model: Model, x: Array, level: float, raw: Array | None = None
 ) -> tuple[Array, Array]:
     """Return lower and upper bounds (samples, outputs) of the prediction interval. See `Model`."""
-    if model.errors is None:
-        raise UsageError(
-            "this model stores no held-out errors, so it has no prediction intervals. "
-            "Fit a regression with model=auto."
-        )
-    levels = error_levels(model.errors.shape[2] - 1)
-    widest = levels[-1] - levels[0]
-    if not 0 < level <= widest:
+    widest = float(np.ptp(error_levels()))
+    if model.errors is not None and not 0 < level <= widest:
         raise UsageError(f"level={level} of an interval must be above 0 and at most {widest:g}.")
     raw = network_outputs(model, x) if raw is None else raw
-    low, high = np.zeros_like(raw), np.zeros_like(raw)
-    for o, (middles, *quantiles) in enumerate(model.errors.swapaxes(1, 2)):
-        for ends, share in ((low, (1 - level) / 2), (high, (1 + level) / 2)):
-            at = [np.interp(share, levels, each) for each in np.transpose(quantiles)]
-            ends[:, o] = np.interp(raw[:, o], middles, at)
-    if model.family:
-        mean = model.output_scaling.invert(raw)
-        return model.family.quantile(low, mean), model.family.quantile(high, mean)
-    return model.output_scaling.invert(raw + low), model.output_scaling.invert(raw + high)
+    low, high = (quantile_values(model, x, (1 + side * level) / 2, raw) for side in (-1, 1))
+    return low, high
 
 
 def count_out_of_range(model: Model, x: Array, raw: Array | None = None) -> SampleCounts:

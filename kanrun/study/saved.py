@@ -26,6 +26,7 @@ from kanrun.study.prediction import (
     interval_bounds,
     network_outputs,
     predicted_values,
+    quantile_values,
     range_warnings,
 )
 from kanrun.targets import (
@@ -188,6 +189,7 @@ class PredictionOptions:
         model: Name of the model's file; None: the model of the first seed.
         level: Coverage probability of the interval whose ends are added as the columns `lower:NAME`
             and `upper:NAME`.
+        quantiles: Probabilities of the quantiles that are added as the columns `quantile P:NAME`.
         derivatives: Derivatives of a solution of `kanrun solve` that are added, such as u_xx.
         spreadsheet_safe: Mark cells that a spreadsheet would run with an apostrophe in front.
         explain: Add `start:NAME` and, for each input column, `effect:COLUMN on NAME`, which sum to
@@ -196,6 +198,7 @@ class PredictionOptions:
 
     model: str | None = None
     level: float | None = None
+    quantiles: Sequence[float] = ()
     derivatives: Sequence[str] = ()
     spreadsheet_safe: bool = False
     explain: bool = False
@@ -220,10 +223,10 @@ def predict_table(
         raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
     check_output(output)
     trained = LoadedRun(run).model(options.model)
-    if options.level is not None and trained.classes:
+    if (options.level is not None or options.quantiles) and trained.classes:
         raise UsageError(
-            "--interval is for numbers, and this model predicts classes; the columns "
-            "probability:CLASS show how certain it is. Remove --interval."
+            "--interval and --quantiles are for numbers, and this model predicts classes; the "
+            "columns probability:CLASS show how certain it is. Remove the option."
         )
     kept = [name for name in column_names(source, LIMITS) if name]
     needed = [column.name for column in trained.code.columns] if trained.code else trained.inputs
@@ -238,7 +241,7 @@ def predict_table(
             x, new = _inputs(trained, source, block, row)
             raw = network_outputs(trained, x)
             counts, unknown = counts + count_out_of_range(trained, x, raw), unknown + new
-            added = _columns(trained, x, raw, options.level, row) | {
+            added = _columns(trained, x, raw, options, row) | {
                 name: trained.derivative(name, x) for name in options.derivatives
             }
             if options.explain:
@@ -296,7 +299,7 @@ def _inputs(
 
 
 def _columns(
-    model: Model, x: np.ndarray, raw: np.ndarray, level: float | None, row: int
+    model: Model, x: np.ndarray, raw: np.ndarray, options: PredictionOptions, row: int
 ) -> dict[str, np.ndarray]:
     """Return the added columns of a block that begins with data row `row`."""
     values = predicted_values(model, x, raw)
@@ -309,8 +312,11 @@ def _columns(
         labels = {model.outputs[0]: np.array(model.classes)[values.argmax(1)]}
         return labels | {f"probability:{c}": values[:, i] for i, c in enumerate(model.classes)}
     added = {name: values[:, o] for o, name in enumerate(model.outputs)}
-    if level is not None:
-        low, high = interval_bounds(model, x, level, raw)
+    if options.level is not None:
+        low, high = interval_bounds(model, x, options.level, raw)
         for o, name in enumerate(model.outputs):
             added |= {f"lower:{name}": low[:, o], f"upper:{name}": high[:, o]}
+    for p in options.quantiles:
+        values = quantile_values(model, x, p, raw)
+        added |= {f"quantile {p:g}:{name}": values[:, o] for o, name in enumerate(model.outputs)}
     return added

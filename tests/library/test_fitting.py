@@ -257,7 +257,7 @@ REFUSED = {
     "nothing": ((), {}, "fit takes either data"),
     "no y": ((X,), {}, "needs y"),
     "lengths": ((X, Y[:-1]), {}, "x has 80 rows and y has 79"),
-    "NaN": ((np.where(X > 0.9, np.nan, X), Y), {}, "x contains NaN"),
+    "infinity": ((np.where(X > 0.9, np.inf, X), Y), {}, "x contains infinity"),
     "empty": ((np.zeros((0, 2)), []), {}, "x is empty"),
     "labels of two dimensions": (
         (X, np.zeros((80, 2))),

@@ -36,13 +36,16 @@ def folder(counts, tmp_path_factory):
 
 def test_counts_with_exposures_are_predicted_from_a_file(folder, counts):
     with contextlib.chdir(folder):
-        assert main(["predict", "fit/latest", "counts.csv", "-o", "out.csv", "--interval=0.9"]) == 0
+        words = ["-o", "out.csv", "--interval=0.9", "--quantiles=0.25,0.95"]
+        assert main(["predict", "fit/latest", "counts.csv", *words]) == 0
         model = load_run("fit/latest").model()
     out = pd.read_csv(folder / "out.csv")
     mean, low, high = (out[f"{part}:claims"] for part in ("prediction", "lower", "upper"))
     truth = counts["exposure"] * np.exp(1 + counts["age"])
     assert Family("poisson").deviance(truth, mean).mean() < 0.1
     assert (low % 1 == 0).all()
+    assert (out["quantile 0.95:claims"] == high).all()
+    assert abs((counts["claims"] < out["quantile 0.25:claims"]).mean() - 0.2) < 0.1
     assert ((low <= counts["claims"]) & (counts["claims"] <= high)).mean() > 0.88
     wide = (high - low).groupby(pd.qcut(mean, 3, labels=False)).mean()
     assert wide[2] > 2 * wide[0]
