@@ -10,6 +10,6 @@ from its result.
 from kanrun.engine.tables.design import Design, Terms
 from kanrun.engine.tables.reduced_basis import ReducedBasis
 from kanrun.engine.tables.stacking import TableFit, fit_likelihood, fit_numbers
-from kanrun.engine.tables.table_model import TableModel, TablePolicy, fit_table
+from kanrun.engine.tables.table_model import TableModel, fit_table
 from kanrun.engine.tables.to_kan import to_kan
-from kanrun.engine.tables.variance_components import EvidencePolicy
+from kanrun.engine.tables.variance_components import EvidencePolicy, TablePolicy

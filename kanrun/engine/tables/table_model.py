@@ -10,9 +10,8 @@ unless the blend predicts held-out rows significantly better.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -58,7 +57,7 @@ from kanrun.engine.tables.stacking import (
 )
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, add_offset, blend, table_outputs, to_kan
-from kanrun.engine.tables.variance_components import EvidencePolicy
+from kanrun.engine.tables.variance_components import TablePolicy
 from kanrun.families import Family
 from kanrun.points import PiecewiseScaling, Points
 
@@ -67,44 +66,6 @@ _MIN_FREQUENCY = 1e-12  # of a class without rows, so that its logit is finite
 _LINK_NOISE = 0.3  # in logits or links, compared with which a hidden node is small
 _EXPOSURE_ROOM = 1e3  # factor by which exposures may leave those of the training rows
 _LINEAR_LINK_MARGIN = 1.0  # of the range of links, to which straight lines continue
-
-
-@dataclass(frozen=True)
-class TablePolicy:
-    """Candidates of `model=auto` and their selection; see docs/tables.md.
-
-    Attributes:
-        family: Distribution of outputs that are numbers, one of `families.FAMILIES`.
-        pairs: Whether to include pairs of inputs and neighbourhoods.
-        shapes: (Index of an input, shape) pairs; with a curvature the output is not transformed.
-        extrapolation: `clip`, `linear`, `constant` or `zero`.
-        bounds: Lower and upper limit of all outputs, or of each.
-        alternatives: Whether to fit the sparse, linear and transformed models next to the stack.
-        folds: Folds of the cross-validation; below 2 rows are left out one by one only.
-        single_fold: Whether to leave out only one of the folds.
-        robust: Error, in standard deviations of the output, beyond which losses grow linearly
-            (Huber).
-    """
-
-    evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
-    family: str = "gaussian"
-    pairs: bool = True
-    shapes: tuple[tuple[int, str], ...] = ()
-    extrapolation: str = "clip"
-    bounds: tuple[Any, Any] = (-np.inf, np.inf)
-    alternatives: bool = True
-    folds: int = 5
-    single_fold: bool = False
-    robust: float = 1.75
-
-    def additive(self) -> TablePolicy:
-        """Return the policy of one smooth effect per input: no pairs, steps, candidates and folds.
-
-        The work is linear in the rows, and weights count exactly as repeated rows.
-        """
-        limits = {"step_functions": 0, "max_functions": 10**9, "per_row": np.inf}
-        evidence = EvidencePolicy(("additive",), sparse_rounds=0, **limits)  # type: ignore[arg-type]
-        return replace(self, evidence=evidence, alternatives=False, folds=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,24 +218,10 @@ def fit_table(
         np.arange(len(points)),
         policy.robust,
     )
+    models: list[dict[str, Predict]] = []
     folds = None
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
-        number = assign_folds(points, policy.folds, seed, family, single=policy.single_fold)
-
-        def fit(train: Points) -> Iterator[tuple[str, Predict]]:
-            for one in _candidates(train, family, policy, every):
-                lean = replace(one, left_out=one.left_out[:0], fit=one.fit.terms_alone)
-                yield one.name, lean.predict
-
-        found, number, seconds, models = predict_folds(points, number, fit)
-        inside = np.flatnonzero(number >= 0)
-        if len(inside):  # otherwise the time limit was reached before
-            compared = replace(compared, predictions=[*compared.predictions, found], rows=inside)
-            folds = Folds(np.full_like(found[STACK], np.nan), number, seconds, ())
-            for k in range(number.max() + 1):
-                others = inside[number[inside] != k]
-                elsewhere = replace(compared, rows=others if len(others) else inside).select()
-                folds.values[number == k] = elsewhere.of(found)[number == k]
+        compared, folds, models = _with_folds(compared, policy, seed, every)
     choice = compared.select()
     if folds is not None:
         predict = [partial(predict_by_fold, one, choice, (x, y)) for one in models]
@@ -285,6 +232,31 @@ def fit_table(
         known = family.with_dispersion(points.y, model.held_out, points.shares)
         model = replace(model, family=known)
     return model.times(x, y) if x.any() or y.any() else model
+
+
+def _with_folds(
+    compared: CandidateSelection, policy: TablePolicy, seed: int, every: Mapping[str, BlendPart]
+) -> tuple[CandidateSelection, Folds | None, list[dict[str, Predict]]]:
+    """Return the selection with predictions by folds, these by other folds, and their models."""
+    points, family = compared.points, compared.family
+    number = assign_folds(points, policy.folds, seed, family, single=policy.single_fold)
+
+    def fit(train: Points) -> Iterator[tuple[str, Predict]]:
+        for one in _candidates(train, family, policy, every):
+            lean = replace(one, left_out=one.left_out[:0], fit=one.fit.terms_alone)
+            yield one.name, lean.predict
+
+    found, number, seconds, models = predict_folds(points, number, fit)
+    inside = np.flatnonzero(number >= 0)
+    if not len(inside):  # the time limit was reached before
+        return compared, None, models
+    compared = replace(compared, predictions=[*compared.predictions, found], rows=inside)
+    folds = Folds(np.full_like(found[STACK], np.nan), number, seconds, ())
+    for k in range(number.max() + 1):
+        others = inside[number[inside] != k]
+        elsewhere = replace(compared, rows=others if len(others) else inside).select()
+        folds.values[number == k] = elsewhere.of(found)[number == k]
+    return compared, folds, models
 
 
 def _candidates(

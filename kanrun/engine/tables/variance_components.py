@@ -14,7 +14,8 @@ Biometrics 73 (2017).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy import ndarray
@@ -90,6 +91,44 @@ class EvidencePolicy:
         steps = self.refining_steps
         many = rows >= self.refined_rows * inputs
         return replace(self, max_steps=steps, kernel_steps=steps if many else self.kernel_steps)
+
+
+@dataclass(frozen=True)
+class TablePolicy:
+    """Candidates of `model=auto` and their selection; see docs/tables.md.
+
+    Attributes:
+        family: Distribution of outputs that are numbers, one of `families.FAMILIES`.
+        pairs: Whether to include pairs of inputs and neighbourhoods.
+        shapes: (Index of an input, shape) pairs; with a curvature the output is not transformed.
+        extrapolation: `clip`, `linear`, `constant` or `zero`.
+        bounds: Lower and upper limit of all outputs, or of each.
+        alternatives: Whether to fit the sparse, linear and transformed models next to the stack.
+        folds: Folds of the cross-validation; below 2 rows are left out one by one only.
+        single_fold: Whether to leave out only one of the folds.
+        robust: Error, in standard deviations of the output, beyond which losses grow linearly
+            (Huber).
+    """
+
+    evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
+    family: str = "gaussian"
+    pairs: bool = True
+    shapes: tuple[tuple[int, str], ...] = ()
+    extrapolation: str = "clip"
+    bounds: tuple[Any, Any] = (-np.inf, np.inf)
+    alternatives: bool = True
+    folds: int = 5
+    single_fold: bool = False
+    robust: float = 1.75
+
+    def additive(self) -> TablePolicy:
+        """Return the policy of one smooth effect per input: no pairs, steps, candidates and folds.
+
+        The work is linear in the rows, and weights count exactly as repeated rows.
+        """
+        limits = {"step_functions": 0, "max_functions": 10**9, "per_row": np.inf}
+        evidence = EvidencePolicy(("additive",), sparse_rounds=0, **limits)  # type: ignore[arg-type]
+        return replace(self, evidence=evidence, alternatives=False, folds=0)
 
 
 @dataclass(frozen=True, eq=False)

@@ -228,7 +228,10 @@ def test_classes_and_settings(table):
     words = [done.stdout.strip(), "houses.csv", "--output", "no.csv", "--interval", "0.8"]
     refused = kanrun(table, "predict", *words)
     assert refused.returncode == 2
-    assert "--interval is for numbers, and this model predicts classes" in refused.stderr
+    assert (
+        "--interval and --quantiles are for numbers, and this model predicts classes"
+        in refused.stderr
+    )
     assert not (table / "no.csv").exists()
 
 
