@@ -210,8 +210,7 @@ def fit_likelihood(
             bounds=[(0, 1)] * len(left_out),
             constraints=optimize.LinearConstraint(np.ones((1, len(left_out))), 1, 1),
         )
-        weight = np.where(found.x < _MIN_WEIGHT, 0.0, found.x)
-        weight = weight / weight.sum()
+        weight = np.where(found.x < _MIN_WEIGHT, 0.0, found.x) / found.x.sum()
         return weight, mixed(weight)
 
     beginning = policy.logit_variances[0]
