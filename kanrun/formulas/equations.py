@@ -3,15 +3,17 @@
 An equation is `u_t = D*u_xx + k*u*(1-u)`; a unit is `kg*m/s^2` or `N*m`.
 
 A derivative is the name of an unknown, an underscore and the variables of differentiation: u_t,
-u_xx, u_xt. Variables are written as declared: the derivative by a variable time is u_time.
+u_xx, u_xt. Variables are written as declared: the derivative by a variable time is u_time. A
+formula in parentheses is differentiated alike, (k*u_x)_x, by the product and chain rules.
 """
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,13 @@ from numpy.typing import NDArray
 
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.formulas.forms import to_numpy
-from kanrun.formulas.parsing import CONSTANTS, FUNCTIONS, parse_expression, variable
+from kanrun.formulas.parsing import (
+    CONSTANTS,
+    FUNCTIONS,
+    KnownFunction,
+    parse_expression,
+    variable,
+)
 
 Array = NDArray[np.float64]
 #: Rows of arguments (points, names) to values (points,).
@@ -31,6 +39,8 @@ MAX_ORDER = 6
 
 _NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")  # not the exponent of 1e3
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
+_DIFFERENTIATED = re.compile(r"\)_(\w+)")
+_EQUALS = re.compile(r"(?<![<>])=")
 
 #: Base units of the SI: names of dimensions in the order of the exponents.
 BASE = (
@@ -90,18 +100,20 @@ class Vocabulary:
                 f"{name} ends in an underscore; a derivative is written "
                 f"{unknown}_{self.variables[0]}."
             )
-        index = self.index(suffix)
-        if index is None:
-            raise UsageError(
-                f"{name} is no derivative of {unknown}: after the underscore come variables, "
-                "which are "
-                f"{', '.join(self.variables)}."
-            )
+        index = self._suffix(suffix, name)
         if sum(index) > MAX_ORDER:
             raise UsageError(
                 f"{name} is a derivative of order {sum(index)}; at most {MAX_ORDER} is possible."
             )
         return Derivative(name, self.unknowns.index(unknown), index)
+
+    def _suffix(self, suffix: str, name: str) -> tuple[int, ...]:
+        if (index := self.index(suffix)) is None:
+            raise UsageError(
+                f"{name} is no derivative: after the underscore come variables, which are "
+                f"{', '.join(self.variables)}."
+            )
+        return index
 
     def index(self, suffix: str) -> tuple[int, ...] | None:
         """Count each variable in `suffix`; None if it contains other letters."""
@@ -111,6 +123,23 @@ class Vocabulary:
             if suffix.startswith(name) and (rest := self.index(suffix[len(name) :])) is not None:
                 return tuple(each + (i == number) for i, each in enumerate(rest))
         return None
+
+    def differentiate(self, expression: sympy.Expr, suffix: str) -> sympy.Expr:
+        """Return the derivative of a formula by the variables `suffix`, by the chain rule."""
+        for number, times in enumerate(self._suffix(suffix, f"(...)_{suffix}")):
+            for _ in range(times):
+                found = sympy.diff(expression, variable(self.variables[number]))
+                for symbol in expression.free_symbols:
+                    if (each := self.derivative(str(symbol))) is not None:
+                        index = [a + (i == number) for i, a in enumerate(each.index)]
+                        below = map(operator.mul, self.variables, index)
+                        name = f"{self.unknowns[each.unknown]}_{''.join(below)}"
+                        self.derivative(name)
+                        found += sympy.diff(expression, symbol) * variable(name)
+                expression = found
+        if expression.has(sympy.DiracDelta, sympy.Derivative):
+            raise ValueError("a jump cannot be differentiated")
+        return expression
 
 
 @dataclass(frozen=True)
@@ -175,7 +204,8 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
         UsageError: Without exactly one `=`, for names outside the vocabulary, for a formula that
             the whitelist rejects, and for a relation without an unknown.
     """
-    if not isinstance(text, str) or text.count("=") != 1:
+    sides = _EQUALS.split(text) if isinstance(text, str) else []
+    if len(sides) != 2:
         raise UsageError(
             f"equation {text!r}: write two formulas with one = between them, such as u_xx = "
             "-sin(x)."
@@ -191,7 +221,8 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
             f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]}, not with "
             "primes or as quotients."
         )
-    for name in _NAME.findall(text):
+    bare = _DIFFERENTIATED.sub(")", text)
+    for name in _NAME.findall(bare):
         unknown, _, suffix = name.partition("_")
         known = unknown in (*vocabulary.unknowns, *vocabulary.constants)
         if suffix and not known and vocabulary.index(suffix):
@@ -209,7 +240,7 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
         )
     names = (*vocabulary.variables, *found, *vocabulary.constants)
     declared = {*names, *CONSTANTS, *FUNCTIONS}
-    for name in re.findall(rf"{_NAME.pattern}+(?!\s*\()", text):  # the parser names functions
+    for name in re.findall(rf"{_NAME.pattern}+(?!\s*\()", bare):  # the parser names functions
         if name not in declared:
             near = did_you_mean(name, declared) or "."
             raise UsageError(
@@ -218,14 +249,35 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
                 f"equation.unknown_parameters={{{name}: 1}}, and a function with "
                 f"equation.unknowns=[{','.join((*vocabulary.unknowns, name))}]."
             )
-    left, right = (parse_expression(side.strip(), names) for side in text.split("="))
+    functions = {
+        f"d_{suffix}": KnownFunction(partial(vocabulary.differentiate, suffix=suffix))
+        for suffix in _DIFFERENTIATED.findall(text)
+    }
+    left, right = (parse_expression(_as_calls(side), names, functions) for side in sides)
     expression = left - right
+    for name in sorted(map(str, expression.free_symbols)):
+        if (derivative := vocabulary.derivative(name)) is not None:
+            found.setdefault(name, derivative)
     present = tuple(each for name, each in found.items() if expression.has(variable(name)))
     if not present:
         raise UsageError(
             f"equation {text!r}: the unknown cancels out; both sides are the same in it."
         )
     return Relation(text, expression, vocabulary, present)
+
+
+def _as_calls(text: str) -> str:
+    """Return a formula with (...)_x and f(...)_x written as d_x((...)) and d_x(f(...))."""
+    while match := _DIFFERENTIATED.search(text):
+        start, depth = match.start(), 1
+        while depth and start:
+            start -= 1
+            depth += {")": 1, "(": -1}.get(text[start], 0)
+        while start and text[start - 1].isalnum():  # the name of a function
+            start -= 1
+        inner, suffix = text[start : match.start() + 1], match[1]
+        text = f"{text[:start]}d_{suffix}({inner}){text[match.end() :]}"
+    return text.strip()
 
 
 def dimensions(units: Mapping[str, str], names: Sequence[str]) -> Array:

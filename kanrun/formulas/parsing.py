@@ -49,6 +49,11 @@ class KnownFunction:
     arguments: int | None = 1
 
 
+def _step(argument: sympy.Expr) -> sympy.Expr:
+    """Return 1 for a positive argument, 0 for a negative one, 1/2 at zero."""
+    return (1 + sympy.sign(argument)) / 2
+
+
 def _bessel(order: sympy.Expr, argument: sympy.Expr) -> sympy.Expr:
     """Return J_order(argument); values of orders above 8 were not compared with 30 digits."""
     if not order.is_Integer or not 0 <= order <= 8:
@@ -71,11 +76,13 @@ def _table() -> dict[str, KnownFunction]:
         "abs": sympy.Abs,
         "sigmoid": lambda argument: 1 / (1 + sympy.exp(-argument)),
         "gaussian": lambda argument: sympy.exp(-(argument**2)),
+        "heaviside": _step,
         "j0": lambda argument: sympy.besselj(0, argument),
         "j1": lambda argument: sympy.besselj(1, argument),
     }
     table = {name: KnownFunction(build) for name, build in unary.items()}
     table["besselj"] = KnownFunction(_bessel, 2)
+    table["where"] = KnownFunction(lambda step, yes, no: no + (yes - no) * step, 3)
     for name in ("Min", "Max"):
         table[name] = table[name.lower()] = KnownFunction(getattr(sympy, name), None)
     return table
@@ -83,7 +90,7 @@ def _table() -> dict[str, KnownFunction]:
 
 #: Functions by name. Aliases (arcsin, ln, ...) and sympy's spellings (Abs, Max) are included, so
 #: that the text of an expression reads back as that expression. sigmoid(x) is 1/(1 + exp(-x)),
-#: gaussian(x) is exp(-x^2).
+#: gaussian(x) is exp(-x^2), where(x < 0.5, 1, 0) is 1 below 0.5 and 0 above.
 FUNCTIONS: dict[str, KnownFunction] = _table()
 
 CONSTANTS: dict[str, sympy.Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
@@ -133,9 +140,11 @@ def parse(
     return expression
 
 
-def parse_expression(text: str, names: Sequence[str]) -> sympy.Expr:
-    """Parse a formula in the variables `names`, or in none."""
-    return _read(text, names, "formula")
+def parse_expression(
+    text: str, names: Sequence[str], functions: Mapping[str, KnownFunction] | None = None
+) -> sympy.Expr:
+    """Parse a formula in the variables `names`, or in none; see `parse` for `functions`."""
+    return _read(text, names, "formula", functions)
 
 
 def constant(value: object, known: Mapping[str, float] | None = None) -> float:
@@ -258,6 +267,10 @@ class _Reader:
                 exponent = self.read(node.right, depth + _CALL_LEVELS)
                 _check_exponent(exponent, base)
                 return _checked(base**exponent)
+            case ast.Compare(ast.expr() as small, [ast.Lt() | ast.LtE()], [large]):
+                return _step(self.read(large, depth + 1) - self.read(small, depth + 1))
+            case ast.Compare(ast.expr() as large, [ast.Gt() | ast.GtE()], [small]):
+                return _step(self.read(large, depth + 1) - self.read(small, depth + 1))
             case ast.Call():
                 return self._call(node, depth)
         raise _Refused(

@@ -26,6 +26,20 @@ def test_a_relation_is_left_minus_right_and_knows_its_slopes():
     assert relation.order == 2
 
 
+@pytest.mark.parametrize(
+    ("short", "written_out"),
+    [
+        ("u_t + (u^2/2)_x = 0", "u_t + u*u_x = 0"),
+        ("((x + k*u^2)*u_x)_x = sin(u)_t", "u_x + x*u_xx + 2*k*u*u_x^2 + k*u^2*u_xx = cos(u)*u_t"),
+        ("(u_x + (u_x*u)_x)_t = 1", "u_xt + 2*u_x*u_xt + u_xxt*u + u_xx*u_t = 1"),
+    ],
+)
+def test_formulas_in_parentheses_are_differentiated(short, written_out):
+    found, wanted = (parse_relation(text, PLANE) for text in (short, written_out))
+    assert (found.expression - wanted.expression).expand() == 0
+    assert {each.index for each in found.derivatives} == {e.index for e in wanted.derivatives}
+
+
 def test_variables_of_several_letters_and_mixed_derivatives():
     relation = parse_relation("v_xtime + u_timetime = 0", Vocabulary(("x", "time"), ("u", "v")))
     assert [(each.unknown, each.index) for each in relation.derivatives] == [
@@ -52,6 +66,8 @@ def test_a_declared_name_wins_over_a_constant_of_formulas():
         ("u_y = 0", "after the underscore come variables, which are x, t"),
         ("u_ = 0", "ends in an underscore"),
         ("u_xxxxxxx = 0", "of order 7; at most 6 is possible"),
+        ("(u^2)_q = 0", "(...)_q is no derivative"),
+        ("(heaviside(x)*u_x)_x = 1", "a jump cannot be differentiated"),
         ("u = w", "unknown name 'w'"),
         ("u - u = 0", "the unknown cancels out"),
         ("u = system('x')", "unknown function"),

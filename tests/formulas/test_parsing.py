@@ -33,6 +33,8 @@ X0, X1 = variable("x0"), variable("x1")
         ("besselj(3, x0)", sympy.besselj(3, X0)),
         ("cot(x0) + sec(x0) + csc(x1)", sympy.cot(X0) + sympy.sec(X0) + sympy.csc(X1)),
         ("max(x0, x1, 0)", sympy.Max(X0, X1, 0)),
+        ("heaviside(x0 - x1)", (1 + sympy.sign(X0 - X1)) / 2),
+        ("where(x0 >= x1, 3, 1)", 2 + sympy.sign(X0 - X1)),
         ("floor(x0) + sign(x1) + erf(x0)", sympy.floor(X0) + sympy.sign(X1) + sympy.erf(X0)),
     ],
 )

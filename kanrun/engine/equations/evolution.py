@@ -8,7 +8,7 @@ smaller and smaller tolerances until two solutions agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
-from kanrun.engine.equations.space import DEGREE, Array, Space
+from kanrun.engine.equations.space import DEGREE, Array, Space, kinks_of, with_kinks
 from kanrun.engine.equations.window import (
     EvolvingState,
     Window,
@@ -29,6 +29,8 @@ from kanrun.engine.equations.window import (
 from kanrun.engine.least_squares.banded import GaussNewton
 from kanrun.monitoring import time_limit_reached
 
+#: Units in the last place of the largest time by which windows end before formulas jump.
+ROUNDINGS = 8
 #: Relative error that rounding leaves, and Gauss points per interval at which initial values are
 #: compared.
 ROUNDING, ERROR_POINTS = 1e-13, 20
@@ -92,6 +94,7 @@ class March:
 
     windows: list[Window]
     end: float
+    tolerance: float
     steps: int = 0
     #: Steps times unknowns so far, and what the rest is expected to take.
     work: float = 0.0
@@ -101,10 +104,18 @@ class March:
 class Marcher:
     """Solves an evolution system window by window for one tolerance."""
 
-    def __init__(self, system: EvolutionSystem, tolerance: float) -> None:
+    def __init__(
+        self, system: EvolutionSystem, tolerance: float, before: March | None = None
+    ) -> None:
         self.system, self.tolerance, self.policy = system, tolerance, EvolutionPolicy()
         self.low, self.high = system.box[-1].tolist()
+        # Just before formulas jump in time, so that the last point of a window sees them as before.
+        self.early = ROUNDINGS * float(np.spacing(max(abs(self.low), abs(self.high))))
+        self.goals = [time - self.early for time in system.jumps(system.variables - 1)] + [
+            self.high
+        ]
         self.refinement: float = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
+        self.before = before
         self.sizes = np.ones(len(system.orders))
         #: Points of space at which sizes are measured.
         self.places = np.zeros(1)
@@ -112,22 +123,33 @@ class Marcher:
             low, high = system.box[0].tolist()
             self.places = np.linspace(low, high, SIZE_POINTS)
 
-    def _refined(self, intervals: int) -> int:
-        """Return a number of intervals that is given for `EvolutionPolicy.at_tolerance`."""
-        return max(round(intervals * self.refinement), self.policy.fewest_intervals)
+    def _fewest(self, intervals: int, time: float) -> int:
+        """Return a number of intervals that is given for `EvolutionPolicy.at_tolerance`, or more.
+
+        Early errors grow, so that a grid is not coarser than that of a solution `before` at any
+        later time, relative to its tolerance.
+        """
+        found = max(round(intervals * self.refinement), self.policy.fewest_intervals)
+        if (before := self.before) is None:
+            return found
+        finer: float = (self.tolerance / before.tolerance) ** (-1 / (DEGREE + 1))
+        later = [e.space.intervals for e in before.windows if e.end > time]
+        return max(found, round(finer * max(later)))
 
     def run(self) -> Iterator[March]:
         """Yield the windows so far after each one."""
-        system, policy, march = self.system, self.policy, March([], self.low)
-        state = self._first_state()
-        length = (self.high - self.low) / (policy.first_windows * self.refinement)
+        system, policy, march = self.system, self.policy, March([], self.low, self.tolerance)
+        state = self._first_state(march)
+        first = (self.high - self.low) / (policy.first_windows * self.refinement)
+        length, goals = first, iter(self.goals)
+        goal = next(goals)
         shortest = (self.high - self.low) / policy.max_windows
         bound = policy.last_coefficient * self.tolerance
         while march.end < self.high and length > shortest and not time_limit_reached():
-            remaining = self.high - march.end
+            remaining = goal - march.end
             if length * (1 + 1e-9) < remaining < 2 * length:  # The last two windows share it.
                 length = remaining / 2
-            end = self.high if remaining <= length * (1 + 1e-9) else march.end + length
+            end = goal if remaining <= length * (1 + 1e-9) else march.end + length
             if (length := end - march.end) <= 0:
                 break
             problem = WindowProblem(system, state, (march.end, end), self.sizes)
@@ -146,8 +168,12 @@ class Marcher:
             march.windows.append(window)
             march.end = end
             march.remaining = (self.high - end) / length * steps * len(problem.unknowns)
-            self._measure(window)
-            state = self._next_state(EvolvingState(window.space, window.at_end(system.orders)))
+            if end == goal and end < self.high:
+                state, length, goal = self._first_state(march), first, next(goals)
+            elif end < self.high:
+                self._measure(window)
+                state = EvolvingState(window.space, window.at_end(system.orders))
+                state = self._next_state(state, end)
             yield march
 
     def _solved(self, problem: WindowProblem) -> tuple[Tensor | None, int]:
@@ -172,23 +198,30 @@ class Marcher:
             before = change
         return None, policy.max_steps
 
-    def _first_state(self) -> EvolvingState:
-        """Return the initial values, on breakpoints that are halved where their error is large."""
-        system, policy = self.system, self.policy
-        every = self._initial(self.places)
+    def _first_state(self, march: March) -> EvolvingState:
+        """Return the initial values, on breakpoints that are halved where their error is large.
+
+        After a jump in time these are the values before it.
+        """
+        system, policy, initial = self.system, self.policy, partial(self._initial, march)
+        every = initial(self.places)
         found = np.array([np.sqrt(np.square(each[:, 0]).mean()) for each in every])
         largest = found.max() or 1.0
         self.sizes = np.where(found > policy.smallest_size * largest, found, largest)
         if system.variables == 1:
             return EvolvingState(Space.constant(system.walls), every)
         low, high = float(self.places[0]), float(self.places[-1])
-        breakpoints = np.linspace(low, high, self._refined(policy.first_intervals) + 1)
+        breakpoints = np.linspace(low, high, self._fewest(policy.first_intervals, march.end) + 1)
+        breakpoints = with_kinks(breakpoints, kinks_of(system, 0))
         shortest = policy.shortest_interval * self.tolerance * (high - low)
         bound = max(policy.initial_error * self.tolerance, ROUNDING)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
-            values = [space.project(partial(self._initial_of, u), u) for u in range(len(every))]
-            squares = self._initial_errors(space, values)
+            values = [
+                space.project(lambda x, u=u: initial(x)[u], u)  # type: ignore[misc]
+                for u in range(len(every))
+            ]
+            squares = self._initial_errors(space, values, initial)
             halved = squares > policy.halved * squares.max()
             halved &= np.diff(breakpoints) > shortest
             large = squares.sum() >= bound**2 and space.intervals <= policy.max_intervals
@@ -197,7 +230,9 @@ class Marcher:
             middle = (breakpoints[1:] + breakpoints[:-1]) / 2
             breakpoints = np.sort(np.concatenate([breakpoints, middle[halved]]))
 
-    def _initial_errors(self, space: Space, values: Sequence[Array]) -> Array:
+    def _initial_errors(
+        self, space: Space, values: Sequence[Array], initial: Callable[[Array], list[Array]]
+    ) -> Array:
         """Return what each interval adds to the largest squared relative error, (intervals,).
 
         A derivative of order r counts by what it changes within the whole range of time.
@@ -205,29 +240,34 @@ class Marcher:
         nodes, weights = np.polynomial.legendre.leggauss(ERROR_POINTS)
         x, shares = space.points(nodes), np.diff(space.breakpoints)[:, None] * weights / 2
         worst = np.zeros(len(x))
-        for found, wanted, size in zip(values, self._initial(x.ravel()), self.sizes, strict=True):
+        for found, wanted, size in zip(values, initial(x.ravel()), self.sizes, strict=True):
             scales = size / (self.high - self.low) ** np.arange(wanted.shape[1])
             squares = np.square((space.evaluate(found, x.ravel()) - wanted) / scales)
             sums = (squares.reshape(*x.shape, -1) * shares[..., None]).sum(1) / shares.sum()
             worst = max([worst, *sums.T], key=np.sum)
         return worst
 
-    def _initial(self, x: Array) -> list[Array]:
-        """Return initial values and time derivatives of u - lift, (points, order) each."""
-        system = self.system
-        points = np.stack([x, np.full_like(x, self.low)][-system.variables :], axis=1)
+    def _initial(self, march: March, x: Array) -> list[Array]:
+        """Return values and time derivatives of u - lift at the end of `march`, (points, order).
 
-        def value(unknown: int, order: int) -> Array:
-            lift = system.lift(unknown, (*[0] * (system.variables - 1), order), points)
-            return system.initial_value(unknown, order, points) - lift
-
-        return [
-            np.stack([value(unknown, order) for order in range(highest)], axis=1)
-            for unknown, highest in enumerate(system.orders)
-        ]
-
-    def _initial_of(self, unknown: int, x: Array) -> Array:
-        return self._initial(x)[unknown]
+        Given values of a wall are those after a jump in time.
+        """
+        system, window = self.system, march.windows[-1] if march.windows else None
+        times = march.end, march.end + (2 * self.early if window else 0)
+        before, after = (np.stack([x, x * 0 + t][-system.variables :], axis=1) for t in times)
+        found = []
+        for unknown, highest in enumerate(system.orders):
+            orders = [(*[0] * (system.variables - 1), order) for order in range(highest)]
+            columns = [-system.lift(unknown, order, after) for order in orders]
+            if window is None:
+                columns += [system.initial_value(unknown, order[-1], before) for order in orders]
+            else:
+                columns += [system.lift(unknown, order, before) for order in orders]
+            values = np.stack(columns, axis=1).reshape(len(x), 2, -1).sum(1)
+            if window is not None:
+                values += window.space.evaluate(window.at_end(system.orders)[unknown], x)
+            found.append(values)
+        return found
 
     def _measure(self, window: Window) -> None:
         """Update the sizes of the unknowns from a window."""
@@ -244,7 +284,7 @@ class Marcher:
         self.sizes = np.maximum(found, SIZE_MEMORY * self.sizes)
         self.sizes = np.maximum(self.sizes, self.policy.smallest_size * self.sizes.max())
 
-    def _next_state(self, state: EvolvingState) -> EvolvingState:
+    def _next_state(self, state: EvolvingState, time: float) -> EvolvingState:
         """Return the state of the next window, on other breakpoints if these ask for it."""
         policy, space = self.policy, state.space
         if not space.degree:
@@ -253,7 +293,7 @@ class Marcher:
         values = [each[:, 0] for each in state.values]
         error = max(space.error(c) / size for c, size in zip(values, self.sizes, strict=True))
         bound = policy.spline_error * self.tolerance
-        fewest = self._refined(policy.min_intervals)
+        fewest = self._fewest(policy.min_intervals, time)
         few = error < policy.superfluous * bound and space.intervals > fewest
         if not (error > bound or few):
             return state

@@ -116,7 +116,7 @@ def solve_evolution(
     local, doubt = tolerance, None
     while True:
         began = process_time()
-        march, stopped, is_long = _march(system, local)
+        march, stopped, is_long = _march(system, local, level.march if level else None)
         if stopped and level is not None:
             break
         if is_long and local * COARSER_FACTOR <= LARGEST_TOLERANCE:
@@ -155,10 +155,12 @@ def _doubt(system: EvolutionSystem, network: Windows) -> str | None:
     return None
 
 
-def _march(system: EvolutionSystem, tolerance: float) -> tuple[March, str, bool]:
+def _march(
+    system: EvolutionSystem, tolerance: float, before: March | None
+) -> tuple[March, str, bool]:
     """Return the windows of one tolerance, why they end early, and whether for their work."""
-    began, march = process_time(), March([], float(system.box[-1, 0]))
-    for march in Marcher(system, tolerance).run():
+    began, march = process_time(), March([], float(system.box[-1, 0]), tolerance)
+    for march in Marcher(system, tolerance, before).run():
         report_progress("windows", len(march.windows))
         windows = march.windows[-SETTLING_WINDOWS:]
         lengths = [window.end - window.start for window in windows]
@@ -270,10 +272,12 @@ def _common_breakpoints(window: Window) -> Array:
     """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
     every = [part.space.breakpoints for part in window.parts[0]]
     points = np.unique(np.concatenate(every))
+    ends = [np.searchsorted(each, [points, np.nextafter(points, inf)]) for each in every]
+    counts = np.max([after - first for first, after in ends], axis=0)
     points = 2 * (points - points[0]) / (points[-1] - points[0]) - 1
     apart = np.diff(points, prepend=-np.inf) > SAME_BREAKPOINT
     apart[-1] = True
-    points = points[apart]
+    points = np.repeat(points, np.where(apart, counts, 0))
     return np.stack([points, np.linspace(-1, 1, len(points))])
 
 

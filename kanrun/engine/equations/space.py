@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from kanrun.engine.equations.system import System, highest_orders
 from kanrun.engine.least_squares.banded import (
     ElementRows,
     GaussNewton,
@@ -217,6 +218,7 @@ class Space:
         middle = (self.breakpoints[1:] + self.breakpoints[:-1]) / 2
         top = self.evaluate(coefficients, middle, DEGREE)
         jumps = np.abs(np.diff(top, append=top[:1] if self.periodic else top[-1:]))
+        jumps[(width == 0) | (np.roll(width, -1) == 0)] = 0  # at kinks
         either = np.maximum(jumps, np.roll(jumps, 1))
         errors = 2 / (2 * pi) ** (DEGREE + 1) * width**DEGREE * either
         return float(np.sqrt(np.square(errors) @ width / width.sum()))
@@ -224,7 +226,13 @@ class Space:
     def adapted(
         self, coefficients: Sequence[Array], sizes: Sequence[float], intervals: int
     ) -> Space:
-        """Return the space whose breakpoints follow splines (functions,) of the given sizes."""
+        """Return the space whose breakpoints follow splines (functions,) of the given sizes.
+
+        Kinks stay where they are.
+        """
+        places, counts = np.unique(self.breakpoints, return_counts=True)
+        kinks = np.repeat(places, np.where(counts > 1, counts, 0))
+        intervals -= len(kinks) - len({*kinks})
         each = np.linspace(-1, 1, DENSITY_POINTS, endpoint=False)
         x = np.append(self.points(each).ravel(), self.breakpoints[-1])
         fourth = [
@@ -236,7 +244,27 @@ class Space:
         share = ADAPTED * total / total[-1] + (1 - ADAPTED) * even if total[-1] > 0 else even
         edges = np.interp(np.linspace(0, 1, intervals + 1), share, x)
         edges[[0, -1]] = self.breakpoints[[0, -1]]
-        return Space(edges, self.walls, self.periodic)
+        return Space(with_kinks(edges, kinks), self.walls, self.periodic)
+
+
+def with_kinks(breakpoints: Array, kinks: Array) -> Array:
+    """Return breakpoints of which the nearest ones give way to `kinks`.
+
+    A breakpoint of multiplicity m leaves DEGREE - m continuous derivatives. It has m - 1 intervals
+    of length 0 beside it, whose rows have the weight 0.
+    """
+    for place in {*kinks}:
+        breakpoints = np.delete(breakpoints, 1 + np.abs(breakpoints[1:-1] - place).argmin())
+    return np.sort(np.concatenate([breakpoints, kinks]))
+
+
+def kinks_of(system: System, number: int) -> Array:
+    """Return the places at which the solution has a kink in a variable, each by its multiplicity.
+
+    There its derivatives below the order of the equations are continuous.
+    """
+    order = max(highest_orders(system.equations, number))
+    return np.repeat(system.jumps(number), DEGREE + 1 - order)
 
 
 def _widened(density: Array, *, periodic: bool) -> Array:
@@ -276,7 +304,7 @@ class Patch:
             x, y = self.bases[each.name]
             shape = len(x), len(y), x.shape[2], y.shape[2], -1
             local = vector[self.pattern.index.numpy()].reshape(shape)[..., each.unknown]
-            found = np.einsum("xgi,xyij,yhj->xygh", x, local, y, optimize=True).ravel()
+            found = (x[:, None] @ local @ y.swapaxes(1, 2)).ravel()
             columns.append((found + self.offsets.get(each.name, 0.0))[:, None])
         return np.concatenate(columns, axis=1)
 
@@ -291,17 +319,19 @@ class Patch:
         with np.errstate(all="ignore"):
             slopes = self.relation.slopes(self.arguments(vector)) * self.scale[:, None]
         # Derivatives that share their functions of y are summed before these multiply them.
-        sums, along = dict[tuple[int, int], Array](), dict[tuple[int, int], Array]()
+        sums = dict[int, dict[int, tuple[Array, Array]]]()
         for number, each in enumerate(self.relation.derivatives):
             x, y = self.bases[each.name]
             shape = len(x), len(y), x.shape[1], y.shape[1], x.shape[2]
             factor = slopes[:, number].reshape(*shape[:4], 1)
-            key = each.unknown, id(y)
-            sums[key] = sums.get(key, 0.0) + factor * x[:, None, :, None]
-            along[key] = y
+            of_unknown = sums.setdefault(each.unknown, {})
+            total, _ = of_unknown.get(id(y), (0.0, y))
+            of_unknown[id(y)] = total + factor * x[:, None, :, None], y
         cells, terms = self.pattern.index.shape
         unknowns = terms // (shape[4] * y.shape[2])
         found = np.zeros((*shape, y.shape[2], unknowns))
-        for key, total in sums.items():
-            found[..., key[0]] += total[..., None] * along[key][:, None, :, None]
+        for unknown, pairs in sums.items():
+            totals = np.stack([total for total, _ in pairs.values()], axis=-1)
+            along = np.stack([y for _, y in pairs.values()], axis=-2)
+            found[..., unknown] = totals @ along[:, None]
         return ElementRows(self.pattern, torch.as_tensor(found.reshape(cells, -1, terms)))

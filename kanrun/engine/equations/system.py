@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from itertools import combinations
 
 import numpy as np
 import sympy
 import torch
 from jaxtyping import Float
+from scipy.optimize import brentq
 from scipy.stats import qmc
 from torch import Tensor
 
@@ -24,6 +26,8 @@ from kanrun.formulas.equations import (
 
 #: Derivatives of formulas that stay compiled.
 COMPILED = 1024
+#: Points between which zeros are sought, and their error.
+JUMP_POINTS, JUMP_ERROR = 2001, 1e-15
 #: A face of the box: numbers and values of the variables that are fixed there.
 Face = tuple[tuple[int, float], ...]
 
@@ -128,6 +132,32 @@ class System:
         """Return the initial guesses of the unknown parameters, in the order of the vocabulary."""
         return self.box.new_tensor([self.constants[name] for name in self.vocabulary.constants])
 
+    def jumps(self, number: int) -> list[float]:
+        """Return the places inside the range of a variable at which formulas jump or have a kink.
+
+        These are zeros of arguments of `sign`, `abs`, `min` and `max` that depend on it alone. In
+        the last variable conditions count too.
+        """
+        (low, high), name = self.box[number].tolist(), self.vocabulary.variables[number]
+        relations = [*self.equations]
+        if number == len(self.box) - 1:
+            relations += [each.relation for each in self.conditions]
+        found, at = set[float](), np.linspace(low, high, JUMP_POINTS)
+        kinds = sympy.sign, sympy.Abs, sympy.Max, sympy.Min
+        for part in {each for e in relations for each in e.expression.atoms(*kinds)}:
+            terms = part.args if len(part.args) > 1 else (0, *part.args)
+            for difference in (one - other for one, other in combinations(terms, 2)):
+                if difference.free_symbols != {variable(name)}:
+                    continue
+                function = to_numpy(difference, [name])
+                values = function(at[:, None])
+                found |= {*at[values == 0].tolist()}
+                for i in np.flatnonzero(values[1:] * values[:-1] < 0):
+                    zero = partial(_at_place, function)
+                    found.add(brentq(zero, at[i], at[i + 1], xtol=JUMP_ERROR))
+        inside = JUMP_ERROR * (high - low)
+        return sorted(each for each in found if low + inside < each < high - inside)
+
     @property
     def is_evolution(self) -> bool:
         """True if all conditions in the last variable are initial."""
@@ -136,6 +166,10 @@ class System:
         values = [value for face in faces for number, value in face if number == last]
         periodic = any(each.periodic == last for each in self.conditions)
         return bool(values) and end not in values and not periodic
+
+
+def _at_place(function: RowFunction, x: float) -> float:
+    return float(function(np.array([[x]]))[0])
 
 
 def highest_orders(equations: Sequence[Relation], number: int) -> list[int]:
@@ -183,15 +217,10 @@ def low_discrepancy(
     # Powers of two are balanced.
     share = sequence.random_base2(max(0, (count - 1).bit_length()))[:count]
     if edges is not None:
-        places = (edges.cpu().numpy() + 1) / 2
-        even = np.linspace(0, 1, places.shape[1])
-        share = np.stack(
-            [
-                np.interp(s, following * even + (1 - following) * p, p)
-                for s, p in zip(share.T, places, strict=True)
-            ],
-            axis=1,
-        )
+        for s, row in zip(share.T, (edges.cpu().numpy() + 1) / 2, strict=True):
+            p = np.unique(row)
+            even = np.linspace(0, 1, len(p))
+            s[:] = np.interp(s, following * even + (1 - following) * p, p)
     return box[:, 0] + torch.as_tensor(share).to(box) * box.diff()[:, 0]
 
 

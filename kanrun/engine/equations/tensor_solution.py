@@ -27,7 +27,7 @@ from kanrun.engine.equations.policy import (
     Solution,
 )
 from kanrun.engine.equations.residuals import Residuals, largest_response
-from kanrun.engine.equations.space import DEGREE, Array, Patch, Space
+from kanrun.engine.equations.space import DEGREE, Array, Patch, Space, kinks_of, with_kinks
 from kanrun.engine.equations.starting_fields import split_intervals
 from kanrun.engine.equations.system import System
 from kanrun.engine.equations.tensor_splines import (
@@ -168,7 +168,13 @@ class TensorSolver:
             return [split_intervals(*each, squares, intervals).numpy() for each in every]
         if self.field is not None and (ends := breakpoints_of(self.field)) is not None:
             return [*ends.T.numpy()]
-        return [np.linspace(low, high, intervals + 1) for low, high in self.box]
+        kinks = [kinks_of(self.system, number) for number in range(len(self.box))]
+        empty = [len(each) - len({*each}) for each in kinks]  # intervals of length 0
+        found = []
+        for (low, high), places, own in zip(self.box, kinks, empty, strict=True):
+            count = intervals + 1 + max(empty) - own
+            found.append(with_kinks(np.linspace(low, high, count), places))
+        return found
 
     def _space(self, breakpoints: Sequence[Array]) -> TensorSpace:
         pairs, walls = zip(breakpoints, self.periodic, strict=True), ((None, None),)

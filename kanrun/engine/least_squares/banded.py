@@ -39,14 +39,14 @@ class Pattern:
         """The entries of products on and below the diagonal, and their places in the bands."""
         row, column = self.index[:, :, None], self.index[:, None, :]
         entries = (row >= column).flatten().nonzero()[:, 0]
-        return entries, ((row - column) * self.unknowns + column).flatten()[entries]
+        return entries, (column * (self.width + 1) + row - column).flatten()[entries]
 
     def bands(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
         """Return the sum of element products as LAPACK's lower bands (width + 1, unknowns)."""
         entries, places = self._below
         total = products.new_zeros((self.width + 1) * self.unknowns)
-        total.index_add_(0, places, products.flatten()[entries])
-        return total.view(self.width + 1, self.unknowns)
+        total.index_add_(0, places, products.flatten().index_select(0, entries))
+        return total.view(self.unknowns, self.width + 1).T
 
     def collect(self, values: Float[Tensor, "elements terms"]) -> Float[Tensor, " unknowns"]:
         """Return the sum of the elements' values at each unknown."""

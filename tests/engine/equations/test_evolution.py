@@ -198,10 +198,41 @@ def test_corners_where_initial_values_contradict_walls_are_followed():
     assert march.windows[0].end < 1e-10
 
 
+JUMPING = "where(x < 0.4, 1, -1)"
+
+
+@pytest.mark.parametrize(
+    ("formula", "conditions", "exact"),
+    [
+        (  # a source that jumps in space
+            f"u_t = u_xx + {JUMPING}*((x - 0.4)^2/2 - 1 - t)",
+            [
+                "u = 0.08*(1 + t) at x=0",
+                "u = -0.18*(1 + t) at x=1",
+                f"u = {JUMPING}*(x - 0.4)^2/2 at t=0",
+            ],
+            lambda x, t: (1 + t) * np.where(x < 0.4, 1, -1) * (x - 0.4) ** 2 / 2,
+        ),
+        (  # a source, and values at a wall, that change in time
+            "u_t = u_xx + x*sign(t - 0.3)",
+            ["u = 0 at x=0", "u = abs(t - 0.3) at x=1", "u = 0.3*x at t=0"],
+            lambda x, t: x * np.abs(t - 0.3),
+        ),
+    ],
+)
+def test_formulas_that_jump_in_space_and_time(formula, conditions, exact):
+    solution = solve(make(BOX, formula, conditions), 1e-6)
+    x, t = np.meshgrid(np.linspace(0, 1, 53), np.linspace(0, 1, 47))
+    points = torch.as_tensor(np.stack([x.ravel(), t.ravel()], axis=1))
+    found = solution.network(points).detach()[:, 0].reshape(x.shape)
+    np.testing.assert_allclose(found, exact(x, t), atol=1e-9)
+    assert len(solution.network.parts) < 40
+
+
 def test_initial_values_with_a_kink_have_short_intervals_there_only():
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = abs(x - 0.3) at t=0"])
     assert system is not None
-    space = Marcher(system, 1e-4)._first_state().space
+    space = next(Marcher(system, 1e-4).run()).windows[0].space
     width, middle = np.diff(space.breakpoints), (space.breakpoints[1:] + space.breakpoints[:-1]) / 2
     short = middle[width < 1e-4]
     near = np.minimum(np.abs(short - 0.3), np.minimum(short, 1 - short))

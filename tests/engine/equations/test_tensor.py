@@ -134,6 +134,13 @@ def test_values_of_textbooks(formula, conditions, centre):
     assert values(found, [[0.5, 0.5]])[0, 0] == pytest.approx(centre, rel=1e-4)
 
 
+def test_a_source_that_jumps_has_its_knots_there():
+    system = make("u_xx = -heaviside(x - 0.3)", ["u = 0 at x=0, x=1"], variables={"x": [0, 1]})
+    x = np.linspace(0, 1, 101)
+    found = solve(system, [8]).network(torch.as_tensor(x)[:, None]).detach()[:, 0]
+    assert_allclose(found, (0.245 * x) - np.maximum(x - 0.3, 0) ** 2 / 2, atol=1e-13)
+
+
 def test_sixth_order_and_conditions_on_fourth_derivatives():
     sides = [f"u_{name * 2 * n} = 0 at {name}=0, {name}=1" for name in "xy" for n in (1, 2)]
     source = "-2*pi^6*sin(pi*x)*sin(pi*y)"
