@@ -1,0 +1,66 @@
+"""Every column that runs of these tests write is explained in docs/outputs.md."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+#: Tables whose columns are the user's names of variables, next to those of all commands.
+NAMED = re.compile(r"samples|points.*|solution_.*|functions|data")
+
+
+def explained():
+    """Return the columns that the page explains by heading, such as `kanrun fit`."""
+    text = (ROOT / "docs" / "outputs.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)[1:]
+    pairs = zip(sections[::2], sections[1::2], strict=True)
+    return {heading: set(re.findall(r"`([^`]+)`", body)) for heading, body in pairs}
+
+
+def header_of(file):
+    """Return the names of the columns of a CSV file; none if it is not there."""
+    if not file.is_file():
+        return []
+    with open(file, newline="", encoding="utf-8", errors="replace") as stream:
+        return next(csv.reader(stream), [])
+
+
+def unexplained(folder):
+    """Return `command table column` of each column in the runs below a folder that is not."""
+    known, found = explained(), set()
+    for record in folder.rglob("run.json"):
+        try:
+            command = json.loads(record.read_text(encoding="utf-8"))["command"]
+        except (ValueError, KeyError):  # of tests that damage it
+            continue
+        if f"kanrun {command}" not in known:  # a command of a plug-in
+            continue
+        words = known["All commands"] | known[f"kanrun {command}"]
+        summary = record.parent / "summary.csv"
+        # Unknown parameters of an equation are columns, with their errors and true values.
+        own = {name.removesuffix("_error") for name in header_of(summary) if "_error" in name}
+        words |= own | {f"{name}_{end}" for name in own for end in ("error", "true")}
+        for file in (*record.parent.glob("*.csv"), *record.parent.glob("tables/*.csv")):
+            if NAMED.fullmatch(file.stem):
+                continue
+            for column in header_of(file):
+                general = re.sub(r"^(input|truth|prediction|probability):.*", r"\1:", column)
+                if general == column and column not in words:
+                    found.add(f"{command} {file.stem} {column}")
+    return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _explained_columns(tmp_path_factory):
+    yield
+    found = unexplained(tmp_path_factory.getbasetemp())
+    assert not found, f"docs/outputs.md does not explain {sorted(found)}"
+
+
+@pytest.fixture
+def page():
+    """Return the columns that docs/outputs.md explains, and the function that finds others."""
+    return explained(), unexplained
