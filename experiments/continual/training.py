@@ -61,8 +61,6 @@ Place = Mapping[str, Value]
 MARGIN = 0.02
 #: Points of each phase that the table `data` holds, and points of each interval of the best spline.
 DATA_POINTS, SPLINE_POINTS = 50, 20
-#: A phase whose relative error is larger is not learned: its next objective is tried.
-LEARNED = 0.01
 
 
 @dataclass(frozen=True)
@@ -122,12 +120,10 @@ def train_sequence(
         if plan.update_grid:
             moved = network.regrid(phase.x, grid_eps=plan.grid_eps, margin=MARGIN, inputs="follow")
             network = moved.network
-        given = TrainingData(memory.samples(network, phase))
-        for objective in memory.objectives(Objective.of(given, plan, penalty)):
-            solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, draws)
-            steps += _learn(solver, plan, f"{named}, phase {number}")
-            if _rmse(outputs(network, phase.x) - phase.y) <= LEARNED * objective.size:
-                break
+        plain = Objective.of(TrainingData(phase), plan, penalty)
+        objective = memory.objective(network, plain)
+        solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, draws)
+        steps += _learn(solver, plan, f"{named}, phase {number}")
         memory.learned(network, phase)
         matrix.append([_rmse(outputs(network, seen.x) - seen.y) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():

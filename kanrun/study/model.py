@@ -202,7 +202,7 @@ class Model:
         truth = truth.reshape(np.shape(predicted))
         if self.classes:
             pairs = zip(truth, predicted, strict=True)
-            return float(np.mean([_label(a) == _label(b) for a, b in pairs]))
+            return float(np.mean([label_text(a) == label_text(b) for a, b in pairs]))
         if self.family:
             found = self.family.explained(truth.reshape(-1, 1), predicted.reshape(-1, 1))
             return float("nan") if found is None else found
@@ -236,6 +236,30 @@ class Model:
             )
         at = torch.as_tensor(np.asarray(x, dtype=np.float64))
         return self.network.derivative(at, found.index)[:, found.unknown].numpy()
+
+    def update(self, x: Data, y: Data) -> Model:
+        """Train on new rows without forgetting the old ones, which are not needed.
+
+        The model rehearses its own outputs at inputs that it remembers, each counted as the rows
+        that it stands for. They are saved with the model; if none are, 1000 points of the domain
+        take their place. A model without hidden layers ends at the least squares fit of all rows.
+
+        Args:
+            x: New inputs, as in a call of the model.
+            y: Their outputs, shape (samples,) or (samples, outputs), or labels of known classes.
+
+        Returns:
+            A new model on the same grids, with a domain that includes the new rows, and without the
+            tables and the prediction intervals of the first training.
+
+        Raises:
+            InvalidData: If the rows are invalid, differ in number, or have unknown classes.
+            UsageError: If the model is a solution of `kanrun solve`, has a family, or has more unknowns
+                than remembered and new rows.
+        """
+        from kanrun.study.updating import update_model
+
+        return update_model(self, x, y)
 
     def summary(self) -> ModelSummary:
         """Summarise the fit: errors, parameters, degrees of freedom, contributions of inputs.
@@ -350,7 +374,7 @@ class Model:
         return html_of(self)
 
 
-def _label(value: Any) -> str:
+def label_text(value: Any) -> str:
     """Return the text of a label, that of True, 1 and 1.0 being the same."""
     text = str(value)
     return {"True": "1", "False": "0"}.get(text, text.removesuffix(".0"))

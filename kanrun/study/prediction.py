@@ -266,9 +266,12 @@ def range_warnings(model: Model, counts: SampleCounts) -> list[str]:
 
 def training_sample(model: Model) -> Array:
     """Return the encoded training inputs; without stored tables, 1000 points of the domain."""
+    columns = [f"input:{name}" for name in model.inputs]
+    if "memory" in model.tables:
+        return model.tables["memory"][columns].to_numpy(dtype=np.float64)
     if "predictions" not in model.tables:
         places = np.random.default_rng(model.seed).random((1000, len(model.inputs)))
         return model.domain[:, 0] + places * (model.domain[:, 1] - model.domain[:, 0])
-    table, columns = model.tables["predictions"], [f"input:{name}" for name in model.inputs]
+    table = model.tables["predictions"]
     rows = table[table["split"] == "train"].drop_duplicates(columns)
     return rows[columns].to_numpy(dtype=np.float64)

@@ -19,7 +19,7 @@ from kanrun.engine.training.data_fitting import (
 from kanrun.engine.training.grid_training import Event
 from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.loop import Trained, fit, train
-from kanrun.engine.training.memory import INFORMATION, QuadraticMemory
+from kanrun.engine.training.memory import ANCHOR, INFORMATION, QuadraticMemory
 from kanrun.engine.training.plan import (
     GrowthPolicy,
     Plan,

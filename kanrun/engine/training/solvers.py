@@ -26,9 +26,10 @@ from kanrun.engine.training.data import (
     explain_non_finite,
     mean_loss,
     output_scale,
+    predict,
 )
 from kanrun.engine.training.data_fitting import DataFitting, SmoothnessLoss, SmoothnessPenalty
-from kanrun.engine.training.memory import QuadraticMemory
+from kanrun.engine.training.memory import ANCHOR, QuadraticMemory
 from kanrun.engine.training.plan import Plan
 from kanrun.errors import TrainingFailed, UsageError
 
@@ -104,6 +105,18 @@ class Objective:
             getattr(plan.settings, "sparsity", 0.0),
             getattr(plan.settings, "sparsity_norm", "rms"),
         )
+
+    def rehearsing(self, network: Network, x: Tensor, counts: Tensor | None = None) -> Objective:
+        """Return the objective that also keeps the network's present outputs at x.
+
+        That is pseudo-rehearsal (Robins, Connection Science 7, 1995): x (samples, inputs) are new
+        samples, each for `counts` of them if given. Unknowns that no sample determines stay where
+        they are by a weak anchor alone.
+        """
+        anchor = QuadraticMemory.anchor(network, "information_diagonal", ANCHOR)
+        samples = self.samples.join(Samples(x, predict(network, x), counts))
+        size = output_scale(samples, self.task)
+        return replace(self, samples=samples, size=size, memory=anchor, freeze_unseen=False)
 
     def value(self, network: Network, samples: Samples, smoothness_loss: SmoothnessLoss) -> Tensor:
         """Return the objective on some of the samples, differentiable."""

@@ -1,6 +1,7 @@
 """Quadratic memory against sums of squares written out, and what it keeps of earlier fits."""
 
 import made_kan
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,8 @@ from kanrun.engine.networks import MLP
 from kanrun.engine.training import DataFitting, QuadraticMemory, Samples, output_scale
 from kanrun.engine.training import memory as module
 from kanrun.errors import UsageError
+
+PRIOR = 1e-8
 
 
 def kan(hidden=(2,)):
@@ -19,22 +22,15 @@ def samples(seed, count=15, outputs=1):
     return Samples(x, (x @ torch.tensor([[1.0, 2.0], [0.5, -1.0]]).double()).sin()[:, :outputs])
 
 
-def expected(network, pasts, blocks_of):
-    """The weighted sum of squares over the pasts [(centre, samples)], with Gram matrices masked."""
-    u = network.get_unknowns() + 0.1
-    prior = module.PRIOR * (u - pasts[0][0]).square().sum()
-    total = torch.zeros(())
-    for centre, phase in pasts:
+def expected(network, pasts, blocks_of, u):
+    """The sum of squares over the pasts [(centre, samples, weight)], with Gram matrices masked."""
+    total = PRIOR * (u - pasts[0][0]).square().sum()
+    for centre, phase, weight in pasts:
         network.set_unknowns(centre)
         rows = network.linearise(phase.x)[1].dense()
-        gram = (
-            rows.T
-            @ rows
-            * blocks_of(len(u))
-            / (len(phase) * output_scale(phase, "regression") ** 2)
-        )
+        gram = rows.T @ rows * blocks_of(len(u)) * weight / len(phase)
         total = total + (u - centre) @ gram @ (u - centre)
-    return u, prior + module.WEIGHT * total
+    return float(total)
 
 
 @pytest.mark.parametrize("kind", module.INFORMATION)
@@ -52,21 +48,26 @@ def test_phases_add_up_to_their_quadratic_functions(kind):
         "information_block": lambda n: (edges[:, None] == edges).double(),
         "information_diagonal": torch.eye,
     }
-    memory, pasts = QuadraticMemory.of_prior(network, kind), []
-    for seed in (1, 2):
-        phase = samples(seed)
-        pasts.append((network.get_unknowns(), phase))
-        memory.learn(network, phase, "regression")
-    u, value = expected(network, pasts, masks[kind])
-    assert float(memory.value(u)) == pytest.approx(float(value), rel=1e-9)
+    first, memory, pasts = network.get_unknowns(), QuadraticMemory.anchor(network, kind, 0.0), []
+    anchor = QuadraticMemory.anchor(network, kind, PRIOR)
+    for seed, weight in ((1, 100.0), (2, 7.0)):
+        pasts.append((network.get_unknowns(), samples(seed), weight))
+        memory.learn(network, samples(seed).x, "regression", weight)
+        network.set_unknowns(network.get_unknowns() + 0.01)
+    both = memory.joined(anchor)
+    # A constant is not kept: what the sum of several quadratic functions is at its minimum.
+    places = first + 0.1, first - 0.2
+    found = [float(both.value(u)) for u in places]
+    written_out = [expected(network, pasts, masks[kind], u) for u in places]
+    assert np.diff(found) == pytest.approx(np.diff(written_out), rel=1e-9)
 
 
 def test_a_linear_model_remembers_all_that_it_has_learned():
     network = kan(hidden=())
     first, second = samples(1, 60), samples(2, 60)
     second.x[:, 0] = second.x[:, 0].abs()
-    memory = QuadraticMemory.of_prior(network, "information")
-    memory.learn(network, first, "regression")
+    memory = QuadraticMemory.anchor(network, "information", PRIOR)
+    memory.learn(network, first.x, "regression", 100.0)
     before = network(first.x).detach()
     problem = DataFitting(network, second, output_scale(second, "regression"), memory=memory)
     linear = problem.linearise(problem.unknowns)
@@ -75,40 +76,40 @@ def test_a_linear_model_remembers_all_that_it_has_learned():
     network.set_unknowns(problem.unknowns + joint)
     assert linear.residual[60:].norm() < 1e-6
     assert joint.norm() > 1e-3
-    lost = (network(first.x) - before).square().mean() / output_scale(first, "regression") ** 2
-    change = memory.value(network.get_unknowns()) - module.PRIOR * joint.square().sum()
-    assert float(lost.detach()) * module.WEIGHT == pytest.approx(float(change), rel=1e-6)
+    lost = (network(first.x) - before).square().mean()
+    change = memory.value(network.get_unknowns()) - PRIOR * joint.square().sum()
+    assert float(lost.detach()) * 100 == pytest.approx(float(change), rel=1e-6)
 
 
 def test_classes_are_remembered_by_the_curvature_of_their_cross_entropy():
     network, phase = MLP((2, 3), "tanh").double(), samples(3)
-    memory = QuadraticMemory.of_prior(network, "information")
-    memory.learn(network, phase, "classification")
+    memory = QuadraticMemory.anchor(network, "information", 0.0)
+    memory.learn(network, phase.x, "classification", 1.0)
     u, step = network.get_unknowns(), 1e-3
     shares = network(phase.x).softmax(1).detach()
     direction = torch.randn(len(u), generator=torch.Generator().manual_seed(0)).double()
     network.set_unknowns(u + step * direction)
     with torch.no_grad():
         divergence = (shares * (shares.log() - network(phase.x).log_softmax(1))).sum(1).mean()
-    found = float(memory.value(u + step * direction)) / module.WEIGHT
+    found = float(memory.value(u + step * direction))
     assert found / 2 == pytest.approx(float(divergence), rel=1e-2)
 
 
 def test_too_many_pairs_are_refused_and_blocks_are_not(monkeypatch):
     network = kan()
     monkeypatch.setattr(module, "MAX_UNKNOWNS", 48)
-    whole = QuadraticMemory.of_prior(network, "information")
+    whole = QuadraticMemory.anchor(network, "information", 0.0)
     assert whole.factors[0].shape == (1, 48, 48)
     monkeypatch.setattr(module, "MAX_UNKNOWNS", 47)
     with pytest.raises(UsageError, match=r"all pairs of 48 unknowns.*information_block"):
-        QuadraticMemory.of_prior(network, "information")
-    blocks = QuadraticMemory.of_prior(network, "information_block")
+        QuadraticMemory.anchor(network, "information", 0.0)
+    blocks = QuadraticMemory.anchor(network, "information_block", 0.0)
     assert sum(factor.numel() for factor in blocks.factors) < 48**2 / 4
 
 
 def test_each_sample_of_a_phase_determines_one_direction():
     network, phase = kan(hidden=()), samples(1, 4)
-    memory = QuadraticMemory.of_prior(network, "information")
-    assert memory.determined() == pytest.approx(0)
-    memory.learn(network, phase, "regression")
-    assert memory.determined() == pytest.approx(4, abs=1e-3)
+    memory = QuadraticMemory.anchor(network, "information", 0.0)
+    assert memory.determined(PRIOR) == 0
+    memory.learn(network, phase.x, "regression", 1.0)
+    assert memory.determined(PRIOR) == pytest.approx(4, abs=1e-3)

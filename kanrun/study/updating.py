@@ -1,0 +1,128 @@
+"""Update of a trained model with new rows, during which it rehearses what it knows.
+
+The old rows themselves are not needed: the model's outputs at the inputs that it was trained on
+stand for them, each for as many rows as it was one of. For a model that is linear in its unknowns,
+such as a KAN without hidden layers, the result is the least squares fit of all rows together.
+"""
+
+from __future__ import annotations
+
+import warnings
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kanrun.config import SOLVERS
+from kanrun.engine.equations import Field, Windows
+from kanrun.engine.networks import Network
+from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
+from kanrun.errors import InvalidData, UsageError
+from kanrun.study.model import Model, label_text
+from kanrun.study.prediction import count_out_of_range, range_warnings, training_sample
+from kanrun.targets import Data, as_array, as_numbers, input_rows
+
+Array = NDArray[np.float64]
+#: Half of the curvature of the cross-entropy is what leaving old outputs costs, to second order.
+CURVATURE = 0.5
+#: An update ends after this many steps, or after one that lowers the objective by less.
+MAX_STEPS, MIN_GAIN = 100, 1e-4
+#: Maximum number of inputs that an updated model remembers; of more, some stand for all.
+MAX_REMEMBERED = 2000
+
+
+def update_model(model: Model, x: Data, y: Data) -> Model:
+    """Return the model after training on new rows; see `Model.update`."""
+    if isinstance(model.network, Field | Windows):
+        raise UsageError("A solution of kanrun solve has no rows. Solve the equation again.")
+    if model.family:
+        raise UsageError(
+            f"A model of {model.outputs[0]} by a family of distributions is not updated by least "
+            "squares. Fit all rows again."
+        )
+    rows, _ = input_rows(x, model.inputs, model.code)
+    given = Samples(torch.as_tensor(model.input_scaling.apply(rows)), _outputs(model, y, len(rows)))
+    known, counts = remembered(model)
+    network = deepcopy(model.network).double()
+    unknowns = network.get_unknowns().numel()
+    if unknowns > len(known) + len(rows):
+        raise UsageError(
+            f"The network has {unknowns} unknowns, which {len(known)} remembered and {len(rows)} "
+            "new rows do not determine. Fit a smaller one, such as model=kan hidden=[3]."
+        )
+    if found := range_warnings(model, count_out_of_range(model, rows)):
+        warnings.warn("; ".join(found), UserWarning, stacklevel=3)
+    _train(network, given, torch.as_tensor(model.input_scaling.apply(known)), counts, model.classes)
+    ends = [model.domain[:, 0], model.domain[:, 1], *rows]
+    return replace(
+        model,
+        network=network.to(next(model.network.parameters()).dtype),
+        domain=np.stack([np.min(ends, 0), np.max(ends, 0)], 1),
+        errors=None,
+        gaps=tuple(
+            np.array([gap for gap in gaps if not ((gap[0] < at) & (at < gap[1])).any()])
+            for gaps, at in zip(model.gaps, rows.T, strict=False)
+        ),
+        tables={"memory": _memory(model, known, counts, rows)},
+    )
+
+
+def remembered(model: Model) -> tuple[Array, Array]:
+    """Return encoded inputs that the model has learned at, and how many rows each stands for."""
+    known, tables = training_sample(model), model.tables
+    if "memory" in tables:
+        return known, tables["memory"]["rows"].to_numpy(dtype=np.float64)
+    learned = tables["summary"]["train_points"].iloc[0] if "summary" in tables else len(known)
+    return known, np.full(len(known), learned / len(known))
+
+
+def _outputs(model: Model, y: Data, count: int) -> Tensor:
+    """Return outputs in the units of the network, or class numbers, shape (count, outputs)."""
+    if model.classes:
+        labels = [label_text(label) for label in as_array(y, "y").ravel()]
+        known = {label_text(name): number for number, name in enumerate(model.classes)}
+        if new := [label for label in labels if label not in known]:
+            raise InvalidData(
+                f"y has the label {new[0]!r}, and the classes of the model are "
+                f"{', '.join(model.classes)}. Fit a new model for more classes."
+            )
+        values = np.array([[known[label]] for label in labels], dtype=np.float64)
+    else:
+        values = as_numbers(y, "y").reshape(-1, len(model.outputs))
+        values = model.output_scaling.apply(values)
+    if len(values) != count:
+        raise InvalidData(f"x has {count} rows and y {len(values)}. Give one row of y for each.")
+    return torch.as_tensor(values)
+
+
+def _train(network: Network, given: Samples, known: Tensor, counts: Array, classes: Any) -> None:
+    """Train on the new samples, next to the old outputs at the known inputs."""
+    task: Task = "classification" if classes else "regression"
+    plan, plain = Plan("lbfgs" if classes else "lm"), Objective(given, 1.0, task)
+    if classes:
+        memory = QuadraticMemory.anchor(network, "information_block", 0.0)
+        memory.learn(network, known, task, CURVATURE * counts.sum() / len(given))
+        objective = replace(plain, memory=memory)
+    else:
+        objective = plain.rehearsing(network, known, torch.tensor(counts))
+    solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, torch.Generator())
+    for _ in range(MAX_STEPS):
+        before = solver.loss
+        if solver.step() > (1 - MIN_GAIN) * before or solver.converged:
+            break
+
+
+def _memory(model: Model, known: Array, counts: Array, rows: Array) -> pd.DataFrame:
+    """Return the table of remembered inputs and the rows that each stands for, with new ones."""
+    inputs, each = np.concatenate([known, rows]), np.concatenate([counts, np.ones(len(rows))])
+    if len(inputs) > MAX_REMEMBERED:
+        draws = np.random.default_rng(model.seed)
+        some = draws.choice(len(inputs), MAX_REMEMBERED, replace=False, p=each / each.sum())
+        inputs, each = inputs[some], np.full(MAX_REMEMBERED, each.sum() / MAX_REMEMBERED)
+    columns = {f"input:{name}": inputs[:, i] for i, name in enumerate(model.inputs)}
+    return pd.DataFrame({**columns, "rows": each})

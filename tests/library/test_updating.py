@@ -1,0 +1,91 @@
+"""`Model.update`: new rows are learned, old ones are kept, and what cannot be is refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from kanrun import Model, fit
+from kanrun.errors import InvalidData, UsageError
+from kanrun.study import updating
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-1, 1, (240, 2))
+Y = np.sin(3 * X[:, 0]) + X[:, 1] ** 2 + 0.1 * RNG.normal(size=240)
+PLAIN = {"model": "kan", "intervals": [4], "smoothness_weight": 0.0, "validation_fraction": 0.0}
+
+
+@pytest.fixture(scope="module")
+def first():
+    return fit(X[:120], Y[:120], hidden=[], **PLAIN)
+
+
+def rmse(model, x, y):
+    return float(np.sqrt(np.mean((model.predict(x) - y) ** 2)))
+
+
+@pytest.mark.filterwarnings("ignore:.*outside the training range")
+def test_a_single_layer_ends_at_the_least_squares_fit_of_all_rows(first, tmp_path):
+    half = first.update(X[120:180], Y[120:180])
+    updated = Model.load(half.save(tmp_path / "half")).update(X[180:], Y[180:])
+    scaled = torch.as_tensor(first.input_scaling.apply(X))
+    rows = updated.network.linearise(scaled)[1].dense().numpy()
+    best = rows @ np.linalg.lstsq(rows, first.output_scaling.apply(Y[:, None]), rcond=None)[0]
+    best = first.output_scaling.invert(best)[:, 0]
+    assert np.abs(first.predict(X) - best).max() > 0.05
+    assert updated.predict(X) == pytest.approx(best, abs=1e-3)
+    assert updated.tables["memory"]["rows"].sum() == 240
+    assert (updated.domain[:, 0] == X.min(0)).all()
+
+
+@pytest.mark.slow
+def test_hidden_layers_keep_what_other_rows_taught_them():
+    left, right = X[X[:, 0] < 0], X[X[:, 0] >= 0]
+
+    def true(x):
+        return np.exp(x[:, 0]) * x[:, 1]
+
+    taught = fit(
+        np.vstack([left, right[:40]]),
+        true(np.vstack([left, right[:40]])),
+        hidden=[2],
+        steps=10,
+        **PLAIN,
+    )
+    new = true(right) + np.sin(3 * right[:, 0])
+    updated = taught.update(right, new)
+    assert rmse(updated, right, new) < 0.3 * rmse(taught, right, new)
+    assert rmse(updated, left, true(left)) < 0.1 * rmse(taught, right, new)
+
+
+@pytest.mark.filterwarnings("ignore:.*outside the training range")
+def test_a_classifier_learns_the_labels_of_new_rows():
+    y = np.where(X[:, 0] + X[:, 1] > 0, "high", "low")
+    few = fit(X[:30], y[:30], hidden=[], **PLAIN)
+    updated = few.update(X[30:], y[30:])
+    assert few.score(X, y) < 0.97 <= updated.score(X, y)
+    with pytest.raises(InvalidData, match="label 'middle', and the classes of the model are high,"):
+        few.update(X[:1], ["middle"])
+
+
+@pytest.mark.filterwarnings("ignore:.*outside the training range")
+def test_many_inputs_are_remembered_by_some_that_stand_for_all(first, monkeypatch):
+    monkeypatch.setattr(updating, "MAX_REMEMBERED", 100)
+    known = first.update(X[120:], Y[120:])
+    _, counts = updating.remembered(known)
+    assert (len(counts), counts.sum()) == (100, pytest.approx(240))
+
+
+def test_rows_that_cannot_be_learned_are_refused(first):
+    with pytest.raises(InvalidData, match="x has 2 rows and y 1"):
+        first.update(X[:2], Y[:1])
+    wide = fit(X[:20], Y[:20], hidden=[], **{**PLAIN, "intervals": [8]})
+    assert wide.network.get_unknowns().numel() == 22
+    wide.update(X[:2], Y[:2])
+    with pytest.raises(UsageError, match=r"22 unknowns, which 20 remembered and 1 new rows do not"):
+        wide.update(X[:1], Y[:1])
+
+
+def test_rows_outside_the_training_range_are_said(first):
+    with pytest.warns(UserWarning, match="x0 outside the training range"):
+        updated = first.update([[2.0, 0.0]], [1.0])
+    assert updated.domain[0, 1] == 2
