@@ -81,7 +81,7 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
     ours = [OURS + ending for ending in endings]
     competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.libraries]
     device = device_of(cfg)
-    for numbers in cfg.layers:
+    for place, numbers in enumerate(cfg.layers):
         if time_limit_reached():
             break
         case, steps, failed = LayerCase(*numbers), {}, {}
@@ -92,7 +92,7 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
                 if name not in cfg.libraries:
                     raise
                 failed[name] = short_reason(name, error)
-        times = in_turn(steps, cfg).reindex(columns=competitors)
+        times = in_turn(steps, cfg, place).reindex(columns=competitors)
         best = str(times[ours].median().idxmin())
         ratios, seconds = times.div(times[best], axis="index"), times.median()
         low, middle, high = (ratios.quantile(share) for share in (LOW, 0.5, HIGH))
@@ -119,15 +119,15 @@ def rows_of(name: str, table: DataFrame) -> Iterator[Row]:
     return (Row(name, row) for row in rows)
 
 
-def in_turn(steps: Mapping[str, Step], cfg: BenchConfig) -> DataFrame:
-    """Measure seconds per step, one row per round."""
+def in_turn(steps: Mapping[str, Step], cfg: BenchConfig, place: int) -> DataFrame:
+    """Measure seconds per step, one row per round; `place` is that of the case among all."""
     rows, began, names = list[dict[str, float]](), time.perf_counter(), list(steps)
     expected = {name: min(repeat(step, number=1, repeat=WARM_UP)) for name, step in steps.items()}
     for number in range(cfg.rounds):
         late = number >= FEWEST_ROUNDS and time.perf_counter() - began > cfg.case_seconds
         if late or (number and time_limit_reached()):
             break
-        report_progress("rounds", number, cfg.rounds)
+        report_progress("rounds", place * cfg.rounds + number, len(cfg.layers) * cfg.rounds)
         start, row = number % len(names), dict[str, float]()
         for name in names[start:] + names[:start]:
             count = int(np.clip(TURN_SECONDS / expected[name], 1, MOST_STEPS))

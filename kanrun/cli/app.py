@@ -121,18 +121,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         # Typer's own errors (an unknown option, a wrong choice) have a sentence and an exit code.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-            # Newer versions of Typer convert by pydantic, which begins so.
-            text = " ".join(error.format_message().split()).replace("Value error, ", "")
-            text = text.replace(" (Possible options: --help)", "")
-            context, name = getattr(error, "ctx", None), getattr(error, "option_name", "")
-            name, known = name.lstrip("-"), EXPERIMENTS.get(context.info_name) if context else None
-            if known and (name in known.settings.__dataclass_fields__ or group_of(known, name)):
-                text = f"{text}. Settings are written key=value: {name}=VALUE"
-            if not text.endswith("?"):
-                place = context.command_path if context else "kanrun"
-                text = f"{text.rstrip('.')} (see {place} --help)."
-            return _say(text, int(error.exit_code))
+            return _say(_advice(error), int(error.exit_code))
         return _say(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
+
+
+def _advice(error: Any) -> str:
+    """Return the sentence of an error of Typer's, with what to write instead."""
+    # Newer versions of Typer convert by pydantic, which begins so.
+    text = " ".join(error.format_message().split()).replace("Value error, ", "")
+    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
+    name, known = option.lstrip("-"), EXPERIMENTS.get(context.info_name) if context else None
+    if hasattr(error, "possibilities"):  # there is no such option
+        near = [one for one in error.possibilities or () if one != "--help"]
+        text = error.message + (f"; did you mean {near[0]}" if near else "")
+    if known and (name in known.settings.__dataclass_fields__ or group_of(known, name)):
+        text = f"{error.message}. Settings are written key=value: {name}=VALUE"
+    if text.endswith("?"):
+        return text
+    return f"{text.rstrip('.')} (see {context.command_path if context else 'kanrun'} --help)."
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

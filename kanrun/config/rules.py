@@ -188,9 +188,13 @@ def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") 
 def _complete(settings: type[S], plain: Mapping[str, Any], at: str = "") -> S:
     """Return the dataclass `settings` of plain values. Raises MissingSettings if one is missing."""
     made = typed(settings, plain, at)
-    leaves = (path for path, leaf in _leaves(plain) if _is_missing(leaf))
-    if missing := sorted(at + path.removeprefix(".") for path in leaves):
-        raise MissingSettings(missing)
+    missing = sorted(path.removeprefix(".") for path, leaf in _leaves(plain) if _is_missing(leaf))
+    if missing:
+        *groups, last = missing[0].split(".")
+        holder: Any = functools.reduce(lambda one, name: getattr(one, name, None), groups, made)
+        declared = fields(holder) if is_dataclass(holder) else ()
+        about = next((f" ({rule_of(one).about})" for one in declared if one.name == last), "")
+        raise MissingSettings([at + path for path in missing], about)
     return made
 
 
@@ -283,8 +287,8 @@ def resolve_interpolations(plain: dict[str, Any]) -> dict[str, Any]:
 class MissingSettings(UsageError):
     """Settings without a default that nothing sets, by their paths."""
 
-    def __init__(self, paths: list[str]) -> None:
-        super().__init__(f"{' and '.join(paths)} must be given, as {paths[0]}=VALUE.")
+    def __init__(self, paths: list[str], about: str) -> None:
+        super().__init__(f"{' and '.join(paths)} must be given, as {paths[0]}=VALUE{about}.")
         self.paths = paths
 
 

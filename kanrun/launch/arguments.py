@@ -188,7 +188,7 @@ class ArgumentReader:
             parts = split(choice[1] if choice else text) or [""]
         for number, part in enumerate(parts if key == "from_run" else ()):
             name = part[1:-1] if _QUOTED.fullmatch(part) else part
-            if name and name.lower() != "null" and "${" not in name:
+            if name.lower() != "null" and "${" not in name:
                 # The absolute path, since `latest` may become another run.
                 run = find_run(name, self._outputs, one=True)
                 parts[number] = os.path.abspath(run.address)

@@ -224,7 +224,8 @@ def _composed(
         plain: Any = OmegaConf.to_container(whole, resolve=False)
     except MissingConfigException as error:
         name, options = error.missing_cfg_file or "", error.options or ()
-        options = options or loader.get_group_options("")
+        own = (one for one in loader.get_group_options("") if one[0] != "_")
+        options = options or list(own)
         choices = f" (choices: {', '.join(options)})" if options else ""
         offer = did_you_mean(name, options)
         raise UsageError(f"there is no configuration {name} in {place}{offer}{choices}.") from error
@@ -275,10 +276,12 @@ def _set_argument(
         there = None
         added = sign in ("+", "++") and not closest_names(first, top, cutoff=NEARLY)
         if sign == "~" or not (first in top or added):
-            if not rest:
-                raise unknown_key(first, "", sorted(top)) from None
-            offer = did_you_mean(key, {*paths, *top, "study"}, max_names=1)
-            raise UsageError(f"there is no key {key}{offer or '.'}") from None
+            # A key of a group may be meant, without its group.
+            names = {*top, "study", *paths, *(path.rpartition(".")[2] for path in paths)}
+            offer = did_you_mean(key, names, max_names=1)
+            raise UsageError(
+                f"there is no key {key}{offer} (see kanrun keys --command {command})."
+            ) from None
     if sign == "~":
         if key in paths:
             raise UsageError(f"{key} cannot be taken away; set it to another value.")

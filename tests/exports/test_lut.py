@@ -133,7 +133,7 @@ def test_edges_without_a_limit_of_the_error_are_refused(name):
 def test_options_are_checked(tmp_path):
     one = model(kan())
     for options, sentence in (
-        ({"input_bits": 25}, "input_bits=25 must be a whole number from 2 to 24"),
+        ({"input_bits": 25}, "input_bits=25 must be from 2 to 24"),
         ({"max_error": 0.0}, "max_error=0.0 must be above 0"),
         ({"bits": 3}, "there is no key bits"),
     ):
