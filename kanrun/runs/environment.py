@@ -107,10 +107,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def host() -> str:
-    return socket.gethostname()
-
-
 def process_start(pid: int) -> str | None:
     """Return a mark of when process `pid` started, if the system has one (Linux), else None.
 
@@ -127,7 +123,11 @@ def process_start(pid: int) -> str | None:
 
 def process() -> dict[str, Any]:
     """Return the manifest's fields `host`, `pid` and `process_start` for this process."""
-    return {"host": host(), "pid": os.getpid(), "process_start": process_start(os.getpid())}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": process_start(os.getpid()),
+    }
 
 
 def is_alive(pid: int | None, start: str | None) -> bool:

@@ -8,6 +8,7 @@ import fcntl
 import functools
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -156,7 +157,7 @@ class Run:
         manifest = self._whole.manifest
         if manifest.status != Status.RUNNING:
             return False
-        return manifest.host != environment.host() or environment.is_alive(
+        return manifest.host != socket.gethostname() or environment.is_alive(
             manifest.pid, manifest.process_start
         )
 
@@ -165,7 +166,7 @@ class Run:
         if not self.is_alive:
             return
         host, pid = self.manifest.host, self.manifest.pid
-        if host == environment.host():
+        if host == socket.gethostname():
             raise UsageError(
                 f"{self.path} is still running (process {pid}). Wait, or stop it first."
             )

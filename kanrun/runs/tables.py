@@ -16,7 +16,7 @@ import mmap
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,7 @@ class LineFile:
 
     def _opened(self) -> int:
         if self._descriptor is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
-            flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             with storing(self.path):
                 self._descriptor = os.open(self.path, flags, 0o666)
                 if os.fstat(self._descriptor).st_size:  # an empty file cannot be mapped
@@ -98,11 +97,12 @@ class CsvFile(LineFile):
 
         Raises StorageFailed, and ValueError for columns of different lengths.
         """
-        lists = {}
-        for name, column in columns.items():
-            values = column.tolist() if hasattr(column, "tolist") else list(column)
-            numeric = getattr(getattr(column, "dtype", None), "kind", "O") in "fiub"
-            lists[plain_value(name)] = values if numeric else list(map(plain_value, values))
+        lists = {
+            plain_value(name): list(
+                map(plain_value, values.tolist() if hasattr(values, "tolist") else values)
+            )
+            for name, values in columns.items()
+        }
         sizes = {name: len(values) for name, values in lists.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
@@ -175,11 +175,7 @@ def read_columns(path: Path, point: int | None = None, start: int = 0) -> dict[s
     if point is not None and "point" in header:
         at, wanted = header.index("point"), str(point)
         lines = (row for row in lines if len(row) > at and row[at] == wanted)
-    rows = list(lines)
-    if any(name in header for name in MARKS):
-        keys = list(map(key_reader(header), rows))
-        if any(after < before for before, after in pairwise(keys)):
-            rows = [rows[at] for at in sorted(range(len(rows)), key=keys.__getitem__)]
+    rows = sorted(lines, key=key_reader(header))
     try:
         columns = [*zip(*rows, strict=True)] or [()] * len(header)
         return {name: _typed(values) for name, values in zip(header, columns, strict=True)}
