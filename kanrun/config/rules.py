@@ -187,7 +187,7 @@ def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") 
 
 def _complete(settings: type[S], plain: Mapping[str, Any], at: str = "") -> S:
     """Return the dataclass `settings` of plain values. Raises MissingSettings if one is missing."""
-    made = typed(settings, plain, at)
+    made: Any = typed(settings, plain, at)
     missing = sorted(path.removeprefix(".") for path, leaf in _leaves(plain) if _is_missing(leaf))
     if missing:
         *groups, last = missing[0].split(".")

@@ -49,7 +49,7 @@ from kanrun.runs import Point, Run
 from kanrun.study.points import Study
 
 HYDRA_VERSION_BASE = "1.3"
-#: An added key that resembles one of the command's by this ratio or more is a mistyped one.
+#: A key that resembles one of the command's by this ratio or more is a mistyped one.
 NEARLY = 0.75
 #: Maximum number of points of one call.
 MAX_POINTS = 100_000
@@ -278,7 +278,9 @@ def _set_argument(
         if sign == "~" or not (first in top or added):
             # A key of a group may be meant, without its group.
             names = {*top, "study", *paths, *(path.rpartition(".")[2] for path in paths)}
-            offer = did_you_mean(key, names, max_names=1)
+            offer = "".join(
+                f"; did you mean {one}?" for one in closest_names(key, names, 1, NEARLY)
+            )
             raise UsageError(
                 f"there is no key {key}{offer} (see kanrun keys --command {command})."
             ) from None
