@@ -232,3 +232,11 @@ def test_many_points_are_composed_once():
     assert (len(study.bases), len(study.points)) == (1, 199)
     assert typed_config("fit", with_values(study.bases[0], {"model.degree": 9})).model.degree == 9
     assert typed_config("fit", study.bases[0]).model.degree == 1
+
+
+def test_a_setting_of_a_cell_can_vary():
+    study = compose(Source("fit"), ["+suite=[{seed: 3}]", "suite.0.seed=4,5"], several=True)
+    assert [study.config(point.number).suite for point in study.points] == [
+        [{"seed": 4}],
+        [{"seed": 5}],
+    ]

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from kanrun.figures import panels
-from kanrun.figures.style import power, styled
+from kanrun.figures.style import formula_text, power, styled
 
 
 def labels(figure):
@@ -28,6 +28,11 @@ def plot(values, scale):
 def test_powers_of_ten_are_written_as_such():
     assert "10⁻³" in labels(plot([1e-5, 10.0], "log"))
     assert "4×10⁻⁴" in labels(plot([2e-4, 7e-4], "log"))
+
+
+def test_formulas_are_written_as_people_do():
+    assert formula_text("exp(sin(pi*x0) + x12^2)") == "exp(sin(π·x₀) + x₁₂²)"
+    assert formula_text("spin*max(a, b)^10") == "spin·max(a, b)¹⁰"
 
 
 @pytest.mark.parametrize("exponent", [-12, -5, 7])

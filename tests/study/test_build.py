@@ -79,6 +79,6 @@ def test_damping_and_tolerances_reach_levenberg_marquardt():
     assert made.damping == 0.5
 
 
-def test_a_closed_form_has_one_start():
+def test_a_closed_form_has_one_start_and_no_search_of_a_penalty():
     plan, _ = make_plan(PolynomialConfig(), LMSolver(n_starts=4), problem("runge"))
-    assert plan.starts == 1
+    assert (plan.starts, plan.weight) == (1, 0)
