@@ -123,7 +123,10 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
             networks = {f"after phase {i}": network for i, network in enumerate(best.networks, 1)}
             title = f"The network of {learner.name}"
             yield from slider_checkpoint(sequence.problem, networks, "phase", title, seed)
-    yield training.summary(place, learner, cfg, sequence, tried)
+    row = training.summary(place, learner, cfg, sequence, tried)
+    yield row
+    if seed == cfg.seed and row.values["determined"]:
+        yield training.capacity(row)
 
 
 def figures(tables: Tables) -> Figures:

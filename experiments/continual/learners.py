@@ -1,7 +1,7 @@
 """Learners of a task sequence: networks of equal size, and what they keep of earlier phases.
 
 The memory `none` keeps nothing. `replay` keeps some of each phase's data and trains on them too
-(Robins, Connection Science 7, 1995). `ewc` keeps the importance of each parameter, and penalises
+(Robins, Connection Science 7, 1995). `ewc` keeps the importance of each unknown, and penalises
 its changes by that (Kirkpatrick et al., arXiv 1612.00796, eq. 3). Two more keep no data: `rehearse`
 keeps the boxes that the phases covered and trains on the network's own outputs there, as they were
 when the phase began (pseudo-rehearsal, Robins 1995); `hold` freezes the spline coefficients that an
@@ -32,7 +32,6 @@ from kanrun.engine.training import (
     Samples,
     output_scale,
 )
-from kanrun.engine.training.data_fitting import SmoothnessLoss
 from kanrun.errors import UsageError
 from kanrun.study.build import intervals_of, network_shape
 from kanrun.study.suite import typed
@@ -47,24 +46,6 @@ WEIGHT, TIE = 1e3, 1e-4
 _MIN_INTERVALS = 3
 
 
-@dataclass(frozen=True)
-class EWCObjective(Objective):
-    """Objective plus strength / 2 times the sum of F (u - u*)^2 over anchors and parameters.
-
-    An anchor is where the parameters were, in the order of `unknowns`, and how much each matters.
-    """
-
-    anchors: tuple[tuple[Tensor, Tensor], ...] = ()
-    strength: float = 0.0
-
-    def value(self, network: Network, samples: Samples, rough: SmoothnessLoss) -> Tensor:
-        now = torch.cat([parameter.reshape(-1) for _, parameter in network.unknowns()])
-        total = super().value(network, samples, rough)
-        for place, importance in self.anchors:
-            total = total + self.strength / 2 * (importance * (now - place).square()).sum()
-        return total
-
-
 def evenly_chosen(phase: Samples, count: int) -> Samples:
     """Return at most `count` samples of a phase, evenly spaced with the first and the last."""
     places = torch.linspace(0, len(phase) - 1, min(count, len(phase)), device=phase.x.device)
@@ -75,13 +56,10 @@ class Memory:
     """A memory that keeps nothing; `kept` is the additional state of other memories.
 
     `points` is the number of points of each phase to keep (replay), `strength` the weight of the
-    penalty (ewc), `kind` that of the curvature. If `needs_gradients`, only solvers that need
-    gradients alone can train.
+    penalty (ewc), `kind` that of the curvature.
     """
 
-    needs_gradients = False
-
-    def __init__(self, points: int = 0, strength: float = 0.0, kind: str = "information") -> None:
+    def __init__(self, points: int = 0, strength: float = 0.0, kind: str = "") -> None:
         self.points, self.strength, self.kind = points, strength, kind
         self.kept: list[Tensor] = []
 
@@ -130,8 +108,6 @@ class PseudoRehearsal(Memory):
 class FreezeSeen(Memory):
     """A memory of the coefficients that were seen, for each layer (inputs, functions)."""
 
-    needs_gradients = True
-
     def objective(self, network: Network, plain: Objective) -> Objective:
         return replace(plain, held=tuple(self.kept))
 
@@ -140,34 +116,18 @@ class FreezeSeen(Memory):
         self.kept = [a | b for a, b in zip(self.kept, now, strict=True)] if self.kept else now
 
 
-class ElasticWeightConsolidation(Memory):
-    """A memory of the parameters after each phase, with the Fisher information of that phase."""
-
-    needs_gradients = True
-
-    def objective(self, network: Network, plain: Objective) -> Objective:
-        anchors = tuple(zip(self.kept[::2], self.kept[1::2], strict=True))
-        return EWCObjective(**vars(plain), anchors=anchors, strength=self.strength)
-
-    def learned(self, network: Network, phase: Samples) -> None:
-        """Remember the parameters and the Fisher information of Gaussian outputs.
-
-        That is the diagonal of the curvature of the phase's mean (f - y)^2 / size^2, which is
-        2 mean(slope^2) / size^2. A strength of 1 is Laplace's approximation of the phases' losses.
-        """
-        _, rows = network.linearise(phase.x)
-        scale = 2 / output_scale(phase, "regression") ** 2
-        self.kept += [network.get_unknowns(), scale * rows.squares() / len(rows)]
-
-
 class Information(Memory):
     """A memory of the curvature of what was learned, between unknowns as its kind says."""
 
     quadratic: QuadraticMemory | None = None
 
+    def __init__(self, points: int, strength: float, kind: str) -> None:
+        super().__init__(points, strength, kind)
+        self.weight, self.tie = WEIGHT, TIE
+
     def objective(self, network: Network, plain: Objective) -> Objective:
         """Add what leaving remembered functions costs, and leaving the present numbers."""
-        memory = QuadraticMemory.anchor(network, self.kind, TIE)
+        memory = QuadraticMemory.anchor(network, self.kind, self.tie)
         if self.quadratic:
             memory = self.quadratic.joined(memory)
         return replace(plain, memory=memory, freeze_unseen=False)
@@ -175,12 +135,24 @@ class Information(Memory):
     def learned(self, network: Network, phase: Samples) -> None:
         if self.quadratic is None:
             self.quadratic = QuadraticMemory.anchor(network, self.kind, 0.0)
-        weight = WEIGHT / output_scale(phase, "regression") ** 2
+        weight = self.weight / output_scale(phase, "regression") ** 2
         self.quadratic.learn(network, phase.x, "regression", weight)
         self.kept = [*self.quadratic.factors, *self.quadratic.targets]
 
     def determined(self) -> float | None:
-        return self.quadratic.determined(TIE) if self.quadratic else None
+        return self.quadratic.determined(self.tie) if self.quadratic and self.tie else None
+
+
+class ElasticWeightConsolidation(Information):
+    """A memory of the curvature of each unknown alone, the Fisher information of normal outputs.
+
+    Its weight is the strength, of which 1 is Laplace's approximation of the phases' losses; nothing
+    else ties the unknowns.
+    """
+
+    def __init__(self, points: int, strength: float, kind: str) -> None:
+        super().__init__(points, strength, "information_diagonal")
+        self.weight, self.tie = strength, 0.0
 
 
 MEMORIES: dict[str, type[Memory]] = {
@@ -295,7 +267,7 @@ def checked(learner: Learner, cfg: ContinualConfig) -> Learner:
         raise UsageError(
             "solver=auto could give learners different solvers; use solver=lbfgs, adam or lm."
         )
-    if SOLVERS[cfg.solver.kind].second_order and MEMORIES[memory].needs_gradients:
+    if SOLVERS[cfg.solver.kind].second_order and memory == "hold":
         raise UsageError(
             f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam."
         )

@@ -19,13 +19,16 @@ from kanrun.figures.panels import (
     grid_of_panels,
     heat_map,
     name_columns,
+    one_panel,
     panels_by,
     series,
 )
 from kanrun.figures.style import (
     BLACK,
     BLUE,
+    CYCLE,
     GREY,
+    MARKERS,
     PALE,
     VERMILLION,
     first_seed,
@@ -39,6 +42,8 @@ from kanrun.figures.style import (
 MAX_ROWS, MAX_COLUMNS, MAX_NUMBERED = 12, 8, 10
 #: Width of a page of matrices, and limits of the side of one and of their columns.
 PAGE, SMALLEST_SIDE, LARGEST_SIDE, MAX_MATRICES = 8.5, 1.65, 3.3, 4
+#: The error is drawn against what is kept if there are more memories than these.
+MIN_MEMORIES = 2
 #: Quantile of the errors at which the colours of matrices end.
 BRIGHTEST = 0.95
 #: Errors and forgetting below this are drawn here: logarithms need a floor.
@@ -80,6 +85,8 @@ def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
             yield "matrices", partial(matrices, tables["matrix"].query("part == @part"))
         else:
             yield f"forgetting_against_{part}", partial(against, rows, *VARIED[str(part)])
+    if summary["memory"].nunique() > MIN_MEMORIES:
+        yield "memory_against_error", partial(memory_against_error, summary)
 
 
 @styled
@@ -149,6 +156,21 @@ def against(summary: DataFrame, across: str, by: str) -> Figure:
     floored = (summary["worst_forgetting"] < SMALLEST).any()
     remark = DOTS + (f"; at 10{power('-11')}: that or less" if floored else "")
     return finish(figure, panels[:1], remark, ncols=2)
+
+
+@styled
+def memory_against_error(summary: DataFrame) -> Figure:
+    """Draw the error on everything against the numbers that are kept, with a mark for each network.
+
+    `summary` has the columns memory, stored, rmse.
+    """
+    figure, panel = one_panel()
+    for index, (memory, rows) in enumerate(summary.groupby("memory", sort=False)):
+        look: Any = {"color": CYCLE[index % len(CYCLE)], "alpha": 0.7, "label": memory}
+        panel.plot(rows["stored"], rows["rmse"], MARKERS[index % len(MARKERS)], **look)
+    panel.set_xscale("symlog", linthresh=1)
+    panel.set(yscale="log", xlabel="numbers kept of earlier phases", ylabel="RMSE on everything")
+    return finish(figure, [panel], "one mark for each network and seed", ncols=4)
 
 
 @styled

@@ -51,7 +51,7 @@ from kanrun.engine.training import (
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Row, Table, Value
+from kanrun.runs.records import Note, Row, Table, Value
 from kanrun.study.build import factory, make_plan
 from kanrun.study.resources import generator
 
@@ -226,12 +226,23 @@ def summary(
         parameters=network.count(),
         phases=len(sequence.phases),
         stored=sum(tensor.numel() for tensor in memory.kept),
+        unknowns=unknowns,
         determined=known,
         # Phases like these after which no direction is left to learn with.
         capacity_phases=unknowns * len(sequence.phases) / known if known else None,
         relative_error=best.rmse / float(sequence.everything.y.std()),
         best_spline_rmse=best_spline(network, sequence) if plain else None,
         seconds=sum(trial.seconds for trial in tried),
+    )
+
+
+def capacity(row: Row) -> Note:
+    """Return a sentence on how much of a network its quadratic memory uses, and when it is full."""
+    found = row.values
+    return Note(
+        f"{found['learner']}: {found['determined']:.0f} of {found['unknowns']} directions of the "
+        f"unknowns are remembered after {found['phases']} phases; about "
+        f"{found['capacity_phases']:.1f} phases like these leave none to learn with."
     )
 
 

@@ -131,7 +131,7 @@ class CompareMLPConfig(TrainingConfig):
         "kanrun continual target.path=houses.csv target.outputs=price phase_column=year",
     ),
     implied=IMPLIED_TARGETS,
-    figures=("phases", "matrices", "forgetting_against_*"),
+    figures=("phases", "matrices", "forgetting_against_*", "memory_against_error"),
 )
 @dataclass
 class ContinualConfig(ExperimentConfig):

@@ -254,8 +254,8 @@ class Model:
 
         Raises:
             InvalidData: If the rows are invalid, differ in number, or have unknown classes.
-            UsageError: If the model is a solution of `kanrun solve`, has a family, or has more unknowns
-                than remembered and new rows.
+            UsageError: If the model is a solution of `kanrun solve`, has a family, or has more
+                unknowns than remembered and new rows.
         """
         from kanrun.study.updating import update_model
 

@@ -330,7 +330,7 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
         ({"learners": [{"name": "A", "kind": "mlp", "memory": "hold"}]}, "an MLP has none of"),
         ({"learners": [{"name": "A", "kind": "kan", "intervals": [5, 10]}]}, "is a schedule"),
         (
-            {"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]},
+            {"solver": LMSolver(), "learners": [{"name": "A", "kind": "kan", "memory": "hold"}]},
             "needs gradients",
         ),
         ({"parts": ["overlap"], "overlap_learners": ["Nobody"]}, "overlap_learners names 'Nobody'"),

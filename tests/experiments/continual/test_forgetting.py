@@ -13,7 +13,7 @@ from kanrun.experiments.continual.learners import (
     learner_of_shape,
 )
 from kanrun.experiments.continual.task_sequence import make_sequence
-from kanrun.experiments.continual.training import measure_forgetting, train_sequence
+from kanrun.experiments.continual.training import capacity, measure_forgetting, train_sequence
 
 from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig, LMSolver
 from kanrun.engine.layers import EdgeSpec
@@ -21,6 +21,7 @@ from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import Objective, Plan, Samples, output_scale, predict, solvers
 from kanrun.engine.training.data_fitting import SmoothnessLoss, SmoothnessPenalty
 from kanrun.errors import TrainingFailed
+from kanrun.runs.records import Row
 
 
 def flat_kan(intervals=20):
@@ -130,7 +131,7 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
     network = MLP(
         (1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    first, memory = phase(-1, 0), MEMORIES["ewc"](strength=1.0)
+    first, memory = phase(-1, 0), MEMORIES["ewc"](0, 1.0, "ewc")
     memory.learned(network, first)
     own = Objective(first, output_scale(first, "regression"))
     anchored, rough = (
@@ -194,6 +195,13 @@ def test_curvature_weighs_between_forgetting_and_not_learning(monkeypatch, const
     forgetting, both, learning_less = after.values()
     assert forgetting[0] > 1.5 * both[0]
     assert learning_less[1] > 5 * both[1]
+
+
+def test_the_summary_says_after_how_many_phases_no_direction_is_left():
+    values = {"learner": "KAN", "determined": 20.0, "unknowns": 50, "phases": 2}
+    said = capacity(Row("summary", {**values, "capacity_phases": 5.0})).text
+    assert said.startswith("KAN: 20 of 50 directions of the unknowns are remembered after 2 phases")
+    assert "about 5.0 phases like these" in said
 
 
 def test_curvature_keeps_a_phase_that_a_hidden_layer_would_forget():
