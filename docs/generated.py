@@ -227,10 +227,10 @@ largest and the root mean square difference on 100,000 points, bytes of tables a
 inference.
 
 `--max-error` chooses the smallest tables whose proven bound is at most this, in the units of the
-outputs. Or give `--input-bits` (of inputs and nodes; 16), `--index-bits` (of these, the ones that
-address a table; 8, and 4 more for maps of inputs; the others interpolate, and with as many as input
-bits there are no multiplications) and `--output-bits` (of entries; 16). `--accumulator-bits` limits
-sums and products.
+outputs. Or give `--bits input=16,index=8,output=16`: bits of inputs and nodes (`input`, 16), of
+these the ones that address a table (`index`, 8, and 4 more for maps of inputs; the others
+interpolate, and with as many as `input` there are no multiplications), and bits of entries
+(`output`, 16). `accumulator` limits those of sums and products.
 
 {(lut.__doc__ or "").partition(chr(10))[2].strip()}
 

@@ -94,10 +94,7 @@ def export(  # noqa: PLR0913  # options of a command
     output: Path,
     model: str | None = None,
     max_error: float | None = None,
-    input_bits: int | None = None,
-    index_bits: int | None = None,
-    output_bits: int | None = None,
-    accumulator_bits: int | None = None,
+    bits: str = "",
     force: bool = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
@@ -109,28 +106,27 @@ def export(  # noqa: PLR0913  # options of a command
         output (-o FILE): The file; a formula's is LaTeX for .tex, else text.
         model (NAME): Name of the model's file. Default: that of the first seed.
         max_error: lut: proven largest error, which chooses the bits.
-        input_bits: lut: bits of inputs and nodes.
-        index_bits: lut: of these, bits that address a table.
-        output_bits: lut: bits of the entries of tables.
-        accumulator_bits: lut: limit of the bits of sums.
+        bits (KEY=N,...): lut: bits of inputs and nodes (input), those that address a table
+            (index), entries (output), and the limit of sums (accumulator): input=12,index=8.
         force: Replace files that exist.
     """
-    bits = {
-        "max_error": max_error,
-        "input_bits": input_bits,
-        "index_bits": index_bits,
-        "output_bits": output_bits,
-        "accumulator_bits": accumulator_bits,
-    }
     from kanrun.runs import find_run
     from kanrun.study.saved import LoadedRun
+
+    options: dict[str, float] = {} if max_error is None else {"max_error": max_error}
+    for word in filter(None, bits.split(",")):
+        name, _, number = word.partition("=")
+        if not number.isdecimal():
+            raise UsageError(
+                f"--bits has {word!r}. Write numbers, like input=12,index=8,output=16."
+            )
+        options[f"{name.strip()}_bits"] = int(number)
 
     _check_new(output, force)
     reference = output.parent / f"{output.stem}.py"
     if format == "lut":
         _check_new(reference, force)
     found = find_run(run, outputs, one=True)
-    options = {key: value for key, value in bits.items() if value is not None}
     for sentence in LoadedRun(found).export(format, output, model, **options):
         print(f"kanrun: {sentence}", file=sys.stderr)
     if format == "lut":

@@ -50,7 +50,9 @@ def test_every_format_is_written(outputs, capsys):
         (["fit/latest", "--format", "c", "-o", "nowhere/m.c"], "choose another file"),
         (["fit/latest", "--format", "cpp", "-o", "m.c"], "'cpp' is not one of"),
         (["fit/latest", "--format", "c", "-o", "m.c", "--max-error", "1"], "lut alone"),
-        (["fit/latest", "--format", "lut", "-o", "m.c", "--input-bits", "1"], "from 2 to 24"),
+        (["fit/latest", "--format", "lut", "-o", "m.c", "--bits", "input=1"], "from 2 to 24"),
+        (["fit/latest", "--format", "lut", "-o", "m.c", "--bits", "inputs=9"], "input_bits"),
+        (["fit/latest", "--format", "lut", "-o", "m.c", "--bits", "index"], "input=12,index=8"),
     ],
 )
 def test_a_refusal_is_one_sentence(outputs, tmp_path, monkeypatch, capsys, words, sentence):
