@@ -97,8 +97,8 @@ def list_runs(  # noqa: PLR0913  (each is an option)
         )
     elif rows or as_json or as_csv:
         names = [name.strip() for name in columns.split(",")] if columns else []
-        chosen, first = listed(index, shown, names)
-        _print_columns(chosen, as_json, as_csv, spreadsheet_safe, first=first)
+        chosen = listed(index, shown, names)
+        _print_columns(chosen, as_json, as_csv, spreadsheet_safe, first=tuple(chosen))
         if not as_json and not as_csv and len(shown) < len(rows):
             print(f"{len(rows) - len(shown)} more runs (-n, --where)")
     elif number := len(index.rows()):

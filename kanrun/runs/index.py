@@ -339,16 +339,13 @@ def _unknown_column(name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"no run has a column {name!r}{dotted or near or '; see them with --json.'}")
 
 
-def listed(
-    index: RunIndex, rows: Sequence[Record], names: Sequence[str]
-) -> tuple[dict[str, list[Any]], list[str]]:
-    """Return the columns `names`, or those that distinguish the runs, and all in order of priority.
+def listed(index: RunIndex, rows: Sequence[Record], names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the columns `names`, or those that distinguish the runs.
 
     First comes what was learned, when, and with which error, then the settings in which the runs
     that have them differ, the most common first. Raises UsageError for a column that no run has.
     """
     asked = {name: index.column(name) for name in names if rows}
-    first = list(asked)
     if not names:
         results = [name for name in RESULTS if any(row.get(name) is not None for row in rows)]
         values: dict[str, list[Any]] = {}
@@ -360,10 +357,9 @@ def listed(
         settings.sort(key=lambda name: -len(values[name]))
         labels = ["points"] if any((row.get("points") or 1) > 1 for row in rows) else []
         labels += [name for name in ("best", "tags", "note") if any(row.get(name) for row in rows)]
-        first = ["name", "target", "started", *results, "status", *settings, "seconds", *labels]
-        order = ["name", "status", "target", *results, *settings, "started", "seconds", *labels]
+        order = ["name", "target", "started", *results, "status", *settings, "seconds", *labels]
         asked = dict(zip(order, order, strict=True))
-    return {name: [_shown(own, row.get(own)) for row in rows] for name, own in asked.items()}, first
+    return {name: [_shown(own, row.get(own)) for row in rows] for name, own in asked.items()}
 
 
 def local_time(time: Any) -> Any:
