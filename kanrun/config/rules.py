@@ -187,11 +187,13 @@ def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") 
 
 def _complete(settings: type[S], plain: Mapping[str, Any], at: str = "") -> S:
     """Return the dataclass `settings` of plain values. Raises MissingSettings if one is missing."""
-    made: Any = typed(settings, plain, at)
+    made = typed(settings, plain, at)
     missing = sorted(path.removeprefix(".") for path, leaf in _leaves(plain) if _is_missing(leaf))
     if missing:
         *groups, last = missing[0].split(".")
-        holder: Any = functools.reduce(lambda one, name: getattr(one, name, None), groups, made)
+        holder: Any = made
+        for name in groups:
+            holder = getattr(holder, name, None)
         declared = fields(holder) if is_dataclass(holder) else ()
         about = next((f" ({rule_of(one).about})" for one in declared if one.name == last), "")
         raise MissingSettings([at + path for path in missing], about)
