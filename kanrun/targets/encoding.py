@@ -27,7 +27,7 @@ from kanrun.targets.notation import (
 from kanrun.targets.row_files import DEFAULT_LIMITS, TableLimits
 from kanrun.targets.table_files import ColumnBlock, column_types, read_blocks, read_table
 
-MAX_LEVELS = 128  # of a category that have an indicator, the most frequent first
+MAX_LEVELS = 500  # of a category that have an indicator, the most frequent first
 #: Levels beyond which a warning names the column: numbers and dates in a notation that is not
 #: known become as many.
 MANY_LEVELS = 20

@@ -59,7 +59,7 @@ class ReducedBasis:
         coefficients: For each input, the B-spline coefficients of its functions, shape (G + 3,
             functions of the input).
         roughness: Penalty value of each function, relative to that of the first nonlinear component
-            or step; 1 for lines.
+            or step; 1 for lines of more than two values.
         column: Input of each function.
         order: Position of each function among those of its input and kind; 0 is the line.
         steps: Whether each function is a step.
@@ -81,7 +81,9 @@ class ReducedBasis:
     ) -> ReducedBasis:
         """Return the basis of these rows, with limits for the functions of an input.
 
-        A constant input has no functions, one with two values a line.
+        A constant input has no functions. One with two values has a line, whose roughness is that
+        of a jump by 1 relative to an input with equally many of both: levels of a category with one
+        prior variance are then random effects, and rare ones are shrunk most.
         """
         weights = np.ones(len(u)) if weights is None else weights
         intervals = INTERVALS if functions > 1 else LINE_INTERVALS
@@ -98,13 +100,17 @@ class ReducedBasis:
         level = _LEVEL_ENDS * np.diff(ends, axis=1)[:, :, None]
         slope = _energy(breakpoints, 1, np.ones((u.shape[1], intervals)))
         slope += slopes.transpose(0, 2, 1) @ slopes * level  # constant beyond both ends
-        found = []
+        found, binary = [], has_two_values(u)
         for j, size in enumerate(std):
             smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, functions)
             jumps = _demmler_reinsch(gram[j], mean[j], slope[j] * size, step_functions)
             if len(jumps[1]) < MIN_STEPS:
                 jumps = jumps[0][:, :0], jumps[1][:0]
-            found += [(smooth[0], _relative(smooth[1], 1)), (jumps[0], _relative(jumps[1], 0))]
+            jump = (np.ptp(u[:, j]) / (2 * size)) ** 2 if binary[j] else 1.0
+            found += [
+                (smooth[0], jump * _relative(smooth[1], 1)),
+                (jumps[0], _relative(jumps[1], 0)),
+            ]
         counts = [len(roughness) for _, roughness in found]
         each = range(u.shape[1])
         return ReducedBasis(
@@ -146,6 +152,12 @@ class Columns:
 
     def __getitem__(self, rows: Rows) -> ndarray:
         return self._of_rows(rows)
+
+
+def has_two_values(u: RowInputs) -> ndarray:
+    """Return which inputs have exactly two values."""
+    low, high = u.min(0), u.max(0)
+    return np.asarray((low < high) & ((u == low) | (u == high)).all(0))
 
 
 def blocks(rows: int) -> list[slice]:

@@ -22,6 +22,7 @@ from kanrun.engine.tables.reduced_basis import (
     RowOutputs,
     Rows,
     blocks,
+    has_two_values,
 )
 from kanrun.engine.tables.variance_components import (
     EvidencePolicy,
@@ -143,7 +144,9 @@ class TableRows:
     def of(u: ndarray, weights: ndarray, policy: EvidencePolicy, logits: int = 0) -> TableRows:
         """Build the functions of these rows; all inputs are equally relevant."""
         rows, inputs = u.shape
-        each = int(min(policy.max_functions, max(_MIN_FUNCTIONS, policy.per_row * rows))) // inputs
+        most = int(min(policy.max_functions, max(_MIN_FUNCTIONS, policy.per_row * rows)))
+        binary = int(has_two_values(u).sum())  # each has one function
+        each = max(most - binary, most // 2) // max(inputs - binary, 1)
         smooth = min(policy.functions, max(2, each // 3))
         steps = min(policy.step_functions, max(MIN_STEPS, each - smooth))
         basis = ReducedBasis.of(u, smooth, steps, weights)

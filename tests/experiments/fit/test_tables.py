@@ -303,3 +303,24 @@ def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused():
     assert_allclose(huge, 2.0**60 * held, rtol=1e-6, atol=2.0**40)
     with pytest.raises(UsageError, match="is too narrow: the outputs range from 0 to 1"):
         fit(x, y, bounds=[0, 0.5])
+
+
+def test_many_levels_are_random_effects_also_for_levels_that_no_row_has():
+    rng = np.random.default_rng(0)
+    effects = rng.normal(size=100)
+    town, x = np.repeat(np.arange(100), 2), rng.uniform(-2, 2, 200)
+    y = x + effects[town] + rng.normal(size=200)
+
+    def frame(town, x):
+        return pd.DataFrame({"x": x, "town": [f"t{k}" for k in town]})
+
+    model = fit(frame(town, x), y, pairs=False, selection="evidence")
+    sums, new = np.bincount(town, y - x), rng.uniform(-2, 2, 100)
+    error, shrunk, mean = (
+        np.std(each - effects)
+        for each in (model.predict(frame(range(100), new)) - new, sums / 3, sums / 2)
+    )
+    assert error < 1.1 * shrunk < 0.9 * mean  # the best for known variances
+    unseen = model.predict(frame([999] * 100, new)) - new
+    assert np.std(unseen) < 0.2
+    assert abs(unseen.mean() - effects.mean()) < 0.15
