@@ -96,7 +96,8 @@ class TableFit:
     def effective(self) -> float:
         """Effective degrees of freedom of main effects and, by their weight, of neighbourhoods."""
         found = self.posteriors() if self.unit else ()
-        return sum(weight * one.degrees_of_freedom(range(len(one.prior))) for weight, one in found)
+        freedom = (w * one.degrees_of_freedom(range(len(one.prior))) for w, one in found)
+        return sum(freedom, 0.0)
 
     @property
     def additive(self) -> Design:
