@@ -174,7 +174,8 @@ class _Rows:
             kept &= given
         if kept.sum() < min(2, len(kept)):
             raise UsageError(
-                f"{self.file.name} has {kept.sum()} rows without missing values; {_INDICATOR}."
+                f"{self.file.name} has too few rows without missing values ({kept.sum()}); "
+                f"{_INDICATOR}."
             )
         self.table = self.table.take(kept)
         return notes

@@ -55,6 +55,15 @@ def test_what_is_excluded_or_dropped_is_not_there(file):
     assert any("2 of 5 rows" in note for note in target.notes)
 
 
+def test_two_rows_must_remain_of_those_with_missing_values(tmp_path):
+    path = tmp_path / "few.csv"
+    path.write_text("a,price\n1,1\n,2\n3,3\n")
+    assert len(built(path, missing="drop").points) == 2
+    path.write_text("a,price\n1,1\n,2\n,3\n")
+    with pytest.raises(UsageError, match=r"few\.csv has too few rows without missing values \(1\)"):
+        built(path, missing="drop")
+
+
 def test_missing_values_are_refused_on_request(file):
     with pytest.raises(UsageError, match="column 'age' of people\\.csv has 1 missing value"):
         built(file, inputs=["age", "income"], missing="error")

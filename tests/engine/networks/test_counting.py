@@ -57,6 +57,14 @@ def test_every_convention_on_a_network_counted_by_hand():
     assert counts["spline"] == kan([2, 5, 1], 5, trained_scales="none").count()
 
 
+def test_flops_of_kanbefair_by_hand():
+    # Two layers of 6 edges: 9 k (G + 1.5 k) + 2 G - 2.5 k + 1 = 34 each; the base function of 2 and
+    # of 3 inputs, and 2 operations an edge that weigh it.
+    size = c.KANSize((2, 3, 2), 2, 1)
+    assert c.kanbefair_flops(size, "zero") == 12 * 34
+    assert c.kanbefair_flops(size, "relu") == 12 * 34 + 5 + 12 * 2
+
+
 def test_basis_flops_by_hand():
     # Degree 1, uniform grid: position 4, interval 2, distance 1 + 2, distance outside 1, matrix of
     # 2 numbers 4.
