@@ -158,15 +158,9 @@ def shown(value: Any) -> str:
 def typed_config(command: str, plain: Mapping[str, Any]) -> Any:
     """Return the typed and checked configuration of a command.
 
-    Top-level keys that the command does not have may serve interpolations, and are omitted.
-
-    Args:
-        command: The command, such as "fit".
-        plain: The composed configuration as plain values.
-
-    Raises:
-        UsageError: If a key, type or value is wrong, or an interpolation does not resolve.
-        MissingSettings: If a setting without default is not given.
+    `plain` has plain values; top-level keys that the command does not have may serve
+    interpolations, and are omitted. Raises UsageError if a key, type or value is wrong, or an
+    interpolation does not resolve, and MissingSettings if a setting without default is not given.
     """
     settings = EXPERIMENTS.find(command).settings
     resolved, own = resolve_interpolations(dict(plain)), settings.__dataclass_fields__

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
@@ -136,14 +135,9 @@ def compose(
 ) -> Study:
     """Return the points of a call and their configurations.
 
-    Args:
-        source: The command and the folders of its configuration.
-        words: Arguments as typed: key=value, group=choice, +key=value, ~key.
-        several: Whether arguments may have several values, each combination being a point (-m).
-        argv: The whole call, for the record.
-
-    Raises:
-        UsageError: If an argument or a file cannot be used.
+    `words` are arguments as typed: key=value, group=choice, +key=value, ~key. With `several` (-m)
+    they may have several values, each combination being a point. `argv` is the whole call, for the
+    record. Raises UsageError if an argument or a file cannot be used.
     """
     known, loader = keys_of(source.command), open_loader(source)
     reader = ArgumentReader(source.command, known, loader, source.outputs, several)
@@ -223,17 +217,10 @@ def _composed(
         whole = loader._compose_config_from_defaults_list(listed.defaults, files)
         plain: Any = OmegaConf.to_container(whole, resolve=False)
     except MissingConfigException as error:
-        name, options = error.missing_cfg_file or "", error.options or ()
-        own = (one for one in loader.get_group_options("") if one[0] != "_")
-        options = options or list(own)
-        choices = f" (choices: {', '.join(options)})" if options else ""
-        offer = did_you_mean(name, options)
-        raise UsageError(f"there is no configuration {name} in {place}{offer}{choices}.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{mark.name}, line {mark.line + 1}" if mark else "a configuration file"
-        problem = getattr(error, "problem", None) or error
-        raise UsageError(f"{where} is not valid YAML: {problem}.") from error
+        name, own = error.missing_cfg_file or "", loader.get_group_options("")
+        options = error.options or [one for one in own if one[0] != "_"]
+        choices = f"{did_you_mean(name, options)} (choices: {', '.join(options)})"
+        raise UsageError(f"there is no configuration {name} in {place}{choices}.") from error
     except RecursionError as error:
         raise UsageError("the configuration is nested too deeply.") from error
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
@@ -255,10 +242,9 @@ def _composed(
 def _set_argument(
     command: str, plain: dict[str, Any], argument: Argument, index: int, known: Sequence[Key]
 ) -> None:
-    """Set the value of an argument on a composed configuration, or remove its key.
+    """Set the value of an argument, or remove its key. Raises UsageError if that is impossible.
 
-    Raises UsageError for a key that may not be set so. Whether it is a key of its group is checked
-    with the types, in `kanrun.config.rules`.
+    Whether it is a key of its group is checked with the types, in `kanrun.config.rules`.
     """
     key, sign = argument.key, argument.sign
     first, _, rest = key.partition(".")
@@ -272,7 +258,11 @@ def _set_argument(
     try:
         holder, last = holder_of(plain, key)
         there = holder[last]
-    except (LookupError, ValueError, TypeError):
+    except (IndexError, ValueError) as error:
+        raise UsageError(
+            f"{key} is not an entry of its list; the first one has number 0."
+        ) from error
+    except (KeyError, TypeError):
         there = None
         added = sign in ("+", "++") and not closest_names(first, top, cutoff=NEARLY)
         if sign == "~" or not (first in top or added):
@@ -291,9 +281,4 @@ def _set_argument(
         return
     if sign == "+" and there is not None and not isinstance(there, dict | list):
         raise UsageError(f"{key} exists already: leave out the +.")
-    try:
-        set_value(plain, key, argument.values[index])
-    except (IndexError, ValueError) as error:
-        raise UsageError(
-            f"{key} is not an entry of its list; the first one has number 0."
-        ) from error
+    set_value(plain, key, argument.values[index])

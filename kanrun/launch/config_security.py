@@ -60,13 +60,15 @@ class CheckedFiles(FileConfigSource):
 
 
 def check_text(text: str, file: Path) -> None:
-    """Raise UsageError for a configuration file that could fill the memory."""
+    """Raise UsageError for a configuration file that is not YAML, or could fill the memory."""
     try:
         root = yaml.compose(text)
     except RecursionError:
         raise UsageError(f"{file} is nested too deeply.") from None
-    except yaml.YAMLError:
-        return  # Hydra reports what is wrong with it
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        place = f"{file}, line {mark.line + 1}," if mark else str(file)
+        raise UsageError(f"{place} is not valid YAML: {problem}.") from error
     if _size(root, {}) > MAX_VALUES:
         raise UsageError(
             f"{file} stands for more than {MAX_VALUES} values by its aliases; write fewer."
