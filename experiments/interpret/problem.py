@@ -42,6 +42,7 @@ from kanrun.targets import (
     Target,
     array_target,
     build_target,
+    check_gaussian,
     make_dataset,
 )
 
@@ -157,7 +158,8 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
             KAN.
     """
     if cfg.from_run is None:
-        return problems_in(make_dataset(build_target(cfg.target), cfg.sampling, seed), cfg)
+        check_gaussian(known := build_target(cfg.target))
+        return problems_in(make_dataset(known, cfg.sampling, seed), cfg)
     cfg, model, target = _from_run(cfg)
     dataset = make_dataset(target or build_target(cfg.target), cfg.sampling, model.seed)
     if dataset.classes:

@@ -126,6 +126,8 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     """
     if (formula is None) == (x is None):
         raise UsageError("fit takes either data (x and y) or a formula.")
+    if formula is not None and (family, offset) != ("gaussian", None):
+        raise UsageError("family and offset belong to data; a formula has neither.")
     if formula is not None:
         target, described = named_formula(formula, domain), ExpressionTarget(formula, domain)
         cfg = configure(described, SamplingConfig(), model or "kan", solver, seed=seed, **settings)

@@ -67,7 +67,7 @@ LEARNED = (
     "file",
 )
 #: Results that a list shows if some run has them.
-RESULTS = ("test_rmse", "test_accuracy", "cv_rmse", "cv_accuracy", "rmse", "l2")
+RESULTS = ("test_rmse", "test_accuracy", "cv_rmse", "cv_accuracy", "cv_deviance", "rmse", "l2")
 #: Settings that say nothing of a training.
 ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", "tags", "note")
 _POINT_FIELDS = ("run", "point", "name", "status", "reason", "claims", "claims_hold")

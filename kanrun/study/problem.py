@@ -20,7 +20,6 @@ from kanrun.engine.training import (
     Task,
     TrainingData,
 )
-from kanrun.errors import UsageError
 from kanrun.study.resources import device_of
 from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling, Target
 
@@ -56,14 +55,10 @@ def make_problem(
     Raises UsageError for what breaks a rule.
     """
     # They load sympy, which a stored model does not need.
-    from kanrun.targets import build_target, make_dataset
+    from kanrun.targets import build_target, check_gaussian, make_dataset
 
     known = target if isinstance(target, Target) else build_target(target)
-    if known.family != "gaussian":
-        raise UsageError(
-            f"target.family={known.family} is for kanrun fit with model=auto. Remove it, or use "
-            "that model."
-        )
+    check_gaussian(known)
     dataset = make_dataset(known, sampling, seed)
     return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
 

@@ -24,6 +24,7 @@ from kanrun.targets.datasets import (
     Dataset,
     Target,
     build_target,
+    check_gaussian,
     constant,
     generator,
     make_dataset,

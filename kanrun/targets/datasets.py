@@ -183,6 +183,15 @@ def build_target(config: Any) -> Target:
     return target
 
 
+def check_gaussian(target: Target) -> None:
+    """Raise UsageError for a target whose outputs are not plain numbers or labels."""
+    if target.family != "gaussian":
+        raise UsageError(
+            f"target.family={target.family} is for kanrun fit with model=auto. Remove it, or use "
+            "that model."
+        )
+
+
 def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset:
     """Return the points of one seed.
 

@@ -40,7 +40,7 @@ _ROUGHEST = 1e7  # roughness at which a function counts as zero on the rows
 _RIDGE = 1e-13  # relative, for a positive definite eigenproblem
 _CONSTANT = 1e-12  # relative range of an input that is constant up to rounding
 _SQUARED_ZERO = 1e-20  # total variance of the B-splines of a constant input
-_BLOCK = 4096  # rows whose functions are used at once
+_BLOCK, _BLOCK_NUMBERS = 4096, 1 << 23  # rows and numbers of functions that are used at once
 _MAX_STORED = 1 << 27  # numbers of a table's functions that are kept in memory: 1 GiB
 
 PerRow = Float[ndarray, " rows"]
@@ -131,7 +131,7 @@ class ReducedBasis:
         """Evaluate the functions, which continue as straight lines beyond the grids."""
         out = np.empty((len(u), len(self.column)))
         grid = _grid(self.breakpoints)
-        for part in blocks(len(u)):
+        for part in blocks(len(u), u.shape[1] * grid.functions):
             rows = _b_splines(u[part], grid)
             for j, coefficients in enumerate(self.coefficients):
                 out[part, self.column == j] = rows[:, j] @ coefficients
@@ -160,9 +160,10 @@ def has_two_values(u: RowInputs) -> ndarray:
     return np.asarray((low < high) & ((u == low) | (u == high)).all(0))
 
 
-def blocks(rows: int) -> list[slice]:
-    """Return slices of at most `_BLOCK` rows."""
-    return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
+def blocks(rows: int, width: int = 1) -> list[slice]:
+    """Return slices of at most `_BLOCK` rows, and `_BLOCK_NUMBERS` for rows of this width."""
+    size = min(_BLOCK, max(_BLOCK_NUMBERS // width, 1))
+    return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def _grid(breakpoints: ndarray) -> Grid:
@@ -195,7 +196,7 @@ def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarra
     grid = _grid(breakpoints)
     mean = np.zeros((len(breakpoints), grid.functions))
     gram = np.zeros((*mean.shape, grid.functions))
-    for part in blocks(len(u)):
+    for part in blocks(len(u), u.shape[1] * grid.functions):
         rows = _b_splines(u[part], grid).transpose(1, 0, 2)
         weighted = rows * fraction[None, part, None]
         gram += weighted.transpose(0, 2, 1) @ rows

@@ -88,7 +88,9 @@ def test_other_models_refuse_families(folder, capsys):
     with contextlib.chdir(folder):
         words = ["target.path=counts.csv", "target.outputs=claims", "target.family=poisson"]
         assert main(["fit", *words, "model=kan"]) == 2
-    assert "target.family=poisson is for kanrun fit with model=auto" in capsys.readouterr().err
+        assert main(["interpret", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("target.family=poisson is for kanrun fit with model=auto") == 2
 
 
 def test_estimators_take_families_and_missing_numbers(counts):
