@@ -10,7 +10,7 @@ import pandas
 from matplotlib.figure import Figure
 
 from kanrun.figures.boxes import Box, Ticks, boxes, date_ticks, few_ticks
-from kanrun.figures.panels import draw_map
+from kanrun.figures.panels import draw_map, finish
 from kanrun.figures.style import (
     BAND,
     BLACK,
@@ -88,11 +88,8 @@ def effects(
         if len(outputs) == 1 and place == 0:
             box.names("", "probability of " * classes + shorten(outputs[0]))
         box.title(shorten(name))
-    if len(outputs) > 1 and panels:
-        handles, labels = panels[0].axes.get_legend_handles_labels()
-        unique = dict(zip(labels, handles, strict=True))
-        figure.legend(unique.values(), unique, loc="upper right", ncols=len(unique), borderpad=0)
-    return figure
+    named = [panel.axes for panel in panels[: len(outputs) > 1]]
+    return finish(figure, named, where="upper right", ncols=len(outputs), borderpad=0)
 
 
 def _logit(p: Any) -> Any:
@@ -176,7 +173,5 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
 def _ends(values: np.ndarray) -> tuple[float, float]:
     """Return the ends of the cells around values on a lattice, half a cell beyond the last ones."""
     different = np.unique(values)
-    if len(different) < 2:
-        return float(different[0]) - 0.5, float(different[0]) + 0.5
-    first, last = (different[1] - different[0]) / 2, (different[-1] - different[-2]) / 2
-    return float(different[0] - first), float(different[-1] + last)
+    steps = np.diff(different) if len(different) > 1 else np.ones(1)
+    return float(different[0] - steps[0] / 2), float(different[-1] + steps[-1] / 2)
