@@ -43,10 +43,9 @@ class Rule:
     """Rule of a value; None is checked by the field's type alone.
 
     Bounds and `choices` hold for the value, and for every number or text in a list or mapping.
-    `words` are accepted besides values of the type. `least` and `length` count the entries of a
-    list, `width` those of each of its entries. `file` marks files that must exist when a run
-    begins, see `check_files`. `free_text` marks formulas and names of columns, see
-    `kanrun.launch.arguments`.
+    `words` are accepted besides. `least` and `length` count the entries of a list, `width` those of
+    each entry. `file` marks files that must exist when a run begins (`check_files`), `free_text`
+    formulas and names of columns (`kanrun.launch.arguments`).
     """
 
     about: str
@@ -72,11 +71,12 @@ class Rule:
             return f"{path}{reason} ({self.about})."
         bounds = self._bounds.items()
         for _, leaf in _leaves(value):
+            number = isinstance(leaf, int | float)
             if self.choices and leaf not in self.choices:
                 reason = f"is not one of {', '.join(self.choices)}"
-            elif bounds and math.isinf(leaf):
+            elif bounds and number and math.isinf(leaf):
                 reason = f"must be finite and {self.phrase}"
-            elif all(_BOUNDS[name][1](leaf, bound) for name, bound in bounds):
+            elif all(number and _BOUNDS[name][1](leaf, bound) for name, bound in bounds):
                 continue
             else:
                 reason = f"must be {self.phrase}"
@@ -356,7 +356,9 @@ def _typed_value(hint: Any, value: Any) -> Any:
         if value is None and NoneType in inner:
             return None
         listed = [each for each in inner if get_origin(each) is list]
-        return _typed_value(listed[0] if listed and isinstance(value, list) else inner[0], value)
+        return _typed_value(
+            listed[0] if listed and isinstance(value, list | tuple) else inner[0], value
+        )
     if origin is list:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise _Mismatch(value, "a list")

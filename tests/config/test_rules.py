@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ class Settings:
     pairs: list[list[float]] = setting([[1, 2]], "pairs", width=2, minimum=0)
     three: list[int] = setting([1, 2, 3], "three numbers", length=3)
     size: float = setting(1.0, "a size", minimum=0)
+    other: Any = setting(1, "anything", minimum=0)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,7 @@ class Settings:
         ({"pairs": [[1]]}, "pairs has [1.0], where a list of 2 is needed (pairs)."),
         ({"pairs": [[1, -1]]}, "pairs=[[1.0, -1.0]] has -1.0, which must be at least 0 (pairs)."),
         ({"three": [1]}, "three=[1] must have 3 entries (three numbers)."),
+        ({"other": "x"}, "other=x must be at least 0 (anything)."),
         ({"size": math.inf}, "size=inf must be finite and at least 0 (a size)."),
         ({"pairs": [[1, math.nan]]}, "pairs.0.1=nan is not a number."),
     ],
@@ -66,6 +69,7 @@ def test_sentences(change, sentence):
 def test_words_and_null_are_accepted():
     check(Settings(grid="auto"))
     check(Settings(grid=None))
+    check(Settings(grid=(3, 5)))
 
 
 def test_defaults_are_not_shared():
