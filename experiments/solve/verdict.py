@@ -100,7 +100,10 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     if solution.solved_until < (end := float(system.box[-1, 1])):
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
         return "failed", f"{until} ({solution.doubt or solution.stopped}); {reason}"
-    values = [each for each in (residual, conditions, change, error) if each is not None]
+    # Residuals stay large next to contradicting conditions, and in equations of high order, where
+    # the estimated error of an evolution is small.
+    counted = 0.0 if solution.estimate is not None and system.is_evolution else residual
+    values = [each for each in (counted, conditions, change, error) if each is not None]
     if not np.isfinite(values).all() or max(values) >= FAILED:
         return "failed", reason
     if solution.tolerance is not None and not (solution.estimate or 0.0) <= solution.tolerance:
@@ -109,12 +112,11 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     if (doubt := solution.doubt or _doubt(solution, system)) is not None:
         return "doubtful", f"{doubt}; {reason}"
     refined = all(stage.intervals is not None for stage in last)
-    # Residuals of high order stay large where the estimated error of an evolution is small.
-    counted = 0.0 if solution.estimate is not None and system.is_evolution else residual
     small = max(counted, conditions) <= (SOLVED_RESIDUAL if refined else UNREFINED_RESIDUAL)
     right = error is None or error <= SOLVED_ERROR
     settled = change is not None and change <= SOLVED_CHANGE
-    return "solved" if small and right and settled else "doubtful", reason
+    fits = small and right and settled and residual < FAILED
+    return "solved" if fits else "doubtful", reason
 
 
 def _doubt(solution: Solution, system: System) -> str | None:

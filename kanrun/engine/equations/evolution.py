@@ -31,6 +31,8 @@ from kanrun.monitoring import time_limit_reached
 
 #: Units in the last place of the largest time by which windows end before formulas jump.
 ROUNDINGS = 8
+#: The shortest window after a jump in time, in units of that.
+RESOLVED = 10
 #: Relative error that rounding leaves, and Gauss points per interval at which initial values are
 #: compared.
 ROUNDING, ERROR_POINTS = 1e-13, 20
@@ -213,7 +215,10 @@ class Marcher:
         low, high = float(self.places[0]), float(self.places[-1])
         breakpoints = np.linspace(low, high, self._fewest(policy.first_intervals, march.end) + 1)
         breakpoints = with_kinks(breakpoints, kinks_of(system, 0))
-        shortest = policy.shortest_interval * self.tolerance * (high - low)
+        shortest = policy.shortest_interval * self.tolerance
+        if march.windows:  # Diffusion widens layers of this length in times that can be told apart.
+            shortest = max(shortest, np.sqrt(RESOLVED * self.early / (self.high - self.low)))
+        shortest *= high - low
         bound = max(policy.initial_error * self.tolerance, ROUNDING)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
