@@ -36,6 +36,9 @@ RESOLVED = 10
 #: Relative error that rounding leaves, and Gauss points per interval at which initial values are
 #: compared.
 ROUNDING, ERROR_POINTS = 1e-13, 20
+#: Windows shorter than this fraction of the range follow layers, such as those next to jumps of the
+#: initial values, whose breakpoints no later window needs.
+LAYER = 1e-3
 #: Smallest divisor.
 TINY = 1e-300
 #: Points of space at which the sizes of unknowns are measured, and the fraction of its size that
@@ -129,14 +132,15 @@ class Marcher:
         """Return a number of intervals that is given for `EvolutionPolicy.at_tolerance`, or more.
 
         Early errors grow, so that a grid is not coarser than that of a solution `before` at any
-        later time, relative to its tolerance.
+        later time, relative to its tolerance; windows of layers that vanish do not count.
         """
         found = max(round(intervals * self.refinement), self.policy.fewest_intervals)
         if (before := self.before) is None:
             return found
         finer: float = (self.tolerance / before.tolerance) ** (-1 / (DEGREE + 1))
-        later = [e.space.intervals for e in before.windows if e.end > time]
-        return max(found, round(finer * max(later)))
+        shortest = LAYER * (self.high - self.low)
+        later = (e for e in before.windows if e.end > max(time, e.start + shortest))
+        return max(found, round(finer * max((e.space.intervals for e in later), default=0)))
 
     def run(self) -> Iterator[March]:
         """Yield the windows so far after each one."""

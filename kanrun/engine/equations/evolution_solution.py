@@ -53,8 +53,9 @@ MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
 #: Work is predicted once this many windows have grown by less than this factor, and this fraction
 #: of the largest work is done.
 SETTLING_WINDOWS, SETTLED, SETTLED_WORK = 8, 2.0, 0.05
-#: Work of a solution that is cheap: a smaller tolerance follows although the error is small enough.
-CHEAP_WORK = 20_000
+#: Work of a solution that is cheap: a smaller tolerance follows although the error is small enough,
+#: and estimates from three solutions are better than from two.
+CHEAP_WORK = 150_000
 #: An estimated error below which no smaller tolerance follows.
 ENOUGH = 1e-11
 #: Smallest divisor.
