@@ -119,6 +119,8 @@ def solve_evolution(
         began = process_time()
         march, stopped, is_long = _march(system, local, level.march if level else None)
         if stopped and level is not None:
+            if level.estimate is None:
+                level = _compared(system, level, points)
             break
         if is_long and local * COARSER_FACTOR <= LARGEST_TOLERANCE:
             local *= COARSER_FACTOR
@@ -191,6 +193,16 @@ def _level(
     level = replace(level, change=float(squares.mean(0).max().sqrt()), changes=changes)
     power = 1.0 if before.changes is None else _power(before.changes, changes, before.factor)
     return replace(level, power=power, factor=tolerance / before.tolerance)
+
+
+def _compared(system: EvolutionSystem, level: _Level, points: Tensor) -> _Level:
+    """Return a solution that no better one can follow, compared with a coarser one."""
+    march, stopped, _ = _march(system, level.tolerance / TOLERANCE_FACTOR, None)
+    if stopped:
+        return level
+    before = _level(system, march.tolerance, march, points, None)
+    found = _level(system, level.tolerance, level.march, points, before)
+    return replace(found, seconds=level.seconds)
 
 
 def _power(before: Tensor, changes: Tensor, factor: float) -> float:

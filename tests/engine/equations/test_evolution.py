@@ -321,6 +321,10 @@ def test_a_solution_of_too_much_work_is_one_of_a_larger_tolerance(monkeypatch):
     assert less.solved_until == 1
     assert "CPU seconds" in less.stopped
     assert len(less.last) < len(full.last)
+    points = torch.rand(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    right, found = (each.network(points).detach() for each in (full, less))
+    assert less.estimate is not None
+    assert float((found - right).norm() / right.norm()) < 10 * less.estimate
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-5])
