@@ -22,7 +22,7 @@ from kanrun.points import Array
 #: Names of the families of numbers, and those whose mean is proportional to an exposure.
 FAMILIES = ("gaussian", "binomial", "poisson", "gamma")
 RATES = ("poisson", "gamma")
-_SMALLEST = 1e-12  # probability, or mean of counts, so that losses and scores are finite
+_SMALLEST = 1e-12  # probability, or dispersion, so that losses and scores are finite
 # Dispersion of counts up to which they have a Poisson distribution, otherwise a negative binomial
 # one; and that of fractions from which they are almost only 0 and 1.
 _EXCESS, _MOST_SPREAD = 1e-3, 0.999
@@ -83,18 +83,15 @@ class Family:
         """Return the derivatives of the log likelihood by the link, for dispersion 1."""
         return (y - mean) / mean if self.name == "gamma" else y - mean
 
-    def variance(self, mean: Array) -> Array:
-        """Return V(m)."""
-        return mean**2 if self.name == "gamma" else self.weight(mean)
-
     def deviance(self, y: Array, mean: Array) -> Array:
         """Return the deviance of each output: twice the logarithm of a ratio of likelihoods."""
-        mean = np.maximum(mean, _SMALLEST)
+        if self.is_log:
+            mean = np.maximum(mean, np.finfo(float).tiny)
         if self.name == "poisson":
             return np.asarray(2 * special.kl_div(y, mean))
         if self.name == "gamma":
             return np.asarray(2 * (y / mean - 1 - np.log(y / mean)))
-        mean = np.minimum(mean, 1 - _SMALLEST)
+        mean = np.clip(mean, _SMALLEST, 1 - _SMALLEST)
         return np.asarray(2 * (special.rel_entr(y, mean) + special.rel_entr(1 - y, 1 - mean)))
 
     def explained(self, y: Array, predicted: Array, weights: Array | None = None) -> float | None:
@@ -107,7 +104,7 @@ class Family:
             float(np.average(self.deviance(y, each), 0, weights).sum())
             for each in (predicted, base)
         )
-        return 1 - ours / whole if whole > _SMALLEST else None
+        return 1 - ours / whole if np.ptp(y) > 0 else None
 
     def with_dispersion(self, y: Array, mean: Array, weights: Array) -> Family:
         """Return the family with the dispersion of these outputs, by Pearson's statistic.
@@ -115,7 +112,7 @@ class Family:
         Outputs and means have the shape (rows, 1); rows without a mean, NaN, do not count.
         """
         kept = ~np.isnan(mean[:, 0])
-        squares = (y - mean) ** 2 / np.maximum(self.variance(mean), _SMALLEST)
+        squares = self.score(y, mean) ** 2 / np.maximum(self.weight(mean), np.finfo(float).tiny)
         found = float(np.average(squares[kept, 0], weights=weights[kept]))
         return replace(self, dispersion=max(found, _SMALLEST))
 

@@ -28,8 +28,8 @@ from kanrun.engine.symbolic.smooth_fit import (
     is_positive,
     smooth_fit,
 )
+from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.effects import importance_table
-from kanrun.engine.tables.table_model import TablePolicy, fit_table
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
 from kanrun.points import Points

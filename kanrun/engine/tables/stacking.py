@@ -187,8 +187,7 @@ def fit_likelihood(
     and fractions is estimated with the variances, that of counts is 1. More than two logits are
     improved one after the other, and share their variances.
     """
-    weights = np.ones(len(u)) if weights is None else weights
-    means = y
+    weights, means = np.ones(len(u)) if weights is None else weights, y
     if family.classes:
         means = np.eye(family.classes)[y[:, 0].astype(np.intp)]
         means = means[:, 1:] if family.classes == 2 else means
@@ -214,16 +213,17 @@ def fit_likelihood(
         weight = np.where(found.x < _MIN_WEIGHT, 0.0, found.x) / found.x.sum()
         return weight, mixed(weight)
 
-    beginning = policy.logit_variances[0]
+    beginning, first = policy.logit_variances[0], rows.candidates(None)[0]
     if start is None:
-        first = rows.candidates(None)[0]
         tried = [_fit_link(rows, first, means, family, each)[0] for each in policy.logit_variances]
         beginning = policy.logit_variances[int(np.argmin([loss(_left_out(one)) for one in tried]))]
 
     def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> Solved:
         return _fit_link(some, name, means, family, known[0] if known else beginning)
 
-    fit = _stacked(rows, means, solve, stack, start)
+    # Neighbourhoods are found in the link of counts and sizes, whose noise varies less.
+    seen = family.link((y + np.average(y, 0, weights)) / 2) if family.is_log else means
+    fit = _stacked(rows, seen, solve, stack, start)
     if family.classes:
         return fit
     information = np.average(family.weight(family.mean(fit.left_out)), 0, weights)
@@ -256,7 +256,8 @@ class _Newton:
 
     def problem(self, eta: ndarray, c: int, form: Functions) -> Any:
         """Return the least squares problem that is one step of output c."""
-        mean, unit = self.family.mean(eta)[:, c], self.y.mean() if self.family.is_log else 1.0
+        mean = self.family.mean(eta)[:, c]
+        unit = self.family.weight(self.y.mean()) if self.family.is_log else 1.0
         weight = np.maximum(self.family.weight(mean), _MIN_INFORMATION * unit)
         response = eta[:, c] + self.family.score(self.y[:, c], mean) / weight
         return form.problem(1 / (self.weights * weight), response)
@@ -271,8 +272,8 @@ class _Newton:
             for c in range(eta.shape[1]):
                 fitted = form.fitted(self.problem(eta, c, form), variances, scale)
                 eta[:, c] = before[:, c] + np.clip(fitted - before[:, c], -_MAX_MOVE, _MAX_MOVE)
-            weight = self.family.weight(self.family.mean(eta)) / scale
-            change = np.abs(eta - before) * 2 * np.sqrt(weight)
+            change = np.abs(eta - before) * 2
+            change *= np.sqrt(self.family.weight(self.family.mean(eta)) / scale)
             if change.max() < roughly * _NEWTON_TOLERANCE:
                 break
         return eta
@@ -309,7 +310,7 @@ def _link_variances(
     form = rows.form(name, some)
     newton = _Newton(form, y[some], family, rows.weights[some], policy.max_steps)
     eta = newton.prior()
-    sizes = form.problem(1 / newton.weights, newton.y[:, 0]).sizes
+    sizes = form.problem(1 / newton.weights, np.zeros(len(some))).sizes
 
     def slope(variances: ndarray, scale: float) -> Slope:
         nonlocal eta
@@ -322,8 +323,7 @@ def _link_variances(
 
     first = start if isinstance(start, tuple) else (equal_variances(sizes, start), 1.0)
     rough = replace(policy, tolerance=_ROUGHLY[1] * policy.tolerance)
-    variances, scale = maximise(slope, sizes, _LINK_VARIANCE, first, rough, known=known)
-    return variances, scale, eta
+    return *maximise(slope, sizes, _LINK_VARIANCE, first, rough, known=known), eta
 
 
 def _stacked(
@@ -335,8 +335,7 @@ def _stacked(
 ) -> TableFit:
     """Fit the candidates, stack them, and add the sparse fit."""
     known, solved, sparse = start.variances if start else {}, dict[str, Solved](), None
-    names = rows.candidates(start.variances if start else None)
-    some = rows
+    names, some = rows.candidates(start.variances if start else None), rows
     for name in names:
         if name == NEIGHBOURHOODS:
             some = rows.with_neighbourhoods(outputs, start.design if start else None)

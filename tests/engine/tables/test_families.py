@@ -63,7 +63,8 @@ def test_scores_and_weights_are_derivatives_of_the_likelihood(name):
     low, high = (family.deviance(y, family.mean(eta + d)) for d in (-step, step))
     assert_allclose(family.score(y, MEANS), (low - high) / (4 * step), rtol=1e-6)
     slope = (family.mean(eta + step) - family.mean(eta - step)) / (2 * step)
-    assert_allclose(family.weight(MEANS), slope**2 / family.variance(MEANS), rtol=1e-6)
+    variance = {"poisson": MEANS, "gamma": MEANS**2, "binomial": MEANS * (1 - MEANS)}[name]
+    assert_allclose(family.weight(MEANS), slope**2 / variance, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -148,6 +149,17 @@ def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
     assert 0.88 < inside.mean() < 0.97
     wide, order = high - low, np.argsort(predicted)
     assert wide[order[-200:]].mean() > 2.5 * wide[order[:200]].mean()
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e200])
+def test_sizes_have_any_unit(unit):
+    points, _ = draw("gamma", 100, 0, 0.1)
+    ours, other = (
+        fit_table(Points(points.x, u * points.y), None, TablePolicy(family="gamma", **UNFOLDED))
+        for u in (1.0, unit)
+    )
+    assert_allclose(other.predict(points.x), unit * ours.predict(points.x), rtol=2e-3)
+    assert other.family.dispersion == pytest.approx(ours.family.dispersion, rel=1e-2)
 
 
 def test_exposures_multiply_the_mean_exactly():
