@@ -11,7 +11,7 @@ import gc
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import inf
 from time import process_time
 
 
@@ -23,27 +23,6 @@ class ProgressUpdate:
     done: int
     total: int | None = None
     error: float | None = None
-
-
-class PartClock:
-    """Puts progress into words, with the time that the part can still take."""
-
-    def __init__(self) -> None:
-        self._part, self._began = ProgressUpdate("", 0), 0.0
-
-    def describe(self, update: ProgressUpdate, now: float) -> str:
-        """Return what is done, the lowest error and the time left; `now` are seconds."""
-        before, self._part = self._part, update
-        same = (before.part, before.total) == (update.part, update.total)
-        if not same or update.done < before.done:
-            self._began = now
-        total, done, seconds = update.total, update.done, now - self._began
-        words = [f"{update.part}: {done}" + (f" of {total}" if total else "")]
-        if update.error is not None and isfinite(update.error):
-            words.append(f"best {update.error:.3g}")
-        if total and done and (left := seconds * (total - done) / done) >= 1:
-            words.append(f"at most {left:.0f} s left here")
-        return ", ".join(words)
 
 
 Listener = Callable[[ProgressUpdate], None]

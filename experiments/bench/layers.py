@@ -28,7 +28,7 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import uniform_breakpoints
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.runs.records import Claim, Note, Record, Row
-from kanrun.study.problem import PRECISIONS
+from kanrun.study.build import PRECISIONS
 from kanrun.study.resources import device_of
 from kanrun.study.suite import claim_at_most
 

@@ -37,8 +37,7 @@ from kanrun.engine.training.solver_run import Clock
 from kanrun.errors import KanrunError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Claim, Note, Record, Row
-from kanrun.study.build import factory, make_plan
-from kanrun.study.problem import LearningProblem, make_problem
+from kanrun.study.build import LearningProblem, factory, make_plan, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import claim_at_least
 

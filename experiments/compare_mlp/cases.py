@@ -23,11 +23,18 @@ from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Record, Row, Value
-from kanrun.study.build import edge_spec, factory, make_plan, network_shape, refuse_unused
-from kanrun.study.checkpoints import slider_checkpoint
+from kanrun.study.build import (
+    LearningProblem,
+    edge_spec,
+    factory,
+    make_plan,
+    make_problem,
+    network_shape,
+    refuse_unused,
+)
 from kanrun.study.evaluation import relative_error, scores
-from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
+from kanrun.study.saved import slider_checkpoint
 from kanrun.study.suite import typed, with_cell
 
 Cell = Mapping[str, Any]

@@ -102,7 +102,7 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     from kanrun.experiments.continual import training
     from kanrun.experiments.continual.task_sequence import make_sequence, with_inputs
 
-    from kanrun.study.checkpoints import slider_checkpoint
+    from kanrun.study.saved import slider_checkpoint
 
     cfg = with_inputs(cfg)
     sequence, learner = make_sequence(cfg, cell["overlap"], seed), _learner(cfg, cell)

@@ -13,7 +13,7 @@ from torch import Tensor
 from kanrun.config import ContinualConfig, ExpressionTarget, TableTarget
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.errors import UsageError
-from kanrun.study.problem import PRECISIONS, LearningProblem, make_problem
+from kanrun.study.build import PRECISIONS, LearningProblem, make_problem
 from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, build_target
 from kanrun.targets.functions import peaks_formula

@@ -80,8 +80,9 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
 
     from kanrun.engine.training import train
     from kanrun.study.build import factory, make_plan
-    from kanrun.study.checkpoints import follow, slider_checkpoint
+    from kanrun.study.evaluation import follow
     from kanrun.study.resources import generator
+    from kanrun.study.saved import slider_checkpoint
 
     problem = study.problem_of(cfg, cell, seed)
     one = study.extension(cfg, cell, problem.inputs, problem.outputs)

@@ -26,10 +26,8 @@ from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predi
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
-from kanrun.study.build import Create, edge_spec, refuse_unused
-from kanrun.study.checkpoints import stage_row, step_row
-from kanrun.study.evaluation import points_of, relative_error
-from kanrun.study.problem import LearningProblem, make_problem
+from kanrun.study.build import Create, LearningProblem, edge_spec, make_problem, refuse_unused
+from kanrun.study.evaluation import points_of, relative_error, stage_row, step_row
 from kanrun.study.resources import generator
 from kanrun.study.suite import typed
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from kanrun.engine.training import Plan, Trained, baseline_error, fit, predict
-from kanrun.study.problem import LearningProblem, joined
+from kanrun.study.build import LearningProblem, joined
 from kanrun.study.resources import generator
 from kanrun.targets.datasets import draw
 from kanrun.targets.datasets import generator as stream

@@ -28,7 +28,7 @@ from kanrun.families import Family
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
-from kanrun.study.checkpoints import model_checkpoint
+from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.evaluation import (
     doubts,
     edge_table,
@@ -38,8 +38,8 @@ from kanrun.study.evaluation import (
     relative_error,
 )
 from kanrun.study.prediction import error_levels
-from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
+from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Dataset, Target, build_target
 

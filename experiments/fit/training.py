@@ -22,29 +22,32 @@ from kanrun.engine.training import (
 )
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note, Record, Row
-from kanrun.study.build import Create, describe_training, factory, make_plan
-from kanrun.study.checkpoints import (
-    follow,
-    growth_row,
-    model_checkpoint,
-    slider_checkpoint,
-    stage_row,
-    state_from_checkpoint,
-    state_to_checkpoint,
-    step_row,
+from kanrun.study.build import (
+    Create,
+    LearningProblem,
+    describe_training,
+    factory,
+    make_plan,
+    make_problem,
 )
 from kanrun.study.evaluation import (
     doubts,
     edge_table,
     effective_parameters,
+    follow,
+    growth_row,
     linear_rmse,
     points_of,
     prediction_table,
     relative_error,
     scores,
+    stage_row,
+    state_from_checkpoint,
+    state_to_checkpoint,
+    step_row,
 )
-from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
+from kanrun.study.saved import model_checkpoint, slider_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Target
 

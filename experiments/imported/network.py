@@ -14,10 +14,10 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Value
-from kanrun.study.checkpoints import model_checkpoint
+from kanrun.study.build import make_problem, with_scalings
 from kanrun.study.evaluation import edge_table, prediction_table
-from kanrun.study.problem import make_problem, with_scalings
 from kanrun.study.resources import generator
+from kanrun.study.saved import model_checkpoint
 from kanrun.targets import Scaling, array_target
 
 #: Points that are recorded: inputs of the checkpoint, or uniform ones of the first grid.

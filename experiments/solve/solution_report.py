@@ -42,9 +42,9 @@ from kanrun.engine.equations import solve as solve_system
 from kanrun.errors import UsageError
 from kanrun.points import Scaling
 from kanrun.runs.records import Checkpoint, Table
-from kanrun.study.checkpoints import checkpoint_of
 from kanrun.study.model import Model
 from kanrun.study.resources import generator
+from kanrun.study.saved import checkpoint_of
 
 Array = NDArray[np.float64]
 

@@ -117,8 +117,8 @@ def _add_experiment(experiment: ExperimentKind) -> None:
         if cfg is not None:
             print(shown_config(study, resolve), end="")
             return
-        from kanrun.study.points import RunOptions
         from kanrun.study.running import run_study
+        from kanrun.study.studies import RunOptions
 
         options = RunOptions(outputs, quiet, verbose, strict, force, dry_run, began)
         raise typer.Exit(run_study(study, options)[0])

@@ -66,22 +66,27 @@ def predict(  # noqa: PLR0913  # options of a command
         force: Replace files that exist.
     """
     from kanrun.runs import find_run
-    from kanrun.study.saved import PredictionOptions, predict_table
+    from kanrun.study.prediction_files import PredictionOptions, predict_table
+    from kanrun.study.saved import LoadedRun
+    from kanrun.targets import check_output
 
     enable_gc()
     if output.exists() and file.exists() and output.samefile(file):
         raise UsageError(
             f"--output {output} is the input file, whose other columns would be lost. Name another."
         )
+    if output.is_dir():
+        raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
     _check_new(output, force)
     found = find_run(run, outputs, one=True)
+    check_output(output)
     wanted = [name.strip() for name in derivatives.split(",") if name.strip()]
     try:
         levels = [float(each) for each in quantiles.split(",") if each.strip()]
     except ValueError:
         raise UsageError(f"--quantiles {quantiles} must be numbers such as 0.1,0.5,0.9.") from None
-    options = PredictionOptions(model, interval, levels, wanted, spreadsheet_safe, explain)
-    for warning in predict_table(found, file, output, options):
+    options = PredictionOptions(interval, levels, wanted, spreadsheet_safe, explain)
+    for warning in predict_table(LoadedRun(found).model(model), file, output, options):
         print(f"kanrun: {warning}", file=sys.stderr)
     print(output)
 
@@ -151,9 +156,9 @@ def lesson(
         force: Replace a file that exists.
     """
     from kanrun.launch.composing import Source, compose
-    from kanrun.study.page.lesson import STUDIES, TAG, recorded_runs, write_lesson
-    from kanrun.study.points import RunOptions
+    from kanrun.study.page import STUDIES, TAG, recorded_runs, write_lesson
     from kanrun.study.running import run_study
+    from kanrun.study.studies import RunOptions
 
     _check_new(output, force)
     if not output.parent.is_dir():
@@ -189,8 +194,8 @@ def rerun_run(
     """
     from kanrun.launch.composing import compose_again
     from kanrun.runs import find_run
-    from kanrun.study.points import RunOptions
     from kanrun.study.running import rerun, run_study
+    from kanrun.study.studies import RunOptions
 
     options = RunOptions(outputs, quiet, strict=strict, executor=executor, address=address)
     found = find_run(run, outputs)
@@ -218,8 +223,8 @@ def resume_interrupted(
         address (ADDRESS): Dask scheduler of a run with executor=dask.
     """
     from kanrun.runs import find_run
-    from kanrun.study.points import RunOptions
     from kanrun.study.running import resume_run
+    from kanrun.study.studies import RunOptions
 
     options = RunOptions(
         outputs, quiet, strict=strict, force=force, executor=executor, address=address
@@ -324,7 +329,7 @@ def redraw_figures(
             accumulated local effects, as a figure and as CSV.
     """
     from kanrun.runs import find_run
-    from kanrun.study.comparison import redraw
+    from kanrun.study.report import redraw
 
     found = find_run(run if point is None else f"{run}/{point}", outputs)
     for path in redraw(found, format, figure or (), effect or ()):

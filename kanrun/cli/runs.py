@@ -171,7 +171,7 @@ def compare_runs(
     Args:
         figure (FILE): Where the figure goes. Default: in OUTPUTS/comparisons.
     """
-    from kanrun.study.comparison import as_columns, differences, draw_comparison
+    from kanrun.study.report import as_columns, differences, draw_comparison
 
     found = [_one(word, outputs) for word in names]
     settings, results, _ = differences(found)
@@ -212,7 +212,7 @@ def report_runs(
 def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> None:
     """Show settings, versions and commits in which two runs differ: first with -, other +."""
     from kanrun.study import report
-    from kanrun.study.comparison import differences
+    from kanrun.study.report import differences
 
     found = [_one(word, outputs) for word in (run, other)]
     settings, _, origins = differences(found)
@@ -276,7 +276,7 @@ def _print_about(run: Run) -> None:
     """Print the record of a run, its notes, its summary or points, and its claims."""
     from kanrun.runs.index import local_time
     from kanrun.study import report
-    from kanrun.study.comparison import print_points
+    from kanrun.study.report import print_points
 
     console = report.output_console()
     try:

@@ -120,18 +120,6 @@ class TrainingConfig(ExperimentConfig):
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
 
 
-#: Figures of a trained model.
-TRAINING_FIGURES = (
-    "effects",
-    "pair_maps",
-    "loss",
-    "growth",
-    "predictions",
-    "residuals",
-    "class_curves",
-    "edges",
-    "network",
-)
 #: Keys that select their target.
 IMPLIED_TARGETS = {
     "target.formula": "target=expression",
@@ -153,7 +141,17 @@ IMPLIED_TARGETS = {
     ),
     table_model="auto",
     implied=IMPLIED_TARGETS,
-    figures=TRAINING_FIGURES,
+    figures=(
+        "effects",
+        "pair_maps",
+        "loss",
+        "growth",
+        "predictions",
+        "residuals",
+        "class_curves",
+        "edges",
+        "network",
+    ),
 )
 @dataclass
 class FitConfig(TrainingConfig):
@@ -303,7 +301,7 @@ class InterpretConfig(ExperimentConfig):
     ),
     module="kanrun.experiments.imported",
     argument="file",
-    figures=TRAINING_FIGURES,
+    figures=("predictions", "residuals", "edges", "network"),
 )
 @dataclass
 class ImportConfig(ExperimentConfig):

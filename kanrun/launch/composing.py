@@ -45,7 +45,7 @@ from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
 from kanrun.launch.config_security import OWN_FOLDER, CheckedFiles, check_composed
 from kanrun.runs import Point, Run
-from kanrun.study.points import Study
+from kanrun.study.studies import Study
 
 HYDRA_VERSION_BASE = "1.3"
 #: A key that resembles one of the command's by this ratio or more is a mistyped one.

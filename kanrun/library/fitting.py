@@ -38,10 +38,10 @@ from kanrun.experiments.fit.tables import prepare_table
 from kanrun.experiments.fit.training import make_fit
 from kanrun.monitoring import monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
-from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
 from kanrun.study.progress import Reporter
 from kanrun.study.resources import TimeLimit, threads_of, using_threads
+from kanrun.study.saved import model_from_checkpoint
 from kanrun.study.suite import with_cell
 from kanrun.targets import (
     Data,

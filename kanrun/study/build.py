@@ -1,14 +1,20 @@
-"""From the configuration to the engine: fresh networks, and the plan to train them."""
+"""From the configuration to what the engine trains: the problem, fresh networks, and the plan.
+
+A problem is the points of a target, in the units of the user and as the engine trains on them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-from torch import Generator
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor
 
 from kanrun.config import (
     MODELS,
@@ -16,11 +22,14 @@ from kanrun.config import (
     AutoSolver,
     BezierConfig,
     BSplineConfig,
+    ExperimentConfig,
     KANConfig,
     MLPConfig,
     PolynomialConfig,
+    SamplingConfig,
     check,
 )
+from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.config.models import AUTO, check_model, widths_of
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
@@ -28,13 +37,101 @@ from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import (
     GrowthPolicy,
     Plan,
+    Samples,
     Task,
     TrainingCost,
+    TrainingData,
     check_solver,
     choose_solver,
 )
 from kanrun.errors import UsageError
-from kanrun.study.problem import LearningProblem
+from kanrun.study.resources import device_of
+from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling, Target
+
+PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}
+
+
+@dataclass(frozen=True)
+class LearningProblem:
+    """`dataset` in the user's units and `data` as the engine trains on them.
+
+    `domain` (inputs, 2) bounds the grid.
+    """
+
+    dataset: Dataset
+    data: TrainingData
+    domain: Tensor
+
+    @property
+    def inputs(self) -> int:
+        return len(self.dataset.target.inputs)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network: the target's, or one for each class."""
+        return len(self.dataset.classes or self.dataset.target.outputs)
+
+
+def make_problem(
+    cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
+) -> LearningProblem:
+    """Sample `target`, settings or a target as it is, for `seed`.
+
+    Raises UsageError for what breaks a rule.
+    """
+    # They load sympy, which a stored model does not need.
+    from kanrun.targets import build_target, check_gaussian, make_dataset
+
+    known = target if isinstance(target, Target) else build_target(target)
+    check_gaussian(known)
+    dataset = make_dataset(known, sampling, seed)
+    return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
+
+
+def with_scalings(
+    problem: LearningProblem,
+    inputs: Scaling | PiecewiseScaling,
+    outputs: Scaling | PiecewiseScaling | None,
+) -> LearningProblem:
+    """Return the same points in other units; `outputs` None keeps those of the output."""
+    dataset = replace(
+        problem.dataset,
+        input_scaling=inputs,
+        output_scaling=outputs or problem.dataset.output_scaling,
+    )
+    return _problem(dataset, problem.domain.dtype, problem.domain.device)
+
+
+def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
+    """Return the problem with `points` among its training points, or with them `only`."""
+    train = points if only else problem.dataset.train.join(points)
+    dataset = replace(problem.dataset, train=train)
+    return _problem(dataset, problem.domain.dtype, problem.domain.device)
+
+
+def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
+    def tensor(array: NDArray[np.float64]) -> Tensor:
+        return torch.tensor(array, dtype=dtype, device=device)
+
+    def samples(points: Points | None) -> Samples | None:
+        if points is None:
+            return None
+        y = points.y if dataset.classes else dataset.output_scaling.apply(points.y)
+        weights = None if points.weights is None else tensor(points.weights)
+        return Samples(tensor(dataset.input_scaling.apply(points.x)), tensor(y), weights)
+
+    train = samples(dataset.train)
+    assert train is not None
+    # Float32 would not hold every unit.
+    units = torch.tensor(dataset.output_scaling.scale, dtype=torch.float64)
+    task: Task = "classification" if dataset.classes else "regression"
+    data = TrainingData(train, samples(dataset.validation), samples(dataset.test), units, task)
+    domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)
+    # A constant input gets a range, so that its grid has a positive length.
+    flat = (domain[:, 1] <= domain[:, 0])[:, None]
+    domain = torch.where(flat, domain + domain.new_tensor([-0.5, 0.5]), domain)
+    return LearningProblem(dataset, data, domain)
+
 
 Create = Callable[[Generator], Network]
 
@@ -222,7 +319,17 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
     name, why, settings = solver.kind, f"{solver.kind}: chosen by solver={solver.kind}.", solver
     task, dtype = problem.data.task, problem.domain.dtype
     if isinstance(solver, AutoSolver):
-        name, why = choose_solver(_cost(model, problem), task, double=dtype.itemsize == DOUBLE)
+        grids, rows = intervals_of(model), len(problem.data.train) * problem.outputs
+        last = _parameters(model, problem, name, grids[-1:])
+        first = _parameters(model, problem, name, grids[:1])
+        edge_unknowns = last
+        if isinstance(model, KANConfig):
+            edges = _edges(network_shape(model, problem.inputs, problem.outputs))
+            edge_unknowns = edges * (model.degree + 2)
+            if model.intervals == "auto":
+                last = max(min(last, AUTO_COEFFICIENTS + edges), first)
+        cost = TrainingCost(rows, last, first, edge_unknowns)
+        name, why = choose_solver(cost, task, double=dtype.itemsize == DOUBLE)
         settings = SOLVERS[name].settings(**({"batch_size": ADAM_BATCH} if name == "adam" else {}))
     check_solver(name, task, dtype)
     moving = not SOLVERS[name].second_order and not getattr(model, "freeze_scales", True)
@@ -267,18 +374,6 @@ def _parameters(
     shape = network_shape(model, problem.inputs, problem.outputs)
     size = KANSize(shape, intervals[0], model.degree, tuple(model.multiplication_nodes))
     return kan_parameters(size, edge_spec(model, solver))
-
-
-def _cost(model: Any, problem: LearningProblem) -> TrainingCost:
-    rows, intervals = len(problem.data.train) * problem.outputs, intervals_of(model)
-    last = _parameters(model, problem, "auto", intervals[-1:])
-    first = _parameters(model, problem, "auto", intervals[:1])
-    if not isinstance(model, KANConfig):
-        return TrainingCost(rows, last, first, last)
-    edges = _edges(network_shape(model, problem.inputs, problem.outputs))
-    if model.intervals == "auto":
-        last = max(min(last, AUTO_COEFFICIENTS + edges), first)
-    return TrainingCost(rows, last, first, edges * (model.degree + 2))
 
 
 def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:

@@ -1,11 +1,15 @@
-"""Scores of a trained network in the units of the data, and tables for figures."""
+"""What a training leaves: rows of steps and grids, its state to resume from, scores, and tables.
+
+Scores and tables are in the units of the data.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 import torch
@@ -14,10 +18,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training import SmoothnessPenalty, degrees_of_freedom, mean_loss, predict
-from kanrun.runs.records import Note, Table, Value
-from kanrun.study.problem import LearningProblem
-from kanrun.targets import Dataset, Points, constant, root_mean_square
+from kanrun.engine.training import (
+    Errors,
+    Event,
+    SmoothnessPenalty,
+    Stage,
+    Step,
+    Trained,
+    TrainingState,
+    degrees_of_freedom,
+    mean_loss,
+    predict,
+)
+from kanrun.runs.records import Checkpoint, Note, Record, Table, Value
+from kanrun.study.build import LearningProblem
+from kanrun.study.saved import pack, unpack
+from kanrun.targets import Dataset, Points, constant, deviation, root_mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +49,11 @@ POINTS_PER_SIDE = {1: 400, 2: 61}
 #: Edges, the most important first, that the table of edges keeps; points of each, as many as
 #: MOST_ROWS rows allow: 400 edges with 101 points each take 0.8 CPU s to write and to read.
 MOST_EDGES, EDGE_POINTS, FEWEST_POINTS, MOST_ROWS = 400, 101, 26, 10_000
+#: Columns of the table of edges; the last two are there if nodes multiply.
+EDGE_COLUMNS = (
+    *("layer", "out", "in", "x", "x_data", "seen", "y", "score", "pruned"),
+    *("input_name", "output_name", "symbolic", "operation"),
+)
 
 
 def predict_points(network: nn.Module, problem: LearningProblem, x: Array) -> Array:
@@ -61,13 +82,13 @@ def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
 
 def r_squared(difference: Array, y: Array, weights: Array | None = None) -> float | None:
     """Return 1 - mean squared difference / variance of y (rows, outputs); None if y is constant."""
-    deviation = _deviation(y, weights)
-    return None if deviation is None else 1 - (_rms(difference, weights) / deviation) ** 2
+    spread = _deviation(y, weights)
+    return None if spread is None else 1 - (_rms(difference, weights) / spread) ** 2
 
 
 def _deviation(y: Array, weights: Array | None) -> float | None:
     """Return the standard deviation of y over rows and outputs; None if y is constant."""
-    return None if constant(y).all() else _rms(y - np.average(y, 0, weights), weights)
+    return None if constant(y).all() else float(root_mean_square(deviation(y, weights)))
 
 
 def _rms(values: Array, weights: Array | None) -> float:
@@ -84,8 +105,8 @@ def relative_error(error: float | None, dataset: Dataset) -> float | None:
     """
     if error is None or dataset.classes:
         return None
-    deviation = _deviation(dataset.train.y, dataset.train.weights)
-    return None if deviation is None else error / deviation
+    spread = _deviation(dataset.train.y, dataset.train.weights)
+    return None if spread is None else error / spread
 
 
 def doubts(r2: Value, points: str) -> Iterator[Note]:
@@ -213,72 +234,132 @@ def edge_columns(
     invert: Callable[[Array], Array] = np.asarray,
 ) -> dict[str, Any]:
     """Return the columns of `edge_table` for x; `invert` maps inputs to units of the data."""
-    last = len(network.edge_layers) - 1
-    rows: list[dict[str, Any]] = []
+    rows, multiply = list[tuple[Any, ...]](), any(network.products)
     edges = min(sum(layer.mask.numel() for layer in network.edge_layers), MOST_EDGES)
     points = max(FEWEST_POINTS, min(EDGE_POINTS, MOST_ROWS // edges))
     with torch.no_grad():
-        reaching = network.activations(x)
-        depth, multiply = 0, any(network.products)
+        reaching, depth = network.activations(x), 0
         for index, layer in enumerate(network.edge_layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
             share = torch.linspace(0, 1, points, dtype=score.dtype, device=score.device)
             on_grid = torch.lerp(layer.grid.low, layer.grid.high, share[:, None])
-            y, at = layer.edge_values(on_grid), on_grid.double().cpu().numpy()
+            y, at = layer.edge_values(on_grid).cpu().numpy(), on_grid.double().cpu().numpy()
             ends = reaching[index].double().cpu().numpy()
             seen = (at >= ends.min(0)) & (at <= ends.max(0))
             data = invert(at) if index == 0 else at
             for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
-                rows.append(
-                    {
-                        "layer": depth,
-                        "out": out,
-                        "in": into,
-                        "x": at[:, into],
-                        "x_data": data[:, into],
-                        "seen": seen[:, into],
-                        "y": y[:, out, into].cpu().numpy(),
-                        "score": float(score[out, into]),
-                        "pruned": not bool(layer.mask[out, into]),
-                        "input_name": str(inputs[into]) if index == 0 else "",
-                        "output_name": str(outputs[out]) if index == last else "",
-                    }
-                    | ({"symbolic": "", "operation": "sum"} if multiply else {})
-                )
+                where = (depth, out, into, at[:, into], data[:, into], seen[:, into])
+                judged = float(score[out, into]), not bool(layer.mask[out, into])
+                source = str(inputs[into]) if index == 0 else ""
+                result = str(outputs[out]) if index == len(network.edge_layers) - 1 else ""
+                rows.append((*where, y[:, out, into], *judged, source, result, "", "sum"))
             depth += 1
             if multiply and network.products[index]:
                 rows += _joints(layer(reaching[index]), network.products[index], depth, points)
                 depth += 1
-    kept = sorted(rows, key=lambda row: -row["score"])[:MOST_EDGES]
-    kept.sort(key=lambda row: (row["layer"], row["out"], row["in"]))
+    names = EDGE_COLUMNS if multiply else EDGE_COLUMNS[:-2]
+    kept = sorted(rows, key=lambda row: -row[EDGE_COLUMNS.index("score")])[:MOST_EDGES]
+    kept.sort(key=lambda row: row[:3])
+    columns = zip(names, zip(*kept, strict=True), strict=False)
     return {
-        key: np.concatenate([np.broadcast_to(row[key], points) for row in kept]) for key in kept[0]
+        name: np.concatenate([np.broadcast_to(part, points) for part in parts])
+        for name, parts in columns
     }
 
 
-def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[dict[str, Any]]:
+def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `edge_table` from sums (samples, sums) to nodes, products last."""
     plain = sums.shape[1] - 2 * products
     for number, each in enumerate(sums.double().cpu().numpy().T):
-        x = np.linspace(each.min(), each.max(), points)
-        multiplies = number >= plain
-        yield {
-            "layer": depth,
-            "out": plain + (number - plain) // 2 if multiplies else number,
-            "in": number,
-            "x": x,
-            "x_data": x,
-            "seen": True,
-            "y": x,
-            "score": float(each.std()),
-            "pruned": False,
-            "input_name": "",
-            "output_name": "",
-            "symbolic": "=",
-            "operation": "product" if multiplies else "sum",
-        }
+        x, multiplies = np.linspace(each.min(), each.max(), points), number >= plain
+        out = plain + (number - plain) // 2 if multiplies else number
+        operation = "product" if multiplies else "sum"
+        yield depth, out, number, x, x, True, x, float(each.std()), False, "", "", "=", operation
 
 
 def points_of(points: Points | None) -> int:
     """Return the number of points, 0 for None."""
     return 0 if points is None else len(points)
+
+
+#: Columns of the table `growth`, besides the shape.
+GROWTH_COLUMNS = ("intervals", "parameters", "train_rmse", "validation_rmse", "test_rmse", "steps")
+
+
+def follow(
+    events: Generator[Event, None, Trained], records_of: Callable[[Event], Iterable[Record]]
+) -> Generator[Record, None, Trained]:
+    """Yield the records of each event of a training; return the result of the training."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            trained: Trained = end.value
+            return trained
+        yield from records_of(event)
+
+
+def step_row(step: Step) -> dict[str, Value]:
+    """Return the place of a step, the errors after it, and the seconds of training so far."""
+    place: dict[str, Value] = {"stage": step.stage, "step": step.step, "intervals": step.intervals}
+    return {**place, **_errors(step.errors), "seconds": step.seconds}
+
+
+def stage_row(stage: Stage) -> dict[str, Value]:
+    """Return a grid, its errors, and the transfer to it with the errors before and after."""
+    return {
+        "stage": stage.stage,
+        "intervals": stage.intervals,
+        "parameters": stage.network.count(),
+        **_errors(stage.errors),
+        "penalty": stage.penalty.weight,
+        "carried_by": stage.transfer.method,
+        "function_change": stage.transfer.error,
+        "error_before": stage.transfer.before,
+        "error_after": stage.transfer.after,
+        "steps": stage.steps,
+        "seconds": stage.seconds,
+    }
+
+
+def growth_row(stage: Stage) -> dict[str, Value]:
+    """Return a shape that was tried, its grid, size, errors and steps."""
+    shape = "-".join(map(str, stage.network.shape))
+    row = {name: value for name, value in stage_row(stage).items() if name in GROWTH_COLUMNS}
+    return {"shape": shape, **row}
+
+
+def _errors(errors: Errors) -> dict[str, Value]:
+    names = ("train", "validation", "test")
+    return {f"{name}_rmse": getattr(errors, name) for name in names}
+
+
+def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoint:
+    """Return the state of a training, from which it resumes exactly; `meta` are further values."""
+    arrays: dict[str, NDArray[Any]] = {}
+
+    def stored(part: Network | Tensor) -> Any:
+        place = f"{len(arrays)}/"
+        if isinstance(part, Tensor):
+            arrays[place] = part.cpu().numpy()
+            return place
+        arrays.update(pack(part, place))
+        return {"place": place, "network": part.describe()}
+
+    return Checkpoint("resume", arrays, {**meta, **msgspec.to_builtins(state, enc_hook=stored)})
+
+
+def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> TrainingState:
+    """Return the state that `state_to_checkpoint` stored, or that of a new training."""
+    if checkpoint is None:
+        return TrainingState()
+    arrays = checkpoint.arrays
+
+    def restored(kind: type, part: Any) -> Network | Tensor:
+        if kind is not Tensor:
+            return unpack(part["network"], arrays, part["place"]).to(device)
+        tensor = torch.from_numpy(np.array(arrays[part]))
+        # The state of a generator, which has bytes, stays on the CPU.
+        return tensor if tensor.dtype == torch.uint8 else tensor.to(device)
+
+    return msgspec.convert(checkpoint.meta, TrainingState, dec_hook=restored)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
+from inspect import signature
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import EXPERIMENTS, ExperimentConfig
 from kanrun.errors import StorageFailed
 from kanrun.monitoring import monitored, time_limit_reached
 from kanrun.runs.artifacts import write_figure
@@ -28,33 +27,22 @@ from kanrun.runs.records import (
 )
 from kanrun.runs.tables import MARKS, Key
 from kanrun.study import report
-from kanrun.study.comparison import draw_points, print_points
-from kanrun.study.executors import (
+from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
+from kanrun.study.experiment import (
     Failed,
+    Failure,
     Finished,
     Recorded,
-    TaskEvent,
-    TaskEvents,
-    Warned,
-    run_dask,
-    run_local,
-    run_serial,
-)
-from kanrun.study.experiment import (
-    Experiment,
-    Failure,
-    Tables,
     Task,
-    TaskRunner,
+    TaskEvent,
+    Warned,
     chosen_figures,
-    takes_resume,
     tasks_of,
 )
-from kanrun.study.points import Checked, RunOptions, Study, check, manifest_of
-from kanrun.study.progress import Reporter
+from kanrun.study.progress import Reporter, Tracker
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import TimeLimit, cores, threads_of
-from kanrun.study.trackers import Tracker
+from kanrun.study.studies import Checked, RunOptions
 
 if TYPE_CHECKING:
     import pandas
@@ -64,32 +52,7 @@ if TYPE_CHECKING:
 _OVERRUN = 1.1
 
 
-def check_config(experiment: Experiment, cfg: ExperimentConfig) -> None:
-    """Check a typed configuration. Raises UsageError if it cannot run."""
-    check(experiment, _study_of(experiment, cfg))
-
-
-def run_config(experiment: Experiment, cfg: ExperimentConfig, outputs: Path) -> Run:
-    """Check and run a typed configuration in a new folder below `outputs`, quietly."""
-    study = _study_of(experiment, cfg)
-    checked = check(experiment, study)
-    folder = RunFolder.create(outputs, manifest_of(study, checked))
-    execute(experiment, study, folder, checked, RunOptions(quiet=True))
-    return Run(folder.path)
-
-
-def _study_of(experiment: Experiment, cfg: ExperimentConfig) -> Study:
-    command = next(one.name for one in EXPERIMENTS.values() if one.settings is type(cfg))
-    return Study(command, bases=(asdict(cfg),))
-
-
-def execute(
-    experiment: Experiment,
-    study: Study,
-    folder: RunFolder,
-    checked: Checked,
-    options: RunOptions,
-) -> Manifest:
+def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifest:
     """Run all points, cells and seeds of a study into `folder` and return its record.
 
     In a folder from `RunFolder.reopen` finished trainings are kept. A training that fails is
@@ -100,8 +63,7 @@ def execute(
     results go to standard error.
     """
     try:
-        execution = _Execution(experiment, study, folder, checked, options)
-        folder.finish(**execution.run())
+        folder.finish(**_Execution(checked, folder, options).run())
     except BaseException as error:
         status, failure = Status.FAILED, Failure.of(error)
         if isinstance(error, KeyboardInterrupt):
@@ -111,38 +73,26 @@ def execute(
             folder.finish(status, failure.reason, failure.trace)
         raise
     if not options.quiet:
-        _report(folder, len(study.points) > 1)
+        console, path, manifest = report.error_console(), folder.path, folder.manifest
+        run = Run(path, f"{path.parent.name}/{path.name}")
+        if run.has_points:
+            report.print_points(console, run)
+        elif columns := run.columns("summary"):
+            report.print_summary(console, columns)
+        report.print_claims(console, manifest.claims)
+        if manifest.trainings > 1:
+            report.print_failures(console, manifest.failures)
     return folder.manifest
-
-
-def _report(folder: RunFolder, several: bool) -> None:
-    """Print the results, the claims and the failures."""
-    console, path, manifest = report.error_console(), folder.path, folder.manifest
-    run = Run(path, f"{path.parent.name}/{path.name}")
-    if several:
-        print_points(console, run)
-    elif columns := run.columns("summary"):
-        report.print_summary(console, columns)
-    report.print_claims(console, manifest.claims)
-    if manifest.trainings > 1:
-        report.print_failures(console, manifest.failures)
 
 
 class _Execution:
     """One execution of a study."""
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        study: Study,
-        folder: RunFolder,
-        checked: Checked,
-        options: RunOptions,
-    ) -> None:
-        self._experiment, self._study, self._folder = experiment, study, folder
-        self._several, self._resumed = len(study.points) > 1, bool(folder.manifest.resumed)
-        self._runner = TaskRunner(experiment, checked.prepared)
-        self._cfg = cfg = study.config(0)
+    def __init__(self, checked: Checked, folder: RunFolder, options: RunOptions) -> None:
+        self._study, self._folder = checked.study, folder
+        self._several, self._resumed = len(checked.trainings) > 1, bool(folder.manifest.resumed)
+        self._runner = TaskRunner(checked.study.experiment, dict(checked.prepared))
+        self._cfg = cfg = checked.study.config(0)
         if self._resumed:
             folder.manifest = replace(folder.manifest, executor=asdict(cfg.executor))
         elif cfg.tags or cfg.note:
@@ -153,8 +103,8 @@ class _Execution:
             self._limit = TimeLimit(cfg.max_cpu_seconds, began)
         self._tracker: Tracker | None = None
         if cfg.tracker is not None:
-            self._tracker = Tracker(cfg.tracker, study.command, folder.path, asdict(cfg))
-        self._recorder = Recorder(folder, study.points, checked)
+            self._tracker = Tracker(cfg.tracker, checked.study.command, folder.path, asdict(cfg))
+        self._recorder = Recorder(folder, checked)
         self._reporter = Reporter(
             report.error_console(), self._recorder.total, options.quiet, options.verbose
         )
@@ -172,75 +122,77 @@ class _Execution:
                 with self._optional("the figures could not be drawn"):
                     self._draw(tables)
             if self._recorder.finished and not self._several:
-                metrics = _medians(tables.get("summary"))
-                claims = self._claims(tables, self._study.points[0])
-        failed = self._failure()
-        status = Status.FAILED if failed else Status.COMPLETED
+                metrics, claims = self._results(tables, self._study.points[0])
+        failed, limit = self._failure(), self._limit
+        reason, status = failed and failed.reason, Status.FAILED if failed else Status.COMPLETED
+        if not failed and limit and self._ended_early:
+            missing, used = sum(self._recorder.left), process_time() - limit.began
+            reason = f"stopped after max_cpu_seconds={limit.seconds:g} (CPU time)"
+            reason += "; kept the best result so far"
+            if missing:
+                reason += f"; {missing} of {self._recorder.total} trainings did not begin"
+            if used > _OVERRUN * limit.seconds:
+                reason += f"; it took {used:.3g} s, as a step that has begun is not cut short"
         if self._tracker is not None:
             self._tracker.end(metrics, status)
         return {
             "status": status,
-            "reason": failed.reason if failed else self._stopped_reason(),
-            "trace": failed.trace if failed else None,
+            "reason": reason,
+            "trace": failed and failed.trace,
             "metrics": metrics,
             "claims": claims,
             "failures": self._recorder.failure_entries(),
         }
 
-    def _draw(self, tables: Tables) -> None:
-        names, formats = self._cfg.figures, self._cfg.figure_formats
+    def _draw(self, tables: Mapping[str, pandas.DataFrame]) -> None:
+        given, formats = self._cfg.figures, self._cfg.figure_formats
         if self._several:
-            draw_points(Run(self._folder.path), formats)
+            report.draw_points(Run(self._folder.path), formats)
             return
-        chosen = chosen_figures(self._experiment, tables, () if isinstance(names, str) else names)
-        for name, draw in chosen:
+        names = () if isinstance(given, str) else given
+        for name, draw in chosen_figures(self._study.experiment, tables, names):
             with self._optional(f"the figure {name} could not be drawn"):
                 place = Run(self._folder.path).figures_folder
                 write_figure(place / file_name(name), draw(), formats)
 
-    def _tasks(self, finished: Collection[Key] = ()) -> Iterator[Task]:
+    def _tasks(self, restoring: bool = False) -> Iterator[Task]:
         """Yield the tasks of all points in their order, without those that had finished."""
+        recorder = self._recorder
+        kept = set() if restoring else set(recorder.finished)
         for point in self._study.points:
-            if not finished or self._recorder.left[point.number]:
-                for task in tasks_of(self._experiment, self._study.config(point.number), point):
-                    if task.key not in finished:
-                        yield task
+            if restoring or recorder.left[point.number]:
+                cfg = self._study.config(point.number)
+                tasks = tasks_of(self._study.experiment, cfg, point)
+                yield from (task for task in tasks if task.key not in kept)
 
     def _train(self) -> None:
         recorder, checkpoints = self._recorder, dict[Key, Checkpoint]()
         if self._resumed:
-            checkpoints = recorder.restore(self._tasks(), takes_resume(self._experiment))
-        kept = set(recorder.finished)
-        self._reporter.skip(len(kept))
-        if recorder.lost:
-            self._warn(
-                f"{recorder.lost} trainings had finished, but some of their rows are gone: they "
-                "restart"
-            )
-        if self._resumed and self._several:  # trainings of some points had all ended
+            resumes = "resume" in signature(self._study.experiment.run).parameters
+            checkpoints = recorder.restore(self._tasks(restoring=True), resumes)
+            self._reporter.skip(len(recorder.finished))
+            if recorder.lost:
+                lost = f"{recorder.lost} trainings had finished, but some of their rows are gone"
+                self._take(Warned(f"{lost}: they restart"))
             done = Run(self._folder.path).journal.results
-            for point in self._study.points:
+            for point in self._study.points if self._several else ():
                 if not recorder.left[point.number] and point.number not in done:
                     self._end_point(point)
+        executor, left, tasks = self._cfg.executor, sum(recorder.left), self._tasks()
         end = self._limit.end if self._limit else None
-        with (
-            monitored(self._reporter.show_progress, end),
-            contextlib.closing(self._events(self._tasks(kept), checkpoints)) as events,
-        ):
+        if executor.kind == "local" and left:
+            workers = executor.workers or max(1, cores() // threads_of(self._cfg))
+            seconds = None if end is None else max(0.0, end - process_time())
+            events = run_local(self._runner, tasks, checkpoints, min(workers, left), seconds)
+        elif executor.kind == "dask" and left:
+            events = run_dask(self._runner, tasks, checkpoints, str(executor.address))
+        else:
+            events = run_serial(self._runner, tasks, checkpoints)
+        with monitored(self._reporter.show_progress, end), contextlib.closing(events):
             for event in events:
                 self._take(event)
             # Only the time limit leaves trainings out.
             self._ended_early = time_limit_reached() or any(recorder.left)
-
-    def _events(self, tasks: Iterator[Task], checkpoints: dict[Key, Checkpoint]) -> TaskEvents:
-        executor, left = self._cfg.executor, sum(self._recorder.left)
-        if executor.kind == "local" and left:
-            workers = executor.workers or max(1, cores() // threads_of(self._cfg))
-            seconds = None if self._limit is None else max(0.0, self._limit.end - process_time())
-            return run_local(self._runner, tasks, checkpoints, min(workers, left), seconds)
-        if executor.kind == "dask" and left:
-            return run_dask(self._runner, tasks, checkpoints, str(executor.address))
-        return run_serial(self._runner, tasks, checkpoints)
 
     def _take(self, event: TaskEvent) -> None:
         """Record, show and track an event; check the claims of a point that has ended."""
@@ -257,14 +209,9 @@ class _Execution:
             if not self._recorder.left[number]:
                 self._end_point(self._study.points[number])
 
-    def _warn(self, text: str) -> None:
-        self._take(Warned(text))
-
     def _end_point(self, point: Point) -> None:
         """Write the result of a point whose trainings have all ended to the journal."""
-        tables = self._recorder.take(point)
-        metrics = _medians(tables.get("summary"))
-        claims = self._claims(tables, point) if "summary" in tables else ()
+        metrics, claims = self._results(self._recorder.take(point), point)
         failed, broken = self._recorder.failed[point.number], self._broken.get(point.number)
         reason = f"{failed} of its trainings failed" if failed else broken and broken.reason
         line = {"point": point.number, "metrics": metrics, "claims": claims}
@@ -278,25 +225,36 @@ class _Execution:
         except StorageFailed:
             raise
         except Exception as error:
-            self._warn(f"{what}: {Failure.of(error).reason}")
+            self._take(Warned(f"{what}: {Failure.of(error).reason}"))
 
-    def _claims(self, tables: Mapping[str, pandas.DataFrame], point: Point) -> tuple[Claim, ...]:
-        """Check the claims; none holds if trainings failed or were cut short."""
+    def _results(
+        self, tables: Mapping[str, pandas.DataFrame], point: Point
+    ) -> tuple[dict[str, float | None], tuple[Claim, ...]]:
+        """Return medians over seeds (of one cell, as cells measure different things), and claims.
+
+        No claim holds if trainings failed or were cut short.
+        """
+        metrics: dict[str, float | None] = {}
+        summary = tables.get("summary")
+        if summary is None and self._several:
+            return metrics, ()
+        if summary is not None and not summary.empty and "cell" not in summary:
+            numbers = summary.select_dtypes("number").drop(columns="seed", errors="ignore")
+            metrics = {str(name): float(value) for name, value in numbers.median().items()}
         try:
-            claims = tuple(self._experiment.claims(tables))
+            claims = tuple(self._study.experiment.claims(tables))
         except Exception as error:
             reason = f"checking the claims failed: {Failure.of(error).reason}"
             self._broken[point.number] = Failure(reason, traceback.format_exc())
-            return ()
+            return metrics, ()
         failed = self._recorder.failed[point.number]
         if not failed and not self._ended_early and not time_limit_reached():
-            return claims
+            return metrics, claims
         total = self._recorder.trainings[point.number]
+        ended = total - failed - self._recorder.left[point.number]
         why = "the others failed" if failed else "stopped by max_cpu_seconds"
-        came = (
-            f"from {total - failed - self._recorder.left[point.number]} of {total} trainings, {why}"
-        )
-        return tuple(
+        came = f"from {ended} of {total} trainings, {why}"
+        return metrics, tuple(
             replace(claim, holds=False, spread="; ".join(filter(None, (claim.spread, came))))
             for claim in claims
         )
@@ -317,24 +275,3 @@ class _Execution:
             bad = recorder.failed.keys() | self._broken.keys()
             what = f"{len(bad)} of {len(self._study.points)} points failed"
         return Failure(f"{what}; the first, {named}: {first.reason}", first.trace)
-
-    def _stopped_reason(self) -> str | None:
-        """Return the reason of a run that its time limit stopped."""
-        if self._limit is None or not self._ended_early:
-            return None
-        missing = sum(self._recorder.left)
-        text = f"; {missing} of {self._recorder.total} trainings did not begin" if missing else ""
-        used, limit = process_time() - self._limit.began, self._limit.seconds
-        if used > _OVERRUN * limit:
-            text += f"; it took {used:.3g} s, as a step that has begun is not cut short"
-        return (
-            f"stopped after max_cpu_seconds={limit:g} (CPU time); kept the best result so far{text}"
-        )
-
-
-def _medians(summary: pandas.DataFrame | None) -> dict[str, float | None]:
-    """Return the medians over seeds; none of several cells, which measure different things."""
-    if summary is None or summary.empty or "cell" in summary:
-        return {}
-    numbers = summary.select_dtypes("number").drop(columns="seed", errors="ignore")
-    return {str(name): float(value) for name, value in numbers.median().items()}

@@ -25,72 +25,76 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any
 
+from kanrun.config.plugins import add_plugins, typed_plugins
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
-from kanrun.runs.records import Checkpoint, Record
+from kanrun.runs.records import Checkpoint
 from kanrun.runs.tables import Key
-from kanrun.study.experiment import Failure, Task, TaskRunner
+from kanrun.study.experiment import (
+    Ended,
+    Experiment,
+    Failed,
+    Failure,
+    Finished,
+    Progressed,
+    Recorded,
+    Retried,
+    Started,
+    Task,
+    TaskEvent,
+    Warned,
+)
+from kanrun.study.resources import threads_of, using_threads
 
-
-@dataclass(frozen=True)
-class Started:
-    task: Task
-
-
-@dataclass(frozen=True)
-class Recorded:
-    task: Task
-    record: Record
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """Progress of a part of the task, which is not recorded."""
-
-    task: Task
-    update: ProgressUpdate
-
-
-@dataclass(frozen=True)
-class Finished:
-    task: Task
-    seconds: float
-    time_was_up: bool = False  # of its worker
-
-
-@dataclass(frozen=True)
-class _Unfinished:
-    task: Task
-    failure: Failure
-
-
-class Failed(_Unfinished):
-    """Failure of a task for good; its records stay."""
-
-
-class Retried(_Unfinished):
-    """Failure of a task that restarts, or loss of its worker; its records do not count."""
-
-
-@dataclass(frozen=True)
-class Warned:
-    """A warning for the user that belongs to no single task."""
-
-    text: str
-
-
-TaskEvent = Started | Recorded | Progressed | Finished | Retried | Failed | Warned
 TaskEvents = Generator[TaskEvent, None, None]
 Checkpoints = dict[Key, Checkpoint]  # to resume from; each is taken out once
 #: Seconds between two progress messages of a worker.
 TOLD_EVERY = 0.5
 #: Seconds that a worker process gets to end before it is killed.
 PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class TaskRunner:
+    """All that a worker needs to run tasks: the experiment, and what was prepared for some.
+
+    Pickled, an experiment that is a module becomes its name, and is imported where it is unpickled.
+    """
+
+    experiment: Experiment
+    prepared: dict[Key, Any] = field(default_factory=dict)  # stays in this process
+
+    def events(self, task: Task, resume: Checkpoint | None) -> Iterator[Ended]:
+        """Run a task: yield its records, and how it ended; an error is a failure of its task."""
+        clock = time.monotonic()
+        limit = getattr(self.experiment, "using_threads", using_threads)
+        further: dict[str, Any] = {} if resume is None else {"resume": resume}
+        if task.key in self.prepared:
+            further["prepared"] = self.prepared.pop(task.key)
+        try:
+            with limit(threads_of(task.cfg)):
+                for record in self.experiment.run(task.cfg, task.cell, task.seed, **further):
+                    yield Recorded(task, record)
+        except Exception as error:
+            yield Failed(task, Failure.of(error))
+        else:
+            yield Finished(task, time.monotonic() - clock, time_limit_reached())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        is_module = isinstance(self.experiment, ModuleType)
+        place = self.experiment.__name__ if is_module else self.experiment  # type: ignore[attr-defined]
+        return _unpickled, (typed_plugins(), place)
+
+
+def _unpickled(plugins: tuple[str, ...], place: Any) -> TaskRunner:
+    add_plugins(plugins)
+    return TaskRunner(importlib.import_module(place) if isinstance(place, str) else place)
 
 
 def run_serial(runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoints) -> TaskEvents:
@@ -102,21 +106,7 @@ def run_serial(runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoin
         if number and time_limit_reached():
             return
         yield Started(task)
-        yield from events_of(runner, task, checkpoints.pop(task.key, None))
-
-
-def events_of(
-    runner: TaskRunner, task: Task, resume: Checkpoint | None
-) -> Iterator[Recorded | Finished | Failed]:
-    """Run one task here: yield its records, and how it ended; an error is a failure of its task."""
-    clock = time.monotonic()
-    try:
-        for record in runner.run(task, resume):
-            yield Recorded(task, record)
-    except Exception as error:
-        yield Failed(task, Failure.of(error))
-    else:
-        yield Finished(task, time.monotonic() - clock, time_limit_reached())
+        yield from runner.events(task, checkpoints.pop(task.key, None))
 
 
 def run_local(
@@ -187,10 +177,10 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((task, resume))
 
-    def next_event(self) -> Recorded | Progressed | Finished | Failed:
+    def next_event(self) -> Ended | Progressed:
         """Wait for the next event of the worker; `Failed` if it is gone."""
         try:
-            event: Recorded | Progressed | Finished | Failed = self.connection.recv()
+            event: Ended | Progressed = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(PATIENCE)
             code = self._process.exitcode or 0
@@ -235,16 +225,14 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) ->
         while True:
             task, resume = connection.recv()
             with monitored(send, seconds):
-                for event in events_of(runner, task, resume):
+                for event in runner.events(task, resume):
                     connection.send(event)
 
 
-Ended = Recorded | Finished | Failed
 #: Seconds to connect in, between looks at the workers, and between looks at results.
 _CONNECT, _LOOK, _POLL = 3.0, 2.0, 0.02
 #: Tasks that the scheduler has at a time: enough for any cluster, few enough for its memory.
 _AHEAD = 1000
-_NO_WORKERS = "no worker at {address}: waiting for one, as `dask worker {address}` starts it"
 
 
 def run_dask(
@@ -275,7 +263,8 @@ def run_dask(
                 yield submit(task)
             for future in _as_they_come(completed, client):
                 if future is None:
-                    yield Warned(_NO_WORKERS.format(address=address))
+                    said = f"waiting for one, as `dask worker {address}` starts it"
+                    yield Warned(f"no worker at {address}: {said}")
                     continue
                 # If its worker died with the result, the scheduler runs the task again.
                 if future.status == "lost":
@@ -323,7 +312,7 @@ def run_task(
     """Return the events of `task` in a worker of the cluster, and the worker's address."""
     from distributed import get_worker
 
-    return list(events_of(runner, task, resume)), str(get_worker().address)
+    return list(runner.events(task, resume)), str(get_worker().address)
 
 
 def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | None]:

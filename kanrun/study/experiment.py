@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import traceback
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import ModuleType
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kanrun.config import ExperimentConfig
-from kanrun.config.plugins import add_plugins, typed_plugins
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs.records import Checkpoint, Claim, Point, Record
+from kanrun.monitoring import ProgressUpdate
+from kanrun.runs.records import Claim, Point, Record
 from kanrun.runs.tables import Key
-from kanrun.study.resources import threads_of, using_threads
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
-Prepared = dict[Key, Any]  # by training
 Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
 Claims = list[Claim]
 MOST_TASKS = 100_000
@@ -101,35 +96,54 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class TaskRunner:
-    """All that a worker needs to run tasks: the experiment, and what was prepared for some.
-
-    Pickled, an experiment that is a module becomes its name, and is imported where it is unpickled.
-    """
-
-    experiment: Experiment
-    prepared: Prepared = field(default_factory=dict)  # stays in this process
-
-    def run(self, task: Task, resume: Checkpoint | None) -> Generator[Record, None, None]:
-        """Yield the records of `task` as the experiment yields them."""
-        limit = getattr(self.experiment, "using_threads", using_threads)
-        further: dict[str, Any] = {}
-        if resume is not None and takes_resume(self.experiment):
-            further["resume"] = resume
-        if task.key in self.prepared:
-            further["prepared"] = self.prepared.pop(task.key)
-        with limit(threads_of(task.cfg)):
-            yield from self.experiment.run(task.cfg, task.cell, task.seed, **further)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        is_module = isinstance(self.experiment, ModuleType)
-        place = self.experiment.__name__ if is_module else self.experiment  # type: ignore[attr-defined]
-        return _runner, (typed_plugins(), place)
+class Started:
+    task: Task
 
 
-def _runner(plugins: tuple[str, ...], place: Any) -> TaskRunner:
-    add_plugins(plugins)
-    return TaskRunner(importlib.import_module(place) if isinstance(place, str) else place)
+@dataclass(frozen=True)
+class Recorded:
+    task: Task
+    record: Record
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """Progress of a part of the task, which is not recorded."""
+
+    task: Task
+    update: ProgressUpdate
+
+
+@dataclass(frozen=True)
+class Finished:
+    task: Task
+    seconds: float
+    time_was_up: bool = False  # of its worker
+
+
+@dataclass(frozen=True)
+class _Unfinished:
+    task: Task
+    failure: Failure
+
+
+class Failed(_Unfinished):
+    """Failure of a task for good; its records stay."""
+
+
+class Retried(_Unfinished):
+    """Failure of a task that restarts, or loss of its worker; its records do not count."""
+
+
+@dataclass(frozen=True)
+class Warned:
+    """A warning for the user that belongs to no single task."""
+
+    text: str
+
+
+Ended = Recorded | Finished | Failed
+TaskEvent = Started | Ended | Progressed | Retried | Warned
 
 
 def chosen_figures(
@@ -147,11 +161,6 @@ def chosen_figures(
         if name not in found:
             raise UsageError(f"there is no figure {name}; the figures are {', '.join(found)}.")
         yield name, found[name]
-
-
-def takes_resume(experiment: Experiment) -> bool:
-    """Return whether the experiment can resume from a checkpoint."""
-    return "resume" in inspect.signature(experiment.run).parameters
 
 
 def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> list[Task]:

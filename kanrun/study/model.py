@@ -321,7 +321,7 @@ class Model:
         Raises:
             StorageFailed: If the file cannot be written.
         """
-        from kanrun.study.checkpoints import checkpoint_of
+        from kanrun.study.saved import checkpoint_of
 
         file = _with_ending(path)
         write_checkpoint(file, checkpoint_of(self, file.stem))
@@ -340,7 +340,7 @@ class Model:
         Raises:
             KanrunError: If the file is missing, corrupted or not a model of kanrun.
         """
-        from kanrun.study.checkpoints import model_from_checkpoint
+        from kanrun.study.saved import model_from_checkpoint
 
         file = Path(path) if Path(path).is_file() else _with_ending(path)
         return model_from_checkpoint(read_checkpoint(file))

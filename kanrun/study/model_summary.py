@@ -106,14 +106,10 @@ def summary_of(model: Model) -> ModelSummary:
         for column, name in FACTS.items()
         if column in row and not pd.isna(row[column])
     }
-    return ModelSummary(facts, _contributions(model), model.notes)
-
-
-def _contributions(model: Model) -> pd.DataFrame:
     if "importance" in model.tables:
-        return _of_seed(model, "importance").drop(columns="seed", errors="ignore")
-    table = _of_seed(model, "predictions")
-    rows = table[table["split"] == "train"]
+        table = _of_seed(model, "importance").drop(columns="seed", errors="ignore")
+        return ModelSummary(facts, table, model.notes)
+    rows = _of_seed(model, "predictions").query("split == 'train'")
     x = rows[[f"input:{name}" for name in model.inputs]].to_numpy(dtype=float)
     truth = rows[[f"truth:{name}" for name in model.outputs]].to_numpy()
 
@@ -130,7 +126,8 @@ def _contributions(model: Model) -> pd.DataFrame:
         permuted[:, column] = permuted[order, column]
         increases.append(error(permuted) - before)
     table = pd.DataFrame({"input": model.inputs, "permutation_importance": increases})
-    return table.sort_values("permutation_importance", ascending=False, kind="stable")
+    table = table.sort_values("permutation_importance", ascending=False, kind="stable")
+    return ModelSummary(facts, table, model.notes)
 
 
 def _of_seed(model: Model, name: str) -> pd.DataFrame:

@@ -7,8 +7,8 @@ the network for them, in its units, if they are known.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -31,31 +31,6 @@ LOGIT_NOISE = 0.3
 #: Training rows and values of a column of which partial dependence is computed, and the quantiles
 #: of the rows' own curves at the ends of its band.
 EFFECT_ROWS, EFFECT_POINTS, EFFECT_BAND = 500, 41, (0.1, 0.9)
-
-
-@dataclass(frozen=True)
-class SampleCounts:
-    """Numbers of samples for which predictions deserve a warning.
-
-    Attributes:
-        samples: All samples.
-        outside: Samples outside the training range, for each input.
-        gaps: Samples in a gap of the training data, for each input.
-        clipped: Samples whose prediction was clipped to the allowed range.
-    """
-
-    samples: int
-    outside: Array
-    gaps: Array
-    clipped: int
-
-    def __add__(self, other: SampleCounts) -> SampleCounts:
-        return SampleCounts(
-            self.samples + other.samples,
-            self.outside + other.outside,
-            self.gaps + other.gaps,
-            self.clipped + other.clipped,
-        )
 
 
 def network_outputs(model: Model, x: Array) -> Array:
@@ -220,24 +195,30 @@ def interval_bounds(
     return low, high
 
 
-def count_out_of_range(model: Model, x: Array, raw: Array | None = None) -> SampleCounts:
-    """Count the samples outside the training range, in a gap of the training data, or clipped."""
-    at, low, high = np.asarray(x, dtype=np.float64), model.domain[:, 0], model.domain[:, 1]
-    gaps = np.zeros(len(low))
-    for j, inside in enumerate(model.gaps):
-        gaps[j] = sum(((at[:, j] > first) & (at[:, j] < last)).sum() for first, last in inside)
-    clipped, scaling = 0, model.output_scaling
+def count_out_of_range(model: Model, x: Array, raw: Array | None = None) -> Counter[Any]:
+    """Count all samples, those outside the training range or in a gap of it, and clipped ones.
+
+    The keys are "samples", ("outside", j) and ("gap", j) for input j, and "clipped" for predictions
+    that were clipped to the allowed range.
+    """
+    at, (low, high) = np.asarray(x, dtype=np.float64), model.domain.T
+    counts = Counter[Any]({"samples": len(at)})
+    for j, outside in enumerate(((at < low) | (at > high)).sum(0)):
+        counts["outside", j] = int(outside)
+    for j, gaps in enumerate(model.gaps):
+        inside = (((at[:, j] > first) & (at[:, j] < last)).sum() for first, last in gaps)
+        counts["gap", j] = int(sum(inside))
+    scaling = model.output_scaling
     if not model.classes and isinstance(scaling, PiecewiseScaling) and len(at):
-        ends = np.array([(values[0], values[-1]) for values in scaling.values])
+        low, high = np.transpose([(values[0], values[-1]) for values in scaling.values])
         raw = network_outputs(model, at) if raw is None else raw
-        clipped = int(((raw < ends[:, 0]) | (raw > ends[:, 1])).any(1).sum())
-    outside = ((at < low) | (at > high)).sum(0).astype(np.float64)
-    return SampleCounts(len(at), outside, gaps, clipped)
+        counts["clipped"] = int(((raw < low) | (raw > high)).any(1).sum())
+    return counts
 
 
-def range_warnings(model: Model, counts: SampleCounts) -> list[str]:
+def range_warnings(model: Model, counts: Counter[Any]) -> list[str]:
     """Return a sentence per input that leaves the training data, and one on clipped values."""
-    rows, is_table = max(counts.samples, 1), isinstance(model.input_scaling, PiecewiseScaling)
+    is_table = isinstance(model.input_scaling, PiecewiseScaling)
     what = "rows" if is_table else "samples"
     note = "no training rows lie" if is_table else model.network.extrapolation_note
     dates = {one.name for one in model.code.columns if one.parts is not None} if model.code else ()
@@ -246,21 +227,23 @@ def range_warnings(model: Model, counts: SampleCounts) -> list[str]:
         days = [str(np.datetime64(int(day), "D")) for day in values] if name in dates else ()
         return ", ".join(days or (f"{value:.6g}" for value in values))
 
+    def part(key: Any) -> str:
+        return f"{counts[key] / counts['samples']:.1%}"
+
     found = [
-        f"{outside / rows:.1%} of the {what} have {name} outside the training range "
-        f"[{shown(name, ends)}], where {note}"
-        for name, outside, ends in zip(model.inputs, counts.outside, model.domain, strict=True)
-        if outside
+        f"{part(('outside', j))} of the {what} have {name} outside the training range "
+        f"[{shown(name, model.domain[j])}], where {note}"
+        for j, name in enumerate(model.inputs)
+        if counts["outside", j]
     ]
     found += [
-        f"{inside / rows:.1%} of the {what} have {name} in a gap of the training data, such as "
-        f"({shown(name, gaps[0])})"
-        for name, inside, gaps in zip(model.inputs, counts.gaps, model.gaps, strict=False)
-        if inside
+        f"{part(('gap', j))} of the {what} have {name} in a gap of the training data, such as "
+        f"({shown(name, model.gaps[j][0])})"
+        for j, name in enumerate(model.inputs)
+        if counts["gap", j]
     ]
-    if counts.clipped:
-        clipped = f"{counts.clipped / rows:.1%} of the predictions"
-        found.append(f"{clipped} were clipped to the allowed range")
+    if counts["clipped"]:
+        found.append(f"{part('clipped')} of the predictions were clipped to the allowed range")
     return found
 
 

@@ -1,31 +1,43 @@
-"""Progress of a run on standard error: a bar on a terminal, a few lines elsewhere."""
+"""What hears of a run while it runs: standard error, and a tracker.
+
+Standard error gets a bar on a terminal, a few lines elsewhere. A tracker (MLflow, TensorBoard,
+trackio; off by default) gets the settings, the rows of `metrics.csv`, and at the end the medians of
+`summary.csv`. Its first error is a warning, after which it gets nothing; the run continues.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import os
+import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-from kanrun.monitoring import PartClock, ProgressUpdate
+from kanrun.monitoring import ProgressUpdate
+from kanrun.runs.index import flattened
 from kanrun.runs.records import Note, Record, Row
-from kanrun.runs.tables import Key
-from kanrun.study.executors import (
+from kanrun.runs.tables import MARKS, Key
+from kanrun.study.experiment import (
     Failed,
     Finished,
     Progressed,
     Recorded,
     Retried,
     Started,
+    Task,
     TaskEvent,
     Warned,
 )
-from kanrun.study.experiment import Task
 from kanrun.study.report import shown
 
 #: Seconds between lines on the progress of a training without a terminal, and seconds of work
@@ -53,8 +65,8 @@ class Reporter:
         self._results: dict[Key, Mapping[str, Any]] = {}  # summary of a training, until it ends
         # Lowest error by target, since only errors on one target compare.
         self._best: dict[Any, float] = {}
-        self._start = self._clock = time.monotonic()
-        self._part = PartClock()
+        self._start = self._clock = self._began = time.monotonic()
+        self._part = ProgressUpdate("", 0)
         self._bar: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
             column = Column(no_wrap=True, overflow="ellipsis", ratio=1)
@@ -93,8 +105,6 @@ class Reporter:
         elif isinstance(event, Failed) and several:
             self._done += 1
             self._say(f"{event.task} failed: {event.failure.reason}{self._left()}", "red")
-        elif self._quiet:
-            return
         elif isinstance(event, Progressed):
             self.show_progress(event.update)
         elif isinstance(event, Started) and several:
@@ -108,17 +118,26 @@ class Reporter:
                 text = f"{self._result(event.task, event.seconds)}{self._left()}"
                 self._line(text)
             self._show(text)
-        elif isinstance(event, Retried):
+        elif isinstance(event, Retried) and not self._quiet:
             self._say(f"{event.task} failed and restarts: {event.failure.reason}")
 
     def show_progress(self, update: ProgressUpdate) -> None:
-        """Show the progress of a training: on the bar, elsewhere as one line every few seconds."""
-        if self._quiet:
-            return
-        now = time.monotonic()
-        text = self._part.describe(update, now)
+        """Show progress with the time that the part can still take.
+
+        It is shown on the bar, elsewhere as one line every few seconds.
+        """
+        now, before, self._part = time.monotonic(), self._part, update
+        total, done = update.total, update.done
+        if (before.part, before.total) != (update.part, total) or done < before.done:
+            self._began = now
+        words = [f"{update.part}: {done}" + (f" of {total}" if total else "")]
+        if update.error is not None and math.isfinite(update.error):
+            words.append(f"best {update.error:.3g}")
+        if total and done and (left := (now - self._began) * (total - done) / done) >= 1:
+            words.append(f"at most {left:.0f} s left here")
+        text = ", ".join(words)
         self._show(text)
-        if self._bar is None and now - self._clock >= SECONDS_BETWEEN_LINES:
+        if now - self._clock >= SECONDS_BETWEEN_LINES:
             self._clock = now
             self._line(text)
 
@@ -131,25 +150,22 @@ class Reporter:
             self._end_stage()
             prefix, style = ("warning: ", "yellow") if record.warning else ("", "")
             self._say(f"{prefix}{record.text}", style)
-        elif isinstance(record, Row) and record.table == "metrics" and self._total == 1:
-            self._step(record.values)
         elif isinstance(record, Row) and record.table == "summary":
             self._results[task.key] = record.values
-
-    def _step(self, values: Mapping[str, Any]) -> None:
-        stage = values.get("stage"), values.get("intervals")
-        parts = [f"{values['intervals']} intervals"] if values.get("intervals") is not None else []
-        parts += [f"step {values['step']}"] if values.get("step") is not None else []
-        for name in ("train", "validation"):
-            if isinstance(value := values.get(f"{name}_rmse"), (int, float)):
-                parts.append(f"{name} {shown(value)}")
-        text = ", ".join(parts)
-        if changed := stage != self._stage:
-            self._end_stage()
-            self._stage = stage
-        if changed or values.get("best", True):  # later steps may be trials that are not kept
-            self._last = text
-        self._show(text)
+        elif isinstance(record, Row) and record.table == "metrics" and self._total == 1:
+            values = record.values
+            stage = values.get("stage"), values.get("intervals")
+            parts = [] if stage[1] is None else [f"{stage[1]} intervals"]
+            parts += [f"step {values['step']}"] if values.get("step") is not None else []
+            for name in ("train", "validation"):
+                if isinstance(value := values.get(f"{name}_rmse"), (int, float)):
+                    parts.append(f"{name} {shown(value)}")
+            if changed := stage != self._stage:
+                self._end_stage()
+                self._stage = stage
+            if changed or values.get("best", True):  # later steps may be trials that are not kept
+                self._last = ", ".join(parts)
+            self._show(", ".join(parts))
 
     def _end_stage(self) -> None:
         """Print the best step of the stage, once, before anything that comes after it."""
@@ -159,9 +175,8 @@ class Reporter:
     def _result(self, task: Task, seconds: float) -> str:
         """Return the result of `task`, and the lowest error on its target so far."""
         values = self._results.pop(task.key, {})
-        text = (
-            f"{', '.join(filter(None, (str(task), values.get('shape'))))}: done in {seconds:.1f} s"
-        )
+        text = ", ".join(filter(None, (str(task), values.get("shape"))))
+        text += f": done in {seconds:.1f} s"
         name = next((one for one in _ERRORS if isinstance(values.get(one), (int, float))), None)
         if name is None or not math.isfinite(values[name]):
             return text
@@ -191,3 +206,139 @@ class Reporter:
     def _say(self, text: str, style: str = "") -> None:
         # Brackets in paths and formulas are no markup; long lines wrap only on terminals.
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
+
+
+Numbers = Mapping[str, float]
+#: Characters of a setting that MLflow stores.
+MAX_CHARACTERS = 500
+
+
+class Backend(NamedTuple):
+    """Functions that log numbers at a step, and results with the status at the end."""
+
+    log: Callable[[Numbers, int], None]
+    end: Callable[[Numbers, str], None]
+
+
+class Tracker:
+    """One tracker of one run; its errors are warnings."""
+
+    def __init__(self, name: str, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._name, self._steps = name, Counter[Any]()
+        flat = {key: value for key, value in flattened(settings).items() if value is not None}
+        self._backend: Backend | None = None
+        with self._warning():
+            self._backend = BACKENDS[name](command, folder, flat)
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        """Log a row of `metrics`, under the name of the training if there are several."""
+        training = tuple((name, values[name]) for name in MARKS if values.get(name))
+        prefix = "".join(f"{name} {value}/" for name, value in training)
+        numbers = _numbers(values, prefix)
+        with self._warning():
+            if self._backend is not None and numbers:
+                self._backend.log(numbers, self._steps[training])
+        self._steps[training] += 1
+
+    def end(self, results: Mapping[str, Any], status: str) -> None:
+        """Log the medians of the run, and its status."""
+        with self._warning():
+            if self._backend is not None:
+                self._backend.end(_numbers(results), status)
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Turn the first error of the tracker into a warning, and use it no longer."""
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # where trackers say what they do
+                yield
+        except Exception as error:  # No error of a tracker ends the run.
+            self._backend = None
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            hint = f" (pip install {self._name})" if isinstance(error, ImportError) else ""
+            print(
+                f"kanrun: tracker={self._name} does not work and is left out: {cause}{hint}",
+                file=sys.stderr,
+            )
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Numbers:
+    return {
+        f"{prefix}{name}": float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and name not in MARKS
+    }
+
+
+def _mlflow(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+    """Log to an SQLite file next to the runs, or to MLFLOW_TRACKING_URI."""
+    # Without a limit, a training waits minutes for a dead server.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
+    from mlflow import MlflowClient
+
+    # It reports every step of its own database.
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    place = f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
+    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or place)
+    name = f"kanrun-{command}"
+    found = client.get_experiment_by_name(name)
+    experiment = found.experiment_id if found else client.create_experiment(name)
+    run = client.create_run(experiment, run_name=folder.name).info.run_id
+    for key, value in settings.items():
+        client.log_param(run, key, str(value)[:MAX_CHARACTERS])
+
+    def log(numbers: Numbers, step: int) -> None:
+        for key, value in numbers.items():
+            client.log_metric(run, key.replace(" ", "_"), value, step=step)
+
+    def end(results: Numbers, status: str) -> None:
+        log(results, 0)
+        client.set_terminated(run, "FINISHED" if status == "COMPLETED" else "FAILED")
+
+    return Backend(log, end)
+
+
+def _tensorboard(_: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+    """Log into the folder `tensorboard` of the run."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer: Any = SummaryWriter(str(folder / "tensorboard"))
+    lines = (f"    {key}: {value}" for key, value in settings.items())
+    writer.add_text("settings", "\n".join(lines))
+
+    def log(numbers: Numbers, step: int) -> None:
+        for key, value in numbers.items():
+            writer.add_scalar(key, value, step)
+
+    def end(results: Numbers, _: str) -> None:
+        log({f"result/{key}": value for key, value in results.items()}, 0)
+        writer.close()
+
+    return Backend(log, end)
+
+
+def _trackio(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+    """Log into trackio's own database on this machine."""
+    import trackio
+
+    trackio.init(project=f"kanrun-{command}", name=folder.name, config=dict(settings))
+
+    def log(numbers: Numbers, step: int) -> None:
+        trackio.log({key: value for key, value in numbers.items() if key != "step"}, step=step)
+
+    def end(results: Numbers, _: str) -> None:
+        trackio.log({f"result/{key}": value for key, value in results.items()})
+        trackio.finish()
+
+    return Backend(log, end)
+
+
+BACKENDS: dict[str, Callable[[str, Path, Mapping[str, Any]], Backend]] = {
+    "mlflow": _mlflow,
+    "tensorboard": _tensorboard,
+    "trackio": _trackio,
+}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
@@ -16,9 +18,17 @@ from kanrun.runs.folder import Filter, RunFolder
 from kanrun.runs.reader import Run, RunTables, point_columns
 from kanrun.runs.records import Checkpoint, Journal, Note, Point, Row, Table, value_text
 from kanrun.runs.tables import Key, frame_of, key_reader, plain_value, read_rows
-from kanrun.study.executors import Failed, Finished, Recorded, Retried, TaskEvent, Warned
-from kanrun.study.experiment import Failure, Task
-from kanrun.study.points import Checked
+from kanrun.study.experiment import (
+    Failed,
+    Failure,
+    Finished,
+    Recorded,
+    Retried,
+    Task,
+    TaskEvent,
+    Warned,
+)
+from kanrun.study.studies import Checked
 
 if TYPE_CHECKING:
     import pandas
@@ -43,15 +53,6 @@ class _Written:
     columns: Names = field(default_factory=dict)
 
 
-@dataclass
-class _OpenPoint:
-    """Point with trainings that have not ended: by table its columns, and where its rows begin."""
-
-    columns: dict[str, Names] = field(default_factory=dict)
-    #: Byte at which the first row begins, and the header that the table had then.
-    starts: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
-
-
 class Recorder:
     """Writes what tasks record, and knows which tasks finished.
 
@@ -65,9 +66,9 @@ class Recorder:
       whose rows are gone is not finished.
     """
 
-    def __init__(self, folder: RunFolder, points: Sequence[Point], checked: Checked) -> None:
-        self._folder, self._points, self._cells = folder, points, checked.cells
-        self._several = len(points) > 1
+    def __init__(self, folder: RunFolder, checked: Checked) -> None:
+        self._folder, self._points, self._cells = folder, checked.study.points, checked.cells
+        self._several = len(self._points) > 1
         self.trainings = checked.trainings
         #: Trainings of each point that have not ended.
         self.left = list(self.trainings)
@@ -80,7 +81,10 @@ class Recorder:
         #: By task and table.
         self._written: dict[Key, dict[str, _Written]] = defaultdict(dict)
         self._layouts: dict[str, list[str]] = {}
-        self._open: dict[int, _OpenPoint] = defaultdict(_OpenPoint)
+        # Of points with trainings that have not ended, by table: its columns; the byte at which
+        # the first row begins, and the header that the table had then.
+        self._columns: dict[int, dict[str, Names]] = defaultdict(dict)
+        self._starts: dict[int, dict[str, tuple[int, list[str]]]] = defaultdict(dict)
         self._notes = 0
 
     def restore(self, tasks: Iterable[Task], continuing: bool) -> dict[Key, Checkpoint]:
@@ -102,7 +106,7 @@ class Recorder:
                 self.left[task.point] -= 1
                 if task.point not in journal.results:
                     for name, (_, mark) in rows.items():
-                        columns = self._open[task.point].columns.setdefault(name, {})
+                        columns = self._columns[task.point].setdefault(name, {})
                         columns.update(dict.fromkeys(journal.layouts.get(mark, ())))
                 continue
             self.lost += line is not None
@@ -145,15 +149,16 @@ class Recorder:
 
     def take(self, point: Point) -> RunTables:
         """Return the tables of a point whose trainings have all ended, and forget about it."""
-        state = self._open.pop(point.number, _OpenPoint())
+        tables = self._columns.pop(point.number, {})
+        starts = self._starts.pop(point.number, {})
 
         def read(name: str) -> pandas.DataFrame:
-            table, columns = self._folder.table(name), list(state.columns[name])
-            start, header = state.starts.get(name, (0, None))
+            table, columns = self._folder.table(name), list(tables[name])
+            start, header = starts.get(name, (0, None))
             start = start if header is table.header else 0  # a wider header moves all rows
             return frame_of(point_columns(table.path, point.number, columns, start))
 
-        return RunTables(tuple(state.columns), read)
+        return RunTables(tuple(tables), read)
 
     def _record(self, event: Recorded) -> None:
         task, record = event.task, event.record
@@ -165,7 +170,14 @@ class Recorder:
                 self._forget(task, file_name(record.name))
             self._append(record.name, record.columns, task)
         elif isinstance(record, Checkpoint):
-            self._checkpoint(record, task)
+            cell = f"cell{task.index}-" if self._cells[task.point] > 1 else ""
+            name = f"{self._prefix(task)}{cell}{record.name}"
+            if record.name == _RESUME:
+                self._folder.sync()  # rows must not be older than the checkpoint that counts them
+                rows = {table: each.rows for table, each in self._written[task.key].items()}
+                meta = {"meta": record.meta, "digest": _digest(task), _ROWS: rows}
+                name, record = self._checkpoint_name(task), replace(record, meta=meta)
+            self._folder.checkpoint(replace(record, name=name))
         elif isinstance(record, Note):
             text = f"{task}: {record.text}" if self.total > 1 else record.text
             self._note(text)
@@ -195,21 +207,12 @@ class Recorder:
         written = self._written[task.key].setdefault(name, _Written())
         written.rows += rows
         written.columns |= {plain_value(one): None for one in (*marks, *values) if one != "point"}
-        file, starts = self._folder.table(name), self._open[task.point].starts
+        file, starts = self._folder.table(name), self._starts[task.point]
         begin = file.size() if name not in starts else 0
-        file.extend({**{one: [value] * rows for one, value in first.items()}, **values})
+        # Numbers in an array are written without a look at each of them.
+        column = np.full if rows > 1 else lambda count, value: [value] * count
+        file.extend({**{one: column(rows, value) for one, value in first.items()}, **values})
         starts.setdefault(name, (begin, file.header))
-
-    def _checkpoint(self, record: Checkpoint, task: Task) -> None:
-        if record.name == _RESUME:
-            self._folder.sync()  # the rows must not be older than the checkpoint that counts them
-            rows = {name: each.rows for name, each in self._written[task.key].items()}
-            meta = {"meta": record.meta, "digest": _digest(task), _ROWS: rows}
-            record = Checkpoint(self._checkpoint_name(task), record.arrays, meta)
-        else:
-            cell = f"cell{task.index}-" if self._cells[task.point] > 1 else ""
-            record = replace(record, name=f"{self._prefix(task)}{cell}{record.name}")
-        self._folder.checkpoint(record)
 
     def _note(self, text: str) -> None:
         self._notes += 1
@@ -232,7 +235,7 @@ class Recorder:
     def _close(self, task: Task) -> None:
         self.left[task.point] -= 1
         for table, written in self._written.pop(task.key, {}).items():
-            self._open[task.point].columns.setdefault(table, {}).update(written.columns)
+            self._columns[task.point].setdefault(table, {}).update(written.columns)
 
     def _forget(self, task: Task, table: str | None = None) -> None:
         """Drop the rows of one task, in one table or in all."""

@@ -1,18 +1,29 @@
-"""Printed results of a run, at its end and by `kanrun runs`: tables, claims, failures."""
+"""Results of runs, at their end and by `kanrun runs`: printed, compared and drawn again."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kanrun.config import EXPERIMENTS
+from kanrun.errors import KanrunError, UsageError
+from kanrun.runs import Run
+from kanrun.runs.artifacts import write_figure
+from kanrun.runs.files import file_name, write_atomic
+from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
+from kanrun.runs.reader import ERRORS
 from kanrun.runs.records import Claim
 from kanrun.runs.tables import MARKS
+from kanrun.study.experiment import chosen_figures
 
 Columns = Mapping[str, Sequence[Any]]
 #: Columns that a narrow terminal shows first; in the table they keep their order.
@@ -48,14 +59,16 @@ def error_console() -> Console:
     """Return a console on standard error: as wide as the terminal, or 120 without one."""
     console = Console(stderr=True)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        return Console(stderr=True, width=_WIDTH)
+        console.width = _WIDTH
     return console
 
 
 def output_console() -> Console:
     """Return a console on standard output: as wide as the terminal, or unbounded without one."""
     console = Console()
-    return console if console.is_terminal else Console(width=_UNBOUNDED)
+    if not console.is_terminal:
+        console.width = _UNBOUNDED
+    return console
 
 
 def printable(text: str) -> str:
@@ -83,17 +96,6 @@ def print_line(console: Console, line: str | Text) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
-def print_pairs(console: Console, pairs: Mapping[str, Any]) -> None:
-    """Print names and values, one a line."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in pairs.items():
-        if shown(value):
-            table.add_row(Text(printable(str(name))), Text(shown(value)))
-    console.print(table)
-
-
 def print_table(
     console: Console,
     columns: Columns,
@@ -107,10 +109,9 @@ def print_table(
     Columns of `first` have priority; the first of them is always there, cut if need be.
     """
     rows = len(next(iter(columns.values()), ()))
-    kept = rows if most is None else min(rows, most)
-    cells = {name: [shown(value) or "-" for value in each[:kept]] for name, each in columns.items()}
+    cells = {name: [shown(value) or "-" for value in each[:most]] for name, each in columns.items()}
     chosen, used = set[str](), -2
-    for name in sorted(columns, key=lambda name: _rank(name, first)):
+    for name in dict.fromkeys([*(name for name in first if name in columns), *columns]):
         needs = max([len(printable(name)), *map(len, cells[name])]) + 2
         if used + needs <= console.width or not chosen:
             chosen.add(name)
@@ -120,14 +121,10 @@ def print_table(
     for name in names:
         side: Any = "right" if _is_numeric(columns[name]) else "left"
         table.add_column(Text(printable(name)), justify=side, overflow="ellipsis", no_wrap=True)
-    for number in range(kept):
-        table.add_row(*(Text(cells[name][number]) for name in names))
+    for row in zip(*(cells[name] for name in names), strict=True):
+        table.add_row(*map(Text, row))
     console.print(table)
-    return rows - kept, [name for name in columns if name not in chosen]
-
-
-def _rank(name: str, order: Sequence[str]) -> int:
-    return order.index(name) if name in order else len(order)
+    return max(0, rows - (rows if most is None else most)), [n for n in columns if n not in chosen]
 
 
 def _is_numeric(values: Sequence[Any]) -> bool:
@@ -145,7 +142,13 @@ def print_summary(console: Console, summary: Columns) -> None:
     """
     rows = len(next(iter(summary.values()), ()))
     if rows <= 1:
-        print_pairs(console, {name: each[0] for name, each in summary.items() if rows})
+        pairs = Table(show_header=False, box=None, pad_edge=False)
+        pairs.add_column(style="bold", no_wrap=True)
+        pairs.add_column(overflow="fold")
+        for name, each in summary.items():
+            if rows and (value := shown(each[0])):
+                pairs.add_row(Text(printable(name)), Text(value))
+        console.print(pairs)
         return
     table, title = dict(summary), None
     seeds = len(set(summary.get("seed", ())))
@@ -156,10 +159,10 @@ def print_summary(console: Console, summary: Columns) -> None:
         table["seed"] = [*map(str, summary["seed"]), "median"]
     there = {name: each for name, each in table.items() if any(map(shown, each))} or table
     # Columns in which rows differ have priority.
-    alike = {
-        name: name not in _QUARTILES and len({*map(shown, there[name])}) == 1 for name in there
-    }
-    order = sorted(there, key=lambda name: (alike[name], _rank(name, _FIRST)))
+    names = dict.fromkeys([*(name for name in _FIRST if name in there), *there])
+    order = sorted(
+        names, key=lambda name: name not in _QUARTILES and len({*map(shown, there[name])}) == 1
+    )
     more, left_out = print_table(console, there, first=order, title=title, most=_MOST_ROWS)
     missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
     if said := " and ".join(f"{number} more {what}" for what, number in missing.items() if number):
@@ -178,7 +181,13 @@ def _medians_of_cells(summary: Columns) -> dict[str, Sequence[Any]]:
         if name not in {"cell", "seed"}:
             merged[name] = list(map(_agreed, grouped))
         if name == error:
-            merged["quartiles"] = list(map(_range, grouped))
+            ends = []
+            for each in grouped:
+                numbers = [float(value) for value in each if shown(value)]
+                if len(numbers) > 1:
+                    numbers = statistics.quantiles(numbers, n=4, method="inclusive")
+                ends.append(f"{shown(numbers[0])} .. {shown(numbers[-1])}" if numbers else "")
+            merged["quartiles"] = ends
     return merged
 
 
@@ -188,14 +197,6 @@ def _agreed(values: Sequence[Any]) -> Any:
         numbers = [float(value) for value in values if shown(value)]
         return statistics.median(numbers) if numbers else None
     return values[0] if all(value == values[0] for value in values) else None
-
-
-def _range(values: Sequence[Any]) -> str:
-    """Return the quartiles of numbers."""
-    numbers = [float(value) for value in values if shown(value)]
-    if len(numbers) > 1:
-        numbers = statistics.quantiles(numbers, n=4, method="inclusive")
-    return f"{shown(numbers[0])} .. {shown(numbers[-1])}" if numbers else ""
 
 
 def print_claims(console: Console, claims: Sequence[Claim]) -> None:
@@ -223,3 +224,181 @@ def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> N
 def training_of(failure: Mapping[str, Any]) -> str:
     """Return the training that failed, such as "point 3, cell 0, seed 1"."""
     return ", ".join(f"{key} {failure[key]}" for key in MARKS if key in failure)
+
+
+_SEEDS = ("seed", "n_seeds")
+#: Rows of the table of points.
+_MOST_ROWS = 40
+_ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
+Side = dict[str, list[Any]]  # by name, one value a run; None where a run has none
+
+
+def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
+    """Return the settings, results and origins of runs, by name with one value a run.
+
+    Settings and origins (command, commit, versions, machine) are those that differ, also those that
+    a run does not have. Results are medians over seeds; those that every run has come first. Raises
+    UsageError for fewer than two runs.
+    """
+    if len(runs) < 2:
+        raise UsageError(f"two runs or more are compared, not {len(runs)}.")
+    settings = _differing(_side(runs, lambda run: flattened(run.config)))
+    results = _side(runs, lambda run: run.manifest.metrics)
+    origins = _side(
+        runs, lambda run: flattened({each: getattr(run.manifest, each) for each in _ORIGIN})
+    )
+    return (
+        {
+            name: list(map(_words, values))
+            for name, values in settings.items()
+            if name not in ABOUT_A_RUN
+        },
+        dict(sorted(results.items(), key=lambda pair: pair[1].count(None))),
+        _differing(origins),
+    )
+
+
+def as_columns(runs: Sequence[Run], side: Side, title: str = "") -> Side:
+    """Return `side` as a table: names in a column called `title`, and one column per run."""
+    return {title: list(side)} | {
+        run.name: [values[at] for values in side.values()] for at, run in enumerate(runs)
+    }
+
+
+def _side(runs: Sequence[Run], read: Callable[[Run], Mapping[str, Any]]) -> Side:
+    """Return what `read` says of each run, by name; nothing if its record cannot be read."""
+    each: list[Mapping[str, Any]] = [{} for _ in runs]
+    for at, run in enumerate(runs):
+        with contextlib.suppress(KanrunError):
+            each[at] = read(run)
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: [one.get(name) for one in each] for name in names}
+
+
+def _differing(side: Side) -> Side:
+    return {
+        name: values for name, values in side.items() if any(value != values[0] for value in values)
+    }
+
+
+def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
+    """Draw learning curves and edge functions of several runs over each other into one file.
+
+    Raises UsageError for a run whose tables cannot be read.
+    """
+    from kanrun.figures import overlaid
+
+    drawn: tuple[str, ...] = ("metrics", "edges")
+    tables = {
+        run.name: {name: run.table(name) for name in drawn if name in run.tables} for run in runs
+    }
+    if not any(tables.values()):
+        return []
+    kind = stem.suffix.removeprefix(".") if stem.suffix in {".png", ".svg", ".pdf"} else "png"
+    stem = stem.with_suffix("") if stem.suffix == f".{kind}" else stem
+    return write_figure(stem, overlaid(tables), [kind])
+
+
+def redraw(
+    run: Run,
+    formats: Sequence[str] = ("png",),
+    names: Sequence[str] = (),
+    effects: Sequence[str] = (),
+) -> list[Path]:
+    """Draw figures of a run, or of one point, again from its tables, and return their files.
+
+    These are the figures with `names`, also those that are drawn on request only, or the usual
+    ones. Of a run of several points it is the figure over the swept keys. With `effects`, it is
+    the partial dependence of these columns by the model of the first seed, with its numbers as CSV.
+    Raises UsageError for a run that is running, or an unknown command, format, name or column.
+    """
+    run.check_ended(force=True)
+    if run.has_points and not effects:
+        return draw_points(run, formats)
+    experiment = EXPERIMENTS.find(run.manifest.command, "command").build()
+    tables, place, written = run.frames, run.figures_folder, list[Path]()
+    if "summary" not in tables:
+        raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
+    if effects:
+        from kanrun.study.model_summary import effect_figure
+        from kanrun.study.saved import LoadedRun
+
+        model = LoadedRun(run).model()
+        for name, table in {name: model.effect(name) for name in effects}.items():
+            stem = place / file_name(f"effect_{name}")
+            written += write_figure(stem, effect_figure(model, table), formats)
+            written.append(stem.parent / f"{stem.name}.csv")
+            write_atomic(written[-1], table.to_csv(index=False).encode())
+        return written
+    for name, draw in chosen_figures(experiment, tables, names):
+        written += write_figure(place / file_name(name), draw(), formats)
+    return written
+
+
+def _words(value: Any) -> Any:
+    return str(value) if isinstance(value, list | dict) else value
+
+
+def print_points(console: Console, run: Run) -> None:
+    """Print the points of a run with the swept settings, their results, and which is the best."""
+    points, best = run.points, run.best
+    # Of many points, those with the lowest errors in the order of their numbers.
+    errors = [math.inf if point.error is None else point.error for point in points]
+    ranked = sorted(range(len(points)), key=lambda at: (errors[at], at))
+    shown = [points[at] for at in sorted(ranked[:_MOST_ROWS])]
+    marked = best if best.error is not None else None
+    columns: dict[str, list[Any]] = {
+        "point": [f"{at.name.rpartition('/')[2]}{' *' * (at is marked)}" for at in shown],
+        "status": [point.status for point in shown],
+    }
+    for name in _swept(run):
+        columns[name] = [_words(_swept(point).get(name)) for point in shown]
+    metrics = [point.manifest.metrics for point in shown]
+    for name in (*RESULTS, "validation_rmse", "parameters", "seconds"):
+        if name not in columns and any(each.get(name) is not None for each in metrics):
+            columns[name] = [each.get(name) for each in metrics]
+    _, left_out = print_table(console, columns, first=("point", *RESULTS, *columns))
+    claims = [claim for result in run.journal.results.values() for claim in result.claims]
+    held, where = sum(claim.holds for claim in claims), run.path / "summary.csv"
+    for line, needed in (
+        (
+            f"the best {len(shown)} of {len(points)} points; all in {where}",
+            len(shown) < len(points),
+        ),
+        (f"more columns in {where}: {', '.join(left_out)}", left_out),
+        (f"*: the best point, {best.name}", marked),
+        (f"{held} of {len(claims)} claims hold; see one point for its own", claims),
+    ):
+        if needed:
+            print_line(console, f"  {line}")
+
+
+def _swept(run: Run) -> Mapping[str, Any]:
+    """Return the swept values of a point, or of the first point of a run."""
+    point = run.points[0].point
+    return point.values if point else {}
+
+
+def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Draw the result over the swept keys into `figures/points`, and return the files.
+
+    Nothing is drawn without a result that more than one row has.
+    """
+    if "summary" not in run.tables:
+        return []
+    table = run.table("summary")
+    result = next(
+        (name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1),
+        None,
+    )
+    if result is None:
+        return []
+    from kanrun.figures import over_settings
+
+    values = [_swept(point) for point in run.points]
+    for name in values[0]:
+        table[name] = [str(_words(values[int(number)][name])) for number in table["point"]]
+    table = table.dropna(subset=[result])
+    keys = [key for key in values[0] if key not in _SEEDS and table[key].nunique() > 1]
+    stem = run.path / "figures" / "points"
+    return write_figure(stem, over_settings(table, keys, result), formats)

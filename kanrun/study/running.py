@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import multiprocessing
 import os
@@ -13,17 +12,17 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 
 from kanrun import monitoring
-from kanrun.config import EXPERIMENTS, ExecutorConfig
+from kanrun.config import ExecutorConfig
 from kanrun.config.plugins import require_plugins
 from kanrun.errors import Terminated, UsageError
 from kanrun.runs import Point, Run, RunFolder, Status
-from kanrun.study.points import (
+from kanrun.study.studies import (
     Checked,
     RunOptions,
     Study,
@@ -41,15 +40,13 @@ def run_study(study: Study, options: RunOptions) -> tuple[int, Path | None]:
 
     Standard output gets the folder as its only line. Raises UsageError before the folder exists.
     """
-    experiment = _experiment(study.command)
-    checked = check(experiment, study, force=options.force)
+    checked = check(study, force=options.force)
     if options.dry_run:
-        for line in describe_plan(experiment, study, checked, options.outputs):
+        for line in describe_plan(checked, options.outputs):
             print(line)
         return 0, None
-    manifest = manifest_of(study, checked)
-    created = partial(RunFolder.create, options.outputs, manifest, study.store)
-    return _run(created, experiment, study, checked, options)
+    manifest = manifest_of(checked)
+    return _run(partial(RunFolder.create, options.outputs, manifest, study.store), checked, options)
 
 
 def resume_run(run: Run, options: RunOptions) -> int:
@@ -64,11 +61,8 @@ def resume_run(run: Run, options: RunOptions) -> int:
         print(f"kanrun: {run.path} is complete; there is nothing left to do", file=sys.stderr)
         return _end(run.path, options)
     run.check_ended(options.force)
-    study = _placed(Study.read(run.path), run.path, options)
-    experiment = _experiment(study.command)
-    checked = check(experiment, study, force=True)
-    reopened = partial(RunFolder.reopen, run.path, force=options.force)
-    return _run(reopened, experiment, study, checked, options)[0]
+    checked = check(_placed(Study.read(run.path), run.path, options), force=True)
+    return _run(partial(RunFolder.reopen, run.path, force=options.force), checked, options)[0]
 
 
 def rerun(run: Run, options: RunOptions) -> int:
@@ -100,11 +94,6 @@ def rerun(run: Run, options: RunOptions) -> int:
     return 1 if different else 0
 
 
-def _experiment(command: str) -> ModuleType:
-    """Import the experiment of a command. Raises UsageError if there is none of that name."""
-    return importlib.import_module(EXPERIMENTS.find(command).builder)
-
-
 def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
     """Return a stored study where it is to run now.
 
@@ -122,15 +111,12 @@ def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
         raise UsageError(
             f"--address is for runs with executor=dask; {folder} has executor={executor.kind}."
         )
-    return study.on(replace(executor, address=options.address))
+    place = {"executor": asdict(replace(executor, address=options.address))}
+    return replace(study, bases=tuple({**base, **place} for base in study.bases))
 
 
 def _run(
-    opened: Callable[[], RunFolder],
-    experiment: ModuleType,
-    study: Study,
-    checked: Checked,
-    options: RunOptions,
+    opened: Callable[[], RunFolder], checked: Checked, options: RunOptions
 ) -> tuple[int, Path]:
     """Open the folder and run in it; return the exit code and the folder, which is printed."""
     # Only a study that passed its check pays for the imports of a run.
@@ -143,7 +129,7 @@ def _run(
             with monitoring.uninterrupted():  # else a signal could leave a folder that nobody knows
                 folder = opened()
             with stdout_kept_clean(), logging_to(folder.path / "run.log"):
-                execute(experiment, study, folder, checked, options)
+                execute(checked, folder, options)
         except KeyboardInterrupt:
             if folder is None:
                 raise
@@ -203,17 +189,15 @@ def logging_to(path: Path) -> Iterator[None]:
     console.setFormatter(logging.Formatter("kanrun: %(message)s"))
     console.setLevel(logging.WARNING)
     root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-    root.handlers[:] = [console, file]
+    before = root.level, root.handlers
+    root.handlers = [console, file]
     root.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for handler in root.handlers:
-            if handler not in handlers:
-                handler.close()
-        root.handlers[:] = handlers
-        root.setLevel(level)
+        file.close()
+        root.handlers = before[1]
+        root.setLevel(before[0])
 
 
 @contextlib.contextmanager
@@ -244,12 +228,32 @@ def stdout_kept_clean() -> Iterator[None]:
 class Signals:
     """Signals that came, and the exit code of an interrupted command."""
 
-    terminated = False
-    interrupted = 0
+    def __init__(self) -> None:
+        self._terminated, self._interrupted = False, 0
 
     @property
     def exit_code(self) -> int:
-        return 143 if self.terminated else 130
+        return 143 if self._terminated else 130
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Stop cleanly; the second time end the process at once."""
+        self._interrupted += 1
+        if self._interrupted > 1:  # every file is whole or absent at any time
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            os._exit(self.exit_code)
+        # Python's buffers may be in use.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            text = b"kanrun: stopping after this step; Ctrl-C once more ends at once\n"
+            os.write(sys.__stderr__.fileno(), text)  # type: ignore[union-attr]
+        if not self._terminated:
+            monitoring.interrupt(KeyboardInterrupt())
+
+    def terminate(self, number: int, frame: FrameType | None) -> None:
+        """Stop cleanly; a second one must not cut the clean ending short."""
+        if not self._terminated and not self._interrupted:
+            self._terminated = True
+            monitoring.interrupt(Terminated())
 
 
 @contextlib.contextmanager
@@ -260,31 +264,11 @@ def signals_raise() -> Iterator[Signals]:
     (nohup).
     """
     signals = Signals()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        signals.interrupted += 1
-        if signals.interrupted > 1:  # every file is whole or absent at any time
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            os._exit(signals.exit_code)
-        # Python's buffers may be in use.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            text = b"kanrun: stopping after this step; Ctrl-C once more ends at once\n"
-            os.write(sys.__stderr__.fileno(), text)  # type: ignore[union-attr]
-        if not signals.terminated:
-            monitoring.interrupt(KeyboardInterrupt())
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        if not signals.terminated and not signals.interrupted:
-            signals.terminated = True  # a second one must not cut the clean ending short
-            monitoring.interrupt(Terminated())
-
-    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
+    handlers = {signal.SIGINT: signals.interrupt, signal.SIGTERM: signals.terminate}
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        handlers[signal.SIGHUP] = terminate
+        handlers[signal.SIGHUP] = signals.terminate
     if threading.current_thread() is not threading.main_thread():  # signals can only be set there
-        yield signals
-        return
+        handlers.clear()
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield signals

@@ -1,46 +1,34 @@
-"""Run folders read back by `load_run`, and predictions of their models for the rows of a file."""
+"""Trained models as checkpoints and back, and run folders read back by `load_run`."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pandas as pd
+import torch
+from numpy.typing import NDArray
 
-from kanrun.errors import UsageError
+from kanrun.engine.networks import Network, from_description
+from kanrun.errors import KanrunError, UsageError
+from kanrun.families import Family
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
-from kanrun.runs.tables import as_text, formulas_in
-from kanrun.study.checkpoints import model_from_checkpoint
+from kanrun.runs.records import Checkpoint
+from kanrun.study.build import LearningProblem
 from kanrun.study.model import Model
-from kanrun.study.prediction import (
-    contributions,
-    count_out_of_range,
-    interval_bounds,
-    network_outputs,
-    predicted_values,
-    quantile_values,
-    range_warnings,
-)
 from kanrun.targets import (
-    TableLimits,
-    check_output,
-    column_kinds,
-    column_names,
-    is_parquet,
-    read_blocks,
-    read_inputs,
+    TableCode,
+    scaling_from_plain,
 )
-from kanrun.targets.encoding import unknown_levels
-from kanrun.targets.notation import is_missing, read_numbers
-from kanrun.targets.table_writing import table_writer
 
 
 @dataclass(frozen=True)
@@ -67,12 +55,18 @@ class LoadedRun:
     @property
     def models(self) -> list[str]:
         """Names of the stored models: by cell, if there are several, then the lowest seed first."""
-        names = (
-            name
-            for name in self.run.checkpoints
-            if not re.fullmatch(r"resume-\d+-\d+|.*-seed\d+-stages", name)
+
+        def place(name: str) -> tuple[int, str, int]:
+            """Return cell, words and seed of a checkpoint's name, which may end with a hash."""
+            cell = re.match(r"cell(\d+)-", name)
+            seed = re.search(r"-seed(\d+)(-[0-9a-f]{8})?$", name)
+            words = name.rpartition("-seed")[0]
+            return int(cell[1]) if cell else 0, words, int(seed[1]) if seed else 0
+
+        other = re.compile(r"resume-\d+-\d+|.*-seed\d+-stages")
+        return sorted(
+            (name for name in self.run.checkpoints if not other.fullmatch(name)), key=place
         )
-        return sorted(names, key=_place)
 
     def model(self, name: str | None = None) -> Model:
         """Return the model called `name`, or that of the first seed.
@@ -110,12 +104,17 @@ class LoadedRun:
         found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
         if "formula" in found:
             seeds = [self.run.checkpoint(other) for other in ([name] if name else self.models)]
-            units = self.config.get("target", {}).get("units")
-            stored = [
-                {**one.meta, **_numbers(one.arrays), "units": units}
-                for one in seeds
-                if "formula" in one.meta and one.meta.get("seed") == found.get("seed")
-            ]
+            units, stored = self.config.get("target", {}).get("units"), []
+            for one in seeds:
+                if "formula" in one.meta and one.meta.get("seed") == found.get("seed"):
+                    arrays = {key: array.tolist() for key, array in one.arrays.items()}
+                    names = [key.removesuffix(".knots") for key in arrays if key.endswith(".knots")]
+                    splines = {
+                        name: (arrays[f"{name}.knots"], arrays[f"{name}.coefficients"])
+                        for name in names
+                    }
+                    own = {"domain": arrays["domain"], "splines": splines, "units": units}
+                    stored.append({**one.meta, **own})
             content = formula_bytes(stored, form, file, identifier(Path(file).stem))
             write_named_file(Path(file), content)
             return []
@@ -132,22 +131,6 @@ class LoadedRun:
             f"{file} takes the {len(model.inputs)} numbers that encode the columns of the table: "
             f"{', '.join(model.inputs)}",
         ]
-
-
-def _numbers(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the domain of a stored formula, and knots and coefficients of its splines."""
-    names = [key.removesuffix(".knots") for key in arrays if key.endswith(".knots")]
-    splines = {
-        name: (arrays[f"{name}.knots"].tolist(), arrays[f"{name}.coefficients"].tolist())
-        for name in names
-    }
-    return {"domain": arrays["domain"].tolist(), "splines": splines}
-
-
-def _place(name: str) -> tuple[int, str, int]:
-    """Return cell, words and seed of a checkpoint's name, which may end with a hash."""
-    cell, seed = re.match(r"cell(\d+)-", name), re.search(r"-seed(\d+)(-[0-9a-f]{8})?$", name)
-    return int(cell[1]) if cell else 0, name.rpartition("-seed")[0], int(seed[1]) if seed else 0
 
 
 def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
@@ -177,146 +160,198 @@ def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
     return LoadedRun(find_run(str(run), Path(outputs)))
 
 
-#: Rows that are predicted at once; a file may be as long as a disk holds.
-LIMITS = TableLimits(characters=2**40, cells=10**12)
+Array = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
+TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables
+#: Maximum numbers of parameters of all networks under one slider, and of their test points.
+MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
 
 
-@dataclass(frozen=True)
-class PredictionOptions:
-    """Settings of a file of predictions.
+def pack(network: Network, prefix: str = "") -> Arrays:
+    """Return the network's parameters and buffers as arrays, their names after `prefix`."""
+    state = network.state_dict().items()
+    return {prefix + name: value.detach().cpu().numpy() for name, value in state}
 
-    Attributes:
-        model: Name of the model's file; None: the model of the first seed.
-        level: Coverage probability of the interval whose ends are added as the columns `lower:NAME`
-            and `upper:NAME`.
-        quantiles: Probabilities of the quantiles that are added as the columns `quantile P:NAME`.
-        derivatives: Derivatives of a solution of `kanrun solve` that are added, such as u_xx.
-        spreadsheet_safe: Mark cells that a spreadsheet would run with an apostrophe in front.
-        explain: Add `start:NAME` and, for each input column, `effect:COLUMN on NAME`, which sum to
-            the prediction; see `contributions`.
+
+def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Network:
+    """Return the network of `describe()` and its packed arrays, in their precision, on the CPU.
+
+    Raises KanrunError if arrays and description do not belong together.
     """
+    state = {
+        name[len(prefix) :]: torch.from_numpy(np.array(a))
+        for name, a in arrays.items()
+        if name.startswith(prefix)
+    }
+    try:
+        if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise ValueError(
+                f"{bad[0]} has {int((~state[bad[0]].isfinite()).sum())} values that are not finite"
+            )
+        floats = {value.dtype for value in state.values() if value.is_floating_point()}
+        if len(floats) != 1 or not floats <= {torch.float32, torch.float64}:
+            raise ValueError(
+                f"its precision is {' and '.join(sorted(map(str, floats))) or 'none'}, not one"
+            )
+        if _described(description) > sum(value.numel() for value in state.values()):
+            # Memory would be taken for all of them.
+            raise ValueError("it describes more numbers than are stored")
+        network = from_description(description)
+        network.to(floats.pop())
+        network.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise KanrunError(
+            f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
+        ) from error
+    return network
 
-    model: str | None = None
-    level: float | None = None
-    quantiles: Sequence[float] = ()
-    derivatives: Sequence[str] = ()
-    spreadsheet_safe: bool = False
-    explain: bool = False
 
-
-def predict_table(
-    run: Run, source: Path, output: Path, options: PredictionOptions = PredictionOptions()
-) -> list[str]:
-    """Write the model's predictions for the rows of `source` to `output`, and return warnings.
-
-    The file keeps all columns and adds one per output, in the units of training; a classifier adds
-    the label and one column of probabilities per class. An added column whose name is taken is
-    called `prediction:NAME`.
-
-    Cells that a spreadsheet would run get an apostrophe in front if `spreadsheet_safe`, and
-    otherwise are counted in a warning. Rows outside the trained range
-    or in gaps of it are predicted and counted in a warning. Raises UsageError for missing columns,
-    for text or missing values that the model cannot take, for an interval of classes, and for an
-    output that cannot be written; no file is left then.
-    """
-    if output.is_dir():
-        raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
-    check_output(output)
-    trained = LoadedRun(run).model(options.model)
-    if (options.level is not None or options.quantiles) and trained.classes:
-        raise UsageError(
-            "--interval and --quantiles are for numbers, and this model predicts classes; the "
-            "columns probability:CLASS show how certain it is. Remove the option."
+def _described(description: dict[str, Any]) -> int:
+    """Return a lower bound on the numbers that the network of a description has."""
+    if "layers" in description:
+        sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
+        return sum(
+            inputs * outputs * (intervals + degree) for inputs, outputs, intervals, degree in sizes
         )
-    kept = [name for name in column_names(source, LIMITS) if name]
-    needed = [column.name for column in trained.code.columns] if trained.code else trained.inputs
-    if not set(needed) <= set(kept):
-        read_inputs(source, needed)  # which names the column that is not there
-    kinds = column_kinds(source, LIMITS) if is_parquet(output) else {}
-    unknown, row, formulas = Counter[str](), 1, 0
-    counts = count_out_of_range(trained, np.empty((0, len(trained.inputs))))
-    with table_writer(output, kinds) as write:
-        for part in read_blocks(source, None, LIMITS):
-            block = dict(part.columns)
-            x, new = _inputs(trained, source, block, row)
-            raw = network_outputs(trained, x)
-            counts, unknown = counts + count_out_of_range(trained, x, raw), unknown + new
-            added = _columns(trained, x, raw, options, row) | {
-                name: trained.derivative(name, x) for name in options.derivatives
-            }
-            if options.explain:
-                added |= _explanation(trained, x)
-            block |= {
-                f"prediction:{name}" if name in block else name: values.tolist()
-                for name, values in added.items()
-            }
-            if not is_parquet(output):
-                formulas += sum(map(formulas_in, block.values()))
-                if options.spreadsheet_safe:
-                    block = {
-                        as_text(name): [as_text(v) if isinstance(v, str) else v for v in values]
-                        for name, values in block.items()
-                    }
-            write(block)
-            row += len(x)
-    said = (
-        f"{formulas} cells of {output.name} would be run by a spreadsheet; --spreadsheet-safe "
-        "writes them as text"
+    if "shape" in description:
+        return sum(inputs * outputs for inputs, outputs in pairwise(description["shape"]))
+    return int(description.get("functions", 0) * description.get("outputs", 0))
+
+
+def model_checkpoint(
+    network: Network, problem: LearningProblem, summary: dict[str, Any], seed: int, **learned: Any
+) -> Checkpoint:
+    """Return `network` with all that predicting needs, named by target, shape, points and seed.
+
+    `learned` are further fields of `Model`: errors, gaps and family.
+    """
+    dataset, target = problem.dataset, problem.dataset.target
+    model = Model(
+        network,
+        target.inputs,
+        target.outputs,
+        target.domain,
+        dataset.input_scaling,
+        dataset.output_scaling,
+        dataset.classes,
+        seed,
+        target.code,
+        **learned,
     )
-    return [
-        *unknown_levels(unknown, row - 1),
-        *range_warnings(trained, counts),
-        *([said] if formulas and not options.spreadsheet_safe else []),
-    ]
+    return checkpoint_of(
+        model, f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
+    )
 
 
-def _explanation(model: Model, x: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the columns that explain predictions: of two classes those of the second."""
-    start, effects = contributions(model, x)
-    names, added = model.classes or model.outputs, dict[str, np.ndarray]()
-    for o in range(int(len(model.classes or ()) == 2), len(names)):
-        added[f"start:{names[o]}"] = np.full(len(x), start[o])
-        added |= {f"effect:{column} on {names[o]}": e[:, o] for column, e in effects.items()}
-    return added
+def slider_checkpoint(
+    problem: LearningProblem, networks: Mapping[str, Network], slider: str, title: str, seed: int
+) -> Iterator[Checkpoint]:
+    """Yield the KANs that a report shows under one slider, with test points.
+
+    Yields nothing for networks of another kind, and for too many numbers.
+    """
+    if not all(network.edge_layers for network in networks.values()):
+        return
+    arrays, stages = dict[str, Any](), []
+    for number, (label, network) in enumerate(networks.items()):
+        arrays |= pack(network, f"{number}/")
+        stages.append({"label": label, "network": network.describe()})
+    if sum(array.size for array in arrays.values()) > MOST_SLIDER_NUMBERS:
+        return
+    points = problem.dataset.test or problem.dataset.train
+    some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
+    summary = dict.fromkeys(("target", "shape", "train_points"))
+    meta = model_checkpoint(network, problem, summary, seed).meta
+    meta |= {"slider": slider, "title": title, "stages": stages}
+    arrays |= {"points/x": points.x[some], "points/y": points.y[some]}
+    yield Checkpoint(f"{slider}s-seed{seed}-stages", arrays, meta)
 
 
-def _inputs(
-    model: Model, source: Path, block: dict[str, list[Any]], row: int
-) -> tuple[np.ndarray, Counter[str]]:
-    """Return the model's inputs of a block that begins with data row `row`."""
-    if model.code is not None:
-        return model.code.encode(block)
-    x = np.stack([read_numbers(block[name])[0] for name in model.inputs], 1)
-    if np.isnan(x).any():
-        read_inputs(source, model.inputs, LIMITS)  # which says where, and how many there are
-        i, j = np.argwhere(np.isnan(x))[0]
-        value = block[model.inputs[j]][i]
-        rule = "missing" if is_missing(value) else "no finite number"
-        raise UsageError(
-            f"column {model.inputs[j]!r} of {source.name} is {rule} in data row {row + i}."
+def checkpoint_of(model: Model, title: str) -> Checkpoint:
+    """Return the model and its tables as arrays and JSON, for `model_from_checkpoint`."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return [plain(one) for one in value]
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        if isinstance(value, Family):
+            return asdict(value)
+        return value.plain() if hasattr(value, "plain") else value
+
+    arrays, tables = pack(model.network), dict[str, dict[str, Any]]()
+    for table, columns in model.tables.items():
+        tables[table] = {}
+        for name, values in columns.items():
+            if is_number := values.dtype.kind in "biuf":
+                arrays[f"{TABLES}{table}/{name}"] = values.to_numpy()
+            tables[table][str(name)] = (
+                None if is_number else [None if pd.isna(value) else str(value) for value in values]
+            )
+    meta = {name: plain(value) for name, value in vars(model).items() if name != "tables"}
+    meta |= {"network": model.network.describe(), "tables": tables}
+    return Checkpoint(title, arrays, meta)
+
+
+def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
+    """Return the model that `model_checkpoint` stored. Raises KanrunError if it is not valid."""
+    meta, arrays = checkpoint.meta, checkpoint.arrays
+    try:
+        own = {name: array for name, array in arrays.items() if not name.startswith(TABLES)}
+        tables = {}
+        for name, columns in meta.get("tables", {}).items():
+            tables[str(name)] = pd.DataFrame(
+                {
+                    column: arrays[f"{TABLES}{name}/{column}"] if values is None else values
+                    for column, values in columns.items()
+                }
+            )
+        model = Model(
+            unpack(meta["network"], own),
+            tuple(meta["inputs"]),
+            tuple(meta["outputs"]),
+            np.array(meta["domain"], dtype=np.float64),
+            scaling_from_plain(meta["input_scaling"]),
+            scaling_from_plain(meta["output_scaling"]),
+            tuple(meta["classes"]) if meta["classes"] else None,
+            int(meta["seed"]),
+            TableCode.from_plain(meta["code"]) if meta.get("code") else None,
+            np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
+            tuple(
+                np.array(inside, dtype=np.float64).reshape(-1, 2)
+                for inside in meta.get("gaps") or ()
+            ),
+            msgspec.convert(meta.get("family"), Family | None),
+            tables,
+            tuple(map(str, meta.get("notes", ()))),
         )
-    return x, Counter()
+        _check_sizes(model)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise KanrunError(
+            f"Checkpoint {checkpoint.name} does not describe a model: {error!r}."
+        ) from error
+    return model
 
 
-def _columns(
-    model: Model, x: np.ndarray, raw: np.ndarray, options: PredictionOptions, row: int
-) -> dict[str, np.ndarray]:
-    """Return the added columns of a block that begins with data row `row`."""
-    values = predicted_values(model, x, raw)
-    if not np.isfinite(values).all():
-        bad = np.flatnonzero((~np.isfinite(values)).any(1))
-        raise UsageError(
-            f"the prediction of data row {row + bad[0]} is not finite. Check for extreme inputs."
-        )
-    if model.classes:
-        labels = {model.outputs[0]: np.array(model.classes)[values.argmax(1)]}
-        return labels | {f"probability:{c}": values[:, i] for i, c in enumerate(model.classes)}
-    added = {name: values[:, o] for o, name in enumerate(model.outputs)}
-    if options.level is not None:
-        low, high = interval_bounds(model, x, options.level, raw)
-        for o, name in enumerate(model.outputs):
-            added |= {f"lower:{name}": low[:, o], f"upper:{name}": high[:, o]}
-    for p in options.quantiles:
-        values = quantile_values(model, x, p, raw)
-        added |= {f"quantile {p:g}:{name}": values[:, o] for o, name in enumerate(model.outputs)}
-    return added
+def _check_sizes(model: Model) -> None:
+    """Raise ValueError if names, ranges and scalings do not fit the network or are not finite."""
+    inputs, outputs = model.network.shape[0], model.network.shape[-1]
+    for name, found, needed in (
+        ("inputs", len(model.inputs), inputs),
+        ("domain", len(model.domain), inputs),
+        ("input_scaling", len(model.input_scaling.scale), inputs),
+        ("output_scaling", outputs if model.classes else len(model.output_scaling.scale), outputs),
+        ("classes" if model.classes else "outputs", len(model.classes or model.outputs), outputs),
+    ):
+        if found != needed:
+            raise ValueError(f"{name} has {found} entries, and the network {needed}")
+    names = (*model.inputs, *model.outputs, *(model.classes or ()))
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("the name of an input, output or class is no text")
+    for scaling in (model.input_scaling, model.output_scaling):
+        with np.errstate(all="ignore"):
+            zero = scaling.invert(np.zeros(len(scaling.scale)))
+        if not (np.isfinite(scaling.scale) & (scaling.scale > 0) & np.isfinite(zero)).all():
+            raise ValueError("a scaling is not finite, or a scale of it not positive")
+    if not np.isfinite(model.domain).all():
+        raise ValueError("a range is not finite")

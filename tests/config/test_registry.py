@@ -1,11 +1,13 @@
 """Kinds are found by group and name without torch, and each builder exists."""
 
+import fnmatch
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pandas import DataFrame
 
 from kanrun.config import EXPERIMENTS, GROUPS, MODELS, SOLVERS, TARGETS
 from kanrun.config.registry import ModelKind, Registry, implied_choices, resolve
@@ -115,9 +117,63 @@ def test_choices_that_a_call_implies():
         implied_choices(fit, {"target": "bundled"}, ["solver.steps"])
 
 
-@pytest.mark.parametrize("command", ["bench", "compare-mlp", "curves"])
-def test_the_figures_of_a_command_are_declared(command):
-    plots = resolve(f"{EXPERIMENTS[command].builder}.plots:FIGURES")
-    groups = plots.values() if isinstance(plots, dict) else [plots]
-    drawn = [draw.__name__ for group in groups for draw in group]
-    assert sorted(drawn) == sorted(EXPERIMENTS[command].figures)
+ROW = DataFrame({"seed": [0]})
+EDGES = DataFrame(
+    {"seed": [0], "layer": [0], "out": [0], "in": [0], "seen": [True], "stage": ["train"]}
+)
+NAMES = ("effects", "input_values", "pair_maps", "growth")
+TRAINED = dict.fromkeys((*NAMES, "predictions", "held_out"), ROW)
+TRAINED |= {"importance": DataFrame({"input": ["x"]})}
+TRAINED |= {"metrics": DataFrame({"seed": [0, 0], "train_rmse": [1.0, 0.5]})}
+TRAINED |= {"edges": EDGES, "summary": DataFrame({"target": ["t"], "test_accuracy": [1.0]})}
+STAGES = {"structure": ["s"], "stage": ["train"], "active_edges": [1], "parameters": [1]}
+#: Tables for which a command draws each of its figures.
+TABLES = {
+    "continual": [
+        {
+            "functions": DataFrame({"seed": [0], "x0": [0.0]}),
+            "data": ROW,
+            "matrix": DataFrame({"part": ["learners"]}),
+            "summary": DataFrame({"part": ["learners", "overlap"] * 2, "memory": [*"abcd"]}),
+        }
+    ],
+    "extend-grid": [
+        {
+            "stages": DataFrame({"part": ["schedules", "order", "overfit"]}),
+            "metrics": DataFrame({"part": ["schedules"]}),
+        }
+    ],
+    "fit": [TRAINED],
+    "import": [{name: TRAINED[name] for name in ("summary", "predictions", "edges")}],
+    "interpret": [
+        {"summary": DataFrame({"cell": [0]})},
+        {
+            "summary": DataFrame({"seed": [0], "structure": ["s"]}),
+            "stages": DataFrame({"seed": [0], **STAGES, "test_rmse": [1.0]}),
+            **dict.fromkeys(("predictions", "candidates"), ROW),
+            "edges": EDGES,
+        },
+    ],
+    "solve": [
+        {
+            "metrics": DataFrame({"equation": "e", "network": [0, 1], "window": [0, 1]}),
+            "summary": DataFrame({"equation": ["e"], "network": [0]}),
+            "solution_0": DataFrame({name: [0.0, 1.0] for name in ("x", "t", "u", "residual_u")}),
+        }
+    ],
+}
+
+
+def test_the_figures_of_a_command_are_declared():
+    for command, kind in EXPERIMENTS.items():
+        experiment = kind.build()
+        if command in TABLES:
+            figures = getattr(experiment, "more_figures", experiment.figures)
+            drawn = {name for tables in TABLES[command] for name, _ in figures(tables)}
+        else:
+            plots = resolve(f"{kind.builder}.plots:FIGURES")
+            groups = plots.values() if isinstance(plots, dict) else [plots]
+            drawn = {draw.__name__ for group in groups for draw in group}
+        found = {pattern: fnmatch.filter(drawn, pattern) for pattern in kind.figures}
+        assert set().union(*found.values()) == drawn, command
+        assert all(found.values()), command

@@ -18,8 +18,7 @@ from kanrun.config import (
 )
 from kanrun.engine.training import LevenbergMarquardt, SmoothnessPenalty, make_solver
 from kanrun.study import build
-from kanrun.study.build import PATIENCE, factory, lbfgs_weight, make_plan
-from kanrun.study.problem import make_problem
+from kanrun.study.build import PATIENCE, factory, lbfgs_weight, make_plan, make_problem
 
 
 def problem(name="product"):

@@ -13,7 +13,7 @@ from toy_experiment import ToyConfig, ToyStudy, play
 from kanrun.config import ExecutorConfig, rules
 from kanrun.errors import StorageFailed, Terminated, UsageError
 from kanrun.runs import Row, Run, Status
-from kanrun.study.execute import check
+from kanrun.study.studies import check
 
 
 def test_one_training_leaves_everything(run_toy, capsys):
@@ -177,14 +177,14 @@ class Preparing:
 
 def test_what_was_prepared_while_checking_is_not_built_again(tmp_path):
     experiment = Preparing()
-    checked = check(experiment, ToyStudy((ToyConfig(n_seeds=2),)))
+    checked = check(ToyStudy((ToyConfig(n_seeds=2),), experiment))
     assert experiment.built == [(1, 0), (2, 0)]
     assert list(checked.prepared) == [(0, 0, 0), (0, 1, 0)]
     experiment.built.clear()
     play(tmp_path, ToyConfig(n_seeds=2), experiment=experiment)
     assert experiment.built[2:] == [(1, 1), (2, 1)]
     local = ToyConfig(n_seeds=2, executor=ExecutorConfig("local"))
-    assert list(check(experiment, ToyStudy((local,))).prepared) == [(0, 0, 0)]
+    assert list(check(ToyStudy((local,), experiment)).prepared) == [(0, 0, 0)]
     rows = Run(tmp_path / "toy" / "v0001").table("summary")["built"].tolist()
     assert rows == ["size 1, seed 0", "size 1, seed 1", "size 2, seed 0", "size 2, seed 1"]
 
@@ -209,7 +209,7 @@ def test_bad_settings_are_refused_before_anything_runs(settings, message):
     def checked():
         cfg = ToyConfig(**settings)
         rules.check(cfg)
-        check(toy_experiment, ToyStudy((cfg,)))
+        check(ToyStudy((cfg,)))
 
     with pytest.raises(UsageError, match=message):
         checked()

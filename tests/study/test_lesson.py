@@ -14,7 +14,7 @@ from scipy.interpolate import BarycentricInterpolator, BSpline
 from kanrun.errors import UsageError
 from kanrun.runs import Manifest, Run, RunFolder, Status
 from kanrun.runs.records import RunLabels
-from kanrun.study.page.lesson import PARTS, STUDIES, recorded_runs, write_lesson
+from kanrun.study.page import PARTS, STUDIES, recorded_runs, write_lesson
 
 FOLDER = resources.files("kanrun.study.page")
 BODY = (FOLDER / "lesson.html").read_text("utf-8")

@@ -21,10 +21,10 @@ from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Run, RunFolder, RunLabels, Status
-from kanrun.study.checkpoints import pack
 from kanrun.study.model import Model
 from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
+from kanrun.study.saved import pack
 from kanrun.targets import Scaling
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"

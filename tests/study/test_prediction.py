@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,14 +10,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun import fit
 from kanrun.errors import UsageError
-from kanrun.runs import Run
-from kanrun.study import prediction, saved
+from kanrun.study import prediction, prediction_files
 from kanrun.study.prediction import (
     contributions,
     partial_dependence,
     predicted_values,
     training_sample,
 )
+from kanrun.study.prediction_files import PredictionOptions, predict_table
 from kanrun.targets import TableLimits
 from kanrun.targets.encoding import ColumnCode, TableCode
 
@@ -30,11 +29,9 @@ def fitted():
     return fit(pd.DataFrame(x, columns=["a", "b"]), x.sum(1) + 0.1 * rng.normal(size=120))
 
 
-@pytest.fixture
-def run(fitted, monkeypatch):
-    monkeypatch.setattr(saved.LoadedRun, "model", lambda self, name: fitted)
-    monkeypatch.setattr(saved, "LIMITS", TableLimits(block=7))
-    return Run(Path())
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(prediction_files, "LIMITS", TableLimits(block=7))
 
 
 def table(folder, rows=30):
@@ -48,10 +45,10 @@ def table(folder, rows=30):
     return data
 
 
-def test_blocks_give_the_same_as_the_whole(run, tmp_path, fitted):
+def test_blocks_give_the_same_as_the_whole(tmp_path, fitted):
     data = table(tmp_path)
-    options = saved.PredictionOptions(level=0.9)
-    said = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", options)
+    options = PredictionOptions(level=0.9)
+    said = predict_table(fitted, tmp_path / "new.csv", tmp_path / "out.csv", options)
     out = pd.read_csv(tmp_path / "out.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
     assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
@@ -65,9 +62,9 @@ def test_blocks_give_the_same_as_the_whole(run, tmp_path, fitted):
     )
 
 
-def test_types_come_back_from_parquet(run, tmp_path):
+def test_types_come_back_from_parquet(fitted, tmp_path):
     table(tmp_path)
-    saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.parquet")
+    predict_table(fitted, tmp_path / "new.csv", tmp_path / "out.parquet")
     first = pd.read_parquet(tmp_path / "out.parquet")
     assert [str(first[name].dtype) for name in ("n", "a", "late")] == [
         "int64",
@@ -79,15 +76,15 @@ def test_types_come_back_from_parquet(run, tmp_path):
         columns="y"
     )
     stamped.to_parquet(tmp_path / "again.parquet", index=False)
-    saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.parquet")
+    predict_table(fitted, tmp_path / "again.parquet", tmp_path / "last.parquet")
     last = pd.read_parquet(tmp_path / "last.parquet")
     pd.testing.assert_frame_equal(last[list(stamped)], stamped)
     assert_array_equal(last["y"], first["y"])
-    saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.csv.gz")
+    predict_table(fitted, tmp_path / "again.parquet", tmp_path / "last.csv.gz")
     assert len(pd.read_csv(tmp_path / "last.csv.gz")) == 30
 
 
-def test_a_bad_value_late_in_the_file_leaves_nothing(run, tmp_path):
+def test_a_bad_value_late_in_the_file_leaves_nothing(fitted, tmp_path):
     data = table(tmp_path)
     data["b"] = data["b"].astype(object)
     data.loc[25, "b"] = "oops"
@@ -95,36 +92,34 @@ def test_a_bad_value_late_in_the_file_leaves_nothing(run, tmp_path):
     with pytest.raises(
         UsageError, match=r"column 'b' of new\.csv has 1 value that is not a number"
     ):
-        saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
+        predict_table(fitted, tmp_path / "new.csv", tmp_path / "out.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
 
 
-def test_classes_by_name(run, tmp_path, monkeypatch):
+def test_classes_by_name(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 1))
     labels = np.where(x[:, 0] > 0, "yes", "no")
     model = fit({"a": x[:, 0]}, labels, model="additive")
-    monkeypatch.setattr(saved.LoadedRun, "model", lambda self, name: model)
     table(tmp_path)
-    saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
+    predict_table(model, tmp_path / "new.csv", tmp_path / "out.csv")
     out = pd.read_csv(tmp_path / "out.csv")
     assert_allclose(out["probability:no"] + out["probability:yes"], 1)
     assert set(out["y"]) <= {"yes", "no"}
 
 
-def test_what_a_spreadsheet_would_run(run, tmp_path, monkeypatch):
+def test_what_a_spreadsheet_would_run(tmp_path):
     labels = np.where(np.arange(60) % 2 == 0, "=1+1", "-3")
     model = fit({"a": np.arange(60.0)}, labels, model="additive")
-    monkeypatch.setattr(saved.LoadedRun, "model", lambda self, name: model)
     rows = ["a,note", "-1.5,-2e3", "2,=cmd()", "3,+1+2", "4,'=x", "5,plain"]
     (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
-    warnings = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
+    warnings = predict_table(model, tmp_path / "new.csv", tmp_path / "out.csv")
     assert re.match(r"[2-7] cells of out\.csv would be run by a spreadsheet", warnings[-1])
     out = (tmp_path / "out.csv").read_text().splitlines()
     assert all(after.startswith(before) for before, after in zip(rows, out, strict=True))
     assert {line.split(",")[2] for line in out[1:]} <= {"=1+1", "-3"}
-    options = saved.PredictionOptions(spreadsheet_safe=True)
-    warnings = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", options)
+    options = PredictionOptions(spreadsheet_safe=True)
+    warnings = predict_table(model, tmp_path / "new.csv", tmp_path / "out.csv", options)
     assert not any("spreadsheet" in warning for warning in warnings)
     out = (tmp_path / "out.csv").read_text().splitlines()
     assert [line.split(",")[1] for line in out] == [
@@ -158,10 +153,10 @@ def test_without_training_inputs_the_sample_fills_the_domain(fitted):
     assert_allclose([sample.min(0), sample.max(0)], fitted.domain.T, atol=0.05)
 
 
-def test_predictions_of_rows_are_explained(run, tmp_path):
+def test_predictions_of_rows_are_explained(fitted, tmp_path):
     table(tmp_path)
-    options = saved.PredictionOptions(explain=True)
-    saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", options)
+    options = PredictionOptions(explain=True)
+    predict_table(fitted, tmp_path / "new.csv", tmp_path / "out.csv", options)
     out = pd.read_csv(tmp_path / "out.csv")
     parts = out[["start:y", "effect:a on y", "effect:b on y"]]
     np.testing.assert_allclose(parts.sum(axis=1), out["y"], rtol=1e-12)

@@ -11,8 +11,7 @@ from kanrun.config import ExperimentConfig
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs import Claim, Note, Row
 from kanrun.study import report
-from kanrun.study.executors import Failed, Finished, Recorded, Started
-from kanrun.study.experiment import Failure, Task
+from kanrun.study.experiment import Failed, Failure, Finished, Recorded, Started, Task
 from kanrun.study.progress import Reporter
 
 CFG = ExperimentConfig()

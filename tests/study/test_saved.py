@@ -6,7 +6,7 @@ import pytest
 from kanrun.engine.networks import KAN, MLP
 from kanrun.errors import KanrunError
 from kanrun.runs import Checkpoint
-from kanrun.study.checkpoints import model_from_checkpoint
+from kanrun.study.saved import model_from_checkpoint
 
 EDGES = {
     "degree": 3,

@@ -19,7 +19,7 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
-from kanrun.study.checkpoints import state_from_checkpoint, state_to_checkpoint
+from kanrun.study.evaluation import state_from_checkpoint, state_to_checkpoint
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kanrun.runs import Status
-from kanrun.study import trackers
+from kanrun.study import progress
 
 
 class Heard:
@@ -29,7 +29,7 @@ class Heard:
 def test_settings_rows_and_results_reach_the_tracker(run_toy, monkeypatch):
     heard = []
     monkeypatch.setitem(
-        trackers.BACKENDS, "mlflow", lambda *a: heard.append(Heard(*a)) or heard[-1]
+        progress.BACKENDS, "mlflow", lambda *a: heard.append(Heard(*a)) or heard[-1]
     )
     _, run = run_toy(sizes=[2, 3], tracker="mlflow")
     (one,) = heard
@@ -57,7 +57,7 @@ def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(
 
     if fails != "begin":
         monkeypatch.setattr(Broken, fails, broken)
-    monkeypatch.setitem(trackers.BACKENDS, "trackio", broken if fails == "begin" else Broken)
+    monkeypatch.setitem(progress.BACKENDS, "trackio", broken if fails == "begin" else Broken)
     outcome, _ = run_toy(tracker="trackio")
     assert outcome.status == Status.COMPLETED
     err = capsys.readouterr().err

@@ -3,6 +3,10 @@
 Whatever a run folder holds, its text reaches the page escaped, its figures as images (in which no
 script runs), its numbers as JSON. A content security policy allows the two scripts of the page, by
 their hashes, and no connection.
+
+The lesson is such a page, whose sections each have one thing to move. Half of them draw what they
+compute (`lesson.js`), the others show recorded runs: those that have the tag `lesson`, or small
+ones of `STUDIES`, which are run first.
 """
 
 from __future__ import annotations
@@ -12,19 +16,19 @@ import contextlib
 import hashlib
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs import Manifest, Run
+from kanrun.runs import Manifest, Run, Status
 from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened, local_time
-from kanrun.study.comparison import as_columns, differences
-from kanrun.study.page.interactive import interactive_data
-from kanrun.study.report import shown
+from kanrun.runs.locations import find_runs
+from kanrun.study.page.interactive import Living, interactive_data
+from kanrun.study.report import as_columns, differences, shown
 
 #: Largest page in bytes, of which this many are for text and scripts, and number of its
 #: interactive parts.
@@ -56,9 +60,10 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
         if results:
             body += [_tag("h3", "Results"), _table(as_columns(best, results))]
         if settings:
-            body.append(_folded("Settings that differ", _table(as_columns(best, settings))))
+            body.append(_folded("Settings that differ", as_columns(best, settings)))
     room = (LARGEST - TEXT) // len(runs)
-    body += [f"<section>{_section(run, sources, room)}</section>" for run in runs]
+    for run in runs:
+        body += ["<section>", *_section(run, sources, room), "</section>"]
     page = html_page(f"kanrun: {names}", [*body, *sources], ("network.js", "page.js"))
     write_page(page, output)
 
@@ -94,41 +99,41 @@ def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
     )
 
 
-def _section(run: Run, sources: list[str], room: int) -> str:
-    """Return all of one run; figures are left out once they would need more than `room` bytes."""
+def _section(run: Run, sources: list[str], room: int) -> Iterator[str]:
+    """Yield all of one run; figures are left out once they would need more than `room` bytes."""
     single, before, manifest = run.best, len(sources), None
-    parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}")]
+    yield _tag("h2", run.name) + _tag("p", f"Status: {run.status}")
     try:
         manifest = single.manifest
-        parts += _results(single, manifest)
+        yield from _results(single, manifest)
     except KanrunError as error:
-        parts.append(_tag("p", str(error)))
-    parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
+        yield _tag("p", str(error))
+    yield from (_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text)
     if run.has_points:
         text = f"A run of {len(run.points)} points; below is its best, {single.name}."
-        parts.append(_tag("p", text))
-    parts += _living(single, sources, room)
-    parts += _claims(manifest) if manifest else ()
-    parts += _figures(single, run, room - sum(map(len, sources[before:])))
-    if run.has_points:
-        parts.append(_folded("Points", _points(run)))
-    for name in _TABLES:
-        with contextlib.suppress(KanrunError):
-            columns = single.columns(name)
-            if any(map(len, columns.values())):
-                parts.append(_folded(name, _table(columns)))
-    with contextlib.suppress(KanrunError):
-        parts.append(_folded("Settings", _pairs(flattened(single.config))))
+        yield _tag("p", text)
+    yield from _living(single, sources, room)
+    if manifest and (claims := manifest.claims):
+        columns = {
+            "": ["holds" if claim.holds else "does not hold" for claim in claims],
+            "claim": [claim.sentence for claim in claims],
+            "measured": [shown(claim.measured) for claim in claims],
+            "bound": [claim.bound for claim in claims],
+            "spread": [claim.spread or "" for claim in claims],
+        }
+        yield _tag("h3", "Claims") + _table(columns)
+    yield from (_tag("p", f"Note: {note}") for note in (manifest.notes if manifest else ()))
+    yield from _figures(single, run, room - sum(map(len, sources[before:])))
+    yield from _tables(run, single)
     if manifest:
         names = ("seconds", "host", "device", "precision", "threads")
         facts = {"started": local_time(manifest.started)}
         facts |= {name: getattr(manifest, name) for name in names}
         facts |= flattened(manifest.git or {}, "git.") | dict(manifest.versions)
-        parts.append(_folded("Environment", _pairs(facts)))
-    return "\n".join(parts)
+        yield _folded("Environment", _pairs(facts))
 
 
-def _living(run: Run, sources: list[str], room: int) -> Iterable[str]:
+def _living(run: Run, sources: list[str], room: int) -> Iterator[str]:
     """Yield the interactive parts of a run; their data are added to `sources`."""
     for data in interactive_data(run):
         yield _tag("h3", data["title"])
@@ -146,7 +151,7 @@ def _living(run: Run, sources: list[str], room: int) -> Iterable[str]:
         yield f'<div class="living" data-source="{name}"></div>'
 
 
-def _results(run: Run, manifest: Manifest) -> Iterable[str]:
+def _results(run: Run, manifest: Manifest) -> Iterator[str]:
     """Yield the metrics of a run in a line, and how to repeat it."""
     if manifest.metrics:
         pairs = (f"{name} {shown(value)}" for name, value in manifest.metrics.items())
@@ -159,32 +164,27 @@ def _results(run: Run, manifest: Manifest) -> Iterable[str]:
         yield _tag("p", manifest.reason)
 
 
-def _claims(manifest: Manifest) -> Iterable[str]:
-    """Yield the claims and the notes of a run."""
-    if claims := manifest.claims:
-        columns = {
-            "": ["holds" if claim.holds else "does not hold" for claim in claims],
-            "claim": [claim.sentence for claim in claims],
-            "measured": [shown(claim.measured) for claim in claims],
-            "bound": [claim.bound for claim in claims],
-            "spread": [claim.spread or "" for claim in claims],
-        }
-        yield _tag("h3", "Claims") + _table(columns)
-    yield from (_tag("p", f"Note: {note}") for note in manifest.notes)
-
-
-def _points(run: Run) -> str:
-    rows: list[dict[str, Any]] = []
-    for point in run.points:
-        values = point.point.values if point.point else {}
-        rows.append({"point": point.name, "status": point.status, **values})
+def _tables(run: Run, single: Run) -> Iterator[str]:
+    """Yield the points of a run, and the tables and settings of its best point."""
+    if run.has_points:
+        rows: list[dict[str, Any]] = []
+        for point in run.points:
+            values = point.point.values if point.point else {}
+            rows.append({"point": point.name, "status": point.status, **values})
+            with contextlib.suppress(KanrunError):
+                rows[-1] |= point.manifest.metrics
+        names = dict.fromkeys(name for row in rows for name in row)
+        yield _folded("Points", {name: [row.get(name) for row in rows] for name in names})
+    for name in _TABLES:
         with contextlib.suppress(KanrunError):
-            rows[-1] |= point.manifest.metrics
-    names = dict.fromkeys(name for row in rows for name in row)
-    return _table({name: [row.get(name) for row in rows] for name in names})
+            columns = single.columns(name)
+            if any(map(len, columns.values())):
+                yield _folded(name, columns)
+    with contextlib.suppress(KanrunError):
+        yield _folded("Settings", _pairs(flattened(single.config)))
 
 
-def _figures(single: Run, run: Run, room: int) -> Iterable[str]:
+def _figures(single: Run, run: Run, room: int) -> Iterator[str]:
     """Yield the figures of a run and its best point, each as a small SVG or as PNG."""
     for folder in dict.fromkeys([run.figures_folder, single.figures_folder]):
         files = {path for path in folder.glob("*.*g") if not path.is_symlink()}
@@ -207,27 +207,27 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> str:
         f'<th scope="col"><button type="button">{escape(str(name))}</button></th>'
         for name in columns
     )
-    values = list(zip(*columns.values(), strict=True))
-    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in values[:_MOST_ROWS])
+    values, body = list(zip(*columns.values(), strict=True)), ""
+    for row in values[:_MOST_ROWS]:
+        cells = []
+        for value in row:
+            text = shown(value)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            mark = _MARKS.get(text, ' class="n"' if is_number else "")
+            cells.append(f"<td{mark}>{escape(text)}</td>")
+        body += f"<tr>{''.join(cells)}</tr>"
     more = len(values) - _MOST_ROWS
     rest = _tag("p", f"{more} more rows in the run's folder") if more > 0 else ""
-    head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{rows}</tbody>"
-    return f'<div class="wide"><table class="sorts">{head}{body}</table></div>{rest}'
+    table = f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="wide"><table class="sorts">{table}</table></div>{rest}'
 
 
-def _cell(value: Any) -> str:
-    text = shown(value)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    mark = _MARKS.get(text, ' class="n"' if is_number else "")
-    return f"<td{mark}>{escape(text)}</td>"
+def _pairs(values: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+    return {"name": list(values), "value": list(values.values())}
 
 
-def _pairs(values: Mapping[str, Any]) -> str:
-    return _table({"name": list(values), "value": list(values.values())})
-
-
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+def _folded(title: str, columns: Mapping[str, Sequence[Any]]) -> str:
+    return f"<details><summary>{escape(title)}</summary>{_table(columns)}</details>"
 
 
 def _tag(name: str, text: str) -> str:
@@ -240,3 +240,67 @@ def json_script(name: str, value: Any) -> str:
     text = json.dumps(finite, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     return f'<script type="application/json" id="{name}">{text}</script>'
+
+
+#: Tag of the runs that the lesson shows.
+TAG = "lesson"
+#: Arguments of the small run of each command, if no run of it has the tag.
+STUDIES: dict[str, tuple[str, ...]] = {
+    "curves": ("parts=[bezier,bspline]",),
+    "fit": ("model.hidden=[2]", "model.intervals=[3,6,12,24]", "sampling.n_test=300"),
+    "extend-grid": (
+        "parts=[schedules]",
+        "schedules=[{kind: list, intervals: [3,6,12,24,48]}]",
+        "n_seeds=1",
+        "executor=serial",
+    ),
+    "interpret": ("budget=10",),
+    "continual": (
+        "parts=[learners]",
+        "learners=[{name: KAN, kind: kan}, {name: MLP, kind: mlp, activation: tanh, depths: [2]}]",
+        "trials=1",
+        "n_seeds=1",
+        "executor=serial",
+    ),
+}
+#: Recorded parts: the command, and which of its interactive parts it is.
+PARTS: dict[str, tuple[str, Callable[[Living], bool]]] = {
+    "bezier": ("curves", lambda part: part["kind"] == "curve" and not part["knots"]),
+    "local": ("curves", lambda part: part["kind"] == "curve" and bool(part["knots"])),
+    "grid": ("fit", lambda part: part["kind"] == "network"),
+    "staircase": ("extend-grid", lambda part: part["kind"] == "frames"),
+    "formula": ("interpret", lambda part: part["kind"] == "frames"),
+    "phases": ("continual", lambda part: part["kind"] == "frames"),
+}
+
+
+def recorded_runs(outputs: Path) -> dict[str, Run]:
+    """Return the latest complete run with the tag of each command of the lesson."""
+    found = [run for run in find_runs(outputs) if TAG in run.labels.tags]
+    found = [run for run in found if run.status == Status.COMPLETED]
+    found.sort(key=Run.began)
+    return {run.manifest.command: run for run in found if run.manifest.command in STUDIES}
+
+
+def write_lesson(runs: Mapping[str, Run], output: Path) -> None:
+    """Write the page to `output`, atomically, from a run of each command of `STUDIES`.
+
+    Raises UsageError if a run has no such part, and if the file cannot be written.
+    """
+    body = (resources.files(__package__) / "lesson.html").read_text("utf-8")
+    sources = []
+    for name, (command, fits) in PARTS.items():
+        run = runs[command].best
+        part = next(filter(fits, interactive_data(run)), None)
+        if part is None:
+            raise UsageError(
+                f"{run.name} has nothing to show in the section {name}. Remove its tag {TAG!r}."
+            )
+        if name == "bezier":
+            part = {**part, "kind": "casteljau"}
+        words = f"kanrun {command} {shlex.join(run.manifest.overrides)}".strip()
+        shown = f'<div class="living" data-source="{name}"></div><p class="source">Recorded by '
+        body = body.replace(f"<!--recorded:{name}-->", f"{shown}<code>{escape(words)}</code></p>")
+        sources.append(json_script(name, part))
+    scripts = ("network.js", "lesson.js", "page.js")
+    write_page(html_page("kanrun: the lecture", [body, *sources], scripts), output)

@@ -20,8 +20,8 @@ from kanrun.engine.equations import Field, Windows
 from kanrun.errors import KanrunError, UsageError
 from kanrun.exports.document import document_of
 from kanrun.runs import Checkpoint, Run
-from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
+from kanrun.study.saved import model_from_checkpoint
 
 Living = dict[str, Any]
 #: Names of the checkpoints of `slider_checkpoint`, and of those that a training resumes from.
@@ -60,15 +60,23 @@ def model_values(model: Model) -> Living:
 def _networks(run: Run) -> Iterator[Living]:
     """Yield the networks under sliders, one per title; without sliders that of the first seed."""
     names = [name for name in run.checkpoints if not _RESUME_NAME.fullmatch(name)]
-    sliders = list(filter(_SLIDER_NAME.fullmatch, names))
-    found: dict[str, Living] = {}
+    sliders, found = list(filter(_SLIDER_NAME.fullmatch, names)), dict[str, Living]()
     for stored in map(run.checkpoint, sliders):
         title, x, y = str(stored.meta["title"]), *(stored.arrays[f"points/{a}"] for a in "xy")
         if _size(stored) > NUMBERS or (len(found) >= NETWORKS and title not in found):
             continue
-        stages = list(_slider_models(stored))
-        classes = np.array(stages[0][1].classes or [])
-        points = {"x": x.tolist(), "y": (classes[y.astype(int)] if len(classes) else y).tolist()}
+        stages = []
+        for number, entry in enumerate(stored.meta["stages"]):
+            prefix, meta = f"{number}/", stored.meta | {"network": entry["network"]}
+            arrays = {
+                name.removeprefix(prefix): array
+                for name, array in stored.arrays.items()
+                if name.startswith(prefix)
+            }
+            model = model_from_checkpoint(Checkpoint(stored.name, arrays, meta))
+            stages.append((str(entry["label"]), model))
+        labels = np.array(model.classes)[y.astype(int)] if model.classes else y
+        points = {"x": x.tolist(), "y": labels.tolist()}
         living = _network(title, str(stored.meta["slider"]), stages, points)
         found.setdefault(title, living | {"stages": []})["stages"].extend(living["stages"])
     yield from found.values()
@@ -81,31 +89,14 @@ def _networks(run: Run) -> Iterator[Living]:
         yield absent | {"said": f"It has {size} numbers, too many for a page."}
         return
     model = model_from_checkpoint(stored)
-    points = _test_points(run, name, model)
     try:
-        if isinstance(model.network, Windows):
-            yield _windows(title, model, model.network.parts, points)
-        else:
-            yield _network(title, "", [("", model)], _thinned(points, POINTS))
+        yield _stored_network(title, model, _test_points(run, name, model))
     except UsageError as error:
         yield absent | {"said": f"{str(error).rstrip('.')}; its figures show it."}
 
 
 def _size(stored: Checkpoint) -> int:
     return sum(array.size for array in stored.arrays.values())
-
-
-def _slider_models(stored: Checkpoint) -> Iterator[tuple[str, Model]]:
-    """Yield the label and the model of each stage under a slider."""
-    for number, entry in enumerate(stored.meta["stages"]):
-        prefix, meta = f"{number}/", stored.meta | {"network": entry["network"]}
-        arrays = {
-            name.removeprefix(prefix): array
-            for name, array in stored.arrays.items()
-            if name.startswith(prefix)
-        }
-        model = model_from_checkpoint(Checkpoint(stored.name, arrays, meta))
-        yield str(entry["label"]), model
 
 
 def _network(
@@ -126,12 +117,14 @@ def _network(
     }
 
 
-def _windows(title: str, model: Model, fields: Sequence[Field], points: Living) -> Living:
-    """Return a stage for each time window, with its test points."""
-    boxes = [field.box.tolist() for field in fields]
+def _stored_network(title: str, model: Model, points: Living) -> Living:
+    """Return a network, or a stage for each of its time windows with the test points there."""
+    if not isinstance(model.network, Windows):
+        return _network(title, "", [("", model)], _thinned(points, POINTS))
+    boxes = [field.box.tolist() for field in model.network.parts]
     stages = [
         (f"{model.inputs[-1]} from {low:.4g} to {high:.4g}", replace(model, network=field))
-        for field, (*_, (low, high)) in zip(fields, boxes, strict=True)
+        for field, (*_, (low, high)) in zip(model.network.parts, boxes, strict=True)
     ]
     living, before = _network(title, "window", stages, points), -math.inf
     for stage, box in zip(living["stages"], boxes, strict=True):
@@ -145,15 +138,14 @@ def _windows(title: str, model: Model, fields: Sequence[Field], points: Living) 
 
 def _test_points(run: Run, name: str, model: Model) -> Living:
     """Return points of the predictions, or of a solution, whose truth may be unknown."""
-    solution = f"solution_{name.rpartition('-seed')[0].rpartition('-')[2]}"
     inputs, outputs = list(model.inputs), [f"{name}_true" for name in model.outputs]
-    table = pd.DataFrame()
     if "predictions" in run.tables:
         table = run.table("predictions").query("split == 'test'")
         inputs = [f"input:{name}" for name in inputs]
         outputs = [f"truth:{name}" for name in model.outputs]
-    elif solution in run.tables:
-        table = run.table(solution)
+    else:
+        number = name.rpartition("-seed")[0].rpartition("-")[2]
+        table = run.frames.get(f"solution_{number}", pd.DataFrame())
     if not {*inputs, *outputs} <= set(table):
         return {"x": [], "y": []}
     known = table.dropna(subset=[*inputs, *outputs])

@@ -5,12 +5,11 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from kanrun.experiments import bench
+from doors import check_config, run_config
 from kanrun.experiments.bench import layers, race, startup
 
 from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
-from kanrun.study.execute import check_config, run_config
 
 LAYERS = [[40, 2, 3, 5], [30, 3, 64, 5], [50, 2, 2, 1000]]
 
@@ -28,7 +27,7 @@ def settings(**changes):
 
 
 def run(folder, cfg):
-    made = run_config(bench, cfg, folder / "outputs")
+    made = run_config(cfg, folder / "outputs")
     assert made.manifest.reason is None
     return made
 
@@ -183,4 +182,4 @@ def test_a_peer_that_cannot_train_says_why(monkeypatch):
 )
 def test_refusals(changes, said):
     with pytest.raises(UsageError, match=said):
-        check_config(bench, settings(**changes))
+        check_config(settings(**changes))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from doors import check_config, run_config
 from kanrun.experiments import compare_mlp
 from kanrun.experiments.compare_mlp import cases, studies
 from kanrun.experiments.compare_mlp.matched import Matched, matched, steps_without_kan, widest
@@ -22,7 +23,6 @@ from kanrun.engine.networks import MLP
 from kanrun.engine.networks.counting import WIDEST, match_time, mlp_parameters
 from kanrun.errors import UsageError
 from kanrun.runs import Status
-from kanrun.study.execute import check_config, run_config
 
 PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
 RUNGE = {"target": {"kind": "named", "name": "runge"}, "shapes": [[]]}
@@ -46,7 +46,7 @@ def settings(**changes):
 @pytest.fixture
 def run(tmp_path, unwritten):
     def start(**changes):
-        run = run_config(compare_mlp, settings(**changes), tmp_path)
+        run = run_config(settings(**changes), tmp_path)
         assert run.status == Status.COMPLETED, run.manifest
         return run
 
@@ -333,4 +333,4 @@ IRIS = {"target": BundledTarget("iris"), "sampling": SamplingConfig(n_train=None
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes, message):
     with pytest.raises(UsageError, match=message):
-        check_config(compare_mlp, settings(**changes))
+        check_config(settings(**changes))

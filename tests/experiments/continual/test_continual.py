@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from doors import check_config, run_config
 from kanrun.experiments import continual
 from kanrun.experiments.continual.claim_checks import claims_of as claims
 from kanrun.experiments.continual.learners import Learner, without_memory
@@ -20,7 +21,6 @@ from kanrun.config import (
 )
 from kanrun.errors import UsageError
 from kanrun.runs import Run, Status
-from kanrun.study.execute import check_config, run_config
 
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
 ROW = {
@@ -62,7 +62,7 @@ def settings(**changes):
 
 
 def finished(folder, **changes):
-    run = run_config(continual, settings(**changes), folder)
+    run = run_config(settings(**changes), folder)
     assert run.status == Status.COMPLETED, run.manifest
     return run
 
@@ -316,7 +316,7 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
         ({"target": replace(target, outputs=["x", "y"])}, "continual learns one column of numbers"),
     ):
         with pytest.raises(UsageError, match=said):
-            check_config(continual, settings(**{**changes, **wrong}))
+            check_config(settings(**{**changes, **wrong}))
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
 )
 def test_settings_that_cannot_work_are_refused_before_a_run(changes, sentence):
     with pytest.raises(UsageError, match=sentence):
-        check_config(continual, settings(**changes))
+        check_config(settings(**changes))
 
 
 @pytest.mark.slow

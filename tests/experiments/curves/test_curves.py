@@ -3,6 +3,7 @@
 import numpy as np
 import pandas
 import pytest
+from doors import check_config, run_config
 from kanrun.experiments import curves
 from kanrun.experiments.curves import plots
 from kanrun.experiments.curves.parts import function_of
@@ -10,7 +11,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.errors import UsageError
 from kanrun.launch.composing import Source, compose
-from kanrun.study.execute import check_config, run_config
 
 CLAIMS = 20
 
@@ -27,7 +27,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr("kanrun.study.execute.write_figure", lambda *_: None)
 
     def start(*overrides, study=None):
-        done = run_config(curves, settings(*overrides, study=study), tmp_path / "outputs")
+        done = run_config(settings(*overrides, study=study), tmp_path / "outputs")
         assert done.manifest.reason is None
         return done
 
@@ -43,7 +43,7 @@ def points_file(folder, text):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A run with the defaults."""
-    return run_config(curves, settings(), tmp_path_factory.mktemp("outputs"))
+    return run_config(settings(), tmp_path_factory.mktemp("outputs"))
 
 
 def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(finished):
@@ -167,7 +167,7 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(run, tmp_path):
 )
 def test_settings_that_cannot_work_are_refused_before_a_run(overrides, sentence):
     with pytest.raises(UsageError, match=sentence):
-        check_config(curves, settings(*overrides))
+        check_config(settings(*overrides))
 
 
 @pytest.mark.parametrize(
@@ -188,4 +188,4 @@ def test_settings_that_cannot_work_are_refused_before_a_run(overrides, sentence)
 def test_points_that_make_no_curve_are_refused(tmp_path, text, overrides, sentence):
     path = points_file(tmp_path, text)
     with pytest.raises(UsageError, match=sentence):
-        check_config(curves, settings("parts=[planar]", f"target.path={path}", *overrides))
+        check_config(settings("parts=[planar]", f"target.path={path}", *overrides))

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from doors import check_config, run_config
 from kanrun.experiments import extend_grid
 from kanrun.experiments.extend_grid.claim_checks import (
     order_claims,
@@ -22,7 +23,6 @@ from kanrun.config import (
 )
 from kanrun.errors import UsageError
 from kanrun.runs import Status
-from kanrun.study.execute import check_config, run_config
 
 LIST = {"kind": "list", "intervals": [4, 8, 20]}
 
@@ -49,7 +49,7 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    run = run_config(extend_grid, settings(seed=1), tmp_path_factory.mktemp("outputs"))
+    run = run_config(settings(seed=1), tmp_path_factory.mktemp("outputs"))
     assert run.status == Status.COMPLETED, run.manifest
     return run
 
@@ -144,7 +144,7 @@ def test_grids_beyond_the_limit_are_left_out_with_a_warning():
     records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
     assert "leaves out the grids [20]" in records[0].text
     with pytest.raises(UsageError, match="leaves no grid"):
-        check_config(extend_grid, settings(max_parameters=3))
+        check_config(settings(max_parameters=3))
 
 
 def test_the_threshold_is_that_of_the_network_that_was_trained():
@@ -216,21 +216,19 @@ def test_a_solver_that_does_not_smooth_is_not_said_to():
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes, message):
     with pytest.raises(UsageError, match=message):
-        check_config(extend_grid, settings(**changes))
+        check_config(settings(**changes))
 
 
 def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(tmp_path):
     (tmp_path / "few.csv").write_text("x,y\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
     few = TableTarget(str(tmp_path / "few.csv"), ["x"], ["y"])
     sampling = SamplingConfig(n_train=None, n_test=None)
-    check_config(
-        extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"])
-    )
+    check_config(settings(target=few, sampling=sampling, parts=["schedules", "scratch"]), tmp_path)
     with pytest.raises(
         UsageError,
         match=r"the part order trains on 600 points: .*few\.csv.* Change order_points, or",
     ):
-        check_config(extend_grid, settings(target=few, sampling=sampling))
+        check_config(settings(target=few, sampling=sampling))
 
 
 def stages_like(**columns):
@@ -297,7 +295,7 @@ def test_warm_starts_and_those_from_scratch_are_compared_on_the_same_grid():
 def test_a_single_grid_has_no_order_and_no_staircase(tmp_path):
     assert not list(order_claims(stages_like(part="order", intervals=[10], test_rmse=[1e-3])))
     cfg = settings(parts=["schedules"], schedules=[{"kind": "list", "intervals": [4]}])
-    run = run_config(extend_grid, cfg, tmp_path)
+    run = run_config(cfg, tmp_path)
     assert run.status == Status.COMPLETED
     assert [path.stem for path in run.figures if path.suffix == ".png"] == [
         "error_against_intervals"

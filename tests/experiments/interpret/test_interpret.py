@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 import pytest
-from kanrun.experiments import fit as fit_experiment
+from doors import check_config, run_config
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.claim_checks import score_claims
 from kanrun.experiments.interpret.outcome import (
@@ -52,7 +52,6 @@ from kanrun.engine.symbolic.problem import FormulaFit
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs import Status
-from kanrun.study.execute import check_config, run_config
 from kanrun.study.saved import load_run
 from kanrun.targets import Scaling
 
@@ -70,7 +69,7 @@ def settings(**changes):
 
 
 def run(tmp_path_factory, cfg):
-    found = run_config(experiment, cfg, tmp_path_factory.mktemp("outputs"))
+    found = run_config(cfg, tmp_path_factory.mktemp("outputs"))
     assert found.status == Status.COMPLETED, found.manifest
     return found
 
@@ -154,7 +153,7 @@ def fitted(tmp_path_factory):
         solver=LMSolver(),
         sampling=SamplingConfig(n_train=400, n_test=100),
     )
-    run = run_config(fit_experiment, cfg, tmp_path_factory.mktemp("outputs"))
+    run = run_config(cfg, tmp_path_factory.mktemp("outputs"))
     assert run.status == Status.COMPLETED
     _store_config(run, asdict(cfg))
     return run
@@ -256,7 +255,7 @@ def test_noise_has_no_structure(tmp_path_factory):
 )
 def test_bad_settings_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
-        check_config(experiment, settings(**changes))
+        check_config(settings(**changes))
 
 
 def test_the_score_card_counts_seeds():

@@ -17,8 +17,8 @@ from kanrun.config import ExperimentConfig
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs import Checkpoint, Claim, Note, Point, Row, RunFolder, Table
 from kanrun.runs.records import write_points
-from kanrun.study import execute, points
-from kanrun.study.points import Study
+from kanrun.study import execute, studies
+from kanrun.study.studies import Study
 
 
 @dataclass
@@ -37,7 +37,7 @@ class ToyConfig(ExperimentConfig):
 class ToyStudy(Study):
     """Points of the toy experiment, which differ in their sizes."""
 
-    def __init__(self, configs):
+    def __init__(self, configs, experiment=None):
         several = len(configs) > 1
         own = tuple(
             Point(number, values={"sizes": cfg.sizes} if several else {})
@@ -45,6 +45,7 @@ class ToyStudy(Study):
         )
         super().__init__("toy", ("toy",), points=own)
         object.__setattr__(self, "configs", configs)
+        object.__setattr__(self, "experiment", experiment or sys.modules[__name__])
 
     def config(self, number):
         return self.configs[number]
@@ -52,17 +53,17 @@ class ToyStudy(Study):
 
 def play(place, *configs, experiment=None, resume=False, quiet=True):
     """Run the toy in a new folder below `place`, or resume it in the folder `place`."""
-    experiment, study = experiment or sys.modules[__name__], ToyStudy(configs)
-    checked = points.check(experiment, study)
+    study = ToyStudy(configs, experiment)
+    checked = studies.check(study)
     if resume:
         folder = RunFolder.reopen(place)
     else:
         several = len(configs) > 1
-        record = points.manifest_of(study, checked)
+        record = studies.manifest_of(checked)
         folder = RunFolder.create(
             place, record, lambda new: write_points(new, study.points) if several else None
         )
-    return execute.execute(experiment, study, folder, checked, points.RunOptions(quiet=quiet))
+    return execute.execute(checked, folder, studies.RunOptions(quiet=quiet))
 
 
 def check(cfg):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from kanrun.config import ExecutorConfig, ExperimentConfig, rules
+from kanrun.config import EXPERIMENTS, ExperimentConfig, rules
 from kanrun.config.rules import MissingSettings, typed_config, with_values
 from kanrun.errors import UsageError
 from kanrun.runs.files import write_atomic
@@ -25,7 +26,8 @@ from kanrun.runs.records import (
     read_points,
     write_points,
 )
-from kanrun.study.experiment import Experiment, Prepared, check_size, names_of, tasks_of
+from kanrun.runs.tables import Key
+from kanrun.study.experiment import Experiment, check_size, names_of, tasks_of
 from kanrun.study.resources import (
     check_memory,
     device_of,
@@ -75,34 +77,30 @@ class Study:
     points: tuple[Point, ...] = (Point(0),)
     source: str = ""
 
+    @cached_property
+    def experiment(self) -> Experiment:
+        """Experiment of the command. Raises UsageError if there is none of that name."""
+        experiment: Experiment = EXPERIMENTS.find(self.command).build()
+        return experiment
+
     def config(self, number: int) -> ExperimentConfig:
         """Return the typed and checked configuration of the point `number`. Raises UsageError."""
-        try:
-            return self._config(self.points[number])
-        except UsageError as error:
-            raise UsageError(f"{self.source}: {error}" if self.source else str(error)) from error
-
-    def _config(self, point: Point) -> ExperimentConfig:
+        point = self.points[number]
         plain = with_values(self.bases[point.base], point.values)
         try:
             cfg: ExperimentConfig = typed_config(self.command, plain)
             return cfg
-        except MissingSettings as error:
+        except UsageError as error:
+            text = str(error)
             table = dict(plain.get("target") or {}).get("path")
-            if error.paths[0] != "target.outputs" or not isinstance(table, str):
-                raise
-            from kanrun.targets.table_files import column_names
+            missing = isinstance(error, MissingSettings) and error.paths[0] == "target.outputs"
+            if missing and isinstance(table, str):
+                from kanrun.targets.table_files import column_names
 
-            columns = _some(column_names(Path(table)), ", ", MAX_COLUMNS)
-            raise UsageError(
-                f"target.outputs must be given, as target.outputs=[NAME], of the columns {columns}."
-            ) from error
-
-    def on(self, executor: ExecutorConfig) -> Study:
-        """Return the study on another executor."""
-        return replace(
-            self, bases=tuple({**base, "executor": asdict(executor)} for base in self.bases)
-        )
+                columns = _some(column_names(Path(table)), ", ", MAX_COLUMNS)
+                given = "target.outputs must be given, as target.outputs=[NAME]"
+                text = f"{given}, of the columns {columns}."
+            raise UsageError(f"{self.source}: {text}" if self.source else text) from error
 
     def store(self, folder: Path) -> None:
         """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.csv`."""
@@ -154,32 +152,32 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Checked:
-    """A study whose points can run: numbers of cells and seeds, and what tasks need.
+    """A study whose points can run.
 
-    What was prepared for the first task is there, and for others as far as memory goes.
+    Attributes:
+        study: The study.
+        cells: Number of cells of each point.
+        trainings: Number of trainings of each point.
+        prepared: What was prepared for the first task, and for others as far as memory goes.
     """
 
+    study: Study
     cells: tuple[int, ...]
-    seeds: tuple[int, ...]
-    prepared: Prepared
-
-    @property
-    def trainings(self) -> tuple[int, ...]:
-        """Number of trainings of each point."""
-        return tuple(cells * seeds for cells, seeds in zip(self.cells, self.seeds, strict=True))
+    trainings: tuple[int, ...]
+    prepared: Mapping[Key, Any]
 
 
-def check(experiment: Experiment, study: Study, *, force: bool = False) -> Checked:
+def check(study: Study, *, force: bool = False) -> Checked:
     """Check everything that can be checked before a run exists, and write nothing.
 
     Calls `check` of the experiment for each point, and `prepare` for the first seed of each cell,
     if it has them. `force` skips the memory check. Raises UsageError, which names the point if
     there are several.
     """
-    cells, seeds, prepared = list[int](), list[int](), Prepared()
+    experiment, cells, trainings = study.experiment, list[int](), list[int]()
     prepare: Any = getattr(experiment, "prepare", None)
     limit = getattr(experiment, "using_threads", using_threads)
-    before = 0
+    prepared, before = dict[Key, Any](), 0
     for point in study.points:
         try:
             cfg = study.config(point.number)
@@ -191,7 +189,7 @@ def check(experiment: Experiment, study: Study, *, force: bool = False) -> Check
             if hasattr(experiment, "check"):
                 experiment.check(cfg)
             tasks = tasks_of(experiment, cfg, point)
-            check_size(sum(cells) + len(tasks))
+            check_size(sum(trainings) + len(tasks))
             most = MOST_PREPARED if cfg.executor.kind == "serial" else 0
             for task in tasks if prepare is not None else ():
                 if task.seed == cfg.seed:
@@ -206,25 +204,26 @@ def check(experiment: Experiment, study: Study, *, force: bool = False) -> Check
                 raise
             raise UsageError(f"{point}: {error}") from error
         cells.append(tasks[-1].index + 1)
-        seeds.append(cfg.n_seeds)
+        trainings.append(len(tasks))
     if cfg.executor.kind == "dask":
         from kanrun.study.executors import dask_client
 
         with dask_client(str(cfg.executor.address)):
             pass
-    return Checked(tuple(cells), tuple(seeds), prepared)
+    return Checked(study, tuple(cells), tuple(trainings), prepared)
 
 
-def manifest_of(study: Study, checked: Checked) -> Manifest:
+def manifest_of(checked: Checked) -> Manifest:
     """Return the record of a run that is about to begin."""
-    cfg, first = study.config(0), study.points[0]
+    study = checked.study
+    cfg, points = study.config(0), study.points
     return Manifest(
         study.command,
         study.argv,
-        first.overrides if len(study.points) == 1 else (),
+        points[0].overrides if len(points) == 1 else (),
         seeds=tuple(range(cfg.seed, cfg.seed + cfg.n_seeds)),
         cells=checked.cells[0],
-        points=len(study.points),
+        points=len(points),
         trainings=sum(checked.trainings),
         device=device_of(cfg),
         precision=cfg.precision,
@@ -233,21 +232,19 @@ def manifest_of(study: Study, checked: Checked) -> Manifest:
     )
 
 
-def describe_plan(
-    experiment: Experiment, study: Study, checked: Checked, outputs: Path
-) -> Iterator[str]:
+def describe_plan(checked: Checked, outputs: Path) -> Iterator[str]:
     """Yield sentences on the run of a study that was checked: its size, memory and time."""
-    cfg, points, trainings = study.config(0), len(study.points), sum(checked.trainings)
-    cells, seeds = checked.cells[0], checked.seeds[0]
+    study, trainings = checked.study, sum(checked.trainings)
+    cfg, points, cells = study.config(0), len(study.points), checked.cells[0]
     parts = [_plural(points, "point")] if points > 1 else []
-    parts += [_plural(cells, "cell"), _plural(seeds, "seed")]
-    differ = len({*zip(checked.cells, checked.seeds, strict=True)}) > 1
+    parts += [_plural(cells, "cell"), _plural(checked.trainings[0] // cells, "seed")]
+    differ = len({*zip(checked.cells, checked.trainings, strict=True)}) > 1
     each = " (of the first point)" if differ else ""
     yield f"{_plural(trainings, 'training')}: {' x '.join(parts)}{each}"
     if points > 1:
         yield f"points: {_some([str(point) for point in study.points])}"
     if cells > 1:
-        yield f"cells: {_some(names_of(list(experiment.cells(cfg))))}"
+        yield f"cells: {_some(names_of(list(study.experiment.cells(cfg))))}"
     first: Any = next(iter(checked.prepared.values()), None)
     if (line := getattr(first, "summary_line", None)) is not None:
         yield f"the first: {line}"
@@ -279,17 +276,16 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     from kanrun.runs import find_run
     from kanrun.runs.index import RunIndex, flattened
 
-    def differing(name: str) -> list[str]:
-        settings = index.settings(name)
-        names = sorted(name for name in {*wanted, *settings} if not name.startswith(_EVEN))
-        return [name for name in names if settings.get(name) != wanted.get(name)]
-
     wanted, index = flattened(asdict(study.config(0))), RunIndex(outputs)
-    ended = index.rows(
+    found = []
+    for row in index.rows(
         f"status = '{Status.COMPLETED}' AND command = '{study.command}' AND seconds > 0"
-    )
-    found = [(differing(row["name"]), row) for row in ended]
-    found = [pair for pair in found if not any(name.endswith(".kind") for name in pair[0])]
+    ):
+        settings = index.settings(row["name"])
+        names = sorted(name for name in {*wanted, *settings} if not name.startswith(_EVEN))
+        names = [name for name in names if settings.get(name) != wanted.get(name)]
+        if not any(name.endswith(".kind") for name in names):
+            found.append((names, row))
     if not found:
         return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
     names, row = min(found, key=lambda pair: len(pair[0]))
@@ -297,12 +293,11 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     seconds = row["seconds"] / (row["trainings"] or 1)
     summary = find_run(row["name"], outputs).columns("summary")
     if problem is not None and {"train_points", "shape"} <= summary.keys():
-        data, then = problem.dataset, int(summary["train_points"][0])
-        rows = sum(len(part.x) for part in (data.train, data.validation) if part is not None)
-        now, inputs = data.train.x.shape[1], int(str(summary["shape"][0]).partition("-")[0])
-        seconds *= rows / then * now / inputs
-        if (rows, now) != (then, inputs):
-            about += f"; scaled from {then} rows of {inputs} inputs to {rows} of {now}"
+        then = int(summary["train_points"][0]), int(str(summary["shape"][0]).partition("-")[0])
+        now = len(problem.data.everything), problem.inputs
+        seconds *= now[0] / then[0] * now[1] / then[1]
+        if now != then:
+            about += "; scaled from {} rows of {} inputs to {} of {}".format(*then, *now)
     return (
         f"estimated time: {seconds:.3g} s per training, {seconds * trainings:.3g} s in total "
         f"(from run {row['name']}{about})"
