@@ -1,4 +1,4 @@
-"""What a training leaves: rows of steps and grids, its state to resume from, scores, and tables.
+"""Records of a training: rows of steps and grids, its state to resume from, scores, and tables.
 
 Scores and tables are in the units of the data.
 """

@@ -1,4 +1,4 @@
-"""What hears of a run while it runs: standard error, and a tracker.
+"""Listeners to a run: its progress on standard error, and trackers.
 
 Standard error gets a bar on a terminal, a few lines elsewhere. A tracker (MLflow, TensorBoard,
 trackio; off by default) gets the settings, the rows of `metrics.csv`, and at the end the medians of
