@@ -154,7 +154,7 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(run, tmp_path):
         ),
         (["control_points=3"], "degree 3 needs at least 4 control points, not 3"),
         (["control_points=25"], "control_points=25 must be at most 24"),
-        (["bezier=[[0,0],[1]]"], r"bezier has \[1\], where a list of 2 is needed"),
+        (["bezier=[[0,0],[1]]"], r"bezier has \[1\.0\], where a list of 2 is needed"),
         (["knots=[0.5]"], "must be 5 numbers that never decrease"),
         (["knots=[0.5,0.5,0.5,0.5,0.5]"], "at most 4 times in degree 3"),
         (["knots=[0,0.5,0.6,0.7,0.8]"], "knots=.* has 0.0, which must be above 0 and below 1"),
