@@ -70,7 +70,6 @@ def claims(tables: Tables) -> Claims:
 
 
 def _comparison(cfg: CompareMLPConfig) -> NetworkComparison:
-    from kanrun.experiments.compare_mlp.matched import Matched
     from kanrun.experiments.compare_mlp.studies import STUDIES
 
-    return Matched() if cfg.comparison == "matched" else STUDIES[cfg.comparison]
+    return STUDIES[cfg.comparison]

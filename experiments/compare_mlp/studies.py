@@ -28,6 +28,7 @@ from kanrun.experiments.compare_mlp.cases import (
     train,
     unchanged,
 )
+from kanrun.experiments.compare_mlp.matched import Matched
 from torch import Generator, Tensor, nn
 
 from kanrun.config import SOLVERS, CompareMLPConfig, KANConfig
@@ -212,6 +213,7 @@ class ImplementationTricks(NetworkComparison):
 
 
 STUDIES: Mapping[str, NetworkComparison] = {
+    "matched": Matched(),
     "universal_approximation": UniversalApproximation(),
     "kolmogorov_arnold": KolmogorovArnold(),
     "no_activation": NoActivation(),

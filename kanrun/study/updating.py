@@ -32,8 +32,6 @@ Array = NDArray[np.float64]
 CURVATURE = 0.5
 #: An update ends after this many steps, or after one that lowers the objective by less.
 MAX_STEPS, MIN_GAIN = 100, 1e-4
-#: Maximum number of inputs that an updated model remembers; of more, some stand for all.
-MAX_REMEMBERED = 2000
 
 
 def update_model(model: Model, x: Data, y: Data) -> Model:
@@ -59,6 +57,8 @@ def update_model(model: Model, x: Data, y: Data) -> Model:
         warnings.warn("; ".join(found), UserWarning, stacklevel=3)
     _train(network, given, torch.as_tensor(model.input_scaling.apply(known)), counts, model.classes)
     ends = [model.domain[:, 0], model.domain[:, 1], *rows]
+    columns = np.concatenate([known, rows]).T
+    inputs = {f"input:{name}": each for name, each in zip(model.inputs, columns, strict=True)}
     return replace(
         model,
         network=network.to(next(model.network.parameters()).dtype),
@@ -68,7 +68,7 @@ def update_model(model: Model, x: Data, y: Data) -> Model:
             np.array([gap for gap in gaps if not ((gap[0] < at) & (at < gap[1])).any()])
             for gaps, at in zip(model.gaps, rows.T, strict=False)
         ),
-        tables={"memory": _memory(model, known, counts, rows)},
+        tables={"memory": pd.DataFrame({**inputs, "rows": [*counts, *np.ones(len(rows))]})},
     )
 
 
@@ -91,13 +91,14 @@ def _outputs(model: Model, y: Data, count: int) -> Tensor:
                 f"y has the label {new[0]!r}, and the classes of the model are "
                 f"{', '.join(model.classes)}. Fit a new model for more classes."
             )
-        values = np.array([[known[label]] for label in labels], dtype=np.float64)
+        values = np.array([known[label] for label in labels], dtype=np.float64)
     else:
-        values = as_numbers(y, "y").reshape(-1, len(model.outputs))
-        values = model.output_scaling.apply(values)
-    if len(values) != count:
-        raise InvalidData(f"x has {count} rows and y {len(values)}. Give one row of y for each.")
-    return torch.as_tensor(values)
+        values = as_numbers(y, "y")
+    width = 1 if model.classes else len(model.outputs)
+    if values.size != count * width:
+        raise InvalidData(f"y has {values.size} values, and x {count} rows for {width} each.")
+    values = values.reshape(count, width)
+    return torch.as_tensor(values if model.classes else model.output_scaling.apply(values))
 
 
 def _train(network: Network, given: Samples, known: Tensor, counts: Array, classes: Any) -> None:
@@ -115,14 +116,3 @@ def _train(network: Network, given: Samples, known: Tensor, counts: Array, class
         before = solver.loss
         if solver.step() > (1 - MIN_GAIN) * before or solver.converged:
             break
-
-
-def _memory(model: Model, known: Array, counts: Array, rows: Array) -> pd.DataFrame:
-    """Return the table of remembered inputs and the rows that each stands for, with new ones."""
-    inputs, each = np.concatenate([known, rows]), np.concatenate([counts, np.ones(len(rows))])
-    if len(inputs) > MAX_REMEMBERED:
-        draws = np.random.default_rng(model.seed)
-        some = draws.choice(len(inputs), MAX_REMEMBERED, replace=False, p=each / each.sum())
-        inputs, each = inputs[some], np.full(MAX_REMEMBERED, each.sum() / MAX_REMEMBERED)
-    columns = {f"input:{name}": inputs[:, i] for i, name in enumerate(model.inputs)}
-    return pd.DataFrame({**columns, "rows": each})

@@ -6,7 +6,6 @@ import torch
 
 from kanrun import Model, fit
 from kanrun.errors import InvalidData, UsageError
-from kanrun.study import updating
 
 RNG = np.random.default_rng(0)
 X = RNG.uniform(-1, 1, (240, 2))
@@ -67,16 +66,8 @@ def test_a_classifier_learns_the_labels_of_new_rows():
         few.update(X[:1], ["middle"])
 
 
-@pytest.mark.filterwarnings("ignore:.*outside the training range")
-def test_many_inputs_are_remembered_by_some_that_stand_for_all(first, monkeypatch):
-    monkeypatch.setattr(updating, "MAX_REMEMBERED", 100)
-    known = first.update(X[120:], Y[120:])
-    _, counts = updating.remembered(known)
-    assert (len(counts), counts.sum()) == (100, pytest.approx(240))
-
-
 def test_rows_that_cannot_be_learned_are_refused(first):
-    with pytest.raises(InvalidData, match="x has 2 rows and y 1"):
+    with pytest.raises(InvalidData, match="y has 1 values, and x 2 rows for 1 each"):
         first.update(X[:2], Y[:1])
     wide = fit(X[:20], Y[:20], hidden=[], **{**PLAIN, "intervals": [8]})
     assert wide.network.get_unknowns().numel() == 22

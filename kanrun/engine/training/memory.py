@@ -65,28 +65,28 @@ class QuadraticMemory:
         Raises:
             UsageError: If all pairs of the unknowns are too many to keep.
         """
-        memory, start = cls(kind, [], []), 0
-        unknowns = network.get_unknowns()
-        for blocks, size in memory._blocks(network):
-            unit = weight**0.5 * torch.eye(size, dtype=unknowns.dtype, device=unknowns.device)
-            memory.factors.append(unit.expand(blocks, -1, -1))
-            here = unknowns[start : start + blocks * size]
-            memory.targets.append(weight**0.5 * here.view(blocks, size))
-            start += blocks * size
+        memory, unknowns, root = cls(kind, [], []), network.get_unknowns(), weight**0.5
+        groups = memory._blocks(network)
+        for shape, here in zip(
+            groups, unknowns.split([prod(group) for group in groups]), strict=True
+        ):
+            unit = torch.eye(shape[1], dtype=unknowns.dtype, device=unknowns.device)
+            memory.factors.append((root * unit).expand(shape[0], -1, -1))
+            memory.targets.append(root * here.view(shape))
         return memory
 
     def learn(self, network: Network, x: Tensor, task: Task, weight: float) -> None:
         """Add what the network computes at x (samples, inputs), weighted by `weight` in all."""
-        unknowns, root = network.get_unknowns(), (weight / len(x)) ** 0.5
+        shapes, root = [target.shape for target in self.targets], (weight / len(x)) ** 0.5
+        sizes = [shape.numel() for shape in shapes]
+        centres = network.get_unknowns().split(sizes)
         for part in x.split(PIECE):
             output, rows = network.linearise(part)
-            values, start = root * _curvature_root(output, rows.dense(), task), 0
-            for number, target in enumerate(self.targets):
-                here = slice(start, start + target.numel())
-                own = values[:, here].unflatten(1, target.shape).transpose(0, 1)
-                fixed = own @ unknowns[here].view(*target.shape, 1)
+            values = root * _curvature_root(output, rows.dense(), task)
+            for number, each in enumerate(values.split(sizes, 1)):
+                own = each.unflatten(1, shapes[number]).transpose(0, 1)
+                fixed = own @ centres[number].view(*shapes[number], 1)
                 self._append(number, own, fixed[..., 0])
-                start += target.numel()
 
     def joined(self, other: QuadraticMemory) -> QuadraticMemory:
         """Return the sum of two memories of the same unknowns and kind."""

@@ -5,7 +5,7 @@ import torch
 from doors import check_config, run_config
 from kanrun.experiments import compare_mlp
 from kanrun.experiments.compare_mlp import cases, studies
-from kanrun.experiments.compare_mlp.matched import Matched, matched, steps_without_kan, widest
+from kanrun.experiments.compare_mlp.matched import matched, steps_without_kan, widest
 
 from kanrun.config import (
     AdamSolver,
@@ -114,7 +114,7 @@ def test_cases_are_told_apart_where_their_targets_names_are_alike(both, names):
 def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
     own, model = ExpressionTarget("x0*sin(x1)"), KANConfig(hidden=[3])
     cfg = settings(target=own, comparison=comparison, model=model, grids=[3])
-    subject = {"matched": Matched(), **studies.STUDIES}[comparison]
+    subject = studies.STUDIES[comparison]
     cell = subject.cells(cfg)[0]
     case = cases.case_of(cfg, cell["case"], 0)
     assert case.name == "x0*sin(x1)"
