@@ -1,7 +1,4 @@
-"""From the configuration to what the engine trains: the problem, fresh networks, and the plan.
-
-A problem is the points of a target, in the units of the user and as the engine trains on them.
-"""
+"""From the configuration to what the engine trains: the problem, fresh networks, and the plan."""
 
 from __future__ import annotations
 

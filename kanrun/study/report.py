@@ -117,8 +117,7 @@ def print_table(
             chosen.add(name)
             used += needs
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
-    names = [name for name in columns if name in chosen]
-    for name in names:
+    for name in (names := [name for name in columns if name in chosen]):
         side: Any = "right" if _is_numeric(columns[name]) else "left"
         table.add_column(Text(printable(name)), justify=side, overflow="ellipsis", no_wrap=True)
     for row in zip(*(cells[name] for name in names), strict=True):
@@ -159,10 +158,9 @@ def print_summary(console: Console, summary: Columns) -> None:
         table["seed"] = [*map(str, summary["seed"]), "median"]
     there = {name: each for name, each in table.items() if any(map(shown, each))} or table
     # Columns in which rows differ have priority.
+    alike = {name for name in there if len({*map(shown, there[name])}) == 1} - {*_QUARTILES}
     names = dict.fromkeys([*(name for name in _FIRST if name in there), *there])
-    order = sorted(
-        names, key=lambda name: name not in _QUARTILES and len({*map(shown, there[name])}) == 1
-    )
+    order = sorted(names, key=alike.__contains__)
     more, left_out = print_table(console, there, first=order, title=title, most=_MOST_ROWS)
     missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
     if said := " and ".join(f"{number} more {what}" for what, number in missing.items() if number):
@@ -288,9 +286,9 @@ def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
     """
     from kanrun.figures import overlaid
 
-    drawn: tuple[str, ...] = ("metrics", "edges")
     tables = {
-        run.name: {name: run.table(name) for name in drawn if name in run.tables} for run in runs
+        run.name: {name: run.table(name) for name in ("metrics", "edges") if name in run.tables}
+        for run in runs
     }
     if not any(tables.values()):
         return []
@@ -342,7 +340,7 @@ def _words(value: Any) -> Any:
 def print_points(console: Console, run: Run) -> None:
     """Print the points of a run with the swept settings, their results, and which is the best."""
     points, best = run.points, run.best
-    # Of many points, those with the lowest errors in the order of their numbers.
+    # Those with the lowest errors in the order of their numbers.
     errors = [math.inf if point.error is None else point.error for point in points]
     ranked = sorted(range(len(points)), key=lambda at: (errors[at], at))
     shown = [points[at] for at in sorted(ranked[:_MOST_ROWS])]
@@ -360,11 +358,9 @@ def print_points(console: Console, run: Run) -> None:
     _, left_out = print_table(console, columns, first=("point", *RESULTS, *columns))
     claims = [claim for result in run.journal.results.values() for claim in result.claims]
     held, where = sum(claim.holds for claim in claims), run.path / "summary.csv"
+    some = f"the best {len(shown)} of {len(points)} points; all in {where}"
     for line, needed in (
-        (
-            f"the best {len(shown)} of {len(points)} points; all in {where}",
-            len(shown) < len(points),
-        ),
+        (some, len(shown) < len(points)),
         (f"more columns in {where}: {', '.join(left_out)}", left_out),
         (f"*: the best point, {best.name}", marked),
         (f"{held} of {len(claims)} claims hold; see one point for its own", claims),
