@@ -220,7 +220,7 @@ class Marcher:
         breakpoints = np.linspace(low, high, self._fewest(policy.first_intervals, march.end) + 1)
         breakpoints = with_kinks(breakpoints, kinks_of(system, 0))
         shortest = policy.shortest_interval * self.tolerance
-        if march.windows:  # Diffusion widens layers of this length in times that can be told apart.
+        if march.windows:  # Diffusion widens layers of this length in times that float64 resolves.
             shortest = max(shortest, np.sqrt(RESOLVED * self.early / (self.high - self.low)))
         shortest *= high - low
         bound = max(policy.initial_error * self.tolerance, ROUNDING)

@@ -26,7 +26,7 @@ from kanrun.formulas.equations import (
 
 #: Derivatives of formulas that stay compiled.
 COMPILED = 1024
-#: Points between which zeros are sought, and their error.
+#: Points between which zeros of formulas are searched for, and their error.
 JUMP_POINTS, JUMP_ERROR = 2001, 1e-15
 #: A face of the box: numbers and values of the variables that are fixed there.
 Face = tuple[tuple[int, float], ...]
