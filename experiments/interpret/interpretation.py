@@ -230,7 +230,8 @@ def _in_user_units(result: Interpretation, problem: InterpretationProblem) -> In
         if formula and problem.expression is not None and not formula.splines:
             budget = problem.search.policy.simplify_budget
             proven = proven_equal(formula.expression, problem.expression, budget)
-            form = "yes" if has_form_of(formula.expression, problem.accepted) else "no"
+            is_form = has_form_of(formula.expression, problem.accepted)
+            form = "yes" if result.outcome == "exact" and is_form else "no"
             certificate = replace(certificate, proven_equal=proven, accepted_form=form)
     return replace(
         result,

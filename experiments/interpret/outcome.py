@@ -250,7 +250,7 @@ def _judge(
     if formula is None:
         return "failed", f"no structure found: every edge stays numeric{notes}"
     fresh = replace(data, validation_x=held_out.x, validation_y=held_out.y)
-    if not fresh.error(formula) < fresh.error(data.mean):
+    if not fresh.error(formula) < fresh.no_skill_error:
         return "failed", f"no formula explains any of the variance of new points{notes}"
     if formula.splines:
         count = f"{len(formula.splines)} of {structure.network.active_edges}"

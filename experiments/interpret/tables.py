@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from kanrun.experiments.interpret.outcome import Interpretation
+from kanrun.experiments.interpret.physical_constants import name_constants
 from kanrun.experiments.interpret.problem import InterpretationProblem
 
 from kanrun.config import NistTarget
@@ -55,8 +56,7 @@ def records(
     row = summary_row(problem, result, cpu_seconds)
     yield row
     intervals = _intervals(problem, result)
-    shown = significant(formula.expression, intervals) if formula else "no formula"
-    text = f"{name}: {shown}; {result.sentence}"
+    text = f"{name}: {_written(result, intervals)}; {result.sentence}"
     if (apart := row.values["largest_difference"]) is not None:
         text += f"; largest difference between formula and network {apart:.2g}"
     yield Note(text)
@@ -89,6 +89,18 @@ def records(
             yield edges if problem.only else replace(edges, name=f"edges-{problem.output}")
     if isinstance(problem.cfg.target, NistTarget):
         yield certified_row(problem.cfg.target, formula)
+
+
+def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> str:
+    """Return the formula as it is printed: with constants of physics, or the digits that count."""
+    formula = result.formula
+    if formula is None:
+        return "no formula"
+    if result.outcome != "exact":
+        return str(significant(formula.expression, intervals))
+    shown, values = name_constants(formula.expression, formula.names)
+    listed = ", ".join(f"{symbol} = {value:.10g}" for symbol, value in values.items())
+    return f"{shown} with {listed}" if listed else str(shown)
 
 
 def _row(table: str, **values: Value) -> Row:

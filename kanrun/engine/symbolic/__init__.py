@@ -8,13 +8,10 @@ from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose, input_na
 from kanrun.engine.symbolic.edge_functions import EdgeMatch, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.formula import (
     Certificate,
-    ConstantInterval,
     Formula,
     certify,
-    confidence_intervals,
     finish_formula,
     rename_variables,
-    significant,
     widened,
 )
 from kanrun.engine.symbolic.graph import (
@@ -28,8 +25,20 @@ from kanrun.engine.symbolic.graph import (
     shape_of,
 )
 from kanrun.engine.symbolic.graph_changes import edge_scores
+from kanrun.engine.symbolic.intervals import (
+    ConstantInterval,
+    confidence_intervals,
+    open_constants,
+    significant,
+)
 from kanrun.engine.symbolic.laws import fit_expression
 from kanrun.engine.symbolic.matching import match_edge
+from kanrun.engine.symbolic.nice_numbers import (
+    as_written,
+    exact_decimals,
+    has_form_of,
+    round_numbers,
+)
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
@@ -44,14 +53,7 @@ from kanrun.engine.symbolic.refit import (
     fit_constants,
 )
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
-from kanrun.engine.symbolic.simplification import (
-    as_written,
-    equivalent_forms,
-    exact_decimals,
-    has_form_of,
-    proven_equal,
-    round_numbers,
-)
+from kanrun.engine.symbolic.simplification import equivalent_forms, proven_equal
 from kanrun.engine.symbolic.smooth_fit import errors_are_relative
 from kanrun.engine.symbolic.snapping import (
     Decision,

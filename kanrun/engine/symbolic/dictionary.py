@@ -351,3 +351,17 @@ def waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
     return Dictionary.of_inputs(t[:, None]).functions(
         TABLE["sin"], np.stack([turns, phases], axis=1)
     )
+
+
+#: Rates of the exponentials that multiply waves, for the whole range of the argument.
+_DAMPING = np.multiply.outer((-1.0, 1.0), (1.0, 2.5, 6.0, 15.0)).ravel()
+
+
+def damped_waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
+    """Return products of an exponential and a wave, of arguments t (N,) in order."""
+    found, inputs = waves(t, candidates), Dictionary.of_inputs(t[:, None])
+    if TABLE["exp"] not in candidates:
+        return found.first(0)
+    rates = _DAMPING / np.ptp(t)
+    envelopes = inputs.functions(TABLE["exp"], np.stack([rates, -rates * t[0]], axis=1))
+    return envelopes.combined(found, PRODUCT)

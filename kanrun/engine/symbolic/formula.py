@@ -12,26 +12,25 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy
-from scipy import special
 
 from kanrun.engine.symbolic.budget import WorkSpent
-from kanrun.engine.symbolic.candidates import DIGITS, Array, input_names
+from kanrun.engine.symbolic.candidates import Array, input_names
 from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_changes import drop_terms, free_constants
-from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, description_length
-from kanrun.engine.symbolic.refit import ConstantsFitting, RefitSettings, refit, refit_to
-from kanrun.engine.symbolic.simplification import (
+from kanrun.engine.symbolic.intervals import standard_errors
+from kanrun.engine.symbolic.nice_numbers import (
     PRECISION,
     as_written,
-    decimals,
-    equivalent_forms,
     nice,
     nice_phase,
     round_numbers,
     size,
 )
+from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, description_length
+from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
+from kanrun.engine.symbolic.simplification import equivalent_forms
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
 
@@ -44,7 +43,6 @@ _WINDOW = 3
 
 #: A constant of an edge, by the edge's number and the constant's name, and the number that it may
 #: be.
-Key = tuple[int, str]
 Proposal = tuple[int, str, sympy.Expr]
 #: Edge, name, value before and number after.
 Rounded = tuple[int, str, float, str]
@@ -91,7 +89,7 @@ def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposa
     """
     outs = graph.edge_outputs(data.x)[1]
     proposals: list[tuple[float, int, Proposal]] = []
-    for (index, name), deviation in _standard_errors(graph, data).items():
+    for (index, name), deviation in standard_errors(graph, data).items():
         function = _symbolic(graph, index)
         value = function.constant(name)
         if name == "d" and abs(value) < _NEGLIGIBLE * np.abs(outs[index]).max():
@@ -104,102 +102,6 @@ def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposa
             proposals.append((float(away), len(proposals), (index, name, number)))
     left = [entry for entry in proposals if entry[2] not in rejected]
     return min(left, key=lambda entry: entry[:2])[2] if left else None
-
-
-def _standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
-    """Return the standard error of every free constant of a symbolic edge."""
-    with np.errstate(all="ignore"):
-        value, jacobian = graph.linearise(data.x)
-        residual = value - data.y
-        if data.relative:
-            residual, jacobian = residual / value, jacobian / value[:, None]
-    if not jacobian.size or not np.isfinite(jacobian).all():
-        return {}
-    errors = np.sqrt(np.mean(residual**2)) * _standard_deviations(jacobian)
-    return {
-        (index, name): float(error)
-        for index, columns in enumerate(graph.parameter_slices())
-        if isinstance(function := graph.edges[index].function, Symbolic)
-        for name, error in zip(function.free, errors[columns], strict=True)
-    }
-
-
-def _standard_deviations(jacobian: Array) -> Array:
-    """Return the standard deviations of constants (constants,) for noise of size 1."""
-    norms = np.linalg.norm(jacobian, axis=0)
-    norms[norms == 0] = 1.0
-    scaled = jacobian / norms
-    covariance = np.linalg.pinv(scaled.T @ scaled, rcond=1e-12, hermitian=True)
-    return np.asarray(np.sqrt(np.clip(np.diag(covariance), 0, None)) / norms)
-
-
-@dataclass(frozen=True)
-class ConstantInterval:
-    """A number in a formula, as it is written, its confidence interval and standard error."""
-
-    text: str
-    value: float
-    low: float
-    high: float
-    standard_error: float
-
-    @property
-    def digits(self) -> int:
-        """Number of significant digits, the last one being that of the standard error."""
-        if not (self.standard_error > 0 and self.value):
-            return DIGITS
-        size = np.floor(np.log10(abs(self.value))) - np.floor(np.log10(self.standard_error))
-        return int(np.clip(size + 1, 1, DIGITS))
-
-    def __str__(self) -> str:
-        return f"{self.value:.{self.digits}g} +- {self.standard_error:.1g}"
-
-
-def confidence_intervals(
-    expression: sympy.Expr,
-    names: Sequence[str],
-    x: Array,
-    y: Array,
-    confidence: float = 0.95,
-    *,
-    relative: bool = False,
-) -> list[ConstantInterval]:
-    """Return the intervals of a formula's numbers, from x (N, inputs) and y (N,).
-
-    They rest on the residuals and the Gauss-Newton matrix, relative to y if the noise is
-    `relative`. With fewer points than numbers there are none.
-    """
-    numbers = decimals(expression)
-    unknowns = [variable(f"constant{i}") for i in range(len(numbers))]
-    freedom, values = y.size - len(numbers), np.array([float(each) for each in numbers])
-    if not numbers or freedom < 1:
-        return []
-    open_form = expression.xreplace(dict(zip(numbers, unknowns, strict=True)))
-    constants = [each.name for each in unknowns]
-    with np.errstate(all="ignore"):
-        fitting = ConstantsFitting(open_form, names, constants, (x, y), values)
-        residual, jacobian = fitting.linearised(values)
-        scale = y if relative else np.ones_like(y)
-        residual, jacobian = residual / scale, jacobian / scale[:, None]
-    if not (np.isfinite(jacobian).all() and np.isfinite(residual).all()):
-        return []
-    deviation = np.sqrt(residual @ residual / freedom) * _standard_deviations(jacobian)
-    half = special.stdtrit(freedom, 0.5 + confidence / 2) * deviation
-    texts = [repr(float(each)) if each.is_Float else str(each) for each in numbers]
-    return [
-        ConstantInterval(text, value, value - h, value + h, error)
-        for text, value, h, error in zip(
-            texts, values.tolist(), half.tolist(), deviation.tolist(), strict=True
-        )
-    ]
-
-
-def significant(expression: sympy.Expr, intervals: Sequence[ConstantInterval]) -> sympy.Expr:
-    """Return a formula with as many digits of its numbers as the points determine."""
-    pairs = zip(decimals(expression), intervals, strict=False)
-    return expression.xreplace(
-        {number: sympy.Float(each.value, each.digits) for number, each in pairs if number.is_Float}
-    )
 
 
 Function = Callable[[Array], Array]

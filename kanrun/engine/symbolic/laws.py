@@ -7,6 +7,7 @@ networks in the fewer variables.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
@@ -29,9 +30,9 @@ from kanrun.engine.symbolic.problem import (
     SearchStage,
     description_length,
 )
+from kanrun.engine.symbolic.reductions import Reduction, power_law
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, matched
-from kanrun.engine.symbolic.symmetries import Reduction, power_law
 from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
@@ -57,13 +58,13 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
                 return
 
 
-def regressions(problem: SearchProblem) -> Iterator[Event]:
-    """Yield the two formulas with the shortest descriptions for noisy points in one variable."""
+def regressions(problem: SearchProblem) -> Iterator[Iterator[Event]]:
+    """Yield, stage by stage, the two shortest descriptions of noisy points in one variable."""
     data, budget = problem.data, Budget(2 * UNIVARIATE_BUDGET)
-    graphs = regression_formulas(data.x[:, 0], data.y, problem.candidates, budget)
-    fitted = [each for graph in graphs if (each := _fitted("regression", graph, problem))]
-    for each in sorted(fitted, key=lambda each: each.best.length)[:_RETURNED]:
-        yield from matched(each)
+    for graphs in regression_formulas(data.x[:, 0], data.y, problem.candidates, budget):
+        fitted = [each for graph in graphs if (each := _fitted("regression", graph, problem))]
+        shortest = sorted(fitted, key=lambda each: each.best.length)[:_RETURNED]
+        yield itertools.chain.from_iterable(map(matched, shortest))
 
 
 def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:

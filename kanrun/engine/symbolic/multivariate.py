@@ -52,6 +52,10 @@ _PROMISING, _EXACT_SUM = 1e-4, 1e-10
 
 Powers = tuple[int, ...]
 
+#: Largest difference, relative to y, that a quotient has by rounding alone: another one that leaves
+#: more may approximate a root, as one of degree 2 does to 1e-12 near 1.
+_ROUNDING = 3e-14
+
 #: Largest difference, relative to y, between y and the root of a quotient whose numbers were taken
 #: for fractions.
 _ROOT_ERROR = 1e-6
@@ -63,10 +67,19 @@ def rational_function(data: SearchData) -> sympy.Expr | None:
     It reproduces y on all points to rounding.
     """
     x, y = data.all_points.x, data.all_points.y
-    if (plain := quotient_of_polynomials(x, y, _DEGREE, _TERMS)) is not None:
+
+    def left(found: sympy.Expr | None, values: Array) -> float:
+        if found is None:
+            return np.inf
+        rest = to_numpy(found, input_names(x.shape[1]))(x) - values
+        return float(np.abs(rest).max() / np.abs(values).max())
+
+    plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS)
+    if (error := left(plain, y)) <= _ROUNDING:
         return plain
     squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS)
-    return None if squared is None else _root(squared, x, y)
+    root = _root(squared, x, y) if squared is not None and left(squared, y**2) < error else None
+    return plain if root is None else root
 
 
 def quotient_of_polynomials(
@@ -202,10 +215,12 @@ def _kinds(
         yield near(target, simple if place else entries)
         if place < _QUOTIENTS:
             yield near(target, few, quotients=True)
+    weights = list(zip(entries.values[:_WEIGHTS], entries.builds, strict=False))
+    for weight in weights:
+        yield near(output_transforms(y, names, relative, weight)[0], few, quotients=True)
     logarithms = simple.functions(TABLE["log"], np.array([(1.0, 0.0), (-1.0, 0.0)]))
     for target in output_transforms(y, {"exp"} & names, relative)[1:]:  # products of powers
         yield near(target, logarithms)
-    for k in range(min(_WEIGHTS, len(entries))):
-        weight = entries.values[k], entries.builds[k]
+    for weight in weights:
         for place, target in enumerate(output_transforms(y, names, relative, weight)):
             yield near(target, few if place else simple)

@@ -11,223 +11,64 @@ fewer variables decides whether that was right.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
-import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import DIGITS, TINY, Array, input_names, input_symbols
+from kanrun.engine.symbolic.candidates import TINY, Array, input_names, input_symbols
 from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.symbolic.reductions import (
+    Reduction,
+    in_groups,
+    of_one_sign,
+    power_factor,
+    single_index,
+)
 from kanrun.engine.symbolic.smooth_fit import (
     ACCURATE,
     NO_FIT,
     GaussianProcessFit,
-    has_one_sign,
     is_positive,
     smooth_fit,
 )
-from kanrun.engine.tables import TablePolicy, fit_table
-from kanrun.engine.tables.effects import importance_table
-from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
-from kanrun.points import Points
 
 #: The factor by which the error of a fit may grow in fewer variables.
 _ERROR_GROWTH = 1.5
-#: Strength of an input without effect, relative to the strongest one; root of a small eigenvalue;
-#: relative deviation of a constant; a determinant and an exponent that are zero.
-_IDLE, _TOLERANCE, _CONSTANT, _SINGULAR = 1e-4, 0.03, 1e-9, 1e-8
+#: Strength of an input without effect, relative to the strongest one; root of a small eigenvalue,
+#: and relative deviation of a constant.
+_IDLE, _TOLERANCE, _CONSTANT = 1e-4, 0.03, 1e-9
 #: Minimum number of points at which slopes are read, and their error relative to that of the fit.
 _SLOPES, _SLOPE_ERROR = 80, 3.5
 #: Pairs of inputs and single scalings that are tried.
 _PAIRS, _SCALINGS = 4, 3
-#: Standard errors within which exponents of a power law are rounded, and their accuracy at best.
-_DEVIATIONS, _KNOWN = 2.5, 1e-8
-#: Maximum number of products or sums of which y may be a function alone, and the roughness of y
-#: along one, relative to that in no order.
-_INDICES, _ROUGH = 4000, 0.2
 #: The largest number that a null vector may have to be multiplied by for whole entries, and the
 #: error of these.
 _DENOMINATOR, _RATIONAL = 6, 0.04
-#: The largest denominator of an exponent in a group, and the costs of groups: of fractional
-#: exponents, and of pivots by their smallest value relative to their largest.
-_LARGEST, _FRACTION_COST, _PIVOT_GAIN = 12, 3.0, 0.1
-
-#: Number of inputs from which on only those that matter are searched, and how many these are at
-#: most: the formulas of physics in the score cards have up to 9 inputs.
-_MANY, _MOST = 10, 8
-#: Increase of the error if an input is permuted, relative to the largest of all inputs, from which
-#: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
-_MATTERS = 0.05
-#: Rows on which the importance is measured, and its work.
-_ROWS, _WORK = 1000, 2.0
-#: Relative part of an input that others do not determine, below which it is left out.
-_DEPENDENT = 1e-9
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """The law y = factor(x) * v(u(x)) in fewer variables.
-
-    `variables` u and `factor` are expressions in x0, x1, ..., `inputs` of them.
-    """
-
-    inputs: int
-    variables: tuple[sympy.Expr, ...]
-    factor: sympy.Expr = sympy.S.One
-
-    @classmethod
-    def none(cls, inputs: int) -> Reduction:
-        return cls(inputs, tuple(input_symbols(inputs)))
-
-    @property
-    def changes(self) -> bool:
-        """Whether the variables differ from the inputs."""
-        return self != Reduction.none(self.inputs)
-
-    def groups(self, x: Array) -> Array:
-        """Return u (N, variables) at x (N, inputs)."""
-        columns = [to_numpy(each, input_names(self.inputs))(x) for each in self.variables]
-        return np.stack(columns, axis=1) if columns else np.zeros((len(x), 0))
-
-    def data(self, data: SearchData) -> SearchData:
-        """Return the points in u and v."""
-        factor = to_numpy(self.factor, input_names(self.inputs))
-        return replace(
-            data,
-            x=self.groups(data.x),
-            y=data.y / factor(data.x),
-            validation_x=self.groups(data.validation_x),
-            validation_y=data.validation_y / factor(data.validation_x),
-        )
-
-    def restored(self, expression: sympy.Expr) -> sympy.Expr:
-        """Return y as an expression in x, for v as one in u, which are called x0, x1, ... there."""
-        return self.factor * self._inserted(expression)
-
-    def then(self, step: Reduction) -> Reduction:
-        """Return this reduction followed by `step` on its variables."""
-        variables = tuple(self._inserted(each) for each in step.variables)
-        return replace(self, variables=variables, factor=self.restored(step.factor))
-
-    def _inserted(self, expression: sympy.Expr) -> sympy.Expr:
-        symbols = input_symbols(len(self.variables))
-        return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
-
-
-def relevant_inputs(data: SearchData) -> Reduction:
-    """Return the inputs that matter, unchanged, as the variables of a search.
-
-    Constant inputs and those that are sums of others before them, such as the last of several
-    exclusive indicators, are left out. Of many, the most important ones by the model of tables are
-    kept.
-    """
-    x, inputs = data.all_points.x, data.x.shape[1]
-    kept, basis = list[int](), np.ones((len(x), 1)) / np.sqrt(len(x))
-    for j, column in enumerate((x - x.mean(0)).T):
-        rest = column - basis @ (basis.T @ column)
-        rest -= basis @ (basis.T @ rest)
-        if np.linalg.norm(rest) > _DEPENDENT * np.linalg.norm(x[:, j]):
-            kept.append(j)
-            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
-    if len(kept) >= _MANY:
-        count_work(_WORK)
-        points = Points(x[:_ROWS, kept], data.all_points.y[:_ROWS, None])
-        model = fit_table(points, None, TablePolicy(folds=0))
-        table = importance_table(model, points, {str(j): [i] for i, j in enumerate(kept)}, 0)
-        importance = table["permutation_importance"]
-        kept = sorted(map(int, table["input"][importance >= _MATTERS * importance[0]][:_MOST]))
-    symbols = input_symbols(inputs)
-    return Reduction(inputs, tuple(symbols[j] for j in kept))
-
-
-def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
-    """Return groups without units.
-
-    `dimensions` are the exponents of the base units of the inputs and, last, the output, (inputs +
-    1, bases). Raises UsageError if no product of powers of the inputs has the output's units.
-    """
-    weights = np.array(dimensions, dtype=np.float64).T
-    weights[:, -1] *= -1
-    rows: list[Array] = []
-    for row in weights:
-        if np.linalg.matrix_rank(np.array([*rows, row])) > len(rows):
-            rows.append(row)
-    if np.linalg.matrix_rank(weights[:, :-1]) < len(rows):
-        raise UsageError(
-            "target.units: no product of powers of the inputs has the units of the output."
-        )
-    return _in_groups(data.x, rows) or Reduction.none(data.x.shape[1])
-
-
-def power_law(data: SearchData) -> sympy.Expr | None:
-    """Return c prod x_i^(a_i) by least squares on logarithms, or None.
-
-    Each exponent is the simplest that its standard error allows. There is no law if an input or the
-    output has both signs or is zero.
-    """
-    if not (is_positive(data) and has_one_sign(data)):
-        return None
-    x, y = data.all_points.x, data.all_points.y
-    sign = float(np.sign(y[0]))
-    design = np.column_stack([np.log(x), np.ones(len(y))])
-    solved, _, rank, _ = np.linalg.lstsq(design, np.log(sign * y), rcond=None)
-    if rank < design.shape[1] or len(y) <= rank:
-        return None
-    rest = np.log(sign * y) - design @ solved
-    errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / (len(y) - rank))
-    law, inputs = sympy.Integer(1), x.shape[1]
-    for each, value, error in zip(input_symbols(inputs), solved.tolist(), errors, strict=False):
-        window, exponent = max(_DEVIATIONS * float(error), _KNOWN), sympy.Float(value, DIGITS)
-        for denominator in range(_DENOMINATOR, 0, -1):
-            nearest = sympy.Rational(round(value * denominator), denominator)
-            exponent = nearest if abs(float(nearest) - value) <= window else exponent
-        law *= each**exponent
-    if not law.free_symbols:
-        return None
-    shape = to_numpy(law, input_names(inputs))(x)
-    return sympy.Float(float(shape @ y / (shape @ shape)), DIGITS) * law
-
-
-def _single_index(data: SearchData) -> Reduction | None:
-    """Return one product of powers or sum of the inputs of which y is a function alone, or None.
-
-    The function may vary fast: in the order of that product or sum, lines between neighbours leave
-    little of y, relative to its steps. If other things matter too, they leave about as much. Sums
-    have signs.
-    """
-    x, y, inputs, symbols = data.x, data.y, data.x.shape[1], input_symbols(data.x.shape[1])
-    largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= _INDICES), 0)
-    every = itertools.product(range(-largest, largest + 1), repeat=inputs)
-    weights = [w for w in every if w[0] > 0 and all(w) and np.gcd.reduce(w) == 1]
-    found: list[tuple[float, bool, tuple[int, ...]]] = []
-    for product in (True, False) if is_positive(data) else (False,):
-        values = np.log(x) if product else x
-        count_work(COSTS.grid_value * len(weights) * x.size)
-        for each in weights:
-            index = values @ np.array(each)
-            u, v = index[order := np.argsort(index)], y[order]
-            wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
-            rest = v[1:-1] - v[:-2] - (v[2:] - v[:-2]) * (u[1:-1] - u[:-2]) / wide
-            steps = max(float(np.median(np.abs(np.diff(v)))), TINY)
-            found.append((float(np.median(np.abs(rest))) / steps, not product, each))
-    rough, is_sum, chosen = min(found, default=(np.inf, True, ()))
-    if rough > _ROUGH:
-        return None
-    terms = [w * u if is_sum else u**w for u, w in zip(symbols, chosen, strict=True)]
-    return Reduction(inputs, ((sympy.Add if is_sum else sympy.Mul)(*terms),))
 
 
 def reduce_variables(data: SearchData) -> Reduction:
     """Return fewer variables, in as many rounds as help; `Reduction.none` if nothing is found."""
+    reduction = _reduction_of(data)
+    with np.errstate(all="ignore"):
+        inner = reduction.data(data)
+    is_finite = np.isfinite(inner.x).all() and np.isfinite(inner.y).all()
+    return reduction if is_finite else Reduction.none(data.x.shape[1])
+
+
+def _reduction_of(data: SearchData) -> Reduction:
+    """Return fewer variables for most points; the factor or a group may not exist at others."""
     reduction = Reduction.none(data.x.shape[1])
     if data.x.shape[1] == 1:
         return reduction
-    if (step := _single_index(data)) is not None:
-        return step
+    every, data = data, of_one_sign(data)
+    factor = power_factor(data, every)
+    for step in (reduction, factor) if factor else (reduction,):
+        for points in (every, data) if data is not every else (data,):
+            if (index := single_index(step.data(points))) is not None:
+                return step.then(index)
     here, fit = data, smooth_fit(data)
+    if factor and (new := smooth_fit(factor.data(data))).error < fit.error:
+        reduction, here, fit = factor, factor.data(data), new
     while here.x.shape[1] > 0 and fit.error < NO_FIT:
         for step in _proposals(here, fit):
             then = step.data(here)
@@ -286,9 +127,9 @@ def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     found = _scalings(np.column_stack([x * slopes, last]), tolerance)
     counts = [int(np.count_nonzero(v[:-1])) for v in found]
     few = [v for v, n in zip(found, counts, strict=True) if n == 1 or (n == 2 and v[-1] == 0)]
-    steps = [_in_groups(data.x, few), _in_groups(data.x, few[:1])]
+    steps = [in_groups(data.x, few), in_groups(data.x, few[:1])]
     steps += _joined_pairs(x, slopes, tolerance)[:_PAIRS]
-    steps += [_in_groups(data.x, each) for each in (found, *([v] for v in found[:_SCALINGS]))]
+    steps += [in_groups(data.x, each) for each in (found, *([v] for v in found[:_SCALINGS]))]
     return list(dict.fromkeys(step for step in steps if step is not None))
 
 
@@ -335,38 +176,6 @@ def _scalings(rows: Array, tolerance: float) -> list[Array]:
             if np.linalg.matrix_rank(np.array([*found, vector])) > len(found):
                 found.append(vector)
     return found
-
-
-def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
-    """Return the step to groups that the scalings leave unchanged, or None if there is none.
-
-    The groups are expressed by the variables that suit best: positive, of small range, with small
-    exponents.
-    """
-    weights, inputs = np.array(vectors), x.shape[1]
-    symbols = input_symbols(inputs)
-    away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), TINY)
-    mixed = np.asarray((x <= 0).any(axis=0))
-    steps: list[tuple[float, int, Reduction]] = []
-    for pivots in map(list, itertools.combinations(range(inputs), len(weights) or inputs + 1)):
-        matrix, others = weights[:, pivots], [j for j in range(inputs) if j not in pivots]
-        if abs(np.linalg.det(matrix)) < _SINGULAR or (away[pivots] == 0).any():
-            continue
-        exponents = np.linalg.solve(matrix, weights[:, [*others, inputs]])
-        fractions = np.abs(exponents - np.round(exponents)).sum(axis=1)
-        if (fractions[mixed[pivots]] > _SINGULAR).any():
-            continue
-        cost = np.abs(exponents).sum() + _FRACTION_COST * fractions.sum()
-        cost -= _PIVOT_GAIN * away[pivots].sum()
-        powers = []
-        for column in exponents.T.tolist():
-            rational = [sympy.Rational(e).limit_denominator(_LARGEST) for e in column]
-            powers.append(
-                sympy.Mul(*(symbols[i] ** e for i, e in zip(pivots, rational, strict=True)))
-            )
-        groups = tuple(symbols[j] / power for j, power in zip(others, powers, strict=False))
-        steps.append((float(cost), len(steps), Reduction(inputs, groups, 1 / powers[-1])))
-    return min(steps, key=lambda step: step[:2])[2] if steps else None
 
 
 def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:

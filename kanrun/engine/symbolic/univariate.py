@@ -8,13 +8,14 @@ or at the accuracy to which they are known.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
+from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, at_most, count_work
 from kanrun.engine.symbolic.candidates import (
     TABLE,
     Array,
@@ -25,6 +26,7 @@ from kanrun.engine.symbolic.conversions import canonicalise, graph_of_expression
 from kanrun.engine.symbolic.dictionary import (
     PRODUCT,
     Dictionary,
+    damped_waves,
     dictionary_of_one,
     functions_of,
     generic_terms,
@@ -102,27 +104,42 @@ def match_formulas(
 
 def regression_formulas(
     t: Array, values: Array, candidates: Sequence[Candidate], budget: Budget
-) -> list[Graph]:
-    """Return graphs of one input for noisy values (N,) at t (N,), shortest description first.
+) -> Iterator[list[Graph]]:
+    """Yield graphs of one input for noisy values (N,) at t (N,), the shortest of each stage first.
 
-    The values may also be too few to be exact. One or two entries of the dictionary come first,
-    then term after term, first of plain functions, then of compositions too. All constants are
-    fitted to all points.
+    The values may also be too few to be exact. One or two products of an exponential and a wave, or
+    plain functions come first; then term after term of these, and in the end of compositions too.
+    All constants are fitted to all points.
     """
     t, values = thinned(t.size, t, values)
     search = _UnivariateSearch(t, values, candidates, 0.0, by_length=True)
-    with np.errstate(all="ignore"):
-        every = dictionary_of_one(t, candidates) + generic_terms(t, candidates, _GENERIC)
-        every += waves(t, candidates)
-        plain = every.chosen([i for i, family in enumerate(every.families) if "(" not in family])
-        target = OutputTransform(search.y)
-        for entries in (plain, every.simplest(_ENTRIES)):
-            search.singles(target, entries, _SINGLES)
-            search.pairs(target, entries)
-            for _ in search.grown(entries, budget):
-                if budget.over:
-                    break
-    return [match.function.graph for match in search.best() if isinstance(match.function, Subgraph)]
+    target = OutputTransform(search.y)
+
+    every = dictionary_of_one(t, candidates) + generic_terms(t, candidates, _GENERIC)
+    every += waves(t, candidates)
+    plain = every.chosen([i for i, family in enumerate(every.families) if "(" not in family])
+
+    def few(terms: Dictionary) -> None:
+        search.singles(target, terms, _SINGLES)
+        search.pairs(target, terms)
+
+    def many(terms: Dictionary) -> None:
+        for _ in search.grown(terms, budget):
+            if budget.over:
+                return
+
+    wide = every.simplest(_ENTRIES)
+    stages = (
+        [(few, damped_waves(t, candidates)), (few, plain)],
+        [(many, plain)],
+        [(few, wide), (many, wide)],
+    )
+    for stage in stages:
+        with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), at_most(budget.left):
+            for step, terms in stage:
+                step(terms)
+        found = (match.function for match in search.best())
+        yield [each.graph for each in found if isinstance(each, Subgraph)]
 
 
 class _UnivariateSearch:

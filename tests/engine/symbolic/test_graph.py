@@ -14,7 +14,7 @@ from kanrun.engine.symbolic.graph import (
     fitted_grids,
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.structures import Skeleton
+from kanrun.engine.symbolic.search import Skeleton
 from kanrun.formulas import parse
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))

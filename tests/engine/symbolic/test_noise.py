@@ -15,6 +15,7 @@ from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.formula import finish_formula, round_constants
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_changes import drop_terms
+from kanrun.engine.symbolic.intervals import is_determined
 from kanrun.engine.symbolic.problem import (
     EXACT,
     SearchData,
@@ -79,10 +80,38 @@ def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(monk
     y = 10 + waves + 0.5 * rng.standard_normal(120)
     for name, value in (("_SINGLES", 2), ("_WIDTH", 1), ("_TERMS", 1)):
         monkeypatch.setattr(univariate, name, value)
-    found = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0))[0]
+    *_, (found, *_) = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0))
     functions = [edge.function for edge in found.edges if isinstance(edge.function, Symbolic)]
     speeds = sorted(abs(function.constants[0]) for function in functions)
     assert speeds == pytest.approx([0.23, 2 * np.pi / 12], rel=0.02)
+
+
+@pytest.mark.parametrize(("rate", "functions"), [(-0.15, {"exp", "sin"}), (0.0, {"sin"})])
+def test_a_noisy_damped_oscillation_is_a_product(rate, functions):
+    """Without damping, the shorter description is the wave alone."""
+    t = np.linspace(0, 20, 150)
+    y = 2.5 * np.exp(rate * t) * np.cos(2.1 * t + 0.4)
+    y += 0.05 * y.std() * np.random.default_rng(0).standard_normal(150)
+    found = next(regression_formulas(t, y, choose(["sin", "exp", "x"]), Budget(5.0)))[0]
+    called = {edge.function.candidate.name for edge in found.edges if edge.function.parameters.size}
+    assert called - {"x"} == functions
+    assert np.abs(np.abs(found.parameters) - 2.1).min() < 0.01
+
+
+def test_terms_that_cancel_or_may_be_zero_are_not_determined():
+    t = np.linspace(0, 20, 150)[:, None]
+    y = np.sin(2.1 * t[:, 0]) + 0.05 * np.random.default_rng(0).standard_normal(150)
+    data = SearchData(t, y, t, y)
+
+    def waves(*terms, free="c"):
+        edges = (edge(0, 1, "sin", a, 0.0, c, 0.0, free=free) for a, c in terms)
+        return Graph(1, ("sum",), tuple(edges))
+
+    assert is_determined(waves((2.1, 1.0)), data)
+    assert is_determined(waves((2.1, 1.0), (5.0, 0.02)), data)  # standard error 0.006
+    assert not is_determined(waves((2.1, 1.0), (5.0, 0.01)), data)
+    assert is_determined(waves((2.1, 9.0), (2.1, -8.0), free=""), data)
+    assert not is_determined(waves((2.1, 12.0), (2.1, -11.0), free=""), data)
 
 
 def test_two_functions_go_where_one_alone_would_not():

@@ -5,7 +5,8 @@ import pytest
 from made_graphs import split
 
 from kanrun.engine.symbolic.multivariate import rational_function
-from kanrun.engine.symbolic.symmetries import _MANY, reduce_variables, relevant_inputs
+from kanrun.engine.symbolic.reductions import _MANY, relevant_inputs
+from kanrun.engine.symbolic.symmetries import reduce_variables
 
 
 def taken(found):

@@ -13,7 +13,9 @@ from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.laws import fit_expression
 from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
-from kanrun.engine.symbolic.symmetries import dimensionless, power_law, reduce_variables
+from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.symbolic.reductions import dimensionless, power_law
+from kanrun.engine.symbolic.symmetries import reduce_variables
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse
 from kanrun.formulas.equations import dimensions
@@ -54,6 +56,38 @@ def test_symmetries_leave_fewer_variables(text, inputs, left):
 def test_a_function_that_varies_fast_along_one_product_or_sum(text, variables):
     reduction = reduce_variables(points(text, 1, 3, 3 if "x2" in text else 2, 2000))
     assert list(reduction.variables) == [parse(each) for each in variables]
+
+
+def over_decades(text, inputs, angles=()):
+    """Return points of both signs whose inputs, other than `angles`, span three decades."""
+    rng = np.random.default_rng(0)
+    x = 10 ** rng.uniform(-1.5, 1.5, (900, inputs)) * rng.choice([-1, 1], (900, inputs))
+    x[:, list(angles)] = rng.uniform(0, 3, (900, len(angles)))
+    y = evaluate(parse(text), x)
+    return SearchData(x[:800], y[:800], x[800:], y[800:])
+
+
+@pytest.mark.parametrize(
+    ("text", "angles", "reduction"),
+    [
+        ("x0*cos(x2)/x1^2", (2,), (["x2"], "x0/x1**2")),
+        ("x0^2*x1^4/(x1^2-x2^2)^2", (), (["x1/x2"], None)),  # poles: no smooth fit
+        ("sin(x0*x1)^2", (), (["x0*x1"], None)),
+    ],
+)
+def test_signs_and_decades_are_no_obstacle(text, angles, reduction):
+    found = reduce_variables(over_decades(text, 2 + ("x2" in text), angles))
+    variables, factor = reduction
+    assert [str(each) for each in found.variables] == variables
+    assert factor is None or str(found.factor) == factor
+
+
+def test_a_quotient_that_is_nearly_a_root_is_the_root():
+    """x1/sqrt(1 - x1^2) up to 0.03 is a quotient of degree 2 to 1e-12."""
+    data = points("x0*x1/sqrt(1 - x1^2/1000)", 0.1, 1, 2)
+    found = rational_function(data)
+    assert_allclose(evaluate(found, data.x), data.y, rtol=1e-9)
+    assert "sqrt" in str(found)
 
 
 def test_a_variable_that_is_zero_somewhere_is_no_divisor():

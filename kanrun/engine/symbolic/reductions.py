@@ -1,0 +1,288 @@
+"""Fewer variables: those that matter, groups of powers, and functions of one product or sum.
+
+A reduction writes y as a factor times a function of fewer variables. What is found on some of the
+points, such as those on which logarithms exist, is applied to all of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import sympy
+
+from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.candidates import DIGITS, TINY, Array, input_names, input_symbols
+from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.symbolic.smooth_fit import has_one_sign, is_positive
+from kanrun.engine.tables import TablePolicy, fit_table
+from kanrun.engine.tables.effects import importance_table
+from kanrun.errors import UsageError
+from kanrun.formulas import to_numpy
+from kanrun.points import Points
+
+#: Standard errors within which exponents of a power law are rounded, their accuracy at best, and
+#: their largest denominator.
+_DEVIATIONS, _KNOWN, _DENOMINATOR = 2.5, 1e-8, 6
+#: Maximum number of products or sums of which y may be a function alone, and the roughness of y
+#: along one, relative to that in no order.
+_INDICES, _ROUGH = 4000, 0.2
+#: A determinant and an exponent that are zero; the largest denominator of an exponent in a group,
+#: and the costs of groups: of fractional
+#: exponents, and of pivots by their smallest value relative to their largest.
+_SINGULAR, _LARGEST, _FRACTION_COST, _PIVOT_GAIN = 1e-8, 12, 3.0, 0.1
+
+#: Quantile and ratio of absolute values from which on a column spans decades: values with uniform
+#: logarithms do over 1.7 decades, uniform values of both signs never. Points of one sign that are
+#: enough to find scalings, and the largest power of an input that is taken out as a factor.
+_TAIL, _DECADES, _ENOUGH, _LARGEST_POWER = 0.1, 20.0, 80, 6.5
+
+#: Number of inputs from which on only those that matter are searched, and how many these are at
+#: most: the formulas of physics in the score cards have up to 9 inputs.
+_MANY, _MOST = 10, 8
+#: Increase of the error if an input is permuted, relative to the largest of all inputs, from which
+#: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
+_MATTERS = 0.05
+#: Rows on which the importance is measured, and its work.
+_ROWS, _WORK = 1000, 2.0
+#: Relative part of an input that others do not determine, below which it is left out.
+_DEPENDENT = 1e-9
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The law y = factor(x) * v(u(x)) in fewer variables.
+
+    `variables` u and `factor` are expressions in x0, x1, ..., `inputs` of them.
+    """
+
+    inputs: int
+    variables: tuple[sympy.Expr, ...]
+    factor: sympy.Expr = sympy.S.One
+
+    @classmethod
+    def none(cls, inputs: int) -> Reduction:
+        return cls(inputs, tuple(input_symbols(inputs)))
+
+    @property
+    def changes(self) -> bool:
+        """Whether the variables differ from the inputs."""
+        return self != Reduction.none(self.inputs)
+
+    def groups(self, x: Array) -> Array:
+        """Return u (N, variables) at x (N, inputs)."""
+        columns = [to_numpy(each, input_names(self.inputs))(x) for each in self.variables]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(x), 0))
+
+    def data(self, data: SearchData) -> SearchData:
+        """Return the points in u and v."""
+        factor = to_numpy(self.factor, input_names(self.inputs))
+        return replace(
+            data,
+            x=self.groups(data.x),
+            y=data.y / factor(data.x),
+            validation_x=self.groups(data.validation_x),
+            validation_y=data.validation_y / factor(data.validation_x),
+        )
+
+    def restored(self, expression: sympy.Expr) -> sympy.Expr:
+        """Return y as an expression in x, for v as one in u, which are called x0, x1, ... there."""
+        return self.factor * self._inserted(expression)
+
+    def then(self, step: Reduction) -> Reduction:
+        """Return this reduction followed by `step` on its variables."""
+        variables = tuple(self._inserted(each) for each in step.variables)
+        return replace(self, variables=variables, factor=self.restored(step.factor))
+
+    def _inserted(self, expression: sympy.Expr) -> sympy.Expr:
+        symbols = input_symbols(len(self.variables))
+        return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
+
+
+def relevant_inputs(data: SearchData) -> Reduction:
+    """Return the inputs that matter, unchanged, as the variables of a search.
+
+    Constant inputs and those that are sums of others before them, such as the last of several
+    exclusive indicators, are left out. Of many, the most important ones by the model of tables are
+    kept.
+    """
+    x, inputs = data.all_points.x, data.x.shape[1]
+    kept, basis = list[int](), np.ones((len(x), 1)) / np.sqrt(len(x))
+    for j, column in enumerate((x - x.mean(0)).T):
+        rest = column - basis @ (basis.T @ column)
+        rest -= basis @ (basis.T @ rest)
+        if np.linalg.norm(rest) > _DEPENDENT * np.linalg.norm(x[:, j]):
+            kept.append(j)
+            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+    if len(kept) >= _MANY:
+        count_work(_WORK)
+        points = Points(x[:_ROWS, kept], data.all_points.y[:_ROWS, None])
+        model = fit_table(points, None, TablePolicy(folds=0))
+        table = importance_table(model, points, {str(j): [i] for i, j in enumerate(kept)}, 0)
+        importance = table["permutation_importance"]
+        kept = sorted(map(int, table["input"][importance >= _MATTERS * importance[0]][:_MOST]))
+    symbols = input_symbols(inputs)
+    return Reduction(inputs, tuple(symbols[j] for j in kept))
+
+
+def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
+    """Return groups without units.
+
+    `dimensions` are the exponents of the base units of the inputs and, last, the output, (inputs +
+    1, bases). Raises UsageError if no product of powers of the inputs has the output's units.
+    """
+    weights = np.array(dimensions, dtype=np.float64).T
+    weights[:, -1] *= -1
+    rows: list[Array] = []
+    for row in weights:
+        if np.linalg.matrix_rank(np.array([*rows, row])) > len(rows):
+            rows.append(row)
+    if np.linalg.matrix_rank(weights[:, :-1]) < len(rows):
+        raise UsageError(
+            "target.units: no product of powers of the inputs has the units of the output."
+        )
+    return in_groups(data.x, rows) or Reduction.none(data.x.shape[1])
+
+
+def power_law(data: SearchData) -> sympy.Expr | None:
+    """Return c prod x_i^(a_i) by least squares on logarithms, or None.
+
+    Each exponent is the simplest that its standard error allows. There is no law if an input or the
+    output has both signs or is zero.
+    """
+    if not (is_positive(data) and has_one_sign(data)):
+        return None
+    x, y = data.all_points.x, data.all_points.y
+    sign = float(np.sign(y[0]))
+    design = np.column_stack([np.log(x), np.ones(len(y))])
+    solved, _, rank, _ = np.linalg.lstsq(design, np.log(sign * y), rcond=None)
+    if rank < design.shape[1] or len(y) <= rank:
+        return None
+    rest = np.log(sign * y) - design @ solved
+    errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / (len(y) - rank))
+    law, inputs = sympy.Integer(1), x.shape[1]
+    for each, value, error in zip(input_symbols(inputs), solved.tolist(), errors, strict=False):
+        window, exponent = max(_DEVIATIONS * float(error), _KNOWN), sympy.Float(value, DIGITS)
+        for denominator in range(_DENOMINATOR, 0, -1):
+            nearest = sympy.Rational(round(value * denominator), denominator)
+            exponent = nearest if abs(float(nearest) - value) <= window else exponent
+        law *= each**exponent
+    if not law.free_symbols:
+        return None
+    shape = to_numpy(law, input_names(inputs))(x)
+    return sympy.Float(float(shape @ y / (shape @ shape)), DIGITS) * law
+
+
+def single_index(data: SearchData) -> Reduction | None:
+    """Return one product of powers or sum of the inputs of which y is a function alone, or None.
+
+    The function may vary fast: in the order of that product or sum, lines between neighbours leave
+    little of y, relative to its steps. If other things matter too, they leave about as much. Sums
+    have signs.
+    """
+    x, y, inputs, symbols = data.x, data.y, data.x.shape[1], input_symbols(data.x.shape[1])
+    largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= _INDICES), 0)
+    every = itertools.product(range(-largest, largest + 1), repeat=inputs)
+    weights = [w for w in every if next((n for n in w if n), 0) > 0 and np.gcd.reduce(w) == 1]
+    found: list[tuple[float, bool, tuple[int, ...]]] = []
+    for product in (True, False) if x.all() else (False,):
+        values = np.log(np.abs(x)) if product else x
+        count_work(COSTS.grid_value * len(weights) * x.size)
+        for each in weights:
+            index = values @ np.array(each)
+            u, v = index[order := np.argsort(index)], y[order]
+            wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
+            rest = v[1:-1] - v[:-2] - (v[2:] - v[:-2]) * (u[1:-1] - u[:-2]) / wide
+            steps = max(float(np.median(np.abs(np.diff(v)))), TINY)
+            found.append((float(np.median(np.abs(rest))) / steps, not product, each))
+    rough, is_sum, chosen = min(found, default=(np.inf, True, ()))
+    if rough > _ROUGH:
+        return None
+    terms = [w * u if is_sum else u**w for u, w in zip(symbols, chosen, strict=True)]
+    return Reduction(inputs, ((sympy.Add if is_sum else sympy.Mul)(*terms),))
+
+
+def of_one_sign(data: SearchData) -> SearchData:
+    """Return the points on which logarithms of all columns over decades exist, if they are enough.
+
+    Of inputs and outputs with both signs that span decades, those with the same signs are kept: of
+    the large groups the one with the smallest range of log |y|.
+    """
+    columns = np.column_stack([data.x, data.y])
+    wide = np.array([column.min() <= 0 and _spans_decades(column) for column in columns.T])
+    if not wide.any():
+        return data
+    signs, group, counts = np.unique(
+        np.sign(columns[:, wide]), axis=0, return_inverse=True, return_counts=True
+    )
+    size = np.log(np.maximum(np.abs(data.y), TINY))
+    ranges = [np.std(size[group.ravel() == i]) for i in range(len(signs))]
+    large = counts >= counts.max() / 2
+    most = signs[np.where(large & signs.all(axis=1), ranges, np.inf).argmin()]
+
+    def kept(x: Array, y: Array) -> tuple[Array, Array]:
+        rows = (np.sign(np.column_stack([x, y])[:, wide]) == most).all(axis=1)
+        return x[rows], y[rows]
+
+    (x, y), (held_x, held_y) = kept(data.x, data.y), kept(data.validation_x, data.validation_y)
+    if len(y) < _ENOUGH or len(held_y) < _ENOUGH / 10:
+        return data
+    return replace(data, x=x, y=y, validation_x=held_x, validation_y=held_y)
+
+
+def power_factor(data: SearchData, every: SearchData) -> Reduction | None:
+    """Return the powers of inputs over decades that leave least of log |y|, as a factor, or None.
+
+    Exponents are multiples of 1/2, or whole numbers of inputs that have both signs among `every`.
+    """
+    inputs = data.x.shape[1]
+    wide = [i for i in range(inputs) if _spans_decades(data.x[:, i]) and data.x[:, i].all()]
+    if not (wide and data.y.all()):
+        return None
+    design = np.column_stack([np.log(np.abs(data.x[:, wide])), np.ones(len(data.y))])
+    solved = np.linalg.lstsq(design, np.log(np.abs(data.y)), rcond=None)[0][:-1]
+    parts = np.where((every.x[:, wide] > 0).all(axis=0), 2, 1)
+    powers = zip(wide, np.round(solved * parts).tolist(), parts.tolist(), strict=True)
+    symbols = input_symbols(inputs)
+    factor = sympy.Mul(*(symbols[i] ** sympy.Rational(int(n), d) for i, n, d in powers))
+    small = np.abs(solved).max() <= _LARGEST_POWER
+    return Reduction(inputs, tuple(symbols), factor) if small and factor != 1 else None
+
+
+def _spans_decades(column: Array) -> bool:
+    low, high = np.quantile(np.abs(column), (_TAIL, 1 - _TAIL))
+    return bool(high > _DECADES * low)
+
+
+def in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
+    """Return the step to groups that the scalings leave unchanged, or None if there is none.
+
+    The groups are expressed by the variables that suit best: positive, of small range, with small
+    exponents.
+    """
+    weights, inputs = np.array(vectors), x.shape[1]
+    symbols = input_symbols(inputs)
+    away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), TINY)
+    mixed = np.asarray((x <= 0).any(axis=0))
+    steps: list[tuple[float, int, Reduction]] = []
+    for pivots in map(list, itertools.combinations(range(inputs), len(weights) or inputs + 1)):
+        matrix, others = weights[:, pivots], [j for j in range(inputs) if j not in pivots]
+        if abs(np.linalg.det(matrix)) < _SINGULAR or (away[pivots] == 0).any():
+            continue
+        exponents = np.linalg.solve(matrix, weights[:, [*others, inputs]])
+        fractions = np.abs(exponents - np.round(exponents)).sum(axis=1)
+        if (fractions[mixed[pivots]] > _SINGULAR).any():
+            continue
+        cost = np.abs(exponents).sum() + _FRACTION_COST * fractions.sum()
+        cost -= _PIVOT_GAIN * away[pivots].sum()
+        powers = []
+        for column in exponents.T.tolist():
+            rational = [sympy.Rational(e).limit_denominator(_LARGEST) for e in column]
+            powers.append(
+                sympy.Mul(*(symbols[i] ** e for i, e in zip(pivots, rational, strict=True)))
+            )
+        groups = tuple(symbols[j] / power for j, power in zip(others, powers, strict=False))
+        steps.append((float(cost), len(steps), Reduction(inputs, groups, 1 / powers[-1])))
+    return min(steps, key=lambda step: step[:2])[2] if steps else None
