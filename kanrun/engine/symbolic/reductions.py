@@ -77,15 +77,16 @@ class Reduction:
         return np.stack(columns, axis=1) if columns else np.zeros((len(x), 0))
 
     def data(self, data: SearchData) -> SearchData:
-        """Return the points in u and v."""
+        """Return the points in u and v; nan or inf where these do not exist."""
         factor = to_numpy(self.factor, input_names(self.inputs))
-        return replace(
-            data,
-            x=self.groups(data.x),
-            y=data.y / factor(data.x),
-            validation_x=self.groups(data.validation_x),
-            validation_y=data.validation_y / factor(data.validation_x),
-        )
+        with np.errstate(all="ignore"):
+            return replace(
+                data,
+                x=self.groups(data.x),
+                y=data.y / factor(data.x),
+                validation_x=self.groups(data.validation_x),
+                validation_y=data.validation_y / factor(data.validation_x),
+            )
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:
         """Return y as an expression in x, for v as one in u, which are called x0, x1, ... there."""

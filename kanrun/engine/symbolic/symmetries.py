@@ -49,8 +49,7 @@ _DENOMINATOR, _RATIONAL = 6, 0.04
 def reduce_variables(data: SearchData) -> Reduction:
     """Return fewer variables, in as many rounds as help; `Reduction.none` if nothing is found."""
     reduction = _reduction_of(data)
-    with np.errstate(all="ignore"):
-        inner = reduction.data(data)
+    inner = reduction.data(data)
     is_finite = np.isfinite(inner.x).all() and np.isfinite(inner.y).all()
     return reduction if is_finite else Reduction.none(data.x.shape[1])
 
@@ -64,7 +63,8 @@ def _reduction_of(data: SearchData) -> Reduction:
     factor = power_factor(data, every)
     for step in (reduction, factor) if factor else (reduction,):
         for points in (every, data) if data is not every else (data,):
-            if (index := single_index(step.data(points))) is not None:
+            inner = step.data(points)
+            if np.isfinite(inner.y).all() and (index := single_index(inner)) is not None:
                 return step.then(index)
     here, fit = data, smooth_fit(data)
     if factor and (new := smooth_fit(factor.data(data))).error < fit.error:
