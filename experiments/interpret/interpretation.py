@@ -47,7 +47,16 @@ from kanrun.monitoring import ProgressUpdate
 from kanrun.study.model import Model
 from kanrun.study.prediction import logit_values, predicted_values, training_sample
 from kanrun.study.progress import Reporter
-from kanrun.targets import Data, Dataset, Points, Scaling, Target, array_target
+from kanrun.targets import (
+    Data,
+    Dataset,
+    Points,
+    Scaling,
+    Target,
+    array_target,
+    as_numbers,
+    is_frame,
+)
 
 _MIN_POINTS = 20
 #: One point of this many is held out, and one of the rest is for choosing.
@@ -133,7 +142,7 @@ def _target_in_memory(
     elif y is None:
         raise UsageError("interpret needs a kanrun.Model, or points x and their values y.")
     else:
-        target = array_target(x, y)
+        target = array_target(x if is_frame(x) else as_numbers(x), y)
     count, points = len(target.outputs), target.points
     assert points is not None  # an invariant of targets in memory
     if output not in range(count):

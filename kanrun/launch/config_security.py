@@ -48,7 +48,10 @@ class CheckedFiles(FileConfigSource):
         file = Path(self.path, self._normalize_file_name(self._inside(config_path)))
         if self.path != OWN_FOLDER and file.is_file():
             check_text(file.read_text(encoding="utf-8", errors="replace"), file)
-        return super().load_config(config_path)
+        try:
+            return super().load_config(config_path)
+        except yaml.YAMLError as error:  # a tag, or a key that is given twice
+            raise _invalid(file, error) from error
 
     def _inside(self, config_path: str) -> str:
         if ".." in Path(config_path).parts or Path(config_path).is_absolute():
@@ -66,13 +69,17 @@ def check_text(text: str, file: Path) -> None:
     except RecursionError:
         raise UsageError(f"{file} is nested too deeply.") from None
     except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-        place = f"{file}, line {mark.line + 1}," if mark else str(file)
-        raise UsageError(f"{place} is not valid YAML: {problem}.") from error
+        raise _invalid(file, error) from error
     if _size(root, {}) > MAX_VALUES:
         raise UsageError(
             f"{file} stands for more than {MAX_VALUES} values by its aliases; write fewer."
         )
+
+
+def _invalid(file: Path, error: yaml.YAMLError) -> UsageError:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+    place = f"{file}, line {mark.line + 1}," if mark else str(file)
+    return UsageError(f"{place} is not valid YAML: {problem}.")
 
 
 def check_composed(composed: Mapping[str, Any], given: Iterable[str]) -> None:

@@ -286,7 +286,7 @@ def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
     """
     from kanrun.figures import overlaid
 
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         run.name: {name: run.table(name) for name in ("metrics", "edges") if name in run.tables}
         for run in runs
     }

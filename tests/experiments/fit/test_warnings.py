@@ -44,9 +44,8 @@ def test_negative_predictions_of_counts_are_named():
     counts = np.maximum(np.round(3 * x[:, 0] + np.sin(40 * x[:, 0])), 0)
     options = {"baselines": False, "folds": 2, "pairs": False}
     notes = fit(x, counts, **options).notes
-    assert any(
-        "training rows are negative, which no output is; set model.bounds=[0,1" in n for n in notes
-    )
+    advice = "set target.family=poisson for counts, gamma for sizes above 0, or model.bounds=[0,1"
+    assert any(f"training rows are negative, which no output is; {advice}" in n for n in notes)
     assert not any("are negative" in note for note in fit(x, counts - 1, **options).notes)
 
 
