@@ -21,8 +21,7 @@ import sympy
 
 from kanrun.errors import UsageError, did_you_mean
 
-#: Reciprocal to the function it is the reciprocal of. sympy's simplification writes these, and so
-#: may a formula.
+#: Reciprocals to their functions: sympy's simplification writes these, and so may a formula.
 RECIPROCALS: dict[Any, Any] = {
     sympy.cot: sympy.tan,
     sympy.sec: sympy.cos,

@@ -296,9 +296,8 @@ def _formulas_of_file(path: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as stream:
             entries = yaml.safe_load(stream)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(
-            f"target.path={path} cannot be read as YAML: {str(error).splitlines()[0]}."
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"target.path={path} cannot be read as YAML: {reason}.") from error
     if not isinstance(entries, dict) or not entries:
         raise UsageError(f"target.path={path} has no formulas by name.")
     return {str(name): entry for name, entry in entries.items()}
@@ -396,8 +395,6 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
         above, below = points[signs.argmax()], points[signs.argmin()]
         for _ in range(_BISECTIONS):
             middle = (above + below) / 2
-            if value(middle[None])[0] > 0:
-                above = middle
-            else:
-                below = middle
+            is_above = value(middle[None])[0] > 0
+            above, below = (middle, below) if is_above else (above, middle)
         yield np.stack([above, below])
