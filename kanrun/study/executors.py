@@ -324,14 +324,14 @@ def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | N
             f"the Dask cluster at {address} went away; `kanrun runs resume` continues the rest, "
             "with --address ADDRESS on another one or with --executor local here."
         )
-    if future.status == "finished":
+    try:  # a finished result may be lost, and fail when it is computed again, until it is here
         found: tuple[list[Ended], str | None] = future.result()
-        return found
-    error = future.exception()
-    if isinstance(error, KilledWorker):
+    except KilledWorker as error:
         deaths = int(error.allowed_failures) + 1
         return [Failed(task, Failure(f"its worker on the Dask cluster died, {deaths} times"))], None
-    return [Failed(task, Failure.of(error))], None
+    except Exception as error:
+        return [Failed(task, Failure.of(error))], None
+    return found
 
 
 @contextlib.contextmanager
