@@ -17,7 +17,6 @@ from kanrun.experiments.interpret.problem import InterpretationProblem
 
 from kanrun.config import NistTarget
 from kanrun.engine.symbolic import (
-    IDENTITY_LABEL,
     Certificate,
     ConstantInterval,
     ConstantsFitting,
@@ -36,6 +35,7 @@ from kanrun.engine.symbolic import (
     shape_of,
     significant,
 )
+from kanrun.engine.symbolic.candidates import CARRY
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
 from kanrun.study.evaluation import doubts
 from kanrun.targets.table_targets import read_nist
@@ -347,7 +347,7 @@ def _stage_rows(
             first, last = hop == 1, hop == len(stops) - 1
             yield {
                 **row,
-                **({} if first else {"x": row["y"], "symbolic": IDENTITY_LABEL}),
+                **({} if first else {"x": row["y"], "symbolic": CARRY.name}),
                 "operation": row["operation"] if last else "sum",
                 "layer": layer,
                 "out": out,
@@ -359,7 +359,7 @@ def _stage_rows(
 
 def _curves(graph: Graph, samples: SearchData) -> dict[tuple[int, int], dict[str, Any]]:
     """Return curve and score of each edge by its nodes; parallel edges, as of x exp(x), are one."""
-    values = graph.node_values(samples.x)
+    values = graph.edge_outputs(samples.x)[0]
     rows: dict[tuple[int, int], dict[str, Any]] = {}
     for edge, score in zip(graph.edges, edge_scores(graph, samples), strict=True):
         low, high = float(values[edge.source].min()), float(values[edge.source].max())
@@ -370,7 +370,7 @@ def _curves(graph: Graph, samples: SearchData) -> dict[tuple[int, int], dict[str
         if other is not None:
             is_sum, size = operation == "sum", max(other["score"], size)
             y = other["y"] + y if is_sum else other["y"] * y
-            labels = [name.replace(IDENTITY_LABEL, "x") for name in (other["symbolic"], label)]
+            labels = [name.replace(CARRY.name, "x") for name in (other["symbolic"], label)]
             label = (" + " if is_sum else " * ").join(labels) if all(labels) else ""
         row = {"x": t, "y": y, "score": size, "symbolic": label, "operation": operation}
         rows[edge.source, edge.target] = row

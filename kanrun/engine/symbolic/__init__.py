@@ -5,7 +5,8 @@ Candidates, matching, selection in context, structures, certificates.
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose, input_names
-from kanrun.engine.symbolic.edge_functions import EdgeMatch, Identity, Spline, Symbolic
+from kanrun.engine.symbolic.conversions import function_label
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.formula import (
     Certificate,
     Formula,
@@ -15,13 +16,10 @@ from kanrun.engine.symbolic.formula import (
     widened,
 )
 from kanrun.engine.symbolic.graph import (
-    IDENTITY_LABEL,
     Edge,
     Graph,
-    Subgraph,
     depths,
     edge_name,
-    function_label,
     shape_of,
 )
 from kanrun.engine.symbolic.graph_changes import edge_scores

@@ -165,6 +165,8 @@ pair, and the rounding of constants decides on the nicer name.
 TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
 
 IDENTITY, CONSTANT = TABLE["x"], TABLE["0"]
+#: The function of edges that carry a value on: not a choice, and no part of a formula.
+CARRY = Candidate("=", X, 0.0, "")
 #: Complexity of powers beyond the table, without what their exponent adds.
 _POWER_SIZE = 2.5
 

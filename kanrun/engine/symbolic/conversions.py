@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 import sympy
@@ -30,25 +31,25 @@ from kanrun.engine.symbolic.candidates import (
 )
 from kanrun.engine.symbolic.edge_functions import (
     CONSTANTS,
-    EdgeFunction,
-    Identity,
+    IDENTITY_EDGE,
     Spline,
     Symbolic,
     standardised,
 )
 from kanrun.engine.symbolic.graph import (
     Edge,
+    EdgeFunction,
     Graph,
     Operation,
-    Subgraph,
     covering,
     without_edges,
 )
 from kanrun.errors import KanrunError
 from kanrun.formulas import variable
 
+_Simple: TypeAlias = Spline | Symbolic
 #: A term: the node whose value it takes, and its function of that.
-_Term = tuple[int, EdgeFunction]
+_Term = tuple[int, _Simple]
 
 
 def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = False) -> Graph:
@@ -77,7 +78,7 @@ def composed(
     factor: sympy.Expr,
     inner: Graph,
     inputs: int,
-    outer: EdgeFunction | None = None,
+    outer: Symbolic | None = None,
 ) -> tuple[Graph, int]:
     """Return factor(x) * inner(u(x)), or `outer` of that, as one graph.
 
@@ -92,7 +93,7 @@ def composed(
         number[node] = builder.add(inner.operation(node), terms)
     output = number[inner.output]
     if factor != 1:
-        output = builder.add("product", [(output, Identity()), *builder.factors(factor)])
+        output = builder.add("product", [(output, IDENTITY_EDGE), *builder.factors(factor)])
     if outer is not None:
         builder.add("sum", [(output, outer)])
     return builder.graph(), first
@@ -124,13 +125,13 @@ def _opaque(
         parts = []
         for edge in (graph.edges[i] for i in graph.into(node)):
             u, function = values[edge.source], edge.function
-            if u.is_Number and not isinstance(function, Identity):
+            if u.is_Number:
                 u = number(float(function.value(np.array([float(u)]))[0]))
             elif isinstance(function, Symbolic):
                 u = _opaque_call(function, u, calls)
-            elif isinstance(function, Subgraph):
-                u = _opaque(function.graph, [u], calls)
-            elif isinstance(function, Spline):
+            elif isinstance(function, Graph):
+                u = _opaque(function, [u], calls)
+            else:
                 calls[name := f"spline {len(calls)}"] = function
                 u = sympy.Function(name)(u)
             parts.append(u)
@@ -148,7 +149,7 @@ def _opaque_call(
     if candidate is CONSTANT:
         return number(d)
     argument = number(a) * u + number(b)
-    if candidate is IDENTITY:
+    if candidate.expression == X:
         return number(c) * argument + number(d)
     if argument.is_Number:
         return number(float(function.value(np.zeros(1))[0]))
@@ -242,7 +243,7 @@ class _Builder:
         if rest.is_Mul or rest.is_Add:
             return self.node_of(rest), self.line(
                 float(coefficient)
-            ) if coefficient != 1 else Identity()
+            ) if coefficient != 1 else IDENTITY_EDGE
         known = rest.is_Pow and exponent.is_Rational and exponent.q <= _ROOTS
         if known:
             return self._called(power(exponent), base, float(coefficient))
@@ -264,21 +265,21 @@ class _Builder:
         fixed = not self.free or (slope in (1.0, -1.0) and not self.wide)
         return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if fixed else "c")
 
-    def scaled(self, function: EdgeFunction, factor: float) -> EdgeFunction:
-        if isinstance(function, Spline):
-            return function.scaled(factor)
-        if not isinstance(function, Symbolic):
+    def scaled(self, function: _Simple, factor: float) -> _Simple:
+        if function is IDENTITY_EDGE:
             return self.line(factor)
         scaled = function.scaled(factor)
+        if isinstance(scaled, Spline):
+            return scaled
         keeps = not self.free or "c" in scaled.free or "c" not in scaled.candidate.free
         return scaled if keeps else replace(scaled, free=scaled.free + "c")
 
-    def shifted(self, function: EdgeFunction, constant: float) -> EdgeFunction:
-        if isinstance(function, Spline):
-            return function.shifted(constant)
-        function = function if isinstance(function, Symbolic) else self.line(1.0)
+    def shifted(self, function: _Simple, constant: float) -> _Simple:
+        function = self.line(1.0) if function is IDENTITY_EDGE else function
         shifted = function.shifted(constant)
-        return shifted if self.free else replace(shifted, free=function.free)
+        if self.free or isinstance(shifted, Spline):
+            return shifted
+        return replace(shifted, free=function.free)
 
     def _called(self, candidate: Candidate, argument: sympy.Expr, coefficient: float) -> _Term:
         """Return coefficient * f(a node + b)."""
@@ -302,6 +303,8 @@ class _Builder:
 #: Largest exponent that becomes a factor: exp(u + b) = exp(b) exp(u); and size of a coefficient,
 #: relative to the largest of its sum, below which it is negligible.
 _LARGEST_SHIFT, _FAINT = 30.0, 1e-6
+#: Digits of constants in the label of a formula.
+_SHOWN = 3
 #: The largest root that is a candidate; other powers are exp(p log x), whose exponents a fit can
 #: move.
 _ROOTS = 6
@@ -325,6 +328,14 @@ def to_expression(graph: Graph, names: Sequence[str]) -> sympy.Expr:
             terms.append(argument)
         values.append(sympy.Add(*terms) if graph.operation(node) == "sum" else sympy.Mul(*terms))
     return values[graph.output]
+
+
+def function_label(function: EdgeFunction) -> str:
+    """Return a candidate's name or a formula's text; it is empty for a spline."""
+    if not isinstance(function, Graph):
+        return function.candidate.name if isinstance(function, Symbolic) else ""
+    shown = to_expression(function, ["x"])
+    return str(shown.xreplace({each: each.n(_SHOWN) for each in shown.atoms(sympy.Float)}))
 
 
 def numeric_names(graph: Graph) -> dict[int, str]:
@@ -374,7 +385,7 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
         after = first + len(sums)
         for product in range(products):
             factor = after - 2 * (products - product)
-            edges += [Edge(factor + k, after + product, Identity()) for k in (0, 1)]
+            edges += [Edge(factor + k, after + product, IDENTITY_EDGE) for k in (0, 1)]
         sources = [*range(first, after - 2 * products), *range(after, after + products)]
     edges.sort(key=lambda edge: (edge.target, edge.source))
     return without_edges(Graph(layers[0].inputs, tuple(nodes), tuple(edges)), set())

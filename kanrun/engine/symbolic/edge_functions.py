@@ -1,69 +1,27 @@
-"""Functions on the edges of a graph: a spline, a candidate with its constants, or the identity.
+"""Functions on the edges of a graph: a spline, or a candidate with its constants.
 
-All are immutable. They map NumPy arguments (N,) to values (N,), slopes (N,), and columns (N, size),
-the derivatives by the edge's own parameters.
+Both are immutable. They map NumPy arguments (N,) to values (N,), slopes (N,), and columns (N,
+size), the derivatives by the edge's own parameters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import sympy
 from numpy.typing import NDArray
 
 from kanrun.engine.splines import uniform_powers
-from kanrun.engine.symbolic.candidates import (
-    CONSTANT,
-    Array,
-    Candidate,
-    X,
-    number,
-)
+from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, Array, Candidate, X, number
 
 CONSTANTS = "abcd"
-#: 1 - R^2 at which only the rounding errors of float64 are left.
-ROUNDING = 1e-14
-#: Digits of R^2 that one more unit of complexity must gain.
-_DIGITS_PER_UNIT = 0.5
 #: Points for each coefficient at which a spline is fitted to another one, and the size of a
 #: singular value of such a fit, relative to the largest, that counts as zero.
 _POINTS_EACH, _RCOND = 6, 1e-13
-
-
-@runtime_checkable
-class EdgeFunction(Protocol):
-    """Interface of a function on an edge."""
-
-    @property
-    def parameters(self) -> Array: ...
-
-    def with_parameters(self, parameters: Array) -> EdgeFunction: ...
-
-    def value(self, t: Array) -> Array: ...
-
-    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
-        """Return values, slopes and columns at t."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """phi(t) = t."""
-
-    @property
-    def parameters(self) -> Array:
-        return np.zeros(0)
-
-    def with_parameters(self, parameters: Array) -> Identity:
-        return self
-
-    def value(self, t: Array) -> Array:
-        return t
-
-    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
-        return t, np.ones_like(t), np.zeros((t.size, 0))
+#: Complexity of a spline.
+_SPLINE = 10.0
 
 
 @dataclass(frozen=True)
@@ -91,6 +49,10 @@ class Spline:
     @property
     def intervals(self) -> int:
         return self.parameters.size - self.degree
+
+    @property
+    def complexity(self) -> float:
+        return _SPLINE
 
     def with_parameters(self, parameters: Array) -> Spline:
         return replace(self, parameters=parameters)
@@ -167,6 +129,10 @@ class Symbolic:
     def with_parameters(self, parameters: Array) -> Symbolic:
         return self.changed(**dict(zip(self.free, parameters.tolist(), strict=True)))
 
+    @property
+    def complexity(self) -> float:
+        return self.candidate.complexity
+
     def constant(self, name: str) -> float:
         return self.constants[CONSTANTS.index(name)]
 
@@ -238,22 +204,5 @@ def standardised(function: Symbolic) -> Symbolic:
     return replace(function, constants=(a, b, c, d))
 
 
-@dataclass(frozen=True)
-class EdgeMatch:
-    """`function` fits the edge with 1 - R^2 = `loss`."""
-
-    function: EdgeFunction
-    loss: float
-    complexity: float
-    name: str
-    #: Loss below which all candidates count as equal.
-    floor: float = ROUNDING
-
-    @property
-    def r2(self) -> float:
-        return 1.0 - self.loss
-
-    @property
-    def score(self) -> float:
-        """Lower is better: digits of R^2, each worth what one more unit of complexity must gain."""
-        return float(np.log10(max(self.loss, self.floor))) + _DIGITS_PER_UNIT * self.complexity
+#: The function of an edge that carries a value on.
+IDENTITY_EDGE = Symbolic(CARRY, (1.0, 0.0, 1.0, 0.0), "")

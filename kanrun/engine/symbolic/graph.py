@@ -12,16 +12,20 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal
+from typing import Literal, TypeAlias, Union
 
 import numpy as np
 
-from kanrun.engine.symbolic.candidates import TINY, Array
-from kanrun.engine.symbolic.edge_functions import EdgeFunction, Identity, Spline, Symbolic
+from kanrun.engine.symbolic.candidates import CARRY, TINY, Array
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 
 Operation = Literal["sum", "product"]
-#: Label of an identity edge.
-IDENTITY_LABEL = "="
+#: What an edge may have: a graph of one input is a formula of one variable.
+EdgeFunction: TypeAlias = Union[Spline, Symbolic, "Graph"]
+#: 1 - R^2 at which only the rounding errors of float64 are left.
+ROUNDING = 1e-14
+#: Digits of R^2 that one more unit of complexity must gain.
+_DIGITS_PER_UNIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,11 @@ class Edge:
     source: int
     target: int
     function: EdgeFunction
+
+    @property
+    def carries(self) -> bool:
+        """Whether the edge only carries a value on."""
+        return isinstance(self.function, Symbolic) and self.function.candidate is CARRY
 
 
 @dataclass(frozen=True)
@@ -80,29 +89,25 @@ class Graph:
         """Return the indices of the edges that end in `node`."""
         return [i for i, edge in enumerate(self.edges) if edge.target == node]
 
-    def out_of(self, node: int) -> list[int]:
-        return [i for i, edge in enumerate(self.edges) if edge.source == node]
-
     def mark(self, node: int) -> int:
         return self.marks[node - self.inputs] if self.marks and node >= self.inputs else node
 
     def operation(self, node: int) -> Operation:
         return self.operations[node - self.inputs]
 
-    def node_values(self, x: Array) -> list[Array]:
-        """Return the value of every node at x (N, inputs), inputs included."""
-        return self.edge_outputs(x)[0]
-
     def __call__(self, x: Array) -> Array:
         """Return the output (N,) at x (N, inputs); nan or inf where an edge is not defined."""
-        return self.node_values(x)[self.output]
+        return self.edge_outputs(x)[0][self.output]
 
-    def linearise(self, x: Array) -> tuple[Array, Array]:
-        """Return the output (N,) and its Jacobian (N, parameters)."""
-        value, _, jacobian = self.derivatives(x)
-        return value, jacobian
+    def value(self, t: Array) -> Array:
+        """Return the output at t (N,) of a graph of one input, as other functions of edges do."""
+        return self(t[:, None])
 
-    def derivatives(self, x: Array) -> tuple[Array, list[Array], Array]:
+    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
+        value, slopes, jacobian = self.linearise(t[:, None])
+        return value, slopes[0], jacobian
+
+    def linearise(self, x: Array) -> tuple[Array, list[Array], Array]:
         """Return the output (N,), its slopes by every input, and its Jacobian (N, parameters)."""
         values, parts = self._forward(x, lambda function, t: function.evaluate(t))
         upstream = [np.zeros(x.shape[0]) for _ in values]
@@ -144,26 +149,38 @@ class Graph:
             values.append(reduce(combine, (out[0] for out in outs[first:at]), neutral))
         return values, outs
 
-    def is_identity(self, index: int) -> bool:
-        return isinstance(self.edges[index].function, Identity)
-
     def numeric_edges(self) -> list[int]:
         return [i for i, edge in enumerate(self.edges) if isinstance(edge.function, Spline)]
 
     @property
     def active_edges(self) -> int:
-        return sum(not isinstance(edge.function, Identity) for edge in self.edges)
+        return sum(not edge.carries for edge in self.edges)
 
     @property
     def complexity(self) -> float:
-        """Sum of the complexities of the candidates; a spline counts 10."""
-        total = 0.0
-        for edge in self.edges:
-            if isinstance(edge.function, Symbolic):
-                total += edge.function.candidate.complexity
-            elif not isinstance(edge.function, Identity):
-                total += 10.0
-        return total
+        """Sum of the complexities of the functions."""
+        return sum(edge.function.complexity for edge in self.edges)
+
+
+@dataclass(frozen=True)
+class EdgeMatch:
+    """`function` fits the edge with 1 - R^2 = `loss`."""
+
+    function: EdgeFunction
+    loss: float
+    complexity: float
+    name: str
+    #: Loss below which all candidates count as equal.
+    floor: float = ROUNDING
+
+    @property
+    def r2(self) -> float:
+        return 1.0 - self.loss
+
+    @property
+    def score(self) -> float:
+        """Lower is better: digits of R^2, each worth what one more unit of complexity must gain."""
+        return float(np.log10(max(self.loss, self.floor))) + _DIGITS_PER_UNIT * self.complexity
 
 
 def without_edges(graph: Graph, dead: set[int]) -> Graph:
@@ -192,9 +209,8 @@ def without_edges(graph: Graph, dead: set[int]) -> Graph:
             out = [edge for edge in edges if edge.source == node]
             if len(into) != 1 or len(out) != 1:
                 continue
-            before, after = into[0].function, out[0].function
-            if isinstance(before, Identity) or isinstance(after, Identity):
-                function = after if isinstance(before, Identity) else before
+            if into[0].carries or out[0].carries:
+                function = (out if into[0].carries else into)[0].function
                 edges = [edge for edge in edges if edge is not into[0] and edge is not out[0]]
                 edges.append(Edge(into[0].source, out[0].target, function))
                 changed = True
@@ -251,40 +267,9 @@ def edge_name(graph: Graph, index: int) -> str:
     return " to ".join(names)
 
 
-@dataclass(frozen=True)
-class Subgraph:
-    """An edge function that is a `graph` of one input; `name` shows it in tables."""
-
-    graph: Graph
-    name: str = ""
-
-    @property
-    def parameters(self) -> Array:
-        return self.graph.parameters
-
-    def with_parameters(self, parameters: Array) -> Subgraph:
-        return replace(self, graph=self.graph.with_parameters(parameters))
-
-    def value(self, t: Array) -> Array:
-        return self.graph(t[:, None])
-
-    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
-        value, slopes, jacobian = self.graph.derivatives(t[:, None])
-        return value, slopes[0], jacobian
-
-
-def function_label(function: object) -> str:
-    """Return the name of a symbolic function, empty for a spline."""
-    if isinstance(function, Symbolic):
-        return function.candidate.name
-    if isinstance(function, Subgraph):
-        return function.name
-    return IDENTITY_LABEL if isinstance(function, Identity) else ""
-
-
 def sound(graph: Graph, t: Array) -> bool:
     """Return whether every function is defined, without a pole, on the range of its argument."""
-    values = graph.node_values(t[:, None])
+    values = graph.edge_outputs(t[:, None])[0]
     functions = ((edge.function, values[edge.source]) for edge in graph.edges)
     return all(function.allows(u) for function, u in functions if isinstance(function, Symbolic))
 
@@ -300,7 +285,7 @@ def fitted_grids(
     for i in range(len(graph.edges)):
         function = graph.edges[i].function
         if isinstance(function, Spline):
-            ends = covering(graph.node_values(x)[graph.edges[i].source], margin)
+            ends = covering(graph.edge_outputs(x)[0][graph.edges[i].source], margin)
             new = replace(function, low=ends[0], high=ends[1])
             if keep:
                 new = function.refined(intervals or function.intervals, ends)

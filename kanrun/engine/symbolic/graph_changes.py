@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY
+from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, IDENTITY
 from kanrun.engine.symbolic.conversions import canonicalise
-from kanrun.engine.symbolic.edge_functions import Identity, Spline, Symbolic, standardised
+from kanrun.engine.symbolic.edge_functions import Symbolic, standardised
 from kanrun.engine.symbolic.graph import Graph, without_edges
 from kanrun.engine.symbolic.problem import SearchData, description_length
 from kanrun.engine.symbolic.refit import (
@@ -45,7 +45,7 @@ def edge_scores(graph: Graph, data: SearchData) -> list[float]:
     values, outs = graph.edge_outputs(data.x)
     scores = []
     for i, edge in enumerate(graph.edges):
-        if isinstance(edge.function, Identity):
+        if edge.carries:
             scores.append(np.inf)
             continue
         change = (
@@ -99,12 +99,13 @@ def eliminate(graph: Graph, data: SearchData) -> Graph:
 def _is_only_way_of_a_sum(graph: Graph, index: int) -> bool:
     """Return whether a hidden sum feeds this edge alone, and another sum feeds its target."""
     edge = graph.edges[index]
+    sources = [each.source for each in graph.edges]
     sums = {
         graph.edges[i].source
         for i in graph.into(edge.target)
         if graph.edges[i].source >= graph.inputs and graph.operation(graph.edges[i].source) == "sum"
     }
-    return edge.source in sums and len(sums) > 1 and len(graph.out_of(edge.source)) == 1
+    return edge.source in sums and len(sums) > 1 and sources.count(edge.source) == 1
 
 
 def without(graph: Graph, index: int, data: SearchData) -> Graph:
@@ -114,14 +115,10 @@ def without(graph: Graph, index: int, data: SearchData) -> Graph:
     """
     node = graph.edges[index].target
     mean = float(np.mean(graph.edge_outputs(data.x)[1][index]))
-    heirs = [
-        i
-        for i in graph.into(node)
-        if i != index and not isinstance(graph.edges[i].function, Identity)
-    ]
+    heirs = [i for i in graph.into(node) if i != index and not graph.edges[i].carries]
     if heirs:
         function = graph.edges[heirs[0]].function
-        assert isinstance(function, Spline | Symbolic), "without identity edges"
+        assert not isinstance(function, Graph), "networks have none"
         is_sum = graph.operation(node) == "sum"
         function = function.shifted(mean) if is_sum else function.scaled(mean or 1.0)
         graph = graph.with_function(heirs[0], function)
@@ -139,7 +136,10 @@ def drop_terms(graph: Graph, data: SearchData) -> Graph:
         trials = []
         values, outs = graph.edge_outputs(data.x)
         for i, edge in enumerate(graph.edges):
-            if not isinstance(edge.function, Symbolic) or edge.function.candidate is CONSTANT:
+            if not isinstance(edge.function, Symbolic) or edge.function.candidate in (
+                CONSTANT,
+                CARRY,
+            ):
                 continue
             t, out = values[edge.source], outs[i]
             simpler = [_flat(float(out.mean()))]

@@ -28,7 +28,7 @@ Key = tuple[int, str]
 def standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
     """Return the standard error of every free constant of a symbolic edge."""
     with np.errstate(all="ignore"):
-        value, jacobian = graph.linearise(data.x)
+        value, _, jacobian = graph.linearise(data.x)
         residual = value - data.y
         if data.relative:
             residual, jacobian = residual / value, jacobian / value[:, None]

@@ -19,7 +19,7 @@ from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import DIGITS, TABLE
 from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
 from kanrun.engine.symbolic.edge_functions import Symbolic
-from kanrun.engine.symbolic.graph import Graph, Subgraph
+from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
 from kanrun.engine.symbolic.problem import (
     EXACT,
@@ -101,8 +101,8 @@ def _expressions(
             inner.x[:, 0], inner.y, candidates, 0.0, budget, relative=inner.relative
         )
         for match in found[:1]:
-            if match.loss <= EXACT and isinstance(match.function, Subgraph):
-                yield to_expression(match.function.graph, ["x0"])
+            if match.loss <= EXACT and isinstance(match.function, Graph):
+                yield to_expression(match.function, ["x0"])
     elif reduction.changes and (quotient := rational_function(inner)) is not None:
         yield quotient
     yield from pair_formulas(inner, candidates)

@@ -16,13 +16,8 @@ from kanrun.engine.symbolic.candidates import (
     Candidate,
     grid_values,
 )
-from kanrun.engine.symbolic.edge_functions import (
-    ROUNDING,
-    EdgeMatch,
-    Symbolic,
-    standardised,
-)
-from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.edge_functions import Symbolic, standardised
+from kanrun.engine.symbolic.graph import ROUNDING, Edge, EdgeMatch, Graph
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import (
     covered,

@@ -18,8 +18,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from kanrun.engine.symbolic.candidates import TINY, Array, Candidate
-from kanrun.engine.symbolic.edge_functions import EdgeMatch
-from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.graph import EdgeMatch, Graph
 
 Model = Callable[[Array], Array]
 

@@ -98,7 +98,7 @@ class GraphFitting(Problem):
         self._sizes = np.ones_like(graph.parameters)
         if settings.weights is not None:
             # With errors relative to y, constants may have any size: unknowns have one.
-            norms = np.linalg.norm(graph.linearise(x)[1] * self._factor[:, None], axis=0)
+            norms = np.linalg.norm(graph.linearise(x)[2] * self._factor[:, None], axis=0)
             usable = np.isfinite(norms) & (norms > 0)
             self._sizes[usable] = 1 / norms[usable]
         self.unknowns = torch.from_numpy(graph.parameters / self._sizes)
@@ -117,7 +117,7 @@ class GraphFitting(Problem):
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         count_work(COSTS.linearised(len(self.graph.edges), len(unknowns), self.y.size))
-        value, jacobian = self.at(unknowns).linearise(self.x)
+        value, _, jacobian = self.at(unknowns).linearise(self.x)
         residual = np.concatenate([(value - self.y) * self._factor, self._rows @ unknowns.numpy()])
         jacobian = jacobian * self._factor[:, None] * self._sizes
         rows = np.concatenate([jacobian, self._rows])

@@ -10,7 +10,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.edge_functions import Identity, Spline
+from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
 from kanrun.engine.symbolic.intervals import is_determined
 from kanrun.engine.symbolic.laws import (
@@ -98,7 +98,7 @@ class Skeleton:
         """Return the sum of functions of the inputs and of a product of such, and nodes `after`."""
         nodes = range(inputs, inputs + 2)
         edges = [Edge(i, node, _OPEN) for node in nodes for i in range(inputs)]
-        edges.append(Edge(inputs, inputs + 1, Identity()))
+        edges.append(Edge(inputs, inputs + 1, IDENTITY_EDGE))
         edges += [Edge(inputs + 1, inputs + 2, _OPEN) for _ in after]
         return cls(f"{name} with product", Graph(inputs, ("product", "sum", *after), tuple(edges)))
 

@@ -16,8 +16,8 @@ import numpy as np
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import TINY
 from kanrun.engine.symbolic.conversions import canonicalise
-from kanrun.engine.symbolic.edge_functions import EdgeMatch, Spline, Symbolic
-from kanrun.engine.symbolic.graph import Graph, fitted_grids
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
+from kanrun.engine.symbolic.graph import EdgeMatch, Graph, fitted_grids
 from kanrun.engine.symbolic.graph_changes import EDGE_STEPS, eliminate
 from kanrun.engine.symbolic.matching import match_edge
 from kanrun.engine.symbolic.problem import (

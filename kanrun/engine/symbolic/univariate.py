@@ -22,7 +22,12 @@ from kanrun.engine.symbolic.candidates import (
     Candidate,
     number,
 )
-from kanrun.engine.symbolic.conversions import canonicalise, graph_of_expression, to_expression
+from kanrun.engine.symbolic.conversions import (
+    canonicalise,
+    function_label,
+    graph_of_expression,
+    to_expression,
+)
 from kanrun.engine.symbolic.dictionary import (
     PRODUCT,
     Dictionary,
@@ -33,11 +38,8 @@ from kanrun.engine.symbolic.dictionary import (
     powers_of,
     waves,
 )
-from kanrun.engine.symbolic.edge_functions import (
-    EdgeMatch,
-    Symbolic,
-)
-from kanrun.engine.symbolic.graph import Graph, Subgraph, sound
+from kanrun.engine.symbolic.edge_functions import Symbolic
+from kanrun.engine.symbolic.graph import EdgeMatch, Graph, sound
 from kanrun.engine.symbolic.matching import POINTS, thinned
 from kanrun.engine.symbolic.multivariate import quotient_of_polynomials
 from kanrun.engine.symbolic.problem import SearchData, length_of
@@ -69,8 +71,6 @@ _PROMISING, _NEAR = 0.1, 1e3
 _WIDTH, _TERMS = 4, 4
 #: Refit of all constants of a formula, which ends well below the goal.
 _CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
-#: Digits of constants in the name of a formula.
-_SHOWN = 3
 #: Powers of the argument that are weights.
 _WEIGHTS = (1, 2, 3, -1, -2)
 
@@ -139,7 +139,7 @@ def regression_formulas(
             for step, terms in stage:
                 step(terms)
         found = (match.function for match in search.best())
-        yield [each.graph for each in found if isinstance(each, Subgraph)]
+        yield [each for each in found if isinstance(each, Graph)]
 
 
 class _UnivariateSearch:
@@ -173,9 +173,9 @@ class _UnivariateSearch:
         return sorted(self.found, key=self.score)[:_SINGLES]
 
     def score(self, match: EdgeMatch) -> float:
-        if self.data is None or not isinstance(match.function, Subgraph):
+        graph = match.function
+        if self.data is None or not isinstance(graph, Graph):
             return match.score
-        graph = match.function.graph
         return length_of(match.loss**0.5, graph.parameters.size, graph.complexity, self.data)
 
     def phases(self, budget: Budget) -> Iterator[bool]:
@@ -268,10 +268,10 @@ class _UnivariateSearch:
 
     def with_term(self, match: EdgeMatch, entries: Dictionary) -> list[EdgeMatch]:
         """Return the match with one more term, of each of the families that explain most."""
-        if not isinstance(match.function, Subgraph):
+        graph = match.function
+        if not isinstance(graph, Graph):
             return []
-        graph = match.function.graph
-        value, jacobian = graph.linearise(self.t[:, None])
+        value, _, jacobian = graph.linearise(self.t[:, None])
         columns = np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1)
         basis = np.linalg.qr(columns / self.size[:, None])[0]
         rest = (self.y - value) / self.size
@@ -304,10 +304,7 @@ class _UnivariateSearch:
         if not np.isfinite(loss) or not sound(fitted.graph, self.t):
             return None
         graph = canonicalise(fitted.graph)
-        shown = to_expression(graph, ["x"])
-        shown = shown.xreplace({each: each.n(_SHOWN) for each in shown.atoms(sympy.Float)})
-        found = Subgraph(graph, str(shown))
         complexity = graph.complexity + max(graph.active_edges - 1, 0)
-        match = EdgeMatch(found, loss, complexity, found.name, self.goal**2)
+        match = EdgeMatch(graph, loss, complexity, function_label(graph), self.goal**2)
         self.found.append(match)
         return match

@@ -20,7 +20,7 @@ from kanrun.engine.symbolic import (
     finish_formula,
 )
 from kanrun.engine.symbolic.conversions import to_expression
-from kanrun.engine.symbolic.edge_functions import Identity, Spline
+from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.formula import Formula, widened
 from kanrun.engine.symbolic.intervals import confidence_intervals, open_constants, significant
 from kanrun.engine.symbolic.nice_numbers import as_written, exact_decimals, has_form_of, nice
@@ -73,7 +73,7 @@ def recovered(names, scales):
     y = planted(x)
     if not np.isfinite(y).all():
         return
-    values, network = planted.node_values(x), planted
+    values, network = planted.edge_outputs(x)[0], planted
     for i, one in enumerate(planted.edges):
         assert isinstance(one.function, Symbolic)
         network = network.with_function(i, as_spline(one.function, values[one.source]))
@@ -141,7 +141,7 @@ def test_a_logarithm_comes_out_of_decimal_numbers():
     ratio = edge(1, 3, "1/x", 1.0, 0.95, -1.9, 1.0, free="bcd")  # (x1 - 0.95) / (x1 + 0.95)
     inverse = edge(3, 4, "arctanh", 1.0, 0.0, 2.0, float(np.log(0.95)))
     edges = (edge(0, 2, "x", 1.0, 0.0, 1.0, 0.0, free="c"), ratio, inverse)
-    carried = (Edge(2, 5, Identity()), Edge(4, 5, Identity()), Edge(5, 6, Identity()))
+    carried = (Edge(2, 5, IDENTITY_EDGE), Edge(4, 5, IDENTITY_EDGE), Edge(5, 6, IDENTITY_EDGE))
     graph = Graph(2, ("sum", "sum", "sum", "product", "sum"), (*edges, *carried))
     assert_allclose(graph(x), y, atol=1e-12)
     assert str(finish_formula(graph, split(x, y), POLICY).expression) == "x0*log(x1)"

@@ -179,7 +179,7 @@ def test_an_expression_is_its_graph(text):
     x = uniform(1, 2, 40, 3)
     graph = graph_of_expression(parse(text), 3)
     assert_allclose(graph(x), evaluate(parse(text), x), rtol=1e-12)
-    _, jacobian = graph.linearise(x)
+    *_, jacobian = graph.linearise(x)
     assert jacobian.shape == (40, graph.parameters.size)
     assert np.isfinite(jacobian).all()
 

@@ -39,7 +39,7 @@ def test_a_function_of_one_variable_is_found(formula, low, high):
     match = match_formulas(t, truth(t[:, None]), choose(None), 0.0, Budget(20.0))[0]
     assert match.loss < 1e-24
     other = np.linspace(low, high, 300)[1:-1, None]
-    found = to_numpy(to_expression(match.function.graph, ["x0"]), ["x0"])(other)
+    found = to_numpy(to_expression(match.function, ["x0"]), ["x0"])(other)
     assert_allclose(found, truth(other), rtol=1e-9, atol=1e-11)
 
 
