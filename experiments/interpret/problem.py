@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.config.models import check_model
 from kanrun.engine.networks import Network
-from kanrun.engine.networks.pruning import prune_edges, prune_on_validation
+from kanrun.engine.networks.reshaping import prune_edges, prune_on_validation
 from kanrun.engine.symbolic import (
     Graph,
     SearchData,

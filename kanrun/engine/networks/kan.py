@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from kanrun.config.registry import MODELS, resolve
 from kanrun.engine.layers import (
@@ -23,18 +23,30 @@ from kanrun.engine.layers import (
     checked_shape,
     domain_of,
     initialise,
+    linearised,
     nodes_of,
 )
-from kanrun.engine.networks.edge_network import EdgeNetwork
-from kanrun.engine.networks.pruning import edge_penalty, prune_edges
-from kanrun.engine.splines import Extrapolation, uniform_breakpoints
+from kanrun.engine.least_squares import LocalRows
+from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
+from kanrun.engine.networks.network import Network
+from kanrun.engine.networks.reshaping import edge_penalty, prune_edges
+from kanrun.engine.splines import Extrapolation, penalty_order, uniform_breakpoints
 from kanrun.errors import UsageError
 
 #: Score below which `KAN.prune` drops an edge, as pykan does by default (`edge_th`).
 EDGE_THRESHOLD = 3e-2
 
 
-class KAN(EdgeNetwork):
+#: What splines do outside their grids, by the policy.
+EXTRAPOLATION_NOTES = {
+    "linear": "the splines continue linearly",
+    "constant": "the splines keep their values at the ends",
+    "zero": "the splines are zero",
+    "base": "the splines keep their values at the ends and the base function continues",
+}
+
+
+class KAN(Network):
     """f(x) = (Phi_L o ... o Phi_1)(x) for x (..., inputs), each Phi a SplineLayer.
 
     ArXiv 2404.19756, eq. 2.7.
@@ -224,7 +236,7 @@ class KAN(EdgeNetwork):
     def prune(
         self, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float = EDGE_THRESHOLD
     ) -> KAN:
-        """Return the network without the edges whose score is below a threshold, see `pruning`.
+        """Return the network without the edges whose score is below a threshold, see `reshaping`.
 
         Args:
             x: Samples on which scores are measured, shape (samples, inputs).
@@ -298,3 +310,80 @@ class KAN(EdgeNetwork):
         layers = [layer.refined(intervals)[0] for layer in self.edge_layers]
         network: KAN = self.of_layers(layers, self.products[:-1])
         return network
+
+    # -------------------- the protocol of `Network`
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
+        return self.activations(x)[-1]
+
+    def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
+        values = [x]
+        for layer, products in zip(self.layers, self.products, strict=True):
+            values.append(nodes_of(layer(values[-1]), products))
+        return values
+
+    @property
+    def edge_layers(self) -> tuple[SplineLayer, ...]:
+        return tuple(layer for layer in self.layers if isinstance(layer, SplineLayer))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        layers = self.edge_layers
+        return (*(layer.inputs for layer in layers), layers[-1].outputs)
+
+    def count(self) -> int:
+        """Return the number of trained numbers, without those of pruned edges."""
+        total = 0
+        for layer in self.edge_layers:
+            numbers = sum(p.numel() for p in layer.parameters() if p.requires_grad)
+            total += numbers * int(layer.mask.sum()) // layer.mask.numel()
+        return total
+
+    def flops(self) -> dict[str, float | None]:
+        layers = self.edge_layers
+        fair = kanbefair_flops(size_of(self), layers[0].spec.base)
+        return {"flops": float(sum(map(layer_flops, layers))), "kanbefair_flops": fair}
+
+    @property
+    def extrapolation_note(self) -> str:
+        return EXTRAPOLATION_NOTES[self.edge_layers[0].spec.extrapolation]
+
+    def unknowns(self) -> list[tuple[str, nn.Parameter]]:
+        """Return for each layer the coefficients, then the weights of the base."""
+        found = []
+        for number, layer in enumerate(self.edge_layers):
+            found.append((f"layers.{number}.coefficients", layer.coefficients))
+            if (base := layer.trained_base) is not None:
+                found.append((f"layers.{number}.{layer.base_name}", base))
+        return found
+
+    def linearise(
+        self, x: Float[Tensor, "samples inputs"]
+    ) -> tuple[Float[Tensor, "samples out"], LocalRows]:
+        """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids."""
+        with torch.no_grad():
+            layers = [layer.edges for layer in self.edge_layers]
+            bases, y, rows = linearised(layers, self.products, x)
+            columns, start = [], 0
+            for layer, at in zip(layers, bases, strict=True):
+                columns.append(layer.columns(at, start))
+                start += layer.size
+            index = torch.cat(columns, -1)[:, None].expand_as(rows).flatten(0, 1)
+        return y, LocalRows(index.contiguous(), rows.flatten(0, 1), start)
+
+    def penalty_rows(self, order: int | None = None) -> LocalRows:
+        """Return the differences of order m of w_s c, and a row for each w_b."""
+        parts, start = list[tuple[Tensor, Tensor]](), 0
+        for layer in self.edge_layers:
+            parts += layer.penalty_rows(order or penalty_order(layer.spec.degree), start)
+            start += layer.unknowns_at()
+        indices, values = zip(*parts, strict=True)
+        return LocalRows(torch.cat(indices), torch.cat(values), start)
+
+    @property
+    def intervals(self) -> int:
+        """G of the first layer; all layers have the same unless built otherwise."""
+        return self.edge_layers[0].grid.intervals
+
+    def unknowns_at(self, intervals: int | None) -> int:
+        return sum(layer.unknowns_at(intervals) for layer in self.edge_layers)

@@ -2,17 +2,16 @@
 
 A model is one file: a subclass of `Network` with `forward`, `kind`, `shape`, `describe` and
 `from_description`, and its line in `kanrun/config/models.py` or a plug-in. Everything else has a
-default that is true for any network of trainable
-numbers:
+default that is true for any network of trainable numbers:
 
 - counting: `trained`, `count` (every parameter with `requires_grad`), `flops` (unknown);
-- second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all
+- second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `unknowns_at`, `linearise` (all
   trained parameters, differentiated by `torch.func`);
-- penalties, freezing: `penalty_rows`, `support`, `unseen`, `edge_layers`, `regularisation` (no
-    splines);
-- grid schedules: `intervals`, `unknowns_at`, `refined`, `regrid`, `covers` (no grids: the network
-    itself);
 - models with a closed form: `fit_linear` (none).
+
+What concerns splines follows from `edge_layers`, of which a network has none by default:
+`edge_inputs`, `support`, `unseen`, `penalty_rows`, `regularisation`, and for schedules of grids
+`intervals`, `refined`, `regrid`, `covers`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,8 +27,11 @@ from torch import Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import DenseRows, LocalRows
+from kanrun.engine.splines import breakpoints_from_data, breakpoints_within, largest_but_rare
 
 InputGrid = Literal["keep", "within", "follow"]
+#: Checked calls of a class method cannot resolve Self.
+N = TypeVar("N", bound="Network")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,18 @@ class Network(nn.Module):
     products: tuple[int, ...] = ()
 
     # -------------------- what it is
+
+    @classmethod
+    def of_layers(cls: type[N], layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> N:
+        """Return the network of these layers, with the products of the hidden ones."""
+        network = cls.__new__(cls)
+        nn.Module.__init__(network)
+        network._hold(layers, products)
+        return network
+
+    def _hold(self, layers: Sequence[SplineLayer], products: Sequence[int]) -> None:
+        self.products = (*(products or [0] * (len(layers) - 1)), 0)
+        self.layers = nn.ModuleList(layers)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -103,11 +117,14 @@ class Network(nn.Module):
     # -------------------- second-order training
 
     def for_second_order(self) -> Network:
-        """Return the network as second-order solvers train it.
+        """Return the network with parameters fixed that only scale others.
 
-        Parameters that only scale others are fixed.
+        These are w_s (without a base: w), whose scale the coefficients have.
         """
-        return self
+        new = deepcopy(self)
+        for layer in new.edge_layers:
+            layer.freeze_spline_scale()
+        return new
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
         """Return names and parameters of second-order training, in the order of J's columns."""
@@ -147,9 +164,8 @@ class Network(nn.Module):
         jacobian = torch.cat([columns[name].flatten(2) for name in names], dim=-1)
         return y.detach(), DenseRows(jacobian.detach().flatten(0, 1))
 
-    @property
-    def row_terms(self) -> int:
-        """The number of values that `linearise` stores for a row of J."""
+    def unknowns_at(self, intervals: int | None) -> int:
+        """Return the number of unknowns on grids of `intervals` (None: its own)."""
         return sum(parameter.numel() for _, parameter in self.unknowns())
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
@@ -159,18 +175,7 @@ class Network(nn.Module):
         """
         first = next(self.parameters())
         empty = torch.zeros(0, 1, dtype=torch.long, device=first.device)
-        return LocalRows(empty, first.detach().new_zeros(0, 1), self.row_terms)
-
-    def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
-        """Return for each of `edge_layers` the functions (inputs, functions) that samples touch."""
-        return []
-
-    def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"] | None:
-        """Return the unknowns of functions that no sample touches.
-
-        None if every sample touches all.
-        """
-        return None
+        return LocalRows(empty, first.detach().new_zeros(0, 1), self.unknowns_at(None))
 
     def regularisation(
         self,
@@ -193,8 +198,29 @@ class Network(nn.Module):
         return [x, self(x)]
 
     def edge_inputs(self, x: Float[Tensor, "samples inputs"]) -> list[tuple[SplineLayer, Tensor]]:
-        """Return each of `edge_layers` with its inputs."""
-        return list(zip(self.edge_layers, self.activations(x), strict=False))
+        """Return each of `edge_layers` with its inputs, without gradients."""
+        with torch.no_grad():
+            return list(zip(self.edge_layers, self.activations(x), strict=False))
+
+    def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
+        """Return for each of `edge_layers` the functions (inputs, functions) that samples touch.
+
+        A function with no sample in its k + 1 intervals cannot be learned. Samples outside the grid
+        touch the functions that the policy of extrapolation continues.
+        """
+        return [layer.touched(at) for layer, at in self.edge_inputs(x)]
+
+    def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"] | None:
+        """Return the functions that no sample touches, and with any of an edge's its w_b.
+
+        None for a network without edges.
+        """
+        parts = []
+        for layer, seen in zip(self.edge_layers, self.support(x), strict=True):
+            parts.append((~seen).expand_as(layer.coefficients).reshape(-1))
+            if layer.trained_base is not None:
+                parts.append((~seen.all(1)).expand_as(layer.mask).reshape(-1))
+        return torch.cat(parts) if parts else None
 
     # -------------------- grids
 
@@ -203,13 +229,9 @@ class Network(nn.Module):
         """G, the number of grid intervals; None for a network without grids."""
         return None
 
-    def unknowns_at(self, intervals: int | None) -> int:
-        """Return the number of unknowns on grids of `intervals` (None: its own)."""
-        return self.row_terms
-
     def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded:
         """Return the network on `intervals` intervals over the same ranges, measured on `x`."""
-        return Regridded(deepcopy(self))
+        return self._measured([layer.refined(intervals) for layer in self.edge_layers], x)
 
     def regrid(
         self,
@@ -222,6 +244,10 @@ class Network(nn.Module):
     ) -> Regridded:
         """Return the network with its hidden grids redrawn over the activations of `x`.
 
+        Ranges are those of the old network, so that every layer is carried once. Outliers are
+        excluded from them (`breakpoints_from_data`) and extrapolated, so that the function stays
+        the same where the data lie.
+
         Args:
             x: Samples, shape (samples, inputs).
             intervals: Number of intervals of all grids; None: unchanged.
@@ -231,11 +257,36 @@ class Network(nn.Module):
                 `within` its domain, or let it `follow` `x` as hidden grids do (as KAN libraries
                 do).
         """
-        return Regridded(deepcopy(self))
+        moved = []
+        for number, (layer, values) in enumerate(self.edge_inputs(x)):
+            grid, count = layer.grid, intervals or layer.grid.intervals
+            if number == 0 and inputs == "keep":
+                same = count == grid.intervals
+                moved.append((layer, "insertion") if same else layer.refined(count))
+                continue
+            if number == 0 and inputs == "within":
+                ends = torch.stack([grid.low, grid.high], 1)
+                points = breakpoints_within(values, ends, count, 1 - grid_eps)
+            else:
+                points = breakpoints_from_data(values, count, 1 - grid_eps, margin)
+            moved.append(layer.moved(points, uniform=grid_eps == 1.0))
+        return self._measured(moved, x)
 
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
         """Return whether activations of `x` lie in the hidden grids and fill `share` of each."""
-        return True
+        return all(layer.grid.covers(values, share) for layer, values in self.edge_inputs(x)[1:])
+
+    def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded:
+        """Return the network of moved layers, the methods, and the change of its function on x."""
+        if not moved:
+            return Regridded(deepcopy(self))
+        new = self.of_layers([layer for layer, _ in moved], self.products[:-1])
+        methods = {method for _, method in moved}
+        with torch.no_grad():
+            before, after = self(x), new(x)
+        size = max(largest_but_rare(before), torch.finfo(before.dtype).tiny)
+        change = largest_but_rare(after - before) / size
+        return Regridded(new, methods.pop() if len(methods) == 1 else "both", change)
 
     # -------------------- closed form
 

@@ -133,7 +133,7 @@ class DataFitting(Problem):
         x = self.samples.x
         others: list[LocalRows | DenseRows] = [self.penalty_rows] * bool(len(self.penalty_rows))
         others += [self._memory[0]] if self._memory else []
-        numbers = self.network.row_terms * self.samples.y.shape[1]
+        numbers = self.network.unknowns_at(1) * self.samples.y.shape[1]
         pieces = max(1, x.shape[0] // max(1, JACOBIAN_NUMBERS // numbers))
         rows: Rows
         if pieces == 1:

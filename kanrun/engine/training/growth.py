@@ -28,8 +28,7 @@ from torch import Tensor
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import KAN, Network
-from kanrun.engine.networks.edge_network import EdgeNetwork
-from kanrun.engine.networks.growing import add_identity_layer, add_node, drawn
+from kanrun.engine.networks.reshaping import add_identity_layer, add_node
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.engine.training.data import baseline_error, predict
 from kanrun.engine.training.data_fitting import SmoothnessPenalty
@@ -101,7 +100,6 @@ class Growth:
         self._climb(self._started([KAN.of_layers([empty])]))
         while not (reason := self.ending()):
             before = self.trainings[-1].stages[0].network
-            assert isinstance(before, EdgeNetwork)
             if len(before.shape) == 2:
                 candidates = [add_identity_layer(before, x, MARGIN)]
             else:
@@ -169,15 +167,27 @@ class Growth:
             return "the points support no larger network"
         return "the time is over" if time_limit_reached() else ""
 
-    def _candidates(self, network: EdgeNetwork) -> Iterator[EdgeNetwork]:
+    def _candidates(self, network: Network) -> Iterator[Network]:
         """Yield networks with a node more: that of the residual, and random ones."""
         shape = (network.shape[0], network.shape[1] + 1, *network.shape[2:])
         grown = list(self._nodes_of_residual(network, self.setup.plan.starts // 2))
         yield from grown
         for _ in range(self.setup.plan.starts - len(grown)):
-            yield drawn(network, shape, self.setup.generator)
+            yield self._drawn(network, shape)
 
-    def _nodes_of_residual(self, network: EdgeNetwork, count: int) -> Iterator[EdgeNetwork]:
+    def _drawn(self, network: Network, shape: Sequence[int]) -> Network:
+        """Return a random network of another shape with the edges and the domain of `network`."""
+        first = network.edge_layers[0]
+        return KAN.create(
+            shape,
+            first.grid.intervals,
+            first.spec,
+            domain=torch.stack([first.grid.low, first.grid.high], 1),
+            initialisation="spline",
+            generator=self.setup.generator,
+        )
+
+    def _nodes_of_residual(self, network: Network, count: int) -> Iterator[Network]:
         """Yield networks with a node that explains the residual of the worst output."""
         train, layers = self._part.data.train, network.edge_layers
         residual = train.y - predict(network, train.x)
@@ -205,11 +215,11 @@ class Growth:
         """Return networks with an identity as last layer, trained, if that is better."""
         network, loss = starts[0].network, starts[0].loss
         deep = len(network.shape) != 3 or len(self.policy.largest) == 3
-        if deep or network.shape[1] < 2 or loss < EXACT**2 or not isinstance(network, EdgeNetwork):
+        if deep or network.shape[1] < 2 or loss < EXACT**2:
             return starts
         deeper = add_identity_layer(network, self._part.data.train.x, MARGIN)
         others = self.setup.plan.starts if network.shape[1] == 2 else 0
-        random = (drawn(network, deeper.shape, self.setup.generator) for _ in range(others))
+        random = (self._drawn(network, deeper.shape) for _ in range(others))
         found = self._started([deeper, *random])
         return found if found[0].loss < DEEPER**2 * loss else starts
 

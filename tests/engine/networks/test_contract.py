@@ -189,7 +189,7 @@ def test_the_protocol_answers_for_every_network(network):
     assert_close(output, y)
     assert len(rows) == y.numel()
     assert rows.unknowns == unknowns_.numel()
-    assert network.row_terms <= unknowns_.numel() <= network.count()
+    assert network.unknowns_at(1) <= unknowns_.numel() <= network.count()
     step = torch.linspace(-1e-8, 1e-8, unknowns_.numel(), dtype=torch.float64)
     network.set_unknowns(unknowns_ + step)
     assert_close(network(x) - y, rows.times(step).view_as(y), atol=1e-11, rtol=0)

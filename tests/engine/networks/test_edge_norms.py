@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
-from kanrun.engine.networks import pruning
-from kanrun.engine.networks.pruning import edge_norms
+from kanrun.engine.networks import reshaping
+from kanrun.engine.networks.reshaping import edge_norms
 from kanrun.errors import UsageError
 
 PLAIN = EdgeSpec(base="silu")
@@ -28,7 +28,7 @@ def slow(layer, x, kind):
     return (
         values.abs().mean(0)
         if kind == "mean_abs"
-        else (values.square().mean(0) + pruning.EPSILON).sqrt()
+        else (values.square().mean(0) + reshaping.EPSILON).sqrt()
     )
 
 
@@ -44,7 +44,7 @@ def slow(layer, x, kind):
 )
 @pytest.mark.parametrize("intervals", [1, 5, 100])
 def test_values_and_gradients(intervals, spec, kind, monkeypatch):
-    monkeypatch.setattr(pruning, "CHUNK", 12 * 7)
+    monkeypatch.setattr(reshaping, "CHUNK", 12 * 7)
     layer, x = make(intervals, spec)
     found, expected = edge_norms(layer, x, kind), slow(layer, x, kind)
     assert_close(found, expected, atol=1e-7, rtol=1e-10)

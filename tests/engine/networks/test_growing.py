@@ -5,7 +5,7 @@ import torch
 from made_kan import kan
 from torch.testing import assert_close
 
-from kanrun.engine.networks.growing import add_identity_layer, add_node
+from kanrun.engine.networks.reshaping import add_identity_layer, add_node
 
 X = torch.rand(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
 

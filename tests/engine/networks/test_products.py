@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.counting import kan_parameters, size_of
-from kanrun.engine.networks.pruning import prune_edges, scores
+from kanrun.engine.networks.reshaping import prune_edges, scores
 from kanrun.engine.symbolic.conversions import graph_of
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 

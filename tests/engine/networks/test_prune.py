@@ -8,7 +8,7 @@ import torch
 from made_kan import kan, points
 from torch.testing import assert_close
 
-from kanrun.engine.networks.pruning import prune_edges, prune_on_validation, scores, with_masks
+from kanrun.engine.networks.reshaping import prune_edges, prune_on_validation, scores, with_masks
 from kanrun.errors import UsageError
 
 

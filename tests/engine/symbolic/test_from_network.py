@@ -6,7 +6,7 @@ import torch
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.networks.pruning import with_masks
+from kanrun.engine.networks.reshaping import with_masks
 from kanrun.engine.symbolic.conversions import graph_of, values_of
 
 X = np.random.default_rng(0).uniform(-1, 1, (300, 2))

@@ -1,4 +1,4 @@
-"""Magnitudes of the edges of a KAN on data, terms of sparsity penalties, and pruning.
+"""Networks of another shape: without some edges, with a node more, or with a layer more.
 
 Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), or `mean_abs`, the paper's mean
 |phi| (arXiv 2404.19756, eq. 2.17). Both are computed on a chunk of samples at a time, and again for
@@ -10,11 +10,13 @@ a node's score is the sum of the shares of its outgoing edges; a product gives e
 own score. This is the attribution of KAN 2.0 (Liu et al., arXiv 2408.10205, section 4.1) with
 fractions of the edges' magnitudes in place of ratios to the node's. Pruning returns a new network
 and keeps every setting.
+
+A node or a layer is added by splines that carry given functions; the others stay as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -27,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from kanrun.engine.layers import SplineLayer, check_samples, of_sums
 from kanrun.engine.networks.network import Network
+from kanrun.engine.splines import breakpoints_from_data, fit_coefficients, sample_points
 from kanrun.errors import UsageError
 
 N = TypeVar("N", bound=Network)
@@ -183,3 +186,72 @@ def prune_on_validation(
             break
         best = smaller
     return best
+
+
+# -------------------- larger networks
+
+#: Points of an interval at which a function is carried to a spline.
+POINTS = 5
+
+#: A function of the values of a node (points, 1) with values (points, outputs).
+Outer = Callable[[Tensor], Tensor]
+
+
+def add_node(
+    network: Network,
+    inner: Float[Tensor, "inputs functions"],
+    outer: Outer,
+    x: Float[Tensor, "samples inputs"],
+    margin: float,
+) -> Network:
+    """Return the network with another node in its first hidden layer.
+
+    Args:
+        network: A network with a hidden layer.
+        inner: Coefficients of the splines from the inputs to the node, on the first grid.
+        outer: Functions from the node to the next layer; zero keeps the function.
+        x: Samples; the node's grid covers its values there.
+        margin: Fraction of the range by which the grid reaches beyond it.
+    """
+    first, second, *others = network.edge_layers
+    wider = _enlarged(first, first.grid.breakpoints, first.outputs + 1)
+    with torch.no_grad():
+        wider.coefficients[-1] = inner
+        values = wider(x)[:, -1:]
+    points = breakpoints_from_data(values, second.grid.intervals, 0.0, margin)
+    after = _enlarged(second, torch.cat([second.grid.breakpoints, points]), second.outputs)
+    with torch.no_grad():
+        after.coefficients[:, -1:] = _spline(points, outer, second)
+    return network.of_layers([wider, after, *others])
+
+
+def add_identity_layer(
+    network: Network, x: Float[Tensor, "samples inputs"], margin: float
+) -> Network:
+    """Return the network with the identity of each output as its last layer."""
+    last = network.edge_layers[-1]
+    with torch.no_grad():
+        values = network(x)
+    points = breakpoints_from_data(values, last.grid.intervals, 0.0, margin)
+    identity = SplineLayer.on_grid(points, last.outputs, last.spec, uniform=True)
+    with torch.no_grad():
+        for output, ends in enumerate(points):
+            identity.coefficients[output, output] = _spline(ends[None], lambda t: t, last)[0, 0]
+    return network.of_layers([*network.edge_layers, identity])
+
+
+def _spline(points: Tensor, function: Outer, like: SplineLayer) -> Tensor:
+    """Return the coefficients (outputs, 1, functions) of a function on the grid of `points`."""
+    grid = SplineLayer.on_grid(points, 1, like.spec, uniform=True).grid
+    at = sample_points(grid, POINTS)
+    return fit_coefficients(at, function(at)[..., None], grid)
+
+
+def _enlarged(layer: SplineLayer, breakpoints: Tensor, outputs: int) -> SplineLayer:
+    """Return the layer with zero edges from further inputs and to further outputs."""
+    new = SplineLayer.on_grid(breakpoints, outputs, layer.spec, uniform=layer.uniform)
+    with torch.no_grad():
+        for name, value in new.state_dict(keep_vars=True).items():
+            if name != "knots":
+                value[: layer.outputs, : layer.inputs] = getattr(layer, name)
+    return new
