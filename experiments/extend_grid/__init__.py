@@ -26,6 +26,8 @@ from kanrun.config import ExtendGridConfig
 from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
+    from kanrun.experiments.extend_grid.extension import Extension
+
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
 
@@ -38,73 +40,65 @@ def cells(cfg: ExtendGridConfig) -> list[dict[str, Any]]:
 def _cells_of(cfg: ExtendGridConfig, part: str) -> list[dict[str, Any]]:
     from kanrun.experiments.extend_grid.extension import penalises, schedule_of
 
-    def along(*intervals: int) -> dict[str, Any]:
-        return {"schedule": {"kind": "list", "intervals": list(intervals)}}
+    def cell(intervals: list[int], **differences: Any) -> dict[str, Any]:
+        return {**differences, "schedule": {"kind": "list", "intervals": intervals}}
 
     if part == "schedules":
         pairs = itertools.product(cfg.shapes, cfg.schedules)
-        return [{"hidden": hidden, "schedule": entry} for hidden, entry in pairs]
+        return [{"model": {"hidden": hidden}, "schedule": entry} for hidden, entry in pairs]
     if part == "scratch":
         grids = cfg.scratch_intervals or schedule_of(cfg.schedules[0]).grids
-        return [{"hidden": hidden, **along(g)} for hidden in cfg.shapes for g in grids]
+        return [cell([g], model={"hidden": hidden}) for hidden in cfg.shapes for g in grids]
     if part == "order":
         # Widths that compete do not try the penalty on every grid.
-        shared = {"hidden": min(cfg.shapes, key=sum), "n_train": cfg.order_points}
-        return [{"degree": k, **shared, **along(*cfg.order_intervals)} for k in cfg.degrees]
-    whole = {"n_train": cfg.overfit_points, **along(*cfg.overfit_intervals)}
+        narrowest, sampling = min(cfg.shapes, key=sum), {"n_train": cfg.order_points}
+        models = ({"hidden": narrowest, "degree": k} for k in cfg.degrees)
+        return [cell(cfg.order_intervals, model=model, sampling=sampling) for model in models]
+    grids, given = cfg.overfit_intervals, {"n_train": cfg.overfit_points}
     # Without a penalty, nothing but the training error may choose a network.
-    bare = {**whole, "penalised": False, "validation_fraction": 0.0}
-    both = [whole, bare] if penalises(cfg.solver) else [bare]
-    noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
-    return [*both, {**bare, **along(cfg.overfit_intervals[-1])}, *noisy]
+    bare = {"solver": {"smoothness_weight": 0.0}, "sampling": {**given, "validation_fraction": 0.0}}
+    both = [{"sampling": given}, bare] if penalises(cfg.solver) else [bare]
+    noise = {"noise": cfg.overfit_noise}
+    noisy = [{**one, "sampling": {**one["sampling"], **noise}} for one in both]
+    exact = [*(cell(grids, **one) for one in both), cell(grids[-1:], **bare)]
+    return exact + [cell(grids, **one) for one in noisy if cfg.overfit_noise]
 
 
-def check(cfg: ExtendGridConfig) -> None:
-    """Build everything that a run would build, without training."""
-    from kanrun.experiments.extend_grid import extension as study
+def prepare(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Extension:
+    """Build everything that a training needs."""
+    from kanrun.experiments.extend_grid.extension import extension
 
-    from kanrun.study.build import make_plan
-
-    study.check_settings(cfg)
-    problem = study.problem_of(cfg, {}, cfg.seed)
-    for cell in cells(cfg):
-        one = study.extension(cfg, cell, problem.inputs, problem.outputs)
-        make_plan(one.cfg.model, one.cfg.solver, problem)
-    for sampled in {str(study.sampling_of(cfg, cell)): cell for cell in cells(cfg)}.values():
-        study.problem_of(cfg, sampled, cfg.seed)
+    return extension(cfg, cell, seed)
 
 
-def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+def run(
+    cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int, prepared: Extension | None = None
+) -> Iterator[Record]:
     """Train along one schedule: yield rows of each step, then of the stages and the summary."""
-    from kanrun.experiments.extend_grid import extension as study
+    from kanrun.experiments.extend_grid.extension import from_scratch, stage_rows, summary
 
     from kanrun.engine.training import train
-    from kanrun.study.build import factory, make_plan
     from kanrun.study.evaluation import follow
     from kanrun.study.resources import generator
     from kanrun.study.saved import slider_checkpoint
 
-    problem = study.problem_of(cfg, cell, seed)
-    one = study.extension(cfg, cell, problem.inputs, problem.outputs)
+    one = prepared or prepare(cfg, cell, seed)
     if one.left_out:
         yield Note(
             f"max_parameters={cfg.max_parameters} leaves out the grids {one.left_out}",
             warning=True,
         )
-    plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
-    create, plan = factory(one.cfg.model, problem, plan.solver), one.schedule.applied(plan)
     if one.marks["start"] == "scratch":
-        trained = study.from_scratch(create, problem, plan, seed)
+        trained = from_scratch(one, seed)
     else:
-        events = train(create, problem.data, plan, generator(seed, "training"))
+        events = train(one.create, one.problem.data, one.plan, generator(seed, "training"))
         trained = yield from follow(events, one.step_rows)
-    yield from study.stage_rows(one, problem, trained)
-    yield from study.published_rows(one, problem, trained)
-    yield Row("summary", study.summary(one, problem, trained))
+    yield from stage_rows(cfg, one, trained)
+    yield Row("summary", summary(one, trained))
     if cell["part"] == "schedules" and seed == cfg.seed:
         grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
         title = f"The KAN {one.marks['shape']} along {one.marks['schedule']}"
-        yield from slider_checkpoint(problem, grids, "grid", title, seed)
+        yield from slider_checkpoint(one.problem, grids, "grid", title, seed)
 
 
 def figures(tables: Tables) -> Figures:
@@ -116,6 +110,6 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Return claims on exactness, order, what the penalty prevents, and what warm starts save."""
-    from kanrun.experiments.extend_grid.claim_checks import claims_of
+    from kanrun.experiments.extend_grid.extension import CLAIMS
 
-    return list(claims_of(tables["stages"]))
+    return [claim for check in CLAIMS for claim in check(tables["stages"])]

@@ -1,4 +1,4 @@
-"""One training along a grid schedule: its settings from a cell, and the rows of its stages.
+"""One training along a grid schedule: its settings from a cell, the rows of its stages, claims.
 
 Refining to a multiple of a grid (*nested*) keeps the function exactly; any other grid is reached by
 least squares. The published test errors are those of exp(sin(pi x0) + x1^2) on [-1, 1]^2, 1000
@@ -9,39 +9,68 @@ training points, k = 3, by number of grid intervals: Liu et al., arXiv 2404.1975
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import resources
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from kanrun.config import SOLVERS, ExtendGridConfig, KANConfig, SamplingConfig
-from kanrun.config.models import check_model
+from kanrun.config import SOLVERS, ExtendGridConfig, KANConfig
 from kanrun.config.rules import setting
-from kanrun.engine.networks.counting import KANSize, kan_parameters
-from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict
+from kanrun.engine.networks.counting import size_of
+from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
-from kanrun.runs.records import Row, Value
-from kanrun.study.build import Create, LearningProblem, edge_spec, make_problem, refuse_unused
-from kanrun.study.evaluation import points_of, relative_error, stage_row, step_row
+from kanrun.runs.records import Claim, Row, Value
+from kanrun.study.build import (
+    Create,
+    LearningProblem,
+    factory,
+    make_plan,
+    make_problem,
+    network_shape,
+    parameters_of,
+    refuse_unused,
+)
+from kanrun.study.evaluation import points_of, predict_points, relative_error, stage_row, step_row
 from kanrun.study.resources import generator
-from kanrun.study.suite import typed
+from kanrun.study.suite import (
+    claim_at_least,
+    claim_at_most,
+    claim_near,
+    exponents,
+    median,
+    minimum,
+    typed,
+    value_range,
+    with_cell,
+)
 
 #: The setting of `published.csv`; what diverged or was not run is left out there.
 PUBLISHED = "exp_sin_square", 1000, 3
-#: Settings of `sampling` that a cell may change.
-SAMPLED = ("n_train", "validation_fraction", "noise")
+#: Groups of settings that a cell may change.
+GROUPS = ("model", "sampling", "solver")
 #: Errors below this fraction of the target's standard deviation are rounding: no order is fitted.
 ROUNDING = 1e-10
 #: Patience and maximum number of steps on a grid of a plateau.
 PATIENCE, STEPS = 2, 200
+#: Required: what exact refinement may change, four digits above float64's rounding, and how near a
+#: fitted order has to be to the theory's -(k + 1) (de Boor, A Practical Guide to Splines, ch. XII).
+EXACT, ORDER = 1e-12, 0.3
+#: The test error turns up if it ends at OVERFITS times the lowest before the threshold, and does
+#: not up to STAYS. Between them lies what seeds differ by.
+OVERFITS, STAYS = 2.0, 1.1
+#: A training from scratch has arrived within this factor of the error of extended grids.
+ARRIVED = OVERFITS
 #: How the grids of each kind may be given.
-_LISTED, _DOUBLED = "intervals", "first and last"
-_WAYS = {"list": (_LISTED,), "doubling": (_DOUBLED,), "plateau": (_LISTED, _DOUBLED)}
+WAYS = {
+    "list": ("intervals",),
+    "doubling": ("first and last",),
+    "plateau": ("intervals", "first and last"),
+}
 
 
 @dataclass
@@ -57,7 +86,7 @@ class Schedule:
     intervals: list[int] | None = setting(
         None, "grids of a schedule", least=1, minimum=1, increasing=True
     )
-    kind: str = setting("list", "what a schedule is", choices=tuple(_WAYS))
+    kind: str = setting("list", "what a schedule is", choices=tuple(WAYS))
     first: int | None = setting(None, "the first of grids that double", minimum=1)
     last: int | None = setting(None, "how far grids double", minimum=1)
     nested: bool = True
@@ -68,10 +97,9 @@ class Schedule:
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield conflicts of grids given in two ways, and of patience without a plateau."""
-        given = [one is not None for one in (self.intervals, self.first, self.last)]
-        way = {_LISTED: [True, False, False], _DOUBLED: [False, True, True]}
-        if all(given != way[name] for name in _WAYS[self.kind]):
-            yield f"{at}kind={self.kind} needs {' or '.join(_WAYS[self.kind])}."
+        given = [name for name in ("intervals", "first", "last") if vars(self)[name] is not None]
+        if " and ".join(given) not in WAYS[self.kind]:
+            yield f"{at}kind={self.kind} needs {' or '.join(WAYS[self.kind])}."
         if self.kind != "plateau" and (self.patience or self.steps):
             yield f"{at}kind={self.kind} has no patience and steps; they are for kind=plateau."
         if self.first and self.last and self.last < self.first:
@@ -86,8 +114,7 @@ class Schedule:
         return tuple(grids)
 
     def applied(self, plan: Plan) -> Plan:
-        """Return `plan` along this schedule."""
-        plan = replace(plan, intervals=self.grids)
+        """Return `plan`, along the grids of its model, with this schedule's way of leaving one."""
         if self.kind != "plateau":
             return plan
         patience, steps = self.patience or PATIENCE, self.steps or STEPS
@@ -113,10 +140,11 @@ def schedule_of(entry: Any) -> Schedule:
 
 @dataclass(frozen=True)
 class Extension:
-    """Settings of one training, its schedule, and the columns that its rows have in common."""
+    """What one training needs, and the columns that its rows have in common."""
 
-    cfg: ExtendGridConfig
-    schedule: Schedule
+    problem: LearningProblem
+    plan: Plan
+    create: Create
     left_out: list[int]
     marks: dict[str, Value]
 
@@ -126,7 +154,38 @@ class Extension:
             yield Row("metrics", {**self.marks, **step_row(event)})
 
 
-def check_settings(cfg: ExtendGridConfig) -> None:
+def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Extension:
+    """Return what the training of a cell needs. Raises UsageError for what cannot be trained."""
+    check_model_of(cfg)
+    compared = cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0]
+    cfg = replace(cfg, model=replace(cfg.model, hidden=cfg.shapes[0]))
+    cfg = with_cell(cfg, {name: cell[name] for name in GROUPS if name in cell})
+    problem, schedule = problem_of(cfg, cell, seed), schedule_of(cell["schedule"])
+    sizes = {g: parameters_of(cfg.model, problem, cfg.solver.kind, (g,)) for g in schedule.grids}
+    kept = [g for g, size in sizes.items() if size <= cfg.max_parameters]
+    if not kept:
+        raise UsageError(
+            f"max_parameters={cfg.max_parameters} leaves no grid of {list(sizes)}; the first "
+            f"has {min(sizes.values())}."
+        )
+    model = replace(cfg.model, intervals=kept)
+    plan, _ = make_plan(model, cfg.solver, problem)
+    marks: dict[str, Value] = {
+        "part": cell["part"],
+        "schedule": schedule.name,
+        "start": "scratch" if len(sizes) == 1 else "warm",
+        "shape": "-".join(map(str, network_shape(model, problem.inputs, problem.outputs))),
+        "degree": model.degree,
+        "train_points": cfg.sampling.n_train,
+        "noise": cfg.sampling.noise,
+        "penalised": penalises(cfg.solver),
+        "compared": compared,
+    }
+    left_out, create = [g for g in sizes if g not in kept], factory(model, problem, plan.solver)
+    return Extension(problem, schedule.applied(plan), create, left_out, marks)
+
+
+def check_model_of(cfg: ExtendGridConfig) -> None:
     """Raise UsageError for a model without grids or slopes, and for unused settings of it."""
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(
@@ -143,56 +202,17 @@ def check_settings(cfg: ExtendGridConfig) -> None:
         )
 
 
-def extension(
-    cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int
-) -> Extension:
-    """Return the settings of a cell. Raises UsageError for an invalid schedule or model."""
-    hidden, solver = list(cell.get("hidden", cfg.shapes[0])), cfg.solver
-    degree = cell.get("degree", cfg.model.degree)
-    compared = cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0]
-    if not cell.get("penalised", True):
-        solver = replace(solver, smoothness_weight=0.0)
-    model = replace(cfg.model, hidden=hidden, degree=degree)
-    cfg = replace(cfg, model=model, sampling=sampling_of(cfg, cell), solver=solver)
-    whole, shape = schedule_of(cell["schedule"]), (inputs, *hidden, outputs)
-    kept = [g for g in whole.grids if parameters(cfg, shape, g) <= cfg.max_parameters]
-    if not kept:
-        raise UsageError(
-            f"max_parameters={cfg.max_parameters} leaves no grid of {list(whole.grids)}; the first "
-            f"has {parameters(cfg, shape, whole.grids[0])}."
-        )
-    model.intervals = kept
-    check_model(model, inputs)
-    marks: dict[str, Value] = {
-        "part": cell["part"],
-        "schedule": whole.name,
-        "start": "scratch" if len(whole.grids) == 1 else "warm",
-        "shape": "-".join(map(str, shape)),
-        "degree": degree,
-        "train_points": cfg.sampling.n_train,
-        "noise": cfg.sampling.noise,
-        "penalised": penalises(solver),
-        "compared": compared,
-    }
-    schedule = replace(whole, intervals=kept, first=None, last=None)
-    return Extension(cfg, schedule, [g for g in whole.grids if g not in kept], marks)
-
-
-def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
-    """Return the sampling with the cell's number of training points, validation and noise."""
-    return replace(cfg.sampling, **{name: cell[name] for name in SAMPLED if name in cell})
-
-
 def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> LearningProblem:
     """Return the target, sampled for a cell. Raises UsageError for too few or no test points."""
+    part, sampling = cell["part"], cfg.sampling
     try:
-        problem = make_problem(cfg, cfg.target, sampling_of(cfg, cell), seed)
+        problem = make_problem(cfg, cfg.target, sampling, seed)
     except UsageError as error:
-        if "n_train" not in cell:
+        if "sampling" not in cell:
             raise
         raise UsageError(
-            f"the part {cell['part']} trains on {cell['n_train']} points: {error} Change "
-            f"{cell['part']}_points, or choose other parts, as parts=[schedules,scratch]."
+            f"the part {part} trains on {sampling.n_train} points: {error} Change "
+            f"{part}_points, or choose other parts, as parts=[schedules,scratch]."
         ) from error
     if problem.data.test is None:
         name = problem.dataset.target.name
@@ -208,83 +228,68 @@ def penalises(solver: Any) -> bool:
     return kind.second_order or kind.curvature if weight == "auto" else float(weight) > 0
 
 
-def root_median_square(stage: Stage, problem: LearningProblem) -> float:
-    """Return the root of the median squared test residual, in the user's units, as the paper."""
-    test, unit = problem.data.test, problem.data.unit
-    assert test is not None  # `problem_of` rejects targets without
-    difference = predict(stage.network, test.x) - test.y
-    return float((difference if unit is None else difference * unit).abs().median())
-
-
-def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) -> int:
-    """Return the number of parameters of a KAN of the model's kind."""
-    size = KANSize(shape, intervals, cfg.model.degree, tuple(cfg.model.multiplication_nodes))
-    return kan_parameters(size, edge_spec(cfg.model, cfg.solver.kind))
-
-
-def threshold_intervals(parameters_of: Callable[[int], int], points: int) -> int:
-    """Return the smallest G for which a network can interpolate the points.
-
-    `parameters_of` G is linear.
-    """
-    first, second = parameters_of(1), parameters_of(2)
-    return 1 + max(0, -(-(points - first) // (second - first)))
-
-
-def from_scratch(create: Create, problem: LearningProblem, plan: Plan, seed: int) -> Trained:
-    """Return the best of `plan.starts` trainings on one grid, by validation error.
+def from_scratch(one: Extension, seed: int) -> Trained:
+    """Return the best of the plan's starts, trained on one grid each, by validation error.
 
     Its seconds are those of all of them. Raises TrainingFailed if none stays finite.
     """
-    alone, tries = replace(plan, starts=1, growth=None), list[Trained]()
-    for number in range(plan.starts):
+    alone, tries = replace(one.plan, starts=1, growth=None), list[Trained]()
+    for number in range(one.plan.starts):
         with suppress(TrainingFailed):
-            tries.append(fit(create, problem.data, alone, generator(seed, f"start {number}")))
+            draws = generator(seed, f"start {number}")
+            tries.append(fit(one.create, one.problem.data, alone, draws))
     if not tries:
-        raise TrainingFailed(f"none of {plan.starts} starts from scratch stays finite.")
+        raise TrainingFailed(f"none of {one.plan.starts} starts from scratch stays finite.")
     best = min(tries, key=lambda trained: trained.chosen.errors.selected)
     seconds = sum(trained.seconds for trained in tries)
     stage = replace(best.chosen, seconds=seconds)
     return replace(best, chosen=stage, stages=[stage], seconds=seconds)
 
 
-def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
-    """Yield one row per stage, the chosen one marked, with both thresholds of interpolation."""
+def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Iterator[Row]:
+    """Yield a row for each stage, the chosen one marked, and one next to published errors."""
+    problem, published = one.problem, published_errors(one)
     points, rounding = points_of(problem.dataset.train), ROUNDING * baseline_error(problem.data)
+    test = problem.dataset.test
     for stage in trained.stages:
-        assert stage.intervals is not None  # only KANs are trained here
-        ordered = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_first_grid
-        test, shape, transfer = stage.errors.test, stage.network.shape, stage.transfer
+        # `problem_of` rejects targets without test points, and only KANs are trained here.
+        assert test is not None
+        assert stage.intervals is not None
+        ordered = one.marks["part"] == "order" and stage.intervals >= cfg.order_first_grid
+        error, transfer, network = stage.errors.test, stage.transfer, stage.network
+        distances = np.abs(predict_points(network, problem, test.x) - test.y)
+        edges = size_of(network).edges
         measured = {
-            "test_root_median_square": root_median_square(stage, problem),
+            # In place of the mean square, as the paper.
+            "test_root_median_square": float(np.quantile(distances, 0.5, method="lower")),
             "loss_jump": transfer.after / transfer.before if transfer.before else None,
-            # The grid from which a network of this (possibly narrower) shape can interpolate the
-            # points.
-            "threshold": threshold_intervals(partial(parameters, one.cfg, shape), points),
-            "paper_threshold": -(-points // KANSize(shape, 1, 0).edges),
+            # The grids from which a network of this (possibly narrower) shape can interpolate the
+            # points; each interval adds a coefficient to each edge.
+            "threshold": max(1, stage.intervals - (network.count() - points) // edges),
+            "paper_threshold": -(-points // edges),
             # NaN is left for the claims to see.
-            "in_order": ordered and test is not None and not test <= rounding,
+            "in_order": ordered and error is not None and not error <= rounding,
             "chosen": stage is trained.chosen,
         }
         yield Row("stages", {**one.marks, **stage_row(stage), **measured})
+        shape = "-".join(map(str, network.shape))
+        if (known := published.get((shape, stage.intervals))) is not None:
+            marks = {name: one.marks[name] for name in ("schedule", "shape")}
+            ours = {"intervals": stage.intervals, "test_rmse": error}
+            yield Row("published", {**marks, **ours, **known})
 
 
-def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
-    """Yield test errors next to those published for the same setting, for the first schedule."""
-    setting = problem.dataset.target.name, one.cfg.sampling.n_train, one.cfg.model.degree
+def published_errors(one: Extension) -> dict[Any, dict[str, Any]]:
+    """Return the errors by shape and intervals that were published for the first schedule."""
+    setting = one.problem.dataset.target.name, one.marks["train_points"], one.marks["degree"]
     if not one.marks["compared"] or setting != PUBLISHED:
-        return
-    marks = {name: one.marks[name] for name in ("schedule", "shape")}
+        return {}
     table = pd.read_csv(str(resources.files(__package__) / "published.csv")).astype(object)
     facts: Any = table.where(table.notna(), None).set_index(["shape", "intervals"]).to_dict("index")
-    shape = "-".join(map(str, trained.network.shape))
-    for stage in trained.stages:
-        if (known := facts.get((shape, stage.intervals))) is not None:
-            values = {"intervals": stage.intervals, "test_rmse": stage.errors.test}
-            yield Row("published", {**marks, **values, **known})
+    return dict(facts)
 
 
-def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:
+def summary(one: Extension, trained: Trained) -> dict[str, Value]:
     """Return the grid that validation chose, and its errors."""
     chosen = trained.chosen
     return {
@@ -293,7 +298,102 @@ def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[
         "parameters": chosen.network.count(),
         "validation_rmse": chosen.errors.validation,
         "test_rmse": trained.errors.test,
-        "relative_error": relative_error(trained.errors.reported, problem.dataset),
+        "relative_error": relative_error(trained.errors.reported, one.problem.dataset),
         "steps": sum(stage.steps for stage in trained.stages),
         "seconds": trained.seconds,
     }
+
+
+# -------------------- claims
+
+
+def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
+    """Claim that knot insertion keeps the function; overfitted networks are judged apart."""
+    inserted = stages[stages["carried_by"] == "insertion"]
+    # The edges of overfitted networks cancel, which amplifies rounding.
+    overfitted = (inserted["part"] == "overfit") & ~inserted["penalised"]
+    sentence = "A nested refinement changes the function by at most rounding, relative to its size"
+    for apart, rows in inserted.groupby(overfitted):
+        which = " (networks overfitted on purpose)" if apart else ""
+        yield claim_at_most(sentence + which, rows["function_change"], EXACT, of="extensions")
+
+
+def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
+    """Claim that the error falls as G^-(k + 1)."""
+    ranged = stages[(stages["part"] == "order") & stages["in_order"]]
+    fits = exponents(ranged, ["shape", "degree", "seed"], "intervals", "test_rmse")
+    networks: Any = fits[fits["low"] < fits["high"]].groupby(["shape", "degree"])
+    for (shape, degree), rows in networks:
+        reach = f"G = {rows['low'].min()} to {rows['high'].max()}"
+        network = f"k = {degree}: test RMSE of {_network(shape)}"
+        sentence = f"{network} falls as G^-(k + 1) over {reach}"
+        yield claim_near(sentence, rows["exponent"], -(int(degree) + 1), ORDER)
+
+
+def _network(shape: Any) -> str:
+    return f"[{str(shape).replace('-', ',')}]"
+
+
+def overfit_claims(stages: pd.DataFrame) -> Iterator[Claim]:
+    """Claim what the penalty prevents past the interpolation threshold, on exact and noisy points.
+
+    Without a penalty the last grid is trained until the points are reproduced. A warm start has
+    little left to learn there, and takes the shortest step to it, which may disturb little between
+    the points.
+    """
+    groups: Any = stages[stages["part"] == "overfit"].groupby(["noise", "penalised"])
+    for (noise, penalised), one in groups:
+        points = f"{100 * noise:.3g}% noise" if noise else "exact points"
+        warm, alone = one[one["start"] == "warm"], one[one["start"] == "scratch"]
+        # A single grid is compared with the coarse grids of the warm start.
+        both = pd.concat([warm[warm["intervals"] < warm["threshold"]], alone])
+        for rows, way in ((both, "that grid from scratch"), (warm, "after warm starts")):
+            if not len(ratios := overfit_ratio(rows)):
+                continue
+            left = rows[rows["intervals"] == rows["intervals"].max()]["train_rmse"].median()
+            words = [value_range(ratios), f"training RMSE there {left:.2g}"]
+            with_or, verb, claim, bound = (
+                ("With", "does not turn up", claim_at_most, STAYS)
+                if penalised
+                else ("Without", "turns up", claim_at_least, OVERFITS)
+            )
+            sentence = (
+                f"{with_or} the smoothness penalty, the test error {verb} past the threshold "
+                f"({points}, {way}): final error over lowest before"
+            )
+            yield claim(sentence, median(ratios), bound, ", ".join(filter(None, words)))
+
+
+def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
+    """Return, by seed, test RMSE on the finest grid over the lowest below the threshold."""
+    below = rows["intervals"] < rows["threshold"]
+    lowest = rows[below].groupby("seed")["test_rmse"].agg(minimum)
+    ends = rows[~below].sort_values("intervals").drop_duplicates("seed", keep="last")
+    finest = ends.set_index("seed")["test_rmse"]
+    return (finest / lowest)[lowest.index.intersection(finest.index)].astype(float)
+
+
+def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
+    """Claim that extending grids reaches the finest error sooner than training from scratch."""
+    scratch = stages[stages["part"] == "scratch"]
+    extended = stages[(stages["part"] == "schedules") & stages["compared"]]
+    both = scratch.merge(extended, on=["shape", "seed", "intervals"], suffixes=("", "_extended"))
+    for shape, grids in both.groupby("shape", sort=False):
+        finest = grids["intervals"].max()
+        rows = grids[grids["intervals"] == finest].drop_duplicates("seed")
+        # Infinite if training from scratch ends above the error of extended grids, NaN if one is
+        # NaN.
+        excess = rows["test_rmse"] - ARRIVED * rows["test_rmse_extended"]
+        ratios = rows["seconds"] / rows["seconds_extended"]
+        ratios = ratios.mask(excess > 0, np.inf).mask(excess.isna())
+        measured, lost = median(ratios), int(np.isinf(ratios).sum())
+        sentence = (
+            f"{_network(shape)}: extending grids reaches the error at G = {finest} in fewer seconds"
+        )
+        never = f"never reached from scratch by {lost} of {len(ratios)} seeds"
+        shown = never if np.isinf(measured) else measured
+        bound = "seconds from scratch over seconds extended above 1"
+        yield Claim(sentence, shown, bound, measured > 1, value_range(ratios))
+
+
+CLAIMS = (exact_claims, order_claims, overfit_claims, warm_start_claims)

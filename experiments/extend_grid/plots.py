@@ -70,12 +70,7 @@ def draw_parts(tables: Mapping[str, DataFrame]) -> Figures:
     if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):
         parts["steps"] = steps
     none = DataFrame(columns=["shape", "intervals", *PUBLISHED])
-    draws = (
-        staircase,
-        error_against_intervals,
-        order,
-        overfit,
-    )
+    draws = staircase, error_against_intervals, order, overfit
     yield from figures_of({"published": none, **tables, **parts}, draws)
 
 
@@ -154,10 +149,11 @@ def overfit(overfit: DataFrame) -> Figure:
         for name, penalised, start, style, colour in WAYS:
             some = rows[(rows["start"] == start) & (rows["penalised"] == penalised)]
             look: Any = {"color": colour, "label": f"{name}: test"}
-            if len(some):
-                medians(panel, some, ("intervals", "test_rmse"), style, **look)
-            if len(some) and start == "warm":
-                look = {"color": colour, "label": f"{name}: train", "spread": "none"}
+            if some.empty:
+                continue
+            medians(panel, some, ("intervals", "test_rmse"), style, **look)
+            if start == "warm":
+                look |= {"label": f"{name}: train", "spread": "none"}
                 medians(panel, some, ("intervals", "train_rmse"), ":", **look)
         _mark_thresholds(panel, rows)
         log_log(panel, overfit["intervals"], xlabel=GRIDS)
@@ -165,9 +161,9 @@ def overfit(overfit: DataFrame) -> Figure:
     return finish(figure, figure.axes, BANDS, ncols=2)
 
 
-def _mark_thresholds(panel: Axes, rows: DataFrame, **look: Any) -> None:
+def _mark_thresholds(panel: Axes, rows: DataFrame) -> None:
     """Draw both marks on an axis of G, if they are near the grids that were trained."""
-    for column, mark in MARKS.items():
+    for column, look in MARKS.items():
         at = rows[column].median()
         if at <= FARTHEST * rows["intervals"].max():
-            panel.axvline(at, **{**mark, **look})
+            panel.axvline(at, **look)

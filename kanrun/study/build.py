@@ -317,8 +317,8 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
     task, dtype = problem.data.task, problem.domain.dtype
     if isinstance(solver, AutoSolver):
         grids, rows = intervals_of(model), len(problem.data.train) * problem.outputs
-        last = _parameters(model, problem, name, grids[-1:])
-        first = _parameters(model, problem, name, grids[:1])
+        last = parameters_of(model, problem, name, grids[-1:])
+        first = parameters_of(model, problem, name, grids[:1])
         edge_unknowns = last
         if isinstance(model, KANConfig):
             edges = _edges(network_shape(model, problem.inputs, problem.outputs))
@@ -355,14 +355,14 @@ def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
         return f"a KAN that grows to at most {plan.growth.largest[1]} nodes (hidden=auto)"
     kind, up_to = SOLVERS[plan.solver], "up to " if plan.stop_early else ""
     solver = "Least squares" if MODELS[model.kind].closed_form else kind.label or plan.solver
-    parameters = _parameters(model, problem, plan.solver, plan.intervals[-1:])
+    parameters = parameters_of(model, problem, plan.solver, plan.intervals[-1:])
     parameters = min(parameters, plan.max_unknowns or parameters)
     grids = f", {up_to}{len(plan.intervals)} grids" if len(plan.intervals) > 1 else ""
     starts = f", {plan.starts} starts" if plan.starts > 1 else ""
     return f"{solver}, {up_to}{parameters} parameters{grids}{starts}"
 
 
-def _parameters(
+def parameters_of(
     model: Any, problem: LearningProblem, solver: str, intervals: tuple[int, ...]
 ) -> int:
     """Return the trained numbers of a network, of a KAN on this grid without building it."""

@@ -8,7 +8,7 @@ from kanrun.experiments.compare_mlp import claim_checks as compare_claims
 from kanrun.experiments.compare_mlp.studies import VARIANTS
 from kanrun.experiments.continual import claim_checks as continual_claims
 from kanrun.experiments.curves import claim_checks as curve_claims
-from kanrun.experiments.extend_grid import claim_checks as grid_claims
+from kanrun.experiments.extend_grid import extension as grid_claims
 
 from kanrun.errors import UsageError
 from kanrun.study import suite

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from doors import check_config, run_config
 from kanrun.experiments import extend_grid
-from kanrun.experiments.extend_grid.claim_checks import (
+from kanrun.experiments.extend_grid.extension import (
     order_claims,
     overfit_claims,
     warm_start_claims,
@@ -94,12 +94,12 @@ def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished):
     ).all()  # both are reproduced, so what differs is what was reproduced
     assert bare["test_rmse"].nunique() == 2
     exact = settings(overfit_noise=0.0, parts=["overfit"])
-    assert {cell.get("noise") for cell in extend_grid.cells(exact)} == {None}
+    assert not any("noise" in cell["sampling"] for cell in extend_grid.cells(exact))
 
 
 def test_the_order_is_measured_on_the_narrowest_network():
     cfg = settings(shapes=[[5], [1]], degrees=[2, 3], parts=["order"])
-    assert [cell["hidden"] for cell in extend_grid.cells(cfg)] == [[1], [1]]
+    assert [cell["model"]["hidden"] for cell in extend_grid.cells(cfg)] == [[1], [1]]
 
 
 def test_without_the_penalty_nothing_but_the_training_error_chooses(finished):
