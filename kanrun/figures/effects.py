@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pandas
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from kanrun.figures.boxes import Box, Ticks, boxes, date_ticks, few_ticks
-from kanrun.figures.panels import draw_map, finish
+from kanrun.figures.panels import draw_map, finish, small_multiples
 from kanrun.figures.style import (
     BAND,
     BLACK,
     CYCLE,
     DASHED,
+    FEW_TICKS,
     GREY,
     as_bool,
     first_seed,
@@ -28,16 +32,13 @@ MAX_INPUTS = 12
 #: Ticks of probabilities, if at least this many are in view, and the smallest one drawn.
 TICKS = (1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 FEWEST_TICKS, SMALLEST_PROBABILITY = 3, 1e-6
-#: Heights of panels, room around all of them (left, below, right, above) and between two (inches).
-EFFECT, AROUND_EFFECTS, BETWEEN_EFFECTS = 1.45, (0.6, 0.3, 0.15, 0.3), (0.15, 0.5)
-MAP, AROUND_MAPS, BETWEEN_MAPS = 2.2, (0.6, 0.45, 1.0, 0.1), (0.65, 0.6)
+#: Heights of panels (inches).
+EFFECT, MAP = 1.9, 2.6
 #: Free part of an axis around its data; free room of an axis of levels beside these; distance of
-#: the name of a level from its dot (inches).
-ROOM, LEVELS_ROOM, BESIDE_DOT = 0.08, (0.3, 0.7), 0.05
+#: the name of a level from its dot and from the axis (points).
+ROOM, LEVELS_ROOM, BESIDE_DOT = 0.08, (0.3, 0.7), (3, 4)
 #: Length of the ticks at quantiles of an input, and size of the dots of rows on a map.
-QUANTILE, SMALLEST, LARGER = 0.07, 1, 14
-#: Part of the room on the right of maps that the colour bar and its numbers take, and its width.
-BAR, BAR_WIDTH = 0.8, 0.14
+QUANTILE, SMALLEST, LARGER = 5, 1, 14
 
 
 @styled
@@ -58,88 +59,89 @@ def effects(
     effects on rare classes show; of two classes the second is drawn.
     """
     table, values = first_seed(table), first_seed(values)
-    if classes:
-        table = _log_odds(table)
+    outputs = table["output"].unique()
+    outputs = outputs[1:] if classes and len(outputs) == 2 else outputs
+    table = table[table["output"].isin(outputs)]
     names = [name for name in dict.fromkeys(order) if name in set(table["input"])]
     shown = names[:MAX_INPUTS]
-    remark = "; ".join(filter(None, [remark, note_of_some(len(shown), len(names), "inputs")]))
-    layout = (None, EFFECT), AROUND_EFFECTS, BETWEEN_EFFECTS
-    part = table[table["input"].isin(shown)]
-    outputs = part["output"].unique()
-    figure, panels = boxes(len(shown), 3, *layout, remark or " " * (len(outputs) > 1))
-    low, high = float(part["value"].min()), float(part["value"].max())
-    room = ROOM * (high - low) or 1.0
-    limits = low - room, high + room
-    up = few_ticks(limits)
-    if classes:
-        inside = [p for p in TICKS if limits[0] < _logit(p) < limits[1]]
-        if len(inside) < FEWEST_TICKS:
-            ends = [1 / (1 + np.exp(-each)) for each in limits]
-            inside = [p for p, _ in few_ticks((ends[0], ends[1]))]
-        up = [(float(_logit(p)), f"{p:g}") for p in inside]
-    for place, (panel, name) in enumerate(zip(panels, shown, strict=True)):
-        rows = part[part["input"] == name].sort_values("x")
-        box = _framed(panel, rows, limits, [(at, "") for at, _ in up] if place % 3 else up)
+    table = table[table["input"].isin(shown)]
+    figure, panels = small_multiples(len(shown), 3, EFFECT, sharey=True)
+    for panel, name in zip(panels, shown, strict=True):
+        rows = table[table["input"] == name].sort_values("x")
         for colour, output in zip(CYCLE, outputs, strict=False):
-            _draw_effect(box, rows[rows["output"] == output], colour, shorten(output))
-        x, bottom = box.at(values.loc[values["input"] == name, "x"], limits[0])
-        below, above = bottom - QUANTILE / 2, bottom + QUANTILE / 2
-        box.axes.vlines(x, below, above, color=GREY, lw=0.8, zorder=3)
-        if len(outputs) == 1 and place == 0:
-            box.names("", "probability of " * classes + shorten(outputs[0]))
-        box.title(shorten(name))
-    named = [panel.axes for panel in panels[: len(outputs) > 1]]
-    return finish(figure, named, where="upper right", ncols=len(outputs), borderpad=0)
+            _draw_effect(panel, rows[rows["output"] == output], colour, shorten(output))
+        _show_input(panel, rows)
+        x = values.loc[values["input"] == name, "x"]
+        look: Any = {"ms": QUANTILE, "transform": panel.get_xaxis_transform(), "clip_on": False}
+        panel.plot(x, 0 * x, "|", color=GREY, **look)
+        panel.set_title(shorten(name))
+    if panels:
+        _show_output(panels[0], table["value"], is_probability=classes)
+    if panels and len(outputs) == 1:
+        panels[0].set_ylabel("probability of " * classes + shorten(outputs[0]))
+    remark = "; ".join(filter(None, [remark, note_of_some(len(shown), len(names), "inputs")]))
+    return finish(figure, panels[: len(outputs) > 1], remark, ncols=len(outputs))
 
 
-def _logit(p: Any) -> Any:
-    """Return the log-odds of probabilities."""
-    p = np.clip(p, SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
-    return np.log(p / (1 - p))
-
-
-def _log_odds(table: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the table with log-odds; of two classes only the second."""
-    outputs = table["output"].unique()
-    table = table[table["output"] != outputs[0]] if len(outputs) == 2 else table
-    values = [name for name in ("value", "lower", "upper", "ale") if name in table]
-    return table.assign(**{name: _logit(table[name].to_numpy(dtype=float)) for name in values})
-
-
-def _framed(panel: Box, rows: pandas.DataFrame, limits: tuple[float, float], up: Ticks) -> Box:
-    """Draw the axes of an input: of its levels with their names, of dates, or of numbers."""
-    x, levels = rows["x"].to_numpy(dtype=float), rows["level"].fillna("")
-    ends = float(x.min()), float(x.max())
-    margin = ROOM / 2 * (ends[1] - ends[0])
-    if levels.all():
-        box = panel.showing((ends[0] - LEVELS_ROOM[0], ends[1] + LEVELS_ROOM[1]), limits)
-        across = [(value, "") for value in np.unique(x)]
-        # Within the panel: the one below leaves no room for long names.
-        look: Any = {"rotation": 90, "va": "bottom", "ha": "left", "size": 7.5, "zorder": 4}
-        for value, level in dict(zip(x, levels, strict=True)).items():
-            at, bottom = box.at(value, limits[0])
-            box.axes.text(at + BESIDE_DOT, bottom + BESIDE_DOT, shorten(level), **look)
-    else:
-        box = panel.showing((ends[0] - margin, ends[1] + margin), limits)
-        is_date = "is_date" in rows and as_bool(rows["is_date"]).any()
-        across = date_ticks(ends) if is_date and ends[1] > ends[0] else few_ticks(box.limits[0], x)
-    box.ticks(across, up)
-    return box
-
-
-def _draw_effect(box: Box, rows: pandas.DataFrame, colour: str, label: str) -> None:
+def _draw_effect(panel: Axes, rows: pandas.DataFrame, colour: str, label: str) -> None:
     """Draw the effect of an input on one output, with its band."""
     x, value, lower, upper = rows[["x", "value", "lower", "upper"]].to_numpy(dtype=float).T
-    (at, low), (_, high) = box.at(x, lower), box.at(x, upper)
     is_level = bool(rows["level"].fillna("").all())
     if is_level:
-        box.axes.vlines(at, low, high, color=colour)
+        panel.vlines(x, lower, upper, color=colour)
     else:
-        box.axes.fill_between(at, low, high, color=colour, **BAND)
+        panel.fill_between(x, lower, upper, color=colour, **BAND)
     style = "o" if is_level else "o-" if len(rows) <= 2 else "-"
-    box.axes.plot(*box.at(x, value), style, color=colour, label=label)
+    panel.plot(x, value, style, color=colour, label=label)
     if "ale" in rows and not is_level:
-        box.axes.plot(*box.at(x, rows["ale"]), **{**DASHED, "color": BLACK, "zorder": 2})
+        panel.plot(x, rows["ale"], **{**DASHED, "color": BLACK, "zorder": 2})
+
+
+def _show_input(panel: Axes, rows: pandas.DataFrame) -> None:
+    """Set the axis of an input: of its levels with their names, of dates, or of numbers."""
+    x, levels = rows["x"].to_numpy(dtype=float), rows["level"].fillna("")
+    if levels.all():
+        panel.set_xticks(np.unique(x), [])
+        panel.set_xlim(x.min() - LEVELS_ROOM[0], x.max() + LEVELS_ROOM[1])
+        # Within the panel: the one below leaves no room for long names.
+        look: Any = {"rotation": 90, "va": "bottom", "ha": "left", "size": 7.5, "zorder": 4}
+        look |= {"xycoords": panel.get_xaxis_transform(), "textcoords": "offset points"}
+        for at, level in dict(zip(x, levels, strict=True)).items():
+            panel.annotate(shorten(level), (at, 0), BESIDE_DOT, **look)
+        return
+    panel.margins(x=ROOM / 2)
+    if "is_date" in rows and as_bool(rows["is_date"]).any():
+        locator = AutoDateLocator(minticks=2, maxticks=4)  # type: ignore[no-untyped-call]
+        panel.xaxis.set_major_locator(locator)
+        form = ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]
+        panel.xaxis.set_major_formatter(form)
+    else:
+        _mark_few(panel.xaxis, x)
+
+
+def _mark_few(axis: Axis, values: Any) -> None:
+    """Put the ticks at the values themselves if these are few."""
+    if len(different := np.unique(values)) <= FEW_TICKS["nbins"]:
+        axis.set_ticks(different)
+
+
+def _show_output(panel: Axes, values: pandas.Series[float], *, is_probability: bool) -> None:
+    """Set the axis that all panels share, of log-odds for probabilities; bands may leave it."""
+    if is_probability:
+        values = values.clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        panel.set_yscale("logit", nonpositive="clip")
+    scale = panel.yaxis.get_transform()
+    low, high = scale.transform(np.array([values.min(), values.max()]))
+    room = ROOM * (high - low) or 1.0
+    panel.set_ylim(*scale.inverted().transform(np.array([low - room, high + room])))
+    if is_probability:
+        bottom, top = panel.get_ylim()
+        ticks: Any = [tick for tick in TICKS if bottom < tick < top]
+        if len(ticks) < FEWEST_TICKS:
+            ticks = MaxNLocator(**FEW_TICKS).tick_values(bottom, top)
+        ticks = [tick for tick in ticks if bottom < tick < top]
+        panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        panel.set_yticks([], minor=True)
 
 
 @styled
@@ -151,27 +153,16 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
     """
     table = first_seed(table)
     pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))
-    figure, panels = boxes(len(pairs), 2, (None, MAP), AROUND_MAPS, BETWEEN_MAPS)
+    figure, panels = small_multiples(len(pairs), 2, MAP)
     limits = float(table["value"].min()), float(table["value"].max())
     for panel, ((first, second), rows) in zip(panels, pairs, strict=True):
-        x, y, values = rows[["x", "y", "value"]].to_numpy(dtype=float).T
-        box = panel.showing(_ends(x), _ends(y))
-        image = draw_map(box.axes, *box.at(x, y), values, limits)
+        image = draw_map(panel, *rows[["x", "y", "value"]].to_numpy(dtype=float).T, limits)
         some = rows[rows["rows"] > 0]
         size = SMALLEST + LARGER * np.sqrt(some["rows"] / rows["rows"].max())
-        box.axes.scatter(*box.at(some["x"], some["y"]), s=size, color="white", alpha=0.6)
-        box.ticks(few_ticks(box.limits[0], x), few_ticks(box.limits[1], y), grid=False)
-        box.names(shorten(first), shorten(second))
+        panel.scatter(some["x"], some["y"], s=size, color="white", alpha=0.6)
+        _mark_few(panel.xaxis, rows["x"])
+        _mark_few(panel.yaxis, rows["y"])
+        panel.set(xlabel=shorten(first), ylabel=shorten(second))
     if panels:
-        (width, height), (_, below, right, above) = figure.get_size_inches(), AROUND_MAPS
-        place = width - BAR * right, below, BAR_WIDTH, height - below - above
-        side = figure.add_axes(tuple(np.divide(place, [width, height] * 2)))
-        figure.colorbar(image, cax=side, label=shorten(table["output"].iloc[0]))
+        figure.colorbar(image, ax=panels, label=shorten(table["output"].iloc[0]))
     return figure
-
-
-def _ends(values: np.ndarray) -> tuple[float, float]:
-    """Return the ends of the cells around values on a lattice, half a cell beyond the last ones."""
-    different = np.unique(values)
-    steps = np.diff(different) if len(different) > 1 else np.ones(1)
-    return float(different[0] - steps[0] / 2), float(different[-1] + steps[-1] / 2)

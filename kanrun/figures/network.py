@@ -14,16 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from kanrun.figures.boxes import HEAD, REMARK, Box, boxes, plain_number
+from kanrun.figures.panels import WIDTH, small_multiples
 from kanrun.figures.style import (
     AXIS,
     BLACK,
     BLUE,
     GREY,
-    PALE,
     VERMILLION,
     as_bool,
     first_seed,
@@ -32,14 +30,14 @@ from kanrun.figures.style import (
     set_remark,
     shorten,
     styled,
+    write_powers,
 )
 
+MINUS = "\N{MINUS SIGN}"
 KEYS = ["layer", "out", "in"]
 MAX_PANELS, MAX_EDGES = 20, 60
-#: Columns of panels, and their size, the room around all of them and between two (see `boxes`).
-COLUMNS, PANEL, FREE, GAPS = 5, (1.04, 0.81), (0.32, 0.16, 0.09, 0.34), (0.41, 0.49)
-#: Distance of numbers from the box of an edge.
-BESIDE = 0.03
+#: Columns of panels, and the height of each.
+COLUMNS, PANEL = 5, 1.3
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
@@ -53,6 +51,8 @@ BOX, BOX_PART, CURVE_PART, GAP, MARGIN = 0.5, 0.8, 0.84, 0.6, 0.3
 #: Width of a letter of a label, height of a label, its distance from the figure's edge and from its
 #: node.
 LETTER, LABEL, LABEL_EDGE, LABEL_NODE = 0.065, 0.15, 0.2, 0.1
+#: Height of a heading, and its distance from the edge of the figure.
+HEAD, HEAD_EDGE = 0.22, 0.05
 #: Wanted room of a box and of a node, and the widths of a figure.
 BOX_ROOM, NODE_ROOM, MIN_WIDTH, MAX_WIDTH = 0.62, 0.45, 2.4, 13.0
 #: Opacity of a pruned edge, of the weakest edge, and of the palest box.
@@ -81,7 +81,7 @@ def edges(table: pandas.DataFrame) -> Figure:
     pruned, x_data (x in the user's units) and seen (false beyond the data). Pruned edges are
     counted and not drawn; of many others the 20 strongest, relative to their layers, are. All
     panels of a layer have one scale, so that a dead edge looks dead. The function is thin and grey
-    where there are no data. Panels are boxes of one axes: 40 axes with their ticks take 4 CPU s.
+    where there are no data.
     """
     table = first_seed(table)
     pruned = are_pruned(table)
@@ -90,40 +90,37 @@ def edges(table: pandas.DataFrame) -> Figure:
     if without:
         remark += f"{'; ' * bool(remark)}{without} pruned edge{'s' * (without > 1)} not drawn"
     groups: Any = [rows.sort_values("x") for _, rows in table.groupby(KEYS)]
-    figure, panels = boxes(len(groups), COLUMNS, PANEL, FREE, GAPS, remark)
+    figure, panels = small_multiples(len(groups), COLUMNS, PANEL, WIDTH / COLUMNS)
     values = [y[np.isfinite(y)] for y in (rows["y"].to_numpy(float) for rows in groups)]
     ends = table.drop_duplicates(KEYS).sort_values(KEYS)
     spans = pandas.Series([np.ptp(y) if len(y) else 0.0 for y in values], ends.index)
     widest = spans.groupby(ends["layer"]).transform("max")
     scores = "\nscore " + ends["score"].astype(float).map(number)
     titles = map(str.__add__, titles_of(ends), scores)
-    for box, rows, y, span, title in zip(panels, groups, values, widest, titles, strict=True):
-        # A box around a constant would show nothing but rounding errors.
+    for panel, rows, y, span, title in zip(panels, groups, values, widest, titles, strict=True):
+        # A panel around a constant would show nothing but rounding errors.
         half = ROOM * span if span > ROUNDING else 1.0
         middle = (y.min() + y.max()) / 2 if len(y) else 0.0
-        _draw_panel(box, rows, title, (middle - half, middle + half))
+        _draw_panel(panel, rows, (middle - half, middle + half))
+        panel.set_title(title, size=8)
+    set_remark(figure, remark)
     return figure
 
 
-def _draw_panel(box: Box, rows: pandas.DataFrame, title: str, limits: tuple[float, float]) -> None:
-    """Draw the function of an edge into a box with its title and the limits of both axes."""
+def _draw_panel(panel: Axes, rows: pandas.DataFrame, limits: tuple[float, float]) -> None:
+    """Draw the function of an edge, with the ends of both axes."""
     x, y = (rows[name].to_numpy(float) for name in ("x_data" if "x_data" in rows else "x", "y"))
-    box = box.showing((x[0], x[-1]), limits)
-    (left, bottom), (right, top) = box.corner, box.corner + box.size
-    box.axes.add_patch(Rectangle((left, bottom), *box.size, fc="none", ec=PALE, lw=0.6))
-    box.title(title, 8)
     if "seen" in rows:
-        box.axes.plot(*box.at(x, y), color=GREY, lw=0.6)
+        panel.plot(x, y, color=GREY, lw=0.6)
         y = np.where(as_bool(rows["seen"]), y, np.nan)
-    box.axes.plot(*box.at(x, y), color=BLUE)
-    for value, at, level, ha, va in (
-        (x[0], left, bottom - BESIDE, "left", "top"),
-        (x[-1], right, bottom - BESIDE, "right", "top"),
-        (limits[0], left - BESIDE, bottom, "right", "bottom"),
-        (limits[1], left - BESIDE, top, "right", "top"),
-    ):
-        text = plain_number(float(f"{value:.2g}"))
-        box.axes.text(at, level, text, ha=ha, va=va, size="x-small", color=GREY)
+    panel.plot(x, y, color=BLUE)
+    panel.grid(visible=False)
+    for axis, ends in ((panel.xaxis, (x[0], x[-1])), (panel.yaxis, limits)):
+        texts = [write_powers(f"{float(f'{end:.2g}'):.6g}") for end in ends]
+        axis.set_ticks(
+            ends, [text.replace("-", MINUS) for text in texts], size="x-small", color=GREY
+        )
+    panel.set(xlim=(x[0], x[-1]), ylim=limits)
 
 
 def strongest_edges(table: pandas.DataFrame, most: int = MAX_EDGES) -> tuple[pandas.DataFrame, str]:
@@ -183,7 +180,7 @@ def network_diagram(table: pandas.DataFrame) -> Figure:
     layout = lay_out(shown, heading=bool(remark))
     figure = Figure(figsize=(layout.width, layout.height))
     draw_network(figure.add_axes((0.0, 0.0, 1.0, 1.0)), shown, layout)
-    set_remark(figure, remark, y=1 - REMARK / layout.height)
+    set_remark(figure, remark, y=1 - HEAD_EDGE / layout.height)
     return figure
 
 

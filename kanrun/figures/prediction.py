@@ -64,6 +64,12 @@ CHANCE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": ":"}
 ROOM = 0.08
 
 
+#: For each output, its rows: the columns split, truth, guess and `input:<name>`.
+Outputs = dict[str, pandas.DataFrame]
+#: The columns of the inputs, and the names that label them.
+Inputs = dict[str, str]
+
+
 @styled
 def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
     """Draw predictions of the first seed against true values, in a form that suits the inputs.
@@ -74,65 +80,71 @@ def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
     give a parity plot. Classes (text or whole numbers) give a confusion matrix, of two inputs with
     a map of the classes. At most four outputs are drawn.
     """
-    table, inputs, outputs = _read(table)
-    shown = outputs[:MAX_OUTPUTS]
-    plain = all(table[f"input:{name}"].dtype.kind in NUMBERS for name in inputs)
-    if shown and all(has_classes(table, name) for name in shown):
-        figure = _classes(table, inputs if plain else [], shown)
-    elif len(inputs) == 1 and plain:
-        figure = _curves(table, inputs[0], shown)
-    elif len(inputs) == 2 and plain:
-        figure = _maps(table, inputs, shown)
+    inputs, outputs, remark = _read(table)
+    are_numbers = all(table[name].dtype.kind in NUMBERS for name in inputs)
+    if outputs and all(map(has_classes, outputs.values())):
+        figure = _classes(inputs if are_numbers else {}, outputs)
+    elif len(inputs) == 1 and are_numbers:
+        figure = _curves(inputs, outputs)
+    elif len(inputs) == 2 and are_numbers:
+        figure = _maps(inputs, outputs)
     else:
-        figure, panels = small_multiples(len(shown), 2, *SQUARE)
-        for axes, output in zip(panels, shown, strict=True):
-            _parity(axes, table, output)
-    set_remark(figure, title or note_of_some(len(shown), len(outputs), "outputs"))
+        figure, panels = small_multiples(len(outputs), 2, *SQUARE)
+        for axes, output in zip(panels, outputs, strict=True):
+            _parity(axes, output, outputs[output])
+    set_remark(figure, title or remark)
     return figure
 
 
-def _read(table: pandas.DataFrame) -> tuple[pandas.DataFrame, list[str], list[str]]:
-    """Return the first seed's rows with a column of truth for each output, inputs and outputs."""
-    inputs, outputs = (
-        [name.removeprefix(kind) for name in map(str, table) if name.startswith(kind)]
+def _read(table: pandas.DataFrame) -> tuple[Inputs, Outputs, str]:
+    """Return inputs and outputs of the first seed, and a remark if not all outputs are there."""
+    table = first_seed(table)
+    inputs, names = (
+        {name: name.removeprefix(kind) for name in map(str, table) if name.startswith(kind)}
         for kind in ("input:", "prediction:")
     )
-    unknown = {f"truth:{name}": np.nan for name in outputs if f"truth:{name}" not in table}
-    return first_seed(table).assign(**unknown), inputs, outputs
+    outputs = {
+        name: table[["split", *inputs]].assign(
+            truth=table.get(f"truth:{name}", np.nan), guess=table[column]
+        )
+        for column, name in list(names.items())[:MAX_OUTPUTS]
+    }
+    labels = {column: shorten(name) for column, name in inputs.items()}
+    return labels, outputs, note_of_some(len(outputs), len(names), "outputs")
 
 
-def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figure:
+def _curves(inputs: Inputs, outputs: Outputs) -> Figure:
     figure, panels = small_multiples(len(outputs), width=WIDTH)
-    x = f"input:{name}"
-    line = table[table["split"] == ("grid" if (table["split"] == "grid").any() else "test")]
-    line = line.sort_values(x)
-    given = thin(table[table["split"].isin(["train", "validation"])])
-    for axes, output in zip(panels, outputs, strict=True):
+    ((x, name),) = inputs.items()
+    for axes, (output, rows) in zip(panels, outputs.items(), strict=True):
+        is_grid = (rows["split"] == "grid").any()
+        line = rows[rows["split"] == ("grid" if is_grid else "test")].sort_values(x)
+        given = thin(rows[rows["split"].isin(["train", "validation"])])
         if len(given):
-            axes.scatter(given[x], given[f"truth:{output}"], **GIVEN)
-        if line[f"truth:{output}"].notna().any():
-            axes.plot(line[x], line[f"truth:{output}"], **TRUTH)
-        axes.plot(line[x], line[f"prediction:{output}"], color=VERMILLION, label="prediction")
-        axes.set(xlabel=shorten(name), ylabel=shorten(output))
+            axes.scatter(given[x], given["truth"], **GIVEN)
+        if line["truth"].notna().any():
+            axes.plot(line[x], line["truth"], **TRUTH)
+        axes.plot(line[x], line["guess"], color=VERMILLION, label="prediction")
+        axes.set(xlabel=name, ylabel=shorten(output))
         axes.margins(x=0)
         axes.legend()
     return figure
 
 
-def _maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
     """Draw truth, prediction and error of each output side by side.
 
     Without truth, draw the prediction alone. Truth and prediction share their colours; those of the
     error are centred at zero.
     """
-    splits = [name for name in ("grid", "test", "train") if (table["split"] == name).any()]
-    rows = thin(table[table["split"].isin(splits[:1])], MAX_CELLS)
-    x, y = (rows[f"input:{name}"].to_numpy(dtype=float) for name in inputs)
-    known = bool(rows[[f"truth:{name}" for name in outputs]].notna().any(axis=None))
+    (across, up), some = inputs.values(), next(iter(outputs.values()))["split"]
+    split = next((name for name in ("grid", "test", "train") if (some == name).any()), "")
+    drawn = {name: thin(rows[some == split], MAX_CELLS) for name, rows in outputs.items()}
+    known = any(rows["truth"].notna().any() for rows in drawn.values())
     columns, width = (3, None) if known else (1, ALONE)
-    figure, grid = grid_of_panels(len(outputs), columns, width=width, sharey=True)
-    for line, output in zip(grid, outputs, strict=True):
-        truth, guess = rows[[f"truth:{output}", f"prediction:{output}"]].to_numpy(dtype=float).T
+    figure, grid = grid_of_panels(len(drawn), columns, width=width, sharey=True)
+    for line, (output, rows) in zip(grid, drawn.items(), strict=True):
+        x, y, truth, guess = rows[[*inputs, "truth", "guess"]].to_numpy(dtype=float).T
         finite = np.concatenate([truth, guess])[np.isfinite([*truth, *guess])]
         limits = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
         shown = [("truth", truth), ("prediction", guess)][not known :]
@@ -150,16 +162,15 @@ def _maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]
             bar = figure.colorbar(image, ax=line[2], **look, **BELOW)
             bar.set_label(f"largest {number(largest)}", loc="left")
         for axes in line:
-            axes.set_xlabel(shorten(inputs[0]))
-        line[0].set_ylabel(shorten(inputs[1]))
+            axes.set_xlabel(across)
+        line[0].set_ylabel(up)
     return figure
 
 
-def _errors(table: pandas.DataFrame, output: str) -> dict[str, pandas.DataFrame]:
+def _errors(rows: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
     """Return, for each split, the columns truth, guess and error of the rows that have both."""
-    both = table[[f"truth:{output}", f"prediction:{output}"]].set_axis(["truth", "guess"], axis=1)
-    both = both.apply(pandas.to_numeric, errors="coerce")
-    both = both.assign(split=table["split"], error=both["guess"] - both["truth"])
+    both = rows[["truth", "guess"]].apply(pandas.to_numeric, errors="coerce")
+    both = both.assign(split=rows["split"], error=both["guess"] - both["truth"])
     both = both[np.isfinite(both["error"])]
     parts = {split: both[both["split"] == split] for split in JUDGED}
     return {split: part for split, part in parts.items() if len(part)}
@@ -170,8 +181,8 @@ def _scatter(axes: Axes, part: pandas.DataFrame, x: str, y: str, split: str, lab
     axes.scatter(rows[x], rows[y], c=SPLITS[split], label=label, zorder=order, **POINTS)
 
 
-def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
-    parts = _errors(table, output)
+def _parity(axes: Axes, output: str, rows: pandas.DataFrame) -> None:
+    parts = _errors(rows)
     for split, part in parts.items():
         rmse = float(np.sqrt(np.mean(part["error"] ** 2)))
         _scatter(axes, part, "truth", "guess", split, f"{split}, RMSE {number(rmse)}")
@@ -193,15 +204,15 @@ def residuals(table: pandas.DataFrame) -> Figure:
     `table` is as for `predictions`; rows of the first seed and the splits train and test count. For
     classes, draw the confusion matrix of each split.
     """
-    table, _, outputs = _read(table)
-    if outputs and all(has_classes(table, name) for name in outputs):
-        rows, labels = _labelled(table, outputs[0])
+    _, outputs, remark = _read(table)
+    if outputs and all(map(has_classes, outputs.values())):
+        output, rows = next(iter(outputs.items()))
+        rows = _labelled(rows)
         splits = [split for split in JUDGED if (rows["split"] == split).any()]
-        return _matrices([(outputs[0], rows[rows["split"] == each], labels) for each in splits])
-    shown = outputs[:MAX_OUTPUTS]
-    figure, grid = grid_of_panels(max(1, len(shown)), 2, room=0.1)
-    for (left, right), output in zip(grid, shown, strict=False):
-        parts = _errors(table, output)
+        return _matrices([(output, rows[rows["split"] == split]) for split in splits])
+    figure, grid = grid_of_panels(max(1, len(outputs)), 2, room=0.1)
+    for (left, right), output in zip(grid, outputs, strict=False):
+        parts = _errors(outputs[output])
         errors = np.concatenate([np.empty(0), *(part["error"] for part in parts.values())])
         limit = error_limit(errors)
         for split, part in parts.items():
@@ -218,48 +229,47 @@ def residuals(table: pandas.DataFrame) -> Figure:
         right.axhline(0, **REFERENCE)
         left.set(xlabel="prediction - truth", ylabel="points (%)")
         right.set(xlabel=f"prediction of {shorten(output)}", ylabel="prediction - truth")
-    set_remark(figure, note_of_some(len(shown), len(outputs), "outputs"))
+    set_remark(figure, remark)
     return figure
 
 
-def has_classes(table: pandas.DataFrame, output: str) -> bool:
-    """Return whether an output is text, or whole numbers in both truth and prediction."""
-    truth, guess = (table[f"{kind}:{output}"].dropna() for kind in ("truth", "prediction"))
+def has_classes(rows: pandas.DataFrame) -> bool:
+    """Return whether truth and guess are text, or whole numbers on both sides."""
+    truth, guess = rows["truth"].dropna(), rows["guess"].dropna()
     if guess.dtype.kind not in NUMBERS or (len(truth) and truth.dtype.kind not in NUMBERS):
         return True
     return bool(len(truth) and len(guess)) and not (pandas.concat([truth, guess]) % 1).any()
 
 
-def _labelled(table: pandas.DataFrame, output: str) -> tuple[pandas.DataFrame, list[str]]:
-    """Return the columns split, truth and guess with labels as text, and the sorted labels.
+def _labelled(rows: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows with truth and guess as categories of text in the order of their values.
 
     A label 7 may have been read as 7.0.
     """
-    sides = table[[f"truth:{output}", f"prediction:{output}"]].astype(object)
+    sides = rows[["truth", "guess"]].astype(object)
     values = sides.melt()["value"].dropna().unique()
     numeric = all(isinstance(value, int | float) for value in values)
     ordered = sorted(values, key=None if numeric else str)
     texts = {value: f"{value:.15g}" if numeric else str(value) for value in ordered}
-    rows = sides.map(texts.get).set_axis(["truth", "guess"], axis=1)
-    return rows.assign(split=table["split"]), list(texts.values())[:MAX_CLASSES]
+    labels = pandas.CategoricalDtype(list(dict.fromkeys(texts.values())))
+    return rows.assign(**sides.map(texts.get).astype(labels))
 
 
-def _classes(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+def _classes(inputs: Inputs, outputs: Outputs) -> Figure:
     """Draw a confusion matrix per output; for two numeric inputs, also a map of the classes."""
-    parts = [(output, *_labelled(table, output)) for output in outputs]
-    if len(inputs) != 2 or len(outputs) != 1 or not (table["split"] == "grid").any():
+    parts = [(output, _labelled(rows)) for output, rows in outputs.items()]
+    (_, rows), *_ = parts
+    if len(inputs) != 2 or len(parts) != 1 or not (rows["split"] == "grid").any():
         return _matrices(parts)
-    (_, rows, labels), *_ = parts
     figure, ((left, right),) = grid_of_panels(1, 2, ALONE)
-    x, y = (table[f"input:{name}"].astype(float) for name in inputs)
-    _draw_areas(left, rows.assign(x=x, y=y), labels)
-    names = [shorten(name) for name in inputs]
-    left.set(xlabel=names[0], ylabel=names[1], title="areas: prediction; points: truth")
+    _draw_areas(left, rows, *inputs)
+    across, up = inputs.values()
+    left.set(xlabel=across, ylabel=up, title="areas: prediction; points: truth")
     _confusion(right, *parts[0])
     return figure
 
 
-def _matrices(parts: Sequence[tuple[str, pandas.DataFrame, list[str]]]) -> Figure:
+def _matrices(parts: Sequence[tuple[str, pandas.DataFrame]]) -> Figure:
     """Draw confusion matrices, two in a row."""
     figure, panels = small_multiples(len(parts), 2, *MATRIX)
     for axes, part in zip(panels, parts, strict=False):
@@ -267,39 +277,41 @@ def _matrices(parts: Sequence[tuple[str, pandas.DataFrame, list[str]]]) -> Figur
     return figure
 
 
-def _confusion(axes: Axes, output: str, rows: pandas.DataFrame, labels: list[str]) -> None:
+def _confusion(axes: Axes, output: str, rows: pandas.DataFrame) -> None:
     split = max(set(rows["split"]) & set(JUDGED), key=JUDGED.index, default="train")
-    rows = rows[rows["split"] == split].dropna()
-    if not labels:
+    rows = rows.loc[rows["split"] == split, ["truth", "guess"]].dropna()
+    counts = pandas.crosstab(rows["truth"], rows["guess"], dropna=False)
+    counts = counts.iloc[:MAX_CLASSES, :MAX_CLASSES]
+    if counts.empty:
         axes.set_axis_off()
         return
-    table = pandas.crosstab(rows["truth"], rows["guess"])
-    counts = table.reindex(index=labels, columns=labels, fill_value=0).to_numpy(dtype=float)
-    look: Any = {"cmap": "Blues", "vmin": 0, "vmax": max(1, counts.max())}
-    image = heat_map(axes, counts, labels, labels, "{:.0f}".format, **look)
+    look: Any = {"cmap": "Blues", "vmin": 0, "vmax": max(1, counts.to_numpy().max())}
+    names = list(counts.index), list(counts.columns)
+    image = heat_map(axes, counts.to_numpy(dtype=float), *names, "{:.0f}".format, **look)
     right = (rows["truth"] == rows["guess"]).sum() / max(1, len(rows))
-    largest = counts.sum(1).max(initial=0) / max(1, len(rows))
+    largest = counts.sum(axis=1).max() / max(1, len(rows))
     title = f"{shorten(output)}, {split}: {right:.1%} correct\n(largest class {largest:.1%})"
     axes.set(xlabel="prediction", ylabel="truth", title=title)
     if counts.size > MAX_NUMBERED:
         axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points")
 
 
-def _draw_areas(axes: Axes, rows: pandas.DataFrame, labels: list[str]) -> None:
+def _draw_areas(axes: Axes, rows: pandas.DataFrame, x: str, y: str) -> None:
     """Draw the predicted class as pale areas, and points in the colour of their true class."""
-    numbers = rows["guess"].map({label: i for i, label in enumerate(labels[: len(CYCLE)])})
-    grid = rows["split"] == "grid"
-    x, y, guess = rows.assign(guess=numbers).loc[grid, ["x", "y", "guess"]].to_numpy(dtype=float).T
+    is_grid = rows["split"] == "grid"
+    codes = rows["guess"].cat.codes
+    numbers = codes.where(codes.between(0, len(CYCLE) - 1))
     pale = ListedColormap([to_rgba(colour, BAND["alpha"]) for colour in CYCLE])
-    draw_map(axes, x, y, guess, (-0.5, len(CYCLE) - 0.5), pale)
-    points = thin(rows[~grid]).dropna()
-    for colour, label, marker in zip(CYCLE, labels, MARKERS, strict=False):
+    values = rows.assign(guess=numbers).loc[is_grid, [x, y, "guess"]].to_numpy(dtype=float).T
+    draw_map(axes, *values, (-0.5, len(CYCLE) - 0.5), pale)
+    points = thin(rows[~is_grid]).dropna()
+    for colour, label, marker in zip(CYCLE, rows["truth"].cat.categories, MARKERS, strict=False):
         some = points[points["truth"] == label]
         pen: Any = {"c": colour, "marker": marker, "label": shorten(label), **CLASS_POINTS}
-        axes.scatter(some["x"], some["y"], **pen)
+        axes.scatter(some[x], some[y], **pen)
     wrong = points[points["truth"] != points["guess"]]
     if len(wrong):
-        axes.scatter(wrong["x"], wrong["y"], **WRONG)
+        axes.scatter(wrong[x], wrong[y], **WRONG)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 

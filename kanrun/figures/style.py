@@ -109,9 +109,10 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             mpl.rcParams.update(_LOOK)
             figure = draw(*args, **kwargs)
             for axes in figure.axes:
-                # A title with a fixed place saves measuring all ticks each time the figure is laid
-                # out.
-                axes.set_title(axes.get_title())
+                if not axes.get_title():
+                    # A title with a fixed place, even an empty one, saves measuring all ticks each
+                    # time the figure is laid out.
+                    axes.set_title("")
                 for axis in (axes.xaxis, axes.yaxis):
                     _finish_axis(axis)
             return figure
