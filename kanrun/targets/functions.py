@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import operator
 import re
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,28 +186,6 @@ def build_special(config: SpecialTarget) -> Target:
     return check_finite(Target(config.name, ("x0", "x1"), ("y",), box, None, function))
 
 
-@dataclass(frozen=True)
-class FeynmanFormula:
-    """A formula in x0, x1, ..., with the lectures' names of the variables, and ranges as text."""
-
-    formula: str
-    variables: tuple[str, ...]
-    domain: tuple[tuple[str, str], ...]
-
-
-@cache
-def feynman_formulas() -> dict[str, FeynmanFormula]:
-    """Return the 27 formulas of the KAN paper's Table 2 (arXiv 2404.19756) by their equation."""
-    file = resources.files("kanrun.targets").joinpath("feynman_dimensionless.csv")
-    formulas = {}
-    for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
-        ends = [pair.split(":") for pair in row["domain"].split()]
-        domain = tuple((lower, upper) for lower, upper in ends)
-        variables = tuple(row["variables"].split())
-        formulas[row["id"]] = FeynmanFormula(row["formula"], variables, domain)
-    return formulas
-
-
 def build_feynman(config: FeynmanTarget) -> Target:
     """Return a formula by its equation, or of a file; its inputs are x0, x1, ... as listed.
 
@@ -216,13 +194,9 @@ def build_feynman(config: FeynmanTarget) -> Target:
     formula, and for another format.
     """
     path, name = config.path, config.id
-    if path is None:
-        check_known("target.id", name, feynman_formulas(), "27 formulas")
-        found = feynman_formulas()[name]
-        inputs = [f"x{i}" for i in range(len(found.variables))]
-        return formula_target(name, parse(found.formula), inputs, config.domain, found.domain)
-    check_known("target.id", name, _formulas_of_file(path), f"formulas of {path}")
-    entry = _formulas_of_file(path)[name]
+    formulas = feynman_formulas(path)
+    check_known("target.id", name, formulas, f"formulas of {path}" if path else "27 formulas")
+    entry = formulas[name]
     try:
         variables = {key: each for key, each in entry["vars"].items() if key != "v0"}
         names = sorted(variables, key=lambda key: int(key[1:]))
@@ -237,15 +211,16 @@ def build_feynman(config: FeynmanTarget) -> Target:
         ) from error
     inputs, boxes = [f"x{i}" for i in range(len(names))], [each.ends for each in ranges]
     # 0/0 on part of a published range is no reason to reject it.
-    target = formula_target(name, expression, inputs, config.domain, boxes, checked=False)
+    target = formula_target(name, expression, inputs, config.domain, boxes, checked=path is None)
+    target = replace(target, accepted=tuple(accepted))
     if config.domain is not None or all(each.scale == "uni" for each in ranges):
-        return replace(target, accepted=tuple(accepted))
+        return target
 
     def place(uniform: Array) -> Array:
         columns = zip(ranges, uniform.T, strict=True)
         return np.stack([each.place(column) for each, column in columns], axis=1)
 
-    return replace(target, accepted=tuple(accepted), place=place)
+    return replace(target, place=place)
 
 
 #: Function of the files that formulas do not have, and their pi, of 14 digits or more.
@@ -267,7 +242,7 @@ class _FileRange:
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> _FileRange:
         """Return the range of an entry, uniform and positive if it does not say."""
-        low, high = (constant(end) for end in entry["sample_range"][:2])
+        low, high = map(constant, entry["sample_range"][:2])
         scale, sign = entry.get("sample_type", ("uni", "pos"))
         if scale not in ("uni", "log", "int") or sign not in ("pos", "pos_neg"):
             raise ValueError(scale, sign)
@@ -279,22 +254,27 @@ class _FileRange:
 
     def place(self, uniform: Array) -> Array:
         """Return values for random numbers (N,) that are uniform on [0, 1)."""
+        sign: Any = 1.0
         if self.both_signs:
             sign, uniform = np.where(uniform < 0.5, -1.0, 1.0), 2 * uniform % 1
-            return sign * replace(self, both_signs=False).place(uniform)
         if self.scale == "log":
-            return np.asarray(self.low * (self.high / self.low) ** uniform)
+            return np.asarray(sign * self.low * (self.high / self.low) ** uniform)
         values = self.low + (self.high - self.low) * uniform
-        return np.round(values) if self.scale == "int" else values
+        return np.asarray(sign * (np.round(values) if self.scale == "int" else values))
 
 
 @cache
-def _formulas_of_file(path: str) -> dict[str, Any]:
+def feynman_formulas(path: str | None = None) -> dict[str, Any]:
+    """Return the formulas of a file by name, see `build_feynman`.
+
+    Without a file, these are the 27 of the KAN paper's Table 2 (arXiv 2404.19756) by their
+    equation. Raises UsageError for a file that is not one.
+    """
     import yaml  # type: ignore[import-untyped]
 
+    own = resources.files("kanrun.targets").joinpath("feynman_dimensionless.yaml")
     try:
-        with open(path, encoding="utf-8") as stream:
-            entries = yaml.safe_load(stream)
+        entries = yaml.safe_load((Path(path) if path else own).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"target.path={path} cannot be read as YAML: {reason}.") from error
