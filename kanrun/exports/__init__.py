@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import keyword
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import sympy
+import torch
+from torch import Tensor, nn
 
 from kanrun.config.rules import typed
-from kanrun.engine.equations import Field
+from kanrun.engine.equations import Field, Windows
 from kanrun.errors import UsageError
 from kanrun.exports import runtime
+from kanrun.exports.c_source import c_source, lut_files
 from kanrun.exports.document import (
     Document,
     Exportable,
@@ -24,7 +28,9 @@ from kanrun.exports.document import (
     python_literal,
 )
 from kanrun.exports.formula_source import formula_bytes
+from kanrun.exports.lut import LutSettings
 from kanrun.exports.runtime import encode, evaluate
+from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
 from kanrun.targets.notation import days_from, number_from, text_of
@@ -59,14 +65,9 @@ def export_files(
             "export holds; solve it with constraints=soft."
         )
     if form == "torch":
-        from kanrun.exports.torch_program import program_bytes
-
-        return {file: program_bytes(model)}, []
+        return {file: _program_bytes(model)}, []
     document, name = document_of(model), identifier(file.stem)
     if form == "lut":
-        from kanrun.exports.lut import LutSettings
-        from kanrun.exports.lut_source import lut_files
-
         texts, notes = lut_files(in_pieces(document), typed(LutSettings, options or {}), file, name)
         return {path: text.encode() for path, text in texts.items()}, notes
     if form == "onnx":
@@ -85,8 +86,6 @@ def _source(document: Document, form: str, name: str) -> str:
     if form == "json":
         return json.dumps(document, allow_nan=False) + "\n"
     if form == "c":
-        from kanrun.exports.c_source import c_source
-
         return c_source(document, name)
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
@@ -100,3 +99,56 @@ def identifier(text: str) -> str:
     """Return `text` as a name in C and Python: letters, digits, underscores, no keyword."""
     name = re.sub(r"[^A-Za-z0-9_]+", "_", text).strip("_") or "model"
     return f"model_{name}" if name[0].isdigit() or keyword.iskeyword(name) else name
+
+
+def _program_bytes(model: Exportable) -> bytes:
+    """Return a .pt2 file for `torch.export.load`: x (rows, inputs) to y (rows, outputs).
+
+    Rows are of any number; torch itself suffices to load and run it.
+    """
+    kind = next(model.network.parameters()).dtype
+    x = torch.as_tensor(model.domain.mean(1), dtype=kind).repeat(3, 1)
+    rows = torch.export.Dim("rows", min=1)
+    # Not under no_grad, where curves remember the basis at samples, whose number would be fixed.
+    program = torch.export.export(_InUnits(model), (x,), dynamic_shapes=({0: rows},), strict=False)
+    stored = io.BytesIO()
+    torch.export.save(program, stored)
+    return stored.getvalue()
+
+
+class _InUnits(nn.Module):
+    """The trained network between the maps of its units."""
+
+    def __init__(self, model: Exportable) -> None:
+        super().__init__()
+        self.network = deepcopy(model.network).cpu().eval().requires_grad_(False)
+        self.inputs = model.input_scaling
+        self.outputs = None if model.classes else model.output_scaling
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = _mapped(self.inputs, x.double(), inverse=False).to(x.dtype)
+        if isinstance(self.network, Windows):
+            # No branches: all windows are evaluated at all points, and each point takes its own.
+            every = torch.stack([field(scaled) for field in self.network.fields])
+            window = torch.searchsorted(self.network.ends, scaled[:, -1].contiguous())
+            y = every.gather(0, window[None, :, None].expand(1, -1, every.shape[2]))[0].double()
+        else:
+            y = self.network(scaled).double()
+        found = y.softmax(-1) if self.outputs is None else _mapped(self.outputs, y, inverse=True)
+        return found.to(x.dtype)
+
+
+def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) -> Tensor:
+    """Map between the user's units and the network's, see `kanrun.points`, in float64."""
+    if isinstance(scaling, Scaling):
+        shift, scale = torch.as_tensor(scaling.shift), torch.as_tensor(scaling.scale)
+        return x * scale + shift if inverse else (x - shift) / scale
+    columns = []
+    ways = (scaling.values, scaling.points) if inverse else (scaling.points, scaling.values)
+    for i, (points, values) in enumerate(zip(*ways, strict=True)):
+        at, level = torch.as_tensor(points), torch.as_tensor(values)
+        held = x[:, i].clamp(points[0], points[-1])  # constant beyond the ends
+        piece = torch.searchsorted(at[1:-1].clone(), held, right=True)
+        slope = level.diff() / at.diff()
+        columns.append(level[piece] + (held - at[piece]) * slope[piece])
+    return torch.stack(columns, 1)
