@@ -34,7 +34,7 @@ from kanrun.targets import (
 )
 from kanrun.targets.encoding import unknown_levels
 from kanrun.targets.notation import is_missing, read_numbers
-from kanrun.targets.table_writing import table_writer
+from kanrun.targets.table_files import table_writer
 
 #: Rows that are predicted at once; a file may be as long as a disk holds.
 LIMITS = TableLimits(characters=2**40, cells=10**12)

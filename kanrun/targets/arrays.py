@@ -113,11 +113,7 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
         point = dict(zip(map(str, index), array, strict=True))  # one point, by name
         array = np.array([point[name] for name in raw])
     single = array.ndim == 1 and len(raw) > 1
-    array = array[None] if single else array[:, None] if array.ndim == 1 else array
-    if array.ndim != 2:
-        raise InvalidData(
-            f"x has {array.ndim} dimensions; give (rows, {len(raw)}), or one point ({len(raw)},)."
-        )
+    array = array[None] if single else _matrix(array, "x", str(len(raw)))
     if code and array.shape[1] == len(raw):
         return code.encode(dict(zip(raw, array.T, strict=True)))[0], single
     if array.shape[1] != len(names):
@@ -126,6 +122,15 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
             f"x has {array.shape[1]} columns, and the model has {len(raw)} inputs: {listed}."
         )
     return as_numbers(array), single
+
+
+def _matrix(array: np.ndarray, what: str, columns: str) -> np.ndarray:
+    """Return an array of one or two dimensions as (rows, columns)."""
+    if array.ndim not in (1, 2):
+        raise InvalidData(
+            f"{what} has {array.ndim} dimensions; give (rows, {columns}). Reshape your data."
+        )
+    return array[:, None] if array.ndim == 1 else array
 
 
 def _stacked(columns: Mapping[str, np.ndarray], what: str) -> Array:
@@ -177,40 +182,48 @@ def array_target(
         )
     if classification and family != "gaussian":
         raise InvalidData(f"family={family} is for numbers, and y holds labels.")
-    check_family(family, offset, names, points)
-    return Target(
-        "data",
-        names,
-        outputs,
-        points.box,
-        points=points,
-        is_table=True,
-        classes=classes,
-        family=family,
-        offset=offset,
-        code=code,
-        notes=notes,
+    return check_family(
+        Target(
+            "data",
+            names,
+            outputs,
+            points.box,
+            points=points,
+            is_table=True,
+            classes=classes,
+            family=family,
+            offset=offset,
+            code=code,
+            notes=notes,
+        )
     )
 
 
-def check_family(family: str, offset: str | None, inputs: Sequence[str], points: Points) -> None:
-    """Raise InvalidData for outputs that are not of the family, and for unusable exposures."""
+def check_family(target: Target) -> Target:
+    """Return a table whose outputs are of its family.
+
+    Raises InvalidData for others, and for unusable exposures.
+    """
+    family, offset, inputs = target.family, target.offset, target.inputs
     check_known("family", family, FAMILIES, "families of distributions")
-    if family != "gaussian" and points.y.shape[1] > 1:
-        raise InvalidData(f"family={family} takes one output, and there are {points.y.shape[1]}.")
-    Family(family).check(points.y, "the output")
-    if offset is None:
-        return
-    if family not in RATES or offset not in inputs:
+    if family != "gaussian" and len(target.outputs) > 1:
+        raise InvalidData(f"family={family} takes one output, and there are {len(target.outputs)}.")
+    if offset and (family not in RATES or offset not in inputs):
         raise InvalidData(
             f"offset={offset!r} must be an input of numbers, for family=poisson or gamma."
         )
-    exposures = points.x[:, inputs.index(offset)]
-    if f"{offset} is missing" in inputs or exposures.min() <= 0:
-        raise InvalidData(
-            f"the exposures of column {offset!r} must be numbers above 0 in every row; correct or "
-            "remove other rows."
-        )
+    for points in (target.points, target.test):
+        if points is None:
+            continue
+        Family(family).check(points.y, "the output")
+        if offset and (
+            f"{offset} is missing" in inputs or points.x[:, inputs.index(offset)].min() <= 0
+        ):
+            raise InvalidData(
+                f"the exposures of column {offset!r} must be numbers above 0 in every row; correct "
+                "or remove other rows."
+            )
+    return target
 
 
 def _inputs(
@@ -222,12 +235,7 @@ def _inputs(
                 f"categorical_columns={list(categorical)} name columns of a DataFrame, and x is "
                 "an array."
             )
-        array = as_array(x)
-        array = array[:, None] if array.ndim == 1 else array
-        if array.ndim != 2:
-            raise InvalidData(
-                f"x has {array.ndim} dimensions; give (rows, inputs). Reshape your data."
-            )
+        array = _matrix(as_array(x), "x", "inputs")
         if 0 in array.shape:
             raise InvalidData(
                 f"x is empty: {array.shape[0]} sample(s) of {array.shape[1]} feature(s)."
@@ -252,10 +260,7 @@ def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
     if is_frame(y):
         columns = frame_columns(y, what="y")
         return tuple(columns), _stacked(columns, "y's column"), None
-    values = as_numbers(y, "y")
-    values = values[:, None] if values.ndim == 1 else values
-    if values.ndim != 2 or not values.shape[1]:
-        raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
+    values = _matrix(as_numbers(y, "y"), "y", "outputs")
     if values.shape[1] == 1:
         return (str(getattr(y, "name", None) or "y"),), values, None
     return tuple(f"y{o}" for o in range(values.shape[1])), values, None

@@ -25,7 +25,14 @@ from kanrun.targets.notation import (
     text_of,
 )
 from kanrun.targets.row_files import DEFAULT_LIMITS, TableLimits
-from kanrun.targets.table_files import ColumnBlock, column_types, read_blocks, read_table
+from kanrun.targets.table_files import (
+    ColumnBlock,
+    check_path,
+    is_parquet,
+    opened_parquet,
+    read_blocks,
+    read_table,
+)
 
 MAX_LEVELS = 500  # of a category that have an indicator, the most frequent first
 #: Levels beyond which a warning names the column: numbers and dates in a notation that is not
@@ -124,8 +131,9 @@ def column_kinds(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict
 
     The kinds of a Parquet file are its types.
     """
-    if types := column_types(path, limits):
-        return types
+    if is_parquet(file := check_path(path)):
+        with opened_parquet(file, limits) as stored:
+            return {field.name: field.type for field in stored.schema_arrow}
     kinds: dict[str, str] = {}
     for block in read_blocks(path, None, limits):
         for name, values in block.columns.items():

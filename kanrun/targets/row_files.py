@@ -120,17 +120,14 @@ def _opened_member(file: Path, _mode: str) -> Iterator[Any]:
             yield raw
 
 
-def rows_of(
-    file: Path, lines: Iterator[str], separator: str, numbers: list[int]
-) -> Iterator[list[str]]:
-    """Yield the fields of each row that is not blank, and append its number to `numbers`."""
+def rows_of(file: Path, lines: Iterator[str], separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the fields of each row that is not blank."""
     number = 0
     try:
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=True)
         for number, row in enumerate(reader, 1):
             if len(row) > 1 or any(map(str.strip, row)):
-                numbers.append(number)
-                yield row
+                yield number, row
     except csv.Error as error:
         raise UsageError(
             f"{file.name}: row {number + 1} cannot be read as a table ({error})."
@@ -164,14 +161,18 @@ def separator_of(ending: str, line: str) -> str:
     return next((mark for mark in ",;\t" if mark in line), ",") if found == "," else found
 
 
-def with_points(column: list[str], semicolons: bool) -> list[str]:
-    """Return a column with decimal points in place of commas, and without dots of thousands.
+def cleaned(column: list[Any], separator: str) -> list[Any]:
+    """Return texts without blanks around them, and numbers in them as Python writes these.
 
+    Between other separators than commas, decimal commas become points, and dots of thousands go.
     `1,234` has a decimal comma between semicolons, or if another value certainly has one; `1.234`
-    has thousands only if another value certainly has.
+    has thousands only if another value certainly has. Values of a workbook stay as they are.
     """
+    if not separator:
+        return column
+    column = list(map(str.strip, column))
     certain = any(_COMMA.match(text) and not _THOUSANDS.match(text) for text in column)
-    if not (certain or semicolons):
+    if separator == "," or not (certain or separator == ";"):
         return column
     dots = any(("," in text or text.count(".") > 1) and _DOTS.match(text) for text in column)
     return [
@@ -183,11 +184,11 @@ def with_points(column: list[str], semicolons: bool) -> list[str]:
 
 
 @contextlib.contextmanager
-def opened_workbook(file: Path, numbers: list[int]) -> Iterator[Iterator[list[Any]]]:
-    """Open the one sheet of an Excel workbook: an iterator of its rows that are not blank.
+def opened_workbook(file: Path) -> Iterator[Iterator[tuple[int, list[Any]]]]:
+    """Open the one sheet of an Excel workbook: its rows that are not blank, with their numbers.
 
-    Each row appends its number to `numbers`. Formulas have their stored values. Raises UsageError
-    for several sheets with content, a damaged file, and if openpyxl is not installed.
+    Formulas have their stored values. Raises UsageError for several sheets with content, a damaged
+    file, and if openpyxl is not installed.
     """
     try:
         from openpyxl import load_workbook
@@ -203,21 +204,20 @@ def opened_workbook(file: Path, numbers: list[int]) -> Iterator[Iterator[list[An
             f"{file.name} cannot be read as a workbook of Excel ({error}); save it as CSV."
         ) from None
     with contextlib.closing(book):
-        filled = [sheet for sheet in book.worksheets if next(_sheet_rows(sheet, []), None)]
+        filled = [sheet for sheet in book.worksheets if next(_sheet_rows(sheet), None)]
         if len(filled) != 1:
             named = ", ".join(sheet.title for sheet in filled) or "none"
             raise UsageError(
                 f"{file.name} has {len(filled)} sheets with content ({named}); a workbook with one "
                 "is needed. Save the sheet as CSV."
             )
-        yield _sheet_rows(filled[0], numbers)
+        yield _sheet_rows(filled[0])
 
 
-def _sheet_rows(sheet: Any, numbers: list[int]) -> Iterator[list[Any]]:
+def _sheet_rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
     for number, row in enumerate(sheet.iter_rows(values_only=True), 1):
         values = ["" if value is None else value for value in row]
         while values and values[-1] == "":
             values.pop()
         if values:
-            numbers.append(number)
-            yield values
+            yield number, values

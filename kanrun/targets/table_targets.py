@@ -99,29 +99,28 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
         test_x = code.encode(others.table.columns)[0] if code else others.numbers(inputs)
         test = Points(test_x, others.outputs(classes)[0])
     points = Points(x, y, weights, rows.groups(), asked.split.startswith("time:"))
-    names = code.features if code else inputs
-    for each in (points, *([test] if test else [])):
-        check_family(asked.family, asked.offset, names, each)
-    return Target(
-        rows.file.name,
-        names,
-        tuple(asked.outputs),
-        points.box,
-        points=points,
-        test=test,
-        is_table=True,
-        classes=classes,
-        family=asked.family,
-        offset=asked.offset,
-        code=code,
-        notes=(*notes, *said),
+    return check_family(
+        Target(
+            rows.file.name,
+            code.features if code else inputs,
+            tuple(asked.outputs),
+            points.box,
+            points=points,
+            test=test,
+            is_table=True,
+            classes=classes,
+            family=asked.family,
+            offset=asked.offset,
+            code=code,
+            notes=(*notes, *said),
+        )
     )
 
 
 def _inputs(asked: TableTarget) -> tuple[str, ...]:
     """Return the columns that are inputs. Raises UsageError for unknown columns, and for none."""
     file = check_path(asked.path)
-    names = [name for name in column_names(file) if name]
+    names = column_names(file)
     roles = [one for one in (asked.weight_column, asked.split_column, asked.offset) if one]
     check_columns([*asked.exclude, *roles], names, file)
     if list(asked.inputs) != ["all"] or "all" in names:
