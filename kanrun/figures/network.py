@@ -89,38 +89,38 @@ def edges(table: pandas.DataFrame) -> Figure:
     table, remark = strongest_edges(table[~pruned], MAX_PANELS)
     if without:
         remark += f"{'; ' * bool(remark)}{without} pruned edge{'s' * (without > 1)} not drawn"
-    groups: Any = [rows.sort_values("x") for _, rows in table.groupby(KEYS)]
-    figure, panels = small_multiples(len(groups), COLUMNS, PANEL, WIDTH / COLUMNS)
-    values = [y[np.isfinite(y)] for y in (rows["y"].to_numpy(float) for rows in groups)]
-    ends = table.drop_duplicates(KEYS).sort_values(KEYS)
-    spans = pandas.Series([np.ptp(y) if len(y) else 0.0 for y in values], ends.index)
-    widest = spans.groupby(ends["layer"]).transform("max")
+    table = table.assign(y=table["y"].astype(float).replace([np.inf, -np.inf], np.nan))
+    groups: Any = table.groupby(KEYS)
+    low, high = groups["y"].min().fillna(0.0), groups["y"].max().fillna(0.0)
+    span = (high - low).groupby("layer").transform("max")
+    # A panel around a constant would show nothing but rounding errors.
+    half = (ROOM * span).where(span > ROUNDING, 1.0)
+    limits = np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=1)
+    ends = groups.head(1).sort_values(KEYS)
     scores = "\nscore " + ends["score"].astype(float).map(number)
     titles = map(str.__add__, titles_of(ends), scores)
-    for panel, rows, y, span, title in zip(panels, groups, values, widest, titles, strict=True):
-        # A panel around a constant would show nothing but rounding errors.
-        half = ROOM * span if span > ROUNDING else 1.0
-        middle = (y.min() + y.max()) / 2 if len(y) else 0.0
-        _draw_panel(panel, rows, (middle - half, middle + half))
+    figure, panels = small_multiples(len(ends), COLUMNS, PANEL, WIDTH / COLUMNS)
+    for panel, (_, rows), title, up in zip(panels, groups, titles, limits, strict=True):
+        _draw_panel(panel, rows.sort_values("x"), up)
         panel.set_title(title, size=8)
     set_remark(figure, remark)
     return figure
 
 
-def _draw_panel(panel: Axes, rows: pandas.DataFrame, limits: tuple[float, float]) -> None:
+def _draw_panel(panel: Axes, rows: pandas.DataFrame, limits: Array) -> None:
     """Draw the function of an edge, with the ends of both axes."""
-    x, y = (rows[name].to_numpy(float) for name in ("x_data" if "x_data" in rows else "x", "y"))
+    x, y = rows["x_data" if "x_data" in rows else "x"].to_numpy(float), rows["y"]
     if "seen" in rows:
         panel.plot(x, y, color=GREY, lw=0.6)
-        y = np.where(as_bool(rows["seen"]), y, np.nan)
+        y = y.where(as_bool(rows["seen"]))
     panel.plot(x, y, color=BLUE)
     panel.grid(visible=False)
-    for axis, ends in ((panel.xaxis, (x[0], x[-1])), (panel.yaxis, limits)):
+    for axis, ends in ((panel.xaxis, x[[0, -1]]), (panel.yaxis, limits)):
         texts = [write_powers(f"{float(f'{end:.2g}'):.6g}") for end in ends]
         axis.set_ticks(
             ends, [text.replace("-", MINUS) for text in texts], size="x-small", color=GREY
         )
-    panel.set(xlim=(x[0], x[-1]), ylim=limits)
+    panel.set(xlim=x[[0, -1]], ylim=limits)
 
 
 def strongest_edges(table: pandas.DataFrame, most: int = MAX_EDGES) -> tuple[pandas.DataFrame, str]:

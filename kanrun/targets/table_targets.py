@@ -23,7 +23,6 @@ from kanrun.targets.encoding import (
     Reading,
     TableCode,
     check_values,
-    column_kinds,
     encode_columns,
     number_notes,
     numbers_of,
@@ -54,8 +53,6 @@ _INDICATOR = "set target.missing=indicator"
 _IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed: 0"))
 _SPIRAL_POINTS, _UNEVEN = 24, 0.2
 _SHOWN = 10  # names of columns in a message
-#: Beginnings of the kinds of columns of numbers, and of their types in Parquet.
-_NUMERIC = ("whole", "numbers", "int", "uint", "float", "double", "halffloat")
 _LINES = re.compile(r"(Certified Values|Data)\s+\(lines\s+(\d+)\s+to\s+(\d+)\)")
 _MODEL = re.compile(r"^ +(?P<left>log\[y\]|y) *=(?P<right>[^=]*?)\+ *e *$", re.MULTILINE)
 
@@ -372,18 +369,17 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), None
     path, columns = config.path, list(config.columns or ())
     if not columns:  # x and y if both are there, otherwise the first two that hold numbers
-        kinds = {name: str(kind) for name, kind in column_kinds(path).items()}
-        if all(map(is_number, kinds)):
+        found = read_table(path).columns
+        shown = ", ".join(list(found)[:_SHOWN])
+        if all(map(is_number, found)):
             raise UsageError(
-                f"{path} begins with numbers ({', '.join(list(kinds)[:_SHOWN])}); name its "
-                "columns in a first row, as x,y."
+                f"{path} begins with numbers ({shown}); name its columns in a first row, as x,y."
             )
-        numeric = [name for name, kind in kinds.items() if kind.startswith(_NUMERIC)]
-        columns = ["x", "y"] if {"x", "y"} <= kinds.keys() else numeric[:2]
+        numeric = [name for name in found if "text" not in read_numbers(found[name])[1]]
+        columns = ["x", "y"] if {"x", "y"} <= found.keys() else numeric[:2]
         if len(columns) < 2:
             raise UsageError(
-                f"{path} has {len(numeric)} columns of numbers among "
-                f"{', '.join(list(kinds)[:_SHOWN])}; a curve needs two."
+                f"{path} has {len(numeric)} columns of numbers among {shown}; a curve needs two."
             )
     wanted = columns if config.parameter is None else [*columns, config.parameter]
     numbers = read_inputs(path, wanted)
