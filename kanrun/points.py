@@ -117,10 +117,6 @@ class PiecewiseScaling:
         """Return JSON values for `scaling_from_plain`."""
         return {name: [a.tolist() for a in part] for name, part in vars(self).items()}
 
-    def times(self, exponent: NDArray[np.intp]) -> PiecewiseScaling:
-        """Return the map of features that are multiplied by 2^exponent (features,)."""
-        return PiecewiseScaling(tuple(map(np.ldexp, self.points, exponent)), self.values)
-
     def apply(self, a: Array) -> Array:
         """Convert the user's units (..., features) to the model's."""
         return _interpolated(a, self.points, self.values)

@@ -16,10 +16,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
-from kanrun.engine.tables.scores import ordinary_units
 from kanrun.families import Family
 from kanrun.monitoring import report_progress, time_limit_reached
-from kanrun.points import Points, root_mean_square
+from kanrun.points import Points, deviation, in_own_units, root_mean_square
 
 OURS = "kanrun"
 #: What may be selected; SPARSE is the additive fit with few inputs.
@@ -131,8 +130,8 @@ def row_losses(predicted: RowOutputs, y: ndarray, family: Family) -> PerRow:
         return np.asarray(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)))
     if family.has_link:
         return family.deviance(y, predicted)[:, 0]
-    variance = y.var(0)
-    return np.asarray(((predicted - y) ** 2 / np.where(variance > 0, variance, 1.0)).mean(1))
+    std = deviation(y)
+    return np.asarray((((predicted - y) / np.where(std > 0, std, 1.0)) ** 2).mean(1))
 
 
 def loss_of(
@@ -172,14 +171,9 @@ class Choice:
             return one
         return np.asarray(softmax(self.amount * np.log(np.maximum(one, _MIN_PROBABILITY)), 1))
 
-
-def predict_by_fold(
-    parts: Mapping[str, Predict], choice: Choice, units: tuple[ndarray, ndarray], x: ndarray
-) -> RowOutputs:
-    """Return predictions of one fold's candidates, whose units are 2^units of the user's."""
-    scaled = np.ldexp(x, -units[0])
-    found = {name: parts[name](scaled) for name in choice.parts}
-    return np.asarray(np.ldexp(choice.of(found), units[1]))
+    def predict(self, parts: Mapping[str, Predict], x: RowInputs) -> RowOutputs:
+        """Return its predictions by those functions of the candidates."""
+        return self.of({name: parts[name](x) for name in self.parts})
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,15 +252,14 @@ def cross_validate(points: Points, family: Family, folds: Folds, *, baselines: b
         A row per fold and model: `model`, `fold`, `loss` (see `loss_of`) and `cpu_seconds`.
     """
     models = _baselines(family) if baselines and not time_limit_reached() else {}
-    ordinary, _, unit = ordinary_units(points, family)
     rows = []
     for k, seconds in enumerate(folds.seconds):
         held_out = np.flatnonzero(folds.number == k)
-        train = ordinary.take(training_rows(points, folds.number, k))
+        train = points.take(training_rows(points, folds.number, k))
         test, found = points.take(held_out), {OURS: (folds.values[held_out], seconds)}
         for name, estimator in models.items():
             started = time.process_time()
-            predicted = np.ldexp(_predicted(estimator, train, ordinary.x[held_out], family), unit)
+            predicted = _predicted(estimator, train, test.x, family)
             found[name] = predicted, time.process_time() - started
         for name, (predicted, spent) in found.items():
             rows.append((name, k, loss_of(predicted, test.y, family, test.weights), spent))
@@ -307,16 +300,17 @@ def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> nda
 
     Fractions become rows of both classes, with the fractions as weights.
     """
-    mean, std = train.x.mean(0), train.x.std(0)
+    mean, std = train.x.mean(0), deviation(train.x)
     std = np.where(std > 0, std, 1.0)
     inside, scaled, weights = (train.x - mean) / std, (x - mean) / std, train.weights
-    y = train.y.astype(int)[:, 0] if family.classes else train.y
+    unit = 0 if family.has_link else in_own_units(train.y.ravel())[1]
+    y = np.ldexp(train.y, -unit)
     if fractions := family.name == "binomial":
         inside, y = np.tile(inside, (2, 1)), np.repeat([1, 0], len(train))
         weights = np.concatenate([train.y, 1 - train.y])[:, 0] * np.tile(train.shares, 2)
         kept = weights > 0
         inside, y, weights = inside[kept], y[kept], weights[kept]
-    elif family.has_link and not family.classes:
+    elif family.has_link:
         y = y[:, 0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -324,7 +318,8 @@ def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> nda
     if fractions:
         return np.asarray(estimator.predict_proba(scaled)[:, 1:])
     if not family.classes:
-        return np.asarray(estimator.predict(scaled), dtype=np.float64).reshape(len(x), -1)
+        found = np.asarray(estimator.predict(scaled), dtype=np.float64)
+        return np.ldexp(found.reshape(len(x), -1), unit)
     out = np.zeros((len(x), family.classes))
-    out[:, estimator.classes_] = estimator.predict_proba(scaled)
+    out[:, estimator.classes_.astype(int)] = estimator.predict_proba(scaled)
     return out

@@ -8,7 +8,7 @@ f(x) = b + h'c + h'W h / 2, with W symmetric and zero between functions of one i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,10 +22,10 @@ from kanrun.engine.tables.gaussian_process import RadialBasis
 from kanrun.engine.tables.reduced_basis import (
     DEGREE,
     Columns,
-    PerRow,
     ReducedBasis,
     RowFunctions,
     RowInputs,
+    RowOutputs,
 )
 
 #: Kinds of variance components: lines, curves, steps; pairs of two lines, of a line and a curve, of
@@ -39,38 +39,36 @@ CURVATURES = ("convex", "concave")
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """f = offset + h'main + g'pairs g / 2 for scaled functions h and g = h[places].
+    """f = offset + h'main + g'pairs g / 2 of each output, for scaled functions h and g = h[places].
 
-    `main` may be shorter than h; functions beyond its end have coefficient 0.
+    The shapes are (outputs,), (outputs, functions), (outputs, places, places) and (places,). `main`
+    may be shorter than h; functions beyond its end have coefficient 0.
     """
 
-    offset: float
+    offset: ndarray
     main: ndarray
-    pairs: ndarray | None = None
-    places: ndarray | None = None
+    pairs: ndarray
+    places: ndarray
 
-    def values(self, h: RowFunctions) -> PerRow:
+    def values(self, h: RowFunctions) -> RowOutputs:
         """Evaluate f; functions that `h` lacks count as zero."""
-        known = min(h.shape[1], len(self.main))
-        y = self.offset + h[:, :known] @ self.main[:known]
-        if self.pairs is None or self.places is None:
-            return np.asarray(y)
-        g = np.take(h, self.places, 1)
-        return np.asarray(y + ((g @ self.pairs) * g).sum(1) / 2)
+        known, g = min(h.shape[1], self.main.shape[1]), np.take(h, self.places, 1)
+        y = self.offset + h[:, :known] @ self.main[:, :known].T
+        return np.asarray(y + np.stack([((g @ p) * g).sum(1) for p in self.pairs], 1) / 2)
 
-    def plus(self, other: Terms, weight: float, own: float = 1.0) -> Terms:
-        """Return own * self + weight * other."""
-        parts = [
-            p * w for p, w in ((self.pairs, own), (other.pairs, weight)) if p is not None and w
-        ]
-        size = max(len(self.main), len(other.main))
-        mine, others = (np.pad(a.main, (0, size - len(a.main))) for a in (self, other))
-        return Terms(
-            own * self.offset + weight * other.offset,
-            own * mine + weight * others,
-            sum(parts[1:], parts[0]) if parts else None,
-            other.places if self.places is None else self.places,
-        )
+    def times(self, factor: ndarray, shift: ndarray) -> Terms:
+        """Return the terms of each output times its factor plus its shift."""
+        main, pairs = factor[:, None] * self.main, factor[:, None, None] * self.pairs
+        return Terms(factor * self.offset + shift, main, pairs, self.places)
+
+    @staticmethod
+    def weighted(parts: Sequence[tuple[float, Terms]]) -> Terms:
+        """Return the weighted sum of terms, of which at most one has pairs."""
+        size = max(one.main.shape[1] for _, one in parts)
+        weight, paired = max(parts, key=lambda part: len(part[1].places) if part[0] else 0)
+        mains = [w * np.pad(a.main, ((0, 0), (0, size - a.main.shape[1]))) for w, a in parts]
+        offset = np.sum([w * one.offset for w, one in parts], axis=0)
+        return Terms(offset, np.sum(mains, axis=0), weight * paired.pairs, paired.places)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from types import MappingProxyType
 
 import numpy as np
+from jaxtyping import Int
 from numpy import ndarray
 from pandas import DataFrame, concat
 
@@ -100,22 +101,33 @@ def effect_table(
     return concat(found, ignore_index=True)
 
 
-def input_effect(fit: TableFit, j: int, u: RowInputs, h: RowFunctions) -> RowOutputs:
-    """Return the effect of input j, that of neighbourhoods being averaged over rows.
+def column_effect(
+    fit: TableFit, inputs: Sequence[int], u: RowInputs, h: RowFunctions
+) -> RowOutputs:
+    """Return the effect of a column of inputs, that of neighbourhoods being averaged over rows.
 
     `h` holds the functions of single inputs for u.
     """
-    mine = fit.design.basis.places[j]
-    alone = np.stack([h[:, mine] @ one.main[mine] for one in fit.terms], 1)
-    if (radial := fit.design.radial) is None:
-        return alone
-    rows = fit.u[np.linspace(0, len(fit.u) - 1, min(len(fit.u), _EFFECT_ROWS)).astype(int)]
-    inside = np.stack([one.main[len(fit.design.lines) :] for one in fit.terms])
-    at = np.unique(np.append(u[:, j], rows[:, j]))
-    at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
-    levels = radial.partial_dependence(rows, j, at, inside).T
-    moved, mean = (np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows))
-    return np.asarray(alone + moved - mean.mean(0))
+    terms, radial = fit.terms, fit.design.radial
+    mine = np.flatnonzero(np.isin(fit.design.basis.column, inputs))
+    effect = h[:, mine] @ terms.main[:, mine].T
+    if radial is None:
+        return effect
+    rows, bells = fit.u[_spaced(fit.u, _EFFECT_ROWS)], terms.main[:, len(fit.design.lines) :]
+    for j in inputs:
+        at = np.unique(np.append(u[:, j], rows[:, j]))
+        at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
+        levels = radial.partial_dependence(rows, j, at, bells).T
+        moved, mean = (
+            np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows)
+        )
+        effect += moved - mean.mean(0)
+    return effect
+
+
+def _spaced(rows: Sized, count: int) -> Int[ndarray, " places"]:
+    """Return the places of at most `count` of these rows, at equal distances."""
+    return np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(int)
 
 
 def _curves(
@@ -131,13 +143,13 @@ def _curves(
     u, middles, stds = model.inputs.apply(x), [], []
     for fit in (part.fit for part in model.parts):
         h = fit.additive.functions(u)
-        middles.append(np.sum([input_effect(fit, j, u, h) for j in inputs], axis=0))
+        middles.append(column_effect(fit, inputs, u, h))
         mine = fit.design.basis.places[inputs[0]]
-        own, covariance = h[:, mine], fit.unit**2 * fit.main.covariance[np.ix_(mine, mine)]
-        variance = np.maximum(((own @ covariance) * own).sum(1), 0)
+        own, covariance = h[:, mine], fit.main.covariance[np.ix_(mine, mine)]
+        std = fit.unit * np.sqrt(np.maximum(((own @ covariance) * own).sum(1), 0))
         if count is not None:
-            variance = (_LOGIT_STD if model.outputs is None else fit.noise[0]) ** 2 / count
-        stds.append(np.sqrt(variance)[:, None])
+            std = (_LOGIT_STD if model.outputs is None else fit.noise[0]) / np.sqrt(count)
+        stds.append(std[:, None])
     curve, *ends = (
         _in_units(model, [m + d * std for m, std in zip(middles, stds, strict=True)])
         for d in (0.0, -BAND, BAND)
@@ -171,19 +183,22 @@ def importance_table(
         number = model.folds.number
         held_out = [np.flatnonzero(number == k)[:MAX_ROWS] for k in range(number.max() + 1)]
         folds = [*zip(model.folds.predict, held_out, strict=True)]
-    rng, increases = np.random.default_rng([seed, _STREAM + 1]), []
+    rng, increases, every = (
+        np.random.default_rng([seed, _STREAM + 1]),
+        [],
+        np.arange(points.x.shape[1]),
+    )
     for predict, rows in folds:
         some, order = points.take(rows), rng.permutation(len(rows))
-
-        def loss(x: ndarray) -> float:
-            return loss_of(predict(x), some.y, model.family)  # noqa: B023  (called at once)
-
-        before, more = loss(some.x), []
-        for inputs in columns.values():
-            moved = some.x.copy()
-            moved[:, inputs] = moved[order][:, inputs]
-            more.append(loss(moved) - before)
-        increases.append(more)
+        before, *permuted = (
+            loss_of(
+                predict(np.where(np.isin(every, mine), some.x[order], some.x)),
+                some.y,
+                model.family,
+            )
+            for mine in ([], *columns.values())
+        )
+        increases.append(np.array(permuted) - before)
     means, stds = np.mean(increases, axis=0), np.std(increases, axis=0)
     table = DataFrame({"input": list(columns), "permutation_importance": means, "std": stds})
     by = "permutation_importance"
@@ -200,23 +215,25 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     those of the first output in the candidate without pairs, see `MainPosterior`.
     """
     fit = model.fit
-    u = fit.u[np.linspace(0, len(fit.u) - 1, min(len(fit.u), MAX_ROWS)).astype(int)]
+    u = fit.u[_spaced(fit.u, MAX_ROWS)]
     h, whole = fit.additive.functions(u), fit.raw(fit.design.functions(u))
     whole = whole - whole.mean(0)
-    left, found, variance = whole, [], float((whole**2).sum())
+    size = np.abs(whole).max() or 1.0
+    left, found = whole, []
     for name, inputs in columns.items():
-        effect = np.sum([input_effect(fit, j, u, h) for j in inputs], axis=0)
+        effect = column_effect(fit, inputs, u, h)
         left = left - effect
         places = np.concatenate([fit.design.basis.places[j] for j in inputs])
         freedom, factor = (
             one(places) for one in (fit.main.degrees_of_freedom, fit.main.log_bayes_factor)
         )
-        found.append((name, freedom, float((effect * whole).sum()), factor / np.log(10)))
+        share = float((effect / size * (whole / size)).sum())
+        found.append((name, freedom, share, factor / np.log(10)))
     found.sort(key=lambda row: -row[2])
-    found.append((REMAINDER, np.nan, float((left * whole).sum()), np.nan))
+    found.append((REMAINDER, np.nan, float((left / size * (whole / size)).sum()), np.nan))
     names = ["term", "degrees_of_freedom", "variance_fraction", "log10_bayes_factor"]
     table = DataFrame(found, columns=names)
-    table["variance_fraction"] /= variance or 1.0
+    table["variance_fraction"] /= float(((whole / size) ** 2).sum()) or 1.0
     return table
 
 
@@ -226,16 +243,15 @@ def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
     The unit is that of the output of the larger part: logits for classes, or the transformed
     output.
     """
-    pairs = [one.pairs for one in model.fit.terms if one.pairs is not None]
-    design, found = model.fit.design, []
-    if pairs:
-        h = model.fit.functions()[:MAX_ROWS][:, design.places]
-        column = design.basis.column[design.places]
-        energy = np.sum([p**2 for p in pairs], axis=0)
-        for i, j in design.strongest_pairs(energy, 2 * MAX_PAIRS):
+    terms, design, found = model.fit.terms, model.fit.design, []
+    size = np.abs(terms.pairs).max(initial=0.0)
+    if size > 0:
+        h = model.fit.functions()[:MAX_ROWS][:, terms.places]
+        column, pairs = design.basis.column[terms.places], terms.pairs / size
+        for i, j in design.strongest_pairs((pairs**2).sum(0), 2 * MAX_PAIRS):
             a, b = column == i, column == j
             joint = [((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in pairs]
-            found.append((inputs[i], inputs[j], np.sqrt(np.var(joint, axis=1).sum())))
+            found.append((inputs[i], inputs[j], size * np.sqrt(np.var(joint, axis=1).sum())))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
     return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
 
@@ -267,7 +283,7 @@ def pair_maps(
         moved[:, places] = grid
         mine = np.isin(design.basis.column, places)
         h = np.where(mine, design.functions(model.inputs.apply(moved)), 0.0)
-        joint = [part.fit.raw(h) - [one.offset for one in part.fit.terms] for part in model.parts]
+        joint = [part.fit.raw(h) - part.fit.terms.offset for part in model.parts]
         nearest = [
             np.abs(values[:, None] - side).argmin(1)
             for values, side in zip(x[:, places].T, sides, strict=True)

@@ -12,7 +12,7 @@ from scipy import optimize, special
 
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.families import Family
-from kanrun.points import Array, PiecewiseScaling, Points, in_own_units
+from kanrun.points import Array, PiecewiseScaling, Points, deviation, in_own_units
 
 ROOM = 0.25  # of the range of scores, to which their maps continue on either side
 STRAIGHT_ROOM = 1e3  # the same for straight maps of inputs that may leave their range
@@ -25,7 +25,6 @@ _LIGHT_TAIL = 2.5  # standard deviations from the mean within which inputs are s
 _NORMAL_FRACTION = 0.5  # of the normal score in the score of other inputs
 _KNOTS, _OUTPUT_KNOTS = 33, 129  # of the maps of inputs and of a transformed output
 _GAP = 0.1  # of an input's range; between values further apart nothing is learned
-_ORDINARY = 30  # columns with values beyond 2^-30 to 2^30 are fitted in units of their size
 _SMALLEST = 1e-12  # relative difference of values that count as different
 _MAX_MARGIN = 1e6  # ranges of the output, by which any prediction may leave it at most
 # Standard deviations over the unit of a transform: positive outputs get nearly a logarithm.
@@ -35,23 +34,6 @@ _LINK_STEP = 0.028  # between points of the map of a link: h^2 / 8 is the relati
 _BIN_ROWS, _MAX_BINS = 100, 8  # of predictions, in which the size of errors is estimated
 # Levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
-
-
-def ordinary_units(points: Points, family: Family) -> tuple[Points, ndarray, ndarray]:
-    """Return the points with columns over 2^exponent, and the exponents of x and y.
-
-    That of an output with a link is 0.
-    """
-
-    def exponents(a: Array) -> ndarray:
-        found = in_own_units(a)[1]
-        return np.where(a.any(axis=0) & (np.abs(found) > _ORDINARY), found, 0)
-
-    x = exponents(points.x)
-    y = np.zeros(1, dtype=np.intp) if family.has_link else exponents(points.y)
-    if not (x.any() or y.any()):
-        return points, x, y
-    return replace(points, x=np.ldexp(points.x, -x), y=np.ldexp(points.y, -y)), x, y
 
 
 def input_scores(
@@ -74,12 +56,13 @@ def input_scores(
 
 
 def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array, Array]:
+    x, exponent = in_own_units(x)
     distinct, count = np.unique(x), float(weights.sum())
     low, high, mean = distinct[0], distinct[-1], float(weights @ x) / count
     std = float(np.sqrt(weights @ (x - mean) ** 2 / count))
     if std <= _SMALLEST * max(abs(low), abs(high)):
         size = max(abs(low), 1.0)
-        return np.array([low - size, low + size]), np.array([-1.0, 1.0])
+        return np.ldexp([low - size, low + size], exponent), np.array([-1.0, 1.0])
     points = np.array([low, high])
     values = (points - mean) / std
     if len(distinct) > _FEW_VALUES and np.abs(values).max() > _LIGHT_TAIL and not straight:
@@ -93,14 +76,13 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
         normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
         values = (1 - _NORMAL_FRACTION) * (points - mean) / std + _NORMAL_FRACTION * normal
     if room == 0:
-        return points, values
+        return np.ldexp(points, exponent), values
     width = room * (values[-1] - values[0])
     first = width * (points[1] - points[0]) / (values[1] - values[0])
     last = width * (points[-1] - points[-2]) / (values[-1] - values[-2])
-    return (
-        np.concatenate([[points[0] - first], points, [points[-1] + last]]),
-        np.concatenate([[values[0] - width], values, [values[-1] + width]]),
-    )
+    points = np.concatenate([[points[0] - first], points, [points[-1] + last]])
+    values = np.concatenate([[values[0] - width], values, [values[-1] + width]])
+    return np.ldexp(points, exponent), values
 
 
 def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
@@ -133,7 +115,7 @@ class PowerTransform:
         None for constant y. Stronger ones have a pole, near which the way back turns small errors
         into unlimited ones.
         """
-        spread = float(y.std())
+        spread = float(deviation(y))
         if spread <= 0 or not np.isfinite(spread):
             return None
         unit = spread / _UNIT

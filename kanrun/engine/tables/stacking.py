@@ -26,7 +26,6 @@ from kanrun.engine.tables.table_candidates import (
     CandidateSolution,
     Functions,
     MainPosterior,
-    Solved,
     TableRows,
 )
 from kanrun.engine.tables.variance_components import (
@@ -37,6 +36,7 @@ from kanrun.engine.tables.variance_components import (
     maximise,
 )
 from kanrun.families import Family
+from kanrun.points import deviation
 
 _SPARSE_INPUTS = 6  # inputs from which on there is a sparse fit
 # Relative reduction of the stack's loss from which neighbourhoods are included.
@@ -53,7 +53,7 @@ _ROUGHLY = 10.0, 3.0
 
 RowLogits = Float[ndarray, "rows logits"]
 #: Solution of a candidate, from the variances that it had for similar rows.
-Solve = Callable[[TableRows, str, Sequence[Variances] | None], Solved]
+Solve = Callable[[TableRows, str, Sequence[Variances] | None], CandidateSolution]
 #: Weights of the members from their leave-one-out predictions (rows, outputs), and their loss.
 Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
 
@@ -66,7 +66,7 @@ class TableFit:
         design: Functions of the table.
         u: Encoded rows, shape (rows, inputs).
         weights: Weights of the candidates by name.
-        terms: Terms of each output; two classes have the one logit of the second.
+        terms: Terms of all outputs; two classes have the one logit of the second.
         left_out: Predictions of rows left out one by one, shape (rows, outputs).
         noise: Residual standard deviation of each output or of its link; 1 for classes.
         variances: Variances of each candidate, from which a fit to similar rows starts.
@@ -79,7 +79,7 @@ class TableFit:
     design: Design
     u: ndarray
     weights: Mapping[str, float]
-    terms: tuple[Terms, ...]
+    terms: Terms
     left_out: ndarray
     noise: ndarray
     variances: Mapping[str, Sequence[Variances]]
@@ -116,7 +116,7 @@ class TableFit:
 
     def raw(self, h: RowFunctions) -> RowOutputs:
         """Evaluate all outputs; functions that `h` lacks count as zero."""
-        return np.stack([one.values(h) for one in self.terms], 1)
+        return self.terms.values(h)
 
     @cached_property
     def mean(self) -> ndarray:
@@ -125,12 +125,10 @@ class TableFit:
 
     def times(self, factor: ndarray | float, shift: ndarray | float = 0.0) -> TableFit:
         """Return the fit of the outputs times `factor` plus `shift`."""
-        factors, shifts = (np.broadcast_to(a, len(self.terms)) for a in (factor, shift))
-        one = Terms(1.0, np.zeros(0))
-        units = zip(self.terms, factors, shifts, strict=True)
+        factors, shifts = (np.broadcast_to(a, len(self.terms.main)) for a in (factor, shift))
         return replace(
             self,
-            terms=tuple(terms.plus(one, by, scale) for terms, scale, by in units),
+            terms=self.terms.times(factors, shifts),
             left_out=factor * self.left_out + shift,
             noise=factor * self.noise,
             unit=self.unit * float(factors[0]),
@@ -152,13 +150,13 @@ def fit_numbers(
     weights = np.ones(len(y)) if weights is None else weights
     rows = TableRows.of(u, weights, policy)
     shift = weights @ y / weights.sum()
-    scale = np.sqrt(weights @ (y - shift) ** 2 / weights.sum())
+    scale = deviation(y, weights)
     scale = np.where(scale > 0, scale, 1.0)
     t = (y - shift) / scale
     root = np.sqrt(np.broadcast_to(weights[:, None], t.shape).ravel())
     heavy = _SUM_WEIGHT * np.sqrt(weights.sum())
 
-    def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> Solved:
+    def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> CandidateSolution:
         return some.solve(name, t, known)
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
@@ -215,10 +213,10 @@ def fit_likelihood(
 
     beginning, first = policy.logit_variances[0], rows.candidates(None)[0]
     if start is None:
-        tried = [_fit_link(rows, first, means, family, each)[0] for each in policy.logit_variances]
-        beginning = policy.logit_variances[int(np.argmin([loss(_left_out(one)) for one in tried]))]
+        tried = [_fit_link(rows, first, means, family, each) for each in policy.logit_variances]
+        beginning = policy.logit_variances[int(np.argmin([loss(one.left_out) for one in tried]))]
 
-    def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> Solved:
+    def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> CandidateSolution:
         return _fit_link(some, name, means, family, known[0] if known else beginning)
 
     # Neighbourhoods are found in the link of counts and sizes, whose noise varies less.
@@ -260,7 +258,7 @@ class _Newton:
         unit = self.family.weight(self.y.mean()) if self.family.is_log else 1.0
         weight = np.maximum(self.family.weight(mean), _MIN_INFORMATION * unit)
         response = eta[:, c] + self.family.score(self.y[:, c], mean) / weight
-        return form.problem(1 / (self.weights * weight), response)
+        return form.problem(self.weights * weight, response)
 
     def links(
         self, variances: ndarray, scale: float, start: ndarray, roughly: float = 1.0
@@ -270,7 +268,8 @@ class _Newton:
         for _ in range(self.max_steps):
             before = eta.copy()
             for c in range(eta.shape[1]):
-                fitted = form.fitted(self.problem(eta, c, form), variances, scale)
+                problem = self.problem(eta, c, form)
+                fitted = problem.fitted(problem.posterior(variances, scale, form.constraints))
                 eta[:, c] = before[:, c] + np.clip(fitted - before[:, c], -_MAX_MOVE, _MAX_MOVE)
             change = np.abs(eta - before) * 2
             change *= np.sqrt(self.family.weight(self.family.mean(eta)) / scale)
@@ -281,18 +280,16 @@ class _Newton:
 
 def _fit_link(
     rows: TableRows, name: str, y: RowOutputs, family: Family, start: Variances | float
-) -> Solved:
-    """Return a candidate's solution for each output, and its variances, which begin at `start`."""
+) -> CandidateSolution:
+    """Return a candidate's solution; its variances, common to all outputs, begin at `start`."""
     variances, scale, known = _link_variances(rows, name, y, family, start)
     newton = _Newton(rows.form(name), y, family, rows.weights, rows.policy.max_steps)
     middle = newton.prior()
     eta = newton.links(variances, scale, known if known.shape == y.shape else middle)
-    solutions = []
-    for c in range(y.shape[1]):
-        found = newton.form.solution(newton.problem(eta, c, newton.form), variances, scale)
-        ends = middle[:, c].min() - _MAX_LINK, middle[:, c].max() + _MAX_LINK
-        solutions.append(replace(found, left_out=np.clip(found.left_out, *ends)))
-    return solutions, [(variances, scale)]
+    problems = (newton.problem(eta, c, newton.form) for c in range(y.shape[1]))
+    found = newton.form.solution(problems, [(variances, scale)] * y.shape[1])
+    ends = middle.min(0) - _MAX_LINK, middle.max(0) + _MAX_LINK
+    return replace(found, left_out=np.clip(found.left_out, *ends))
 
 
 def _link_variances(
@@ -310,7 +307,7 @@ def _link_variances(
     form = rows.form(name, some)
     newton = _Newton(form, y[some], family, rows.weights[some], policy.max_steps)
     eta = newton.prior()
-    sizes = form.problem(1 / newton.weights, np.zeros(len(some))).sizes
+    sizes = form.problem(newton.weights, np.zeros(len(some))).sizes
 
     def slope(variances: ndarray, scale: float) -> Slope:
         nonlocal eta
@@ -334,24 +331,21 @@ def _stacked(
     start: TableFit | None,
 ) -> TableFit:
     """Fit the candidates, stack them, and add the sparse fit."""
-    known, solved, sparse = start.variances if start else {}, dict[str, Solved](), None
-    names, some = rows.candidates(start.variances if start else None), rows
+    known, solved = start.variances if start else {}, dict[str, CandidateSolution]()
+    names, some, sparse = rows.candidates(start.variances if start else None), rows, rows
     for name in names:
         if name == NEIGHBOURHOODS:
             some = rows.with_neighbourhoods(outputs, start.design if start else None)
         solved[name] = found = solve(some, name, known.get(name))
         if name != "additive":
             continue
-        some = rows = sparse = rows.with_relevance(found[0])
-        rounds = rows.policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0
-        for _ in range(rounds):
-            sparse = sparse.narrowed(found[0], rows)
-            found = solve(sparse, name, known.get(SPARSE))
-        if rounds:
-            solved[SPARSE] = found
+        some = rows = sparse = rows.with_relevance(found)
+        for _ in range(rows.policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0):
+            sparse = sparse.narrowed(found, rows)
+            solved[SPARSE] = found = solve(sparse, name, known.get(SPARSE))
 
     def stacked(names: Sequence[str]) -> tuple[dict[str, float], float]:
-        weights, loss = stack([_left_out(solved[name][0]) for name in names])
+        weights, loss = stack([solved[name].left_out for name in names])
         return dict(zip(names, map(float, weights), strict=True)), loss
 
     weights, loss = stacked(names)
@@ -361,40 +355,31 @@ def _stacked(
             weights, some = without, rows
             del solved[NEIGHBOURHOODS]
     whole = _weighted(some, weights, solved)
-    if sparse is None or SPARSE not in solved:
+    if SPARSE not in solved:
         return whole
     return replace(whole, sparse=_weighted(sparse, {SPARSE: 1.0}, solved))
 
 
 def _weighted(
-    rows: TableRows, weights: Mapping[str, float], solved: Mapping[str, Solved]
+    rows: TableRows, weights: Mapping[str, float], solved: Mapping[str, CandidateSolution]
 ) -> TableFit:
     """Return the weighted sum of candidates, with the bands of the richest one without pairs."""
-    last, noises = solved[list(weights)[-1]]
-    terms, left_out = [Terms(0.0, np.zeros(0))] * len(last), np.zeros(_left_out(last).shape)
-    for name, weight in weights.items():
-        found = zip(terms, solved[name][0], strict=True)
-        terms = [total.plus(one.terms, weight) for total, one in found]
-        left_out += weight * _left_out(solved[name][0])
+    parts = [(weight, solved[name]) for name, weight in weights.items()]
     simple = (name for name in ("steps", "additive") if name in weights)
-    band = solved[next(simple, next(iter(weights)))][0][0]
+    band = solved[next(simple, next(iter(weights)))].posterior
     bells, local = solved.get(NEIGHBOURHOODS), weights.get(NEIGHBOURHOODS, 0.0)
 
     def posteriors() -> list[tuple[float, MainPosterior]]:
-        others = [(local, bells[0][0].posterior())] if bells and local else []
-        return [(1 - local, band.posterior()), *others]
+        others = [(local, bells.posterior())] if bells and local else []
+        return [(1 - local, band()), *others]
 
     return TableFit(
         rows.design,
         rows.u,
         weights,
-        tuple(terms),
-        left_out,
-        np.sqrt([noise for _, noise in noises]),
-        {name: variances for name, (_, variances) in solved.items()},
+        Terms.weighted([(weight, one.terms) for weight, one in parts]),
+        np.sum([weight * one.left_out for weight, one in parts], axis=0),
+        np.sqrt([noise for _, noise in parts[-1][1].variances]),
+        {name: one.variances for name, one in solved.items()},
         posteriors,
     )
-
-
-def _left_out(found: Sequence[CandidateSolution]) -> RowOutputs:
-    return np.stack([one.left_out for one in found], 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, repeat
@@ -105,23 +105,23 @@ class MainPosterior:
 
 @dataclass(frozen=True, eq=False)
 class CandidateSolution:
-    """A candidate's solution for one output.
+    """A candidate's solution for all outputs.
 
     Attributes:
         terms: The most probable terms.
-        weights: Residuals over the variance of each row's noise, shape (rows,).
-        left_out: Prediction of each row by all others, for the same variances, shape (rows,).
-        posterior: Function that computes the posterior, which only reports need.
+        slopes: Residuals over the variance of each row's noise, shape (rows, outputs).
+        left_out: Prediction of each row by all others, for the same variances, shape (rows,
+            outputs).
+        variances: Variances of each output.
+        posterior: Function that computes the posterior of the first output, which only reports
+            need.
     """
 
     terms: Terms
-    weights: ndarray
-    left_out: ndarray
+    slopes: RowOutputs
+    left_out: RowOutputs
+    variances: Sequence[Variances]
     posterior: Callable[[], MainPosterior]
-
-
-#: Solutions of a candidate for each output, and its variances.
-Solved = tuple[list[CandidateSolution], list[Variances]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +177,26 @@ class TableRows:
     def form(self, name: str, rows: Int[ndarray, " sample"] | None = None) -> Functions:
         """Return the functions of a candidate on all or these rows."""
         h = self.h if rows is None or len(rows) == len(self.u) else self.h[rows]
-        return Functions.of(name, h, self.design, self.pairs if name == "pairs" else ())
+        design = self.design
+        a, b = design.products(self.pairs if name == "pairs" else ())
+        kinds, scale = design.kinds(a, b)
+        kept = np.flatnonzero(np.isin(kinds, COMPONENTS[name]))
+        conditions = design.constraints
+        if conditions is not None:
+            conditions = np.pad(conditions, ((0, 0), (0, len(a))))[:, kept] * scale[kept]
+
+        def functions(rows: Rows) -> ndarray:
+            values = h[rows]
+            if len(a):
+                # Taking columns is ten times faster than indexing them.
+                products = np.take(values, a, 1) * np.take(values, b, 1)
+                values = np.concatenate([values, products * scale[values.shape[1] :]], 1)
+            return np.take(values, kept, 1)
+
+        columns = Columns(functions, len(h), len(kept))
+        kinds = np.searchsorted(COMPONENTS[name], kinds[kept])
+        count = len(COMPONENTS[name])
+        return Functions(columns, kinds, kept, count, a, b, scale, design, conditions)
 
     def candidates(self, known: Collection[str] | None) -> tuple[str, ...]:
         """Return the candidates that suit the table; `known` are those of a fit to similar rows."""
@@ -194,7 +213,7 @@ class TableRows:
             and (name not in suits or (inputs > 1 and suits[name]))
         )
 
-    def with_relevance(self, found: Sequence[CandidateSolution]) -> TableRows:
+    def with_relevance(self, found: CandidateSolution) -> TableRows:
         """Return the rows with inputs weighted for pairs, by the size of their effects.
 
         Of too many pairs the strongest are chosen: those in whose coefficients the likelihood is
@@ -203,28 +222,27 @@ class TableRows:
         relevance = np.sqrt(self._effects(found)) + _RELEVANCE
         design, pairs = replace(self.design, relevance=relevance), self.pairs
         if not self.has_all_pairs:
-            slopes = np.zeros((len(found), *(len(design.places),) * 2))
+            slopes = np.zeros((found.slopes.shape[1], *(len(design.places),) * 2))
             for part in blocks(len(self.u)):
                 g = np.take(self.h[part], design.places, 1)
-                slopes += g.T @ (g * np.stack([one.weights[part, None] for one in found]))
+                slopes += g.T @ (g * found.slopes[part].T[:, :, None])
             scale = relevance[design.basis.column[design.places]]
             energy = (slopes**2).sum(0) * np.outer(scale, scale)
             limit = min(MAX_PAIRS, -(-len(self.u) // _PAIR_ROWS))
             pairs = tuple(design.strongest_pairs(energy, limit))
         return replace(self, design=design, pairs=pairs)
 
-    def _effects(self, found: Sequence[CandidateSolution]) -> ndarray:
+    def _effects(self, found: CandidateSolution) -> ndarray:
         """Return the size of each input's effect, the largest being 1."""
         basis = self.design.basis
         squares = np.zeros(len(basis.places))
         for h in map(self.h.__getitem__, blocks(len(self.u))):
             for j, mine in enumerate(basis.places):
-                main = np.stack([one.terms.main[mine] for one in found], 1)
-                squares[j] += float(((np.take(h, mine, 1) @ main) ** 2).sum())
+                squares[j] += ((np.take(h, mine, 1) @ found.terms.main[:, mine].T) ** 2).sum()
         largest = squares.max(initial=0.0)
         return np.sqrt(squares / largest) if largest > 0 else np.ones_like(squares)
 
-    def narrowed(self, found: Sequence[CandidateSolution], to: TableRows) -> TableRows:
+    def narrowed(self, found: CandidateSolution, to: TableRows) -> TableRows:
         """Return `to` with prior variances in proportion to the effects of the inputs here."""
         factors = np.sqrt(self._effects(found) + _MIN_EFFECT)[self.design.basis.column]
         h = Columns(lambda rows: to.h[rows] * factors, *to.h.shape)
@@ -264,24 +282,24 @@ class TableRows:
         design = replace(self.design, radial=radial)
         return replace(self, design=design, h=Columns(functions, len(self.u), len(design.main)))
 
-    def solve(self, name: str, outputs: RowOutputs, starts: Sequence[Variances] | None) -> Solved:
-        """Return a candidate's solution and variances for each output of numbers."""
+    def solve(
+        self, name: str, outputs: RowOutputs, starts: Sequence[Variances] | None
+    ) -> CandidateSolution:
+        """Return a candidate's solution for outputs of numbers, each with its own variances."""
         first: Variances | None = None
         if (radial := self.design.radial) is not None:
             kernel = radial.kernel
             first = np.array([kernel.linear / self.u.shape[1], kernel.radial]), kernel.noise
-        some = self.sample
-        form, noise = self.form(name, some), 1 / self.weights
+        some, weights = self.sample, self.weights
+        form = self.form(name, some)
         whole = form if len(some) == len(outputs) else self.form(name)
         policy = self.policy.refining(*self.u.shape) if starts else self.policy
-        solutions, found = [], []
+        problems, variances = [], []
         for y, start in zip(outputs.T, starts or repeat(first), strict=False):
-            problem = form.problem(noise[some], y[some])
-            known = estimate(problem, policy, start)
-            problem = problem if whole is form else whole.problem(noise, y)
-            solutions.append(whole.solution(problem, *known))
-            found.append(known)
-        return solutions, found
+            problem = form.problem(weights[some], y[some])
+            variances.append(estimate(problem, policy, start))
+            problems.append(problem if whole is form else whole.problem(weights, y))
+        return whole.solution(problems, variances)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,34 +319,9 @@ class Functions:
     design: Design
     constraints: ndarray | None
 
-    @staticmethod
-    def of(
-        name: str, h: ndarray | Columns, design: Design, pairs: Sequence[tuple[int, int]]
-    ) -> Functions:
-        """Return the functions of the candidate's components."""
-        a, b = design.products(pairs)
-        kinds, scale = design.kinds(a, b)
-        kept = np.flatnonzero(np.isin(kinds, COMPONENTS[name]))
-        conditions = design.constraints
-        if conditions is not None:
-            conditions = np.pad(conditions, ((0, 0), (0, len(a))))[:, kept] * scale[kept]
-
-        def functions(rows: Rows) -> ndarray:
-            values = h[rows]
-            if len(a):
-                # Taking columns is ten times faster than indexing them.
-                products = np.take(values, a, 1) * np.take(values, b, 1)
-                values = np.concatenate([values, products * scale[values.shape[1] :]], 1)
-            return np.take(values, kept, 1)
-
-        columns = Columns(functions, len(h), len(kept))
-        kinds = np.searchsorted(COMPONENTS[name], kinds[kept])
-        count = len(COMPONENTS[name])
-        return Functions(columns, kinds, kept, count, a, b, scale, design, conditions)
-
-    def problem(self, noise: ndarray, y: ndarray) -> FunctionProblem:
-        """Return the problem of rows y with these variances of their noise."""
-        return FunctionProblem.of(self.columns, self.kinds, self.components, 1 / noise, y)
+    def problem(self, weights: PerRow, y: PerRow) -> FunctionProblem:
+        """Return the problem of rows y with these weights, the inverse variances of their noise."""
+        return FunctionProblem.of(self.columns, self.kinds, self.components, weights, y)
 
     def active(self, variances: ndarray) -> Functions:
         """Return the functions whose component has a variance."""
@@ -342,32 +335,34 @@ class Functions:
         kinds, places = self.kinds[kept], self.kept[kept]
         return replace(self, columns=columns, kinds=kinds, kept=places, constraints=bound)
 
-    def fitted(self, problem: FunctionProblem, variances: ndarray, scale: float) -> ndarray:
-        """Return the fitted values."""
-        return problem.fitted(problem.posterior(variances, scale, self.constraints))
-
     def solution(
-        self, problem: FunctionProblem, variances: ndarray, scale: float = 1.0
+        self, problems: Iterable[FunctionProblem], variances: Sequence[Variances]
     ) -> CandidateSolution:
-        """Return the terms for given variances of the components and of the noise."""
-        found, design = problem.posterior(variances, scale, self.constraints), self.design
-        fitted, count = problem.fitted(found), len(self.scale) - len(self.a)
-        every = np.zeros(len(self.scale))
-        every[self.kept] = found.coefficients * self.scale[self.kept]
-        terms = Terms(found.offset, every[:count])
-        if len(self.a):
-            a, b = (np.searchsorted(design.places, one) for one in (self.a, self.b))
-            pairs = np.zeros((len(design.places),) * 2)
-            pairs[a, b] = pairs[b, a] = every[count:]
-            terms = replace(terms, pairs=pairs, places=design.places)
+        """Return the terms of outputs for given variances of the components and of the noise."""
+        design, count, kept = self.design, len(self.scale) - len(self.a), self.kept
+        every = np.zeros((len(variances), len(self.scale)))
+        solved, slopes, left_out = [], [], []
+        for row, problem, (prior, scale) in zip(every, problems, variances, strict=True):
+            found = problem.posterior(prior, scale, self.constraints)
+            fitted = problem.fitted(found)
+            row[kept] = found.coefficients * self.scale[kept]
+            solved.append(found)
+            slopes.append(problem.weights * (problem.y - fitted) / scale)
+            left_out.append(problem.left_out(found, fitted, scale))
+        places = design.places if len(self.a) else design.places[:0]
+        a, b = (np.searchsorted(places, one) for one in (self.a, self.b))
+        pairs = np.zeros((len(every), *(len(places),) * 2))
+        pairs[:, a, b] = pairs[:, b, a] = every[:, count:]
+        terms = Terms(np.array([one.offset for one in solved]), every[:, :count], pairs, places)
 
         def posterior() -> MainPosterior:
-            whole, prior = np.zeros((len(self.scale),) * 2), np.zeros(len(self.scale))
-            kept = self.kept[found.kept]
-            whole[np.ix_(kept, kept)] = inverse_of(found.factor)
-            prior[kept] = variances[self.kinds[found.kept]]
-            return MainPosterior(terms.main, whole[:count, :count], prior[:count])
+            """Return that of the first output."""
+            known, whole = kept[solved[0].kept], np.zeros((len(self.scale),) * 2)
+            whole[np.ix_(known, known)] = inverse_of(solved[0].factor)
+            prior = np.zeros(len(self.scale))
+            prior[known] = variances[0][0][self.kinds[solved[0].kept]]
+            return MainPosterior(terms.main[0], whole[:count, :count], prior[:count])
 
-        weights = problem.weights * (problem.y - fitted) / scale
-        left_out = problem.left_out(found, fitted, scale)
-        return CandidateSolution(terms, weights, left_out, posterior)
+        return CandidateSolution(
+            terms, np.stack(slopes, 1), np.stack(left_out, 1), variances, posterior
+        )

@@ -30,7 +30,6 @@ from kanrun.engine.tables.cross_validation import (
     Folds,
     Predict,
     assign_folds,
-    predict_by_fold,
     predict_folds,
 )
 from kanrun.engine.tables.design import CURVATURES
@@ -45,7 +44,6 @@ from kanrun.engine.tables.scores import (
     error_quantiles,
     input_scores,
     link_map,
-    ordinary_units,
     output_map,
 )
 from kanrun.engine.tables.stacking import (
@@ -180,21 +178,6 @@ class TableModel:
             folds=folds and replace(folds, values=folds.values * scale),
         )
 
-    def times(self, x: ndarray, y: ndarray) -> TableModel:
-        """Return the model of inputs times 2^x (inputs,) and outputs times 2^y (outputs,)."""
-        inputs, outputs = self.inputs.times(x), self.outputs
-        if outputs is None:
-            return replace(self, inputs=inputs)
-        parts = (replace(p, outputs=p.outputs and p.outputs.times(y)) for p in self.parts)
-        return replace(
-            self,
-            inputs=inputs,
-            outputs=outputs.times(y),
-            parts=tuple(parts),
-            left_out=np.ldexp(self.left_out, y),
-            folds=self.folds and replace(self.folds, values=np.ldexp(self.folds.values, y)),
-        )
-
 
 def fit_table(
     points: Points, classes: int | None, policy: TablePolicy | None = None, seed: int = 0
@@ -205,10 +188,6 @@ def fit_table(
     """
     policy = policy or TablePolicy()
     family = Family(policy.family, classes)
-    points, x, y = ordinary_units(points, family)
-    if y.any():
-        low, high = (np.ldexp(end, -y) for end in policy.bounds)
-        policy = replace(policy, bounds=(low, high))
     every = {one.name: one for one in _candidates(points, family, policy)}
     # These predictions vary less than those of folds, which know what lies beyond the other rows.
     compared = CandidateSelection(
@@ -224,14 +203,13 @@ def fit_table(
         compared, folds, models = _with_folds(compared, policy, seed, every)
     choice = compared.select()
     if folds is not None:
-        predict = [partial(predict_by_fold, one, choice, (x, y)) for one in models]
-        folds = replace(folds, predict=predict)
+        folds = replace(folds, predict=[partial(choice.predict, one) for one in models])
     left_out = choice.of(compared.predictions[-1])
     model = _assemble(every, choice, left_out, folds, family, policy)
     if family.has_link and not classes:
         known = family.with_dispersion(points.y, model.held_out, points.shares)
         model = replace(model, family=known)
-    return model.times(x, y) if x.any() or y.any() else model
+    return model
 
 
 def _with_folds(

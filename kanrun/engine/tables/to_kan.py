@@ -58,18 +58,17 @@ def to_kan(
     outer_spec = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
     spec = replace(outer_spec, extrapolation=extrapolation)
     design, terms, radial = fit.design, fit.terms, fit.design.radial
-    mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(terms))
-    noises = np.broadcast_to(fit.noise if noise is None else noise, len(terms))
+    mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(terms.main))
+    noises = np.broadcast_to(fit.noise if noise is None else noise, len(terms.main))
     h = fit.functions()
     some = h[np.linspace(0, len(h) - 1, min(len(h), _NODE_ROWS)).astype(int)]
-    nodes = [_nodes(one, some, each, policy) for one, each in zip(terms, noises, strict=True)]
-    offsets = np.array([one.offset for one in terms])
+    nodes = [_nodes(terms, t, some, noise, policy) for t, noise in enumerate(noises)]
     count = len(design.lines)
-    main = np.stack([one.main[:count] for one in terms])
+    main, bells = np.split(terms.main, [count], axis=1)
     breakpoints = torch.as_tensor(design.basis.breakpoints)
     if outer_intervals is None and radial is None and not any(len(one[1]) for one in nodes):
         edges = _monotone(_edges(design, mixing @ main), design)
-        edges[:, 0] += (mixing @ offsets)[:, None]  # B-splines sum to one
+        edges[:, 0] += (mixing @ terms.offset)[:, None]  # B-splines sum to one
         return KAN.of_layers([_layer(breakpoints, edges, spec)])
     directions = np.concatenate([main, *(one[0] for one in nodes)])
     edges = np.concatenate(
@@ -77,10 +76,10 @@ def to_kan(
     )
     intervals = outer_intervals or (INTERVALS if radial else OUTER_INTERVALS)
     cuts = _node_grids(h, directions, intervals)
-    coefficients = _outer_edges(cuts, [factors for _, factors in nodes], offsets)
+    coefficients = _outer_edges(cuts, [factors for _, factors in nodes], terms.offset)
     if radial:
         edges = np.concatenate([edges, _parabolas(radial, design.basis.breakpoints)])
-        bells = radial.of_centres(np.stack([one.main[count:] for one in terms]))
+        bells = radial.of_centres(bells)
         cuts = np.concatenate([cuts, np.tile(psi().t[DEGREE:-DEGREE], (bells.shape[1], 1))])
         coefficients = np.concatenate([coefficients, bells[:, :, None] * psi().c], 1)
     mask = mixing @ np.any(coefficients, axis=2) != 0
@@ -103,15 +102,12 @@ def _outer_edges(cuts: ndarray, factors: Sequence[ndarray], offsets: ndarray) ->
 
     The shape is (terms, nodes, functions).
     """
-    line, square = _powers(cuts)
-    out = np.zeros((len(offsets), *line.shape))
-    first = len(offsets)
-    for t, (own, offset) in enumerate(zip(factors, offsets, strict=True)):
-        out[t, t] = line[t] + offset
-        last = first + len(own)
-        out[t, first:last] = own[:, None] * square[first:last]
-        first = last
-    return out
+    count = len(offsets)
+    lines = np.eye(count)[:, :, None] * (_lines(cuts[:count]) + offsets[:, None])
+    squares = linalg.block_diag(*(own[None] for own in factors))[:, :, None] * _squares(
+        cuts[count:]
+    )
+    return np.concatenate([lines, squares], 1)
 
 
 def add_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
@@ -124,7 +120,7 @@ def add_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
     breakpoints = np.insert(first.grid.breakpoints.numpy(), place, cuts, 0)
     edges = np.insert(first.coefficients.detach().numpy(), place, 0.0, 1)
     mask = np.insert(first.mask.numpy(), place, False, 1)
-    edges[0, place], mask[0, place] = _powers(cuts)[0], True  # node 0 is the sum of all effects
+    edges[0, place], mask[0, place] = _lines(cuts), True  # node 0 is the sum of all effects
     layer = _layer(torch.as_tensor(breakpoints), edges, first.spec, mask)
     return KAN.of_layers([layer, *others])
 
@@ -150,8 +146,7 @@ def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> K
             for values, _ in maps
         ]
     )
-    line, _ = _powers(ends)
-    ways = [make_interp_spline(*one, k=1)(at) for at, one in zip(line, maps, strict=True)]
+    ways = [make_interp_spline(*one, k=1)(at) for at, one in zip(_lines(ends), maps, strict=True)]
     spec = replace(second[0].spec, extrapolation="constant")
     return KAN.of_layers([inner, middle, _layer(torch.as_tensor(ends), np.stack(ways)[None], spec)])
 
@@ -172,44 +167,48 @@ def _layer(
     return layer
 
 
-def _powers(breakpoints: ndarray) -> tuple[ndarray, ndarray]:
-    """Return the B-spline coefficients of z and of z^2, each of shape (inputs, functions).
+def _lines(breakpoints: ndarray) -> ndarray:
+    """Return the B-spline coefficients of z, shape (inputs, functions): means of three knots."""
+    return np.asarray(sum(_inner_knots(breakpoints)) / DEGREE)
 
-    Coefficient i belongs to the three knots after knot i: that of z is their mean, that of z^2 the
-    mean of the products of two of them (the blossoms of z and z^2).
-    """
+
+def _squares(breakpoints: ndarray) -> ndarray:
+    """Return those of z^2: means of the products of two of the three knots (its blossom)."""
+    a, b, c = _inner_knots(breakpoints)
+    return np.asarray((a * b + a * c + b * c) / DEGREE)
+
+
+def _inner_knots(breakpoints: ndarray) -> list[ndarray]:
+    """Return the three knots inside the support of each B-spline, each (inputs, functions)."""
     knots = extend(torch.as_tensor(breakpoints), DEGREE).numpy()
-    a, b, c = (knots[:, i : knots.shape[1] - DEGREE - 1 + i] for i in range(1, DEGREE + 1))
-    return (a + b + c) / DEGREE, (a * b + a * c + b * c) / DEGREE
+    return [knots[:, i : knots.shape[1] - DEGREE - 1 + i] for i in range(1, DEGREE + 1)]
 
 
 def _parabolas(radial: RadialBasis, breakpoints: ndarray) -> ndarray:
     """Return the B-spline coefficients (centres, inputs, functions) of w_j (x_j - z_j)^2 / 2."""
-    line, square = _powers(breakpoints)
+    line, square = _lines(breakpoints), _squares(breakpoints)
     z = radial.centres[:, :, None]
     return np.asarray(radial.kernel.precisions[:, None] / 2 * (square - 2 * z * line + z**2))
 
 
 def _nodes(
-    terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy
+    terms: Terms, output: int, h: ndarray, noise: float, policy: EvidencePolicy
 ) -> tuple[ndarray, ndarray]:
-    """Return directions and half the eigenvalues of pairs, without those of least effect.
+    """Return directions and half the eigenvalues of an output's pairs, without the weakest.
 
     The shapes are (nodes, functions) and (nodes,). What is omitted has, in sum, at most
     `policy.omitted` times the standard deviation of the noise.
     """
-    count = h.shape[1]
-    if terms.pairs is None or terms.places is None:
-        return np.zeros((0, count)), np.zeros(0)
-    inside = np.flatnonzero(np.any(terms.pairs != 0, axis=0))
+    pairs = terms.pairs[output]
+    inside = np.flatnonzero(np.any(pairs != 0, axis=0))
     active = terms.places[inside]
-    values, vectors = np.linalg.eigh(terms.pairs[np.ix_(inside, inside)])
-    part = (h[:, active] @ vectors) ** 2 * (values / 2)
+    values, vectors = np.linalg.eigh(pairs[np.ix_(inside, inside)])
+    part = (h[:, active] @ vectors) ** 2 * (values / noise / 2)
     part -= part.mean(0)
     order = np.argsort((part**2).mean(0))[::-1]
     rest = part[:, order][:, ::-1].cumsum(1)[:, ::-1].std(0)  # of all nodes from this one on
-    keep = order[: min(int(np.sum(rest > policy.omitted * noise)), policy.max_nodes)]
-    directions = np.zeros((len(keep), count))
+    keep = order[: min(int(np.sum(rest > policy.omitted)), policy.max_nodes)]
+    directions = np.zeros((len(keep), h.shape[1]))
     directions[:, active] = vectors[:, keep].T
     return directions, values[keep] / 2
 
@@ -256,7 +255,8 @@ def table_outputs(network: Network, u: RowInputs) -> RowOutputs:
         _layer(breakpoints, outer, second.spec, mask, uniform=True),
     ]
     out = predict(KAN.of_layers(rest), torch.as_tensor(u)).double().numpy()
-    line, square = _powers(first.grid.breakpoints.numpy())
+    cuts = first.grid.breakpoints.numpy()
+    line, square = _lines(cuts), _squares(cuts)
     # Coefficients (inputs, bells) of parabolas, which continue as straight lines beyond the grids.
     powers = np.linalg.pinv(np.stack([square, line, np.ones_like(line)], 2))
     squares, lines, constants = np.einsum("jpf,bjf->pjb", powers, inner[is_bell], optimize=True)

@@ -8,7 +8,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from kanrun.engine.tables import EvidencePolicy, fit_numbers, to_kan
-from kanrun.engine.tables.effects import input_effect
+from kanrun.engine.tables.effects import column_effect
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
     Kernel,
@@ -84,7 +84,7 @@ def test_what_three_inputs_do_together_is_found():
     new = rows(400, 3)
     truth = triple(new)
     errors = [
-        np.mean((fit.terms[0].values(fit.design.functions(new)) - truth[:, 0]) ** 2) / truth.var()
+        np.mean((fit.raw(fit.design.functions(new))[:, 0] - truth[:, 0]) ** 2) / truth.var()
         for fit in (fitted(), fitted(WITHOUT))
     ]
     assert errors[0] < 0.02
@@ -96,11 +96,11 @@ def test_the_network_is_the_fit_also_beyond_the_rows():
     network = to_kan(fit, EXACT)
     assert network.edge_layers[1].uniform  # equal intervals are evaluated three times faster
     u = np.concatenate([fit.u, fit.u[:20] * 1.3])
-    expected = fit.terms[0].values(fit.design.functions(u))
+    expected = fit.raw(fit.design.functions(u))[:, 0]
     with torch.no_grad():
         found = network(torch.as_tensor(u)).numpy()[:, 0]
     assert_allclose(found[:300], expected[:300], atol=1e-8)
-    beyond = fit.terms[0].values(fit.design.functions(1.25 * rows(400, 9)))
+    beyond = fit.raw(fit.design.functions(1.25 * rows(400, 9)))[:, 0]
     assert np.abs(beyond).max() < 2.5 * np.abs(expected).max()  # as x0 x1 x2 itself
 
 
@@ -119,7 +119,7 @@ def test_the_effect_of_an_input_holds_what_neighbourhoods_add():
     fit = fitted()
     at = np.zeros((41, 4))
     at[:, 3] = np.linspace(-1.6, 1.6, 41)
-    effect = input_effect(fit, 3, at, fit.additive.functions(at))[:, 0]
+    effect = column_effect(fit, [3], at, fit.additive.functions(at))[:, 0]
     truth = at[:, 3] ** 2 - (fit.u[:, 3] ** 2).mean()
     assert np.abs(effect - effect.mean() - truth + truth.mean()).max() < 0.25
 

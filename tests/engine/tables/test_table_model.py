@@ -13,9 +13,9 @@ from kanrun.engine.tables.cross_validation import OURS, assign_folds, cross_vali
 from kanrun.engine.tables.effects import (
     REMAINDER,
     anova_table,
+    column_effect,
     effect_table,
     importance_table,
-    input_effect,
     pair_table,
 )
 from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
@@ -148,7 +148,7 @@ def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts():
     for part in model.parts:
         assert part.outputs is not None
         h = part.fit.design.functions(part.fit.u)
-        total += part.weight * part.outputs.invert(part.fit.terms[0].values(h)[:, None])
+        total += part.weight * part.outputs.invert(part.fit.raw(h))
     assert np.sqrt(np.mean((model.predict(points.x) - total) ** 2)) < 0.01 * points.y.std()
     far = model.predict(1e3 * points.x)
     assert far.max() <= points.y.max() + MARGIN * np.ptp(points.y) + ROUNDING
@@ -378,7 +378,7 @@ def test_few_of_many_inputs_are_found():
     model = fit_table(Points(x[:80], y[:80, None]), None, UNFOLDED)
     assert np.mean((model.predict(x[80:])[:, 0] - y[80:]) ** 2) < 0.3 * y.var()
     h = model.fit.functions()[:]
-    sizes = [input_effect(model.fit, j, model.fit.u, h).std() for j in range(40)]
+    sizes = [column_effect(model.fit, [j], model.fit.u, h).std() for j in range(40)]
     assert set(np.argsort(sizes)[-2:]) == {0, 1}
 
 
