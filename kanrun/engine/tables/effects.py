@@ -112,7 +112,7 @@ def column_effect(
     mine = np.flatnonzero(np.isin(fit.design.basis.column, inputs))
     effect = h[:, mine] @ terms.main[:, mine].T
     if radial is None:
-        return effect
+        return np.asarray(effect)
     rows, bells = fit.u[_spaced(fit.u, _EFFECT_ROWS)], terms.main[:, len(fit.design.lines) :]
     for j in inputs:
         at = np.unique(np.append(u[:, j], rows[:, j]))
@@ -122,7 +122,7 @@ def column_effect(
             np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows)
         )
         effect += moved - mean.mean(0)
-    return effect
+    return np.asarray(effect)
 
 
 def _spaced(rows: Sized, count: int) -> Int[ndarray, " places"]:
