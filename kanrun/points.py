@@ -5,10 +5,10 @@ Arrays are float64, (points, features).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,8 +76,7 @@ class Points:
         return np.stack([self.x.min(axis=0), self.x.max(axis=0)], axis=1)
 
 
-@dataclass(frozen=True, eq=False)
-class Scaling:
+class Scaling(msgspec.Struct, frozen=True, eq=False, tag=True):
     """Map (a - shift) / scale of each feature; shift and scale have shape (features,)."""
 
     shift: Array
@@ -88,10 +87,6 @@ class Scaling:
         """Return the scaling that changes nothing."""
         return Scaling(np.zeros(features), np.ones(features))
 
-    def plain(self) -> dict[str, Any]:
-        """Return JSON values for `scaling_from_plain`."""
-        return {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
-
     def apply(self, a: Array) -> Array:
         """Convert the user's units (..., features) to standardised ones."""
         return (a - self.shift) / self.scale
@@ -101,8 +96,7 @@ class Scaling:
         return a * self.scale + self.shift
 
 
-@dataclass(frozen=True, eq=False)
-class PiecewiseScaling:
+class PiecewiseScaling(msgspec.Struct, frozen=True, eq=False, tag=True):
     """An increasing, piecewise linear map of each feature, constant beyond its ends.
 
     Attributes:
@@ -112,10 +106,6 @@ class PiecewiseScaling:
 
     points: tuple[Array, ...]
     values: tuple[Array, ...]
-
-    def plain(self) -> dict[str, Any]:
-        """Return JSON values for `scaling_from_plain`."""
-        return {name: [a.tolist() for a in part] for name, part in vars(self).items()}
 
     def apply(self, a: Array) -> Array:
         """Convert the user's units (..., features) to the model's."""
@@ -135,16 +125,3 @@ class PiecewiseScaling:
 def _interpolated(a: Array, points: tuple[Array, ...], values: tuple[Array, ...]) -> Array:
     maps = enumerate(zip(points, values, strict=True))
     return np.stack([np.interp(a[..., j], *one) for j, one in maps], -1)
-
-
-def scaling_from_plain(plain: Mapping[str, Any]) -> Scaling | PiecewiseScaling:
-    """Return the scaling of `plain()`.
-
-    Raises KeyError, TypeError or ValueError for other values.
-    """
-    if "points" in plain:
-        points, values = (
-            tuple(np.array(a, dtype=np.float64) for a in plain[key]) for key in ("points", "values")
-        )
-        return PiecewiseScaling(points, values)
-    return Scaling(*(np.array(plain[key], dtype=np.float64) for key in ("shift", "scale")))

@@ -42,12 +42,15 @@ from kanrun.study.evaluation import (
     relative_error,
     scores,
     stage_row,
-    state_from_checkpoint,
-    state_to_checkpoint,
     step_row,
 )
 from kanrun.study.resources import generator
-from kanrun.study.saved import model_checkpoint, slider_checkpoint
+from kanrun.study.saved import (
+    from_checkpoint,
+    model_checkpoint,
+    slider_checkpoint,
+    to_checkpoint,
+)
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Target
 
@@ -72,7 +75,9 @@ class Fit:
     ) -> Iterator[Record]:
         """Train; one row per step as it trains, the rest at the end."""
         problem, model = self.problem, self.cfg.model
-        done = state_from_checkpoint(resume, problem.domain.device)
+        done = TrainingState()
+        if resume is not None:
+            done = from_checkpoint(resume, TrainingState, problem.domain.device)
         if resume is None:
             yield from (Note(text, warning=True) for text in problem.dataset.notes)
             if TARGETS[self.cfg.target.kind].table:
@@ -153,7 +158,8 @@ class Progress:
             self._lowest = None
             yield Row("stages", stage_row(event))
         snapshot = event if isinstance(event, Snapshot) else None
-        yield state_to_checkpoint(TrainingState(self._stages, snapshot), {"lowest": self._lowest})
+        state = TrainingState(self._stages, snapshot)
+        yield to_checkpoint("resume", state, lowest=self._lowest)
 
 
 def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> Iterator[Record]:

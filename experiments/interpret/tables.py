@@ -242,8 +242,8 @@ def formula_checkpoint(
 ) -> Checkpoint:
     """Return the formula in all its forms with its domain and certificate.
 
-    Arrays contain the domain, and for f1, f2, ... the knots (intervals + 2 degree + 1,) and the
-    coefficients (intervals + degree,).
+    `splines` are the knots (intervals + 2 degree + 1,) and the coefficients (intervals + degree,)
+    of f1, f2, ...
     """
     certificate = _row("", **vars(result.certificate)).values if result.certificate else {}
     meta = {
@@ -254,13 +254,14 @@ def formula_checkpoint(
         "rounded": [list(entry) for entry in formula.rounded],
         "certificate": certificate,
         "seed": seed,
+        "domain": problem.scaling.invert(problem.held_out.domain.T).T.tolist(),
+        "splines": {},
     }
-    arrays = {"domain": problem.scaling.invert(problem.held_out.domain.T).T}
     for name, spline in formula.splines:
         steps = np.arange(-spline.degree, spline.intervals + spline.degree + 1) / spline.intervals
-        arrays[f"{name}.knots"] = spline.low + (spline.high - spline.low) * steps
-        arrays[f"{name}.coefficients"] = spline.parameters
-    return Checkpoint(f"formula-{problem.name}-seed{seed}", arrays, meta)
+        knots = spline.low + (spline.high - spline.low) * steps
+        meta["splines"][name] = knots.tolist(), spline.parameters.tolist()
+    return Checkpoint(f"formula-{problem.name}-seed{seed}", {}, meta)
 
 
 def certified_row(target: NistTarget, formula: Formula | None) -> Row:

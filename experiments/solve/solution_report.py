@@ -44,7 +44,7 @@ from kanrun.points import Scaling
 from kanrun.runs.records import Checkpoint, Table
 from kanrun.study.model import Model
 from kanrun.study.resources import generator
-from kanrun.study.saved import checkpoint_of
+from kanrun.study.saved import to_checkpoint
 
 Array = NDArray[np.float64]
 
@@ -176,7 +176,7 @@ class SolvedEquation:
 
     def checkpoint(self, name: str) -> Checkpoint:
         """Return the solution as a checkpoint, in the user's units."""
-        return checkpoint_of(self.model, f"{self.problem.name}-{name}-seed{self.seed}")
+        return to_checkpoint(f"{self.problem.name}-{name}-seed{self.seed}", self.model)
 
     def tables(self, name: str) -> Iterator[Table]:
         """Yield tables of the solution on a regular grid, collocation points and breakpoints.

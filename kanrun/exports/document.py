@@ -39,6 +39,7 @@ from dataclasses import replace
 from math import factorial
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline as ScipySpline
@@ -87,7 +88,7 @@ def document_of(model: Exportable) -> Document:
     columns = [{"name": name, **plain} for name in model.inputs]
     document = {
         "schema": SCHEMA,
-        "columns": model.code.plain() if model.code else columns,
+        "columns": msgspec.to_builtins(model.code.columns) if model.code else columns,
         "inputs": model.inputs,
         "outputs": model.outputs,
         "classes": model.classes,
@@ -114,7 +115,7 @@ def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
 
 
 def _maps(scaling: Scaling | PiecewiseScaling) -> list[Document]:
-    parts = scaling.plain()
+    parts = msgspec.to_builtins(msgspec.structs.asdict(scaling), enc_hook=np.ndarray.tolist)
     return [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]
 
 

@@ -41,7 +41,7 @@ from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.model import Model
 from kanrun.study.progress import Reporter
 from kanrun.study.resources import TimeLimit, threads_of, using_threads
-from kanrun.study.saved import model_from_checkpoint
+from kanrun.study.saved import from_checkpoint
 from kanrun.study.suite import with_cell
 from kanrun.targets import (
     Data,
@@ -302,4 +302,4 @@ def _model_of(records: Iterable[Record], seed: int) -> Model:
     tables = {name: pd.DataFrame(values) for name, values in rows.items()} | tables
     for table in tables.values():
         table.insert(0, "seed", seed)
-    return replace(model_from_checkpoint(checkpoint), tables=tables, notes=tuple(notes))
+    return replace(from_checkpoint(checkpoint, Model), tables=tables, notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""Records of a training: rows of steps and grids, its state to resume from, scores, and tables.
+"""Records of a training: rows of steps and grids, scores, and tables.
 
 Scores and tables are in the units of the data.
 """
@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import pandas as pd
 import torch
@@ -25,14 +24,12 @@ from kanrun.engine.training import (
     Stage,
     Step,
     Trained,
-    TrainingState,
     degrees_of_freedom,
     mean_loss,
     predict,
 )
-from kanrun.runs.records import Checkpoint, Note, Record, Table, Value
+from kanrun.runs.records import Note, Record, Table, Value
 from kanrun.study.build import LearningProblem
-from kanrun.study.saved import pack, unpack
 from kanrun.targets import Dataset, Points, constant, deviation, root_mean_square
 
 if TYPE_CHECKING:
@@ -332,34 +329,3 @@ def growth_row(stage: Stage) -> dict[str, Value]:
 def _errors(errors: Errors) -> dict[str, Value]:
     names = ("train", "validation", "test")
     return {f"{name}_rmse": getattr(errors, name) for name in names}
-
-
-def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoint:
-    """Return the state of a training, from which it resumes exactly; `meta` are further values."""
-    arrays: dict[str, NDArray[Any]] = {}
-
-    def stored(part: Network | Tensor) -> Any:
-        place = f"{len(arrays)}/"
-        if isinstance(part, Tensor):
-            arrays[place] = part.cpu().numpy()
-            return place
-        arrays.update(pack(part, place))
-        return {"place": place, "network": part.describe()}
-
-    return Checkpoint("resume", arrays, {**meta, **msgspec.to_builtins(state, enc_hook=stored)})
-
-
-def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> TrainingState:
-    """Return the state that `state_to_checkpoint` stored, or that of a new training."""
-    if checkpoint is None:
-        return TrainingState()
-    arrays = checkpoint.arrays
-
-    def restored(kind: type, part: Any) -> Network | Tensor:
-        if kind is not Tensor:
-            return unpack(part["network"], arrays, part["place"]).to(device)
-        tensor = torch.from_numpy(np.array(arrays[part]))
-        # The state of a generator, which has bytes, stays on the CPU.
-        return tensor if tensor.dtype == torch.uint8 else tensor.to(device)
-
-    return msgspec.convert(checkpoint.meta, TrainingState, dec_hook=restored)

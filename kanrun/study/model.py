@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +98,29 @@ class Model:
     family: Family | None = None
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a part does not fit the network or is not finite."""
+        inputs, outputs = self.network.shape[0], self.network.shape[-1]
+        scalings = self.input_scaling, self.output_scaling
+        parts: list[tuple[str, Sized, int]] = [
+            ("inputs", self.inputs, inputs),
+            ("domain", self.domain, inputs),
+            ("input_scaling", scalings[0].scale, inputs),
+            ("outputs", self.classes or self.outputs, outputs),
+        ]
+        if not self.classes:
+            parts.append(("output_scaling", scalings[1].scale, outputs))
+        for name, part, needed in parts:
+            if len(part) != needed:
+                raise ValueError(f"{name} has {len(part)} entries, and the network {needed}")
+        for each in scalings:
+            with np.errstate(all="ignore"):
+                zero = each.invert(np.zeros(len(each.scale)))
+            if not (np.isfinite(each.scale) & (each.scale > 0) & np.isfinite(zero)).all():
+                raise ValueError("a scaling is not finite, or a scale of it not positive")
+        if not np.isfinite(self.domain).all():
+            raise ValueError("a range is not finite")
 
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.network.shape))
@@ -321,10 +344,10 @@ class Model:
         Raises:
             StorageFailed: If the file cannot be written.
         """
-        from kanrun.study.saved import checkpoint_of
+        from kanrun.study.saved import to_checkpoint
 
         file = _with_ending(path)
-        write_checkpoint(file, checkpoint_of(self, file.stem))
+        write_checkpoint(file, to_checkpoint(file.stem, self))
         return file
 
     @classmethod
@@ -340,10 +363,10 @@ class Model:
         Raises:
             KanrunError: If the file is missing, corrupted or not a model of kanrun.
         """
-        from kanrun.study.saved import model_from_checkpoint
+        from kanrun.study.saved import from_checkpoint
 
         file = Path(path) if Path(path).is_file() else _with_ending(path)
-        return model_from_checkpoint(read_checkpoint(file))
+        return from_checkpoint(read_checkpoint(file), Model)
 
     def export(self, form: str, file: str | Path, **options: float) -> list[str]:
         """Write the model to a file that works without kanrun, as `kanrun export` does.

@@ -5,30 +5,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kanrun.engine.networks import Network, from_description
 from kanrun.errors import KanrunError, UsageError
-from kanrun.families import Family
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 from kanrun.runs.records import Checkpoint
 from kanrun.study.build import LearningProblem
 from kanrun.study.model import Model
-from kanrun.targets import (
-    TableCode,
-    scaling_from_plain,
-)
+from kanrun.study.prediction import Array
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,10 @@ class LoadedRun:
             words = name.rpartition("-seed")[0]
             return int(cell[1]) if cell else 0, words, int(seed[1]) if seed else 0
 
-        other = re.compile(r"resume-\d+-\d+|.*-seed\d+-stages")
+        others = SLIDER_NAME, re.compile(r"resume-\d+-\d+")
+        names = self.run.checkpoints
         return sorted(
-            (name for name in self.run.checkpoints if not other.fullmatch(name)), key=place
+            (one for one in names if not any(each.fullmatch(one) for each in others)), key=place
         )
 
     def model(self, name: str | None = None) -> Model:
@@ -88,7 +86,7 @@ class LoadedRun:
             raise UsageError(
                 f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}."
             )
-        return replace(model_from_checkpoint(self.run.checkpoint(chosen)), tables=self.tables)
+        return replace(from_checkpoint(self.run.checkpoint(chosen), Model), tables=self.tables)
 
     def export(
         self, form: str, file: str | Path, name: str | None = None, **options: float
@@ -103,18 +101,13 @@ class LoadedRun:
         chosen = name or next(iter(self.models), "")
         found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
         if "formula" in found:
-            seeds = [self.run.checkpoint(other) for other in ([name] if name else self.models)]
-            units, stored = self.config.get("target", {}).get("units"), []
-            for one in seeds:
-                if "formula" in one.meta and one.meta.get("seed") == found.get("seed"):
-                    arrays = {key: array.tolist() for key, array in one.arrays.items()}
-                    names = [key.removesuffix(".knots") for key in arrays if key.endswith(".knots")]
-                    splines = {
-                        name: (arrays[f"{name}.knots"], arrays[f"{name}.coefficients"])
-                        for name in names
-                    }
-                    own = {"domain": arrays["domain"], "splines": splines, "units": units}
-                    stored.append({**one.meta, **own})
+            all_of = [self.run.checkpoint(one).meta for one in ([name] if name else self.models)]
+            units = self.config.get("target", {}).get("units")
+            stored = [
+                {**one, "units": units}
+                for one in all_of
+                if "formula" in one and one.get("seed") == found.get("seed")
+            ]
             content = formula_bytes(stored, form, file, identifier(Path(file).stem))
             write_named_file(Path(file), content)
             return []
@@ -160,11 +153,76 @@ def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
     return LoadedRun(find_run(str(run), Path(outputs)))
 
 
-Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
-TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables
+Kind = TypeVar("Kind")
+SLIDER_NAME = re.compile(r".*-seed\d+-stages")  # of checkpoints with models under a slider
 #: Maximum numbers of parameters of all networks under one slider, and of their test points.
 MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
+
+
+@dataclass(frozen=True)
+class Slider:
+    """Models that a report shows under one slider, their labels, and test points (x, y)."""
+
+    title: str
+    slider: str
+    labels: tuple[str, ...]
+    models: tuple[Model, ...]
+    x: Array
+    y: Array
+
+
+def to_checkpoint(name: str, value: Any, **further: Any) -> Checkpoint:
+    """Return a dataclass as JSON and arrays, from which `from_checkpoint` makes it again.
+
+    Parameters of networks, tensors and columns of numbers are arrays, all else is in the
+    description, together with the values of `further`.
+    """
+    arrays: Arrays = {}
+
+    def stored(part: Any) -> Any:
+        place = f"{len(arrays)}/"
+        if isinstance(part, Network):
+            arrays.update(pack(part, place))
+            return {**part.describe(), "place": place}
+        if isinstance(part, pd.DataFrame):
+            return {str(column): stored(values) for column, values in part.items()}
+        if isinstance(part, pd.Series) and part.dtype.kind not in "biuf":
+            return [[None if pd.isna(one) else str(one) for one in part]]
+        if isinstance(part, Tensor | pd.Series):
+            arrays[place] = part.cpu().numpy() if isinstance(part, Tensor) else part.to_numpy()
+            return place
+        return part.tolist()
+
+    return Checkpoint(name, arrays, {**further, **msgspec.to_builtins(value, enc_hook=stored)})
+
+
+def from_checkpoint(
+    checkpoint: Checkpoint, kind: type[Kind], device: torch.device | None = None
+) -> Kind:
+    """Return the dataclass of `to_checkpoint`. Raises KanrunError if it is not a valid `kind`."""
+    arrays = checkpoint.arrays
+
+    def restored(part: type, plain: Any) -> Any:
+        if part is Network:
+            own = {name: value for name, value in plain.items() if name != "place"}
+            return unpack(own, arrays, plain.get("place", "")).to(device)
+        if part is pd.DataFrame:
+            return pd.DataFrame(
+                {name: arrays[at] if isinstance(at, str) else at[0] for name, at in plain.items()}
+            )
+        if part is not Tensor:
+            return np.array(plain, dtype=np.float64)
+        tensor = torch.from_numpy(np.array(arrays[plain]))
+        # The state of a generator, which has bytes, stays on the CPU.
+        return tensor if tensor.dtype == torch.uint8 else tensor.to(device)
+
+    try:
+        return msgspec.convert(checkpoint.meta, kind, dec_hook=restored)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise KanrunError(
+            f"Checkpoint {checkpoint.name} does not describe a {kind.__name__}: {error!r}."
+        ) from error
 
 
 def pack(network: Network, prefix: str = "") -> Arrays:
@@ -225,8 +283,13 @@ def model_checkpoint(
 
     `learned` are further fields of `Model`: errors, gaps and family.
     """
+    name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
+    return to_checkpoint(name, _model(network, problem, seed, **learned))
+
+
+def _model(network: Network, problem: LearningProblem, seed: int, **learned: Any) -> Model:
     dataset, target = problem.dataset, problem.dataset.target
-    model = Model(
+    return Model(
         network,
         target.inputs,
         target.outputs,
@@ -238,9 +301,6 @@ def model_checkpoint(
         target.code,
         **learned,
     )
-    return checkpoint_of(
-        model, f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
-    )
 
 
 def slider_checkpoint(
@@ -250,108 +310,11 @@ def slider_checkpoint(
 
     Yields nothing for networks of another kind, and for too many numbers.
     """
-    if not all(network.edge_layers for network in networks.values()):
-        return
-    arrays, stages = dict[str, Any](), []
-    for number, (label, network) in enumerate(networks.items()):
-        arrays |= pack(network, f"{number}/")
-        stages.append({"label": label, "network": network.describe()})
-    if sum(array.size for array in arrays.values()) > MOST_SLIDER_NUMBERS:
-        return
     points = problem.dataset.test or problem.dataset.train
     some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
-    summary = dict.fromkeys(("target", "shape", "train_points"))
-    meta = model_checkpoint(network, problem, summary, seed).meta
-    meta |= {"slider": slider, "title": title, "stages": stages}
-    arrays |= {"points/x": points.x[some], "points/y": points.y[some]}
-    yield Checkpoint(f"{slider}s-seed{seed}-stages", arrays, meta)
-
-
-def checkpoint_of(model: Model, title: str) -> Checkpoint:
-    """Return the model and its tables as arrays and JSON, for `model_from_checkpoint`."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return [plain(one) for one in value]
-        if isinstance(value, np.ndarray):
-            return value.tolist()
-        if isinstance(value, Family):
-            return asdict(value)
-        return value.plain() if hasattr(value, "plain") else value
-
-    arrays, tables = pack(model.network), dict[str, dict[str, Any]]()
-    for table, columns in model.tables.items():
-        tables[table] = {}
-        for name, values in columns.items():
-            if is_number := values.dtype.kind in "biuf":
-                arrays[f"{TABLES}{table}/{name}"] = values.to_numpy()
-            tables[table][str(name)] = (
-                None if is_number else [None if pd.isna(value) else str(value) for value in values]
-            )
-    meta = {name: plain(value) for name, value in vars(model).items() if name != "tables"}
-    meta |= {"network": model.network.describe(), "tables": tables}
-    return Checkpoint(title, arrays, meta)
-
-
-def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
-    """Return the model that `model_checkpoint` stored. Raises KanrunError if it is not valid."""
-    meta, arrays = checkpoint.meta, checkpoint.arrays
-    try:
-        own = {name: array for name, array in arrays.items() if not name.startswith(TABLES)}
-        tables = {}
-        for name, columns in meta.get("tables", {}).items():
-            tables[str(name)] = pd.DataFrame(
-                {
-                    column: arrays[f"{TABLES}{name}/{column}"] if values is None else values
-                    for column, values in columns.items()
-                }
-            )
-        model = Model(
-            unpack(meta["network"], own),
-            tuple(meta["inputs"]),
-            tuple(meta["outputs"]),
-            np.array(meta["domain"], dtype=np.float64),
-            scaling_from_plain(meta["input_scaling"]),
-            scaling_from_plain(meta["output_scaling"]),
-            tuple(meta["classes"]) if meta["classes"] else None,
-            int(meta["seed"]),
-            TableCode.from_plain(meta["code"]) if meta.get("code") else None,
-            np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
-            tuple(
-                np.array(inside, dtype=np.float64).reshape(-1, 2)
-                for inside in meta.get("gaps") or ()
-            ),
-            msgspec.convert(meta.get("family"), Family | None),
-            tables,
-            tuple(map(str, meta.get("notes", ()))),
-        )
-        _check_sizes(model)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise KanrunError(
-            f"Checkpoint {checkpoint.name} does not describe a model: {error!r}."
-        ) from error
-    return model
-
-
-def _check_sizes(model: Model) -> None:
-    """Raise ValueError if names, ranges and scalings do not fit the network or are not finite."""
-    inputs, outputs = model.network.shape[0], model.network.shape[-1]
-    for name, found, needed in (
-        ("inputs", len(model.inputs), inputs),
-        ("domain", len(model.domain), inputs),
-        ("input_scaling", len(model.input_scaling.scale), inputs),
-        ("output_scaling", outputs if model.classes else len(model.output_scaling.scale), outputs),
-        ("classes" if model.classes else "outputs", len(model.classes or model.outputs), outputs),
-    ):
-        if found != needed:
-            raise ValueError(f"{name} has {found} entries, and the network {needed}")
-    names = (*model.inputs, *model.outputs, *(model.classes or ()))
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError("the name of an input, output or class is no text")
-    for scaling in (model.input_scaling, model.output_scaling):
-        with np.errstate(all="ignore"):
-            zero = scaling.invert(np.zeros(len(scaling.scale)))
-        if not (np.isfinite(scaling.scale) & (scaling.scale > 0) & np.isfinite(zero)).all():
-            raise ValueError("a scaling is not finite, or a scale of it not positive")
-    if not np.isfinite(model.domain).all():
-        raise ValueError("a range is not finite")
+    models = tuple(_model(network, problem, seed) for network in networks.values())
+    shown = Slider(title, slider, tuple(networks), models, points.x[some], points.y[some])
+    stored = to_checkpoint(f"{slider}s-seed{seed}-stages", shown)
+    is_small = sum(array.size for array in stored.arrays.values()) <= MOST_SLIDER_NUMBERS
+    if is_small and all(network.edge_layers for network in networks.values()):
+        yield stored

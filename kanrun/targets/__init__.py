@@ -9,7 +9,6 @@ from kanrun.points import (
     Scaling,
     deviation,
     root_mean_square,
-    scaling_from_plain,
 )
 from kanrun.targets.arrays import (
     Data,

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from kanrun.errors import UsageError
@@ -222,15 +221,6 @@ class TableCode:
             if len(column.levels or ()) > 1:
                 unknown[column.name] += count
         return np.concatenate(parts, 1), unknown
-
-    def plain(self) -> list[dict[str, Any]]:
-        """Return JSON values for `from_plain`."""
-        return [asdict(column) for column in self.columns]
-
-    @staticmethod
-    def from_plain(columns: Sequence[Mapping[str, Any]]) -> TableCode:
-        """Return the code of `plain()`."""
-        return TableCode(msgspec.convert(columns, tuple[ColumnCode, ...]))
 
 
 @dataclass(frozen=True)

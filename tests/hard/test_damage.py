@@ -136,12 +136,12 @@ FORGED = {
     "layers that are a number": _set("network/layers", 42),
     "names too few": _set("inputs", ["x0"]),
     "a range that is infinite": _set("domain", [[0, float("inf")], [0, 1]]),
-    "a scale of zero": _set("output_scaling", {"shift": [0.0], "scale": [0.0]}),
+    "a scale of zero": _set("output_scaling", {"type": "Scaling", "shift": [0.0], "scale": [0.0]}),
     "a scaling for more outputs": _set(
-        "output_scaling", {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}
+        "output_scaling", {"type": "Scaling", "shift": [0.0, 0.0], "scale": [1.0, 1.0]}
     ),
     "a shift that is NaN": _set(
-        "input_scaling", {"shift": [float("nan"), 0.0], "scale": [1.0, 1.0]}
+        "input_scaling", {"type": "Scaling", "shift": [float("nan"), 0.0], "scale": [1.0, 1.0]}
     ),
     "a seed of text": _set("seed", "first"),
     "a code of columns that is a number": _set("code", 42),

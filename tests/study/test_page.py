@@ -20,11 +20,11 @@ from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
-from kanrun.runs import Checkpoint, Claim, Manifest, Run, RunFolder, RunLabels, Status
+from kanrun.runs import Claim, Manifest, Run, RunFolder, RunLabels, Status
 from kanrun.study.model import Model
 from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
-from kanrun.study.saved import pack
+from kanrun.study.saved import Slider, to_checkpoint
 from kanrun.targets import Scaling
 
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
@@ -81,24 +81,16 @@ def make_run(outputs, text="plain"):
     record = Manifest("fit", argv=words, overrides=(f"a={text}",), notes=(text,))
     folder = RunFolder.create(outputs, record)
     network = trained(EdgeSpec(base="silu"))
-    meta = {
-        "network": network.describe(),
-        "inputs": ["length", text],
-        "outputs": ["y"],
-        "domain": [[-1, 1], [-1, 1]],
-        "classes": None,
-        "seed": 0,
-        "code": None,
-        "input_scaling": {"shift": [0.1, 0.0], "scale": [2.0, 1.0]},
-        "output_scaling": {"shift": [3.0], "scale": [0.5]},
-    }
-    folder.checkpoint(Checkpoint(f"model-seed0-{text}", pack(network), meta))
-    scalings = {key: meta[key] for key in meta if key not in ("network", "code")}
+    scalings = (
+        Scaling(np.array([0.1, 0.0]), np.array([2.0, 1.0])),
+        Scaling(*np.array([[3.0], [0.5]])),
+    )
+    model = Model(network, ("length", text), ("y",), np.array([[-1.0, 1.0]] * 2), *scalings, None)
+    folder.checkpoint(to_checkpoint(f"model-seed0-{text}", model))
+    points = np.zeros((30, 2)), np.ones((30, 1))
     for number in range(2):
-        stages = [{"label": f"{text} {number}", "network": network.describe()}]
-        arrays = pack(network, "0/") | {"points/x": np.zeros((30, 2)), "points/y": np.ones((30, 1))}
-        slider = {"title": f"grids of {text}", "slider": text, "stages": stages, **scalings}
-        folder.checkpoint(Checkpoint(f"cell{number}-grids-seed0-stages", arrays, slider))
+        slider = Slider(f"grids of {text}", text, (f"{text} {number}",), (model,), *points)
+        folder.checkpoint(to_checkpoint(f"cell{number}-grids-seed0-stages", slider))
     x = np.linspace(-1, 1, 20)
     columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
     folder.table("predictions").extend({"split": np.full(20, "test"), **columns})
@@ -184,19 +176,9 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path):
 def run_of(outputs, network):
     """A run of `solve` whose model is `network`, of x and t."""
     folder = RunFolder.create(outputs, Manifest("solve"))
-    scalings = {
-        f"{kind}_scaling": {"shift": [0.0] * count, "scale": [1.0] * count}
-        for kind, count in (("input", 2), ("output", 1))
-    }
-    meta = {
-        "network": network.describe(),
-        "inputs": ["x", "t"],
-        "outputs": ["u"],
-        "domain": [[-1, 1], [0, 2]],
-    }
-    folder.checkpoint(
-        Checkpoint("model-0-seed0", pack(network), meta | scalings | {"classes": None, "seed": 0})
-    )
+    domain, scalings = np.array([[-1.0, 1.0], [0.0, 2.0]]), map(Scaling.identity, (2, 1))
+    model = Model(network, ("x", "t"), ("u",), domain, *scalings, None)
+    folder.checkpoint(to_checkpoint("model-0-seed0", model))
     points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u_true": np.ones(5)}
     folder.table("solution_0").extend(points)
     folder.finish(Status.COMPLETED)

@@ -6,7 +6,8 @@ import pytest
 from kanrun.engine.networks import KAN, MLP
 from kanrun.errors import KanrunError
 from kanrun.runs import Checkpoint
-from kanrun.study.saved import model_from_checkpoint
+from kanrun.study.model import Model
+from kanrun.study.saved import from_checkpoint
 
 EDGES = {
     "degree": 3,
@@ -43,4 +44,4 @@ def test_a_network_that_is_not_stored_is_not_built(network, monkeypatch):
     for kind in (KAN, MLP):
         monkeypatch.setattr(kind, "from_description", built)
     with pytest.raises(KanrunError):
-        model_from_checkpoint(Checkpoint("sent", {"a": np.zeros(9)}, {"network": network}))
+        from_checkpoint(Checkpoint("sent", {"a": np.zeros(9)}, {"network": network}), Model)

@@ -19,7 +19,7 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
-from kanrun.study.evaluation import state_from_checkpoint, state_to_checkpoint
+from kanrun.study.saved import from_checkpoint, to_checkpoint
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -55,10 +55,8 @@ DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
 
 def stored(done, folder):
     """`done` written to a file and read back."""
-    write_checkpoint(checkpoint_path(folder, "resume"), state_to_checkpoint(done, {}))
-    return state_from_checkpoint(
-        read_checkpoint(checkpoint_path(folder, "resume")), torch.device("cpu")
-    )
+    write_checkpoint(checkpoint_path(folder, "resume"), to_checkpoint("resume", done))
+    return from_checkpoint(read_checkpoint(checkpoint_path(folder, "resume")), TrainingState)
 
 
 def followed(create, plan, done=None):

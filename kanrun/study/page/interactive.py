@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import compress, islice
@@ -21,11 +20,9 @@ from kanrun.errors import KanrunError, UsageError
 from kanrun.exports.document import document_of
 from kanrun.runs import Checkpoint, Run
 from kanrun.study.model import Model
-from kanrun.study.saved import model_from_checkpoint
+from kanrun.study.saved import SLIDER_NAME, LoadedRun, Slider, from_checkpoint
 
 Living = dict[str, Any]
-#: Names of the checkpoints of `slider_checkpoint`, and of those that a training resumes from.
-_SLIDER_NAME, _RESUME_NAME = re.compile(r".*-seed\d+-stages"), re.compile(r"resume-\d+-\d+")
 #: Layers that network.js evaluates.
 _LAYERS = {"splines", "dense", "sums_of_products"}
 
@@ -59,36 +56,28 @@ def model_values(model: Model) -> Living:
 
 def _networks(run: Run) -> Iterator[Living]:
     """Yield the networks under sliders, one per title; without sliders that of the first seed."""
-    names = [name for name in run.checkpoints if not _RESUME_NAME.fullmatch(name)]
-    sliders, found = list(filter(_SLIDER_NAME.fullmatch, names)), dict[str, Living]()
-    for stored in map(run.checkpoint, sliders):
-        title, x, y = str(stored.meta["title"]), *(stored.arrays[f"points/{a}"] for a in "xy")
-        if _size(stored) > NUMBERS or (len(found) >= NETWORKS and title not in found):
+    found = dict[str, Living]()
+    for stored in map(run.checkpoint, filter(SLIDER_NAME.fullmatch, run.checkpoints)):
+        if _size(stored) > NUMBERS:
             continue
-        stages = []
-        for number, entry in enumerate(stored.meta["stages"]):
-            prefix, meta = f"{number}/", stored.meta | {"network": entry["network"]}
-            arrays = {
-                name.removeprefix(prefix): array
-                for name, array in stored.arrays.items()
-                if name.startswith(prefix)
-            }
-            model = model_from_checkpoint(Checkpoint(stored.name, arrays, meta))
-            stages.append((str(entry["label"]), model))
-        labels = np.array(model.classes)[y.astype(int)] if model.classes else y
-        points = {"x": x.tolist(), "y": labels.tolist()}
-        living = _network(title, str(stored.meta["slider"]), stages, points)
-        found.setdefault(title, living | {"stages": []})["stages"].extend(living["stages"])
+        one = from_checkpoint(stored, Slider)
+        if len(found) >= NETWORKS and one.title not in found:
+            continue
+        classes, stages = one.models[0].classes, list(zip(one.labels, one.models, strict=True))
+        labels = np.array(classes)[one.y.astype(int)] if classes else one.y
+        points = {"x": one.x.tolist(), "y": labels.tolist()}
+        living = _network(one.title, one.slider, stages, points)
+        found.setdefault(one.title, living | {"stages": []})["stages"].extend(living["stages"])
     yield from found.values()
-    if found or len(sliders) == len(names):
+    if found or not (names := LoadedRun(run).models):
         return
-    name = next(name for name in names if name not in sliders)
+    name = names[0]
     stored, title = run.checkpoint(name), f"The network {name}"
     absent = {"kind": "absent", "title": title}
     if (size := _size(stored)) > NUMBERS:
         yield absent | {"said": f"It has {size} numbers, too many for a page."}
         return
-    model = model_from_checkpoint(stored)
+    model = from_checkpoint(stored, Model)
     try:
         yield _stored_network(title, model, _test_points(run, name, model))
     except UsageError as error:
