@@ -35,8 +35,10 @@ from kanrun.study.build import (
     parameters_of,
     refuse_unused,
 )
-from kanrun.study.evaluation import points_of, predict_points, relative_error, stage_row, step_row
+from kanrun.study.evaluation import relative_error, stage_row, step_row
+from kanrun.study.prediction import predicted_values
 from kanrun.study.resources import generator
+from kanrun.study.saved import model_of
 from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,
@@ -249,7 +251,7 @@ def from_scratch(one: Extension, seed: int) -> Trained:
 def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Iterator[Row]:
     """Yield a row for each stage, the chosen one marked, and one next to published errors."""
     problem, published = one.problem, published_errors(one)
-    points, rounding = points_of(problem.dataset.train), ROUNDING * baseline_error(problem.data)
+    points, rounding = len(problem.dataset.train), ROUNDING * baseline_error(problem.data)
     test = problem.dataset.test
     for stage in trained.stages:
         # `problem_of` rejects targets without test points, and only KANs are trained here.
@@ -257,7 +259,7 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
         assert stage.intervals is not None
         ordered = one.marks["part"] == "order" and stage.intervals >= cfg.order_first_grid
         error, transfer, network = stage.errors.test, stage.transfer, stage.network
-        distances = np.abs(predict_points(network, problem, test.x) - test.y)
+        distances = np.abs(predicted_values(model_of(network, problem), test.x) - test.y)
         edges = size_of(network).edges
         measured = {
             # In place of the mean square, as the paper.

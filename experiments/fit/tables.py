@@ -31,15 +31,13 @@ from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.evaluation import (
     doubts,
-    edge_table,
     labelled,
-    prediction_table,
+    model_records,
     r_squared,
     relative_error,
 )
 from kanrun.study.prediction import error_levels
 from kanrun.study.resources import threads_of
-from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Dataset, Target, build_target
 
@@ -97,11 +95,8 @@ class TableFitting:
         yield Row("summary", {**summary, **seconds})
         yield from bound_rows(cell, summary)
         yield from self._reports(fitted, seed)
-        yield prediction_table(whole.network, known)
         yield Table("held_out", _held_out(whole, dataset))
-        if (edges := edge_table(whole.network, known)) is not None:
-            yield edges
-        yield model_checkpoint(
+        yield from model_records(
             whole.network,
             known,
             summary,

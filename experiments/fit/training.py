@@ -32,13 +32,11 @@ from kanrun.study.build import (
 )
 from kanrun.study.evaluation import (
     doubts,
-    edge_table,
     effective_parameters,
     follow,
     growth_row,
     linear_rmse,
-    points_of,
-    prediction_table,
+    model_records,
     relative_error,
     scores,
     stage_row,
@@ -47,7 +45,6 @@ from kanrun.study.evaluation import (
 from kanrun.study.resources import generator
 from kanrun.study.saved import (
     from_checkpoint,
-    model_checkpoint,
     slider_checkpoint,
     to_checkpoint,
 )
@@ -171,7 +168,7 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         "target": dataset.target.name,
         "model": network.kind,
         "shape": "-".join(map(str, network.shape)),
-        "train_points": points_of(dataset.train) + points_of(dataset.validation),
+        "train_points": len(problem.data.everything),
         "intervals": trained.chosen.intervals,
         "parameters": network.count(),
         "effective_parameters": effective_parameters(network, problem, trained.chosen.penalty),
@@ -183,7 +180,7 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         "solver": fit.plan.solver if stepped or fit.plan.growth else "least squares",
         "seconds": trained.seconds,
     }
-    if not dataset.classes and points_of(dataset.test):
+    if not dataset.classes and len(dataset.test or ()):
         yield from doubts(summary["r2"], "test points")
     if TARGETS[fit.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
         beaten = errors.test is not None and errors.test < linear
@@ -192,10 +189,7 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         summary["linear_rmse"] = linear
     yield Row("summary", summary)
     yield from bound_rows(cell, summary)
-    yield prediction_table(network, problem)
-    if (table := edge_table(network, problem)) is not None:
-        yield table
-    yield model_checkpoint(network, problem, summary, seed)
+    yield from model_records(network, problem, summary, seed)
     if not cell and seed == fit.cfg.seed and len(trained.stages) > 1 and trained.chosen.intervals:
         grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
         grids[f"the chosen one: {trained.chosen.intervals} intervals"] = network

@@ -15,9 +15,8 @@ from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study.build import make_problem, with_scalings
-from kanrun.study.evaluation import edge_table, prediction_table
+from kanrun.study.evaluation import model_records
 from kanrun.study.resources import generator
-from kanrun.study.saved import model_checkpoint
 from kanrun.targets import Scaling, array_target
 
 #: Points that are recorded: inputs of the checkpoint, or uniform ones of the first grid.
@@ -45,8 +44,6 @@ def read_records(cfg: ImportConfig, seed: int) -> list[Record]:
     units = Scaling.identity(len(inputs)), Scaling.identity(len(outputs))
     problem, base = with_scalings(problem, *units), found.layers[0].spec.base
     network = network.to(problem.domain)
-    edges = edge_table(network, problem)
-    assert edges is not None  # of a network of splines
     summary: dict[str, Value] = {
         "target": path.name,
         "model": network.kind,
@@ -60,9 +57,7 @@ def read_records(cfg: ImportConfig, seed: int) -> list[Record]:
     return [
         Note(f"a network of {found.library} with base={base}, recorded on {len(x)} {where}"),
         Row("summary", summary),
-        prediction_table(network, problem),
-        edges,
-        model_checkpoint(network, problem, summary, seed),
+        *model_records(network, problem, summary, seed),
     ]
 
 

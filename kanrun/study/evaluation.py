@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training import (
@@ -30,7 +30,10 @@ from kanrun.engine.training import (
 )
 from kanrun.runs.records import Note, Record, Table, Value
 from kanrun.study.build import LearningProblem
-from kanrun.targets import Dataset, Points, constant, deviation, root_mean_square
+from kanrun.study.model import Model
+from kanrun.study.prediction import predicted_values
+from kanrun.study.saved import model_of, to_checkpoint
+from kanrun.targets import Dataset, constant, deviation, root_mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,26 +56,18 @@ EDGE_COLUMNS = (
 )
 
 
-def predict_points(network: nn.Module, problem: LearningProblem, x: Array) -> Array:
-    """Return f(x) (samples, outputs) in the units of the data; class numbers (samples, 1)."""
-    inside = torch.as_tensor(problem.dataset.input_scaling.apply(x)).to(problem.domain)
-    output = predict(network, inside)
-    if problem.dataset.classes:
-        return output.argmax(-1, keepdim=True).double().cpu().numpy()
-    return problem.dataset.output_scaling.invert(output.double().cpu().numpy())
-
-
-def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
+def scores(network: Network, problem: LearningProblem) -> dict[str, Value]:
     """Return maximum error and R^2 on the test points; for classes accuracy, cross-entropy."""
     points, samples = problem.dataset.test, problem.data.test
     measured: dict[str, Value] = {"test_max_error": None, "r2": None}
     if points is None or samples is None or not len(points):
         return measured
-    difference = predict_points(network, problem, points.x) - points.y
+    predicted = predicted_values(model_of(network, problem, seed=0), points.x)
     if problem.dataset.classes:
+        right = np.average(predicted.argmax(1) == points.y[:, 0], weights=points.weights)
         loss = mean_loss(predict(network, samples.x), samples, "classification", 1.0)
-        right = float(np.average(difference[:, 0] == 0, weights=points.weights))
-        return {**measured, "test_accuracy": right, "test_cross_entropy": float(loss)}
+        return {**measured, "test_accuracy": float(right), "test_cross_entropy": float(loss)}
+    difference = predicted - points.y
     r2 = r_squared(difference, points.y, points.weights)
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
 
@@ -153,32 +148,51 @@ def linear_rmse(problem: LearningProblem) -> float | None:
     return _rms(rows(dataset.test.x) @ solution - dataset.test.y, dataset.test.weights)
 
 
-def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
+def model_records(
+    network: Network, problem: LearningProblem, summary: dict[str, Any], seed: int, **learned: Any
+) -> Iterator[Record]:
+    """Yield the predictions of a trained network, its edges if it has any, and its checkpoint.
+
+    The checkpoint is named by target, shape, points and seed. `learned` are further fields of
+    `Model`: errors, gaps and family.
+    """
+    model, dataset = model_of(network, problem, seed, **learned), problem.dataset
+    yield _prediction_table(model, dataset)
+    if network.edge_layers:
+        names = model.inputs, model.classes or model.outputs
+        x, invert = problem.data.train.x[:MOST_POINTS], model.input_scaling.invert
+        yield Table("edges", edge_columns(network, x, *names, invert))
+    name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
+    yield to_checkpoint(name, model)
+
+
+def _prediction_table(model: Model, dataset: Dataset) -> Table:
     """Return truth and prediction on the points of each split, and on a grid for up to two inputs.
 
     Classes are given by their labels.
     """
-    dataset = problem.dataset
-    parts: list[tuple[str, Array, Array | None]] = [
+    parts: list[tuple[str, Array, Array]] = [
         (name, points.x[:MOST_POINTS], points.y[:MOST_POINTS])
         for name in ("train", "validation", "test")
         if (points := getattr(dataset, name)) is not None and len(points)
     ]
-    if len(domain := dataset.target.domain) in POINTS_PER_SIDE:
-        low, high = domain.T
-        sides = np.linspace(low, high, POINTS_PER_SIDE[len(domain)], axis=1)
-        grid = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(domain))
-        truth = dataset.target.function(grid) if dataset.target.function else None
-        parts.append(("grid", grid, truth))
-    inputs = np.concatenate([x for _, x, _ in parts])
+    if len(model.domain) in POINTS_PER_SIDE:
+        low, high = model.domain.T
+        sides = np.linspace(low, high, POINTS_PER_SIDE[len(low)], axis=1)
+        grid = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(low))
+        function = dataset.target.function or (
+            lambda x: np.full((len(x), len(model.outputs)), np.nan)
+        )
+        parts.append(("grid", grid, function(grid)))
+    inputs, truth = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
     columns: dict[str, Any] = {"split": [name for name, x, _ in parts for _ in x]}
-    columns |= {f"input:{name}": inputs[:, i] for i, name in enumerate(dataset.target.inputs)}
-    predicted = predict_points(network, problem, inputs)
-    unknown = np.full_like(predicted, np.nan)
-    truth = np.concatenate([unknown[: len(x)] if y is None else y for _, x, y in parts])
-    for o, name in enumerate(dataset.target.outputs):
-        columns[f"truth:{name}"] = labelled(truth[:, o], dataset.classes)
-        columns[f"prediction:{name}"] = labelled(predicted[:, o], dataset.classes)
+    columns |= {f"input:{name}": inputs[:, i] for i, name in enumerate(model.inputs)}
+    predicted = predicted_values(model, inputs)
+    if model.classes:
+        predicted = predicted.argmax(1)[:, None]
+    for o, name in enumerate(model.outputs):
+        columns[f"truth:{name}"] = labelled(truth[:, o], model.classes)
+        columns[f"prediction:{name}"] = labelled(predicted[:, o], model.classes)
     return Table("predictions", columns)
 
 
@@ -187,21 +201,6 @@ def labelled(values: Array, classes: Sequence[str] | None) -> Any:
     if not classes:
         return values
     return [None if np.isnan(value) else str(classes[int(value)]) for value in values]
-
-
-def edge_table(network: Network, problem: LearningProblem) -> Table | None:
-    """Return the learned function of every edge over its grid, with its score.
-
-    The score is the standard deviation of the edge's output on the data. x is in the units of the
-    layer (standardised for tables), `x_data` in those of the data; `seen` is True within the range
-    of the data. If a layer has multiplication nodes, its sums are nodes of their own, joined to the
-    nodes by a further layer of edges. None for networks without spline edges.
-    """
-    if not network.edge_layers:
-        return None
-    names = problem.dataset.target.inputs, problem.dataset.classes or problem.dataset.target.outputs
-    invert = problem.dataset.input_scaling.invert
-    return Table("edges", edge_columns(network, problem.data.train.x[:MOST_POINTS], *names, invert))
 
 
 def network_figure(
@@ -230,7 +229,13 @@ def edge_columns(
     outputs: Sequence[str],
     invert: Callable[[Array], Array] = np.asarray,
 ) -> dict[str, Any]:
-    """Return the columns of `edge_table` for x; `invert` maps inputs to units of the data."""
+    """Return the learned function of every edge over its grid, with its score.
+
+    The score is the standard deviation of the edge's output on the data. x is in the units of the
+    layer (standardised for tables), `x_data` in those of the data, by `invert`; `seen` is True
+    within the range of the data. If a layer has multiplication nodes, its sums are nodes of their
+    own, joined to the nodes by a further layer of edges.
+    """
     rows, multiply = list[tuple[Any, ...]](), any(network.products)
     edges = min(sum(layer.mask.numel() for layer in network.edge_layers), MOST_EDGES)
     points = max(FEWEST_POINTS, min(EDGE_POINTS, MOST_ROWS // edges))
@@ -265,18 +270,13 @@ def edge_columns(
 
 
 def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tuple[Any, ...]]:
-    """Yield rows of `edge_table` from sums (samples, sums) to nodes, products last."""
+    """Yield rows of `edge_columns` from sums (samples, sums) to nodes, products last."""
     plain = sums.shape[1] - 2 * products
     for number, each in enumerate(sums.double().cpu().numpy().T):
         x, multiplies = np.linspace(each.min(), each.max(), points), number >= plain
         out = plain + (number - plain) // 2 if multiplies else number
         operation = "product" if multiplies else "sum"
         yield depth, out, number, x, x, True, x, float(each.std()), False, "", "", "=", operation
-
-
-def points_of(points: Points | None) -> int:
-    """Return the number of points, 0 for None."""
-    return 0 if points is None else len(points)
 
 
 #: Columns of the table `growth`, besides the shape.

@@ -21,7 +21,9 @@ from kanrun.runs.files import write_named_file
 from kanrun.study.prediction import (
     Array,
     count_out_of_range,
+    in_units,
     interval_bounds,
+    network_outputs,
     partial_dependence,
     predicted_values,
     quantile_values,
@@ -142,9 +144,10 @@ class Model:
             InvalidData: If columns are missing, the width differs, or x contains NaN or text.
         """
         rows, single = input_rows(x, self.inputs, self.code)
-        if found := range_warnings(self, count_out_of_range(self, rows)):
+        raw = network_outputs(self, rows)
+        if found := range_warnings(self, count_out_of_range(self, rows, raw)):
             warnings.warn("; ".join(found), UserWarning, stacklevel=2)
-        values = predicted_values(self, rows)
+        values = in_units(self, raw)
         return values[0] if single else values
 
     def predict(self, x: Data) -> NDArray[Any]:
@@ -183,7 +186,7 @@ class Model:
             UsageError: If the model stores no held-out errors, or `level` is out of range.
         """
         rows, single = input_rows(x, self.inputs, self.code)
-        low, high = interval_bounds(self, rows, level)
+        low, high = interval_bounds(self, network_outputs(self, rows), level)
         return (low[0], high[0]) if single else (low, high)
 
     def quantile(self, x: Data, probability: float) -> Array:
@@ -200,7 +203,7 @@ class Model:
             UsageError: If the model stores no held-out errors, or `probability` is out of range.
         """
         rows, single = input_rows(x, self.inputs, self.code)
-        found = quantile_values(self, rows, probability)
+        found = quantile_values(self, network_outputs(self, rows), probability)
         return found[0] if single else found
 
     def score(self, x: Data, y: Data) -> float:

@@ -2,7 +2,7 @@
 
 `Model` checks what users pass and calls these functions; programs that predict in blocks call them
 directly. Everywhere, x are encoded inputs of shape (samples, inputs), and `raw` are the outputs of
-the network for them, in its units, if they are known.
+the network for them, in its units.
 """
 
 from __future__ import annotations
@@ -45,9 +45,13 @@ def network_outputs(model: Model, x: Array) -> Array:
     return predict(model.network, torch.as_tensor(scaled).to(parameter)).double().cpu().numpy()
 
 
-def predicted_values(model: Model, x: Array, raw: Array | None = None) -> Array:
+def predicted_values(model: Model, x: Array) -> Array:
     """Return outputs in the units of the data, or class probabilities: (samples, outputs)."""
-    raw = network_outputs(model, x) if raw is None else raw
+    return in_units(model, network_outputs(model, x))
+
+
+def in_units(model: Model, raw: Array) -> Array:
+    """Return `raw` in the units of the data, or as class probabilities: (samples, outputs)."""
     if model.classes:
         return torch.as_tensor(raw).softmax(-1).numpy()
     return model.output_scaling.invert(raw)
@@ -160,7 +164,7 @@ def error_levels(count: int = 199) -> Array:
     return np.linspace(0.005, 0.995, count)
 
 
-def quantile_values(model: Model, x: Array, probability: float, raw: Array | None = None) -> Array:
+def quantile_values(model: Model, raw: Array, probability: float) -> Array:
     """Return the outputs (samples, outputs) that are not exceeded with this probability."""
     if model.errors is None:
         raise UsageError(
@@ -173,7 +177,6 @@ def quantile_values(model: Model, x: Array, probability: float, raw: Array | Non
             f"the probability {probability:g} of a quantile must be from {levels[0]:g} to "
             f"{levels[-1]:g}."
         )
-    raw = network_outputs(model, x) if raw is None else raw
     errors = np.zeros_like(raw)
     for o, (middles, *quantiles) in enumerate(model.errors.swapaxes(1, 2)):
         at = [np.interp(probability, levels, each) for each in np.transpose(quantiles)]
@@ -183,35 +186,31 @@ def quantile_values(model: Model, x: Array, probability: float, raw: Array | Non
     return model.output_scaling.invert(raw + errors)
 
 
-def interval_bounds(
-    model: Model, x: Array, level: float, raw: Array | None = None
-) -> tuple[Array, Array]:
+def interval_bounds(model: Model, raw: Array, level: float) -> tuple[Array, Array]:
     """Return lower and upper bounds (samples, outputs) of the prediction interval. See `Model`."""
     widest = float(np.ptp(error_levels()))
     if model.errors is not None and not 0 < level <= widest:
         raise UsageError(f"level={level} of an interval must be above 0 and at most {widest:g}.")
-    raw = network_outputs(model, x) if raw is None else raw
-    low, high = (quantile_values(model, x, (1 + side * level) / 2, raw) for side in (-1, 1))
+    low, high = (quantile_values(model, raw, (1 + side * level) / 2) for side in (-1, 1))
     return low, high
 
 
-def count_out_of_range(model: Model, x: Array, raw: Array | None = None) -> Counter[Any]:
+def count_out_of_range(model: Model, x: Array, raw: Array) -> Counter[Any]:
     """Count all samples, those outside the training range or in a gap of it, and clipped ones.
 
     The keys are "samples", ("outside", j) and ("gap", j) for input j, and "clipped" for predictions
     that were clipped to the allowed range.
     """
-    at, (low, high) = np.asarray(x, dtype=np.float64), model.domain.T
-    counts = Counter[Any]({"samples": len(at)})
-    for j, outside in enumerate(((at < low) | (at > high)).sum(0)):
+    low, high = model.domain.T
+    counts = Counter[Any]({"samples": len(x)})
+    for j, outside in enumerate(((x < low) | (x > high)).sum(0)):
         counts["outside", j] = int(outside)
     for j, gaps in enumerate(model.gaps):
-        inside = (((at[:, j] > first) & (at[:, j] < last)).sum() for first, last in gaps)
+        inside = (((x[:, j] > first) & (x[:, j] < last)).sum() for first, last in gaps)
         counts["gap", j] = int(sum(inside))
     scaling = model.output_scaling
-    if not model.classes and isinstance(scaling, PiecewiseScaling) and len(at):
+    if not model.classes and isinstance(scaling, PiecewiseScaling):
         low, high = np.transpose([(values[0], values[-1]) for values in scaling.values])
-        raw = network_outputs(model, at) if raw is None else raw
         counts["clipped"] = int(((raw < low) | (raw > high)).any(1).sum())
     return counts
 

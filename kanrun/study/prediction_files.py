@@ -18,9 +18,9 @@ from kanrun.study.prediction import (
     Array,
     contributions,
     count_out_of_range,
+    in_units,
     interval_bounds,
     network_outputs,
-    predicted_values,
     quantile_values,
     range_warnings,
 )
@@ -130,7 +130,7 @@ def _added(
     model: Model, x: Array, raw: Array, row: int, options: PredictionOptions
 ) -> dict[str, NDArray[Any]]:
     """Return the added columns of a block that begins with data row `row`."""
-    values, names = predicted_values(model, x, raw), model.classes or model.outputs
+    values, names = in_units(model, raw), model.classes or model.outputs
     if not np.isfinite(values).all():
         bad = np.flatnonzero((~np.isfinite(values)).any(1))
         raise UsageError(
@@ -142,11 +142,11 @@ def _added(
     prefix = "probability:" if model.classes else ""
     added |= {f"{prefix}{name}": values[:, o] for o, name in enumerate(names)}
     if options.level is not None:
-        low, high = interval_bounds(model, x, options.level, raw)
+        low, high = interval_bounds(model, raw, options.level)
         for o, name in enumerate(names):
             added |= {f"lower:{name}": low[:, o], f"upper:{name}": high[:, o]}
     for p in options.quantiles:
-        bounds = quantile_values(model, x, p, raw)
+        bounds = quantile_values(model, raw, p)
         added |= {f"quantile {p:g}:{name}": bounds[:, o] for o, name in enumerate(names)}
     added |= {name: model.derivative(name, x) for name in options.derivatives}
     if options.explain:

@@ -276,18 +276,8 @@ def _described(description: dict[str, Any]) -> int:
     return int(description.get("functions", 0) * description.get("outputs", 0))
 
 
-def model_checkpoint(
-    network: Network, problem: LearningProblem, summary: dict[str, Any], seed: int, **learned: Any
-) -> Checkpoint:
-    """Return `network` with all that predicting needs, named by target, shape, points and seed.
-
-    `learned` are further fields of `Model`: errors, gaps and family.
-    """
-    name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
-    return to_checkpoint(name, _model(network, problem, seed, **learned))
-
-
-def _model(network: Network, problem: LearningProblem, seed: int, **learned: Any) -> Model:
+def model_of(network: Network, problem: LearningProblem, seed: int, **learned: Any) -> Model:
+    """Return `network` with all that predicting needs; `learned` are further fields of `Model`."""
     dataset, target = problem.dataset, problem.dataset.target
     return Model(
         network,
@@ -312,7 +302,7 @@ def slider_checkpoint(
     """
     points = problem.dataset.test or problem.dataset.train
     some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
-    models = tuple(_model(network, problem, seed) for network in networks.values())
+    models = tuple(model_of(network, problem, seed) for network in networks.values())
     shown = Slider(title, slider, tuple(networks), models, points.x[some], points.y[some])
     stored = to_checkpoint(f"{slider}s-seed{seed}-stages", shown)
     is_small = sum(array.size for array in stored.arrays.values()) <= MOST_SLIDER_NUMBERS

@@ -24,7 +24,12 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
 from kanrun.study.model import Model, label_text
-from kanrun.study.prediction import count_out_of_range, range_warnings, training_sample
+from kanrun.study.prediction import (
+    count_out_of_range,
+    network_outputs,
+    range_warnings,
+    training_sample,
+)
 from kanrun.targets import Data, as_array, as_numbers, input_rows
 
 Array = NDArray[np.float64]
@@ -53,7 +58,8 @@ def update_model(model: Model, x: Data, y: Data) -> Model:
             f"The network has {unknowns} unknowns, which {len(known)} remembered and {len(rows)} "
             "new rows do not determine. Fit a smaller one, such as model=kan hidden=[3]."
         )
-    if found := range_warnings(model, count_out_of_range(model, rows)):
+    counted = count_out_of_range(model, rows, network_outputs(model, rows))
+    if found := range_warnings(model, counted):
         warnings.warn("; ".join(found), UserWarning, stacklevel=3)
     _train(network, given, torch.as_tensor(model.input_scaling.apply(known)), counts, model.classes)
     ends = [model.domain[:, 0], model.domain[:, 1], *rows]
