@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from kanrun.runs.files import file_name, write_atomic
 from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
 from kanrun.runs.reader import ERRORS
 from kanrun.runs.records import Claim
-from kanrun.runs.tables import MARKS
+from kanrun.runs.tables import MARKS, frame_of
 from kanrun.study.experiment import chosen_figures
 
 Columns = Mapping[str, Sequence[Any]]
@@ -45,6 +46,8 @@ _FIRST = (
     "parameters",
     "seconds",
 )
+#: Columns of the table of points behind its results.
+_FURTHER = ("validation_rmse", "parameters", "seconds")
 #: Errors whose quartiles over seeds are shown next to their median.
 _QUARTILES = ("test_rmse", "rmse")
 _MOST_ROWS = 40
@@ -167,26 +170,15 @@ def print_summary(console: Console, summary: Columns) -> None:
         console.print(Text(f"{said} in summary.csv", style="dim"))
 
 
-def _medians_of_cells(summary: Columns) -> dict[str, Sequence[Any]]:
+def _medians_of_cells(summary: Columns) -> Columns:
     """Return one row per cell: medians, quartiles of the error, and text if all agree."""
-    groups: dict[Any, list[int]] = {}
-    for row, cell in enumerate(summary["cell"]):
-        groups.setdefault(cell, []).append(row)
-    error = next((name for name in _QUARTILES if name in summary), None)
-    merged: dict[str, Sequence[Any]] = {"cell": list(groups)}
-    for name, values in summary.items():
-        grouped = [[values[row] for row in rows] for rows in groups.values()]
-        if name not in {"cell", "seed"}:
-            merged[name] = list(map(_agreed, grouped))
-        if name == error:
-            ends = []
-            for each in grouped:
-                numbers = [float(value) for value in each if shown(value)]
-                if len(numbers) > 1:
-                    numbers = statistics.quantiles(numbers, n=4, method="inclusive")
-                ends.append(f"{shown(numbers[0])} .. {shown(numbers[-1])}" if numbers else "")
-            merged["quartiles"] = ends
-    return merged
+    groups = frame_of(summary).groupby("cell", sort=False)
+    table = groups.agg(lambda values: _agreed(values.tolist())).drop(columns="seed").reset_index()
+    if error := next((name for name in _QUARTILES if name in summary), None):
+        ends = groups[error].quantile([0.25, 0.75]).map(shown).unstack()
+        quartiles = [" .. ".join(pair) if all(pair) else "" for pair in ends.to_numpy()]
+        table.insert(list(table).index(error) + 1, "quartiles", quartiles)
+    return {str(name): values.tolist() for name, values in table.items()}
 
 
 def _agreed(values: Sequence[Any]) -> Any:
@@ -224,9 +216,6 @@ def training_of(failure: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {failure[key]}" for key in MARKS if key in failure)
 
 
-_SEEDS = ("seed", "n_seeds")
-#: Rows of the table of points.
-_MOST_ROWS = 40
 _ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
 Side = dict[str, list[Any]]  # by name, one value a run; None where a run has none
 
@@ -240,20 +229,16 @@ def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
     """
     if len(runs) < 2:
         raise UsageError(f"two runs or more are compared, not {len(runs)}.")
-    settings = _differing(_side(runs, lambda run: flattened(run.config)))
+    settings = _side(runs, lambda run: flattened(run.config))
     results = _side(runs, lambda run: run.manifest.metrics)
     origins = _side(
-        runs, lambda run: flattened({each: getattr(run.manifest, each) for each in _ORIGIN})
+        runs, lambda run: flattened({one: getattr(run.manifest, one) for one in _ORIGIN})
     )
-    return (
-        {
-            name: list(map(_words, values))
-            for name, values in settings.items()
-            if name not in ABOUT_A_RUN
-        },
-        dict(sorted(results.items(), key=lambda pair: pair[1].count(None))),
-        _differing(origins),
-    )
+    for side in (settings, origins):
+        for name, (first, *others) in list(side.items()):
+            if name in ABOUT_A_RUN or all(value == first for value in others):
+                del side[name]
+    return settings, dict(sorted(results.items(), key=lambda pair: pair[1].count(None))), origins
 
 
 def as_columns(runs: Sequence[Run], side: Side, title: str = "") -> Side:
@@ -271,12 +256,6 @@ def _side(runs: Sequence[Run], read: Callable[[Run], Mapping[str, Any]]) -> Side
             each[at] = read(run)
     names = dict.fromkeys(name for one in each for name in one)
     return {name: [one.get(name) for one in each] for name in names}
-
-
-def _differing(side: Side) -> Side:
-    return {
-        name: values for name, values in side.items() if any(value != values[0] for value in values)
-    }
 
 
 def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
@@ -333,34 +312,33 @@ def redraw(
     return written
 
 
-def _words(value: Any) -> Any:
-    return str(value) if isinstance(value, list | dict) else value
+def points_table(run: Run) -> dict[str, list[Any]]:
+    """Return name, status, swept settings and results of each point of a run as columns."""
+    rows = list[dict[str, Any]]()
+    for point in run.points:
+        rows.append({"point": point.name, "status": point.status, **_swept(point)})
+        with contextlib.suppress(KanrunError):
+            rows[-1] |= point.manifest.metrics
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain(*rows))}
 
 
 def print_points(console: Console, run: Run) -> None:
     """Print the points of a run with the swept settings, their results, and which is the best."""
-    points, best = run.points, run.best
+    points, best, table = run.points, run.best, points_table(run)
     # Those with the lowest errors in the order of their numbers.
     errors = [math.inf if point.error is None else point.error for point in points]
     ranked = sorted(range(len(points)), key=lambda at: (errors[at], at))
-    shown = [points[at] for at in sorted(ranked[:_MOST_ROWS])]
+    some = sorted(ranked[:_MOST_ROWS])
     marked = best if best.error is not None else None
-    columns: dict[str, list[Any]] = {
-        "point": [f"{at.name.rpartition('/')[2]}{' *' * (at is marked)}" for at in shown],
-        "status": [point.status for point in shown],
-    }
-    for name in _swept(run):
-        columns[name] = [_words(_swept(point).get(name)) for point in shown]
-    metrics = [point.manifest.metrics for point in shown]
-    for name in (*RESULTS, "validation_rmse", "parameters", "seconds"):
-        if name not in columns and any(each.get(name) is not None for each in metrics):
-            columns[name] = [each.get(name) for each in metrics]
+    names = ["point", "status", *_swept(points[0]), *RESULTS, *_FURTHER]
+    columns = {name: [table[name][at] for at in some] for name in names if name in table}
+    columns = {name: each for name, each in columns.items() if any(one is not None for one in each)}
+    columns["point"] = [f"{at}{' *' * (points[at] is marked)}" for at in some]
     _, left_out = print_table(console, columns, first=("point", *RESULTS, *columns))
     claims = [claim for result in run.journal.results.values() for claim in result.claims]
     held, where = sum(claim.holds for claim in claims), run.path / "summary.csv"
-    some = f"the best {len(shown)} of {len(points)} points; all in {where}"
     for line, needed in (
-        (some, len(shown) < len(points)),
+        (f"the best {len(some)} of {len(points)} points; all in {where}", len(some) < len(points)),
         (f"more columns in {where}: {', '.join(left_out)}", left_out),
         (f"*: the best point, {best.name}", marked),
         (f"{held} of {len(claims)} claims hold; see one point for its own", claims),
@@ -370,9 +348,8 @@ def print_points(console: Console, run: Run) -> None:
 
 
 def _swept(run: Run) -> Mapping[str, Any]:
-    """Return the swept values of a point, or of the first point of a run."""
-    point = run.points[0].point
-    return point.values if point else {}
+    """Return the swept values of a point."""
+    return run.point.values if run.point else {}
 
 
 def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
@@ -393,8 +370,8 @@ def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
 
     values = [_swept(point) for point in run.points]
     for name in values[0]:
-        table[name] = [str(_words(values[int(number)][name])) for number in table["point"]]
+        table[name] = [str(values[int(number)][name]) for number in table["point"]]
     table = table.dropna(subset=[result])
-    keys = [key for key in values[0] if key not in _SEEDS and table[key].nunique() > 1]
+    keys = [key for key in values[0] if key not in ("seed", "n_seeds") and table[key].nunique() > 1]
     stem = run.path / "figures" / "points"
     return write_figure(stem, over_settings(table, keys, result), formats)

@@ -28,7 +28,7 @@ from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened, local_time
 from kanrun.runs.locations import find_runs
 from kanrun.study.page.interactive import Living, interactive_data
-from kanrun.study.report import as_columns, differences, shown
+from kanrun.study.report import as_columns, differences, points_table, shown
 
 #: Largest page in bytes, of which this many are for text and scripts, and number of its
 #: interactive parts.
@@ -167,14 +167,7 @@ def _results(run: Run, manifest: Manifest) -> Iterator[str]:
 def _tables(run: Run, single: Run) -> Iterator[str]:
     """Yield the points of a run, and the tables and settings of its best point."""
     if run.has_points:
-        rows: list[dict[str, Any]] = []
-        for point in run.points:
-            values = point.point.values if point.point else {}
-            rows.append({"point": point.name, "status": point.status, **values})
-            with contextlib.suppress(KanrunError):
-                rows[-1] |= point.manifest.metrics
-        names = dict.fromkeys(name for row in rows for name in row)
-        yield _folded("Points", {name: [row.get(name) for row in rows] for name in names})
+        yield _folded("Points", points_table(run))
     for name in _TABLES:
         with contextlib.suppress(KanrunError):
             columns = single.columns(name)
