@@ -29,13 +29,10 @@ from kanrun.runs.tables import MARKS, Key
 from kanrun.study import report
 from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
 from kanrun.study.experiment import (
-    Failed,
     Failure,
     Finished,
-    Recorded,
     Task,
     TaskEvent,
-    Warned,
     chosen_figures,
     tasks_of,
 )
@@ -173,7 +170,7 @@ class _Execution:
             self._reporter.skip(len(recorder.finished))
             if recorder.lost:
                 lost = f"{recorder.lost} trainings had finished, but some of their rows are gone"
-                self._take(Warned(f"{lost}: they restart"))
+                self._warn(f"{lost}: they restart")
             done = Run(self._folder.path).journal.results
             for point in self._study.points if self._several else ():
                 if not recorder.left[point.number] and point.number not in done:
@@ -198,16 +195,18 @@ class _Execution:
         """Record, show and track an event; check the claims of a point that has ended."""
         self._recorder.handle(event)
         self._reporter.handle(event)
-        if isinstance(event, Recorded):
-            record = event.record
-            if self._tracker is not None and isinstance(record, Row) and record.table == "metrics":
+        match event:
+            case task, Row(table="metrics") as row if self._tracker is not None:
                 several = self._recorder.total > 1
-                marks = dict(zip(MARKS, event.task.key, strict=True)) if several else {}
-                self._tracker.row({**record.values, **marks})
-        elif self._several and isinstance(event, Finished | Failed):
-            number = event.task.point
-            if not self._recorder.left[number]:
-                self._end_point(self._study.points[number])
+                marks = dict(zip(MARKS, task.key, strict=True)) if several else {}
+                self._tracker.row({**row.values, **marks})
+            case task, Finished() | Failure(restarts=False) if self._several:
+                if not self._recorder.left[task.point]:
+                    self._end_point(self._study.points[task.point])
+
+    def _warn(self, text: str) -> None:
+        self._recorder.note(text, warning=True)
+        self._reporter.warn(text)
 
     def _end_point(self, point: Point) -> None:
         """Write the result of a point whose trainings have all ended to the journal."""
@@ -225,7 +224,7 @@ class _Execution:
         except StorageFailed:
             raise
         except Exception as error:
-            self._take(Warned(f"{what}: {Failure.of(error).reason}"))
+            self._warn(f"{what}: {Failure.of(error).reason}")
 
     def _results(
         self, tables: Mapping[str, pandas.DataFrame], point: Point

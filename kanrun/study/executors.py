@@ -25,7 +25,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
@@ -34,22 +34,9 @@ from typing import Any
 from kanrun.config.plugins import add_plugins, typed_plugins
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
-from kanrun.runs.records import Checkpoint
+from kanrun.runs.records import Checkpoint, Note
 from kanrun.runs.tables import Key
-from kanrun.study.experiment import (
-    Ended,
-    Experiment,
-    Failed,
-    Failure,
-    Finished,
-    Progressed,
-    Recorded,
-    Retried,
-    Started,
-    Task,
-    TaskEvent,
-    Warned,
-)
+from kanrun.study.experiment import Experiment, Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.resources import threads_of, using_threads
 
 TaskEvents = Generator[TaskEvent, None, None]
@@ -70,7 +57,7 @@ class TaskRunner:
     experiment: Experiment
     prepared: dict[Key, Any] = field(default_factory=dict)  # stays in this process
 
-    def events(self, task: Task, resume: Checkpoint | None) -> Iterator[Ended]:
+    def events(self, task: Task, resume: Checkpoint | None) -> Iterator[TaskEvent]:
         """Run a task: yield its records, and how it ended; an error is a failure of its task."""
         clock = time.monotonic()
         limit = getattr(self.experiment, "using_threads", using_threads)
@@ -80,11 +67,11 @@ class TaskRunner:
         try:
             with limit(threads_of(task.cfg)):
                 for record in self.experiment.run(task.cfg, task.cell, task.seed, **further):
-                    yield Recorded(task, record)
+                    yield TaskEvent(task, record)
         except Exception as error:
-            yield Failed(task, Failure.of(error))
+            yield TaskEvent(task, Failure.of(error))
         else:
-            yield Finished(task, time.monotonic() - clock, time_limit_reached())
+            yield TaskEvent(task, Finished(time.monotonic() - clock, time_limit_reached()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         is_module = isinstance(self.experiment, ModuleType)
@@ -105,7 +92,7 @@ def run_serial(runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoin
     for number, task in enumerate(tasks):
         if number and time_limit_reached():
             return
-        yield Started(task)
+        yield TaskEvent(task, Started())
         yield from runner.events(task, checkpoints.pop(task.key, None))
 
 
@@ -135,23 +122,23 @@ def run_local(
                 worker = idle.pop() if idle else _Worker(runner, share)
                 busy[worker.connection] = worker
                 worker.give(task, is_first, checkpoints.pop(task.key, None))
-                yield Started(task)
+                yield TaskEvent(task, Started())
             if not busy:
                 return
             for connection in wait(list(busy)):
                 worker = busy[connection]
-                event: TaskEvent = worker.next_event()
-                if isinstance(event, Finished):
+                task, what = worker.next_event()
+                if isinstance(what, Finished):
                     idle.append(busy.pop(connection))
-                    if event.time_was_up:
+                    if what.time_was_up:
                         waiting = iter(())
                         again.clear()
-                elif isinstance(event, Failed):
+                elif isinstance(what, Failure):
                     busy.pop(connection).end()
                     if worker.is_first_attempt:
-                        again.append(event.task)
-                        event = Retried(event.task, event.failure)
-                yield event
+                        again.append(task)
+                        what = replace(what, restarts=True)
+                yield TaskEvent(task, what)
     finally:
         for worker in [*idle, *busy.values()]:
             worker.end()
@@ -177,10 +164,10 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((task, resume))
 
-    def next_event(self) -> Ended | Progressed:
-        """Wait for the next event of the worker; `Failed` if it is gone."""
+    def next_event(self) -> TaskEvent:
+        """Wait for the next event of the worker: a failure if it is gone."""
         try:
-            event: Ended | Progressed = self.connection.recv()
+            event: TaskEvent = self.connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(PATIENCE)
             code = self._process.exitcode or 0
@@ -190,7 +177,7 @@ class _Worker:
                 name = signal.Signals(-code).name if known else f"signal {-code}"
                 hint = " (out of memory?)" if name == "SIGKILL" else ""
                 reason = f"its worker process was ended by {name}{hint}"
-            event = Failed(self._task, Failure(reason))
+            event = TaskEvent(self._task, Failure(reason))
         return event
 
     def end(self) -> None:
@@ -211,7 +198,7 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) ->
         nonlocal last
         if time.monotonic() - last >= TOLD_EVERY:
             last = time.monotonic()
-            connection.send(Progressed(task, update))
+            connection.send(TaskEvent(task, update))
 
     def end_with_parent() -> None:
         if (parent := multiprocessing.parent_process()) is not None:
@@ -251,12 +238,12 @@ def run_dask(
         waiting, futures, failed = iter(tasks), dict[Any, Task](), set[Key]()
         completed = distributed.as_completed([], loop=client.loop)
 
-        def submit(task: Task, **where: Any) -> Started:
+        def submit(task: Task, **where: Any) -> TaskEvent:
             checkpoint = checkpoints.pop(task.key, None)
             future = client.submit(run_task, runner, task, checkpoint, pure=False, **where)
             futures[future] = task
             completed.add(future)
-            return Started(task)
+            return TaskEvent(task, Started())
 
         try:
             for task in islice(waiting, _AHEAD):
@@ -264,7 +251,8 @@ def run_dask(
             for future in _as_they_come(completed, client):
                 if future is None:
                     said = f"waiting for one, as `dask worker {address}` starts it"
-                    yield Warned(f"no worker at {address}: {said}")
+                    warning = Note(f"no worker at {address}: {said}", warning=True)
+                    yield TaskEvent(next(iter(futures.values())), warning)
                     continue
                 # If its worker died with the result, the scheduler runs the task again.
                 if future.status == "lost":
@@ -273,10 +261,10 @@ def run_dask(
                 task = futures.pop(future)
                 events, worker = _events(future, task, address)
                 future.release()
-                end = events[-1]
-                if isinstance(end, Failed) and task.key not in failed:
+                end = events[-1].what
+                if isinstance(end, Failure) and task.key not in failed:
                     failed.add(task.key)
-                    yield Retried(task, end.failure)
+                    yield TaskEvent(task, replace(end, restarts=True))
                     others = [name for name in client.nthreads() if name != worker] or None
                     yield submit(task, workers=others, allow_other_workers=bool(others))
                     continue
@@ -308,14 +296,14 @@ def _as_they_come(completed: Any, client: Any) -> Iterator[Any]:
 
 def run_task(
     runner: TaskRunner, task: Task, resume: Checkpoint | None
-) -> tuple[list[Ended], str | None]:
+) -> tuple[list[TaskEvent], str | None]:
     """Return the events of `task` in a worker of the cluster, and the worker's address."""
     from distributed import get_worker
 
     return list(runner.events(task, resume)), str(get_worker().address)
 
 
-def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | None]:
+def _events(future: Any, task: Task, address: str) -> tuple[list[TaskEvent], str | None]:
     """Return the result of `run_task`. Raises KanrunError if the cluster went away."""
     from distributed.scheduler import KilledWorker
 
@@ -325,13 +313,15 @@ def _events(future: Any, task: Task, address: str) -> tuple[list[Ended], str | N
             "with --address ADDRESS on another one or with --executor local here."
         )
     try:  # a finished result may be lost, and fail when it is computed again, until it is here
-        found: tuple[list[Ended], str | None] = future.result()
+        found: tuple[list[TaskEvent], str | None] = future.result()
     except KilledWorker as error:
         deaths = int(error.allowed_failures) + 1
-        return [Failed(task, Failure(f"its worker on the Dask cluster died, {deaths} times"))], None
+        failure = Failure(f"its worker on the Dask cluster died, {deaths} times")
     except Exception as error:
-        return [Failed(task, Failure.of(error))], None
-    return found
+        failure = Failure.of(error)
+    else:
+        return found
+    return [TaskEvent(task, failure)], None
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
@@ -80,11 +80,28 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Started:
+    """The begin of a task."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a task; `time_was_up` if the time limit of its worker was reached."""
+
+    seconds: float
+    time_was_up: bool = False
+
+
+@dataclass(frozen=True)
 class Failure:
-    """Why a task failed: one sentence, and the traceback if there is one."""
+    """Why a task failed: one sentence, and the traceback if there is one.
+
+    The records of a task that `restarts` do not count; those of one that failed for good stay.
+    """
 
     reason: str
     trace: str | None = None
+    restarts: bool = False
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -95,55 +112,11 @@ class Failure:
         return cls(reason, "".join(traceback.format_exception(error)))
 
 
-@dataclass(frozen=True)
-class Started:
-    task: Task
-
-
-@dataclass(frozen=True)
-class Recorded:
-    task: Task
-    record: Record
-
-
-@dataclass(frozen=True)
-class Progressed:
-    """Progress of a part of the task, which is not recorded."""
+class TaskEvent(NamedTuple):
+    """What happens to a task; progress is not recorded."""
 
     task: Task
-    update: ProgressUpdate
-
-
-@dataclass(frozen=True)
-class Finished:
-    task: Task
-    seconds: float
-    time_was_up: bool = False  # of its worker
-
-
-@dataclass(frozen=True)
-class _Unfinished:
-    task: Task
-    failure: Failure
-
-
-class Failed(_Unfinished):
-    """Failure of a task for good; its records stay."""
-
-
-class Retried(_Unfinished):
-    """Failure of a task that restarts, or loss of its worker; its records do not count."""
-
-
-@dataclass(frozen=True)
-class Warned:
-    """A warning for the user that belongs to no single task."""
-
-    text: str
-
-
-Ended = Recorded | Finished | Failed
-TaskEvent = Started | Ended | Progressed | Retried | Warned
+    what: Started | Record | ProgressUpdate | Finished | Failure
 
 
 def chosen_figures(

@@ -25,19 +25,9 @@ from rich.text import Text
 
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.index import flattened
-from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.records import Note, Row
 from kanrun.runs.tables import MARKS, Key
-from kanrun.study.experiment import (
-    Failed,
-    Finished,
-    Progressed,
-    Recorded,
-    Retried,
-    Started,
-    Task,
-    TaskEvent,
-    Warned,
-)
+from kanrun.study.experiment import Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.report import shown
 
 #: Seconds between lines on the progress of a training without a terminal, and seconds of work
@@ -97,29 +87,36 @@ class Reporter:
 
     def handle(self, event: TaskEvent) -> None:
         """Show `event`."""
-        several = self._total > 1
-        if isinstance(event, Recorded):
-            self._recorded(event.task, event.record)
-        elif isinstance(event, Warned):
-            self._say(f"warning: {event.text}", "yellow")
-        elif isinstance(event, Failed) and several:
-            self._done += 1
-            self._say(f"{event.task} failed: {event.failure.reason}{self._left()}", "red")
-        elif isinstance(event, Progressed):
-            self.show_progress(event.update)
-        elif isinstance(event, Started) and several:
-            best = f"best {shown(min(self._best.values()))}, " if len(self._best) == 1 else ""
-            self._show(f"{best}now {event.task}{self._left()}")
-        elif isinstance(event, Finished):
-            self._done += 1
-            text = self._last
-            self._end_stage()
-            if several:
-                text = f"{self._result(event.task, event.seconds)}{self._left()}"
-                self._line(text)
-            self._show(text)
-        elif isinstance(event, Retried) and not self._quiet:
-            self._say(f"{event.task} failed and restarts: {event.failure.reason}")
+        (task, what), several = event, self._total > 1
+        match what:
+            case Note():
+                self._note(what)
+            case Row(table="summary"):
+                self._results[task.key] = what.values
+            case Row(table="metrics") if not several:
+                self._step(what.values)
+            case ProgressUpdate():
+                self.show_progress(what)
+            case Started() if several:
+                best = f"best {shown(min(self._best.values()))}, " if len(self._best) == 1 else ""
+                self._show(f"{best}now {task}{self._left()}")
+            case Finished():
+                self._done += 1
+                text = self._last
+                self._end_stage()
+                if several:
+                    text = f"{self._result(task, what.seconds)}{self._left()}"
+                    self._line(text)
+                self._show(text)
+            case Failure(restarts=True) if not self._quiet:
+                self._say(f"{task} failed and restarts: {what.reason}")
+            case Failure(restarts=False) if several:
+                self._done += 1
+                self._say(f"{task} failed: {what.reason}{self._left()}", "red")
+
+    def warn(self, text: str) -> None:
+        """Show a warning."""
+        self._say(f"warning: {text}", "yellow")
 
     def show_progress(self, update: ProgressUpdate) -> None:
         """Show progress with the time that the part can still take.
@@ -141,31 +138,33 @@ class Reporter:
             self._clock = now
             self._line(text)
 
-    def _recorded(self, task: Task, record: Record) -> None:
-        if isinstance(record, Note) and record.text not in self._notes:
-            if not record.warning and (self._quiet or (record.detail and not self._verbose)):
-                return
-            if len(self._notes) < _MOST_NOTES:
-                self._notes.add(record.text)
+    def _note(self, note: Note) -> None:
+        """Show a note once."""
+        hidden = self._quiet or (note.detail and not self._verbose)
+        if note.text in self._notes or (hidden and not note.warning):
+            return
+        if len(self._notes) < _MOST_NOTES:
+            self._notes.add(note.text)
+        self._end_stage()
+        if note.warning:
+            self.warn(note.text)
+        else:
+            self._say(note.text)
+
+    def _step(self, values: Mapping[str, Any]) -> None:
+        """Show a step of a run of one training."""
+        stage = values.get("stage"), values.get("intervals")
+        parts = [] if stage[1] is None else [f"{stage[1]} intervals"]
+        parts += [f"step {values['step']}"] if values.get("step") is not None else []
+        for name in ("train", "validation"):
+            if isinstance(value := values.get(f"{name}_rmse"), (int, float)):
+                parts.append(f"{name} {shown(value)}")
+        if changed := stage != self._stage:
             self._end_stage()
-            prefix, style = ("warning: ", "yellow") if record.warning else ("", "")
-            self._say(f"{prefix}{record.text}", style)
-        elif isinstance(record, Row) and record.table == "summary":
-            self._results[task.key] = record.values
-        elif isinstance(record, Row) and record.table == "metrics" and self._total == 1:
-            values = record.values
-            stage = values.get("stage"), values.get("intervals")
-            parts = [] if stage[1] is None else [f"{stage[1]} intervals"]
-            parts += [f"step {values['step']}"] if values.get("step") is not None else []
-            for name in ("train", "validation"):
-                if isinstance(value := values.get(f"{name}_rmse"), (int, float)):
-                    parts.append(f"{name} {shown(value)}")
-            if changed := stage != self._stage:
-                self._end_stage()
-                self._stage = stage
-            if changed or values.get("best", True):  # later steps may be trials that are not kept
-                self._last = ", ".join(parts)
-            self._show(", ".join(parts))
+            self._stage = stage
+        if changed or values.get("best", True):  # later steps may be trials that are not kept
+            self._last = ", ".join(parts)
+        self._show(", ".join(parts))
 
     def _end_stage(self) -> None:
         """Print the best step of the stage, once, before anything that comes after it."""

@@ -12,22 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kanrun.errors import KanrunError, UsageError
+from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, to_json
 from kanrun.runs.folder import Filter, RunFolder
 from kanrun.runs.reader import Run, RunTables, point_columns
 from kanrun.runs.records import Checkpoint, Journal, Note, Point, Row, Table, value_text
 from kanrun.runs.tables import Key, frame_of, key_reader, plain_value, read_rows
-from kanrun.study.experiment import (
-    Failed,
-    Failure,
-    Finished,
-    Recorded,
-    Retried,
-    Task,
-    TaskEvent,
-    Warned,
-)
+from kanrun.study.experiment import Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.studies import Checked
 
 if TYPE_CHECKING:
@@ -118,29 +110,42 @@ class Recorder:
 
     def handle(self, event: TaskEvent) -> None:
         """Store what `event` brings. Raises StorageFailed, and KanrunError for invalid rows."""
-        if isinstance(event, Recorded):
-            self._record(event)
-        elif isinstance(event, Finished):
-            self._finish(event.task)
-            _logger.info("%s finished in %.2f s", event.task, event.seconds)
-        elif isinstance(event, Warned):
-            self._note(event.text)
-            _logger.warning("%s", event.text)
-        elif isinstance(event, Retried):
-            # All that the task wrote but its notes and named checkpoints, which it writes again.
-            self._forget(event.task)
-            self._folder.discard(self._checkpoint_name(event.task))
-            self._written.pop(event.task.key, None)
-            _logger.info("%s failed and restarts: %s", event.task, event.failure.reason)
-        elif isinstance(event, Failed):
-            task, failure = event.task, event.failure
-            entry = {"digest": _digest(task), **_failure_entry(task, failure, self._several)}
-            self._folder.journal({"failed": task.key, **entry})
-            if len(self.failures) < MOST_LISTED:
-                self.failures.append((task, failure))
-            self.failed[task.point] += 1
-            self._close(task)
-            _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")
+        task, what = event
+        match what:
+            case Row():
+                self._append(what.table, {name: [one] for name, one in what.values.items()}, task)
+            case Table():
+                if self._written[task.key].pop(file_name(what.name), None):
+                    self._forget(task, file_name(what.name))
+                self._append(what.name, what.columns, task)
+            case Checkpoint():
+                self._store(task, what)
+            case Note():
+                self.note(f"{task}: {what.text}" if self.total > 1 else what.text, what.warning)
+            case Finished():
+                self._finish(task)
+                _logger.info("%s finished in %.2f s", task, what.seconds)
+            case Failure(restarts=True):
+                # Not its notes and named checkpoints, which it writes again.
+                self._forget(task)
+                self._folder.discard(self._checkpoint_name(task))
+                self._written.pop(task.key, None)
+                _logger.info("%s failed and restarts: %s", task, what.reason)
+            case Failure():
+                self._fail(task, what)
+            case Started() | ProgressUpdate():
+                pass
+            case _:
+                raise KanrunError(
+                    f"the experiment yielded a {type(what).__name__}, which is not a record."
+                )
+
+    def note(self, text: str, warning: bool = False) -> None:
+        """Add a sentence to the log, and to the notes of the run up to a number."""
+        self._notes += 1
+        if self._notes <= MOST_LISTED or not self._several:
+            self._folder.note(text)
+        _logger.info("%s%s", "warning: " if warning else "", text)
 
     def failure_entries(self) -> tuple[dict[str, Any], ...]:
         """Return the failures as `run.json` lists them."""
@@ -160,32 +165,15 @@ class Recorder:
 
         return RunTables(tuple(tables), read)
 
-    def _record(self, event: Recorded) -> None:
-        task, record = event.task, event.record
-        if isinstance(record, Row):
-            values = {name: [value] for name, value in record.values.items()}
-            self._append(record.table, values, task)
-        elif isinstance(record, Table):
-            if self._written[task.key].pop(file_name(record.name), None):
-                self._forget(task, file_name(record.name))
-            self._append(record.name, record.columns, task)
-        elif isinstance(record, Checkpoint):
-            cell = f"cell{task.index}-" if self._cells[task.point] > 1 else ""
-            name = f"{self._prefix(task)}{cell}{record.name}"
-            if record.name == _RESUME:
-                self._folder.sync()  # rows must not be older than the checkpoint that counts them
-                rows = {table: each.rows for table, each in self._written[task.key].items()}
-                meta = {"meta": record.meta, "digest": _digest(task), _ROWS: rows}
-                name, record = self._checkpoint_name(task), replace(record, meta=meta)
-            self._folder.checkpoint(replace(record, name=name))
-        elif isinstance(record, Note):
-            text = f"{task}: {record.text}" if self.total > 1 else record.text
-            self._note(text)
-            _logger.info("%s%s", "warning: " if record.warning else "", text)
-        else:
-            raise KanrunError(
-                f"the experiment yielded a {type(record).__name__}, which is not a record."
-            )
+    def _store(self, task: Task, checkpoint: Checkpoint) -> None:
+        cell = f"cell{task.index}-" if self._cells[task.point] > 1 else ""
+        name = f"{self._prefix(task)}{cell}{checkpoint.name}"
+        if checkpoint.name == _RESUME:
+            self._folder.sync()  # rows must not be older than the checkpoint that counts them
+            rows = {table: each.rows for table, each in self._written[task.key].items()}
+            meta = {"meta": checkpoint.meta, "digest": _digest(task), _ROWS: rows}
+            name, checkpoint = self._checkpoint_name(task), replace(checkpoint, meta=meta)
+        self._folder.checkpoint(replace(checkpoint, name=name))
 
     def _append(self, table: str, values: Mapping[str, Any], task: Task) -> None:
         """Append rows to a table behind the marks of their training, and count them."""
@@ -214,10 +202,14 @@ class Recorder:
         file.extend({**{one: column(rows, value) for one, value in first.items()}, **values})
         starts.setdefault(name, (begin, file.header))
 
-    def _note(self, text: str) -> None:
-        self._notes += 1
-        if self._notes <= MOST_LISTED or not self._several:
-            self._folder.note(text)
+    def _fail(self, task: Task, failure: Failure) -> None:
+        entry = {"digest": _digest(task), **_failure_entry(task, failure, self._several)}
+        self._folder.journal({"failed": task.key, **entry})
+        if len(self.failures) < MOST_LISTED:
+            self.failures.append((task, failure))
+        self.failed[task.point] += 1
+        self._close(task)
+        _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")
 
     def _finish(self, task: Task) -> None:
         rows = {}

@@ -64,7 +64,7 @@ def test_workers_end_when_the_study_is_stopped(tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kanrun.study.recorder.Recorder._record", stop)  # at the first note
+    monkeypatch.setattr("kanrun.study.recorder.Recorder.note", stop)  # at the first note
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path, cfg)
     assert not [

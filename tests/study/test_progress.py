@@ -11,7 +11,7 @@ from kanrun.config import ExperimentConfig
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs import Claim, Note, Row
 from kanrun.study import report
-from kanrun.study.experiment import Failed, Failure, Finished, Recorded, Started, Task
+from kanrun.study.experiment import Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.progress import Reporter
 
 CFG = ExperimentConfig()
@@ -28,22 +28,22 @@ def shown(events, total=1, width=80, terminal=False, quiet=False):
 
 
 def metrics(**values):
-    return Recorded(TASK, Row("metrics", values))
+    return TaskEvent(TASK, Row("metrics", values))
 
 
 def trainings(total):
     for index in range(total):
         task = Task(CFG, index, {}, 0)
-        yield Started(task)
-        yield Recorded(task, Note("solver=auto chose [lm]"))
-        yield Recorded(task, Note("a column is constant", warning=True))
+        yield TaskEvent(task, Started())
+        yield TaskEvent(task, Note("solver=auto chose [lm]"))
+        yield TaskEvent(task, Note("a column is constant", warning=True))
         for step in range(30):
             place = {"stage": step // 10, "step": step, "intervals": 5}
             yield metrics(**place, train_rmse=0.1, validation_rmse=0.2)
         summary = {"target": f"t{index // 2}", "shape": "2-5-1"}
         error = {"validation_rmse": 0.1 * (index + 1)}
-        yield Recorded(task, Row("summary", {**summary, **error}))
-        yield Failed(task, Failure("it diverged")) if index == 2 else Finished(task, 1.0)
+        yield TaskEvent(task, Row("summary", {**summary, **error}))
+        yield TaskEvent(task, Failure("it diverged") if index == 2 else Finished(1.0))
 
 
 @pytest.mark.parametrize("width", [20, 40, 120])
@@ -57,8 +57,13 @@ def test_a_terminal_gets_a_bar_that_never_wraps(width, total):
 
 def test_the_bar_shows_the_best_so_far_beside_what_runs():
     second = Task(CFG, 1, {}, 0)
-    result = Recorded(TASK, Row("summary", {"rmse": 0.1}))
-    events = (Started(TASK), result, Finished(TASK, 1.0), Started(second))
+    result = TaskEvent(TASK, Row("summary", {"rmse": 0.1}))
+    events = (
+        TaskEvent(TASK, Started()),
+        result,
+        TaskEvent(TASK, Finished(1.0)),
+        TaskEvent(second, Started()),
+    )
     text = shown(events, 2, 120, terminal=True)
     assert "1/2" in text
     assert "best 0.1, now cell 1, seed 0" in text
@@ -84,9 +89,9 @@ def test_a_stage_is_told_by_its_best_step_before_what_is_said_after_it():
         metrics(stage=1, step=1, train_rmse=0.5, best=True),
         metrics(stage=1, step=2, train_rmse=0.2, best=True),
         metrics(stage=1, step=3, train_rmse=0.9, best=False),
-        Recorded(TASK, Note("two nodes were pruned")),
+        TaskEvent(TASK, Note("two nodes were pruned")),
         metrics(stage=2, step=1, train_rmse=0.3, best=False),
-        Finished(TASK, 1.0),
+        TaskEvent(TASK, Finished(1.0)),
     ]
     lines = ["step 2, train 0.2", "two nodes were pruned", "step 1, train 0.3"]
     assert shown(events).splitlines() == lines
@@ -151,7 +156,9 @@ def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch):
 def test_the_time_left_of_all_trainings_is_estimated_after_some_seconds(monkeypatch):
     seconds = iter([0.0, 2.0, 6.0, 6.0])
     monkeypatch.setattr("kanrun.study.progress.time.monotonic", lambda: next(seconds))
-    lines = shown([Finished(Task(CFG, index, {}, 0), 2.0) for index in range(3)], 4).splitlines()
+    lines = shown(
+        [TaskEvent(Task(CFG, index, {}, 0), Finished(2.0)) for index in range(3)], 4
+    ).splitlines()
     assert lines == [
         "cell 0, seed 0: done in 2.0 s",
         "cell 1, seed 0: done in 2.0 s; about 6 s left",
@@ -163,5 +170,5 @@ def test_details_are_shown_to_those_who_ask():
     for verbose in (False, True):
         stream = io.StringIO()
         reporter = Reporter(Console(file=stream, width=100), 1, verbose=verbose)
-        reporter.handle(Recorded(TASK, Note("solver lm: asked for", detail=True)))
+        reporter.handle(TaskEvent(TASK, Note("solver lm: asked for", detail=True)))
         assert ("asked for" in stream.getvalue()) == verbose
