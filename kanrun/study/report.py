@@ -6,11 +6,12 @@ import contextlib
 import math
 import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -152,13 +153,14 @@ def print_summary(console: Console, summary: Columns) -> None:
                 pairs.add_row(Text(printable(name)), Text(value))
         console.print(pairs)
         return
-    table, title = dict(summary), None
+    table: Columns = summary
+    title = None
     seeds = len(set(summary.get("seed", ())))
     if seeds > 1 and "cell" in summary:
         table, title = _medians_of_cells(summary), f"medians over {seeds} seeds"
     elif seeds > 1 and rows <= _MOST_ROWS:
         table = {name: [*values, _agreed(values)] for name, values in summary.items()}
-        table["seed"] = [*map(str, summary["seed"]), "median"]
+        table = {**table, "seed": [*map(str, summary["seed"]), "median"]}
     there = {name: each for name, each in table.items() if any(map(shown, each))} or table
     # Columns in which rows differ have priority.
     alike = {name for name in there if len({*map(shown, there[name])}) == 1} - {*_QUARTILES}
@@ -173,16 +175,17 @@ def print_summary(console: Console, summary: Columns) -> None:
 def _medians_of_cells(summary: Columns) -> Columns:
     """Return one row per cell: medians, quartiles of the error, and text if all agree."""
     groups = frame_of(summary).groupby("cell", sort=False)
-    table = groups.agg(lambda values: _agreed(values.tolist())).drop(columns="seed").reset_index()
+    table = groups.agg(_agreed).drop(columns="seed").reset_index()
     if error := next((name for name in _QUARTILES if name in summary), None):
-        ends = groups[error].quantile([0.25, 0.75]).map(shown).unstack()
+        ends = groups[error].quantile(np.array([0.25, 0.75])).map(shown).unstack()
         quartiles = [" .. ".join(pair) if all(pair) else "" for pair in ends.to_numpy()]
         table.insert(list(table).index(error) + 1, "quartiles", quartiles)
     return {str(name): values.tolist() for name, values in table.items()}
 
 
-def _agreed(values: Sequence[Any]) -> Any:
+def _agreed(column: Iterable[Any]) -> Any:
     """Return the median of numbers without missing ones; of other values the common one."""
+    values = list(column)
     if _is_numeric(values):
         numbers = [float(value) for value in values if shown(value)]
         return statistics.median(numbers) if numbers else None

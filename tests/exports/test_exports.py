@@ -245,6 +245,7 @@ def test_torch_export_has_the_models_numbers(name):
 def test_a_model_without_a_document_is_refused_in_one_sentence():
     class Own(Network):
         kind = "own"
+        shape = (2, 1)
 
         def __init__(self):
             super().__init__()

@@ -147,7 +147,7 @@ FORGED = {
     "a code of columns that is a number": _set("code", 42),
     "weights that are NaN": _arrays(lambda a: _spoil(a, float("nan"))),
     "some weights in float32": _arrays(
-        lambda a: {k: v.astype(np.float32) if "0" in k else v for k, v in a.items()}
+        lambda a: {k: v.astype(np.float32) if ".0." in k else v for k, v in a.items()}
     ),
     "whole numbers": _arrays(lambda a: {k: v.astype(np.int64) for k, v in a.items()}),
     "arrays of another shape": _arrays(lambda a: {k: v[..., :1] for k, v in a.items()}),

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -179,7 +180,8 @@ def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted
 
 def test_partial_dependence_on_text_and_dates(fitted, monkeypatch):
     columns = ColumnCode("city", ("X", "Y")), ColumnCode("day", parts=("weekday",))
-    model = replace(fitted, inputs=("X", "Y", "day", "weekday"), code=TableCode(columns))
+    own = {"inputs": ("X", "Y", "day", "weekday"), "code": TableCode(columns)}
+    model = SimpleNamespace(**{**vars(fitted), **own})
     rows = np.stack([[1, 0, 0, 1], [0, 1, 0, 0], np.arange(4.0), [3.0, 4, 5, 6]], 1)
     monkeypatch.setattr(prediction, "training_sample", lambda model: rows)
     weights = np.array([[1.0], [2.0], [0.0], [10.0]])
