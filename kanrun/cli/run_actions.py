@@ -66,7 +66,7 @@ def predict(  # noqa: PLR0913  # options of a command
         force: Replace files that exist.
     """
     from kanrun.runs import find_run
-    from kanrun.study.prediction_files import PredictionOptions, predict_table
+    from kanrun.study.prediction import PredictionOptions, predict_table
     from kanrun.study.saved import LoadedRun
     from kanrun.targets import check_output
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,8 @@ from kanrun.study.prediction import (
     count_out_of_range,
     in_units,
     interval_bounds,
+    label_text,
     network_outputs,
-    partial_dependence,
     predicted_values,
     quantile_values,
     range_warnings,
@@ -103,20 +103,16 @@ class Model:
 
     def __post_init__(self) -> None:
         """Raise ValueError if a part does not fit the network or is not finite."""
-        inputs, outputs = self.network.shape[0], self.network.shape[-1]
-        scalings = self.input_scaling, self.output_scaling
-        parts: list[tuple[str, Sized, int]] = [
-            ("inputs", self.inputs, inputs),
-            ("domain", self.domain, inputs),
-            ("input_scaling", scalings[0].scale, inputs),
-            ("outputs", self.classes or self.outputs, outputs),
-        ]
-        if not self.classes:
-            parts.append(("output_scaling", scalings[1].scale, outputs))
-        for name, part, needed in parts:
-            if len(part) != needed:
-                raise ValueError(f"{name} has {len(part)} entries, and the network {needed}")
-        for each in scalings:
+        for name, size, axis in (
+            ("inputs", len(self.inputs), 0),
+            ("domain", len(self.domain), 0),
+            ("input_scaling", len(self.input_scaling.scale), 0),
+            ("outputs", len(self.classes or self.outputs), -1),
+            ("output_scaling", len(self.classes or self.output_scaling.scale), -1),
+        ):
+            if size != (needed := self.network.shape[axis]):
+                raise ValueError(f"{name} has {size} entries, and the network {needed}")
+        for each in (self.input_scaling, self.output_scaling):
             with np.errstate(all="ignore"):
                 zero = each.invert(np.zeros(len(each.scale)))
             if not (np.isfinite(each.scale) & (each.scale > 0) & np.isfinite(zero)).all():
@@ -315,6 +311,8 @@ class Model:
         Raises:
             UsageError: If there is no such column.
         """
+        from kanrun.study.model_summary import partial_dependence
+
         return partial_dependence(self, column)
 
     def plot(self, name: str = "network", columns: Sequence[str] = ()) -> Figure:
@@ -398,12 +396,6 @@ class Model:
         from kanrun.study.model_summary import html_of
 
         return html_of(self)
-
-
-def label_text(value: Any) -> str:
-    """Return the text of a label, that of True, 1 and 1.0 being the same."""
-    text = str(value)
-    return {"True": "1", "False": "0"}.get(text, text.removesuffix(".0"))
 
 
 def _with_ending(path: str | Path) -> Path:

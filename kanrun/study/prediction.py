@@ -1,4 +1,4 @@
-"""Predictions of a trained model for encoded inputs, with intervals and notes on extrapolation.
+"""Predictions of a trained model: for encoded rows with intervals, and for files of any length.
 
 `Model` checks what users pass and calls these functions; programs that predict in blocks call them
 directly. Everywhere, x are encoded inputs of shape (samples, inputs), and `raw` are the outputs of
@@ -8,18 +8,30 @@ the network for them, in its units.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
 from kanrun.engine.training import predict
 from kanrun.errors import UsageError
-from kanrun.targets import PiecewiseScaling
-from kanrun.targets.datasets import check_known
-from kanrun.targets.encoding import ColumnCode, features_of
+from kanrun.runs.tables import as_text, formulas_in
+from kanrun.targets import (
+    PiecewiseScaling,
+    TableLimits,
+    column_kinds,
+    column_names,
+    is_parquet,
+    read_blocks,
+    read_inputs,
+)
+from kanrun.targets.encoding import unknown_levels
+from kanrun.targets.notation import is_missing, read_numbers
+from kanrun.targets.table_files import table_writer
 
 if TYPE_CHECKING:
     from kanrun.study.model import Model
@@ -28,9 +40,6 @@ Array = NDArray[np.float64]
 #: Standard deviation of the noise on logits that formulas are fitted to: a probability changes by
 #: at most 0.075 then.
 LOGIT_NOISE = 0.3
-#: Training rows and values of a column of which partial dependence is computed, and the quantiles
-#: of the rows' own curves at the ends of its band.
-EFFECT_ROWS, EFFECT_POINTS, EFFECT_BAND = 500, 41, (0.1, 0.9)
 
 
 def network_outputs(model: Model, x: Array) -> Array:
@@ -82,7 +91,7 @@ def contributions(model: Model, x: Array) -> tuple[Array, dict[str, Array]]:
     medians in their order and in the reverse order. These are the Shapley values if at most two
     columns act together (Castro et al., Computers and Operations Research 36 (2009) 1726-1730).
     """
-    columns = _input_columns(model)
+    columns = input_columns(model)
     start = np.median(training_sample(model), axis=0)
     added = {name: np.zeros(1) for name in columns}
     for order in (list(columns), list(columns)[::-1]):
@@ -96,7 +105,7 @@ def contributions(model: Model, x: Array) -> tuple[Array, dict[str, Array]]:
     return predicted_values(model, start[None])[0], added
 
 
-def _input_columns(model: Model) -> dict[str, list[int]]:
+def input_columns(model: Model) -> dict[str, list[int]]:
     """Return the inputs of each column of the table."""
     if model.code is None:
         return {name: [j] for j, name in enumerate(model.inputs)}
@@ -104,59 +113,6 @@ def _input_columns(model: Model) -> dict[str, list[int]]:
     inputs = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     names = (column.name for column in model.code.columns)
     return {name: each.tolist() for name, each in zip(names, inputs, strict=True)}
-
-
-def partial_dependence(model: Model, name: str) -> pd.DataFrame:
-    """Return how predictions depend on a column of the table, over the training rows.
-
-    Columns: input, level (of texts), output (of two classes the second), x, is_date, `value`, the
-    mean prediction when all rows have x (J. Friedman, Annals of Statistics 29 (2001) 1189-1232),
-    `lower` and `upper`, between which 80% of the rows' own predictions lie when all are moved to
-    the same mean, and `ale`, the accumulated local effects, from rows near x alone (D. Apley and J.
-    Zhu, Journal of the Royal Statistical Society B 82 (2020) 1059-1086); not of texts. Raises
-    UsageError for an unknown column.
-    """
-    columns, sample = _input_columns(model), training_sample(model)
-    check_known("column", name, columns, "input columns of this model")
-    mine, x = columns[name], sample[:: -(-len(sample) // EFFECT_ROWS)]
-    codes = model.code.columns if model.code else ()
-    code = next((one for one in codes if one.name == name), ColumnCode(name))
-    if code.levels is not None:
-        features, at = np.eye(len(code.levels) + 1)[:, :-1], np.arange(len(code.levels) + 1.0)
-    else:
-        at = np.unique(np.quantile(x[:, mine[0]], np.linspace(0, 1, EFFECT_POINTS)))
-        features = features_of(vars(code), at)
-    curves = []
-    for each in features:
-        moved = x.copy()
-        moved[:, mine] = each
-        curves.append(predicted_values(model, moved))
-    every, value = np.stack(curves), np.mean(curves, axis=1)
-    own = every - every.mean(0)
-    lower, upper = np.quantile(own - own.mean(1, keepdims=True), EFFECT_BAND, axis=1) + value
-    ale = np.full_like(value, np.nan)
-    if code.levels is None and len(at) > 1:
-        ale = _local_effects(every, at, x[:, mine[0]]) + predicted_values(model, x).mean(0)
-    level = "" if code.levels is None else [*code.levels, "(others)"]
-    names, found = model.classes or model.outputs, []
-    for o in range(int(len(model.classes or ()) == 2), len(names)):
-        labels = {"input": name, "level": level, "output": names[o], "x": at}
-        curve = {"value": value[:, o], "lower": lower[:, o], "upper": upper[:, o], "ale": ale[:, o]}
-        found.append(pd.DataFrame({**labels, "is_date": code.parts is not None, **curve}))
-    return pd.concat(found, ignore_index=True)
-
-
-def _local_effects(curves: Array, at: Array, values: Array) -> Array:
-    """Return accumulated local effects (points, outputs), whose mean over rows is zero.
-
-    `curves` (points, rows, outputs) are predictions of rows with `values` when these are `at`.
-    """
-    cell, rows = np.clip(np.searchsorted(at, values) - 1, 0, len(at) - 2), np.arange(len(values))
-    counts = np.bincount(cell, minlength=len(at) - 1)[:, None]
-    steps = np.zeros((len(at) - 1, curves.shape[2]))
-    np.add.at(steps, cell, curves[cell + 1, rows] - curves[cell, rows])
-    effects = np.cumsum(np.pad(steps / np.maximum(counts, 1), ((1, 0), (0, 0))), 0)
-    return np.asarray(effects - (counts * (effects[1:] + effects[:-1])).sum(0) / 2 / len(values))
 
 
 def error_levels(count: int = 199) -> Array:
@@ -246,6 +202,12 @@ def range_warnings(model: Model, counts: Counter[Any]) -> list[str]:
     return found
 
 
+def label_text(value: Any) -> str:
+    """Return the text of a label, that of True, 1 and 1.0 being the same."""
+    text = str(value)
+    return {"True": "1", "False": "0"}.get(text, text.removesuffix(".0"))
+
+
 def training_sample(model: Model) -> Array:
     """Return the encoded training inputs; without stored tables, 1000 points of the domain."""
     columns = [f"input:{name}" for name in model.inputs]
@@ -257,3 +219,124 @@ def training_sample(model: Model) -> Array:
     table = model.tables["predictions"]
     rows = table[table["split"] == "train"].drop_duplicates(columns)
     return rows[columns].to_numpy(dtype=np.float64)
+
+
+#: Rows that are predicted at once; a file may be as long as a disk holds.
+LIMITS = TableLimits(characters=2**40, cells=10**12)
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """Settings of a file of predictions.
+
+    Attributes:
+        level: Coverage probability of the interval whose ends are added as the columns `lower:NAME`
+            and `upper:NAME`.
+        quantiles: Probabilities of the quantiles that are added as the columns `quantile P:NAME`.
+        derivatives: Derivatives of a solution of `kanrun solve` that are added, such as u_xx.
+        spreadsheet_safe: Mark cells that a spreadsheet would run with an apostrophe in front.
+        explain: Add `start:NAME` and, for each input column, `effect:COLUMN on NAME`, which sum to
+            the prediction; see `contributions`.
+    """
+
+    level: float | None = None
+    quantiles: Sequence[float] = ()
+    derivatives: Sequence[str] = ()
+    spreadsheet_safe: bool = False
+    explain: bool = False
+
+
+def predict_table(
+    model: Model, source: Path, output: Path, options: PredictionOptions = PredictionOptions()
+) -> list[str]:
+    """Write the model's predictions for the rows of `source` to `output`, and return warnings.
+
+    The file keeps all columns and adds one per output, in the units of training; a classifier adds
+    the label and one column of probabilities per class. An added column whose name is taken is
+    called `prediction:NAME`.
+
+    Cells that a spreadsheet would run are counted in a warning, unless they are marked. Rows
+    outside the trained range or in gaps of it are predicted and counted in a warning. Raises
+    UsageError for missing columns, for text or missing values that the model cannot take, for an
+    interval of classes, and for an output that cannot be written; no file is left then.
+    """
+    if (options.level is not None or options.quantiles) and model.classes:
+        raise UsageError(
+            "--interval and --quantiles are for numbers, and this model predicts classes; the "
+            "columns probability:CLASS show how certain it is. Remove the option."
+        )
+    needed = [column.name for column in model.code.columns] if model.code else model.inputs
+    if not set(needed) <= set(column_names(source, LIMITS)):
+        read_inputs(source, needed)  # which names the column that is not there
+    binary, safe = is_parquet(output), options.spreadsheet_safe
+    unknown, counts, row, formulas = Counter[str](), Counter[Any](), 1, 0
+    with table_writer(output, column_kinds(source, LIMITS) if binary else {}) as write:
+        for part in read_blocks(source, None, LIMITS):
+            block = dict(part.columns)
+            x, new = _inputs(model, source, block, row)
+            raw = network_outputs(model, x)
+            counts, unknown = counts + count_out_of_range(model, x, raw), unknown + new
+            for name, values in _added(model, x, raw, row, options).items():
+                block[f"prediction:{name}" if name in part.columns else name] = values.tolist()
+            if not binary:
+                formulas += sum(map(formulas_in, block.values()))
+            if safe and not binary:
+                block = {
+                    as_text(name): [as_text(v) if isinstance(v, str) else v for v in values]
+                    for name, values in block.items()
+                }
+            write(block)
+            row += len(x)
+    found = [*unknown_levels(unknown, row - 1), *range_warnings(model, counts)]
+    if formulas and not safe:
+        said = f"{formulas} cells of {output.name} would be run by a spreadsheet"
+        found.append(f"{said}; --spreadsheet-safe writes them as text")
+    return found
+
+
+def _inputs(
+    model: Model, source: Path, block: dict[str, list[Any]], row: int
+) -> tuple[Array, Counter[str]]:
+    """Return the model's inputs of a block that begins with data row `row`."""
+    if model.code is not None:
+        return model.code.encode(block)
+    x = np.stack([read_numbers(block[name])[0] for name in model.inputs], 1)
+    if np.isnan(x).any():
+        read_inputs(source, model.inputs, LIMITS)  # which says where, and how many there are
+        i, j = np.argwhere(np.isnan(x))[0]
+        rule = "missing" if is_missing(block[model.inputs[j]][i]) else "no finite number"
+        raise UsageError(
+            f"column {model.inputs[j]!r} of {source.name} is {rule} in data row {row + i}."
+        )
+    return x, Counter()
+
+
+def _added(
+    model: Model, x: Array, raw: Array, row: int, options: PredictionOptions
+) -> dict[str, NDArray[Any]]:
+    """Return the added columns of a block that begins with data row `row`."""
+    values, names = in_units(model, raw), model.classes or model.outputs
+    if not np.isfinite(values).all():
+        bad = np.flatnonzero((~np.isfinite(values)).any(1))
+        raise UsageError(
+            f"the prediction of data row {row + bad[0]} is not finite. Check for extreme inputs."
+        )
+    added: dict[str, NDArray[Any]] = {}
+    if model.classes:
+        added[model.outputs[0]] = np.array(model.classes)[values.argmax(1)]
+    prefix = "probability:" if model.classes else ""
+    added |= {f"{prefix}{name}": values[:, o] for o, name in enumerate(names)}
+    if options.level is not None:
+        low, high = interval_bounds(model, raw, options.level)
+        for o, name in enumerate(names):
+            added |= {f"lower:{name}": low[:, o], f"upper:{name}": high[:, o]}
+    for p in options.quantiles:
+        bounds = quantile_values(model, raw, p)
+        added |= {f"quantile {p:g}:{name}": bounds[:, o] for o, name in enumerate(names)}
+    added |= {name: model.derivative(name, x) for name in options.derivatives}
+    if options.explain:
+        start, effects = contributions(model, x)
+        for o in range(int(len(model.classes or ()) == 2), len(names)):  # of two the second
+            added[f"start:{names[o]}"] = np.full(len(x), start[o])
+            added |= {f"effect:{column} on {names[o]}": e[:, o] for column, e in effects.items()}
+    return added

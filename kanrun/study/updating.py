@@ -23,9 +23,10 @@ from kanrun.engine.equations import Field, Windows
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
-from kanrun.study.model import Model, label_text
+from kanrun.study.model import Model
 from kanrun.study.prediction import (
     count_out_of_range,
+    label_text,
     network_outputs,
     range_warnings,
     training_sample,

@@ -11,14 +11,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun import fit
 from kanrun.errors import UsageError
-from kanrun.study import prediction, prediction_files
+from kanrun.study import model_summary, prediction
+from kanrun.study.model_summary import partial_dependence
 from kanrun.study.prediction import (
+    PredictionOptions,
     contributions,
-    partial_dependence,
+    predict_table,
     predicted_values,
     training_sample,
 )
-from kanrun.study.prediction_files import PredictionOptions, predict_table
 from kanrun.targets import TableLimits
 from kanrun.targets.encoding import ColumnCode, TableCode
 
@@ -32,7 +33,7 @@ def fitted():
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(prediction_files, "LIMITS", TableLimits(block=7))
+    monkeypatch.setattr(prediction, "LIMITS", TableLimits(block=7))
 
 
 def table(folder, rows=30):
@@ -167,8 +168,8 @@ def test_predictions_of_rows_are_explained(fitted, tmp_path):
 def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted, monkeypatch):
     a = np.linspace(-1, 1, 201)
     rows = np.stack([a, a], 1)  # b always equals a
-    monkeypatch.setattr(prediction, "training_sample", lambda model: rows)
-    monkeypatch.setattr(prediction, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:])
+    monkeypatch.setattr(model_summary, "training_sample", lambda model: rows)
+    monkeypatch.setattr(model_summary, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:])
     table = partial_dependence(fitted, "a")
     assert_allclose(table["value"], 0, atol=1e-12)
     # Other rows' slopes differ: 80% of b lie between -0.8 and 0.8.
@@ -183,9 +184,9 @@ def test_partial_dependence_on_text_and_dates(fitted, monkeypatch):
     own = {"inputs": ("X", "Y", "day", "weekday"), "code": TableCode(columns)}
     model = SimpleNamespace(**{**vars(fitted), **own})
     rows = np.stack([[1, 0, 0, 1], [0, 1, 0, 0], np.arange(4.0), [3.0, 4, 5, 6]], 1)
-    monkeypatch.setattr(prediction, "training_sample", lambda model: rows)
+    monkeypatch.setattr(model_summary, "training_sample", lambda model: rows)
     weights = np.array([[1.0], [2.0], [0.0], [10.0]])
-    monkeypatch.setattr(prediction, "predicted_values", lambda model, x: x @ weights)
+    monkeypatch.setattr(model_summary, "predicted_values", lambda model, x: x @ weights)
     city = partial_dependence(model, "city")
     assert list(city["level"]) == ["X", "Y", "(others)"]
     assert_allclose(city["value"], [46, 47, 45])
