@@ -149,8 +149,7 @@ class _Execution:
         names = () if isinstance(given, str) else given
         for name, draw in chosen_figures(self._study.experiment, tables, names):
             with self._optional(f"the figure {name} could not be drawn"):
-                place = Run(self._folder.path).figures_folder
-                write_figure(place / file_name(name), draw(), formats)
+                write_figure(self._folder.path / "figures" / file_name(name), draw(), formats)
 
     def _tasks(self, restoring: bool = False) -> Iterator[Task]:
         """Yield the tasks of all points in their order, without those that had finished."""

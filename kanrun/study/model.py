@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from kanrun.study.model_summary import ModelSummary
 
 _WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
-_ENDING = ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +111,12 @@ class Model:
         ):
             if size != (needed := self.network.shape[axis]):
                 raise ValueError(f"{name} has {size} entries, and the network {needed}")
-        for each in (self.input_scaling, self.output_scaling):
-            with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
+            for each in (self.input_scaling, self.output_scaling):
                 zero = each.invert(np.zeros(len(each.scale)))
-            if not (np.isfinite(each.scale) & (each.scale > 0) & np.isfinite(zero)).all():
-                raise ValueError("a scaling is not finite, or a scale of it not positive")
-        if not np.isfinite(self.domain).all():
-            raise ValueError("a range is not finite")
+                valid = np.isfinite(each.scale) & (each.scale > 0) & np.isfinite(zero)
+                if not valid.all() or not np.isfinite(self.domain).all():
+                    raise ValueError("a range or scaling is not finite, or a scale not positive")
 
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.network.shape))
@@ -219,8 +217,8 @@ class Model:
         predicted = self.predict(x)
         truth = np.asarray(as_array(y, "y") if self.classes else as_numbers(y, "y"))
         if np.squeeze(truth).shape != np.squeeze(predicted).shape:
-            shapes = f"y has the shape {truth.shape}, and the predictions {np.shape(predicted)}"
-            raise InvalidData(f"{shapes}. Give one row of y for each row of x.")
+            shapes = f"{truth.shape}, and the predictions {np.shape(predicted)}"
+            raise InvalidData(f"y has the shape {shapes}. Give one row of y for each row of x.")
         truth = truth.reshape(np.shape(predicted))
         if self.classes:
             pairs = zip(truth, predicted, strict=True)
@@ -399,4 +397,4 @@ class Model:
 
 
 def _with_ending(path: str | Path) -> Path:
-    return Path(path) if Path(path).suffix == _ENDING else Path(f"{path}{_ENDING}")
+    return Path(path) if Path(path).suffix == ".safetensors" else Path(f"{path}.safetensors")

@@ -213,10 +213,11 @@ MAX_CHARACTERS = 500
 
 
 class Backend(NamedTuple):
-    """Functions that log numbers at a step, and results with the status at the end."""
+    """Functions that log numbers at a step, if there is one, and that end with a status."""
 
-    log: Callable[[Numbers, int], None]
-    end: Callable[[Numbers, str], None]
+    log: Callable[[Numbers, int | None], None]
+    end: Callable[[str], Any]
+    prefix: str = "result/"  # of the names of results
 
 
 class Tracker:
@@ -243,7 +244,8 @@ class Tracker:
         """Log the medians of the run, and its status."""
         with self._warning():
             if self._backend is not None:
-                self._backend.end(_numbers(results), status)
+                self._backend.log(_numbers(results, self._backend.prefix), None)
+                self._backend.end(status)
 
     @contextlib.contextmanager
     def _warning(self) -> Iterator[None]:
@@ -290,15 +292,14 @@ def _mlflow(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
     for key, value in settings.items():
         client.log_param(run, key, str(value)[:MAX_CHARACTERS])
 
-    def log(numbers: Numbers, step: int) -> None:
+    def log(numbers: Numbers, step: int | None) -> None:
         for key, value in numbers.items():
             client.log_metric(run, key.replace(" ", "_"), value, step=step)
 
-    def end(results: Numbers, status: str) -> None:
-        log(results, 0)
+    def end(status: str) -> None:
         client.set_terminated(run, "FINISHED" if status == "COMPLETED" else "FAILED")
 
-    return Backend(log, end)
+    return Backend(log, end, prefix="")
 
 
 def _tensorboard(_: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
@@ -309,15 +310,11 @@ def _tensorboard(_: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
     lines = (f"    {key}: {value}" for key, value in settings.items())
     writer.add_text("settings", "\n".join(lines))
 
-    def log(numbers: Numbers, step: int) -> None:
+    def log(numbers: Numbers, step: int | None) -> None:
         for key, value in numbers.items():
             writer.add_scalar(key, value, step)
 
-    def end(results: Numbers, _: str) -> None:
-        log({f"result/{key}": value for key, value in results.items()}, 0)
-        writer.close()
-
-    return Backend(log, end)
+    return Backend(log, lambda _: writer.close())
 
 
 def _trackio(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
@@ -326,14 +323,10 @@ def _trackio(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend
 
     trackio.init(project=f"kanrun-{command}", name=folder.name, config=dict(settings))
 
-    def log(numbers: Numbers, step: int) -> None:
+    def log(numbers: Numbers, step: int | None) -> None:
         trackio.log({key: value for key, value in numbers.items() if key != "step"}, step=step)
 
-    def end(results: Numbers, _: str) -> None:
-        trackio.log({f"result/{key}": value for key, value in results.items()})
-        trackio.finish()
-
-    return Backend(log, end)
+    return Backend(log, lambda _: trackio.finish())
 
 
 BACKENDS: dict[str, Callable[[str, Path, Mapping[str, Any]], Backend]] = {

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -141,7 +141,7 @@ def _run(
             command = shlex.join(words)
             print(f"kanrun: interrupted; `{command}` continues from there", file=sys.stderr)
             print(folder.path)
-            return signals.exit_code, folder.path
+            return exit_code(signals), folder.path
         except Exception as error:
             # A run that cannot be resumed, such as one of other cells, is refused.
             if folder is None or (folder.manifest.resumed and isinstance(error, UsageError)):
@@ -225,53 +225,43 @@ def stdout_kept_clean() -> Iterator[None]:
             os.close(kept)
 
 
-class Signals:
-    """Signals that came, and the exit code of an interrupted command."""
-
-    def __init__(self) -> None:
-        self._terminated, self._interrupted = False, 0
-
-    @property
-    def exit_code(self) -> int:
-        return 143 if self._terminated else 130
-
-    def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Stop cleanly; the second time end the process at once."""
-        self._interrupted += 1
-        if self._interrupted > 1:  # every file is whole or absent at any time
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            os._exit(self.exit_code)
-        # Python's buffers may be in use.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            text = b"kanrun: stopping after this step; Ctrl-C once more ends at once\n"
-            os.write(sys.__stderr__.fileno(), text)  # type: ignore[union-attr]
-        if not self._terminated:
-            monitoring.interrupt(KeyboardInterrupt())
-
-    def terminate(self, number: int, frame: FrameType | None) -> None:
-        """Stop cleanly; a second one must not cut the clean ending short."""
-        if not self._terminated and not self._interrupted:
-            self._terminated = True
-            monitoring.interrupt(Terminated())
-
-
 @contextlib.contextmanager
-def signals_raise() -> Iterator[Signals]:
+def signals_raise() -> Iterator[list[int]]:
     """Stop the body cleanly: Ctrl-C as KeyboardInterrupt, SIGTERM and SIGHUP as Terminated.
 
-    A second Ctrl-C ends the process at once, with what is recorded. SIGHUP stays ignored if it was
-    (nohup).
+    Yields the numbers of the signals that came, of which only the first one raises. A second Ctrl-C
+    ends the process at once, with what is recorded. SIGHUP stays ignored if it was (nohup).
     """
-    signals = Signals()
-    handlers = {signal.SIGINT: signals.interrupt, signal.SIGTERM: signals.terminate}
+    came: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        is_interrupt = number == signal.SIGINT
+        if is_interrupt and came.count(number) > 1:  # every file is whole or absent at any time
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            os._exit(exit_code(came))
+        if is_interrupt:
+            # Python's buffers may be in use.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                text = b"kanrun: stopping after this step; Ctrl-C once more ends at once\n"
+                os.write(sys.__stderr__.fileno(), text)  # type: ignore[union-attr]
+        if len(came) == 1:
+            monitoring.interrupt(KeyboardInterrupt() if is_interrupt else Terminated())
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        handlers[signal.SIGHUP] = signals.terminate
+        numbers.append(signal.SIGHUP)
     if threading.current_thread() is not threading.main_thread():  # signals can only be set there
-        handlers.clear()
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        numbers.clear()
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield signals
+        yield came
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def exit_code(signals: Sequence[int]) -> int:
+    """Return the exit code of a command that stopped after these signals."""
+    return 143 if signals and signals[0] != signal.SIGINT else 130

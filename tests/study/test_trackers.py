@@ -17,13 +17,13 @@ from kanrun.study import progress
 class Heard:
     def __init__(self, command, folder, settings):
         self.command, self.settings, self.rows = command, settings, []
-        self.ended = None
+        self.ended, self.prefix = None, ""
 
     def log(self, numbers, step):
         self.rows.append((numbers, step))
 
-    def end(self, results, status):
-        self.ended = results, status
+    def end(self, status):
+        self.ended = status
 
 
 def test_settings_rows_and_results_reach_the_tracker(run_toy, monkeypatch):
@@ -38,11 +38,11 @@ def test_settings_rows_and_results_reach_the_tracker(run_toy, monkeypatch):
         1,
         "serial",
     )
-    assert [step for _, step in one.rows] == [*range(6), *range(6)]
+    assert [step for _, step in one.rows] == [*range(6), *range(6), None]
     rows = run.table("metrics")
     assert one.rows[0][0]["train_rmse"] == rows["train_rmse"][0]
     assert one.rows[6][0]["cell 1/train_rmse"] == rows["train_rmse"][6]
-    assert one.ended[1] == "COMPLETED"
+    assert one.ended == "COMPLETED"
 
 
 @pytest.mark.parametrize("fails", ["begin", "log", "end"])
