@@ -19,17 +19,16 @@ from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
 from kanrun.config.models import check_model, widths_of
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
-from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Record, Row, Value
 from kanrun.study.build import (
     LearningProblem,
-    edge_spec,
     factory,
     make_plan,
     make_problem,
     network_shape,
+    parameters_of,
     refuse_unused,
 )
 from kanrun.study.evaluation import relative_error, scores
@@ -159,10 +158,8 @@ def kan_of(case: Case, model: KANConfig) -> Network:
 def steps_of(case: Case, model: KANConfig) -> int:
     """Return the steps of a KAN on all grids, including the search for the penalty's weight."""
     plan = plan_of(case, model)
-    shape = network_shape(model, case.problem.inputs, case.problem.outputs)
-    nodes, spec = tuple(model.multiplication_nodes), edge_spec(model, plan.solver)
     each = (
-        plan.steps_for(kan_parameters(KANSize(shape, g, model.degree, nodes), spec))
+        plan.steps_for(parameters_of(model, case.problem, plan.solver, (g,)))
         for g in plan.intervals
     )
     return sum(each) * (SEARCH if plan.weight is None else 1)

@@ -20,6 +20,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import (
     Errors,
     Event,
+    Samples,
     SmoothnessPenalty,
     Stage,
     Step,
@@ -132,20 +133,18 @@ def linear_rmse(problem: LearningProblem) -> float | None:
 
     None without test points, and for classification.
     """
-    dataset = problem.dataset
-    if dataset.test is None or not len(dataset.test) or dataset.classes:
+    known, test = problem.data.everything, problem.data.test
+    if test is None or not len(test) or problem.dataset.classes:
         return None
 
-    def rows(x: Array) -> Array:
-        return np.column_stack([dataset.input_scaling.apply(x), np.ones(len(x))])
+    def rows(samples: Samples) -> Array:
+        return np.pad(samples.x.double().cpu().numpy(), ((0, 0), (0, 1)), constant_values=1)
 
-    shown = [points for points in (dataset.train, dataset.validation) if points is not None]
-    x, y, shares = (
-        np.concatenate([getattr(points, name) for points in shown]) for name in ("x", "y", "shares")
-    )
-    roots = np.sqrt(shares)[:, None]
-    solution, *_ = np.linalg.lstsq(rows(x) * roots, y * roots, rcond=None)
-    return _rms(rows(dataset.test.x) @ solution - dataset.test.y, dataset.test.weights)
+    roots = np.ones((1, 1)) if known.roots is None else known.roots.double().cpu().numpy()
+    y, unseen = (samples.y.double().cpu().numpy() for samples in (known, test))
+    solution, *_ = np.linalg.lstsq(rows(known) * roots, y * roots, rcond=None)
+    difference = (rows(test) @ solution - unseen) * problem.dataset.output_scaling.scale
+    return _rms(difference, problem.dataset.test and problem.dataset.test.weights)
 
 
 def model_records(

@@ -138,7 +138,7 @@ class _Execution:
             "trace": failed and failed.trace,
             "metrics": metrics,
             "claims": claims,
-            "failures": self._recorder.failure_entries(),
+            "failures": tuple(entry for _, entry in sorted(self._recorder.failures.items())),
         }
 
     def _draw(self, tables: Mapping[str, pandas.DataFrame]) -> None:
@@ -259,17 +259,21 @@ class _Execution:
 
     def _failure(self) -> Failure | None:
         """Return why the run failed: the first training that failed, or broken claims."""
-        recorder = self._recorder
-        broken = [(self._study.points[number], failure) for number, failure in self._broken.items()]
-        if not (failures := [*recorder.failures, *broken]):
+        recorder, points = self._recorder, self._study.points
+        broken = next(iter(self._broken.items()), None)
+        named: Task | Point
+        if recorder.first_failure:
+            named, first = recorder.first_failure
+            if broken and recorder.total > 1:  # incomplete tables may be why
+                self._folder.note(broken[1].reason)
+        elif broken:
+            named, first = points[broken[0]], broken[1]
+        else:
             return None
-        named, first = failures[0]
         if recorder.total == 1 or not (recorder.failures or self._several):
             return first
-        if recorder.failures and broken:  # incomplete tables may be why
-            self._folder.note(broken[0][1].reason)
         what = f"{recorder.failed[0]} of {recorder.total} trainings failed"
         if self._several:
             bad = recorder.failed.keys() | self._broken.keys()
-            what = f"{len(bad)} of {len(self._study.points)} points failed"
+            what = f"{len(bad)} of {len(points)} points failed"
         return Failure(f"{what}; the first, {named}: {first.reason}", first.trace)

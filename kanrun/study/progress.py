@@ -57,27 +57,27 @@ class Reporter:
         self._best: dict[Any, float] = {}
         self._start = self._clock = self._began = time.monotonic()
         self._part = ProgressUpdate("", 0)
-        self._bar: Progress | None = None
-        if console.is_terminal and not console.is_dumb_terminal and not quiet:
-            column = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-            self._bar = Progress(
-                SpinnerColumn(),
-                BarColumn(bar_width=max(_NARROW, min(_WIDE, console.width // _PART))),
-                *([MofNCompleteColumn()] if total > 1 else []),
-                TextColumn("{task.fields[text]}", markup=False, table_column=column),
-                console=console,
-                expand=True,
-            )
-            self._bar.add_task("", total=None if total == 1 else total, text="starting")
+        self._bar = Progress(
+            SpinnerColumn(),
+            BarColumn(bar_width=max(_NARROW, min(_WIDE, console.width // _PART))),
+            *([MofNCompleteColumn()] if total > 1 else []),
+            TextColumn(
+                "{task.fields[text]}",
+                markup=False,
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),
+            console=console,
+            expand=True,
+            disable=quiet or not console.is_terminal or console.is_dumb_terminal,
+        )
+        self._bar.add_task("", total=None if total == 1 else total, text="starting")
 
     def __enter__(self) -> Reporter:
-        if self._bar is not None:
-            self._bar.start()
+        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
     def skip(self, tasks: int) -> None:
         """Count tasks that an earlier attempt finished."""
@@ -193,13 +193,12 @@ class Reporter:
 
     def _show(self, text: str) -> None:
         """Show a text on the bar, if there is one."""
-        if self._bar is not None:
-            total = self._total if self._total > 1 or self._done else None
-            self._bar.update(self._bar.task_ids[0], text=text, total=total, completed=self._done)
+        total = self._total if self._total > 1 or self._done else None
+        self._bar.update(self._bar.task_ids[0], text=text, total=total, completed=self._done)
 
     def _line(self, text: str) -> None:
         """Print a line if there is no bar to show it."""
-        if self._bar is None and not self._quiet and text:
+        if self._bar.disable and not self._quiet and text:
             self._say(text)
 
     def _say(self, text: str, style: str = "") -> None:

@@ -34,7 +34,7 @@ MOST_LISTED = 100
 DIGEST_LENGTH, MARK_LENGTH = 16, 8
 _logger = logging.getLogger("kanrun")
 Names = dict[str, None]  # an ordered set
-RowCounts = dict[Key, Counter[str]]  # by table
+RowCounts = Counter[tuple[Key, str]]  # by training and table
 
 
 @dataclass
@@ -69,7 +69,8 @@ class Recorder:
         #: Tasks that had finished, and whose rows are gone.
         self.lost = 0
         self.failed: Counter[int] = Counter()  # trainings by point
-        self.failures: list[tuple[Task, Failure]] = []  # the first of them
+        self.failures: dict[Key, dict[str, Any]] = {}  # the first of them, as `run.json` lists them
+        self.first_failure: tuple[Task, Failure] | None = None
         #: By task and table.
         self._written: dict[Key, dict[str, _Written]] = defaultdict(dict)
         self._layouts: dict[str, list[str]] = {}
@@ -147,11 +148,6 @@ class Recorder:
             self._folder.note(text)
         _logger.info("%s%s", "warning: " if warning else "", text)
 
-    def failure_entries(self) -> tuple[dict[str, Any], ...]:
-        """Return the failures as `run.json` lists them."""
-        listed = sorted(self.failures, key=lambda failed: failed[0].key)
-        return tuple(_failure_entry(task, failure, self._several) for task, failure in listed)
-
     def take(self, point: Point) -> RunTables:
         """Return the tables of a point whose trainings have all ended, and forget about it."""
         tables = self._columns.pop(point.number, {})
@@ -203,10 +199,18 @@ class Recorder:
         starts.setdefault(name, (begin, file.header))
 
     def _fail(self, task: Task, failure: Failure) -> None:
-        entry = {"digest": _digest(task), **_failure_entry(task, failure, self._several)}
-        self._folder.journal({"failed": task.key, **entry})
+        entry = {
+            **({"point": task.point} if self._several else {}),
+            "cell": task.index,
+            "settings": dict(task.cell),
+            "seed": task.seed,
+            "reason": failure.reason,
+            "trace": failure.trace,
+        }
+        self._folder.journal({"failed": task.key, "digest": _digest(task), **entry})
         if len(self.failures) < MOST_LISTED:
-            self.failures.append((task, failure))
+            self.failures[task.key] = entry
+        self.first_failure = self.first_failure or (task, failure)
         self.failed[task.point] += 1
         self._close(task)
         _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")
@@ -258,8 +262,7 @@ class Recorder:
             except KanrunError:
                 self._folder.remove(name)
                 continue
-            for key, number in found.items():
-                counts.setdefault(key, Counter())[name] = number
+            counts.update({(key, name): number for key, number in found.items()})
         return counts
 
     def _resumable(self, task: Task, there: RowCounts) -> Checkpoint | None:
@@ -297,17 +300,6 @@ class Recorder:
         return f"{self._prefix(task)}{_RESUME}-{task.index}-{task.seed}"
 
 
-def _failure_entry(task: Task, failure: Failure, several: bool) -> dict[str, Any]:
-    return {
-        **({"point": task.point} if several else {}),
-        "cell": task.index,
-        "settings": dict(task.cell),
-        "seed": task.seed,
-        "reason": failure.reason,
-        "trace": failure.trace,
-    }
-
-
 def _digest(task: Task) -> str:
     """Return a digest of the settings of a task's cell."""
     return hashlib.sha256(to_json(task.cell)).hexdigest()[:DIGEST_LENGTH]
@@ -315,4 +307,4 @@ def _digest(task: Task) -> str:
 
 def _has(there: RowCounts, key: Key, counts: Mapping[str, int]) -> bool:
     """Return whether all rows that a task had recorded are there."""
-    return all(there.get(key, Counter())[name] >= rows for name, rows in counts.items())
+    return all(there[key, name] >= rows for name, rows in counts.items())

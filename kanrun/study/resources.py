@@ -169,13 +169,6 @@ def check_memory(cfg: ExperimentConfig, *, force: bool = False) -> None:
     )
 
 
-def resident_memory() -> int:
-    """Return the bytes of memory that this process takes."""
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
-
-
 def _parts(settings: Any) -> Iterator[Any]:
     """Yield all dataclasses in `settings`, itself included."""
     if is_dataclass(settings) and not isinstance(settings, type):

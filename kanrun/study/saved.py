@@ -53,18 +53,14 @@ class LoadedRun:
     def models(self) -> list[str]:
         """Names of the stored models: by cell, if there are several, then the lowest seed first."""
 
-        def place(name: str) -> tuple[int, str, int]:
-            """Return cell, words and seed of a checkpoint's name, which may end with a hash."""
-            cell = re.match(r"cell(\d+)-", name)
-            seed = re.search(r"-seed(\d+)(-[0-9a-f]{8})?$", name)
-            words = name.rpartition("-seed")[0]
-            return int(cell[1]) if cell else 0, words, int(seed[1]) if seed else 0
+        def natural(name: str) -> list[str | int]:
+            """Return the words and numbers of a name, such as cell 10 behind cell 2."""
+            parts = enumerate(re.split(r"(\d+)", name))
+            return [int(part) if place % 2 else part for place, part in parts]
 
         others = SLIDER_NAME, re.compile(r"resume-\d+-\d+")
-        names = self.run.checkpoints
-        return sorted(
-            (one for one in names if not any(each.fullmatch(one) for each in others)), key=place
-        )
+        names = (one for one in self.run.checkpoints if not any(e.fullmatch(one) for e in others))
+        return sorted(names, key=natural)
 
     def model(self, name: str | None = None) -> Model:
         """Return the model called `name`, or that of the first seed.

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from kanrun.config import EXPERIMENTS, ExperimentConfig, rules
@@ -32,7 +33,6 @@ from kanrun.study.resources import (
     check_memory,
     device_of,
     estimate_memory,
-    resident_memory,
     threads_of,
     using_threads,
 )
@@ -177,7 +177,7 @@ def check(study: Study, *, force: bool = False) -> Checked:
     experiment, cells, trainings = study.experiment, list[int](), list[int]()
     prepare: Any = getattr(experiment, "prepare", None)
     limit = getattr(experiment, "using_threads", using_threads)
-    prepared, before = dict[Key, Any](), 0
+    prepared, before, process = dict[Key, Any](), 0, psutil.Process()
     for point in study.points:
         try:
             cfg = study.config(point.number)
@@ -196,8 +196,9 @@ def check(study: Study, *, force: bool = False) -> Checked:
                     with limit(threads_of(cfg)):
                         ready = prepare(cfg, task.cell, task.seed)
                     # What the first one has loaded stays in any case.
-                    before = before or resident_memory()
-                    if not prepared or resident_memory() - before < most:
+                    used = process.memory_info().rss
+                    before = before or used
+                    if not prepared or used - before < most:
                         prepared[task.key] = ready
         except UsageError as error:
             if not point.values:
