@@ -113,7 +113,7 @@ class Failure:
 
 
 class TaskEvent(NamedTuple):
-    """What happens to a task; progress is not recorded."""
+    """An event of a task; progress is not recorded."""
 
     task: Task
     what: Started | Record | ProgressUpdate | Finished | Failure

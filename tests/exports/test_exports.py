@@ -31,6 +31,7 @@ from kanrun.exports import (
     in_pieces,
 )
 from kanrun.study.prediction import predicted_values
+from kanrun.targets import Scaling
 from kanrun.targets.notation import read_days
 
 POINTS = 300
@@ -256,7 +257,8 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
         document_of(one)
     built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
     with pytest.raises(UsageError, match="constraints=hard"):
-        content(replace(one, network=Windows([field(), built_in])), "torch")
+        units = {"outputs": ("u", "v"), "output_scaling": Scaling.identity(2)}
+        content(replace(one, network=Windows([field(), built_in]), **units), "torch")
     with pytest.raises(UsageError, match="c, json, lut, onnx, python, torch"):
         content(one, "matlab")
     assert set(FORMATS) == {"c", "json", "lut", "onnx", "python", "torch"}
