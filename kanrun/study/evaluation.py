@@ -63,7 +63,7 @@ def scores(network: Network, problem: LearningProblem) -> dict[str, Value]:
     measured: dict[str, Value] = {"test_max_error": None, "r2": None}
     if points is None or samples is None or not len(points):
         return measured
-    predicted = predicted_values(model_of(network, problem, seed=0), points.x)
+    predicted = predicted_values(model_of(network, problem), points.x)
     if problem.dataset.classes:
         right = np.average(predicted.argmax(1) == points.y[:, 0], weights=points.weights)
         loss = mean_loss(predict(network, samples.x), samples, "classification", 1.0)

@@ -272,7 +272,7 @@ def _described(description: dict[str, Any]) -> int:
     return int(description.get("functions", 0) * description.get("outputs", 0))
 
 
-def model_of(network: Network, problem: LearningProblem, seed: int, **learned: Any) -> Model:
+def model_of(network: Network, problem: LearningProblem, seed: int = 0, **learned: Any) -> Model:
     """Return `network` with all that predicting needs; `learned` are further fields of `Model`."""
     dataset, target = problem.dataset, problem.dataset.target
     return Model(

@@ -255,9 +255,9 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
     one = replace(model(kan()), network=Own())
     with pytest.raises(UsageError, match="--format torch"):
         document_of(one)
+    units = {"outputs": ("u", "v"), "output_scaling": Scaling.identity(2)}
     built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
     with pytest.raises(UsageError, match="constraints=hard"):
-        units = {"outputs": ("u", "v"), "output_scaling": Scaling.identity(2)}
         content(replace(one, network=Windows([field(), built_in]), **units), "torch")
     with pytest.raises(UsageError, match="c, json, lut, onnx, python, torch"):
         content(one, "matlab")
