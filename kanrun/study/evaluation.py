@@ -133,8 +133,8 @@ def linear_rmse(problem: LearningProblem) -> float | None:
 
     None without test points, and for classification.
     """
-    known, test = problem.data.everything, problem.data.test
-    if test is None or not len(test) or problem.dataset.classes:
+    points, known, test = problem.dataset.test, problem.data.everything, problem.data.test
+    if points is None or test is None or not len(points) or problem.dataset.classes:
         return None
 
     def rows(samples: Samples) -> Array:
@@ -144,7 +144,7 @@ def linear_rmse(problem: LearningProblem) -> float | None:
     y, unseen = (samples.y.double().cpu().numpy() for samples in (known, test))
     solution, *_ = np.linalg.lstsq(rows(known) * roots, y * roots, rcond=None)
     difference = (rows(test) @ solution - unseen) * problem.dataset.output_scaling.scale
-    return _rms(difference, problem.dataset.test and problem.dataset.test.weights)
+    return _rms(difference, points.weights)
 
 
 def model_records(
