@@ -123,13 +123,11 @@ def _layers(network: Network) -> list[Document]:
     if network.edge_layers:
         return [_edges(*pair) for pair in zip(network.edge_layers, network.products, strict=True)]
     if isinstance(network, MLP):
-        layers: list[Document] = []
-        for layer in network.linear:
-            weights, biases = (parameter.detach().tolist() for parameter in layer.parameters())
-            layers.append({"kind": "dense", "weights": weights, "biases": biases})
+        kinds = [network.activation] * (len(network.linear) - 1) + ["identity"]
+        weights = [[each.tolist() for each in layer.parameters()] for layer in network.linear]
         return [
-            {**layer, "activation": "identity" if layer is layers[-1] else network.activation}
-            for layer in layers
+            {"kind": "dense", "weights": weight, "biases": bias, "activation": kind}
+            for (weight, bias), kind in zip(weights, kinds, strict=True)
         ]
     if isinstance(network, BSpline):
         coefficients = network.coefficients.detach().T[:, None].numpy()

@@ -18,22 +18,6 @@ if TYPE_CHECKING:
 #: Name of each figure, and a function that draws it.
 Figures = Iterator[tuple[str, "Callable[[], Figure]"]]
 
-__all__ = [
-    "Figures",
-    "class_curves",
-    "edges",
-    "effects",
-    "figures_of",
-    "growth",
-    "loss_curve",
-    "network_diagram",
-    "over_settings",
-    "overlaid",
-    "pair_maps",
-    "predictions",
-    "residuals",
-]
-
 
 def figures_of(tables: Mapping[str, Any], draws: Iterable[Callable[..., Figure]]) -> Figures:
     """Yield the name and the drawing of each figure whose tables are there.

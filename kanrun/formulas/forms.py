@@ -106,31 +106,19 @@ def _operation(node: sympy.Expr) -> tuple[Callable[..., Any], Sequence[sympy.Exp
         return partial(_integer_power, exponent=int(node.exp)), (node.base,)
     if node.func in RECIPROCALS:
         return np.reciprocal, (RECIPROCALS[node.func](*node.args),)
-    if node.func in (sympy.DiracDelta, sympy.Heaviside):  # derivatives almost everywhere
-        step = partial(np.heaviside, x2=0.5) if node.func is sympy.Heaviside else np.zeros_like
-        return step, node.args[:1]
-    if node.func in _OF_TWO:
-        return _OF_TWO[node.func], node.args
     if node.func is sympy.besselj and node.args[0].is_Integer:
         from scipy import special  # late, as it loads slowly
 
         order = int(node.args[0])  # scipy has faster routines for the first two orders
         faster: dict[int, Callable[..., Any]] = {0: special.j0, 1: special.j1}
         return faster.get(order) or partial(special.jv, order), node.args[1:]
-    if node.func not in _elementwise():
+    if node.func not in (known := _functions()):
         raise UsageError(
             f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
         )
-    return _elementwise()[node.func], node.args
-
-
-_OF_TWO: dict[Any, Callable[..., Any]] = {
-    sympy.Add: operator.add,
-    sympy.Mul: operator.mul,
-    sympy.Min: np.minimum,
-    sympy.Max: np.maximum,
-    sympy.Pow: operator.pow,
-}
+    # Derivatives of jumps are those almost everywhere; their second argument is the value at 0.
+    is_jump = node.func in (sympy.DiracDelta, sympy.Heaviside)
+    return known[node.func], node.args[:1] if is_jump else node.args
 
 
 def _integer_power(base: Any, exponent: int) -> Any:
@@ -138,14 +126,17 @@ def _integer_power(base: Any, exponent: int) -> Any:
 
 
 @cache
-def _elementwise() -> Mapping[Any, Callable[[Any], Any]]:
-    """Return sympy's functions of one argument with NumPy's."""
+def _functions() -> Mapping[Any, Callable[..., Any]]:
+    """Return sympy's functions with NumPy's, of one argument or two."""
     from scipy import special
 
     names = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
     same = (*names, "exp", "log", "sign", "floor")
-    table: dict[Any, Callable[[Any], Any]] = {getattr(sympy, f): getattr(np, f) for f in same}
+    table: dict[Any, Callable[..., Any]] = {getattr(sympy, f): getattr(np, f) for f in same}
     table |= {getattr(sympy, f"a{name}"): getattr(np, f"arc{name}") for name in names}
+    table |= {sympy.Add: operator.add, sympy.Mul: operator.mul, sympy.Pow: operator.pow}
+    table |= {sympy.Min: np.minimum, sympy.Max: np.maximum, sympy.DiracDelta: np.zeros_like}
+    table[sympy.Heaviside] = partial(np.heaviside, x2=0.5)
     return table | {sympy.Abs: np.abs, sympy.erf: special.erf}
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from kanrun.errors import InvalidData, did_you_mean
+from kanrun.errors import InvalidData
 from kanrun.families import FAMILIES, RATES, Family
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import Reading, TableCode, encode_columns
 from kanrun.targets.notation import is_number
+from kanrun.targets.table_files import check_columns, check_distinct
 
 #: Inputs of a function: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any
@@ -32,20 +33,12 @@ def frame_columns(
 
     Raises InvalidData for a missing one, for two of one name, and for lengths that differ.
     """
-    keys: dict[str, Any] = {}
-    for key in x if isinstance(x, Mapping) else x.columns:
-        if str(key) in keys:
-            raise InvalidData(f"{what} has two columns called {str(key)!r}.")
-        keys[str(key)] = key
-    columns = {}
-    for name in keys if names is None else names:
-        if name not in keys:
-            listed = ", ".join(map(repr, list(keys)[:_SHOWN])) or "none"
-            raise InvalidData(
-                f"{what} has no column {name!r}; its columns are {listed}"
-                f"{did_you_mean(name, keys) or '.'}"
-            )
-        columns[name] = np.asarray(x[keys[name]])
+    keys = list(x if isinstance(x, Mapping) else x.columns)
+    known = list(map(str, keys))
+    wanted = known if names is None else names
+    check_distinct(known, what)
+    check_columns(wanted, known, what)
+    columns = {name: np.asarray(x[keys[known.index(name)]]) for name in wanted}
     if len({column.shape for column in columns.values()}) > 1:
         lengths = ", ".join(str(column.size) for column in columns.values())
         raise InvalidData(f"the columns of {what} differ in length: {lengths}.")
@@ -245,11 +238,7 @@ def _inputs(
             return names, as_numbers(array), None, ()
         x = dict(zip(names, array.T, strict=True))
     columns = frame_columns(x)
-    if unknown := [name for name in categorical if name not in columns]:
-        raise InvalidData(
-            f"categorical_columns names {unknown[0]!r}, which is no column of x"
-            f"{did_you_mean(unknown[0], columns) or '.'}"
-        )
+    check_columns(categorical, list(columns), "categorical_columns: x")
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidData("x is empty: it has no columns or no rows.")
     code, numbers, notes = encode_columns(columns, Reading(categorical))

@@ -187,13 +187,12 @@ class ColumnCode:
         if self.levels is not None:
             texts = list(map(text_of, values))
             return features_of(vars(self), texts), sum(text not in self.levels for text in texts)
-        kind = "numbers" if self.parts is None else "dates such as 2024-12-31"
-        numbers, faults = (
-            read_numbers(values, self.missing)
-            if self.parts is None
-            else read_days(values, self.missing, self.day_first)[:2]
-        )
-        if wrong := [*faults["text"], *faults.get("infinite", [])]:
+        if self.parts is None:
+            kind, (numbers, faults) = "numbers", read_numbers(values, self.missing)
+        else:
+            kind = "dates such as 2024-12-31"
+            numbers, faults, _ = read_days(values, self.missing, self.day_first)
+        if wrong := [*faults["text"], *faults["infinite"]]:
             text = str(values[min(wrong)])[:_SHOWN]
             raise UsageError(
                 f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}."
@@ -250,12 +249,10 @@ class Reading:
         known, faults = read_numbers(values, self.missing)
         notes = list(number_notes(name, values, faults))
         wrong, what = [*faults["text"], *faults["infinite"]], "numbers"
-        day_first: bool | None = None
         parts: tuple[str, ...] | None = None
-        if wrong and name not in self.categorical:
-            days, bad, day_first = read_days(values, self.missing, self.day_first)
-            if len(bad["text"]) < len(wrong):
-                known, wrong, what, parts = days, bad["text"], "dates", ()
+        days, bad, day_first = read_days(values if wrong else (), self.missing, self.day_first)
+        if len(bad["text"]) < len(wrong):
+            known, wrong, what, parts = days, bad["text"], "dates", ()
         given = len(values) - len(faults["missing"])
         if name in self.categorical or len(wrong) > _TEXT_FRACTION * given:
             return _category(name, values)

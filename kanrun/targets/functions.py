@@ -42,7 +42,6 @@ _RANDOM = 4000  # points of the box at which a function is tried
 _LINES, _PER_LINE = 20, 201  # axes through the centre on which it is tried, and points on each
 _CORNERS = 10  # dimensions up to which all corners are tried; beyond, two of them
 _POLE = 1e6  # times the median of the values: larger ones near the zero of a denominator are a pole
-_BISECTIONS = 60  # steps of the search for such a zero
 
 #: Points without a known function between them.
 GIVEN_POINTS: dict[str, Points] = {
@@ -330,8 +329,7 @@ def check_finite(target: Target) -> Target:
     Raises UsageError with the first point at which it is not. If a denominator of its expression
     changes sign between two points, the function is also tried near the zero.
     """
-    if target.function is None:
-        return target
+    assert target.function is not None
     domain, dimension = target.domain, len(target.domain)
     lower, upper = domain.T
     lines = np.tile(domain.mean(axis=1), (min(dimension, _LINES), _PER_LINE, 1))
@@ -350,8 +348,7 @@ def check_finite(target: Target) -> Target:
         )
     for zero in _zeros_of_denominators(target, points):
         # NaN if a zero is divided by zero, which may be no pole.
-        near = np.abs(target.function(zero))
-        if np.nanmax(near, initial=0.0) > _POLE * np.median(np.abs(values)):
+        if np.abs(target.function(zero)).max() > _POLE * np.median(np.abs(values)):
             raise UsageError(
                 f"{target.name} is not finite near {shown(zero[0])}, where it divides by zero; "
                 "change target.domain."
@@ -360,7 +357,9 @@ def check_finite(target: Target) -> Target:
 
 
 def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
-    """Yield neighbours (2, inputs) of a zero of each denominator with both signs on the points."""
+    """Yield a zero (1, inputs) of each denominator with both signs on the points."""
+    from scipy.optimize import brentq  # late, as it loads slowly
+
     if target.expression is None:
         return
     powers = target.expression.atoms(sympy.Pow)
@@ -370,11 +369,7 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
     for denominator in sorted(denominators, key=str):
         value = to_numpy(denominator, target.inputs)
         signs = np.sign(value(points))
-        if not ((signs > 0).any() and (signs < 0).any()):
-            continue
-        above, below = points[signs.argmax()], points[signs.argmin()]
-        for _ in range(_BISECTIONS):
-            middle = (above + below) / 2
-            is_above = value(middle[None])[0] > 0
-            above, below = (middle, below) if is_above else (above, middle)
-        yield np.stack([above, below])
+        if (signs > 0).any() and (signs < 0).any():
+            ends = points[[np.nanargmin(signs), np.nanargmax(signs)]]
+            share = brentq(lambda t, v=value, e=ends: v(e[0] + t * (e[1] - e[0])), 0, 1, xtol=1e-16)
+            yield (ends[0] + share * (ends[1] - ends[0]))[None]

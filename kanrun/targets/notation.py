@@ -150,7 +150,7 @@ def read_days(
     leave it open, or have no such dates: months are then read first.
     """
     texts = ["" if is_missing(value, words) else text_of(value) for value in values]
-    faults: Faults = {"missing": [i for i, text in enumerate(texts) if not text]}
+    faults: Faults = defaultdict(list, missing=[i for i, text in enumerate(texts) if not text])
     matches = [_DATE.match(text) for text in texts]
     if day_first is None:
         parts = [m.group(2, 3, 4) for m in matches if m and m[3]]

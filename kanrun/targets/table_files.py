@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.errors import UsageError, did_you_mean, no_file
+from kanrun.errors import InvalidData, UsageError, did_you_mean, no_file
 from kanrun.targets.notation import read_numbers
 from kanrun.targets.row_files import (
     DEFAULT_LIMITS,
@@ -127,24 +127,22 @@ def pyarrow_for(doing: str, file: Path) -> tuple[Any, Any]:
         ) from None
 
 
-def check_columns(wanted: Sequence[str], names: Sequence[str], file: Path) -> None:
-    """Raise UsageError for a wanted column that is not there, with similar names."""
-    known = [name for name in names if name]
-    found = set(known)
-    for name in wanted:
-        if name not in found:
-            listed = ", ".join(known[:_NAMES_SHOWN]) + ", ..." * (len(known) > _NAMES_SHOWN)
-            raise UsageError(
-                f"{file.name} has no column {name!r}{did_you_mean(name, known)}; "
-                f"its columns are {listed}."
-            )
+def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> None:
+    """Raise InvalidData for a wanted column that is not there, with similar names."""
+    known = dict.fromkeys(filter(None, names))
+    if missing := [name for name in wanted if name not in known]:
+        listed = ", ".join(list(known)[:_NAMES_SHOWN]) + ", ..." * (len(known) > _NAMES_SHOWN)
+        raise InvalidData(
+            f"{where} has no column {missing[0]!r}{did_you_mean(missing[0], known)}; "
+            f"its columns are {listed}."
+        )
 
 
-def _check_distinct(names: Sequence[str], file: Path) -> None:
-    """Raise UsageError for two columns with the same name; columns may lack one."""
+def check_distinct(names: Sequence[str], where: str) -> None:
+    """Raise InvalidData for two columns with the same name; columns may lack one."""
     (name, count), *_ = Counter(filter(None, names)).most_common(1) or [("", 1)]
     if count > 1:
-        raise UsageError(f"{file.name} has two columns called {name!r}; rename one.")
+        raise InvalidData(f"{where} has two columns called {name!r}; rename one.")
 
 
 @contextlib.contextmanager
@@ -156,8 +154,8 @@ def opened_parquet(
     try:
         with parquet.ParquetFile(file) as stored:
             names, metadata = stored.schema_arrow.names, stored.metadata
-            _check_distinct(names, file)
-            check_columns(wanted or (), names, file)
+            check_distinct(names, file.name)
+            check_columns(wanted or (), names, file.name)
             count = len(names if wanted is None else wanted)
             limits.check_cells(metadata.num_rows, count, file)
             for group in map(metadata.row_group, range(metadata.num_row_groups)):
@@ -248,9 +246,9 @@ def _text_blocks(
         if not header:
             raise UsageError(f"{file.name} has no rows.")
         limits.check_cells(0, len(header), file)
-        _check_distinct(header, file)
+        check_distinct(header, file.name)
         wanted = list(filter(None, header) if names is None else names)
-        check_columns(wanted, header, file)
+        check_columns(wanted, header, file.name)
         count = 0
         while block := list(islice(rows, limits.block)):
             count += len(block)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,7 +120,7 @@ def _inputs(asked: TableTarget) -> tuple[str, ...]:
     file = check_path(asked.path)
     names = column_names(file)
     roles = [one for one in (asked.weight_column, asked.split_column, asked.offset) if one]
-    check_columns([*asked.exclude, *roles], names, file)
+    check_columns([*asked.exclude, *roles], names, file.name)
     if list(asked.inputs) != ["all"] or "all" in names:
         return tuple(dict.fromkeys([*asked.inputs, *([asked.offset] if asked.offset else [])]))
     taken = {*asked.outputs, *asked.exclude, asked.weight_column}
@@ -250,9 +251,8 @@ def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDAr
     keys: dict[str, Any] = {text: text for text in texts}
     if all(map(is_number, keys)):
         for text in keys:
-            # Exactly, as float64 would merge two long ones.
-            number = int(text) if re.fullmatch(r"[+-]?\d+", text, re.ASCII) else float(text)
-            if isinstance(number, float) and not number.is_integer():
+            number = Decimal(text)  # float64 would merge two long ones
+            if not number.is_finite() or number != number.to_integral_value():
                 raise UsageError(
                     f"column {column!r} holds {text}, which is not a class; labels are text or "
                     "whole numbers (numbers of any kind: target.task=regression)."

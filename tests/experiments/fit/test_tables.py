@@ -139,7 +139,7 @@ def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run)
     assert_allclose(model(swapped.drop(columns="further").iloc[0]), expected[0], rtol=1e-13)
     for wrong, message in (
         (there.rename(columns={"rooms": "Rooms"}), "x has no column 'rooms'.*did you mean Rooms"),
-        (there[["rooms"]], r"x has no column 'area \(m2\)'; its columns are 'rooms'"),
+        (there[["rooms"]], r"x has no column 'area \(m2\)'; its columns are rooms"),
         (there.assign(rooms=["a", "b", "c"]), "column 'rooms' holds 'a', which is not a number"),
         (there.assign(rooms=[1, np.nan, 2]), "column 'rooms' contains NaN"),
         (pd.concat([there, there], axis=1), "two columns called 'rooms'"),
