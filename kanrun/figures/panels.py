@@ -228,25 +228,17 @@ def draw_map(
     panel.grid(visible=False)
     low, high = limits if limits[0] < limits[1] else (limits[0] - 1, limits[0] + 1)
     look: Any = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
-    x, y, values = (table := np.stack([x, y, values]))[:, np.isfinite(table).all(axis=0)]
-    cells = lattice(x, y, values)
-    if cells is not None:
-        return panel.pcolormesh(*cells, shading="nearest", **look)
+    points = pandas.DataFrame({"x": x, "y": y, "value": values}, dtype=float)
+    points = points[np.isfinite(points).all(axis=1)]
+    sides = points[["x", "y"]].nunique()
+    if sides.min() > 1 and len(points.drop_duplicates(["x", "y"])) == len(points) == sides.prod():
+        cells = points.pivot(index="y", columns="x", values="value")
+        return panel.pcolormesh(cells.columns, cells.index, cells, shading="nearest", **look)
+    x, y, values = points.to_numpy().T
     try:
         return panel.tripcolor(Triangulation(x, y), values, shading="gouraud", **look)
     except (ValueError, RuntimeError):
         return panel.scatter(x, y, c=values, **look)
-
-
-def lattice(x: Values, y: Values, values: Values) -> tuple[Values, Values, Values] | None:
-    """Return the places across and up, and values (up, across), if the points fill a lattice."""
-    across, column = np.unique(x, return_inverse=True)
-    up, row = np.unique(y, return_inverse=True)
-    if min(len(across), len(up)) < 2 or len(across) * len(up) != len(values):
-        return None
-    cells = np.full((len(up), len(across)), np.nan)
-    cells[row, column] = values
-    return None if np.isnan(cells).any() else (across, up, cells)
 
 
 def mark_stages(

@@ -1,12 +1,33 @@
-"""Formulas: text to one sympy expression by a whitelist, and its NumPy, LaTeX and Python forms.
+"""Formulas: text to one sympy expression by a whitelist, and its forms. All without torch.
 
-All without torch.
+The forms are a function of NumPy arrays, LaTeX, and a Python module. For NumPy the expression
+becomes a short program: one step per distinct sub-expression, constants evaluated to 20 digits and
+rounded once. sympy's `lambdify` would generate and execute source text, and compute repeated
+sub-expressions again.
 """
 
-from kanrun.formulas.forms import as_variables, to_latex, to_numpy, to_python
+from __future__ import annotations
+
+import keyword
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial, reduce
+from typing import Any
+
+import numpy as np
+import sympy
+from numpy.typing import ArrayLike, NDArray
+from sympy.core.function import AppliedUndef
+from sympy.printing.numpy import SciPyPrinter
+
+from kanrun.errors import UsageError
 from kanrun.formulas.parsing import (
     CONSTANTS,
     FUNCTIONS,
+    PRECISION,
+    RECIPROCALS,
     KnownFunction,
     constant,
     names_in,
@@ -15,3 +36,167 @@ from kanrun.formulas.parsing import (
     variable,
     variables_in,
 )
+
+#: A column of the points, a constant, or a function of one register or, two by two, of several.
+Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class NumpyFunction:
+    """A function of points (..., d) to values (...) in float64.
+
+    NaN or infinity where it is not real or not finite.
+
+    Each of the `lines` fills one register; the last register is the value. `width` is d.
+    """
+
+    width: int
+    lines: tuple[Line, ...]
+
+    def __call__(self, x: ArrayLike) -> NDArray[np.float64]:
+        points = np.asarray(x, dtype=np.float64)
+        if points.shape[-1:] != (self.width,):
+            raise ValueError(
+                f"The last axis of the points must be {self.width}; their shape is {points.shape}."
+            )
+        registers: list[Any] = []
+        with np.errstate(all="ignore"):
+            for line in self.lines:
+                if isinstance(line, tuple):
+                    function, arguments = line
+                    first, *others = (registers[i] for i in arguments)
+                    registers.append(reduce(function, others, first) if others else function(first))
+                else:
+                    registers.append(points[..., line] if isinstance(line, int) else line)
+        value = np.asarray(registers[-1])
+        return np.array(np.broadcast_to(value, points.shape[:-1])) if value.ndim == 0 else value
+
+
+def to_numpy(
+    expression: sympy.Expr, variables: Sequence[str]
+) -> Callable[[ArrayLike], NDArray[np.float64]]:
+    """Return the expression as a function of points (N, d) to values (N,) in float64.
+
+    Column i is the variable named variables[i]; a constant expression is broadcast.
+
+    Raises:
+        UsageError: If the expression has another variable or a function without a numeric form.
+    """
+    names = list(variables)
+    if unknown := sorted({str(symbol) for symbol in expression.free_symbols} - set(names)):
+        raise UsageError(
+            f"{expression} uses {', '.join(unknown)}, which is not among the variables {names}"
+        )
+    lines: list[Line] = []
+    registers: dict[sympy.Basic, int] = {}
+
+    def visit(node: sympy.Expr) -> int:
+        """Return the register of `node`, from the leaves up; each distinct one is computed once."""
+        if node not in registers:
+            if node.is_Symbol:
+                lines.append(names.index(str(node)))
+            elif not node.free_symbols:
+                value = node.evalf(PRECISION)
+                if not value.is_Number:
+                    raise UsageError(f"the constant {node} is not a real number")
+                lines.append(float(value))
+            else:
+                function, arguments = _operation(node)
+                lines.append((function, tuple(map(visit, arguments))))
+            registers[node] = len(lines) - 1
+        return registers[node]
+
+    visit(expression)
+    return NumpyFunction(len(names), tuple(lines))
+
+
+def _operation(node: sympy.Expr) -> tuple[Callable[..., Any], Sequence[sympy.Expr]]:
+    """Return the function of arrays that `node` applies, and its arguments."""
+    if node.is_Pow and node.exp == sympy.Rational(1, 2):
+        return np.sqrt, (node.base,)
+    if node.is_Pow and node.exp.is_Integer:
+        # A Python int, for which NumPy keeps the sign of a negative base.
+        return partial(_integer_power, exponent=int(node.exp)), (node.base,)
+    if node.func in RECIPROCALS:
+        return np.reciprocal, (RECIPROCALS[node.func](*node.args),)
+    if node.func is sympy.besselj and node.args[0].is_Integer:
+        from scipy import special  # late, as it loads slowly
+
+        order = int(node.args[0])  # scipy has faster routines for the first two orders
+        faster: dict[int, Callable[..., Any]] = {0: special.j0, 1: special.j1}
+        return faster.get(order) or partial(special.jv, order), node.args[1:]
+    if node.func not in (known := _functions()):
+        raise UsageError(
+            f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
+        )
+    # Derivatives of jumps are those almost everywhere; their second argument is the value at 0.
+    is_jump = node.func in (sympy.DiracDelta, sympy.Heaviside)
+    return known[node.func], node.args[:1] if is_jump else node.args
+
+
+def _integer_power(base: Any, exponent: int) -> Any:
+    return 1 / base if exponent == -1 else base**exponent
+
+
+@cache
+def _functions() -> Mapping[Any, Callable[..., Any]]:
+    """Return sympy's functions with NumPy's, of one argument or two."""
+    from scipy import special
+
+    names = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
+    same = (*names, "exp", "log", "sign", "floor")
+    table: dict[Any, Callable[..., Any]] = {getattr(sympy, f): getattr(np, f) for f in same}
+    table |= {getattr(sympy, f"a{name}"): getattr(np, f"arc{name}") for name in names}
+    table |= {sympy.Add: operator.add, sympy.Mul: operator.mul, sympy.Pow: operator.pow}
+    table |= {sympy.Min: np.minimum, sympy.Max: np.maximum, sympy.DiracDelta: np.zeros_like}
+    table[sympy.Heaviside] = partial(np.heaviside, x2=0.5)
+    return table | {sympy.Abs: np.abs, sympy.erf: special.erf}
+
+
+def to_latex(expression: sympy.Expr) -> str:
+    """Return the expression in LaTeX, without dollar signs; x0 is x_{0}."""
+    return str(sympy.latex(expression))
+
+
+class _Printer(SciPyPrinter):  # type: ignore[misc]
+    """A printer of Max and Min of arrays and numbers: sympy 1.13 stacks them to a ragged array."""
+
+    def _print_Max(self, expression: sympy.Expr) -> str:
+        return str(reduce("numpy.maximum({}, {})".format, map(self._print, expression.args)))
+
+    def _print_Min(self, expression: sympy.Expr) -> str:
+        return str(reduce("numpy.minimum({}, {})".format, map(self._print, expression.args)))
+
+
+def to_python(expression: sympy.Expr, variables: Sequence[str]) -> str:
+    """Return the source of a Python module with a function `formula(x0, x1, ...)` of arrays.
+
+    `variables` name its parameters. Raises UsageError for one that is not a Python name.
+    """
+    if unfit := [name for name in variables if not name.isidentifier()]:
+        raise UsageError(
+            f"{unfit[0]!r} is not a Python name; rename it before printing the formula as Python"
+        )
+    own = {call.func.__name__: call.func.__name__ for call in expression.atoms(AppliedUndef)}
+    settings = {"fully_qualified_modules": True, "user_functions": own}
+    body = _Printer(settings).doprint(expression)
+    imports = "import numpy\n" + "import scipy.special\n" * ("scipy." in body)
+    return f"{imports}\n\ndef formula({', '.join(variables)}):\n    return {body}\n"
+
+
+def as_variables(names: Sequence[str]) -> tuple[str, ...]:
+    """Return `names` if formulas can contain all of them as variables, else x0, x1, ...
+
+    Python's keywords, functions and constants of formulas, their splines f1, f2, ..., and x0, x1,
+    ... out of order are not possible.
+    """
+    taken = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist, "numpy", "scipy"}
+    numbered = tuple(f"x{i}" for i in range(len(names)))
+
+    def usable(name: str, own: str) -> bool:
+        numbered_otherwise = name != own and re.fullmatch(r"[fx]\d+", name)
+        return (
+            name.isascii() and name.isidentifier() and name not in taken and not numbered_otherwise
+        )
+
+    return tuple(names) if all(map(usable, names, numbered)) else numbered

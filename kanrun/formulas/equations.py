@@ -21,12 +21,12 @@ import sympy
 from numpy.typing import NDArray
 
 from kanrun.errors import UsageError, did_you_mean
-from kanrun.formulas.forms import to_numpy
-from kanrun.formulas.parsing import (
+from kanrun.formulas import (
     CONSTANTS,
     FUNCTIONS,
     KnownFunction,
     parse_expression,
+    to_numpy,
     variable,
 )
 
