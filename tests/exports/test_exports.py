@@ -234,7 +234,7 @@ def test_onnx_refuses_units_beyond_float32():
         content(replace(one, domain=one.domain * 1e-40), "onnx")
 
 
-@pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "windows"])
+@pytest.mark.parametrize("name", ["table", "classes", "bspline", "windows"])
 def test_torch_export_has_the_models_numbers(name):
     one = MODELS[name]()
     program = torch.export.load(io.BytesIO(content(one, "torch")))
