@@ -156,7 +156,7 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
     figure, panels = small_multiples(len(pairs), 2, MAP)
     limits = float(table["value"].min()), float(table["value"].max())
     for panel, ((first, second), rows) in zip(panels, pairs, strict=True):
-        image = draw_map(panel, *rows[["x", "y", "value"]].to_numpy(dtype=float).T, limits)
+        image = draw_map(panel, rows["x"], rows["y"], rows["value"], limits)
         some = rows[rows["rows"] > 0]
         size = SMALLEST + LARGER * np.sqrt(some["rows"] / rows["rows"].max())
         panel.scatter(some["x"], some["y"], s=size, color="white", alpha=0.6)

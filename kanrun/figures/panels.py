@@ -30,7 +30,7 @@ from kanrun.figures.style import (
 )
 
 Values = NDArray[np.float64]
-Numbers = Sequence[float] | pandas.Series
+Numbers = Sequence[float] | NDArray[np.float64] | pandas.Series
 #: A panel, the name of its group, and the rows of that.
 Panels = list[tuple[Axes, Any, pandas.DataFrame]]
 #: Legend of `medians`, for a remark above the figure.
@@ -214,9 +214,9 @@ def heat_map(
 
 def draw_map(
     panel: Axes,
-    x: Values,
-    y: Values,
-    values: Values,
+    x: Numbers,
+    y: Numbers,
+    values: Numbers,
     limits: tuple[float, float],
     colours: Any = SEQUENTIAL,
 ) -> Any:
@@ -234,11 +234,11 @@ def draw_map(
     if sides.min() > 1 and len(points.drop_duplicates(["x", "y"])) == len(points) == sides.prod():
         cells = points.pivot(index="y", columns="x", values="value")
         return panel.pcolormesh(cells.columns, cells.index, cells, shading="nearest", **look)
-    x, y, values = points.to_numpy().T
     try:
-        return panel.tripcolor(Triangulation(x, y), values, shading="gouraud", **look)
+        joined = Triangulation(points["x"], points["y"])
+        return panel.tripcolor(joined, points["value"], shading="gouraud", **look)
     except (ValueError, RuntimeError):
-        return panel.scatter(x, y, c=values, **look)
+        return panel.scatter(points["x"], points["y"], c=points["value"], **look)
 
 
 def mark_stages(

@@ -299,11 +299,10 @@ def _confusion(axes: Axes, output: str, rows: pandas.DataFrame) -> None:
 def _draw_areas(axes: Axes, rows: pandas.DataFrame, x: str, y: str) -> None:
     """Draw the predicted class as pale areas, and points in the colour of their true class."""
     is_grid = rows["split"] == "grid"
-    codes = rows["guess"].cat.codes
-    numbers = codes.where(codes.between(0, len(CYCLE) - 1))
+    codes = rows["guess"].cat.codes[is_grid]
+    codes = codes.where(codes.between(0, len(CYCLE) - 1))
     pale = ListedColormap([to_rgba(colour, BAND["alpha"]) for colour in CYCLE])
-    values = rows.assign(guess=numbers).loc[is_grid, [x, y, "guess"]].to_numpy(dtype=float).T
-    draw_map(axes, *values, (-0.5, len(CYCLE) - 0.5), pale)
+    draw_map(axes, rows[x][is_grid], rows[y][is_grid], codes, (-0.5, len(CYCLE) - 0.5), pale)
     points = thin(rows[~is_grid]).dropna()
     for colour, label, marker in zip(CYCLE, rows["truth"].cat.categories, MARKERS, strict=False):
         some = points[points["truth"] == label]
