@@ -67,7 +67,7 @@ def lesson() -> str:
 
 def keys() -> str:
     """Every configuration key, as `kanrun keys` shows them."""
-    from kanrun.config.keys import keys_of
+    from kanrun.config import keys_of
 
     lines = [
         "# Configuration keys",
@@ -104,10 +104,9 @@ def commands() -> str:
     """Return the page of all commands, with the groups, choices and examples of experiments."""
     import typer.main
 
-    from kanrun.cli.app import app
-    from kanrun.cli.experiments import add_experiments
-    from kanrun.config import EXPERIMENTS
-    from kanrun.config.keys import groups_of
+    from kanrun.cli import kanrun_commands
+    from kanrun.cli.app import add_experiments
+    from kanrun.config import EXPERIMENTS, groups_of
 
     add_experiments()
     lines = [
@@ -120,7 +119,7 @@ def commands() -> str:
         "| command | purpose |",
         "|---|---|",
     ]
-    tree = typer.main.get_command(app).commands
+    tree = typer.main.get_command(kanrun_commands).commands
     found = {name: one for name, one in tree.items() if not hasattr(one, "commands")}
     for group, one in tree.items():
         found |= {f"{group} {name}": inner for name, inner in getattr(one, "commands", {}).items()}

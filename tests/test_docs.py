@@ -12,11 +12,10 @@ import pytest
 import typer.main
 import yaml
 
-from kanrun.cli.app import app, main
-from kanrun.cli.experiments import add_experiments
-from kanrun.config import EXPERIMENTS
-from kanrun.config.keys import groups_of
-from kanrun.launch.composing import Source, compose
+from kanrun.cli import kanrun_commands
+from kanrun.cli.app import add_experiments, main
+from kanrun.config import EXPERIMENTS, groups_of
+from kanrun.launch import Source, compose
 
 ROOT = Path(__file__).parents[1]
 README, LECTURE = ROOT / "README.md", ROOT / "docs" / "lecture.md"
@@ -55,7 +54,7 @@ def commands(group=None, prefix=""):
     """The commands of the app by their words, those of groups included."""
     add_experiments()
     found = {}
-    for name, command in (group or typer.main.get_command(app)).commands.items():
+    for name, command in (group or typer.main.get_command(kanrun_commands)).commands.items():
         words = f"{prefix}{name}"
         found |= (
             commands(command, f"{words} ") if hasattr(command, "commands") else {words: command}

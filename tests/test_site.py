@@ -21,8 +21,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from kanrun.config import TARGETS
-from kanrun.config.keys import keys_of
+from kanrun.config import TARGETS, keys_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

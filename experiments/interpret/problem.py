@@ -29,7 +29,7 @@ from kanrun.engine.symbolic.conversions import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables
 from kanrun.formulas.equations import dimensions
-from kanrun.runs.locations import run_at
+from kanrun.runs import run_at
 from kanrun.runs.records import Note
 from kanrun.study.model import Model
 from kanrun.study.prediction import LOGIT_NOISE, logit_names, logit_values

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kanrun.cli.options import (
+from kanrun.cli import (
     OUTPUTS,
     AsCsv,
     AsJson,
@@ -20,20 +22,19 @@ from kanrun.cli.options import (
     RunNames,
     SpreadsheetSafe,
     command,
+    runs_commands,
 )
-from kanrun.errors import KanrunError
+from kanrun.errors import KanrunError, StorageFailed
 
 if TYPE_CHECKING:
     from kanrun.runs import Run
     from kanrun.study.report import Columns
 
-runs = typer.Typer(
-    help="List, show, compare, label, repeat, resume and remove runs.",
-    rich_markup_mode=None,
-    invoke_without_command=True,
-)
 #: Runs that a list shows.
 _MOST_LISTED = 20
+#: Columns of a step that a sentence on an unfinished run shows.
+_STEP = ("stage", "intervals", "step", "validation_rmse", "test_rmse")
+_RESUME = re.compile(r"(point\d+-)?resume-\d+-\d+")
 _ABOUT = (
     "command",
     "started",
@@ -47,14 +48,14 @@ _ABOUT = (
 )
 
 
-@runs.callback()
+@runs_commands.callback()
 def _runs(context: typer.Context) -> None:
     """List, show, compare, label, repeat, resume and remove runs."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
 
-@command(runs, "list")
+@command(runs_commands, "list")
 def list_runs(  # noqa: PLR0913  (each is an option)
     *,
     most: Annotated[
@@ -107,7 +108,7 @@ def list_runs(  # noqa: PLR0913  (each is an option)
         print(f"kanrun: no runs in {outputs} yet", file=sys.stderr)
 
 
-@command(runs, "query")
+@command(runs_commands, "query")
 def query_runs(
     sql: str,
     *,
@@ -129,14 +130,13 @@ def query_runs(
     _print_columns(RunIndex(outputs).query(sql), as_json, as_csv, spreadsheet_safe)
 
 
-@command(runs, "show")
+@command(runs_commands, "show")
 def show_run(
     run: RunName = "latest", *, outputs: Outputs = OUTPUTS, as_json: AsJson = False
 ) -> None:
     """Show a run or a point of it: settings, results, claims, files, how to resume it."""
     from kanrun.runs import find_run
     from kanrun.runs.files import to_json
-    from kanrun.runs.reader import unfinished
 
     found = find_run(run, outputs)
     labels = {"tags": list(found.labels.tags), "note": found.labels.note}
@@ -151,12 +151,12 @@ def show_run(
     _print_about(found)
     lines = [f"  tags: {', '.join(found.labels.tags)}"] if found.labels.tags else []
     lines += [f"  note: {found.labels.note}"] if found.labels.note else []
-    lines += [f"  {sentence}" for sentence in unfinished(found)]
+    lines += [f"  {sentence}" for sentence in _unfinished(found)]
     for line in [*lines, *(f"  {path}" for path in found.figures)]:
         report.print_line(console, line)
 
 
-@command(runs, "compare")
+@command(runs_commands, "compare")
 def compare_runs(
     names: RunNames,
     *,
@@ -189,7 +189,7 @@ def compare_runs(
         print(path)
 
 
-@command(runs, "report")
+@command(runs_commands, "report")
 def report_runs(
     names: RunNames, *, output: Path = Path("report.html"), outputs: Outputs = OUTPUTS
 ) -> None:
@@ -208,7 +208,7 @@ def report_runs(
     print(output)
 
 
-@command(runs, "diff")
+@command(runs_commands, "diff")
 def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> None:
     """Show settings, versions and commits in which two runs differ: first with -, other +."""
     from kanrun.study import report
@@ -223,6 +223,35 @@ def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> No
         for mark, value in zip("-+", values, strict=True):
             if value is not None:
                 report.print_line(console, f"{mark} {name}: {value}")
+
+
+def _unfinished(run: Run) -> Iterator[str]:
+    """Yield sentences on a run that is not complete: what it has, and what `resume` does."""
+    from kanrun.runs import Status
+
+    if run.status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"}:
+        return
+    try:
+        total = run.manifest.trainings
+    except KanrunError:
+        yield "It was killed before it recorded anything. Start it again."
+        return
+    with contextlib.suppress(StorageFailed):
+        last = {name: values[-1] for name, values in run.columns("metrics").items() if values}
+        shown = [
+            f"{name} {last[name]:.3g}" for name in _STEP if isinstance(last.get(name), int | float)
+        ]
+        if shown:
+            yield f"last recorded step: {', '.join(shown)}"
+    begun = sum(bool(_RESUME.fullmatch(name)) for name in run.checkpoints)
+    finished = len(run.journal.finished)
+    rest = total - finished - begun
+    parts = [f"{finished} of {total} trainings are finished and kept"] if total > 1 else []
+    parts += [f"{begun} continue{'s' * (begun == 1)} from the last checkpoint"] if begun else []
+    if rest > 0:
+        parts.append(f"{rest} restart{'s' * (rest == 1)}" if total > 1 else "it restarts")
+    # The path is relative, and the run may lie in other outputs than those that names refer to.
+    yield f"`kanrun runs resume {os.path.relpath(run.path)}`: {', '.join(parts)}"
 
 
 def _one(word: str, outputs: Path) -> Run:

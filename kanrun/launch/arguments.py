@@ -24,7 +24,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
-from kanrun.config.keys import Key
+from kanrun.config import Key
 from kanrun.config.registry import EXPERIMENTS, group_of, module_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs import find_run

@@ -1,11 +1,19 @@
-"""Run folders: their only writer (`RunFolder`), their reader (`Run`), and their records."""
+"""Run folders: their only writer (`RunFolder`), their reader (`Run`), and runs by name."""
 
 from __future__ import annotations
 
-from kanrun.runs.folder import RunFolder
-from kanrun.runs.locations import find_run, find_runs
+import contextlib
+import os
+import re
+import shutil
+from pathlib import Path
+
+from kanrun.errors import StorageFailed, UsageError, closest_names
+from kanrun.runs.files import storing
+from kanrun.runs.folder import LATEST, VERSION, RunFolder
 from kanrun.runs.reader import Run
 from kanrun.runs.records import (
+    MANIFEST_FILE,
     Checkpoint,
     Claim,
     Manifest,
@@ -19,20 +27,132 @@ from kanrun.runs.records import (
     Value,
 )
 
-__all__ = [
-    "Checkpoint",
-    "Claim",
-    "Manifest",
-    "Note",
-    "Point",
-    "Record",
-    "Row",
-    "Run",
-    "RunFolder",
-    "RunLabels",
-    "Status",
-    "Table",
-    "Value",
-    "find_run",
-    "find_runs",
-]
+#: Number of names in a sentence that lists some of many.
+_SHOWN = 3
+_DIGITS = 10
+
+
+def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
+    """Delete the folder of `run`, or only check that it may be deleted.
+
+    Raises UsageError for a run outside `outputs`, a point of a run, a link, and a running run;
+    StorageFailed if the folder cannot be deleted.
+    """
+    path, place = run.path.resolve(), outputs.resolve()
+    if run.point is not None:
+        raise UsageError(f"{run.name} is a point of a run, which is removed as a whole.")
+    if run.path.is_symlink() or path.parent.parent != place or not VERSION.fullmatch(path.name):
+        raise UsageError(f"{run.name} is not a run in {outputs}; nothing was deleted.")
+    with contextlib.suppress(StorageFailed):
+        run.check_ended(force=True)
+    if not check_only:
+        with storing(path):
+            shutil.rmtree(path)
+
+
+def find_runs(outputs: Path) -> list[Run]:
+    """Return the runs below `outputs` in order of command and number."""
+    return [run for command in sorted(_subfolders(outputs)) for run in _runs_of(outputs, command)]
+
+
+def _runs_of(outputs: Path, command: str) -> list[Run]:
+    names = filter(VERSION.fullmatch, _subfolders(outputs / command))
+    ordered = sorted(names, key=lambda name: int(name[1:]))
+    return [Run(outputs / command / name, f"{command}/{name}") for name in ordered]
+
+
+def _subfolders(parent: Path) -> list[str]:
+    """Return the names of the folders in `parent` without links and hidden ones."""
+    try:
+        with os.scandir(parent) as entries:
+            return [
+                one.name
+                for one in entries
+                if one.name[0] != "." and one.is_dir(follow_symlinks=False)
+            ]
+    except OSError:
+        return []
+
+
+def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
+    """Return the run or point that `text` names; the first rule that fits counts.
+
+    1. `fit/v0003`, `fit/3`, and `fit/v0003/7` for point 7 of a run of several; `fit/latest` is the
+       highest number of that command, `latest` that of the command whose newest run began last;
+    2. the path of a run's folder, with the number of a point behind it;
+    3. a tag that one run alone has;
+    4. the beginning of a name that no other run's name begins with.
+
+    Raises UsageError, with similar names, if no run or more than one is meant. With `one`, a run of
+    several points is an error, which names the best.
+    """
+    wanted = text.strip().rstrip("/")
+    run = _named(wanted, outputs) or run_at(text, outputs) or _only(wanted, outputs)
+    if run is None:
+        names = [run.name for run in find_runs(outputs)]
+        if not names:
+            raise UsageError(f"there is no run {text!r}: {outputs} holds no runs yet.")
+        offer = ", ".join(closest_names(text, names) or names[-_SHOWN:])
+        raise UsageError(
+            f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)."
+        )
+    if one and run.has_points:
+        raise UsageError(
+            f"{run.name} is a run of {len(run.points)} points; name one of them. "
+            f"The best is {run.best.name}."
+        )
+    return run
+
+
+def _named(wanted: str, outputs: Path) -> Run | None:
+    """Return the run of rule 1."""
+    if wanted == LATEST:
+        runs = [runs[-1] for name in _subfolders(outputs) if (runs := _runs_of(outputs, name))]
+        return max(runs, key=Run.began, default=None)
+    command, _, rest = wanted.partition("/")
+    asked = re.fullmatch(rf"(?:v?(\d{{1,9}})|{LATEST})(?:/([^/]*))?", rest)
+    if asked is None or command not in _subfolders(outputs):
+        return None
+    runs = _runs_of(outputs, command)
+    if asked[1] is not None:
+        runs = [run for run in runs if int(run.path.name[1:]) == int(asked[1])]
+    return _point(runs[-1], asked[2]) if runs else None
+
+
+def _point(run: Run, number: str | None = None) -> Run | None:
+    """Return the point of that number; the run itself without one."""
+    if number is None:
+        return run
+    points = run.points if run.has_points else ()
+    is_one = number.isdecimal() and len(number) < _DIGITS and int(number) < len(points)
+    return points[int(number)] if is_one else None
+
+
+def run_at(text: str, outputs: Path) -> Run | None:
+    """Return the run or point at a path, if there is one; links such as `latest` are followed."""
+    if not text.strip():
+        return None
+    # Unlike Path's method, this keeps a name such as ~old.
+    path, number = Path(os.path.expanduser(text)).resolve(), None
+    if not (path / MANIFEST_FILE).is_file():
+        path, number = path.parent, path.name
+    if not (path / MANIFEST_FILE).is_file():
+        return None
+    name = str(path)
+    with contextlib.suppress(ValueError):
+        name = path.relative_to(outputs.resolve()).as_posix()
+    return _point(Run(path, name), number)
+
+
+def _only(wanted: str, outputs: Path) -> Run | None:
+    """Return the run of rules 3 and 4. Raises UsageError if several runs are meant."""
+    runs = find_runs(outputs) if wanted else []
+    tagged = [run for run in runs if wanted in run.labels.tags]
+    found = tagged or [run for run in runs if run.name.startswith(wanted)]
+    if len(found) > 1:
+        names = ", ".join(run.name for run in found[-_SHOWN:])
+        more = " and others" if len(found) > _SHOWN else ""
+        what = f"have the tag {wanted}" if tagged else f"begin with {wanted!r}"
+        remedy = "name one of them" if tagged else "write more of the name"
+        raise UsageError(f"{len(found)} runs {what}: {names}{more}; {remedy}.")
+    return found[0] if found else None

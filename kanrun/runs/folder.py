@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import importlib.metadata
+import os
+import platform
+import re
+import secrets
+import shutil
+import subprocess
 import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kanrun.errors import UsageError
-from kanrun.runs import environment
+from kanrun.config.registry import RECORDED, loaded_plugins
+from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint
 from kanrun.runs.files import file_name, remove_temporary, storing, sync, to_json, write_json
-from kanrun.runs.locations import allocate
-from kanrun.runs.reader import TOP_TABLES, Run, holding
+from kanrun.runs.reader import TOP_TABLES, Run, holding, process
 from kanrun.runs.records import (
     JOURNAL_FILE,
     MANIFEST_FILE,
@@ -24,6 +32,25 @@ from kanrun.runs.records import (
 )
 from kanrun.runs.tables import CsvFile, Key, LineFile, key_reader, read_rows, rewrite
 
+VERSION, LATEST, _HIDDEN = re.compile(r"v(\d{4,9})"), "latest", ".new-"
+_PACKAGES = (
+    "kanrun",
+    "torch",
+    "numpy",
+    "scipy",
+    "sympy",
+    "pandas",
+    "matplotlib",
+    "hydra-core",
+    "omegaconf",
+    "safetensors",
+    "distributed",
+)
+#: Folder of kanrun's source, its parts that make numbers, and the kinds of their files.
+_SOURCE = Path(__file__).parents[2]
+_CODE = ("kanrun", "experiments", "conf")
+_SUFFIXES = {".py", ".yaml", ".csv"}
+GIT_SECONDS = 5  # that a git command may take
 Filter = Callable[[str, Key], bool]  # whether a row of this table and training stays
 _PLACES = ("tables", "checkpoints", "figures")
 
@@ -56,10 +83,10 @@ class RunFolder:
         manifest = dataclasses.replace(
             manifest,
             status=Status.RUNNING,
-            started=environment.now(),
-            git=environment.repository(),
-            versions=environment.versions(),
-            **environment.process(),
+            started=now(),
+            git=repository(),
+            versions=versions(),
+            **process(),
         )
 
         def write(hidden: Path) -> None:
@@ -93,13 +120,13 @@ class RunFolder:
             folder = cls(path, run.manifest)
             folder._save(
                 status=Status.RUNNING,
-                resumed=(*run.manifest.resumed, environment.now()),
+                resumed=(*run.manifest.resumed, now()),
                 reason=None,
                 trace=None,
                 ended=None,
                 failures=(),
                 checkpoints={},
-                **environment.process(),
+                **process(),
             )
             folder._held = stack.pop_all()
         return folder
@@ -137,7 +164,7 @@ class RunFolder:
                 status=status,
                 reason=reason,
                 trace=trace,
-                ended=environment.now(),
+                ended=now(),
                 seconds=round(self._earlier + time.monotonic() - self._clock, 3),
                 checkpoints=checksums(self.path / "checkpoints"),
                 **changes,
@@ -196,3 +223,139 @@ class RunFolder:
         """Write `run.json` with changes."""
         self.manifest = dataclasses.replace(self.manifest, **changes)
         write_json(self.path / MANIFEST_FILE, self.manifest, durable=True)
+
+
+def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = None) -> Path:
+    """Return a new folder for a run of `command`; `outputs/<command>/latest` points at the newest.
+
+    Of processes that allocate at once, the loser of a number takes the next one, and a number is
+    never used twice. `fill` writes into a hidden folder, which then gets its number in one rename.
+    Raises UsageError if `outputs` cannot be written, StorageFailed if the disk is full.
+    """
+    parent = outputs / command
+    hidden = parent / f"{_HIDDEN}{secrets.token_hex(4)}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for abandoned in parent.glob(f"{_HIDDEN}*"):  # by a process that was killed
+            # A folder without run.json may be about to get it.
+            with contextlib.suppress(KanrunError, OSError):
+                if not Run(abandoned).is_alive:
+                    shutil.rmtree(abandoned, ignore_errors=True)
+        hidden.mkdir()
+        # A folder that is not empty cannot be replaced by a rename.
+        (hidden / ".lock").touch()
+        if fill is not None:
+            fill(hidden)
+        number, folder = _highest(parent), hidden
+        while folder is hidden:
+            number += 1
+            try:
+                folder = hidden.rename(parent / f"v{number:04d}")
+            except OSError:  # another process has taken that name
+                if not (parent / f"v{number:04d}").exists():
+                    raise
+        for place in (parent, outputs, outputs.absolute().parent):
+            sync(place)
+    except OSError as error:
+        cause = error.strerror or str(error)
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFailed(f"cannot make a run folder in {parent}: {cause}.") from error
+        raise UsageError(
+            f"cannot make a run folder in {parent}: {cause}; choose another place with --outputs."
+        ) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    _link_latest(parent)
+    return folder
+
+
+def _highest(parent: Path) -> int:
+    """Return the highest number in use; a dangling `latest` names a folder that was deleted."""
+    names = [entry.name for entry in os.scandir(parent)]
+    with contextlib.suppress(OSError):
+        names.append(os.readlink(parent / LATEST))
+    return max((int(match[1]) for name in names if (match := VERSION.fullmatch(name))), default=0)
+
+
+def _link_latest(parent: Path) -> None:
+    """Point `latest` at the highest number, where the file system has links."""
+    link, temporary = parent / LATEST, parent / f".{LATEST}.{secrets.token_hex(4)}.tmp"
+    number = 0
+    with contextlib.suppress(OSError, NotImplementedError):
+        # Whoever links last looks again, so that the order of two processes does not matter.
+        while (highest := _highest(parent)) != number:
+            number = highest
+            temporary.symlink_to(f"v{number:04d}", target_is_directory=True)
+            os.replace(temporary, link)
+
+
+def now() -> datetime:
+    """Return the present time in UTC, to the millisecond."""
+    time = datetime.now(UTC)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, platform, plug-ins, and packages that numbers depend on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found | {RECORDED + module: origin for module, origin in loaded_plugins().items()}
+
+
+def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:
+    """Return the commit from which a run can be repeated, or None without one.
+
+    It is `{"of": "kanrun", "commit": ..., "dirty": ...}` if kanrun's own `source` is a git
+    checkout; `dirty` means that its code or configuration differ from the commit. Otherwise it is
+    `{"of": "working directory", "commit": ...}` if that lies in a repository.
+    """
+    if (source / ".git").exists():
+        commit = _git(source, "rev-parse", "HEAD")
+        return {"of": "kanrun", "commit": commit, "dirty": _differs(source)} if commit else None
+    commit = _git(working or Path.cwd(), "rev-parse", "HEAD")
+    return {"of": "working directory", "commit": commit} if commit else None
+
+
+def _differs(source: Path) -> bool | None:
+    """Return whether code or configuration in `source` differ from HEAD; None if unknown.
+
+    `git status` would run the filters that a repository's own settings name.
+    """
+    listed = _git(source, "ls-tree", "-r", "-z", "HEAD", "--", *_CODE)
+    paths = (path for folder in _CODE for path in (source / folder).rglob("*"))
+    names = [path.relative_to(source).as_posix() for path in paths if path.suffix in _SUFFIXES]
+    blobs = _git(source, "hash-object", "--no-filters", "--", *names)
+    if listed is None or blobs is None:
+        return None
+    entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
+    committed = {name: kind.split()[2] for kind, _, name in entries}
+    code = {name: blob for name, blob in committed.items() if Path(name).suffix in _SUFFIXES}
+    return code != dict(zip(names, blobs.split(), strict=True))
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """Return the output of a git command that only reads objects, or None.
+
+    Other commands start programs, such as filters, that a repository's own settings name, and a
+    folder from elsewhere may be a repository.
+    """
+    elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+    try:
+        done = subprocess.run(
+            ["git", "-c", "core.fsmonitor=false", *arguments],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError, did_you_mean
+from kanrun.runs import find_runs
 from kanrun.runs.files import plain
-from kanrun.runs.locations import find_runs
 from kanrun.runs.reader import Run
 from kanrun.runs.records import MANIFEST_FILE, Claim, Status
 

@@ -7,7 +7,6 @@ import errno
 import fcntl
 import functools
 import os
-import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, read_bytes, read_json, storing, yaml_as_plain
 from kanrun.runs.records import (
@@ -39,11 +37,10 @@ if TYPE_CHECKING:
 TOP_TABLES = ("metrics", "summary")
 #: Errors by which runs compare, held-out points first: the test points choose nothing.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
-#: Columns of a step that a sentence on an unfinished run shows.
-_STEP = ("stage", "intervals", "step", "validation_rmse", "test_rmse")
-_RESUME = re.compile(r"(point\d+-)?resume-\d+-\d+")
 _FIGURES = {".png", ".svg", ".pdf"}
 _CONFIG_LIMIT = 4 * 2**20
+#: Pids are below this; places of the start time in /proc/PID/stat behind the name.
+MAX_PID, START_FIELD = 2**31, 19
 #: Answers of file systems without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
@@ -157,7 +154,7 @@ class Run:
         manifest = self._whole.manifest
         if manifest.status != Status.RUNNING:
             return False
-        return manifest.host != socket.gethostname() or environment.is_alive(
+        return manifest.host != socket.gethostname() or is_alive(
             manifest.pid, manifest.process_start
         )
 
@@ -352,28 +349,38 @@ def holding(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def unfinished(run: Run) -> Iterator[str]:
-    """Yield sentences on a run that is not complete: what it has, and what `resume` does."""
-    if run.status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"}:
-        return
+def process_start(pid: int) -> str | None:
+    """Return a mark of when process `pid` started, if the system has one (Linux), else None.
+
+    Pids are used again; pairs of a pid and this mark are not.
+    """
     try:
-        total = run.manifest.trainings
-    except KanrunError:
-        yield "It was killed before it recorded anything. Start it again."
-        return
-    with contextlib.suppress(StorageFailed):
-        last = {name: values[-1] for name, values in run.columns("metrics").items() if values}
-        shown = [
-            f"{name} {last[name]:.3g}" for name in _STEP if isinstance(last.get(name), int | float)
-        ]
-        if shown:
-            yield f"last recorded step: {', '.join(shown)}"
-    begun = sum(bool(_RESUME.fullmatch(name)) for name in run.checkpoints)
-    finished = len(run.journal.finished)
-    rest = total - finished - begun
-    parts = [f"{finished} of {total} trainings are finished and kept"] if total > 1 else []
-    parts += [f"{begun} continue{'s' * (begun == 1)} from the last checkpoint"] if begun else []
-    if rest > 0:
-        parts.append(f"{rest} restart{'s' * (rest == 1)}" if total > 1 else "it restarts")
-    # The path is relative, and the run may lie in other outputs than those that names refer to.
-    yield f"`kanrun runs resume {os.path.relpath(run.path)}`: {', '.join(parts)}"
+        line = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        fields = line.rpartition(")")[2].split()  # the command's name may hold blanks and brackets
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}-{fields[START_FIELD]}"
+    except (OSError, IndexError):
+        return None
+
+
+def process() -> dict[str, Any]:
+    """Return the manifest's fields `host`, `pid` and `process_start` for this process."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": process_start(os.getpid()),
+    }
+
+
+def is_alive(pid: int | None, start: str | None) -> bool:
+    """Return whether the process `pid` of this host that started at the mark `start` exists."""
+    if pid is None or not 0 < pid < MAX_PID:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # it exists, and is someone else's
+    current = process_start(pid)
+    return start is None or current is None or start == current

@@ -31,7 +31,7 @@ from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
 
-from kanrun.config.plugins import add_plugins, typed_plugins
+from kanrun.config.registry import add_plugins, typed_plugins
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 from kanrun.runs.records import Checkpoint, Note

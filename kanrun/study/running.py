@@ -19,7 +19,7 @@ from types import FrameType
 
 from kanrun import monitoring
 from kanrun.config import ExecutorConfig
-from kanrun.config.plugins import require_plugins
+from kanrun.config.registry import require_plugins
 from kanrun.errors import Terminated, UsageError
 from kanrun.runs import Point, Run, RunFolder, Status
 from kanrun.study.studies import (

@@ -280,7 +280,7 @@ def test_an_interrupted_run_of_points_ends(kanrun, fit):
 
 def test_a_signal_while_a_run_begins_is_recorded(kanrun, monkeypatch):
     monkeypatch.setattr(
-        "kanrun.runs.environment.repository", lambda: os.kill(os.getpid(), signal.SIGTERM)
+        "kanrun.runs.folder.repository", lambda: os.kill(os.getpid(), signal.SIGTERM)
     )
     result = kanrun("fit", "-q", "-m", "seed=0,1")
     assert result.code == 143

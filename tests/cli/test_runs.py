@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kanrun.cli.completion import runs_beginning
+from kanrun.cli import runs_beginning
 
 
 @pytest.fixture(scope="module")

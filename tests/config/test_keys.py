@@ -4,10 +4,9 @@ import json
 
 import pytest
 
+from kanrun.cli import completions
 from kanrun.cli.app import main
-from kanrun.cli.completion import completions
-from kanrun.config import EXPERIMENTS
-from kanrun.config.keys import default_choices, groups_of, keys_of
+from kanrun.config import EXPERIMENTS, default_choices, groups_of, keys_of
 from kanrun.config.registry import group_of
 
 

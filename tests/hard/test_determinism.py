@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from kanrun.runs import Run
-from kanrun.runs.locations import find_runs
+from kanrun.runs import Run, find_runs
 
 CALLS = {
     "kan": ["fit", "n_seeds=2", "sampling.n_train=200"],

@@ -16,8 +16,7 @@ import pytest
 import kanrun.engine.training
 import kanrun.figures.panels  # noqa: F401  # what a run imports, so that forks need not
 from kanrun.cli.app import main
-from kanrun.runs import Run
-from kanrun.runs.locations import find_runs
+from kanrun.runs import Run, find_runs
 
 WORDS = ("fit", "target=runge", "model=polynomial", "n_seeds=2", "sampling.n_train=40", "-q")
 POINTS = (*WORDS, "-m", "model.degree=4,6")

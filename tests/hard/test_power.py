@@ -15,8 +15,7 @@ import pytest
 
 import kanrun.runs.files
 from kanrun.cli.app import main
-from kanrun.runs import environment
-from kanrun.runs.locations import find_runs
+from kanrun.runs import find_runs, reader
 
 RUN = ("fit", "target=runge", "model=polynomial", "sampling.n_train=40", "-q")
 SEEDS = (*RUN, "n_seeds=3")
@@ -218,9 +217,7 @@ def test_what_a_power_cut_leaves_can_be_read_and_resumed(
     top.mkdir()
     command = [*words, "--outputs", str(top / "outputs")]
     operations = recorded(top, monkeypatch, lambda: main(command))
-    monkeypatch.setattr(
-        environment, "is_alive", lambda *_: False
-    )  # no process outlives a power cut
+    monkeypatch.setattr(reader, "is_alive", lambda *_: False)  # no process outlives a power cut
     whole = numbers(find_runs(top / "outputs")[0])
     rng, count, found = random.Random(0), 0, set()
     shares = {"nothing unsynced": lambda: 0.0, "part": rng.random, "all of it": lambda: 1.0}

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from kanrun.runs import Manifest, RunFolder
-from kanrun.runs.environment import repository
+from kanrun.runs.folder import repository
 
 
 def git(place, *words):
@@ -66,9 +66,7 @@ def test_of_an_installed_package_the_working_directorys(tmp_path, monkeypatch):
 
 def test_run_json_says_whose_commit_it_is(tmp_path, monkeypatch):
     for commit_of in ({"of": "kanrun", "commit": "a", "dirty": False}, None):
-        monkeypatch.setattr(
-            "kanrun.runs.environment.repository", lambda commit_of=commit_of: commit_of
-        )
+        monkeypatch.setattr("kanrun.runs.folder.repository", lambda commit_of=commit_of: commit_of)
         path = RunFolder.create(tmp_path, Manifest("fit")).path
         assert json.loads((path / "run.json").read_text()).get("git") == commit_of
 

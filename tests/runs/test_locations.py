@@ -15,7 +15,7 @@ from kanrun.runs import Manifest, RunFolder
 ALLOCATE = """
 import sys
 from pathlib import Path
-from kanrun.runs.locations import allocate
+from kanrun.runs.folder import allocate
 sys.stdin.readline()
 for _ in range(25):
     print(allocate(Path(sys.argv[1]), "fit").name)

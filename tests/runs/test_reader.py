@@ -16,9 +16,9 @@ from kanrun.runs import (
     RunFolder,
     RunLabels,
     Status,
-    environment,
     find_run,
     find_runs,
+    reader,
 )
 
 WRITE_UNTIL_KILLED = """
@@ -92,7 +92,7 @@ def test_a_run_without_run_json(tmp_path):
 
 def test_a_pid_that_was_used_again_does_not_count_as_alive(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        environment, "process_start", lambda pid: f"start of {pid}"
+        reader, "process_start", lambda pid: f"start of {pid}"
     )  # which not every system tells
     folder = make_run(tmp_path, status=None)
     assert Run(folder.path).is_alive

@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs import Manifest, Run, Status
+from kanrun.runs import Manifest, Run, Status, find_runs
 from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened, local_time
-from kanrun.runs.locations import find_runs
 from kanrun.study.page.interactive import Living, interactive_data
 from kanrun.study.report import as_columns, differences, points_table, shown
 

@@ -8,8 +8,7 @@ from typing import Literal
 
 import typer
 
-from kanrun.cli.experiments import app
-from kanrun.cli.options import (
+from kanrun.cli import (
     OUTPUTS,
     Outputs,
     Overrides,
@@ -19,13 +18,11 @@ from kanrun.cli.options import (
     SpreadsheetSafe,
     Strict,
     command,
+    kanrun_commands,
+    runs_commands,
 )
-from kanrun.cli.runs import runs
 from kanrun.errors import UsageError
 from kanrun.monitoring import enable_gc
-
-#: The group of commands, to which this module adds those that change or make runs.
-__all__ = ["runs"]
 
 
 def _check_new(file: Path, force: bool) -> None:
@@ -34,7 +31,7 @@ def _check_new(file: Path, force: bool) -> None:
         raise UsageError(f"{file} exists. Add --force to replace it, or name another file.")
 
 
-@command(app, "predict")
+@command(kanrun_commands, "predict")
 def predict(  # noqa: PLR0913  # options of a command
     run: RunName,
     file: Path,
@@ -91,7 +88,7 @@ def predict(  # noqa: PLR0913  # options of a command
     print(output)
 
 
-@command(app, "export")
+@command(kanrun_commands, "export")
 def export(  # noqa: PLR0913  # options of a command
     run: RunName,
     *,
@@ -139,7 +136,7 @@ def export(  # noqa: PLR0913  # options of a command
     print(output)
 
 
-@command(app, "lesson")
+@command(kanrun_commands, "lesson")
 def lesson(
     *,
     output: Path = Path("lesson.html"),
@@ -155,7 +152,7 @@ def lesson(
         output (-o FILE): The HTML file.
         force: Replace a file that exists.
     """
-    from kanrun.launch.composing import Source, compose
+    from kanrun.launch import Source, compose
     from kanrun.study.page import STUDIES, TAG, recorded_runs, write_lesson
     from kanrun.study.running import run_study
     from kanrun.study.studies import RunOptions
@@ -173,7 +170,7 @@ def lesson(
     print(output)
 
 
-@command(runs, "rerun")
+@command(runs_commands, "rerun")
 def rerun_run(
     run: RunName,
     overrides: Overrides = None,
@@ -192,7 +189,7 @@ def rerun_run(
         executor (KIND): Executor instead of the run's: serial, local or dask.
         address (ADDRESS): Dask scheduler of a run with executor=dask.
     """
-    from kanrun.launch.composing import compose_again
+    from kanrun.launch import compose_again
     from kanrun.runs import find_run
     from kanrun.study.running import rerun, run_study
     from kanrun.study.studies import RunOptions
@@ -204,7 +201,7 @@ def rerun_run(
     raise typer.Exit(run_study(compose_again(found, overrides, outputs), options)[0])
 
 
-@command(runs, "resume")
+@command(runs_commands, "resume")
 def resume_interrupted(
     run: RunName,
     *,
@@ -232,7 +229,7 @@ def resume_interrupted(
     raise typer.Exit(resume_run(find_run(run, outputs), options))
 
 
-@command(runs, "tag")
+@command(runs_commands, "tag")
 def tag_run(
     run: RunName,
     tags: list[str] | None = None,
@@ -264,7 +261,7 @@ def tag_run(
     print(f"{found.name}: {', '.join(after) or 'no tags'}")
 
 
-@command(runs, "note")
+@command(runs_commands, "note")
 def note_run(run: RunName, text: str | None = None, *, outputs: Outputs = OUTPUTS) -> None:
     """Write a note about a run, which replaces the last one; without TEXT, print it.
 
@@ -280,15 +277,14 @@ def note_run(run: RunName, text: str | None = None, *, outputs: Outputs = OUTPUT
     print(f"{found.name}: {found.labels.note or 'no note'}")
 
 
-@command(runs, "remove")
+@command(runs_commands, "remove")
 def remove_runs(names: RunNames, *, yes: bool = False, outputs: Outputs = OUTPUTS) -> None:
     """Delete the folders of runs, after asking; nothing outside OUTPUTS, and no running run.
 
     Args:
         yes (-y): Do not ask.
     """
-    from kanrun.runs import find_run
-    from kanrun.runs.locations import remove_run
+    from kanrun.runs import find_run, remove_run
 
     found = list({run.address: run for run in (find_run(word, outputs) for word in names)}.values())
     for run in found:
@@ -309,7 +305,7 @@ def remove_runs(names: RunNames, *, yes: bool = False, outputs: Outputs = OUTPUT
         print(f"deleted {run.path}")
 
 
-@command(runs, "figures")
+@command(runs_commands, "figures")
 def redraw_figures(
     run: RunName,
     *,
