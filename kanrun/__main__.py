@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import sys
-from typing import IO, Any
+from typing import Any
 
 
 def main() -> None:
@@ -32,36 +33,14 @@ def main() -> None:
     sys.exit(code)
 
 
-class BrokenPipeSafeStream:
-    """A text stream that drops its output once its pipe is closed or its device is full."""
+class _SafeFile(io.FileIO):
+    """A file that drops its output once its pipe is closed or its device is full."""
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
+    def write(self, data: Any) -> int:
         try:
-            return self._stream.write(text)
-        except (OSError, ValueError):
-            self._drop()
-            return len(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except (OSError, ValueError):
-            self._drop()
-
-    def writelines(self, lines: Any) -> None:
-        for line in lines:
-            self.write(line)
-
-    def _drop(self) -> None:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def _open_streams() -> None:
@@ -71,14 +50,16 @@ def _open_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-    for name, number in (("stdout", 1), ("stderr", 2)):
-        stream = getattr(sys, name)
-        if stream is None:
-            stream = os.fdopen(
-                number, "w", encoding="utf-8", errors="backslashreplace", closefd=False
-            )
-            setattr(sys, f"__{name}__", stream)
-        setattr(sys, name, BrokenPipeSafeStream(stream))
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        known = getattr(sys, name)
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(_SafeFile(number, "w", closefd=False)),
+            known.encoding if known else "utf-8",
+            known.errors if known else "backslashreplace",
+            line_buffering=number == 2 or os.isatty(number),
+        )
+        setattr(sys, f"__{name}__", stream)
+        setattr(sys, name, stream)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from kanrun.config import (
 )
 from kanrun.config.registry import implied_choices
 from kanrun.errors import KanrunError
+from kanrun.runs import find_runs
 
 #: Settings that name columns of the table in target.path.
 _COLUMNS = {
@@ -76,8 +77,6 @@ def completions(
 
 def runs_beginning(beginning: str, outputs: Path) -> list[str]:
     """Return names of runs that begin so, newest first; of points after a whole name; and tags."""
-    from kanrun.runs import find_runs
-
     runs = find_runs(outputs)[::-1]
     names = [
         "latest",

@@ -25,9 +25,12 @@ from kanrun.cli import (
     runs_commands,
 )
 from kanrun.errors import KanrunError, StorageFailed
+from kanrun.runs import Run, Status, find_run
+from kanrun.runs.files import to_json
+from kanrun.runs.index import RunIndex, listed, local_time
+from kanrun.runs.tables import as_text, csv_lines
 
 if TYPE_CHECKING:
-    from kanrun.runs import Run
     from kanrun.study.report import Columns
 
 #: Runs that a list shows.
@@ -87,8 +90,6 @@ def list_runs(  # noqa: PLR0913  (each is an option)
         tag (TAG): Runs with this tag.
         status (WORD): A word in the status, such as completed or killed.
     """
-    from kanrun.runs.index import RunIndex, listed
-
     index = RunIndex(outputs)
     rows = index.rows(where or "1", sort, tag, status)
     shown = rows[: most if most is not None or as_json or as_csv else _MOST_LISTED]
@@ -125,8 +126,6 @@ def query_runs(
     Args:
         sql (SQL): Such as "SELECT name, test_rmse FROM runs".
     """
-    from kanrun.runs.index import RunIndex
-
     _print_columns(RunIndex(outputs).query(sql), as_json, as_csv, spreadsheet_safe)
 
 
@@ -135,9 +134,6 @@ def show_run(
     run: RunName = "latest", *, outputs: Outputs = OUTPUTS, as_json: AsJson = False
 ) -> None:
     """Show a run or a point of it: settings, results, claims, files, how to resume it."""
-    from kanrun.runs import find_run
-    from kanrun.runs.files import to_json
-
     found = find_run(run, outputs)
     labels = {"tags": list(found.labels.tags), "note": found.labels.note}
     if as_json:
@@ -201,7 +197,6 @@ def report_runs(
     Args:
         output (-o FILE): Where the page goes.
     """
-    from kanrun.runs import find_run
     from kanrun.study.page import write_report
 
     write_report([find_run(word, outputs) for word in names], output)
@@ -227,8 +222,6 @@ def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> No
 
 def _unfinished(run: Run) -> Iterator[str]:
     """Yield sentences on a run that is not complete: what it has, and what `resume` does."""
-    from kanrun.runs import Status
-
     if run.status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"}:
         return
     try:
@@ -256,8 +249,6 @@ def _unfinished(run: Run) -> Iterator[str]:
 
 def _one(word: str, outputs: Path) -> Run:
     """Return the run or point that `word` names, or its best point, and say so."""
-    from kanrun.runs import find_run
-
     run = find_run(word, outputs)
     if run.has_points:
         print(
@@ -283,8 +274,6 @@ def _print_columns(
             )
         )
     elif as_csv:
-        from kanrun.runs.tables import as_text, csv_lines
-
         lines = [list(columns), *rows]
         if spreadsheet_safe:
             lines = [
@@ -303,7 +292,6 @@ def _print_columns(
 
 def _print_about(run: Run) -> None:
     """Print the record of a run, its notes, its summary or points, and its claims."""
-    from kanrun.runs.index import local_time
     from kanrun.study import report
     from kanrun.study.report import print_points
 

@@ -23,6 +23,8 @@ from kanrun.cli import (
 )
 from kanrun.errors import UsageError
 from kanrun.monitoring import enable_gc
+from kanrun.runs import RunLabels, find_run, remove_run
+from kanrun.runs.records import check_tags
 
 
 def _check_new(file: Path, force: bool) -> None:
@@ -62,7 +64,6 @@ def predict(  # noqa: PLR0913  # options of a command
         explain: Add what each column contributes; contributions sum to predictions.
         force: Replace files that exist.
     """
-    from kanrun.runs import find_run
     from kanrun.study.prediction import PredictionOptions, predict_table
     from kanrun.study.saved import LoadedRun
     from kanrun.targets import check_output
@@ -112,7 +113,6 @@ def export(  # noqa: PLR0913  # options of a command
             (index), entries (output), and the limit of sums (accumulator): input=12,index=8.
         force: Replace files that exist.
     """
-    from kanrun.runs import find_run
     from kanrun.study.saved import LoadedRun
 
     options: dict[str, float] = {} if max_error is None else {"max_error": max_error}
@@ -190,7 +190,6 @@ def rerun_run(
         address (ADDRESS): Dask scheduler of a run with executor=dask.
     """
     from kanrun.launch import compose_again
-    from kanrun.runs import find_run
     from kanrun.study.running import rerun, run_study
     from kanrun.study.studies import RunOptions
 
@@ -219,7 +218,6 @@ def resume_interrupted(
         executor (KIND): Executor instead of the run's: serial, local or dask.
         address (ADDRESS): Dask scheduler of a run with executor=dask.
     """
-    from kanrun.runs import find_run
     from kanrun.study.running import resume_run
     from kanrun.study.studies import RunOptions
 
@@ -243,9 +241,6 @@ def tag_run(
         tags (TAG...): Words without blanks.
         remove: Remove these tags; without tags, all.
     """
-    from kanrun.runs import find_run
-    from kanrun.runs.records import RunLabels, check_tags
-
     check_tags(tags or ())
     found = find_run(run, outputs)
     before = found.labels.tags
@@ -268,9 +263,6 @@ def note_run(run: RunName, text: str | None = None, *, outputs: Outputs = OUTPUT
     Args:
         text (TEXT): A sentence; an empty one removes it.
     """
-    from kanrun.runs import find_run
-    from kanrun.runs.records import RunLabels
-
     found = find_run(run, outputs)
     if text is not None:
         RunLabels(found.labels.tags, " ".join(text.split())).store(found.path)
@@ -284,8 +276,6 @@ def remove_runs(names: RunNames, *, yes: bool = False, outputs: Outputs = OUTPUT
     Args:
         yes (-y): Do not ask.
     """
-    from kanrun.runs import find_run, remove_run
-
     found = list({run.address: run for run in (find_run(word, outputs) for word in names)}.values())
     for run in found:
         remove_run(run, outputs, check_only=True)
@@ -324,7 +314,6 @@ def redraw_figures(
         effect (COLUMN): Instead, how predictions depend on a column: partial dependence and
             accumulated local effects, as a figure and as CSV.
     """
-    from kanrun.runs import find_run
     from kanrun.study.report import redraw
 
     found = find_run(run if point is None else f"{run}/{point}", outputs)

@@ -1,7 +1,7 @@
 """All runs of an outputs folder in one SQLite file, `.index.sqlite`, which is never the truth.
 
 A run whose files have other times or sizes than the index remembers is read again; if the file
-cannot be used, the index is built in memory. Tables:
+cannot be used, the index is built in memory. The tables are made of all records when one changes:
 
 - `runs`: one row per run, with what `run.json` says (`FIELDS`), medians over seeds of the numbers
   in `summary.csv`, such as `test_rmse`, and settings by their path, such as `"model.hidden"`; a run
@@ -17,8 +17,9 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ RESULTS = ("test_rmse", "test_accuracy", "cv_rmse", "cv_accuracy", "cv_deviance"
 ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", "tags", "note")
 _POINT_FIELDS = ("run", "point", "name", "status", "reason", "claims", "claims_hold")
 _FILE = ".index.sqlite"
-#: Version of the tables; an index of another version is rebuilt.
-_VERSION = 2
+#: Version of the records; those of another version are read again.
+_VERSION = 3
 #: Columns of a table, below SQLite's own limit of 2000.
 _MOST_COLUMNS = 1900
 #: Seconds to wait for another process that writes the index.
@@ -140,14 +141,12 @@ class RunIndex:
             column = _quoted(self.column(sort.removeprefix("-")))
             order = f"{column} IS NULL, {column}{' DESC' * sort.startswith('-')}, {order}"
         # The line break ends a comment in the condition.
-        sql = f"SELECT * FROM runs WHERE ({where}\n) ORDER BY {order}"
-        columns, rows = self._asked(sql, where)
-        return [
-            row
-            for row in (dict(zip(columns, row, strict=True)) for row in rows)
-            if (status or "").lower() in row["status"].lower()
-            and (tag is None or tag in (row["tags"] or "").split(", "))
-        ]
+        sql = (
+            f"SELECT * FROM runs WHERE ({where}\n) AND instr(lower(status), lower(?)) "
+            f"AND instr(', ' || coalesce(tags, '') || ', ', ?) ORDER BY {order}"
+        )
+        columns, rows = self._asked(sql, where, status or "", f", {tag}, " if tag else "")
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def column(self, name: str) -> str:
         """Return a column of `runs` as the index spells it. Raises UsageError."""
@@ -159,18 +158,18 @@ class RunIndex:
 
     def settings(self, name: str) -> Record:
         """Return the settings of a run by their path, such as `model.hidden`."""
-        sql = "SELECT settings FROM known WHERE name = ?"
-        settings: Record = json.loads(self._connection.execute(sql, (name,)).fetchone()[0])
-        return settings
+        sql = "SELECT record FROM records WHERE name = ?"
+        record: Record = json.loads(self._connection.execute(sql, (name,)).fetchone()[0])
+        return dict(record["settings"])
 
     def query(self, sql: str) -> dict[str, list[Any]]:
         """Return the answer to an SQL query as columns. Raises UsageError for all but reading."""
         columns, rows = self._asked(sql, sql)
         return {name: [row[at] for row in rows] for at, name in enumerate(columns)}
 
-    def _asked(self, sql: str, shown: str) -> tuple[list[str], list[Any]]:
+    def _asked(self, sql: str, shown: str, *values: str) -> tuple[list[str], list[Any]]:
         try:
-            answer = self._connection.execute(sql)
+            answer = self._connection.execute(sql, values)
             return [column[0] for column in answer.description or ()], answer.fetchall()
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             text = str(error)
@@ -185,22 +184,15 @@ class RunIndex:
 
 
 def _opened(place: str, outputs: Path) -> sqlite3.Connection:
-    """Return a connection to a file with today's tables, which know the runs below `outputs`."""
+    """Return a connection to a file that knows the runs below `outputs` as they are now."""
     connection = sqlite3.connect(place, timeout=_PATIENCE)
     try:
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA synchronous = OFF")  # the index can be rebuilt at any time
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"an index of version {version}")
         with connection:
-            if version == 0:
-                for table, names in (("runs", (*FIELDS, "began")), ("points", _POINT_FIELDS)):
-                    columns = ", ".join(map(_quoted, names))
-                    connection.execute(f"CREATE TABLE {table} ({columns})")
-                connection.execute("CREATE TABLE known (name PRIMARY KEY, stamp, settings)")
-                connection.execute("CREATE INDEX of_run ON points (run)")
-                connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS records (name PRIMARY KEY, stamp, record)"
+            )
             _update(connection, outputs)
     except BaseException:
         connection.close()
@@ -209,37 +201,36 @@ def _opened(place: str, outputs: Path) -> sqlite3.Connection:
 
 
 def _update(connection: sqlite3.Connection, outputs: Path) -> None:
-    """Forget the runs that are gone or have changed, and read those that are new."""
-    known = dict(connection.execute("SELECT name, stamp FROM known"))
-    there = {run.name: (run, _stamp(run.path)) for run in find_runs(outputs)}
-    for name, stamp in known.items():
-        if name not in there or there[name][1] != stamp:
-            for table, column in (("runs", "name"), ("points", "run"), ("known", "name")):
-                connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (name,))
-    for name, (run, stamp) in there.items():
-        if known.get(name) != stamp:
-            row, settings = _row_of(run)
-            mark = "" if row["status"] == Status.RUNNING else stamp
-            values = (name, mark, json.dumps(settings, default=str))
-            connection.execute("INSERT INTO known VALUES (?, ?, ?)", values)
-            _insert(connection, "runs", [{**settings, **row}])
-            _insert(connection, "points", _points_of(run))
-
-
-def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Record]) -> None:
-    """Insert rows, with further columns for names that the table does not have."""
-    there = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
-    lower = {name.lower() for name in there}
-    for row in rows:
-        for name in row:
-            if name.lower() not in lower and len(there) < _MOST_COLUMNS:
-                connection.execute(f"ALTER TABLE {table} ADD COLUMN {_quoted(name)}")
-                there.append(name)
-                lower.add(name.lower())
-        names = [name for name in there if name in row]
-        sql = f"INSERT INTO {table} ({', '.join(map(_quoted, names))})"
-        marks = ", ".join("?" * len(names))
-        connection.execute(f"{sql} VALUES ({marks})", [_value(row[name]) for name in names])
+    """Forget the runs that are gone, read those that are new or changed, and make the tables."""
+    known = dict(connection.execute("SELECT name, stamp FROM records"))
+    there = {run.name: run for run in find_runs(outputs)}
+    stamps = {name: _stamp(run.path) for name, run in there.items()}
+    gone = [(name,) for name in known if name not in there]
+    read = {name: _record(there[name]) for name in stamps if known.get(name) != stamps[name]}
+    if known and not gone and not read:
+        return
+    connection.executemany("DELETE FROM records WHERE name = ?", gone)
+    for name, record in read.items():
+        stamp = "" if record["row"]["status"] == Status.RUNNING else stamps[name]
+        values = (name, stamp, json.dumps(record, default=str))
+        connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", values)
+    records = [json.loads(text) for (text,) in connection.execute("SELECT record FROM records")]
+    rows = [{**one["settings"], **one["row"]} for one in records]
+    points = [point for one in records for point in one["points"]]
+    for table, fields, content in (
+        ("runs", (*FIELDS, "began"), rows),
+        ("points", _POINT_FIELDS, points),
+    ):
+        names: dict[str, str] = {}  # as first spelled: SQLite's names have no case
+        for name in chain(fields, *content):
+            names.setdefault(name.lower(), name)
+        columns = list(names.values())[:_MOST_COLUMNS]
+        connection.execute(f"DROP TABLE IF EXISTS {table}")
+        connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quoted, columns))})")
+        connection.executemany(
+            f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})",
+            ([_value(row.get(name)) for name in columns] for row in content),
+        )
 
 
 def _quoted(column: str) -> str:
@@ -255,8 +246,8 @@ def _value(value: Any) -> Any:
     return json.dumps(value, default=str)
 
 
-def _row_of(run: Run) -> tuple[Record, Record]:
-    """Return the row of a run, and the settings of it or its best point."""
+def _record(run: Run) -> Record:
+    """Return the row of a run, the settings of it or its best point, and the rows of its points."""
     labels, best, settings = run.labels, run, Record()
     with contextlib.suppress(KanrunError):
         best = run.best
@@ -272,39 +263,39 @@ def _row_of(run: Run) -> tuple[Record, Record]:
         "note": labels.note or None,
         "began": run.began(),
     }
-    try:
-        manifest = run.manifest
-    except KanrunError:
-        return row, settings
-    several, record = manifest.points > 1, plain(manifest)
-    results = run.journal.results.values() if several else ()
-    claims = [claim for result in results for claim in result.claims] or manifest.claims
-    known = {
-        **best.manifest.metrics,
-        **{name: record[name] for name in FIELDS if name in record},
-        "seeds": len(manifest.seeds),
-        "executor": manifest.executor.get("kind"),
-        "overrides": " ".join(manifest.overrides or manifest.argv[2:]) or None,
-        "failures": len(run.journal.failed) or len(manifest.failures),
-        "best": best.name if several and best.error is not None else None,
-    }
-    return {**known, **_counted(claims), **row}, settings
-
-
-def _points_of(run: Run) -> Iterator[Record]:
+    points = list[Record]()
     with contextlib.suppress(KanrunError):
-        for number, point in enumerate(run.points):
-            manifest = point.manifest
-            yield {
-                **manifest.metrics,
-                **(point.point.values if point.point else {}),
-                "run": run.name,
-                "point": number,
-                "name": point.name,
-                "status": point.status,
-                "reason": manifest.reason,
-                **_counted(manifest.claims),
-            }
+        manifest, journal = run.manifest, run.journal
+        several, record = manifest.points > 1, plain(manifest)
+        results = journal.results.values() if several else ()
+        claims = [claim for result in results for claim in result.claims] or manifest.claims
+        row = {
+            **best.manifest.metrics,
+            **{name: record[name] for name in FIELDS if name in record},
+            "seeds": len(manifest.seeds),
+            "executor": manifest.executor.get("kind"),
+            "overrides": " ".join(manifest.overrides or manifest.argv[2:]) or None,
+            "failures": len(journal.failed) or len(manifest.failures),
+            "best": best.name if several and best.error is not None else None,
+            **_counted(claims),
+            **row,
+        }
+        points = [_point_row(run, number, point) for number, point in enumerate(run.points)]
+    return {"row": row, "settings": settings, "points": points}
+
+
+def _point_row(run: Run, number: int, point: Run) -> Record:
+    manifest = point.manifest
+    return {
+        **manifest.metrics,
+        **(point.point.values if point.point else {}),
+        "run": run.name,
+        "point": number,
+        "name": point.name,
+        "status": point.status,
+        "reason": manifest.reason,
+        **_counted(manifest.claims),
+    }
 
 
 def _counted(claims: Sequence[Claim]) -> Record:
@@ -318,7 +309,7 @@ def _stamp(folder: Path) -> str:
         record = os.stat(f"{folder}/{MANIFEST_FILE}")
     except OSError:
         return ""
-    return f"{place} {record.st_mtime_ns} {record.st_size}"
+    return f"{_VERSION} {place} {record.st_mtime_ns} {record.st_size}"
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> Record:

@@ -205,12 +205,12 @@ class Run:
         for path in sorted((self.path / "tables").glob("*.csv")):
             if path.is_file() and not path.is_symlink() and path.stem not in TOP_TABLES:
                 found[path.stem] = path
-        return {name: found[name] for name in found if not self._layout or name in self._layout}
+        return {name: found[name] for name in found if not self._columns or name in self._columns}
 
     @cached_property
-    def _layout(self) -> dict[str, list[str] | None]:
+    def _columns(self) -> dict[str, list[str]]:
         """Tables of a point with its columns."""
-        return {} if self.point is None else self.journal.layout(self.point.number)
+        return {} if self.point is None else self.journal.columns(self.point.number)
 
     @property
     def frames(self) -> RunTables:
@@ -231,7 +231,7 @@ class Run:
             return {}
         if self.point is None:
             return read_columns(path)
-        return point_columns(path, self.point.number, self._layout.get(file_name(name)))
+        return point_columns(path, self.point.number, self._columns.get(file_name(name)))
 
     @property
     def _prefix(self) -> str:

@@ -5,9 +5,8 @@ These are `run.json` (`Manifest`), `points.csv` (`Point`), `labels.json` (`RunLa
 are appended and never changed, so that ten thousand points cost no more than ten thousand lines,
 and a killed run keeps all of them:
 
-- `{"finished": [point, cell, seed], "digest": ..., "rows": {table: [rows, layout]}}`
+- `{"finished": [point, cell, seed], "digest": ..., "rows": {table: [rows, columns]}}`
 - `{"failed": [point, cell, seed], "digest": ..., "reason": ..., "trace": ...}`
-- `{"layout": ..., "columns": [...]}`: the columns that a training wrote into a table
 - `{"point": ..., "metrics": {...}, "claims": [...], "reason": ...}`: a point whose trainings ended
 - `{"resumed": ...}`: earlier failures are repeated from here on
 """
@@ -262,10 +261,10 @@ def check_tags(tags: Iterable[str]) -> None:
 
 
 class FinishedTraining(NamedTuple):
-    """Digest of a finished training's cell; by table its rows and the mark of its columns."""
+    """Digest of a finished training's cell; by table the number of its rows and their columns."""
 
     digest: str
-    rows: dict[str, tuple[int, str]]
+    rows: dict[str, tuple[int, tuple[str, ...]]]
 
 
 class PointResult(msgspec.Struct):
@@ -283,8 +282,9 @@ class Journal:
 
     finished: dict[Key, FinishedTraining] = field(default_factory=dict)
     failed: dict[Key, dict[str, Any]] = field(default_factory=dict)
-    layouts: dict[str, list[str]] = field(default_factory=dict)
     results: dict[int, PointResult] = field(default_factory=dict)
+    #: Most trainings write the same columns, which are kept once.
+    _columns: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Journal:
@@ -306,14 +306,15 @@ class Journal:
         """Add what a line says. Raises whatever a line of something else raises."""
         if "finished" in line:
             point, cell, seed = map(int, line["finished"])
-            rows = {str(name): (int(n), str(mark)) for name, (n, mark) in line["rows"].items()}
+            rows = {}
+            for table, (count, names) in line["rows"].items():
+                columns = tuple(map(str, names))
+                rows[str(table)] = int(count), self._columns.setdefault(columns, columns)
             self.finished[point, cell, seed] = FinishedTraining(str(line["digest"]), rows)
             self.failed.pop((point, cell, seed), None)
         elif "failed" in line:
             point, cell, seed = map(int, line["failed"])
             self.failed[point, cell, seed] = dict(line)
-        elif "layout" in line:
-            self.layouts[str(line["layout"])] = [str(name) for name in line["columns"]]
         elif "point" in line:
             result = msgspec.convert(line, PointResult)
             self.results[result.point] = result
@@ -321,15 +322,10 @@ class Journal:
             self.failed.clear()
             self.results = {n: result for n, result in self.results.items() if not result.reason}
 
-    def layout(self, point: int) -> dict[str, list[str] | None]:
-        """Return the columns of each table that the finished trainings of a point wrote.
-
-        None stands for columns that are not known.
-        """
-        found: dict[str, list[str] | None] = {}
+    def columns(self, point: int) -> dict[str, list[str]]:
+        """Return the columns of each table that the finished trainings of a point wrote."""
+        found: dict[str, dict[str, None]] = {}
         for key, finished in self.finished.items():
-            for table, (_, mark) in finished.rows.items() if key[0] == point else ():
-                columns, before = self.layouts.get(mark), found.get(table, [])
-                known = columns is not None and before is not None
-                found[table] = list(dict.fromkeys([*before, *columns])) if known else None  # type: ignore[misc]
-        return found
+            for table, (_, columns) in finished.rows.items() if key[0] == point else ():
+                found.setdefault(table, {}).update(dict.fromkeys(columns))
+        return {table: list(columns) for table, columns in found.items()}

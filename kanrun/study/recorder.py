@@ -30,8 +30,7 @@ _RESUME = "resume"
 _ROWS = "recorded_rows"
 #: Failures and notes that `run.json` lists; `progress.jsonl` and `run.log` have all of them.
 MOST_LISTED = 100
-#: Digits of the digest of a cell, and of the mark of a list of columns.
-DIGEST_LENGTH, MARK_LENGTH = 16, 8
+DIGEST_LENGTH = 16  # of a cell
 _logger = logging.getLogger("kanrun")
 Names = dict[str, None]  # an ordered set
 RowCounts = Counter[tuple[Key, str]]  # by training and table
@@ -73,7 +72,6 @@ class Recorder:
         self.first_failure: tuple[Task, Failure] | None = None
         #: By task and table.
         self._written: dict[Key, dict[str, _Written]] = defaultdict(dict)
-        self._layouts: dict[str, list[str]] = {}
         # Of points with trainings that have not ended, by table: its columns; the byte at which
         # the first row begins, and the header that the table had then.
         self._columns: dict[int, dict[str, Names]] = defaultdict(dict)
@@ -88,7 +86,6 @@ class Recorder:
         UsageError if the cells differ from those of the run that was interrupted.
         """
         journal, there = Journal.read(self._folder.path), self._count_rows()
-        self._layouts = journal.layouts
         checkpoints: dict[Key, Checkpoint] = {}
         for task in tasks:
             line, failed = journal.finished.get(task.key), journal.failed.get(task.key, {})
@@ -98,9 +95,9 @@ class Recorder:
                 self.finished.add(task.key)
                 self.left[task.point] -= 1
                 if task.point not in journal.results:
-                    for name, (_, mark) in rows.items():
-                        columns = self._columns[task.point].setdefault(name, {})
-                        columns.update(dict.fromkeys(journal.layouts.get(mark, ())))
+                    for name, (_, columns) in rows.items():
+                        known = self._columns[task.point].setdefault(name, {})
+                        known.update(dict.fromkeys(columns))
                 continue
             self.lost += line is not None
             if continuing and (checkpoint := self._resumable(task, there)):
@@ -216,13 +213,8 @@ class Recorder:
         _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")
 
     def _finish(self, task: Task) -> None:
-        rows = {}
-        for table, written in self._written[task.key].items():
-            columns = list(written.columns)
-            mark = hashlib.sha256("\n".join(columns).encode()).hexdigest()[:MARK_LENGTH]
-            if self._layouts.setdefault(mark, columns) is columns:
-                self._folder.journal({"layout": mark, "columns": columns})
-            rows[table] = written.rows, mark
+        written = self._written[task.key].items()
+        rows = {table: (each.rows, list(each.columns)) for table, each in written}
         self._folder.journal({"finished": task.key, "digest": _digest(task), "rows": rows})
         self.finished.add(task.key)
         self._folder.discard(self._checkpoint_name(task))

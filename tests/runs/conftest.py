@@ -26,9 +26,8 @@ def make_points(outputs, *errors):
         folder.table("summary").extend(
             {"point": [number], "a": [number], "seed": [0], "test_rmse": [error]}
         )
-        mark = {"layout": "x", "columns": ["seed", "test_rmse"]}
-        folder.journal(mark)
-        folder.journal({"finished": key, "digest": "", "rows": {"summary": [1, "x"]}})
+        rows = {"summary": [1, ["seed", "test_rmse"]]}
+        folder.journal({"finished": key, "digest": "", "rows": rows})
         folder.journal({"point": number, "metrics": {"test_rmse": error}, "claims": []})
     folder.finish(Status.FAILED if None in errors else Status.COMPLETED)
     return folder.path

@@ -39,8 +39,8 @@ def names(outputs, where=None, sort=None, tag=None, status=None):
 def test_what_did_not_change_is_not_read_again_and_what_did_is(outputs, monkeypatch):
     rows = RunIndex(outputs).rows("1")
     read = []
-    row_of = index._row_of
-    monkeypatch.setattr(index, "_row_of", lambda run: read.append(run.name) or row_of(run))
+    record_of = index._record
+    monkeypatch.setattr(index, "_record", lambda run: read.append(run.name) or record_of(run))
     assert RunIndex(outputs).rows("1") == rows
     assert read == []
     RunLabels(("good",)).store(outputs / "fit/v0002")
