@@ -65,13 +65,15 @@ class Rule:
 
     def broken(self, path: str, value: Any) -> str | None:
         """Return the sentence that rejects the typed `value` of the setting `path`, or None."""
-        if value is None or (isinstance(value, str) and value in (MISSING, *self.words)):
+        if value is None:
             return None
         if isinstance(value, list | tuple) and (reason := self._broken_list(value)):
             return f"{path}{reason} ({self.about})."
         bounds = self._bounds.items()
-        for _, leaf in _leaves(value):
+        for place, leaf in _leaves(value, path):
             number = isinstance(leaf, int | float)
+            if number and math.isnan(leaf):
+                return f"{place}=nan is not a number."
             if self.choices and leaf not in self.choices:
                 reason = f"is not one of {', '.join(self.choices)}"
             elif bounds and number and math.isinf(leaf):
@@ -93,9 +95,10 @@ class Rule:
                 return f" has {entry} twice or more; name each once"
         if len(entries) < self.least:
             known = f" of {', '.join(self.choices)}" if self.choices else ""
-            return f"={entries} needs at least {_count(self.least)}{known}"
+            few = "1 entry" if self.least == 1 else f"{self.least} entries"
+            return f"={entries} needs at least {few}{known}"
         if self.length not in (None, len(entries)):
-            return f"={entries} must have {_count(self.length or 0)}"
+            return f"={entries} must have {self.length} entries"
         if self.increasing and any(after <= before for before, after in pairwise(entries)):
             return f"={entries} must increase from entry to entry"
         return ""
@@ -144,7 +147,7 @@ def default_of(one: Field[Any]) -> Any:
 
 def shown(value: Any) -> str:
     """Return a value as it would be typed."""
-    if value is NO_DEFAULT or _is_missing(value):
+    if value is NO_DEFAULT or value == MISSING:
         return "must be given"
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
@@ -182,15 +185,10 @@ def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") 
 def _complete(settings: type[S], plain: Mapping[str, Any], at: str = "") -> S:
     """Return the dataclass `settings` of plain values. Raises MissingSettings if one is missing."""
     made = typed(settings, plain, at)
-    missing = sorted(path.removeprefix(".") for path, leaf in _leaves(plain) if _is_missing(leaf))
+    given = _settings_of(made, at)
+    missing = sorted((path, rule.about) for path, rule, value in given if value == MISSING)
     if missing:
-        *groups, last = missing[0].split(".")
-        holder: Any = made
-        for name in groups:
-            holder = getattr(holder, name, None)
-        declared = fields(holder) if is_dataclass(holder) else ()
-        about = next((f" ({rule_of(one).about})" for one in declared if one.name == last), "")
-        raise MissingSettings([at + path for path in missing], about)
+        raise MissingSettings([path for path, _ in missing], f" ({missing[0][1]})")
     return made
 
 
@@ -224,12 +222,19 @@ def check(settings: Any, at: str = "") -> None:
 
 def check_files(settings: Any) -> None:
     """Raise UsageError for the first setting that names a file which is not there."""
-    for one in fields(settings):
-        value = getattr(settings, one.name)
-        if is_dataclass(value):
-            check_files(value)
-        elif rule_of(one).file and value and not os.path.exists(os.path.expanduser(value)):
+    for _, rule, value in _settings_of(settings):
+        if rule.file and value and not os.path.exists(os.path.expanduser(value)):
             raise UsageError(no_file(value))
+
+
+def _settings_of(made: Any, at: str = "") -> Iterator[tuple[str, Rule, Any]]:
+    """Yield path, rule and value of each setting, those of dataclasses in it included."""
+    for one in fields(made):
+        value = getattr(made, one.name)
+        if is_dataclass(value):
+            yield from _settings_of(value, f"{at}{one.name}.")
+        else:
+            yield at + one.name, rule_of(one), value
 
 
 def holder_of(plain: Any, key: str, make: bool = False) -> tuple[Any, Any]:
@@ -313,9 +318,7 @@ _hints: Callable[[type], dict[str, Any]] = functools.cache(get_type_hints)
 def _typed_field(one: Field[Any], hint: Any, value: Any, at: str) -> Any:
     """Return the typed and checked value of a field. Raises UsageError."""
     path, rule = at + one.name, rule_of(one)
-    if _is_missing(value):
-        return value
-    if isinstance(value, str) and value in rule.words:
+    if isinstance(value, str) and value in (MISSING, *rule.words):
         return value
     if hint is Any and is_dataclass(value):
         hint = type(value)
@@ -340,9 +343,6 @@ def _typed_field(one: Field[Any], hint: Any, value: Any, at: str) -> Any:
         expected = " or ".join((error.expected, *rule.words))
         sentence = f"{path}={shown(value)} {wrong} not {expected}{about}.{remedy}"
         raise UsageError(sentence) from None
-    for place, leaf in _leaves(value, path):
-        if isinstance(leaf, float) and math.isnan(leaf):
-            raise UsageError(f"{place}=nan is not a number.")
     # A group's `kind` is chosen as executor=local.
     if broken := rule.broken(path.removesuffix(".kind"), value):
         raise UsageError(broken)
@@ -377,10 +377,6 @@ def _typed_value(hint: Any, value: Any) -> Any:
     return hint(value)
 
 
-def _is_missing(value: Any) -> bool:
-    return isinstance(value, str) and value == MISSING
-
-
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values in nested lists and mappings with their paths."""
     if isinstance(value, list | tuple | dict):
@@ -394,7 +390,3 @@ def _merged(old: Any, new: Any) -> Any:
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return deepcopy(new)
     return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
-
-
-def _count(entries: int) -> str:
-    return f"{entries} {'entry' if entries == 1 else 'entries'}"
