@@ -16,14 +16,8 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from kanrun.config import (
-    CONF,
-    EXPERIMENTS,
-    default_choices,
-    groups_of,
-    keys_of,
-)
-from kanrun.config.registry import implied_choices
+from kanrun.config import CONF, EXPERIMENTS, TARGETS, default_choices, groups_of, keys_of
+from kanrun.config.registry import implied_choices, resolve
 from kanrun.errors import KanrunError
 from kanrun.runs import find_runs
 
@@ -95,20 +89,17 @@ class _Call:
         self._groups, self._outputs = dict(groups_of(command)), outputs
         typed = dict(word.lstrip("+~").partition("=")[::2] for word in words)
         chosen = {key: value for key, value in typed.items() if key in self._groups}
-        implied: Iterable[str] = ()
         with contextlib.suppress(KanrunError):
             implied = implied_choices(EXPERIMENTS[command], chosen, typed)
-        chosen = {
-            **default_choices(command),
-            **chosen,
-            **dict(word.partition("=")[::2] for word in implied),
-        }
-        self._kinds = {f"{group}={_kind(group, choice)}" for group, choice in chosen.items()}
+            chosen |= dict(word.partition("=")[::2] for word in implied)
+        chosen = default_choices(command) | chosen
+        self._kinds = {group: _kind(group, choice) for group, choice in chosen.items()}
+        places = {f"{group}={kind}" for group, kind in self._kinds.items()}
         self._table = typed.get("target.path", "").strip("'\"")
         self._keys = {
             key.path: key
             for key in keys_of(command)
-            if key.type != "group" and ("=" not in key.where[0] or key.where[0] in self._kinds)
+            if key.type != "group" and ("=" not in key.where[0] or key.where[0] in places)
         }
 
     def matching(self, beginning: str) -> list[str]:
@@ -116,15 +107,9 @@ class _Call:
         key, equals, value = beginning.partition("=")
         if equals:
             names = {f"{key}={each}" for each in self._groups.get(key) or self._values(key, value)}
-        else:
-            level = beginning.count(".") + 1
-            paths = (path.split(".") for path in self._keys)
-            names = {
-                ".".join(path[:level]) + ("." if len(path) > level else "=")
-                for path in paths
-                if len(path) >= level
-            }
-            names |= {f"{group}=" for group in self._groups}
+        else:  # up to the next dot
+            paths = [path for path in (*self._keys, *self._groups) if path.startswith(key)]
+            names = {path[: path.find(".", len(key)) + 1] or f"{path}=" for path in paths}
         return sorted(name for name in names if name.startswith(beginning))
 
     def _values(self, key: str, value: str) -> Iterable[str]:
@@ -150,27 +135,14 @@ class _Call:
         if key not in self._keys:
             return []
         setting = self._keys[key]
-        names = [*(self._known_names(key) or setting.choices)]
+        names = list(setting.choices)
+        if key in ("target.name", "target.id") and (known := TARGETS[self._kinds["target"]].names):
+            found = resolve(known)
+            names = list(found() if callable(found) else found)
         defaults = [one for one in [setting.default] if one not in ("", "null", "must be given")]
         if setting.type.startswith("list") and " or text" not in setting.type:
             return [*(f"[{one}" for one in names), *defaults]
         return names or defaults
-
-    def _known_names(self, key: str) -> Iterable[str]:
-        """Return the names that `target.name` and `target.id` may be, by the kind of target."""
-        if key not in ("target.name", "target.id"):
-            return ()
-        from kanrun.targets import NAMED
-        from kanrun.targets import functions as targets
-        from kanrun.targets.table_targets import BUNDLED
-
-        known: dict[str, Iterable[str]] = {
-            "target=named": NAMED,
-            "target=special": targets.SPECIAL,
-            "target=bundled": BUNDLED,
-            "target=feynman": targets.feynman_formulas(),
-        }
-        return next((names for choice, names in known.items() if choice in self._kinds), ())
 
 
 def _kind(group: str, choice: str) -> str:

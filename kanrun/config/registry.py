@@ -30,12 +30,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import (
-    PackageNotFoundError,
-    entry_points,
-    packages_distributions,
-    version,
-)
+from importlib.metadata import PackageNotFoundError, entry_points, packages_distributions, version
 from typing import Any, Generic, TypeVar
 
 from kanrun.errors import UsageError, did_you_mean
@@ -76,9 +71,15 @@ class RegistryEntry:
 
 @dataclass(frozen=True)
 class TargetKind(RegistryEntry):
-    """`builder` maps settings to a `kanrun.targets.Target`; `table`: of rows, not a function."""
+    """`builder` maps settings to a `kanrun.targets.Target`.
+
+    Attributes:
+        table: Whether it has rows, and is not a function.
+        names: "module:name" of the names that its `name` or `id` may be, or what returns them.
+    """
 
     table: bool = False
+    names: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class FunctionTarget:
     )
 
 
-@target("kanrun.targets.functions:build_named")
+@target("kanrun.targets.functions:build_named", names="kanrun.targets:NAMED")
 @dataclass
 class NamedTarget(FunctionTarget):
     """A function, or points, that kanrun knows by name."""
@@ -61,7 +61,7 @@ class ExpressionTarget:
     kind: str = "expression"
 
 
-@target("kanrun.targets.functions:build_special")
+@target("kanrun.targets.functions:build_special", names="kanrun.targets.functions:SPECIAL")
 @dataclass
 class SpecialTarget(FunctionTarget):
     """A function of scipy.special in two variables."""
@@ -70,7 +70,7 @@ class SpecialTarget(FunctionTarget):
     kind: str = "special"
 
 
-@target("kanrun.targets.functions:build_feynman")
+@target("kanrun.targets.functions:build_feynman", names="kanrun.targets.functions:feynman_formulas")
 @dataclass
 class FeynmanTarget(FunctionTarget):
     """One of the 27 dimensionless Feynman formulas, such as I.6.2, or a formula of a file."""
@@ -174,7 +174,11 @@ class NistTarget:
     kind: str = "nist"
 
 
-@target("kanrun.targets.table_targets:build_bundled", table=True)
+@target(
+    "kanrun.targets.table_targets:build_bundled",
+    table=True,
+    names="kanrun.targets.table_targets:BUNDLED",
+)
 @dataclass
 class BundledTarget:
     """A table that scikit-learn brings, by its name."""

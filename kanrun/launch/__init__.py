@@ -175,7 +175,7 @@ def compose(
             for one, index in settings:
                 _set_argument(source.command, plain, one, index, known)
             composed.append(plain)
-        values = {one.key: one.values[i] for one, i in pairs if len(one.values) > 1}
+        values = {one.key: one.values[i][1] for one, i in pairs if len(one.values) > 1}
         overrides = (*implied, *(one.typed(index) for one, index in pairs))
         points.append(Point(number, overrides, values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
@@ -293,7 +293,7 @@ def _set_argument(
         return
     if sign == "+" and there is not None and not isinstance(there, dict | list):
         raise UsageError(f"{key} exists already: leave out the +.")
-    set_value(plain, key, argument.values[index])
+    set_value(plain, key, argument.values[index][1])
 
 
 class CheckedFiles(FileConfigSource):

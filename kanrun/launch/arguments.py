@@ -40,6 +40,7 @@ _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _CHOICE = re.compile(r"choice\s*\((.*)\)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
+Values = tuple[tuple[str, Any], ...]  # as typed, and as plain data
 _DEEPER = dict.fromkeys(_PAIRS, 1) | dict.fromkeys(_PAIRS.values(), -1)
 
 
@@ -51,19 +52,17 @@ class Argument:
         sign: "", "+", "++" or "~".
         key: Full name of a setting ("model.degree") or of a group ("target").
         is_group: Whether the key is a group, whose value names a choice.
-        values: Plain values; one without -m, none after "~".
-        texts: The same values as they are typed.
+        values: Values as typed and as plain data; one without -m, none after "~".
     """
 
     sign: str
     key: str
     is_group: bool
-    values: tuple[Any, ...]
-    texts: tuple[str, ...]
+    values: Values
 
     def typed(self, number: int) -> str:
         """Return the argument that gives the value `number` alone."""
-        return f"{self.sign}{self.key}" + (f"={self.texts[number]}" if self.texts else "")
+        return f"{self.sign}{self.key}" + (f"={self.values[number][0]}" if self.values else "")
 
 
 class ArgumentReader:
@@ -125,7 +124,7 @@ class ArgumentReader:
         if not inner and (options := self._loader.get_group_options(place)):
             return self._group(sign, key, text.removeprefix(f"{file}/"), place, options)
         if sign == "~":
-            return Argument(sign, key, False, (), ())
+            return Argument(sign, key, False, ())
         if re.search(r"[/@:]", key):
             raise UsageError(f"there is no key {key}.")
         # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
@@ -135,28 +134,28 @@ class ArgumentReader:
             for one, kind in self._free_text.items()
             if f"{inner_key}.".startswith(f"{one}.")
         ]
-        values, texts = self._texts(key, text, kinds[0]) if kinds else self._parsed(key, text)
-        return Argument(sign, key, False, values, texts)
+        values = self._texts(key, text, kinds[0]) if kinds else self._parsed(key, text)
+        return Argument(sign, key, False, values)
 
     def _group(
         self, sign: str, key: str, text: str, place: str, options: Sequence[str]
     ) -> Argument:
         if sign == "~" or (key == "study" and text == "null"):
-            return Argument(sign, key, True, *(((None,), (text,)) if text else ((), ())))
-        values, texts = self._parsed(place, text)
+            return Argument(sign, key, True, ((text, None),) if text else ())
+        values = self._parsed(place, text)
         if text.startswith("{"):
-            return Argument(sign, key, False, values, texts)
-        for each, value in zip(texts, values, strict=True):
+            return Argument(sign, key, False, values)
+        for each, value in values:
             if value not in options:
                 if key == "target" and (hint := _table_hint(each)):
                     raise UsageError(f"{key}={each} is not a choice of {key}; {hint}.")
                 offer, listed = did_you_mean(each, options, max_names=1), ", ".join(options)
                 choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
                 raise UsageError(f"{key}={each} is not a choice of {key}{choices}")
-        return Argument(sign, key, True, values, texts)
+        return Argument(sign, key, True, values)
 
-    def _parsed(self, key: str, text: str) -> tuple[tuple[Any, ...], tuple[str, ...]]:
-        """Return the values that Hydra reads in `text`, and each as it is typed."""
+    def _parsed(self, key: str, text: str) -> Values:
+        """Return the values that Hydra reads in `text`."""
         word = f"{key}={text}"
         try:
             found = OverridesParser.create(config_loader=self._loader).parse_overrides([word])[0]
@@ -166,7 +165,7 @@ class ArgumentReader:
                 f"quotes. Inside the quotes of the shell write {key}='...'."
             ) from error
         if not found.is_sweep_override():
-            return (found.value(),), (text,)
+            return ((text, found.value()),)
         if not self._several:
             raise UsageError(
                 f"{word} has several values: add -m to run each of them, "
@@ -175,13 +174,13 @@ class ArgumentReader:
         if not found.is_discrete_sweep():
             raise UsageError(f"{word} does not list its values; write range(...) or choice(...).")
         try:
-            values = tuple(Override._convert_value(each) for each in found.sweep_iterator())
-            return values, tuple(found.sweep_string_iterator())
+            values = map(Override._convert_value, found.sweep_iterator())
+            return tuple(zip(found.sweep_string_iterator(), values, strict=True))
         except HydraException as error:
             raise UsageError(f"{word} cannot be read: {error}.") from error
 
-    def _texts(self, key: str, text: str, kind: str) -> tuple[tuple[Any, ...], tuple[str, ...]]:
-        """Return the values of free text, and each as it is typed."""
+    def _texts(self, key: str, text: str, kind: str) -> Values:
+        """Return the values of free text."""
         parts = [text]
         if self._several and (key not in FIXED or kind.startswith("list")):
             choice = _CHOICE.fullmatch(text)
@@ -192,7 +191,7 @@ class ArgumentReader:
                 # The absolute path, since `latest` may become another run.
                 run = find_run(name, self._outputs, one=True)
                 parts[number] = os.path.abspath(run.address)
-        return tuple(read_text(part, kind, key) for part in parts), tuple(parts)
+        return tuple((part, read_text(part, kind, key)) for part in parts)
 
 
 def _table_hint(word: str) -> str:
