@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kanrun.engine.equations.system import System, derivative_function, exact_number
-from kanrun.engine.equations.taylor import Monomials, NetworkJets, network_jets
+from kanrun.engine.equations.taylor import Monomials, network_jets
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN, Network, from_description
 from kanrun.engine.splines import equally_spaced, fit_coefficients, sample_points
@@ -152,16 +152,13 @@ class Field(Network):
 
     def jets(
         self, x: Float[Tensor, "points variables"], monomials: Monomials
-    ) -> tuple[Float[Tensor, "components points unknowns"], NetworkJets]:
-        """Return the jets of the unknowns at x in the user's units, and those of the network.
-
-        Call it under `torch.enable_grad`.
-        """
-        traced = network_jets(self.network, self.inner(x), monomials, self.active)
+    ) -> tuple[Float[Tensor, "components points unknowns"], list[Tensor]]:
+        """Return the jets of the unknowns at x in the user's units, see `network_jets`."""
+        outputs, parameters = network_jets(self.network, self.inner(x), monomials)
         half = self.half_extent
         stretch = torch.stack([(half ** -half.new_tensor(i)).prod() for i in monomials.indices])
-        found = self.form.combine(traced.outputs, monomials) * stretch[:, None, None] * self.sizes
-        return found if self.hard is None else self.hard.apply(found, x, monomials), traced
+        found = self.form.combine(outputs, monomials) * stretch[:, None, None] * self.sizes
+        return found if self.hard is None else self.hard.apply(found, x, monomials), parameters
 
     def derivative(
         self, x: Float[Tensor, "points variables"], index: Sequence[int]

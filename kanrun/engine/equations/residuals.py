@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kanrun.engine.equations.fields import Field, Windows
 from kanrun.engine.equations.system import System, on_face
-from kanrun.engine.equations.taylor import Monomials
+from kanrun.engine.equations.taylor import Monomials, point_jacobian
 from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem
 from kanrun.formulas.equations import Relation
 
@@ -86,7 +86,7 @@ class Block:
         Columns are the unknowns of the field, then the unknown parameters.
         """
         with torch.enable_grad():
-            jets, traced = field.jets(x, self.monomials)
+            jets, parameters = field.jets(x, self.monomials)
             parts = [
                 self.monomials.derivative(jets, each.index)[:, each.unknown]
                 for each in self.relation.derivatives
@@ -98,7 +98,7 @@ class Block:
             if not jacobian:
                 return residual, x[:, :0]
             slopes = torch.as_tensor(self.relation.slopes(arguments)).to(x)
-            by_network = traced.jacobian((values * slopes[:, : len(parts)]).sum())
+            by_network = point_jacobian((values * slopes[:, : len(parts)]).sum(), parameters)
         return residual, torch.cat([by_network, slopes[:, len(parts) :]], dim=1)
 
     def rows(self, field: Field, constants: Tensor, *, jacobian: bool) -> tuple[Tensor, Tensor]:
@@ -307,10 +307,10 @@ def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variable
     monomials, parts = Monomials.covering([], points.shape[1]), list[Tensor]()
     for number, size in enumerate(field.sizes.tolist()):
         with torch.enable_grad():
-            jets, traced = field.jets(points, monomials)
+            jets, parameters = field.jets(points, monomials)
             values = jets[0, :, number]
             rms = float(values.detach().square().mean().sqrt())
-            parts.append(traced.jacobian(values.sum()) / max(rms, size * QUIET))
+            parts.append(point_jacobian(values.sum(), parameters) / max(rms, size * QUIET))
     moved = torch.cat(parts) / sqrt(len(points))
     moved = torch.nn.functional.pad(moved, (0, len(problem.unknowns) - moved.shape[1]))
     return largest_response(problem.linearise(problem.unknowns), lambda d: moved.T @ (moved @ d))

@@ -6,11 +6,8 @@ tensors, and products are truncated products of polynomials. A univariate functi
 Taylor series (Faa di Bruno's formula as composed series; Griewank and Walther, Evaluating
 Derivatives, ch. 13). A jet is a tensor (components, points, width).
 
-The jet of a layer's output is linear in the parameters of the layer. The factor of a coefficient is
-the jet of a basis function of the layer's input, the factor of an MLP's weight is the jet of the
-input itself. With the adjoints of the outputs' jets, which reverse mode gives layer by layer, the
-Jacobian follows without differentiating by the parameters; for splines only its non-zeros are
-computed.
+Every point has its own copy of the parameters, so that reverse mode gives the Jacobian of all points
+at once: values at a point depend on the copy of that point alone.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
@@ -117,112 +114,66 @@ def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> 
     return found
 
 
-@dataclass(frozen=True)
-class _TracedLayer:
-    """Jet of a layer's output, and how its derivatives give those by the layer's unknowns.
-
-    `add` adds the derivatives of values by the unknowns to a Jacobian (points, columns + 1), from
-    those by `output` and the column of each unknown; that of a fixed one is the last.
-    """
-
-    output: Tensor
-    add: Callable[[Tensor, Tensor, Tensor], object]
-    unknowns: int
-
-
-def _traced_splines(layer: SplineLayer, z: Tensor, monomials: Monomials) -> _TracedLayer:
-    """Trace a layer of splines without a base."""
+def _spline_jets(
+    layer: SplineLayer, z: Tensor, monomials: Monomials
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the jet of a layer of splines without a base, and the coefficients of each point."""
     parts = [local_basis(z[0], layer.grid, order) for order in range(monomials.order + 1)]
     basis = monomials.compose([values for values, _ in parts], z)
-    scale = layer.scales()[1].detach()
-    table = (layer.coefficients.detach() * scale[..., None]).permute(1, 2, 0)
-    inputs = torch.arange(layer.inputs, device=z.device)[:, None]
-    local = parts[0][1][..., None] + torch.arange(layer.spec.degree + 1, device=z.device)
-
-    def add(adjoint: Tensor, place: Tensor, jacobian: Tensor) -> None:
-        edges = place.view(layer.coefficients.shape)[..., 0]
-        o, i = (edges < jacobian.shape[1] - 1).nonzero().unbind(1)
-        values = torch.einsum("mne,mnek->nek", adjoint[:, :, o], basis.detach()[:, :, i])
-        columns, values = edges[o, i, None] + local[:, i], values * scale[o, i, None]
-        jacobian.scatter_add_(1, columns.flatten(1), values.flatten(1))
-
-    output = torch.einsum("mnik,niko->mno", basis, table[inputs, local])
-    return _TracedLayer(output, add, layer.coefficients.numel())
+    out, into = layer.mask.nonzero().unbind(1)
+    coefficients = _copies(layer.coefficients[out, into], z)
+    local = parts[0][1][..., None] + torch.arange(basis.shape[-1])
+    factors = coefficients.gather(2, local[:, into]) * layer.scales()[1].detach()[out, into, None]
+    terms = torch.einsum("mnek,nek->mne", basis[:, :, into], factors)
+    jet = terms.new_zeros(*terms.shape[:2], layer.outputs).index_add(2, out, terms)
+    return jet, [coefficients]
 
 
-def _traced_linear(layer: nn.Linear, z: Tensor) -> _TracedLayer:
-    """Trace a layer x W^T + b."""
-    out = z @ layer.weight.detach().T
-
-    def add(adjoint: Tensor, place: Tensor, jacobian: Tensor) -> None:
-        weights = torch.einsum("mno,mni->noi", adjoint, z.detach()).flatten(1)
-        jacobian.index_add_(1, place, torch.cat([weights, adjoint[0]], 1))
-
-    output = torch.cat([out[:1] + layer.bias.detach(), out[1:]])
-    return _TracedLayer(output, add, layer.weight.numel() + layer.bias.numel())
+def _linear_jets(layer: nn.Module, z: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the jet of x W^T + b, and weights and biases of each point."""
+    weight, bias = (_copies(each, z) for each in layer.parameters())
+    jet = torch.einsum("mni,noi->mno", z, weight)
+    return torch.cat([jet[:1] + bias, jet[1:]]), [weight, bias]
 
 
-@dataclass(frozen=True)
-class NetworkJets:
-    """Jets of a network at points, and their dependence on its unknowns.
-
-    Attributes:
-        place: Column of each unknown in a Jacobian of `columns`; that of a fixed one lies beyond.
-    """
-
-    layers: tuple[_TracedLayer, ...]
-    place: Tensor
-    columns: int
-
-    @property
-    def outputs(self) -> Tensor:
-        return self.layers[-1].output
-
-    def jacobian(self, total: Float[Tensor, ""]) -> Float[Tensor, "points columns"]:
-        """Return the derivatives by the trained unknowns of values whose sum is `total`.
-
-        Each value may depend on the outputs at its own point only.
-        """
-        adjoints = torch.autograd.grad(total, [layer.output for layer in self.layers])
-        places = self.place.split([layer.unknowns for layer in self.layers])
-        jacobian = self.outputs.new_zeros(self.outputs.shape[1], self.columns + 1)
-        for layer, adjoint, place in zip(self.layers, adjoints, places, strict=True):
-            layer.add(adjoint, place, jacobian)
-        return jacobian[:, : self.columns]
+def _copies(parameter: Tensor, z: Tensor) -> Tensor:
+    """Return a parameter for each point of z, to differentiate by."""
+    return parameter.detach().expand(z.shape[1], *parameter.shape).requires_grad_()
 
 
 def network_jets(
-    network: Network,
-    x: Float[Tensor, "points inputs"],
-    monomials: Monomials,
-    active: Bool[Tensor, " unknowns"] | None = None,
-) -> NetworkJets:
-    """Return the jets of a KAN without a base or of an MLP at x, under `torch.enable_grad`.
+    network: Network, x: Float[Tensor, "points inputs"], monomials: Monomials
+) -> tuple[Float[Tensor, "components points outputs"], list[Tensor]]:
+    """Return the jets of a network at x, and its trained parameters, a copy for each point.
 
-    `active` marks the trained unknowns (None: all); either all functions of an edge are trained, or
-    none. Raises UsageError for a network of another kind, whose layers are not known to be linear
-    in their parameters.
+    Call it under `torch.enable_grad`.
+
+    Raises:
+        UsageError: For networks that are neither MLPs nor KANs without a base.
     """
-    z, traced = monomials.variables(x), list[_TracedLayer]()
-    for layer in network.linear if isinstance(network, MLP) else network.edge_layers:
-        if isinstance(network, MLP) and isinstance(layer, nn.Linear):
-            if traced:
+    z, parameters = monomials.variables(x), list[Tensor]()
+    if isinstance(network, MLP):
+        for layer in network.linear:
+            if parameters:
                 act = ACTIVATIONS[network.activation]
                 z = monomials.compose(derivatives(act, z[0], monomials.order), z)
-            traced.append(_traced_linear(layer, z))
-        elif isinstance(layer, SplineLayer) and layer.spec.base == "zero":
-            traced.append(_traced_splines(layer, z, monomials))
-        else:
+            z, added = _linear_jets(layer, z)
+            parameters += added
+        return z, parameters
+    for layer in network.edge_layers:
+        if layer.spec.base != "zero":
             raise UsageError("Equations are solved by KANs without a base function, base=zero.")
-        z = traced[-1].output
-        if not z.requires_grad:
-            z.requires_grad_()
-    if not traced:
+        z, added = _spline_jets(layer, z, monomials)
+        parameters += added
+    if not parameters:
         raise UsageError(
             f"Equations are solved by networks of kind kan or mlp, not {network.kind}."
         )
-    count = sum(layer.unknowns for layer in traced)
-    chosen = torch.ones(count, dtype=torch.bool, device=x.device) if active is None else active
-    columns = int(chosen.sum())
-    place = torch.where(chosen, chosen.cumsum(0) - 1, columns)
-    return NetworkJets(tuple(traced), place, columns)
+    return z, parameters
+
+
+def point_jacobian(
+    total: Float[Tensor, ""], parameters: Sequence[Tensor]
+) -> Float[Tensor, "points unknowns"]:
+    """Return the derivatives of values by the parameters of their points; `total` is their sum."""
+    return torch.cat([each.flatten(1) for each in torch.autograd.grad(total, parameters)], dim=1)
