@@ -223,13 +223,7 @@ def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
 
 def policy_of(cfg: SolveConfig) -> EquationPolicy:
     """Return the constants of a solution with the settings of `cfg`."""
-    policy = EquationPolicy()
-    return replace(
-        policy,
-        collocation_points=cfg.collocation_points,
-        boundary_points=cfg.boundary_points,
-        stage=replace(policy.stage, max_steps=cfg.steps),
-    )
+    return EquationPolicy(cfg.collocation_points, cfg.boundary_points, steps=cfg.steps)
 
 
 def _draw_observations(

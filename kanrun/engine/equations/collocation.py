@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from math import sqrt
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.fields import Field, edges_of
 from kanrun.engine.equations.policy import EquationPolicy
 from kanrun.engine.equations.residuals import (
+    ONE,
     Block,
     ResidualProblem,
     Residuals,
-    condition_blocks,
-    estimate_sizes,
-    measure,
-    with_units,
+    arguments_at,
+    arguments_of,
 )
-from kanrun.engine.equations.system import System, gauss_points, low_discrepancy
+from kanrun.engine.equations.system import System, gauss_points, low_discrepancy, on_face
 
 #: Intervals of the quadrature rule in one variable for networks without grids.
 INTERVALS_WITHOUT_GRID = 20
 #: Points of that rule per interval, at most. It is then exact for squares of the residual.
 POINTS_PER_INTERVAL = 10
+#: Lower bound of the number of points per unknown, in several variables.
+POINTS_PER_UNKNOWN = 2.5
 #: Fraction of the points that are added after each grid where the residual is largest. Points are
 #: never exchanged: the error of a travelling front then swings between 0.018 and 0.105.
 ADDED_POINTS = 0.2
+#: Points of a face at which sizes are estimated, and at which the size of a term is measured.
+SIZE_POINTS, UNIT_POINTS = 60, 256
+#: Residuals are down-weighted within this distance (relative to the box) of an incompatible corner,
+#: whose infinite derivatives no network can represent. Without this they spoil the rest of the
+#: solution.
+CORNER_RADIUS = 0.1
+#: The distance shrinks if the conditions differ by less than this fraction of their terms: with the
+#: power 1/4 of it for values, 1 for slopes. With the full distance, a front whose slope differed by
+#: 7% from that of the wall was wrong by 8e-4 instead of 4e-5.
+CORNER_FULL_GAP = 0.3
 #: Exponent of the weight by the distance from an incompatible corner, of squared residuals.
 CORNER_POWER = 4
 #: Changes of an unknown below this fraction of its estimated size do not count.
 NEGLIGIBLE = 1e-6
 #: Weights of conditions and observations where residuals are compared with those of equations.
 EQUAL_WEIGHTS = 1.0, 1.0
+#: Weights of conditions and observations on the first grid, relative to the equation.
+FIRST_WEIGHTS = 100.0, 100.0
+#: Factor of these weights from grid to grid, the largest weight of conditions, and the smallest of
+#: observations.
+WEIGHT_GROWTH, MAX_WEIGHT, MIN_DATA_WEIGHT = 10.0, 1e6, 1e-2
+#: Conditions are incompatible if their part of the objective rises and exceeds that of the equation
+#: by this factor.
+INCOMPATIBLE_FACTOR = 10.0
 
 
 class Collocation:
@@ -48,19 +70,40 @@ class Collocation:
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
         self.added = system.box.new_zeros(0, len(system.box))
-        self.sizes = estimate_sizes(system, self.points(self.unseen))
+        self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
+        self.sizes = self._estimated_sizes()
+
+    def _estimated_sizes(self) -> Tensor:
+        """Estimate the magnitude of each unknown from observations and conditions.
+
+        If those are zero, the source terms of the equations count; 1 by default.
+        """
+        sizes, points = torch.zeros_like(self.sizes), self.points(self.unseen)
+        inside = [Block("equation", each, points) for each in self.system.equations]
+        for blocks in (self._borders(SIZE_POINTS, EQUAL_WEIGHTS), inside):
+            for block in (each for each in blocks if each.partner is None):
+                derivatives, count = block.relation.derivatives, len(block.points)
+                zeros = block.points.new_zeros(count, len(derivatives))
+                arguments = arguments_of(block.points, zeros, self.system.guesses())
+                residual = torch.as_tensor(block.relation.residual(arguments)).nan_to_num()
+                if (largest := float((residual - block.target).abs().max())) > 0:
+                    unknowns = [each.unknown for each in derivatives]
+                    sizes[unknowns] = sizes[unknowns].clamp(min=largest / self._unit(block))
+            if bool((sizes > 0).any()):
+                break
+        return torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
 
     def points(self, seed: int, count: int | None = None, solution: Field | None = None) -> Tensor:
         """Return `count` points (default: `test_points`), half of them following the knots."""
         edges = None if solution is None else edges_of(solution)
         return low_discrepancy(self.system.box, count or self.policy.test_points, seed, edges)
 
-    def collocation(self, solution: Field) -> tuple[Tensor, Tensor | None]:
-        """Return the points inside and their quadrature weights, if they belong to a rule.
+    def collocation(self, solution: Field) -> tuple[Tensor, Tensor]:
+        """Return the points inside and their quadrature weights.
 
         A rule over the grid is used in one variable. The rows are then the integral of the squared
         residual, for which splines converge faster than at points anywhere in the intervals.
-        Otherwise the points are low-discrepancy and added points.
+        Otherwise the points are low-discrepancy and added points of equal weights.
         """
         policy, edges, box = self.policy, edges_of(solution), self.system.box
         if len(box) == 1:
@@ -69,8 +112,9 @@ class Collocation:
             each = -(-policy.collocation_points // (edges.shape[1] - 1))
             return gauss_points(box, edges[0], min(each, POINTS_PER_INTERVAL))
         unknowns = len(solution.get_unknowns())
-        count = max(policy.collocation_points, round(policy.points_per_unknown * unknowns))
-        return torch.cat([self.points(self.inside, count, solution), self.added]), None
+        count = max(policy.collocation_points, round(POINTS_PER_UNKNOWN * unknowns))
+        points = torch.cat([self.points(self.inside, count, solution), self.added])
+        return points, ONE
 
     def blocks(
         self, field: Field, weights: tuple[float, float], solution: Field | None = None
@@ -81,38 +125,89 @@ class Collocation:
         return [*self.equations(points, solution, shares), *borders]
 
     def equations(
-        self, points: Tensor, solution: Field | None = None, shares: Tensor | None = None
+        self, points: Tensor, solution: Field | None = None, shares: Tensor = ONE
     ) -> list[Block]:
-        """Return the rows of the equations; units are those of `solution`, see `with_units`."""
+        """Return the rows of the equations, in units of `solution`."""
         inside = [Block("equation", each, points, shares=shares) for each in self.system.equations]
-        return with_units(self.weigh_corners(inside), self.system, self.sizes, solution)
+        return self.scaled(inside, solution)
 
     def borders(
         self, count: int, weights: tuple[float, float], solution: Field | None = None
     ) -> list[Block]:
         """Return the rows of conditions and observations, of these weights.
 
-        Points follow the knots of `solution`.
+        Points follow the knots of `solution`, whose units they have.
         """
-        edges = None if solution is None else edges_of(solution)
-        blocks = condition_blocks(self.system, count, *weights, edges)
-        return with_units(self.weigh_corners(blocks), self.system, self.sizes, solution)
+        return self.scaled(self._borders(count, weights, solution), solution)
 
-    def weigh_corners(self, blocks: list[Block]) -> list[Block]:
-        """Return the blocks, except observations, with smaller weights around corners."""
-        low, high = self.system.box.T
-        for corner in self.system.corners:
-            fixed, values = map(list, zip(*corner.face, strict=True))
-            reach = self.policy.corner_reach(corner.gap, corner.relation.order)
-            unknowns = {each.unknown for each in corner.relation.derivatives}
-            for number, block in enumerate(blocks):
-                contained = {each.unknown for each in block.relation.derivatives}
-                if block.kind != "data" and contained & unknowns:
-                    away = (block.points[:, fixed] - low.new_tensor(values)) / (high - low)[fixed]
-                    shares = (away.norm(dim=1) / reach).clamp(max=1) ** CORNER_POWER
-                    shares = shares if block.shares is None else block.shares * shares
-                    blocks[number] = replace(block, shares=shares)
-        return blocks
+    def _borders(
+        self, count: int, weights: tuple[float, float], solution: Field | None = None
+    ) -> list[Block]:
+        """Return the conditions at about `count` points per face, and the observations."""
+        blocks, (weight, data_weight), system = list[Block](), weights, self.system
+        edges = None if solution is None else edges_of(solution)
+        for condition in system.conditions:
+            faces, ring, partner = condition.faces, condition.periodic, None
+            if ring is not None:
+                low, high = system.box[ring].tolist()
+                faces = (((ring, low),),)
+                partner = on_face(((ring, high),), system.box, count, edges)
+            first = torch.cat([on_face(face, system.box, count, edges) for face in faces])
+            blocks.append(Block("condition", condition.relation, first, weight, partner=partner))
+        return blocks + [
+            Block("data", each.relation, each.points, data_weight, target=each.values)
+            for each in system.observations
+        ]
+
+    def scaled(self, blocks: Sequence[Block], solution: Field | None = None) -> list[Block]:
+        """Return blocks with the sizes of their terms as units, and smaller weights at corners.
+
+        Units make residuals independent of those of the user.
+        """
+        return [
+            replace(
+                each,
+                unit=self._unit(each, solution),
+                shares=each.shares * self._corner_shares(each),
+            )
+            for each in blocks
+        ]
+
+    def _unit(self, block: Block, solution: Field | None = None) -> float:
+        """Return the largest root mean square of a term |dR/du_a| times the size of u_a.
+
+        The size of a derivative is that of the unknown divided by half the extent of the box for
+        each differentiation. Slopes dR/du_a are those at random values of these sizes. With
+        `solution` they are evaluated there too, and the smaller result counts.
+        """
+        relation, fixed = block.relation, self.system.guesses()
+        half, drawn = self.system.box.diff()[:, 0] / 2, np.random.default_rng(0)
+        scale = [
+            float(self.sizes[each.unknown] / (half ** half.new_tensor(each.index)).prod())
+            for each in relation.derivatives
+        ]
+        count = len(block.points)
+        order = np.arange(count) if solution is None else drawn.permutation(count)
+        at = block.points[order[:UNIT_POINTS]]
+        values = torch.as_tensor(drawn.standard_normal((len(at), len(scale))) * scale)
+        rows = [arguments_of(at, values, fixed)]
+        if solution is not None:
+            rows.append(arguments_at(relation, solution, fixed, at))
+        terms = [np.nan_to_num(relation.slopes(each)[:, : len(scale)]) * scale for each in rows]
+        return min(float(np.sqrt(np.mean(each**2, axis=0)).max()) for each in terms) or 1.0
+
+    def _corner_shares(self, block: Block) -> Tensor:
+        """Return weights that decrease towards incompatible corners; 1 for observations."""
+        (low, high), shares = self.system.box.T, ONE
+        contained = {each.unknown for each in block.relation.derivatives}
+        for corner in self.system.corners if block.kind != "data" else ():
+            if contained & {each.unknown for each in corner.relation.derivatives}:
+                fixed, values = map(list, zip(*corner.face, strict=True))
+                gap = min(corner.gap / CORNER_FULL_GAP, 1.0)
+                reach = CORNER_RADIUS * (gap if corner.relation.order else gap**0.25)
+                away = (block.points[:, fixed] - low.new_tensor(values)) / (high - low)[fixed]
+                shares = shares * (away.norm(dim=1) / reach).clamp(max=1) ** CORNER_POWER
+        return shares
 
     def squares(self, solution: Field, constants: Tensor, points: Tensor) -> Tensor:
         """Return the sum of the squared residuals of all equations at points."""
@@ -122,13 +217,16 @@ class Collocation:
 
     def residuals(self, solution: Field, constants: Tensor) -> tuple[Residuals, Residuals]:
         """Return the residuals of equations and of conditions at new points."""
-        unseen = self.points(self.unseen, None, solution)
         # Twice the points of a face and one more lie between those of the rows.
         count = 2 * max(self.policy.boundary_points, 3 * (solution.intervals or 0)) + 1
         borders = self.borders(count, EQUAL_WEIGHTS, solution)
-        conditions = [block for block in borders if block.kind == "condition"]
-        inside = self.equations(unseen, solution)
-        return measure(inside, solution, constants), measure(conditions, solution, constants)
+        inside = self.equations(self.points(self.unseen, None, solution), solution)
+        problem, found = ResidualProblem(solution, (), constants), []
+        for blocks in (inside, [block for block in borders if block.kind == "condition"]):
+            rows = problem.evaluate(problem.unknowns, blocks, jacobian=False)
+            pairs = zip(blocks, rows, strict=True)
+            found.append(Residuals.of([(b.points, r * sqrt(len(r))) for b, (r, _) in pairs]))
+        return found[0], found[1]
 
     def change(self, solution: Field, previous: Field) -> float:
         """Return the largest relative root mean square change of an unknown."""
@@ -158,20 +256,20 @@ class ConditionWeights:
     objective is larger than that of the equation.
     """
 
-    def __init__(self, policy: EquationPolicy) -> None:
-        self.policy, self._part, self._stays = policy, 0.0, False
+    def __init__(self) -> None:
+        self._part, self._stays = 0.0, False
         #: Of conditions and of observations.
-        self.present = policy.condition_weight, policy.data_weight
+        self.present = FIRST_WEIGHTS
 
     def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
         """Set the weights of the next grid from the solution of `problem`."""
-        policy, kinds, (conditions, data) = self.policy, ("equation", "condition"), self.present
-        equation, part = (problem.loss(unknowns, kind) for kind in kinds)
-        if part > policy.incompatible_factor * equation and 0 < self._part < part:
-            conditions = max(conditions / policy.weight_growth, policy.condition_weight)
+        conditions, data = self.present
+        equation, part = (problem.loss(unknowns, kind) for kind in ("equation", "condition"))
+        if part > INCOMPATIBLE_FACTOR * equation and 0 < self._part < part:
+            conditions = max(conditions / WEIGHT_GROWTH, FIRST_WEIGHTS[0])
             self._stays = True
         elif not self._stays:
-            conditions = min(conditions * policy.weight_growth, policy.max_weight)
+            conditions = min(conditions * WEIGHT_GROWTH, MAX_WEIGHT)
         if problem.loss(unknowns, "data") > equation:
-            data = max(data / policy.weight_growth, policy.min_data_weight)
+            data = max(data / WEIGHT_GROWTH, MIN_DATA_WEIGHT)
         self.present, self._part = (conditions, data), part

@@ -8,9 +8,9 @@ residual^2. Jacobian rows are exact, see `network_jets`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
 
@@ -21,21 +21,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.engine.equations.fields import Field, Windows
-from kanrun.engine.equations.system import System, on_face
 from kanrun.engine.equations.taylor import Monomials, point_jacobian
-from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem
+from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem, Rows
 from kanrun.formulas.equations import Relation
 
 #: Smallest diagonal entries that are taken for zero in scalings.
 TINY = 1e-300
-#: Damping at which the sensitivity is measured, where other functions fit as well.
-OPEN_DAMPING = 1e-15
+#: Damping at which the sensitivity is measured, where other functions fit as well, and steps of the
+#: power method.
+OPEN_DAMPING, POWER_STEPS = 1e-15, 20
 #: Unknowns count as at least this fraction of their sizes in relative changes.
 QUIET = 1e-3
 #: Singular values below this fraction of the largest do not determine a parameter.
 SINGULAR = 1e-12
-#: Points at which the size of a term is measured, and steps of the power method.
-UNIT_POINTS, POWER_STEPS = 256, 20
+#: One number for all points.
+ZERO, ONE = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,15 @@ class Residuals:
     rms: float
     largest: float
     place: tuple[float, ...]
+
+    @classmethod
+    def of(cls, parts: Sequence[tuple[Tensor, Tensor]]) -> Residuals:
+        """Return the residuals of parts: points (rows, variables) and residuals (rows,) of each."""
+        if not parts:
+            return cls(0.0, 0.0, ())
+        points, residual = (torch.cat(each) for each in zip(*parts, strict=True))
+        at, rms = int(residual.abs().argmax()), float(residual.square().mean().sqrt())
+        return cls(rms, float(residual[at].abs()), tuple(points[at].tolist()))
 
 
 @dataclass(frozen=True)
@@ -63,10 +72,10 @@ class Block:
     relation: Relation
     points: Tensor
     weight: float = 1.0
-    target: Tensor | None = None
+    target: Tensor = ZERO
     partner: Tensor | None = None
     unit: float = 1.0
-    shares: Tensor | None = None
+    shares: Tensor = ONE
 
     @cached_property
     def monomials(self) -> Monomials:
@@ -92,12 +101,11 @@ class Block:
                 for each in self.relation.derivatives
             ]
             values = torch.stack(parts, dim=1)
-            columns = [x, values.detach(), constants.expand(len(x), -1)]
-            arguments = torch.cat(columns, dim=1).cpu().numpy()
-            residual = torch.as_tensor(self.relation.residual(arguments)).to(x)
+            arguments = arguments_of(x, values.detach(), constants)
+            residual = torch.as_tensor(self.relation.residual(arguments))
             if not jacobian:
                 return residual, x[:, :0]
-            slopes = torch.as_tensor(self.relation.slopes(arguments)).to(x)
+            slopes = torch.as_tensor(self.relation.slopes(arguments))
             by_network = point_jacobian((values * slopes[:, : len(parts)]).sum(), parameters)
         return residual, torch.cat([by_network, slopes[:, len(parts) :]], dim=1)
 
@@ -107,12 +115,8 @@ class Block:
         if self.partner is not None:
             other = self.residual(field, constants, self.partner, jacobian=jacobian)
             residual, slopes = residual - other[0], slopes - other[1]
-        if self.target is not None:
-            residual = residual - self.target
-        scale = self.scale * (
-            torch.ones_like(residual) if self.shares is None else self.shares.sqrt()
-        )
-        return residual * scale, slopes * scale[:, None]
+        scale = self.scale * self.shares.sqrt()
+        return (residual - self.target) * scale, slopes * scale[:, None]
 
 
 class ResidualProblem(Problem):
@@ -121,16 +125,16 @@ class ResidualProblem(Problem):
     def __init__(
         self, field: Field, blocks: Sequence[Block], constants: Float[Tensor, " constants"]
     ) -> None:
-        self._field, self.blocks, self._count = deepcopy(field), tuple(blocks), len(constants)
-        self.unknowns = torch.cat([field.get_unknowns(), constants])
+        self._field, self.blocks, found = deepcopy(field), tuple(blocks), field.get_unknowns()
+        self.unknowns, self._count = torch.cat([found, constants]), len(found)
 
     def solution(
         self, unknowns: Float[Tensor, " unknowns"]
     ) -> tuple[Field, Float[Tensor, " constants"]]:
         """Return the field and the parameters at `unknowns`."""
-        field = deepcopy(self._field)
-        field.set_unknowns(unknowns[: len(unknowns) - self._count])
-        return field, unknowns[len(unknowns) - self._count :].clone()
+        values, constants = unknowns.tensor_split([self._count])
+        self._field.set_unknowns(values)
+        return deepcopy(self._field), constants.clone()
 
     def residual(self, unknowns: Tensor) -> Tensor:
         return torch.cat([rows for rows, _ in self.evaluate(unknowns, jacobian=False)])
@@ -154,10 +158,16 @@ class ResidualProblem(Problem):
         self, unknowns: Tensor, blocks: Sequence[Block] | None = None, *, jacobian: bool = True
     ) -> list[tuple[Tensor, Tensor]]:
         """Return the rows of each block and their derivatives."""
-        constants = unknowns[len(unknowns) - self._count :]
-        self._field.set_unknowns(unknowns[: len(unknowns) - self._count])
+        values, constants = unknowns.tensor_split([self._count])
+        self._field.set_unknowns(values)
         chosen = self.blocks if blocks is None else blocks
         return [block.rows(self._field, constants, jacobian=jacobian) for block in chosen]
+
+
+def arguments_of(points: Tensor, values: Tensor, constants: Tensor) -> NDArray[np.float64]:
+    """Return arguments of a relation, shape (points, names), from values of its derivatives."""
+    columns = [points, values, constants.expand(len(points), -1)]
+    return torch.cat(columns, dim=1).numpy()
 
 
 def arguments_at(
@@ -167,108 +177,7 @@ def arguments_at(
     every = relation.derivatives
     found = field.derivatives(points, [each.index for each in every])
     values = found[:, [each.unknown for each in every], range(len(every))]
-    columns = [points, values, constants.expand(len(points), -1)]
-    return torch.cat(columns, dim=1).cpu().numpy()
-
-
-def measure(blocks: Sequence[Block], field: Field, constants: Tensor) -> Residuals:
-    """Return the residuals of blocks relative to their units."""
-    if not blocks:
-        return Residuals(0.0, 0.0, ())
-    blocks = [replace(each, weight=float(len(each.points))) for each in blocks]
-    problem = ResidualProblem(field, blocks, constants)
-    residual = problem.residual(problem.unknowns).detach().abs()
-    at, points = int(residual.argmax()), torch.cat([each.points for each in blocks])
-    rms = float(residual.square().mean().sqrt())
-    return Residuals(rms, float(residual[at]), tuple(points[at].tolist()))
-
-
-def condition_blocks(
-    system: System, count: int, weight: float, data_weight: float = 1.0, edges: Tensor | None = None
-) -> list[Block]:
-    """Return the conditions at about `count` points per face, and the observations."""
-    blocks = []
-    for condition in system.conditions:
-        faces, ring, partner = condition.faces, condition.periodic, None
-        if ring is not None:
-            low, high = system.box[ring].tolist()
-            faces = (((ring, low),),)
-            partner = on_face(((ring, high),), system.box, count, edges)
-        first = torch.cat([on_face(face, system.box, count, edges) for face in faces])
-        blocks.append(Block("condition", condition.relation, first, weight, partner=partner))
-    return blocks + [
-        Block("data", each.relation, each.points, data_weight, target=each.values)
-        for each in system.observations
-    ]
-
-
-def with_units(
-    blocks: Sequence[Block], system: System, sizes: Tensor, solution: Field | None = None
-) -> list[Block]:
-    """Return the blocks with the sizes of their terms as units.
-
-    This makes residuals independent of the units of the user.
-
-    Terms are measured at values of the given sizes, or at those of `solution` if they are smaller
-    there.
-    """
-    return [
-        replace(block, unit=_unit(block.relation, system, sizes, block.points, solution))
-        for block in blocks
-    ]
-
-
-def _unit(
-    relation: Relation, system: System, sizes: Tensor, points: Tensor, solution: Field | None = None
-) -> float:
-    """Return the largest root mean square of a term |dR/du_a| times the size of u_a.
-
-    The size of a derivative is that of the unknown divided by half the extent of the box for each
-    differentiation. With `solution` the slope dR/du_a is evaluated there too, and the smaller
-    result counts.
-    """
-    half, drawn = system.box.diff()[:, 0] / 2, np.random.default_rng(0)
-    scale = [
-        float(sizes[each.unknown] / (half ** half.new_tensor(each.index)).prod())
-        for each in relation.derivatives
-    ]
-    order = np.arange(len(points)) if solution is None else drawn.permutation(len(points))
-    at = points[order[:UNIT_POINTS]]
-    fixed = system.guesses()
-    values = drawn.standard_normal((len(at), len(scale))) * scale
-    columns = [at, torch.as_tensor(values), fixed.expand(len(at), -1)]
-    rows = [torch.cat(columns, dim=1).cpu().numpy()]
-    if solution is not None:
-        rows.append(arguments_at(relation, solution, fixed, at))
-    terms = [np.nan_to_num(relation.slopes(each)[:, : len(scale)]) * scale for each in rows]
-    return min(float(np.sqrt(np.mean(each**2, axis=0)).max()) for each in terms) or 1.0
-
-
-def estimate_sizes(
-    system: System, points: Float[Tensor, "points variables"], count: int = 60
-) -> Float[Tensor, " unknowns"]:
-    """Estimate the magnitude of each unknown from observations and conditions.
-
-    If those are zero, the source terms of the equations at `points` count; 1 by default.
-    """
-    sizes = torch.zeros(len(system.vocabulary.unknowns), dtype=points.dtype)
-    known = [block for block in condition_blocks(system, count, 1.0) if block.partner is None]
-    for blocks in (known, [Block("equation", each, points) for each in system.equations]):
-        if bool((sizes > 0).any()):
-            break
-        for block in blocks:
-            values, relation = block.target, block.relation
-            if values is None:  # The residual if all unknowns are zero.
-                fixed = system.guesses().expand(len(block.points), -1)
-                zeros = block.points.new_zeros(len(block.points), len(relation.derivatives))
-                arguments = torch.cat([block.points, zeros, fixed], dim=1).cpu().numpy()
-                values = torch.as_tensor(np.nan_to_num(relation.residual(arguments)))
-            if (largest := float(values.abs().max())) > 0:
-                size = largest / _unit(relation, system, torch.ones_like(sizes), block.points)
-                for each in relation.derivatives:
-                    sizes[each.unknown] = max(float(sizes[each.unknown]), size)
-    largest = float(sizes.max()) or 1.0
-    return torch.where(sizes > 0, sizes, largest).to(system.box)
+    return arguments_of(points, values, constants)
 
 
 def standard_errors(
@@ -313,20 +222,21 @@ def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variable
             parts.append(point_jacobian(values.sum(), parameters) / max(rms, size * QUIET))
     moved = torch.cat(parts) / sqrt(len(points))
     moved = torch.nn.functional.pad(moved, (0, len(problem.unknowns) - moved.shape[1]))
-    return largest_response(problem.linearise(problem.unknowns), lambda d: moved.T @ (moved @ d))
+    return largest_response(problem.linearise(problem.unknowns), DenseRows(moved))
 
 
-def largest_response(linear: Linearisation, image: Callable[[Tensor], Tensor]) -> float:
-    """Return the largest singular value of U J^+ by the power method; `image` multiplies by U^T U.
+def largest_response(linear: Linearisation, relative: Rows) -> float:
+    """Return the largest singular value of U J^+ by the power method.
 
-    U holds the derivatives of the relative unknowns by the parameters, J those of the residuals.
-    Values up to 1e7 occur if many functions make the residuals small: underdetermined equations.
+    U (`relative`) holds the derivatives of the relative unknowns by the parameters, J those of the
+    residuals. Values up to 1e7 occur if many functions make the residuals small: underdetermined
+    equations.
     """
     solve = NormalEquations(linear).solver(OPEN_DAMPING)
     drawn = torch.linspace(1, 2, linear.rows.unknowns, dtype=linear.residual.dtype)
     largest = 0.0
     for _ in range(POWER_STEPS):
-        drawn = solve(image(drawn))
+        drawn = solve(relative.transposed(relative.times(drawn)))
         largest = float(drawn.norm())
         drawn = drawn / largest
     return sqrt(largest)

@@ -32,12 +32,29 @@ from kanrun.engine.equations.policy import (
     Solution,
 )
 from kanrun.engine.equations.residuals import ResidualProblem, sensitivity, standard_errors
-from kanrun.engine.equations.starting_fields import InitialGuesses, insert_knots, with_polynomials
+from kanrun.engine.equations.starting_fields import (
+    COARSE,
+    LM,
+    MAX_UNKNOWNS,
+    InitialGuesses,
+    insert_knots,
+    with_polynomials,
+)
 from kanrun.engine.equations.system import System
 from kanrun.engine.equations.tensor_solution import solve_directly
-from kanrun.engine.least_squares import minimise
+from kanrun.engine.least_squares import StoppingCriteria, minimise
 from kanrun.monitoring import report_progress, time_limit_reached
 
+#: A relative decrease at which steps end on the last planned grid and on finer ones.
+STAGE_RTOL = 1e-3
+#: First damping on a refined grid if unknowns are linear in the coefficients. A larger one holds
+#: back smooth changes, which the equation of a beam hardly sees next to those of single splines.
+DAMPING_IF_LINEAR = 1e-12
+#: No grid follows once the residual is below this fraction of the difference from the observations,
+#: and the last one changed the solution by no more than `SETTLED_CHANGE`.
+NOISE_FRACTION, SETTLED_CHANGE = 0.25, 1e-3
+#: Change between grids at which refinement stops, in one variable and in several.
+ENOUGH_CHANGE = 1e-9, 1e-6
 #: Terms that are added where the sensitivity is measured.
 TERMS_ADDED = 2
 #: Points at which the sensitivity is measured.
@@ -54,7 +71,7 @@ class BoxSolver:
         self._began = time.process_time()
         self.rows = Collocation(system, policy, generator)
         self.guesses = InitialGuesses(self.rows, ansatz, generator)
-        self.weights = ConditionWeights(policy)
+        self.weights = ConditionWeights()
 
     def stages(self, first: Field | None) -> Iterator[EquationStage]:
         """Solve grid by grid from a `first` guess.
@@ -95,33 +112,32 @@ class BoxSolver:
 
     def _may_double(self, solution: Field) -> bool:
         count = 2 * len(solution.get_unknowns())
-        return solution.intervals is not None and count <= self.policy.max_unknowns
+        return solution.intervals is not None and count <= MAX_UNKNOWNS
 
     def _is_enough(self, stage: EquationStage) -> bool:
         """Return whether no finer grid is worth it."""
-        policy, rms, change = self.policy, stage.equation.rms, stage.change
+        rms, change = stage.equation.rms, stage.change
         if not isfinite(rms):
             return True
         if change is None:
             return False
-        enough = policy.enough_change[len(self.system.box) > 1]
-        noise = rms <= policy.noise_fraction * stage.data and change <= policy.settled_change
+        enough = ENOUGH_CHANGE[len(self.system.box) > 1]
+        noise = rms <= NOISE_FRACTION * stage.data and change <= SETTLED_CHANGE
         return noise or (self.ansatz.grows and change <= enough)
 
     def _solve(
         self, solution: Field, constants: Tensor, *, coarse: bool, previous: Field | None
     ) -> tuple[EquationStage, ResidualProblem]:
         """Solve on one grid; return its record and the problem."""
-        policy, rows = self.policy, self.rows
+        rows, steps = self.rows, self.policy.steps
         blocks = rows.blocks(solution, self.weights.present, solution)
         problem = ResidualProblem(solution, blocks, constants)
-        stopping = policy.stage
-        if coarse:
-            steps = min(policy.coarse.max_steps, policy.stage.max_steps)
-            stopping = replace(policy.coarse, max_steps=steps)
+        stopping = replace(COARSE, max_steps=min(COARSE.max_steps, steps))
+        if not coarse:
+            stopping = StoppingCriteria(max_steps=steps, rtol=STAGE_RTOL)
         linear = previous is not None and solution.form.factors == 1
-        damping = policy.damping_if_linear if linear else policy.lm.damping
-        state, steps = minimise(problem, policy.lm, stopping, damping, ended=time_limit_reached)
+        damping = DAMPING_IF_LINEAR if linear else LM.damping
+        state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
         equation, conditions = rows.residuals(found, constants)
         errors, inflation = standard_errors(problem, state.unknowns)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.collocation import EQUAL_WEIGHTS, FIRST_WEIGHTS, Collocation
 from kanrun.engine.equations.fields import (
     Field,
     edges_of,
@@ -25,9 +25,9 @@ from kanrun.engine.equations.fields import (
     spline_field,
 )
 from kanrun.engine.equations.policy import Ansatz
-from kanrun.engine.equations.residuals import Block, ResidualProblem, condition_blocks, with_units
+from kanrun.engine.equations.residuals import Block, ResidualProblem
 from kanrun.engine.layers import SplineLayer
-from kanrun.engine.least_squares import minimise
+from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import (
     Grid,
@@ -54,6 +54,14 @@ RANDOM_IF_SEPARATED = 5
 START_SIZES = (0.02, 0.5)
 #: Largest relative difference from the initial values on the first grid.
 INITIAL_VALUE_TOLERANCE = 1e-3
+#: Unknowns of a small network.
+SMALL_NETWORK = 100
+#: Unknowns of a grid that follows automatically, and terms of given initial values, at most.
+MAX_UNKNOWNS, MAX_TERMS = 1000, 16
+#: Steps of all grids; stopping criteria on coarser grids than the last one, and a relative decrease
+#: at which steps of a race end.
+LM = LMPolicy(damping=1e-4, min_damping=1e-15, damping_search=False, max_trials=12)
+COARSE, START_RTOL = StoppingCriteria(max_steps=15, rtol=1e-2), 1e-2
 #: Margin of a new hidden grid beyond the activations, and the fraction that they must fill of an
 #: old one.
 MARGIN, FILLED = 0.1, 0.5
@@ -149,11 +157,10 @@ class InitialGuesses:
         if form.separated and (started := self._decomposed_values()) is not None:
             return started, self.guesses
         inside = self.rows.points(self.rows.inside, policy.start_points)
-        weights = policy.condition_weight, policy.data_weight
-        borders = self.rows.borders(policy.boundary_points, weights)
+        borders = self.rows.borders(policy.boundary_points, FIRST_WEIGHTS)
         blocks = [*self.rows.equations(inside), *borders]
         first = self._random()
-        is_small = len(first.get_unknowns()) <= policy.small_network
+        is_small = len(first.get_unknowns()) <= SMALL_NETWORK
         small = not one and not form.separated and is_small
         rounds = policy.rounds_if_small if small else policy.rounds
         special = list[Field]()
@@ -180,8 +187,8 @@ class InitialGuesses:
     ) -> tuple[float, Field, Tensor]:
         """Return objective, field and parameters after some steps; infinity if not finite."""
         problem = ResidualProblem(candidate, blocks, constants)
-        stopping = replace(self.policy.start, max_steps=steps)
-        state, _ = minimise(problem, self.policy.lm, stopping, ended=time_limit_reached)
+        stopping = StoppingCriteria(max_steps=steps, rtol=START_RTOL)
+        state, _ = minimise(problem, LM, stopping, ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
         inside = self.rows.points(self.rows.inside, self.policy.start_points)
         return state.loss, self.with_fitted_grids(found, inside), constants
@@ -227,7 +234,7 @@ class InitialGuesses:
             with torch.no_grad():
                 error = float((field(at) - wanted).norm() / wanted.norm())
             finer = 2 * len(field.get_unknowns())
-            if error <= INITIAL_VALUE_TOLERANCE or finer > self.policy.max_unknowns:
+            if error <= INITIAL_VALUE_TOLERANCE or finer > MAX_UNKNOWNS:
                 return field
             intervals *= 2
 
@@ -243,7 +250,7 @@ class InitialGuesses:
             for value, size in zip(given, sizes, strict=True)
         ]
         needed = max(int((s > INITIAL_VALUE_TOLERANCE * s[0]).sum()) for _, s, _ in parts)
-        most = self.policy.max_terms if self.ansatz.free_terms else form.terms
+        most = MAX_TERMS if self.ansatz.free_terms else form.terms
         form = replace(form, terms=max(1, min(needed, most)))
         values = at.new_ones(len(at), form.unknowns, form.terms, 3)
         for unknown, (left, s, right) in enumerate(parts):
@@ -261,13 +268,13 @@ class InitialGuesses:
         """
         policy, found = self.policy, list[Field]()
         points, shares = self.rows.collocation(field)
-        borders = self.rows.borders(policy.boundary_points, (policy.condition_weight,) * 2)
+        borders = self.rows.borders(policy.boundary_points, FIRST_WEIGHTS)
         for order in (self.system.order, 1):
             relations = self.system.bends(order)
             bends = [Block("equation", each, points, shares=shares) for each in relations]
-            blocks = [*with_units(bends, self.system, self.rows.sizes), *borders]
+            blocks = [*self.rows.scaled(bends), *borders]
             problem = ResidualProblem(field, blocks, self.guesses)
-            state, _ = minimise(problem, policy.lm, policy.coarse)
+            state, _ = minimise(problem, LM, COARSE)
             found.append(problem.solution(state.unknowns)[0])
         return found
 
@@ -277,7 +284,7 @@ class InitialGuesses:
         Second derivatives are zero beyond a grid, so no activation may lie there; nor may a grid be
         much too wide.
         """
-        blocks = condition_blocks(self.system, self.policy.boundary_points, 1.0)
+        blocks = self.rows.borders(self.policy.boundary_points, EQUAL_WEIGHTS)
         inner = solution.inner(torch.cat([points, *(block.points for block in blocks)]))
         if solution.network.covers(inner, FILLED):
             return solution

@@ -6,8 +6,8 @@ tensors, and products are truncated products of polynomials. A univariate functi
 Taylor series (Faa di Bruno's formula as composed series; Griewank and Walther, Evaluating
 Derivatives, ch. 13). A jet is a tensor (components, points, width).
 
-Every point has its own copy of the parameters, so that reverse mode gives the Jacobian of all points
-at once: values at a point depend on the copy of that point alone.
+Every point has its own copy of the parameters, so that reverse mode gives the Jacobian of all
+points at once: values at a point depend on the copy of that point alone.
 """
 
 from __future__ import annotations

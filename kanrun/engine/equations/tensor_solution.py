@@ -39,11 +39,15 @@ from kanrun.engine.equations.tensor_splines import (
     NONLINEAR_DAMPING,
     TensorProblem,
     TensorSpace,
+    block_at,
     first_guess,
+    patch_at,
     patches,
 )
-from kanrun.engine.least_squares import minimise
+from kanrun.engine.least_squares import StackedRows, minimise
+from kanrun.engine.least_squares.banded import ElementRows
 from kanrun.errors import TrainingFailed
+from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import report_progress, time_limit_reached
 
 #: Products below this fraction of the estimated error do not count; without an estimate, products
@@ -85,7 +89,7 @@ class TensorSolver:
     def __init__(
         self, system: System, policy: EquationPolicy, generator: Generator, first: Field | None
     ) -> None:
-        self.system, self.steps, self.field = system, policy.stage.max_steps, first
+        self.system, self.steps, self.field = system, policy.steps, first
         self.rows = Collocation(system, policy, generator)
         self.box, self.count = system.box.tolist(), len(system.vocabulary.unknowns)
         rings = {each.periodic for each in system.conditions}
@@ -189,21 +193,17 @@ class TensorSolver:
     def sensitivity(self) -> float:
         """Return `EquationStage.sensitivity` by the power method, in units of the solution."""
         assert self.problem is not None  # An invariant: a grid was solved.
-        space, coefficients = self.problem.space, self.problem.coefficients(self.vector)
-        products, index = [_mean_products(axis) for axis in space.axes], space.index
+        space, vector, names = self.problem.space, self.vector.numpy(), self.system.vocabulary
+        values = [parse_relation(f"{name} = 0", names) for name in names.unknowns]
         parts = patches(self.rows, space, self.rule, self.field)
-        linear = TensorProblem(space, parts, coefficients).linearise(self.vector)
-        squares = [np.einsum("xy,xa,yb,ab->", c, *products, c, optimize=True) for c in coefficients]
-        least = np.square(QUIET * self.rows.sizes.numpy())
-        size = np.sqrt(np.maximum(squares, least))[:, None, None]
-
-        def image(d: Tensor) -> Tensor:
-            along = np.tensordot(d.numpy()[index] / size**2, products[1], 1)
-            found = np.empty(space.size)
-            found[index] = np.einsum("xa,uay->uxy", products[0], along)
-            return torch.as_tensor(found)
-
-        return largest_response(linear, image)
+        linear = TensorProblem(space, parts, self.problem.coefficients(self.vector))
+        blocks, inside = list[ElementRows](), space.places(*self.rule)
+        for relation, quiet in zip(values, QUIET * self.rows.sizes, strict=True):
+            patch = patch_at(space, inside, block_at("equation", relation, inside))
+            size = max(float(np.linalg.norm(patch.residual(vector))), float(quiet))
+            blocks.append(replace(patch, scale=patch.scale / size).rows(vector))
+        relative = StackedRows(lambda: blocks, space.size)
+        return largest_response(linear.linearise(self.vector), relative)
 
     def _field(self, least: float) -> Field:
         """Return the sum of products larger than `least`, by singular value decompositions.
@@ -236,25 +236,10 @@ class TensorSolver:
 
 
 def _residuals(parts: Sequence[Patch], vector: Array) -> Residuals:
-    """Return the residuals of patches relative to their units."""
-    if not parts:
-        return Residuals(0.0, 0.0, ())
-    rows = [np.abs(each.residual(vector)) * sqrt(len(each.points)) for each in parts]
-    found, points = np.concatenate(rows), np.concatenate([each.points for each in parts])
-    at, rms = (
-        int(found.argmax()),
-        sqrt(sum(float(each @ each) / len(each) for each in rows) / len(rows)),
-    )
-    return Residuals(rms, float(found[at]), tuple(points[at].tolist()))
-
-
-def _mean_products(axis: Space) -> Array:
-    """Return the means of all products of two functions of an axis."""
-    values, numbers = axis.basis(axis.gauss_points.ravel(), 0)
-    dense = np.zeros((len(values), axis.functions))
-    np.put_along_axis(dense, numbers, values, axis=1)
-    found: Array = dense.T @ (dense * axis.gauss_weights.reshape(-1, 1))
-    return found
+    """Return the residuals of patches relative to their units; all patches weigh the same."""
+    scale = sqrt(sum(len(each.points) for each in parts) / max(len(parts), 1))
+    every = [(each.points, each.residual(vector) * scale) for each in parts]
+    return Residuals.of([(torch.as_tensor(at), torch.as_tensor(found)) for at, found in every])
 
 
 def solve_directly(

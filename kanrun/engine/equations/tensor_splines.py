@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import Field
-from kanrun.engine.equations.residuals import Block, with_units
+from kanrun.engine.equations.residuals import Block
 from kanrun.engine.equations.space import Array, Index, Patch, Space
 from kanrun.engine.equations.system import Face, System
 from kanrun.engine.least_squares import (
@@ -175,25 +175,24 @@ def patches(
 ) -> list[Patch]:
     """Return the equations and the conditions of `rows` at the nodes of all cells and faces.
 
-    Periodic conditions are those of the space. Units are those of `solution`, see `with_units`.
+    Periodic conditions are those of the space. Units are those of `solution`.
     Other `equations` take the place of those of the system.
     """
     system, found = rows.system, list[tuple[Block, list[Places]]]()
     inside = space.places(*rule)
     for relation in system.equations if equations is None else equations:
-        found.append((_block("equation", relation, inside), inside))
+        found.append((block_at("equation", relation, inside), inside))
     for condition in system.conditions:
         for face in condition.faces:
             places = space.places(*rule, face)
-            block = _block("condition", condition.relation, places)
+            block = block_at("condition", condition.relation, places)
             found.append((replace(block, weight=condition_weight), places))
-    blocks = with_units(
-        rows.weigh_corners([block for block, _ in found]), system, rows.sizes, solution
-    )
-    return [_patch(space, places, each) for each, (_, places) in zip(blocks, found, strict=True)]
+    blocks = rows.scaled([block for block, _ in found], solution)
+    return [patch_at(space, places, each) for each, (_, places) in zip(blocks, found, strict=True)]
 
 
-def _patch(space: TensorSpace, places: Sequence[Places], block: Block) -> Patch:
+def patch_at(space: TensorSpace, places: Sequence[Places], block: Block) -> Patch:
+    """Return a block at places of both variables as a patch."""
     bases, known = dict[str, tuple[Array, Array]](), dict[tuple[int, int], Array]()
     for each in block.relation.derivatives:
         first, *others = each.index
@@ -202,12 +201,12 @@ def _patch(space: TensorSpace, places: Sequence[Places], block: Block) -> Patch:
                 known[axis, order] = space.axes[axis].elements(places[axis].at, order, 0)
         bases[each.name] = known[0, first], known[1, sum(others)]
     pattern = Pattern(torch.as_tensor(space.local(places)), space.size)
-    assert block.shares is not None  # An invariant: blocks have quadrature weights.
     scale = block.scale * block.shares.sqrt().numpy()
     return Patch(block.relation, block.points.numpy(), pattern, bases, scale)
 
 
-def _block(kind: str, relation: Relation, places: Sequence[Places]) -> Block:
+def block_at(kind: str, relation: Relation, places: Sequence[Places]) -> Block:
+    """Return a relation at all products of places of both variables."""
     x, y = places
     at = np.broadcast_arrays(x.at[:, None, :, None], y.at[None, :, None, :])
     shares = (x.shares[:, None, :, None] * y.shares[None, :, None, :]).ravel()
