@@ -215,7 +215,7 @@ class Marcher:
         largest = found.max() or 1.0
         self.sizes = np.where(found > policy.smallest_size * largest, found, largest)
         if system.variables == 1:
-            return EvolvingState(Space.constant(system.walls), every)
+            return EvolvingState(Space.constant(), every)
         low, high = float(self.places[0]), float(self.places[-1])
         breakpoints = np.linspace(low, high, self._fewest(policy.first_intervals, march.end) + 1)
         breakpoints = with_kinks(breakpoints, kinks_of(system, 0))

@@ -1,22 +1,17 @@
-"""Splines of one variable with conditions built in, and residuals at products of points.
+"""Splines of one variable with conditions built in.
 
 The splines of a window are periodic, or combinations of clamped B-splines that satisfy linear
-homogeneous conditions at both ends. An equation without a space variable has the space of one
-constant function. Interval e holds the functions e to e + degree; the band matrices of a window
-follow from that.
-
-In two variables u = offset + sum_ij c_ij X_i(x) Y_j(y). The rows of one cell depend on the
-functions of that cell alone, so that normal equations are banded. With splines of both variables
-these are tensor products; with polynomials of time as Y, windows of an evolution equation.
+homogeneous conditions at both ends. An equation in one variable has the space of one constant
+function for the other. Interval e holds the functions e to e + degree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
 from math import pi
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,23 +19,21 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from kanrun.engine.equations.system import System, highest_orders
-from kanrun.engine.least_squares.banded import (
-    ElementRows,
-    GaussNewton,
-    Pattern,
-)
+from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern
 from kanrun.engine.splines import Grid, local_basis
-from kanrun.formulas.equations import Relation
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
+#: Nodes of [-1, 1] in each interval, and their weights, whose sum is 2.
+Rule = tuple[Array, Array]
+#: Homogeneous linear conditions of an unknown at both ends, or None. Entry (i, r) is the factor of
+#: the derivative of order r in condition i.
+Walls = tuple[Array | None, Array | None]
 
 #: Degree of the splines and of the polynomials of time.
 DEGREE = 7
-#: Gauss points per interval of the equations.
-GAUSS_POINTS = 4
-#: Gauss points per interval of a projection onto splines.
-PROJECTION_POINTS = 10
+#: Gauss points per interval of the equations, and of a projection onto splines.
+GAUSS_POINTS, PROJECTION_POINTS = 4, 10
 #: Fraction of the breakpoints that follow |d^4 u / dx^4|^(1/4), the density of breakpoints at which
 #: splines have equal errors; the others are equally spaced.
 ADAPTED = 0.7
@@ -50,25 +43,41 @@ DENSITY_POINTS, DENSITY_WIDTH = 8, 1
 
 
 @dataclass(frozen=True)
+class Places:
+    """Points of one variable, shape (intervals, nodes), and the functions of their intervals.
+
+    Attributes:
+        functions: Numbers of these functions, shape (intervals, local).
+        shares: Quadrature weights whose sum is 1.
+        values: Derivatives of the functions by the order and the unknown whose conditions are built
+            in, shape (intervals, nodes, local).
+    """
+
+    at: Array
+    functions: Index
+    shares: Array
+    values: Callable[[int, int], Array]
+
+
+@dataclass(frozen=True, eq=False)
 class Space:
     """Splines on `breakpoints` (intervals + 1,).
 
     Attributes:
-        walls: For each unknown its homogeneous linear conditions at both ends, or None. Entry
-            (i, r) is the factor of the derivative of order r in condition i.
-        periodic: Whether the splines are periodic; they have no conditions then.
+        walls: Conditions of each unknown; periodic splines have none.
+        periodic: Whether the splines are periodic.
         degree: `DEGREE`, or 0 for one constant function on one interval.
     """
 
     breakpoints: Array
-    walls: tuple[tuple[Array | None, Array | None], ...]
+    walls: tuple[Walls, ...]
     periodic: bool = False
     degree: int = DEGREE
 
     @classmethod
-    def constant(cls, walls: tuple[tuple[Array | None, Array | None], ...]) -> Space:
+    def constant(cls) -> Space:
         """Return the space of one constant function on [0, 1]."""
-        return cls(np.array([0.0, 1.0]), walls, degree=0)
+        return cls(np.array([0.0, 1.0]), (), degree=0)
 
     @property
     def intervals(self) -> int:
@@ -89,12 +98,6 @@ class Space:
         return Grid(torch.as_tensor(np.concatenate([left, ends, right]))[None], degree)
 
     @cached_property
-    def local(self) -> Index:
-        """Numbers of the functions of each interval, shape (intervals, degree + 1)."""
-        first, below = np.arange(self.intervals)[:, None], np.arange(self.degree + 1)
-        return (first + below) % self.functions
-
-    @cached_property
     def order(self) -> Index:
         """Place of each function: 0, n-1, 1, n-2, ... if periodic, so that the cycle is a band."""
         places = np.arange(self.functions)
@@ -102,60 +105,38 @@ class Space:
             places = np.minimum(2 * places, 2 * (self.functions - 1 - places) + 1)
         return places
 
-    @cached_property
-    def _kept(self) -> dict[tuple[str, int, int], Any]:
-        """Patterns and bases of this space, which many windows share."""
-        return {}
-
-    def pattern(self, block: int) -> Pattern:
-        """Return the unknowns of each interval if every function has `block` of them."""
-        key = "pattern", block, 0
-        if key not in self._kept:
-            numbers = np.arange(self.intervals)[:, None] + np.arange(self.degree + 1)
-            places = self.order[numbers % self.functions]
-            index = (places[..., None] * block + np.arange(block)).reshape(self.intervals, -1)
-            self._kept[key] = Pattern(torch.as_tensor(index), self.functions * block)
-        return self._kept[key]  # type: ignore[no-any-return]
-
     def basis(self, x: Array, derivative: int) -> tuple[Array, Index]:
         """Return the derivatives of the functions at x (points,), and their numbers."""
         values, interval = local_basis(torch.as_tensor(x)[:, None], self.grid, derivative)
-        return values[:, 0].numpy(), self.local[interval[:, 0].numpy()]
+        numbers = interval.numpy() + np.arange(self.degree + 1)
+        return values[:, 0].numpy(), numbers % self.functions
 
     def points(self, nodes: Array) -> Float[Array, "intervals nodes"]:
         """Return nodes of [-1, 1] in each interval."""
         shares = (nodes + 1) / 2
         return self.breakpoints[:-1, None] + np.diff(self.breakpoints)[:, None] * shares
 
-    def gauss_basis(self, derivative: int, unknown: int) -> Float[Array, "intervals nodes local"]:
-        """Return `elements` at the Gauss points of each interval."""
-        key = "basis", derivative, unknown
-        if key not in self._kept:
-            self._kept[key] = self.elements(self.gauss_points, derivative, unknown)
-        return self._kept[key]  # type: ignore[no-any-return]
-
-    @cached_property
-    def gauss_points(self) -> Float[Array, "intervals nodes"]:
-        return self.points(self._gauss_rule[0])
-
-    @cached_property
-    def _gauss_rule(self) -> tuple[Array, Array]:
-        return np.polynomial.legendre.leggauss(GAUSS_POINTS if self.degree else 1)
-
-    @cached_property
-    def gauss_weights(self) -> Float[Array, "intervals nodes"]:
-        """Return weights of the Gauss points whose sum is 1."""
+    def places(self, rule: Rule, fixed: float | None = None) -> Places:
+        """Return the nodes of a rule in each interval, or one `fixed` point."""
+        nodes, weights = rule
         widths = np.diff(self.breakpoints) / (self.breakpoints[-1] - self.breakpoints[0])
-        shares: Array = widths[:, None] * self._gauss_rule[1] / 2
-        return shares
+        at, shares = self.points(nodes), widths[:, None] * weights / 2
+        if fixed is not None or not self.degree:
+            at, shares = np.array([[fixed or 0.0]]), np.ones((1, 1))
+        values = cache(partial(self._values, at))
+        return Places(at, self.basis(at[:, 0], 0)[1], shares, values)
 
-    def elements(
+    @cached_property
+    def gauss(self) -> Places:
+        """Gauss points of each interval."""
+        return self.places(np.polynomial.legendre.leggauss(GAUSS_POINTS))
+
+    def _values(
         self, x: Float[Array, "intervals nodes"], derivative: int, unknown: int
     ) -> Float[Array, "intervals nodes local"]:
-        """Return the derivatives at points of each interval, conditions of `unknown` built in."""
-        values, _ = self.basis(x.reshape(-1), derivative)
-        shaped = values.reshape(*x.shape, self.degree + 1)
-        for side, count, follow in self._eliminated[unknown]:
+        """Return `Places.values`."""
+        shaped = self.basis(x.reshape(-1), derivative)[0].reshape(*x.shape, -1)
+        for side, count, follow in self._eliminated[unknown] if self.walls else ():
             turned = shaped[::-1, :, ::-1] if side else shaped
             for interval in range(min(count, self.intervals)):
                 near = turned[interval, :, : count - interval]
@@ -173,7 +154,7 @@ class Space:
         found: list[list[tuple[int, int, Array]]] = [[] for _ in self.walls]
         for each, ends in zip(found, self.walls, strict=True):
             for side, rows in enumerate(ends):
-                if rows is None or self.periodic:
+                if rows is None:
                     continue
                 (count, orders), wall = rows.shape, self.breakpoints[[-side]]
                 at_wall = np.stack([self.basis(wall, order)[0][0] for order in range(orders)])
@@ -185,7 +166,7 @@ class Space:
 
     def complete(self, coefficients: Array, unknown: int) -> Array:
         """Return coefficients (functions, ...) with the eliminated ones set, in place."""
-        for side, count, follow in self._eliminated[unknown]:
+        for side, count, follow in self._eliminated[unknown] if self.walls else ():
             turned = coefficients[::-1] if side else coefficients
             turned[:count] = np.tensordot(follow, turned[count : count + follow.shape[1]], 1)
         return coefficients
@@ -198,12 +179,12 @@ class Space:
 
     def project(self, function: Callable[[Array], Array], unknown: int) -> Array:
         """Return the coefficients (functions, ...) of the least squares fit of a function."""
-        nodes, weights = np.polynomial.legendre.leggauss(PROJECTION_POINTS)
-        x = self.points(nodes)
-        shares = np.sqrt(weights * np.diff(self.breakpoints)[:, None])
-        rows = torch.as_tensor(self.elements(x, 0, unknown) * shares[..., None])
-        newton = GaussNewton.of(ElementRows(self.pattern(1), rows))
-        values = function(x.ravel()).reshape(x.size, -1) * shares.reshape(-1, 1)
+        places = self.places(np.polynomial.legendre.leggauss(PROJECTION_POINTS))
+        pattern = Pattern(torch.as_tensor(self.order[places.functions]), self.functions)
+        roots = np.sqrt(places.shares)
+        rows = torch.as_tensor(places.values(0, unknown) * roots[..., None])
+        newton = GaussNewton.of(ElementRows(pattern, rows))
+        values = function(places.at.ravel()).reshape(roots.size, -1) * roots.reshape(-1, 1)
         found = [-newton.step(column) for column in torch.as_tensor(values).T]
         solved = torch.stack(found, dim=-1).numpy()[self.order]
         return self.complete(solved, unknown)
@@ -275,63 +256,3 @@ def _widened(density: Array, *, periodic: bool) -> Array:
     width = DENSITY_POINTS * DENSITY_WIDTH + 1
     found: Array = uniform_filter1d(maximum_filter1d(density, width, mode=mode), width, mode=mode)
     return found
-
-
-@dataclass(frozen=True)
-class Patch:
-    """Relation at all products of points of x and y.
-
-    Attributes:
-        points: Points in the order of cells of x, cells of y, points of x, points of y.
-        pattern: Unknowns of each cell.
-        bases: Values of the functions of x and of y for each derivative by its name, shape (cells,
-            points, functions).
-        scale: Factors from residuals to rows, shape (points,).
-        offsets: Derivatives of the offset by their names, shape (points,); 0 where missing.
-    """
-
-    relation: Relation
-    points: Array
-    pattern: Pattern
-    bases: Mapping[str, tuple[Array, Array]]
-    scale: Array
-    offsets: Mapping[str, Array] = field(default_factory=dict)
-
-    def arguments(self, vector: Array) -> Array:
-        """Return the arguments of the relation at a vector of coefficients, (points, names)."""
-        columns = [self.points]
-        for each in self.relation.derivatives:
-            x, y = self.bases[each.name]
-            shape = len(x), len(y), x.shape[2], y.shape[2], -1
-            local = vector[self.pattern.index.numpy()].reshape(shape)[..., each.unknown]
-            found = (x[:, None] @ local @ y.swapaxes(1, 2)).ravel()
-            columns.append((found + self.offsets.get(each.name, 0.0))[:, None])
-        return np.concatenate(columns, axis=1)
-
-    def residual(self, vector: Array) -> Float[Array, " points"]:
-        """Return the rows at a vector of coefficients."""
-        with np.errstate(all="ignore"):
-            found: Array = self.relation.residual(self.arguments(vector)) * self.scale
-        return found
-
-    def rows(self, vector: Array) -> ElementRows:
-        """Return the derivatives of the rows by the coefficients."""
-        with np.errstate(all="ignore"):
-            slopes = self.relation.slopes(self.arguments(vector)) * self.scale[:, None]
-        # Derivatives that share their functions of y are summed before these multiply them.
-        sums = dict[int, dict[int, tuple[Array, Array]]]()
-        for number, each in enumerate(self.relation.derivatives):
-            x, y = self.bases[each.name]
-            shape = len(x), len(y), x.shape[1], y.shape[1], x.shape[2]
-            factor = slopes[:, number].reshape(*shape[:4], 1)
-            of_unknown = sums.setdefault(each.unknown, {})
-            total, _ = of_unknown.get(id(y), (0.0, y))
-            of_unknown[id(y)] = total + factor * x[:, None, :, None], y
-        cells, terms = self.pattern.index.shape
-        unknowns = terms // (shape[4] * y.shape[2])
-        found = np.zeros((*shape, y.shape[2], unknowns))
-        for unknown, pairs in sums.items():
-            totals = np.stack([total for total, _ in pairs.values()], axis=-1)
-            along = np.stack([y for _, y in pairs.values()], axis=-2)
-            found[..., unknown] = totals @ along[:, None]
-        return ElementRows(self.pattern, torch.as_tensor(found.reshape(cells, -1, terms)))

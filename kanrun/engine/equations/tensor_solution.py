@@ -27,16 +27,23 @@ from kanrun.engine.equations.policy import (
     Solution,
 )
 from kanrun.engine.equations.residuals import Residuals, largest_response
-from kanrun.engine.equations.space import DEGREE, Array, Patch, Space, kinks_of, with_kinks
+from kanrun.engine.equations.space import (
+    DEGREE,
+    GAUSS_POINTS,
+    Array,
+    Space,
+    kinks_of,
+    with_kinks,
+)
 from kanrun.engine.equations.starting_fields import split_intervals
 from kanrun.engine.equations.system import System
 from kanrun.engine.equations.tensor_splines import (
     DAMPING,
     FINER,
     FIRST,
-    GAUSS_POINTS,
     LM,
     NONLINEAR_DAMPING,
+    Patch,
     TensorProblem,
     TensorSpace,
     block_at,
@@ -181,8 +188,8 @@ class TensorSolver:
         return found
 
     def _space(self, breakpoints: Sequence[Array]) -> TensorSpace:
-        pairs, walls = zip(breakpoints, self.periodic, strict=True), ((None, None),)
-        x, y, *_ = *(Space(each, walls, ring) for each, ring in pairs), Space.constant(walls)
+        pairs = zip(breakpoints, self.periodic, strict=True)
+        x, y, *_ = *(Space(each, (), ring) for each, ring in pairs), Space.constant()
         return TensorSpace((x, y), self.count)
 
     @property
@@ -197,9 +204,10 @@ class TensorSolver:
         values = [parse_relation(f"{name} = 0", names) for name in names.unknowns]
         parts = patches(self.rows, space, self.rule, self.field)
         linear = TensorProblem(space, parts, self.problem.coefficients(self.vector))
-        blocks, inside = list[ElementRows](), space.places(*self.rule)
+        blocks, inside = list[ElementRows](), space.places(self.rule)
         for relation, quiet in zip(values, QUIET * self.rows.sizes, strict=True):
-            patch = patch_at(space, inside, block_at("equation", relation, inside))
+            block = block_at("equation", relation, inside)
+            patch = patch_at(block, inside, space.pattern(inside))
             size = max(float(np.linalg.norm(patch.residual(vector))), float(quiet))
             blocks.append(replace(patch, scale=patch.scale / size).rows(vector))
         relative = StackedRows(lambda: blocks, space.size)

@@ -1,8 +1,10 @@
 """Tensor products of splines on a box, and systems of equations as sparse least squares problems.
 
-An unknown is u = sum_ij c_ij B_i(x) B_j(y); without y, the second axis has one constant function.
-Residuals are taken at Gauss points of every cell and of every interval of a face. Rows of one cell
-depend on the functions of that cell alone, so that the normal equations are banded.
+An unknown is u = offset + sum_ij c_ij X_i(x) Y_j(y); without y, the second axis has one constant
+function. Residuals are taken at Gauss points of every cell and of every interval of a face. Rows of
+one cell depend on the functions of that cell alone, so that the normal equations are banded.
+With splines of both variables these are tensor products; with polynomials of time as Y, windows of
+an evolution equation.
 
 Levenberg-Marquardt ends in a bad minimum where it begins with heavy conditions far from the
 solution. Every start of a nonlinear equation is therefore minimised with light conditions first,
@@ -11,8 +13,8 @@ and the best one counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from math import inf
 
@@ -24,7 +26,7 @@ from torch import Tensor
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.residuals import Block
-from kanrun.engine.equations.space import Array, Index, Patch, Space
+from kanrun.engine.equations.space import Array, Index, Places, Rule, Space
 from kanrun.engine.equations.system import Face, System
 from kanrun.engine.least_squares import (
     Linearisation,
@@ -34,16 +36,11 @@ from kanrun.engine.least_squares import (
     StoppingCriteria,
     minimise,
 )
-from kanrun.engine.least_squares.banded import Pattern
+from kanrun.engine.least_squares.banded import ElementRows, Pattern
 from kanrun.engine.splines import spline_values
 from kanrun.formulas.equations import Relation
 from kanrun.monitoring import time_limit_reached
 
-#: Nodes of [-1, 1] in each interval, and their weights, whose sum is 2.
-Rule = tuple[Array, Array]
-
-#: Gauss points per interval and variable.
-GAUSS_POINTS = 4
 #: Weight of conditions relative to the equation. Residuals of conditions were 1e-4 to 1e-2 of those
 #: of the equation in 14 problems; a larger weight costs normal equations their digits.
 CONDITION_WEIGHT = 1e4
@@ -63,15 +60,63 @@ RANDOM, SIZES = 8, (0.03, 3.0)
 
 
 @dataclass(frozen=True)
-class Places:
-    """Points of one variable, shape (intervals, nodes), and the functions of their intervals.
+class Patch:
+    """Relation at all products of points of x and y.
 
-    `shares` are quadrature weights whose sum is 1.
+    Attributes:
+        points: Points in the order of cells of x, cells of y, points of x, points of y.
+        pattern: Unknowns of each cell.
+        bases: Values of the functions of x and of y for each derivative by its name, shape (cells,
+            points, functions).
+        scale: Factors from residuals to rows, shape (points,).
+        offsets: Derivatives of the offset by their names, shape (points,); 0 where missing.
     """
 
-    at: Array
-    functions: Index
-    shares: Array
+    relation: Relation
+    points: Array
+    pattern: Pattern
+    bases: Mapping[str, tuple[Array, Array]]
+    scale: Array
+    offsets: Mapping[str, Array] = field(default_factory=dict)
+
+    def arguments(self, vector: Array) -> Array:
+        """Return the arguments of the relation at a vector of coefficients, (points, names)."""
+        columns = [self.points]
+        for each in self.relation.derivatives:
+            x, y = self.bases[each.name]
+            shape = len(x), len(y), x.shape[2], y.shape[2], -1
+            local = vector[self.pattern.index.numpy()].reshape(shape)[..., each.unknown]
+            found = (x[:, None] @ local @ y.swapaxes(1, 2)).ravel()
+            columns.append((found + self.offsets.get(each.name, 0.0))[:, None])
+        return np.concatenate(columns, axis=1)
+
+    def residual(self, vector: Array) -> Float[Array, " points"]:
+        """Return the rows at a vector of coefficients."""
+        with np.errstate(all="ignore"):
+            found: Array = self.relation.residual(self.arguments(vector)) * self.scale
+        return found
+
+    def rows(self, vector: Array) -> ElementRows:
+        """Return the derivatives of the rows by the coefficients."""
+        with np.errstate(all="ignore"):
+            slopes = self.relation.slopes(self.arguments(vector)) * self.scale[:, None]
+        # Derivatives that share their functions of y are summed before these multiply them.
+        sums = dict[int, dict[int, tuple[Array, Array]]]()
+        for number, each in enumerate(self.relation.derivatives):
+            x, y = self.bases[each.name]
+            shape = len(x), len(y), x.shape[1], y.shape[1], x.shape[2]
+            factor = slopes[:, number].reshape(*shape[:4], 1)
+            of_unknown = sums.setdefault(each.unknown, {})
+            total, _ = of_unknown.get(id(y), (0.0, y))
+            of_unknown[id(y)] = total + factor * x[:, None, :, None], y
+        cells, terms = self.pattern.index.shape
+        unknowns = terms // (shape[4] * y.shape[2])
+        found = np.zeros((*shape, y.shape[2], unknowns))
+        for unknown, pairs in sums.items():
+            totals = np.stack([total for total, _ in pairs.values()], axis=-1)
+            along = np.stack([y for _, y in pairs.values()], axis=-2)
+            found[..., unknown] = totals @ along[:, None]
+        return ElementRows(self.pattern, torch.as_tensor(found.reshape(cells, -1, terms)))
 
 
 @dataclass(frozen=True)
@@ -102,11 +147,12 @@ class TensorSpace:
         places = self.axes[0].order[:, None] * far + self.axes[1].order * near
         return places * self.unknowns + np.arange(self.unknowns)[:, None, None]
 
-    def local(self, places: Sequence[Places]) -> Index:
-        """Return the places of the coefficients of cells in a vector, shape (cells, terms)."""
+    def pattern(self, places: Sequence[Places]) -> Pattern:
+        """Return the unknowns of each cell as places in a vector."""
         x, y = (each.functions for each in places)
         found = self.index[:, x[:, None, :, None], y[None, :, None, :]]
-        return np.moveaxis(found, 0, -1).reshape(len(x) * len(y), -1)
+        index = np.moveaxis(found, 0, -1).reshape(len(x) * len(y), -1)
+        return Pattern(torch.as_tensor(index), self.size)
 
     def project(self, field: Field) -> Array:
         """Return the coefficients here that are nearest to a sum of products of splines."""
@@ -120,17 +166,10 @@ class TensorSpace:
         found: Array = np.einsum("xut,yut->uxy", x, y)
         return found
 
-    def places(self, nodes: Array, weights: Array, face: Face = ()) -> list[Places]:
-        """Return nodes of [-1, 1] in each interval, or the given places of variables."""
-        fixed, found = dict(face), []
-        for number, axis in enumerate(self.axes):
-            ends = axis.breakpoints
-            at, shares = np.array([[fixed.get(number, 0.0)]]), np.ones((1, 1))
-            if number not in fixed and axis.degree:
-                at = axis.points(nodes)
-                shares = np.diff(ends)[:, None] / (ends[-1] - ends[0]) * weights / 2
-            found.append(Places(at, axis.basis(at[:, 0], 0)[1], shares))
-        return found
+    def places(self, rule: Rule, face: Face = ()) -> list[Places]:
+        """Return nodes of both variables, or the given places of variables."""
+        fixed = dict(face)
+        return [axis.places(rule, fixed.get(number)) for number, axis in enumerate(self.axes)]
 
 
 def _factors(field: Field, number: int, x: Array) -> Array:
@@ -158,11 +197,14 @@ class TensorProblem(Problem):
         vector = unknowns.numpy()
         return torch.as_tensor(np.concatenate([each.residual(vector) for each in self.patches]))
 
-    def linearise(self, unknowns: Tensor) -> Linearisation:
+    def rows(self, unknowns: Tensor) -> StackedRows:
+        """Return the derivatives of the residuals."""
         vector = unknowns.numpy()
         blocks = [each.rows(vector) for each in self.patches]
-        rows = StackedRows(lambda: blocks, self.space.size, banded=True)
-        return Linearisation(rows, self.residual(unknowns))
+        return StackedRows(lambda: blocks, self.space.size, banded=True)
+
+    def linearise(self, unknowns: Tensor) -> Linearisation:
+        return Linearisation(self.rows(unknowns), self.residual(unknowns))
 
 
 def patches(
@@ -179,30 +221,37 @@ def patches(
     Other `equations` take the place of those of the system.
     """
     system, found = rows.system, list[tuple[Block, list[Places]]]()
-    inside = space.places(*rule)
+    inside = space.places(rule)
     for relation in system.equations if equations is None else equations:
         found.append((block_at("equation", relation, inside), inside))
     for condition in system.conditions:
         for face in condition.faces:
-            places = space.places(*rule, face)
+            places = space.places(rule, face)
             block = block_at("condition", condition.relation, places)
             found.append((replace(block, weight=condition_weight), places))
     blocks = rows.scaled([block for block, _ in found], solution)
-    return [patch_at(space, places, each) for each, (_, places) in zip(blocks, found, strict=True)]
+    return [
+        patch_at(block, places, space.pattern(places))
+        for block, (_, places) in zip(blocks, found, strict=True)
+    ]
 
 
-def patch_at(space: TensorSpace, places: Sequence[Places], block: Block) -> Patch:
-    """Return a block at places of both variables as a patch."""
-    bases, known = dict[str, tuple[Array, Array]](), dict[tuple[int, int], Array]()
+def patch_at(
+    block: Block,
+    places: Sequence[Places],
+    pattern: Pattern,
+    offsets: Mapping[str, Array] | None = None,
+) -> Patch:
+    """Return a block at places of both variables, with the unknowns of each cell, as a patch."""
+    bases = dict[str, tuple[Array, Array]]()
     for each in block.relation.derivatives:
         first, *others = each.index
-        for axis, order in enumerate((first, sum(others))):
-            if (axis, order) not in known:
-                known[axis, order] = space.axes[axis].elements(places[axis].at, order, 0)
-        bases[each.name] = known[0, first], known[1, sum(others)]
-    pattern = Pattern(torch.as_tensor(space.local(places)), space.size)
+        x, y = (
+            p.values(r, each.unknown) for p, r in zip(places, (first, sum(others)), strict=True)
+        )
+        bases[each.name] = x, y
     scale = block.scale * block.shares.sqrt().numpy()
-    return Patch(block.relation, block.points.numpy(), pattern, bases, scale)
+    return Patch(block.relation, block.points.numpy(), pattern, bases, scale, offsets or {})
 
 
 def block_at(kind: str, relation: Relation, places: Sequence[Places]) -> Block:

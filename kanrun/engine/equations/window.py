@@ -15,17 +15,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, lru_cache, partial
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.polynomial import legendre
 from torch import Tensor
 
 from kanrun.engine.equations.evolution_system import EvolutionSystem
-from kanrun.engine.equations.space import DEGREE, Array, Patch, Space
-from kanrun.engine.least_squares.banded import ElementRows, Pattern
+from kanrun.engine.equations.space import DEGREE, Array, Places, Space
+from kanrun.engine.equations.tensor_splines import (
+    Patch,
+    TensorProblem,
+    TensorSpace,
+    block_at,
+    patch_at,
+)
+from kanrun.engine.least_squares.banded import Pattern
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,7 @@ def radau_points(count: int) -> tuple[Array, Array]:
     return points, weights.astype(np.float64)
 
 
+@cache
 def free_polynomials(order: int) -> Float[Array, "derivatives polynomials degrees"]:
     """Return polynomials with an `order`-fold zero at -1, by Legendre, and their derivatives.
 
@@ -147,7 +154,16 @@ class EvolvingState:
         return EvolvingState(space, values, self)
 
 
-class WindowProblem:
+@lru_cache(maxsize=1)
+def _layout(space: Space, unknowns: int, variables: int) -> tuple[TensorSpace, Pattern]:
+    """Return splines times polynomials of time, and the unknowns of each interval."""
+    times = Space(np.array([0.0, 1.0]), (), degree=DEGREE - 1)  # As many as are free.
+    axes = (space, times) if variables > 1 else (times, space)
+    product = TensorSpace(axes, unknowns)
+    return product, product.pattern([axis.gauss for axis in axes])
+
+
+class WindowProblem(TensorProblem):
     """Equations from `start` to `end` as a least squares problem.
 
     The unknowns are those of a window that begins at `state`, zero for its constant continuation.
@@ -162,13 +178,11 @@ class WindowProblem:
     ) -> None:
         self.system, self.state, self.span, self.sizes = system, state, span, sizes
         self.half = (span[1] - span[0]) / 2
-        self._free = [free_polynomials(order) for order in system.orders]
         self._fixed = [self._given(unknown) for unknown in range(len(system.orders))]
-        pattern = state.space.pattern(DEGREE * len(system.orders))
-        self.unknowns = torch.zeros(pattern.unknowns, dtype=torch.float64)
-        self._patches = self._unit_patches(pattern)
+        space, pattern = _layout(state.space, len(system.orders), system.variables)
+        super().__init__(space, self._unit_patches(pattern), np.zeros(space.shape))
         zeros = self.unknowns.numpy()
-        self._patches = [replace(e, scale=e.scale / self._unit(e, zeros)) for e in self._patches]
+        self.patches = [replace(e, scale=e.scale / self._unit(e, zeros)) for e in self.patches]
 
     def _given(self, unknown: int) -> list[Part]:
         """Return the parts of an unknown that the start of the window fixes."""
@@ -182,26 +196,26 @@ class WindowProblem:
 
     def _unit_patches(self, pattern: Pattern) -> list[Patch]:
         """Return the equations at Gauss points of space and Radau points of time."""
-        space, system = self.state.space, self.system
-        s, shares = radau_points(DEGREE)
-        x, times = space.gauss_points, self.span[0] + self.half * (s + 1)
-        shape = (*x.shape, len(s))
-        roots = np.sqrt(space.gauss_weights[:, :, None] * shares / 2).ravel()
-        grid = np.broadcast_to(x[:, :, None], shape), np.broadcast_to(times, shape)
-        points = np.stack([each.ravel() for each in grid[-system.variables :]], axis=1)
+        system, gauss = self.system, self.state.space.gauss
+        s, weights = radau_points(DEGREE)
+        at, numbers = self.span[0] + self.half * (s[None] + 1), np.arange(DEGREE)[None]
+        time = Places(at, numbers, weights[None] / 2, cache(partial(self._polynomials, s)))
+        places = (gauss, time) if system.variables > 1 else (time, gauss)
+        blocks = [block_at("equation", each, places) for each in system.equations]
         legendre_at = legendre_values(s, self.half, range(max(system.orders) + 1))
-        along = [
-            [(each / self.half**order @ legendre_at[0]).T[None] for order, each in enumerate(free)]
-            for free in self._free
-        ]
-        bases, offsets = dict[str, tuple[Array, Array]](), dict[str, Array]()
+        points, offsets = blocks[0].points.numpy(), dict[str, Array]()
         for each in system.derivatives:
-            space_order, order = system.split(each)
-            fixed = total(self._fixed[each.unknown], x.ravel(), legendre_at[order], space_order)
-            offsets[each.name] = fixed.ravel() + system.lift(each.unknown, each.index, points)
-            basis = space.gauss_basis(space_order, each.unknown)
-            bases[each.name] = basis, along[each.unknown][order]
-        return [Patch(r, points, pattern, bases, roots, offsets) for r in system.equations]
+            order, time_order = system.split(each)
+            parts, lift = self._fixed[each.unknown], system.lift(each.unknown, each.index, points)
+            fixed = total(parts, gauss.at.ravel(), legendre_at[time_order], order)
+            offsets[each.name] = fixed.ravel() + lift
+        return [patch_at(block, places, pattern, offsets) for block in blocks]
+
+    def _polynomials(self, s: Array, order: int, unknown: int) -> Array:
+        """Return derivatives of the free polynomials of an unknown, (1, points, polynomials)."""
+        free = free_polynomials(self.system.orders[unknown])[order] / self.half**order
+        found: Array = (free @ legendre.legvander(s, DEGREE).T).T
+        return found[None]
 
     def _unit(self, patch: Patch, zeros: Array) -> float:
         """Return the unit of an equation: its time derivatives, of size sizes / time."""
@@ -215,42 +229,28 @@ class WindowProblem:
         largest = float(max(terms, default=1.0))
         return largest if np.isfinite(largest) and largest > 0 else 1.0
 
-    def coefficients(self, unknowns: Tensor) -> list[Array]:
+    def splines(self, unknowns: Tensor) -> list[Array]:
         """Return the splines (functions, polynomials) of each unknown function."""
-        space, count = self.state.space, len(self.system.orders)
-        rows = unknowns.view(space.functions, DEGREE, count).numpy()[space.order]
-        return [space.complete(rows[..., u].copy(), u) for u in range(count)]
+        found = self.coefficients(unknowns).reshape(len(self.sizes), -1, DEGREE)
+        return [self.state.space.complete(each, number) for number, each in enumerate(found)]
 
     def window(self, unknowns: Tensor) -> Window:
         """Return the solved window."""
         parts = []
-        pairs = zip(self._fixed, self.coefficients(unknowns), self._free, strict=True)
-        for (*fading, held), found, free in pairs:
-            parts.append((*fading, Part(held.space, held.coefficients + found @ free[0])))
+        pairs = zip(self._fixed, self.splines(unknowns), self.system.orders, strict=True)
+        for (*fading, held), found, order in pairs:
+            added = found @ free_polynomials(order)[0]
+            parts.append((*fading, Part(held.space, held.coefficients + added)))
         return Window(*self.span, tuple(parts))
 
     def last_coefficient(self, unknowns: Tensor) -> float:
         """Return the largest L2 norm of a term of the highest degree in time, relative to sizes."""
-        space, norms = self.state.space, []
-        for unknown, found in enumerate(self.coefficients(unknowns)):
-            values = space.gauss_basis(0, unknown) @ found[:, -1][space.local][..., None]
-            squares = np.square(values[..., 0]) * space.gauss_weights
-            norms.append(np.sqrt(squares.sum()) / self.sizes[unknown])
-        return float(max(norms))
+        gauss, norms = self.state.space.gauss, []
+        for unknown, found in enumerate(self.splines(unknowns)):
+            values = gauss.values(0, unknown) @ found[:, -1][gauss.functions][..., None]
+            norms.append(np.sqrt((np.square(values[..., 0]) * gauss.shares).sum()))
+        return float((norms / self.sizes).max())
 
     def largest_change(self, move: Tensor) -> float:
         """Return the largest change of a spline by a step, relative to the sizes."""
-        found = self.coefficients(move)
-        pairs = zip(found, self.sizes, strict=True)
-        return max(float(np.abs(splines).max() / size) for splines, size in pairs)
-
-    def residual(self, unknowns: Tensor) -> Float[Tensor, " rows"]:
-        """Return the residuals of all equations, relative to their units."""
-        found = [each.residual(unknowns.numpy()) for each in self._patches]
-        cells = len(self.state.space.local)
-        return torch.as_tensor(np.concatenate([e.reshape(cells, -1) for e in found], 1).ravel())
-
-    def rows(self, unknowns: Tensor) -> ElementRows:
-        """Return the derivatives of the residuals."""
-        blocks = [each.rows(unknowns.numpy()) for each in self._patches]
-        return ElementRows(blocks[0].pattern, torch.cat([each.values for each in blocks], dim=1))
+        return float((np.abs(self.splines(move)).max(axis=(1, 2)) / self.sizes).max())

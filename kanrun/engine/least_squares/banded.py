@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 from torch import Tensor
 
+from kanrun.engine.least_squares.least_squares_problem import StackedRows
+
 #: What is added to the unit diagonal in turn where rounding leaves no Cholesky factor.
 RIDGES = (0.0, 1e-14, 1e-12, 1e-10)
 
@@ -90,11 +92,11 @@ class ElementRows:
 class GaussNewton:
     """Gauss-Newton steps with the Jacobian of one linearisation, by normal equations."""
 
-    rows: ElementRows
+    rows: ElementRows | StackedRows
     factor: BandedFactor
 
     @classmethod
-    def of(cls, rows: ElementRows) -> GaussNewton:
+    def of(cls, rows: ElementRows | StackedRows) -> GaussNewton:
         """Factorise the normal equations of unit columns."""
         bands = rows.gram()
         diagonal = torch.where(bands[0] > 0, bands[0], 1.0)

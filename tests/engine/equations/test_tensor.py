@@ -62,8 +62,7 @@ def test_rows_are_slopes_of_the_residuals():
     system = make(formulas, conditions, "uv")
     assert is_direct(system)
     x, y = np.linspace(0, 1, 10) ** 1.1, np.linspace(0, 1, 4)
-    walls = ((None, None),)
-    space = TensorSpace((Space(x, walls, periodic=True), Space(y, walls)), 2)
+    space = TensorSpace((Space(x, (), periodic=True), Space(y, ())), 2)
     drawn = torch.Generator().manual_seed(0)
     rows = Collocation(system, POLICY, drawn)
     parts = patches(rows, space, np.polynomial.legendre.leggauss(3))
@@ -108,7 +107,7 @@ def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
     assert error / 10 < found.estimate < 100 * error
     field = found.last[0].solution
     assert field.form.terms < 10  # one product would do
-    axis = Space(np.linspace(-1, 1, 41), ((None, None),))
+    axis = Space(np.linspace(-1, 1, 41), ())
     (again,) = TensorSpace((axis, axis), 1).project(field)
     rows = axis.evaluate(np.eye(axis.functions), np.linspace(-1, 1, 23))
     columns = axis.evaluate(np.eye(axis.functions), np.linspace(-1, 1, 31))
