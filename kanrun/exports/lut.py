@@ -23,10 +23,9 @@ err by |a| e_b + |b| e_a + e_a e_b, and a shift adds half a step. `ROUNDING` cov
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,33 +123,27 @@ def tables_of(pieces: Document, settings: LutSettings) -> Tables:
                 "--format lut needs edges that are continuous splines: tables of others have no "
                 "bound of the error. Export this model with --format c."
             )
-    limit, tried, is_chosen = settings.max_error or np.inf, list[Tables](), bool(settings.max_error)
+    limit, is_chosen = settings.max_error or np.inf, bool(settings.max_error)
     code = settings.input_bits or CODE_BITS[is_chosen]
     indices = [settings.index_bits] if settings.index_bits else INDEX_BITS[is_chosen]
     entries = [settings.output_bits] if settings.output_bits else ENTRY_BITS[is_chosen]
-
-    def is_good(entry: int, index: int) -> bool:
+    tried = []
+    for entry, index in sorted(product(entries, indices), key=lambda bits: bits[0] << bits[1]):
         found = _tables(pieces, (code, min(code, index), entry))
-        tried.append(found)
-        return found.bounds.max() <= limit and found.accumulator_bits <= settings.accumulator_bits
-
-    for entry in entries:
-        bisect_left(indices, True, key=partial(is_good, entry))
-    precise = [found for found in tried if found.bounds.max() <= limit]
+        bound, needed = found.bounds.max(), found.accumulator_bits
+        if bound <= limit and needed <= settings.accumulator_bits:
+            return found  # the smallest ones come first
+        tried.append((bound, needed))
+    precise = [needed for bound, needed in tried if bound <= limit]
     if not precise:
         raise UsageError(
-            f"max_error={limit:g} cannot be proven: the smallest bound is "
-            f"{min(found.bounds.max() for found in tried):.2g}. Allow a larger error, or more bits "
-            "if you gave them."
+            f"max_error={limit:g} cannot be proven: the smallest bound is {min(tried)[0]:.2g}. "
+            "Allow a larger error, or more bits if you gave them."
         )
-    needed = min(found.accumulator_bits for found in precise)
-    if needed > settings.accumulator_bits:
-        raise UsageError(
-            f"accumulator_bits={settings.accumulator_bits} is too few: sums and products need "
-            f"{needed}. Raise it, or lower input_bits or output_bits."
-        )
-    narrow = (found for found in precise if found.accumulator_bits <= settings.accumulator_bits)
-    return min(narrow, key=lambda found: found.memory)
+    raise UsageError(
+        f"accumulator_bits={settings.accumulator_bits} is too few: sums and products need "
+        f"{min(precise)}. Raise it, or lower input_bits or output_bits."
+    )
 
 
 class _Nodes(NamedTuple):
