@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import to_rgba_array
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from kanrun.figures.panels import WIDTH, small_multiples
@@ -270,35 +270,37 @@ def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
 
 def _draw_edges(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
     """Draw boxes with the functions of edges, each joined to its two nodes."""
-    edges, centres, sides = layout.edges, layout.boxes, layout.sides
-    symbols, ghosts = _texts(edges, "symbolic").to_numpy(), are_pruned(edges).to_numpy()
-    strength = np.where(ghosts, 0.0, np.sqrt(_relative_scores(edges)))
-    alpha = np.where(ghosts, GHOST, WEAKEST + (1 - WEAKEST) * strength)
-    first, boxed = np.cumsum([0, *map(len, layout.nodes)]), symbols != CARRIED
-    nodes, half = np.concatenate(layout.nodes), (sides / 2 * boxed)[:, None] * [0, 1]
-    layer, width = edges["layer"], (THIN + THICKER * strength) * (WIDEST * sides).clip(THIN, 1.0)
-    below = np.stack([nodes[first[layer] + edges["in"]], centres - half], axis=1)
-    above = np.stack([centres + half, nodes[first[layer + 1] + edges["out"]]], axis=1)
-    twice: Any = {"lw": np.tile(width, 2), "alpha": np.tile(alpha, 2), "zorder": EDGES_AT}
-    axes.add_collection(LineCollection([*below, *above], colors=AXIS, **twice))
-    square = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) / 2
-    corners = (centres[:, None] + sides[:, None, None] * square)[boxed]
-    pale, drawn = alpha[boxed].clip(PALEST), sides[boxed]
-    frame: Any = {"ec": to_rgba_array([AXIS] * len(pale), pale), "lw": (2 * drawn).clip(0, 0.6)}
-    axes.add_collection(PolyCollection(corners, fc="white", zorder=BOXES_AT, **frame))
-    colours = np.where(ghosts, GREY, np.where(symbols == "", BLUE, VERMILLION))[boxed]
-    groups: Any = table.sort_values("x").groupby(["layer", "in", "out"])
-    functions = [rows[["x", "y"]].to_numpy(dtype=float) for _, rows in groups]
-    curves = map(_curve, functions, centres, CURVE_PART * sides)
-    shown = [curve for curve, visible in zip(curves, boxed, strict=True) if visible]
-    pen: Any = {"alpha": pale, "lw": (WIDEST * drawn).clip(0, 1.2), "zorder": CURVES_AT}
-    axes.add_collection(LineCollection(shown, colors=list(colours), **pen))
-    largest, per_inch = BOX_TEXT
-    points = np.minimum(largest, per_inch * sides)
-    for place in np.flatnonzero(boxed & ~ghosts & (symbols != "") & (points >= READABLE)):
-        look: Any = {"ha": "center", "va": "bottom", "size": points[place], "color": VERMILLION}
-        x, y = centres[place] + [0, sides[place] / 2 + LABEL_GAP]
-        axes.text(x, y, shorten(symbols[place], MAX_SYMBOL), zorder=TEXT_AT, bbox=WHITE, **look)
+    edges, order = layout.edges, ["layer", "in", "out"]
+    groups: Any = table.sort_values("x").groupby(order)
+    ghosts = are_pruned(edges)
+    strengths = np.sqrt(_relative_scores(edges)).where(~ghosts, 0.0)
+    parts = edges[order].to_numpy(dtype=int), layout.boxes, layout.sides, groups
+    looks = _texts(edges, "symbolic"), ghosts, strengths
+    for (layer, source, out), centre, side, (_, rows), symbol, ghost, strength in zip(
+        *parts, *looks, strict=True
+    ):
+        alpha = GHOST if ghost else WEAKEST + (1 - WEAKEST) * strength
+        width = (THIN + THICKER * strength) * np.clip(WIDEST * side, THIN, 1.0)
+        half = np.array([0, side / 2 * (symbol != CARRIED)])
+        below, above = layout.nodes[layer][source], layout.nodes[layer + 1][out]
+        for line in ((below, centre - half), (centre + half, above)):
+            look: Any = {"color": AXIS, "alpha": alpha, "lw": width}
+            axes.plot(*np.transpose(line), zorder=EDGES_AT, **look)
+        if symbol == CARRIED:
+            continue
+        alpha = max(alpha, PALEST)
+        look = {"fc": "white", "ec": to_rgba(AXIS, alpha), "lw": min(2 * side, 0.6)}
+        axes.add_patch(Rectangle(centre - side / 2, side, side, zorder=BOXES_AT, **look))
+        curve = _curve(rows[["x", "y"]].to_numpy(dtype=float), centre, CURVE_PART * side)
+        colour = GREY if ghost else VERMILLION if symbol else BLUE
+        look = {"color": colour, "alpha": alpha, "lw": min(WIDEST * side, 1.2)}
+        axes.plot(*curve.T, zorder=CURVES_AT, **look)
+        points = min(BOX_TEXT[0], BOX_TEXT[1] * side)
+        if symbol and not ghost and points >= READABLE:
+            look = {"ha": "center", "va": "bottom", "size": points, "color": VERMILLION}
+            x, y = centre
+            up, text = y + side / 2 + LABEL_GAP, shorten(symbol, MAX_SYMBOL)
+            axes.text(x, up, text, zorder=TEXT_AT, bbox=WHITE, **look)
 
 
 def _curve(points: Array, centre: Array, side: float) -> Array:

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sample_tables as sample
-from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh, TriMesh
+from matplotlib.collections import PathCollection, QuadMesh, TriMesh
 from sample_tables import legend, stored
 
 from kanrun import figures
@@ -142,17 +142,13 @@ def test_the_diagram_draws_each_edge_between_its_nodes():
     table = sample.edges([2, 3, 1])
     figure = figures.network_diagram(table)
     (axes,) = figure.axes
-    boxes = [item for item in axes.collections if isinstance(item, PolyCollection)]
-    assert [len(item.get_paths()) for item in boxes] == [9]
-    lines, curves, *_ = (item for item in axes.collections if isinstance(item, LineCollection))
-    assert len(lines.get_segments()) == 18
-    assert len(curves.get_segments()) == 9
-    widths = np.asarray(lines.get_linewidths())
-    assert np.all(np.diff(widths[:3]) < 0)  # the scores of the edges of the first input fall
+    below, above, curves = (axes.lines[part::3] for part in range(3))
+    assert len(axes.patches) == len(below) == len(above) == len(curves) == 9
+    assert np.all(np.diff([line.get_linewidth() for line in below[:3]]) < 0)  # scores fall
     nodes = next(item for item in axes.collections if isinstance(item, PathCollection))
     places = np.asarray(nodes.get_offsets())
     assert len(places) == 6
-    ends = np.array([segment[0] for segment in lines.get_segments()[:6]])
+    ends = np.array([line.get_xydata()[0] for line in below[:6]])
     np.testing.assert_allclose(np.unique(ends, axis=0), places[:2])  # lines start at the two inputs
     assert {"column 0", "column 1", "target"} <= set(texts(axes))
     stored(figure)
@@ -165,11 +161,10 @@ def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts():
     table["pruned"] = first & (table["in"] == 1)
     (axes,) = figures.network_diagram(table).axes
     assert "sin" in texts(axes)
-    curves = [item for item in axes.collections if isinstance(item, LineCollection)][1]
-    colours = [tuple(colour[:3]) for colour in curves.get_colors()]
-    assert len({*colours}) == 3
-    alphas = np.asarray(curves.get_alpha())
-    assert np.argmin(alphas[:4]) == 2  # in the order of inputs: (0,0), (0,1), (1,0), (1,1)
+    curves = axes.lines[2::3]
+    assert len({curve.get_color() for curve in curves}) == 3
+    # In the order of inputs: (0,0), (0,1), (1,0), (1,1).
+    assert np.argmin([curve.get_alpha() for curve in curves[:4]]) == 2
 
 
 @pytest.mark.parametrize("shape", [[1, 1], [100, 1, 1], [1, 30, 30]])
