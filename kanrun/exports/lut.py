@@ -244,23 +244,21 @@ class _Builder:
         part, count = max(0, self.codes - self.index - finer), layer["sums"]
         spread = 2**part
         step = nodes.unit * spread
-        own: list[Document] = []
-        values: list[Floats] = []
+        own, values = list[Document](), list[Floats]()
         low, widest, errors = np.zeros((3, count))
-        for i, points in enumerate(layer["breakpoints"]):
-            edges = [edge for edge in layer["edges"] if edge["from"] == i]
-            places = nodes.highest[i] // spread + 1 + (part > 0)
-            x, to = nodes.low[i] + step[i] * np.arange(places), [edge["to"] for edge in edges]
-            single = [edge | {"from": 0, "to": number} for number, edge in enumerate(edges)]
-            one = layer | {"breakpoints": [points], "sums": len(to), "products": 0, "edges": single}
-            found = runtime.LAYERS["splines"](one, x[:, None]).T
+        for edge in sorted(layer["edges"], key=lambda edge: edge["from"]):
+            i, o = edge["from"], edge["to"]
+            x = nodes.low[i] + step[i] * np.arange(nodes.highest[i] // spread + 1 + (part > 0))
+            one = layer | {"breakpoints": [layer["breakpoints"][i]], "sums": 1, "products": 0}
+            one["edges"] = [edge | {"from": 0, "to": 0}]
+            found = runtime.LAYERS["splines"](one, x[:, None])[:, 0]
             ends = nodes.low[i], nodes.low[i] + nodes.unit[i] * float(nodes.highest[i])
-            low[to] += found.min(1)
-            widest[to] = np.maximum(widest[to], np.ptp(found, 1))
-            errors[to] += _errors(one, ends, nodes.errors[i], step[i] if part else 0.0)
-            errors[to] += ROUNDING * np.abs(found).max(1)
-            own += ({"from": i, "to": o} for o in to)
-            values += list(found)
+            low[o] += found.min()
+            widest[o] = max(widest[o], np.ptp(found))
+            bound = _error(one, ends, nodes.errors[i], step[i] if part else 0.0)
+            errors[o] += bound + ROUNDING * np.abs(found).max()
+            own.append({"from": i, "to": o})
+            values.append(found)
         widest[widest == 0] = 1  # no edge, or constants
         unit = np.maximum(widest / self.entries / spread, np.abs(low) * SMALLEST_UNIT)
         if scales is not None:
@@ -286,27 +284,26 @@ class _Builder:
         self.model["layers"][-1] |= {key: each.tolist() for key, each in parts.items()}
 
 
-def _errors(layer: Document, ends: tuple[float, float], error: float, step: float) -> Floats:
-    """Return the bound of the module for edges of one input, without the unit of entries.
+def _error(layer: Document, ends: tuple[float, float], error: float, step: float) -> float:
+    """Return the bound of the module for a layer of one edge, without the unit of entries.
 
     The input lies between `ends`.
     """
     low, high = ends[0] - error, ends[1] + max(error, step)  # the last entry may lie beyond
-    points, edges = np.array(layer["breakpoints"][0]), layer["edges"]
-    pieces, half = np.array([edge["pieces"] for edge in edges]), np.diff(points) / 2
-    weights, m = np.abs([edge["base_weight"] for edge in edges]), np.arange(layer["degree"] + 1)
-    slope, curvature, corner = np.multiply.outer(SLOPES[layer["base"]], weights)
+    (edge,), points = layer["edges"], np.array(layer["breakpoints"][0])
+    pieces, half, m = np.array(edge["pieces"]), np.diff(points) / 2, np.arange(layer["degree"] + 1)
+    slope, curvature, corner = np.array(SLOPES[layer["base"]]) * abs(edge["base_weight"])
     reached = (points[:-1] <= high) & (points[1:] >= low)
     reached[0] |= low < points[0]  # beyond the grid the slope is that of its end, or zero
     reached[-1] |= high > points[-1]
-    steep = (np.abs(pieces) @ m / half)[:, reached].max(1) + slope
-    bent = (np.abs(pieces) @ (m * (m - 1)) / half**2)[:, reached].max(1) + curvature
+    steep = (np.abs(pieces) @ m / half)[reached].max() + slope
+    bent = (np.abs(pieces) @ (m * (m - 1)) / half**2)[reached].max() + curvature
     left, right = pieces @ (m * (-1.0) ** (m - 1)) / half, pieces @ m / half
-    kinks = np.abs(np.pad(left, ((0, 0), (0, 1))) - np.pad(right, ((0, 0), (1, 0))))
-    kinks[:, [0, -1]] = (kinks[:, [0, -1]] + slope[:, None]) * (layer["extrapolation"] != "linear")
+    kinks = np.abs(np.append(left, 0.0) - np.append(0.0, right))
+    kinks[[0, -1]] = (kinks[[0, -1]] + slope) * (layer["extrapolation"] != "linear")
     cells = np.floor((np.append(points, 0.0) - ends[0]) / (step or 1.0))
-    jumps = [np.column_stack([kinks, corner])[:, cells == cell].sum(1) for cell in np.unique(cells)]
-    return np.asarray(steep * error + bent * step**2 / 8 + np.max(jumps, axis=0) * step / 4)
+    jumps = np.bincount(np.unique(cells, return_inverse=True)[1], np.append(kinks, corner))
+    return float(steep * error + bent * step**2 / 8 + jumps.max() * step / 4)
 
 
 def _multiplied(sums: _Nodes, products: int) -> tuple[_Nodes, Integers, Integers]:

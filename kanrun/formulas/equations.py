@@ -37,7 +37,8 @@ RowFunction = Callable[[Array], Array]
 #: The highest total order of a derivative.
 MAX_ORDER = 6
 
-_NAME = re.compile(r"(?<![\w.])[A-Za-z_]\w*")  # not the exponent of 1e3
+#: Names, of which the exponent of 1e3 is none, and whether they are called.
+_NAMES = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(\s*\()?")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _DIFFERENTIATED = re.compile(r"\)_(\w+)")
 _EQUALS = re.compile(r"(?<![<>])=")
@@ -210,7 +211,6 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
             f"equation {text!r}: write two formulas with one = between them, such as u_xx = "
             "-sin(x)."
         )
-    found: dict[str, Derivative] = {}
     primes = rf"\b({'|'.join(vocabulary.unknowns)})'"
     below = "|".join(
         name for name in vocabulary.variables if f"d{name}" not in vocabulary.constants
@@ -221,34 +221,8 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
             f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]}, not with "
             "primes or as quotients."
         )
-    bare = _DIFFERENTIATED.sub(")", text)
-    for name in _NAME.findall(bare):
-        unknown, _, suffix = name.partition("_")
-        known = unknown in (*vocabulary.unknowns, *vocabulary.constants)
-        if suffix and not known and vocabulary.index(suffix):
-            raise UsageError(
-                f"equation {text!r} has {name}, but {unknown} is none of the unknowns "
-                f"{', '.join(vocabulary.unknowns)}."
-            )
-        if (derivative := vocabulary.derivative(name)) is not None:
-            found[name] = derivative
-    if not found:
-        raise UsageError(
-            f"equation {text!r} does not contain the unknown {' or '.join(vocabulary.unknowns)}; "
-            "write, for example, "
-            f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]} = -{vocabulary.unknowns[0]}."
-        )
+    found = _derivatives(text, vocabulary)
     names = (*vocabulary.variables, *found, *vocabulary.constants)
-    declared = {*names, *CONSTANTS, *FUNCTIONS}
-    for name in re.findall(rf"{_NAME.pattern}+(?!\s*\()", bare):  # the parser names functions
-        if name not in declared:
-            near = did_you_mean(name, declared) or "."
-            raise UsageError(
-                f"equation {text!r}: unknown name {name!r}{near} Declare a number with "
-                f"equation.constants={{{name}: 1}}, a number to be found with "
-                f"equation.unknown_parameters={{{name}: 1}}, and a function with "
-                f"equation.unknowns=[{','.join((*vocabulary.unknowns, name))}]."
-            )
     functions = {
         f"d_{suffix}": KnownFunction(partial(vocabulary.differentiate, suffix=suffix))
         for suffix in _DIFFERENTIATED.findall(text)
@@ -264,6 +238,38 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
             f"equation {text!r}: the unknown cancels out; both sides are the same in it."
         )
     return Relation(text, expression, vocabulary, present)
+
+
+def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
+    """Return the derivatives in an equation by name; raise UsageError for names without meaning."""
+    found: dict[str, Derivative] = {}
+    declared = {*vocabulary.variables, *vocabulary.constants, *CONSTANTS, *FUNCTIONS}
+    for name, call in _NAMES.findall(_DIFFERENTIATED.sub(")", text)):
+        unknown, _, suffix = name.partition("_")
+        if (derivative := vocabulary.derivative(name)) is not None:
+            found[name] = derivative
+        elif name in declared or call:  # the parser names unknown functions
+            continue
+        elif suffix and vocabulary.index(suffix):
+            raise UsageError(
+                f"equation {text!r} has {name}, but {unknown} is none of the unknowns "
+                f"{', '.join(vocabulary.unknowns)}."
+            )
+        else:
+            near = did_you_mean(name, {*declared, *found}) or "."
+            raise UsageError(
+                f"equation {text!r}: unknown name {name!r}{near} Declare a number with "
+                f"equation.constants={{{name}: 1}}, a number to be found with "
+                f"equation.unknown_parameters={{{name}: 1}}, and a function with "
+                f"equation.unknowns=[{','.join((*vocabulary.unknowns, name))}]."
+            )
+    if not found:
+        raise UsageError(
+            f"equation {text!r} does not contain the unknown {' or '.join(vocabulary.unknowns)}; "
+            "write, for example, "
+            f"{vocabulary.unknowns[0]}_{vocabulary.variables[0]} = -{vocabulary.unknowns[0]}."
+        )
+    return found
 
 
 def _as_calls(text: str) -> str:

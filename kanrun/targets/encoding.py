@@ -263,25 +263,21 @@ class Reading:
                 f"column {name!r} has {what} and {len(wrong)} other value{several}, first "
                 f"{str(values[first])[:_SHOWN]!r} in row {row}; {self.advice}."
             )
-        missing = np.isnan(known)
-        if missing.all():
+        present = known[~np.isnan(known)]
+        if not len(present):
             return None, [f"the column {name!r} is left out: it is empty"]
         if parts is not None:
             # Parts with periods that the dates span, unless all are equal.
-            dates = known[~missing]
-            parts = tuple(
-                part
-                for part, period in DAYS.items()
-                if np.ptp(dates) >= _PERIODS * period and len(np.unique(place_of(dates, part))) > 1
-            )
+            long = [part for part, period in DAYS.items() if np.ptp(present) >= _PERIODS * period]
+            parts = tuple(part for part in long if len(np.unique(place_of(present, part))) > 1)
             if day_first is None and any(str(value).strip()[4:5] != "-" for value in values):
                 notes.append(
                     f"the dates of column {name!r} are read with the month first, and no value "
                     "says so; for days first set target.day_first=true"
                 )
-        fill, words = float(np.median(known[~missing])), self.missing if missing.any() else ()
-        code = ColumnCode(name, None, fill, bool(missing.any()), parts, bool(day_first), words)
-        return code, notes
+        gaps, fill = len(present) < len(known), float(np.median(present))
+        words = self.missing if gaps else ()
+        return ColumnCode(name, None, fill, gaps, parts, bool(day_first), words), notes
 
 
 def encode_columns(

@@ -75,16 +75,14 @@ def build_table(config: TableTarget) -> Target:
 def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target:
     asked = msgspec.json.decode(settings, type=TableTarget)
     inputs = _inputs(asked)
-    roles = [name for name in (asked.weight_column, asked.split_column) if name]
+    roles = filter(None, (asked.weight_column, asked.split_column))
     rows = _Rows(asked, asked.path, [*inputs, *asked.outputs, *roles])
     notes = rows.drop_missing(inputs)
-    weights = rows.drop_weightless(asked.weight_column) if asked.weight_column else None
+    weights = rows.drop_weightless()
     if list(asked.inputs) == ["all"] and (counting := rows.counting(inputs)):
         inputs = tuple(name for name in inputs if name != counting)
-        notes.append(
-            f"the column {counting!r} counts the rows and is left out; name it in target.inputs to "
-            "keep it"
-        )
+        counts = f"the column {counting!r} counts the rows and is left out"
+        notes.append(f"{counts}; name it in target.inputs to keep it")
     code, x, said = rows.encode(inputs)
     y, classes = rows.outputs()
     for name in () if classes else asked.outputs:
@@ -94,8 +92,8 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     if asked.test_path:
         others = _Rows(asked, asked.test_path, [*inputs, *asked.outputs])
         others.drop_missing(())
-        test_x = code.encode(others.table.columns)[0] if code else others.numbers(inputs)
-        test = Points(test_x, others.outputs(classes)[0])
+        read = code.encode(others.table.columns)[0] if code else others.numbers(inputs)
+        test = Points(read, others.outputs(classes)[0])
     points = Points(x, y, weights, rows.groups(), asked.split.startswith("time:"))
     return check_family(
         Target(
@@ -177,8 +175,10 @@ class _Rows:
         self.table = self.table.take(kept)
         return notes
 
-    def drop_weightless(self, column: str) -> Array:
+    def drop_weightless(self) -> Array | None:
         """Drop rows of weight zero, and return the weights of the others over their mean."""
+        if (column := self.asked.weight_column) is None:
+            return None
         weights = self.numbers([column])[:, 0]
         kept = weights > 0
         if (weights < 0).any():
