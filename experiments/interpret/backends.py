@@ -65,7 +65,7 @@ def found_by(
         expressions = BACKENDS[backend][1](points.x, points.y, seconds, seed)
     count_work(seconds)
     for expression in expressions:
-        tried = fit_expression(backend, expression, problem)
+        tried = fit_expression(backend, expression, problem.data)
         if tried is not None:
             yield from matched(tried)
 

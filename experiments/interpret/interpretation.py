@@ -27,7 +27,6 @@ from kanrun.engine.symbolic import (
     FittedStructure,
     Formula,
     SearchStage,
-    TrainedGraph,
     as_written,
     equivalent_forms,
     errors_are_relative,
@@ -212,10 +211,9 @@ def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage
         return
     if source is not None:
         name = "given network"
-        yield SearchStage("train", name, source.whole, data.error(source.itself), source.itself)
-        trained = TrainedGraph(source.pruned, data.error(source.pruned))
-        if trained.error < data.no_skill_error:
-            yield from refine_to_formula(name, trained, problem)
+        yield SearchStage("train", name, source.whole, data, source.itself)
+        if data.error(source.pruned) < data.no_skill_error:
+            yield from refine_to_formula(name, source.pruned, problem)
     elif given.cfg.backend != "kanrun":
         yield from found_by(given.cfg.backend, problem, seed)
     elif hidden not in (None, AUTO):

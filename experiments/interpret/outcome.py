@@ -147,7 +147,7 @@ def outcome(
         return
     numeric = [step for step in steps if step.stage in _NUMERIC]
     errors = [step.error for step in numeric] + [each.network_error for each in structures]
-    best, choice = min(errors, default=inf), choose_formula(structures, given.search)
+    best, choice = min(errors, default=inf), choose_formula(structures, data)
     if best >= data.no_skill_error or choice is None:
         sentence = f"the network did not train: its relative error on held-out points is {best:.2g}"
         if best >= data.no_skill_error:
@@ -164,7 +164,7 @@ def outcome(
     reference = _Reference(nearest, error, given.cfg.error_tolerance, data)
     found, stages = _finish(choice, structures, given, budget, reference)
     yield from stages
-    kind, sentence = _judge(found, choice.best.error, given, reference)
+    kind, sentence = _judge(found, choice.error, given, reference)
     if kind == "failed":
         found = replace(found, formula=None, approximation=found.approximation or found.formula)
     yield replace(
@@ -190,7 +190,7 @@ def _finish(
     problem, data = given.search, given.search.data
     graph, stages, decisions = choice.formula, list[SearchStage](), tuple[Decision, ...]()
     formula, approximation = None, None
-    if graph is None or not reference.accepts(graph, choice.best.error):
+    if graph is None or not reference.accepts(graph, choice.error):
         if graph is not None:
             with at_most(budget.left):
                 approximation = finish_formula(graph, data, problem.policy)
@@ -201,17 +201,14 @@ def _finish(
         # Half of the rest is for the formula.
         with contextlib.suppress(WorkSpent), at_most(budget.left / 2):
             graph, decisions = partly_symbolic(choice, problem, allowed, _MIXED_WORK)
-        error, partly = data.error(graph), bool(graph.numeric_edges())
-        accepted = partly or reference.accepts(graph, error)
+        accepted = graph.numeric_edges() or reference.accepts(graph, data.error(graph))
         graph = graph if accepted and any(each.symbolic for each in decisions) else None
-        stages += [SearchStage("mix", choice.name, graph, error)] if graph is not None else []
+        stages += [SearchStage("mix", choice.name, graph, data)] if graph is not None else []
     if graph is not None:
         with at_most(budget.left):
             formula = finish_formula(graph, data, problem.policy)
-        stages.append(SearchStage("round", choice.name, formula.graph, data.error(formula.graph)))
-        stages.append(
-            SearchStage("verify", choice.name, formula.graph, data.error(formula), formula)
-        )
+        stages.append(SearchStage("round", choice.name, formula.graph, data))
+        stages.append(SearchStage("verify", choice.name, formula.graph, data, formula))
     network = given.network.itself if given.network is not None else choice.network
     certificate = _certificate(formula, network, given.held_out)
     return Interpretation(

@@ -303,8 +303,8 @@ def _match_rows(result: Interpretation, fit: FittedStructure) -> Iterator[Row]:
         found = decisions.get(index)
         if found is None:
             found = Decision(index, False, "", np.nan, "no candidates fit the network together")
-            if result.formula is not None and fit.best.snapped is not None:
-                name = function_label(fit.best.snapped.edges[index].function)
+            if result.formula is not None and fit.snapped is not None:
+                name = function_label(fit.snapped.edges[index].function)
                 r2 = next((each.r2 for each in matches if each.name == name), np.nan)
                 why = "the formula is as good as the network"
                 found = Decision(index, True, name, r2, why)

@@ -22,7 +22,6 @@ from kanrun.engine.symbolic.graph import (
     edge_name,
     shape_of,
 )
-from kanrun.engine.symbolic.graph_changes import edge_scores
 from kanrun.engine.symbolic.intervals import (
     ConstantInterval,
     confidence_intervals,
@@ -30,7 +29,6 @@ from kanrun.engine.symbolic.intervals import (
     significant,
 )
 from kanrun.engine.symbolic.laws import fit_expression
-from kanrun.engine.symbolic.matching import match_edge
 from kanrun.engine.symbolic.nice_numbers import (
     as_written,
     exact_decimals,
@@ -47,7 +45,6 @@ from kanrun.engine.symbolic.problem import (
 )
 from kanrun.engine.symbolic.refit import (
     ConstantsFitting,
-    TrainedGraph,
     fit_constants,
 )
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
@@ -55,8 +52,9 @@ from kanrun.engine.symbolic.simplification import equivalent_forms, proven_equal
 from kanrun.engine.symbolic.smooth_fit import errors_are_relative
 from kanrun.engine.symbolic.snapping import (
     Decision,
+    edge_scores,
     matched,
     partly_symbolic,
     refine_to_formula,
 )
-from kanrun.engine.symbolic.univariate import match_formulas
+from kanrun.engine.symbolic.univariate import match_edge, match_formulas

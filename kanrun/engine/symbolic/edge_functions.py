@@ -206,3 +206,8 @@ def standardised(function: Symbolic) -> Symbolic:
 
 #: The function of an edge that carries a value on.
 IDENTITY_EDGE = Symbolic(CARRY, (1.0, 0.0, 1.0, 0.0), "")
+
+
+def flat(value: float) -> Symbolic:
+    """Return the constant function of this value."""
+    return Symbolic(CONSTANT, (1.0, 0.0, 0.0, value), "d")

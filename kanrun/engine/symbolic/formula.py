@@ -14,11 +14,10 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import WorkSpent
-from kanrun.engine.symbolic.candidates import Array, input_names
+from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, IDENTITY, Array, input_names
 from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
-from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat, standardised
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.graph_changes import drop_terms, free_constants
 from kanrun.engine.symbolic.intervals import standard_errors
 from kanrun.engine.symbolic.nice_numbers import (
     PRECISION,
@@ -29,7 +28,7 @@ from kanrun.engine.symbolic.nice_numbers import (
     size,
 )
 from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, description_length
-from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
+from kanrun.engine.symbolic.refit import QUICK, RefitSettings, refit
 from kanrun.engine.symbolic.simplification import equivalent_forms
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
@@ -38,6 +37,8 @@ from kanrun.formulas import to_latex, to_numpy, to_python, variable
 _ROUNDING_TOLERANCE = 0.02
 #: Size of a shift, relative to the largest value of its function, below which it is zero.
 _NEGLIGIBLE = 1e-9
+#: Steps of the refit without a term.
+_TERM_STEPS = 40
 #: Standard errors within which a constant may be a nice number.
 _WINDOW = 3
 
@@ -63,7 +64,7 @@ def round_constants(
         function = _symbolic(graph, index)
         fixed = function.changed(name, **{name: float(number)})
         fixed = replace(fixed, exact=(*function.exact, (name, number)))
-        trial = refit_to(graph.with_function(index, fixed), data, RefitSettings(steps=20))
+        trial = refit(graph.with_function(index, fixed), data, RefitSettings(steps=20))
         noisy = data.overall_error(graph) > EXACT
         if data.error(trial) <= allowed or (
             noisy and description_length(trial, data) <= description_length(graph, data)
@@ -102,6 +103,48 @@ def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposa
             proposals.append((float(away), len(proposals), (index, name, number)))
     left = [entry for entry in proposals if entry[2] not in rejected]
     return min(left, key=lambda entry: entry[:2])[2] if left else None
+
+
+def free_constants(graph: Graph) -> Graph:
+    """Free all constants of the candidates again, before other edges change."""
+    for i, edge in enumerate(graph.edges):
+        if isinstance(edge.function, Symbolic):
+            function = standardised(edge.function)
+            function = replace(function, free=function.candidate.free, exact=())
+            graph = graph.with_function(i, function)
+    return graph
+
+
+def drop_terms(graph: Graph, data: SearchData) -> Graph:
+    """Replace functions by lines and constants while that shortens the description.
+
+    Two replacements together may shorten it where one does not, as in exp(sqrt(x)) for a line.
+    """
+    settings = RefitSettings(_TERM_STEPS, gain=QUICK)
+    best, missed = (description_length(graph, data), graph), 0
+    while missed < 2:
+        trials = []
+        values, outs = graph.edge_outputs(data.x)
+        for i, edge in enumerate(graph.edges):
+            if not isinstance(edge.function, Symbolic) or edge.function.candidate in (
+                CONSTANT,
+                CARRY,
+            ):
+                continue
+            t, out = values[edge.source], outs[i]
+            simpler = [flat(float(out.mean()))]
+            if edge.function.candidate is not IDENTITY and np.ptp(t) > 0:
+                slope, height = np.polyfit(t, out, 1).tolist()
+                simpler.append(Symbolic(IDENTITY, (1.0, 0.0, slope, height), "cd"))
+            for other in simpler:
+                trial = refit(canonicalise(graph.with_function(i, other)), data, settings)
+                trials.append((description_length(trial, data), trial))
+        if not trials:
+            break
+        length, graph = min(trials, key=lambda entry: entry[0])
+        missed = 0 if length < best[0] else missed + 1
+        best = (length, graph) if missed == 0 else best
+    return best[1]
 
 
 Function = Callable[[Array], Array]
@@ -164,7 +207,7 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
 
     with contextlib.suppress(WorkSpent):
         graph = graph if numeric else drop_terms(graph, data)
-        graph = refit_to(graph, data, _POLISHED)
+        graph = refit(graph, data, _POLISHED)
         graph, changes = round_constants(graph, data, allowed())
     expression, limit = to_expression(graph, names), allowed()
     if numeric:
@@ -262,8 +305,9 @@ def certify(
         return found
     scale = math.sqrt(variance) or float(np.max(np.abs(y), initial=0.0)) or 1.0
     target, recovered = truth(fresh), rmse <= EXACT * scale
-    refitted = refit(free_constants(formula.graph), fresh, target, _POLISHED)
-    same = recovered or refitted.rmse <= EXACT * np.std(target)
+    data = SearchData(fresh, target, fresh, target)
+    refitted = refit(free_constants(formula.graph), data, _POLISHED)
+    same = recovered or data.error(refitted) <= EXACT
     recovered_word, same_word = ("yes" if each else "no" for each in (recovered, same))
     return replace(found, recovered=recovered_word, same_form=same_word)
 

@@ -24,6 +24,8 @@ Operation = Literal["sum", "product"]
 EdgeFunction: TypeAlias = Union[Spline, Symbolic, "Graph"]
 #: 1 - R^2 at which only the rounding errors of float64 are left.
 ROUNDING = 1e-14
+#: Ratio of c f to c f + d at which constants diverge.
+_DIVERGED = 1e7
 #: Digits of R^2 that one more unit of complexity must gain.
 _DIGITS_PER_UNIT = 0.5
 
@@ -267,11 +269,21 @@ def edge_name(graph: Graph, index: int) -> str:
     return " to ".join(names)
 
 
-def sound(graph: Graph, t: Array) -> bool:
-    """Return whether every function is defined, without a pole, on the range of its argument."""
-    values = graph.edge_outputs(t[:, None])[0]
-    functions = ((edge.function, values[edge.source]) for edge in graph.edges)
-    return all(function.allows(u) for function, u in functions if isinstance(function, Symbolic))
+def sound(graph: Graph, x: Array) -> bool:
+    """Return whether every candidate is defined, without a pole, on the range of its argument.
+
+    Constants must not diverge: if a candidate is used as the limit of another one, c f and d cancel
+    each other.
+    """
+    with np.errstate(all="ignore"):
+        values, outs = graph.edge_outputs(x)
+        for edge, out in zip(graph.edges, outs, strict=True):
+            if isinstance(edge.function, Symbolic):
+                size = np.abs(out - edge.function.constants[3]).max()
+                is_allowed = edge.function.allows(values[edge.source])
+                if not is_allowed or size > _DIVERGED * np.abs(out).max():
+                    return False
+    return True
 
 
 def fitted_grids(

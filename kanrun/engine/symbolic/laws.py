@@ -8,9 +8,8 @@ networks in the fewer variables.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypeAlias
 
 import numpy as np
 import sympy
@@ -24,37 +23,29 @@ from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
-    FormulaFit,
     SearchData,
     SearchProblem,
     SearchStage,
-    description_length,
 )
 from kanrun.engine.symbolic.reductions import Reduction, power_law
-from kanrun.engine.symbolic.refit import RefitSettings, refit_to
-from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, matched
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, Event, matched
 from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
 #: Formulas that are returned, and their refit.
 _RETURNED, _REFIT = 2, RefitSettings(steps=30, damping=1e-6)
 
-Event: TypeAlias = SearchStage | FittedStructure
-
 
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
     """Yield a power law, and unless that is exact a quotient of polynomials with few terms."""
     data = problem.data
-    laws: dict[str, Callable[[], sympy.Expr | None]] = {
-        "power law": lambda: power_law(data),
-        "rational function": lambda: rational_function(data),
-    }
-    for name, law in laws.items():
-        expression = law()
-        fitted = None if expression is None else fit_expression(name, expression, problem)
-        if fitted is not None and fitted.best.error < data.no_skill_error:
+    for name, law in (("power law", power_law), ("rational function", rational_function)):
+        expression = law(data)
+        fitted = None if expression is None else fit_expression(name, expression, data)
+        if fitted is not None and fitted.error < data.no_skill_error:
             yield from matched(fitted)
-            if fitted.is_exact(problem):
+            if fitted.is_exact:
                 return
 
 
@@ -62,8 +53,8 @@ def regressions(problem: SearchProblem) -> Iterator[Iterator[Event]]:
     """Yield, stage by stage, the two shortest descriptions of noisy points in one variable."""
     data, budget = problem.data, Budget(2 * UNIVARIATE_BUDGET)
     for graphs in regression_formulas(data.x[:, 0], data.y, problem.candidates, budget):
-        fitted = [each for graph in graphs if (each := _fitted("regression", graph, problem))]
-        shortest = sorted(fitted, key=lambda each: each.best.length)[:_RETURNED]
+        fitted = [each for graph in graphs if (each := _fitted("regression", graph, data))]
+        shortest = sorted(fitted, key=lambda each: each.length)[:_RETURNED]
         yield itertools.chain.from_iterable(map(matched, shortest))
 
 
@@ -76,14 +67,12 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
     groups = ", ".join(str(each) for each in reduction.variables)
     name = f"groups {groups}" if reduction.changes else "small expressions"
     for expression in _expressions(reduction.data(problem.data), problem, reduction):
-        fitted = fit_expression(name, reduction.restored(expression), problem)
-        if fitted is not None and fitted.is_exact(problem):
+        fitted = fit_expression(name, reduction.restored(expression), problem.data)
+        if fitted is not None and fitted.is_exact:
             yield from matched(fitted)
             return
-        near = fitted is not None and fitted.best.error < SNAP_THRESHOLD
-        others += [fitted] if fitted is not None and near else []
-    shortest = sorted(others, key=lambda each: each.best.length)
-    for fitted in shortest[:_RETURNED]:
+        others += [fitted] if fitted is not None and fitted.error < SNAP_THRESHOLD else []
+    for fitted in sorted(others, key=lambda each: each.length)[:_RETURNED]:
         yield from matched(fitted)
 
 
@@ -108,25 +97,19 @@ def _expressions(
     yield from pair_formulas(inner, candidates)
 
 
-def fit_expression(
-    name: str, expression: sympy.Expr, problem: SearchProblem
-) -> FittedStructure | None:
+def fit_expression(name: str, expression: sympy.Expr, data: SearchData) -> FittedStructure | None:
     """Return the expression as a refitted graph, or None if it is not one or not finite."""
     try:
-        graph = graph_of_expression(expression, problem.data.x.shape[1])
+        graph = graph_of_expression(expression, data.x.shape[1])
     except KanrunError:
         return None
-    return _fitted(name, graph, problem)
+    return _fitted(name, graph, data)
 
 
-def _fitted(name: str, graph: Graph, problem: SearchProblem) -> FittedStructure | None:
-    data = problem.data
-    fitted = refit_to(graph, data, _REFIT)
-    kept = min((fitted, graph), key=data.overall_error)
-    if not np.isfinite(data.overall_error(kept)):
-        return None
-    formula = FormulaFit(description_length(kept, data), data.error(kept), kept)
-    return FittedStructure(name, kept, data.error(kept), formula)
+def _fitted(name: str, graph: Graph, data: SearchData) -> FittedStructure | None:
+    kept = min((refit(graph, data, _REFIT), graph), key=data.overall_error)
+    is_finite = np.isfinite(data.overall_error(kept))
+    return FittedStructure(name, kept, data, kept) if is_finite else None
 
 
 def in_all_inputs(
@@ -143,15 +126,11 @@ def in_all_inputs(
         return composed(reduction.variables, reduction.factor, graph, data.x.shape[1], outer)
 
     if isinstance(event, SearchStage):
-        stage, _ = whole(event.graph)
-        return replace(event, graph=stage, error=data.error(stage))
-    best, (network, first) = event.best, whole(event.network)
-    if event.formula is not None:
-        graph, snapped = whole(best.graph)[0], best.snapped and whole(best.snapped)[0]
-        best = FormulaFit(description_length(graph, data), data.error(graph), graph, snapped)
+        return replace(event, graph=whole(event.graph)[0], data=data)
+    network, first = whole(event.network)
+    formula, snapped = (each and whole(each)[0] for each in (event.formula, event.snapped))
     matches = {first + i: found for i, found in event.matches.items()}
-    error = data.error(network)
-    return replace(event, network=network, network_error=error, best=best, matches=matches)
+    return FittedStructure(event.name, network, data, formula, snapped, matches)
 
 
 def of_logarithm(event: Event, data: SearchData) -> Event:

@@ -18,7 +18,6 @@ import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import (
-    TABLE,
     Array,
     Candidate,
     combination,
@@ -55,9 +54,8 @@ Powers = tuple[int, ...]
 #: Largest difference, relative to y, that a quotient has by rounding alone: another one that leaves
 #: more may approximate a root, as one of degree 2 does to 1e-12 near 1.
 _ROUNDING = 3e-14
-
-#: Largest difference, relative to y, between y and the root of a quotient whose numbers were taken
-#: for fractions.
+#: Largest difference, relative to y, of a quotient, or of a root whose numbers were taken for
+#: fractions.
 _ROOT_ERROR = 1e-6
 
 
@@ -68,18 +66,17 @@ def rational_function(data: SearchData) -> sympy.Expr | None:
     """
     x, y = data.all_points.x, data.all_points.y
 
-    def left(found: sympy.Expr | None, values: Array) -> float:
-        if found is None:
-            return np.inf
-        rest = to_numpy(found, input_names(x.shape[1]))(x) - values
-        return float(np.abs(rest).max() / np.abs(values).max())
+    def left(found: sympy.Expr) -> float:
+        rest = to_numpy(found, input_names(x.shape[1]))(x) - y
+        return float(np.abs(rest).max() / np.abs(y).max())
 
     plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS)
-    if (error := left(plain, y)) <= _ROUNDING:
-        return plain
-    squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS)
-    root = _root(squared, x, y) if squared is not None and left(squared, y**2) < error else None
-    return plain if root is None else root
+    forms = [] if plain is None else [plain]
+    if plain is None or left(plain) > _ROUNDING:
+        squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS)
+        forms += [] if squared is None else _roots(squared)
+    best = min(forms, key=left, default=None)
+    return best if best is not None and left(best) <= _ROOT_ERROR else None
 
 
 def quotient_of_polynomials(
@@ -148,20 +145,16 @@ def _sparse_quotient(
     return combination(natural[cut:], terms[cut:]) / combination(natural[:cut], terms[:cut])
 
 
-def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
-    """Return the square root of a quotient of polynomials with the signs of y, or None.
+def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
+    """Return the square roots of a quotient of polynomials.
 
-    Squared factors are taken out of the root, so that it can change its sign.
+    Squared factors are taken out of the first ones, so that these can change their sign.
     """
     exact = quotient.xreplace(
         {c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)}
     )
     factored = sympy.sqrt(sympy.factor(exact)).replace(sympy.Abs, lambda u: u)
-    for root in (factored, -factored, sympy.sqrt(quotient), -sympy.sqrt(quotient)):
-        value = to_numpy(root, input_names(x.shape[1]))(x)
-        if float(np.abs(value - y).max()) <= _ROOT_ERROR * float(np.abs(y).max()):
-            return root
-    return None
+    return [factored, -factored, sympy.sqrt(quotient), -sympy.sqrt(quotient)]
 
 
 def _columns(x: Array, t: Array, above: Sequence[Powers], below: Sequence[Powers]) -> Array:
@@ -218,9 +211,6 @@ def _kinds(
     weights = list(zip(entries.values[:_WEIGHTS], entries.builds, strict=False))
     for weight in weights:
         yield near(output_transforms(y, names, relative, weight)[0], few, quotients=True)
-    logarithms = simple.functions(TABLE["log"], np.array([(1.0, 0.0), (-1.0, 0.0)]))
-    for target in output_transforms(y, {"exp"} & names, relative)[1:]:  # products of powers
-        yield near(target, logarithms)
     for weight in weights:
         for place, target in enumerate(output_transforms(y, names, relative, weight)):
             yield near(target, few if place else simple)

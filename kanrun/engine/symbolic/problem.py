@@ -241,7 +241,7 @@ Matches = dict[int, list[EdgeMatch]]
 
 @dataclass(frozen=True)
 class SearchStage:
-    """One stage of one structure; `error` is the relative validation error.
+    """One stage of one structure, with its relative validation error on `data`.
 
     Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched) and
     `refit`. The chosen structure adds `mix` (if edges stay numeric), `round` and `verify`. `values`
@@ -251,44 +251,51 @@ class SearchStage:
     stage: str
     name: str
     graph: Graph
-    error: float
-    values: Callable[[Array], Array] | None = None
+    data: SearchData
+    values: Model | None = None
     seconds: float = 0.0
 
     @property
-    def model(self) -> Callable[[Array], Array]:
+    def model(self) -> Model:
         return self.values or self.graph
 
-
-@dataclass(order=True)
-class FormulaFit:
-    """A formula by its description `length`.
-
-    `error` is on validation data, both inf without a formula. `snapped` is the graph before the
-    refit of its constants.
-    """
-
-    length: float
-    error: float = field(compare=False)
-    graph: Graph = field(compare=False)
-    snapped: Graph | None = field(compare=False, default=None)
+    @cached_property
+    def error(self) -> float:
+        return self.data.error(self.model)
 
 
 @dataclass(frozen=True)
 class FittedStructure:
-    """A pruned and retrained `network`, the matches of its edges, and its `best` formula."""
+    """A pruned and retrained `network`, the matches of its edges, and its best `formula`.
+
+    Without a formula, that is None, with an infinite `error` and description `length`. `snapped` is
+    the graph before the refit of its constants.
+    """
 
     name: str
     network: Graph
-    network_error: float
-    best: FormulaFit
+    data: SearchData
+    formula: Graph | None = None
+    snapped: Graph | None = None
     matches: Matches = field(default_factory=dict)
 
-    @property
-    def formula(self) -> Graph | None:
-        return self.best.graph if np.isfinite(self.best.error) else None
+    @cached_property
+    def network_error(self) -> float:
+        return self.data.error(self.network)
 
-    def is_exact(self, problem: SearchProblem) -> bool:
-        """Return whether the formula reproduces enough points for its constants."""
-        size = self.best.graph.parameters.size
-        return self.best.error <= EXACT and problem.data.has_enough_points(size)
+    @cached_property
+    def error(self) -> float:
+        return float("inf") if self.formula is None else self.data.error(self.formula)
+
+    @cached_property
+    def length(self) -> float:
+        return np.inf if self.formula is None else description_length(self.formula, self.data)
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the formula reproduces enough points for its constants."""
+        return (
+            self.formula is not None
+            and self.error <= EXACT
+            and self.data.has_enough_points(self.formula.parameters.size)
+        )

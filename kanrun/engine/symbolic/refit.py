@@ -7,7 +7,7 @@ degree + 2.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 
 import numpy as np
@@ -30,6 +30,8 @@ from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy, variable
 
+#: Factor within which values of a graph are near y.
+_NEAR = 2.0
 #: Fraction of the loss that steps of a quick refit must gain.
 QUICK = 1e-2
 #: Error below which no further start is made, and from which on the grids of a start stay coarse.
@@ -64,7 +66,7 @@ class RefitSettings:
     """Stopping criteria of a refit, and terms that it adds to the mean squared residual.
 
     It ends after `steps`, below a root mean square residual of `floor`, or if `patience` steps in a
-    row each gain less than the fraction `gain`. `weights` (N,) multiply the residuals.
+    row each gain less than the fraction `gain`.
     """
 
     steps: int = 40
@@ -73,36 +75,26 @@ class RefitSettings:
     patience: int = 3
     penalty: float = 0.0
     damping: float = 1e-2
-    weights: Array | None = None
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A graph after a refit, and its root mean square error on the data."""
-
-    graph: Graph
-    rmse: float
 
 
 class GraphFitting(Problem):
-    """The fit of a graph's parameters.
+    """The fit of a graph's parameters to the points of a search.
 
-    A vector of unknowns and its numpy array share their memory.
+    Residuals are relative to y if errors are, or to the graph's values where these are near y. A
+    vector of unknowns and its numpy array share their memory.
     """
 
-    def __init__(self, graph: Graph, x: Array, y: Array, settings: RefitSettings) -> None:
-        self.graph, self.x, self.y = graph, x, y
-        self._factor = y.size**-0.5 * (
-            np.ones_like(y) if settings.weights is None else settings.weights
-        )
-        self._sizes = np.ones_like(graph.parameters)
-        if settings.weights is not None:
-            # With errors relative to y, constants may have any size: unknowns have one.
-            norms = np.linalg.norm(graph.linearise(x)[2] * self._factor[:, None], axis=0)
-            usable = np.isfinite(norms) & (norms > 0)
-            self._sizes[usable] = 1 / norms[usable]
+    def __init__(self, graph: Graph, data: SearchData, settings: RefitSettings) -> None:
+        self.graph, self.x, self.y = graph, data.x, data.y
+        self._factor, self._sizes = np.full(data.y.size, data.y.size**-0.5), np.ones(1)
+        if data.relative:
+            size = np.abs(data.y)
+            self._factor /= np.fmin(np.fmax(np.abs(graph(data.x)), size / _NEAR), _NEAR * size)
+            # Constants may have any size: unknowns have one.
+            norms = np.linalg.norm(graph.linearise(data.x)[2] * self._factor[:, None], axis=0)
+            self._sizes = 1 / np.where(np.isfinite(norms) & (norms > 0), norms, 1.0)
         self.unknowns = torch.from_numpy(graph.parameters / self._sizes)
-        weight = settings.penalty * float(np.var(y))
+        weight = settings.penalty * float(np.var(data.y))
         self._rows = _smoothness_rows(graph, weight) * self._sizes
 
     def at(self, unknowns: Tensor) -> Graph:
@@ -175,38 +167,20 @@ def fit_constants(problem: ConstantsFitting) -> Array:
             constants, last = constants + move / sizes, length
 
 
-def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSettings()) -> Fitted:
-    """Fit `graph` to y (N,) at x (N, inputs); return the best graph met on the way.
+def refit(graph: Graph, data: SearchData, settings: RefitSettings = RefitSettings()) -> Graph:
+    """Fit a graph to the points of a search; return the best one met on the way.
 
-    A graph that is not finite on the data is returned unchanged with rmse = inf: nothing can be
-    fitted from there.
+    A graph that is not finite on the data is returned unchanged: nothing can be fitted from there.
     """
+    if not graph.parameters.size:
+        return graph
     with np.errstate(all="ignore"):
-        if graph.parameters.size:
-            problem = GraphFitting(graph, x, y, settings)
-            stopping = StoppingCriteria(
-                settings.steps, settings.floor**2, settings.gain, settings.patience
-            )
-            state, _ = minimise(problem, POLICY, stopping, settings.damping)
-            graph = problem.at(state.unknowns) if state.loss < inf else graph
-        else:
-            count_work(COSTS.tried(len(graph.edges), 0, y.size))
-        residual = graph(x) - y
-        if settings.weights is not None:
-            residual = settings.weights * residual
-        rmse = float(np.sqrt(np.mean(residual**2)))
-    return Fitted(graph, rmse if np.isfinite(rmse) else np.inf)
-
-
-def refit_to(graph: Graph, data: SearchData, settings: RefitSettings) -> Graph:
-    """Fit `graph` to the points of a search.
-
-    Relative noise makes residuals relative to its values.
-    """
-    if data.relative:
-        with np.errstate(all="ignore"):
-            settings = replace(settings, weights=1 / np.abs(graph(data.x)))
-    return refit(graph, data.x, data.y, settings).graph
+        problem = GraphFitting(graph, data, settings)
+        stopping = StoppingCriteria(
+            settings.steps, settings.floor**2, settings.gain, settings.patience
+        )
+        state, _ = minimise(problem, POLICY, stopping, settings.damping)
+    return problem.at(state.unknowns) if state.loss < inf else graph
 
 
 def refit_on_grids(
@@ -217,9 +191,8 @@ def refit_on_grids(
     Then refit once more.
     """
     for _ in range(rounds):
-        graph = refit(graph, data.x, data.y, settings).graph
-        graph = fitted_grids(graph, data.x, margin=margin)
-    return refit(graph, data.x, data.y, settings).graph
+        graph = fitted_grids(refit(graph, data, settings), data.x, margin=margin)
+    return refit(graph, data, settings)
 
 
 def _smoothness_rows(graph: Graph, weight: float) -> Array:
@@ -235,50 +208,29 @@ def _smoothness_rows(graph: Graph, weight: float) -> Array:
     return np.concatenate([np.zeros((0, graph.parameters.size)), *blocks])
 
 
-@dataclass(frozen=True)
-class TrainedGraph:
-    """A numeric graph and its relative validation error."""
-
-    graph: Graph
-    error: float
-
-
-def continue_fit(best: TrainedGraph, data: SearchData, grids: Sequence[int]) -> TrainedGraph:
-    """Refine the grids of a coarse fit, unless it is stalled and not linear in its parameters."""
-    if best.error >= STALLED and len(best.graph.operations) > 1:
-        return best
-    return extend(best.graph, data, grids)
-
-
-def coarse_fit(graph: Graph, data: SearchData) -> TrainedGraph:
+def coarse_fit(graph: Graph, data: SearchData) -> Graph:
     """Fit a graph while its hidden grids follow their arguments."""
     settings = RefitSettings(_COARSE_STEPS, penalty=_COARSE_PENALTY, gain=QUICK)
-    graph = refit_on_grids(graph, data, settings, _ROUNDS, _COARSE_MARGIN)
-    return TrainedGraph(graph, data.error(graph))
+    return refit_on_grids(graph, data, settings, _ROUNDS, _COARSE_MARGIN)
 
 
-def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> TrainedGraph:
+def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> Graph:
     """Refine the grids while the validation error falls, then double them for sharp functions."""
-    best, last = TrainedGraph(graph, data.error(graph)), max(grids, default=0)
+
+    def finer(graph: Graph, intervals: int, penalty: float) -> Graph:
+        settings = RefitSettings(_GRID_STEPS, penalty=penalty, gain=QUICK)
+        return refit(fitted_grids(graph, data.x, intervals=intervals), data, settings)
+
+    best, last = graph, max(grids, default=0)
     for intervals in grids:
-        finer = _on_grid(graph, data, intervals, PENALTY)
-        graph = finer.graph
-        if finer.error > _GRID_GROWTH * best.error:
+        graph = finer(graph, intervals, PENALTY)
+        if data.error(graph) > _GRID_GROWTH * data.error(best):
             break
-        best = min(best, finer, key=lambda each: each.error)
-    finest = data.y.size / (_POINTS_EACH * max(len(best.graph.numeric_edges()), 1))
-    while 0 < 2 * last <= finest and best.error >= _UNRESOLVED:
-        last, before = 2 * last, best.error
-        finer = _on_grid(best.graph, data, last, _SHARP_PENALTY)
-        best = min(best, finer, key=lambda each: each.error)
-        if best.error > before / 2:
+        best = min(best, graph, key=data.error)
+    finest = data.y.size / (_POINTS_EACH * max(len(best.numeric_edges()), 1))
+    while 0 < 2 * last <= finest and (before := data.error(best)) >= _UNRESOLVED:
+        last *= 2
+        best = min(best, finer(best, last, _SHARP_PENALTY), key=data.error)
+        if data.error(best) > before / 2:
             break
     return best
-
-
-def _on_grid(graph: Graph, data: SearchData, intervals: int, penalty: float) -> TrainedGraph:
-    graph = fitted_grids(graph, data.x, intervals=intervals)
-    graph = refit(
-        graph, data.x, data.y, RefitSettings(_GRID_STEPS, penalty=penalty, gain=QUICK)
-    ).graph
-    return TrainedGraph(graph, data.error(graph))

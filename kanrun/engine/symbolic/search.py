@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
 from kanrun.engine.symbolic.intervals import is_determined
 from kanrun.engine.symbolic.laws import (
-    Event,
     in_all_inputs,
     of_logarithm,
     regressions,
@@ -23,22 +22,18 @@ from kanrun.engine.symbolic.laws import (
 )
 from kanrun.engine.symbolic.problem import (
     FittedStructure,
+    SearchData,
     SearchProblem,
     SearchStage,
     length_of,
 )
-from kanrun.engine.symbolic.reductions import Reduction, dimensionless, relevant_inputs
-from kanrun.engine.symbolic.refit import (
-    GOOD,
-    TrainedGraph,
-    coarse_fit,
-    continue_fit,
-    extend,
-)
+from kanrun.engine.symbolic.reductions import dimensionless, relevant_inputs
+from kanrun.engine.symbolic.refit import GOOD, STALLED, coarse_fit, extend
 from kanrun.engine.symbolic.snapping import (
     LONGER_SEARCH,
     SMOOTH,
     SNAP_THRESHOLD,
+    Event,
     is_noise_limited,
     refine_to_formula,
     search_longer,
@@ -50,9 +45,8 @@ from kanrun.engine.symbolic.symmetries import reduce_variables
 _PLAIN = 3
 #: Multiple of the best network's error at which a formula ends the search if it leaves noise.
 _NOISE_STOP = 1.05
-#: Work for all longer searches, fraction of what remains for the function of a single input, and
-#: for a search in the groups that symmetries leave.
-_LONGER_SEARCHES, _SINGLE_INPUT, _GROUPS = 60.0, 0.8, 0.6
+#: Work for all longer searches, and fraction of what remains for the function of a single input.
+_LONGER_SEARCHES, _SINGLE_INPUT = 60.0, 0.8
 #: Intervals of the coarse fits that rank structures, and of more of them; the error of a coarse fit
 #: that ends the ranking, and its factor for each edge.
 _COARSE_GRIDS, _MORE_INTERVALS = (3, 3, 7), 4
@@ -172,10 +166,6 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
     if not run.over():
         reduction = reduce_variables(data)
         yield from run.recorded(structured_formulas(problem, reduction))
-        if reduction.changes and not run.over():  # the groups may be wrong
-            yield from run.recorded(structured_formulas(problem, Reduction.none(inputs)))
-        if reduction.changes and reduction.variables and not run.over():
-            yield from run.recorded(run.in_groups(reduction))
     if run.over():
         return
     if data.relative:
@@ -196,16 +186,16 @@ class _Search:
         self.longer_searches = _LONGER_SEARCHES
         self.structures: list[FittedStructure] = []
         self.pending: list[FittedStructure] = []
-        self.trained: list[tuple[str, TrainedGraph]] = []
+        self.trained: list[SearchStage] = []
 
     def is_exact(self) -> bool:
-        return any(each.is_exact(self.problem) for each in self.structures)
+        return any(each.is_exact for each in self.structures)
 
     def network_error(self) -> float:
         """Return the error of the best network that has fewer parameters than there are points."""
         errors = [
             each.error
-            for _, each in self.trained
+            for each in self.trained
             if not self.data.interpolated_by(each.graph.parameters.size)
         ]
         return min(errors, default=np.inf)
@@ -219,7 +209,9 @@ class _Search:
             return True
         limit = _NOISE_STOP * self.network_error()
         return any(
-            each.best.error <= limit < np.inf and is_noise_limited(each.best.graph, self.problem)
+            each.formula is not None
+            and each.error <= limit < np.inf
+            and is_noise_limited(each.formula, self.data)
             for each in self.structures
         )
 
@@ -249,43 +241,48 @@ class _Search:
         for skeleton in deep_shapes(inputs) if inputs > 1 else ():
             yield from self.attempt([skeleton])
             yield from self.deepen()
-        best = min(self.trained, key=lambda each: each[1].error, default=None)
-        if not self.structures and best is not None and best[1].error < self.data.no_skill_error:
+        best = min(self.trained, key=lambda each: each.error, default=None)
+        if not self.structures and best is not None and best.error < self.data.no_skill_error:
             # No network is accurate; the best still says something about y.
-            yield from self.recorded(snapped(*best, self.problem), pending=True)
+            yield from self.recorded(snapped(best.name, best.graph, self.problem), pending=True)
             yield from self.deepen()
 
     def attempt(self, skeletons: Sequence[Skeleton]) -> Iterator[Event]:
         """Train the structures that are best by coarse fits; prune and snap the accurate ones."""
-        coarse: list[tuple[float, int, Skeleton, TrainedGraph]] = []
+        data, coarse = self.data, list[tuple[float, int, Skeleton, Graph]]()
         for skeleton in sorted(skeletons, key=lambda each: each.graph.active_edges):
             if self.over() or (coarse and min(coarse)[0] < _RANKING_STOP):
                 break
             best = self.coarse(skeleton, _COARSE_GRIDS)
-            error = best.error * _EDGE_HANDICAP**skeleton.graph.active_edges
+            error = data.error(best) * _EDGE_HANDICAP**skeleton.graph.active_edges
             coarse.append((error, len(coarse), skeleton, best))
-        for *_, skeleton, best in sorted(coarse):
-            fits, more = [best], self.policy.starts - len(_COARSE_GRIDS)
-            if best.error > GOOD and more > 0:
-                fits.append(self.coarse(skeleton, (_MORE_INTERVALS,) * more))
-            name, nearest = skeleton.name, min(fits, key=lambda fit: fit.error)
-            trained = continue_fit(nearest, self.data, self.policy.grids)
-            self.trained.append((name, trained))
-            yield SearchStage("train", name, trained.graph, trained.error)
+        for *_, skeleton, fitted in sorted(coarse):
+            best = fitted
+            more = self.policy.starts - len(_COARSE_GRIDS)
+            if data.error(best) > GOOD and more > 0:
+                other = self.coarse(skeleton, (_MORE_INTERVALS,) * more)
+                best = min(best, other, key=data.error)
+            # A stalled fit stays coarse, unless it is linear in its parameters.
+            if data.error(best) < STALLED or len(best.operations) == 1:
+                best = extend(best, data, self.policy.grids)
+            trained = SearchStage("train", skeleton.name, best, data)
+            self.trained.append(trained)
+            yield trained
             if trained.error <= SNAP_THRESHOLD:
-                yield from self.recorded(snapped(name, trained, self.problem), pending=True)
+                events = snapped(skeleton.name, best, self.problem)
+                yield from self.recorded(events, pending=True)
             if self.over():
                 return
 
-    def coarse(self, skeleton: Skeleton, grids: Sequence[int]) -> TrainedGraph:
+    def coarse(self, skeleton: Skeleton, grids: Sequence[int]) -> Graph:
         """Return the best of coarse fits on the grids, the last of which is the first good one."""
-        data, fits = self.data, list[TrainedGraph]()
+        data, fits = self.data, list[Graph]()
         for intervals in grids:
             start = skeleton.start(data.x, intervals, self.policy.degree, self.generator)
             fits.append(coarse_fit(start, data))
-            if fits[-1].error < GOOD:
+            if data.error(fits[-1]) < GOOD:
                 break
-        return min(fits, key=lambda fit: fit.error)
+        return min(fits, key=data.error)
 
     def deepen(self) -> Iterator[Event]:
         """Search longer in the pending structures, accurate and small networks first."""
@@ -316,29 +313,29 @@ def fixed_shape(
     run, name = _Search(problem, generator), "-".join(map(str, shape))
     grids = (*_COARSE_GRIDS, *(_MORE_INTERVALS,) * problem.policy.starts)[: problem.policy.starts]
     best = run.coarse(Skeleton.of_kan(shape), grids)
-    trained = extend(best.graph, problem.data, problem.policy.grids)
-    yield SearchStage("train", name, trained.graph, trained.error)
-    if trained.error < problem.data.no_skill_error:
-        yield from refine_to_formula(name, trained, problem)
+    trained = SearchStage("train", name, extend(best, run.data, run.policy.grids), run.data)
+    yield trained
+    if trained.error < run.data.no_skill_error:
+        yield from refine_to_formula(name, trained.graph, problem)
 
 
 def choose_formula(
-    structures: Sequence[FittedStructure], problem: SearchProblem
+    structures: Sequence[FittedStructure], data: SearchData
 ) -> FittedStructure | None:
     """Return the exact formula of least complexity, else the one of the shortest description.
 
     Formulas that noisy points do not determine are for want of others. A network without a formula
     counts as one with `_NO_FORMULA` times its error. None if nothing was trained.
     """
-    exact = [each for each in structures if each.is_exact(problem)]
+    exact = [each for each in structures if each.is_exact]
     if exact:
-        return min(exact, key=lambda each: each.best.graph.complexity)
-    formulas = [each for each in structures if each.formula is not None]
-    if sure := [each for each in formulas if is_determined(each.best.graph, problem.data)]:
-        structures = sure + [each for each in structures if each.formula is None]
+        return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
+    determined = [each for each in structures if each.formula and is_determined(each.formula, data)]
+    if determined:
+        structures = determined + [each for each in structures if each.formula is None]
 
     def length(each: FittedStructure) -> float:
         error = _NO_FORMULA * each.network_error
-        return each.best.length if each.formula else length_of(error, 0, 0.0, problem.data)
+        return each.length if each.formula else length_of(error, 0, 0.0, data)
 
     return min(structures, key=length, default=None)

@@ -13,9 +13,9 @@ from kanrun.engine.symbolic.candidates import TINY, Array
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.tables.gaussian_process import GaussianProcess, KernelPrior, fit_kernel
 
-#: Points from which the lengths of the smooth fit are found, and those that it goes through; both
-#: are doubled once above an error. Steps of the search, and its last gain of likelihood.
-_TUNED, _FITTED, _RESOLVED, _STEPS, _LIKELIHOOD_RTOL = 250, 600, 0.02, 25, 2e-9
+#: Points from which the lengths of the smooth fit are found, and those that it goes through. Steps
+#: of the search, and its last gain of likelihood.
+_TUNED, _FITTED, _STEPS, _LIKELIHOOD_RTOL = 250, 600, 25, 2e-9
 #: Hyperparameters of values without noise, or with some.
 _PRIOR = KernelPrior(
     precision=(0.1, 1e-6, 1e2), linear=None, radial=(30.0, 1e-2, 1e3), noise=(1e-6, 1e-9, 1.0)
@@ -47,17 +47,14 @@ class GaussianProcessFit:
 
 def smooth_fit(data: SearchData) -> GaussianProcessFit:
     """Return the best Gaussian process fit of y or log |y| in the inputs or their logarithms."""
-    found: list[tuple[GaussianProcessFit, bool]] = []
+    found: list[GaussianProcessFit] = []
     for of_inputs, of_output in itertools.product((False, True), repeat=2):
         if (of_inputs and not is_positive(data)) or (of_output and not has_one_sign(data)):
             continue
-        found.append((_fit(data, of_inputs, of_output), of_inputs))
-        if found[-1][0].error < ACCURATE:
+        found.append(_fit(data, of_inputs, of_output))
+        if found[-1].error < ACCURATE:
             break
-    best, of_inputs = min(found, key=lambda entry: entry[0].error)
-    if best.error < _RESOLVED:
-        return best
-    return min((best, _fit(data, of_inputs, best.logarithmic, 2)), key=lambda fit: fit.error)
+    return min(found, key=lambda fit: fit.error)
 
 
 def errors_are_relative(data: SearchData) -> bool:
@@ -93,8 +90,8 @@ def has_one_sign(data: SearchData) -> bool:
     return bool((y * y[0] > 0).all())
 
 
-def _fit(data: SearchData, of_inputs: bool, of_output: bool, more: int = 1) -> GaussianProcessFit:
-    """Fit y or log |y| in the inputs or their logarithms, to `more` times as many points."""
+def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessFit:
+    """Fit y or log |y| in the inputs or their logarithms."""
 
     def inner(x: Array) -> Array:
         return np.log(x) if of_inputs else x
@@ -106,7 +103,7 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool, more: int = 1) -> G
     middle, size = z.mean(0), np.where(z.std(0) > 0, z.std(0), 1.0)
     mean, std = float(y.mean()), max(float(y.std()), TINY)
     z, target = (z - middle) / size, ((y - mean) / std)[:, None]
-    few, every = slice(0, more * _TUNED), slice(0, more * _FITTED)
+    few, every = slice(0, _TUNED), slice(0, _FITTED)
     rows = len(z[few])
     work = rows**2 * (COSTS.covariance * rows + COSTS.covariance_entry * (2 + z.shape[1]))
     try:

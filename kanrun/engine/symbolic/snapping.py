@@ -16,29 +16,25 @@ import numpy as np
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import TINY
 from kanrun.engine.symbolic.conversions import canonicalise
-from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
-from kanrun.engine.symbolic.graph import EdgeMatch, Graph, fitted_grids
-from kanrun.engine.symbolic.graph_changes import EDGE_STEPS, eliminate
-from kanrun.engine.symbolic.matching import match_edge
+from kanrun.engine.symbolic.edge_functions import Spline, flat
+from kanrun.engine.symbolic.graph import EdgeMatch, Graph, fitted_grids, sound, without_edges
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
-    FormulaFit,
     Matches,
+    SearchData,
     SearchProblem,
     SearchStage,
-    description_length,
 )
 from kanrun.engine.symbolic.refit import (
     PENALTY,
     QUICK,
     RefitSettings,
-    TrainedGraph,
     extend,
     refit,
     refit_on_grids,
 )
-from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_formulas
+from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_edge, match_formulas
 
 #: Relative error up to which a network is snapped.
 SNAP_THRESHOLD = 0.05
@@ -48,6 +44,12 @@ LONGER_SEARCH = 30.0
 SMOOTH = 2e-5
 #: Maximum number of intervals of the grids on which removals are tried.
 _PRUNED_INTERVALS = 8
+#: Factor of the smallest error so far that a removal may cause, and an error that is no loss.
+_GROWTH, _NEGLIGIBLE_ERROR = 1.3, 1e-7
+#: Steps of the refit without an edge, and without a node.
+_EDGE_STEPS, _NODE_STEPS = 12, 40
+#: Error below which a network is accurate, and the factor by which it may then grow without a node.
+_ACCURATE, _ACCURATE_GROWTH = 3e-3, 6.0
 #: Maximum number of assignments of a whole graph, and matches of an edge that are used.
 _ASSIGNMENTS, _PER_EDGE = 24, 5
 #: 1 - R^2 of the best match above which an edge gets formulas, and the fraction of the network's
@@ -60,22 +62,20 @@ _PROMISING, _POLISHED = 0.2, 1e-7
 _QUICK = RefitSettings(steps=12, gain=QUICK, damping=1e-3)
 _THOROUGH = RefitSettings(steps=60, damping=1e-6)
 _POLISH = RefitSettings(steps=60, gain=1e-6, damping=1e-10)
-#: Ratio of c f to c f + d at which constants diverge.
-_DIVERGED = 1e7
 #: Candidates that are tried on each edge if edges are snapped one by one.
 _MIXED_CANDIDATES = 3
 _MIXED = RefitSettings(steps=15, penalty=PENALTY, gain=QUICK)
 
+Event = SearchStage | FittedStructure
 
-def matched(tried: FittedStructure) -> Iterator[SearchStage | FittedStructure]:
+
+def matched(tried: FittedStructure) -> Iterator[Event]:
     """Yield a formula that was found without a network, as one stage."""
-    yield SearchStage("match", tried.name, tried.network, tried.best.error)
+    yield SearchStage("match", tried.name, tried.network, tried.data)
     yield tried
 
 
-def refine_to_formula(
-    name: str, trained: TrainedGraph, problem: SearchProblem
-) -> Iterator[SearchStage | FittedStructure]:
+def refine_to_formula(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event]:
     """Prune, retrain and snap a trained network, with formulas on edges where they are needed."""
     for event in snapped(name, trained, problem):
         if isinstance(event, FittedStructure):
@@ -84,118 +84,186 @@ def refine_to_formula(
             yield event
 
 
-def snapped(
-    name: str, trained: TrainedGraph, problem: SearchProblem
-) -> Iterator[SearchStage | FittedStructure]:
+def snapped(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event]:
     """Prune a trained network, refine its grids again, and snap its edges to single candidates."""
-    data, network = problem.data, trained
-    pruned = _pruned_network(trained, problem)
-    yield SearchStage("prune", name, pruned, data.error(pruned))
-    if pruned is not trained.graph:
+    data = problem.data
+    pruned = network = _pruned_network(trained, data)
+    yield SearchStage("prune", name, pruned, data)
+    if pruned is not trained:
         network = extend(pruned, data, problem.policy.grids[-2:])
-    yield SearchStage("retrain", name, network.graph, network.error)
+    yield SearchStage("retrain", name, network, data)
     tried = select(name, network, problem)
-    yield from _stages(tried, problem)
+    yield from _stages(tried)
     yield tried
 
 
 def search_longer(
     tried: FittedStructure, problem: SearchProblem, budget: Budget
-) -> Iterator[SearchStage | FittedStructure]:
+) -> Iterator[Event]:
     """Search a structure that is not exact once more, with formulas on edges that need them.
 
     The search continues until the formula is exact or, if noise limits the network, as good as the
     network.
     """
-    graph, best, goal = tried.network, tried.best, EXACT
-    if is_noise_limited(graph, problem):
-        goal = max(goal, _AS_GOOD * problem.data.error(graph))
-    if not tried.is_exact(problem) and best.error > goal:
-        matches = _with_edge_formulas(graph, problem, tried.matches, budget)
-        longer = _try_assignments(graph, problem, matches, goal, budget)
-        tried = replace(tried, best=min(best, longer), matches=matches)
-        if tried.best.error < best.error:
-            yield from _stages(tried, problem)
+    goal, error = EXACT, tried.error
+    if is_noise_limited(tried.network, problem.data):
+        goal = max(goal, _AS_GOOD * tried.network_error)
+    if not tried.is_exact and error > goal:
+        tried = replace(tried, matches=_with_edge_formulas(tried, problem, budget))
+        tried = _assigned(tried, goal, budget)
+        if tried.error < error:
+            yield from _stages(tried)
     yield tried
 
 
-def _stages(tried: FittedStructure, problem: SearchProblem) -> Iterator[SearchStage]:
-    best = tried.best
-    if tried.formula is not None and best.snapped is not None:
-        yield SearchStage("snap", tried.name, best.snapped, problem.data.error(best.snapped))
-        yield SearchStage("refit", tried.name, best.graph, best.error)
+def _stages(tried: FittedStructure) -> Iterator[SearchStage]:
+    if tried.formula is not None and tried.snapped is not None:
+        yield SearchStage("snap", tried.name, tried.snapped, tried.data)
+        yield SearchStage("refit", tried.name, tried.formula, tried.data)
 
 
-def _pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
+def _pruned_network(trained: Graph, data: SearchData) -> Graph:
     """Return the network without needless edges, or the trained network itself if it needs all.
 
     Edges are tried on a coarser, quicker grid, unless the function is too sharp for it.
     """
-    data, graph = problem.data, trained.graph
+    graph = trained
     splines = [edge.function for edge in graph.edges if isinstance(edge.function, Spline)]
     if max((spline.intervals for spline in splines), default=0) > _PRUNED_INTERVALS:
         coarse = fitted_grids(graph, data.x, intervals=_PRUNED_INTERVALS)
-        settings = RefitSettings(EDGE_STEPS, penalty=PENALTY, gain=QUICK)
-        coarse = refit(coarse, data.x, data.y, settings).graph
-        if data.error(coarse) <= max(SNAP_THRESHOLD, 2 * trained.error):
+        coarse = refit(coarse, data, RefitSettings(_EDGE_STEPS, penalty=PENALTY, gain=QUICK))
+        if data.error(coarse) <= max(SNAP_THRESHOLD, 2 * data.error(trained)):
             graph = coarse
     pruned = eliminate(graph, data)
-    return trained.graph if pruned.active_edges == graph.active_edges else pruned
+    return trained if pruned.active_edges == graph.active_edges else pruned
 
 
-def select(name: str, network: TrainedGraph, problem: SearchProblem) -> FittedStructure:
-    """Return the first exact formula of single candidates, else the best."""
-    graph, budget = network.graph, Budget(LONGER_SEARCH)
-    values, outs = graph.edge_outputs(problem.data.x)
-    matches = {
-        i: match_edge(values[graph.edges[i].source], outs[i], problem.candidates)
-        for i in graph.numeric_edges()
+def edge_scores(graph: Graph, data: SearchData) -> list[float]:
+    """Return the RMS change of the output, relative to the std of y, if an edge gives its mean."""
+    values, outs = graph.edge_outputs(data.x)
+    scores = []
+    for i, edge in enumerate(graph.edges):
+        if edge.carries:
+            scores.append(np.inf)
+            continue
+        change = (
+            graph.with_function(i, flat(float(np.mean(outs[i]))))(data.x) - values[graph.output]
+        )
+        scores.append(float(np.sqrt(np.mean(change**2))) / data.y_std)
+    return scores
+
+
+def eliminate(graph: Graph, data: SearchData) -> Graph:
+    """Remove hidden sums, then edges, as long as the error allows it, the least important first.
+
+    An edge may go if the validation error after a refit is at most (1 + tolerance) times the
+    smallest so far, or at most `floor`. Parallel nodes share a function that one node could have.
+    The others need more steps to take it over, and while the network is accurate its error may grow
+    several times: finer grids win that back.
+    """
+    best = data.error(graph)
+    kept: set[tuple[int, int, int, int]] = set()
+    while True:
+        scores = edge_scores(graph, data)
+        order = [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i])]
+        nodes = [i for i in order if _is_only_way_of_a_sum(graph, i)]
+        growth = _GROWTH if best > _ACCURATE else _ACCURATE_GROWTH
+        limits = [
+            (nodes, _NODE_STEPS, max(growth * best, _ACCURATE)),
+            (order, _EDGE_STEPS, max(_GROWTH * best, _NEGLIGIBLE_ERROR)),
+        ]
+        for i, steps, limit in ((i, steps, limit) for some, steps, limit in limits for i in some):
+            # An edge that must stay is tried again only after nodes have changed.
+            key = graph.edges[i].source, graph.edges[i].target, len(graph.operations), steps
+            if key in kept:
+                continue
+            kept.add(key)
+            trial = without_edges(graph, {i})
+            if trial.edges and len(trial.edges) < len(graph.edges):
+                settings = RefitSettings(steps, penalty=PENALTY, gain=QUICK)
+                trial = refit_on_grids(trial, data, settings)
+                error = data.error(trial)
+                if error <= limit:
+                    graph, best = trial, min(best, error)
+                    break
+        else:
+            return graph
+
+
+def _is_only_way_of_a_sum(graph: Graph, index: int) -> bool:
+    """Return whether a hidden sum feeds this edge alone, and another sum feeds its target."""
+    edge = graph.edges[index]
+    sources = [each.source for each in graph.edges]
+    sums = {
+        graph.edges[i].source
+        for i in graph.into(edge.target)
+        if graph.edges[i].source >= graph.inputs and graph.operation(graph.edges[i].source) == "sum"
     }
-    best = _try_assignments(graph, problem, matches, EXACT, budget)
-    return FittedStructure(name, graph, network.error, best, matches)
+    return edge.source in sums and len(sums) > 1 and sources.count(edge.source) == 1
 
 
-def _try_assignments(
-    graph: Graph, problem: SearchProblem, matches: Matches, goal: float, budget: Budget
-) -> FormulaFit:
-    """Return the best graph with a match on every edge, of those with the lowest total scores."""
-    assignments: list[tuple[float, Graph]] = [(0.0, graph)]
-    for i, choices in matches.items():
+def select(name: str, network: Graph, problem: SearchProblem) -> FittedStructure:
+    """Return the first exact formula of single candidates, else the best."""
+    values, outs = network.edge_outputs(problem.data.x)
+    matches = {
+        i: match_edge(values[network.edges[i].source], outs[i], problem.candidates)
+        for i in network.numeric_edges()
+    }
+    tried = FittedStructure(name, network, problem.data, matches=matches)
+    return _assigned(tried, EXACT, Budget(LONGER_SEARCH))
+
+
+def _assigned(tried: FittedStructure, goal: float, budget: Budget) -> FittedStructure:
+    """Return the structure with its best formula so far or with a match on every edge.
+
+    The assignments with the lowest total scores are tried.
+    """
+    assignments: list[tuple[float, Graph]] = [(0.0, tried.network)]
+    for i, choices in tried.matches.items():
         longer = (
             (score + match.score, assigned.with_function(i, match.function))
             for score, assigned in assignments
             for match in choices[:_PER_EDGE]
         )
         assignments = heapq.nsmallest(_ASSIGNMENTS, longer, key=operator.itemgetter(0))
-    best = FormulaFit(np.inf, np.inf, graph)
+    best, error = tried, np.inf
     for _, assigned in assignments:
-        best = min(best, _refitted(assigned, problem))
-        if best.error <= goal or budget.over:
+        refitted = replace(tried, formula=_refitted(assigned, tried.data), snapped=assigned)
+        best = min(best, refitted, key=lambda each: each.length)
+        error = min(error, refitted.error)
+        if error <= goal or budget.over:
             break
     return best
 
 
-def _with_edge_formulas(
-    graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget
-) -> Matches:
+def _refitted(graph: Graph, data: SearchData) -> Graph | None:
+    """Refit a symbolic graph in canonical form; return None if it is not sound on the data."""
+    count_work(COSTS.conversion)
+    fitted = refit(canonicalise(graph), data, _QUICK)
+    for limit, settings in ((_PROMISING, _THOROUGH), (_POLISHED, _POLISH)):
+        if data.error(fitted) < limit:
+            fitted = refit(fitted, data, settings)
+    return fitted if sound(fitted, data.all_points.x) else None
+
+
+def _with_edge_formulas(tried: FittedStructure, problem: SearchProblem, budget: Budget) -> Matches:
     """Add formulas of one variable to the matches of edges that no single candidate fits.
 
     The values of an edge into the output are the part of y that the other edges leave, more
     accurate than the network's. An edge that is the whole network is known to rounding; with noise,
     its formula would be a regression, which is not part of this function.
     """
-    data = problem.data
+    graph, data, wider = tried.network, tried.data, dict(tried.matches)
     values, outs = graph.edge_outputs(data.x)
-    noisy, alone = is_noise_limited(graph, problem), graph.active_edges == 1
-    wider = dict(matches)
-    for i, found in matches.items():
+    noisy, alone = is_noise_limited(graph, data), graph.active_edges == 1
+    for i, found in tried.matches.items():
         edge, known = graph.edges[i], outs[i]
         if edge.target == graph.output and graph.operation(edge.target) == "sum" and not noisy:
             known = known + data.y - values[graph.output]
         is_clear = bool(found) and found[0].loss <= _DOUBTED and not alone
         if is_clear or (noisy and alone) or budget.over:
             continue
-        accuracy = data.error(graph) * data.y_std / max(float(np.std(known)), TINY)
+        accuracy = tried.network_error * data.y_std / max(float(np.std(known)), TINY)
         exact = 0.0 if alone else _WITHIN * accuracy
         allowance = Budget(budget.left if alone else min(budget.left, UNIVARIATE_BUDGET))
         more = match_formulas(values[edge.source], known, problem.candidates, exact, allowance)
@@ -203,44 +271,12 @@ def _with_edge_formulas(
     return wider
 
 
-def is_noise_limited(graph: Graph, problem: SearchProblem) -> bool:
+def is_noise_limited(graph: Graph, data: SearchData) -> bool:
     """Return whether the residuals of a network or a formula are noise.
 
     Not small, and independent of the inputs.
     """
-    return problem.data.error(graph) > SMOOTH and problem.data.residuals_are_noise(graph)
-
-
-def _refitted(graph: Graph, problem: SearchProblem) -> FormulaFit:
-    """Refit a symbolic graph in canonical form.
-
-    The error is inf if it is not defined on the data.
-    """
-    data = problem.data
-    count_work(COSTS.conversion)
-    fitted = refit(canonicalise(graph), data.x, data.y, _QUICK)
-    for limit, settings in ((_PROMISING, _THOROUGH), (_POLISHED, _POLISH)):
-        if fitted.rmse < limit * data.y_std:
-            fitted = refit(fitted.graph, data.x, data.y, settings)
-    return replace(_measured(fitted.graph, problem), snapped=graph)
-
-
-def _measured(graph: Graph, problem: SearchProblem) -> FormulaFit:
-    """Return the description length and the error of a formula, inf if it is not defined.
-
-    Every candidate must be defined, without a pole, on the range of its argument. Constants must
-    not diverge: if a candidate is used as the limit of another one, c f and d cancel each other.
-    """
-    data = problem.data
-    with np.errstate(all="ignore"):
-        values, outs = graph.edge_outputs(data.all_points.x)
-        for edge, out in zip(graph.edges, outs, strict=True):
-            if isinstance(edge.function, Symbolic):
-                size = np.abs(out - edge.function.constants[3]).max()
-                is_allowed = edge.function.allows(values[edge.source])
-                if not is_allowed or size > _DIVERGED * np.abs(out).max():
-                    return FormulaFit(np.inf, np.inf, graph)
-    return FormulaFit(description_length(graph, data), data.error(graph), graph)
+    return data.error(graph) > SMOOTH and data.residuals_are_noise(graph)
 
 
 @dataclass(frozen=True)
@@ -288,12 +324,13 @@ def _snap_edge(
     why, best = "no candidate is defined on the range of its argument", None
     for match in sorted(matches, key=lambda m: m.score)[:_MIXED_CANDIDATES]:
         trial = graph.with_function(index, match.function)
-        fit = _measured(refit_on_grids(trial, data, _MIXED), problem)
-        if fit.error <= allowed:
+        trial = refit_on_grids(trial, data, _MIXED)
+        error = data.error(trial) if sound(trial, data.all_points.x) else np.inf
+        if error <= allowed:
             why = "the network stays as good"
-            return fit.graph, Decision(index, True, match.name, match.r2, why)
+            return trial, Decision(index, True, match.name, match.r2, why)
         if best is None:
-            ratio, best = fit.error / data.error(graph), match
+            ratio, best = error / data.error(graph), match
             why = f"its best candidate multiplies the network's error by {ratio:.3g}"
             if not np.isfinite(ratio):
                 why = "its best candidates leave their domain or their constants diverge"

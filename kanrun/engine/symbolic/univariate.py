@@ -1,6 +1,7 @@
-"""Formulas of one variable for an edge that no candidate matches.
+"""Functions of one variable for an edge: candidates with constants, and formulas.
 
-Polynomials and rational functions by linear algebra; then few terms of the dictionary, by the
+An edge is matched by c f(a x + b) + d. Where no candidate f does, formulas are searched:
+polynomials and rational functions by linear algebra; then few terms of the dictionary, by the
 correlations of all its entries at once, for the values and for simple functions of them; then terms
 one by one, all constants refitted jointly. A formula counts as exact at the rounding of the values,
 or at the accuracy to which they are known.
@@ -17,9 +18,14 @@ import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, at_most, count_work
 from kanrun.engine.symbolic.candidates import (
+    CONSTANT,
+    GRID_STEPS,
     TABLE,
+    TINY,
+    TWINS,
     Array,
     Candidate,
+    grid_values,
     number,
 )
 from kanrun.engine.symbolic.conversions import (
@@ -38,9 +44,8 @@ from kanrun.engine.symbolic.dictionary import (
     powers_of,
     waves,
 )
-from kanrun.engine.symbolic.edge_functions import Symbolic
-from kanrun.engine.symbolic.graph import EdgeMatch, Graph, sound
-from kanrun.engine.symbolic.matching import POINTS, thinned
+from kanrun.engine.symbolic.edge_functions import Symbolic, flat, standardised
+from kanrun.engine.symbolic.graph import ROUNDING, Edge, EdgeMatch, Graph, sound
 from kanrun.engine.symbolic.multivariate import quotient_of_polynomials
 from kanrun.engine.symbolic.problem import SearchData, length_of
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -54,6 +59,12 @@ from kanrun.engine.symbolic.regression import (
 )
 from kanrun.errors import KanrunError
 
+#: Samples of an edge that are used.
+POINTS = 120
+#: Matching candidates: best candidates that are refitted, grid points from which they are and of
+#: which they are chosen, and the distance of these relative to a.
+_CANDIDATES, _STARTS, _RANKED, _APART = 12, 2, 40, 0.3
+_MATCHED = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 #: Formulas of one variable: work for one of several edges, relative error of values if nothing else
 #: is known, and accuracy of the values below which the first formula as good as that is taken.
 UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 10.0, 3e-14, 1e-10
@@ -75,6 +86,97 @@ _CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
 _WEIGHTS = (1, 2, 3, -1, -2)
 
 
+def _thinned(points: int, t: Array, *others: Array) -> tuple[Array, ...]:
+    """Return at most this many of the arguments t (N,), in order, and of the values there."""
+    order = np.argsort(t, kind="stable")[
+        np.linspace(0, t.size - 1, min(t.size, points)).astype(int)
+    ]
+    return tuple(each[order] for each in (t, *others))
+
+
+def _points(t: Array, values: Array, relative: bool = False) -> SearchData:
+    """Return values (N,) at t (N,) as points that are fitted and chosen on."""
+    return SearchData(t[:, None], values, t[:, None], values, relative)
+
+
+def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
+    """Return the candidates' matches of an edge's values (N,) at t (N,), best score first.
+
+    They are defined on the range of t. Twins (sigmoid and tanh, ...) are matched once; candidates
+    that are far off on the coarse grid are left out.
+    """
+    t, values = _thinned(POINTS, t, values)
+    varies = float(np.var(values)) > 0
+    found = [_matched(flat(float(values.mean())), float(varies))] if CONSTANT in candidates else []
+    if not varies or t[-1] == t[0]:
+        return found
+    names = {candidate.name for candidate in candidates}
+    coarse = [
+        (candidate, *_coarse(t, values, candidate))
+        for candidate in candidates
+        if candidate is not CONSTANT and TWINS.get(candidate.name) not in names
+    ]
+    coarse.sort(key=lambda entry: entry[1] * 2 ** entry[0].complexity)
+    matches = (_match(t, values, each, at) for each, _, at in coarse[:_CANDIDATES])
+    found += [match for match in matches if match is not None]
+    return sorted(found, key=lambda match: match.score)
+
+
+def _match(
+    t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]]
+) -> EdgeMatch | None:
+    """Return the candidate with its constants fitted from the better of the starts, or None.
+
+    Starts are for t scaled to [-1, 1].
+    """
+    middle, half, data = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2, _points(t, values)
+    settings = replace(_MATCHED, floor=ROUNDING**0.5 * data.y_std)
+    best: EdgeMatch | None = None
+    for a, b in starts:
+        begun = Symbolic(candidate, (a / half, b - a * middle / half, 1.0, 0.0), candidate.free)
+        with np.errstate(all="ignore"):
+            design = np.stack([begun.value(t), np.ones_like(t)], axis=1)
+        if not np.isfinite(design).all():
+            continue
+        c, d = np.linalg.lstsq(design, values, rcond=None)[0].tolist()
+        graph = Graph(1, ("sum",), (Edge(0, 1, begun.changed(c=c, d=d)),))
+        fitted = refit(graph, data, settings)
+        result, loss = fitted.edges[0].function, data.error(fitted) ** 2
+        if result.allows(t) and loss < (best.loss if best else np.inf):
+            best = _matched(standardised(result), loss)
+            if loss < ROUNDING:
+                break
+    return best
+
+
+def _matched(function: Symbolic, loss: float) -> EdgeMatch:
+    return EdgeMatch(function, loss, function.candidate.complexity, function.candidate.name)
+
+
+def _coarse(
+    t: Array, values: Array, candidate: Candidate
+) -> tuple[float, list[tuple[float, float]]]:
+    """Return the smallest loss on the grid, and its best points (a, b), apart from each other.
+
+    The edge is taken at equal steps.
+    """
+    grid, f = grid_values(candidate)
+    if not len(grid):
+        return np.inf, []
+    target = np.interp(np.linspace(t[0], t[-1], GRID_STEPS), t, values)
+    target = target - target.mean()
+    constant = np.full((GRID_STEPS, 1), GRID_STEPS**-0.5)
+    r2 = covered(target, f, constant)[0] / max(float(target @ target), TINY)
+    chosen: list[int] = []
+    for i in np.argsort(-r2)[:_RANKED]:
+        if r2[i] <= 0 or len(chosen) == _STARTS:
+            break
+        if all(np.abs(grid[i] - grid[j]).max() > _APART * abs(grid[j, 0]) for j in chosen):
+            chosen.append(int(i))
+    loss = 1 - float(r2[chosen[0]]) if chosen else np.inf
+    return loss, [(float(grid[i, 0]), float(grid[i, 1])) for i in chosen]
+
+
 def match_formulas(
     t: Array,
     values: Array,
@@ -90,10 +192,10 @@ def match_formulas(
     errors are `relative`. The search ends at the first formula as good as that, or when the budget
     is spent.
     """
-    t, values = thinned(POINTS, t, values)
+    t, values = _thinned(POINTS, t, values)
     if t[0] == t[-1] or np.var(values) == 0.0:
         return []
-    search = _UnivariateSearch(t, values, candidates, accuracy, relative=relative)
+    search = _UnivariateSearch(_points(t, values, relative), candidates, accuracy)
     with np.errstate(all="ignore"):
         for usual in search.phases(budget):
             # Values that are not exact are near to many formulas: the usual ones are all compared.
@@ -111,8 +213,8 @@ def regression_formulas(
     plain functions come first; then term after term of these, and in the end of compositions too.
     All constants are fitted to all points.
     """
-    t, values = thinned(t.size, t, values)
-    search = _UnivariateSearch(t, values, candidates, 0.0, by_length=True)
+    t, values = _thinned(t.size, t, values)
+    search = _UnivariateSearch(_points(t, values), candidates, 0.0, by_length=True)
     target = OutputTransform(search.y)
 
     every = dictionary_of_one(t, candidates) + generic_terms(t, candidates, _GENERIC)
@@ -143,28 +245,26 @@ def regression_formulas(
 
 
 class _UnivariateSearch:
-    """Formulas found so far for values y (N,) at arguments t (N,) in order, and what adds to them.
+    """Formulas found so far for points in the order of their arguments, and what adds to them.
 
     With `by_length` they are ranked by the length of their description.
     """
 
     def __init__(
         self,
-        t: Array,
-        y: Array,
+        data: SearchData,
         candidates: Sequence[Candidate],
         accuracy: float,
         *,
         by_length: bool = False,
-        relative: bool = False,
     ) -> None:
-        self.t, self.y, self.candidates, self.relative = t, y, candidates, relative
+        self.data, self.candidates, self.by_length = data, candidates, by_length
+        self.t, self.y, self.relative = data.x[:, 0], data.y, data.relative
         #: Size of y that errors are relative to.
-        self.size = np.abs(y) if relative else np.full(y.size, np.std(y))
-        self.goal = max(accuracy, _VALUE_ROUNDING * float(np.max(np.abs(y) / self.size)))
+        self.size = np.abs(data.y) if data.relative else np.full(data.y.size, data.y_std)
+        self.goal = max(accuracy, _VALUE_ROUNDING * float(np.max(np.abs(data.y) / self.size)))
         self.precise = self.goal < _PRECISE
         self.found: list[EdgeMatch] = []
-        self.data = SearchData(t[:, None], y, t[:, None], y) if by_length else None
 
     def is_exact(self) -> bool:
         return any(match.loss <= self.goal**2 for match in self.found)
@@ -174,7 +274,7 @@ class _UnivariateSearch:
 
     def score(self, match: EdgeMatch) -> float:
         graph = match.function
-        if self.data is None or not isinstance(graph, Graph):
+        if not self.by_length or not isinstance(graph, Graph):
             return match.score
         return length_of(match.loss**0.5, graph.parameters.size, graph.complexity, self.data)
 
@@ -211,9 +311,8 @@ class _UnivariateSearch:
         varied = nice.varied(_ALIKE, _SIMPLE // 2)
         self.singles(plain, varied.combined(varied, PRODUCT), _SINGLES)
         yield False
-        for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
-            self.pairs(target, entries)
-            yield False
+        self.pairs(plain, every)
+        yield False
         for _ in self.grown(every, budget):
             yield False
 
@@ -298,12 +397,12 @@ class _UnivariateSearch:
         except (FloatingPointError, KanrunError, ZeroDivisionError):
             return None
         count_work(COSTS.conversion)
-        settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal, weights=1 / self.size)
-        fitted = refit(begun, self.t[:, None], self.y, settings)
-        loss = fitted.rmse**2
-        if not np.isfinite(loss) or not sound(fitted.graph, self.t):
+        settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal * self.data.y_std)
+        fitted = refit(begun, self.data, settings)
+        loss = self.data.error(fitted) ** 2
+        if not np.isfinite(loss) or not sound(fitted, self.data.x):
             return None
-        graph = canonicalise(fitted.graph)
+        graph = canonicalise(fitted)
         complexity = graph.complexity + max(graph.active_edges - 1, 0)
         match = EdgeMatch(graph, loss, complexity, function_label(graph), self.goal**2)
         self.found.append(match)

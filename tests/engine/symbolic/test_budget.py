@@ -7,6 +7,7 @@ import pytest
 from made_graphs import one_edge
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, work_done
+from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 X = np.linspace(-1, 1, 200)[:, None]
@@ -14,13 +15,9 @@ X = np.linspace(-1, 1, 200)[:, None]
 
 def work_of(steps, points=200):
     x = X[:points]
-    before = work_done()
-    refit(
-        one_edge("sin", 1.0, 0.1, 1.0, 0.0),
-        x,
-        np.sin(2 * x[:, 0]),
-        RefitSettings(steps=steps, gain=0.0, patience=1000),
-    )
+    before, y = work_done(), np.sin(2 * x[:, 0])
+    settings = RefitSettings(steps=steps, gain=0.0, patience=1000)
+    refit(one_edge("sin", 1.0, 0.1, 1.0, 0.0), SearchData(x, y, x, y), settings)
     return work_done() - before
 
 

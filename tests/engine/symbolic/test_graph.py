@@ -12,6 +12,7 @@ from kanrun.engine.symbolic.graph import (
     Graph,
     fitted_grids,
 )
+from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search import Skeleton
 from kanrun.formulas import parse
@@ -85,15 +86,12 @@ def test_refit_reaches_the_data_and_never_makes_them_worse():
     truth = one_edge("tanh", 2.0, -0.5, 1.5, 0.3)
     begun = one_edge("tanh", 1.0, 0.0, 1.0, 0.0)
     y = truth(X[:, :1])
-    fitted = refit(begun, X[:, :1], y, RefitSettings(steps=60))
-    assert fitted.rmse < 1e-12
-    assert refit(begun, X[:, :1], y, RefitSettings(steps=1)).rmse <= np.sqrt(
-        np.mean((begun(X[:, :1]) - y) ** 2)
-    )
+    data = SearchData(X[:, :1], y, X[:, :1], y)
+    fitted = refit(begun, data, RefitSettings(steps=60))
+    assert data.error(fitted) < 1e-12
+    assert data.error(refit(begun, data, RefitSettings(steps=1))) <= data.error(begun)
 
 
 def test_a_graph_that_is_not_defined_comes_back_as_it_is():
     graph = one_edge("log", 1.0, -5.0, 1.0, 0.0)
-    fitted = refit(graph, X[:, :1], X[:, 0])
-    assert fitted.graph is graph
-    assert fitted.rmse == np.inf
+    assert refit(graph, SearchData(X[:, :1], X[:, 0], X[:, :1], X[:, 0])) is graph

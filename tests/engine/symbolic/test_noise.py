@@ -12,9 +12,8 @@ from kanrun.engine.symbolic import univariate
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import choose
 from kanrun.engine.symbolic.edge_functions import Symbolic
-from kanrun.engine.symbolic.formula import finish_formula, round_constants
+from kanrun.engine.symbolic.formula import drop_terms, finish_formula, round_constants
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.graph_changes import drop_terms
 from kanrun.engine.symbolic.intervals import is_determined
 from kanrun.engine.symbolic.problem import (
     EXACT,
@@ -43,8 +42,7 @@ def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one():
         parabola = one_edge("x^2", 1.0, 0.0, 1.0, 0.0, free="bcd")
         cosine = one_edge("cos", 0.2, 0.0, -50.0, 50.0, free="abcd")
         small, large = (
-            refit(each, samples.x, samples.y, RefitSettings(steps=100)).graph
-            for each in (parabola, cosine)
+            refit(each, samples, RefitSettings(steps=100)) for each in (parabola, cosine)
         )
         assert samples.overall_error(large) < 1.01 * samples.overall_error(small)
         assert description_length(small, samples) < description_length(large, samples)
@@ -120,7 +118,7 @@ def test_two_functions_go_where_one_alone_would_not():
     samples = split(x, y, 0.2)
     edges = (edge(0, 1, "sqrt", 1.0, -3.0, 0.9, 0.0, free="bc"),)
     nested = Graph(1, ("sum", "sum"), (*edges, edge(1, 2, "exp", 1.0, 0.0, -1.0, 0.0, free="cd")))
-    fitted = refit(nested, samples.x, samples.y, RefitSettings(steps=60, damping=1e-6)).graph
+    fitted = refit(nested, samples, RefitSettings(steps=60, damping=1e-6))
     assert drop_terms(fitted, samples).complexity == 1.0
 
 
@@ -145,7 +143,7 @@ def test_a_constant_is_rounded_once_others_are_known():
     """Scale and height of a wide Gaussian are well determined once the offset is zero."""
     x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
     begun, data = one_edge("gaussian", 0.7, 0.0, 0.4, 0.0, free="abcd"), split(x, y, 0.2)
-    graph = refit(begun, data.x, data.y, RefitSettings(steps=100)).graph
+    graph = refit(begun, data, RefitSettings(steps=100))
     _, changes = round_constants(graph, data, 1.02 * data.error(graph))
     assert {name: text for _, name, _, text in changes} == {
         "a": "sqrt(2)/2",

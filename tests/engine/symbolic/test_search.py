@@ -141,4 +141,4 @@ def test_a_wide_network_is_pruned_to_what_it_needs():
     stages = [event.stage for event in events if isinstance(event, SearchStage)]
     assert stages == ["train", "prune", "retrain", "snap", "refit"]
     assert tried.network.active_edges == 3
-    assert tried.best.error < 1e-10
+    assert tried.error < 1e-10

@@ -8,7 +8,7 @@ import sympy
 from made_graphs import evaluate, points, uniform
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun.engine.symbolic import SearchPolicy, SearchProblem, choose
+from kanrun.engine.symbolic import SearchPolicy, choose
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.laws import fit_expression
@@ -230,6 +230,6 @@ def test_units_are_exponents_of_the_base_units():
 def test_two_near_sines_become_one():
     data = points("sin(3*x0)*exp(-x1)", -1, 1, 2)
     split = parse("(0.158*sin(2.9999996*x0) + 0.842*sin(3.00000008*x0))*exp(-x1)")
-    exact = fit_expression("", split, SearchProblem(data, choose(None), POLICY))
+    exact = fit_expression("", split, data)
     plain = finish_formula(exact.formula, data, POLICY).expression
     assert len(plain.atoms(sympy.sin)) == 1

@@ -48,7 +48,6 @@ from kanrun.engine.symbolic import (
     choose,
     match_edge,
 )
-from kanrun.engine.symbolic.problem import FormulaFit
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs import Status
@@ -317,10 +316,8 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
     line = Spline.through(x[:, 0], 0.1 * x[:, 0], (-1.0, 1.0), 3, 3)
     network = Graph(1, ("sum",), (Edge(0, 1, line),))
     matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
-    step = SearchStage("train", "good", good, data.error(good))
-    tried = FittedStructure(
-        "bad", network, data.error(network), FormulaFit(0.0, data.error(bad), bad), matches
-    )
+    step = SearchStage("train", "good", good, data)
+    tried = FittedStructure("bad", network, data, bad, matches=matches)
     plain = Scaling(np.zeros(1), np.ones(1))
     held_out = VerificationData(x, y, np.array([[-1.0, 1.0]]), x)
     given = InterpretationProblem(settings(), ("x0",), problem, held_out, plain, 1.0)
@@ -332,7 +329,7 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
     data = SearchData(x[::2], rough[::2], x[1::2], rough[1::2])
     elsewhere = replace(held_out, y=-y)
     given = replace(given, search=replace(problem, data=data), held_out=elsewhere)
-    fit = FittedStructure("good", good, data.error(good), FormulaFit(0.0, data.error(good), good))
+    fit = FittedStructure("good", good, data, good)
     *_, result = outcome(given, [], [fit], Budget(5.0))
     assert (result.outcome, result.formula) == ("failed", None)
     assert "explains any of the variance of new points" in result.sentence
