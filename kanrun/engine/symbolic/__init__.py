@@ -5,6 +5,16 @@ Candidates, matching, selection in context, structures, certificates.
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose, input_names
+from kanrun.engine.symbolic.constants import (
+    ConstantInterval,
+    as_written,
+    confidence_intervals,
+    exact_decimals,
+    has_form_of,
+    open_constants,
+    round_numbers,
+    significant,
+)
 from kanrun.engine.symbolic.conversions import function_label
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.formula import (
@@ -22,19 +32,7 @@ from kanrun.engine.symbolic.graph import (
     edge_name,
     shape_of,
 )
-from kanrun.engine.symbolic.intervals import (
-    ConstantInterval,
-    confidence_intervals,
-    open_constants,
-    significant,
-)
 from kanrun.engine.symbolic.laws import fit_expression
-from kanrun.engine.symbolic.nice_numbers import (
-    as_written,
-    exact_decimals,
-    has_form_of,
-    round_numbers,
-)
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
@@ -49,7 +47,6 @@ from kanrun.engine.symbolic.refit import (
 )
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
 from kanrun.engine.symbolic.simplification import equivalent_forms, proven_equal
-from kanrun.engine.symbolic.smooth_fit import errors_are_relative
 from kanrun.engine.symbolic.snapping import (
     Decision,
     edge_scores,
@@ -57,4 +54,5 @@ from kanrun.engine.symbolic.snapping import (
     partly_symbolic,
     refine_to_formula,
 )
+from kanrun.engine.symbolic.symmetries import errors_are_relative
 from kanrun.engine.symbolic.univariate import match_edge, match_formulas

@@ -15,18 +15,18 @@ import sympy
 
 from kanrun.engine.symbolic.budget import WorkSpent
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, IDENTITY, Array, input_names
-from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
-from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat, standardised
-from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.intervals import standard_errors
-from kanrun.engine.symbolic.nice_numbers import (
+from kanrun.engine.symbolic.constants import (
     PRECISION,
     as_written,
     nice,
     nice_phase,
     round_numbers,
     size,
+    standard_errors,
 )
+from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat, standardised
+from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, description_length
 from kanrun.engine.symbolic.refit import QUICK, RefitSettings, refit
 from kanrun.engine.symbolic.simplification import equivalent_forms

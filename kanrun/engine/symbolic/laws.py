@@ -8,18 +8,19 @@ networks in the fewer variables.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.candidates import DIGITS, TABLE
+from kanrun.engine.symbolic.candidates import DIGITS, TABLE, Candidate
 from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
+from kanrun.engine.symbolic.dictionary import Dictionary, expand_dictionary
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
@@ -27,14 +28,29 @@ from kanrun.engine.symbolic.problem import (
     SearchProblem,
     SearchStage,
 )
+from kanrun.engine.symbolic.quotients import rational_function
 from kanrun.engine.symbolic.reductions import Reduction, power_law
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.regression import TermSum, nearest_sums, output_transforms
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, Event, matched
 from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
+#: Maximum number of inputs of a dictionary, and points at which terms are compared.
+_DICTIONARY_INPUTS, _POINTS = 5, 80
+#: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
+#: divided by a weight; simplest entries that are tried as weights.
+_SIMPLE, _FEW, _WEIGHTS = 3200, 600, 8
+#: Sums of each kind that are looked at, and other formulas that are returned.
+_KEPT, _RETURNED = 6, 8
+#: Fraction of the variance that a sum may leave, and relative error of an exact formula.
+_PROMISING, _EXACT_SUM = 1e-4, 1e-10
+#: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
+_EXACT = 1e-11
+#: Number of the first functions of y that are regressed as quotients.
+_QUOTIENTS = 3
 #: Formulas that are returned, and their refit.
-_RETURNED, _REFIT = 2, RefitSettings(steps=30, damping=1e-6)
+_SHORTEST, _REFIT = 2, RefitSettings(steps=30, damping=1e-6)
 
 
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
@@ -54,7 +70,7 @@ def regressions(problem: SearchProblem) -> Iterator[Iterator[Event]]:
     data, budget = problem.data, Budget(2 * UNIVARIATE_BUDGET)
     for graphs in regression_formulas(data.x[:, 0], data.y, problem.candidates, budget):
         fitted = [each for graph in graphs if (each := _fitted("regression", graph, data))]
-        shortest = sorted(fitted, key=lambda each: each.length)[:_RETURNED]
+        shortest = sorted(fitted, key=lambda each: each.length)[:_SHORTEST]
         yield itertools.chain.from_iterable(map(matched, shortest))
 
 
@@ -72,7 +88,7 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
             yield from matched(fitted)
             return
         others += [fitted] if fitted is not None and fitted.error < SNAP_THRESHOLD else []
-    for fitted in sorted(others, key=lambda each: each.length)[:_RETURNED]:
+    for fitted in sorted(others, key=lambda each: each.length)[:_SHORTEST]:
         yield from matched(fitted)
 
 
@@ -137,3 +153,42 @@ def of_logarithm(event: Event, data: SearchData) -> Event:
     """Return what was found for log |y| as graphs of y."""
     outer = Symbolic(TABLE["exp"], (1.0, 0.0, float(np.sign(data.y[0])), 0.0), "c")
     return in_all_inputs(event, Reduction.none(data.x.shape[1]), data, outer)
+
+
+def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator[sympy.Expr]:
+    """Yield formulas of y from a dictionary of small expressions, exact ones first.
+
+    Those that reproduce some of the points come as they are found, the plainest of each kind first;
+    then the few nearest ones. Many inputs have none.
+    """
+    if data.x.shape[1] > _DICTIONARY_INPUTS:
+        return
+    pick = np.linspace(0, len(data.y) - 1, min(_POINTS, len(data.y))).astype(int)
+    entries = expand_dictionary(data.x[pick], candidates)
+    names = {candidate.name for candidate in candidates}
+    found: list[TermSum] = []
+    for sums in _kinds(entries, data.y[pick], names, data.relative):
+        near = [each for left, each in sums if left < _PROMISING]
+        exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
+        yield from sorted(exact, key=sympy.count_ops)
+        found += near
+    nearest = sorted(found, key=lambda each: each.error)
+    yield from (each.expression() for each in nearest[:_RETURNED])
+
+
+def _kinds(
+    entries: Dictionary, y: Array, names: set[str], relative: bool
+) -> Iterator[Iterator[tuple[float, TermSum]]]:
+    """Yield the nearest sums of one kind after the other."""
+    simple, few = entries.first(_SIMPLE), entries.first(_FEW)
+    near = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
+    for place, target in enumerate(output_transforms(y, names, relative)):
+        yield near(target, simple if place else entries)
+        if place < _QUOTIENTS:
+            yield near(target, few, quotients=True)
+    weights = list(zip(entries.values[:_WEIGHTS], entries.builds, strict=False))
+    for weight in weights:
+        yield near(output_transforms(y, names, relative, weight)[0], few, quotients=True)
+    for weight in weights:
+        for place, target in enumerate(output_transforms(y, names, relative, weight)):
+            yield near(target, few if place else simple)

@@ -82,6 +82,16 @@ class SearchData:
         y = np.concatenate([self.y, self.validation_y])
         return SearchData(x, y, x, y, self.relative)
 
+    @property
+    def is_positive(self) -> bool:
+        """Whether all inputs are positive at all points."""
+        return bool((self.all_points.x > 0).all())
+
+    @property
+    def has_one_sign(self) -> bool:
+        """Whether all outputs have the sign of the first one."""
+        return bool((self.all_points.y * self.y[0] > 0).all())
+
     @cached_property
     def logarithms(self) -> SearchData:
         """The same points with log |y|."""

@@ -16,7 +16,6 @@ import sympy
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, TINY, Array, input_names, input_symbols
 from kanrun.engine.symbolic.problem import SearchData
-from kanrun.engine.symbolic.smooth_fit import has_one_sign, is_positive
 from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.effects import importance_table
 from kanrun.errors import UsageError
@@ -153,7 +152,7 @@ def power_law(data: SearchData) -> sympy.Expr | None:
     Each exponent is the simplest that its standard error allows. There is no law if an input or the
     output has both signs or is zero.
     """
-    if not (is_positive(data) and has_one_sign(data)):
+    if not (data.is_positive and data.has_one_sign):
         return None
     x, y = data.all_points.x, data.all_points.y
     sign = float(np.sign(y[0]))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy
-from numpy.typing import NDArray
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, X, combination
@@ -269,33 +268,3 @@ def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
     norm = np.linalg.norm(left, axis=1)
     use = np.flatnonzero(norm > _LEFT * np.linalg.norm(entries, axis=1))
     return use, left[use] / norm[use, None]
-
-
-def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
-    """Return few coefficients that leave at most `allowed` of y (N,), by backward elimination.
-
-    None if all columns (N, columns) leave more.
-    """
-    kept = np.arange(columns.shape[1])
-
-    def solve(chosen: NDArray[np.intp]) -> Array | None:
-        count_work(COSTS.least_squares * len(y) * len(chosen) ** 2)
-        found = np.asarray(np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64)
-        left = float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2)))
-        return found if left <= allowed else None
-
-    if (first := solve(kept)) is None:
-        return None
-    solved, step = first, max(len(kept) // 2, 1)
-    while step and len(kept) > 1:
-        order = np.argsort(np.abs(solved) * np.linalg.norm(columns[:, kept], axis=0))
-        fewer = [order[min(step, len(kept) - 1) :], *([np.delete(order, 1)] if step == 1 else [])]
-        for chosen in (np.sort(kept[each]) for each in fewer):
-            if (trial := solve(chosen)) is not None:
-                kept, solved = chosen, trial
-                break
-        else:
-            step //= 2
-    full = np.zeros(columns.shape[1])
-    full[kept] = solved
-    return full

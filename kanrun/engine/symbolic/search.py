@@ -10,9 +10,9 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.constants import is_determined
 from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
-from kanrun.engine.symbolic.intervals import is_determined
 from kanrun.engine.symbolic.laws import (
     in_all_inputs,
     of_logarithm,

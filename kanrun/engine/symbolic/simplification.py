@@ -11,7 +11,7 @@ import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, Array, apart
-from kanrun.engine.symbolic.nice_numbers import (
+from kanrun.engine.symbolic.constants import (
     as_written,
     decimals,
     exact_decimals,
@@ -187,18 +187,6 @@ def _radicals(expression: sympy.Expr) -> sympy.Expr:
     return expression.replace(lambda part: part.is_Mul, joined)
 
 
-def _unit_sums(expression: sympy.Expr) -> sympy.Expr:
-    """Write sums under roots with the constant 1: 1/sqrt(1 - x^2/4) for 2/sqrt(4 - x^2)."""
-
-    def root(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
-        constant, rest = base.as_coeff_Add()
-        if exponent.is_Integer or not (exponent.is_Rational and rest and constant > 0):
-            return base**exponent
-        return constant**exponent * (1 + sympy.expand(rest / constant)) ** exponent
-
-    return expression.replace(sympy.Pow, root)
-
-
 def _half_angles(expression: sympy.Expr) -> sympy.Expr:
     """Write cosines as squares of sines: sin(x)^2 for 1/2 - cos(2 x)/2."""
     return sympy.expand(expression.replace(sympy.cos, lambda u: 1 - 2 * sympy.sin(u / 2) ** 2))
@@ -221,20 +209,6 @@ def _complete_squares(expression: sympy.Expr) -> sympy.Expr:
         return sympy.Add(*parts, *(factor * rest for rest, factor in terms.items()))
 
     return expression.replace(lambda part: part.is_Add, squares)
-
-
-def _divide(expression: sympy.Expr) -> sympy.Expr:
-    """Write a quotient of polynomials as a polynomial and a quotient, common factors outside."""
-    above, below = sympy.fraction(sympy.together(expression))
-    factors = sympy.Mul.make_args(sympy.factor_terms(above))
-    total = sympy.Mul(*(each for each in factors if each.is_Add))
-    outside = sympy.Mul(*(each for each in factors if not each.is_Add))
-    forms = [expression]
-    for symbol in sorted(below.free_symbols, key=str):
-        if total.is_polynomial(symbol) and below.is_polynomial(symbol):
-            whole, rest = sympy.div(total, below, symbol)
-            forms.append(outside * (whole + rest / below))
-    return min(forms, key=size)
 
 
 def _quotient(expression: sympy.Expr) -> sympy.Expr:
@@ -298,11 +272,8 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_logarithms, sympy.factor_terms, _combine_logarithms),
     (_roots,),
     (_radicals,),
-    (_unit_sums,),
     (_half_angles,),
     (sympy.together, _complete_squares),
-    (_divide,),
-    (_divide, _common_factors),
     (sympy.factor_terms,),
     (_factor,),
     (sympy.simplify,),
@@ -315,7 +286,6 @@ _LIGHT = (
     _complete_squares,
     _half_angles,
     _radicals,
-    _unit_sums,
     _powers_outside,
     sympy.expand,
     sympy.factor_terms,

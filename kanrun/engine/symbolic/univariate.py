@@ -46,8 +46,8 @@ from kanrun.engine.symbolic.dictionary import (
 )
 from kanrun.engine.symbolic.edge_functions import Symbolic, flat, standardised
 from kanrun.engine.symbolic.graph import ROUNDING, Edge, EdgeMatch, Graph, sound
-from kanrun.engine.symbolic.multivariate import quotient_of_polynomials
 from kanrun.engine.symbolic.problem import SearchData, length_of
+from kanrun.engine.symbolic.quotients import quotient_of_polynomials
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import (
     OutputTransform,

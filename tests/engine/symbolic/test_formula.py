@@ -18,11 +18,18 @@ from kanrun.engine.symbolic import (
     choose,
     finish_formula,
 )
+from kanrun.engine.symbolic.constants import (
+    as_written,
+    confidence_intervals,
+    exact_decimals,
+    has_form_of,
+    nice,
+    open_constants,
+    significant,
+)
 from kanrun.engine.symbolic.conversions import to_expression
 from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.formula import Formula, widened
-from kanrun.engine.symbolic.intervals import confidence_intervals, open_constants, significant
-from kanrun.engine.symbolic.nice_numbers import as_written, exact_decimals, has_form_of, nice
 from kanrun.engine.symbolic.problem import SearchPolicy
 from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms, proven_equal
 from kanrun.engine.symbolic.snapping import search_longer, select

@@ -11,10 +11,10 @@ import kanrun
 from kanrun.engine.symbolic import univariate
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import choose
+from kanrun.engine.symbolic.constants import is_determined
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.formula import drop_terms, finish_formula, round_constants
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.intervals import is_determined
 from kanrun.engine.symbolic.problem import (
     EXACT,
     SearchData,
@@ -23,7 +23,7 @@ from kanrun.engine.symbolic.problem import (
     length_of,
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.smooth_fit import errors_are_relative
+from kanrun.engine.symbolic.symmetries import errors_are_relative
 from kanrun.engine.symbolic.univariate import regression_formulas
 
 

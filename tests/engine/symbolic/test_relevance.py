@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from made_graphs import split
 
-from kanrun.engine.symbolic.multivariate import rational_function
+from kanrun.engine.symbolic.quotients import rational_function
 from kanrun.engine.symbolic.reductions import _MANY, relevant_inputs
 from kanrun.engine.symbolic.symmetries import reduce_variables
 

@@ -11,8 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from kanrun.engine.symbolic import SearchPolicy, choose
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.formula import finish_formula
-from kanrun.engine.symbolic.laws import fit_expression
-from kanrun.engine.symbolic.multivariate import pair_formulas, rational_function
+from kanrun.engine.symbolic.laws import fit_expression, pair_formulas, rational_function
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.reductions import dimensionless, power_law
 from kanrun.engine.symbolic.symmetries import reduce_variables

@@ -1,8 +1,6 @@
-"""Formulas of several inputs, each found by one sparse regression over many terms at once.
+"""Quotients of polynomials with few terms, by one sparse regression over many monomials at once.
 
-Terms of a quotient of polynomials are monomials, and monomials times -y. Other formulas are sums of
-pairs of small expressions, and quotients of two of them, for y and functions of y, with
-a weight or not.
+P / Q = y is linear in the coefficients: terms are monomials, and monomials times -y.
 """
 
 from __future__ import annotations
@@ -10,28 +8,15 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 import sympy
+from numpy.typing import NDArray
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import (
-    Array,
-    Candidate,
-    combination,
-    input_names,
-    input_symbols,
-)
-from kanrun.engine.symbolic.dictionary import Dictionary, expand_dictionary
+from kanrun.engine.symbolic.candidates import Array, combination, input_names, input_symbols
 from kanrun.engine.symbolic.problem import SearchData
-from kanrun.engine.symbolic.regression import (
-    TermSum,
-    few_terms,
-    nearest_sums,
-    output_transforms,
-)
 from kanrun.formulas import to_numpy
 
 #: Quotients of polynomials: maximum degrees of numerator and denominator, number of monomials to
@@ -39,16 +24,6 @@ from kanrun.formulas import to_numpy
 _DEGREE, _DEGREE_BELOW, _MAX_MONOMIALS, _TERMS = 6, 4, 250, 12
 #: Error relative to y that counts as none, and factor by which it must fall with the last degree.
 _NO_ERROR, _SUDDEN = 1e-12, 1e-4
-#: Maximum number of inputs of a dictionary, and points at which terms are compared.
-_DICTIONARY_INPUTS, _POINTS = 5, 80
-#: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
-#: divided by a weight; simplest entries that are tried as weights.
-_SIMPLE, _FEW, _WEIGHTS = 3200, 600, 8
-#: Sums of each kind that are looked at, and other formulas that are returned.
-_KEPT, _RETURNED = 6, 8
-#: Fraction of the variance that a sum may leave, and relative error of an exact formula.
-_PROMISING, _EXACT_SUM = 1e-4, 1e-10
-
 Powers = tuple[int, ...]
 
 #: Largest difference, relative to y, that a quotient has by rounding alone: another one that leaves
@@ -171,46 +146,31 @@ def _powers(inputs: int, degree: int) -> list[Powers]:
     return sorted(every, key=lambda powers: (sum(powers), powers))
 
 
-#: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
-_EXACT = 1e-11
-#: Number of the first functions of y that are regressed as quotients.
-_QUOTIENTS = 3
+def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
+    """Return few coefficients that leave at most `allowed` of y (N,), by backward elimination.
 
-
-def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator[sympy.Expr]:
-    """Yield formulas of y from a dictionary of small expressions, exact ones first.
-
-    Those that reproduce some of the points come as they are found, the plainest of each kind first;
-    then the few nearest ones. Many inputs have none.
+    None if all columns (N, columns) leave more.
     """
-    if data.x.shape[1] > _DICTIONARY_INPUTS:
-        return
-    pick = np.linspace(0, len(data.y) - 1, min(_POINTS, len(data.y))).astype(int)
-    entries = expand_dictionary(data.x[pick], candidates)
-    names = {candidate.name for candidate in candidates}
-    found: list[TermSum] = []
-    for sums in _kinds(entries, data.y[pick], names, data.relative):
-        near = [each for left, each in sums if left < _PROMISING]
-        exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
-        yield from sorted(exact, key=sympy.count_ops)
-        found += near
-    nearest = sorted(found, key=lambda each: each.error)
-    yield from (each.expression() for each in nearest[:_RETURNED])
+    kept = np.arange(columns.shape[1])
 
+    def solve(chosen: NDArray[np.intp]) -> Array | None:
+        count_work(COSTS.least_squares * len(y) * len(chosen) ** 2)
+        found = np.asarray(np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64)
+        left = float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2)))
+        return found if left <= allowed else None
 
-def _kinds(
-    entries: Dictionary, y: Array, names: set[str], relative: bool
-) -> Iterator[Iterator[tuple[float, TermSum]]]:
-    """Yield the nearest sums of one kind after the other."""
-    simple, few = entries.first(_SIMPLE), entries.first(_FEW)
-    near = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
-    for place, target in enumerate(output_transforms(y, names, relative)):
-        yield near(target, simple if place else entries)
-        if place < _QUOTIENTS:
-            yield near(target, few, quotients=True)
-    weights = list(zip(entries.values[:_WEIGHTS], entries.builds, strict=False))
-    for weight in weights:
-        yield near(output_transforms(y, names, relative, weight)[0], few, quotients=True)
-    for weight in weights:
-        for place, target in enumerate(output_transforms(y, names, relative, weight)):
-            yield near(target, few if place else simple)
+    if (first := solve(kept)) is None:
+        return None
+    solved, step = first, max(len(kept) // 2, 1)
+    while step and len(kept) > 1:
+        order = np.argsort(np.abs(solved) * np.linalg.norm(columns[:, kept], axis=0))
+        fewer = [order[min(step, len(kept) - 1) :], *([np.delete(order, 1)] if step == 1 else [])]
+        for chosen in (np.sort(kept[each]) for each in fewer):
+            if (trial := solve(chosen)) is not None:
+                kept, solved = chosen, trial
+                break
+        else:
+            step //= 2
+    full = np.zeros(columns.shape[1])
+    full[kept] = solved
+    return full
