@@ -192,7 +192,7 @@ class _Builder:
         ordered = sorted(self.edges, key=lambda edge: edge.target)
         return Graph(self.inputs, tuple(self.operations), tuple(ordered))
 
-    def add(self, operation: Operation, terms: list[_Term]) -> int:
+    def add(self, operation: Operation, terms: Sequence[tuple[int, EdgeFunction]]) -> int:
         """Add a node of these terms and return it."""
         self.operations.append(operation)
         node = self.inputs + len(self.operations) - 1
@@ -276,10 +276,9 @@ class _Builder:
 
     def shifted(self, function: _Simple, constant: float) -> _Simple:
         function = self.line(1.0) if function is IDENTITY_EDGE else function
-        shifted = function.shifted(constant)
-        if self.free or isinstance(shifted, Spline):
-            return shifted
-        return replace(shifted, free=function.free)
+        if self.free or isinstance(function, Spline):
+            return function.shifted(constant)
+        return replace(function.shifted(constant), free=function.free)
 
     def _called(self, candidate: Candidate, argument: sympy.Expr, coefficient: float) -> _Term:
         """Return coefficient * f(a node + b)."""

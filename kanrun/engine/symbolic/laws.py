@@ -16,7 +16,7 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.candidates import DIGITS, TABLE, Candidate
+from kanrun.engine.symbolic.candidates import DIGITS, TABLE, Array, Candidate
 from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
 from kanrun.engine.symbolic.dictionary import Dictionary, expand_dictionary
 from kanrun.engine.symbolic.edge_functions import Symbolic

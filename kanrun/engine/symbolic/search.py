@@ -223,16 +223,6 @@ class _Search:
                 self.pending += [event] if pending else []
             yield event
 
-    def in_groups(self, reduction: Reduction) -> Iterator[Event]:
-        """Search with networks in the fewer variables that symmetries leave."""
-        policy = replace(self.policy, budget=_GROUPS * self.budget.left)
-        inner = SearchProblem(reduction.data(self.data), self.problem.candidates, policy)
-        inputs = len(reduction.variables)
-        events = _Search(inner, self.generator).by_networks(first_shapes(inputs))
-        if inputs == 1:
-            events = _in_inputs(inner, self.generator)
-        return (in_all_inputs(event, reduction, self.data) for event in events)
-
     def by_networks(self, shapes: Sequence[Skeleton]) -> Iterator[Event]:
         """Search structures of networks from simple to deep, the given ones first."""
         inputs = self.data.x.shape[1]

@@ -142,6 +142,7 @@ def _match(
         graph = Graph(1, ("sum",), (Edge(0, 1, begun.changed(c=c, d=d)),))
         fitted = refit(graph, data, settings)
         result, loss = fitted.edges[0].function, data.error(fitted) ** 2
+        assert isinstance(result, Symbolic), "as the edge was begun"
         if result.allows(t) and loss < (best.loss if best else np.inf):
             best = _matched(standardised(result), loss)
             if loss < ROUNDING:
