@@ -19,36 +19,84 @@ FLOPs as executed and as others count.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import CompareMLPConfig
+from kanrun.config import CompareMLPConfig, KANConfig
+from kanrun.errors import UsageError
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from kanrun.experiments.compare_mlp.cases import NetworkComparison
-
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
 
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
-    """Return one cell per network."""
-    return list(_comparison(cfg).cells(cfg))
+    """Return one cell per network, and one for the sizes whose parameters are counted.
+
+    A cell of a KAN has a `grid`, one of an MLP its `activation`, and its widths or the KAN that it
+    `matches`.
+    """
+    from kanrun.experiments.compare_mlp.cases import cases_of
+
+    found = [{"case": case, **cell} for case in cases_of(cfg) for cell in _networks(cfg, case)]
+    counted = [{"growth": dict(cfg.growth)}] if cfg.growth else []
+    return found + (counted if cfg.comparison == "matched" else [])
+
+
+def _networks(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> list[dict[str, Any]]:
+    from kanrun.experiments.compare_mlp.studies import VARIANTS
+
+    kans = [{"hidden": h, "grid": g} for h, g in itertools.product(case["shapes"], cfg.grids)]
+    kinds = list(itertools.product(cfg.depths, cfg.activations))
+    if cfg.comparison == "universal_approximation":
+        pairs = itertools.product(cfg.activations, cfg.widths)
+        return [{"activation": activation, "hidden": [width]} for activation, width in pairs]
+    if cfg.comparison == "kolmogorov_arnold":
+        return [{"grid": grid} for grid in cfg.grids]
+    if cfg.comparison == "no_activation":
+        return [{"activation": "identity", "hidden": cfg.widths * depth} for depth in cfg.depths]
+    if cfg.comparison == "implementation_tricks":
+        return [{**kan, "variant": variant} for kan in kans for variant in VARIANTS]
+    equal = [{"matches": kan, "depth": d, "activation": a} for kan in kans for d, a in kinds]
+    given = [{"hidden": [w] * d, "activation": a} for w in cfg.widths for d, a in kinds]
+    return [*kans, *(equal if cfg.match else []), *given]
 
 
 def check(cfg: CompareMLPConfig) -> None:
-    """Build everything that a run would build, without training."""
-    _comparison(cfg).check(cfg)
+    """Build everything that a run would build, without training.
+
+    Raises UsageError for what cannot be trained, and for a KAN that is listed twice.
+    """
+    from kanrun.experiments.compare_mlp.cases import case_of, kan_name, plan_of
+    from kanrun.experiments.compare_mlp.studies import model_of, refuse
+
+    refuse(cfg)
+    names = set[str]()
+    for cell in cells(cfg):
+        if "case" not in cell:
+            continue
+        case = case_of(cfg, cell["case"], cfg.seed)
+        model = model_of(case, cell)
+        plan_of(case, model)
+        if isinstance(model, KANConfig):
+            name = f"{kan_name(case, model)} {cell.get('variant', '')}".strip()
+            name = f"{case.name}: the KAN {name}"
+            if name in names:
+                raise UsageError(
+                    f"{name} is listed twice; list each shape and grid of a case once."
+                )
+            names.add(name)
 
 
 def run(cfg: CompareMLPConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Train one network: yield a row of the summary with its sizes, seconds and errors."""
     from kanrun.experiments.compare_mlp.cases import case_of
-    from kanrun.experiments.compare_mlp.matched import GROWTH, growth_rows
+    from kanrun.experiments.compare_mlp.studies import GROWTH, STUDIES, growth_rows
 
     if "case" in cell:
-        yield from _comparison(cfg).run(cfg, case_of(cfg, cell["case"], seed), cell, seed)
+        yield from STUDIES[cfg.comparison](case_of(cfg, cell["case"], seed), cell, seed)
     elif seed == cfg.seed:
         yield from growth_rows(**{**GROWTH, **cell["growth"]})
 
@@ -67,9 +115,3 @@ def claims(tables: Tables) -> Claims:
     from kanrun.experiments.compare_mlp.claim_checks import CLAIMS
 
     return list(CLAIMS[tables["summary"]["comparison"].iloc[0]](tables))
-
-
-def _comparison(cfg: CompareMLPConfig) -> NetworkComparison:
-    from kanrun.experiments.compare_mlp.studies import STUDIES
-
-    return STUDIES[cfg.comparison]

@@ -1,11 +1,7 @@
-"""One network of a comparison: its settings from a case, its equal budget, and its row.
-
-`NetworkComparison` is what all comparisons have in common.
-"""
+"""One network of a comparison: its settings from a case, its equal budget, and its row."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,13 +11,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
+from kanrun.config import CompareMLPConfig, KANConfig, MLPConfig
 from kanrun.config.models import check_model, widths_of
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
-from kanrun.runs.records import Checkpoint, Record, Row, Value
+from kanrun.runs.records import Checkpoint, Row, Value
 from kanrun.study.build import (
     LearningProblem,
     factory,
@@ -36,7 +32,6 @@ from kanrun.study.resources import generator
 from kanrun.study.saved import slider_checkpoint
 from kanrun.study.suite import typed, with_cell
 
-Cell = Mapping[str, Any]
 Model = KANConfig | MLPConfig
 #: Passes of which the fastest counts: noise only ever adds time.
 PASSES = 9
@@ -64,7 +59,7 @@ class Case:
     """A target that networks are compared on; `name` distinguishes it from the other cases."""
 
     problem: LearningProblem
-    settings: FitConfig
+    cfg: CompareMLPConfig
     name: str
 
 
@@ -87,11 +82,8 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
 
 def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     """Return the case's target sampled for `seed`. Raises UsageError for invalid settings."""
-    shared = {name: getattr(cfg, name) for name in ("seed", "precision", "device", "threads")}
-    base = FitConfig(model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
-    given = {key: case[key] for key in ("target", "sampling") if case.get(key)}
-    settings = with_cell(base, given)
-    problem = make_problem(settings, settings.target, settings.sampling, seed)
+    own = with_cell(cfg, {key: case[key] for key in ("target", "sampling") if case.get(key)})
+    problem = make_problem(own, own.target, own.sampling, seed)
     name, y = problem.dataset.target.name, problem.data.train.y
     if problem.data.test is None:
         raise UsageError(
@@ -102,7 +94,7 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
         raise UsageError(
             f"{name} is the same at all training points, so that there is nothing to compare."
         )
-    return Case(problem, settings, name + _difference(cfg, case))
+    return Case(problem, own, name + _difference(cfg, case))
 
 
 def _difference(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> str:
@@ -149,6 +141,15 @@ def schedule_text(grid: Any) -> str:
     return ",".join(map(str, schedule_of(grid)))
 
 
+def kan_name(case: Case, model: KANConfig) -> str:
+    """Return a KAN's shape and last grid; all its grids if another of `grids` ends on that one."""
+    shape = network_shape(model, case.problem.inputs, case.problem.outputs)
+    last = schedule_of(model.intervals)[-1:]
+    unique = [schedule_of(other)[-1:] for other in case.cfg.grids].count(last) == 1
+    grid = last[0] if unique else schedule_text(model.intervals)
+    return f"[{','.join(map(str, shape))}] G = {grid}"
+
+
 def kan_of(case: Case, model: KANConfig) -> Network:
     """Return an untrained KAN on the last grid of its schedule, to count and to time."""
     model = replace(model, intervals=schedule_of(model.intervals)[-1])
@@ -158,24 +159,16 @@ def kan_of(case: Case, model: KANConfig) -> Network:
 def steps_of(case: Case, model: KANConfig) -> int:
     """Return the steps of a KAN on all grids, including the search for the penalty's weight."""
     plan = plan_of(case, model)
-    each = (
-        plan.steps_for(parameters_of(model, case.problem, plan.solver, (g,)))
-        for g in plan.intervals
-    )
-    return sum(each) * (SEARCH if plan.weight is None else 1)
+    sizes = (parameters_of(model, case.problem, plan.solver, (g,)) for g in plan.intervals)
+    return sum(map(plan.steps_for, sizes)) * (SEARCH if plan.weight is None else 1)
 
 
 def plan_of(case: Case, model: Model, steps: int | None = None) -> Plan:
     """Return the plan of a network: an MLP takes up to `steps` steps, without a penalty."""
-    plan, _ = make_plan(model, case.settings.solver, case.problem)
+    plan, _ = make_plan(model, case.cfg.solver, case.problem)
     if isinstance(model, KANConfig):
         return replace(plan, growth=None)
     return replace(plan, steps=steps, weight=0.0)
-
-
-def unchanged(fresh: Network, _: Generator) -> Network:
-    """Return a fresh network as it is."""
-    return fresh
 
 
 def train(
@@ -183,7 +176,7 @@ def train(
     model: Model,
     seed: int,
     steps: int | None = None,
-    begin: Callable[[Network, Generator], Network] = unchanged,
+    begin: Callable[[Network, Generator], Network] = lambda fresh, _: fresh,
 ) -> Trained:
     """Train an MLP for up to `steps` steps, or a KAN along its schedule; starts are the same.
 
@@ -194,7 +187,7 @@ def train(
     return fit(lambda draws: begin(create(draws), draws), data, plan, generator(seed, "training"))
 
 
-def result(cfg: CompareMLPConfig, case: Case, trained: Trained, **marks: Value) -> Row:
+def result(case: Case, trained: Trained, **marks: Value) -> Row:
     """Return the row of the summary: size by every measure, seconds, errors.
 
     Networks are compared by `error`: cross-entropy for classes, otherwise the RMSE.
@@ -221,14 +214,15 @@ def result(cfg: CompareMLPConfig, case: Case, trained: Trained, **marks: Value) 
         "error": entropy if classes else errors.test,
         "error_name": "test cross-entropy" if classes else "test RMSE",
     }
-    return Row("summary", {"comparison": cfg.comparison, **marks, **values})
+    return Row("summary", {"comparison": case.cfg.comparison, **marks, **values})
 
 
 def page_network(case: Case, trained: Trained, grid: Any, seed: int) -> Iterator[Checkpoint]:
     """Yield the KAN for the run's page, where those of one case and shape share a slider."""
-    title = f"The KAN {'-'.join(map(str, trained.network.shape))} on {case.name}"
-    named = {f"G = {schedule_text(grid)}": trained.network}
-    yield from slider_checkpoint(case.problem, named, "grid", title, seed)
+    if seed == case.cfg.seed:
+        title = f"The KAN {'-'.join(map(str, trained.network.shape))} on {case.name}"
+        named = {f"G = {schedule_text(grid)}": trained.network}
+        yield from slider_checkpoint(case.problem, named, "grid", title, seed)
 
 
 def inference_seconds(network: nn.Module, x: Tensor) -> float:
@@ -242,50 +236,3 @@ def inference_seconds(network: nn.Module, x: Tensor) -> float:
                 torch.cuda.synchronize()
             times.append(perf_counter() - start)
     return min(times)
-
-
-class NetworkComparison(ABC):
-    """A comparison: its cells, the network that each cell trains, and the records of a cell."""
-
-    @abstractmethod
-    def cells(self, cfg: CompareMLPConfig) -> list[dict[str, Any]]:
-        """Return one cell per network, with its `case`; a cell without one trains none."""
-
-    def refuse(self, cfg: CompareMLPConfig) -> None:  # noqa: B027 (most refuse nothing)
-        """Raise UsageError for settings that only this comparison cannot use."""
-
-    def model(self, cfg: CompareMLPConfig, case: Case, cell: Cell) -> Model:
-        """Return the settings of the cell's network."""
-        return MLPConfig(list(cell["hidden"]), cell["activation"])
-
-    def check(self, cfg: CompareMLPConfig) -> None:
-        """Raise UsageError for what cannot be trained, and for a KAN that is listed twice."""
-        self.refuse(cfg)
-        names = set[str]()
-        for cell in self.cells(cfg):
-            if "case" not in cell:
-                continue
-            case = case_of(cfg, cell["case"], cfg.seed)
-            model = self.model(cfg, case, cell)
-            plan_of(case, model)
-            if isinstance(model, KANConfig):
-                variant = f" {cell['variant']}" if "variant" in cell else ""
-                name = f"{case.name}: the KAN {kan_name(case, model, cfg)}{variant}"
-                if name in names:
-                    raise UsageError(
-                        f"{name} is listed twice; list each shape and grid of a case once."
-                    )
-                names.add(name)
-
-    @abstractmethod
-    def run(self, cfg: CompareMLPConfig, case: Case, cell: Cell, seed: int) -> Iterator[Record]:
-        """Train the network of a cell and yield its records."""
-
-
-def kan_name(case: Case, model: KANConfig, cfg: CompareMLPConfig) -> str:
-    """Return a KAN's shape and last grid; all its grids if another of `grids` ends on that one."""
-    shape = network_shape(model, case.problem.inputs, case.problem.outputs)
-    last = schedule_of(model.intervals)[-1:]
-    unique = [schedule_of(other)[-1:] for other in cfg.grids].count(last) == 1
-    grid = last[0] if unique else schedule_text(model.intervals)
-    return f"[{','.join(map(str, shape))}] G = {grid}"

@@ -72,10 +72,8 @@ class Verdict:
     @property
     def winner(self) -> str:
         """Winner, in words."""
-        if np.isnan(self.ratio):
-            return "undecided, an error is NaN"
-        if not self.enough:
-            return "undecided"
+        if np.isnan(self.ratio) or not self.enough:
+            return "undecided" + ", an error is NaN" * bool(np.isnan(self.ratio))
         if self.above:
             return "KAN wins"
         return "MLP wins" if self.high < 1 else "a draw"
@@ -96,57 +94,51 @@ def judge(logs: NDArray[np.float64]) -> Verdict:
 
     Whole seeds are drawn with replacement, since the pairs of one seed share their data. The
     bootstrap over n seeds underestimates the spread by sqrt((n - 1) / n) and ignores its own
-    uncertainty; wider quantiles correct for both (expanded percentiles; Hesterberg, The American
-    Statistician 69, 2015, section 5.3). A few seeds have no resamples that far out.
+    uncertainty; wider quantiles, Phi(-sqrt(n / (n - 1)) t) with t Student's, correct for both
+    (expanded percentiles; Hesterberg, The American Statistician 69, 2015, section 5.3). A few seeds
+    have no resamples that far out.
     """
-    each = logs.mean(1)
-    seeds, ratio = len(each), float(10 ** each.mean())
-    tail = expanded_tail(seeds)
-    enough = ROOM * float(seeds) ** -seeds <= tail
-    low, high = each.min(), each.max()
-    if enough and np.isfinite(each).all():
-        # Importing it takes half a second, which workers that only train would each pay.
-        from scipy import stats
+    # Importing it takes half a second, which workers that only train would each pay.
+    from scipy import stats
 
+    each = logs.mean(1)
+    seeds, ratio, low, high = len(each), float(10 ** each.mean()), each.min(), each.max()
+    others = max(1, seeds - 1)
+    student = stats.t.ppf((1 + LEVEL) / 2, others)
+    tail = float(stats.norm.cdf(-student * (seeds / others) ** 0.5))
+    enough = ROOM * float(seeds) ** -seeds <= tail
+    if enough and np.isfinite(each).all():
         options: Any = {"n_resamples": RESAMPLES, "batch": BATCH, "method": "percentile"}
         options |= {"confidence_level": 1 - 2 * tail, "rng": np.random.default_rng(0)}
         low, high = stats.bootstrap((each,), np.mean, **options).confidence_interval
     return Verdict(ratio, float(10**low), float(10**high), seeds, enough)
 
 
-def expanded_tail(seeds: int) -> float:
-    """Return the fraction beyond either end: Phi(-sqrt(n / (n - 1)) t), t Student's quantile."""
-    if seeds < 2:
-        return 0.0
-    from scipy import stats
+def log_ratios(errors: pd.Series, others: pd.Series) -> NDArray[np.float64]:
+    """Return log10(errors / others) by seed and pair, which index both; shape (seeds, pairs).
 
-    quantile = float(stats.t.ppf((1 + LEVEL) / 2, seeds - 1))
-    return float(stats.norm.cdf(-quantile * (seeds / (seeds - 1)) ** 0.5))
+    Seeds that lack a pair are left out; NaN stays.
+    """
+    both, smallest = errors.index.intersection(others.index), np.finfo(float).tiny
+    logs = np.log10((errors[both] + smallest) / (others[both] + smallest))
+    pairs = logs.groupby(level=0).transform("size")
+    whole = logs[pairs == logs.index.get_level_values(1).nunique()]
+    return np.asarray(whole.unstack(), dtype=np.float64)
 
 
 def matched_logs(rows: pd.DataFrame) -> NDArray[np.float64]:
     """Return log10(MLP's error / KAN's) of all rows of one target, shape (seeds, KANs).
 
     Of the MLPs matched to a KAN, the one with the lowest validation error of each seed counts
-    (training error if nothing is held out): test errors choose nothing. Seeds that lack a training
-    are left out.
+    (training error if nothing is held out): test errors choose nothing.
     """
-    held_out = rows["validation_rmse"].notna().any()
-    kans = rows[rows["model"] == "kan"].set_index(["seed", "kan"])["error"]
-    mlps = rows[(rows["model"] == "mlp") & rows["kan"].notna()]
-    mlps = mlps.sort_values("validation_rmse" if held_out else "train_rmse")
-    best = mlps.groupby(["seed", "kan"]).head(1).set_index(["seed", "kan"])["error"]
-    smallest = np.finfo(float).tiny
-    both = best.index.intersection(kans.index)
-    ratios: pd.Series = (best[both] + smallest) / (kans[both] + smallest)
-    return complete(ratios.map(np.log10))
-
-
-def complete(values: pd.Series) -> NDArray[np.float64]:
-    """Return values by (seed, pair), without the seeds that lack a pair; NaN stays."""
-    pairs = values.groupby(level=0).transform("size")
-    whole = values[pairs == values.index.get_level_values(1).nunique()]
-    return whole.unstack().to_numpy(dtype=np.float64)
+    keys, held_out = ["seed", "kan"], rows["validation_rmse"].notna().any()
+    ranked = rows.sort_values("validation_rmse" if held_out else "train_rmse").dropna(subset="kan")
+    mlps, kans = (
+        ranked[ranked["model"] == model].drop_duplicates(keys).set_index(keys)["error"]
+        for model in ("mlp", "kan")
+    )
+    return log_ratios(mlps, kans)
 
 
 def matched_claims(tables: Tables) -> Iterator[Claim]:
@@ -175,18 +167,22 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
             yield Claim(sentence, verdict.ratio, bound, verdict.above, spread)
 
 
+def along(growth: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the sizes that differ in `name` alone, the largest in what else they grow with."""
+    others = growth[list({"width", "depth", "functions"} - {name})]
+    return growth[(others.isna() | (others == others.max())).all(axis=1)]
+
+
 def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
     """Claim O(N^2 L) parameters of MLPs and O(N^2 L (G + k)) of KANs, on larger sizes."""
     wrong = (growth["parameters"] - growth["formula"]).abs()
     sentence = "Formulas of parameters against the modules: largest difference"
     yield claim_at_most(sentence, wrong, 0, of="modules")
     for model, name, law, what in LAWS:
-        rows = growth[growth["model"] == model]
-        for column in {"width", "depth", "functions"} - {name}:
-            rows = rows[rows[column].isna() | (rows[column] == rows[column].max())]
+        rows = along(growth[growth["model"] == model], name)
         values = sorted(rows[name].unique())
         if len(values) > 1:
-            upper = rows[rows[name].isin(values[-max(2, (len(values) + 1) // 2) :])]
+            upper = rows[rows[name] >= values[-max(2, (len(values) + 1) // 2)]]
             measured = exponent(upper[name], upper["parameters"])
             yield claim_near(f"Parameters of {what} to the power", measured, law, GROWTH)
 
@@ -233,20 +229,16 @@ def linear_claims(tables: Tables) -> Iterator[Claim]:
 def trick_claims(tables: Tables) -> Iterator[Claim]:
     """Claim that switching off a trick costs accuracy, on all targets together."""
     summary = tables["summary"]
-    pair = summary["target"] + " " + summary["shape"]
-    summary = summary.assign(log=np.log10(summary["error"]), pair=pair)
-    groups: Any = summary.groupby(["variant", "seed", "pair"])["log"]
-    logs = groups.agg(lambda each: each.mean(skipna=False))
-    variants = list(dict.fromkeys(summary["variant"]))
-    if "all tricks" not in variants:
-        return
-    on = logs["all tricks"]
-    for variant in variants:
-        off = logs[variant]
-        both = off.index.intersection(on.index)
-        differences = complete(off[both] - on[both])
-        if variant != "all tricks" and differences.size:
-            verdict = judge(differences)
+    pair, log = summary["target"] + " " + summary["shape"], np.log10(summary["error"])
+    groups = log.groupby([summary["variant"], summary["seed"], pair])
+    # Grids of one pair count together.
+    errors = 10 ** groups.agg(lambda each: each.mean(skipna=False))
+    for variant in summary["variant"].unique():
+        if variant == "all tricks" or "all tricks" not in errors:
+            continue
+        logs = log_ratios(errors[variant], errors["all tricks"])
+        if logs.size:
+            verdict = judge(logs)
             sentence = f"{variant}: test error over that with all tricks"
             bound = "interval above 1"
             yield Claim(sentence, verdict.ratio, bound, verdict.above, verdict.interval)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from kanrun.experiments.compare_mlp.claim_checks import along
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
@@ -110,8 +111,7 @@ def growth(growth: DataFrame) -> Figure:
         table = growth.dropna(subset=[name])
         for model, rows in table.groupby("model"):
             colour, marker, word = MODELS[str(model)]
-            others = rows[list(LAWS.keys() - {name})]
-            largest = rows[(others.isna() | (others == others.max())).all(axis=1)]
+            largest = along(rows, name)
             panel.plot(largest[name], largest["parameters"], marker, color=colour, label=word)
             power_law(panel, largest[name], largest["parameters"], law, color=colour)
         log_log(panel, table[name], xlabel=label, title=f"lines: power {law}")

@@ -56,8 +56,11 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[dict[str, Any]]:
         return [cell(cfg.order_intervals, model=model, sampling=sampling) for model in models]
     grids, given = cfg.overfit_intervals, {"n_train": cfg.overfit_points}
     # Without a penalty, nothing but the training error may choose a network.
-    bare = {"solver": {"smoothness_weight": 0.0}, "sampling": {**given, "validation_fraction": 0.0}}
-    both = [{"sampling": given}, bare] if penalises(cfg.solver) else [bare]
+    bare: dict[str, Any] = {
+        "solver": {"smoothness_weight": 0.0},
+        "sampling": {**given, "validation_fraction": 0.0},
+    }
+    both: list[dict[str, Any]] = [{"sampling": given}, bare] if penalises(cfg.solver) else [bare]
     noise = {"noise": cfg.overfit_noise}
     noisy = [{**one, "sampling": {**one["sampling"], **noise}} for one in both]
     exact = [*(cell(grids, **one) for one in both), cell(grids[-1:], **bare)]

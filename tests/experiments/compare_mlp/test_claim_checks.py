@@ -10,7 +10,7 @@ from kanrun.experiments.compare_mlp.claim_checks import (
     trick_claims,
     verdict_claims,
 )
-from kanrun.experiments.compare_mlp.matched import growth_rows
+from kanrun.experiments.compare_mlp.studies import growth_rows
 from numpy.testing import assert_allclose
 
 

@@ -5,7 +5,7 @@ import torch
 from doors import check_config, run_config
 from kanrun.experiments import compare_mlp
 from kanrun.experiments.compare_mlp import cases, studies
-from kanrun.experiments.compare_mlp.matched import matched, steps_without_kan, widest
+from kanrun.experiments.compare_mlp.studies import matched, steps_without_kan, widest
 
 from kanrun.config import (
     AdamSolver,
@@ -84,7 +84,7 @@ def test_schedules_that_end_on_one_grid_are_told_apart():
     case = cases.case_of(cfg, PRODUCT, 0)
     models = [cases.kan_settings(cfg, [2], grid) for grid in cfg.grids]
     names = ["[2,2,1] G = 3,6", "[2,2,1] G = 2,6", "[2,2,1] G = 4"]
-    assert [cases.kan_name(case, model, cfg) for model in models] == names
+    assert [cases.kan_name(case, model) for model in models] == names
 
 
 F = {"kind": "expression", "formula": "x0*x1"}
@@ -114,11 +114,10 @@ def test_cases_are_told_apart_where_their_targets_names_are_alike(both, names):
 def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
     own, model = ExpressionTarget("x0*sin(x1)"), KANConfig(hidden=[3])
     cfg = settings(target=own, comparison=comparison, model=model, grids=[3])
-    subject = studies.STUDIES[comparison]
-    cell = subject.cells(cfg)[0]
+    cell = compare_mlp.cells(cfg)[0]
     case = cases.case_of(cfg, cell["case"], 0)
     assert case.name == "x0*sin(x1)"
-    assert subject.model(cfg, case, cell).hidden == hidden
+    assert studies.model_of(case, cell).hidden == hidden
 
 
 def test_both_sides_take_the_same_number_of_steps():
@@ -137,8 +136,8 @@ def test_both_sides_take_the_same_number_of_steps():
 def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans():
     cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20), grids=[3, 40])
     case = cases.case_of(cfg, PRODUCT, 0)
-    assert steps_without_kan(cfg, case, [[1], [2]]) == 20  # of the small grid
-    assert steps_without_kan(cfg, case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
+    assert steps_without_kan(case, [[1], [2]]) == 20  # of the small grid
+    assert steps_without_kan(case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
 
 
 @pytest.mark.parametrize("intervals", [97, 98])
@@ -157,7 +156,7 @@ def test_other_measures_match_too(match):
     cfg = settings(match=match)
     case = cases.case_of(cfg, PRODUCT, 0)
     kan = cases.kan_of(case, cases.kan_settings(cfg, [2], [3, 6]))
-    found = matched(match, case, kan, 2, "tanh")
+    found = matched(case, kan, 2, "tanh")
     assert len(found.hidden) == 2
     if match == "flops":
         assert found.close
