@@ -142,7 +142,7 @@ def schedule_of(entry: Any) -> Schedule:
 
 @dataclass(frozen=True)
 class Extension:
-    """What one training needs, and the columns that its rows have in common."""
+    """Input of one training, and the columns that its rows have in common."""
 
     problem: LearningProblem
     plan: Plan
