@@ -120,7 +120,8 @@ def log_ratios(errors: pd.Series, others: pd.Series) -> NDArray[np.float64]:
     Seeds that lack a pair are left out; NaN stays.
     """
     both, smallest = errors.index.intersection(others.index), np.finfo(float).tiny
-    logs = np.log10((errors[both] + smallest) / (others[both] + smallest))
+    ratios: pd.Series = (errors[both] + smallest) / (others[both] + smallest)
+    logs = ratios.map(np.log10)
     pairs = logs.groupby(level=0).transform("size")
     whole = logs[pairs == logs.index.get_level_values(1).nunique()]
     return np.asarray(whole.unstack(), dtype=np.float64)

@@ -280,7 +280,8 @@ def switch_off(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
     """Train one variant, with the same starts, steps and data as the others."""
     model, variant = model_of(case, cell), cell["variant"]
     begin: Any = {"begin": unscaled} if variant in UNSCALED else {}
-    yield result(case, train(case, model, seed, **begin), variant=variant, activation=model.base)
+    trained = train(case, model, seed, **begin)
+    yield result(case, trained, variant=variant, activation=vars(model)["base"])
 
 
 def unscaled(network: Network, random: Generator) -> Network:
