@@ -1,6 +1,5 @@
 """Differential equations: Taylor series, residuals as least squares, solutions on a box."""
 
-from kanrun.engine.equations.evolution_system import EvolutionSystem, evolution_system
 from kanrun.engine.equations.fields import (
     Field,
     HardConditions,
@@ -21,10 +20,12 @@ from kanrun.engine.equations.residuals import Block, ResidualProblem, Residuals,
 from kanrun.engine.equations.solving import solve
 from kanrun.engine.equations.system import (
     Condition,
+    EvolutionSystem,
     Face,
     IncompatibleCorner,
     Observations,
     System,
+    evolution_system,
 )
 from kanrun.engine.equations.taylor import Monomials
 from kanrun.engine.equations.tensor_splines import is_direct

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.space import DEGREE, Array, Space, kinks_of, with_kinks
+from kanrun.engine.equations.system import EvolutionSystem
 from kanrun.engine.equations.window import (
     EvolvingState,
     Window,

@@ -23,7 +23,6 @@ from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.evolution import March, Marcher
-from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.fields import (
     Field,
     HardConditions,
@@ -35,7 +34,7 @@ from kanrun.engine.equations.fields import (
 from kanrun.engine.equations.policy import EquationPolicy, EquationStage, Solution
 from kanrun.engine.equations.residuals import Residuals, arguments_at
 from kanrun.engine.equations.space import DEGREE, Array
-from kanrun.engine.equations.system import System, low_discrepancy
+from kanrun.engine.equations.system import EvolutionSystem, System, low_discrepancy
 from kanrun.engine.equations.window import Window, total
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.fields import Field, OutputForm, Windows
 from kanrun.engine.equations.residuals import Residuals
+from kanrun.engine.equations.system import EvolutionSystem
 from kanrun.engine.networks import Network
 
 #: Values of the unknown parameters of a system without any.

@@ -21,7 +21,6 @@ from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import EQUAL_WEIGHTS, Collocation, ConditionWeights
 from kanrun.engine.equations.evolution_solution import solve_evolution
-from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.policy import (
     Ansatz,
@@ -40,7 +39,7 @@ from kanrun.engine.equations.starting_fields import (
     insert_knots,
     with_polynomials,
 )
-from kanrun.engine.equations.system import System
+from kanrun.engine.equations.system import EvolutionSystem, System
 from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.least_squares import StoppingCriteria, minimise
 from kanrun.monitoring import report_progress, time_limit_reached

@@ -18,17 +18,13 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from kanrun.engine.equations.system import System, highest_orders
+from kanrun.engine.equations.system import Array, System, Walls, highest_orders
 from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern
 from kanrun.engine.splines import Grid, local_basis
 
-Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 #: Nodes of [-1, 1] in each interval, and their weights, whose sum is 2.
 Rule = tuple[Array, Array]
-#: Homogeneous linear conditions of an unknown at both ends, or None. Entry (i, r) is the factor of
-#: the derivative of order r in condition i.
-Walls = tuple[Array | None, Array | None]
 
 #: Degree of the splines and of the polynomials of time.
 DEGREE = 7

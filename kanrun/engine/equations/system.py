@@ -1,22 +1,25 @@
-"""Differential equations on a box with conditions, and points inside and on faces."""
+"""Differential equations on a box with conditions, also in the form of windows, and points."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
-from itertools import combinations
+from itertools import chain, combinations
 
 import numpy as np
 import sympy
 import torch
 from jaxtyping import Float
+from numpy.polynomial.polynomial import polyder, polyval
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import qmc
 from torch import Tensor
 
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import (
+    MAX_ORDER,
     Derivative,
     Relation,
     RowFunction,
@@ -28,6 +31,12 @@ from kanrun.formulas.equations import (
 COMPILED = 1024
 #: Points between which zeros of formulas are searched for, and their error.
 JUMP_POINTS, JUMP_ERROR = 2001, 1e-15
+Array = NDArray[np.float64]
+#: Homogeneous linear conditions of an unknown at both ends, or None. Entry (i, r) is the factor of
+#: the derivative of order r in condition i.
+Walls = tuple[Array | None, Array | None]
+#: Factors of the space derivatives of a condition by their order, and its value.
+_WallRow = tuple[Array, sympy.Expr]
 #: A face of the box: numbers and values of the variables that are fixed there.
 Face = tuple[tuple[int, float], ...]
 
@@ -40,20 +49,25 @@ class Condition:
     faces: tuple[Face, ...] = ()
     periodic: int | None = None
 
-    def given(self) -> tuple[Derivative, sympy.Expr] | None:
-        """Return the only derivative of the condition and its value.
+    def linear(self) -> tuple[dict[Derivative, sympy.Expr], sympy.Expr] | None:
+        """Return the factors of the derivatives, and the other terms.
 
-        None for several derivatives, a factor that varies, and unknown parameters.
+        None for factors that vary, and for unknown parameters.
         """
         contained, expression = self.relation.derivatives, self.relation.expression
-        if len(contained) != 1 or self.periodic is not None:
-            return None
-        name = variable(contained[0].name)
-        slope = sympy.diff(expression, name)
+        factors = {each: sympy.diff(expression, variable(each.name)) for each in contained}
         unknown = map(variable, self.relation.vocabulary.constants)
-        if not slope.is_number or expression.has(*unknown):
+        varies = not all(each.is_number for each in factors.values())
+        if varies or self.periodic is not None or expression.has(*unknown):
             return None
-        return contained[0], -expression.subs(name, 0) / slope
+        return factors, expression.subs({variable(each.name): 0 for each in contained})
+
+    def given(self) -> tuple[Derivative, sympy.Expr] | None:
+        """Return the only derivative of a linear condition and its value."""
+        if (linear := self.linear()) is None or len(linear[0]) != 1:
+            return None
+        ((derivative, factor),) = linear[0].items()
+        return derivative, -linear[1] / factor
 
 
 @dataclass(frozen=True)
@@ -153,7 +167,7 @@ class System:
                 values = function(at[:, None])
                 found |= {*at[values == 0].tolist()}
                 for i in np.flatnonzero(values[1:] * values[:-1] < 0):
-                    zero = partial(_at_place, function)
+                    zero = partial(lambda f, x: f(np.array([[x]]))[0], function)
                     found.add(brentq(zero, at[i], at[i + 1], xtol=JUMP_ERROR))
         inside = JUMP_ERROR * (high - low)
         return sorted(each for each in found if low + inside < each < high - inside)
@@ -166,10 +180,6 @@ class System:
         values = [value for face in faces for number, value in face if number == last]
         periodic = any(each.periodic == last for each in self.conditions)
         return bool(values) and end not in values and not periodic
-
-
-def _at_place(function: RowFunction, x: float) -> float:
-    return float(function(np.array([[x]]))[0])
 
 
 def highest_orders(equations: Sequence[Relation], number: int) -> list[int]:
@@ -261,3 +271,121 @@ def on_face(
         points[:, free] = low_discrepancy(box[free], count, count, following)
     points[:, list(fixed)] = points.new_tensor(list(fixed.values()))
     return points
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvolutionSystem(System):
+    """System in time and at most one space variable, with its conditions by kind.
+
+    Attributes:
+        orders: Order in time of each unknown.
+        initial: Initial values of unknowns and their time derivatives, by unknown and order.
+        walls: Homogeneous conditions of each unknown at both ends of space.
+        lifts: Functions that satisfy the given conditions at the ends; 0 for homogeneous ones.
+    """
+
+    orders: tuple[int, ...]
+    initial: Mapping[tuple[int, int], sympy.Expr]
+    walls: tuple[Walls, ...]
+    lifts: tuple[sympy.Expr, ...]
+    periodic: bool
+
+    @property
+    def variables(self) -> int:
+        return len(self.box)
+
+    def split(self, derivative: Derivative) -> tuple[int, int]:
+        """Return the orders of a derivative in space and in time."""
+        *space, time = derivative.index
+        return sum(space), time
+
+    def lift(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
+        """Return a derivative of the lift of an unknown at points (points, variables)."""
+        function = derivative_function(self.lifts[unknown], self.vocabulary.variables, index)
+        return function(points)
+
+    def initial_value(self, unknown: int, order: int, points: Array) -> Array:
+        """Return a given time derivative of an unknown at points (points, variables)."""
+        index = (0,) * self.variables
+        value, names = self.initial[unknown, order], self.vocabulary.variables
+        return derivative_function(value, names, index)(points)
+
+
+def evolution_system(system: System) -> EvolutionSystem | None:
+    """Return the system in the form of windows, or None if it has another form.
+
+    It needs time and at most one space variable; initial values of every unknown; and conditions at
+    the ends of space that are periodic, or linear in the derivatives of one unknown with constant
+    factors. Unknown parameters and observations need the whole range at once.
+    """
+    if len(system.box) > 2 or not system.is_evolution or system.constants or system.observations:
+        return None
+    time = len(system.box) - 1
+    count = len(system.vocabulary.unknowns)
+    periodic = {condition.periodic for condition in system.conditions} == {None, 0}
+    initial: dict[tuple[int, int], sympy.Expr] = {}
+    walls: list[tuple[list[_WallRow], list[_WallRow]]] = [([], []) for _ in range(count)]
+    for condition, face in ((each, face) for each in system.conditions for face in each.faces):
+        (number, place), *more = face
+        if more:
+            return None
+        if number == time:
+            given = condition.given()
+            if given is None or any(given[0].index[:-1]):
+                return None
+            initial[given[0].unknown, given[0].index[-1]] = given[1]
+        elif periodic or (row := _wall_row(system, condition, place)) is None:
+            return None
+        else:
+            walls[row[0]][place == float(system.box[0, 1])].append(row[1:])
+    orders = tuple(highest_orders(system.equations, time))
+    needed = {(unknown, order) for unknown in range(count) for order in range(orders[unknown])}
+    # A well-posed problem has as many conditions at the ends as derivatives across them.
+    across = sum(highest_orders(system.equations, 0)) if time and not periodic else 0
+    if 0 in orders or initial.keys() != needed or sum(map(len, chain(*walls))) != across:
+        return None
+    matrices = [[np.array([r for r, _ in e]) if e else None for e in ends] for ends in walls]
+    lifts = tuple(_lift(system, *each) for each in walls)
+    return EvolutionSystem(
+        system.vocabulary,
+        system.box,
+        system.equations,
+        system.conditions,
+        orders=orders,
+        initial=initial,
+        walls=tuple((low, high) for low, high in matrices),
+        lifts=lifts,
+        periodic=periodic,
+    )
+
+
+def _wall_row(
+    system: System, condition: Condition, place: float
+) -> tuple[int, Array, sympy.Expr] | None:
+    """Return unknown, factors of its space derivatives by order and given value of a condition."""
+    factors, rest = condition.linear() or ({}, None)
+    unknowns = {each.unknown for each in factors}
+    if len(unknowns) != 1 or any(each.index[-1] for each in factors):
+        return None
+    row = np.zeros(MAX_ORDER + 1)
+    for each, factor in factors.items():
+        row[each.index[0]] = float(factor)
+    x = variable(system.vocabulary.variables[0])
+    return unknowns.pop(), row, -rest.subs(x, exact_number(place))
+
+
+def _lift(system: System, low: list[_WallRow], high: list[_WallRow]) -> sympy.Expr:
+    """Return the sum of given values times polynomials of space that satisfy the conditions."""
+    given = [(row, value, end) for end, rows in ((-1, low), (1, high)) for row, value in rows]
+    if all(value == 0 for _, value, _ in given):
+        return sympy.Integer(0)
+    ends = list(map(exact_number, system.box[0].tolist()))
+    half = (ends[1] - ends[0]) / 2
+    inner = (variable(system.vocabulary.variables[0]) - ends[0]) / half - 1
+    powers, orders = np.eye(len(given) + 1), range(MAX_ORDER + 1)
+    derivatives = [polyder(powers, order) / float(half) ** order for order in orders]
+    rows = [row @ [polyval(end, each) for each in derivatives] for row, _, end in given]
+    total = sympy.Integer(0)
+    for (_, value, _), factors in zip(given, np.linalg.pinv(np.stack(rows)).T, strict=True):
+        total += value * sum(sympy.Float(c, 17) * inner**power for power, c in enumerate(factors))
+    return total

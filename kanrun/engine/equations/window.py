@@ -22,8 +22,8 @@ from jaxtyping import Float
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from kanrun.engine.equations.evolution_system import EvolutionSystem
 from kanrun.engine.equations.space import DEGREE, Array, Places, Space
+from kanrun.engine.equations.system import EvolutionSystem
 from kanrun.engine.equations.tensor_splines import (
     Patch,
     TensorProblem,

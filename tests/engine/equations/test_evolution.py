@@ -23,7 +23,7 @@ from kanrun.engine.equations.evolution_solution import (
     growing_place,
     solve_evolution,
 )
-from kanrun.engine.equations.evolution_system import evolution_system
+from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.networks import from_description
 
 BOX = {"x": [0, 1], "t": [0, 1]}
