@@ -1,5 +1,12 @@
 """Differential equations: Taylor series, residuals as least squares, solutions on a box."""
 
+from collections.abc import Generator as Events
+from dataclasses import replace
+
+from torch import Generator
+
+from kanrun.engine.equations.collocation import EquationPolicy
+from kanrun.engine.equations.evolution_solution import solve_evolution
 from kanrun.engine.equations.fields import (
     Field,
     HardConditions,
@@ -7,17 +14,18 @@ from kanrun.engine.equations.fields import (
     Windows,
     breakpoints_of,
 )
-from kanrun.engine.equations.policy import (
+from kanrun.engine.equations.network_solution import NetworkSolver
+from kanrun.engine.equations.residuals import (
     Ansatz,
-    Create,
-    EquationPolicy,
+    Block,
     EquationStage,
     Grids,
     Method,
+    ResidualProblem,
+    Residuals,
     Solution,
+    arguments_at,
 )
-from kanrun.engine.equations.residuals import Block, ResidualProblem, Residuals, arguments_at
-from kanrun.engine.equations.solving import solve
 from kanrun.engine.equations.system import (
     Condition,
     EvolutionSystem,
@@ -28,4 +36,36 @@ from kanrun.engine.equations.system import (
     evolution_system,
 )
 from kanrun.engine.equations.taylor import Monomials
+from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.equations.tensor_splines import is_direct
+
+
+def solve(
+    system: System,
+    method: Method,
+    policy: EquationPolicy,
+    generator: Generator,
+    *,
+    tolerance: float = 1e-6,
+    first: Field | None = None,
+) -> Events[EquationStage, None, Solution]:
+    """Solve the system; yield every grid and return the solution.
+
+    Args:
+        system: Equations with their conditions.
+        method: How they are solved.
+        policy: Constants of the general solver.
+        generator: Source of random starts and points.
+        tolerance: Estimated relative L2 error at which a solution with an estimate ends.
+        first: Initial guess.
+    """
+    if isinstance(method, EvolutionSystem):
+        return (yield from solve_evolution(method, tolerance))
+    if isinstance(method, Grids):
+        return (yield from solve_directly(system, method, policy, generator, tolerance, first))
+    solver, stage = NetworkSolver(system, method, policy, generator), None
+    for stage in solver.stages(first):
+        yield stage
+    assert stage is not None  # An invariant: there is a first grid.
+    last = (replace(stage, sensitivity=solver.sensitivity(stage)),)
+    return Solution(stage.solution, last, float(system.box[-1, 1]))

@@ -21,7 +21,7 @@ from numpy.polynomial import legendre
 from scipy.linalg import eigvals
 from torch import Generator, Tensor
 
-from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.fields import (
     Field,
@@ -31,8 +31,7 @@ from kanrun.engine.equations.fields import (
     breakpoints_of,
     spline_field,
 )
-from kanrun.engine.equations.policy import EquationPolicy, EquationStage, Solution
-from kanrun.engine.equations.residuals import Residuals, arguments_at
+from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution, arguments_at
 from kanrun.engine.equations.space import DEGREE, Array
 from kanrun.engine.equations.system import EvolutionSystem, System, low_discrepancy
 from kanrun.engine.equations.window import Window, total
@@ -273,11 +272,9 @@ def _field(window: Window, system: EvolutionSystem) -> Field:
 
     form = OutputForm(count, terms, 2, separated=True) if spatial else OutputForm(count)
     edges = torch.as_tensor(_common_breakpoints(window) if spatial else [[-1.0, 1.0]]).double()
-    field = spline_field(box, form, edges, DEGREE, values)
-    if any(system.lifts):
-        names, lifts = system.vocabulary.variables, tuple(map(str, system.lifts))
-        field.hard = HardConditions(names, lifts, ("1",) * count)
-    return field
+    lifts = tuple(map(str, system.lifts))
+    hard = HardConditions(system.vocabulary.variables, lifts, ("1",) * count)
+    return spline_field(box, form, edges, DEGREE, values, hard=hard if any(system.lifts) else None)
 
 
 def _common_breakpoints(window: Window) -> Array:

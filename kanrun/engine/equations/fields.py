@@ -287,6 +287,8 @@ def spline_field(
     edges: Float[Tensor, "variables ends"],
     degree: int,
     values: Callable[[Tensor], Float[Tensor, "points unknowns terms factors"]],
+    sizes: Tensor | None = None,
+    hard: HardConditions | None = None,
 ) -> Field:
     """Return the field of one layer of splines whose factors have given values.
 
@@ -296,6 +298,8 @@ def spline_field(
         edges: Breakpoints on [-1, 1].
         degree: Degree of the splines.
         values: Factor n of each product at points of [-1, 1], which depends on variable n alone.
+        sizes: Values of the unknowns for outputs of 1; 1 by default.
+        hard: Conditions that are built in.
     """
     spec = EdgeSpec(degree=degree, base="zero")
     layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=equally_spaced(edges))
@@ -304,7 +308,8 @@ def spline_field(
     with torch.no_grad():
         layer.mask.copy_(form.mask(len(box)))
         layer.coefficients.copy_(fit_coefficients(at, columns, layer.grid))
-    return Field(KAN.of_layers([layer]), form, box, box.new_ones(form.unknowns))
+    units = box.new_ones(form.unknowns) if sizes is None else sizes
+    return Field(KAN.of_layers([layer]), form, box, units, hard)
 
 
 def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:

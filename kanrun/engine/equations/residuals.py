@@ -1,4 +1,4 @@
-"""Differential equations as least squares problems: residuals at collocation points.
+"""Differential equations as least squares problems on networks, and records of solutions.
 
 Each `Block` is a relation (left - right = 0) at points: the equation inside the box, a condition on
 its border, an observation, or the difference between two opposite faces. Its rows are the residuals
@@ -8,7 +8,7 @@ residual^2. Jacobian rows are exact, see `network_jets`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,9 +20,11 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kanrun.engine.equations.fields import Field, Windows
+from kanrun.engine.equations.fields import Field, OutputForm, Windows
+from kanrun.engine.equations.system import EvolutionSystem
 from kanrun.engine.equations.taylor import Monomials, point_jacobian
 from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem, Rows
+from kanrun.engine.networks import Network
 from kanrun.formulas.equations import Relation
 
 #: Smallest diagonal entries that are taken for zero in scalings.
@@ -34,6 +36,8 @@ OPEN_DAMPING, POWER_STEPS = 1e-15, 20
 QUIET = 1e-3
 #: Singular values below this fraction of the largest do not determine a parameter.
 SINGULAR = 1e-12
+#: Values of the unknown parameters of a system without any.
+NO_CONSTANTS = torch.zeros(0, dtype=torch.float64)
 #: One number for all points.
 ZERO, ONE = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
 
@@ -240,3 +244,95 @@ def largest_response(linear: Linearisation, relative: Rows) -> float:
         largest = float(drawn.norm())
         drawn = drawn / largest
     return sqrt(largest)
+
+
+@dataclass(frozen=True)
+class EquationStage:
+    """Finished grid.
+
+    Attributes:
+        change: Relative root mean square change of the solution from the previous grid.
+        standard_errors: Standard errors of the unknown parameters; NaN without observations.
+        seconds: CPU time of this window.
+        points: Collocation points inside, shape (points, variables).
+        sensitivity: Largest relative change of the solution for a change of all residuals by 1
+            (root mean square).
+        data: Root mean square difference from the observations, relative to the sizes of the
+            unknowns.
+        least_data: Smallest value of `data` on any grid.
+        inflation: Factor on a standard error from not knowing the other parameters, see
+            `standard_errors`.
+    """
+
+    intervals: int | None
+    solution: Field
+    unknowns: int
+    steps: int
+    objective: float
+    equation: Residuals
+    conditions: Residuals
+    change: float | None
+    seconds: float
+    points: Tensor
+    window: int = 0
+    constants: Tensor = NO_CONSTANTS
+    standard_errors: Tensor = NO_CONSTANTS
+    sensitivity: float | None = None
+    data: float = 0.0
+    least_data: float = 0.0
+    inflation: float = 1.0
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Solved system: its field or windows, their last grids, and the end of the last one.
+
+    Attributes:
+        estimate: Estimated relative L2 error over all windows, from a second solution; None without
+            one.
+        tolerance: What the estimate should be below.
+        stopped: Why the solution ends before the range does, or above the tolerance.
+        doubt: Why the estimate says little, as for ill-posed equations.
+    """
+
+    network: Field | Windows
+    last: tuple[EquationStage, ...]
+    solved_until: float
+    estimate: float | None = None
+    tolerance: float | None = None
+    stopped: str = ""
+    doubt: str | None = None
+
+
+@dataclass(frozen=True)
+class Grids:
+    """Intervals of grids in turn, and whether finer ones follow as long as they help."""
+
+    intervals: tuple[int, ...]
+    grows: bool = False
+
+
+@dataclass(frozen=True)
+class Ansatz:
+    """Form of a solution: networks, how their outputs form the unknowns, and the grids.
+
+    Attributes:
+        create: Creates a network with the inputs of the box on [-1, 1], from the keyword
+            `generator`.
+        intervals: Grids in turn. A network without grids has None for each round of weights.
+        grows: Whether finer grids follow as long as they help.
+        free_terms: Whether initial values determine the number of terms.
+        hard: Whether conditions are built in where possible.
+    """
+
+    create: Callable[..., Network]
+    form: OutputForm
+    intervals: tuple[int | None, ...]
+    grows: bool = False
+    free_terms: bool = False
+    hard: bool = False
+
+
+#: How a system is solved: by networks on truncated Taylor series, on tensor products of splines, or
+#: in windows of splines times polynomials of time.
+Method = Ansatz | Grids | EvolutionSystem

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kanrun.engine.equations.system import Array, System, Walls, highest_orders
 from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern
@@ -36,6 +37,13 @@ ADAPTED = 0.7
 #: Points per interval at which that density is measured, and the intervals over which it is
 #: widened and averaged.
 DENSITY_POINTS, DENSITY_WIDTH = 8, 1
+#: Factor by which halving an interval is assumed to reduce its squared residual. An interval is
+#: halved twice before another one is halved once if its residual is this many times larger.
+HALVED = 0.01
+#: Intervals narrower than twice this fraction of the range are not halved.
+NARROWEST = 1e-6
+#: Fraction of the mean squared residual per interval below which residuals count as equal.
+NEGLIGIBLE_SQUARES = 1e-12
 
 
 @dataclass(frozen=True)
@@ -252,3 +260,21 @@ def _widened(density: Array, *, periodic: bool) -> Array:
     width = DENSITY_POINTS * DENSITY_WIDTH + 1
     found: Array = uniform_filter1d(maximum_filter1d(density, width, mode=mode), width, mode=mode)
     return found
+
+
+def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) -> Tensor:
+    """Return edges whose intervals with the largest sums of `squares` are halved in turn."""
+    number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
+    sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
+    floor = float(sums.sum()) * NEGLIGIBLE_SQUARES / len(sums) + np.finfo(float).tiny
+    ends, sizes = edges.tolist(), (sums + floor).tolist()
+    narrowest = 2 * NARROWEST * (ends[-1] - ends[0])
+    while len(sizes) < intervals and (largest := max(sizes)) > 0:
+        place = sizes.index(largest)
+        low, high = ends[place : place + 2]
+        if high - low < narrowest:
+            sizes[place] = 0.0
+            continue
+        ends.insert(place + 1, (low + high) / 2)
+        sizes[place : place + 1] = [largest * HALVED] * 2
+    return edges.new_tensor(ends)

@@ -18,24 +18,24 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.fields import Field, OutputForm, breakpoints_of, spline_field
-from kanrun.engine.equations.policy import (
-    EquationPolicy,
+from kanrun.engine.equations.residuals import (
     EquationStage,
     Grids,
+    Residuals,
     Solution,
+    largest_response,
 )
-from kanrun.engine.equations.residuals import Residuals, largest_response
 from kanrun.engine.equations.space import (
     DEGREE,
     GAUSS_POINTS,
     Array,
     Space,
     kinks_of,
+    split_intervals,
     with_kinks,
 )
-from kanrun.engine.equations.starting_fields import split_intervals
 from kanrun.engine.equations.system import System
 from kanrun.engine.equations.tensor_splines import (
     DAMPING,

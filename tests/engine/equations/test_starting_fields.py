@@ -15,9 +15,8 @@ from kanrun.engine.equations import (
     OutputForm,
     System,
 )
-from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import edges_of, hard_conditions
-from kanrun.engine.equations.starting_fields import InitialGuesses, insert_knots
+from kanrun.engine.equations.network_solution import NetworkSolver, insert_knots
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, from_description
@@ -107,8 +106,7 @@ def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resol
     ansatz = Ansatz(
         create, OutputForm(1, 4, 3, separated=True), (5, 10), grows=True, free_terms=True
     )
-    rows = Collocation(heat, EquationPolicy(), drawn)
-    found, _ = InitialGuesses(rows, ansatz, drawn).best()
+    found, _ = NetworkSolver(heat, ansatz, EquationPolicy(), drawn).first_guess()
     at = low_discrepancy(box, 300, 0)
     wanted = at[:, 1] * (6 * torch.pi * at[:, 0]).sin() + at[:, 0]
     assert found.form.terms == 2

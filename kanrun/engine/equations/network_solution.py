@@ -1,15 +1,20 @@
-"""Fields to start from: richer fields of the same function, and initial guesses.
+"""Solutions by networks on truncated Taylor series, grid by grid.
 
-A solution is continued with inserted knots or added terms. The first one comes from random networks
-that race, or from initial values.
+Initial guesses on a coarse grid come first: random networks that race, or initial values. On every
+grid Levenberg-Marquardt minimises the residuals of the equation, its conditions and observations
+together. The conditions have a moderate weight at first and a larger one on each finer grid: a
+large weight on a coarse grid makes bad minima. Knots are inserted where the residual is large, half
+of the collocation points follow them, and points of large residual are added. Each grid is
+evaluated at points that no step has used.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import exp, inf, log
+from math import exp, inf, isfinite, log, sqrt
+from time import process_time
 
 import numpy as np
 import sympy
@@ -17,36 +22,32 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from kanrun.engine.equations.collocation import EQUAL_WEIGHTS, FIRST_WEIGHTS, Collocation
-from kanrun.engine.equations.fields import (
-    Field,
-    edges_of,
-    hard_conditions,
-    spline_field,
+from kanrun.engine.equations.collocation import (
+    EQUAL_WEIGHTS,
+    FIRST_WEIGHTS,
+    Collocation,
+    ConditionWeights,
+    EquationPolicy,
 )
-from kanrun.engine.equations.policy import Ansatz
-from kanrun.engine.equations.residuals import Block, ResidualProblem
-from kanrun.engine.layers import SplineLayer
+from kanrun.engine.equations.fields import Field, edges_of, hard_conditions, spline_field
+from kanrun.engine.equations.residuals import (
+    Ansatz,
+    Block,
+    EquationStage,
+    ResidualProblem,
+    sensitivity,
+    standard_errors,
+)
+from kanrun.engine.equations.space import split_intervals
+from kanrun.engine.equations.system import System
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import (
-    Grid,
-    equally_spaced,
-    extend,
-    sample_points,
-)
+from kanrun.engine.splines import Grid, equally_spaced, extend, sample_points
 from kanrun.errors import TrainingFailed
 from kanrun.formulas import to_numpy
 from kanrun.formulas.equations import RowFunction
-from kanrun.monitoring import time_limit_reached
+from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Factor by which halving an interval is assumed to reduce its squared residual. An interval is
-#: halved twice before another one is halved once if its residual is this many times larger.
-HALVED = 0.01
-#: Intervals narrower than twice this fraction of the range are not halved.
-NARROWEST = 1e-6
-#: Fraction of the mean squared residual per interval below which residuals count as equal.
-NEGLIGIBLE_SQUARES = 1e-12
 #: Random networks next to the polynomials that a separated form can start from.
 RANDOM_IF_SEPARATED = 5
 #: Bounds of the standard deviation of random coefficients in units of the solution; drawn on a log
@@ -67,6 +68,22 @@ COARSE, START_RTOL = StoppingCriteria(max_steps=15, rtol=1e-2), 1e-2
 MARGIN, FILLED = 0.1, 0.5
 
 
+#: A relative decrease at which steps end on the last planned grid and on finer ones.
+STAGE_RTOL = 1e-3
+#: First damping on a refined grid if unknowns are linear in the coefficients. A larger one holds
+#: back smooth changes, which the equation of a beam hardly sees next to those of single splines.
+DAMPING_IF_LINEAR = 1e-12
+#: No grid follows once the residual is below this fraction of the difference from the observations,
+#: and the last one changed the solution by no more than `SETTLED_CHANGE`.
+NOISE_FRACTION, SETTLED_CHANGE = 0.25, 1e-3
+#: Change between grids at which refinement stops, in one variable and in several.
+ENOUGH_CHANGE = 1e-9, 1e-6
+#: Terms that are added where the sensitivity is measured.
+TERMS_ADDED = 2
+#: Points at which the sensitivity is measured.
+SENSITIVITY_POINTS = 1000
+
+
 def insert_knots(
     solution: Field, intervals: int, points: Tensor, squares: Float[Tensor, " points"]
 ) -> Field:
@@ -83,24 +100,6 @@ def insert_knots(
     first, _ = layers[0].moved(breakpoints, uniform=equally_spaced(breakpoints))
     hidden = [layer.refined(intervals)[0] for layer in layers[1:]]
     return solution.with_network(KAN.of_layers([first, *hidden]))
-
-
-def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) -> Tensor:
-    """Return edges whose intervals with the largest sums of `squares` are halved in turn."""
-    number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
-    sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
-    floor = float(sums.sum()) * NEGLIGIBLE_SQUARES / len(sums) + np.finfo(float).tiny
-    ends, sizes = edges.tolist(), (sums + floor).tolist()
-    narrowest = 2 * NARROWEST * (ends[-1] - ends[0])
-    while len(sizes) < intervals and (largest := max(sizes)) > 0:
-        place = sizes.index(largest)
-        low, high = ends[place : place + 2]
-        if high - low < narrowest:
-            sizes[place] = 0.0
-            continue
-        ends.insert(place + 1, (low + high) / 2)
-        sizes[place : place + 1] = [largest * HALVED] * 2
-    return edges.new_tensor(ends)
 
 
 def polynomial_field(field: Field, terms: int) -> Field:
@@ -121,58 +120,151 @@ def polynomial_field(field: Field, terms: int) -> Field:
         return found
 
     (layer,) = field.network.edge_layers
-    return spline_field(field.box, form, layer.grid.breakpoints, layer.spec.degree, values)
+    edges, degree = layer.grid.breakpoints, layer.spec.degree
+    return spline_field(field.box, form, edges, degree, values, field.sizes, field.hard)
 
 
 def with_polynomials(field: Field, count: int) -> Field:
     """Return a field in a separated form with `count` further terms, zero times polynomials."""
-    form, wider = field.form, replace(field.form, terms=field.form.terms + count)
-    (layer,), (added,) = (
-        each.network.edge_layers for each in (field, polynomial_field(field, count))
+    form, wider = field.form, polynomial_field(field, field.form.terms + count)
+    before, after = (
+        each.network.edge_layers[0].coefficients.unflatten(0, (form.unknowns, -1, form.factors))
+        for each in (field, wider)
     )
-    made = SplineLayer.on_grid(
-        layer.grid.breakpoints, wider.outputs, layer.spec, uniform=layer.uniform
-    )
-    parts = [
-        each.coefficients.detach().unflatten(0, (form.unknowns, -1, form.factors))
-        for each in (layer, added)
-    ]
     with torch.no_grad():
-        made.mask.copy_(wider.mask(layer.inputs))
-        made.coefficients.copy_(torch.cat(parts, dim=1).flatten(0, 2))
-    return Field(KAN.of_layers([made]), wider, field.box, field.sizes, field.hard)
+        after[:, count:] = before
+    return wider
 
 
-class InitialGuesses:
-    """Initial guesses for one system on one box."""
+class NetworkSolver:
+    """Solver of one system by networks; `stages` yields a record of each grid."""
 
-    def __init__(self, rows: Collocation, ansatz: Ansatz, generator: Generator) -> None:
-        self.rows, self.ansatz, self.generator = rows, ansatz, generator
-        self.system, self.policy, self.guesses = rows.system, rows.policy, rows.system.guesses()
-        self.hard = hard_conditions(rows.system) if ansatz.hard else None
+    def __init__(
+        self, system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator
+    ) -> None:
+        self.system, self.ansatz, self.policy, self.generator = system, ansatz, policy, generator
+        self._began = process_time()
+        self.rows, self.weights = Collocation(system, policy, generator), ConditionWeights()
+        self.hard = hard_conditions(system) if ansatz.hard else None
+        self.inside = self.rows.points(self.rows.inside, policy.start_points)
 
-    def best(self) -> tuple[Field, Tensor]:
+    def stages(self, first: Field | None) -> Iterator[EquationStage]:
+        """Solve grid by grid from a `first` guess.
+
+        Raises:
+            TrainingFailed: If the residual is not finite at any start.
+        """
+        constants = self.system.guesses()
+        solution, constants = self.first_guess() if first is None else (first, constants)
+        found = list[EquationStage]()
+        coarsest, planned = solution.intervals or 0, [*self.ansatz.intervals]
+        finer = [each for each in planned if (each or 0) > coarsest] if coarsest else planned[1:]
+        if not finer and coarsest not in planned and self._may_double(solution):
+            finer = [2 * coarsest]
+        finest = (finer[-1] if finer else coarsest) or 0
+        while True:
+            coarse = (solution.intervals or 0) < finest
+            previous = found[-1].solution if found else None
+            stage, problem = self._solve(solution, constants, coarse=coarse, previous=previous)
+            solution, constants = stage.solution, stage.constants
+            least_data = min([stage.data, *(each.data for each in found)])
+            found.append(replace(stage, least_data=least_data))
+            report_progress("grids", len(found), None, sqrt(stage.objective))
+            yield found[-1]
+            grows = bool(finer) or (self.ansatz.grows and self._may_double(solution))
+            if time_limit_reached() or not grows or self._is_enough(stage):
+                return
+            self.weights.follow(problem, torch.cat([solution.get_unknowns(), constants]))
+            self.rows.add_points(solution, constants)
+            following = finer.pop(0) if finer else None
+            if solution.intervals is not None:
+                points = self.rows.points(self.rows.candidates, None, solution)
+                squares = self.rows.squares(solution, constants, points)
+                solution = insert_knots(
+                    solution, following or 2 * solution.intervals, points, squares
+                )
+                solution = self.with_fitted_grids(solution, points)
+
+    def _may_double(self, solution: Field) -> bool:
+        count = 2 * len(solution.get_unknowns())
+        return solution.intervals is not None and count <= MAX_UNKNOWNS
+
+    def _is_enough(self, stage: EquationStage) -> bool:
+        """Return whether no finer grid is worth it."""
+        rms, change = stage.equation.rms, stage.change
+        if not isfinite(rms):
+            return True
+        if change is None:
+            return False
+        enough = ENOUGH_CHANGE[len(self.system.box) > 1]
+        noise = rms <= NOISE_FRACTION * stage.data and change <= SETTLED_CHANGE
+        return noise or (self.ansatz.grows and change <= enough)
+
+    def _solve(
+        self, solution: Field, constants: Tensor, *, coarse: bool, previous: Field | None
+    ) -> tuple[EquationStage, ResidualProblem]:
+        """Solve on one grid; return its record and the problem."""
+        rows, steps = self.rows, self.policy.steps
+        blocks = rows.blocks(solution, self.weights.present, solution)
+        problem = ResidualProblem(solution, blocks, constants)
+        stopping = replace(COARSE, max_steps=min(COARSE.max_steps, steps))
+        if not coarse:
+            stopping = StoppingCriteria(max_steps=steps, rtol=STAGE_RTOL)
+        linear = previous is not None and solution.form.factors == 1
+        damping = DAMPING_IF_LINEAR if linear else LM.damping
+        state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
+        found, constants = problem.solution(state.unknowns)
+        equation, conditions = rows.residuals(found, constants)
+        errors, inflation = standard_errors(problem, state.unknowns)
+        stage = EquationStage(
+            intervals=found.intervals,
+            solution=found,
+            constants=constants,
+            unknowns=len(state.unknowns),
+            steps=steps,
+            objective=state.loss,
+            equation=equation,
+            conditions=conditions,
+            change=None if previous is None else rows.change(found, previous),
+            standard_errors=errors,
+            seconds=process_time() - self._began,
+            points=blocks[0].points,
+            data=problem.misfit(state.unknowns),
+            inflation=inflation,
+        )
+        return stage, problem
+
+    def sensitivity(self, stage: EquationStage) -> float:
+        """Return `EquationStage.sensitivity` of a stage."""
+        field, rows = stage.solution, self.rows
+        if field.form.separated:
+            # Directions that the terms may have lost, such as a constant.
+            field = with_polynomials(field, TERMS_ADDED)
+        blocks = rows.blocks(field, EQUAL_WEIGHTS, stage.solution)
+        problem = ResidualProblem(field, blocks, stage.constants)
+        return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
+
+    def first_guess(self) -> tuple[Field, Tensor]:
         """Return the best of several networks: all take a few steps, the better ones more."""
         policy, form, one = self.policy, self.ansatz.form, len(self.system.box) == 1
         if form.separated and (started := self._decomposed_values()) is not None:
-            return started, self.guesses
-        inside = self.rows.points(self.rows.inside, policy.start_points)
+            return started, self.system.guesses()
         borders = self.rows.borders(policy.boundary_points, FIRST_WEIGHTS)
-        blocks = [*self.rows.equations(inside), *borders]
+        blocks = [*self.rows.equations(self.inside), *borders]
         first = self._random()
         is_small = len(first.get_unknowns()) <= SMALL_NETWORK
         small = not one and not form.separated and is_small
         rounds = policy.rounds_if_small if small else policy.rounds
         special = list[Field]()
         if form.separated:
-            special = [first.with_network(polynomial_field(first, form.terms).network)]
+            special = [polynomial_field(first, form.terms)]
         if one and first.intervals is not None:
             special = self._smooth(first)
         count = RANDOM_IF_SEPARATED if form.separated else rounds[0][0] - len(special)
         fields = [first, *(self._random() for _ in range(count - 1)), *special]
-        racing = [(0.0, each, self.guesses) for each in fields]
+        racing = [(0.0, each, self.system.guesses()) for each in fields]
         for kept, steps in rounds:
-            racing = [self.race(field, c, blocks, steps) for _, field, c in racing[:kept]]
+            racing = [self._race(field, c, blocks, steps) for _, field, c in racing[:kept]]
             racing.sort(key=lambda entry: entry[0])
         loss, best, constants = racing[0]
         if not loss < inf:
@@ -182,7 +274,7 @@ class InitialGuesses:
             )
         return best, constants
 
-    def race(
+    def _race(
         self, candidate: Field, constants: Tensor, blocks: list[Block], steps: int
     ) -> tuple[float, Field, Tensor]:
         """Return objective, field and parameters after some steps; infinity if not finite."""
@@ -190,8 +282,7 @@ class InitialGuesses:
         stopping = StoppingCriteria(max_steps=steps, rtol=START_RTOL)
         state, _ = minimise(problem, LM, stopping, ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
-        inside = self.rows.points(self.rows.inside, self.policy.start_points)
-        return state.loss, self.with_fitted_grids(found, inside), constants
+        return state.loss, self.with_fitted_grids(found, self.inside), constants
 
     def _random(self) -> Field:
         form, network = self.ansatz.form, self.ansatz.create(generator=self.generator)
@@ -205,8 +296,7 @@ class InitialGuesses:
                 drawn = torch.randn(shape, generator=self.generator, dtype=kind)
                 layer.coefficients.copy_(drawn * size)
         candidate = Field(network, form, self.system.box, self.rows.sizes, self.hard)
-        inside = self.rows.points(self.rows.inside, self.policy.start_points)
-        return self.with_fitted_grids(candidate, inside)
+        return self.with_fitted_grids(candidate, self.inside)
 
     def _decomposed_values(self) -> Field | None:
         """Return given initial values at all times, in two variables besides time, or None.
@@ -257,9 +347,7 @@ class InitialGuesses:
             roots = np.sqrt(s[: form.terms])
             values[:, unknown, :, 0] = torch.as_tensor(left[:, : form.terms] * roots)
             values[:, unknown, :, 1] = torch.as_tensor(right[: form.terms].T * roots)
-        field = spline_field(box, form, edges, degree, lambda _: values)
-        field.sizes.copy_(sizes)
-        return field
+        return spline_field(box, form, edges, degree, lambda _: values, sizes)
 
     def _smooth(self, field: Field) -> list[Field]:
         """Return the smoothest functions that satisfy conditions and observations, in one variable.
@@ -273,7 +361,7 @@ class InitialGuesses:
             relations = self.system.bends(order)
             bends = [Block("equation", each, points, shares=shares) for each in relations]
             blocks = [*self.rows.scaled(bends), *borders]
-            problem = ResidualProblem(field, blocks, self.guesses)
+            problem = ResidualProblem(field, blocks, self.system.guesses())
             state, _ = minimise(problem, LM, COARSE)
             found.append(problem.solution(state.unknowns)[0])
         return found
