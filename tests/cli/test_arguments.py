@@ -219,6 +219,8 @@ def test_each_point_of_a_sweep_implies_what_a_call_of_its_own_does():
         (["target.path=a.csv", "target.outputs=y"], ("table", "auto")),
         (["target.path=a.csv", "target.outputs=y", "model=kan", "solver=lm"], ("table", "kan")),
         (["target=feynman", "target.id=x", "target.path=all.yaml"], ("feynman", "kan")),
+        (["target=bundled", "target.name=diabetes"], ("bundled", "auto")),
+        (["study=toy_suite", "target.formula=x0", "target=expression"], ("expression", "kan")),
     ],
 )
 def test_keys_that_select_a_target_and_its_model(words, kinds):

@@ -51,6 +51,11 @@ WRONG_VALUES = [
     (["target=gaussian_peaks", "target.centres=[0,nan]"], ["target.centres.1=nan is not a number"]),
     (["target=expression"], ["target.formula must be given"]),
     (
+        ["target=bundled", "target.name=diabetes", "solver.steps=3"],
+        ["solver.steps is not used by model=auto", "add model=kan"],
+    ),
+    (["study=toy_suite", "target.formula=x0"], ["target.formula is not a setting of"]),
+    (
         [f"target.path={PENDULUM.with_name('pendulums.csv')}"],
         ["docs/examples; did you mean pendulum.csv"],
     ),

@@ -157,6 +157,8 @@ def test_runs_list_and_show(kanrun):
         ([], "model.deg", ["model.degree=", "model.degree=3"]),
         ([], "+model.mult", ["+model.multiplication_nodes=", "+model.multiplication_nodes=[]"]),
         ([], "precision=", ["precision=float32", "precision=float64"]),
+        ([], "model.base=si", ["model.base=sigmoid", "model.base=silu", "model.base=sin"]),
+        ([], "model.freeze_scales=t", ["model.freeze_scales=true"]),
         (["model=mlp"], "model.activation=re", ["model.activation=relu"]),
         (["target=feynman"], "target.id=I.6", ["target.id=I.6.2", "target.id=I.6.2b"]),
         (["target.formula=exp(x0)*(", "target=expression"], "target.form", ["target.formula="]),

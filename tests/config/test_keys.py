@@ -1,10 +1,9 @@
-"""`kanrun keys` shows what the dataclasses declare, and TAB the values of enumerated keys."""
+"""`kanrun keys` shows what the dataclasses declare."""
 
 import json
 
 import pytest
 
-from kanrun.cli import completions
 from kanrun.cli.app import main
 from kanrun.config import EXPERIMENTS, default_choices, groups_of, keys_of
 from kanrun.config.registry import group_of
@@ -42,18 +41,6 @@ def test_unknown_prefixes_and_commands_are_refused(capsys):
     assert main(["keys", "modle"]) == 2
     assert main(["keys", "--command", "fti"]) == 2
     assert "did you mean fit" in capsys.readouterr().err
-
-
-def test_tab_offers_the_values_of_a_key():
-    values = next(
-        key.choices
-        for key in keys_of("fit")
-        if (key.path, key.where[0]) == ("model.base", "model=kan")
-    )
-    assert completions("fit", [], "model.base=") == [
-        f"model.base={value}" for value in sorted(values)
-    ]
-    assert completions("fit", [], "model.freeze_scales=t") == ["model.freeze_scales=true"]
 
 
 def test_a_key_that_one_group_alone_has_needs_no_group():

@@ -10,7 +10,7 @@ import pytest
 from pandas import DataFrame
 
 from kanrun.config import EXPERIMENTS, GROUPS, MODELS, SOLVERS, TARGETS
-from kanrun.config.registry import ModelKind, Registry, implied_choices, resolve
+from kanrun.config.registry import ModelKind, Registry, resolve
 from kanrun.errors import UsageError
 
 PLUGIN = '''
@@ -104,17 +104,6 @@ def test_a_name_can_be_taken_once():
     table.add("one", "")
     with pytest.raises(ValueError, match="two kinds of model called 'one'"):
         table.add("one", "")
-
-
-def test_choices_that_a_call_implies():
-    fit = EXPERIMENTS["fit"]
-    assert implied_choices(fit, {}, ["target.formula"]) == ["target=expression"]
-    assert implied_choices(fit, {}, ["target.path"]) == ["target=table", "model=auto"]
-    assert implied_choices(fit, {"target": "bundled"}, ["target.name"]) == ["model=auto"]
-    for choices in ({"target": "feynman"}, {"study": "toy_suite"}, {"target": "runge"}):
-        assert implied_choices(fit, choices, ["target.path", "seed"]) == []
-    with pytest.raises(UsageError, match=r"solver\.steps is not used by model=auto.*add model=kan"):
-        implied_choices(fit, {"target": "bundled"}, ["solver.steps"])
 
 
 ROW = DataFrame({"seed": [0]})

@@ -129,11 +129,3 @@ def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
     assert Run(folder.path).manifest.status == "RUNNING"
     assert Run(folder.path).table("metrics")["step"].tolist() == [0]
     assert not list(folder.path.glob(".*.tmp"))
-
-
-def test_tables_are_appended(folder):
-    folder.table("edges").extend({"seed": np.array([0, 0]), "y": np.array([0.1, 0.3])})
-    folder.table("edges").extend({"seed": np.array([1, 1]), "y": np.array([1.0, 2.0])})
-    assert Run(folder.path).table("edges")["y"].tolist() == [0.1, 0.3, 1.0, 2.0]
-    with pytest.raises(ValueError, match="equal lengths"):
-        folder.table("edges").extend({"a": np.zeros(2), "b": np.zeros(3)})

@@ -1,7 +1,6 @@
 """One process at a time writes a run; a run of another host resumes when its user confirms."""
 
 import errno
-import json
 import os
 import re
 import subprocess
@@ -32,14 +31,6 @@ def ended(outputs):
     folder = RunFolder.create(outputs, Manifest("fit"))
     folder.finish(Status.INTERRUPTED)
     return folder
-
-
-def elsewhere(outputs):
-    folder = RunFolder.create(outputs, Manifest("fit"))
-    folder._held.close()  # its process is gone
-    record = json.loads((folder.path / "run.json").read_text())
-    (folder.path / "run.json").write_text(json.dumps(record | {"host": "node17", "pid": 4242}))
-    return folder.path
 
 
 def test_of_processes_that_go_on_at_once_one_does(tmp_path):
@@ -97,19 +88,6 @@ def test_without_locks_run_json_tells(tmp_path, monkeypatch):
     folder = RunFolder.create(tmp_path, Manifest("fit"))
     with pytest.raises(UsageError, match="still running"):
         RunFolder.reopen(folder.path, force=True)
-
-
-def test_a_run_of_another_host_goes_on_by_force(tmp_path):
-    path = elsewhere(tmp_path)
-    with pytest.raises(
-        UsageError,
-        match=r"started on the host node17 \(process 4242\).*If it has ended, add --force\.$",
-    ):
-        RunFolder.reopen(path)
-    assert Run(path).manifest.resumed == ()
-    RunFolder.reopen(path, force=True)
-    assert Run(path).manifest.host != "node17"
-    assert len(Run(path).manifest.resumed) == 1
 
 
 def test_a_lock_that_is_a_link_is_not_followed(tmp_path):

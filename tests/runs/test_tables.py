@@ -31,6 +31,8 @@ def test_a_row_with_new_columns_widens_the_table(tmp_path):
     assert math.isnan(frame["penalty"][0])
     assert math.isnan(frame["step"][2])
     assert frame["note"].tolist()[3:] == ["a", "b,c"]
+    with pytest.raises(ValueError, match="equal lengths"):
+        table.extend({"step": np.zeros(2), "loss": np.zeros(3)})
 
 
 def test_half_a_last_line_is_left_out_and_mended(tmp_path):
