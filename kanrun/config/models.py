@@ -93,7 +93,7 @@ class KANConfig:
             yield f"{at}budget={self.budget} is for {at}hidden=auto, not {self.hidden}."
 
 
-@model("kanrun.study.build:create_mlp", network="kanrun.engine.networks.mlp:MLP", label="MLP")
+@model("kanrun.study.build:create_mlp", network="kanrun.engine.networks.classical:MLP", label="MLP")
 @dataclass
 class MLPConfig:
     """A multi-layer perceptron."""
@@ -106,7 +106,7 @@ class MLPConfig:
 
 @model(
     "kanrun.study.build:create_polynomial",
-    network="kanrun.engine.networks.curves:Polynomial",
+    network="kanrun.engine.networks.classical:Polynomial",
     label="polynomial",
     inputs=1,
     closed_form=True,
@@ -121,7 +121,7 @@ class PolynomialConfig:
 
 @model(
     "kanrun.study.build:create_bezier",
-    network="kanrun.engine.networks.curves:Bezier",
+    network="kanrun.engine.networks.classical:Bezier",
     label="Bezier curve",
     inputs=1,
     closed_form=True,
@@ -138,7 +138,7 @@ class BezierConfig:
 
 @model(
     "kanrun.study.build:create_bspline",
-    network="kanrun.engine.networks.curves:BSpline",
+    network="kanrun.engine.networks.classical:BSpline",
     label="B-spline",
     inputs=1,
     closed_form=True,

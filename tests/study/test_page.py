@@ -18,7 +18,7 @@ from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.networks.mlp import ACTIVATIONS
+from kanrun.engine.networks.classical import ACTIVATIONS
 from kanrun.errors import UsageError
 from kanrun.runs import Claim, Manifest, Run, RunFolder, RunLabels, Status
 from kanrun.study.model import Model

@@ -26,7 +26,7 @@ from kanrun.engine.equations.window import (
     legendre_values,
     total,
 )
-from kanrun.engine.least_squares.banded import GaussNewton
+from kanrun.engine.least_squares import GaussNewton
 from kanrun.monitoring import time_limit_reached
 
 #: Units in the last place of the largest time by which windows end before formulas jump.

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.engine.equations.system import Array, System, Walls, highest_orders
-from kanrun.engine.least_squares.banded import ElementRows, GaussNewton, Pattern
+from kanrun.engine.least_squares import ElementRows, GaussNewton, Pattern
 from kanrun.engine.splines import Grid, local_basis
 
 Index = NDArray[np.int64]

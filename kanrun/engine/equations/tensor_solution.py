@@ -51,8 +51,7 @@ from kanrun.engine.equations.tensor_splines import (
     patch_at,
     patches,
 )
-from kanrun.engine.least_squares import StackedRows, minimise
-from kanrun.engine.least_squares.banded import ElementRows
+from kanrun.engine.least_squares import ElementRows, StackedRows, minimise
 from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import report_progress, time_limit_reached

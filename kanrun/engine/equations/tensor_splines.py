@@ -29,14 +29,15 @@ from kanrun.engine.equations.residuals import Block
 from kanrun.engine.equations.space import Array, Index, Places, Rule, Space
 from kanrun.engine.equations.system import Face, System
 from kanrun.engine.least_squares import (
+    ElementRows,
     Linearisation,
     LMPolicy,
+    Pattern,
     Problem,
     StackedRows,
     StoppingCriteria,
     minimise,
 )
-from kanrun.engine.least_squares.banded import ElementRows, Pattern
 from kanrun.engine.splines import spline_values
 from kanrun.formulas.equations import Relation
 from kanrun.monitoring import time_limit_reached

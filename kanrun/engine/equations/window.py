@@ -31,7 +31,7 @@ from kanrun.engine.equations.tensor_splines import (
     block_at,
     patch_at,
 )
-from kanrun.engine.least_squares.banded import Pattern
+from kanrun.engine.least_squares import Pattern
 
 
 @dataclass(frozen=True)

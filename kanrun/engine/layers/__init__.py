@@ -2,23 +2,21 @@
 
 from kanrun.engine.layers.edges import (
     BASES,
+    Domain,
     Edges,
     EdgesAt,
     EdgeScaling,
     EdgeSpec,
     base_values,
     by_sums,
-    linearised,
-    nodes_of,
-    of_sums,
-)
-from kanrun.engine.layers.initialisation import SCHEMES, initialise
-from kanrun.engine.layers.settings import (
-    Domain,
     check_place,
     check_samples,
     checked_edges,
     checked_shape,
     domain_of,
+    linearised,
+    nodes_of,
+    of_sums,
 )
+from kanrun.engine.layers.initialisation import SCHEMES, initialise
 from kanrun.engine.layers.spline_layer import LearnedEdge, SplineLayer

@@ -12,9 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
-from kanrun.engine.layers.edges import BASES, Edges, EdgeScaling, EdgeSpec
-from kanrun.engine.layers.settings import (
+from kanrun.engine.layers.edges import (
+    BASES,
     Domain,
+    Edges,
+    EdgeScaling,
+    EdgeSpec,
     check_samples,
     checked_edges,
     checked_shape,
@@ -235,8 +238,8 @@ class SplineLayer(nn.Module):
         functions = (intervals or self.grid.intervals) + self.spec.degree
         return self.mask.numel() * (functions + (self.trained_base is not None))
 
-    def penalty_rows(self, order: int, start: int) -> list[tuple[Tensor, Tensor]]:
-        """Return columns from `start` on and values, (rows, order + 1) each.
+    def penalty_rows(self, order: int | None, start: int) -> list[tuple[Tensor, Tensor]]:
+        """Return columns from `start` on and values, (rows, terms) each.
 
         Differences of w_s c, and rows of w_b.
         """
@@ -244,9 +247,10 @@ class SplineLayer(nn.Module):
         edges = torch.arange(self.mask.numel(), device=bands.device)[:, None]
         index = edges[..., None] * self.grid.functions + start + difference_columns(bands)
         values = bands * self.scales()[1].detach()[:, :, None, None]
-        found = [(index.reshape(-1, order + 1), values.reshape(-1, order + 1))]
+        terms = bands.shape[2]
+        found = [(index.reshape(-1, terms), values.reshape(-1, terms))]
         if self.trained_base is not None:
-            alive = pad(self.mask.reshape(-1, 1).to(bands), (0, order))
+            alive = pad(self.mask.reshape(-1, 1).to(bands), (0, terms - 1))
             found.append(((edges + start + self.coefficients.numel()).expand_as(alive), alive))
         return found
 

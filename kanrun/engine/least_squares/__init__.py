@@ -3,20 +3,23 @@
 The one Levenberg-Marquardt, its problems, and rows of their Jacobians.
 """
 
-from kanrun.engine.least_squares.least_squares_problem import (
-    DenseRows,
-    Linearisation,
-    LocalRows,
-    Problem,
-    Rows,
-    StackedRows,
-)
 from kanrun.engine.least_squares.levenberg_marquardt import (
+    Linearisation,
     LMPolicy,
     NormalEquations,
+    Problem,
     State,
     StoppingCriteria,
     begin,
     minimise,
     step,
+)
+from kanrun.engine.least_squares.rows import (
+    DenseRows,
+    ElementRows,
+    GaussNewton,
+    LocalRows,
+    Pattern,
+    Rows,
+    StackedRows,
 )

@@ -14,16 +14,17 @@ geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kanrun.engine.least_squares.least_squares_problem import Linearisation, Problem, StackedRows
+from kanrun.engine.least_squares.rows import BandedFactor, Rows, StackedRows
 
 # A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends
 # the search downwards, as a fraction of the remaining objective or of what the step gains.
@@ -44,6 +45,55 @@ SMALLEST_COLUMN, TINY = 1e-30, 1e-300
 
 #: The solutions of damped normal equations for right-hand sides.
 Solve = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Linearisation:
+    """|r + J d|^2 as a function of the step d from one point.
+
+    Attributes:
+        rows: J.
+        residual: r.
+        frozen: Unknowns that must not move.
+    """
+
+    rows: Rows
+    residual: Float[Tensor, " rows"]
+    frozen: Bool[Tensor, " unknowns"] | None = None
+
+
+class Problem(ABC):
+    """A nonlinear least squares problem F(u) = |r(u)|^2.
+
+    Everything that is to be made small is a residual: data, a penalty D u (rows of a constant
+    matrix), a differential equation at collocation points. For the equation u'' = f on a spline
+    u(x) = sum_j c_j B_j(x), for instance, the unknowns are c, the residuals B''(x_n) c - f(x_n) and
+    the boundary values, and the rows B''(x_n). For an equation N(u, u', u'') that is not linear in
+    u, the rows are the partial derivatives of N times B, B', B''. Nothing in the solver changes:
+
+        class Equation(Problem):
+            def residual(self, u): ...                                # (rows,)
+            def linearise(self, u): return Linearisation(DenseRows(self.jacobian(u)),
+            self.residual(u))
+    """
+
+    #: Initial unknowns.
+    unknowns: Float[Tensor, " unknowns"]
+    #: Whether Jacobian columns can vanish (saturated units); scaling by their current norms would
+    #: then allow huge steps, so their largest norms so far are used (More 1978, section 6).
+    columns_can_vanish: bool = False
+
+    @abstractmethod
+    def linearise(self, unknowns: Float[Tensor, " unknowns"]) -> Linearisation:
+        """Return the linearisation at `unknowns`."""
+
+    def residual(self, unknowns: Float[Tensor, " unknowns"]) -> Float[Tensor, " rows"]:
+        """Return r(u), in the order of the rows."""
+        raise NotImplementedError(f"{type(self).__name__} has no residuals of its own.")
+
+    def objective(self, unknowns: Float[Tensor, " unknowns"]) -> float:
+        """Return F(u); values that are not finite count as infinite."""
+        return float(self.residual(unknowns).square().sum())
 
 
 @dataclass(frozen=True)
@@ -240,8 +290,6 @@ class NormalEquations:
         """Return the map from right-hand sides to solutions; see RETRIES for lost factors."""
         scale = self.scale
         if self._bands is not None:
-            from kanrun.engine.least_squares.banded import BandedFactor
-
             banded = BandedFactor.of(self._bands, self._diagonal, scale, damping)
             return partial(self._by_conjugate_gradients, damping, banded.solve)
         if self._matrix is None:

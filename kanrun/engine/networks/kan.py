@@ -30,7 +30,7 @@ from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
 from kanrun.engine.networks.network import Network
 from kanrun.engine.networks.reshaping import edge_penalty, prune_edges
-from kanrun.engine.splines import Extrapolation, penalty_order, uniform_breakpoints
+from kanrun.engine.splines import Extrapolation, uniform_breakpoints
 from kanrun.errors import UsageError
 
 #: Score below which `KAN.prune` drops an edge, as pykan does by default (`edge_th`).
@@ -375,7 +375,7 @@ class KAN(Network):
         """Return the differences of order m of w_s c, and a row for each w_b."""
         parts, start = list[tuple[Tensor, Tensor]](), 0
         for layer in self.edge_layers:
-            parts += layer.penalty_rows(order or penalty_order(layer.spec.degree), start)
+            parts += layer.penalty_rows(order, start)
             start += layer.unknowns_at()
         indices, values = zip(*parts, strict=True)
         return LocalRows(torch.cat(indices), torch.cat(values), start)

@@ -5,8 +5,13 @@ Knots, local basis, products, least squares, knot insertion.
 
 from kanrun.engine.splines.basis import (
     UNIFORM_MATRIX_DEGREE,
+    dense_rows,
     is_traced,
     local_basis,
+    prefers_sparse,
+    spline_values,
+    splines_of_edges,
+    sums_of_splines,
     uniform_powers,
 )
 from kanrun.engine.splines.fitting import (
@@ -19,7 +24,6 @@ from kanrun.engine.splines.fitting import (
     fit_coefficients,
     greville,
     insert_knots,
-    penalty_order,
     sample_points,
 )
 from kanrun.engine.splines.knots import (
@@ -34,13 +38,4 @@ from kanrun.engine.splines.knots import (
     rare_samples,
     subdivide,
     uniform_breakpoints,
-)
-from kanrun.engine.splines.sums import (
-    dense_rows,
-    prefers_sparse,
-    slope,
-    spline_values,
-    splines_of_edges,
-    sums_of_splines,
-    table_index,
 )

@@ -5,17 +5,15 @@ data, repeated points), so the smallest solution is taken: components below a re
 value of `RANK_TOLERANCE` are left out. Large systems of full rank go to scipy's banded QR
 factorisation, O(samples k^2) an input.
 
-A grid that contains the old breakpoints carries the same function. New coefficients are those
-between clamped ends first, then those of the extended knots. On clamped knots each is a mean of k +
-1 old ones, with weights that are never negative (the Oslo algorithm), so no rounding grows however
-unequal the intervals are. Knots beyond the ends need values there, and only those steps
-extrapolate: each by as many end intervals as it reaches out.
-Sources: E. Cohen, T. Lyche and R. Riesenfeld, Discrete B-splines (1980), for the weights; L.
-Ramshaw, Blossoms are polar forms (1989), for the ends.
+A grid that contains the old breakpoints carries the same function. Each new coefficient is a mean
+of k + 1 old ones (the Oslo algorithm). Its weights are not negative where the function's support
+begins in the domain, so that no rounding grows however unequal the intervals are.
+Source: E. Cohen, T. Lyche and R. Riesenfeld, Discrete B-splines (1980).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import factorial
 
 import numpy as np
@@ -24,9 +22,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kanrun.engine.splines.basis import local_basis, near_knots, widen
+from kanrun.engine.splines.basis import (
+    dense_rows,
+    local_basis,
+    near_knots,
+    spline_values,
+    widen,
+)
 from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Grid, find_interval
-from kanrun.engine.splines.sums import dense_rows, spline_values
 
 #: Relative singular value below which a component is left out.
 RANK_TOLERANCE = 1e-13
@@ -37,23 +40,18 @@ DENSE_WORK = 1 << 27
 POINTS_PER_INTERVAL = 3
 
 
-def penalty_order(degree: int) -> int:
-    """Return m = degree + 2, the order of the penalised differences.
-
-    m > degree keeps the full order of convergence.
-    """
-    return degree + 2
-
-
-def difference_bands(grid: Grid, order: int) -> Float[Tensor, "inputs differences terms"]:
+def difference_bands(
+    grid: Grid, order: int | None = None
+) -> Float[Tensor, "inputs differences terms"]:
     """Return the m + 1 non-zeros of sqrt(h_i) m! [xi_i ... xi_{i+m}], at coefficients i to i + m.
 
-    None if G + k <= m.
+    None if G + k <= m. The default order m = degree + 2 keeps the full order of convergence.
 
     See `kanrun.engine.training.data_fitting`; the Greville abscissae xi are those of the domain
     scaled to [0, 1].
     """
-    points = (_abscissae(grid) - grid.low[:, None]) / (grid.high - grid.low)[:, None]
+    order = order or grid.degree + 2
+    points = (greville(grid) - grid.low[:, None]) / (grid.high - grid.low)[:, None]
     inputs, functions = points.shape
     if functions <= order:
         return points.new_zeros(inputs, 0, order + 1)
@@ -64,7 +62,9 @@ def difference_bands(grid: Grid, order: int) -> Float[Tensor, "inputs difference
     return bands * (factorial(order) * (spacing / order).sqrt())[..., None]
 
 
-def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differences functions"]:
+def difference_operator(
+    grid: Grid, order: int | None = None
+) -> Float[Tensor, "inputs differences functions"]:
     """Return the same as a matrix on the coefficients of each input."""
     bands = difference_bands(grid, order)
     matrix = bands.new_zeros(*bands.shape[:2], grid.functions)
@@ -79,7 +79,7 @@ def difference_columns(
     return at + torch.arange(bands.shape[2], device=bands.device)
 
 
-def _abscissae(grid: Grid) -> Float[Tensor, "inputs functions"]:
+def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
     """Return Greville abscissae, the means of the k knots inside each support."""
     if grid.degree == 0:
         return (grid.knots[:, :-1] + grid.knots[:, 1:]) / 2
@@ -132,11 +132,6 @@ def _banded_solution(
     return solution if bool(solution.isfinite().all()) else None
 
 
-def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
-    """Return Greville abscissae, clipped to the domain."""
-    return torch.minimum(torch.maximum(_abscissae(grid), grid.low[:, None]), grid.high[:, None])
-
-
 def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:
     """Return `per_interval` midpoints of every interval and both ends, a column for each input."""
     points = grid.breakpoints
@@ -174,61 +169,32 @@ def insert_knots(
     spacings. The slope at an end, and so a linear continuation, is rounded by as much over the
     width of the end interval.
     """
-    k = coarse.degree
-    if k == 0:
-        points = fine.knots
-        piece = find_interval(((points[:, :-1] + points[:, 1:]) / 2).T, coarse).T
-        return coefficients.gather(2, piece.expand(coefficients.shape[0], -1, -1))
     # Rounding must not put a breakpoint on the other side of an old one.
-    old, new = coarse.breakpoints, fine.breakpoints
-    points = new.scatter(1, _nearest(new, old), old)
-    knots = torch.cat([points[:, :1].expand(-1, k), points, points[:, -1:].expand(-1, k)], 1)
-    piece, weights = _weights(coarse, knots)
-    clamped = coefficients.new_zeros(*coefficients.shape[:2], fine.functions)
-    for p in range(k + 1):
-        clamped += weights[p] * coefficients.gather(
-            2, (piece + p).expand(coefficients.shape[0], -1, -1)
-        )
-    # The right end is the left one of the mirrored spline.
-    left = _let_out(clamped, knots, fine.knots, k)
-    knots = torch.cat([fine.knots[:, :k], knots[:, k:]], 1)
-    return _let_out(left.flip(2), -knots.flip(1), -fine.knots.flip(1), k).flip(2)
+    k, old, knots = coarse.degree, coarse.breakpoints, fine.knots.clone()
+    knots[:, k : knots.shape[1] - k].scatter_(1, _nearest(fine.breakpoints, old), old)
+    # Where a support begins outside the domain, the mirrored one begins inside.
+    mirrored = replace(coarse, knots=-coarse.knots.flip(1))
+    left = _means(coefficients.flip(2), mirrored, -knots.flip(1)).flip(2)
+    return torch.cat([left[..., :k], _means(coefficients, coarse, knots)[..., k:]], 2)
 
 
-def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:
-    """Return for each function of clamped `knots` the old ones it is a mean of, and their weights.
+def _means(coefficients: Tensor, coarse: Grid, knots: Tensor) -> Tensor:
+    """Return the coefficients on finer `knots` of functions whose supports begin in the domain.
 
-    (inputs, finer) and (k + 1, inputs, finer): the recurrence of the basis with another argument at
-    each degree, the knots inside the function's support in their order.
+    Weights are the recurrence of the basis with another argument at each degree, the knots inside
+    the function's support in their order.
     """
-    k = coarse.degree
-    count = knots.shape[1] - k - 1
-    # The start of each support inside the domain.
-    at = torch.arange(count, device=knots.device).clamp(min=k)
-    piece = find_interval(((knots[:, at] + knots[:, at + 1]) / 2).T, coarse).T
+    k, count = coarse.degree, knots.shape[1] - coarse.degree - 1
+    piece = find_interval(((knots[:, :count] + knots[:, 1 : count + 1]) / 2).T, coarse).T
     near = near_knots(piece.T, coarse).mT
     weights = torch.ones_like(knots[None, :, :count])
     for d in range(1, k + 1):
         argument, upper, lower = knots[:, d : d + count], near[k : k + d], near[k - d : k]
         share = weights / (upper - lower)
         weights = widen((upper - argument) * share, (argument - lower) * share)
-    return piece, weights
-
-
-def _let_out(coefficients: Tensor, clamped: Tensor, knots: Tensor, degree: int) -> Tensor:
-    """Return `coefficients` on `clamped` knots as those on `knots`, which differ at the left end.
-
-    One knot after the other leaves the end: with F the polar form, F(t, ...) = (1 - s) F(low, ...)
-    + s F(b, ...) for t = (1 - s) low + s b, and b is the farthest knot that the two coefficients do
-    not share.
-    """
-    result, low = coefficients.clone(), clamped[:, :1]
-    for out in range(1, degree):
-        moved = degree - out
-        beyond = clamped[:, degree + 1 : degree + 1 + moved]
-        share = (knots[:, moved : moved + 1] - low) / (beyond - low)
-        result[..., :moved] = (1 - share) * result[..., :moved] + share * result[..., 1 : moved + 1]
-    return result
+    index = torch.stack([piece + p for p in range(k + 1)]).expand(len(coefficients), *weights.shape)
+    terms = coefficients[:, None].expand(-1, k + 1, -1, -1).gather(3, index)
+    return (weights * terms).sum(1)
 
 
 def carry_coefficients(
@@ -242,5 +208,6 @@ def carry_coefficients(
     """
     if contains(new, old):
         return insert_knots(coefficients, old, new), "insertion"
-    x = torch.cat([sample_points(new, POINTS_PER_INTERVAL), greville(new).T])
+    greville_points = greville(new).T.clamp(new.low, new.high)
+    x = torch.cat([sample_points(new, POINTS_PER_INTERVAL), greville_points])
     return fit_coefficients(x, spline_values(x, coefficients, old), new), "least squares"

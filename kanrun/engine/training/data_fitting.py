@@ -42,7 +42,7 @@ from kanrun.engine.least_squares import (
     StackedRows,
 )
 from kanrun.engine.networks import Network
-from kanrun.engine.splines import difference_bands, penalty_order
+from kanrun.engine.splines import difference_bands
 from kanrun.engine.training.data import Samples, output_scale, predict
 from kanrun.engine.training.memory import QuadraticMemory
 
@@ -82,8 +82,7 @@ class SmoothnessLoss:
     def __init__(self, network: Network, penalty: SmoothnessPenalty) -> None:
         self._bands, self._weight = [], penalty.weight
         for layer in network.edge_layers if penalty.weight else ():
-            order = penalty.order or penalty_order(layer.spec.degree)
-            bands = penalty.weight**0.5 * difference_bands(layer.grid.double(), order)
+            bands = penalty.weight**0.5 * difference_bands(layer.grid.double(), penalty.order)
             self._bands.append(bands.to(layer.coefficients))
 
     def __call__(self, network: Network) -> Tensor:

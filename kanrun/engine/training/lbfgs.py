@@ -29,7 +29,6 @@ from kanrun.engine.networks import Network
 from kanrun.engine.splines import (
     design_matrix,
     difference_operator,
-    penalty_order,
 )
 from kanrun.engine.training.data_fitting import SmoothnessLoss
 from kanrun.engine.training.plan import Plan
@@ -84,11 +83,10 @@ class Curvature:
 
     def _add(self, layer: SplineLayer, x: Tensor, steepness: Tensor) -> None:
         weight, grid = self._penalty.weight, layer.grid.double()
-        order = self._penalty.order or penalty_order(layer.spec.degree)
         squares = _floored(layer.scales()[1].detach().double().square())
         edges, functions, coefficients = layer.mask.numel(), grid.functions, layer.coefficients
         c = coefficients.detach().double()
-        design, operator = design_matrix(x, grid), difference_operator(grid, order)
+        design, operator = design_matrix(x, grid), difference_operator(grid, self._penalty.order)
         if edges * functions**3 <= WORK and edges * functions**2 <= NUMBERS:
             gram = torch.stack([(design * u[:, None]).mT @ design for u in steepness.T]) / len(x)
             blocks = (gram + weight * operator.mT @ operator) * (2 * squares[..., None, None])

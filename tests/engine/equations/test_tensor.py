@@ -20,7 +20,7 @@ from kanrun.engine.equations.tensor_solution import (
     solve_directly,
 )
 from kanrun.engine.equations.tensor_splines import TensorProblem, TensorSpace, patches
-from kanrun.engine.least_squares.banded import ElementRows, Pattern
+from kanrun.engine.least_squares import ElementRows, Pattern
 
 SQUARE = {"x": [0, 1], "y": [0, 1]}
 ZERO = "u = 0 at x=0, x=1, y=0, y=1"
@@ -86,7 +86,7 @@ def test_products_of_many_elements_are_summed_piece_by_piece(monkeypatch):
     index = torch.arange(12)[:, None] + torch.arange(5)
     rows = ElementRows(Pattern(index, 16), torch.randn(12, 4, 5, dtype=torch.float64))
     whole = rows.gram()
-    monkeypatch.setattr("kanrun.engine.least_squares.banded.PIECE", 3 * 5**2)
+    monkeypatch.setattr("kanrun.engine.least_squares.rows.PIECE", 3 * 5**2)
     torch.testing.assert_close(rows.gram(), whole)
 
 

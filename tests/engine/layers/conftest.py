@@ -2,9 +2,9 @@
 
 import pytest
 
-from kanrun.engine.splines import sums
+from kanrun.engine.splines import basis
 
 
 @pytest.fixture(autouse=True)
 def sparse_on_wide_grids(monkeypatch):
-    monkeypatch.setattr(sums, "DENSE_NUMBERS", 0)
+    monkeypatch.setattr(basis, "DENSE_NUMBERS", 0)

@@ -12,10 +12,12 @@ from kanrun.engine.least_squares import (
     Problem,
     StoppingCriteria,
     begin,
-    least_squares_problem,
     levenberg_marquardt,
     minimise,
     step,
+)
+from kanrun.engine.least_squares import (
+    rows as rows_module,
 )
 
 POLICIES = {"thorough": LMPolicy(), "quick": LMPolicy(damping_search=False)}
@@ -86,8 +88,8 @@ def random_rows(rows=40, terms=4, unknowns=25):
 @pytest.mark.parametrize("sparse_gain", [0.01, 1e9])
 @pytest.mark.parametrize("piece", [1, 60, 1 << 24])
 def test_local_rows_are_the_dense_matrix(monkeypatch, sparse_gain, piece):
-    monkeypatch.setattr(least_squares_problem, "SPARSE_GAIN", sparse_gain)
-    monkeypatch.setattr(least_squares_problem, "PIECE", piece)
+    monkeypatch.setattr(rows_module, "SPARSE_GAIN", sparse_gain)
+    monkeypatch.setattr(rows_module, "PIECE", piece)
     local, dense = random_rows()
     d, r = (
         torch.linspace(-1, 2, 25, dtype=torch.float64),
@@ -99,6 +101,6 @@ def test_local_rows_are_the_dense_matrix(monkeypatch, sparse_gain, piece):
 
 
 def test_blocks_of_a_large_gram(monkeypatch):
-    monkeypatch.setattr(least_squares_problem, "BLOCK", 3)
+    monkeypatch.setattr(rows_module, "BLOCK", 3)
     _, dense = random_rows()
     assert_close(DenseRows(dense).gram(), dense.T @ dense)

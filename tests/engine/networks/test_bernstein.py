@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kanrun.engine.networks.curves import bernstein
+from kanrun.engine.networks.classical import bernstein
 
 UNIT = torch.linspace(0, 1, 33, dtype=torch.float64)
 

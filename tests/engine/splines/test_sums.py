@@ -6,10 +6,10 @@ from torch.testing import assert_close
 
 from kanrun.engine.splines import (
     Grid,
+    basis,
     dense_rows,
     extend,
     local_basis,
-    sums,
     sums_of_splines,
 )
 
@@ -33,8 +33,8 @@ def densely(x, table, grid):
 
 @pytest.fixture(params=["dense", "sparse"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(sums, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
-    monkeypatch.setattr(sums, "DENSE_NUMBERS", 0)
+    monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
+    monkeypatch.setattr(basis, "DENSE_NUMBERS", 0)
 
 
 @pytest.mark.usefixtures("way")
@@ -62,10 +62,10 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
 
 @pytest.mark.parametrize(("spare", "calls"), [(-1, 1), (0, 0)])
 def test_few_numbers_are_multiplied_densely_on_any_grid(monkeypatch, spare, calls):
-    called, gathered = list[int](), sums.weighted_rows
+    called, gathered = list[int](), basis.weighted_rows
     grid, x, table, _ = case(3, True, "linear", 0.9)
-    monkeypatch.setattr(sums, "SPARSE_ABOVE", 0.0)
-    monkeypatch.setattr(sums, "DENSE_NUMBERS", x.numel() * grid.functions + spare)
-    monkeypatch.setattr(sums, "weighted_rows", lambda *a: called.append(1) or gathered(*a))
+    monkeypatch.setattr(basis, "SPARSE_ABOVE", 0.0)
+    monkeypatch.setattr(basis, "DENSE_NUMBERS", x.numel() * grid.functions + spare)
+    monkeypatch.setattr(basis, "weighted_rows", lambda *a: called.append(1) or gathered(*a))
     sums_of_splines(*local_basis(x, grid), table)
     assert len(called) == calls
