@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -293,7 +292,6 @@ def _print_columns(
 def _print_about(run: Run) -> None:
     """Print the record of a run, its notes, its summary or points, and its claims."""
     from kanrun.study import report
-    from kanrun.study.report import print_points
 
     console = report.output_console()
     try:
@@ -311,9 +309,4 @@ def _print_about(run: Run) -> None:
         report.print_line(console, f"  {name}: {report.shown(words) or 'none'}")
     for note in manifest.notes:
         report.print_line(console, f"  note: {note}")
-    with contextlib.suppress(KanrunError):  # of tables that are damaged
-        if run.has_points:
-            print_points(console, run)
-        else:
-            report.print_summary(console, run.columns("summary"))
-    report.print_claims(console, manifest.claims)
+    report.print_results(console, run)

@@ -146,7 +146,7 @@ class RunFolder:
         """Add a note to `run.json`, at its next writing."""
         self.manifest = dataclasses.replace(self.manifest, notes=(*self.manifest.notes, text))
 
-    def journal(self, line: Mapping[str, Any]) -> None:
+    def journal(self, line: Any) -> None:
         """Append one line to `progress.jsonl`."""
         self._journal.write(to_json(line) + b"\n")
 

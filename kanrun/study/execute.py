@@ -18,14 +18,14 @@ from kanrun.runs.folder import RunFolder
 from kanrun.runs.reader import Run
 from kanrun.runs.records import (
     Checkpoint,
-    Claim,
     Manifest,
     Point,
+    PointResult,
     Row,
     RunLabels,
     Status,
 )
-from kanrun.runs.tables import MARKS, Key
+from kanrun.runs.tables import Key
 from kanrun.study import report
 from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
 from kanrun.study.experiment import (
@@ -70,15 +70,8 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
             folder.finish(status, failure.reason, failure.trace)
         raise
     if not options.quiet:
-        console, path, manifest = report.error_console(), folder.path, folder.manifest
-        run = Run(path, f"{path.parent.name}/{path.name}")
-        if run.has_points:
-            report.print_points(console, run)
-        elif columns := run.columns("summary"):
-            report.print_summary(console, columns)
-        report.print_claims(console, manifest.claims)
-        if manifest.trainings > 1:
-            report.print_failures(console, manifest.failures)
+        run = Run(folder.path, f"{folder.path.parent.name}/{folder.path.name}")
+        report.print_results(report.error_console(), run)
     return folder.manifest
 
 
@@ -87,12 +80,12 @@ class _Execution:
 
     def __init__(self, checked: Checked, folder: RunFolder, options: RunOptions) -> None:
         self._study, self._folder = checked.study, folder
-        self._several, self._resumed = len(checked.trainings) > 1, bool(folder.manifest.resumed)
+        self._several = len(checked.trainings) > 1
         self._runner = TaskRunner(checked.study.experiment, dict(checked.prepared))
         self._cfg = cfg = checked.study.config(0)
-        if self._resumed:
+        if folder.manifest.resumed:
             folder.manifest = replace(folder.manifest, executor=asdict(cfg.executor))
-        elif cfg.tags or cfg.note:
+        else:
             RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
         self._limit: TimeLimit | None = None
         if cfg.max_cpu_seconds is not None:
@@ -106,12 +99,12 @@ class _Execution:
             report.error_console(), self._recorder.total, options.quiet, options.verbose
         )
         self._ended_early = False
-        self._broken: dict[int, Failure] = {}  # claims that could not be checked, by point
+        # By point, the first training that failed, or else claims that could not be checked.
+        self._failures: dict[int, tuple[Task | Point, Failure]] = {}
 
     def run(self) -> dict[str, Any]:
         """Train, draw, check claims; return the changes of `run.json`."""
-        metrics: dict[str, Any] = {}
-        claims: tuple[Claim, ...] = ()
+        result = PointResult(0)
         with self._reporter:
             self._train()
             tables = Run(self._folder.path).frames
@@ -119,7 +112,7 @@ class _Execution:
                 with self._optional("the figures could not be drawn"):
                     self._draw(tables)
             if self._recorder.finished and not self._several:
-                metrics, claims = self._results(tables, self._study.points[0])
+                result = self._result(tables, self._study.points[0])
         failed, limit = self._failure(), self._limit
         reason, status = failed and failed.reason, Status.FAILED if failed else Status.COMPLETED
         if not failed and limit and self._ended_early:
@@ -131,13 +124,13 @@ class _Execution:
             if used > _OVERRUN * limit.seconds:
                 reason += f"; it took {used:.3g} s, as a step that has begun is not cut short"
         if self._tracker is not None:
-            self._tracker.end(metrics, status)
+            self._tracker.end(result.metrics, status)
         return {
             "status": status,
             "reason": reason,
             "trace": failed and failed.trace,
-            "metrics": metrics,
-            "claims": claims,
+            "metrics": result.metrics,
+            "claims": result.claims,
             "failures": tuple(entry for _, entry in sorted(self._recorder.failures.items())),
         }
 
@@ -163,7 +156,7 @@ class _Execution:
 
     def _train(self) -> None:
         recorder, checkpoints = self._recorder, dict[Key, Checkpoint]()
-        if self._resumed:
+        if self._folder.manifest.resumed:
             resumes = "resume" in signature(self._study.experiment.run).parameters
             checkpoints = recorder.restore(self._tasks(restoring=True), resumes)
             self._reporter.skip(len(recorder.finished))
@@ -196,11 +189,11 @@ class _Execution:
         self._reporter.handle(event)
         match event:
             case task, Row(table="metrics") as row if self._tracker is not None:
-                several = self._recorder.total > 1
-                marks = dict(zip(MARKS, task.key, strict=True)) if several else {}
-                self._tracker.row({**row.values, **marks})
-            case task, Finished() | Failure(restarts=False) if self._several:
-                if not self._recorder.left[task.point]:
+                self._tracker.row(row.values, task.key if self._recorder.total > 1 else ())
+            case task, Finished() | Failure(restarts=False) as end:
+                if isinstance(end, Failure):
+                    self._failures.setdefault(task.point, (task, end))
+                if self._several and not self._recorder.left[task.point]:
                     self._end_point(self._study.points[task.point])
 
     def _warn(self, text: str) -> None:
@@ -209,11 +202,7 @@ class _Execution:
 
     def _end_point(self, point: Point) -> None:
         """Write the result of a point whose trainings have all ended to the journal."""
-        metrics, claims = self._results(self._recorder.take(point), point)
-        failed, broken = self._recorder.failed[point.number], self._broken.get(point.number)
-        reason = f"{failed} of its trainings failed" if failed else broken and broken.reason
-        line = {"point": point.number, "metrics": metrics, "claims": claims}
-        self._folder.journal({**line, "reason": reason})
+        self._folder.journal(self._result(self._recorder.take(point), point))
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:
@@ -225,55 +214,47 @@ class _Execution:
         except Exception as error:
             self._warn(f"{what}: {Failure.of(error).reason}")
 
-    def _results(
-        self, tables: Mapping[str, pandas.DataFrame], point: Point
-    ) -> tuple[dict[str, float | None], tuple[Claim, ...]]:
+    def _result(self, tables: Mapping[str, pandas.DataFrame], point: Point) -> PointResult:
         """Return medians over seeds (of one cell, as cells measure different things), and claims.
 
         No claim holds if trainings failed or were cut short.
         """
-        metrics: dict[str, float | None] = {}
+        result, number = PointResult(point.number), point.number
+        failed, total = self._recorder.failed[number], self._recorder.trainings[number]
+        if failed:
+            result.reason = f"{failed} of its trainings failed"
         summary = tables.get("summary")
         if summary is None and self._several:
-            return metrics, ()
+            return result
         if summary is not None and not summary.empty and "cell" not in summary:
             numbers = summary.select_dtypes("number").drop(columns="seed", errors="ignore")
-            metrics = {str(name): float(value) for name, value in numbers.median().items()}
+            result.metrics = {str(name): float(one) for name, one in numbers.median().items()}
         try:
-            claims = tuple(self._study.experiment.claims(tables))
+            result.claims = tuple(self._study.experiment.claims(tables))
         except Exception as error:
             reason = f"checking the claims failed: {Failure.of(error).reason}"
-            self._broken[point.number] = Failure(reason, traceback.format_exc())
-            return metrics, ()
-        failed = self._recorder.failed[point.number]
-        if not failed and not self._ended_early and not time_limit_reached():
-            return metrics, claims
-        total = self._recorder.trainings[point.number]
-        ended = total - failed - self._recorder.left[point.number]
-        why = "the others failed" if failed else "stopped by max_cpu_seconds"
-        came = f"from {ended} of {total} trainings, {why}"
-        return metrics, tuple(
-            replace(claim, holds=False, spread="; ".join(filter(None, (claim.spread, came))))
-            for claim in claims
-        )
+            if failed and not self._several:  # incomplete tables may be why
+                self._folder.note(reason)
+            self._failures.setdefault(number, (point, Failure(reason, traceback.format_exc())))
+            result.reason = result.reason or reason
+        if failed or self._ended_early or time_limit_reached():
+            ended = total - failed - self._recorder.left[number]
+            why = "the others failed" if failed else "stopped by max_cpu_seconds"
+            came = f"from {ended} of {total} trainings, {why}"
+            result.claims = tuple(
+                replace(claim, holds=False, spread="; ".join(filter(None, (claim.spread, came))))
+                for claim in result.claims
+            )
+        return result
 
     def _failure(self) -> Failure | None:
         """Return why the run failed: the first training that failed, or broken claims."""
-        recorder, points = self._recorder, self._study.points
-        broken = next(iter(self._broken.items()), None)
-        named: Task | Point
-        if recorder.first_failure:
-            named, first = recorder.first_failure
-            if broken and recorder.total > 1:  # incomplete tables may be why
-                self._folder.note(broken[1].reason)
-        elif broken:
-            named, first = points[broken[0]], broken[1]
-        else:
+        if not self._failures:
             return None
+        (named, first), recorder = next(iter(self._failures.values())), self._recorder
         if recorder.total == 1 or not (recorder.failures or self._several):
             return first
-        what = f"{recorder.failed[0]} of {recorder.total} trainings failed"
+        what = f"{recorder.failed[0]} of {recorder.total} trainings"
         if self._several:
-            bad = recorder.failed.keys() | self._broken.keys()
-            what = f"{len(bad)} of {len(points)} points failed"
-        return Failure(f"{what}; the first, {named}: {first.reason}", first.trace)
+            what = f"{len(self._failures)} of {len(self._study.points)} points"
+        return Failure(f"{what} failed; the first, {named}: {first.reason}", first.trace)

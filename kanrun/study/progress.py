@@ -14,7 +14,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -229,9 +229,9 @@ class Tracker:
         with self._warning():
             self._backend = BACKENDS[name](command, folder, flat)
 
-    def row(self, values: Mapping[str, Any]) -> None:
+    def row(self, values: Mapping[str, Any], key: Sequence[int]) -> None:
         """Log a row of `metrics`, under the name of the training if there are several."""
-        training = tuple((name, values[name]) for name in MARKS if values.get(name))
+        training = tuple((name, at) for name, at in zip(MARKS, key, strict=False) if at)
         prefix = "".join(f"{name} {value}/" for name, value in training)
         numbers = _numbers(values, prefix)
         with self._warning():

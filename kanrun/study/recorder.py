@@ -69,7 +69,6 @@ class Recorder:
         self.lost = 0
         self.failed: Counter[int] = Counter()  # trainings by point
         self.failures: dict[Key, dict[str, Any]] = {}  # the first of them, as `run.json` lists them
-        self.first_failure: tuple[Task, Failure] | None = None
         #: By task and table.
         self._written: dict[Key, dict[str, _Written]] = defaultdict(dict)
         # Of points with trainings that have not ended, by table: its columns; the byte at which
@@ -207,7 +206,6 @@ class Recorder:
         self._folder.journal({"failed": task.key, "digest": _digest(task), **entry})
         if len(self.failures) < MOST_LISTED:
             self.failures[task.key] = entry
-        self.first_failure = self.first_failure or (task, failure)
         self.failed[task.point] += 1
         self._close(task)
         _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")

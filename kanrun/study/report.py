@@ -137,6 +137,19 @@ def _is_numeric(values: Sequence[Any]) -> bool:
     )
 
 
+def print_results(console: Console, run: Run) -> None:
+    """Print the points or the summary of a run, its claims, and which trainings failed."""
+    manifest = run.manifest
+    with contextlib.suppress(KanrunError):  # of tables that are damaged
+        if run.has_points:
+            print_points(console, run)
+        elif columns := run.columns("summary"):
+            print_summary(console, columns)
+    print_claims(console, manifest.claims)
+    if manifest.trainings > 1:
+        print_failures(console, manifest.failures)
+
+
 def print_summary(console: Console, summary: Columns) -> None:
     """Print the columns of `summary.csv` so that they fit the width.
 
