@@ -28,6 +28,7 @@ from kanrun.runs.records import (
     MANIFEST_FILE,
     Checkpoint,
     Manifest,
+    PointResult,
     Status,
 )
 from kanrun.runs.tables import CsvFile, Key, LineFile, key_reader, read_rows, rewrite
@@ -146,7 +147,7 @@ class RunFolder:
         """Add a note to `run.json`, at its next writing."""
         self.manifest = dataclasses.replace(self.manifest, notes=(*self.manifest.notes, text))
 
-    def journal(self, line: Any) -> None:
+    def journal(self, line: Mapping[str, Any] | PointResult) -> None:
         """Append one line to `progress.jsonl`."""
         self._journal.write(to_json(line) + b"\n")
 
