@@ -31,7 +31,7 @@ from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.evaluation import (
     doubts,
-    labelled,
+    judged_columns,
     model_records,
     r_squared,
     relative_error,
@@ -298,16 +298,13 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:
     test = dataset.test or train.take(rows[:0])
     values = np.concatenate([fitted.held_out[rows], fitted.predict(test.x)])
     y = np.concatenate([train.y[rows], test.y])
-    guess = values.argmax(1)[:, None].astype(np.float64) if classes else values
-    columns: dict[str, Any] = {
+    return {
         "split": np.repeat(["held out", "test"], [len(rows), len(test)]),
         "row": np.append(rows, np.arange(len(test))),
         "fold": np.append(number[rows], np.full(len(test), -1)),
+        **judged_columns(dataset.target.outputs, classes, y, values),
+        **{f"probability:{c}": values[:, i] for i, c in enumerate(classes or ())},
     }
-    for o, name in enumerate(dataset.target.outputs):
-        columns[f"truth:{name}"] = labelled(y[:, o], classes)
-        columns[f"prediction:{name}"] = labelled(guess[:, o], classes)
-    return columns | {f"probability:{c}": values[:, i] for i, c in enumerate(classes or ())}
 
 
 def _summary(

@@ -275,9 +275,7 @@ def _print_columns(
     elif as_csv:
         lines = [list(columns), *rows]
         if spreadsheet_safe:
-            lines = [
-                [as_text(one) if isinstance(one, str) else one for one in row] for row in lines
-            ]
+            lines = [list(map(as_text, row)) for row in lines]
         print(csv_lines(lines).decode(), end="")
     else:
         from kanrun.study import report

@@ -218,9 +218,10 @@ def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
     return buffer.getvalue().encode("utf-8", "replace")
 
 
-def as_text(value: str) -> str:
-    """Return `value` so that spreadsheets show it; without one apostrophe it is `value` again."""
-    return f"'{value}" if _FORMULA.match(value) or _MARKED.match(value) else value
+def as_text(value: Any) -> Any:
+    """Return text so that spreadsheets show it; without one apostrophe it is `value` again."""
+    risky = isinstance(value, str) and (_FORMULA.match(value) or _MARKED.match(value))
+    return f"'{value}" if risky else value
 
 
 def formulas_in(values: Sequence[Any]) -> int:

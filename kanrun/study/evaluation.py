@@ -179,27 +179,37 @@ def _prediction_table(model: Model, dataset: Dataset) -> Table:
         low, high = model.domain.T
         sides = np.linspace(low, high, POINTS_PER_SIDE[len(low)], axis=1)
         grid = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(low))
-        function = dataset.target.function or (
-            lambda x: np.full((len(x), len(model.outputs)), np.nan)
+        unknown, function = (
+            np.full((len(grid), len(model.outputs)), np.nan),
+            dataset.target.function,
         )
-        parts.append(("grid", grid, function(grid)))
+        parts.append(("grid", grid, function(grid) if function else unknown))
     inputs, truth = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
     columns: dict[str, Any] = {"split": [name for name, x, _ in parts for _ in x]}
     columns |= {f"input:{name}": inputs[:, i] for i, name in enumerate(model.inputs)}
     predicted = predicted_values(model, inputs)
-    if model.classes:
-        predicted = predicted.argmax(1)[:, None]
-    for o, name in enumerate(model.outputs):
-        columns[f"truth:{name}"] = labelled(truth[:, o], model.classes)
-        columns[f"prediction:{name}"] = labelled(predicted[:, o], model.classes)
+    columns |= judged_columns(model.outputs, model.classes, truth, predicted)
     return Table("predictions", columns)
 
 
-def labelled(values: Array, classes: Sequence[str] | None) -> Any:
-    """Return `values`, or the labels of classes, None for NaN."""
-    if not classes:
-        return values
-    return [None if np.isnan(value) else str(classes[int(value)]) for value in values]
+def judged_columns(
+    outputs: Sequence[str], classes: Sequence[str] | None, truth: Array, predicted: Array
+) -> dict[str, Any]:
+    """Return truth and prediction of each output as columns.
+
+    The truth of classes is their numbers, the prediction their probabilities; both become labels,
+    with None for NaN.
+    """
+    columns: dict[str, Any] = {}
+    if classes:
+        predicted = predicted.argmax(1)[:, None]
+        labels = np.array([*classes, None], dtype=object)
+        truth, predicted = (
+            labels[np.nan_to_num(one, nan=-1).astype(int)] for one in (truth, predicted)
+        )
+    for o, name in enumerate(outputs):
+        columns |= {f"truth:{name}": truth[:, o], f"prediction:{name}": predicted[:, o]}
+    return columns
 
 
 def network_figure(

@@ -281,10 +281,7 @@ def predict_table(
             if not binary:
                 formulas += sum(map(formulas_in, block.values()))
             if safe and not binary:
-                block = {
-                    as_text(name): [as_text(v) if isinstance(v, str) else v for v in values]
-                    for name, values in block.items()
-                }
+                block = {as_text(name): list(map(as_text, each)) for name, each in block.items()}
             write(block)
             row += len(x)
     found = [*unknown_levels(unknown, row - 1), *range_warnings(model, counts)]
