@@ -112,6 +112,15 @@ class Browser:
             "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1
         )
 
+    def slide(self, part=0):
+        """Move the slider of a living part to its begin."""
+        living = f"document.querySelectorAll('.living')[{part}]"
+        self.value(f"""(() => {{
+            const slider = {living}.querySelector('input[type=range]');
+            slider.value = 0;
+            slider.dispatchEvent(new Event('input'));
+        }})()""")
+
     def key(self, name):
         for kind in ("keyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=name, code=name)
@@ -124,61 +133,33 @@ class Browser:
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    outputs = ["--outputs", str(folder / "outputs"), "-q"]
-    small = [
-        "model.hidden=[2]",
-        "model.intervals=[3,6]",
-        "sampling.n_train=200",
-        "sampling.n_test=100",
-        "solver.steps=5",
-    ]
-    assert main(["fit", *outputs, *small]) == 0
-    assert main(["curves", *outputs, "parts=[bezier,bspline]"]) == 0
-    assert main(["fit", *outputs, "model=mlp", "model.hidden=[3]", *small[2:]]) == 0
-    assert (
-        main(
-            [
-                "solve",
-                *outputs,
-                "equation=heat",
-                "tolerance=1e-3",
-                "networks=[{kind: kan}]",
-            ]
-        )
-        == 0
-    )
-    phases = [
-        "parts=[learners]",
-        "peaks=2",
-        "learners=[{name: KAN, kind: kan}]",
-        "trials=1",
-        "n_seeds=1",
-    ]
-    assert main(["continual", *outputs, *phases, "executor=serial"]) == 0
-    page = folder / "report.html"
-    assert (
-        main(
-            [
-                "runs",
-                "report",
-                "fit/1",
-                "curves/1",
-                "-o",
-                str(page),
-                "--outputs",
-                str(folder / "outputs"),
-            ]
-        )
-        == 0
-    )
+    common = "sampling.n_train=200 sampling.n_test=100 solver.steps=5"
+    for command in (
+        f"fit model.hidden=[2] model.intervals=[3,6] {common}",
+        "curves parts=[bezier,bspline]",
+        f"fit model=mlp model.hidden=[3] {common}",
+        "solve equation=heat tolerance=1e-3 networks=[{kind:kan}]",
+        "continual parts=[learners] peaks=2 learners=[{name:KAN,kind:kan}] trials=1 n_seeds=1 "
+        "executor=serial",
+    ):
+        assert main([*command.split(), "-q", "--outputs", str(folder / "outputs")]) == 0
+    report(folder, "fit/1", "curves/1", page="first.html")
     return folder
+
+
+def report(folder, *names, page="report.html"):
+    """Write a page of runs, and return its file."""
+    page = folder / page
+    place = ["-o", str(page), "--outputs", str(folder / "outputs")]
+    assert main(["runs", "report", *names, *place]) == 0
+    return page
 
 
 @pytest.fixture
 def browser(runs, tmp_path):
     found = Browser(tmp_path / "profile")
     try:
-        found.open(runs / "report.html")
+        found.open(runs / "first.html")
         yield found
     finally:
         found.end()
@@ -234,33 +215,13 @@ def test_the_page_lives(runs, browser):
     assert browser.value(error) == before
 
     # the slider runs through the grids
-    browser.value("""(() => {
-        const slider = document.querySelector('.living input[type=range]');
-        slider.value = 0;
-        slider.dispatchEvent(new Event('input'));
-    })()""")
+    browser.slide()
     assert browser.value("document.querySelector('.living output').textContent") == "3 intervals"
     assert browser.value(error) != before
 
 
-def test_an_mlp_and_windows_of_time_live(runs, browser, tmp_path):
-    page = tmp_path / "others.html"
-    assert (
-        main(
-            [
-                "runs",
-                "report",
-                "fit/2",
-                "solve/1",
-                "-o",
-                str(page),
-                "--outputs",
-                str(runs / "outputs"),
-            ]
-        )
-        == 0
-    )
-    browser.open(page)
+def test_an_mlp_and_windows_of_time_live(runs, browser):
+    browser.open(report(runs, "fit/2", "solve/1"))
     error = "document.querySelector('.living .bar span.number').textContent"
     before = browser.value(error)
     browser.value("document.querySelector('.handle').focus()")
@@ -270,31 +231,18 @@ def test_an_mlp_and_windows_of_time_live(runs, browser, tmp_path):
         "document.querySelectorAll('.living')[1].querySelectorAll('input[type=number]')[1].value"
     )
     late = float(browser.value(field))
-    browser.value("""(() => {
-        const slider = document.querySelectorAll('.living')[1].querySelector('input[type=range]');
-        slider.value = 0;
-        slider.dispatchEvent(new Event('input'));
-    })()""")
+    browser.slide(1)
     assert float(browser.value(field)) < late
     said = "document.querySelectorAll('.living')[1].querySelector('p.number').textContent"
     assert "outside" not in browser.value(said)
     assert not browser.seen("Runtime.exceptionThrown")
 
 
-def test_phases_of_a_network_run_under_their_slider(runs, browser, tmp_path):
-    page = tmp_path / "phases.html"
-    assert (
-        main(["runs", "report", "continual/1", "-o", str(page), "--outputs", str(runs / "outputs")])
-        == 0
-    )
-    browser.open(page)
+def test_phases_of_a_network_run_under_their_slider(runs, browser):
+    browser.open(report(runs, "continual/1"))
     error = "document.querySelector('.living .bar span.number').textContent"
     after_both = browser.value(error)
-    browser.value("""(() => {
-        const slider = document.querySelector('.living input[type=range]');
-        slider.value = 0;
-        slider.dispatchEvent(new Event('input'));
-    })()""")
+    browser.slide()
     assert browser.value("document.querySelector('.living output').textContent") == "after phase 1"
     one, both = (float(text.rpartition(" ")[2]) for text in (browser.value(error), after_both))
     assert both < 0.01 * one
@@ -321,7 +269,7 @@ def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(brow
     assert 5 < moved[1] < 75
 
 
-def test_tables_sort_and_nothing_goes_wrong_or_out(browser, tmp_path):
+def test_tables_sort_and_nothing_goes_wrong_or_out(browser):
     up, down = browser.value("""(() => {
         const tables = [...document.querySelectorAll('table.sorts')];
         const table = tables.find(t => t.tBodies[0].rows.length > 1);
@@ -352,11 +300,7 @@ def test_frames_of_the_lecture_run_under_their_slider(browser, tmp_path, lecture
         drawn = "document.querySelector('.living').querySelectorAll('svg path:not(.axis)').length"
         before = browser.value("document.querySelector('.living').innerHTML")
         assert browser.value(drawn) > 0
-        browser.value("""(() => {
-            const slider = document.querySelector('.living input[type=range]');
-            slider.value = 0;
-            slider.dispatchEvent(new Event('input'));
-        })()""")
+        browser.slide()
         assert browser.value("document.querySelector('.living').innerHTML") != before
     assert not browser.seen("Runtime.exceptionThrown")
 
