@@ -102,21 +102,21 @@ class Model:
 
     def __post_init__(self) -> None:
         """Raise ValueError if a part does not fit the network or is not finite."""
+        both = self.input_scaling, self.output_scaling
+        with np.errstate(all="ignore"):
+            scales, zeros = [a.scale for a in both], [a.invert(0 * a.scale) for a in both]
         for name, size, axis in (
             ("inputs", len(self.inputs), 0),
             ("domain", len(self.domain), 0),
-            ("input_scaling", len(self.input_scaling.scale), 0),
+            ("input_scaling", len(scales[0]), 0),
             ("outputs", len(self.classes or self.outputs), -1),
-            ("output_scaling", len(self.classes or self.output_scaling.scale), -1),
+            ("output_scaling", len(self.classes or scales[1]), -1),
         ):
             if size != (needed := self.network.shape[axis]):
                 raise ValueError(f"{name} has {size} entries, and the network {needed}")
-        with np.errstate(all="ignore"):
-            for each in (self.input_scaling, self.output_scaling):
-                zero = each.invert(np.zeros(len(each.scale)))
-                valid = np.isfinite(each.scale) & (each.scale > 0) & np.isfinite(zero)
-                if not valid.all() or not np.isfinite(self.domain).all():
-                    raise ValueError("a range or scaling is not finite, or a scale not positive")
+        numbers = np.concatenate([self.domain.ravel(), *scales, *zeros])
+        if not np.isfinite(numbers).all() or min(map(np.min, scales)) <= 0:
+            raise ValueError("a range or scaling is not finite, or a scale not positive")
 
     def __repr__(self) -> str:
         shape = "-".join(map(str, self.network.shape))
