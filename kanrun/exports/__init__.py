@@ -147,8 +147,7 @@ def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) ->
     ways = (scaling.values, scaling.points) if inverse else (scaling.points, scaling.values)
     for i, (points, values) in enumerate(zip(*ways, strict=True)):
         at, level = torch.as_tensor(points), torch.as_tensor(values)
-        held = x[:, i].clamp(points[0], points[-1])  # constant beyond the ends
-        piece = torch.searchsorted(at[1:-1].clone(), held, right=True)
-        slope = level.diff() / at.diff()
-        columns.append(level[piece] + (held - at[piece]) * slope[piece])
+        # How far x is in each piece: none of it before, all of it after.
+        inside = (x[:, i, None] - at[:-1]).clamp(min=0).minimum(at.diff())
+        columns.append(level[0] + inside @ (level.diff() / at.diff()))
     return torch.stack(columns, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import factorial
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,7 @@ def _source(one: Mapping[str, Any], kind: str, name: str) -> str:
     changed = dict(zip(map(variable, given), map(variable, names), strict=True))
     for fraction in expression.atoms(sympy.Rational):
         if fraction.q > MAX_DENOMINATOR:
-            changed[fraction] = sympy.Float(fraction, DIGITS)
+            changed[fraction] = _decimal(fraction)
     expression = expression.xreplace(changed)
     pieces = {each: _piecewise(*spline) for each, spline in splines.items()}
     if kind == "latex":
@@ -112,7 +113,7 @@ def _source(one: Mapping[str, Any], kind: str, name: str) -> str:
             call = sympy.Function(each)(_T)
             equations.append(f"{sympy.latex(call)} = {to_latex(piece)}\n")
         return "".join(equations)
-    write = _in_python if kind == "python" else _in_c
+    write = to_python if kind == "python" else _in_c
     before = [write(piece, ["t"], f"{name}_{each}") for each, piece in pieces.items()]
     own = {
         call: sympy.Function(f"{name}_{call.func.__name__}")(*call.args)
@@ -122,6 +123,7 @@ def _source(one: Mapping[str, Any], kind: str, name: str) -> str:
 
 
 _T = variable("t")
+_decimal = partial(sympy.Float, dps=DIGITS)
 
 
 def _piecewise(knots: Sequence[float], coefficients: Sequence[float]) -> sympy.Expr:
@@ -130,17 +132,15 @@ def _piecewise(knots: Sequence[float], coefficients: Sequence[float]) -> sympy.E
     spline = ScipySpline(np.array(knots), np.array(coefficients), degree)
     grid = spline.t[degree : len(coefficients) + 1]
     middles = [(middle, degree) for middle in (grid[1:] + grid[:-1]) / 2]
-    polynomials = []
-    for at, powers in [(grid[0], 1), *middles, (grid[-1], 1)]:
-        way = _T - sympy.Float(at, DIGITS)
-        terms = (float(spline(at, nu=m)) / factorial(m) for m in range(powers + 1))
-        polynomials.append(sum(sympy.Float(c, DIGITS) * way**m for m, c in enumerate(terms)))
-    ends = [*(sympy.Float(end, DIGITS) > _T for end in grid), True]
+    polynomials = [
+        sum(
+            _decimal(float(spline(at, nu=m)) / factorial(m)) * (_T - _decimal(at)) ** m
+            for m in range(powers + 1)
+        )
+        for at, powers in [(grid[0], 1), *middles, (grid[-1], 1)]
+    ]
+    ends = [*(_decimal(end) > _T for end in grid), True]
     return sympy.Piecewise(*zip(polynomials, ends, strict=True))
-
-
-def _in_python(expression: sympy.Expr, names: Sequence[str], name: str) -> str:
-    return to_python(expression, names).replace("def formula(", f"def {name}(")
 
 
 def _in_c(expression: sympy.Expr, names: Sequence[str], name: str) -> str:

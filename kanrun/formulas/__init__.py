@@ -168,12 +168,12 @@ class _Printer(SciPyPrinter):  # type: ignore[misc]
         return str(reduce("numpy.minimum({}, {})".format, map(self._print, expression.args)))
 
 
-def to_python(expression: sympy.Expr, variables: Sequence[str]) -> str:
-    """Return the source of a Python module with a function `formula(x0, x1, ...)` of arrays.
+def to_python(expression: sympy.Expr, variables: Sequence[str], name: str = "formula") -> str:
+    """Return the source of a Python module with a function `name`(x0, x1, ...) of arrays.
 
     `variables` name its parameters. Raises UsageError for one that is not a Python name.
     """
-    if unfit := [name for name in variables if not name.isidentifier()]:
+    if unfit := [each for each in variables if not each.isidentifier()]:
         raise UsageError(
             f"{unfit[0]!r} is not a Python name; rename it before printing the formula as Python"
         )
@@ -181,7 +181,7 @@ def to_python(expression: sympy.Expr, variables: Sequence[str]) -> str:
     settings = {"fully_qualified_modules": True, "user_functions": own}
     body = _Printer(settings).doprint(expression)
     imports = "import numpy\n" + "import scipy.special\n" * ("scipy." in body)
-    return f"{imports}\n\ndef formula({', '.join(variables)}):\n    return {body}\n"
+    return f"{imports}\n\ndef {name}({', '.join(variables)}):\n    return {body}\n"
 
 
 def as_variables(names: Sequence[str]) -> tuple[str, ...]:
