@@ -96,15 +96,14 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
     and values that are not finite numbers.
     """
     raw = [column.name for column in code.columns] if code else list(names)
+    index = None if is_frame(x) else getattr(x, "index", None)
+    if index is not None and not callable(index) and set(map(str, index)) == set(raw):
+        x = dict(zip(map(str, index), x, strict=True))  # a row of a DataFrame
     if is_frame(x):
         columns = {name: np.atleast_1d(values) for name, values in frame_columns(x, raw).items()}
         single = isinstance(x, Mapping) and np.ndim(x[next(iter(x))]) == 0
         return code.encode(columns)[0] if code else _stacked(columns, "the column"), single
     array = as_array(x)
-    index = getattr(x, "index", None)
-    if index is not None and not callable(index) and set(map(str, index)) == set(raw):
-        point = dict(zip(map(str, index), array, strict=True))  # one point, by name
-        array = np.array([point[name] for name in raw])
     single = array.ndim == 1 and len(raw) > 1
     array = array[None] if single else _matrix(array, "x", str(len(raw)))
     if code and array.shape[1] == len(raw):
@@ -264,11 +263,12 @@ def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
         labels = labels[:, 0]
     if labels.ndim != 1:
         raise InvalidData(f"y must be labels (rows,), not {labels.shape}.")
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise InvalidData("y contains NaN or infinity, which is no label.")
-    if labels.dtype.kind == "f" and (np.abs(labels) < _WHOLE).all() and not (labels % 1).any():
-        labels = labels.astype(np.int64)  # 1.0 is the class 1
-    if labels.dtype == object and isna(labels).any():
+    if labels.dtype.kind == "f":
+        if not np.isfinite(labels).all():
+            raise InvalidData("y contains NaN or infinity, which is no label.")
+        if (np.abs(labels) < _WHOLE).all() and not (labels % 1).any():
+            labels = labels.astype(np.int64)  # 1.0 is the class 1
+    elif isna(labels).any():
         raise InvalidData("y contains missing labels.")
     try:
         classes, index = np.unique(labels, return_inverse=True)
