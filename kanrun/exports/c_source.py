@@ -28,14 +28,6 @@ from kanrun.exports.lut import LutSettings, Tables, tables_of
 Array = NDArray[np.float64]
 
 _PARTS = ("day of year", "weekday", "hour")
-#: Types of the structures in C by the names of their arrays.
-_TYPES = {
-    "units": "unit",
-    "layers": "layer",
-    "windows": "network",
-    "edges": "edge",
-    "grids": "grid",
-}
 #: Largest difference of an edge to one polynomial, relative to its coefficients, to be written so.
 POLYNOMIAL = 1e-13
 #: Decimals of coefficients relative to the largest one: edges of one shape share theirs.
@@ -122,8 +114,9 @@ def _structure(fields: Document) -> str:
             continue
         if not isinstance(value, list):
             text = str(int(value) if isinstance(value, bool) else value)
-        elif name in _TYPES:
-            text = f"(const {_TYPES[name]}[]){_list(map(_structure, value))}"
+        elif isinstance(value[0], dict):
+            kind = "network" if name == "windows" else name.removesuffix("s")
+            text = f"(const {kind}[]){_list(map(_structure, value))}"
         else:
             text = f"(const double[]){_numbers(np.ravel(value).tolist())}"
         lines.append(f".{name} = {text}")

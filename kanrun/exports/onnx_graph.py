@@ -115,11 +115,11 @@ class _Traced(NDArrayOperatorsMixin):
         self.graph, self.name = graph, name
 
     def __array_ufunc__(self, function: Any, method: str, *inputs: Any) -> _Traced:
-        operator, own = _OPERATORS[function], inputs
-        if operator == "Softplus":  # log(exp(0) + exp(x))
-            own = inputs[1:]
+        name = function.__name__
+        # Softplus is log(exp(0) + exp(x)).
+        own = inputs[1:] if function is np.logaddexp else inputs
         numbers = [np.asarray(x, float) if isinstance(x, int) else x for x in own]
-        return self.graph.add(operator, *numbers)
+        return self.graph.add(_OPERATORS.get(name, name.title()), *numbers)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> _Traced:
         return _FUNCTIONS[function](self.graph, *args, **kwargs)
@@ -154,26 +154,21 @@ class _Traced(NDArrayOperatorsMixin):
         return self
 
 
-_OPERATORS: dict[Any, str] = {
-    np.add: "Add",
-    np.subtract: "Sub",
-    np.multiply: "Mul",
-    np.true_divide: "Div",
-    np.negative: "Neg",
-    np.power: "Pow",
-    np.matmul: "MatMul",
-    np.minimum: "Min",
-    np.maximum: "Max",
-    np.greater: "Greater",
-    np.less: "Less",
-    np.greater_equal: "GreaterOrEqual",
-    np.bitwise_or: "Or",
-    np.exp: "Exp",
-    np.tanh: "Tanh",
-    np.sin: "Sin",
-    np.cos: "Cos",
-    np.logaddexp: "Softplus",
-    runtime.ERF: "Erf",
+#: Operators by NumPy's names, if these are not the same but for the first letter.
+_OPERATORS = {
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "divide": "Div",
+    "true_divide": "Div",
+    "negative": "Neg",
+    "power": "Pow",
+    "matmul": "MatMul",
+    "minimum": "Min",
+    "maximum": "Max",
+    "greater_equal": "GreaterOrEqual",
+    "bitwise_or": "Or",
+    "logaddexp": "Softplus",
+    runtime.ERF.__name__: "Erf",
 }
 _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
     np.where: lambda graph, *values: graph.add("Where", *values),
