@@ -132,7 +132,7 @@ def parse(
     `FUNCTIONS` and `functions`; for a formula without a variable; and for one beyond the maximum
     sizes or whose constants are not real.
     """
-    expression = _read(text, variables, "formula", functions)
+    expression = parse_expression(text, variables, functions)
     if not expression.free_symbols:
         hint = "x0, x1, ..." if variables is None else ", ".join(variables)
         raise UsageError(f"formula {_quoted(text)} does not depend on any variable; use {hint}")
@@ -140,10 +140,16 @@ def parse(
 
 
 def parse_expression(
-    text: str, names: Sequence[str], functions: Mapping[str, KnownFunction] | None = None
+    text: str,
+    names: Sequence[str] | None,
+    functions: Mapping[str, KnownFunction] | None = None,
+    what: str = "formula",
 ) -> sympy.Expr:
-    """Parse a formula in the variables `names`, or in none; see `parse` for `functions`."""
-    return _read(text, names, "formula", functions)
+    """Parse a formula as `parse`, which may be constant; messages call it `what`."""
+    try:
+        return _Reader(names, functions or {}).read_all(_tree(text))
+    except _Refused as refusal:
+        raise UsageError(f"{what} {_quoted(text)}: {refusal}") from None
 
 
 def constant(value: object, known: Mapping[str, float] | None = None) -> float:
@@ -151,7 +157,8 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
     if isinstance(value, str):
         known = known or {}
         put = {variable(name): sympy.Rational(repr(number)) for name, number in known.items()}
-        return float(_read(value, tuple(known), "number").subs(put).evalf(PRECISION))
+        found = parse_expression(value, tuple(known), what="number")
+        return float(found.subs(put).evalf(PRECISION))
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{value!r} is not a number; write one such as 2, -0.5 or 0.4*pi")
     if not math.isfinite(value):
@@ -174,18 +181,6 @@ def names_in(text: str) -> tuple[str, ...]:
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
     return tuple(sorted(names - CONSTANTS.keys()))
-
-
-def _read(
-    text: str,
-    variables: Sequence[str] | None,
-    what: str,
-    functions: Mapping[str, KnownFunction] | None = None,
-) -> sympy.Expr:
-    try:
-        return _Reader(variables, functions or {}).read_all(_tree(text))
-    except _Refused as refusal:
-        raise UsageError(f"{what} {_quoted(text)}: {refusal}") from None
 
 
 def _quoted(text: object) -> str:
