@@ -273,7 +273,7 @@ def _draw_edges(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
     edges, order = layout.edges, ["layer", "in", "out"]
     groups: Any = table.sort_values("x").groupby(order)
     ghosts = are_pruned(edges)
-    strengths = np.sqrt(_relative_scores(edges)).where(~ghosts, 0.0)
+    strengths = _relative_scores(edges).where(~ghosts, 0.0) ** 0.5
     parts = edges[order].to_numpy(dtype=int), layout.boxes, layout.sides, groups
     looks = _texts(edges, "symbolic"), ghosts, strengths
     for (layer, source, out), centre, side, (_, rows), symbol, ghost, strength in zip(

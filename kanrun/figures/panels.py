@@ -229,7 +229,7 @@ def draw_map(
     low, high = limits if limits[0] < limits[1] else (limits[0] - 1, limits[0] + 1)
     look: Any = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
     points = pandas.DataFrame({"x": x, "y": y, "value": values}, dtype=float)
-    points = points[np.isfinite(points).all(axis=1)]
+    points = points.replace([np.inf, -np.inf], np.nan).dropna()
     sides = points[["x", "y"]].nunique()
     if sides.min() > 1 and len(points.drop_duplicates(["x", "y"])) == len(points) == sides.prod():
         cells = points.pivot(index="y", columns="x", values="value")
