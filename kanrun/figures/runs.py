@@ -71,17 +71,15 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     runs: Any = [rows for _, rows in metrics.groupby(keys)] if keys else [metrics]
     drawn = [split for split in DASHES if (metrics.get(f"{split}_rmse", pandas.Series()) > 0).any()]
     for index, rows in enumerate(runs):
+        steps, kept = _steps(rows), as_bool(rows.get("best", pandas.Series(True, rows.index)))
         for split in drawn:
-            values = rows[f"{split}_rmse"].where(rows[f"{split}_rmse"] > 0).to_numpy(dtype=float)
-            steps, pen = _steps(rows), {"color": SPLITS[split], "ls": DASHES[split]}
-            kept = as_bool(rows.get("best", pandas.Series(True, rows.index))).to_numpy()
-            path = values[np.maximum.accumulate(np.where(kept, np.arange(len(values)), 0))]
-            look: Any = {"label": split} | pen
+            values = rows[f"{split}_rmse"].where(rows[f"{split}_rmse"] > 0)
+            look: Any = {"color": SPLITS[split], "ls": DASHES[split], "label": split}
             if index:
                 look |= THIN | {"label": f"{len(runs) - 1} more seed{'s' * (len(runs) > 2)}"}
-            axes.plot(steps, path, **look)
+            axes.plot(steps, values.where(kept).ffill(), **look)
             if not index and not kept.all():
-                tried = np.where(path == values, np.nan, values)
+                tried = values.where(~kept)
                 axes.plot(steps, tried, color=SPLITS[split], label="tried, not kept", **TRIED)
     first = runs[0] if runs else metrics
     axes.set(yscale="log", xlabel="step", ylabel=error)
