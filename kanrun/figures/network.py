@@ -33,7 +33,6 @@ from kanrun.figures.style import (
     write_powers,
 )
 
-MINUS = "\N{MINUS SIGN}"
 KEYS = ["layer", "out", "in"]
 MAX_PANELS, MAX_EDGES = 20, 60
 #: Columns of panels, and the height of each.
@@ -115,12 +114,11 @@ def _draw_panel(panel: Axes, rows: pandas.DataFrame, limits: Array) -> None:
         y = y.where(as_bool(rows["seen"]))
     panel.plot(x, y, color=BLUE)
     panel.grid(visible=False)
+    panel.set(xlim=x[[0, -1]], ylim=limits, xticks=[], yticks=[])  # ticks take most of the time
     for axis, ends in ((panel.xaxis, x[[0, -1]]), (panel.yaxis, limits)):
-        texts = [write_powers(f"{float(f'{end:.2g}'):.6g}") for end in ends]
-        axis.set_ticks(
-            ends, [text.replace("-", MINUS) for text in texts], size="x-small", color=GREY
-        )
-    panel.set(xlim=x[[0, -1]], ylim=limits)
+        low, high = (write_powers(f"{float(f'{end:.2g}'):.6g}") for end in ends)
+        text = f"{low} to {high}".replace("-", "\N{MINUS SIGN}")
+        axis.set_label_text(text, size="x-small", color=GREY)
 
 
 def strongest_edges(table: pandas.DataFrame, most: int = MAX_EDGES) -> tuple[pandas.DataFrame, str]:
