@@ -207,14 +207,13 @@ def lay_out(table: pandas.DataFrame, *, heading: bool = False) -> Layout:
     """Return the layout of the network in `table` (one seed), with room for a heading."""
     # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
     edges = table.drop_duplicates(KEYS).sort_values(["layer", "in", "out"])
-    layer, into, out = (edges[name].to_numpy(dtype=int) for name in ("layer", "in", "out"))
+    layer, out, source = edges[KEYS].to_numpy(dtype=int).T
     depth = int(layer.max(initial=0)) + 1
     counts = np.bincount(layer, minlength=depth)
     nodes = np.ones(depth + 1, dtype=int)
-    np.maximum.at(nodes, layer, into + 1)
-    np.maximum.at(nodes, layer + 1, out + 1)
+    np.maximum.at(nodes, [*layer, *(layer + 1)], [*(source + 1), *(out + 1)])
     wanted = max(BOX_ROOM * max(counts), NODE_ROOM * max(nodes)) + 2 * MARGIN
-    width = min(MAX_WIDTH, max(MIN_WIDTH, wanted))
+    width = float(np.clip(wanted, MIN_WIDTH, MAX_WIDTH))
     room = width - 2 * MARGIN
     sides = np.minimum(BOX, BOX_PART * room / counts.clip(1))
     labels, beside = [], []
@@ -251,19 +250,15 @@ def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
         place = layout.nodes[layer + 1][out]
         axes.plot(*place, "o", ms=PRODUCT[0], color=BLACK, zorder=NODES_AT)
         axes.plot(*place, "x", ms=PRODUCT[1], mew=1.2, color="white", zorder=TEXT_AT)
-    largest, per_inch = NODE_TEXT
-    for (labels, upright), level, shift, va in zip(
-        layout.labels,
-        (layout.nodes[0], layout.nodes[-1]),
-        (-LABEL_NODE, LABEL_NODE),
-        ("top", "bottom"),
-        strict=True,
+    for (labels, upright), level, side in zip(
+        layout.labels, (layout.nodes[0], layout.nodes[-1]), (-1, 1), strict=True
     ):
-        points = min(largest, per_inch * (layout.width - 2 * MARGIN) / len(level))
-        look: Any = {"ha": "center", "va": va, "size": points, "rotation": 90 * upright}
+        points = min(NODE_TEXT[0], NODE_TEXT[1] * (layout.width - 2 * MARGIN) / len(level))
+        look: Any = {"ha": "center", "size": points, "rotation": 90 * upright, "zorder": TEXT_AT}
         for index, text in labels.items():
             x, y = level[index]
-            axes.text(x, y + shift, text, zorder=TEXT_AT, **look)
+            va = "bottom" if side > 0 else "top"
+            axes.text(x, y + side * LABEL_NODE, text, va=va, **look)
 
 
 def _draw_edges(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:

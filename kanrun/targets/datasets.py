@@ -166,11 +166,11 @@ def split_order(
     order = rng.permutation(count)
     if labels is None or count == 0:
         return order
+    from pandas import Series  # late, as it loads slowly
+
     shuffled = labels[order]
-    by_class = np.argsort(shuffled, kind="stable")
     sizes = np.bincount(shuffled)
-    rank = np.empty(count, dtype=np.intp)  # of each row within its class
-    rank[by_class] = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank = Series(shuffled).groupby(shuffled).cumcount().to_numpy()  # of each row within its class
     place = (rank + rng.random(len(sizes))[shuffled]) / sizes[shuffled]
     return order[np.argsort(np.where(rank == 0, -1.0, place), kind="stable")]
 
@@ -225,8 +225,8 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset
 def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Points, Points | None]:
     """Return training points, those for validation included, without noise, and test points."""
     if target.points is None:
-        counts = {"train": sampling.n_train, "test": sampling.n_test}
-        for part, count in counts.items():
+        drawn = []
+        for part, count in (("train", sampling.n_train), ("test", sampling.n_test)):
             if count is None:
                 raise UsageError(
                     "sampling.n_train and sampling.n_test must be numbers; null is for tables."
@@ -236,7 +236,8 @@ def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Poi
                     f"sampling.n_{part}={count} points of {len(target.domain)} variables are more "
                     "than memory is planned for."
                 )
-        train, test = (draw(target, n or 0, generator(seed, part)) for part, n in counts.items())
+            drawn.append(draw(target, count, generator(seed, part)))
+        train, test = drawn
         return train, test if len(test) else None
     if not target.is_table:
         return target.points, None
