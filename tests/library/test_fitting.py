@@ -180,7 +180,7 @@ def test_summary_plot_and_html(automatic):
     html = automatic._repr_html_()
     assert html.count("<img") == 1
     assert "effective degrees of freedom" in html
-    titles = {text.get_text() for text in automatic.plot("effects").axes[0].texts}
+    titles = {axes.get_title() for axes in automatic.plot("effects").axes}
     assert {"length", "mass"} <= titles
     words = {text.get_text() for axes in automatic.plot().axes for text in axes.texts}
     assert {"length", "mass", "period"} <= words
