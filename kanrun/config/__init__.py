@@ -92,6 +92,7 @@ class Key:
         about: Its purpose.
         where: Commands that have it, or the choice of a group that has it, such as "model=kan".
         choices: Values that TAB offers, if they can be listed.
+        free_text: Whether its text is taken as typed (see `kanrun.launch.arguments`).
     """
 
     path: str
@@ -101,6 +102,7 @@ class Key:
     about: str
     where: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    free_text: bool = False
 
 
 def keys_of(command: str | None = None) -> list[Key]:
@@ -139,7 +141,8 @@ def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
             allowed = ", ".join(listed) if rule.choices else "; ".join(filter(None, parts))
             listed += ("true", "false") if "bool" in str(one.type) else ()
             listed += ("null",) if listed and "None" in str(one.type) else ()
-            yield Key(path, kind, shown(default), allowed, rule.about, (where,), listed)
+            free = rule.free_text or rule.file
+            yield Key(path, kind, shown(default), allowed, rule.about, (where,), listed, free)
 
 
 def choices_of(group: str, place: Path) -> list[str]:

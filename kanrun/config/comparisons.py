@@ -13,7 +13,7 @@ from kanrun.config.experiments import (
     parts,
 )
 from kanrun.config.registry import experiment
-from kanrun.config.rules import MISSING, count_setting, setting
+from kanrun.config.rules import MISSING, count_setting, setting, text_setting
 from kanrun.config.targets import SamplingConfig
 
 LIBRARIES = ("pykan", "inkan", "inkan compiled", "jaxkan")
@@ -150,7 +150,9 @@ class ContinualConfig(ExperimentConfig):
     solver: Any = setting(MISSING, "training method of each phase")
     target: Any = setting(None, "table that is learned in place of the peaks")
     sampling: SamplingConfig = setting(SamplingConfig(), "points of a table; all of them are used")
-    phase_column: str | None = setting(None, "column of the table that names the phase of each row")
+    phase_column: str | None = text_setting(
+        None, "column of the table that names the phase of each row"
+    )
     peaks: int = count_setting(5, "peaks along each axis, around 0")
     spacing: float = setting(0.4, "distance of the centres, and width of a phase", above=0)
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)

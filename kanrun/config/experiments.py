@@ -10,7 +10,7 @@ from typing import Any
 
 from kanrun.config.models import BASES
 from kanrun.config.registry import EXPERIMENTS, experiment
-from kanrun.config.rules import MISSING, count_setting, setting
+from kanrun.config.rules import MISSING, count_setting, setting, text_setting
 from kanrun.config.targets import EquationConfig, ExpressionTarget, PointsTarget, SamplingConfig
 
 PRECISIONS = ("float64", "float32")
@@ -84,8 +84,8 @@ class ExperimentConfig:
         "experiment tracker that also records the run",
         choices=("mlflow", "tensorboard", "trackio"),
     )
-    tags: list[str] = setting([], "words by which the run is found and listed", distinct=True)
-    note: str | None = setting(None, "a sentence about the run")
+    tags: list[str] = text_setting([], "words by which the run is found and listed", distinct=True)
+    note: str | None = text_setting(None, "a sentence about the run")
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield errors for seeds, devices, figures, and CPU seconds of a cluster."""
@@ -261,7 +261,7 @@ class InterpretConfig(ExperimentConfig):
     target: Any = setting(MISSING, "function or table to interpret")
     model: Any = setting(MISSING, "KAN whose edges become formulas; model.intervals are its grids")
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
-    from_run: str | None = setting(
+    from_run: str | None = text_setting(
         None, "run of kanrun fit whose target, sampling and network are interpreted"
     )
     backend: str = setting(
@@ -269,11 +269,11 @@ class InterpretConfig(ExperimentConfig):
         "search program; the others serve as comparison, with the same points and CPU seconds",
         choices=("kanrun", "operon", "gplearn"),
     )
-    candidates: list[str] | None = setting(
+    candidates: list[str] | None = text_setting(
         None,
         "names of the functions an edge may become; null allows all built-in functions",
     )
-    custom_candidates: dict[str, str] = setting({}, "additional functions of x0, by name")
+    custom_candidates: dict[str, str] = text_setting({}, "additional functions of x0, by name")
     prune_threshold: float | None = setting(
         None, "minimum score of an edge of from_run; null chooses it on the validation points"
     )
@@ -307,12 +307,12 @@ class InterpretConfig(ExperimentConfig):
 class ImportConfig(ExperimentConfig):
     """`kanrun import FILE`."""
 
-    file: str = setting(
+    file: str = text_setting(
         MISSING,
         "checkpoint of pykan (the path given to saveckpt), or state dict (torch or safetensors)",
     )
-    inputs: list[str] = setting([], "names of the inputs; [] is x0, x1, ...", distinct=True)
-    outputs: list[str] = setting([], "names of the outputs", distinct=True)
+    inputs: list[str] = text_setting([], "names of the inputs; [] is x0, x1, ...", distinct=True)
+    outputs: list[str] = text_setting([], "names of the outputs", distinct=True)
     base: str | None = setting(
         None, "base function; null is the one that the checkpoint names, else silu", choices=BASES
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanrun.config.registry import MODELS, model, solver
-from kanrun.config.rules import check, count_setting, setting
+from kanrun.config.rules import check, count_setting, setting, text_setting
 from kanrun.errors import UsageError
 
 BASES = ("silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian")
@@ -173,12 +173,12 @@ class AutoConfig:
         "nothing",
         choices=("clip", "linear", "constant", "zero"),
     )
-    monotone: dict[str, str] = setting(
+    monotone: dict[str, str] = text_setting(
         {},
         "inputs with an increasing or decreasing effect, such as {age: increasing}",
         choices=("increasing", "decreasing"),
     )
-    curvature: dict[str, str] = setting(
+    curvature: dict[str, str] = text_setting(
         {},
         "inputs with a convex or concave effect",
         choices=("convex", "concave"),

@@ -44,7 +44,8 @@ class Rule:
 
     Bounds and `choices` hold for the value, and for every number or text in a list or mapping.
     `words` are accepted besides. `least` and `length` count the entries of a list, `width` those of
-    each entry. `file` marks files that must exist when a run begins (`check_files`).
+    each entry. `file` marks files that must exist when a run begins (`check_files`), `free_text`
+    formulas and names of columns (`kanrun.launch.arguments`).
     """
 
     about: str
@@ -60,6 +61,7 @@ class Rule:
     distinct: bool = False
     increasing: bool = False
     file: bool = False
+    free_text: bool = False
 
     def broken(self, path: str, value: Any) -> str | None:
         """Return the sentence that rejects the typed `value` of the setting `path`, or None."""
@@ -126,6 +128,11 @@ def setting(default: Any, about: str, **rule: Any) -> Any:
 def count_setting(default: Any, about: str, **rule: Any) -> Any:
     """Return the setting of a number of at least 1, or of several."""
     return setting(default, about, minimum=1, **rule)
+
+
+def text_setting(default: Any, about: str, **rule: Any) -> Any:
+    """Return the setting of text that is taken as typed: formulas, paths, names of columns."""
+    return setting(default, about, free_text=True, **rule)
 
 
 def rule_of(one: Field[Any]) -> Rule:

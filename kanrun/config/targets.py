@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanrun.config.registry import target
-from kanrun.config.rules import MISSING, count_setting, setting
+from kanrun.config.rules import MISSING, count_setting, setting, text_setting
 
 _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret"
 
@@ -16,7 +16,7 @@ _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanru
 class FunctionTarget:
     """Settings of functions with a domain of their own."""
 
-    domain: Any = setting(
+    domain: Any = text_setting(
         None,
         "one [lower, upper] for each variable, or one for all; null is the function's own",
     )
@@ -49,13 +49,15 @@ class GaussianPeaksTarget(FunctionTarget):
 class ExpressionTarget:
     """A custom formula."""
 
-    formula: str = setting(MISSING, "formula in x0, x1, ... or in other names, which are sorted")
-    domain: Any = setting(
+    formula: str = text_setting(
+        MISSING, "formula in x0, x1, ... or in other names, which are sorted"
+    )
+    domain: Any = text_setting(
         None,
         "one [lower, upper] for each variable, or one for all, or by name as "
         "{t: [0,1], r: [1,2]}; null is [-1, 1]",
     )
-    units: dict[str, str] = setting({}, _UNITS)
+    units: dict[str, str] = text_setting({}, _UNITS)
     kind: str = "expression"
 
 
@@ -80,7 +82,7 @@ class FeynmanTarget(FunctionTarget):
         "fastsrb.yaml); null: the 27 of kanrun",
         file=True,
     )
-    units: dict[str, str] = setting({}, _UNITS)
+    units: dict[str, str] = text_setting({}, _UNITS)
     kind: str = "feynman"
 
 
@@ -90,8 +92,8 @@ class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
 
     path: str = setting(MISSING, "file of the table", file=True)
-    inputs: list[str] = setting(["all"], "columns to predict from", least=1, distinct=True)
-    outputs: list[str] = setting(MISSING, "columns to predict", least=1, distinct=True)
+    inputs: list[str] = text_setting(["all"], "columns to predict from", least=1, distinct=True)
+    outputs: list[str] = text_setting(MISSING, "columns to predict", least=1, distinct=True)
     task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
     family: str = setting(
         "gaussian",
@@ -99,12 +101,12 @@ class TableTarget:
         "above 0, binomial for fractions",
         choices=("gaussian", "binomial", "poisson", "gamma"),
     )
-    offset: str | None = setting(
+    offset: str | None = text_setting(
         None,
         "column of exposures to which the mean of counts or sizes is proportional; null: none",
     )
-    exclude: list[str] = setting([], "columns that inputs=[all] does not take", distinct=True)
-    categorical_columns: list[str] = setting(
+    exclude: list[str] = text_setting([], "columns that inputs=[all] does not take", distinct=True)
+    categorical_columns: list[str] = text_setting(
         [], "columns of numbers whose values are names", distinct=True
     )
     missing: str = setting(
@@ -112,22 +114,22 @@ class TableTarget:
         "missing inputs: median and an indicator, rows dropped, or an error",
         choices=("indicator", "drop", "error"),
     )
-    missing_values: list[str] = setting(
+    missing_values: list[str] = text_setting(
         [], "further texts that stand for a missing value, such as -999 or unknown"
     )
     day_first: bool | None = setting(
         None, "whether dates such as 04/05/2024 begin with the day; null: their values decide"
     )
-    weight_column: str | None = setting(
+    weight_column: str | None = text_setting(
         None, "column of the weights of the rows; null: equal weights"
     )
-    split: str = setting(
+    split: str = text_setting(
         "random",
         "held-out rows: random, group:COLUMN (whole groups) or time:COLUMN (the latest)",
         words=("random", "group:", "time:"),
     )
     test_path: str | None = setting(None, "file of the test rows, with the same columns", file=True)
-    units: dict[str, str] = setting({}, _UNITS)
+    units: dict[str, str] = text_setting({}, _UNITS)
     kind: str = "table"
 
     @property
@@ -191,12 +193,12 @@ class PointsTarget:
     """Points of the plane in the order of a curve, from two columns of a file, or kanrun's own."""
 
     path: str | None = setting(None, "file of the points; null is kanrun's own", file=True)
-    columns: list[str] | None = setting(
+    columns: list[str] | None = text_setting(
         None,
         "columns of the coordinates; null: x and y if they exist, else the first two of numbers",
         length=2,
     )
-    parameter: str | None = setting(
+    parameter: str | None = text_setting(
         None,
         "column of increasing parameters; null: from the distances, see spacing",
     )
@@ -242,31 +244,31 @@ class EquationConfig:
 
     name: str = setting("own", "name in tables and figures")
     # Any instead of dict: the shell may set keys of a mapping that does not exist yet.
-    variables: Any = setting(
+    variables: Any = text_setting(
         MISSING,
         "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last",
     )
     unknowns: list[str] = setting(["u"], "unknown functions", least=1, distinct=True)
-    constants: Any = setting(None, "numbers by name, for use in all formulas")
-    continuation: Any = setting(
+    constants: Any = text_setting(None, "numbers by name, for use in all formulas")
+    continuation: Any = text_setting(
         None,
         "parameter continuation: values of constants to solve for first, each solution being the "
         "initial guess for the next: {nu: [0.1, 0.03]}",
     )
-    formula: Any = setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
-    conditions: Any = setting(
+    formula: Any = text_setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
+    conditions: Any = text_setting(
         None,
         "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: "
         "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
     )
-    exact: Any = setting(None, "formula of the solution, if known; a list for a system")
-    reference: str | None = setting(
+    exact: Any = text_setting(None, "formula of the solution, if known; a list for a system")
+    reference: str | None = text_setting(
         None,
         "table with the variables and unknowns as columns: known values at some points, at which "
         "the run reports errors; or the name of a table of the program",
     )
-    unknown_parameters: Any = setting(None, "unknown parameters with initial guesses")
-    data: Any = setting(
+    unknown_parameters: Any = text_setting(None, "unknown parameters with initial guesses")
+    data: Any = text_setting(
         None,
         "measurements: a table with the variables and unknowns as columns, or "
         "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution",

@@ -52,7 +52,7 @@ from kanrun.config.rules import (
     unknown_key,
 )
 from kanrun.errors import UsageError, closest_names, did_you_mean
-from kanrun.launch.arguments import MAX_POINTS, Argument, ArgumentReader, full_key, split
+from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
 from kanrun.runs import Point, Run
 from kanrun.study.studies import Study
 
@@ -62,6 +62,8 @@ OWN_FOLDER = str(Path(kanrun.conf.__path__[0]).absolute())
 MAX_VALUES = 10**6
 #: A key that resembles one of the command's by this ratio or more is a mistyped one.
 NEARLY = 0.75
+#: Maximum number of points of one call.
+MAX_POINTS = 100_000
 #: Lines of OmegaConf's and Hydra's messages that say nothing to users.
 _MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
 #: Options that say where the configuration of a run came from.

@@ -1,25 +1,26 @@
 """Arguments of a command as people type them, read once: the values that each key takes.
 
-The type of a setting says how its text is read. Formulas, paths and names are taken as typed.
-`[...]` and `{...}` hold entries, which are separated by commas outside brackets and quotes. In
-them, and of settings that are not text, numbers, `true`, `false` and `null` are read. With -m, such
-commas, `choice(...)`, `range(...)` of whole numbers, or `glob(...)` of choices separate values.
-Quotes around an entry, `null` and `${...}` have their usual meaning.
+There is one rule for free text (formulas, paths, names of columns: settings with `free_text=True`).
+It is taken as typed, without Hydra's grammar. If the setting is a list or a mapping, `[...]` and
+`{...}` hold entries, which are separated by commas outside brackets and quotes. With -m, such
+commas, or `choice(...)`, separate values. Quotes around an entry, `null` and `${...}` have their
+usual meaning. Hydra's parser reads all other arguments.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import filter as matching
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
@@ -30,17 +31,14 @@ from kanrun.runs import find_run
 
 #: Settings of the whole run.
 FIXED = ("executor", "max_cpu_seconds", "tracker", "tags", "note")
-#: Maximum number of points of one call.
-MAX_POINTS = 100_000
-#: Deeper brackets end in a RecursionError.
+#: Deeper brackets take Hydra's parser seconds, or end in a RecursionError.
 MAX_DEPTH = 50
 #: Letters of an argument that an error shows if it is too deep.
 SHOWN_LETTERS = 60
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
-_FUNCTION = re.compile(r"(choice|range|glob)\s*\((.*)\)", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?((\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?|inf|nan)", re.IGNORECASE)
-_LITERALS = {"null": None, "true": True, "false": False}
+_CHOICE = re.compile(r"choice\s*\((.*)\)", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 Values = tuple[tuple[str, Any], ...]  # as typed, and as plain data
 _DEEPER = dict.fromkeys(_PAIRS, 1) | dict.fromkeys(_PAIRS.values(), -1)
@@ -88,7 +86,7 @@ class ArgumentReader:
     ) -> None:
         self._command, self._loader, self._outputs = command, loader, outputs
         self._several = several
-        self._types = {key.path: key.type for key in known}
+        self._free_text = {key.path: key.type for key in known if key.free_text}
 
     def read(self, word: str) -> Argument:
         """Return the argument that `word` is. Raises UsageError."""
@@ -131,21 +129,22 @@ class ArgumentReader:
             raise UsageError(f"there is no key {key}.")
         # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
         inner_key = re.sub(r"^\w+\.\d+\.", "", key)
-        kind = self._types.get(inner_key, "")
-        while not kind and "." in inner_key:  # an entry of a mapping
-            inner_key = inner_key.rpartition(".")[0]
-            holder = self._types.get(inner_key, "")
-            kind = "text" if holder == "mapping[text, text]" else holder
-        return Argument(sign, key, False, self._values(key, text, kind))
+        kinds = [
+            kind if one == inner_key else "text" if kind.startswith("mapping") else "any"
+            for one, kind in self._free_text.items()
+            if f"{inner_key}.".startswith(f"{one}.")
+        ]
+        values = self._texts(key, text, kinds[0]) if kinds else self._parsed(key, text)
+        return Argument(sign, key, False, values)
 
     def _group(
         self, sign: str, key: str, text: str, place: str, options: Sequence[str]
     ) -> Argument:
         if sign == "~" or (key == "study" and text == "null"):
             return Argument(sign, key, True, ((text, None),) if text else ())
+        values = self._parsed(place, text)
         if text.startswith("{"):
-            return Argument(sign, key, False, self._values(key, text, "group"))
-        values = self._values(key, text, "group", options)
+            return Argument(sign, key, False, values)
         for each, value in values:
             if value not in options:
                 if key == "target" and (hint := _table_hint(each)):
@@ -155,32 +154,44 @@ class ArgumentReader:
                 raise UsageError(f"{key}={each} is not a choice of {key}{choices}")
         return Argument(sign, key, True, values)
 
-    def _values(self, key: str, text: str, kind: str, options: Sequence[str] = ()) -> Values:
-        """Return the values of a setting of this type, or of a group with these choices."""
-        is_text = kind.startswith(("text", "list of text", "any"))
-        parts = [text]
-        if self._several and key != "note":
-            function = _FUNCTION.fullmatch(text)
-            name, inner = function.groups() if function else ("", text)
-            parts = split(inner if name == "choice" else text) or [""]
-            if name == "glob":
-                parts = matching(options, inner) or parts
-            elif name == "range" and not is_text:
-                with contextlib.suppress(ValueError, TypeError):
-                    numbers = range(*map(int, split(inner)))
-                    parts = [str(number) for number in numbers[: MAX_POINTS + 1]]
-        elif not is_text and len(_split(text) or ()) > 1:
+    def _parsed(self, key: str, text: str) -> Values:
+        """Return the values that Hydra reads in `text`."""
+        word = f"{key}={text}"
+        try:
+            found = OverridesParser.create(config_loader=self._loader).parse_overrides([word])[0]
+        except OverrideParseException as error:
             raise UsageError(
-                f"{key}={text} has several values: add -m to run each of them, "
+                f"{word} cannot be read: a bracket, quote or comma is missing, or text needs "
+                f"quotes. Inside the quotes of the shell write {key}='...'."
+            ) from error
+        if not found.is_sweep_override():
+            return ((text, found.value()),)
+        if not self._several:
+            raise UsageError(
+                f"{word} has several values: add -m to run each of them, "
                 f"or write a list as {key}=[...]."
             )
-        for number, part in enumerate(parts if key == "from_run" and kind else ()):
+        if not found.is_discrete_sweep():
+            raise UsageError(f"{word} does not list its values; write range(...) or choice(...).")
+        try:
+            values = map(Override._convert_value, found.sweep_iterator())
+            return tuple(zip(found.sweep_string_iterator(), values, strict=True))
+        except HydraException as error:
+            raise UsageError(f"{word} cannot be read: {error}.") from error
+
+    def _texts(self, key: str, text: str, kind: str) -> Values:
+        """Return the values of free text."""
+        parts = [text]
+        if self._several and (key not in FIXED or kind.startswith("list")):
+            choice = _CHOICE.fullmatch(text)
+            parts = split(choice[1] if choice else text) or [""]
+        for number, part in enumerate(parts if key == "from_run" else ()):
             name = part[1:-1] if _QUOTED.fullmatch(part) else part
             if name.lower() != "null" and "${" not in name:
                 # The absolute path, since `latest` may become another run.
                 run = find_run(name, self._outputs, one=True)
                 parts[number] = os.path.abspath(run.address)
-        return tuple((part, read_value(part, kind, key)) for part in parts)
+        return tuple((part, read_text(part, kind, key)) for part in parts)
 
 
 def _table_hint(word: str) -> str:
@@ -197,8 +208,8 @@ def full_key(command: str, word: str) -> str:
     return f"{group}.{key}" if group else key
 
 
-def read_value(text: str, kind: str, key: str) -> Any:
-    """Return the value that a text stands for.
+def read_text(text: str, kind: str, key: str) -> Any:
+    """Return the value that free text stands for.
 
     Args:
         text: The text as typed.
@@ -212,8 +223,8 @@ def read_value(text: str, kind: str, key: str) -> Any:
         return None
     if kind.startswith("text"):
         return _string(text)
-    if kind not in ("list of text", "list of text or null"):
-        return _structure(text, key, inside=kind != "any")
+    if not kind.startswith("list of text"):
+        return _structure(text, key, inside=False)
     listed = text.startswith("[") and text.endswith("]")
     parts = split(text[1:-1] if listed else text)
     if not listed and len(parts) > 1:
@@ -222,7 +233,7 @@ def read_value(text: str, kind: str, key: str) -> Any:
 
 
 def _structure(text: str, key: str, inside: bool = True) -> Any:
-    """Return lists, mappings and text; numbers, truth and null only `inside` of something."""
+    """Return lists and mappings with text in them; `inside` them, numbers and null are read too."""
     if text[:1] in ("[", "{") and _split(text) is None:
         raise UsageError(f"{key}={text} cannot be read: a bracket or quote is missing.")
     if text.startswith("[") and text.endswith("]"):
@@ -232,11 +243,10 @@ def _structure(text: str, key: str, inside: bool = True) -> Any:
         if any(len(pair) != 2 for pair in pairs):
             raise UsageError(f"{key}={text} must be a mapping, such as {{name: value}}.")
         return {_string(name): _structure(value, key) for name, value in pairs}
-    lower = text.lower()
-    if inside and lower in _LITERALS:
-        return _LITERALS[lower]
+    if inside and text.lower() == "null":
+        return None
     if inside and _NUMBER.fullmatch(text):
-        return float(text) if set(lower) & set(".ein") else int(text)
+        return float(text) if set(text) & set(".eE") else int(text)
     return _string(text)
 
 

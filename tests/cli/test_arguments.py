@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from kanrun.config.rules import typed_config, with_values
 from kanrun.launch import Source, compose
-from kanrun.launch.arguments import read_value
+from kanrun.launch.arguments import read_text
 
 LETTERS = st.one_of(
     st.sampled_from("\\'\"${}[]()=,:; .+-*^?|~@%&<>!#"),
@@ -21,7 +21,7 @@ TEXTS = st.text(LETTERS, min_size=1, max_size=14).map(str.strip).filter(bool)
 
 def arrives(text, kind="text"):
     """Return the value of free text as the typed configuration has it."""
-    holder = OmegaConf.create({"value": read_value(text, kind, "key")})
+    holder = OmegaConf.create({"value": read_text(text, kind, "key")})
     value = holder.value
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
