@@ -60,8 +60,6 @@ LONG, SHORT = 44, 22
 #: Groups of rows with similar probabilities, whose mean is compared with the observed frequency.
 BINS = 10
 CHANCE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": ":"}
-#: Free part of an axis around its data.
-ROOM = 0.08
 
 
 #: For each output, its rows: the columns split, truth, guess and `input:<name>`.
@@ -188,9 +186,8 @@ def _parity(axes: Axes, output: str, rows: pandas.DataFrame) -> None:
         _scatter(axes, part, "truth", "guess", split, f"{split}, RMSE {number(rmse)}")
     if parts:
         axes.axline((0, 0), slope=1, **REFERENCE)
-        ends = pandas.concat(parts.values())[["truth", "guess"]].to_numpy(dtype=float)
-        margin = ROOM * float(np.ptp(ends)) or 1.0
-        limits = ends.min() - margin, ends.max() + margin
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        limits = min(left, bottom), max(right, top)
         axes.set(xlim=limits, ylim=limits)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.set(xlabel=f"{shorten(output)}: truth", ylabel="prediction")
