@@ -281,18 +281,19 @@ def table_writer(
     """
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with contextlib.ExitStack() as opened:
-            if is_parquet(file):
-                yield _parquet(opened, temporary, kinds or {})
-            else:
-                yield _text(opened, temporary, file)
-        os.replace(temporary, file)
+        try:
+            with contextlib.ExitStack() as opened:
+                if is_parquet(file):
+                    yield _parquet(opened, temporary, kinds or {})
+                else:
+                    yield _text(opened, temporary, file)
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"cannot write {file}: {error.strerror or error}; choose another --output."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _text(opened: contextlib.ExitStack, temporary: Path, file: Path) -> Callable[[Columns], None]:
