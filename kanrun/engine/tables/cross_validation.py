@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from scipy.special import softmax
 
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.families import Family
-from kanrun.monitoring import report_progress, time_limit_reached
+from kanrun.monitoring import time_limit_reached
 from kanrun.points import Points, deviation, in_own_units, root_mean_square
 
 OURS = "kanrun"
@@ -95,34 +95,6 @@ def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " 
     return np.flatnonzero(points.groups < points.groups[number == fold].min())
 
 
-def predict_folds(
-    points: Points,
-    number: Int[ndarray, " rows"],
-    fit: Callable[[Points], Iterable[tuple[str, Predict]]],
-) -> tuple[dict[str, ndarray], ndarray, ndarray, list[dict[str, Predict]]]:
-    """Return predictions of held-out rows by candidate, folds of rows, seconds and models of folds.
-
-    `fit` yields names and predictions of candidates for training rows. Folds that would begin after
-    the time limit are omitted; their rows have number -1.
-    """
-    found = dict[str, ndarray]()
-    seconds, models = list[float](), list[dict[str, Predict]]()
-    count = int(number.max()) + 1
-    for k in range(count):
-        report_progress("folds", k, count)
-        if time_limit_reached():
-            number = np.where(number >= k, -1, number)
-            break
-        held_out, before = np.flatnonzero(number == k), time.process_time()
-        models.append(dict(fit(points.take(training_rows(points, number, k)))))
-        for name, predict in models[-1].items():
-            predicted = predict(points.x[held_out])
-            empty = np.full((len(points), predicted.shape[1]), np.nan)
-            found.setdefault(name, empty)[held_out] = predicted
-        seconds.append(time.process_time() - before)
-    return found, number, np.array(seconds), models
-
-
 def row_losses(predicted: RowOutputs, y: ndarray, family: Family) -> PerRow:
     """Return each row's log loss, deviance, or mean squared error over the outputs' variances."""
     if family.classes:
@@ -157,23 +129,21 @@ class Choice:
     amount: float = 1.0
 
     @property
-    def parts(self) -> tuple[str, ...]:
-        """Candidates whose predictions it needs."""
-        return (STACK, TRANSFORMED) if self.name == BLEND else (self.name,)
+    def weights(self) -> dict[str, float]:
+        """The candidates whose predictions it needs, and their weights."""
+        blend = {STACK: 1 - self.amount, TRANSFORMED: self.amount}
+        return blend if self.name == BLEND else {self.name: 1.0}
 
     def of(self, predictions: Mapping[str, ndarray]) -> ndarray:
         """Return its predictions from those of the candidates, in the user's units."""
-        if self.name == BLEND:
-            first, second = (predictions[name] for name in self.parts)
-            return np.asarray((1 - self.amount) * first + self.amount * second)
-        one = predictions[self.name]
-        if self.amount == 1:
-            return one
-        return np.asarray(softmax(self.amount * np.log(np.maximum(one, _MIN_PROBABILITY)), 1))
+        found = sum(weight * predictions[name] for name, weight in self.weights.items())
+        if self.name == BLEND or self.amount == 1:
+            return np.asarray(found)
+        return np.asarray(softmax(self.amount * np.log(np.maximum(found, _MIN_PROBABILITY)), 1))
 
     def predict(self, parts: Mapping[str, Predict], x: RowInputs) -> RowOutputs:
         """Return its predictions by those functions of the candidates."""
-        return self.of({name: parts[name](x) for name in self.parts})
+        return self.of({name: parts[name](x) for name in self.weights})
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,8 +29,8 @@ from kanrun.engine.tables.table_candidates import (
     TableRows,
 )
 from kanrun.engine.tables.variance_components import (
-    EvidencePolicy,
     Slope,
+    TablePolicy,
     Variances,
     equal_variances,
     maximise,
@@ -104,12 +104,6 @@ class TableFit:
         """The design without neighbourhoods."""
         return replace(self.design, radial=None)
 
-    @property
-    def terms_alone(self) -> TableFit:
-        """The fit without what only reports and refits need: rows, errors and posteriors."""
-        few = replace(self, u=self.u[:0], left_out=self.left_out[:0], sparse=None)
-        return replace(few, posteriors=list)
-
     def functions(self) -> Columns:
         """Return the functions of single inputs, which may be many times the table."""
         return self.additive.columns(self.u)
@@ -139,7 +133,7 @@ class TableFit:
 def fit_numbers(
     u: RowInputs,
     y: RowOutputs,
-    policy: EvidencePolicy,
+    policy: TablePolicy,
     weights: PerRow | None = None,
     start: TableFit | None = None,
 ) -> TableFit:
@@ -174,7 +168,7 @@ def fit_likelihood(
     u: RowInputs,
     y: RowOutputs,
     family: Family,
-    policy: EvidencePolicy,
+    policy: TablePolicy,
     weights: PerRow | None = None,
     start: TableFit | None = None,
 ) -> TableFit:

@@ -25,8 +25,8 @@ from kanrun.engine.tables.reduced_basis import (
     has_two_values,
 )
 from kanrun.engine.tables.variance_components import (
-    EvidencePolicy,
     FunctionProblem,
+    TablePolicy,
     Variances,
     estimate,
 )
@@ -133,7 +133,7 @@ class TableRows:
 
     u: RowInputs
     weights: PerRow
-    policy: EvidencePolicy
+    policy: TablePolicy
     logits: int
     design: Design
     h: Columns
@@ -141,7 +141,7 @@ class TableRows:
     has_all_pairs: bool
 
     @staticmethod
-    def of(u: ndarray, weights: ndarray, policy: EvidencePolicy, logits: int = 0) -> TableRows:
+    def of(u: ndarray, weights: ndarray, policy: TablePolicy, logits: int = 0) -> TableRows:
         """Build the functions of these rows; all inputs are equally relevant."""
         rows, inputs = u.shape
         most = int(min(policy.max_functions, max(_MIN_FUNCTIONS, policy.per_row * rows)))

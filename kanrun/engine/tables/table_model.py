@@ -9,6 +9,7 @@ unless the blend predicts held-out rows significantly better.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +31,7 @@ from kanrun.engine.tables.cross_validation import (
     Folds,
     Predict,
     assign_folds,
-    predict_folds,
+    training_rows,
 )
 from kanrun.engine.tables.design import CURVATURES
 from kanrun.engine.tables.gaussian_process import INTERVALS
@@ -57,6 +58,7 @@ from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, add_offset, blend, table_outputs, to_kan
 from kanrun.engine.tables.variance_components import TablePolicy
 from kanrun.families import Family
+from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import PiecewiseScaling, Points
 
 _PLAIN_POWER = 0.15  # distance from 1 of a power that is not worth a transform
@@ -83,6 +85,12 @@ class BlendPart:
     def in_units(self, raw: RowLogits) -> RowOutputs:
         """Return outputs in the user's units, or probabilities."""
         return probabilities(raw) if self.outputs is None else self.outputs.invert(raw)
+
+    @property
+    def alone(self) -> BlendPart:
+        """The part without what only reports and refits need: rows, errors and posteriors."""
+        few = replace(self.fit, u=self.fit.u[:0], left_out=self.fit.left_out[:0], sparse=None)
+        return replace(self, left_out=self.left_out[:0], fit=replace(few, posteriors=list))
 
     def predict(self, x: RowInputs) -> RowOutputs:
         """Predict without building a network."""
@@ -197,8 +205,7 @@ def fit_table(
         np.arange(len(points)),
         policy.robust,
     )
-    models: list[dict[str, Predict]] = []
-    folds = None
+    folds, models = None, list[dict[str, Predict]]()
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
         compared, folds, models = _with_folds(compared, policy, seed, every)
     choice = compared.select()
@@ -215,21 +222,31 @@ def fit_table(
 def _with_folds(
     compared: CandidateSelection, policy: TablePolicy, seed: int, every: Mapping[str, BlendPart]
 ) -> tuple[CandidateSelection, Folds | None, list[dict[str, Predict]]]:
-    """Return the selection with predictions by folds, these by other folds, and their models."""
+    """Return the selection with predictions by folds, these by other folds, and their models.
+
+    Folds that would begin after the time limit are omitted.
+    """
     points, family = compared.points, compared.family
     number = assign_folds(points, policy.folds, seed, family, single=policy.single_fold)
-
-    def fit(train: Points) -> Iterator[tuple[str, Predict]]:
-        for one in _candidates(train, family, policy, every):
-            lean = replace(one, left_out=one.left_out[:0], fit=one.fit.terms_alone)
-            yield one.name, lean.predict
-
-    found, number, seconds, models = predict_folds(points, number, fit)
+    found = {name: np.full_like(one.left_out, np.nan) for name, one in every.items()}
+    seconds, models, count = list[float](), list[dict[str, Predict]](), int(number.max()) + 1
+    for k in range(count):
+        report_progress("folds", k, count)
+        if time_limit_reached():
+            number = np.where(number >= k, -1, number)
+            break
+        held_out, before = number == k, time.process_time()
+        train = points.take(training_rows(points, number, k))
+        candidates = _candidates(train, family, policy, every)
+        models.append({one.name: one.alone.predict for one in candidates})
+        for name, predict in models[-1].items():
+            found[name][held_out] = predict(points.x[held_out])
+        seconds.append(time.process_time() - before)
     inside = np.flatnonzero(number >= 0)
     if not len(inside):  # the time limit was reached before
         return compared, None, models
     compared = replace(compared, predictions=[*compared.predictions, found], rows=inside)
-    folds = Folds(np.full_like(found[STACK], np.nan), number, seconds, ())
+    folds = Folds(np.full_like(found[STACK], np.nan), number, np.array(seconds), ())
     for k in range(number.max() + 1):
         others = inside[number[inside] != k]
         elsewhere = replace(compared, rows=others if len(others) else inside).select()
@@ -248,9 +265,8 @@ def _candidates(
     # Bells do not continue as straight lines beyond the rows.
     local = policy.pairs and extrapolation not in ("linear", "zero")
     wanted = {"pairs": policy.pairs, NEIGHBOURHOODS: local}
-    base = replace(policy.evidence, shapes=policy.shapes)
-    stack = replace(base, candidates=tuple(n for n in base.candidates if wanted.get(n, True)))
-    lines = replace(base, candidates=(LINEAR,), functions=1, step_functions=0)
+    stack = replace(policy, candidates=tuple(n for n in policy.candidates if wanted.get(n, True)))
+    lines = replace(policy, candidates=(LINEAR,), functions=1, step_functions=0)
     bent = [j for j, shape in policy.shapes if shape in CURVATURES]
     room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(extrapolation, ROOM)
     scores = input_scores(x, weights, straight=bent, room=room)
@@ -324,19 +340,17 @@ def _assemble(
     policy: TablePolicy,
 ) -> TableModel:
     """Build the network of what was selected."""
-    weights, intervals = {choice.name: 1.0}, None
+    parts, networks, intervals = [], [], None
     if choice.name == BLEND:
-        weights = {STACK: 1 - choice.amount, TRANSFORMED: choice.amount}
-        bells = any(every[name].fit.design.radial for name in weights)
+        bells = any(every[name].fit.design.radial for name in choice.weights)
         intervals = INTERVALS if bells else OUTER_INTERVALS
-    parts, networks = [], []
-    for name, weight in sorted(weights.items(), key=lambda pair: -pair[1]):
+    for name, weight in sorted(choice.weights.items(), key=lambda pair: -pair[1]):
         fit = every[name].fit
         fit = fit.times(choice.amount) if family.classes else fit
         parts.append(replace(every[name], weight=weight, fit=fit))
         network = to_kan(
             fit,
-            policy.evidence,
+            policy,
             noise=np.minimum(fit.noise, _LINK_NOISE) if family.has_link else None,
             split=family.classes == 2,
             outer_intervals=intervals,

@@ -28,7 +28,7 @@ from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi, psi_values
 from kanrun.engine.tables.reduced_basis import DEGREE, Columns, RowInputs, RowOutputs, blocks
 from kanrun.engine.tables.stacking import TableFit
-from kanrun.engine.tables.variance_components import EvidencePolicy
+from kanrun.engine.tables.variance_components import TablePolicy
 from kanrun.engine.training import predict
 
 OUTER_INTERVALS = 2  # of outer edges that are lines and parabolas; bells need `INTERVALS`
@@ -41,7 +41,7 @@ _ROUNDING = 1e-12  # relative, of the coefficients of bells
 
 def to_kan(
     fit: TableFit,
-    policy: EvidencePolicy,
+    policy: TablePolicy,
     *,
     noise: ndarray | float | None = None,
     split: bool = False,
@@ -192,7 +192,7 @@ def _parabolas(radial: RadialBasis, breakpoints: ndarray) -> ndarray:
 
 
 def _nodes(
-    terms: Terms, output: int, h: ndarray, noise: float, policy: EvidencePolicy
+    terms: Terms, output: int, h: ndarray, noise: float, policy: TablePolicy
 ) -> tuple[ndarray, ndarray]:
     """Return directions and half the eigenvalues of an output's pairs, without the weakest.
 

@@ -14,8 +14,7 @@ Biometrics 73 (2017).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy import ndarray
@@ -39,21 +38,37 @@ Slope = tuple[ndarray, ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class EvidencePolicy:
-    """Settings of fits by evidence.
+class TablePolicy:
+    """Candidates of `model=auto`, their fits by evidence and their selection; see docs/tables.md.
 
     The defaults were chosen on the tables of `kanrun bench part=tables`.
     """
 
+    #: Distribution of outputs that are numbers, one of `families.FAMILIES`.
+    family: str = "gaussian"
+    #: Whether to include pairs of inputs and neighbourhoods.
+    pairs: bool = True
+    #: (Index of an input, shape) pairs, see `design.SHAPES`. Such inputs take no part in pairs;
+    #: with a curvature the output is not transformed.
+    shapes: tuple[tuple[int, str], ...] = ()
+    #: `clip`, `linear`, `constant` or `zero`.
+    extrapolation: str = "clip"
+    #: Lower and upper limit of the outputs.
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    #: Whether to fit the sparse, linear and transformed models next to the stack.
+    alternatives: bool = True
+    #: Folds of the cross-validation; below 2 rows are left out one by one only. Whether to leave
+    #: out only one of them.
+    folds: int = 5
+    single_fold: bool = False
+    #: Error, in standard deviations of the output, beyond which losses grow linearly (Huber).
+    robust: float = 1.75
     #: Candidates of the stack, a selection of `table_candidates.COMPONENTS`.
     candidates: tuple[str, ...] = ("additive", "steps", "pairs", "neighbourhoods")
     #: Smooth functions of an input, its straight line included; and its functions that follow
     #: jumps.
     functions: int = 10
     step_functions: int = 24
-    #: Shapes to keep, by the index of the input (see `design.SHAPES`); such inputs take no part in
-    #: pairs.
-    shapes: tuple[tuple[int, str], ...] = ()
     #: Functions of all inputs at most, in total and for each row; the first also limits those of
     #: inputs and of all pairs together, beyond which the strongest pairs are chosen.
     max_functions: int = 600
@@ -86,49 +101,19 @@ class EvidencePolicy:
     omitted: float = 0.02
     max_nodes: int = 40
 
-    def refining(self, rows: int, inputs: int) -> EvidencePolicy:
+    def refining(self, rows: int, inputs: int) -> TablePolicy:
         """Return the settings of a fit that begins at the variances of similar rows."""
         steps = self.refining_steps
         many = rows >= self.refined_rows * inputs
         return replace(self, max_steps=steps, kernel_steps=steps if many else self.kernel_steps)
-
-
-@dataclass(frozen=True)
-class TablePolicy:
-    """Candidates of `model=auto` and their selection; see docs/tables.md.
-
-    Attributes:
-        family: Distribution of outputs that are numbers, one of `families.FAMILIES`.
-        pairs: Whether to include pairs of inputs and neighbourhoods.
-        shapes: (Index of an input, shape) pairs; with a curvature the output is not transformed.
-        extrapolation: `clip`, `linear`, `constant` or `zero`.
-        bounds: Lower and upper limit of all outputs, or of each.
-        alternatives: Whether to fit the sparse, linear and transformed models next to the stack.
-        folds: Folds of the cross-validation; below 2 rows are left out one by one only.
-        single_fold: Whether to leave out only one of the folds.
-        robust: Error, in standard deviations of the output, beyond which losses grow linearly
-            (Huber).
-    """
-
-    evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
-    family: str = "gaussian"
-    pairs: bool = True
-    shapes: tuple[tuple[int, str], ...] = ()
-    extrapolation: str = "clip"
-    bounds: tuple[Any, Any] = (-np.inf, np.inf)
-    alternatives: bool = True
-    folds: int = 5
-    single_fold: bool = False
-    robust: float = 1.75
 
     def additive(self) -> TablePolicy:
         """Return the policy of one smooth effect per input: no pairs, steps, candidates and folds.
 
         The work is linear in the rows, and weights count exactly as repeated rows.
         """
-        limits = {"step_functions": 0, "max_functions": 10**9, "per_row": np.inf}
-        evidence = EvidencePolicy(("additive",), sparse_rounds=0, **limits)  # type: ignore[arg-type]
-        return replace(self, evidence=evidence, alternatives=False, folds=0)
+        effects = replace(self, candidates=("additive",), step_functions=0, sparse_rounds=0)
+        return replace(effects, max_functions=10**9, per_row=np.inf, alternatives=False, folds=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +250,7 @@ class FunctionProblem:
 
 
 def estimate(
-    problem: FunctionProblem, policy: EvidencePolicy, start: Variances | None = None
+    problem: FunctionProblem, policy: TablePolicy, start: Variances | None = None
 ) -> Variances:
     """Return the variances with the largest likelihood; negligible components get 0.
 
@@ -297,7 +282,7 @@ def maximise(
     sizes: ndarray,
     variance: float,
     start: Variances,
-    policy: EvidencePolicy,
+    policy: TablePolicy,
     *,
     known: bool = False,
 ) -> Variances:

@@ -7,7 +7,7 @@ from scipy.special import ndtri
 from sklearn.linear_model import GammaRegressor, PoissonRegressor
 from sklearn.metrics import d2_tweedie_score, log_loss, mean_gamma_deviance, mean_poisson_deviance
 
-from kanrun.engine.tables import EvidencePolicy, TablePolicy, fit_table
+from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import cross_validate
 from kanrun.engine.tables.scores import per_exposure
 from kanrun.errors import InvalidData
@@ -18,7 +18,8 @@ from kanrun.study.prediction import error_levels
 MEANS = np.array([0.02, 0.3, 0.6, 0.95])
 #: One fit of effects and pairs.
 UNFOLDED = {
-    "evidence": EvidencePolicy(candidates=("additive", "pairs"), sparse_rounds=0),
+    "candidates": ("additive", "pairs"),
+    "sparse_rounds": 0,
     "folds": 0,
     "alternatives": False,
 }

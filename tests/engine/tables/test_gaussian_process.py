@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.testing import assert_allclose
 
-from kanrun.engine.tables import EvidencePolicy, fit_numbers, to_kan
+from kanrun.engine.tables import TablePolicy, fit_numbers, to_kan
 from kanrun.engine.tables.effects import column_effect
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
@@ -18,9 +18,9 @@ from kanrun.engine.tables.gaussian_process import (
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
 from kanrun.engine.tables.to_kan import blend, table_outputs
 
-POLICY = EvidencePolicy()
-WITHOUT = EvidencePolicy(candidates=POLICY.candidates[:-1])
-EXACT = EvidencePolicy(omitted=0.0, max_nodes=1000)
+POLICY = TablePolicy()
+WITHOUT = TablePolicy(candidates=POLICY.candidates[:-1])
+EXACT = TablePolicy(omitted=0.0, max_nodes=1000)
 
 
 def rows(count, seed):

@@ -8,13 +8,13 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.special import softmax
 
-from kanrun.engine.tables import EvidencePolicy, fit_likelihood, fit_numbers, to_kan
+from kanrun.engine.tables import TablePolicy, fit_likelihood, fit_numbers, to_kan
 from kanrun.engine.tables.gaussian_process import inverse_of
 from kanrun.engine.tables.table_candidates import MainPosterior
 from kanrun.engine.tables.variance_components import FunctionProblem, estimate
 from kanrun.families import Family
 
-POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
+POLICY = TablePolicy(candidates=("linear", "additive", "steps", "pairs"))
 EXACT = replace(POLICY, omitted=0.0, max_nodes=1000)
 
 

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_allclose
 from sklearn.linear_model import RidgeCV
 
-from kanrun.engine.tables import EvidencePolicy, TablePolicy, fit_table
+from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import OURS, assign_folds, cross_validate, training_rows
 from kanrun.engine.tables.effects import (
     REMAINDER,
@@ -299,9 +299,7 @@ def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_
         :, None
     ]
     train, new = Points(x[:160], labels[:160]), Points(x[160:], labels[160:])
-    model = fit_table(
-        train, 3, TablePolicy(evidence=EvidencePolicy(max_work=5e6, max_functions=60), folds=2)
-    )
+    model = fit_table(train, 3, TablePolicy(max_work=5e6, max_functions=60, folds=2))
     assert "pairs" not in model.fit.weights  # they are too much work
     likely = model.predict(new.x)[np.arange(80), new.y[:, 0].astype(int)]
     assert -np.log(likely).mean() < 0.25
