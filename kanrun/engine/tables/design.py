@@ -21,7 +21,6 @@ from kanrun.engine.splines import extend
 from kanrun.engine.tables.gaussian_process import RadialBasis
 from kanrun.engine.tables.reduced_basis import (
     DEGREE,
-    Columns,
     ReducedBasis,
     RowFunctions,
     RowInputs,
@@ -112,9 +111,7 @@ class Design:
         rows = []
         for j, shape in self.shapes:
             mine = self.basis.places[j]
-            changes = np.diff(
-                self.basis.coefficients[j] / np.sqrt(self.basis.roughness[mine]), axis=0
-            )
+            changes = np.diff(self.basis.coefficients[mine].T, axis=0)
             if shape in CURVATURES:
                 # The slope has the coefficients 3 (c[i+1] - c[i]) over these spans of knots.
                 knots = extend(torch.as_tensor(self.basis.breakpoints[j : j + 1]), DEGREE)[0]
@@ -125,20 +122,15 @@ class Design:
             rows.append(row)
         return np.concatenate(rows) if rows else None
 
-    def columns(self, u: RowInputs) -> Columns:
-        """Return the functions of many encoded rows."""
-        return Columns(lambda rows: self.functions(u[rows]), len(u), len(self.main))
-
     def functions(self, u: RowInputs) -> RowFunctions:
         """Return the scaled functions h of encoded rows."""
         values = self.basis.values(u)
-        values /= np.sqrt(self.basis.roughness)
         return values if self.radial is None else np.concatenate([values, self.radial.values(u)], 1)
 
     def scaled(self, factors: ndarray) -> Design:
         """Return the design whose functions h are multiplied by these factors."""
-        basis = replace(self.basis, roughness=self.basis.roughness / factors**2)
-        return replace(self, basis=basis)
+        scaled = self.basis.coefficients * factors[:, None]
+        return replace(self, basis=replace(self.basis, coefficients=scaled))
 
     def strongest_pairs(self, energy: ndarray, limit: int) -> list[tuple[int, int]]:
         """Return the pairs of inputs with the largest sums of `energy`, the largest first.

@@ -142,7 +142,7 @@ def _curves(
     """
     u, middles, stds = model.inputs.apply(x), [], []
     for fit in (part.fit for part in model.parts):
-        h = fit.additive.functions(u)
+        h = fit.design.basis.values(u)
         middles.append(column_effect(fit, inputs, u, h))
         mine = fit.design.basis.places[inputs[0]]
         own, covariance = h[:, mine], fit.main.covariance[np.ix_(mine, mine)]
@@ -216,7 +216,7 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     """
     fit = model.fit
     u = fit.u[_spaced(fit.u, MAX_ROWS)]
-    h, whole = fit.additive.functions(u), fit.raw(fit.design.functions(u))
+    h, whole = fit.design.basis.values(u), fit.raw(fit.design.functions(u))
     whole = whole - whole.mean(0)
     size = np.abs(whole).max() or 1.0
     left, found = whole, []
@@ -269,7 +269,7 @@ def pair_maps(
     its points. The output is the first, or the last class.
     """
     x, o = points.x, len(outputs) - 1 if model.outputs is None else 0
-    design, found = model.fit.additive, []
+    basis, found = model.fit.design.basis, []
     for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():
         places, sides = [inputs.index(name) for name in names], []
         for values in x[:, places].T:
@@ -281,8 +281,8 @@ def pair_maps(
         grid = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
         moved = np.tile(np.median(x, axis=0), (len(grid), 1))
         moved[:, places] = grid
-        mine = np.isin(design.basis.column, places)
-        h = np.where(mine, design.functions(model.inputs.apply(moved)), 0.0)
+        mine = np.isin(basis.column, places)
+        h = np.where(mine, basis.values(model.inputs.apply(moved)), 0.0)
         joint = [part.fit.raw(h) - part.fit.terms.offset for part in model.parts]
         nearest = [
             np.abs(values[:, None] - side).argmin(1)

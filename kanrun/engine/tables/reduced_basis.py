@@ -52,22 +52,22 @@ Rows = slice | ndarray
 
 @dataclass(frozen=True, eq=False)
 class ReducedBasis:
-    """The functions of all inputs side by side, with mean 0 and variance 1 on the training rows.
+    """The functions of all inputs side by side, with mean 0 on the training rows.
+
+    Their variance there is the inverse of their roughness, so that all of a kind have one prior
+    variance. The roughness is relative to that of the first nonlinear component or step; it is 1
+    for lines of more than two values.
 
     Attributes:
         breakpoints: Grids, shape (inputs, G + 1).
-        coefficients: For each input, the B-spline coefficients of its functions, shape (G + 3,
-            functions of the input).
-        roughness: Penalty value of each function, relative to that of the first nonlinear component
-            or step; 1 for lines of more than two values.
+        coefficients: B-spline coefficients of each function, shape (functions, G + 3).
         column: Input of each function.
         order: Position of each function among those of its input and kind; 0 is the line.
         steps: Whether each function is a step.
     """
 
     breakpoints: ndarray
-    coefficients: tuple[ndarray, ...]
-    roughness: ndarray
+    coefficients: ndarray
     column: ndarray
     order: ndarray
     steps: ndarray
@@ -100,24 +100,17 @@ class ReducedBasis:
         level = _LEVEL_ENDS * np.diff(ends, axis=1)[:, :, None]
         slope = _energy(breakpoints, 1, np.ones((u.shape[1], intervals)))
         slope += slopes.transpose(0, 2, 1) @ slopes * level  # constant beyond both ends
-        found, binary = [], has_two_values(u)
+        found, binary = list[ndarray](), has_two_values(u)
         for j, size in enumerate(std):
-            smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, functions)
-            jumps = _demmler_reinsch(gram[j], mean[j], slope[j] * size, step_functions)
-            if len(jumps[1]) < MIN_STEPS:
-                jumps = jumps[0][:, :0], jumps[1][:0]
-            jump = (np.ptp(u[:, j]) / (2 * size)) ** 2 if binary[j] else 1.0
-            found += [
-                (smooth[0], jump * _relative(smooth[1], 1)),
-                (jumps[0], _relative(jumps[1], 0)),
-            ]
-        counts = [len(roughness) for _, roughness in found]
-        each = range(u.shape[1])
+            smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, functions, 1)
+            jumps = _demmler_reinsch(gram[j], mean[j], slope[j] * size, step_functions, 0)
+            jump = np.ptp(u[:, j]) / (2 * size) if binary[j] else 1.0
+            found += [smooth / jump, jumps if len(jumps) >= MIN_STEPS else jumps[:0]]
+        counts = [len(each) for each in found]
         return ReducedBasis(
             breakpoints,
-            tuple(np.concatenate([found[2 * j][0], found[2 * j + 1][0]], 1) for j in each),
-            np.concatenate([roughness for _, roughness in found]),
-            np.repeat(np.repeat(each, 2), counts),
+            np.concatenate(found),
+            np.repeat(np.repeat(range(u.shape[1]), 2), counts),
             np.concatenate([np.arange(count) for count in counts]),
             np.repeat(np.tile([False, True], u.shape[1]), counts),
         )
@@ -133,9 +126,13 @@ class ReducedBasis:
         grid = _grid(self.breakpoints)
         for part in blocks(len(u), u.shape[1] * grid.functions):
             rows = _b_splines(u[part], grid)
-            for j, coefficients in enumerate(self.coefficients):
-                out[part, self.column == j] = rows[:, j] @ coefficients
+            for j, mine in enumerate(self.places):
+                out[part, mine] = rows[:, j] @ self.coefficients[mine].T
         return out
+
+    def columns(self, u: RowInputs) -> Columns:
+        """Return the functions of many encoded rows."""
+        return Columns(lambda rows: self.values(u[rows]), len(u), len(self.column))
 
 
 class Columns:
@@ -219,30 +216,27 @@ def _energy(breakpoints: ndarray, derivative: int, stiffness: ndarray) -> ndarra
 
 
 def _demmler_reinsch(
-    gram: ndarray, mean: ndarray, energy: ndarray, limit: int
-) -> tuple[ndarray, ndarray]:
-    """Return B-spline coefficients and roughness of the `limit` smoothest functions.
+    gram: ndarray, mean: ndarray, energy: ndarray, limit: int, first: int
+) -> ndarray:
+    """Return the B-spline coefficients (functions, splines) of the `limit` smoothest functions.
 
-    The shapes are (splines, functions) and (functions,).
+    Their variance is the inverse of their roughness, relative to that of function `first`; no
+    roughness is below 1.
     """
     functions = len(gram)
     if not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO or not limit:
-        return np.zeros((functions, 0)), np.zeros(0)
+        return np.zeros((0, functions))
     whole = gram + energy + np.outer(mean, mean)
     whole[np.diag_indices(functions)] += _RIDGE * np.trace(whole) / functions
     rho, vectors = linalg.eigh(gram, whole)
-    rho, vectors = rho[::-1][:limit], vectors[:, ::-1][:, :limit]
+    rho, vectors = rho[::-1][:limit], vectors.T[::-1][:limit]
     seen = rho > 1 / _ROUGHEST
     rho = np.minimum(rho[seen], 1.0)
-    coefficients = vectors[:, seen] / np.sqrt(rho)
-    coefficients -= mean @ coefficients  # B-splines sum to one: the mean becomes exactly zero
-    if coefficients.shape[1] and coefficients[-1, 0] < coefficients[0, 0]:
-        coefficients[:, 0] *= -1  # the line rises
-    return coefficients, (1 - rho) / rho
-
-
-def _relative(roughness: ndarray, first: int) -> ndarray:
-    """Divide by the roughness of function `first`; none is below 1."""
-    if len(roughness) <= first:
-        return np.ones(len(roughness))
-    return np.asarray(np.maximum(roughness / max(roughness[first], np.finfo(float).tiny), 1.0))
+    coefficients = vectors[seen] / np.sqrt(rho)[:, None]
+    # B-splines sum to one: the mean becomes exactly zero.
+    coefficients -= (coefficients @ mean)[:, None]
+    if len(coefficients) and coefficients[0, -1] < coefficients[0, 0]:
+        coefficients[0] *= -1  # the line rises
+    roughness = (1 - rho) / rho
+    unit = max(roughness[first], np.finfo(float).tiny) if len(rho) > first else np.inf
+    return np.asarray(coefficients / np.sqrt(np.maximum(roughness / unit, 1.0))[:, None])

@@ -99,14 +99,9 @@ class TableFit:
         freedom = (w * one.degrees_of_freedom(range(len(one.prior))) for w, one in found)
         return sum(freedom, 0.0)
 
-    @property
-    def additive(self) -> Design:
-        """The design without neighbourhoods."""
-        return replace(self.design, radial=None)
-
     def functions(self) -> Columns:
         """Return the functions of single inputs, which may be many times the table."""
-        return self.additive.columns(self.u)
+        return self.design.basis.columns(self.u)
 
     def raw(self, h: RowFunctions) -> RowOutputs:
         """Evaluate all outputs; functions that `h` lacks count as zero."""

@@ -156,7 +156,7 @@ class TableRows:
         has_all = columns <= min(policy.max_functions, rows)
         if not has_all:
             design, pairs = replace(design, pair_functions=CHOSEN_FUNCTIONS), ()
-        return TableRows(u, weights, policy, logits, design, design.columns(u), pairs, has_all)
+        return TableRows(u, weights, policy, logits, design, basis.columns(u), pairs, has_all)
 
     @cached_property
     def order(self) -> Int[ndarray, " rows"]:

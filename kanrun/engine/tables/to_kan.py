@@ -219,9 +219,7 @@ def _edges(design: Design, weights: ndarray) -> ndarray:
     The shape is (nodes, inputs, splines).
     """
     basis = design.basis
-    scaled = weights / np.sqrt(basis.roughness)
-    each = zip(basis.coefficients, basis.places, strict=True)
-    return np.stack([scaled[:, mine] @ coefficients.T for coefficients, mine in each], 1)
+    return np.stack([weights[:, mine] @ basis.coefficients[mine] for mine in basis.places], 1)
 
 
 def _monotone(edges: ndarray, design: Design) -> ndarray:

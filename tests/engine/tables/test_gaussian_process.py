@@ -119,7 +119,7 @@ def test_the_effect_of_an_input_holds_what_neighbourhoods_add():
     fit = fitted()
     at = np.zeros((41, 4))
     at[:, 3] = np.linspace(-1.6, 1.6, 41)
-    effect = column_effect(fit, [3], at, fit.additive.functions(at))[:, 0]
+    effect = column_effect(fit, [3], at, fit.design.basis.values(at))[:, 0]
     truth = at[:, 3] ** 2 - (fit.u[:, 3] ** 2).mean()
     assert np.abs(effect - effect.mean() - truth + truth.mean()).max() < 0.25
 
