@@ -32,9 +32,12 @@ from kanrun.formulas import to_numpy
 #: Points from which the lengths of the smooth fit are found, and those that it goes through. Steps
 #: of the search, and its last gain of likelihood.
 _TUNED, _FITTED, _STEPS, _LIKELIHOOD_RTOL = 250, 600, 25, 2e-9
-#: Hyperparameters of values without noise, or with some.
+#: Hyperparameters of values without noise, or with some; there are no straight lines.
 _PRIOR = KernelPrior(
-    precision=(0.1, 1e-6, 1e2), linear=None, radial=(30.0, 1e-2, 1e3), noise=(1e-6, 1e-9, 1.0)
+    precision=(0.1, 1e-6, 1e2),
+    linear=(TINY, TINY, TINY),
+    radial=(30.0, 1e-2, 1e3),
+    noise=(1e-6, 1e-9, 1.0),
 )
 #: Error from which on a fit says nothing, and below which it is as good as exact.
 NO_FIT, ACCURATE = 0.2, 1e-5

@@ -49,11 +49,11 @@ class KernelPrior:
     """Ranges of the hyperparameters, and the standard deviations of their normal priors.
 
     The priors are those of the logarithms, about the initial values; an infinite standard deviation
-    is a flat prior. Without `linear` the kernel has no straight lines.
+    is a flat prior.
     """
 
     precision: Range
-    linear: Range | None
+    linear: Range
     radial: Range
     noise: Range
     precision_std: float = np.inf
@@ -71,7 +71,7 @@ class Kernel:
 
     def __call__(self, x: RowInputs, z: Float[ndarray, "others inputs"]) -> ndarray:
         """Return the covariances (rows, others) of rows x and z, without noise."""
-        lines = self.linear / x.shape[1] * (x @ z.T) if self.linear else 0.0
+        lines = self.linear / x.shape[1] * (x @ z.T)
         distances = np.maximum(_distances(x, z, self.precisions), 0.0)
         return np.asarray(1.0 + lines + self.radial * np.exp(-distances))
 
@@ -94,7 +94,7 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
     `on_evaluation` at each point.
     """
     inputs = x.shape[1]
-    variances = [each for each in (prior.linear, prior.radial, prior.noise) if each is not None]
+    variances = [prior.linear, prior.radial, prior.noise]
     ranges = np.log(np.array([prior.precision] * inputs + variances))
     widths = np.repeat([prior.precision_std, prior.variance_std], [inputs, len(variances)])
     likelihood = _likelihood(x, y, np.broadcast_to(row_noise, len(x)))
@@ -108,8 +108,7 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
 
     first = ranges[:, 0]
     if start is not None:
-        lines = [start.linear] if prior.linear else []
-        known = [*start.precisions, *lines, start.radial, start.noise]
+        known = [*start.precisions, start.linear, start.radial, start.noise]
         first = np.log(np.maximum(known, np.exp(ranges[:, 1])))
     found = optimize.minimize(
         negative_log_posterior,
@@ -119,9 +118,8 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
         bounds=ranges[:, 1:],
         options={"maxiter": max_steps, "ftol": rtol},
     )
-    w, linear, radial, noise = _unpacked(found.x, inputs)
-    precisions = np.where(np.ptp(x, axis=0) > 0, w, 0.0)
-    return Kernel(precisions, float(linear), float(radial), float(noise))
+    *w, linear, radial, noise = np.exp(found.x).tolist()
+    return Kernel(np.where(np.ptp(x, axis=0) > 0, w, 0.0), linear, radial, noise)
 
 
 def _likelihood(
@@ -134,7 +132,7 @@ def _likelihood(
     lines = x @ x.T / inputs
 
     def value_and_gradient(p: ndarray) -> tuple[float, ndarray]:
-        w, linear, radial, rest = _unpacked(p, inputs)
+        w, (linear, radial, rest) = np.split(np.exp(p), [inputs])
         near = radial * np.exp(-np.tensordot(w, squares, 1))
         covariance = linear * lines + near + np.ones((rows, rows))
         covariance[np.diag_indices(rows)] += rest * noise
@@ -144,23 +142,12 @@ def _likelihood(
         slope = (outputs * inverse - weights @ weights.T) / 2
         nearer = slope * near
         by_precision = -w * np.tensordot(squares, nearer, ((1, 2), (0, 1)))
-        by_lines = [linear * np.vdot(slope, lines)] if len(p) == inputs + 3 else []
-        by_noise = rest * float(np.diag(slope) @ noise)
+        by_variances = linear * np.vdot(slope, lines), nearer.sum(), rest * (np.diag(slope) @ noise)
         size = outputs * float(np.log(np.diag(factor)).sum())
         value = float(np.vdot(y, weights)) / 2 + size
-        return value, np.concatenate([by_precision, by_lines, [nearer.sum(), by_noise]])
+        return value, np.append(by_precision, by_variances)
 
     return value_and_gradient
-
-
-def _unpacked(p: ndarray, inputs: int) -> tuple[ndarray, float, float, float]:
-    """Return precisions and variances by their logarithms.
-
-    The variance of lines is 0 without them.
-    """
-    values = np.exp(p)
-    linear = values[inputs] if len(values) == inputs + 3 else 0.0
-    return values[:inputs], linear, values[-2], values[-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,19 +273,14 @@ class RadialBasis:
         )
 
 
-@cache
-def _pieces() -> ndarray:
-    """Return the coefficients (degree + 1, intervals + 1) of psi in parts of an interval."""
-    pieces = PPoly.from_spline(psi().tck).c[:, DEGREE : DEGREE + INTERVALS]
-    powers = (_SUPPORT / INTERVALS) ** np.arange(DEGREE, -1, -1)[:, None]
-    return np.pad(pieces * powers, ((0, 0), (0, 1)))  # zero from the last breakpoint on
-
-
 def psi_values(s: ndarray) -> ndarray:
     """Evaluate psi, in blocks that the cache holds; negative distances count as zero."""
     found = np.empty_like(s)
     flat, values = s.ravel(), found.ravel()
-    first, *others = _pieces()
+    # Coefficients of psi in parts of an interval; zero from the last breakpoint on.
+    pieces = PPoly.from_spline(psi().tck).c[:, DEGREE : DEGREE + INTERVALS]
+    pieces *= (_SUPPORT / INTERVALS) ** np.arange(DEGREE, -1, -1)[:, None]
+    first, *others = np.pad(pieces, ((0, 0), (0, 1)))
     for start in range(0, s.size, _BLOCK):
         part = slice(start, start + _BLOCK)
         at = np.clip(flat[part] * (INTERVALS / _SUPPORT), 0, INTERVALS)
