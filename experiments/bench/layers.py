@@ -81,18 +81,18 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
     ours = [OURS + ending for ending in endings]
     competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.libraries]
     device = device_of(cfg)
-    for place, numbers in enumerate(cfg.layers):
+    for numbers in cfg.layers:
         if time_limit_reached():
             break
         case, steps, failed = LayerCase(*numbers), {}, {}
         for name in competitors:
             try:
-                steps[name] = build(name, case, PRECISIONS[cfg.precision], device)
+                steps[name] = timer(build(name, case, PRECISIONS[cfg.precision], device))
             except Exception as error:
                 if name not in cfg.libraries:
                     raise
                 failed[name] = short_reason(name, error)
-        times = in_turn(steps, cfg, place).reindex(columns=competitors)
+        times = in_turn(case.name, steps, cfg.rounds, cfg.case_seconds).reindex(columns=competitors)
         best = str(times[ours].median().idxmin())
         ratios, seconds = times.div(times[best], axis="index"), times.median()
         low, middle, high = (ratios.quantile(share) for share in (LOW, 0.5, HIGH))
@@ -119,21 +119,25 @@ def rows_of(name: str, table: DataFrame) -> Iterator[Row]:
     return (Row(name, row) for row in rows)
 
 
-def in_turn(steps: Mapping[str, Step], cfg: BenchConfig, place: int) -> DataFrame:
-    """Measure seconds per step, one row per round; `place` is that of the case among all."""
-    rows, began, names = list[dict[str, float]](), time.perf_counter(), list(steps)
-    expected = {name: min(repeat(step, number=1, repeat=WARM_UP)) for name, step in steps.items()}
-    for number in range(cfg.rounds):
-        late = number >= FEWEST_ROUNDS and time.perf_counter() - began > cfg.case_seconds
+def timer(step: Step) -> Callable[[], float]:
+    """Return a function that measures the median seconds of a step, over about a turn."""
+    expected = min(repeat(step, number=1, repeat=WARM_UP))
+    count = int(np.clip(TURN_SECONDS / expected, 1, MOST_STEPS))
+    return lambda: float(np.median(repeat(step, number=1, repeat=count + 1)[1:]))
+
+
+def in_turn(
+    part: str, timers: Mapping[str, Callable[[], float]], rounds: int, seconds: float = np.inf
+) -> DataFrame:
+    """Measure in turn, one row per round; `seconds` end it after the fewest rounds."""
+    rows, began, names = list[dict[str, float]](), time.perf_counter(), list(timers)
+    for number in range(rounds):
+        late = number >= FEWEST_ROUNDS and time.perf_counter() - began > seconds
         if late or (number and time_limit_reached()):
             break
-        report_progress("rounds", place * cfg.rounds + number, len(cfg.layers) * cfg.rounds)
-        start, row = number % len(names), dict[str, float]()
-        for name in names[start:] + names[:start]:
-            count = int(np.clip(TURN_SECONDS / expected[name], 1, MOST_STEPS))
-            times = repeat(steps[name], number=1, repeat=count + 1)
-            row[name] = float(np.median(times[1:]))
-        rows.append(row)
+        report_progress(part, number, rounds)
+        start = number % len(names)
+        rows.append({name: timers[name]() for name in names[start:] + names[:start]})
     return DataFrame(rows, columns=names)
 
 
@@ -186,28 +190,24 @@ def mlp(case: LayerCase, dtype: torch.dtype) -> nn.Module:
     )
 
 
-def _pykan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
-    layer = import_module(MODULES["pykan"]).KANLayer(
-        case.inputs, case.outputs, num=case.intervals, k=3
-    )
-    converted: nn.Module = layer.to(dtype)
-    converted.register_forward_hook(lambda module, inputs, outputs: outputs[0])
-    return converted
+def _peer(name: str, grid: str, **settings: Any) -> Callable[[LayerCase, torch.dtype], nn.Module]:
+    """Return the maker of a library's layer, whose intervals are the setting `grid`."""
 
+    def layer(case: LayerCase, dtype: torch.dtype) -> nn.Module:
+        kind = import_module(MODULES[name]).KANLayer
+        made: nn.Module = kind(case.inputs, case.outputs, **{grid: case.intervals}, **settings)
+        if name == "pykan":
+            made.register_forward_hook(lambda module, inputs, outputs: outputs[0])
+        return made.to(dtype)
 
-def _inkan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
-    layer = import_module(MODULES["inkan"]).KANLayer(
-        case.inputs, case.outputs, grid_size=case.intervals, compile_basis=False
-    )
-    converted: nn.Module = layer.to(dtype)
-    return converted
+    return layer
 
 
 TORCH: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
     OURS: our_layer,
     MLP_NAME: mlp,
-    "pykan": _pykan,
-    "inkan": _inkan,
+    "pykan": _peer("pykan", "num", k=3),
+    "inkan": _peer("inkan", "grid_size", compile_basis=False),
 }
 
 

@@ -11,14 +11,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
-from kanrun.experiments.bench.layers import rows_of
+from kanrun.experiments.bench.layers import in_turn, rows_of
 from pandas import DataFrame
 
 from kanrun.config import BenchConfig
 from kanrun.errors import KanrunError
-from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.runs.records import Claim, Record
 from kanrun.study.suite import claim_at_most
 
@@ -44,15 +44,8 @@ def startup(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     """Yield the median CPU seconds of each command on one thread, measured in turn."""
     commands = {IMPORT: [sys.executable, "-c", IMPORT]}
     commands |= {name: [sys.executable, "-m", "kanrun", *name.split()] for name in COMMANDS}
-    rows = list[dict[str, float]]()
-    for number in range(cfg.rounds):
-        if number and time_limit_reached():
-            break
-        rows.append({})
-        for place, (name, command) in enumerate(commands.items()):
-            report_progress("commands", number * len(commands) + place, cfg.rounds * len(commands))
-            rows[-1][name] = cpu_seconds(command, seed)
-    times = DataFrame(rows)
+    timers = {name: partial(cpu_seconds, command, seed) for name, command in commands.items()}
+    times = in_turn("commands", timers, cfg.rounds)
     columns = {"cpu_seconds": times.median(), "least": times.min(), "most": times.max()}
     columns["over_import"] = columns["cpu_seconds"] / columns["cpu_seconds"][IMPORT]
     yield from rows_of("startup", DataFrame(columns).rename_axis("command").reset_index())
