@@ -49,10 +49,9 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     import platform
 
     import torch
-    from kanrun.experiments.bench.layers import layers
     from kanrun.experiments.bench.race import time_to_accuracy
-    from kanrun.experiments.bench.startup import startup
     from kanrun.experiments.bench.table_suite import tables
+    from kanrun.experiments.bench.timing import layers, startup
 
     machine = {"torch": torch.__version__, "machine": platform.machine()}
     yield Row("machine", {"threads": torch.get_num_threads(), **machine})
@@ -76,9 +75,8 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Return the claims on the measured parts; on another library only if it was measured."""
-    from kanrun.experiments.bench.layers import layer_claims
     from kanrun.experiments.bench.race import accuracy_claims
-    from kanrun.experiments.bench.startup import startup_claims
+    from kanrun.experiments.bench.timing import layer_claims, startup_claims
 
     made = {"layers": layer_claims, "accuracy": accuracy_claims, "startup": startup_claims}
     return [claim for name in made if name in tables for claim in made[name](tables[name])]

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kanrun.experiments.bench.layers import MODULES, short_reason, version
+from kanrun.experiments.bench.timing import MODULES, short_reason, version
 from pandas import DataFrame
 from torch import Tensor
 

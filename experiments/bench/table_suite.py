@@ -18,7 +18,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.bench.layers import rows_of
+from kanrun.experiments.bench.timing import rows_of
 from numpy import ndarray
 from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype

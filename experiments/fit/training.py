@@ -1,12 +1,20 @@
-"""One training of `kanrun fit`: what it needs, and what it records."""
+"""One training of `kanrun fit`: what it needs, and what it records.
+
+A random sample leaves gaps between the hidden activations and few points near their ends. The
+network errs there alone, where neither training nor validation points lie, by a factor that depends
+on the seed. A function can be evaluated anywhere: new random points show such places, and the worst
+of them join the training points.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kanrun.experiments.fit.extra_points import EXTRA_POINTS, add_points
+import numpy as np
+import torch
 
 from kanrun.config import TARGETS, FitConfig, SamplingConfig
 from kanrun.engine.training import (
@@ -18,6 +26,9 @@ from kanrun.engine.training import (
     Step,
     Trained,
     TrainingState,
+    baseline_error,
+    fit,
+    predict,
     train,
 )
 from kanrun.errors import UsageError
@@ -27,6 +38,7 @@ from kanrun.study.build import (
     LearningProblem,
     describe_training,
     factory,
+    joined,
     make_plan,
     make_problem,
 )
@@ -50,6 +62,17 @@ from kanrun.study.saved import (
 )
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Target
+from kanrun.targets.datasets import draw
+from kanrun.targets.datasets import generator as stream
+
+#: Maximum number of points by default.
+EXTRA_POINTS = 1000
+#: Points of a check; rounds of checks; each adds at most this part of the maximum number.
+CHECK_POINTS, ROUNDS = 4000, 4
+#: Error on new points over that on training points, up to which both agree.
+AGREEING = 2.0
+#: Relative error on new points below which more points are not worth their time.
+ACCURATE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -89,9 +112,9 @@ class Fit:
             before = len(problem.data.train)
             problem, trained, ratio = add_points(problem, trained, self.plan, most, seed)
             more = len(problem.data.train) - before
-            joined = f"{more} points joined the training points; " if more else ""
+            said = f"{more} points joined the training points; " if more else ""
             yield Note(
-                f"{joined}the error on new points is {ratio:.2g} times that on training points"
+                f"{said}the error on new points is {ratio:.2g} times that on training points"
             )
         yield from results(replace(self, problem=problem), cell, seed, trained)
 
@@ -159,9 +182,11 @@ class Progress:
         yield to_checkpoint("resume", state, lowest=self._lowest)
 
 
-def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> Iterator[Record]:
+def results(
+    training: Fit, cell: Mapping[str, Any], seed: int, trained: Trained
+) -> Iterator[Record]:
     """Yield summary, bounds, predictions, edges and the trained model."""
-    network, problem, dataset = trained.network, fit.problem, fit.problem.dataset
+    network, problem, dataset = trained.network, training.problem, training.problem.dataset
     errors = trained.errors
     stepped = any(stage.steps for stage in trained.stages)
     summary = {
@@ -177,12 +202,12 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         "test_rmse": errors.test,
         "relative_error": relative_error(errors.reported, dataset),
         **scores(network, problem),
-        "solver": fit.plan.solver if stepped or fit.plan.growth else "least squares",
+        "solver": training.plan.solver if stepped or training.plan.growth else "least squares",
         "seconds": trained.seconds,
     }
     if not dataset.classes and len(dataset.test or ()):
         yield from doubts(summary["r2"], "test points")
-    if TARGETS[fit.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
+    if TARGETS[training.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
         beaten = errors.test is not None and errors.test < linear
         verdict = f"the model {'beats' if beaten else 'does not beat'} ordinary least squares"
         yield Note(f"{verdict}, whose test RMSE is {linear:.4g}", warning=not beaten)
@@ -190,7 +215,52 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
     yield Row("summary", summary)
     yield from bound_rows(cell, summary)
     yield from model_records(network, problem, summary, seed)
-    if not cell and seed == fit.cfg.seed and len(trained.stages) > 1 and trained.chosen.intervals:
+    is_first = not cell and seed == training.cfg.seed
+    if is_first and len(trained.stages) > 1 and trained.chosen.intervals:
         grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
         grids[f"the chosen one: {trained.chosen.intervals} intervals"] = network
         yield from slider_checkpoint(problem, grids, "grid", "The network, grid by grid", seed)
+
+
+def add_points(
+    problem: LearningProblem, trained: Trained, plan: Plan, most: int, seed: int
+) -> tuple[LearningProblem, Trained, float]:
+    """Add up to `most` points of the problem's function where `trained` errs most.
+
+    Returns:
+        The problem with the points, the network trained on them, and the error on the new points of
+        the last check relative to that on the training points.
+    """
+    target, rng, ratio = problem.dataset.target, stream(seed, "extra"), 1.0
+    scale = baseline_error(replace(problem.data, unit=None))
+    for number in range(ROUNDS + 1):
+        points = draw(target, CHECK_POINTS, rng)
+        new = joined(problem, points, only=True).data.train
+        squares = (predict(trained.network, new.x) - new.y).square()
+        old = problem.data.train
+        before = (predict(trained.network, old.x) - old.y).square().mean().sqrt()
+        error = float(squares.mean().sqrt())
+        ratio = error / max(float(before), torch.finfo().tiny)
+        if ratio <= AGREEING or error <= ACCURATE * scale or number == ROUNDS:
+            break
+        worst = squares.mean(1).argsort(descending=True)[: -(-most // ROUNDS)]
+        problem = joined(problem, points.take(np.sort(worst.numpy(force=True))))
+        trained = _continued(problem, trained, plan, seed)
+    return problem, trained, ratio
+
+
+def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:
+    """Return the training of the same network from the grid on and with the penalty it has."""
+    network, penalty = trained.network, trained.chosen.penalty
+    finer = [grid for grid in plan.intervals if grid > (network.intervals or 0)]
+    again = replace(
+        plan,
+        intervals=(network.intervals, *finer) if network.intervals else (),
+        starts=1,
+        weight=penalty.weight,
+        order=penalty.order,
+        growth=None,
+        stop_early=True,
+    )
+    more = fit(lambda _: deepcopy(network), problem.data, again, generator(seed, "extra points"))
+    return replace(more, stages=trained.stages, seconds=trained.seconds + more.seconds)

@@ -6,7 +6,7 @@ import pandas
 import pytest
 import torch
 from doors import check_config, run_config
-from kanrun.experiments.bench import layers, race, startup
+from kanrun.experiments.bench import race, timing
 
 from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
@@ -37,7 +37,7 @@ def broken(case, dtype):
 
 
 def test_layers_are_measured_and_peers_that_break_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(layers.TORCH, "pykan", broken)
+    monkeypatch.setitem(timing.TORCH, "pykan", broken)
     done = run(tmp_path, settings(part="layers", libraries=["pykan"]))
     table = done.table("layers")
     assert set(table["competitor"]) == {"kanrun", "MLP", "pykan"}
@@ -65,21 +65,21 @@ def test_claims_take_the_faster_of_ours_and_of_the_mlps():
     table = layer_table(
         kanrun=1.5, kanrun_compiled=1.0, MLP=0.9, MLP_compiled=0.6, one=1.2, one_compiled=1.1
     )
-    peer, mlp = layers.layer_claims(table)
+    peer, mlp = timing.layer_claims(table)
     assert peer.sentence == "c: time of kanrun compiled over the fastest other KAN's"
     assert peer.measured == pytest.approx(1 / 1.1)
     assert mlp.measured == pytest.approx(1 / 0.6)
     assert not mlp.holds
-    peer, _ = layers.layer_claims(layer_table(kanrun=1.0, MLP=0.9, one=0.8))
+    peer, _ = timing.layer_claims(layer_table(kanrun=1.0, MLP=0.9, one=0.8))
     assert peer.sentence.startswith("c: time of kanrun over ")
     assert not peer.holds
 
 
 @pytest.mark.parametrize("ours", ["kanrun", "MLP"])
 def test_what_is_ours_may_not_break(ours, tmp_path, monkeypatch):
-    monkeypatch.setitem(layers.TORCH, ours, broken)
+    monkeypatch.setitem(timing.TORCH, ours, broken)
     with pytest.raises(ArithmeticError):
-        list(layers.layers(settings(libraries=[]), 0))
+        list(timing.layers(settings(libraries=[]), 0))
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_our_layers_are_measured_compiled_too(tmp_path, monkeypatch):
 
 
 def test_a_peer_that_is_not_installed_is_said_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(layers.MODULES, "pykan", "a_module_that_nobody_has")
+    monkeypatch.setitem(timing.MODULES, "pykan", "a_module_that_nobody_has")
     table = run(tmp_path, settings(part="layers", libraries=["pykan"], layers=LAYERS[:1])).table(
         "layers"
     )
@@ -115,8 +115,8 @@ def test_time_to_accuracy(tmp_path):
 
 @pytest.mark.slow
 def test_startup(tmp_path, monkeypatch):
-    quick = {name: startup.COMMANDS[name] for name in ("--help", "fit solver.steps=abc")}
-    monkeypatch.setattr(startup, "COMMANDS", quick)
+    quick = {name: timing.COMMANDS[name] for name in ("--help", "fit solver.steps=abc")}
+    monkeypatch.setattr(timing, "COMMANDS", quick)
     done = run(tmp_path, settings(part="startup", rounds=1))
     table = done.table("startup")
     assert list(table["command"]) == ["import torch", *quick]
@@ -128,9 +128,9 @@ def test_startup(tmp_path, monkeypatch):
 
 def test_an_mlp_has_as_many_parameters():
     for numbers in [(1024, 64, 64, 5), (4096, 8, 8, 1000), (256, 784, 64, 5)]:
-        case = layers.LayerCase(*numbers)
-        ours = sum(p.numel() for p in layers.our_layer(case, torch.float32).parameters())
-        mlp = sum(p.numel() for p in layers.TORCH["MLP"](case, torch.float32).parameters())
+        case = timing.LayerCase(*numbers)
+        ours = sum(p.numel() for p in timing.our_layer(case, torch.float32).parameters())
+        mlp = sum(p.numel() for p in timing.TORCH["MLP"](case, torch.float32).parameters())
         assert ours == case.parameters
         assert mlp == pytest.approx(ours, rel=0.01)
 
@@ -163,7 +163,7 @@ def test_claims_on_time_to_accuracy():
 def test_a_peer_that_cannot_train_says_why(monkeypatch):
     before, dtype = torch.get_rng_state(), torch.get_default_dtype()
     cfg = settings(training_seconds=0.1, pykan_seconds=0.1, intervals=[3], errors=[1.0])
-    monkeypatch.setitem(layers.MODULES, "pykan", "a_module_that_nobody_has")
+    monkeypatch.setitem(timing.MODULES, "pykan", "a_module_that_nobody_has")
     with pytest.raises(race.PeerFailed, match="not installed"):
         list(race.trainings(cfg, 0)[race.PYKAN])
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,8 +1,7 @@
 """Points that join where a trained network errs most, and settings that cannot have any."""
 
 import pytest
-from kanrun.experiments.fit.extra_points import add_points
-from kanrun.experiments.fit.training import make_fit
+from kanrun.experiments.fit.training import add_points, make_fit
 
 from kanrun.config import ExpressionTarget, FitConfig, KANConfig, LMSolver, SamplingConfig
 from kanrun.engine.training import fit

@@ -1,4 +1,8 @@
-"""Training steps of one layer by every competitor, forward and backward, measured in turn.
+"""Times that are measured in turn: training steps of a layer, and whole commands.
+
+`layers` measures the steps of every competitor, forward and backward. `startup` measures the CPU
+seconds of the commands that people wait for, over those of `import torch`: ratios compare machines,
+and hours of a busy one.
 
 Each competitor steps in turn, round after round, so a busy machine slows all equally. The order
 rotates, and each turn begins with a step that is not timed, so that no competitor pays for what the
@@ -11,9 +15,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module, metadata, util
 from timeit import repeat
 from typing import Any
@@ -26,6 +36,7 @@ from torch import Tensor, nn
 from kanrun.config import BenchConfig
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import uniform_breakpoints
+from kanrun.errors import KanrunError
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.runs.records import Claim, Note, Record, Row
 from kanrun.study.build import PRECISIONS
@@ -51,6 +62,23 @@ SMALL, WIDTH, FINEST = 5, 64, 1000
 COMPILED = " compiled"
 #: What is imported of the packages behind other competitors.
 MODULES = {"pykan": "kan", "inkan": "inkan", "jaxkan": "jaxkan"}
+
+IMPORT = "import torch"
+#: Arguments of `kanrun`, and the most CPU seconds over those of `import torch` that they may take,
+#: stated before they were measured.
+COMMANDS = {
+    "--help": 0.2,
+    "fit solver.steps=abc": 0.33,
+    "fit": 4.5,
+    "fit target.path=table.csv target.outputs=[y]": 3.3,
+    "fit target=runge model=polynomial": 1.7,
+    "interpret target=product": 2.3,
+    "solve": 5.0,
+}
+#: Exit codes of commands that run, and of the refused one.
+EXIT_CODES = (0, 2)
+#: Rows and inputs of the table.
+TABLE = (93, 7)
 
 
 @dataclass(frozen=True)
@@ -264,3 +292,45 @@ def layer_claims(table: DataFrame) -> Iterator[Claim]:
             sentence = f"{case}: time of {fastest[OURS]} over {whose}"
             spread = f"inverse {low:.2f} .. {high:.2f} over rounds"
             yield claim_at_most(sentence, 1 / middle, bound, spread)
+
+
+def startup(cfg: BenchConfig, seed: int) -> Iterator[Record]:
+    """Yield the median CPU seconds of each command on one thread, measured in turn."""
+    commands = {IMPORT: [sys.executable, "-c", IMPORT]}
+    commands |= {name: [sys.executable, "-m", "kanrun", *name.split()] for name in COMMANDS}
+    timers = {name: partial(cpu_seconds, command, seed) for name, command in commands.items()}
+    times = in_turn("commands", timers, cfg.rounds)
+    columns = {"cpu_seconds": times.median(), "least": times.min(), "most": times.max()}
+    columns["over_import"] = columns["cpu_seconds"] / columns["cpu_seconds"][IMPORT]
+    yield from rows_of("startup", DataFrame(columns).rename_axis("command").reset_index())
+
+
+def cpu_seconds(command: list[str], seed: int) -> float:
+    """Run a command in a new folder with a table, and return its CPU seconds.
+
+    Raises:
+        KanrunError: If the command fails.
+    """
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=TABLE)
+    y = 2 * x[:, 0] + np.sin(2 * x[:, 1]) + x[:, 2] * x[:, 3] + 0.3 * rng.normal(size=len(x))
+    with tempfile.TemporaryDirectory() as folder:
+        DataFrame(x).add_prefix("x").assign(y=y).to_csv(f"{folder}/table.csv", index=False)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode not in EXIT_CODES:
+        raise KanrunError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def startup_claims(table: DataFrame) -> Iterator[Claim]:
+    """Claim that each command stays within its bound."""
+    ratios = table.set_index("command")["over_import"]
+    for name, bound in COMMANDS.items():
+        sentence = f"CPU seconds of `kanrun {name}` over those of `{IMPORT}`"
+        if name in ratios:
+            yield claim_at_most(sentence, float(ratios[name]), bound)
