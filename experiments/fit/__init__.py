@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
+    from kanrun.targets import Target
 
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:
@@ -30,17 +31,19 @@ def cells(cfg: FitConfig) -> list[dict[str, Any]]:
     return suite_cells(cfg.suite)
 
 
-def prepare(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit | TableFitting:
-    """Build everything that a training needs."""
+def prepare(
+    cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
+) -> Fit | TableFitting:
+    """Build everything that a training needs, unless `target` is built already."""
     from kanrun.study.suite import with_cell
 
     if MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only:
         from kanrun.experiments.fit.tables import prepare_table
 
-        return prepare_table(cfg, cell, seed)
+        return prepare_table(cfg, cell, seed, target)
     from kanrun.experiments.fit.training import make_fit
 
-    return make_fit(cfg, cell, seed)
+    return make_fit(cfg, cell, seed, target)
 
 
 def run(

@@ -59,9 +59,9 @@ class TableFitting:
         """Distribution of the outputs."""
         return Family(self.policy.family, len(self.problem.dataset.classes or ()) or None)
 
-    def rates(self, points: Points | None) -> Points | None:
+    def rates(self, points: Points) -> Points:
         """Return the points that are fitted: per unit of an exposure, if there is one."""
-        if points is None or self.offset is None:
+        if self.offset is None:
             return points
         return per_exposure(points, self.offset, self.policy.family)
 
@@ -69,7 +69,7 @@ class TableFitting:
         """Cross-validate, fit all rows, and report; a resumed run starts again."""
         problem, started = self.problem, time.perf_counter()
         dataset, family, checked = problem.dataset, self.family, DataFrame()
-        train = self.rates(dataset.train) or dataset.train
+        train = self.rates(dataset.train)
         yield from (Note(text, warning=True) for text in dataset.notes)
         with threadpool_limits(limits=threads_of(self.cfg)):  # the matrices are too small for more
             before = time.process_time()
@@ -94,7 +94,7 @@ class TableFitting:
         seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
         yield Row("summary", {**summary, **seconds})
         yield from bound_rows(cell, summary)
-        yield from self._reports(fitted, seed)
+        yield from self._reports(fitted, train, seed)
         yield Table("held_out", _held_out(whole, dataset))
         yield from model_records(
             whole.network,
@@ -106,10 +106,9 @@ class TableFitting:
             family=whole.family if family.has_link and not family.classes else None,
         )
 
-    def _reports(self, fitted: TableModel, seed: int) -> Iterator[Record]:
+    def _reports(self, fitted: TableModel, train: Points, seed: int) -> Iterator[Record]:
         """Yield effects, importance and the other tables of the engine."""
-        dataset = self.problem.dataset
-        target, train = dataset.target, self.rates(dataset.train) or dataset.train
+        dataset, target = self.problem.dataset, self.problem.dataset.target
         inputs = [name for j, name in enumerate(target.inputs) if j != self.offset]
         columns = target.code.columns if target.code else ()
         categories = {
@@ -312,7 +311,7 @@ def _summary(
 ) -> dict[str, Any]:
     """Return errors of the fit, of rates if there are exposures, and sizes of the whole network."""
     dataset, family, network = fitting.problem.dataset, fitting.family, whole.network
-    train, test = fitting.rates(dataset.train) or dataset.train, fitting.rates(dataset.test)
+    train, test = fitting.rates(dataset.train), dataset.test and fitting.rates(dataset.test)
     loss = "cross_entropy" if family.classes else "deviance" if family.has_link else "rmse"
     summary: dict[str, Any] = {
         "target": dataset.target.name,

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -33,9 +33,7 @@ from kanrun.config import (
 )
 from kanrun.config.registry import foreign_setting
 from kanrun.errors import UsageError, did_you_mean
-from kanrun.experiments.fit import run
-from kanrun.experiments.fit.tables import prepare_table
-from kanrun.experiments.fit.training import make_fit
+from kanrun.experiments.fit import prepare
 from kanrun.monitoring import monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.model import Model
@@ -238,8 +236,7 @@ def fit_target(
     `TablePolicy.additive`.
     """
     automatic = MODELS[cfg.model.kind].tables_only
-    prepare: Callable[..., Any] = prepare_table if automatic else make_fit
-    prepared = prepare(cfg, {}, cfg.seed, target)
+    prepared: Any = prepare(cfg, {}, cfg.seed, target)
     if additive:
         prepared = replace(prepared, policy=prepared.policy.additive())
     limit = (
@@ -252,7 +249,7 @@ def fit_target(
         monitored(reporter.show_progress, limit),
         _ctrl_c(stops_cleanly=not automatic) as stop,
     ):
-        model = _model_of(run(cfg, {}, cfg.seed, prepared=prepared), cfg.seed)
+        model = _model_of(prepared.run({}, cfg.seed, None), cfg.seed)
     if stop.is_set():
         warnings.warn("interrupted: the model is the best of the training so far", stacklevel=3)
     return model

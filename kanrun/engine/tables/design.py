@@ -145,14 +145,12 @@ class Design:
         return [(i, j) for i, j in found if of_pairs[i, j] > 0]
 
     def products(self, pairs: Iterable[tuple[int, int]]) -> tuple[ndarray, ndarray]:
-        """Return the functions (a, b) whose products are the columns of these pairs."""
-        column = self.basis.column[self.places]
-        left, right = [self.places[:0]], [self.places[:0]]
-        for i, j in pairs:
-            a, b = self.places[column == i], self.places[column == j]
-            left.append(np.repeat(a, len(b)))
-            right.append(np.tile(b, len(a)))
-        return np.concatenate(left), np.concatenate(right)
+        """Return the functions (a, b) whose products are the columns of these pairs i < j."""
+        column, chosen = self.basis.column[self.places], np.zeros((len(self.relevance),) * 2, bool)
+        for pair in pairs:
+            chosen[pair] = True
+        a, b = np.nonzero(chosen[np.ix_(column, column)])
+        return self.places[a], self.places[b]
 
     def kinds(self, a: ndarray, b: ndarray) -> tuple[ndarray, ndarray]:
         """Return component and scale of main effects, then those of the products h_a h_b."""
