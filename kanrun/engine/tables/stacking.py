@@ -52,8 +52,8 @@ _NEWTON_TOLERANCE = 1e-2  # change of the links, in units of half their standard
 _ROUGHLY = 10.0, 3.0
 
 RowLogits = Float[ndarray, "rows logits"]
-#: Solution of a candidate, from the variances that it had for similar rows.
-Solve = Callable[[TableRows, str, Sequence[Variances] | None], CandidateSolution]
+#: Solution of a candidate for outputs, from the variances that it had for similar rows.
+Solve = Callable[[TableRows, str, RowOutputs, Sequence[Variances] | None], CandidateSolution]
 #: Weights of the members from their leave-one-out predictions (rows, outputs), and their loss.
 Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
 
@@ -145,9 +145,6 @@ def fit_numbers(
     root = np.sqrt(np.broadcast_to(weights[:, None], t.shape).ravel())
     heavy = _SUM_WEIGHT * np.sqrt(weights.sum())
 
-    def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> CandidateSolution:
-        return some.solve(name, t, known)
-
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
         """Solve non-negative least squares, with a heavy row for the sum of the weights."""
         columns = np.stack([part.ravel() * root for part in left_out], 1)
@@ -156,7 +153,7 @@ def fit_numbers(
         found = found / found.sum()
         return found, float(((t.ravel() * root - columns @ found) ** 2).sum())
 
-    return _stacked(rows, t, solve, stack, start).times(scale, shift)
+    return _stacked(rows, t, TableRows.solve, stack, start).times(scale, shift)
 
 
 def fit_likelihood(
@@ -205,7 +202,9 @@ def fit_likelihood(
         tried = [_fit_link(rows, first, means, family, each) for each in policy.logit_variances]
         beginning = policy.logit_variances[int(np.argmin([loss(one.left_out) for one in tried]))]
 
-    def solve(some: TableRows, name: str, known: Sequence[Variances] | None) -> CandidateSolution:
+    def solve(
+        some: TableRows, name: str, _: RowOutputs, known: Sequence[Variances] | None
+    ) -> CandidateSolution:
         return _fit_link(some, name, means, family, known[0] if known else beginning)
 
     # Neighbourhoods are found in the link of counts and sizes, whose noise varies less.
@@ -325,13 +324,13 @@ def _stacked(
     for name in names:
         if name == NEIGHBOURHOODS:
             some = rows.with_neighbourhoods(outputs, start.design if start else None)
-        solved[name] = found = solve(some, name, known.get(name))
+        solved[name] = found = solve(some, name, outputs, known.get(name))
         if name != "additive":
             continue
         some = rows = sparse = rows.with_relevance(found)
         for _ in range(rows.policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0):
             sparse = sparse.narrowed(found, rows)
-            solved[SPARSE] = found = solve(sparse, name, known.get(SPARSE))
+            solved[SPARSE] = found = solve(sparse, name, outputs, known.get(SPARSE))
 
     def stacked(names: Sequence[str]) -> tuple[dict[str, float], float]:
         weights, loss = stack([solved[name].left_out for name in names])

@@ -141,8 +141,11 @@ class TableModel:
         """Return the fraction of rows whose prediction is clipped to the allowed range."""
         if self.outputs is None:
             return 0.0
-        raw, low_high = self.raw(x), np.array([values[[0, -1]] for values in self.outputs.values])
-        return float(np.any((raw < low_high[:, 0]) | (raw > low_high[:, 1]), axis=1).mean())
+        raw, (low, high) = (
+            self.raw(x),
+            np.transpose([ends[[0, -1]] for ends in self.outputs.values]),
+        )
+        return float(((raw < low) | (raw > high)).any(1).mean())
 
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
         """Return predictions and quantiles of the errors there, over held-out rows.
@@ -278,25 +281,25 @@ def _candidates(
         known = start[name].fit if start else None
         u = inputs.apply(x)
         if family.has_link:
-            fit = fit_likelihood(u, y, family, evidence, weights, known)
-            if family.classes:
-                return BlendPart(name, inputs, None, fit, probabilities(fit.left_out))
-            highest = float(family.link(y.max())) if family.is_log else np.inf
-            wide = name == LINEAR or extrapolation == "linear"
-            margin = _LINEAR_LINK_MARGIN if wide else MARGIN
-            outputs = link_map(family, fit.left_out, highest=highest, margin=margin)
-            return BlendPart(name, inputs, outputs, fit, outputs.invert(fit.left_out))
-        t = y if transform is None else transform.apply(y)
-        fit = fit_numbers(u, t, evidence, weights, known)
-        margin = LINEAR_MARGIN if name == LINEAR else MARGIN
-        outputs = output_map(
-            y,
-            transform,
-            (t - fit.left_out)[:, 0],
-            margin=np.inf if extrapolation == "linear" else margin,
-            bounds=policy.bounds,
-        )
-        return BlendPart(name, inputs, outputs, fit, outputs.invert(fit.left_out))
+            fit, outputs = fit_likelihood(u, y, family, evidence, weights, known), None
+            if not family.classes:
+                highest = float(family.link(y.max())) if family.is_log else np.inf
+                wide = name == LINEAR or extrapolation == "linear"
+                margin = _LINEAR_LINK_MARGIN if wide else MARGIN
+                outputs = link_map(family, fit.left_out, highest=highest, margin=margin)
+        else:
+            t = y if transform is None else transform.apply(y)
+            fit = fit_numbers(u, t, evidence, weights, known)
+            margin = LINEAR_MARGIN if name == LINEAR else MARGIN
+            outputs = output_map(
+                y,
+                transform,
+                (t - fit.left_out)[:, 0],
+                margin=np.inf if extrapolation == "linear" else margin,
+                bounds=policy.bounds,
+            )
+        part = BlendPart(name, inputs, outputs, fit, fit.left_out)
+        return replace(part, left_out=part.in_units(fit.left_out))
 
     whole = fitted(STACK, scores)
     yield whole

@@ -240,11 +240,16 @@ def table_outputs(network: Network, u: RowInputs) -> RowOutputs:
 
     This takes a tenth of the time of the network, whose nodes are evaluated one by one.
     """
-    layers = network.edge_layers
-    heights = _heights(layers[1]) if len(layers) > 1 else None
-    if heights is None or not heights.any():
+    (first, *others), bell = network.edge_layers, psi()
+    if not others or others[0].grid.functions != len(bell.c):
         return predict(network, torch.as_tensor(u)).double().numpy()
-    is_bell, (first, second, *last) = heights.any(0), layers
+    second, *last = others
+    coefficients, knots = second.coefficients.detach().numpy(), second.grid.breakpoints.numpy()
+    # Heights (outputs, nodes) of bells, 0 for other nodes.
+    heights = coefficients @ bell.c / (bell.c @ bell.c)
+    error = np.abs(coefficients - heights[:, :, None] * bell.c).max((0, 2))
+    same = np.isclose(knots, bell.t[DEGREE:-DEGREE]).all(1)
+    is_bell = same & (error <= _ROUNDING * np.abs(coefficients).max()) & heights.any(0)
     plain, inner = torch.as_tensor(~is_bell), first.coefficients.detach().numpy()
     outer, mask = (a.detach()[:, plain].numpy() for a in (second.coefficients, second.mask))
     breakpoints = second.grid.breakpoints[plain]
@@ -265,15 +270,3 @@ def table_outputs(network: Network, u: RowInputs) -> RowOutputs:
         distances = columns @ np.concatenate([squares, lines]) + constants.sum(0)
         out[rows] += psi_values(distances) @ heights[:, is_bell].T
     return predict(KAN.of_layers(last), torch.as_tensor(out)).double().numpy() if last else out
-
-
-def _heights(layer: SplineLayer) -> ndarray | None:
-    """Return the heights (outputs, nodes) of bells, 0 for other nodes; None on other grids."""
-    knots, bell = psi().t[DEGREE:-DEGREE], psi().c
-    if layer.grid.functions != len(bell):
-        return None
-    coefficients = layer.coefficients.detach().numpy()
-    heights = coefficients @ bell / (bell @ bell)
-    rest = np.abs(coefficients - heights[:, :, None] * bell).max((0, 2))
-    same = np.isclose(layer.grid.breakpoints.numpy(), knots).all(1)
-    return np.where(same & (rest <= _ROUNDING * np.abs(coefficients).max()), heights, 0.0)
