@@ -320,9 +320,7 @@ def _summary(
         "shape": "-".join(map(str, network.shape)),
         "train_points": len(train),
         "intervals": network.edge_layers[0].grid.intervals,
-        "parameters": sum(
-            int(layer.mask.sum()) * layer.grid.functions for layer in network.edge_layers
-        ),
+        "parameters": network.count(),
         "effective_parameters": fitted.fit.effective,
         f"train_{loss}": loss_of(fitted.predict(train.x), train.y, family, train.weights),
     }
