@@ -226,14 +226,13 @@ def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarr
     bins = int(np.clip(len(errors) // _BIN_ROWS, 1, _MAX_BINS))
     parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
     middles = np.array([predicted[part].mean() for part in parts])
-    # In units of the largest error: squares of errors in units of any size under- or overflow.
-    smallest = np.sqrt(np.finfo(float).tiny)
-    relative = errors / max(float(np.abs(errors).max()), smallest**2)
+    # Squares of errors in units of any size under- or overflow.
+    relative, smallest = in_own_units(errors)[0], np.sqrt(np.finfo(float).tiny)
     squares = [relative[part] ** 2 for part in parts]
     sizes = np.array([max(float(each.mean()), smallest) for each in squares])
     kurtosis = np.mean([(each**2).mean() for each in squares] / sizes**2)
     logs = np.log(sizes) / 2 - np.log(sizes).mean() / 2
-    chance = (kurtosis - 1) * bins / (4 * len(errors))
+    chance = max(kurtosis - 1, smallest) * bins / (4 * len(errors))
     scale = np.exp(logs * max(0.0, 1 - chance / max(logs.var(), chance)))
     quantiles = np.quantile(errors / np.interp(predicted, middles, scale), levels)
     return np.column_stack([middles, scale[:, None] * quantiles])
