@@ -49,23 +49,11 @@ def same_tables():
 
 
 LECTURE = {
-    "interpret": (
-        "target=expression",
-        "target.formula=x0^2+sin(2*x1)",
-        "target.domain=[[-1,1],[-1,1]]",
-        "sampling.n_train=300",
-        "budget=5",
-    ),
-    "continual": ("parts=[learners]", "peaks=2", "learners=[{name:kan,kind:kan}]"),
-    "extend-grid": (
-        "parts=[order]",
-        "degrees=[1]",
-        "order_points=200",
-        "order_intervals=[20,40]",
-        "order_first_grid=20",
-        "solver.n_starts=1",
-        "solver.smoothness_weight=1e-20",
-    ),
+    "interpret": "target=expression target.formula=x0^2+sin(2*x1) target.domain=[[-1,1],[-1,1]] "
+    "sampling.n_train=150 budget=5",
+    "continual": "parts=[learners] peaks=2 learners=[{name:kan,kind:kan}] executor=serial",
+    "extend-grid": "parts=[order] degrees=[1] order_points=200 order_intervals=[20,40] "
+    "order_first_grid=20 solver.n_starts=1 solver.smoothness_weight=1e-20 executor=serial",
 }
 
 
@@ -76,7 +64,8 @@ def lecture_run(tmp_path_factory):
 
     def run(name):
         if name not in made:
-            assert main([name, "-q", "n_seeds=1", *LECTURE[name], "--outputs", str(outputs)]) == 0
+            words = [name, "-q", "n_seeds=1", *LECTURE[name].split()]
+            assert main([*words, "--outputs", str(outputs)]) == 0
             made[name] = Run(outputs / name / "v0001", f"{name}/v0001")
         return made[name]
 
