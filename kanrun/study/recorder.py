@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from kanrun.errors import KanrunError, UsageError
@@ -27,13 +28,13 @@ if TYPE_CHECKING:
 
 #: The name under which an experiment yields the checkpoint that it resumes from.
 _RESUME = "resume"
-_ROWS = "recorded_rows"
 #: Failures and notes that `run.json` lists; `progress.jsonl` and `run.log` have all of them.
 MOST_LISTED = 100
 DIGEST_LENGTH = 16  # of a cell
 _logger = logging.getLogger("kanrun")
 Names = dict[str, None]  # an ordered set
 RowCounts = Counter[tuple[Key, str]]  # by training and table
+Rows = Mapping[str, tuple[int, tuple[str, ...]]]  # number and columns of the rows of each table
 
 
 @dataclass
@@ -42,6 +43,15 @@ class _Written:
 
     rows: int = 0
     columns: Names = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Resumable:
+    """Description of a checkpoint to resume from: the experiment's, the cell, rows by table."""
+
+    meta: dict[str, Any]
+    digest: str
+    rows: Rows
 
 
 class Recorder:
@@ -89,14 +99,11 @@ class Recorder:
         for task in tasks:
             line, failed = journal.finished.get(task.key), journal.failed.get(task.key, {})
             self._check_cell(task, line.digest if line else failed.get("digest"))
-            rows = line.rows if line else {}
-            if line and _has(there, task.key, {name: count for name, (count, _) in rows.items()}):
+            if line and _has(there, task.key, line.rows):
                 self.finished.add(task.key)
-                self.left[task.point] -= 1
                 if task.point not in journal.results:
-                    for name, (_, columns) in rows.items():
-                        known = self._columns[task.point].setdefault(name, {})
-                        known.update(dict.fromkeys(columns))
+                    self._written[task.key] = _written(line.rows)
+                self._close(task)
                 continue
             self.lost += line is not None
             if continuing and (checkpoint := self._resumable(task, there)):
@@ -162,9 +169,11 @@ class Recorder:
         name = f"{self._prefix(task)}{cell}{checkpoint.name}"
         if checkpoint.name == _RESUME:
             self._folder.sync()  # rows must not be older than the checkpoint that counts them
-            rows = {table: each.rows for table, each in self._written[task.key].items()}
-            meta = {"meta": checkpoint.meta, "digest": _digest(task), _ROWS: rows}
-            name, checkpoint = self._checkpoint_name(task), replace(checkpoint, meta=meta)
+            described = _Resumable(checkpoint.meta, _digest(task), self._rows(task))
+            name, checkpoint = (
+                self._checkpoint_name(task),
+                replace(checkpoint, meta=vars(described)),
+            )
         self._folder.checkpoint(replace(checkpoint, name=name))
 
     def _append(self, table: str, values: Mapping[str, Any], task: Task) -> None:
@@ -211,12 +220,15 @@ class Recorder:
         _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")
 
     def _finish(self, task: Task) -> None:
-        written = self._written[task.key].items()
-        rows = {table: (each.rows, list(each.columns)) for table, each in written}
+        rows = self._rows(task)
         self._folder.journal({"finished": task.key, "digest": _digest(task), "rows": rows})
         self.finished.add(task.key)
         self._folder.discard(self._checkpoint_name(task))
         self._close(task)
+
+    def _rows(self, task: Task) -> Rows:
+        written = self._written[task.key].items()
+        return {table: (each.rows, tuple(each.columns)) for table, each in written}
 
     def _close(self, task: Task) -> None:
         self.left[task.point] -= 1
@@ -260,20 +272,14 @@ class Recorder:
         path = checkpoint_path(self._folder.path / "checkpoints", self._checkpoint_name(task))
         try:
             stored = read_checkpoint(path)
-        except KanrunError:
+            known = msgspec.convert(stored.meta, _Resumable)
+        except (KanrunError, msgspec.ValidationError):
             return None
-        self._check_cell(task, stored.meta.get("digest"))
-        counts, meta = stored.meta.get(_ROWS), stored.meta.get("meta")
-        if not isinstance(counts, dict) or not isinstance(meta, dict):
+        self._check_cell(task, known.digest)
+        if not _has(there, task.key, known.rows):
             return None
-        if not _has(there, task.key, counts):
-            return None
-        for name, count in counts.items():
-            header = read_rows(Run(self._folder.path).tables[name])[0]
-            swept = {"point", *(self._points[task.point].values if name == "summary" else ())}
-            columns: Names = {one: None for one in header if one not in swept}
-            self._written[task.key][name] = _Written(count, columns)
-        return Checkpoint(_RESUME, stored.arrays, meta)
+        self._written[task.key] = _written(known.rows)
+        return Checkpoint(_RESUME, stored.arrays, known.meta)
 
     def _check_cell(self, task: Task, recorded: Any) -> None:
         """Raise UsageError if the cell of a task is not the one that was recorded, if any was."""
@@ -295,6 +301,10 @@ def _digest(task: Task) -> str:
     return hashlib.sha256(to_json(task.cell)).hexdigest()[:DIGEST_LENGTH]
 
 
-def _has(there: RowCounts, key: Key, counts: Mapping[str, int]) -> bool:
+def _written(rows: Rows) -> dict[str, _Written]:
+    return {table: _Written(n, dict.fromkeys(columns)) for table, (n, columns) in rows.items()}
+
+
+def _has(there: RowCounts, key: Key, rows: Rows) -> bool:
     """Return whether all rows that a task had recorded are there."""
-    return all(there[key, name] >= rows for name, rows in counts.items())
+    return all(there[key, table] >= number for table, (number, _) in rows.items())
