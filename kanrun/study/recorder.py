@@ -170,10 +170,8 @@ class Recorder:
         if checkpoint.name == _RESUME:
             self._folder.sync()  # rows must not be older than the checkpoint that counts them
             described = _Resumable(checkpoint.meta, _digest(task), self._rows(task))
-            name, checkpoint = (
-                self._checkpoint_name(task),
-                replace(checkpoint, meta=vars(described)),
-            )
+            checkpoint = replace(checkpoint, meta=vars(described))
+            name = self._checkpoint_name(task)
         self._folder.checkpoint(replace(checkpoint, name=name))
 
     def _append(self, table: str, values: Mapping[str, Any], task: Task) -> None:
