@@ -41,7 +41,7 @@ DIFFERENCES = {
 MIN_SIZES, ONE_SIZE = 3, 1.4
 #: Differences below this, zero among them, are drawn here.
 SMALLEST = 1e-17
-QUARTILES = (0.25, 0.5, 0.75)
+QUARTILES = (0.25, 0.75)
 RELATIVE = "test RMSE / std of the target"
 #: Heights of panels (inches), letters of the label of a row of panels, half a bound's height, and
 #: the offset of one mark beside another.
@@ -62,13 +62,13 @@ def pareto(summary: DataFrame) -> Figure:
             for model, each in rows.groupby("model"):
                 colour, marker, name = MODELS[str(model)]
                 networks = each.groupby(keys, sort=False)
-                x = networks[size].median().to_numpy(dtype=float)
-                low, y, high = (networks["error"].quantile(q).to_numpy(float) for q in QUARTILES)
-                bars = [y - low, high - y]
-                panel.errorbar(x, y, bars, fmt=marker, color=colour, label=name, **QUARTILE_BARS)
-                order = np.argsort(x, kind="stable")
-                front = np.fmin.accumulate(y[order])
-                panel.plot(x[order], front, color=colour, drawstyle="steps-post", lw=1)
+                middle = networks[[size, "error"]].median().sort_values(size)
+                low, high = (networks["error"].quantile(share)[middle.index] for share in QUARTILES)
+                bars = [middle["error"] - low, high - middle["error"]]
+                look: Any = {"fmt": marker, "color": colour, "label": name, **QUARTILE_BARS}
+                panel.errorbar(middle[size], middle["error"], bars, **look)
+                front = middle.assign(error=middle["error"].cummin()).dropna()
+                panel.plot(*front.to_numpy().T, color=colour, drawstyle="steps-post", lw=1)
             panel.set(xscale="log", yscale="log")
         error = rows["error_name"].iloc[0]
         line[0].set_ylabel(f"{two_lines(str(target), LABEL_LETTERS)}\n{error}")
@@ -145,8 +145,8 @@ def errors(summary: DataFrame) -> Figure:
     figure, panel = panel_of_rows(names)
     for place, (_, rows) in enumerate(groups):
         seeds_across(panel, rows["relative_error"], place)
-        ends = [place - HALF_BOUND, place + HALF_BOUND]
-        panel.plot([rows["bound"].iloc[0]] * 2, ends, color=VERMILLION, label="bound")
+        ends = place - HALF_BOUND, place + HALF_BOUND
+        panel.vlines(rows["bound"].iloc[0], *ends, color=VERMILLION, label="bound")
     panel.set(xscale="log", xlabel=RELATIVE)
     return finish(figure, [panel], ncols=3, **ABOVE)
 

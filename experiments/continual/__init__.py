@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 
 def cells(cfg: ContinualConfig) -> list[dict[str, Any]]:
     """Return the cells of every part; cells of later parts are trained once."""
-    from kanrun.experiments.continual.learners import learners_of
-    from kanrun.experiments.continual.task_sequence import with_inputs
+    from kanrun.experiments.continual.learners import learners_of, with_inputs
 
     cfg = with_inputs(cfg)
     learners = learners_of(cfg) if "learners" in cfg.parts else {}
@@ -63,7 +62,7 @@ def cells(cfg: ContinualConfig) -> list[dict[str, Any]]:
 
 def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
-    from kanrun.experiments.continual.task_sequence import (
+    from kanrun.experiments.continual.learners import (
         check_sequence,
         make_sequence,
         with_inputs,
@@ -100,7 +99,7 @@ def _learner(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Train all trials of one learner: yield a row each, and the tables of the best."""
     from kanrun.experiments.continual import training
-    from kanrun.experiments.continual.task_sequence import make_sequence, with_inputs
+    from kanrun.experiments.continual.learners import make_sequence, with_inputs
 
     from kanrun.study.saved import slider_checkpoint
 

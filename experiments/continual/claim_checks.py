@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -37,38 +38,36 @@ def claims_of(summary: pd.DataFrame) -> Iterator[Claim]:
     """Yield the claims of every part that is there.
 
     A single phase cannot be forgotten. If the phases leave out some of a grid, no error on
-    everything can be expected: no claim is made of these.
+    everything can be expected, and there is no best spline.
     """
     several = bool((summary["phases"] > 1).any())
     for part, rows in summary.groupby("part", sort=False):
         if part in ERRORS:
-            by, check = ERRORS[str(part)]
-            # All seeds of a group with a best spline count, so that none without a number drops
-            # out.
-            known = rows["best_spline_rmse"].notna().groupby(rows[by]).transform("any")
-            yield from check(rows[known])
+            yield from ERRORS[str(part)](rows)
         if several:
             yield from FORGETTING[str(part)](rows)
 
 
 def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
     for name, rows in learned.groupby("learner", sort=False):
-        best = maximum(rows["best_spline_rmse"])
-        sentence = f"{name}: RMSE on everything after the last phase (best spline {best:.3g})"
-        yield claim_at_most(sentence, rows["rmse"], NEAR_BEST * best)
+        if rows["best_spline_rmse"].notna().any():
+            best = maximum(rows["best_spline_rmse"])
+            sentence = f"{name}: RMSE on everything after the last phase (best spline {best:.3g})"
+            yield claim_at_most(sentence, rows["rmse"], NEAR_BEST * best)
 
 
 def _order(rows: pd.DataFrame) -> Iterator[Claim]:
-    if rows["intervals"].nunique() > 1:
-        theory, (reach, slopes) = -(rows["degree"].iloc[0] + 1), _slopes(rows, "rmse")
+    known = rows.groupby("intervals").filter(lambda one: one["best_spline_rmse"].notna().any())
+    if known["intervals"].nunique() > 1:
+        theory, (reach, slopes) = -(known["degree"].iloc[0] + 1), _slopes(known, "rmse")
         sentence = f"the KAN's error on everything falls as G^{theory:g}, {reach} (exponent)"
         yield claim_near(sentence, slopes, theory, ORDER)
 
 
 def _slopes(rows: pd.DataFrame, column: str) -> tuple[str, pd.Series]:
     """Return the range of grids in words, and the exponent of a column for each seed."""
-    reach = f"G = {rows['intervals'].min():g} to {rows['intervals'].max():g}"
-    return reach, exponents(rows, ["seed"], "intervals", column)["exponent"]
+    fits = exponents(rows, ["seed"], "intervals", column)
+    return f"G = {fits['low'].min():g} to {fits['high'].max():g}", fits["exponent"]
 
 
 def _is_plain(rows: pd.DataFrame) -> pd.Series:
@@ -87,10 +86,6 @@ def _judged(name: Any, rows: pd.DataFrame, where: str = "") -> Iterator[Claim]:
         verb = "of the same parameters, forgets" if mlp else "forgetting is back"
         bound = MIN_MLP_FORGETTING if mlp else VISIBLE_FORGETTING
         yield claim_at_least(f"{name}: {verb}{where}", worst, bound, of=RUNS)
-
-
-def _intervals(rows: pd.DataFrame) -> Iterator[Claim]:
-    yield from _judged("KAN", rows, " on any of these grids")
 
 
 def _learners(rows: pd.DataFrame) -> Iterator[Claim]:
@@ -144,25 +139,26 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
         worst, sentence = bare["worst_forgetting"], "KANs of more than one layer forget too"
         yield claim_at_least(sentence, worst, VISIBLE_FORGETTING, of=RUNS)
     for memory, some in deep[deep["memory"] != "none"].groupby("memory", sort=False):
-        shares = _relative(some, bare, ["seed", "shape"])
+        shares, name = _relative(some, bare, ["seed", "shape"]), f"memory={memory}"
         if shares.empty:
             continue
         if memory == "hold":
-            sentence = "memory=hold: nothing is lost since it was learned (worst R[T, j] - R[j, j])"
+            # What it lets networks learn differs by orders of magnitude between seeds.
+            sentence = f"{name}: nothing is lost since it was learned (worst R[T, j] - R[j, j])"
             lost = some["worst_since_learned"]
             yield claim_at_most(sentence, lost, MAX_KAN_FORGETTING, of=RUNS)
-            continue  # what it lets networks learn differs by orders of magnitude between seeds
-        sentence = f"memory={memory} keeps deeper KANs: forgetting over that without memory"
+            continue
+        sentence = f"{name} keeps deeper KANs: forgetting over that without memory"
         yield claim_at_most(sentence, shares["worst_forgetting"], KEPT, of=RUNS)
-        sentence = f"memory={memory} lets deeper KANs learn: RMSE on everything over that without"
+        sentence = f"{name} lets deeper KANs learn: RMSE on everything over that without"
         yield claim_at_most(sentence, shares["rmse"], KEPT, of=RUNS)
 
 
-#: Claims of each part on errors, with the column of their groups; and those on forgetting.
-ERRORS = {"learners": ("learner", _near_best), "intervals": ("intervals", _order)}
+#: Claims of each part on errors, and those on forgetting.
+ERRORS = {"learners": _near_best, "intervals": _order}
 FORGETTING = {
     "learners": _learners,
-    "intervals": _intervals,
+    "intervals": partial(_judged, "KAN", where=" on any of these grids"),
     "overlap": _overlap,
     "depth": _depth,
 }

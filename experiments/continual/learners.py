@@ -1,4 +1,6 @@
-"""Learners of a task sequence: networks of equal size, and what they keep of earlier phases.
+"""Task sequences, and their learners: networks of equal size, and what they keep of earlier phases.
+
+Phases show one narrow peak each, or the rows of a table by a column.
 
 The memory `none` keeps nothing. `replay` keeps some of each phase's data and trains on them too
 (Robins, Connection Science 7, 1995). `ewc` keeps the importance of each unknown, and penalises
@@ -12,30 +14,44 @@ quadratic function of all unknowns, of those of an edge or a neuron, or of each
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
-from kanrun.experiments.continual.task_sequence import lattice
+from numpy.typing import NDArray
 from torch import Tensor
 
-from kanrun.config import SOLVERS, AutoSolver, ContinualConfig, KANConfig, MLPConfig
-from kanrun.config.models import check_model
+from kanrun.config import (
+    SOLVERS,
+    AutoSolver,
+    ContinualConfig,
+    ExpressionTarget,
+    KANConfig,
+    MLPConfig,
+    TableTarget,
+)
 from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
-from kanrun.engine.training import (
-    INFORMATION,
-    Objective,
-    QuadraticMemory,
-    Samples,
-    output_scale,
-)
+from kanrun.engine.training import INFORMATION, Objective, QuadraticMemory, Samples, output_scale
 from kanrun.errors import UsageError
-from kanrun.study.build import intervals_of, network_shape
+from kanrun.study.build import (
+    PRECISIONS,
+    LearningProblem,
+    intervals_of,
+    make_problem,
+    network_shape,
+    problem_on,
+)
+from kanrun.study.resources import device_of, generator
 from kanrun.study.suite import typed
+from kanrun.targets import Dataset, Points, Scaling, Target, build_target
+from kanrun.targets.functions import peaks_formula
 
+Array = NDArray[np.float64]
 #: For the kinds of `information`, weight of what a phase has learned, relative to the mean squared
 #: error of a new phase, and of the numbers that the unknowns have when that begins. Chosen on five
 #: peaks and a [1, 5, 1] KAN with 40 intervals, whose mean error at the end is 0.03. A weight of 100
@@ -52,16 +68,11 @@ def evenly_chosen(phase: Samples, count: int) -> Samples:
     return phase.part(places.round().long())
 
 
+@dataclass
 class Memory:
-    """A memory that keeps nothing; `kept` is the additional state of other memories.
+    """A memory that keeps nothing; `kept` is the additional state of other memories."""
 
-    `points` is the number of points of each phase to keep (replay), `strength` the weight of the
-    penalty (ewc), `kind` that of the curvature.
-    """
-
-    def __init__(self, points: int = 0, strength: float = 0.0, kind: str = "") -> None:
-        self.points, self.strength, self.kind = points, strength, kind
-        self.kept: list[Tensor] = []
+    kept: list[Tensor] = field(default_factory=list, kw_only=True)
 
     def objective(self, network: Network, plain: Objective) -> Objective:
         """Return the objective of a phase, whose `plain` one has its samples alone."""
@@ -75,8 +86,11 @@ class Memory:
         return None
 
 
+@dataclass
 class Replay(Memory):
     """A memory of evenly chosen points of each phase."""
+
+    points: int
 
     def objective(self, network: Network, plain: Objective) -> Objective:
         samples = plain.samples.join(Samples(*self.kept) if self.kept else None)
@@ -116,14 +130,19 @@ class FreezeSeen(Memory):
         self.kept = [a | b for a, b in zip(self.kept, now, strict=True)] if self.kept else now
 
 
+@dataclass
 class Information(Memory):
-    """A memory of the curvature of what was learned, between unknowns as its kind says."""
+    """A memory of the curvature of what was learned, between unknowns as its kind says.
 
+    `weight` is that of a phase's curvature, `tie` that of the numbers which unknowns have when a
+    phase begins. With `information_diagonal`, weight 1 and no tie it is Laplace's approximation of
+    the phases' losses by the Fisher information of normal outputs (ewc).
+    """
+
+    kind: str
+    weight: float
+    tie: float
     quadratic: QuadraticMemory | None = None
-
-    def __init__(self, points: int, strength: float, kind: str) -> None:
-        super().__init__(points, strength, kind)
-        self.weight, self.tie = WEIGHT, TIE
 
     def objective(self, network: Network, plain: Objective) -> Objective:
         """Add what leaving remembered functions costs, and leaving the present numbers."""
@@ -143,26 +162,7 @@ class Information(Memory):
         return self.quadratic.determined(self.tie) if self.quadratic and self.tie else None
 
 
-class ElasticWeightConsolidation(Information):
-    """A memory of the curvature of each unknown alone, the Fisher information of normal outputs.
-
-    Its weight is the strength, of which 1 is Laplace's approximation of the phases' losses; nothing
-    else ties the unknowns.
-    """
-
-    def __init__(self, points: int, strength: float, kind: str) -> None:
-        super().__init__(points, strength, "information_diagonal")
-        self.weight, self.tie = strength, 0.0
-
-
-MEMORIES: dict[str, type[Memory]] = {
-    "none": Memory,
-    "replay": Replay,
-    "rehearse": PseudoRehearsal,
-    "hold": FreezeSeen,
-    "ewc": ElasticWeightConsolidation,
-    **dict.fromkeys(INFORMATION, Information),
-}
+MEMORIES = ("none", "replay", "rehearse", "hold", "ewc", *INFORMATION)
 
 
 @dataclass
@@ -174,7 +174,7 @@ class Learner:
 
     name: str = setting(MISSING, "what it is called in tables and figures")
     model: Any = None
-    memory: str = setting("none", "what is kept of earlier phases", choices=tuple(MEMORIES))
+    memory: str = setting("none", "what is kept of earlier phases", choices=MEMORIES)
     replay_points: int = setting(20, "points of each phase that memory=replay keeps", minimum=1)
     depths: list[int] = setting([1, 2, 3], "hidden layers of an MLP, by trial", least=1, minimum=1)
     strengths: list[float] = setting(
@@ -185,8 +185,14 @@ class Learner:
     def memory_of(self, trial: int) -> Memory:
         """Return a memory without content."""
         past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
-        strength = self.strengths[past % len(self.strengths)]
-        return MEMORIES[self.memory](self.replay_points, strength, self.memory)
+        if self.memory == "ewc":
+            strength = self.strengths[past % len(self.strengths)]
+            return Information("information_diagonal", strength, 0.0)
+        if self.memory in INFORMATION:
+            return Information(self.memory, WEIGHT, TIE)
+        if self.memory == "replay":
+            return Replay(self.replay_points)
+        return {"none": Memory, "rehearse": PseudoRehearsal, "hold": FreezeSeen}[self.memory]()
 
     def settings(self, cfg: ContinualConfig, trial: int) -> Any:
         """Return the settings of the network: an MLP's depth goes with the trial."""
@@ -219,12 +225,11 @@ def learners_of(cfg: ContinualConfig) -> dict[str, Learner]:
         )
     own, found = {one.name for one in fields(Learner)} - {"model"}, dict[str, Learner]()
     for entry in cfg.learners:
-        given = dict(entry) if isinstance(entry, Mapping) else {}
-        settings = {key: value for key, value in given.items() if key in own}
+        network = dict(entry) if isinstance(entry, Mapping) else {}
+        settings = {key: network.pop(key) for key in own & network.keys()}
         learner = typed(Learner(), settings or entry, "learners")
         base = cfg.model if learner.kind == "kan" else MLPConfig()
-        rest = {key: value for key, value in given.items() if key not in own}
-        learner.model = typed(base, rest, f"learners.{learner.name}")
+        learner.model = typed(base, network, f"learners.{learner.name}")
         if learner.name in found:
             raise UsageError(
                 f"learners has two entries named {learner.name!r}. Give each a name of its own."
@@ -254,7 +259,6 @@ def learner_of_shape(
 def checked(learner: Learner, cfg: ContinualConfig) -> Learner:
     """Return the learner; raise UsageError if its model, memory and solver do not fit together."""
     name, model, memory = learner.name, learner.model, learner.memory
-    check_model(model, cfg.dimension)
     if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
         raise UsageError(
             f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid."
@@ -276,14 +280,11 @@ def checked(learner: Learner, cfg: ContinualConfig) -> Learner:
 
 def without_memory(learner: Learner, learners: Mapping[str, Learner]) -> str | None:
     """Return the name of the learner that differs in having no memory alone, if there is one."""
-
-    def network_of(other: Learner) -> Learner:
-        return replace(other, name="", memory="none", strengths=[], replay_points=0)
-
     same = (
         name
         for name, other in learners.items()
-        if other.memory == "none" != learner.memory and network_of(other) == network_of(learner)
+        if other.memory == "none" != learner.memory
+        and (other.model, other.depths) == (learner.model, learner.depths)
     )
     return next(same, None)
 
@@ -293,3 +294,99 @@ def coefficients_of(cfg: ContinualConfig) -> int:
     shape, intervals = network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0]
     degree = int(cfg.model.degree)
     return KANSize(shape, intervals, degree).edges * (intervals + degree)
+
+
+# -------------------- task sequences
+
+#: Maximum number of phases, and of points of all of them.
+MAX_PEAKS, MAX_POINTS = 100, 200_000
+
+
+@dataclass(frozen=True)
+class TaskSequence:
+    """Phases, and points of the whole domain for evaluation."""
+
+    problem: LearningProblem
+    phases: tuple[Samples, ...]
+    everything: Samples
+
+
+def with_inputs(cfg: ContinualConfig) -> ContinualConfig:
+    """Return the settings with the number of inputs of a table, whose phases cannot overlap more.
+
+    Raises UsageError for a table without phases, and for targets that are not one column.
+    """
+    if cfg.target is None and cfg.phase_column is None:
+        return cfg
+    if not isinstance(cfg.target, TableTarget) or cfg.phase_column is None:
+        raise UsageError(
+            "the phases of a table need both target.path=FILE and phase_column=COLUMN."
+        )
+    if len(cfg.target.outputs) != 1 or cfg.target.task != "regression":
+        raise UsageError("continual learns one column of numbers; name it, as target.outputs=[y].")
+    target = replace(cfg.target, split=f"group:{cfg.phase_column}")
+    parts = [part for part in cfg.parts if part != "overlap"]
+    inputs = len(build_target(target).inputs)
+    return replace(cfg, target=target, dimension=inputs, parts=parts)
+
+
+def check_sequence(cfg: ContinualConfig) -> None:
+    """Raise UsageError for too many phases or points."""
+    count = cfg.peaks**cfg.dimension
+    if count > MAX_PEAKS or count * cfg.points > MAX_POINTS:
+        raise UsageError(
+            f"{count} phases of {cfg.points} points are too many: at most {MAX_PEAKS} phases "
+            f"and {MAX_POINTS} points in all."
+        )
+
+
+def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
+    """Return the phases: peaks in the order given by `seed`, or groups of a table's rows by name.
+
+    Nothing else of a sequence is random.
+    """
+    if cfg.target is None:
+        target, points, judged = peaks(cfg, overlap, seed)
+        scalings = Scaling.identity(cfg.dimension), Scaling.identity(1)
+        dataset = Dataset(target, points, None, judged, *scalings)
+        problem = problem_on(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
+    else:
+        sampling = replace(cfg.sampling, n_train=None, n_test=0, validation_fraction=0.0)
+        problem = make_problem(cfg, cfg.target, sampling, seed)
+    shown, groups = problem.data.train, problem.dataset.train.groups
+    assert groups is not None  # `with_inputs` asks for them
+    phases = (shown.part(torch.from_numpy(np.flatnonzero(groups == g))) for g in np.unique(groups))
+    return TaskSequence(problem, tuple(phases), problem.data.test or shown)
+
+
+def peaks(cfg: ContinualConfig, overlap: float, seed: int) -> tuple[Target, Points, Points]:
+    """Return the sum of the peaks, the points of all phases with their numbers, and all points."""
+    axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
+    # To 12 digits, so that borders lie on knots.
+    centres = np.array(list(itertools.product(axis.round(12), repeat=cfg.dimension)))
+    order = np.arange(len(centres))[:: -1 if cfg.order == "descending" else 1]
+    if cfg.order == "random":
+        draws = generator(seed, "order of the peaks")
+        order = torch.randperm(len(centres), generator=draws).numpy()
+    low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
+    half = cfg.spacing / 2 * (1 + overlap)
+    formula, domain = peaks_formula(centres, cfg.sharpness), np.stack([low, high], 1)
+    target = build_target(ExpressionTarget(formula, domain.tolist()))
+    assert target.function is not None  # an invariant: formulas are functions
+    boxes = ((np.maximum(at - half, low), np.minimum(at + half, high)) for at in centres[order])
+    parts = [lattice(*box, cfg.points) for box in boxes]
+    numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    shown, everything = np.concatenate(parts), lattice(low, high, cfg.evaluation_points)
+    points = Points(shown, target.function(shown), groups=numbers)
+    return target, points, Points(everything, target.function(everything))
+
+
+def lattice(low: Array, high: Array, points: int, *, border: bool = True) -> Array:
+    """Return about `points` evenly spaced points of a box, shape (points, dimension).
+
+    They include its border, or else lie half a step inside.
+    """
+    each = max(1 + border, round(points ** (1 / len(low))))
+    inset = 0.0 if border else (high - low) / (2 * each)
+    axes = [np.linspace(a, b, each) for a, b in zip(low + inset, high - inset, strict=True)]
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)

@@ -29,11 +29,11 @@ from jaxtyping import Float
 from kanrun.experiments.continual.learners import (
     Learner,
     Memory,
+    TaskSequence,
     evenly_chosen,
     learners_of,
     without_memory,
 )
-from kanrun.experiments.continual.task_sequence import TaskSequence
 from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
 
@@ -71,7 +71,6 @@ class LearnerTrial:
         number: Number of the trial.
         networks: Networks after each phase.
         matrix: `matrix[i, j]` is the RMSE on phase j's data after phase i.
-        functions: Outputs at the evaluation points after each phase, shape (phases, points).
         rmse: RMSE at the evaluation points after the last phase.
         memory: What was kept.
         steps: Solver steps of all phases.
@@ -81,7 +80,6 @@ class LearnerTrial:
     number: int
     networks: tuple[Network, ...]
     matrix: NDArray[np.float64]
-    functions: NDArray[np.float64]
     rmse: float
     memory: Memory
     steps: int
@@ -115,7 +113,7 @@ def train_sequence(
     plan, _ = make_plan(model, cfg.solver, sequence.problem)
     plan = replace(plan, steps=plan.steps or SOLVERS[plan.solver].steps)
     penalty, memory = SmoothnessPenalty(plan.weight or 0.0), learner.memory_of(trial)
-    matrix, functions, networks, steps = [], [], [], 0
+    matrix, networks, steps = [], [], 0
     for number, phase in enumerate(sequence.phases, 1):
         if plan.update_grid:
             moved = network.regrid(phase.x, grid_eps=plan.grid_eps, margin=MARGIN, inputs="follow")
@@ -129,10 +127,9 @@ def train_sequence(
         if not np.isfinite(matrix[-1]).all():
             raise TrainingFailed(f"{named}: an error after phase {number} is not finite.")
         networks.append(deepcopy(network))
-        functions.append(outputs(network, everything.x))
-    rmse, known = _rmse(functions[-1] - everything.y), _numbers(torch.cat(functions, 1).T)
+    rmse = _rmse(outputs(network, everything.x) - everything.y)
     seconds, errors = perf_counter() - start, np.array(matrix)
-    return LearnerTrial(trial, tuple(networks), errors, known, rmse, memory, steps, seconds)
+    return LearnerTrial(trial, tuple(networks), errors, rmse, memory, steps, seconds)
 
 
 def _learn(solver: Solver, plan: Plan, where: str) -> int:
@@ -254,14 +251,15 @@ def matrix_rows(place: Place, best: LearnerTrial) -> Iterator[Row]:
 
 def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> Table:
     """Return predictions after each phase, and the true values, on all evaluation points."""
-    (phases, points), everything = best.functions.shape, sequence.everything
+    everything, phases = sequence.everything, len(best.networks)
+    known = torch.cat([outputs(network, everything.x) for network in best.networks])
     every = Samples(*(part.repeat(phases, 1) for part in (everything.x, everything.y)))
     columns = {
-        "learner": np.full(phases * points, learner.name),
-        "kind": np.full(phases * points, learner.model.kind),
-        "after": np.repeat(np.arange(1, phases + 1), points),
+        "learner": np.full(len(known), learner.name),
+        "kind": np.full(len(known), learner.model.kind),
+        "after": np.repeat(np.arange(1, phases + 1), len(everything)),
         **_columns(every, "truth"),
-        "output": best.functions.ravel(),
+        "output": _numbers(known[:, 0]),
     }
     return Table("functions", columns)
 

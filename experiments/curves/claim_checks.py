@@ -64,25 +64,23 @@ def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
 
 def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
     """Claim that the polynomial's error grows at the ends, and that Chebyshev points prevent it."""
-    rising, falling = (
-        errors[errors["curve"] == curve].sort_values(["degree", "points"])
-        for curve in ("polynomial", "polynomial, Chebyshev points")
-    )
+    polynomials = errors.sort_values("points").set_index("curve")
+    rising = polynomials.loc[["polynomial"]]
+    falling = polynomials.loc[["polynomial, Chebyshev points"], "max_error"]
     if len(rising) < 2:
         return
-    many = ", ".join(str(points) for points in rising["points"])
-    grows = bool((np.diff(rising["max_error"]) > 0).all())
+    many, largest = ", ".join(map(str, rising["points"])), rising["max_error"]
     sentence = (
         f"the largest error of the polynomial through N = {many} equispaced points grows with N"
     )
-    yield Claim(sentence, _listed(rising["max_error"]), "each larger than the last", grows)
+    grows = largest.is_monotonic_increasing and largest.is_unique
+    yield Claim(sentence, _listed(largest), "each larger than the last", grows)
     sentence = "it lies at the ends (0 is the middle of the interval, 1 its end)"
     yield claim_at_least(sentence, rising["place"], ENDS, of="polynomials")
-    later, fell = falling["max_error"].to_numpy()[1:], np.diff(falling["max_error"]) < 0
-    falls = bool(np.isfinite(falling["max_error"]).all() and (fell | (later < ROUNDING)).all())
+    falls = falling.clip(lower=ROUNDING).is_monotonic_decreasing
     bound = f"each smaller than the last, or below {ROUNDING:g}"
     sentence = f"through N = {many} Chebyshev points it falls with N"
-    yield Claim(sentence, _listed(falling["max_error"]), bound, falls)
+    yield Claim(sentence, _listed(falling), bound, falls and bool(np.isfinite(falling).all()))
 
 
 def _listed(values: Series[float]) -> str:
@@ -106,15 +104,14 @@ def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, fl
     The order is None if fewer than two numbers of points count, and NaN if an error is NaN.
     """
     table = DataFrame({"points": points, "error": errors}, dtype=float)
-    enough = table["points"] >= FIRST_FITTED
-    if table["points"][enough].nunique() > 1:
-        table = table[enough]
+    fine = table[table["points"] >= FIRST_FITTED]
+    table = fine if fine["points"].nunique() > 1 else table
     table = table[~(table["error"] <= ROUNDING)]
     if table["points"].nunique() < 2:
-        return {"order": None, "first_points": None, "last_points": None}
-    ends = int(table["points"].min()), int(table["points"].max())
+        return dict.fromkeys(("order", "first_points", "last_points"))
     order = exponent(1 / (table["points"] - 1), table["error"])
-    return {"order": order, "first_points": ends[0], "last_points": ends[1]}
+    first, last = table["points"].agg(["min", "max"]).astype(int)
+    return {"order": order, "first_points": first, "last_points": last}
 
 
 def continuity(jumps: DataFrame) -> Iterator[Claim]:

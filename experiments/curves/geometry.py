@@ -63,11 +63,9 @@ def parameters_along(points: Array, spacing: str) -> Array:
     if len(points) < 2:
         raise UsageError(f"A curve needs at least 2 points, not {len(points)}")
     distance = np.linalg.norm(np.diff(points, axis=0), axis=1)
-    same = np.flatnonzero(distance == 0)
-    if len(same):
-        row = int(same[0]) + 1
+    for row in np.flatnonzero(distance == 0):
         raise UsageError(
-            f"Points {row} and {row + 1} are the same. Remove one: neighbours must differ."
+            f"Points {row + 1} and {row + 2} are the same. Remove one: neighbours must differ."
         )
     steps = np.concatenate([[0.0], distance ** SPACINGS[spacing]]).cumsum()
     return np.asarray(steps / steps[-1])
@@ -75,13 +73,11 @@ def parameters_along(points: Array, spacing: str) -> Array:
 
 def check_parameters(parameters: Array) -> Array:
     """Return the parameters. Raises UsageError unless they are finite and strictly increase."""
-    wrong = np.flatnonzero(~(np.diff(parameters) > 0))
-    if len(wrong):
-        row = int(wrong[0])
+    for row in np.flatnonzero(~(np.diff(parameters) > 0)):
+        before, after = parameters[row : row + 2]
         raise UsageError(
-            f"Parameters must increase strictly, but {parameters[row + 1]:g} (point {row + 2}) "
-            f"follows "
-            f"{parameters[row]:g} (point {row + 1})"
+            f"Parameters must increase strictly, but {after:g} (point {row + 2}) follows "
+            f"{before:g} (point {row + 1})"
         )
     return parameters
 
@@ -160,22 +156,14 @@ def samples(curve: BSpline, per_span: int = PER_SPAN) -> Array:
     return np.append(inside, ends[-1, 1])
 
 
-def left_of(curve: BSpline, t: Array, derivative: int = 0) -> Array:
-    """Return a derivative at t from the left, by evaluating the mirrored curve."""
-    mirrored = BSpline(-curve.t[::-1], curve.c[::-1], curve.k)
-    values: Array = mirrored(-t, derivative) * (-1.0 if derivative % 2 else 1.0)
-    return values
-
-
 def jumps(curve: BSpline, knot: float) -> Iterator[dict[str, float]]:
     """Yield the derivatives 0 ... k on both sides of a knot.
 
     `left` and `right` are those of the first dimension, `relative` is the largest difference over
     all dimensions as a share of that derivative's size on the curve.
     """
-    at = np.array([knot])
     for derivative in range(curve.k + 1):
-        left, right = left_of(curve, at, derivative)[0], curve(at, derivative)[0]
+        left, right = curve(np.nextafter(knot, -np.inf), derivative), curve(knot, derivative)
         relative = np.abs(right - left).max() / np.abs(curve(samples(curve), derivative)).max()
         sides = {"left": left[0], "right": right[0]}
         yield {"derivative": derivative, **sides, "relative": float(relative)}

@@ -127,22 +127,18 @@ def lecture_points(
 ) -> Figure:
     """Draw curves through four points (x, y), and curves with these as control points."""
     figure, ((left, right),) = grid_of_panels(1, 2, sharex=True, sharey=True)
-    x, y = lecture_points["x"], lecture_points["y"]
-    right.plot(x, y, "--", color=GREY)
-    through, drawn = lecture_through.set_index("x"), lecture_drawn
+    _draw(right, lecture_points, "--", color=GREY)
+    through = lecture_through.set_index("x")
     left.plot(through["polynomial"], color=VERMILLION, label="polynomial of degree 3")
     left.plot(through["spline"], color=BLUE, label="spline of degree 2")
-    for name, colour, label in (
-        ("bezier", GREEN, "Bézier curve of degree 3"),
-        ("bspline", BLUE, "B-spline of degree 2"),
-    ):
-        right.plot(drawn[f"{name}_x"], drawn[f"{name}_y"], color=colour, label=label)
+    _draw(right, lecture_drawn, "-", "bezier_", color=GREEN, label="Bézier curve of degree 3")
+    _draw(right, lecture_drawn, "-", "bspline_", color=BLUE, label="B-spline of degree 2")
     for axes, title in ((left, "through the points"), (right, "as control points")):
-        axes.plot(x, y, "o", ms=4, **GIVEN)
+        _draw(axes, lecture_points, "o", ms=4, **GIVEN)
         axes.set(xlabel="x", title=title)
         axes.legend(loc="upper left")
     top = through["polynomial"].max()
-    left.set(ylabel="y", ylim=(None, top + (top - y.min()) / 2))
+    left.set(ylabel="y", ylim=(None, top + (top - lecture_points["y"].min()) / 2))
     return figure
 
 
@@ -208,13 +204,13 @@ def de_casteljau(bezier_curve: DataFrame, de_casteljau: DataFrame) -> Figure:
     Level 0 is the control points, the last one the curve's point.
     """
     figure, axes = one_panel(PLANE)
-    axes.plot(bezier_curve["x"], bezier_curve["y"], color=BLACK, lw=2, label="Bézier curve")
+    _draw(axes, bezier_curve, "-", color=BLACK, lw=2, label="Bézier curve")
     (_, control, _), *levels, (_, last, _) = _groups(de_casteljau, "level")
     _polygon(axes, control, "P")
     shades = mpl.colormaps[SEQUENTIAL](np.linspace(0, LEVELS, len(levels)))
     for (level, rows, _), shade in zip(levels, shades, strict=True):
-        axes.plot(rows["x"], rows["y"], "o-", color=shade, label=f"level {level}")
-    axes.plot(last["x"], last["y"], "o", label="point of the curve", **POINT)
+        _draw(axes, rows, "o-", color=shade, label=f"level {level}")
+    _draw(axes, last, "o", label="point of the curve", **POINT)
     _set_equal(axes)
     return finish(figure, [axes], where=BESIDE)
 
@@ -237,10 +233,9 @@ def bspline_pieces(
         (f"curve in {pieces} pieces", bezier_pieces, "-", CURVE),
         ("their Bézier polygons", bezier_control, "s-", THIN),
     ):
-        for index, rows, colour in _groups(table, "piece"):
-            name = label if index == 0 else None
-            axes.plot(rows["x"], rows["y"], style, color=colour, label=name, **look)
-    axes.plot(bspline_knots["x"], bspline_knots["y"], "o", **KNOTS)
+        for _, rows, colour in _groups(table, "piece"):
+            _draw(axes, rows, style, color=colour, label=label, **look)
+    _draw(axes, bspline_knots, "o", **KNOTS)
     _set_equal(axes)
     return finish(figure, [axes], where=ON_TOP, ncols=4)
 
@@ -261,12 +256,12 @@ def local_control(
     )
     near, stayed = local_control.where(_widened(changed)), local_control.where(~changed)
     _polygon(axes, control)
-    axes.plot(stayed["x"], stayed["y"], color=BLACK, lw=2, label="unchanged")
-    axes.plot(near["x"], near["y"], color=BLUE, label="before")
-    axes.plot(near["moved_x"], near["moved_y"], color=VERMILLION, label="after")
+    _draw(axes, stayed, "-", color=BLACK, lw=2, label="unchanged")
+    _draw(axes, near, "-", color=BLUE, label="before")
+    _draw(axes, near, "-", "moved_", color=VERMILLION, label="after")
     legs = control.where(_widened(apart))
-    axes.plot(legs["moved_x"], legs["moved_y"], "--", color=VERMILLION, lw=0.8, zorder=1)
-    axes.plot(bspline_knots["x"], bspline_knots["y"], "o", **KNOTS)
+    _draw(axes, legs, "--", "moved_", color=VERMILLION, lw=0.8, zorder=1)
+    _draw(axes, bspline_knots, "o", **KNOTS)
     for x, y, to_x, to_y in control.loc[apart, ["x", "y", "moved_x", "moved_y"]].to_numpy():
         axes.plot(to_x, to_y, "o", **POINT)
         axes.annotate("", (to_x, to_y), (x, y), arrowprops=ARROW)
@@ -282,24 +277,28 @@ def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: D
     """
     curves, points, control = planar_curves, planar_points, planar_control
     figure, ((left, right),) = grid_of_panels(1, 2, PLANE)
-    left.plot(curves["x"], curves["y"], color=BLUE, label="spline through the points")
+    _draw(left, curves, "-", color=BLUE, label="spline through the points")
     _polygon(right, control)
-    right.plot(curves["near_x"], curves["near_y"], color=GREEN, label="spline near them")
+    _draw(right, curves, "-", "near_", color=GREEN, label="spline near them")
     look: dict[str, Any] = {"color": PALE, "zorder": 0}
     if len(points) <= MANY:
         look = {"ms": SIZES[len(points) > FEW], **GIVEN}
-    shown = thin(points)
     for axes in (left, right):
         _set_equal(axes)
-        axes.plot(shown["x"], shown["y"], "o", label="given points", **look)
+        _draw(axes, thin(points), "o", label="given points", **look)
     left.set_title(f"through {len(points)} points")
     right.set(title=f"near them, {len(control)} control points", ylabel="")
     return finish(figure, [left, right], ncols=4)
 
 
+def _draw(axes: Axes, points: DataFrame, style: str, prefix: str = "", **look: Any) -> None:
+    """Draw the columns y against x, or those with a prefix."""
+    axes.plot(points[f"{prefix}x"], points[f"{prefix}y"], style, **look)
+
+
 def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
     """Draw a control polygon, with labels above corners that point up and below the others."""
-    axes.plot(points["x"], points["y"], "o--", color=GREY, zorder=1, label="control polygon")
+    _draw(axes, points, "o--", color=GREY, zorder=1, label="control polygon")
     if not name or len(points) > MAX_LABELS:
         return
     around = np.pad(points["y"].to_numpy(dtype=float), 1, mode="reflect")

@@ -65,8 +65,6 @@ EXACT, ORDER = 1e-12, 0.3
 #: The test error turns up if it ends at OVERFITS times the lowest before the threshold, and does
 #: not up to STAYS. Between them lies what seeds differ by.
 OVERFITS, STAYS = 2.0, 1.1
-#: A training from scratch has arrived within this factor of the error of extended grids.
-ARRIVED = OVERFITS
 #: How the grids of each kind may be given.
 WAYS = {
     "list": ("intervals",),
@@ -383,9 +381,9 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     for shape, grids in both.groupby("shape", sort=False):
         finest = grids["intervals"].max()
         rows = grids[grids["intervals"] == finest].drop_duplicates("seed")
-        # Infinite if training from scratch ends above the error of extended grids, NaN if one is
-        # NaN.
-        excess = rows["test_rmse"] - ARRIVED * rows["test_rmse_extended"]
+        # Infinite if training from scratch ends above OVERFITS times the error of extended grids,
+        # NaN if one is NaN.
+        excess = rows["test_rmse"] - OVERFITS * rows["test_rmse_extended"]
         ratios = rows["seconds"] / rows["seconds_extended"]
         ratios = ratios.mask(excess > 0, np.inf).mask(excess.isna())
         measured, lost = median(ratios), int(np.isinf(ratios).sum())

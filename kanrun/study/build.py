@@ -82,7 +82,7 @@ def make_problem(
     known = target if isinstance(target, Target) else build_target(target)
     check_gaussian(known)
     dataset = make_dataset(known, sampling, seed)
-    return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
+    return problem_on(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
 
 
 def with_scalings(
@@ -96,17 +96,18 @@ def with_scalings(
         input_scaling=inputs,
         output_scaling=outputs or problem.dataset.output_scaling,
     )
-    return _problem(dataset, problem.domain.dtype, problem.domain.device)
+    return problem_on(dataset, problem.domain.dtype, problem.domain.device)
 
 
 def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
     """Return the problem with `points` among its training points, or with them `only`."""
     train = points if only else problem.dataset.train.join(points)
     dataset = replace(problem.dataset, train=train)
-    return _problem(dataset, problem.domain.dtype, problem.domain.device)
+    return problem_on(dataset, problem.domain.dtype, problem.domain.device)
 
 
-def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
+def problem_on(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
+    """Return the problem of learning a dataset."""
     def tensor(array: NDArray[np.float64]) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
 

@@ -79,10 +79,14 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run):
     assert {name for name, _ in compare_mlp.figures(tables)} == {"pareto", "scaling", "growth"}
 
 
+def product(**changes):
+    """Return the case of the product, with changes of the settings."""
+    return cases.case_of(settings(**changes), PRODUCT, 0)
+
+
 def test_schedules_that_end_on_one_grid_are_told_apart():
-    cfg = settings(grids=[[3, 6], [2, 6], 4])
-    case = cases.case_of(cfg, PRODUCT, 0)
-    models = [cases.kan_settings(cfg, [2], grid) for grid in cfg.grids]
+    case = product(grids=[[3, 6], [2, 6], 4])
+    models = [cases.kan_settings(case.cfg, [2], grid) for grid in case.cfg.grids]
     names = ["[2,2,1] G = 3,6", "[2,2,1] G = 2,6", "[2,2,1] G = 4"]
     assert [cases.kan_name(case, model) for model in models] == names
 
@@ -121,41 +125,37 @@ def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
 
 
 def test_both_sides_take_the_same_number_of_steps():
-    cfg = settings(solver=LMSolver(n_starts=1, steps=3))
-    case = cases.case_of(cfg, PRODUCT, 0)
-    model = cases.kan_settings(cfg, [2], [3, 6, 9])
+    case = product(solver=LMSolver(n_starts=1, steps=3))
+    model = cases.kan_settings(case.cfg, [2], [3, 6, 9])
     steps = cases.steps_of(case, model)
-    assert (
-        steps == 3 * 3 * cases.SEARCH
-    )  # grids x steps x what the search for the penalty's weight may add
+    # Grids x steps x what the search for the penalty's weight may add.
+    assert steps == 3 * 3 * cases.SEARCH
     assert cases.plan_of(case, model).starts == 1
     trained = cases.train(case, MLPConfig([3], "tanh"), 0, steps)
     assert trained.stages[0].steps <= steps
 
 
+UNSEARCHED = LMSolver(n_starts=1, smoothness_weight=1e-20)
+
+
 def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans():
-    cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20), grids=[3, 40])
-    case = cases.case_of(cfg, PRODUCT, 0)
+    case = product(solver=UNSEARCHED, grids=[3, 40])
     assert steps_without_kan(case, [[1], [2]]) == 20  # of the small grid
     assert steps_without_kan(case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
 
 
-@pytest.mark.parametrize("intervals", [97, 98])
-def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals):
-    cfg = settings(solver=LMSolver(n_starts=1, smoothness_weight=1e-20))
-    case = cases.case_of(cfg, PRODUCT, 0)
-    model = cases.kan_settings(cfg, [1], intervals)
-    steps = cases.steps_of(case, model)
+@pytest.mark.parametrize(("intervals", "steps"), [(97, 20), (98, 10)])
+def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals, steps):
+    case = product(solver=UNSEARCHED)
+    model = cases.kan_settings(case.cfg, [1], intervals)
     unknowns = cases.kan_of(case, model).get_unknowns().numel()
-    assert steps == cases.plan_of(case, model).steps_for(unknowns)
-    assert steps == (20 if intervals == 97 else 10)
+    assert cases.steps_of(case, model) == cases.plan_of(case, model).steps_for(unknowns) == steps
 
 
 @pytest.mark.parametrize("match", ["flops", "time"])
 def test_other_measures_match_too(match):
-    cfg = settings(match=match)
-    case = cases.case_of(cfg, PRODUCT, 0)
-    kan = cases.kan_of(case, cases.kan_settings(cfg, [2], [3, 6]))
+    case = product(match=match)
+    kan = cases.kan_of(case, cases.kan_settings(case.cfg, [2], [3, 6]))
     found = matched(case, kan, 2, "tanh")
     assert len(found.hidden) == 2
     if match == "flops":
@@ -163,10 +163,10 @@ def test_other_measures_match_too(match):
 
 
 def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay():
-    case = cases.case_of(settings(), PRODUCT, 0)
+    case = product()
     sizes = {depth: mlp_parameters((2, *[widest(case, depth)] * depth, 1)) for depth in (1, 2, 3)}
     assert all(400 < size < 1000 for size in sizes.values()), sizes  # 54 points
-    assert widest(cases.case_of(settings(solver=LBFGSSolver()), PRODUCT, 0), 2) == WIDEST
+    assert widest(product(solver=LBFGSSolver()), 2) == WIDEST
     seen = []
 
     def seconds(hidden):
@@ -235,14 +235,8 @@ def test_the_product_of_matrices_by_hand():
 def test_implementation_tricks(run):
     solver = LBFGSSolver(steps=4)
     model = KANConfig(base="silu")
-    finished = run(
-        comparison="implementation_tricks",
-        cases=[PRODUCT],
-        grids=[3],
-        n_seeds=2,
-        solver=solver,
-        model=model,
-    )
+    changes = {"grids": [3], "n_seeds": 2, "solver": solver, "model": model}
+    finished = run(comparison="implementation_tricks", **changes)
     summary = finished.table("summary")
     assert set(summary["variant"]) == set(studies.VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
@@ -256,14 +250,8 @@ def test_real_tables(run):
     pytest.importorskip("sklearn")
     case = {"target": {"kind": "bundled", "name": "iris"}, "shapes": [[]]}
     sampling = SamplingConfig(n_train=None, n_test=None)
-    finished = run(
-        cases=[case],
-        grids=[2],
-        depths=[1],
-        n_seeds=2,
-        sampling=sampling,
-        solver=LBFGSSolver(steps=15),
-    )
+    changes = {"sampling": sampling, "solver": LBFGSSolver(steps=15)}
+    finished = run(cases=[case], grids=[2], depths=[1], n_seeds=2, **changes)
     summary = finished.table("summary")
     assert summary["test_accuracy"].between(0.5, 1).all()
     assert (summary["test_cross_entropy"] > 0).all()

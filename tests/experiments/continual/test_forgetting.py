@@ -5,14 +5,14 @@ import pytest
 import torch
 from kanrun.experiments.continual import learners
 from kanrun.experiments.continual.learners import (
-    MEMORIES,
     FreezeSeen,
+    Information,
     Learner,
     PseudoRehearsal,
     Replay,
     learner_of_shape,
+    make_sequence,
 )
-from kanrun.experiments.continual.task_sequence import make_sequence
 from kanrun.experiments.continual.training import capacity, measure_forgetting, train_sequence
 
 from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig, LMSolver
@@ -45,26 +45,36 @@ def box(samples):
     return [*samples.x.amin(0).tolist(), *samples.x.amax(0).tolist()]
 
 
-def test_measures_follow_their_definitions_on_a_matrix_by_hand():
-    found = measure_forgetting(np.array([[0.1, 1.0, 2.0], [0.3, 0.2, 2.0], [0.5, 0.1, 0.4]]))
-    assert found["average_error"] == pytest.approx((0.5 + 0.1 + 0.4) / 3)
-    assert found["forgetting"] == pytest.approx((0.4 + 0.0) / 2)
-    assert found["worst_forgetting"] == pytest.approx(0.4)
-    assert found["worst_since_learned"] == pytest.approx(0.5 - 0.1)
-    assert found["backward_transfer"] == pytest.approx(((0.1 - 0.5) + (0.2 - 0.1)) / 2)
-    assert found["learned"] == pytest.approx((0.1 + 0.2 + 0.4) / 3)
-
-
-def test_one_phase_has_nothing_to_forget():
-    found = measure_forgetting(np.array([[0.25]]))
-    names = ("forgetting", "worst_forgetting", "worst_since_learned", "backward_transfer")
-    assert [found[name] for name in names] == [0] * 4
-
-
-def test_what_earlier_phases_spoiled_is_forgotten_but_not_lost_since_it_was_learned():
-    found = measure_forgetting(np.array([[0.1, 0.3, 2.0], [0.1, 0.9, 2.0], [0.1, 0.9, 0.4]]))
-    assert found["worst_forgetting"] == pytest.approx(0.6)
-    assert found["worst_since_learned"] == 0
+@pytest.mark.parametrize(
+    ("matrix", "measures"),
+    [
+        (
+            [[0.1, 1.0, 2.0], [0.3, 0.2, 2.0], [0.5, 0.1, 0.4]],
+            {
+                "average_error": (0.5 + 0.1 + 0.4) / 3,
+                "forgetting": (0.4 + 0.0) / 2,
+                "worst_forgetting": 0.4,
+                "worst_since_learned": 0.5 - 0.1,
+                "backward_transfer": ((0.1 - 0.5) + (0.2 - 0.1)) / 2,
+                "learned": (0.1 + 0.2 + 0.4) / 3,
+            },
+        ),
+        # A single phase has nothing to forget.
+        (
+            [[0.25]],
+            {"forgetting": 0, "worst_forgetting": 0, "worst_since_learned": 0}
+            | {"backward_transfer": 0},
+        ),
+        # What earlier phases spoiled is forgotten, but not lost since it was learned.
+        (
+            [[0.1, 0.3, 2.0], [0.1, 0.9, 2.0], [0.1, 0.9, 0.4]],
+            {"worst_forgetting": 0.6, "worst_since_learned": 0},
+        ),
+    ],
+)
+def test_measures_follow_their_definitions_on_matrices_by_hand(matrix, measures):
+    found = measure_forgetting(np.array(matrix))
+    assert {name: found[name] for name in measures} == pytest.approx(measures)
 
 
 def test_phases_tile_the_domain_and_overlap_as_asked():
@@ -131,7 +141,7 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
     network = MLP(
         (1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    first, memory = phase(-1, 0), MEMORIES["ewc"](0, 1.0, "ewc")
+    first, memory = phase(-1, 0), Information("information_diagonal", 1.0, 0.0)
     memory.learned(network, first)
     own = Objective(first, output_scale(first, "regression"))
     anchored, rough = (

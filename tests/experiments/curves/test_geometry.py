@@ -18,7 +18,6 @@ from kanrun.experiments.curves.geometry import (
     identities,
     interpolate,
     jumps,
-    left_of,
     move_point,
     parameters_along,
     polynomial_through,
@@ -53,7 +52,7 @@ def with_repeats(degree, seed):
 
 
 @settings(deadline=None, max_examples=15)
-@given(degree=st.integers(1, 5), seed=st.integers(0, 999), derivative=st.integers(0, 3))
+@given(degree=st.integers(3, 5), seed=st.integers(0, 999), derivative=st.integers(0, 3))
 def test_the_left_side_is_the_piece_before_the_knot(degree, seed, derivative):
     curve = with_repeats(degree, seed)
     pieces = PPoly.from_spline(BSpline(curve.t, curve.c[:, 0], degree)).derivative(derivative)
@@ -64,7 +63,7 @@ def test_the_left_side_is_the_piece_before_the_knot(degree, seed, derivative):
             pieces.c[:, kept].T, pieces.x[:-1][kept], pieces.x[1:][kept], strict=True
         )
     ]
-    found = left_of(curve, spans(curve)[:, 1], derivative)[:, 0]
+    found = [list(jumps(curve, end))[derivative]["left"] for end in spans(curve)[:, 1]]
     assert_allclose(found, before, rtol=0, atol=1e-9 * max(1.0, np.abs(before).max()))
 
 

@@ -124,65 +124,57 @@ def test_claims_come_with_bounds_and_spread(finished):
     assert sum("threshold" in sentence for sentence in claims) == 5
 
 
+def records_of(table=None, **changes):
+    """Return the records of the first schedule, or the rows of one of its tables."""
+    cfg = settings(parts=["schedules"], **changes)
+    records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
+    return [one.values for one in records if getattr(one, "table", "") == table] or records
+
+
 def test_published_errors_stand_beside_ours():
-    cfg = settings(
+    rows = records_of(
+        "published",
         target=NamedTarget("exp_sin_square"),
         shapes=[[1]],
-        parts=["schedules"],
         sampling=SamplingConfig(n_train=1000, n_test=50),
         schedules=[{"kind": "list", "intervals": [3, 4, 5]}],
         solver=LMSolver(n_starts=1, steps=2),
     )
-    records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
-    rows = [record.values for record in records if getattr(record, "table", None) == "published"]
     facts = [(row["intervals"], row["paper"], row["pykan"]) for row in rows]
     assert facts == [(3, 1.8e-2, 1.4e-2), (5, 6.5e-3, 7.2e-3)]
 
 
 def test_grids_beyond_the_limit_are_left_out_with_a_warning():
-    cfg = settings(parts=["schedules"], max_parameters=20)
-    records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
-    assert "leaves out the grids [20]" in records[0].text
+    assert "leaves out the grids [20]" in records_of(max_parameters=20)[0].text
     with pytest.raises(UsageError, match="leaves no grid"):
         check_config(settings(max_parameters=3))
 
 
 def test_the_threshold_is_that_of_the_network_that_was_trained():
-    cfg = settings(
-        parts=["schedules"],
+    rows = records_of(
+        "stages",
         target=NamedTarget("product"),
         shapes=[[5]],
         schedules=[{"kind": "list", "intervals": [4, 8]}],
         solver=LMSolver(n_starts=2, steps=10, smoothness_weight=1e-18),
     )
-    rows = [
-        r.values
-        for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0)
-        if getattr(r, "table", "") == "stages"
-    ]
     (edges,) = {row["parameters"] / (row["intervals"] + 3) for row in rows}
     assert edges < 15  # growth ended with fewer nodes than five
     assert {row["threshold"] for row in rows} == {180 / edges - 3}
 
 
-def test_a_solver_that_does_not_smooth_is_not_said_to():
-    cells = {
-        name: extend_grid.cells(settings(solver=solver, parts=["overfit"]))
-        for name, solver in (
-            ("lm", LMSolver()),
-            ("bare lm", LMSolver(smoothness_weight=0.0)),
-            ("bare lbfgs", LBFGSSolver(smoothness_weight=0.0)),
-            ("adam", AdamSolver()),
-            ("smooth adam", AdamSolver(smoothness_weight=1e-12)),
-        )
-    }
-    assert {name: len(each) for name, each in cells.items()} == {
-        "lm": 5,
-        "bare lm": 3,
-        "bare lbfgs": 3,
-        "adam": 3,
-        "smooth adam": 5,
-    }
+@pytest.mark.parametrize(
+    ("solver", "trainings"),
+    [
+        (LMSolver(), 5),
+        (LMSolver(smoothness_weight=0.0), 3),
+        (LBFGSSolver(smoothness_weight=0.0), 3),
+        (AdamSolver(), 3),
+        (AdamSolver(smoothness_weight=1e-12), 5),
+    ],
+)
+def test_a_solver_that_does_not_smooth_is_not_said_to(solver, trainings):
+    assert len(extend_grid.cells(settings(solver=solver, parts=["overfit"]))) == trainings
 
 
 @pytest.mark.parametrize(
