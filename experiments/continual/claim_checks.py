@@ -156,7 +156,7 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
 
 #: Claims of each part on errors, and those on forgetting.
 ERRORS = {"learners": _near_best, "intervals": _order}
-FORGETTING = {
+FORGETTING: dict[str, Any] = {
     "learners": _learners,
     "intervals": partial(_judged, "KAN", where=" on any of these grids"),
     "overlap": _overlap,

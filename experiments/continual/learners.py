@@ -375,7 +375,7 @@ def peaks(cfg: ContinualConfig, overlap: float, seed: int) -> tuple[Target, Poin
     assert target.function is not None  # an invariant: formulas are functions
     boxes = ((np.maximum(at - half, low), np.minimum(at + half, high)) for at in centres[order])
     parts = [lattice(*box, cfg.points) for box in boxes]
-    numbers = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    numbers = np.repeat(np.arange(float(len(parts))), [len(part) for part in parts])
     shown, everything = np.concatenate(parts), lattice(low, high, cfg.evaluation_points)
     points = Points(shown, target.function(shown), groups=numbers)
     return target, points, Points(everything, target.function(everything))

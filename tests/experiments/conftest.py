@@ -67,3 +67,19 @@ def _explained_columns(tmp_path_factory):
 def page():
     """Return the columns that docs/outputs.md explains, and the function that finds others."""
     return explained(), unexplained
+
+
+@pytest.fixture(scope="module")
+def unwritten_by_all():
+    """No run of a module writes its figures, those that several tests share among them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kanrun.study.execute.write_figure", lambda *_: None)
+        yield
+
+
+@pytest.fixture
+def figures_of():
+    """Return a function from an experiment and a run to the names of the figures of the run."""
+    return lambda experiment, run: {
+        name for name, _ in experiment.figures({name: run.table(name) for name in run.tables})
+    }

@@ -53,7 +53,7 @@ def run(tmp_path, unwritten):
     return start
 
 
-def test_matched_networks_are_equal_in_parameters_and_judged(run):
+def test_matched_networks_are_equal_in_parameters_and_judged(run, figures_of):
     growth = {"widths": [4, 8, 16], "depths": [2, 4, 8], "intervals": [5, 20, 40]}
     finished = run(n_seeds=2, growth=growth)
     product = summary = finished.table("summary")
@@ -75,8 +75,7 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run):
     assert all(
         claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence
     )
-    tables = {name: finished.table(name) for name in finished.tables}
-    assert {name for name, _ in compare_mlp.figures(tables)} == {"pareto", "scaling", "growth"}
+    assert figures_of(compare_mlp, finished) == {"pareto", "scaling", "growth"}
 
 
 def product(**changes):

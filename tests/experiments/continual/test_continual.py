@@ -22,6 +22,7 @@ from kanrun.config import (
 from kanrun.errors import UsageError
 from kanrun.runs import Run, Status
 
+pytestmark = pytest.mark.usefixtures("unwritten_by_all")
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
 ROW = {
     "part": "learners",
@@ -68,7 +69,7 @@ def finished(folder, **changes):
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory):
+def paper(tmp_path_factory, unwritten_by_all):
     return finished(tmp_path_factory.mktemp("outputs"))
 
 
@@ -99,14 +100,13 @@ def test_the_matrix_is_the_one_that_the_measures_are_of(paper):
     assert found["worst_forgetting"] == pytest.approx((kan.loc[5] - kan.min())[:4].max(), abs=1e-15)
 
 
-def test_claims_and_figures_are_those_of_the_parts_that_ran(paper):
+def test_claims_and_figures_are_those_of_the_parts_that_ran(paper, figures_of):
     assert len(paper.manifest.claims) == 3
     assert all(claim.holds for claim in paper.manifest.claims)
-    assert {path.stem for path in (paper.path / "figures").glob("*.png")} == {"phases", "matrices"}
+    assert figures_of(continual, paper) == {"phases", "matrices"}
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1e-14])
-@pytest.mark.usefixtures("unwritten")
 def test_second_order_steps_move_no_coefficient_that_a_phase_does_not_see(tmp_path, penalty):
     solver = LMSolver(steps=20, freeze_unseen=True, smoothness_weight=penalty)
     kan = [{"name": "KAN", "kind": "kan"}]
@@ -123,7 +123,6 @@ def test_second_order_steps_move_no_coefficient_that_a_phase_does_not_see(tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unwritten")
 def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path):
     ablations = [
         {"name": "scales", "kind": "kan", "freeze_scales": False},
@@ -134,7 +133,6 @@ def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path):
     assert found.loc["grids", "worst_forgetting"] > 0.1
 
 
-@pytest.mark.usefixtures("unwritten")
 def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path):
     run = finished(tmp_path, parts=["depth"], shapes=[[5]], memories=["none", "rehearse"], peaks=3)
     found = run.table("summary").set_index("memory")
@@ -142,7 +140,6 @@ def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path):
     assert found.loc["rehearse", "worst_forgetting"] < 0.1 * found.loc["none", "worst_forgetting"]
 
 
-@pytest.mark.usefixtures("unwritten")
 def test_every_memory_runs_and_two_dimensions_do_too(tmp_path):
     learners = [
         {"name": m, "kind": "kan", "memory": m} for m in ("none", "replay", "rehearse", "hold")
@@ -166,7 +163,6 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path):
     assert found["no_memory_learner"].fillna("").tolist() == ["", "none", "none", "none", ""]
 
 
-@pytest.mark.usefixtures("unwritten")
 def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path):
     run = finished(
         tmp_path,
@@ -189,7 +185,6 @@ def test_a_network_that_forgets_is_not_claimed_to_remember():
     assert [claim.holds for claim in found] == [False, False]
 
 
-@pytest.mark.usefixtures("unwritten")
 def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path):
     solver = LMSolver(steps=20, freeze_unseen=True, smoothness_weight=0.0)
     (claim,) = finished(tmp_path, peaks=1, points=800, solver=solver).manifest.claims
@@ -197,7 +192,6 @@ def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path):
     assert claim.holds
 
 
-@pytest.mark.usefixtures("unwritten")
 def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path):
     run = finished(tmp_path, peaks=2, model=MODEL, overlap=-0.5)
     assert len(run.manifest.claims) == 2
@@ -286,7 +280,6 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well():
     ]
 
 
-@pytest.mark.usefixtures("unwritten")
 def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
     x = [i / 60 for i in range(60)]
     lines = [f"{a},{int(20 * a) % 3 + 2000},{a * a}" for a in x]

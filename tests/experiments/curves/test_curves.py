@@ -22,9 +22,8 @@ def settings(*overrides, study=None):
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, unwritten):
     """Run it to its end; figures are drawn, but take longer than all else to write."""
-    monkeypatch.setattr("kanrun.study.execute.write_figure", lambda *_: None)
 
     def start(*overrides, study=None):
         done = run_config(settings(*overrides, study=study), tmp_path / "outputs")
@@ -41,17 +40,16 @@ def points_file(folder, text):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, unwritten_by_all):
     """A run with the defaults."""
     return run_config(settings(), tmp_path_factory.mktemp("outputs"))
 
 
-def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(finished):
+def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(finished, figures_of):
     claims = finished.manifest.claims
     assert [claim.sentence for claim in claims if not claim.holds] == []
     assert len(claims) == CLAIMS
-    drawn = {path.stem for path in (finished.path / "figures").glob("*.png")}
-    assert drawn == {draw.__name__ for draw in plots.FIGURES}
+    assert figures_of(curves, finished) == {draw.__name__ for draw in plots.FIGURES}
 
 
 def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(finished):

@@ -48,7 +48,7 @@ def settings(**changes):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, unwritten_by_all):
     run = run_config(settings(seed=1), tmp_path_factory.mktemp("outputs"))
     assert run.status == Status.COMPLETED, run.manifest
     return run
@@ -69,17 +69,13 @@ def test_every_stage_is_recorded(finished):
     assert first.loc[first["chosen"], "validation_rmse"].iloc[0] == first["validation_rmse"].min()
 
 
-def test_each_part_leaves_its_rows_and_figure(finished):
+def test_each_part_leaves_its_rows_and_figure(finished, figures_of):
     stages = finished.table("stages")
     counts = stages.groupby("part").size().to_dict()
     assert counts == {"schedules": 3, "scratch": 3, "order": 6, "overfit": 13}
     assert set(stages[stages["part"] == "scratch"]["start"]) == {"scratch"}
-    assert {path.stem for path in finished.figures} == {
-        "staircase",
-        "error_against_intervals",
-        "order",
-        "overfit",
-    }
+    drawn = {"staircase", "error_against_intervals", "order", "overfit"}
+    assert figures_of(extend_grid, finished) == drawn
     assert len(finished.table("summary")) == len(extend_grid.cells(settings()))
 
 
@@ -284,11 +280,9 @@ def test_warm_starts_and_those_from_scratch_are_compared_on_the_same_grid():
     assert not list(warm_start_claims(pd.concat([warm, alone.assign(intervals=[7, 70])])))
 
 
-def test_a_single_grid_has_no_order_and_no_staircase(tmp_path):
+def test_a_single_grid_has_no_order_and_no_staircase(tmp_path, figures_of, unwritten):
     assert not list(order_claims(stages_like(part="order", intervals=[10], test_rmse=[1e-3])))
     cfg = settings(parts=["schedules"], schedules=[{"kind": "list", "intervals": [4]}])
     run = run_config(cfg, tmp_path)
     assert run.status == Status.COMPLETED
-    assert [path.stem for path in run.figures if path.suffix == ".png"] == [
-        "error_against_intervals"
-    ]
+    assert figures_of(extend_grid, run) == {"error_against_intervals"}
