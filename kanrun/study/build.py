@@ -108,6 +108,7 @@ def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> L
 
 def problem_on(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
     """Return the problem of learning a dataset."""
+
     def tensor(array: NDArray[np.float64]) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
 
