@@ -32,8 +32,7 @@ from kanrun.config import (
     NamedTarget,
     SamplingConfig,
 )
-from kanrun.engine.training import Grown, Step, TrainingData, train
-from kanrun.engine.training.solver_run import Clock
+from kanrun.engine.training import Clock, Grown, Step, TrainingData, train
 from kanrun.errors import KanrunError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Claim, Note, Record, Row

@@ -47,8 +47,13 @@ from kanrun.engine.networks.counting import (
     mlp_parameters,
     size_of,
 )
-from kanrun.engine.training import DataFitting, LevenbergMarquardt, output_scale
-from kanrun.engine.training.plan import second_order_work
+from kanrun.engine.training import (
+    DataFitting,
+    LevenbergMarquardt,
+    Objective,
+    output_scale,
+    second_order_work,
+)
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study.build import factory
@@ -249,7 +254,9 @@ def collapse(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
     trained = train(case, model_of(case, cell), seed, LINEAR_STEPS)
     network, points = trained.network, case.problem.data.everything
     assert isinstance(network, MLP)
-    solver = LevenbergMarquardt(DataFitting(network, points, output_scale(points, "regression")))
+    solver = LevenbergMarquardt(
+        DataFitting(network, Objective(points, output_scale(points, "regression")))
+    )
     for _ in range(LINEAR_STEPS):
         solver.step()
         if solver.converged:

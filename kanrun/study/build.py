@@ -36,7 +36,6 @@ from kanrun.engine.training import (
     Plan,
     Samples,
     Task,
-    TrainingCost,
     TrainingData,
     check_solver,
     choose_solver,
@@ -327,8 +326,8 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
             edge_unknowns = edges * (model.degree + 2)
             if model.intervals == "auto":
                 last = max(min(last, AUTO_COEFFICIENTS + edges), first)
-        cost = TrainingCost(rows, last, first, edge_unknowns)
-        name, why = choose_solver(cost, task, double=dtype.itemsize == DOUBLE)
+        double = dtype.itemsize == DOUBLE
+        name, why = choose_solver(rows, last, first, edge_unknowns, task, double=double)
         settings = SOLVERS[name].settings(**({"batch_size": ADAM_BATCH} if name == "adam" else {}))
     check_solver(name, task, dtype)
     moving = not SOLVERS[name].second_order and not getattr(model, "freeze_scales", True)

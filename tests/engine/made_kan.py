@@ -5,6 +5,8 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
+from kanrun.engine.training import Clock, Setup
+from kanrun.engine.training.objective import SmoothnessPenalty
 
 
 def kan(shape, intervals=4, *, products=(), seed=0, dtype=torch.float64, high=1.0, **spec):
@@ -18,6 +20,11 @@ def kan(shape, intervals=4, *, products=(), seed=0, dtype=torch.float64, high=1.
         products=products,
         **{"generator": Generator().manual_seed(seed), **start},
     )
+
+
+def made_solver(network, data, plan, penalty=SmoothnessPenalty(), seed=0):
+    """The plan's solver on `network`."""
+    return Setup(data, plan, Generator().manual_seed(seed), Clock()).solver(network, penalty)
 
 
 def points(count, inputs, low=-1.0, high=1.0, seed=1):

@@ -16,7 +16,7 @@ from kanrun.config import (
     PolynomialConfig,
     SamplingConfig,
 )
-from kanrun.engine.training import LevenbergMarquardt, SmoothnessPenalty, make_solver
+from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessPenalty
 from kanrun.study import build
 from kanrun.study.build import PATIENCE, factory, lbfgs_weight, make_plan, make_problem
 
@@ -72,7 +72,7 @@ def test_damping_and_tolerances_reach_levenberg_marquardt():
     model = KANConfig(intervals=[4, 8])
     plan, _ = make_plan(model, solver, data)
     network = factory(model, data)(Generator().manual_seed(0))
-    made = make_solver(network, data.data, plan, SmoothnessPenalty(), Generator())
+    made = Setup(data.data, plan, Generator(), Clock()).solver(network, SmoothnessPenalty())
     assert (made.tolerance, made.plateau_tolerance) == (0.0, 0.1)
     assert isinstance(made, LevenbergMarquardt)
     assert made.damping == 0.5

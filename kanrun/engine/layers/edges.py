@@ -149,8 +149,7 @@ class Edges:
     """The numbers of a layer's edges. Weights are zero for pruned edges."""
 
     spec: EdgeSpec
-    uniform: bool
-    knots: Float[Tensor, "inputs knots"]
+    grid: Grid
     coefficients: Float[Tensor, "out inputs functions"]
     base_weight: Float[Tensor, "out inputs"]
     spline_weight: Float[Tensor, "out inputs"]
@@ -162,15 +161,10 @@ class Edges:
         """The number of unknowns: coefficients, then weights of the base."""
         return self.coefficients.numel() + self.mask.numel() * self.trains_base
 
-    @property
-    def grid(self) -> Grid:
-        return Grid(self.knots, self.spec.degree, self.uniform, self.spec.extrapolation)
-
     def at(self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:
         """Return the bases at x, or their slopes."""
-        grid = self.grid
-        basis, interval = local_basis(x, grid, derivative)
-        return EdgesAt(x, basis, interval, base_values(self.spec.base, grid, x, derivative))
+        basis, interval = local_basis(x, self.grid, derivative)
+        return EdgesAt(x, basis, interval, base_values(self.spec.base, self.grid, x, derivative))
 
     def sums(self, at: EdgesAt) -> Float[Tensor, "samples out"]:
         """Return the sums over inputs: the layer's outputs."""

@@ -191,8 +191,7 @@ class SplineLayer(nn.Module):
         """The layer as a function of its numbers."""
         return Edges(
             self.spec,
-            self.uniform,
-            self.knots,
+            self.grid,
             self.coefficients,
             *self.scales(),
             self.mask,

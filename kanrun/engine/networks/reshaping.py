@@ -41,7 +41,7 @@ EPSILON = 1e-12
 LEAST_SHARE = 1e-12
 #: Power of |phi| of which each norm has the mean, and numbers of a layer's edges that it needs.
 POWERS = {"rms": 2, "mean_abs": 1}
-NUMBERS = ("knots", "coefficients", "base_weight", "spline_weight")
+NUMBERS = ("coefficients", "base_weight", "spline_weight")
 #: Maximum number of edge values in a chunk.
 CHUNK = 1 << 20
 #: Fraction by which the validation error may grow when edges are pruned.
@@ -65,7 +65,7 @@ def edge_norms(
     # In float64: the parts of an edge may cancel.
     edges = layer.edges
     fine: dict[str, Any] = {name: getattr(edges, name).double() for name in NUMBERS}
-    edges = replace(edges, **fine)
+    edges = replace(edges, grid=edges.grid.double(), **fine)
     total = torch.zeros_like(edges.base_weight)
     for part in x.double().split(max(1, CHUNK // layer.mask.numel())):
         total = total + checkpoint(

@@ -47,7 +47,7 @@ def difference_bands(
 
     None if G + k <= m. The default order m = degree + 2 keeps the full order of convergence.
 
-    See `kanrun.engine.training.data_fitting`; the Greville abscissae xi are those of the domain
+    See `kanrun.engine.training.objective`; the Greville abscissae xi are those of the domain
     scaled to [0, 1].
     """
     order = order or grid.degree + 2

@@ -11,14 +11,12 @@ from typing import TypeVar
 
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network, Regridded
-from kanrun.engine.training.data import baseline_error, measure
-from kanrun.engine.training.data_fitting import SmoothnessPenalty
-from kanrun.engine.training.plan import MARGIN
+from kanrun.engine.training.data import MARGIN, Plan, baseline_error, measure
+from kanrun.engine.training.objective import SmoothnessPenalty, update_penalty_weight
 from kanrun.engine.training.solver_run import (
     Best,
     GridTransfer,
     Grown,
-    PenaltySearch,
     Setup,
     Snapshot,
     SolverRun,
@@ -26,6 +24,7 @@ from kanrun.engine.training.solver_run import (
     Step,
     StepLog,
 )
+from kanrun.monitoring import time_limit_reached
 
 #: A hidden grid is kept while the activations fill this fraction of it.
 FILLED = 0.8
@@ -38,6 +37,26 @@ SNAPSHOT_SECONDS = 10.0
 HELPED, UNHELPFUL = 0.9, 2
 #: Relative validation error at which an automatic schedule ends: only rounding is left.
 ROUNDING = 1e-13
+#: Penalty weight at the start, relative to outputs of unit standard deviation and a domain of unit
+#: width; its bounds.
+FIRST_WEIGHT, MIN_WEIGHT, MAX_WEIGHT = 1e-18, 1e-30, 1e2
+#: Factor between weights that are tried.
+WEIGHT_FACTOR = 100.0
+#: Number of lower weights tried on a grid, and on the last one.
+TRIES, LAST_TRIES = 5, 8
+#: Fraction of the validation error that a weight must gain.
+MIN_GAIN = 0.03
+# Upwards the search looks past MISSES weights that do not help (noise makes plateaus) and are up to
+# TOO_FAR times worse. Grids with more unknowns than UPWARD_UNKNOWNS do not search upwards (noise
+# shows on coarse grids already), nor do fits with a relative error below CLEAN.
+MISSES, TOO_FAR, UPWARD_UNKNOWNS, CLEAN = 4, 1.5, 1000, 1e-6
+# A first fit with a relative error above NOISY is followed by second differences of these weights,
+# from nearly straight edges down. A later grid looks past PLATEAU_WEIGHTS of them that do not help.
+NOISY, ROUGH_ORDER, ROUGH_STEPS, PLATEAU_WEIGHTS = 0.05, 2, 8, 2
+ROUGH_WEIGHTS = tuple(10.0**-e for e in range(-1, 7))
+# The evidence: second differences with this weight at the start, and the maximum number of updates
+# with this many steps each, until the weight changes by less than the factor SETTLED.
+EVIDENCE_WEIGHT, EVIDENCE_UPDATES, EVIDENCE_STEPS, SETTLED = 1e-6, 12, 3, 1.2
 
 Event = Step | Stage | Snapshot | Grown
 Y = TypeVar("Y")
@@ -46,7 +65,7 @@ R = TypeVar("R")
 
 @dataclass
 class GridTraining:
-    """Trains one network grid by grid.
+    """Trains one network grid by grid, with the search for its penalty on each.
 
     The last of `stages` so far holds the network that continues.
     """
@@ -57,6 +76,9 @@ class GridTraining:
     stages: list[Stage] = field(default_factory=list)
     #: Events of `compare`.
     events: list[Event] = field(default_factory=list)
+    #: The best network of the present stage, and the number of its steps.
+    best: Best = field(init=False)
+    log: StepLog = field(init=False)
 
     @property
     def lowest(self) -> float:
@@ -100,31 +122,28 @@ class GridTraining:
         At most `tries` weights of the penalty are tried; with 0 a poor first fit is not smoothed.
         """
         setup, plan = self.setup, self.setup.plan
-        steps = snapshot.steps if snapshot else 0
-        log = StepLog(len(self.stages) + 1, setup.clock, setup.data, steps)
+        self.log = StepLog(len(self.stages) + 1, snapshot.steps if snapshot else 0)
         if snapshot is None:
-            run, best, transfer = yield from self._begun(intervals, log)
+            run, transfer = yield from self._begun(intervals)
         else:
-            run, best, transfer = self._resumed(snapshot)
-        yield from self._run(run, best, log, transfer)
+            run, transfer = self._resumed(snapshot), snapshot.transfer
+        yield from self._run(run, transfer)
         inflation = 1.0
         if plan.second_order and plan.weight is None:
-            search = PenaltySearch(best, self.penalty, setup, log)
             if plan.selection == "evidence":
-                inflation, tries = (yield from search.evidence()), 0
-            elif log.stage == 1 and tries:
-                yield from search.smooth()
+                inflation, tries = (yield from self._maximise_evidence()), 0
+            elif self.log.stage == 1 and tries:
+                yield from self._smooth()
             if tries:
-                budget = plan.steps_for(best.network.unknowns_at(None))
-                yield from search.search(budget, tries, settled=run.settled)
-            best, self.penalty = search.best, search.penalty
-        self.network = best.network
+                budget = plan.steps_for(self.best.network.unknowns_at(None))
+                yield from self._search(budget, tries, settled=run.settled)
+        self.network = self.best.network
         stage = Stage(
-            log.stage,
-            best.network.intervals,
-            best.network,
-            measure(best.network, setup.data),
-            log.steps,
+            self.log.stage,
+            self.network.intervals,
+            self.network,
+            measure(self.network, setup.data),
+            self.log.steps,
             setup.clock.seconds,
             self.penalty,
             transfer,
@@ -134,29 +153,27 @@ class GridTraining:
         self.stages.append(stage)
         return stage
 
-    def _begun(
-        self, intervals: int | None, log: StepLog
-    ) -> Events[Step, None, tuple[SolverRun, Best, GridTransfer]]:
+    def _begun(self, intervals: int | None) -> Events[Step, None, tuple[SolverRun, GridTransfer]]:
         """Return the main run on the next grid, before its first step."""
         before = self.stages[-1].errors.train if self.stages else None
         moved, setup = self._moved(intervals), self.setup
         network, plan, x = moved.network, setup.plan, setup.data.train.x
-        errors = measure(network, replace(setup.data, test=None))
-        best = Best(network, errors.selected)
+        errors = measure(network, setup.data.untested)
+        self.best = Best(network, errors.selected)
         budget = plan.steps_for(network.unknowns_at(None))
         solver = setup.solver(network, self.penalty)
         hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
-        if log.stage == 1 and hidden and SOLVERS[plan.solver].curvature:
+        if self.log.stage == 1 and hidden and SOLVERS[plan.solver].curvature:
             # Once the hidden ranges have settled, hidden grids that do not fit them are redrawn.
-            yield from SolverRun(solver, min(SETTLING, budget), setup).run(best, log)
+            yield from SolverRun(solver, min(SETTLING, budget), setup).run(self.best, self.log)
             if not network.covers(x, FILLED):
                 moved = network.regrid(x, grid_eps=plan.grid_eps, margin=MARGIN)
                 solver = setup.solver(moved.network, self.penalty)
-        run = SolverRun(solver, budget - log.steps, setup)
+        run = SolverRun(solver, budget - self.log.steps, setup)
         method = "start" if moved.how == "unchanged" else moved.how
-        return run, best, GridTransfer(method, moved.change, before, errors.train)
+        return run, GridTransfer(method, moved.change, before, errors.train)
 
-    def _resumed(self, snapshot: Snapshot) -> tuple[SolverRun, Best, GridTransfer]:
+    def _resumed(self, snapshot: Snapshot) -> SolverRun:
         """Return the main run in the middle of its steps."""
         budget = self.setup.plan.steps_for(snapshot.network.unknowns_at(None))
         solver = self.setup.solver(snapshot.network, self.penalty)
@@ -164,14 +181,13 @@ class GridTraining:
         run = SolverRun(solver, budget - (snapshot.steps - snapshot.taken), self.setup)
         run.taken, run.stalled = snapshot.taken, snapshot.stalled
         run.unimproved = snapshot.unimproved
-        return run, Best(snapshot.best, snapshot.lowest), snapshot.transfer
+        self.best = Best(snapshot.best, snapshot.lowest)
+        return run
 
-    def _run(
-        self, run: SolverRun, best: Best, log: StepLog, transfer: GridTransfer
-    ) -> Events[Step | Snapshot, None, None]:
+    def _run(self, run: SolverRun, transfer: GridTransfer) -> Events[Step | Snapshot, None, None]:
         """Take the steps of the main run, with a snapshot from time to time."""
         shown = self.setup.clock.seconds
-        for step in run.run(best, log):
+        for step in run.run(self.best, self.log):
             yield step
             # A settled run takes no further step.
             if step.seconds - shown < SNAPSHOT_SECONDS or run.settled:
@@ -181,11 +197,11 @@ class GridTraining:
             shown = step.seconds
             yield Snapshot(
                 deepcopy(run.solver.network),
-                deepcopy(best.network),
-                best.error,
+                deepcopy(self.best.network),
+                self.best.error,
                 state,
                 run.taken,
-                log.steps,
+                self.log.steps,
                 run.stalled,
                 run.unimproved,
                 step.seconds,
@@ -211,6 +227,96 @@ class GridTraining:
         if intervals == network.intervals:
             return Regridded(deepcopy(network))
         return network.refined(intervals, x)
+
+    # -------------------- the weight of the penalty
+
+    def _smooth(self) -> Events[Step, None, None]:
+        """Try penalties on second differences if the first fit is poor, since noise is likely.
+
+        The weights decrease from nearly straight edges. This penalty does not affect straight
+        lines; a penalty of high order does not affect polynomials, which overfit.
+        """
+        if self.best.error <= NOISY * baseline_error(self.setup.data):
+            return
+        network = deepcopy(self.best.network)
+        for weight in ROUGH_WEIGHTS:
+            penalty = SmoothnessPenalty(weight, ROUGH_ORDER)
+            reached = yield from self._trained(network, penalty, ROUGH_STEPS)
+            network = reached.network
+            if reached.error < self.best.error:
+                self.best, self.penalty = Best(network, reached.error), penalty
+
+    def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
+        """Try lower weights while they help, and higher weights if the first lower one does not.
+
+        Higher weights are tried only after the steps have settled: before, they would win by their
+        additional steps.
+        """
+        moved, missed, weight = False, 0, self.penalty.weight
+        patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
+        for _ in range(0 if time_limit_reached() else tries):
+            weight /= WEIGHT_FACTOR
+            if weight < MIN_WEIGHT * 0.9 or missed > patience:
+                break
+            helped, _ = yield from self._try(weight, max(3, budget // 2))
+            moved, missed = moved or helped, 0 if helped else missed + 1
+        noisy = self.best.error >= CLEAN * baseline_error(self.setup.data)
+        small = self.best.network.unknowns_at(None) <= UPWARD_UNKNOWNS
+        if moved or not (settled and noisy and small):
+            return
+        missed, weight = 0, self.penalty.weight * WEIGHT_FACTOR
+        while weight < MAX_WEIGHT and missed < MISSES and not time_limit_reached():
+            before = self.best.error
+            helped, reached = yield from self._try(weight, max(3, budget // 3))
+            missed = 0 if helped else missed + 1
+            if reached > TOO_FAR * before:
+                break
+            weight *= WEIGHT_FACTOR
+
+    def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
+        """Return whether validation keeps this weight, and the error that it led to."""
+        penalty = replace(self.penalty, weight=weight)
+        reached = yield from self._trained(deepcopy(self.best.network), penalty, steps)
+        helped = reached.error < (1 - MIN_GAIN) * self.best.error
+        if helped:
+            self.best, self.penalty = reached, penalty
+        return helped, reached.error
+
+    def _maximise_evidence(self) -> Events[Step, None, float]:
+        """Increase the evidence of the weight.
+
+        Return the expected error of new points over the training error.
+        """
+        network, inflation = self.best.network, 1.0
+        for _ in range(EVIDENCE_UPDATES):
+            weight, inflation = update_penalty_weight(network, self.setup.data.train, self.penalty)
+            before = self.penalty.weight
+            if max(weight / before, before / weight) < SETTLED or time_limit_reached():
+                break
+            self.penalty = replace(self.penalty, weight=max(weight, MIN_WEIGHT))
+            solver = self.setup.solver(deepcopy(network), self.penalty)
+            run = SolverRun(solver, EVIDENCE_STEPS, self.setup)
+            yield from run.run(Best(network, 0.0), self.log)
+            network = solver.network
+        errors = measure(network, self.setup.data.untested)
+        self.best = Best(network, errors.train * inflation)
+        return inflation
+
+    def _trained(
+        self, network: Network, penalty: SmoothnessPenalty, steps: int
+    ) -> Events[Step, None, Best]:
+        """Return the best network of some steps from `network`, whose own error does not count."""
+        reached = Best(network, inf)
+        run = SolverRun(self.setup.solver(network, penalty), steps, self.setup)
+        yield from run.run(reached, self.log)
+        return reached
+
+
+def first_penalty(plan: Plan) -> SmoothnessPenalty:
+    """Return the penalty that a training begins with."""
+    if plan.weight is None and plan.selection == "evidence":
+        return SmoothnessPenalty(EVIDENCE_WEIGHT, ROUGH_ORDER)
+    return SmoothnessPenalty(FIRST_WEIGHT if plan.weight is None else plan.weight, plan.order)
 
 
 def finished(events: Events[Y, None, R], tell: Callable[[Y], None]) -> R:

@@ -30,9 +30,8 @@ from kanrun.engine.splines import (
     design_matrix,
     difference_operator,
 )
-from kanrun.engine.training.data_fitting import SmoothnessLoss
-from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import Objective
+from kanrun.engine.training.data import Plan
+from kanrun.engine.training.objective import Objective, SmoothnessLoss
 
 #: Samples that expectations are taken over.
 SAMPLES = 1024

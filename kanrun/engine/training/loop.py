@@ -15,22 +15,17 @@ from dataclasses import dataclass, replace
 from torch import Generator
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training.data import Errors, TrainingData, measure
-from kanrun.engine.training.grid_training import Event, GridTraining, finished
-from kanrun.engine.training.growth import Growth
-from kanrun.engine.training.multistart import MAX_START_INTERVALS, Create, random_starts
-from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solver_run import (
+from kanrun.engine.training.data import Errors, Plan, TrainingData, measure
+from kanrun.engine.training.grid_training import (
     LAST_TRIES,
     TRIES,
-    Clock,
-    Grown,
-    Setup,
-    Stage,
-    TrainingState,
+    Event,
+    GridTraining,
+    finished,
     first_penalty,
-    spent,
 )
+from kanrun.engine.training.solver_run import Clock, Grown, Setup, Stage, TrainingState, spent
+from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_starts
 from kanrun.monitoring import time_limit_reached
 
 #: Steps of the final fit on training and validation points together.

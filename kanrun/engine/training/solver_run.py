@@ -1,7 +1,4 @@
-"""The run of a solver on one grid, its records, and the search for the weight of the penalty.
-
-Steps with evaluation, events, stopping rules, a clock of training alone.
-"""
+"""The run of a solver on one grid: steps with evaluation, stopping rules, and their records."""
 
 from __future__ import annotations
 
@@ -10,23 +7,22 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from math import inf
 from time import perf_counter
 
 from torch import Generator, Tensor, nn
 
+from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import (
     Errors,
+    Plan,
     TrainingData,
-    baseline_error,
     explain_non_finite,
     measure,
     rmse,
 )
-from kanrun.engine.training.data_fitting import SmoothnessPenalty, update_penalty_weight
-from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import Solver, make_solver
+from kanrun.engine.training.objective import Objective, SmoothnessPenalty
+from kanrun.engine.training.solvers import Solver
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
@@ -34,26 +30,6 @@ from kanrun.monitoring import report_progress, time_limit_reached
 MEASURED_FACTOR = 2
 #: Steps in a row below the plateau tolerance after which a grid is left.
 PLATEAU = 2
-#: Penalty weight at the start, relative to outputs of unit standard deviation and a domain of unit
-#: width; its bounds.
-FIRST_WEIGHT, MIN_WEIGHT, MAX_WEIGHT = 1e-18, 1e-30, 1e2
-#: Factor between weights that are tried.
-WEIGHT_FACTOR = 100.0
-#: Number of lower weights tried on a grid, and on the last one.
-TRIES, LAST_TRIES = 5, 8
-#: Fraction of the validation error that a weight must gain.
-MIN_GAIN = 0.03
-# Upwards the search looks past MISSES weights that do not help (noise makes plateaus) and are up to
-# TOO_FAR times worse. Grids with more unknowns than UPWARD_UNKNOWNS do not search upwards (noise
-# shows on coarse grids already), nor do fits with a relative error below CLEAN.
-MISSES, TOO_FAR, UPWARD_UNKNOWNS, CLEAN = 4, 1.5, 1000, 1e-6
-# A first fit with a relative error above NOISY is followed by second differences of these weights,
-# from nearly straight edges down. A later grid looks past PLATEAU_WEIGHTS of them that do not help.
-NOISY, ROUGH_ORDER, ROUGH_STEPS, PLATEAU_WEIGHTS = 0.05, 2, 8, 2
-ROUGH_WEIGHTS = tuple(10.0**-e for e in range(-1, 7))
-# The evidence: second differences with this weight at the start, and the maximum number of updates
-# with this many steps each, until the weight changes by less than the factor SETTLED.
-EVIDENCE_WEIGHT, EVIDENCE_UPDATES, EVIDENCE_STEPS, SETTLED = 1e-6, 12, 3, 1.2
 
 
 class Clock:
@@ -85,7 +61,10 @@ class Setup:
 
     def solver(self, network: Network, penalty: SmoothnessPenalty) -> Solver:
         """Create the plan's solver on `network`."""
-        return make_solver(network, self.data, self.plan, penalty, self.generator)
+        create = SOLVERS[self.plan.solver].build()
+        objective = Objective.of(self.data, self.plan, penalty)
+        solver: Solver = create(network, objective, self.plan, self.generator)
+        return solver
 
 
 @dataclass(frozen=True)
@@ -195,32 +174,24 @@ class Best:
         return True
 
 
+@dataclass
 class StepLog:
-    """Numbers the steps of a stage.
+    """The number of a stage, and the number of its steps so far."""
 
-    The clock stands while test errors are measured and the consumer looks at them.
-    """
-
-    def __init__(self, stage: int, clock: Clock, data: TrainingData, steps: int = 0) -> None:
-        self.stage, self.steps, self._clock, self._data = stage, steps, clock, data
-
-    def show(self, network: Network, errors: Errors) -> Events[Step, None, None]:
-        """Yield the step just taken, with the error on test points."""
-        seconds = self._clock.seconds
-        with self._clock.stopped():
-            errors = replace(errors, test=rmse(network, self._data.test, self._data))
-            yield Step(self.stage, self.steps, network.intervals, errors, seconds)
+    stage: int
+    steps: int = 0
 
 
 class SolverRun:
     """Up to `limit` steps of `solver`.
 
-    `settled` says whether it converged, stalled or lost patience before.
+    `settled` says whether it converged, stalled or lost patience before. The clock stands while
+    test errors are measured and the consumer looks at them.
     """
 
     def __init__(self, solver: Solver, limit: int, setup: Setup) -> None:
-        self.solver, self.settled, self._limit, data = solver, False, limit, setup.data
-        self._seen, self._patience = replace(data, test=None), setup.plan.patience
+        self.solver, self.settled, self._limit, self._setup = solver, False, limit, setup
+        data = setup.data
         parts = (data.train, data.validation, data.test)
         rows = sum(len(part) for part in parts if part is not None)
         # Steps between two measurements: more than 1 if a step looks at few of many samples.
@@ -232,7 +203,8 @@ class SolverRun:
 
         Raises TrainingFailed if the error on training points is not finite.
         """
-        solver, patience = self.solver, self._patience
+        solver, clock, data = self.solver, self._setup.clock, self._setup.data
+        patience = self._setup.plan.patience
         while self.taken < self._limit and not self.settled and not time_limit_reached():
             before = solver.loss
             solver.step()
@@ -240,9 +212,9 @@ class SolverRun:
             log.steps += 1
             if self.taken % self._every and self.taken < self._limit and not solver.converged:
                 continue
-            errors = measure(solver.network, self._seen)
+            errors = measure(solver.network, data.untested)
             if not errors.train < float("inf"):
-                cause = explain_non_finite(solver.network, self._seen.train)
+                cause = explain_non_finite(solver.network, data.train)
                 raise TrainingFailed(
                     f"The error is not finite at stage {log.stage}, step {log.steps}: {cause}."
                 )
@@ -253,7 +225,10 @@ class SolverRun:
             self.settled = spent(solver, before) or self.stalled >= PLATEAU or impatient
             part = f"grid of {solver.network.intervals}" if solver.network.intervals else "steps"
             report_progress(part, self.taken, self._limit, best.error)
-            yield from log.show(solver.network, errors)
+            seconds = clock.seconds
+            with clock.stopped():
+                errors = replace(errors, test=rmse(solver.network, data.test, data))
+                yield Step(log.stage, log.steps, solver.network.intervals, errors, seconds)
         return self.settled
 
 
@@ -264,105 +239,3 @@ def spent(solver: Solver, before: float) -> bool:
 
 def _gains_less(solver: Solver, before: float, tolerance: float) -> bool:
     return tolerance > 0 and solver.loss > (1 - tolerance) * before
-
-
-def first_penalty(plan: Plan) -> SmoothnessPenalty:
-    """Return the penalty that a training begins with."""
-    if plan.weight is None and plan.selection == "evidence":
-        return SmoothnessPenalty(EVIDENCE_WEIGHT, ROUGH_ORDER)
-    return SmoothnessPenalty(FIRST_WEIGHT if plan.weight is None else plan.weight, plan.order)
-
-
-@dataclass
-class PenaltySearch:
-    """Continues training from `best` with other weights.
-
-    `best` and `penalty` are the ones chosen so far.
-    """
-
-    best: Best
-    penalty: SmoothnessPenalty
-    setup: Setup
-    log: StepLog
-
-    def smooth(self) -> Events[Step, None, None]:
-        """Try penalties on second differences if the first fit is poor, since noise is likely.
-
-        The weights decrease from nearly straight edges. This penalty does not affect straight
-        lines; a penalty of high order does not affect polynomials, which overfit.
-        """
-        if self.best.error <= NOISY * baseline_error(self.setup.data):
-            return
-        network = deepcopy(self.best.network)
-        for weight in ROUGH_WEIGHTS:
-            penalty = SmoothnessPenalty(weight, ROUGH_ORDER)
-            reached = yield from self._trained(network, penalty, ROUGH_STEPS)
-            network = reached.network
-            if reached.error < self.best.error:
-                self.best, self.penalty = Best(network, reached.error), penalty
-
-    def search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
-        """Try lower weights while they help, and higher weights if the first lower one does not.
-
-        Higher weights are tried only after the steps have settled: before, they would win by their
-        additional steps.
-        """
-        moved, missed, weight = False, 0, self.penalty.weight
-        patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
-        for _ in range(0 if time_limit_reached() else tries):
-            weight /= WEIGHT_FACTOR
-            if weight < MIN_WEIGHT * 0.9 or missed > patience:
-                break
-            helped, _ = yield from self._try(weight, max(3, budget // 2))
-            moved, missed = moved or helped, 0 if helped else missed + 1
-        noisy = self.best.error >= CLEAN * baseline_error(self.setup.data)
-        small = self.best.network.unknowns_at(None) <= UPWARD_UNKNOWNS
-        if moved or not (settled and noisy and small):
-            return
-        missed, weight = 0, self.penalty.weight * WEIGHT_FACTOR
-        while weight < MAX_WEIGHT and missed < MISSES and not time_limit_reached():
-            before = self.best.error
-            helped, reached = yield from self._try(weight, max(3, budget // 3))
-            missed = 0 if helped else missed + 1
-            if reached > TOO_FAR * before:
-                break
-            weight *= WEIGHT_FACTOR
-
-    def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
-        """Return whether validation keeps this weight, and the error that it led to."""
-        penalty = replace(self.penalty, weight=weight)
-        reached = yield from self._trained(deepcopy(self.best.network), penalty, steps)
-        helped = reached.error < (1 - MIN_GAIN) * self.best.error
-        if helped:
-            self.best, self.penalty = reached, penalty
-        return helped, reached.error
-
-    def evidence(self) -> Events[Step, None, float]:
-        """Increase the evidence of the weight.
-
-        Return the expected error of new points over the training error.
-        """
-        network, inflation = self.best.network, 1.0
-        for _ in range(EVIDENCE_UPDATES):
-            weight, inflation = update_penalty_weight(network, self.setup.data.train, self.penalty)
-            before = self.penalty.weight
-            if max(weight / before, before / weight) < SETTLED or time_limit_reached():
-                break
-            self.penalty = replace(self.penalty, weight=max(weight, MIN_WEIGHT))
-            run = self._run(deepcopy(network), self.penalty, EVIDENCE_STEPS)
-            yield from run.run(Best(network, 0.0), self.log)
-            network = run.solver.network
-        errors = measure(network, replace(self.setup.data, test=None))
-        self.best = Best(network, errors.train * inflation)
-        return inflation
-
-    def _trained(
-        self, network: Network, penalty: SmoothnessPenalty, steps: int
-    ) -> Events[Step, None, Best]:
-        """Return the best network of some steps from `network`, whose own error does not count."""
-        reached = Best(network, inf)
-        yield from self._run(network, penalty, steps).run(reached, self.log)
-        return reached
-
-    def _run(self, network: Network, penalty: SmoothnessPenalty, steps: int) -> SolverRun:
-        return SolverRun(self.setup.solver(network, penalty), steps, self.setup)

@@ -1,4 +1,4 @@
-"""Solvers behind one interface: their objective, Levenberg-Marquardt, and Adam with mini-batches.
+"""Solvers behind one interface: Levenberg-Marquardt, and Adam with mini-batches.
 
 Solvers that need gradients only (LBFGS is in `lbfgs`) lower mean loss + weight * penalty, never
 regrid inside a step, and can be limited to coefficients whose basis functions saw data
@@ -8,29 +8,19 @@ undone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import cos, pi
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from kanrun.config import AdamSolver
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.least_squares import LMPolicy, LocalRows, begin, step
 from kanrun.engine.networks import Network
-from kanrun.engine.training.data import (
-    Samples,
-    Task,
-    TrainingData,
-    explain_non_finite,
-    mean_loss,
-    output_scale,
-    predict,
-)
-from kanrun.engine.training.data_fitting import DataFitting, SmoothnessLoss, SmoothnessPenalty
-from kanrun.engine.training.memory import ANCHOR, QuadraticMemory
-from kanrun.engine.training.plan import Plan
+from kanrun.engine.training.data import Plan, Task, explain_non_finite
+from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessLoss
 from kanrun.errors import TrainingFailed, UsageError
 
 #: Steps of networks with grids; with more than SMALL unknowns fewer steps are taken, from a lower
@@ -75,91 +65,6 @@ class Solver(Protocol):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from another solver's `state()`."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Mean loss on `samples`, smoothness penalty, and the paper's penalty of large edges."""
-
-    samples: Samples
-    size: float
-    task: Task = "regression"
-    penalty: SmoothnessPenalty = SmoothnessPenalty()
-    freeze_unseen: bool = False
-    sparsity: float = 0.0
-    #: Norm of an edge's function, see `edge_magnitudes`.
-    sparsity_norm: str = "rms"
-    #: For each layer (inputs, functions): coefficients that must not move.
-    held: tuple[Tensor, ...] = ()
-    memory: QuadraticMemory | None = None
-
-    @classmethod
-    def of(cls, data: TrainingData, plan: Plan, penalty: SmoothnessPenalty) -> Objective:
-        """Return the objective on the training samples."""
-        return cls(
-            data.train,
-            output_scale(data.train, data.task),
-            data.task,
-            penalty,
-            plan.freeze_unseen,
-            getattr(plan.settings, "sparsity", 0.0),
-            getattr(plan.settings, "sparsity_norm", "rms"),
-        )
-
-    def rehearsing(self, network: Network, x: Tensor, counts: Tensor | None = None) -> Objective:
-        """Return the objective that also keeps the network's present outputs at x.
-
-        That is pseudo-rehearsal (Robins, Connection Science 7, 1995): x (samples, inputs) are new
-        samples, each for `counts` of them if given. Unknowns that no sample determines stay where
-        they are by a weak anchor alone.
-        """
-        anchor = QuadraticMemory.anchor(network, "information_diagonal", ANCHOR)
-        samples = self.samples.join(Samples(x, predict(network, x), counts))
-        size = output_scale(samples, self.task)
-        return replace(self, samples=samples, size=size, memory=anchor, freeze_unseen=False)
-
-    def value(self, network: Network, samples: Samples, smoothness_loss: SmoothnessLoss) -> Tensor:
-        """Return the objective on some of the samples, differentiable."""
-        loss = mean_loss(network(samples.x), samples, self.task, self.size)
-        if self.sparsity:
-            loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.sparsity_norm)
-        if self.memory:
-            now = torch.cat([parameter.reshape(-1) for _, parameter in network.unknowns()])
-            loss = loss + self.memory.value(now)
-        return loss + smoothness_loss(network) if self.penalty.weight else loss
-
-    def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
-        """Return the numbers that may move, for each parameter that has others.
-
-        Fixed are held coefficients and, with `freeze_unseen`, those of basis functions that no
-        sample touches, decided at the start of a stage for the layers' inputs as they are then;
-        with any coefficient of an edge its w_b. What scales a whole spline still moves.
-        """
-        masks = [[~held for held in self.held]] if self.held else []
-        if self.freeze_unseen:
-            masks.append(network.support(self.samples.x))
-        free: dict[nn.Parameter, Tensor] = {}
-        for layer, *parts in zip(network.edge_layers, *masks, strict=True) if masks else ():
-            here = torch.stack(parts).all(0)
-            # The base acts everywhere.
-            frees = {"coefficients": here, "base_weight": here.all(1)}
-            for name, parameter in layer.named_parameters():
-                if name in frees:
-                    free[parameter] = frees[name].expand_as(parameter)
-        return free
-
-
-def make_solver(
-    network: Network,
-    data: TrainingData,
-    plan: Plan,
-    penalty: SmoothnessPenalty,
-    generator: Generator,
-) -> Solver:
-    """Create the plan's solver on `network`."""
-    create = SOLVERS[plan.solver].build()
-    solver: Solver = create(network, Objective.of(data, plan, penalty), plan, generator)
-    return solver
 
 
 def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
@@ -251,16 +156,7 @@ def create_lm(
             policy = replace(policy, damping=LARGE_DAMPING)
     if settings.damping is not None:
         policy = replace(policy, damping=settings.damping)
-    samples, penalty = objective.samples, objective.penalty
-    problem = DataFitting(
-        network,
-        samples,
-        objective.size,
-        penalty,
-        freeze_unseen=objective.freeze_unseen,
-        memory=objective.memory,
-    )
-    return LevenbergMarquardt(problem, policy, *tolerances)
+    return LevenbergMarquardt(DataFitting(network, objective), policy, *tolerances)
 
 
 class Adam:

@@ -11,9 +11,10 @@ from kanrun.engine.networks import MLP
 from kanrun.engine.training import (
     DataFitting,
     LevenbergMarquardt,
+    Objective,
     Samples,
     SmoothnessPenalty,
-    data_fitting,
+    objective,
 )
 
 
@@ -25,9 +26,9 @@ def problem(weight, freeze_unseen=False):
     if freeze_unseen:
         x = x.abs() - 1
     y = torch.sin(3 * x[:, :1]) + x[:, 1:]
-    fitting = DataFitting(
-        network, Samples(x, y), 0.7, SmoothnessPenalty(weight), freeze_unseen=freeze_unseen
-    )
+    penalty = SmoothnessPenalty(weight)
+    given = Objective(Samples(x, y), 0.7, penalty=penalty, freeze_unseen=freeze_unseen)
+    fitting = DataFitting(network, given)
     output, jacobian = network.linearise(x)
     penalty = network.penalty_rows()
     dense = [
@@ -94,9 +95,10 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch,
     monkeypatch.setattr(levenberg_marquardt, "CG_TOLERANCE", 1e-12)
     found = []
     for matrix, numbers in ((6000, 1 << 25), (6000, 900), (0, 1 << 25), (0, 900)):
-        monkeypatch.setattr(data_fitting, "JACOBIAN_NUMBERS", numbers)
+        monkeypatch.setattr(objective, "JACOBIAN_NUMBERS", numbers)
         monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", matrix)
-        fitting = DataFitting(network, samples, 0.7, SmoothnessPenalty(weight))
+        given = Objective(samples, 0.7, penalty=SmoothnessPenalty(weight))
+        fitting = DataFitting(network, given)
         linear = linearised(fitting)
         equations = NormalEquations(linear)
         blocks = len(list(linear.rows.blocks())) if isinstance(linear.rows, StackedRows) else 1
@@ -115,7 +117,7 @@ def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact
     x = points(300, 2, seed=2)
     data = Samples(x, torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
     network = kan((2, 2, 1), initialisation="spline")
-    solver = LevenbergMarquardt(DataFitting(network, data, 1.0))
+    solver = LevenbergMarquardt(DataFitting(network, Objective(data, 1.0)))
     for _ in range(30):
         solver.step()
     finer = network.refined(8, x)

@@ -13,15 +13,14 @@ from kanrun.engine.training import (
     Plan,
     Samples,
     TrainingData,
-    multistart,
+    starts,
     train,
 )
 from kanrun.engine.training.data import Errors, baseline_error
-from kanrun.engine.training.data_fitting import SmoothnessPenalty
 from kanrun.engine.training.grid_training import GridTraining, finished
-from kanrun.engine.training.growth import Growth, product_directions
-from kanrun.engine.training.multistart import random_starts
+from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import Clock, GridTransfer, Setup, Stage
+from kanrun.engine.training.starts import Growth, product_directions, random_starts
 
 
 def plan(*largest, intervals=(4, 8, 16), starts=4, given=False, weight=None):
@@ -144,7 +143,7 @@ def test_the_growth_ends_on_one_side_of_each_bound(here, there, expected):
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(2,), (2, 1)])
 def test_a_given_shape_competes_where_the_grown_ones_are_not_enough(hidden, monkeypatch):
-    monkeypatch.setattr(multistart, "MAX_BATCHES", 1)
+    monkeypatch.setattr(starts, "MAX_BATCHES", 1)
     rough = data(lambda x: torch.sin(5 * x[:, :1] * x[:, 1:]), 2)
     within = plan(2, *hidden, 1, intervals=(4,), starts=2, given=True, weight=1e-9)
     network, record = grown(rough, within)
@@ -167,8 +166,8 @@ def test_starts_are_drawn_until_one_is_good():
 
         task, random = data(function, 2, 40), Generator().manual_seed(0)
         found = random_starts(create, 3, task, 1e-9, random)
-        batches.append(len(found) // multistart.MIN_KEPT)
-    assert batches == [1, multistart.MAX_BATCHES]
+        batches.append(len(found) // starts.MIN_KEPT)
+    assert batches == [1, starts.MAX_BATCHES]
 
 
 def test_a_given_shape_is_not_drawn_where_a_smaller_one_is_exact():

@@ -24,7 +24,7 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.engine.training.data import output_scale
-from kanrun.engine.training.multistart import survivors
+from kanrun.engine.training.starts import survivors
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kanrun.engine.networks import MLP
-from kanrun.engine.training import DataFitting, QuadraticMemory, Samples, output_scale
+from kanrun.engine.training import DataFitting, Objective, QuadraticMemory, Samples, output_scale
 from kanrun.engine.training import memory as module
 from kanrun.errors import UsageError
 
@@ -69,7 +69,9 @@ def test_a_linear_model_remembers_all_that_it_has_learned():
     memory = QuadraticMemory.anchor(network, "information", PRIOR)
     memory.learn(network, first.x, "regression", 100.0)
     before = network(first.x).detach()
-    problem = DataFitting(network, second, output_scale(second, "regression"), memory=memory)
+    problem = DataFitting(
+        network, Objective(second, output_scale(second, "regression"), memory=memory)
+    )
     linear = problem.linearise(problem.unknowns)
     rows = torch.cat([block.dense() for block in linear.rows.blocks()])
     joint = torch.linalg.lstsq(rows, -linear.residual[:, None]).solution[:, 0]

@@ -19,21 +19,15 @@ from kanrun.engine.splines import (
     greville,
     uniform_breakpoints,
 )
-from kanrun.engine.training import Plan, Samples, TrainingData, fit, make_solver
+from kanrun.engine.training import Plan, Samples, TrainingData, fit
 from kanrun.engine.training.data import measure, output_scale
-from kanrun.engine.training.data_fitting import (
+from kanrun.engine.training.grid_training import ROUGH_ORDER, GridTraining
+from kanrun.engine.training.objective import (
     SmoothnessLoss,
     SmoothnessPenalty,
     update_penalty_weight,
 )
-from kanrun.engine.training.solver_run import (
-    ROUGH_ORDER,
-    Best,
-    Clock,
-    PenaltySearch,
-    Setup,
-    StepLog,
-)
+from kanrun.engine.training.solver_run import Best, Clock, Setup, StepLog
 
 
 def network(degree, intervals, scale="separate"):
@@ -134,7 +128,7 @@ def test_the_iteration_ends_where_the_evidence_is_largest():
     samples, smoothing, plan = noisy(80), SmoothnessPenalty(1e-6, 2), Plan("lm", (16,))
     network = line_kan(Generator().manual_seed(0))
     for _ in range(12):
-        solver = make_solver(network, TrainingData(samples), plan, smoothing, Generator())
+        solver = made_kan.made_solver(network, TrainingData(samples), plan, smoothing)
         for _ in range(3):
             solver.step()
         smoothing = SmoothnessPenalty(update_penalty_weight(network, samples, smoothing)[0], 2)
@@ -143,8 +137,8 @@ def test_the_iteration_ends_where_the_evidence_is_largest():
 
     def minus_twice_the_evidence(weight):
         """Up to a constant, without the noise; the penalty leaves 2 of 19 coefficients free."""
-        solver = make_solver(
-            network, TrainingData(samples), plan, SmoothnessPenalty(weight, 2), Generator()
+        solver = made_kan.made_solver(
+            network, TrainingData(samples), plan, SmoothnessPenalty(weight, 2)
         )
         for _ in range(4):
             solver.step()
@@ -179,13 +173,12 @@ def test_a_finer_grid_leaves_the_straight_line_of_a_coarse_one_behind_noise():
     data = TrainingData(wave.part(torch.arange(800)), wave.part(torch.arange(800, 1000)))
     network = made_kan.kan([1, 1], 20)
     heavy, random = SmoothnessPenalty(0.1, ROUGH_ORDER), Generator().manual_seed(0)
-    solver = make_solver(network, data, PLAN, heavy, random)
+    solver = made_kan.made_solver(network, data, PLAN, heavy)
     for _ in range(5):
         solver.step()
-    best = Best(network, measure(network, data).selected)
-    setup = Setup(data, PLAN, random, Clock())
-    weighing = PenaltySearch(best, heavy, setup, StepLog(2, setup.clock, data))
-    assert weighing.best.error > 0.2
-    list(weighing.search(10, 5, settled=True))
-    assert weighing.best.error < 0.01
-    assert weighing.penalty.weight < 1e-6
+    training = GridTraining(network, heavy, Setup(data, PLAN, random, Clock()))
+    training.best, training.log = Best(network, measure(network, data).selected), StepLog(2)
+    assert training.best.error > 0.2
+    list(training._search(10, 5, settled=True))
+    assert training.best.error < 0.01
+    assert training.penalty.weight < 1e-6

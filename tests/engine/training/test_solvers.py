@@ -15,12 +15,12 @@ from kanrun.engine.networks import MLP
 from kanrun.engine.training import (
     DataFitting,
     LevenbergMarquardt,
+    Objective,
     Plan,
     Samples,
     SmoothnessPenalty,
     TrainingData,
     check_solver,
-    make_solver,
 )
 from kanrun.engine.training.data import measure
 from kanrun.errors import TrainingFailed, UsageError
@@ -65,12 +65,10 @@ def test_every_solver_lowers_every_network(name, network):
     model = NETWORKS[network]()
     first = measure(model, data).train
     steps = {"lm": 25, "lbfgs": 60, "adam": 150}[name]
-    solver = make_solver(
+    solver = made_kan.made_solver(
         model,
         data,
         Plan(name, steps=steps, settings=settings_of(name, learning_rate=0.05)),
-        SmoothnessPenalty(),
-        generator(),
     )
     for _ in range(steps):
         loss = solver.step()
@@ -87,7 +85,7 @@ def test_same_seed_same_numbers(name):
     for _ in range(2):
         model, data = kan(), TrainingData(samples())
         plan = Plan(name, steps=8, settings=settings_of(name, learning_rate=0.02, batch_size=32))
-        solver = make_solver(model, data, plan, SmoothnessPenalty(1e-12), generator(5))
+        solver = made_kan.made_solver(model, data, plan, SmoothnessPenalty(1e-12), 5)
         for _ in range(8):
             solver.step()
         ends.append(model.get_unknowns())
@@ -114,7 +112,7 @@ def test_lm_reaches_the_minimum_that_scipy_finds():
         residuals, start.numpy(), jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14
     )
     model.set_unknowns(start)
-    solver = LevenbergMarquardt(DataFitting(model, data, 1.0))
+    solver = LevenbergMarquardt(DataFitting(model, Objective(data, 1.0)))
     for _ in range(300):
         solver.step()
         if solver.converged:
@@ -129,7 +127,7 @@ def test_lm_does_not_stop_where_units_have_died(seed, activation):
     data = samples(300, 5)
     model = MLP([2, 10, 1], activation, dtype=torch.float64, generator=generator(seed))
     solver = LevenbergMarquardt(
-        DataFitting(model, data, 1.0),
+        DataFitting(model, Objective(data, 1.0)),
         LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10),
     )
     for _ in range(60):
@@ -143,7 +141,9 @@ def test_lm_leaves_pruned_edges_alone():
     with torch.no_grad():
         model.edge_layers[0].mask[1, 0] = False
     before = deepcopy(model.state_dict())
-    solver = LevenbergMarquardt(DataFitting(model, samples(), 1.0, SmoothnessPenalty(1e-10)))
+    solver = LevenbergMarquardt(
+        DataFitting(model, Objective(samples(), 1.0, penalty=SmoothnessPenalty(1e-10)))
+    )
     for _ in range(5):
         solver.step()
     assert torch.equal(
@@ -169,7 +169,7 @@ def test_a_local_step_moves_nothing_that_saw_no_data(name):
         settings=settings_of(name, learning_rate=0.05, batch_size=16, weight_decay=0.1),
     )
     held = model.edge_layers[0].coefficients.detach().clone()
-    solver = make_solver(model, data, plan, SmoothnessPenalty(1e-8), generator())
+    solver = made_kan.made_solver(model, data, plan, SmoothnessPenalty(1e-8))
     for _ in range(20):
         solver.step()
     assert torch.equal(model(right).detach(), before)
@@ -191,13 +191,13 @@ def test_a_network_that_is_not_finite_is_refused():
         model.edge_layers[0].coefficients[0, 0, 0] = float("nan")
     cause = r"before the first step: 1 of \d+ parameters of the network are not finite; look for"
     with pytest.raises(TrainingFailed, match=cause):
-        LevenbergMarquardt(DataFitting(model, samples(), 1.0))
+        LevenbergMarquardt(DataFitting(model, Objective(samples(), 1.0)))
 
 
 def test_adam_stops_at_a_loss_that_is_not_finite():
     data = samples()
     plan = Plan("adam", steps=5, settings=AdamSolver(learning_rate=1e300, lr_schedule="constant"))
-    solver = make_solver(kan(), TrainingData(data), plan, SmoothnessPenalty(), generator())
+    solver = made_kan.made_solver(kan(), TrainingData(data), plan)
     solver.step()
     with pytest.raises(
         TrainingFailed, match=r"step 2 of Adam: (\d+ of \d+ )?outputs of the network.*learning_rate"
@@ -210,12 +210,10 @@ def test_classification(name):
     x = samples().x
     data = TrainingData(Samples(x, (x[:, :1] * x[:, 1:] > 0).double()), task="classification")
     model = kan((2, 4, 2))
-    solver = make_solver(
+    solver = made_kan.made_solver(
         model,
         data,
         Plan(name, steps=60, settings=settings_of(name, learning_rate=0.03)),
-        SmoothnessPenalty(),
-        generator(),
     )
     for _ in range(60):
         solver.step()
@@ -262,12 +260,10 @@ def test_training_with_it_leaves_fewer_edges(solver):
     for weight in (0.0, 1e-2):
         network = kan((2, 4, 1), 5)
         plan = Plan(solver, steps=steps, settings=settings[solver](weight))
-        trained = make_solver(
+        trained = made_kan.made_solver(
             network,
             TrainingData(Samples(X, X[:, :1])),
             plan,
-            SmoothnessPenalty(),
-            Generator().manual_seed(0),
         )
         for _ in range(steps):
             trained.step()

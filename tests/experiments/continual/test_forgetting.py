@@ -18,8 +18,8 @@ from kanrun.experiments.continual.training import capacity, measure_forgetting, 
 from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig, LMSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import Objective, Plan, Samples, output_scale, predict, solvers
-from kanrun.engine.training.data_fitting import SmoothnessLoss, SmoothnessPenalty
+from kanrun.engine.training import Objective, Plan, Samples, objective, output_scale, predict
+from kanrun.engine.training.objective import SmoothnessLoss, SmoothnessPenalty
 from kanrun.errors import TrainingFailed
 from kanrun.runs.records import Row
 
@@ -188,8 +188,8 @@ def two_peaks(memory, steps):
 
 def test_the_anchor_of_rehearsal_neither_lets_unknowns_drift_nor_keeps_them(monkeypatch):
     errors = {}
-    for anchor in (1e-12, solvers.ANCHOR, 1e-2):
-        monkeypatch.setattr(solvers, "ANCHOR", anchor)
+    for anchor in (1e-12, objective.ANCHOR, 1e-2):
+        monkeypatch.setattr(objective, "ANCHOR", anchor)
         errors[anchor] = two_peaks("rehearse", 20)[1].rmse
     drifting, kept, stiff = errors.values()
     assert kept < 1e-3

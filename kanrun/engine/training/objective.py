@@ -1,4 +1,4 @@
-"""The fit of a network to samples as a least squares problem, and the evidence of its penalty.
+"""The objective of a training, as a function and as a least squares problem, and its evidence.
 
     F(u) = mean |f(x; u) - y|^2 / scale^2 + weight P(c)
     P(c) = sum over edges of sum_i h_i |m! [xi_i ... xi_{i+m}] w_s c|^2
@@ -28,10 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kanrun.engine.least_squares import (
     DenseRows,
@@ -43,8 +43,16 @@ from kanrun.engine.least_squares import (
 )
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import difference_bands
-from kanrun.engine.training.data import Samples, output_scale, predict
-from kanrun.engine.training.memory import QuadraticMemory
+from kanrun.engine.training.data import (
+    Plan,
+    Samples,
+    Task,
+    TrainingData,
+    mean_loss,
+    output_scale,
+    predict,
+)
+from kanrun.engine.training.memory import ANCHOR, QuadraticMemory
 
 #: Numbers of the Jacobian that are held at once; at least those of one sample.
 JACOBIAN_NUMBERS = 1 << 25
@@ -98,30 +106,94 @@ class SmoothnessLoss:
         return total
 
 
-class DataFitting(Problem):
-    """The fit of `network` to `samples`; evaluations write the unknowns into the network.
+@dataclass(frozen=True)
+class Objective:
+    """Mean loss on `samples`, smoothness penalty, and the paper's penalty of large edges."""
 
-    `scale` makes errors free of units. With `freeze_unseen`, coefficients of basis functions
-    without samples never move; they are `frozen`. Rows of a `memory` of earlier fits come last.
+    samples: Samples
+    size: float
+    task: Task = "regression"
+    penalty: SmoothnessPenalty = SmoothnessPenalty()
+    freeze_unseen: bool = False
+    sparsity: float = 0.0
+    #: Norm of an edge's function, see `reshaping.edge_norms`.
+    sparsity_norm: str = "rms"
+    #: For each layer (inputs, functions): coefficients that must not move.
+    held: tuple[Tensor, ...] = ()
+    memory: QuadraticMemory | None = None
+
+    @classmethod
+    def of(cls, data: TrainingData, plan: Plan, penalty: SmoothnessPenalty) -> Objective:
+        """Return the objective on the training samples."""
+        return cls(
+            data.train,
+            output_scale(data.train, data.task),
+            data.task,
+            penalty,
+            plan.freeze_unseen,
+            getattr(plan.settings, "sparsity", 0.0),
+            getattr(plan.settings, "sparsity_norm", "rms"),
+        )
+
+    def rehearsing(self, network: Network, x: Tensor, counts: Tensor | None = None) -> Objective:
+        """Return the objective that also keeps the network's present outputs at x.
+
+        That is pseudo-rehearsal (Robins, Connection Science 7, 1995): x (samples, inputs) are new
+        samples, each for `counts` of them if given. Unknowns that no sample determines stay where
+        they are by a weak anchor alone.
+        """
+        anchor = QuadraticMemory.anchor(network, "information_diagonal", ANCHOR)
+        samples = self.samples.join(Samples(x, predict(network, x), counts))
+        size = output_scale(samples, self.task)
+        return replace(self, samples=samples, size=size, memory=anchor, freeze_unseen=False)
+
+    def value(self, network: Network, samples: Samples, smoothness_loss: SmoothnessLoss) -> Tensor:
+        """Return the objective on some of the samples, differentiable."""
+        loss = mean_loss(network(samples.x), samples, self.task, self.size)
+        if self.sparsity:
+            loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.sparsity_norm)
+        if self.memory:
+            now = torch.cat([parameter.reshape(-1) for _, parameter in network.unknowns()])
+            loss = loss + self.memory.value(now)
+        return loss + smoothness_loss(network) if self.penalty.weight else loss
+
+    def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
+        """Return the numbers that may move, for each parameter that has others.
+
+        Fixed are held coefficients and, with `freeze_unseen`, those of basis functions that no
+        sample touches, decided at the start of a stage for the layers' inputs as they are then;
+        with any coefficient of an edge its w_b. What scales a whole spline still moves.
+        """
+        masks = [[~held for held in self.held]] if self.held else []
+        if self.freeze_unseen:
+            masks.append(network.support(self.samples.x))
+        free: dict[nn.Parameter, Tensor] = {}
+        for layer, *parts in zip(network.edge_layers, *masks, strict=True) if masks else ():
+            here = torch.stack(parts).all(0)
+            # The base acts everywhere.
+            frees = {"coefficients": here, "base_weight": here.all(1)}
+            for name, parameter in layer.named_parameters():
+                if name in frees:
+                    free[parameter] = frees[name].expand_as(parameter)
+        return free
+
+
+class DataFitting(Problem):
+    """The fit of `network` to an objective's samples; evaluations write the unknowns into it.
+
+    With `freeze_unseen`, coefficients of basis functions without samples never move; they are
+    `frozen`. Rows of a memory of earlier fits come last.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        samples: Samples,
-        scale: float,
-        penalty: SmoothnessPenalty = SmoothnessPenalty(),
-        *,
-        freeze_unseen: bool = False,
-        memory: QuadraticMemory | None = None,
-    ) -> None:
-        self.network, self.samples = network, samples
+    def __init__(self, network: Network, objective: Objective) -> None:
+        self.network, self.samples = network, objective.samples
+        memory = objective.memory
         self._memory = (memory.rows(), memory.target()) if memory else None
-        self.penalty_rows = penalty.rows(network)
-        self.frozen = network.unseen(samples.x) if freeze_unseen else None
+        self.penalty_rows = objective.penalty.rows(network)
+        self.frozen = network.unseen(self.samples.x) if objective.freeze_unseen else None
         self.unknowns = network.get_unknowns()
         self.columns_can_vanish = network.intervals is None
-        self._factor = _residual_factor(samples, scale)
+        self._factor = _residual_factor(self.samples, objective.size)
 
     def residual(self, unknowns: Tensor) -> Tensor:
         self.network.set_unknowns(unknowns)
