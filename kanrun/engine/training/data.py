@@ -1,4 +1,4 @@
-"""What a training is given, samples and a plan; measures of a network's error on samples."""
+"""Samples and plan of a training, and measures of a network's error on samples."""
 
 from __future__ import annotations
 

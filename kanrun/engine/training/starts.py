@@ -1,4 +1,4 @@
-"""How second-order trainings begin: random starts, or growth from the additive model.
+"""Starts of second-order trainings: random ones, or growth from the additive model.
 
 Narrow and deep networks have bad minima; on a coarse grid a start costs little, and several starts
 avoid them. Before each round of steps the hidden grids follow the activations.
