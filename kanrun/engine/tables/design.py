@@ -144,17 +144,19 @@ class Design:
         found = np.stack(np.unravel_index(order, of_pairs.shape), 1).tolist()
         return [(i, j) for i, j in found if of_pairs[i, j] > 0]
 
-    def products(self, pairs: Iterable[tuple[int, int]]) -> tuple[ndarray, ndarray]:
-        """Return the functions (a, b) whose products are the columns of these pairs i < j."""
-        column, chosen = self.basis.column[self.places], np.zeros((len(self.relevance),) * 2, bool)
+    def products(
+        self, pairs: Iterable[tuple[int, int]]
+    ) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+        """Return the functions (a, b) whose products h_a h_b are the columns of these pairs i < j.
+
+        Component and scale follow, of main effects and then of the products.
+        """
+        column, chosen = self.basis.column, np.zeros((len(self.relevance),) * 2, bool)
         for pair in pairs:
             chosen[pair] = True
-        a, b = np.nonzero(chosen[np.ix_(column, column)])
-        return self.places[a], self.places[b]
-
-    def kinds(self, a: ndarray, b: ndarray) -> tuple[ndarray, ndarray]:
-        """Return component and scale of main effects, then those of the products h_a h_b."""
-        pairs = MAIN + 2 - self.lines[a].astype(int) - self.lines[b].astype(int)
-        weight = np.sqrt(self.relevance[self.basis.column])
+        paired = column[self.places]
+        a, b = (self.places[each] for each in np.nonzero(chosen[np.ix_(paired, paired)]))
+        kinds = MAIN + 2 - self.lines[a].astype(int) - self.lines[b].astype(int)
+        weight = np.sqrt(self.relevance[column])
         scale = np.concatenate([np.ones(len(self.main)), weight[a] * weight[b]])
-        return np.concatenate([self.main, pairs]), scale
+        return a, b, np.concatenate([self.main, kinds]), scale

@@ -7,7 +7,7 @@ to one, and the stack is again of the form `Terms`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -29,6 +29,7 @@ from kanrun.engine.tables.table_candidates import (
     TableRows,
 )
 from kanrun.engine.tables.variance_components import (
+    FunctionProblem,
     Slope,
     TablePolicy,
     Variances,
@@ -240,7 +241,11 @@ class _Newton:
         mean = np.clip(mean, _MIN_INFORMATION, 1 - _MIN_INFORMATION)
         return np.tile(self.family.link(mean) if len(mean) == 1 else np.log(mean), (len(self.y), 1))
 
-    def problem(self, eta: ndarray, c: int, form: Functions) -> Any:
+    def problems(self, eta: RowLogits) -> Iterator[FunctionProblem]:
+        """Yield the least squares problem of each output."""
+        return (self.problem(eta, c, self.form) for c in range(eta.shape[1]))
+
+    def problem(self, eta: RowLogits, c: int, form: Functions) -> FunctionProblem:
         """Return the least squares problem that is one step of output c."""
         mean = self.family.mean(eta)[:, c]
         unit = self.family.weight(self.y.mean()) if self.family.is_log else 1.0
@@ -269,46 +274,37 @@ class _Newton:
 def _fit_link(
     rows: TableRows, name: str, y: RowOutputs, family: Family, start: Variances | float
 ) -> CandidateSolution:
-    """Return a candidate's solution; its variances, common to all outputs, begin at `start`."""
-    variances, scale, known = _link_variances(rows, name, y, family, start)
-    newton = _Newton(rows.form(name), y, family, rows.weights, rows.policy.max_steps)
-    middle = newton.prior()
-    eta = newton.links(variances, scale, known if known.shape == y.shape else middle)
-    problems = (newton.problem(eta, c, newton.form) for c in range(y.shape[1]))
-    found = newton.form.solution(problems, [(variances, scale)] * y.shape[1])
-    ends = middle.min(0) - _MAX_LINK, middle.max(0) + _MAX_LINK
-    return replace(found, left_out=np.clip(found.left_out, *ends))
+    """Return a candidate's solution; its variances, common to all outputs, begin at `start`.
 
-
-def _link_variances(
-    rows: TableRows, name: str, y: ndarray, family: Family, start: Variances | float
-) -> tuple[ndarray, float, ndarray]:
-    """Return variances, the dispersion, and the links of the rows that they are estimated from.
-
-    `start` holds the first two, or is the sum of the variances at first.
+    `start` holds variances and dispersion, or is the sum of the variances at first. They are
+    estimated from a sample of the rows and the most frequent classes.
     """
-    policy, some, known = rows.policy, rows.sample, family.has_known_dispersion
+    policy, some, known, frequent = rows.policy, rows.sample, family.has_known_dispersion, y
     if y.shape[1] > policy.variance_classes:
-        frequent = np.argsort(-y[some].sum(0), kind="stable")[: policy.variance_classes]
-        y = y[:, np.sort(frequent)]
-        some = some[y[some].any(1)]
+        order = np.argsort(-y[some].sum(0), kind="stable")[: policy.variance_classes]
+        frequent = y[:, np.sort(order)]
+        some = some[frequent[some].any(1)]
     form = rows.form(name, some)
-    newton = _Newton(form, y[some], family, rows.weights[some], policy.max_steps)
+    newton = _Newton(form, frequent[some], family, rows.weights[some], policy.max_steps)
     eta = newton.prior()
     sizes = form.problem(newton.weights, np.zeros(len(some))).sizes
 
     def slope(variances: ndarray, scale: float) -> Slope:
         nonlocal eta
         eta = newton.links(variances, scale, eta, _ROUGHLY[0])
-        slopes = [
-            newton.problem(eta, c, form).slope(variances, scale, known=known)
-            for c in range(y.shape[1])
-        ]
-        return np.asarray(sum(first for first, _ in slopes)), np.asarray(sum(i for _, i in slopes))
+        each = [one.slope(variances, scale, known=known) for one in newton.problems(eta)]
+        first, information = (np.sum(part, axis=0) for part in zip(*each, strict=True))
+        return first, information
 
     first = start if isinstance(start, tuple) else (equal_variances(sizes, start), 1.0)
     rough = replace(policy, tolerance=_ROUGHLY[1] * policy.tolerance)
-    return *maximise(slope, sizes, _LINK_VARIANCE, first, rough, known=known), eta
+    variances, scale = maximise(slope, sizes, _LINK_VARIANCE, first, rough, known=known)
+    whole = _Newton(rows.form(name), y, family, rows.weights, policy.max_steps)
+    middle = whole.prior()
+    eta = whole.links(variances, scale, eta if eta.shape == y.shape else middle)
+    found = whole.form.solution(whole.problems(eta), [(variances, scale)] * y.shape[1])
+    ends = middle.min(0) - _MAX_LINK, middle.max(0) + _MAX_LINK
+    return replace(found, left_out=np.clip(found.left_out, *ends))
 
 
 def _stacked(

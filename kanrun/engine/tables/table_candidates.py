@@ -152,7 +152,7 @@ class TableRows:
         basis = ReducedBasis.of(u, smooth, steps, weights)
         design = Design(basis, PAIR_FUNCTIONS, policy.shapes, np.ones(inputs))
         pairs = tuple(combinations(np.unique(basis.column[design.places]).tolist(), 2))
-        columns = len(design.main) + len(design.products(pairs)[0])
+        columns = len(design.products(pairs)[-1])
         has_all = columns <= min(policy.max_functions, rows)
         if not has_all:
             design, pairs = replace(design, pair_functions=CHOSEN_FUNCTIONS), ()
@@ -178,8 +178,7 @@ class TableRows:
         """Return the functions of a candidate on all or these rows."""
         h = self.h if rows is None or len(rows) == len(self.u) else self.h[rows]
         design = self.design
-        a, b = design.products(self.pairs if name == "pairs" else ())
-        kinds, scale = design.kinds(a, b)
+        a, b, kinds, scale = design.products(self.pairs if name == "pairs" else ())
         kept = np.flatnonzero(np.isin(kinds, COMPONENTS[name]))
         conditions = design.constraints
         if conditions is not None:
