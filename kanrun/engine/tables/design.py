@@ -9,7 +9,7 @@ f(x) = b + h'c + h'W h / 2, with W symmetric and zero between functions of one i
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -75,13 +75,15 @@ class Design:
     """The functions of a table: those of `basis`, followed by those of `radial`.
 
     The first `pair_functions` smooth functions of an input take part in pairs, with the weight of
-    the input in `relevance` (inputs,), unless the input has a shape to keep.
+    the input in `relevance` (inputs,), unless the input has a shape to keep. Prior standard
+    deviations of functions are in proportion to `factors` (functions,).
     """
 
     basis: ReducedBasis
     pair_functions: int
     shapes: tuple[tuple[int, str], ...]
     relevance: ndarray
+    factors: ndarray
     radial: RadialBasis | None = None
 
     @cached_property
@@ -127,11 +129,6 @@ class Design:
         values = self.basis.values(u)
         return values if self.radial is None else np.concatenate([values, self.radial.values(u)], 1)
 
-    def scaled(self, factors: ndarray) -> Design:
-        """Return the design whose functions h are multiplied by these factors."""
-        scaled = self.basis.coefficients * factors[:, None]
-        return replace(self, basis=replace(self.basis, coefficients=scaled))
-
     def strongest_pairs(self, energy: ndarray, limit: int) -> list[tuple[int, int]]:
         """Return the pairs of inputs with the largest sums of `energy`, the largest first.
 
@@ -158,5 +155,6 @@ class Design:
         a, b = (self.places[each] for each in np.nonzero(chosen[np.ix_(paired, paired)]))
         kinds = MAIN + 2 - self.lines[a].astype(int) - self.lines[b].astype(int)
         weight = np.sqrt(self.relevance[column])
-        scale = np.concatenate([np.ones(len(self.main)), weight[a] * weight[b]])
+        others = np.ones(len(self.main) - len(column))
+        scale = np.concatenate([self.factors, others, weight[a] * weight[b]])
         return a, b, np.concatenate([self.main, kinds]), scale

@@ -316,16 +316,16 @@ def _stacked(
 ) -> TableFit:
     """Fit the candidates, stack them, and add the sparse fit."""
     known, solved = start.variances if start else {}, dict[str, CandidateSolution]()
-    names, some, sparse = rows.candidates(start.variances if start else None), rows, rows
+    names, some = rows.candidates(start.variances if start else None), rows
     for name in names:
         if name == NEIGHBOURHOODS:
             some = rows.with_neighbourhoods(outputs, start.design if start else None)
         solved[name] = found = solve(some, name, outputs, known.get(name))
         if name != "additive":
             continue
-        some = rows = sparse = rows.with_relevance(found)
+        some = rows = rows.with_relevance(found)
         for _ in range(rows.policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0):
-            sparse = sparse.narrowed(found, rows)
+            sparse = rows.narrowed(found)
             solved[SPARSE] = found = solve(sparse, name, outputs, known.get(SPARSE))
 
     def stacked(names: Sequence[str]) -> tuple[dict[str, float], float]:
@@ -341,7 +341,7 @@ def _stacked(
     whole = _weighted(some, weights, solved)
     if SPARSE not in solved:
         return whole
-    return replace(whole, sparse=_weighted(sparse, {SPARSE: 1.0}, solved))
+    return replace(whole, sparse=_weighted(rows, {SPARSE: 1.0}, solved))
 
 
 def _weighted(

@@ -150,7 +150,8 @@ class TableRows:
         smooth = min(policy.functions, max(2, each // 3))
         steps = min(policy.step_functions, max(MIN_STEPS, each - smooth))
         basis = ReducedBasis.of(u, smooth, steps, weights)
-        design = Design(basis, PAIR_FUNCTIONS, policy.shapes, np.ones(inputs))
+        ones = np.ones(inputs), np.ones(len(basis.column))
+        design = Design(basis, PAIR_FUNCTIONS, policy.shapes, *ones)
         pairs = tuple(combinations(np.unique(basis.column[design.places]).tolist(), 2))
         columns = len(design.products(pairs)[-1])
         has_all = columns <= min(policy.max_functions, rows)
@@ -189,8 +190,8 @@ class TableRows:
             if len(a):
                 # Taking columns is ten times faster than indexing them.
                 products = np.take(values, a, 1) * np.take(values, b, 1)
-                values = np.concatenate([values, products * scale[values.shape[1] :]], 1)
-            return np.take(values, kept, 1)
+                values = np.concatenate([values, products], 1)
+            return np.take(values, kept, 1) * scale[kept]
 
         columns = Columns(functions, len(h), len(kept))
         kinds = np.searchsorted(COMPONENTS[name], kinds[kept])
@@ -241,11 +242,10 @@ class TableRows:
         largest = squares.max(initial=0.0)
         return np.sqrt(squares / largest) if largest > 0 else np.ones_like(squares)
 
-    def narrowed(self, found: CandidateSolution, to: TableRows) -> TableRows:
-        """Return `to` with prior variances in proportion to the effects of the inputs here."""
+    def narrowed(self, found: CandidateSolution) -> TableRows:
+        """Return the rows with prior variances in proportion to the effects of the inputs."""
         factors = np.sqrt(self._effects(found) + _MIN_EFFECT)[self.design.basis.column]
-        h = Columns(lambda rows: to.h[rows] * factors, *to.h.shape)
-        return replace(to, design=to.design.scaled(factors), h=h)
+        return replace(self, design=replace(self.design, factors=factors))
 
     def with_neighbourhoods(self, outputs: RowOutputs, start: Design | None) -> TableRows:
         """Return the rows with neighbourhoods for these outputs.
@@ -357,9 +357,9 @@ class Functions:
         def posterior() -> MainPosterior:
             """Return that of the first output."""
             known, whole = kept[solved[0].kept], np.zeros((len(self.scale),) * 2)
-            whole[np.ix_(known, known)] = inverse_of(solved[0].factor)
-            prior = np.zeros(len(self.scale))
-            prior[known] = variances[0][0][self.kinds[solved[0].kept]]
+            scale, prior = self.scale[known], np.zeros(len(self.scale))
+            whole[np.ix_(known, known)] = inverse_of(solved[0].factor) * np.outer(scale, scale)
+            prior[known] = variances[0][0][self.kinds[solved[0].kept]] * scale**2
             return MainPosterior(terms.main[0], whole[:count, :count], prior[:count])
 
         return CandidateSolution(
