@@ -258,13 +258,13 @@ def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDAr
                     "whole numbers (numbers of any kind: target.task=regression)."
                 )
             keys[text] = int(number)
-    known = sorted(set(keys.values()))
+    values = np.array([keys[text] for text in texts], dtype=object)  # integers of any size
+    known, index = np.unique(values, return_inverse=True)
     if len(known) < 2:
         raise UsageError(
             f"column {column!r} has the one class {str(known[0])!r} only; at least two are needed."
         )
-    places = {key: i for i, key in enumerate(known)}
-    return tuple(map(str, known)), np.array([places[keys[text]] for text in texts], dtype=np.intp)
+    return tuple(map(str, known)), index
 
 
 def build_bundled(config: BundledTarget) -> Target:
