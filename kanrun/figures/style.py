@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 ORANGE, SKY, PURPLE = "#E69F00", "#56B4E9", "#CC79A7"
 BLACK, GREY, PALE = "#1A1A1A", "#7F7F7F", "#D9D9D9"
-#: Lines of axes and of grids, as in kanrun.mplstyle.
-AXIS, GRID = "#4D4D4D", "#E6E6E6"
+#: Lines of axes, as in kanrun.mplstyle.
+AXIS = "#4D4D4D"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 #: Shapes and line styles of several curves that may lie on each other.
 MARKERS = "osD^vPX"
