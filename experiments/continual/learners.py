@@ -92,13 +92,16 @@ class Replay(Memory):
 
     points: int
 
+    def with_past(self, samples: Samples) -> Samples:
+        """Return the samples, and those that are kept."""
+        return samples.join(Samples(*self.kept) if self.kept else None)
+
     def objective(self, network: Network, plain: Objective) -> Objective:
-        samples = plain.samples.join(Samples(*self.kept) if self.kept else None)
+        samples = self.with_past(plain.samples)
         return replace(plain, samples=samples, size=output_scale(samples, plain.task))
 
     def learned(self, network: Network, phase: Samples) -> None:
-        past = evenly_chosen(phase, self.points)
-        past = past.join(Samples(*self.kept)) if self.kept else past
+        past = self.with_past(evenly_chosen(phase, self.points))
         self.kept = [past.x, past.y]
 
 
@@ -226,7 +229,7 @@ def learners_of(cfg: ContinualConfig) -> dict[str, Learner]:
     own, found = {one.name for one in fields(Learner)} - {"model"}, dict[str, Learner]()
     for entry in cfg.learners:
         network = dict(entry) if isinstance(entry, Mapping) else {}
-        settings = {key: network.pop(key) for key in own & network.keys()}
+        settings = {key: network.pop(key) for key in list(network) if key in own}
         learner = typed(Learner(), settings or entry, "learners")
         base = cfg.model if learner.kind == "kan" else MLPConfig()
         learner.model = typed(base, network, f"learners.{learner.name}")
