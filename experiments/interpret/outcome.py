@@ -13,11 +13,7 @@ from math import inf
 
 import numpy as np
 import sympy
-from kanrun.experiments.interpret.problem import (
-    Function,
-    InterpretationProblem,
-    VerificationData,
-)
+from kanrun.experiments.interpret.problem import Function, InterpretationProblem
 
 from kanrun.engine.symbolic import (
     EXACT,
@@ -29,6 +25,7 @@ from kanrun.engine.symbolic import (
     Graph,
     SearchData,
     SearchStage,
+    VerificationData,
     WorkSpent,
     at_most,
     certify,
@@ -210,7 +207,7 @@ def _finish(
         stages.append(SearchStage("round", choice.name, formula.graph, data))
         stages.append(SearchStage("verify", choice.name, formula.graph, data, formula))
     network = given.network.itself if given.network is not None else choice.network
-    certificate = _certificate(formula, network, given.held_out)
+    certificate = certify(formula, network, given.held_out)
     return Interpretation(
         "", "", formula, network, certificate, 0.0, choice, (), approximation, decisions
     ), stages
@@ -299,11 +296,5 @@ def _constant(given: InterpretationProblem) -> Interpretation:
     names = tuple(input_names(graph.inputs))
     formula = Formula(sympy.Float(float(data.y.mean()), 17), names, graph)
     network = given.network.itself if given.network is not None else formula
-    certificate = _certificate(formula, network, replace(given.held_out, truth=None))
+    certificate = certify(formula, network, replace(given.held_out, truth=None))
     return Interpretation("formula", "the output is constant", formula, network, certificate)
-
-
-def _certificate(
-    formula: Formula | None, network: Function, held_out: VerificationData
-) -> Certificate:
-    return certify(formula, network, (held_out.x, held_out.y), held_out.fresh, held_out.truth)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -43,15 +43,10 @@ _EXPONENTS, _PI = (6, 9, 5), 2
 _WHOLE = (1, 2, 3, 4, 5, 6, 8, 12, 16)
 #: Powers of a short number, and digits that it may have: one in a thousand numbers is such a power
 #: by chance.
-_POWERS, _SHORT = (sympy.Integer(-1), sympy.Integer(2), sympy.Integer(-2)), 6
+_POWERS, _SHORT = (-1, 2, -2), 6
 
-
-@dataclass(frozen=True)
-class _Products:
-    """Products of powers of constants by their logarithms, in order."""
-
-    logarithms: NDArray[np.float64]
-    factors: tuple[tuple[tuple[str, float, int], ...], ...]
+#: Names of constants with their values and exponents.
+_Factors = list[tuple[str, float, int]]
 
 
 def name_constants(
@@ -81,44 +76,42 @@ def name_constants(
     return opened.xreplace(swap), known
 
 
-def _named(value: float) -> tuple[sympy.Expr, tuple[tuple[str, float, sympy.Expr], ...]] | None:
+def _named(value: float) -> tuple[sympy.Expr, _Factors] | None:
     """Return the shortest product of constants of physics, or power of a short number, or None."""
-    products = _products()
+    logarithms, products = _products()
     found = []
     for p, q, power in itertools.product(_WHOLE, _WHOLE, range(-_PI, _PI + 1)):
         if math.gcd(p, q) > 1:
             continue
         rest = math.log(value * q / p) - power * math.log(math.pi)
-        first, last = np.searchsorted(products.logarithms, (rest - _WITHIN, rest + _WITHIN))
-        for factors in products.factors[first:last]:
+        first, last = np.searchsorted(logarithms, (rest - _WITHIN, rest + _WITHIN))
+        for factors in products[first:last]:
             cost = sum(1 + abs(n) for _, _, n in factors) + abs(power) + math.log2(p * q)
             found.append((cost, sympy.Rational(p, q) * sympy.pi**power, factors))
     if found:
-        _, fraction, factors = min(found, key=lambda entry: entry[0])
-        return fraction, tuple((name, size, sympy.Integer(n)) for name, size, n in factors)
+        return min(found, key=operator.itemgetter(0))[1:]
     for power in _POWERS:
-        base = value ** (1 / float(power))
+        base = value ** (1 / power)
         short = float(f"{base:.{_SHORT}g}")
         if abs(short / base - 1) < _WITHIN and len(f"{value:.15g}") > len(f"{short:.15g}") + 2:
-            return sympy.S.One, (("a", short, power),)
+            return sympy.S.One, [("a", short, power)]
     return None
 
 
 @cache
-def _products() -> _Products:
+def _products() -> tuple[NDArray[np.float64], list[_Factors]]:
+    """Return the logarithms of all products of powers of constants, in order, and their factors."""
     sized = [(name, value) for name, values in CONSTANTS.items() for value in values]
-    found: list[tuple[float, tuple[tuple[str, float, int], ...]]] = []
+    found: list[tuple[float, _Factors]] = []
     for count, most in enumerate(_EXPONENTS, 1):
-        exponents = [n for n in range(-most, most + 1) if n]
-        every = itertools.product(exponents, repeat=count)
-        powers = [each for each in every if sum(map(abs, each)) <= most]
+        every = itertools.product(range(-most, most + 1), repeat=count)
+        powers = [each for each in every if all(each) and sum(map(abs, each)) <= most]
         for chosen in itertools.combinations(sized, count):
-            if len({name for name, _ in chosen}) < count:
-                continue
-            logarithms = np.array(powers) @ np.log([value for _, value in chosen])
-            found += [
-                (float(logarithm), tuple((*pair, n) for pair, n in zip(chosen, each, strict=True)))
-                for logarithm, each in zip(logarithms, powers, strict=True)
-            ]
-    found.sort(key=lambda entry: entry[0])
-    return _Products(np.array([each for each, _ in found]), tuple(each for _, each in found))
+            if len(dict(chosen)) == count:
+                logarithms = np.array(powers) @ np.log([value for _, value in chosen])
+                factors = (
+                    [(*pair, n) for pair, n in zip(chosen, each, strict=True)] for each in powers
+                )
+                found += zip(logarithms.tolist(), factors, strict=True)
+    found.sort(key=operator.itemgetter(0))
+    return np.array([each for each, _ in found]), [each for _, each in found]

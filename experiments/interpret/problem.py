@@ -23,6 +23,7 @@ from kanrun.engine.symbolic import (
     SearchData,
     SearchPolicy,
     SearchProblem,
+    VerificationData,
     choose,
 )
 from kanrun.engine.symbolic.conversions import graph_of, values_of
@@ -71,20 +72,6 @@ class SourceNetwork:
     pruned: Graph
     difference: float
     faithful: bool
-
-
-@dataclass(frozen=True)
-class VerificationData:
-    """Points (x, y) that nothing was chosen on, their domain, and the true function if known.
-
-    Of the `fresh` points, drawn as those, nothing is known but the function.
-    """
-
-    x: Array
-    y: Array
-    domain: Array
-    fresh: Array
-    truth: Function | None = None
 
 
 @dataclass(frozen=True)

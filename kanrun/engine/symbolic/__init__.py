@@ -20,6 +20,7 @@ from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 from kanrun.engine.symbolic.formula import (
     Certificate,
     Formula,
+    VerificationData,
     certify,
     finish_formula,
     rename_variables,

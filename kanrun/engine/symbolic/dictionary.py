@@ -46,6 +46,7 @@ _THIRDS = 200
 _DICTIONARY_ENTRIES = 8000
 
 Build = Callable[[], sympy.Expr]
+Objects = NDArray[np.object_]
 #: A function of two terms, of their values as of their expressions.
 Operation = Callable[..., Any]
 
@@ -67,32 +68,29 @@ EVERY: tuple[Operation, ...] = (
 class Dictionary:
     """Terms with their `values` (entries, N) at the points.
 
-    `builds[i]()` is the expression of entry i, `sizes` (entries,) are complexities, 1 for an input,
-    and `families[i]` names the functions in the entry without their constants.
+    `sizes` (entries,) are complexities, 1 for an input. `families` (entries,) name the functions in
+    the entries without their constants. `builds` (entries,) return their expressions.
     """
 
     values: Array
     sizes: Array
-    families: tuple[str, ...]
-    builds: tuple[Build, ...]
+    families: Objects
+    builds: Objects
 
     @classmethod
     def of_inputs(cls, x: Array) -> Dictionary:
         """Return the inputs at the points x (N, inputs) as terms."""
         names = input_names(x.shape[1])
-        families = tuple(names) if len(names) > 1 else ("x",)
-        builds = tuple(partial(variable, name) for name in names)
-        return cls(x.T, np.ones(len(names)), families, builds)._usable()
+        families = names if len(names) > 1 else ["x"]
+        builds = [partial(variable, name) for name in names]
+        return cls(x.T, np.ones(len(names)), _objects(families), _objects(builds))._usable()
 
     @classmethod
     def joined(cls, parts: Sequence[Dictionary], points: int) -> Dictionary:
         """Return the entries of all parts, at the same number of points."""
-        return cls(
-            np.concatenate([np.zeros((0, points)), *(part.values for part in parts)]),
-            np.concatenate([np.zeros(0), *(part.sizes for part in parts)]),
-            tuple(family for part in parts for family in part.families),
-            tuple(build for part in parts for build in part.builds),
-        )
+        none = cls(np.zeros((0, points)), np.zeros(0), _objects([]), _objects([]))
+        columns = zip(*(vars(part).values() for part in (none, *parts)), strict=True)
+        return cls(*map(np.concatenate, columns))
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -100,20 +98,18 @@ class Dictionary:
     def __add__(self, other: Dictionary) -> Dictionary:
         return Dictionary.joined([self, other], self.values.shape[1])
 
-    def chosen(self, index: Sequence[int] | NDArray[np.int64]) -> Dictionary:
+    def chosen(self, index: Sequence[int] | NDArray[np.int64] | slice) -> Dictionary:
         """Return the entries with these indices, in this order."""
-        keep = [int(i) for i in index]
-        families, builds = self.families, self.builds
-        return Dictionary(
-            self.values[keep],
-            self.sizes[keep],
-            tuple(families[i] for i in keep),
-            tuple(builds[i] for i in keep),
-        )
+        return Dictionary(*(column[index] for column in vars(self).values()))
 
     def first(self, max_entries: int) -> Dictionary:
         """Return the first entries."""
-        return self.chosen(range(min(max_entries, len(self))))
+        return self.chosen(slice(max_entries))
+
+    def of_different_families(self, order: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+        """Return the indices of `order` that come first of their family, up to a number of them."""
+        first = np.unique(self.families[order].astype(str), return_index=True)[1]
+        return order[np.sort(first)[:most]]
 
     def simplest(self, max_entries: int, *, shifted: bool = True) -> Dictionary:
         """Return the `max_entries` simplest entries, simplest first.
@@ -130,15 +126,6 @@ class Dictionary:
         count_work(COSTS.grid_value * rows.size)
         return self.chosen(order[np.sort(first)[:max_entries]])
 
-    def varied(self, per_family: int, max_entries: int) -> Dictionary:
-        """Return the first `max_entries` entries with at most `per_family` of the same family."""
-        seen: dict[str, int] = {}
-        index = []
-        for i, family in enumerate(self.families):
-            seen[family] = seen.get(family, 0) + 1
-            index += [i] if seen[family] <= per_family else []
-        return self.chosen(index[:max_entries])
-
     def functions(self, candidate: Candidate, grid: Array) -> Dictionary:
         """Return f(k u + b) of all entries u for the rows (k, b) of `grid`, simple rows first.
 
@@ -154,10 +141,11 @@ class Dictionary:
             values = candidate.value(self.values[entry] * grid[row, :1] + grid[row, 1:])
         sizes = self.sizes[entry] + max(candidate.complexity - 1, 1) + 0.3 * np.log2(1.0 + row)
         calls = [Symbolic(candidate, (k, b, 1.0, 0.0), "").expression for k, b in grid.tolist()]
-        name = candidate.name
-        named = [name if family == "x" else f"{name}({family})" for family in self.families]
         builds = [partial(_call, calls[j], self.builds[i]) for i, j in zip(entry, row, strict=True)]
-        return Dictionary(values, sizes, tuple(named[i] for i in entry), tuple(builds))._usable()
+        named = [
+            candidate.name + (f"({family})" if family != "x" else "") for family in self.families
+        ]
+        return Dictionary(values, sizes, _objects(named)[entry], _objects(builds))._usable()
 
     def combined(
         self, others: Dictionary, operations: Sequence[Operation] = EVERY, *, distinct: bool = False
@@ -167,21 +155,19 @@ class Dictionary:
         With `distinct` both are of different families.
         """
         i, j = np.indices((len(self), len(others))).reshape(2, -1)
-        keep = (j <= i) if self is others else np.ones(i.size, dtype=bool)
+        keep = j <= i if self is others else i >= 0
         if distinct:
-            _, codes = np.unique([*self.families, *others.families], return_inverse=True)
-            keep &= codes[: len(self)][i] != codes[len(self) :][j]
-        i, j = i[keep], j[keep]
-        joined = np.where(np.maximum(self.sizes[i], others.sizes[j]) > 1, 0.5, -0.5)
-        sizes = self.sizes[i] + others.sizes[j] + joined
-        families = [f"{self.families[a]} {others.families[b]}" for a, b in zip(i, j, strict=True)]
-        parts = []
+            keep &= self.families[i] != others.families[j]
+        first, second = self.chosen(i[keep]), others.chosen(j[keep])
+        sizes = first.sizes + second.sizes
+        sizes += np.where(np.maximum(first.sizes, second.sizes) > 1, 0.5, -0.5)
+        families, parts = first.families + " " + second.families, list[Dictionary]()
         for operation in operations:
             with np.errstate(all="ignore"):
-                values = operation(self.values[i], others.values[j])
-            pairs = zip(i, j, strict=True)
-            builds = [partial(_call, operation, self.builds[a], others.builds[b]) for a, b in pairs]
-            parts.append(Dictionary(values, sizes, tuple(families), tuple(builds))._usable())
+                values = operation(first.values, second.values)
+            pairs = zip(first.builds, second.builds, strict=True)
+            builds = _objects([partial(_call, operation, *pair) for pair in pairs])
+            parts.append(Dictionary(values, sizes, families, builds)._usable())
         return Dictionary.joined(parts, self.values.shape[1])
 
     def _usable(self) -> Dictionary:
@@ -197,6 +183,10 @@ class Dictionary:
 #: Duplicates are found by about this many values, rounded to this many digits, of rows scaled to
 #: length 1; no row is shorter than the last number.
 _COMPARED, _DIGITS, _TINY = 12, 9, 1e-300
+
+
+def _objects(entries: Sequence[Any]) -> Objects:
+    return np.array(entries, dtype=object)
 
 
 def _call(function: Callable[..., sympy.Expr], *builds: Build) -> sympy.Expr:

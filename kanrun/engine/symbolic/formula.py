@@ -280,37 +280,45 @@ class Certificate:
     accepted_form: str = "unknown"
 
 
-def certify(
-    formula: Formula | None,
-    network: Function,
-    held_out: tuple[Array, Array],
-    fresh: Array,
-    truth: Function | None,
-) -> Certificate:
-    """Verify a formula on held-out points (x, y) and on `fresh` points of the domain.
+@dataclass(frozen=True)
+class VerificationData:
+    """Points (x, y) that nothing was chosen on, their domain, and the true function if known.
+
+    Of the `fresh` points, drawn as those, nothing is known but the function.
+    """
+
+    x: Array
+    y: Array
+    domain: Array
+    fresh: Array
+    truth: Function | None = None
+
+
+def certify(formula: Formula | None, network: Function, held_out: VerificationData) -> Certificate:
+    """Verify a formula on held-out points and on new points of the domain.
 
     A formula with a numeric edge is an approximation, however good: it is never the true function.
     """
-    x, y = held_out
-    no = "no" if truth else "unknown"
+    x, y, fresh, truth = held_out.x, held_out.y, held_out.fresh, held_out.truth
+
+    def rmse(function: Function) -> float:
+        return float(np.sqrt(np.mean((function(x) - y) ** 2)))
+
+    words = {True: "yes", False: "no", None: "unknown"}
+    is_known = is_form = None if truth is None else False
+    difference = error = r2 = np.nan
     with np.errstate(all="ignore"):
-        found = Certificate(np.nan, np.nan, _rmse(network(x), y), np.nan, len(fresh), no, no)
-        if formula is None:
-            return found
-        rmse, variance = _rmse(formula(x), y), float(np.var(y))
-        difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))
-    r2 = 1 - rmse**2 / variance if variance > 0 else np.nan
-    found = replace(found, difference=difference, formula_rmse=rmse, r2=r2)
-    if truth is None or formula.splines:
-        return found
-    scale = math.sqrt(variance) or float(np.max(np.abs(y), initial=0.0)) or 1.0
-    target, recovered = truth(fresh), rmse <= EXACT * scale
-    data = SearchData(fresh, target, fresh, target)
-    refitted = refit(free_constants(formula.graph), data, _POLISHED)
-    same = recovered or data.error(refitted) <= EXACT
-    recovered_word, same_word = ("yes" if each else "no" for each in (recovered, same))
-    return replace(found, recovered=recovered_word, same_form=same_word)
-
-
-def _rmse(values: Array, y: Array) -> float:
-    return float(np.sqrt(np.mean((values - y) ** 2)))
+        network_error, variance = rmse(network), float(np.var(y))
+        if formula is not None:
+            error = rmse(formula)
+            difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))
+            r2 = 1 - error**2 / variance if variance > 0 else np.nan
+    if truth is not None and formula is not None and not formula.splines:
+        scale = math.sqrt(variance) or float(np.max(np.abs(y), initial=0.0)) or 1.0
+        data = SearchData(fresh, truth(fresh), fresh, truth(fresh))
+        is_known = error <= EXACT * scale
+        refitted = refit(free_constants(formula.graph), data, _POLISHED)
+        is_form = is_known or data.error(refitted) <= EXACT
+    return Certificate(
+        difference, error, network_error, r2, len(fresh), words[is_known], words[is_form]
+    )

@@ -109,13 +109,10 @@ def relevant_inputs(data: SearchData) -> Reduction:
     kept.
     """
     x, inputs = data.all_points.x, data.x.shape[1]
-    kept, basis = list[int](), np.ones((len(x), 1)) / np.sqrt(len(x))
-    for j, column in enumerate((x - x.mean(0)).T):
-        rest = column - basis @ (basis.T @ column)
-        rest -= basis @ (basis.T @ rest)
-        if np.linalg.norm(rest) > _DEPENDENT * np.linalg.norm(x[:, j]):
-            kept.append(j)
-            basis = np.column_stack([basis, rest / np.linalg.norm(rest)])
+    kept, least = list[int](), _DEPENDENT * np.linalg.norm(x, axis=0)
+    for j in range(inputs):
+        columns = np.column_stack([np.ones(len(x)), x[:, [*kept, j]] - x[:, [*kept, j]].mean(0)])
+        kept += [j] if abs(np.linalg.qr(columns)[1][-1, -1]) > least[j] else []
     if len(kept) >= _MANY:
         count_work(_WORK)
         points = Points(x[:_ROWS, kept], data.all_points.y[:_ROWS, None])

@@ -16,7 +16,7 @@ import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, X, combination
-from kanrun.engine.symbolic.dictionary import Build, Dictionary
+from kanrun.engine.symbolic.dictionary import Build, Dictionary, Objects
 
 #: Rows that are compared at once; what of an entry the fixed rows must leave, and of one entry
 #: another one, so that it counts beside them; what a place further back adds to a pair's loss.
@@ -111,8 +111,8 @@ class TermSum:
     """
 
     transform: OutputTransform
-    above: tuple[Build, ...]
-    below: tuple[Build, ...]
+    above: Objects
+    below: Objects
     coefficients: Array
     family: str
     error: float
@@ -183,9 +183,10 @@ def nearest_sums(
 def nearest_terms(
     transform: OutputTransform, entries: Dictionary, kept: int, floor: float = 0.0
 ) -> list[tuple[float, int]]:
-    """Return the `kept` entries that leave least of the transform, as (fraction left, index).
+    """Return the entries that leave least of the transform, as (fraction left, index).
 
-    A constant is in each sum. Of those that leave less than `floor` the simplest are best.
+    They are of `kept` different families. A constant is in each sum. Of those that leave less than
+    `floor` the simplest are best.
     """
     rows = transform.rows
     basis, values = rows[:, None] / np.linalg.norm(rows), transform.values * rows
@@ -193,7 +194,7 @@ def nearest_terms(
     with np.errstate(all="ignore"):
         left = 1 - covered(values, entries.values * rows, basis)[0] / np.sum(rest**2)
     left = np.maximum(np.nan_to_num(left, nan=np.inf), floor)
-    order = np.lexsort([entries.sizes, left])[:kept]
+    order = entries.of_different_families(np.lexsort([entries.sizes, left]), kept)
     return [(float(left[i]), int(i)) for i in order if np.isfinite(left[i])]
 
 

@@ -10,10 +10,12 @@ or at the accuracy to which they are known.
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, at_most, count_work
@@ -202,7 +204,12 @@ def match_formulas(
             # Values that are not exact are near to many formulas: the usual ones are all compared.
             if (search.is_exact() and (search.precise or not usual)) or budget.over:
                 break
-    return search.best()
+    matches = []
+    for found in search.best():
+        graph, loss = found.graph, found.error**2
+        size = graph.complexity + max(graph.active_edges - 1, 0)
+        matches.append(EdgeMatch(graph, loss, size, function_label(graph), search.goal**2))
+    return sorted(matches, key=lambda match: match.score)
 
 
 def regression_formulas(
@@ -215,7 +222,7 @@ def regression_formulas(
     All constants are fitted to all points.
     """
     t, values = _thinned(t.size, t, values)
-    search = _UnivariateSearch(_points(t, values), candidates, 0.0, by_length=True)
+    search = _UnivariateSearch(_points(t, values), candidates)
     target = OutputTransform(search.y)
 
     every = dictionary_of_one(t, candidates) + generic_terms(t, candidates, _GENERIC)
@@ -241,43 +248,37 @@ def regression_formulas(
         with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), at_most(budget.left):
             for step, terms in stage:
                 step(terms)
-        found = (match.function for match in search.best())
-        yield [each for each in found if isinstance(each, Graph)]
+        yield [found.graph for found in search.best()]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A formula with its relative error and the length of its description."""
+
+    graph: Graph
+    error: float
+    length: float
 
 
 class _UnivariateSearch:
-    """Formulas found so far for points in the order of their arguments, and what adds to them.
-
-    With `by_length` they are ranked by the length of their description.
-    """
+    """Formulas found so far for points in the order of their arguments, and what adds to them."""
 
     def __init__(
-        self,
-        data: SearchData,
-        candidates: Sequence[Candidate],
-        accuracy: float,
-        *,
-        by_length: bool = False,
+        self, data: SearchData, candidates: Sequence[Candidate], accuracy: float = 0.0
     ) -> None:
-        self.data, self.candidates, self.by_length = data, candidates, by_length
+        self.data, self.candidates = data, candidates
         self.t, self.y, self.relative = data.x[:, 0], data.y, data.relative
         #: Size of y that errors are relative to.
         self.size = np.abs(data.y) if data.relative else np.full(data.y.size, data.y_std)
         self.goal = max(accuracy, _VALUE_ROUNDING * float(np.max(np.abs(data.y) / self.size)))
         self.precise = self.goal < _PRECISE
-        self.found: list[EdgeMatch] = []
+        self.found: list[_Found] = []
 
     def is_exact(self) -> bool:
-        return any(match.loss <= self.goal**2 for match in self.found)
+        return any(found.error <= self.goal for found in self.found)
 
-    def best(self) -> list[EdgeMatch]:
-        return sorted(self.found, key=self.score)[:_SINGLES]
-
-    def score(self, match: EdgeMatch) -> float:
-        graph = match.function
-        if not self.by_length or not isinstance(graph, Graph):
-            return match.score
-        return length_of(match.loss**0.5, graph.parameters.size, graph.complexity, self.data)
+    def best(self) -> list[_Found]:
+        return sorted(self.found, key=operator.attrgetter("length"))[:_SINGLES]
 
     def phases(self, budget: Budget) -> Iterator[bool]:
         """Try one kind of formula after the other, and yield whether the next one is as usual."""
@@ -309,11 +310,13 @@ class _UnivariateSearch:
             for target in output_transforms(self.y, names, self.relative, weight):
                 self.singles(target, self.exponentials(target) if self.relative else every, 1)
             yield False
-        varied = nice.varied(_ALIKE, _SIMPLE // 2)
+        places = pd.Series(nice.families).groupby(nice.families).cumcount()
+        varied = nice.chosen(np.flatnonzero(places < _ALIKE)[: _SIMPLE // 2])
         self.singles(plain, varied.combined(varied, PRODUCT), _SINGLES)
         yield False
-        self.pairs(plain, every)
-        yield False
+        for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
+            self.pairs(target, entries)
+            yield False
         for _ in self.grown(every, budget):
             yield False
 
@@ -330,14 +333,10 @@ class _UnivariateSearch:
 
         Of several only what leaves little is kept.
         """
-        taken: set[str] = set()
-        for left, i in nearest_terms(target, entries, _KEPT, self.goal**2):
-            far = most == 1 and left > _PROMISING and not self.relative
-            if len(taken) == most or far or self.is_exact():
+        for left, i in nearest_terms(target, entries, most, self.goal**2):
+            if self.is_exact() or (most == 1 and left > _PROMISING and not self.relative):
                 return
-            if entries.families[i] not in taken:
-                taken.add(entries.families[i])
-                self.keep(solve_terms(target, entries.chosen([i])).expression())
+            self.keep(solve_terms(target, entries.chosen([i])).expression())
 
     def pairs(self, target: OutputTransform, entries: Dictionary) -> None:
         """Keep c_0 + c_1 f + c_2 g for the nearest pairs of entries.
@@ -358,35 +357,29 @@ class _UnivariateSearch:
         """Add terms to the best so far, a few of them side by side, and refit all constants."""
         beam = self.best()[:_WIDTH]
         for _ in range(_TERMS):
-            grown: list[EdgeMatch] = []
-            for match in beam:
+            grown: list[_Found] = []
+            for found in beam:
                 if budget.over:
                     return
-                grown += self.with_term(match, entries)
+                grown += self.with_term(found.graph, entries)
                 yield
-            beam = sorted(grown, key=self.score)[:_WIDTH]
+            beam = sorted(grown, key=operator.attrgetter("length"))[:_WIDTH]
 
-    def with_term(self, match: EdgeMatch, entries: Dictionary) -> list[EdgeMatch]:
-        """Return the match with one more term, of each of the families that explain most."""
-        graph = match.function
-        if not isinstance(graph, Graph):
-            return []
+    def with_term(self, graph: Graph, entries: Dictionary) -> list[_Found]:
+        """Return the graph with one more term, of each of the families that explain most."""
         value, _, jacobian = graph.linearise(self.t[:, None])
         columns = np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1)
         basis = np.linalg.qr(columns / self.size[:, None])[0]
         rest = (self.y - value) / self.size
         cover, slopes = covered(rest, entries.values / self.size, basis)
-        order = np.argsort(-cover)
-        firsts = list(dict.fromkeys(entries.families[i] for i in order))[:_SINGLES]
         grown = []
-        for family in firsts:
-            i = next(int(i) for i in order if entries.families[i] == family)
+        for i in entries.of_different_families(np.argsort(-cover), _SINGLES):
             more = number(float(slopes[i])) * entries.builds[i]()
             grown.append(self.keep(to_expression(graph, ["x0"]) + more))
         return [each for each in grown if each is not None]
 
-    def keep(self, expression: sympy.Expr, *, wide: bool = True) -> EdgeMatch | None:
-        """Record the expression with all constants fitted; return its match, or None.
+    def keep(self, expression: sympy.Expr, *, wide: bool = True) -> _Found | None:
+        """Record the expression with all constants fitted; return it, or None.
 
         There is none if it is not defined.
         """
@@ -400,11 +393,12 @@ class _UnivariateSearch:
         count_work(COSTS.conversion)
         settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal * self.data.y_std)
         fitted = refit(begun, self.data, settings)
-        loss = self.data.error(fitted) ** 2
-        if not np.isfinite(loss) or not sound(fitted, self.data.x):
+        error = self.data.error(fitted)
+        if not np.isfinite(error) or not sound(fitted, self.data.x):
             return None
         graph = canonicalise(fitted)
-        complexity = graph.complexity + max(graph.active_edges - 1, 0)
-        match = EdgeMatch(graph, loss, complexity, function_label(graph), self.goal**2)
-        self.found.append(match)
-        return match
+        # Formulas as good as the goal differ by their size alone.
+        size, goal = graph.parameters.size, max(error, self.goal)
+        found = _Found(graph, error, length_of(goal, size, graph.complexity, self.data))
+        self.found.append(found)
+        return found

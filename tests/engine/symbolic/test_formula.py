@@ -14,6 +14,7 @@ from kanrun.engine.symbolic import (
     Graph,
     SearchProblem,
     Symbolic,
+    VerificationData,
     certify,
     choose,
     finish_formula,
@@ -175,15 +176,15 @@ def test_the_certificate_tells_truth_from_likeness():
     true = parse("sin(pi*x0)")
     truth = to_numpy(true, ["x0"])
     formula = finish_formula(graph, split(x, truth(x)), POLICY)
-    good = certify(formula, truth, (x, truth(x)), x, truth)
+    good = certify(formula, truth, VerificationData(x, truth(x), x, x, truth))
     assert (good.recovered, good.same_form) == ("yes", "yes")
     assert proven_equal(formula.expression, true, BUDGET) == "yes"
     assert good.difference < 1e-12
     other = to_numpy(parse("sin(3*x0)"), ["x0"])
-    off = certify(formula, other, (x, other(x)), x, other)
+    off = certify(formula, other, VerificationData(x, other(x), x, x, other))
     assert (off.recovered, off.same_form) == ("no", "yes")
     assert proven_equal(formula.expression, parse("sin(3*x0)"), BUDGET) == "no"
-    assert certify(formula, other, (x, other(x)), x, None).recovered == "unknown"
+    assert certify(formula, other, VerificationData(x, other(x), x, x, None)).recovered == "unknown"
 
 
 def test_the_truth_is_known_relative_to_its_scale():
@@ -191,7 +192,7 @@ def test_the_truth_is_known_relative_to_its_scale():
     truth = to_numpy(parse("1e-3*sin(x0)"), ["x0"])
     near = one_edge("sin", 1.0, 1e-7, 1e-3, 0.0, free="")
     formula = Formula(to_expression(near, ["x0"]), ("x0",), near)
-    certificate = certify(formula, truth, (x, truth(x)), x, truth)
+    certificate = certify(formula, truth, VerificationData(x, truth(x), x, x, truth))
     assert certificate.formula_rmse < 1e-9
     assert certificate.recovered == "no"
 
@@ -202,7 +203,7 @@ def test_a_formula_with_a_numeric_edge_is_never_the_truth():
     spline = Spline.through(x[:, 0], truth(x), (0.0, 1.0), 5, 3)
     graph = Graph(1, ("sum",), (Edge(0, 1, spline),))
     formula = finish_formula(graph, split(x, truth(x)), POLICY)
-    certificate = certify(formula, truth, (x, truth(x)), x, truth)
+    certificate = certify(formula, truth, VerificationData(x, truth(x), x, x, truth))
     assert certificate.formula_rmse < 1e-20
     assert (certificate.recovered, certificate.same_form) == ("no", "no")
 

@@ -17,7 +17,6 @@ from kanrun.experiments.interpret.outcome import (
 from kanrun.experiments.interpret.plots import score_card
 from kanrun.experiments.interpret.problem import (
     InterpretationProblem,
-    VerificationData,
     problems_of,
 )
 from numpy.testing import assert_allclose, assert_array_equal
@@ -45,6 +44,7 @@ from kanrun.engine.symbolic import (
     SearchStage,
     Spline,
     Symbolic,
+    VerificationData,
     choose,
     match_edge,
 )
