@@ -258,9 +258,7 @@ def formula_checkpoint(
         "splines": {},
     }
     for name, spline in formula.splines:
-        steps = np.arange(-spline.degree, spline.intervals + spline.degree + 1) / spline.intervals
-        knots = spline.low + (spline.high - spline.low) * steps
-        meta["splines"][name] = knots.tolist(), spline.parameters.tolist()
+        meta["splines"][name] = spline.knots.tolist(), spline.parameters.tolist()
     return Checkpoint(f"formula-{problem.name}-seed{seed}", {}, meta)
 
 

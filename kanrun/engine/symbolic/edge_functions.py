@@ -7,13 +7,12 @@ size), the derivatives by the edge's own parameters.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 import sympy
-from numpy.typing import NDArray
+from scipy.interpolate import BSpline
 
-from kanrun.engine.splines import uniform_powers
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, Array, Candidate, X, number
 
 CONSTANTS = "abcd"
@@ -65,33 +64,21 @@ class Spline:
         """Return phi + shift; B-splines sum to one."""
         return self.with_parameters(self.parameters + shift)
 
+    @property
+    def knots(self) -> Array:
+        """Equal steps, `degree` of them beyond each end."""
+        steps = np.arange(-self.degree, self.intervals + self.degree + 1) / self.intervals
+        return self.low + (self.high - self.low) * steps
+
     def value(self, t: Array) -> Array:
-        basis, _, index = self._basis(t)
-        return np.asarray(np.einsum("np,np->n", basis, self.parameters[index]))
+        return self.evaluate(t)[0]
 
     def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
-        basis, slopes, index = self._basis(t)
-        local = self.parameters[index]
-        dense = np.zeros((t.size, self.parameters.size))
-        np.put_along_axis(dense, index, basis, axis=1)
-        value, slope = (np.einsum("np,np->n", each, local) for each in (basis, slopes))
-        return value, slope, dense
-
-    def _basis(self, t: Array) -> tuple[Array, Array, NDArray[np.int64]]:
-        """Return the local basis (N, k + 1), its slopes, and the numbers of its functions.
-
-        Nan stays nan.
-        """
-        scale = self.intervals / (self.high - self.low)
-        clipped = np.clip(np.nan_to_num(t, nan=self.low), self.low, self.high)
-        at = (clipped - self.low) * scale
-        start = np.minimum(at.astype(np.int64), self.intervals - 1)
-        powers = np.vander(at - start, self.degree + 1, increasing=True)
-        matrix, slope_matrix = _pieces(self.degree)
-        basis, slopes, beyond = powers @ matrix, powers @ slope_matrix * scale, t - clipped
-        if beyond.any():
-            basis = basis + beyond[:, None] * slopes
-        return basis, slopes, start[:, None] + np.arange(self.degree + 1)
+        inside = np.clip(t, self.low, self.high)
+        every = _basis(tuple(self.knots), self.degree)
+        basis, slopes = (functions(inside) for functions in every)
+        columns = basis + (t - inside)[:, None] * slopes
+        return columns @ self.parameters, slopes @ self.parameters, columns
 
     def refined(self, intervals: int, ends: tuple[float, float]) -> Spline:
         """Return the least squares spline on another grid."""
@@ -99,14 +86,11 @@ class Spline:
         return Spline.through(points, self.value(points), ends, intervals, self.degree)
 
 
-@cache
-def _pieces(degree: int) -> tuple[Array, Array]:
-    """Return the coefficients of u^p (row) in the local basis functions (column) and slopes."""
-    matrix = np.array(uniform_powers(degree, 0))
-    slopes = np.zeros_like(matrix)
-    if degree:
-        slopes[:-1] = uniform_powers(degree, 1)
-    return matrix, slopes
+@lru_cache(maxsize=1024)
+def _basis(knots: tuple[float, ...], degree: int) -> tuple[BSpline, BSpline]:
+    """Return all B-splines on these knots as one function, and their slopes."""
+    functions = BSpline(np.array(knots), np.eye(len(knots) - degree - 1), degree)
+    return functions, functions.derivative()
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ import numpy as np
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import TINY
 from kanrun.engine.symbolic.conversions import canonicalise
-from kanrun.engine.symbolic.edge_functions import Spline, flat
-from kanrun.engine.symbolic.graph import EdgeMatch, Graph, fitted_grids, sound, without_edges
+from kanrun.engine.symbolic.edge_functions import flat
+from kanrun.engine.symbolic.graph import EdgeMatch, Graph, sound, without_edges
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
@@ -42,8 +42,6 @@ SNAP_THRESHOLD = 0.05
 LONGER_SEARCH = 30.0
 #: Error below which splines of exact data can stay, so that it is no noise.
 SMOOTH = 2e-5
-#: Maximum number of intervals of the grids on which removals are tried.
-_PRUNED_INTERVALS = 8
 #: Factor of the smallest error so far that a removal may cause, and an error that is no loss.
 _GROWTH, _NEGLIGIBLE_ERROR = 1.3, 1e-7
 #: Steps of the refit without an edge, and without a node.
@@ -87,7 +85,7 @@ def refine_to_formula(name: str, trained: Graph, problem: SearchProblem) -> Iter
 def snapped(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event]:
     """Prune a trained network, refine its grids again, and snap its edges to single candidates."""
     data = problem.data
-    pruned = network = _pruned_network(trained, data)
+    pruned = network = eliminate(trained, data)
     yield SearchStage("prune", name, pruned, data)
     if pruned is not trained:
         network = extend(pruned, data, problem.policy.grids[-2:])
@@ -120,22 +118,6 @@ def _stages(tried: FittedStructure) -> Iterator[SearchStage]:
     if tried.formula is not None and tried.snapped is not None:
         yield SearchStage("snap", tried.name, tried.snapped, tried.data)
         yield SearchStage("refit", tried.name, tried.formula, tried.data)
-
-
-def _pruned_network(trained: Graph, data: SearchData) -> Graph:
-    """Return the network without needless edges, or the trained network itself if it needs all.
-
-    Edges are tried on a coarser, quicker grid, unless the function is too sharp for it.
-    """
-    graph = trained
-    splines = [edge.function for edge in graph.edges if isinstance(edge.function, Spline)]
-    if max((spline.intervals for spline in splines), default=0) > _PRUNED_INTERVALS:
-        coarse = fitted_grids(graph, data.x, intervals=_PRUNED_INTERVALS)
-        coarse = refit(coarse, data, RefitSettings(_EDGE_STEPS, penalty=PENALTY, gain=QUICK))
-        if data.error(coarse) <= max(SNAP_THRESHOLD, 2 * data.error(trained)):
-            graph = coarse
-    pruned = eliminate(graph, data)
-    return trained if pruned.active_edges == graph.active_edges else pruned
 
 
 def edge_scores(graph: Graph, data: SearchData) -> list[float]:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, at_most, count_work
@@ -63,9 +62,9 @@ from kanrun.errors import KanrunError
 
 #: Samples of an edge that are used.
 POINTS = 120
-#: Matching candidates: best candidates that are refitted, grid points from which they are and of
-#: which they are chosen, and the distance of these relative to a.
-_CANDIDATES, _STARTS, _RANKED, _APART = 12, 2, 40, 0.3
+#: Matching candidates: best candidates that are refitted, grid points of which their two starts are
+#: chosen, and the distance of these relative to a.
+_CANDIDATES, _RANKED, _APART = 12, 40, 0.3
 _MATCHED = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 #: Formulas of one variable: work for one of several edges, relative error of values if nothing else
 #: is known, and accuracy of the values below which the first formula as good as that is taken.
@@ -73,8 +72,8 @@ UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 10.0, 3e-14, 1e-10
 #: Maximum degree and number of terms of a quotient of polynomials.
 _DEGREE, _QUOTIENT_TERMS = 16, 20
 #: Size of a dictionary; constants of a function that come from the range of the argument; entries
-#: that are multiplied by factors (half as many by one another); factors; entries of each family.
-_ENTRIES, _GENERIC, _SIMPLE, _FACTORS, _ALIKE = 3000, 90, 300, 20, 3
+#: that are multiplied by factors; factors.
+_ENTRIES, _GENERIC, _SIMPLE, _FACTORS = 3000, 90, 300, 20
 #: Terms and pairs that are looked at; families of each kind that are refitted, formulas returned.
 _KEPT, _SINGLES = 60, 6
 #: Fraction of the variance that a term may leave of the values over a weight, and multiple of the
@@ -88,17 +87,19 @@ _CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
 _WEIGHTS = (1, 2, 3, -1, -2)
 
 
-def _thinned(points: int, t: Array, *others: Array) -> tuple[Array, ...]:
-    """Return at most this many of the arguments t (N,), in order, and of the values there."""
-    order = np.argsort(t, kind="stable")[
-        np.linspace(0, t.size - 1, min(t.size, points)).astype(int)
-    ]
-    return tuple(each[order] for each in (t, *others))
+def _points(t: Array, values: Array, most: int = POINTS, *, relative: bool = False) -> SearchData:
+    """Return at most this many values (N,), in the order of t (N,), to fit and choose on."""
+    places = np.linspace(0, t.size - 1, min(t.size, most)).astype(int)
+    order = np.argsort(t, kind="stable")[places]
+    x, y = t[order, None], values[order]
+    return SearchData(x, y, x, y, relative)
 
 
-def _points(t: Array, values: Array, relative: bool = False) -> SearchData:
-    """Return values (N,) at t (N,) as points that are fitted and chosen on."""
-    return SearchData(t[:, None], values, t[:, None], values, relative)
+def _matched(function: Symbolic | Graph, loss: float, floor: float = ROUNDING) -> EdgeMatch:
+    size = function.complexity
+    if isinstance(function, Graph):
+        size += max(function.active_edges - 1, 0)
+    return EdgeMatch(function, loss, size, function_label(function), floor)
 
 
 def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
@@ -107,77 +108,61 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
     They are defined on the range of t. Twins (sigmoid and tanh, ...) are matched once; candidates
     that are far off on the coarse grid are left out.
     """
-    t, values = _thinned(POINTS, t, values)
-    varies = float(np.var(values)) > 0
-    found = [_matched(flat(float(values.mean())), float(varies))] if CONSTANT in candidates else []
-    if not varies or t[-1] == t[0]:
+    data, mean = _points(t, values), float(values.mean())
+    varies = float(np.var(data.y)) > 0
+    found = [_matched(flat(mean), float(varies))] if CONSTANT in candidates else []
+    if not varies or not np.ptp(data.x):
         return found
     names = {candidate.name for candidate in candidates}
     coarse = [
-        (candidate, *_coarse(t, values, candidate))
+        (*_coarse(data, candidate), candidate)
         for candidate in candidates
         if candidate is not CONSTANT and TWINS.get(candidate.name) not in names
     ]
-    coarse.sort(key=lambda entry: entry[1] * 2 ** entry[0].complexity)
-    matches = (_match(t, values, each, at) for each, _, at in coarse[:_CANDIDATES])
-    found += [match for match in matches if match is not None]
+    coarse.sort(key=lambda entry: entry[0] * 2 ** entry[-1].complexity)
+    for _, starts, candidate in coarse[:_CANDIDATES]:
+        matches = [match for start in starts if (match := _match(data, candidate, *start))]
+        found += sorted(matches, key=lambda match: match.loss)[:1]
     return sorted(found, key=lambda match: match.score)
 
 
-def _match(
-    t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]]
-) -> EdgeMatch | None:
-    """Return the candidate with its constants fitted from the better of the starts, or None.
-
-    Starts are for t scaled to [-1, 1].
-    """
-    middle, half, data = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2, _points(t, values)
-    settings = replace(_MATCHED, floor=ROUNDING**0.5 * data.y_std)
-    best: EdgeMatch | None = None
-    for a, b in starts:
-        begun = Symbolic(candidate, (a / half, b - a * middle / half, 1.0, 0.0), candidate.free)
-        with np.errstate(all="ignore"):
-            design = np.stack([begun.value(t), np.ones_like(t)], axis=1)
-        if not np.isfinite(design).all():
-            continue
-        c, d = np.linalg.lstsq(design, values, rcond=None)[0].tolist()
-        graph = Graph(1, ("sum",), (Edge(0, 1, begun.changed(c=c, d=d)),))
-        fitted = refit(graph, data, settings)
-        result, loss = fitted.edges[0].function, data.error(fitted) ** 2
-        assert isinstance(result, Symbolic), "as the edge was begun"
-        if result.allows(t) and loss < (best.loss if best else np.inf):
-            best = _matched(standardised(result), loss)
-            if loss < ROUNDING:
-                break
-    return best
+def _match(data: SearchData, candidate: Candidate, a: float, b: float) -> EdgeMatch | None:
+    """Return the candidate with its constants fitted, from f(a x + b) for x scaled to [-1, 1]."""
+    t = data.x[:, 0]
+    middle, half = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2
+    begun = Symbolic(candidate, (a / half, b - a * middle / half, 1.0, 0.0), candidate.free)
+    with np.errstate(all="ignore"):
+        design = np.stack([begun.value(t), np.ones_like(t)], axis=1)
+    if not np.isfinite(design).all():
+        return None
+    c, d = np.linalg.lstsq(design, data.y, rcond=None)[0].tolist()
+    graph = Graph(1, ("sum",), (Edge(0, 1, begun.changed(c=c, d=d)),))
+    fitted = refit(graph, data, replace(_MATCHED, floor=ROUNDING**0.5 * data.y_std))
+    result, loss = fitted.edges[0].function, data.error(fitted) ** 2
+    assert isinstance(result, Symbolic), "as the edge was begun"
+    is_sound = result.allows(t) and np.isfinite(loss)
+    return _matched(standardised(result), loss) if is_sound else None
 
 
-def _matched(function: Symbolic, loss: float) -> EdgeMatch:
-    return EdgeMatch(function, loss, function.candidate.complexity, function.candidate.name)
-
-
-def _coarse(
-    t: Array, values: Array, candidate: Candidate
-) -> tuple[float, list[tuple[float, float]]]:
-    """Return the smallest loss on the grid, and its best points (a, b), apart from each other.
+def _coarse(data: SearchData, candidate: Candidate) -> tuple[float, list[tuple[float, float]]]:
+    """Return the smallest loss on the grid, the constants (a, b) there, and the best ones apart.
 
     The edge is taken at equal steps.
     """
     grid, f = grid_values(candidate)
-    if not len(grid):
-        return np.inf, []
-    target = np.interp(np.linspace(t[0], t[-1], GRID_STEPS), t, values)
+    t = data.x[:, 0]
+    target = np.interp(np.linspace(t[0], t[-1], GRID_STEPS), t, data.y)
     target = target - target.mean()
     constant = np.full((GRID_STEPS, 1), GRID_STEPS**-0.5)
-    r2 = covered(target, f, constant)[0] / max(float(target @ target), TINY)
-    chosen: list[int] = []
-    for i in np.argsort(-r2)[:_RANKED]:
-        if r2[i] <= 0 or len(chosen) == _STARTS:
-            break
-        if all(np.abs(grid[i] - grid[j]).max() > _APART * abs(grid[j, 0]) for j in chosen):
-            chosen.append(int(i))
-    loss = 1 - float(r2[chosen[0]]) if chosen else np.inf
-    return loss, [(float(grid[i, 0]), float(grid[i, 1])) for i in chosen]
+    explained = covered(target, f, constant)[0]
+    order = np.argsort(-explained)[:_RANKED]
+    order = order[explained[order] > 0]
+    if not order.size:
+        return np.inf, []
+    best = grid[order]
+    others = best[np.abs(best - best[0]).max(axis=1) > _APART * abs(best[0, 0])]
+    loss = 1 - float(explained[order[0]]) / max(float(target @ target), TINY)
+    return loss, [tuple(each) for each in (best[0], *others[:1])]
 
 
 def match_formulas(
@@ -195,20 +180,17 @@ def match_formulas(
     errors are `relative`. The search ends at the first formula as good as that, or when the budget
     is spent.
     """
-    t, values = _thinned(POINTS, t, values)
-    if t[0] == t[-1] or np.var(values) == 0.0:
+    data = _points(t, values, relative=relative)
+    if not (np.ptp(data.x) and np.ptp(data.y)):
         return []
-    search = _UnivariateSearch(_points(t, values, relative), candidates, accuracy)
+    search = _UnivariateSearch(data, candidates, accuracy)
     with np.errstate(all="ignore"):
         for usual in search.phases(budget):
             # Values that are not exact are near to many formulas: the usual ones are all compared.
             if (search.is_exact() and (search.precise or not usual)) or budget.over:
                 break
-    matches = []
-    for found in search.best():
-        graph, loss = found.graph, found.error**2
-        size = graph.complexity + max(graph.active_edges - 1, 0)
-        matches.append(EdgeMatch(graph, loss, size, function_label(graph), search.goal**2))
+    best = search.best()
+    matches = [_matched(found.graph, found.error**2, search.goal**2) for found in best]
     return sorted(matches, key=lambda match: match.score)
 
 
@@ -221,8 +203,8 @@ def regression_formulas(
     plain functions come first; then term after term of these, and in the end of compositions too.
     All constants are fitted to all points.
     """
-    t, values = _thinned(t.size, t, values)
-    search = _UnivariateSearch(_points(t, values), candidates)
+    search = _UnivariateSearch(_points(t, values, t.size), candidates)
+    t = search.t
     target = OutputTransform(search.y)
 
     every = dictionary_of_one(t, candidates) + generic_terms(t, candidates, _GENERIC)
@@ -310,10 +292,6 @@ class _UnivariateSearch:
             for target in output_transforms(self.y, names, self.relative, weight):
                 self.singles(target, self.exponentials(target) if self.relative else every, 1)
             yield False
-        places = pd.Series(nice.families).groupby(nice.families).cumcount()
-        varied = nice.chosen(np.flatnonzero(places < _ALIKE)[: _SIMPLE // 2])
-        self.singles(plain, varied.combined(varied, PRODUCT), _SINGLES)
-        yield False
         for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
             self.pairs(target, entries)
             yield False
