@@ -225,12 +225,9 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
     points = np.concatenate([data.validation_x, data.x[:200]])
     points = np.concatenate([points, widened(points)])
     with contextlib.suppress(WorkSpent):
-        for _ in range(2):
-            tidy = round_numbers(expression, passes)
-            short = equivalent_forms(tidy, names, points, policy.simplify_budget)[0]
-            # Only numbers that a shorter form brings out are rounded and simplified again.
-            if (expression := round_numbers(short, passes)) == short:
-                break
+        tidy = round_numbers(expression, passes)
+        short = equivalent_forms(tidy, names, points, policy.simplify_budget)[0]
+        expression = round_numbers(short, passes)
     return Formula(as_written(expression), names, graph, changes)
 
 

@@ -9,7 +9,6 @@ log(error) dominates, down to EXACT, below which only the size counts.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -33,10 +32,6 @@ _CHANCE = 2.0
 _POINTS_PER_CONSTANT, _MORE_POINTS = 2, 5
 #: Standard errors up to which neighbouring residuals are uncorrelated.
 _UNCORRELATED = 3.5
-#: Maximum number of inputs for cubic rather than quadratic polynomials of them.
-_CUBIC_INPUTS = 5
-#: Fraction of the residuals that such a polynomial must explain to show that they are no noise.
-_EXPLAINED = 0.05
 #: Fraction of a budget that the search for a structure may use.
 _SEARCH_FRACTION = 0.85
 
@@ -153,35 +148,24 @@ class SearchData:
     def residuals_are_noise(self, model: Model) -> bool:
         """Return whether the residuals of a model are pure noise.
 
-        Neighbouring points are uncorrelated within `_UNCORRELATED` standard errors, and no
-        low-degree polynomial in the inputs predicts the held-out residuals.
+        Residuals of points that are neighbours, in all inputs or along one of them, are
+        uncorrelated within `_UNCORRELATED` standard errors.
         """
-        x, fitted = np.concatenate([self.x, self.validation_x]), self.y.size
-        residuals = self.residuals(model, x, np.concatenate([self.y, self.validation_y]))
+        points = self.all_points
+        x = points.x[:, np.ptp(points.x, axis=0) > 0]
+        residuals = self.residuals(model, points.x, points.y)
         size = float(np.std(residuals))
         if not 0 < size < np.inf:
             return False
         residuals = (residuals - residuals.mean()) / size
-        varies = np.ptp(x, axis=0) > 0
-        unit = (x[:, varies] - x[:, varies].mean(0)) / x[:, varies].std(0)
-        nearest = np.asarray(cKDTree(unit).query(unit, 2)[1])[:, 1]
+        nearest = np.asarray(cKDTree(x / x.std(0)).query(x / x.std(0), 2)[1])[:, 1]
         # Pairs of nearest neighbours are counted twice, which makes their correlation sqrt(2) times
         # as uncertain.
-        correlations = [float(np.mean(residuals * residuals[nearest])) / np.sqrt(2)]
-        for order in np.argsort(unit, axis=0).T:
-            correlations.append(float(np.mean(residuals[order][1:] * residuals[order][:-1])))
-        if max(correlations) > _UNCORRELATED / np.sqrt(residuals.size):
-            return False
-        degree = 3 if unit.shape[1] <= _CUBIC_INPUTS else 2
-        columns = np.column_stack([np.ones(len(unit)), unit]).T
-        products = itertools.combinations_with_replacement(columns, degree)
-        terms = np.stack([np.prod(each, axis=0) for each in products], axis=1)
-        if 4 * terms.shape[1] > fitted:
-            return True
-        held_out = residuals[fitted:]
-        weights = np.linalg.lstsq(terms[:fitted], residuals[:fitted], rcond=None)[0]
-        left = float(np.mean((held_out - terms[fitted:] @ weights) ** 2))
-        return left > (1 - _EXPLAINED) * float(np.mean(held_out**2))
+        products = [residuals * residuals[nearest] / np.sqrt(2)]
+        ordered = residuals[np.argsort(x, axis=0)]
+        products += [column[1:] * column[:-1] for column in ordered.T]
+        largest = max(float(np.mean(each)) for each in products)
+        return largest <= _UNCORRELATED / np.sqrt(residuals.size)
 
 
 def description_length(graph: Graph, data: SearchData) -> float:

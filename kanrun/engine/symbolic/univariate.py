@@ -21,7 +21,6 @@ from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, at_most, cou
 from kanrun.engine.symbolic.candidates import (
     CONSTANT,
     GRID_STEPS,
-    TABLE,
     TINY,
     TWINS,
     Array,
@@ -275,36 +274,24 @@ class _UnivariateSearch:
         factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(_FACTORS)
         wide = nice + nice.first(_SIMPLE).combined(factors, PRODUCT, distinct=True)
         plain, *others = output_transforms(self.y, names, self.relative)
-        if self.relative:
-            nice = self.exponentials(plain) + nice
         self.singles(plain, wide, _SINGLES)
         yield True
         self.pairs(plain, nice)
         yield True
         for target in others:
-            if self.relative:
-                self.singles(target, self.exponentials(target), 1)
             self.singles(target, wide, 1)
             yield True
         every = (every + generic_terms(self.t, self.candidates, _GENERIC)).simplest(_ENTRIES)
         powers = powers_of(inputs, self.candidates, _WEIGHTS)
         for weight in zip(powers.values, powers.builds, strict=True):
             for target in output_transforms(self.y, names, self.relative, weight):
-                self.singles(target, self.exponentials(target) if self.relative else every, 1)
+                self.singles(target, every, 1)
             yield False
         for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
             self.pairs(target, entries)
             yield False
         for _ in self.grown(every, budget):
             yield False
-
-    def exponentials(self, target: OutputTransform) -> Dictionary:
-        """Return exponentials at the rates of the target at both ends and on the whole."""
-        third, logarithm = self.t.size // 3, np.log(np.abs(target.values))
-        parts = (slice(third), slice(-third, None), slice(None))
-        rates = [float(np.polyfit(self.t[part], logarithm[part], 1)[0]) for part in parts]
-        grid = np.array([(sign * rate, 0.0) for rate in rates for sign in (1.0, -1.0)])
-        return Dictionary.of_inputs(self.t[:, None]).functions(TABLE["exp"], grid)
 
     def singles(self, target: OutputTransform, entries: Dictionary, most: int) -> None:
         """Keep c_0 + c_1 f for the entries f nearest to the target, one of each of `most` families.
