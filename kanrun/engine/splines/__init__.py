@@ -12,7 +12,6 @@ from kanrun.engine.splines.basis import (
     spline_values,
     splines_of_edges,
     sums_of_splines,
-    uniform_powers,
 )
 from kanrun.engine.splines.fitting import (
     carry_coefficients,

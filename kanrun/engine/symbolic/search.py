@@ -27,7 +27,7 @@ from kanrun.engine.symbolic.problem import (
     SearchStage,
     length_of,
 )
-from kanrun.engine.symbolic.reductions import dimensionless, relevant_inputs
+from kanrun.engine.symbolic.reductions import Reduction, dimensionless, relevant_inputs
 from kanrun.engine.symbolic.refit import GOOD, STALLED, coarse_fit, extend
 from kanrun.engine.symbolic.snapping import (
     LONGER_SEARCH,
@@ -166,6 +166,8 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
     if not run.over():
         reduction = reduce_variables(data)
         yield from run.recorded(structured_formulas(problem, reduction))
+        if reduction.changes and not run.over():  # the groups may be wrong
+            yield from run.recorded(structured_formulas(problem, Reduction.none(inputs)))
     if run.over():
         return
     if data.relative:
