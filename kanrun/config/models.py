@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -88,9 +89,15 @@ class KANConfig:
     kind: str = "kan"
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield an error for a budget of a search that widths leave out."""
+        """Yield errors for a budget of a search that widths leave out, and for other layers."""
         if self.hidden != AUTO and self.budget != "normal":
             yield f"{at}budget={self.budget} is for {at}hidden=auto, not {self.hidden}."
+        products, widths = self.multiplication_nodes, widths_of(self.hidden)
+        if products and (len(products) != len(widths) or any(map(operator.gt, products, widths))):
+            yield (
+                f"{at}multiplication_nodes={products} must have a number for each layer of "
+                f"{at}hidden={list(widths)}, no larger than its nodes."
+            )
 
 
 @model("kanrun.study.build:create_mlp", network="kanrun.engine.networks.classical:MLP", label="MLP")
@@ -318,8 +325,8 @@ class AdamSolver(GradientConfig):
 
 def check_model(model: Any, inputs: int) -> None:
     """Raise UsageError for a setting of `model` that breaks a rule, or a wrong number of inputs."""
-    kind, hidden = MODELS[model.kind], vars(model).get("hidden", ())
-    if hidden is None:
+    kind = MODELS[model.kind]
+    if vars(model).get("hidden", ()) is None:
         raise UsageError(
             "model.hidden=null is for kanrun interpret, which searches the shape. Set the widths "
             "here."
@@ -329,14 +336,6 @@ def check_model(model: Any, inputs: int) -> None:
         raise UsageError(
             f"model={model.kind} is for tables, and for kanrun fit alone. Use model=kan or mlp "
             "here."
-        )
-    products, hidden = vars(model).get("multiplication_nodes", ()), widths_of(hidden)
-    if products and (
-        len(products) != len(hidden) or any(m > n for m, n in zip(products, hidden, strict=True))
-    ):
-        raise UsageError(
-            f"model.multiplication_nodes={list(products)} must have a number for each layer of "
-            f"model.hidden={list(hidden)}, no larger than its nodes."
         )
     if kind.inputs is not None and inputs != kind.inputs:
         raise UsageError(

@@ -74,13 +74,6 @@ def sync(path: Path) -> None:
             os.close(descriptor)
 
 
-def remove_temporary(folder: Path) -> None:
-    """Delete what a killed `write_atomic` left in `folder`."""
-    for leftover in folder.glob(".*.tmp"):
-        with contextlib.suppress(OSError):
-            leftover.unlink()
-
-
 def check_regular(path: Path, limit: float = math.inf) -> None:
     """Raise StorageFailed unless `path` is a regular file, not a link, of at most `limit` bytes."""
     if path.is_symlink() or not path.is_file():
@@ -136,21 +129,6 @@ def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
         raise StorageFailed(f"{path} does not hold what is expected: {error}.") from error
     except (ValueError, RecursionError) as error:
         raise StorageFailed(f"{path} is not valid JSON: {error}.") from error
-
-
-def yaml_as_plain(text: str, path: Path) -> Any:
-    """Return the YAML `text` of the file `path` as dicts, lists, text and numbers.
-
-    Raises StorageFailed for invalid YAML, for tags of objects, and for aliases, which can multiply.
-    """
-    import yaml  # type: ignore[import-untyped]
-
-    try:
-        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-            raise StorageFailed(f"{path} uses YAML aliases, which are not read.")
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise StorageFailed(f"{path} is not a configuration: {error}.") from error
 
 
 def file_name(name: str, longest: int = 100) -> str:

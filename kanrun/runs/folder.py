@@ -21,7 +21,7 @@ from typing import Any
 from kanrun.config.registry import RECORDED, loaded_plugins
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint
-from kanrun.runs.files import file_name, remove_temporary, storing, sync, to_json, write_json
+from kanrun.runs.files import file_name, storing, sync, to_json, write_json
 from kanrun.runs.reader import TOP_TABLES, Run, holding, process
 from kanrun.runs.records import (
     JOURNAL_FILE,
@@ -117,7 +117,9 @@ class RunFolder:
                     raise UsageError(
                         f"{place} is a link; a run that is resumed must lie in one folder."
                     )
-                remove_temporary(place)
+                for leftover in place.glob(".*.tmp"):  # of a killed `write_atomic`
+                    with contextlib.suppress(OSError):
+                        leftover.unlink()
             folder = cls(path, run.manifest)
             folder._save(
                 status=Status.RUNNING,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, read_bytes, read_json, storing, yaml_as_plain
+from kanrun.runs.files import file_name, read_bytes, read_json, storing
 from kanrun.runs.records import (
     MANIFEST_FILE,
     POINTS_FILE,
@@ -316,9 +316,18 @@ def config_path(folder: Path, base: int) -> Path:
 def read_config(path: Path) -> dict[str, Any]:
     """Return a stored configuration as plain values, interpolations kept.
 
-    Raises StorageFailed if it is missing, damaged, or uses YAML aliases (which can blow up memory).
+    Raises StorageFailed if it is missing or damaged, and for tags of objects and for aliases, which
+    can multiply.
     """
-    config = yaml_as_plain(read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace"), path)
+    import yaml  # type: ignore[import-untyped]
+
+    text = read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace")
+    try:
+        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise StorageFailed(f"{path} uses YAML aliases, which are not read.")
+        config = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise StorageFailed(f"{path} is not a configuration: {error}.") from error
     if not isinstance(config, dict):
         raise StorageFailed(f"{path} is not a configuration: it holds a {type(config).__name__}.")
     return {str(key): value for key, value in config.items()}

@@ -17,7 +17,7 @@ from kanrun.cli.app import main
 from kanrun.errors import KanrunError
 from kanrun.formulas import parse
 from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
-from kanrun.runs.files import yaml_as_plain
+from kanrun.runs.reader import read_config
 from kanrun.runs.records import Checkpoint
 from kanrun.targets import column_kinds, read_table
 
@@ -187,7 +187,8 @@ def test_tables(request, capfd, tmp_path):
 
 def test_yaml(request, capfd, tmp_path):
     def case(rng):
-        yaml_as_plain(some(rng, YAML, 30), tmp_path / "x.yaml")
+        (tmp_path / "x.yaml").write_text(some(rng, YAML, 30))
+        read_config(tmp_path / "x.yaml")
         return "done"
 
     fuzz("YAML texts", case, request, capfd)
