@@ -7,9 +7,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -94,9 +94,7 @@ def list_runs(  # noqa: PLR0913  (each is an option)
     rows = index.rows(where or "1", sort, tag, status)
     shown = rows[: most if most is not None or as_json or as_csv else _MOST_LISTED]
     if as_json and columns is None:
-        print(
-            json.dumps([{"folder": str(outputs / row["name"]), **row} for row in shown], indent=2)
-        )
+        _print_json([{"folder": str(outputs / row["name"]), **row} for row in shown])
     elif rows or as_json or as_csv:
         names = [name.strip() for name in columns.split(",")] if columns else []
         chosen = listed(index, shown, names)
@@ -139,17 +137,12 @@ def show_run(
     if as_json:
         content = {"folder": str(found.path), **json.loads(to_json(found.manifest)), **labels}
         content |= {"points": [one.name for one in found.points]} if found.has_points else {}
-        print(json.dumps(content, indent=2, default=str))
+        _print_json(content)
         return
-    from kanrun.study import report
-
-    console = report.output_console()
     _print_about(found)
-    lines = [f"  tags: {', '.join(found.labels.tags)}"] if found.labels.tags else []
-    lines += [f"  note: {found.labels.note}"] if found.labels.note else []
-    lines += [f"  {sentence}" for sentence in _unfinished(found)]
-    for line in [*lines, *(f"  {path}" for path in found.figures)]:
-        report.print_line(console, line)
+    tags, note = ", ".join(found.labels.tags), found.labels.note
+    lines = [f"{name}: {text}" for name, text in (("tags", tags), ("note", note)) if text]
+    _print_lines(f"  {line}" for line in (*lines, *_unfinished(found), *found.figures))
 
 
 @command(runs_commands, "compare")
@@ -172,7 +165,7 @@ def compare_runs(
     found = [_one(word, outputs) for word in names]
     settings, results, _ = differences(found)
     if as_json:
-        print(json.dumps({"settings": settings, "results": results}, indent=2, default=str))
+        _print_json({"settings": settings, "results": results})
         return
     for title, part in (("settings", settings), ("results", results)):
         if part:
@@ -206,18 +199,14 @@ def report_runs(
 @command(runs_commands, "diff")
 def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> None:
     """Show settings, versions and commits in which two runs differ: first with -, other +."""
-    from kanrun.study import report
     from kanrun.study.report import differences
 
     found = [_one(word, outputs) for word in (run, other)]
     settings, _, origins = differences(found)
-    console = report.output_console()
-    for mark, one in zip("-+", found, strict=True):
-        report.print_line(console, f"{mark * 3} {one.name}")
+    _print_lines(f"{mark * 3} {one.name}" for mark, one in zip("-+", found, strict=True))
     for name, values in {**settings, **origins}.items():
-        for mark, value in zip("-+", values, strict=True):
-            if value is not None:
-                report.print_line(console, f"{mark} {name}: {value}")
+        pairs = zip("-+", values, strict=True)
+        _print_lines(f"{mark} {name}: {value}" for mark, value in pairs if value is not None)
 
 
 def _unfinished(run: Run) -> Iterator[str]:
@@ -258,6 +247,19 @@ def _one(word: str, outputs: Path) -> Run:
     return run.best
 
 
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=str))
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    """Print lines of what stands in runs, without characters that control a terminal."""
+    from kanrun.study import report
+
+    console = report.output_console()
+    for line in lines:
+        report.print_line(console, line)
+
+
 def _print_columns(
     columns: Columns,
     as_json: bool = False,
@@ -268,11 +270,7 @@ def _print_columns(
     """Print columns as a table that fits, those of `first` before others, or for programs."""
     rows = list(zip(*columns.values(), strict=True))
     if as_json:
-        print(
-            json.dumps(
-                [dict(zip(columns, row, strict=True)) for row in rows], indent=2, default=str
-            )
-        )
+        _print_json([dict(zip(columns, row, strict=True)) for row in rows])
     elif as_csv:
         lines = [list(columns), *rows]
         if spreadsheet_safe:
@@ -284,28 +282,24 @@ def _print_columns(
         console = report.output_console()
         _, narrow = report.print_table(console, columns, first=first)
         if narrow:
-            said = f"{len(narrow)} more columns (--columns, --csv): {', '.join(narrow)}"
-            report.print_line(console, said)
+            names = ", ".join(narrow)
+            _print_lines([f"{len(narrow)} more columns (--columns, --csv): {names}"])
 
 
 def _print_about(run: Run) -> None:
     """Print the record of a run, its notes, its summary or points, and its claims."""
     from kanrun.study import report
 
-    console = report.output_console()
+    lines = [f"{run.address}: {run.status}"]
     try:
         manifest = run.manifest
     except KanrunError as error:
-        report.print_line(console, f"{run.address}: {run.status}")
-        if run.status == "UNREADABLE":
-            report.print_line(console, f"  {error}")
+        _print_lines([*lines, f"  {error}"] if run.status == "UNREADABLE" else lines)
         return
-    reason = f" ({manifest.reason})" if manifest.reason else ""
-    report.print_line(console, f"{run.address}: {run.status}{reason}")
+    lines[0] += f" ({manifest.reason})" if manifest.reason else ""
     for name in _ABOUT:
         value = getattr(manifest, name)
         words = " ".join(map(str, value)) if isinstance(value, tuple) else local_time(value)
-        report.print_line(console, f"  {name}: {report.shown(words) or 'none'}")
-    for note in manifest.notes:
-        report.print_line(console, f"  note: {note}")
-    report.print_results(console, run)
+        lines.append(f"  {name}: {report.shown(words) or 'none'}")
+    _print_lines([*lines, *(f"  note: {note}" for note in manifest.notes)])
+    report.print_results(report.output_console(), run)
