@@ -154,30 +154,27 @@ def compose(
     known, loader = keys_of(source.command), open_loader(source)
     reader = ArgumentReader(source.command, known, loader, source.outputs, several)
     read = [reader.read(word) for word in words]
-    swept = {one.key: one for one in read if len(one.values) > 1}
-    arguments = [one for one in read if swept.get(one.key, one) is one]
-    sizes = [max(1, len(one.values)) for one in arguments]
-    if math.prod(sizes) > MAX_POINTS:
+    swept = {found[0].key: found for found in read if len(found) > 1}
+    alternatives = [found for found in read if swept.get(found[0].key, found) is found]
+    if math.prod(map(len, alternatives)) > MAX_POINTS:
         raise UsageError(f"the call has more than {MAX_POINTS} points; give fewer values.")
-    keys = [one.key for one in arguments if one.sign != "~"]
+    keys = [found[0].key for found in alternatives if found[0].sign != "~"]
     bases: dict[tuple[str, ...], int] = {}
     composed, points = [], []
-    for number, chosen in enumerate(itertools.product(*map(range, sizes))):
-        pairs = list(zip(arguments, chosen, strict=True))
-        groups = {one.key: one.typed(index) for one, index in pairs if one.is_group}
-        choices = {name: word.partition("=")[2] for name, word in groups.items()}
+    for number, chosen in enumerate(itertools.product(*alternatives)):
+        groups = {one.key: one for one in chosen if one.is_group}
+        choices = {name: one.text or "" for name, one in groups.items()}
         implied = implied_choices(EXPERIMENTS[source.command], choices, keys)
-        key = (*implied, *groups.values())
+        key = (*implied, *map(str, groups.values()))
         if key not in bases:
             bases[key] = len(bases)
-            settings = [(one, index) for one, index in pairs if not one.is_group]
-            plain = _composed(source, loader, key, [one.key for one, _ in settings])
-            for one, index in settings:
-                _set_argument(source.command, plain, one, index, known)
+            settings = [one for one in chosen if not one.is_group]
+            plain = _composed(source, loader, key, [one.key for one in settings])
+            for one in settings:
+                _set_argument(source.command, plain, one, known)
             composed.append(plain)
-        values = {one.key: one.values[i][1] for one, i in pairs if len(one.values) > 1}
-        overrides = (*implied, *(one.typed(index) for one, index in pairs))
-        points.append(Point(number, overrides, values, bases[key]))
+        values = {one.key: one.value for one in chosen if one.key in swept}
+        points.append(Point(number, (*implied, *map(str, chosen)), values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
 
 
@@ -252,7 +249,7 @@ def _composed(
 
 
 def _set_argument(
-    command: str, plain: dict[str, Any], argument: Argument, index: int, known: Sequence[Key]
+    command: str, plain: dict[str, Any], argument: Argument, known: Sequence[Key]
 ) -> None:
     """Set the value of an argument, or remove its key. Raises UsageError if that is impossible.
 
@@ -262,7 +259,7 @@ def _set_argument(
     first, _, rest = key.partition(".")
     if rest == "kind" and first in GROUPS:
         raise UsageError(
-            f"{argument.typed(index)} cannot be set; choose with {first}=NAME, in a file with "
+            f"{argument} cannot be set; choose with {first}=NAME, in a file with "
             f"`override /{first}: NAME` in its defaults."
         )
     top = EXPERIMENTS[command].settings.__dataclass_fields__
@@ -293,7 +290,7 @@ def _set_argument(
         return
     if sign == "+" and there is not None and not isinstance(there, dict | list):
         raise UsageError(f"{key} exists already: leave out the +.")
-    set_value(plain, key, argument.values[index][1])
+    set_value(plain, key, argument.value)
 
 
 class CheckedFiles(FileConfigSource):

@@ -40,29 +40,29 @@ _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _CHOICE = re.compile(r"choice\s*\((.*)\)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
-Values = tuple[tuple[str, Any], ...]  # as typed, and as plain data
 _DEEPER = dict.fromkeys(_PAIRS, 1) | dict.fromkeys(_PAIRS.values(), -1)
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument with all the values that it stands for.
+    """One argument with one value; as text it is what was typed.
 
     Attributes:
         sign: "", "+", "++" or "~".
         key: Full name of a setting ("model.degree") or of a group ("target").
         is_group: Whether the key is a group, whose value names a choice.
-        values: Values as typed and as plain data; one without -m, none after "~".
+        text: The value as it is typed; None without one, after "~".
+        value: The value as plain data.
     """
 
     sign: str
     key: str
-    is_group: bool
-    values: Values
+    is_group: bool = False
+    text: str | None = None
+    value: Any = None
 
-    def typed(self, number: int) -> str:
-        """Return the argument that gives the value `number` alone."""
-        return f"{self.sign}{self.key}" + (f"={self.values[number][0]}" if self.values else "")
+    def __str__(self) -> str:
+        return f"{self.sign}{self.key}" + ("" if self.text is None else f"={self.text}")
 
 
 class ArgumentReader:
@@ -88,8 +88,8 @@ class ArgumentReader:
         self._several = several
         self._free_text = {key.path: key.type for key in known if key.free_text}
 
-    def read(self, word: str) -> Argument:
-        """Return the argument that `word` is. Raises UsageError."""
+    def read(self, word: str) -> list[Argument]:
+        """Return the argument that `word` is, with each of its values. Raises UsageError."""
         if max(accumulate(_DEEPER.get(letter, 0) for letter in word), default=0) > MAX_DEPTH:
             shown = word[:SHOWN_LETTERS]
             raise UsageError(f"{shown}... has brackets more than {MAX_DEPTH} deep.")
@@ -109,52 +109,41 @@ class ArgumentReader:
                 "executor=local or executor=dask."
             )
         key = full_key(self._command, key)
-        argument = self._argument(sign, key, text)
-        if len(argument.values) > 1 and key.partition(".")[0] in FIXED:
+        found = self._arguments(sign, key, text)
+        if not found:
+            raise UsageError(f"{key}={text} stands for no value.")
+        if len(found) > 1 and key.partition(".")[0] in FIXED:
             raise UsageError(
                 f"{key}={text} has several values, but {key} is a setting of the whole run. Give"
                 " one."
             )
-        return argument
+        return found
 
-    def _argument(self, sign: str, key: str, text: str) -> Argument:
+    def _arguments(self, sign: str, key: str, text: str) -> list[Argument]:
         file = module_of(self._command)
         place = f"study/{file}" if key == "study" else key
         inner = key.startswith("schema") or "@" in key
-        if not inner and (options := self._loader.get_group_options(place)):
-            return self._group(sign, key, text.removeprefix(f"{file}/"), place, options)
-        if sign == "~":
-            return Argument(sign, key, False, ())
-        if re.search(r"[/@:]", key):
-            raise UsageError(f"there is no key {key}.")
-        # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
-        inner_key = re.sub(r"^\w+\.\d+\.", "", key)
-        kinds = [
-            kind if one == inner_key else "text" if kind.startswith("mapping") else "any"
-            for one, kind in self._free_text.items()
-            if f"{inner_key}.".startswith(f"{one}.")
-        ]
-        values = self._texts(key, text, kinds[0]) if kinds else self._parsed(key, text)
-        return Argument(sign, key, False, values)
-
-    def _group(
-        self, sign: str, key: str, text: str, place: str, options: Sequence[str]
-    ) -> Argument:
+        options = () if inner else self._loader.get_group_options(place)
+        if options:
+            text = text.removeprefix(f"{file}/")
         if sign == "~" or (key == "study" and text == "null"):
-            return Argument(sign, key, True, ((text, None),) if text else ())
-        values = self._parsed(place, text)
-        if text.startswith("{"):
-            return Argument(sign, key, False, values)
-        for each, value in values:
+            return [Argument(sign, key, bool(options), text if options and text else None)]
+        if not options:
+            if re.search(r"[/@:]", key):
+                raise UsageError(f"there is no key {key}.")
+            return [Argument(sign, key, False, *pair) for pair in self._values(key, text)]
+        pairs = self._parsed(place, text)
+        is_group = not text.startswith("{")
+        for each, value in pairs if is_group else ():
             if value not in options:
                 if key == "target" and (hint := _table_hint(each)):
                     raise UsageError(f"{key}={each} is not a choice of {key}; {hint}.")
                 offer, listed = did_you_mean(each, options, max_names=1), ", ".join(options)
                 choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
                 raise UsageError(f"{key}={each} is not a choice of {key}{choices}")
-        return Argument(sign, key, True, values)
+        return [Argument(sign, key, is_group, *pair) for pair in pairs]
 
-    def _parsed(self, key: str, text: str) -> Values:
+    def _parsed(self, key: str, text: str) -> list[tuple[str, Any]]:
         """Return the values that Hydra reads in `text`."""
         word = f"{key}={text}"
         try:
@@ -165,7 +154,7 @@ class ArgumentReader:
                 f"quotes. Inside the quotes of the shell write {key}='...'."
             ) from error
         if not found.is_sweep_override():
-            return ((text, found.value()),)
+            return [(text, found.value())]
         if not self._several:
             raise UsageError(
                 f"{word} has several values: add -m to run each of them, "
@@ -175,13 +164,22 @@ class ArgumentReader:
             raise UsageError(f"{word} does not list its values; write range(...) or choice(...).")
         try:
             values = map(Override._convert_value, found.sweep_iterator())
-            return tuple(zip(found.sweep_string_iterator(), values, strict=True))
+            return list(zip(found.sweep_string_iterator(), values, strict=True))
         except HydraException as error:
             raise UsageError(f"{word} cannot be read: {error}.") from error
 
-    def _texts(self, key: str, text: str, kind: str) -> Values:
-        """Return the values of free text."""
-        parts = [text]
+    def _values(self, key: str, text: str) -> list[tuple[str, Any]]:
+        """Return the values of a setting, each as it is typed and as plain data."""
+        # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
+        inner_key = re.sub(r"^\w+\.\d+\.", "", key)
+        kinds = [
+            kind if one == inner_key else "text" if kind.startswith("mapping") else "any"
+            for one, kind in self._free_text.items()
+            if f"{inner_key}.".startswith(f"{one}.")
+        ]
+        if not kinds:
+            return self._parsed(key, text)
+        kind, parts = kinds[0], [text]
         if self._several and (key not in FIXED or kind.startswith("list")):
             choice = _CHOICE.fullmatch(text)
             parts = split(choice[1] if choice else text) or [""]
@@ -191,7 +189,7 @@ class ArgumentReader:
                 # The absolute path, since `latest` may become another run.
                 run = find_run(name, self._outputs, one=True)
                 parts[number] = os.path.abspath(run.address)
-        return tuple((part, read_text(part, kind, key)) for part in parts)
+        return [(part, read_text(part, kind, key)) for part in parts]
 
 
 def _table_hint(word: str) -> str:

@@ -74,6 +74,8 @@ UNREADABLE = [
     (["seed=f(x)"], ["seed=f(x)", "text needs quotes"]),
     (["seed=a b)"], ["seed=a b) cannot be read"]),
     (["seed=1,2"], ["seed=1,2 has several values", "-m", "seed=[...]"]),
+    (["-m", "seed=range(0)"], ["seed=range(0) stands for no value"]),
+    (["-m", "model=glob(z*)"], ["model=glob(z*) stands for no value"]),
     (["-m", "seed=interval(0,1)"], ["seed=interval(0,1)", "range(...)"]),
     (["target.inputs=a,b"], ["target.inputs=a,b", "target.inputs=[...]"]),
     ([f"model.hidden={'[' * 60}{']' * 60}"], ["brackets more than 50 deep"]),
