@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from kanrun.experiments.compare_mlp.plots import along
 from numpy.typing import NDArray
 
 from kanrun.engine.networks.counting import TOLERANCE
@@ -166,12 +167,6 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
             sentence = f"{target}: at equal {match} the KAN's test error is below the MLP's"
             bound = "MLP's over KAN's, interval above 1"
             yield Claim(sentence, verdict.ratio, bound, verdict.above, spread)
-
-
-def along(growth: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the sizes that differ in `name` alone, the largest in what else they grow with."""
-    others = growth[list({"width", "depth", "functions"} - {name})]
-    return growth[(others.isna() | (others == others.max())).all(axis=1)]
 
 
 def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:

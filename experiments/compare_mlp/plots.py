@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.compare_mlp.claim_checks import along
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
@@ -101,6 +100,12 @@ def scaling(summary: DataFrame) -> Figure:
         panel.set(xscale="log", yscale="log", xlabel="parameters N", ylabel=error)
         panel.legend(**BELOW_PANEL)
     return figure
+
+
+def along(growth: DataFrame, name: str) -> DataFrame:
+    """Return the sizes that differ in `name` alone, the largest in what else they grow with."""
+    others = growth[list({"width", "depth", "functions"} - {name})]
+    return growth[(others.isna() | (others == others.max())).all(axis=1)]
 
 
 @styled
