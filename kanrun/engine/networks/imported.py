@@ -218,7 +218,11 @@ def _multiply(
         ready = {group[0]: node for node, group in enumerate(groups) if len(group) == 1}
         constants = [float(shift[ready[one]]) if one in ready else 0.0 for one in order]
         shift[list(ready.values())] = 0
-        found.layers.append(_identities(width, order, constants))
+        weights = torch.eye(width, dtype=torch.float64)[order]
+        grid = torch.arange(4, dtype=torch.float64).expand(width, -1)
+        edges = weights.new_zeros(*weights.shape, 2), weights, weights.clone()
+        more = torch.tensor(constants, dtype=torch.float64)
+        found.layers.append(_layer(grid, edges, "identity", weights != 0, more))
         found.products.append(products)
         groups = after
 
@@ -331,12 +335,3 @@ def _layer(
     names = ("coefficients", "base_weight", "spline_weight", "mask")
     layer.load_state_dict({"knots": layer.knots, **dict(zip(names, numbers, strict=True))})
     return layer
-
-
-def _identities(inputs: int, order: Sequence[int], constants: Sequence[float]) -> SplineLayer:
-    """Return a layer whose sums are the inputs `order`, plus constants."""
-    weights = torch.eye(inputs, dtype=torch.float64)[list(order)]
-    grid = torch.arange(4, dtype=torch.float64).expand(inputs, -1)
-    edges = weights.new_zeros(*weights.shape, 2), weights, weights.clone()
-    shift = torch.tensor(constants, dtype=torch.float64)
-    return _layer(grid, edges, "identity", weights != 0, shift)

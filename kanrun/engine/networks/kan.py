@@ -160,8 +160,7 @@ class KAN(Network):
             sums = outputs + (products[i] if i < len(products) else 0)
             layers.append(SplineLayer.on_grid(grid, sums, spec, uniform=True))
             initialise(layers[-1], initialisation, generator)
-        network: KAN = cls.of_layers(layers, products)
-        return network
+        return cls.of_layers(layers, products)
 
     def describe(self) -> dict[str, Any]:
         layers = [layer.describe() for layer in self.edge_layers]
@@ -171,8 +170,7 @@ class KAN(Network):
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> KAN:
         layers = [SplineLayer.from_description(layer) for layer in description["layers"]]
-        network: KAN = cls.of_layers(layers, description.get("products", ()))
-        return network
+        return cls.of_layers(layers, description.get("products", ()))
 
     @classmethod
     def from_pykan(cls, source: str | Path | Mapping[str, Any], *, base: str | None = None) -> KAN:
@@ -212,8 +210,7 @@ class KAN(Network):
         found = read_network(source, base)
         if found.library != library:
             raise UsageError(f"The source is a network of {found.library}, not of {library}.")
-        network: KAN = cls.of_layers(found.layers, found.products[:-1])
-        return network
+        return cls.of_layers(found.layers, found.products[:-1])
 
     def edge(self, layer: int, input: int, output: int) -> LearnedEdge:
         """Return the function phi on one edge.
@@ -308,8 +305,7 @@ class KAN(Network):
         if not isinstance(intervals, int):
             raise UsageError(f"intervals={intervals!r} must be a whole number.")
         layers = [layer.refined(intervals)[0] for layer in self.edge_layers]
-        network: KAN = self.of_layers(layers, self.products[:-1])
-        return network
+        return self.of_layers(layers, self.products[:-1])
 
     # -------------------- the protocol of `Network`
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import DenseRows, LocalRows
-from kanrun.engine.splines import breakpoints_from_data, breakpoints_within, largest_but_rare
+from kanrun.engine.splines import breakpoints_from_data, largest_but_rare
 
 InputGrid = Literal["keep", "within", "follow"]
 #: Checked calls of a class method cannot resolve Self.
@@ -264,11 +264,9 @@ class Network(nn.Module):
                 same = count == grid.intervals
                 moved.append((layer, "insertion") if same else layer.refined(count))
                 continue
-            if number == 0 and inputs == "within":
-                ends = torch.stack([grid.low, grid.high], 1)
-                points = breakpoints_within(values, ends, count, 1 - grid_eps)
-            else:
-                points = breakpoints_from_data(values, count, 1 - grid_eps, margin)
+            within = number == 0 and inputs == "within"
+            ends = torch.stack([grid.low, grid.high], 1) if within else None
+            points = breakpoints_from_data(values, count, 1 - grid_eps, margin, ends)
             moved.append(layer.moved(points, uniform=grid_eps == 1.0))
         return self._measured(moved, x)
 

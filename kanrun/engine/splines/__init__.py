@@ -29,7 +29,6 @@ from kanrun.engine.splines.knots import (
     Extrapolation,
     Grid,
     breakpoints_from_data,
-    breakpoints_within,
     equally_spaced,
     extend,
     find_interval,

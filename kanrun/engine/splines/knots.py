@@ -160,9 +160,15 @@ def _distinct(breakpoints: Tensor) -> Tensor:
 
 
 def breakpoints_from_data(
-    x: Float[Tensor, "samples inputs"], intervals: int, adapt: float, margin: float
+    x: Float[Tensor, "samples inputs"],
+    intervals: int,
+    adapt: float,
+    margin: float,
+    ends: Float[Tensor, "inputs 2"] | None = None,
 ) -> Float[Tensor, "inputs points"]:
     """Return a grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
+
+    A range that is given by `ends` has no margin, and samples outside count as its ends.
 
     Exclude outliers from the range. The bulk omits a fraction RARE of the samples at either end; a
     sample is an outlier if it lies more than FAR bulk widths outside the bulk. The range is widened
@@ -172,6 +178,10 @@ def breakpoints_from_data(
     breakpoints equal. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range
     is that of all.
     """
+    if ends is not None:
+        low, high = ends.unbind(1)
+        order = torch.cat([x, ends.T]).clamp(low, high).sort(0).values
+        return _drawn(order, low, high, intervals, adapt, 0.0)
     order, rare = x.sort(0).values, rare_samples(x.shape[0])
     low, high = order[rare], order[x.shape[0] - 1 - rare]
     width = high - low
@@ -181,18 +191,6 @@ def breakpoints_from_data(
     low = torch.where(near, order, infinite).amin(0)
     high = torch.where(near, order, -infinite).amax(0)
     return _drawn(order.clamp(low, high), low, high, intervals, adapt, margin)
-
-
-def breakpoints_within(
-    x: Float[Tensor, "samples inputs"],
-    ends: Float[Tensor, "inputs 2"],
-    intervals: int,
-    adapt: float,
-) -> Float[Tensor, "inputs points"]:
-    """Return the same over a given range, without a margin; samples outside count as its ends."""
-    low, high = ends[:, 0], ends[:, 1]
-    order = torch.cat([x.clamp(low, high), ends.T]).sort(0).values
-    return _drawn(order, low, high, intervals, adapt, 0.0)
 
 
 def rare_samples(samples: int) -> int:

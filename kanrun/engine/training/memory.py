@@ -19,7 +19,6 @@ arXiv 1805.07810; Kao et al., Natural continual learning, arXiv 2106.08085.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from jaxtyping import Float
@@ -66,10 +65,19 @@ class QuadraticMemory:
             UsageError: If all pairs of the unknowns are too many to keep.
         """
         memory, unknowns, root = cls(kind, [], []), network.get_unknowns(), weight**0.5
-        groups = memory._blocks(network)
-        for shape, here in zip(
-            groups, unknowns.split([prod(group) for group in groups]), strict=True
-        ):
+        # The number of blocks and the unknowns of each, group by group.
+        groups = {
+            "information": [(1, len(unknowns))],
+            "information_block": [(p[..., 0].numel(), p.shape[-1]) for _, p in network.unknowns()],
+            "information_diagonal": [(len(unknowns), 1)],
+        }[kind]
+        if kind == "information" and len(unknowns) > MAX_UNKNOWNS:
+            raise UsageError(
+                f"memory=information keeps all pairs of {len(unknowns)} unknowns; at most "
+                f"{MAX_UNKNOWNS}. Use memory=information_block, or a smaller network."
+            )
+        parts = unknowns.split([blocks * size for blocks, size in groups])
+        for shape, here in zip(groups, parts, strict=True):
             unit = torch.eye(shape[1], dtype=unknowns.dtype, device=unknowns.device)
             memory.factors.append((root * unit).expand(shape[0], -1, -1))
             memory.targets.append(root * here.view(shape))
@@ -81,9 +89,13 @@ class QuadraticMemory:
         sizes = [shape.numel() for shape in shapes]
         centres = network.get_unknowns().split(sizes)
         for part in x.split(PIECE):
-            output, rows = network.linearise(part)
-            values = root * _curvature_root(output, rows.dense(), task)
-            for number, each in enumerate(values.split(sizes, 1)):
+            output, jacobian = network.linearise(part)
+            rows = jacobian.dense()
+            if task == "classification":  # A J, whose squares are the curvature of the loss
+                shares, rows = output.softmax(1), rows.unflatten(0, output.shape)
+                rows = rows - (shares[:, None] @ rows)
+                rows = (shares.sqrt()[..., None] * rows).flatten(0, 1)
+            for number, each in enumerate((root * rows).split(sizes, 1)):
                 own = each.unflatten(1, shapes[number]).transpose(0, 1)
                 fixed = own @ centres[number].view(*shapes[number], 1)
                 self._append(number, own, fixed[..., 0])
@@ -102,21 +114,6 @@ class QuadraticMemory:
         right = torch.cat([self.targets[number], values], 1)[..., None]
         found = torch.linalg.qr(torch.cat([stacked, right], 2), mode="r").R[:, :size]
         self.factors[number], self.targets[number] = found[..., :-1], found[..., -1]
-
-    def _blocks(self, network: Network) -> list[tuple[int, int]]:
-        """Return the number of blocks and the unknowns of each, group by group."""
-        shapes = [tuple(parameter.shape) for _, parameter in network.unknowns()]
-        total = sum(map(prod, shapes))
-        if self.kind == "information_diagonal":
-            return [(total, 1)]
-        if self.kind == "information_block":
-            return [(prod(shape[:-1]), shape[-1]) for shape in shapes]
-        if total > MAX_UNKNOWNS:
-            raise UsageError(
-                f"memory=information keeps all pairs of {total} unknowns; at most {MAX_UNKNOWNS}. "
-                "Use memory=information_block, or a smaller network."
-            )
-        return [(1, total)]
 
     def determined(self, prior: float) -> float:
         """Return how many directions of the unknowns are remembered rather than free.
@@ -150,14 +147,3 @@ class QuadraticMemory:
         """Return the sum of squares at the unknowns, differentiable."""
         total: Tensor = (self.rows().times(unknowns) - self.target()).square().sum()
         return total
-
-
-def _curvature_root(output: Tensor, jacobian: Tensor, task: Task) -> Tensor:
-    """Return A J, whose squares are the curvature of the loss."""
-    if task == "regression":
-        return jacobian
-    shares = output.softmax(1)
-    rows = jacobian.unflatten(0, output.shape)
-    centred = rows - (shares[:, None] @ rows)
-    root: Tensor = (shares.sqrt()[..., None] * centred).flatten(0, 1)
-    return root

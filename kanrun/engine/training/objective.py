@@ -224,7 +224,10 @@ class DataFitting(Problem):
 
             rows = StackedRows(streamed, unknowns.numel())
         residual = self._residual(output, unknowns)
-        frozen = self._weakly_determined(rows, residual) if self.frozen is None else self.frozen
+        frozen = self.frozen
+        if frozen is None and not len(self.penalty_rows) and self.network.intervals is not None:
+            # Coefficients that the data determine too weakly wait.
+            frozen = MAX_COEFFICIENT_CHANGE * rows.squares().sqrt() < residual.norm()
         return Linearisation(rows, residual, frozen)
 
     def _residual(self, output: Tensor, unknowns: Tensor) -> Tensor:
@@ -235,16 +238,6 @@ class DataFitting(Problem):
             rows, target = self._memory
             parts.append(rows.times(unknowns) - target)
         return torch.cat(parts) if len(parts) > 1 else parts[0]
-
-    def _weakly_determined(self, data: Rows, residual: Tensor) -> Tensor | None:
-        """Return a mask of the coefficients that the data determine too weakly to update.
-
-        None if a penalty is active or the network has no grid.
-        """
-        if len(self.penalty_rows) or self.network.intervals is None:
-            return None
-        weak: Tensor = MAX_COEFFICIENT_CHANGE * data.squares().sqrt() < residual.norm()
-        return weak
 
 
 def _residual_factor(samples: Samples, scale: float) -> Tensor:

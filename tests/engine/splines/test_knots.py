@@ -6,7 +6,6 @@ from torch.testing import assert_close
 
 from kanrun.engine.splines import (
     breakpoints_from_data,
-    breakpoints_within,
     equally_spaced,
     extend,
     knots,
@@ -99,7 +98,8 @@ def test_outliers_do_not_stretch_the_grid(far, adapt):
 
 def test_a_grid_within_a_range_stays_there():
     x = torch.tensor([[50.0], *[[0.1 * i] for i in range(-9, 0)]] * 10, dtype=torch.float64)
-    points = breakpoints_within(x, torch.tensor([[-1.0, 1.0]], dtype=torch.float64), 4, 0.5)
+    ends = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+    points = breakpoints_from_data(x, 4, 0.5, 0.05, ends)
     assert points[0, 0] == -1
     assert points[0, -1] == 1
     assert (points.diff(dim=1) > 0).all()
