@@ -33,7 +33,7 @@ from kanrun.formulas.equations import dimensions
 from kanrun.runs import run_at
 from kanrun.runs.records import Note
 from kanrun.study.model import Model
-from kanrun.study.prediction import LOGIT_NOISE, logit_names, logit_values
+from kanrun.study.prediction import LOGIT_NOISE, explained_outputs, logit_values
 from kanrun.study.saved import LoadedRun
 from kanrun.study.suite import with_cell
 from kanrun.targets import (
@@ -169,7 +169,8 @@ def _logits(dataset: Dataset, model: Model) -> Dataset:
         for name, part in parts.items()
         if part
     }
-    target = replace(dataset.target, outputs=logit_names(model), classes=None)
+    names = tuple(f"logit of {name}" for _, name in explained_outputs(model))
+    target = replace(dataset.target, outputs=names, classes=None)
     return replace(dataset, target=target, **logits)
 
 

@@ -16,7 +16,13 @@ import pandas as pd
 from kanrun import figures
 from kanrun.errors import UsageError
 from kanrun.figures.style import formula_text
-from kanrun.study.prediction import Array, input_columns, predicted_values, training_sample
+from kanrun.study.prediction import (
+    Array,
+    explained_outputs,
+    input_columns,
+    predicted_values,
+    training_sample,
+)
 from kanrun.targets import NAMED, root_mean_square
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import ColumnCode, features_of
@@ -178,9 +184,9 @@ def partial_dependence(model: Model, name: str) -> pd.DataFrame:
     if code.levels is None and len(at) > 1:
         ale = _local_effects(every, at, x[:, mine[0]]) + predicted_values(model, x).mean(0)
     level = "" if code.levels is None else [*code.levels, "(others)"]
-    names, found = model.classes or model.outputs, []
-    for o in range(int(len(model.classes or ()) == 2), len(names)):
-        labels = {"input": name, "level": level, "output": names[o], "x": at}
+    found = []
+    for o, output in explained_outputs(model):
+        labels = {"input": name, "level": level, "output": output, "x": at}
         curve = {"value": value[:, o], "lower": lower[:, o], "upper": upper[:, o], "ale": ale[:, o]}
         found.append(pd.DataFrame({**labels, "is_date": code.parts is not None, **curve}))
     return pd.concat(found, ignore_index=True)

@@ -77,10 +77,9 @@ def logit_values(model: Model, x: Array, noise: float = LOGIT_NOISE) -> Array:
     return logits + noise * np.random.default_rng(model.seed).standard_normal(logits.shape)
 
 
-def logit_names(model: Model) -> tuple[str, ...]:
-    """Return the names of `logit_values`."""
-    classes = model.classes or ()
-    return tuple(f"logit of {name}" for name in (classes[1:] if len(classes) == 2 else classes))
+def explained_outputs(model: Model) -> list[tuple[int, str]]:
+    """Return number and name of each output or class; of two classes, the second says it all."""
+    return list(enumerate(model.classes or model.outputs))[len(model.classes or ()) == 2 :]
 
 
 def contributions(model: Model, x: Array) -> tuple[Array, dict[str, Array]]:
@@ -333,7 +332,7 @@ def _added(
     added |= {name: model.derivative(name, x) for name in options.derivatives}
     if options.explain:
         start, effects = contributions(model, x)
-        for o in range(int(len(model.classes or ()) == 2), len(names)):  # of two the second
-            added[f"start:{names[o]}"] = np.full(len(x), start[o])
-            added |= {f"effect:{column} on {names[o]}": e[:, o] for column, e in effects.items()}
+        for o, name in explained_outputs(model):
+            added[f"start:{name}"] = np.full(len(x), start[o])
+            added |= {f"effect:{column} on {name}": e[:, o] for column, e in effects.items()}
     return added
