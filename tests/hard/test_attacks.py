@@ -259,20 +259,8 @@ SECRET = "hunter2"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     outputs = tmp_path_factory.mktemp("trained")
-    assert (
-        main(
-            [
-                "fit",
-                "target=runge",
-                "model=polynomial",
-                "sampling.n_train=30",
-                "-q",
-                "--outputs",
-                str(outputs),
-            ]
-        )
-        == 0
-    )
+    words = "fit target=runge model=polynomial sampling.n_train=30 -q --outputs"
+    assert main([*words.split(), str(outputs)]) == 0
     return outputs / "fit" / "v0001"
 
 

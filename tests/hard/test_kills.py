@@ -101,16 +101,8 @@ def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
 )
 def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, times, code):
     outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
-    words = [
-        "fit",
-        "target=product",
-        "n_seeds=3",
-        "solver=adam",
-        "solver.steps=100000",
-        "--outputs",
-        str(outputs),
-    ]
-    process = forked(lambda: main(words), silent)
+    words = "fit target=product n_seeds=3 solver=adam solver.steps=100000 --outputs"
+    process = forked(lambda: main([*words.split(), str(outputs)]), silent)
     until = time.monotonic() + 60
     while not list(outputs.glob("fit/v0001/metrics.csv")) and time.monotonic() < until:
         time.sleep(0.05)

@@ -29,20 +29,9 @@ def relative_error(folder, model, precision, x_unit, y_unit):
     pd.DataFrame({"x": x * x_unit, "y": (1 + np.sin(3 * x) / 2) * y_unit}).to_csv(
         folder / "t.csv", index=False
     )
-    words = [
-        "fit",
-        "-q",
-        "target=table",
-        f"target.path={folder / 't.csv'}",
-        "target.outputs=y",
-        "sampling.n_test=60",
-    ]
-    assert (
-        main(
-            [*words, *MODELS[model], f"precision={precision}", "--outputs", str(folder / "outputs")]
-        )
-        == 0
-    )
+    words = f"fit -q target=table target.outputs=y sampling.n_test=60 precision={precision}"
+    place = [f"target.path={folder / 't.csv'}", "--outputs", str(folder / "outputs")]
+    assert main([*words.split(), *MODELS[model], *place]) == 0
     summary = pd.read_csv(folder / "outputs" / "fit" / "v0001" / "summary.csv")
     return float(summary.test_rmse[0]) / y_unit, float(summary.r2[0])
 
