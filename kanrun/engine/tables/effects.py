@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
-from jaxtyping import Int
 from numpy import ndarray
 from pandas import DataFrame, concat
 
 from kanrun.engine.tables.cross_validation import MEAN, TRANSFORMED, loss_of
-from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs, RowOutputs
+from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs, RowOutputs, spaced
 from kanrun.engine.tables.stacking import TableFit
 from kanrun.engine.tables.table_model import TableModel
 from kanrun.points import Points
@@ -113,7 +112,7 @@ def column_effect(
     effect = h[:, mine] @ terms.main[:, mine].T
     if radial is None:
         return np.asarray(effect)
-    rows, bells = fit.u[_spaced(fit.u, _EFFECT_ROWS)], terms.main[:, len(fit.design.lines) :]
+    rows, bells = fit.u[spaced(len(fit.u), _EFFECT_ROWS)], terms.main[:, len(fit.design.lines) :]
     for j in inputs:
         at = np.unique(np.append(u[:, j], rows[:, j]))
         at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
@@ -123,11 +122,6 @@ def column_effect(
         )
         effect += moved - mean.mean(0)
     return np.asarray(effect)
-
-
-def _spaced(rows: Sized, count: int) -> Int[ndarray, " places"]:
-    """Return the places of at most `count` of these rows, at equal distances."""
-    return np.linspace(0, len(rows) - 1, min(len(rows), count)).astype(int)
 
 
 def _curves(
@@ -183,19 +177,12 @@ def importance_table(
         number = model.folds.number
         held_out = [np.flatnonzero(number == k)[:MAX_ROWS] for k in range(number.max() + 1)]
         folds = [*zip(model.folds.predict, held_out, strict=True)]
-    rng, increases, every = (
-        np.random.default_rng([seed, _STREAM + 1]),
-        [],
-        np.arange(points.x.shape[1]),
-    )
+    rng, increases = np.random.default_rng([seed, _STREAM + 1]), []
+    every = np.arange(points.x.shape[1])
     for predict, rows in folds:
-        some, order = points.take(rows), rng.permutation(len(rows))
+        x, y, order = points.x[rows], points.y[rows], rng.permutation(len(rows))
         before, *permuted = (
-            loss_of(
-                predict(np.where(np.isin(every, mine), some.x[order], some.x)),
-                some.y,
-                model.family,
-            )
+            loss_of(predict(np.where(np.isin(every, mine), x[order], x)), y, model.family)
             for mine in ([], *columns.values())
         )
         increases.append(np.array(permuted) - before)
@@ -215,25 +202,25 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     those of the first output in the candidate without pairs, see `MainPosterior`.
     """
     fit = model.fit
-    u = fit.u[_spaced(fit.u, MAX_ROWS)]
+    u = fit.u[spaced(len(fit.u), MAX_ROWS)]
     h, whole = fit.design.basis.values(u), fit.raw(fit.design.functions(u))
     whole = whole - whole.mean(0)
-    size = np.abs(whole).max() or 1.0
-    left, found = whole, []
+    size = np.abs(whole).max() or 1.0  # squares in other units may overflow
+    left = whole = whole / size
+    found = []
     for name, inputs in columns.items():
-        effect = column_effect(fit, inputs, u, h)
+        effect = column_effect(fit, inputs, u, h) / size
         left = left - effect
         places = np.concatenate([fit.design.basis.places[j] for j in inputs])
         freedom, factor = (
             one(places) for one in (fit.main.degrees_of_freedom, fit.main.log_bayes_factor)
         )
-        share = float((effect / size * (whole / size)).sum())
-        found.append((name, freedom, share, factor / np.log(10)))
+        found.append((name, freedom, float((effect * whole).sum()), factor / np.log(10)))
     found.sort(key=lambda row: -row[2])
-    found.append((REMAINDER, np.nan, float((left / size * (whole / size)).sum()), np.nan))
+    found.append((REMAINDER, np.nan, float((left * whole).sum()), np.nan))
     names = ["term", "degrees_of_freedom", "variance_fraction", "log10_bayes_factor"]
     table = DataFrame(found, columns=names)
-    table["variance_fraction"] /= float(((whole / size) ** 2).sum()) or 1.0
+    table["variance_fraction"] /= float((whole**2).sum()) or 1.0
     return table
 
 

@@ -163,6 +163,11 @@ def blocks(rows: int, width: int = 1) -> list[slice]:
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
+def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
+    """Return at most `count` of the places of rows, at equal distances."""
+    return np.linspace(0, rows - 1, min(rows, count)).astype(int)
+
+
 def _grid(breakpoints: ndarray) -> Grid:
     return Grid(extend(torch.as_tensor(breakpoints), DEGREE), DEGREE)
 

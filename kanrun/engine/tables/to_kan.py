@@ -26,7 +26,14 @@ from kanrun.engine.networks import KAN, Network
 from kanrun.engine.splines import Extrapolation, extend
 from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi, psi_values
-from kanrun.engine.tables.reduced_basis import DEGREE, Columns, RowInputs, RowOutputs, blocks
+from kanrun.engine.tables.reduced_basis import (
+    DEGREE,
+    Columns,
+    RowInputs,
+    RowOutputs,
+    blocks,
+    spaced,
+)
 from kanrun.engine.tables.stacking import TableFit
 from kanrun.engine.tables.variance_components import TablePolicy
 from kanrun.engine.training import predict
@@ -61,7 +68,7 @@ def to_kan(
     mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(terms.main))
     noises = np.broadcast_to(fit.noise if noise is None else noise, len(terms.main))
     h = fit.functions()
-    some = h[np.linspace(0, len(h) - 1, min(len(h), _NODE_ROWS)).astype(int)]
+    some = h[spaced(len(h), _NODE_ROWS)]
     nodes = [_nodes(terms, t, some, noise, policy) for t, noise in enumerate(noises)]
     count = len(design.lines)
     main, bells = np.split(terms.main, [count], axis=1)
