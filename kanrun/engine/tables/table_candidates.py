@@ -191,7 +191,7 @@ class TableRows:
                 # Taking columns is ten times faster than indexing them.
                 products = np.take(values, a, 1) * np.take(values, b, 1)
                 values = np.concatenate([values, products], 1)
-            return np.take(values, kept, 1) * scale[kept]
+            return np.asarray(np.take(values, kept, 1) * scale[kept])
 
         columns = Columns(functions, len(h), len(kept))
         kinds = np.searchsorted(COMPONENTS[name], kinds[kept])
