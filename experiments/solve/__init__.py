@@ -34,39 +34,27 @@ def cells(cfg: SolveConfig) -> list[dict[str, Any]]:
 
 def check(cfg: SolveConfig) -> None:
     """Check the equations, their conditions and the networks, without solving."""
-    from kanrun.experiments.solve.checks import check_memory
-    from kanrun.experiments.solve.problem import (
-        make_solve_problem,
-        network_choices,
-        policy_of,
-        settings_of,
-    )
+    from kanrun.experiments.solve.problem import make_solve_problem, settings_of
+    from kanrun.experiments.solve.settings import network_choices
 
     for entry in cfg.suite or [{}]:
         chosen = settings_of(cfg, entry)
-        problem = make_solve_problem(chosen, cfg.seed)
-        for choice in network_choices(chosen, problem.system):
-            check_memory(problem.system, policy_of(chosen), choice.unknowns)
+        network_choices(chosen, make_solve_problem(chosen, cfg.seed).system)
 
 
 def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Solve with one network; yield a row per grid, the summary, the solution, its checkpoint."""
     from kanrun.experiments.solve.checks import condition_warnings
-    from kanrun.experiments.solve.problem import make_solve_problem, network_choices, settings_of
-    from kanrun.experiments.solve.solution_report import (
-        SolvedEquation,
-        solutions,
-        stage_row,
-    )
+    from kanrun.experiments.solve.problem import make_solve_problem, settings_of
+    from kanrun.experiments.solve.settings import network_choices
+    from kanrun.experiments.solve.solution_report import SolvedEquation, solutions, stage_row
     from kanrun.experiments.solve.verdict import error_points
 
-    cfg, bounds = (
-        settings_of(cfg, cell),
-        {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()},
-    )
+    cfg = settings_of(cfg, cell)
+    bounds = {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()}
     problem = make_solve_problem(cfg, seed)
     choice = network_choices(cfg, problem.system)[cell["network"]]
-    problem = problem.compared_for(choice)
+    problem = problem.compared_for(choice.method)
     points, number = error_points(problem, seed), str(cell["network"])
     number = f"{cell['name']}_{number}" if "name" in cell else number
     yield from (Note(text, warning=True) for text in condition_warnings(problem.system))
@@ -95,15 +83,17 @@ def figures(tables: Mapping[str, DataFrame]) -> Figures:
         windows_figure,
     )
 
-    alone = tables["metrics"]["equation"].nunique() == 1
-    for name, rows in tables["metrics"].groupby("equation", sort=False):
+    metrics = tables["metrics"]
+    metrics = metrics[metrics["seed"] == metrics["seed"].min()] if "seed" in metrics else metrics
+    alone = metrics["equation"].nunique() == 1
+    for name, rows in metrics.groupby("equation", sort=False):
         cut = rows.groupby("network")["window"].transform("max") > 0
         for kind, draw, some in (
             ("convergence", convergence, rows[~cut]),
             ("windows", windows_figure, rows[cut]),
         ):
             if len(some):
-                yield kind if alone else f"{kind}_{name}", partial(draw, some)
+                yield kind if alone else f"{kind}_{name!s}", partial(draw, some)
     for number, each in solution_tables(tables).items():
         one = len(each.variables) == 1
         yield f"solution_{number}", partial(curves_figure if one else maps_figure, each)

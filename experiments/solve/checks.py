@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 import sympy
-from numpy.typing import NDArray
 
-from kanrun.engine.equations import EquationPolicy, Face, IncompatibleCorner, System
+from kanrun.engine.equations import Array, EquationPolicy, Face, IncompatibleCorner, System
 from kanrun.engine.equations.system import (
     differentiate,
     highest_orders,
@@ -25,8 +24,6 @@ from kanrun.engine.equations.system import (
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import Derivative, Relation
-
-Array = NDArray[np.float64]
 
 #: Points of a face at which conditions are compared, and their largest difference relative to their
 #: size.

@@ -44,12 +44,11 @@ class SolutionTables:
 
 
 @styled
-def convergence(metrics: DataFrame) -> Figure:
+def convergence(rows: DataFrame) -> Figure:
     """Draw the error and the residual against the number of unknowns, with published errors.
 
     Without a known solution, draw the change from grid to grid instead of the error.
     """
-    rows = metrics[metrics["seed"] == metrics["seed"].min()] if "seed" in metrics else metrics
     error = "l2" if "l2" in rows and rows["l2"].notna().any() else "grid_change"
     figure, ((left, right),) = grid_of_panels(1, 2, 3.0)
     for label, each in rows.groupby("network", sort=False):
@@ -69,9 +68,8 @@ def convergence(metrics: DataFrame) -> Figure:
 
 
 @styled
-def windows_figure(metrics: DataFrame) -> Figure:
+def windows_figure(rows: DataFrame) -> Figure:
     """Draw estimated error, intervals and length of the windows of each solution over time."""
-    rows = metrics[metrics["seed"] == metrics["seed"].min()] if "seed" in metrics else metrics
     figure, (panels,) = grid_of_panels(1, 3, 2.6)
     for label, each in rows.groupby("network", sort=False):
         last = each.groupby("window").last()

@@ -1,13 +1,18 @@
-"""Problems of `kanrun solve`: systems, networks that solve them, and known solutions."""
+"""Problems of `kanrun solve`: systems and known solutions.
+
+Numerical references are more precise than networks that are trained. Ordinary initial value
+problems are integrated by Runge-Kutta methods. Other systems are solved in windows of time or on
+tensor products of splines, as far as these estimate a small error.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.resources import files
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import sympy
@@ -15,53 +20,47 @@ import torch
 from kanrun.experiments.solve.checks import (
     check_determined,
     check_exact,
-    check_hard,
     incompatible_corners,
 )
-from kanrun.experiments.solve.equation_parsing import (
+from kanrun.experiments.solve.settings import (
     EquationParser,
     read_observations,
     read_reference,
     with_observations,
 )
-from kanrun.experiments.solve.reference import Reference, reference_of
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from scipy import integrate
+from torch import Generator
 
 from kanrun.config import EquationConfig, SolveConfig
 from kanrun.engine.equations import (
     Ansatz,
+    Array,
     EquationPolicy,
     EvolutionSystem,
     Grids,
     Method,
-    OutputForm,
+    Solution,
     System,
     evolution_system,
     is_direct,
+    solve,
 )
-from kanrun.engine.equations.space import DEGREE as SPLINE_DEGREE
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import ACTIVATIONS, KAN, MLP
-from kanrun.errors import UsageError
+from kanrun.errors import TrainingFailed, UsageError
 from kanrun.formulas import constant, to_numpy, variable
 from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell
 
-Array = NDArray[np.float64]
+#: From points (points, variables) to values of the unknowns (points, unknowns).
+Reference = Callable[[Array], Array]
 
-_NETWORK_KEYS = {
-    "kan": {"kind", "hidden", "terms", "factors", "degree"},
-    "mlp": {"kind", "hidden", "terms", "factors", "activation"},
-}
-#: Default number of terms.
-_TERMS = 8
-#: Default grids; finer ones follow if they help.
-_INTERVALS = (5, 10, 20, 40)
-#: Default first grid of tensor products.
-_TENSOR_INTERVALS = 8
-#: Default hidden widths of an MLP, default and highest degree of a KAN.
-_MLP_HIDDEN, _DEGREE, _MAX_DEGREE = [16, 16], 5, 20
+#: Methods for ordinary equations in turn, with relative tolerances; absolute tolerance, and number
+#: of evaluations beyond which there is no reference.
+METHODS: tuple[tuple[Literal["DOP853", "Radau"], float], ...] = ("DOP853", 1e-13), ("Radau", 1e-10)
+ABSOLUTE, EVALUATIONS = 1e-12, 50_000
+#: First grid on tensor products; tolerances in windows and on tensor products, where slopes that
+#: differ in a corner make smaller ones expensive; the largest estimated error of a reference.
+FIRST_GRID, TOLERANCES, LARGEST_ERROR = Grids((8,), grows=True), (1e-8, 1e-5), 1e-4
 #: Observations that are drawn from a reference solution by default.
 _OBSERVATIONS = 200
 
@@ -111,29 +110,20 @@ class SolveProblem:
         found = None if self.known is None else reference_of(self.known)
         return None if found is None else Comparison("numerical", found)
 
-    def compared_for(self, choice: NetworkChoice) -> SolveProblem:
+    def compared_for(self, method: Method) -> SolveProblem:
         """Return the problem without a numerical reference where the solver estimates its error.
 
         A reference takes longer than such a solution, and is less accurate, except for ordinary
         initial value problems.
         """
         ordinary = len(self.system.box) == 1 and self.system.is_evolution
-        kept = ordinary or isinstance(choice.method, Ansatz)
+        kept = ordinary or isinstance(method, Ansatz)
         return self if kept else replace(self, known=None)
 
 
 def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
     functions = [to_numpy(each, names) for each in formulas]
     return lambda points: np.stack([each(points) for each in functions], axis=1)
-
-
-@dataclass(frozen=True)
-class NetworkChoice:
-    """Network of the settings: its name in tables, and its unknowns on the finest grid."""
-
-    label: str
-    method: Method
-    unknowns: int
 
 
 def settings_of(cfg: SolveConfig, cell: Mapping[str, Any]) -> SolveConfig:
@@ -221,11 +211,6 @@ def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
     return [{**constants, **dict(zip(given, row, strict=True))} for row in rows]
 
 
-def policy_of(cfg: SolveConfig) -> EquationPolicy:
-    """Return the constants of a solution with the settings of `cfg`."""
-    return EquationPolicy(cfg.collocation_points, cfg.boundary_points, steps=cfg.steps)
-
-
 def _draw_observations(
     data: Any, equation: EquationConfig, system: System, seed: int
 ) -> tuple[list[str], Array, dict[str, float]]:
@@ -253,96 +238,74 @@ def _draw_observations(
     return unknowns, np.concatenate([points, values], axis=1), truth
 
 
-def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
-    """Return the networks of the settings, for this system."""
-    return [_network_choice(cfg, dict(entry), system) for entry in cfg.networks]
-
-
-def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
-    """Return the network of a direct solver, in windows of time or on tensor products of splines.
-
-    None if there is none, or a setting asks for another.
-    """
-    given, count, variables = cfg.equation, len(system.vocabulary.unknowns), len(system.box)
-    whole = given.intervals or given.continuation
-    method: EvolutionSystem | Grids
-    if not whole and (evolution := evolution_system(system)) is not None:
-        method, terms = evolution, SPLINE_DEGREE + 1
-        shape = f"2-{2 * count * terms} ({terms} products)" if variables == 2 else f"1-{count}"
-    elif is_direct(system) and cfg.constraints == "soft":
-        method = Grids(tuple(given.intervals or (_TENSOR_INTERVALS,)), given.intervals is None)
-        shape = "2-2r (r products)" if variables == 2 else f"1-{count}"
-        terms = (method.intervals[-1] + SPLINE_DEGREE) ** variables
-    else:
+def reference_of(system: System) -> Reference | None:
+    """Return a numerical reference for a system without unknown parameters, or None."""
+    evolution = evolution_system(system)
+    if len(system.box) == 1 and system.is_evolution:
+        return None if evolution is None else _integrate(evolution)
+    if system.corners:
+        evolution = None
+    if evolution is None and not is_direct(system):
         return None
-    return NetworkChoice(f"KAN {shape}, k = {SPLINE_DEGREE}", method, count * terms)
+    method, tolerance = evolution or FIRST_GRID, TOLERANCES[evolution is None]
+    drawn = Generator().manual_seed(0)
+    stages = solve(system, method, EquationPolicy(), drawn, tolerance=tolerance)
+    while True:
+        try:
+            next(stages)
+        except TrainingFailed:
+            return None
+        except StopIteration as end:
+            solution: Solution = end.value
+            break
+    estimate = 1.0 if solution.estimate is None else solution.estimate
+    if estimate > LARGEST_ERROR or solution.solved_until < float(system.box[-1, 1]):
+        return None
+
+    def values(points: Array) -> Array:
+        with torch.no_grad():
+            found: Array = solution.network(torch.as_tensor(points)).numpy()
+        return found
+
+    return values
 
 
-def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice:
-    kind, equation, inputs = entry.get("kind"), cfg.equation, len(system.box)
-    if kind not in _NETWORK_KEYS:
-        raise UsageError(f"networks has {entry}, whose kind is none of {', '.join(_NETWORK_KEYS)}.")
-    if unknown := set(entry) - _NETWORK_KEYS[kind]:
-        keys = ", ".join(sorted(_NETWORK_KEYS[kind]))
-        raise UsageError(
-            f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are "
-            f"{keys}."
-        )
-    given = equation.ansatz
-    default = entry == {"kind": "kan"} and not (given.terms or given.factors)
-    if default and (direct := _direct(cfg, system)) is not None:
-        return direct
-    hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
-    if any(width < 1 for width in hidden):
-        raise UsageError(f"networks has {entry} with a layer of less than 1 node.")
-    plain = inputs == 1 or kind == "mlp"
-    form = OutputForm(
-        len(equation.unknowns),
-        int(entry.get("terms", 1 if plain else given.terms or _TERMS)),
-        int(entry.get("factors", 1 if plain else given.factors or inputs)),
-        separated=not plain and not hidden and "factors" not in entry and given.factors is None,
-    )
-    if cfg.constraints == "hard":
-        check_hard(system)
-    return _KINDS[kind](cfg, entry, form, [inputs, *hidden, form.outputs], system.order)
+def _integrate(system: EvolutionSystem) -> Reference | None:
+    """Integrate ordinary equations by the first method that reaches the end, or return None.
 
+    States are the unknowns and their derivatives below the highest, for which the equations are
+    solved.
+    """
+    vocabulary, orders = system.vocabulary, system.orders
+    (low, high), (time,) = system.box[0].tolist(), vocabulary.variables
+    states = [(unknown, order) for unknown, top in enumerate(orders) for order in range(top)]
 
-def _mlp(
-    cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], _: int
-) -> NetworkChoice:
-    activation = str(entry.get("activation", "tanh"))
-    if activation not in ACTIVATIONS or activation in ("relu", "identity"):
-        raise UsageError(
-            f"networks has an MLP with the activation {activation}, which has no second "
-            "derivatives. Write activation: tanh."
-        )
-    create = partial(MLP, tuple(shape), activation, dtype=torch.float64)
-    rounds = (None,) * len(cfg.equation.intervals or _INTERVALS)
-    ansatz = Ansatz(create, form, rounds, hard=cfg.constraints == "hard")
-    parameters = sum((a + 1) * b for a, b in pairwise(shape))
-    return NetworkChoice(f"MLP {'-'.join(map(str, shape))}", ansatz, parameters)
+    def name(unknown: int, order: int) -> str:
+        return f"{vocabulary.unknowns[unknown]}_{time * order}".rstrip("_")
 
+    highest = [variable(name(unknown, order)) for unknown, order in enumerate(orders)]
+    found = sympy.solve([each.expression for each in system.equations], highest, dict=True)
+    formulas = [found[0].get(each) for each in highest] if len(found) == 1 else [None]
+    if any(each is None or each.has(*highest) for each in formulas):
+        return None
+    right = [to_numpy(each, [time, *(name(*state) for state in states)]) for each in formulas]
+    last = np.cumsum(orders) - 1
+    start = [system.initial_value(u, (order,), np.array([[low]]))[0] for u, order in states]
+    for method, relative in METHODS:
+        calls = iter(range(EVALUATIONS))
 
-def _kan(
-    cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], order: int
-) -> NetworkChoice:
-    degree = int(entry.get("degree", max(_DEGREE, order + 2)))
-    if not order < degree <= _MAX_DEGREE:
-        raise UsageError(
-            f"networks has a KAN of degree {degree} for an equation of order {order}. "
-            f"Splines need a degree of {order + 1} to {_MAX_DEGREE}, better {order + 3}."
-        )
-    label = f"KAN {'-'.join(map(str, shape))}" + f" ({form.terms} products)" * (form.factors > 1)
-    label += f", k = {degree}" * (degree != _DEGREE)
-    given, intervals = cfg.equation, tuple(cfg.equation.intervals or _INTERVALS)
-    free_terms = shape[0] > 1 and given.ansatz.terms is None and "terms" not in entry
-    spec = EdgeSpec(degree=degree, base="zero")
-    domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
-    create = partial(KAN.create, shape, intervals[0], spec, domain=domain, initialisation="spline")
-    hard = cfg.constraints == "hard"
-    ansatz = Ansatz(create, form, intervals, given.intervals is None, free_terms, hard)
-    edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
-    return NetworkChoice(label, ansatz, edges * (intervals[-1] + degree))
+        def slope(t: float, y: Array, calls: Any = calls) -> Array:
+            next(calls)
+            row, rate = np.concatenate([[t], y])[None], np.append(y[1:], 0.0)
+            rate[last] = [float(each(row)[0]) for each in right]
+            return rate
 
-
-_KINDS = {"kan": _kan, "mlp": _mlp}
+        # Scipy raises ValueError for slopes that are not finite.
+        with suppress(ValueError, StopIteration):
+            found = integrate.solve_ivp(
+                slope, (low, high), start, method, dense_output=True, rtol=relative, atol=ABSOLUTE
+            )
+            if found.success and (dense := found.sol) is not None:
+                kept = np.append(0, last[:-1] + 1)
+                return lambda points: np.asarray(dense(points[:, 0])[kept].T)
+    return None

@@ -12,14 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from kanrun.experiments.solve.checks import condition_warnings
-from kanrun.experiments.solve.problem import (
-    NetworkChoice,
-    SolveProblem,
-    make_solve_problem,
-    network_choices,
-    policy_of,
-)
+from kanrun.experiments.solve.problem import SolveProblem, make_solve_problem
 from kanrun.experiments.solve.published import PUBLISHED
+from kanrun.experiments.solve.settings import NetworkChoice, network_choices, policy_of
 from kanrun.experiments.solve.verdict import (
     error_points,
     errors,
@@ -27,12 +22,13 @@ from kanrun.experiments.solve.verdict import (
     residual_rms,
     verdict,
 )
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pandas import DataFrame
 
 from kanrun.config import AnsatzConfig, EquationConfig, SolveConfig, check
 from kanrun.engine.equations import (
     Ansatz,
+    Array,
     EquationStage,
     Solution,
     arguments_at,
@@ -45,8 +41,6 @@ from kanrun.runs.records import Checkpoint, Table
 from kanrun.study.model import Model
 from kanrun.study.resources import generator
 from kanrun.study.saved import to_checkpoint
-
-Array = NDArray[np.float64]
 
 #: Points of the table along each variable: of a curve, of a map, and of the map through the middle
 #: of a 3-D box.
@@ -208,8 +202,8 @@ class SolvedEquation:
             for at in row
         ]
         if knots:
-            frame = DataFrame(knots, columns=["window", "variable", "at"])
-            yield Table(f"knots_{name}", {str(each): frame[each].to_numpy() for each in frame})
+            window, variables, at = map(np.array, zip(*knots, strict=True))
+            yield Table(f"knots_{name}", {"window": window, "variable": variables, "at": at})
 
     def _points(self, x: ArrayLike) -> Array:
         points, variables = np.asarray(x, dtype=np.float64), len(self.problem.system.box)
@@ -343,7 +337,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     check(cfg)
     problem = make_solve_problem(cfg, seed)
     (choice,) = network_choices(cfg, problem.system)
-    problem = problem.compared_for(choice)
+    problem = problem.compared_for(choice.method)
     return next(
         each for each in solutions(cfg, problem, choice, seed) if isinstance(each, SolvedEquation)
     )

@@ -14,15 +14,12 @@ import numpy as np
 import torch
 from kanrun.experiments.solve.checks import missing_conditions
 from kanrun.experiments.solve.problem import Comparison, SolveProblem
-from numpy.typing import NDArray
 from pandas import DataFrame
 
-from kanrun.engine.equations import Field, Solution, System, Windows
+from kanrun.engine.equations import Array, Field, Solution, System, Windows
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.runs import Claim
 from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
-
-Array = NDArray[np.float64]
 
 #: Largest change of the solution from the last grid but one to the last.
 SOLVED_CHANGE = 2e-3
@@ -165,8 +162,8 @@ def errors(
     found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
     if known.slopes is not None:
         units, slopes = np.eye(points.shape[1], dtype=int).tolist(), known.slopes(points)
-        computed = np.stack([network.derivative(at, unit).numpy() for unit in units], axis=2)
-        square = np.sum(difference**2) + np.sum((computed.reshape(slopes.shape) - slopes) ** 2)
+        computed = network.derivatives(at, units).numpy().reshape(slopes.shape)
+        square = np.sum(difference**2) + np.sum((computed - slopes) ** 2)
         found["h1"] = float(np.sqrt(square / (np.sum(truth**2) + np.sum(slopes**2))))
     return found
 

@@ -255,7 +255,7 @@ class Model:
                 f"Write it like {self.outputs[0]}_{self.inputs[0]}."
             )
         at = torch.as_tensor(np.asarray(x, dtype=np.float64))
-        return self.network.derivative(at, found.index)[:, found.unknown].numpy()
+        return self.network.derivatives(at, [found.index])[:, found.unknown, 0].numpy()
 
     def update(self, x: Data, y: Data) -> Model:
         """Train on new rows without forgetting the old ones, which are not needed.

@@ -27,6 +27,7 @@ from kanrun.engine.equations.residuals import (
     arguments_at,
 )
 from kanrun.engine.equations.system import (
+    Array,
     Condition,
     EvolutionSystem,
     Face,

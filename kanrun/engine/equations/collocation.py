@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from kanrun.engine.equations.fields import Field, edges_of
+from kanrun.engine.equations.fields import Field, breakpoints_of, edges_of
 from kanrun.engine.equations.residuals import (
     ONE,
     Block,
@@ -19,7 +19,8 @@ from kanrun.engine.equations.residuals import (
     arguments_at,
     arguments_of,
 )
-from kanrun.engine.equations.system import System, gauss_points, low_discrepancy, on_face
+from kanrun.engine.equations.space import Space
+from kanrun.engine.equations.system import System, low_discrepancy, on_face
 
 #: Intervals of the quadrature rule in one variable for networks without grids.
 INTERVALS_WITHOUT_GRID = 20
@@ -127,12 +128,16 @@ class Collocation:
         residual, for which splines converge faster than at points anywhere in the intervals.
         Otherwise the points are low-discrepancy and added points of equal weights.
         """
-        policy, edges, box = self.policy, edges_of(solution), self.system.box
+        policy, ends, box = self.policy, breakpoints_of(solution), self.system.box
         if len(box) == 1:
-            if edges is None:
-                edges = torch.linspace(-1, 1, INTERVALS_WITHOUT_GRID + 1, dtype=box.dtype)[None]
-            each = -(-policy.collocation_points // (edges.shape[1] - 1))
-            return gauss_points(box, edges[0], min(each, POINTS_PER_INTERVAL))
+            if ends is None:
+                even = torch.linspace(-1, 1, INTERVALS_WITHOUT_GRID + 1, dtype=box.dtype)
+                ends = solution.outer(even[:, None])
+            each = max(2, -(-policy.collocation_points // (len(ends) - 1)))
+            rule = np.polynomial.legendre.leggauss(min(each, POINTS_PER_INTERVAL))
+            places = Space(ends[:, 0].numpy(), ()).places(rule)
+            shares = torch.as_tensor(places.shares.ravel())
+            return torch.as_tensor(places.at.reshape(-1, 1)), shares * len(shares)
         unknowns = len(solution.get_unknowns())
         count = max(policy.collocation_points, round(POINTS_PER_UNKNOWN * unknowns))
         points = torch.cat([self.points(self.inside, count, solution), self.added])

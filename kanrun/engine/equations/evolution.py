@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanrun.engine.equations.space import DEGREE, Array, Space, kinks_of, with_kinks
-from kanrun.engine.equations.system import EvolutionSystem
+from kanrun.engine.equations.space import DEGREE, Space, kinks_of, with_kinks
+from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.equations.window import (
     EvolvingState,
     Window,
@@ -45,52 +45,49 @@ TINY = 1e-300
 #: an unknown keeps from one window to the next.
 SIZE_POINTS, SIZE_MEMORY = 501, 0.1
 
+# Constants of a solution in windows, chosen on 12 equations with known solutions.
 
-@dataclass(frozen=True)
-class EvolutionPolicy:
-    """Constants of a solution in windows, chosen on 12 equations with known solutions."""
-
-    #: Largest term of the highest degree in time of an accepted window, in tolerances.
-    last_coefficient: float = 1.0
-    #: Estimated error of the splines at the end of a window above which breakpoints are added, in
-    #: tolerances, and the fraction of it below which they are taken away.
-    spline_error: float = 0.01
-    superfluous: float = 0.01
-    #: Relative L2 error of the splines at the initial values, in tolerances.
-    initial_error: float = 0.01
-    #: Number of intervals at first and at least, at this tolerance. They grow by its power
-    #: -1 / (DEGREE + 1), and first windows shrink alike, so that two tolerances never have one
-    #: solution.
-    first_intervals: int = 20
-    min_intervals: int = 14
-    at_tolerance: float = 1e-6
-    fewest_intervals: int = 8
-    max_intervals: int = 4000
-    #: Initial values: an interval is halved if its squared error is above this fraction of the
-    #: largest, and it is longer than this fraction of the range and the tolerance.
-    halved: float = 0.02
-    shortest_interval: float = 0.01
-    #: Bounds of the factor from one number of intervals to the next.
-    interval_growth: tuple[float, float] = (0.8, 1.5)
-    #: The first window is the range divided by this; the shortest one by the second.
-    first_windows: float = 64.0
-    max_windows: float = 1e20
-    #: Bounds of the factor from one length to the next, and the fraction of the predicted length.
-    window_growth: tuple[float, float] = (0.2, 2.0)
-    safety: float = 0.9
-    #: Factor of the length after a window whose steps do not converge.
-    shortened: float = 0.3
-    #: Gauss-Newton steps of a window; it is shortened if they do not converge, or a step exceeds
-    #: `diverged` sizes of the unknowns.
-    max_steps: int = 12
-    diverged: float = 1e6
-    #: A step keeps the Jacobian if the last one was smaller than the one before by this factor.
-    same_jacobian: float = 0.1
-    #: Steps end at a change, in tolerances, below the first; below the second if it stays as large.
-    converged: float = 1e-3
-    nearly_converged: float = 1e-2
-    #: Relative size below which an unknown counts as zero.
-    smallest_size: float = 1e-12
+#: Largest term of the highest degree in time of an accepted window, in tolerances.
+LAST_COEFFICIENT = 1.0
+#: Estimated error of the splines at the end of a window above which breakpoints are added, in
+#: tolerances, and the fraction of it below which they are taken away.
+SPLINE_ERROR = 0.01
+SUPERFLUOUS = 0.01
+#: Relative L2 error of the splines at the initial values, in tolerances.
+INITIAL_ERROR = 0.01
+#: Number of intervals at first and at least, at this tolerance. They grow by its power
+#: -1 / (DEGREE + 1), and first windows shrink alike, so that two tolerances never have one
+#: solution.
+FIRST_INTERVALS = 20
+MIN_INTERVALS = 14
+AT_TOLERANCE = 1e-6
+FEWEST_INTERVALS = 8
+MAX_INTERVALS = 4000
+#: Initial values: an interval is halved if its squared error is above this fraction of the
+#: largest, and it is longer than this fraction of the range and the tolerance.
+HALVED = 0.02
+SHORTEST_INTERVAL = 0.01
+#: Bounds of the factor from one number of intervals to the next.
+INTERVAL_GROWTH = (0.8, 1.5)
+#: The first window is the range divided by this; the shortest one by the second.
+FIRST_WINDOWS = 64.0
+MAX_WINDOWS = 1e20
+#: Bounds of the factor from one length to the next, and the fraction of the predicted length.
+WINDOW_GROWTH = (0.2, 2.0)
+SAFETY = 0.9
+#: Factor of the length after a window whose steps do not converge.
+SHORTENED = 0.3
+#: Gauss-Newton steps of a window; it is shortened if they do not converge, or a step exceeds
+#: `DIVERGED` sizes of the unknowns.
+MAX_STEPS = 12
+DIVERGED = 1e6
+#: A step keeps the Jacobian if the last one was smaller than the one before by this factor.
+SAME_JACOBIAN = 0.1
+#: Steps end at a change, in tolerances, below the first; below the second if it stays as large.
+CONVERGED = 1e-3
+NEARLY_CONVERGED = 1e-2
+#: Relative size below which an unknown counts as zero.
+SMALLEST_SIZE = 1e-12
 
 
 @dataclass
@@ -104,6 +101,10 @@ class March:
     #: Steps times unknowns so far, and what the rest is expected to take.
     work: float = 0.0
     remaining: float = inf
+    #: Why it ends early, whether for its work, and CPU seconds.
+    stopped: str = ""
+    is_long: bool = False
+    seconds: float = 0.0
 
 
 class Marcher:
@@ -112,29 +113,27 @@ class Marcher:
     def __init__(
         self, system: EvolutionSystem, tolerance: float, before: March | None = None
     ) -> None:
-        self.system, self.tolerance, self.policy = system, tolerance, EvolutionPolicy()
+        self.system, self.tolerance = system, tolerance
         self.low, self.high = system.box[-1].tolist()
         # Just before formulas jump in time, so that the last point of a window sees them as before.
         self.early = ROUNDINGS * float(np.spacing(max(abs(self.low), abs(self.high))))
-        self.goals = [time - self.early for time in system.jumps(system.variables - 1)] + [
-            self.high
-        ]
-        self.refinement: float = (tolerance / self.policy.at_tolerance) ** (-1 / (DEGREE + 1))
+        jumps = system.jumps(system.variables - 1)
+        self.goals = [*(time - self.early for time in jumps), self.high]
+        self.refinement: float = (tolerance / AT_TOLERANCE) ** (-1 / (DEGREE + 1))
         self.before = before
         self.sizes = np.ones(len(system.orders))
         #: Points of space at which sizes are measured.
-        self.places = np.zeros(1)
-        if system.variables == 2:
-            low, high = system.box[0].tolist()
-            self.places = np.linspace(low, high, SIZE_POINTS)
+        left, right = system.box[0].tolist()
+        several = system.variables > 1
+        self.places = np.linspace(left, right, SIZE_POINTS) if several else np.zeros(1)
 
     def _fewest(self, intervals: int, time: float) -> int:
-        """Return a number of intervals that is given for `EvolutionPolicy.at_tolerance`, or more.
+        """Return a number of intervals that is given for `AT_TOLERANCE`, or more.
 
         Early errors grow, so that a grid is not coarser than that of a solution `before` at any
         later time, relative to its tolerance; windows of layers that vanish do not count.
         """
-        found = max(round(intervals * self.refinement), self.policy.fewest_intervals)
+        found = max(round(intervals * self.refinement), FEWEST_INTERVALS)
         if (before := self.before) is None:
             return found
         finer: float = (self.tolerance / before.tolerance) ** (-1 / (DEGREE + 1))
@@ -144,13 +143,13 @@ class Marcher:
 
     def run(self) -> Iterator[March]:
         """Yield the windows so far after each one."""
-        system, policy, march = self.system, self.policy, March([], self.low, self.tolerance)
+        system, march = self.system, March([], self.low, self.tolerance)
         state = self._first_state(march)
-        first = (self.high - self.low) / (policy.first_windows * self.refinement)
+        first = (self.high - self.low) / (FIRST_WINDOWS * self.refinement)
         length, goals = first, iter(self.goals)
         goal = next(goals)
-        shortest = (self.high - self.low) / policy.max_windows
-        bound = policy.last_coefficient * self.tolerance
+        shortest = (self.high - self.low) / MAX_WINDOWS
+        bound = LAST_COEFFICIENT * self.tolerance
         while march.end < self.high and length > shortest and not time_limit_reached():
             remaining = goal - march.end
             if length * (1 + 1e-9) < remaining < 2 * length:  # The last two windows share it.
@@ -163,11 +162,11 @@ class Marcher:
             march.steps += steps
             march.work += steps * len(problem.unknowns)
             if unknowns is None:
-                length *= policy.shortened
+                length *= SHORTENED
                 continue
             last = problem.last_coefficient(unknowns)
-            predicted = policy.safety * (bound / max(last, TINY)) ** (1 / DEGREE)
-            length *= float(np.clip(predicted, *policy.window_growth))
+            predicted = SAFETY * (bound / max(last, TINY)) ** (1 / DEGREE)
+            length *= float(np.clip(predicted, *WINDOW_GROWTH))
             if last > 2 * bound:
                 continue
             window = problem.window(unknowns)
@@ -184,46 +183,46 @@ class Marcher:
 
     def _solved(self, problem: WindowProblem) -> tuple[Tensor | None, int]:
         """Return the unknowns of a window, or None if its steps do not converge."""
-        policy, unknowns, before = self.policy, problem.unknowns, inf
+        unknowns, before = problem.unknowns, inf
         newton, ratio = None, inf
-        for taken in range(1, policy.max_steps + 1):
+        for taken in range(1, MAX_STEPS + 1):
             residual = problem.residual(unknowns)
             if not bool(torch.isfinite(residual).all()):
                 return None, taken - 1
-            if newton is None or ratio > policy.same_jacobian:
+            if newton is None or ratio > SAME_JACOBIAN:
                 newton = GaussNewton.of(problem.rows(unknowns))
             move = newton.step(residual)
             change = problem.largest_change(move)
-            if not isfinite(change) or change > policy.diverged:
+            if not isfinite(change) or change > DIVERGED:
                 return None, taken
             unknowns = unknowns + move
-            small = change < policy.converged * self.tolerance
-            if small or (change < policy.nearly_converged * self.tolerance and change > before / 2):
+            small = change < CONVERGED * self.tolerance
+            if small or (change < NEARLY_CONVERGED * self.tolerance and change > before / 2):
                 return unknowns, taken
             ratio = change / before if taken > 1 else inf
             before = change
-        return None, policy.max_steps
+        return None, MAX_STEPS
 
     def _first_state(self, march: March) -> EvolvingState:
         """Return the initial values, on breakpoints that are halved where their error is large.
 
         After a jump in time these are the values before it.
         """
-        system, policy, initial = self.system, self.policy, partial(self._initial, march)
+        system, initial = self.system, partial(self._initial, march)
         every = initial(self.places)
         found = np.array([np.sqrt(np.square(each[:, 0]).mean()) for each in every])
         largest = found.max() or 1.0
-        self.sizes = np.where(found > policy.smallest_size * largest, found, largest)
+        self.sizes = np.where(found > SMALLEST_SIZE * largest, found, largest)
         if system.variables == 1:
             return EvolvingState(Space.constant(), every)
         low, high = float(self.places[0]), float(self.places[-1])
-        breakpoints = np.linspace(low, high, self._fewest(policy.first_intervals, march.end) + 1)
+        breakpoints = np.linspace(low, high, self._fewest(FIRST_INTERVALS, march.end) + 1)
         breakpoints = with_kinks(breakpoints, kinks_of(system, 0))
-        shortest = policy.shortest_interval * self.tolerance
+        shortest = SHORTEST_INTERVAL * self.tolerance
         if march.windows:  # Diffusion widens layers of this length in times that float64 resolves.
             shortest = max(shortest, np.sqrt(RESOLVED * self.early / (self.high - self.low)))
         shortest *= high - low
-        bound = max(policy.initial_error * self.tolerance, ROUNDING)
+        bound = max(INITIAL_ERROR * self.tolerance, ROUNDING)
         while True:
             space = Space(breakpoints, system.walls, system.periodic)
             values = [
@@ -231,9 +230,9 @@ class Marcher:
                 for u in range(len(every))
             ]
             squares = self._initial_errors(space, values, initial)
-            halved = squares > policy.halved * squares.max()
+            halved = squares > HALVED * squares.max()
             halved &= np.diff(breakpoints) > shortest
-            large = squares.sum() >= bound**2 and space.intervals <= policy.max_intervals
+            large = squares.sum() >= bound**2 and space.intervals <= MAX_INTERVALS
             if not (large and halved.any()):
                 return EvolvingState(space, values)
             middle = (breakpoints[1:] + breakpoints[:-1]) / 2
@@ -246,13 +245,12 @@ class Marcher:
 
         A derivative of order r counts by what it changes within the whole range of time.
         """
-        nodes, weights = np.polynomial.legendre.leggauss(ERROR_POINTS)
-        x, shares = space.points(nodes), np.diff(space.breakpoints)[:, None] * weights / 2
-        worst = np.zeros(len(x))
+        places = space.places(np.polynomial.legendre.leggauss(ERROR_POINTS))
+        x, worst = places.at, np.zeros(space.intervals)
         for found, wanted, size in zip(values, initial(x.ravel()), self.sizes, strict=True):
             scales = size / (self.high - self.low) ** np.arange(wanted.shape[1])
             squares = np.square((space.evaluate(found, x.ravel()) - wanted) / scales)
-            sums = (squares.reshape(*x.shape, -1) * shares[..., None]).sum(1) / shares.sum()
+            sums = (squares.reshape(*x.shape, -1) * places.shares[..., None]).sum(1)
             worst = max([worst, *sums.T], key=np.sum)
         return worst
 
@@ -264,15 +262,11 @@ class Marcher:
         system, window = self.system, march.windows[-1] if march.windows else None
         times = march.end, march.end + (2 * self.early if window else 0)
         before, after = (np.stack([x, x * 0 + t][-system.variables :], axis=1) for t in times)
-        found = []
+        given, found = system.lift if window else system.initial_value, []
         for unknown, highest in enumerate(system.orders):
-            orders = [(*[0] * (system.variables - 1), order) for order in range(highest)]
-            columns = [-system.lift(unknown, order, after) for order in orders]
-            if window is None:
-                columns += [system.initial_value(unknown, order[-1], before) for order in orders]
-            else:
-                columns += [system.lift(unknown, order, before) for order in orders]
-            values = np.stack(columns, axis=1).reshape(len(x), 2, -1).sum(1)
+            indices = [(*[0] * (system.variables - 1), order) for order in range(highest)]
+            columns = [given(unknown, i, before) - system.lift(unknown, i, after) for i in indices]
+            values = np.stack(columns, axis=1)
             if window is not None:
                 values += window.space.evaluate(window.at_end(system.orders)[unknown], x)
             found.append(values)
@@ -291,22 +285,22 @@ class Marcher:
             values = lift.reshape(grid[0].shape) + total(parts, x, times)
             found[unknown] = np.sqrt(np.square(values).mean(0).max())
         self.sizes = np.maximum(found, SIZE_MEMORY * self.sizes)
-        self.sizes = np.maximum(self.sizes, self.policy.smallest_size * self.sizes.max())
+        self.sizes = np.maximum(self.sizes, SMALLEST_SIZE * self.sizes.max())
 
     def _next_state(self, state: EvolvingState, time: float) -> EvolvingState:
         """Return the state of the next window, on other breakpoints if these ask for it."""
-        policy, space = self.policy, state.space
+        space = state.space
         if not space.degree:
             return state
         # Only the unknowns count: time derivatives carry rounding that finer grids amplify.
         values = [each[:, 0] for each in state.values]
         error = max(space.error(c) / size for c, size in zip(values, self.sizes, strict=True))
-        bound = policy.spline_error * self.tolerance
-        fewest = self._fewest(policy.min_intervals, time)
-        few = error < policy.superfluous * bound and space.intervals > fewest
+        bound = SPLINE_ERROR * self.tolerance
+        fewest = self._fewest(MIN_INTERVALS, time)
+        few = error < SUPERFLUOUS * bound and space.intervals > fewest
         if not (error > bound or few):
             return state
-        factor = float(np.clip((4 * error / bound) ** (1 / (DEGREE + 1)), *policy.interval_growth))
-        bounds = fewest, policy.max_intervals
+        factor = float(np.clip((4 * error / bound) ** (1 / (DEGREE + 1)), *INTERVAL_GROWTH))
+        bounds = fewest, MAX_INTERVALS
         intervals = int(np.clip(int(factor * space.intervals) + 1, *bounds))
         return state.moved(space.adapted(values, list(self.sizes), intervals))

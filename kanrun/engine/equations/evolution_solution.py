@@ -9,10 +9,13 @@ tell by their beginnings how fast errors fall, but nothing about the error at th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator as Events
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from math import inf
+from operator import or_
 from time import process_time
 
 import numpy as np
@@ -32,8 +35,8 @@ from kanrun.engine.equations.fields import (
     spline_field,
 )
 from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution, arguments_at
-from kanrun.engine.equations.space import DEGREE, Array
-from kanrun.engine.equations.system import EvolutionSystem, System, low_discrepancy
+from kanrun.engine.equations.space import DEGREE
+from kanrun.engine.equations.system import Array, EvolutionSystem, System, low_discrepancy
 from kanrun.engine.equations.window import Window, total
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
@@ -82,11 +85,9 @@ class _Level:
         factor: Tolerance relative to that of the level before.
     """
 
-    tolerance: float
     march: March
     network: Windows
     values: Tensor
-    seconds: float
     change: float = inf
     changes: Tensor | None = None
     power: float = 1.0
@@ -114,22 +115,20 @@ def solve_evolution(
     level: _Level | None = None
     local, doubt = tolerance, None
     while True:
-        began = process_time()
-        march, stopped, is_long = _march(system, local, level.march if level else None)
-        if stopped and level is not None:
-            if level.estimate is None:
-                level = _compared(system, level, points)
-            break
-        if is_long and local * COARSER_FACTOR <= LARGEST_TOLERANCE:
+        march = _march(system, local, level.march if level else None)
+        if march.is_long and level is None and local * COARSER_FACTOR <= LARGEST_TOLERANCE:
             local *= COARSER_FACTOR
             continue
+        stopped = march.stopped
+        if stopped and level is not None:
+            level = level if level.estimate is not None else _compared(system, level, points)
+            break
         if not march.windows:
             raise TrainingFailed(
                 "The equation cannot be followed from its initial values: its residual is not "
                 f"finite, or no window is short enough ({stopped})."
             )
-        level = _level(system, local, march, points, level)
-        level = replace(level, seconds=process_time() - began)
+        level = _level(system, march, points, level)
         doubt = _doubt(system, level.network)
         if stopped or doubt or _is_enough(level, tolerance):
             break
@@ -156,10 +155,8 @@ def _doubt(system: EvolutionSystem, network: Windows) -> str | None:
     return None
 
 
-def _march(
-    system: EvolutionSystem, tolerance: float, before: March | None
-) -> tuple[March, str, bool]:
-    """Return the windows of one tolerance, why they end early, and whether for their work."""
+def _march(system: EvolutionSystem, tolerance: float, before: March | None) -> March:
+    """Return the windows of one tolerance, and why they end early."""
     began, march = process_time(), March([], float(system.box[-1, 0]), tolerance)
     for march in Marcher(system, tolerance, before).run():
         report_progress("windows", len(march.windows))
@@ -169,38 +166,39 @@ def _march(
         long = march.work + march.remaining > MAX_WORK and march.work > SETTLED_WORK * MAX_WORK
         if settled and long:
             seconds = (process_time() - began) * march.remaining / march.work
-            return march, f"the rest would take about {seconds:.0f} CPU seconds", True
-    if march.end >= float(system.box[-1, 1]):
-        return march, "", False
-    return march, "CPU time ran out" if time_limit_reached() else "windows became too short", False
+            march.stopped, march.is_long = (
+                f"the rest would take about {seconds:.0f} CPU seconds",
+                True,
+            )
+            break
+    march.seconds = process_time() - began
+    if march.end < float(system.box[-1, 1]) and not march.stopped:
+        march.stopped = "CPU time ran out" if time_limit_reached() else "windows became too short"
+    return march
 
 
-def _level(
-    system: EvolutionSystem, tolerance: float, march: March, points: Tensor, before: _Level | None
-) -> _Level:
+def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level | None) -> _Level:
     """Return a solution, compared with the one `before` at `points` in the order of their times."""
     network = Windows([_field(each, system) for each in march.windows])
     with torch.no_grad():
         values = network(points)
-    level = _Level(tolerance, march, network, values, 0.0)
+    level = _Level(march, network, values)
     if before is None:
         return level
     sizes = values.square().mean(0).clamp(min=TINY)
     squares = ((values - before.values).square() / sizes).nan_to_num(inf)
     changes = squares.unflatten(0, (PARTS, -1)).mean(1).amax(1).sqrt()
-    level = replace(level, change=float(squares.mean(0).max().sqrt()), changes=changes)
     power = 1.0 if before.changes is None else _power(before.changes, changes, before.factor)
-    return replace(level, power=power, factor=tolerance / before.tolerance)
+    change, factor = float(squares.mean(0).max().sqrt()), march.tolerance / before.march.tolerance
+    return replace(level, change=change, changes=changes, power=power, factor=factor)
 
 
 def _compared(system: EvolutionSystem, level: _Level, points: Tensor) -> _Level:
     """Return a solution that no better one can follow, compared with a coarser one."""
-    march, stopped, _ = _march(system, level.tolerance / TOLERANCE_FACTOR, None)
-    if stopped:
+    march = _march(system, level.march.tolerance / TOLERANCE_FACTOR, None)
+    if march.stopped:
         return level
-    before = _level(system, march.tolerance, march, points, None)
-    found = _level(system, level.tolerance, level.march, points, before)
-    return replace(found, seconds=level.seconds)
+    return _level(system, level.march, points, _level(system, march, points, None))
 
 
 def _power(before: Tensor, changes: Tensor, factor: float) -> float:
@@ -249,7 +247,7 @@ def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
             equation=equation,
             conditions=conditions,
             change=level.estimate,
-            seconds=level.seconds / len(windows),
+            seconds=level.march.seconds / len(windows),
             points=points,
         )
 
@@ -279,14 +277,12 @@ def _field(window: Window, system: EvolutionSystem) -> Field:
 
 def _common_breakpoints(window: Window) -> Array:
     """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
-    every = [part.space.breakpoints for part in window.parts[0]]
-    points = np.unique(np.concatenate(every))
-    ends = [np.searchsorted(each, [points, np.nextafter(points, inf)]) for each in every]
-    counts = np.max([after - first for first, after in ends], axis=0)
+    every = (Counter(part.space.breakpoints.tolist()) for part in window.parts[0])
+    points, counts = np.array(sorted(reduce(or_, every).items())).T
     points = 2 * (points - points[0]) / (points[-1] - points[0]) - 1
-    apart = np.diff(points, prepend=-np.inf) > SAME_BREAKPOINT
+    apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
     apart[-1] = True
-    points = np.repeat(points, np.where(apart, counts, 0))
+    points = np.repeat(points, (apart * counts).astype(int))
     return np.stack([points, np.linspace(-1, 1, len(points))])
 
 

@@ -13,6 +13,7 @@ scaled to 1 inside the box.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
@@ -160,12 +161,6 @@ class Field(Network):
         found = self.form.combine(outputs, monomials) * stretch[:, None, None] * self.sizes
         return found if self.hard is None else self.hard.apply(found, x, monomials), parameters
 
-    def derivative(
-        self, x: Float[Tensor, "points variables"], index: Sequence[int]
-    ) -> Float[Tensor, "points unknowns"]:
-        """Return the derivative of every unknown by the multi-index `index` at x."""
-        return self.derivatives(x, [index])[..., 0]
-
     def derivatives(
         self, x: Float[Tensor, "points variables"], indices: Sequence[Sequence[int]]
     ) -> Float[Tensor, "points unknowns indices"]:
@@ -177,26 +172,19 @@ class Field(Network):
         return torch.stack([monomials.derivative(jets, each) for each in every], dim=-1).detach()
 
     @property
-    def active(self) -> Bool[Tensor, " numbers"] | None:
-        """Mask of the network's unknowns that belong to trained edges; None for all."""
+    def _trained(self) -> Bool[Tensor, " numbers"]:
+        """Mask of the network's unknowns that belong to trained edges."""
         layers = self.network.edge_layers
-        edges = [layer.mask for layer in layers]
-        if all(bool(each.all()) for each in edges):
-            return None
-        pairs = zip(edges, layers, strict=True)
-        masks = [e[..., None].expand_as(x.coefficients).flatten() for e, x in pairs]
-        return torch.cat(masks)
+        masks = [e.mask[..., None].expand_as(e.coefficients).flatten() for e in layers]
+        return torch.cat(masks) if masks else torch.ones_like(self.network.get_unknowns()) > 0
 
     def get_unknowns(self) -> Float[Tensor, " unknowns"]:
-        found, active = self.network.get_unknowns(), self.active
-        return found if active is None else found[active]
+        return self.network.get_unknowns()[self._trained]
 
     def set_unknowns(self, values: Float[Tensor, " unknowns"]) -> None:
-        if (active := self.active) is not None:
-            every = self.network.get_unknowns()
-            every[active] = values
-            values = every
-        self.network.set_unknowns(values)
+        every = self.network.get_unknowns()
+        every[self._trained] = values
+        self.network.set_unknowns(every)
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
         return [(f"network.{name}", parameter) for name, parameter in self.network.unknowns()]
@@ -206,15 +194,13 @@ class Field(Network):
         return self.network.intervals
 
     def describe(self) -> dict[str, Any]:
-        described = {
+        return {
             "kind": self.kind,
             "network": self.network.describe(),
             "form": list(map(int, astuple(self.form))),
             "variables": len(self.box),
+            **({} if self.hard is None else {"hard": asdict(self.hard)}),
         }
-        if self.hard is not None:
-            described["hard"] = {name: list(texts) for name, texts in asdict(self.hard).items()}
-        return described
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Field:
@@ -254,12 +240,6 @@ class Windows(Network):
 
     def forward(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points unknowns"]:
         return self._joined(x, lambda field, part: field(part))
-
-    def derivative(
-        self, x: Float[Tensor, "points variables"], index: Sequence[int]
-    ) -> Float[Tensor, "points unknowns"]:
-        """Return `Field.derivative` in the window of each point."""
-        return self.derivatives(x, [index])[..., 0]
 
     def derivatives(
         self, x: Float[Tensor, "points variables"], indices: Sequence[Sequence[int]]
@@ -337,10 +317,18 @@ def hard_conditions(system: System) -> HardConditions | None:
     where their faces meet.
     """
     names, offsets, factors = system.vocabulary.variables, list[str](), list[str]()
+    known = defaultdict[tuple[int, int], dict[tuple[sympy.Expr, int], sympy.Expr]](dict)
+    for condition, derivative, formula in system.given:
+        for (number, place), *more in condition.faces:
+            order, end = derivative.index[number], exact_number(place)
+            if not more and order == sum(derivative.index):
+                value = sympy.expand(formula.subs(variable(names[number]), end))
+                known[derivative.unknown, number][end, order] = value
     for unknown in range(len(system.vocabulary.unknowns)):
         offset, factor = sympy.Integer(0), sympy.Integer(1)
         for number, name in enumerate(names):
-            x, given = variable(name), _values_at_ends(system, unknown, number)
+            x, ends = variable(name), sorted(known[unknown, number])
+            given = [(e, m) for e, m in ends if {(e, lower) for lower in range(m)} <= {*ends}]
             low, high = map(exact_number, system.box[number].tolist())
             powers = [sympy.S.One * x**p for p in range(len(given))]
             rows = [[sympy.diff(p, x, m).subs(x, e) for p in powers] for e, m in given]
@@ -348,37 +336,12 @@ def hard_conditions(system: System) -> HardConditions | None:
             # are 0.
             hermite = sympy.Matrix([powers]) * sympy.Matrix(rows).inv() if given else []
             offset += sum(
-                polynomial * (value - sympy.diff(offset, x, m)).subs(x, e)
-                for ((e, m), value), polynomial in zip(given.items(), hermite, strict=True)
+                polynomial * (known[unknown, number][e, m] - sympy.diff(offset, x, m)).subs(x, e)
+                for (e, m), polynomial in zip(given, hermite, strict=True)
             )
-            ends = [end for end, _ in given]
-            for end in ends:
+            for end, _ in given:
                 towards = (x - end) if end == low else (end - x)
-                factor *= len({*ends}) * towards / (high - low)
+                factor *= len({e for e, _ in given}) * towards / (high - low)
         offsets.append(str(offset))
         factors.append(str(factor))
     return None if set(factors) == {"1"} else HardConditions(names, tuple(offsets), tuple(factors))
-
-
-def _values_at_ends(
-    system: System, unknown: int, number: int
-) -> dict[tuple[sympy.Expr, int], sympy.Expr]:
-    """Return given values of an unknown and its derivatives across faces, by end and order.
-
-    All lower derivatives are given there too.
-    """
-    found: dict[tuple[sympy.Expr, int], sympy.Expr] = {}
-    x = variable(system.vocabulary.variables[number])
-    for condition, derivative, formula in system.given:
-        order = derivative.index[number]
-        if derivative.unknown != unknown or sum(derivative.index) != order:
-            continue
-        for (fixed, place), *more in condition.faces:
-            if fixed == number and not more:
-                end = exact_number(place)
-                found[end, order] = sympy.expand(formula.subs(x, end))
-    return {
-        (end, order): value
-        for (end, order), value in sorted(found.items())
-        if all((end, lower) in found for lower in range(order))
-    }

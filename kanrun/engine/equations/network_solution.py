@@ -38,7 +38,7 @@ from kanrun.engine.equations.residuals import (
     sensitivity,
     standard_errors,
 )
-from kanrun.engine.equations.space import split_intervals
+from kanrun.engine.equations.space import products, split_intervals
 from kanrun.engine.equations.system import System
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN
@@ -109,8 +109,8 @@ def polynomial_field(field: Field, terms: int) -> Field:
     functions sum_r f_r(x_1) P_r(x_2, ...).
     """
     form, inputs = replace(field.form, terms=terms), len(field.box)
-    products = itertools.product(range(terms), repeat=inputs - 1)
-    degrees = np.array(sorted(products, key=lambda each: (sum(each), each))[:terms])
+    every = itertools.product(range(terms), repeat=inputs - 1)
+    degrees = np.array(sorted(every, key=lambda each: (sum(each), each))[:terms])
 
     def values(at: Tensor) -> Tensor:
         table = torch.as_tensor(np.polynomial.legendre.legvander(at.numpy(), terms - 1))
@@ -332,21 +332,16 @@ class NetworkSolver:
         """Return products for initial values on `edges`."""
         box, form, sizes = self.system.box, self.ansatz.form, self.rows.sizes
         at = sample_points(Grid(extend(edges, degree), degree), degree + 1)
-        x, y = (box.mean(1) + at * box.diff()[:, 0] / 2)[:, :2].numpy().T
-        points = np.stack([each.ravel() for each in np.meshgrid(x, y, indexing="ij")], axis=1)
-        points = np.column_stack([points, np.full(len(points), float(box[-1, 0]))])
-        parts = [
-            np.linalg.svd(value(points).reshape(len(x), -1) / float(size), full_matrices=False)
-            for value, size in zip(given, sizes, strict=True)
-        ]
-        needed = max(int((s > INITIAL_VALUE_TOLERANCE * s[0]).sum()) for _, s, _ in parts)
+        x, y = (box.mean(1) + at * box.diff()[:, 0] / 2).T[:2]
+        points = torch.cartesian_prod(x, y, box[2, :1]).numpy()
+        every = [value(points).reshape(len(x), -1) for value in given]
+        matrices = np.stack(every) / sizes[:, None, None].numpy()
         most = MAX_TERMS if self.ansatz.free_terms else form.terms
-        form = replace(form, terms=max(1, min(needed, most)))
-        values = at.new_ones(len(at), form.unknowns, form.terms, 3)
-        for unknown, (left, s, right) in enumerate(parts):
-            roots = np.sqrt(s[: form.terms])
-            values[:, unknown, :, 0] = torch.as_tensor(left[:, : form.terms] * roots)
-            values[:, unknown, :, 1] = torch.as_tensor(right[: form.terms].T * roots)
+        factors = [
+            each.swapaxes(0, 1) for each in products(matrices, INITIAL_VALUE_TOLERANCE, most)
+        ]
+        values = torch.as_tensor(np.stack([*factors, np.ones_like(factors[0])], axis=-1))
+        form = replace(form, terms=values.shape[2])
         return spline_field(box, form, edges, degree, lambda _: values, sizes)
 
     def _smooth(self, field: Field) -> list[Field]:

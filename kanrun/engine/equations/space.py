@@ -29,8 +29,8 @@ Rule = tuple[Array, Array]
 
 #: Degree of the splines and of the polynomials of time.
 DEGREE = 7
-#: Gauss points per interval of the equations, and of a projection onto splines.
-GAUSS_POINTS, PROJECTION_POINTS = 4, 10
+#: Gauss points in each interval of the equations, and of a projection onto splines.
+GAUSS, PROJECTION = map(np.polynomial.legendre.leggauss, (4, 10))
 #: Fraction of the breakpoints that follow |d^4 u / dx^4|^(1/4), the density of breakpoints at which
 #: splines have equal errors; the others are equally spaced.
 ADAPTED = 0.7
@@ -133,7 +133,7 @@ class Space:
     @cached_property
     def gauss(self) -> Places:
         """Gauss points of each interval."""
-        return self.places(np.polynomial.legendre.leggauss(GAUSS_POINTS))
+        return self.places(GAUSS)
 
     def _values(
         self, x: Float[Array, "intervals nodes"], derivative: int, unknown: int
@@ -183,7 +183,7 @@ class Space:
 
     def project(self, function: Callable[[Array], Array], unknown: int) -> Array:
         """Return the coefficients (functions, ...) of the least squares fit of a function."""
-        places = self.places(np.polynomial.legendre.leggauss(PROJECTION_POINTS))
+        places = self.places(PROJECTION)
         pattern = Pattern(torch.as_tensor(self.order[places.functions]), self.functions)
         roots = np.sqrt(places.shares)
         rows = torch.as_tensor(places.values(0, unknown) * roots[..., None])
@@ -278,3 +278,15 @@ def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) 
         ends.insert(place + 1, (low + high) / 2)
         sizes[place : place + 1] = [largest * HALVED] * 2
     return edges.new_tensor(ends)
+
+
+def products(matrices: Array, least: float, most: int | None = None) -> list[Array]:
+    """Return factors whose products are `matrices` (unknowns, rows, columns), as few as possible.
+
+    Products below `least`, relative to the largest, and those beyond `most` are left out. Factors
+    have the shapes (unknowns, rows, terms) and (unknowns, columns, terms).
+    """
+    left, s, right = np.linalg.svd(matrices, full_matrices=False)
+    terms = max(1, min(int((s > least * s[:, :1]).sum(1).max()), most or s.shape[1]))
+    roots = np.sqrt(s[:, None, :terms])
+    return [left[..., :terms] * roots, right[:, :terms].swapaxes(1, 2) * roots]

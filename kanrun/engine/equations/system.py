@@ -131,10 +131,9 @@ class System:
 
     def bends(self, order: int) -> list[Relation]:
         """Return the relations by which derivatives of this order in each variable are zero."""
-        names = [
-            f"{u}_{x * order}" for u in self.vocabulary.unknowns for x in self.vocabulary.variables
-        ]
-        return [parse_relation(f"{name} = 0", self.vocabulary) for name in names]
+        vocabulary = self.vocabulary
+        names = [f"{u}_{x * order}" for u in vocabulary.unknowns for x in vocabulary.variables]
+        return [parse_relation(f"{name} = 0", vocabulary) for name in names]
 
     @cached_property
     def given(self) -> list[tuple[Condition, Derivative, sympy.Expr]]:
@@ -234,20 +233,6 @@ def low_discrepancy(
     return box[:, 0] + torch.as_tensor(share).to(box) * box.diff()[:, 0]
 
 
-def gauss_points(
-    box: Float[Tensor, "1 2"], edges: Float[Tensor, " ends"], count: int
-) -> tuple[Float[Tensor, "points variables"], Float[Tensor, " points"]]:
-    """Return `count` Gauss-Legendre points of each interval of one variable, and weights of mean 1.
-
-    `edges` are the breakpoints on [-1, 1].
-    """
-    nodes, weights = np.polynomial.legendre.leggauss(max(2, count))
-    low, width = edges[:-1, None], edges.diff()[:, None] / 2
-    share = (low + width * torch.as_tensor(nodes + 1) + 1) / 2
-    shares = (width * torch.as_tensor(weights)).flatten()
-    return (box[:, 0] + share * box.diff()).view(-1, 1), shares / shares.mean()
-
-
 def on_face(
     face: Face, box: Tensor, count: int, edges: Float[Tensor, "variables ends"] | None = None
 ) -> Float[Tensor, "points variables"]:
@@ -304,11 +289,10 @@ class EvolutionSystem(System):
         function = derivative_function(self.lifts[unknown], self.vocabulary.variables, index)
         return function(points)
 
-    def initial_value(self, unknown: int, order: int, points: Array) -> Array:
+    def initial_value(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
         """Return a given time derivative of an unknown at points (points, variables)."""
-        index = (0,) * self.variables
-        value, names = self.initial[unknown, order], self.vocabulary.variables
-        return derivative_function(value, names, index)(points)
+        value, names = self.initial[unknown, index[-1]], self.vocabulary.variables
+        return derivative_function(value, names, (0,) * self.variables)(points)
 
 
 def evolution_system(system: System) -> EvolutionSystem | None:
@@ -363,7 +347,7 @@ def _wall_row(
     system: System, condition: Condition, place: float
 ) -> tuple[int, Array, sympy.Expr] | None:
     """Return unknown, factors of its space derivatives by order and given value of a condition."""
-    factors, rest = condition.linear() or ({}, None)
+    factors, rest = condition.linear() or ({}, sympy.S.Zero)
     unknowns = {each.unknown for each in factors}
     if len(unknowns) != 1 or any(each.index[-1] for each in factors):
         return None

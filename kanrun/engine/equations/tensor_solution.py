@@ -29,14 +29,14 @@ from kanrun.engine.equations.residuals import (
 )
 from kanrun.engine.equations.space import (
     DEGREE,
-    GAUSS_POINTS,
-    Array,
+    GAUSS,
     Space,
     kinks_of,
+    products,
     split_intervals,
     with_kinks,
 )
-from kanrun.engine.equations.system import System
+from kanrun.engine.equations.system import Array, System
 from kanrun.engine.equations.tensor_splines import (
     DAMPING,
     FINER,
@@ -87,9 +87,10 @@ class TensorSolver:
 
     Attributes:
         field: Solution of the last grid, or the initial guess.
-        problem: Problem of the last grid, and its solution as a vector.
+        problem: Problem of the last grid; its unknowns are the solution.
         changes: Relative changes of the solution from grid to grid.
         estimate: Estimated relative error.
+        sensitivity: See `EquationStage`, on the first grid.
     """
 
     def __init__(
@@ -100,10 +101,9 @@ class TensorSolver:
         self.box, self.count = system.box.tolist(), len(system.vocabulary.unknowns)
         rings = {each.periodic for each in system.conditions}
         self.periodic = [number in rings for number in range(len(self.box))]
-        self.rule = np.polynomial.legendre.leggauss(GAUSS_POINTS)
         self.problem: TensorProblem | None = None
-        self.vector = torch.zeros(0)
         self.changes, self.estimate = list[float](), inf
+        self.sensitivity: float | None = None
 
     @property
     def falls(self) -> list[float]:
@@ -132,10 +132,8 @@ class TensorSolver:
         """
         began, before, is_first = process_time(), self.field, self.problem is None
         space = self._space(self._breakpoints(intervals))
-        start = (
-            first_guess(self.rows, space, self.rule) if before is None else space.project(before)
-        )
-        problem = TensorProblem(space, patches(self.rows, space, self.rule, before), start)
+        start = first_guess(self.rows, space) if before is None else space.project(before)
+        problem = TensorProblem(space, patches(self.rows, space, GAUSS, before), start)
         far = is_first and before is not None and not self.system.is_linear
         damping, stopping = (NONLINEAR_DAMPING, FIRST) if far else (DAMPING, FINER)
         stopping = replace(stopping, max_steps=min(stopping.max_steps, self.steps))
@@ -145,100 +143,92 @@ class TensorSolver:
                 "The residual is not finite at any start. Check the formula of the equation on the "
                 "box."
             )
-        self.problem, self.vector = problem, state.unknowns
-        field = self._field(max(ROUNDING, NEGLIGIBLE_PRODUCT * min(self.estimate, 1.0)))
+        problem.unknowns, vector = state.unknowns, state.unknowns.numpy()
+        least = max(ROUNDING, NEGLIGIBLE_PRODUCT * min(self.estimate, 1.0))
+        self.problem, field = problem, self._field(problem, least)
         if before is not None and not is_first:
             self.changes.append(self.rows.change(field, before))
             fall = max(self.falls[-2:], default=FIRST_FALL)
             self.estimate = self.changes[-1] * float(np.clip(fall, *FALL))
         self.field = field
+        if self.sensitivity is None:
+            self.sensitivity = self._sensitivity(problem)
         unseen = patches(self.rows, space, UNSEEN, field, condition_weight=1.0)
         count = len(self.system.equations)
-        ends = [torch.as_tensor(axis.breakpoints) for axis in self._axes]
+        ends = [torch.as_tensor(axis.breakpoints) for axis in self._axes(problem)]
         return EquationStage(
             intervals=space.axes[0].intervals,
             solution=field,
             unknowns=space.size,
             steps=steps,
             objective=state.loss,
-            equation=_residuals(unseen[:count], self.vector.numpy()),
-            conditions=_residuals(unseen[count:], self.vector.numpy()),
+            equation=_residuals(unseen[:count], vector),
+            conditions=_residuals(unseen[count:], vector),
             change=self.changes[-1] if self.changes else None,
             seconds=process_time() - began,
             points=torch.cartesian_prod(*ends).view(-1, len(ends)),
+            sensitivity=self.sensitivity,
         )
 
     def _breakpoints(self, intervals: int) -> list[Array]:
         """Return breakpoints of all variables, most of them where residuals are large."""
         if (problem := self.problem) is not None:
-            squares = problem.residual(self.vector).square().nan_to_num()
+            squares = problem.residual(problem.unknowns).square().nan_to_num()
             points = torch.as_tensor(np.concatenate([each.points for each in problem.patches]))
-            pairs = zip(self._axes, points.T, strict=True)
+            pairs = zip(self._axes(problem), points.T, strict=True)
             every = ((torch.as_tensor(axis.breakpoints), at) for axis, at in pairs)
             return [split_intervals(*each, squares, intervals).numpy() for each in every]
         if self.field is not None and (ends := breakpoints_of(self.field)) is not None:
             return [*ends.T.numpy()]
         kinks = [kinks_of(self.system, number) for number in range(len(self.box))]
         empty = [len(each) - len({*each}) for each in kinks]  # intervals of length 0
-        found = []
-        for (low, high), places, own in zip(self.box, kinks, empty, strict=True):
-            count = intervals + 1 + max(empty) - own
-            found.append(with_kinks(np.linspace(low, high, count), places))
-        return found
+        return [
+            with_kinks(np.linspace(low, high, intervals + 1 + max(empty) - own), places)
+            for (low, high), places, own in zip(self.box, kinks, empty, strict=True)
+        ]
 
     def _space(self, breakpoints: Sequence[Array]) -> TensorSpace:
         pairs = zip(breakpoints, self.periodic, strict=True)
         x, y, *_ = *(Space(each, (), ring) for each, ring in pairs), Space.constant()
         return TensorSpace((x, y), self.count)
 
-    @property
-    def _axes(self) -> tuple[Space, ...]:
-        assert self.problem is not None  # An invariant: a grid was solved.
-        return self.problem.space.axes[: len(self.box)]
+    def _axes(self, problem: TensorProblem) -> tuple[Space, ...]:
+        return problem.space.axes[: len(self.box)]
 
-    def sensitivity(self) -> float:
+    def _sensitivity(self, solved: TensorProblem) -> float:
         """Return `EquationStage.sensitivity` by the power method, in units of the solution."""
-        assert self.problem is not None  # An invariant: a grid was solved.
-        space, vector, names = self.problem.space, self.vector.numpy(), self.system.vocabulary
+        space, names = solved.space, self.system.vocabulary
         values = [parse_relation(f"{name} = 0", names) for name in names.unknowns]
-        parts = patches(self.rows, space, self.rule, self.field)
-        linear = TensorProblem(space, parts, self.problem.coefficients(self.vector))
-        blocks, inside = list[ElementRows](), space.places(self.rule)
+        problem = TensorProblem(space, patches(self.rows, space, GAUSS, self.field))
+        blocks, inside = list[ElementRows](), space.places(GAUSS)
+        vector = solved.unknowns.numpy()
         for relation, quiet in zip(values, QUIET * self.rows.sizes, strict=True):
             block = block_at("equation", relation, inside)
             patch = patch_at(block, inside, space.pattern(inside))
             size = max(float(np.linalg.norm(patch.residual(vector))), float(quiet))
             blocks.append(replace(patch, scale=patch.scale / size).rows(vector))
         relative = StackedRows(lambda: blocks, space.size)
-        return largest_response(linear.linearise(self.vector), relative)
+        return largest_response(problem.linearise(solved.unknowns), relative)
 
-    def _field(self, least: float) -> Field:
+    def _field(self, problem: TensorProblem, least: float) -> Field:
         """Return the sum of products larger than `least`, by singular value decompositions.
 
         In one variable it is the spline itself.
         """
-        assert self.problem is not None  # An invariant: a grid was solved.
-        coefficients = self.problem.coefficients(self.vector)
-        parts = [np.linalg.svd(each, full_matrices=False) for each in coefficients]
-        terms = max(1, *(int((s > least * s[0]).sum()) for _, s, _ in parts))
-        several, axes = len(self.box) > 1, self._axes
-        form = OutputForm(self.count, terms, len(axes), separated=several)
-        low, half = self.system.box[:, 0], self.system.box.diff()[:, 0] / 2
-        ends = [torch.as_tensor(axis.breakpoints) for axis in axes]
-        inner = torch.stack([(e - a) / h - 1 for e, a, h in zip(ends, low, half, strict=True)])
+        axes, factors = self._axes(problem), products(problem.coefficients(problem.unknowns), least)
+        if len(axes) == 1:
+            factors = [factors[0] * factors[1]]
+        low, high = self.system.box.T
+        ends = torch.as_tensor(np.stack([axis.breakpoints for axis in axes]))
+        inner = 2 * (ends - low[:, None]) / (high - low)[:, None] - 1
 
         def values(at: Tensor) -> Tensor:
-            places = (low + (at + 1) * half).clamp(low, low + 2 * half).numpy()
-            found = np.zeros((len(at), self.count, terms, len(axes)))
-            for u, (left, s, right) in enumerate(parts):
-                roots = np.sqrt(s[:terms])
-                factors = [left[:, :terms] * roots, right[:terms].T * roots]
-                if not several:
-                    factors = [factors[0] * factors[1]]
-                for n, (axis, factor) in enumerate(zip(axes, factors, strict=True)):
-                    found[:, u, :, n] = axis.evaluate(factor, places[:, n])
-            return torch.as_tensor(found)
+            places = (low + (at + 1) * (high - low) / 2).clamp(low, high).numpy()
+            each = zip(axes, factors, places.T, strict=True)
+            found = [axis.evaluate(factor.swapaxes(0, 1), x) for axis, factor, x in each]
+            return torch.as_tensor(np.stack(found, axis=-1))
 
+        form = OutputForm(self.count, factors[0].shape[2], len(axes), separated=len(axes) > 1)
         return spline_field(self.system.box, form, inner, DEGREE, values)
 
 
@@ -263,10 +253,8 @@ def solve_directly(
     the tolerance and further ones are expensive.
     """
     solver, planned = TensorSolver(system, policy, generator, first), [*grids.intervals]
-    sensitivity: float | None = None
     while planned:
         stage = solver.solve(planned.pop(0))
-        sensitivity = solver.sensitivity() if sensitivity is None else sensitivity
         report_progress("grids", len(solver.changes) + 1, None, sqrt(stage.objective))
         yield stage
         if time_limit_reached():
@@ -277,6 +265,5 @@ def solve_directly(
             settled = solver.estimate <= tolerance and stage.equation.rms <= SETTLED
             if not (settled and (expensive or solver.estimate < ENOUGH)):
                 planned = [finer]
-    last = (replace(stage, sensitivity=sensitivity),)
     estimate = solver.estimate if solver.changes else None
-    return Solution(stage.solution, last, float(system.box[-1, 1]), estimate, tolerance)
+    return Solution(stage.solution, (stage,), float(system.box[-1, 1]), estimate, tolerance)

@@ -26,8 +26,8 @@ from torch import Tensor
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.residuals import Block
-from kanrun.engine.equations.space import Array, Index, Places, Rule, Space
-from kanrun.engine.equations.system import Face, System
+from kanrun.engine.equations.space import GAUSS, Index, Places, Rule, Space
+from kanrun.engine.equations.system import Array, Face, System
 from kanrun.engine.least_squares import (
     ElementRows,
     Linearisation,
@@ -184,10 +184,13 @@ def _factors(field: Field, number: int, x: Array) -> Array:
 class TensorProblem(Problem):
     """System on tensor-product splines; the unknowns are the coefficients as a vector."""
 
-    def __init__(self, space: TensorSpace, patches: Sequence[Patch], start: Array) -> None:
+    def __init__(
+        self, space: TensorSpace, patches: Sequence[Patch], start: Array | None = None
+    ) -> None:
         self.space, self.patches = space, list(patches)
         self.unknowns = torch.zeros(space.size, dtype=torch.float64)
-        self.unknowns[torch.as_tensor(space.index)] = torch.as_tensor(start)
+        if start is not None:
+            self.unknowns[torch.as_tensor(space.index)] = torch.as_tensor(start)
 
     def coefficients(self, unknowns: Tensor) -> Array:
         """Return the coefficients (unknowns, functions, functions)."""
@@ -198,14 +201,11 @@ class TensorProblem(Problem):
         vector = unknowns.numpy()
         return torch.as_tensor(np.concatenate([each.residual(vector) for each in self.patches]))
 
-    def rows(self, unknowns: Tensor) -> StackedRows:
-        """Return the derivatives of the residuals."""
+    def linearise(self, unknowns: Tensor) -> Linearisation:
         vector = unknowns.numpy()
         blocks = [each.rows(vector) for each in self.patches]
-        return StackedRows(lambda: blocks, self.space.size, banded=True)
-
-    def linearise(self, unknowns: Tensor) -> Linearisation:
-        return Linearisation(self.rows(unknowns), self.residual(unknowns))
+        rows = StackedRows(lambda: blocks, self.space.size, banded=True)
+        return Linearisation(rows, self.residual(unknowns))
 
 
 def patches(
@@ -265,15 +265,15 @@ def block_at(kind: str, relation: Relation, places: Sequence[Places]) -> Block:
     return Block(kind, relation, points, shares=torch.as_tensor(shares * len(shares)))
 
 
-def first_guess(rows: Collocation, space: TensorSpace, rule: Rule) -> Array:
+def first_guess(rows: Collocation, space: TensorSpace) -> Array:
     """Return the coefficients that the first grid starts from: zeros for linear equations."""
     best, least = np.zeros(space.shape), inf
     if rows.system.is_linear:
         return best
     weights = [
-        patches(rows, space, rule, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
+        patches(rows, space, GAUSS, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
     ]
-    for start in _starts(rows, space, rule):
+    for start in _starts(rows, space):
         found, loss = start, inf
         for parts in weights:
             problem = TensorProblem(space, parts, found)
@@ -286,12 +286,12 @@ def first_guess(rows: Collocation, space: TensorSpace, rule: Rule) -> Array:
     return best
 
 
-def _starts(rows: Collocation, space: TensorSpace, rule: Rule) -> Iterator[Array]:
+def _starts(rows: Collocation, space: TensorSpace) -> Iterator[Array]:
     """Yield the smoothest functions of the conditions, zeros, and random ones in one variable."""
     smooth = zeros = np.zeros(space.shape)
     for order in sorted({1, rows.system.order}, reverse=True):
         bends = rows.system.bends(order)
-        problem = TensorProblem(space, patches(rows, space, rule, equations=bends), zeros)
+        problem = TensorProblem(space, patches(rows, space, GAUSS, equations=bends))
         state, _ = minimise(problem, LM, FINER, DAMPING)
         smooth = problem.coefficients(state.unknowns)
         yield smooth

@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.polynomial import legendre
 from torch import Tensor
 
-from kanrun.engine.equations.space import DEGREE, Array, Places, Space
-from kanrun.engine.equations.system import EvolutionSystem
+from kanrun.engine.equations.space import DEGREE, Places, Space
+from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.equations.tensor_splines import (
     Patch,
     TensorProblem,
@@ -31,7 +32,7 @@ from kanrun.engine.equations.tensor_splines import (
     block_at,
     patch_at,
 )
-from kanrun.engine.least_squares import Pattern
+from kanrun.engine.least_squares import ElementRows, Pattern
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ class WindowProblem(TensorProblem):
         self.half = (span[1] - span[0]) / 2
         self._fixed = [self._given(unknown) for unknown in range(len(system.orders))]
         space, pattern = _layout(state.space, len(system.orders), system.variables)
-        super().__init__(space, self._unit_patches(pattern), np.zeros(space.shape))
+        super().__init__(space, self._unit_patches(pattern))
         zeros = self.unknowns.numpy()
         self.patches = [replace(e, scale=e.scale / self._unit(e, zeros)) for e in self.patches]
 
@@ -228,6 +229,16 @@ class WindowProblem(TensorProblem):
         ]
         largest = float(max(terms, default=1.0))
         return largest if np.isfinite(largest) and largest > 0 else 1.0
+
+    def residual(self, unknowns: Tensor) -> Float[Tensor, " rows"]:
+        vector, cells = unknowns.numpy(), self.state.space.intervals
+        found = [each.residual(vector).reshape(cells, -1) for each in self.patches]
+        return torch.as_tensor(np.concatenate(found, axis=1).ravel())
+
+    def rows(self, unknowns: Tensor) -> ElementRows:
+        """Return the derivatives of the residuals; all equations have the same cells."""
+        blocks = [each.rows(unknowns.numpy()) for each in self.patches]
+        return ElementRows(blocks[0].pattern, torch.cat([each.values for each in blocks], dim=1))
 
     def splines(self, unknowns: Tensor) -> list[Array]:
         """Return the splines (functions, polynomials) of each unknown function."""

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from kanrun.experiments.solve.equation_parsing import EquationParser
+from made_systems import finished, parsed
 from scipy.integrate import solve_ivp
 
-from kanrun.config import EquationConfig
-from kanrun.engine.equations import Solution, Windows, evolution_solution
+from kanrun.engine.equations import Windows, evolution_solution
 from kanrun.engine.equations.evolution import Marcher
 from kanrun.engine.equations.evolution_solution import (
     PARTS,
@@ -25,35 +24,20 @@ from kanrun.engine.equations.evolution_solution import (
 )
 from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.networks import from_description
+from kanrun.errors import UsageError
+from kanrun.formulas.equations import Vocabulary
 
 BOX = {"x": [0, 1], "t": [0, 1]}
 Function = Callable[..., Any]
 
 
-def make(
-    variables,
-    formula,
-    conditions,
-    unknowns=("u",),
-):
-    config = EquationConfig(
-        variables=variables,
-        formula=formula,
-        conditions=list(conditions),
-        unknowns=list(unknowns),
-    )
-    return evolution_system(EquationParser(config).system())
+def make(variables, formula, conditions, unknowns=("u",)):
+    return evolution_system(parsed(variables, formula, conditions, unknowns))
 
 
 def solve(found, tolerance):
     assert found is not None
-    steps = solve_evolution(found, tolerance)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            solution: Solution = end.value
-            return solution
+    return finished(solve_evolution(found, tolerance))
 
 
 def relative_error(found, exact, low=0, high=1):
@@ -124,6 +108,16 @@ def test_exact_solutions_are_met_and_errors_estimated(name):
     assert error < 10 * max(found.estimate, 1e-9)
 
 
+def test_derivatives_of_the_sixth_order():
+    box, conditions = {"x": [0, 2 * np.pi], "t": [0, 0.1]}, ["periodic in x", "u = sin(x) at t=0"]
+    found = solve(make(box, "u_t = u_xxxxxx - u_xxxxx", conditions), 1e-3)
+    x, t = np.random.default_rng(0).random((2, 50)) * [[2 * np.pi], [0.1]]
+    values = found.network(torch.as_tensor(np.stack([x, t], 1))).detach()[:, 0]
+    np.testing.assert_allclose(values, np.exp(-t) * np.sin(x - t), atol=1e-3)
+    with pytest.raises(UsageError, match="order 7; at most 6"):
+        Vocabulary(("x", "t"), ("u",)).derivative("u_xxxxxxt")
+
+
 def test_stiff_reaction_has_components_of_very_different_sizes():
     """Robertson's reaction (1966), against scipy's Radau method."""
     formula = ["a_t = -0.04*a + 1e4*b*c", "b_t = 0.04*a - 1e4*b*c - 3e7*b^2", "c_t = 3e7*b^2"]
@@ -158,7 +152,7 @@ def test_windows_join_to_rounding_though_breakpoints_move():
     for before, after in itertools.pairwise(fields):
         points = torch.stack([x, before.box[-1, 1].expand(len(x))], dim=1)  # type: ignore[union-attr, index]
         for index, tolerance in (((0, 0), 1e-11), ((1, 0), 1e-9)):
-            left, right = before.derivative(points, index), after.derivative(points, index)  # type: ignore[operator]
+            left, right = (each.derivatives(points, [index]) for each in (before, after))
             torch.testing.assert_close(left, right, rtol=0, atol=tolerance)
     again = from_description(found.network.describe())
     again.load_state_dict(found.network.state_dict())
@@ -277,7 +271,7 @@ def test_ill_posed_equations_are_told_from_well_posed_ones(name):
     system = make(BOX, *(ILL_POSED | WELL_POSED)[name])
     assert system is not None
     march = next(Marcher(system, 1e-3).run())
-    level = _level(system, 1e-3, march, torch.zeros(0, 2, dtype=torch.float64), None)
+    level = _level(system, march, torch.zeros(0, 2, dtype=torch.float64), None)
     (field,) = level.network.parts
     assert (growing_place(system, field) is not None) == (name in ILL_POSED)
 
@@ -286,7 +280,7 @@ def test_next_tolerance_aims_at_the_wanted_error():
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
     assert system is not None
     march = next(Marcher(system, 1e-3).run())
-    first = _level(system, 1e-3, march, torch.zeros(0, 2, dtype=torch.float64), None)
+    first = _level(system, march, torch.zeros(0, 2, dtype=torch.float64), None)
     level = replace(first, changes=torch.ones(PARTS), factor=0.1)
     assert _next_factor(first, 1e-6) == 0.1
     assert _next_factor(replace(level, change=0.11), 1e-6) == 0.1

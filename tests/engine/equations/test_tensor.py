@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from kanrun.experiments.solve.equation_parsing import EquationParser
+from made_systems import finished, parsed
 from numpy.testing import assert_allclose
 
-from kanrun.config import EquationConfig
 from kanrun.engine.equations import EquationPolicy, Grids, is_direct
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.space import Space
@@ -28,23 +27,12 @@ POLICY = EquationPolicy()
 
 
 def make(formula, conditions, unknowns=("u",), variables=None):
-    config = EquationConfig(
-        variables=variables or SQUARE,
-        formula=formula,
-        conditions=list(conditions),
-        unknowns=list(unknowns),
-    )
-    return EquationParser(config).system()
+    return parsed(variables or SQUARE, formula, conditions, unknowns)
 
 
 def solve(system, intervals, tolerance=1e-6, *, grows=False):
     grids, drawn = Grids(tuple(intervals), grows), torch.Generator().manual_seed(0)
-    steps = solve_directly(system, grids, POLICY, drawn, tolerance)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return finished(solve_directly(system, grids, POLICY, drawn, tolerance))
 
 
 def _layer(x):
@@ -53,7 +41,7 @@ def _layer(x):
 
 def values(found, points, index=(0, 0)):
     at = torch.as_tensor(np.asarray(points, dtype=np.float64))
-    return found.network.derivative(at, index).numpy()
+    return found.network.derivatives(at, [index])[..., 0].numpy()
 
 
 def test_rows_are_slopes_of_the_residuals():

@@ -1,8 +1,9 @@
 """Equations that are refused, each with one sentence, and conditions that are remarked on."""
 
 import pytest
+from kanrun.experiments.solve import settings
 from kanrun.experiments.solve.checks import condition_warnings
-from kanrun.experiments.solve.problem import make_solve_problem, network_choices
+from kanrun.experiments.solve.problem import make_solve_problem
 from kanrun.experiments.solve.solution_report import solve
 
 from kanrun.cli.app import main
@@ -89,17 +90,8 @@ def test_what_cannot_be_solved_is_refused(formula, variables, conditions, more, 
 
 def test_more_than_memory_holds_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert (
-        main(
-            [
-                "solve",
-                "collocation_points=1000000",
-                "equation.intervals=[5,2000]",
-                "networks=[{kind: kan}]",
-            ]
-        )
-        == 2
-    )
+    words = ["collocation_points=1000000", "equation.intervals=[5,2000]"]
+    assert main(["solve", *words]) == 2
     assert "Use fewer points, intervals or terms" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
 
@@ -144,10 +136,9 @@ def test_a_corner_knows_how_large_its_contradiction_is():
     assert corner.gap == pytest.approx(0.01 / 1.01)
 
 
-def test_the_finest_planned_grid_is_counted():
+def test_the_finest_planned_grid_is_counted(monkeypatch):
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=ENDS, intervals=[5, 20])
-    cfg = SolveConfig(
-        equation=given, networks=[{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}]
-    )
-    choices = network_choices(cfg, make_solve_problem(cfg, 0).system)
-    assert [choice.unknowns for choice in choices] == [4 * 25, 3 * 4 + 5]
+    networks, counted = [{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}], []
+    monkeypatch.setattr(settings, "check_memory", lambda *given: counted.append(given[-1]))
+    settings.network_choices(SolveConfig(equation=given, networks=networks), system(ENDS))
+    assert counted == [4 * 25, 3 * 4 + 5]

@@ -1,28 +1,58 @@
-"""Settings to a system of equations: formulas, conditions, ranges and observations."""
+"""Settings to a system of equations and to the networks that solve it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import sympy
 import torch
-from numpy.typing import NDArray
+from kanrun.experiments.solve.checks import check_hard, check_memory
 
-from kanrun.config import EquationConfig
-from kanrun.engine.equations import Condition, Face, Observations, System
+from kanrun.config import EquationConfig, SolveConfig
+from kanrun.engine.equations import (
+    Ansatz,
+    Array,
+    Condition,
+    EquationPolicy,
+    EvolutionSystem,
+    Face,
+    Grids,
+    Method,
+    Observations,
+    OutputForm,
+    System,
+    evolution_system,
+    is_direct,
+)
+from kanrun.engine.equations.space import DEGREE as SPLINE_DEGREE
 from kanrun.engine.equations.system import highest_orders
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import ACTIVATIONS, KAN, MLP
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, variable
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
 from kanrun.formulas.parsing import parse_expression
 from kanrun.targets import column_names, read_inputs
 
-Array = NDArray[np.float64]
+_NETWORK_KEYS = {
+    "kan": {"kind", "hidden", "terms", "factors", "degree"},
+    "mlp": {"kind", "hidden", "terms", "factors", "activation"},
+}
+#: Default number of terms.
+_TERMS = 8
+#: Default grids; finer ones follow if they help.
+_INTERVALS = (5, 10, 20, 40)
+#: Default first grid of tensor products.
+_TENSOR_INTERVALS = 8
+#: Default hidden widths of an MLP, default and highest degree of a KAN.
+_MLP_HIDDEN, _DEGREE, _MAX_DEGREE = [16, 16], 5, 20
 
 MAX_VARIABLES = 3
 #: Sentences of conditions: the pattern of the variable, the formula, or both.
@@ -253,3 +283,112 @@ def read_reference(name: str, system: System) -> tuple[Array, Array]:
     wanted = [*system.vocabulary.variables, *system.vocabulary.unknowns]
     columns = read_inputs(str(own) if own.is_file() else name, wanted)
     return _points_and_values("reference", system, columns)
+
+
+class NetworkChoice(NamedTuple):
+    """Network of the settings: its name in tables, and how it solves a system."""
+
+    label: str
+    method: Method
+
+
+def policy_of(cfg: SolveConfig) -> EquationPolicy:
+    """Return the constants of a solution with the settings of `cfg`."""
+    return EquationPolicy(cfg.collocation_points, cfg.boundary_points, steps=cfg.steps)
+
+
+def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:
+    """Return the networks of the settings, for this system."""
+    return [_network_choice(cfg, dict(entry), system) for entry in cfg.networks]
+
+
+def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
+    """Return the network of a direct solver, in windows of time or on tensor products of splines.
+
+    None if there is none, or a setting asks for another.
+    """
+    given, count, variables = cfg.equation, len(system.vocabulary.unknowns), len(system.box)
+    whole, shape, terms = given.intervals or given.continuation, f"1-{count}", SPLINE_DEGREE + 1
+    method: EvolutionSystem | Grids
+    if not whole and (evolution := evolution_system(system)) is not None:
+        method, several = evolution, f"2-{2 * count * terms} ({terms} products)"
+    elif is_direct(system) and cfg.constraints == "soft":
+        method = Grids(tuple(given.intervals or (_TENSOR_INTERVALS,)), given.intervals is None)
+        several = "2-2r (r products)"
+        unknowns = count * (method.intervals[-1] + SPLINE_DEGREE) ** variables
+        check_memory(system, policy_of(cfg), unknowns)
+    else:
+        return None
+    return NetworkChoice(f"KAN {several if variables == 2 else shape}, k = {SPLINE_DEGREE}", method)
+
+
+def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice:
+    kind, equation, inputs = entry.get("kind"), cfg.equation, len(system.box)
+    if kind not in _NETWORK_KEYS:
+        raise UsageError(f"networks has {entry}, whose kind is none of {', '.join(_NETWORK_KEYS)}.")
+    if unknown := set(entry) - _NETWORK_KEYS[kind]:
+        keys = ", ".join(sorted(_NETWORK_KEYS[kind]))
+        raise UsageError(
+            f"networks has {entry} with the key {sorted(unknown)[0]}; the keys of a {kind} are "
+            f"{keys}."
+        )
+    given = equation.ansatz
+    default = entry == {"kind": "kan"} and not (given.terms or given.factors)
+    if default and (direct := _direct(cfg, system)) is not None:
+        return direct
+    hidden = [int(width) for width in entry.get("hidden", _MLP_HIDDEN if kind == "mlp" else [])]
+    if any(width < 1 for width in hidden):
+        raise UsageError(f"networks has {entry} with a layer of less than 1 node.")
+    plain = inputs == 1 or kind == "mlp"
+    form = OutputForm(
+        len(equation.unknowns),
+        int(entry.get("terms", 1 if plain else given.terms or _TERMS)),
+        int(entry.get("factors", 1 if plain else given.factors or inputs)),
+        separated=not plain and not hidden and "factors" not in entry and given.factors is None,
+    )
+    if cfg.constraints == "hard":
+        check_hard(system)
+    network = _kan if kind == "kan" else _mlp
+    choice, unknowns = network(cfg, entry, form, [inputs, *hidden, form.outputs], system.order)
+    check_memory(system, policy_of(cfg), unknowns)
+    return choice
+
+
+def _mlp(
+    cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], _: int
+) -> tuple[NetworkChoice, int]:
+    """Return an MLP, and its number of unknowns."""
+    activation = str(entry.get("activation", "tanh"))
+    if activation not in ACTIVATIONS or activation in ("relu", "identity"):
+        raise UsageError(
+            f"networks has an MLP with the activation {activation}, which has no second "
+            "derivatives. Write activation: tanh."
+        )
+    create = partial(MLP, tuple(shape), activation, dtype=torch.float64)
+    rounds = (None,) * len(cfg.equation.intervals or _INTERVALS)
+    ansatz = Ansatz(create, form, rounds, hard=cfg.constraints == "hard")
+    parameters = sum((a + 1) * b for a, b in pairwise(shape))
+    return NetworkChoice(f"MLP {'-'.join(map(str, shape))}", ansatz), parameters
+
+
+def _kan(
+    cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], order: int
+) -> tuple[NetworkChoice, int]:
+    """Return a KAN, and its number of unknowns on the finest planned grid."""
+    degree = int(entry.get("degree", max(_DEGREE, order + 2)))
+    if not order < degree <= _MAX_DEGREE:
+        raise UsageError(
+            f"networks has a KAN of degree {degree} for an equation of order {order}. "
+            f"Splines need a degree of {order + 1} to {_MAX_DEGREE}, better {order + 3}."
+        )
+    label = f"KAN {'-'.join(map(str, shape))}" + f" ({form.terms} products)" * (form.factors > 1)
+    label += f", k = {degree}" * (degree != _DEGREE)
+    given, intervals = cfg.equation, tuple(cfg.equation.intervals or _INTERVALS)
+    free_terms = shape[0] > 1 and given.ansatz.terms is None and "terms" not in entry
+    spec = EdgeSpec(degree=degree, base="zero")
+    domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
+    create = partial(KAN.create, shape, intervals[0], spec, domain=domain, initialisation="spline")
+    hard = cfg.constraints == "hard"
+    ansatz = Ansatz(create, form, intervals, given.intervals is None, free_terms, hard)
+    edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
+    return NetworkChoice(label, ansatz), edges * (intervals[-1] + degree)

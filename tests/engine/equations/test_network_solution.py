@@ -1,0 +1,217 @@
+"""Solutions by networks: orders of convergence, units, richer fields, hard conditions, starts."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from made_systems import finished, parsed
+from torch import Generator
+from torch.testing import assert_close
+
+from kanrun.engine.equations import (
+    Ansatz,
+    EquationPolicy,
+    Field,
+    IncompatibleCorner,
+    OutputForm,
+    solve,
+)
+from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.fields import edges_of, hard_conditions
+from kanrun.engine.equations.network_solution import NetworkSolver, insert_knots
+from kanrun.engine.equations.system import low_discrepancy
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, from_description
+from kanrun.errors import TrainingFailed
+
+FEW = ((4, 6), (2, 10))
+SMALL = EquationPolicy(
+    collocation_points=300,
+    boundary_points=20,
+    test_points=400,
+    rounds=FEW,
+    rounds_if_small=FEW,
+    start_points=150,
+)
+PLAIN, LINE = OutputForm(), {"x": (0, 1)}
+
+
+def kan(inputs, degree=5, intervals=4, outputs=1):
+    domain = torch.tensor([[-1.0, 1.0]] * inputs, dtype=torch.float64)
+    spec, shape = EdgeSpec(degree=degree, base="zero"), (inputs, outputs)
+    return partial(KAN.create, shape, intervals, spec, domain=domain, initialisation="spline")
+
+
+def solution(problem, create, form=PLAIN, **more):
+    intervals, policy = more.pop("intervals", (4, 8)), more.pop("policy", SMALL)
+    ansatz = Ansatz(create, form, intervals)
+    return finished(solve(problem, ansatz, policy, Generator().manual_seed(0), **more))
+
+
+def error(found, truth, box):
+    share = torch.rand(2000, len(box), generator=Generator().manual_seed(5), dtype=torch.float64)
+    x = box[:, 0] + share * (box[:, 1] - box[:, 0])
+    with torch.no_grad():
+        return float((found.network(x)[:, 0] - truth(x)).norm() / truth(x).norm())
+
+
+@pytest.mark.parametrize("degree", [3, 5])
+def test_the_order_of_convergence_is_degree_plus_one(degree):
+    problem = parsed(LINE, "u_xx = -4*pi^2*sin(2*pi*x)", ["u = 0 at x=0, x=1"])
+
+    def measured(intervals):
+        found = solution(
+            problem, kan(1, degree=degree, intervals=intervals), intervals=(intervals,)
+        )
+        return error(found, lambda x: torch.sin(2 * torch.pi * x[:, 0]), problem.box)
+
+    slope = float(torch.tensor(measured(16) / measured(32)).log2())
+    assert slope == pytest.approx(degree + 1, abs=0.3)
+
+
+def test_a_product_is_found():
+    formula, border = "u_xx + u_yy = -2*pi^2*sin(pi*x)*sin(pi*y)", "u = 0 at x=-1, x=1, y=-1, y=1"
+    problem = parsed({"x": (-1, 1), "y": (-1, 1)}, formula, [border])
+    found = solution(
+        problem, kan(2, intervals=8, outputs=2), OutputForm(1, 1, 2), intervals=(8, 16, 32)
+    )
+    truth = error(
+        found, lambda x: torch.sin(torch.pi * x[:, 0]) * torch.sin(torch.pi * x[:, 1]), problem.box
+    )
+    assert truth < 1e-6
+    change = found.last[-1].change
+    assert change is not None
+    assert truth < 10 * change
+
+
+def test_units_of_the_solution_and_of_the_variable_change_nothing():
+    unit = 1e-6
+    plain = parsed(LINE, "u_xx + u = 3*cos(x)", ["u = 1 at x=0, x=1"])
+    formula = f"u_xx*{unit!r}^2 + u = 3*cos(x/{unit!r})*{unit!r}"
+    scaled = parsed({"x": (0, unit)}, formula, [f"u = {unit!r} at x=0, x={unit!r}"])
+    ours, theirs = solution(plain, kan(1)), solution(scaled, kan(1))
+    at = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        assert_close(theirs.network(at * unit) / unit, ours.network(at), rtol=1e-7, atol=1e-7)
+    assert theirs.last[-1].equation.rms == pytest.approx(ours.last[-1].equation.rms, rel=1e-2)
+
+
+def test_residuals_weigh_less_around_corners():
+    conditions = ["u = 0 at x=0", "u = 1 at t=0"]
+    made = parsed({"x": (0, 2), "t": (0, 1)}, "u_t = u_xx", conditions)
+    made = replace(
+        made, corners=(IncompatibleCorner(((0, 0.0), (1, 0.0)), made.conditions[0].relation, 1.0),)
+    )
+    at = torch.tensor([[0.1, 0.0], [0.0, 0.05], [1.0, 0.5]], dtype=torch.float64)
+
+    def shares(part):
+        rows = Collocation(part, SMALL, Generator().manual_seed(0))
+        blocks = [*rows.equations(at), *rows.borders(20, (1.0, 1.0))]
+        return [block.shares for block in blocks]
+
+    inside, *faces = shares(made)
+    assert inside.tolist() == pytest.approx([0.5**4, 0.5**4, 1])
+    assert all(face is not None and float(face[0]) == 0 for face in faces)
+    smaller = replace(
+        made, corners=(replace(made.corners[0], gap=0.3 / 2**4),)
+    )  # eased half as far
+    inside = shares(smaller)[0]
+    assert inside.tolist() == pytest.approx([1, 1, 1])
+
+
+def test_a_residual_that_is_nowhere_finite_is_said():
+    problem = parsed({"x": (-2, -1)}, "u_x = log(x)*u", ["u = 1 at x=-2"])
+    with pytest.raises(TrainingFailed, match="not finite at any start"):
+        solution(problem, kan(1), policy=replace(SMALL, collocation_points=50))
+
+
+def test_knots_are_inserted_where_a_stiff_solution_needs_them():
+    stiff = parsed({"t": (0, 1)}, "u_t = -300*(u - cos(t))", ["u = 0 at t=0"])
+    ansatz = Ansatz(kan(1), PLAIN, (5, 10, 20), grows=True)
+    found = finished(solve(stiff, ansatz, SMALL, Generator().manual_seed(0)))
+    slow = 1 / (1 + 300**-2)
+    decay = -slow
+
+    def truth(x):
+        return slow * (x[:, 0].cos() + x[:, 0].sin() / 300) + decay * (-300 * x[:, 0]).exp()
+
+    assert error(found, truth, stiff.box) < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("conditions", "open_"), [("u = 0 at x=0, x=1", False), ("u = 0 at x=0", True)]
+)
+def test_the_sensitivity_tells_open_equations(conditions, open_):
+    found = solution(parsed(LINE, "u_xx = 1", [conditions]), kan(1)).last[-1].sensitivity
+    assert found is not None
+    assert (found > 1e5) == open_
+    assert open_ or found < 10
+
+
+BOX = torch.tensor([[0.0, 2.0], [-1.0, 3.0]], dtype=torch.float64)
+
+
+def field(form, intervals=4):
+    drawn = Generator().manual_seed(1)
+    network = kan(2, intervals=intervals, outputs=form.outputs)(generator=drawn)
+    with torch.no_grad():
+        for _, parameter in network.unknowns():
+            parameter.copy_(torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
+    return Field(network, form, BOX, torch.tensor([2.0], dtype=torch.float64))
+
+
+def points(count=200):
+    return low_discrepancy(BOX, count, 2)
+
+
+def values(solution, at):
+    with torch.no_grad():
+        return solution(at)
+
+
+def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are():
+    before, at = field(OutputForm(1, 2, 2)), points()
+    squares = (at[:, 0] < 0.5).double()
+    after = insert_knots(before, 12, at, squares)
+    assert_close(values(after, at), values(before, at), rtol=1e-11, atol=1e-11)
+    edges = edges_of(after)
+    assert edges.shape == (2, 13)
+    assert int((edges[0] < -0.5).sum()) >= 8  # x from 0 to 0.5 is the first quarter of its range
+    spacing = edges[1].diff()
+    assert float(spacing.max() / spacing.min()) == pytest.approx(2.0)  # 12 of 8 or 16 equal ones
+
+
+def test_hard_conditions_hold_exactly_and_are_differentiated():
+    conditions = ["2*u = sin(t) at x=0", "u_x = t at x=2", "u = 2*t at x=2"]
+    hard = hard_conditions(parsed({"x": [0, 2], "t": [-1, 3]}, "u_t = u_xx", conditions))
+    assert hard is not None
+    plain = field(OutputForm(1, 2, 2))
+    built = Field(plain.network, plain.form, BOX, plain.sizes, hard)
+    times = torch.linspace(-1, 3, 9, dtype=torch.float64)
+    left, right = (torch.stack([torch.full_like(times, x), times], dim=1) for x in (0.0, 2.0))
+    assert_close(values(built, left)[:, 0], times.sin() / 2, rtol=1e-12, atol=1e-12)
+    assert_close(values(built, right)[:, 0], 2 * times, rtol=1e-12, atol=1e-12)
+    assert_close(built.derivatives(right, [(1, 0)])[:, 0, 0], times, rtol=1e-11, atol=1e-11)
+    at, step = points(20), 1e-5
+    shift = torch.tensor([step, 0.0], dtype=torch.float64)
+    with torch.no_grad():
+        expected = (built(at + shift) - built(at - shift)) / (2 * step)
+    assert_close(built.derivatives(at, [(1, 0)])[..., 0], expected, rtol=1e-6, atol=1e-6)
+    again = from_description(built.describe())
+    again.load_state_dict(built.state_dict())
+    assert isinstance(again, Field)
+    assert_close(again.derivatives(at, [(2, 1)]), built.derivatives(at, [(2, 1)]), rtol=0, atol=0)
+
+
+def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resolves_them():
+    box, start = {"x": [0, 1], "y": [0, 2], "t": [0, 3]}, "u = y*sin(6*pi*x) + x at t=0"
+    heat, drawn = parsed(box, "u_t = u_xx + u_yy", [start]), Generator().manual_seed(0)
+    form, create = OutputForm(1, 4, 3, separated=True), kan(3, intervals=5, outputs=12)
+    ansatz = Ansatz(create, form, (5, 10), grows=True, free_terms=True)
+    found, _ = NetworkSolver(heat, ansatz, EquationPolicy(), drawn).first_guess()
+    at = low_discrepancy(heat.box, 300, 0)
+    wanted = at[:, 1] * (6 * torch.pi * at[:, 0]).sin() + at[:, 0]
+    assert found.form.terms == 2
+    assert found.intervals == 20
+    assert float((values(found, at)[:, 0] - wanted).norm() / wanted.norm()) < 1e-3
