@@ -243,11 +243,11 @@ class ElementRows:
 class GaussNewton:
     """Gauss-Newton steps with the Jacobian of one linearisation, by normal equations."""
 
-    rows: ElementRows | StackedRows
+    rows: ElementRows
     factor: BandedFactor
 
     @classmethod
-    def of(cls, rows: ElementRows | StackedRows) -> GaussNewton:
+    def of(cls, rows: ElementRows) -> GaussNewton:
         """Factorise the normal equations of unit columns."""
         bands = rows.gram()
         diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
