@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.engine.equations.fields import Field, OutputForm, Windows
-from kanrun.engine.equations.system import EvolutionSystem
+from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.equations.taylor import Monomials, point_jacobian
 from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem, Rows
 from kanrun.engine.networks import Network
@@ -168,7 +166,7 @@ class ResidualProblem(Problem):
         return [block.rows(self._field, constants, jacobian=jacobian) for block in chosen]
 
 
-def arguments_of(points: Tensor, values: Tensor, constants: Tensor) -> NDArray[np.float64]:
+def arguments_of(points: Tensor, values: Tensor, constants: Tensor) -> Array:
     """Return arguments of a relation, shape (points, names), from values of its derivatives."""
     columns = [points, values, constants.expand(len(points), -1)]
     return torch.cat(columns, dim=1).numpy()
@@ -176,7 +174,7 @@ def arguments_of(points: Tensor, values: Tensor, constants: Tensor) -> NDArray[n
 
 def arguments_at(
     relation: Relation, field: Field | Windows, constants: Tensor, points: Tensor
-) -> NDArray[np.float64]:
+) -> Array:
     """Return the arguments of a relation at points, shape (points, names)."""
     every = relation.derivatives
     found = field.derivatives(points, [each.index for each in every])
