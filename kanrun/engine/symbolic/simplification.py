@@ -21,7 +21,7 @@ from kanrun.engine.symbolic.constants import (
 )
 from kanrun.engine.symbolic.problem import EXACT
 from kanrun.errors import KanrunError
-from kanrun.formulas import to_numpy, variable
+from kanrun.formulas import to_numpy
 
 #: Maximum number of terms of an expanded expression; sympy has no limit of its own.
 _MAX_TERMS = 400
@@ -115,21 +115,13 @@ def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Arra
     return bool(np.all(np.abs(value[defined] - reference[defined]) <= allowed))
 
 
-def _as_positive(expression: sympy.Expr) -> dict[sympy.Symbol, sympy.Symbol]:
-    return {s: sympy.Symbol(s.name, positive=True) for s in expression.free_symbols}
-
-
-def _as_real(expression: sympy.Expr) -> sympy.Expr:
-    return expression.xreplace({s: variable(s.name) for s in expression.free_symbols})
-
-
 def _simplify_positive(expression: sympy.Expr) -> sympy.Expr:
     """Simplify as if the variables were positive.
 
     The values at the points decide whether that was allowed.
     """
-    positive = expression.xreplace(_as_positive(expression))
-    return _as_real(sympy.simplify(sympy.expand_log(positive, force=True)))
+    positive, variables = sympy.posify(expression)
+    return sympy.simplify(sympy.expand_log(positive, force=True)).xreplace(variables)
 
 
 def _logarithms(expression: sympy.Expr) -> sympy.Expr:
