@@ -165,7 +165,7 @@ class SearchData:
         ordered = residuals[np.argsort(x, axis=0)]
         products += [column[1:] * column[:-1] for column in ordered.T]
         largest = max(float(np.mean(each)) for each in products)
-        return largest <= _UNCORRELATED / np.sqrt(residuals.size)
+        return bool(largest <= _UNCORRELATED / np.sqrt(residuals.size))
 
 
 def description_length(graph: Graph, data: SearchData) -> float:
