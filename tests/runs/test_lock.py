@@ -1,4 +1,4 @@
-"""One process at a time writes a run; a run of another host resumes when its user confirms."""
+"""One process at a time writes a run."""
 
 import errno
 import os
