@@ -104,8 +104,8 @@ def commands() -> str:
     """Return the page of all commands, with the groups, choices and examples of experiments."""
     import typer.main
 
-    from kanrun.cli import kanrun_commands
     from kanrun.cli.app import add_experiments
+    from kanrun.cli.commands import kanrun_commands
     from kanrun.config import EXPERIMENTS, groups_of
 
     add_experiments()

@@ -22,7 +22,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from kanrun.cli import (
+from kanrun.cli import runs, using  # noqa: F401  # they add their commands
+from kanrun.cli.commands import (
     OUTPUTS,
     AsJson,
     Outputs,
@@ -32,8 +33,6 @@ from kanrun.cli import (
     Strict,
     command,
     kanrun_commands,
-    runs,  # noqa: F401  # adds its commands
-    using,  # noqa: F401
 )
 from kanrun.config import EXPERIMENTS, groups_of, keys_of
 from kanrun.config.registry import ExperimentKind, add_plugins, group_of, named_in
@@ -119,7 +118,7 @@ def _add_experiment(experiment: ExperimentKind) -> None:
                 f"--outputs {outputs} has an interpolation, which is not replaced in the name of a "
                 "folder. Write the folder itself."
             )
-        from kanrun.launch import Source, compose, shown_config
+        from kanrun.launch.composing import Source, compose, shown_config
 
         source = Source(experiment.name, outputs, config_dir, config_name, config_path)
         argv = ("kanrun", *sys.argv[1:])

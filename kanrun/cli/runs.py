@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kanrun.cli import (
+from kanrun.cli.commands import (
     OUTPUTS,
     AsCsv,
     AsJson,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kanrun.cli import runs_beginning
+from kanrun.cli.commands import runs_beginning
 
 
 @pytest.fixture(scope="module")

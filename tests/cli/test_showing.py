@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kanrun.cli import completions
+from kanrun.cli.commands import completions
 from kanrun.config import EXPERIMENTS, groups_of
 from kanrun.errors import UsageError
-from kanrun.launch import Source, compose, open_loader
+from kanrun.launch.composing import Source, compose, open_loader
 
 CONF = Path(__file__).parents[2] / "conf"
 

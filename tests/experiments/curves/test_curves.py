@@ -10,7 +10,7 @@ from kanrun.experiments.curves.parts import function_of
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.errors import UsageError
-from kanrun.launch import Source, compose
+from kanrun.launch.composing import Source, compose
 
 CLAIMS = 20
 
