@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, at_most, count_work
@@ -71,8 +72,8 @@ UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 10.0, 3e-14, 1e-10
 #: Maximum degree and number of terms of a quotient of polynomials.
 _DEGREE, _QUOTIENT_TERMS = 16, 20
 #: Size of a dictionary; constants of a function that come from the range of the argument; entries
-#: that are multiplied by factors; factors.
-_ENTRIES, _GENERIC, _SIMPLE, _FACTORS = 3000, 90, 300, 20
+#: that are multiplied by factors (half as many by one another); factors; entries of each family.
+_ENTRIES, _GENERIC, _SIMPLE, _FACTORS, _ALIKE = 3000, 90, 300, 20, 3
 #: Terms and pairs that are looked at; families of each kind that are refitted, formulas returned.
 _KEPT, _SINGLES = 60, 6
 #: Fraction of the variance that a term may leave of the values over a weight, and multiple of the
@@ -234,24 +235,29 @@ def regression_formulas(
 
 @dataclass(frozen=True)
 class _Found:
-    """A formula with its relative error and the length of its description."""
+    """A formula with its relative error and its rank.
+
+    The rank is the length of its description if the points are noisy, else the score of a match.
+    """
 
     graph: Graph
     error: float
-    length: float
+    rank: float
 
 
 class _UnivariateSearch:
     """Formulas found so far for points in the order of their arguments, and what adds to them."""
 
     def __init__(
-        self, data: SearchData, candidates: Sequence[Candidate], accuracy: float = 0.0
+        self, data: SearchData, candidates: Sequence[Candidate], accuracy: float | None = None
     ) -> None:
-        self.data, self.candidates = data, candidates
+        self.data, self.candidates, self.is_noisy = data, candidates, accuracy is None
         self.t, self.y, self.relative = data.x[:, 0], data.y, data.relative
         #: Size of y that errors are relative to.
         self.size = np.abs(data.y) if data.relative else np.full(data.y.size, data.y_std)
-        self.goal = max(accuracy, _VALUE_ROUNDING * float(np.max(np.abs(data.y) / self.size)))
+        self.goal = max(
+            accuracy or 0.0, _VALUE_ROUNDING * float(np.max(np.abs(data.y) / self.size))
+        )
         self.precise = self.goal < _PRECISE
         self.found: list[_Found] = []
 
@@ -259,7 +265,7 @@ class _UnivariateSearch:
         return any(found.error <= self.goal for found in self.found)
 
     def best(self) -> list[_Found]:
-        return sorted(self.found, key=operator.attrgetter("length"))[:_SINGLES]
+        return sorted(self.found, key=operator.attrgetter("rank"))[:_SINGLES]
 
     def phases(self, budget: Budget) -> Iterator[bool]:
         """Try one kind of formula after the other, and yield whether the next one is as usual."""
@@ -287,6 +293,10 @@ class _UnivariateSearch:
             for target in output_transforms(self.y, names, self.relative, weight):
                 self.singles(target, every, 1)
             yield False
+        places = pd.Series(nice.families).groupby(nice.families).cumcount()
+        varied = nice.chosen(np.flatnonzero(places < _ALIKE)[: _SIMPLE // 2])
+        self.singles(plain, varied.combined(varied, PRODUCT), _SINGLES)
+        yield False
         for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
             self.pairs(target, entries)
             yield False
@@ -328,7 +338,7 @@ class _UnivariateSearch:
                     return
                 grown += self.with_term(found.graph, entries)
                 yield
-            beam = sorted(grown, key=operator.attrgetter("length"))[:_WIDTH]
+            beam = sorted(grown, key=operator.attrgetter("rank"))[:_WIDTH]
 
     def with_term(self, graph: Graph, entries: Dictionary) -> list[_Found]:
         """Return the graph with one more term, of each of the families that explain most."""
@@ -362,8 +372,8 @@ class _UnivariateSearch:
         if not np.isfinite(error) or not sound(fitted, self.data.x):
             return None
         graph = canonicalise(fitted)
-        # Formulas as good as the goal differ by their size alone.
-        size, goal = graph.parameters.size, max(error, self.goal)
-        found = _Found(graph, error, length_of(goal, size, graph.complexity, self.data))
-        self.found.append(found)
-        return found
+        rank = _matched(graph, error**2, self.goal**2).score
+        if self.is_noisy:
+            rank = length_of(error, graph.parameters.size, graph.complexity, self.data)
+        self.found.append(_Found(graph, error, rank))
+        return self.found[-1]
