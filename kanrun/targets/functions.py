@@ -358,8 +358,6 @@ def check_finite(target: Target) -> Target:
 
 def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
     """Yield a zero (1, inputs) of each denominator with both signs on the points."""
-    from scipy.optimize import brentq  # late, as it loads slowly
-
     if target.expression is None:
         return
     powers = target.expression.atoms(sympy.Pow)
@@ -370,6 +368,8 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
         value = to_numpy(denominator, target.inputs)
         signs = np.sign(value(points))
         if (signs > 0).any() and (signs < 0).any():
+            from scipy.optimize import brentq  # late, as it loads slowly
+
             ends = points[[np.nanargmin(signs), np.nanargmax(signs)]]
             share = brentq(lambda t, v=value, e=ends: v(e[0] + t * (e[1] - e[0])), 0, 1, xtol=1e-16)
             yield (ends[0] + share * (ends[1] - ends[0]))[None]
