@@ -25,15 +25,15 @@ def record(frame, event, argument):
     code = frame.f_code
     if event == "call" and code.co_flags & {flag}:
         executed.setdefault(code.co_filename, None)
-sys.setprofile(record)
-threading.setprofile(record)
+sys.settrace(record)
+threading.settrace(record)
 from kanrun.__main__ import main
 sys.argv = ["kanrun", *{arguments!r}]
 try:
     code = main()
 except SystemExit as end:
     code = end.code
-sys.setprofile(None)
+sys.settrace(None)
 print(json.dumps([code, list(executed)]))
 """
 

@@ -86,14 +86,15 @@ def test_help_and_refusals_load_no_torch(site, tmp_path):
 
 
 #: Without the searches, which take most of the time.
+FIT = ["fit", "figures=none"]
 SEARCHLESS = ["solver.n_starts=1", "solver.smoothness_weight=1e-12"]
-MOMENTUM = ["fit", "solver=momentum", "target=product"]
+MOMENTUM = [*FIT, "solver=momentum", "target=product"]
 FITS = [
-    ["fit", "model=chebyshev", "target=exp_sin_square", "solver.steps=60", *SEARCHLESS],
+    [*FIT, "model=chebyshev", "target=exp_sin_square", "solver.steps=60", *SEARCHLESS],
     [*MOMENTUM, "model=mlp", "model.hidden=[8]", "solver.learning_rate=0.02"],
     [*MOMENTUM, "model.hidden=[2]", "model.intervals=[3,6]", "solver.learning_rate=0.005"],
     [
-        "fit",
+        *FIT,
         "target=rings",
         "target.frequency=3",
         "model.hidden=[2]",

@@ -109,11 +109,11 @@ def test_exact_solutions_are_met_and_errors_estimated(name):
 
 
 def test_derivatives_of_the_sixth_order():
-    box, conditions = {"x": [0, 2 * np.pi], "t": [0, 0.1]}, ["periodic in x", "u = sin(x) at t=0"]
+    box, conditions = {"x": [0, 2 * np.pi], "t": [0, 0.05]}, ["periodic in x", "u = sin(x) at t=0"]
     found = solve(make(box, "u_t = u_xxxxxx - u_xxxxx", conditions), 1e-3)
-    x, t = np.random.default_rng(0).random((2, 50)) * [[2 * np.pi], [0.1]]
+    x, t = np.random.default_rng(0).random((2, 50)) * [[2 * np.pi], [0.05]]
     values = found.network(torch.as_tensor(np.stack([x, t], 1))).detach()[:, 0]
-    np.testing.assert_allclose(values, np.exp(-t) * np.sin(x - t), atol=1e-3)
+    np.testing.assert_allclose(values, np.exp(-t) * np.sin(x - t), atol=1e-8)
     with pytest.raises(UsageError, match="order 7; at most 6"):
         Vocabulary(("x", "t"), ("u",)).derivative("u_xxxxxxt")
 
@@ -306,11 +306,11 @@ def test_errors_fall_as_they_did_where_changes_are_small():
 
 
 def test_a_solution_of_too_much_work_is_one_of_a_larger_tolerance(monkeypatch):
-    system = make(BOX, "u_t + u_x = 0", ["periodic in x", "u = exp(3*sin(2*pi*x)) at t=0"])
+    system = make(BOX, "u_t + u_x = 0", ["periodic in x", "u = exp(sin(2*pi*x)) at t=0"])
     full = solve(system, 1e-6)
     assert full.estimate is not None
     assert full.estimate < 1e-6
-    monkeypatch.setattr(evolution_solution, "MAX_WORK", 8e3)
+    monkeypatch.setattr(evolution_solution, "MAX_WORK", 2e3)
     less = solve(system, 1e-6)
     assert less.solved_until == 1
     assert "CPU seconds" in less.stopped

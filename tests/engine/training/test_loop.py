@@ -102,12 +102,10 @@ def test_test_data_select_nothing(whole):
 
 def test_noise_turns_to_second_differences():
     data = TrainingData(samples(150, 0, 1.5), samples(60, 1, 1.5), samples(400, 2))
-    _, stages, trained = drained(
-        train(create, data, Plan("lm", (4,), starts=2), Generator().manual_seed(0))
-    )
-    plain = drained(
-        train(create, data, Plan("lm", (4,), starts=2, weight=0.0), Generator().manual_seed(0))
-    )[2]
+    _, stages, trained = drained(train(create, data, Plan("lm", (4,)), Generator().manual_seed(0)))
+    plain = drained(train(create, data, Plan("lm", (4,), weight=0.0), Generator().manual_seed(0)))[
+        2
+    ]
     assert stages[0].penalty.order == 2
     assert trained.errors.test is not None
     assert plain.errors.test is not None
