@@ -23,9 +23,8 @@ def main() -> None:
         code = 130
     gc.freeze()  # or all that libraries hold is searched for garbage, for a second, only to end
     try:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # while libraries are taken down, it would show their tracebacks
+        # While libraries are taken down, Ctrl-C would show their tracebacks.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         sys.stdout.flush()
         sys.stderr.flush()
     except KeyboardInterrupt:

@@ -73,7 +73,8 @@ def effects(
         _show_input(panel, rows)
         x = values.loc[values["input"] == name, "x"]
         look: Any = {"ms": QUANTILE, "transform": panel.get_xaxis_transform(), "clip_on": False}
-        panel.plot(x, 0 * x, "|", color=GREY, **look)
+        if len(x):  # without points, the layout takes the ends of the line for infinite
+            panel.plot(x, 0 * x, "|", color=GREY, **look)
         panel.set_title(shorten(name))
     if panels:
         _show_output(panels[0], table["value"], is_probability=classes)

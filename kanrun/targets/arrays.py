@@ -33,12 +33,12 @@ def frame_columns(
 
     Raises InvalidData for a missing one, for two of one name, and for lengths that differ.
     """
-    keys = list(x if isinstance(x, Mapping) else x.columns)
-    known = list(map(str, keys))
-    wanted = known if names is None else names
-    check_distinct(known, what)
-    check_columns(wanted, known, what)
-    columns = {name: np.asarray(x[keys[known.index(name)]]) for name in wanted}
+    every = list(x if isinstance(x, Mapping) else x.columns)
+    check_distinct(list(map(str, every)), what)
+    keys = {str(key): key for key in every}
+    wanted = list(keys) if names is None else names
+    check_columns(wanted, list(keys), what)
+    columns = {name: np.asarray(x[keys[name]]) for name in wanted}
     if len({column.shape for column in columns.values()}) > 1:
         lengths = ", ".join(str(column.size) for column in columns.values())
         raise InvalidData(f"the columns of {what} differ in length: {lengths}.")
@@ -105,7 +105,11 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
         return code.encode(columns)[0] if code else _stacked(columns, "the column"), single
     array = as_array(x)
     single = array.ndim == 1 and len(raw) > 1
-    array = array[None] if single else _matrix(array, "x", str(len(raw)))
+    array = (
+        array[None]
+        if single
+        else _matrix(array, "x", f"(rows, {len(raw)}), or one point ({len(raw)},)")
+    )
     if code and array.shape[1] == len(raw):
         return code.encode(dict(zip(raw, array.T, strict=True)))[0], single
     if array.shape[1] != len(names):
@@ -116,12 +120,13 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
     return as_numbers(array), single
 
 
-def _matrix(array: np.ndarray, what: str, columns: str) -> np.ndarray:
-    """Return an array of one or two dimensions as (rows, columns)."""
+def _matrix(array: np.ndarray, what: str, wanted: str) -> np.ndarray:
+    """Return an array of one or two dimensions as (rows, columns).
+
+    Raises InvalidData for another one, with the shapes that are wanted.
+    """
     if array.ndim not in (1, 2):
-        raise InvalidData(
-            f"{what} has {array.ndim} dimensions; give (rows, {columns}). Reshape your data."
-        )
+        raise InvalidData(f"{what} has {array.ndim} dimensions; give {wanted}. Reshape your data.")
     return array[:, None] if array.ndim == 1 else array
 
 
@@ -227,7 +232,7 @@ def _inputs(
                 f"categorical_columns={list(categorical)} name columns of a DataFrame, and x is "
                 "an array."
             )
-        array = _matrix(as_array(x), "x", "inputs")
+        array = _matrix(as_array(x), "x", "(rows, inputs)")
         if 0 in array.shape:
             raise InvalidData(
                 f"x is empty: {array.shape[0]} sample(s) of {array.shape[1]} feature(s)."
@@ -248,7 +253,9 @@ def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
     if is_frame(y):
         columns = frame_columns(y, what="y")
         return tuple(columns), _stacked(columns, "y's column"), None
-    values = _matrix(as_numbers(y, "y"), "y", "outputs")
+    values = _matrix(as_numbers(y, "y"), "y", "(rows,) or (rows, outputs)")
+    if not values.shape[1]:
+        raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
     if values.shape[1] == 1:
         return (str(getattr(y, "name", None) or "y"),), values, None
     return tuple(f"y{o}" for o in range(values.shape[1])), values, None

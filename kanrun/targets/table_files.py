@@ -129,7 +129,7 @@ def pyarrow_for(doing: str, file: Path) -> tuple[Any, Any]:
 
 def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> None:
     """Raise InvalidData for a wanted column that is not there, with similar names."""
-    known = dict.fromkeys(filter(None, names))
+    known = dict.fromkeys(names)
     if missing := [name for name in wanted if name not in known]:
         listed = ", ".join(list(known)[:_NAMES_SHOWN]) + ", ..." * (len(known) > _NAMES_SHOWN)
         raise InvalidData(
@@ -139,8 +139,8 @@ def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> No
 
 
 def check_distinct(names: Sequence[str], where: str) -> None:
-    """Raise InvalidData for two columns with the same name; columns may lack one."""
-    (name, count), *_ = Counter(filter(None, names)).most_common(1) or [("", 1)]
+    """Raise InvalidData for two columns with the same name."""
+    (name, count), *_ = Counter(names).most_common(1) or [("", 1)]
     if count > 1:
         raise InvalidData(f"{where} has two columns called {name!r}; rename one.")
 
@@ -154,7 +154,7 @@ def opened_parquet(
     try:
         with parquet.ParquetFile(file) as stored:
             names, metadata = stored.schema_arrow.names, stored.metadata
-            check_distinct(names, file.name)
+            check_distinct(list(filter(None, names)), file.name)
             check_columns(wanted or (), names, file.name)
             count = len(names if wanted is None else wanted)
             limits.check_cells(metadata.num_rows, count, file)
@@ -246,9 +246,10 @@ def _text_blocks(
         if not header:
             raise UsageError(f"{file.name} has no rows.")
         limits.check_cells(0, len(header), file)
-        check_distinct(header, file.name)
-        wanted = list(filter(None, header) if names is None else names)
-        check_columns(wanted, header, file.name)
+        named = list(filter(None, header))  # a column without a name is not read
+        check_distinct(named, file.name)
+        wanted = named if names is None else list(names)
+        check_columns(wanted, named, file.name)
         count = 0
         while block := list(islice(rows, limits.block)):
             count += len(block)

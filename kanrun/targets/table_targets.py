@@ -251,13 +251,14 @@ def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDAr
     keys: dict[str, Any] = {text: text for text in texts}
     if all(map(is_number, keys)):
         for text in keys:
-            number = Decimal(text)  # float64 would merge two long ones
-            if not number.is_finite() or number != number.to_integral_value():
+            number = float(text)
+            if not number.is_integer():
                 raise UsageError(
                     f"column {column!r} holds {text}, which is not a class; labels are text or "
                     "whole numbers (numbers of any kind: target.task=regression)."
                 )
-            keys[text] = int(number)
+            # Exactly, as float64 would merge two long ones.
+            keys[text] = int(number if "e" in text.casefold() else Decimal(text))
     values = np.array([keys[text] for text in texts], dtype=object)  # integers of any size
     known, index = np.unique(values, return_inverse=True)
     if len(known) < 2:

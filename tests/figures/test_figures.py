@@ -269,9 +269,10 @@ def test_effects_name_levels_in_full_and_show_dates_as_dates():
     sold = pd.DataFrame({"input": "sold", "level": "", "x": [17_897.0, 19_400.0], **columns})
     table = pd.concat([city.assign(is_date=False), sold.assign(is_date=True)])
     values = pd.DataFrame({"seed": 0, "input": ["sold"], "x": [18_000.0]})
-    figure = figures.effects(table, ["city", "sold", "city"], values)
+    figure = figures.effects(table, ["sold", "city", "sold"], values)
     stored(figure)
-    city, sold = figure.axes
+    sold, city = figure.axes
+    assert min(axes.get_position().width for axes in figure.axes) > 0.3
     assert texts(city) == level
     assert (city.get_title(), sold.get_title()) == ("city", "sold")
     assert {"2020", "2022"} <= {text.get_text() for text in sold.get_xticklabels()}

@@ -107,6 +107,8 @@ def test_arrays_tensors_and_frames_are_the_same_data(automatic):
     assert automatic.predict(X[0]) == pytest.approx(expected[0], rel=1e-12)
     with pytest.raises(ValueError, match="no column 'mass'"):
         automatic.predict(FRAME.rename(columns={"mass": "Mass"}))
+    unnamed = FRAME.rename(columns={"mass": ""})
+    assert fit(unnamed, Y, **SMALL).inputs == ("length", "")
     several = fit(X, np.stack([Y, -Y], 1), selection="evidence")
     assert several.outputs == ("y0", "y1")
     assert several.predict(X).shape == (80, 2)
@@ -297,6 +299,8 @@ REFUSED = {
         {"solver": "lm", "momentum": 0.9},
         "momentum is not a setting of",
     ),
+    "no output": ((X, np.zeros((80, 0))), {}, r"y must be .* not \(80, 0\)"),
+    "two columns without a name": ((pd.DataFrame(X, columns=["", ""]), Y), {}, "called ''"),
     "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain belongs to formula"),
     "a formula without a range": (
         (),

@@ -253,6 +253,7 @@ def test_refusals(path, fields, sampling, sentence):
             "column 'y' of data.csv has 1 missing value (first in row 3)",
         ),
         ("a,y\n1,inf\n2,1\n", "classification", "column 'y' holds inf, which is not a class"),
+        ("a,y\n1,1e5000\n2,1\n", "classification", "column 'y' holds 1e5000, which is not a class"),
     ],
 )
 def test_refusals_of_content(tmp_path, text, task, sentence):
