@@ -210,11 +210,13 @@ kanrun export interpret/latest --format formula -o formula.tex
 ```
 
 Inputs and outputs are in the units of the data. C, Python and JSON encode the columns of a table
-(categories, missing values). ONNX and torch take the encoded numbers, whose names ONNX keeps in its
-metadata. ONNX computes the network in float32, opset 17. Solutions of `kanrun solve` are exported
-like other networks, except those with `constraints=hard`, which cannot be exported. For a solution
-with time windows, ONNX and torch compute every window at all points. Text, LaTeX, Python or C of a
-formula comes from a run of `kanrun interpret`.
+(categories, missing values, numbers of `target.missing_values` such as -999 among them; in C dates
+are days, and NaN alone is missing). ONNX, torch and lut take the encoded numbers, whose names ONNX
+keeps in its metadata, and recognise no missing values: the command says what to put in their place.
+ONNX computes the network in float32, opset 17. Solutions of `kanrun solve` are exported like other
+networks, except those with `constraints=hard`, which cannot be exported. For a solution with time
+windows, ONNX and torch compute every window at all points. Text, LaTeX, Python or C of a formula
+comes from a run of `kanrun interpret`.
 
 ## Tables of integers for chips
 

@@ -33,7 +33,7 @@ from kanrun.exports.runtime import encode, evaluate
 from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
-from kanrun.targets.notation import days_from, number_from, text_of
+from kanrun.targets.notation import canonical, days_from, is_number, number_from, text_of
 
 FORMATS = ("c", "json", "lut", "onnx", "python", "torch")
 TABLE_FORMATS = ("c", "json", "python")
@@ -89,7 +89,7 @@ def _source(document: Document, form: str, name: str) -> str:
         return c_source(document, name)
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
-    used = (days_from, features_of, number_from, place_of, text_of)
+    used = (canonical, days_from, features_of, is_number, number_from, place_of, text_of)
     helpers = (inspect.getsource(function) for function in used)
     data = f"#: The data of the model.\nMODEL = {python_literal(in_pieces(document))}\n{_PREDICT}"
     return "\n\n".join([own, *helpers, data])

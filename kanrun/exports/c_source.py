@@ -24,6 +24,7 @@ from kanrun.errors import UsageError
 from kanrun.exports import lut_reference, runtime
 from kanrun.exports.document import Document, python_literal
 from kanrun.exports.lut import LutSettings, Tables, tables_of
+from kanrun.targets.notation import is_number
 
 Array = NDArray[np.float64]
 
@@ -130,6 +131,12 @@ def _units(maps: Sequence[Document]) -> list[Document]:
 def _column(column: Document) -> str:
     levels = column["levels"] or []
     parts = [str(_PARTS.index(part)) for part in column["parts"] or ()]
+    # The days of a date may equal a mark by chance.
+    marks = [
+        word.upper().replace("INF", "INFINITY")
+        for word in column["missing"]
+        if is_number(word) and column["parts"] is None
+    ]
     fields = {
         "levels": len(levels),
         "texts": f"(const char *const[]){_texts(levels)}" if levels else [],
@@ -137,6 +144,8 @@ def _column(column: Document) -> str:
         "indicator": column["indicator"],
         "parts": len(parts),
         "part": f"(const int[]){_list(parts)}" if parts else [],
+        "marks": len(marks),
+        "mark": f"(const double[]){_list(marks)}" if marks else [],
     }
     return _structure(fields)
 

@@ -24,7 +24,13 @@ typedef struct {
     const network *windows;
 } layer;
 struct network { int inputs, outputs, count; const unit *units; const layer *layers; };
-typedef struct { int levels; const char *const *texts; double fill; int indicator, parts; const int *part; } column;
+typedef struct {
+    int levels, indicator, parts, marks;
+    const char *const *texts;
+    double fill;
+    const int *part;
+    const double *mark; /* numbers that stand for a missing one, such as -999 */
+} column;
 
 /* The model. */
 
@@ -226,9 +232,9 @@ void @_evaluate(const double x[@_INPUTS], double y[@_OUTPUTS])
 
 #if COLUMNS
 
-/* One row of the table, in the order of @_columns: a number (NAN: missing; of a date, days since 1970-01-01) or a text
-   (NULL or "": missing). Fills x[@_INPUTS]; returns how many texts the model was not trained on. Texts are without
-   blanks around them. */
+/* One row of the table, in the order of @_columns: a number (NAN or a mark of its column: missing), of a date the days
+   since 1970-01-01 (NAN alone: missing), or a text (NULL or "": missing). Fills x[@_INPUTS]; returns how many texts the
+   model was not trained on. Texts are without blanks around them. */
 typedef struct { double number; const char *text; } @_value;
 
 /* Of days since 1970-01-01, by eras of 400 years that begin in March. */
@@ -256,6 +262,7 @@ int @_encode(const @_value *row, double *x)
         const column *c = &columns[i];
         const char *text = row[i].text && *row[i].text ? row[i].text : "(missing)";
         int known = c->levels < 2, missing = !c->levels && isnan(row[i].number);
+        for (j = 0; j < c->marks; j++) missing |= row[i].number == c->mark[j];
         for (j = 0; j < c->levels; j++) known |= (*x++ = !strcmp(text, c->texts[j])) > 0;
         unknown += !known;
         if (c->levels) continue;

@@ -4,7 +4,8 @@
     predict([[values of one row], ...])         rows of numbers in the order of MODEL["inputs"]
 
 return one row per row and one column per output, in the units of the training data; a classifier
-returns probabilities in the order of MODEL["classes"]. Missing values are NaN or None.
+returns probabilities in the order of MODEL["classes"]. Missing values are NaN or None;
+in a table also the numbers and words that MODEL lists as "missing" for the column.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kanrun.targets.encoding import features_of
-from kanrun.targets.notation import days_from, number_from, text_of
+from kanrun.targets.notation import canonical, days_from, number_from, text_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]
@@ -54,6 +55,7 @@ def _features(column: Data, values: list[Any]) -> Array:
     """Return the features (rows, features) of a column of texts, dates or numbers."""
     if column["levels"] is not None:
         return features_of(column, [text_of(value) for value in values])
+    values = [math.nan if canonical(value) in column["missing"] else value for value in values]
     if column["parts"] is None or all(isinstance(value, float | int) for value in values):
         numbers = np.array([number_from(value) for value in values], dtype=np.float64)
     else:  # of dates, numbers are days since 1970-01-01 already

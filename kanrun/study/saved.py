@@ -115,11 +115,17 @@ class LoadedRun:
         notes = model.export(form, file, **options)
         if model.code is None or form in TABLE_FORMATS:
             return notes
-        return [
-            *notes,
+        columns = model.code.columns
+        notes.append(
             f"{file} takes the {len(model.inputs)} numbers that encode the columns of the table: "
-            f"{', '.join(model.inputs)}",
-        ]
+            f"{', '.join(model.inputs)}"
+        )
+        if fills := ", ".join(f"{one.name}={one.fill}" for one in columns if one.indicator):
+            notes.append(
+                f"{file} recognises no missing values, nor those of target.missing_values; replace "
+                f"them by {fills}, and set their 'is missing' to 1"
+            )
+        return notes
 
 
 def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:

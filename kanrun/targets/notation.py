@@ -1,7 +1,7 @@
 """Single values of a table as numbers, dates or missing values.
 
-`text_of`, `number_from` and `days_from` are written into exported Python files, and depend on
-NumPy and `re` alone.
+`text_of`, `number_from`, `days_from`, `is_number` and `canonical` are written into exported Python
+files, and depend on NumPy and `re` alone.
 """
 
 from __future__ import annotations

@@ -43,6 +43,27 @@ def test_every_format_is_written(outputs, capsys):
     )
 
 
+def test_marks_of_missing_values_in_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    a = np.linspace(0, 9, 40)
+    table = np.stack([np.where(np.arange(40) % 5, a, -999), a[::-1] % 2, a], 1)
+    np.savetxt("t.csv", table, "%.17g", ",", header="a,b,y", comments="")
+    words = ["target.path=t.csv", "target.outputs=[y]", "target.missing_values=[-999]"]
+    assert main(["fit", "target=table", *words, "-q"]) == 0
+    for form, note in (("python", 0), ("torch", 1)):
+        capsys.readouterr()
+        assert main(["export", "fit/latest", "--format", form, "-o", f"m.{form}"]) == 0
+        said = capsys.readouterr().err
+        assert ("recognises no missing values, nor those of target.missing_values" in said) == note
+    assert "replace them by a=4.61538" in said
+    columns = {"a": table[:, 0], "b": table[:, 1]}
+    np.testing.assert_allclose(
+        runpy.run_path("m.python")["predict"](columns)[:, 0],
+        load_run("fit/latest").model().predict(columns),
+        rtol=1e-9,
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

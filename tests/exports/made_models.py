@@ -22,6 +22,9 @@ HOSTILE = (
     "ä\\",
 )
 
+#: Canonical texts for missing values, as `target.missing_values` gives them.
+MISSING = ("-999", "-0.10000000000000001", "inf", "unknown")
+
 
 def generator():
     return torch.Generator().manual_seed(0)
@@ -93,10 +96,12 @@ def table():
     """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
     code = TableCode(
         (
-            ColumnCode("size", None, 11.0, True),
+            ColumnCode("size", None, 11.0, True, missing=MISSING),
             ColumnCode("colour", ("blue", "red \u00e4")),
             ColumnCode("age", None, 9.5),
-            ColumnCode("day", None, 11000.5, True, ("day of year", "weekday", "hour")),
+            ColumnCode(
+                "day", None, 11000.5, True, ("day of year", "weekday", "hour"), missing=MISSING
+            ),
         )
     )
     points = tuple(np.sort(np.random.default_rng(i).uniform(8, 14, 3 + i)) for i in range(10))

@@ -130,11 +130,15 @@ def test_python_needs_numpy_alone(name, tmp_path):
     agree(runpy.run_path(str(file))["predict"](x), predicted_values(one, x))
 
 
+#: A table whose last three rows have marks of missing values, and 1967-04-08, which is day -999.
 RAW = {
-    "age": [9.0, None, 12.0, float("nan")],
-    "colour": ["blue", " red \u00e4 ", None, "never seen"],
-    "day": ["2024-02-29 18:00", None, "2023-03-01", "1900-12-31T06:30"],
-    "size": [None, 10.0, 13.0, 8.5],
+    "age": [9.0, None, 12.0, float("nan"), 8.0, 9.0, 10.0],
+    "colour": ["blue", " red \u00e4 ", None, "never seen", "blue", "blue", "blue"],
+    "day": [
+        *("2024-02-29 18:00", None, "2023-03-01", "1900-12-31T06:30"),
+        *("-999", "unknown", "1967-04-08"),
+    ],
+    "size": [None, 10.0, 13.0, 8.5, -999, float("inf"), -0.1],
 }
 
 
@@ -142,7 +146,10 @@ def test_columns_are_found_by_name_and_encoded(tmp_path):
     one = table()
     x, _ = one.code.encode(RAW)
     predict = runpy.run_path(str(written(one, "python", tmp_path / "m.py")))["predict"]
+    assert x[:, one.inputs.index("size is missing")].tolist() == [1, 0, 0, 0, 1, 1, 1]
     agree(predict(RAW), predicted_values(one, x))
+    pieces = in_pieces(json.loads(content(one, "json")))
+    agree(evaluate(pieces, encode(pieces, RAW)), predicted_values(one, x))
     agree(predict(pd.DataFrame(RAW)), predicted_values(one, x))
     with pytest.raises(ValueError, match="no column 'size'"):
         predict({"age": [1.0], "colour": ["blue"]})
@@ -158,7 +165,7 @@ def test_c_encodes_a_row_of_the_table(tmp_path):
 
     library = compiled(written(one, "c", tmp_path / "m.c"), "m")
     names = [column.name for column in one.code.columns]
-    for number in range(4):
+    for number in range(len(x)):
         raw = {name: RAW[name][number] for name in names}
         (raw["day"],) = read_days([raw["day"]])[0] if raw["day"] else (None,)
         row = (Value * 4)(
@@ -171,8 +178,10 @@ def test_c_encodes_a_row_of_the_table(tmp_path):
         )
         into = np.empty(x.shape[1])
         unknown = library.m_encode(row, into.ctypes.data_as(ctypes.POINTER(ctypes.c_double)))
-        assert unknown == (number >= 2)
+        assert unknown == (number in (2, 3))
         np.testing.assert_allclose(into, x[number], rtol=1e-12)
+        expected = predicted_values(one, x[[number]])
+        agree(through_c(library, "m", into[None], 1), expected)
 
 
 def test_names_of_columns_stay_texts_in_python(tmp_path):
