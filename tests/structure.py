@@ -25,15 +25,15 @@ def record(frame, event, argument):
     code = frame.f_code
     if event == "call" and code.co_flags & {flag}:
         executed.setdefault(code.co_filename, None)
-sys.settrace(record)
-threading.settrace(record)
+sys.setprofile(record)
+threading.setprofile(record)
 from kanrun.__main__ import main
 sys.argv = ["kanrun", *{arguments!r}]
 try:
     code = main()
 except SystemExit as end:
     code = end.code
-sys.settrace(None)
+sys.setprofile(None)
 print(json.dumps([code, list(executed)]))
 """
 

@@ -15,7 +15,12 @@ from kanrun.study.saved import load_run
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     place = tmp_path_factory.mktemp("exported")
-    assert main(["fit", "target=runge", "model=bspline", "-q", "--outputs", str(place)]) == 0
+    assert (
+        main(
+            ["fit", "target=runge", "model=bspline", "figures=none", "-q", "--outputs", str(place)]
+        )
+        == 0
+    )
     return place
 
 

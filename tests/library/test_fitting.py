@@ -31,7 +31,7 @@ def automatic():
 
 def run_of(folder, monkeypatch, *words):
     monkeypatch.chdir(folder)
-    assert main(["fit", "-q", *words]) == 0
+    assert main(["fit", "-q", "figures=none", *words]) == 0
     return load_run("fit/latest")
 
 
