@@ -14,6 +14,7 @@ import functools
 import math
 import operator
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING as NO_DEFAULT
@@ -332,6 +333,9 @@ def _typed_field(one: Field[Any], hint: Any, value: Any, at: str) -> Any:
         hint = kinds.find(value["kind"], f"{path}.kind").settings
     if is_dataclass(hint):
         return typed(hint, vars(value) if is_dataclass(value) else value, f"{path}.")  # type: ignore[arg-type]
+    for place, leaf in _leaves(value, path):
+        if isinstance(leaf, int) and abs(leaf) > sys.float_info.max:
+            raise UsageError(f"{place} has too many digits; give a number below 1e308.")
     try:
         value = _typed_value(hint, value)
     except _Mismatch as error:

@@ -88,6 +88,8 @@ def test_defaults_are_not_shared():
             "model.intervals=otto is not a whole number or auto",
         ),
         (KANConfig(base="slu"), "model.", "did you mean silu?"),
+        (KANConfig(intervals=[10**400]), "model.", "model.intervals.0 has too many digits"),
+        (FitConfig(max_cpu_seconds=10**400), "", "max_cpu_seconds has too many digits"),
         (BezierConfig(control_points=1), "model.", "model.control_points=1 must be from 2 to 1001"),
         (
             BSplineConfig(3, 3),
