@@ -215,7 +215,7 @@ JUMPING = "where(x < 0.4, 1, -1)"
     ],
 )
 def test_formulas_that_jump_in_space_and_time(formula, conditions, exact):
-    solution = solve(make(BOX, formula, conditions), 1e-6)
+    solution = solve(make(BOX, formula, conditions), 1e-5)
     x, t = np.meshgrid(np.linspace(0, 1, 53), np.linspace(0, 1, 47))
     points = torch.as_tensor(np.stack([x.ravel(), t.ravel()], axis=1))
     found = solution.network(points).detach()[:, 0].reshape(x.shape)

@@ -205,7 +205,7 @@ def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(fitted, monkey
 
 def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
     rng = np.random.default_rng(0)
-    x = rng.uniform(1, 3, (200, 2))
+    x = rng.uniform(1, 3, (100, 2))
     path = tmp_path_factory.mktemp("data") / "table.csv"
     frame = pd.DataFrame(
         {"a b": x[:, 0], "c": x[:, 1], "y": 40 + 3 * x[:, 0] ** 2 + 5 * np.log(x[:, 1])}
