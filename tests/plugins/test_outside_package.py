@@ -70,10 +70,16 @@ def summary(run):
 def test_help_and_refusals_load_no_torch(site, tmp_path):
     expected = [
         (["--help"], 0, "noise-levels"),
-        (["fit", "--help"], 0, "chebyshev"),
+        (["fit", "--help"], 0, "bspline, chebyshev, kan"),
         (["noise-levels", "--help"], 0, "Train on points with increasing noise."),
+        (["fit", "--cfg", "job", "model=chebyshev", "model.degree=5"], 0, "degree: 5"),
+        (["fit", "model=chebishev"], 2, "did you mean chebyshev?"),
         (["fit", "model=chebyshev", "model.degre=3"], 2, "did you mean model.degree?"),
-        (["fit", "model=chebyshev", "model.degree=99"], 2, "model.degree=99 must be"),
+        (
+            ["fit", "model=chebyshev", "model.degree=99"],
+            2,
+            "must be from 1 to 30 (degree of the polynomials)",
+        ),
         (["fit", "target=ring"], 2, "did you mean rings"),
         (["fit", "solver=momentum", "solver.momentum=1"], 2, "solver.momentum=1"),
         (["noise-levels", "levels=[-1]"], 2, "levels"),
