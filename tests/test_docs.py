@@ -76,8 +76,8 @@ def choices():
 def outputs(tmp_path_factory):
     """Return outputs with a run of kanrun fit, which commands with from_run name."""
     place = tmp_path_factory.mktemp("outputs")
-    words = ["model=polynomial", "target=runge", "sampling.n_train=20", "--outputs", str(place)]
-    assert main(["fit", "-q", *words]) == 0
+    words = ["model=polynomial", "target=runge", "sampling.n_train=20", "figures=none"]
+    assert main(["fit", "-q", *words, "--outputs", str(place)]) == 0
     shutil.copytree(place / "fit", place / "import")  # a run to name is all that is needed
     return place
 

@@ -145,8 +145,7 @@ def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
     tmp_path, key, value, message
 ):
     folder = make_run(tmp_path)
-    content = json.loads((folder.path / "run.json").read_text())
-    (folder.path / "run.json").write_text(json.dumps(content | {key: value}))
+    change(folder, **{key: value})
     with pytest.raises(
         StorageFailed, match=rf"run\.json does not hold what is expected: .*{message}"
     ):
@@ -156,9 +155,7 @@ def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
 
 def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(tmp_path):
     folder = make_run(tmp_path)
-    content = json.loads((folder.path / "run.json").read_text())
-    changed = {"status": "RUNNING", "pid": -1, "further": {"key": [1]}}
-    (folder.path / "run.json").write_text(json.dumps(content | changed))
+    change(folder, status="RUNNING", pid=-1, further={"key": [1]})
     assert Run(folder.path).manifest.metrics == {}
     assert Run(folder.path).status == "INTERRUPTED (killed)"
 
@@ -246,9 +243,8 @@ def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path)
     for _ in range(2):
         make_run(tmp_path, "fit")
     make_run(tmp_path, "bench")
-    began = json.loads((tmp_path / "fit/v0001/run.json").read_text())
-    again = began | {"started": "2100-01-01T00:00:00+00:00"}  # as of a clock that was wrong
-    (tmp_path / "fit/v0001/run.json").write_text(json.dumps(again))
+    clock_was_wrong = "2100-01-01T00:00:00+00:00"
+    change(Run(tmp_path / "fit/v0001"), started=clock_was_wrong)
     assert find_run("fit/latest", tmp_path).name == "fit/v0002"
     assert find_run("latest", tmp_path).name == "bench/v0001"
     assert (

@@ -21,7 +21,6 @@ def built(folder, column, **settings):
 
 
 def first_column(target):
-    assert target.points is not None
     return target.points.x[:, 0].tolist()
 
 

@@ -36,7 +36,6 @@ def make(variables, formula, conditions, unknowns=("u",)):
 
 
 def solve(found, tolerance):
-    assert found is not None
     return finished(solve_evolution(found, tolerance))
 
 
@@ -103,7 +102,6 @@ def test_exact_solutions_are_met_and_errors_estimated(name):
     error = relative_error(found, exact)
     assert found.solved_until == 1.0
     assert error < 1e-7
-    assert found.estimate is not None
     assert found.estimate < 1e-7
     assert error < 10 * max(found.estimate, 1e-9)
 
@@ -178,7 +176,6 @@ def test_other_systems_are_left_to_the_general_solver(formula, conditions):
 
 def test_corners_where_initial_values_contradict_walls_are_followed():
     system = make({"x": [0, 1], "t": [0, 0.1]}, "u_t = u_xx", ["u = 0 at x=0, x=1", "u = 1 at t=0"])
-    assert system is not None
     *_, march = Marcher(system, 1e-4).run()
     odd = np.arange(1, 60, 2)
     x = np.linspace(0, 1, 41)
@@ -225,7 +222,6 @@ def test_formulas_that_jump_in_space_and_time(formula, conditions, exact):
 
 def test_initial_values_with_a_kink_have_short_intervals_there_only():
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = abs(x - 0.3) at t=0"])
-    assert system is not None
     space = next(Marcher(system, 1e-4).run()).windows[0].space
     width, middle = np.diff(space.breakpoints), (space.breakpoints[1:] + space.breakpoints[:-1]) / 2
     short = middle[width < 1e-4]
@@ -238,7 +234,6 @@ def test_unresolved_oscillations_of_second_order_do_not_shorten_windows():
     conditions = ["u = 0 at x=0, x=1", "u_xx = 0 at x=0, x=1", "u_t = 0 at t=0"]
     conditions.append("u = sin(pi*x) + sin(3*pi*x)/5 at t=0")
     system = make({"x": [0, 1], "t": [0, 0.2]}, "u_tt = -u_xxxx", conditions)
-    assert system is not None
     *_, march = Marcher(system, 1e-6).run()
     assert march.end == 0.2
     assert len(march.windows) < 20
@@ -269,7 +264,6 @@ WELL_POSED = {
 @pytest.mark.parametrize("name", ILL_POSED | WELL_POSED)
 def test_ill_posed_equations_are_told_from_well_posed_ones(name):
     system = make(BOX, *(ILL_POSED | WELL_POSED)[name])
-    assert system is not None
     march = next(Marcher(system, 1e-3).run())
     level = _level(system, march, torch.zeros(0, 2, dtype=torch.float64), None)
     (field,) = level.network.parts
@@ -278,7 +272,6 @@ def test_ill_posed_equations_are_told_from_well_posed_ones(name):
 
 def test_next_tolerance_aims_at_the_wanted_error():
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
-    assert system is not None
     march = next(Marcher(system, 1e-3).run())
     first = _level(system, march, torch.zeros(0, 2, dtype=torch.float64), None)
     level = replace(first, changes=torch.ones(PARTS), factor=0.1)
@@ -308,7 +301,6 @@ def test_errors_fall_as_they_did_where_changes_are_small():
 def test_a_solution_of_too_much_work_is_one_of_a_larger_tolerance(monkeypatch):
     system = make(BOX, "u_t + u_x = 0", ["periodic in x", "u = exp(sin(2*pi*x)) at t=0"])
     full = solve(system, 1e-6)
-    assert full.estimate is not None
     assert full.estimate < 1e-6
     monkeypatch.setattr(evolution_solution, "MAX_WORK", 2e3)
     less = solve(system, 1e-6)
@@ -317,13 +309,11 @@ def test_a_solution_of_too_much_work_is_one_of_a_larger_tolerance(monkeypatch):
     assert len(less.last) < len(full.last)
     points = torch.rand(500, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     right, found = (each.network(points).detach() for each in (full, less))
-    assert less.estimate is not None
     assert float((found - right).norm() / right.norm()) < 10 * less.estimate
 
 
 @pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-5])
 def test_solutions_of_two_tolerances_differ_where_all_windows_double(tolerance):
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
-    assert system is not None
     ends = [next(Marcher(system, each).run()).end for each in (tolerance, tolerance / 10)]
     assert ends[1] < 0.9 * ends[0]

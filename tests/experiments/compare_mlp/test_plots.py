@@ -11,7 +11,6 @@ def scaled(sizes, power=-3.3):
     (panel,) = scaling(table.assign(target="product", error_name="test RMSE")).axes
     assert panel.get_ylabel() == "test RMSE"
     legend = panel.get_legend()
-    assert legend is not None
     return [text.get_text() for text in legend.get_texts()]
 
 
