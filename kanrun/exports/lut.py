@@ -160,7 +160,7 @@ class _Nodes(NamedTuple):
 
 def _tables(pieces: Document, bits: tuple[int, int, int]) -> Tables:
     """Return the tables with these (input, index, output) bits."""
-    builder = _Builder(*bits)
+    builder = _TablesBuilder(*bits)
     layers, domain = list(pieces["layers"]), np.array(pieces["domain"])
     ways, units = pieces["input_map"], pieces["output_map"] or _IDENTITY * len(pieces["classes"])
     if "points" in ways[0]:
@@ -191,7 +191,7 @@ def _map_layer(maps: list[Document], source: str, to: str) -> Document:
     return {"breakpoints": [one[source] for one in maps], "sums": len(maps), "edges": edges, **kind}
 
 
-class _Builder:
+class _TablesBuilder:
     """Tables and layers of `lut_reference`, added in the order of the network."""
 
     def __init__(self, codes: int, index: int, entries: int) -> None:

@@ -68,7 +68,7 @@ def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = Fal
             raise KanrunError(f"The number {number} of the expression is not real.")
         return value
 
-    builder = _Builder(inputs, wide=wide)
+    builder = _GraphBuilder(inputs, wide=wide)
     builder.sum_of(expression.replace(lambda e: e.is_number and not e.is_Number, decimal))
     return builder.graph()
 
@@ -84,7 +84,7 @@ def composed(
 
     The place of inner's first edge in it comes second.
     """
-    builder = _Builder(inputs, free=False)
+    builder = _GraphBuilder(inputs, free=False)
     number = {i: builder.node_of(each) for i, each in enumerate(variables)}
     first = len(builder.edges)
     for node in range(inner.inputs, inner.output + 1):
@@ -107,7 +107,7 @@ def canonicalise(graph: Graph) -> Graph:
     data determine every constant that remains free, so that rounding it makes sense. Numbers that
     are 0, 1 or -1 are no longer free.
     """
-    builder = _Builder(graph.inputs)
+    builder = _GraphBuilder(graph.inputs)
     expression = _opaque(graph, input_symbols(graph.inputs), builder.calls)
     if expression.is_Number:
         constant = Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(expression)), "d")
@@ -177,12 +177,10 @@ def _scaled(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
 
 
 @dataclass
-class _Builder:
+class _GraphBuilder:
     inputs: int
     free: bool = True  # whether numbers are constants that a fit may move
-    wide: bool = (
-        False  # whether those that are 0, 1 or -1 are as well, but where that would be redundant
-    )
+    wide: bool = False  # whether 0, 1 and -1 are as well, but where that would be redundant
     operations: list[Operation] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     known: dict[sympy.Expr, int] = field(default_factory=dict)
@@ -241,11 +239,9 @@ class _Builder:
             return self.node_of(rest), self.line(float(coefficient))
         base, exponent = rest.as_base_exp()
         if rest.is_Mul or rest.is_Add:
-            return self.node_of(rest), self.line(
-                float(coefficient)
-            ) if coefficient != 1 else IDENTITY_EDGE
-        known = rest.is_Pow and exponent.is_Rational and exponent.q <= _ROOTS
-        if known:
+            line = IDENTITY_EDGE if coefficient == 1 else self.line(float(coefficient))
+            return self.node_of(rest), line
+        if rest.is_Pow and exponent.is_Rational and exponent.q <= _ROOTS:
             return self._called(power(exponent), base, float(coefficient))
         called = self.calls.get(str(rest.func))
         if isinstance(called, Spline):
