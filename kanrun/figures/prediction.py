@@ -231,11 +231,17 @@ def residuals(table: pandas.DataFrame) -> Figure:
 
 
 def has_classes(rows: pandas.DataFrame) -> bool:
-    """Return whether truth and guess are text, or whole numbers on both sides."""
+    """Return whether truth and guess are text, or whole numbers on both sides.
+
+    Floats of 2^53 and more have no fractions, and count as measured.
+    """
     truth, guess = rows["truth"].dropna(), rows["guess"].dropna()
     if guess.dtype.kind not in NUMBERS or (len(truth) and truth.dtype.kind not in NUMBERS):
         return True
-    return bool(len(truth) and len(guess)) and not (pandas.concat([truth, guess]) % 1).any()
+    if not len(truth) or not len(guess):
+        return False
+    values = pandas.concat([truth, guess])
+    return bool((values.abs() < 2**53).all()) and not (values % 1).any()
 
 
 def _labelled(rows: pandas.DataFrame) -> pandas.DataFrame:

@@ -260,6 +260,8 @@ def test_only_whole_numbers_on_both_sides_are_classes():
     assert is_matrix(flowers(names={0.0: 7.0, 1.0: 12.0}))
     assert not is_matrix(sample.predictions(3))
     assert not is_matrix(sample.predictions(3).assign(**{"truth:y": 3.0}))
+    assert is_matrix(flowers(names={0.0: 7.0, 1.0: 2.0**53 - 1}))
+    assert not is_matrix(flowers(names={0.0: 7.0, 1.0: 2.0**53}))
 
 
 def test_effects_name_levels_in_full_and_show_dates_as_dates():
