@@ -300,8 +300,7 @@ class _GraphBuilder:
 _LARGEST_SHIFT, _FAINT = 30.0, 1e-6
 #: Digits of constants in the label of a formula.
 _SHOWN = 3
-#: The largest root that is a candidate; other powers are exp(p log x), whose exponents a fit can
-#: move.
+#: Largest root that is a candidate; others are exp(p log x), whose exponents a fit can move.
 _ROOTS = 6
 
 
@@ -338,8 +337,7 @@ def numeric_names(graph: Graph) -> dict[int, str]:
     return {index: f"f{number + 1}" for number, index in enumerate(graph.numeric_edges())}
 
 
-#: Points per interval at which a spline is fitted to an edge and its base, and its minimum number
-#: of intervals.
+#: Points per interval at which a spline is fitted to an edge with its base; its fewest intervals.
 _POINTS_PER_INTERVAL, _MIN_INTERVALS = 6, 20
 
 
@@ -365,8 +363,7 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
         activations = network.activations(torch.as_tensor(x).to(layers[0].knots))
     edges: list[Edge] = []
     nodes: list[Operation] = []
-    # The nodes that are the inputs of the layer.
-    sources = list(range(layers[0].inputs))
+    sources = list(range(layers[0].inputs))  # nodes that are the inputs of the layer
     for layer, products, values in zip(layers, network.products, activations, strict=False):
         first, arguments = layers[0].inputs + len(nodes), values.double().cpu().numpy()
         sums = [output] if layer is layers[-1] else list(range(layer.outputs))
@@ -388,8 +385,7 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
 
 def _spline(layer: SplineLayer, out: int, into: int, arguments: Array) -> Spline:
     """Return the spline of an edge on its uniform grid, or else over its arguments."""
-    # Steps have no slope.
-    degree, own = max(layer.spec.degree, 1), layer.grid.intervals
+    degree, own = max(layer.spec.degree, 1), layer.grid.intervals  # steps have no slope
     knots = layer.knots[into].double().cpu().numpy()
     ends = float(knots[layer.spec.degree]), float(knots[-layer.spec.degree - 1])
     if layer.uniform and ends[0] <= float(arguments.min()) and float(arguments.max()) <= ends[1]:
