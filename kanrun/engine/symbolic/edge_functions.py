@@ -71,7 +71,10 @@ class Spline:
         return self.low + (self.high - self.low) * steps
 
     def value(self, t: Array) -> Array:
-        return self.evaluate(t)[0]
+        inside = np.clip(t, self.low, self.high)
+        spline, beyond = BSpline(self.knots, self.parameters, self.degree), t - inside
+        inner = np.asarray(spline(inside))
+        return inner + beyond * spline(inside, 1) if beyond.any() else inner
 
     def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
         inside = np.clip(t, self.low, self.high)
