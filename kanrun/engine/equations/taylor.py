@@ -122,7 +122,7 @@ def _spline_jets(
     basis = monomials.compose([values for values, _ in parts], z)
     out, into = layer.mask.nonzero().unbind(1)
     coefficients = _copies(layer.coefficients[out, into], z)
-    local = parts[0][1][..., None] + torch.arange(basis.shape[-1])
+    local = parts[0][1][..., None] + torch.arange(basis.shape[-1], device=z.device)
     factors = coefficients.gather(2, local[:, into]) * layer.scales()[1].detach()[out, into, None]
     terms = torch.einsum("mnek,nek->mne", basis[:, :, into], factors)
     jet = terms.new_zeros(*terms.shape[:2], layer.outputs).index_add(2, out, terms)
