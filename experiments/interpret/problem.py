@@ -148,7 +148,8 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
         check_gaussian(known := build_target(cfg.target))
         return problems_in(make_dataset(known, cfg.sampling, seed), cfg)
     cfg, model, target = _from_run(cfg)
-    dataset = make_dataset(target or build_target(cfg.target), cfg.sampling, model.seed)
+    check_gaussian(known := target or build_target(cfg.target))
+    dataset = make_dataset(known, cfg.sampling, model.seed)
     if dataset.classes:
         labels = (dataset.test or dataset.validation or dataset.train).y[:, 0]
         return [replace(each, labels=labels) for each in problems_in(_logits(dataset, model), cfg)]

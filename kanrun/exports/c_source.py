@@ -50,7 +50,9 @@ if __name__ == "__main__":
 def c_source(document: Document, name: str) -> str:
     """Return the text of the file; the C identifier `name` prefixes every exported name."""
     outputs, columns = document["classes"] or document["outputs"], document["columns"]
-    encoded = any(column["levels"] is not None or column["fill"] is not None for column in columns)
+    encoded = any(
+        column[key] is not None for column in columns for key in ("levels", "fill", "parts")
+    )
     units = _units(document["output_map"] or [{"shift": 0.0, "scale": 1.0}])
     model, arrays = _network(document), dict[str, str]()
     data = (

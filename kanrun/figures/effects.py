@@ -37,6 +37,9 @@ EFFECT, MAP = 1.9, 2.6
 #: Free part of an axis around its data; free room of an axis of levels beside these; distance of
 #: the name of a level from its dot and from the axis (points).
 ROOM, LEVELS_ROOM, BESIDE_DOT = 0.08, (0.3, 0.7), (3, 4)
+#: Letters of all names of levels, two more for each, up to which they stand side by side below a
+#: third of the page.
+LEVEL_LETTERS = 24
 #: Length of the ticks at quantiles of an input, and size of the dots of rows on a map.
 QUANTILE, SMALLEST, LARGER = 5, 1, 14
 
@@ -102,13 +105,18 @@ def _show_input(panel: Axes, rows: pandas.DataFrame) -> None:
     """Set the axis of an input: of its levels with their names, of dates, or of numbers."""
     x, levels = rows["x"].to_numpy(dtype=float), rows["level"].fillna("")
     if levels.all():
-        panel.set_xticks(np.unique(x), [])
+        names = {at: shorten(level) for at, level in zip(x, levels, strict=True)}
+        if sum(len(name) + 2 for name in names.values()) <= LEVEL_LETTERS:
+            panel.set_xticks(list(names), list(names.values()))
+            panel.set_xlim(x.min() - max(LEVELS_ROOM), x.max() + max(LEVELS_ROOM))
+            return
+        panel.set_xticks(list(names), [])
         panel.set_xlim(x.min() - LEVELS_ROOM[0], x.max() + LEVELS_ROOM[1])
         # Within the panel: the one below leaves no room for long names.
         look: Any = {"rotation": 90, "va": "bottom", "ha": "left", "size": 7.5, "zorder": 4}
         look |= {"xycoords": panel.get_xaxis_transform(), "textcoords": "offset points"}
-        for at, level in dict(zip(x, levels, strict=True)).items():
-            panel.annotate(shorten(level), (at, 0), BESIDE_DOT, **look)
+        for at, name in names.items():
+            panel.annotate(name, (at, 0), BESIDE_DOT, **look)
         return
     panel.margins(x=ROOM / 2)
     if "is_date" in rows and as_bool(rows["is_date"]).any():

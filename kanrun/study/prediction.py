@@ -295,7 +295,7 @@ def _inputs(
 ) -> tuple[Array, Counter[str]]:
     """Return the model's inputs of a block that begins with data row `row`."""
     if model.code is not None:
-        return model.code.encode(block)
+        return model.code.encode(block, row)
     x = np.stack([read_numbers(block[name])[0] for name in model.inputs], 1)
     if np.isnan(x).any():
         read_inputs(source, model.inputs, LIMITS)  # which says where, and how many there are

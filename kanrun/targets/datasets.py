@@ -187,8 +187,8 @@ def check_gaussian(target: Target) -> None:
     """Raise UsageError for a target whose outputs are not plain numbers or labels."""
     if target.family != "gaussian":
         raise UsageError(
-            f"target.family={target.family} is for kanrun fit with model=auto. Remove it, or use "
-            "that model."
+            f"target.family={target.family} is for kanrun fit with model=auto alone, and its runs "
+            "have no formula. Remove the setting, or use that command."
         )
 
 

@@ -156,7 +156,7 @@ class ColumnCode:
 
     Attributes:
         levels: Levels of a category, each with an indicator.
-        fill: Replacement of a missing number.
+        fill: Replacement of a missing number; None: the model was trained on none.
         indicator: Whether there is an indicator of missing numbers.
         parts: Some of `DAYS` for a column of dates, which become days since 1970-01-01.
         day_first: Whether dates that do not begin with the year begin with the day.
@@ -165,7 +165,7 @@ class ColumnCode:
 
     name: str
     levels: tuple[str, ...] | None = None
-    fill: float = 0.0
+    fill: float | None = None
     indicator: bool = False
     parts: tuple[str, ...] | None = None
     day_first: bool = False
@@ -179,10 +179,11 @@ class ColumnCode:
         missing = (f"{self.name} is missing",) if self.indicator else ()
         return (self.name, *(f"{part} of {self.name}" for part in self.parts or ()), *missing)
 
-    def encode(self, values: Values) -> tuple[Array, int]:
+    def encode(self, values: Values, first: int = 0) -> tuple[Array, int]:
         """Return features (rows, features), and how many values have an unknown level.
 
-        Raises UsageError for text among numbers.
+        `first` is the number of the first row in messages. Raises UsageError for text among
+        numbers, and for missing numbers that the model was not trained on.
         """
         if self.levels is not None:
             texts = list(map(text_of, values))
@@ -196,6 +197,12 @@ class ColumnCode:
             text = str(values[min(wrong)])[:_SHOWN]
             raise UsageError(
                 f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}."
+            )
+        if self.fill is None and faults["missing"]:
+            count, row = len(faults["missing"]), first + min(faults["missing"])
+            raise UsageError(
+                f"the column {self.name!r} has {count} missing value{'s' * (count > 1)}, first in "
+                f"data row {row}, and the model was trained on none. Fill in or remove such rows."
             )
         return features_of(vars(self), numbers), 0
 
@@ -211,11 +218,11 @@ class TableCode:
         """Names of the inputs."""
         return tuple(name for column in self.columns for name in column.features)
 
-    def encode(self, raw: Mapping[str, Values]) -> tuple[Array, Counter[str]]:
+    def encode(self, raw: Mapping[str, Values], first: int = 0) -> tuple[Array, Counter[str]]:
         """Return inputs (rows, features), and for each column how many rows have unknown levels."""
         parts, unknown = [], Counter[str]()
         for column in self.columns:
-            part, count = column.encode(raw[column.name])
+            part, count = column.encode(raw[column.name], first)
             parts.append(part)
             if len(column.levels or ()) > 1:
                 unknown[column.name] += count
@@ -275,9 +282,9 @@ class Reading:
                     f"the dates of column {name!r} are read with the month first, and no value "
                     "says so; for days first set target.day_first=true"
                 )
-        gaps, fill = len(present) < len(known), float(np.median(present))
-        words = self.missing if gaps else ()
-        return ColumnCode(name, None, fill, gaps, parts, bool(day_first), words), notes
+        fill = float(np.median(present)) if len(present) < len(known) else None
+        gaps = fill is not None
+        return ColumnCode(name, None, fill, gaps, parts, bool(day_first), self.missing), notes
 
 
 def encode_columns(
@@ -293,9 +300,8 @@ def encode_columns(
     codes = tuple(code for code, _ in found.values() if code)
     if not codes:
         raise UsageError("no input column is left: " + "; ".join(notes) + ".")
-    plain = (code.levels is None and not code.indicator and code.parts is None for code in codes)
+    complete = len(codes) == len(raw) and all(code == ColumnCode(code.name) for code in codes)
     code = TableCode(codes)
-    complete = len(codes) == len(raw) and all(plain)
     return None if complete else code, code.encode(raw)[0], notes
 
 

@@ -92,7 +92,7 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     if asked.test_path:
         others = _Rows(asked, asked.test_path, [*inputs, *asked.outputs])
         others.drop_missing(())
-        read = code.encode(others.table.columns)[0] if code else others.numbers(inputs)
+        read = code.encode(others.table.columns, 1)[0] if code else others.numbers(inputs)
         test = Points(read, others.outputs(classes)[0])
     points = Points(x, y, weights, rows.groups(), asked.split.startswith("time:"))
     return check_family(

@@ -282,6 +282,19 @@ def test_effects_name_levels_in_full_and_show_dates_as_dates():
     assert city.get_ylim() == sold.get_ylim()
 
 
+@pytest.mark.parametrize(("letters", "below"), [(10, True), (11, False)])
+def test_short_names_of_levels_stand_level_below_the_axis(letters, below):
+    level = ["n" * letters, "s" * 10]
+    columns = {"seed": 0, "input": "side", "output": "y", "value": 1.0, "lower": 0.5, "upper": 1.5}
+    table = pd.DataFrame({"level": level, "x": [0.0, 1.0], **columns})
+    figure = figures.effects(table, ["side"], pd.DataFrame({"seed": [], "input": [], "x": []}))
+    stored(figure)
+    (axes,) = figure.axes
+    ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_rotation() == 0]
+    assert (ticks == level) is below
+    assert (texts(axes) == level) is not below
+
+
 def test_effects_on_classes_are_drawn_over_log_odds():
     columns = {"input": "age", "level": "", "x": [0.0, 1.0, 2.0], "lower": np.nan, "upper": np.nan}
     likely = np.array([0.001, 0.01, 0.1])

@@ -101,6 +101,11 @@ def test_words_for_missing_values(tmp_path):
     np.testing.assert_array_equal(again.encode({"a": [-999.0, "?"]})[0], [[6, 1], [6, 1]])
     dropped = built(tmp_path, column, missing_values=["-999"], missing="drop")
     assert first_column(dropped) == [1, 5, 7, 8]
+    # A column without gaps knows the words too, but has nothing to put in their place.
+    complete = built(tmp_path, ["1", "2", "3"], missing_values=["-999"])
+    assert complete.inputs == ("a",)
+    with pytest.raises(UsageError, match="'a' has 2 missing values, first in data row 8"):
+        complete.code.encode({"a": ["1", "-999.0", ""]}, 7)
 
 
 @pytest.mark.parametrize("levels", [MANY_LEVELS, MANY_LEVELS + 1])

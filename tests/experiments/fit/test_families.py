@@ -89,8 +89,9 @@ def test_other_models_refuse_families(folder, capsys):
         words = ["target.path=counts.csv", "target.outputs=claims", "target.family=poisson"]
         assert main(["fit", *words, "model=kan"]) == 2
         assert main(["interpret", *words]) == 2
+        assert main(["interpret", "from_run=fit/latest"]) == 2
     said = capsys.readouterr().err
-    assert said.count("target.family=poisson is for kanrun fit with model=auto") == 2
+    assert said.count("target.family=poisson is for kanrun fit with model=auto alone") == 3
 
 
 def test_estimators_take_families_and_missing_numbers(counts):
