@@ -20,7 +20,7 @@ from kanrun.config import (
     TableTarget,
 )
 from kanrun.errors import UsageError
-from kanrun.runs import Run, Status
+from kanrun.runs import Status
 
 pytestmark = pytest.mark.usefixtures("unwritten_by_all")
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
@@ -38,8 +38,9 @@ ROW = {
     "phases": 5,
     "best_spline_rmse": None,
     "rmse": 0.1,
+    "learned": 0.1,
 }
-EWC = {"role": "mlp", "memory": "ewc", "no_memory_learner": "MLP"}
+KEEPER = {"role": "mlp", "memory": "replay", "no_memory_learner": "MLP"}
 KAN_AND_MLP = [
     {"name": "KAN", "kind": "kan"},
     {"name": "MLP tanh", "kind": "mlp", "activation": "tanh", "depths": [2]},
@@ -201,9 +202,13 @@ def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path):
 def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing():
     learned = [
         row("MLP", 1.0, role="mlp"),
-        row("half", 0.5, **EWC),
-        row("all", 0.05, **EWC | {"memory": "replay"}),
+        row("half", 0.5, **KEEPER),
+        row("all", 0.05, **KEEPER),
+        row("ewc", 0.05, **KEEPER | {"memory": "ewc"}),
+        row("ewc that learns", 0.05, **KEEPER | {"memory": "ewc", "rmse": 0.09}),
         row("KAN", 2e-6, part="overlap"),
+        row("as the spline", 9e-6, part="overlap", best_spline_rmse=1e-6),
+        row("beyond the spline", 11e-6, part="overlap", best_spline_rmse=1e-6),
         row("KAN, rehearse", 5e-7, part="overlap", memory="rehearse"),
     ]
     found = {claim.sentence.partition(":")[0]: claim for claim in claims(pd.DataFrame(learned))}
@@ -211,7 +216,11 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
         "MLP": True,
         "half": False,
         "all": True,
+        "ewc": True,
+        "ewc that learns": False,
         "KAN": False,
+        "as the spline": True,
+        "beyond the spline": False,
         "KAN, rehearse": True,
     }
     assert found["all"].spread == "RMSE on everything over that one's 1"
@@ -280,6 +289,14 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well():
     ]
 
 
+@pytest.mark.parametrize(("learned", "holds"), [(0.29, True), (0.31, False)])
+def test_a_memory_lets_a_network_learn_new_phases(learned, holds):
+    deep = {"part": "depth", "layers": 2, "shape": "1-3-1"}
+    rows = [row(None, 0.5, **deep), row(None, 0.01, **deep, **KEPT, learned=learned)]
+    (claim,) = (claim for claim in claims(pd.DataFrame(rows)) if "a new phase" in claim.sentence)
+    assert claim.holds is holds
+
+
 def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
     x = [i / 60 for i in range(60)]
     lines = [f"{a},{int(20 * a) % 3 + 2000},{a * a}" for a in x]
@@ -324,10 +341,5 @@ def test_settings_that_cannot_work_are_refused_before_a_run(changes, sentence):
 
 
 @pytest.mark.slow
-def test_every_claim_of_the_defaults_holds_but_for_the_known_limits(tmp_path):
-    """EWC does not keep an MLP, and phases that overlap differ by the grid's error."""
-    assert main(["continual", "-q", "--outputs", str(tmp_path)]) == 0
-    found = Run(tmp_path / "continual" / "v0001").manifest.claims
-    limits = ("MLP tanh, EWC:", "that overlap by up to")
-    missed = [claim.sentence for claim in found if not claim.holds]
-    assert all(any(limit in sentence for limit in limits) for sentence in missed), missed
+def test_every_claim_of_the_defaults_holds(tmp_path):
+    assert main(["continual", "-q", "--strict", "--outputs", str(tmp_path)]) == 0
