@@ -1,7 +1,11 @@
-"""Checks of annotated shapes and types during tests, and reproducible random examples."""
+"""Checks of annotated shapes and types, reproducible random examples, and the command line."""
 
 import functools
 import inspect
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
 
 import jaxtyping
 import pytest
@@ -51,6 +55,66 @@ def pytest_runtest_setup():
 def unwritten(monkeypatch):
     """Figures are drawn but not written, which takes longer than a small training."""
     monkeypatch.setattr("kanrun.study.execute.write_figure", lambda *_: None)
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def folder(self):
+        """The folder that standard output names, which must be its only line."""
+        (line,) = self.out.splitlines()
+        return Path(line)
+
+    @property
+    def run(self):
+        from kanrun.runs import Run
+
+        return Run(self.folder)
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, capfd):
+    """Run a command line as it is typed, and `words` after it, in a new working directory."""
+    from kanrun.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
+
+    def call(line, *words, code=0):
+        capfd.readouterr()
+        found = main([*shlex.split(line), *words])
+        result = Result(found, *capfd.readouterr())
+        assert code in (found, None), result
+        return result
+
+    return call
+
+
+@pytest.fixture
+def refused(command, tmp_path):
+    """Run a command line that must be rejected: exit code 2, one sentence, no folder."""
+
+    def call(line, *words):
+        result = command(line, *words, code=2)
+        assert not result.out
+        assert not (tmp_path / "outputs").exists()
+        (line,) = result.err.splitlines()
+        assert line.startswith("kanrun: ")
+        return line.removeprefix("kanrun: ")
+
+    return call
+
+
+@pytest.fixture
+def says():
+    """Return whether a sentence contains the parts between " ... " in their order."""
+    return lambda sentence, parts: re.search(
+        ".*".join(map(re.escape, parts.split(" ... "))), sentence
+    )
 
 
 jaxtyping.jaxtyped = functools.partial(_checked_at_first, jaxtyping.jaxtyped)

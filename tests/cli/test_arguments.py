@@ -144,6 +144,13 @@ def test_interpolations_stay(monkeypatch):
         ("fit", ["note=a, b", "tags=[x y]"], lambda cfg: (cfg.note, cfg.tags), ("a, b", ["x y"])),
         (
             "fit",
+            ["study=fit/toy_suite", "n_seeds=1"],
+            lambda cfg: (len(cfg.suite), cfg.n_seeds),
+            (8, 1),
+        ),
+        ("fit", ["study=toy_suite"], lambda cfg: (len(cfg.suite), cfg.n_seeds), (8, 5)),
+        (
+            "fit",
             ["suite=[{seed: 1}]", "++suite.0.target.formula=x0, 1"],
             lambda cfg: cfg.suite[0]["target"]["formula"],
             "x0, 1",

@@ -5,6 +5,7 @@ import runpy
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from kanrun.cli.app import main
 from kanrun.exports import FORMATS, evaluate, in_pieces
@@ -15,76 +16,55 @@ from kanrun.study.saved import load_run
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     place = tmp_path_factory.mktemp("exported")
-    assert (
-        main(
-            ["fit", "target=runge", "model=bspline", "figures=none", "-q", "--outputs", str(place)]
-        )
-        == 0
-    )
+    words = "fit target=runge model=bspline figures=none -q --outputs"
+    assert main([*words.split(), str(place)]) == 0
     return place
 
 
-def test_every_format_is_written(outputs, capsys):
+def test_every_format_is_written(outputs, command):
     pytest.importorskip("onnx")
     for form in FORMATS:
         file = outputs / ("tables.c" if form == "lut" else f"model.{form}")
-        words = ["export", "fit/latest", "--format", form, "-o", str(file)]
-        assert main([*words, "--outputs", str(outputs)]) == 0
-        said = capsys.readouterr()
-        assert said.out == f"{file}\n"
-        assert ("proven in the whole domain" in said.err) == (form == "lut")
-        assert main([*words, "--outputs", str(outputs)]) == 2
-        assert f"{file} exists. Add --force" in capsys.readouterr().err
-    assert main([*words, "--outputs", str(outputs), "--force"]) == 0
-    model, x = load_run(outputs / "fit" / "v0001").model(), np.linspace(-1, 1, 200)[:, None]
+        line = f"export fit/latest --format {form} -o {file} --outputs {outputs}"
+        done = command(line)
+        assert done.out == f"{file}\n"
+        assert ("proven in the whole domain" in done.err) == (form == "lut")
+        assert f"{file} exists. Add --force" in command(line, code=2).err
+    command(line, "--force")
+    x = np.linspace(-1, 1, 200)[:, None]
+    expected = predicted_values(load_run(outputs / "fit" / "v0001").model(), x)
     document = json.loads((outputs / "model.json").read_text())
-    np.testing.assert_allclose(
-        evaluate(in_pieces(document), x), predicted_values(model, x), rtol=1e-12
-    )
-    np.testing.assert_allclose(
-        runpy.run_path(str(outputs / "model.python"))["predict"](x),
-        predicted_values(model, x),
-        rtol=1e-12,
-    )
+    assert_allclose(evaluate(in_pieces(document), x), expected, rtol=1e-12)
+    predict = runpy.run_path(str(outputs / "model.python"))["predict"]
+    assert_allclose(predict(x), expected, rtol=1e-12)
 
 
-def test_marks_of_missing_values_in_a_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_marks_of_missing_values_in_a_table(command):
     a = np.linspace(0, 9, 40)
     table = np.stack([np.where(np.arange(40) % 5, a, -999), a[::-1] % 2, a], 1)
     np.savetxt("t.csv", table, "%.17g", ",", header="a,b,y", comments="")
-    words = ["target.path=t.csv", "target.outputs=[y]", "target.missing_values=[-999]"]
-    assert main(["fit", "target=table", *words, "-q"]) == 0
+    command("fit -q target.path=t.csv target.outputs=[y] target.missing_values=[-999]")
     for form, note in (("python", 0), ("torch", 1)):
-        capsys.readouterr()
-        assert main(["export", "fit/latest", "--format", form, "-o", f"m.{form}"]) == 0
-        said = capsys.readouterr().err
+        said = command(f"export fit/latest --format {form} -o m.{form}").err
         assert ("recognises no missing values, nor those of target.missing_values" in said) == note
     assert "replace them by a=4.61538" in said
     columns = {"a": table[:, 0], "b": table[:, 1]}
-    np.testing.assert_allclose(
-        runpy.run_path("m.python")["predict"](columns)[:, 0],
-        load_run("fit/latest").model().predict(columns),
-        rtol=1e-9,
-    )
+    found = runpy.run_path("m.python")["predict"](columns)[:, 0]
+    assert_allclose(found, load_run("fit/latest").model().predict(columns), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["fit/latest", "--format", "formula", "-o", "f.tex"], "holds no formula"),
-        (["fit/latest", "--format", "c", "-o", "nowhere/m.c"], "choose another file"),
-        (["fit/latest", "--format", "cpp", "-o", "m.c"], "'cpp' is not one of"),
-        (["fit/latest", "--format", "c", "-o", "m.c", "--max-error", "1"], "lut alone"),
-        (["fit/latest", "--format", "lut", "-o", "m.c", "--bits", "input=1"], "from 2 to 24"),
-        (["fit/latest", "--format", "lut", "-o", "m.c", "--bits", "inputs=9"], "input_bits"),
-        (["fit/latest", "--format", "lut", "-o", "m.c", "--bits", "index"], "input=12,index=8"),
+        ("formula -o f.tex", "holds no formula"),
+        ("c -o nowhere/m.c", "choose another file"),
+        ("cpp -o m.c", "'cpp' is not one of"),
+        ("c -o m.c --max-error 1", "lut alone"),
+        ("lut -o m.c --bits input=1", "from 2 to 24"),
+        ("lut -o m.c --bits inputs=9", "input_bits"),
+        ("lut -o m.c --bits index", "input=12,index=8"),
     ],
 )
-def test_a_refusal_is_one_sentence(outputs, tmp_path, monkeypatch, capsys, words, sentence):
-    monkeypatch.chdir(tmp_path)
-    assert main(["export", *words, "--outputs", str(outputs)]) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err
-    assert said.err.count("\n") == 1
+def test_a_refusal_is_one_sentence(outputs, tmp_path, refused, words, sentence):
+    assert sentence in refused(f"export fit/latest --outputs {outputs} --format {words}")
     assert list(tmp_path.iterdir()) == []

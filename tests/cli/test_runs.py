@@ -23,145 +23,141 @@ def two(kanrun, copy_of_two):
     if copy_of_two.exists():
         shutil.copytree(copy_of_two, outputs, symlinks=True)
     else:
-        kanrun("fit", "-q", "model.degree=2")
-        kanrun("fit", "-q", "model.degree=4", "n_seeds=2")
+        kanrun("fit -q model.degree=2")
+        kanrun("fit -q model.degree=4 n_seeds=2")
         shutil.copytree(outputs, copy_of_two, symlinks=True)
     return outputs
 
 
 def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun, two):
-    assert kanrun("runs", "tag", "fit/1", "good", "final").out == "fit/v0001: good, final\n"
-    assert kanrun("runs", "note", "good", "the  best one").out == "fit/v0001: the best one\n"
-    assert json.loads(kanrun("runs", "show", "final", "--json").out)["note"] == "the best one"
-    assert [
-        row["name"] for row in json.loads(kanrun("runs", "list", "--tag", "good", "--json").out)
-    ] == ["fit/v0001"]
+    assert kanrun("runs tag fit/1 good final").out == "fit/v0001: good, final\n"
+    assert kanrun("runs note good 'the  best one'").out == "fit/v0001: the best one\n"
+    assert json.loads(kanrun("runs show final --json").out)["note"] == "the best one"
+    assert [row["name"] for row in json.loads(kanrun("runs list --tag good --json").out)] == [
+        "fit/v0001"
+    ]
     assert runs_beginning("go", two) == ["good"]
-    assert kanrun("runs", "tag", "fit/1", "--remove", "good").out == "fit/v0001: final\n"
-    assert kanrun("runs", "tag", "fit/1", "--remove", "good").code == 2
-    assert kanrun("runs", "tag", "fit/1", "two words").code == 2
-    kanrun("runs", "note", "fit/1", "")
-    kanrun("runs", "tag", "fit/1", "--remove")
+    assert kanrun("runs tag fit/1 --remove good").out == "fit/v0001: final\n"
+    assert kanrun("runs tag fit/1 --remove good").code == 2
+    assert kanrun("runs tag fit/1 'two words'").code == 2
+    kanrun("runs note fit/1 ''")
+    kanrun("runs tag fit/1 --remove")
     assert not (two / "fit/v0001/labels.json").exists()
 
 
 def test_tab_knows_runs_and_points(kanrun, two):
-    kanrun("fit", "-q", "-m", "seed=0,1")
+    kanrun("fit -q -m seed=0,1")
     assert runs_beginning("fi", two) == ["fit/latest", "fit/v0003", "fit/v0002", "fit/v0001"]
     assert runs_beginning("fit/v0003/", two) == ["fit/v0003/0", "fit/v0003/1"]
     assert runs_beginning("la", two) == ["latest"]
 
 
 def test_runs_are_compared_and_their_settings_told_apart(kanrun, two):
-    found = json.loads(kanrun("runs", "compare", "fit/1", "fit/2", "--json").out)
+    found = json.loads(kanrun("runs compare fit/1 fit/2 --json").out)
     assert found["settings"] == {"n_seeds": [1, 2], "model.degree": [2, 4]}
     assert found["results"]["degree"] == [2.0, 4.0]
-    shown = kanrun("runs", "compare", "fit/1", "fit/2").out.splitlines()
+    shown = kanrun("runs compare fit/1 fit/2").out.splitlines()
     written = Path(shown[-1])
     assert written == two / "comparisons/fit-v0001-fit-v0002.png"
     assert written.read_bytes().startswith(b"\x89PNG")
-    different = kanrun("runs", "diff", "fit/1", "fit/2").out.splitlines()
+    different = kanrun("runs diff fit/1 fit/2").out.splitlines()
     assert different[:2] == ["--- fit/v0001", "+++ fit/v0002"]
     assert {"- model.degree: 2", "+ model.degree: 4"} <= set(different)
-    assert kanrun("runs", "compare", "fit/1").code == 2
+    assert kanrun("runs compare fit/1").code == 2
 
 
 def test_a_run_is_repeated_and_its_numbers_checked(kanrun, two, fit):
-    again = kanrun("runs", "rerun", "fit/1", "-q")
+    again = kanrun("runs rerun fit/1 -q")
     assert (again.code, again.out) == (0, "outputs/fit/v0003\n")
     assert "the same numbers as fit/v0001: all 3 columns" in again.err
     assert fit.configs[-1].model.degree == 2
-    changed = kanrun("runs", "rerun", "fit/1", "model.degree=5", "-q")
+    changed = kanrun("runs rerun fit/1 model.degree=5 -q")
     assert changed.code == 0
     assert fit.configs[-1].model.degree == 5
     assert "same numbers" not in changed.err
     (two / "fit/v0001/summary.csv").write_text("seed,degree,test_rmse\n0,2,0.25\n")
-    differs = kanrun("runs", "rerun", "fit/1", "-q")
+    differs = kanrun("runs rerun fit/1 -q")
     assert differs.code == 1
     assert "test_rmse differs from fit/v0001: 0.25 then, 0.5 now" in differs.err
 
 
 def test_a_run_of_points_is_repeated_as_a_whole_or_point_by_point(kanrun, two, fit):
-    kanrun("fit", "-q", "-m", "seed=0,1")
-    again = kanrun("runs", "rerun", "fit/3", "-q")
+    kanrun("fit -q -m seed=0,1")
+    again = kanrun("runs rerun fit/3 -q")
     assert again.out == "outputs/fit/v0004\n"
     assert "the same numbers as fit/v0003: all 4 columns" in again.err
-    alone = kanrun("runs", "rerun", "fit/3/1", "-q")
+    alone = kanrun("runs rerun fit/3/1 -q")
     assert alone.out == "outputs/fit/v0005\n"
     assert "the same numbers as fit/v0003/1: all 3 columns" in alone.err
     assert fit.seeds[-1] == 1
-    assert kanrun("runs", "rerun", "fit/3", "-q", "model.degree=2").out == "outputs/fit/v0006\n"
+    assert kanrun("runs rerun fit/3 -q model.degree=2").out == "outputs/fit/v0006\n"
     assert [cfg.model.degree for cfg in fit.configs[-2:]] == [2, 2]
 
 
 def test_removing_asks_and_stays_inside_outputs(kanrun, two, monkeypatch):
     for answer in ("n\n", ""):
         monkeypatch.setattr("sys.stdin", io.StringIO(answer))
-        refused = kanrun("runs", "remove", "fit/1")
+        refused = kanrun("runs remove fit/1")
         assert refused.code == 2
         assert refused.err.splitlines()[-1] == "kanrun: nothing was deleted."
         assert "Abort" not in refused.err
     outside = Path("elsewhere/fit/v0001")
     outside.parent.mkdir(parents=True)
     os.rename(two / "fit/v0002", outside)
-    assert kanrun("runs", "remove", str(outside), "--yes").code == 2
+    assert kanrun(f"runs remove {outside} --yes").code == 2
     (two / "fit/v0009").symlink_to(outside.absolute())
-    assert kanrun("runs", "remove", str(two / "fit/v0009"), "--yes").code == 2
+    assert kanrun(f"runs remove {two}/fit/v0009 --yes").code == 2
     assert (outside / "run.json").exists()
     (two / "fit/v0009").unlink()
-    assert (
-        kanrun("runs", "remove", "fit/1", "fit/v0001", "--yes").out == "deleted outputs/fit/v0001\n"
-    )
-    assert kanrun("fit", "-q").folder.name == "v0003"  # no number is used again
+    assert kanrun("runs remove fit/1 fit/v0001 --yes").out == "deleted outputs/fit/v0001\n"
+    assert kanrun("fit -q").folder.name == "v0003"  # no number is used again
 
 
 def test_a_point_is_not_removed_alone(kanrun, two):
-    folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
-    refused = kanrun("runs", "remove", "fit/3/1", "--yes")
+    folder = kanrun("fit -q -m seed=0,1").folder
+    refused = kanrun("runs remove fit/3/1 --yes")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "is a point of a run, which is removed as a whole" in refused.err
-    assert kanrun("runs", "remove", "fit/3", "--yes").code == 0
+    assert kanrun("runs remove fit/3 --yes").code == 0
     assert not folder.exists()
 
 
 def test_the_list_fits_the_width(kanrun, two, monkeypatch):
-    kanrun("runs", "note", "fit/1", "a sentence that is longer than any table can hold " * 2)
+    kanrun("runs note fit/1", "a sentence that is longer than any table can hold " * 2)
     from rich.console import Console
 
     for width in (60, 80, 120):
         console = Console(width=width, color_system=None)
         monkeypatch.setattr("kanrun.study.report.output_console", lambda console=console: console)
-        lines = kanrun("runs", "list").out.splitlines()
+        lines = kanrun("runs list").out.splitlines()
         assert max(map(len, lines[:3])) <= width
         assert lines[0].split()[0] == "name"
         assert [line.split()[0] for line in lines[1:3]] == ["fit/v0002", "fit/v0001"]
 
 
 def test_the_list_as_csv_and_by_condition(kanrun, two):
-    found = kanrun(
-        "runs", "list", "--where", '"model.degree" = 4', "--columns", "name,model.degree", "--csv"
-    ).out
+    found = kanrun("runs list --where '\"model.degree\" = 4' --columns name,model.degree --csv").out
     assert found == "name,model.degree\nfit/v0002,4\n"
-    kanrun("runs", "note", "fit/1", "=1+1")
+    kanrun("runs note fit/1 =1+1")
     for safe, cell in ((), "=1+1"), (("--spreadsheet-safe",), "'=1+1"):
-        listed = kanrun("runs", "list", "--columns", "note", "--csv", *safe).out
+        listed = kanrun("runs list --columns note --csv", *safe).out
         assert listed.splitlines()[-1] == cell
-    refused = kanrun("runs", "list", "--where", "test_rmse <")
+    refused = kanrun("runs list --where 'test_rmse <'")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     answer = kanrun(
-        "runs", "query", 'SELECT count(*) AS n, max("model.degree") AS d FROM runs', "--json"
+        "runs query 'SELECT count(*) AS n, max(\"model.degree\") AS d FROM runs' --json"
     )
     assert json.loads(answer.out) == [{"n": 2, "d": 4}]
-    assert kanrun("runs", "query", "DROP TABLE runs").code == 2
+    assert kanrun("runs query 'DROP TABLE runs'").code == 2
 
 
 def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(kanrun):
-    done = kanrun("fit", "-m", "model.degree=2,3", "seed=0,1")
+    done = kanrun("fit -m model.degree=2,3 seed=0,1")
     assert "the best point, fit/v0001/0" in done.err
     header = next(line for line in done.err.splitlines() if " status " in line)
     assert sorted(header.split()[:4]) == ["model.degree", "point", "seed", "status"]
     assert sorted(path.name for path in (done.folder / "figures").iterdir()) == ["points.png"]
-    compared = kanrun("runs", "compare", "fit/1", "fit/1/3", "--json")
+    compared = kanrun("runs compare fit/1 fit/1/3 --json")
     assert "fit/v0001 has 4 points; fit/v0001/0, the best, is taken" in compared.err
 
 
@@ -170,24 +166,24 @@ def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_pla
         refused = kanrun("fit", word)
         assert refused.code == 2
         assert "did you mean" in refused.err
-    folder = kanrun("fit", "-q", "tags=final", "note=a, b and (c)", "+mine.colour=red").folder
-    shown = kanrun("runs", "show", "final").out
+    folder = kanrun("fit -q tags=final 'note=a, b and (c)' +mine.colour=red").folder
+    shown = kanrun("runs show final").out
     assert f"{folder}: COMPLETED" in shown
     assert "note: a, b and (c)" in shown
 
 
 def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun, fit):
-    said = kanrun("fit", "--dry-run", "n_seeds=3")
+    said = kanrun("fit --dry-run n_seeds=3")
     assert said.code == 0
     assert said.out.splitlines()[0] == "3 trainings: 1 cell x 3 seeds"
     assert "time: unknown, since no comparable run of fit in outputs has ended" in said.out
     assert fit.seeds == []
     assert not Path("outputs").exists()
-    kanrun("fit", "-q", "model.degree=2")
-    again = kanrun("fit", "--dry-run", "n_seeds=3").out
+    kanrun("fit -q model.degree=2")
+    again = kanrun("fit --dry-run n_seeds=3").out
     assert "from run fit/v0001, which differs in model.degree" in again
-    other = kanrun("fit", "--dry-run", "model=mlp").out
+    other = kanrun("fit --dry-run model=mlp").out
     assert "no comparable run of fit" in other
     assert sorted(path.name for path in Path("outputs/fit").iterdir()) == ["latest", "v0001"]
-    several = kanrun("fit", "--dry-run", "-m", "seed=0,1").out.splitlines()
+    several = kanrun("fit --dry-run -m seed=0,1").out.splitlines()
     assert several[0] == "2 trainings: 2 points x 1 cell x 1 seed"

@@ -1,0 +1,214 @@
+"""The real `kanrun fit`: bad input is rejected, good input ends in predictions."""
+
+import resource
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_array_equal
+
+from kanrun.cli.app import main
+from kanrun.engine.training import Adam, grid_training
+from kanrun.targets import read_inputs
+
+TABLE = "target=table 'target.inputs=[area (m2),b]' target.outputs=price"
+GOOD = f"{TABLE} 'target.path=good (1).csv'"
+ROWS = "".join(f"{i},{i * i % 7},{i % 5}\n" for i in range(60))
+QUICK = "-q model=kan solver=adam solver.steps=5 model.intervals=3"
+PREDICT = "predict latest 'good (1).csv' --output"
+
+
+@pytest.fixture
+def place(tmp_path):
+    tables = {
+        "good (1).csv": ROWS,
+        "text.csv": ROWS + "3,x,4\n",
+        "one.csv": "1,2,3\n",
+        "two.csv": "1,2,3\n2,3,4\n",
+    }
+    for name, text in tables.items():
+        (tmp_path / name).write_text("area (m2),b,price\n" + text)
+    (tmp_path / "empty.csv").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("model.intervals=0", "model.intervals=0"),
+        ("solver=lm precision=float32", "solver=lm ... float64"),
+        (f"model=kan solver=lm target.task=classification {GOOD}", "solver=lm ... classes"),
+        ("model=bezier", "one input"),
+        ("target.formula=x0,x1", "x0,x1"),
+        ("target.formula=log(x0)", "log(x0) ... not finite"),
+        ("target.formula=x0 target.domain=[[1,-1]]", "[1, -1]"),
+        ("target.formula=x0 target.domain=[[0,1],[0,1]]", "2 pairs"),
+        (f"{TABLE} target.path=empty.csv", "empty.csv ... empty"),
+        (f"{TABLE} target.path=text.csv", "'b' ... 'x'"),
+        (f"{TABLE} target.path=one.csv sampling.n_train=100", "100 training ... one.csv"),
+        (f"{TABLE} target.path=one.csv model=kan", "2 training and 1 test ... one.csv has 1 row"),
+        (f"{TABLE} target.path=two.csv", "at least 10 training rows ... two.csv has 2"),
+        (f"{TABLE} target.path=one.csv sampling.n_test=0", "2 training ... one.csv has 1 row"),
+        (f"{GOOD} sampling.n_train=1", "sampling.n_train=1 ... at least 2"),
+        (f"{GOOD} target.outputs=prize", "'prize' ... price"),
+    ],
+)
+@pytest.mark.usefixtures("place")
+def test_bad_input(words, said, refused, says):
+    sentence = refused(f"fit {words}")
+    assert says(sentence, said), sentence
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return outputs with one run, of the good table."""
+    outputs = tmp_path_factory.mktemp("trained")
+    (outputs / "good.csv").write_text("area (m2),b,price\n" + ROWS)
+    words = shlex.split(f"fit {QUICK} {TABLE} target.path={outputs}/good.csv --outputs {outputs}")
+    assert main(words) == 0
+    return outputs
+
+
+@pytest.fixture
+def fitted(trained, place, command, monkeypatch):
+    monkeypatch.setenv("KANRUN_OUTPUTS", str(trained))
+    return trained / "fit" / "v0001"
+
+
+def test_a_table_is_fitted_and_predicts(place, fitted, command, refused):
+    assert command(PREDICT, "new.csv").out == "new.csv\n"
+    found = pd.read_csv("new.csv")
+    assert len(found) == 60
+    assert {"area (m2)", "b", "price"} <= set(found)
+    command("predict latest nope.csv --output other.csv", code=2)
+    assert not (place / "other.csv").exists()
+    name = next((fitted / "checkpoints").glob("*.safetensors")).stem
+    command(PREDICT, "x.csv", "--model", name)
+    assert f"has no model none; it has {name}" in refused(PREDICT, "y.csv", "--model", "none")
+    before = (place / "good (1).csv").read_bytes()
+    assert "is the input file" in refused(PREDICT, "./good (1).csv")
+    assert (place / "good (1).csv").read_bytes() == before
+    for output in (".", "nowhere/new.csv", "good (1).csv/new.csv"):
+        assert refused(PREDICT, output).startswith(f"cannot write {output}: ")
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_labels_are_learned_and_stand_in_every_table(tmp_path, command):
+    rows = [f"{i / 50},{'low' if i < 50 else 'high'}\n" for i in range(100)]
+    (tmp_path / "levels.csv").write_text("x,level\n" + "".join(rows))
+    run = command(
+        "fit -q target.path=levels.csv target.inputs=x target.outputs=level model=kan "
+        "target.task=classification model.hidden=[] model.intervals=5 solver=lbfgs solver.steps=15"
+    ).run
+    assert run.table("summary")["test_accuracy"][0] > 0.9
+    recorded = run.table("predictions")
+    known = recorded[recorded["split"] != "grid"]
+    assert (known["truth:level"] == np.where(known["input:x"] < 1, "low", "high")).all()
+    assert set(recorded["prediction:level"]) == {"low", "high"}
+    assert recorded.loc[recorded["split"] == "grid", "truth:level"].isna().all()
+    command("predict latest levels.csv --output new.csv")
+    found = pd.read_csv("new.csv")
+    likely = np.where(found["probability:low"] > found["probability:high"], "low", "high")
+    assert (found["level"] == likely).all()
+
+
+@pytest.mark.usefixtures("fitted")
+@pytest.mark.filterwarnings(
+    "error", "ignore:'.*deprecated:DeprecationWarning"
+)  # of pyparsing, by older matplotlibs
+def test_rows_outside_the_trained_range_are_counted_in_one_line(place, command):
+    (place / "far.csv").write_text("area (m2),b\n1000,2\n30,3\n")
+    (line,) = command("predict latest far.csv --output p.csv").err.splitlines()
+    assert line.startswith("kanrun: 50.0% of the samples have area (m2) outside the training range")
+
+
+@pytest.mark.usefixtures("fitted")
+def test_predictions_are_what_the_ending_says(place, command, refused, monkeypatch):
+    command(PREDICT, "p.csv")
+    expected = pd.read_csv("p.csv")
+    exact = read_inputs("p.csv", ["prediction:price"])[:, 0]  # pandas before 3 rounds
+    packed = {"p.tsv": None, "p.csv.gz": "gzip", "P.CSV.XZ": "xz", "p.tab.bz2": "bz2"}
+    for name, compression in {**packed, "p.csv.zip": "zip"}.items():
+        command(PREDICT, name)
+        separator = "," if "csv" in name.lower() else "\t"
+        found = pd.read_csv(name, sep=separator, compression=compression)
+        pd.testing.assert_frame_equal(found, expected)
+        assert_array_equal(read_inputs(name, ["prediction:price"])[:, 0], exact)
+    pytest.importorskip("pyarrow")
+    command(PREDICT, "p.parquet")
+    assert_array_equal(pd.read_parquet("p.parquet")["prediction:price"], exact)
+    assert_array_equal(pd.read_parquet("p.parquet")["price"], expected["price"])
+    # so much is said before a model is read
+    monkeypatch.setattr("kanrun.study.saved.LoadedRun.model", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for name, said in (
+        ("x.pq", "pip install 'kanrun[parquet]'"),
+        ("x.xlsx", "it writes .csv"),
+        ("x", "it writes .csv"),
+    ):
+        assert said in refused(PREDICT, name)
+        assert not (place / name).exists()
+
+
+def test_a_formula_is_fitted(command):
+    formula = "exp(-x0)*sin(3*x1)"
+    domain = "target.domain=[[-1,1],[0,0.4*pi]]"
+    done = command(f"fit {QUICK} target.formula={formula} {domain} sampling.n_train=50")
+    assert done.out == "outputs/fit/v0001\n"
+    assert list((done.folder / "figures").glob("*.png"))
+    assert formula in command("runs show").out
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_steps_say_which_network_was_the_best_so_far(command):
+    sizes = "sampling.n_train=60 sampling.n_test=20"
+    words = f"model.intervals=[3,5] model.hidden=[1] solver.n_starts=1 {sizes}"
+    rows = command(f"fit -q {words}").run.table("metrics")
+    lowest = rows.groupby("stage")["validation_rmse"].cummin().groupby(rows["stage"]).shift()
+    assert (rows["best"] == ~(rows["validation_rmse"] >= lowest)).all()
+    assert set(rows["intervals"]) == {3, 5}
+    assert set(rows["best"]) == {True, False}
+
+
+@pytest.mark.usefixtures("unwritten")
+def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_numbers(
+    command, monkeypatch
+):
+    sizes = "sampling.n_train=100 sampling.n_test=30 model.intervals=3"
+    line = f"fit -q solver=adam solver.steps=30 solver.batch_size=70 {sizes}"
+    monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", 0.0)
+    whole = command(line).run
+    step, taken, last = Adam.step, 0, 20
+
+    def interrupted(self):
+        nonlocal taken
+        taken += 1
+        if taken == last:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Adam, "step", interrupted)
+    command(line, code=130)
+    last = 1000
+    resumed = command("runs resume latest -q").run
+    assert taken == 31  # 19 steps, the interrupted one, and 11
+    first, second = (run.table("metrics").drop(columns="seconds") for run in (whole, resumed))
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", ["fit n_seeds=20", "solve equation=burgers n_seeds=20", "continual executor=serial"]
+)
+def test_a_run_ends_within_a_tenth_of_its_seconds(line, tmp_path):
+    def seconds():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = seconds()
+    command = [sys.executable, "-m", "kanrun", *line.split(), "max_cpu_seconds=15"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert seconds() - before == pytest.approx(15, rel=0.1)
