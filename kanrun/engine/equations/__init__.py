@@ -3,6 +3,7 @@
 from collections.abc import Generator as Events
 from dataclasses import replace
 
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Generator
 
 from kanrun.engine.equations.collocation import EquationPolicy
@@ -60,10 +61,12 @@ def solve(
         tolerance: Estimated relative L2 error at which a solution with an estimate ends.
         first: Initial guess.
     """
-    if isinstance(method, EvolutionSystem):
-        return (yield from solve_evolution(method, tolerance))
-    if isinstance(method, Grids):
-        return (yield from solve_directly(system, method, policy, generator, tolerance, first))
+    # Threads wait for one another longer than a banded factorisation takes in one of them.
+    with threadpool_limits(1 if isinstance(method, EvolutionSystem | Grids) else None):
+        if isinstance(method, EvolutionSystem):
+            return (yield from solve_evolution(method, tolerance))
+        if isinstance(method, Grids):
+            return (yield from solve_directly(system, method, policy, generator, tolerance, first))
     solver, stage = NetworkSolver(system, method, policy, generator), None
     for stage in solver.stages(first):
         yield stage

@@ -86,7 +86,6 @@ class _Level:
     """
 
     march: March
-    network: Windows
     values: Tensor
     change: float = inf
     changes: Tensor | None = None
@@ -129,7 +128,7 @@ def solve_evolution(
                 f"finite, or no window is short enough ({stopped})."
             )
         level = _level(system, march, points, level)
-        doubt = _doubt(system, level.network)
+        doubt = _doubt(system, level.march.windows)
         if stopped or doubt or _is_enough(level, tolerance):
             break
         if (local := local * _next_factor(level, tolerance)) < SMALLEST_TOLERANCE:
@@ -137,14 +136,14 @@ def solve_evolution(
             break
     stages = tuple(_stages(system, level))
     yield from stages
-    end, found = level.march.end, level.estimate
-    return Solution(level.network, stages, end, found, tolerance, stopped, doubt)
+    end, found, network = level.march.end, level.estimate, Windows([e.solution for e in stages])
+    return Solution(network, stages, end, found, tolerance, stopped, doubt)
 
 
-def _doubt(system: EvolutionSystem, network: Windows) -> str | None:
+def _doubt(system: EvolutionSystem, windows: Sequence[Window]) -> str | None:
     """Return why a small difference between two solutions says little, if it does."""
-    for field in (network.parts[0], network.parts[-1]):
-        if (place := growing_place(system, field)) is not None:
+    for window in (windows[0], windows[-1]) if system.variables > 1 else ():
+        if (place := growing_place(system, _field(window, system))) is not None:
             names = system.vocabulary.variables
             at = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, place, strict=True))
             return (
@@ -179,10 +178,8 @@ def _march(system: EvolutionSystem, tolerance: float, before: March | None) -> M
 
 def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level | None) -> _Level:
     """Return a solution, compared with the one `before` at `points` in the order of their times."""
-    network = Windows([_field(each, system) for each in march.windows])
-    with torch.no_grad():
-        values = network(points)
-    level = _Level(march, network, values)
+    values = _values(system, march.windows, points.numpy())
+    level = _Level(march, values)
     if before is None:
         return level
     sizes = values.square().mean(0).clamp(min=TINY)
@@ -191,6 +188,15 @@ def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level
     power = 1.0 if before.changes is None else _power(before.changes, changes, before.factor)
     change, factor = float(squares.mean(0).max().sqrt()), march.tolerance / before.march.tolerance
     return replace(level, change=change, changes=changes, power=power, factor=factor)
+
+
+def _values(system: EvolutionSystem, windows: Sequence[Window], points: Array) -> Tensor:
+    """Return the unknowns (points, unknowns) at points in the order of their times."""
+    number = np.searchsorted([window.end for window in windows[:-1]], points[:, -1])
+    found = [window.values(points[number == i]) for i, window in enumerate(windows)]
+    none, count = (0,) * system.variables, len(system.orders)
+    lifts = [system.lift(unknown, none, points) for unknown in range(count)]
+    return torch.as_tensor(np.concatenate(found) + np.stack(lifts, axis=1))
 
 
 def _compared(system: EvolutionSystem, level: _Level, points: Tensor) -> _Level:
@@ -232,7 +238,8 @@ def _is_enough(level: _Level, tolerance: float) -> bool:
 def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
     """Yield the windows of a solution, with residuals at new points."""
     windows, before = level.march.windows, None
-    for number, (window, field) in enumerate(zip(windows, level.network.parts, strict=True)):
+    for number, window in enumerate(windows):
+        field = _field(window, system)
         equation, conditions = window_residuals(system, field, before)
         points, before = breakpoints_of(field), field
         assert points is not None  # An invariant: windows are splines.
@@ -319,8 +326,6 @@ def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | 
     A problem is well-posed only if the real parts of all l stay bounded as k grows (Kreiss and
     Lorenz, Initial-boundary value problems, section 2.2).
     """
-    if len(field.box) == 1:
-        return None
     points = low_discrepancy(field.box, GROWTH_POINTS, 3)
     none, length = points.new_zeros(0), float(system.box[0].diff())
     every = [each.slopes(arguments_at(each, field, none, points)) for each in system.equations]

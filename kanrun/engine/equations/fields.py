@@ -23,13 +23,14 @@ import numpy as np
 import sympy
 import torch
 from jaxtyping import Bool, Float
+from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
 from kanrun.engine.equations.system import System, derivative_function, exact_number
 from kanrun.engine.equations.taylor import Monomials, network_jets
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN, Network, from_description
-from kanrun.engine.splines import equally_spaced, fit_coefficients, sample_points
+from kanrun.engine.splines import equally_spaced
 from kanrun.errors import KanrunError
 from kanrun.formulas import variable
 from kanrun.formulas.parsing import parse_expression
@@ -261,6 +262,14 @@ class Windows(Network):
         return cls([Field.from_description(field) for field in description["fields"]])
 
 
+def interpolation_points(
+    edges: Float[Tensor, "variables ends"], degree: int
+) -> Float[Tensor, "functions variables"]:
+    """Return points of [-1, 1] at which values determine a spline: means of clamped knots."""
+    clamped = torch.nn.functional.pad(edges[None], (degree - 1, degree - 1), mode="replicate")[0]
+    return clamped.unfold(1, degree, 1).mean(-1).clamp(-1, 1).T
+
+
 def spline_field(
     box: Tensor,
     form: OutputForm,
@@ -277,17 +286,19 @@ def spline_field(
         form: Plain for one variable, separated for several.
         edges: Breakpoints on [-1, 1].
         degree: Degree of the splines.
-        values: Factor n of each product at points of [-1, 1], which depends on variable n alone.
+        values: Factor n of each product at `interpolation_points`, which depends on variable n
+            alone.
         sizes: Values of the unknowns for outputs of 1; 1 by default.
         hard: Conditions that are built in.
     """
     spec = EdgeSpec(degree=degree, base="zero")
     layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=equally_spaced(edges))
-    at = sample_points(layer.grid, degree + 1)
-    columns = torch.diag_embed(values(at)).flatten(1, 3)
-    with torch.no_grad():
-        layer.mask.copy_(form.mask(len(box)))
-        layer.coefficients.copy_(fit_coefficients(at, columns, layer.grid))
+    at = interpolation_points(edges, degree)
+    found, each = values(at), layer.coefficients.detach().unflatten(0, (-1, form.factors))
+    layer.mask.copy_(form.mask(len(box)))
+    for number, (x, knots) in enumerate(zip(at.T, layer.knots, strict=True)):
+        spline = make_interp_spline(x, found[..., number].flatten(1), degree, knots)
+        each[:, number, number] = torch.as_tensor(spline.c.T)
     units = box.new_ones(form.unknowns) if sizes is None else sizes
     return Field(KAN.of_layers([layer]), form, box, units, hard)
 

@@ -29,7 +29,13 @@ from kanrun.engine.equations.collocation import (
     ConditionWeights,
     EquationPolicy,
 )
-from kanrun.engine.equations.fields import Field, edges_of, hard_conditions, spline_field
+from kanrun.engine.equations.fields import (
+    Field,
+    edges_of,
+    hard_conditions,
+    interpolation_points,
+    spline_field,
+)
 from kanrun.engine.equations.residuals import (
     Ansatz,
     Block,
@@ -42,7 +48,7 @@ from kanrun.engine.equations.space import products, split_intervals
 from kanrun.engine.equations.system import System
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import Grid, equally_spaced, extend, sample_points
+from kanrun.engine.splines import equally_spaced
 from kanrun.errors import TrainingFailed
 from kanrun.formulas import to_numpy
 from kanrun.formulas.equations import RowFunction
@@ -331,7 +337,7 @@ class NetworkSolver:
     def _products(self, given: Sequence[RowFunction], edges: Tensor, degree: int) -> Field:
         """Return products for initial values on `edges`."""
         box, form, sizes = self.system.box, self.ansatz.form, self.rows.sizes
-        at = sample_points(Grid(extend(edges, degree), degree), degree + 1)
+        at = interpolation_points(edges, degree)
         x, y = (box.mean(1) + at * box.diff()[:, 0] / 2).T[:2]
         points = torch.cartesian_prod(x, y, box[2, :1]).numpy()
         every = [value(points).reshape(len(x), -1) for value in given]

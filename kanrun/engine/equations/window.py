@@ -68,6 +68,14 @@ class Window:
         """Number of coefficients of all unknown functions."""
         return len(self.parts) * self.space.functions * DEGREE
 
+    def values(self, points: Array) -> Float[Array, "points unknowns"]:
+        """Return u - lift at points (points, variables) of the window."""
+        *space, at = points.T
+        x = space[0] if space else np.zeros(len(at))
+        times = legendre.legvander(2 * (at - self.start) / (self.end - self.start) - 1, DEGREE)
+        every = ([each.space.evaluate(each.coefficients, x) for each in e] for e in self.parts)
+        return np.stack([(np.sum(each, axis=0) * times).sum(axis=1) for each in every], axis=1)
+
     def at_end(self, orders: Sequence[int]) -> list[Array]:
         """Return the coefficients (functions, order) of each unknown and its time derivatives.
 
