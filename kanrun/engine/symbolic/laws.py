@@ -7,7 +7,6 @@ networks in the fewer variables.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -33,9 +32,11 @@ from kanrun.engine.symbolic.reductions import Reduction, power_law
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import TermSum, nearest_sums, output_transforms
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, Event, matched
-from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_formulas, regression_formulas
+from kanrun.engine.symbolic.univariate import match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
+#: Work for formulas of one variable.
+_ONE_VARIABLE = 20.0
 #: Maximum number of inputs of a dictionary, and points at which terms are compared.
 _DICTIONARY_INPUTS, _POINTS = 5, 80
 #: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
@@ -65,13 +66,13 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
                 return
 
 
-def regressions(problem: SearchProblem) -> Iterator[Iterator[Event]]:
+def regressions(problem: SearchProblem) -> Iterator[Event]:
     """Yield, stage by stage, the two shortest descriptions of noisy points in one variable."""
-    data, budget = problem.data, Budget(2 * UNIVARIATE_BUDGET)
+    data, budget = problem.data, Budget(_ONE_VARIABLE)
     for graphs in regression_formulas(data.x[:, 0], data.y, problem.candidates, budget):
         fitted = [each for graph in graphs if (each := _fitted("regression", graph, data))]
-        shortest = sorted(fitted, key=lambda each: each.length)[:_SHORTEST]
-        yield itertools.chain.from_iterable(map(matched, shortest))
+        for each in sorted(fitted, key=lambda each: each.length)[:_SHORTEST]:
+            yield from matched(each)
 
 
 def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:
@@ -101,14 +102,13 @@ def _expressions(
         yield sympy.Float(float(np.mean(inner.y)), DIGITS)
         return
     if count == 1:
-        budget = Budget(UNIVARIATE_BUDGET)
+        budget = Budget(_ONE_VARIABLE)
         found = match_formulas(
             inner.x[:, 0], inner.y, candidates, 0.0, budget, relative=inner.relative
         )
-        for match in found[:1]:
-            if match.loss <= EXACT and isinstance(match.function, Graph):
-                yield to_expression(match.function, ["x0"])
-    elif reduction.changes and (quotient := rational_function(inner)) is not None:
+        yield from (to_expression(each.function, ["x0"]) for each in found)
+        return
+    if reduction.changes and (quotient := rational_function(inner)) is not None:
         yield quotient
     yield from pair_formulas(inner, candidates)
 

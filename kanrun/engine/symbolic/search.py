@@ -41,12 +41,10 @@ from kanrun.engine.symbolic.snapping import (
 )
 from kanrun.engine.symbolic.symmetries import reduce_variables
 
-#: Maximum number of inputs at which two plain networks are trained first of all.
-_PLAIN = 3
 #: Multiple of the best network's error at which a formula ends the search if it leaves noise.
 _NOISE_STOP = 1.05
-#: Work for all longer searches, and fraction of what remains for the function of a single input.
-_LONGER_SEARCHES, _SINGLE_INPUT = 60.0, 0.8
+#: Work for all longer searches.
+_LONGER_SEARCHES = 60.0
 #: Intervals of the coarse fits that rank structures, and of more of them; the error of a coarse fit
 #: that ends the ranking, and its factor for each edge.
 _COARSE_GRIDS, _MORE_INTERVALS = (3, 3, 7), 4
@@ -149,25 +147,27 @@ def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[E
 
 
 def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:
-    """Search the points themselves, then with networks; for relative errors, of log |y|."""
+    """Search the points themselves, then with networks; for relative errors, of log |y|.
+
+    A network of one input is trained at once: it shows whether the points have noise.
+    """
     run, data = _Search(problem, generator), problem.data
     inputs = data.x.shape[1]
-    shapes = first_shapes(inputs)
-    first = 2 if inputs <= _PLAIN and not data.relative else 0
+    alone = inputs == 1 and not data.relative
     yield from run.recorded(simple_laws(problem))
-    yield from run.attempt(shapes[:first])
-    if inputs == 1:
-        yield from run.deepen()
-        if not run.is_exact() and run.network_error() > SMOOTH:
-            for events in regressions(problem):
-                yield from run.recorded(events)
-                if run.over():
-                    break
-    if not run.over():
-        reduction = reduce_variables(data)
-        yield from run.recorded(structured_formulas(problem, reduction))
-        if reduction.changes and not run.over():  # the groups may be wrong
-            yield from run.recorded(structured_formulas(problem, Reduction.none(inputs)))
+    if alone:
+        yield from run.attempt(first_shapes(1))
+    if not (run.over() or any(is_noise_limited(each.graph, data) for each in run.trained)):
+        # The groups may be wrong.
+        for reduction in dict.fromkeys((reduce_variables(data), Reduction.none(inputs))):
+            yield from run.recorded(structured_formulas(problem, reduction))
+            if run.over():
+                return
+    if alone and not run.over() and run.network_error() > SMOOTH:
+        for event in run.recorded(regressions(problem)):
+            yield event
+            if run.over():
+                return
     if run.over():
         return
     if data.relative:
@@ -175,7 +175,7 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
         for event in _in_inputs(logarithms, generator):
             yield of_logarithm(event, data)
     else:
-        yield from run.by_networks(shapes[first:])
+        yield from run.by_networks()
 
 
 class _Search:
@@ -225,10 +225,10 @@ class _Search:
                 self.pending += [event] if pending else []
             yield event
 
-    def by_networks(self, shapes: Sequence[Skeleton]) -> Iterator[Event]:
-        """Search structures of networks from simple to deep, the given ones first."""
+    def by_networks(self) -> Iterator[Event]:
+        """Search structures of networks from simple to deep."""
         inputs = self.data.x.shape[1]
-        yield from self.attempt(shapes)
+        yield from self.attempt(first_shapes(inputs) if inputs > 1 else ())
         yield from self.deepen()
         for skeleton in deep_shapes(inputs) if inputs > 1 else ():
             yield from self.attempt([skeleton])
@@ -289,10 +289,7 @@ class _Search:
             # Between the points an interpolating network says nothing.
             if self.data.interpolated_by(tried.network.parameters.size):
                 continue
-            allowance = min(LONGER_SEARCH, self.longer_searches)
-            if self.data.x.shape[1] == 1:
-                allowance = _SINGLE_INPUT * self.budget.left
-            spent = Budget(allowance)
+            spent = Budget(min(LONGER_SEARCH, self.longer_searches))
             yield from self.recorded(search_longer(tried, self.problem, spent))
             self.longer_searches -= spent.used
         self.pending = []

@@ -184,8 +184,8 @@ def match_formulas(
     if not (np.ptp(data.x) and np.ptp(data.y)):
         return []
     search = _UnivariateSearch(data, candidates, accuracy)
-    with np.errstate(all="ignore"):
-        for usual in search.phases(budget):
+    with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), at_most(budget.left):
+        for usual in search.phases():
             # Values that are not exact are near to many formulas: the usual ones are all compared.
             if (search.is_exact() and (search.precise or not usual)) or budget.over:
                 break
@@ -215,16 +215,11 @@ def regression_formulas(
         search.singles(target, terms, _SINGLES)
         search.pairs(target, terms)
 
-    def many(terms: Dictionary) -> None:
-        for _ in search.grown(terms, budget):
-            if budget.over:
-                return
-
     wide = every.simplest(_ENTRIES)
     stages = (
         [(few, damped_waves(t, candidates)), (few, plain)],
-        [(many, plain)],
-        [(few, wide), (many, wide)],
+        [(search.grow, plain)],
+        [(few, wide), (search.grow, wide)],
     )
     for stage in stages:
         with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), at_most(budget.left):
@@ -267,7 +262,7 @@ class _UnivariateSearch:
     def best(self) -> list[_Found]:
         return sorted(self.found, key=operator.attrgetter("rank"))[:_SINGLES]
 
-    def phases(self, budget: Budget) -> Iterator[bool]:
+    def phases(self) -> Iterator[bool]:
         """Try one kind of formula after the other, and yield whether the next one is as usual."""
         x, names = self.t[:, None], {each.name for each in self.candidates}
         known = self.goal * float(np.min(self.size / np.abs(self.y).max()))
@@ -300,8 +295,7 @@ class _UnivariateSearch:
         for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
             self.pairs(target, entries)
             yield False
-        for _ in self.grown(every, budget):
-            yield False
+        self.grow(every)
 
     def singles(self, target: OutputTransform, entries: Dictionary, most: int) -> None:
         """Keep c_0 + c_1 f for the entries f nearest to the target, one of each of `most` families.
@@ -328,16 +322,15 @@ class _UnivariateSearch:
             if self.is_exact():
                 return
 
-    def grown(self, entries: Dictionary, budget: Budget) -> Iterator[None]:
+    def grow(self, entries: Dictionary) -> None:
         """Add terms to the best so far, a few of them side by side, and refit all constants."""
         beam = self.best()[:_WIDTH]
         for _ in range(_TERMS):
             grown: list[_Found] = []
             for found in beam:
-                if budget.over:
-                    return
                 grown += self.with_term(found.graph, entries)
-                yield
+                if self.is_exact():
+                    return
             beam = sorted(grown, key=operator.attrgetter("rank"))[:_WIDTH]
 
     def with_term(self, graph: Graph, entries: Dictionary) -> list[_Found]:
