@@ -21,7 +21,6 @@ from kanrun.engine.symbolic.dictionary import Dictionary, expand_dictionary
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import (
-    EXACT,
     FittedStructure,
     SearchData,
     SearchProblem,

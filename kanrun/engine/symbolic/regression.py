@@ -166,18 +166,21 @@ def nearest_sums(
     *,
     quotients: bool = False,
     floor: float = 0.0,
+    shared: Dictionary | None = None,
 ) -> Iterator[tuple[float, TermSum]]:
-    """Yield the `kept` nearest sums of two entries and a constant, best first.
+    """Yield the `kept` nearest sums of two entries, a constant and all `shared` terms, best first.
 
     With `quotients` one entry is above and one below. The fraction of the variance that they leave
     comes first.
     """
-    rows = transform.rows
-    values = entries.values * rows
-    others, t = values * transform.values if quotients else None, transform.values * rows
-    for left, i, j in nearest_pairs(t, values, rows[None], kept, others=others, floor=floor):
+    rows, t = transform.rows, transform.values * transform.rows
+    shared = entries.chosen([]) if shared is None else shared
+    values, fixed = entries.values * rows, np.concatenate([rows[None], shared.values * rows])
+    others = values * transform.values if quotients else None
+    for left, i, j in nearest_pairs(t, values, fixed, kept, others=others, floor=floor):
         above, below = ([i], [j]) if quotients else ([i, j], [])
-        yield left, solve_terms(transform, entries.chosen(above), entries.chosen(below))
+        terms = shared + entries.chosen(above)
+        yield left, solve_terms(transform, terms, entries.chosen(below))
 
 
 def nearest_terms(

@@ -277,8 +277,9 @@ class _UnivariateSearch:
         plain, *others = output_transforms(self.y, names, self.relative)
         self.singles(plain, wide, _SINGLES)
         yield True
-        self.pairs(plain, nice)
-        yield True
+        for shared in (None, inputs + powers_of(inputs, self.candidates, (2, 3))):
+            self.pairs(plain, nice, shared)
+            yield True
         for target in others:
             self.singles(target, wide, 1)
             yield True
@@ -307,13 +308,15 @@ class _UnivariateSearch:
                 return
             self.keep(solve_terms(target, entries.chosen([i])).expression())
 
-    def pairs(self, target: OutputTransform, entries: Dictionary) -> None:
-        """Keep c_0 + c_1 f + c_2 g for the nearest pairs of entries.
+    def pairs(
+        self, target: OutputTransform, entries: Dictionary, shared: Dictionary | None = None
+    ) -> None:
+        """Keep c_0 + c_1 f + c_2 g for the nearest pairs of entries, plus the `shared` terms.
 
         One pair is kept of each of a few families, and all that are nearly exact.
         """
         taken: set[str] = set()
-        for _, found in nearest_sums(target, entries, _KEPT):
+        for _, found in nearest_sums(target, entries, _KEPT, shared=shared):
             full = found.family in taken or len(taken) >= _SINGLES
             if full and found.error > _NEAR * self.goal:
                 continue

@@ -75,7 +75,8 @@ def run(tmp_path_factory, cfg):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return run(tmp_path_factory, settings())
+    model = KANConfig(hidden=[], intervals=[5, 10], base="zero")
+    return run(tmp_path_factory, settings(model=model))
 
 
 def test_the_formula_is_recovered_and_certified(finished):
