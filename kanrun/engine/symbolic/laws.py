@@ -105,7 +105,8 @@ def _expressions(
         found = match_formulas(
             inner.x[:, 0], inner.y, candidates, 0.0, budget, relative=inner.relative
         )
-        yield from (to_expression(each.function, ["x0"]) for each in found)
+        graphs = (each.function for each in found if isinstance(each.function, Graph))
+        yield from (to_expression(graph, ["x0"]) for graph in graphs)
         return
     if reduction.changes and (quotient := rational_function(inner)) is not None:
         yield quotient
