@@ -45,17 +45,17 @@ class Family:
 
     @property
     def has_link(self) -> bool:
-        """Whether models predict a function of the mean: log, log-odds or logits."""
+        """True if models predict a function of the mean: log, log-odds or logits."""
         return bool(self.classes) or self.name != "gaussian"
 
     @property
     def is_log(self) -> bool:
-        """Whether that function is the logarithm."""
+        """True if that function is the logarithm."""
         return self.name in RATES
 
     @property
     def has_known_dispersion(self) -> bool:
-        """Whether models are fitted with dispersion 1: of classes, and of counts.
+        """True if models are fitted with dispersion 1: of classes, and of counts.
 
         An estimate from counts would hide effects: an intercept alone leaves 5 of 1 at a mean of
         0.3. The dispersion of held-out rows is estimated afterwards, for intervals.

@@ -120,7 +120,7 @@ class Fit:
 
     @property
     def _extra_points(self) -> int:
-        """The maximum number of further points; a number of training points that is set stays."""
+        """Maximum number of further points; a number of training points that is set stays."""
         if (given := self.cfg.extra_points) is not None:
             return given
         sampling, function = self.cfg.sampling, self.problem.dataset.target.function

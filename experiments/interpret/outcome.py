@@ -53,7 +53,7 @@ _CONSTANT, _TINY = 1e-14, 1e-300
 
 @dataclass(frozen=True)
 class Interpretation:
-    """The result of an interpretation.
+    """Result of an interpretation.
 
     Attributes:
         outcome: `exact` (the formula reproduces all points, or is the known true formula),
@@ -109,7 +109,7 @@ class Interpretation:
 
 @dataclass(frozen=True)
 class _Reference:
-    """The network that a formula is compared with, its error, and the tolerance of a formula."""
+    """Network that a formula is compared with, its error, and the tolerance of a formula."""
 
     network: Function
     error: float

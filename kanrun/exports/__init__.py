@@ -117,7 +117,7 @@ def _program_bytes(model: Exportable) -> bytes:
 
 
 class _InUnits(nn.Module):
-    """The trained network between the maps of its units."""
+    """Trained network between the maps of its units."""
 
     def __init__(self, model: Exportable) -> None:
         super().__init__()

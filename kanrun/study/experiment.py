@@ -81,12 +81,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Started:
-    """The begin of a task."""
+    """Begin of a task."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a task; `time_was_up` if the time limit of its worker was reached."""
+    """End of a task; `time_was_up` if the time limit of its worker was reached."""
 
     seconds: float
     time_was_up: bool = False

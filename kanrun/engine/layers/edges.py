@@ -42,7 +42,7 @@ Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 @dataclass(frozen=True)
 class EdgeSpec:
-    """The kind of a layer's edges.
+    """Kind of a layer's edges.
 
     Attributes:
         degree: Degree of the splines.
@@ -99,7 +99,7 @@ def base_values(
 
 
 class _Base(torch.autograd.Function):
-    """The continued base; its derivative is arithmetic, which has derivatives of every order."""
+    """Continued base; its derivative is arithmetic, which has derivatives of every order."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str, grid: Grid) -> Tensor:
@@ -133,7 +133,7 @@ def _continued(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class EdgesAt:
-    """The bases of a layer's edges at inputs x: `basis` holds the k + 1 functions from `interval`.
+    """Bases of a layer's edges at inputs x: `basis` holds the k + 1 functions from `interval`.
 
     `base` holds the values of the base function.
     """
@@ -146,7 +146,7 @@ class EdgesAt:
 
 @dataclass(frozen=True)
 class Edges:
-    """The numbers of a layer's edges. Weights are zero for pruned edges."""
+    """Numbers of a layer's edges. Weights are zero for pruned edges."""
 
     spec: EdgeSpec
     grid: Grid
@@ -158,7 +158,7 @@ class Edges:
 
     @property
     def size(self) -> int:
-        """The number of unknowns: coefficients, then weights of the base."""
+        """Number of unknowns: coefficients, then weights of the base."""
         return self.coefficients.numel() + self.mask.numel() * self.trains_base
 
     def at(self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:

@@ -170,12 +170,12 @@ class SplineLayer(nn.Module):
 
     @property
     def base_name(self) -> str:
-        """The name of the parameter that weighs the base."""
+        """Name of the parameter that weighs the base."""
         return "weight" if self.spec.edge_scaling == "single" else "base_weight"
 
     @property
     def trained_base(self) -> nn.Parameter | None:
-        """The weight of the base, w_b or the single w.
+        """Weight of the base, w_b or the single w.
 
         None if it is not trained or there is no base.
         """
@@ -188,7 +188,7 @@ class SplineLayer(nn.Module):
 
     @property
     def edges(self) -> Edges:
-        """The layer as a function of its numbers."""
+        """Layer as a function of its numbers."""
         return Edges(
             self.spec,
             self.grid,
@@ -334,7 +334,7 @@ class SplineLayer(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class LearnedEdge:
-    """The function phi(x) = w_b b(x) + w_s spline(x) on one edge, with the layer's present numbers.
+    """Function phi(x) = w_b b(x) + w_s spline(x) on one edge, with the layer's present numbers.
 
     Call it with a tensor or number x of any shape; `derivative` is the order of the derivative. The
     result is differentiable in x and in the network's parameters. A pruned edge is zero.

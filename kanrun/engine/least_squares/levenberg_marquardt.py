@@ -134,7 +134,7 @@ class StoppingCriteria:
 
 @dataclass(frozen=True)
 class State:
-    """The state of an iteration."""
+    """State of an iteration."""
 
     unknowns: Float[Tensor, " unknowns"]
     loss: float

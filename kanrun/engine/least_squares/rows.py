@@ -45,7 +45,7 @@ class LocalRows:
 
     @cached_property
     def _matrix(self) -> Tensor:
-        """The rows in torch's compressed form, five times as fast as gathering."""
+        """Rows in torch's compressed form, five times as fast as gathering."""
         rows, terms = self.index.shape
         ends = torch.arange(rows + 1, device=self.index.device) * terms
         with warnings.catch_warnings():
@@ -177,7 +177,7 @@ def _square(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pattern:
-    """The unknowns of each element, shape (elements, terms), of `unknowns` in all."""
+    """Unknowns of each element, shape (elements, terms), of `unknowns` in all."""
 
     index: Int[Tensor, "elements terms"]
     unknowns: int
@@ -189,7 +189,7 @@ class Pattern:
 
     @cached_property
     def _below(self) -> tuple[Tensor, Tensor]:
-        """The entries of products on and below the diagonal, and their places in the bands."""
+        """Entries of products on and below the diagonal, and their places in the bands."""
         row, column = self.index[:, :, None], self.index[:, None, :]
         entries = (row >= column).flatten().nonzero()[:, 0]
         return entries, (column * (self.width + 1) + row - column).flatten()[entries]

@@ -205,7 +205,7 @@ Measure = Callable[[tuple[int, ...]], float]
 
 @dataclass(frozen=True)
 class SizeMatch:
-    """The hidden widths found, their measure, and whether that is within the tolerance.
+    """Hidden widths found, their measure, and whether that is within the tolerance.
 
     Else it is the nearest.
     """

@@ -39,7 +39,7 @@ _MARKS = {"pykan": "act_fun.0.grid", "efficient-kan": "layers.0.grid"}
 
 @dataclass
 class ImportedNetwork:
-    """The layers of a network, the products of each, and the inputs that the file holds."""
+    """Layers of a network, the products of each, and the inputs that the file holds."""
 
     library: str
     layers: list[SplineLayer] = field(default_factory=list)

@@ -80,7 +80,7 @@ class Network(nn.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The widths, inputs first, outputs last."""
+        """Widths, inputs first, outputs last."""
         raise NotImplementedError(f"{type(self).__name__} has no shape.")
 
     def describe(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Network(nn.Module):
 
     @property
     def extrapolation_note(self) -> str:
-        """The behaviour of the model outside the trained range, as a main clause."""
+        """Behaviour of the model outside the trained range, as a main clause."""
         return "the network continues by its formula"
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -190,7 +190,7 @@ class Network(nn.Module):
 
     @property
     def edge_layers(self) -> Sequence[SplineLayer]:
-        """The spline layers, from the inputs on; empty for a network without edges."""
+        """Spline layers, from the inputs on; empty for a network without edges."""
         return ()
 
     def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:

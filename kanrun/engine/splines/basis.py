@@ -110,7 +110,7 @@ def _derivative(x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
 
 
 class _LocalBasis(torch.autograd.Function):
-    """The r-th derivative of the local basis; its own derivative is the (r + 1)-th."""
+    """Derivative of order r of the local basis; its own derivative has order r + 1."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:

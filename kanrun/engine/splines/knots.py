@@ -71,7 +71,7 @@ class Grid:
 
     @property
     def breakpoints(self) -> Float[Tensor, "inputs points"]:
-        """The breakpoints inside the knots: the domain on which the basis sums to one."""
+        """Breakpoints inside the knots: the domain on which the basis sums to one."""
         return self.knots[:, self.degree : self.knots.shape[1] - self.degree]
 
     @property

@@ -92,7 +92,7 @@ _BELOW_LIMIT = 0.95
 
 
 class WorkSpent(Exception):
-    """The work that a part of a search was allowed is spent."""
+    """Exhaustion of the work that a part of a search was allowed."""
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ class Candidate:
 
     @property
     def homogeneous(self) -> bool:
-        """Whether f(s x) = s^p f(x) for s > 0: the scale of the argument is redundant."""
+        """True if f(s x) = s^p f(x) for s > 0: the scale of the argument is redundant."""
         return "a" not in self.free and self.name != "log"
 
 

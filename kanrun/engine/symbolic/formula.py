@@ -250,7 +250,7 @@ def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The verification of a formula on points that nothing was chosen on.
+    """Verification of a formula on points that nothing was chosen on.
 
     Attributes:
         difference: Largest difference between formula and network on `points` points of the domain.

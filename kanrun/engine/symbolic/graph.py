@@ -40,7 +40,7 @@ class Edge:
 
     @property
     def carries(self) -> bool:
-        """Whether the edge only carries a value on."""
+        """True if the edge only carries a value on."""
         return isinstance(self.function, Symbolic) and self.function.candidate is CARRY
 
 

@@ -65,7 +65,7 @@ class SearchData:
 
     @cached_property
     def has_validation(self) -> bool:
-        """Whether validation points are apart; too few points are used twice."""
+        """True if validation points are apart; too few points are used twice."""
         return not np.array_equal(self.x, self.validation_x)
 
     @cached_property
@@ -79,17 +79,17 @@ class SearchData:
 
     @property
     def is_positive(self) -> bool:
-        """Whether all inputs are positive at all points."""
+        """True if all inputs are positive at all points."""
         return bool((self.all_points.x > 0).all())
 
     @property
     def has_one_sign(self) -> bool:
-        """Whether all outputs have the sign of the first one."""
+        """True if all outputs have the sign of the first one."""
         return bool((self.all_points.y * self.y[0] > 0).all())
 
     @cached_property
     def logarithms(self) -> SearchData:
-        """The same points with log |y|."""
+        """Points with log |y| in place of y."""
         y, validation_y = np.log(np.abs(self.y)), np.log(np.abs(self.validation_y))
         return replace(self, y=y, validation_y=validation_y, relative=False)
 
@@ -194,7 +194,7 @@ def length_of(error: float, constants: int, complexity: float, data: SearchData)
 
 @dataclass(frozen=True)
 class SearchPolicy:
-    """The size of a search. Work is in units of about one second of one core (`budget`).
+    """Size of a search. Work is in units of about one second of one core (`budget`).
 
     Attributes:
         budget: Total work; no result depends on a clock.
@@ -287,7 +287,7 @@ class FittedStructure:
 
     @property
     def is_exact(self) -> bool:
-        """Whether the formula reproduces enough points for its constants."""
+        """True if the formula reproduces enough points for its constants."""
         return (
             self.formula is not None
             and self.error <= EXACT

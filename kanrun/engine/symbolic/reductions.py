@@ -52,7 +52,7 @@ _DEPENDENT = 1e-9
 
 @dataclass(frozen=True)
 class Reduction:
-    """The law y = factor(x) * v(u(x)) in fewer variables.
+    """Law y = factor(x) * v(u(x)) in fewer variables.
 
     `variables` u and `factor` are expressions in x0, x1, ..., `inputs` of them.
     """
@@ -67,7 +67,7 @@ class Reduction:
 
     @property
     def changes(self) -> bool:
-        """Whether the variables differ from the inputs."""
+        """True if the variables differ from the inputs."""
         return self != Reduction.none(self.inputs)
 
     def groups(self, x: Array) -> Array:

@@ -78,7 +78,7 @@ class RefitSettings:
 
 
 class GraphFitting(Problem):
-    """The fit of a graph's parameters to the points of a search.
+    """Fit of a graph's parameters to the points of a search.
 
     Residuals are relative to y if errors are, or to the graph's values where these are near y. A
     vector of unknowns and its numpy array share their memory.
@@ -117,7 +117,7 @@ class GraphFitting(Problem):
 
 
 class ConstantsFitting(Problem):
-    """The fit of an expression's constants to y (N,) at x (N, inputs), from a given start."""
+    """Fit of an expression's constants to y (N,) at x (N, inputs), from a given start."""
 
     def __init__(
         self,

@@ -179,7 +179,7 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
 
 
 class _Search:
-    """The structures of a search so far: those `pending` have not had their longer search."""
+    """Structures of a search so far: those `pending` have not had their longer search."""
 
     def __init__(self, problem: SearchProblem, generator: np.random.Generator) -> None:
         self.problem, self.generator = problem, generator

@@ -263,7 +263,7 @@ def is_noise_limited(graph: Graph, data: SearchData) -> bool:
 
 @dataclass(frozen=True)
 class Decision:
-    """The fate of edge `index` of the network.
+    """Fate of edge `index` of the network.
 
     `symbolic` as `candidate`, or numeric, for a `reason`.
     """

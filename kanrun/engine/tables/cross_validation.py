@@ -130,7 +130,7 @@ class Choice:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The candidates whose predictions it needs, and their weights."""
+        """Candidates whose predictions it needs, and their weights."""
         blend = {STACK: 1 - self.amount, TRANSFORMED: self.amount}
         return blend if self.name == BLEND else {self.name: 1.0}
 

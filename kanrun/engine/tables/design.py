@@ -72,7 +72,7 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """The functions of a table: those of `basis`, followed by those of `radial`.
+    """Functions of a table: those of `basis`, followed by those of `radial`.
 
     The first `pair_functions` smooth functions of an input take part in pairs, with the weight of
     the input in `relevance` (inputs,), unless the input has a shape to keep. Prior standard
@@ -88,12 +88,12 @@ class Design:
 
     @cached_property
     def lines(self) -> ndarray:
-        """Whether each function of the basis is a straight line."""
+        """Straight lines among the functions of the basis, as booleans."""
         return np.asarray((self.basis.order == 0) & ~self.basis.steps)
 
     @cached_property
     def main(self) -> Int[ndarray, " functions"]:
-        """The component of each function."""
+        """Component of each function."""
         kinds = np.where(self.lines, 0, np.where(self.basis.steps, 2, 1))
         return kinds if self.radial is None else np.append(kinds, [RADIAL] * len(self.radial.root))
 

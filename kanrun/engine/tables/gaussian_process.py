@@ -152,7 +152,7 @@ def _likelihood(
 
 @dataclass(frozen=True, eq=False)
 class GaussianProcess:
-    """The posterior given rows `x`: `weights` (rows, outputs) of the kernel's columns."""
+    """Posterior given rows `x`: `weights` (rows, outputs) of the kernel's columns."""
 
     kernel: Kernel
     x: ndarray

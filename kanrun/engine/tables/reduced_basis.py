@@ -52,7 +52,7 @@ Rows = slice | ndarray
 
 @dataclass(frozen=True, eq=False)
 class ReducedBasis:
-    """The functions of all inputs side by side, with mean 0 on the training rows.
+    """Functions of all inputs side by side, with mean 0 on the training rows.
 
     Their variance there is the inverse of their roughness, so that all of a kind have one prior
     variance. The roughness is relative to that of the first nonlinear component or step; it is 1

@@ -98,7 +98,7 @@ def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
 
 @dataclass(frozen=True)
 class PowerTransform:
-    """The Yeo-Johnson transform of y / unit, standardised on the training rows.
+    """Yeo-Johnson transform of y / unit, standardised on the training rows.
 
     Source: I.-K. Yeo and R. Johnson, Biometrika 87 (2000) 954-959.
     """

@@ -61,7 +61,7 @@ Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
 
 @dataclass(frozen=True, eq=False)
 class TableFit:
-    """The stack of one table.
+    """Stack of one table.
 
     Attributes:
         design: Functions of the table.

@@ -166,7 +166,7 @@ class TableRows:
 
     @cached_property
     def is_much_work(self) -> bool:
-        """Whether one step for the logits of classes is much work."""
+        """True if one step for the logits of classes is much work."""
         functions = self.h.shape[1] + MAX_PAIRS * CHOSEN_FUNCTIONS**2
         return len(self.u) * functions**2 * self.logits > _SMALL_WORK * self.policy.max_work
 

@@ -88,7 +88,7 @@ class BlendPart:
 
     @property
     def alone(self) -> BlendPart:
-        """The part without what only reports and refits need: rows, errors and posteriors."""
+        """Part without what only reports and refits need: rows, errors and posteriors."""
         few = replace(self.fit, u=self.fit.u[:0], left_out=self.fit.left_out[:0], sparse=None)
         return replace(self, left_out=self.left_out[:0], fit=replace(few, posteriors=list))
 

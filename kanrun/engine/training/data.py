@@ -109,7 +109,7 @@ class TrainingData:
 
     @property
     def untested(self) -> TrainingData:
-        """The same without test points."""
+        """Data without test points."""
         return replace(self, test=None)
 
 
@@ -126,12 +126,12 @@ class Errors:
 
     @property
     def reported(self) -> float | None:
-        """The error on points that no step saw: the test points, else the validation points."""
+        """Error on points that no step saw: the test points, else the validation points."""
         return self.validation if self.test is None else self.test
 
     @property
     def selected(self) -> float:
-        """The error that selections compare, on validation or else on training points.
+        """Error that selections compare, on validation or else on training points.
 
         Infinity for NaN.
         """
@@ -292,12 +292,12 @@ class Plan:
 
     @property
     def schedule(self) -> tuple[int | None, ...]:
-        """The grids in turn; None for a network without grids."""
+        """Grids in turn; None for a network without grids."""
         return self.intervals or (None,)
 
     @property
     def second_order(self) -> bool:
-        """Whether the solver minimises squares by second-order steps."""
+        """True if the solver minimises squares by second-order steps."""
         return SOLVERS[self.solver].second_order
 
     def steps_for(self, unknowns: int) -> int:

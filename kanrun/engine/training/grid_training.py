@@ -82,12 +82,12 @@ class GridTraining:
 
     @property
     def lowest(self) -> float:
-        """The lowest validation error of a stage."""
+        """Lowest validation error of a stage."""
         return min((stage.selected for stage in self.stages), default=inf)
 
     @property
     def ends(self) -> bool:
-        """Whether finer grids are too large or not worth it.
+        """True if finer grids are too large or not worth it.
 
         Rounding is reached, or some did not help.
         """

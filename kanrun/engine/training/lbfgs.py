@@ -48,7 +48,7 @@ LEAST, TINY = 1e-6, 1e-300
 
 
 class Curvature:
-    """The approximate inverse Hessian of an objective at the network's parameters.
+    """Approximate inverse Hessian of an objective at the network's parameters.
 
     `value` is the objective there. The identity for parameters of networks other than KANs.
     """
@@ -68,7 +68,7 @@ class Curvature:
 
     @property
     def known(self) -> bool:
-        """Whether this is more than the identity."""
+        """True if this is more than the identity."""
         return bool(self._inverses)
 
     def solve(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ FINAL_STEPS = 6
 
 @dataclass(frozen=True)
 class Trained:
-    """The network of the stage that validation chose, and the stages that led there."""
+    """Network of the stage that validation chose, and the stages that led there."""
 
     network: Network
     chosen: Stage

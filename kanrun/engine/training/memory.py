@@ -45,7 +45,7 @@ PIECE = 1024
 
 @dataclass
 class QuadraticMemory:
-    """The sum of |R u - z|^2 over blocks of unknowns.
+    """Sum of |R u - z|^2 over blocks of unknowns.
 
     Attributes:
         kind: One of INFORMATION.

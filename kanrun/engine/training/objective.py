@@ -67,7 +67,7 @@ TINY, MIN_FREEDOM = 1e-300, 1e-6
 
 @dataclass(frozen=True)
 class SmoothnessPenalty:
-    """The smoothness penalty of a solver: its weight, and its order if that is not degree + 2."""
+    """Smoothness penalty of a solver: its weight, and its order if that is not degree + 2."""
 
     weight: float = 0.0
     order: int | None = None
@@ -81,7 +81,7 @@ class SmoothnessPenalty:
 
 
 class SmoothnessLoss:
-    """The penalty times its weight as a differentiable scalar, zero for networks without splines.
+    """Penalty times its weight as a differentiable scalar, zero for networks without splines.
 
     The m + 1 numbers of a difference are computed once, on the grids of the network. Weights are
     small and differences large, on fine grids beyond single precision: they meet in float64.
@@ -179,7 +179,7 @@ class Objective:
 
 
 class DataFitting(Problem):
-    """The fit of `network` to an objective's samples; evaluations write the unknowns into it.
+    """Fit of `network` to an objective's samples; evaluations write the unknowns into it.
 
     With `freeze_unseen`, coefficients of basis functions without samples never move; they are
     `frozen`. Rows of a memory of earlier fits come last.

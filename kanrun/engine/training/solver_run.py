@@ -80,7 +80,7 @@ class Step:
 
 @dataclass(frozen=True)
 class GridTransfer:
-    """The transfer of the function to a grid."""
+    """Transfer of the function to a grid."""
 
     #: `start`, `insertion`, `least squares`, or `both`.
     method: str
@@ -111,13 +111,13 @@ class Stage:
 
     @property
     def selected(self) -> float:
-        """The error that grids are compared by."""
+        """Error that grids are compared by."""
         return self.errors.selected * self.inflation
 
 
 @dataclass(frozen=True)
 class Grown:
-    """The grids of all shapes that a growth tried, and why it tried no further one."""
+    """Grids of all shapes that a growth tried, and why it tried no further one."""
 
     tried: Sequence[Stage]
     reason: str
@@ -146,7 +146,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The progress of an interrupted training.
+    """Progress of an interrupted training.
 
     Finished stages, and the last snapshot of the following one.
     """
@@ -176,7 +176,7 @@ class Best:
 
 @dataclass
 class StepLog:
-    """The number of a stage, and the number of its steps so far."""
+    """Number of a stage, and the number of its steps so far."""
 
     stage: int
     steps: int = 0

@@ -84,7 +84,7 @@ def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
 
 
 class LevenbergMarquardt:
-    """The iteration on the fit of a network.
+    """Iteration on the fit of a network.
 
     It has converged when no step lowers the objective. Raises TrainingFailed for a network whose
     output is not finite.
@@ -108,7 +108,7 @@ class LevenbergMarquardt:
 
     @property
     def damping(self) -> float:
-        """The damping of the next step."""
+        """Damping of the next step."""
         return self._state.damping
 
     def step(self) -> float:

@@ -164,7 +164,7 @@ def _placed(network: Network, x: Tensor) -> Network:
 
 @dataclass
 class Growth:
-    """The trainings of all shapes tried so far, and why no further one was tried."""
+    """Trainings of all shapes tried so far, and why no further one was tried."""
 
     setup: Setup
     penalty: SmoothnessPenalty
@@ -174,12 +174,12 @@ class Growth:
 
     @property
     def record(self) -> Grown:
-        """The shapes that were tried, in the order of training."""
+        """Shapes that were tried, in the order of training."""
         return Grown([stage for t in self.trainings for stage in t.stages], self.reason)
 
     @property
     def winner(self) -> GridTraining:
-        """The training with the lowest error.
+        """Training with the lowest error.
 
         It begins again if the shapes were compared on a part of the samples, and with a poor fit:
         noise is likely then, and the first grid is smoothed.
@@ -192,7 +192,7 @@ class Growth:
 
     @cached_property
     def _part(self) -> Setup:
-        """The training on at most MAX_SAMPLES samples."""
+        """Training on at most MAX_SAMPLES samples."""
         data = self.setup.data
         if len(data.train) <= MAX_SAMPLES:
             return self.setup
@@ -243,7 +243,7 @@ class Growth:
 
     @property
     def _supported(self) -> float:
-        """The maximum number of unknowns for this number of output values."""
+        """Maximum number of unknowns for this number of output values."""
         return UNKNOWNS_PER_VALUE * self._part.data.train.y.numel()
 
     def ending(self) -> str:
