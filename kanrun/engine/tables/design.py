@@ -19,6 +19,7 @@ from numpy import ndarray
 
 from kanrun.engine.splines import extend
 from kanrun.engine.tables.gaussian_process import RadialBasis
+from kanrun.engine.tables.jumps import JumpNodes
 from kanrun.engine.tables.reduced_basis import (
     DEGREE,
     ReducedBasis,
@@ -72,7 +73,7 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """Functions of a table: those of `basis`, followed by those of `radial`.
+    """Functions of a table: those of `basis`, of `radial`, and the sums of nodes of `jumps`.
 
     The first `pair_functions` smooth functions of an input take part in pairs, with the weight of
     the input in `relevance` (inputs,), unless the input has a shape to keep. Prior standard
@@ -85,6 +86,7 @@ class Design:
     relevance: ndarray
     factors: ndarray
     radial: RadialBasis | None = None
+    jumps: tuple[JumpNodes, ...] = ()
 
     @cached_property
     def lines(self) -> ndarray:
@@ -126,8 +128,10 @@ class Design:
 
     def functions(self, u: RowInputs) -> RowFunctions:
         """Return the scaled functions h of encoded rows."""
-        values = self.basis.values(u)
-        return values if self.radial is None else np.concatenate([values, self.radial.values(u)], 1)
+        values = [self.basis.values(u), *(each(u)[:, None] for each in self.jumps)]
+        if self.radial is not None:
+            values.insert(1, self.radial.values(u))
+        return np.concatenate(values, 1)
 
     def strongest_pairs(self, energy: ndarray, limit: int) -> list[tuple[int, int]]:
         """Return the pairs of inputs with the largest sums of `energy`, the largest first.

@@ -11,14 +11,14 @@ from pandas import DataFrame, concat
 
 from kanrun.engine.tables.cross_validation import MEAN, TRANSFORMED, loss_of
 from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs, RowOutputs, spaced
-from kanrun.engine.tables.stacking import TableFit
+from kanrun.engine.tables.table_fit import TableFit
 from kanrun.engine.tables.table_model import TableModel
 from kanrun.points import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of an input
 MAX_ROWS, MAX_PAIRS, MAX_MAPS = 2000, 12, 4
 PARTS = 5  # of the rows, which take the place of folds
-REMAINDER = "(pairs and neighbourhoods)"
+REMAINDER = "(interactions)"
 # Along each side of a map, and the quantiles at its ends.
 MAP_POINTS, MAP_QUANTILES = 25, (0.01, 0.99)
 BAND = 1.96  # standard deviations: 95% pointwise
@@ -107,16 +107,20 @@ def column_effect(
 
     `h` holds the functions of single inputs for u.
     """
-    terms, radial = fit.terms, fit.design.radial
+    terms, radial, jumps = fit.terms, fit.design.radial, fit.design.jumps
     mine = np.flatnonzero(np.isin(fit.design.basis.column, inputs))
     effect = h[:, mine] @ terms.main[:, mine].T
-    if radial is None:
+    if radial is None and not jumps:
         return np.asarray(effect)
-    rows, bells = fit.u[spaced(len(fit.u), _EFFECT_ROWS)], terms.main[:, len(fit.design.lines) :]
+    rows, size = fit.u[spaced(len(fit.u), _EFFECT_ROWS)], len(fit.design.main)
+    bells, heights = terms.main[:, len(fit.design.lines) : size], terms.main[:, size:]
     for j in inputs:
         at = np.unique(np.append(u[:, j], rows[:, j]))
         at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
-        levels = radial.partial_dependence(rows, j, at, bells).T
+        levels = [one.partial_dependence(rows, j, at) for one in jumps]
+        levels = heights @ levels if jumps else np.zeros((len(bells), len(at)))
+        if radial is not None:
+            levels = levels + radial.partial_dependence(rows, j, at, bells).T
         moved, mean = (
             np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows)
         )
@@ -198,7 +202,7 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     The fraction is the covariance of an effect f_j with the sum f of all terms over the variance of
     f, on training rows and summed over outputs: it is negative where an effect counteracts others,
     and all add up to 1 (G. Li et al., Journal of Physical Chemistry A 114 (2010) 6022-6032, their
-    S_j). The last row is what pairs and neighbourhoods add. Degrees of freedom and Bayes factor are
+    S_j). The last row is what several columns add together. Degrees of freedom and Bayes factor are
     those of the first output in the candidate without pairs, see `MainPosterior`.
     """
     fit = model.fit

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,17 @@ from scipy import optimize
 from scipy.special import softmax
 
 from kanrun.engine.tables.cross_validation import SPARSE, row_losses
-from kanrun.engine.tables.design import Design, Terms
-from kanrun.engine.tables.reduced_basis import Columns, PerRow, RowFunctions, RowInputs, RowOutputs
+from kanrun.engine.tables.design import Terms
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.engine.tables.table_candidates import (
+    JUMPS,
     NEIGHBOURHOODS,
     CandidateSolution,
     Functions,
     MainPosterior,
     TableRows,
 )
+from kanrun.engine.tables.table_fit import Stack, TableFit, with_jumps
 from kanrun.engine.tables.variance_components import (
     FunctionProblem,
     Slope,
@@ -42,7 +43,6 @@ from kanrun.points import deviation
 _SPARSE_INPUTS = 6  # inputs from which on there is a sparse fit
 # Relative reduction of the stack's loss from which neighbourhoods are included.
 _NEIGHBOURHOOD_GAIN = 0.005
-_MEAN_ROWS = 2000  # over which mean outputs are taken
 _SUM_WEIGHT = 1e3  # of the row that makes weights sum to one
 _MIN_WEIGHT = 1e-6  # of a member
 _MIN_INFORMATION = 1e-3  # of a row (times the mean of counts), so that none has unlimited noise
@@ -55,75 +55,6 @@ _ROUGHLY = 10.0, 3.0
 RowLogits = Float[ndarray, "rows logits"]
 #: Solution of a candidate for outputs, from the variances that it had for similar rows.
 Solve = Callable[[TableRows, str, RowOutputs, Sequence[Variances] | None], CandidateSolution]
-#: Weights of the members from their leave-one-out predictions (rows, outputs), and their loss.
-Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
-
-
-@dataclass(frozen=True, eq=False)
-class TableFit:
-    """Stack of one table.
-
-    Attributes:
-        design: Functions of the table.
-        u: Encoded rows, shape (rows, inputs).
-        weights: Weights of the candidates by name.
-        terms: Terms of all outputs; two classes have the one logit of the second.
-        left_out: Predictions of rows left out one by one, shape (rows, outputs).
-        noise: Residual standard deviation of each output or of its link; 1 for classes.
-        variances: Variances of each candidate, from which a fit to similar rows starts.
-        posteriors: Function that computes the posteriors of the first output over `unit`, with
-            their weights: of the richest candidate without pairs, and of neighbourhoods.
-        unit: Factor of the first output since the fit.
-        sparse: The sparse fit.
-    """
-
-    design: Design
-    u: ndarray
-    weights: Mapping[str, float]
-    terms: Terms
-    left_out: ndarray
-    noise: ndarray
-    variances: Mapping[str, Sequence[Variances]]
-    posteriors: Callable[[], list[tuple[float, MainPosterior]]]
-    unit: float = 1.0
-    sparse: TableFit | None = None
-
-    @cached_property
-    def main(self) -> MainPosterior:
-        """Posterior of the first output's main effects, over `unit`."""
-        return self.posteriors()[0][1]
-
-    @property
-    def effective(self) -> float:
-        """Effective degrees of freedom of main effects and, by their weight, of neighbourhoods."""
-        found = self.posteriors() if self.unit else ()
-        freedom = (w * one.degrees_of_freedom(range(len(one.prior))) for w, one in found)
-        return sum(freedom, 0.0)
-
-    def functions(self) -> Columns:
-        """Return the functions of single inputs, which may be many times the table."""
-        return self.design.basis.columns(self.u)
-
-    def raw(self, h: RowFunctions) -> RowOutputs:
-        """Evaluate all outputs; functions that `h` lacks count as zero."""
-        return self.terms.values(h)
-
-    @cached_property
-    def mean(self) -> ndarray:
-        """Mean of each output over the first rows, shape (outputs,)."""
-        return np.asarray(self.raw(self.design.functions(self.u[:_MEAN_ROWS])).mean(0))
-
-    def times(self, factor: ndarray | float, shift: ndarray | float = 0.0) -> TableFit:
-        """Return the fit of the outputs times `factor` plus `shift`."""
-        factors, shifts = (np.broadcast_to(a, len(self.terms.main)) for a in (factor, shift))
-        return replace(
-            self,
-            terms=self.terms.times(factors, shifts),
-            left_out=factor * self.left_out + shift,
-            noise=factor * self.noise,
-            unit=self.unit * float(factors[0]),
-            sparse=self.sparse and self.sparse.times(factor, shift),
-        )
 
 
 def fit_numbers(
@@ -154,7 +85,10 @@ def fit_numbers(
         found = found / found.sum()
         return found, float(((t.ravel() * root - columns @ found) ** 2).sum())
 
-    return _stacked(rows, t, TableRows.solve, stack, start).times(scale, shift)
+    fit = _stacked(rows, t, TableRows.solve, stack, start)
+    if JUMPS in policy.candidates and not policy.shapes and y.shape[1] == 1:
+        fit = with_jumps(rows, fit, t, stack, start)
+    return fit.times(scale, shift)
 
 
 def fit_likelihood(

@@ -32,6 +32,8 @@ from kanrun.engine.tables.variance_components import (
 )
 
 NEIGHBOURHOODS = "neighbourhoods"
+#: Nodes of jumps for the outputs, and for what the other candidates leave.
+JUMPS, OTHER_JUMPS = "jumps", "remaining jumps"
 #: The candidates by name, and the components of each.
 COMPONENTS = {
     "linear": (0,),
@@ -209,7 +211,8 @@ class TableRows:
         return tuple(
             name
             for name in self.policy.candidates
-            if name in (known or self.policy.candidates)
+            if name in COMPONENTS
+            and name in (known or self.policy.candidates)
             and (name not in suits or (inputs > 1 and suits[name]))
         )
 

@@ -49,12 +49,12 @@ from kanrun.engine.tables.scores import (
 )
 from kanrun.engine.tables.stacking import (
     RowLogits,
-    TableFit,
     fit_likelihood,
     fit_numbers,
     probabilities,
 )
-from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS
+from kanrun.engine.tables.table_candidates import JUMPS, NEIGHBOURHOODS
+from kanrun.engine.tables.table_fit import TableFit
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, add_offset, blend, table_outputs, to_kan
 from kanrun.engine.tables.variance_components import TablePolicy
 from kanrun.families import Family
@@ -267,8 +267,9 @@ def _candidates(
     x, y, weights, extrapolation = points.x, points.y, points.weights, policy.extrapolation
     # Bells do not continue as straight lines beyond the rows.
     local = policy.pairs and extrapolation not in ("linear", "zero")
-    wanted = {"pairs": policy.pairs, NEIGHBOURHOODS: local}
+    wanted = {"pairs": policy.pairs, NEIGHBOURHOODS: local, JUMPS: local}
     stack = replace(policy, candidates=tuple(n for n in policy.candidates if wanted.get(n, True)))
+    smooth = tuple(name for name in stack.candidates if name != JUMPS)
     lines = replace(policy, candidates=(LINEAR,), functions=1, step_functions=0)
     bent = [j for j, shape in policy.shapes if shape in CURVATURES]
     room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(extrapolation, ROOM)
@@ -277,7 +278,10 @@ def _candidates(
     def fitted(
         name: str, inputs: PiecewiseScaling, transform: PowerTransform | None = None
     ) -> BlendPart:
-        evidence = {LINEAR: lines, TRANSFORMED: replace(stack, sparse_rounds=0)}.get(name, stack)
+        evidence = {
+            LINEAR: lines,
+            TRANSFORMED: replace(stack, sparse_rounds=0, candidates=smooth),
+        }.get(name, stack)
         known = start[name].fit if start else None
         u = inputs.apply(x)
         if family.has_link:
@@ -345,7 +349,8 @@ def _assemble(
     """Build the network of what was selected."""
     parts, networks, intervals = [], [], None
     if choice.name == BLEND:
-        bells = any(every[name].fit.design.radial for name in choice.weights)
+        designs = [every[name].fit.design for name in choice.weights]
+        bells = any(one.radial or one.jumps for one in designs)
         intervals = INTERVALS if bells else OUTER_INTERVALS
     for name, weight in sorted(choice.weights.items(), key=lambda pair: -pair[1]):
         fit = every[name].fit

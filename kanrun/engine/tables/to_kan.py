@@ -6,6 +6,9 @@ spline holds exactly. A weighted sum of candidates has the weighted sum of their
 one network too. Beyond the range that training rows give a node its parabola continues as a
 straight line: unseen combinations of values do not grow quadratically.
 
+A node of jumps has steps on its edges, between breakpoints that are near to each other, and
+an outer edge that takes its whole numbers to the values of its cells.
+
 A centre z of neighbourhoods is a node whose edges are the parabolas w_j (x_j - z_j)^2 / 2, followed
 by the spline for exp(-s).
 """
@@ -23,9 +26,10 @@ from scipy.interpolate import make_interp_spline
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN, Network
-from kanrun.engine.splines import Extrapolation, extend
+from kanrun.engine.splines import Extrapolation, Grid, extend, insert_knots
 from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi, psi_values
+from kanrun.engine.tables.jumps import JumpNodes
 from kanrun.engine.tables.reduced_basis import (
     DEGREE,
     Columns,
@@ -34,7 +38,7 @@ from kanrun.engine.tables.reduced_basis import (
     blocks,
     spaced,
 )
-from kanrun.engine.tables.stacking import TableFit
+from kanrun.engine.tables.table_fit import TableFit
 from kanrun.engine.tables.variance_components import TablePolicy
 from kanrun.engine.training import predict
 
@@ -42,6 +46,8 @@ OUTER_INTERVALS = 2  # of outer edges that are lines and parabolas; bells need `
 _NODE_ROWS = 100_000  # by which nodes are judged
 # Margin within which a node's parabola continues, relative to its range on the training rows.
 _MARGIN = 0.1
+# Breakpoints around a step, relative to the distance of the training values next to it.
+_STEP_ENDS = np.array([-0.015, -0.005, 0.005, 0.015])
 _MIN_MARGIN = 1e-6  # relative to the size of the values
 _ROUNDING = 1e-12  # relative, of the coefficients of bells
 
@@ -71,9 +77,10 @@ def to_kan(
     some = h[spaced(len(h), _NODE_ROWS)]
     nodes = [_nodes(terms, t, some, noise, policy) for t, noise in enumerate(noises)]
     count = len(design.lines)
-    main, bells = np.split(terms.main, [count], axis=1)
+    main, bells, heights = np.split(terms.main, [count, len(design.main)], axis=1)
     breakpoints = torch.as_tensor(design.basis.breakpoints)
-    if outer_intervals is None and radial is None and not any(len(one[1]) for one in nodes):
+    bare = radial is None and not design.jumps
+    if outer_intervals is None and bare and not any(len(one[1]) for one in nodes):
         edges = _monotone(_edges(design, mixing @ main), design)
         edges[:, 0] += (mixing @ terms.offset)[:, None]  # B-splines sum to one
         return KAN.of_layers([_layer(breakpoints, edges, spec)])
@@ -81,7 +88,7 @@ def to_kan(
     edges = np.concatenate(
         [_monotone(_edges(design, main), design), _edges(design, directions[len(main) :])]
     )
-    intervals = outer_intervals or (INTERVALS if radial else OUTER_INTERVALS)
+    intervals = outer_intervals or (OUTER_INTERVALS if bare else INTERVALS)
     cuts = _node_grids(h, directions, intervals)
     coefficients = _outer_edges(cuts, [factors for _, factors in nodes], terms.offset)
     if radial:
@@ -92,7 +99,61 @@ def to_kan(
     mask = mixing @ np.any(coefficients, axis=2) != 0
     outer = np.tensordot(mixing, coefficients, 1)
     last = _layer(torch.as_tensor(cuts), outer, outer_spec, mask, uniform=True)
-    return KAN.of_layers([_layer(breakpoints, edges, spec), last])
+    network = KAN.of_layers([_layer(breakpoints, edges, spec), last])
+    for jumps, height in zip(design.jumps, heights.T, strict=True):
+        network = _add_jumps(network, jumps, mixing @ height)
+    return network
+
+
+def _add_jumps(network: KAN, jumps: JumpNodes, heights: ndarray) -> KAN:
+    """Return the network with nodes of jumps, times `heights` (outputs,)."""
+    first, second = network.edge_layers
+    knots = jumps.cuts[:, :, None] + jumps.rooms[:, :, None] * _STEP_ENDS
+    cuts = [knots[jumps.inputs == j].ravel() for j in range(len(first.grid.breakpoints))]
+    (edges,), breakpoints = _on_one_grid([first], cuts)
+    steps = np.zeros((len(jumps.values), *edges.shape[1:]))
+    for k, (inputs, at) in enumerate(zip(jumps.inputs.T, jumps.cuts.T, strict=True)):
+        for node, (j, cut) in enumerate(zip(inputs, at, strict=True)):
+            steps[node, j, np.searchsorted(breakpoints[j], cut) + 1 :] += 2.0**k
+    # Each whole number is a breakpoint, at which three functions add up to 1.
+    cells = np.repeat(jumps.values, DEGREE, 1)
+    table = np.pad(cells, ((0, 0), (0, second.grid.functions - cells.shape[1])))
+    outer = np.concatenate(
+        [second.coefficients.detach().numpy(), heights[:, None, None] * table], 1
+    )
+    grids = np.linspace(0, second.grid.intervals / DEGREE, second.grid.intervals + 1)
+    grids = np.concatenate([second.grid.breakpoints.numpy(), np.tile(grids, (len(steps), 1))])
+    mask = np.any(outer, axis=2)
+    return KAN.of_layers(
+        [
+            _layer(torch.as_tensor(breakpoints), np.concatenate([edges, steps]), first.spec),
+            _layer(torch.as_tensor(grids), outer, second.spec, mask, uniform=True),
+        ]
+    )
+
+
+def _on_one_grid(
+    layers: Sequence[SplineLayer], cuts: Sequence[ndarray] | None = None
+) -> tuple[list[ndarray], ndarray]:
+    """Return the coefficients of layers on the union of their grids and of `cuts`, and that grid.
+
+    Inputs with fewer breakpoints get further ones in their widest interval.
+    """
+    known = [one.grid.breakpoints.numpy() for one in layers]
+    points = [
+        np.unique(np.concatenate(each))
+        for each in zip(*known, *([cuts] if cuts else []), strict=True)
+    ]
+    size = max(map(len, points))
+    for j, each in enumerate(points):
+        widest = int(np.diff(each).argmax())
+        more = np.linspace(each[widest], each[widest + 1], size - len(each) + 2)[1:-1]
+        points[j] = np.insert(each, widest + 1, more)
+    grid = Grid(extend(torch.as_tensor(np.stack(points)), DEGREE), DEGREE)
+    coefficients = (
+        insert_knots(one.coefficients.detach(), one.grid, grid).numpy() for one in layers
+    )
+    return list(coefficients), np.stack(points)
 
 
 def _node_grids(h: Columns, directions: ndarray, intervals: int) -> ndarray:
@@ -139,8 +200,8 @@ def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> K
     lines, and stays within the range of the map, whose ends continue as constants.
     """
     first, second = ([one.edge_layers[i] for one in networks] for i in (0, 1))
-    edges = np.concatenate([one.coefficients.detach().numpy() for one in first])
-    inner = _layer(first[0].grid.breakpoints, edges, first[0].spec)
+    edges, breakpoints = _on_one_grid(first)
+    inner = _layer(torch.as_tensor(breakpoints), np.concatenate(edges), first[0].spec)
     cuts = torch.cat([one.grid.breakpoints for one in second])
     flat = linalg.block_diag(*(one.coefficients.detach().numpy().reshape(1, -1) for one in second))
     mask = linalg.block_diag(*(one.mask.numpy() for one in second))

@@ -14,13 +14,14 @@ Biometrics 73 (2017).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy import ndarray
 from scipy import linalg, optimize
 
 from kanrun.engine.tables.gaussian_process import cholesky_factor, half_solved
+from kanrun.engine.tables.jumps import BoostingPolicy
 from kanrun.engine.tables.reduced_basis import Columns, PerRow, blocks
 
 ABSENT = 1e-12  # mean square of a component whose functions vanish on the rows
@@ -64,7 +65,7 @@ class TablePolicy:
     #: Error, in standard deviations of the output, beyond which losses grow linearly (Huber).
     robust: float = 1.75
     #: Candidates of the stack, a selection of `table_candidates.COMPONENTS`.
-    candidates: tuple[str, ...] = ("additive", "steps", "pairs", "neighbourhoods")
+    candidates: tuple[str, ...] = ("additive", "steps", "pairs", "neighbourhoods", "jumps")
     #: Smooth functions of an input, its straight line included; and its functions that follow
     #: jumps.
     functions: int = 10
@@ -100,6 +101,15 @@ class TablePolicy:
     #: an output at most.
     omitted: float = 0.02
     max_nodes: int = 40
+    #: How nodes of jumps are found; rows from which on they are searched for, the parts of the rows
+    #: that are predicted by nodes of the others, and the reduction of the stack's loss from which
+    #: on they are included: relative, in standard errors, and in variances of the output. Weights
+    #: below the last are zero.
+    boosting: BoostingPolicy = field(default_factory=BoostingPolicy)
+    jump_rows: int = 1000
+    jump_parts: int = 3
+    jump_gain: tuple[float, float, float] = (0.005, 2.0, 1e-4)
+    min_weight: float = 0.05
 
     def refining(self, rows: int, inputs: int) -> TablePolicy:
         """Return the settings of a fit that begins at the variances of similar rows."""

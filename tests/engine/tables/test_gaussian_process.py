@@ -20,7 +20,7 @@ from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
 from kanrun.engine.tables.to_kan import blend, table_outputs
 
 POLICY = TablePolicy()
-WITHOUT = TablePolicy(candidates=POLICY.candidates[:-1])
+WITHOUT = TablePolicy(candidates=POLICY.candidates[:-2])
 NONE = 1e-300  # variance of what a kernel does not have
 EXACT = TablePolicy(omitted=0.0, max_nodes=1000)
 

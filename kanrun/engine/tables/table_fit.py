@@ -1,0 +1,155 @@
+"""The fit of a table, and what nodes of jumps add to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import numpy as np
+from numpy import ndarray
+
+from kanrun.engine.tables.design import Design, Terms
+from kanrun.engine.tables.jumps import boost, cross_fitted
+from kanrun.engine.tables.reduced_basis import Columns, RowFunctions, RowOutputs
+from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS, MainPosterior, TableRows
+from kanrun.engine.tables.variance_components import Variances
+
+_MEAN_ROWS = 2000  # over which mean outputs are taken
+
+#: Weights of the members from their leave-one-out predictions (rows, outputs), and their loss.
+Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
+
+
+@dataclass(frozen=True, eq=False)
+class TableFit:
+    """Stack of one table.
+
+    Attributes:
+        design: Functions of the table.
+        u: Encoded rows, shape (rows, inputs).
+        weights: Weights of the candidates by name.
+        terms: Terms of all outputs; two classes have the one logit of the second.
+        left_out: Predictions of rows left out one by one, shape (rows, outputs).
+        noise: Residual standard deviation of each output or of its link; 1 for classes.
+        variances: Variances of each candidate, from which a fit to similar rows starts.
+        posteriors: Function that computes the posteriors of the first output over `unit`, with
+            their weights: of the richest candidate without pairs, and of neighbourhoods.
+        unit: Factor of the first output since the fit.
+        sparse: The sparse fit.
+    """
+
+    design: Design
+    u: ndarray
+    weights: Mapping[str, float]
+    terms: Terms
+    left_out: ndarray
+    noise: ndarray
+    variances: Mapping[str, Sequence[Variances]]
+    posteriors: Callable[[], list[tuple[float, MainPosterior]]]
+    unit: float = 1.0
+    sparse: TableFit | None = None
+
+    @cached_property
+    def main(self) -> MainPosterior:
+        """Posterior of the first output's main effects, over `unit`."""
+        return self.posteriors()[0][1]
+
+    @property
+    def effective(self) -> float:
+        """Effective degrees of freedom of main effects and, by their weight, of neighbourhoods."""
+        found = self.posteriors() if self.unit else ()
+        freedom = (w * one.degrees_of_freedom(range(len(one.prior))) for w, one in found)
+        return sum(freedom, 0.0)
+
+    def functions(self) -> Columns:
+        """Return the functions of single inputs, which may be many times the table."""
+        return self.design.basis.columns(self.u)
+
+    def raw(self, h: RowFunctions) -> RowOutputs:
+        """Evaluate all outputs; functions that `h` lacks count as zero."""
+        return self.terms.values(h)
+
+    @cached_property
+    def mean(self) -> ndarray:
+        """Mean of each output over the first rows, shape (outputs,)."""
+        return np.asarray(self.raw(self.design.functions(self.u[:_MEAN_ROWS])).mean(0))
+
+    def times(self, factor: ndarray | float, shift: ndarray | float = 0.0) -> TableFit:
+        """Return the fit of the outputs times `factor` plus `shift`."""
+        factors, shifts = (np.broadcast_to(a, len(self.terms.main)) for a in (factor, shift))
+        return replace(
+            self,
+            terms=self.terms.times(factors, shifts),
+            left_out=factor * self.left_out + shift,
+            noise=factor * self.noise,
+            unit=self.unit * float(factors[0]),
+            sparse=self.sparse and self.sparse.times(factor, shift),
+        )
+
+
+def with_jumps(
+    rows: TableRows, fit: TableFit, t: RowOutputs, stack: Stack, start: TableFit | None
+) -> TableFit:
+    """Add nodes of jumps for the output, and for what the stack leaves, if these reduce its loss.
+
+    Their number and weights are those of `start`, a fit to similar rows.
+    """
+    left_out, policy = fit.left_out, rows.policy
+    targets = {JUMPS: t[:, 0], OTHER_JUMPS: (t - left_out)[:, 0]}
+    counts, weights = dict[str, int](), dict[str, float]()
+    if start is not None:
+        for name, nodes in zip(targets, start.design.jumps, strict=False):
+            counts[name], weights[name] = len(nodes.values), start.weights[name]
+    elif len(t) >= policy.jump_rows:
+        counts, weights, left_out = _search(rows, fit, t, stack, targets)
+    if not counts:
+        return fit
+    jumps = tuple(
+        boost(rows.u, y, rows.weights, policy.boosting, count=counts[name] if weights[name] else 0)
+        for name, y in targets.items()
+    )
+    kept = 1 - weights[JUMPS]
+    smooth, design = fit.times(kept), replace(fit.design, jumps=jumps)
+    design = design if kept else replace(design, radial=None)
+    main = smooth.terms.main[:, : len(design.main)]
+    main = np.pad(main, ((0, 0), (0, len(design.main) - main.shape[1])))
+    main = np.append(main, [[*weights.values()]], 1)
+    return replace(
+        smooth,
+        design=design,
+        terms=replace(smooth.terms, main=main),
+        weights={name: kept * weight for name, weight in fit.weights.items()} | weights,
+        left_out=left_out,
+        noise=fit.noise,
+    )
+
+
+def _search(
+    rows: TableRows,
+    fit: TableFit,
+    t: RowOutputs,
+    stack: Stack,
+    targets: Mapping[str, ndarray],
+) -> tuple[dict[str, int], dict[str, float], ndarray]:
+    """Return numbers of nodes, weights (none without gain), and predictions of rows left out.
+
+    Rows are predicted by nodes that were fitted to other rows.
+    """
+    policy, weights, smooth = rows.policy, rows.weights, fit.left_out
+    parts = np.argsort(rows.order) % policy.jump_parts
+    search = partial(boost, policy=policy.boosting)
+    found = [cross_fitted(search, rows.u, y, weights, parts) for y in targets.values()]
+    jumps, others = (values[:, None] for values, _ in found)
+    members = [smooth, jumps, smooth + others]
+    mixture, _ = stack(members)
+    mixture = np.where(mixture < policy.min_weight, 0.0, mixture)
+    mixture /= mixture.sum()
+    left_out = np.tensordot(mixture, members, 1)
+    before, after = (weights * ((t - one) ** 2)[:, 0] for one in (smooth, left_out))
+    gain, (relative, errors, least) = before - after, policy.jump_gain
+    chance = errors * gain.std() / np.sqrt(len(gain))
+    if gain.mean() <= max(relative * before.mean(), chance, least):
+        return {}, {}, smooth
+    counts = dict(zip(targets, (count for _, count in found), strict=True))
+    return counts, dict(zip(targets, map(float, mixture[1:]), strict=True)), left_out

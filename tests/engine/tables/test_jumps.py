@@ -1,0 +1,90 @@
+"""Nodes of jumps: their cells, their network, and where they are taken."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from kanrun.engine.tables import TablePolicy, fit_numbers, to_kan
+from kanrun.engine.tables.effects import column_effect
+from kanrun.engine.tables.jumps import BoostingPolicy, boost
+from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS
+from kanrun.engine.tables.to_kan import blend
+
+POLICY = TablePolicy(jump_rows=400, omitted=0.0)
+
+
+def data(rows=400, seed=0, smooth=0.0):
+    u = np.random.default_rng(seed).uniform(-1, 1, (rows, 3))
+    jump = 2.0 * ((u[:, 0] > 0) & (u[:, 1] > 0.3) & (u[:, 2] < 0.5))
+    return u, (jump + smooth * np.sin(3 * u[:, 0]))[:, None]
+
+
+def test_cells_hold_the_values_of_all_combinations():
+    u = np.array(list(product((-1.0, -0.5, 0.5, 1.0), repeat=3)))
+    y = 2.0 * ((u[:, 0] > 0) & (u[:, 1] > 0) & (u[:, 2] < 0))
+    policy = BoostingPolicy(depth=3, rate=1.0, shrinkage=1e-9, fraction=1.0)
+    nodes = boost(u, y, np.ones(len(u)), policy, count=1)
+    assert sorted(nodes.inputs[0]) == [0, 1, 2]
+    assert_allclose(nodes(u), y, atol=1e-6)
+    assert_allclose(nodes.cuts, 0, atol=1e-12)
+    assert_allclose(nodes.rooms, 1)
+    middle = nodes.partial_dependence(u, 0, np.array([-0.5, 0.5]))
+    assert_allclose(middle, [0, 0.5], atol=1e-6)
+
+
+def test_weights_count_as_repeated_rows():
+    u, y = data(200)
+    y = y[:, 0] + np.random.default_rng(1).standard_normal(200)
+    double = np.where(u[:, 0] > 0, 2.0, 1.0)
+    policy = BoostingPolicy(fraction=1.0, max_cuts=300)
+    again = np.repeat(np.arange(200), double.astype(int))
+    ones = boost(u[again], y[again], np.ones(len(again)), policy, count=5)
+    assert_allclose(boost(u, y, double, policy, count=5)(u), ones(u), atol=1e-12)
+
+
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+def test_the_network_of_jumps_is_the_fit(smooth):
+    u, y = data(smooth=smooth)
+    fit = fit_numbers(u, y, POLICY)
+    assert fit.weights[JUMPS] + fit.weights[OTHER_JUMPS] > 0.5
+    new, truth = data(1000, 2, smooth)
+    found = fit.raw(fit.design.functions(new))
+    assert np.mean((found - truth) ** 2) < 0.05 * truth.var()
+    network = to_kan(fit, POLICY)
+    assert network.edge_layers[1].uniform
+    both = blend([network, to_kan(fit_numbers(*data(seed=3), POLICY), POLICY)], MAPS)
+    with torch.no_grad():
+        assert_allclose(
+            network(torch.as_tensor(u)).numpy(), fit.raw(fit.design.functions(u)), atol=1e-6
+        )
+        assert both(torch.as_tensor(u)).shape == (400, 1)
+    at = np.array([[-0.5, 0, 0], [0.5, 0, 0]])
+    effect = column_effect(fit, [0], at, fit.design.basis.values(at))
+    expected = 2 * 0.35 * 0.75 + 2 * smooth * np.sin(1.5)
+    assert effect[1] - effect[0] == pytest.approx(expected, abs=0.25)
+
+
+MAPS = [(np.linspace(-9, 9, 5), np.linspace(-1, 1, 5))] * 2
+
+
+@pytest.mark.parametrize(("rows", "found"), [(399, False), (400, True)])
+def test_jumps_are_searched_for_in_enough_rows(rows, found):
+    fit = fit_numbers(*data(rows), POLICY)
+    assert (JUMPS in fit.weights) is found
+
+
+@pytest.mark.parametrize("case", ["smooth", "noise", "shapes"])
+def test_where_nothing_jumps_there_are_none(case):
+    u, y = data()
+    policy = replace(POLICY, shapes=((0, "increasing"),) if case == "shapes" else ())
+    if case == "smooth":
+        y = np.sin(3 * u[:, :1]) + u[:, 1:2] * u[:, 2:]
+    if case == "noise":
+        y = np.random.default_rng(4).standard_normal(y.shape)
+    fit = fit_numbers(u, y, policy)
+    assert not fit.design.jumps
+    assert JUMPS not in fit.weights
