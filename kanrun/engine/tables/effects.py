@@ -117,10 +117,11 @@ def column_effect(
     for j in inputs:
         at = np.unique(np.append(u[:, j], rows[:, j]))
         at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
-        levels = [one.partial_dependence(rows, j, at) for one in jumps]
-        levels = heights @ levels if jumps else np.zeros((len(bells), len(at)))
+        levels = np.zeros((len(bells), len(at)))
+        for one, height in zip(jumps, heights.T, strict=True):
+            levels += np.outer(height, one.partial_dependence(rows, j, at))
         if radial is not None:
-            levels = levels + radial.partial_dependence(rows, j, at, bells).T
+            levels += radial.partial_dependence(rows, j, at, bells).T
         moved, mean = (
             np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows)
         )
