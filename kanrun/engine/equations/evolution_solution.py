@@ -20,16 +20,15 @@ from time import process_time
 
 import numpy as np
 import torch
-from numpy.polynomial import legendre
 from scipy.linalg import eigvals
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.fields import (
+    Factor,
     Field,
     HardConditions,
-    OutputForm,
     Windows,
     breakpoints_of,
     spline_field,
@@ -46,11 +45,17 @@ SAME_BREAKPOINT = 1e-14
 #: The first factor from one tolerance to the next, its smallest value, the smallest tolerance, and
 #: the fraction of the tolerance that a next estimate should have.
 TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-3, 1e-13, 0.3
+#: Power of the tolerance by which errors fall at least, for the next tolerance.
+SMALLEST_POWER = 0.2
 #: Change above which a solution tells nothing about the error of the next.
 SATURATED = 0.1
 #: Largest work (steps times unknowns) of a solution, about a minute; the factor to a coarser
 #: tolerance where the first one takes more, and the largest such tolerance.
 MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
+#: Fraction of this work that a solution may take where the next tolerance asks for more, and the
+#: largest factor to its tolerance: errors of Schroedinger's equation fall by a third for 8 times
+#: the work if the initial values have a kink.
+AFFORDED_WORK, LARGEST_FACTOR = 0.25, 0.6
 #: Work is predicted once this many windows have grown by less than this factor, and this fraction
 #: of the largest work is done.
 SETTLING_WINDOWS, SETTLED, SETTLED_WORK = 8, 2.0, 0.05
@@ -99,7 +104,8 @@ class _Level:
             return None
         if self.change > SATURATED:
             return self.change
-        return self.change * float(self.factor**self.power)
+        rest = float(self.factor**self.power)
+        return self.change * min(rest / max(1 - rest, TINY), 1.0)
 
 
 def solve_evolution(
@@ -112,11 +118,11 @@ def solve_evolution(
     points = low_discrepancy(system.box, COMPARED_POINTS, 1)
     points = points[points[:, -1].argsort()]
     level: _Level | None = None
-    local, doubt = tolerance, None
+    local, doubt = min(tolerance / TOLERANCE_FACTOR, LARGEST_TOLERANCE), None
     while True:
         march = _march(system, local, level.march if level else None)
-        if march.is_long and level is None and local * COARSER_FACTOR <= LARGEST_TOLERANCE:
-            local *= COARSER_FACTOR
+        if march.is_long and (other := _affordable(march, level)) is not None:
+            local = other
             continue
         stopped = march.stopped
         if stopped and level is not None:
@@ -138,6 +144,20 @@ def solve_evolution(
     yield from stages
     end, found, network = level.march.end, level.estimate, Windows([e.solution for e in stages])
     return Solution(network, stages, end, found, tolerance, stopped, doubt)
+
+
+def _affordable(long: March, level: _Level | None) -> float | None:
+    """Return a larger tolerance than that of too long a solution, or None.
+
+    Work is a power of the tolerance, which the last solution and this one tell.
+    """
+    if level is None:
+        local = long.tolerance * COARSER_FACTOR
+        return local if local <= LARGEST_TOLERANCE else None
+    before, work = level.march.tolerance, level.march.work
+    power = np.log((long.work + long.remaining) / work) / np.log(before / long.tolerance)
+    factor = float((AFFORDED_WORK * MAX_WORK / work) ** (-1 / power))
+    return before * factor if factor < LARGEST_FACTOR else None
 
 
 def _doubt(system: EvolutionSystem, windows: Sequence[Window]) -> str | None:
@@ -225,7 +245,8 @@ def _next_factor(level: _Level, tolerance: float) -> float:
     if level.estimate is None or level.change > SATURATED:
         return TOLERANCE_FACTOR
     aimed = AIMED_FRACTION * tolerance / max(level.estimate, TINY)
-    return float(np.clip(aimed, SMALLEST_FACTOR, TOLERANCE_FACTOR))
+    factor = aimed ** (1 / max(level.power, SMALLEST_POWER))
+    return float(np.clip(factor, SMALLEST_FACTOR, TOLERANCE_FACTOR))
 
 
 def _is_enough(level: _Level, tolerance: float) -> bool:
@@ -261,36 +282,28 @@ def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
 
 def _field(window: Window, system: EvolutionSystem) -> Field:
     """Return a window as a network of splines, to rounding."""
-    box = system.box.clone()
-    box[-1] = box.new_tensor([window.start, window.end])
-    count, terms, spatial = len(system.orders), DEGREE + 1, system.variables == 2
-
-    def values(at: Tensor) -> Tensor:
-        times = legendre.legvander(at[:, -1].numpy(), DEGREE)
-        if not spatial:
-            found = [total(parts, np.zeros(1), times.T)[0] for parts in window.parts]
-            return torch.as_tensor(np.stack(found, axis=1)[:, :, None, None])
-        (low, high), shares = box[0].tolist(), (at[:, 0].numpy() + 1) / 2
-        x = np.clip(low + shares * (high - low), low, high)
-        found = [np.stack([total(parts, x, np.eye(terms)), times], 2) for parts in window.parts]
-        return torch.as_tensor(np.stack(found, axis=1))
-
-    form = OutputForm(count, terms, 2, separated=True) if spatial else OutputForm(count)
-    edges = torch.as_tensor(_common_breakpoints(window) if spatial else [[-1.0, 1.0]]).double()
+    count, breakpoints = len(system.orders), np.array([[window.start, window.end]])
+    factors: list[Factor] = [lambda t: window.values(t[:, None])[..., None]]
+    if system.variables > 1:
+        breakpoints, unit = _common_breakpoints(window), np.eye(DEGREE + 1)
+        factors = [
+            lambda x: np.stack([total(parts, x, unit) for parts in window.parts], axis=1),
+            lambda t: np.repeat(window.times(t)[:, None], count, axis=1),
+        ]
     lifts = tuple(map(str, system.lifts))
     hard = HardConditions(system.vocabulary.variables, lifts, ("1",) * count)
-    return spline_field(box, form, edges, DEGREE, values, hard=hard if any(system.lifts) else None)
+    built_in = hard if any(system.lifts) else None
+    return spline_field(breakpoints, DEGREE, factors, hard=built_in)
 
 
 def _common_breakpoints(window: Window) -> Array:
-    """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
+    """Return the breakpoints of all parts, and as many equal ones of time."""
     every = (Counter(part.space.breakpoints.tolist()) for part in window.parts[0])
     points, counts = np.array(sorted(reduce(or_, every).items())).T
-    points = 2 * (points - points[0]) / (points[-1] - points[0]) - 1
-    apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
+    apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT * (points[-1] - points[0])
     apart[-1] = True
     points = np.repeat(points, (apart * counts).astype(int))
-    return np.stack([points, np.linspace(-1, 1, len(points))])
+    return np.stack([points, np.linspace(window.start, window.end, len(points))])
 
 
 def window_residuals(

@@ -23,10 +23,11 @@ import numpy as np
 import sympy
 import torch
 from jaxtyping import Bool, Float
+from numpy.lib.stride_tricks import sliding_window_view
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
-from kanrun.engine.equations.system import System, derivative_function, exact_number
+from kanrun.engine.equations.system import Array, System, derivative_function, exact_number
 from kanrun.engine.equations.taylor import Monomials, network_jets
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN, Network, from_description
@@ -34,6 +35,9 @@ from kanrun.engine.splines import equally_spaced
 from kanrun.errors import KanrunError
 from kanrun.formulas import variable
 from kanrun.formulas.parsing import parse_expression
+
+#: Factor of products from points (points,) of a variable to values (points, unknowns, terms).
+Factor = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,7 @@ class Field(Network):
 
     def inner(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
         """Return the inputs of the network for x: -1 and 1 at the ends of the box."""
-        return (x - self.box.mean(1)) / self.half_extent
+        return _inner(self.box, x)
 
     def outer(self, t: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
         """Return the points whose inputs to the network are t."""
@@ -214,6 +218,10 @@ class Field(Network):
         return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64), hard)
 
 
+def _inner(box: Tensor, x: Float[Tensor, "points variables"]) -> Tensor:
+    return (x - box.mean(1)) / (box.diff()[:, 0] / 2)
+
+
 class Windows(Network):
     """Fields in consecutive windows of the last variable: field i up to `ends[i]`."""
 
@@ -262,44 +270,45 @@ class Windows(Network):
         return cls([Field.from_description(field) for field in description["fields"]])
 
 
-def interpolation_points(
-    edges: Float[Tensor, "variables ends"], degree: int
-) -> Float[Tensor, "functions variables"]:
-    """Return points of [-1, 1] at which values determine a spline: means of clamped knots."""
-    clamped = torch.nn.functional.pad(edges[None], (degree - 1, degree - 1), mode="replicate")[0]
-    return clamped.unfold(1, degree, 1).mean(-1).clamp(-1, 1).T
+def interpolation_points(breakpoints: Array, degree: int) -> Float[Array, "variables functions"]:
+    """Return points at which values determine splines: means of knots that repeat the ends."""
+    clamped = np.pad(breakpoints, ((0, 0), (degree - 1, degree - 1)), mode="edge")
+    found: Array = sliding_window_view(clamped, degree, axis=1).mean(-1)
+    return found.clip(breakpoints[:, :1], breakpoints[:, -1:])
 
 
 def spline_field(
-    box: Tensor,
-    form: OutputForm,
-    edges: Float[Tensor, "variables ends"],
+    breakpoints: Float[Array, "variables ends"],
     degree: int,
-    values: Callable[[Tensor], Float[Tensor, "points unknowns terms factors"]],
+    factors: Sequence[Factor],
     sizes: Tensor | None = None,
     hard: HardConditions | None = None,
 ) -> Field:
     """Return the field of one layer of splines whose factors have given values.
 
     Args:
-        box: Ranges of the variables, shape (variables, 2).
-        form: Plain for one variable, separated for several.
-        edges: Breakpoints on [-1, 1].
+        breakpoints: Breakpoints of each variable, from end to end of the box.
         degree: Degree of the splines.
-        values: Factor n of each product at `interpolation_points`, which depends on variable n
-            alone.
+        factors: The factor of each variable.
         sizes: Values of the unknowns for outputs of 1; 1 by default.
         hard: Conditions that are built in.
     """
+    box, points = (
+        torch.as_tensor(breakpoints[:, [0, -1]]),
+        interpolation_points(breakpoints, degree),
+    )
+    values = [factor(x) for factor, x in zip(factors, points, strict=True)]
+    (_, unknowns, terms), count = values[0].shape, len(factors)
+    form = OutputForm(unknowns, terms, count, separated=count > 1)
+    edges, at = (_inner(box, torch.as_tensor(e.T)).T.clamp(-1, 1) for e in (breakpoints, points))
     spec = EdgeSpec(degree=degree, base="zero")
     layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=equally_spaced(edges))
-    at = interpolation_points(edges, degree)
-    found, each = values(at), layer.coefficients.detach().unflatten(0, (-1, form.factors))
-    layer.mask.copy_(form.mask(len(box)))
-    for number, (x, knots) in enumerate(zip(at.T, layer.knots, strict=True)):
-        spline = make_interp_spline(x, found[..., number].flatten(1), degree, knots)
-        each[:, number, number] = torch.as_tensor(spline.c.T)
-    units = box.new_ones(form.unknowns) if sizes is None else sizes
+    layer.mask.copy_(form.mask(count))
+    found = layer.coefficients.detach().unflatten(0, (-1, count))
+    for number, (each, x, knots) in enumerate(zip(values, at, layer.knots, strict=True)):
+        spline = make_interp_spline(x, each.reshape(len(x), -1), degree, knots)
+        found[:, number, number] = torch.as_tensor(spline.c.T)
+    units = box.new_ones(unknowns) if sizes is None else sizes
     return Field(KAN.of_layers([layer]), form, box, units, hard)
 
 

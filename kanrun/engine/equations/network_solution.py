@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from math import exp, inf, isfinite, log, sqrt
 from time import process_time
 
@@ -20,6 +21,7 @@ import numpy as np
 import sympy
 import torch
 from jaxtyping import Float
+from numpy.polynomial.legendre import legvander
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import (
@@ -30,7 +32,9 @@ from kanrun.engine.equations.collocation import (
     EquationPolicy,
 )
 from kanrun.engine.equations.fields import (
+    Factor,
     Field,
+    breakpoints_of,
     edges_of,
     hard_conditions,
     interpolation_points,
@@ -45,7 +49,7 @@ from kanrun.engine.equations.residuals import (
     standard_errors,
 )
 from kanrun.engine.equations.space import products, split_intervals
-from kanrun.engine.equations.system import System
+from kanrun.engine.equations.system import Array, System
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import equally_spaced
@@ -114,20 +118,21 @@ def polynomial_field(field: Field, terms: int) -> Field:
     Residuals are linear in the first factors, so that a step solves a linear equation among all
     functions sum_r f_r(x_1) P_r(x_2, ...).
     """
-    form, inputs = replace(field.form, terms=terms), len(field.box)
-    every = itertools.product(range(terms), repeat=inputs - 1)
-    degrees = np.array(sorted(every, key=lambda each: (sum(each), each))[:terms])
+    every = itertools.product(range(terms), repeat=len(field.box) - 1)
+    degrees = np.array(sorted(every, key=lambda each: (sum(each), each))[:terms]).T
+    zeros, ones = (np.full((field.form.unknowns, terms), each) for each in (0.0, 1.0))
 
-    def values(at: Tensor) -> Tensor:
-        table = torch.as_tensor(np.polynomial.legendre.legvander(at.numpy(), terms - 1))
-        found = at.new_zeros(len(at), form.unknowns, terms, inputs)
-        for number in range(1, inputs):
-            found[..., number] = table[:, number, degrees[:, number - 1]][:, None]
-        return found
+    def polynomials(x: Array, end: Array, each: Array) -> Array:
+        table = legvander((2 * x - end.sum()) / np.diff(end), terms - 1)
+        return table[:, None, each] * ones
 
-    (layer,) = field.network.edge_layers
-    edges, degree = layer.grid.breakpoints, layer.spec.degree
-    return spline_field(field.box, form, edges, degree, values, field.sizes, field.hard)
+    factors: list[Factor] = [lambda x: x[:, None, None] * zeros]
+    for end, each in zip(field.box[1:].numpy(), degrees, strict=True):
+        factors.append(partial(polynomials, end=end, each=each))
+    (layer,), breakpoints = field.network.edge_layers, breakpoints_of(field)
+    assert breakpoints is not None  # An invariant: separated forms have grids.
+    ends, degree = breakpoints.T.numpy(), layer.spec.degree
+    return spline_field(ends, degree, factors, field.sizes, field.hard)
 
 
 def with_polynomials(field: Field, count: int) -> Field:
@@ -325,8 +330,8 @@ class NetworkSolver:
         at[:, 2] = low
         wanted = torch.as_tensor(np.stack([each(at.numpy()) for each in given], axis=1))
         while True:
-            edges = torch.linspace(-1, 1, intervals + 1, dtype=system.box.dtype).repeat(3, 1)
-            field = self._products(given, edges, layer.spec.degree)
+            breakpoints = np.linspace(*system.box.T.numpy(), intervals + 1, axis=1)
+            field = self._products(given, breakpoints, layer.spec.degree)
             with torch.no_grad():
                 error = float((field(at) - wanted).norm() / wanted.norm())
             finer = 2 * len(field.get_unknowns())
@@ -334,21 +339,19 @@ class NetworkSolver:
                 return field
             intervals *= 2
 
-    def _products(self, given: Sequence[RowFunction], edges: Tensor, degree: int) -> Field:
-        """Return products for initial values on `edges`."""
-        box, form, sizes = self.system.box, self.ansatz.form, self.rows.sizes
-        at = interpolation_points(edges, degree)
-        x, y = (box.mean(1) + at * box.diff()[:, 0] / 2).T[:2]
-        points = torch.cartesian_prod(x, y, box[2, :1]).numpy()
+    def _products(self, given: Sequence[RowFunction], breakpoints: Array, degree: int) -> Field:
+        """Return products for initial values on `breakpoints`."""
+        form, sizes = self.ansatz.form, self.rows.sizes
+        x, y, times = interpolation_points(breakpoints, degree)
+        points = np.stack(np.meshgrid(x, y, times[:1], indexing="ij"), axis=-1).reshape(-1, 3)
         every = [value(points).reshape(len(x), -1) for value in given]
         matrices = np.stack(every) / sizes[:, None, None].numpy()
         most = MAX_TERMS if self.ansatz.free_terms else form.terms
-        factors = [
+        each, other = (
             each.swapaxes(0, 1) for each in products(matrices, INITIAL_VALUE_TOLERANCE, most)
-        ]
-        values = torch.as_tensor(np.stack([*factors, np.ones_like(factors[0])], axis=-1))
-        form = replace(form, terms=values.shape[2])
-        return spline_field(box, form, edges, degree, lambda _: values, sizes)
+        )
+        factors: list[Factor] = [lambda _: each, lambda _: other, lambda _: np.ones_like(each)]
+        return spline_field(breakpoints, degree, factors, sizes)
 
     def _smooth(self, field: Field) -> list[Field]:
         """Return the smoothest functions that satisfy conditions and observations, in one variable.

@@ -233,12 +233,12 @@ class Space:
 
 
 def with_kinks(breakpoints: Array, kinks: Array) -> Array:
-    """Return breakpoints of which the nearest ones give way to `kinks`.
+    """Return breakpoints of which the nearest ones, if there are enough, give way to `kinks`.
 
     A breakpoint of multiplicity m leaves DEGREE - m continuous derivatives. It has m - 1 intervals
     of length 0 beside it, whose rows have the weight 0.
     """
-    for place in {*kinks}:
+    for place in {*kinks} if len(breakpoints) > 2 + len({*kinks}) else ():
         breakpoints = np.delete(breakpoints, 1 + np.abs(breakpoints[1:-1] - place).argmin())
     return np.sort(np.concatenate([breakpoints, kinks]))
 

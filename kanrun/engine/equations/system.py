@@ -311,7 +311,7 @@ def evolution_system(system: System) -> EvolutionSystem | None:
     walls: list[tuple[list[_WallRow], list[_WallRow]]] = [([], []) for _ in range(count)]
     for condition, face in ((each, face) for each in system.conditions for face in each.faces):
         (number, place), *more = face
-        if more:
+        if more or place not in system.box[number].tolist():
             return None
         if number == time:
             given = condition.given()

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Generator as Events
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from math import inf, isfinite, sqrt
 from time import process_time
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
-from kanrun.engine.equations.fields import Field, OutputForm, breakpoints_of, spline_field
+from kanrun.engine.equations.fields import Field, breakpoints_of, spline_field
 from kanrun.engine.equations.residuals import (
     EquationStage,
     Grids,
@@ -218,18 +219,9 @@ class TensorSolver:
         axes, factors = self._axes(problem), products(problem.coefficients(problem.unknowns), least)
         if len(axes) == 1:
             factors = [factors[0] * factors[1]]
-        low, high = self.system.box.T
-        ends = torch.as_tensor(np.stack([axis.breakpoints for axis in axes]))
-        inner = 2 * (ends - low[:, None]) / (high - low)[:, None] - 1
-
-        def values(at: Tensor) -> Tensor:
-            places = (low + (at + 1) * (high - low) / 2).clamp(low, high).numpy()
-            each = zip(axes, factors, places.T, strict=True)
-            found = [axis.evaluate(factor.swapaxes(0, 1), x) for axis, factor, x in each]
-            return torch.as_tensor(np.stack(found, axis=-1))
-
-        form = OutputForm(self.count, factors[0].shape[2], len(axes), separated=len(axes) > 1)
-        return spline_field(self.system.box, form, inner, DEGREE, values)
+        pairs = zip(axes, factors, strict=True)
+        functions = [partial(axis.evaluate, each.swapaxes(0, 1)) for axis, each in pairs]
+        return spline_field(np.stack([axis.breakpoints for axis in axes]), DEGREE, functions)
 
 
 def _residuals(parts: Sequence[Patch], vector: Array) -> Residuals:

@@ -72,9 +72,15 @@ class Window:
         """Return u - lift at points (points, variables) of the window."""
         *space, at = points.T
         x = space[0] if space else np.zeros(len(at))
-        times = legendre.legvander(2 * (at - self.start) / (self.end - self.start) - 1, DEGREE)
         every = ([each.space.evaluate(each.coefficients, x) for each in e] for e in self.parts)
-        return np.stack([(np.sum(each, axis=0) * times).sum(axis=1) for each in every], axis=1)
+        products = [np.sum(each, axis=0) * self.times(at) for each in every]
+        return np.stack([each.sum(axis=1) for each in products], axis=1)
+
+    def times(self, at: Array) -> Array:
+        """Return the Legendre polynomials (points, DEGREE + 1) at times (points,)."""
+        inner = 2 * (at - self.start) / (self.end - self.start) - 1
+        found: Array = legendre.legvander(inner, DEGREE)
+        return found
 
     def at_end(self, orders: Sequence[int]) -> list[Array]:
         """Return the coefficients (functions, order) of each unknown and its time derivatives.

@@ -12,9 +12,11 @@ from made_systems import finished, parsed
 from scipy.integrate import solve_ivp
 
 from kanrun.engine.equations import Windows, evolution_solution
-from kanrun.engine.equations.evolution import Marcher
+from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.evolution_solution import (
+    MAX_WORK,
     PARTS,
+    _affordable,
     _field,
     _is_enough,
     _level,
@@ -169,6 +171,8 @@ def test_windows_join_to_rounding_though_breakpoints_move():
         ("u_xx = -u", ["u = 0 at x=0, x=1", "u = x at t=0"]),  # nothing evolves
         ("u_t = u_xx", ["u = 0 at x=0", "u = x at t=0"]),  # a condition is missing
         ("u_t = u_xx", ["u = u_t at x=0", "u = 0 at x=1", "u = 0 at t=0"]),
+        ("u_t = u_xx", ["u = 0 at x=0.5, x=1", "u = x at t=0"]),  # inside
+        ("u_t = u_xx", ["u = 0 at x=0, x=1", "u = x at t=0.5"]),
     ],
 )
 def test_other_systems_are_left_to_the_general_solver(formula, conditions):
@@ -219,6 +223,13 @@ def test_formulas_that_jump_in_space_and_time(formula, conditions, exact):
     found = solution.network(points).detach()[:, 0].reshape(x.shape)
     np.testing.assert_allclose(found, exact(x, t), atol=1e-9)
     assert len(solution.network.parts) < 40
+
+
+def test_few_intervals_between_several_jumps():
+    source = "u_t = u_xx + where(x < 0.3, 0, 1) + where(x < 0.6, 0, 1) + where(x < 0.9, 0, 1)"
+    system = make(BOX, source, ["u = 0 at x=0, x=1", "u = 0 at t=0"])
+    *_, march = Marcher(system, 1e-2).run()
+    assert march.end == 1.0
 
 
 def test_initial_values_with_a_kink_have_short_intervals_there_only():
@@ -277,13 +288,27 @@ def test_next_tolerance_aims_at_the_wanted_error():
     assert _next_factor(first, 1e-6) == 0.1
     assert _next_factor(replace(level, change=0.11), 1e-6) == 0.1
     assert _next_factor(replace(level, change=1e-8), 1e-6) == 0.1
-    assert _next_factor(replace(level, change=3e-4), 1e-6) == pytest.approx(0.01)
+    assert _next_factor(replace(level, change=2.7e-4), 1e-6) == pytest.approx(0.01)
+    assert _next_factor(replace(level, change=2.7e-5, power=0.5), 1e-6) == 1e-3
     assert _next_factor(replace(level, change=0.09), 1e-6) == 1e-3
     expensive = replace(level, march=replace(march, work=1e9))
-    assert not _is_enough(replace(expensive, change=1.1e-5), 1e-6)
-    assert _is_enough(replace(expensive, change=0.9e-5), 1e-6)
-    assert not _is_enough(replace(level, change=0.9e-5), 1e-6)
+    assert not _is_enough(replace(expensive, change=0.91e-5), 1e-6)
+    assert _is_enough(replace(expensive, change=0.89e-5), 1e-6)
+    assert not _is_enough(replace(level, change=0.89e-5), 1e-6)
     assert _is_enough(replace(level, change=1e-11), 1e-6)
+
+
+def test_a_tolerance_between_a_solution_and_one_of_too_much_work():
+    system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
+    march = replace(next(Marcher(system, 1e-5).run()), work=1e-3 * MAX_WORK)
+    level = _level(system, march, torch.zeros(0, 2, dtype=torch.float64), None)
+    long = March([], 0.5, 1e-6, work=0.5 * MAX_WORK, remaining=0.5 * MAX_WORK)
+    assert _affordable(long, level) == pytest.approx(1e-5 * 250 ** (-1 / 3))
+    for work, is_possible in ((0.16, True), (0.17, False)):
+        near = replace(level, march=replace(march, work=work * MAX_WORK))
+        assert (_affordable(long, near) is not None) == is_possible
+    assert _affordable(long, None) == pytest.approx(1e-4)
+    assert _affordable(replace(long, tolerance=1.1e-4), None) is None
 
 
 def test_errors_fall_as_they_did_where_changes_are_small():
