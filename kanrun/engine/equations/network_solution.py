@@ -48,7 +48,7 @@ from kanrun.engine.equations.residuals import (
     sensitivity,
     standard_errors,
 )
-from kanrun.engine.equations.space import products, split_intervals
+from kanrun.engine.equations.space import Index, products, split_intervals
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN
@@ -122,7 +122,7 @@ def polynomial_field(field: Field, terms: int) -> Field:
     degrees = np.array(sorted(every, key=lambda each: (sum(each), each))[:terms]).T
     zeros, ones = (np.full((field.form.unknowns, terms), each) for each in (0.0, 1.0))
 
-    def polynomials(x: Array, end: Array, each: Array) -> Array:
+    def polynomials(x: Array, end: Array, each: Index) -> Array:
         table = legvander((2 * x - end.sum()) / np.diff(end), terms - 1)
         return table[:, None, each] * ones
 
