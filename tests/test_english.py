@@ -1,10 +1,11 @@
-"""Docstrings and messages follow the style guide of CONTRIBUTING.md, as far as a test can tell.
+"""Names, docstrings and messages follow CONTRIBUTING.md, as far as a test can tell.
 
 Ruff's pydocstyle rules (google, D401) check the rest.
 """
 
 import ast
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,30 @@ def test_stock_phrases_are_standard_terms(phrase):
             if re.search(phrase, line):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")
     assert found == [], PHRASES[phrase]
+
+
+def shared(names):
+    """The names that several files have, with those files."""
+    places = defaultdict(list)
+    for name, path in names:
+        places[name].append(path.relative_to(ROOT).as_posix())
+    return {name: files for name, files in places.items() if len(files) > 1}
+
+
+def test_no_two_classes_share_a_name():
+    classes = (
+        (node.name, path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert shared(classes) == {}
+
+
+def test_no_two_modules_of_the_engine_share_a_name():
+    modules = (
+        (path.stem, path)
+        for path in FILES
+        if "engine" in path.relative_to(ROOT).parts and path.stem != "__init__"
+    )
+    assert shared(modules) == {}

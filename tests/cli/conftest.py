@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import types
 from dataclasses import dataclass, field
@@ -62,8 +61,21 @@ def fit(monkeypatch):
 
 @pytest.fixture
 def kanrun(fit, command):
-    """Run a command line over the fake experiment, whatever its exit code."""
-    return functools.partial(command, code=None)
+    """Run a command line over the fake experiment."""
+    return command
+
+
+@pytest.fixture
+def interrupted(kanrun, fit):
+    """Return the folder of a run that was interrupted at a seed."""
+
+    def call(line, seed=0):
+        fit.stop_at = seed
+        folder = kanrun(line, code=130).folder
+        fit.stop_at = None
+        return folder
+
+    return call
 
 
 @pytest.fixture

@@ -79,28 +79,21 @@ def test_a_cluster_in_a_file(refused, sent):
     )
 
 
-def test_a_cluster_in_a_run_that_goes_on(kanrun, fit):
-    fit.stop_at = 0
-    stored = kanrun("fit -q").folder / "config.yaml"
-    assert (
-        "--address is for runs with executor=dask" in kanrun("runs resume latest --address x").err
-    )
-    text = stored.read_text()
-    assert "kind: serial" in text
-    stored.write_text(
-        text.replace("kind: serial", "kind: dask").replace(
-            "address: null", "address: tcp://127.0.0.1:1"
-        )
-    )
-    result = kanrun("runs resume latest")
-    assert (result.code, result.out) == (2, "")
-    assert "Name the scheduler again with --address" in result.err
-    assert (
-        "executor=cloud is not one of serial, local, dask"
-        in kanrun("runs resume latest --executor cloud").err
-    )
-    result = kanrun("runs resume latest --address tcp://127.0.0.1:2")
-    assert "executor.address=tcp://127.0.0.1:2" in result.err
+def test_a_cluster_in_a_run_that_goes_on(kanrun, interrupted):
+    stored = interrupted("fit -q") / "config.yaml"
+
+    def said(words):
+        result = kanrun(f"runs resume latest {words}", code=2)
+        assert not result.out
+        return result.err
+
+    assert "--address is for runs with executor=dask" in said("--address x")
+    text = stored.read_text().replace("kind: serial", "kind: dask")
+    stored.write_text(text.replace("address: null", "address: tcp://127.0.0.1:1"))
+    assert "Name the scheduler again with --address" in said("")
+    assert "executor=cloud is not one of serial, local, dask" in said("--executor cloud")
+    named = said("--address tcp://127.0.0.1:2")
+    assert "executor.address=tcp://127.0.0.1:2" in named
 
 
 LINES = "".join(f"  - &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefgh"))
@@ -119,12 +112,3 @@ def test_aliases_that_stand_for_little(kanrun, tmp_path):
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")
     assert "n_seeds: 3" in kanrun("fit --cfg job --config-dir mine +extra=linked").out
-
-
-def test_nested_too_deeply(refused, sent):
-    sent(f"suite: {'[' * 5000}{']' * 5000}\n")
-    assert "sent.yaml is nested too deeply" in refused("fit --config-dir mine +extra=sent")
-
-
-def test_a_target_is_an_unknown_key_like_others(refused):
-    assert "no key model._target_" in refused("fit ++model._target_=os.getcwd")

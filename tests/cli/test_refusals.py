@@ -21,6 +21,7 @@ UNKNOWN_KEYS = [
     ("~model.degree", "model.degree cannot be taken away"),
     ("+model.degree=3", "model.degree exists already ... leave out the +"),
     ("schema/target=named", "schema/target"),
+    ("++model._target_=os.getcwd", "no key model._target_"),
 ]
 UNKNOWN_CHOICES = [
     ("target=prodct", "target=prodct ... did you mean product? ... choices: bessel_j0"),
@@ -130,6 +131,5 @@ def test_outputs_that_cannot_be_written(refused, tmp_path, option, monkeypatch):
 
 def test_a_run_cannot_be_taken_for_a_folder_of_groups(kanrun, fit):
     run = kanrun("fit -q").folder
-    result = kanrun(f"fit --config-dir {run}")
-    assert result.code == 2
+    result = kanrun(f"fit --config-dir {run}", code=2)
     assert "--config-path" in result.err

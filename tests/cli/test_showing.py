@@ -37,7 +37,7 @@ def test_help_imports_nothing_heavy(words):
 @pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
 def test_help_of_an_experiment(kanrun, experiment):
     result = kanrun(f"{experiment.name} --help")
-    assert (result.code, result.err) == (0, "")
+    assert not result.err
     assert "--multirun" in result.out
     assert all(example in result.out for example in experiment.examples)
     for group, choices in groups_of(experiment.name):
@@ -54,7 +54,7 @@ def test_the_groups_in_help_are_hydras(kanrun):
 @pytest.mark.parametrize("words", ["", "target=table", "study=toy_suite", "model=mlp --resolve"])
 def test_cfg(kanrun, tmp_path, words):
     result = kanrun(f"fit --cfg job {words}")
-    assert (result.code, result.err) == (0, "")
+    assert not result.err
     assert "model" in yaml.safe_load(result.out)
     assert not (tmp_path / "outputs").exists()
 
@@ -95,47 +95,25 @@ def test_every_study_composes(path):
     assert compose(Source(command), [f"study={path.stem}", *of_a_folder]).config(0)
 
 
-def test_what_a_folder_says_steers_no_terminal(kanrun):
-    record = kanrun("fit -q").folder / "run.json"
-    content = json.loads(record.read_text()) | {
-        "notes": ["\x1b[2Jgone\x07"],
-        "overrides": ["a=\x1b]0;title\x07"],
-    }
-    content["claims"][0] |= {"sentence": "\x1b[2J", "measured": "\x1b[2J"}
-    record.write_text(json.dumps(content))
-    (record.parent / "summary.csv").write_text("seed,\x1b[2Ja\n0,\x1b[2Jb\n1,c\n")
-    shown = kanrun("runs show").out + kanrun("runs list").out
-    assert "note:  [2Jgone" in shown
-    content |= {"status": "FAILED", "command": "\x1b[2Jfit"}
-    record.write_text(json.dumps(content))
-    shown += kanrun("runs resume latest").err
-    assert "fit is not one of fit, curves" in shown
-    assert all(line.isprintable() for line in shown.splitlines())
-
-
 def test_without_words_there_is_help(kanrun):
     for line, shown in (("", "extend-grid"), ("runs", "resume")):
         result = kanrun(line)
-        assert (result.code, result.err) == (0, "")
+        assert not result.err
         assert shown in result.out
 
 
 def test_runs_list_and_show(kanrun):
     empty = kanrun("runs list")
-    assert (empty.code, empty.out) == (0, "")
+    assert not empty.out
     assert kanrun("runs list --json").out.strip() == "[]"
     kanrun("fit -q model.degree=2")
-    kanrun("fit -q model.degree=7")
+    kanrun("fit -q model.degree=7", code=1)
     kanrun("fit -q -m seed=0,1")
     names = [entry["name"] for entry in json.loads(kanrun("runs list --json").out)]
     assert names == ["fit/v0003", "fit/v0002", "fit/v0001"]  # points are one run
-    listed = kanrun("runs list").out.splitlines()
-    assert [line.split()[0:6:5] for line in listed[2:]] == [
-        ["fit/v0002", "FAILED"],
-        ["fit/v0001", "COMPLETED"],
-    ]
+    assert kanrun("runs list").out.splitlines()[2].split()[0:6:5] == ["fit/v0002", "FAILED"]
     shown = kanrun("runs show fit/v0001")
-    assert (shown.code, shown.err) == (0, "")
+    assert not shown.err
     assert "model.degree=2" in shown.out
     assert "DOES NOT HOLD  the error is small: measured 0.5, bound: at most 0.1" in shown.out
     assert json.loads(kanrun("runs show fit/v0002 --json").out)["status"] == "FAILED"

@@ -30,9 +30,14 @@ def test_a_plug_in_that_does_not_load_is_left_out(tmp_path):
     assert "the plug-in own is left out" in done.stderr
 
 
+FUNCTIONS = ("cells", "run", "figures", "claims")
+
+
 def test_every_builder_exists():
     for kind in (*TARGETS.values(), *MODELS.values(), *SOLVERS.values(), *EXPERIMENTS.values()):
         assert not kind.builder or kind.build() is not None
+    for kind in EXPERIMENTS.values():
+        assert all(callable(getattr(kind.build(), name)) for name in FUNCTIONS)
     assert all(resolve(kind.network).kind == name for name, kind in MODELS.items() if kind.network)
 
 

@@ -67,9 +67,8 @@ def test_sentences(change, sentence):
 
 
 def test_words_and_null_are_accepted():
-    check(Settings(grid="auto"))
-    check(Settings(grid=None))
-    check(Settings(grid=(3, 5)))
+    for grid in ("auto", None, (3, 5)):
+        check(Settings(grid=grid))
 
 
 def test_defaults_are_not_shared():

@@ -1,12 +1,21 @@
-"""Typed configurations through the door of every command: `run_study`."""
+"""Configurations through the doors of every command: composed from arguments, then `run_study`."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 
 from kanrun.config import EXPERIMENTS
-from kanrun.runs import Run
+from kanrun.launch.composing import Source, compose
+from kanrun.runs import Run, Status
 from kanrun.study.running import run_study
 from kanrun.study.studies import RunOptions, Study
+
+
+def typed(command, *lines):
+    """Return the configuration of a call, whose later lines take precedence."""
+    return compose(Source(command), [word for line in lines for word in shlex.split(line)]).config(
+        0
+    )
 
 
 def _study(cfg):
@@ -20,5 +29,7 @@ def check_config(cfg, outputs=Path("outputs")):
 
 
 def run_config(cfg, outputs):
-    """Run a configuration in a new folder below `outputs`, quietly."""
-    return Run(run_study(_study(cfg), RunOptions(outputs, quiet=True))[1])
+    """Run a configuration in a new folder below `outputs`, quietly, to its end."""
+    run = Run(run_study(_study(cfg), RunOptions(outputs, quiet=True))[1])
+    assert run.status == Status.COMPLETED, run.manifest
+    return run

@@ -18,8 +18,10 @@ import pytest
 
 from kanrun.cli.app import main
 
-FIT = ("fit", "target=runge", "model=polynomial", "--dry-run")
-TABLE = ("fit", "target=table", "target.outputs=y", "--dry-run")
+FIT = "fit target=runge model=polynomial --dry-run"
+TABLE = "fit target=table target.outputs=y --dry-run"
+PREDICT = "predict run new.csv --output out.csv"
+SHOW, RESUME = "runs show run", "runs resume run"
 RUN_IT = "__import__('os').system('touch canary')"
 
 
@@ -34,25 +36,25 @@ def group(text):
     def prepare(place):
         (place / "mine" / "extra").mkdir(parents=True)
         (place / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{text}\n")
-        return [*FIT, "--config-dir", "mine", "+extra=sent"]
+        return f"{FIT} --config-dir mine +extra=sent"
 
     return prepare
 
 
-def table(content, name="t.csv", *more):
+def table(content, name="t.csv", more=""):
     def prepare(place):
         (place / name).write_bytes(content.encode() if isinstance(content, str) else content)
-        return [*TABLE, f"target.path={name}", *more]
+        return f"{TABLE} target.path={name} {more}"
 
     return prepare
 
 
-def run(change, *words):
+def run(change, line=PREDICT):
     """A run folder from someone else, here `run`."""
 
     def prepare(place):
         change(place / "run")
-        return words or ["predict", "run", "new.csv", "--output", "out.csv"]
+        return line
 
     return prepare
 
@@ -86,7 +88,6 @@ def link(name, target):
     return change
 
 
-RESUME = ("runs", "resume", "run")
 CODE = {
     **{
         word: ["fit", word]
@@ -131,9 +132,9 @@ CODE = {
     "a candidate of code": ["interpret", f"custom_candidates.evil={RUN_IT}", "--dry-run"],
     "a condition of code": ["runs", "list", "--where", RUN_IT],
     "a condition of attributes": ["runs", "list", "--where", "name.__class__ == 1"],
-    "a plug-in that is code": ["--plugin", "os;system", "fit", "--dry-run"],
+    "a plug-in that is code": "--plugin os;system fit --dry-run",
     "a plug-in that a run names": run(
-        record(versions={"plug-in antigravity": "1"}, status="FAILED"), *RESUME
+        record(versions={"plug-in antigravity": "1"}, status="FAILED"), RESUME
     ),
     "a cluster in a run": run(
         lambda f: text(
@@ -143,14 +144,11 @@ CODE = {
             .replace("kind: serial", "kind: dask")
             .replace("address: null", "address: tcp://127.0.0.1:1"),
         )(f),
-        *RESUME,
+        RESUME,
     ),
-    "a command of a run": run(record(command="os.system", status="FAILED"), *RESUME),
+    "a command of a run": run(record(command="os.system", status="FAILED"), RESUME),
     "YAML of objects in a run": run(
-        text("config.yaml", "a: !!python/object/apply:os.system ['touch canary']"),
-        "runs",
-        "show",
-        "run",
+        text("config.yaml", "a: !!python/object/apply:os.system ['touch canary']"), SHOW
     ),
     "a pickled checkpoint": run(checkpoint(lambda _: pickle.dumps(Canary()))),
     "a pickle as a table": table(pickle.dumps(Canary())),
@@ -173,16 +171,16 @@ ELSEWHERE = {
     "a configuration's folder": group("hydra: {output_subdir: ../../elsewhere}"),
     "the folders of jobs": group("hydra: {sweep: {subdir: '../${hydra.job.num}'}}"),
     "defaults from outside": group("defaults: [/../../secret]"),
-    "a configuration's name": ["fit", "--config-name", "../../../secret", "--dry-run"],
-    "a run's name": ["runs", "show", "../../secret"],
-    "a run that is removed": ["runs", "remove", "../secret", "--yes"],
-    "a run that is removed by its path": run(lambda f: f, "runs", "remove", "run", "--yes"),
-    "a tag that is a path": run(lambda f: f, "runs", "tag", "run", "../../x"),
-    "a network from outside": ["interpret", "from_run=../../secret", "--dry-run"],
-    "an output with interpolation": ["fit", "--outputs", "${oc.env:SECRET}"],
-    "a linked configuration": run(link("config.yaml", "secret.yaml"), "runs", "show", "run"),
-    "a linked record": run(link("run.json", "secret.yaml"), "runs", "show", "run"),
-    "a linked table": run(link("tables/predictions.csv", "secret.yaml"), "runs", "show", "run"),
+    "a configuration's name": "fit --config-name ../../../secret --dry-run",
+    "a run's name": "runs show ../../secret",
+    "a run that is removed": "runs remove ../secret --yes",
+    "a run that is removed by its path": run(lambda f: f, "runs remove run --yes"),
+    "a tag that is a path": run(lambda f: f, "runs tag run ../../x"),
+    "a network from outside": "interpret from_run=../../secret --dry-run",
+    "an output with interpolation": "fit --outputs ${oc.env:SECRET}",
+    "a linked configuration": run(link("config.yaml", "secret.yaml"), SHOW),
+    "a linked record": run(link("run.json", "secret.yaml"), SHOW),
+    "a linked table": run(link("tables/predictions.csv", "secret.yaml"), SHOW),
     "linked checkpoints": run(
         lambda f: [
             link(f"checkpoints/{p.name}", "secret.yaml")(f)
@@ -190,40 +188,36 @@ ELSEWHERE = {
         ]
     ),
     "a linked folder in a run": run(
-        lambda f: (record(status="FAILED")(f), link("figures", "elsewhere")(f)), *RESUME
+        lambda f: (record(status="FAILED")(f), link("figures", "elsewhere")(f)), RESUME
     ),
-    "a model's name": run(
-        lambda f: f, "predict", "run", "new.csv", "--output", "out.csv", "--model", "../../secret"
-    ),
+    "a model's name": run(lambda f: f, f"{PREDICT} --model ../../secret"),
     "an archive that climbs": table(b"PK\x05\x06" + bytes(18), "t.zip"),
 }
 DEEP = "[" * 200_000
 HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,8000000000000]}}'
 MEMORY = {
-    "brackets in a word": ["fit", "model.hidden=" + "[" * 3000],
+    "brackets in a word": "fit model.hidden=" + "[" * 3000,
     "brackets in a file": group(f"note: {DEEP}"),
-    "brackets in a run": run(text("config.yaml", DEEP), "runs", "show", "run"),
-    "brackets in a record": run(text("run.json", DEEP), "runs", "show", "run"),
+    "brackets in a run": run(text("config.yaml", DEEP), SHOW),
+    "brackets in a record": run(text("run.json", DEEP), SHOW),
     "aliases of aliases in a file": group(
         "suite: &a [0,0,0,0,0,0,0,0,0]\nx1: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\n"
         "x2: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b]\nx3: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c]\n"
         "x4: &e [*d,*d,*d,*d,*d,*d,*d,*d]\n"
         "x5: &f [*e,*e,*e,*e,*e,*e,*e,*e,*e]\nx6: [*f,*f,*f,*f,*f,*f,*f,*f,*f]"
     ),
-    "aliases in a run": run(text("config.yaml", "a: &a [0]\nb: *a"), "runs", "show", "run"),
+    "aliases in a run": run(text("config.yaml", "a: &a [0]\nb: *a"), SHOW),
     "a header of 2^62 bytes": run(checkpoint(lambda c: (2**62).to_bytes(8, "little") + c[8:])),
     "an array of 10^12 numbers": run(checkpoint(lambda _: len(HUGE).to_bytes(8, "little") + HUGE)),
-    "a record of a gigabyte": run(
-        lambda f: os.truncate(f / "run.json", 2**30), "runs", "show", "run"
-    ),
+    "a record of a gigabyte": run(lambda f: os.truncate(f / "run.json", 2**30), SHOW),
     "a packed gigabyte": table(gzip.compress(b"x,y\n" + bytes(2**24) * 4, 1), "t.csv.gz"),
     "a line without end": table(gzip.compress(b"x,y\n1" + b"1" * 2**25, 1), "t.csv.gz"),
     "a million columns": table(
         ",".join(f"c{i}" for i in range(10**5)) + ",y\n" + "1," * 10**5 + "1\n"
     ),
-    "a power of powers": ["fit", "target=expression", "target.formula=9**9**9**9*x0", "--dry-run"],
-    "a fine grid": ["fit", "model.intervals=1000000000"],
-    "many threads": ["fit", "threads=100000"],
+    "a power of powers": "fit target=expression target.formula=9**9**9**9*x0 --dry-run",
+    "a fine grid": "fit model.intervals=1000000000",
+    "many threads": "fit threads=100000",
 }
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\u202e"
 TERMINAL = {
@@ -239,17 +233,13 @@ TERMINAL = {
     ],
     "escape sequences in a run's name": ["runs", "show", ESCAPE],
     "escape sequences in a record": run(
-        record(reason=ESCAPE, notes=[ESCAPE], status="FAILED"), "runs", "show", "run"
+        record(reason=ESCAPE, notes=[ESCAPE], status="FAILED"), SHOW
     ),
     "escape sequences in a note": run(
-        text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})), "runs", "show", "run"
+        text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})), SHOW
     ),
-    "escape sequences in a table": run(
-        text("summary.csv", f"seed,a\n0,{ESCAPE}\n"), "runs", "show", "run"
-    ),
-    "escape sequences in a failure": run(
-        record(failures=[{"seed": 0, "reason": ESCAPE}]), "runs", "show", "run"
-    ),
+    "escape sequences in a table": run(text("summary.csv", f"seed,a\n0,{ESCAPE}\n"), SHOW),
+    "escape sequences in a failure": run(record(failures=[{"seed": 0, "reason": ESCAPE}]), SHOW),
 }
 ATTACKS = {"code": CODE, "elsewhere": ELSEWHERE, "memory": MEMORY, "terminal": TERMINAL}
 CASES = [(kind, name) for kind, attacks in ATTACKS.items() for name in attacks]
@@ -277,10 +267,11 @@ def test_an_attack_fails(kind, name, trained, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("KANRUN_PLUGINS", "")  # which --plugin adds to
     attack = ATTACKS[kind][name]
     words = attack(place) if callable(attack) else attack
+    words = words.split() if isinstance(words, str) else words
     before = {path for path in tmp_path.rglob("*") if path.name != "outputs"}
     capfd.readouterr()
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    code = main(list(words))
+    code = main(words)
     said = "".join(capfd.readouterr())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 2**20  # KiB
     assert code == 2 or kind == "terminal" or said.count("kanrun: ") == 1 or "runs" in words

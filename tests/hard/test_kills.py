@@ -90,6 +90,7 @@ def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
             again = forked(lambda run=run: main(["runs", "resume", str(run.path), "-q"]), silent)
             assert ended(again) == 0, (state, silent.read_text()[-2000:])
             after = Run(run.path)
+            assert not list(run.path.rglob(".*.tmp"))
             assert after.status == "COMPLETED"
             assert numbers(after) == expected
 

@@ -86,61 +86,46 @@ class Disk:
 
 def recorded(top, patch, body):
     """The operations below `top` that `body` asks of the system."""
-    operations = []
-    real = {
-        name: getattr(os, name)
-        for name in ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink")
-    }
-    paths = {}
+    operations, paths = [], {}
 
     def note(kind, path, *more):
         if Path(path).is_relative_to(top):
             operations.append((kind, str(path), *more))
 
+    def watch(name, tell):
+        real = getattr(os, name)
+
+        def call(*words, **options):
+            result = real(*words, **options)
+            if "dir_fd" not in options:
+                tell(result, *words)
+            return result
+
+        patch.setattr(os, name, call)
+
+    def wrote(count, number, data):
+        if number in paths:
+            note("write", paths[number], bytes(data)[:count])
+
     def opened(path, flags, *mode, **options):
         new = flags & os.O_CREAT and not os.path.lexists(path)
-        number = real["open"](path, flags, *mode, **options)
+        number = real_open(path, flags, *mode, **options)
         paths[number] = str(path)
         if new:
             note("create", path)
-        return int(number)
+        return number
 
-    def wrote(number, data):
-        count = real["write"](number, data)
-        if number in paths:
-            note("write", paths[number], bytes(data)[:count])
-        return int(count)
-
-    def synced(number):
-        real["fsync"](number)
-        note("sync", paths[number])
-
-    def renamed(name):
-        def rename(source, target):
-            real[name](source, target)
-            note("rename", source, str(target))
-
-        return rename
-
-    def made(path, *mode):
-        real["mkdir"](path, *mode)
-        note("mkdir", path)
-
-    def removed(path, **options):
-        real["unlink"](path, **options)
-        if "dir_fd" not in options:
-            note("remove", path)
-
-    for name, function in (
-        ("open", opened),
+    real_open = os.open
+    patch.setattr(os, "open", opened)
+    for name, tell in (
         ("write", wrote),
-        ("fsync", synced),
-        ("mkdir", made),
-        ("unlink", removed),
-        ("replace", renamed("replace")),
-        ("rename", renamed("rename")),
+        ("fsync", lambda _, number: note("sync", paths[number])),
+        ("mkdir", lambda _, path, *mode: note("mkdir", path)),
+        ("unlink", lambda _, path: note("remove", path)),
+        ("replace", lambda _, old, new: note("rename", old, str(new))),
+        ("rename", lambda _, old, new: note("rename", old, str(new))),
     ):
-        patch.setattr(os, name, function)
+        watch(name, tell)
     patch.setattr(kanrun.runs.files, "open", lambda path, mode: Unbuffered(path), raising=False)
     body()
     patch.undo()

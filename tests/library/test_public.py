@@ -67,15 +67,6 @@ def test_the_examples_of_the_reference_hold(name, tmp_path, monkeypatch):
     assert doctest.DocTestRunner().run(found[0]).failed == 0
 
 
-def test_importing_kanrun_loads_nothing_heavy():
-    heavy = {"torch", "numpy", "pandas", "scipy", "sympy", "matplotlib", "omegaconf", "rich"}
-    program = f"import sys, kanrun; print({heavy} & set(sys.modules))"
-    said = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
-    assert said == "set()\n"
-
-
 @pytest.mark.slow
 def test_types_hold_for_a_program_outside(tmp_path):
     """mypy --strict on a program that uses the package as a wheel lays it out."""

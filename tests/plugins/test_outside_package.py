@@ -28,36 +28,24 @@ for words in json.loads(pathlib.Path("words.json").read_text()):
     told.append([code, out.getvalue(), err.getvalue(), "torch" in sys.modules])
 pathlib.Path("told.json").write_text(json.dumps(told))
 """
-QUICK = ["sampling.n_train=300", "sampling.n_test=200", "-q"]
+QUICK = "sampling.n_train=300 sampling.n_test=200 -q"
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     place = tmp_path_factory.mktemp("outside")
     assert main(["init", str(place / "source"), "--name", "kanrun-outside"]) == 0
-    install = [
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "--target",
-        str(place / "site"),
-    ]
+    words = f"-m pip install -q --no-deps --no-build-isolation --target {place}/site {place}/source"
     done = subprocess.run(
-        [sys.executable, *install, str(place / "source")],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, *words.split()], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return place / "site"
 
 
-def kanrun(site, place, *commands):
-    """Run the commands in one process, which has the package on its path."""
-    (place / "words.json").write_text(json.dumps(commands))
+def kanrun(site, place, *lines):
+    """Run the command lines in one process, which has the package on its path."""
+    (place / "words.json").write_text(json.dumps([line.split() for line in lines]))
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", COMMANDS], cwd=place, env=environment, check=True)
     return [tuple(each) for each in json.loads((place / "told.json").read_text())]
@@ -69,20 +57,16 @@ def summary(run):
 
 def test_help_and_refusals_load_no_torch(site, tmp_path):
     expected = [
-        (["--help"], 0, "noise-levels"),
-        (["fit", "--help"], 0, "bspline, chebyshev, kan"),
-        (["noise-levels", "--help"], 0, "Train on points with increasing noise."),
-        (["fit", "--cfg", "job", "model=chebyshev", "model.degree=5"], 0, "degree: 5"),
-        (["fit", "model=chebishev"], 2, "did you mean chebyshev?"),
-        (["fit", "model=chebyshev", "model.degre=3"], 2, "did you mean model.degree?"),
-        (
-            ["fit", "model=chebyshev", "model.degree=99"],
-            2,
-            "must be from 1 to 30 (degree of the polynomials)",
-        ),
-        (["fit", "target=ring"], 2, "did you mean rings"),
-        (["fit", "solver=momentum", "solver.momentum=1"], 2, "solver.momentum=1"),
-        (["noise-levels", "levels=[-1]"], 2, "levels"),
+        ("--help", 0, "noise-levels"),
+        ("fit --help", 0, "bspline, chebyshev, kan"),
+        ("noise-levels --help", 0, "Train on points with increasing noise."),
+        ("fit --cfg job model=chebyshev model.degree=5", 0, "degree: 5"),
+        ("fit model=chebishev", 2, "did you mean chebyshev?"),
+        ("fit model=chebyshev model.degre=3", 2, "did you mean model.degree?"),
+        ("fit model=chebyshev model.degree=99", 2, "must be from 1 to 30 (degree of the polynomi"),
+        ("fit target=ring", 2, "did you mean rings"),
+        ("fit solver=momentum solver.momentum=1", 2, "solver.momentum=1"),
+        ("noise-levels levels=[-1]", 2, "levels"),
     ]
     told = kanrun(site, tmp_path, *(words for words, _, _ in expected))
     for (words, code, sentence), (got, out, err, torch) in zip(expected, told, strict=True):
@@ -92,22 +76,15 @@ def test_help_and_refusals_load_no_torch(site, tmp_path):
 
 
 #: Without the searches, which take most of the time.
-FIT = ["fit", "figures=none"]
-SEARCHLESS = ["solver.n_starts=1", "solver.smoothness_weight=1e-12"]
-MOMENTUM = [*FIT, "solver=momentum", "target=product"]
+SEARCHLESS = "solver.n_starts=1 solver.smoothness_weight=1e-12"
+MOMENTUM = "fit figures=none solver=momentum target=product"
 FITS = [
-    [*FIT, "model=chebyshev", "target=exp_sin_square", "solver.steps=60", *SEARCHLESS],
-    [*MOMENTUM, "model=mlp", "model.hidden=[8]", "solver.learning_rate=0.02"],
-    [*MOMENTUM, "model.hidden=[2]", "model.intervals=[3,6]", "solver.learning_rate=0.005"],
-    [
-        *FIT,
-        "target=rings",
-        "target.frequency=3",
-        "model.hidden=[2]",
-        "model.intervals=[3]",
-        *SEARCHLESS,
-    ],
-    ["noise-levels", "n_seeds=2", "solver.steps=5", *SEARCHLESS],
+    f"fit figures=none model=chebyshev target=exp_sin_square solver.steps=60 {SEARCHLESS}",
+    f"{MOMENTUM} model=mlp model.hidden=[8] solver.learning_rate=0.02",
+    f"{MOMENTUM} model.hidden=[2] model.intervals=[3,6] solver.learning_rate=0.005",
+    "fit figures=none target=rings target.frequency=3 model.hidden=[2] model.intervals=[3] "
+    f"{SEARCHLESS}",
+    f"noise-levels n_seeds=2 solver.steps=5 {SEARCHLESS}",
 ]
 
 
@@ -115,7 +92,7 @@ FITS = [
 def place(site, tmp_path_factory):
     """A folder with all runs, in the order of `FITS`."""
     place = tmp_path_factory.mktemp("runs")
-    for code, _, err, _ in kanrun(site, place, *([*words, *QUICK] for words in FITS)):
+    for code, _, err, _ in kanrun(site, place, *(f"{line} {QUICK}" for line in FITS)):
         assert code == 0, err
     return place
 
@@ -131,12 +108,9 @@ def test_a_model_trains_is_saved_and_predicts(site, place):
         place / "new.csv", index=False
     )
     pd.DataFrame({"x0": [5.0], "x1": [0.0]}).to_csv(place / "far.csv", index=False)
-    predict = ["predict", "fit/v0001"]
+    predict = "predict fit/v0001"
     near, far = kanrun(
-        site,
-        place,
-        [*predict, "new.csv", "--output", "out.csv"],
-        [*predict, "far.csv", "--output", "far2.csv"],
+        site, place, f"{predict} new.csv --output out.csv", f"{predict} far.csv --output far2.csv"
     )
     assert near[0] == far[0] == 0
     np.testing.assert_allclose(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from kanrun.cli.app import main
 
 CALL = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
-QUICK = ["sampling.n_train=60", "sampling.n_test=30", "solver.steps=3", "-q"]
+QUICK = "sampling.n_train=60 sampling.n_test=30 solver.steps=3 -q"
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +24,14 @@ def package(tmp_path_factory):
     return place
 
 
-def kanrun(place, *words, **variables):
+def kanrun(place, line="", **variables):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return called([sys.executable, "-c", CALL, *shlex.split(line)], place, environment)
+
+
+def called(command, place, environment=None):
     return subprocess.run(
-        [sys.executable, "-c", CALL, *words],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=place, env=environment, capture_output=True, text=True, check=False
     )
 
 
@@ -39,21 +39,10 @@ def kanrun(place, *words, **variables):
 def run(package, tmp_path_factory):
     """Two seeds of a target that a typed module brings, trained by a worker process."""
     outputs = tmp_path_factory.mktemp("runs")
-    words = [
-        "target=rings",
-        "model.hidden=[2]",
-        "model.intervals=[3]",
-        "n_seeds=2",
-        "solver.n_starts=1",
-        "solver.smoothness_weight=1e-12",
-        "figures=none",
-        *QUICK,
-        "--outputs",
-        str(outputs),
-    ]
-    done = kanrun(
-        package, "fit", "--plugin", "waves.rings", *words, "executor=local", "executor.workers=1"
-    )
+    network = "model.hidden=[2] model.intervals=[3] solver.n_starts=1 figures=none"
+    words = f"target=rings {network} n_seeds=2 solver.smoothness_weight=1e-12 {QUICK}"
+    place = f"executor=local executor.workers=1 --outputs {outputs}"
+    done = kanrun(package, f"fit --plugin waves.rings {words} {place}")
     assert done.returncode == 0, done.stderr
     return outputs / "fit" / "v0001"
 
@@ -65,11 +54,11 @@ def test_a_typed_module_is_used_by_workers_and_recorded(run):
 
 
 def test_the_variable_names_several(package):
-    words = ("fit", "--cfg", "job", "target=rings", "solver=momentum")
-    shown = kanrun(package, *words, KANRUN_PLUGINS="waves.rings, waves.momentum")
+    line, plugins = "fit --cfg job target=rings solver=momentum", "waves.rings, waves.momentum"
+    shown = kanrun(package, line, KANRUN_PLUGINS=plugins)
     assert "kind: rings" in shown.stdout
     assert "kind: momentum" in shown.stdout
-    helped = kanrun(package, "noise-levels", "--plugin", "waves.noise_levels.settings", "--help")
+    helped = kanrun(package, "noise-levels --plugin waves.noise_levels.settings --help")
     assert "Train on points with increasing noise." in helped.stdout
 
 
@@ -82,7 +71,7 @@ def test_the_variable_names_several(package):
     ],
 )
 def test_what_cannot_be_loaded_is_refused(package, module, sentence):
-    done = kanrun(package, "fit", "--plugin", module)
+    done = kanrun(package, f"fit --plugin '{module}'")
     assert done.returncode == 2
     assert done.stderr.startswith(f"kanrun: the plug-in {module} cannot be loaded: ")
     assert sentence in done.stderr
@@ -90,7 +79,7 @@ def test_what_cannot_be_loaded_is_refused(package, module, sentence):
 
 
 def test_a_configuration_cannot_name_a_module(package):
-    done = kanrun(package, "fit", "+plugin=waves.rings", "target=rings")
+    done = kanrun(package, "fit +plugin=waves.rings target=rings")
     assert done.returncode == 2
     assert "rings" in done.stderr
 
@@ -106,7 +95,7 @@ def test_an_interrupted_run_asks_for_its_plugins(package, run, tmp_path):
     file = tmp_path / "fit" / "v0001" / "run.json"
     told = json.loads(file.read_text())
     file.write_text(json.dumps(told | {"status": "INTERRUPTED"}))
-    done = kanrun(package, "runs", "resume", "fit/v0001", "--outputs", str(tmp_path))
+    done = kanrun(package, f"runs resume fit/v0001 --outputs {tmp_path}")
     assert done.returncode == 2
     assert "If you trust it, add --plugin waves.rings" in done.stderr
 
@@ -131,20 +120,9 @@ def test_the_written_package_installs_and_passes_its_own_test(package, tmp_path)
     (site,) = place.glob("lib/python*/site-packages")
     dependencies = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(dependencies))
-    install = ["-m", "pip", "--python", str(place / "bin" / "python"), "install", "-q", "--no-deps"]
-    sources = [str(root), str(package)]
-    done = subprocess.run(
-        [sys.executable, *install, "--no-build-isolation", *sources],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    python = str(place / "bin" / "python")
+    words = f"-m pip --python {python} install -q --no-deps --no-build-isolation"
+    done = called([sys.executable, *words.split(), str(root), str(package)], tmp_path)
     assert done.returncode == 0, done.stderr
-    tested = subprocess.run(
-        [str(place / "bin" / "python"), "-m", "pytest", "-q", str(package / "tests")],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    tested = called([python, "-m", "pytest", "-q", str(package / "tests")], tmp_path)
     assert tested.returncode == 0, tested.stdout + tested.stderr

@@ -37,20 +37,26 @@ def source(tmp_path):
 
 
 def test_of_a_checkout_the_commit_and_whether_its_code_differs(source, tmp_path):
-    at = git(source, "rev-parse", "HEAD").strip()
-    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": False}
+    at, kanrun = git(source, "rev-parse", "HEAD").strip(), source / "kanrun" / "engine"
+
+    def is_dirty():
+        found = repository(source, tmp_path)
+        assert found == {"of": "kanrun", "commit": at, "dirty": found["dirty"]}
+        return found["dirty"]
+
+    assert is_dirty() is False
     (source / "notes").write_text("other")
-    (source / "kanrun" / "engine" / "__pycache__").mkdir()
-    (source / "kanrun" / "engine" / "__pycache__" / "a.pyc").write_text("")
-    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": False}
+    (kanrun / "__pycache__").mkdir()
+    (kanrun / "__pycache__" / "a.pyc").write_text("")
+    assert is_dirty() is False
     (source / "experiments" / "b.py").write_text("TWO")
-    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": True}
+    assert is_dirty() is True
     (source / "experiments" / "b.py").write_text("two")
     (source / "experiments" / "new.py").write_text("")
-    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": True}
+    assert is_dirty() is True
     (source / "experiments" / "new.py").unlink()
-    (source / "kanrun" / "engine" / "a.py").unlink()
-    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": True}
+    (kanrun / "a.py").unlink()
+    assert is_dirty() is True
 
 
 def test_of_an_installed_package_the_working_directorys(tmp_path, monkeypatch):

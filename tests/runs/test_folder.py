@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from unittest.mock import Mock
 
 import matplotlib as mpl
 import numpy as np
@@ -116,9 +117,7 @@ def test_figures_have_the_same_bytes_each_time(folder):
 def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
     folder.table("metrics").extend({"step": [0]})
 
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+    full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(StorageFailed, match=r"metrics\.csv: No space left on device"):

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,23 +23,27 @@ for _ in range(25):
 """
 
 
+def made(outputs, command="fit"):
+    return RunFolder.create(outputs, Manifest(command)).path
+
+
 def test_numbers_go_up_and_latest_follows(tmp_path):
-    names = [RunFolder.create(tmp_path, Manifest("fit")).path.name for _ in range(3)]
+    names = [made(tmp_path).name for _ in range(3)]
     assert names == ["v0001", "v0002", "v0003"]
     assert os.readlink(tmp_path / "fit" / "latest") == "v0003"
-    assert RunFolder.create(tmp_path, Manifest("bench")).path == tmp_path / "bench" / "v0001"
+    assert made(tmp_path, "bench") == tmp_path / "bench" / "v0001"
 
 
 def test_a_deleted_number_is_not_used_again(tmp_path):
-    RunFolder.create(tmp_path, Manifest("fit"))
-    shutil.rmtree(RunFolder.create(tmp_path, Manifest("fit")).path)
-    assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v0003"
+    made(tmp_path)
+    shutil.rmtree(made(tmp_path))
+    assert made(tmp_path).name == "v0003"
 
 
 def test_numbers_beyond_four_digits_count_as_numbers(tmp_path):
     (tmp_path / "fit" / "v9999").mkdir(parents=True)
-    assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v10000"
-    assert RunFolder.create(tmp_path, Manifest("fit")).path.name == "v10001"
+    assert made(tmp_path).name == "v10000"
+    assert made(tmp_path).name == "v10001"
 
 
 def test_two_processes_never_share_a_folder(tmp_path):
@@ -61,24 +66,19 @@ def test_two_processes_never_share_a_folder(tmp_path):
 
 
 def test_a_place_without_links_still_gives_folders(tmp_path, monkeypatch):
-    def no_links(*_, **__):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(Path, "symlink_to", no_links)
-    assert RunFolder.create(tmp_path, Manifest("fit")).path.is_dir()
+    monkeypatch.setattr(Path, "symlink_to", Mock(side_effect=OSError("no links here")))
+    assert made(tmp_path).is_dir()
     assert not (tmp_path / "fit" / "latest").exists()
 
 
 def test_outputs_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "outputs").write_text("not a folder")
     with pytest.raises(UsageError, match="cannot make a run folder"):
-        RunFolder.create(tmp_path / "outputs", Manifest("fit"))
+        made(tmp_path / "outputs")
 
 
 def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
-    def denied(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr(Path, "mkdir", denied)  # root may write anywhere
+    denied = PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(Path, "mkdir", Mock(side_effect=denied))  # root may write anywhere
     with pytest.raises(UsageError, match="Permission denied; choose another place with --outputs"):
-        RunFolder.create(tmp_path / "outputs", Manifest("fit"))
+        made(tmp_path / "outputs")

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -81,10 +82,8 @@ def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path):
 
 
 def test_without_locks_run_json_tells(tmp_path, monkeypatch):
-    def no_locks(*_):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    no_locks = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=no_locks))
     folder = RunFolder.create(tmp_path, Manifest("fit"))
     with pytest.raises(UsageError, match="still running"):
         RunFolder.reopen(folder.path, force=True)

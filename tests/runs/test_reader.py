@@ -1,11 +1,10 @@
-"""Reading runs: killed ones, damaged ones, hostile ones, and finding them by name."""
+"""Reading runs: damaged ones, hostile ones, and finding them by name.
 
-import contextlib
+`tests/hard` has those that are killed, or lose their power.
+"""
+
 import json
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -21,21 +20,6 @@ from kanrun.runs import (
     reader,
 )
 
-WRITE_UNTIL_KILLED = """
-import sys
-from pathlib import Path
-import numpy as np
-from kanrun.runs import Checkpoint, Manifest, Row, RunFolder
-folder = RunFolder.create(Path(sys.argv[1]), Manifest("fit"))
-print("started", flush=True)
-step = 0
-while True:
-    folder.table("metrics").extend({"seed": [0], "step": [step], "text": ["x" * (step % 50)]})
-    folder.checkpoint(Checkpoint("model", {"step": np.full(2000, step)}, {"step": step}))
-    folder.journal({"finished": [0, 0, step], "digest": "", "rows": {}})
-    step += 1
-"""
-
 
 def make_run(outputs, command="fit", status=Status.COMPLETED):
     folder = RunFolder.create(outputs, Manifest(command))
@@ -49,36 +33,6 @@ def change(folder, **changes):
     """Change fields of `run.json`."""
     record = json.loads((folder.path / "run.json").read_text())
     (folder.path / "run.json").write_text(json.dumps(record | changes))
-
-
-@pytest.mark.parametrize("delay", [0.0, 0.03, 0.11])
-def test_a_killed_run_is_readable_and_shown_as_killed(tmp_path, delay):
-    child = subprocess.Popen(
-        [sys.executable, "-c", WRITE_UNTIL_KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout.readline() == "started\n"
-    path = tmp_path / "fit" / "v0001"
-    assert Run(path).status == "RUNNING"
-    with pytest.raises(UsageError, match="still running"):
-        RunFolder.reopen(path)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        child.wait(timeout=delay)
-    child.send_signal(signal.SIGKILL)
-    child.wait(timeout=60)
-    run = Run(path)
-    assert run.status == "INTERRUPTED (killed)"
-    assert [seed for _, _, seed in run.journal.finished] == list(range(len(run.journal.finished)))
-    for name in run.tables:
-        table = run.table(name)  # Without columns if the file had just been opened.
-        assert list(table.get("step", [])) == list(range(len(table)))
-    for name in run.checkpoints:
-        checkpoint = run.checkpoint(name)
-        assert set(checkpoint.arrays["step"].tolist()) == {checkpoint.meta["step"]}
-    again = RunFolder.reopen(path)
-    assert not list(path.rglob(".*.tmp"))
-    assert Run(path).status == "RUNNING"
-    assert len(again.manifest.resumed) == 1
-    child.stdout.close()
 
 
 def test_a_run_without_run_json(tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -23,47 +24,58 @@ from kanrun.study.executors import dask_client
 SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
 
 
+def local_cluster(workers):
+    distributed = pytest.importorskip("distributed")
+    options = {"threads_per_worker": 1, "processes": True, "dashboard_address": None}
+    return distributed.LocalCluster(n_workers=workers, silence_logs=50, **options)
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as cluster:
+    with local_cluster(2) as cluster:
         yield cluster
 
 
-def test_local_processes_give_the_numbers_of_a_serial_run_though_some_die(run_toy, same_tables):
+@pytest.fixture(params=["local", "dask"])
+def executor(request):
+    if request.param == "local":
+        return "local", 2
+    return "dask", None, request.getfixturevalue("cluster").scheduler_address
+
+
+def test_numbers_are_those_of_a_serial_run_though_some_workers_die(run_toy, same_tables, executor):
     _, serial = run_toy(**SIZES)
-    outcome, local = run_toy(executor=("local", 2), **SIZES, dies_once=[3], fails_once=[2])
+    outcome, run = run_toy(executor, **SIZES, dies_once=[3], fails_once=[2])
     assert outcome.status == Status.COMPLETED
-    same_tables(serial, local)
-    pids = set(local.table("summary")["pid"])
+    same_tables(serial, run)
+    pids = set(run.table("summary")["pid"])
     assert len(pids) >= 2
     assert os.getpid() not in pids
-    assert local.manifest.threads == serial.manifest.threads == 1
+    assert run.manifest.threads == serial.manifest.threads == 1
 
 
-def test_a_cell_that_always_dies_is_tried_twice_and_recorded(run_toy, capsys):
-    outcome, run = run_toy(executor=("local", 1), sizes=[2, 3], dies=[3])
+@pytest.mark.parametrize(
+    ("fate", "reason"),
+    [("dies", "ended by SIGKILL"), ("fails", "the loss of size 3 is not finite at step 3")],
+)
+def test_a_cell_that_ends_early_twice_is_recorded(run_toy, executor, capsys, fate, reason):
+    if executor[0] == "dask" and fate == "dies":
+        pytest.skip("the scheduler repeats it itself: see the slow test")
+    outcome, run = run_toy(executor, sizes=[2, 3], **{fate: [3]})
     assert outcome.status == Status.FAILED
     (failure,) = run.manifest.failures
     assert failure["cell"] == 1
-    assert "ended by SIGKILL" in failure["reason"]
+    assert reason in failure["reason"]
     assert run.table("summary")["size"].tolist() == [2]
-    assert run.table("metrics").query("cell == 1")["step"].tolist() == [
-        0,
-        1,
-        2,
-    ]  # of the second attempt only
+    steps = run.table("metrics").query("cell == 1")["step"].tolist()
+    assert steps == [0, 1, 2]  # of the second attempt only
     assert capsys.readouterr().err.count("failed and restarts") == 1
 
 
 def test_workers_end_when_the_study_is_stopped(tmp_path, monkeypatch):
     cfg = ToyConfig(sizes=[2, 3], pause=60, executor=ExecutorConfig("local", 2))
 
-    def stop(*_):
-        raise KeyboardInterrupt
-
+    stop = Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr("kanrun.study.recorder.Recorder.note", stop)  # at the first note
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path, cfg)
@@ -132,26 +144,6 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     assert left == []
 
 
-def test_dask_gives_the_numbers_of_a_serial_run_though_a_worker_dies(run_toy, same_tables, cluster):
-    _, serial = run_toy(**SIZES)
-    outcome, dask = run_toy(
-        executor=("dask", None, cluster.scheduler_address), **SIZES, dies_once=[3], fails_once=[2]
-    )
-    assert outcome.status == Status.COMPLETED
-    same_tables(serial, dask)
-    assert os.getpid() not in set(dask.table("summary")["pid"])
-
-
-def test_dask_records_a_cell_that_fails_twice(run_toy, cluster, capsys):
-    outcome, run = run_toy(
-        executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], fails=[3]
-    )
-    assert outcome.status == Status.FAILED
-    assert run.manifest.failures[0]["reason"] == "the loss of size 3 is not finite at step 3"
-    assert run.table("metrics").query("cell == 1")["step"].tolist() == [0, 1, 2]
-    assert capsys.readouterr().err.count("failed and restarts") == 1
-
-
 @pytest.mark.slow
 def test_dask_gives_up_a_cell_whose_workers_always_die(run_toy, cluster):
     outcome, run = run_toy(
@@ -164,10 +156,7 @@ def test_dask_gives_up_a_cell_whose_workers_always_die(run_toy, cluster):
 
 @pytest.mark.slow
 def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path):
-    distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    )
+    cluster = local_cluster(1)
     cfg = ToyConfig(
         sizes=[2, 3], pause=1.0, executor=ExecutorConfig("dask", address=cluster.scheduler_address)
     )
@@ -179,10 +168,7 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path):
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path, capsys):
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=0, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as cluster:
+    with local_cluster(0) as cluster:
         threading.Timer(1.0, cluster.scale, [1]).start()
         cfg = ToyConfig(
             sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address)

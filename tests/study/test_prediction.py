@@ -98,18 +98,6 @@ def test_a_bad_value_late_in_the_file_leaves_nothing(fitted, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
 
 
-def test_classes_by_name(tmp_path):
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(60, 1))
-    labels = np.where(x[:, 0] > 0, "yes", "no")
-    model = fit({"a": x[:, 0]}, labels, model="additive")
-    table(tmp_path)
-    predict_table(model, tmp_path / "new.csv", tmp_path / "out.csv")
-    out = pd.read_csv(tmp_path / "out.csv")
-    assert_allclose(out["probability:no"] + out["probability:yes"], 1)
-    assert set(out["y"]) <= {"yes", "no"}
-
-
 def test_what_a_spreadsheet_would_run(tmp_path):
     labels = np.where(np.arange(60) % 2 == 0, "=1+1", "-3")
     model = fit({"a": np.arange(60.0)}, labels, model="additive")

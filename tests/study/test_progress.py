@@ -27,6 +27,11 @@ def shown(events, total=1, width=80, terminal=False, quiet=False):
     return stream.getvalue()
 
 
+def reporting(**options):
+    stream = io.StringIO()
+    return stream, Reporter(Console(file=stream, width=100), 1, **options)
+
+
 def metrics(**values):
     return TaskEvent(TASK, Row("metrics", values))
 
@@ -143,8 +148,7 @@ def test_tables_and_claims_fit_the_width(width):
 def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch):
     seconds = iter([0.0, 1.0, 6.0, 7.0, 16.0])
     monkeypatch.setattr("kanrun.study.progress.time.monotonic", lambda: next(seconds))
-    stream = io.StringIO()
-    reporter = Reporter(Console(file=stream, width=100), 1)
+    stream, reporter = reporting()
     for done, error in ((1, 0.5), (6, 0.25), (7, 0.25), (16, 0.125)):
         reporter.show_progress(ProgressUpdate("grid of 8", done, 21, error))
     assert stream.getvalue().splitlines() == [
@@ -168,7 +172,6 @@ def test_the_time_left_of_all_trainings_is_estimated_after_some_seconds(monkeypa
 
 def test_details_are_shown_to_those_who_ask():
     for verbose in (False, True):
-        stream = io.StringIO()
-        reporter = Reporter(Console(file=stream, width=100), 1, verbose=verbose)
+        stream, reporter = reporting(verbose=verbose)
         reporter.handle(TaskEvent(TASK, Note("solver lm: asked for", detail=True)))
         assert ("asked for" in stream.getvalue()) == verbose

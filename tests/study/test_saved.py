@@ -1,5 +1,7 @@
 """A checkpoint from someone else: nothing is built before its content is known to be stored."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
@@ -38,10 +40,8 @@ LAYER = {"edges": EDGES, "uniform": True}
     ],
 )
 def test_a_network_that_is_not_stored_is_not_built(network, monkeypatch):
-    def built(*_):
-        raise AssertionError("memory was taken")
-
     for kind in (KAN, MLP):
-        monkeypatch.setattr(kind, "from_description", built)
+        taken = Mock(side_effect=AssertionError("memory was taken"))
+        monkeypatch.setattr(kind, "from_description", taken)
     with pytest.raises(KanrunError):
         from_checkpoint(Checkpoint("sent", {"a": np.zeros(9)}, {"network": network}), Model)

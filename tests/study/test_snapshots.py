@@ -60,12 +60,9 @@ def stored(done, folder):
 
 
 def followed(create, plan, done=None):
-    training, events = train(create, DATA, plan, Generator().manual_seed(3), done), []
-    while True:
-        try:
-            events.append(next(training))
-        except StopIteration as end:
-            return events, end.value
+    events = []
+    training = train(create, DATA, plan, Generator().manual_seed(3), done)
+    return events, grid_training.finished(training, events.append)
 
 
 def steps(events):

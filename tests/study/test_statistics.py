@@ -26,12 +26,12 @@ def bounded(values):
 
 def of_no_activation(values):
     columns = {"from_least_squares": values, "from_product": values, "bits_that_differ": values}
-    return list(compare_claims.linear_claims({"linear": pd.DataFrame({"depth": 1, **columns})}))
+    return compare_claims.linear_claims({"linear": pd.DataFrame({"depth": 1, **columns})})
 
 
 def superposed(values):
     rows = table(values, "relative_error", target="t", grid="5", shape="2-5-1", bound=1.0)
-    return list(compare_claims.theorem_claims({"summary": rows}))
+    return compare_claims.theorem_claims({"summary": rows})
 
 
 def six_seeds(rows):
@@ -48,14 +48,14 @@ def without_tricks(values):
     )
     summary = six_seeds(summary)
     summary = summary.assign(target="t", shape="2-1", error=summary["error"] + 1)
-    return list(compare_claims.trick_claims({"summary": summary}))
+    return compare_claims.trick_claims({"summary": summary})
 
 
 def opponents(values):
     kans = table(values, "error", model="kan", validation_rmse=1.0)
     summary = pd.concat([kans, kans.assign(model="mlp", error=kans["error"] + 1)])
     summary = summary.assign(kan="a", target="t", error=summary["error"] + 1)
-    return list(compare_claims.verdict_claims(six_seeds(summary), "parameters"))
+    return compare_claims.verdict_claims(six_seeds(summary), "parameters")
 
 
 def learners(values):
@@ -68,7 +68,7 @@ def learners(values):
         "phases": 5,
     }
     rows = table(values, "worst_forgetting", rmse=values, part="learners", **kan)
-    return list(continual_claims.claims_of(rows.assign(best_spline_rmse=values)))
+    return continual_claims.claims_of(rows.assign(best_spline_rmse=values))
 
 
 def on_grids(values):
@@ -76,7 +76,7 @@ def on_grids(values):
     coarse = fine.assign(intervals=10, rmse=16 * 4e-4, worst_forgetting=0.0)
     kan = {"role": "kan", "trained_extras": None, "phases": 5, "best_spline_rmse": 4e-4}
     both = pd.concat([coarse, fine]).assign(part="intervals", degree=3, **kan)
-    return list(continual_claims.claims_of(both))
+    return continual_claims.claims_of(both)
 
 
 def stages(values, **others):
@@ -88,7 +88,7 @@ def stages(values, **others):
 
 
 def ordered(values):
-    return list(grid_claims.order_claims(stages(values, part="order")))
+    return grid_claims.order_claims(stages(values, part="order"))
 
 
 def overfitted(values):
@@ -101,26 +101,23 @@ def overfitted(values):
         threshold=15.0,
         train_rmse=0.0,
     )
-    return list(grid_claims.overfit_claims(rows))
+    return grid_claims.overfit_claims(rows)
 
 
 def extended(values):
     warm = stages(values, part="schedules", compared=True, seconds=1.0)
-    return list(
-        grid_claims.warm_start_claims(
-            pd.concat([warm, stages([0.0] * 3, part="scratch", seconds=2.0)])
-        )
-    )
+    alone = stages([0.0] * 3, part="scratch", seconds=2.0)
+    return grid_claims.warm_start_claims(pd.concat([warm, alone]))
 
 
 def refined(values):
     rows = table(values, "function_change", carried_by="insertion", part="order", penalised=True)
-    return list(grid_claims.exact_claims(rows))
+    return grid_claims.exact_claims(rows)
 
 
 def converging(values):
     fitted = curve_claims.fitted_order([40, 80, 160], [1.0, 1.0 / 16, 1.0 / 256 + values[-1]])
-    return list(curve_claims.convergence(pd.DataFrame([{"degree": 3, **fitted}])))
+    return curve_claims.convergence(pd.DataFrame([{"degree": 3, **fitted}]))
 
 
 def growing(values):
@@ -154,7 +151,7 @@ ALL = [
 
 @pytest.mark.parametrize("claims", ALL)
 def test_one_nan_keeps_a_claim_from_holding(claims):
-    good, bad = claims([0.0, 0.0, 0.0]), claims([0.0, 0.0, math.nan])
+    good, bad = (list(claims([0.0, 0.0, last])) for last in (0.0, math.nan))
     assert good
     assert all(claim.holds for claim in good), good
     assert len(bad) == len(good)

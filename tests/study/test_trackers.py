@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import types
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -49,8 +50,7 @@ def test_settings_rows_and_results_reach_the_tracker(run_toy, monkeypatch):
 def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(
     run_toy, monkeypatch, capsys, fails
 ):
-    def broken(*_):
-        raise ConnectionError("no server")
+    broken = Mock(side_effect=ConnectionError("no server"))
 
     class Broken(Heard):
         pass

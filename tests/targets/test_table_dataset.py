@@ -132,10 +132,14 @@ def test_text_labels_become_sorted_classes(path):
     assert_array_equal(data.output_scaling.shift, [0])
 
 
-def write(tmp_path, text, name="data.csv"):
-    path = tmp_path / name
+def write(tmp_path, text):
+    path = tmp_path / "data.csv"
     path.write_text(text)
     return path
+
+
+def labelled(path, output="c"):
+    return TableTarget(str(path), ["x"], [output], "classification")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +159,7 @@ def write(tmp_path, text, name="data.csv"):
 )
 def test_kinds_of_labels(tmp_path, labels, classes, index):
     path = write(tmp_path, "x,c\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
-    data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), n_train=4, n_test=0)
+    data = dataset(labelled(path), n_train=4, n_test=0)
     assert data.classes == classes
     assert_array_equal(data.train.y[:, 0], index)
 
@@ -165,24 +169,23 @@ def test_labels_from_parquet(tmp_path):
     pd.DataFrame(
         {"x": [1.0, 2, 3], "c": [3, 1, 3], "t": pd.Categorical(["u", "v", "u"])}
     ).to_parquet(path)
-    assert dataset(TableTarget(str(path), ["x"], ["c"], "classification")).classes == ("1", "3")
-    assert dataset(TableTarget(str(path), ["x"], ["t"], "classification")).classes == ("u", "v")
+    assert dataset(labelled(path)).classes == ("1", "3")
+    assert dataset(labelled(path, "t")).classes == ("u", "v")
 
 
 def test_a_rare_class_is_trained_on_first(tmp_path):
     path = write(
         tmp_path, "x,c\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(60))
     )
-    target = TableTarget(str(path), ["x"], ["c"], "classification")
     for seed in range(3):
-        data = dataset(target, seed)
+        data = dataset(labelled(path), seed)
         assert 2 in data.train.y[:, 0]
         assert data.notes == ()
 
 
 def test_a_class_that_no_training_row_has_is_named(tmp_path):
     path = write(tmp_path, "x,c\n1,a\n2,b\n3,c\n4,a\n")
-    data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), n_train=2, n_test=2)
+    data = dataset(labelled(path), n_train=2, n_test=2)
     assert data.classes == ("a", "b", "c")
     assert len(data.notes) == 1
     assert "is in no training row, so it cannot be learned" in data.notes[0]

@@ -10,6 +10,7 @@ import os
 import sys
 import tracemalloc
 import zipfile
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -233,11 +234,8 @@ def test_paths_that_are_no_file(tmp_path):
 
 
 def test_a_file_without_permission(write, monkeypatch):
-    def denied(*_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    path = write(TEXT)
-    monkeypatch.setattr("builtins.open", denied)  # root may read everything
+    path, denied = write(TEXT), PermissionError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr("builtins.open", Mock(side_effect=denied))  # root may read everything
     _refused(path, ["a"], "data.csv cannot be read: Permission denied")
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from functools import partial
 
+import made_kan
 import pytest
 import torch
 from made_systems import finished, parsed
@@ -50,8 +51,7 @@ def solution(problem, create, form=PLAIN, **more):
 
 
 def error(found, truth, box):
-    share = torch.rand(2000, len(box), generator=Generator().manual_seed(5), dtype=torch.float64)
-    x = box[:, 0] + share * (box[:, 1] - box[:, 0])
+    x = made_kan.points(2000, len(box), *box.T, seed=5)
     with torch.no_grad():
         return float((found.network(x)[:, 0] - truth(x)).norm() / truth(x).norm())
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from made_kan import points
 
 from kanrun.engine.layers import SCHEMES, EdgeSpec, SplineLayer, initialise
 
@@ -30,10 +31,7 @@ def test_the_power_law():
 @pytest.mark.parametrize("intervals", [5, 20])
 def test_lecun_keeps_the_variance(intervals):
     layer = make("lecun", inputs=100, outputs=200, intervals=intervals)
-    x = (
-        2 * torch.rand(4000, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        - 1
-    )
+    x = points(4000, 100)
     assert layer(x).var(0).mean() == pytest.approx(float(x.var()), rel=0.5)
 
 

@@ -6,8 +6,6 @@ from typing import get_args
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from made_layer import NARROW, WIDE, data, make
 from torch.testing import assert_close
 
@@ -78,23 +76,6 @@ def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
     x = samples(layer)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     assert_close(layer(x), by_edges(layer, x), atol=tolerance, rtol=tolerance)
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    shape=st.lists(st.integers(0, 3), max_size=3),
-    inputs=st.integers(1, 4),
-    outputs=st.integers(1, 4),
-    degree=st.integers(0, 5),
-    intervals=st.sampled_from([1, 3, 90]),
-)
-def test_any_shape(shape, inputs, outputs, degree, intervals):
-    layer = make(intervals, EdgeSpec(degree=degree, base="silu"), inputs=inputs, outputs=outputs)
-    x = torch.linspace(-1, 1, max(1, inputs), dtype=torch.float64).expand(*shape, inputs)
-    y = layer(x)
-    assert y.shape == (*shape, outputs)
-    assert y.is_contiguous()
-    assert_close(y.reshape(-1, outputs), layer(x.reshape(-1, inputs)))
 
 
 @pytest.mark.parametrize("scale", ["separate", "single"])

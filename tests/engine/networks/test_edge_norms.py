@@ -2,25 +2,19 @@
 
 import pytest
 import torch
+from made_layer import data, make
 from torch.testing import assert_close
 
-from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
+from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import reshaping
 from kanrun.engine.networks.reshaping import edge_norms
 from kanrun.errors import UsageError
 
-PLAIN = EdgeSpec(base="silu")
 
-
-def make(intervals, spec=PLAIN):
-    points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1)
-    layer = SplineLayer.on_grid(points, 4, spec, uniform=True)
-    initialise(layer, "paper", torch.Generator().manual_seed(0))
+def made(intervals, spec=None):
+    layer = make(intervals, spec, outputs=4)
     layer.mask[1, 1] = False
-    x = 1.3 * (
-        2 * torch.rand(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1
-    )
-    return layer, x.requires_grad_()
+    return layer, data(50).requires_grad_()
 
 
 def slow(layer, x, kind):
@@ -45,7 +39,7 @@ def slow(layer, x, kind):
 @pytest.mark.parametrize("intervals", [1, 5, 100])
 def test_values_and_gradients(intervals, spec, kind, monkeypatch):
     monkeypatch.setattr(reshaping, "CHUNK", 12 * 7)
-    layer, x = make(intervals, spec)
+    layer, x = made(intervals, spec)
     found, expected = edge_norms(layer, x, kind), slow(layer, x, kind)
     assert_close(found, expected, atol=1e-7, rtol=1e-10)
     wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
@@ -58,7 +52,7 @@ def test_values_and_gradients(intervals, spec, kind, monkeypatch):
 
 
 def test_an_edge_that_is_zero_has_a_finite_gradient():
-    layer, x = make(5)
+    layer, x = made(5)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.zero_()
@@ -67,7 +61,7 @@ def test_an_edge_that_is_zero_has_a_finite_gradient():
 
 
 def test_refusals():
-    layer, x = make(5)
+    layer, x = made(5)
     with pytest.raises(UsageError, match="rms or mean_abs"):
         edge_norms(layer, x, "max")
     with pytest.raises(UsageError, match="at least one sample"):

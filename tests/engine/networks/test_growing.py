@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from made_kan import kan
+from made_kan import kan, points
 from torch.testing import assert_close
 
 from kanrun.engine.networks.reshaping import add_identity_layer, add_node
 
-X = torch.rand(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+X = points(50, 2, seed=0)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 1), (2, 2, 2, 3)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_kan import kan
+from made_kan import kan, points
 from torch.testing import assert_close
 
 
@@ -20,13 +20,8 @@ def rough(shape, intervals, seed=0, dtype=torch.float64, **spec):
 
 
 def data(network, samples=200, spread=1.0, seed=1):
-    share = torch.rand(
-        samples,
-        network.shape[0],
-        generator=torch.Generator().manual_seed(seed),
-        dtype=torch.float64,
-    )
-    return (0.25 + spread * 2.5 * (share - 0.5)).to(network.edge_layers[0].knots)
+    x = 0.25 + 1.25 * spread * points(samples, network.shape[0], seed=seed)
+    return x.to(network.edge_layers[0].knots)
 
 
 @settings(max_examples=15, deadline=None)

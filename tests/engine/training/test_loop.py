@@ -1,7 +1,6 @@
 """The training loop: events, selection on validation data, bitwise resuming, degenerate data."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from time import process_time
 
@@ -24,6 +23,7 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.engine.training.data import output_scale
+from kanrun.engine.training.grid_training import finished
 from kanrun.engine.training.starts import survivors
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 
@@ -39,17 +39,12 @@ def create(generator, outputs=1):
     return kan([2, 2, outputs], initialisation="spline", generator=generator)
 
 
-def drained(events):
-    """Events of a training, to its end."""
-    steps = []
-    stages = []
-    assert isinstance(events, Iterator)
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return steps, stages, end.value
-        (steps if isinstance(event, Step) else stages).append(event)
+def drained(training):
+    """Return the steps and the other events of a training, and its end."""
+    told = []
+    trained = finished(training, told.append)
+    steps = [event for event in told if isinstance(event, Step)]
+    return steps, [event for event in told if not isinstance(event, Step)], trained
 
 
 PLAN = Plan("lm", (4, 16), starts=2)

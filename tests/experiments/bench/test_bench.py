@@ -5,31 +5,23 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from doors import check_config, run_config
+from doors import check_config, run_config, typed
 from kanrun.experiments.bench import race, timing
 
-from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
 
-LAYERS = [[40, 2, 3, 5], [30, 3, 64, 5], [50, 2, 2, 1000]]
+SMALL = (
+    "rounds=2 threads=1 case_seconds=5 compiled=false layers=[[40,2,3,5],[30,3,64,5],[50,2,2,1000]]"
+)
+LAYER = "part=layers layers=[[40,2,3,5]]"
 
 
-def settings(**changes):
-    values = {
-        "layers": LAYERS,
-        "rounds": 2,
-        "threads": 1,
-        "device": "cpu",
-        "case_seconds": 5.0,
-        "compiled": False,
-    } | changes
-    return BenchConfig(**values)
+def settings(*lines):
+    return typed("bench", SMALL, *lines)
 
 
-def run(folder, cfg):
-    made = run_config(cfg, folder / "outputs")
-    assert made.manifest.reason is None
-    return made
+def run(folder, *lines):
+    return run_config(settings(*lines), folder / "outputs")
 
 
 def broken(case, dtype):
@@ -38,7 +30,7 @@ def broken(case, dtype):
 
 def test_layers_are_measured_and_peers_that_break_named(tmp_path, monkeypatch):
     monkeypatch.setitem(timing.TORCH, "pykan", broken)
-    done = run(tmp_path, settings(part="layers", libraries=["pykan"]))
+    done = run(tmp_path, "part=layers libraries=[pykan]")
     table = done.table("layers")
     assert set(table["competitor"]) == {"kanrun", "MLP", "pykan"}
     assert (table[table["competitor"] != "pykan"]["seconds"] > 0).all()
@@ -79,7 +71,7 @@ def test_claims_take_the_faster_of_ours_and_of_the_mlps():
 def test_what_is_ours_may_not_break(ours, tmp_path, monkeypatch):
     monkeypatch.setitem(timing.TORCH, ours, broken)
     with pytest.raises(ArithmeticError):
-        list(timing.layers(settings(libraries=[]), 0))
+        list(timing.layers(settings("libraries=[]"), 0))
 
 
 @pytest.mark.slow
@@ -87,27 +79,21 @@ def test_our_layers_are_measured_compiled_too(tmp_path, monkeypatch):
     monkeypatch.setattr(
         jaxtyping.config, "jaxtyping_disable", True
     )  # no compiler looks through what enforces them
-    table = run(
-        tmp_path, settings(part="layers", libraries=[], layers=LAYERS[:1], compiled=True)
-    ).table("layers")
+    table = run(tmp_path, LAYER, "libraries=[] compiled=true").table("layers")
     assert list(table["competitor"]) == ["kanrun", "kanrun compiled", "MLP", "MLP compiled"]
     assert table["ratio"].iloc[:2].min() == 1
 
 
 def test_a_peer_that_is_not_installed_is_said_so(tmp_path, monkeypatch):
     monkeypatch.setitem(timing.MODULES, "pykan", "a_module_that_nobody_has")
-    table = run(tmp_path, settings(part="layers", libraries=["pykan"], layers=LAYERS[:1])).table(
-        "layers"
-    )
+    table = run(tmp_path, LAYER, "libraries=[pykan]").table("layers")
     assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
 
 
 @pytest.mark.slow
 def test_time_to_accuracy(tmp_path):
-    done = run(
-        tmp_path,
-        settings(part="time_to_accuracy", training_seconds=2.0, errors=[1e-1], intervals=[3]),
-    )
+    line = "part=time_to_accuracy training_seconds=2 errors=[0.1] intervals=[3]"
+    done = run(tmp_path, line)
     accuracy = done.table("accuracy").set_index("competitor")
     assert np.isfinite(accuracy.loc["kanrun LM", "seconds"])
     assert accuracy["version"].fillna("").eq("").loc["kanrun LM"]
@@ -117,7 +103,7 @@ def test_time_to_accuracy(tmp_path):
 def test_startup(tmp_path, monkeypatch):
     quick = {name: timing.COMMANDS[name] for name in ("--help", "fit solver.steps=abc")}
     monkeypatch.setattr(timing, "COMMANDS", quick)
-    done = run(tmp_path, settings(part="startup", rounds=1))
+    done = run(tmp_path, "part=startup rounds=1")
     table = done.table("startup")
     assert list(table["command"]) == ["import torch", *quick]
     ratios = table["cpu_seconds"] / table["cpu_seconds"][0]
@@ -162,7 +148,7 @@ def test_claims_on_time_to_accuracy():
 
 def test_a_peer_that_cannot_train_says_why(monkeypatch):
     before, dtype = torch.get_rng_state(), torch.get_default_dtype()
-    cfg = settings(training_seconds=0.1, pykan_seconds=0.1, intervals=[3], errors=[1.0])
+    cfg = settings("training_seconds=0.1 pykan_seconds=0.1 intervals=[3] errors=[1]")
     monkeypatch.setitem(timing.MODULES, "pykan", "a_module_that_nobody_has")
     with pytest.raises(race.PeerFailed, match="not installed"):
         list(race.trainings(cfg, 0)[race.PYKAN])
@@ -171,15 +157,15 @@ def test_a_peer_that_cannot_train_says_why(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("line", "said"),
     [
-        ({"part": "speed"}, "part=speed"),
-        ({"layers": [[1, 2]]}, "where a list of 4 is needed"),
-        ({"n_seeds": 2}, "n_seeds=2: bench repeats in rounds"),
-        ({"device": "auto"}, "device=auto: bench measures only part=layers"),
-        ({"libraries": ["pykna"]}, "'pykna', which is not one of pykan, inkan"),
+        ("part=speed", "part=speed"),
+        ("layers=[[1,2]]", "where a list of 4 is needed"),
+        ("n_seeds=2", "n_seeds=2: bench repeats in rounds"),
+        ("device=auto", "device=auto: bench measures only part=layers"),
+        ("libraries=[pykna]", "'pykna', which is not one of pykan, inkan"),
     ],
 )
-def test_refusals(changes, said):
+def test_refusals(line, said):
     with pytest.raises(UsageError, match=said):
-        check_config(settings(**changes))
+        check_config(settings(line))

@@ -1,61 +1,41 @@
 """kanrun compare-mlp at small sizes, through the study that the command runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from doors import check_config, run_config
+from doors import check_config, run_config, typed
 from kanrun.experiments import compare_mlp
 from kanrun.experiments.compare_mlp import cases, studies
 from kanrun.experiments.compare_mlp.studies import matched, steps_without_kan, widest
 
-from kanrun.config import (
-    AdamSolver,
-    BundledTarget,
-    CompareMLPConfig,
-    ExpressionTarget,
-    KANConfig,
-    LBFGSSolver,
-    LMSolver,
-    MLPConfig,
-    NamedTarget,
-    SamplingConfig,
-)
+from kanrun.config import MLPConfig
 from kanrun.engine.networks import MLP
 from kanrun.engine.networks.counting import WIDEST, match_time, mlp_parameters
 from kanrun.errors import UsageError
-from kanrun.runs import Status
 
 PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
-RUNGE = {"target": {"kind": "named", "name": "runge"}, "shapes": [[]]}
+RUNGE = "{target:{kind:named,name:runge},shapes:[[]]}"
+#: Without a search for the weight, which takes most of the time.
+SMALL = (
+    "executor=serial n_seeds=1 solver.n_starts=1 solver.steps=3 solver.smoothness_weight=1e-20 "
+    "sampling.n_train=60 sampling.n_test=40 grids=[3,[3,6]] depths=[2] activations=[tanh] "
+    "cases=[{target:{kind:named,name:product},shapes:[[2]]}]"
+)
 
 
-def settings(**changes):
-    values = {
-        "model": KANConfig(),
-        "solver": LMSolver(
-            n_starts=1, steps=3, smoothness_weight=1e-20
-        ),  # a search for the weight takes most of the time
-        "sampling": SamplingConfig(n_train=60, n_test=40),
-        "cases": [PRODUCT],
-        "grids": [3, [3, 6]],
-        "depths": [2],
-        "activations": ["tanh"],
-    }
-    return CompareMLPConfig(**{**values, **changes})
+def settings(*lines):
+    return typed("compare-mlp", SMALL, *lines)
 
 
 @pytest.fixture
 def run(tmp_path, unwritten):
-    def start(**changes):
-        run = run_config(settings(**changes), tmp_path)
-        assert run.status == Status.COMPLETED, run.manifest
-        return run
-
-    return start
+    return lambda *lines: run_config(settings(*lines), tmp_path)
 
 
 def test_matched_networks_are_equal_in_parameters_and_judged(run, figures_of):
-    growth = {"widths": [4, 8, 16], "depths": [2, 4, 8], "intervals": [5, 20, 40]}
-    finished = run(n_seeds=2, growth=growth)
+    growth = "growth={widths:[4,8,16],depths:[2,4,8],intervals:[5,20,40]}"
+    finished = run(f"n_seeds=2 {growth}")
     product = summary = finished.table("summary")
     assert len(summary) == 2 * (2 + 2)
     assert (product.loc[product["model"] == "mlp", "off"].abs() <= 0.03).all()
@@ -78,13 +58,13 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run, figures_of):
     assert figures_of(compare_mlp, finished) == {"pareto", "scaling", "growth"}
 
 
-def product(**changes):
+def product(*lines):
     """Return the case of the product, with changes of the settings."""
-    return cases.case_of(settings(**changes), PRODUCT, 0)
+    return cases.case_of(settings(*lines), PRODUCT, 0)
 
 
 def test_schedules_that_end_on_one_grid_are_told_apart():
-    case = product(grids=[[3, 6], [2, 6], 4])
+    case = product("grids=[[3,6],[2,6],4]")
     models = [cases.kan_settings(case.cfg, [2], grid) for grid in case.cfg.grids]
     names = ["[2,2,1] G = 3,6", "[2,2,1] G = 2,6", "[2,2,1] G = 4"]
     assert [cases.kan_name(case, model) for model in models] == names
@@ -108,15 +88,15 @@ F = {"kind": "expression", "formula": "x0*x1"}
     ],
 )
 def test_cases_are_told_apart_where_their_targets_names_are_alike(both, names):
-    cfg = settings(cases=both)
+    cfg = replace(settings(), cases=both)
     found = [cases.case_of(cfg, case, 0).name for case in both]
     assert [name.replace("x0*x1", "f") for name in found] == names
 
 
 @pytest.mark.parametrize(("comparison", "hidden"), [("matched", [3]), ("kolmogorov_arnold", [5])])
 def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
-    own, model = ExpressionTarget("x0*sin(x1)"), KANConfig(hidden=[3])
-    cfg = settings(target=own, comparison=comparison, model=model, grids=[3])
+    own = "target.formula=x0*sin(x1) model.hidden=[3] grids=[3]"
+    cfg = settings(own, f"comparison={comparison}")
     cell = compare_mlp.cells(cfg)[0]
     case = cases.case_of(cfg, cell["case"], 0)
     assert case.name == "x0*sin(x1)"
@@ -124,7 +104,7 @@ def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
 
 
 def test_both_sides_take_the_same_number_of_steps():
-    case = product(solver=LMSolver(n_starts=1, steps=3))
+    case = product("solver.smoothness_weight=auto")
     model = cases.kan_settings(case.cfg, [2], [3, 6, 9])
     steps = cases.steps_of(case, model)
     # Grids x steps x what the search for the penalty's weight may add.
@@ -134,18 +114,18 @@ def test_both_sides_take_the_same_number_of_steps():
     assert trained.stages[0].steps <= steps
 
 
-UNSEARCHED = LMSolver(n_starts=1, smoothness_weight=1e-20)
+UNSEARCHED = "solver.steps=null"
 
 
 def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans():
-    case = product(solver=UNSEARCHED, grids=[3, 40])
+    case = product(UNSEARCHED, "grids=[3,40]")
     assert steps_without_kan(case, [[1], [2]]) == 20  # of the small grid
     assert steps_without_kan(case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
 
 
 @pytest.mark.parametrize(("intervals", "steps"), [(97, 20), (98, 10)])
 def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals, steps):
-    case = product(solver=UNSEARCHED)
+    case = product(UNSEARCHED)
     model = cases.kan_settings(case.cfg, [1], intervals)
     unknowns = cases.kan_of(case, model).get_unknowns().numel()
     assert cases.steps_of(case, model) == cases.plan_of(case, model).steps_for(unknowns) == steps
@@ -153,7 +133,7 @@ def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals, steps):
 
 @pytest.mark.parametrize("match", ["flops", "time"])
 def test_other_measures_match_too(match):
-    case = product(match=match)
+    case = product(f"match={match}")
     kan = cases.kan_of(case, cases.kan_settings(case.cfg, [2], [3, 6]))
     found = matched(case, kan, 2, "tanh")
     assert len(found.hidden) == 2
@@ -165,7 +145,7 @@ def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay():
     case = product()
     sizes = {depth: mlp_parameters((2, *[widest(case, depth)] * depth, 1)) for depth in (1, 2, 3)}
     assert all(400 < size < 1000 for size in sizes.values()), sizes  # 54 points
-    assert widest(product(solver=LBFGSSolver()), 2) == WIDEST
+    assert widest(product("solver=lbfgs"), 2) == WIDEST
     seen = []
 
     def seconds(hidden):
@@ -177,21 +157,20 @@ def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay():
 
 
 def test_a_match_that_cannot_be_near_is_said(run):
-    case = {"target": {"kind": "expression", "formula": "x0 + x5"}, "shapes": [[]]}
-    finished = run(cases=[case], grids=[1], depths=[5])
+    case = "cases=[{target:{kind:expression,formula:x0+x5},shapes:[[]]}]"
+    finished = run(f"{case} grids=[1] depths=[5]")
     assert any("no MLP of depth 5 matches" in note for note in finished.manifest.notes)
 
 
 def test_given_widths_need_no_match(run):
-    finished = run(match=None, widths=[2, 4], grids=[3])
+    finished = run("match=null widths=[2,4] grids=[3]")
     assert list(finished.table("summary")["shape"]) == ["2-2-1", "2-2-2-1", "2-4-4-1"]
-    assert not finished.manifest.claims
+    assert all("product" not in claim.sentence for claim in finished.manifest.claims)
 
 
 def test_universal_approximation(run):
-    finished = run(
-        comparison="universal_approximation", cases=[RUNGE], widths=[1, 3], errors=[10.0, 1e-9]
-    )
+    line = "comparison=universal_approximation widths=[1,3] errors=[10,1e-9]"
+    finished = run(f"{line} cases=[{RUNGE}]")
     reached, missed = finished.manifest.claims
     assert (reached.measured, reached.holds) == (1, True)
     assert not missed.holds
@@ -199,8 +178,8 @@ def test_universal_approximation(run):
 
 
 def test_kolmogorov_arnold(run):
-    changes = {"cases": [{**RUNGE, "bound": 0.5}], "grids": [2, [2, 4]], "n_seeds": 2}
-    finished = run(comparison="kolmogorov_arnold", **changes)
+    case = RUNGE.replace("{target", "{bound:0.5,target")
+    finished = run(f"comparison=kolmogorov_arnold n_seeds=2 grids=[2,[2,4]] cases=[{case}]")
     assert set(finished.table("summary")["shape"]) == {"1-3-1"}
     coarse, fine = finished.manifest.claims
     assert coarse.sentence.startswith("[1,3,1] fits runge with G = 2:")
@@ -210,14 +189,9 @@ def test_kolmogorov_arnold(run):
 
 
 def test_no_activation_is_least_squares(run):
-    sampling = SamplingConfig(n_train=80, n_test=20, noise=0.1)
-    finished = run(
-        comparison="no_activation",
-        depths=[0, 1, 3],
-        widths=[3],
-        sampling=sampling,
-        solver=LMSolver(n_starts=1),
-    )
+    sampling = "sampling.n_train=80 sampling.n_test=20 sampling.noise=0.1"
+    line = "comparison=no_activation depths=[0,1,3] widths=[3] solver.steps=null"
+    finished = run(f"{line} solver.smoothness_weight=auto {sampling}")
     assert all(claim.holds for claim in finished.manifest.claims), finished.manifest.claims
     assert len(finished.table("linear")) == 3
 
@@ -232,10 +206,8 @@ def test_the_product_of_matrices_by_hand():
 
 
 def test_implementation_tricks(run):
-    solver = LBFGSSolver(steps=4)
-    model = KANConfig(base="silu")
-    changes = {"grids": [3], "n_seeds": 2, "solver": solver, "model": model}
-    finished = run(comparison="implementation_tricks", **changes)
+    solver = "solver=lbfgs solver.steps=4 solver.smoothness_weight=auto"
+    finished = run(f"comparison=implementation_tricks grids=[3] n_seeds=2 {solver} model.base=silu")
     summary = finished.table("summary")
     assert set(summary["variant"]) == set(studies.VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
@@ -245,12 +217,13 @@ def test_implementation_tricks(run):
     assert len(finished.manifest.claims) == 4
 
 
+ALL_ROWS = "sampling.n_train=null sampling.n_test=null"
+
+
 def test_real_tables(run):
-    pytest.importorskip("sklearn")
-    case = {"target": {"kind": "bundled", "name": "iris"}, "shapes": [[]]}
-    sampling = SamplingConfig(n_train=None, n_test=None)
-    changes = {"sampling": sampling, "solver": LBFGSSolver(steps=15)}
-    finished = run(cases=[case], grids=[2], depths=[1], n_seeds=2, **changes)
+    case = "cases=[{target:{kind:bundled,name:iris},shapes:[[]]}] grids=[2] depths=[1] n_seeds=2"
+    solver = "solver=lbfgs solver.steps=15 solver.smoothness_weight=auto"
+    finished = run(f"{case} {solver} {ALL_ROWS}")
     summary = finished.table("summary")
     assert summary["test_accuracy"].between(0.5, 1).all()
     assert (summary["test_cross_entropy"] > 0).all()
@@ -259,64 +232,53 @@ def test_real_tables(run):
     assert "iris: at equal parameters" in finished.manifest.claims[0].sentence
 
 
-IRIS = {"target": BundledTarget("iris"), "sampling": SamplingConfig(n_train=None, n_test=None)}
+PRODUCTS = "{target:{kind:named,name:product},shapes:[[2]]}"
+IRIS = f"target=bundled target.name=iris {ALL_ROWS}"
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("line", "message"),
     [
-        ({"cases": []}, "names nothing to learn"),
-        ({"cases": [{"target": "product"}]}, "cases.target=product is not a mapping"),
-        ({"grids": [3, [3]]}, "product: the KAN \\[2,2,1\\] G = 3 is listed twice"),
-        ({"cases": [PRODUCT, PRODUCT]}, "is listed twice"),
-        ({"cases": [{**PRODUCT, "shapes": [[2], [2]]}]}, "is listed twice"),
-        ({"solver": AdamSolver(sparsity=0.1)}, "model=mlp has none"),
-        ({"match": None}, "match=null compares MLPs of given widths"),
-        ({"depths": [0]}, "depths from 1 on"),
-        ({"model": MLPConfig()}, "use model=kan"),
-        ({"comparison": "universal_approximation", "widths": [2]}, "errors=.. must list"),
-        ({"comparison": "universal_approximation", "errors": [0.1]}, "names no width"),
+        ("cases=[]", "names nothing to learn"),
+        ("cases=[{target:product}]", "cases.target=product is not a mapping"),
+        ("grids=[3,[3]]", "product: the KAN \\[2,2,1\\] G = 3 is listed twice"),
+        (f"cases=[{PRODUCTS},{PRODUCTS}]", "is listed twice"),
+        (f"cases=[{PRODUCTS.replace('[2]', '[2],[2]')}]", "is listed twice"),
+        ("solver=adam solver.sparsity=0.1", "model=mlp has none"),
+        ("match=null", "match=null compares MLPs of given widths"),
+        ("depths=[0]", "depths from 1 on"),
+        ("model=mlp", "use model=kan"),
+        ("comparison=universal_approximation widths=[2]", "errors=.. must list"),
+        ("comparison=universal_approximation errors=[0.1]", "names no width"),
         *(
             (
-                {"comparison": "kolmogorov_arnold", "cases": [{**PRODUCT, "bound": bound}]},
+                f"comparison=kolmogorov_arnold cases=[{{bound:{bound},{PRODUCTS[1:]}]",
                 "above 0|=nan is not|is not a number",
             )
-            for bound in ("small", 0, float("nan"))
+            for bound in ("small", 0, "nan")
         ),
         (
-            {"comparison": "kolmogorov_arnold", "cases": [PRODUCT, PRODUCT]},
+            f"comparison=kolmogorov_arnold cases=[{PRODUCTS},{PRODUCTS}]",
             r"product: the KAN \[2,5,1\] G = 3 is listed twice",
         ),
         *(
-            ({"comparison": comparison, "widths": [2], "errors": [0.1], **wrong}, message)
+            (f"comparison={comparison} widths=[2] errors=[0.1] {wrong}", message)
             for comparison in ("universal_approximation", "no_activation")
             for wrong, message in (
-                ({"precision": "float32"}, "works in float64"),
-                ({"solver": LMSolver(steps=-1)}, "solver.steps=-1"),
+                ("precision=float32", "works in float64"),
+                ("solver.steps=-1", "solver.steps=-1"),
+                (IRIS, "not cross-entropy"),
             )
         ),
-        ({"target": NamedTarget("lecture_points")}, "has no test points"),
-        ({"target": ExpressionTarget("sign(x0 + 5)")}, "nothing to compare"),
-        (
-            {"model": KANConfig(hidden=[3])},
-            r"model.hidden=.3. is not used here. Set shapes of the cases",
-        ),
-        ({"model": KANConfig(intervals=7)}, r"model.intervals=7 is not used here. Set grids"),
-        ({"comparison": "no_activation"}, "one width"),
-        *(
-            (
-                {"comparison": comparison, "widths": [2], "errors": [0.1], **IRIS},
-                "not cross-entropy",
-            )
-            for comparison in ("universal_approximation", "no_activation")
-        ),
-        ({"comparison": "implementation_tricks"}, "trains w_b and w_s"),
-        (
-            {"comparison": "implementation_tricks", "solver": LBFGSSolver()},
-            "model.base=zero has none",
-        ),
+        ("target=lecture_points", "has no test points"),
+        ("'target.formula=sign(x0 + 5)'", "nothing to compare"),
+        ("model.hidden=[3]", r"model.hidden=.3. is not used here. Set shapes of the cases"),
+        ("model.intervals=7", r"model.intervals=7 is not used here. Set grids"),
+        ("comparison=no_activation", "one width"),
+        ("comparison=implementation_tricks", "trains w_b and w_s"),
+        ("comparison=implementation_tricks solver=lbfgs", "model.base=zero has none"),
     ],
 )
-def test_what_cannot_run_is_refused_before_it_starts(changes, message):
+def test_what_cannot_run_is_refused_before_it_starts(line, message):
     with pytest.raises(UsageError, match=message):
-        check_config(settings(**changes))
+        check_config(settings(line))

@@ -4,23 +4,14 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from doors import check_config, run_config
+from doors import check_config, run_config, typed
 from kanrun.experiments import continual
 from kanrun.experiments.continual.claim_checks import claims_of as claims
 from kanrun.experiments.continual.learners import Learner, without_memory
 
 from kanrun.cli.app import main
-from kanrun.config import (
-    AutoSolver,
-    ContinualConfig,
-    KANConfig,
-    LBFGSSolver,
-    LMSolver,
-    MLPConfig,
-    TableTarget,
-)
+from kanrun.config import MLPConfig
 from kanrun.errors import UsageError
-from kanrun.runs import Status
 
 pytestmark = pytest.mark.usefixtures("unwritten_by_all")
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
@@ -41,32 +32,24 @@ ROW = {
     "learned": 0.1,
 }
 KEEPER = {"role": "mlp", "memory": "replay", "no_memory_learner": "MLP"}
-KAN_AND_MLP = [
-    {"name": "KAN", "kind": "kan"},
-    {"name": "MLP tanh", "kind": "mlp", "activation": "tanh", "depths": [2]},
-]
-MODEL = KANConfig(hidden=[], intervals=80, freeze_scales=True, update_grid=False)  # of two peaks
+SMALL = (
+    "executor=serial n_seeds=1 trials=1 parts=[learners] solver.steps=60 model.base=zero "
+    "'learners=[{name: KAN}, {name: MLP tanh, kind: mlp, activation: tanh, depths: [2]}]'"
+)
+SECOND_ORDER = "solver=lm solver.steps=20"
+TWO_PEAKS = "peaks=2 model.intervals=80"
 
 
 def row(learner, worst_forgetting, **changes):
     return {**ROW, "learner": learner, "worst_forgetting": worst_forgetting, **changes}
 
 
-def settings(**changes):
-    values = {
-        "model": KANConfig(hidden=[], intervals=200, freeze_scales=True, update_grid=False),
-        "solver": LBFGSSolver(steps=60, freeze_unseen=True, smoothness_weight=0.0),
-        "learners": KAN_AND_MLP,
-        "trials": 1,
-        "parts": ["learners"],
-    }
-    return ContinualConfig(**{**values, **changes})
+def settings(*lines):
+    return typed("continual", SMALL, *lines)
 
 
-def finished(folder, **changes):
-    run = run_config(settings(**changes), folder)
-    assert run.status == Status.COMPLETED, run.manifest
-    return run
+def finished(folder, *lines):
+    return run_config(settings(*lines), folder)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +92,8 @@ def test_claims_and_figures_are_those_of_the_parts_that_ran(paper, figures_of):
 
 @pytest.mark.parametrize("penalty", [0.0, 1e-14])
 def test_second_order_steps_move_no_coefficient_that_a_phase_does_not_see(tmp_path, penalty):
-    solver = LMSolver(steps=20, freeze_unseen=True, smoothness_weight=penalty)
-    kan = [{"name": "KAN", "kind": "kan"}]
-    run = finished(tmp_path, solver=solver, learners=kan, peaks=2, model=MODEL)
+    penalty_word = f"solver.smoothness_weight={penalty}"
+    run = finished(tmp_path, SECOND_ORDER, TWO_PEAKS, "learners=[{name:KAN}]", penalty_word)
     known = run.table("functions").pivot_table(index="x0", columns="after", values="output")
     # Farther from the border of the phases than a basis function reaches.
     near = known[known.index < -0.05]
@@ -125,38 +107,28 @@ def test_second_order_steps_move_no_coefficient_that_a_phase_does_not_see(tmp_pa
 
 @pytest.mark.slow
 def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path):
-    ablations = [
-        {"name": "scales", "kind": "kan", "freeze_scales": False},
-        {"name": "grids", "kind": "kan", "update_grid": True, "extrapolation": "zero"},
-    ]
-    found = finished(tmp_path, learners=ablations).table("summary").set_index("learner")
+    scales, grids = "freeze_scales:false", "update_grid:true,extrapolation:zero"
+    ablations = f"learners=[{{name:scales,{scales}}},{{name:grids,{grids}}}]"
+    found = finished(tmp_path, ablations).table("summary").set_index("learner")
     assert found.loc["scales", "worst_forgetting"] > 0.01
     assert found.loc["grids", "worst_forgetting"] > 0.1
 
 
 def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path):
-    run = finished(tmp_path, parts=["depth"], shapes=[[5]], memories=["none", "rehearse"], peaks=3)
+    run = finished(tmp_path, "parts=[depth] shapes=[[5]] memories=[none,rehearse] peaks=3")
     found = run.table("summary").set_index("memory")
     assert found.loc["none", "worst_forgetting"] > 0.01
     assert found.loc["rehearse", "worst_forgetting"] < 0.1 * found.loc["none", "worst_forgetting"]
 
 
 def test_every_memory_runs_and_two_dimensions_do_too(tmp_path):
-    learners = [
-        {"name": m, "kind": "kan", "memory": m} for m in ("none", "replay", "rehearse", "hold")
-    ]
-    learners.append({"name": "ewc", "kind": "mlp", "memory": "ewc", "depths": [1]})
+    names = ("none", "replay", "rehearse", "hold")
+    kans = ",".join(f"{{name:{name},memory:{name}}}" for name in names)
     run = finished(
         tmp_path,
-        dimension=2,
-        peaks=2,
-        spacing=1.0,
-        sharpness=10.0,
-        points=49,
-        evaluation_points=64,
-        learners=learners,
-        model=KANConfig(hidden=[2], intervals=4, freeze_scales=True, update_grid=False),
-        solver=LBFGSSolver(steps=4, smoothness_weight=0.0),
+        "dimension=2 peaks=2 spacing=1 sharpness=10 points=49 evaluation_points=64 solver.steps=4",
+        f"learners=[{kans},{{name:ewc,kind:mlp,memory:ewc,depths:[1]}}]",
+        "model.hidden=[2] model.intervals=4 solver.freeze_unseen=false",
     )
     found = run.table("summary").set_index("learner")
     assert found["phases"].tolist() == [4] * 5
@@ -165,15 +137,8 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path):
 
 
 def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path):
-    run = finished(
-        tmp_path,
-        parts=["intervals", "overlap"],
-        intervals=[40, 80],
-        overlaps=[0.0, 0.5],
-        overlap_learners=["KAN"],
-        peaks=2,
-        model=MODEL,
-    )
+    parts = "parts=[intervals,overlap] intervals=[40,80] overlaps=[0,0.5] overlap_learners=[KAN]"
+    run = finished(tmp_path, TWO_PEAKS, parts)
     drawn = dict(continual.figures({name: run.table(name) for name in run.tables}))
     assert drawn.keys() == {"forgetting_against_intervals", "forgetting_against_overlap"}
     panels = drawn["forgetting_against_overlap"]().axes
@@ -187,14 +152,13 @@ def test_a_network_that_forgets_is_not_claimed_to_remember():
 
 
 def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path):
-    solver = LMSolver(steps=20, freeze_unseen=True, smoothness_weight=0.0)
-    (claim,) = finished(tmp_path, peaks=1, points=800, solver=solver).manifest.claims
+    (claim,) = finished(tmp_path, SECOND_ORDER, "peaks=1 points=800").manifest.claims
     assert claim.sentence.startswith("KAN: RMSE on everything")
     assert claim.holds
 
 
 def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path):
-    run = finished(tmp_path, peaks=2, model=MODEL, overlap=-0.5)
+    run = finished(tmp_path, TWO_PEAKS, "overlap=-0.5")
     assert len(run.manifest.claims) == 2
     assert all("RMSE" not in claim.sentence for claim in run.manifest.claims)
 
@@ -301,43 +265,44 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
     x = [i / 60 for i in range(60)]
     lines = [f"{a},{int(20 * a) % 3 + 2000},{a * a}" for a in x]
     (tmp_path / "data.csv").write_text("x,year,y\n" + "\n".join(lines) + "\n")
-    target = TableTarget(str(tmp_path / "data.csv"), outputs=["y"])
-    changes = {"target": target, "phase_column": "year", "parts": ["learners", "overlap"]}
-    run = finished(tmp_path, **changes, learners=[{"name": "KAN"}], model=MODEL)
+    years = f"target.path={tmp_path}/data.csv target.outputs=y phase_column=year"
+    years += " parts=[learners,overlap]"
+    run = finished(tmp_path, years, "learners=[{name:KAN}] model.intervals=80")
     (found,) = run.table("summary").to_dict("records")
     assert (found["phases"], found["file"], found["shape"]) == (3, "data.csv", "1-1")
     assert not run.manifest.claims
     assert found["worst_forgetting"] > 0  # years share their range of x
     for wrong, said in (
-        ({"phase_column": None}, "need both"),
-        ({"target": None}, "need both"),
-        ({"phase_column": "yaer"}, "no column 'yaer'; did you mean year"),
-        ({"target": replace(target, outputs=["x", "y"])}, "continual learns one column of numbers"),
+        ("phase_column=null", "need both"),
+        ("phase_column=yaer", "no column 'yaer'; did you mean year"),
+        ("target.outputs=[x,y]", "continual learns one column of numbers"),
     ):
         with pytest.raises(UsageError, match=said):
-            check_config(settings(**{**changes, **wrong}))
+            check_config(settings(years, wrong))
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("line", "sentence"),
     [
-        ({"overlaps": [0.5, 50.0]}, "has 50.0, which must be above -1 and below 2"),
-        ({"peaks": 1000}, "are too many"),
-        ({"solver": AutoSolver()}, "solver=auto could give learners different solvers"),
-        ({"model": MLPConfig()}, "continual takes the KAN from `model`"),
-        ({"learners": []}, "learners=.. has nothing to train"),
-        ({"learners": [{"name": "A", "kind": "mlp", "memory": "hold"}]}, "an MLP has none of"),
-        ({"learners": [{"name": "A", "kind": "kan", "intervals": [5, 10]}]}, "is a schedule"),
-        (
-            {"solver": LMSolver(), "learners": [{"name": "A", "kind": "kan", "memory": "hold"}]},
-            "needs gradients",
-        ),
-        ({"parts": ["overlap"], "overlap_learners": ["Nobody"]}, "overlap_learners names 'Nobody'"),
+        ("overlaps=[0.5,50]", "has 50.0, which must be above -1 and below 2"),
+        ("peaks=1000", "are too many"),
+        ("phase_column=year", "need both"),
+        ("solver=auto", "solver=auto could give learners different solvers"),
+        ("learners=[]", "learners=.. has nothing to train"),
+        ("learners=[{name:A,kind:mlp,memory:hold}]", "an MLP has none of"),
+        ("learners=[{name:A,intervals:[5,10]}]", "is a schedule"),
+        ("solver=lm learners=[{name:A,memory:hold}]", "needs gradients"),
+        ("parts=[overlap] overlap_learners=[Nobody]", "overlap_learners names 'Nobody'"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_a_run(changes, sentence):
+def test_settings_that_cannot_work_are_refused_before_a_run(line, sentence):
     with pytest.raises(UsageError, match=sentence):
-        check_config(settings(**changes))
+        check_config(settings(line))
+
+
+def test_the_model_is_a_kan():
+    with pytest.raises(UsageError, match="continual takes the KAN from `model`"):
+        check_config(replace(settings(), model=MLPConfig()))
 
 
 @pytest.mark.slow

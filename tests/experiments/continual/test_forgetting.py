@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from doors import typed
 from kanrun.experiments.continual import learners
 from kanrun.experiments.continual.learners import (
     FreezeSeen,
@@ -15,7 +16,7 @@ from kanrun.experiments.continual.learners import (
 )
 from kanrun.experiments.continual.training import capacity, measure_forgetting, train_sequence
 
-from kanrun.config import SOLVERS, AdamSolver, ContinualConfig, KANConfig, LMSolver
+from kanrun.config import SOLVERS, ContinualConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import Objective, Plan, Samples, objective, output_scale, predict
@@ -162,11 +163,9 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
 
 @pytest.mark.parametrize("steps", [1, 5])
 def test_a_training_that_diverges_says_where(steps):
-    kan = KANConfig(hidden=[], intervals=20, freeze_scales=True, update_grid=False)
-    cfg = ContinualConfig(
-        model=kan, solver=AdamSolver(steps=steps, learning_rate=1e200), learners=[{"name": "K"}]
-    )
-    learner = Learner("K", kan)
+    solver = f"solver=adam solver.steps={steps} solver.learning_rate=1e200"
+    cfg = typed("continual", solver, "model.intervals=20 learners=[{name:K}]")
+    learner = Learner("K", cfg.model)
     said = (
         "an error after phase 1 is"
         if steps == 1
@@ -178,9 +177,8 @@ def test_a_training_that_diverges_says_where(steps):
 
 def two_peaks(memory, steps):
     """Errors of a [1, 2, 1] KAN on two peaks, learned one after the other, R[i, j]; and the end."""
-    solver = LMSolver(steps=steps, freeze_unseen=True, smoothness_weight=0.0, damping=0.01)
-    model = KANConfig(hidden=[], intervals=60, base="silu", freeze_scales=True, update_grid=False)
-    cfg = ContinualConfig(model=model, solver=solver, learners=[{"name": "KAN"}], peaks=2)
+    solver = f"solver=lm solver.steps={steps} solver.damping=0.01"
+    cfg = typed("continual", solver, "model.intervals=60 learners=[{name:KAN}] peaks=2")
     learner = learner_of_shape(cfg, [2], memory, None)
     found = train_sequence(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
     return found.matrix, found

@@ -3,34 +3,25 @@
 import numpy as np
 import pandas
 import pytest
-from doors import check_config, run_config
+from doors import check_config, run_config, typed
 from kanrun.experiments import curves
 from kanrun.experiments.curves import plots
 from kanrun.experiments.curves.parts import function_of
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.errors import UsageError
-from kanrun.launch.composing import Source, compose
 
 CLAIMS = 20
 
 
-def settings(*overrides, study=None):
-    """Return the configuration of the command with a study and `key=value` changes."""
-    words = [*overrides, *([f"study={study}"] if study else [])]
-    return compose(Source("curves"), words).config(0)
+def settings(*lines):
+    return typed("curves", *lines)
 
 
 @pytest.fixture
 def run(tmp_path, unwritten):
     """Run it to its end; figures are drawn, but take longer than all else to write."""
-
-    def start(*overrides, study=None):
-        done = run_config(settings(*overrides, study=study), tmp_path / "outputs")
-        assert done.manifest.reason is None
-        return done
-
-    return start
+    return lambda *lines: run_config(settings(*lines), tmp_path / "outputs")
 
 
 def points_file(folder, text):
@@ -100,13 +91,13 @@ def test_the_pieces_of_the_drawn_curve_are_n_less_k_and_meet(finished):
 
 
 def test_knots_may_be_repeated(run):
-    done = run(study="multiplicity")
+    done = run("study=multiplicity")
     assert done.table("bspline_knots")["multiplicity"].tolist() == [4, 1, 2, 3, 4]
     assert done.table("bezier_control")["piece"].nunique() == 4
 
 
 def test_only_the_identities_depend_on_the_seed(run):
-    done = run("n_seeds=2", "seed=3", "parts=[lecture,identities]")
+    done = run("n_seeds=2 seed=3 parts=[lecture,identities]")
     assert done.table("lecture_points")["seed"].unique().tolist() == [3]
     curves = done.table("identities")
     assert curves["seed"].unique().tolist() == [3, 4]
@@ -119,15 +110,14 @@ def test_a_curve_goes_through_the_users_points_and_another_near_them(run, tmp_pa
     angle = np.linspace(0, 5, 60)
     rows = "\n".join(f"p{i},{a},{np.cos(a)},{np.sin(2 * a)}" for i, a in enumerate(angle))
     path = points_file(tmp_path, f"name,time,y,x\n{rows}\n")
-    done = run("parts=[planar]", f"target.path={path}", "control_points=30")
+    done = run(f"parts=[planar] target.path={path} control_points=30")
     points, summary = done.table("planar_points"), done.table("summary")
     assert_allclose(points["x"], np.sin(2 * angle), rtol=1e-15)
     assert summary["control_points"].tolist() == [60, 30]
     assert summary["max_distance"][0] < 1e-14
     assert 1e-6 < summary["rms_distance"][1] < 1e-2
-    timed = run(
-        "parts=[planar]", f"target.path={path}", "target.columns=[y,time]", "target.parameter=time"
-    )
+    columns = "target.columns=[y,time] target.parameter=time"
+    timed = run(f"parts=[planar] target.path={path} {columns}")
     assert_allclose(timed.table("planar_points")["t"], angle)
     assert_allclose(timed.table("planar_points")["y"], angle)
 
@@ -137,53 +127,53 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(run, tmp_path):
         tmp_path,
         "name;width;kind;height;depth\n" + "".join(f"a;{i};b;{i * i};0\n" for i in range(6)),
     )
-    points = run("parts=[planar]", f"target.path={path}").table("planar_points")
+    points = run(f"parts=[planar] target.path={path}").table("planar_points")
     assert points["x"].tolist() == [0, 1, 2, 3, 4, 5]
     assert points["y"].tolist() == [0, 1, 4, 9, 16, 25]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "sentence"),
+    ("line", "sentence"),
     [
-        (["polynomial_points=[1]"], "polynomial_points=.1. has 1, which must be from 2 to 1000"),
+        ("polynomial_points=[1]", "polynomial_points=.1. has 1, which must be from 2 to 1000"),
         (
-            ["spline_points=[20,5]"],
+            "spline_points=[20,5]",
             "spline_points has 5; a spline of degree 5 goes through at least 6",
         ),
-        (["control_points=3"], "degree 3 needs at least 4 control points, not 3"),
-        (["control_points=25"], "control_points=25 must be at most 24"),
-        (["bezier=[[0,0],[1]]"], r"bezier has \[1\.0\], where a list of 2 is needed"),
-        (["knots=[0.5]"], "must be 5 numbers that never decrease"),
-        (["knots=[0.5,0.5,0.5,0.5,0.5]"], "at most 4 times in degree 3"),
-        (["knots=[0,0.5,0.6,0.7,0.8]"], "knots=.* has 0.0, which must be above 0 and below 1"),
-        (["function.formula=1/x0"], "not finite .* change function.domain"),
-        (["function.domain=[[1,-1]]"], r"^function.domain of x0 is \[1, -1\]"),
-        (["bezier=[[0,0],[0,0]]"], "bezier has 2 times the same point"),
-        (["precision=float32"], "curves computes in float64; leave precision out"),
-        (["target.columns=[x,y]"], "give target.path too"),
+        ("control_points=3", "degree 3 needs at least 4 control points, not 3"),
+        ("control_points=25", "control_points=25 must be at most 24"),
+        ("bezier=[[0,0],[1]]", r"bezier has \[1\.0\], where a list of 2 is needed"),
+        ("knots=[0.5]", "must be 5 numbers that never decrease"),
+        ("knots=[0.5,0.5,0.5,0.5,0.5]", "at most 4 times in degree 3"),
+        ("knots=[0,0.5,0.6,0.7,0.8]", "knots=.* has 0.0, which must be above 0 and below 1"),
+        ("function.formula=1/x0", "not finite .* change function.domain"),
+        ("function.domain=[[1,-1]]", r"^function.domain of x0 is \[1, -1\]"),
+        ("bezier=[[0,0],[0,0]]", "bezier has 2 times the same point"),
+        ("precision=float32", "curves computes in float64; leave precision out"),
+        ("target.columns=[x,y]", "give target.path too"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_before_a_run(overrides, sentence):
+def test_settings_that_cannot_work_are_refused_before_a_run(line, sentence):
     with pytest.raises(UsageError, match=sentence):
-        check_config(settings(*overrides))
+        check_config(settings(line))
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "sentence"),
+    ("text", "line", "sentence"),
     [
-        ("x,y\n0,0\n1,1\n2,0\n", [], "degree 3 goes through at least 4 points, not 3"),
-        ("a,b\n0,p\n1,q\n", [], "has 1 columns of numbers among a, b; a curve needs two"),
-        ("0,5\n1,1\n2,3\n5,2\n", [], "begins with numbers .* first row"),
+        ("x,y\n0,0\n1,1\n2,0\n", "", "degree 3 goes through at least 4 points, not 3"),
+        ("a,b\n0,p\n1,q\n", "", "has 1 columns of numbers among a, b; a curve needs two"),
+        ("0,5\n1,1\n2,3\n5,2\n", "", "begins with numbers .* first row"),
         (
             "x,y\n0,0\n1,1\n2,0\n3,1\n",
-            ["target.columns=[x]"],
+            "target.columns=[x]",
             "target.columns=.*must have 2 entries",
         ),
-        ("x,y,t\n0,0,0\n1,1,2\n2,0,1\n3,1,4\n", ["target.parameter=t"], "must increase strictly"),
-        ("x,y\n0,0\n1,1\n2,0\n3,1\n", ["control_points=5"], "control_points=5 must be at most 4"),
+        ("x,y,t\n0,0,0\n1,1,2\n2,0,1\n3,1,4\n", "target.parameter=t", "must increase strictly"),
+        ("x,y\n0,0\n1,1\n2,0\n3,1\n", "control_points=5", "control_points=5 must be at most 4"),
     ],
 )
-def test_points_that_make_no_curve_are_refused(tmp_path, text, overrides, sentence):
+def test_points_that_make_no_curve_are_refused(tmp_path, text, line, sentence):
     path = points_file(tmp_path, text)
     with pytest.raises(UsageError, match=sentence):
-        check_config(settings("parts=[planar]", f"target.path={path}", *overrides))
+        check_config(settings(f"parts=[planar] target.path={path} {line}"))

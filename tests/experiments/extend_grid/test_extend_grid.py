@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from doors import check_config, run_config
+from doors import check_config, run_config, typed
 from kanrun.experiments import extend_grid
 from kanrun.experiments.extend_grid.extension import (
     order_claims,
@@ -10,48 +10,24 @@ from kanrun.experiments.extend_grid.extension import (
     warm_start_claims,
 )
 
-from kanrun.config import (
-    AdamSolver,
-    ExtendGridConfig,
-    KANConfig,
-    LBFGSSolver,
-    LMSolver,
-    MLPConfig,
-    NamedTarget,
-    SamplingConfig,
-    TableTarget,
-)
 from kanrun.errors import UsageError
-from kanrun.runs import Status
 
-LIST = {"kind": "list", "intervals": [4, 8, 20]}
+#: Small, and without a search for the weight, which takes most of the time.
+SMALL = (
+    "executor=serial n_seeds=1 target=bessel_j0 sampling.n_train=200 sampling.n_test=100 "
+    "solver.n_starts=1 solver.steps=6 solver.smoothness_weight=1e-30 shapes=[[]] degrees=[1,3] "
+    "schedules=[{kind:list,intervals:[4,8,20]}] order_points=600 order_intervals=[20,40,80] "
+    "order_first_grid=40 overfit_points=40 overfit_intervals=[10,20,60]"
+)
 
 
-def settings(**changes):
-    values = {
-        "target": NamedTarget("bessel_j0"),
-        "model": KANConfig(),
-        "solver": LMSolver(
-            n_starts=1, steps=6, smoothness_weight=1e-30
-        ),  # a search for the weight takes most of the time
-        "sampling": SamplingConfig(n_train=200, n_test=100),
-        "shapes": [[]],
-        "schedules": [LIST],
-        "degrees": [1, 3],
-        "order_points": 600,
-        "order_intervals": [20, 40, 80],
-        "order_first_grid": 40,
-        "overfit_points": 40,
-        "overfit_intervals": [10, 20, 60],
-    }
-    return ExtendGridConfig(**{**values, **changes})
+def settings(*lines):
+    return typed("extend-grid", SMALL, *lines)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, unwritten_by_all):
-    run = run_config(settings(seed=1), tmp_path_factory.mktemp("outputs"))
-    assert run.status == Status.COMPLETED, run.manifest
-    return run
+    return run_config(settings("seed=1"), tmp_path_factory.mktemp("outputs"))
 
 
 def test_every_stage_is_recorded(finished):
@@ -89,12 +65,12 @@ def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished):
         bare["train_rmse"] < 1e-6
     ).all()  # both are reproduced, so what differs is what was reproduced
     assert bare["test_rmse"].nunique() == 2
-    exact = settings(overfit_noise=0.0, parts=["overfit"])
+    exact = settings("overfit_noise=0 parts=[overfit]")
     assert not any("noise" in cell["sampling"] for cell in extend_grid.cells(exact))
 
 
 def test_the_order_is_measured_on_the_narrowest_network():
-    cfg = settings(shapes=[[5], [1]], degrees=[2, 3], parts=["order"])
+    cfg = settings("shapes=[[5],[1]] degrees=[2,3] parts=[order]")
     assert [cell["model"]["hidden"] for cell in extend_grid.cells(cfg)] == [[1], [1]]
 
 
@@ -120,40 +96,29 @@ def test_claims_come_with_bounds_and_spread(finished):
     assert sum("threshold" in sentence for sentence in claims) == 5
 
 
-def records_of(table=None, **changes):
+def records_of(line, table=None):
     """Return the records of the first schedule, or the rows of one of its tables."""
-    cfg = settings(parts=["schedules"], **changes)
+    cfg = settings("parts=[schedules]", line)
     records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
     return [one.values for one in records if getattr(one, "table", "") == table] or records
 
 
 def test_published_errors_stand_beside_ours():
-    rows = records_of(
-        "published",
-        target=NamedTarget("exp_sin_square"),
-        shapes=[[1]],
-        sampling=SamplingConfig(n_train=1000, n_test=50),
-        schedules=[{"kind": "list", "intervals": [3, 4, 5]}],
-        solver=LMSolver(n_starts=1, steps=2),
-    )
+    line = "target=exp_sin_square shapes=[[1]] sampling.n_train=1000 sampling.n_test=50"
+    schedule = "schedules=[{kind:list,intervals:[3,4,5]}] solver.steps=2"
+    rows = records_of(f"{line} {schedule}", "published")
     facts = [(row["intervals"], row["paper"], row["pykan"]) for row in rows]
     assert facts == [(3, 1.8e-2, 1.4e-2), (5, 6.5e-3, 7.2e-3)]
 
 
 def test_grids_beyond_the_limit_are_left_out_with_a_warning():
-    assert "leaves out the grids [20]" in records_of(max_parameters=20)[0].text
-    with pytest.raises(UsageError, match="leaves no grid"):
-        check_config(settings(max_parameters=3))
+    assert "leaves out the grids [20]" in records_of("max_parameters=20")[0].text
 
 
 def test_the_threshold_is_that_of_the_network_that_was_trained():
-    rows = records_of(
-        "stages",
-        target=NamedTarget("product"),
-        shapes=[[5]],
-        schedules=[{"kind": "list", "intervals": [4, 8]}],
-        solver=LMSolver(n_starts=2, steps=10, smoothness_weight=1e-18),
-    )
+    line = "target=product shapes=[[5]] schedules=[{kind:list,intervals:[4,8]}]"
+    solver = "solver.n_starts=2 solver.steps=10 solver.smoothness_weight=1e-18"
+    rows = records_of(f"{line} {solver}", "stages")
     (edges,) = {row["parameters"] / (row["intervals"] + 3) for row in rows}
     assert edges < 15  # growth ended with fewer nodes than five
     assert {row["threshold"] for row in rows} == {180 / edges - 3}
@@ -162,61 +127,49 @@ def test_the_threshold_is_that_of_the_network_that_was_trained():
 @pytest.mark.parametrize(
     ("solver", "trainings"),
     [
-        (LMSolver(), 5),
-        (LMSolver(smoothness_weight=0.0), 3),
-        (LBFGSSolver(smoothness_weight=0.0), 3),
-        (AdamSolver(), 3),
-        (AdamSolver(smoothness_weight=1e-12), 5),
+        ("lm solver.smoothness_weight=auto", 5),
+        ("lm solver.smoothness_weight=0", 3),
+        ("lbfgs solver.smoothness_weight=0", 3),
+        ("adam solver.smoothness_weight=0", 3),
+        ("adam solver.smoothness_weight=1e-12", 5),
     ],
 )
 def test_a_solver_that_does_not_smooth_is_not_said_to(solver, trainings):
-    assert len(extend_grid.cells(settings(solver=solver, parts=["overfit"]))) == trainings
+    cfg = settings(f"solver={solver} parts=[overfit]")
+    assert len(extend_grid.cells(cfg)) == trainings
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("line", "message"),
     [
+        ("max_parameters=3", "leaves no grid"),
+        ("schedules=[doubling]", "has doubling, where keys with values are needed; it takes first"),
+        ("schedules=[{kind:doubling,first:3}]", "kind=doubling needs first and last"),
         (
-            {"schedules": ["doubling"]},
-            "schedules has doubling, where keys with values are needed; it takes first",
-        ),
-        ({"schedules": [{"kind": "doubling", "first": 3}]}, "kind=doubling needs first and last"),
-        (
-            {"schedules": [{"kind": "plateau", "intervals": [3], "first": 3}]},
+            "schedules=[{kind:plateau,intervals:[3],first:3}]",
             "needs intervals or first and last",
         ),
-        ({"model": MLPConfig()}, "Use model=kan"),
-        ({"model": KANConfig(hidden=[3])}, "model.hidden=.3. is not used here. Set shapes="),
-        (
-            {"model": KANConfig(intervals=[5, 10])},
-            "model.intervals=.5, 10. is not used here. Set schedules=",
-        ),
-        ({"model": KANConfig(degree=0)}, "model.degree: splines of degree 0"),
-        ({"sampling": SamplingConfig(n_train=200, n_test=0)}, "bessel_j0 has no test points"),
-        (
-            {
-                "target": NamedTarget("lecture_points"),
-                "sampling": SamplingConfig(n_train=4, n_test=0),
-            },
-            "no test points",
-        ),
+        ("model=mlp", "Use model=kan"),
+        ("model.hidden=[3]", "model.hidden=.3. is not used here. Set shapes="),
+        ("model.intervals=[5,10]", "model.intervals=.5, 10. is not used here. Set schedules="),
+        ("model.degree=0", "model.degree: splines of degree 0"),
+        ("sampling.n_test=0", "bessel_j0 has no test points"),
+        ("target=lecture_points sampling.n_train=4 sampling.n_test=0", "no test points"),
     ],
 )
-def test_what_cannot_run_is_refused_before_it_starts(changes, message):
+def test_what_cannot_run_is_refused_before_it_starts(line, message):
     with pytest.raises(UsageError, match=message):
-        check_config(settings(**changes))
+        check_config(settings(line))
 
 
 def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(tmp_path):
     (tmp_path / "few.csv").write_text("x,y\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
-    few = TableTarget(str(tmp_path / "few.csv"), ["x"], ["y"])
-    sampling = SamplingConfig(n_train=None, n_test=None)
-    check_config(settings(target=few, sampling=sampling, parts=["schedules", "scratch"]), tmp_path)
-    with pytest.raises(
-        UsageError,
-        match=r"the part order trains on 600 points: .*few\.csv.* Change order_points, or",
-    ):
-        check_config(settings(target=few, sampling=sampling))
+    few = f"target=table target.path={tmp_path}/few.csv target.outputs=y"
+    few += " sampling.n_train=null sampling.n_test=null"
+    check_config(settings(few, "parts=[schedules,scratch]"), tmp_path)
+    said = r"the part order trains on 600 points: .*few\.csv.* Change order_points, or"
+    with pytest.raises(UsageError, match=said):
+        check_config(settings(few))
 
 
 def stages_like(**columns):
@@ -282,7 +235,5 @@ def test_warm_starts_and_those_from_scratch_are_compared_on_the_same_grid():
 
 def test_a_single_grid_has_no_order_and_no_staircase(tmp_path, figures_of, unwritten):
     assert not list(order_claims(stages_like(part="order", intervals=[10], test_rmse=[1e-3])))
-    cfg = settings(parts=["schedules"], schedules=[{"kind": "list", "intervals": [4]}])
-    run = run_config(cfg, tmp_path)
-    assert run.status == Status.COMPLETED
-    assert figures_of(extend_grid, run) == {"error_against_intervals"}
+    cfg = settings("parts=[schedules] schedules=[{kind:list,intervals:[4]}]")
+    assert figures_of(extend_grid, run_config(cfg, tmp_path)) == {"error_against_intervals"}

@@ -64,28 +64,6 @@ def test_a_plan_follows_its_schedule():
     assert (plateau.steps, plateau.patience, plateau.stop_early) == (50, 4, True)
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        Schedule([3, 5, 11]),
-        doubled(3, 12),
-        doubled(3, 15, nested=False),
-        Schedule(kind="plateau", first=3, last=12, patience=2, steps=30),
-    ],
-)
-def test_training_visits_the_grids(schedule):
-    plan = schedule.applied(Plan("lm", schedule.grids, weight=0.0))
-    trained = fit(partial(create, schedule.grids[0]), data(), plan, Generator().manual_seed(0))
-    visited = tuple(stage.intervals for stage in trained.stages)
-    assert visited == schedule.grids[: len(visited)]
-    for stage in trained.stages[1:]:
-        if stage.transfer.method == "insertion":
-            assert stage.transfer.error <= 1e-12
-    assert {stage.transfer.method for stage in trained.stages[1:]} == (
-        {"insertion"} if schedule.exact else {"least squares"}
-    )
-
-
 def test_a_plateau_leaves_a_grid_when_validation_stalls():
     adam = Plan("adam", (3, 6), weight=0.0, settings=AdamSolver(learning_rate=0.2))
     plan = Schedule([3, 6], "plateau", patience=5, steps=400).applied(adam)

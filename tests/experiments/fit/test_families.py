@@ -1,15 +1,14 @@
 """Counts through the real command: exposures, intervals, exports, and what is refused."""
 
-import contextlib
 import runpy
 
 import numpy as np
 import pandas as pd
 import pytest
+from doors import run_config, typed
 from numpy.testing import assert_allclose
 
 from kanrun import KANRegressor, fit, load_run
-from kanrun.cli.app import main
 from kanrun.families import Family
 
 
@@ -21,25 +20,28 @@ def counts():
     return pd.DataFrame({"age": age, "exposure": exposure, "claims": claims})
 
 
-WORDS = ("target.path=counts.csv", "target.outputs=claims", "model.selection=evidence")
-POISSON = ("target.family=poisson", "target.offset=exposure", "model.pairs=false")
+CLAIMS = "target.path={}/counts.csv target.outputs=claims target.family=poisson"
+OFFSET = "target.offset=exposure model.pairs=false model.selection=evidence"
 
 
 @pytest.fixture(scope="module")
 def folder(counts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("counts")
     counts.to_csv(folder / "counts.csv", index=False)
-    with contextlib.chdir(folder):
-        assert main(["fit", *WORDS, *POISSON, "figures=[]"]) == 0
+    cfg = typed("fit", CLAIMS.format(folder), OFFSET, "figures=[]")
+    run_config(cfg, folder)
     return folder
 
 
-def test_counts_with_exposures_are_predicted_from_a_file(folder, counts):
-    with contextlib.chdir(folder):
-        words = ["-o", "out.csv", "--interval=0.9", "--quantiles=0.25,0.95"]
-        assert main(["predict", "fit/latest", "counts.csv", *words]) == 0
-        model = load_run("fit/latest").model()
-    out = pd.read_csv(folder / "out.csv")
+@pytest.fixture
+def run(folder):
+    return folder / "fit" / "v0001"
+
+
+def test_counts_with_exposures_are_predicted_from_a_file(folder, run, counts, command):
+    words = "-o out.csv --interval=0.9 --quantiles=0.25,0.95"
+    command(f"predict {run} {folder}/counts.csv {words}")
+    model, out = load_run(run).model(), pd.read_csv("out.csv")
     mean, low, high = (out[f"{part}:claims"] for part in ("prediction", "lower", "upper"))
     truth = counts["exposure"] * np.exp(1 + counts["age"])
     assert Family("poisson").deviance(truth, mean).mean() < 0.1
@@ -57,41 +59,32 @@ def test_counts_with_exposures_are_predicted_from_a_file(folder, counts):
     assert model.score(x, counts["claims"]) == pytest.approx(explained)
 
 
-def test_exports_of_counts_predict_them(folder, counts):
-    with contextlib.chdir(folder):
-        assert main(["export", "fit/latest", "--format", "python", "-o", "counts.py"]) == 0
-        model = load_run("fit/latest").model()
-    predict = runpy.run_path(str(folder / "counts.py"))["predict"]
-    x = counts[["age", "exposure"]]
-    assert_allclose(predict(dict(x))[:, 0], model.predict(x), rtol=1e-9)
+def test_exports_of_counts_predict_them(run, counts, command):
+    command(f"export {run} --format python -o counts.py")
+    predict, x = runpy.run_path("counts.py")["predict"], counts[["age", "exposure"]]
+    assert_allclose(predict(dict(x))[:, 0], load_run(run).model().predict(x), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("line", "said"),
     [
-        (("target.family=gaussian",), "target.offset=exposure must be a column other than"),
-        (("target.family=gamma",), "ranges from 0 to"),
-        (("target.task=classification",), "target.family=poisson is for numbers"),
-        (("target.offset=years",), "has no column 'years'"),
-        (("target.offset=age",), "must be numbers above 0 in every row"),
-        (("model.bounds=[0,9]",), "model.bounds is for target.family=gaussian"),
-        (("model.monotone={exposure: increasing}",), "there is no input 'exposure'"),
+        ("target.family=gaussian", "target.offset=exposure must be a column other than"),
+        ("target.family=gamma", "ranges from 0 to"),
+        ("target.task=classification", "target.family=poisson is for numbers"),
+        ("target.offset=years", "has no column 'years'"),
+        ("target.offset=age", "must be numbers above 0 in every row"),
+        ("model.bounds=[0,9]", "model.bounds is for target.family=gaussian"),
+        ("'model.monotone={exposure: increasing}'", "there is no input 'exposure'"),
     ],
 )
-def test_what_does_not_fit_is_refused(folder, words, said, capsys):
-    with contextlib.chdir(folder):
-        assert main(["fit", *WORDS, *POISSON, *words]) == 2
-    assert said in capsys.readouterr().err
+def test_what_does_not_fit_is_refused(folder, line, said, refused):
+    assert said in refused(f"fit {CLAIMS.format(folder)} {OFFSET} {line}")
 
 
-def test_other_models_refuse_families(folder, capsys):
-    with contextlib.chdir(folder):
-        words = ["target.path=counts.csv", "target.outputs=claims", "target.family=poisson"]
-        assert main(["fit", *words, "model=kan"]) == 2
-        assert main(["interpret", *words]) == 2
-        assert main(["interpret", "from_run=fit/latest"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("target.family=poisson is for kanrun fit with model=auto alone") == 3
+@pytest.mark.parametrize("line", ["fit {} model=kan", "interpret {}", "interpret from_run={}"])
+def test_other_models_refuse_families(folder, run, line, refused):
+    said = refused(line.format(run if "from_run" in line else CLAIMS.format(folder)))
+    assert "target.family=poisson is for kanrun fit with model=auto alone" in said
 
 
 def test_estimators_take_families_and_missing_numbers(counts):

@@ -1,37 +1,17 @@
 """`model=auto` through the real command: what a run of a table records, and its model read back."""
 
-import contextlib
-import io
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from doors import run_config, typed
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
 from kanrun import fit, load_run
-from kanrun.cli.app import main
-from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
-from kanrun.library.fitting import configure, fit_target
-from kanrun.targets import build_target
 
-
-@dataclass(frozen=True)
-class Done:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def kanrun(folder, *words):
-    """Run the command in this process, in `folder`."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main(words)
-    return Done(code, out.getvalue(), err.getvalue())
+HOUSES = "'target.path={}/houses.csv' 'target.inputs=[rooms,area (m2)]'"
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +32,10 @@ def table(tmp_path_factory):
     return folder
 
 
-WORDS = ["fit", "target=table", "target.path=houses.csv", "target.inputs=[rooms,area (m2)]"]
-
-
 @pytest.fixture(scope="module")
 def run(table):
-    done = kanrun(table, *WORDS, "target.outputs=price", "model.folds=3")
-    assert done.returncode == 0, done.stderr
-    assert "cross-validated RMSE of ridge regression" in done.stderr
-    return table / done.stdout.strip()
+    cfg = typed("fit", HOUSES.format(table), "target.outputs=price model.folds=3")
+    return run_config(cfg, table / "outputs").path
 
 
 def test_a_table_is_fitted_by_the_automatic_model(run):
@@ -94,22 +69,17 @@ def test_a_table_is_fitted_by_the_automatic_model(run):
     np.testing.assert_allclose(by_fold, baselines.query("model == 'kanrun'")["rmse"], rtol=1e-9)
 
 
-def test_figures_of_edges_are_drawn_on_request(run):
-    assert not (run / "figures" / "network.png").exists()
-    done = kanrun(run, "runs", "figures", str(run), "--figure", "network")
-    assert done.stdout.split() == [str(run / "figures" / "network.png")]
-    done = kanrun(run, "runs", "figures", str(run), "--effect", "rooms", "--format", "svg")
-    assert done.stdout.split() == [
-        str(run / "figures" / name) for name in ("effect_rooms.svg", "effect_rooms.csv")
-    ]
-    effect = pd.read_csv(run / "figures" / "effect_rooms.csv")
+def test_figures_of_edges_are_drawn_on_request(run, command, refused):
+    figures, line = run / "figures", f"runs figures '{run}'"
+    assert not (figures / "network.png").exists()
+    assert command(f"{line} --figure network").out == f"{figures / 'network.png'}\n"
+    drawn = command(f"{line} --effect rooms --format svg").out.split()
+    assert drawn == [str(figures / name) for name in ("effect_rooms.svg", "effect_rooms.csv")]
+    effect = pd.read_csv(figures / "effect_rooms.csv")
     assert_allclose(effect["value"], load_run(run).model().effect("rooms")["value"])
-    refused = kanrun(run, "runs", "figures", str(run), "--effect", "room")
-    assert refused.returncode == 2
-    assert "did you mean rooms?" in refused.stderr
-    refused = kanrun(run, "runs", "figures", str(run), "--figure", "nope")
-    assert refused.returncode == 2
-    assert "there is no figure nope; the figures are effects" in refused.stderr
+    assert "did you mean rooms?" in refused(f"{line} --effect room")
+    said = refused(f"{line} --figure nope")
+    assert "there is no figure nope; the figures are effects" in said
 
 
 def test_its_model_predicts_and_knows_its_errors(run):
@@ -166,34 +136,23 @@ def test_a_run_is_loaded_by_name_and_refused_at_once(run, table, monkeypatch):
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_any_table_goes_in_and_every_column_comes_out(table):
+def test_any_table_goes_in_and_every_column_comes_out(command):
     rng = np.random.default_rng(1)
     city = rng.choice(["Bern", "Basel", "Chur"], 90)
     size = rng.uniform(1, 9, 90).round(2)
     data = pd.DataFrame({"id": [f"h{i}" for i in range(90)], "city": city, "size": size})
     data["rent"] = 10 * size + 20 * (city == "Bern") + rng.normal(size=90)
     data.loc[[3, 8], "size"] = np.nan
-    data.to_csv(table / "rents.csv", index=False)
-    words = [
-        "fit",
-        "target=table",
-        "target.path=rents.csv",
-        "target.outputs=rent",
-        "target.exclude=[id]",
-    ]
-    done = kanrun(table, *words, "model.folds=2", "model.baselines=false")
-    assert done.returncode == 0, done.stderr
-    folder = done.stdout.strip()
-    assert load_run(table / folder).model().inputs == (
-        "city=Basel",
-        "city=Bern",
-        "city=Chur",
+    data.to_csv("rents.csv", index=False)
+    rents = "target.path=rents.csv target.outputs=rent target.exclude=[id]"
+    done = command(f"fit {rents} model.folds=2 model.baselines=false")
+    assert load_run(done.folder).model().inputs == (
+        *(f"city={name}" for name in ("Basel", "Bern", "Chur")),
         "size",
         "size is missing",
     )
-    said = kanrun(table, "predict", folder, "rents.csv", "--output", "out.csv", "--interval", "0.8")
-    assert said.returncode == 0, said.stderr
-    out = pd.read_csv(table / "out.csv")
+    command("predict latest rents.csv --output out.csv --interval 0.8")
+    out = pd.read_csv("out.csv")
     pd.testing.assert_frame_equal(out[["id", "city", "size", "rent"]], data)
     seen = out.drop([3, 8])
     assert np.sqrt(((seen["prediction:rent"] - seen["rent"]) ** 2).mean()) < 2
@@ -201,18 +160,10 @@ def test_any_table_goes_in_and_every_column_comes_out(table):
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_classes_and_settings(table):
-    done = kanrun(
-        table,
-        *WORDS,
-        "target.outputs=dear",
-        "target.task=classification",
-        "model.baselines=false",
-        "model.folds=2",
-        "sampling.n_test=40",
-    )
-    assert done.returncode == 0, done.stderr
-    loaded = load_run(table / done.stdout.strip())
+def test_classes_and_settings(table, command, refused, tmp_path):
+    line = "target.outputs=dear target.task=classification model.baselines=false model.folds=2"
+    done = command(f"fit {HOUSES.format(table)} {line} sampling.n_test=40 --outputs made")
+    loaded = load_run(done.folder)
     summary = loaded.tables["summary"].iloc[0]
     assert summary["test_accuracy"] > 0.85
     assert summary["cv_cross_entropy"] < 0.5
@@ -225,33 +176,22 @@ def test_classes_and_settings(table):
     likely = loaded.model()(np.array([[1.0, 10.0], [5.0, 60.0]]))
     assert likely[0, 0] > 0.8
     assert likely[1, 1] > 0.8
-    words = [done.stdout.strip(), "houses.csv", "--output", "no.csv", "--interval", "0.8"]
-    refused = kanrun(table, "predict", *words)
-    assert refused.returncode == 2
-    assert (
-        "--interval and --quantiles are for numbers, and this model predicts classes"
-        in refused.stderr
-    )
-    assert not (table / "no.csv").exists()
+    said = refused(f"predict {done.folder} {table}/houses.csv --output no.csv --interval 0.8")
+    assert "--interval and --quantiles are for numbers, and this model predicts classes" in said
+    assert not (tmp_path / "no.csv").exists()
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_a_key_of_another_model_is_refused_until_that_model_is_named(table):
-    words = [*WORDS, "target.outputs=price", "model.hidden=[]", "model.intervals=[3]"]
-    done = kanrun(table, *words)
-    assert done.returncode == 2
-    assert (
-        "model.hidden is not a setting of model=auto. Write model=kan or model=mlp" in done.stderr
-    )
-    done = kanrun(table, *words, "model=kan", "solver.steps=2", "solver.smoothness_weight=1e-9")
-    assert done.returncode == 0, done.stderr
-    assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"
+def test_a_key_of_another_model_is_refused_until_that_model_is_named(table, command, refused):
+    line = f"fit {HOUSES.format(table)} target.outputs=price model.hidden=[] model.intervals=[3]"
+    said = "model.hidden is not a setting of model=auto. Write model=kan or model=mlp"
+    assert said in refused(line)
+    done = command(f"{line} model=kan solver.steps=2 solver.smoothness_weight=1e-9")
+    assert load_run(done.folder).config["model"]["kind"] == "kan"
 
 
-def test_functions_refuse_it(tmp_path):
-    done = kanrun(tmp_path, "fit", "target=runge", "model=auto")
-    assert done.returncode == 2
-    assert "model=auto is for tables" in done.stderr
+def test_functions_refuse_it(refused):
+    assert "model=auto is for tables" in refused("fit target=runge model=auto")
 
 
 def test_shapes_are_settings_by_the_name_of_the_input():
@@ -265,29 +205,22 @@ def test_shapes_are_settings_by_the_name_of_the_input():
     )
     assert np.diff(free).min() < -0.01
     assert np.diff(kept).min() >= -1e-12
-    with pytest.raises(
-        UsageError, match="there is no input 'ages' whose shape could be kept; did you mean age"
+    convex = {"curvature": {"age": "convex"}}
+    for shapes, more, said in (
+        (
+            {"ages": "increasing"},
+            {},
+            "there is no input 'ages' whose shape could be kept; did you mean",
+        ),
+        (
+            {"age": "increasing"},
+            convex,
+            r"'age' is both in model\.monotone and in model\.curvature",
+        ),
+        ({"age": "rising"}, {}, "is not one of increasing, decreasing"),
     ):
-        fit(frame, y, monotone={"ages": "increasing"})
-    with pytest.raises(
-        UsageError, match=r"'age' is both in model\.monotone and in model\.curvature"
-    ):
-        fit(frame, y, monotone={"age": "increasing"}, curvature={"age": "convex"})
-    with pytest.raises(UsageError, match="is not one of increasing, decreasing"):
-        fit(frame, y, monotone={"age": "rising"})
-
-
-def test_weights_of_a_column_are_those_of_any_model(tmp_path):
-    rng = np.random.default_rng(0)
-    frame = pd.DataFrame({"a": rng.uniform(-1, 1, 60), "w": rng.uniform(0, 2, 60)})
-    frame = frame.assign(y=frame["a"] ** 2 + 0.1 * rng.normal(size=60))
-    frame.to_csv(tmp_path / "t.csv", index=False, float_format="%.17g")
-    target = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weight_column="w")
-    sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=0.2)
-    cfg = configure(target, sampling, "kan", None, hidden=[], intervals=[3])
-    fitted = fit_target(cfg, build_target(target))
-    same = fit(frame[["a"]], frame["y"], "kan", sample_weight=frame["w"], hidden=[], intervals=[3])
-    assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
+        with pytest.raises(UsageError, match=said):
+            fit(frame, y, monotone=shapes, **more)
 
 
 def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused():

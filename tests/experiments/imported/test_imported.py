@@ -24,26 +24,22 @@ def outputs(tmp_path_factory):
     return place
 
 
-def test_the_run_predicts_what_pykan_recorded(outputs, tmp_path):
+def test_the_run_predicts_what_pykan_recorded(outputs, command):
     points = torch.load(STATES / "products_points", weights_only=True)
     x, y = points["x"].numpy(), points["y"].numpy()
-    table, found = tmp_path / "x.csv", tmp_path / "y.csv"
-    pd.DataFrame(x, columns=["length", "mass"]).to_csv(table, index=False)
-    words = [str(table), "--output", str(found), "--outputs", str(outputs)]
-    assert main(["predict", "import/1", *words]) == 0
-    predicted = pd.read_csv(found)["period"].to_numpy()
+    pd.DataFrame(x, columns=["length", "mass"]).to_csv("x.csv", index=False)
+    command(f"predict import/1 x.csv --output y.csv --outputs {outputs}")
+    predicted = pd.read_csv("y.csv")["period"].to_numpy()
     assert np.abs(predicted - y[:, 0]).max() < 1e-12 * np.abs(y).max()
     summary = load_run("import/1", outputs).tables["summary"].iloc[0]
     assert (summary["library"], summary["shape"], summary["edges"]) == ("pykan", "2-4-1", 16)
 
 
-def test_export_and_report_work(outputs, tmp_path):
-    file, page = tmp_path / "kan.py", tmp_path / "page.html"
-    place = ["--outputs", str(outputs)]
-    assert main(["export", "import/1", "--format", "python", "-o", str(file), *place]) == 0
-    assert main(["runs", "report", "import/1", "-o", str(page), *place]) == 0
-    assert 'class="living"' in page.read_text("utf-8")
-    assert "period" in file.read_text("utf-8")
+def test_export_and_report_work(outputs, tmp_path, command):
+    command(f"export import/1 --format python -o kan.py --outputs {outputs}")
+    command(f"runs report import/1 -o page.html --outputs {outputs}")
+    assert 'class="living"' in (tmp_path / "page.html").read_text("utf-8")
+    assert "period" in (tmp_path / "kan.py").read_text("utf-8")
 
 
 def test_samples_are_the_inputs_of_the_checkpoint_or_uniform_on_its_first_grid():
@@ -69,23 +65,20 @@ def recorded(name):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([STATES / "symbolic"], "are symbolic, and edges of kanrun are splines"),
-        ([STATES / "trained", "inputs=[a]"], "has 1 names; the network has 2"),
-        ([STATES / "trained", "inputs=[a,y]"], "'y' is the name of an input and of an output"),
-        (["nothing.pt"], "cannot read nothing.pt"),
-        ([], "file must be given"),
+        (f"{STATES}/symbolic", "are symbolic, and edges of kanrun are splines"),
+        (f"{STATES}/trained inputs=[a]", "has 1 names; the network has 2"),
+        (f"{STATES}/trained inputs=[a,y]", "'y' is the name of an input and of an output"),
+        ("nothing.pt", "cannot read nothing.pt"),
+        ("", "file must be given"),
     ],
 )
-def test_refusals_leave_no_folder(words, message, tmp_path, capsys):
-    assert main(["import", *map(str, words), "--outputs", str(tmp_path / "out")]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_refusals_leave_no_folder(words, message, refused):
+    assert message in refused(f"import {words}")
 
 
 @pytest.mark.slow
-def test_interpret_finds_a_formula_of_the_imported_network(outputs):
-    words = ["from_run=import/1", "budget=5", "simplify_budget=1", "-q"]
-    assert main(["interpret", *words, "--outputs", str(outputs)]) == 0
-    found = load_run("interpret/1", outputs).tables["summary"].iloc[0]
+def test_interpret_finds_a_formula_of_the_imported_network(outputs, command):
+    line = f"from_run=import/1 budget=5 simplify_budget=1 -q --outputs {outputs}"
+    found = command(f"interpret {line}").run.table("summary").iloc[0]
     assert found["network_rmse"] < 1e-12
     assert "length" in found["formula"]

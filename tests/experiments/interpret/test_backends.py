@@ -4,21 +4,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from doors import typed
 from kanrun.experiments.interpret import backends, check, run
 
-from kanrun.config import ExpressionTarget, InterpretConfig, KANConfig, SamplingConfig
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 
 TRUTH = "x0^3 + 2*sin(x1)"
 
 
-def settings(backend, **changes):
-    target = ExpressionTarget(TRUTH, [[0.1, 1], [0.1, 1]])
-    model = KANConfig(hidden=None, base="zero")
-    return InterpretConfig(
-        target=target, model=model, sampling=SamplingConfig(n_train=200), backend=backend, **changes
-    )
+def settings(line):
+    target = f"'target.formula={TRUTH}' target.domain=[[0.1,1],[0.1,1]] sampling.n_train=200"
+    return typed("interpret", target, line)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +34,7 @@ def test_what_a_peer_finds_has_our_judge(found, outcome, monkeypatch):
         return [parse(text, ["x0", "x1"]) for text in found]
 
     monkeypatch.setitem(backends.BACKENDS, "operon", ("sympy", other))
-    records = list(run(settings("operon", budget=8.0, simplify_budget=0.0), {}, 0))
+    records = list(run(settings("backend=operon budget=8 simplify_budget=0"), {}, 0))
     (row,) = [record.values for record in records if getattr(record, "table", "") == "summary"]
     assert (row["outcome"], row["backend"]) == (outcome, "operon")
     np.testing.assert_allclose(to_numpy(parse(TRUTH), ["x0", "x1"])(seen["x"]), seen["y"])
@@ -52,7 +49,7 @@ def test_a_program_that_is_not_installed_is_named(monkeypatch):
     with pytest.raises(
         UsageError, match=r"a_module_that_nobody_has, which is not installed.*kanrun\[peers\]"
     ):
-        check(settings("gplearn"))
+        check(settings("backend=gplearn"))
 
 
 def test_a_list_of_functions_in_prefix_order_is_read():

@@ -1,12 +1,12 @@
 """kanrun interpret at a small size, through the study that the command runs."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from doors import check_config, run_config
+from doors import check_config, run_config, typed
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.claim_checks import score_claims
 from kanrun.experiments.interpret.outcome import (
@@ -20,18 +20,8 @@ from kanrun.experiments.interpret.problem import (
     problems_of,
 )
 from numpy.testing import assert_allclose, assert_array_equal
-from omegaconf import OmegaConf
 
-from kanrun.config import (
-    ExpressionTarget,
-    FitConfig,
-    InterpretConfig,
-    KANConfig,
-    LMSolver,
-    MLPConfig,
-    SamplingConfig,
-    TableTarget,
-)
+from kanrun.config import MLPConfig
 from kanrun.engine.symbolic import (
     TABLE,
     Budget,
@@ -50,33 +40,26 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
-from kanrun.runs import Status
 from kanrun.study.saved import load_run
 from kanrun.targets import Scaling
 
-SUM = ExpressionTarget("x0^2 + sin(2*x1) + 0*x2", [[-1, 1], [-1, 1], [-1, 1]])
+BOX = "target.domain=[[-1,1],[-1,1]]"
+SUM = "target.formula=x0^2+sin(2*x1)+0*x2 target.domain=[[-1,1],[-1,1],[-1,1]]"
+SMALL = "budget=10 model.intervals=[5,10] sampling.n_train=400 sampling.n_test=100"
+ALL_ROWS = "sampling.n_train=null sampling.n_test=null"
 
 
-def settings(**changes):
-    values = {
-        "target": SUM,
-        "model": KANConfig(hidden=None, intervals=[5, 10], base="zero"),
-        "sampling": SamplingConfig(n_train=400, n_test=100),
-        "budget": 10.0,
-    }
-    return InterpretConfig(**{**values, **changes})
+def settings(*lines):
+    return typed("interpret", SMALL, *lines)
 
 
-def run(tmp_path_factory, cfg):
-    found = run_config(cfg, tmp_path_factory.mktemp("outputs"))
-    assert found.status == Status.COMPLETED, found.manifest
-    return found
+def run(tmp_path_factory, *lines):
+    return run_config(settings(*lines), tmp_path_factory.mktemp("outputs"))
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    model = KANConfig(hidden=[], intervals=[5, 10], base="zero")
-    return run(tmp_path_factory, settings(model=model))
+    return run(tmp_path_factory, SUM, "model.hidden=[]")
 
 
 def test_the_formula_is_recovered_and_certified(finished):
@@ -134,11 +117,8 @@ def test_figures_and_claims(finished):
 
 @pytest.mark.slow
 def test_a_fixed_shape_loses_its_spare_nodes(tmp_path_factory):
-    cfg = settings(
-        target=ExpressionTarget("exp(x0+x1^2)", [[-1, 1], [-1, 1]]),
-        model=KANConfig(hidden=[2], intervals=[5, 10], base="zero"),
-    )
-    summary = run(tmp_path_factory, cfg).table("summary").iloc[0]
+    formula = f"target.formula=exp(x0+x1^2) {BOX} model.hidden=[2]"
+    summary = run(tmp_path_factory, formula).table("summary").iloc[0]
     assert summary["shape"] == "2-1-1"
     assert summary["recovered"] == "yes"
 
@@ -146,32 +126,24 @@ def test_a_fixed_shape_loses_its_spare_nodes(tmp_path_factory):
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """A run of `kanrun fit` with a silu base, which no spline is."""
-    target = ExpressionTarget("x0^2 + sin(2*x1)", [[-1, 1], [-1, 1]])
-    cfg = FitConfig(
-        target=target,
-        model=KANConfig(hidden=[], intervals=[10]),
-        solver=LMSolver(),
-        sampling=SamplingConfig(n_train=400, n_test=100),
-    )
-    run = run_config(cfg, tmp_path_factory.mktemp("outputs"))
-    assert run.status == Status.COMPLETED
-    _store_config(run, asdict(cfg))
-    return run
+    network = "model.hidden=[] model.intervals=[10] sampling.n_train=400 sampling.n_test=100"
+    cfg = typed("fit", f"target.formula=x0^2+sin(2*x1) {BOX} solver=lm {network}")
+    return run_config(cfg, tmp_path_factory.mktemp("outputs"))
 
 
-def _store_config(folder, config):
-    OmegaConf.save(OmegaConf.create(config), folder.path / "config.yaml")
+def source(run):
+    return f"{SUM} from_run={run.path.absolute()}"
 
 
 def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_against(
     tmp_path_factory, fitted
 ):
-    result = run(tmp_path_factory, settings(from_run=str(fitted.path)))
+    result = run(tmp_path_factory, source(fitted))
     summary = result.table("summary").iloc[0]
     assert summary["structure"] == "given network"
     assert summary["recovered"] == "yes"
     network = load_run(fitted.path).model()
-    (problem,) = problems_of(settings(from_run=str(fitted.path)), 0)
+    (problem,) = problems_of(settings(source(fitted)), 0)
     x = problem.scaling.invert(problem.held_out.fresh)
     apart = np.abs(network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1])))
     assert summary["largest_difference"] == pytest.approx(apart.max(), rel=1e-6)
@@ -187,13 +159,13 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
 
 
 def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted):
-    cfg = settings(from_run=str(fitted.path))
+    cfg = settings(source(fitted))
     here, there = (problems_of(cfg, seed)[0].search.data for seed in (0, 5))
     assert_array_equal(here.x, there.x)
 
 
 def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(fitted, monkeypatch):
-    cfg = settings(from_run=str(fitted.path))
+    cfg = settings(source(fitted))
     (problem,) = problems_of(cfg, 0)
     assert problem.network is not None
     assert not any(note.warning for note in problem.notes)
@@ -212,11 +184,8 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
         {"a b": x[:, 0], "c": x[:, 1], "y": 40 + 3 * x[:, 0] ** 2 + 5 * np.log(x[:, 1])}
     )
     frame.to_csv(path, index=False)
-    target = TableTarget(str(path), ["a b", "c"], ["y"])
-    result = run(
-        tmp_path_factory,
-        settings(target=target, sampling=SamplingConfig(n_train=None, n_test=None)),
-    )
+    columns = "'target.inputs=[a b,c]' target.outputs=y"
+    result = run(tmp_path_factory, f"target=table target.path={path} {columns} {ALL_ROWS}")
     summary = result.table("summary").iloc[0]
     assert summary["recovered"] == "unknown"
     assert summary["formula_rmse"] < 1e-8
@@ -228,34 +197,41 @@ def test_noise_has_no_structure(tmp_path_factory):
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("data") / "noise.csv"
     pd.DataFrame({"a": rng.normal(size=300), "y": rng.normal(size=300)}).to_csv(path, index=False)
-    cfg = settings(
-        target=TableTarget(str(path), ["a"], ["y"]),
-        sampling=SamplingConfig(n_train=None, n_test=None),
-    )
-    summary = run(tmp_path_factory, cfg).table("summary").iloc[0]
+    noise = f"target=table target.path={path} target.outputs=y {ALL_ROWS}"
+    summary = run(tmp_path_factory, noise).table("summary").iloc[0]
     assert summary["outcome"] == "failed"
     assert "no structure found" in summary["reason"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("candidates=[]", "No candidate is left"),
+        ("custom_candidates.f=open(x0)", "open"),
+        ("custom_candidates.exp=x0^2", "Choose another name"),
+        ("model.base=silu", "leave it at zero"),
+        ("model.degree=0", "at least 1"),
+        ("sampling.validation_fraction=0", "validation"),
+        ("precision=float32", "precision=float32: kanrun interpret uses the cpu and float64"),
+        ("threads=2", "threads=2: kanrun interpret uses one"),
+    ],
+)
+def test_bad_settings_are_refused(line, message):
+    with pytest.raises(UsageError, match=message):
+        check_config(settings(SUM, line))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"model": MLPConfig()}, "no edge functions"),
-        ({"candidates": []}, "No candidate is left"),
-        ({"custom_candidates": {"f": "open(x0)"}}, "open"),
-        ({"custom_candidates": {"exp": "x0^2"}}, "Choose another name"),
-        ({"model": KANConfig(hidden=None, base="silu")}, "leave it at zero"),
-        ({"model": KANConfig(hidden=None, base="zero", degree=0)}, "at least 1"),
-        ({"sampling": SamplingConfig(n_train=100, validation_fraction=0.0)}, "validation"),
         ({"from_run": "no/such/run"}, "from_run=no/such/run is not an absolute path"),
         ({"from_run": "/no/such/run"}, "from_run=/no/such/run is not the folder of a run"),
-        ({"precision": "float32"}, "precision=float32: kanrun interpret uses the cpu and float64"),
-        ({"threads": 2}, "threads=2: kanrun interpret uses one"),
     ],
 )
-def test_bad_settings_are_refused(changes, message):
+def test_settings_that_no_arguments_give_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
-        check_config(settings(**changes))
+        check_config(replace(settings(SUM), **changes))
 
 
 def test_the_score_card_counts_seeds():

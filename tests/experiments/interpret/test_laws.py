@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import sympy
+from doors import typed
 from kanrun.experiments import interpret as experiment
 
-from kanrun.config import InterpretConfig, KANConfig, SamplingConfig, TableTarget
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs.records import Note, Row
 
@@ -43,11 +43,10 @@ def test_a_law_is_found_in_its_table(name, tmp_path):
     frame["measured"] = truth(x) * (1 + noise * generator.normal(size=rows))
     path = tmp_path / f"{name}.csv"
     frame.to_csv(path, index=False)
-    cfg = InterpretConfig(
-        target=TableTarget(path=str(path), outputs=["measured"]),
-        model=KANConfig(hidden=None, intervals=[5, 10], base="zero"),
-        sampling=SamplingConfig(n_train=None, n_test=None, validation_fraction=0.2),
-        budget=4.0 if name == "kepler" else 12.0,
+    cfg = typed(
+        "interpret",
+        f"target.path={path} target.outputs=measured model.intervals=[5,10] "
+        f"sampling.validation_fraction=0.2 budget={4 if name == 'kepler' else 12}",
     )
     records = list(experiment.run(cfg, {}, 0))
     summary = next(

@@ -1,6 +1,5 @@
 """`kanrun solve` at smoke size: every equation, the run folder, predictions, and errors."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +10,16 @@ from kanrun.experiments.solve.verdict import error_points
 
 import kanrun
 from kanrun import load_run
-from kanrun.cli.app import main
 from kanrun.config import EquationConfig, SolveConfig
 from kanrun.errors import UsageError
 
 GROUP = Path(__file__).parents[3] / "conf/equation"
 EQUATIONS = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
-KAN = "networks=[{kind: kan}]"
-SMOKE = [
-    KAN,
-    "equation.intervals=[4,8]",
-    "collocation_points=200",
-    "boundary_points=12",
-    "steps=3",
-    "equation.ansatz.terms=2",
-]
-
-
-@pytest.fixture
-def outputs(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "outputs"
+KAN = "networks=[{kind:kan}]"
+SMOKE = (
+    f"{KAN} equation.intervals=[4,8] collocation_points=200 boundary_points=12 steps=3 "
+    "equation.ansatz.terms=2"
+)
 
 
 QUICK = ("poisson_product",)
@@ -43,54 +31,36 @@ UNKNOWN = ("poisson_source", "cavity")
     "equation",
     [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in EQUATIONS],
 )
-def test_every_equation_runs_and_says_what_it_is_worth(equation, outputs):
-    assert main(["solve", f"equation={equation}", *SMOKE]) == 0
-    run = outputs / "solve/v0001"
-    summary = pd.read_csv(run / "summary.csv").iloc[0]
+def test_every_equation_runs_and_says_what_it_is_worth(equation, command):
+    run = command(f"solve equation={equation} {SMOKE}").run
+    summary = run.table("summary").iloc[0]
     assert summary["equation"] == equation
     assert summary["verdict"] in ("solved", "doubtful", "failed")
     assert np.isfinite(summary["residual_rms"])
     assert np.isfinite(summary["l2"]) or equation in UNKNOWN
-    drawn = {path.name for path in (run / "figures").iterdir()}
+    drawn = {path.name for path in run.figures}
     assert "solution_0.png" in drawn
     assert drawn & {"convergence.png", "windows.png"}
-    assert len(pd.read_csv(run / "metrics.csv")) >= 2
+    assert len(run.table("metrics")) >= 2
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_a_solution_is_precise_and_predicts(outputs):
-    words = [
-        "equation=pendulum",
-        "equation.variables.t=[0, 2]",
-        "equation.intervals=[10,20]",
-        KAN,
-        "collocation_points=300",
-    ]
-    assert main(["solve", *words]) == 0
-    summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
+def test_a_solution_is_precise_and_predicts(command):
+    line = "'equation.variables.t=[0, 2]' equation.intervals=[10,20] collocation_points=300"
+    run = command(f"solve equation=pendulum {KAN} {line}").run
+    summary = run.table("summary").iloc[0]
     assert (summary["verdict"], summary["reference"]) == ("solved", "numerical")
-    record = json.loads((outputs / "solve/v0001/run.json").read_text())
-    assert all(claim["holds"] for claim in record["claims"])
+    assert all(claim.holds for claim in run.manifest.claims)
     assert summary["l2"] < 1e-6
-    assert float(
-        load_run(outputs / "solve/v0001").model().predict(np.array([[0.0]]))[0]
-    ) == pytest.approx(2.5)
+    assert float(load_run(run.path).model().predict([[0.0]])[0]) == pytest.approx(2.5)
     Path("times.csv").write_text("t\n0\n1.5\n2\n")
-    predict = [
-        "predict",
-        "solve/latest",
-        "times.csv",
-        "--output",
-        "out.csv",
-        "--force",
-        "--derivatives",
-    ]
-    assert main([*predict, "u_t,u_tt"]) == 0
+    predict = "predict solve/latest times.csv --output out.csv --force --derivatives"
+    command(f"{predict} u_t,u_tt")
     first = pd.read_csv("out.csv").iloc[0]
     assert first["u"] == pytest.approx(2.5)
     assert first["u_t"] == pytest.approx(0, abs=1e-6)
     assert first["u_tt"] == pytest.approx(-np.sin(2.5), abs=1e-5)
-    assert main([*predict, "u_y"]) == 2
+    command(f"{predict} u_y", code=2)
 
 
 def test_the_library_solves_and_differentiates():
@@ -192,20 +162,19 @@ def test_systems_of_second_order_in_time_have_a_reference(walls):
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_constants_are_found_from_a_table_of_ones_own(outputs):
+def test_constants_are_found_from_a_table_of_ones_own(command):
     times = np.linspace(0, 2, 60)
     noise = 3e-2 * np.random.default_rng(0).standard_normal(60)
     values = 3 * np.exp(-0.7 * times) + noise
     pd.DataFrame({"t": times, "u": values}).to_csv("decay.csv", index=False)
-    words = [
+    line = f"solve {KAN} equation.data=decay.csv equation.intervals=[4,5,6,8,10]"
+    words = (
         "equation.variables={t: [0, 2]}",
         "equation.formula=u_t = -k*u",
         "equation.unknown_parameters={k: 2}",
         "equation.conditions=['u = 3 at t=0']",
-    ]
-    grids = "equation.intervals=[4,5,6,8,10]"
-    assert main(["solve", KAN, grids, *words, "equation.data=decay.csv"]) == 0
-    summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
+    )
+    summary = command(line, *words).run.table("summary").iloc[0]
     assert abs(summary["k"] - 0.7) < 4 * summary["k_error"]
     curve = 3 * np.exp(-summary["k"] * times)
     error = (values - curve).std() / np.linalg.norm(times * curve)  # of nonlinear regression
@@ -215,42 +184,41 @@ def test_constants_are_found_from_a_table_of_ones_own(outputs):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["equation=own"], "must be given"),
-        (["equation.formula=u_xx = 0"], "equation.variables must be given"),
-        (["equation=poisson", "equation.formula=u_xx = 1E3*w"], "equation.constants={w: 1}"),
+        ("equation=own", "must be given"),
+        ("'equation.formula=u_xx = 0'", "equation.variables must be given"),
+        ("equation=poisson 'equation.formula=u_xx = 1E3*w'", "equation.constants={w: 1}"),
         (
-            ["equation=poisson", "equation.formula=u_xx = sinn(x)"],
+            "equation=poisson 'equation.formula=u_xx = sinn(x)'",
             "unknown function 'sinn'; did you mean sin",
         ),
-        (["equation=poisson", "equation.formula=[u_x = 0, u_y = 0]"], "2 equations for 1 unknown"),
-        (["equation.conditions={border: {at: 'z=0', formula: 'u = 0'}}"], "is not a valid place"),
-        (["+equation.conditions.ring={periodic: z, formula: 'u = 0'}"], "none of the variables"),
-        (["equation.conditions={border: 3}"], "must be {at:"),
-        (["~equation.conditions.border"], "so the solution is not unique"),
-        (["networks=[{kind: tree}]"], "is none of kan, mlp"),
-        (["networks=[{kind: kan, width: 3}]"], "the key width"),
-        (["equation.data=missing.csv"], "missing.csv"),
-        (["collocation_points=2"], "collocation_points=2"),
+        ("equation=poisson 'equation.formula=[u_x = 0, u_y = 0]'", "2 equations for 1 unknown"),
+        (
+            "\"equation.conditions={border: {at: 'z=0', formula: 'u = 0'}}\"",
+            "is not a valid place",
+        ),
+        (
+            "\"+equation.conditions.ring={periodic: z, formula: 'u = 0'}\"",
+            "none of the variables",
+        ),
+        ("'equation.conditions={border: 3}'", "must be {at:"),
+        ("~equation.conditions.border", "so the solution is not unique"),
+        ("networks=[{kind:tree}]", "is none of kan, mlp"),
+        ("networks=[{kind:kan,width:3}]", "the key width"),
+        ("equation.data=missing.csv", "missing.csv"),
+        ("collocation_points=2", "collocation_points=2"),
     ],
 )
-def test_refusals(words, sentence, outputs, capsys):
-    assert main(["solve", *words]) == 2
-    assert sentence in " ".join(capsys.readouterr().err.split())
-    assert not list(outputs.glob("solve/v*"))
+def test_refusals(words, sentence, refused):
+    assert sentence in refused(f"solve {words}")
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unwritten")
-def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outputs):
+def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(command):
     """A small MLP converges to a wrong motion of the pendulum with a small residual."""
-    words = [
-        "equation=pendulum",
-        "equation.intervals=[5,10]",
-        "networks=[{kind: mlp, hidden: [8]}]",
-        "collocation_points=150",
-    ]
-    assert main(["solve", *words, "steps=8"]) == 0
-    summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
+    mlp = "'networks=[{kind: mlp, hidden: [8]}]' collocation_points=150 steps=8"
+    run = command(f"solve equation=pendulum equation.intervals=[5,10] {mlp}").run
+    summary = run.table("summary").iloc[0]
     assert summary["l2"] > 0.1
     assert summary["verdict"] != "solved"
 

@@ -92,16 +92,8 @@ def run(cfg, cell, seed, resume=None):
         time.sleep(cfg.pause)
         state = np.cos(3 * state) * 0.9
         rmse = float(np.sqrt(np.mean(state**2)))
-        yield Row(
-            "metrics",
-            {
-                "seed": seed,
-                "stage": step // 3,
-                "step": step,
-                "train_rmse": rmse,
-                "seconds": time.time(),
-            },
-        )
+        place = {"seed": seed, "stage": step // 3, "step": step}
+        yield Row("metrics", {**place, "train_rmse": rmse, "seconds": time.time()})
         if step % 2 == 1:
             yield Checkpoint("resume", {"state": state}, {"step": step + 1})
             yield Table("curve", {"x": np.arange(step), "y": state[0] + np.arange(step)})
@@ -130,6 +122,19 @@ def claims(tables):
         Claim("the error is small", worst, "at most 1", worst <= 1),
         Claim("it is zero", worst, "0", False),
     ]
+
+
+class Bare:
+    """One cell, without figures and claims."""
+
+    def cells(self, cfg):
+        return [{}]
+
+    def figures(self, tables):
+        return []
+
+    def claims(self, tables):
+        return []
 
 
 def _misbehave(cfg, size, seed):

@@ -1,11 +1,18 @@
-"""What must stay light: a listing of runs loads neither torch nor pandas."""
+"""What must stay light: names, help and errors load no packages of training."""
 
 import subprocess
 import sys
 
 import pytest
 
+from kanrun.config import EXPERIMENTS
+
+HEAVY = ["torch", "pandas", "matplotlib", "scipy", "sympy", "kanrun.engine"]
 LIGHT = [  # in this order: who loads more comes later
+    {
+        "kanrun": [*HEAVY, "numpy", "omegaconf", "rich"],
+        **{kind.builder: HEAVY for kind in EXPERIMENTS.values()},
+    },
     {
         "kanrun.runs": ["torch", "pandas", "matplotlib"],
         "kanrun.config": ["torch"],
@@ -18,7 +25,7 @@ LIGHT = [  # in this order: who loads more comes later
 ]
 
 
-@pytest.mark.parametrize("modules", LIGHT)
+@pytest.mark.parametrize("modules", LIGHT, ids=len)
 def test_importing_loads_nothing_heavy(modules):
     code = f"""
 import importlib, sys
