@@ -116,6 +116,7 @@ class Fit:
             yield Note(
                 f"{said}the error on new points is {ratio:.2g} times that on training points"
             )
+        yield from kink_notes(problem, trained)
         yield from results(replace(self, problem=problem), cell, seed, trained)
 
     @property
@@ -222,6 +223,20 @@ def results(
         yield from slider_checkpoint(problem, grids, "grid", "The network, grid by grid", seed)
 
 
+def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
+    """Say where knots were inserted: for each input the narrowest interval."""
+    kinks = [stage.transfer.kink for stage in trained.stages if stage.transfer.kink]
+    for i in dict.fromkeys(kink[0] for kink in kinks):
+        ends = min((kink[1:] for kink in kinks if kink[0] == i), key=lambda one: one[1] - one[0])
+        x = np.zeros((2, problem.inputs))
+        x[:, i] = ends
+        low, high = problem.dataset.input_scaling.invert(x)[:, i]
+        yield Note(
+            f"knots were inserted at {problem.dataset.target.inputs[i]} = {low:.4g} to {high:.4g}, "
+            "where a kink, a jump or a steep slope limited the error"
+        )
+
+
 def add_points(
     problem: LearningProblem, trained: Trained, plan: Plan, most: int, seed: int
 ) -> tuple[LearningProblem, Trained, float]:
@@ -263,4 +278,6 @@ def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int
         stop_early=True,
     )
     more = fit(lambda _: deepcopy(network), problem.data, again, generator(seed, "extra points"))
-    return replace(more, stages=trained.stages, seconds=trained.seconds + more.seconds)
+    inserted = [stage for stage in more.stages if stage.transfer.kink]
+    stages, seconds = [*trained.stages, *inserted], trained.seconds + more.seconds
+    return replace(more, stages=stages, seconds=seconds)

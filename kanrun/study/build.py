@@ -278,6 +278,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         stop_early=automatic,
         max_unknowns=AUTO_COEFFICIENTS + edges if automatic else None,
         patience=getattr(solver, "patience", None) or (PATIENCE if unsmoothed else None),
+        insert_knots=grows and model.hidden == AUTO,
         settings=settings,
     )
     return plan, why

@@ -29,7 +29,12 @@ from torch.utils.checkpoint import checkpoint
 
 from kanrun.engine.layers import SplineLayer, check_samples, of_sums
 from kanrun.engine.networks.network import Network
-from kanrun.engine.splines import breakpoints_from_data, fit_coefficients, sample_points
+from kanrun.engine.splines import (
+    breakpoints_from_data,
+    find_interval,
+    fit_coefficients,
+    sample_points,
+)
 from kanrun.errors import UsageError
 
 N = TypeVar("N", bound=Network)
@@ -238,6 +243,51 @@ def add_identity_layer(
         for output, ends in enumerate(points):
             identity.coefficients[output, output] = _spline(ends[None], lambda t: t, last)[0, 0]
     return network.of_layers([*network.edge_layers, identity])
+
+
+def halve_intervals(
+    network: Network,
+    x: Float[Tensor, "samples inputs"],
+    squares: Float[Tensor, " samples"],
+    rare: float,
+) -> tuple[Network, tuple[int, float, float]] | None:
+    """Return the network with finer grids where few samples hold half of the squared residual.
+
+    The function stays the same. The intervals with these samples and their neighbours are halved,
+    and in the other inputs, which have as many intervals, those with the largest residuals.
+
+    Args:
+        network: A network of spline layers.
+        x: Samples.
+        squares: Squared residuals there.
+        rare: Fraction of the samples at and above which residuals are not concentrated.
+
+    Returns:
+        The network, the input in which the fewest samples hold half of the residual, and the ends
+        of its interval with the largest; None if they are not concentrated in any.
+    """
+    layer, *others = network.edge_layers
+    at, points = find_interval(x, layer.grid), layer.grid.breakpoints
+    sums, counts = (
+        x.new_zeros(layer.grid.intervals, layer.inputs).scatter_add_(0, at, values)
+        for values in (squares[:, None].expand(at.shape), torch.ones_like(x))
+    )
+    order = (sums / counts.clamp(min=1)).argsort(0, descending=True)
+    before = sums.gather(0, order).cumsum(0) - sums.gather(0, order)
+    needed = before < squares.sum() / 2
+    samples = (counts.gather(0, order) * needed).sum(0)
+    if not bool((samples < rare * len(x)).any()):
+        return None
+    i = int(samples.argmin())
+    near = order[needed[:, i], i][:, None] + torch.arange(-1, 2, device=x.device)
+    halved = near.unique()
+    halved = halved[(halved >= 0) & (halved < layer.grid.intervals)]
+    first = order[: len(halved)].T.clone()
+    first[i] = halved
+    middle = (points.gather(1, first) + points.gather(1, first + 1)) / 2
+    finer, _ = layer.moved(torch.cat([points, middle], 1).sort(1).values, uniform=False)
+    low, high = points[i, order[0, i] : order[0, i] + 2].tolist()
+    return network.of_layers([finer, *others], network.products[:-1]), (i, low, high)
 
 
 def _spline(points: Tensor, function: Outer, like: SplineLayer) -> Tensor:

@@ -267,6 +267,7 @@ class Plan:
         stop_early: Whether the schedule ends after two grids in a row that did not help.
         max_unknowns: The schedule ends before a grid with more unknowns; None: no limit.
         patience: Steps without a lower validation error until a grid is left; None: no limit.
+        insert_knots: Whether knots are inserted where residuals are concentrated in an input.
         settings: Settings of the solver; None: its defaults.
     """
 
@@ -284,6 +285,7 @@ class Plan:
     stop_early: bool = False
     max_unknowns: int | None = None
     patience: int | None = None
+    insert_knots: bool = False
     settings: Any = None
 
     def __post_init__(self) -> None:

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network, Regridded
-from kanrun.engine.training.data import MARGIN, Plan, baseline_error, measure
+from kanrun.engine.networks.reshaping import halve_intervals
+from kanrun.engine.training.data import MARGIN, Plan, baseline_error, measure, predict
 from kanrun.engine.training.objective import SmoothnessPenalty, update_penalty_weight
 from kanrun.engine.training.solver_run import (
     Best,
@@ -23,6 +24,7 @@ from kanrun.engine.training.solver_run import (
     Stage,
     Step,
     StepLog,
+    take_steps,
 )
 from kanrun.monitoring import time_limit_reached
 
@@ -57,6 +59,10 @@ ROUGH_WEIGHTS = tuple(10.0**-e for e in range(-1, 7))
 # The evidence: second differences with this weight at the start, and the maximum number of updates
 # with this many steps each, until the weight changes by less than the factor SETTLED.
 EVIDENCE_WEIGHT, EVIDENCE_UPDATES, EVIDENCE_STEPS, SETTLED = 1e-6, 12, 3, 1.2
+#: A residual is concentrated if fewer than this fraction of the samples hold half of its square.
+RARE = 0.05
+#: Knots are inserted if the validation error stays below this many times the lowest.
+RISEN = 1.05
 
 Event = Step | Stage | Snapshot | Grown
 Y = TypeVar("Y")
@@ -89,11 +95,13 @@ class GridTraining:
     def ends(self) -> bool:
         """True if finer grids are too large or not worth it.
 
-        Rounding is reached, or some did not help.
+        Rounding is reached, some did not help, or knots were inserted.
         """
         if not self.stages:
             return False
         plan = self.setup.plan
+        if self.stages[-1].transfer.kink:
+            return True
         intervals = plan.schedule[min(len(self.stages), len(plan.schedule) - 1)]
         if plan.max_unknowns and self.network.unknowns_at(intervals) > plan.max_unknowns:
             return True
@@ -104,6 +112,46 @@ class GridTraining:
             return True
         helped = [i for i, error in enumerate(errors) if i == 0 or error < HELPED * min(errors[:i])]
         return len(errors) - 1 - helped[-1] >= UNHELPFUL
+
+    def insert_knots(self) -> Stage | None:
+        """Insert knots where the residual of an additive network is concentrated, and train there.
+
+        A kink or a jump bends a spline in a few intervals. The stage has no smoothness penalty,
+        which would be infinite for a kink. Insertions are undone, and nothing returned, unless one
+        or two of them lower the training error and the validation error does not rise.
+        """
+        setup, last = self.setup, self.stages[-1]
+        before = last if last.transfer.kink else min(self.stages, key=lambda one: one.selected)
+        network, train = before.network, setup.data.train
+        exact = self.lowest <= ROUNDING * baseline_error(setup.data)
+        if exact or len(network.shape) > 2 or setup.data.validation is None:
+            return None
+        for _ in range(UNHELPFUL):
+            squares = (predict(network, train.x) - train.y).square().sum(1)
+            if (found := halve_intervals(network, train.x, squares, RARE)) is None:
+                break
+            network, kink = found
+            penalty = replace(before.penalty, weight=0.0)
+            steps = take_steps(
+                setup.solver(network, penalty), setup.plan.steps_for(network.unknowns_at(None))
+            )
+            errors, old = measure(network, setup.data), before.errors.train
+            if errors.train < HELPED * old and errors.selected < RISEN * self.lowest:
+                stage = replace(
+                    before,
+                    stage=last.stage + 1,
+                    intervals=network.intervals,
+                    network=network,
+                    errors=errors,
+                    steps=steps,
+                    seconds=setup.clock.seconds,
+                    penalty=penalty,
+                    transfer=GridTransfer("insertion", 0.0, old, old, kink),
+                    random=setup.generator.get_state(),
+                )
+                self.stages.append(stage)
+                return stage
+        return None
 
     def compare(self, intervals: int | None) -> None:
         """Train on a grid of `intervals` at a constant weight, to be compared with others.

@@ -24,7 +24,7 @@ from kanrun.engine.training.grid_training import (
     finished,
     first_penalty,
 )
-from kanrun.engine.training.solver_run import Clock, Grown, Setup, Stage, TrainingState, spent
+from kanrun.engine.training.solver_run import Clock, Grown, Setup, Stage, TrainingState, take_steps
 from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_starts
 from kanrun.monitoring import time_limit_reached
 
@@ -56,12 +56,12 @@ def train(
     snapshots yielded before hold the last good states.
     """
     state = progress or TrainingState()
-    last = state.snapshot or (state.stages[-1] if state.stages else None)
-    setup = Setup(data, plan, generator, Clock(last.seconds if last else 0.0))
     snapshot = state.snapshot
-    if last:
-        generator.set_state(last.random)
-        training = GridTraining(last.network, last.penalty, setup, list(state.stages))
+    at = snapshot or (state.stages[-1] if state.stages else None)
+    setup = Setup(data, plan, generator, Clock(at.seconds if at else 0.0))
+    if at:
+        generator.set_state(at.random)
+        training = GridTraining(at.network, at.penalty, setup, list(state.stages))
     else:
         training, grown = _first(create, setup)
         with setup.clock.stopped():
@@ -76,7 +76,14 @@ def train(
         snapshot = None
         with setup.clock.stopped():
             yield stage
-    chosen = min(training.stages, key=lambda stage: stage.selected)
+    while plan.insert_knots and not time_limit_reached():
+        if (inserted := training.insert_knots()) is None:
+            break
+        with setup.clock.stopped():
+            yield inserted
+    last = training.stages[-1]
+    best = min(training.stages, key=lambda stage: stage.selected)
+    chosen = last if last.transfer.kink else best
     network = _final_fit(chosen, setup)
     errors = replace(measure(network, data), validation=chosen.errors.validation)
     return Trained(network, chosen, errors, training.stages, setup.clock.seconds)
@@ -119,10 +126,5 @@ def _final_fit(chosen: Stage, setup: Setup) -> Network:
     linear = network.fit_linear(everything.x, everything.y, everything.roots)
     if not linear and setup.plan.second_order and setup.data.validation is not None:
         data = replace(setup.data, train=everything, validation=None)
-        solver = replace(setup, data=data).solver(network, chosen.penalty)
-        for _ in range(FINAL_STEPS):
-            before = solver.loss
-            solver.step()
-            if spent(solver, before) or time_limit_reached():
-                break
+        take_steps(replace(setup, data=data).solver(network, chosen.penalty), FINAL_STEPS)
     return network

@@ -89,6 +89,8 @@ class GridTransfer:
     #: Training error just before, and just after.
     before: float | None
     after: float
+    #: Input and ends of the interval in which the residual is concentrated, if knots were inserted.
+    kink: tuple[int, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,17 @@ class SolverRun:
                 errors = replace(errors, test=rmse(solver.network, data.test, data))
                 yield Step(log.stage, log.steps, solver.network.intervals, errors, seconds)
         return self.settled
+
+
+def take_steps(solver: Solver, limit: int) -> int:
+    """Take up to `limit` steps while they are worth their time; return their number."""
+    taken, going = 0, True
+    while taken < limit and going:
+        before = solver.loss
+        solver.step()
+        taken += 1
+        going = not (spent(solver, before) or time_limit_reached())
+    return taken
 
 
 def spent(solver: Solver, before: float) -> bool:

@@ -1,5 +1,7 @@
 """The search for a shape: nodes from the residual, and the shapes that it ends with."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from made_kan import kan, points
@@ -7,6 +9,7 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
+from kanrun.engine.networks.reshaping import halve_intervals
 from kanrun.engine.training import (
     Grown,
     GrowthPolicy,
@@ -97,6 +100,67 @@ def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid():
     assert network.shape == (2, 2, 1)
     assert [stage.network.shape for stage in record.tried][-1] == (2, 2, 1)
     assert record.reason == "the grid limits the error"
+
+
+@pytest.mark.parametrize(
+    ("function", "place", "allowed"),
+    [
+        (lambda t: (t - 0.317).abs(), 0.317, 1e-3),
+        (lambda t: (t > 0.317).double(), 0.317, 0.2),
+        (lambda t: (1 + t).clamp(min=0).sqrt(), -1.0, 0.02),
+    ],
+)
+def test_knots_are_inserted_at_a_kink_a_jump_and_a_singularity(function, place, allowed):
+    task = data(lambda x: function(x[:, :1]) + x[:, 1:] ** 2, 2, 600)
+    errors = []
+    for insert_knots in (False, True):
+        setup = Setup(task, plan(2, 1, intervals=(50,)), Generator(), Clock())
+        training = GridTraining(fresh((2, 1), Generator()), SmoothnessPenalty(1e-18), setup)
+        training.compare(50)
+        while insert_knots and training.insert_knots():
+            pass
+        last = training.stages[-1]
+        errors.append(last.errors.train)
+    assert errors[1] < allowed * errors[0]
+    assert last.transfer.kink
+    assert last.network.intervals > 50
+    index, low, high = min(
+        (s.transfer.kink for s in training.stages[1:]), key=lambda k: k[2] - k[1]
+    )
+    assert index == 0
+    assert high - low < 0.04
+    assert low - 0.04 < place < high + 0.04
+
+
+def test_no_knots_are_inserted_for_noise_or_without_points_held_out():
+    noise = torch.randn(350, 1, generator=Generator().manual_seed(0), dtype=torch.float64)
+
+    def noisy(x):
+        return x[:, :1] ** 2 + noise[: len(x)]
+
+    kink = data(lambda x: (x - 0.317).abs(), 1)
+    for task in (data(noisy, 1), replace(kink, validation=None)):
+        training = GridTraining(
+            fresh((1, 1), Generator()),
+            SmoothnessPenalty(1e-18),
+            Setup(task, plan(1, 1, intervals=(50,)), Generator(), Clock()),
+        )
+        training.compare(50)
+        assert training.insert_knots() is None
+        assert len(training.stages) == 1
+
+
+def test_residuals_are_concentrated_on_one_side_of_the_bound():
+    network, x = fresh((2, 1), Generator()), points(400, 2)
+    squares = (x[:, 1] > 0.9).double()
+    part = float(squares.mean())
+    assert halve_intervals(network, x, squares, 0.9 * part) is None
+    found = halve_intervals(network, x, squares, 0.5)
+    assert found is not None
+    finer, (index, low, high) = found
+    assert (index, high) == (1, 1.0)
+    torch.testing.assert_close(finer(x), network(x), rtol=0, atol=1e-14)
+    assert finer.edge_layers[0].grid.breakpoints.diff().min() == pytest.approx((high - low) / 2)
 
 
 def test_the_budget_limits_the_nodes_and_the_lowest_error_wins():
