@@ -23,6 +23,7 @@ from numpy import ndarray
 
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, blocks
 
+CUT_INTERVALS = 4  # that a step adds to the grid of its input
 _STREAM = 3  # of the random numbers that choose the rows of a node
 _NARROWEST = 1e-9  # distance of values between which there may be a cut, relative to their range
 

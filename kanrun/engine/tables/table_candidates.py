@@ -48,16 +48,18 @@ PAIR_FUNCTIONS, CHOSEN_FUNCTIONS, MAX_PAIRS, _PAIR_ROWS = 8, 4, 24, 16
 _MIN_FUNCTIONS = 150  # of all inputs, however few the rows
 # From which variances are estimated: of classes if a step is much work, and of others.
 EVIDENCE_ROWS, MAX_ROWS = 400, 4000
-# Rows from which the kernel is estimated, and centres: a tenth of the rows, within these limits. On
-# 12,000 rows of a smooth function of 8 inputs R2 is 0.840 with 300 centres, and 0.926 with 1000
-# centres and rows (xgboost: 0.879).
-_RADIAL_EACH, _KERNEL_ROWS, _RADIAL_CENTRES = 10, (EVIDENCE_ROWS, 1000), (300, 1000)
+# Rows from which the kernel is estimated, and centres: a tenth of the rows, within these limits; or
+# a fifth of them less `_MANY_FROM` centres, if these are more. On 12,000 rows of a smooth function
+# of 8 inputs R2 is 0.840 with 300 centres, and 0.926 with 1000 centres and rows (xgboost: 0.879);
+# on 10,125 rows of 26 readings of 6 hidden states 0.887 with 1000, 0.907 with 2000 centres.
+_RADIAL_EACH, _KERNEL_ROWS, _RADIAL_CENTRES = 10, (EVIDENCE_ROWS, 1000), (300, 2000)
+_MANY_EACH, _MANY_FROM = 5, 500
 # Weight in pairs of an input without effect, relative to the one with the largest.
 _RELEVANCE = 0.05
 _MIN_EFFECT = 1e-3  # weight in the sparse fit of such an input
 _RADIAL_MIN_ROWS, _RADIAL_INPUTS = 30, 200  # of tables with neighbourhoods: fewest and most
 _RADIAL_ROWS, _RADIAL_AMONG = 1500, 3  # fewest among which centres are chosen, and for each centre
-_SMALL_WORK = 0.025  # of the work that the policy allows
+_SMALL_WORK = 0.0125  # of the work that the policy allows
 _RADIAL_WORK = 2e7  # inputs x rows^2 from which hyperparameters are estimated
 _LIMIT = float(np.exp(14.0))  # of hyperparameters, and its inverse
 # Variance of the radial part, so that its truncation costs at most 1% of the output.
@@ -256,8 +258,9 @@ class TableRows:
         `start` is the design of similar rows.
         """
         policy, (rows, inputs) = self.policy, self.u.shape
-        limits = _KERNEL_ROWS, _RADIAL_CENTRES
-        known, centres = (int(np.clip(rows // _RADIAL_EACH, *limit)) for limit in limits)
+        known = int(np.clip(rows // _RADIAL_EACH, *_KERNEL_ROWS))
+        wanted = max(rows // _RADIAL_EACH, rows // _MANY_EACH - _MANY_FROM)
+        centres = int(np.clip(wanted, *_RADIAL_CENTRES))
         centres = min(centres, int(np.sqrt(policy.max_work / rows)))
         some = self.order[: min(known, int(np.sqrt(_RADIAL_WORK / inputs)))]
         std = outputs.std(0)
@@ -356,13 +359,15 @@ class Functions:
         pairs = np.zeros((len(every), *(len(places),) * 2))
         pairs[:, a, b] = pairs[:, b, a] = every[:, count:]
         terms = Terms(np.array([one.offset for one in solved]), every[:, :count], pairs, places)
+        # Not `self`, whose columns may be the largest arrays of a fit.
+        scales, kinds, first = self.scale, self.kinds, solved[0]
 
         def posterior() -> MainPosterior:
             """Return that of the first output."""
-            known, whole = kept[solved[0].kept], np.zeros((len(self.scale),) * 2)
-            scale, prior = self.scale[known], np.zeros(len(self.scale))
-            whole[np.ix_(known, known)] = inverse_of(solved[0].factor) * np.outer(scale, scale)
-            prior[known] = variances[0][0][self.kinds[solved[0].kept]] * scale**2
+            known, whole = kept[first.kept], np.zeros((len(scales),) * 2)
+            scale, prior = scales[known], np.zeros(len(scales))
+            whole[np.ix_(known, known)] = inverse_of(first.factor) * np.outer(scale, scale)
+            prior[known] = variances[0][0][kinds[first.kept]] * scale**2
             return MainPosterior(terms.main[0], whole[:count, :count], prior[:count])
 
         return CandidateSolution(

@@ -10,10 +10,10 @@ import numpy as np
 from numpy import ndarray
 
 from kanrun.engine.tables.design import Design, Terms
-from kanrun.engine.tables.jumps import boost, cross_fitted
+from kanrun.engine.tables.jumps import CUT_INTERVALS, BoostingPolicy, boost, cross_fitted
 from kanrun.engine.tables.reduced_basis import Columns, RowFunctions, RowOutputs
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS, MainPosterior, TableRows
-from kanrun.engine.tables.variance_components import Variances
+from kanrun.engine.tables.variance_components import TablePolicy, Variances
 
 _MEAN_ROWS = 2000  # over which mean outputs are taken
 
@@ -105,8 +105,9 @@ def with_jumps(
         counts, weights, left_out = _search(rows, fit, t, stack, targets)
     if not counts:
         return fit
+    boosting = affordable(fit, policy)
     jumps = tuple(
-        boost(rows.u, y, rows.weights, policy.boosting, count=counts[name] if weights[name] else 0)
+        boost(rows.u, y, rows.weights, boosting, count=counts[name] if weights[name] else 0)
         for name, y in targets.items()
     )
     kept = 1 - weights[JUMPS]
@@ -125,6 +126,14 @@ def with_jumps(
     )
 
 
+def affordable(fit: TableFit, policy: TablePolicy) -> BoostingPolicy:
+    """Return the policy with as many cuts as the network affords: each refines all its edges."""
+    boosting, design = policy.boosting, fit.design
+    nodes = len(design.main) - len(design.lines) + 2 * boosting.max_nodes
+    most = policy.max_coefficients // (CUT_INTERVALS * nodes * len(design.relevance))
+    return replace(boosting, max_cuts=int(np.clip(most, policy.min_cuts, boosting.max_cuts)))
+
+
 def _search(
     rows: TableRows,
     fit: TableFit,
@@ -138,7 +147,7 @@ def _search(
     """
     policy, weights, smooth = rows.policy, rows.weights, fit.left_out
     parts = np.argsort(rows.order) % policy.jump_parts
-    search = partial(boost, policy=policy.boosting)
+    search = partial(boost, policy=affordable(fit, policy))
     found = [cross_fitted(search, rows.u, y, weights, parts) for y in targets.values()]
     jumps, others = (values[:, None] for values, _ in found)
     members = [smooth, jumps, smooth + others]

@@ -150,10 +150,14 @@ def _on_one_grid(
         more = np.linspace(each[widest], each[widest + 1], size - len(each) + 2)[1:-1]
         points[j] = np.insert(each, widest + 1, more)
     grid = Grid(extend(torch.as_tensor(np.stack(points)), DEGREE), DEGREE)
-    coefficients = (
-        insert_knots(one.coefficients.detach(), one.grid, grid).numpy() for one in layers
-    )
-    return list(coefficients), np.stack(points)
+    return [_refined(one, grid) for one in layers], np.stack(points)
+
+
+def _refined(layer: SplineLayer, grid: Grid) -> ndarray:
+    """Return the coefficients of a layer on a finer grid, computed for some nodes at once."""
+    known, width = layer.coefficients.detach(), len(grid.knots) * grid.functions
+    parts = (insert_knots(known[some], layer.grid, grid) for some in blocks(len(known), width))
+    return np.concatenate([one.numpy() for one in parts])
 
 
 def _node_grids(h: Columns, directions: ndarray, intervals: int) -> ndarray:

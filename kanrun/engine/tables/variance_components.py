@@ -75,7 +75,7 @@ class TablePolicy:
     max_functions: int = 600
     per_row: float = 1.0
     #: Multiplications of one step up to which classes have pairs, and by which centres are limited.
-    max_work: float = 4e10
+    max_work: float = 8e10
     #: Fractions of the output's variance at which the noise starts. The likelihood has a second
     #: maximum near zero noise if the inputs determine the output, and the higher maximum counts.
     noise_fractions: tuple[float, ...] = (0.5, 0.01)
@@ -110,6 +110,9 @@ class TablePolicy:
     jump_parts: int = 3
     jump_gain: tuple[float, float, float] = (0.005, 2.0, 1e-4)
     min_weight: float = 0.05
+    #: Coefficients of the network's inner edges for jumps at most, unless there are that few cuts.
+    max_coefficients: int = 20_000_000
+    min_cuts: int = 15
 
     def refining(self, rows: int, inputs: int) -> TablePolicy:
         """Return the settings of a fit that begins at the variances of similar rows."""

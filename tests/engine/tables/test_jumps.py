@@ -12,6 +12,7 @@ from kanrun.engine.tables import TablePolicy, fit_numbers, to_kan
 from kanrun.engine.tables.effects import column_effect
 from kanrun.engine.tables.jumps import BoostingPolicy, boost
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS
+from kanrun.engine.tables.table_fit import affordable
 from kanrun.engine.tables.to_kan import blend
 
 POLICY = TablePolicy(jump_rows=400, omitted=0.0)
@@ -75,6 +76,13 @@ MAPS = [(np.linspace(-9, 9, 5), np.linspace(-1, 1, 5))] * 2
 def test_jumps_are_searched_for_in_enough_rows(rows, found):
     fit = fit_numbers(*data(rows), POLICY)
     assert (JUMPS in fit.weights) is found
+
+
+@pytest.mark.parametrize(("coefficients", "cuts"), [(4 * 3 * 500 * 20, 20), (0, 15), (10**9, 127)])
+def test_a_large_network_affords_fewer_cuts(coefficients, cuts):
+    fit = fit_numbers(*data(100), replace(POLICY, candidates=("additive",)))
+    policy = replace(POLICY, max_coefficients=coefficients)
+    assert affordable(fit, policy).max_cuts == cuts
 
 
 @pytest.mark.parametrize("case", ["smooth", "noise", "shapes"])
