@@ -14,8 +14,9 @@ Data Analysis 38 (2002) 367-378 (samples of the rows); L. Prokhorenkova et al., 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -67,10 +68,6 @@ class JumpNodes:
     rooms: Float[ndarray, "nodes depth"]
     values: Float[ndarray, "nodes cells"]
 
-    def take(self, nodes: ndarray | slice) -> JumpNodes:
-        """Return some of the nodes."""
-        return JumpNodes(*(each[nodes] for each in vars(self).values()))
-
     def __call__(self, u: RowInputs) -> PerRow:
         """Evaluate the sum of the nodes."""
         count, depth = self.inputs.shape
@@ -82,39 +79,34 @@ class JumpNodes:
 
     def partial_dependence(self, u: RowInputs, j: int, at: ndarray) -> ndarray:
         """Return the mean over the rows u with input j set to `at`, up to a constant."""
-        mine, moved = self.take((self.inputs == j).any(1)), np.tile(u, (len(at), 1))
+        some, moved = (self.inputs == j).any(1), np.tile(u, (len(at), 1))
+        mine = JumpNodes(*(each[some] for each in vars(self).values()))
         moved[:, j] = np.repeat(at, len(u))
         return np.asarray(mine(moved).reshape(len(at), len(u)).mean(1))
 
 
-@dataclass(frozen=True, eq=False)
-class _Questions:
-    """Thresholds between the values of each input, and where the rows lie among them.
+def _cuts(u: RowInputs, max_cuts: int) -> tuple[ndarray, ndarray]:
+    """Return thresholds midway between neighbouring values, and the distances of these.
 
-    `cuts` and `rooms` (inputs, cuts) end with NaN; `codes` (rows, inputs) counts the cuts below.
+    They lie at quantiles of the rows. The shape is (inputs, cuts), filled up by infinity.
     """
+    cuts, rooms = np.full((2, u.shape[1], max_cuts), np.inf)
+    for j, column in enumerate(u.T):
+        distinct, count = np.unique(column, return_counts=True)
+        below, apart = np.cumsum(count)[:-1] / len(u), np.diff(distinct)
+        first = np.flatnonzero(apart > _NARROWEST * np.ptp(distinct))
+        if len(first) > max_cuts:
+            levels = np.linspace(0, 1, max_cuts + 2)[1:-1]
+            places = np.searchsorted(below[first], levels)
+            first = first[np.unique(places[places < len(first)])]
+        cuts[j, : len(first)] = (distinct[first] + distinct[first + 1]) / 2
+        rooms[j, : len(first)] = apart[first]
+    return cuts, rooms
 
-    cuts: ndarray
-    rooms: ndarray
-    codes: ndarray
 
-    @staticmethod
-    def of(u: RowInputs, max_cuts: int) -> _Questions:
-        """Place cuts midway between neighbouring values, at quantiles of the rows."""
-        shape = u.shape[1], max_cuts
-        cuts, rooms, codes = np.full(shape, np.nan), np.ones(shape), np.zeros(u.shape, np.int32)
-        for j, column in enumerate(u.T):
-            distinct, count = np.unique(column, return_counts=True)
-            below, apart = np.cumsum(count)[:-1] / len(u), np.diff(distinct)
-            first = np.flatnonzero(apart > _NARROWEST * np.ptp(distinct))
-            if len(first) > max_cuts:
-                levels = np.linspace(0, 1, max_cuts + 2)[1:-1]
-                places = np.searchsorted(below[first], levels)
-                first = first[np.unique(places[places < len(first)])]
-            middles = (distinct[first] + distinct[first + 1]) / 2
-            cuts[j, : len(first)], rooms[j, : len(first)] = middles, apart[first]
-            codes[:, j] = np.searchsorted(middles, column)
-        return _Questions(cuts, rooms, codes)
+def _codes(u: RowInputs, cuts: ndarray) -> ndarray:
+    """Return how many cuts lie below each value, shape (rows, inputs)."""
+    return np.stack([np.searchsorted(*each) for each in zip(cuts, u.T, strict=True)], 1)
 
 
 def boost(
@@ -127,51 +119,41 @@ def boost(
     held_out: tuple[ndarray, ndarray, ndarray] | None = None,
 ) -> JumpNodes:
     """Return `count` nodes for y, or those with the lowest loss on held-out (u, y, weights)."""
-    asked, rng = _Questions.of(u, policy.max_cuts), np.random.default_rng(_STREAM)
+    rng, most = np.random.default_rng(_STREAM), policy.max_nodes if count is None else count
     fraction = min(policy.fraction, policy.max_size / u.size)
-    left, found, losses = y.copy(), list[JumpNodes](), list[float]()
-    rest = held_out[1].copy() if held_out else y[:0]
-    if held_out:
-        losses.append(float(held_out[2] @ rest**2))
-    for _ in range(policy.max_nodes if count is None else count):
+    cuts, rooms = _cuts(u, policy.max_cuts)
+    other_u, other, other_weights = held_out or (u[:0], y[:0], weights[:0])
+    codes, other_codes = _codes(u, cuts), _codes(other_u, cuts)
+    digits = 2 ** np.arange(policy.depth)
+    inputs, places = np.zeros((2, most, policy.depth), int)
+    values, losses = np.zeros((most, 2**policy.depth)), [float(other_weights @ other**2)]
+    y = y.copy()
+    for r in range(most):
         some = rng.random(len(u)) < fraction
-        places, cells = _node(asked, some, left, weights, policy)
-        size = 2 ** len(places)
-        sums, totals = (
-            np.bincount(cells[some], one[some], size) for one in (weights * left, weights)
+        inputs[r], places[r] = j, k = _questions(codes[some], y[some], weights[some], cuts, policy)
+        cells = (codes[:, j] > k) @ digits
+        total, moment = (
+            np.bincount(cells[some], one[some], len(values[r])) for one in (weights, weights * y)
         )
-        values = policy.rate * sums / (totals + policy.shrinkage)
-        j, k = np.array(places).T
-        node = JumpNodes(j[None], asked.cuts[None, j, k], asked.rooms[None, j, k], values[None])
-        left -= values[cells]
-        found.append(node)
-        if held_out:
-            rest -= node(held_out[0])
-            losses.append(float(held_out[2] @ rest**2))
-            if len(losses) - np.argmin(losses) > policy.patience:
-                break
-    kept = found[: int(np.argmin(losses))] if held_out else found
-    return _joined(kept, policy.depth)
+        values[r] = policy.rate * moment / (total + policy.shrinkage)
+        y -= values[r, cells]
+        other = other - values[r, (other_codes[:, j] > k) @ digits]
+        losses.append(float(other_weights @ other**2))
+        if held_out and len(losses) - np.argmin(losses) > policy.patience:
+            break
+    some = slice(int(np.argmin(losses)) if held_out else most)
+    at = inputs[some], places[some]
+    return JumpNodes(inputs[some], cuts[at], rooms[at], values[some])
 
 
-def _joined(nodes: Sequence[JumpNodes], depth: int) -> JumpNodes:
-    """Return several nodes as one object."""
-    empty = np.zeros((0, depth))
-    none = JumpNodes(empty.astype(int), empty, empty, np.zeros((0, 2**depth)))
-    parts = zip(*(vars(one).values() for one in (none, *nodes)), strict=True)
-    return JumpNodes(*map(np.concatenate, parts))
-
-
-def _node(
-    asked: _Questions, some: ndarray, left: PerRow, weights: PerRow, policy: BoostingPolicy
-) -> tuple[list[tuple[int, int]], ndarray]:
-    """Return the best questions (input, cut), one after the other, and the cell of every row."""
-    codes, w = asked.codes[some], weights[some]
-    inputs, width = codes.shape[1], asked.cuts.shape[1] + 1
-    flat = codes + width * np.arange(inputs, dtype=np.int32)
-    sizes = np.repeat(w, inputs), np.repeat(w * left[some], inputs)
-    cells, every = np.zeros(len(codes), np.int32), np.zeros(len(left), np.int32)
-    places = list[tuple[int, int]]()
+def _questions(
+    codes: ndarray, y: PerRow, weights: PerRow, cuts: ndarray, policy: BoostingPolicy
+) -> ndarray:
+    """Return inputs and cuts (2, depth) of the best questions, one after the other."""
+    inputs, width = codes.shape[1], cuts.shape[1] + 1
+    flat = codes + width * np.arange(inputs)
+    sizes = np.repeat(weights, inputs), np.repeat(weights * y, inputs)
+    cells, found = np.zeros(len(codes), int), list[tuple[Any, ...]]()
     for k in range(policy.depth):
         shape = 2**k, inputs, width
         index = (flat + (inputs * width) * cells[:, None]).ravel()
@@ -180,12 +162,11 @@ def _node(
         )
         gain = moment**2 / (total + policy.shrinkage)
         gain += (moment[:, :, -1:] - moment) ** 2 / (total[:, :, -1:] - total + policy.shrinkage)
-        gains = np.where(np.isnan(asked.cuts), -1.0, gain.sum(0)[:, :-1])
+        gains = np.where(np.isfinite(cuts), gain.sum(0)[:, :-1], -1.0)
         j, cut = np.unravel_index(gains.argmax(), gains.shape)
-        places.append((int(j), int(cut)))
-        cells += (codes[:, j] > cut) * np.int32(2**k)
-        every += (asked.codes[:, j] > cut) * np.int32(2**k)
-    return places, every
+        found.append((j, cut))
+        cells += (codes[:, j] > cut) * 2**k
+    return np.array(found).T
 
 
 def cross_fitted(
