@@ -141,9 +141,9 @@ def boost(
         losses.append(float(other_weights @ other**2))
         if held_out and len(losses) - np.argmin(losses) > policy.patience:
             break
-    some = slice(int(np.argmin(losses)) if held_out else most)
-    at = inputs[some], places[some]
-    return JumpNodes(inputs[some], cuts[at], rooms[at], values[some])
+    kept = int(np.argmin(losses)) if held_out else most
+    at = inputs[:kept], places[:kept]
+    return JumpNodes(at[0], cuts[at], rooms[at], values[:kept])
 
 
 def _questions(
