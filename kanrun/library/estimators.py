@@ -262,11 +262,12 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
 class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
     """Classification by `kanrun.fit` into two or more classes.
 
+    Other parameters are those of `KANRegressor`.
+
     Args:
         class_weight: Factors of the weights of rows by label, or `balanced`: in inverse proportion
             to the frequency of the label.
         threshold: Probability of the second of two classes above which it is predicted.
-        **others: Parameters as for `KANRegressor`.
 
     Attributes:
         model_: The fitted `kanrun.Model`.

@@ -264,7 +264,7 @@ def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(brow
         said = browser.value(
             f"document.querySelectorAll('.living')[{number - 2}].querySelector('span').textContent"
         )
-        moved.append(int(said.split()[0]))
+        moved.append(int(said.partition("%")[0]))
     assert moved[0] > 95
     assert 5 < moved[1] < 75
 

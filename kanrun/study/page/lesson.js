@@ -52,7 +52,7 @@ const lesson = (() => {
     function parts(parent, title, height) {
       const found = [make("div", {class: "bar"}, parent), make("p", {class: "number", role: "status"}, parent)];
       make("p", {class: "source"}, parent, title);
-      const plot = new Plot(parent, title, 640, height);
+      const plot = new Plot(parent, title, height);
       plot.title = "";
       return [...found, plot];
     }
@@ -66,7 +66,7 @@ const lesson = (() => {
     // A part with points that move: `draw(plot, points)` returns the sentence below.
     function dragged(parent, title, name, first, draw, held = (_, point) => point) {
       let points = structuredClone(first);
-      const [top, said, plot] = parts(parent, title, 340), back = make("button", {class: "plain", type: "button"}, top, "as it was");
+      const [top, said, plot] = parts(parent, title, 340), back = make("button", {class: "plain", type: "button"}, top, "reset");
       function redraw() {
         said.textContent = draw(plot, points);
         plot.handles(points, name, (i, x, y) => { points[i] = held(i, [x, y], points); redraw(); });

@@ -38,16 +38,23 @@
     }));
   }
 
+  // An empty drawing whose unit is a pixel, so that text has its size on a phone and on a desk; returns its width.
+  function emptied(svg, height) {
+    svg.replaceChildren();
+    const width = Math.max(300, svg.getBoundingClientRect().width);
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    return width;
+  }
+
   // ------------------------------------------------------------------ a plot
   class Plot {
-    constructor(parent, title, width = 460, height = 300) {
-      this.width = Math.min(width, Math.max(300, parent.clientWidth || width));  // text stays legible on a phone
+    constructor(parent, title, height = 300) {
       this.height = height; this.left = 54; this.bottom = 34; this.top = 24; this.right = 12;
-      this.svg = make("svg:svg", {viewBox: `0 0 ${this.width} ${height}`, role: "group", "aria-label": title}, parent);
+      this.svg = make("svg:svg", {role: "group", "aria-label": title}, parent);
       this.title = title;
     }
     begin(xs, ys, title = this.title) {
-      this.svg.replaceChildren();
+      this.width = emptied(this.svg, this.height);
       const span = values => {
         const finite = values.filter(Number.isFinite);
         let low = Math.min(...finite), high = Math.max(...finite);
@@ -122,7 +129,7 @@
     const back = make("button", {class: "plain", type: "button"}, bar, "as trained");
     const error = make("span", {class: "number", role: "status"}, bar);
     const two = make("div", {class: "two"}, parent);
-    const diagram = make("svg:svg", {viewBox: "0 0 460 300", role: "group", "aria-label": "the network; each edge shows its function"}, two);
+    const diagram = make("svg:svg", {role: "group", "aria-label": "the network; each edge shows its function"}, two);
     const edgePlot = new Plot(two, "edge"), resultPlot = new Plot(two, "prediction");
     const own = make("div", {}, two);
     const inputs = ownInputs();
@@ -145,10 +152,10 @@
     const edgesOf = l => model.layers[l].coefficients.flatMap((row, o) => row.map((_, i) => [size(l, o, i), o, i])).sort((a, b) => b[0] - a[0]);
     function draw() { drawDiagram(); drawEdge(); drawResult(); }
     function drawDiagram() {
-      diagram.replaceChildren();
+      const width = emptied(diagram, 300);
       let left = 0;
       const widths = [model.layers[0].knots.length, ...model.layers.map(layer => layer.coefficients.length)];
-      const at = (l, n) => [460 * (n + 0.5) / widths[l], 270 - 240 * l / model.layers.length];
+      const at = (l, n) => [width * (n + 0.5) / widths[l], 270 - 240 * l / model.layers.length];
       model.layers.forEach((layer, l) => {
         const all = edgesOf(l);
         const most = all[0][0] || 1;
@@ -273,7 +280,7 @@
     let plots = [];
     function draw(number) {
       const frame = data.frames[number];
-      if (plots.length !== frame.panels.length) { box.replaceChildren(); plots = frame.panels.map(panel => new Plot(box, panel.title, 460, frame.panels.length > 2 ? 220 : 300)); }
+      if (plots.length !== frame.panels.length) { box.replaceChildren(); plots = frame.panels.map(panel => new Plot(box, panel.title, frame.panels.length > 2 ? 220 : 300)); }
       said.textContent = frame.said || "";
       frame.panels.forEach((panel, k) => {
         const same = data.common ? data.frames.flatMap(f => f.panels[k] ? f.panels[k].lines : []) : panel.lines;
@@ -290,8 +297,8 @@
   // ------------------------------------------------------------------ curves drawn by control points
   function curve(parent, data) {
     let control = structuredClone(data.control);
-    const bar = make("div", {class: "bar"}, parent), back = make("button", {class: "plain", type: "button"}, bar, "as it was");
-    const said = make("span", {role: "status"}, bar), plot = new Plot(parent, data.title, 640, 400);
+    const bar = make("div", {class: "bar"}, parent), back = make("button", {class: "plain", type: "button"}, bar, "reset");
+    const said = make("span", {role: "status"}, bar), plot = new Plot(parent, data.title, 400);
     plot.title = "";  // the page says it above
     const curveAt = u => data.knots ? [0, 1].map(d => kan.deBoor(data.knots, data.degree, control.map(p => p[d]), u)) : kan.deCasteljau(control, u);
     const [low, high] = data.knots ? [data.knots[data.degree], data.knots[data.knots.length - 1 - data.degree]] : [0, 1];
@@ -306,7 +313,7 @@
       const moved = now.filter((_, k) => changed[k]);
       plot.dots(moved.map(p => p[0]), moved.map(p => p[1]), "dot", 1.6);
       if (data.knots) plot.dots(...[0, 1].map(d => [...new Set(data.knots)].filter(t => t >= low && t <= high).map(t => curveAt(t)[d])), "data", 4);
-      said.textContent = `${Math.round(100 * moved.length / now.length)} % of the curve moved`;
+      said.textContent = `${Math.round(100 * moved.length / now.length)}% of the curve moved`;
       plot.handles(control, "control point", (i, x, y) => { control[i] = [x, y]; draw(); });
     }
     const set = points => { control = points.map(p => p.map(Number)); draw(); };
