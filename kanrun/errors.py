@@ -68,6 +68,7 @@ def did_you_mean(name: object, known: Iterable[str], max_names: int = 3) -> str:
 def no_file(path: str | Path) -> str:
     """Return the sentence on a file that is not there: its folder, and similar names in it."""
     file = Path(os.path.expanduser(path))
-    there = file.parent.iterdir() if file.parent.is_dir() else ()
-    near = did_you_mean(file.name, [each.name for each in there])
+    if not file.parent.is_dir():
+        return f"there is no file {str(path)!r}: the folder {file.parent.absolute()} is not there."
+    near = did_you_mean(file.name, [each.name for each in file.parent.iterdir()])
     return f"there is no file {str(path)!r} in {file.parent.absolute()}{near or '.'}"

@@ -256,7 +256,7 @@ def _advice(error: Any) -> str:
     name, known = option.lstrip("-"), EXPERIMENTS.get(context.info_name) if context else None
     if hasattr(error, "possibilities"):  # there is no such option
         near = [one for one in error.possibilities or () if one != "--help"]
-        text = error.message + (f"; did you mean {near[0]}" if near else "")
+        text = error.message + (f"; did you mean {near[0]}?" if near else "")
     if known and (name in known.settings.__dataclass_fields__ or group_of(known, name)):
         text = f"{error.message}. Settings are written key=value: {name}=VALUE"
     if text.endswith("?"):

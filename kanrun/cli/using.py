@@ -26,6 +26,9 @@ from kanrun.monitoring import enable_gc
 from kanrun.runs import RunLabels, find_run, remove_run
 from kanrun.runs.records import check_tags
 
+#: Names that `kanrun export --bits` knows.
+_BITS = ("input", "index", "output", "accumulator")
+
 
 def _check_new(file: Path, force: bool) -> None:
     """Raise UsageError for a file that exists, unless it may be replaced."""
@@ -118,9 +121,9 @@ def export(  # noqa: PLR0913  # options of a command
     options: dict[str, float] = {} if max_error is None else {"max_error": max_error}
     for word in filter(None, bits.split(",")):
         name, _, number = word.partition("=")
-        if not number.isdecimal():
+        if name.strip() not in _BITS or not number.strip().isdecimal():
             raise UsageError(
-                f"--bits has {word!r}. Write numbers, like input=12,index=8,output=16."
+                f"--bits has {word!r}. Write numbers of {', '.join(_BITS)}, like input=12,index=8."
             )
         options[f"{name.strip()}_bits"] = int(number)
 

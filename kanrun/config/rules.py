@@ -375,6 +375,8 @@ def _typed_value(hint: Any, value: Any) -> Any:
         return value
     if hint is str and isinstance(value, bool):
         return shown(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
     accepted = {str: (str, int, float), float: (int, float)}.get(hint, hint)
     if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
         raise _Mismatch(value, _WORDS[hint])

@@ -24,7 +24,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
-from kanrun.config import Key
+from kanrun.config import Key, groups_of
 from kanrun.config.registry import EXPERIMENTS, group_of, module_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs import find_run
@@ -100,7 +100,7 @@ class ArgumentReader:
         sign = whole[: len(whole) - len(whole.lstrip("+~"))]
         if not key or not (equals or sign == "~"):
             raise UsageError(
-                f"{word!r} is not an override; {_table_hint(word) or 'write key=value'}."
+                f"{word!r} is not an override; {self._table_hint(word) or 'write key=value'}."
             )
         if re.match(r"hydra\b", key):
             raise UsageError(
@@ -119,6 +119,15 @@ class ArgumentReader:
             )
         return found
 
+    def _table_hint(self, word: str) -> str:
+        """Return how the command reads a table, if a word is the name of one."""
+        from kanrun.targets.table_files import is_table
+
+        groups, settings = dict(groups_of(self._command)), EXPERIMENTS[self._command].settings
+        if not is_table(Path(word)) or "target" not in settings.__dataclass_fields__:
+            return ""
+        return f"write target.path={word}" + " target.outputs=COLUMN" * ("target" in groups)
+
     def _arguments(self, sign: str, key: str, text: str) -> list[Argument]:
         file = module_of(self._command)
         place = f"study/{file}" if key == "study" else key
@@ -136,7 +145,7 @@ class ArgumentReader:
         is_group = not text.startswith("{")
         for each, value in pairs if is_group else ():
             if value not in options:
-                if key == "target" and (hint := _table_hint(each)):
+                if key == "target" and (hint := self._table_hint(each)):
                     raise UsageError(f"{key}={each} is not a choice of {key}; {hint}.")
                 offer, listed = did_you_mean(each, options, max_names=1), ", ".join(options)
                 choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
@@ -190,13 +199,6 @@ class ArgumentReader:
                 run = find_run(name, self._outputs, one=True)
                 parts[number] = os.path.abspath(run.address)
         return [(part, read_text(part, kind, key)) for part in parts]
-
-
-def _table_hint(word: str) -> str:
-    """Return how to learn from a table, if a word is the name of one."""
-    from kanrun.targets.table_files import is_table
-
-    return f"write target.path={word} target.outputs=COLUMN" if is_table(Path(word)) else ""
 
 
 def full_key(command: str, word: str) -> str:

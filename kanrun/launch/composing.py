@@ -41,7 +41,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import kanrun.conf
-from kanrun.config import EXPERIMENTS, GROUPS, Key, keys_of
+from kanrun.config import EXPERIMENTS, GROUPS, Key, groups_of, keys_of
 from kanrun.config.registry import implied_choices, module_of
 from kanrun.config.rules import (
     MissingSettings,
@@ -214,7 +214,7 @@ def _composed(
 
     `given` are the keys that the command line sets on them.
     """
-    file = module_of(source.command)
+    file, own = module_of(source.command), dict(groups_of(source.command))
     words = [
         re.sub(r"^(\+*study=)", rf"\g<1>{file}/", word) for word in groups if word != "study=null"
     ]
@@ -226,13 +226,17 @@ def _composed(
         whole = loader._compose_config_from_defaults_list(listed.defaults, files)
         plain: Any = OmegaConf.to_container(whole, resolve=False)
     except MissingConfigException as error:
-        name, own = error.missing_cfg_file or "", loader.get_group_options("")
-        options = error.options or [one for one in own if one[0] != "_"]
+        name, files_there = error.missing_cfg_file or "", loader.get_group_options("")
+        options = error.options or [one for one in files_there if one[0] != "_"]
         choices = f"{did_you_mean(name, options)} (choices: {', '.join(options)})"
         raise UsageError(f"there is no configuration {name} in {place}{choices}.") from error
     except RecursionError as error:
         raise UsageError("the configuration is nested too deeply.") from error
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        if place == "kanrun" and (foreign := {word.partition("=")[0] for word in words} - {*own}):
+            raise UsageError(
+                f"{min(foreign)} is not a group of {source.command}; its groups: {', '.join(own)}."
+            ) from error
         lines = (line.strip() for line in str(error).splitlines())
         reason = "; ".join(line for line in lines if line and not line.startswith(_MARKS))
         raise UsageError(f"{reason.rstrip('.')}.") from error

@@ -53,7 +53,7 @@ def test_marks_of_missing_values_in_a_table(command):
         ("cpp -o m.c", "'cpp' is not one of"),
         ("c -o m.c --max-error 1", "lut alone"),
         ("lut -o m.c --bits input=1", "from 2 to 24"),
-        ("lut -o m.c --bits inputs=9", "input_bits"),
+        ("lut -o m.c --bits inputs=9", "input, index"),
         ("lut -o m.c --bits index", "input=12,index=8"),
     ],
 )

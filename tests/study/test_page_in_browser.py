@@ -30,16 +30,11 @@ class Browser:
         )
         reads, to_browser = os.pipe()
         from_browser, writes = os.pipe()
-        options = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--remote-debugging-pipe",
-            "--disable-dev-shm-usage",
-        ]
+        options = ["headless", "no-sandbox", "disable-gpu", "remote-debugging-pipe"]
+        options += ["disable-dev-shm-usage", "disable-background-networking", "disable-sync"]
         command = [
             program,
-            *options,
+            *(f"--{option}" for option in options),
             f"--user-data-dir={profile}",
             "--window-size=1100,1400",
             "about:blank",

@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 
 from kanrun.engine.layers import BASES, EdgeSpec, SplineLayer
 from kanrun.engine.splines import equally_spaced, extend
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, no_file
 
 State = Mapping[str, Any]
 #: Base function of both libraries, and factors of a product of pykan, without a configuration.
@@ -104,6 +104,8 @@ def _load(path: Path) -> Any:
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UsageError(no_file(path)) from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}.") from error
     except Exception as error:  # of unpickling, and several of both readers

@@ -52,8 +52,9 @@ _TABLES = (
 def write_report(runs: Sequence[Run], output: Path) -> None:
     """Write the page of `runs` to `output`, atomically. Raises UsageError if that fails."""
     names, sources = ", ".join(run.name for run in runs), list[str]()
-    body = [_tag("h1", names)]
+    body = []
     if len(runs) > 1:
+        body.append(_tag("h1", names))
         best = [run.best for run in runs]
         settings, results, _ = differences(best)
         if results:
@@ -62,7 +63,8 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
             body.append(_folded("Settings that differ", as_columns(best, settings)))
     room = (LARGEST - TEXT) // len(runs)
     for run in runs:
-        body += ["<section>", *_section(run, sources, room), "</section>"]
+        title = _tag("h2" if len(runs) > 1 else "h1", run.name)
+        body += ["<section>", title, *_section(run, sources, room), "</section>"]
     page = html_page(f"kanrun: {names}", [*body, *sources], ("network.js", "page.js"))
     write_page(page, output)
 
@@ -101,13 +103,14 @@ def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
 def _section(run: Run, sources: list[str], room: int) -> Iterator[str]:
     """Yield all of one run; figures are left out once they would need more than `room` bytes."""
     single, before, manifest = run.best, len(sources), None
-    yield _tag("h2", run.name) + _tag("p", f"Status: {run.status}")
+    yield _tag("p", f"Status: {run.status}")
     try:
         manifest = single.manifest
         yield from _results(single, manifest)
     except KanrunError as error:
         yield _tag("p", str(error))
-    yield from (_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text)
+    for label, text in (("Note", run.labels.note), ("Tags", ", ".join(run.labels.tags))):
+        yield _tag("p", f"{label}: {text}") if text else ""
     if run.has_points:
         text = f"A run of {len(run.points)} points; below is its best, {single.name}."
         yield _tag("p", text)
@@ -153,12 +156,13 @@ def _living(run: Run, sources: list[str], room: int) -> Iterator[str]:
 def _results(run: Run, manifest: Manifest) -> Iterator[str]:
     """Yield the metrics of a run in a line, and how to repeat it."""
     if manifest.metrics:
-        pairs = (f"{name} {shown(value)}" for name, value in manifest.metrics.items())
+        # No line breaks between a name and its value.
+        pairs = (f"{name}\u00a0{shown(value)}" for name, value in manifest.metrics.items())
         yield f'<p class="number">{escape(", ".join(pairs))}</p>'
     words = f"kanrun {manifest.command} {shlex.join(manifest.overrides)}".strip()
     words = words if run.point else shlex.join(manifest.argv) or words
-    yield f"<p>Asked for by <code>{escape(words)}</code></p>"
-    yield f"<p>Run it again by <code>kanrun runs rerun {escape(run.name)}</code></p>"
+    yield f"<p>Command: <code>{escape(words)}</code></p>"
+    yield f"<p>To repeat it: <code>kanrun runs rerun {escape(run.name)}</code></p>"
     if manifest.reason:
         yield _tag("p", manifest.reason)
 
