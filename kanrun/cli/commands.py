@@ -18,7 +18,7 @@ import typer
 
 from kanrun.config import CONF, EXPERIMENTS, TARGETS, default_choices, groups_of, keys_of
 from kanrun.config.registry import implied_choices, resolve
-from kanrun.errors import KanrunError
+from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import find_runs
 
 #: Settings that name columns of the table in target.path.
@@ -215,6 +215,14 @@ Plugins = Annotated[
         help="Load a module of custom models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
     ),
 ]
+
+
+def check_new(file: Path, force: bool) -> None:
+    """Raise UsageError for a file without a folder, and for one that exists without `force`."""
+    if not file.parent.is_dir():
+        raise UsageError(f"cannot write {file}: its folder is not there; choose another file.")
+    if file.is_file() and not force:
+        raise UsageError(f"{file} exists. Add --force to replace it, or name another file.")
 
 
 def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[F], F]:

@@ -21,6 +21,7 @@ from kanrun.cli.commands import (
     RunName,
     RunNames,
     SpreadsheetSafe,
+    check_new,
     command,
     runs_commands,
 )
@@ -180,7 +181,11 @@ def compare_runs(
 
 @command(runs_commands, "report")
 def report_runs(
-    names: RunNames, *, output: Path = Path("report.html"), outputs: Outputs = OUTPUTS
+    names: RunNames,
+    *,
+    output: Path = Path("report.html"),
+    force: bool = False,
+    outputs: Outputs = OUTPUTS,
 ) -> None:
     """Write one HTML page of runs: settings, claims, tables, figures and interactive networks.
 
@@ -189,9 +194,11 @@ def report_runs(
 
     Args:
         output (-o FILE): Where the page goes.
+        force: Replace a file that exists.
     """
     from kanrun.study.page import write_report
 
+    check_new(output, force)
     write_report([find_run(word, outputs) for word in names], output)
     print(output)
 

@@ -17,6 +17,7 @@ from kanrun.cli.commands import (
     RunNames,
     SpreadsheetSafe,
     Strict,
+    check_new,
     command,
     kanrun_commands,
     runs_commands,
@@ -28,12 +29,6 @@ from kanrun.runs.records import check_tags
 
 #: Names that `kanrun export --bits` knows.
 _BITS = ("input", "index", "output", "accumulator")
-
-
-def _check_new(file: Path, force: bool) -> None:
-    """Raise UsageError for a file that exists, unless it may be replaced."""
-    if file.is_file() and not force:
-        raise UsageError(f"{file} exists. Add --force to replace it, or name another file.")
 
 
 @command(kanrun_commands, "predict")
@@ -76,9 +71,7 @@ def predict(  # noqa: PLR0913  # options of a command
         raise UsageError(
             f"--output {output} is the input file, whose other columns would be lost. Name another."
         )
-    if output.is_dir():
-        raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
-    _check_new(output, force)
+    check_new(output, force)
     found = find_run(run, outputs, one=True)
     check_output(output)
     wanted = [name.strip() for name in derivatives.split(",") if name.strip()]
@@ -127,10 +120,10 @@ def export(  # noqa: PLR0913  # options of a command
             )
         options[f"{name.strip()}_bits"] = int(number)
 
-    _check_new(output, force)
+    check_new(output, force)
     reference = output.parent / f"{output.stem}.py"
     if format == "lut":
-        _check_new(reference, force)
+        check_new(reference, force)
     found = find_run(run, outputs, one=True)
     for sentence in LoadedRun(found).export(format, output, model, **options):
         print(f"kanrun: {sentence}", file=sys.stderr)
@@ -160,9 +153,7 @@ def lesson(
     from kanrun.study.running import run_study
     from kanrun.study.studies import RunOptions
 
-    _check_new(output, force)
-    if not output.parent.is_dir():
-        raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
+    check_new(output, force)
     there = recorded_runs(outputs)
     for name in (name for name in STUDIES if name not in there):
         words = (*STUDIES[name], f"tags=[{TAG}]")

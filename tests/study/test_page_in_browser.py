@@ -145,7 +145,7 @@ def runs(tmp_path_factory):
 def report(folder, *names, page="report.html"):
     """Write a page of runs, and return its file."""
     page = folder / page
-    place = ["-o", str(page), "--outputs", str(folder / "outputs")]
+    place = ["--force", "-o", str(page), "--outputs", str(folder / "outputs")]
     assert main(["runs", "report", *names, *place]) == 0
     return page
 

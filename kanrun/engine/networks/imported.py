@@ -70,12 +70,16 @@ def read_network(source: str | Path | State, base: str | None = None) -> Importe
             f"{name} holds a {type(source).__name__}. Save model.state_dict() instead."
         )
     state, library = _bare(source, name)
-    if base is not None and base not in BASES:
-        raise UsageError(f"base={base} is not one of {', '.join(BASES)}.")
+    base = base or config.get("base_fun_name", DEFAULT_BASE)
+    if base not in BASES:
+        raise UsageError(
+            f"The base function of {name} is {base or 'stored without a name'}. Add base=NAME, one "
+            f"of {', '.join(BASES)}."
+        )
     try:
         if library == "efficient-kan":
-            return _efficient_kan(state, base or DEFAULT_BASE)
-        found = _pykan(state, config, base or _base_of(config, name))
+            return _efficient_kan(state, base)
+        found = _pykan(state, config, base)
     except (KeyError, RuntimeError, IndexError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"{name} is not a complete state of {library}: {reason}.") from error
@@ -131,16 +135,6 @@ def _config(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{path} is not the configuration of a pykan checkpoint.")
     return found
-
-
-def _base_of(config: dict[str, Any], name: str) -> str:
-    base = config.get("base_fun_name", DEFAULT_BASE)
-    if base not in BASES:
-        raise UsageError(
-            f"The configuration of {name} stores no name of a base function. Add base=NAME, one of "
-            f"{', '.join(BASES)}."
-        )
-    return str(base)
 
 
 def _bare(state: State, name: str) -> tuple[dict[str, Tensor], str]:

@@ -66,13 +66,6 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
         title = _tag("h2" if len(runs) > 1 else "h1", run.name)
         body += ["<section>", title, *_section(run, sources, room), "</section>"]
     page = html_page(f"kanrun: {names}", [*body, *sources], ("network.js", "page.js"))
-    write_page(page, output)
-
-
-def write_page(page: str, output: Path) -> None:
-    """Write a page to `output`, atomically. Raises UsageError if that fails."""
-    if not output.parent.is_dir():
-        raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
     write_named_file(output, page.encode())
 
 
@@ -299,4 +292,5 @@ def write_lesson(runs: Mapping[str, Run], output: Path) -> None:
         body = body.replace(f"<!--recorded:{name}-->", f"{shown}<code>{escape(words)}</code></p>")
         sources.append(json_script(name, part))
     scripts = ("network.js", "lesson.js", "page.js")
-    write_page(html_page("kanrun: the lecture", [body, *sources], scripts), output)
+    page = html_page("kanrun: the lecture", [body, *sources], scripts)
+    write_named_file(output, page.encode())
