@@ -68,7 +68,7 @@ def recorded(name):
         (f"{STATES}/symbolic", "are symbolic, and edges of kanrun are splines"),
         (f"{STATES}/trained inputs=[a]", "has 1 names; the network has 2"),
         (f"{STATES}/trained inputs=[a,y]", "'y' is the name of an input and of an output"),
-        ("nothing.pt", "cannot read nothing.pt"),
+        ("nothing.pt", "there is no file 'nothing.pt'"),
         ("", "file must be given"),
     ],
 )
