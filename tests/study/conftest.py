@@ -50,7 +50,7 @@ def same_tables():
 
 LECTURE = {
     "interpret": "target=expression target.formula=x0^2+sin(2*x1) target.domain=[[-1,1],[-1,1]] "
-    "sampling.n_train=150 budget=5",
+    "sampling.n_train=150 budget=5 model.hidden=[1]",
     "continual": "parts=[learners] peaks=2 learners=[{name:kan,kind:kan}] executor=serial",
     "extend-grid": "parts=[order] degrees=[1] order_points=200 order_intervals=[20,40] "
     "order_first_grid=20 solver.n_starts=1 solver.smoothness_weight=1e-20 executor=serial",

@@ -243,7 +243,7 @@ STUDIES: dict[str, tuple[str, ...]] = {
         "n_seeds=1",
         "executor=serial",
     ),
-    "interpret": ("budget=10",),
+    "interpret": ("model.hidden=[2]", "budget=10"),
     "continual": (
         "parts=[learners]",
         "learners=[{name: KAN, kind: kan}, {name: MLP, kind: mlp, activation: tanh, depths: [2]}]",
