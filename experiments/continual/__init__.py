@@ -26,87 +26,54 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from kanrun.experiments.continual.learners import Learner
-
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
 
 
 def cells(cfg: ContinualConfig) -> list[dict[str, Any]]:
-    """Return the cells of every part; cells of later parts are trained once."""
-    from kanrun.experiments.continual.learners import learners_of, with_inputs
+    """Return the cells of every sequence and part."""
+    from kanrun.experiments.continual.learners import cells_of
+    from kanrun.experiments.continual.training import of_sequence
 
-    cfg = with_inputs(cfg)
-    learners = learners_of(cfg) if "learners" in cfg.parts else {}
-    found: dict[str, list[dict[str, Any]]] = {
-        "learners": [{"learner": name, "trials": cfg.trials} for name in learners],
-        "intervals": [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals],
-        "overlap": [
-            {"learner": name, "overlap": overlap}
-            for overlap in cfg.overlaps
-            for name in cfg.overlap_learners
-        ],
-        # A single layer is there only to be compared with: it needs no memory.
-        "depth": [
-            {"hidden": list(hidden), "memory": memory}
-            for hidden in cfg.shapes
-            for memory in (cfg.memories if hidden else ["none"])
-        ],
-    }
     return [
-        {"part": part, "overlap": cfg.overlap, "trials": 1, **cell}
-        for part in cfg.parts
-        for cell in found[part]
+        {**({"sequence": name} if name else {}), **cell}
+        for name in cfg.sequences or [None]
+        for cell in cells_of(of_sequence(cfg, name))
     ]
 
 
 def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
-    from kanrun.experiments.continual.learners import (
-        check_sequence,
-        make_sequence,
-        with_inputs,
-    )
+    from kanrun.experiments.continual.learners import cells_of, learner_of_cell
+    from kanrun.experiments.continual.training import make_sequence, of_sequence
 
     from kanrun.study.build import make_plan
 
-    if not isinstance(cfg.model, KANConfig):
-        raise UsageError(
-            f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are `learners`."
-        )
-    cfg = with_inputs(cfg)
-    if cfg.target is None:
-        check_sequence(cfg)
-    sequence = make_sequence(cfg, cfg.overlap, cfg.seed)
-    for cell in cells(cfg):
-        make_plan(_learner(cfg, cell).model, cfg.solver, sequence.problem)
-
-
-def _learner(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
-    """Return the learner of a cell: one of the list by its name, or a KAN of a shape."""
-    from kanrun.experiments.continual.learners import learner_of_shape, learners_of
-
-    if "learner" not in cell:
-        return learner_of_shape(cfg, cell["hidden"], cell["memory"], cell.get("intervals"))
-    named = learners_of(cfg)
-    if cell["learner"] not in named:
-        raise UsageError(
-            f"overlap_learners names {cell['learner']!r}, which is none of {', '.join(named)}."
-        )
-    return named[cell["learner"]]
+    for name in cfg.sequences or [None]:
+        own = of_sequence(cfg, name)
+        if not isinstance(own.model, KANConfig):
+            raise UsageError(
+                f"model={own.model.kind}: continual takes the KAN from `model`; MLPs are "
+                "`learners`."
+            )
+        sequence = make_sequence(own, own.overlap, own.seed)
+        for cell in cells_of(own):
+            make_plan(learner_of_cell(own, cell).model, own.solver, sequence.problem)
 
 
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Train all trials of one learner: yield a row each, and the tables of the best."""
     from kanrun.experiments.continual import training
-    from kanrun.experiments.continual.learners import make_sequence, with_inputs
+    from kanrun.experiments.continual.learners import learner_of_cell
 
     from kanrun.study.saved import slider_checkpoint
 
-    cfg = with_inputs(cfg)
-    sequence, learner = make_sequence(cfg, cell["overlap"], seed), _learner(cfg, cell)
+    name = cell.get("sequence")
+    cfg = training.of_sequence(cfg, name)
+    sequence = training.make_sequence(cfg, cell["overlap"], seed)
+    learner = learner_of_cell(cfg, cell)
     place = {"part": cell["part"], "learner": learner.name, "memory": learner.memory}
-    place["overlap"] = cell["overlap"]
+    place |= {"overlap": cell["overlap"]} | ({"sequence": name} if name else {})
     tried = []
     for number in range(cell["trials"]):
         if number and time_limit_reached():
@@ -115,7 +82,7 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
         yield tried[-1].row("metrics", place)
     best = min(tried, key=lambda trial: trial.selected)
     yield from training.matrix_rows(place, best)
-    if cell["part"] == "learners":
+    if cell["part"] == "learners" and name is None:
         yield training.functions(learner, sequence, best)
         yield training.data(sequence)
         if seed == cfg.seed:
@@ -136,8 +103,10 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Return the claims of each part that was run; of a table none."""
+    """Return the claims of each part that was run; of a single table none."""
     from kanrun.experiments.continual.claim_checks import claims_of
 
     summary = tables.get("summary")
-    return [] if summary is None or summary["file"].notna().any() else list(claims_of(summary))
+    if summary is None or ("sequence" not in summary and summary["file"].notna().any()):
+        return []
+    return list(claims_of(summary))

@@ -79,12 +79,15 @@ def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
         yield "phases", partial(phases, known, tables["data"])
     if "matrix" not in tables or "summary" not in tables:
         return
-    summary = tables["summary"]
-    for part, rows in summary.groupby("part", sort=False):
+    summary, matrix = tables["summary"], tables["matrix"]
+    keys = [key for key in ("part", "sequence") if key in summary]
+    for (part, *sequence), rows in summary.groupby(keys, sort=False):
+        ending = "_".join(["", *map(str, sequence)])
         if part == "learners":
-            yield "matrices", partial(matrices, tables["matrix"].query("part == @part"))
+            own = matrix[(matrix[keys] == rows[keys].iloc[0]).all(axis=1)]
+            yield f"matrices{ending}", partial(matrices, own)
         else:
-            yield f"forgetting_against_{part}", partial(against, rows, *VARIED[str(part)])
+            yield f"forgetting_against_{part}{ending}", partial(against, rows, *VARIED[str(part)])
     if summary["memory"].nunique() > MIN_MEMORIES:
         yield "memory_against_error", partial(memory_against_error, summary)
 

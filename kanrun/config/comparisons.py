@@ -131,14 +131,16 @@ class CompareMLPConfig(TrainingConfig):
         "kanrun continual target.path=houses.csv target.outputs=price phase_column=year",
     ),
     implied=IMPLIED_TARGETS,
-    figures=("phases", "matrices", "forgetting_against_*", "memory_against_error"),
+    figures=("phases", "matrices*", "forgetting_against_*", "memory_against_error"),
 )
 @dataclass
 class ContinualConfig(ExperimentConfig):
     """`kanrun continual`: peaks exp(-sharpness |x - c|^2), one for each phase.
 
     A phase sees the box around the centre of its peak alone. With a table as `target`, the rows
-    with one value of `phase_column` are a phase, in the order of the values.
+    with one value of `phase_column` are a phase, in the order of the values; with any other target,
+    or with `phases`, ranges of that column are. `sequences` are further settings of the tasks, by
+    name, which the study goes through one after the other.
 
     A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
     (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,
@@ -148,14 +150,24 @@ class ContinualConfig(ExperimentConfig):
 
     model: Any = setting(MISSING, "KAN of the learners")
     solver: Any = setting(MISSING, "training method of each phase")
-    target: Any = setting(None, "table that is learned in place of the peaks")
+    target: Any = setting(None, "table or function that is learned in place of the peaks")
     sampling: SamplingConfig = setting(SamplingConfig(), "points of a table; all of them are used")
     phase_column: str | None = text_setting(
-        None, "column of the table that names the phase of each row"
+        None, "column of the table, or input, that names the phase of each row"
+    )
+    phases: int | None = setting(
+        None,
+        "ranges of phase_column with equally many rows; null: a phase for each value",
+        minimum=2,
     )
     peaks: int = count_setting(5, "peaks along each axis, around 0")
     spacing: float = setting(0.4, "distance of the centres, and width of a phase", above=0)
     sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
+    form: str = setting(
+        "smooth",
+        "form of the peaks; steps are 1 where the smooth ones exceed 1/2, and else 0",
+        choices=("smooth", "step"),
+    )
     dimension: int = count_setting(1, "number of variables", maximum=2)
     order: str = setting(
         "ascending",
@@ -178,6 +190,9 @@ class ContinualConfig(ExperimentConfig):
     )
     parts: list[str] = parts("learners", "intervals", "overlap", "depth")
     learners: list[Any] = setting(MISSING, "networks and their memories")
+    sequences: dict[str, Any] = setting(
+        {}, "task sequences by name, each of settings that differ; {}: the one of the settings"
+    )
     intervals: list[int] = count_setting([100, 200, 400], "grids of `model` in the part intervals")
     overlaps: list[float] = setting(
         [0.0, 0.5, 1.0], "overlaps of the part overlap", above=-1, below=2

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -117,6 +118,13 @@ class MLP(Network):
 
     def flops(self) -> dict[str, float | None]:
         return mlp_flops(self.shape, self.activation)
+
+    def lower(self) -> list[Network]:
+        found: list[Network] = []
+        for count in range(1, len(self.linear)):
+            found.append(copy(self))
+            found[-1]._modules = {"linear": self.linear[:count]}
+        return found
 
     def linearise(
         self, x: Float[Tensor, "samples inputs"]

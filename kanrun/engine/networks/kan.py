@@ -367,6 +367,10 @@ class KAN(Network):
             index = torch.cat(columns, -1)[:, None].expand_as(rows).flatten(0, 1)
         return y, LocalRows(index.contiguous(), rows.flatten(0, 1), start)
 
+    def lower(self) -> list[Network]:
+        layers = self.edge_layers
+        return [self.of_layers(layers[:n], self.products[: n - 1]) for n in range(1, len(layers))]
+
     def penalty_rows(self, order: int | None = None) -> LocalRows:
         """Return the differences of order m of w_s c, and a row for each w_b."""
         parts, start = list[tuple[Tensor, Tensor]](), 0

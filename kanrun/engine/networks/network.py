@@ -164,6 +164,10 @@ class Network(nn.Module):
         jacobian = torch.cat([columns[name].flatten(2) for name in names], dim=-1)
         return y.detach(), DenseRows(jacobian.detach().flatten(0, 1))
 
+    def lower(self) -> list[Network]:
+        """Return the networks of the first layers, whose unknowns are the first of this one's."""
+        return []
+
     def unknowns_at(self, intervals: int | None) -> int:
         """Return the number of unknowns on grids of `intervals` (None: its own)."""
         return sum(parameter.numel() for _, parameter in self.unknowns())

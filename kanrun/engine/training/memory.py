@@ -6,7 +6,9 @@ unknowns u costs the change
     Q_s(u) = weight mean |A J_s (u - u_s)|^2,
 
 with J_s the Jacobian at u_s and A the identity, or for classes the root of the curvature of the
-cross-entropy, A = diag(p)^(1/2) (I - 1 p'). The sum over all fits is kept as |R u - z|^2, where
+cross-entropy, A = diag(p)^(1/2) (I - 1 p'). What hidden layers compute is kept likewise, if asked
+for: while their values stay, f is linear in all that may still move, and the quadratic model holds
+along long steps. The sum over all fits is kept as |R u - z|^2, where
 R is triangular: each fit appends the rows (J_s, J_s u_s) and QR reduces them, so that the sum is
 exact, stays positive, and needs n^2 numbers however many fits there were. `information_block`
 keeps one such triangle for each edge of a KAN or each neuron of an MLP, `information_diagonal` one
@@ -83,11 +85,16 @@ class QuadraticMemory:
             memory.targets.append(root * here.view(shape))
         return memory
 
-    def learn(self, network: Network, x: Tensor, task: Task, weight: float) -> None:
-        """Add what the network computes at x (samples, inputs), weighted by `weight` in all."""
+    def learn(
+        self, network: Network, x: Tensor, task: Task, weight: float, hidden: float = 0.0
+    ) -> None:
+        """Add what the network computes at x (samples, inputs), weighted by `weight` in all.
+
+        Each unit of a hidden layer counts as `hidden` units of an output; with 0 only outputs do.
+        """
         shapes, root = [target.shape for target in self.targets], (weight / len(x)) ** 0.5
         sizes = [shape.numel() for shape in shapes]
-        centres = network.get_unknowns().split(sizes)
+        centres, below = network.get_unknowns().split(sizes), network.lower() if hidden else ()
         for part in x.split(PIECE):
             output, jacobian = network.linearise(part)
             rows = jacobian.dense()
@@ -95,6 +102,8 @@ class QuadraticMemory:
                 shares, rows = output.softmax(1), rows.unflatten(0, output.shape)
                 rows = rows - (shares[:, None] @ rows)
                 rows = (shares.sqrt()[..., None] * rows).flatten(0, 1)
+            inner = (hidden * lower.linearise(part)[1].dense() for lower in below)
+            rows = torch.cat([rows, *(pad(j, (0, sum(sizes) - j.shape[1])) for j in inner)])
             for number, each in enumerate((root * rows).split(sizes, 1)):
                 own = each.unflatten(1, shapes[number]).transpose(0, 1)
                 fixed = own @ centres[number].view(*shapes[number], 1)

@@ -83,6 +83,22 @@ def test_a_linear_model_remembers_all_that_it_has_learned():
     assert float(lost.detach()) * 100 == pytest.approx(float(change), rel=1e-6)
 
 
+@pytest.mark.parametrize("network", [kan(), MLP((2, 3, 3, 1), "tanh").double()])
+def test_hidden_layers_are_remembered_in_their_share(network):
+    x, u, found = samples(1).x, network.get_unknowns(), []
+    memories = [QuadraticMemory.anchor(network, "information", 0.0) for _ in range(2)]
+    for memory, share in zip(memories, (0.0, 0.5), strict=True):
+        memory.learn(network, x, "regression", 7.0, share)
+        # Of the first layer alone: its sums are linear in its unknowns.
+        moved = torch.where(torch.arange(len(u)) < network.lower()[0].get_unknowns().numel(), 1, 0)
+        found.append(float(memory.value(u + 0.1 * moved)))
+    before = [lower(x).detach() for lower in network.lower()]
+    network.set_unknowns(u + 1e-6 * moved)
+    changes = [lower(x).detach() - old for lower, old in zip(network.lower(), before, strict=True)]
+    expected = 0.25 * 7.0 * 1e10 * sum(c.square().sum(1).mean() for c in changes)
+    assert found[1] - found[0] == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_classes_are_remembered_by_the_curvature_of_their_cross_entropy():
     network, phase = MLP((2, 3), "tanh").double(), samples(3)
     memory = QuadraticMemory.anchor(network, "information", 0.0)
