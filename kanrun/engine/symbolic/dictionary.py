@@ -315,17 +315,20 @@ def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
 
 
 def generic_terms(t: Array, candidates: Sequence[Candidate], per_function: int) -> Dictionary:
-    """Return functions of one input t (N,) with constants from the search grids of edges.
+    """Return functions of one input t (N,), and of 1/t, with constants from search grids of edges.
 
-    The grids are scaled to the range of t.
+    The grids are scaled to the range of t or 1/t.
     """
-    middle, half = float(t.max() + t.min()) / 2, float(t.max() - t.min()) / 2
-    inputs, parts = Dictionary.of_inputs(t[:, None]), []
-    for each in without_twins(candidates):
-        if not each.expression.is_polynomial(X):
-            grid = search_grid(each)
-            grid = grid[:: max(1, len(grid) // per_function)] / (half, 1.0)
-            parts.append(inputs.functions(each, grid - np.outer(grid[:, 0], (0.0, middle))))
+    inputs, parts = Dictionary.of_inputs(t[:, None]), list[Dictionary]()
+    for terms in (inputs, powers_of(inputs, candidates, [-1])):
+        for values in terms.values:
+            middle, half = (values.max() + values.min()) / 2, np.ptp(values) / 2
+            for each in without_twins(candidates):
+                if not each.expression.is_polynomial(X):
+                    grid = search_grid(each)
+                    grid = grid[:: max(1, len(grid) // per_function)] / (half, 1.0)
+                    grid -= np.outer(grid[:, 0], (0.0, middle))
+                    parts.append(terms.functions(each, grid))
     return Dictionary.joined(parts, t.size)
 
 

@@ -280,15 +280,12 @@ class _UnivariateSearch:
         for shared in (None, inputs + powers_of(inputs, self.candidates, (2, 3))):
             self.pairs(plain, nice, shared)
             yield True
-        for target in others:
-            self.singles(target, wide, 1)
-            yield True
         every = (every + generic_terms(self.t, self.candidates, _GENERIC)).simplest(_ENTRIES)
         powers = powers_of(inputs, self.candidates, _WEIGHTS)
-        for weight in zip(powers.values, powers.builds, strict=True):
+        for weight in (None, *zip(powers.values, powers.builds, strict=True)):
             for target in output_transforms(self.y, names, self.relative, weight):
                 self.singles(target, every, 1)
-            yield False
+                yield weight is None
         places = pd.Series(nice.families).groupby(nice.families).cumcount()
         varied = nice.chosen(np.flatnonzero(places < _ALIKE)[: _SIMPLE // 2])
         self.singles(plain, varied.combined(varied, PRODUCT), _SINGLES)
