@@ -36,7 +36,7 @@ _UNCORRELATED = 3.5
 _SEARCH_FRACTION = 0.85
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SearchData:
     """Points for fitting, x (N, inputs) and y (N,), and points for choosing.
 

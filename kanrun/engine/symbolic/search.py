@@ -30,7 +30,6 @@ from kanrun.engine.symbolic.problem import (
 from kanrun.engine.symbolic.reductions import Reduction, dimensionless, relevant_inputs
 from kanrun.engine.symbolic.refit import GOOD, STALLED, coarse_fit, extend
 from kanrun.engine.symbolic.snapping import (
-    LONGER_SEARCH,
     SMOOTH,
     SNAP_THRESHOLD,
     Event,
@@ -39,19 +38,14 @@ from kanrun.engine.symbolic.snapping import (
     search_longer,
     snapped,
 )
-from kanrun.engine.symbolic.symmetries import reduce_variables
+from kanrun.engine.symbolic.symmetries import reduce_variables, smooth_fit
 
 #: Multiple of the best network's error at which a formula ends the search if it leaves noise.
 _NOISE_STOP = 1.05
-#: Work for all longer searches.
-_LONGER_SEARCHES = 60.0
-#: Intervals of the coarse fits that rank structures, and of more of them; the error of a coarse fit
-#: that ends the ranking, and its factor for each edge.
+#: Intervals of the coarse fits of a structure, and of more of them.
 _COARSE_GRIDS, _MORE_INTERVALS = (3, 3, 7), 4
-_RANKING_STOP, _EDGE_HANDICAP = 3e-3, 1.2
-#: Accuracy beyond which networks are not preferred for a longer search, and the digits of it that
-#: one more edge must gain.
-_ACCURATE, _DIGITS_PER_EDGE = 1e-4, 1.5
+#: Maximum number of inputs of noisy points at which plain networks are trained first.
+_PLAIN = 3
 #: Factor of the error of a structure without a formula.
 _NO_FORMULA = 100.0
 #: Maximum number of inputs of which a product is tried.
@@ -108,24 +102,19 @@ class Skeleton:
         return fitted_grids(graph, x, margin=_START_MARGIN, keep=False)
 
 
-def first_shapes(inputs: int) -> list[Skeleton]:
-    """Return [n,1], [n,1,1], then a product beside the sum, outside and inside a function.
+def shapes_of(inputs: int) -> list[Skeleton]:
+    """Return [n,1], [n,1,1], a product beside the sum, outside and inside a function, then others.
 
-    For one input there is a function and nothing else.
+    The last are fully connected KANs for what no other structure reaches. For one input there is a
+    function and nothing else.
     """
-    if inputs == 1:
-        return [Skeleton.of_kan((1, 1))]
-    shapes = [Skeleton.of_kan((inputs, 1)), Skeleton.of_kan((inputs, 1, 1))]
-    if inputs <= _PRODUCT_INPUTS:
+    hidden: list[tuple[int, ...]] = [(), (1,)] if inputs > 1 else [()]
+    shapes = [Skeleton.of_kan((inputs, *widths, 1)) for widths in hidden]
+    if 1 < inputs <= _PRODUCT_INPUTS:
         shapes.append(Skeleton.with_product(f"{inputs}-1", inputs))
         shapes.append(Skeleton.with_product(f"{inputs}-1-1", inputs, "sum"))
-    return shapes
-
-
-def deep_shapes(inputs: int) -> list[Skeleton]:
-    """Return fully connected KANs for what no other structure reaches."""
-    hidden = _DEEP if inputs > 2 else _DEEP[:3]
-    return [Skeleton.of_kan((inputs, *widths, 1)) for widths in hidden]
+    deep = _DEEP[: {1: 0, 2: 3}.get(inputs)]
+    return shapes + [Skeleton.of_kan((inputs, *widths, 1)) for widths in deep]
 
 
 def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:
@@ -149,25 +138,22 @@ def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[E
 def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:
     """Search the points themselves, then with networks; for relative errors, of log |y|.
 
-    A network of one input is trained at once: it shows whether the points have noise.
+    With noise, plain networks of few inputs are cheaper than the points, and come first.
     """
     run, data = _Search(problem, generator), problem.data
     inputs = data.x.shape[1]
-    alone = inputs == 1 and not data.relative
+    shapes = shapes_of(inputs)
     yield from run.recorded(simple_laws(problem))
-    if alone:
-        yield from run.attempt(first_shapes(1))
-    if not (run.over() or any(is_noise_limited(each.graph, data) for each in run.trained)):
-        # The groups may be wrong.
-        for reduction in dict.fromkeys((reduce_variables(data), Reduction.none(inputs))):
-            yield from run.recorded(structured_formulas(problem, reduction))
-            if run.over():
-                return
-    if alone and not run.over() and run.network_error() > SMOOTH:
-        for event in run.recorded(regressions(problem)):
-            yield event
-            if run.over():
-                return
+    if run.over():
+        return
+    noisy = inputs <= _PLAIN and not data.relative and smooth_fit(data).is_noise
+    yield from run.train(shapes[:2] if noisy else ())
+    # The groups may be wrong.
+    reductions = dict.fromkeys((reduce_variables(data), Reduction.none(inputs)))
+    for reduction in () if noisy and inputs == 1 else reductions:
+        if run.over():
+            return
+        yield from run.recorded(structured_formulas(problem, reduction))
     if run.over():
         return
     if data.relative:
@@ -175,17 +161,16 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
         for event in _in_inputs(logarithms, generator):
             yield of_logarithm(event, data)
     else:
-        yield from run.by_networks()
+        yield from run.by_networks(shapes[2:] if noisy else shapes)
 
 
 class _Search:
-    """Structures of a search so far: those `pending` have not had their longer search."""
+    """Structures of a search so far."""
 
     def __init__(self, problem: SearchProblem, generator: np.random.Generator) -> None:
         self.problem, self.generator = problem, generator
         self.data, self.policy = problem.data, problem.policy
         self.budget = Budget(problem.policy.search_budget)
-        self.longer_searches = _LONGER_SEARCHES
         self.structures: list[FittedStructure] = []
         self.pending: list[FittedStructure] = []
         self.trained: list[SearchStage] = []
@@ -217,40 +202,35 @@ class _Search:
             for each in self.structures
         )
 
-    def recorded(self, events: Iterator[Event], *, pending: bool = False) -> Iterator[Event]:
-        """Yield the events; structures among them have had their longer search, or are pending."""
+    def recorded(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Yield the events; structures among them are remembered."""
         for event in events:
-            if isinstance(event, FittedStructure):
-                self.structures.append(event)
-                self.pending += [event] if pending else []
+            self.structures += [event] if isinstance(event, FittedStructure) else []
             yield event
 
-    def by_networks(self) -> Iterator[Event]:
-        """Search structures of networks from simple to deep."""
-        inputs = self.data.x.shape[1]
-        yield from self.attempt(first_shapes(inputs) if inputs > 1 else ())
-        yield from self.deepen()
-        for skeleton in deep_shapes(inputs) if inputs > 1 else ():
-            yield from self.attempt([skeleton])
+    def by_networks(self, shapes: Sequence[Skeleton]) -> Iterator[Event]:
+        """Search structures of networks from simple to deep; noisy points of one input directly."""
+        data = self.data
+        for skeletons in ((), *([each] for each in shapes)):
+            yield from self.train(skeletons)
             yield from self.deepen()
+        if data.x.shape[1] == 1 and self.network_error() > SMOOTH:
+            for event in self.recorded(regressions(self.problem)):
+                yield event
+                if self.over():
+                    return
         best = min(self.trained, key=lambda each: each.error, default=None)
-        if not self.structures and best is not None and best.error < self.data.no_skill_error:
+        if not self.structures and best is not None and best.error < data.no_skill_error:
             # No network is accurate; the best still says something about y.
-            yield from self.recorded(snapped(best.name, best.graph, self.problem), pending=True)
-            yield from self.deepen()
+            yield from self.recorded(refine_to_formula(best.name, best.graph, self.problem))
 
-    def attempt(self, skeletons: Sequence[Skeleton]) -> Iterator[Event]:
-        """Train the structures that are best by coarse fits; prune and snap the accurate ones."""
-        data, coarse = self.data, list[tuple[float, int, Skeleton, Graph]]()
-        for skeleton in sorted(skeletons, key=lambda each: each.graph.active_edges):
-            if self.over() or (coarse and min(coarse)[0] < _RANKING_STOP):
-                break
+    def train(self, skeletons: Sequence[Skeleton]) -> Iterator[Event]:
+        """Train structures; prune and snap those that are accurate."""
+        data, more = self.data, self.policy.starts - len(_COARSE_GRIDS)
+        for skeleton in skeletons:
+            if self.over():
+                return
             best = self.coarse(skeleton, _COARSE_GRIDS)
-            error = data.error(best) * _EDGE_HANDICAP**skeleton.graph.active_edges
-            coarse.append((error, len(coarse), skeleton, best))
-        for *_, skeleton, fitted in sorted(coarse):
-            best = fitted
-            more = self.policy.starts - len(_COARSE_GRIDS)
             if data.error(best) > GOOD and more > 0:
                 other = self.coarse(skeleton, (_MORE_INTERVALS,) * more)
                 best = min(best, other, key=data.error)
@@ -261,10 +241,21 @@ class _Search:
             self.trained.append(trained)
             yield trained
             if trained.error <= SNAP_THRESHOLD:
-                events = snapped(skeleton.name, best, self.problem)
-                yield from self.recorded(events, pending=True)
-            if self.over():
-                return
+                for event in self.recorded(snapped(skeleton.name, best, self.problem)):
+                    self.pending += [event] if isinstance(event, FittedStructure) else []
+                    yield event
+
+    def deepen(self) -> Iterator[Event]:
+        """Search longer in the structures that have not had it yet.
+
+        An interpolating network says nothing between the points, and functions of one input are
+        searched without a network.
+        """
+        for tried in self.pending:
+            is_open = self.data.interpolated_by(tried.network.parameters.size)
+            if not (is_open or self.data.x.shape[1] == 1 or self.over()):
+                yield from self.recorded(search_longer(tried, self.problem))
+        self.pending = []
 
     def coarse(self, skeleton: Skeleton, grids: Sequence[int]) -> Graph:
         """Return the best of coarse fits on the grids, the last of which is the first good one."""
@@ -275,24 +266,6 @@ class _Search:
             if data.error(fits[-1]) < GOOD:
                 break
         return min(fits, key=data.error)
-
-    def deepen(self) -> Iterator[Event]:
-        """Search longer in the pending structures, accurate and small networks first."""
-
-        def promise(each: FittedStructure) -> float:
-            digits = float(np.log10(max(each.network_error, _ACCURATE)))
-            return digits + _DIGITS_PER_EDGE * each.network.active_edges
-
-        for tried in sorted(self.pending, key=promise):
-            if self.over() or self.longer_searches <= 0:
-                break
-            # Between the points an interpolating network says nothing.
-            if self.data.interpolated_by(tried.network.parameters.size):
-                continue
-            spent = Budget(min(LONGER_SEARCH, self.longer_searches))
-            yield from self.recorded(search_longer(tried, self.problem, spent))
-            self.longer_searches -= spent.used
-        self.pending = []
 
 
 def fixed_shape(

@@ -76,10 +76,9 @@ def matched(tried: FittedStructure) -> Iterator[Event]:
 def refine_to_formula(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event]:
     """Prune, retrain and snap a trained network, with formulas on edges where they are needed."""
     for event in snapped(name, trained, problem):
+        yield event
         if isinstance(event, FittedStructure):
-            yield from search_longer(event, problem, Budget(LONGER_SEARCH))
-        else:
-            yield event
+            yield from search_longer(event, problem)
 
 
 def snapped(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event]:
@@ -95,23 +94,21 @@ def snapped(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event
     yield tried
 
 
-def search_longer(
-    tried: FittedStructure, problem: SearchProblem, budget: Budget
-) -> Iterator[Event]:
+def search_longer(tried: FittedStructure, problem: SearchProblem) -> Iterator[Event]:
     """Search a structure that is not exact once more, with formulas on edges that need them.
 
     The search continues until the formula is exact or, if noise limits the network, as good as the
     network.
     """
-    goal, error = EXACT, tried.error
+    goal, budget = EXACT, Budget(LONGER_SEARCH)
     if is_noise_limited(tried.network, problem.data):
         goal = max(goal, _AS_GOOD * tried.network_error)
-    if not tried.is_exact and error > goal:
-        tried = replace(tried, matches=_with_edge_formulas(tried, problem, budget))
-        tried = _assigned(tried, goal, budget)
-        if tried.error < error:
-            yield from _stages(tried)
-    yield tried
+    if not tried.is_exact and tried.error > goal:
+        longer = replace(tried, matches=_with_edge_formulas(tried, problem, budget))
+        longer = _assigned(longer, goal, budget)
+        if longer.error < tried.error:
+            yield from _stages(longer)
+        yield longer
 
 
 def _stages(tried: FittedStructure) -> Iterator[SearchStage]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -43,8 +44,8 @@ _PRIOR = KernelPrior(
 NO_FIT, ACCURATE = 0.2, 1e-5
 #: Ratio of quantiles of |y| from which on errors are relative, and the quantile.
 _WIDE, _RARE = 1e4, 0.1
-#: Relative noise: minimum ratio of the largest and the smallest |y|, minimum noise, validation
-#: error of the logarithm relative to its noise, and minimum gain in nats.
+#: Noise: minimum ratio of the largest and the smallest |y| for relative noise, minimum noise, error
+#: of a fit relative to its noise, and minimum gain of a fit of the logarithm in nats.
 _SIZES, _NOISE, _NOISE_FACTOR, _LIKELIER = 10.0, 5e-4, 1.5, 3.0
 #: The factor by which the error of a fit may grow in fewer variables.
 _ERROR_GROWTH = 1.5
@@ -215,7 +216,7 @@ class GaussianProcessFit:
 
     `error` is relative, on validation points, `gradient` maps x (N, inputs) to dg/dx (N, inputs),
     `predicted` is g at the validation points, and `noise` the standard deviation of the noise with
-    the largest likelihood.
+    the largest likelihood, relative as the error.
     """
 
     gradient: Callable[[Array], Array]
@@ -224,7 +225,13 @@ class GaussianProcessFit:
     predicted: Array
     noise: float
 
+    @property
+    def is_noise(self) -> bool:
+        """Whether all that the fit leaves is noise."""
+        return self.noise > _NOISE and self.error < _NOISE_FACTOR * self.noise
 
+
+@lru_cache(maxsize=4)
 def smooth_fit(data: SearchData) -> GaussianProcessFit:
     """Return the best Gaussian process fit of y or log |y| in the inputs or their logarithms."""
     found: list[GaussianProcessFit] = []
@@ -255,8 +262,7 @@ def errors_are_relative(data: SearchData) -> bool:
     logarithmic = float(np.sqrt(np.mean((np.log(held_out) - fit.predicted) ** 2)))
     additive = float(np.sqrt(np.mean((held_out - np.exp(fit.predicted)) ** 2)))
     gain = held_out.size * np.log(additive / logarithmic) - float(np.log(held_out).sum())
-    is_noise = fit.noise > _NOISE and logarithmic < _NOISE_FACTOR * fit.noise
-    return bool(is_noise and gain > _LIKELIER)
+    return fit.is_noise and gain > _LIKELIER
 
 
 def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessFit:
@@ -297,4 +303,4 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
     predicted = process.mean((inner(data.validation_x) - middle) / size)[:, 0] * std + mean
     error = float(np.sqrt(np.mean((predicted - outer(data.validation_y)) ** 2))) / std
     error = error if np.isfinite(error) else np.inf
-    return GaussianProcessFit(gradient, error, of_output, predicted, kernel.noise**0.5 * std)
+    return GaussianProcessFit(gradient, error, of_output, predicted, kernel.noise**0.5)

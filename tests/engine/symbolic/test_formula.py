@@ -9,7 +9,6 @@ from made_graphs import edge, evaluate, one_edge, split, uniform
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import (
-    Budget,
     Edge,
     Graph,
     SearchProblem,
@@ -85,7 +84,7 @@ def recovered(names, scales):
         assert isinstance(one.function, Symbolic)
         network = network.with_function(i, as_spline(one.function, values[one.source]))
     problem = SearchProblem(split(x, y), choose(None))
-    *_, found = search_longer(select("planted", network, problem), problem, Budget(10.0))
+    *_, found = search_longer(select("planted", network, problem), problem)
     assert found.formula is not None
     assert found.error < 1e-9
 
