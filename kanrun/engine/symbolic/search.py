@@ -148,12 +148,17 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
         return
     noisy = inputs <= _PLAIN and not data.relative and smooth_fit(data).is_noise
     yield from run.train(shapes[:2] if noisy else ())
+    reduction, every = reduce_variables(data), Reduction.none(inputs)
+    if reduction.factor == 1 and set(reduction.variables) < set(every.variables):
+        inner = SearchProblem(reduction.data(data), problem.candidates, problem.policy)
+        for event in () if run.over() else _in_inputs(inner, generator):
+            yield in_all_inputs(event, reduction, data)
+        return
     # The groups may be wrong.
-    reductions = dict.fromkeys((reduce_variables(data), Reduction.none(inputs)))
-    for reduction in () if noisy and inputs == 1 else reductions:
+    for step in () if noisy and inputs == 1 else dict.fromkeys((reduction, every)):
         if run.over():
             return
-        yield from run.recorded(structured_formulas(problem, reduction))
+        yield from run.recorded(structured_formulas(problem, step))
     if run.over():
         return
     if data.relative:
