@@ -48,15 +48,12 @@ class Edge:
 class Graph:
     """Nodes and edges; node i < inputs is an input, node inputs + i does operations[i].
 
-    Edges run from lower to higher nodes and are sorted by target. `marks` name the nodes after the
-    inputs and survive renumbering, so that a node can be found in a smaller graph; without them a
-    node's mark is its number.
+    Edges run from lower to higher nodes and are sorted by target.
     """
 
     inputs: int
     operations: tuple[Operation, ...]
     edges: tuple[Edge, ...]
-    marks: tuple[int, ...] = ()
 
     @property
     def output(self) -> int:
@@ -90,9 +87,6 @@ class Graph:
     def into(self, node: int) -> list[int]:
         """Return the indices of the edges that end in `node`."""
         return [i for i, edge in enumerate(self.edges) if edge.target == node]
-
-    def mark(self, node: int) -> int:
-        return self.marks[node - self.inputs] if self.marks and node >= self.inputs else node
 
     def operation(self, node: int) -> Operation:
         return self.operations[node - self.inputs]
@@ -221,10 +215,7 @@ def without_edges(graph: Graph, dead: set[int]) -> Graph:
 
 
 def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
-    """Return `graph` with other edges and only the nodes in use, which keep their marks.
-
-    The output is in use.
-    """
+    """Return `graph` with other edges and only the nodes in use, among them the output."""
     inputs = graph.inputs
     used = sorted({edge.target for edge in edges} | {graph.output})
     number = {node: inputs + i for i, node in enumerate(used)} | {i: i for i in range(inputs)}
@@ -233,7 +224,6 @@ def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
         inputs,
         tuple(graph.operation(node) for node in used),
         tuple(sorted(moved, key=lambda edge: (edge.target, edge.source))),
-        tuple(graph.mark(node) for node in used),
     )
 
 
@@ -261,10 +251,10 @@ def shape_of(graph: Graph) -> str:
 
 
 def edge_name(graph: Graph, index: int) -> str:
-    """Return a name such as `x0 to node 2`; nodes are numbered as in the network that trained."""
+    """Return a name such as `x0 to node 2`."""
     names = []
     for node in (graph.edges[index].source, graph.edges[index].target):
-        inner = "output" if node == graph.output else f"node {graph.mark(node) - graph.inputs}"
+        inner = "output" if node == graph.output else f"node {node - graph.inputs}"
         names.append(f"x{node}" if node < graph.inputs else inner)
     return " to ".join(names)
 

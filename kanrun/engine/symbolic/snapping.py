@@ -44,10 +44,6 @@ LONGER_SEARCH = 30.0
 SMOOTH = 2e-5
 #: Factor of the smallest error so far that a removal may cause, and an error that is no loss.
 _GROWTH, _NEGLIGIBLE_ERROR = 1.3, 1e-7
-#: Steps of the refit without an edge, and without a node.
-_EDGE_STEPS, _NODE_STEPS = 12, 40
-#: Error below which a network is accurate, and the factor by which it may then grow without a node.
-_ACCURATE, _ACCURATE_GROWTH = 3e-3, 6.0
 #: Maximum number of assignments of a whole graph, and matches of an edge that are used.
 _ASSIGNMENTS, _PER_EDGE = 24, 5
 #: 1 - R^2 of the best match above which an edge gets formulas, and the fraction of the network's
@@ -57,6 +53,7 @@ _DOUBTED, _WITHIN = 3e-8, 0.1
 _AS_GOOD = 1.02
 #: Errors below which constants are fitted for longer, and polished, before formulas are compared.
 _PROMISING, _POLISHED = 0.2, 1e-7
+_ELIMINATION = RefitSettings(steps=12, penalty=PENALTY, gain=QUICK)
 _QUICK = RefitSettings(steps=12, gain=QUICK, damping=1e-3)
 _THOROUGH = RefitSettings(steps=60, damping=1e-6)
 _POLISH = RefitSettings(steps=60, gain=1e-6, damping=1e-10)
@@ -133,52 +130,30 @@ def edge_scores(graph: Graph, data: SearchData) -> list[float]:
 
 
 def eliminate(graph: Graph, data: SearchData) -> Graph:
-    """Remove hidden sums, then edges, as long as the error allows it, the least important first.
+    """Remove edges as long as the error allows it, the least important first.
 
-    An edge may go if the validation error after a refit is at most (1 + tolerance) times the
-    smallest so far, or at most `floor`. Parallel nodes share a function that one node could have.
-    The others need more steps to take it over, and while the network is accurate its error may grow
-    several times: finer grids win that back.
+    An edge may go if the validation error after a refit is at most `_GROWTH` times the smallest so
+    far, or at most `_NEGLIGIBLE_ERROR`.
     """
     best = data.error(graph)
-    kept: set[tuple[int, int, int, int]] = set()
+    kept: set[tuple[int, int, int]] = set()
     while True:
         scores = edge_scores(graph, data)
-        order = [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i])]
-        nodes = [i for i in order if _is_only_way_of_a_sum(graph, i)]
-        growth = _GROWTH if best > _ACCURATE else _ACCURATE_GROWTH
-        limits = [
-            (nodes, _NODE_STEPS, max(growth * best, _ACCURATE)),
-            (order, _EDGE_STEPS, max(_GROWTH * best, _NEGLIGIBLE_ERROR)),
-        ]
-        for i, steps, limit in ((i, steps, limit) for some, steps, limit in limits for i in some):
+        for i in [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i])]:
             # An edge that must stay is tried again only after nodes have changed.
-            key = graph.edges[i].source, graph.edges[i].target, len(graph.operations), steps
+            key = graph.edges[i].source, graph.edges[i].target, len(graph.operations)
             if key in kept:
                 continue
             kept.add(key)
             trial = without_edges(graph, {i})
             if trial.edges and len(trial.edges) < len(graph.edges):
-                settings = RefitSettings(steps, penalty=PENALTY, gain=QUICK)
-                trial = refit_on_grids(trial, data, settings)
+                trial = refit_on_grids(trial, data, _ELIMINATION)
                 error = data.error(trial)
-                if error <= limit:
+                if error <= max(_GROWTH * best, _NEGLIGIBLE_ERROR):
                     graph, best = trial, min(best, error)
                     break
         else:
             return graph
-
-
-def _is_only_way_of_a_sum(graph: Graph, index: int) -> bool:
-    """Return whether a hidden sum feeds this edge alone, and another sum feeds its target."""
-    edge = graph.edges[index]
-    sources = [each.source for each in graph.edges]
-    sums = {
-        graph.edges[i].source
-        for i in graph.into(edge.target)
-        if graph.edges[i].source >= graph.inputs and graph.operation(graph.edges[i].source) == "sum"
-    }
-    return edge.source in sums and len(sums) > 1 and sources.count(edge.source) == 1
 
 
 def select(name: str, network: Graph, problem: SearchProblem) -> FittedStructure:
