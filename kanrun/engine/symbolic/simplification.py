@@ -137,6 +137,13 @@ def _logarithms(expression: sympy.Expr) -> sympy.Expr:
     return sympy.expand(expression)
 
 
+def _powers_outside(expression: sympy.Expr) -> sympy.Expr:
+    """Write logarithms of powers as multiples of logarithms."""
+    powers = [each for each in expression.atoms(sympy.log) if each.args[0].is_Pow]
+    swap = {each: each.args[0].exp * sympy.log(each.args[0].base) for each in powers}
+    return expression.xreplace(swap)
+
+
 def _roots(expression: sympy.Expr) -> sympy.Expr:
     """Write roots of quotients as quotients of roots, without minus signs under them."""
 
@@ -252,6 +259,7 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (sympy.expand,),
     (_expand_functions, sympy.together, sympy.cancel),
     (_logarithms,),
+    (_powers_outside,),
     (_logarithms, _combine_logarithms),
     (_logarithms, sympy.factor_terms, _combine_logarithms),
     (_roots,),
@@ -270,6 +278,7 @@ _LIGHT = (
     _complete_squares,
     _half_angles,
     _radicals,
+    _powers_outside,
     sympy.expand,
     sympy.factor_terms,
 )
