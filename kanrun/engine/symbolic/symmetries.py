@@ -228,7 +228,7 @@ class GaussianProcessFit:
     @property
     def is_noise(self) -> bool:
         """Whether all that the fit leaves is noise."""
-        return self.noise > _NOISE and self.error < _NOISE_FACTOR * self.noise
+        return bool(self.noise > _NOISE and self.error < _NOISE_FACTOR * self.noise)
 
 
 @lru_cache(maxsize=4)
@@ -262,7 +262,7 @@ def errors_are_relative(data: SearchData) -> bool:
     logarithmic = float(np.sqrt(np.mean((np.log(held_out) - fit.predicted) ** 2)))
     additive = float(np.sqrt(np.mean((held_out - np.exp(fit.predicted)) ** 2)))
     gain = held_out.size * np.log(additive / logarithmic) - float(np.log(held_out).sum())
-    return fit.is_noise and gain > _LIKELIER
+    return fit.is_noise and bool(gain > _LIKELIER)
 
 
 def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessFit:

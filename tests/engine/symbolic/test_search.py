@@ -39,6 +39,12 @@ def test_a_sum_loses_its_irrelevant_input():
     assert result.certificate.formula_rmse < 1e-12
 
 
+def test_nothing_is_trained_where_the_points_decide():
+    result = interpreted(lambda x: x[:, 0] * np.log(x[:, 1]), 0.2, 2, 2, budget=5.0)
+    assert str(result) == "x0*log(x1)"
+    assert {step.stage for step in result.steps} == {"match", "round", "verify"}
+
+
 def test_a_product_comes_out_as_a_product():
     assert str(interpreted(lambda x: x[:, 0] * x[:, 1], -1, 1, 2)) == "x0*x1"
 
