@@ -144,14 +144,14 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
     inputs = data.x.shape[1]
     shapes = shapes_of(inputs)
     yield from run.recorded(simple_laws(problem))
+    noisy = not (run.over() or data.relative or inputs > _PLAIN) and smooth_fit(data).is_noise
+    yield from run.train(shapes[:2] if noisy else ())
     if run.over():
         return
-    noisy = inputs <= _PLAIN and not data.relative and smooth_fit(data).is_noise
-    yield from run.train(shapes[:2] if noisy else ())
     reduction, every = reduce_variables(data), Reduction.none(inputs)
-    if reduction.factor == 1 and set(reduction.variables) < set(every.variables):
+    if reduction.factor == 1 and set() < set(reduction.variables) < set(every.variables):
         inner = SearchProblem(reduction.data(data), problem.candidates, problem.policy)
-        for event in () if run.over() else _in_inputs(inner, generator):
+        for event in _in_inputs(inner, generator):
             yield in_all_inputs(event, reduction, data)
         return
     # The groups may be wrong.
