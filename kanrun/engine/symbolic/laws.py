@@ -7,7 +7,7 @@ networks in the fewer variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -56,38 +56,39 @@ _SHORTEST, _REFIT = 2, RefitSettings(steps=30, damping=1e-6)
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
     """Yield a power law, and unless that is exact a quotient of polynomials with few terms."""
     data = problem.data
-    for name, law in (("power law", power_law), ("rational function", rational_function)):
-        expression = law(data)
-        fitted = None if expression is None else fit_expression(name, expression, data)
-        if fitted is not None and fitted.error < data.no_skill_error:
-            yield from matched(fitted)
-            if fitted.is_exact:
-                return
+    laws = {"power law": power_law, "rational function": rational_function}
+    found = ((name, law(data)) for name, law in laws.items())
+    fits = (fit_expression(name, each, data) for name, each in found if each is not None)
+    yield from _shortest(fits, data.no_skill_error)
 
 
 def regressions(problem: SearchProblem) -> Iterator[Event]:
     """Yield, stage by stage, the two shortest descriptions of noisy points in one variable."""
     data, budget = problem.data, Budget(_ONE_VARIABLE)
     for graphs in regression_formulas(data.x[:, 0], data.y, problem.candidates, budget):
-        fitted = [each for graph in graphs if (each := _fitted("regression", graph, data))]
-        for each in sorted(fitted, key=lambda each: each.length)[:_SHORTEST]:
-            yield from matched(each)
+        yield from _shortest((_fitted("regression", graph, data) for graph in graphs), np.inf)
 
 
 def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:
     """Yield what is found without a network in the reduced variables.
 
-    This is an exact formula or the few nearest ones. The network of each is its own graph.
+    The network of each formula is its own graph.
     """
-    others = list[FittedStructure]()
-    groups = ", ".join(str(each) for each in reduction.variables)
+    groups, data = ", ".join(str(each) for each in reduction.variables), problem.data
     name = f"groups {groups}" if reduction.changes else "small expressions"
-    for expression in _expressions(reduction.data(problem.data), problem, reduction):
-        fitted = fit_expression(name, reduction.restored(expression), problem.data)
+    found = _expressions(reduction.data(data), problem, reduction)
+    fits = (fit_expression(name, reduction.restored(each), data) for each in found)
+    yield from _shortest(fits, SNAP_THRESHOLD)
+
+
+def _shortest(fits: Iterable[FittedStructure | None], limit: float) -> Iterator[Event]:
+    """Yield the first exact formula, or else the shortest ones with an error below the limit."""
+    others = list[FittedStructure]()
+    for fitted in fits:
         if fitted is not None and fitted.is_exact:
             yield from matched(fitted)
             return
-        others += [fitted] if fitted is not None and fitted.error < SNAP_THRESHOLD else []
+        others += [fitted] if fitted is not None and fitted.error < limit else []
     for fitted in sorted(others, key=lambda each: each.length)[:_SHORTEST]:
         yield from matched(fitted)
 

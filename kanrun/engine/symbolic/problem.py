@@ -64,14 +64,9 @@ class SearchData:
             return np.log(values / y) if self.relative else values - y
 
     @cached_property
-    def has_validation(self) -> bool:
-        """True if validation points are apart; too few points are used twice."""
-        return not np.array_equal(self.x, self.validation_x)
-
-    @cached_property
     def all_points(self) -> SearchData:
-        """All points, for fitting and for choosing."""
-        if not self.has_validation:
+        """All points, for fitting and for choosing; too few points are used twice."""
+        if np.array_equal(self.x, self.validation_x):
             return self
         x = np.concatenate([self.x, self.validation_x])
         y = np.concatenate([self.y, self.validation_y])

@@ -180,9 +180,6 @@ class _Search:
         self.pending: list[FittedStructure] = []
         self.trained: list[SearchStage] = []
 
-    def is_exact(self) -> bool:
-        return any(each.is_exact for each in self.structures)
-
     def network_error(self) -> float:
         """Return the error of the best network that has fewer parameters than there are points."""
         errors = [
@@ -197,7 +194,7 @@ class _Search:
 
         Only noise is left if the residuals of a formula that is as good as any network are noise.
         """
-        if self.is_exact() or self.budget.over:
+        if any(each.is_exact for each in self.structures) or self.budget.over:
             return True
         limit = _NOISE_STOP * self.network_error()
         return any(

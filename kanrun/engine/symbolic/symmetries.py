@@ -227,7 +227,7 @@ class GaussianProcessFit:
 
     @property
     def is_noise(self) -> bool:
-        """Whether all that the fit leaves is noise."""
+        """True if all that the fit leaves is noise."""
         return bool(self.noise > _NOISE and self.error < _NOISE_FACTOR * self.noise)
 
 
