@@ -91,7 +91,7 @@ def _order(rows: pd.DataFrame) -> Iterator[Claim]:
 
 def _slopes(rows: pd.DataFrame, column: str) -> tuple[str, pd.Series]:
     """Return the range of grids in words, and the exponent of a column for each seed."""
-    fits = exponents(rows, ["seed"], "intervals", column)
+    fits = exponents(rows, ["seed"], column)
     return f"G = {fits['low'].min():g} to {fits['high'].max():g}", fits["exponent"]
 
 

@@ -26,6 +26,7 @@ from kanrun.figures.style import (
     VERMILLION,
     power,
     styled,
+    subscript,
     thin,
 )
 
@@ -51,7 +52,6 @@ KNOTS: dict[str, Any] = {"color": "white", "mec": BLACK, "ms": 4, "zorder": 4, "
 POINT: dict[str, Any] = {"color": VERMILLION, "ms": 6, "zorder": 5}
 ARROW: dict[str, Any] = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
 BESIDE, ON_TOP = "outside right center", "outside upper center"
-_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def _groups(table: DataFrame, by: str) -> Iterator[tuple[int, DataFrame, str]]:
@@ -151,7 +151,7 @@ def bernstein_basis(bernstein_basis: DataFrame) -> Figure:
         axes.plot(rows["u"], rows["value"], color=colour)
         if degree <= MAX_NAMED:
             u, top = rows[["u", "value"]].to_numpy()[rows["value"].argmax()]
-            name = f"B{str(index).translate(_SUBSCRIPTS)}{power(str(degree))}"
+            name = f"B{subscript(index)}{power(str(degree))}"
             axes.text(u, top + ABOVE, name, ha="center", color=colour)
     axes.set(xlabel="u", ylabel="value", ylim=(0, 1.14))
     return figure
@@ -306,7 +306,7 @@ def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
     look: Any = {"textcoords": "offset points", "ha": "center", "va": "center", **HALO}
     for index, (x, y, middle) in enumerate(zip(points["x"], points["y"], middles, strict=True)):
         shift = 0, AWAY if y >= middle else -AWAY
-        axes.annotate(f"{name}{str(index).translate(_SUBSCRIPTS)}", (x, y), shift, **look)
+        axes.annotate(f"{name}{subscript(index)}", (x, y), shift, **look)
 
 
 def _widened(marked: Series[bool]) -> Series[bool]:

@@ -321,7 +321,7 @@ def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
 def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     """Claim that the error falls as G^-(k + 1)."""
     ranged = stages[(stages["part"] == "order") & stages["in_order"]]
-    fits = exponents(ranged, ["shape", "degree", "seed"], "intervals", "test_rmse")
+    fits = exponents(ranged, ["shape", "degree", "seed"], "test_rmse")
     networks: Any = fits[fits["low"] < fits["high"]].groupby(["shape", "degree"])
     for (shape, degree), rows in networks:
         reach = f"G = {rows['low'].min()} to {rows['high'].max()}"

@@ -125,7 +125,7 @@ def order(order: DataFrame) -> Figure:
     """Draw test RMSE against G by degree, with the fitted exponent and the theory's slope."""
     figure, panel = one_panel(TALL)
     ranged = order[order["in_order"]]
-    fits = exponents(ranged, ["degree", "seed"], "intervals", "test_rmse")
+    fits = exponents(ranged, ["degree", "seed"], "test_rmse")
     fitted = fits.groupby("degree")["exponent"].median()
     degrees: Any = order.groupby("degree")
     for (degree, rows), colour in zip(degrees, CYCLE, strict=False):

@@ -74,6 +74,11 @@ def power(text: str) -> str:
     return text.translate(_SUPERSCRIPTS)
 
 
+def subscript(text: object) -> str:
+    """Return `text`, or a number, in subscript digits."""
+    return str(text).translate(_SUBSCRIPTS)
+
+
 def write_powers(text: str) -> str:
     """Return `text` with numbers such as 4.0e-05 written as 4×10⁻⁵."""
 
@@ -87,7 +92,7 @@ def write_powers(text: str) -> str:
 def formula_text(formula: str) -> str:
     """Return a formula as people write it: pi*x0^2 is π·x₀²."""
     text = re.sub(r"\^(\d+)", lambda found: power(found[1]), formula)
-    text = re.sub(r"\bx(\d+)", lambda found: "x" + found[1].translate(_SUBSCRIPTS), text)
+    text = re.sub(r"\bx(\d+)", lambda found: "x" + subscript(found[1]), text)
     return re.sub(r"\bpi\b", "π", text).replace("*", "·")
 
 

@@ -107,12 +107,11 @@ def exponent(x: pd.Series, y: pd.Series) -> float:
     return float(np.polyfit(np.log(x[kept].astype(float)), np.log(y[kept].astype(float)), 1)[0])
 
 
-def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFrame:
-    """Return, for each group of `by`, the exponent and the range of x (`low`, `high`) fitted."""
-    rows = [
-        (*key, exponent(group[x], group[y]), group[x].min(), group[x].max())
-        for key, group in table.groupby(by, sort=False)
-    ]
+def exponents(table: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
+    """Return, by group, the exponent of y over `intervals`, and their range (`low`, `high`)."""
+    groups = table.groupby(by, sort=False)
+    fitted = ((key, rows["intervals"], rows[y]) for key, rows in groups)
+    rows = [(*key, exponent(x, errors), x.min(), x.max()) for key, x, errors in fitted]
     return pd.DataFrame(rows, columns=[*by, "exponent", "low", "high"])
 
 
