@@ -23,8 +23,6 @@ from kanrun.engine.equations.window import (
     EvolvingState,
     Window,
     WindowProblem,
-    legendre_values,
-    total,
 )
 from kanrun.engine.least_squares import GaussNewton
 from kanrun.monitoring import time_limit_reached
@@ -43,7 +41,7 @@ LAYER = 1e-3
 TINY = 1e-300
 #: Points of space at which the sizes of unknowns are measured, and the fraction of its size that
 #: an unknown keeps from one window to the next.
-SIZE_POINTS, SIZE_MEMORY = 501, 0.1
+SIZE_POINTS, SIZE_MEMORY = 201, 0.1
 
 # Constants of a solution in windows, chosen on 12 equations with known solutions.
 
@@ -274,16 +272,11 @@ class Marcher:
 
     def _measure(self, window: Window) -> None:
         """Update the sizes of the unknowns from a window."""
-        x = self.places
-        half, s = (window.end - window.start) / 2, np.linspace(-1, 1, DEGREE + 1)
-        times = legendre_values(s, half, [0])[0]
-        grid = np.meshgrid(x, window.start + half * (s + 1), indexing="ij")
-        points = np.stack([each.ravel() for each in grid[-self.system.variables :]], axis=1)
-        found = np.empty(len(window.parts))
-        for unknown, parts in enumerate(window.parts):
-            lift = self.system.lift(unknown, (0,) * self.system.variables, points)
-            values = lift.reshape(grid[0].shape) + total(parts, x, times)
-            found[unknown] = np.sqrt(np.square(values).mean(0).max())
+        times = np.linspace(window.start, window.end, DEGREE + 1)
+        t, x = np.meshgrid(times, self.places, indexing="ij")
+        points = np.stack([x.ravel(), t.ravel()][-self.system.variables :], axis=1)
+        values = window.solution(self.system, points).reshape(len(times), len(self.places), -1)
+        found = np.sqrt(np.square(values).mean(1).max(0))
         self.sizes = np.maximum(found, SIZE_MEMORY * self.sizes)
         self.sizes = np.maximum(self.sizes, SMALLEST_SIZE * self.sizes.max())
 

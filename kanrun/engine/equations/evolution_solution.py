@@ -67,7 +67,7 @@ ENOUGH = 1e-11
 #: Smallest divisor.
 TINY = 1e-300
 #: New points of a window at which residuals and the growth of waves are measured.
-CHECKS, GROWTH_POINTS = EquationPolicy(test_points=128, boundary_points=32), 64
+CHECKS, GROWTH_POINTS = EquationPolicy(test_points=128), 64
 #: Unknowns count as at least this fraction of the largest one in residuals.
 QUIET = 1e-6
 #: Wavenumbers, in units of the range, between which the growth of a disturbance is compared.
@@ -213,10 +213,8 @@ def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level
 def _values(system: EvolutionSystem, windows: Sequence[Window], points: Array) -> Tensor:
     """Return the unknowns (points, unknowns) at points in the order of their times."""
     number = np.searchsorted([window.end for window in windows[:-1]], points[:, -1])
-    found = [window.values(points[number == i]) for i, window in enumerate(windows)]
-    none, count = (0,) * system.variables, len(system.orders)
-    lifts = [system.lift(unknown, none, points) for unknown in range(count)]
-    return torch.as_tensor(np.concatenate(found) + np.stack(lifts, axis=1))
+    each = ((window, points[number == i]) for i, window in enumerate(windows))
+    return torch.as_tensor(np.concatenate([window.solution(system, at) for window, at in each]))
 
 
 def _compared(system: EvolutionSystem, level: _Level, points: Tensor) -> _Level:
@@ -309,27 +307,24 @@ def _common_breakpoints(window: Window) -> Array:
 def window_residuals(
     system: EvolutionSystem, field: Field, before: Field | None
 ) -> tuple[Residuals, Residuals]:
-    """Return the residuals of equations and of conditions in a window, at new points.
+    """Return the residuals of equations in a window, and of the values at its start, at new points.
 
-    Where the solution jumps from the window `before`, this counts as a residual of conditions.
-    Periodic splines are not asked whether they are periodic: high derivatives of both ends differ
-    by rounding alone.
+    Those should be the values of the window `before`, in the first one the initial values. Other
+    conditions are built in.
     """
-    initial = tuple(each for each in system.conditions if each.periodic is None)
-    given = initial if before is None else ()
-    part = System(system.vocabulary, field.box, system.equations, given)
+    part = System(system.vocabulary, field.box, system.equations, ())
     rows = Collocation(part, CHECKS, Generator().manual_seed(0))
-    start = rows.points(rows.candidates)
+    start, unknowns = rows.points(rows.candidates), range(len(system.orders))
     start[:, -1] = field.box[-1, 0]
+    none, at = (0,) * system.variables, start.numpy()
     with torch.no_grad():
         sizes = field(rows.points(rows.unseen)).square().mean(0).sqrt()
         rows.sizes = sizes.clamp(min=QUIET * max(float(sizes.max()), TINY))
-        jumps = torch.zeros(1) if before is None else (field(start) - before(start)) / rows.sizes
-    equation, borders = rows.residuals(field, part.guesses())
-    jump = float(jumps.square().mean(0).max().sqrt())
-    if jump > borders.rms:
-        borders = Residuals(jump, float(jumps.abs().max()), tuple(start[0].tolist()))
-    return equation, borders
+        given = [system.initial_value(u, none, at) for u in unknowns] if before is None else ()
+        wanted = before(start) if before else torch.as_tensor(np.stack(given, axis=1))
+        jumps = (field(start) - wanted) / rows.sizes
+    equation, _ = rows.residuals(field, part.guesses())
+    return equation, Residuals.of([(start, each) for each in jumps.T])
 
 
 def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | None:

@@ -124,7 +124,8 @@ def polynomial_field(field: Field, terms: int) -> Field:
 
     def polynomials(x: Array, end: Array, each: Index) -> Array:
         table = legvander((2 * x - end.sum()) / np.diff(end), terms - 1)
-        return table[:, None, each] * ones
+        found: Array = table[:, None, each] * ones
+        return found
 
     factors: list[Factor] = [lambda x: x[:, None, None] * zeros]
     for end, each in zip(field.box[1:].numpy(), degrees, strict=True):
@@ -314,11 +315,11 @@ class NetworkSolver:
 
         Products come from the singular value decomposition of the values on a grid of their own.
         """
-        system, low = self.system, float(self.system.box[-1, 0])
+        system, (start, end) = self.system, self.system.box.T.numpy()
         known = {
             derivative.unknown: value
             for condition, derivative, value in system.given
-            if condition.faces == (((2, low),),) and not any(derivative.index)
+            if condition.faces == (((2, start[-1]),),) and not any(derivative.index)
         }
         possible = len(system.box) == 3 and system.is_evolution and not self.hard
         if not possible or not any(known.values()):
@@ -327,10 +328,10 @@ class NetworkSolver:
         intervals, names = layer.grid.breakpoints.shape[1] - 1, system.vocabulary.variables
         given = [to_numpy(known.get(u, sympy.S.Zero), names) for u in range(len(self.rows.sizes))]
         at = self.rows.points(self.rows.unseen)
-        at[:, 2] = low
+        at[:, 2] = start[-1]
         wanted = torch.as_tensor(np.stack([each(at.numpy()) for each in given], axis=1))
         while True:
-            breakpoints = np.linspace(*system.box.T.numpy(), intervals + 1, axis=1)
+            breakpoints = np.linspace(start, end, intervals + 1, axis=1)
             field = self._products(given, breakpoints, layer.spec.degree)
             with torch.no_grad():
                 error = float((field(at) - wanted).norm() / wanted.norm())

@@ -68,6 +68,12 @@ class Window:
         """Number of coefficients of all unknown functions."""
         return len(self.parts) * self.space.functions * DEGREE
 
+    def solution(self, system: EvolutionSystem, points: Array) -> Float[Array, "points unknowns"]:
+        """Return the unknowns at points (points, variables) of the window."""
+        none, count = (0,) * system.variables, len(self.parts)
+        lifts = [system.lift(unknown, none, points) for unknown in range(count)]
+        return self.values(points) + np.stack(lifts, axis=1)
+
     def values(self, points: Array) -> Float[Array, "points unknowns"]:
         """Return u - lift at points (points, variables) of the window."""
         *space, at = points.T
@@ -79,8 +85,7 @@ class Window:
     def times(self, at: Array) -> Array:
         """Return the Legendre polynomials (points, DEGREE + 1) at times (points,)."""
         inner = 2 * (at - self.start) / (self.end - self.start) - 1
-        found: Array = legendre.legvander(inner, DEGREE)
-        return found
+        return legendre.legvander(inner, DEGREE).astype(np.float64)
 
     def at_end(self, orders: Sequence[int]) -> list[Array]:
         """Return the coefficients (functions, order) of each unknown and its time derivatives.

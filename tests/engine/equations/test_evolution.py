@@ -24,6 +24,7 @@ from kanrun.engine.equations.evolution_solution import (
     _power,
     growing_place,
     solve_evolution,
+    window_residuals,
 )
 from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.networks import from_description
@@ -175,6 +176,15 @@ def test_windows_join_to_rounding_though_breakpoints_move():
 )
 def test_other_systems_are_left_to_the_general_solver(formula, conditions):
     assert make(BOX, formula, conditions) is None
+
+
+def test_initial_values_that_jump_leave_no_residual():
+    system = make(BOX, "u_t = u_xx", ["u_x = 0 at x=0, x=1", "u = where(x < 0.5, 1, 0) at t=0"])
+    assert solve(system, 1e-3).last[0].conditions.rms < 1e-4
+    *_, march = Marcher(system, 1e-3).run()
+    field, other = (_field(each, system) for each in march.windows[:2])
+    assert window_residuals(system, other, None)[1].rms > 1e-4
+    assert window_residuals(system, other, field)[1].rms < 1e-12
 
 
 def test_corners_where_initial_values_contradict_walls_are_followed():
