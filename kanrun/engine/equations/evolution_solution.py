@@ -20,6 +20,7 @@ from time import process_time
 
 import numpy as np
 import torch
+from numpy.polynomial.legendre import legvander
 from scipy.linalg import eigvals
 from torch import Generator, Tensor
 
@@ -53,8 +54,8 @@ SATURATED = 0.1
 #: tolerance where the first one takes more, and the largest such tolerance.
 MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
 #: Fraction of this work that a solution may take where the next tolerance asks for more, and the
-#: largest factor to its tolerance: errors of Schroedinger's equation fall by a third for 8 times
-#: the work if the initial values have a kink.
+#: largest factor to its tolerance. Errors of Schroedinger's equation from a kink fall by half for
+#: four times the work.
 AFFORDED_WORK, LARGEST_FACTOR = 0.25, 0.6
 #: Work is predicted once this many windows have grown by less than this factor, and this fraction
 #: of the largest work is done.
@@ -280,28 +281,34 @@ def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
 
 def _field(window: Window, system: EvolutionSystem) -> Field:
     """Return a window as a network of splines, to rounding."""
-    count, breakpoints = len(system.orders), np.array([[window.start, window.end]])
-    factors: list[Factor] = [lambda t: window.values(t[:, None])[..., None]]
+    box = system.box.clone()
+    box[-1] = box.new_tensor([window.start, window.end])
+    count, edges, unit = len(system.orders), np.array([[-1.0, 1.0]]), np.eye(DEGREE + 1)
+
+    def along(x: Array, times: Array) -> Array:
+        return np.stack([total(parts, x, times) for parts in window.parts], axis=1)
+
+    factors: list[Factor] = [lambda t: along(np.zeros(1), legvander(t, DEGREE).T).T]
     if system.variables > 1:
-        breakpoints, unit = _common_breakpoints(window), np.eye(DEGREE + 1)
+        edges = _common_edges(window)
         factors = [
-            lambda x: np.stack([total(parts, x, unit) for parts in window.parts], axis=1),
-            lambda t: np.repeat(window.times(t)[:, None], count, axis=1),
+            lambda t: along(window.space.outer(t), unit),
+            lambda t: np.repeat(legvander(t, DEGREE)[:, None], count, axis=1),
         ]
     lifts = tuple(map(str, system.lifts))
     hard = HardConditions(system.vocabulary.variables, lifts, ("1",) * count)
     built_in = hard if any(system.lifts) else None
-    return spline_field(breakpoints, DEGREE, factors, hard=built_in)
+    return spline_field(box, edges, DEGREE, factors, hard=built_in)
 
 
-def _common_breakpoints(window: Window) -> Array:
-    """Return the breakpoints of all parts, and as many equal ones of time."""
-    every = (Counter(part.space.breakpoints.tolist()) for part in window.parts[0])
+def _common_edges(window: Window) -> Array:
+    """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
+    every = (Counter(part.space.edges.tolist()) for part in window.parts[0])
     points, counts = np.array(sorted(reduce(or_, every).items())).T
-    apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT * (points[-1] - points[0])
+    apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
     apart[-1] = True
     points = np.repeat(points, (apart * counts).astype(int))
-    return np.stack([points, np.linspace(window.start, window.end, len(points))])
+    return np.stack([points, np.linspace(-1, 1, len(points))])
 
 
 def window_residuals(

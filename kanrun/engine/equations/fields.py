@@ -36,7 +36,7 @@ from kanrun.errors import KanrunError
 from kanrun.formulas import variable
 from kanrun.formulas.parsing import parse_expression
 
-#: Factor of products from points (points,) of a variable to values (points, unknowns, terms).
+#: Factor of products from points (points,) of [-1, 1] to values (points, unknowns, terms).
 Factor = Callable[[Array], Array]
 
 
@@ -140,7 +140,7 @@ class Field(Network):
 
     def inner(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
         """Return the inputs of the network for x: -1 and 1 at the ends of the box."""
-        return _inner(self.box, x)
+        return (x - self.box.mean(1)) / self.half_extent
 
     def outer(self, t: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
         """Return the points whose inputs to the network are t."""
@@ -218,10 +218,6 @@ class Field(Network):
         return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64), hard)
 
 
-def _inner(box: Tensor, x: Float[Tensor, "points variables"]) -> Tensor:
-    return (x - box.mean(1)) / (box.diff()[:, 0] / 2)
-
-
 class Windows(Network):
     """Fields in consecutive windows of the last variable: field i up to `ends[i]`."""
 
@@ -270,15 +266,16 @@ class Windows(Network):
         return cls([Field.from_description(field) for field in description["fields"]])
 
 
-def interpolation_points(breakpoints: Array, degree: int) -> Float[Array, "variables functions"]:
+def interpolation_points(edges: Array, degree: int) -> Float[Array, "variables functions"]:
     """Return points at which values determine splines: means of knots that repeat the ends."""
-    clamped = np.pad(breakpoints, ((0, 0), (degree - 1, degree - 1)), mode="edge")
+    clamped = np.pad(edges, ((0, 0), (degree - 1, degree - 1)), mode="edge")
     found: Array = sliding_window_view(clamped, degree, axis=1).mean(-1)
-    return found.clip(breakpoints[:, :1], breakpoints[:, -1:])
+    return found.clip(-1, 1)
 
 
 def spline_field(
-    breakpoints: Float[Array, "variables ends"],
+    box: Tensor,
+    edges: Float[Array, "variables ends"],
     degree: int,
     factors: Sequence[Factor],
     sizes: Tensor | None = None,
@@ -287,25 +284,22 @@ def spline_field(
     """Return the field of one layer of splines whose factors have given values.
 
     Args:
-        breakpoints: Breakpoints of each variable, from end to end of the box.
+        box: Ranges of the variables, shape (variables, 2).
+        edges: Breakpoints on [-1, 1]. Box units do not resolve the shortest windows.
         degree: Degree of the splines.
         factors: The factor of each variable.
         sizes: Values of the unknowns for outputs of 1; 1 by default.
         hard: Conditions that are built in.
     """
-    box, points = (
-        torch.as_tensor(breakpoints[:, [0, -1]]),
-        interpolation_points(breakpoints, degree),
-    )
+    points, ends = interpolation_points(edges, degree), torch.as_tensor(edges)
     values = [factor(x) for factor, x in zip(factors, points, strict=True)]
     (_, unknowns, terms), count = values[0].shape, len(factors)
     form = OutputForm(unknowns, terms, count, separated=count > 1)
-    edges, at = (_inner(box, torch.as_tensor(e.T)).T.clamp(-1, 1) for e in (breakpoints, points))
     spec = EdgeSpec(degree=degree, base="zero")
-    layer = SplineLayer.on_grid(edges, form.outputs, spec, uniform=equally_spaced(edges))
+    layer = SplineLayer.on_grid(ends, form.outputs, spec, uniform=equally_spaced(ends))
     layer.mask.copy_(form.mask(count))
     found = layer.coefficients.detach().unflatten(0, (-1, count))
-    for number, (each, x, knots) in enumerate(zip(values, at, layer.knots, strict=True)):
+    for number, (each, x, knots) in enumerate(zip(values, points, layer.knots, strict=True)):
         spline = make_interp_spline(x, each.reshape(len(x), -1), degree, knots)
         found[:, number, number] = torch.as_tensor(spline.c.T)
     units = box.new_ones(unknowns) if sizes is None else sizes

@@ -34,7 +34,6 @@ from kanrun.engine.equations.collocation import (
 from kanrun.engine.equations.fields import (
     Factor,
     Field,
-    breakpoints_of,
     edges_of,
     hard_conditions,
     interpolation_points,
@@ -122,18 +121,15 @@ def polynomial_field(field: Field, terms: int) -> Field:
     degrees = np.array(sorted(every, key=lambda each: (sum(each), each))[:terms]).T
     zeros, ones = (np.full((field.form.unknowns, terms), each) for each in (0.0, 1.0))
 
-    def polynomials(x: Array, end: Array, each: Index) -> Array:
-        table = legvander((2 * x - end.sum()) / np.diff(end), terms - 1)
-        found: Array = table[:, None, each] * ones
+    def polynomials(t: Array, each: Index) -> Array:
+        found: Array = legvander(t, terms - 1)[:, None, each] * ones
         return found
 
-    factors: list[Factor] = [lambda x: x[:, None, None] * zeros]
-    for end, each in zip(field.box[1:].numpy(), degrees, strict=True):
-        factors.append(partial(polynomials, end=end, each=each))
-    (layer,), breakpoints = field.network.edge_layers, breakpoints_of(field)
-    assert breakpoints is not None  # An invariant: separated forms have grids.
-    ends, degree = breakpoints.T.numpy(), layer.spec.degree
-    return spline_field(ends, degree, factors, field.sizes, field.hard)
+    factors: list[Factor] = [lambda t: t[:, None, None] * zeros]
+    factors += [partial(polynomials, each=each) for each in degrees]
+    (layer,) = field.network.edge_layers
+    edges, degree = layer.grid.breakpoints.numpy(), layer.spec.degree
+    return spline_field(field.box, edges, degree, factors, field.sizes, field.hard)
 
 
 def with_polynomials(field: Field, count: int) -> Field:
@@ -315,11 +311,11 @@ class NetworkSolver:
 
         Products come from the singular value decomposition of the values on a grid of their own.
         """
-        system, (start, end) = self.system, self.system.box.T.numpy()
+        system, low = self.system, float(self.system.box[-1, 0])
         known = {
             derivative.unknown: value
             for condition, derivative, value in system.given
-            if condition.faces == (((2, start[-1]),),) and not any(derivative.index)
+            if condition.faces == (((2, low),),) and not any(derivative.index)
         }
         possible = len(system.box) == 3 and system.is_evolution and not self.hard
         if not possible or not any(known.values()):
@@ -328,11 +324,11 @@ class NetworkSolver:
         intervals, names = layer.grid.breakpoints.shape[1] - 1, system.vocabulary.variables
         given = [to_numpy(known.get(u, sympy.S.Zero), names) for u in range(len(self.rows.sizes))]
         at = self.rows.points(self.rows.unseen)
-        at[:, 2] = start[-1]
+        at[:, 2] = low
         wanted = torch.as_tensor(np.stack([each(at.numpy()) for each in given], axis=1))
         while True:
-            breakpoints = np.linspace(start, end, intervals + 1, axis=1)
-            field = self._products(given, breakpoints, layer.spec.degree)
+            edges = np.linspace(-np.ones(3), np.ones(3), intervals + 1, axis=1)
+            field = self._products(given, edges, layer.spec.degree)
             with torch.no_grad():
                 error = float((field(at) - wanted).norm() / wanted.norm())
             finer = 2 * len(field.get_unknowns())
@@ -340,11 +336,12 @@ class NetworkSolver:
                 return field
             intervals *= 2
 
-    def _products(self, given: Sequence[RowFunction], breakpoints: Array, degree: int) -> Field:
-        """Return products for initial values on `breakpoints`."""
-        form, sizes = self.ansatz.form, self.rows.sizes
-        x, y, times = interpolation_points(breakpoints, degree)
-        points = np.stack(np.meshgrid(x, y, times[:1], indexing="ij"), axis=-1).reshape(-1, 3)
+    def _products(self, given: Sequence[RowFunction], edges: Array, degree: int) -> Field:
+        """Return products for initial values on `edges`."""
+        box, form, sizes = self.system.box, self.ansatz.form, self.rows.sizes
+        inner = torch.as_tensor(interpolation_points(edges, degree)).T
+        x, y = (box.mean(1) + inner * box.diff()[:, 0] / 2).T[:2]
+        points = torch.cartesian_prod(x, y, box[2, :1]).numpy()
         every = [value(points).reshape(len(x), -1) for value in given]
         matrices = np.stack(every) / sizes[:, None, None].numpy()
         most = MAX_TERMS if self.ansatz.free_terms else form.terms
@@ -352,7 +349,7 @@ class NetworkSolver:
             each.swapaxes(0, 1) for each in products(matrices, INITIAL_VALUE_TOLERANCE, most)
         )
         factors: list[Factor] = [lambda _: each, lambda _: other, lambda _: np.ones_like(each)]
-        return spline_field(breakpoints, degree, factors, sizes)
+        return spline_field(box, edges, degree, factors, sizes)
 
     def _smooth(self, field: Field) -> list[Field]:
         """Return the smoothest functions that satisfy conditions and observations, in one variable.

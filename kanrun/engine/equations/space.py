@@ -84,6 +84,17 @@ class Space:
         return cls(np.array([0.0, 1.0]), (), degree=0)
 
     @property
+    def edges(self) -> Array:
+        """Breakpoints on [-1, 1]."""
+        low, high = self.breakpoints[[0, -1]]
+        return 2 * (self.breakpoints - low) / (high - low) - 1
+
+    def outer(self, t: Array) -> Array:
+        """Return the points of the range for those of [-1, 1]."""
+        low, high = self.breakpoints[[0, -1]]
+        return np.clip(low + (t + 1) / 2 * (high - low), low, high)
+
+    @property
     def intervals(self) -> int:
         return len(self.breakpoints) - 1
 

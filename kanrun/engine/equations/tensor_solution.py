@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Generator as Events
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from math import inf, isfinite, sqrt
 from time import process_time
@@ -220,8 +219,12 @@ class TensorSolver:
         if len(axes) == 1:
             factors = [factors[0] * factors[1]]
         pairs = zip(axes, factors, strict=True)
-        functions = [partial(axis.evaluate, each.swapaxes(0, 1)) for axis, each in pairs]
-        return spline_field(np.stack([axis.breakpoints for axis in axes]), DEGREE, functions)
+        functions = [
+            lambda t, axis=axis, each=each: axis.evaluate(each.swapaxes(0, 1), axis.outer(t))  # type: ignore[misc]
+            for axis, each in pairs
+        ]
+        edges = np.stack([axis.edges for axis in axes])
+        return spline_field(self.system.box, edges, DEGREE, functions)
 
 
 def _residuals(parts: Sequence[Patch], vector: Array) -> Residuals:

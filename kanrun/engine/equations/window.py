@@ -79,13 +79,9 @@ class Window:
         *space, at = points.T
         x = space[0] if space else np.zeros(len(at))
         every = ([each.space.evaluate(each.coefficients, x) for each in e] for e in self.parts)
-        products = [np.sum(each, axis=0) * self.times(at) for each in every]
+        times = legendre.legvander(2 * (at - self.start) / (self.end - self.start) - 1, DEGREE)
+        products = [np.sum(each, axis=0) * times for each in every]
         return np.stack([each.sum(axis=1) for each in products], axis=1)
-
-    def times(self, at: Array) -> Array:
-        """Return the Legendre polynomials (points, DEGREE + 1) at times (points,)."""
-        inner = 2 * (at - self.start) / (self.end - self.start) - 1
-        return legendre.legvander(inner, DEGREE).astype(np.float64)
 
     def at_end(self, orders: Sequence[int]) -> list[Array]:
         """Return the coefficients (functions, order) of each unknown and its time derivatives.

@@ -233,6 +233,15 @@ def test_formulas_that_jump_in_space_and_time(formula, conditions, exact):
     assert len(solution.network.parts) < 40
 
 
+def test_windows_too_short_for_their_time_to_be_divided():
+    given = ["u = heaviside(t - 0.2) at x=0", "u = 0 at x=1", "u = 0 at t=0"]
+    *_, march = Marcher(system := make(BOX, "u_t = u_xx", given), 1e-2).run()
+    window = min(march.windows, key=lambda each: each.end - each.start)
+    assert 0.2 - 1e-14 < window.start < window.end < 0.2 + 1e-13
+    end = torch.tensor([[0.0, window.end], [1.0, window.end]], dtype=torch.float64)
+    assert _field(window, system)(end)[:, 0].tolist() == pytest.approx([1, 0], abs=1e-12)
+
+
 def test_few_intervals_between_several_jumps():
     source = "u_t = u_xx + where(x < 0.3, 0, 1) + where(x < 0.6, 0, 1) + where(x < 0.9, 0, 1)"
     system = make(BOX, source, ["u = 0 at x=0, x=1", "u = 0 at t=0"])
