@@ -17,6 +17,7 @@ from functools import reduce
 from math import inf
 from operator import or_
 from time import process_time
+from typing import Any
 
 import numpy as np
 import torch
@@ -285,7 +286,7 @@ def _field(window: Window, system: EvolutionSystem) -> Field:
     box[-1] = box.new_tensor([window.start, window.end])
     count, edges, unit = len(system.orders), np.array([[-1.0, 1.0]]), np.eye(DEGREE + 1)
 
-    def along(x: Array, times: Array) -> Array:
+    def along(x: Array, times: Any) -> Array:
         return np.stack([total(parts, x, times) for parts in window.parts], axis=1)
 
     factors: list[Factor] = [lambda t: along(np.zeros(1), legvander(t, DEGREE).T).T]

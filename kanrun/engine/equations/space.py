@@ -87,12 +87,14 @@ class Space:
     def edges(self) -> Array:
         """Breakpoints on [-1, 1]."""
         low, high = self.breakpoints[[0, -1]]
-        return 2 * (self.breakpoints - low) / (high - low) - 1
+        found: Array = 2 * (self.breakpoints - low) / (high - low) - 1
+        return found
 
     def outer(self, t: Array) -> Array:
         """Return the points of the range for those of [-1, 1]."""
         low, high = self.breakpoints[[0, -1]]
-        return np.clip(low + (t + 1) / 2 * (high - low), low, high)
+        found: Array = np.clip(low + (t + 1) / 2 * (high - low), low, high)
+        return found
 
     @property
     def intervals(self) -> int:

@@ -220,7 +220,7 @@ class TensorSolver:
             factors = [factors[0] * factors[1]]
         pairs = zip(axes, factors, strict=True)
         functions = [
-            lambda t, axis=axis, each=each: axis.evaluate(each.swapaxes(0, 1), axis.outer(t))  # type: ignore[misc]
+            lambda t, axis=axis, each=each: axis.evaluate(each.swapaxes(0, 1), axis.outer(t))
             for axis, each in pairs
         ]
         edges = np.stack([axis.edges for axis in axes])
