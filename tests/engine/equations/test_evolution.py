@@ -26,6 +26,7 @@ from kanrun.engine.equations.evolution_solution import (
     solve_evolution,
     window_residuals,
 )
+from kanrun.engine.equations.space import with_kinks
 from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.networks import from_description
 from kanrun.errors import UsageError
@@ -243,11 +244,10 @@ def test_a_window_too_short_for_breakpoints_in_units_of_time():
     assert torch.equal(found, short)
 
 
-def test_few_intervals_between_several_jumps():
-    source = "u_t = u_xx + where(x < 0.3, 0, 1) + where(x < 0.6, 0, 1) + where(x < 0.9, 0, 1)"
-    system = make(BOX, source, ["u = 0 at x=0, x=1", "u = 0 at t=0"])
-    *_, march = Marcher(system, 1e-2).run()
-    assert march.end == 1.0
+def test_more_kinks_than_breakpoints_between_which_they_could_be():
+    kinks = np.repeat([0.3, 0.6], 2)
+    assert with_kinks(np.array([0.0, 0.5, 1.0]), kinks).tolist() == [0, 0.3, 0.3, 0.5, 0.6, 0.6, 1]
+    assert with_kinks(np.linspace(0, 1, 5), kinks).tolist() == [0, 0.3, 0.3, 0.6, 0.6, 0.75, 1]
 
 
 def test_initial_values_with_a_kink_have_short_intervals_there_only():
