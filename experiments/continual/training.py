@@ -140,7 +140,7 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
             sampling = replace(sampling, n_train=None, n_test=0)
         problem = make_problem(cfg, cfg.target, sampling, seed)
     shown, points = problem.data.train, problem.dataset.train
-    groups = points.groups
+    groups: Any = points.groups
     if groups is None:
         groups = points.x[:, problem.dataset.target.inputs.index(str(cfg.phase_column))]
     if cfg.target is not None and cfg.phases:
