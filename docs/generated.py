@@ -233,6 +233,22 @@ these the ones that address a table (`index`, 8, and 4 more for maps of inputs; 
 interpolate, and with as many as `input` there are no multiplications), and bits of entries
 (`output`, 16). `accumulator` limits those of sums and products.
 
+Measured with seed 0 of `kanrun fit`, [2,1,1], outputs from 0.4 to 7.4, and of
+`kanrun fit target=product 'model.hidden=[2]'`, [2,2,1], outputs from -1 to 1. Bits are those of
+inputs, index, entries and sums. The test bench finds no point that differs.
+
+| network | option | bits | proven | largest, RMS | bytes | additions, products |
+|---|---|---|---|---|---|---|
+| [2,1,1] | `--max-error 0.01` | 24, 7, 16, 34 | 3.9e-3 | 1.9e-3, 2.7e-4 | 710 | 9, 3 |
+| [2,1,1] | `--max-error 0.001` | 24, 9, 16, 32 | 5.2e-4 | 2.5e-4, 4.1e-5 | 2822 | 9, 3 |
+| [2,1,1] | `--bits`, 12 each | 12, 12, 12, 13 | 1.9e-2 | 1.2e-2, 1.3e-3 | 22530 | 3, 0 |
+| [2,2,1] | `--max-error 0.01` | 24, 5, 16, 36 | 3.5e-3 | 1.6e-3, 6.3e-4 | 376 | 18, 6 |
+| [2,2,1] | `--max-error 0.001` | 24, 6, 16, 35 | 9.5e-4 | 4.2e-4, 1.6e-4 | 736 | 18, 6 |
+| [2,2,1] | `--bits`, 12 each | 12, 12, 12, 13 | 4.4e-3 | 1.8e-3, 4.1e-4 | 46288 | 6, 0 |
+
+The C files of `--max-error 0.001` have 11 kB and 4.6 kB, in floating point (`--format c`) 17 kB
+and 22 kB.
+
 {(lut.__doc__ or "").partition(chr(10))[2].strip()}
 
 ## The JSON document

@@ -284,7 +284,8 @@ def _snap_edge(
             why = "the network stays as good"
             return trial, Decision(index, True, match.name, match.r2, why)
         if best is None:
-            ratio, best = error / data.error(graph), match
+            # The network may be exact.
+            ratio, best = error / (data.error(graph) or np.finfo(float).tiny), match
             why = f"its best candidate multiplies the network's error by {ratio:.3g}"
             if not np.isfinite(ratio):
                 why = "its best candidates leave their domain or their constants diverge"
