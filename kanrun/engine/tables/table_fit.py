@@ -97,19 +97,19 @@ def with_jumps(
     """
     left_out, policy = fit.left_out, rows.policy
     targets = {JUMPS: t[:, 0], OTHER_JUMPS: (t - left_out)[:, 0]}
-    counts, weights = dict[str, int](), dict[str, float]()
-    if start is not None:
-        for name, nodes in zip(targets, start.design.jumps, strict=False):
-            counts[name], weights[name] = len(nodes.values), start.weights[name]
-    elif len(t) >= policy.jump_rows:
-        counts, weights, left_out = _search(rows, fit, t, stack, targets)
-    if not counts:
+    if start is None:
+        found, left_out = _search(rows, fit, t, stack, targets)
+    else:
+        known = zip(targets, start.design.jumps, strict=False)
+        found = {name: (len(nodes.values), start.weights[name]) for name, nodes in known}
+    if not found:
         return fit
     boosting = affordable(fit, policy)
     jumps = tuple(
-        boost(rows.u, y, rows.weights, boosting, count=counts[name] if weights[name] else 0)
-        for name, y in targets.items()
+        boost(rows.u, targets[name], rows.weights, boosting, count=count if weight else 0)
+        for name, (count, weight) in found.items()
     )
+    weights = {name: weight for name, (_, weight) in found.items()}
     kept = 1 - weights[JUMPS]
     smooth, design = fit.times(kept), replace(fit.design, jumps=jumps)
     design = design if kept else replace(design, radial=None)
@@ -140,12 +140,14 @@ def _search(
     t: RowOutputs,
     stack: Stack,
     targets: Mapping[str, ndarray],
-) -> tuple[dict[str, int], dict[str, float], ndarray]:
-    """Return numbers of nodes, weights (none without gain), and predictions of rows left out.
+) -> tuple[dict[str, tuple[int, float]], ndarray]:
+    """Return number of nodes and weight by name, none without gain; and predictions of rows.
 
     Rows are predicted by nodes that were fitted to other rows.
     """
     policy, weights, smooth = rows.policy, rows.weights, fit.left_out
+    if len(t) < policy.jump_rows:
+        return {}, smooth
     parts = np.argsort(rows.order) % policy.jump_parts
     search = partial(boost, policy=affordable(fit, policy))
     found = [cross_fitted(search, rows.u, y, weights, parts) for y in targets.values()]
@@ -159,6 +161,6 @@ def _search(
     gain, (relative, errors, least) = before - after, policy.jump_gain
     chance = errors * gain.std() / np.sqrt(len(gain))
     if gain.mean() <= max(relative * before.mean(), chance, least):
-        return {}, {}, smooth
-    counts = dict(zip(targets, (count for _, count in found), strict=True))
-    return counts, dict(zip(targets, map(float, mixture[1:]), strict=True)), left_out
+        return {}, smooth
+    each = zip(targets, found, mixture[1:].tolist(), strict=True)
+    return {name: (count, weight) for name, (_, count), weight in each}, left_out

@@ -111,7 +111,7 @@ class TablePolicy:
     jump_gain: tuple[float, float, float] = (0.005, 2.0, 1e-4)
     min_weight: float = 0.05
     #: Coefficients of the network's inner edges for jumps at most, unless there are that few cuts.
-    max_coefficients: int = 20_000_000
+    max_coefficients: int = 30_000_000
     min_cuts: int = 15
 
     def refining(self, rows: int, inputs: int) -> TablePolicy:

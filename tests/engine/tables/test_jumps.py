@@ -78,7 +78,7 @@ def test_jumps_are_searched_for_in_enough_rows(rows, found):
     assert (JUMPS in fit.weights) is found
 
 
-@pytest.mark.parametrize(("coefficients", "cuts"), [(4 * 3 * 500 * 20, 20), (0, 15), (10**9, 127)])
+@pytest.mark.parametrize(("coefficients", "cuts"), [(4 * 3 * 1000 * 20, 20), (0, 15), (10**9, 255)])
 def test_a_large_network_affords_fewer_cuts(coefficients, cuts):
     fit = fit_numbers(*data(100), replace(POLICY, candidates=("additive",)))
     policy = replace(POLICY, max_coefficients=coefficients)
