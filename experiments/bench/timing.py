@@ -113,6 +113,7 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
         if time_limit_reached():
             break
         case, steps, failed = LayerCase(*numbers), {}, {}
+        torch.compiler.reset()  # Otherwise a second case is compiled for sizes of any kind.
         for name in competitors:
             try:
                 steps[name] = timer(build(name, case, PRECISIONS[cfg.precision], device))

@@ -29,6 +29,7 @@ from kanrun.config import KANConfig, check
 from kanrun.engine.splines import (
     Extrapolation,
     Grid,
+    every_function,
     is_traced,
     local_basis,
     splines_of_edges,
@@ -169,6 +170,12 @@ class Edges:
     def sums(self, at: EdgesAt) -> Float[Tensor, "samples out"]:
         """Return the sums over inputs: the layer's outputs."""
         table = self.coefficients * self.spline_weight[..., None]
+        rows = every_function(at.x, self.grid)
+        if rows is not None:
+            if self.spec.base != "zero":
+                rows = torch.cat([rows, at.base[..., None]], -1)
+                table = torch.cat([table, self.base_weight[..., None]], -1)
+            return rows.flatten(1) @ table.flatten(1).T
         y = sums_of_splines(at.basis, at.interval, table)
         return y if self.spec.base == "zero" else torch.addmm(y, at.base, self.base_weight.T)
 

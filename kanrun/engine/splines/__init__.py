@@ -3,16 +3,7 @@
 Knots, local basis, products, least squares, knot insertion.
 """
 
-from kanrun.engine.splines.basis import (
-    UNIFORM_MATRIX_DEGREE,
-    dense_rows,
-    is_traced,
-    local_basis,
-    prefers_sparse,
-    spline_values,
-    splines_of_edges,
-    sums_of_splines,
-)
+from kanrun.engine.splines.basis import UNIFORM_MATRIX_DEGREE, is_traced, local_basis
 from kanrun.engine.splines.fitting import (
     carry_coefficients,
     contains,
@@ -36,4 +27,12 @@ from kanrun.engine.splines.knots import (
     rare_samples,
     subdivide,
     uniform_breakpoints,
+)
+from kanrun.engine.splines.products import (
+    dense_rows,
+    every_function,
+    prefers_sparse,
+    spline_values,
+    splines_of_edges,
+    sums_of_splines,
 )

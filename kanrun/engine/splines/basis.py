@@ -1,4 +1,4 @@
-"""The k + 1 non-zero B-splines at a point, their derivatives, and products with coefficients.
+"""The k + 1 non-zero B-splines at a point, and their derivatives.
 
 For x in interval j of a grid (breakpoints b_j <= x < b_{j+1}, the last interval closed) only the
 basis functions B_j ... B_{j+k} of degree k are non-zero, so a value costs O(k^2) however fine the
@@ -11,16 +11,10 @@ Everything is differentiable to any order in x (at breakpoints: from the right; 
 `torch.compile` once), not in the knots. The backward of the r-th derivative of the basis is
 the (r + 1)-th; forward mode, the transforms of `torch.func` and `torch.compile` go through the
 arithmetic itself.
-
-Splines are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p]. `dense_rows`
-scatters the basis into rows of G + k for one matrix product: best for narrow grids. `weighted_rows`
-at `table_index` gathers only the k + 1 active coefficients, so its cost does not grow with G and no
-tensor of samples x inputs x out is made: best for wide grids.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from math import comb, factorial, perm
 from typing import Any, NamedTuple
@@ -29,22 +23,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.functional import embedding, embedding_bag
 
 from kanrun.engine.splines.knots import Grid, find_interval, largest
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose
 #: digits.
 UNIFORM_MATRIX_DEGREE = 5
-
-#: Above this ratio of all to active functions gathering is faster (measured).
-SPARSE_ABOVE = 11.0
-#: Up to this many numbers dense rows are faster on any grid: they take fewer calls (measured).
-DENSE_NUMBERS = 1 << 19
-#: Numbers of groups from which on keys need 32 bits; narrow integers are sorted faster.
-INT16_GROUPS = 1 << 15
-#: The factors of a gathered product: weights, table, upstream gradients.
-FACTORS = 0, 1, 2
 
 
 def is_traced() -> bool:
@@ -77,15 +61,23 @@ class Place(NamedTuple):
 
 def locate(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
     """Return where x lies in the grid."""
-    low, high, limit, last = grid.low, grid.high, largest(x.dtype), grid.intervals
     if not (grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE):
-        held = x.clamp(low, high)
+        held, limit = x.clamp(grid.low, grid.high), largest(x.dtype)
         return Place(held, (x - held).clamp(-limit, limit), find_interval(held, grid), None)
-    scale = last / (high - low)
-    t = (x - low) * scale
-    held = t.clamp(0, last)
-    interval = held.long().clamp(0, last - 1)
-    return Place(held - interval, (t - held).clamp(-limit, limit), interval, scale)
+    position, beyond, scale = positions(x, grid)
+    interval = position.long().clamp(0, grid.intervals - 1)
+    return Place(position - interval, beyond, interval, scale)
+
+
+def positions(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the nearest points of a uniform grid, the distances from them, and the scale.
+
+    Points and distances are in intervals.
+    """
+    limit, scale = largest(x.dtype), grid.intervals / (grid.high - grid.low)
+    t = (x - grid.low) * scale
+    position = t.clamp(0, grid.intervals)
+    return position, (t - position).clamp(-limit, limit), scale
 
 
 def local_basis(
@@ -226,160 +218,3 @@ POWERS = {
     for r in range(k + 1)
     for double, dtype in ((False, torch.float32), (True, torch.float64))
 }
-
-
-# -------------------- products with coefficients
-
-
-def prefers_sparse(functions: int, degree: int) -> bool:
-    """Return whether a grid of `functions` = G + k basis functions is wide enough for gathering."""
-    return functions > SPARSE_ABOVE * (degree + 1)
-
-
-def sums_of_splines(
-    basis: Float[Tensor, "samples inputs local"],
-    interval: Int[Tensor, "samples inputs"],
-    table: Float[Tensor, "out inputs functions"],
-) -> Float[Tensor, "samples out"]:
-    """Return the sums over inputs of the splines with the coefficients `table`."""
-    functions, local = table.shape[-1], basis.shape[-1]
-    large = is_traced() or interval.numel() * functions > DENSE_NUMBERS
-    if large and prefers_sparse(functions, local - 1):
-        index = table_index(interval, local, functions)
-        return weighted_rows(basis.flatten(1), table.flatten(1).T, index)
-    return dense_rows(basis, interval, functions).flatten(1) @ table.flatten(1).T
-
-
-def splines_of_edges(
-    basis: Float[Tensor, "samples inputs local"],
-    interval: Int[Tensor, "samples inputs"],
-    table: Float[Tensor, "out inputs functions"],
-) -> Float[Tensor, "samples out inputs"]:
-    """Return the splines with the coefficients `table`, without the sum over inputs."""
-    samples, inputs, local = basis.shape
-    index = table_index(interval, local, table.shape[-1]).reshape(samples * inputs, local)
-    values = weighted_rows(basis.flatten(0, 1), table.flatten(1).T, index)
-    return values.view(samples, inputs, table.shape[0]).transpose(1, 2)
-
-
-def spline_values(
-    x: Float[Tensor, "samples inputs"],
-    coefficients: Float[Tensor, "out inputs functions"],
-    grid: Grid,
-) -> Float[Tensor, "samples out inputs"]:
-    """Return the splines with these coefficients at x."""
-    return splines_of_edges(*local_basis(x, grid), coefficients)
-
-
-def dense_rows(
-    basis: Float[Tensor, "samples inputs local"],
-    interval: Int[Tensor, "samples inputs"],
-    functions: int,
-) -> Float[Tensor, "samples inputs functions"]:
-    """Scatter the local basis into rows of all `functions` of each input.
-
-    Functions run first and the rest is one dimension: what is added along short dimensions is slow.
-    """
-    count = interval.numel() * functions
-    starts = torch.arange(0, count, functions, device=basis.device) + interval.flatten()
-    places = starts + torch.arange(basis.shape[-1], device=basis.device)[:, None]
-    rows = basis.new_zeros(count).scatter(0, places.flatten(), basis.movedim(-1, 0).flatten())
-    return rows.view(*interval.shape, functions)
-
-
-def table_index(
-    interval: Int[Tensor, "samples inputs"], local: int, functions: int
-) -> Int[Tensor, "samples terms"]:
-    """Return the places of the local functions in a table of all inputs' functions, by input."""
-    first = interval + torch.arange(interval.shape[1], device=interval.device) * functions
-    return (first[..., None] + torch.arange(local, device=interval.device)).flatten(1)
-
-
-# The gathered product is a derivative of T = sum w[b, s] t[index[b, s], o] g[b, o], with weights w
-# (b, s), a table t (r, o) and upstream gradients g (b, o): the one by g. Its own derivatives are
-# those of T by w and by t, and so on: each of the three is bilinear in the other two factors, which
-# makes the product differentiable to any order (torch's own embedding_bag is not). By kernels they
-# cost O(terms) whatever the table's length. Under the transforms of `torch.func` and in forward
-# mode they are torch's own arithmetic, with a tensor of (b, s, o).
-
-
-def _by_arithmetic(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return dT by factor `by` of (w, t, g), from the other two in order.
-
-    `rows` is the length of the table.
-    """
-    if by == 0:
-        return (first[index] * second[:, None]).sum(-1)
-    if by == 2:
-        return (second[index] * first[..., None]).sum(1)
-    terms = (first[..., None] * second[:, None]).flatten(0, 1)
-    return second.new_zeros(rows, second.shape[1]).index_add(0, index.flatten(), terms)
-
-
-def _by_kernel(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return the same without a tensor of (b, s, o)."""
-    known = first.device.type in ("cpu", "cuda") and first.dtype in (torch.float32, torch.float64)
-    if index.numel() == 0 or not known:
-        return _by_arithmetic(by, first, second, index, rows)
-    samples, terms = index.shape
-    if by == 0:
-        ends = torch.arange(0, samples * terms + 1, terms, device=index.device)
-        values = first.new_zeros(samples * terms)
-        with warnings.catch_warnings():  # Torch calls sparse CSR tensors unfinished.
-            warnings.simplefilter("ignore")
-            pattern = torch.sparse_csr_tensor(
-                ends, index.flatten(), values, (samples, len(first)), check_invariants=False
-            )
-        # In place, since torch would copy the pattern otherwise.
-        torch.sparse.sampled_addmm(pattern, second.contiguous(), first.mT, beta=0.0, out=pattern)
-        return pattern.values().view(samples, terms)
-    if by == 2:
-        return embedding_bag(
-            index, second.contiguous(), per_sample_weights=first.contiguous(), mode="sum"
-        )
-    keys = index.flatten()
-    order = keys.to(torch.int16 if rows < INT16_GROUPS else torch.int32).sort(stable=True).indices
-    counts = torch.bincount(keys, minlength=rows)
-    return embedding_bag(
-        order.div(terms, rounding_mode="floor"),
-        second.contiguous(),
-        counts.cumsum(0) - counts,
-        per_sample_weights=first.flatten()[order],
-        mode="sum",
-    )
-
-
-class _Slope(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, by: int, first: Tensor, second: Tensor, index: Tensor, rows: int
-    ) -> Tensor:
-        ctx.by, ctx.rows = by, rows
-        ctx.save_for_backward(first, second, index)
-        return _by_kernel(by, first, second, index, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        first, second, index = ctx.saved_tensors
-        factors, needed, found = [first, second], ctx.needs_input_grad[1:3], list[Tensor | None]()
-        factors.insert(ctx.by, grad)
-        for by in (each for each in FACTORS if each != ctx.by):
-            one, other = (factors[i] for i in FACTORS if i != by)
-            found.append(slope(by, one, other, index, ctx.rows) if needed[len(found)] else None)
-        return None, *found, None, None
-
-
-def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return dT by factor `by`, differentiable to any order."""
-    found: Tensor = (_by_arithmetic if is_traced() else _Slope.apply)(
-        by, first, second, index, rows
-    )
-    return found
-
-
-def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """Return sum_s weights[b, s] table[index[b, s]], (b, o), of weights (b, s) and table (r, o)."""
-    if torch.compiler.is_compiling():
-        # The gradient of an embedding has a kernel; that of indexing is slow there.
-        return (embedding(index, table) * weights[..., None]).sum(1)
-    return slope(2, weights, table, index, table.shape[0])

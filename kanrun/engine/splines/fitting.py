@@ -22,14 +22,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from kanrun.engine.splines.basis import (
-    dense_rows,
-    local_basis,
-    near_knots,
-    spline_values,
-    widen,
-)
+from kanrun.engine.splines.basis import local_basis, near_knots, widen
 from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Grid, find_interval
+from kanrun.engine.splines.products import dense_rows, spline_values
 
 #: Relative singular value below which a component is left out.
 RANK_TOLERANCE = 1e-13

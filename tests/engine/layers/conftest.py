@@ -2,9 +2,9 @@
 
 import pytest
 
-from kanrun.engine.splines import basis
+from kanrun.engine.splines import products
 
 
 @pytest.fixture(autouse=True)
 def sparse_on_wide_grids(monkeypatch):
-    monkeypatch.setattr(basis, "DENSE_NUMBERS", 0)
+    monkeypatch.setattr(products, "DENSE_NUMBERS", 0)
