@@ -12,6 +12,7 @@ to write to, which vectorise.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from math import comb, factorial
 from typing import Any
 
@@ -203,11 +204,11 @@ def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
     nearer half are there, so that nothing cancels.
     """
     reach, power = (degree + 1) / 2 - distance.abs(), degree - derivative
-    terms = (
+    first, *others = (
         (-1) ** m * comb(degree + 1, m) / factorial(power) * (reach - m).clamp(min=0) ** power
         for m in range(degree // 2 + 1)
     )
-    total: Tensor = sum(terms)
+    total = sum(others, first)
     return -distance.sign() * total if derivative else total
 
 
@@ -242,6 +243,9 @@ class _EveryFunction(torch.autograd.Function):
         return slopes * positions(x, grid)[2], None, None, None
 
 
+_every_function: Callable[[Tensor, Tensor, int, Extrapolation], Tensor] = _EveryFunction.apply
+
+
 def every_function(
     x: Float[Tensor, "*batch inputs"], grid: Grid
 ) -> Float[Tensor, "*batch inputs functions"] | None:
@@ -256,5 +260,4 @@ def every_function(
         return None
     if prefers_sparse(grid.functions, grid.degree):
         return None
-    found: Tensor = _EveryFunction.apply(x, grid.knots, grid.degree, grid.extrapolation)
-    return found
+    return _every_function(x, grid.knots, grid.degree, grid.extrapolation)
