@@ -208,7 +208,7 @@ def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
         (-1) ** m * comb(degree + 1, m) / factorial(power) * (reach - m).clamp(min=0) ** power
         for m in range(degree // 2 + 1)
     )
-    total = sum(others, first)
+    total: Tensor = sum(others, first)
     return -distance.sign() * total if derivative else total
 
 
