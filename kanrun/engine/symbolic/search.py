@@ -232,12 +232,12 @@ class _Search:
         for skeleton in skeletons:
             if self.over():
                 return
-            best = self.coarse(skeleton, _COARSE_GRIDS)
-            if data.error(best) > GOOD and more > 0:
+            best, linear = self.coarse(skeleton, _COARSE_GRIDS), len(skeleton.graph.operations) == 1
+            if data.error(best) > GOOD and more > 0 and not linear:
                 other = self.coarse(skeleton, (_MORE_INTERVALS,) * more)
                 best = min(best, other, key=data.error)
             # A stalled fit stays coarse, unless it is linear in its parameters.
-            if data.error(best) < STALLED or len(best.operations) == 1:
+            if data.error(best) < STALLED or linear:
                 best = extend(best, data, self.policy.grids)
             trained = SearchStage("train", skeleton.name, best, data)
             self.trained.append(trained)
