@@ -218,9 +218,10 @@ Plugins = Annotated[
 
 
 def check_new(file: Path, force: bool) -> None:
-    """Raise UsageError for a file without a folder, and for one that exists without `force`."""
-    if not file.parent.is_dir():
-        raise UsageError(f"cannot write {file}: its folder is not there; choose another file.")
+    """Raise UsageError for a folder, for a file without one, and without `force` for one there."""
+    if file.is_dir() or not file.parent.is_dir():
+        reason = "it is a folder" if file.is_dir() else "its folder is not there"
+        raise UsageError(f"cannot write {file}: {reason}; choose another file.")
     if file.is_file() and not force:
         raise UsageError(f"{file} exists. Add --force to replace it, or name another file.")
 
