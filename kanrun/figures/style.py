@@ -105,7 +105,12 @@ class PlainTicks(ScalarFormatter):
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Let a function draw its figure in this look, whatever the caller's matplotlib settings."""
+    """Let a function draw its figure in this look, whatever the caller's matplotlib settings.
+
+    The label of the figure, which becomes its caption, is what the docstring says that it draws.
+    """
+    paragraph = " ".join((draw.__doc__ or "").partition("\n\n")[0].split())
+    caption = paragraph.removeprefix("Draw ")
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
@@ -113,6 +118,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             mpl.rcdefaults()
             mpl.rcParams.update(_LOOK)
             figure = draw(*args, **kwargs)
+            figure.set_label(caption[:1].upper() + caption[1:])
             for axes in figure.axes:
                 if not axes.get_title():
                     # A title with a fixed place, even an empty one, saves measuring all ticks each

@@ -12,8 +12,10 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +39,12 @@ if TYPE_CHECKING:
 #: Names of the description and of the checksum in the header.
 _KEY, _CHECKSUM = "kanrun", "sha256"
 DOTS_PER_INCH = 200
-#: Options of each format: dates would make the bytes differ, and a lower compression level
-#: takes a third of the time for files that are 15% larger.
-_SAVING: dict[str, dict[str, Any]] = {
-    "png": {"pil_kwargs": {"compress_level": 3}},
-    "svg": {"metadata": {"Date": None}},
-    "pdf": {"metadata": {"CreationDate": None}},
+#: Options and metadata of each format, and the key of the caption there: dates would make the bytes
+#: differ, and a lower compression level takes a third of the time for files that are 15% larger.
+_SAVING: dict[str, tuple[dict[str, Any], dict[str, None], str]] = {
+    "png": ({"pil_kwargs": {"compress_level": 3}}, {}, "Description"),
+    "svg": ({}, {"Date": None}, "Description"),
+    "pdf": ({}, {"CreationDate": None}, "Subject"),
 }
 FIGURE_FORMATS = tuple(_SAVING)
 #: Settings of matplotlib while a figure is saved; all others have their defaults.
@@ -158,7 +160,7 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
 def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) -> list[Path]:
     """Write `figure` as `stem`.png, .svg or .pdf, each atomically, and return the files.
 
-    The figure loses its layout engine.
+    Its label is stored as its caption. The figure loses its layout engine.
     The bytes depend only on what is drawn, not on the time or the user's matplotlib settings.
     Raises StorageFailed, and UsageError for a format that is not in `FIGURE_FORMATS`.
     """
@@ -183,7 +185,21 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
             figure.set_layout_engine(None)
         for kind in formats:
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, **_SAVING[kind])
+            options, metadata, key = _SAVING[kind]
+            described = metadata | {key: str(figure.get_label())}
+            figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=described, **options)
             written.append(stem.parent / f"{stem.name}.{kind}")
             write_atomic(written[-1], buffer.getvalue())
     return written
+
+
+def read_caption(path: Path) -> str:
+    """Return the caption in the metadata of a .png or .svg figure, "" if there is none."""
+    data = path.read_bytes()
+    if path.suffix == ".svg":
+        described = re.search(rb"<dc:description>(.*?)</dc:description>", data, re.DOTALL)
+        return unescape(described[1].decode(errors="replace")) if described else ""
+    if (chunk := re.search(rb"(.{4})tEXt(Description\0)", data, re.DOTALL)) is None:
+        return ""
+    start, length = chunk.start(2), int.from_bytes(chunk[1], "big")
+    return data[chunk.end() : start + length].decode("latin-1")

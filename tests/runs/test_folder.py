@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from kanrun.errors import StorageFailed
 from kanrun.runs import Checkpoint, Claim, Manifest, Run, RunFolder, Status
-from kanrun.runs.artifacts import write_figure
+from kanrun.runs.artifacts import read_caption, write_figure
 
 
 @pytest.fixture
@@ -97,6 +97,7 @@ def test_figures_have_the_same_bytes_each_time(folder):
     def draw():
         figure = Figure(figsize=(3, 2))
         figure.subplots().plot([0, 1], [0, 1], clip_on=True)
+        figure.set_label("Bézier <curves> & 3×4 knots")
         return figure
 
     stem = folder.path / "figures" / "loss"
@@ -112,6 +113,11 @@ def test_figures_have_the_same_bytes_each_time(folder):
     assert {path.name: path.read_bytes() for path in Run(folder.path).figures} == first
     assert set(first) == {"loss.png", "loss.svg"}
     assert int.from_bytes(first["loss.png"][16:20]) == 600  # pixels: 3 inches at 200 dpi
+    captions = {read_caption(path) for path in Run(folder.path).figures}
+    assert captions == {"Bézier <curves> & 3×4 knots"}
+    for name in ("plain.svg", "plain.png"):
+        (folder.path / name).write_bytes(b"no metadata")
+        assert read_caption(folder.path / name) == ""
 
 
 def test_a_full_disk_is_one_clear_error(folder, monkeypatch):

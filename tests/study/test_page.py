@@ -97,7 +97,8 @@ def make_run(outputs, text="plain"):
     folder.table("summary").extend({"seed": [0], "target": [text], "test_rmse": [0.25]})
     (folder.path / "figures").mkdir()
     (folder.path / "figures" / "loss.svg").write_text(
-        f"<svg xmlns='http://www.w3.org/2000/svg'>{text}</svg>"
+        f"<svg xmlns='http://www.w3.org/2000/svg'><dc:description>Loss &lt;b&gt;</dc:description>"
+        f"{text}</svg>"
     )
     (folder.path / "config.yaml").write_text(json.dumps({"seed": 0, "model": {"name": text}}))
     RunLabels((), text).store(folder.path)
@@ -122,6 +123,7 @@ def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path):
     sources = [a[key] for _, a in page.tags for key in ("src", "href", "action") if key in a]
     assert sources
     assert all(str(source).startswith("data:image/") for source in sources)
+    assert "<figcaption>Loss &lt;b&gt; <code>loss</code></figcaption>" in text
     for word in ("model.name", "kanrun runs rerun fit/v0001", "Settings that differ", "Results"):
         assert html.escape(word) in text or word == "Settings that differ"
     data = [

@@ -24,6 +24,7 @@ from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Manifest, Run, Status, find_runs
+from kanrun.runs.artifacts import read_caption
 from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened, local_time
 from kanrun.study.page.interactive import Living, interactive_data
@@ -181,14 +182,16 @@ def _figures(single: Run, run: Run, room: int) -> Iterator[str]:
             png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
             small = svg in files and svg.stat().st_size <= _LARGEST_SVG
             vector = small or png not in files
-            image = base64.b64encode((svg if vector else png).read_bytes()).decode()
+            shown_file = svg if vector else png
+            image = base64.b64encode(shown_file.read_bytes()).decode()
             room -= len(image)
             if room < 0:
                 yield _tag("p", f"Further figures are in {folder}: the page would be too large.")
                 return
             name, kind = escape(stem.name, quote=True), "svg+xml" if vector else "png"
             shows = f'<img alt="figure {name}" src="data:image/{kind};base64,{image}">'
-            yield f"<figure>{shows}<figcaption>{name}</figcaption></figure>"
+            caption = f"{escape(read_caption(shown_file))} <code>{name}</code>"
+            yield f"<figure>{shows}<figcaption>{caption}</figcaption></figure>"
 
 
 def _table(columns: Mapping[str, Sequence[Any]]) -> str:
