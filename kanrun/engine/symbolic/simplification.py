@@ -138,10 +138,40 @@ def _logarithms(expression: sympy.Expr) -> sympy.Expr:
 
 
 def _powers_outside(expression: sympy.Expr) -> sympy.Expr:
-    """Write logarithms of powers as multiples of logarithms."""
-    powers = [each for each in expression.atoms(sympy.log) if each.args[0].is_Pow]
-    swap = {each: each.args[0].exp * sympy.log(each.args[0].base) for each in powers}
-    return expression.xreplace(swap)
+    """Write logarithms of powers, and of products of equal powers, as multiples of logarithms."""
+
+    def outside(u: sympy.Expr) -> sympy.Expr:
+        powers = [factor.as_base_exp() for factor in sympy.Mul.make_args(u)]
+        first = powers[0][1]
+        first = -first if first.could_extract_minus_sign() else first
+        if any(not (exponent / first).is_Integer for _, exponent in powers):
+            return sympy.log(u)
+        inside = (base ** (exponent / first) for base, exponent in powers)
+        return first * sympy.log(sympy.Mul(*inside))
+
+    return expression.replace(sympy.log, outside)
+
+
+def _signs(expression: sympy.Expr) -> sympy.Expr:
+    """Move the minus sign of a product into an odd power of a sum or into a logarithm."""
+
+    def moved(product: sympy.Expr) -> sympy.Expr:
+        coefficient, rest = product.as_coeff_Mul()
+        for factor in sympy.Mul.make_args(rest) if coefficient.is_negative else ():
+            base, exponent = factor.as_base_exp()
+            if isinstance(factor, sympy.log):
+                return -coefficient * (rest / factor) * sympy.log(1 / factor.args[0])
+            if base.is_Add and exponent.is_odd:
+                return -coefficient * (rest / factor) * (-base) ** exponent
+        return product
+
+    return expression.replace(lambda part: part.is_Mul, moved)
+
+
+def _by_functions(expression: sympy.Expr) -> sympy.Expr:
+    """Collect the terms of each function: x + (y - x) exp(z) for x - x exp(z) + y exp(z)."""
+    functions = sorted(expression.atoms(sympy.Function), key=str)
+    return sympy.collect(sympy.expand(expression), functions)
 
 
 def _roots(expression: sympy.Expr) -> sympy.Expr:
@@ -216,6 +246,23 @@ def _quotient(expression: sympy.Expr) -> sympy.Expr:
     return sympy.factor_terms(significant(above)) / sympy.factor_terms(significant(below))
 
 
+def _divided(expression: sympy.Expr) -> sympy.Expr:
+    """Divide the parts of a numerator that other variables than the denominator's tell apart.
+
+    (x + x y + y)/(x + 1) becomes y + x/(x + 1).
+    """
+    above, below = sympy.fraction(sympy.together(expression))
+    if below.is_number or not below.is_polynomial():
+        return expression
+    factors = sympy.Mul.make_args(sympy.factor_terms(above))
+    others = sorted(above.free_symbols - below.free_symbols, key=str)
+    for factor in (each for each in factors if each.is_Add):
+        parts = sympy.collect(sympy.expand(factor), others, evaluate=False)
+        terms = (sympy.cancel(part / below) * product for product, part in parts.items())
+        return sympy.Add(*terms) * sympy.Mul(*(each for each in factors if each != factor))
+    return expression
+
+
 def _common_factors(expression: sympy.Expr) -> sympy.Expr:
     """Factor out the coefficient of a sum to which all others have the shortest nice ratios.
 
@@ -257,6 +304,8 @@ _factor = partial(sympy.factor, deep=True)
 _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_common_factors,),
     (sympy.expand,),
+    (_divided,),
+    (_by_functions,),
     (_expand_functions, sympy.together, sympy.cancel),
     (_logarithms,),
     (_powers_outside,),
@@ -270,6 +319,7 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_factor,),
     (sympy.simplify,),
     (_simplify_positive,),
+    (_powers_outside, _signs),
 )
 #: Those that take time in proportion to the size of the expression alone; polynomials with long
 #: coefficients, and trigonometric functions of multiples, take the others minutes in one call.
@@ -279,6 +329,7 @@ _LIGHT = (
     _half_angles,
     _radicals,
     _powers_outside,
+    _signs,
     sympy.expand,
     sympy.factor_terms,
 )

@@ -132,6 +132,10 @@ def test_rounding_needs_the_data_to_allow_it():
         ("2*atanh((x1-1)/(x1+1))", "log(x1)"),
         ("log(2*x0)*x1-log(2)*x1", "x1*log(x0)"),
         ("2*log(x0)+log(3*x1)-log(3)", "log(x0^2*x1)"),
+        ("x0*(4+3*x0-x0^2-x1)/(1+x0)", "x0*(4-x0-x1/(1+x0))"),
+        ("log((x0+1)^x1/(x0+2)^x1)", "x1*log((x0+1)/(x0+2))"),
+        ("-x0*(exp(x1)-1)^3", "x0*(1-exp(x1))^3"),
+        ("x0-x0*exp(-x1)+x1*exp(-x1)", "x0+(x1-x0)*exp(-x1)"),
         ("x0*x1", "x0*x1"),
     ],
 )
