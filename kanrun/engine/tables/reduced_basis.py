@@ -141,7 +141,10 @@ class Columns:
     def __init__(self, of_rows: Callable[[Rows], ndarray], rows: int, functions: int) -> None:
         self.shape = rows, functions
         if rows * functions <= _MAX_STORED:
-            of_rows = of_rows(slice(None)).__getitem__
+            values = np.empty(self.shape)  # `of_rows` may take several times this memory
+            for part in blocks(rows, max(functions, 1)):
+                values[part] = of_rows(part)
+            of_rows = values.__getitem__
         self._of_rows = of_rows
 
     def __len__(self) -> int:

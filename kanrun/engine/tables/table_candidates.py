@@ -261,7 +261,7 @@ class TableRows:
         known = int(np.clip(rows // _RADIAL_EACH, *_KERNEL_ROWS))
         wanted = max(rows // _RADIAL_EACH, rows // _MANY_EACH - _MANY_FROM)
         centres = int(np.clip(wanted, *_RADIAL_CENTRES))
-        centres = min(centres, int(np.sqrt(policy.max_work / rows)))
+        centres = min(centres, int(np.sqrt(policy.max_work / rows)), int(policy.max_numbers / rows))
         some = self.order[: min(known, int(np.sqrt(_RADIAL_WORK / inputs)))]
         std = outputs.std(0)
         _, low, high = _PRIOR.precision

@@ -74,8 +74,10 @@ class TablePolicy:
     #: inputs and of all pairs together, beyond which the strongest pairs are chosen.
     max_functions: int = 600
     per_row: float = 1.0
-    #: Multiplications of one step up to which classes have pairs, and by which centres are limited.
+    #: Multiplications of one step up to which classes have pairs, and by which centres are limited;
+    #: numbers of a matrix of rows by centres, 1.5 GiB: a million rows have to fit into 4 GiB.
     max_work: float = 8e10
+    max_numbers: float = 2e8
     #: Fractions of the output's variance at which the noise starts. The likelihood has a second
     #: maximum near zero noise if the inputs determine the output, and the higher maximum counts.
     noise_fractions: tuple[float, ...] = (0.5, 0.01)
