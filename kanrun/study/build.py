@@ -90,18 +90,17 @@ def with_scalings(
     outputs: Scaling | PiecewiseScaling | None,
 ) -> LearningProblem:
     """Return the same points in other units; `outputs` None keeps those of the output."""
-    dataset = replace(
-        problem.dataset,
-        input_scaling=inputs,
-        output_scaling=outputs or problem.dataset.output_scaling,
-    )
-    return problem_on(dataset, problem.domain.dtype, problem.domain.device)
+    outputs = outputs or problem.dataset.output_scaling
+    return _changed(problem, input_scaling=inputs, output_scaling=outputs)
 
 
 def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
     """Return the problem with `points` among its training points, or with them `only`."""
-    train = points if only else problem.dataset.train.join(points)
-    dataset = replace(problem.dataset, train=train)
+    return _changed(problem, train=points if only else problem.dataset.train.join(points))
+
+
+def _changed(problem: LearningProblem, **changes: Any) -> LearningProblem:
+    dataset = replace(problem.dataset, **changes)
     return problem_on(dataset, problem.domain.dtype, problem.domain.device)
 
 

@@ -227,7 +227,7 @@ def _every(x: Tensor, grid: Grid, derivative: int) -> Tensor:
 
 
 class _EveryFunction(torch.autograd.Function):
-    """The values, whose backward are slopes, not derivatives of every step of the arithmetic."""
+    """Values with slopes as their backward, in place of derivatives of every step of arithmetic."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, knots: Tensor, degree: int, policy: Extrapolation) -> Tensor:
@@ -255,8 +255,10 @@ def every_function(
     degree 1 slopes jump at the centres of functions.
     """
     fits = grid.uniform and 1 < grid.degree <= UNIFORM_MATRIX_DEGREE
-    within = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    if within or not (fits and torch.compiler.is_compiling()):
+    if not (fits and torch.compiler.is_compiling()):
+        return None
+    # Names that torch keeps to itself: only code that is compiled may depend on them.
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return None
     if prefers_sparse(grid.functions, grid.degree):
         return None
