@@ -66,7 +66,7 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
 
 def figures(tables: Tables) -> Figures:
     """Yield the figure of the ranks of models of tables."""
-    from kanrun.experiments.bench.plots import FIGURES
+    from kanrun.experiments.bench.table_suite import FIGURES
 
     from kanrun.figures import figures_of
 

@@ -15,10 +15,11 @@ from functools import partial
 from importlib import import_module, resources
 from importlib.util import find_spec
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from kanrun.experiments.bench.timing import rows_of
+from matplotlib.figure import Figure
 from numpy import ndarray
 from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
@@ -29,9 +30,15 @@ from kanrun.config import BenchConfig
 from kanrun.engine.tables import TableModel, fit_table
 from kanrun.engine.tables.cross_validation import OURS, loss_of
 from kanrun.families import Family
+from kanrun.figures.panels import WIDTH, name_rows, panels_by
+from kanrun.figures.style import BLUE, GREY, styled
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Record
 from kanrun.targets import Points
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 XGBOOST_NAME = "xgboost, rounds chosen"
 #: One row of this many is for the test.
@@ -64,6 +71,8 @@ CONFIDENCE = 0.95
 #: Function of training rows and outputs that returns a fitted estimator.
 Fit = Callable[[ndarray, ndarray], Any]
 Predict = Callable[[ndarray], ndarray]
+#: Places of the bars that join groups of ranks below the last model.
+FIRST_GROUP, NEXT_GROUP = 0.6, 0.35
 
 
 def select_sources(names: Sequence[str] = ()) -> DataFrame:
@@ -276,3 +285,32 @@ def ranks(table: DataFrame) -> Iterator[Record]:
         for row in found.itertuples():
             measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
             yield Note(f"{task}: {row.model} has mean rank {row.mean_rank:.2f}, {measured}")
+
+
+@styled
+def table_ranks(table_ranks: DataFrame) -> Figure:
+    """Draw the mean ranks of models, a panel per task, joined by a bar if they do not differ.
+
+    `table_ranks` has the columns task, model, mean_rank, critical_difference and tables. Bars join
+    groups of models whose ranks lie within the critical difference.
+    """
+    figure, panels = panels_by(table_ranks, "task", 1, 2.4, width=WIDTH)
+    for axes, task, part in panels:
+        rows = part.sort_values("mean_rank")
+        ranks = rows["mean_rank"].to_numpy(dtype=float)
+        apart, tables = rows[["critical_difference", "tables"]].iloc[0]
+        axes.plot(ranks, range(len(ranks)), "o", color=BLUE, ms=4)
+        place, last = len(ranks) - 1 + FIRST_GROUP, -1
+        for first, rank in enumerate(ranks):
+            end = int(np.searchsorted(ranks, rank + apart, side="right")) - 1
+            if end > max(first, last):
+                axes.plot([rank, ranks[end]], [place, place], color=GREY, lw=2.5)
+                place, last = place + NEXT_GROUP, end
+        name_rows(axes, [str(name) for name in rows["model"]])
+        axes.set_ylim(place, -FIRST_GROUP)
+        title = f"{task}, {tables:.0f} tables, critical difference {apart:.2f}"
+        axes.set(xlabel="mean rank", title=title)
+    return figure
+
+
+FIGURES = (table_ranks,)

@@ -12,15 +12,42 @@ alone every seed is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from pandas import DataFrame, Series
+
 from kanrun.config import CurvesConfig
-from kanrun.runs.records import Record
+from kanrun.runs.records import Claim, Record
+from kanrun.study.suite import claim_at_least, claim_at_most, exponent
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
+
+
+#: Orders are fitted to splines of at least this many points (if there are two), past the first
+#: bends, and to errors above ROUNDING.
+FIRST_FITTED, ROUNDING = 40, 1e-12
+#: Required: how far a fitted order may stay below the theory's.
+TOLERANCE = 0.3
+#: Required of identities that hold but for rounding, relative to what is compared.
+IDENTITY = 1e-12
+#: A derivative that jumps differs from rounding by as many digits as from 1.
+JUMPS = 1e-3
+#: Runge's phenomenon is at the ends: for equispaced points the error grows outside 0.73 of [-1, 1]
+#: (Epperson, The American Mathematical Monthly 94, 1987), and is largest beyond this.
+ENDS = 0.8
+#: Identity that each column of `identities` checks, and its bound.
+IDENTITIES = {
+    "casteljau": ("de Casteljau's construction equals the sum of Bernstein polynomials", IDENTITY),
+    "partition": ("the B-spline basis sums to 1: largest deviation", IDENTITY),
+    "missing": ("a curve of n control points has n - k Bezier pieces: largest difference", 0),
+    "reproduction": ("these pieces are the curve: largest distance", IDENTITY),
+    "spans": ("moving a control point changes at most k + 1 spans: spans above that", 0),
+    "stray_samples": ("and no bit of the curve elsewhere: samples that changed", 0),
+}
 
 
 def check(cfg: CurvesConfig) -> None:
@@ -54,6 +81,100 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Return the claims of each part that was run."""
-    from kanrun.experiments.curves.claim_checks import claims_of
-
     return list(claims_of(tables))
+
+
+def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
+    """Yield the claims of every part whose tables are there."""
+    if "orders" in tables and tables["orders"]["default_function"].all():
+        yield from growth_at_ends(tables["summary"])
+        yield from convergence(tables["orders"])
+    if "lecture_points" in tables:
+        four = tables["lecture_points"]
+        miss = (four["polynomial"] - four["y"]).abs()
+        sentence = "the polynomial goes through the four points to the last bit"
+        yield claim_at_most(sentence, miss, 0, of="points")
+    if "continuity" in tables:
+        yield from continuity(tables["continuity"])
+    if "planar_points" in tables:
+        through = tables["summary"][tables["summary"]["curve"] == "planar, through the points"]
+        sentence = "the planar curve goes through its points, relative to their extent"
+        yield claim_at_most(sentence, through["max_distance"] / through["size"], IDENTITY)
+    if "identities" in tables:
+        rows = tables["identities"]
+        missing = (rows["pieces"] - rows["pieces_expected"]).abs()
+        found = rows.assign(missing=missing, spans=rows["most_spans"] - rows["degree"] - 1)
+        for column, (sentence, bound) in IDENTITIES.items():
+            yield claim_at_most(sentence, found[column], bound, of="curves")
+        sentence = "the B-spline basis is nowhere negative: smallest value"
+        yield claim_at_least(sentence, found["lowest"], 0, of="curves")
+
+
+def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
+    """Claim that the polynomial's error grows at the ends, and that Chebyshev points prevent it."""
+    polynomials = errors.sort_values("points").set_index("curve")
+    rising = polynomials.loc[["polynomial"]]
+    falling = polynomials.loc[["polynomial, Chebyshev points"], "max_error"]
+    if len(rising) < 2:
+        return
+    many, largest = ", ".join(map(str, rising["points"])), rising["max_error"]
+    sentence = (
+        f"the largest error of the polynomial through N = {many} equispaced points grows with N"
+    )
+    grows = largest.is_monotonic_increasing and largest.is_unique
+    yield Claim(sentence, _listed(largest), "each larger than the last", grows)
+    sentence = "it lies at the ends (0 is the middle of the interval, 1 its end)"
+    yield claim_at_least(sentence, rising["place"], ENDS, of="polynomials")
+    falls = falling.clip(lower=ROUNDING).is_monotonic_decreasing
+    bound = f"each smaller than the last, or below {ROUNDING:g}"
+    sentence = f"through N = {many} Chebyshev points it falls with N"
+    yield Claim(sentence, _listed(falling), bound, falls and bool(np.isfinite(falling).all()))
+
+
+def _listed(values: Series[float]) -> str:
+    return ", ".join(f"{value:.2g}" for value in values)
+
+
+def convergence(fitted: DataFrame) -> Iterator[Claim]:
+    """Claim that the spline of each degree k converges at least at order k + 1."""
+    for row in fitted.dropna(subset=["first_points"]).to_dict("records"):
+        order = row["degree"] + 1
+        sentence = (
+            f"order of the spline of degree {row['degree']:g}, in theory {order:g}, over "
+            f"{row['first_points']:g} to {row['last_points']:g} points"
+        )
+        yield claim_at_least(sentence, row["order"], order - TOLERANCE)
+
+
+def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, float | None]:
+    """Return the slope of log error against log spacing, and the range of points it is fitted to.
+
+    The order is None if fewer than two numbers of points count, and NaN if an error is NaN.
+    """
+    table = DataFrame({"points": points, "error": errors}, dtype=float)
+    fine = table[table["points"] >= FIRST_FITTED]
+    table = fine if fine["points"].nunique() > 1 else table
+    table = table[~(table["error"] <= ROUNDING)]
+    if table["points"].nunique() < 2:
+        return dict.fromkeys(("order", "first_points", "last_points"))
+    order = exponent(1 / (table["points"] - 1), table["error"])
+    first, last = table["points"].agg(["min", "max"]).astype(int)
+    return {"order": order, "first_points": first, "last_points": last}
+
+
+def continuity(jumps: DataFrame) -> Iterator[Claim]:
+    """Claim C^(k - m) at a knot of multiplicity m, and no more; jumps are relative."""
+    free = jumps["degree"] - jumps["multiplicity"]
+    smooth, simple = jumps["derivative"] <= free, jumps["multiplicity"] == 1
+    degrees = f"degrees {jumps['degree'].min():g} to {jumps['degree'].max():g}"
+    for which, sentence in (
+        (simple, f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})"),
+        (~simple, "C^(k-m) at knots of multiplicity m > 1: no derivative up to it jumps"),
+    ):
+        if (smooth & which).any():
+            yield claim_at_most(
+                sentence, jumps["relative"][smooth & which], IDENTITY, of="derivatives"
+            )
+    sentence = "and no smoother: the next derivative does jump"
+    after = jumps["relative"][jumps["derivative"] == free + 1]
+    yield claim_at_least(sentence, after, JUMPS, of="derivatives")

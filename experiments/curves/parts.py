@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.curves import geometry
-from kanrun.experiments.curves.claim_checks import fitted_order
+from kanrun.experiments.curves import fitted_order, geometry
 from kanrun.experiments.curves.geometry import (
     Array,
     approximate,

@@ -5,29 +5,87 @@ The default reproduces the setting of the KAN paper's section 2.4 (arXiv 2404.19
 differs from the paper in the solver (second order, with a smoothness penalty chosen on held-out
 training points) and in the selection of the grid, by validation points instead of test points. A
 `suite` in the configuration makes it a study over targets and shapes.
+
+A random sample leaves gaps between the hidden activations and few points near their ends. The
+network errs there alone, where neither training nor validation points lie, by a factor that depends
+on the seed. A function can be evaluated anywhere: new random points show such places, and the worst
+of them join the training points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import MODELS, FitConfig
-from kanrun.runs.records import Checkpoint, Record
+import numpy as np
+import torch
+
+from kanrun.config import MODELS, TARGETS, FitConfig, SamplingConfig
+from kanrun.engine.training import (
+    Event,
+    Grown,
+    Plan,
+    Snapshot,
+    Stage,
+    Step,
+    Trained,
+    TrainingState,
+    baseline_error,
+    fit,
+    predict,
+    train,
+)
+from kanrun.errors import UsageError
+from kanrun.runs.records import Checkpoint, Note, Record, Row
+from kanrun.study.build import (
+    Create,
+    LearningProblem,
+    describe_training,
+    factory,
+    joined,
+    make_plan,
+    make_problem,
+)
+from kanrun.study.evaluation import (
+    doubts,
+    effective_parameters,
+    follow,
+    growth_row,
+    linear_rmse,
+    model_records,
+    relative_error,
+    scores,
+    stage_row,
+    step_row,
+)
+from kanrun.study.resources import generator
+from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
+from kanrun.study.suite import bound_claims, bound_rows, check_bounds, suite_cells, with_cell
+from kanrun.targets import Target
+from kanrun.targets.datasets import draw
+from kanrun.targets.datasets import generator as stream
 
 if TYPE_CHECKING:
     from kanrun.experiments.fit.tables import TableFitting
-    from kanrun.experiments.fit.training import Fit
 
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
-    from kanrun.targets import Target
+
+
+#: Maximum number of points by default.
+EXTRA_POINTS = 1000
+#: Points of a check; rounds of checks; each adds at most this part of the maximum number.
+CHECK_POINTS, ROUNDS = 4000, 4
+#: Error on new points over that on training points, up to which both agree.
+AGREEING = 2.0
+#: Relative error on new points below which more points are not worth their time.
+ACCURATE = 1e-12
 
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:
     """Return one cell, or those of the suite."""
-    from kanrun.study.suite import suite_cells
-
     return suite_cells(cfg.suite)
 
 
@@ -35,14 +93,10 @@ def prepare(
     cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
 ) -> Fit | TableFitting:
     """Build everything that a training needs, unless `target` is built already."""
-    from kanrun.study.suite import with_cell
-
     if MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only:
         from kanrun.experiments.fit.tables import prepare_table
 
         return prepare_table(cfg, cell, seed, target)
-    from kanrun.experiments.fit.training import make_fit
-
     return make_fit(cfg, cell, seed, target)
 
 
@@ -74,6 +128,212 @@ def more_figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Compare the bounds of a suite's entries with the medians over seeds."""
-    from kanrun.study.suite import bound_claims
-
     return bound_claims(tables)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Input of one training; `why` explains its solver, and `create` makes new networks."""
+
+    cfg: FitConfig
+    problem: LearningProblem
+    plan: Plan
+    why: str
+    create: Create
+
+    @property
+    def summary_line(self) -> str:
+        """Solver, grids, starts and parameters."""
+        return describe_training(self.cfg.model, self.plan, self.problem)
+
+    def run(
+        self, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None
+    ) -> Iterator[Record]:
+        """Train; one row per step as it trains, the rest at the end."""
+        problem, model = self.problem, self.cfg.model
+        done = TrainingState()
+        if resume is not None:
+            done = from_checkpoint(resume, TrainingState, problem.domain.device)
+        if resume is None:
+            yield from (Note(text, warning=True) for text in problem.dataset.notes)
+            if TARGETS[self.cfg.target.kind].table:
+                yield Note(
+                    f"trained with model={model.kind}, as its settings require; model=auto is the "
+                    "default for tables"
+                )
+            yield Note(self.summary_line)
+        events = train(self.create, problem.data, self.plan, generator(seed, "training"), done)
+        trained = yield from follow(events, Progress(done, resume, self.why))
+        if most := self._extra_points:
+            before = len(problem.data.train)
+            problem, trained, ratio = add_points(problem, trained, self.plan, most, seed)
+            more = len(problem.data.train) - before
+            said = f"{more} points joined the training points; " if more else ""
+            yield Note(
+                f"{said}the error on new points is {ratio:.2g} times that on training points"
+            )
+        yield from kink_notes(problem, trained)
+        yield from results(replace(self, problem=problem), cell, seed, trained)
+
+    @property
+    def _extra_points(self) -> int:
+        """Maximum number of further points; a number of training points that is set stays."""
+        if (given := self.cfg.extra_points) is not None:
+            return given
+        sampling, function = self.cfg.sampling, self.problem.dataset.target.function
+        usual = sampling.n_train == SamplingConfig().n_train and not sampling.noise
+        growth = self.plan.growth
+        return EXTRA_POINTS if growth and not growth.given and function and usual else 0
+
+
+def make_fit(
+    cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
+) -> Fit:
+    """Build what the training of one cell and seed needs, unless `target` is built already.
+
+    Raises UsageError for settings against a rule.
+    """
+    check_bounds(cell)
+    cfg = with_cell(cfg, cell)
+    sampling = cfg.sampling
+    if vars(cfg.model).get("selection") == "evidence":
+        sampling = replace(sampling, validation_fraction=0.0)
+    problem = make_problem(cfg, target or cfg.target, sampling, seed)
+    if cfg.extra_points and (problem.dataset.target.function is None or sampling.noise):
+        raise UsageError(
+            f"extra_points={cfg.extra_points} needs a function without noise, of which more points "
+            "can be drawn. Set it to 0."
+        )
+    plan, why = make_plan(cfg.model, cfg.solver, problem)
+    return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
+
+
+class Progress:
+    """Records of a training: a row per step and per grid, and checkpoints to resume from."""
+
+    def __init__(self, state: TrainingState, resume: Checkpoint | None, why: str) -> None:
+        self._why = why if resume is None else ""  # reported once, before the first step
+        self._stages = list(state.stages)
+        self._lowest = resume.meta["lowest"] if resume and state.snapshot else None
+
+    def __call__(self, event: Event) -> Iterator[Record]:
+        if isinstance(event, Step):
+            if self._why:
+                yield Note(f"solver {self._why}", detail=True)
+                self._why = ""
+            best = self._lowest is None or event.errors.selected < self._lowest
+            self._lowest = event.errors.selected if best else self._lowest
+            yield Row("metrics", {**step_row(event), "best": best})
+            return
+        if isinstance(event, Grown):
+            yield from (Row("growth", growth_row(stage)) for stage in event.tried)
+            shapes = dict.fromkeys("-".join(map(str, s.network.shape)) for s in event.tried)
+            yield Note(f"tried the shapes {', '.join(shapes)}, until {event.reason}")
+            return
+        if isinstance(event, Stage):
+            self._stages.append(event)
+            self._lowest = None
+            yield Row("stages", stage_row(event))
+        snapshot = event if isinstance(event, Snapshot) else None
+        state = TrainingState(self._stages, snapshot)
+        yield to_checkpoint("resume", state, lowest=self._lowest)
+
+
+def results(
+    training: Fit, cell: Mapping[str, Any], seed: int, trained: Trained
+) -> Iterator[Record]:
+    """Yield summary, bounds, predictions, edges and the trained model."""
+    network, problem, dataset = trained.network, training.problem, training.problem.dataset
+    errors = trained.errors
+    stepped = any(stage.steps for stage in trained.stages)
+    summary = {
+        "target": dataset.target.name,
+        "model": network.kind,
+        "shape": "-".join(map(str, network.shape)),
+        "train_points": len(problem.data.everything),
+        "intervals": trained.chosen.intervals,
+        "parameters": network.count(),
+        "effective_parameters": effective_parameters(network, problem, trained.chosen.penalty),
+        "train_rmse": errors.train,
+        "validation_rmse": errors.validation,
+        "test_rmse": errors.test,
+        "relative_error": relative_error(errors.reported, dataset),
+        **scores(network, problem),
+        "solver": training.plan.solver if stepped or training.plan.growth else "least squares",
+        "seconds": trained.seconds,
+    }
+    if not dataset.classes and len(dataset.test or ()):
+        yield from doubts(summary["r2"], "test points")
+    if TARGETS[training.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
+        beaten = errors.test is not None and errors.test < linear
+        verdict = f"the model {'beats' if beaten else 'does not beat'} ordinary least squares"
+        yield Note(f"{verdict}, whose test RMSE is {linear:.4g}", warning=not beaten)
+        summary["linear_rmse"] = linear
+    yield Row("summary", summary)
+    yield from bound_rows(cell, summary)
+    yield from model_records(network, problem, summary, seed)
+    is_first = not cell and seed == training.cfg.seed
+    if is_first and len(trained.stages) > 1 and trained.chosen.intervals:
+        grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
+        grids[f"the chosen one: {trained.chosen.intervals} intervals"] = network
+        yield from slider_checkpoint(problem, grids, "grid", "The network, grid by grid", seed)
+
+
+def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
+    """Say where knots were inserted: for each input the narrowest interval."""
+    kinks = [stage.transfer.kink for stage in trained.stages if stage.transfer.kink]
+    for i in dict.fromkeys(kink[0] for kink in kinks):
+        ends = min((kink[1:] for kink in kinks if kink[0] == i), key=lambda one: one[1] - one[0])
+        x = np.zeros((2, problem.inputs))
+        x[:, i] = ends
+        low, high = problem.dataset.input_scaling.invert(x)[:, i]
+        yield Note(
+            f"knots were inserted at {problem.dataset.target.inputs[i]} = {low:.4g} to {high:.4g}, "
+            "where a kink, a jump or a steep slope limited the error"
+        )
+
+
+def add_points(
+    problem: LearningProblem, trained: Trained, plan: Plan, most: int, seed: int
+) -> tuple[LearningProblem, Trained, float]:
+    """Add up to `most` points of the problem's function where `trained` errs most.
+
+    Returns:
+        The problem with the points, the network trained on them, and the error on the new points of
+        the last check relative to that on the training points.
+    """
+    target, rng, ratio = problem.dataset.target, stream(seed, "extra"), 1.0
+    scale = baseline_error(replace(problem.data, unit=None))
+    for number in range(ROUNDS + 1):
+        points = draw(target, CHECK_POINTS, rng)
+        new = joined(problem, points, only=True).data.train
+        squares = (predict(trained.network, new.x) - new.y).square()
+        old = problem.data.train
+        before = (predict(trained.network, old.x) - old.y).square().mean().sqrt()
+        error = float(squares.mean().sqrt())
+        ratio = error / max(float(before), torch.finfo().tiny)
+        if ratio <= AGREEING or error <= ACCURATE * scale or number == ROUNDS:
+            break
+        worst = squares.mean(1).argsort(descending=True)[: -(-most // ROUNDS)]
+        problem = joined(problem, points.take(np.sort(worst.numpy(force=True))))
+        trained = _continued(problem, trained, plan, seed)
+    return problem, trained, ratio
+
+
+def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:
+    """Return the training of the same network from the grid on and with the penalty it has."""
+    network, penalty = trained.network, trained.chosen.penalty
+    finer = [grid for grid in plan.intervals if grid > (network.intervals or 0)]
+    again = replace(
+        plan,
+        intervals=(network.intervals, *finer) if network.intervals else (),
+        starts=1,
+        weight=penalty.weight,
+        order=penalty.order,
+        growth=None,
+        stop_early=True,
+    )
+    more = fit(lambda _: deepcopy(network), problem.data, again, generator(seed, "extra points"))
+    inserted = [stage for stage in more.stages if stage.transfer.kink]
+    stages, seconds = [*trained.stages, *inserted], trained.seconds + more.seconds
+    return replace(more, stages=stages, seconds=seconds)

@@ -8,15 +8,31 @@ checkpoint holds (else on uniform points of its first grid). `predict`, `export`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import ImportConfig
-from kanrun.runs.records import Record
+import torch
+from torch import Tensor
+
+from kanrun.config import ImportConfig, SamplingConfig
+from kanrun.engine.networks import KAN
+from kanrun.engine.networks.imported import ImportedNetwork, read_network
+from kanrun.errors import UsageError
+from kanrun.runs.records import Note, Record, Row, Value
+from kanrun.study.build import make_problem, with_scalings
+from kanrun.study.evaluation import model_records
+from kanrun.study.resources import generator
+from kanrun.targets import Scaling, array_target
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
     from kanrun.study.experiment import Claims, Tables
+
+
+#: Points that are recorded: inputs of the checkpoint, or uniform ones of the first grid.
+SAMPLES = 2000
 
 
 def cells(cfg: ImportConfig) -> list[dict[str, Any]]:
@@ -25,10 +41,41 @@ def cells(cfg: ImportConfig) -> list[dict[str, Any]]:
 
 
 def prepare(cfg: ImportConfig, cell: Mapping[str, Any], seed: int) -> list[Record]:
-    """Read the network. Raises UsageError if it cannot be carried over as it is."""
-    from kanrun.experiments.imported.network import read_records
+    """Return note, summary, predictions, edges and the network of `cfg.file`.
 
-    return read_records(cfg, seed)
+    Its points have its own outputs as y. Raises UsageError for a file that cannot be read, and for
+    names that do not fit the network.
+    """
+    path = Path(cfg.file).expanduser()
+    found = read_network(path, cfg.base)
+    network: KAN = KAN.of_layers(found.layers, found.products[:-1])
+    x, where = _samples(found, seed)
+    with torch.no_grad():
+        target = array_target(x, network(x))
+    inputs = _names(cfg.inputs, target.inputs, "inputs")
+    outputs = _names(cfg.outputs, target.outputs, "outputs")
+    if taken := set(inputs) & set(outputs):
+        raise UsageError(f"{min(taken)!r} is the name of an input and of an output. Rename one.")
+    target = replace(target, name=path.name, inputs=inputs, outputs=outputs)
+    problem = make_problem(cfg, target, SamplingConfig(n_train=None, n_test=None), seed)
+    units = Scaling.identity(len(inputs)), Scaling.identity(len(outputs))
+    problem, base = with_scalings(problem, *units), found.layers[0].spec.base
+    network = network.to(problem.domain)
+    summary: dict[str, Value] = {
+        "target": path.name,
+        "model": network.kind,
+        "library": found.library,
+        "shape": "-".join(map(str, network.shape)),
+        "train_points": len(problem.data.everything),
+        "intervals": network.intervals,
+        "parameters": network.count(),
+        "edges": sum(int(layer.mask.sum()) for layer in network.edge_layers),
+    }
+    return [
+        Note(f"a network of {found.library} with base={base}, recorded on {len(x)} {where}"),
+        Row("summary", summary),
+        *model_records(network, problem, summary, seed),
+    ]
 
 
 def run(
@@ -55,3 +102,25 @@ def figures(tables: Tables) -> Figures:
 def claims(tables: Tables) -> Claims:
     """Return no claims: the numbers are those of the file."""
     return []
+
+
+def _samples(found: ImportedNetwork, seed: int) -> tuple[Tensor, str]:
+    """Return inputs (samples, inputs), and where they are from."""
+    if found.samples is not None and len(found.samples) > 1:
+        return found.samples[:: -(-len(found.samples) // SAMPLES)], "inputs of its checkpoint"
+    first = found.layers[0]
+    # The library's own grid is the middle of the breakpoints, which reach to its outermost knots.
+    points, degree = first.grid.breakpoints, first.spec.degree
+    random = generator(seed, "samples")
+    shares = torch.rand(SAMPLES, first.inputs, generator=random, dtype=torch.float64)
+    x = torch.lerp(points[:, degree], points[:, -1 - degree], shares)
+    return x, "uniform points of its first grid"
+
+
+def _names(given: Sequence[str], usual: tuple[str, ...], key: str) -> tuple[str, ...]:
+    """Return the names. Raises UsageError for another number of them."""
+    if given and len(given) != len(usual):
+        raise UsageError(
+            f"{key}={list(given)} has {len(given)} names; the network has {len(usual)}."
+        )
+    return tuple(given) or usual

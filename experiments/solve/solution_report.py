@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from kanrun.experiments.solve.checks import condition_warnings
+from kanrun.experiments.solve.plots import PUBLISHED
 from kanrun.experiments.solve.problem import SolveProblem, make_solve_problem
-from kanrun.experiments.solve.published import PUBLISHED
 from kanrun.experiments.solve.settings import NetworkChoice, network_choices, policy_of
 from kanrun.experiments.solve.verdict import (
     error_points,

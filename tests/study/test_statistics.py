@@ -2,12 +2,12 @@
 
 import math
 
+import kanrun.experiments.compare_mlp as compare_claims
+import kanrun.experiments.continual as continual_claims
+import kanrun.experiments.curves as curve_claims
 import pandas as pd
 import pytest
-from kanrun.experiments.compare_mlp import claim_checks as compare_claims
 from kanrun.experiments.compare_mlp.studies import VARIANTS
-from kanrun.experiments.continual import claim_checks as continual_claims
-from kanrun.experiments.curves import claim_checks as curve_claims
 from kanrun.experiments.extend_grid import extension as grid_claims
 
 from kanrun.errors import UsageError

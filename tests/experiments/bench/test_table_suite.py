@@ -4,8 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from kanrun.experiments.bench import table_suite
-from kanrun.experiments.bench.plots import table_ranks
-from kanrun.experiments.bench.table_suite import LARGE_MODELS, models, ranks, select_sources, tables
+from kanrun.experiments.bench.table_suite import (
+    LARGE_MODELS,
+    models,
+    ranks,
+    select_sources,
+    table_ranks,
+    tables,
+)
 
 from kanrun.config import BenchConfig
 from kanrun.runs.records import Row

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from kanrun.experiments.compare_mlp.claim_checks import (
+from kanrun.experiments.compare_mlp import (
     growth_claims,
     judge,
     matched_logs,

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from doors import check_config, run_config, typed
 from kanrun.experiments import continual
-from kanrun.experiments.continual.claim_checks import claims_of as claims
+from kanrun.experiments.continual import claims_of as claims
 from kanrun.experiments.continual.learners import Learner, without_memory
 from kanrun.experiments.continual.training import make_sequence, of_sequence
 

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from kanrun.experiments.fit.training import add_points, make_fit
+from kanrun.experiments.fit import add_points, make_fit
 
 from kanrun.config import ExpressionTarget, FitConfig, KANConfig, LMSolver, SamplingConfig
 from kanrun.engine.training import fit

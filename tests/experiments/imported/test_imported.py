@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from kanrun.experiments.imported.network import read_records
+from kanrun.experiments.imported import prepare
 
 from kanrun import load_run
 from kanrun.cli.app import main
@@ -54,7 +54,7 @@ def test_samples_are_the_inputs_of_the_checkpoint_or_uniform_on_its_first_grid()
 
 def recorded(name):
     """Return the inputs of the recorded predictions."""
-    records = read_records(ImportConfig(file=str(STATES / name)), 0)
+    records = prepare(ImportConfig(file=str(STATES / name)), {}, 0)
     (table,) = (record for record in records if getattr(record, "name", "") == "predictions")
     kept = np.asarray(table.columns["split"]) != "grid"
     return np.stack(

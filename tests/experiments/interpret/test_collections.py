@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from kanrun.experiments.interpret.claim_checks import certified_claims
+from kanrun.experiments.interpret import certified_claims
 from kanrun.experiments.interpret.tables import certified_row
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import curve_fit

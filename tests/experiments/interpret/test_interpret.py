@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from doors import check_config, run_config, typed
 from kanrun.experiments import interpret as experiment
-from kanrun.experiments.interpret.claim_checks import score_claims
+from kanrun.experiments.interpret import score_claims
 from kanrun.experiments.interpret.outcome import (
     Interpretation,
     is_truth,
