@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from kanrun.errors import KanrunError
     from kanrun.experiments.interpret.interpretation import interpret
     from kanrun.experiments.solve.solution_report import solve
+    from kanrun.library import fit
     from kanrun.library.estimators import KANClassifier, KANRegressor
-    from kanrun.library.fitting import fit
     from kanrun.study.model import Model
     from kanrun.study.saved import load_run
 
@@ -28,7 +28,7 @@ _PLACES = {
     "KanrunError": "kanrun.errors:KanrunError",
     "MLP": "kanrun.engine.networks:MLP",
     "Model": "kanrun.study.model:Model",
-    "fit": "kanrun.library.fitting:fit",
+    "fit": "kanrun.library:fit",
     "interpret": "kanrun.experiments.interpret.interpretation:interpret",
     "load_run": "kanrun.study.saved:load_run",
     "solve": "kanrun.experiments.solve.solution_report:solve",

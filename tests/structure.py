@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PACKAGES = (ROOT / "kanrun", ROOT / "experiments")
 #: Training has begun when a function of this file is called.
-TRAINING = "kanrun/engine/training/loop.py"
+TRAINING = "kanrun/engine/training/__init__.py"
 #: The code object of a function has this flag; that of a module or class body has not.
 CO_OPTIMIZED = 0x1
 

@@ -21,7 +21,7 @@ from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study.experiment import Claims, Tables
+    from kanrun.study import Claims, Tables
 
 
 def check(cfg: BenchConfig) -> None:

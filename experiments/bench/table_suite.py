@@ -29,10 +29,10 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from kanrun.config import BenchConfig
 from kanrun.engine.tables import TableModel, fit_table
 from kanrun.engine.tables.cross_validation import OURS, loss_of
-from kanrun.families import Family
 from kanrun.figures.panels import WIDTH, name_rows, panels_by
 from kanrun.figures.style import BLUE, GREY, styled
 from kanrun.monitoring import time_limit_reached
+from kanrun.points import Family
 from kanrun.runs.records import Note, Record
 from kanrun.targets import Points
 

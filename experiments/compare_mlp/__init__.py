@@ -37,7 +37,7 @@ from kanrun.study.suite import claim_at_most, claim_near, exponent, median, valu
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study.experiment import Claims, Tables
+    from kanrun.study import Claims, Tables
 
 
 #: Coverage of an interval. RESAMPLES leave some 500 beyond each end of the widest that is drawn,

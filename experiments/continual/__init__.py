@@ -40,7 +40,7 @@ from kanrun.study.suite import (
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study.experiment import Claims, Tables
+    from kanrun.study import Claims, Tables
 
 
 #: Forgetting in units of the peaks' height: at most a quarter of its own error for the KAN, much

@@ -24,7 +24,7 @@ from kanrun.study.suite import claim_at_least, claim_at_most, exponent
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study.experiment import Claims, Tables
+    from kanrun.study import Claims, Tables
 
 
 #: Orders are fitted to splines of at least this many points (if there are two), past the first

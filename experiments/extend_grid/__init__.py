@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from kanrun.experiments.extend_grid.extension import Extension
 
     from kanrun.figures import Figures
-    from kanrun.study.experiment import Claims, Tables
+    from kanrun.study import Claims, Tables
 
 
 def cells(cfg: ExtendGridConfig) -> list[dict[str, Any]]:

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from kanrun.experiments.fit.tables import TableFitting
 
     from kanrun.figures import Figures
-    from kanrun.study.experiment import Claims, Tables
+    from kanrun.study import Claims, Tables
 
 
 #: Maximum number of points by default.

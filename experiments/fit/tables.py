@@ -24,9 +24,8 @@ from kanrun.engine.tables.cross_validation import (
 from kanrun.engine.tables.effects import report_tables, stack_weights
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
-from kanrun.families import Family
 from kanrun.monitoring import time_limit_reached
-from kanrun.points import Points, deviation
+from kanrun.points import Family, Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.evaluation import (

@@ -28,7 +28,7 @@ from kanrun.targets import Scaling, array_target
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study.experiment import Claims, Tables
+    from kanrun.study import Claims, Tables
 
 
 #: Points that are recorded: inputs of the checkpoint, or uniform ones of the first grid.

@@ -24,7 +24,7 @@ from kanrun.study.suite import claim_at_least, claim_at_most, maximum, suite_cel
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study.experiment import Claims, Tables
+    from kanrun.study import Claims, Tables
 
 
 #: Fraction of a target's seeds that have to recover it, and the CPU seconds that each may take.

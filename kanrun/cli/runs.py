@@ -27,9 +27,8 @@ from kanrun.cli.commands import (
 )
 from kanrun.errors import KanrunError, StorageFailed
 from kanrun.runs import Run, Status, find_run
-from kanrun.runs.files import to_json
+from kanrun.runs.files import as_text, csv_lines, to_json
 from kanrun.runs.index import RunIndex, listed, local_time
-from kanrun.runs.tables import as_text, csv_lines
 
 if TYPE_CHECKING:
     from kanrun.study.report import Columns

@@ -33,7 +33,7 @@ from kanrun.exports.runtime import encode, evaluate
 from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
-from kanrun.targets.notation import canonical, days_from, is_number, number_from, text_of
+from kanrun.targets.table_text import canonical, days_from, is_number, number_from, text_of
 
 FORMATS = ("c", "json", "lut", "onnx", "python", "torch")
 TABLE_FORMATS = ("c", "json", "python")

@@ -24,7 +24,7 @@ from kanrun.errors import UsageError
 from kanrun.exports import lut_reference, runtime
 from kanrun.exports.document import Document, python_literal
 from kanrun.exports.lut import LutSettings, Tables, tables_of
-from kanrun.targets.notation import is_number
+from kanrun.targets.table_text import is_number
 
 Array = NDArray[np.float64]
 

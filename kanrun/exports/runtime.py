@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from kanrun.targets.encoding import features_of
-from kanrun.targets.notation import canonical, days_from, number_from, text_of
+from kanrun.targets.table_text import canonical, days_from, number_from, text_of
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]

@@ -1,1 +1,303 @@
-"""The Python library: fitting data in memory, and estimators for scikit-learn."""
+"""The Python library: `kanrun.fit` (here), and estimators for scikit-learn.
+
+`kanrun.fit` is the experiment `fit` on data in memory, without a run folder. It runs the recipe of
+`kanrun fit` itself: the same settings and seed give the same numbers.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from kanrun.config import (
+    MODELS,
+    SOLVERS,
+    AutoConfig,
+    ExpressionTarget,
+    FitConfig,
+    KANConfig,
+    SamplingConfig,
+    TableTarget,
+)
+from kanrun.config.registry import foreign_setting
+from kanrun.errors import UsageError, did_you_mean
+from kanrun.experiments.fit import prepare
+from kanrun.monitoring import monitored, request_stop
+from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
+from kanrun.study.model import Model
+from kanrun.study.progress import Reporter
+from kanrun.study.resources import TimeLimit, threads_of, using_threads
+from kanrun.study.saved import from_checkpoint
+from kanrun.study.suite import with_cell
+from kanrun.targets import (
+    Data,
+    Target,
+    array_target,
+    as_array,
+    frame_columns,
+    is_frame,
+)
+from kanrun.targets.datasets import check_known
+from kanrun.targets.functions import named_formula
+
+#: Model of tables with one effect per input and no interactions.
+ADDITIVE = "additive"
+#: Name of the checkpoints from which a training resumes.
+RESUME = "resume"
+#: Settings of runs, which a fit in memory does not have, and the groups of its own settings.
+NOT_HERE = {"kind", "executor", "n_seeds", "figures", "figure_formats", "tags", "note"}
+NOT_HERE |= {"target", "sampling", "suite"}
+
+
+def fit(  # noqa: PLR0913 (keywords of a public function)
+    x: Data = None,
+    y: Data = None,
+    model: str | None = None,
+    *,
+    formula: str | None = None,
+    domain: Any = None,
+    solver: str | None = None,
+    task: str | None = None,
+    seed: int = 0,
+    sample_weight: Data = None,
+    family: str = "gaussian",
+    offset: str | None = None,
+    categorical_columns: Sequence[str] = (),
+    progress: bool | None = None,
+    **settings: Any,
+) -> Model:
+    """Train the model that `kanrun fit` trains, on data in memory or on a formula.
+
+    The same settings and seed give the same numbers as the command line. Ctrl-C stops a training
+    cleanly and keeps the best result so far, with a warning; a second Ctrl-C interrupts it.
+
+    Args:
+        x: Inputs of shape (samples, inputs): an array, a tensor or a DataFrame. Text columns become
+            indicators.
+        y: Outputs of shape (samples,) or (samples, outputs), or labels.
+        model: `auto` (default for data), `additive` (`auto` without interactions), `kan` (default
+            for a formula), `mlp`, `polynomial`, `bezier` or `bspline`.
+        formula: Formula to sample instead of data, such as `exp(-x)*sin(3*y)`.
+        domain: Ranges of the variables of the formula, such as `{"x": (-1, 1)}`; default: [-1, 1]
+            for each.
+        solver: `auto`, `lm`, `lbfgs` or `adam`.
+        task: `regression` or `classification`; default: classification if y is text or bool.
+        seed: Seed of the split and of the training.
+        sample_weight: Weights of shape (samples,); a row of weight 2 counts as two rows.
+        family: Distribution of outputs: `gaussian`, `poisson` (counts), `gamma` (sizes above 0) or
+            `binomial` (fractions); of `auto` and `additive`.
+        offset: Input with the exposures to which the mean of counts or sizes is proportional.
+        categorical_columns: Columns of numbers that become indicators of their values.
+        progress: Whether to show a progress line; default: in interactive sessions.
+        **settings: Settings of the model, the solver, the sampling and the run as on the command
+            line, without their group: `hidden=[5]`, `steps=50`, `noise=0.1`, ... By default all
+            rows train.
+
+    Returns:
+        The trained model with the tables of its training.
+
+    Raises:
+        InvalidData: A ValueError, if the data are invalid.
+        UsageError: If the chosen model does not have a setting, or a value breaks its rule.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kanrun import fit
+        >>> x = np.linspace(-1, 1, 200)
+        >>> model = fit(x, np.exp(x))
+        >>> model.predict([0.0]).round(2)
+        array([1.])
+        >>> fit(formula="x*sin(2*y)", domain={"x": (0, 1), "y": (-1, 1)}, hidden=[], steps=3).inputs
+        ('x', 'y')
+    """
+    if (formula is None) == (x is None):
+        raise UsageError("fit takes either data (x and y) or a formula.")
+    if formula is not None and (family, offset) != ("gaussian", None):
+        raise UsageError("family and offset belong to data; a formula has neither.")
+    if formula is not None:
+        target, described = named_formula(formula, domain), ExpressionTarget(formula, domain)
+        cfg = configure(described, SamplingConfig(), model or "kan", solver, seed=seed, **settings)
+    else:
+        if y is None:
+            raise UsageError("fit needs y, the outputs to predict from x.")
+        if domain is not None:
+            raise UsageError("domain belongs to formula=; the domain of data is their range.")
+        classes = _is_classification(y, task)
+        target = array_target(
+            x,
+            y,
+            classification=classes,
+            categorical_columns=categorical_columns,
+            weights=sample_weight,
+            family=family,
+            offset=offset,
+        )
+        cfg = configure_data(target, model or "auto", solver, seed=seed, **settings)
+    if progress is None:  # Python's own prompt, IPython or a notebook
+        progress = hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
+    return fit_target(cfg, target, additive=model == ADDITIVE, progress=progress)
+
+
+def _is_classification(y: Data, task: str | None) -> bool:
+    """Return whether `task` is classification; without one, whether y is text or bool."""
+    if task is not None:
+        check_known("task", task, ("regression", "classification"), "tasks")
+    if task is not None or hasattr(y, "detach"):
+        return task == "classification"
+    columns = frame_columns(y, what="y") if is_frame(y) else {"y": as_array(y, "y")}
+    return next(iter(columns.values())).dtype.kind in "OUSTb"
+
+
+def configure_data(
+    target: Target,
+    model: str,
+    solver: str | None,
+    *,
+    validation_fraction: float = 0.2,
+    **settings: Any,
+) -> FitConfig:
+    """Return the configuration for data in memory: by default all rows train."""
+    described = TableTarget(
+        "x",
+        list(target.inputs),
+        list(target.outputs),
+        "classification" if target.classes else "regression",
+        target.family,
+        target.offset,
+    )
+    sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=validation_fraction)
+    return configure(described, sampling, model, solver, **settings)
+
+
+def configure(
+    target: Any, sampling: SamplingConfig, model: str, solver: str | None, **settings: Any
+) -> FitConfig:
+    """Return the configuration of the command line, with each setting in its group.
+
+    Raises UsageError for a setting that the model and its solver do not have, and for values
+    against their rule.
+    """
+    if model == ADDITIVE:
+        model, settings = "auto", {"pairs": False, "selection": "evidence", **settings}
+    kind, trained = MODELS.find(model, "model"), SOLVERS.find(solver or "auto", "solver").settings()
+    if kind.tables_only and solver is not None:
+        raise UsageError(
+            f"model={model} uses no solver. Write model=kan to train with solver={solver}."
+        )
+    chosen = kind.settings()
+    if isinstance(chosen, AutoConfig):
+        chosen.baselines = False
+    cfg = FitConfig(target=target, model=chosen, solver=trained, sampling=sampling)
+    groups: dict[str, Any] = {"": cfg, "sampling": sampling, "model": chosen}
+    if not kind.tables_only:
+        groups["solver"] = trained
+    differences: dict[str, Any] = {}
+    for key, value in settings.items():
+        own = (name for name, one in groups.items() if key in vars(one) and key not in NOT_HERE)
+        if (group := next(own, None)) is None:
+            if kind.tables_only and key in vars(trained):
+                raise UsageError(
+                    f"{key} is a setting of solvers, and model={model} uses none. Write model=kan."
+                )
+            known = {name for one in (*groups.values(), KANConfig()) for name in vars(one)}
+            raise UsageError(
+                foreign_setting(key, {"model": model, "solver": trained.kind})
+                or f"{key} is not a setting of model={model}{did_you_mean(key, known) or '.'}"
+            )
+        (differences.setdefault(group, {}) if group else differences)[key] = _plain(value)
+    return with_cell(cfg, differences)
+
+
+def _plain(value: Any) -> Any:
+    """Return lists and Python's numbers instead of tuples, arrays and numpy's numbers."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def fit_target(
+    cfg: FitConfig, target: Target, *, additive: bool = False, progress: bool = False
+) -> Model:
+    """Return the model that the recipe of `kanrun fit` trains, with the recorded tables.
+
+    `additive` restricts the automatic model to effects of single inputs, see
+    `TablePolicy.additive`.
+    """
+    automatic = MODELS[cfg.model.kind].tables_only
+    prepared: Any = prepare(cfg, {}, cfg.seed, target)
+    if additive:
+        prepared = replace(prepared, policy=prepared.policy.additive())
+    limit = (
+        cfg.max_cpu_seconds
+        and TimeLimit(cfg.max_cpu_seconds, time.process_time(), reserved=0.0).end
+    )
+    with (
+        Reporter(Console(stderr=True), total=1, quiet=not progress) as reporter,
+        using_threads(threads_of(cfg)),
+        monitored(reporter.show_progress, limit),
+        _ctrl_c(stops_cleanly=not automatic) as stop,
+    ):
+        model = _model_of(prepared.run({}, cfg.seed, None), cfg.seed)
+    if stop.is_set():
+        warnings.warn("interrupted: the model is the best of the training so far", stacklevel=3)
+    return model
+
+
+@contextlib.contextmanager
+def _ctrl_c(*, stops_cleanly: bool) -> Iterator[threading.Event]:
+    """Let the first Ctrl-C stop a training cleanly; the second one interrupts it.
+
+    Python delivers signals to the main thread only.
+    """
+    stop = threading.Event()
+    if not stops_cleanly or threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        request_stop()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _model_of(records: Iterable[Record], seed: int) -> Model:
+    """Return the model of a recipe with its tables, as the recorder of a run folder keeps them."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    notes: list[str] = []
+    checkpoint: Checkpoint | None = None
+    for record in records:
+        if isinstance(record, Row):
+            rows.setdefault(record.table, []).append(record.values)
+        elif isinstance(record, Table):
+            tables[record.name] = pd.DataFrame(dict(record.columns))
+        elif isinstance(record, Note):
+            notes.append(record.text)
+        # The model comes before other checkpoints, apart from those for resuming.
+        elif record.name != RESUME and checkpoint is None:
+            checkpoint = record
+    assert checkpoint is not None  # An invariant: a recipe that ends has yielded its model.
+    tables = {name: pd.DataFrame(values) for name, values in rows.items()} | tables
+    for table in tables.values():
+        table.insert(0, "seed", seed)
+    return replace(from_checkpoint(checkpoint, Model), tables=tables, notes=tuple(notes))

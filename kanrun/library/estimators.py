@@ -30,8 +30,8 @@ from kanrun.errors import InvalidData
 from kanrun.experiments.fit.tables import MIN_ROWS
 from kanrun.experiments.interpret.interpretation import interpret
 from kanrun.experiments.interpret.outcome import Interpretation
-from kanrun.families import Family
-from kanrun.library.fitting import ADDITIVE, configure_data, fit_target
+from kanrun.library import ADDITIVE, configure_data, fit_target
+from kanrun.points import Family
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
 from kanrun.targets import Data, array_target, as_numbers, input_rows, is_frame

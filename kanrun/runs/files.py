@@ -1,24 +1,51 @@
-"""Files that are whole or absent, JSON with types, and safe file names."""
+"""Files of a run: whole or absent ones, JSON with types, safe names, and tables that grow.
+
+Tables are CSV files that grow row by row and can be read whenever the writer is killed. Every row
+is one line and one write to the operating system. A killed writer leaves at most half a last line,
+which readers drop; line breaks inside text therefore become blanks. The header comes from the first
+row. A row with further columns widens the header once, atomically; earlier rows get empty fields,
+and a row without some of the columns leaves them empty. Text is stored as it is, such as a formula
+that begins with a minus sign.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import math
+import mmap
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from kanrun.errors import StorageFailed, UsageError
 
+if TYPE_CHECKING:
+    import pandas
+
+
 T = TypeVar("T")
 JSON_LIMIT = 64 * 2**20  # bytes of a JSON file that are read
+#: Largest table that is read, in bytes.
+TABLE_LIMIT = 4 * 2**30
+#: Columns that say which training a row belongs to; tables are read in their order.
+MARKS = ("point", "cell", "seed")
+Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
+Key = tuple[int, int, int]  # numbers of the point and the cell, and the seed
+_TRUTH = {"True": True, "False": False}
+#: Text that a spreadsheet would run as a formula, and such text behind apostrophes.
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_FORMULA = re.compile(rf"(?:[=@\t\r]|[+-](?!{_NUMBER}\Z|inf\Z|nan\Z))")
+_MARKED = re.compile(rf"'+{_FORMULA.pattern}")
 
 
 @contextlib.contextmanager
@@ -154,3 +181,193 @@ def _plain(value: Any) -> Any:
     if isinstance(value, range):
         return list(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+class LineFile:
+    """A file that grows by whole lines; half a line that a killed writer left is cut off."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def write(self, lines: bytes) -> None:
+        """Append whole lines; on return the operating system has them. Raises StorageFailed."""
+        descriptor, left = self._opened(), memoryview(lines)
+        with storing(self.path):
+            while left:
+                left = left[os.write(descriptor, left) :]
+
+    def size(self) -> int:
+        """Return the size in bytes. Raises StorageFailed."""
+        descriptor = self._opened()
+        with storing(self.path):
+            return os.fstat(descriptor).st_size
+
+    def sync(self) -> None:
+        """Make the lines written so far survive a power cut."""
+        if self._descriptor is not None:
+            with storing(self.path):
+                os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file; the next writing opens it again."""
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            with storing(self.path):
+                os.close(descriptor)
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            with storing(self.path):
+                self._descriptor = os.open(self.path, flags, 0o666)
+                if os.fstat(self._descriptor).st_size:  # an empty file cannot be mapped
+                    with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as whole:
+                        end, size = whole.rfind(b"\n") + 1, len(whole)
+                    if end < size:
+                        os.ftruncate(self._descriptor, end)
+        return self._descriptor
+
+
+class CsvFile(LineFile):
+    """Table at `path`, which need not exist yet; opened for appending at the first row."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.header: list[str] = []
+
+    def extend(self, columns: Columns) -> None:
+        """Append the rows of `columns` in one write.
+
+        Raises StorageFailed, and ValueError for columns of different lengths.
+        """
+        lists = {
+            plain_value(name): list(
+                map(plain_value, values.tolist() if hasattr(values, "tolist") else values)
+            )
+            for name, values in columns.items()
+        }
+        sizes = {name: len(values) for name, values in lists.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
+        if not self.header and self.size():
+            self.header = read_rows(self.path)[0]
+        started = bool(self.header)
+        if further := [name for name in lists if name not in self.header]:
+            self.header = [*self.header, *further]
+            if started:
+                self.close()
+                padding = [""] * len(further)
+                rewrite(self.path, self.header, (row + padding for row in read_rows(self.path)[1]))
+        empty = [None] * max(sizes.values(), default=0)
+        rows_of = zip(*(lists.get(name, empty) for name in self.header), strict=True)
+        header = b"" if started else csv_lines([self.header])
+        self.write(header + csv_lines(rows_of))
+
+
+def rewrite(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Replace the table at `path` row by row, atomically. Raises StorageFailed."""
+    write_atomic(path, (csv_lines([row]) for row in chain([header], rows)))
+
+
+def read_rows(path: Path, start: int = 0) -> tuple[list[str], Iterator[list[str]]]:
+    """Return header and whole rows as text; `start` is the byte at which a row begins.
+
+    Rows are read as they are asked for. Raises StorageFailed.
+    """
+    check_regular(path, TABLE_LIMIT)
+    rows = _rows(path)
+    header = next(rows, [])
+    return header, _rows(path, start) if start else rows
+
+
+def _rows(path: Path, start: int = 0) -> Iterator[list[str]]:
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(start)
+            lines = (line.decode("utf-8", "replace") for line in stream if line.endswith(b"\n"))
+            yield from csv.reader(lines)
+    except (csv.Error, OSError) as error:
+        raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
+
+
+def key_reader(header: Sequence[str]) -> Callable[[Sequence[str]], Key]:
+    """Return a function that gives point, cell and seed of a row.
+
+    Each is 0 if the table does not have it; a row without valid numbers is of the training -1.
+    """
+    places = [header.index(name) if name in header else None for name in MARKS]
+
+    def key_of(row: Sequence[str]) -> Key:
+        try:
+            point, cell, seed = (0 if at is None else int(row[at] or 0) for at in places)
+        except (ValueError, IndexError):
+            return -1, -1, -1
+        return point, cell, seed
+
+    return key_of
+
+
+def read_columns(path: Path, point: int | None = None, start: int = 0) -> dict[str, list[Any]]:
+    """Return the table at `path`, or its rows of one point, as lists by column.
+
+    A column has numbers if all its fields are numbers, and None for empty fields. Floats come back
+    to the last bit; text such as `NA` stays text. Rows are in the order of point, cell and seed.
+    Raises StorageFailed.
+    """
+    header, lines = read_rows(path, start)
+    if point is not None and "point" in header:
+        at, wanted = header.index("point"), str(point)
+        lines = (row for row in lines if len(row) > at and row[at] == wanted)
+    rows = sorted(lines, key=key_reader(header))
+    try:
+        columns = [*zip(*rows, strict=True)] or [()] * len(header)
+        return {name: _typed(values) for name, values in zip(header, columns, strict=True)}
+    except ValueError as error:
+        raise StorageFailed(
+            f"{path} is not a CSV table: its rows have different lengths."
+        ) from error
+
+
+def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
+    """Return columns as a DataFrame; a column without any value holds missing numbers."""
+    import pandas
+
+    empty = [name for name, each in columns.items() if each and all(one is None for one in each)]
+    return pandas.DataFrame(dict(columns)).astype(dict.fromkeys(empty, float))
+
+
+def _typed(values: Sequence[str]) -> list[Any]:
+    # "1_0" is a number to Python, and text to whoever wrote it.
+    kinds = () if any("_" in value for value in values) else (int, float, _TRUTH.__getitem__)
+    for kind in kinds:
+        with contextlib.suppress(ValueError, KeyError):
+            return [kind(value) if value else None for value in values]
+    return [None if value in ("", "nan") else value for value in values]
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value as tables hold it: numbers of Python, text of one line."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, str):
+        return value if value.isprintable() else " ".join(value.replace("\0", " ").splitlines())
+    return value
+
+
+def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Return rows as CSV."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode("utf-8", "replace")
+
+
+def as_text(value: Any) -> Any:
+    """Return text so that spreadsheets show it; without one apostrophe it is `value` again."""
+    risky = isinstance(value, str) and (_FORMULA.match(value) or _MARKED.match(value))
+    return f"'{value}" if risky else value
+
+
+def formulas_in(values: Sequence[Any]) -> int:
+    """Count the values that a spreadsheet would run."""
+    return sum(isinstance(value, str) and bool(_FORMULA.match(value)) for value in values)

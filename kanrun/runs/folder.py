@@ -21,7 +21,19 @@ from typing import Any
 from kanrun.config.registry import RECORDED, loaded_plugins
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint
-from kanrun.runs.files import file_name, storing, sync, to_json, write_json
+from kanrun.runs.files import (
+    CsvFile,
+    Key,
+    LineFile,
+    file_name,
+    key_reader,
+    read_rows,
+    rewrite,
+    storing,
+    sync,
+    to_json,
+    write_json,
+)
 from kanrun.runs.reader import TOP_TABLES, Run, holding, process
 from kanrun.runs.records import (
     JOURNAL_FILE,
@@ -31,7 +43,6 @@ from kanrun.runs.records import (
     PointResult,
     Status,
 )
-from kanrun.runs.tables import CsvFile, Key, LineFile, key_reader, read_rows, rewrite
 
 VERSION, LATEST, _HIDDEN = re.compile(r"v(\d{4,9})"), "latest", ".new-"
 _PACKAGES = (

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, read_bytes, read_json, storing
+from kanrun.runs.files import file_name, frame_of, read_bytes, read_columns, read_json, storing
 from kanrun.runs.records import (
     MANIFEST_FILE,
     POINTS_FILE,
@@ -29,7 +29,6 @@ from kanrun.runs.records import (
     Status,
     read_points,
 )
-from kanrun.runs.tables import frame_of, read_columns
 
 if TYPE_CHECKING:
     import pandas

@@ -27,8 +27,15 @@ import msgspec
 from msgspec import Meta
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs.files import read_json, storing, write_atomic, write_json
-from kanrun.runs.tables import Key, csv_lines, read_rows
+from kanrun.runs.files import (
+    Key,
+    csv_lines,
+    read_json,
+    read_rows,
+    storing,
+    write_atomic,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

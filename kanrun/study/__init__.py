@@ -1,0 +1,217 @@
+"""Experiment protocol, and the expansion of a point into tasks (cells x seeds)."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from kanrun.config import ExperimentConfig
+from kanrun.errors import KanrunError, UsageError
+from kanrun.monitoring import ProgressUpdate
+from kanrun.runs.files import Key
+from kanrun.runs.records import Claim, Point, Record
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+Cell = Mapping[str, Any]
+Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
+Claims = list[Claim]
+MOST_TASKS = 100_000
+
+#: Keys whose value says enough.
+_PLAIN = ("part", "model", "learner", "target", "case", "schedule", "name", "activation")
+#: Keys of a target or schedule that name it.
+_NAMES = ("name", "formula", "id", "path")
+_LONGEST = 40
+
+
+class Experiment(Protocol):
+    """A module (or object) with these four functions.
+
+    It may have further ones:
+
+    - `check(cfg)` raises UsageError for settings that cannot run;
+    - `prepare(cfg, cell, seed)` builds all that `run` needs, or raises UsageError. Before a study
+      runs, the first seed of each cell is prepared; as far as memory goes, the result is kept, and
+      `run` takes it as its argument `prepared`, which is None for other tasks;
+    - `using_threads(n)` is a context manager that limits the threads of one training; without it,
+      torch's threads are limited.
+
+    `run` may take an argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt
+    yielded last under the name `resume`. It must then yield the records after that checkpoint only.
+    """
+
+    def cells(self, cfg: Any, /) -> Sequence[Cell]:
+        """Return the cells: differences from `cfg`, or any settings that `run` understands."""
+
+    def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]:
+        """Train one cell with one seed and yield its records."""
+
+    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Callable[[], Figure]]]:
+        """Yield the name of each figure, and a function that draws it from recorded tables."""
+
+    def claims(self, tables: Tables, /) -> Sequence[Claim]:
+        """Check claims on recorded tables."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: a cell of a point of the study, with one seed."""
+
+    cfg: ExperimentConfig  # of its point
+    index: int  # of the cell
+    cell: Cell
+    seed: int
+    point: int = 0
+    label: str = ""  # for people
+
+    @property
+    def key(self) -> Key:
+        """Numbers of the point and the cell, and the seed."""
+        return self.point, self.index, self.seed
+
+    def __str__(self) -> str:
+        return self.label or f"cell {self.index}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Started:
+    """Begin of a task."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """End of a task; `time_was_up` if the time limit of its worker was reached."""
+
+    seconds: float
+    time_was_up: bool = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task failed: one sentence, and the traceback if there is one.
+
+    The records of a task that `restarts` do not count; those of one that failed for good stay.
+    """
+
+    reason: str
+    trace: str | None = None
+    restarts: bool = False
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        """Return `error` as a failure; errors that are not kanrun's are named by their type."""
+        text, name = " ".join(str(error).split()), type(error).__name__
+        named = f"{name}: {text}" if text else name
+        reason = text if text and isinstance(error, KanrunError) else named
+        return cls(reason, "".join(traceback.format_exception(error)))
+
+
+class TaskEvent(NamedTuple):
+    """An event of a task; progress is not recorded."""
+
+    task: Task
+    what: Started | Record | ProgressUpdate | Finished | Failure
+
+
+def chosen_figures(
+    experiment: Any, tables: Tables, names: Sequence[str] = ()
+) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Yield the figures with these names, also those drawn on request only, or the usual ones.
+
+    Raises UsageError for a name that the tables have no figure of.
+    """
+    if not names:
+        yield from experiment.figures(tables)
+        return
+    found = dict(getattr(experiment, "more_figures", experiment.figures)(tables))
+    for name in names:
+        if name not in found:
+            raise UsageError(f"there is no figure {name}; the figures are {', '.join(found)}.")
+        yield name, found[name]
+
+
+def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> list[Task]:
+    """Return cells x seeds of a point in their order: all seeds of a cell, then the next cell.
+
+    Raises UsageError if the experiment has no cells, or more than a run folder is made for.
+    """
+    cells = list(experiment.cells(cfg))
+    if not cells:
+        raise UsageError("the study has no cells: give it at least one setting to run.")
+    check_size(len(cells) * cfg.n_seeds)
+    names = names_of(cells) if len(cells) > 1 else [""]
+    first = str(point) if point.values else ""
+    tasks = []
+    for index, cell in enumerate(cells):
+        for seed in range(cfg.seed, cfg.seed + cfg.n_seeds):
+            last = f"seed {seed}" if cfg.n_seeds > 1 or not (first or names[index]) else ""
+            label = ", ".join(part for part in (first, names[index], last) if part)
+            tasks.append(Task(cfg, index, cell, seed, point.number, label))
+    return tasks
+
+
+def check_size(trainings: int) -> None:
+    """Raise UsageError for more trainings than a run folder is made for."""
+    if trainings > MOST_TASKS:
+        raise UsageError(
+            f"{trainings} trainings are more than {MOST_TASKS} in one run. Take fewer points, "
+            "cells or seeds."
+        )
+
+
+def names_of(cells: Sequence[Cell]) -> list[str]:
+    """Return a name for each cell from the settings in which cells differ, or `cell N`.
+
+    Targets are called by name or formula, schedules by their grids, others by key and value.
+    """
+    described = [_described(cell) for cell in cells]
+    keys = list(dict.fromkeys(key for words in described for key in words))
+    telling = [key for key in keys if len({words.get(key) for words in described}) > 1]
+    names = [", ".join(words[key] for key in telling if words.get(key)) for words in described]
+    often = Counter(names)
+    return [
+        name if name and often[name] == 1 else f"{name}{', ' if name else ''}cell {index}"
+        for index, name in enumerate(names)
+    ]
+
+
+def _described(cell: Cell) -> dict[str, str]:
+    """Return words for each setting of a cell; settings of a group are named by their own key."""
+    words: dict[str, str] = {}
+    for key, value in cell.items():
+        if key in ("bound", "bounds"):  # claims on a cell do not name it
+            continue
+        called = _called(value)
+        if called is not None:
+            words[key] = called if key in _PLAIN else f"{key} {called}"
+        elif isinstance(value, Mapping):
+            words |= {f"{key}.{inner}": word for inner, word in _described(value).items()}
+    return words
+
+
+def _called(value: Any) -> str | None:
+    """Return a value in a word; None for a group without a name, whose settings are named alone."""
+    if isinstance(value, Mapping):
+        if "target" in value:  # a case is named by its target
+            return _called(value["target"])
+        if {"kind", "first", "last"} <= value.keys():
+            nested = "" if value.get("nested", True) else ", not nested"
+            return f"{value['kind']} from {value['first']} to {value['last']}{nested}"
+        if "intervals" in value:
+            kind = value.get("kind", "list")
+            return ("" if kind == "list" else f"{kind} ") + f"grids {_called(value['intervals'])}"
+        return next((_short(str(value[key])) for key in _NAMES if value.get(key)), None)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return _short(f"[{','.join(str(_called(item)) for item in value)}]")
+    return _short(str(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

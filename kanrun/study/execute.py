@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kanrun.errors import StorageFailed
 from kanrun.monitoring import monitored, time_limit_reached
 from kanrun.runs.artifacts import write_figure
-from kanrun.runs.files import file_name
+from kanrun.runs.files import Key, file_name
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.reader import Run
 from kanrun.runs.records import (
@@ -25,17 +25,16 @@ from kanrun.runs.records import (
     RunLabels,
     Status,
 )
-from kanrun.runs.tables import Key
-from kanrun.study import report
-from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
-from kanrun.study.experiment import (
+from kanrun.study import (
     Failure,
     Finished,
     Task,
     TaskEvent,
     chosen_figures,
+    report,
     tasks_of,
 )
+from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
 from kanrun.study.progress import Reporter, Tracker
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import TimeLimit, cores, threads_of

@@ -34,9 +34,9 @@ from typing import Any
 from kanrun.config.registry import add_plugins, typed_plugins
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
+from kanrun.runs.files import Key
 from kanrun.runs.records import Checkpoint, Note
-from kanrun.runs.tables import Key
-from kanrun.study.experiment import Experiment, Failure, Finished, Started, Task, TaskEvent
+from kanrun.study import Experiment, Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.resources import threads_of, using_threads
 
 TaskEvents = Generator[TaskEvent, None, None]

@@ -15,7 +15,7 @@ import torch
 
 from kanrun.engine.networks import Network
 from kanrun.errors import InvalidData, UsageError
-from kanrun.families import Family
+from kanrun.points import Family
 from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
 from kanrun.runs.files import write_named_file
 from kanrun.study.prediction import (

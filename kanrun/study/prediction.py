@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kanrun.engine.training import predict
 from kanrun.errors import UsageError
-from kanrun.runs.tables import as_text, formulas_in
+from kanrun.runs.files import as_text, formulas_in
 from kanrun.targets import (
     PiecewiseScaling,
     TableLimits,
@@ -30,8 +30,8 @@ from kanrun.targets import (
     read_inputs,
 )
 from kanrun.targets.encoding import unknown_levels
-from kanrun.targets.notation import is_missing, read_numbers
 from kanrun.targets.table_files import table_writer
+from kanrun.targets.table_text import is_missing, read_numbers
 
 if TYPE_CHECKING:
     from kanrun.study.model import Model

@@ -24,10 +24,10 @@ from rich.table import Column
 from rich.text import Text
 
 from kanrun.monitoring import ProgressUpdate
+from kanrun.runs.files import MARKS, Key
 from kanrun.runs.index import flattened
 from kanrun.runs.records import Note, Row
-from kanrun.runs.tables import MARKS, Key
-from kanrun.study.experiment import Failure, Finished, Started, Task, TaskEvent
+from kanrun.study import Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.report import shown
 
 #: Seconds between lines on the progress of a training without a terminal, and seconds of work

@@ -15,12 +15,11 @@ import numpy as np
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, to_json
+from kanrun.runs.files import Key, file_name, frame_of, key_reader, plain_value, read_rows, to_json
 from kanrun.runs.folder import Filter, RunFolder
 from kanrun.runs.reader import Run, RunTables, point_columns
 from kanrun.runs.records import Checkpoint, Journal, Note, Point, Row, Table, value_text
-from kanrun.runs.tables import Key, frame_of, key_reader, plain_value, read_rows
-from kanrun.study.experiment import Failure, Finished, Started, Task, TaskEvent
+from kanrun.study import Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.studies import Checked
 
 if TYPE_CHECKING:

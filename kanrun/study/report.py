@@ -20,12 +20,11 @@ from kanrun.config import EXPERIMENTS
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run
 from kanrun.runs.artifacts import write_figure
-from kanrun.runs.files import file_name, write_atomic
+from kanrun.runs.files import MARKS, file_name, frame_of, write_atomic
 from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
 from kanrun.runs.reader import ERRORS
 from kanrun.runs.records import Claim
-from kanrun.runs.tables import MARKS, frame_of
-from kanrun.study.experiment import chosen_figures
+from kanrun.study import chosen_figures
 
 Columns = Mapping[str, Sequence[Any]]
 #: Columns that a narrow terminal shows first; in the table they keep their order.

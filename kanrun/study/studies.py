@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from kanrun.config import EXPERIMENTS, ExperimentConfig, rules
 from kanrun.config.rules import MissingSettings, typed_config, with_values
 from kanrun.errors import UsageError
-from kanrun.runs.files import write_atomic
+from kanrun.runs.files import Key, write_atomic
 from kanrun.runs.reader import Run, config_path, read_config
 from kanrun.runs.records import (
     POINTS_FILE,
@@ -27,8 +27,7 @@ from kanrun.runs.records import (
     read_points,
     write_points,
 )
-from kanrun.runs.tables import Key
-from kanrun.study.experiment import Experiment, check_size, names_of, tasks_of
+from kanrun.study import Experiment, check_size, names_of, tasks_of
 from kanrun.study.resources import (
     check_memory,
     device_of,

@@ -29,7 +29,6 @@ from kanrun.targets.datasets import (
     make_dataset,
 )
 from kanrun.targets.encoding import TableCode, column_kinds, read_inputs
-from kanrun.targets.row_files import TableLimits
 from kanrun.targets.table_files import (
     check_output,
     column_names,
@@ -38,6 +37,7 @@ from kanrun.targets.table_files import (
     read_table,
 )
 from kanrun.targets.table_targets import planar_points
+from kanrun.targets.table_text import TableLimits
 
 #: Formulas on [-1, 1] in each variable. Sources: C. Runge, Z. Math. Phys. 46 (1901) for the last;
 #: Liu et al., arXiv 2404.19756, section 3.1 for the others.

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from kanrun.errors import InvalidData
-from kanrun.families import FAMILIES, RATES, Family
-from kanrun.points import Array, Points
+from kanrun.points import FAMILIES, RATES, Array, Family, Points
 from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import Reading, TableCode, encode_columns
-from kanrun.targets.notation import is_number
 from kanrun.targets.table_files import check_columns, check_distinct
+from kanrun.targets.table_text import is_number
 
 #: Inputs of a function: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any

@@ -13,17 +13,6 @@ import numpy as np
 
 from kanrun.errors import UsageError
 from kanrun.points import Array
-from kanrun.targets.notation import (
-    Faults,
-    Values,
-    is_missing,
-    is_number,
-    number_from,
-    read_days,
-    read_numbers,
-    text_of,
-)
-from kanrun.targets.row_files import DEFAULT_LIMITS, TableLimits
 from kanrun.targets.table_files import (
     ColumnBlock,
     check_path,
@@ -31,6 +20,18 @@ from kanrun.targets.table_files import (
     opened_parquet,
     read_blocks,
     read_table,
+)
+from kanrun.targets.table_text import (
+    DEFAULT_LIMITS,
+    Faults,
+    TableLimits,
+    Values,
+    is_missing,
+    is_number,
+    number_from,
+    read_days,
+    read_numbers,
+    text_of,
 )
 
 MAX_LEVELS = 500  # of a category that have an indicator, the most frequent first

@@ -29,8 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.errors import InvalidData, UsageError, did_you_mean, no_file
-from kanrun.targets.notation import read_numbers
-from kanrun.targets.row_files import (
+from kanrun.targets.table_text import (
     DEFAULT_LIMITS,
     SEPARATORS,
     TableLimits,
@@ -38,6 +37,7 @@ from kanrun.targets.row_files import (
     lines_of,
     opened_text,
     opened_workbook,
+    read_numbers,
     rows_of,
     separator_of,
 )

@@ -29,13 +29,13 @@ from kanrun.targets.encoding import (
     numbers_of,
     read_inputs,
 )
-from kanrun.targets.notation import canonical, is_number, read_days, read_numbers, text_of
 from kanrun.targets.table_files import (
     check_columns,
     check_path,
     column_names,
     read_table,
 )
+from kanrun.targets.table_text import canonical, is_number, read_days, read_numbers, text_of
 
 if TYPE_CHECKING:
     import sympy

@@ -32,7 +32,7 @@ from kanrun.exports import (
 )
 from kanrun.study.prediction import predicted_values
 from kanrun.targets import Scaling
-from kanrun.targets.notation import read_days
+from kanrun.targets.table_text import read_days
 
 POINTS = 300
 

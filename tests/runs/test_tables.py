@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.errors import StorageFailed
-from kanrun.runs.tables import CsvFile, frame_of, read_columns, read_rows
+from kanrun.runs.files import CsvFile, frame_of, read_columns, read_rows
 
 
 def append(table, row):

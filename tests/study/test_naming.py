@@ -1,6 +1,6 @@
 """Cells are called by what tells them apart."""
 
-from kanrun.study.experiment import names_of
+from kanrun.study import names_of
 
 
 def test_targets_are_called_by_name_and_what_all_share_is_left_out():

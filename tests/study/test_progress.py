@@ -10,8 +10,7 @@ from rich.console import Console
 from kanrun.config import ExperimentConfig
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs import Claim, Note, Row
-from kanrun.study import report
-from kanrun.study.experiment import Failure, Finished, Started, Task, TaskEvent
+from kanrun.study import Failure, Finished, Started, Task, TaskEvent, report
 from kanrun.study.progress import Reporter
 
 CFG = ExperimentConfig()

@@ -10,7 +10,7 @@ from kanrun.config import TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import TableCode, build_target
 from kanrun.targets.encoding import MANY_LEVELS
-from kanrun.targets.notation import number_from, read_days
+from kanrun.targets.table_text import number_from, read_days
 
 
 def built(folder, column, **settings):

@@ -113,7 +113,7 @@ class SplineLayer(nn.Module):
         ends = domain_of(domain, inputs, dtype, device)
         points = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
         self._build(points, outputs, spec, uniform=True)
-        from kanrun.engine.layers.initialisation import initialise
+        from kanrun.engine.layers import initialise
 
         initialise(self, initialisation, generator)
 

@@ -16,9 +16,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
-from kanrun.families import Family
 from kanrun.monitoring import time_limit_reached
-from kanrun.points import Points, deviation, in_own_units, root_mean_square
+from kanrun.points import Family, Points, deviation, in_own_units, root_mean_square
 
 OURS = "kanrun"
 #: What may be selected; SPARSE is the additive fit with few inputs.

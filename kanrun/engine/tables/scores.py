@@ -11,8 +11,7 @@ from numpy import ndarray
 from scipy import optimize, special
 
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
-from kanrun.families import Family
-from kanrun.points import Array, PiecewiseScaling, Points, deviation, in_own_units
+from kanrun.points import Array, Family, PiecewiseScaling, Points, deviation, in_own_units
 
 ROOM = 0.25  # of the range of scores, to which their maps continue on either side
 STRAIGHT_ROOM = 1e3  # the same for straight maps of inputs that may leave their range

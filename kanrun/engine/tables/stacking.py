@@ -37,8 +37,7 @@ from kanrun.engine.tables.variance_components import (
     equal_variances,
     maximise,
 )
-from kanrun.families import Family
-from kanrun.points import deviation
+from kanrun.points import Family, deviation
 
 _SPARSE_INPUTS = 6  # inputs from which on there is a sparse fit
 # Relative reduction of the stack's loss from which neighbourhoods are included.

@@ -57,9 +57,8 @@ from kanrun.engine.tables.table_candidates import JUMPS, NEIGHBOURHOODS
 from kanrun.engine.tables.table_fit import TableFit
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, add_offset, blend, table_outputs, to_kan
 from kanrun.engine.tables.variance_components import TablePolicy
-from kanrun.families import Family
 from kanrun.monitoring import report_progress, time_limit_reached
-from kanrun.points import PiecewiseScaling, Points
+from kanrun.points import Family, PiecewiseScaling, Points
 
 _PLAIN_POWER = 0.15  # distance from 1 of a power that is not worth a transform
 _MIN_FREQUENCY = 1e-12  # of a class without rows, so that its logit is finite

@@ -1,5 +1,21 @@
-"""Training: objective, solvers behind one interface, grids, the loop."""
+"""Training: objective, solvers behind one interface, grids, and the loop (here).
 
+The loop: starts or the growth of a shape, grid after grid, selection, the final fit. `train` is a
+generator: it yields a `Step` after every solver step, a `Stage` after every grid, a `Snapshot` from
+time to time on a grid that takes long, and returns a `Trained`. The stages and the snapshot after
+them hold all that is needed to resume, so that an interrupted training continues to the same
+numbers. Test errors are measured and reported; nothing is selected by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Events
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+from torch import Generator
+
+from kanrun.engine.networks import Network
 from kanrun.engine.training.data import (
     Errors,
     GrowthPolicy,
@@ -10,13 +26,20 @@ from kanrun.engine.training.data import (
     baseline_error,
     choose_solver,
     mean_loss,
+    measure,
     output_scale,
     predict,
     second_order_work,
 )
-from kanrun.engine.training.grid_training import Event
+from kanrun.engine.training.grid_training import (
+    LAST_TRIES,
+    TRIES,
+    Event,
+    GridTraining,
+    finished,
+    first_penalty,
+)
 from kanrun.engine.training.lbfgs import LBFGS
-from kanrun.engine.training.loop import Trained, fit, train
 from kanrun.engine.training.memory import ANCHOR, INFORMATION, QuadraticMemory
 from kanrun.engine.training.objective import (
     DataFitting,
@@ -34,5 +57,109 @@ from kanrun.engine.training.solver_run import (
     Stage,
     Step,
     TrainingState,
+    take_steps,
 )
 from kanrun.engine.training.solvers import Adam, LevenbergMarquardt, Solver, check_solver
+from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_starts
+from kanrun.monitoring import time_limit_reached
+
+#: Steps of the final fit on training and validation points together.
+FINAL_STEPS = 6
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Network of the stage that validation chose, and the stages that led there."""
+
+    network: Network
+    chosen: Stage
+    errors: Errors
+    stages: list[Stage]
+    seconds: float
+
+
+def train(
+    create: Create,
+    data: TrainingData,
+    plan: Plan,
+    generator: Generator,
+    progress: TrainingState | None = None,
+) -> Events[Event, None, Trained]:
+    """Train a network that `create` makes, resuming from `progress`.
+
+    Raises TrainingFailed at the stage and step of a value that is not finite; the stages and
+    snapshots yielded before hold the last good states.
+    """
+    state = progress or TrainingState()
+    snapshot = state.snapshot
+    at = snapshot or (state.stages[-1] if state.stages else None)
+    setup = Setup(data, plan, generator, Clock(at.seconds if at else 0.0))
+    if at:
+        generator.set_state(at.random)
+        training = GridTraining(at.network, at.penalty, setup, list(state.stages))
+    else:
+        training, grown = _first(create, setup)
+        with setup.clock.stopped():
+            yield from (*grown, *training.events)
+    schedule = plan.schedule
+    while len(training.stages) < len(schedule) and not training.ends:
+        if training.stages and time_limit_reached():
+            break
+        position = len(training.stages)
+        tries = LAST_TRIES if position == len(schedule) - 1 else TRIES
+        stage = yield from training.advance(schedule[position], tries, snapshot)
+        snapshot = None
+        with setup.clock.stopped():
+            yield stage
+    while plan.insert_knots and not time_limit_reached():
+        if (inserted := training.insert_knots()) is None:
+            break
+        with setup.clock.stopped():
+            yield inserted
+    last = training.stages[-1]
+    best = min(training.stages, key=lambda stage: stage.selected)
+    chosen = last if last.transfer.kink else best
+    network = _final_fit(chosen, setup)
+    errors = replace(measure(network, data), validation=chosen.errors.validation)
+    return Trained(network, chosen, errors, training.stages, setup.clock.seconds)
+
+
+def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) -> Trained:
+    """Run `train` to its end, for callers that need no events."""
+    return finished(train(create, data, plan, generator), lambda event: None)
+
+
+def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
+    """Return the training that continues, and the growth that led to it."""
+    plan, samples, generator = setup.plan, setup.data.train, setup.generator
+    penalty = first_penalty(plan)
+    if plan.growth:
+        growth = Growth(setup, penalty, plan.growth)
+        growth.run(create)
+        return growth.winner, [growth.record]
+    network = create(generator)
+    if network.fit_linear(samples.x, samples.y, samples.roots):
+        return GridTraining(network, penalty, setup), []
+    if not plan.second_order:
+        others = [create(generator) for _ in range(plan.starts - 1)]
+        rivals = [GridTraining(one, penalty, setup) for one in (network, *others)]
+        for one in rivals if len(rivals) > 1 else ():
+            one.compare(plan.schedule[0])
+        return min(rivals, key=lambda one: one.lowest), []
+    # One start takes quick steps too, in which hidden grids find their place.
+    settles = plan.update_grid and len(network.shape) > 2
+    settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
+    if plan.starts > 1 or settles:
+        starts = random_starts(create, plan.starts, setup.data, penalty.weight, generator)
+        network = starts[0].network
+    return GridTraining(network, penalty, setup), []
+
+
+def _final_fit(chosen: Stage, setup: Setup) -> Network:
+    """Return the chosen network after more steps on training and validation points together."""
+    network, everything = deepcopy(chosen.network), setup.data.everything
+    linear = network.fit_linear(everything.x, everything.y, everything.roots)
+    if not linear and setup.plan.second_order and setup.data.validation is not None:
+        data = replace(setup.data, train=everything, validation=None)
+        take_steps(replace(setup, data=data).solver(network, chosen.penalty), FINAL_STEPS)
+    return network

@@ -11,8 +11,7 @@ from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import cross_validate
 from kanrun.engine.tables.scores import per_exposure
 from kanrun.errors import InvalidData
-from kanrun.families import Family
-from kanrun.points import Points
+from kanrun.points import Family, Points
 from kanrun.study.prediction import error_levels
 
 MEANS = np.array([0.02, 0.3, 0.6, 0.95])

@@ -12,7 +12,7 @@ from kanrun.engine.tables import TablePolicy, fit_likelihood, fit_numbers, to_ka
 from kanrun.engine.tables.gaussian_process import inverse_of
 from kanrun.engine.tables.table_candidates import MainPosterior
 from kanrun.engine.tables.variance_components import FunctionProblem, estimate
-from kanrun.families import Family
+from kanrun.points import Family
 
 POLICY = TablePolicy(candidates=("linear", "additive", "steps", "pairs"))
 EXACT = replace(POLICY, omitted=0.0, max_nodes=1000)

@@ -19,9 +19,8 @@ from kanrun.engine.tables.effects import (
     pair_table,
 )
 from kanrun.engine.tables.scores import LINEAR_MARGIN, MARGIN
-from kanrun.families import Family
 from kanrun.monitoring import monitored
-from kanrun.points import Points
+from kanrun.points import Family, Points
 
 ROUNDING = 1e-12  # of evaluating a network
 UNFOLDED = TablePolicy(folds=0)  # without cross-validation, which takes most of the time

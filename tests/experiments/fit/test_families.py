@@ -9,7 +9,7 @@ from doors import run_config, typed
 from numpy.testing import assert_allclose
 
 from kanrun import KANRegressor, fit, load_run
-from kanrun.families import Family
+from kanrun.points import Family
 
 
 @pytest.fixture(scope="module")

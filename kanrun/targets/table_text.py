@@ -1,4 +1,9 @@
-"""Rows of files: text, opened whatever its compression and read line by line; Excel workbooks."""
+"""Text of tables: rows of files, and single values as numbers, dates or missing values.
+
+Files are opened whatever their compression and read line by line; Excel workbooks have rows too.
+`text_of`, `number_from`, `days_from`, `is_number` and `canonical` are written into exported Python
+files, and depend on NumPy and `re` alone.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +14,23 @@ import csv
 import gzip
 import io
 import lzma
+import math
 import re
 import shlex
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kanrun.errors import UsageError
+from kanrun.points import Array
 
 SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".dat": "\t"}
 _HEAD = 4096  # bytes that show a binary file
@@ -35,6 +46,21 @@ _DAMAGED = (
 _COMMA = re.compile(r"[^\w.,]*(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?[^\w.,]*$", re.ASCII)
 _DOTS = re.compile(r"[^\w.,]*\d{1,3}(\.\d{3})+(,\d+)?[^\w.,]*$", re.ASCII)
 _THOUSANDS = re.compile(r"[^\w.,]*\d{1,3}(,\d{3})+[^\w.,]*$", re.ASCII)
+#: Values of a column: texts, or what Parquet, a DataFrame or an array holds.
+Values = Sequence[Any] | NDArray[Any]
+#: Indices of values of a column by what is wrong with them, or unusual about them.
+Faults = dict[str, list[int]]
+
+_EMPTY_WORDS = ("", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat")
+#: Texts that stand for a missing value among numbers and dates; those that do not say so are noted.
+UNUSUAL_WORDS = frozenset(
+    ("-", "--", "?", ".", "..", "*", "k.a.", "k. a.", "#n/v", "#div/0!", "#value!", "#ref!")
+)
+MISSING_WORDS = UNUSUAL_WORDS | set(_EMPTY_WORDS)
+_BOOLEANS = {"true": 1.0, "false": 0.0}
+_DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d|(\d{1,2})([./-])(\d{1,2})\3\d{4})([ T]\d\d:\d\d.*)?$", re.ASCII
+)
 
 
 @dataclass(frozen=True)
@@ -221,3 +247,140 @@ def _sheet_rows(sheet: Any) -> Iterator[tuple[int, list[Any]]]:
             values.pop()
         if values:
             yield number, values
+
+
+def text_of(value: Any) -> str:
+    """Return a value without blanks around it; "(missing)" for None, NaN and nothing."""
+    text = "" if value is None else str(value).strip()
+    return "(missing)" if text == "" or (isinstance(value, float) and np.isnan(value)) else text
+
+
+def number_from(value: Any) -> float:
+    """Return a number, also one written as $1,234.50, 12.3% (as 12.3) or 1 234; NaN for others."""
+    try:
+        return math.nan if "_" in str(value) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        sign = r"[$\u20ac\xa3\xa5]"
+        text = re.sub(rf"^([+-]?)\s*{sign}\s*|\s*(?:{sign}|%)$", r"\1", str(value).strip())
+        groups = r"[+-]?[0-9]{1,3}([,'\u2019\s])[0-9]{3}(\1[0-9]{3})*(\.[0-9]*)?"
+        if re.fullmatch(groups, text):
+            text = re.sub("[^0-9.+-]", "", text)
+        try:
+            return float(text)
+        except ValueError:
+            return math.nan
+
+
+def days_from(texts: list[str], day_first: bool) -> Array:
+    """Return dates as days since 1970-01-01, NaN for "". Raises ValueError for others.
+
+    Dates are 2024-12-31, or 31.12.2024 with the day first, or 12/31/2024 with the month first.
+    Times with a zone become those of UTC.
+    """
+    instants, minutes = [], []
+    for text in texts:
+        year, rest = text, ""
+        date = re.fullmatch(r"(\d{1,2})[./-](\d{1,2})[./-](\d{4})(.*)", text)
+        if date:
+            first, second, year, rest = date.groups()
+            day, month = (first, second) if day_first else (second, first)
+            rest = f"-{month:0>2}-{day:0>2}{rest}"
+        plain = year + rest or "NaT"
+        zone = re.fullmatch(r"(.*:[\d.]+) ?(?:[Zz]|([+-])(\d\d):?(\d\d)?)", plain)
+        if zone:
+            plain, sign, hours, rest = zone.groups()
+            minutes.append(float(f"{sign or ''}1") * (60 * int(hours or 0) + int(rest or 0)))
+        else:
+            minutes.append(0.0)
+        instants.append(plain)
+    found = np.array(instants, dtype="M8[us]")
+    days = found.astype(np.int64) / 86_400e6 - np.array(minutes) / 1440
+    return np.where(np.isnat(found), np.nan, days)
+
+
+def is_number(text: str) -> bool:
+    """Return whether Python reads a text as a number, infinity and NaN included; 12_1 is a name."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def canonical(value: Any) -> str:
+    """Return a text by which equal numbers are equal, and words in any case."""
+    text = str(value).strip()
+    return f"{float(text):.17g}" if is_number(text) else text.casefold()
+
+
+def is_missing(value: Any, words: Collection[str] = ()) -> bool:
+    """Return whether a value is None, NaN, empty, a word such as NA, or in canonical `words`."""
+    if str(value).strip().casefold() in MISSING_WORDS:
+        return True
+    return bool(words) and canonical(value) in words
+
+
+def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Faults]:
+    """Return values as finite numbers; true and false count as 1 and 0.
+
+    `words` stand for missing values, as `MISSING_WORDS` do.
+
+    Returns:
+        Numbers, shape (values,), NaN where a value is none; and the indices of these values by
+        what is wrong with them: `missing`, `text` or `infinite`. Further indices are those of
+        numbers that Python would not read, `written`, and of unusual words for missing, `word`.
+    """
+    faults: Faults = defaultdict(list)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        found = np.fromiter(map(float, values), np.float64, len(values))
+        names = any("_" in value for value in values if isinstance(value, str))
+        if np.isfinite(found).all() and not names and not words:  # Python takes 12_1 for a number
+            return found, faults
+    found = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        text = str(value).strip().casefold()
+        number = _BOOLEANS[text] if text in _BOOLEANS else number_from(value)
+        if is_missing(value, words):
+            faults["missing"].append(i)
+            if text in UNUSUAL_WORDS or text not in MISSING_WORDS:
+                faults["word"].append(i)
+        elif math.isnan(number):
+            faults["text"].append(i)
+        elif math.isinf(number):
+            faults["infinite"].append(i)
+        else:
+            found[i] = number
+            if text not in _BOOLEANS and not is_number(text):
+                faults["written"].append(i)
+    return found, faults
+
+
+def read_days(
+    values: Values, words: Collection[str] = (), day_first: bool | None = None
+) -> tuple[Array, Faults, bool | None]:
+    """Return dates as days since 1970-01-01, as `read_numbers` does, and whether days come first.
+
+    Without `day_first` the values decide, dots being for dates with the day first; None if they
+    leave it open, or have no such dates: months are then read first.
+    """
+    texts = ["" if is_missing(value, words) else text_of(value) for value in values]
+    faults: Faults = defaultdict(list, missing=[i for i, text in enumerate(texts) if not text])
+    matches = [_DATE.match(text) for text in texts]
+    if day_first is None:
+        parts = [m.group(2, 3, 4) for m in matches if m and m[3]]
+        first, second = (max((int(p[k]) for p in parts), default=0) for k in (0, 2))
+        if first > 12 or second > 12 or any(p[1] == "." for p in parts):
+            day_first = second <= 12
+    days = np.full(len(texts), np.nan)
+    known = [i for i, m in enumerate(matches) if m]
+    wrong = [i for i, m in enumerate(matches) if texts[i] and not m]
+    try:
+        days[known] = days_from([texts[i] for i in known], bool(day_first))
+    except ValueError:  # such as 2023-02-30
+        for i in known:
+            try:
+                days[i] = days_from([texts[i]], bool(day_first))[0]
+            except ValueError:
+                wrong.append(i)
+    faults["text"] = sorted(wrong)
+    return days, faults, day_first
