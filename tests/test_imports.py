@@ -5,14 +5,9 @@ import sys
 
 import pytest
 
-from kanrun.config import EXPERIMENTS
-
 HEAVY = ["torch", "pandas", "matplotlib", "scipy", "sympy", "kanrun.engine"]
 LIGHT = [  # in this order: who loads more comes later
-    {
-        "kanrun": [*HEAVY, "numpy", "omegaconf", "rich"],
-        **{kind.builder: HEAVY for kind in EXPERIMENTS.values()},
-    },
+    {"kanrun": [*HEAVY, "numpy", "omegaconf", "rich"]},
     {
         "kanrun.runs": ["torch", "pandas", "matplotlib"],
         "kanrun.config": ["torch"],
@@ -33,5 +28,23 @@ for module, absent in {modules!r}.items():
     importlib.import_module(module)
     assert not (loaded := [name for name in absent if name in sys.modules]), (module, loaded)
 """
+    run(code)
+
+
+@pytest.mark.parametrize("words", ["fit --help", "fit model.degree=x", "compare-mlp tags=[a/b]"])
+def test_help_and_refused_settings_load_nothing_heavy(words):
+    run(f"""
+import sys
+from kanrun.__main__ import main
+sys.argv = ["kanrun", *{words.split()!r}]
+try:
+    main()
+except SystemExit:
+    pass
+assert not (loaded := [name for name in {HEAVY!r} if name in sys.modules]), loaded
+""")
+
+
+def run(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

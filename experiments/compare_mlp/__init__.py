@@ -29,7 +29,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kanrun.config import CompareMLPConfig, KANConfig
-from kanrun.engine.networks.counting import TOLERANCE
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
@@ -253,6 +252,8 @@ def matched_claims(tables: Tables) -> Iterator[Claim]:
 
 def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
     """Claim, for each target, that at equal size the KAN's test error is below the MLPs'."""
+    from kanrun.engine.networks.counting import TOLERANCE
+
     targets: Any = summary.groupby("target", sort=False)
     for target, rows in targets:
         logs = matched_logs(rows)

@@ -173,9 +173,7 @@ def check(study: Study, *, force: bool = False) -> Checked:
     if it has them. `force` skips the memory check. Raises UsageError, which names the point if
     there are several.
     """
-    experiment, cells, trainings = study.experiment, list[int](), list[int]()
-    prepare: Any = getattr(experiment, "prepare", None)
-    limit = getattr(experiment, "using_threads", using_threads)
+    cells, trainings = list[int](), list[int]()
     prepared, before, process = dict[Key, Any](), 0, psutil.Process()
     for point in study.points:
         try:
@@ -185,6 +183,10 @@ def check(study: Study, *, force: bool = False) -> Checked:
             check_tags(cfg.tags)
             if cfg.device not in {"auto", "cpu"}:
                 device_of(cfg)
+            # Loaded after all that is rejected without it: a recipe may load torch.
+            experiment = study.experiment
+            prepare: Any = getattr(experiment, "prepare", None)
+            limit = getattr(experiment, "using_threads", using_threads)
             if hasattr(experiment, "check"):
                 experiment.check(cfg)
             tasks = tasks_of(experiment, cfg, point)
