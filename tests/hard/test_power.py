@@ -126,7 +126,11 @@ def recorded(top, patch, body):
         ("rename", lambda _, old, new: note("rename", old, str(new))),
     ):
         watch(name, tell)
-    patch.setattr(kanrun.runs.files, "open", lambda path, mode: Unbuffered(path), raising=False)
+
+    def opened_file(path, mode):
+        return Unbuffered(path) if mode == "xb" else open(path, mode)
+
+    patch.setattr(kanrun.runs.files, "open", opened_file, raising=False)
     body()
     patch.undo()
     return operations
