@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -179,7 +179,7 @@ def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") 
     plain = asdict(settings)  # type: ignore[call-overload]
     for key, value in differences.items():
         replaced = not at and key in GROUPS and isinstance(value, Mapping) and "kind" in value
-        plain[key] = value if replaced else _merged(plain.get(key), value)
+        plain[key] = value if replaced else merged(plain.get(key), value)
     return _complete(type(settings), resolve_interpolations(plain), at)
 
 
@@ -251,12 +251,6 @@ def holder_of(plain: Any, key: str, make: bool = False) -> tuple[Any, Any]:
     return plain, int(last) if isinstance(plain, list) else last
 
 
-def set_value(plain: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value of a dotted key in nested mappings and lists; a mapping is merged."""
-    holder, last = holder_of(plain, key, make=True)
-    holder[last] = _merged(holder.get(last) if isinstance(holder, dict) else None, value)
-
-
 def with_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a composed configuration with the values of a point, by dotted key.
 
@@ -267,7 +261,7 @@ def with_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str
         with contextlib.suppress(LookupError, ValueError, TypeError):
             holder, last = holder_of(changed, key)
             if not isinstance(holder[last], Mapping) or isinstance(value, Mapping):
-                set_value(changed, key, value)
+                holder[last] = deepcopy(value)
     return changed
 
 
@@ -300,7 +294,9 @@ def unknown_key(name: str, at: str, known: Sequence[str], kind: str = "") -> Usa
     if kind in GROUPS.get(group, ()) and (sentence := foreign_setting(at + name, {group: kind})):
         return UsageError(sentence)
     keys = [one for one in known if one != "kind"]
-    offer = did_you_mean(f"{at}{name}", [f"{at}{one}" for one in keys], max_names=1)
+    others = (one.settings.__dataclass_fields__ for one in GROUPS.get(group, {}).values())
+    near = dict.fromkeys(f"{at}{one}" for one in (*keys, *chain(*others)))
+    offer = did_you_mean(f"{at}{name}", near, max_names=1)
     where = f"keys of {group}" if group else "keys"
     return UsageError(f"there is no key {at}{name}{offer} ({where}: {', '.join(keys)}).")
 
@@ -392,7 +388,8 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _merged(old: Any, new: Any) -> Any:
+def merged(old: Any, new: Any) -> Any:
+    """Return a copy of the value `new`; one that is a mapping is merged into the mapping `old`."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return deepcopy(new)
-    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}
+    return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -87,6 +88,14 @@ class ArgumentReader:
         self._command, self._loader, self._outputs = command, loader, outputs
         self._several = several
         self._free_text = {key.path: key.type for key in known if key.free_text}
+
+    def read_all(self, words: Sequence[str]) -> list[list[Argument]]:
+        """Return each argument with its values. Raises UsageError, also for a key given twice."""
+        read = [self.read(word) for word in words]
+        for key, number in Counter(found[0].key for found in read).items():
+            if number > 1:
+                raise UsageError(f"{key} is given {number} times; give it once.")
+        return read
 
     def read(self, word: str) -> list[Argument]:
         """Return the argument that `word` is, with each of its values. Raises UsageError."""

@@ -46,8 +46,8 @@ from kanrun.config.registry import implied_choices, module_of
 from kanrun.config.rules import (
     MissingSettings,
     holder_of,
+    merged,
     resolve_interpolations,
-    set_value,
     typed_config,
     unknown_key,
 )
@@ -153,15 +153,15 @@ def compose(
     """
     known, loader = keys_of(source.command), open_loader(source)
     reader = ArgumentReader(source.command, known, loader, source.outputs, several)
-    read = [reader.read(word) for word in words]
-    swept = {found[0].key: found for found in read if len(found) > 1}
-    alternatives = [found for found in read if swept.get(found[0].key, found) is found]
-    if math.prod(map(len, alternatives)) > MAX_POINTS:
+    read = reader.read_all(words)
+    if math.prod(map(len, read)) > MAX_POINTS:
         raise UsageError(f"the call has more than {MAX_POINTS} points; give fewer values.")
-    keys = [found[0].key for found in alternatives if found[0].sign != "~"]
+    keys = [found[0].key for found in read if found[0].sign != "~"]
+    swept = {found[0].key for found in read if len(found) > 1}
     bases: dict[tuple[str, ...], int] = {}
     composed, points = [], []
-    for number, chosen in enumerate(itertools.product(*alternatives)):
+    replaced: list[dict[str, Any]] = []  # of each base, by key: the values of its files
+    for number, chosen in enumerate(itertools.product(*read)):
         groups = {one.key: one for one in chosen if one.is_group}
         choices = {name: one.text or "" for name, one in groups.items()}
         implied = implied_choices(EXPERIMENTS[source.command], choices, keys)
@@ -170,10 +170,15 @@ def compose(
             bases[key] = len(bases)
             settings = [one for one in chosen if not one.is_group]
             plain = _composed(source, loader, key, [one.key for one in settings])
-            for one in settings:
-                _set_argument(source.command, plain, one, known)
+            there = {one.key: _set_argument(source.command, plain, one, known) for one in settings}
+            replaced.append(there)
             composed.append(plain)
-        values = {one.key: one.value for one in chosen if one.key in swept}
+        before = replaced[bases[key]]
+        values = {
+            one.key: _new_value(before.get(one.key), one, known)
+            for one in chosen
+            if one.key in swept
+        }
         points.append(Point(number, (*implied, *map(str, chosen)), values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
 
@@ -254,10 +259,11 @@ def _composed(
 
 def _set_argument(
     command: str, plain: dict[str, Any], argument: Argument, known: Sequence[Key]
-) -> None:
-    """Set the value of an argument, or remove its key. Raises UsageError if that is impossible.
+) -> Any:
+    """Set the value of an argument, or remove its key; return the value that was there.
 
-    Whether it is a key of its group is checked with the types, in `kanrun.config.rules`.
+    Raises UsageError if that is impossible. Whether it is a key of its group is checked with the
+    types, in `kanrun.config.rules`.
     """
     key, sign = argument.key, argument.sign
     first, _, rest = key.partition(".")
@@ -291,10 +297,18 @@ def _set_argument(
         if key in paths:
             raise UsageError(f"{key} cannot be taken away; set it to another value.")
         del holder[last]
-        return
+        return there
     if sign == "+" and there is not None and not isinstance(there, dict | list):
         raise UsageError(f"{key} exists already: leave out the +.")
-    set_value(plain, key, argument.value)
+    holder, last = holder_of(plain, key, make=True)
+    holder[last] = _new_value(there, argument, known)
+    return there
+
+
+def _new_value(there: Any, argument: Argument, known: Sequence[Key]) -> Any:
+    """Return the value that an argument gives: a mapping is merged, but `{}` empties a setting."""
+    empties = argument.value == {} and argument.key in {one.path for one in known}
+    return {} if empties else merged(there, argument.value)
 
 
 class CheckedFiles(FileConfigSource):

@@ -240,6 +240,14 @@ def test_many_points_are_composed_once():
     assert typed_config("fit", study.bases[0]).model.degree == 1
 
 
+def test_mappings_of_points_are_merged_into_the_files_and_empty_ones_empty_a_setting():
+    words = ["growth={depths: [2]},{functions: [4]},{}", "sampling={}"]
+    study = compose(Source("compare-mlp"), words, several=True)
+    found, default = [study.config(point).growth for point in range(3)], composed("compare-mlp")[0]
+    assert found == [default.growth | {"depths": [2]}, default.growth | {"functions": [4]}, {}]
+    assert study.config(2).sampling == default.sampling
+
+
 def test_a_setting_of_a_cell_can_vary():
     study = compose(Source("fit"), ["+suite=[{seed: 3}]", "suite.0.seed=4,5"], several=True)
     assert [study.config(point.number).suite for point in study.points] == [

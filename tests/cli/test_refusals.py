@@ -10,6 +10,7 @@ PENDULUM = Path(__file__).parents[2] / "docs/examples/pendulum.csv"
 UNKNOWN_KEYS = [
     ("model.hiden=[5]", "no key model.hiden ... did you mean model.hidden? ... intervals"),
     ("targt.path=houses.csv", "no key targt.path ... did you mean target.path?"),
+    ("target.pth=houses.csv", "no key target.pth; did you mean target.path? (keys of target"),
     ("foo=1", "no key foo (see kanrun keys --command fit)"),
     ("learning_rte=1", "no key learning_rte ... did you mean learning_rate?"),
     ("target@foo=product", "no key target@foo"),
@@ -32,6 +33,8 @@ UNKNOWN_CHOICES = [
     ("model=5", "model=5 ... choose one of auto, bezier"),
     ("study=toy_suit", "study=toy_suit is not a choice of study ... toy_suite"),
     ("model.kind=mlp", "model.kind=mlp ... model=NAME"),
+    ("target=runge target=product", "target is given 2 times; give it once"),
+    ("-m model.degree=2,3 degree=4", "model.degree is given 2 times; give it once"),
     ("'model={kind: nonsense}'", "model.kind=nonsense is not one of kan, mlp"),
 ]
 WRONG_VALUES = [

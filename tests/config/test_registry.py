@@ -114,7 +114,8 @@ def test_the_figures_of_a_command_are_declared():
             figures = getattr(experiment, "more_figures", experiment.figures)
             drawn = {name for tables in TABLES[command] for name, _ in figures(tables)}
         else:
-            plots = resolve(f"{kind.builder}.plots:FIGURES")
+            place = "table_suite" if command == "bench" else "plots"
+            plots = resolve(f"{kind.builder}.{place}:FIGURES")
             groups = plots.values() if isinstance(plots, dict) else [plots]
             drawn = {draw.__name__ for group in groups for draw in group}
         found = {pattern: fnmatch.filter(drawn, pattern) for pattern in kind.figures}
