@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator as Events
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from math import inf
 from operator import or_
@@ -57,7 +57,7 @@ MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
 #: Fraction of this work that a solution may take where the next tolerance asks for more, and the
 #: largest factor to its tolerance. Errors of Schroedinger's equation from a kink fall by half for
 #: four times the work.
-AFFORDED_WORK, LARGEST_FACTOR = 0.25, 0.6
+AFFORDED_WORK, LARGEST_FACTOR = 0.15, 0.6
 #: Work is predicted once this many windows have grown by less than this factor, and this fraction
 #: of the largest work is done.
 SETTLING_WINDOWS, SETTLED, SETTLED_WORK = 8, 2.0, 0.05
@@ -86,10 +86,12 @@ class _Level:
     """Solution of one tolerance, and its values at the points of comparison.
 
     Attributes:
-        change: Relative difference from the level before.
+        change: Relative difference from the level before, in the whole range or in its last part if
+            that is larger.
         changes: The same by parts of time.
         power: Power of the tolerance by which errors fall, at most 1.
         factor: Tolerance relative to that of the level before.
+        work_power: Power of one over the tolerance by which work grows.
     """
 
     march: March
@@ -98,6 +100,7 @@ class _Level:
     changes: Tensor | None = None
     power: float = 1.0
     factor: float = 1.0
+    work_power: float = 0.0
 
     @property
     def estimate(self) -> float | None:
@@ -123,7 +126,7 @@ def solve_evolution(
     local, doubt = min(tolerance / TOLERANCE_FACTOR, LARGEST_TOLERANCE), None
     while True:
         march = _march(system, local, level.march if level else None)
-        if march.is_long and (other := _affordable(march, level)) is not None:
+        if march.is_long and (other := _less_work(march, level)) is not None:
             local = other
             continue
         stopped = march.stopped
@@ -148,18 +151,24 @@ def solve_evolution(
     return Solution(network, stages, end, found, tolerance, stopped, doubt)
 
 
-def _affordable(long: March, level: _Level | None) -> float | None:
-    """Return a larger tolerance than that of too long a solution, or None.
-
-    Work is a power of the tolerance, which the last solution and this one tell.
-    """
+def _less_work(long: March, level: _Level | None) -> float | None:
+    """Return a larger tolerance than that of too long a solution after `level`, or None."""
     if level is None:
         local = long.tolerance * COARSER_FACTOR
         return local if local <= LARGEST_TOLERANCE else None
-    before, work = level.march.tolerance, level.march.work
-    power = np.log((long.work + long.remaining) / work) / np.log(before / long.tolerance)
-    factor = float((AFFORDED_WORK * MAX_WORK / work) ** (-1 / power))
-    return before * factor if factor < LARGEST_FACTOR else None
+    before = level.march.tolerance
+    factor = _affordable(level, long.tolerance / before, long.work + long.remaining)
+    return None if factor is None else before * factor
+
+
+def _affordable(level: _Level, factor: float, work: float) -> float | None:
+    """Return a factor to the next tolerance that is larger than one of too much `work`, or None.
+
+    Where work is too much, it grows at least like one over the tolerance.
+    """
+    power = max(1.0, -np.log(work / level.march.work) / np.log(factor))
+    found = float((AFFORDED_WORK * MAX_WORK / level.march.work) ** (-1 / power))
+    return found if found < LARGEST_FACTOR else None
 
 
 def _doubt(system: EvolutionSystem, windows: Sequence[Window]) -> str | None:
@@ -208,8 +217,10 @@ def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level
     squares = ((values - before.values).square() / sizes).nan_to_num(inf)
     changes = squares.unflatten(0, (PARTS, -1)).mean(1).amax(1).sqrt()
     power = 1.0 if before.changes is None else _power(before.changes, changes, before.factor)
-    change, factor = float(squares.mean(0).max().sqrt()), march.tolerance / before.march.tolerance
-    return replace(level, change=change, changes=changes, power=power, factor=factor)
+    change = max(float(squares.mean(0).max().sqrt()), float(changes[-1]))
+    factor = march.tolerance / before.march.tolerance
+    growth = -float(np.log(march.work / before.march.work) / np.log(factor))
+    return _Level(march, values, change, changes, power, factor, growth)
 
 
 def _values(system: EvolutionSystem, windows: Sequence[Window], points: Array) -> Tensor:
@@ -241,12 +252,17 @@ def _power(before: Tensor, changes: Tensor, factor: float) -> float:
 
 
 def _next_factor(level: _Level, tolerance: float) -> float:
-    """Return the factor to the next tolerance, one step of which should meet the `tolerance`."""
+    """Return the factor to the next tolerance, one step of which should meet the `tolerance`.
+
+    It is larger if the work, a power of the tolerance as before, would be too much.
+    """
     if level.estimate is None or level.change > SATURATED:
         return TOLERANCE_FACTOR
     aimed = AIMED_FRACTION * tolerance / max(level.estimate, TINY)
-    factor = aimed ** (1 / max(level.power, SMALLEST_POWER))
-    return float(np.clip(factor, SMALLEST_FACTOR, TOLERANCE_FACTOR))
+    wanted = aimed ** (1 / max(level.power, SMALLEST_POWER))
+    factor = float(np.clip(wanted, SMALLEST_FACTOR, TOLERANCE_FACTOR))
+    work = level.march.work * factor**-level.work_power
+    return (_affordable(level, factor, work) if work > MAX_WORK else None) or factor
 
 
 def _is_enough(level: _Level, tolerance: float) -> bool:
