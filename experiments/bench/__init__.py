@@ -10,8 +10,8 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from kanrun.config import BenchConfig, KANConfig
 from kanrun.config.models import check_model
@@ -21,7 +21,7 @@ from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study import Claims, Tables
+    from kanrun.study import Cell, Claims, Tables
 
 
 def check(cfg: BenchConfig) -> None:
@@ -39,12 +39,12 @@ def check(cfg: BenchConfig) -> None:
     check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)
 
 
-def cells(cfg: BenchConfig) -> list[dict[str, Any]]:
+def cells(cfg: BenchConfig) -> list[Cell]:
     """Return one cell, so that nothing runs next to a measurement."""
     return [{"part": cfg.part}]
 
 
-def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+def run(cfg: BenchConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Measure one part after the other."""
     import platform
 

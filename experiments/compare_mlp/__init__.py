@@ -20,7 +20,7 @@ FLOPs as executed and as others count. A bootstrap interval decides who wins, or
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from kanrun.study.suite import claim_at_most, claim_near, exponent, median, valu
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study import Claims, Tables
+    from kanrun.study import Cell, Claims, Tables
 
 
 #: Coverage of an interval. RESAMPLES leave some 500 beyond each end of the widest that is drawn,
@@ -66,7 +66,7 @@ LAWS = (
 )
 
 
-def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
+def cells(cfg: CompareMLPConfig) -> list[Cell]:
     """Return one cell per network, and one for the sizes whose parameters are counted.
 
     A cell of a KAN has a `grid`, one of an MLP its `activation`, and its widths or the KAN that it
@@ -74,12 +74,12 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """
     from kanrun.experiments.compare_mlp.cases import cases_of
 
-    found = [{"case": case, **cell} for case in cases_of(cfg) for cell in _networks(cfg, case)]
-    counted = [{"growth": dict(cfg.growth)}] if cfg.growth else []
-    return found + (counted if cfg.comparison == "matched" else [])
+    found = ({"case": case, **cell} for case in cases_of(cfg) for cell in _networks(cfg, case))
+    counts = cfg.growth and cfg.comparison == "matched"
+    return [*found, *([{"growth": dict(cfg.growth)}] if counts else [])]
 
 
-def _networks(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
     from kanrun.experiments.compare_mlp.studies import VARIANTS
 
     kans = [{"hidden": h, "grid": g} for h, g in itertools.product(case["shapes"], cfg.grids)]
@@ -124,7 +124,7 @@ def check(cfg: CompareMLPConfig) -> None:
             names.add(name)
 
 
-def run(cfg: CompareMLPConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Train one network: yield a row of the summary with its sizes, seconds and errors."""
     from kanrun.experiments.compare_mlp.cases import case_of
     from kanrun.experiments.compare_mlp.studies import GROWTH, STUDIES, growth_rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +18,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Row, Value
+from kanrun.study import Cell
 from kanrun.study.build import (
     LearningProblem,
     factory,
@@ -80,7 +81,7 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
     return [asdict(typed(CaseSettings(), case, "cases")) for case in cfg.cases]
 
 
-def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
+def case_of(cfg: CompareMLPConfig, case: Cell, seed: int) -> Case:
     """Return the case's target sampled for `seed`. Raises UsageError for invalid settings."""
     own = with_cell(cfg, {key: case[key] for key in ("target", "sampling") if case.get(key)})
     problem = make_problem(own, own.target, own.sampling, seed)
@@ -97,15 +98,15 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     return Case(problem, own, name + _difference(cfg, case))
 
 
-def _difference(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> str:
+def _difference(cfg: CompareMLPConfig, case: Cell) -> str:
     """Return the settings in which a case differs from others of its target, as (train 500)."""
 
-    def named(one: Mapping[str, Any]) -> str:
+    def named(one: Cell) -> str:
         target = one["target"]
         names = (target.get(key) for key in ("name", "formula", "id", "kind"))
         return Path(str(target.get("path", ""))).name or str(next(filter(None, names), None))
 
-    def given(one: Mapping[str, Any]) -> dict[str, Any]:
+    def given(one: Cell) -> dict[str, Any]:
         return {**one["target"], **(one.get("sampling") or {})}
 
     others = [given(other) for other in cases_of(cfg) if named(other) == named(case)]

@@ -24,7 +24,7 @@ from kanrun.figures.panels import (
     shape_name,
     two_lines,
 )
-from kanrun.figures.style import BLUE, CYCLE, DASHED, MARKERS, VERMILLION, power, styled
+from kanrun.figures.style import BLUE, CYCLE, DASHED, MARKERS, VERMILLION, Look, power, styled
 from kanrun.study.suite import exponent
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
@@ -45,9 +45,9 @@ RELATIVE = "test RMSE / std of the target"
 #: Heights of panels (inches), letters of the label of a row of panels, half a bound's height, and
 #: the offset of one mark beside another.
 PARETO, GROWTH, LABEL_LETTERS, HALF_BOUND, BESIDE = 1.9, 2.2, 22, 0.35, 1 / 12
-ABOVE: dict[str, Any] = {"where": "outside upper center"}
-BELOW_PANEL: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.28)}
-QUARTILE_BARS: dict[str, Any] = {"alpha": 0.7, "lw": 0.7}
+ABOVE: Look = {"where": "outside upper center"}
+BELOW_PANEL: Look = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.28)}
+QUARTILE_BARS: Look = {"alpha": 0.7, "lw": 0.7}
 
 
 @styled

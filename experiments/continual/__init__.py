@@ -17,7 +17,7 @@ through its strengths for each; KANs differ in their random start alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ from kanrun.study.suite import (
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study import Claims, Tables
+    from kanrun.study import Cell, Claims, Tables
 
 
 #: Forgetting in units of the peaks' height: at most a quarter of its own error for the KAN, much
@@ -83,7 +83,7 @@ ORDER = 0.3
 RUNS = "trainings"  # several of them may share a seed
 
 
-def cells(cfg: ContinualConfig) -> list[dict[str, Any]]:
+def cells(cfg: ContinualConfig) -> list[Cell]:
     """Return the cells of every sequence and part."""
     from kanrun.experiments.continual.learners import cells_of
     from kanrun.experiments.continual.training import of_sequence
@@ -114,7 +114,7 @@ def check(cfg: ContinualConfig) -> None:
             make_plan(learner_of_cell(own, cell).model, own.solver, sequence.problem)
 
 
-def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Train all trials of one learner: yield a row each, and the tables of the best."""
     from kanrun.experiments.continual import training
     from kanrun.experiments.continual.learners import learner_of_cell

@@ -33,6 +33,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import INFORMATION, Objective, QuadraticMemory, Samples, output_scale
 from kanrun.errors import UsageError
+from kanrun.study import Cell
 from kanrun.study.build import intervals_of, network_shape
 from kanrun.study.suite import typed
 
@@ -271,7 +272,7 @@ def learner_of_shape(
     return learner_of(cfg, entry, "memories")
 
 
-def cells_of(cfg: ContinualConfig) -> list[dict[str, Any]]:
+def cells_of(cfg: ContinualConfig) -> list[Cell]:
     """Return the cells of every part of one sequence; those of later parts are trained once."""
     learners = learners_of(cfg) if "learners" in cfg.parts else {}
     found: dict[str, list[dict[str, Any]]] = {
@@ -296,7 +297,7 @@ def cells_of(cfg: ContinualConfig) -> list[dict[str, Any]]:
     ]
 
 
-def learner_of_cell(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
+def learner_of_cell(cfg: ContinualConfig, cell: Cell) -> Learner:
     """Return the learner of a cell: one of the list by its name, or a KAN of a shape."""
     if "learner" not in cell:
         return learner_of_shape(cfg, cell["hidden"], cell["memory"], cell.get("intervals"))

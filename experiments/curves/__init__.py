@@ -13,7 +13,7 @@ alone every seed is done.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pandas import DataFrame, Series
@@ -24,7 +24,7 @@ from kanrun.study.suite import claim_at_least, claim_at_most, exponent
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study import Claims, Tables
+    from kanrun.study import Cell, Claims, Tables
 
 
 #: Orders are fitted to splines of at least this many points (if there are two), past the first
@@ -57,12 +57,12 @@ def check(cfg: CurvesConfig) -> None:
     check_settings(cfg)
 
 
-def cells(cfg: CurvesConfig) -> list[dict[str, Any]]:
+def cells(cfg: CurvesConfig) -> list[Cell]:
     """Return one cell per part."""
     return [{"part": part} for part in cfg.parts]
 
 
-def run(cfg: CurvesConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+def run(cfg: CurvesConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Yield the tables of one part; only the identities are checked on every seed."""
     from kanrun.experiments.curves.parts import PARTS
 

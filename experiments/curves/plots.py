@@ -24,6 +24,7 @@ from kanrun.figures.style import (
     SEQUENTIAL,
     THIN,
     VERMILLION,
+    Look,
     power,
     styled,
     subscript,
@@ -46,11 +47,11 @@ AWAY, ABOVE, BELOW = 10, 0.02, -0.06
 MANY, FEW, SIZES = 600, 60, (3.2, 2)
 #: Part of the colour map that the levels of a construction take.
 LEVELS = 0.85
-CURVE: dict[str, Any] = {"lw": 2, "zorder": 3}
-GIVEN: dict[str, Any] = {"color": BLACK, "zorder": 4}
-KNOTS: dict[str, Any] = {"color": "white", "mec": BLACK, "ms": 4, "zorder": 4, "label": "knots"}
-POINT: dict[str, Any] = {"color": VERMILLION, "ms": 6, "zorder": 5}
-ARROW: dict[str, Any] = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
+CURVE: Look = {"lw": 2, "zorder": 3}
+GIVEN: Look = {"color": BLACK, "zorder": 4}
+KNOTS: Look = {"color": "white", "mec": BLACK, "ms": 4, "zorder": 4, "label": "knots"}
+POINT: Look = {"color": VERMILLION, "ms": 6, "zorder": 5}
+ARROW: Look = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
 BESIDE, ON_TOP = "outside right center", "outside upper center"
 
 
@@ -280,7 +281,7 @@ def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: D
     _draw(left, curves, "-", color=BLUE, label="spline through the points")
     _polygon(right, control)
     _draw(right, curves, "-", "near_", color=GREEN, label="spline near them")
-    look: dict[str, Any] = {"color": PALE, "zorder": 0}
+    look: Look = {"color": PALE, "zorder": 0}
     if len(points) <= MANY:
         look = {"ms": SIZES[len(points) > FEW], **GIVEN}
     for axes in (left, right):

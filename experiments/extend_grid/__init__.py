@@ -19,7 +19,7 @@ validation chooses.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ExtendGridConfig
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from kanrun.experiments.extend_grid.extension import Extension
 
     from kanrun.figures import Figures
-    from kanrun.study import Claims, Tables
+    from kanrun.study import Cell, Claims, Tables
 
 
-def cells(cfg: ExtendGridConfig) -> list[dict[str, Any]]:
+def cells(cfg: ExtendGridConfig) -> list[Cell]:
     """Return the cells of every part, as differences from the configuration."""
     return [{"part": part, **cell} for part in cfg.parts for cell in _cells_of(cfg, part)]
 
 
-def _cells_of(cfg: ExtendGridConfig, part: str) -> list[dict[str, Any]]:
+def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
     from kanrun.experiments.extend_grid.extension import penalises, schedule_of
 
     def cell(intervals: list[int], **differences: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[dict[str, Any]]:
     return exact + [cell(grids, **one) for one in noisy if cfg.overfit_noise]
 
 
-def prepare(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Extension:
+def prepare(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
     """Build everything that a training needs."""
     from kanrun.experiments.extend_grid.extension import extension
 
@@ -75,7 +75,7 @@ def prepare(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Extens
 
 
 def run(
-    cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int, prepared: Extension | None = None
+    cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None = None
 ) -> Iterator[Record]:
     """Train along one schedule: yield rows of each step, then of the stages and the summary."""
     from kanrun.experiments.extend_grid.extension import from_scratch, stage_rows, summary

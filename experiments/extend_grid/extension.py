@@ -9,7 +9,7 @@ training points, k = 3, by number of grid intervals: Liu et al., arXiv 2404.1975
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -25,6 +25,7 @@ from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Claim, Row, Value
+from kanrun.study import Cell
 from kanrun.study.build import (
     Create,
     LearningProblem,
@@ -154,7 +155,7 @@ class Extension:
             yield Row("metrics", {**self.marks, **step_row(event)})
 
 
-def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Extension:
+def extension(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
     """Return what the training of a cell needs. Raises UsageError for what cannot be trained."""
     check_model_of(cfg)
     compared = cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0]
@@ -202,7 +203,7 @@ def check_model_of(cfg: ExtendGridConfig) -> None:
         )
 
 
-def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> LearningProblem:
+def problem_of(cfg: ExtendGridConfig, cell: Cell, seed: int) -> LearningProblem:
     """Return the target, sampled for a cell. Raises UsageError for too few or no test points."""
     part, sampling = cell["part"], cfg.sampling
     try:

@@ -28,7 +28,7 @@ from kanrun.figures.panels import (
     series,
     shape_name,
 )
-from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, styled
+from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, Look, styled
 from kanrun.study.suite import exponents
 
 #: Column of the stages, label and look of each mark of the grid from which on networks can
@@ -52,7 +52,7 @@ MARKS: dict[str, dict[str, Any]] = {
 FARTHEST = 10
 GRIDS = "grid intervals G"
 PUBLISHED = {"paper": ("x", "paper, Figure 2.3"), "pykan": ("+", "pykan 0.2.8")}
-THEIRS: dict[str, Any] = {"color": BLACK, "ms": 5, "zorder": 4}
+THEIRS: Look = {"color": BLACK, "ms": 5, "zorder": 4}
 MEASURES = {"test_rmse": "test RMSE", "test_root_median_square": "root of the median square"}
 #: Trainings of the part overfit: with the penalty or not, from scratch or not, and their look.
 WAYS = (

@@ -14,10 +14,10 @@ of them join the training points.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from kanrun.experiments.fit.tables import TableFitting
 
     from kanrun.figures import Figures
-    from kanrun.study import Claims, Tables
+    from kanrun.study import Cell, Claims, Tables
 
 
 #: Maximum number of points by default.
@@ -84,13 +84,13 @@ AGREEING = 2.0
 ACCURATE = 1e-12
 
 
-def cells(cfg: FitConfig) -> list[dict[str, Any]]:
+def cells(cfg: FitConfig) -> list[Cell]:
     """Return one cell, or those of the suite."""
     return suite_cells(cfg.suite)
 
 
 def prepare(
-    cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
+    cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None
 ) -> Fit | TableFitting:
     """Build everything that a training needs, unless `target` is built already."""
     if MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only:
@@ -102,7 +102,7 @@ def prepare(
 
 def run(
     cfg: FitConfig,
-    cell: dict[str, Any],
+    cell: Cell,
     seed: int,
     resume: Checkpoint | None = None,
     prepared: Fit | TableFitting | None = None,
@@ -146,9 +146,7 @@ class Fit:
         """Solver, grids, starts and parameters."""
         return describe_training(self.cfg.model, self.plan, self.problem)
 
-    def run(
-        self, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None
-    ) -> Iterator[Record]:
+    def run(self, cell: Cell, seed: int, resume: Checkpoint | None) -> Iterator[Record]:
         """Train; one row per step as it trains, the rest at the end."""
         problem, model = self.problem, self.cfg.model
         done = TrainingState()
@@ -186,9 +184,7 @@ class Fit:
         return EXTRA_POINTS if growth and not growth.given and function and usual else 0
 
 
-def make_fit(
-    cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
-) -> Fit:
+def make_fit(cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None) -> Fit:
     """Build what the training of one cell and seed needs, unless `target` is built already.
 
     Raises UsageError for settings against a rule.
@@ -239,9 +235,7 @@ class Progress:
         yield to_checkpoint("resume", state, lowest=self._lowest)
 
 
-def results(
-    training: Fit, cell: Mapping[str, Any], seed: int, trained: Trained
-) -> Iterator[Record]:
+def results(training: Fit, cell: Cell, seed: int, trained: Trained) -> Iterator[Record]:
     """Yield summary, bounds, predictions, edges and the trained model."""
     network, problem, dataset = trained.network, training.problem, training.problem.dataset
     errors = trained.errors

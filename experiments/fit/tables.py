@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
+from kanrun.study import Cell
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.evaluation import (
     doubts,
@@ -64,7 +65,7 @@ class TableFitting:
             return points
         return per_exposure(points, self.offset, self.policy.family)
 
-    def run(self, cell: Mapping[str, Any], seed: int, _: Checkpoint | None) -> Iterator[Record]:
+    def run(self, cell: Cell, seed: int, _: Checkpoint | None) -> Iterator[Record]:
         """Cross-validate, fit all rows, and report; a resumed run starts again."""
         problem, started = self.problem, time.perf_counter()
         dataset, family, checked = problem.dataset, self.family, DataFrame()
@@ -148,7 +149,7 @@ def _table(name: str, table: DataFrame) -> Table:
 
 
 def prepare_table(
-    cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None
+    cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None
 ) -> TableFitting:
     """Read and split the table, unless `target` is the table.
 

@@ -8,10 +8,10 @@ checkpoint holds (else on uniform points of its first grid). `predict`, `export`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -28,19 +28,19 @@ from kanrun.targets import Scaling, array_target
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study import Claims, Tables
+    from kanrun.study import Cell, Claims, Tables
 
 
 #: Points that are recorded: inputs of the checkpoint, or uniform ones of the first grid.
 SAMPLES = 2000
 
 
-def cells(cfg: ImportConfig) -> list[dict[str, Any]]:
+def cells(cfg: ImportConfig) -> list[Cell]:
     """Return the one cell."""
     return [{}]
 
 
-def prepare(cfg: ImportConfig, cell: Mapping[str, Any], seed: int) -> list[Record]:
+def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     """Return note, summary, predictions, edges and the network of `cfg.file`.
 
     Its points have its own outputs as y. Raises UsageError for a file that cannot be read, and for
@@ -79,7 +79,7 @@ def prepare(cfg: ImportConfig, cell: Mapping[str, Any], seed: int) -> list[Recor
 
 
 def run(
-    cfg: ImportConfig, cell: Mapping[str, Any], seed: int, prepared: list[Record] | None = None
+    cfg: ImportConfig, cell: Cell, seed: int, prepared: list[Record] | None = None
 ) -> Iterator[Record]:
     """Yield the network with its edges and predictions."""
     yield from prepared or prepare(cfg, cell, seed)

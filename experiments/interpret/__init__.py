@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -24,7 +24,7 @@ from kanrun.study.suite import claim_at_least, claim_at_most, maximum, suite_cel
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
-    from kanrun.study import Claims, Tables
+    from kanrun.study import Cell, Claims, Tables
 
 
 #: Fraction of a target's seeds that have to recover it, and the CPU seconds that each may take.
@@ -38,7 +38,7 @@ DIGITS, FORMS = 8.0, 15 / 27
 AS_GOOD = 1.05
 
 
-def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
+def cells(cfg: InterpretConfig) -> list[Cell]:
     """Return the cells of the suite, or one."""
     return suite_cells(cfg.suite)
 
@@ -64,7 +64,7 @@ def check(cfg: InterpretConfig) -> None:
         problems_of(with_cell(cfg, cell), cfg.seed)
 
 
-def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Record]:
+def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Interpret every output of the target; yield a row for each stage."""
     import time
 

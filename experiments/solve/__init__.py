@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kanrun.config import SolveConfig
 from kanrun.runs.records import Note, Record, Row
+from kanrun.study import Cell
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from kanrun.runs import Claim
 
 
-def cells(cfg: SolveConfig) -> list[dict[str, Any]]:
+def cells(cfg: SolveConfig) -> list[Cell]:
     """Return a cell for each network, of each equation of a suite."""
     return [
         {**entry, "network": number}
@@ -42,7 +43,7 @@ def check(cfg: SolveConfig) -> None:
         network_choices(chosen, make_solve_problem(chosen, cfg.seed).system)
 
 
-def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+def run(cfg: SolveConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Solve with one network; yield a row per grid, the summary, the solution, its checkpoint."""
     from kanrun.experiments.solve.checks import condition_warnings
     from kanrun.experiments.solve.problem import make_solve_problem, settings_of

@@ -48,6 +48,7 @@ from kanrun.engine.equations import (
 )
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.formulas import constant, to_numpy, variable
+from kanrun.study import Cell
 from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell
 
@@ -126,7 +127,7 @@ def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
     return lambda points: np.stack([each(points) for each in functions], axis=1)
 
 
-def settings_of(cfg: SolveConfig, cell: Mapping[str, Any]) -> SolveConfig:
+def settings_of(cfg: SolveConfig, cell: Cell) -> SolveConfig:
     """Return the settings of one cell of a suite.
 
     A cell is for example {equation: heat, name: heat, bounds: {l2: 1e-6}}.

@@ -35,6 +35,8 @@ from typing import Any, Generic, TypeVar
 
 from kanrun.errors import UsageError, did_you_mean
 
+#: Plain data by name: settings (nested), the values of a row, a description.
+Plain = Mapping[str, Any]
 GROUP, VARIABLE, OPTION = "kanrun.plugins", "KANRUN_PLUGINS", "--plugin"
 RECORDED = "plug-in "  # before a module's name, among the versions of a run
 

@@ -1,4 +1,4 @@
-"""Settings: their declaration, and the one conversion of plain values to them.
+"""Plain: their declaration, and the one conversion of plain values to them.
 
 A dataclass of settings declares each field with `setting(default, about, ...)`. `typed` makes such
 a dataclass of plain values from the command line, a file, a cell of a suite, a stored run or
@@ -23,7 +23,7 @@ from itertools import chain, pairwise
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from kanrun.config.registry import EXPERIMENTS, GROUPS, foreign_setting
+from kanrun.config.registry import EXPERIMENTS, GROUPS, Plain, foreign_setting
 from kanrun.errors import UsageError, did_you_mean, no_file
 
 #: Value that must be given, as OmegaConf spells it; `kanrun --help` is faster without OmegaConf.
@@ -159,7 +159,7 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def typed_config(command: str, plain: Mapping[str, Any]) -> Any:
+def typed_config(command: str, plain: Plain) -> Any:
     """Return the typed and checked configuration of a command.
 
     `plain` has plain values; top-level keys that the command does not have may serve
@@ -171,7 +171,7 @@ def typed_config(command: str, plain: Mapping[str, Any]) -> Any:
     return _complete(settings, {key: value for key, value in resolved.items() if key in own})
 
 
-def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") -> S:
+def with_differences(settings: S, differences: Plain, at: str = "") -> S:
     """Return a copy of the dataclass `settings` with nested differences, typed and checked.
 
     A group that names a `kind` is replaced as a whole. Raises UsageError.
@@ -183,7 +183,7 @@ def with_differences(settings: S, differences: Mapping[str, Any], at: str = "") 
     return _complete(type(settings), resolve_interpolations(plain), at)
 
 
-def _complete(settings: type[S], plain: Mapping[str, Any], at: str = "") -> S:
+def _complete(settings: type[S], plain: Plain, at: str = "") -> S:
     """Return the dataclass `settings` of plain values. Raises MissingSettings if one is missing."""
     made = typed(settings, plain, at)
     given = _settings_of(made, at)
@@ -193,7 +193,7 @@ def _complete(settings: type[S], plain: Mapping[str, Any], at: str = "") -> S:
     return made
 
 
-def typed(settings: type[S], values: Mapping[str, Any], at: str = "") -> S:
+def typed(settings: type[S], values: Plain, at: str = "") -> S:
     """Return the dataclass `settings` with these values, typed and checked; `at` is its path.
 
     Raises UsageError for an unknown key, a wrong type, or a value that breaks its rule.
@@ -251,7 +251,7 @@ def holder_of(plain: Any, key: str, make: bool = False) -> tuple[Any, Any]:
     return plain, int(last) if isinstance(plain, list) else last
 
 
-def with_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def with_values(plain: Plain, values: Plain) -> dict[str, Any]:
     """Return a copy of a composed configuration with the values of a point, by dotted key.
 
     The choice of a group (`target`, `study`) is no setting: the configuration has it already.
@@ -281,7 +281,7 @@ def resolve_interpolations(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 class MissingSettings(UsageError):
-    """Settings without a default that nothing sets, by their paths."""
+    """Plain without a default that nothing sets, by their paths."""
 
     def __init__(self, paths: list[str], about: str) -> None:
         super().__init__(f"{' and '.join(paths)} must be given, as {paths[0]}=VALUE{about}.")

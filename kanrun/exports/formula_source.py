@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from math import factorial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sympy
 from scipy.interpolate import BSpline as ScipySpline
 from sympy.core.function import AppliedUndef
 
+from kanrun.config.registry import Plain
 from kanrun.errors import UsageError
 from kanrun.formulas import KnownFunction, parse, to_latex, to_python, variable
 
@@ -38,9 +38,7 @@ _LANGUAGES = {".tex": "latex", ".py": "python", ".c": "c"}
 _COMMENTS = {"text": "", "latex": "% ", "python": "# ", "c": "// "}
 
 
-def formula_bytes(
-    stored: Sequence[Mapping[str, Any]], form: str, file: str | Path, name: str
-) -> bytes:
+def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: str) -> bytes:
     """Return the content of `file`; `stored` describes the formula of each output.
 
     `form` is `formula` (LaTeX for .tex, Python for .py, C for .c, else text), `python` or `c`.
@@ -69,7 +67,7 @@ def formula_bytes(
     return "\n".join([*lines, *parts]).encode()
 
 
-def _described(stored: Sequence[Mapping[str, Any]]) -> list[str]:
+def _described(stored: Sequence[Plain]) -> list[str]:
     """Return a line for each input and output of which more is known than the formula says."""
     first, units = stored[0], stored[0].get("units") or {}
     domain = first.get("domain") or [None] * len(first["inputs"])
@@ -87,7 +85,7 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in str(text))
 
 
-def _source(one: Mapping[str, Any], kind: str, name: str) -> str:
+def _source(one: Plain, kind: str, name: str) -> str:
     """Return the source of the formula of one output, after those of its splines."""
     given, splines = [str(each) for each in one["variables"]], one.get("splines") or {}
     functions = {each: KnownFunction(sympy.Function(each, real=True)) for each in splines}

@@ -25,6 +25,7 @@ from kanrun.figures.style import (
     MARKERS,
     SEED,
     SEQUENTIAL,
+    Look,
     set_remark,
     shorten,
 )
@@ -45,8 +46,8 @@ MAX_NUMBERED = 144
 #: Letters: of a panel's title on one line, of names of columns and rows of a map, and of all names
 #: below an axis up to which they stand side by side.
 TITLE_LETTERS, COLUMN_LETTERS, ROW_LETTERS, MAX_LETTERS = 30, 18, 24, 34
-TURNED: dict[str, Any] = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
-MEDIAN: dict[str, Any] = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
+TURNED: Look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+MEDIAN: Look = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
 #: Named ticks of a logarithmic axis are this far apart: a fraction of the axis, and in logarithms.
 TICK_ROOM, TICK_RATIO = 1 / 9, 0.3
 #: Sizes of the markers of curves that may lie on each other: the first, and the last ones.
@@ -287,7 +288,7 @@ def finish(
 ) -> Figure:
     """Return the figure with a remark above and one legend that has each label once."""
     set_remark(figure, remark)
-    handles: dict[str, Any] = {}
+    handles = dict[str, Any]()
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(str(label), handle)

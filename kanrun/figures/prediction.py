@@ -30,6 +30,7 @@ from kanrun.figures.style import (
     NUMBERS,
     SPLITS,
     VERMILLION,
+    Look,
     error_limit,
     first_seed,
     note_of_some,
@@ -48,18 +49,18 @@ MAX_CELLS = 40_000
 #: Heights and widths of panels (inches).
 SQUARE, MATRIX, ALONE, CURVES = (3.2, 3.4), (3.2, 4.2), 3.2, 3.1
 #: Points of a scatter plot, wrong ones around them, and training points below a curve.
-POINTS: dict[str, Any] = {"s": 6, "alpha": 0.5, "rasterized": True}
-CLASS_POINTS: dict[str, Any] = {"s": 12, "lw": 0.3, "ec": "white"}
-WRONG: dict[str, Any] = {"s": 45, "fc": "none", "ec": BLACK, "label": "misclassified"}
-GIVEN: dict[str, Any] = {**POINTS, "s": 10, "c": GREY, "label": "training points"}
-TRUTH: dict[str, Any] = {"color": BLACK, "lw": 2.4, "alpha": 0.45, "label": "truth"}
-REFERENCE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "zorder": 1}
-BELOW: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
+POINTS: Look = {"s": 6, "alpha": 0.5, "rasterized": True}
+CLASS_POINTS: Look = {"s": 12, "lw": 0.3, "ec": "white"}
+WRONG: Look = {"s": 45, "fc": "none", "ec": BLACK, "label": "misclassified"}
+GIVEN: Look = {**POINTS, "s": 10, "c": GREY, "label": "training points"}
+TRUTH: Look = {"color": BLACK, "lw": 2.4, "alpha": 0.45, "label": "truth"}
+REFERENCE: Look = {"color": BLACK, "lw": 0.8, "zorder": 1}
+BELOW: Look = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
 #: Length by width of the colour bars below two maps and below one.
 LONG, SHORT = 44, 22
 #: Groups of rows with similar probabilities, whose mean is compared with the observed frequency.
 BINS = 10
-CHANCE: dict[str, Any] = {"color": BLACK, "lw": 0.8, "ls": ":"}
+CHANCE: Look = {"color": BLACK, "lw": 0.8, "ls": ":"}
 
 
 #: For each output, its rows: the columns split, truth, guess and `input:<name>`.

@@ -32,6 +32,7 @@ from kanrun.figures.style import (
     GREY,
     SPLITS,
     THIN,
+    Look,
     as_bool,
     first_seed,
     set_remark,
@@ -47,13 +48,13 @@ ERRORS = ("validation_rmse", "test_rmse", "train_rmse")
 #: Line styles; validation comes last, since it often lies on test.
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
 #: Steps whose network was not kept.
-TRIED: dict[str, Any] = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
+TRIED: Look = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
 #: Height of a learning curve, of one of its panels beside edges, and of a curve over settings.
 CURVE, SMALL_PANEL, OVER = 2.8, 1.6, 3.0
 #: Name of the axis of points without settings that differ.
 ALL = "all points"
 #: Bars in place of dots for medians over words.
-BAR: dict[str, Any] = {"ms": 14, "mew": 2}
+BAR: Look = {"ms": 14, "mew": 2}
 
 
 @styled

@@ -35,20 +35,22 @@ if TYPE_CHECKING:
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
 ORANGE, SKY, PURPLE = "#E69F00", "#56B4E9", "#CC79A7"
 BLACK, GREY, PALE = "#1A1A1A", "#7F7F7F", "#D9D9D9"
+#: Keyword arguments of matplotlib: how something is drawn.
+Look = dict[str, Any]
 #: Lines of axes, as in kanrun.mplstyle.
 AXIS = "#4D4D4D"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 #: Shapes and line styles of several curves that may lie on each other.
 MARKERS = "osD^vPX"
-DASHED: dict[str, Any] = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
+DASHED: Look = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
 SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILLION}
 SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 #: A band around a curve, single seeds beside their median, a thin line beside a thick one.
-BAND: dict[str, Any] = {"alpha": 0.2, "lw": 0}
-SEED: dict[str, Any] = {"alpha": 0.5}
-THIN: dict[str, Any] = {"lw": 0.7, "ms": 2.6, "alpha": 0.6}
+BAND: Look = {"alpha": 0.2, "lw": 0}
+SEED: Look = {"alpha": 0.5}
+THIN: Look = {"lw": 0.7, "ms": 2.6, "alpha": 0.6}
 #: Opaque surroundings of text that lies on lines.
-HALO: dict[str, Any] = {"path_effects": [withStroke(linewidth=2, foreground="white")], "zorder": 6}
+HALO: Look = {"path_effects": [withStroke(linewidth=2, foreground="white")], "zorder": 6}
 #: Rows of a scatter plot: more show no more, and make huge files.
 MAX_POINTS = 4000
 #: Kinds of columns (`dtype.kind`) that hold numbers.
@@ -58,7 +60,7 @@ PLAIN_RANGE = (1e-3, 1e5)
 #: Largest number of decades of an axis, and the multiples of powers of ten that get ticks.
 LOG_TICKS = ((0.8, None), (1.2, (1.0, 2.0, 5.0)), (2.0, (1.0, 3.0)))
 #: Options of MaxNLocator for all linear axes.
-FEW_TICKS: dict[str, Any] = {"nbins": 4, "steps": [1, 2, 5, 10]}
+FEW_TICKS: Look = {"nbins": 4, "steps": [1, 2, 5, 10]}
 _SUPERSCRIPTS = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 

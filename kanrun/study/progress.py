@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Column
 from rich.text import Text
 
+from kanrun.config.registry import Plain
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.files import MARKS, Key
 from kanrun.runs.index import flattened
@@ -52,7 +53,7 @@ class Reporter:
         self._stage: Any = None
         self._last = ""  # the best step of the stage
         self._notes: set[str] = set()
-        self._results: dict[Key, Mapping[str, Any]] = {}  # summary of a training, until it ends
+        self._results: dict[Key, Plain] = {}  # summary of a training, until it ends
         # Lowest error by target, since only errors on one target compare.
         self._best: dict[Any, float] = {}
         self._start = self._clock = self._began = time.monotonic()
@@ -151,7 +152,7 @@ class Reporter:
         else:
             self._say(note.text)
 
-    def _step(self, values: Mapping[str, Any]) -> None:
+    def _step(self, values: Plain) -> None:
         """Show a step of a run of one training."""
         stage = values.get("stage"), values.get("intervals")
         parts = [] if stage[1] is None else [f"{stage[1]} intervals"]
@@ -222,14 +223,14 @@ class Backend(NamedTuple):
 class Tracker:
     """One tracker of one run; its errors are warnings."""
 
-    def __init__(self, name: str, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, command: str, folder: Path, settings: Plain) -> None:
         self._name, self._steps = name, Counter[Any]()
         flat = {key: value for key, value in flattened(settings).items() if value is not None}
         self._backend: Backend | None = None
         with self._warning():
             self._backend = BACKENDS[name](command, folder, flat)
 
-    def row(self, values: Mapping[str, Any], key: Sequence[int]) -> None:
+    def row(self, values: Plain, key: Sequence[int]) -> None:
         """Log a row of `metrics`, under the name of the training if there are several."""
         training = tuple((name, at) for name, at in zip(MARKS, key, strict=False) if at)
         prefix = "".join(f"{name} {value}/" for name, value in training)
@@ -239,7 +240,7 @@ class Tracker:
                 self._backend.log(numbers, self._steps[training])
         self._steps[training] += 1
 
-    def end(self, results: Mapping[str, Any], status: str) -> None:
+    def end(self, results: Plain, status: str) -> None:
         """Log the medians of the run, and its status."""
         with self._warning():
             if self._backend is not None:
@@ -262,7 +263,7 @@ class Tracker:
             )
 
 
-def _numbers(values: Mapping[str, Any], prefix: str = "") -> Numbers:
+def _numbers(values: Plain, prefix: str = "") -> Numbers:
     return {
         f"{prefix}{name}": float(value)
         for name, value in values.items()
@@ -273,7 +274,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Numbers:
     }
 
 
-def _mlflow(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+def _mlflow(command: str, folder: Path, settings: Plain) -> Backend:
     """Log to an SQLite file next to the runs, or to MLFLOW_TRACKING_URI."""
     # Without a limit, a training waits minutes for a dead server.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -301,7 +302,7 @@ def _mlflow(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
     return Backend(log, end, prefix="")
 
 
-def _tensorboard(_: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+def _tensorboard(_: str, folder: Path, settings: Plain) -> Backend:
     """Log into the folder `tensorboard` of the run."""
     from torch.utils.tensorboard import SummaryWriter
 
@@ -316,7 +317,7 @@ def _tensorboard(_: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
     return Backend(log, lambda _: writer.close())
 
 
-def _trackio(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend:
+def _trackio(command: str, folder: Path, settings: Plain) -> Backend:
     """Log into trackio's own database on this machine."""
     import trackio
 
@@ -328,7 +329,7 @@ def _trackio(command: str, folder: Path, settings: Mapping[str, Any]) -> Backend
     return Backend(log, lambda _: trackio.finish())
 
 
-BACKENDS: dict[str, Callable[[str, Path, Mapping[str, Any]], Backend]] = {
+BACKENDS: dict[str, Callable[[str, Path, Plain], Backend]] = {
     "mlflow": _mlflow,
     "tensorboard": _tensorboard,
     "trackio": _trackio,

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kanrun.config import EXPERIMENTS
+from kanrun.config.registry import Plain
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run
 from kanrun.runs.artifacts import write_figure
@@ -216,7 +217,7 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
         print_line(console, Text.assemble((mark, style), detail))
 
 
-def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> None:
+def print_failures(console: Console, failures: Sequence[Plain]) -> None:
     """Print which trainings failed and why."""
     if failures:
         console.print(Text(f"{len(failures)} failed", style="bold red"))
@@ -226,7 +227,7 @@ def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> N
         console.print(Text(f"  and {len(failures) - _MOST_ROWS} more, all in run.json"))
 
 
-def training_of(failure: Mapping[str, Any]) -> str:
+def training_of(failure: Plain) -> str:
     """Return the training that failed, such as "point 3, cell 0, seed 1"."""
     return ", ".join(f"{key} {failure[key]}" for key in MARKS if key in failure)
 
@@ -238,7 +239,7 @@ Side = dict[str, list[Any]]  # by name, one value a run; None where a run has no
 def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
     """Return the settings, results and origins of runs, by name with one value a run.
 
-    Settings and origins (command, commit, versions, machine) are those that differ, also those that
+    Plain and origins (command, commit, versions, machine) are those that differ, also those that
     a run does not have. Results are medians over seeds; those that every run has come first. Raises
     UsageError for fewer than two runs.
     """
@@ -263,9 +264,9 @@ def as_columns(runs: Sequence[Run], side: Side, title: str = "") -> Side:
     }
 
 
-def _side(runs: Sequence[Run], read: Callable[[Run], Mapping[str, Any]]) -> Side:
+def _side(runs: Sequence[Run], read: Callable[[Run], Plain]) -> Side:
     """Return what `read` says of each run, by name; nothing if its record cannot be read."""
-    each: list[Mapping[str, Any]] = [{} for _ in runs]
+    each: list[Plain] = [{} for _ in runs]
     for at, run in enumerate(runs):
         with contextlib.suppress(KanrunError):
             each[at] = read(run)
@@ -362,7 +363,7 @@ def print_points(console: Console, run: Run) -> None:
             print_line(console, f"  {line}")
 
 
-def _swept(run: Run) -> Mapping[str, Any]:
+def _swept(run: Run) -> Plain:
     """Return the swept values of a point."""
     return run.point.values if run.point else {}
 

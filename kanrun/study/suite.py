@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.config import ExperimentConfig
+from kanrun.config.registry import Plain
 from kanrun.config.rules import with_differences
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
@@ -115,12 +116,12 @@ def exponents(table: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "exponent", "low", "high"])
 
 
-def suite_cells(suite: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def suite_cells(suite: Sequence[Plain]) -> list[Plain]:
     """Return the entries of a suite as cells; without a suite, one cell without differences."""
-    return [dict(entry) for entry in suite] or [{}]
+    return list(suite) or [{}]
 
 
-def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
+def with_cell(cfg: Cfg, cell: Plain) -> Cfg:
     """Return `cfg` with the differences of a cell, typed and checked. Raises UsageError.
 
     A group entry that names a `kind` replaces the group.
@@ -147,7 +148,7 @@ def typed(settings: Entry, entry: Any, where: str) -> Entry:
     return with_differences(settings, entry, f"{where}.")
 
 
-def check_bounds(cell: Mapping[str, Any]) -> None:
+def check_bounds(cell: Plain) -> None:
     """Raise UsageError for bounds on other columns, and bounds that are not positive numbers."""
     bounds = cell.get("bounds", {})
     if not isinstance(bounds, Mapping):
@@ -166,7 +167,7 @@ def check_bounds(cell: Mapping[str, Any]) -> None:
             )
 
 
-def bound_rows(cell: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Row]:
+def bound_rows(cell: Plain, summary: Plain) -> Iterator[Row]:
     """Yield one row per bound of `cell`, with the value that it bounds."""
     for column, bound in cell.get("bounds", {}).items():
         shape = summary["shape"].replace("-", ",")
