@@ -90,10 +90,14 @@ class ArgumentReader:
         self._free_text = {key.path: key.type for key in known if key.free_text}
 
     def read_all(self, words: Sequence[str]) -> list[list[Argument]]:
-        """Return each argument with its values. Raises UsageError, also for a key given twice."""
+        """Return each argument with its values; of a setting that is given twice, the last counts.
+
+        Raises UsageError, also for several choices of a group, or several values for a sweep.
+        """
         read = [self.read(word) for word in words]
         for key, number in Counter(found[0].key for found in read).items():
-            if number > 1:
+            each = [one for found in read for one in found if one.key == key]
+            if number > 1 and (each[0].is_group or len(each) > number):
                 raise UsageError(f"{key} is given {number} times; give it once.")
         return read
 

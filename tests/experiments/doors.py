@@ -13,9 +13,8 @@ from kanrun.study.studies import RunOptions, Study
 
 def typed(command, *lines):
     """Return the configuration of a call, whose later lines take precedence."""
-    return compose(Source(command), [word for line in lines for word in shlex.split(line)]).config(
-        0
-    )
+    words = {word.partition("=")[0]: word for line in lines for word in shlex.split(line)}
+    return compose(Source(command), list(words.values())).config(0)
 
 
 def _study(cfg):
