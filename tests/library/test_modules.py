@@ -82,30 +82,6 @@ def test_transforms_autocast_and_export():
     assert KAN([2, 3, 1], device="meta")(torch.empty(4, 2, device="meta")).shape == (4, 1)
 
 
-COMPILED = """
-import sys
-import torch
-from kanrun import KAN
-kan = KAN([2, 3, 1], generator=torch.Generator().manual_seed(0))
-x = torch.linspace(-1, 1, 100).reshape(50, 2)
-compiled = torch.compile(kan, fullgraph=True, backend=sys.argv[1])
-for network in (kan, compiled):
-    kan.zero_grad()
-    network(x).square().sum().backward()
-    gradients = [p.grad.clone() for p in kan.parameters() if p.grad is not None]
-    expected = gradients if network is kan else expected
-torch.testing.assert_close(gradients, expected)
-torch.testing.assert_close(compiled(x), kan(x))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_it_compiles_as_a_whole(backend):
-    """In a separate process: a compiler cannot look through the annotation checks of tests."""
-    subprocess.run([sys.executable, "-c", COMPILED, backend], check=True)
-
-
 def test_refine_keeps_the_function_and_prune_drops_weak_edges():
     kan, x = drawn(2, 3, 1, dtype=torch.float64), points(dtype=torch.float64)
     fine = kan.refine(20)

@@ -29,7 +29,8 @@ from kanrun.config import KANConfig, check
 from kanrun.engine.splines import (
     Extrapolation,
     Grid,
-    every_function,
+    fused_sums,
+    fuses,
     is_traced,
     local_basis,
     splines_of_edges,
@@ -167,16 +168,19 @@ class Edges:
         basis, interval = local_basis(x, self.grid, derivative)
         return EdgesAt(x, basis, interval, base_values(self.spec.base, self.grid, x, derivative))
 
+    def outputs(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:
+        """Return the layer's outputs at x."""
+        if not fuses(self.grid):
+            return self.sums(self.at(x))
+        table = self.coefficients * self.spline_weight[..., None]
+        base = _continued(x, self.spec.base, self.grid)
+        return fused_sums(x, table, self.grid, base, self.base_weight)
+
     def sums(self, at: EdgesAt) -> Float[Tensor, "samples out"]:
         """Return the sums over inputs: the layer's outputs."""
-        table = self.coefficients * self.spline_weight[..., None]
-        rows = every_function(at.x, self.grid)
-        if rows is not None:
-            if self.spec.base != "zero":
-                rows = torch.cat([rows, at.base[..., None]], -1)
-                table = torch.cat([table, self.base_weight[..., None]], -1)
-            return rows.flatten(1) @ table.flatten(1).T
-        y = sums_of_splines(at.basis, at.interval, table)
+        y = sums_of_splines(
+            at.basis, at.interval, self.coefficients * self.spline_weight[..., None]
+        )
         return y if self.spec.base == "zero" else torch.addmm(y, at.base, self.base_weight.T)
 
     def values(self, at: EdgesAt) -> Float[Tensor, "samples out inputs"]:

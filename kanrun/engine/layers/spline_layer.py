@@ -207,12 +207,11 @@ class SplineLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         check_samples(x, self.inputs, self.knots)
-        edges = self.edges
         if x.ndim == 2:
-            return edges.sums(edges.at(x))
+            return self.edges.outputs(x)
         # Not -1, which is undefined without samples.
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        return edges.sums(edges.at(rows)).reshape(*x.shape[:-1], self.outputs)
+        return self.edges.outputs(rows).reshape(*x.shape[:-1], self.outputs)
 
     def edge_values(
         self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0

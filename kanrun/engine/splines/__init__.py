@@ -30,7 +30,8 @@ from kanrun.engine.splines.knots import (
 )
 from kanrun.engine.splines.products import (
     dense_rows,
-    every_function,
+    fused_sums,
+    fuses,
     prefers_sparse,
     spline_values,
     splines_of_edges,

@@ -64,20 +64,17 @@ def locate(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
     if not (grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE):
         held, limit = x.clamp(grid.low, grid.high), largest(x.dtype)
         return Place(held, (x - held).clamp(-limit, limit), find_interval(held, grid), None)
-    position, beyond, scale = positions(x, grid)
-    interval = position.long().clamp(0, grid.intervals - 1)
-    return Place(position - interval, beyond, interval, scale)
+    place = positions(x, grid)
+    interval = place.held.long().clamp(0, grid.intervals - 1)
+    return place._replace(held=place.held - interval, interval=interval)
 
 
-def positions(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the nearest points of a uniform grid, the distances from them, and the scale.
-
-    Points and distances are in intervals.
-    """
-    limit, scale = largest(x.dtype), grid.intervals / (grid.high - grid.low)
+def positions(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
+    """Return where x lies in a uniform grid, as if it had a single interval."""
+    limit, scale = largest(x.dtype), grid.scale
     t = (x - grid.low) * scale
-    position = t.clamp(0, grid.intervals)
-    return position, (t - position).clamp(-limit, limit), scale
+    held = t.clamp(0, grid.intervals)
+    return Place(held, (t - held).clamp(-limit, limit), held, scale)
 
 
 def local_basis(

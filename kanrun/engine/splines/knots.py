@@ -76,16 +76,37 @@ class Grid:
 
     @property
     def low(self) -> Tensor:
-        return self.knots[:, self.degree]
+        return self._column(self.degree)
 
     @property
     def high(self) -> Tensor:
-        return self.knots[:, self.degree + self.intervals]
+        return self._column(self.degree + self.intervals)
+
+    @property
+    def scale(self) -> Tensor:
+        """Intervals per unit of each input of a uniform grid."""
+        return self.intervals / (self.high - self.low)
+
+    def _column(self, index: int) -> Tensor:
+        knots = self.knots[:, index]
+        return knots if len(knots) == 1 else kept(knots)
+
+
+def kept(x: Tensor) -> Tensor:
+    """Return x; a compiler computes it once, without gaps, for all that read it.
+
+    That is what its view by strides makes it do. Otherwise each reader computes its inputs again,
+    one number at a time.
+    """
+    if not torch.compiler.is_compiling():
+        return x
+    copy = x.clone(memory_format=torch.contiguous_format)
+    return copy.as_strided(copy.shape, copy.stride())
 
 
 def largest(dtype: torch.dtype) -> float:
     """Return the square root of the largest number, beyond which inputs count as constant."""
-    return math.sqrt(torch.finfo(dtype).max)
+    return float(torch.finfo(dtype).max ** 0.5)
 
 
 def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:

@@ -5,8 +5,7 @@ scatters the basis into rows of G + k for one matrix product: best for narrow gr
 at `table_index` gathers only the k + 1 active coefficients, so its cost does not grow with G and no
 tensor of samples x inputs x out is made: best for wide grids.
 
-Under `torch.compile` narrow uniform grids have their rows by `every_function`: loops without places
-to write to, which vectorise.
+Under `torch.compile` uniform grids have `fused_sums`.
 """
 
 from __future__ import annotations
@@ -20,15 +19,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.functional import embedding, embedding_bag
+from torch.nn.functional import embedding_bag
 
 from kanrun.engine.splines.basis import (
     UNIFORM_MATRIX_DEGREE,
+    Place,
     is_traced,
     local_basis,
+    locate,
     positions,
 )
-from kanrun.engine.splines.knots import Extrapolation, Grid
+from kanrun.engine.splines.knots import Grid, kept
 
 #: Above this ratio of all to active functions gathering is faster (measured).
 SPARSE_ABOVE = 11.0
@@ -188,13 +189,23 @@ def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> T
 
 def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """Return sum_s weights[b, s] table[index[b, s]], (b, o), of weights (b, s) and table (r, o)."""
-    if torch.compiler.is_compiling():
-        # The gradient of an embedding has a kernel; that of indexing is slow there.
-        return (embedding(index, table) * weights[..., None]).sum(1)
     return slope(2, weights, table, index, table.shape[0])
 
 
-# -------------------- narrow uniform grids under torch.compile
+# -------------------- uniform grids under torch.compile
+
+
+def fuses(grid: Grid) -> bool:
+    """Return whether a compiler is at work and has a function of its own for such a grid.
+
+    The grid must be uniform and of degree 2 to 5: in degree 1 slopes jump at the centres of
+    functions.
+    """
+    fits = grid.uniform and 1 < grid.degree <= UNIFORM_MATRIX_DEGREE
+    if not (fits and torch.compiler.is_compiling()):
+        return False
+    # Names that torch keeps to itself: only code that is compiled may depend on them.
+    return not (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
 
 
 def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
@@ -212,54 +223,116 @@ def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
     return -distance.sign() * total if derivative else total
 
 
-def _every(x: Tensor, grid: Grid, derivative: int) -> Tensor:
-    """Return every function at x, or its slope, in intervals, (..., inputs, functions)."""
-    position, beyond, _ = positions(x, grid)
+def _functions(place: Place, count: int, grid: Grid, derivative: int, dim: int = -1) -> Tensor:
+    """Return the first `count` functions, or their slopes, along a new dimension, in intervals.
+
+    Places are counted from the beginning of the interval in which the first function ends.
+    """
     k, linear = grid.degree, grid.extrapolation == "linear"
-    centres = torch.arange(grid.functions, dtype=x.dtype, device=x.device) - (k - 1) / 2
-    distance = position[..., None] - centres
+    held, beyond = place.held.unsqueeze(dim), place.beyond.unsqueeze(dim)
+    centres = torch.arange(count, dtype=held.dtype, device=held.device) - (k - 1) / 2
+    distance = held - (centres if dim else centres[:, None, None])
     values = _centred(distance, k, derivative)
     if linear and not derivative:
-        return values + beyond[..., None] * _centred(distance, k, 1)
+        return values + beyond * _centred(distance, k, 1)
     if grid.extrapolation == "zero" or derivative > linear:
-        return torch.where(beyond[..., None] == 0, values, 0)
+        return torch.where(beyond == 0, values, 0)
     return values
 
 
 class _EveryFunction(torch.autograd.Function):
-    """Values with slopes as their backward, in place of derivatives of every step of arithmetic."""
+    """Functions and base with slopes as their backward, in place of those of all arithmetic."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, knots: Tensor, degree: int, policy: Extrapolation) -> Tensor:
-        ctx.save_for_backward(x, knots)
-        ctx.rest = degree, True, policy
-        return _every(x, Grid(knots, *ctx.rest), 0)
+    def forward(
+        ctx: Any, x: Tensor, base: Tensor, steep: Tensor, knots: Tensor, *rest: Any
+    ) -> Tensor:
+        ctx.save_for_backward(x, steep, knots)
+        ctx.rest, grid = rest, Grid(knots, *rest)
+        functions = _functions(positions(x, grid), grid.functions, grid, 0)
+        return torch.cat([functions, base[..., None]], -1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, knots = ctx.saved_tensors
+        x, steep, knots = ctx.saved_tensors
         grid = Grid(knots, *ctx.rest)
-        slopes = (gradient * _every(x, grid, 1)).sum(-1)
-        return slopes * positions(x, grid)[2], None, None, None
+        place = positions(x, grid)
+        slopes = (gradient[..., :-1] * _functions(place, grid.functions, grid, 1)).sum(-1)
+        return slopes * grid.scale + gradient[..., -1] * steep, *[None] * (3 + len(ctx.rest))
 
 
-_every_function: Callable[[Tensor, Tensor, int, Extrapolation], Tensor] = _EveryFunction.apply
+class _GatheredSums(torch.autograd.Function):
+    """Sums of the k + 1 functions that are not zero and of the base."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        base: Tensor,
+        steep: Tensor,
+        knots: Tensor,
+        table: Tensor,
+        weight: Tensor,
+        *rest: Any,
+    ) -> Tensor:
+        ctx.save_for_backward(x, base, steep, knots, table, weight)
+        ctx.rest, grid = rest, Grid(knots, *rest)
+        place = locate(x, grid)
+        basis = kept(_functions(place, grid.degree + 1, grid, 0, 0))
+        rows = kept(table.flatten(1).T)
+        return _combined(basis, rows, _first_rows(place, grid), base, weight).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, base, steep, knots, table, weight = ctx.saved_tensors
+        grid, rows = Grid(knots, *ctx.rest), kept(table.flatten(1).T)
+        place = locate(x, grid)
+        first, local = _first_rows(place, grid), grid.degree + 1
+        basis, slopes = (kept(_functions(place, local, grid, order, 0)) for order in (0, 1))
+        slopes = slopes * grid.scale
+        by_x = (_combined(slopes, rows, first, steep, weight) * gradient[:, None]).sum(-1)
+        index = first + torch.arange(local, device=x.device)[:, None, None]
+        terms = basis[..., None] * gradient[:, None]
+        by_rows = torch.zeros_like(rows).index_put((index,), terms, accumulate=True)
+        by_table = by_rows.T.contiguous().view(table.shape)
+        return by_x, None, None, None, by_table, gradient.T @ base, *[None] * len(ctx.rest)
 
 
-def every_function(
-    x: Float[Tensor, "*batch inputs"], grid: Grid
-) -> Float[Tensor, "*batch inputs functions"] | None:
-    """Return all functions at x where a compiler fuses that best, or None.
+def _first_rows(place: Place, grid: Grid) -> Tensor:
+    """Return the places of the first local functions in a table of all inputs' functions."""
+    inputs, device = place.interval.shape[1], place.interval.device
+    return kept(place.interval) + torch.arange(inputs, device=device) * grid.functions
 
-    Its loops need no places to write to. The grid must be narrow, uniform and of degree 2 to 5: in
-    degree 1 slopes jump at the centres of functions.
+
+def _combined(weights: Tensor, rows: Tensor, index: Tensor, base: Tensor, weight: Tensor) -> Tensor:
+    """Return the sum of the rows from each index on by their weights, and of the base by its.
+
+    Its shape is (samples, inputs, out).
     """
-    fits = grid.uniform and 1 < grid.degree <= UNIFORM_MATRIX_DEGREE
-    if not (fits and torch.compiler.is_compiling()):
-        return None
-    # Names that torch keeps to itself: only code that is compiled may depend on them.
-    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
-        return None
+    total = kept(base)[..., None] * kept(weight.T)
+    for step, local in enumerate(weights):
+        total = total + local[..., None] * rows[index + step]
+    return total
+
+
+_every_function: Callable[..., Tensor] = _EveryFunction.apply
+_gathered_sums: Callable[..., Tensor] = _GatheredSums.apply
+
+
+def fused_sums(
+    x: Float[Tensor, "samples inputs"],
+    table: Float[Tensor, "out inputs functions"],
+    grid: Grid,
+    base: tuple[Float[Tensor, "samples inputs"], Float[Tensor, "samples inputs"]],
+    weight: Float[Tensor, "out inputs"],
+) -> Float[Tensor, "samples out"]:
+    """Return sums of splines, and of a base by its `weight`, in loops that a compiler fuses.
+
+    `base` holds the values and slopes of the base. Narrow grids have all their functions at x:
+    loops without places to write to, which vectorise.
+    """
+    rest = grid.degree, grid.uniform, grid.extrapolation
     if prefers_sparse(grid.functions, grid.degree):
-        return None
-    return _every_function(x, grid.knots, grid.degree, grid.extrapolation)
+        return _gathered_sums(x, *base, grid.knots, table, weight, *rest)
+    rows = _every_function(x, *base, grid.knots, *rest)
+    return rows.flatten(1) @ torch.cat([table, weight[..., None]], -1).flatten(1).T

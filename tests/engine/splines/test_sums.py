@@ -7,7 +7,6 @@ from torch.testing import assert_close
 from kanrun.engine.splines import (
     Grid,
     dense_rows,
-    every_function,
     extend,
     local_basis,
     products,
@@ -70,31 +69,3 @@ def test_few_numbers_are_multiplied_densely_on_any_grid(monkeypatch, spare, call
     monkeypatch.setattr(products, "weighted_rows", lambda *a: called.append(1) or gathered(*a))
     sums_of_splines(*local_basis(x, grid), table)
     assert len(called) == calls
-
-
-@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
-@pytest.mark.parametrize("outside", ["linear", "constant", "zero"])
-@pytest.mark.parametrize("degree", [2, 3, 4, 5])
-def test_every_function_for_compilers(degree, outside, spread, monkeypatch):
-    grid, x, table, g = case(degree, True, outside, spread)
-    x.requires_grad_()
-    expected = densely(x, table, grid)
-    assert every_function(x, grid) is None
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    found = torch.einsum("nif,oif->no", every_function(x, grid), table)
-    assert_close(found, expected, atol=1e-12, rtol=0)
-    slopes = [torch.autograd.grad(y, x, g, create_graph=True)[0] for y in (found, expected)]
-    assert_close(*slopes, atol=1e-11, rtol=0)
-    bends = (torch.autograd.grad(slope.sum(), x)[0] for slope in slopes)
-    assert_close(*bends, atol=1e-10, rtol=0)
-
-
-def test_only_narrow_smooth_grids_have_every_function(monkeypatch):
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    grids = [case(degree, uniform, "linear", 1)[0] for degree, uniform in ((1, True), (3, False))]
-    x = torch.zeros(2, 3, dtype=torch.float64)
-    assert [every_function(x, grid) for grid in grids] == [None, None]
-    for functions, found in ((44, True), (45, False)):
-        points = torch.linspace(-1, 1, functions - 2, dtype=torch.float64).expand(3, -1)
-        grid = Grid(extend(points, 3), 3, True)
-        assert (every_function(x, grid) is not None) == found

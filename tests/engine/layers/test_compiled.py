@@ -1,0 +1,82 @@
+"""A spline layer by what a compiler gets, and by the compiler itself."""
+
+import subprocess
+import sys
+from shutil import which
+
+import pytest
+import torch
+from made_layer import NARROW, WIDE, data, make
+from torch.testing import assert_close
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.splines import Grid, extend, fuses, products
+
+
+def derivatives(layer, x):
+    """Return outputs, gradients, and gradients of the squares of these."""
+    leaves = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    y = layer(x)
+    slopes = torch.autograd.grad(y.sin().sum(), leaves, create_graph=True)
+    bends = torch.autograd.grad(sum(slope.square().sum() for slope in slopes), leaves)
+    return y, *slopes, *bends
+
+
+@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
+@pytest.mark.parametrize("outside", ["linear", "constant", "zero", "base"])
+@pytest.mark.parametrize(("degree", "base"), [(2, "zero"), (3, "silu"), (4, "tanh"), (5, "sin")])
+@pytest.mark.parametrize("intervals", [NARROW, WIDE])
+def test_what_a_compiler_gets(intervals, degree, base, outside, spread, monkeypatch):
+    layer = make(intervals, EdgeSpec(degree=degree, base=base, extrapolation=outside), inputs=2)
+    layer.mask[0, 1] = False
+    x = data(12, 2, spread).requires_grad_()
+    assert not fuses(layer.grid)
+    expected = derivatives(layer, x)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    assert fuses(layer.grid)
+    for found, known in zip(derivatives(layer, x), expected, strict=True):
+        assert_close(found, known, rtol=1e-8, atol=1e-8 * known.abs().max().item())
+
+
+def test_which_grids_a_compiler_gets(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for degree, uniform, found in ((1, True, False), (2, True, True), (3, False, False)):
+        assert fuses(make(NARROW, EdgeSpec(degree=degree), uniform=uniform).grid) == found
+    for degree, found in ((5, True), (6, False)):
+        assert fuses(make(NARROW, EdgeSpec(degree=degree)).grid) == found
+    grid = make().grid
+    assert not torch.vmap(lambda x: x + fuses(grid))(torch.zeros(2)).any()
+
+
+@pytest.mark.parametrize(("functions", "gathered"), [(44, False), (45, True)])
+def test_only_wide_grids_are_gathered(functions, gathered, monkeypatch):
+    called = list[int]()
+    monkeypatch.setattr(products, "_gathered_sums", lambda *a: called.append(1) or a[0][:, :1])
+    points = torch.linspace(-1, 1, functions - 2, dtype=torch.float64).expand(2, -1)
+    grid, x = Grid(extend(points, 3), 3, True), torch.zeros(4, 2, dtype=torch.float64)
+    products.fused_sums(x, torch.ones(1, 2, functions).double(), grid, (x, x), x[:1])
+    assert bool(called) == gathered
+
+
+COMPILED = """
+import torch
+from kanrun import KAN
+for backend, intervals in (("eager", 5), ("inductor", 5), ("inductor", 100)):
+    torch.compiler.reset()
+    kan = KAN([2, 3, 1], intervals, base="silu", dtype=torch.float64)
+    x = torch.linspace(-1.2, 1.2, 100, dtype=torch.float64).reshape(50, 2).requires_grad_()
+    leaves = [x, *(p for p in kan.parameters() if p.requires_grad)]
+    compiled = torch.compile(kan, fullgraph=True, backend=backend)
+    expected, found = (
+        [y := network(x), *torch.autograd.grad(y.square().sum(), leaves)]
+        for network in (kan, compiled)
+    )
+    torch.testing.assert_close(found, expected)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+def test_the_compiler_itself():
+    """In a separate process: a compiler cannot look through the annotation checks of tests."""
+    subprocess.run([sys.executable, "-c", COMPILED], check=True)
