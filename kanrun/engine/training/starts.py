@@ -33,11 +33,12 @@ from torch import Generator, Tensor
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN, Network
-from kanrun.engine.networks.reshaping import add_identity_layer, add_node
+from kanrun.engine.networks.reshaping import Outer, add_identity_layer, add_node
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.engine.training.data import (
     MARGIN,
     GrowthPolicy,
+    Samples,
     TrainingData,
     baseline_error,
     explain_non_finite,
@@ -78,6 +79,8 @@ SAMPLES_PER_UNKNOWN, MIN_SAMPLES = 5, 400
 #: Damping of the first step; a later round begins with the last damping, at least the second
 #: number.
 DAMPING, LEAST_DAMPING = 0.1, 1e-4
+#: Damping of the first step for a last layer alone, which is linear.
+LAST_DAMPING = 1e-10
 #: Steps try few dampings each: another linearisation is cheaper than a seventh damping.
 POLICY = LMPolicy(damping_search=False, max_trials=6)
 #: A start waits for the next round after two steps in a row that gain little.
@@ -149,6 +152,16 @@ def survivors(
         cause = explain_non_finite(starts[0].network, data.train)
         raise TrainingFailed(f"None of {len(networks)} starts stayed finite: {cause}.")
     return starts
+
+
+def fit_last_layer(network: Network, samples: Samples, penalty: SmoothnessPenalty) -> None:
+    """Fit the last layer to the outputs, which is linear least squares."""
+    last = KAN.of_layers(network.edge_layers[-1:])
+    inputs = network.activations(samples.x)[-2].detach()
+    size = output_scale(samples, "regression")
+    objective = Objective(replace(samples, x=inputs), size, penalty=penalty)
+    state, _ = minimise(DataFitting(last, objective), POLICY, STOPPING, LAST_DAMPING)
+    last.set_unknowns(state.unknowns)
 
 
 def _placed(network: Network, x: Tensor) -> Network:
@@ -277,12 +290,16 @@ class Growth:
         return "the time is over" if time_limit_reached() else ""
 
     def _candidates(self, network: Network) -> Iterator[Network]:
-        """Yield networks with a node more: that of the residual, and random ones."""
+        """Yield networks with a node more: that of the residual, and random ones.
+
+        Every second random one is shallow: the network before may be deep without need.
+        """
+        x, half = self._part.data.train.x, self.setup.plan.starts // 2
         shape = (network.shape[0], network.shape[1] + 1, *network.shape[2:])
-        grown = list(self._nodes_of_residual(network, self.setup.plan.starts // 2))
+        grown = [add_node(network, *node, x, MARGIN) for node in self._squares(network, half)]
         yield from grown
-        for _ in range(self.setup.plan.starts - len(grown)):
-            yield self._drawn(network, shape)
+        for number in range(self.setup.plan.starts - len(grown)):
+            yield self._drawn(network, shape if number % 2 else (*shape[:2], shape[-1]))
 
     def _drawn(self, network: Network, shape: Sequence[int]) -> Network:
         """Return a random network of another shape with the edges and the domain of `network`."""
@@ -296,11 +313,13 @@ class Growth:
             generator=self.setup.generator,
         )
 
-    def _nodes_of_residual(self, network: Network, count: int) -> Iterator[Network]:
-        """Yield networks with a node that explains the residual of the worst output."""
+    def _squares(
+        self, network: Network, count: int, degree: int = DEGREE
+    ) -> Iterator[tuple[Tensor, Outer]]:
+        """Yield nodes, inner and outer functions, that explain the residual of the worst output."""
         train, layers = self._part.data.train, network.edge_layers
         residual = train.y - predict(network, train.x)
-        output = int(residual.square().mean(0).argmax())
+        output = int(residual.var(0).argmax())
         slope = torch.ones_like(residual[:, 0])
         if len(layers) > 2:
             with torch.no_grad():
@@ -309,7 +328,7 @@ class Growth:
         grid = layers[0].grid
         domain, at = torch.stack([grid.low, grid.high], 1), sample_points(grid, DEGREE)
         rows = residual[:, output, None] * roots, slope[:, None] * roots
-        for size, vector in product_directions(train.x, *rows, domain, count):
+        for size, vector in product_directions(train.x, *rows, domain, count, degree):
             values = (_polynomials(at, domain, vector.shape[1]) * vector).sum(-1)
 
             def outer(t: Tensor, size: float = size) -> Tensor:
@@ -317,8 +336,7 @@ class Growth:
                 column[output] = size
                 return t.square() * column
 
-            inner = fit_coefficients(at, values[:, None], grid)[0]
-            yield add_node(network, inner, outer, train.x, MARGIN)
+            yield fit_coefficients(at, values[:, None], grid)[0], outer
 
     def _deeper(self, starts: list[RandomStart]) -> list[RandomStart]:
         """Return networks with an identity as last layer, trained, if that is better."""
@@ -326,11 +344,34 @@ class Growth:
         deep = len(network.shape) != 3 or len(self.policy.largest) == 3
         if deep or network.shape[1] < 2 or loss < EXACT**2:
             return starts
-        deeper = add_identity_layer(network, self._part.data.train.x, MARGIN)
-        others = self.setup.plan.starts if network.shape[1] == 2 else 0
-        random = (self._drawn(network, deeper.shape) for _ in range(others))
-        found = self._started([deeper, *random])
+        deeper = [add_identity_layer(network, self._part.data.train.x, MARGIN)]
+        if network.shape[1] == 2:
+            deeper += self._products(network)
+            others = self.setup.plan.starts - len(deeper) + 1
+            deeper += (self._drawn(network, deeper[0].shape) for _ in range(others))
+        found = self._started(deeper)
         return found if found[0].loss < DEEPER**2 * loss else starts
+
+    def _products(self, network: Network) -> Iterator[Network]:
+        """Yield functions of a product: the two largest squares of the outputs, and a last layer.
+
+        A product of polynomials begins with the identity as last layer, one of two inputs with the
+        best last layer.
+        """
+        first, last = network.edge_layers[0], network.edge_layers[-1]
+        train, points = self._part.data.train, first.grid.breakpoints
+        hidden = SplineLayer.on_grid(points, 0, first.spec, uniform=True)
+        outer = SplineLayer.on_grid(points[:0], last.outputs, last.spec, uniform=True)
+        for degree in (DEGREE, 1):
+            product: Network = KAN.of_layers([hidden, outer])
+            for node in list(self._squares(product, 2, degree)):
+                product = add_node(product, *node, train.x, MARGIN)
+            if product.shape[1] < 2:
+                return
+            product = add_identity_layer(product, train.x, MARGIN)
+            if degree == 1:
+                fit_last_layer(product, train, self.penalty)
+            yield product
 
 
 def _grid_limits(training: GridTraining) -> bool:
@@ -352,6 +393,7 @@ def product_directions(
     slope: Float[Tensor, "samples 1"],
     domain: Float[Tensor, "inputs 2"],
     count: int,
+    degree: int = DEGREE,
 ) -> list[tuple[float, Float[Tensor, "inputs degree"]]]:
     """Return the eigenvectors of the products that fit y / slope best, the largest first.
 
@@ -359,7 +401,7 @@ def product_directions(
     """
     inputs, pairs = x.shape[1], list(combinations(range(x.shape[1]), 2))
     most = min(MAX_PRODUCTS, len(x) // 2)
-    fitting = [d for d in range(1, DEGREE + 1) if len(pairs) * d * d + inputs * d < most]
+    fitting = [d for d in range(1, degree + 1) if len(pairs) * d * d + inputs * d < most]
     if not (pairs and fitting):
         return []
     degree = fitting[-1]
