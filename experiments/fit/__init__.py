@@ -78,7 +78,8 @@ if TYPE_CHECKING:
 EXTRA_POINTS = 1000
 #: Points of a check; rounds of checks; each adds at most this part of the maximum number.
 CHECK_POINTS, ROUNDS = 4000, 4
-#: Error on new points over that on training points, up to which both agree.
+#: Error on new points over that on the first training points, up to which both agree; and factor
+#: between two rounds above which another one follows.
 AGREEING = 2.0
 #: Relative error on new points below which more points are not worth their time.
 ACCURATE = 1e-12
@@ -292,37 +293,44 @@ def add_points(
 ) -> tuple[LearningProblem, Trained, float]:
     """Add up to `most` points of the problem's function where `trained` errs most.
 
+    Points are added while this halves the error on new points, and until the network is as accurate
+    there as it first was on its training points. The error on points that joined says little, since
+    they have the largest residuals.
+
     Returns:
-        The problem with the points, the network trained on them, and the error on the new points of
-        the last check relative to that on the training points.
+        The problem with the points and the network trained on them that is most accurate on new
+        points, and its error there relative to that first training error.
     """
-    target, rng, ratio = problem.dataset.target, stream(seed, "extra"), 1.0
-    scale = baseline_error(replace(problem.data, unit=None))
+    target, rng, data = problem.dataset.target, stream(seed, "extra"), problem.data.train
+    first = float((predict(trained.network, data.x) - data.y).square().mean().sqrt())
+    accurate = ACCURATE * baseline_error(replace(problem.data, unit=None))
+    found: list[tuple[float, LearningProblem, Trained]] = []
     for number in range(ROUNDS + 1):
         points = draw(target, CHECK_POINTS, rng)
         new = joined(problem, points, only=True).data.train
         squares = (predict(trained.network, new.x) - new.y).square()
-        old = problem.data.train
-        before = (predict(trained.network, old.x) - old.y).square().mean().sqrt()
         error = float(squares.mean().sqrt())
-        ratio = error / max(float(before), torch.finfo().tiny)
-        if ratio <= AGREEING or error <= ACCURATE * scale or number == ROUNDS:
+        helped = bool(found) and error < found[-1][0] / AGREEING
+        found.append((error, problem, trained))
+        agrees = error <= AGREEING * first and not helped
+        if agrees or error <= accurate or number == ROUNDS:
             break
         worst = squares.mean(1).argsort(descending=True)[: -(-most // ROUNDS)]
         problem = joined(problem, points.take(np.sort(worst.numpy(force=True))))
         trained = _continued(problem, trained, plan, seed)
-    return problem, trained, ratio
+    error, problem, trained = min(found, key=lambda one: one[0])
+    return problem, trained, error / max(first, torch.finfo().tiny)
 
 
 def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:
-    """Return the training of the same network from the grid on and with the penalty it has."""
+    """Return the training of the same network from the grid and the penalty on that it has."""
     network, penalty = trained.network, trained.chosen.penalty
     finer = [grid for grid in plan.intervals if grid > (network.intervals or 0)]
     again = replace(
         plan,
         intervals=(network.intervals, *finer) if network.intervals else (),
         starts=1,
-        weight=penalty.weight,
+        first_weight=penalty.weight,
         order=penalty.order,
         growth=None,
         stop_early=True,

@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, TypeVar
 
 import torch
@@ -197,6 +198,10 @@ def prune_on_validation(
 
 #: Points of an interval at which a function is carried to a spline.
 POINTS = 5
+#: Highest degree of the polynomials of a residual, and their maximum number of products.
+DEGREE, MAX_PRODUCTS = 6, 600
+#: Ridge of the fit by products, relative to polynomials of unit variance.
+RIDGE = 1e-6
 
 #: A function of the values of a node (points, 1) with values (points, outputs).
 Outer = Callable[[Tensor], Tensor]
@@ -288,6 +293,49 @@ def halve_intervals(
     finer, _ = layer.moved(torch.cat([points, middle], 1).sort(1).values, uniform=False)
     low, high = points[i, order[0, i] : order[0, i] + 2].tolist()
     return network.of_layers([finer, *others], network.products[:-1]), (i, low, high)
+
+
+def product_directions(
+    x: Float[Tensor, "samples inputs"],
+    y: Float[Tensor, "samples 1"],
+    slope: Float[Tensor, "samples 1"],
+    domain: Float[Tensor, "inputs 2"],
+    count: int,
+    degree: int = DEGREE,
+) -> list[tuple[float, Float[Tensor, "inputs degree"]]]:
+    """Return the eigenvectors of the products that fit y / slope best, the largest first.
+
+    Returns none if the samples cannot determine the products of even the lowest degree.
+    """
+    inputs, pairs = x.shape[1], list(combinations(range(x.shape[1]), 2))
+    most = min(MAX_PRODUCTS, len(x) // 2)
+    fitting = [d for d in range(1, degree + 1) if len(pairs) * d * d + inputs * d < most]
+    if not (pairs and fitting):
+        return []
+    degree = fitting[-1]
+    p = legendre_polynomials(x, domain, degree)
+    products = [(p[:, i, :, None] * p[:, j, None]).flatten(1) for i, j in pairs]
+    columns = torch.cat([torch.ones_like(y), p.flatten(1), *products], 1) * slope
+    gram = columns.T @ columns / len(x)
+    gram.diagonal().add_(RIDGE * float(slope.square().mean()) + torch.finfo().tiny)
+    found = torch.linalg.solve(gram, columns.T @ y / len(x))[1 + inputs * degree :, 0]
+    matrix = found.new_zeros(inputs, degree, inputs, degree)
+    for (i, j), block in zip(pairs, found.view(len(pairs), degree, degree), strict=True):
+        matrix[i, :, j], matrix[j, :, i] = block / 2, block.T / 2
+    sizes, vectors = torch.linalg.eigh(matrix.view(inputs * degree, -1))
+    order = sizes.abs().argsort(descending=True)[:count].tolist()
+    return [(float(sizes[k]), vectors[:, k].view(inputs, degree)) for k in order]
+
+
+def legendre_polynomials(
+    x: Tensor, domain: Tensor, degree: int
+) -> Float[Tensor, "samples inputs degree"]:
+    """Return the Legendre polynomials of degree 1 to `degree`, of unit variance on the domain."""
+    t = 2 * (x - domain[:, 0]) / (domain[:, 1] - domain[:, 0]) - 1
+    p = [torch.ones_like(t), t]
+    for n in range(1, degree):
+        p.append(((2 * n + 1) * t * p[n] - n * p[n - 1]) / (n + 1))
+    return torch.stack([(2 * n + 1) ** 0.5 * p[n] for n in range(1, degree + 1)], -1)
 
 
 def _spline(points: Tensor, function: Outer, like: SplineLayer) -> Tensor:

@@ -258,6 +258,8 @@ class Plan:
         starts: Number of random starts on the first grid (by Levenberg-Marquardt: quickly, on a
             coarse one), of which the best continues; of a growth: of candidates for each width.
         weight: Weight of the smoothness penalty; None: chosen by validation (second-order solvers).
+        first_weight: Weight with which the choice begins, relative to outputs of unit standard
+            deviation and a domain of unit width.
         order: Order of the penalised differences; None: degree + 2.
         selection: What chooses the weight and the grid: `validation` points, or the `evidence`.
         growth: Limits within which the shape grows from the additive model; None: a given shape.
@@ -276,6 +278,7 @@ class Plan:
     steps: int | None = None
     starts: int = 1
     weight: float | None = None
+    first_weight: float = 1e-18
     order: int | None = None
     selection: str = "validation"
     growth: GrowthPolicy | None = None

@@ -39,9 +39,8 @@ SNAPSHOT_SECONDS = 10.0
 HELPED, UNHELPFUL = 0.9, 2
 #: Relative validation error at which an automatic schedule ends: only rounding is left.
 ROUNDING = 1e-13
-#: Penalty weight at the start, relative to outputs of unit standard deviation and a domain of unit
-#: width; its bounds.
-FIRST_WEIGHT, MIN_WEIGHT, MAX_WEIGHT = 1e-18, 1e-30, 1e2
+#: Bounds of the penalty weight.
+MIN_WEIGHT, MAX_WEIGHT = 1e-30, 1e2
 #: Factor between weights that are tried.
 WEIGHT_FACTOR = 100.0
 #: Number of lower weights tried on a grid, and on the last one.
@@ -364,7 +363,7 @@ def first_penalty(plan: Plan) -> SmoothnessPenalty:
     """Return the penalty that a training begins with."""
     if plan.weight is None and plan.selection == "evidence":
         return SmoothnessPenalty(EVIDENCE_WEIGHT, ROUGH_ORDER)
-    return SmoothnessPenalty(FIRST_WEIGHT if plan.weight is None else plan.weight, plan.order)
+    return SmoothnessPenalty(plan.first_weight if plan.weight is None else plan.weight, plan.order)
 
 
 def finished(events: Events[Y, None, R], tell: Callable[[Y], None]) -> R:

@@ -11,7 +11,9 @@ continue the network before: its residual r is fitted by products of functions o
 with Legendre polynomials P and the slope s of what follows the hidden layer. An eigenvector v of
 the symmetric M with eigenvalue w is the node w (sum_{ip} v_ip P_p(x_i))^2, which a KAN represents:
 the largest |w| explain most. They depend on the function and hardly on the seed. The others are
-random. An identity as last layer is kept where it improves the network.
+random and shallow, and compete among themselves until the end of the start: untrained, they would
+lose against networks that continue. An identity as last layer is kept where it improves the
+network. With two nodes it also begins with a product: a b = ((a + b)^2 - (a - b)^2) / 4.
 
 On each width, grids become finer while this lowers the error at the rate of a spline; once it does
 not, the width is what limits the error, and another node is added. Where a shape is given, growth
@@ -23,17 +25,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import combinations
 from math import inf
 
 import torch
-from jaxtyping import Float
 from torch import Generator, Tensor
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN, Network
-from kanrun.engine.networks.reshaping import Outer, add_identity_layer, add_node
+from kanrun.engine.networks.reshaping import (
+    DEGREE,
+    Outer,
+    add_identity_layer,
+    add_node,
+    legendre_polynomials,
+    product_directions,
+)
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.engine.training.data import (
     MARGIN,
@@ -60,11 +67,6 @@ COMPARED_UNKNOWNS, UNKNOWNS_PER_VALUE = 700, 0.5
 #: Error of the network with an identity layer, relative to that without, below which it stays; and
 #: the relative error below which none is tried, since a finer grid does as well.
 DEEPER, EXACT = 0.5, 1e-3
-#: Highest degree of the polynomials, and their maximum number of products.
-DEGREE, MAX_PRODUCTS = 6, 600
-#: Ridge of the fit by products, relative to polynomials of unit variance.
-RIDGE = 1e-6
-
 
 #: Intervals of a start if the schedule begins with more than MAX_START_INTERVALS.
 START_INTERVALS, MAX_START_INTERVALS = 4, 8
@@ -223,10 +225,11 @@ class Growth:
         while not (reason := self.ending()):
             before = self.trainings[-1].stages[0].network
             if len(before.shape) == 2:
-                candidates = [add_identity_layer(before, x, MARGIN)]
+                groups = [[add_identity_layer(before, x, MARGIN)]]
             else:
-                candidates = list(self._candidates(before))
-            self._climb(self._deeper(self._started(candidates)))
+                groups = self._candidates(before)
+            starts = [self._started(group)[0] for group in groups if group]
+            self._climb(self._deeper(sorted(starts, key=lambda start: start.loss)))
         if self.policy.given and not self._sufficient():
             count, data = self.setup.plan.starts, self._part.data
             starts = random_starts(create, count, data, self.penalty.weight, generator)
@@ -289,17 +292,17 @@ class Growth:
             return "the points support no larger network"
         return "the time is over" if time_limit_reached() else ""
 
-    def _candidates(self, network: Network) -> Iterator[Network]:
-        """Yield networks with a node more: that of the residual, and random ones.
+    def _candidates(self, network: Network) -> list[list[Network]]:
+        """Return networks with a node more: with nodes of the residual, and random ones.
 
-        Every second random one is shallow: the network before may be deep without need.
+        Random ones are shallow: the network before may be deep without need. They have to be
+        trained first, so both kinds compete among themselves.
         """
         x, half = self._part.data.train.x, self.setup.plan.starts // 2
-        shape = (network.shape[0], network.shape[1] + 1, *network.shape[2:])
+        shape = (network.shape[0], network.shape[1] + 1, network.shape[-1])
         grown = [add_node(network, *node, x, MARGIN) for node in self._squares(network, half)]
-        yield from grown
-        for number in range(self.setup.plan.starts - len(grown)):
-            yield self._drawn(network, shape if number % 2 else (*shape[:2], shape[-1]))
+        random = [self._drawn(network, shape) for _ in range(self.setup.plan.starts - len(grown))]
+        return [grown, random]
 
     def _drawn(self, network: Network, shape: Sequence[int]) -> Network:
         """Return a random network of another shape with the edges and the domain of `network`."""
@@ -329,7 +332,7 @@ class Growth:
         domain, at = torch.stack([grid.low, grid.high], 1), sample_points(grid, DEGREE)
         rows = residual[:, output, None] * roots, slope[:, None] * roots
         for size, vector in product_directions(train.x, *rows, domain, count, degree):
-            values = (_polynomials(at, domain, vector.shape[1]) * vector).sum(-1)
+            values = (legendre_polynomials(at, domain, vector.shape[1]) * vector).sum(-1)
 
             def outer(t: Tensor, size: float = size) -> Tensor:
                 column = torch.zeros(layers[1].outputs, dtype=t.dtype, device=t.device)
@@ -385,44 +388,3 @@ def _grid_limits(training: GridTraining) -> bool:
     finer = (fine.intervals or 1) / (coarse.intervals or 1)
     order = max(training.network.edge_layers[0].spec.degree, 1)
     return fine.selected * finer**order <= coarse.selected
-
-
-def product_directions(
-    x: Float[Tensor, "samples inputs"],
-    y: Float[Tensor, "samples 1"],
-    slope: Float[Tensor, "samples 1"],
-    domain: Float[Tensor, "inputs 2"],
-    count: int,
-    degree: int = DEGREE,
-) -> list[tuple[float, Float[Tensor, "inputs degree"]]]:
-    """Return the eigenvectors of the products that fit y / slope best, the largest first.
-
-    Returns none if the samples cannot determine the products of even the lowest degree.
-    """
-    inputs, pairs = x.shape[1], list(combinations(range(x.shape[1]), 2))
-    most = min(MAX_PRODUCTS, len(x) // 2)
-    fitting = [d for d in range(1, degree + 1) if len(pairs) * d * d + inputs * d < most]
-    if not (pairs and fitting):
-        return []
-    degree = fitting[-1]
-    p = _polynomials(x, domain, degree)
-    products = [(p[:, i, :, None] * p[:, j, None]).flatten(1) for i, j in pairs]
-    columns = torch.cat([torch.ones_like(y), p.flatten(1), *products], 1) * slope
-    gram = columns.T @ columns / len(x)
-    gram.diagonal().add_(RIDGE * float(slope.square().mean()) + torch.finfo().tiny)
-    found = torch.linalg.solve(gram, columns.T @ y / len(x))[1 + inputs * degree :, 0]
-    matrix = found.new_zeros(inputs, degree, inputs, degree)
-    for (i, j), block in zip(pairs, found.view(len(pairs), degree, degree), strict=True):
-        matrix[i, :, j], matrix[j, :, i] = block / 2, block.T / 2
-    sizes, vectors = torch.linalg.eigh(matrix.view(inputs * degree, -1))
-    order = sizes.abs().argsort(descending=True)[:count].tolist()
-    return [(float(sizes[k]), vectors[:, k].view(inputs, degree)) for k in order]
-
-
-def _polynomials(x: Tensor, domain: Tensor, degree: int) -> Float[Tensor, "samples inputs degree"]:
-    """Return the Legendre polynomials of degree 1 to `degree`, of unit variance on the domain."""
-    t = 2 * (x - domain[:, 0]) / (domain[:, 1] - domain[:, 0]) - 1
-    p = [torch.ones_like(t), t]
-    for n in range(1, degree):
-        p.append(((2 * n + 1) * t * p[n] - n * p[n - 1]) / (n + 1))
-    return torch.stack([(2 * n + 1) ** 0.5 * p[n] for n in range(1, degree + 1)], -1)

@@ -9,7 +9,7 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.networks.reshaping import halve_intervals
+from kanrun.engine.networks.reshaping import halve_intervals, product_directions
 from kanrun.engine.training import (
     Grown,
     GrowthPolicy,
@@ -23,7 +23,7 @@ from kanrun.engine.training.data import Errors, baseline_error
 from kanrun.engine.training.grid_training import GridTraining, finished
 from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import Clock, GridTransfer, Setup, Stage
-from kanrun.engine.training.starts import Growth, product_directions, random_starts
+from kanrun.engine.training.starts import Growth, random_starts
 
 
 def plan(*largest, intervals=(4, 8, 16), starts=4, given=False, weight=None):
@@ -173,11 +173,37 @@ def test_the_budget_limits_the_nodes_and_the_lowest_error_wins():
     assert network.shape == best.network.shape
 
 
+def growth_of(task, *largest):
+    setup = Setup(task, plan(*largest), Generator().manual_seed(0), Clock())
+    return Growth(setup, SmoothnessPenalty(1e-18), setup.plan.growth)
+
+
+def test_a_function_of_a_product_of_two_inputs_begins_with_it():
+    task = data(lambda x: torch.sin(3 * x[:, 2:] * x[:, :1]), 3, 600)
+    polynomials, inputs = growth_of(task, 3, 2, 1, 1)._products(fresh((3, 2, 1), Generator()))
+    for network, allowed in ((polynomials, 0.3), (inputs, 0.05)):
+        assert network.shape == (3, 2, 1, 1)
+        error = (network(task.train.x) - task.train.y).square().mean().sqrt()
+        assert error < allowed * baseline_error(task)
+
+
+def test_one_input_has_no_product():
+    growth = growth_of(data(lambda x: x, 1), 1, 2, 1, 1)
+    assert not list(growth._products(fresh((1, 2, 1), Generator())))
+
+
+def test_random_candidates_are_shallow_after_a_deep_network():
+    growth = growth_of(data(lambda x: x[:, :1] * x[:, 1:], 2), 2, 3, 1, 1)
+    grown, random = growth._candidates(fresh((2, 2, 1, 1), Generator().manual_seed(0)))
+    assert [network.shape for network in grown] == [(2, 3, 1, 1)] * 2
+    assert [network.shape for network in random] == [(2, 3, 1)] * 2
+
+
 def reason(*errors):
     """Return why a growth ends whose widths 1, 2, ... had these errors on grids of 4 and 8."""
-    task, penalty = data(lambda x: x[:, :1] * x[:, 1:], 2), SmoothnessPenalty(1e-18)
-    setup = Setup(task, plan(2, 4, 1, 1), Generator(), Clock())
-    growth = Growth(setup, penalty, setup.plan.growth)
+    task = data(lambda x: x[:, :1] * x[:, 1:], 2)
+    growth = growth_of(task, 2, 4, 1, 1)
+    setup, penalty = growth.setup, growth.penalty
     transfer, random = GridTransfer("start", 0.0, None, 1.0), Generator().get_state()
     for nodes, pair in enumerate(errors, 1):
         network = fresh((2, nodes, 1), Generator().manual_seed(0))

@@ -1,8 +1,11 @@
 """Points that join where a trained network errs most, and settings that cannot have any."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
+from kanrun.experiments import fit as fitting
 from kanrun.experiments.fit import add_points, make_fit
 
 from kanrun.config import ExpressionTarget, FitConfig, KANConfig, LMSolver, SamplingConfig
@@ -32,6 +35,40 @@ def test_points_join_until_new_points_are_fitted_as_well():
     assert len(problem.dataset.train) == len(problem.data.train)
     assert after.errors.test < 0.5 * before.errors.test
     assert ratio < 5
+
+
+@pytest.mark.parametrize(
+    ("errors", "chosen"),
+    [
+        # Up to AGREEING = 2 times the first training error of 1e-3, no point is missing.
+        ([0.8e-2], 0),
+        # After a round that halves the error another one follows.
+        ([1.0, 0.8e-2, 0.7e-2], 2),
+        ([1.0, 0.8e-2, 0.9e-2], 1),
+        ([1.0, 0.9, 0.8, 0.7, 0.6], 4),
+    ],
+)
+def test_points_join_as_long_as_they_help(errors, chosen, monkeypatch):
+    class Off(torch.nn.Module):
+        """The target, with an error near one end, where no training point lies."""
+
+        def __init__(self, error):
+            super().__init__()
+            self.error = error
+
+        def forward(self, x):
+            off = torch.where(x[:, :1] > 0.96, self.error, 1e-3)
+            return torch.exp(2 * x[:, :1] + x[:, 1:]) + off
+
+    one = make_fit(settings(), {}, 0)
+    assert one.problem.data.train.x[:, 0].max() < 0.96
+    trained = [SimpleNamespace(network=Off(error)) for error in errors]
+    following = iter(trained[1:])
+    monkeypatch.setattr(fitting, "_continued", lambda *_: next(following))
+    problem, best, _ = add_points(one.problem, trained[0], one.plan, 200, 0)
+    assert best is trained[chosen]
+    assert next(following, None) is None
+    assert len(problem.data.train) - len(one.problem.data.train) == 50 * chosen
 
 
 def test_a_kink_is_reported_where_it_is():
