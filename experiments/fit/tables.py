@@ -319,7 +319,7 @@ def _summary(
         "selected_model": fitted.selected,
         "shape": "-".join(map(str, network.shape)),
         "train_points": len(train),
-        "intervals": network.edge_layers[0].grid.intervals,
+        "intervals": network.intervals,
         "parameters": network.count(),
         "effective_parameters": fitted.fit.effective,
         f"train_{loss}": loss_of(fitted.predict(train.x), train.y, family, train.weights),

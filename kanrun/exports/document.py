@@ -121,8 +121,8 @@ def _maps(scaling: Scaling | PiecewiseScaling) -> list[Document]:
 
 
 def _layers(network: Network) -> list[Document]:
-    if network.edge_layers:
-        return [_edges(*pair) for pair in zip(network.edge_layers, network.products, strict=True)]
+    if layers := network.edge_layers:
+        return [_edges(*pair) for pair in zip(layers, network.products, strict=True)]
     if isinstance(network, MLP):
         kinds = [network.activation] * (len(network.linear) - 1) + ["identity"]
         weights = [[each.tolist() for each in layer.parameters()] for layer in network.linear]

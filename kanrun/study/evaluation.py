@@ -157,7 +157,7 @@ def model_records(
     """
     model, dataset = model_of(network, problem, seed, **learned), problem.dataset
     yield _prediction_table(model, dataset)
-    if network.edge_layers:
+    if network.products:
         names = model.inputs, model.classes or model.outputs
         x, invert = problem.data.train.x[:MOST_POINTS], model.input_scaling.invert
         yield Table("edges", edge_columns(network, x, *names, invert))
@@ -245,12 +245,12 @@ def edge_columns(
     within the range of the data. If a layer has multiplication nodes, its sums are nodes of their
     own, joined to the nodes by a further layer of edges.
     """
-    rows, multiply = list[tuple[Any, ...]](), any(network.products)
-    edges = min(sum(layer.mask.numel() for layer in network.edge_layers), MOST_EDGES)
+    rows, multiply, layers = list[tuple[Any, ...]](), any(network.products), network.edge_layers
+    edges = min(sum(layer.mask.numel() for layer in layers), MOST_EDGES)
     points = max(FEWEST_POINTS, min(EDGE_POINTS, MOST_ROWS // edges))
     with torch.no_grad():
         reaching, depth = network.activations(x), 0
-        for index, layer in enumerate(network.edge_layers):
+        for index, layer in enumerate(layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
             share = torch.linspace(0, 1, points, dtype=score.dtype, device=score.device)
             on_grid = torch.lerp(layer.grid.low, layer.grid.high, share[:, None])
@@ -262,7 +262,7 @@ def edge_columns(
                 where = (depth, out, into, at[:, into], data[:, into], seen[:, into])
                 judged = float(score[out, into]), not bool(layer.mask[out, into])
                 source = str(inputs[into]) if index == 0 else ""
-                result = str(outputs[out]) if index == len(network.edge_layers) - 1 else ""
+                result = str(outputs[out]) if index == len(layers) - 1 else ""
                 rows.append((*where, y[:, out, into], *judged, source, result, "", "sum"))
             depth += 1
             if multiply and network.products[index]:

@@ -8,7 +8,6 @@ such as a KAN without hidden layers, the result is the least squares fit of all 
 from __future__ import annotations
 
 import warnings
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +51,7 @@ def update_model(model: Model, x: Data, y: Data) -> Model:
     rows, _ = input_rows(x, model.inputs, model.code)
     given = Samples(torch.as_tensor(model.input_scaling.apply(rows)), _outputs(model, y, len(rows)))
     known, counts = remembered(model)
-    network = deepcopy(model.network).double()
+    network = model.network.plain().double()
     unknowns = network.get_unknowns().numel()
     if unknowns > len(known) + len(rows):
         raise UsageError(

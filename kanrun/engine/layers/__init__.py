@@ -32,6 +32,7 @@ from kanrun.engine.layers.edges import (
     of_sums,
 )
 from kanrun.engine.layers.spline_layer import LearnedEdge, SplineLayer
+from kanrun.engine.layers.step_layer import STEP_KNOTS, StepLayer
 from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
 from kanrun.errors import UsageError
 

@@ -211,7 +211,7 @@ class SplineLayer(nn.Module):
             return self.edges.outputs(x)
         # Not -1, which is undefined without samples.
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        return self.edges.outputs(rows).reshape(*x.shape[:-1], self.outputs)
+        return self.edges.outputs(rows).reshape(*x.shape[:-1], len(self.mask))
 
     def edge_values(
         self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0
@@ -268,6 +268,10 @@ class SplineLayer(nn.Module):
             self._choose_trained()
 
     # -------------------- other layers
+
+    def splines(self) -> SplineLayer:
+        """Return the layer with a spline on every edge: itself."""
+        return self
 
     def refined(self, intervals: int) -> tuple[SplineLayer, str]:
         """Return the layer on `intervals` intervals over its domain, and the method."""

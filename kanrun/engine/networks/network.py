@@ -197,6 +197,13 @@ class Network(nn.Module):
         """Spline layers, from the inputs on; empty for a network without edges."""
         return ()
 
+    def plain(self: N) -> N:
+        """Return a copy that holds its `edge_layers`, to train or change them."""
+        new = deepcopy(self)
+        if new.products:
+            new.layers = nn.ModuleList(new.edge_layers)
+        return new
+
     def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
         """Return the inputs of each of `edge_layers`, and the network's output last."""
         return [x, self(x)]

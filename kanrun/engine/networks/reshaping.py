@@ -17,7 +17,6 @@ A node or a layer is added by splines that carry given functions; the others sta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from itertools import combinations
 from typing import Any, TypeVar
@@ -123,7 +122,7 @@ def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
     that of the masks alone. Edges out of nodes that no alive edge reaches (whose value is zero)
     keep their contribution: a constant is not dropped.
     """
-    new = deepcopy(kan)
+    new = kan.plain()
     layers = list(zip(new.edge_layers, masks, kan.products, strict=True))
     with torch.no_grad():
         after: Tensor | None = None

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from numpy import ndarray
 
-from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, blocks
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs, blocks
 
 CUT_INTERVALS = 4  # that a step adds to the grid of its input
 _STREAM = 3  # of the random numbers that choose the rows of a node
@@ -71,12 +71,7 @@ class JumpNodes:
 
     def __call__(self, u: RowInputs) -> PerRow:
         """Evaluate the sum of the nodes."""
-        count, depth = self.inputs.shape
-        total, digits = np.zeros(len(u)), 2 ** np.arange(depth)
-        for part in blocks(len(u), max(count * depth, 1)):
-            cells = (u[part][:, self.inputs] > self.cuts) @ digits
-            total[part] = self.values[np.arange(count), cells].sum(1)
-        return total
+        return sums_of_cells(cells_of(u, self.inputs, self.cuts), self.values[None])[:, 0]
 
     def partial_dependence(self, u: RowInputs, j: int, at: ndarray) -> ndarray:
         """Return the mean over the rows u with input j set to `at`, up to a constant."""
@@ -84,6 +79,35 @@ class JumpNodes:
         mine = JumpNodes(*(each[some] for each in vars(self).values()))
         moved[:, j] = np.repeat(at, len(u))
         return np.asarray(mine(moved).reshape(len(at), len(u)).mean(1))
+
+
+def cells_of(
+    u: RowInputs, inputs: Int[ndarray, "nodes depth"], cuts: Float[ndarray, "nodes depth"]
+) -> UInt8[ndarray, "rows nodes"]:
+    """Return the cell of each row and node: the sums of 2^k where u_j exceeds cut k."""
+    found = np.zeros((len(u), len(inputs)), np.uint8)
+    for j in np.unique(inputs):
+        nodes, digits = np.nonzero(inputs == j)
+        places, place = np.unique(cuts[nodes, digits], return_inverse=True)
+        steps = np.zeros((len(places) + 1, len(inputs)), np.uint8)
+        np.add.at(steps, (place + 1, nodes), 2**digits)
+        steps = steps.cumsum(0, dtype=np.uint8)
+        for part in blocks(len(u), len(inputs)):
+            found[part] += steps[np.searchsorted(places, u[part, j])]
+    return found
+
+
+def sums_of_cells(
+    cells: UInt8[ndarray, "rows nodes"], values: Float[ndarray, "outputs nodes cells"]
+) -> RowOutputs:
+    """Return the sums over nodes of the values of the cells."""
+    sums, each = np.empty((len(cells), len(values))), values.shape[2]
+    first = np.arange(0, values[0].size, each)
+    for part in blocks(len(cells), max(len(first), 1)):
+        at = cells[part] + first
+        for out, mine in zip(sums[part].T, values.reshape(len(values), -1), strict=True):
+            out[:] = mine.take(at).sum(1)
+    return sums
 
 
 def _cuts(u: RowInputs, max_cuts: int) -> tuple[ndarray, ndarray]:

@@ -24,12 +24,12 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.interpolate import make_interp_spline
 
-from kanrun.engine.layers import EdgeSpec, SplineLayer
+from kanrun.engine.layers import STEP_KNOTS, EdgeSpec, SplineLayer, StepLayer
 from kanrun.engine.networks import KAN, Network
-from kanrun.engine.splines import Extrapolation, Grid, extend, insert_knots
+from kanrun.engine.splines import Extrapolation, extend
 from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
 from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi, psi_values
-from kanrun.engine.tables.jumps import JumpNodes
+from kanrun.engine.tables.jumps import JumpNodes, cells_of, sums_of_cells
 from kanrun.engine.tables.reduced_basis import (
     DEGREE,
     Columns,
@@ -46,10 +46,13 @@ OUTER_INTERVALS = 2  # of outer edges that are lines and parabolas; bells need `
 _NODE_ROWS = 100_000  # by which nodes are judged
 # Margin within which a node's parabola continues, relative to its range on the training rows.
 _MARGIN = 0.1
-# Breakpoints around a step, relative to the distance of the training values next to it.
-_STEP_ENDS = np.array([-0.015, -0.005, 0.005, 0.015])
+_STEP_WIDTH = 0.01  # of a step, relative to the distance of the training values next to it
 _MIN_MARGIN = 1e-6  # relative to the size of the values
 _ROUNDING = 1e-12  # relative, of the coefficients of bells
+
+
+#: Inputs, thresholds and widths of steps, (nodes, depth) each.
+Steps = tuple[ndarray, ...]
 
 
 def to_kan(
@@ -107,57 +110,34 @@ def to_kan(
 
 def _add_jumps(network: KAN, jumps: JumpNodes, heights: ndarray) -> KAN:
     """Return the network with nodes of jumps, times `heights` (outputs,)."""
-    first, second = network.edge_layers
-    knots = jumps.cuts[:, :, None] + jumps.rooms[:, :, None] * _STEP_ENDS
-    cuts = [knots[jumps.inputs == j].ravel() for j in range(len(first.grid.breakpoints))]
-    (edges,), breakpoints = _on_one_grid([first], cuts)
-    steps = np.zeros((len(jumps.values), *edges.shape[1:]))
-    for k, (inputs, at) in enumerate(zip(jumps.inputs.T, jumps.cuts.T, strict=True)):
-        for node, (j, cut) in enumerate(zip(inputs, at, strict=True)):
-            steps[node, j, np.searchsorted(breakpoints[j], cut) + 1 :] += 2.0**k
+    first, second = network.stored_layers
     # Each whole number is a breakpoint, at which three functions add up to 1.
     cells = np.repeat(jumps.values, DEGREE, 1)
     table = np.pad(cells, ((0, 0), (0, second.grid.functions - cells.shape[1])))
-    outer = np.concatenate(
-        [second.coefficients.detach().numpy(), heights[:, None, None] * table], 1
-    )
+    known = second.coefficients.detach().numpy()
+    outer = np.concatenate([known, heights[:, None, None] * table], 1)
     grids = np.linspace(0, second.grid.intervals / DEGREE, second.grid.intervals + 1)
-    grids = np.concatenate([second.grid.breakpoints.numpy(), np.tile(grids, (len(steps), 1))])
+    grids = np.concatenate([second.grid.breakpoints.numpy(), np.tile(grids, (len(table), 1))])
     mask = np.any(outer, axis=2)
-    return KAN.of_layers(
-        [
-            _layer(torch.as_tensor(breakpoints), np.concatenate([edges, steps]), first.spec),
-            _layer(torch.as_tensor(grids), outer, second.spec, mask, uniform=True),
-        ]
-    )
+    steps = jumps.inputs, jumps.cuts, _STEP_WIDTH * jumps.rooms
+    last = _layer(torch.as_tensor(grids), outer, second.spec, mask, uniform=True)
+    return KAN.of_layers([_with_steps([first], [steps]), last])
 
 
-def _on_one_grid(
-    layers: Sequence[SplineLayer], cuts: Sequence[ndarray] | None = None
-) -> tuple[list[ndarray], ndarray]:
-    """Return the coefficients of layers on the union of their grids and of `cuts`, and that grid.
-
-    Inputs with fewer breakpoints get further ones in their widest interval.
-    """
-    known = [one.grid.breakpoints.numpy() for one in layers]
-    points = [
-        np.unique(np.concatenate(each))
-        for each in zip(*known, *([cuts] if cuts else []), strict=True)
-    ]
-    size = max(map(len, points))
-    for j, each in enumerate(points):
-        widest = int(np.diff(each).argmax())
-        more = np.linspace(each[widest], each[widest + 1], size - len(each) + 2)[1:-1]
-        points[j] = np.insert(each, widest + 1, more)
-    grid = Grid(extend(torch.as_tensor(np.stack(points)), DEGREE), DEGREE)
-    return [_refined(one, grid) for one in layers], np.stack(points)
+def _with_steps(layers: Sequence[SplineLayer], more: Sequence[Steps] = ()) -> SplineLayer:
+    """Return the nodes of layers on one grid, and behind them all nodes of steps."""
+    edges = np.concatenate([one.coefficients.detach().numpy() for one in layers])
+    smooth = _layer(layers[0].grid.breakpoints, edges, layers[0].spec)
+    stepped = [one for one in layers if isinstance(one, StepLayer)]
+    every = [*map(_steps, stepped), *more]
+    if not every:
+        return smooth
+    parts = (torch.as_tensor(np.concatenate(part)) for part in zip(*every, strict=True))
+    return StepLayer.of(smooth, *parts)
 
 
-def _refined(layer: SplineLayer, grid: Grid) -> ndarray:
-    """Return the coefficients of a layer on a finer grid, computed for some nodes at once."""
-    known, width = layer.coefficients.detach(), len(grid.knots) * grid.functions
-    parts = (insert_knots(known[some], layer.grid, grid) for some in blocks(len(known), width))
-    return np.concatenate([one.numpy() for one in parts])
+def _steps(layer: StepLayer) -> Steps:
+    return tuple(each.numpy() for each in (layer.sources, layer.places, layer.widths))
 
 
 def _node_grids(h: Columns, directions: ndarray, intervals: int) -> ndarray:
@@ -198,18 +178,19 @@ def add_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
 
 
 def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> KAN:
-    """Return the sum of networks of one output, each through its map (from, to).
+    """Return the sum of networks of one output on one grid, each through its map (from, to).
 
     The edges of a third layer are the maps, by Schoenberg's approximation: it reproduces straight
     lines, and stays within the range of the map, whose ends continue as constants.
     """
-    first, second = ([one.edge_layers[i] for one in networks] for i in (0, 1))
-    edges, breakpoints = _on_one_grid(first)
-    inner = _layer(torch.as_tensor(breakpoints), np.concatenate(edges), first[0].spec)
-    cuts = torch.cat([one.grid.breakpoints for one in second])
+    first, second = ([one.stored_layers[i] for one in networks] for i in (0, 1))
+    inner = _with_steps(first)
+    is_step = np.concatenate([np.arange(one.outputs) >= len(one.mask) for one in first])
+    order = np.argsort(is_step, kind="stable")
+    cuts = torch.cat([one.grid.breakpoints for one in second])[order]
     flat = linalg.block_diag(*(one.coefficients.detach().numpy().reshape(1, -1) for one in second))
-    mask = linalg.block_diag(*(one.mask.numpy() for one in second))
-    flat = flat.reshape(len(networks), len(cuts), -1)
+    mask = linalg.block_diag(*(one.mask.numpy() for one in second))[:, order]
+    flat = flat.reshape(len(networks), len(cuts), -1)[:, order]
     middle = _layer(cuts, flat, second[0].spec, mask, uniform=True)
     points = max(len(values) for values, _ in maps)
     ends = np.stack(
@@ -308,37 +289,59 @@ def _monotone(edges: ndarray, design: Design) -> ndarray:
 
 
 def table_outputs(network: Network, u: RowInputs) -> RowOutputs:
-    """Evaluate a network of `to_kan` or `blend`, its bells by a product of matrices.
+    """Evaluate a network of `to_kan` or `blend`: bells by a product of matrices, steps by tables.
 
     This takes a tenth of the time of the network, whose nodes are evaluated one by one.
     """
-    (first, *others), bell = network.edge_layers, psi()
-    if not others or others[0].grid.functions != len(bell.c):
-        return predict(network, torch.as_tensor(u)).double().numpy()
-    second, *last = others
+    if not isinstance(network, KAN) or len(network.stored_layers) == 1:
+        return _plain_outputs(network, u)
+    (first, second, *last), bell = network.stored_layers, psi()
+    if second.grid.functions != len(bell.c):
+        return _plain_outputs(network, u)
     coefficients, knots = second.coefficients.detach().numpy(), second.grid.breakpoints.numpy()
     # Heights (outputs, nodes) of bells, 0 for other nodes.
     heights = coefficients @ bell.c / (bell.c @ bell.c)
     error = np.abs(coefficients - heights[:, :, None] * bell.c).max((0, 2))
     same = np.isclose(knots, bell.t[DEGREE:-DEGREE]).all(1)
     is_bell = same & (error <= _ROUNDING * np.abs(coefficients).max()) & heights.any(0)
-    plain, inner = torch.as_tensor(~is_bell), first.coefficients.detach().numpy()
-    outer, mask = (a.detach()[:, plain].numpy() for a in (second.coefficients, second.mask))
-    breakpoints = second.grid.breakpoints[plain]
-    rest = [
-        _layer(first.grid.breakpoints, inner[~is_bell], first.spec),
-        _layer(breakpoints, outer, second.spec, mask, uniform=True),
-    ]
-    out = predict(KAN.of_layers(rest), torch.as_tensor(u)).double().numpy()
+    smooth = np.arange(len(is_bell)) < len(first.mask)
+    plain, inner = np.flatnonzero(~is_bell & smooth), first.coefficients.detach().numpy()
+    mask = second.mask.numpy()[:, plain]
+    points = second.grid.breakpoints[plain]
+    outer = _layer(points, coefficients[:, plain], second.spec, mask, uniform=True)
+    out = _plain_outputs(
+        KAN.of_layers([_layer(first.grid.breakpoints, inner[plain], first.spec), outer]), u
+    )
+    out += _bells(first, inner[is_bell[smooth]], heights[:, is_bell], u)
+    between = np.zeros(len(u), bool)
+    if isinstance(first, StepLayer):
+        inputs, places, widths = _steps(first)
+        cells, before = (cells_of(u, inputs, places + end * widths) for end in STEP_KNOTS[::3])
+        between = (cells != before).any(1)
+        ends = slice(None, DEGREE << places.shape[1], DEGREE)
+        out += sums_of_cells(cells, coefficients[:, ~smooth, ends])
+    if last:
+        out = _plain_outputs(KAN.of_layers(last), out)
+    out[between] = _plain_outputs(network, u[between])  # of rows that are on the slope of a step
+    return out
+
+
+def _plain_outputs(network: Network, u: ndarray) -> RowOutputs:
+    return predict(network, torch.as_tensor(u)).double().numpy()
+
+
+def _bells(first: SplineLayer, inner: ndarray, heights: ndarray, u: RowInputs) -> RowOutputs:
+    """Return the sums of bells with these edges and heights (outputs, bells)."""
     cuts = first.grid.breakpoints.numpy()
     line, square = _lines(cuts), _squares(cuts)
     # Coefficients (inputs, bells) of parabolas, which continue as straight lines beyond the grids.
     powers = np.linalg.pinv(np.stack([square, line, np.ones_like(line)], 2))
-    squares, lines, constants = np.einsum("jpf,bjf->pjb", powers, inner[is_bell], optimize=True)
+    squares, lines, constants = np.einsum("jpf,bjf->pjb", powers, inner, optimize=True)
     low, high = first.grid.low.numpy(), first.grid.high.numpy()
+    out = np.empty((len(u), len(heights)))
     for rows in blocks(len(u)):
         inside = np.clip(u[rows], low, high)
         columns = np.concatenate([(2 * u[rows] - inside) * inside, u[rows]], 1)
         distances = columns @ np.concatenate([squares, lines]) + constants.sum(0)
-        out[rows] += psi_values(distances) @ heights[:, is_bell].T
-    return predict(KAN.of_layers(last), torch.as_tensor(out)).double().numpy() if last else out
+        out[rows] = psi_values(distances) @ heights.T
+    return out
