@@ -13,7 +13,8 @@ from kanrun.engine.tables.effects import column_effect
 from kanrun.engine.tables.jumps import BoostingPolicy, boost
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS
 from kanrun.engine.tables.table_fit import affordable
-from kanrun.engine.tables.to_kan import blend
+from kanrun.engine.tables.to_kan import blend, table_outputs
+from kanrun.study.saved import pack, unpack
 
 POLICY = TablePolicy(jump_rows=400, omitted=0.0)
 
@@ -57,12 +58,25 @@ def test_the_network_of_jumps_is_the_fit(smooth):
     assert np.mean((found - truth) ** 2) < 0.05 * truth.var()
     network = to_kan(fit, POLICY)
     assert network.edge_layers[1].uniform
-    both = blend([network, to_kan(fit_numbers(*data(seed=3), POLICY), POLICY)], MAPS)
+    both = blend([to_kan(fit.times(0.5), POLICY), network], MAPS)
+    steps, layer = network.stored_layers[0], network.edge_layers[0]
+    at_steps = np.repeat(u[:50], 2, 0)
+    at_steps[:, 0] = steps.places[steps.sources == 0][0].item() + np.tile([-1, 1], 50) * 1e-3 * float(
+        steps.widths.min()
+    )
+    x = torch.as_tensor(np.concatenate([u, at_steps, 3 * u[:20]]))
     with torch.no_grad():
-        assert_allclose(
-            network(torch.as_tensor(u)).numpy(), fit.raw(fit.design.functions(u)), atol=1e-6
-        )
-        assert both(torch.as_tensor(u)).shape == (400, 1)
+        values = network(x).numpy()
+        assert_allclose(values[:400], fit.raw(fit.design.functions(u)), atol=1e-6)
+        assert_allclose(network.plain()(x), values, atol=1e-9)
+        assert_allclose(both(x[:400]), 1.5 * values[:400] / 9, atol=1e-9)
+        pruned = network.prune(torch.as_tensor(u), 1e-9)(x[:400])
+    assert_allclose(pruned, values[:400], atol=1e-6)
+    for one in (network, both):
+        assert_allclose(table_outputs(one, x.numpy()), one(x).detach(), atol=1e-9)
+        stored = unpack(one.describe(), pack(one))
+        assert torch.equal(stored(x), one(x))
+    assert sum(one.size for one in pack(network).values()) < layer.coefficients.numel()
     at = np.array([[-0.5, 0, 0], [0.5, 0, 0]])
     effect = column_effect(fit, [0], at, fit.design.basis.values(at))
     expected = 2 * 0.35 * 0.75 + 2 * smooth * np.sin(1.5)
