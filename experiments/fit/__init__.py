@@ -59,6 +59,7 @@ from kanrun.study.evaluation import (
     scores,
     stage_row,
     step_row,
+    training_figures,
 )
 from kanrun.study.resources import generator
 from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
@@ -114,16 +115,12 @@ def run(
 
 def figures(tables: Tables) -> Figures:
     """Yield loss, predictions and residuals, and for KANs the edges and the network."""
-    from kanrun.study.model_summary import training_figures
-
     if "cell" not in tables["summary"]:
         yield from training_figures(tables)
 
 
 def more_figures(tables: Tables) -> Figures:
     """Yield all figures, also those that are only drawn on request."""
-    from kanrun.study.model_summary import training_figures
-
     yield from training_figures(tables, on_request=True)
 
 

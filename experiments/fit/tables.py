@@ -346,7 +346,7 @@ def _summary(
 
 
 def _quality(predicted: np.ndarray, points: Points, family: Family) -> tuple[str, float | None]:
-    """Return the accuracy of class probabilities, D^2 (families.Family) or R^2, with its name."""
+    """Return the accuracy of class probabilities, D^2 (`Family`) or R^2, with its name."""
     y = points.y
     if family.classes:
         return "accuracy", float((predicted.argmax(1) == y[:, 0]).mean())

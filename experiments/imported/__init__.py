@@ -22,7 +22,7 @@ from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study.build import make_problem, with_scalings
-from kanrun.study.evaluation import model_records
+from kanrun.study.evaluation import model_records, training_figures
 from kanrun.study.resources import generator
 from kanrun.targets import Scaling, array_target
 
@@ -91,7 +91,6 @@ def figures(tables: Tables) -> Figures:
     Edges are drawn where the samples lie: their grids reach far beyond.
     """
     from kanrun.figures.style import as_bool
-    from kanrun.study.model_summary import training_figures
 
     edges = tables["edges"]
     seen = as_bool(edges["seen"])

@@ -295,6 +295,7 @@ def _print_columns(
 def _print_about(run: Run) -> None:
     """Print the record of a run, its notes, its summary or points, and its claims."""
     from kanrun.study import report
+    from kanrun.study.progress import shown
 
     lines = [f"{run.address}: {run.status}"]
     try:
@@ -306,6 +307,6 @@ def _print_about(run: Run) -> None:
     for name in _ABOUT:
         value = getattr(manifest, name)
         words = " ".join(map(str, value)) if isinstance(value, tuple) else local_time(value)
-        lines.append(f"  {name}: {report.shown(words) or 'none'}")
+        lines.append(f"  {name}: {shown(words) or 'none'}")
     _print_lines([*lines, *(f"  note: {note}" for note in manifest.notes)])
     report.print_results(report.output_console(), run)

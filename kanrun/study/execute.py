@@ -35,7 +35,7 @@ from kanrun.study import (
     tasks_of,
 )
 from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
-from kanrun.study.progress import Reporter, Tracker
+from kanrun.study.progress import Reporter, Tracker, error_console
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import TimeLimit, cores, threads_of
 from kanrun.study.studies import Checked, RunOptions
@@ -70,7 +70,7 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
         raise
     if not options.quiet:
         run = Run(folder.path, f"{folder.path.parent.name}/{folder.path.name}")
-        report.print_results(report.error_console(), run)
+        report.print_results(error_console(), run)
     return folder.manifest
 
 
@@ -95,7 +95,7 @@ class _Execution:
             self._tracker = Tracker(cfg.tracker, checked.study.command, folder.path, asdict(cfg))
         self._recorder = Recorder(folder, checked)
         self._reporter = Reporter(
-            report.error_console(), self._recorder.total, options.quiet, options.verbose
+            error_console(), self._recorder.total, options.quiet, options.verbose
         )
         self._ended_early = False
         # By point, the first training that failed, or else claims that could not be checked.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 
 from kanrun import figures
 from kanrun.errors import UsageError
-from kanrun.figures.style import formula_text
+from kanrun.study.evaluation import training_figures
 from kanrun.study.prediction import (
     Array,
     explained_outputs,
@@ -23,7 +22,7 @@ from kanrun.study.prediction import (
     predicted_values,
     training_sample,
 )
-from kanrun.targets import NAMED, root_mean_square
+from kanrun.targets import root_mean_square
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import ColumnCode, features_of
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
     from kanrun.study.model import Model
 
-_LONGEST_TITLE = 60  # characters of a formula
 DOTS_PER_INCH = 100
 #: Facts of a summary in their order: columns of the table `summary`, and what they are called.
 FACTS = {
@@ -203,42 +201,6 @@ def _local_effects(curves: Array, at: Array, values: Array) -> Array:
     np.add.at(steps, cell, curves[cell + 1, rows] - curves[cell, rows])
     effects = np.cumsum(np.pad(steps / np.maximum(counts, 1), ((1, 0), (0, 0))), 0)
     return np.asarray(effects - (counts * (effects[1:] + effects[:-1])).sum(0) / 2 / len(values))
-
-
-def training_figures(
-    tables: Mapping[str, pd.DataFrame], on_request: bool = False
-) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """Yield the names of the figures that the tables of a training have, and what draws each.
-
-    With `on_request`, these are also the edges and the network of the automatic model of a table,
-    which has many, and the curves of its probabilities.
-    """
-    is_table = "effects" in tables
-    classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
-    if is_table:
-        given = tables["effects"], list(tables["importance"]["input"]), tables["input_values"]
-        yield "effects", partial(figures.effects, *given, classes=classifies)
-    if "pair_maps" in tables:
-        yield "pair_maps", partial(figures.pair_maps, tables["pair_maps"])
-    # A model that least squares solve at once has no curve.
-    steps = tables["metrics"].groupby("seed")["train_rmse"] if "metrics" in tables else None
-    if steps is not None and steps.nunique().max() > 1:
-        error = "RMSE of the class probabilities" if classifies else "RMSE"
-        yield "loss", partial(figures.loss_curve, tables["metrics"], error)
-    if "growth" in tables:
-        yield "growth", partial(figures.growth, tables["growth"])
-    formula = NAMED.get(str(tables["summary"]["target"].iloc[0]), "")
-    title = f"y = {formula_text(formula)}" if 0 < len(formula) <= _LONGEST_TITLE else None
-    predicted = tables["predictions"]
-    judged = tables.get("held_out", predicted)
-    few = sum(str(name).startswith("input:") for name in predicted) <= 2 and not classifies
-    yield "predictions", partial(figures.predictions, predicted if few else judged, title)
-    yield "residuals", partial(figures.residuals, judged)
-    if on_request and classifies and "held_out" in tables:
-        yield "class_curves", partial(figures.class_curves, tables["held_out"])
-    if "edges" in tables and (on_request or not is_table):
-        yield "edges", partial(figures.edges, tables["edges"])
-        yield "network", partial(figures.network_diagram, tables["edges"])
 
 
 def effect_figure(model: Model, table: pd.DataFrame) -> Figure:

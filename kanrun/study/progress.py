@@ -29,7 +29,6 @@ from kanrun.runs.files import MARKS, Key
 from kanrun.runs.index import flattened
 from kanrun.runs.records import Note, Row
 from kanrun.study import Failure, Finished, Started, Task, TaskEvent
-from kanrun.study.report import shown
 
 #: Seconds between lines on the progress of a training without a terminal, and seconds of work
 #: from which the time left is estimated.
@@ -40,6 +39,37 @@ _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
 _MOST_NOTES = 1000
 #: Smallest and largest width of the bar, and its part of the terminal.
 _NARROW, _WIDE, _PART = 6, 24, 5
+_WIDTH = 120  # characters of a line on standard error without a terminal
+#: Numbers are shown as whole below the first, with few digits below the second or from the third,
+#: and with many nearer to 1 than the last (such as r2, where the distance from 1 is what counts).
+_WHOLE, _SMALL, _LARGE, _NEAR_ONE = 1e9, 1e-2, 1e5, 1e-3
+
+
+def error_console() -> Console:
+    """Return a console on standard error: as wide as the terminal, or 120 without one."""
+    console = Console(stderr=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _WIDTH
+    return console
+
+
+def printable(text: str) -> str:
+    """Return `text` with blanks for control characters, which a stored text may have."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def shown(value: Any) -> str:
+    """Return a value as people read it: a few digits of a number, "" for a missing one."""
+    if value is None or value != value:  # noqa: PLR0124  (missing values differ from themselves)
+        return ""
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+        return printable(str(value))
+    number = float(value)
+    if number.is_integer() and abs(number) < _WHOLE:
+        return str(int(number))
+    if abs(number - 1) < _NEAR_ONE:
+        return f"{number:.10g}"
+    return f"{number:.4g}" if _SMALL <= abs(number) < _LARGE else f"{number:.2e}"
 
 
 class Reporter:

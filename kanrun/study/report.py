@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -26,6 +25,7 @@ from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
 from kanrun.runs.reader import ERRORS
 from kanrun.runs.records import Claim
 from kanrun.study import chosen_figures
+from kanrun.study.progress import printable, shown
 
 Columns = Mapping[str, Sequence[Any]]
 #: Columns that a narrow terminal shows first; in the table they keep their order.
@@ -52,19 +52,8 @@ _FURTHER = ("validation_rmse", "parameters", "seconds")
 #: Errors whose quartiles over seeds are shown next to their median.
 _QUARTILES = ("test_rmse", "rmse")
 _MOST_ROWS = 40
-#: Characters of a line in a file or pipe, and on standard error without a terminal.
-_UNBOUNDED, _WIDTH = 100_000, 120
-#: Numbers are shown as whole below the first, with few digits below the second or from the third,
-#: and with many nearer to 1 than the last (such as r2, where the distance from 1 is what counts).
-_WHOLE, _SMALL, _LARGE, _NEAR_ONE = 1e9, 1e-2, 1e5, 1e-3
-
-
-def error_console() -> Console:
-    """Return a console on standard error: as wide as the terminal, or 120 without one."""
-    console = Console(stderr=True)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _WIDTH
-    return console
+#: Characters of a line in a file or pipe.
+_UNBOUNDED = 100_000
 
 
 def output_console() -> Console:
@@ -73,25 +62,6 @@ def output_console() -> Console:
     if not console.is_terminal:
         console.width = _UNBOUNDED
     return console
-
-
-def printable(text: str) -> str:
-    """Return `text` with blanks for control characters, which a stored text may have."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def shown(value: Any) -> str:
-    """Return a value as people read it: a few digits of a number, "" for a missing one."""
-    if value is None or value != value:  # noqa: PLR0124  (missing values differ from themselves)
-        return ""
-    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        return printable(str(value))
-    number = float(value)
-    if number.is_integer() and abs(number) < _WHOLE:
-        return str(int(number))
-    if abs(number - 1) < _NEAR_ONE:
-        return f"{number:.10g}"
-    return f"{number:.4g}" if _SMALL <= abs(number) < _LARGE else f"{number:.2e}"
 
 
 def print_line(console: Console, line: str | Text) -> None:

@@ -153,7 +153,7 @@ def array_target(
         classification: Whether y holds labels.
         categorical_columns: Columns of numbers of a DataFrame that are categories.
         weights: How many rows each row counts as, shape (rows,).
-        family: Distribution of outputs that are numbers, one of `families.FAMILIES`.
+        family: Distribution of outputs that are numbers, one of `kanrun.points.FAMILIES`.
         offset: Input to which the mean of counts or sizes is proportional.
 
     Raises:

@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 
     from kanrun.targets.encoding import TableCode
 
+#: Formulas on [-1, 1] in each variable. Sources: C. Runge, Z. Math. Phys. 46 (1901) for the last;
+#: Liu et al., arXiv 2404.19756, section 3.1 for the others.
+NAMED: dict[str, str] = {
+    "exp_sin_square": "exp(sin(pi*x0) + x1^2)",  # [2,1,1] represents it exactly
+    "bessel_j0": "j0(20*x0)",  # a dozen oscillations
+    "product": "x0*x1",  # [2,2,1] represents it exactly
+    # [100,1,1]
+    "mean_sin_square_100d": f"exp(({'+'.join(f'sin(pi*x{i}/2)^2' for i in range(100))})/100)",
+    # This formula has depth three, [4,2,1,1].
+    "nested_4d": "exp((sin(pi*(x0^2 + x1^2)) + sin(pi*(x2^2 + x3^2)))/2)",
+    "runge": "1/(1 + 25*x0^2)",  # polynomials through evenly spaced points diverge on it
+}
 #: Numbers that must stay: each purpose draws from its own stream, so that more test points, or
 #: noise, change no training point.
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4, "extra": 5}
@@ -50,7 +62,7 @@ class Target:
         test: Test rows of a table that have a file of their own.
         is_table: Whether points are split into training and test rows, and standardised.
         classes: Labels of a classification, whose y is one column with the index of the class.
-        family: Distribution of the outputs, one of `families.FAMILIES`.
+        family: Distribution of the outputs, one of `kanrun.points.FAMILIES`.
         offset: Input to which the mean of the outputs is proportional.
         code: How the inputs follow from a table's columns, unless these are plain numbers.
         notes: Sentences on a table that was read.

@@ -148,7 +148,7 @@ def column_kinds(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict
     return kinds
 
 
-EMPTY = text_of(None)  # the level of rows without one
+EMPTY = "(missing)"  # the level of rows without one, as `text_of` writes it
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from kanrun.errors import UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.formulas.parsing import KnownFunction
 from kanrun.points import Array, Points
-from kanrun.targets import NAMED
-from kanrun.targets.datasets import Target, check_known, shown
+from kanrun.targets.datasets import NAMED, Target, check_known, shown
 
 _LONGEST_NAME = 60  # characters of a formula as the name of its target
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."

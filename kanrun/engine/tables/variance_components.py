@@ -45,7 +45,7 @@ class TablePolicy:
     The defaults were chosen on the tables of `kanrun bench part=tables`.
     """
 
-    #: Distribution of outputs that are numbers, one of `families.FAMILIES`.
+    #: Distribution of outputs that are numbers, one of `kanrun.points.FAMILIES`.
     family: str = "gaussian"
     #: Whether to include pairs of inputs and neighbourhoods.
     pairs: bool = True

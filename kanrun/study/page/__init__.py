@@ -28,7 +28,8 @@ from kanrun.runs.artifacts import read_caption
 from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened, local_time
 from kanrun.study.page.interactive import Living, interactive_data
-from kanrun.study.report import as_columns, differences, points_table, shown
+from kanrun.study.progress import shown
+from kanrun.study.report import as_columns, differences, points_table
 
 #: Largest page in bytes, of which this many are for text and scripts, and number of its
 #: interactive parts.
