@@ -61,9 +61,8 @@ def test_the_network_of_jumps_is_the_fit(smooth):
     both = blend([to_kan(fit.times(0.5), POLICY), network], MAPS)
     steps, layer = network.stored_layers[0], network.edge_layers[0]
     at_steps = np.repeat(u[:50], 2, 0)
-    at_steps[:, 0] = steps.places[steps.sources == 0][0].item() + np.tile([-1, 1], 50) * 1e-3 * float(
-        steps.widths.min()
-    )
+    place, width = (one[steps.sources == 0][0].item() for one in (steps.places, steps.widths))
+    at_steps[:, 0] = place + np.linspace(-2, 2, 100) * width
     x = torch.as_tensor(np.concatenate([u, at_steps, 3 * u[:20]]))
     with torch.no_grad():
         values = network(x).numpy()
