@@ -12,24 +12,22 @@ alone every seed is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from kanrun.experiments.curves.parts import PARTS, ROUNDING, check_settings
 from pandas import DataFrame, Series
 
 from kanrun.config import CurvesConfig
 from kanrun.runs.records import Claim, Record
-from kanrun.study.suite import claim_at_least, claim_at_most, exponent
+from kanrun.study.suite import claim_at_least, claim_at_most
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
     from kanrun.study import Cell, Claims, Tables
 
 
-#: Orders are fitted to splines of at least this many points (if there are two), past the first
-#: bends, and to errors above ROUNDING.
-FIRST_FITTED, ROUNDING = 40, 1e-12
 #: Required: how far a fitted order may stay below the theory's.
 TOLERANCE = 0.3
 #: Required of identities that hold but for rounding, relative to what is compared.
@@ -52,8 +50,6 @@ IDENTITIES = {
 
 def check(cfg: CurvesConfig) -> None:
     """Raise UsageError for settings that cannot work."""
-    from kanrun.experiments.curves.parts import check_settings
-
     check_settings(cfg)
 
 
@@ -64,8 +60,6 @@ def cells(cfg: CurvesConfig) -> list[Cell]:
 
 def run(cfg: CurvesConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Yield the tables of one part; only the identities are checked on every seed."""
-    from kanrun.experiments.curves.parts import PARTS
-
     if seed == cfg.seed or cell["part"] == "identities":
         yield from PARTS[cell["part"]](cfg, seed)
 
@@ -144,22 +138,6 @@ def convergence(fitted: DataFrame) -> Iterator[Claim]:
             f"{row['first_points']:g} to {row['last_points']:g} points"
         )
         yield claim_at_least(sentence, row["order"], order - TOLERANCE)
-
-
-def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, float | None]:
-    """Return the slope of log error against log spacing, and the range of points it is fitted to.
-
-    The order is None if fewer than two numbers of points count, and NaN if an error is NaN.
-    """
-    table = DataFrame({"points": points, "error": errors}, dtype=float)
-    fine = table[table["points"] >= FIRST_FITTED]
-    table = fine if fine["points"].nunique() > 1 else table
-    table = table[~(table["error"] <= ROUNDING)]
-    if table["points"].nunique() < 2:
-        return dict.fromkeys(("order", "first_points", "last_points"))
-    order = exponent(1 / (table["points"] - 1), table["error"])
-    first, last = table["points"].agg(["min", "max"]).astype(int)
-    return {"order": order, "first_points": first, "last_points": last}
 
 
 def continuity(jumps: DataFrame) -> Iterator[Claim]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.curves import fitted_order, geometry
+from kanrun.experiments.curves import geometry
 from kanrun.experiments.curves.geometry import (
     Array,
     approximate,
@@ -19,14 +19,19 @@ from kanrun.experiments.curves.geometry import (
     polynomial_through,
 )
 from numpy.typing import NDArray
+from pandas import DataFrame
 from scipy.interpolate import BSpline
 
 from kanrun.config import CurvesConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Record, Row, Table, Value
+from kanrun.study.suite import exponent
 from kanrun.targets import build_target, planar_points
 from kanrun.targets.functions import GIVEN_POINTS
 
+#: Orders are fitted to splines of at least this many points (if there are two), past the first
+#: bends, and to errors above ROUNDING.
+FIRST_FITTED, ROUNDING = 40, 1e-12
 #: Default number of control points of the curve near the planar points, at most.
 MAX_CONTROL_POINTS = 100
 #: Points at which a function's error is measured, and every how many-th of them is drawn.
@@ -302,6 +307,22 @@ def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
         curve = geometry.random_curve(degree, 2 * degree + FURTHER, draws)
         found = geometry.identities(curve, draws.normal(size=2))
         yield Row("identities", {"degree": degree, **found})
+
+
+def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, float | None]:
+    """Return the slope of log error against log spacing, and the range of points it is fitted to.
+
+    The order is None if fewer than two numbers of points count, and NaN if an error is NaN.
+    """
+    table = DataFrame({"points": points, "error": errors}, dtype=float)
+    fine = table[table["points"] >= FIRST_FITTED]
+    table = fine if fine["points"].nunique() > 1 else table
+    table = table[~(table["error"] <= ROUNDING)]
+    if table["points"].nunique() < 2:
+        return dict.fromkeys(("order", "first_points", "last_points"))
+    order = exponent(1 / (table["points"] - 1), table["error"])
+    first, last = table["points"].agg(["min", "max"]).astype(int)
+    return {"order": order, "first_points": first, "last_points": last}
 
 
 PARTS = {

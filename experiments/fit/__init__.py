@@ -59,12 +59,11 @@ from kanrun.study.evaluation import (
     scores,
     stage_row,
     step_row,
-    training_figures,
 )
 from kanrun.study.resources import generator
 from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
 from kanrun.study.suite import bound_claims, bound_rows, check_bounds, suite_cells, with_cell
-from kanrun.targets import Target
+from kanrun.targets import NAMED, Target
 from kanrun.targets.datasets import draw
 from kanrun.targets.datasets import generator as stream
 
@@ -115,13 +114,17 @@ def run(
 
 def figures(tables: Tables) -> Figures:
     """Yield loss, predictions and residuals, and for KANs the edges and the network."""
+    from kanrun.figures import training_figures
+
     if "cell" not in tables["summary"]:
-        yield from training_figures(tables)
+        yield from training_figures(tables, NAMED)
 
 
 def more_figures(tables: Tables) -> Figures:
     """Yield all figures, also those that are only drawn on request."""
-    yield from training_figures(tables, on_request=True)
+    from kanrun.figures import training_figures
+
+    yield from training_figures(tables, NAMED, on_request=True)
 
 
 def claims(tables: Tables) -> Claims:

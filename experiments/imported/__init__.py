@@ -22,9 +22,9 @@ from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study.build import make_problem, with_scalings
-from kanrun.study.evaluation import model_records, training_figures
+from kanrun.study.evaluation import model_records
 from kanrun.study.resources import generator
-from kanrun.targets import Scaling, array_target
+from kanrun.targets import NAMED, Scaling, array_target
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
@@ -90,12 +90,13 @@ def figures(tables: Tables) -> Figures:
 
     Edges are drawn where the samples lie: their grids reach far beyond.
     """
+    from kanrun.figures import training_figures
     from kanrun.figures.style import as_bool
 
     edges = tables["edges"]
     seen = as_bool(edges["seen"])
     points = seen.groupby([edges[key] for key in ("layer", "out", "in")]).transform("sum")
-    yield from training_figures({**tables, "edges": edges[seen | (points < 2)]})
+    yield from training_figures({**tables, "edges": edges[seen | (points < 2)]}, NAMED)
 
 
 def claims(tables: Tables) -> Claims:

@@ -39,7 +39,6 @@ from kanrun.errors import UsageError, did_you_mean
 Plain = Mapping[str, Any]
 GROUP, VARIABLE, OPTION = "kanrun.plugins", "KANRUN_PLUGINS", "--plugin"
 RECORDED = "plug-in "  # before a module's name, among the versions of a run
-
 _DIGITS = 16  # of the digest of a module without a package
 _loaded: dict[str, str] = {}  # modules, and their origin
 _seen: list[str] = []  # the values of the variable when it was read
@@ -229,8 +228,8 @@ SOLVERS = Registry("solver", SolverKind)
 CANDIDATES = Registry("candidate", CandidateKind)
 EXPERIMENTS = Registry("experiment", ExperimentKind)
 
+#: Groups whose choices have separate settings, distinguished by `kind`.
 GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
-"""Groups whose choices have separate settings, distinguished by `kind`."""
 
 target, model, solver = TARGETS.declares, MODELS.declares, SOLVERS.declares
 

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import edges, network_diagram
 from kanrun.figures.prediction import class_curves, predictions, residuals
-from kanrun.figures.runs import growth, loss_curve, over_settings, overlaid
+from kanrun.figures.runs import growth, loss_curve, over_settings, overlaid, training_figures
+from kanrun.figures.style import Figures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-#: Name of each figure, and a function that draws it.
-Figures = Iterator[tuple[str, "Callable[[], Figure]"]]
 
 
 def figures_of(tables: Mapping[str, Any], draws: Iterable[Callable[..., Figure]]) -> Figures:

@@ -1,9 +1,10 @@
-"""Learning curves, several runs over each other, and a result over the settings that vary."""
+"""Figures of a training and of runs: learning curves, runs over each other, varied settings."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from kanrun.figures.network import KEYS, are_pruned, strongest_edges, titles_of
+from kanrun.figures.effects import effects, pair_maps
+from kanrun.figures.network import (
+    KEYS,
+    are_pruned,
+    edges,
+    network_diagram,
+    strongest_edges,
+    titles_of,
+)
 from kanrun.figures.panels import (
     DOTS,
     WIDTH,
@@ -26,15 +35,18 @@ from kanrun.figures.panels import (
     small_multiples,
     ticks_at,
 )
+from kanrun.figures.prediction import class_curves, predictions, residuals
 from kanrun.figures.style import (
     BLUE,
     CYCLE,
     GREY,
     SPLITS,
     THIN,
+    Figures,
     Look,
     as_bool,
     first_seed,
+    formula_text,
     set_remark,
     shorten,
     styled,
@@ -55,6 +67,7 @@ CURVE, SMALL_PANEL, OVER = 2.8, 1.6, 3.0
 ALL = "all points"
 #: Bars in place of dots for medians over words.
 BAR: Look = {"ms": 14, "mew": 2}
+LONGEST_TITLE = 60  # characters of a formula
 
 
 @styled
@@ -213,3 +226,40 @@ def _values_of(words: pandas.Series[Any]) -> pandas.Series[Any]:
     if numbers.notna().all():
         return numbers
     return words.astype(pandas.CategoricalDtype(list(words.unique()), ordered=True))
+
+
+def training_figures(
+    tables: Mapping[str, pandas.DataFrame], formulas: Mapping[str, str], on_request: bool = False
+) -> Figures:
+    """Yield the names of the figures that the tables of a training have, and what draws each.
+
+    `formulas` are those of targets with a name, for titles.
+    With `on_request`, these are also the edges and the network of the automatic model of a table,
+    which has many, and the curves of its probabilities.
+    """
+    is_table = "effects" in tables
+    classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
+    if is_table:
+        given = tables["effects"], list(tables["importance"]["input"]), tables["input_values"]
+        yield "effects", partial(effects, *given, classes=classifies)
+    if "pair_maps" in tables:
+        yield "pair_maps", partial(pair_maps, tables["pair_maps"])
+    # A model that least squares solve at once has no curve.
+    steps = tables["metrics"].groupby("seed")["train_rmse"] if "metrics" in tables else None
+    if steps is not None and steps.nunique().max() > 1:
+        error = "RMSE of the class probabilities" if classifies else "RMSE"
+        yield "loss", partial(loss_curve, tables["metrics"], error)
+    if "growth" in tables:
+        yield "growth", partial(growth, tables["growth"])
+    formula = formulas.get(str(tables["summary"]["target"].iloc[0]), "")
+    title = f"y = {formula_text(formula)}" if 0 < len(formula) <= LONGEST_TITLE else None
+    predicted = tables["predictions"]
+    judged = tables.get("held_out", predicted)
+    few = sum(str(name).startswith("input:") for name in predicted) <= 2 and not classifies
+    yield "predictions", partial(predictions, predicted if few else judged, title)
+    yield "residuals", partial(residuals, judged)
+    if on_request and classifies and "held_out" in tables:
+        yield "class_curves", partial(class_curves, tables["held_out"])
+    if "edges" in tables and (on_request or not is_table):
+        yield "edges", partial(edges, tables["edges"])
+        yield "network", partial(network_diagram, tables["edges"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -37,6 +37,8 @@ ORANGE, SKY, PURPLE = "#E69F00", "#56B4E9", "#CC79A7"
 BLACK, GREY, PALE = "#1A1A1A", "#7F7F7F", "#D9D9D9"
 #: Keyword arguments of matplotlib: how something is drawn.
 Look = dict[str, Any]
+#: Name of each figure, and a function that draws it.
+Figures = Iterator[tuple[str, Callable[[], Figure]]]
 #: Lines of axes, as in kanrun.mplstyle.
 AXIS = "#4D4D4D"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)

@@ -1,4 +1,4 @@
-"""Records of a training: rows of steps and grids, scores and tables; and the figures of these.
+"""Records of a training: rows of steps and grids, scores, and tables.
 
 Scores and tables are in the units of the data.
 """
@@ -6,8 +6,7 @@ Scores and tables are in the units of the data.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +34,7 @@ from kanrun.study.build import LearningProblem
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
 from kanrun.study.saved import model_of, to_checkpoint
-from kanrun.targets import NAMED, Dataset, constant, deviation, root_mean_square
+from kanrun.targets import Dataset, constant, deviation, root_mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +47,6 @@ MOST_UNKNOWNS, MOST_NUMBERS = 1500, 20_000_000
 MOST_POINTS = 2000
 #: By the number of inputs, points of each side of the grid on which a prediction is drawn.
 POINTS_PER_SIDE = {1: 400, 2: 61}
-_LONGEST_TITLE = 60  # characters of a formula
 #: Edges, the most important first, that the table of edges keeps; points of each, as many as
 #: MOST_ROWS rows allow: 400 edges with 101 points each take 0.8 CPU s to write and to read.
 MOST_EDGES, EDGE_POINTS, FEWEST_POINTS, MOST_ROWS = 400, 101, 26, 10_000
@@ -212,45 +210,6 @@ def judged_columns(
     for o, name in enumerate(outputs):
         columns |= {f"truth:{name}": truth[:, o], f"prediction:{name}": predicted[:, o]}
     return columns
-
-
-def training_figures(
-    tables: Mapping[str, pd.DataFrame], on_request: bool = False
-) -> Iterator[tuple[str, Callable[[], Figure]]]:
-    """Yield the names of the figures that the tables of a training have, and what draws each.
-
-    With `on_request`, these are also the edges and the network of the automatic model of a table,
-    which has many, and the curves of its probabilities.
-    """
-    from kanrun import figures
-    from kanrun.figures.style import formula_text
-
-    is_table = "effects" in tables
-    classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
-    if is_table:
-        given = tables["effects"], list(tables["importance"]["input"]), tables["input_values"]
-        yield "effects", partial(figures.effects, *given, classes=classifies)
-    if "pair_maps" in tables:
-        yield "pair_maps", partial(figures.pair_maps, tables["pair_maps"])
-    # A model that least squares solve at once has no curve.
-    steps = tables["metrics"].groupby("seed")["train_rmse"] if "metrics" in tables else None
-    if steps is not None and steps.nunique().max() > 1:
-        error = "RMSE of the class probabilities" if classifies else "RMSE"
-        yield "loss", partial(figures.loss_curve, tables["metrics"], error)
-    if "growth" in tables:
-        yield "growth", partial(figures.growth, tables["growth"])
-    formula = NAMED.get(str(tables["summary"]["target"].iloc[0]), "")
-    title = f"y = {formula_text(formula)}" if 0 < len(formula) <= _LONGEST_TITLE else None
-    predicted = tables["predictions"]
-    judged = tables.get("held_out", predicted)
-    few = sum(str(name).startswith("input:") for name in predicted) <= 2 and not classifies
-    yield "predictions", partial(figures.predictions, predicted if few else judged, title)
-    yield "residuals", partial(figures.residuals, judged)
-    if on_request and classifies and "held_out" in tables:
-        yield "class_curves", partial(figures.class_curves, tables["held_out"])
-    if "edges" in tables and (on_request or not is_table):
-        yield "edges", partial(figures.edges, tables["edges"])
-        yield "network", partial(figures.network_diagram, tables["edges"])
 
 
 def network_figure(

@@ -14,7 +14,6 @@ import pandas as pd
 
 from kanrun import figures
 from kanrun.errors import UsageError
-from kanrun.study.evaluation import training_figures
 from kanrun.study.prediction import (
     Array,
     explained_outputs,
@@ -22,7 +21,7 @@ from kanrun.study.prediction import (
     predicted_values,
     training_sample,
 )
-from kanrun.targets import root_mean_square
+from kanrun.targets import NAMED, root_mean_square
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import ColumnCode, features_of
 
@@ -223,7 +222,7 @@ def figure_of(model: Model, name: str, columns: Sequence[str] = ()) -> Figure:
         outputs = model.classes or model.outputs
         return model.network.plot(inputs=model.inputs, outputs=outputs)  # type: ignore[operator, no-any-return]
     tables = {table: _of_seed(model, table) for table in model.tables}
-    known = dict(training_figures(tables, on_request=True)) if "summary" in tables else {}
+    known = dict(figures.training_figures(tables, NAMED, True)) if "summary" in tables else {}
     if name not in known:
         names = ", ".join(known) or "none, because it was stored without its tables"
         raise UsageError(f"this model has no figure {name!r}. Its figures: {names}.")

@@ -8,6 +8,7 @@ import kanrun.experiments.curves as curve_claims
 import pandas as pd
 import pytest
 from kanrun.experiments.compare_mlp.studies import VARIANTS
+from kanrun.experiments.curves.parts import fitted_order
 from kanrun.experiments.extend_grid import extension as grid_claims
 
 from kanrun.errors import UsageError
@@ -116,7 +117,7 @@ def refined(values):
 
 
 def converging(values):
-    fitted = curve_claims.fitted_order([40, 80, 160], [1.0, 1.0 / 16, 1.0 / 256 + values[-1]])
+    fitted = fitted_order([40, 80, 160], [1.0, 1.0 / 16, 1.0 / 256 + values[-1]])
     return curve_claims.convergence(pd.DataFrame([{"degree": 3, **fitted}]))
 
 
