@@ -49,7 +49,7 @@ SIZE_POINTS, SIZE_MEMORY = 201, 0.1
 LAST_COEFFICIENT = 1.0
 #: Estimated error of the splines at the end of a window above which breakpoints are added, in
 #: tolerances, and the fraction of it below which they are taken away.
-SPLINE_ERROR = 0.03
+SPLINE_ERROR = 0.02
 SUPERFLUOUS = 0.01
 #: Largest growth of that error within the next window that is expected from the last one. Where
 #: fronts of Allen and Cahn's equation form, it grows by 100, which made errors ten times larger.
@@ -82,8 +82,11 @@ SHORTENED = 0.3
 #: `DIVERGED` sizes of the unknowns.
 MAX_STEPS = 12
 DIVERGED = 1e6
-#: A step keeps the Jacobian if the last one was smaller than the one before by this factor.
+#: A step keeps the Jacobian if the last one was smaller than the one before by this factor, the
+#: first one than the unknowns.
 SAME_JACOBIAN = 0.1
+#: Time derivatives at its start, beyond those that it is given, from which steps of a window start.
+FOLLOWED = 2
 #: Steps end at a change, in tolerances, below the first; below the second if it stays as large.
 CONVERGED = 1e-3
 NEARLY_CONVERGED = 1e-2
@@ -178,7 +181,9 @@ class Marcher:
                 state, length, goal = self._first_state(march), first, next(goals)
             elif end < self.high:
                 self._measure(window)
-                ended = EvolvingState(window.space, window.at_end(system.orders))
+                ended = EvolvingState(
+                    window.space, window.at_end([o + FOLLOWED for o in system.orders])
+                )
                 state = self._next_state(state, ended, end)
             yield march
 
@@ -200,7 +205,7 @@ class Marcher:
             small = change < CONVERGED * self.tolerance
             if small or (change < NEARLY_CONVERGED * self.tolerance and change > before / 2):
                 return unknowns, taken
-            ratio = change / before if taken > 1 else inf
+            ratio = change / (before if taken > 1 else 1.0)
             before = change
         return None, MAX_STEPS
 

@@ -152,9 +152,10 @@ def held_polynomials(
 
 @dataclass(frozen=True)
 class EvolvingState:
-    """Solution at one time: u - lift and its time derivatives, (functions, order) each.
+    """Solution at one time: u - lift and its time derivatives, (functions, derivatives) each.
 
-    `exact` is the state that this one approximates, if it lies in another space.
+    From derivatives beyond those below the order, steps start. `exact` is the state that this one
+    approximates, if it lies in another space.
     """
 
     space: Space
@@ -183,6 +184,7 @@ class WindowProblem(TensorProblem):
     """Equations from `start` to `end` as a least squares problem.
 
     The unknowns are those of a window that begins at `state`, zero for its constant continuation.
+    Steps start from its Taylor polynomial.
     """
 
     def __init__(
@@ -199,16 +201,30 @@ class WindowProblem(TensorProblem):
         super().__init__(space, self._unit_patches(pattern))
         zeros = self.unknowns.numpy()
         self.patches = [replace(e, scale=e.scale / self._unit(e, zeros)) for e in self.patches]
+        start = np.stack([self._continued(unknown) for unknown in range(len(system.orders))])
+        start = start if system.variables > 1 else start.swapaxes(1, 2)
+        self.unknowns[torch.as_tensor(space.index)] = torch.as_tensor(start)
 
     def _given(self, unknown: int) -> list[Part]:
         """Return the parts of an unknown that the start of the window fixes."""
         state, order = self.state, self.system.orders[unknown]
-        held = state.values[unknown] @ held_polynomials(order, self.half)
+        values = state.values[unknown][:, :order]
+        held = values @ held_polynomials(order, self.half)
         if (old := state.exact) is None:
             return [Part(state.space, held)]
         fading = held_polynomials(order, self.half, (-1.0, 1.0))
-        held = held - state.values[unknown] @ fading
-        return [Part(old.space, old.values[unknown] @ fading), Part(state.space, held)]
+        held = held - values @ fading
+        return [Part(old.space, old.values[unknown][:, :order] @ fading), Part(state.space, held)]
+
+    def _continued(self, unknown: int) -> Array:
+        """Return the splines (functions, polynomials) of the Taylor polynomial at the start."""
+        values, order = self.state.values[unknown], self.system.orders[unknown]
+        orders = range(order, values.shape[1])
+        powers = [legendre.legint(np.ones(1), each, lbnd=-1) * self.half**each for each in orders]
+        terms = np.array([np.pad(each, (0, DEGREE + 1 - len(each))) for each in powers])
+        terms = terms.reshape(-1, DEGREE + 1)
+        found: Array = values[:, order:] @ terms @ np.linalg.pinv(free_polynomials(order)[0])
+        return found
 
     def _unit_patches(self, pattern: Pattern) -> list[Patch]:
         """Return the equations at Gauss points of space and Radau points of time."""
