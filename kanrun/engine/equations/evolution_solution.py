@@ -54,10 +54,9 @@ SATURATED = 0.1
 #: Largest work (steps times unknowns) of a solution, about a minute; the factor to a coarser
 #: tolerance where the first one takes more, and the largest such tolerance.
 MAX_WORK, COARSER_FACTOR, LARGEST_TOLERANCE = 1e7, 100.0, 1e-2
-#: Fraction of this work that a solution may take where the next tolerance asks for more, and the
-#: largest factor to its tolerance. Errors of Schroedinger's equation from a kink fall by half for
-#: four times the work.
-AFFORDED_WORK, LARGEST_FACTOR = 0.15, 0.6
+#: Factor of the work to the next solution where the next tolerance asks for too much. Errors of
+#: Schroedinger's equation from a kink fall by half for three times the work.
+WORK_GROWTH = 2.0
 #: Work is predicted once this many windows have grown by less than this factor, and this fraction
 #: of the largest work is done.
 SETTLING_WINDOWS, SETTLED, SETTLED_WORK = 8, 2.0, 0.05
@@ -167,8 +166,8 @@ def _affordable(level: _Level, factor: float, work: float) -> float | None:
     Where work is too much, it grows at least like one over the tolerance.
     """
     power = max(1.0, -np.log(work / level.march.work) / np.log(factor))
-    found = float((AFFORDED_WORK * MAX_WORK / level.march.work) ** (-1 / power))
-    return found if found < LARGEST_FACTOR else None
+    is_possible = WORK_GROWTH * level.march.work <= MAX_WORK
+    return float(WORK_GROWTH ** (-1 / power)) if is_possible else None
 
 
 def _doubt(system: EvolutionSystem, windows: Sequence[Window]) -> str | None:
