@@ -72,3 +72,8 @@ def no_file(path: str | Path) -> str:
         return f"there is no file {str(path)!r}: the folder {file.parent.absolute()} is not there."
     near = did_you_mean(file.name, [each.name for each in file.parent.iterdir()])
     return f"there is no file {str(path)!r} in {file.parent.absolute()}{near or '.'}"
+
+
+def printable(value: object) -> str:
+    """Return a value as text with blanks for control characters, which a stored text may have."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(value))

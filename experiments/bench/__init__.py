@@ -10,14 +10,13 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from kanrun.config import BenchConfig, KANConfig
 from kanrun.config.models import check_model
 from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.records import Note, Records, Row
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
@@ -44,7 +43,7 @@ def cells(cfg: BenchConfig) -> list[Cell]:
     return [{"part": cfg.part}]
 
 
-def run(cfg: BenchConfig, cell: Cell, seed: int) -> Iterator[Record]:
+def run(cfg: BenchConfig, cell: Cell, seed: int) -> Records:
     """Measure one part after the other."""
     import platform
 

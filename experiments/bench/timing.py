@@ -38,7 +38,7 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import uniform_breakpoints
 from kanrun.errors import KanrunError
 from kanrun.monitoring import report_progress, time_limit_reached
-from kanrun.runs.records import Claim, Note, Record, Row
+from kanrun.runs.records import Claim, Note, Records, Row
 from kanrun.study.build import PRECISIONS
 from kanrun.study.resources import device_of
 from kanrun.study.suite import claim_at_most
@@ -100,7 +100,7 @@ class LayerCase:
         return self.inputs * self.outputs * (self.intervals + SPEC.degree + 2)
 
 
-def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
+def layers(cfg: BenchConfig, _: int) -> Records:
     """Yield the time of a training step of every layer by every competitor.
 
     Ratios are to the faster of kanrun's own layers.
@@ -295,7 +295,7 @@ def layer_claims(table: DataFrame) -> Iterator[Claim]:
             yield claim_at_most(sentence, 1 / middle, bound, spread)
 
 
-def startup(cfg: BenchConfig, seed: int) -> Iterator[Record]:
+def startup(cfg: BenchConfig, seed: int) -> Records:
     """Yield the median CPU seconds of each command on one thread, measured in turn."""
     commands = {IMPORT: [sys.executable, "-c", IMPORT]}
     commands |= {name: [sys.executable, "-m", "kanrun", *name.split()] for name in COMMANDS}

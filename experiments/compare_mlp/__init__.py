@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from kanrun.config import CompareMLPConfig, KANConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
-from kanrun.runs.records import Record
+from kanrun.runs.records import Records
 from kanrun.study.suite import claim_at_most, claim_near, exponent, median, value_range
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def check(cfg: CompareMLPConfig) -> None:
             names.add(name)
 
 
-def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Records:
     """Train one network: yield a row of the summary with its sizes, seconds and errors."""
     from kanrun.experiments.compare_mlp.cases import case_of
     from kanrun.experiments.compare_mlp.studies import GROWTH, STUDIES, growth_rows

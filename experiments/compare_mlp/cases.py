@@ -200,7 +200,7 @@ def result(case: Case, trained: Trained, **marks: Value) -> Row:
     values: dict[str, Value] = {
         "target": case.name,
         "model": network.kind,
-        "shape": "-".join(map(str, network.shape)),
+        "shape": network.shape_text,
         "intervals": network.intervals,
         "parameters": network.count(),
         **network.flops(),

@@ -55,7 +55,7 @@ from kanrun.engine.training import (
     second_order_work,
 )
 from kanrun.errors import UsageError
-from kanrun.runs.records import Note, Record, Row, Value
+from kanrun.runs.records import Note, Records, Row, Value
 from kanrun.study.build import factory
 from kanrun.study.resources import generator
 
@@ -138,7 +138,7 @@ def model_of(case: Case, cell: Cell) -> Model:
 # -------------------- comparisons
 
 
-def compare_matched(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
+def compare_matched(case: Case, cell: Cell, seed: int) -> Records:
     """Train one network; count the parameters of a KAN by every convention."""
     cfg, model, first = case.cfg, model_of(case, cell), seed == case.cfg.seed
     marks: dict[str, Any] = {"match": cfg.match, "degree": cfg.model.degree}
@@ -231,7 +231,7 @@ def growth_rows(widths: list[int], depths: list[int], intervals: list[int]) -> I
         yield Row("growth", {"model": network.kind, **size, **counts})
 
 
-def approximate(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
+def approximate(case: Case, cell: Cell, seed: int) -> Records:
     """Train one width; yield its relative error and which of the wanted errors it reaches."""
     trained = train(case, model_of(case, cell), seed, STEPS)
     marks = {"activation": cell["activation"], "width": cell["hidden"][0]}
@@ -241,7 +241,7 @@ def approximate(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
     yield from (Row("reached", {**reached, "wanted": error}) for error in case.cfg.errors)
 
 
-def represent(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
+def represent(case: Case, cell: Cell, seed: int) -> Records:
     """Train the shape of the Kolmogorov-Arnold theorem on one function."""
     trained = train(case, model_of(case, cell), seed)
     marks = {"bound": cell["case"]["bound"], "grid": schedule_text(cell["grid"])}
@@ -249,7 +249,7 @@ def represent(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
     yield from page_network(case, trained, cell["grid"], seed)
 
 
-def collapse(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
+def collapse(case: Case, cell: Cell, seed: int) -> Records:
     """Train one depth until no step lowers the error; compare it with the exact linear map."""
     trained = train(case, model_of(case, cell), seed, LINEAR_STEPS)
     network, points = trained.network, case.problem.data.everything
@@ -283,7 +283,7 @@ def product(network: MLP) -> Tensor:
     return whole
 
 
-def switch_off(case: Case, cell: Cell, seed: int) -> Iterator[Record]:
+def switch_off(case: Case, cell: Cell, seed: int) -> Records:
     """Train one variant, with the same starts, steps and data as the others."""
     model, variant = model_of(case, cell), cell["variant"]
     begin: Any = {"begin": unscaled} if variant in UNSCALED else {}
@@ -302,7 +302,7 @@ def unscaled(network: Network, random: Generator) -> Network:
     return network
 
 
-STUDIES: Mapping[str, Callable[[Case, Cell, int], Iterator[Record]]] = {
+STUDIES: Mapping[str, Callable[[Case, Cell, int], Records]] = {
     "matched": compare_matched,
     "universal_approximation": approximate,
     "kolmogorov_arnold": represent,

@@ -27,7 +27,7 @@ from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs import Claim
-from kanrun.runs.records import Record
+from kanrun.runs.records import Records
 from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,
@@ -114,7 +114,7 @@ def check(cfg: ContinualConfig) -> None:
             make_plan(learner_of_cell(own, cell).model, own.solver, sequence.problem)
 
 
-def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Iterator[Record]:
+def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
     """Train all trials of one learner: yield a row each, and the tables of the best."""
     from kanrun.experiments.continual import training
     from kanrun.experiments.continual.learners import learner_of_cell

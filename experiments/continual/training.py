@@ -208,7 +208,7 @@ class LearnerTrial:
         """Return its measures as a row."""
         values: dict[str, Value] = {
             "trial": self.number,
-            "shape": "-".join(map(str, self.networks[-1].shape)),
+            "shape": self.networks[-1].shape_text,
             "rmse": self.rmse,
             **measure_forgetting(self.matrix),
             "steps": self.steps,

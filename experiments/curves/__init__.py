@@ -20,7 +20,7 @@ from kanrun.experiments.curves.parts import PARTS, ROUNDING, check_settings
 from pandas import DataFrame, Series
 
 from kanrun.config import CurvesConfig
-from kanrun.runs.records import Claim, Record
+from kanrun.runs.records import Claim, Records
 from kanrun.study.suite import claim_at_least, claim_at_most
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def cells(cfg: CurvesConfig) -> list[Cell]:
     return [{"part": part} for part in cfg.parts]
 
 
-def run(cfg: CurvesConfig, cell: Cell, seed: int) -> Iterator[Record]:
+def run(cfg: CurvesConfig, cell: Cell, seed: int) -> Records:
     """Yield the tables of one part; only the identities are checked on every seed."""
     if seed == cfg.seed or cell["part"] == "identities":
         yield from PARTS[cell["part"]](cfg, seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from scipy.interpolate import BSpline
 
 from kanrun.config import CurvesConfig
 from kanrun.errors import UsageError
-from kanrun.runs.records import Record, Row, Table, Value
+from kanrun.runs.records import Records, Row, Table, Value
 from kanrun.study.suite import exponent
 from kanrun.targets import build_target, planar_points
 from kanrun.targets.functions import GIVEN_POINTS
@@ -190,7 +190,7 @@ def functions(name: str, columns: str, x: Array, values: Array) -> Table:
     return family(name, columns, np.stack([np.broadcast_to(x, values.T.shape), values.T], 2))
 
 
-def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
+def equispaced(cfg: CurvesConfig, _: int) -> Records:
     """Yield a polynomial through more and more points, and splines of every degree."""
     f = function_of(cfg)
     x, drawn = f.equispaced(SAMPLES), []
@@ -220,7 +220,7 @@ def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
         yield Row("orders", {"degree": degree, "default_function": f.is_default, **order})
 
 
-def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
+def lecture(_: CurvesConfig, __: int) -> Records:
     """Yield curves through the four points, and curves with these as control points."""
     four = GIVEN_POINTS["lecture_points"]
     points = np.concatenate([four.x, four.y], axis=1)
@@ -235,7 +235,7 @@ def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
     yield table("lecture_drawn", "bezier_x bezier_y bspline_x bspline_y", *drawn)
 
 
-def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
+def bezier(cfg: CurvesConfig, _: int) -> Records:
     """Yield the Bernstein basis, and a Bézier curve's point by repeated division of lines."""
     control = polygon("bezier", cfg.bezier)
     basis = geometry.bernstein(UNIT, len(control) - 1)
@@ -246,7 +246,7 @@ def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     yield table("de_casteljau", "level x y", number, np.concatenate(levels))
 
 
-def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
+def bspline(cfg: CurvesConfig, _: int) -> Records:
     """Yield a B-spline curve's basis, knots and Bézier pieces, and the effect of a moved point."""
     curve = spline_of(cfg)
     moved = geometry.move_point(curve, cfg.moved_point, np.array(cfg.displacement))
@@ -262,7 +262,7 @@ def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     yield family("bezier_pieces", "piece x y", drawn)
 
 
-def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
+def continuity(cfg: CurvesConfig, _: int) -> Records:
     """Yield the jumps of derivatives at a knot of multiplicity 1 ... k."""
     for degree in sorted({*cfg.degrees, cfg.degree}):
         curves = [geometry.with_multiple_knot(degree, m) for m in range(1, degree + 1)]
@@ -274,7 +274,7 @@ def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
             yield functions("multiple_knots", "curve t value", UNIT, drawn)
 
 
-def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
+def planar(cfg: CurvesConfig, _: int) -> Records:
     """Yield a planar curve through all points, and one near them with fewer control points.
 
     Distances from the points are at their parameters, in their units.
@@ -300,7 +300,7 @@ def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
         yield Row("summary", values)
 
 
-def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
+def identities(_: CurvesConfig, seed: int) -> Records:
     """Yield the deviations from identities, on one random curve of each degree."""
     for degree in CHECKED:
         draws = np.random.default_rng([seed, degree])

@@ -19,11 +19,10 @@ validation chooses.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ExtendGridConfig
-from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.records import Note, Records, Row
 
 if TYPE_CHECKING:
     from kanrun.experiments.extend_grid.extension import Extension
@@ -74,9 +73,7 @@ def prepare(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
     return extension(cfg, cell, seed)
 
 
-def run(
-    cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None = None
-) -> Iterator[Record]:
+def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None = None) -> Records:
     """Train along one schedule: yield rows of each step, then of the stages and the summary."""
     from kanrun.experiments.extend_grid.extension import from_scratch, stage_rows, summary
 

@@ -273,8 +273,7 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
             "chosen": stage is trained.chosen,
         }
         yield Row("stages", {**one.marks, **stage_row(stage), **measured})
-        shape = "-".join(map(str, network.shape))
-        if (known := published.get((shape, stage.intervals))) is not None:
+        if (known := published.get((network.shape_text, stage.intervals))) is not None:
             marks = {name: one.marks[name] for name in ("schedule", "shape")}
             ours = {"intervals": stage.intervals, "test_rmse": error}
             yield Row("published", {**marks, **ours, **known})

@@ -38,7 +38,7 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.errors import UsageError
-from kanrun.runs.records import Checkpoint, Note, Record, Row
+from kanrun.runs.records import Checkpoint, Note, Records, Row
 from kanrun.study.build import (
     Create,
     LearningProblem,
@@ -107,7 +107,7 @@ def run(
     seed: int,
     resume: Checkpoint | None = None,
     prepared: Fit | TableFitting | None = None,
-) -> Iterator[Record]:
+) -> Records:
     """Train one network; one row per step as it trains, the rest at the end."""
     yield from (prepared or prepare(cfg, cell, seed)).run(cell, seed, resume)
 
@@ -147,7 +147,7 @@ class Fit:
         """Solver, grids, starts and parameters."""
         return describe_training(self.cfg.model, self.plan, self.problem)
 
-    def run(self, cell: Cell, seed: int, resume: Checkpoint | None) -> Iterator[Record]:
+    def run(self, cell: Cell, seed: int, resume: Checkpoint | None) -> Records:
         """Train; one row per step as it trains, the rest at the end."""
         problem, model = self.problem, self.cfg.model
         done = TrainingState()
@@ -213,7 +213,7 @@ class Progress:
         self._stages = list(state.stages)
         self._lowest = resume.meta["lowest"] if resume and state.snapshot else None
 
-    def __call__(self, event: Event) -> Iterator[Record]:
+    def __call__(self, event: Event) -> Records:
         if isinstance(event, Step):
             if self._why:
                 yield Note(f"solver {self._why}", detail=True)
@@ -224,7 +224,7 @@ class Progress:
             return
         if isinstance(event, Grown):
             yield from (Row("growth", growth_row(stage)) for stage in event.tried)
-            shapes = dict.fromkeys("-".join(map(str, s.network.shape)) for s in event.tried)
+            shapes = dict.fromkeys(s.network.shape_text for s in event.tried)
             yield Note(f"tried the shapes {', '.join(shapes)}, until {event.reason}")
             return
         if isinstance(event, Stage):
@@ -236,7 +236,7 @@ class Progress:
         yield to_checkpoint("resume", state, lowest=self._lowest)
 
 
-def results(training: Fit, cell: Cell, seed: int, trained: Trained) -> Iterator[Record]:
+def results(training: Fit, cell: Cell, seed: int, trained: Trained) -> Records:
     """Yield summary, bounds, predictions, edges and the trained model."""
     network, problem, dataset = trained.network, training.problem, training.problem.dataset
     errors = trained.errors
@@ -244,7 +244,7 @@ def results(training: Fit, cell: Cell, seed: int, trained: Trained) -> Iterator[
     summary = {
         "target": dataset.target.name,
         "model": network.kind,
-        "shape": "-".join(map(str, network.shape)),
+        "shape": network.shape_text,
         "train_points": len(problem.data.everything),
         "intervals": trained.chosen.intervals,
         "parameters": network.count(),

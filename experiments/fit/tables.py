@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +25,7 @@ from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation
-from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
+from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
 from kanrun.study import Cell
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.evaluation import (
@@ -65,7 +64,7 @@ class TableFitting:
             return points
         return per_exposure(points, self.offset, self.policy.family)
 
-    def run(self, cell: Cell, seed: int, _: Checkpoint | None) -> Iterator[Record]:
+    def run(self, cell: Cell, seed: int, _: Checkpoint | None) -> Records:
         """Cross-validate, fit all rows, and report; a resumed run starts again."""
         problem, started = self.problem, time.perf_counter()
         dataset, family, checked = problem.dataset, self.family, DataFrame()
@@ -106,7 +105,7 @@ class TableFitting:
             family=whole.family if family.has_link and not family.classes else None,
         )
 
-    def _reports(self, fitted: TableModel, train: Points, seed: int) -> Iterator[Record]:
+    def _reports(self, fitted: TableModel, train: Points, seed: int) -> Records:
         """Yield effects, importance and the other tables of the engine."""
         dataset, target = self.problem.dataset, self.problem.dataset.target
         inputs = [name for j, name in enumerate(target.inputs) if j != self.offset]
@@ -122,7 +121,7 @@ class TableFitting:
             of_dates = {"is_date": table["input"].isin(dates)} if name == "effects" else {}
             yield _table(name, table.assign(**of_dates))
 
-    def _warnings(self, fitted: TableModel, checked: DataFrame) -> Iterator[Record]:
+    def _warnings(self, fitted: TableModel, checked: DataFrame) -> Records:
         """Yield warnings on folds and baselines that were left out, and on negative predictions."""
         model, done = self.cfg.model, 0 if fitted.folds is None else len(fitted.folds.seconds)
         asked = {"cv": model.folds, "validation": 1}.get(model.selection, 0)
@@ -254,7 +253,7 @@ def _selection_note(fitted: TableModel) -> Note:
     return Note(text, warning=fitted.selected == MEAN)
 
 
-def _comparison(checked: DataFrame, loss: str) -> Iterator[Record]:
+def _comparison(checked: DataFrame, loss: str) -> Records:
     """Yield the losses on the folds, and the rank of the automatic model among the baselines.
 
     Losses whose difference is within its standard error over folds count as equal.
@@ -317,7 +316,7 @@ def _summary(
         "target": dataset.target.name,
         "model": fitting.cfg.model.kind,
         "selected_model": fitted.selected,
-        "shape": "-".join(map(str, network.shape)),
+        "shape": network.shape_text,
         "train_points": len(train),
         "intervals": network.intervals,
         "parameters": network.count(),

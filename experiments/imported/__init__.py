@@ -8,7 +8,7 @@ checkpoint holds (else on uniform points of its first grid). `predict`, `export`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from kanrun.config import ImportConfig, SamplingConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
-from kanrun.runs.records import Note, Record, Row, Value
+from kanrun.runs.records import Note, Record, Records, Row, Value
 from kanrun.study.build import make_problem, with_scalings
 from kanrun.study.evaluation import model_records
 from kanrun.study.resources import generator
@@ -65,7 +65,7 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
         "target": path.name,
         "model": network.kind,
         "library": found.library,
-        "shape": "-".join(map(str, network.shape)),
+        "shape": network.shape_text,
         "train_points": len(problem.data.everything),
         "intervals": network.intervals,
         "parameters": network.count(),
@@ -78,9 +78,7 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     ]
 
 
-def run(
-    cfg: ImportConfig, cell: Cell, seed: int, prepared: list[Record] | None = None
-) -> Iterator[Record]:
+def run(cfg: ImportConfig, cell: Cell, seed: int, prepared: list[Record] | None = None) -> Records:
     """Yield the network with its edges and predictions."""
     yield from prepared or prepare(cfg, cell, seed)
 

@@ -19,7 +19,7 @@ import pandas as pd
 from kanrun.config import InterpretConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
-from kanrun.runs.records import Record
+from kanrun.runs.records import Records
 from kanrun.study.suite import claim_at_least, claim_at_most, maximum, suite_cells, with_cell
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def check(cfg: InterpretConfig) -> None:
         problems_of(with_cell(cfg, cell), cfg.seed)
 
 
-def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Iterator[Record]:
+def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
     """Interpret every output of the target; yield a row for each stage."""
     import time
 

@@ -36,7 +36,7 @@ from kanrun.engine.symbolic import (
     significant,
 )
 from kanrun.engine.symbolic.candidates import CARRY
-from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
+from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
 from kanrun.study.evaluation import doubts
 from kanrun.targets.table_targets import read_nist
 
@@ -50,7 +50,7 @@ _POINTS = 81
 
 def records(
     problem: InterpretationProblem, result: Interpretation, seed: int, cpu_seconds: float
-) -> Iterator[Record]:
+) -> Records:
     """Yield everything that is recorded of a result, which is in the user's units."""
     formula, name, fit = result.formula, problem.name, result.structure_fit
     row = summary_row(problem, result, cpu_seconds)
@@ -170,7 +170,7 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
     )
 
 
-def _effect_records(problem: InterpretationProblem, result: Interpretation) -> Iterator[Record]:
+def _effect_records(problem: InterpretationProblem, result: Interpretation) -> Records:
     """Yield for each input the change of the formula, or else the network, if it is exchanged.
 
     The change is relative to the std of the output; it is sqrt(2) if nothing else matters.
@@ -221,7 +221,7 @@ def _prediction_table(problem: InterpretationProblem, formula: Formula) -> Table
 
 def accuracy_records(
     found: Sequence[tuple[InterpretationProblem, Interpretation]],
-) -> Iterator[Record]:
+) -> Records:
     """Yield the fractions of labels that the formulas of all logits and the network predict."""
     first, formulas = found[0][0], [result.formula for _, result in found]
     if first.labels is None or not all(formulas):

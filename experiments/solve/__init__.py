@@ -9,12 +9,12 @@ verdict rests on residuals and on the change from grid to grid alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from kanrun.config import SolveConfig
-from kanrun.runs.records import Note, Record, Row
+from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def check(cfg: SolveConfig) -> None:
         network_choices(chosen, make_solve_problem(chosen, cfg.seed).system)
 
 
-def run(cfg: SolveConfig, cell: Cell, seed: int) -> Iterator[Record]:
+def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
     """Solve with one network; yield a row per grid, the summary, the solution, its checkpoint."""
     from kanrun.experiments.solve.checks import condition_warnings
     from kanrun.experiments.solve.problem import make_solve_problem, settings_of

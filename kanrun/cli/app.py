@@ -36,7 +36,7 @@ from kanrun.cli.commands import (
 )
 from kanrun.config import EXPERIMENTS, groups_of, keys_of
 from kanrun.config.registry import ExperimentKind, add_plugins, group_of, named_in
-from kanrun.errors import KanrunError, UsageError, did_you_mean
+from kanrun.errors import KanrunError, UsageError, did_you_mean, printable
 
 #: Files of the package that `init` writes; NAME and DISTRIBUTION stand for its names.
 STARTER = Path(__file__).with_name("starter")
@@ -267,7 +267,7 @@ def _advice(error: Any) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning for the user as one line; warnings of libraries to developers are dropped."""
     if category is UserWarning:
-        print(f"kanrun: {_printable(str(message))}", file=sys.stderr)
+        print(f"kanrun: {_one_line(str(message))}", file=sys.stderr)
 
 
 def _load_plugins(words: Sequence[str]) -> None:
@@ -287,13 +287,13 @@ def _load_plugins(words: Sequence[str]) -> None:
 def _say(sentence: str, code: int) -> int:
     if os.environ.get("KANRUN_DEBUG") == "1":
         traceback.print_exc(file=sys.stderr)
-    print(f"kanrun: {_printable(sentence)}", file=sys.stderr)
+    print(f"kanrun: {_one_line(sentence)}", file=sys.stderr)
     return code
 
 
-def _printable(text: str) -> str:
+def _one_line(text: str) -> str:
     """Return text as one line of limited length, without characters that control a terminal."""
     line = " ".join(part.strip() for part in text.splitlines())
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
-    return "".join(letter if letter.isprintable() else " " for letter in line)
+    return printable(line)

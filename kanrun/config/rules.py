@@ -1,4 +1,4 @@
-"""Plain: their declaration, and the one conversion of plain values to them.
+"""Settings: their declaration, and the one conversion of plain values to them.
 
 A dataclass of settings declares each field with `setting(default, about, ...)`. `typed` makes such
 a dataclass of plain values from the command line, a file, a cell of a suite, a stored run or
@@ -281,7 +281,7 @@ def resolve_interpolations(plain: dict[str, Any]) -> dict[str, Any]:
 
 
 class MissingSettings(UsageError):
-    """Plain without a default that nothing sets, by their paths."""
+    """Settings without a default that nothing sets, by their paths."""
 
     def __init__(self, paths: list[str], about: str) -> None:
         super().__init__(f"{' and '.join(paths)} must be given, as {paths[0]}=VALUE{about}.")

@@ -20,7 +20,7 @@ from scipy.interpolate import BSpline as ScipySpline
 from sympy.core.function import AppliedUndef
 
 from kanrun.config.registry import Plain
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, printable
 from kanrun.formulas import KnownFunction, parse, to_latex, to_python, variable
 
 #: Digits of a constant in sources; decimals are read as exact fractions.
@@ -55,7 +55,7 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     lines = [f"{_COMMENTS[kind]}{line}" for line in _described(stored)]
     if kind == "text":
         equations = [
-            f"{json.dumps(one['output'])} = {_printable(one['formula']['text'])}" for one in stored
+            f"{json.dumps(one['output'])} = {printable(one['formula']['text'])}" for one in stored
         ]
         return ("\n".join([*equations, *lines]) + "\n").encode()
     parts = [
@@ -74,15 +74,11 @@ def _described(stored: Sequence[Plain]) -> list[str]:
     lines = []
     for v, name, ends in zip(first["variables"], first["inputs"], domain, strict=True):
         known = [json.dumps(name)] if v != name or ends or name in units else []
-        known += [f"in {_printable(units[name])}"] if name in units else []
+        known += [f"in {printable(units[name])}"] if name in units else []
         known += [f"from {ends[0]:.6g} to {ends[1]:.6g}"] if ends else []
-        lines += [f"{_printable(v)}: {', '.join(known)}"] if known else []
+        lines += [f"{printable(v)}: {', '.join(known)}"] if known else []
     outputs = [one["output"] for one in stored if one["output"] in units]
-    return [*lines, *(f"{json.dumps(name)}: in {_printable(units[name])}" for name in outputs)]
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return [*lines, *(f"{json.dumps(name)}: in {printable(units[name])}" for name in outputs)]
 
 
 def _source(one: Plain, kind: str, name: str) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -86,6 +86,7 @@ class Note:
 
 
 Record = Row | Table | Checkpoint | Note
+Records = Iterator[Record]
 
 
 class Status(StrEnum):

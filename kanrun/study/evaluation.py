@@ -29,7 +29,7 @@ from kanrun.engine.training import (
     mean_loss,
     predict,
 )
-from kanrun.runs.records import Note, Record, Table, Value
+from kanrun.runs.records import Note, Record, Records, Table, Value
 from kanrun.study.build import LearningProblem
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
@@ -149,7 +149,7 @@ def linear_rmse(problem: LearningProblem) -> float | None:
 
 def model_records(
     network: Network, problem: LearningProblem, summary: dict[str, Any], seed: int, **learned: Any
-) -> Iterator[Record]:
+) -> Records:
     """Yield the predictions of a trained network, its edges if it has any, and its checkpoint.
 
     The checkpoint is named by target, shape, points and seed. `learned` are further fields of
@@ -330,9 +330,8 @@ def stage_row(stage: Stage) -> dict[str, Value]:
 
 def growth_row(stage: Stage) -> dict[str, Value]:
     """Return a shape that was tried, its grid, size, errors and steps."""
-    shape = "-".join(map(str, stage.network.shape))
     row = {name: value for name, value in stage_row(stage).items() if name in GROWTH_COLUMNS}
-    return {"shape": shape, **row}
+    return {"shape": stage.network.shape_text, **row}
 
 
 def _errors(errors: Errors) -> dict[str, Value]:

@@ -119,9 +119,8 @@ class Model:
             raise ValueError("a range or scaling is not finite, or a scale not positive")
 
     def __repr__(self) -> str:
-        shape = "-".join(map(str, self.network.shape))
         names = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
-        return f"Model({self.network.kind} {shape}: {names})"
+        return f"Model({self.network.kind} {self.network.shape_text}: {names})"
 
     def __call__(self, x: Data) -> Array:
         """Compute outputs or class probabilities, and warn of samples outside the training range.

@@ -24,6 +24,7 @@ from rich.table import Column
 from rich.text import Text
 
 from kanrun.config.registry import Plain
+from kanrun.errors import printable
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.files import MARKS, Key
 from kanrun.runs.index import flattened
@@ -53,17 +54,12 @@ def error_console() -> Console:
     return console
 
 
-def printable(text: str) -> str:
-    """Return `text` with blanks for control characters, which a stored text may have."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def shown(value: Any) -> str:
     """Return a value as people read it: a few digits of a number, "" for a missing one."""
     if value is None or value != value:  # noqa: PLR0124  (missing values differ from themselves)
         return ""
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        return printable(str(value))
+        return printable(value)
     number = float(value)
     if number.is_integer() and abs(number) < _WHOLE:
         return str(int(number))

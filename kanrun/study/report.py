@@ -17,7 +17,7 @@ from rich.text import Text
 
 from kanrun.config import EXPERIMENTS
 from kanrun.config.registry import Plain
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import KanrunError, UsageError, printable
 from kanrun.runs import Run
 from kanrun.runs.artifacts import write_figure
 from kanrun.runs.files import MARKS, file_name, frame_of, write_atomic
@@ -25,7 +25,7 @@ from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
 from kanrun.runs.reader import ERRORS
 from kanrun.runs.records import Claim
 from kanrun.study import chosen_figures
-from kanrun.study.progress import printable, shown
+from kanrun.study.progress import shown
 
 Columns = Mapping[str, Sequence[Any]]
 #: Columns that a narrow terminal shows first; in the table they keep their order.
@@ -209,7 +209,7 @@ Side = dict[str, list[Any]]  # by name, one value a run; None where a run has no
 def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
     """Return the settings, results and origins of runs, by name with one value a run.
 
-    Plain and origins (command, commit, versions, machine) are those that differ, also those that
+    Settings and origins (command, commit, versions, machine) are those that differ, also those that
     a run does not have. Results are medians over seeds; those that every run has come first. Raises
     UsageError for fewer than two runs.
     """

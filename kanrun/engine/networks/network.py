@@ -83,6 +83,11 @@ class Network(nn.Module):
         """Widths, inputs first, outputs last."""
         raise NotImplementedError(f"{type(self).__name__} has no shape.")
 
+    @property
+    def shape_text(self) -> str:
+        """Shape in tables, such as 2-5-1."""
+        return "-".join(map(str, self.shape))
+
     def describe(self) -> dict[str, Any]:
         """Return plain JSON values, with `kind`, that rebuild this network with its state_dict."""
         raise NotImplementedError(
