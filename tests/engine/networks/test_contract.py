@@ -38,6 +38,15 @@ def make(request):
     return MAKERS[request.param]
 
 
+def test_weights_of_an_mlp_begin_within_the_root_of_their_inputs():
+    """As those of torch.nn.Linear: uniform between -1 / sqrt(n) and 1 / sqrt(n)."""
+    network = MLP([16, 400, 1], "silu", generator=torch.Generator().manual_seed(0))
+    for layer, inputs in zip(network.linear, (16, 400), strict=True):
+        weight = layer.weight.detach() * inputs**0.5
+        assert 0.98 < float(weight.abs().max()) <= 1.0
+        assert abs(float(weight.mean())) < 0.1
+
+
 def dense_rows(network, x):
     y, rows = network.linearise(x)
     return y, rows.times(torch.eye(rows.unknowns, dtype=x.dtype)).view(*y.shape, rows.unknowns)

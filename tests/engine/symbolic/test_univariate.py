@@ -8,7 +8,7 @@ from kanrun.engine.symbolic import choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.conversions import to_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms, waves
-from kanrun.engine.symbolic.regression import nearest_pairs
+from kanrun.engine.symbolic.regression import covered, nearest_pairs
 from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.formulas import parse, to_numpy
 
@@ -131,3 +131,15 @@ def test_waves_have_whole_periods_and_half_ones_over_the_range():
         for wave in (np.sin(count * turned), np.cos(count * turned)):
             assert np.abs(found - wave).max(axis=1).min() < 1e-12
     assert len(waves(t, choose(["exp"]))) == 0
+
+
+def test_what_an_entry_explains_and_its_slope_are_those_of_least_squares():
+    rng = np.random.default_rng(5)
+    values, entries = rng.normal(size=50), 3.0 * rng.normal(size=(4, 50))
+    basis = np.linalg.qr(rng.normal(size=(50, 2)))[0]
+    explained, slopes = covered(values, np.vstack([entries, basis[:, 0]]), basis)
+    without = np.linalg.lstsq(basis, values)[1][0]
+    for entry, found, slope in zip(entries, explained, slopes, strict=False):
+        solution, left = np.linalg.lstsq(np.column_stack([basis, entry]), values)[:2]
+        assert_allclose([found, slope], [without - left[0], solution[2]], rtol=1e-10)
+    assert (explained[4], slopes[4]) == (-np.inf, 0.0)

@@ -14,6 +14,7 @@ from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
     Kernel,
     KernelPrior,
+    RadialBasis,
     fit_kernel,
 )
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
@@ -52,6 +53,17 @@ def test_an_input_that_does_nothing_gets_no_precision():
     for limit in ({"max_work": 200.0 * 5**2}, {"max_numbers": 200.0 * 5}):
         few = replace(table, policy=replace(POLICY, **limit))
         assert few.with_neighbourhoods(y, None).design.radial.centres.shape == (5, 4)
+
+
+def test_centres_leave_no_row_more_variance_than_allowed():
+    u = rows(120, 4)
+    kernel = Kernel(np.array([0.3, 0.05, 0.01, 0.0]), NONE, 1.0, 1.0)
+    basis = RadialBasis.of(u, np.arange(120), kernel, 0.01, 100)
+    to_centres = kernel(u, basis.centres) - 1.0
+    of_centres = kernel(basis.centres, basis.centres) - 1.0
+    known = (to_centres * np.linalg.solve(of_centres, to_centres.T).T).sum(1)
+    assert 10 < len(basis.centres) < 100
+    assert 1e-4 < (1.0 - known).max() < 0.01 + 1e-9
 
 
 def test_the_exact_process_has_the_right_mean():

@@ -192,6 +192,14 @@ def test_a_curve_near_points_is_the_least_squares_one(degree, fewer, seed):
     assert np.abs(basis_on(curve, t).T @ (curve(t) - points)).max() < 1e-13 * np.abs(curve.c).max()
 
 
+@pytest.mark.parametrize(
+    ("spacing", "middle"), [("chord", 0.1), ("centripetal", 0.25), ("uniform", 0.5)]
+)
+def test_steps_of_parameters_are_powers_of_the_distances(spacing, middle):
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 9.0]])
+    assert_allclose(parameters_along(points, spacing), [0.0, middle, 1.0], rtol=1e-15)
+
+
 def test_points_and_parameters_that_make_no_curve_are_refused():
     points = planar(6)
     with pytest.raises(UsageError, match="at least 2 points, not 1"):
