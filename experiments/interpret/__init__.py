@@ -53,6 +53,11 @@ def check(cfg: InterpretConfig) -> None:
         raise UsageError(
             f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs more at once."
         )
+    if cfg.from_run is not None and cfg.suite:
+        raise UsageError(
+            f"from_run={cfg.from_run} is one target, and the study has targets of its own. Leave "
+            "out one of them."
+        )
     if cfg.device not in {"auto", "cpu"} or cfg.precision != "float64":
         raise UsageError(
             f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and "

@@ -45,7 +45,8 @@ from kanrun.targets import Scaling
 
 BOX = "target.domain=[[-1,1],[-1,1]]"
 SUM = "target.formula=x0^2+sin(2*x1)+0*x2 target.domain=[[-1,1],[-1,1],[-1,1]]"
-SMALL = "budget=10 model.intervals=[5,10] sampling.n_train=400 sampling.n_test=100"
+SHORT = "budget=10 model.intervals=[5,10]"
+SMALL = f"{SHORT} sampling.n_train=400 sampling.n_test=100"
 ALL_ROWS = "sampling.n_train=null sampling.n_test=null"
 
 
@@ -131,19 +132,19 @@ def fitted(tmp_path_factory):
     return run_config(cfg, tmp_path_factory.mktemp("outputs"))
 
 
-def source(run):
-    return f"{SUM} from_run={run.path.absolute()}"
+def source(run, *lines):
+    return typed("interpret", f"{SHORT} from_run={run.path.absolute()}", *lines)
 
 
 def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_against(
     tmp_path_factory, fitted
 ):
-    result = run(tmp_path_factory, source(fitted))
+    result = run_config(source(fitted), tmp_path_factory.mktemp("outputs"))
     summary = result.table("summary").iloc[0]
     assert summary["structure"] == "given network"
     assert summary["recovered"] == "yes"
     network = load_run(fitted.path).model()
-    (problem,) = problems_of(settings(source(fitted)), 0)
+    (problem,) = problems_of(source(fitted), 0)
     x = problem.scaling.invert(problem.held_out.fresh)
     apart = np.abs(network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1])))
     assert summary["largest_difference"] == pytest.approx(apart.max(), rel=1e-6)
@@ -158,14 +159,24 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     )
 
 
+@pytest.mark.parametrize("line", ["target=product", "target.domain=[[0,1]]", "sampling.noise=0.1"])
+def test_a_run_brings_its_own_target_and_points(fitted, line):
+    with pytest.raises(UsageError, match="has no effect next to from_run") as refused:
+        source(fitted, line)
+    assert f"Leave out {line} or from_run." in str(refused.value)
+    assert typed("interpret", line, "from_run=null").from_run is None
+    with pytest.raises(UsageError, match="the study has targets of its own"):
+        check_config(source(fitted, "study=nguyen"))
+
+
 def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted):
-    cfg = settings(source(fitted))
+    cfg = source(fitted)
     here, there = (problems_of(cfg, seed)[0].search.data for seed in (0, 5))
     assert_array_equal(here.x, there.x)
 
 
 def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(fitted, monkeypatch):
-    cfg = settings(source(fitted))
+    cfg = source(fitted)
     (problem,) = problems_of(cfg, 0)
     assert problem.network is not None
     assert not any(note.warning for note in problem.notes)
