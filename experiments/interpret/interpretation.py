@@ -63,7 +63,7 @@ _HELD_OUT = 5
 #: Purpose of the random numbers of a search, next to the seed.
 _SEARCH = 5
 #: Work of simplifying formulas in the user's units once more.
-_RESCALED = 0.5
+_RESCALED = 0.2
 
 
 def interpret(  # noqa: PLR0913 (keywords of a public function)

@@ -40,7 +40,7 @@ from kanrun.engine.symbolic import (
 _NUMERIC = ("train", "prune", "retrain")
 #: Multiple of the smallest error up to which the smallest network is snapped edge by edge, and the
 #: work for that.
-_NEAR, _MIXED_WORK = 3.0, 8.0
+_NEAR, _MIXED_WORK = 3.0, 3.0
 #: Difference from the true function beyond the data, relative to its size, that a formula called
 #: exact may have: rounding, multiplied by extrapolation.
 _EXTRAPOLATED = 1e-9

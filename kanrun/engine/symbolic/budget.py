@@ -37,22 +37,22 @@ class WorkCosts:
         operation: A transform of sympy, for each product of operations, expanded terms and numbers.
     """
 
-    jacobian: float = 1.2e-3
-    edge: float = 1.2e-4
-    entry: float = 6e-8
-    normal: float = 1.2e-10
-    trial: float = 5e-4
-    trial_edge: float = 8e-5
-    trial_value: float = 1.5e-7
-    solution: float = 5e-11
-    grid_value: float = 8e-8
-    pair: float = 8e-9
-    pair_entry: float = 1e-10
-    conversion: float = 1e-2
-    least_squares: float = 6.8e-10
-    covariance: float = 6.8e-11
-    covariance_entry: float = 9.4e-9
-    operation: float = 2e-3
+    jacobian: float = 2.5e-4
+    edge: float = 2.5e-5
+    entry: float = 1.3e-8
+    normal: float = 2.5e-11
+    trial: float = 1.6e-4
+    trial_edge: float = 2.5e-5
+    trial_value: float = 5e-8
+    solution: float = 1.6e-11
+    grid_value: float = 2.5e-8
+    pair: float = 2.6e-9
+    pair_entry: float = 3.3e-11
+    conversion: float = 3e-3
+    least_squares: float = 2.3e-10
+    covariance: float = 2.3e-11
+    covariance_entry: float = 3.2e-9
+    operation: float = 7e-4
 
     def linearised(self, edges: int, parameters: int, points: int) -> float:
         """Return the units of a Jacobian at `points` and of its normal equations."""

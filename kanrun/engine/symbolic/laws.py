@@ -7,7 +7,7 @@ networks in the fewer variables.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,12 @@ import sympy
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import DIGITS, TABLE, Array, Candidate
 from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
-from kanrun.engine.symbolic.dictionary import Dictionary, expand_dictionary
+from kanrun.engine.symbolic.dictionary import (
+    Dictionary,
+    dictionary_of_one,
+    expand_dictionary,
+    generic_terms,
+)
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import (
@@ -35,18 +40,23 @@ from kanrun.engine.symbolic.univariate import match_formulas, regression_formula
 from kanrun.errors import KanrunError
 
 #: Work for formulas of one variable.
-_ONE_VARIABLE = 20.0
+_ONE_VARIABLE = 7.0
 #: Maximum number of inputs of a dictionary, and points at which terms are compared.
 _DICTIONARY_INPUTS, _POINTS = 5, 80
+#: Points at which terms of noisy points are compared, multiple of the noise below which the
+#: simplest sum is best, and multiple up to which sums are looked at.
+_NOISY_POINTS, _WITHIN, _NEAR = 240, 1.1, 1.5
 #: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
 #: divided by a weight; simplest entries that are tried as weights.
 _SIMPLE, _FEW, _WEIGHTS = 3200, 600, 8
 #: Sums of each kind that are looked at, and other formulas that are returned.
-_KEPT, _RETURNED = 6, 8
+_KEPT, _RETURNED, _RETURNED_NOISY = 6, 8, 12
 #: Fraction of the variance that a sum may leave, and relative error of an exact formula.
 _PROMISING, _EXACT_SUM = 1e-4, 1e-10
 #: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
 _EXACT = 1e-11
+#: Constants of each function of one noisy variable that come from its range.
+_GENERIC = 30
 #: Number of the first functions of y that are regressed as quotients.
 _QUOTIENTS = 3
 #: Formulas that are returned, and their refit.
@@ -69,16 +79,18 @@ def regressions(problem: SearchProblem) -> Iterator[Event]:
         yield from _shortest((_fitted("regression", graph, data) for graph in graphs), np.inf)
 
 
-def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:
+def structured_formulas(
+    problem: SearchProblem, reduction: Reduction, noise: float = 0.0
+) -> Iterator[Event]:
     """Yield what is found without a network in the reduced variables.
 
-    The network of each formula is its own graph.
+    The network of each formula is its own graph. `noise` is the error of y by noise alone.
     """
     groups, data = ", ".join(str(each) for each in reduction.variables), problem.data
     name = f"groups {groups}" if reduction.changes else "small expressions"
-    found = _expressions(reduction.data(data), problem, reduction)
+    found = _expressions(reduction.data(data), problem, reduction, noise)
     fits = (fit_expression(name, reduction.restored(each), data) for each in found)
-    yield from _shortest(fits, SNAP_THRESHOLD)
+    yield from _shortest(fits, max(SNAP_THRESHOLD, _NEAR * noise))
 
 
 def _shortest(fits: Iterable[FittedStructure | None], limit: float) -> Iterator[Event]:
@@ -94,12 +106,17 @@ def _shortest(fits: Iterable[FittedStructure | None], limit: float) -> Iterator[
 
 
 def _expressions(
-    inner: SearchData, problem: SearchProblem, reduction: Reduction
+    inner: SearchData, problem: SearchProblem, reduction: Reduction, noise: float
 ) -> Iterator[sympy.Expr]:
-    """Yield formulas in the reduced variables that may be exact."""
+    """Yield formulas in the reduced variables that may be exact, or are near noisy points."""
     count, candidates = inner.x.shape[1], problem.candidates
     if count == 0:
         yield sympy.Float(float(np.mean(inner.y)), DIGITS)
+        return
+    if noise:
+        size = problem.data.y_std * noise
+        factor = reduction.factors(problem.data.x)
+        yield from noisy_formulas(inner, candidates, factor, size)
         return
     if count == 1:
         budget = Budget(_ONE_VARIABLE)
@@ -168,7 +185,10 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     entries = expand_dictionary(data.x[pick], candidates)
     names = {candidate.name for candidate in candidates}
     found: list[TermSum] = []
-    for sums in _kinds(entries, data.y[pick], names, data.relative):
+    y = data.y[pick]
+    size: Array | float = np.abs(y) if data.relative else 1.0
+    near = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
+    for sums in _kinds(entries, y, names, size, near):
         near = [each for left, each in sums if left < _PROMISING]
         exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
         yield from sorted(exact, key=sympy.count_ops)
@@ -177,19 +197,60 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     yield from (each.expression() for each in nearest[:_RETURNED])
 
 
+def noisy_formulas(
+    data: SearchData, candidates: Sequence[Candidate], factor: Array, noise: float
+) -> Iterator[sympy.Expr]:
+    """Yield the sums of the shortest description of noisy points, for each kind the nearest ones.
+
+    Values v of y = factor * v have errors of y of size `noise`, relative to y if errors are. Of the
+    sums that leave little more than these, the simplest are best.
+    """
+    if data.x.shape[1] > _DICTIONARY_INPUTS:
+        return
+    pick = np.linspace(0, len(data.y) - 1, min(_NOISY_POINTS, len(data.y))).astype(int)
+    x, factor = data.x[pick], factor[pick]
+    y = factor * data.y[pick]
+    size = np.abs(y) if data.relative else np.ones_like(y)
+    if x.shape[1] == 1:
+        entries = dictionary_of_one(x[:, 0], candidates)
+        entries += generic_terms(x[:, 0], candidates, _GENERIC)
+        entries = entries.simplest(_SIMPLE, shifted=False)
+    else:
+        entries = expand_dictionary(x, candidates).first(_SIMPLE)
+    names = {candidate.name for candidate in candidates}
+    near = partial(nearest_sums, kept=_KEPT, noise=_WITHIN * noise)
+    found = [
+        each
+        for sums in _kinds(entries, y, names, size, near, factor)
+        for _, each in sums
+        if each.error <= _NEAR * noise
+    ]
+
+    def length(each: TermSum) -> float:
+        return len(y) * float(np.log(each.error)) + 0.5 * float(np.log(len(y))) * each.complexity
+
+    for each in sorted(found, key=length)[:_RETURNED_NOISY]:
+        yield each.expression()
+
+
 def _kinds(
-    entries: Dictionary, y: Array, names: set[str], relative: bool
+    entries: Dictionary,
+    y: Array,
+    names: set[str],
+    size: Array | float,
+    near: Callable[..., Iterator[tuple[float, TermSum]]],
+    factor: Array | float = 1.0,
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
     """Yield the nearest sums of one kind after the other."""
     simple, few = entries.first(_SIMPLE), entries.first(_FEW)
-    near = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
-    for place, target in enumerate(output_transforms(y, names, relative)):
+    whole = np.full(len(y), factor), lambda: sympy.S.One
+    for place, target in enumerate(output_transforms(y, names, size, whole)):
         yield near(target, simple if place else entries)
         if place < _QUOTIENTS:
             yield near(target, few, quotients=True)
-    weights = list(zip(entries.values[:_WEIGHTS], entries.builds, strict=False))
+    weights = list(zip(factor * entries.values[:_WEIGHTS], entries.builds, strict=False))
     for weight in weights:
-        yield near(output_transforms(y, names, relative, weight)[0], few, quotients=True)
+        yield near(output_transforms(y, names, size, weight)[0], few, quotients=True)
     for weight in weights:
-        for place, target in enumerate(output_transforms(y, names, relative, weight)):
+        for place, target in enumerate(output_transforms(y, names, size, weight)):
             yield near(target, few if place else simple)

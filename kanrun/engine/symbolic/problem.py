@@ -200,7 +200,7 @@ class SearchPolicy:
     """
 
     budget: float = 60.0
-    simplify_budget: float = 5.0
+    simplify_budget: float = 2.0
     degree: int = 3
     starts: int = 6
     grids: tuple[int, ...] = (5, 10, 20)

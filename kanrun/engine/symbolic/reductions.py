@@ -45,7 +45,7 @@ _MANY, _MOST = 10, 8
 #: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
 _MATTERS = 0.05
 #: Rows on which the importance is measured, and its work.
-_ROWS, _WORK = 1000, 2.0
+_ROWS, _WORK = 1000, 0.7
 #: Relative part of an input that others do not determine, below which it is left out.
 _DEPENDENT = 1e-9
 
@@ -75,16 +75,19 @@ class Reduction:
         columns = [to_numpy(each, input_names(self.inputs))(x) for each in self.variables]
         return np.stack(columns, axis=1) if columns else np.zeros((len(x), 0))
 
+    def factors(self, x: Array) -> Array:
+        """Return the factor (N,) at x (N, inputs)."""
+        return to_numpy(self.factor, input_names(self.inputs))(x)
+
     def data(self, data: SearchData) -> SearchData:
         """Return the points in u and v; nan or inf where these do not exist."""
-        factor = to_numpy(self.factor, input_names(self.inputs))
         with np.errstate(all="ignore"):
             return replace(
                 data,
                 x=self.groups(data.x),
-                y=data.y / factor(data.x),
+                y=data.y / self.factors(data.x),
                 validation_x=self.groups(data.validation_x),
-                validation_y=data.validation_y / factor(data.validation_x),
+                validation_y=data.validation_y / self.factors(data.validation_x),
             )
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:

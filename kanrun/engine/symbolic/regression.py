@@ -15,7 +15,15 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, X, combination
+from kanrun.engine.symbolic.candidates import (
+    IDENTITY,
+    TABLE,
+    TINY,
+    Array,
+    Candidate,
+    X,
+    combination,
+)
 from kanrun.engine.symbolic.dictionary import Build, Dictionary, Objects
 
 #: Rows that are compared at once; what of an entry the fixed rows must leave, and of one entry
@@ -28,20 +36,26 @@ class OutputTransform:
     """`values` (N,) that are regressed in place of y, where y = factor * outer(values).
 
     `factor` is a number or the values of a weight (N,), `weight` its expression. Errors of y are
-    `relative` to y, or of one size.
+    relative to `size`, a number or one for each point (N,).
     """
 
     values: Array
     outer: Candidate = IDENTITY
     factor: Array | float = 1.0
     weight: sympy.Expr = sympy.S.One
-    relative: bool = False
+    size: Array | float = 1.0
 
     @property
     def rows(self) -> Array:
-        """Weights of the points (N,): errors of powers of y are relative if those of y are."""
-        is_power = self.relative and self.outer.homogeneous
-        return 1 / np.abs(self.values) if is_power else np.ones_like(self.values)
+        """Weights of the points (N,), by which errors of the values become those of y.
+
+        They are 1 if all errors of y have one size, which suits exact points.
+        """
+        if np.ndim(self.size) == 0:
+            return np.ones_like(self.values)
+        with np.errstate(all="ignore"):
+            rows = np.abs(self.factor * self.outer.slope(self.values) / self.size)
+        return np.where(np.isfinite(rows), rows, 0.0)
 
     def restore(self, values: Array) -> Array:
         """Return y for values (N,) of this transform."""
@@ -74,7 +88,10 @@ _FLAT = 1e-12
 
 
 def output_transforms(
-    y: Array, names: set[str], relative: bool = False, weight: tuple[Array, Build] | None = None
+    y: Array,
+    names: set[str],
+    size: Array | float = 1.0,
+    weight: tuple[Array, Build] | None = None,
 ) -> list[OutputTransform]:
     """Return y (N,) over the weight, and its transforms with outer functions in `names`.
 
@@ -82,7 +99,7 @@ def output_transforms(
     """
     factor, expression = (1.0, sympy.S.One) if weight is None else (weight[0], weight[1]())
     y = y / factor
-    found = [OutputTransform(y, IDENTITY, factor, expression, relative)]
+    found = [OutputTransform(y, IDENTITY, factor, expression, size)]
     for name, function, largest in _OUTPUTS:
         sign = -1 if name in _ONE_SIGN and y[0] < 0 else 1
         if name not in names or not np.abs(y).max() <= largest:
@@ -93,7 +110,7 @@ def output_transforms(
             values = function(sign * y)
         if np.isfinite(values).all() and np.ptp(values) >= _FLAT * np.abs(values).max():
             outer, restored = TABLE[name], (sign * factor, sign * expression)
-            found.append(OutputTransform(values, outer, *restored, relative))
+            found.append(OutputTransform(values, outer, *restored, size))
     return found
 
 
@@ -107,7 +124,8 @@ class TermSum:
         below: Terms of a denominator 1 - ..., if any.
         coefficients: Coefficients of the terms above, of those below, and the constant.
         family: Functions of the terms.
-        error: Error of y relative to its standard deviation, or to y.
+        error: Error of y, relative to its standard deviation or to the sizes of the transform.
+        complexity: Complexity of the terms and of the transform.
     """
 
     transform: OutputTransform
@@ -116,6 +134,7 @@ class TermSum:
     coefficients: Array
     family: str
     error: float
+    complexity: float
 
     def expression(self) -> sympy.Expr:
         """Return y as an expression."""
@@ -148,11 +167,12 @@ def solve_terms(
     with np.errstate(all="ignore"):
         top = design[:, :cut] @ solved[:cut] + solved[-1]
         y, values = transform.restore(t), transform.restore(top / (1 - solved[cut:-1] @ under))
-        size = np.abs(y) if transform.relative else np.std(y)
-        error = float(np.sqrt(np.mean(((values - y) / size) ** 2)))
+        scale = np.std(y) if np.ndim(transform.size) == 0 else transform.size
+        error = float(np.sqrt(np.mean(((values - y) / scale) ** 2)))
     family = "+".join(sorted({*above.families, *below.families}))
     error = error if np.isfinite(error) else np.inf
-    return TermSum(transform, above.builds, below.builds, solved, family, error)
+    size = transform.outer.complexity + float(above.sizes.sum() + below.sizes.sum())
+    return TermSum(transform, above.builds, below.builds, solved, family, error, size)
 
 
 #: Part of the values that a term must make to be kept.
@@ -166,21 +186,34 @@ def nearest_sums(
     *,
     quotients: bool = False,
     floor: float = 0.0,
+    noise: float = 0.0,
     shared: Dictionary | None = None,
 ) -> Iterator[tuple[float, TermSum]]:
     """Yield the `kept` nearest sums of two entries, a constant and all `shared` terms, best first.
 
     With `quotients` one entry is above and one below. The fraction of the variance that they leave
-    comes first.
+    comes first. Of those that leave less than the fraction `floor`, or an error of `noise` relative
+    to the sizes of the transform, the simplest are best, and single entries come first.
     """
     rows, t = transform.rows, transform.values * transform.rows
     shared = entries.chosen([]) if shared is None else shared
     values, fixed = entries.values * rows, np.concatenate([rows[None], shared.values * rows])
     others = values * transform.values if quotients else None
+    floor = max(floor, _noise_floor(transform, noise))
+    for left, i in nearest_terms(transform, entries, kept, floor) if noise else ():
+        yield left, solve_terms(transform, shared + entries.chosen([i]))
     for left, i, j in nearest_pairs(t, values, fixed, kept, others=others, floor=floor):
         above, below = ([i], [j]) if quotients else ([i, j], [])
         terms = shared + entries.chosen(above)
         yield left, solve_terms(transform, terms, entries.chosen(below))
+
+
+def _noise_floor(transform: OutputTransform, noise: float) -> float:
+    """Return the fraction of the weighted values that errors of y of size `noise` leave."""
+    rows = transform.rows
+    values = transform.values * rows
+    rest = values - rows * (rows @ values) / max(float(rows @ rows), TINY)
+    return noise**2 * len(rest) / max(float(rest @ rest), TINY)
 
 
 def nearest_terms(

@@ -38,14 +38,12 @@ from kanrun.engine.symbolic.snapping import (
     search_longer,
     snapped,
 )
-from kanrun.engine.symbolic.symmetries import reduce_variables, smooth_fit
+from kanrun.engine.symbolic.symmetries import noise_level, reduce_variables, smooth_fit
 
 #: Multiple of the best network's error at which a formula ends the search if it leaves noise.
 _NOISE_STOP = 1.05
 #: Intervals of the coarse fits of a structure, and of more of them.
 _COARSE_GRIDS, _MORE_INTERVALS = (3, 3, 7), 4
-#: Maximum number of inputs of noisy points at which plain networks are trained first.
-_PLAIN = 3
 #: Factor of the error of a structure without a formula.
 _NO_FORMULA = 100.0
 #: Maximum number of inputs of which a product is tried.
@@ -138,13 +136,13 @@ def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[E
 def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:
     """Search the points themselves, then with networks; for relative errors, of log |y|.
 
-    With noise, plain networks of few inputs are cheaper than the points, and come first.
+    With noise, plain networks of one input are cheaper than the points, and come first.
     """
     run, data = _Search(problem, generator), problem.data
     inputs = data.x.shape[1]
     shapes = shapes_of(inputs)
     yield from run.recorded(simple_laws(problem))
-    noisy = not (run.over() or data.relative or inputs > _PLAIN) and smooth_fit(data).is_noise
+    noisy = inputs == 1 and not (run.over() or data.relative) and smooth_fit(data).is_noise
     yield from run.train(shapes[:2] if noisy else ())
     if run.over():
         return
@@ -155,10 +153,12 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
             yield in_all_inputs(event, reduction, data)
         return
     # The groups may be wrong.
-    for step in () if noisy and inputs == 1 else dict.fromkeys((reduction, every)):
+    for step in () if noisy else dict.fromkeys((reduction, every)):
         if run.over():
             return
-        yield from run.recorded(structured_formulas(problem, step))
+        noise = noise_level(data, step)
+        run.noise = min(run.noise, noise or np.inf)
+        yield from run.recorded(structured_formulas(problem, step, noise))
     if run.over():
         return
     if data.relative:
@@ -179,6 +179,8 @@ class _Search:
         self.structures: list[FittedStructure] = []
         self.pending: list[FittedStructure] = []
         self.trained: list[SearchStage] = []
+        #: Error that smooth fits leave, if that is noise.
+        self.noise = np.inf
 
     def network_error(self) -> float:
         """Return the error of the best network that has fewer parameters than there are points."""
@@ -192,11 +194,12 @@ class _Search:
     def over(self) -> bool:
         """Return whether a formula is exact, only noise is left, or the budget is spent.
 
-        Only noise is left if the residuals of a formula that is as good as any network are noise.
+        Only noise is left if the residuals of a formula that is as good as any network, or as a
+        smooth fit, are noise.
         """
         if any(each.is_exact for each in self.structures) or self.budget.over:
             return True
-        limit = _NOISE_STOP * self.network_error()
+        limit = _NOISE_STOP * min(self.network_error(), self.noise)
         return any(
             each.formula is not None
             and each.error <= limit < np.inf

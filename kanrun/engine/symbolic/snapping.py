@@ -39,7 +39,7 @@ from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_edge, mat
 #: Relative error up to which a network is snapped.
 SNAP_THRESHOLD = 0.05
 #: Work for a longer search in a structure.
-LONGER_SEARCH = 30.0
+LONGER_SEARCH = 10.0
 #: Error below which splines of exact data can stay, so that it is no noise.
 SMOOTH = 2e-5
 #: Factor of the smallest error so far that a removal may cause, and an error that is no loss.

@@ -18,7 +18,7 @@ from functools import lru_cache
 import numpy as np
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import TINY, Array, input_names, input_symbols
+from kanrun.engine.symbolic.candidates import TINY, Array, input_symbols
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.reductions import (
     Reduction,
@@ -28,7 +28,6 @@ from kanrun.engine.symbolic.reductions import (
     single_index,
 )
 from kanrun.engine.tables.gaussian_process import GaussianProcess, KernelPrior, fit_kernel
-from kanrun.formulas import to_numpy
 
 #: Points from which the lengths of the smooth fit are found, and those that it goes through. Steps
 #: of the search, and its last gain of likelihood.
@@ -82,6 +81,7 @@ def _reduction_of(data: SearchData) -> Reduction:
             if np.isfinite(inner.y).all() and (index := single_index(inner)) is not None:
                 return step.then(index)
     here, fit = data, smooth_fit(data)
+    size = 0.0 if fit.logarithmic else fit.noise * data.y_std
     if factor and (new := smooth_fit(factor.data(data))).error < fit.error:
         reduction, here, fit = factor, factor.data(data), new
     while here.x.shape[1] > 0 and fit.error < NO_FIT:
@@ -98,26 +98,45 @@ def _reduction_of(data: SearchData) -> Reduction:
                     return reduction.then(step)
                 continue
             new = smooth_fit(then)
-            error = new.error if fit.error < _TOLERANCE else _error_in_y(here, step, then, new)
-            if error <= max(_ERROR_GROWTH * fit.error, ACCURATE):
-                reduction, here, fit = reduction.then(step), then, new
+            whole = reduction.then(step)
+            noise = size * float(np.sqrt(np.mean(whole.factors(data.x) ** -2.0))) / then.y_std
+            in_y = _error_in_y(here, step, then, new)
+            if _is_as_good(fit.error, new.error, in_y, 0.0 if new.logarithmic else noise):
+                reduction, here, fit = whole, then, new
                 break
         else:
             break
     return reduction
 
 
+def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
+    """Return whether a fit of v = y / factor with error `after` is as good as one with `before`.
+
+    The error of y by it is `in_y`. Noise of y makes an error `noise` of v, which is large where the
+    factor is small. Few points of large v can hide that all others are wrong.
+    """
+    allowed = max(_ERROR_GROWTH * before, ACCURATE)
+    if after <= allowed and before < _TOLERANCE:
+        return True
+    return after <= max(allowed, _ERROR_GROWTH * noise) and in_y <= allowed
+
+
 def _error_in_y(
     data: SearchData, step: Reduction, then: SearchData, fit: GaussianProcessFit
 ) -> float:
-    """Return the larger of the errors of a fit after a step, relative to v and to y.
-
-    With noise, few points of large y / factor can hide that all others are wrong.
-    """
-    factor = to_numpy(step.factor, input_names(step.inputs))(data.validation_x)
+    """Return the error of y by a fit of v after a step, on the validation points."""
+    factor = step.factors(data.validation_x)
     v = np.exp(fit.predicted) * np.sign(then.y[0]) if fit.logarithmic else fit.predicted
-    error = np.sqrt(np.mean((factor * v - data.validation_y) ** 2)) / data.y_std
-    return max(fit.error, float(error) if np.isfinite(error) else np.inf)
+    return data.error(lambda _: factor * v)
+
+
+def noise_level(data: SearchData, reduction: Reduction) -> float:
+    """Return the error of y by a smooth fit of the reduced points if that is noise, else 0."""
+    whole, inner = smooth_fit(data), reduction.data(data)
+    if not inner.x.shape[1] or max(whole.noise, whole.error) <= _NOISE:
+        return 0.0
+    fit = smooth_fit(inner) if reduction.changes else whole
+    return _error_in_y(data, reduction, inner, fit) if fit.is_noise else 0.0
 
 
 def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:

@@ -67,7 +67,7 @@ _CANDIDATES, _RANKED, _APART = 12, 40, 0.3
 _MATCHED = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 #: Formulas of one variable: work for one of several edges, relative error of values if nothing else
 #: is known, and accuracy of the values below which the first formula as good as that is taken.
-UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 10.0, 3e-14, 1e-10
+UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 3.5, 3e-14, 1e-10
 #: Maximum degree and number of terms of a quotient of polynomials.
 _DEGREE, _QUOTIENT_TERMS = 16, 20
 #: Size of a dictionary; constants of a function that come from the range of the argument; entries
@@ -273,7 +273,8 @@ class _UnivariateSearch:
         nice = every.simplest(_ENTRIES)
         factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(_FACTORS)
         wide = nice + nice.first(_SIMPLE).combined(factors, PRODUCT, distinct=True)
-        plain, *others = output_transforms(self.y, names, self.relative)
+        size = self.size if self.relative else 1.0
+        plain, *others = output_transforms(self.y, names, size)
         self.singles(plain, wide, _SINGLES)
         yield True
         for shared in (None, inputs + powers_of(inputs, self.candidates, (2, 3))):
@@ -282,7 +283,7 @@ class _UnivariateSearch:
         every = (every + generic_terms(self.t, self.candidates, _GENERIC)).simplest(_ENTRIES)
         powers = powers_of(inputs, self.candidates, _WEIGHTS)
         for weight in (None, *zip(powers.values, powers.builds, strict=True)):
-            for target in output_transforms(self.y, names, self.relative, weight):
+            for target in output_transforms(self.y, names, size, weight):
                 self.singles(target, every, 1)
                 yield weight is None
         for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
