@@ -187,8 +187,8 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     found: list[TermSum] = []
     y = data.y[pick]
     size: Array | float = np.abs(y) if data.relative else 1.0
-    near = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
-    for sums in _kinds(entries, y, names, size, near):
+    search = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
+    for sums in _kinds(entries, y, names, size, search):
         near = [each for left, each in sums if left < _PROMISING]
         exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
         yield from sorted(exact, key=sympy.count_ops)
@@ -218,10 +218,10 @@ def noisy_formulas(
     else:
         entries = expand_dictionary(x, candidates).first(_SIMPLE)
     names = {candidate.name for candidate in candidates}
-    near = partial(nearest_sums, kept=_KEPT, noise=_WITHIN * noise)
+    search = partial(nearest_sums, kept=_KEPT, noise=_WITHIN * noise)
     found = [
         each
-        for sums in _kinds(entries, y, names, size, near, factor)
+        for sums in _kinds(entries, y, names, size, search, factor)
         for _, each in sums
         if each.error <= _NEAR * noise
     ]
@@ -238,19 +238,19 @@ def _kinds(
     y: Array,
     names: set[str],
     size: Array | float,
-    near: Callable[..., Iterator[tuple[float, TermSum]]],
+    search: Callable[..., Iterator[tuple[float, TermSum]]],
     factor: Array | float = 1.0,
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
     """Yield the nearest sums of one kind after the other."""
     simple, few = entries.first(_SIMPLE), entries.first(_FEW)
     whole = np.full(len(y), factor), lambda: sympy.S.One
     for place, target in enumerate(output_transforms(y, names, size, whole)):
-        yield near(target, simple if place else entries)
+        yield search(target, simple if place else entries)
         if place < _QUOTIENTS:
-            yield near(target, few, quotients=True)
+            yield search(target, few, quotients=True)
     weights = list(zip(factor * entries.values[:_WEIGHTS], entries.builds, strict=False))
     for weight in weights:
-        yield near(output_transforms(y, names, size, weight)[0], few, quotients=True)
+        yield search(output_transforms(y, names, size, weight)[0], few, quotients=True)
     for weight in weights:
         for place, target in enumerate(output_transforms(y, names, size, weight)):
-            yield near(target, few if place else simple)
+            yield search(target, few if place else simple)
