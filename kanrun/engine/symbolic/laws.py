@@ -113,12 +113,7 @@ def _expressions(
     if count == 0:
         yield sympy.Float(float(np.mean(inner.y)), DIGITS)
         return
-    if noise:
-        size = problem.data.y_std * noise
-        factor = reduction.factors(problem.data.x)
-        yield from noisy_formulas(inner, candidates, factor, size)
-        return
-    if count == 1:
+    if count == 1 and not noise:
         budget = Budget(_ONE_VARIABLE)
         found = match_formulas(
             inner.x[:, 0], inner.y, candidates, 0.0, budget, relative=inner.relative
@@ -126,9 +121,14 @@ def _expressions(
         graphs = (each.function for each in found if isinstance(each.function, Graph))
         yield from (to_expression(graph, ["x0"]) for graph in graphs)
         return
-    if reduction.changes and (quotient := rational_function(inner)) is not None:
-        yield quotient
-    yield from pair_formulas(inner, candidates)
+    if count > 1:
+        # A smooth fit of several variables may take a sharp function for noise.
+        if reduction.changes and (quotient := rational_function(inner)) is not None:
+            yield quotient
+        yield from pair_formulas(inner, candidates)
+    if noise:
+        factor = reduction.factors(problem.data.x)
+        yield from noisy_formulas(inner, candidates, factor, problem.data.y_std * noise)
 
 
 def fit_expression(name: str, expression: sympy.Expr, data: SearchData) -> FittedStructure | None:

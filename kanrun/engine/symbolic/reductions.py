@@ -40,7 +40,7 @@ _TAIL, _DECADES, _ENOUGH, _LARGEST_POWER = 0.1, 20.0, 80, 6.5
 
 #: Number of inputs from which on only those that matter are searched, and how many these are at
 #: most: the formulas of physics in the score cards have up to 9 inputs.
-_MANY, _MOST = 10, 8
+_MANY, _MOST = 10, 9
 #: Increase of the error if an input is permuted, relative to the largest of all inputs, from which
 #: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
 _MATTERS = 0.05
