@@ -92,13 +92,21 @@ class ArgumentReader:
     def read_all(self, words: Sequence[str]) -> list[list[Argument]]:
         """Return each argument with its values; of a setting that is given twice, the last counts.
 
-        Raises UsageError, also for several choices of a group, or several values for a sweep.
+        Raises UsageError, also for several choices of a group, several values for a sweep, or a
+        target next to a run that brings its own.
         """
         read = [self.read(word) for word in words]
         for key, number in Counter(found[0].key for found in read).items():
             each = [one for found in read for one in found if one.key == key]
             if number > 1 and (each[0].is_group or len(each) > number):
                 raise UsageError(f"{key} is given {number} times; give it once.")
+        if any(found[0].key == "from_run" and found[0].value for found in read):
+            for word, (one, *_) in zip(words, read, strict=True):
+                if one.key.partition(".")[0] in ("target", "sampling"):
+                    raise UsageError(
+                        f"{word} has no effect next to from_run: the target and its points are "
+                        f"those of the run. Leave out {word} or from_run."
+                    )
         return read
 
     def read(self, word: str) -> list[Argument]:

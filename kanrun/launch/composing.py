@@ -162,7 +162,6 @@ def compose(
     composed, points = [], []
     replaced: list[dict[str, Any]] = []  # of each base, by key: the values of its files
     for number, chosen in enumerate(itertools.product(*read)):
-        _check_from_run(chosen)
         groups = {one.key: one for one in chosen if one.is_group}
         choices = {name: one.text or "" for name, one in groups.items()}
         implied = implied_choices(EXPERIMENTS[source.command], choices, keys)
@@ -182,17 +181,6 @@ def compose(
         }
         points.append(Point(number, (*implied, *map(str, chosen)), values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
-
-
-def _check_from_run(chosen: Sequence[Argument]) -> None:
-    """Raise UsageError for an argument whose place is taken by the target and points of a run."""
-    if any(one.key == "from_run" and one.value for one in chosen):
-        for one in chosen:
-            if one.key.partition(".")[0] in ("target", "sampling"):
-                raise UsageError(
-                    f"{one} has no effect next to from_run: the target and its points are those of "
-                    f"the run. Leave out {one} or from_run."
-                )
 
 
 def shown_config(study: Study, resolve: bool = False) -> str:
