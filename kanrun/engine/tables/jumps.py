@@ -14,7 +14,6 @@ Data Analysis 38 (2002) 367-378 (samples of the rows); L. Prokhorenkova et al., 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,15 +193,9 @@ def _questions(
     return np.array(found).T
 
 
-def cross_fitted(
-    fit: Callable[..., JumpNodes], u: RowInputs, y: PerRow, weights: PerRow, parts: ndarray
-) -> tuple[PerRow, int]:
-    """Return the prediction of each row by nodes of the other `parts`, and their mean number."""
-    values, counts = np.zeros(len(u)), list[int]()
-    for part in range(int(parts.max()) + 1):
-        out, inside = parts == part, parts != part
-        held_out = u[out], y[out], weights[out]
-        nodes = fit(u[inside], y[inside], weights[inside], held_out=held_out)
-        values[out] = nodes(u[out])
-        counts.append(len(nodes.values))
-    return values, round(float(np.mean(counts)))
+def fit_others(
+    u: RowInputs, y: PerRow, weights: PerRow, out: ndarray, policy: BoostingPolicy
+) -> JumpNodes:
+    """Return the nodes of the rows that are not `out`, with the lowest loss on those that are."""
+    held_out = u[out], y[out], weights[out]
+    return boost(u[~out], y[~out], weights[~out], policy, held_out=held_out)

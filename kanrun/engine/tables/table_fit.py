@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from numpy import ndarray
 
 from kanrun.engine.tables.design import Design, Terms
-from kanrun.engine.tables.jumps import CUT_INTERVALS, BoostingPolicy, boost, cross_fitted
+from kanrun.engine.tables.jumps import CUT_INTERVALS, BoostingPolicy, boost, fit_others
 from kanrun.engine.tables.reduced_basis import Columns, RowFunctions, RowOutputs
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS, MainPosterior, TableRows
 from kanrun.engine.tables.variance_components import TablePolicy, Variances
@@ -143,24 +143,29 @@ def _search(
 ) -> tuple[dict[str, tuple[int, float]], ndarray]:
     """Return number of nodes and weight by name, none without gain; and predictions of rows.
 
-    Rows are predicted by nodes that were fitted to other rows.
+    Rows are predicted by nodes that were fitted to other rows, one part after the other: no further
+    part is fitted once the gain is too small for the parts so far.
     """
     policy, weights, smooth = rows.policy, rows.weights, fit.left_out
     if len(t) < policy.jump_rows:
         return {}, smooth
-    parts = np.argsort(rows.order) % policy.jump_parts
-    search = partial(boost, policy=affordable(fit, policy))
-    found = [cross_fitted(search, rows.u, y, weights, parts) for y in targets.values()]
-    jumps, others = (values[:, None] for values, _ in found)
-    members = [smooth, jumps, smooth + others]
-    mixture, _ = stack(members)
-    mixture = np.where(mixture < policy.min_weight, 0.0, mixture)
-    mixture /= mixture.sum()
-    left_out = np.tensordot(mixture, members, 1)
-    before, after = (weights * ((t - one) ** 2)[:, 0] for one in (smooth, left_out))
-    gain, (relative, errors, least) = before - after, policy.jump_gain
-    chance = errors * gain.std() / np.sqrt(len(gain))
-    if gain.mean() <= max(relative * before.mean(), chance, least):
-        return {}, smooth
-    each = zip(targets, found, mixture[1:].tolist(), strict=True)
-    return {name: (count, weight) for name, (_, count), weight in each}, left_out
+    parts, boosting = np.argsort(rows.order) % policy.jump_parts, affordable(fit, policy)
+    members, counts = [smooth, smooth.copy(), smooth.copy()], list[list[int]]()
+    for part in range(policy.jump_parts):
+        out = parts == part
+        found = [fit_others(rows.u, y, weights, out, boosting) for y in targets.values()]
+        counts.append([len(nodes.values) for nodes in found])
+        jumps, others = (nodes(rows.u[out])[:, None] for nodes in found)
+        members[1][out], members[2][out] = jumps, smooth[out] + others
+        mixture, _ = stack(members)
+        mixture = np.where(mixture < policy.min_weight, 0.0, mixture)
+        mixture /= mixture.sum()
+        left_out = np.tensordot(mixture, members, 1)
+        before, after = (weights * ((t - one) ** 2)[:, 0] for one in (smooth, left_out))
+        gain, (relative, errors, least) = before - after, policy.jump_gain
+        chance = errors * gain.std() / np.sqrt(len(gain))
+        limit = max(relative * before.mean(), chance, least) * (part + 1) / policy.jump_parts
+        if gain.mean() <= limit:
+            return {}, smooth
+    number = np.round(np.mean(counts, axis=0)).astype(int).tolist()
+    return dict(zip(targets, zip(number, mixture[1:].tolist(), strict=True), strict=True)), left_out
