@@ -40,12 +40,17 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-XGBOOST_NAME = "xgboost, rounds chosen"
+XGBOOST_NAME, CATBOOST_NAME = "xgboost, rounds chosen", "CatBoost, rounds chosen"
+FOREST, RIDGE_NAME, PROCESS = "random forest", "ridge regression", "Gaussian process"
 #: One row of this many is for the test.
 TEST_STRIDE = 4
 MAX_ROWS, MAX_LEVELS = 2000, 40
 #: Set of tables with all their rows, and the models that are fast enough for it.
-LARGE, LARGE_MODELS = "large", (OURS, "gradient boosting", "ridge regression", XGBOOST_NAME)
+LARGE, LARGE_MODELS = "large", (OURS, "gradient boosting", RIDGE_NAME, XGBOOST_NAME)
+#: Set of tables of 1000 rows or more, which was listed before its first run, and its models.
+MEDIUM = "medium"
+MEDIUM_MODELS = (OURS, RIDGE_NAME, XGBOOST_NAME, CATBOOST_NAME, "EBM", PROCESS, FOREST)
+SET_MODELS = {LARGE: LARGE_MODELS, MEDIUM: MEDIUM_MODELS}
 #: Probabilities of the errors at the ends of the intervals whose coverage is measured.
 INTERVAL = np.array([0.05, 0.95])
 #: Purpose of the random numbers of a split, next to its seed.
@@ -64,7 +69,18 @@ NETWORK = {
     "random_state": 0,
 }
 XGBOOST = {"learning_rate": 0.05, "max_depth": 4, "nthread": 1}
-XGBOOST_ROUNDS, XGBOOST_PATIENCE, XGBOOST_VALIDATION = 1000, 30, 0.2
+CATBOOST = {
+    "learning_rate": 0.05,
+    "thread_count": 1,
+    "random_seed": 0,
+    "verbose": False,
+    "allow_writing_files": False,
+}
+#: 14 bags, the default, take three times as long.
+EBM = {"random_state": 0, "n_jobs": 1, "outer_bags": 4}
+MAX_ROUNDS, PATIENCE, VALIDATION = 1000, 30, 0.2
+#: Rows from which the kernel of a Gaussian process is estimated; all of them are conditioned on.
+PROCESS_ROWS = 500
 #: Level of the critical difference of ranks.
 CONFIDENCE = 0.95
 
@@ -76,15 +92,15 @@ FIRST_GROUP, NEXT_GROUP = 0.6, 0.35
 
 
 def select_sources(names: Sequence[str] = ()) -> DataFrame:
-    """Return the tables with these names or in these sets (`development`, `holdout`, `large`).
+    """Return the tables with these names or in these sets.
 
-    Without names these are all but the large ones. Defaults are chosen on the set `development`
-    only. Columns: set, kind (`numbers` or `classes`),
+    The sets are `development`, `holdout`, `medium` and `large`, and without names the first two.
+    Defaults are chosen on the set `development` only. Columns: set, kind (`numbers` or `classes`),
     package, name, output, and drop, the columns that determine the output or number the rows.
     """
     listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
     chosen = listed["name"].isin(names) | listed["set"].isin(names)
-    return listed[chosen] if names else listed[listed["set"] != LARGE]
+    return listed[chosen] if names else listed[~listed["set"].isin(SET_MODELS)]
 
 
 def load(source: Any) -> tuple[DataFrame, Series[Any]]:
@@ -145,7 +161,7 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
     x = _encoded(frame, ~test)
     train, held = Points(x[~test], y[~test, None]), Points(x[test], y[test, None])
     for model, fit in models(classes).items():
-        if source.set == LARGE and model not in LARGE_MODELS:
+        if model not in SET_MODELS.get(source.set, [model]):
             continue
         started = time.process_time()
         with warnings.catch_warnings():
@@ -228,35 +244,53 @@ def _other_models(classes: int | None) -> dict[str, Fit]:
     network = getattr(neural_network, f"MLP{kind}")(**NETWORK)
     found: dict[str, Fit] = {
         "gradient boosting": getattr(ensemble, f"HistGradientBoosting{kind}")(random_state=0).fit,
-        "random forest": getattr(ensemble, f"RandomForest{kind}")(TREES, random_state=0).fit,
+        FOREST: getattr(ensemble, f"RandomForest{kind}")(TREES, random_state=0).fit,
         "support vectors": calibrated if classes else both_scaled(search).fit,
         "MLP": both_scaled(scaled(network)).fit,
     }
     if classes:
         found["logistic regression"] = scaled(linear_model.LogisticRegressionCV(**LOGISTIC)).fit
     else:
-        found["ridge regression"] = scaled(linear_model.RidgeCV(RIDGE)).fit
+        found[RIDGE_NAME] = scaled(linear_model.RidgeCV(RIDGE)).fit
+        found[PROCESS] = both_scaled(scaled(_process())).fit
     if find_spec("xgboost") is not None:
-        found[XGBOOST_NAME] = partial(_xgboost, f"XGB{kind}")
+        xgboost = getattr(import_module("xgboost"), f"XGB{kind}")
+        found[XGBOOST_NAME] = partial(_rounds_chosen, partial(xgboost, **XGBOOST), bool(classes))
+    if find_spec("catboost") is not None:
+        catboost = getattr(import_module("catboost"), f"CatBoost{kind}")
+        found[CATBOOST_NAME] = partial(_rounds_chosen, partial(catboost, **CATBOOST), bool(classes))
     if find_spec("interpret") is not None:
         boosting = getattr(import_module("interpret.glassbox"), f"ExplainableBoosting{kind}")
-        found["EBM"] = boosting(random_state=0, n_jobs=1).fit
+        found["EBM"] = boosting(**EBM).fit
     return found
 
 
-def _xgboost(name: str, x: ndarray, y: ndarray) -> Any:
+def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: ndarray) -> Any:
     """Choose the number of rounds on a fifth of the rows, then refit on all."""
-    import xgboost
     from sklearn.model_selection import train_test_split
 
-    make = partial(getattr(xgboost, name), **XGBOOST)
-    classes = y if "Classifier" in name else None
     x_fit, x_held, y_fit, y_held = train_test_split(
-        x, y, test_size=XGBOOST_VALIDATION, random_state=0, stratify=classes
+        x, y, test_size=VALIDATION, random_state=0, stratify=y if stratified else None
     )
-    search = make(n_estimators=XGBOOST_ROUNDS, early_stopping_rounds=XGBOOST_PATIENCE)
+    search = make(n_estimators=MAX_ROUNDS, early_stopping_rounds=PATIENCE)
     search.fit(x_fit, y_fit, eval_set=[(x_held, y_held)], verbose=False)
-    return make(n_estimators=max(search.best_iteration + 1, 1)).fit(x, y)
+    name = "best_iteration_" if hasattr(search, "best_iteration_") else "best_iteration"
+    return make(n_estimators=max(getattr(search, name) + 1, 1)).fit(x, y)
+
+
+def _process() -> Any:
+    """Return a Gaussian process with a length for each input, chosen from some of the rows."""
+    from sklearn.gaussian_process import GaussianProcessRegressor, kernels
+
+    class Process(GaussianProcessRegressor):  # type: ignore[misc] # has no types
+        def fit(self, x: ndarray, y: ndarray) -> Any:
+            kernel = kernels.ConstantKernel() * kernels.RBF(np.ones(x.shape[1]))
+            known = GaussianProcessRegressor(kernel + kernels.WhiteKernel())
+            some = np.random.default_rng(0).permutation(len(x))[:PROCESS_ROWS]
+            self.set_params(kernel=known.fit(x[some], y[some]).kernel_, optimizer=None)
+            return super().fit(x, y)
+
+    return Process()
 
 
 def ranks(table: DataFrame) -> Records:

@@ -24,9 +24,10 @@ def test_names_are_unique_and_select_tables_and_sets():
         assert set(mine["set"]) == {name}
         assert (mine["kind"] == "numbers").sum() >= 20
         assert (mine["kind"] == "classes").sum() >= 12
-    large = select_sources(["large"])
-    assert len(large) >= 8
-    assert not set(large["name"]) & set(select_sources()["name"])
+    for name, count in (("large", 8), ("medium", 20)):
+        mine = select_sources([name])
+        assert len(mine) >= count
+        assert not set(mine["name"]) & set(select_sources()["name"])
     assert list(select_sources(["wine", "Boston"])["name"]) == ["Boston", "wine"]
 
 
