@@ -15,7 +15,7 @@ import yaml
 from kanrun.cli.app import add_experiments, main
 from kanrun.cli.commands import kanrun_commands
 from kanrun.config import EXPERIMENTS, groups_of
-from kanrun.launch.composing import Source, compose
+from kanrun.launch import Source, compose
 
 ROOT = Path(__file__).parents[1]
 README, LECTURE = ROOT / "README.md", ROOT / "docs" / "lecture.md"

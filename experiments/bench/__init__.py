@@ -10,17 +10,59 @@ them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import contextlib
+import io
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import chain, pairwise, repeat
+from typing import TYPE_CHECKING, Any
 
-from kanrun.config import BenchConfig, KANConfig
+import numpy as np
+import torch
+from kanrun.experiments.bench.timing import (
+    MODULES,
+    layer_claims,
+    layers,
+    short_reason,
+    startup,
+    startup_claims,
+    version,
+)
+from pandas import DataFrame
+from torch import Tensor
+
+from kanrun.config import (
+    BenchConfig,
+    ExperimentConfig,
+    KANConfig,
+    LBFGSSolver,
+    LMSolver,
+    NamedTarget,
+    SamplingConfig,
+)
 from kanrun.config.models import check_model
-from kanrun.errors import UsageError
+from kanrun.engine.training import Clock, Grown, Step, TrainingData, train
+from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Note, Records, Row
+from kanrun.runs.records import Claim, Note, Records, Row
+from kanrun.study.build import LearningProblem, factory, make_plan, make_problem
+from kanrun.study.resources import generator
+from kanrun.study.suite import claim_at_least
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures
     from kanrun.study import Cell, Claims, Tables
+
+
+#: (seconds, test RMSE) after each step.
+Curve = Iterator[tuple[float, float]]
+LM, LM_ONCE, LBFGS = "kanrun LM", "kanrun LM, one start", "kanrun LBFGS"
+PYKAN = "pykan LBFGS"
+#: Requirement, stated before anything was measured: pykan's time over ours.
+TO_ACCURACY = 50.0
+SHAPE = (2, 5, 1)
+#: Steps of pykan on each grid.
+PYKAN_STEPS = 50
 
 
 def check(cfg: BenchConfig) -> None:
@@ -47,10 +89,7 @@ def run(cfg: BenchConfig, cell: Cell, seed: int) -> Records:
     """Measure one part after the other."""
     import platform
 
-    import torch
-    from kanrun.experiments.bench.race import time_to_accuracy
     from kanrun.experiments.bench.table_suite import tables
-    from kanrun.experiments.bench.timing import layers, startup
 
     machine = {"torch": torch.__version__, "machine": platform.machine()}
     yield Row("machine", {"threads": torch.get_num_threads(), **machine})
@@ -74,8 +113,122 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Return the claims on the measured parts; on another library only if it was measured."""
-    from kanrun.experiments.bench.race import accuracy_claims
-    from kanrun.experiments.bench.timing import layer_claims, startup_claims
-
     made = {"layers": layer_claims, "accuracy": accuracy_claims, "startup": startup_claims}
     return [claim for name in made if name in tables for claim in made[name](tables[name])]
+
+
+class PeerFailed(KanrunError):
+    """Another library broke; the text says how."""
+
+
+class RaceFinished(Exception):
+    """Leaves pykan's training, which offers no other way to stop it."""
+
+
+def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
+    """Yield the seconds until each test error is reached, by kanrun and by other libraries."""
+    for name, curve in trainings(cfg, seed).items():
+        if time_limit_reached():
+            break
+        library, points, status = name.partition(" ")[0], list[tuple[float, float]](), "ok"
+        try:
+            for seconds, error in curve:
+                points.append((seconds, error))
+                measured = {"seconds": seconds, "test_rmse": error}
+                yield Row("time_to_accuracy", {"competitor": name, **measured})
+        except PeerFailed as failure:
+            status = str(failure)
+        best = min((error for _, error in points), default=float("inf"))
+        trained = points[-1][0] if points else 0.0
+        result: dict[str, Any] = {"competitor": name, "version": version(library)}
+        result |= {"status": status, "best": best, "trained": trained}
+        for goal in cfg.errors:
+            reached = (seconds for seconds, error in points if error <= goal)
+            row = {"error": goal, "seconds": next(reached, float("nan"))}
+            yield Row("accuracy", {**result, **row})
+        said = f"{best:.3g} after {trained:.3g} s" if status == "ok" else status
+        yield Note(f"{name}: {said}")
+
+
+def trainings(cfg: BenchConfig, seed: int) -> dict[str, Curve]:
+    """Return each training of the race, which begins as it is read, by name."""
+    shared = ExperimentConfig(seed=seed, precision="float64", device="cpu", threads=cfg.threads)
+    problem = make_problem(shared, NamedTarget("exp_sin_square"), SamplingConfig(), seed)
+    once = LMSolver(n_starts=1, select_width=False)
+    solvers = {LM: LMSolver(), LM_ONCE: once, LBFGS: LBFGSSolver()}
+    ours = {name: own_curve(solver, problem, cfg, seed) for name, solver in solvers.items()}
+    return {**ours, PYKAN: pykan_curve(problem.data, cfg, seed)}
+
+
+def own_curve(solver: Any, problem: LearningProblem, cfg: BenchConfig, seed: int) -> Curve:
+    """Yield the training of kanrun by one solver."""
+    model = KANConfig(hidden=list(SHAPE[1:-1]), intervals=list(cfg.intervals))
+    plan, _ = make_plan(model, solver, problem)
+    create, drawn = factory(model, problem, plan.solver), generator(seed, "training")
+    for event in train(create, problem.data, plan, drawn):
+        if isinstance(event, Grown):
+            continue
+        error = event.errors.test if isinstance(event, Step) else None
+        if error is not None:
+            yield event.seconds, error
+        if event.seconds > cfg.training_seconds or (error or np.inf) <= min(cfg.errors):
+            return
+
+
+def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
+    """Yield the training of pykan, after its end; raises PeerFailed."""
+    points, grids, clock = list[tuple[float, float]](), list(cfg.intervals), Clock()
+    samples, test = data.everything, data.test
+    assert test is not None  # an invariant of the default sampling
+    # Its own look at test points, after every step, is spared by giving it one.
+    own = {"train_input": samples.x, "train_label": samples.y}
+    own |= {"test_input": samples.x[:1], "test_label": samples.y[:1]}
+
+    def look() -> Tensor:
+        seconds = clock.seconds
+        with torch.no_grad(), clock.stopped():
+            error = float((model(test.x) - test.y).square().mean().sqrt())
+        points.append((seconds, error))
+        late = seconds > cfg.pykan_seconds or time_limit_reached()
+        if late or not min(cfg.errors) < error < np.inf:
+            raise RaceFinished
+        return torch.tensor(0.0)
+
+    before = torch.get_default_dtype()
+    try:
+        with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
+            torch.set_default_dtype(torch.float64)
+            kan = import_module(MODULES["pykan"])
+            plain: dict[str, Any] = {"seed": seed, "auto_save": False}
+            model, clock = kan.KAN(width=list(SHAPE), grid=grids[0], k=3, **plain), Clock()
+            for last, intervals in pairwise(chain(grids[:1], grids, repeat(grids[-1]))):
+                model = model if intervals == last else model.refine(intervals)
+                model.fit(own, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
+    except RaceFinished:
+        yield from points
+    except Exception as error:  # whatever another library raises is its result
+        yield from points
+        raise PeerFailed(short_reason("pykan", error)) from error
+    finally:
+        torch.set_default_dtype(before)
+
+
+def accuracy_claims(table: DataFrame) -> Iterator[Claim]:
+    """Claim pykan's time over kanrun's until the smallest error is reached."""
+    table = table.astype({"error": float, "seconds": float, "trained": float, "best": float})
+    goal = table["error"].min()
+    rows = table[(table["error"] == goal) & (table["status"] == "ok")].set_index("competitor")
+    if PYKAN not in rows.index:
+        return
+    theirs, remark = rows["seconds"][PYKAN], None
+    if not np.isfinite(theirs):
+        # All the time that it took counts: the ratio is at least that.
+        theirs = rows["trained"][PYKAN]
+        remark = f"a lower bound: pykan stopped at {rows['best'][PYKAN]:.2g} after {theirs:.0f} s"
+    for how, names in (
+        ("with its own settings", (LM, LBFGS)),
+        ("from one start", (LM_ONCE, LBFGS)),
+    ):
+        ours = rows["seconds"].reindex(names).fillna(np.inf).min()
+        sentence = f"pykan's time to a test RMSE of {goal:g} over kanrun's, {how}"
+        yield claim_at_least(sentence, theirs / ours, TO_ACCURACY, remark)

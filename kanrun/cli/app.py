@@ -118,7 +118,7 @@ def _add_experiment(experiment: ExperimentKind) -> None:
                 f"--outputs {outputs} has an interpolation, which is not replaced in the name of a "
                 "folder. Write the folder itself."
             )
-        from kanrun.launch.composing import Source, compose, shown_config
+        from kanrun.launch import Source, compose, shown_config
 
         source = Source(experiment.name, outputs, config_dir, config_name, config_path)
         argv = ("kanrun", *sys.argv[1:])

@@ -148,7 +148,7 @@ def lesson(
         output (-o FILE): The HTML file.
         force: Replace a file that exists.
     """
-    from kanrun.launch.composing import Source, compose
+    from kanrun.launch import Source, compose
     from kanrun.study.page import STUDIES, TAG, recorded_runs, write_lesson
     from kanrun.study.running import run_study
     from kanrun.study.studies import RunOptions
@@ -183,7 +183,7 @@ def rerun_run(
         executor (KIND): Executor instead of the run's: serial, local or dask.
         address (ADDRESS): Dask scheduler of a run with executor=dask.
     """
-    from kanrun.launch.composing import compose_again
+    from kanrun.launch import compose_again
     from kanrun.study.running import rerun, run_study
     from kanrun.study.studies import RunOptions
 

@@ -1,1 +1,397 @@
-"""Only package that imports Hydra."""
+"""From arguments to a study, which `kanrun.study` runs: the only package that imports Hydra.
+
+Hydra chooses and merges files, and nothing more. It gets the choices of groups alone, once for each
+combination of them. All other arguments are set on the result as plain values, which get their
+types in `kanrun.config.rules`. Nothing in a configuration is ever built by naming a class: Hydra's
+own configuration, with its search path, launchers and callbacks, is not composed. A file of the
+user's is refused if it
+
+- sets a `hydra` key, with which Hydra would import packages;
+- sets `executor.address`, since what a Dask scheduler sends back is unpickled;
+- has aliases of aliases, which a few lines multiply to any number of values;
+- names a file outside its folder in its defaults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
+from hydra._internal.defaults_list import create_defaults_list
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import kanrun.conf
+from kanrun.config import EXPERIMENTS, GROUPS, Key, groups_of, keys_of
+from kanrun.config.registry import implied_choices, module_of
+from kanrun.config.rules import (
+    MissingSettings,
+    holder_of,
+    merged,
+    resolve_interpolations,
+    typed_config,
+    unknown_key,
+)
+from kanrun.errors import UsageError, closest_names, did_you_mean
+from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
+from kanrun.runs import Point, Run
+from kanrun.study.studies import Study
+
+HYDRA_VERSION_BASE = "1.3"
+OWN_FOLDER = str(Path(kanrun.conf.__path__[0]).absolute())
+#: Values of a file, those behind its aliases included.
+MAX_VALUES = 10**6
+#: A key that resembles one of the command's by this ratio or more is a mistyped one.
+NEARLY = 0.75
+#: Maximum number of points of one call.
+MAX_POINTS = 100_000
+#: Lines of OmegaConf's and Hydra's messages that say nothing to users.
+_MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
+#: Options that say where the configuration of a run came from.
+_FOLDERS = {
+    **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
+    **dict.fromkeys(("--config-path", "-cp"), "config_path"),
+    **dict.fromkeys(("--config-name", "-cn"), "config_name"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Sources of a call's configuration, and the folder of its runs.
+
+    Attributes:
+        command: The command, such as "fit".
+        outputs: Folder of the runs that `from_run` names.
+        config_dir: Folder with further groups and choices.
+        config_name: Primary configuration, if not the command's.
+        config_path: Folder of the primary configuration, instead of kanrun's.
+    """
+
+    command: str
+    outputs: Path = Path("outputs")
+    config_dir: str | None = None
+    config_name: str | None = None
+    config_path: str | None = None
+
+
+def open_loader(source: Source) -> ConfigLoaderImpl:
+    """Return Hydra's loader over the folders of a call and the defaults of all settings.
+
+    Hydra's own configuration and its plug-ins are not loaded. Raises UsageError for folders that
+    cannot be used.
+    """
+    for option in ("config_path", "config_dir"):
+        folder = getattr(source, option)
+        if folder is not None and not Path(folder).is_dir():
+            raise UsageError(f"--{option.replace('_', '-')} {folder} is not a folder.")
+    if source.config_dir is not None and Path(source.config_dir, "run.json").exists():
+        raise UsageError(
+            f"--config-dir {source.config_dir} is the folder of a run, and --config-dir only adds "
+            f"groups. To use its configuration, write --config-path {source.config_dir} "
+            "--config-name config."
+        )
+    version.setbase(HYDRA_VERSION_BASE)
+    for kind in (CheckedFiles, StructuredConfigSource):
+        SourcesRegistry.instance().register(kind)
+    places = ConfigSearchPathImpl()
+    for provider, place in (
+        ("main", source.config_path or OWN_FOLDER),
+        ("command-line", source.config_dir),
+    ):
+        if place is not None:
+            places.append(provider, f"checked://{Path(place).absolute()}")
+    places.append("schema", "structured://")
+    _store_schemas()
+    return ConfigLoaderImpl(places)
+
+
+def _store_schemas() -> None:
+    """Give Hydra the defaults of all settings as schemas."""
+    store = ConfigStore.instance()
+    # Hydra copies the store for every question about groups, and each schema again as it loads it.
+    vars(store)["__deepcopy__"] = lambda _: store
+    for group, kinds in GROUPS.items():
+        for name, kind in kinds.items():
+            for place in (f"schema/{group}", *([group] if kind.is_plugin else [])):
+                store.store(name, asdict(kind.settings()), place, provider="kanrun")
+    for one in EXPERIMENTS.values():
+        store.store(one.file, asdict(one.settings()), "schema", "_global_", "kanrun")
+        if one.is_plugin:
+            chosen = [{group: choice} for group, choice in one.groups.items()]
+            defaults = [f"schema/{one.file}", *chosen, {"executor": "serial"}, "_self_"]
+            node = {"defaults": [*defaults, {"study": None}]}
+            store.store(one.file, node, provider="kanrun")
+
+
+def compose(
+    source: Source, words: Sequence[str], *, several: bool = False, argv: Sequence[str] = ()
+) -> Study:
+    """Return the points of a call and their configurations.
+
+    `words` are arguments as typed: key=value, group=choice, +key=value, ~key. With `several` (-m)
+    they may have several values, each combination being a point. `argv` is the whole call, for the
+    record. Raises UsageError if an argument or a file cannot be used.
+    """
+    known, loader = keys_of(source.command), open_loader(source)
+    reader = ArgumentReader(source.command, known, loader, source.outputs, several)
+    read = reader.read_all(words)
+    if math.prod(map(len, read)) > MAX_POINTS:
+        raise UsageError(f"the call has more than {MAX_POINTS} points; give fewer values.")
+    keys = [found[0].key for found in read if found[0].sign != "~"]
+    swept = {found[0].key for found in read if len(found) > 1}
+    bases: dict[tuple[str, ...], int] = {}
+    composed, points = [], []
+    replaced: list[dict[str, Any]] = []  # of each base, by key: the values of its files
+    for number, chosen in enumerate(itertools.product(*read)):
+        groups = {one.key: one for one in chosen if one.is_group}
+        choices = {name: one.text or "" for name, one in groups.items()}
+        implied = implied_choices(EXPERIMENTS[source.command], choices, keys)
+        key = (*implied, *map(str, groups.values()))
+        if key not in bases:
+            bases[key] = len(bases)
+            settings = [one for one in chosen if not one.is_group]
+            plain = _composed(source, loader, key, [one.key for one in settings])
+            there = {one.key: _set_argument(source.command, plain, one, known) for one in settings}
+            replaced.append(there)
+            composed.append(plain)
+        before = replaced[bases[key]]
+        values = {
+            one.key: _new_value(before.get(one.key), one, known)
+            for one in chosen
+            if one.key in swept
+        }
+        points.append(Point(number, (*implied, *map(str, chosen)), values, bases[key]))
+    return Study(source.command, tuple(argv), tuple(composed), tuple(points))
+
+
+def shown_config(study: Study, resolve: bool = False) -> str:
+    """Return the first configuration of a study as YAML. Raises UsageError."""
+    plain = dict(study.bases[0])
+    with contextlib.suppress(MissingSettings):
+        typed_config(study.command, plain)
+    return OmegaConf.to_yaml(OmegaConf.create(resolve_interpolations(plain) if resolve else plain))
+
+
+def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
+    """Return the study of a recorded run with further arguments. Raises UsageError."""
+    command, argv = run.manifest.command, run.manifest.argv
+    recorded = dict[str, dict[str, str]]()
+    for point in run.points:
+        for key, equals, text in (word.partition("=") for word in point.manifest.overrides):
+            quoted = f"'{text}'" if run.has_points and len(split(text)) > 1 else text
+            recorded.setdefault(key + equals, {})[text] = quoted
+    given = {full_key(command, word) for word in words}
+    kept = [
+        f"{key}{','.join(texts.values())}"
+        for key, texts in recorded.items()
+        if full_key(command, key) not in given
+    ]
+    options = itertools.pairwise(argv)
+    folders: dict[str, Any] = {_FOLDERS[one]: value for one, value in options if one in _FOLDERS}
+    source = Source(command, outputs, **folders)
+    argv = ("kanrun", *sys.argv[1:])
+    return compose(source, [*kept, *words], several=run.has_points, argv=argv)
+
+
+def _composed(
+    source: Source, loader: ConfigLoaderImpl, groups: Sequence[str], given: Sequence[str]
+) -> dict[str, Any]:
+    """Return the files that the choices of groups select, merged, as plain values.
+
+    `given` are the keys that the command line sets on them.
+    """
+    file, own = module_of(source.command), dict(groups_of(source.command))
+    words = [
+        re.sub(r"^(\+*study=)", rf"\g<1>{file}/", word) for word in groups if word != "study=null"
+    ]
+    place = source.config_path or source.config_dir or "kanrun"
+    files = CachingConfigRepository(loader.repository)
+    try:
+        chosen = OverridesParser.create().parse_overrides(words)
+        listed = create_defaults_list(files, source.config_name or file, chosen, False, False)
+        whole = loader._compose_config_from_defaults_list(listed.defaults, files)
+        plain: Any = OmegaConf.to_container(whole, resolve=False)
+    except MissingConfigException as error:
+        name, files_there = error.missing_cfg_file or "", loader.get_group_options("")
+        options = error.options or [one for one in files_there if one[0] != "_"]
+        choices = f"{did_you_mean(name, options)} (choices: {', '.join(options)})"
+        raise UsageError(f"there is no configuration {name} in {place}{choices}.") from error
+    except RecursionError as error:
+        raise UsageError("the configuration is nested too deeply.") from error
+    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        if place == "kanrun" and (foreign := {word.partition("=")[0] for word in words} - {*own}):
+            raise UsageError(
+                f"{min(foreign)} is not a group of {source.command}; its groups: {', '.join(own)}."
+            ) from error
+        lines = (line.strip() for line in str(error).splitlines())
+        reason = "; ".join(line for line in lines if line and not line.startswith(_MARKS))
+        raise UsageError(f"{reason.rstrip('.')}.") from error
+    check_composed(plain, given)
+    settings = EXPERIMENTS[source.command].settings.__dataclass_fields__
+    for name in plain:
+        if name not in settings:
+            raise unknown_key(str(name), "", sorted(settings))
+    for group, kinds in GROUPS.items():
+        chosen = plain.get(group)
+        if isinstance(chosen, dict) and chosen.get("kind") in kinds:
+            plain[group] = asdict(kinds[chosen["kind"]].settings()) | chosen
+    return {str(name): value for name, value in plain.items()}
+
+
+def _set_argument(
+    command: str, plain: dict[str, Any], argument: Argument, known: Sequence[Key]
+) -> Any:
+    """Set the value of an argument, or remove its key; return the value that was there.
+
+    Raises UsageError if that is impossible. Whether it is a key of its group is checked with the
+    types, in `kanrun.config.rules`.
+    """
+    key, sign = argument.key, argument.sign
+    first, _, rest = key.partition(".")
+    if rest == "kind" and first in GROUPS:
+        raise UsageError(
+            f"{argument} cannot be set; choose with {first}=NAME, in a file with "
+            f"`override /{first}: NAME` in its defaults."
+        )
+    top = EXPERIMENTS[command].settings.__dataclass_fields__
+    paths = {one.path for one in known if one.type != "group"}
+    try:
+        holder, last = holder_of(plain, key)
+        there = holder[last]
+    except (IndexError, ValueError) as error:
+        raise UsageError(
+            f"{key} is not an entry of its list; the first one has number 0."
+        ) from error
+    except (KeyError, TypeError):
+        there = None
+        added = sign in ("+", "++") and not closest_names(first, top, cutoff=NEARLY)
+        if sign == "~" or not (first in top or added):
+            # A key of a group may be meant, without its group.
+            names = {*top, "study", *paths, *(path.rpartition(".")[2] for path in paths)}
+            offer = "".join(
+                f"; did you mean {one}?" for one in closest_names(key, names, 1, NEARLY)
+            )
+            raise UsageError(
+                f"there is no key {key}{offer} (see kanrun keys --command {command})."
+            ) from None
+    if sign == "~":
+        if key in paths:
+            raise UsageError(f"{key} cannot be taken away; set it to another value.")
+        del holder[last]
+        return there
+    if sign == "+" and there is not None and not isinstance(there, dict | list):
+        raise UsageError(f"{key} exists already: leave out the +.")
+    holder, last = holder_of(plain, key, make=True)
+    holder[last] = _new_value(there, argument, known)
+    return there
+
+
+def _new_value(there: Any, argument: Argument, known: Sequence[Key]) -> Any:
+    """Return the value that an argument gives: a mapping is merged, but `{}` empties a setting."""
+    empties = argument.value == {} and argument.key in {one.path for one in known}
+    return {} if empties else merged(there, argument.value)
+
+
+class CheckedFiles(FileConfigSource):
+    """A folder of configurations; every file of the user's is checked before it is loaded."""
+
+    @staticmethod
+    def scheme() -> str:
+        """Return the scheme of such a folder in Hydra's search path."""
+        return "checked"
+
+    def is_group(self, config_path: str) -> bool:
+        """Return whether the folder has this group. Raises UsageError for one outside of it."""
+        return bool(super().is_group(self._inside(config_path)))
+
+    def is_config(self, config_path: str) -> bool:
+        """Return whether the folder has this file. Raises UsageError for one outside of it."""
+        return bool(super().is_config(self._inside(config_path)))
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """Load a file of the folder. Raises UsageError for a file that could do harm."""
+        file = Path(self.path, self._normalize_file_name(self._inside(config_path)))
+        if self.path != OWN_FOLDER and file.is_file():
+            check_text(file.read_text(encoding="utf-8", errors="replace"), file)
+        try:
+            return super().load_config(config_path)
+        except yaml.YAMLError as error:  # a tag, or a key that is given twice
+            raise _invalid(file, error) from error
+
+    def _inside(self, config_path: str) -> str:
+        if ".." in Path(config_path).parts or Path(config_path).is_absolute():
+            raise UsageError(
+                f"{config_path} among the defaults of a file is outside its folder. "
+                "Name a file in it."
+            )
+        return config_path
+
+
+def check_text(text: str, file: Path) -> None:
+    """Raise UsageError for a configuration file that is not YAML, or could fill the memory."""
+    try:
+        root = yaml.compose(text)
+    except RecursionError:
+        raise UsageError(f"{file} is nested too deeply.") from None
+    except yaml.YAMLError as error:
+        raise _invalid(file, error) from error
+    if _size(root, {}) > MAX_VALUES:
+        raise UsageError(
+            f"{file} stands for more than {MAX_VALUES} values by its aliases; write fewer."
+        )
+
+
+def _invalid(file: Path, error: yaml.YAMLError) -> UsageError:
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+    place = f"{file}, line {mark.line + 1}," if mark else str(file)
+    return UsageError(f"{place} is not valid YAML: {problem}.")
+
+
+def check_composed(composed: Mapping[str, Any], given: Iterable[str]) -> None:
+    """Raise UsageError for what no file may set: Hydra's settings, and a Dask scheduler.
+
+    A scheduler may stand in a file if `given`, the keys of the command line, take its place.
+    """
+    if "hydra" in composed:
+        raise UsageError(
+            "a configuration file sets hydra, but a file may not set anything of Hydra's, whose "
+            "search path imports packages. Remove it."
+        )
+    executor = composed.get("executor")
+    address = executor.get("address") if isinstance(executor, Mapping) else None
+    if address is not None and not {"executor", "executor.address"}.intersection(given):
+        raise UsageError(
+            f"executor.address={address} is refused in a file, since who answers there can run "
+            "code here. Give it on the command line."
+        )
+
+
+def _size(node: Any, known: dict[int, float]) -> float:
+    """Return the number of values of a node, those behind its aliases included."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # a node that holds itself
+        pairs = isinstance(node, yaml.MappingNode)
+        inner = [part for pair in node.value for part in pair] if pairs else node.value
+        known[id(node)] = 1 + sum(_size(part, known) for part in inner)
+    return known[id(node)]

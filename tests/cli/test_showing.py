@@ -12,7 +12,7 @@ import yaml
 from kanrun.cli.commands import completions
 from kanrun.config import EXPERIMENTS, groups_of
 from kanrun.errors import UsageError
-from kanrun.launch.composing import Source, compose, open_loader
+from kanrun.launch import Source, compose, open_loader
 
 CONF = Path(__file__).parents[2] / "conf"
 

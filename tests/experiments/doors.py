@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kanrun.config import EXPERIMENTS
-from kanrun.launch.composing import Source, compose
+from kanrun.launch import Source, compose
 from kanrun.runs import Run, Status
 from kanrun.study.running import run_study
 from kanrun.study.studies import RunOptions, Study

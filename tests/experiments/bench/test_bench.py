@@ -6,7 +6,8 @@ import pandas
 import pytest
 import torch
 from doors import check_config, run_config, typed
-from kanrun.experiments.bench import race, timing
+from kanrun.experiments import bench
+from kanrun.experiments.bench import timing
 
 from kanrun.errors import UsageError
 
@@ -132,26 +133,26 @@ def accuracy(ours, theirs, status="ok"):
 
 
 def test_claims_on_time_to_accuracy():
-    slower, good = race.accuracy_claims(accuracy(0.2, 16.0))
+    slower, good = bench.accuracy_claims(accuracy(0.2, 16.0))
     assert good.holds
     assert good.measured == pytest.approx(80)
     assert not slower.holds
     assert slower.measured == pytest.approx(40)
     assert good.spread is None
-    for never in race.accuracy_claims(accuracy(1.0, float("nan"))):
+    for never in bench.accuracy_claims(accuracy(1.0, float("nan"))):
         assert not never.holds
         assert str(never.spread).startswith("a lower bound: pykan stopped at 0.0001 after 30 s")
-    for lost in race.accuracy_claims(accuracy(float("nan"), 20.0)):
+    for lost in bench.accuracy_claims(accuracy(float("nan"), 20.0)):
         assert not lost.holds
-    assert not list(race.accuracy_claims(accuracy(0.2, float("nan"), "not installed")))
+    assert not list(bench.accuracy_claims(accuracy(0.2, float("nan"), "not installed")))
 
 
 def test_a_peer_that_cannot_train_says_why(monkeypatch):
     before, dtype = torch.get_rng_state(), torch.get_default_dtype()
     cfg = settings("training_seconds=0.1 pykan_seconds=0.1 intervals=[3] errors=[1]")
     monkeypatch.setitem(timing.MODULES, "pykan", "a_module_that_nobody_has")
-    with pytest.raises(race.PeerFailed, match="not installed"):
-        list(race.trainings(cfg, 0)[race.PYKAN])
+    with pytest.raises(bench.PeerFailed, match="not installed"):
+        list(bench.trainings(cfg, 0)[bench.PYKAN])
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_default_dtype() == dtype
 
