@@ -37,8 +37,8 @@ class KANConfig:
 
     hidden: list[int] | str | None = count_setting(
         AUTO,
-        "nodes of each hidden layer; auto grows the shape (kanrun fit with solver=lm; elsewhere it "
-        "is [5]); null lets kanrun interpret search it",
+        "nodes of each hidden layer; auto grows the shape (kanrun fit with solver=lm, and classes "
+        "with solver=auto; elsewhere it is [5]); null lets kanrun interpret search it",
         words=(AUTO,),
     )
     multiplication_nodes: list[int] = setting(

@@ -37,6 +37,7 @@ from kanrun.engine.training import (
     Samples,
     Task,
     TrainingData,
+    affords_starts,
     check_solver,
     choose_solver,
 )
@@ -260,8 +261,10 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     edges = _edges(network_shape(model, problem.inputs, problem.outputs))
     automatic = getattr(model, "intervals", None) == "auto"
     unsmoothed = second_order and not intervals and not closed_form
-    starts = _starts(model, solver, edges, second_order)
-    grows = second_order and isinstance(model, KANConfig)
+    grows = isinstance(model, KANConfig) and (
+        second_order or _classifier_grows(model, solver, name, problem)
+    )
+    starts = _starts(model, solver, edges, second_order or grows)
     plan = Plan(
         name,
         intervals,
@@ -277,10 +280,19 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         stop_early=automatic,
         max_unknowns=AUTO_COEFFICIENTS + edges if automatic else None,
         patience=getattr(solver, "patience", None) or (PATIENCE if unsmoothed else None),
-        insert_knots=grows and model.hidden == AUTO,
+        insert_knots=grows and second_order and model.hidden == AUTO,
         settings=settings,
     )
     return plan, why
+
+
+def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: LearningProblem) -> bool:
+    """Return whether the shape of a classifier grows, by second-order steps on its indicators."""
+    automatic = model.hidden == AUTO and isinstance(solver, AutoSolver)
+    if problem.data.task != "classification" or name == "adam" or not automatic:
+        return False
+    first = parameters_of(model, problem, "lm", intervals_of(model)[:1])
+    return problem.domain.dtype.itemsize == DOUBLE and affords_starts(first)
 
 
 def _growth(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from torch import Generator
 
@@ -18,7 +19,8 @@ from kanrun.config import (
 )
 from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessPenalty
 from kanrun.study import build
-from kanrun.study.build import PATIENCE, factory, lbfgs_weight, make_plan, make_problem
+from kanrun.study.build import PATIENCE, STARTS, factory, lbfgs_weight, make_plan, make_problem
+from kanrun.targets.arrays import array_target
 
 
 def problem(name="product"):
@@ -52,6 +54,30 @@ def test_a_model_with_a_closed_form_has_no_patience():
     plan, _ = make_plan(PolynomialConfig(), LMSolver(), problem("runge"))
     assert plan.patience is None
     assert make_plan(MLPConfig(), LMSolver(), problem())[0].patience == PATIENCE
+
+
+def test_the_shape_of_a_classifier_grows_unless_it_or_its_solver_is_given():
+    def classes(inputs=2):
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(60, inputs))
+        given = array_target(x, x[:, 0] > 0, classification=True)
+        sampling = SamplingConfig(n_train=None, n_test=None)
+        return make_problem(ExperimentConfig(device="cpu"), given, sampling, 0)
+
+    for model, solver, grows in (
+        (KANConfig(), AutoSolver(), True),
+        (KANConfig(hidden=[2]), AutoSolver(), False),
+        (KANConfig(), LBFGSSolver(), False),
+        (MLPConfig(), AutoSolver(), False),
+    ):
+        plan, _ = make_plan(model, solver, classes())
+        assert plan.solver == "lbfgs"
+        assert bool(plan.growth) == grows
+        assert not plan.insert_knots
+    assert make_plan(KANConfig(), AutoSolver(), classes())[0].starts == STARTS
+    # With 31 inputs, 5 nodes and 2 classes there are 165 edges of 8 unknowns; with 32, 170.
+    assert make_plan(KANConfig(), AutoSolver(), classes(31))[0].growth
+    assert not make_plan(KANConfig(), AutoSolver(), classes(32))[0].growth
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 5])

@@ -13,7 +13,9 @@ from collections.abc import Generator as Events
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Generator
+from torch.nn import functional
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import (
@@ -23,6 +25,7 @@ from kanrun.engine.training.data import (
     Samples,
     Task,
     TrainingData,
+    affords_starts,
     baseline_error,
     choose_solver,
     mean_loss,
@@ -65,6 +68,10 @@ from kanrun.monitoring import time_limit_reached
 
 #: Steps of the final fit on training and validation points together.
 FINAL_STEPS = 6
+#: Penalty of second differences of a shape that grows on indicators of classes, which are noisy;
+#: and the logit of an indicator of 1 with which the classifier begins. Chosen on three functions of
+#: three inputs with 3% wrong labels.
+INDICATOR_PENALTY, LOGITS = SmoothnessPenalty(1e-5, 2), 5.0
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
     """Return the training that continues, and the growth that led to it."""
     plan, samples, generator = setup.plan, setup.data.train, setup.generator
     penalty = first_penalty(plan)
+    if plan.growth and setup.data.task == "classification":
+        return _grown_classifier(create, setup, plan.growth)
     if plan.growth:
         growth = Growth(setup, penalty, plan.growth)
         growth.run(create)
@@ -153,6 +162,29 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
         starts = random_starts(create, plan.starts, setup.data, penalty.weight, generator)
         network = starts[0].network
     return GridTraining(network, penalty, setup), []
+
+
+def _grown_classifier(
+    create: Create, setup: Setup, policy: GrowthPolicy
+) -> tuple[GridTraining, list[Grown]]:
+    """Return the training of a shape that grew on indicators of the classes, by least squares."""
+    data = setup.data
+
+    def indicators(samples: Samples | None) -> Samples | None:
+        if samples is None:
+            return None
+        y = functional.one_hot(samples.y[:, 0].long(), policy.largest[-1])
+        return replace(samples, y=y.to(samples.x))
+
+    parts = {name: indicators(getattr(data, name)) for name in ("train", "validation", "test")}
+    squares = replace(data, **parts, unit=None, task="regression")
+    plan = replace(setup.plan, solver="lm", settings=None, weight=None)
+    growth = Growth(replace(setup, data=squares, plan=plan), INDICATOR_PENALTY, policy)
+    growth.run(lambda generator: create(generator).for_second_order())
+    network = growth.best.stages[0].network
+    with torch.no_grad():
+        network.edge_layers[-1].coefficients.mul_(LOGITS)
+    return GridTraining(network, first_penalty(setup.plan), setup), [growth.record]
 
 
 def _final_fit(chosen: Stage, setup: Setup) -> Network:

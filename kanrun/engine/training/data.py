@@ -322,6 +322,11 @@ def second_order_work(rows: int, parameters: int) -> int:
     return 2 * rows * parameters**2 + parameters**3
 
 
+def affords_starts(first: int) -> bool:
+    """Return whether second-order starts with this many unknowns on the first grid are cheap."""
+    return START_WORK * first**3 <= LM_WORK
+
+
 def choose_solver(
     rows: int, parameters: int, first: int, active: int, task: Task, *, double: bool
 ) -> tuple[str, str]:

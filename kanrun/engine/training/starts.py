@@ -193,13 +193,18 @@ class Growth:
         return Grown([stage for t in self.trainings for stage in t.stages], self.reason)
 
     @property
+    def best(self) -> GridTraining:
+        """Training with the lowest error."""
+        return min(self.trainings, key=lambda one: one.lowest)
+
+    @property
     def winner(self) -> GridTraining:
-        """Training with the lowest error.
+        """Training that continues: the best one.
 
         It begins again if the shapes were compared on a part of the samples, and with a poor fit:
         noise is likely then, and the first grid is smoothed.
         """
-        training = min(self.trainings, key=lambda one: one.lowest)
+        training = self.best
         poor = training.lowest > NOISY * baseline_error(self.setup.data)
         if poor or len(self.setup.data.train) > len(self._part.data.train):
             return GridTraining(training.stages[0].network, self.penalty, self.setup)
@@ -269,7 +274,7 @@ class Growth:
     def _sufficient(self) -> str:
         """Return why no larger network is needed, or nothing."""
         last = self.trainings[-1]
-        if min(t.lowest for t in self.trainings) <= ROUNDING * baseline_error(self.setup.data):
+        if self.best.lowest <= ROUNDING * baseline_error(self.setup.data):
             return "only rounding is left"
         if self.policy.largest[0] == 1:
             return "a function of one input needs no hidden layer"

@@ -94,6 +94,17 @@ def test_one_input_needs_no_node():
     assert "one input" in record.reason
 
 
+def test_the_shape_of_a_classifier_grows_on_its_indicators():
+    task = data(lambda x: (x[:, :1] * x[:, 1:] > 0).double(), 2)
+    growth = GrowthPolicy((2, 2, 2, 2))
+    classes = Plan("lbfgs", (4,), steps=20, starts=2, weight=1e-3, order=2, growth=growth)
+    network, record = grown(replace(task, task="classification"), classes)
+    assert network.shape == (2, 2, 2)
+    assert [stage.network.shape for stage in record.tried][:2] == [(2, 2), (2, 2, 2)]
+    right = network(task.train.x).argmax(1) == task.train.y[:, 0]
+    assert right.double().mean() > 0.95
+
+
 @pytest.mark.slow
 def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid():
     network, record = grown(data(lambda x: x[:, :1] * x[:, 1:], 2), plan(2, 3, 1, 1))
