@@ -170,14 +170,12 @@ def _grown_classifier(
     """Return the training of a shape that grew on indicators of the classes, by least squares."""
     data = setup.data
 
-    def indicators(samples: Samples | None) -> Samples | None:
-        if samples is None:
-            return None
+    def indicators(samples: Samples) -> Samples:
         y = functional.one_hot(samples.y[:, 0].long(), policy.largest[-1])
         return replace(samples, y=y.to(samples.x))
 
-    parts = {name: indicators(getattr(data, name)) for name in ("train", "validation", "test")}
-    squares = replace(data, **parts, unit=None, task="regression")
+    held_out = indicators(data.validation) if data.validation else None
+    squares = TrainingData(indicators(data.train), held_out)
     plan = replace(setup.plan, solver="lm", settings=None, weight=None)
     growth = Growth(replace(setup, data=squares, plan=plan), INDICATOR_PENALTY, policy)
     growth.run(lambda generator: create(generator).for_second_order())
