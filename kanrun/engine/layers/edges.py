@@ -29,8 +29,6 @@ from kanrun.config import KANConfig, check
 from kanrun.engine.splines import (
     Extrapolation,
     Grid,
-    fused_sums,
-    fuses,
     is_traced,
     local_basis,
     splines_of_edges,
@@ -96,7 +94,7 @@ def base_values(
     if name == "zero":
         return torch.zeros_like(x)
     if derivative or is_traced():
-        return _continued(x, name, grid)[derivative]
+        return continued_base(x, name, grid)[derivative]
     return _base(x, name, grid)
 
 
@@ -105,7 +103,7 @@ class _Base(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, name: str, grid: Grid) -> Tensor:
-        values, slopes = _continued(x, name, grid)
+        values, slopes = continued_base(x, name, grid)
         ctx.save_for_backward(x, slopes)
         ctx.rest = name, grid
         return values
@@ -114,14 +112,14 @@ class _Base(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, slopes = ctx.saved_tensors
         if torch.is_grad_enabled():  # for further derivatives
-            slopes = _continued(x, *ctx.rest)[1]
+            slopes = continued_base(x, *ctx.rest)[1]
         return gradient * slopes, None, None
 
 
 _base: Callable[[Tensor, str, Grid], Tensor] = _Base.apply
 
 
-def _continued(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
+def continued_base(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
     """Return b(x) and b'(x), continued by the policy of the grid."""
     if grid.extrapolation == "base":
         return BASES[name](x)
@@ -167,14 +165,6 @@ class Edges:
         """Return the bases at x, or their slopes."""
         basis, interval = local_basis(x, self.grid, derivative)
         return EdgesAt(x, basis, interval, base_values(self.spec.base, self.grid, x, derivative))
-
-    def outputs(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:
-        """Return the layer's outputs at x."""
-        if not fuses(self.grid):
-            return self.sums(self.at(x))
-        table = self.coefficients * self.spline_weight[..., None]
-        base = _continued(x, self.spec.base, self.grid)
-        return fused_sums(x, table, self.grid, base, self.base_weight)
 
     def sums(self, at: EdgesAt) -> Float[Tensor, "samples out"]:
         """Return the sums over inputs: the layer's outputs."""

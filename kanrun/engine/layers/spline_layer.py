@@ -21,6 +21,7 @@ from kanrun.engine.layers.edges import (
     check_samples,
     checked_edges,
     checked_shape,
+    continued_base,
     domain_of,
 )
 from kanrun.engine.splines import (
@@ -32,6 +33,8 @@ from kanrun.engine.splines import (
     difference_columns,
     equally_spaced,
     extend,
+    fused_sums,
+    fuses,
     local_basis,
     subdivide,
     uniform_breakpoints,
@@ -208,10 +211,20 @@ class SplineLayer(nn.Module):
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         check_samples(x, self.inputs, self.knots)
         if x.ndim == 2:
-            return self.edges.outputs(x)
+            return self._sums(x)
         # Not -1, which is undefined without samples.
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        return self.edges.outputs(rows).reshape(*x.shape[:-1], len(self.mask))
+        return self._sums(rows).reshape(*x.shape[:-1], len(self.mask))
+
+    def _sums(self, x: Tensor) -> Tensor:
+        grid = self.grid
+        if not fuses(grid):
+            edges = self.edges
+            return edges.sums(edges.at(x))
+        base_weight, spline_weight = self.scales()
+        base = continued_base(x, self.spec.base, grid)
+        table = self.coefficients * spline_weight[..., None]
+        return fused_sums(x, table, grid, base, base_weight)
 
     def edge_values(
         self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0

@@ -66,7 +66,7 @@ def locate(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
         return Place(held, (x - held).clamp(-limit, limit), find_interval(held, grid), None)
     place = positions(x, grid)
     interval = place.held.long().clamp(0, grid.intervals - 1)
-    return place._replace(held=place.held - interval, interval=interval)
+    return Place(place.held - interval, place.beyond, interval, place.scale)
 
 
 def positions(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:

@@ -33,6 +33,7 @@ def test_what_a_compiler_gets(intervals, degree, base, outside, spread, monkeypa
     assert not fuses(layer.grid)
     expected = derivatives(layer, x)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert fuses(layer.grid)
     for found, known in zip(derivatives(layer, x), expected, strict=True):
         assert_close(found, known, rtol=1e-8, atol=1e-8 * known.abs().max().item())
@@ -48,13 +49,18 @@ def test_which_grids_a_compiler_gets(monkeypatch):
     assert not torch.vmap(lambda x: x + fuses(grid))(torch.zeros(2)).any()
 
 
-@pytest.mark.parametrize(("functions", "gathered"), [(44, False), (45, True)])
-def test_only_wide_grids_are_gathered(functions, gathered, monkeypatch):
+@pytest.mark.parametrize(
+    ("threads", "functions", "outputs", "gathered"),
+    [(2, 44, 9, False), (2, 45, 1, True), (1, 15, 5, False), (1, 15, 6, True), (1, 45, 1, True)],
+)
+def test_which_layers_are_gathered(threads, functions, outputs, gathered, monkeypatch):
     called = list[int]()
-    monkeypatch.setattr(products, "_gathered_sums", lambda *a: called.append(1) or a[0][:, :1])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(products, "_gathered_sums", lambda *a: called.append(1) or a[5] @ a[5].T)
     points = torch.linspace(-1, 1, functions - 2, dtype=torch.float64).expand(2, -1)
-    grid, x = Grid(extend(points, 3), 3, True), torch.zeros(4, 2, dtype=torch.float64)
-    products.fused_sums(x, torch.ones(1, 2, functions).double(), grid, (x, x), x[:1])
+    grid, x = Grid(extend(points, 3), 3, True), torch.zeros(outputs, 2, dtype=torch.float64)
+    table = torch.ones(outputs, 2, functions, dtype=torch.float64)
+    products.fused_sums(x, table, grid, (x, x), torch.ones_like(x))
     assert bool(called) == gathered
 
 
