@@ -90,7 +90,7 @@ def effects(
 def _draw_effect(panel: Axes, rows: pandas.DataFrame, colour: str, label: str) -> None:
     """Draw the effect of an input on one output, with its band."""
     x, value, lower, upper = rows[["x", "value", "lower", "upper"]].to_numpy(dtype=float).T
-    is_level = bool(rows["level"].fillna("").all())
+    is_level = bool(rows["level"].astype(object).fillna("").all())
     if is_level:
         panel.vlines(x, lower, upper, color=colour)
     else:
@@ -103,7 +103,7 @@ def _draw_effect(panel: Axes, rows: pandas.DataFrame, colour: str, label: str) -
 
 def _show_input(panel: Axes, rows: pandas.DataFrame) -> None:
     """Set the axis of an input: of its levels with their names, of dates, or of numbers."""
-    x, levels = rows["x"].to_numpy(dtype=float), rows["level"].fillna("")
+    x, levels = rows["x"].to_numpy(dtype=float), rows["level"].astype(object).fillna("")
     if levels.all():
         names = {at: shorten(level) for at, level in zip(x, levels, strict=True)}
         if sum(len(name) + 2 for name in names.values()) <= LEVEL_LETTERS:

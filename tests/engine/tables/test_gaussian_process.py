@@ -127,6 +127,16 @@ def test_outputs_by_matrices_are_those_of_the_network():
         assert_allclose(table_outputs(network, u), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+def test_nodes_are_omitted_within_a_tenth_of_the_noise(noise):
+    fit = fitted(WITHOUT)
+    x = torch.as_tensor(fit.u)
+    fewer = to_kan(fit, replace(POLICY, omitted=0.1), noise=noise)
+    every = to_kan(fit, EXACT, noise=noise)
+    assert fewer.shape[1] < every.shape[1]
+    assert 0.01 * noise < float((fewer(x) - every(x)).detach().std()) < 0.1 * noise
+
+
 def test_the_effect_of_an_input_holds_what_neighbourhoods_add():
     fit = fitted()
     at = np.zeros((41, 4))
