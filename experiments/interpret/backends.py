@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import sympy
 from numpy.typing import NDArray
+from sympy import Expr
 
 from kanrun.engine.symbolic import (
     FittedStructure,
@@ -70,7 +71,7 @@ def found_by(
             yield from matched(tried)
 
 
-def _operon(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
+def _operon(x: Array, y: Array, seconds: float, seed: int) -> list[Expr]:
     from pyoperon.sklearn import SymbolicRegressor
 
     model = SymbolicRegressor(
@@ -89,7 +90,7 @@ def _operon(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
         model.fit(x, y)
     names = [f"x{i}" for i in range(x.shape[1])]
     texts = [model.get_model_string(each["tree"], _DIGITS, names) for each in model.pareto_front_]
-    expressions: list[sympy.Expr] = []
+    expressions: list[Expr] = []
     for text in texts:
         # Numbers such as inf are no formula.
         with contextlib.suppress(KanrunError):
@@ -97,7 +98,7 @@ def _operon(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
     return expressions
 
 
-def _gplearn(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
+def _gplearn(x: Array, y: Array, seconds: float, seed: int) -> list[Expr]:
     from gplearn.genetic import SymbolicRegressor
 
     model = SymbolicRegressor(
@@ -110,7 +111,7 @@ def _gplearn(x: Array, y: Array, seconds: float, seed: int) -> list[sympy.Expr]:
     return [_from_prefix(iter(model._program.program))]
 
 
-def _from_prefix(nodes: Iterator[Any]) -> sympy.Expr:
+def _from_prefix(nodes: Iterator[Any]) -> Expr:
     """Read gplearn's list of functions, numbers of inputs and constants; log and sqrt take |x|."""
     node = next(nodes)
     if isinstance(node, int):
@@ -120,7 +121,7 @@ def _from_prefix(nodes: Iterator[Any]) -> sympy.Expr:
     return _BY_NAME[node.name](*(_from_prefix(nodes) for _ in range(node.arity)))
 
 
-_BY_NAME: dict[str, Callable[..., sympy.Expr]] = {
+_BY_NAME: dict[str, Callable[..., Expr]] = {
     "add": sympy.Add,
     "sub": operator.sub,
     "mul": sympy.Mul,
@@ -131,7 +132,7 @@ _BY_NAME: dict[str, Callable[..., sympy.Expr]] = {
     "sqrt": lambda a: sympy.sqrt(sympy.Abs(a)),
 }
 #: Package and function of each backend but kanrun.
-BACKENDS: dict[str, tuple[str, Callable[[Array, Array, float, int], list[sympy.Expr]]]] = {
+BACKENDS: dict[str, tuple[str, Callable[[Array, Array, float, int], list[Expr]]]] = {
     "operon": ("pyoperon", _operon),
     "gplearn": ("gplearn", _gplearn),
 }

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import sympy
 from numpy.typing import ArrayLike, NDArray
+from sympy import Expr
 from sympy.core.function import AppliedUndef
 from sympy.printing.numpy import SciPyPrinter
 
@@ -73,7 +74,7 @@ class NumpyFunction:
 
 
 def to_numpy(
-    expression: sympy.Expr, variables: Sequence[str]
+    expression: Expr, variables: Sequence[str]
 ) -> Callable[[ArrayLike], NDArray[np.float64]]:
     """Return the expression as a function of points (N, d) to values (N,) in float64.
 
@@ -90,7 +91,7 @@ def to_numpy(
     lines: list[Line] = []
     registers: dict[sympy.Basic, int] = {}
 
-    def visit(node: sympy.Expr) -> int:
+    def visit(node: Expr) -> int:
         """Return the register of `node`, from the leaves up; each distinct one is computed once."""
         if node not in registers:
             if node.is_Symbol:
@@ -110,7 +111,7 @@ def to_numpy(
     return NumpyFunction(len(names), tuple(lines))
 
 
-def _operation(node: sympy.Expr) -> tuple[Callable[..., Any], Sequence[sympy.Expr]]:
+def _operation(node: Expr) -> tuple[Callable[..., Any], Sequence[Expr]]:
     """Return the function of arrays that `node` applies, and its arguments."""
     if node.is_Pow and node.exp == sympy.Rational(1, 2):
         return np.sqrt, (node.base,)
@@ -153,7 +154,7 @@ def _functions() -> Mapping[Any, Callable[..., Any]]:
     return table | {sympy.Abs: np.abs, sympy.erf: special.erf}
 
 
-def to_latex(expression: sympy.Expr) -> str:
+def to_latex(expression: Expr) -> str:
     """Return the expression in LaTeX, without dollar signs; x0 is x_{0}."""
     return str(sympy.latex(expression))
 
@@ -161,14 +162,14 @@ def to_latex(expression: sympy.Expr) -> str:
 class _Printer(SciPyPrinter):  # type: ignore[misc]
     """A printer of Max and Min of arrays and numbers: sympy 1.13 stacks them to a ragged array."""
 
-    def _print_Max(self, expression: sympy.Expr) -> str:
+    def _print_Max(self, expression: Expr) -> str:
         return str(reduce("numpy.maximum({}, {})".format, map(self._print, expression.args)))
 
-    def _print_Min(self, expression: sympy.Expr) -> str:
+    def _print_Min(self, expression: Expr) -> str:
         return str(reduce("numpy.minimum({}, {})".format, map(self._print, expression.args)))
 
 
-def to_python(expression: sympy.Expr, variables: Sequence[str], name: str = "formula") -> str:
+def to_python(expression: Expr, variables: Sequence[str], name: str = "formula") -> str:
     """Return the source of a Python module with a function `name`(x0, x1, ...) of arrays.
 
     `variables` name its parameters. Raises UsageError for one that is not a Python name.

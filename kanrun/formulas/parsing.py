@@ -18,6 +18,7 @@ from numbers import Real
 from typing import Any
 
 import sympy
+from sympy import Expr
 
 from kanrun.errors import UsageError, did_you_mean
 
@@ -44,16 +45,16 @@ def variable(name: str) -> sympy.Symbol:
 class KnownFunction:
     """A function of formulas: `build(*arguments)`, with `arguments` of them (None: two or more)."""
 
-    build: Callable[..., sympy.Expr]
+    build: Callable[..., Expr]
     arguments: int | None = 1
 
 
-def _step(argument: sympy.Expr) -> sympy.Expr:
+def _step(argument: Expr) -> Expr:
     """Return 1 for a positive argument, 0 for a negative one, 1/2 at zero."""
     return (1 + sympy.sign(argument)) / 2
 
 
-def _bessel(order: sympy.Expr, argument: sympy.Expr) -> sympy.Expr:
+def _bessel(order: Expr, argument: Expr) -> Expr:
     """Return J_order(argument); values of orders above 8 were not compared with 30 digits."""
     if not order.is_Integer or not 0 <= order <= 8:
         raise ValueError("the order of besselj must be a whole number from 0 to 8")
@@ -92,7 +93,7 @@ def _table() -> dict[str, KnownFunction]:
 #: gaussian(x) is exp(-x^2), where(x < 0.5, 1, 0) is 1 below 0.5 and 0 above.
 FUNCTIONS: dict[str, KnownFunction] = _table()
 
-CONSTANTS: dict[str, sympy.Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
+CONSTANTS: dict[str, Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
 
 
 # Maximum sizes of a formula, checked before anything is computed.
@@ -123,7 +124,7 @@ def parse(
     text: str,
     variables: Sequence[str] | None = None,
     functions: Mapping[str, KnownFunction] | None = None,
-) -> sympy.Expr:
+) -> Expr:
     """Parse a formula to an expression in real symbols.
 
     Variables are x0, x1, ..., or exactly `variables` where given: a declared name wins over the
@@ -144,7 +145,7 @@ def parse_expression(
     names: Sequence[str] | None,
     functions: Mapping[str, KnownFunction] | None = None,
     what: str = "formula",
-) -> sympy.Expr:
+) -> Expr:
     """Parse a formula as `parse`, which may be constant; messages call it `what`."""
     try:
         return _Reader(names, functions or {}).read_all(_tree(text))
@@ -227,7 +228,7 @@ class _Reader:
         self.variables = None if variables is None else frozenset(variables)
         self.pairs = 0  # of terms that min and max had to compare so far
 
-    def read_all(self, tree: ast.Expression) -> sympy.Expr:
+    def read_all(self, tree: ast.Expression) -> Expr:
         """Return the whole expression.
 
         Sympy may have joined powers and numbers to larger ones than written.
@@ -239,7 +240,7 @@ class _Reader:
             raise _Refused(_ABSURD)
         return expression
 
-    def read(self, node: ast.AST, depth: int) -> sympy.Expr:
+    def read(self, node: ast.AST, depth: int) -> Expr:
         if depth > _NESTING:
             raise _Refused(
                 f"it is nested too deeply (at most {_NESTING // _CALL_LEVELS} functions inside "
@@ -272,11 +273,11 @@ class _Reader:
             "functions"
         )
 
-    def _chain(self, node: ast.BinOp, depth: int) -> sympy.Expr:
+    def _chain(self, node: ast.BinOp, depth: int) -> Expr:
         """Return a sum or product of any length, built once."""
         is_sum = isinstance(node.op, ast.Add | ast.Sub)
         operators = (ast.Add, ast.Sub) if is_sum else (ast.Mult, ast.Div)
-        parts: list[sympy.Expr] = []
+        parts: list[Expr] = []
         left: ast.expr = node
         while isinstance(left, ast.BinOp) and isinstance(left.op, operators):
             part = self.read(left.right, depth + 1)
@@ -294,7 +295,7 @@ class _Reader:
             return name in self.variables
         return _INDEXED.fullmatch(name) is not None
 
-    def _name(self, name: str) -> sympy.Expr:
+    def _name(self, name: str) -> Expr:
         if self._is_variable(name):
             if self.variables is None and len(name) > len(f"x{_INDEX}"):
                 raise _Refused(
@@ -314,7 +315,7 @@ class _Reader:
         use = f"the variables are {', '.join(own)}" if own else "use x0, x1, ... for variables"
         raise _Refused(f"unknown name {name!r}{known}; {use}")
 
-    def _call(self, node: ast.Call, depth: int) -> sympy.Expr:
+    def _call(self, node: ast.Call, depth: int) -> Expr:
         if not isinstance(node.func, ast.Name):
             raise _Refused(
                 f"{ast.unparse(node.func)[:_CODE]!r} cannot be called; write products with *"
@@ -345,7 +346,7 @@ class _Reader:
             raise _Refused(str(error)) from None
 
 
-def _number(value: Any) -> sympy.Expr:
+def _number(value: Any) -> Expr:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _Refused(f"{value!r} is not a number")
     if value and not _is_ordinary(value):
@@ -353,7 +354,7 @@ def _number(value: Any) -> sympy.Expr:
     return sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
 
 
-def _check_exponent(exponent: sympy.Expr, base: sympy.Expr) -> None:
+def _check_exponent(exponent: Expr, base: Expr) -> None:
     """Reject powers that would need a huge computation or a huge number."""
     if not exponent.is_number:
         return
@@ -369,7 +370,7 @@ def _check_exponent(exponent: sympy.Expr, base: sympy.Expr) -> None:
         raise _Refused(_ABSURD)
 
 
-def _checked(value: sympy.Expr) -> sympy.Expr:
+def _checked(value: Expr) -> Expr:
     """Return `value`; reject a constant that is not real, not finite or of absurd size."""
     if value.has(*_NOT_REAL):
         raise _Refused(

@@ -15,6 +15,7 @@ from numpy.polynomial.polynomial import polyder, polyval
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import qmc
+from sympy import Expr
 from torch import Tensor
 
 from kanrun.formulas import to_numpy, variable
@@ -36,7 +37,7 @@ Array = NDArray[np.float64]
 #: the derivative of order r in condition i.
 Walls = tuple[Array | None, Array | None]
 #: Factors of the space derivatives of a condition by their order, and its value.
-_WallRow = tuple[Array, sympy.Expr]
+_WallRow = tuple[Array, Expr]
 #: A face of the box: numbers and values of the variables that are fixed there.
 Face = tuple[tuple[int, float], ...]
 
@@ -49,7 +50,7 @@ class Condition:
     faces: tuple[Face, ...] = ()
     periodic: int | None = None
 
-    def linear(self) -> tuple[dict[Derivative, sympy.Expr], sympy.Expr] | None:
+    def linear(self) -> tuple[dict[Derivative, Expr], Expr] | None:
         """Return the factors of the derivatives, and the other terms.
 
         None for factors that vary, and for unknown parameters.
@@ -62,7 +63,7 @@ class Condition:
             return None
         return factors, expression.subs({variable(each.name): 0 for each in contained})
 
-    def given(self) -> tuple[Derivative, sympy.Expr] | None:
+    def given(self) -> tuple[Derivative, Expr] | None:
         """Return the only derivative of a linear condition and its value."""
         if (linear := self.linear()) is None or len(linear[0]) != 1:
             return None
@@ -136,7 +137,7 @@ class System:
         return [parse_relation(f"{name} = 0", vocabulary) for name in names]
 
     @cached_property
-    def given(self) -> list[tuple[Condition, Derivative, sympy.Expr]]:
+    def given(self) -> list[tuple[Condition, Derivative, Expr]]:
         """Conditions that give one derivative a value, see `Condition.given`."""
         found = ((each, each.given()) for each in self.conditions)
         return [(each, *given) for each, given in found if given is not None]
@@ -189,7 +190,7 @@ def highest_orders(equations: Sequence[Relation], number: int) -> list[int]:
     return orders
 
 
-def differentiate(expression: sympy.Expr, names: Sequence[str], index: Sequence[int]) -> sympy.Expr:
+def differentiate(expression: Expr, names: Sequence[str], index: Sequence[int]) -> Expr:
     """Return the derivative of a formula by the multi-index `index`."""
     for name, times in zip(names, index, strict=True):
         expression = sympy.diff(expression, variable(name), times) if times else expression
@@ -198,7 +199,7 @@ def differentiate(expression: sympy.Expr, names: Sequence[str], index: Sequence[
 
 @lru_cache(maxsize=COMPILED)
 def derivative_function(
-    expression: sympy.Expr, names: tuple[str, ...], index: tuple[int, ...]
+    expression: Expr, names: tuple[str, ...], index: tuple[int, ...]
 ) -> RowFunction:
     """Return a derivative of a formula as a function of points (points, variables)."""
     return to_numpy(differentiate(expression, names, index), names)
@@ -270,9 +271,9 @@ class EvolutionSystem(System):
     """
 
     orders: tuple[int, ...]
-    initial: Mapping[tuple[int, int], sympy.Expr]
+    initial: Mapping[tuple[int, int], Expr]
     walls: tuple[Walls, ...]
-    lifts: tuple[sympy.Expr, ...]
+    lifts: tuple[Expr, ...]
     periodic: bool
 
     @property
@@ -307,7 +308,7 @@ def evolution_system(system: System) -> EvolutionSystem | None:
     time = len(system.box) - 1
     count = len(system.vocabulary.unknowns)
     periodic = {condition.periodic for condition in system.conditions} == {None, 0}
-    initial: dict[tuple[int, int], sympy.Expr] = {}
+    initial: dict[tuple[int, int], Expr] = {}
     walls: list[tuple[list[_WallRow], list[_WallRow]]] = [([], []) for _ in range(count)]
     for condition, face in ((each, face) for each in system.conditions for face in each.faces):
         (number, place), *more = face
@@ -343,9 +344,7 @@ def evolution_system(system: System) -> EvolutionSystem | None:
     )
 
 
-def _wall_row(
-    system: System, condition: Condition, place: float
-) -> tuple[int, Array, sympy.Expr] | None:
+def _wall_row(system: System, condition: Condition, place: float) -> tuple[int, Array, Expr] | None:
     """Return unknown, factors of its space derivatives by order and given value of a condition."""
     factors, rest = condition.linear() or ({}, sympy.S.Zero)
     unknowns = {each.unknown for each in factors}
@@ -358,7 +357,7 @@ def _wall_row(
     return unknowns.pop(), row, -rest.subs(x, exact_number(place))
 
 
-def _lift(system: System, low: list[_WallRow], high: list[_WallRow]) -> sympy.Expr:
+def _lift(system: System, low: list[_WallRow], high: list[_WallRow]) -> Expr:
     """Return the sum of given values times polynomials of space that satisfy the conditions."""
     given = [(row, value, end) for end, rows in ((-1, low), (1, high)) for row, value in rows]
     if all(value == 0 for _, value, _ in given):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy
 from scipy import special
+from sympy import Expr
 
 from kanrun.engine.symbolic.candidates import DIGITS, Array, apart
 from kanrun.engine.symbolic.edge_functions import Symbolic
@@ -49,7 +50,7 @@ _SIZED_UNITS = [
 ]
 
 
-def nice(value: float, window: float) -> sympy.Expr | None:
+def nice(value: float, window: float) -> Expr | None:
     """Return the simplest nice number within `window` of `value`, or None if it may be chance.
 
     Nice numbers are fractions times a unit, and short decimal numbers, which are returned as
@@ -57,7 +58,7 @@ def nice(value: float, window: float) -> sympy.Expr | None:
     """
     if abs(value) <= window:
         return sympy.S.Zero
-    found: list[tuple[float, int, sympy.Expr, sympy.Expr]] = []
+    found: list[tuple[float, int, Expr, Expr]] = []
     for unit, size, bits in _SIZED_UNITS:
         for q in range(1, _MAX_DENOMINATOR + 1):
             p = round(value / size * q)
@@ -82,7 +83,7 @@ def window_of(value: float) -> float:
     return PRECISION * max(abs(value), _SMALL)
 
 
-def nice_phase(value: float, window: float) -> sympy.Expr | None:
+def nice_phase(value: float, window: float) -> Expr | None:
     """Return a nice phase of a sine: a nice number plus a multiple of a quarter turn, or None."""
     for turn in (0, sympy.pi / 2, -sympy.pi / 2, sympy.pi, -sympy.pi):
         number = nice(value - float(turn), window)
@@ -91,7 +92,7 @@ def nice_phase(value: float, window: float) -> sympy.Expr | None:
     return None
 
 
-def decimals(expression: sympy.Expr) -> list[sympy.Expr]:
+def decimals(expression: Expr) -> list[Expr]:
     """Return the fractions and decimal numbers in an expression."""
     numbers = expression.atoms(sympy.Rational, sympy.Float)
     return sorted((each for each in numbers if not each.is_Integer), key=str)
@@ -111,14 +112,14 @@ _UNUSUAL = 10.0
 _FORM_DIGITS = 4
 
 
-def as_written(expression: sympy.Expr) -> sympy.Expr:
+def as_written(expression: Expr) -> Expr:
     """Return the expression with its numbers as a person writes them.
 
     Fractions with large denominators become short decimal numbers. Decimal numbers get no more
     digits than name the float64 that they are, or its neighbour.
     """
 
-    def shown(number: sympy.Expr) -> sympy.Expr:
+    def shown(number: Expr) -> Expr:
         if number.is_Float:
             value = float(number)
             short = float(f"{value:.{_SHOWN}g}")
@@ -131,11 +132,11 @@ def as_written(expression: sympy.Expr) -> sympy.Expr:
             return number
         return sympy.Float(decimal, DIGITS)
 
-    def is_half_decimal(product: sympy.Expr) -> bool:
+    def is_half_decimal(product: Expr) -> bool:
         numbers = [each for each in product.args if product.is_Mul and each.is_number]
         return len(numbers) > 1 and any(each.is_Float for each in numbers)
 
-    def one_number(product: sympy.Expr) -> sympy.Expr:
+    def one_number(product: Expr) -> Expr:
         numbers, rest = apart(product)
         return numbers.evalf(DIGITS) * rest
 
@@ -143,14 +144,14 @@ def as_written(expression: sympy.Expr) -> sympy.Expr:
     return expression.xreplace({number: shown(number) for number in decimals(expression)})
 
 
-def exact_decimals(expression: sympy.Expr) -> sympy.Expr:
+def exact_decimals(expression: Expr) -> Expr:
     """Return the expression with its short decimal numbers as fractions."""
     texts = {number: repr(float(number)) for number in expression.atoms(sympy.Float)}
     short = {number: sympy.Rational(text) for number, text in texts.items() if len(text) <= _SHORT}
     return expression.xreplace(short)
 
 
-def size(expression: sympy.Expr) -> float:
+def size(expression: Expr) -> float:
     """Return the number of operations, functions counting twice, plus the lengths of numbers.
 
     What textbooks do not write counts more: logarithms of powers, minus signs under roots, and
@@ -172,13 +173,13 @@ def size(expression: sympy.Expr) -> float:
     return float(operations + sum(lengths) + _FRACTION * fractions)
 
 
-def has_form_of(expression: sympy.Expr, accepted: Sequence[sympy.Expr]) -> bool:
+def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
     """Return whether the expression is one of those accepted, or no longer than the shortest.
 
     The numbers of a product are one number there, of `_FORM_DIGITS` digits.
     """
 
-    def skeleton(form: sympy.Expr) -> sympy.Expr:
+    def skeleton(form: Expr) -> Expr:
         form = sympy.N(form, DIGITS)
         texts = {each: f"{float(each):.{_FORM_DIGITS}g}" for each in form.atoms(sympy.Float)}
         return form.xreplace({each: sympy.Float(text) for each, text in texts.items()})
@@ -187,7 +188,7 @@ def has_form_of(expression: sympy.Expr, accepted: Sequence[sympy.Expr]) -> bool:
     return form in others or size(form) <= min(map(size, others))
 
 
-def round_numbers(expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool]) -> sympy.Expr:
+def round_numbers(expression: Expr, allowed: Callable[[Expr], bool]) -> Expr:
     """Round decimal numbers to nice numbers or zero, as far as `allowed` accepts."""
     waves = expression.atoms(sympy.sin, sympy.cos)
     phases = {part for wave in waves for part in sympy.Add.make_args(wave.args[0])}
@@ -282,23 +283,23 @@ class ConstantInterval:
         return f"{self.value:.{self.digits}g} +- {self.standard_error:.1g}"
 
 
-def open_constants(expression: sympy.Expr) -> tuple[sympy.Expr, dict[sympy.Symbol, sympy.Expr]]:
+def open_constants(expression: Expr) -> tuple[Expr, dict[sympy.Symbol, Expr]]:
     """Return the expression with an unknown for each of its constants, and their numbers.
 
     Constants are the factors and summands that are numbers, signs aside, and exponents that are not
     whole. Equal numbers are different unknowns, unless they belong to the same part of the formula.
     """
-    constants: dict[sympy.Symbol, sympy.Expr] = {}
-    known: dict[sympy.Expr, sympy.Expr] = {}
+    constants: dict[sympy.Symbol, Expr] = {}
+    known: dict[Expr, Expr] = {}
 
-    def unknown(number: sympy.Expr) -> sympy.Expr:
+    def unknown(number: Expr) -> Expr:
         if number in (-1, 0, 1):
             return number
         symbol = variable(f"constant{len(constants)}")
         constants[symbol] = number
         return symbol
 
-    def opened(part: sympy.Expr) -> sympy.Expr:
+    def opened(part: Expr) -> Expr:
         if part.is_number:
             return unknown(part)
         if part.is_Symbol:
@@ -318,7 +319,7 @@ def open_constants(expression: sympy.Expr) -> tuple[sympy.Expr, dict[sympy.Symbo
 
 
 def confidence_intervals(
-    expression: sympy.Expr,
+    expression: Expr,
     names: Sequence[str],
     x: Array,
     y: Array,
@@ -355,7 +356,7 @@ def confidence_intervals(
     ]
 
 
-def significant(expression: sympy.Expr, intervals: Sequence[ConstantInterval]) -> sympy.Expr:
+def significant(expression: Expr, intervals: Sequence[ConstantInterval]) -> Expr:
     """Return a formula with as many digits of its constants as the points determine."""
     open_form, constants = open_constants(expression)
     if len(intervals) < len(constants):

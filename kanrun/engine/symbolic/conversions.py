@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import sympy
 import torch
+from sympy import Expr
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import Network
@@ -52,7 +53,7 @@ _Simple: TypeAlias = Spline | Symbolic
 _Term = tuple[int, _Simple]
 
 
-def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = False) -> Graph:
+def graph_of_expression(expression: Expr, inputs: int, *, wide: bool = False) -> Graph:
     """Return the graph of an expression in x0, x1, ..., of this many inputs.
 
     Every number in it but 0, 1 and -1 is free. With `wide` each of its functions has all constants
@@ -62,7 +63,7 @@ def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = Fal
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise KanrunError("A number of the expression is not finite.")
 
-    def decimal(number: sympy.Expr) -> sympy.Float:
+    def decimal(number: Expr) -> sympy.Float:
         value = number.evalf(DIGITS)
         if not value.is_Number:
             raise KanrunError(f"The number {number} of the expression is not real.")
@@ -74,8 +75,8 @@ def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = Fal
 
 
 def composed(
-    variables: Sequence[sympy.Expr],
-    factor: sympy.Expr,
+    variables: Sequence[Expr],
+    factor: Expr,
     inner: Graph,
     inputs: int,
     outer: Symbolic | None = None,
@@ -116,9 +117,7 @@ def canonicalise(graph: Graph) -> Graph:
     return builder.graph()
 
 
-def _opaque(
-    graph: Graph, inputs: Sequence[sympy.Expr], calls: dict[str, Candidate | Spline]
-) -> sympy.Expr:
+def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | Spline]) -> Expr:
     """Return the graph as an expression of calls, which sympy does not change, of its functions."""
     values = list(inputs)
     for node in range(graph.inputs, graph.output + 1):
@@ -141,9 +140,7 @@ def _opaque(
     return values[graph.output]
 
 
-def _opaque_call(
-    function: Symbolic, u: sympy.Expr, calls: dict[str, Candidate | Spline]
-) -> sympy.Expr:
+def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Spline]) -> Expr:
     """Return c f(a u + b) + d without a scale or shift of the argument that is redundant."""
     candidate, (a, b, c, d) = function.candidate, function.constants
     if candidate is CONSTANT:
@@ -164,7 +161,7 @@ def _opaque_call(
     return number(c) * sympy.Function(candidate.name)(argument) + number(d)
 
 
-def _scaled(expression: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+def _scaled(expression: Expr) -> tuple[Expr, Expr]:
     """Return the size of the leading coefficient of an expression, and it without that factor.
 
     A leading coefficient that is negligible gives way to the largest.
@@ -183,7 +180,7 @@ class _GraphBuilder:
     wide: bool = False  # whether 0, 1 and -1 are as well, but where that would be redundant
     operations: list[Operation] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
-    known: dict[sympy.Expr, int] = field(default_factory=dict)
+    known: dict[Expr, int] = field(default_factory=dict)
     calls: dict[str, Candidate | Spline] = field(default_factory=dict)  # functions by their names
 
     def graph(self) -> Graph:
@@ -197,7 +194,7 @@ class _GraphBuilder:
         self.edges += [Edge(source, node, function) for source, function in terms]
         return node
 
-    def node_of(self, expression: sympy.Expr) -> int:
+    def node_of(self, expression: Expr) -> int:
         """Return the node with the expression's value: an input, or one that is made for it."""
         if expression.is_Symbol:
             return int(str(expression)[1:])
@@ -209,7 +206,7 @@ class _GraphBuilder:
             )
         return self.known[expression]
 
-    def sum_of(self, expression: sympy.Expr) -> int:
+    def sum_of(self, expression: Expr) -> int:
         """Return a sum node of the expression's terms; a constant goes into the first of them."""
         constant, rest = expression.as_coeff_Add()
         (source, function), *terms = self.terms(sympy.Add.make_args(rest))
@@ -217,7 +214,7 @@ class _GraphBuilder:
             function = self.shifted(function, float(constant))
         return self.add("sum", [(source, function), *terms])
 
-    def factors(self, expression: sympy.Expr) -> list[_Term]:
+    def factors(self, expression: Expr) -> list[_Term]:
         """Return the factors of a product, its coefficient in the first of them."""
         coefficient, rest = apart(expression)
         (source, function), *others = self.terms(sympy.Mul.make_args(rest))
@@ -225,12 +222,12 @@ class _GraphBuilder:
             function = self.scaled(function, float(coefficient))
         return [(source, function), *others]
 
-    def terms(self, parts: Sequence[sympy.Expr]) -> list[_Term]:
+    def terms(self, parts: Sequence[Expr]) -> list[_Term]:
         """Return the expressions as functions of one node each, splines first."""
         terms = [self.term(each) for each in parts]
         return sorted(terms, key=lambda term: not isinstance(term[1], Spline))
 
-    def term(self, expression: sympy.Expr) -> _Term:
+    def term(self, expression: Expr) -> _Term:
         """Return the expression as a function of one node."""
         coefficient, rest = apart(expression)
         if rest == 1:
@@ -276,7 +273,7 @@ class _GraphBuilder:
             return function.shifted(constant)
         return replace(function.shifted(constant), free=function.free)
 
-    def _called(self, candidate: Candidate, argument: sympy.Expr, coefficient: float) -> _Term:
+    def _called(self, candidate: Candidate, argument: Expr, coefficient: float) -> _Term:
         """Return coefficient * f(a node + b)."""
         b, rest = argument.as_coeff_Add()
         a, inner = rest.as_coeff_Mul()
@@ -304,12 +301,12 @@ _SHOWN = 3
 _ROOTS = 6
 
 
-def to_expression(graph: Graph, names: Sequence[str]) -> sympy.Expr:
+def to_expression(graph: Graph, names: Sequence[str]) -> Expr:
     """Return the graph as one expression in the variables `names`.
 
     Its splines are functions f1, f2, ...
     """
-    values: list[sympy.Expr] = [variable(name) for name in names]
+    values: list[Expr] = [variable(name) for name in names]
     numeric = numeric_names(graph)
     for node in range(graph.inputs, graph.output + 1):
         terms = []

@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 import sympy
+from sympy import Expr
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, Array, apart
@@ -32,12 +33,12 @@ _ROUNDING = 1e-14
 _EQUAL, _USUAL = 10 * EXACT, 0.9
 #: Errors that sympy raises for expressions that a transform cannot take.
 CANNOT = (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError)
-Rewriting = Callable[[sympy.Expr], sympy.Expr]
+Rewriting = Callable[[Expr], Expr]
 
 
 def equivalent_forms(
-    expression: sympy.Expr, names: Sequence[str], points: Array, budget: float
-) -> list[sympy.Expr]:
+    expression: Expr, names: Sequence[str], points: Array, budget: float
+) -> list[Expr]:
     """Return equivalent forms within work of `budget`, `expression` too, shortest first.
 
     A form counts only if it has the values of `expression` at `points` (N, d), to rounding.
@@ -63,7 +64,7 @@ class _TooLarge(Exception):
     """A transform would take more work than is left, or expand too far."""
 
 
-def _claim(form: sympy.Expr, step: Rewriting, left: float) -> None:
+def _claim(form: Expr, step: Rewriting, left: float) -> None:
     """Count the work of a transform before it runs, by the size of the expression.
 
     Sympy has no limit of its own.
@@ -76,7 +77,7 @@ def _claim(form: sympy.Expr, step: Rewriting, left: float) -> None:
     count_work(work)
 
 
-def proven_equal(first: sympy.Expr, second: sympy.Expr, budget: float) -> str:
+def proven_equal(first: Expr, second: Expr, budget: float) -> str:
     """Return `yes` or `no` if sympy shows whether the two are equal, else `unknown`."""
     difference = exact_decimals(first) - exact_decimals(second)
     try:
@@ -89,12 +90,12 @@ def proven_equal(first: sympy.Expr, second: sympy.Expr, budget: float) -> str:
     return "no" if not zero.atoms(sympy.Float) else "unknown"
 
 
-def expansion_terms(expression: sympy.Expr) -> int:
+def expansion_terms(expression: Expr) -> int:
     """Return an upper bound of the terms that any part of `expression` has when it is expanded."""
     return max([_terms(expression), *(expansion_terms(each) for each in expression.args)])
 
 
-def _terms(expression: sympy.Expr) -> int:
+def _terms(expression: Expr) -> int:
     if expression.is_Add:
         return sum(_terms(each) for each in expression.args)
     if expression.is_Mul:
@@ -105,7 +106,7 @@ def _terms(expression: sympy.Expr) -> int:
     return 1
 
 
-def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Array) -> bool:
+def _same(form: Expr, names: Sequence[str], points: Array, reference: Array) -> bool:
     """Return whether the form has the values of the reference (N,) wherever that is defined."""
     value, defined = to_numpy(form, names)(points), np.isfinite(reference)
     if not defined.any() or not np.isfinite(value[defined]).all():
@@ -115,7 +116,7 @@ def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Arra
     return bool(np.all(np.abs(value[defined] - reference[defined]) <= allowed))
 
 
-def _simplify_positive(expression: sympy.Expr) -> sympy.Expr:
+def _simplify_positive(expression: Expr) -> Expr:
     """Simplify as if the variables were positive.
 
     The values at the points decide whether that was allowed.
@@ -124,7 +125,7 @@ def _simplify_positive(expression: sympy.Expr) -> sympy.Expr:
     return sympy.simplify(sympy.expand_log(positive, force=True)).xreplace(variables)
 
 
-def _logarithms(expression: sympy.Expr) -> sympy.Expr:
+def _logarithms(expression: Expr) -> Expr:
     """Write atanh and acoth as logarithms, and logarithms of products as sums."""
     for function in (sympy.atanh, sympy.acoth):
         expression = expression.replace(function, lambda u, f=function: f(u).rewrite(sympy.log))
@@ -137,10 +138,10 @@ def _logarithms(expression: sympy.Expr) -> sympy.Expr:
     return sympy.expand(expression)
 
 
-def _powers_outside(expression: sympy.Expr) -> sympy.Expr:
+def _powers_outside(expression: Expr) -> Expr:
     """Write logarithms of powers, and of products of equal powers, as multiples of logarithms."""
 
-    def outside(u: sympy.Expr) -> sympy.Expr:
+    def outside(u: Expr) -> Expr:
         powers = [factor.as_base_exp() for factor in sympy.Mul.make_args(u)]
         first = powers[0][1]
         first = -first if first.could_extract_minus_sign() else first
@@ -152,10 +153,10 @@ def _powers_outside(expression: sympy.Expr) -> sympy.Expr:
     return expression.replace(sympy.log, outside)
 
 
-def _signs(expression: sympy.Expr) -> sympy.Expr:
+def _signs(expression: Expr) -> Expr:
     """Move the minus sign of a product into an odd power of a sum or into a logarithm."""
 
-    def moved(product: sympy.Expr) -> sympy.Expr:
+    def moved(product: Expr) -> Expr:
         coefficient, rest = product.as_coeff_Mul()
         for factor in sympy.Mul.make_args(rest) if coefficient.is_negative else ():
             base, exponent = factor.as_base_exp()
@@ -168,16 +169,16 @@ def _signs(expression: sympy.Expr) -> sympy.Expr:
     return expression.replace(lambda part: part.is_Mul, moved)
 
 
-def _by_functions(expression: sympy.Expr) -> sympy.Expr:
+def _by_functions(expression: Expr) -> Expr:
     """Collect the terms of each function: x + (y - x) exp(z) for x - x exp(z) + y exp(z)."""
     functions = sorted(expression.atoms(sympy.Function), key=str)
     return sympy.collect(sympy.expand(expression), functions)
 
 
-def _roots(expression: sympy.Expr) -> sympy.Expr:
+def _roots(expression: Expr) -> Expr:
     """Write roots of quotients as quotients of roots, without minus signs under them."""
 
-    def root(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+    def root(base: Expr, exponent: Expr) -> Expr:
         if not exponent.is_Rational or exponent.is_Integer:
             return base**exponent
         above, below = map(sympy.expand, sympy.fraction(sympy.together(base)))
@@ -188,11 +189,11 @@ def _roots(expression: sympy.Expr) -> sympy.Expr:
     return expression.replace(sympy.Pow, root)
 
 
-def _radicals(expression: sympy.Expr) -> sympy.Expr:
+def _radicals(expression: Expr) -> Expr:
     """Write products and quotients of equal roots as one root."""
 
-    def joined(product: sympy.Expr) -> sympy.Expr:
-        inside: dict[sympy.Expr, sympy.Expr] = {}
+    def joined(product: Expr) -> Expr:
+        inside: dict[Expr, Expr] = {}
         for factor in product.args:
             base, exponent = factor.as_base_exp()
             if exponent.is_Rational and not exponent.is_Integer:
@@ -209,15 +210,15 @@ def _radicals(expression: sympy.Expr) -> sympy.Expr:
     return expression.replace(lambda part: part.is_Mul, joined)
 
 
-def _half_angles(expression: sympy.Expr) -> sympy.Expr:
+def _half_angles(expression: Expr) -> Expr:
     """Write cosines as squares of sines: sin(x)^2 for 1/2 - cos(2 x)/2."""
     return sympy.expand(expression.replace(sympy.cos, lambda u: 1 - 2 * sympy.sin(u / 2) ** 2))
 
 
-def _complete_squares(expression: sympy.Expr) -> sympy.Expr:
+def _complete_squares(expression: Expr) -> Expr:
     """Write c (a - b)^2 for c a^2 - 2 c a b + c b^2 in sums."""
 
-    def squares(total: sympy.Expr) -> sympy.Expr:
+    def squares(total: Expr) -> Expr:
         terms = {rest: factor for factor, rest in map(apart, total.args)}
         parts = []
         for product in [each for each in terms if each.is_Mul and len(each.args) == 2]:
@@ -233,10 +234,10 @@ def _complete_squares(expression: sympy.Expr) -> sympy.Expr:
     return expression.replace(lambda part: part.is_Add, squares)
 
 
-def _quotient(expression: sympy.Expr) -> sympy.Expr:
+def _quotient(expression: Expr) -> Expr:
     """Return one fraction without coefficients that are only rounding."""
 
-    def significant(total: sympy.Expr) -> sympy.Expr:
+    def significant(total: Expr) -> Expr:
         terms = sympy.Add.make_args(sympy.expand(total))
         sizes = [abs(float(apart(term)[0])) for term in terms]
         pairs = zip(terms, sizes, strict=True)
@@ -246,7 +247,7 @@ def _quotient(expression: sympy.Expr) -> sympy.Expr:
     return sympy.factor_terms(significant(above)) / sympy.factor_terms(significant(below))
 
 
-def _divided(expression: sympy.Expr) -> sympy.Expr:
+def _divided(expression: Expr) -> Expr:
     """Divide the parts of a numerator that other variables than the denominator's tell apart.
 
     (x + x y + y)/(x + 1) becomes y + x/(x + 1).
@@ -263,19 +264,19 @@ def _divided(expression: sympy.Expr) -> sympy.Expr:
     return expression
 
 
-def _common_factors(expression: sympy.Expr) -> sympy.Expr:
+def _common_factors(expression: Expr) -> Expr:
     """Factor out the coefficient of a sum to which all others have the shortest nice ratios.
 
     2.6 x + 2.6 becomes 2.6 (x + 1), its square 6.76 (x + 1)^2.
     """
 
-    def close(value: float) -> sympy.Expr:
+    def close(value: float) -> Expr:
         found = nice(value, window_of(value))
         return sympy.nan if found is None else found
 
-    def split(base: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    def split(base: Expr) -> tuple[Expr, Expr]:
         pairs = [apart(term) for term in sympy.Add.make_args(base)]
-        ranked: list[tuple[int, sympy.Expr, list[sympy.Expr]]] = []
+        ranked: list[tuple[int, Expr, list[Expr]]] = []
         for factor in dict.fromkeys(abs(c) for c, _ in pairs):
             ratios = [close(float(c / factor)) for c, _ in pairs]
             if all(each.is_Rational for each in ratios):
@@ -286,7 +287,7 @@ def _common_factors(expression: sympy.Expr) -> sympy.Expr:
         _, factor, ratios = min(ranked, key=lambda entry: entry[0])
         return factor, sympy.Add(*(r * rest for r, (_, rest) in zip(ratios, pairs, strict=True)))
 
-    def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+    def power(base: Expr, exponent: Expr) -> Expr:
         factor, rest = split(base)
         if factor == 1 or not exponent.is_number:
             return base**exponent
