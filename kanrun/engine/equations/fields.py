@@ -36,6 +36,7 @@ from kanrun.errors import KanrunError
 from kanrun.formulas import variable
 from kanrun.formulas.parsing import parse_expression
 
+Coordinates = Float[Tensor, "points variables"]
 #: Factor of products from points (points,) of [-1, 1] to values (points, unknowns, terms).
 Factor = Callable[[Array], Array]
 
@@ -138,11 +139,11 @@ class Field(Network):
         """Half the extent of the box in each variable."""
         return self.box.diff()[:, 0] / 2
 
-    def inner(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
+    def inner(self, x: Coordinates) -> Coordinates:
         """Return the inputs of the network for x: -1 and 1 at the ends of the box."""
         return (x - self.box.mean(1)) / self.half_extent
 
-    def outer(self, t: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
+    def outer(self, t: Coordinates) -> Coordinates:
         """Return the points whose inputs to the network are t."""
         return self.box.mean(1) + t * self.half_extent
 
@@ -157,7 +158,7 @@ class Field(Network):
         return result[0].reshape(*x.shape[:-1], self.form.unknowns)
 
     def jets(
-        self, x: Float[Tensor, "points variables"], monomials: Monomials
+        self, x: Coordinates, monomials: Monomials
     ) -> tuple[Float[Tensor, "components points unknowns"], list[Tensor]]:
         """Return the jets of the unknowns at x in the user's units, see `network_jets`."""
         outputs, parameters = network_jets(self.network, self.inner(x), monomials)
@@ -167,7 +168,7 @@ class Field(Network):
         return found if self.hard is None else self.hard.apply(found, x, monomials), parameters
 
     def derivatives(
-        self, x: Float[Tensor, "points variables"], indices: Sequence[Sequence[int]]
+        self, x: Coordinates, indices: Sequence[Sequence[int]]
     ) -> Float[Tensor, "points unknowns indices"]:
         """Return several derivatives of every unknown at x."""
         every = list(map(tuple, indices))
@@ -243,11 +244,11 @@ class Windows(Network):
     def shape(self) -> tuple[int, ...]:
         return self.parts[0].shape
 
-    def forward(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points unknowns"]:
+    def forward(self, x: Coordinates) -> Float[Tensor, "points unknowns"]:
         return self._joined(x, lambda field, part: field(part))
 
     def derivatives(
-        self, x: Float[Tensor, "points variables"], indices: Sequence[Sequence[int]]
+        self, x: Coordinates, indices: Sequence[Sequence[int]]
     ) -> Float[Tensor, "points unknowns indices"]:
         """Return `Field.derivatives` in the window of each point."""
         return self._joined(x, lambda field, part: field.derivatives(part, indices))
@@ -313,7 +314,7 @@ def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
     return solution.network.edge_layers[0].grid.breakpoints
 
 
-def breakpoints_of(solution: Field) -> Float[Tensor, "points variables"] | None:
+def breakpoints_of(solution: Field) -> Coordinates | None:
     """Return the breakpoints of each variable in the units of the box; None without grids."""
     edges = edges_of(solution)
     if edges is None:

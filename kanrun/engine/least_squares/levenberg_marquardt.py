@@ -26,6 +26,7 @@ from torch import Tensor
 
 from kanrun.engine.least_squares.rows import BandedFactor, Rows, StackedRows
 
+Unknowns = Float[Tensor, " unknowns"]
 # A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends
 # the search downwards, as a fraction of the remaining objective or of what the step gains.
 MAX_DECREASES, MAX_INCREASES, MIN_GAIN = 3, 6, 0.1
@@ -78,20 +79,20 @@ class Problem(ABC):
     """
 
     #: Initial unknowns.
-    unknowns: Float[Tensor, " unknowns"]
+    unknowns: Unknowns
     #: Whether Jacobian columns can vanish (saturated units); scaling by their current norms would
     #: then allow huge steps, so their largest norms so far are used (More 1978, section 6).
     columns_can_vanish: bool = False
 
     @abstractmethod
-    def linearise(self, unknowns: Float[Tensor, " unknowns"]) -> Linearisation:
+    def linearise(self, unknowns: Unknowns) -> Linearisation:
         """Return the linearisation at `unknowns`."""
 
-    def residual(self, unknowns: Float[Tensor, " unknowns"]) -> Float[Tensor, " rows"]:
+    def residual(self, unknowns: Unknowns) -> Float[Tensor, " rows"]:
         """Return r(u), in the order of the rows."""
         raise NotImplementedError(f"{type(self).__name__} has no residuals of its own.")
 
-    def objective(self, unknowns: Float[Tensor, " unknowns"]) -> float:
+    def objective(self, unknowns: Unknowns) -> float:
         """Return F(u); values that are not finite count as infinite."""
         return float(self.residual(unknowns).square().sum())
 
@@ -136,13 +137,13 @@ class StoppingCriteria:
 class State:
     """State of an iteration."""
 
-    unknowns: Float[Tensor, " unknowns"]
+    unknowns: Unknowns
     loss: float
     damping: float
     #: Whether the last step lowered the objective.
     improved: bool
     #: Largest squared column norms so far, if columns can vanish.
-    max_squared_norms: Float[Tensor, " unknowns"] | None = None
+    max_squared_norms: Unknowns | None = None
 
 
 def begin(problem: Problem, policy: LMPolicy, damping: float | None = None) -> State:

@@ -29,7 +29,7 @@ from kanrun.engine.layers import (
 )
 from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
-from kanrun.engine.networks.network import Network
+from kanrun.engine.networks.network import Inputs, Network
 from kanrun.engine.networks.reshaping import edge_penalty, prune_edges
 from kanrun.engine.splines import Extrapolation, uniform_breakpoints
 from kanrun.errors import UsageError
@@ -234,9 +234,7 @@ class KAN(Network):
             )
         return LearnedEdge(layers[layer], input, output)
 
-    def prune(
-        self, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float = EDGE_THRESHOLD
-    ) -> KAN:
+    def prune(self, x: Inputs | ArrayLike, threshold: float = EDGE_THRESHOLD) -> KAN:
         """Return the network without the edges whose score is below a threshold, see `reshaping`.
 
         Args:
@@ -250,7 +248,7 @@ class KAN(Network):
 
     def regularisation(
         self,
-        x: Float[Tensor, "samples inputs"],
+        x: Inputs,
         *,
         l1: float = 1.0,
         entropy: float = 1.0,
@@ -362,9 +360,7 @@ class KAN(Network):
                 found.append((f"layers.{number}.{layer.base_name}", base))
         return found
 
-    def linearise(
-        self, x: Float[Tensor, "samples inputs"]
-    ) -> tuple[Float[Tensor, "samples out"], LocalRows]:
+    def linearise(self, x: Inputs) -> tuple[Float[Tensor, "samples out"], LocalRows]:
         """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids."""
         with torch.no_grad():
             layers = [layer.edges for layer in self.edge_layers]

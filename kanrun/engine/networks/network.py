@@ -29,6 +29,7 @@ from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import DenseRows, LocalRows
 from kanrun.engine.splines import breakpoints_from_data, largest_but_rare
 
+Inputs = Float[Tensor, "samples inputs"]
 InputGrid = Literal["keep", "within", "follow"]
 #: Checked calls of a class method cannot resolve Self.
 N = TypeVar("N", bound="Network")
@@ -147,7 +148,7 @@ class Network(nn.Module):
             for parameter, part in zip(parameters, parts, strict=True):
                 parameter.copy_(part.view_as(parameter))
 
-    def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Tensor, LocalRows | DenseRows]:
+    def linearise(self, x: Inputs) -> tuple[Tensor, LocalRows | DenseRows]:
         """Return f(x), and a row of J = df/du for every sample and output.
 
         Here by reverse mode on each sample.
@@ -188,7 +189,7 @@ class Network(nn.Module):
 
     def regularisation(
         self,
-        x: Float[Tensor, "samples inputs"],
+        x: Inputs,
         *,
         l1: float = 1.0,
         entropy: float = 1.0,
@@ -213,12 +214,12 @@ class Network(nn.Module):
         """Return the inputs of each of `edge_layers`, and the network's output last."""
         return [x, self(x)]
 
-    def edge_inputs(self, x: Float[Tensor, "samples inputs"]) -> list[tuple[SplineLayer, Tensor]]:
+    def edge_inputs(self, x: Inputs) -> list[tuple[SplineLayer, Tensor]]:
         """Return each of `edge_layers` with its inputs, without gradients."""
         with torch.no_grad():
             return list(zip(self.edge_layers, self.activations(x), strict=False))
 
-    def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
+    def support(self, x: Inputs) -> list[Bool[Tensor, "_ _"]]:
         """Return for each of `edge_layers` the functions (inputs, functions) that samples touch.
 
         A function with no sample in its k + 1 intervals cannot be learned. Samples outside the grid
@@ -226,7 +227,7 @@ class Network(nn.Module):
         """
         return [layer.touched(at) for layer, at in self.edge_inputs(x)]
 
-    def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"] | None:
+    def unseen(self, x: Inputs) -> Bool[Tensor, " unknowns"] | None:
         """Return the functions that no sample touches, and with any of an edge's its w_b.
 
         None for a network without edges.
@@ -245,13 +246,13 @@ class Network(nn.Module):
         """G, the number of grid intervals; None for a network without grids."""
         return None
 
-    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded:
+    def refined(self, intervals: int, x: Inputs) -> Regridded:
         """Return the network on `intervals` intervals over the same ranges, measured on `x`."""
         return self._measured([layer.refined(intervals) for layer in self.edge_layers], x)
 
     def regrid(
         self,
-        x: Float[Tensor, "samples inputs"],
+        x: Inputs,
         *,
         intervals: int | None = None,
         grid_eps: float,
@@ -286,7 +287,7 @@ class Network(nn.Module):
             moved.append(layer.moved(points, uniform=grid_eps == 1.0))
         return self._measured(moved, x)
 
-    def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
+    def covers(self, x: Inputs, share: float) -> bool:
         """Return whether activations of `x` lie in the hidden grids and fill `share` of each."""
         return all(layer.grid.covers(values, share) for layer, values in self.edge_inputs(x)[1:])
 
@@ -306,7 +307,7 @@ class Network(nn.Module):
 
     def fit_linear(
         self,
-        x: Float[Tensor, "samples inputs"],
+        x: Inputs,
         y: Float[Tensor, "samples out"],
         roots: Tensor | None = None,
     ) -> bool:

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kanrun.engine.layers import SplineLayer, check_samples, of_sums
-from kanrun.engine.networks.network import Network
+from kanrun.engine.networks.network import Inputs, Network
 from kanrun.engine.splines import (
     breakpoints_from_data,
     find_interval,
@@ -53,9 +53,7 @@ CHUNK = 1 << 20
 SLACK = 0.05
 
 
-def edge_norms(
-    layer: SplineLayer, x: Float[Tensor, "samples inputs"], kind: str = "rms"
-) -> Float[Tensor, "out inputs"]:
+def edge_norms(layer: SplineLayer, x: Inputs, kind: str = "rms") -> Float[Tensor, "out inputs"]:
     """Return the norm of every edge on x, base included.
 
     Differentiable in x and the layer's numbers.
@@ -82,9 +80,7 @@ def edge_norms(
     return ((mean + EPSILON).sqrt() if kind == "rms" else mean).to(x.dtype)
 
 
-def edge_penalty(
-    layer: SplineLayer, x: Float[Tensor, "samples inputs"], l1: float, entropy: float, kind: str
-) -> Tensor:
+def edge_penalty(layer: SplineLayer, x: Inputs, l1: float, entropy: float, kind: str) -> Tensor:
     """Return l1 |Phi|_1 + entropy S(Phi) of the layer's edges on x, see `KAN.regularisation`."""
     norms = edge_norms(layer, x, kind)[layer.mask]
     size = norms.sum()
@@ -92,7 +88,7 @@ def edge_penalty(
     return l1 * size - entropy * (shares * shares.log()).sum()
 
 
-def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
+def scores(kan: Network, x: Inputs) -> list[Float[Tensor, "_ _"]]:
     """Return the scores of the edges on x, (out, in) of every layer.
 
     Each score lies in [0, outputs].
@@ -135,7 +131,7 @@ def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
     return new
 
 
-def prune_edges(kan: N, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float) -> N:
+def prune_edges(kan: N, x: Inputs | ArrayLike, threshold: float) -> N:
     """Return `kan` without the edges whose score on x is below `threshold`.
 
     At least the best edge into each output stays, and the means of lost edges stay as constants.
@@ -210,7 +206,7 @@ def add_node(
     network: Network,
     inner: Float[Tensor, "inputs functions"],
     outer: Outer,
-    x: Float[Tensor, "samples inputs"],
+    x: Inputs,
     margin: float,
 ) -> Network:
     """Return the network with another node in its first hidden layer.
@@ -234,9 +230,7 @@ def add_node(
     return network.of_layers([wider, after, *others])
 
 
-def add_identity_layer(
-    network: Network, x: Float[Tensor, "samples inputs"], margin: float
-) -> Network:
+def add_identity_layer(network: Network, x: Inputs, margin: float) -> Network:
     """Return the network with the identity of each output as its last layer."""
     last = network.edge_layers[-1]
     with torch.no_grad():
@@ -251,7 +245,7 @@ def add_identity_layer(
 
 def halve_intervals(
     network: Network,
-    x: Float[Tensor, "samples inputs"],
+    x: Inputs,
     squares: Float[Tensor, " samples"],
     rare: float,
 ) -> tuple[Network, tuple[int, float, float]] | None:
@@ -295,7 +289,7 @@ def halve_intervals(
 
 
 def product_directions(
-    x: Float[Tensor, "samples inputs"],
+    x: Inputs,
     y: Float[Tensor, "samples 1"],
     slope: Float[Tensor, "samples 1"],
     domain: Float[Tensor, "inputs 2"],
