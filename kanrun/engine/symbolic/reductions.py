@@ -175,12 +175,13 @@ def power_law(data: SearchData) -> sympy.Expr | None:
     return sympy.Float(float(shape @ y / (shape @ shape)), DIGITS) * law
 
 
-def single_index(data: SearchData) -> Reduction | None:
+def single_index(data: SearchData, *, alone: bool = True) -> Reduction | None:
     """Return one product of powers or sum of the inputs of which y is a function alone, or None.
 
     The function may vary fast: in the order of that product or sum, lines between neighbours leave
     little of y, relative to its steps. If other things matter too, they leave about as much. Sums
-    have signs.
+    have signs. If it need not be `alone`, the one that leaves least of y joins its inputs, and the
+    other inputs stay; noise does not matter then.
     """
     x, y, inputs, symbols = data.x, data.y, data.x.shape[1], input_symbols(data.x.shape[1])
     largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= _INDICES), 0)
@@ -195,13 +196,14 @@ def single_index(data: SearchData) -> Reduction | None:
             u, v = index[order := np.argsort(index)], y[order]
             wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
             rest = v[1:-1] - v[:-2] - (v[2:] - v[:-2]) * (u[1:-1] - u[:-2]) / wide
-            steps = max(float(np.median(np.abs(np.diff(v)))), TINY)
+            steps = max(float(np.median(np.abs(np.diff(v)))), TINY) if alone else 1.0
             found.append((float(np.median(np.abs(rest))) / steps, not product, each))
     rough, is_sum, chosen = min(found, default=(np.inf, True, ()))
-    if rough > _ROUGH:
+    if not chosen or (alone and rough > _ROUGH):
         return None
     terms = [w * u if is_sum else u**w for u, w in zip(symbols, chosen, strict=True)]
-    return Reduction(inputs, ((sympy.Add if is_sum else sympy.Mul)(*terms),))
+    others = [u for u, w in zip(symbols, chosen, strict=True) if not (w or alone)]
+    return Reduction(inputs, ((sympy.Add if is_sum else sympy.Mul)(*terms), *others))
 
 
 def of_one_sign(data: SearchData) -> SearchData:

@@ -80,10 +80,9 @@ def _reduction_of(data: SearchData) -> Reduction:
             inner = step.data(points)
             if np.isfinite(inner.y).all() and (index := single_index(inner)) is not None:
                 return step.then(index)
-    here, fit = data, smooth_fit(data)
-    size = 0.0 if fit.logarithmic else fit.noise * data.y_std
-    if factor and (new := smooth_fit(factor.data(data))).error < fit.error:
-        reduction, here, fit = factor, factor.data(data), new
+    reduction, here, fit = _smooth_start(data, factor)
+    # Noise of y, as far as it has one size.
+    size = 0.0 if fit.logarithmic or reduction.factor != 1 else fit.noise * data.y_std
     while here.x.shape[1] > 0 and fit.error < NO_FIT:
         for step in _proposals(here, fit):
             then = step.data(here)
@@ -107,6 +106,24 @@ def _reduction_of(data: SearchData) -> Reduction:
         else:
             break
     return reduction
+
+
+def _smooth_start(
+    data: SearchData, factor: Reduction | None
+) -> tuple[Reduction, SearchData, GaussianProcessFit]:
+    """Return the step to points that have a smooth fit, these points, and the fit.
+
+    It takes out the factor where that helps. A function of several variables may be too fast for a
+    fit, and one of a group of them is not.
+    """
+    step, fit = Reduction.none(data.x.shape[1]), smooth_fit(data)
+    if factor and (new := smooth_fit(factor.data(data))).error < fit.error:
+        step, fit = factor, new
+    here = step.data(data)
+    if fit.error >= NO_FIT and (joined := single_index(here, alone=False)):
+        step, here = step.then(joined), joined.data(here)
+        fit = smooth_fit(here)
+    return step, here, fit
 
 
 def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
