@@ -22,6 +22,7 @@ from kanrun.engine.symbolic.dictionary import (
     dictionary_of_one,
     expand_dictionary,
     generic_terms,
+    waves,
 )
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
@@ -44,7 +45,7 @@ _ONE_VARIABLE = 7.0
 #: Maximum number of inputs of a dictionary, and points at which terms are compared.
 _DICTIONARY_INPUTS, _POINTS = 5, 80
 #: Points at which terms of noisy points are compared, multiple of the noise below which the
-#: simplest sum is best, and multiple up to which sums are looked at.
+#: simplest sum is best, and error of a formula relative to the noise.
 _NOISY_POINTS, _WITHIN, _NEAR = 240, 1.1, 1.5
 #: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
 #: divided by a weight; simplest entries that are tried as weights.
@@ -213,18 +214,15 @@ def noisy_formulas(
     size = np.abs(y) if data.relative else np.ones_like(y)
     if x.shape[1] == 1:
         entries = dictionary_of_one(x[:, 0], candidates)
-        entries += generic_terms(x[:, 0], candidates, _GENERIC)
+        entries += generic_terms(x[:, 0], candidates, _GENERIC) + waves(x[:, 0], candidates)
         entries = entries.simplest(_SIMPLE, shifted=False)
     else:
         entries = expand_dictionary(x, candidates).first(_SIMPLE)
     names = {candidate.name for candidate in candidates}
     search = partial(nearest_sums, kept=_KEPT, noise=_WITHIN * noise)
-    found = [
-        each
-        for sums in _kinds(entries, y, names, size, search, factor)
-        for _, each in sums
-        if each.error <= _NEAR * noise
-    ]
+    kinds = _kinds(entries, y, names, size, search, factor)
+    # Constants of functions are those of a grid, until all are refitted.
+    found = [each for sums in kinds for _, each in sums if 0 < each.error < np.inf]
 
     def length(each: TermSum) -> float:
         return len(y) * float(np.log(each.error)) + 0.5 * float(np.log(len(y))) * each.complexity
