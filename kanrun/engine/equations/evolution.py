@@ -27,7 +27,8 @@ from kanrun.engine.equations.window import (
 from kanrun.engine.least_squares import GaussNewton
 from kanrun.monitoring import time_limit_reached
 
-#: Units in the last place of the largest time by which windows end before formulas jump.
+#: Units in the last place of the largest time by which windows end before formulas jump, and begin
+#: after it.
 ROUNDINGS = 8
 #: The shortest window after a jump in time, in units of that.
 RESOLVED = 10
@@ -119,7 +120,7 @@ class Marcher:
     ) -> None:
         self.system, self.tolerance = system, tolerance
         self.low, self.high = system.box[-1].tolist()
-        # Just before formulas jump in time, so that the last point of a window sees them as before.
+        # Before formulas jump in time, so that the last point of a window sees them as before.
         self.early = ROUNDINGS * float(np.spacing(max(abs(self.low), abs(self.high))))
         jumps = system.jumps(system.variables - 1)
         self.goals = [*(time - self.early for time in jumps), self.high]
@@ -178,6 +179,7 @@ class Marcher:
             march.end = end
             march.remaining = (self.high - end) / length * steps * len(problem.unknowns)
             if end == goal and end < self.high:
+                march.end = end + 2 * self.early
                 state, length, goal = self._first_state(march), first, next(goals)
             elif end < self.high:
                 self._measure(window)
@@ -263,10 +265,10 @@ class Marcher:
     def _initial(self, march: March, x: Array) -> list[Array]:
         """Return values and time derivatives of u - lift at the end of `march`, (points, order).
 
-        Given values of a wall are those after a jump in time.
+        After a jump in time, the solution is that before it, given values of walls are those after.
         """
         system, window = self.system, march.windows[-1] if march.windows else None
-        times = march.end, march.end + (2 * self.early if window else 0)
+        times = window.end if window else march.end, march.end
         before, after = (np.stack([x, x * 0 + t][-system.variables :], axis=1) for t in times)
         given, found = system.lift if window else system.initial_value, []
         for unknown, highest in enumerate(system.orders):

@@ -273,10 +273,10 @@ def _is_enough(level: _Level, tolerance: float) -> bool:
 
 def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
     """Yield the windows of a solution, with residuals at new points."""
-    windows, before = level.march.windows, None
+    windows, before, sizes = level.march.windows, None, level.values.square().mean(0).sqrt()
     for number, window in enumerate(windows):
         field = _field(window, system)
-        equation, conditions = window_residuals(system, field, before)
+        equation, conditions = window_residuals(system, field, before, sizes)
         points, before = breakpoints_of(field), field
         assert points is not None  # An invariant: windows are splines.
         points[:, -1] = field.box[-1, 1]
@@ -328,24 +328,27 @@ def _common_edges(window: Window) -> Array:
 
 
 def window_residuals(
-    system: EvolutionSystem, field: Field, before: Field | None
+    system: EvolutionSystem, field: Field, before: Field | None, sizes: Tensor
 ) -> tuple[Residuals, Residuals]:
     """Return the residuals of equations in a window, and of the values at its start, at new points.
 
-    Those should be the values of the window `before`, in the first one the initial values. Other
-    conditions are built in.
+    Those should be the values of the window `before`, in the first one the initial values, relative
+    to the `sizes` of the unknowns in the whole range if these are larger. Other conditions are
+    built in.
     """
     part = System(system.vocabulary, field.box, system.equations, ())
     rows = Collocation(part, CHECKS, Generator().manual_seed(0))
     start, unknowns = rows.points(rows.candidates), range(len(system.orders))
     start[:, -1] = field.box[-1, 0]
+    ended = start.clone()
+    ended[:, -1] = field.box[-1, 0] if before is None else before.box[-1, 1]
     none, at = (0,) * system.variables, start.numpy()
     with torch.no_grad():
-        sizes = field(rows.points(rows.unseen)).square().mean(0).sqrt()
-        rows.sizes = sizes.clamp(min=QUIET * max(float(sizes.max()), TINY))
+        own = field(rows.points(rows.unseen)).square().mean(0).sqrt()
+        rows.sizes = own.clamp(min=QUIET * max(float(own.max()), float(sizes.max()), TINY))
         given = [system.initial_value(u, none, at) for u in unknowns] if before is None else ()
-        wanted = before(start) if before else torch.as_tensor(np.stack(given, axis=1))
-        jumps = (field(start) - wanted) / rows.sizes
+        wanted = before(ended) if before else torch.as_tensor(np.stack(given, axis=1))
+        jumps = (field(start) - wanted) / rows.sizes.maximum(sizes)
     equation, _ = rows.residuals(field, part.guesses())
     return equation, Residuals.of([(start, each) for each in jumps.T])
 

@@ -220,7 +220,10 @@ class Field(Network):
 
 
 class Windows(Network):
-    """Fields in consecutive windows of the last variable: field i up to `ends[i]`."""
+    """Fields in consecutive windows of the last variable: field i up to `ends[i]`.
+
+    Where formulas jump between two windows, values are those after it.
+    """
 
     kind = "windows"
 
@@ -256,6 +259,9 @@ class Windows(Network):
     def _joined(self, x: Tensor, function: Callable[[Field, Tensor], Tensor]) -> Tensor:
         window = torch.searchsorted(self.ends, x[:, -1].contiguous())
         places = [(window == number).nonzero()[:, 0] for number in range(len(self.parts))]
+        starts = torch.stack([x.new_tensor(-torch.inf), *(e.box[-1, 0] for e in self.parts[1:])])
+        times = x[:, -1].maximum(starts[window])
+        x = torch.cat([x[:, :-1], times[:, None]], dim=1)
         found = [function(field, x[at]) for field, at in zip(self.parts, places, strict=True)]
         return torch.cat(found)[torch.cat(places).argsort()]
 

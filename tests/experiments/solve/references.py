@@ -103,6 +103,20 @@ def gray_scott(count=1024, steps=16_000):
     return _table(x, 200.0, u=u, v=v)
 
 
+def sine_gordon(count=512, steps=4000):
+    """Integrate u_t +- i w u with w^2 = k^2 + 1, which turn by themselves but for u - sin(u)."""
+    x, k = _waves(-20, 20, count)
+    turning = 1j * np.sqrt(k**2 + 1)
+
+    def restoring(w):
+        u = np.fft.ifft((w[0] - w[1]) / (2 * turning)).real
+        return np.stack([np.fft.fft(u - np.sin(u))] * 2)
+
+    start = np.stack([np.fft.fft(2 * np.sqrt(3) / np.cosh(np.sqrt(3) * x / 2))] * 2)
+    w = etdrk4(np.stack([turning, -turning]), restoring, start, 20.0, steps)
+    return _table(x, 20.0, u=np.fft.ifft((w[0] - w[1]) / (2 * turning)).real)
+
+
 def burgers(count=64, nodes=200):
     viscosity, x = 0.01 / np.pi, np.linspace(-1, 1, count + 1)
     at, weights = np.polynomial.hermite.hermgauss(nodes)
@@ -160,6 +174,7 @@ COARSER = {
     kuramoto_sivashinsky: ((384, 10_000), 1e-6),
     schroedinger: ((1024, 8000), 5e-6),
     gray_scott: ((768, 8000), 1e-7),
+    sine_gordon: ((384, 2000), 1e-8),
     cavity: ((32, 0.01), 1e-5),
 }
 REFERENCES = {each.__name__: each for each in COARSER}
