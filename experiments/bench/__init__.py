@@ -44,7 +44,7 @@ from kanrun.config.models import check_model
 from kanrun.engine.training import Clock, Grown, Step, TrainingData, train
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Claim, Note, Records, Row
+from kanrun.runs.records import Note, Records, Row
 from kanrun.study.build import LearningProblem, factory, make_plan, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import claim_at_least
@@ -213,7 +213,7 @@ def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
         torch.set_default_dtype(before)
 
 
-def accuracy_claims(table: DataFrame) -> Iterator[Claim]:
+def accuracy_claims(table: DataFrame) -> Claims:
     """Claim pykan's time over kanrun's until the smallest error is reached."""
     table = table.astype({"error": float, "seconds": float, "trained": float, "best": float})
     goal = table["error"].min()

@@ -20,7 +20,7 @@ FLOPs as executed and as others count. A bootstrap interval decides who wins, or
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,7 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Return the claims of the comparison that was run."""
-    return list(CLAIMS[tables["summary"]["comparison"].iloc[0]](tables))
+    return CLAIMS[tables["summary"]["comparison"].iloc[0]](tables)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def matched_logs(rows: pd.DataFrame) -> NDArray[np.float64]:
     return log_ratios(mlps, kans)
 
 
-def matched_claims(tables: Tables) -> Iterator[Claim]:
+def matched_claims(tables: Tables) -> Claims:
     """Claim who wins at equal size, and the growth laws."""
     summary = tables["summary"]
     match = summary["match"].iloc[0]
@@ -250,7 +250,7 @@ def matched_claims(tables: Tables) -> Iterator[Claim]:
         yield from growth_claims(tables["growth"])
 
 
-def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
+def verdict_claims(summary: pd.DataFrame, match: str) -> Claims:
     """Claim, for each target, that at equal size the KAN's test error is below the MLPs'."""
     from kanrun.engine.networks.counting import TOLERANCE
 
@@ -268,7 +268,7 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
             yield Claim(sentence, verdict.ratio, bound, verdict.above, spread)
 
 
-def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
+def growth_claims(growth: pd.DataFrame) -> Claims:
     """Claim O(N^2 L) parameters of MLPs and O(N^2 L (G + k)) of KANs, on larger sizes."""
     from kanrun.experiments.compare_mlp.plots import along
 
@@ -284,7 +284,7 @@ def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
             yield claim_near(f"Parameters of {what} to the power", measured, law, GROWTH)
 
 
-def width_claims(tables: Tables) -> Iterator[Claim]:
+def width_claims(tables: Tables) -> Claims:
     """Claim that some width reaches each error.
 
     The best seed decides, since the theorem says that weights exist.
@@ -300,7 +300,7 @@ def width_claims(tables: Tables) -> Iterator[Claim]:
         yield Claim(sentence, measured, f"at most {rows['width'].max()}", len(enough) > 0)
 
 
-def theorem_claims(tables: Tables) -> Iterator[Claim]:
+def theorem_claims(tables: Tables) -> Claims:
     """Claim that the relative test RMSE is within the bound of the case, if it has one."""
     summary = tables["summary"]
     several = summary["grid"].nunique() > 1
@@ -314,7 +314,7 @@ def theorem_claims(tables: Tables) -> Iterator[Claim]:
         yield claim_at_most(sentence, median(errors), bound, value_range(errors))
 
 
-def linear_claims(tables: Tables) -> Iterator[Claim]:
+def linear_claims(tables: Tables) -> Claims:
     """Claim that an MLP without activations is one linear map, whatever the depth."""
     rows = tables["linear"]
     depths = f"with {rows['depth'].min()} to {rows['depth'].max()} hidden layers"
@@ -323,7 +323,7 @@ def linear_claims(tables: Tables) -> Iterator[Claim]:
         yield claim_at_most(sentence, rows[column], bound, of="networks")
 
 
-def trick_claims(tables: Tables) -> Iterator[Claim]:
+def trick_claims(tables: Tables) -> Claims:
     """Claim that switching off a trick costs accuracy, on all targets together."""
     summary = tables["summary"]
     pair, log = summary["target"] + " " + summary["shape"], np.log10(summary["error"])
@@ -341,7 +341,7 @@ def trick_claims(tables: Tables) -> Iterator[Claim]:
             yield Claim(sentence, verdict.ratio, bound, verdict.above, verdict.interval)
 
 
-CLAIMS: dict[str, Callable[[Tables], Iterator[Claim]]] = {
+CLAIMS: dict[str, Callable[[Tables], Claims]] = {
     "matched": matched_claims,
     "universal_approximation": width_claims,
     "kolmogorov_arnold": theorem_claims,

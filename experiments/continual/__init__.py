@@ -17,7 +17,6 @@ through its strengths for each; KANs differ in their random start alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,6 @@ import pandas as pd
 from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs import Claim
 from kanrun.runs.records import Records
 from kanrun.study.suite import (
     claim_at_least,
@@ -160,10 +158,10 @@ def claims(tables: Tables) -> Claims:
     summary = tables.get("summary")
     if summary is None or ("sequence" not in summary and summary["file"].notna().any()):
         return []
-    return list(claims_of(summary))
+    return claims_of(summary)
 
 
-def claims_of(summary: pd.DataFrame) -> Iterator[Claim]:
+def claims_of(summary: pd.DataFrame) -> Claims:
     """Yield the claims of every part that is there.
 
     A single phase cannot be forgotten. If the phases leave out some of a grid, no error on
@@ -177,7 +175,7 @@ def claims_of(summary: pd.DataFrame) -> Iterator[Claim]:
             yield from FORGETTING[str(part)](rows)
 
 
-def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
+def _near_best(learned: pd.DataFrame) -> Claims:
     for name, rows in learned.groupby("learner", sort=False):
         if rows["best_spline_rmse"].notna().any():
             best = maximum(rows["best_spline_rmse"])
@@ -185,7 +183,7 @@ def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
             yield claim_at_most(sentence, rows["rmse"], NEAR_BEST * best)
 
 
-def _order(rows: pd.DataFrame) -> Iterator[Claim]:
+def _order(rows: pd.DataFrame) -> Claims:
     known = rows.groupby("intervals").filter(lambda one: one["best_spline_rmse"].notna().any())
     if known["intervals"].nunique() > 1:
         theory, (reach, slopes) = -(known["degree"].iloc[0] + 1), _slopes(known, "rmse")
@@ -204,7 +202,7 @@ def _is_plain(rows: pd.DataFrame) -> pd.Series:
     return (rows["role"] == "kan") & rows["trained_extras"].isna()
 
 
-def _judged(name: Any, rows: pd.DataFrame, where: str = "") -> Iterator[Claim]:
+def _judged(name: Any, rows: pd.DataFrame, where: str = "") -> Claims:
     """Claim that a learner remembers, or forgets if it keeps nothing."""
     worst, where = rows["worst_forgetting"], f"{where} (worst phase)"
     if _is_plain(rows).all():
@@ -217,7 +215,7 @@ def _judged(name: Any, rows: pd.DataFrame, where: str = "") -> Iterator[Claim]:
         yield claim_at_least(f"{name}: {verb}{where}", worst, bound, of=RUNS)
 
 
-def _learners(rows: pd.DataFrame) -> Iterator[Claim]:
+def _learners(rows: pd.DataFrame) -> Claims:
     for name, some in rows[rows["memory"] == "none"].groupby("learner", sort=False):
         yield from _judged(name, some)
     for (learner, other), some in rows.groupby(["learner", "no_memory_learner"], sort=False):
@@ -229,7 +227,7 @@ def _learners(rows: pd.DataFrame) -> Iterator[Claim]:
         yield from _kept(learner, some, rows[rows["learner"] == other], ["seed"])
 
 
-def _kept(name: Any, some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> Iterator[Claim]:
+def _kept(name: Any, some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> Claims:
     """Claim that a memory keeps what networks forget without it, and lets them learn."""
     shares = _relative(some, without, keys)
     bounds = (SEQUENCE_BOUNDS if "sequence" in some else BOUNDS)[some["memory"].iloc[0]]
@@ -251,7 +249,7 @@ def _relative(some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> pd.
     return (some.set_index(keys)[measures] / bare.clip(upper=HEIGHT)).loc[bare.index]
 
 
-def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
+def _overlap(rows: pd.DataFrame) -> Claims:
     """Judge phases that touch or lie apart, and those that overlap and share coefficients."""
     for name, learner in rows.groupby("learner", sort=False):
         for apart, some in learner.groupby(learner["overlap"] <= 0, sort=False):
@@ -277,7 +275,7 @@ def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
         yield claim_at_most(sentence, median(slopes), bound, value_range(slopes))
 
 
-def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
+def _depth(rows: pd.DataFrame) -> Claims:
     deep = rows[rows["layers"] > 1]
     bare = deep[deep["memory"] == "none"]
     if len(bare):

@@ -12,7 +12,6 @@ alone every seed is done.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,12 +73,7 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Return the claims of each part that was run."""
-    return list(claims_of(tables))
-
-
-def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
-    """Yield the claims of every part whose tables are there."""
+    """Yield the claims of each part that was run."""
     if "orders" in tables and tables["orders"]["default_function"].all():
         yield from growth_at_ends(tables["summary"])
         yield from convergence(tables["orders"])
@@ -104,7 +98,7 @@ def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
         yield claim_at_least(sentence, found["lowest"], 0, of="curves")
 
 
-def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
+def growth_at_ends(errors: DataFrame) -> Claims:
     """Claim that the polynomial's error grows at the ends, and that Chebyshev points prevent it."""
     polynomials = errors.sort_values("points").set_index("curve")
     rising = polynomials.loc[["polynomial"]]
@@ -129,7 +123,7 @@ def _listed(values: Series[float]) -> str:
     return ", ".join(f"{value:.2g}" for value in values)
 
 
-def convergence(fitted: DataFrame) -> Iterator[Claim]:
+def convergence(fitted: DataFrame) -> Claims:
     """Claim that the spline of each degree k converges at least at order k + 1."""
     for row in fitted.dropna(subset=["first_points"]).to_dict("records"):
         order = row["degree"] + 1
@@ -140,7 +134,7 @@ def convergence(fitted: DataFrame) -> Iterator[Claim]:
         yield claim_at_least(sentence, row["order"], order - TOLERANCE)
 
 
-def continuity(jumps: DataFrame) -> Iterator[Claim]:
+def continuity(jumps: DataFrame) -> Claims:
     """Claim C^(k - m) at a knot of multiplicity m, and no more; jumps are relative."""
     free = jumps["degree"] - jumps["multiplicity"]
     smooth, simple = jumps["derivative"] <= free, jumps["multiplicity"] == 1

@@ -25,7 +25,7 @@ from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Claim, Row, Value
-from kanrun.study import Cell
+from kanrun.study import Cell, Claims
 from kanrun.study.build import (
     Create,
     LearningProblem,
@@ -307,7 +307,7 @@ def summary(one: Extension, trained: Trained) -> dict[str, Value]:
 # -------------------- claims
 
 
-def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
+def exact_claims(stages: pd.DataFrame) -> Claims:
     """Claim that knot insertion keeps the function; overfitted networks are judged apart."""
     inserted = stages[stages["carried_by"] == "insertion"]
     # The edges of overfitted networks cancel, which amplifies rounding.
@@ -318,7 +318,7 @@ def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
         yield claim_at_most(sentence + which, rows["function_change"], EXACT, of="extensions")
 
 
-def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
+def order_claims(stages: pd.DataFrame) -> Claims:
     """Claim that the error falls as G^-(k + 1)."""
     ranged = stages[(stages["part"] == "order") & stages["in_order"]]
     fits = exponents(ranged, ["shape", "degree", "seed"], "test_rmse")
@@ -334,7 +334,7 @@ def _network(shape: Any) -> str:
     return f"[{str(shape).replace('-', ',')}]"
 
 
-def overfit_claims(stages: pd.DataFrame) -> Iterator[Claim]:
+def overfit_claims(stages: pd.DataFrame) -> Claims:
     """Claim what the penalty prevents past the interpolation threshold, on exact and noisy points.
 
     Without a penalty the last grid is trained until the points are reproduced. A warm start has
@@ -373,7 +373,7 @@ def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
     return (finest / lowest)[lowest.index.intersection(finest.index)].astype(float)
 
 
-def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
+def warm_start_claims(stages: pd.DataFrame) -> Claims:
     """Claim that extending grids reaches the finest error sooner than training from scratch."""
     scratch = stages[stages["part"] == "scratch"]
     extended = stages[(stages["part"] == "schedules") & stages["compared"]]

@@ -10,7 +10,6 @@ error after a joint refit of all constants; the formula is verified.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,7 @@ import pandas as pd
 
 from kanrun.config import InterpretConfig
 from kanrun.errors import UsageError
-from kanrun.runs import Claim
-from kanrun.runs.records import Records
+from kanrun.runs.records import Claim, Records
 from kanrun.study.suite import claim_at_least, claim_at_most, maximum, suite_cells, with_cell
 
 if TYPE_CHECKING:
@@ -115,11 +113,12 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Return the claims on targets whose true function is known, and on certified parameters."""
-    return [*certified_claims(tables.get("certified")), *score_claims(tables["summary"])]
+    """Yield the claims on targets whose true function is known, and on certified parameters."""
+    yield from certified_claims(tables.get("certified"))
+    yield from score_claims(tables["summary"])
 
 
-def score_claims(summary: pd.DataFrame) -> Iterator[Claim]:
+def score_claims(summary: pd.DataFrame) -> Claims:
     """Yield the claims on targets whose truth is known, those in view and others apart."""
     known = summary[summary["recovered"] != "unknown"]
     noisy = known["noise"] > 0
@@ -167,7 +166,7 @@ def _count(sentence: str, found: pd.Series, fraction: float, spread: str | None 
     return claim_at_least(f"{sentence}, of {len(found)}", float(found.sum()), required, spread)
 
 
-def certified_claims(certified: pd.DataFrame | None) -> Iterator[Claim]:
+def certified_claims(certified: pd.DataFrame | None) -> Claims:
     """Yield the claims on sets with certified parameters: refits, and formulas that are as good."""
     if certified is None or not len(certified):
         return

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Cell = Mapping[str, Any]
 Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
-Claims = list[Claim]
+Claims = Iterable[Claim]
 MOST_TASKS = 100_000
 
 #: Keys whose value says enough.
@@ -56,7 +56,7 @@ class Experiment(Protocol):
     def figures(self, tables: Tables, /) -> Iterable[tuple[str, Callable[[], Figure]]]:
         """Yield the name of each figure, and a function that draws it from recorded tables."""
 
-    def claims(self, tables: Tables, /) -> Sequence[Claim]:
+    def claims(self, tables: Tables, /) -> Claims:
         """Check claims on recorded tables."""
 
 

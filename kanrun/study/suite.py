@@ -20,6 +20,7 @@ from kanrun.config.rules import with_differences
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Row
+from kanrun.study import Claims, Tables
 
 Cfg = TypeVar("Cfg", bound=ExperimentConfig)
 Entry = TypeVar("Entry")
@@ -176,18 +177,16 @@ def bound_rows(cell: Plain, summary: Plain) -> Iterator[Row]:
         yield Row("bounds", {**values, "value": summary[column]})
 
 
-def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
-    """Return one claim per bound, and one that no seed is far worse than the median."""
+def bound_claims(tables: Tables) -> Claims:
+    """Yield one claim per bound, and one that no seed is far worse than the median."""
     if "bounds" not in tables:
-        return []
-    found = list[Claim]()
+        return
     for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
         values, bound = rows["value"], float(rows["bound"].iloc[0])
         measured = maximum(values) if column == "seconds" else median(values)
         sentence = f"{label}: {BOUNDED[str(column)]}"
-        found.append(claim_at_most(sentence, measured, bound, value_range(values)))
+        yield claim_at_most(sentence, measured, bound, value_range(values))
         if column == "test_rmse" and len(values) > 1:
             worst = maximum(values) / max(median(values), sys.float_info.min)
             sentence = f"{label}: worst seed over the median"
-            found.append(claim_at_most(sentence, worst, WORST_OVER_MEDIAN))
-    return found
+            yield claim_at_most(sentence, worst, WORST_OVER_MEDIAN)
