@@ -29,8 +29,12 @@ from kanrun.config import KANConfig, check
 from kanrun.engine.splines import (
     Extrapolation,
     Grid,
+    Place,
     is_traced,
     local_basis,
+    local_basis_at,
+    locate,
+    pull_back,
     splines_of_edges,
     sums_of_splines,
 )
@@ -91,32 +95,28 @@ def base_values(
     name: str, grid: Grid, x: Float[Tensor, "*batch inputs"], derivative: Literal[0, 1] = 0
 ) -> Float[Tensor, "*batch inputs"]:
     """Return b(x) or b'(x), continued beyond the grid by its policy."""
-    if name == "zero":
-        return torch.zeros_like(x)
-    if derivative or is_traced():
-        return continued_base(x, name, grid)[derivative]
-    return _base(x, name, grid)
+    return torch.zeros_like(x) if name == "zero" else continued_base(x, name, grid)[derivative]
 
 
-class _Base(torch.autograd.Function):
-    """Continued base; its derivative is arithmetic, which has derivatives of every order."""
+class _Bases(torch.autograd.Function):
+    """Local basis and continued base, whose derivatives have derivatives of every order."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, grid: Grid) -> Tensor:
+    def forward(ctx: Any, x: Tensor, name: str, place: Place, grid: Grid) -> tuple[Tensor, Tensor]:
         values, slopes = continued_base(x, name, grid)
         ctx.save_for_backward(x, slopes)
-        ctx.rest = name, grid
-        return values
+        ctx.rest = name, place, grid
+        return local_basis_at(place, grid, 0), values
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, slopes = ctx.saved_tensors
+    def backward(ctx: Any, by_basis: Tensor, by_base: Tensor) -> tuple[Tensor | None, ...]:
+        (x, slopes), (name, place, grid) = ctx.saved_tensors, ctx.rest
         if torch.is_grad_enabled():  # for further derivatives
-            slopes = continued_base(x, *ctx.rest)[1]
-        return gradient * slopes, None, None
+            slopes = continued_base(x, name, grid)[1]
+        return torch.addcmul(pull_back(by_basis, x, place, grid, 1), by_base, slopes), *[None] * 3
 
 
-_base: Callable[[Tensor, str, Grid], Tensor] = _Base.apply
+_bases: Callable[[Tensor, str, Place, Grid], tuple[Tensor, Tensor]] = _Bases.apply
 
 
 def continued_base(x: Tensor, name: str, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -163,8 +163,13 @@ class Edges:
 
     def at(self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:
         """Return the bases at x, or their slopes."""
-        basis, interval = local_basis(x, self.grid, derivative)
-        return EdgesAt(x, basis, interval, base_values(self.spec.base, self.grid, x, derivative))
+        name, grid = self.spec.base, self.grid
+        if derivative or name == "zero" or is_traced():
+            basis, interval = local_basis(x, grid, derivative)
+            return EdgesAt(x, basis, interval, base_values(name, grid, x, derivative))
+        place = locate(x.detach(), grid)
+        basis, base = _bases(x, name, place, grid)
+        return EdgesAt(x, basis, place.interval, base)
 
     def sums(self, at: EdgesAt) -> Float[Tensor, "samples out"]:
         """Return the sums over inputs: the layer's outputs."""

@@ -3,7 +3,15 @@
 Knots, local basis, products, least squares, knot insertion.
 """
 
-from kanrun.engine.splines.basis import UNIFORM_MATRIX_DEGREE, is_traced, local_basis
+from kanrun.engine.splines.basis import (
+    UNIFORM_MATRIX_DEGREE,
+    Place,
+    is_traced,
+    local_basis,
+    local_basis_at,
+    locate,
+    pull_back,
+)
 from kanrun.engine.splines.fitting import (
     carry_coefficients,
     contains,

@@ -94,8 +94,22 @@ def local_basis(
 def _derivative(x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
     """Return a derivative by x, in units of the place's scale, differentiable in x."""
     if is_traced():
-        return _plain(locate(x, grid), grid, derivative)
+        return local_basis_at(locate(x, grid), grid, derivative)
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return local_basis_at(place, grid, derivative)  # without the cost of a node of autograd
     return _local_basis(x, place, grid, derivative)
+
+
+def pull_back(
+    gradient: Float[Tensor, "*batch inputs local"],
+    x: Float[Tensor, "*batch inputs"],
+    place: Place,
+    grid: Grid,
+    derivative: int,
+) -> Float[Tensor, "*batch inputs"]:
+    """Return the gradient by x, of that by the derivative of one order less."""
+    slopes = (gradient * _derivative(x, place, grid, derivative)).sum(-1)
+    return slopes if place.scale is None else slopes * place.scale
 
 
 class _LocalBasis(torch.autograd.Function):
@@ -105,19 +119,17 @@ class _LocalBasis(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
         ctx.save_for_backward(x)
         ctx.rest = place, grid, derivative + 1
-        return _plain(place, grid, derivative)
+        return local_basis_at(place, grid, derivative)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        place, *_ = ctx.rest
-        slopes = (gradient * _derivative(*ctx.saved_tensors, *ctx.rest)).sum(-1)
-        return slopes if place.scale is None else slopes * place.scale, None, None, None
+        return pull_back(gradient, *ctx.saved_tensors, *ctx.rest), None, None, None
 
 
 _local_basis: Callable[[Tensor, Place, Grid, int], Tensor] = _LocalBasis.apply
 
 
-def _plain(place: Place, grid: Grid, derivative: int) -> Tensor:
+def local_basis_at(place: Place, grid: Grid, derivative: int) -> Tensor:
     """Return the local basis by torch's own arithmetic.
 
     Functions run first in memory, so that every operation runs over data of the shape of x.
