@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from kanrun.config import CompareMLPConfig, KANConfig
 from kanrun.errors import UsageError
+from kanrun.points import Array
 from kanrun.runs import Claim
 from kanrun.runs.records import Records
 from kanrun.study.suite import claim_at_most, claim_near, exponent, median, value_range
@@ -187,7 +187,7 @@ class Verdict:
         )
 
 
-def judge(logs: NDArray[np.float64]) -> Verdict:
+def judge(logs: Array) -> Verdict:
     """Return the verdict on log10(MLP's error / KAN's), shape (seeds, pairs).
 
     Whole seeds are drawn with replacement, since the pairs of one seed share their data. The
@@ -212,7 +212,7 @@ def judge(logs: NDArray[np.float64]) -> Verdict:
     return Verdict(ratio, float(10**low), float(10**high), seeds, enough)
 
 
-def log_ratios(errors: pd.Series, others: pd.Series) -> NDArray[np.float64]:
+def log_ratios(errors: pd.Series, others: pd.Series) -> Array:
     """Return log10(errors / others) by seed and pair, which index both; shape (seeds, pairs).
 
     Seeds that lack a pair are left out; NaN stays.
@@ -225,7 +225,7 @@ def log_ratios(errors: pd.Series, others: pd.Series) -> NDArray[np.float64]:
     return np.asarray(whole.unstack(), dtype=np.float64)
 
 
-def matched_logs(rows: pd.DataFrame) -> NDArray[np.float64]:
+def matched_logs(rows: pd.DataFrame) -> Array:
     """Return log10(MLP's error / KAN's) of all rows of one target, shape (seeds, KANs).
 
     Of the MLPs matched to a KAN, the one with the lowest validation error of each seed counts

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.config import (
@@ -33,11 +32,11 @@ from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import INFORMATION, Objective, QuadraticMemory, Samples, output_scale
 from kanrun.errors import UsageError
+from kanrun.points import Array
 from kanrun.study import Cell
 from kanrun.study.build import intervals_of, network_shape
 from kanrun.study.suite import typed
 
-Array = NDArray[np.float64]
 #: For the kinds of `information`, weight of what a phase has learned, relative to the mean squared
 #: error of a new phase; of the numbers that the unknowns have when that begins; and of what hidden
 #: layers compute, next to outputs. Chosen on five peaks with three seeds: a [1, 5, 5, 1] KAN ends

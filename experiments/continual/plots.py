@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from textwrap import wrap
 from typing import Any
@@ -37,6 +36,7 @@ from kanrun.figures.style import (
     shorten,
     styled,
 )
+from kanrun.study import Tables
 
 #: Rows and columns of panels on one page, and phases up to which matrices show their numbers.
 MAX_ROWS, MAX_COLUMNS, MAX_NUMBERED = 12, 8, 10
@@ -70,7 +70,7 @@ PHASES = (
 )
 
 
-def figures_of(tables: Mapping[str, DataFrame]) -> Figures:
+def figures_of(tables: Tables) -> Figures:
     """Yield the name and the drawing of the figures of every part that was run."""
     functions = tables.get("functions")
     if functions is not None and "x1" not in functions:

@@ -54,6 +54,7 @@ from kanrun.engine.training import (
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.monitoring import time_limit_reached
+from kanrun.points import Array
 from kanrun.runs.records import Note, Row, Table, Value
 from kanrun.study.build import (
     PRECISIONS,
@@ -193,7 +194,7 @@ class LearnerTrial:
 
     number: int
     networks: tuple[Network, ...]
-    matrix: NDArray[np.float64]
+    matrix: Array
     rmse: float
     memory: Memory
     steps: int
@@ -262,11 +263,11 @@ def _rmse(errors: torch.Tensor) -> float:
     return float(errors.square().mean().sqrt())
 
 
-def _numbers(tensor: torch.Tensor) -> NDArray[np.float64]:
+def _numbers(tensor: torch.Tensor) -> Array:
     return tensor.double().cpu().numpy()
 
 
-def measure_forgetting(matrix: Float[NDArray[np.float64], "phases phases"]) -> dict[str, float]:
+def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float]:
     """Return all measures of one matrix; a single phase has nothing to forget.
 
     `learned` is the mean of R[j, j]: how well each phase was learned when it was there.

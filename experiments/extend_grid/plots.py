@@ -5,7 +5,6 @@ A part of the study is a parameter: its rows of the table `stages`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from kanrun.figures.panels import (
     shape_name,
 )
 from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, Look, styled
+from kanrun.study import Tables
 from kanrun.study.suite import exponents
 
 #: Column of the stages, label and look of each mark of the grid from which on networks can
@@ -64,7 +64,7 @@ WAYS = (
 STEPS, TALL = 2.0, 3.0
 
 
-def draw_parts(tables: Mapping[str, DataFrame]) -> Figures:
+def draw_parts(tables: Tables) -> Figures:
     """Yield the name and the drawing of the figures of each part that was run."""
     parts: Any = dict(list(tables["stages"].groupby("part", sort=False)))
     if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):

@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
-import numpy as np
 import sympy
-from numpy.typing import NDArray
 from sympy import Expr
 
 from kanrun.engine.symbolic import (
@@ -32,8 +30,7 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, variable
-
-Array = NDArray[np.float64]
+from kanrun.points import Array
 
 #: Fraction of a search's time that a backend gets; the rest is for the constants of its formulas.
 _TIME_FRACTION = 0.9

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import sympy
 from kanrun.experiments.interpret.backends import check_backend
-from numpy.typing import NDArray
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -30,6 +29,7 @@ from kanrun.engine.symbolic.conversions import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables
 from kanrun.formulas.equations import dimensions
+from kanrun.points import Array
 from kanrun.runs import run_at
 from kanrun.runs.records import Note
 from kanrun.study.model import Model
@@ -47,7 +47,6 @@ from kanrun.targets import (
     make_dataset,
 )
 
-Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
 
 #: Fraction of the network's own error by which its graph may differ without a warning, and the

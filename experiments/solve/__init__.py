@@ -9,17 +9,14 @@ verdict rests on residuals and on the change from grid to grid alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from kanrun.config import SolveConfig
 from kanrun.runs.records import Note, Records, Row
-from kanrun.study import Cell
+from kanrun.study import Cell, Tables
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from kanrun.figures import Figures
     from kanrun.runs import Claim
 
@@ -73,7 +70,7 @@ def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
         yield each.checkpoint(number)
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Figures:
+def figures(tables: Tables) -> Figures:
     """Yield convergence and windows by equation, and solution, errors and sections by network."""
     from kanrun.experiments.solve.plots import (
         convergence,
@@ -102,7 +99,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Figures:
             yield f"sections_{number}", partial(sections_figure, each)
 
 
-def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims(tables: Tables) -> list[Claim]:
     """Return claims about the verdicts and the estimated parameters."""
     from kanrun.experiments.solve.verdict import claims_of
 

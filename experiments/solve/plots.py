@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +12,7 @@ from pandas import DataFrame
 
 from kanrun.figures.panels import draw_map, finish, grid_of_panels, log_log
 from kanrun.figures.style import BLACK, CYCLE, DIVERGING, GREY, SEQUENTIAL, styled
+from kanrun.study import Tables
 
 #: Number of values of the second variable at which sections are drawn.
 SECTIONS = 5
@@ -187,7 +187,7 @@ def _draw_points(axes: Axes, tables: SolutionTables) -> None:
         axes.plot(0 * beside, beside, "_", transform=axes.get_yaxis_transform(), **look)
 
 
-def solution_tables(tables: Mapping[str, DataFrame]) -> dict[str, SolutionTables]:
+def solution_tables(tables: Tables) -> dict[str, SolutionTables]:
     """Return the tables of each solution by their common ending, such as 0 or heat_0."""
     found, summary = {}, tables["summary"]
     labels = summary["network"].unique().tolist() if summary["equation"].nunique() == 1 else []

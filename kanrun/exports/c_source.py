@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.interpolate import BSpline as ScipySpline
 from scipy.interpolate import make_interp_spline
 
@@ -24,9 +23,8 @@ from kanrun.errors import UsageError
 from kanrun.exports import lut_reference, runtime
 from kanrun.exports.document import Document, python_literal
 from kanrun.exports.lut import LutSettings, Tables, tables_of
+from kanrun.points import Array
 from kanrun.targets.table_text import is_number
-
-Array = NDArray[np.float64]
 
 _PARTS = ("day of year", "weekday", "hour")
 #: Largest difference of an edge to one polynomial, relative to its coefficients, to be written so.

@@ -42,7 +42,6 @@ from typing import Any, Protocol
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 from scipy.interpolate import BSpline as ScipySpline
 
 from kanrun.engine.equations import Field, Windows
@@ -50,11 +49,11 @@ from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.splines import Grid, extend, uniform_breakpoints
 from kanrun.errors import UsageError
+from kanrun.points import Array
 from kanrun.targets import PiecewiseScaling, Scaling, TableCode
 
 SCHEMA = "kanrun-model/1"
 Document = dict[str, Any]
-Array = NDArray[np.float64]
 
 
 class Exportable(Protocol):

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from numpy.typing import NDArray
 
 from kanrun.figures.panels import WIDTH, small_multiples
 from kanrun.figures.style import (
@@ -32,6 +31,7 @@ from kanrun.figures.style import (
     styled,
     write_powers,
 )
+from kanrun.points import Array
 
 KEYS = ["layer", "out", "in"]
 MAX_PANELS, MAX_EDGES = 20, 60
@@ -69,7 +69,6 @@ NODE_TEXT, BOX_TEXT, READABLE = (8, 60), (7, 17.5), 3
 LABEL_GAP, WHITE = 0.04, {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6}
 #: What is drawn over what.
 EDGES_AT, BOXES_AT, CURVES_AT, NODES_AT, TEXT_AT = range(1, 6)
-Array = NDArray[np.float64]
 
 
 @styled

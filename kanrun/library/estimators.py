@@ -31,12 +31,11 @@ from kanrun.experiments.fit.tables import MIN_ROWS
 from kanrun.experiments.interpret.interpretation import interpret
 from kanrun.experiments.interpret.outcome import Interpretation
 from kanrun.library import ADDITIVE, configure_data, fit_target
-from kanrun.points import Family
+from kanrun.points import Array, Family
 from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
 from kanrun.targets import Data, array_target, as_numbers, input_rows, is_frame
 
-Array = NDArray[np.float64]
 #: Parameters that are not settings of `kanrun fit` under the same name, or that it always gets.
 _OTHERS = ("model", "solver", "random_state", "class_weight", "threshold", "family", "offset")
 

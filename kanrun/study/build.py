@@ -8,9 +8,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from kanrun.config import (
@@ -42,6 +40,7 @@ from kanrun.engine.training import (
     choose_solver,
 )
 from kanrun.errors import UsageError
+from kanrun.points import Array
 from kanrun.study.resources import device_of
 from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling, Target
 
@@ -108,7 +107,7 @@ def _changed(problem: LearningProblem, **changes: Any) -> LearningProblem:
 def problem_on(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
     """Return the problem of learning a dataset."""
 
-    def tensor(array: NDArray[np.float64]) -> Tensor:
+    def tensor(array: Array) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
 
     def samples(points: Points | None) -> Samples | None:

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.engine.networks import Network
@@ -29,6 +28,7 @@ from kanrun.engine.training import (
     mean_loss,
     predict,
 )
+from kanrun.points import Array
 from kanrun.runs.records import Note, Record, Records, Table, Value
 from kanrun.study.build import LearningProblem
 from kanrun.study.model import Model
@@ -39,7 +39,6 @@ from kanrun.targets import Dataset, constant, deviation, root_mean_square
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Array = NDArray[np.float64]
 
 #: Largest number of unknowns, and of entries of the Jacobian, for effective degrees of freedom.
 MOST_UNKNOWNS, MOST_NUMBERS = 1500, 20_000_000

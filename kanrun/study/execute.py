@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from inspect import signature
 from time import process_time
@@ -28,6 +28,7 @@ from kanrun.runs.records import (
 from kanrun.study import (
     Failure,
     Finished,
+    Tables,
     Task,
     TaskEvent,
     chosen_figures,
@@ -41,7 +42,7 @@ from kanrun.study.resources import TimeLimit, cores, threads_of
 from kanrun.study.studies import Checked, RunOptions
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 
 #: Fraction of the time limit beyond which the CPU time that was used is named.
@@ -133,7 +134,7 @@ class _Execution:
             "failures": tuple(entry for _, entry in sorted(self._recorder.failures.items())),
         }
 
-    def _draw(self, tables: Mapping[str, pandas.DataFrame]) -> None:
+    def _draw(self, tables: Tables) -> None:
         given, formats = self._cfg.figures, self._cfg.figure_formats
         if self._several:
             report.draw_points(Run(self._folder.path), formats)
@@ -213,7 +214,7 @@ class _Execution:
         except Exception as error:
             self._warn(f"{what}: {Failure.of(error).reason}")
 
-    def _result(self, tables: Mapping[str, pandas.DataFrame], point: Point) -> PointResult:
+    def _result(self, tables: Tables, point: Point) -> PointResult:
         """Return medians over seeds (of one cell, as cells measure different things), and claims.
 
         No claim holds if trainings failed or were cut short.

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.config import SOLVERS
@@ -22,6 +21,7 @@ from kanrun.engine.equations import Field, Windows
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
+from kanrun.points import Array
 from kanrun.study.model import Model
 from kanrun.study.prediction import (
     count_out_of_range,
@@ -32,7 +32,6 @@ from kanrun.study.prediction import (
 )
 from kanrun.targets import Data, as_array, as_numbers, input_rows
 
-Array = NDArray[np.float64]
 #: Half of the curvature of the cross-entropy is what leaving old outputs costs, to second order.
 CURVATURE = 0.5
 #: An update ends after this many steps, or after one that lowers the objective by less.
