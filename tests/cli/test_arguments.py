@@ -104,7 +104,7 @@ STRUCTURES = [
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "value"),
+    "kind, text, value",
     [
         (kind, *case)
         for kind, cases in {
@@ -128,7 +128,7 @@ def test_interpolations_stay(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "values"),
+    "command, words, values",
     [
         (
             "fit",
@@ -160,7 +160,7 @@ def test_studies_by_name(study):
 
 
 @pytest.mark.parametrize(
-    ("text", "values"),
+    "text, values",
     [
         ("sin(x0),x0^2", ["sin(x0)", "x0^2"]),
         ("'sin(x0)','x0^2'", ["sin(x0)", "x0^2"]),
@@ -217,7 +217,7 @@ def test_each_point_of_a_sweep_implies_what_a_call_of_its_own_does():
 
 
 @pytest.mark.parametrize(
-    ("words", "kinds"),
+    "words, kinds",
     [
         (["target.formula=x0"], ("expression", "kan")),
         (["target.path=a.csv", "target.outputs=y"], ("table", "auto")),

@@ -46,7 +46,7 @@ def test_marks_of_missing_values_in_a_table(command):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    "words, sentence",
     [
         ("formula -o f.tex", "holds no formula"),
         ("c -o nowhere/m.c", "choose another file"),

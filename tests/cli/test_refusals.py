@@ -123,7 +123,7 @@ OF_FIT = [*UNKNOWN_KEYS, *UNKNOWN_CHOICES, *WRONG_VALUES, *UNREADABLE, *FLAGS]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"), [*((f"fit {line}", said) for line, said in OF_FIT), *OTHER_COMMANDS]
+    "line, said", [*((f"fit {line}", said) for line, said in OF_FIT), *OTHER_COMMANDS]
 )
 def test_refused(refused, says, line, said):
     assert says(refused(line), said)

@@ -59,7 +59,7 @@ def test_outputs_of_strange_names(kanrun, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "status", "said"),
+    "words, code, status, said",
     [
         ("model.degree=7", 1, "FAILED", "kanrun: the loss is not finite at step 3"),
         ("model.degree=8", 1, "FAILED", "kanrun: ZeroDivisionError: a bug"),

@@ -70,7 +70,7 @@ def test_cfg_shows_arguments_and_interpolations(kanrun):
 GROUPS = [(group, choices) for group, choices in groups_of("fit") if group != "study"]
 
 
-@pytest.mark.parametrize(("group", "choices"), GROUPS)
+@pytest.mark.parametrize("group, choices", GROUPS)
 def test_every_choice_is_typed(group, choices):
     """Each choice composes, and rejects a key that it does not have."""
     for choice in choices:
@@ -127,7 +127,7 @@ def test_runs_list_and_show(kanrun):
 
 
 @pytest.mark.parametrize(
-    ("words", "word", "found"),
+    "words, word, found",
     [
         ([], "tar", ["target.", "target="]),
         ([], "model.deg", ["model.degree=", "model.degree=3"]),
@@ -172,7 +172,7 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("shell", "variables", "found"),
+    "shell, variables, found",
     [
         ("bash", {"COMP_WORDS": "kanrun\nfit\ntarget\n=\nbe", "COMP_CWORD": "4"}, "bessel_j0"),
         (

@@ -39,7 +39,7 @@ class Settings:
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    "change, sentence",
     [
         ({"count": 0}, "count=0 must be from 1 to 5 (number of things)."),
         ({"share": 1.0}, "share=1.0 must be above 0 and below 1 (a share)."),
@@ -78,7 +78,7 @@ def test_defaults_are_not_shared():
 
 
 @pytest.mark.parametrize(
-    ("settings", "at", "sentence"),
+    "settings, at, sentence",
     [
         (KANConfig(degree=21), "model.", "model.degree=21 must be from 0 to 20 (degree of the spl"),
         (

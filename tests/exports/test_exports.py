@@ -207,7 +207,7 @@ def test_names_of_columns_stay_texts_in_c(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stem", "name"),
+    "stem, name",
     [("a b", "a_b"), ("3d", "model_3d"), ("!!", "model"), ("class", "model_class"), ("m\n;", "m")],
 )
 def test_the_name_of_a_file_becomes_an_identifier(stem, name):

@@ -72,7 +72,7 @@ def test_the_bound_of_a_single_edge_is_nearly_reached(index):
 
 
 @needs_cc
-@pytest.mark.parametrize(("name", "bits"), [("products", 16), ("classes", 8), ("table", 12)])
+@pytest.mark.parametrize("name, bits", [("products", 16), ("classes", 8), ("table", 12)])
 def test_the_test_bench_finds_c_equal_and_a_wrong_bit(name, bits, tmp_path, monkeypatch):
     found = exported(MODELS[name](), tmp_path, input_bits=bits, output_bits=bits)
     monkeypatch.setitem(found["main"].__globals__, "POINTS", 2000)

@@ -29,7 +29,7 @@ def test_one_input_gives_curves_and_training_points():
     stored(figure)
 
 
-@pytest.mark.parametrize(("lattice", "kind"), [(True, QuadMesh), (False, TriMesh)])
+@pytest.mark.parametrize("lattice, kind", [(True, QuadMesh), (False, TriMesh)])
 def test_two_inputs_give_three_maps(lattice, kind):
     figure = figures.predictions(sample.predictions(2, lattice=lattice))
     maps = [axes for axes in figure.axes if axes.get_title()]
@@ -282,7 +282,7 @@ def test_effects_name_levels_in_full_and_show_dates_as_dates():
     assert city.get_ylim() == sold.get_ylim()
 
 
-@pytest.mark.parametrize(("letters", "below"), [(10, True), (11, False)])
+@pytest.mark.parametrize("letters, below", [(10, True), (11, False)])
 def test_short_names_of_levels_stand_level_below_the_axis(letters, below):
     level = ["n" * letters, "s" * 10]
     columns = {"seed": 0, "input": "side", "output": "y", "value": 1.0, "lower": 0.5, "upper": 1.5}
@@ -348,7 +348,7 @@ def test_curves_of_two_classes_are_those_of_the_second():
     np.testing.assert_allclose(middle, np.linspace(0.1, 0.8, 8))
 
 
-@pytest.mark.parametrize(("sign", "area"), [(1, "1"), (-1, "0")])
+@pytest.mark.parametrize("sign, area", [(1, "1"), (-1, "0")])
 def test_areas_of_perfect_and_reversed_orders(sign, area):
     truth = np.arange(10) > 4
     roc, *_ = curves(0.5 + sign * (truth - 0.5) * 0.8, truth)

@@ -43,7 +43,7 @@ def test_a_common_factor_is_a_power(exponent):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "shown"),
+    "low, high, shown",
     [
         (40, 800, ["100", "300"]),
         (8, 60, ["10", "20", "50"]),

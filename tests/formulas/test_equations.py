@@ -27,7 +27,7 @@ def test_a_relation_is_left_minus_right_and_knows_its_slopes():
 
 
 @pytest.mark.parametrize(
-    ("short", "written_out"),
+    "short, written_out",
     [
         ("u_t + (u^2/2)_x = 0", "u_t + u*u_x = 0"),
         ("((x + k*u^2)*u_x)_x = sin(u)_t", "u_x + x*u_xx + 2*k*u*u_x^2 + k*u^2*u_xx = cos(u)*u_t"),
@@ -58,7 +58,7 @@ def test_a_declared_name_wins_over_a_constant_of_formulas():
 
 
 @pytest.mark.parametrize(
-    ("text", "sentence"),
+    "text, sentence",
     [
         ("u_xx + u", "two formulas with one = between them"),
         ("u_xx = 1 = 2", "two formulas with one = between them"),
@@ -80,7 +80,7 @@ def test_refusals(text, sentence):
 
 
 @pytest.mark.parametrize(
-    ("variables", "unknowns", "sentence"),
+    "variables, unknowns, sentence",
     [
         (("x", "x"), ("u",), "names two things"),
         (("sin",), ("u",), "is a function of formulas"),

@@ -13,7 +13,7 @@ X0, X1 = variable("x0"), variable("x1")
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    "text, expected",
     [
         ("exp(-x0)*sin(3*x1)", sympy.exp(-X0) * sympy.sin(3 * X1)),
         ("-x0^2", -(X0**2)),
@@ -132,7 +132,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("text", "sentence"), REFUSALS, ids=[text[:20] for text, _ in REFUSALS])
+@pytest.mark.parametrize("text, sentence", REFUSALS, ids=[text[:20] for text, _ in REFUSALS])
 def test_refusals_say_what_and_why(text, sentence):
     with pytest.raises(UsageError) as caught:
         parse(text)
@@ -171,7 +171,7 @@ def test_variables_in_counts_those_that_cancel():
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
+    "value, expected",
     [
         *[
             ("0.4*pi", 0.4 * math.pi),
@@ -189,7 +189,7 @@ def test_constant_reads_numbers_and_text(value, expected):
 
 
 @pytest.mark.parametrize(
-    ("value", "sentence"),
+    "value, sentence",
     [
         (
             "x0",
@@ -210,7 +210,7 @@ def test_constant_refuses(value, sentence):
 
 
 @pytest.mark.parametrize(
-    ("names", "variables"),
+    "names, variables",
     [
         (["length", "g"], ("length", "g")),
         (["x0", "x1"], ("x0", "x1")),

@@ -254,7 +254,7 @@ def trained(tmp_path_factory):
     return outputs / "fit" / "v0001"
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES, ids=[name[:40] for _, name in CASES])
+@pytest.mark.parametrize("kind, name", CASES, ids=[name[:40] for _, name in CASES])
 def test_an_attack_fails(kind, name, trained, tmp_path, monkeypatch, capfd):
     (place := tmp_path / "a" / "b").mkdir(parents=True)
     shutil.copytree(trained, place / "run")

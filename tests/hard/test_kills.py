@@ -62,7 +62,7 @@ def numbers(run):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 @pytest.mark.parametrize(
-    ("words", "count"),
+    "words, count",
     [
         pytest.param(POINTS, 4, id="points and seeds"),
         pytest.param(WORDS, 150, id="seeds, often", marks=pytest.mark.slow),
@@ -97,7 +97,7 @@ def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(
-    ("number", "times", "code"),
+    "number, times, code",
     [(signal.SIGINT, 1, 130), (signal.SIGINT, 8, 130), (signal.SIGTERM, 1, 143)],
 )
 def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, times, code):

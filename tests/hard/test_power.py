@@ -192,7 +192,7 @@ def prefixes(top, operations, every):
 
 
 @pytest.mark.parametrize(
-    ("words", "every", "again"),
+    "words, every, again",
     [
         pytest.param(POINTS, 90, 12, id="points"),
         pytest.param(SEEDS, 1, 50, id="seeds, everywhere", marks=pytest.mark.slow),

@@ -42,7 +42,7 @@ ENDS = [
 ]
 
 
-@pytest.mark.parametrize(("model", "precision", "x_unit", "y_unit"), [*ENDS, *MANY])
+@pytest.mark.parametrize("model, precision, x_unit, y_unit", [*ENDS, *MANY])
 def test_units_of_every_size(model, precision, x_unit, y_unit, tmp_path):
     error, r2 = relative_error(tmp_path, model, precision, x_unit, y_unit)
     assert 0 < error < BOUNDS[model, precision]

@@ -62,7 +62,7 @@ def test_every_check_of_scikit_learn(estimator, check, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "names"),
+    "estimator, names",
     [(KANRegressor("additive"), QUICK), (KANClassifier("additive"), QUICK - EXPENSIVE)],
     ids=["numbers", "classes"],
 )

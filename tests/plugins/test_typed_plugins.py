@@ -63,7 +63,7 @@ def test_the_variable_names_several(package):
 
 
 @pytest.mark.parametrize(
-    ("module", "sentence"),
+    "module, sentence",
     [
         ("waves.nothing", "ModuleNotFoundError"),
         ("no module", "not the name of a module"),

@@ -72,7 +72,7 @@ def test_a_run_of_several_points_is_one_row_with_its_best(outputs):
 
 
 @pytest.mark.parametrize(
-    ("condition", "found"),
+    "condition, found",
     [
         ("test_rmse < 1e-4", [2]),
         ('test_rmse < 1e-4 or "model.degree" = 2', [2, 1]),
@@ -88,7 +88,7 @@ def test_conditions(outputs, condition, found):
 
 
 @pytest.mark.parametrize(
-    ("condition", "message"),
+    "condition, message",
     [
         ("test_rmse <", "is not valid SQL"),
         ("load_extension('x')", "is not valid SQL"),

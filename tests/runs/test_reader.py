@@ -82,7 +82,7 @@ def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path, con
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    "key, value, message",
     [
         ("seconds", "long", r"Expected `float \| null`, got `str` - at `\$\.seconds`"),
         (

@@ -97,9 +97,7 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning(run_toy, monkeypatch, capsys
     assert run_toy()[0].status == Status.COMPLETED
 
 
-@pytest.mark.parametrize(
-    ("error", "sender"), [(KeyboardInterrupt, "Ctrl-C"), (Terminated, "SIGTERM")]
-)
+@pytest.mark.parametrize("error, sender", [(KeyboardInterrupt, "Ctrl-C"), (Terminated, "SIGTERM")])
 def test_interrupts_keep_the_rows_and_are_raised_again(
     run_toy, tmp_path, monkeypatch, error, sender
 ):
@@ -155,7 +153,7 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    "settings, message",
     [
         ({"n_seeds": 4 * 10**9}, "4000000000 trainings are more than 100000"),
         ({"seed": 2**32}, "largest seed"),
@@ -190,7 +188,7 @@ def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy, execut
 
 
 @pytest.mark.parametrize(
-    ("figures", "drawn", "said"),
+    "figures, drawn, said",
     [
         ("none", [], ""),
         (["loss"], ["loss.png"], ""),

@@ -55,7 +55,7 @@ def test_numbers_are_those_of_a_serial_run_though_some_workers_die(run_toy, same
 
 
 @pytest.mark.parametrize(
-    ("fate", "reason"),
+    "fate, reason",
     [("dies", "ended by SIGKILL"), ("fails", "the loss of size 3 is not finite at step 3")],
 )
 def test_a_cell_that_ends_early_twice_is_recorded(run_toy, executor, capsys, fate, reason):

@@ -215,7 +215,7 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "slider", "frames", "panels"),
+    "name, slider, frames, panels",
     [
         pytest.param("continual", "phase", 2, 2, marks=pytest.mark.slow),
         ("extend-grid", "grid", 2, 2),

@@ -74,7 +74,7 @@ def steps(events):
 
 
 @pytest.mark.parametrize(
-    ("solver", "network"),
+    "solver, network",
     [("lm", "kan"), ("lm", "mlp"), ("lbfgs", "kan"), ("lbfgs", LOCAL), ("adam", LOCAL)],
 )
 def test_from_the_middle_of_a_grid(solver, network, tmp_path, monkeypatch):

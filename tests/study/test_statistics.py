@@ -160,7 +160,7 @@ def test_one_nan_keeps_a_claim_from_holding(claims):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    "given, said",
     [
         ({"r2": 1.0}, "has r2; choose from train_rmse"),
         ({"seconds": 0}, "seconds: 0, which must be a positive number"),

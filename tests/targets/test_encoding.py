@@ -137,7 +137,7 @@ def test_test_rows_from_a_file_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    "settings, sentence",
     [
         ({"split": "groups"}, "must be random, group:COLUMN or time:COLUMN"),
         ({"split": "group:y"}, "'y' of target.split=group: is an input or an output too"),

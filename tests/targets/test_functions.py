@@ -67,7 +67,7 @@ def test_gaussian_peaks(dimension):
 
 
 @pytest.mark.parametrize(
-    ("config", "sentence"),
+    "config, sentence",
     [
         (
             NamedTarget(name="rung"),
@@ -109,7 +109,7 @@ def test_special_functions_are_finite_and_not_dull(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "x", "value"),
+    "name, x, value",
     [
         ("ellipj", (0.7, 1.0), math.tanh(0.7)),
         ("ellipkinc", (0.5, 1.0), math.atanh(math.sin(0.5))),
@@ -166,7 +166,7 @@ def test_a_formula_with_its_domain():
 
 
 @pytest.mark.parametrize(
-    ("formula", "domain", "expected"),
+    "formula, domain, expected",
     [
         ("x0*x1", None, [[-1, 1], [-1, 1]]),
         ("x0*x1", [0, "pi/2"], [[0, np.pi / 2], [0, np.pi / 2]]),
@@ -187,7 +187,7 @@ def test_an_input_that_cancels_is_still_an_input():
 
 
 @pytest.mark.parametrize(
-    ("domain", "inputs"), [(None, ("r", "t")), ({"t": [0, "0.5*pi"], "r": [1, 2]}, ("t", "r"))]
+    "domain, inputs", [(None, ("r", "t")), ({"t": [0, "0.5*pi"], "r": [1, 2]}, ("t", "r"))]
 )
 def test_variables_of_other_names(domain, inputs):
     target = build("r^2*exp(-t)", domain)
@@ -198,7 +198,7 @@ def test_variables_of_other_names(domain, inputs):
 
 
 @pytest.mark.parametrize(
-    ("formula", "domain", "sentence"),
+    "formula, domain, sentence",
     [
         ("x0*y", None, "unknown name 'y'; the variables are x0"),
         ("r*t", {"r": [0, 1]}, "domain has no range of the variable 't'"),
@@ -244,7 +244,7 @@ def test_bad_formulas_and_domains(formula, domain, sentence):
 
 
 @pytest.mark.parametrize(
-    ("formula", "domain"),
+    "formula, domain",
     [
         ("1/(x0 - 0.3)", [[0.31, 1]]),
         ("exp(-1/(x0 - 0.3)^2)", None),  # finite beside the zero it divides by

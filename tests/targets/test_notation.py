@@ -25,7 +25,7 @@ def first_column(target):
 
 
 @pytest.mark.parametrize(
-    ("text", "number"),
+    "text, number",
     [
         ("$1,234.50", 1234.5),
         ("-€5", -5),
@@ -49,7 +49,7 @@ def test_a_column_of_written_numbers_is_named_with_an_example(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("texts", "day_first", "first"),
+    "texts, day_first, first",
     [
         (["13.04.2021", "01.05.2021"], True, "2021-04-13"),
         (["03.04.2021", "01.05.2021"], True, "2021-04-03"),

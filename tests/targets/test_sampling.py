@@ -83,7 +83,7 @@ def test_noise_is_relative_and_never_on_the_test():
 
 
 @pytest.mark.parametrize(
-    ("train", "share", "expected"),
+    "train, share, expected",
     [(19, 0.2, 0), (20, 0.2, 4), (20, 0.01, 0), (1000, 0.0, 0), (33, 0.5, 16)],
 )
 def test_validation_share(train, share, expected):
@@ -104,7 +104,7 @@ def test_given_points():
 
 
 @pytest.mark.parametrize(
-    ("sampling", "sentence"),
+    "sampling, sentence",
     [
         ({"noise": float("inf")}, "sampling.noise=inf must be finite and at least 0"),
         (
@@ -153,7 +153,7 @@ def test_first_parts_are_stratified(sizes, share, seed):
 
 
 @pytest.mark.parametrize(
-    ("formula", "domain", "plain"),
+    "formula, domain, plain",
     [
         ("sin(10*x0)*x1", [[0.0, 1.0], [0.0, 1.0]], True),
         ("sin(x0/1000)*x1/10000", [[0.0, 10000.0], [0.0, 10000.0]], False),

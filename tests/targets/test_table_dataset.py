@@ -56,7 +56,7 @@ def rows_of(data):
 
 
 @pytest.mark.parametrize(
-    ("sampling", "sizes"),
+    "sampling, sizes",
     [
         ({}, (128, 32, 40)),
         ({"n_train": 100, "n_test": 50}, (80, 20, 50)),
@@ -143,7 +143,7 @@ def labelled(path, output="c"):
 
 
 @pytest.mark.parametrize(
-    ("labels", "classes", "index"),
+    "labels, classes, index",
     [
         (["10", "2", "1", "10"], ("1", "2", "10"), [2, 1, 0, 2]),
         (["1.0", "2.0", "1.0", "2"], ("1", "2"), [0, 1, 0, 1]),
@@ -205,7 +205,7 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "sampling", "sentence"),
+    "fields, sampling, sentence",
     [
         (
             {},
@@ -243,7 +243,7 @@ def test_refusals(path, fields, sampling, sentence):
 
 
 @pytest.mark.parametrize(
-    ("text", "task", "sentence"),
+    "text, task, sentence",
     [
         (
             "a,y\n1,u\n2,u\n",

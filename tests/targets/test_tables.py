@@ -48,7 +48,7 @@ def _zip(content, *names):
 
 
 @pytest.mark.parametrize(
-    ("name", "pack"),
+    "name, pack",
     [
         ("data.csv", bytes),
         ("DATA.CSV", bytes),
@@ -135,7 +135,7 @@ def _refused(path, names, sentence, limits=TableLimits()):
 
 
 @pytest.mark.parametrize(
-    ("content", "names", "sentence"),
+    "content, names, sentence",
     [
         (
             "a,b\n1,\n2,3\n",
@@ -192,7 +192,7 @@ def test_refusals(content, names, sentence, write):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "sentence"),
+    "name, content, sentence",
     [
         ("empty.csv", b"", "is empty"),
         (
@@ -240,7 +240,7 @@ def test_a_file_without_permission(write, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "names", "values"),
+    "content, names, values",
     [
         ("id,a,,note,\nu1,1,x,,\nu2,2,,what,\n", ["a"], [[1], [2]]),
         ("a\nTrue\nfalse\n1\n", ["a"], [[1], [0], [1]]),

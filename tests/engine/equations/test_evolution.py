@@ -164,7 +164,7 @@ def test_windows_join_to_rounding_though_breakpoints_move():
 
 
 @pytest.mark.parametrize(
-    ("formula", "conditions"),
+    "formula, conditions",
     [
         ("u_t = u_xx", ["u = 0 at x=0, x=1"]),  # no initial values
         ("u_t = u_xx", ["u^2 = 1 at x=0", "u = 1 at x=1", "u = 1 at t=0"]),  # not linear
@@ -210,7 +210,7 @@ JUMPING = "where(x < 0.4, 1, -1)"
 
 
 @pytest.mark.parametrize(
-    ("formula", "conditions", "exact"),
+    "formula, conditions, exact",
     [
         (  # a source that jumps in space
             f"u_t = u_xx + {JUMPING}*((x - 0.4)^2/2 - 1 - t)",

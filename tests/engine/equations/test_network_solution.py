@@ -139,7 +139,7 @@ def test_knots_are_inserted_where_a_stiff_solution_needs_them():
 
 
 @pytest.mark.parametrize(
-    ("conditions", "open_"), [("u = 0 at x=0, x=1", False), ("u = 0 at x=0", True)]
+    "conditions, open_", [("u = 0 at x=0, x=1", False), ("u = 0 at x=0", True)]
 )
 def test_the_sensitivity_tells_open_equations(conditions, open_):
     found = solution(parsed(LINE, "u_xx = 1", [conditions]), kan(1)).last[-1].sensitivity

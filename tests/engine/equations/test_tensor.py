@@ -103,7 +103,7 @@ def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
 
 
 @pytest.mark.parametrize(
-    ("formula", "conditions", "centre"),
+    "formula, conditions, centre",
     [
         # Timoshenko and Goodier, Theory of Elasticity: torsion of a square bar.
         ("u_xx + u_yy = -1", [ZERO], 0.0736713533),
@@ -150,7 +150,7 @@ def test_a_nonlinear_system_with_periodic_splines():
 
 
 @pytest.mark.parametrize(
-    ("formula", "conditions", "exact"),
+    "formula, conditions, exact",
     [
         ("0.01*u_xx + u_x = 0", ["u = 0 at x=0", "u = 1 at x=1"], _layer),
         ("u_xx = 2*u^3", ["u = 1 at x=0", "u_x = -u^2 at x=1"], lambda x: 1 / (1 + x)),
@@ -168,7 +168,7 @@ def test_one_variable(formula, conditions, exact):
 
 
 @pytest.mark.parametrize(
-    ("conditions", "open_"),
+    "conditions, open_",
     [(["u_x = 0 at x=0, x=1", "u_y = 0 at y=0, y=1"], True), ([ZERO], False)],
 )
 def test_the_sensitivity_tells_open_equations(conditions, open_):

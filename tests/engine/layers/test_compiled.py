@@ -24,7 +24,7 @@ def derivatives(layer, x):
 
 @pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
 @pytest.mark.parametrize("outside", ["linear", "constant", "zero", "base"])
-@pytest.mark.parametrize(("degree", "base"), [(2, "zero"), (3, "silu"), (4, "tanh"), (5, "sin")])
+@pytest.mark.parametrize("degree, base", [(2, "zero"), (3, "silu"), (4, "tanh"), (5, "sin")])
 @pytest.mark.parametrize("intervals", [NARROW, WIDE])
 def test_what_a_compiler_gets(intervals, degree, base, outside, spread, monkeypatch):
     layer = make(intervals, EdgeSpec(degree=degree, base=base, extrapolation=outside), inputs=2)
@@ -50,7 +50,7 @@ def test_which_grids_a_compiler_gets(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("threads", "functions", "outputs", "gathered"),
+    "threads, functions, outputs, gathered",
     [(2, 44, 9, False), (2, 45, 1, True), (1, 15, 5, False), (1, 15, 6, True), (1, 45, 1, True)],
 )
 def test_which_layers_are_gathered(threads, functions, outputs, gathered, monkeypatch):

@@ -68,7 +68,7 @@ SPECS = [
     "spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}"
 )
 @pytest.mark.parametrize(
-    ("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False]))
+    "intervals, uniform", list(itertools.product([NARROW, WIDE], [True, False]))
 )
 def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
     layer = make(intervals=intervals, uniform=uniform, spec=spec, dtype=dtype)

@@ -19,7 +19,7 @@ from kanrun.engine.layers import EdgeSpec
     ],
     ids=lambda s: f"{s.degree}-{s.base}-{s.edge_scaling}-{s.extrapolation}",
 )
-@pytest.mark.parametrize(("intervals", "uniform"), [(NARROW, True), (WIDE, False)])
+@pytest.mark.parametrize("intervals, uniform", [(NARROW, True), (WIDE, False)])
 def test_forward_mode(intervals, uniform, spec):
     layer = make(intervals, uniform=uniform, spec=spec)
     layer.mask[0, 1] = False
@@ -65,11 +65,11 @@ def test_forward_mode_over_a_backward_pass(intervals):
 
 
 @pytest.mark.parametrize(
-    ("degree", "base", "scale"),
+    "degree, base, scale",
     [(0, "silu", "separate"), (1, "zero", "single"), (4, "silu", "single"), (7, "sin", "separate")],
 )
 @pytest.mark.parametrize(
-    ("intervals", "uniform", "outside"),
+    "intervals, uniform, outside",
     [(NARROW, True, "linear"), (NARROW, False, "constant"), (WIDE, True, "zero")],
 )
 def test_gradients_to_second_order(intervals, uniform, outside, degree, base, scale):

@@ -25,7 +25,7 @@ def test_a_node_adds_its_outer_function_of_its_inner_sum(shape):
     assert_close(change, node.square().expand(-1, outputs), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("degree", "base"), [(3, "zero"), (1, "silu")])
+@pytest.mark.parametrize("degree, base", [(3, "zero"), (1, "silu")])
 def test_an_identity_layer_keeps_the_function(degree, base):
     network = kan((2, 3, 2), degree=degree, base=base)
     deeper = add_identity_layer(network, X, 0.1)

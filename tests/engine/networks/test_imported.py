@@ -29,7 +29,7 @@ def difference(network, name, folder=STATES):
 
 
 @pytest.mark.parametrize(
-    ("name", "shape"),
+    "name, shape",
     [
         ("trained", (2, 3, 1)),
         ("pruned", (2, 3, 2, 1)),
@@ -110,7 +110,7 @@ def test_a_constant_input_has_no_spline_and_equal_knots_are_rejected():
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    "change, message",
     [
         (lambda s: s.update({"act_fun.0.coef": s["act_fun.0.coef"] / 0}), "not finite"),
         (lambda s: s.pop("act_fun.1.mask"), "not a complete state of pykan: 'act_fun.1.mask'"),

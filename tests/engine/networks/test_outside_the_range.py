@@ -47,7 +47,7 @@ def test_inside_nothing_is_said():
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    "network, said",
     [
         (kan(), "the splines continue linearly"),
         (kan(extrapolation="constant", base="zero"), "splines keep their values at the ends"),
@@ -75,7 +75,7 @@ def test_one_warning_says_how_many_are_outside_and_what_the_model_does_there(net
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    "network, said",
     [
         (BSpline(6, 1, DOMAIN[:1], degree=3), "continues linearly"),
         (Polynomial(6, 1, DOMAIN[:1]), "polynomial continues"),

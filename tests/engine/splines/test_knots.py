@@ -149,7 +149,7 @@ def test_a_grid_too_fine_for_its_precision_is_refused():
         subdivide(uniform_breakpoints(low, low + 0.01, 10), 100)
 
 
-@pytest.mark.parametrize(("value", "reach"), [(3.0, 1.5), (0.0, 0.5), (-1e3, 500.0)])
+@pytest.mark.parametrize("value, reach", [(3.0, 1.5), (0.0, 0.5), (-1e3, 500.0)])
 def test_the_grid_of_a_constant_reaches_half_its_size(value, reach):
     points = breakpoints_from_data(torch.full((10, 1), value).double(), 4, 0.02, 0.05)
     assert_close(points[0, [0, -1]], torch.tensor([value - reach, value + reach]).double())

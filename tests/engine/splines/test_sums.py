@@ -60,7 +60,7 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
         assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
 
 
-@pytest.mark.parametrize(("spare", "calls"), [(-1, 1), (0, 0)])
+@pytest.mark.parametrize("spare, calls", [(-1, 1), (0, 0)])
 def test_few_numbers_are_multiplied_densely_on_any_grid(monkeypatch, spare, calls):
     called, gathered = list[int](), products.weighted_rows
     grid, x, table, _ = case(3, True, "linear", 0.9)

@@ -64,7 +64,7 @@ def test_users_add_candidates_through_the_parser():
 
 
 @pytest.mark.parametrize(
-    ("names", "own", "message"),
+    "names, own, message",
     [
         (["sine"], None, "sine"),
         ([], None, "No candidate is left"),

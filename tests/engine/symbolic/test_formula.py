@@ -91,7 +91,7 @@ def recovered(names, scales):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
+    "value, text",
     [
         (0.5, "1/2"),
         (np.pi, "pi"),
@@ -124,7 +124,7 @@ def test_rounding_needs_the_data_to_allow_it():
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    "text, expected",
     [
         ("tanh(atanh(x0)+atanh(x1))", "(x0 + x1)/(1 + x0*x1)"),
         ("(x0+x1)^2/4-(x0-x1)^2/4", "x0*x1"),
@@ -213,7 +213,7 @@ def test_a_formula_with_a_numeric_edge_is_never_the_truth():
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    "text, expected",
     [
         ("2.6371234123*x0/(2.6371234123*x1^2+2.6371234123)", "x0/(x1**2 + 1)"),
         ("exp(-(3.1622776601683795*x0-0.94868329805051377)^2)", "exp(-10*(x0 - 0.3)**2)"),
@@ -275,7 +275,7 @@ def test_equivalent_forms_are_different_ways_of_writing_the_same():
 
 
 @pytest.mark.parametrize(
-    ("divided", "meant"),
+    "divided, meant",
     [
         ("x0*x3*sqrt(1+(x1^2+x2^2)/x3^2)", "x0*sqrt(x1^2+x2^2+x3^2)"),
         ("x1*sqrt(x0^2/x1^2-2*x0*cos(x2-x3)/x1+1)", "sqrt(x0^2-2*x0*x1*cos(x2-x3)+x1^2)"),
@@ -290,7 +290,7 @@ def test_positive_points_leave_no_sign_of_a_variable_before_a_root(divided, mean
 
 
 @pytest.mark.parametrize(
-    ("text", "meant"),
+    "text, meant",
     [
         ("x1*sqrt(-1/((x0-x1)*(x0+x1)))", "x1/sqrt(x1^2-x0^2)"),
         ("log((x1/x0)^(x0*x1))", "x0*x1*log(x1/x0)"),
@@ -309,7 +309,7 @@ def test_a_sign_that_the_points_show_stays_before_its_root():
 
 
 @pytest.mark.parametrize(
-    ("text", "accepted", "found"),
+    "text, accepted, found",
     [
         ("x0/(4*pi*0.5)", ["0.159155*x0"], True),  # the numbers of a product are one number
         ("x0/sqrt(1 - x1**2/4)", ["x0/sqrt(1 - 0.25*x1**2.0)"], True),

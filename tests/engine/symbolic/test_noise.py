@@ -63,7 +63,7 @@ def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative):
     assert higher == pytest.approx(np.log(1.1) / scaled.y_std, 0.1)
 
 
-@pytest.mark.parametrize(("decades", "relative"), [(4.5, False), (5.5, True)])
+@pytest.mark.parametrize("decades, relative", [(4.5, False), (5.5, True)])
 def test_errors_are_relative_over_decades(decades, relative):
     """Nine tenths of the decades lie between the quantiles that are compared."""
     x = np.linspace(0, 1, 200)[:, None]
@@ -84,7 +84,7 @@ def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(monk
     assert speeds == pytest.approx([0.23, 2 * np.pi / 12], rel=0.02)
 
 
-@pytest.mark.parametrize(("rate", "functions"), [(-0.15, {"exp", "sin"}), (0.0, {"sin"})])
+@pytest.mark.parametrize("rate, functions", [(-0.15, {"exp", "sin"}), (0.0, {"sin"})])
 def test_a_noisy_damped_oscillation_is_a_product(rate, functions):
     """Without damping, the shorter description is the wave alone."""
     t = np.linspace(0, 20, 150)

@@ -112,7 +112,7 @@ SQUARE = np.random.default_rng(0).uniform(-1, 1, (50, 2))
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "options", "message"),
+    "x, y, options, message",
     [
         (np.zeros((5, 1)), np.zeros(5), {}, "too few"),
         (np.zeros((50, 1)), np.zeros(49), {}, "x has 50 rows and y has 49"),

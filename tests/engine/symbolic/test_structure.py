@@ -31,7 +31,7 @@ POLICY = SearchPolicy()
 
 
 @pytest.mark.parametrize(
-    ("text", "inputs", "left"),
+    "text, inputs, left",
     [
         pytest.param("3*x0^2*sqrt(x1)/x2", 3, 0, marks=pytest.mark.slow),
         ("x0*exp(-x1*x2/x3)", 4, 1),
@@ -54,7 +54,7 @@ def test_symmetries_leave_fewer_variables(text, inputs, left):
 
 
 @pytest.mark.parametrize(
-    ("text", "variables"),
+    "text, variables",
     [
         ("sin(9*x0*x1/x2)^2", ["x0*x1/x2"]),  # too fast for a smooth fit
         ("cos(20*(x0 - 2*x1))", ["x0 - 2*x1"]),
@@ -66,7 +66,7 @@ def test_a_function_that_varies_fast_along_one_product_or_sum(text, variables):
 
 
 @pytest.mark.parametrize(
-    ("text", "variables"),
+    "text, variables",
     [
         ("sin(6*x0*x1/x2)^2", ["x0*x1/x2"]),  # too fast for a smooth fit of three inputs
         ("x1*tanh(x0/x2)/x2^3", ["x0/x2"]),  # v = y * x2^3 / x1 has most noise where x2 is large
@@ -132,7 +132,7 @@ def over_decades(text, inputs, angles=()):
 
 
 @pytest.mark.parametrize(
-    ("text", "angles", "reduction"),
+    "text, angles, reduction",
     [
         ("x0*cos(x2)/x1^2", (2,), (["x2"], "x0/x1**2")),
         ("x0^2*x1^4/(x1^2-x2^2)^2", (), (["x1/x2"], None)),  # poles: no smooth fit
@@ -189,7 +189,7 @@ def test_pairs_of_small_expressions_are_found(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "inputs"),
+    "text, inputs",
     [
         ("x0*x3 + x1*x4 + 2.5*x2^3 - x0*x1*x2", 5),
         ("20 - x0 - x0*x1/(1 + 0.5*x0^2)", 2),
@@ -269,7 +269,7 @@ def test_units_leave_the_groups_without_units():
 
 
 @pytest.mark.parametrize(
-    ("units", "sentence"),
+    "units, sentence",
     [
         ({"x9": "m"}, "target.units has 'x9'"),
         ({"x0": "furlongs"}, "'furlongs', which is not known"),

@@ -31,7 +31,7 @@ FOUND_SLOWLY = [
 
 
 @pytest.mark.parametrize(
-    ("formula", "low", "high"),
+    "formula, low, high",
     [*FOUND, *(pytest.param(*case, marks=pytest.mark.slow) for case in FOUND_SLOWLY)],
 )
 def test_a_function_of_one_variable_is_found(formula, low, high):

@@ -68,7 +68,7 @@ def test_scores_and_weights_are_derivatives_of_the_likelihood(name):
 
 
 @pytest.mark.parametrize(
-    ("family", "mean", "variance"),
+    "family, mean, variance",
     [
         (Family("poisson"), 4.0, 4.0),
         (Family("poisson", dispersion=3.0), 4.0, 12.0),
@@ -87,7 +87,7 @@ def test_quantiles_have_mean_and_variance_and_scores_are_normal(family, mean, va
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "rule"),
+    "name, values, rule",
     [
         ("poisson", [-1.0, 2.0], "from -1 to 2, and family=poisson is for counts"),
         ("poisson", [0.0, 0.0], "not all 0"),
@@ -101,7 +101,7 @@ def test_outputs_of_another_family_are_refused(name, values, rule):
 
 
 @pytest.mark.parametrize(
-    ("name", "dispersion", "level", "bound"),
+    "name, dispersion, level, bound",
     [("poisson", 1.0, 1.0, 1.25), ("poisson", 1.0, -1.5, 1.15), ("gamma", 0.2, 1.0, 1.2)],
 )
 def test_a_known_mean_is_found(name, dispersion, level, bound):

@@ -85,13 +85,13 @@ def test_the_network_of_jumps_is_the_fit(smooth):
 MAPS = [(np.linspace(-9, 9, 5), np.linspace(-1, 1, 5))] * 2
 
 
-@pytest.mark.parametrize(("rows", "found"), [(399, False), (400, True)])
+@pytest.mark.parametrize("rows, found", [(399, False), (400, True)])
 def test_jumps_are_searched_for_in_enough_rows(rows, found):
     fit = fit_numbers(*data(rows), POLICY)
     assert (JUMPS in fit.weights) is found
 
 
-@pytest.mark.parametrize(("coefficients", "cuts"), [(4 * 3 * 1000 * 20, 20), (0, 15), (10**9, 255)])
+@pytest.mark.parametrize("coefficients, cuts", [(4 * 3 * 1000 * 20, 20), (0, 15), (10**9, 255)])
 def test_a_large_network_affords_fewer_cuts(coefficients, cuts):
     fit = fit_numbers(*data(100), replace(POLICY, candidates=("additive",)))
     policy = replace(POLICY, max_coefficients=coefficients)

@@ -41,7 +41,7 @@ def test_few_values_and_straight_scores_are_standardised():
 
 
 @pytest.mark.parametrize(
-    ("x", "bent"),
+    "x, bent",
     [
         ([0] * 90 + [*range(1, 8)], False),  # few values
         ([0] * 90 + [*range(1, 9)], True),

@@ -113,7 +113,7 @@ def test_chosen_pairs_are_nearly_as_good_as_all():
     assert left[1] < 1.2 * left[0]
 
 
-@pytest.mark.parametrize(("classes", "max_functions"), [(2, 600), (3, 150)])
+@pytest.mark.parametrize("classes, max_functions", [(2, 600), (3, 150)])
 def test_classes_get_their_probabilities(classes, max_functions):
     rng = np.random.default_rng(7)
     u = rng.normal(size=(500, 3))

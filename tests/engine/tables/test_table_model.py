@@ -95,7 +95,7 @@ def test_a_linear_table_gets_a_linear_model_that_is_as_good():
 
 
 @pytest.mark.parametrize(
-    ("tails", "rows", "bound"),
+    "tails, rows, bound",
     [
         ((1.0, 1.5, 2.0), 150, 1.03),
         *(
@@ -221,7 +221,7 @@ def wavy(rows, seed):
 
 
 @pytest.mark.parametrize(
-    ("draws", "low", "high"),
+    "draws, low, high",
     [(2, 0.88, 1.15), pytest.param(40, 0.97, 1.08, marks=pytest.mark.slow)],
 )
 def test_cross_validated_errors_are_those_of_fresh_rows(draws, low, high):

@@ -80,7 +80,7 @@ def test_held_unknowns_get_no_step():
     assert (direct[~held] != 0).any()
 
 
-@pytest.mark.parametrize(("kind", "weight"), [("kan", 1e-12), ("mlp", 0.0)])
+@pytest.mark.parametrize("kind, weight", [("kan", 1e-12), ("mlp", 0.0)])
 def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch, kind, weight):
     """What memory cannot hold is made again and again, or never; the problem is the same."""
     g = Generator().manual_seed(0)

@@ -80,7 +80,7 @@ def test_too_few_samples_have_no_directions():
     assert product_directions(x, ones, ones, torch.tensor([[0.0, 1.0]] * 4), 3) == []
 
 
-@pytest.mark.parametrize(("largest", "given"), [((2, 3, 1, 1), False), ((2, 3, 2, 1), True)])
+@pytest.mark.parametrize("largest, given", [((2, 3, 1, 1), False), ((2, 3, 2, 1), True)])
 def test_an_additive_function_needs_no_node(largest, given):
     additive = data(lambda x: x[:, :1] ** 3 - x[:, 1:] ** 2, 2)
     network, record = grown(additive, plan(*largest, given=given))
@@ -114,7 +114,7 @@ def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid():
 
 
 @pytest.mark.parametrize(
-    ("function", "place", "allowed"),
+    "function, place, allowed",
     [
         (lambda t: (t - 0.317).abs(), 0.317, 1e-3),
         (lambda t: (t > 0.317).double(), 0.317, 0.2),
@@ -228,7 +228,7 @@ def reason(*errors):
 
 
 @pytest.mark.parametrize(
-    ("here", "there", "expected"),
+    "here, there, expected",
     [
         # A cubic network falls by 2^3 from a grid to the next, unless it is too narrow.
         ([(8.1e-2, 1e-2)], [(7.9e-2, 1e-2)], "the grid limits the error"),

@@ -20,7 +20,7 @@ def _layer(scale):
 
 
 @pytest.mark.parametrize(
-    ("scale", "size", "weight"), [(1.0, 1.0, 0.0), (3.0, 0.5, 0.0), (2.0, 1.0, 1e-9)]
+    "scale, size, weight", [(1.0, 1.0, 0.0), (3.0, 0.5, 0.0), (2.0, 1.0, 1e-9)]
 )
 def test_one_edge_has_the_inverse_of_its_hessian(scale, size, weight):
     network, x = _layer(scale)

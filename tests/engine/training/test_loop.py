@@ -103,7 +103,7 @@ def test_noise_turns_to_second_differences():
     assert trained.errors.test < plain.errors.test
 
 
-@pytest.mark.parametrize(("batch", "shown"), [(None, 20), (8, 1)])
+@pytest.mark.parametrize("batch, shown", [(None, 20), (8, 1)])
 def test_measuring_costs_no_more_than_stepping(batch, shown):
     plan = Plan("adam", (4,), steps=20, settings=AdamSolver(batch_size=batch))
     steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
@@ -184,7 +184,7 @@ def easy(name, count):
 
 
 @pytest.mark.parametrize(
-    ("function", "count", "solver"),
+    "function, count, solver",
     [
         pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow)
         for case in itertools.product(FUNCTIONS, (1, 2, 200), ("lm", "lbfgs"))

@@ -158,7 +158,7 @@ def test_a_peer_that_cannot_train_says_why(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    "line, said",
     [
         ("part=speed", "part=speed"),
         ("layers=[[1,2]]", "where a list of 4 is needed"),

@@ -34,9 +34,7 @@ def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims():
     assert list(trick_claims({"summary": apart})) == []
 
 
-@pytest.mark.parametrize(
-    ("shift", "winner"), [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")]
-)
+@pytest.mark.parametrize("shift, winner", [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")])
 def test_a_draw_is_called_a_draw(shift, winner):
     noise = np.random.default_rng(1).normal(size=(6, 3))
     verdict = judge(shift + noise - noise.mean())
@@ -87,7 +85,7 @@ def test_without_validation_points_training_errors_choose_the_opponent():
     assert_allclose(matched_logs(diverged), [[-1.0]])
 
 
-@pytest.mark.parametrize(("widths", "said"), [([16, 8], True), ([16], False)])
+@pytest.mark.parametrize("widths, said", [([16, 8], True), ([16], False)])
 def test_growth_is_claimed_where_there_are_two_values(widths, said):
     rows = [row.values for row in growth_rows(widths, depths=[2], intervals=[5])]
     _, *laws = growth_claims(pd.DataFrame(rows))
@@ -116,7 +114,7 @@ def test_growth_claims_see_a_wrong_law():
     assert not claims["Formulas of parameters against the modules: largest difference"].holds
 
 
-@pytest.mark.parametrize(("off", "said"), [(0.05, False), (-0.7, True)])
+@pytest.mark.parametrize("off, said", [(0.05, False), (-0.7, True)])
 def test_a_verdict_says_where_no_match_was_near(off, said):
     pairs = [
         {"model": "kan", "error": 1e-3, "off": None},

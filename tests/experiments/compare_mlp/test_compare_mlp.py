@@ -74,7 +74,7 @@ F = {"kind": "expression", "formula": "x0*x1"}
 
 
 @pytest.mark.parametrize(
-    ("both", "names"),
+    "both, names",
     [
         (
             [{"target": {**F, "domain": [[0, 1], [0, 1]]}}, {"target": F}],
@@ -93,7 +93,7 @@ def test_cases_are_told_apart_where_their_targets_names_are_alike(both, names):
     assert [name.replace("x0*x1", "f") for name in found] == names
 
 
-@pytest.mark.parametrize(("comparison", "hidden"), [("matched", [3]), ("kolmogorov_arnold", [5])])
+@pytest.mark.parametrize("comparison, hidden", [("matched", [3]), ("kolmogorov_arnold", [5])])
 def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
     own = "target.formula=x0*sin(x1) model.hidden=[3] grids=[3]"
     cfg = settings(own, f"comparison={comparison}")
@@ -123,7 +123,7 @@ def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans():
     assert steps_without_kan(case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
 
 
-@pytest.mark.parametrize(("intervals", "steps"), [(97, 20), (98, 10)])
+@pytest.mark.parametrize("intervals, steps", [(97, 20), (98, 10)])
 def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals, steps):
     case = product(UNSEARCHED)
     model = cases.kan_settings(case.cfg, [1], intervals)
@@ -237,7 +237,7 @@ IRIS = f"target=bundled target.name=iris {ALL_ROWS}"
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "line, message",
     [
         ("cases=[]", "names nothing to learn"),
         ("cases=[{target:product}]", "cases.target=product is not a mapping"),

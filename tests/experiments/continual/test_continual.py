@@ -187,7 +187,7 @@ SCALED, KEPT = {"trained_extras": "trainable scales"}, {"memory": "rehearse"}
 
 
 @pytest.mark.parametrize(
-    ("learned", "said"),
+    "learned, said",
     [
         (
             [
@@ -224,7 +224,7 @@ def test_the_without_memory_a_learner_is_the_one_of_the_same_network():
     assert without_memory(two, learners) is None
 
 
-@pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])
+@pytest.mark.parametrize("power, holds", [(-4.2, True), (-3.0, False)])
 def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power, holds):
     rows = [
         row(f"G = {g}", lost, part="overlap", intervals=g, overlap=share, seed=seed)
@@ -248,8 +248,8 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well():
     ]
 
 
-@pytest.mark.parametrize(("within", "bound"), [({}, 0.3), ({"sequence": "steps"}, 0.4)])
-@pytest.mark.parametrize(("share", "holds"), [(0.99, True), (1.01, False)])
+@pytest.mark.parametrize("within, bound", [({}, 0.3), ({"sequence": "steps"}, 0.4)])
+@pytest.mark.parametrize("share, holds", [(0.99, True), (1.01, False)])
 def test_a_memory_lets_a_network_learn_new_phases(within, bound, share, holds):
     deep = {"part": "depth", "layers": 2, "shape": "1-3-1", **within}
     rows = [row(None, 0.5, **deep), row(None, 0.01, **deep, **KEPT, learned=share * bound)]
@@ -309,7 +309,7 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    "line, sentence",
     [
         ("overlaps=[0.5,50]", "has 50.0, which must be above -1 and below 2"),
         ("peaks=1000", "are too many"),

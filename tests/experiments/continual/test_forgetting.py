@@ -51,7 +51,7 @@ def box(samples):
 
 
 @pytest.mark.parametrize(
-    ("matrix", "measures"),
+    "matrix, measures",
     [
         (
             [[0.1, 1.0, 2.0], [0.3, 0.2, 2.0], [0.5, 0.1, 0.4]],
@@ -199,7 +199,7 @@ def test_the_anchor_of_rehearsal_neither_lets_unknowns_drift_nor_keeps_them(monk
 
 
 @pytest.mark.parametrize(
-    ("constant", "low", "high"), [("WEIGHT", 1, 1e6), ("TIE", 1e-8, 1), ("HIDDEN", 0.0, 10.0)]
+    "constant, low, high", [("WEIGHT", 1, 1e6), ("TIE", 1e-8, 1), ("HIDDEN", 0.0, 10.0)]
 )
 def test_curvature_weighs_between_forgetting_and_not_learning(monkeypatch, constant, low, high):
     after = {}

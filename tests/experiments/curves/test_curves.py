@@ -63,7 +63,7 @@ def test_measured_orders_are_recorded_with_their_range_of_points(finished):
 
 
 @pytest.mark.parametrize(
-    ("function", "default"),
+    "function, default",
     [
         ("function.formula=1/(25*x0**2+1)", True),
         ("function.formula=abs(x0)", False),
@@ -133,7 +133,7 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "sentence"),
+    "line, sentence",
     [
         ("polynomial_points=[1]", "polynomial_points=.1. has 1, which must be from 2 to 1000"),
         (
@@ -159,7 +159,7 @@ def test_settings_that_cannot_work_are_refused_before_a_run(line, sentence):
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "sentence"),
+    "text, line, sentence",
     [
         ("x,y\n0,0\n1,1\n2,0\n", "", "degree 3 goes through at least 4 points, not 3"),
         ("a,b\n0,p\n1,q\n", "", "has 1 columns of numbers among a, b; a curve needs two"),

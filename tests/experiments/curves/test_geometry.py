@@ -111,7 +111,7 @@ def test_de_casteljau_equals_bernstein(degree, seed):
 
 
 @pytest.mark.parametrize(
-    ("degree", "inner", "count"),
+    "degree, inner, count",
     [
         (1, [0.2, 0.5, 0.9], 4),
         (3, [0.2, 0.5, 0.9], 4),
@@ -193,7 +193,7 @@ def test_a_curve_near_points_is_the_least_squares_one(degree, fewer, seed):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "middle"), [("chord", 0.1), ("centripetal", 0.25), ("uniform", 0.5)]
+    "spacing, middle", [("chord", 0.1), ("centripetal", 0.25), ("uniform", 0.5)]
 )
 def test_steps_of_parameters_are_powers_of_the_distances(spacing, middle):
     points = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 9.0]])

@@ -125,7 +125,7 @@ def test_the_threshold_is_that_of_the_network_that_was_trained():
 
 
 @pytest.mark.parametrize(
-    ("solver", "trainings"),
+    "solver, trainings",
     [
         ("lm solver.smoothness_weight=auto", 5),
         ("lm solver.smoothness_weight=0", 3),
@@ -140,7 +140,7 @@ def test_a_solver_that_does_not_smooth_is_not_said_to(solver, trainings):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "line, message",
     [
         ("max_parameters=3", "leaves no grid"),
         ("schedules=[doubling]", "has doubling, where keys with values are needed; it takes first"),

@@ -41,7 +41,7 @@ def test_grids():
 
 
 @pytest.mark.parametrize(
-    ("entry", "message"),
+    "entry, message",
     [
         ({"intervals": [3, 10, 5]}, r"schedules.intervals=.3, 10, 5. must increase"),
         ({"intervals": [3, 3]}, "must increase"),

@@ -38,7 +38,7 @@ def test_points_join_until_new_points_are_fitted_as_well():
 
 
 @pytest.mark.parametrize(
-    ("errors", "chosen"),
+    "errors, chosen",
     [
         # Up to AGREEING = 2 times the first training error of 1e-3, no point is missing.
         ([0.8e-2], 0),

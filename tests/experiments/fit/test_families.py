@@ -66,7 +66,7 @@ def test_exports_of_counts_predict_them(run, counts, command):
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    "line, said",
     [
         ("target.family=gaussian", "target.offset=exposure must be a column other than"),
         ("target.family=gamma", "ranges from 0 to"),

@@ -34,7 +34,7 @@ def place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    "words, said",
     [
         ("solver=lm precision=float32", "solver=lm ... float64"),
         (f"model=kan solver=lm target.task=classification {GOOD}", "solver=lm ... classes"),

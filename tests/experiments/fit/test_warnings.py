@@ -50,7 +50,7 @@ def test_negative_predictions_of_counts_are_named():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    "settings, said",
     [
         ({"folds": 20}, "20 of 20 folds of the cross-validation were left out because of the size"),
         (

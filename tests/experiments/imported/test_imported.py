@@ -63,7 +63,7 @@ def recorded(name):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    "words, message",
     [
         (f"{STATES}/symbolic", "are symbolic, and edges of kanrun are splines"),
         (f"{STATES}/trained inputs=[a]", "has 1 names; the network has 2"),

@@ -19,7 +19,7 @@ def settings(line):
 
 
 @pytest.mark.parametrize(
-    ("found", "outcome"),
+    "found, outcome",
     [
         (["1.7*x0", "0.9*x0^3 + 1.9*sin(x1)"], "exact"),  # its constants are refitted, as ours are
         (["x0 + x1"], "formula"),

@@ -214,7 +214,7 @@ def test_noise_has_no_structure(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    "line, message",
     [
         ("candidates=[]", "No candidate is left"),
         ("custom_candidates.f=open(x0)", "open"),
@@ -232,7 +232,7 @@ def test_bad_settings_are_refused(line, message):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "changes, message",
     [
         ({"model": MLPConfig()}, "no edge functions"),
         ({"from_run": "no/such/run"}, "from_run=no/such/run is not an absolute path"),

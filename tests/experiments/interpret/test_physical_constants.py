@@ -15,7 +15,7 @@ def decimal(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "shown", "values"),
+    "text, shown, values",
     [
         ("x0/(1 - 1.1126500560536183e-17*x1^2)", "x0/(1 - x1**2/c**2)", {"c": 299792458.0}),
         ("8987742437.98822*x0", "x0/(4*pi*epsilon_0)", {"epsilon_0": 8.854e-12}),

@@ -14,7 +14,7 @@ ENDS = ["u = 0 at x=0, x=1"]
 
 
 @pytest.mark.parametrize(
-    ("formula", "variables", "conditions", "more", "message"),
+    "formula, variables, conditions, more, message",
     [
         ("1 = 2", X, ENDS, {}, "does not contain the unknown u"),
         ("u_xx = v", X, ENDS, {}, "v"),
@@ -110,7 +110,7 @@ def test_too_few_conditions_in_a_variable_are_remarked_on():
 
 
 @pytest.mark.parametrize(
-    ("conditions", "corners"),
+    "conditions, corners",
     [
         (["u_x = 0 at x=0, x=1", "u = x at t=0"], 2),
         (["u_x + u = 0 at x=0, x=1", "u = 1 at t=0"], 2),

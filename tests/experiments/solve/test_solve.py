@@ -182,7 +182,7 @@ def test_constants_are_found_from_a_table_of_ones_own(command):
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    "words, sentence",
     [
         ("equation=own", "must be given"),
         ("'equation.formula=u_xx = 0'", "equation.variables must be given"),
@@ -244,7 +244,7 @@ def test_continuation_in_a_constant_reaches_a_layer():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("formula", "conditions"),
+    "formula, conditions",
     [
         ("u_xxx = -u*u_xx/2", ["u = 0 at x=0", "u_x = 0 at x=0", "u_x = 1 at x=8"]),  # Blasius
         ("u_xx = 5*sinh(u)", ["u = 0 at x=0", "u = 5 at x=8"]),  # terms larger than the solution
