@@ -109,7 +109,7 @@ def layers(cfg: BenchConfig, _: int) -> Records:
     ours = [OURS + ending for ending in endings]
     competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.libraries]
     device = device_of(cfg)
-    for numbers in cfg.layers:
+    for place, numbers in enumerate(cfg.layers):
         if time_limit_reached():
             break
         case, steps, failed = LayerCase(*numbers), {}, {}
@@ -121,7 +121,9 @@ def layers(cfg: BenchConfig, _: int) -> Records:
                 if name not in cfg.libraries:
                     raise
                 failed[name] = short_reason(name, error)
-        times = in_turn(case.name, steps, cfg.rounds, cfg.case_seconds).reindex(columns=competitors)
+        cases = place, len(cfg.layers)
+        times = in_turn("layers", steps, cfg.rounds, cfg.case_seconds, cases)
+        times = times.reindex(columns=competitors)
         best = str(times[ours].median().idxmin())
         ratios, seconds = times.div(times[best], axis="index"), times.median()
         low, middle, high = (ratios.quantile(share) for share in (LOW, 0.5, HIGH))
@@ -156,17 +158,27 @@ def timer(step: Step) -> Callable[[], float]:
 
 
 def in_turn(
-    part: str, timers: Mapping[str, Callable[[], float]], rounds: int, seconds: float = np.inf
+    part: str,
+    timers: Mapping[str, Callable[[], float]],
+    rounds: int,
+    seconds: float = np.inf,
+    cases: tuple[int, int] = (0, 1),
 ) -> DataFrame:
-    """Measure in turn, one row per round; `seconds` end it after the fewest rounds."""
+    """Measure in turn, one row per round; `seconds` end it after the fewest rounds.
+
+    Progress counts the turns of all `cases`: how many came before, and of how many.
+    """
     rows, began, names = list[dict[str, float]](), time.perf_counter(), list(timers)
+    before, total = (count * rounds * len(names) for count in cases)
     for number in range(rounds):
         late = number >= FEWEST_ROUNDS and time.perf_counter() - began > seconds
         if late or (number and time_limit_reached()):
             break
-        report_progress(part, number, rounds)
-        start = number % len(names)
-        rows.append({name: timers[name]() for name in names[start:] + names[:start]})
+        start, row = number % len(names), dict[str, float]()
+        for name in names[start:] + names[:start]:
+            report_progress(part, before + number * len(names) + len(row), total)
+            row[name] = timers[name]()
+        rows.append(row)
     return DataFrame(rows, columns=names)
 
 

@@ -10,6 +10,7 @@ from kanrun.experiments import bench
 from kanrun.experiments.bench import timing
 
 from kanrun.errors import UsageError
+from kanrun.monitoring import ProgressUpdate, monitored
 
 SMALL = (
     "rounds=2 threads=1 case_seconds=5 compiled=false layers=[[40,2,3,5],[30,3,64,5],[50,2,2,1000]]"
@@ -170,3 +171,10 @@ def test_a_peer_that_cannot_train_says_why(monkeypatch):
 def test_refusals(line, said):
     with pytest.raises(UsageError, match=said):
         check_config(settings(line))
+
+
+def test_progress_counts_the_turns_of_all_cases():
+    seen = list[ProgressUpdate]()
+    with monitored(seen.append):
+        timing.in_turn("layers", dict.fromkeys("ab", lambda: 1.0), 2, cases=(1, 3))
+    assert [(each.done, each.total) for each in seen] == [(n, 12) for n in (4, 5, 6, 7)]
