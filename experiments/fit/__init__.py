@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,7 @@ from kanrun.engine.training import (
     predict,
     train,
 )
+from kanrun.engine.training.grid_training import RARE
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note, Records, Row
 from kanrun.study.build import (
@@ -171,7 +173,7 @@ class Fit:
             yield Note(
                 f"{said}the error on new points is {ratio:.2g} times that on training points"
             )
-        yield from kink_notes(problem, trained)
+        yield from (*kink_notes(problem, trained), *concentration_notes(problem, trained))
         yield from results(replace(self, problem=problem), cell, seed, trained)
 
     @property
@@ -224,8 +226,12 @@ class Progress:
             return
         if isinstance(event, Grown):
             yield from (Row("growth", growth_row(stage)) for stage in event.tried)
-            shapes = dict.fromkeys(s.network.shape_text for s in event.tried)
-            yield Note(f"tried the shapes {', '.join(shapes)}, until {event.reason}")
+            lowest: dict[str, float] = {}
+            for stage in event.tried:
+                name = stage.network.shape_text
+                lowest[name] = min(lowest.get(name, inf), stage.selected)
+            shapes = ", ".join(f"{name} ({error:.1e})" for name, error in lowest.items())
+            yield Note(f"tried the shapes {shapes} (validation error), until {event.reason}")
             return
         if isinstance(event, Stage):
             self._stages.append(event)
@@ -286,6 +292,27 @@ def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
             f"knots were inserted at {problem.dataset.target.inputs[i]} = {low:.4g} to {high:.4g}, "
             "where a kink, a jump or a steep slope limited the error"
         )
+
+
+def concentration_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
+    """Say where the error of a function without noise is, if it lies on few of the test points."""
+    dataset, test = problem.dataset, problem.data.test
+    if not dataset.target.function or test is None or dataset.test is None:
+        return
+    squares = (predict(trained.network, test.x) - test.y).square().sum(1)
+    worst, order = squares.sort(descending=True)
+    fraction = int((worst.cumsum(0) < worst.sum() / 2).sum() + 1) / len(test)
+    exact = float(squares.mean().sqrt()) <= ACCURATE * baseline_error(
+        replace(problem.data, unit=None)
+    )
+    if exact or fraction >= RARE:
+        return
+    place = zip(dataset.target.inputs, dataset.test.x[int(order[0])], strict=True)
+    yield Note(
+        f"half of the squared error lies on {fraction:.1%} of the test points, as at a kink, a "
+        "jump or a steep slope, which limits the accuracy; it is largest at "
+        + ", ".join(f"{name} = {value:.4g}" for name, value in place)
+    )
 
 
 def add_points(

@@ -288,7 +288,15 @@ def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tu
 
 
 #: Columns of the table `growth`, besides the shape.
-GROWTH_COLUMNS = ("intervals", "parameters", "train_rmse", "validation_rmse", "test_rmse", "steps")
+GROWTH_COLUMNS = (
+    "intervals",
+    "parameters",
+    "train_rmse",
+    "validation_rmse",
+    "test_rmse",
+    "steps",
+    "seconds",
+)
 
 
 def follow(

@@ -291,10 +291,11 @@ class Growth:
             return "further nodes do not lower the error"
         if nodes >= self.policy.largest[1]:
             spent = "the given shape has" if self.policy.given else "model.budget allows"
-            return f"{spent} no more nodes"
+            gained = ", although the last one lowered the error" * (helped[-1] == len(lowest) - 1)
+            return f"{spent} no more nodes{gained}"
         per_node = self.trainings[-1].stages[0].network.unknowns_at(None) / max(nodes, 1)
         if per_node * (nodes + 1) > self._supported:
-            return "the points support no larger network"
+            return "the points support no larger network; more points would"
         return "the time is over" if time_limit_reached() else ""
 
     def _candidates(self, network: Network) -> list[list[Network]]:

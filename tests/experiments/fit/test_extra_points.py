@@ -90,3 +90,23 @@ def test_a_kink_is_reported_where_it_is():
 def test_noise_admits_no_further_points():
     with pytest.raises(UsageError, match="extra_points=200 needs a function without noise"):
         make_fit(settings(noise=0.1), {}, 0)
+
+
+def test_an_error_on_few_points_is_reported_where_it_is():
+    one = make_fit(settings(), {}, 0)
+    x = one.problem.data.test.x[:, :1].clone()
+
+    def notes(few):
+        class Off(torch.nn.Module):
+            def forward(self, at):
+                off = 1e-3 * (1 + (x > x.sort(0).values[-few - 1]) * 100)
+                return torch.exp(2 * at[:, :1] + at[:, 1:]) + off
+
+        return list(fitting.concentration_notes(one.problem, SimpleNamespace(network=Off())))
+
+    # RARE = 5% of 500 points are 25: half of those with a large error, and one more.
+    (note,) = notes(46)
+    assert "half of the squared error lies on 4.8% of the test points" in note.text
+    at = re.findall(r"x0 = ([\d.]+)", note.text)
+    assert float(at[0]) > float(x.quantile(0.9))
+    assert not notes(48)
