@@ -131,7 +131,13 @@ class TableFitting:
             yield Note(f"{left} were left out because of {why}", warning=True)
         if asked and model.baselines and len(checked) == done:
             yield Note(f"the baselines were left out because of {why}", warning=True)
-        train = self.problem.dataset.train
+        train, classes = self.problem.dataset.train, self.family.classes or 0
+        if len(train) >= self.policy.jump_rows and (classes > 2 or train.y.shape[1] > 1):
+            what = f"{classes} classes" if classes else f"{train.y.shape[1]} outputs"
+            yield Note(
+                f"jumps in several inputs together were not searched for: there are {what}, and "
+                "they are found for one output and for two classes"
+            )
         if self.family.has_link or train.y.min() < 0:
             return
         if count := int((fitted.predict(train.x) < 0).any(1).sum()):

@@ -71,6 +71,14 @@ class Terms:
         return Terms(offset, np.sum(mains, axis=0), weight * paired.pairs, paired.places)
 
 
+def strongest(energy: ndarray, limit: int) -> list[tuple[int, int]]:
+    """Return the pairs i < j with the largest energy (inputs, inputs), the largest first."""
+    of_pairs = np.triu(energy, 1)
+    order = np.argsort(of_pairs, axis=None)[::-1][:limit]
+    found = np.stack(np.unravel_index(order, of_pairs.shape), 1).tolist()
+    return [(i, j) for i, j in found if of_pairs[i, j] > 0]
+
+
 @dataclass(frozen=True, eq=False)
 class Design:
     """Functions of a table: those of `basis`, of `radial`, and the sums of nodes of `jumps`.
@@ -140,10 +148,7 @@ class Design:
         """
         column = self.basis.column[self.places]
         member = (column[:, None] == np.arange(len(self.relevance))).astype(float)
-        of_pairs = np.triu(member.T @ energy @ member, 1)
-        order = np.argsort(of_pairs, axis=None)[::-1][:limit]
-        found = np.stack(np.unravel_index(order, of_pairs.shape), 1).tolist()
-        return [(i, j) for i, j in found if of_pairs[i, j] > 0]
+        return strongest(member.T @ energy @ member, limit)
 
     def products(
         self, pairs: Iterable[tuple[int, int]]

@@ -10,6 +10,7 @@ from numpy import ndarray
 from pandas import DataFrame, concat
 
 from kanrun.engine.tables.cross_validation import MEAN, TRANSFORMED, loss_of
+from kanrun.engine.tables.design import strongest
 from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs, RowOutputs, spaced
 from kanrun.engine.tables.table_fit import TableFit
 from kanrun.engine.tables.table_model import TableModel
@@ -113,13 +114,11 @@ def column_effect(
     if radial is None and not jumps:
         return np.asarray(effect)
     rows, size = fit.u[spaced(len(fit.u), _EFFECT_ROWS)], len(fit.design.main)
-    bells, heights = terms.main[:, len(fit.design.lines) : size], terms.main[:, size:]
+    bells = terms.main[:, len(fit.design.lines) : size]
     for j in inputs:
         at = np.unique(np.append(u[:, j], rows[:, j]))
         at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
-        levels = np.zeros((len(bells), len(at)))
-        for one, height in zip(jumps, heights.T, strict=True):
-            levels += np.outer(height, one.partial_dependence(rows, j, at))
+        levels = _jump_effect(fit, rows, [j], at[:, None]).T
         if radial is not None:
             levels += radial.partial_dependence(rows, j, at, bells).T
         moved, mean = (
@@ -127,6 +126,15 @@ def column_effect(
         )
         effect += moved - mean.mean(0)
     return np.asarray(effect)
+
+
+def _jump_effect(fit: TableFit, rows: RowInputs, inputs: Sequence[int], at: ndarray) -> RowOutputs:
+    """Return the mean of the jumps over the rows with these inputs set to `at`."""
+    heights = fit.terms.main[:, len(fit.design.main) :]
+    effect = np.zeros((len(at), len(heights)))
+    for one, height in zip(fit.design.jumps, heights.T, strict=True):
+        effect += np.outer(one.partial_dependence(rows, inputs, at), height)
+    return effect
 
 
 def _curves(
@@ -235,15 +243,21 @@ def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
     The unit is that of the output of the larger part: logits for classes, or the transformed
     output.
     """
-    terms, design, found = model.fit.terms, model.fit.design, []
-    size = np.abs(terms.pairs).max(initial=0.0)
-    if size > 0:
-        h = model.fit.functions()[:MAX_ROWS][:, terms.places]
-        column, pairs = design.basis.column[terms.places], terms.pairs / size
-        for i, j in design.strongest_pairs((pairs**2).sum(0), 2 * MAX_PAIRS):
-            a, b = column == i, column == j
-            joint = [((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in pairs]
-            found.append((inputs[i], inputs[j], size * np.sqrt(np.var(joint, axis=1).sum())))
+    fit, terms, design = model.fit, model.fit.terms, model.fit.design
+    # The effect of jumps has the work of all pairs of rows.
+    u = fit.u[spaced(len(fit.u), _EFFECT_ROWS if design.jumps else MAX_ROWS)]
+    h, size = design.basis.values(u)[:, terms.places], np.abs(terms.pairs).max(initial=0.0) or 1.0
+    scaled = terms.pairs / size
+    pairs = design.strongest_pairs((scaled**2).sum(0), 2 * MAX_PAIRS)
+    for nodes in design.jumps:
+        pairs += strongest(nodes.pair_energy(len(design.relevance)), 2 * MAX_PAIRS)
+    column, found = design.basis.column[terms.places], []
+    for i, j in dict.fromkeys(pairs):
+        a, b = column == i, column == j
+        joint = np.array([((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in scaled])
+        for sign, mine in ((1, [i, j]), (-1, [i]), (-1, [j])) if design.jumps else ():
+            joint += sign / size * _jump_effect(fit, u, mine, u[:, mine]).T
+        found.append((inputs[i], inputs[j], size * np.sqrt(np.var(joint, axis=1).sum())))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
     return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
 
@@ -274,8 +288,13 @@ def pair_maps(
         moved = np.tile(np.median(x, axis=0), (len(grid), 1))
         moved[:, places] = grid
         mine = np.isin(basis.column, places)
-        h = np.where(mine, basis.values(model.inputs.apply(moved)), 0.0)
-        joint = [part.fit.raw(h) - part.fit.terms.offset for part in model.parts]
+        u = model.inputs.apply(moved)
+        h, joint = np.where(mine, basis.values(u), 0.0), list[ndarray]()
+        for fit in (part.fit for part in model.parts):
+            rows = fit.u[spaced(len(fit.u), _EFFECT_ROWS)]
+            mean = _jump_effect(fit, rows, places, rows[:, places]).mean(0)
+            joint.append(fit.raw(h) - fit.terms.offset - mean)
+            joint[-1] += _jump_effect(fit, rows, places, u[:, places])
         nearest = [
             np.abs(values[:, None] - side).argmin(1)
             for values, side in zip(x[:, places].T, sides, strict=True)

@@ -14,6 +14,7 @@ Data Analysis 38 (2002) 367-378 (samples of the rows); L. Prokhorenkova et al., 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,23 +62,37 @@ class JumpNodes:
         cuts: Its threshold, shape (nodes, depth).
         rooms: Distance between the values of training rows next to the threshold, same shape.
         values: Value of each cell, shape (nodes, 2^depth).
+        freedom: Trace of the matrix by which each node takes its values from the outputs.
     """
 
     inputs: Int[ndarray, "nodes depth"]
     cuts: Float[ndarray, "nodes depth"]
     rooms: Float[ndarray, "nodes depth"]
     values: Float[ndarray, "nodes cells"]
+    freedom: Float[ndarray, " nodes"]
 
     def __call__(self, u: RowInputs) -> PerRow:
         """Evaluate the sum of the nodes."""
         return sums_of_cells(cells_of(u, self.inputs, self.cuts), self.values[None])[:, 0]
 
-    def partial_dependence(self, u: RowInputs, j: int, at: ndarray) -> ndarray:
-        """Return the mean over the rows u with input j set to `at`, up to a constant."""
-        some, moved = (self.inputs == j).any(1), np.tile(u, (len(at), 1))
+    def partial_dependence(self, u: RowInputs, inputs: Sequence[int], at: ndarray) -> ndarray:
+        """Return the mean over the rows u with these inputs set to `at`, up to a constant."""
+        some, moved = np.isin(self.inputs, inputs).any(1), np.tile(u, (len(at), 1))
         mine = JumpNodes(*(each[some] for each in vars(self).values()))
-        moved[:, j] = np.repeat(at, len(u))
+        moved[:, inputs] = np.repeat(at, len(u), 0)
         return np.asarray(mine(moved).reshape(len(at), len(u)).mean(1))
+
+    def pair_energy(self, inputs: int) -> ndarray:
+        """Return the variance of the values of the nodes that ask both of two inputs."""
+        asked = (self.inputs[:, :, None] == np.arange(inputs)).any(1).astype(float)
+        return np.asarray(asked.T @ (asked * self.values.var(1)[:, None]))
+
+    def degrees_of_freedom(self, rows: int) -> float:
+        """Return the trace of all nodes, as if each took its part of what is left at random.
+
+        The choice of the questions does not count.
+        """
+        return float(rows * (1 - np.exp(-self.freedom.sum() / rows)))
 
 
 def cells_of(
@@ -133,41 +148,75 @@ def _codes(u: RowInputs, cuts: ndarray) -> ndarray:
     return np.stack([np.searchsorted(*each) for each in zip(cuts, u.T, strict=True)], 1)
 
 
+@dataclass(frozen=True, eq=False)
+class BoostingTarget:
+    """Outputs that nodes are fitted to, by Newton's method.
+
+    Attributes:
+        y: Outputs, shape (rows,).
+        weights: Weights of the rows.
+        step: Function of outputs and predictions to information and step of each row.
+        loss: Function of the same to the loss of each row.
+    """
+
+    y: PerRow
+    weights: PerRow
+    step: Callable[[PerRow, PerRow], tuple[PerRow, PerRow]]
+    loss: Callable[[PerRow, PerRow], PerRow]
+
+
+def squares(y: PerRow, weights: PerRow) -> BoostingTarget:
+    """Return the target of least squares."""
+    return BoostingTarget(
+        y, weights, lambda y, f: (np.ones_like(y), y - f), lambda y, f: (y - f) ** 2
+    )
+
+
 def boost(
     u: RowInputs,
-    y: PerRow,
-    weights: PerRow,
+    target: BoostingTarget,
+    start: PerRow | float,
     policy: BoostingPolicy,
     *,
     count: int | None = None,
-    held_out: tuple[ndarray, ndarray, ndarray] | None = None,
+    out: ndarray | None = None,
 ) -> JumpNodes:
-    """Return `count` nodes for y, or those with the lowest loss on held-out (u, y, weights)."""
+    """Return `count` nodes to add to the predictions `start`.
+
+    Without a count they are fitted to the rows that are not `out`, as many as have the lowest loss
+    on those that are.
+    """
     rng, most = np.random.default_rng(_STREAM), policy.max_nodes if count is None else count
-    fraction = min(policy.fraction, policy.max_size / u.size)
-    cuts, rooms = _cuts(u, policy.max_cuts)
-    other_u, other, other_weights = held_out or (u[:0], y[:0], weights[:0])
-    codes, other_codes = _codes(u, cuts), _codes(other_u, cuts)
-    digits = 2 ** np.arange(policy.depth)
+    inside = np.ones(len(u), bool) if out is None else ~out
+    fraction = min(policy.fraction, policy.max_size / u[inside].size)
+    cuts, rooms = _cuts(u[inside], policy.max_cuts)
+    codes, digits = _codes(u, cuts), 2 ** np.arange(policy.depth)
     inputs, places = np.zeros((2, most, policy.depth), int)
-    values, losses = np.zeros((most, 2**policy.depth)), [float(other_weights @ other**2)]
-    y = y.copy()
+    values, freedom = np.zeros((most, 2**policy.depth)), np.zeros(most)
+    predicted, losses = np.full(len(u), start), list[float]()
+
+    def loss() -> float:
+        return float((target.weights * target.loss(target.y, predicted))[~inside].sum())
+
+    losses.append(loss())
     for r in range(most):
-        some = rng.random(len(u)) < fraction
+        information, y = target.step(target.y, predicted)
+        weights, some = target.weights * information, inside.copy()
+        some[inside] = rng.random(inside.sum()) < fraction
         inputs[r], places[r] = j, k = _questions(codes[some], y[some], weights[some], cuts, policy)
         cells = (codes[:, j] > k) @ digits
         total, moment = (
             np.bincount(cells[some], one[some], len(values[r])) for one in (weights, weights * y)
         )
         values[r] = policy.rate * moment / (total + policy.shrinkage)
-        y -= values[r, cells]
-        other = other - values[r, (other_codes[:, j] > k) @ digits]
-        losses.append(float(other_weights @ other**2))
-        if held_out and len(losses) - np.argmin(losses) > policy.patience:
+        freedom[r] = policy.rate * (total / (total + policy.shrinkage)).sum()
+        predicted += values[r, cells]
+        losses.append(loss())
+        if out is not None and len(losses) - np.argmin(losses) > policy.patience:
             break
-    kept = int(np.argmin(losses)) if held_out else most
+    kept = most if out is None else int(np.argmin(losses))
     at = inputs[:kept], places[:kept]
-    return JumpNodes(at[0], cuts[at], rooms[at], values[:kept])
+    return JumpNodes(at[0], cuts[at], rooms[at], values[:kept], freedom[:kept])
 
 
 def _questions(
@@ -191,11 +240,3 @@ def _questions(
         found.append((j, cut))
         cells += (codes[:, j] > cut) * 2**k
     return np.array(found).T
-
-
-def fit_others(
-    u: RowInputs, y: PerRow, weights: PerRow, out: ndarray, policy: BoostingPolicy
-) -> JumpNodes:
-    """Return the nodes of the rows that are not `out`, with the lowest loss on those that are."""
-    held_out = u[out], y[out], weights[out]
-    return boost(u[~out], y[~out], weights[~out], policy, held_out=held_out)

@@ -19,6 +19,7 @@ from scipy.special import softmax
 
 from kanrun.engine.tables.cross_validation import SPARSE, row_losses
 from kanrun.engine.tables.design import Terms
+from kanrun.engine.tables.jumps import BoostingTarget, squares
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.engine.tables.table_candidates import (
     JUMPS,
@@ -86,7 +87,7 @@ def fit_numbers(
 
     fit = _stacked(rows, t, TableRows.solve, stack, start)
     if JUMPS in policy.candidates and not policy.shapes and y.shape[1] == 1:
-        fit = with_jumps(rows, fit, t, stack, start)
+        fit = with_jumps(rows, fit, squares(t[:, 0], weights), 0.0, stack, start)
     return fit.times(scale, shift)
 
 
@@ -144,6 +145,9 @@ def fit_likelihood(
     # Neighbourhoods are found in the link of counts and sizes, whose noise varies less.
     seen = family.link((y + np.average(y, 0, weights)) / 2) if family.is_log else means
     fit = _stacked(rows, seen, solve, stack, start)
+    if JUMPS in policy.candidates and not policy.shapes and means.shape[1] == 1:
+        level = float(family.link(np.average(means[:, 0], weights=weights)))
+        fit = with_jumps(rows, fit, _link_target(means[:, 0], weights, family), level, stack, start)
     if family.classes:
         return fit
     information = np.average(family.weight(family.mean(fit.left_out)), 0, weights)
@@ -154,6 +158,30 @@ def probabilities(logits: RowLogits) -> RowOutputs:
     """Return the probabilities of all classes, shape (rows, classes); one logit is split."""
     split = np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
     return np.asarray(softmax(split, 1))
+
+
+def _newton_step(y: PerRow, mean: PerRow, least: float, family: Family) -> tuple[PerRow, PerRow]:
+    """Return information, `least` or more, and step of Newton's method of each row."""
+    information = np.maximum(family.weight(mean), least)
+    return information, family.score(y, mean) / information
+
+
+def _least_information(y: RowOutputs, family: Family) -> float:
+    return _MIN_INFORMATION * (float(family.weight(y.mean())) if family.is_log else 1.0)
+
+
+def _link_target(y: PerRow, weights: PerRow, family: Family) -> BoostingTarget:
+    """Return the likelihood of one link of the means, for nodes of jumps."""
+    least = _least_information(y, family)
+
+    def loss(y: PerRow, eta: PerRow) -> PerRow:
+        if family.classes:
+            return np.asarray(np.logaddexp(0, eta) - y * eta)
+        return family.deviance(y, family.mean(eta))
+
+    return BoostingTarget(
+        y, weights, lambda y, eta: _newton_step(y, family.mean(eta), least, family), loss
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,10 +209,9 @@ class _Newton:
     def problem(self, eta: RowLogits, c: int, form: Functions) -> FunctionProblem:
         """Return the least squares problem that is one step of output c."""
         mean = self.family.mean(eta)[:, c]
-        unit = self.family.weight(self.y.mean()) if self.family.is_log else 1.0
-        weight = np.maximum(self.family.weight(mean), _MIN_INFORMATION * unit)
-        response = eta[:, c] + self.family.score(self.y[:, c], mean) / weight
-        return form.problem(self.weights * weight, response)
+        least = _least_information(self.y, self.family)
+        weight, step = _newton_step(self.y[:, c], mean, least, self.family)
+        return form.problem(self.weights * weight, eta[:, c] + step)
 
     def links(
         self, variances: ndarray, scale: float, start: ndarray, roughly: float = 1.0

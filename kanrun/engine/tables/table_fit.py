@@ -10,8 +10,8 @@ import numpy as np
 from numpy import ndarray
 
 from kanrun.engine.tables.design import Design, Terms
-from kanrun.engine.tables.jumps import CUT_INTERVALS, BoostingPolicy, boost, fit_others
-from kanrun.engine.tables.reduced_basis import Columns, RowFunctions, RowOutputs
+from kanrun.engine.tables.jumps import CUT_INTERVALS, BoostingPolicy, BoostingTarget, boost
+from kanrun.engine.tables.reduced_basis import Columns, PerRow, RowFunctions, RowOutputs
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS, MainPosterior, TableRows
 from kanrun.engine.tables.variance_components import TablePolicy, Variances
 
@@ -57,10 +57,13 @@ class TableFit:
 
     @property
     def effective(self) -> float:
-        """Effective degrees of freedom of main effects and, by their weight, of neighbourhoods."""
+        """Effective degrees of freedom of main effects and, by weight, neighbourhoods and jumps."""
         found = self.posteriors() if self.unit else ()
         freedom = (w * one.degrees_of_freedom(range(len(one.prior))) for w, one in found)
-        return sum(freedom, 0.0)
+        total = (1 - self.weights.get(JUMPS, 0.0)) * sum(freedom, 0.0)
+        for name, nodes in zip((JUMPS, OTHER_JUMPS), self.design.jumps, strict=False):
+            total += self.weights[name] * nodes.degrees_of_freedom(len(self.u))
+        return total
 
     def functions(self) -> Columns:
         """Return the functions of single inputs, which may be many times the table."""
@@ -89,29 +92,36 @@ class TableFit:
 
 
 def with_jumps(
-    rows: TableRows, fit: TableFit, t: RowOutputs, stack: Stack, start: TableFit | None
+    rows: TableRows,
+    fit: TableFit,
+    target: BoostingTarget,
+    level: float,
+    stack: Stack,
+    start: TableFit | None,
 ) -> TableFit:
     """Add nodes of jumps for the output, and for what the stack leaves, if these reduce its loss.
 
-    Their number and weights are those of `start`, a fit to similar rows.
+    The first are added to `level`, the best constant. Their number and weights are those of
+    `start`, a fit to similar rows.
     """
     left_out, policy = fit.left_out, rows.policy
-    targets = {JUMPS: t[:, 0], OTHER_JUMPS: (t - left_out)[:, 0]}
+    bases = {JUMPS: np.full(len(left_out), level), OTHER_JUMPS: left_out[:, 0]}
     if start is None:
-        found, left_out = _search(rows, fit, t, stack, targets)
+        found, left_out = _search(rows, fit, target, bases, stack)
     else:
-        known = zip(targets, start.design.jumps, strict=False)
+        known = zip(bases, start.design.jumps, strict=False)
         found = {name: (len(nodes.values), start.weights[name]) for name, nodes in known}
     if not found:
         return fit
     boosting = affordable(fit, policy)
     jumps = tuple(
-        boost(rows.u, targets[name], rows.weights, boosting, count=count if weight else 0)
+        boost(rows.u, target, bases[name], boosting, count=count if weight else 0)
         for name, (count, weight) in found.items()
     )
     weights = {name: weight for name, (_, weight) in found.items()}
     kept = 1 - weights[JUMPS]
-    smooth, design = fit.times(kept), replace(fit.design, jumps=jumps)
+    smooth = fit.times(kept, weights[JUMPS] * level)
+    design = replace(fit.design, jumps=jumps)
     design = design if kept else replace(design, radial=None)
     main = smooth.terms.main[:, : len(design.main)]
     main = np.pad(main, ((0, 0), (0, len(design.main) - main.shape[1])))
@@ -137,35 +147,37 @@ def affordable(fit: TableFit, policy: TablePolicy) -> BoostingPolicy:
 def _search(
     rows: TableRows,
     fit: TableFit,
-    t: RowOutputs,
+    target: BoostingTarget,
+    bases: Mapping[str, PerRow],
     stack: Stack,
-    targets: Mapping[str, ndarray],
 ) -> tuple[dict[str, tuple[int, float]], ndarray]:
     """Return number of nodes and weight by name, none without gain; and predictions of rows.
 
     Rows are predicted by nodes that were fitted to other rows, one part after the other: no further
     part is fitted once the gain is too small for the parts so far.
     """
-    policy, weights, smooth = rows.policy, rows.weights, fit.left_out
-    if len(t) < policy.jump_rows:
+    policy, smooth = rows.policy, fit.left_out
+    if len(smooth) < policy.jump_rows:
         return {}, smooth
     parts, boosting = np.argsort(rows.order) % policy.jump_parts, affordable(fit, policy)
-    members, counts = [smooth, smooth.copy(), smooth.copy()], list[list[int]]()
+    members, counts = [smooth, *(smooth.copy() for _ in bases)], list[list[int]]()
+    before = target.weights * target.loss(target.y, smooth[:, 0])
     for part in range(policy.jump_parts):
         out = parts == part
-        found = [fit_others(rows.u, y, weights, out, boosting) for y in targets.values()]
+        found = [boost(rows.u, target, base, boosting, out=out) for base in bases.values()]
         counts.append([len(nodes.values) for nodes in found])
-        jumps, others = (nodes(rows.u[out])[:, None] for nodes in found)
-        members[1][out], members[2][out] = jumps, smooth[out] + others
+        for member, nodes, base in zip(members[1:], found, bases.values(), strict=True):
+            member[out, 0] = base[out] + nodes(rows.u[out])
         mixture, _ = stack(members)
         mixture = np.where(mixture < policy.min_weight, 0.0, mixture)
         mixture /= mixture.sum()
         left_out = np.tensordot(mixture, members, 1)
-        before, after = (weights * ((t - one) ** 2)[:, 0] for one in (smooth, left_out))
-        gain, (relative, errors, least) = before - after, policy.jump_gain
+        gain = before - target.weights * target.loss(target.y, left_out[:, 0])
+        relative, errors, least = policy.jump_gain
         chance = errors * gain.std() / np.sqrt(len(gain))
         limit = max(relative * before.mean(), chance, least) * (part + 1) / policy.jump_parts
         if gain.mean() <= limit:
             return {}, smooth
     number = np.round(np.mean(counts, axis=0)).astype(int).tolist()
-    return dict(zip(targets, zip(number, mixture[1:].tolist(), strict=True), strict=True)), left_out
+    each = zip(number, mixture[1:].tolist(), strict=True)
+    return dict(zip(bases, each, strict=True)), left_out

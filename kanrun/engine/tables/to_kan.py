@@ -168,13 +168,16 @@ def add_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
 
     `ends` are those of the input's grid.
     """
-    first, *others = network.edge_layers
+    first, *others = network.stored_layers
     cuts = np.linspace(*ends, first.grid.intervals + 1)[None]
     breakpoints = np.insert(first.grid.breakpoints.numpy(), place, cuts, 0)
     edges = np.insert(first.coefficients.detach().numpy(), place, 0.0, 1)
     mask = np.insert(first.mask.numpy(), place, False, 1)
     edges[0, place], mask[0, place] = _lines(cuts), True  # node 0 is the sum of all effects
     layer = _layer(torch.as_tensor(breakpoints), edges, first.spec, mask)
+    if isinstance(first, StepLayer):
+        sources = first.sources + (first.sources >= place)
+        layer = StepLayer.of(layer, sources, first.places, first.widths)
     return KAN.of_layers([layer, *others])
 
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from kanrun.engine.tables import TablePolicy, fit_numbers, to_kan
-from kanrun.engine.tables.effects import column_effect
-from kanrun.engine.tables.jumps import BoostingPolicy, boost
+from kanrun.engine.tables import TablePolicy, fit_numbers, fit_table, to_kan
+from kanrun.engine.tables.effects import column_effect, pair_maps, pair_table
+from kanrun.engine.tables.jumps import BoostingPolicy, boost, squares
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS
 from kanrun.engine.tables.table_fit import affordable
 from kanrun.engine.tables.to_kan import blend, table_outputs
+from kanrun.points import Family, Points
 from kanrun.study.saved import pack, unpack
 
 POLICY = TablePolicy(jump_rows=400, omitted=0.0)
@@ -29,13 +30,17 @@ def test_cells_hold_the_values_of_all_combinations():
     u = np.array(list(product((-1.0, -0.5, 0.5, 1.0), repeat=3)))
     y = 2.0 * ((u[:, 0] > 0) & (u[:, 1] > 0) & (u[:, 2] < 0))
     policy = BoostingPolicy(depth=3, rate=1.0, shrinkage=1e-9, fraction=1.0)
-    nodes = boost(u, y, np.ones(len(u)), policy, count=1)
+    nodes = boost(u, squares(y, np.ones(len(u))), 0.0, policy, count=1)
     assert sorted(nodes.inputs[0]) == [0, 1, 2]
     assert_allclose(nodes(u), y, atol=1e-6)
     assert_allclose(nodes.cuts, 0, atol=1e-12)
     assert_allclose(nodes.rooms, 1)
-    middle = nodes.partial_dependence(u, 0, np.array([-0.5, 0.5]))
+    middle = nodes.partial_dependence(u, [0], np.array([[-0.5], [0.5]]))
     assert_allclose(middle, [0, 0.5], atol=1e-6)
+    both = nodes.partial_dependence(u, [0, 1], np.array([[0.5, 0.5], [0.5, -0.5]]))
+    assert_allclose(both, [1, 0], atol=1e-6)
+    assert nodes.degrees_of_freedom(10**9) == pytest.approx(8, abs=1e-6)
+    assert nodes.degrees_of_freedom(8) == pytest.approx(8 * (1 - np.exp(-1)), abs=1e-6)
 
 
 def test_weights_count_as_repeated_rows():
@@ -44,8 +49,9 @@ def test_weights_count_as_repeated_rows():
     double = np.where(u[:, 0] > 0, 2.0, 1.0)
     policy = BoostingPolicy(fraction=1.0, max_cuts=300)
     again = np.repeat(np.arange(200), double.astype(int))
-    ones = boost(u[again], y[again], np.ones(len(again)), policy, count=5)
-    assert_allclose(boost(u, y, double, policy, count=5)(u), ones(u), atol=1e-12)
+    ones = boost(u[again], squares(y[again], np.ones(len(again))), 0.0, policy, count=5)
+    twice = boost(u, squares(y, double), 0.0, policy, count=5)
+    assert_allclose(twice(u), ones(u), atol=1e-12)
 
 
 @pytest.mark.parametrize("smooth", [0.0, 1.0])
@@ -74,12 +80,39 @@ def test_the_network_of_jumps_is_the_fit(smooth):
     for one in (network, both):
         assert_allclose(table_outputs(one, x.numpy()), one(x).detach(), atol=1e-9)
         stored = unpack(one.describe(), pack(one))
-        assert torch.equal(stored(x), one(x))
+        assert_allclose(stored(x).detach(), one(x).detach(), atol=1e-12)
     assert sum(one.size for one in pack(network).values()) < layer.coefficients.numel()
     at = np.array([[-0.5, 0, 0], [0.5, 0, 0]])
     effect = column_effect(fit, [0], at, fit.design.basis.values(at))
     expected = 2 * 0.35 * 0.75 + 2 * smooth * np.sin(1.5)
     assert effect[1] - effect[0] == pytest.approx(expected, abs=0.25)
+
+
+@pytest.mark.parametrize("family", [Family(classes=2), Family("poisson")])
+def test_jumps_of_links_are_in_network_pairs_and_degrees_of_freedom(family):
+    rng = np.random.default_rng(0)
+    u, jump = data(1200)
+    mean = family.mean(3 * jump - 3)
+    y = (rng.random(mean.shape) < mean) * 1.0 if family.classes else rng.poisson(4 * mean) * 1.0
+    policy = replace(POLICY, family=family.name, folds=0, alternatives=False)
+    model = fit_table(Points(u, y), family.classes, policy)
+    fit = model.fit
+    assert fit.weights[JUMPS] + fit.weights[OTHER_JUMPS] > 0.3
+    smooth = fit_table(
+        Points(u, y), family.classes, replace(policy, candidates=policy.candidates[:-1])
+    )
+    found, before = (one.predict(u)[:, -1:] for one in (model, smooth))
+    scale = 1 if family.classes else 4
+    assert np.mean((found / scale - mean) ** 2) < 0.7 * np.mean((before / scale - mean) ** 2)
+    assert_allclose(model.parts[0].predict(u), model.predict(u), rtol=1e-2, atol=1e-3)
+    assert fit.effective > replace(fit, design=replace(fit.design, jumps=())).effective + 1
+    names = ["a", "b", "c"]
+    pairs = pair_table(model, names)
+    assert {frozenset(pair) for pair in pairs[["input_1", "input_2"]].to_numpy()[:3]} >= {
+        frozenset("ab")
+    }
+    maps = pair_maps(model, Points(u, y), pairs[:1], names, ["no", "yes"][: family.classes or 1])
+    assert np.ptp(maps["value"]) > 0.2 * np.ptp(mean * scale)
 
 
 MAPS = [(np.linspace(-9, 9, 5), np.linspace(-1, 1, 5))] * 2
