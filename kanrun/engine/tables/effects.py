@@ -128,8 +128,8 @@ def column_effect(
     return np.asarray(effect)
 
 
-def _jump_effect(fit: TableFit, rows: RowInputs, inputs: Sequence[int], at: ndarray) -> RowOutputs:
-    """Return the mean of the jumps over the rows with these inputs set to `at`."""
+def _jump_effect(fit: TableFit, rows: RowInputs, inputs: Sequence[int], at: ndarray) -> ndarray:
+    """Return the mean of the jumps (points, outputs) over rows with these inputs set to `at`."""
     heights = fit.terms.main[:, len(fit.design.main) :]
     effect = np.zeros((len(at), len(heights)))
     for one, height in zip(fit.design.jumps, heights.T, strict=True):
@@ -248,7 +248,9 @@ def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
     u = fit.u[spaced(len(fit.u), _EFFECT_ROWS if design.jumps else MAX_ROWS)]
     h, size = design.basis.values(u)[:, terms.places], np.abs(terms.pairs).max(initial=0.0) or 1.0
     scaled = terms.pairs / size
-    pairs = design.strongest_pairs((scaled**2).sum(0), 2 * MAX_PAIRS)
+    energy, pairs = (scaled**2).sum(0), list[tuple[int, int]]()
+    if energy.size:
+        pairs = design.strongest_pairs(energy, 2 * MAX_PAIRS)
     for nodes in design.jumps:
         pairs += strongest(nodes.pair_energy(len(design.relevance)), 2 * MAX_PAIRS)
     column, found = design.basis.column[terms.places], []
