@@ -26,12 +26,11 @@ from kanrun.study.build import (
     make_problem,
     network_shape,
     parameters_of,
-    refuse_unused,
 )
 from kanrun.study.evaluation import relative_error, scores
 from kanrun.study.resources import generator
 from kanrun.study.saved import slider_checkpoint
-from kanrun.study.suite import typed, with_cell
+from kanrun.study.suite import refuse_unused, typed, with_cell
 
 Model = KANConfig | MLPConfig
 #: Passes of which the fastest counts: noise only ever adds time.

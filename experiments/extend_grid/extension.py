@@ -34,7 +34,6 @@ from kanrun.study.build import (
     make_problem,
     network_shape,
     parameters_of,
-    refuse_unused,
 )
 from kanrun.study.evaluation import relative_error, stage_row, step_row
 from kanrun.study.prediction import predicted_values
@@ -47,6 +46,7 @@ from kanrun.study.suite import (
     exponents,
     median,
     minimum,
+    refuse_unused,
     typed,
     value_range,
     with_cell,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -154,16 +154,6 @@ BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}
 DOUBLE = 8
 #: Samples of one step of Adam if `solver=auto` chooses it.
 ADAM_BATCH = 1024
-
-
-def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
-    """Raise UsageError for a setting of the KAN that the experiment takes from `instead`."""
-    usual = KANConfig()
-    for name, place in instead.items():
-        if isinstance(model, KANConfig) and getattr(model, name) != getattr(usual, name):
-            raise UsageError(
-                f"model.{name}={getattr(model, name)} is not used here. Set {place} instead."
-            )
 
 
 def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:

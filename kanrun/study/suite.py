@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from kanrun.config import ExperimentConfig
+from kanrun.config import ExperimentConfig, KANConfig
 from kanrun.config.registry import Plain
 from kanrun.config.rules import with_differences
 from kanrun.errors import UsageError
@@ -147,6 +147,16 @@ def typed(settings: Entry, entry: Any, where: str) -> Entry:
             f"{where} has {entry}, where keys with values are needed; it takes {takes}."
         )
     return with_differences(settings, entry, f"{where}.")
+
+
+def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
+    """Raise UsageError for a setting of the KAN that the experiment takes from `instead`."""
+    usual = KANConfig()
+    for name, place in instead.items():
+        if isinstance(model, KANConfig) and getattr(model, name) != getattr(usual, name):
+            raise UsageError(
+                f"model.{name}={getattr(model, name)} is not used here. Set {place} instead."
+            )
 
 
 def check_bounds(cell: Plain) -> None:
