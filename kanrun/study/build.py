@@ -152,8 +152,7 @@ STARTS, FEW_STARTS, WIDE = 8, 3, 50
 BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}
 #: Bytes of a float64.
 DOUBLE = 8
-#: Samples of one step of Adam if `solver=auto` chooses it.
-ADAM_BATCH = 1024
+ADAM_BATCH = 1024  # samples of one step of Adam if `solver=auto` chooses it
 
 
 def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:
