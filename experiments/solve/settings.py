@@ -39,7 +39,7 @@ from kanrun.errors import UsageError
 from kanrun.formulas import constant, variable
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
 from kanrun.formulas.parsing import parse_expression
-from kanrun.targets import column_names, read_inputs
+from kanrun.targets import column_names, frame_columns, input_rows, read_inputs
 
 _NETWORK_KEYS = {
     "kan": {"kind", "hidden", "terms", "factors", "degree"},
@@ -236,19 +236,7 @@ def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
     wanted = [*names, *unknowns]
     if isinstance(data, str):
         return unknowns, read_inputs(data, wanted)
-    if missing := [name for name in wanted if name not in data]:
-        raise UsageError(
-            f"equation.data has no column {missing[0]}; its columns are "
-            f"{', '.join(map(str, data))}."
-        )
-    try:
-        columns = [np.asarray(data[name], dtype=np.float64).reshape(-1) for name in wanted]
-        found = np.stack(columns, axis=1)
-    except (TypeError, ValueError):
-        raise UsageError("equation.data needs columns of numbers of equal length.") from None
-    if not np.isfinite(found).all():
-        raise UsageError("equation.data has values that are not finite. Remove these rows.")
-    return unknowns, found
+    return unknowns, input_rows(frame_columns(data, wanted, "equation.data"), wanted)[0]
 
 
 def with_observations(system: System, unknowns: Sequence[str], columns: Array) -> System:

@@ -18,12 +18,9 @@ from kanrun.engine.equations.fields import (
 from kanrun.engine.equations.network_solution import NetworkSolver
 from kanrun.engine.equations.residuals import (
     Ansatz,
-    Block,
     EquationStage,
     Grids,
     Method,
-    ResidualProblem,
-    Residuals,
     Solution,
     arguments_at,
 )
