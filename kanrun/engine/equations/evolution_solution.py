@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import inf
-from operator import or_
 from time import process_time
 from typing import Any
 
@@ -102,14 +101,20 @@ class _Level:
     work_power: float = 0.0
 
     @property
+    def error_fraction(self) -> float:
+        """Estimated error relative to the change."""
+        rest = float(self.factor**self.power)
+        return 1.0 if self.change > SATURATED else min(rest / max(1 - rest, TINY), 1.0)
+
+    @property
     def estimate(self) -> float | None:
         """Estimated relative error; None for the first solution."""
-        if self.changes is None:
-            return None
-        if self.change > SATURATED:
-            return self.change
-        rest = float(self.factor**self.power)
-        return self.change * min(rest / max(1 - rest, TINY), 1.0)
+        return None if self.changes is None else self.change * self.error_fraction
+
+    def estimate_at(self, time: float) -> float | None:
+        """Return the estimated error in the part of time, from 0 to 1, that contains `time`."""
+        part = min(int(PARTS * time), PARTS - 1)
+        return None if self.changes is None else float(self.changes[part]) * self.error_fraction
 
 
 def solve_evolution(
@@ -274,6 +279,7 @@ def _is_enough(level: _Level, tolerance: float) -> bool:
 def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
     """Yield the windows of a solution, with residuals at new points."""
     windows, before, sizes = level.march.windows, None, level.values.square().mean(0).sqrt()
+    low, high = system.box[-1].tolist()
     for number, window in enumerate(windows):
         field = _field(window, system)
         equation, conditions = window_residuals(system, field, before, sizes)
@@ -289,7 +295,7 @@ def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
             objective=equation.rms**2,
             equation=equation,
             conditions=conditions,
-            change=level.estimate,
+            change=level.estimate_at(((window.start + window.end) / 2 - low) / (high - low)),
             seconds=level.march.seconds / len(windows),
             points=points,
         )
@@ -320,7 +326,7 @@ def _field(window: Window, system: EvolutionSystem) -> Field:
 def _common_edges(window: Window) -> Array:
     """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
     every = (Counter(part.space.edges.tolist()) for part in window.parts[0])
-    points, counts = np.array(sorted(reduce(or_, every).items())).T
+    points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
     apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
     apart[-1] = True
     points = np.repeat(points, (apart * counts).astype(int))

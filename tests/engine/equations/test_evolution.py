@@ -1,9 +1,8 @@
 """Evolution equations in windows: exact solutions, estimates, built-in conditions, the bands."""
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from kanrun.engine.equations.evolution_solution import (
     _field,
     _is_enough,
     _less_work,
+    _Level,
     _level,
     _next_factor,
     _power,
@@ -33,7 +33,6 @@ from kanrun.errors import UsageError
 from kanrun.formulas.equations import Vocabulary
 
 BOX = {"x": [0, 1], "t": [0, 1]}
-Function = Callable[..., Any]
 
 
 def make(variables, formula, conditions, unknowns=("u",)):
@@ -44,19 +43,15 @@ def solve(found, tolerance):
     return finished(solve_evolution(found, tolerance))
 
 
-def relative_error(found, exact, low=0, high=1):
-    x, t = np.meshgrid(np.linspace(low, high, 53), np.linspace(0, 1, 47))
+def relative_error(found, exact):
+    x, t = np.meshgrid(np.linspace(0, 1, 53), np.linspace(0, 1, 47))
     points = torch.as_tensor(np.stack([x.ravel(), t.ravel()], axis=1))
     values = found.network(points)[:, 0].detach().numpy()
     wanted = exact(x, t).ravel()
     return float(np.linalg.norm(values - wanted) / np.linalg.norm(wanted))
 
 
-def sine_wave(x, t):
-    return np.cos(np.pi * t) * np.sin(np.pi * x)
-
-
-EXACT: dict[str, tuple[str, list[str], Function]] = {
+EXACT = {
     "heat": (
         "u_t = u_xx/10",
         ["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"],
@@ -65,7 +60,7 @@ EXACT: dict[str, tuple[str, list[str], Function]] = {
     "wave": (
         "u_tt = u_xx",
         ["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0", "u_t = 0 at t=0"],
-        sine_wave,
+        lambda x, t: np.cos(np.pi * t) * np.sin(np.pi * x),
     ),
     "transport around a ring": (
         "u_t + u_x = 0",
@@ -76,16 +71,6 @@ EXACT: dict[str, tuple[str, list[str], Function]] = {
         "u_t = u_xx + x^2*exp(-t)",
         ["u_x = 0 at x=0", "u + 2*u_x = -3*exp(-t) at x=1", "u = 2 - x^2 at t=0"],
         lambda x, t: np.exp(-t) * (2 - x**2),
-    ),
-    "beam": (
-        "u_tt = -u_xxxx/pi^2",
-        [
-            "u = 0 at x=0, x=1",
-            "u_xx = 0 at x=0, x=1",
-            "u = sin(pi*x) at t=0",
-            "u_t = 0 at t=0",
-        ],
-        sine_wave,
     ),
     "nonlinear, moving walls": (
         "u_t + u*u_x = 0.1*u_xx",
@@ -105,9 +90,10 @@ def test_exact_solutions_are_met_and_errors_estimated(name):
     found = solve(make(BOX, formula, conditions), 1e-7)
     error = relative_error(found, exact)
     assert found.solved_until == 1.0
-    assert error < 1e-7
-    assert found.estimate < 1e-7
+    assert max(error, found.estimate) < 1e-7
     assert error < 10 * max(found.estimate, 1e-9)
+    changes = [each.change for each in found.last]
+    assert min(changes) < max(changes) < 4.001 * found.estimate  # the root of 16 parts
 
 
 def test_derivatives_of_the_sixth_order():
@@ -172,7 +158,6 @@ def test_windows_join_to_rounding_though_breakpoints_move():
         ("u_t = u_xx", ["u = 0 at x=0", "u = x at t=0"]),  # a condition is missing
         ("u_t = u_xx", ["u = u_t at x=0", "u = 0 at x=1", "u = 0 at t=0"]),
         ("u_t = u_xx", ["u = 0 at x=0.5, x=1", "u = x at t=0"]),  # inside
-        ("u_t = u_xx", ["u = 0 at x=0, x=1", "u = x at t=0.5"]),
     ],
 )
 def test_other_systems_are_left_to_the_general_solver(formula, conditions):
@@ -254,11 +239,9 @@ def test_a_wall_value_that_jumps_is_met_from_then_on():
 def test_a_window_too_short_for_breakpoints_in_units_of_time():
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
     (window,) = next(Marcher(system, 1e-3).run()).windows
-    fields = (
-        _field(each, system) for each in (window, replace(window, start=0.2, end=0.2 + 1e-15))
-    )
-    found, short = (each.get_unknowns() for each in fields)
-    assert torch.equal(found, short)
+    short = replace(window, start=0.2, end=0.2 + 1e-15)
+    found, again = (_field(each, system).get_unknowns() for each in (window, short))
+    assert torch.equal(found, again)
 
 
 def test_more_kinks_than_breakpoints_between_which_they_could_be():
@@ -315,46 +298,45 @@ def test_ill_posed_equations_are_told_from_well_posed_ones(name):
     assert (growing_place(system, _field(window, system)) is not None) == (name in ILL_POSED)
 
 
+def level(tolerance=1e-3, work=0.0, **more):
+    march = March([], 1.0, tolerance, work=work * MAX_WORK)
+    return _Level(march, torch.zeros(0, 1), **more)
+
+
 def test_next_tolerance_aims_at_the_wanted_error():
-    system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
-    march = next(Marcher(system, 1e-3).run())
-    first = _level(system, march, torch.zeros(0, 2, dtype=torch.float64), None)
-    level = replace(first, changes=torch.ones(PARTS), factor=0.1)
-    assert _next_factor(first, 1e-6) == 0.1
-    assert _next_factor(replace(level, change=0.11), 1e-6) == 0.1
-    assert _next_factor(replace(level, change=1e-8), 1e-6) == 0.1
-    assert _next_factor(replace(level, change=2.7e-4), 1e-6) == pytest.approx(0.01)
-    assert _next_factor(replace(level, change=2.7e-5, power=0.5), 1e-6) == 1e-3
-    assert _next_factor(replace(level, change=0.09), 1e-6) == 1e-3
-    expensive = replace(level, march=replace(march, work=1e9))
-    assert not _is_enough(replace(expensive, change=0.91e-5), 1e-6)
-    assert _is_enough(replace(expensive, change=0.89e-5), 1e-6)
-    assert not _is_enough(replace(level, change=0.89e-5), 1e-6)
-    assert _is_enough(replace(level, change=1e-11), 1e-6)
+    second = partial(level, changes=torch.ones(PARTS), factor=0.1)
+    assert _next_factor(level(), 1e-6) == 0.1
+    assert _next_factor(second(change=0.11), 1e-6) == 0.1
+    assert _next_factor(second(change=1e-8), 1e-6) == 0.1
+    assert _next_factor(second(change=2.7e-4), 1e-6) == pytest.approx(0.01)
+    assert _next_factor(second(change=2.7e-5, power=0.5), 1e-6) == 1e-3
+    assert _next_factor(second(change=0.09), 1e-6) == 1e-3
+    assert not _is_enough(second(work=100, change=0.91e-5), 1e-6)
+    assert _is_enough(second(work=100, change=0.89e-5), 1e-6)
+    assert not _is_enough(second(change=0.89e-5), 1e-6)
+    assert _is_enough(second(change=1e-11), 1e-6)
+    for power, factor in ((0.66, 1e-3), (0.67, 0.5), (2.0, 0.5**0.5)):  # the first of less work
+        costly = second(work=0.01, change=0.09, work_power=power)
+        assert _next_factor(costly, 1e-6) == pytest.approx(factor)
 
 
 def test_a_tolerance_between_a_solution_and_one_of_too_much_work():
-    system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
-    march = replace(next(Marcher(system, 1e-5).run()), work=1e-3 * MAX_WORK)
-    level = _level(system, march, torch.zeros(0, 2, dtype=torch.float64), None)
     long = March([], 0.5, 1e-6, work=0.5 * MAX_WORK, remaining=0.5 * MAX_WORK)
-    assert _less_work(long, level) == pytest.approx(1e-5 * 2 ** (-1 / 3))
-    assert _less_work(replace(long, tolerance=1e-10), level) == pytest.approx(1e-5 / 2)
+    done = level(1e-5, 1e-3)
+    assert _less_work(long, done) == pytest.approx(1e-5 * 2 ** (-1 / 3))
+    assert _less_work(replace(long, tolerance=1e-10), done) == pytest.approx(1e-5 / 2)
     for work, is_possible in ((0.49, True), (0.51, False)):
-        near = replace(level, march=replace(march, work=work * MAX_WORK))
-        assert (_less_work(long, near) is not None) == is_possible
+        assert (_less_work(long, level(1e-5, work)) is not None) == is_possible
     assert _less_work(long, None) == pytest.approx(1e-4)
     assert _less_work(replace(long, tolerance=1.1e-4), None) is None
 
 
-def test_a_next_tolerance_of_too_much_work_is_larger():
+def test_time_that_ran_out_is_said(monkeypatch):
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
-    march = replace(next(Marcher(system, 1e-5).run()), work=0.01 * MAX_WORK)
-    first = _level(system, march, torch.zeros(0, 2, dtype=torch.float64), None)
-    level = replace(first, changes=torch.ones(PARTS), change=0.09, factor=0.1)
-    for power, factor in ((0.66, 1e-3), (0.67, 0.5), (2.0, 0.5**0.5)):
-        found = _next_factor(replace(level, work_power=power), 1e-6)
-        assert found == pytest.approx(factor)
+    ends = iter([False] * 3)
+    for module in (evolution, evolution_solution):
+        monkeypatch.setattr(module, "time_limit_reached", lambda: next(ends, True))
+    assert solve(system, 1e-6).stopped == "CPU time ran out"
 
 
 def test_an_error_at_the_end_counts_as_one_in_the_whole_range():
@@ -362,32 +344,29 @@ def test_an_error_at_the_end_counts_as_one_in_the_whole_range():
     *_, march = Marcher(system, 1e-3).run()
     points = torch.linspace(0, 1, 160, dtype=torch.float64)[:, None]
     first = _level(system, replace(march, tolerance=1e-2), points, None)
+    size = float(first.values.square().mean().sqrt())
     for end, change in ((0.3, 0.3), (0.01, 0.1)):
         moved = torch.full_like(first.values, 0.1)
         moved[-10:] = end
-        before = replace(first, values=first.values + moved)
-        size = float(first.values.square().mean().sqrt())
-        assert _level(system, march, points, before).change == pytest.approx(
-            change / size, rel=0.04
-        )
+        found = _level(system, march, points, replace(first, values=first.values + moved))
+        assert found.change == pytest.approx(change / size, rel=0.04)
 
 
-def test_breakpoints_are_added_before_a_front_steepens():
+def test_breakpoints_are_added_before_a_front_steepens(monkeypatch):
     """A front whose width falls by half in a window needs them within that window."""
     system = make(
         {"x": [-1, 1], "t": [0, 1]},
         "u_t = u_xx/10000 - 5*u^3 + 5*u",
         ["periodic in x", "u = cos(pi*x) at t=0"],
     )
-    worst = []
-    for foreseen in (True, False):
-        with pytest.MonkeyPatch.context() as patch:
-            if not foreseen:
-                patch.setattr(evolution, "FORESEEN", 1.0)
-            *_, march = Marcher(system, 1e-5).run()
-        worst.append(max(e.space.error(e.at_end(system.orders)[0][:, 0]) for e in march.windows))
-    assert worst[0] < 0.3 * worst[1]
-    assert worst[0] < 1e-5
+
+    def worst():
+        *_, march = Marcher(system, 1e-5).run()
+        return max(e.space.error(e.at_end(system.orders)[0][:, 0]) for e in march.windows)
+
+    foreseen = worst()
+    monkeypatch.setattr(evolution, "FORESEEN", 1.0)
+    assert foreseen < min(1e-5, 0.3 * worst())
 
 
 def test_errors_fall_as_they_did_where_changes_are_small():
@@ -404,7 +383,6 @@ def test_errors_fall_as_they_did_where_changes_are_small():
 def test_a_solution_of_too_much_work_is_one_of_a_larger_tolerance(monkeypatch):
     system = make(BOX, "u_t + u_x = 0", ["periodic in x", "u = exp(sin(2*pi*x)) at t=0"])
     full = solve(system, 1e-6)
-    assert full.estimate < 1e-6
     monkeypatch.setattr(evolution_solution, "MAX_WORK", 2e3)
     less = solve(system, 1e-6)
     assert less.solved_until == 1

@@ -70,20 +70,6 @@ def test_the_order_of_convergence_is_degree_plus_one(degree):
     assert slope == pytest.approx(degree + 1, abs=0.3)
 
 
-def test_a_product_is_found():
-    formula, border = "u_xx + u_yy = -2*pi^2*sin(pi*x)*sin(pi*y)", "u = 0 at x=-1, x=1, y=-1, y=1"
-    problem = parsed({"x": (-1, 1), "y": (-1, 1)}, formula, [border])
-    found = solution(
-        problem, kan(2, intervals=8, outputs=2), OutputForm(1, 1, 2), intervals=(8, 16, 32)
-    )
-    truth = error(
-        found, lambda x: torch.sin(torch.pi * x[:, 0]) * torch.sin(torch.pi * x[:, 1]), problem.box
-    )
-    assert truth < 1e-6
-    change = found.last[-1].change
-    assert truth < 10 * change
-
-
 def test_units_of_the_solution_and_of_the_variable_change_nothing():
     unit = 1e-6
     plain = parsed(LINE, "u_xx + u = 3*cos(x)", ["u = 1 at x=0, x=1"])

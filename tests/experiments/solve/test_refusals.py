@@ -71,7 +71,7 @@ ENDS = ["u = 0 at x=0, x=1"]
             X,
             [],
             {"unknown_parameters": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}},
-            "no column u",
+            "no column 'u'",
         ),
         (
             "u_t = u_xx",
