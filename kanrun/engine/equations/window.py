@@ -70,18 +70,15 @@ class Window:
 
     def solution(self, system: EvolutionSystem, points: Array) -> Float[Array, "points unknowns"]:
         """Return the unknowns at points (points, variables) of the window."""
-        none, count = (0,) * system.variables, len(self.parts)
-        lifts = [system.lift(unknown, none, points) for unknown in range(count)]
-        return self.values(points) + np.stack(lifts, axis=1)
-
-    def values(self, points: Array) -> Float[Array, "points unknowns"]:
-        """Return u - lift at points (points, variables) of the window."""
-        *space, at = points.T
+        none, (*space, at) = (0,) * system.variables, points.T
         x = space[0] if space else np.zeros(len(at))
-        every = ([each.space.evaluate(each.coefficients, x) for each in e] for e in self.parts)
         times = legendre.legvander(2 * (at - self.start) / (self.end - self.start) - 1, DEGREE)
-        products = [np.sum(each, axis=0) * times for each in every]
-        return np.stack([each.sum(axis=1) for each in products], axis=1)
+        columns = []
+        for unknown, parts in enumerate(self.parts):
+            splines = np.sum([e.space.evaluate(e.coefficients, x) for e in parts], axis=0)
+            lift = system.lift(unknown, none, points)
+            columns.append((splines * times).sum(axis=1) + lift)
+        return np.stack(columns, axis=1)
 
     def at_end(self, orders: Sequence[int]) -> list[Array]:
         """Return the coefficients (functions, order) of each unknown and its time derivatives.
