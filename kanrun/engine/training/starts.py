@@ -11,9 +11,10 @@ continue the network before: its residual r is fitted by products of functions o
 with Legendre polynomials P and the slope s of what follows the hidden layer. An eigenvector v of
 the symmetric M with eigenvalue w is the node w (sum_{ip} v_ip P_p(x_i))^2, which a KAN represents:
 the largest |w| explain most. They depend on the function and hardly on the seed. The others are
-random and shallow, and compete among themselves until the end of the start: untrained, they would
-lose against networks that continue. An identity as last layer is kept where it improves the
-network. With two nodes it also begins with a product: a b = ((a + b)^2 - (a - b)^2) / 4.
+random, every second one shallow, and compete among themselves until the end of the start:
+untrained, they would lose against networks that continue. An identity as last layer is kept where
+it improves the network. With two nodes it also begins with a product, since
+a b = ((a + b)^2 - (a - b)^2) / 4.
 
 On each width, grids become finer while this lowers the error at the rate of a spline; once it does
 not, the width is what limits the error, and another node is added. Where a shape is given, growth
@@ -301,13 +302,15 @@ class Growth:
     def _candidates(self, network: Network) -> list[list[Network]]:
         """Return networks with a node more: with nodes of the residual, and random ones.
 
-        Random ones are shallow: the network before may be deep without need. They have to be
-        trained first, so both kinds compete among themselves.
+        Every second random one is shallow: the network before may be deep without need. Random ones
+        have to be trained first, so both kinds compete among themselves.
         """
         x, half = self._part.data.train.x, self.setup.plan.starts // 2
-        shape = (network.shape[0], network.shape[1] + 1, network.shape[-1])
+        shape = (network.shape[0], network.shape[1] + 1, *network.shape[2:])
         grown = [add_node(network, *node, x, MARGIN) for node in self._squares(network, half)]
-        random = [self._drawn(network, shape) for _ in range(self.setup.plan.starts - len(grown))]
+        others = self.setup.plan.starts - len(grown)
+        shapes = [(*shape[:2], shape[-1]), shape]
+        random = [self._drawn(network, shapes[n % 2]) for n in range(others)]
         return [grown, random]
 
     def _drawn(self, network: Network, shape: Sequence[int]) -> Network:
