@@ -352,6 +352,7 @@ def fused_sums(
     if prefers_sparse(grid.functions, grid.degree) or (
         table.numel() > FUSED_DENSE_NUMBERS and x.is_cpu and _is_single_threaded()
     ):
-        return _gathered_sums(x, *base, grid.knots, table, weight, *rest)
+        y, kind = _gathered_sums(x, *base, grid.knots, table, weight, *rest), x.device.type
+        return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y
     rows = _every_function(x, *base, grid.knots, *rest)
     return rows.flatten(1) @ torch.cat([table, weight[..., None]], -1).flatten(1).T
