@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import sympy
 from sympy import Expr
+from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, Array, apart
@@ -103,6 +104,10 @@ def _terms(expression: Expr) -> int:
     if expression.is_Pow and expression.exp.is_Integer:
         terms, power = _terms(expression.base), abs(int(expression.exp))
         return math.comb(terms + power - 1, power) if terms > 1 else 1
+    if isinstance(expression, TrigonometricFunction):
+        # Sympy halves angles as long as their factor is even, and has twice the terms each time.
+        factor = expression.args[0].as_coeff_Mul(rational=True)[0].p
+        return doublings if (doublings := abs(factor & -factor)) > _MAX_TERMS else 1
     return 1
 
 

@@ -172,6 +172,10 @@ def test_what_is_too_large_to_simplify_comes_back_at_once():
         "nothing with so many digits is factored"
     )
     assert proven_equal(large, many, BUDGET) == "unknown"
+    assert expansion_terms(parse("sin(256*x0/3)")) == 1
+    assert expansion_terms(parse("sin(512*x0/3)")) == 512, "an angle is halved nine times"
+    waves = parse("sin(2**99*x0)^2"), parse("1/2 - cos(2**100*x0)/2")
+    assert proven_equal(*waves, BUDGET) == "unknown"
 
 
 def test_the_certificate_tells_truth_from_likeness():
