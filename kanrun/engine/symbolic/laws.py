@@ -214,15 +214,21 @@ def noisy_formulas(
     size = np.abs(y) if data.relative else np.ones_like(y)
     if x.shape[1] == 1:
         entries = dictionary_of_one(x[:, 0], candidates)
-        entries += generic_terms(x[:, 0], candidates, _GENERIC) + waves(x[:, 0], candidates)
+        entries += generic_terms(x[:, 0], candidates, _GENERIC)
         entries = entries.simplest(_SIMPLE, shifted=False)
     else:
         entries = expand_dictionary(x, candidates).first(_SIMPLE)
     names = {candidate.name for candidate in candidates}
     search = partial(nearest_sums, kept=_KEPT, noise=_WITHIN * noise)
-    kinds = _kinds(entries, y, names, size, search, factor)
-    # Constants of functions are those of a grid, until all are refitted.
-    found = [each for sums in kinds for _, each in sums if 0 < each.error < np.inf]
+
+    def sums_of(terms: Dictionary) -> list[TermSum]:
+        kinds = _kinds(terms, y, names, size, search, factor)
+        return [each for sums in kinds for _, each in sums if 0 < each.error < np.inf]
+
+    found = [each for each in sums_of(entries) if each.error <= _NEAR * noise]
+    if not found:
+        # Constants of functions are those of a grid until all are refitted, and waves may be fast.
+        found = sums_of(entries + waves(x[:, 0], candidates) if x.shape[1] == 1 else entries)
 
     def length(each: TermSum) -> float:
         return len(y) * float(np.log(each.error)) + 0.5 * float(np.log(len(y))) * each.complexity

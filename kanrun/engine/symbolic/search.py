@@ -153,11 +153,12 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
             yield in_all_inputs(event, reduction, data)
         return
     # The groups may be wrong.
-    for step in () if noisy else dict.fromkeys((reduction, every)):
+    steps = () if noisy else dict.fromkeys((reduction, every))
+    levels = [noise_level(data, step) for step in steps]
+    run.noise = min(filter(None, levels), default=np.inf)
+    for step, noise in zip(steps, levels, strict=True):
         if run.over():
             return
-        noise = noise_level(data, step)
-        run.noise = min(run.noise, noise or np.inf)
         yield from run.recorded(structured_formulas(problem, step, noise))
     if run.over():
         return

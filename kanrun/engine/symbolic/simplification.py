@@ -42,7 +42,8 @@ def equivalent_forms(
 ) -> list[Expr]:
     """Return equivalent forms within work of `budget`, `expression` too, shortest first.
 
-    A form counts only if it has the values of `expression` at `points` (N, d), to rounding.
+    A form counts only if it has the values of `expression` at `points` (N, d), to rounding. Of
+    equally short forms those with fewer minus signs come first.
     """
     found, reference = [expression], to_numpy(expression, names)(points)
     allowance = Budget(budget)
@@ -58,7 +59,7 @@ def equivalent_forms(
             except (KanrunError, _TooLarge, *CANNOT):
                 # The expression as it is stands.
                 continue
-    return sorted(found, key=size)
+    return sorted(found, key=lambda form: (size(form), str(form).count("-")))
 
 
 class _TooLarge(Exception):
@@ -195,15 +196,15 @@ def _roots(expression: Expr) -> Expr:
 
 
 def _radicals(expression: Expr) -> Expr:
-    """Write products and quotients of equal roots as one root."""
+    """Write products and quotients of powers of equal roots as one root."""
 
     def joined(product: Expr) -> Expr:
         inside: dict[Expr, Expr] = {}
         for factor in product.args:
             base, exponent = factor.as_base_exp()
             if exponent.is_Rational and not exponent.is_Integer:
-                power = base ** sympy.sign(exponent)
-                inside[abs(exponent)] = inside.get(abs(exponent), sympy.S.One) * power
+                root = sympy.Rational(1, exponent.q)
+                inside[root] = inside.get(root, sympy.S.One) * base**exponent.p
             else:
                 inside[sympy.S.One] = inside.get(sympy.S.One, sympy.S.One) * factor
         quotients = {exponent: sympy.fraction(base) for exponent, base in inside.items()}
@@ -269,6 +270,13 @@ def _divided(expression: Expr) -> Expr:
     return expression
 
 
+def _reciprocals(expression: Expr) -> Expr:
+    """Divide a denominator by factors of the numerator: 1/(1/x + 1/y) for x y/(x + y)."""
+    above, below = sympy.fraction(sympy.together(expression))
+    factors = (above, *sympy.Mul.make_args(above))
+    return min((above / each / sympy.expand(below / each) for each in factors), key=size)
+
+
 def _common_factors(expression: Expr) -> Expr:
     """Factor out the coefficient of a sum to which all others have the shortest nice ratios.
 
@@ -310,7 +318,9 @@ _factor = partial(sympy.factor, deep=True)
 _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_common_factors,),
     (sympy.expand,),
+    (_factor,),
     (_divided,),
+    (_reciprocals,),
     (_by_functions,),
     (_expand_functions, sympy.together, sympy.cancel),
     (_logarithms,),
@@ -322,7 +332,6 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_half_angles,),
     (sympy.together, _complete_squares),
     (sympy.factor_terms,),
-    (_factor,),
     (sympy.simplify,),
     (_simplify_positive,),
     (_powers_outside, _signs),

@@ -157,6 +157,21 @@ def test_a_logarithm_comes_out_of_decimal_numbers():
     assert str(finish_formula(graph, split(x, y), POLICY).expression) == "x0*log(x1)"
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("x0*x1*x2/(x0*x1 + x0*x2 + x1*x2)", "1/(1/x2 + 1/x1 + 1/x0)"),
+        ("x0*x1*x3/(x1*x3 + x2*x3 + x0*x2)", "x0*x1/(x0*x2/x3 + x1 + x2)"),
+        ("(x0^2/2 - x0*x1 + x1^2/2)/(x0^2/2 + x0*x1 + x1^2/2)", "(x0 - x1)**2/(x0 + x1)**2"),
+        ("2*pi*x0^(3/2)/sqrt(x1)", "2*pi*sqrt(x0**3/x1)"),
+        ("x0 - 3*log(x2/x1)", "x0 + 3*log(x1/x2)"),
+    ],
+)
+def test_formulas_are_written_as_a_person_would(text, shown):
+    names = [f"x{i}" for i in range(4)]
+    assert str(equivalent_forms(parse(text), names, uniform(1, 2, 40, 4), 2.0)[0]) == shown
+
+
 def test_what_is_too_large_to_simplify_comes_back_at_once():
     large = parse("+".join(f"sin({k}*x0)*exp(x1/{k})" for k in range(1, 60)))
     assert equivalent_forms(large, XS, UNIT, 0.1)[0] == large
