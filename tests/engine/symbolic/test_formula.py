@@ -158,7 +158,7 @@ def test_a_logarithm_comes_out_of_decimal_numbers():
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    "text, shown",
     [
         ("x0*x1*x2/(x0*x1 + x0*x2 + x1*x2)", "1/(1/x2 + 1/x1 + 1/x0)"),
         ("x0*x1*x3/(x1*x3 + x2*x3 + x0*x2)", "x0*x1/(x0*x2/x3 + x1 + x2)"),
