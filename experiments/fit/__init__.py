@@ -171,7 +171,8 @@ class Fit:
             more = len(problem.data.train) - before
             said = f"{more} points joined the training points; " if more else ""
             yield Note(
-                f"{said}the error on new points is {ratio:.2g} times that on training points"
+                f"{said}the error on new points is {ratio:.2g} times that on the "
+                "first training points"
             )
         yield from (*kink_notes(problem, trained), *concentration_notes(problem, trained))
         yield from results(replace(self, problem=problem), cell, seed, trained)
