@@ -273,6 +273,8 @@ def _divided(expression: Expr) -> Expr:
 def _reciprocals(expression: Expr) -> Expr:
     """Divide a denominator by factors of the numerator: 1/(1/x + 1/y) for x y/(x + y)."""
     above, below = sympy.fraction(sympy.together(expression))
+    if len(above.free_symbols) < 2 or not below.is_polynomial():
+        return expression
     factors = (above, *sympy.Mul.make_args(above))
     return min((above / each / sympy.expand(below / each) for each in factors), key=size)
 
@@ -318,7 +320,6 @@ _factor = partial(sympy.factor, deep=True)
 _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_common_factors,),
     (sympy.expand,),
-    (_factor,),
     (_divided,),
     (_reciprocals,),
     (_by_functions,),
@@ -332,6 +333,7 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_half_angles,),
     (sympy.together, _complete_squares),
     (sympy.factor_terms,),
+    (_factor,),
     (sympy.simplify,),
     (_simplify_positive,),
     (_powers_outside, _signs),
