@@ -65,7 +65,7 @@ LABELS = {
 }
 MEASURES = {"worst_forgetting": "forgetting, worst phase", "rmse": "RMSE on everything"}
 PHASES = (
-    "filled: the true function; lines: what is known after each phase (blue: KANs, red: MLPs),\n"
+    "filled: the true function; lines: what is known after each phase (blue: KANs, red: MLPs), "
     "thin and grey where no phase has shown data yet, cut off where it leaves the panel"
 )
 
@@ -186,7 +186,7 @@ def matrices(matrix: DataFrame) -> Figure:
     side = float(np.clip(count / 3, SMALLEST_SIDE, LARGEST_SIDE))
     columns = min(max(1, int(PAGE / side)), MAX_MATRICES, len(learners))
     shown, width = matrix[matrix["learner"].isin(learners)], side + 0.2 + 1 / columns
-    figure, panels = panels_by(shown, "learner", columns, side + 0.4, width=width)
+    figure, panels = panels_by(shown, "learner", columns, side + 0.4, width=width, sharey=True)
     errors = matrix["error"][np.isfinite(matrix["error"])]
     low = max(SMALLEST, float(errors.min()))
     norm = LogNorm(low, max(1.0, 10 * low, float(errors.quantile(BRIGHTEST))))

@@ -29,9 +29,10 @@ from kanrun.figures.style import (
 )
 
 MAX_INPUTS = 12
-#: Ticks of probabilities, if at least this many are in view, and the smallest one drawn.
+#: Ticks of probabilities, of which many are thinned out; the fewest and the most of them, and the
+#: smallest one drawn.
 TICKS = (1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
-FEWEST_TICKS, SMALLEST_PROBABILITY = 3, 1e-6
+FEWEST_TICKS, MOST_TICKS, SMALLEST_PROBABILITY = 3, 7, 1e-6
 #: Heights of panels (inches).
 EFFECT, MAP = 1.9, 2.6
 #: Free part of an axis around its data; free room of an axis of levels beside these; distance of
@@ -146,6 +147,8 @@ def _show_output(panel: Axes, values: pandas.Series[float], *, is_probability: b
     if is_probability:
         bottom, top = panel.get_ylim()
         ticks: Any = [tick for tick in TICKS if bottom < tick < top]
+        if len(ticks) > MOST_TICKS:
+            ticks = [tick for tick in TICKS[1::2] if bottom < tick < top]
         if len(ticks) < FEWEST_TICKS:
             ticks = MaxNLocator(**FEW_TICKS).tick_values(bottom, top)
         ticks = [tick for tick in ticks if bottom < tick < top]

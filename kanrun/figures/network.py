@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from kanrun.figures.panels import WIDTH, small_multiples
+from kanrun.figures.panels import small_multiples
 from kanrun.figures.style import (
     AXIS,
     BLACK,
@@ -35,8 +35,9 @@ from kanrun.points import Array
 
 KEYS = ["layer", "out", "in"]
 MAX_PANELS, MAX_EDGES = 20, 60
-#: Columns of panels, and the height of each.
-COLUMNS, PANEL = 5, 1.3
+#: Columns of panels, the sizes of a panel, and what its texts take of them (inches): left and
+#: below, and in all.
+COLUMNS, PANEL, BEFORE, AROUND = 5, (1.3, 1.42), (0.2, 0.2), (0.25, 0.57)
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
@@ -86,7 +87,7 @@ def edges(table: pandas.DataFrame) -> Figure:
     without = len(table[pruned].drop_duplicates(KEYS))
     table, remark = strongest_edges(table[~pruned], MAX_PANELS)
     if without:
-        remark += f"{'; ' * bool(remark)}{without} pruned edge{'s' * (without > 1)} not drawn"
+        remark += f"{'; ' * bool(remark)}{without} pruned edge{'s' * (without > 1)} hidden"
     table = table.assign(y=table["y"].astype(float).replace([np.inf, -np.inf], np.nan))
     groups: Any = table.groupby(KEYS)
     low, high = groups["y"].min().fillna(0.0), groups["y"].max().fillna(0.0)
@@ -97,11 +98,18 @@ def edges(table: pandas.DataFrame) -> Figure:
     ends = groups.head(1).sort_values(KEYS)
     scores = "\nscore " + ends["score"].astype(float).map(number)
     titles = map(str.__add__, titles_of(ends), scores)
-    figure, panels = small_multiples(len(ends), COLUMNS, PANEL, WIDTH / COLUMNS)
+    head, (width, height) = HEAD * bool(remark), PANEL
+    figure, panels = small_multiples(len(ends), COLUMNS, height, width, room=head)
+    # Each text has its room: to measure all of them takes a quarter of the time.
+    figure.set_layout_engine(None)
+    size, axes = figure.get_size_inches(), np.subtract(PANEL, AROUND)
+    left, bottom = BEFORE / size
+    right, top = np.add(BEFORE, (0, -head)) / size + 1 - np.divide(AROUND, size)
+    figure.subplots_adjust(left, bottom, right, top, *np.divide(AROUND, axes))
     for panel, (_, rows), title, up in zip(panels, groups, titles, limits, strict=True):
         _draw_panel(panel, rows.sort_values("x"), up)
         panel.set_title(title, size=8)
-    set_remark(figure, remark)
+    set_remark(figure, remark, y=1 - HEAD_EDGE / size[1])
     return figure
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -209,7 +210,8 @@ def heat_map(
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):
                 colour = "white" if image.norm(value) > 0.5 else BLACK
-                panel.text(j, i, form(value), ha="center", va="center", size="small", color=colour)
+                text = panel.text(j, i, form(value), ha="center", va="center", size="small")
+                text.set(color=colour, in_layout=False)
     return image
 
 
@@ -236,10 +238,16 @@ def draw_map(
         cells = points.pivot(index="y", columns="x", values="value")
         return panel.pcolormesh(cells.columns, cells.index, cells, shading="nearest", **look)
     try:
-        joined = Triangulation(points["x"], points["y"])
+        joined = _triangulation(points["x"].to_numpy().tobytes(), points["y"].to_numpy().tobytes())
         return panel.tripcolor(joined, points["value"], shading="gouraud", **look)
     except (ValueError, RuntimeError):
         return panel.scatter(points["x"], points["y"], c=points["value"], **look)
+
+
+@functools.lru_cache(maxsize=1)
+def _triangulation(x: bytes, y: bytes) -> Triangulation:
+    """Join points by triangles: once for all maps of a figure, since that is slow."""
+    return Triangulation(np.frombuffer(x), np.frombuffer(y))
 
 
 def mark_stages(

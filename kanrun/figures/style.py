@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from importlib import resources
 from typing import TYPE_CHECKING, Any, ParamSpec
@@ -61,6 +62,8 @@ NUMBERS = "fiub"
 PLAIN_RANGE = (1e-3, 1e5)
 #: Largest number of decades of an axis, and the multiples of powers of ten that get ticks.
 LOG_TICKS = ((0.8, None), (1.2, (1.0, 2.0, 5.0)), (2.0, (1.0, 3.0)))
+#: Letters of a remark by inch of a figure's width.
+LETTERS = 16
 #: Options of MaxNLocator for all linear axes.
 FEW_TICKS: Look = {"nbins": 4, "steps": [1, 2, 5, 10]}
 _SUPERSCRIPTS = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -208,9 +211,10 @@ def note_of_some(shown: int, total: int, what: str) -> str:
 
 
 def set_remark(figure: Any, remark: str, **place: float) -> None:
-    """Write `remark`, if any, above all panels of a figure."""
+    """Write `remark`, if any, above all panels of a figure, in lines no wider than it."""
     if remark:
-        figure.suptitle(remark, color=GREY, **place)
+        lines = textwrap.wrap(remark, int(LETTERS * figure.get_figwidth()))
+        figure.suptitle("\n".join(lines), color=GREY, **place)
 
 
 def as_bool(column: pandas.Series[Any]) -> pandas.Series[bool]:

@@ -165,6 +165,7 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
     Raises StorageFailed, and UsageError for a format that is not in `FIGURE_FORMATS`.
     """
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     if unknown := set(formats).difference(FIGURE_FORMATS):
         raise UsageError(
@@ -179,8 +180,9 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
         matplotlib.rcParams.update(_SETTINGS)
         if (engine := figure.get_layout_engine()) is not None:
             # Once for all formats: with an engine, each saving draws the figure twice. Long labels
-            # need the resolution of the file.
+            # need the resolution of the file, whose renderer then knows the sizes of texts.
             figure.set_dpi(DOTS_PER_INCH)
+            FigureCanvasAgg(figure)
             engine.execute(figure)
             figure.set_layout_engine(None)
         for kind in formats:

@@ -273,9 +273,15 @@ def redraw(
     These are the figures with `names`, also those that are drawn on request only, or the usual
     ones. Of a run of several points it is the figure over the swept keys. With `effects`, it is
     the partial dependence of these columns by the model of the first seed, with its numbers as CSV.
-    Raises UsageError for a run that is running, or an unknown command, format, name or column.
+    Raises UsageError for a run that is running, an unknown command, format, name or column, and
+    names together with `effects` or several points.
     """
     run.check_ended(force=True)
+    if names and (effects or run.has_points):
+        raise UsageError(
+            f"--figure {names[0]} is of one run or point, without --effect. Leave out --effect, or "
+            "choose a point with --point."
+        )
     if run.has_points and not effects:
         return draw_points(run, formats)
     experiment = EXPERIMENTS.find(run.manifest.command, "command").build()

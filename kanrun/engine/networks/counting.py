@@ -25,6 +25,7 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import UNIFORM_MATRIX_DEGREE, prefers_sparse
 from kanrun.errors import UsageError
+from kanrun.monitoring import report_progress
 
 #: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the
 #: last three are ours.
@@ -253,9 +254,11 @@ def match_time(
     """
     _check(depth, wanted)
     seen: dict[int, float] = {}
+    most = widest.bit_length() + TIME_RESOLUTION.bit_length()  # doublings and halvings
 
     def at(width: int) -> float:
         if width not in seen:
+            report_progress("widths timed", len(seen), most)
             seen[width] = seconds((width,) * depth)
         return seen[width]
 

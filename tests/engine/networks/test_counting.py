@@ -11,6 +11,7 @@ from kanrun.engine.networks import MLP
 from kanrun.engine.networks import counting as c
 from kanrun.engine.networks.counting import match_flops, match_parameters, match_time
 from kanrun.errors import UsageError
+from kanrun.monitoring import monitored
 
 widths = st.lists(st.integers(1, 5), min_size=2, max_size=4)
 
@@ -114,7 +115,10 @@ def test_matching_by_time_measures_each_width_once():
         asked.append(hidden)
         return 1e-4 + 1e-6 * hidden[0]
 
-    match = match_time(seconds, 2, 3e-4)
+    told = []
+    with monitored(told.append):
+        match = match_time(seconds, 2, 3e-4)
+    assert [(update.done, update.total) for update in told] == [(i, 20) for i in range(len(asked))]
     assert match.close
     assert abs(match.hidden[0] - 200) <= 30
     assert len(set(asked)) == len(asked) <= 20

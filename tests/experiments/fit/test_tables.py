@@ -80,6 +80,7 @@ def test_figures_of_edges_are_drawn_on_request(run, command, refused):
     assert list(stored) == list(effect)
     assert_allclose(stored["value"], effect["value"])
     assert "did you mean rooms?" in refused(f"{line} --effect room")
+    assert "--figure nope is of one run" in refused(f"{line} --figure nope --effect rooms")
     said = refused(f"{line} --figure nope")
     assert "there is no figure nope; the figures are effects" in said
 
