@@ -107,9 +107,6 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     shown, count = _some_of(functions["after"], MAX_COLUMNS), int(functions["after"].max())
     width = 1.25 + 1.6 / len(shown)
     figure, grid = grid_of_panels(len(learners) + 1, len(shown), 0.75, width, 0.6)
-    engine: Any = figure.get_layout_engine()
-    # The layout does not see all of a label that is turned upright.
-    engine.set(rect=(0.06, 0, 0.94, 1))
     for line, name in zip(grid, [None, *learners], strict=True):
         own = functions[functions["learner"] == (name or learners[0])]
         for panel, after in zip(line, shown, strict=True):
@@ -192,15 +189,13 @@ def matrices(matrix: DataFrame) -> Figure:
     norm = LogNorm(low, max(1.0, 10 * low, float(errors.quantile(BRIGHTEST))))
     look: Any = {"norm": norm, "cmap": "viridis_r", "aspect": "equal"}
     form = short_number if count <= MAX_NUMBERED else None
-    for index, (panel, _, rows) in enumerate(panels):
+    for panel, _, rows in panels:
         table = rows.groupby(["after", "on"])["error"].median().unstack()
         values, names = table.to_numpy(dtype=float).clip(low), [f"{phase:g}" for phase in table]
         image = heat_map(panel, values, names, names, form, **look)
         panel.tick_params(length=0)
-        if index + columns >= len(learners):
-            panel.set_xlabel("on phase j")
-        if index % columns == 0:
-            panel.set_ylabel("after phase i")
+    figure.supxlabel("on phase j", size="medium")
+    figure.supylabel("after phase i", size="medium")
     axes = list(figure.axes)
     figure.colorbar(image, ax=axes, label="RMSE", shrink=0.7, aspect=30, extend="both")
     return figure

@@ -115,11 +115,10 @@ def score_card(table: pandas.DataFrame) -> Figure:
     groups: Any = list(table.groupby("target", sort=False))
     figure, axes = one_panel(0.2 * len(groups) + 0.6, width=6.5)
     for place, (_, rows) in enumerate(groups):
-        counts = rows["outcome"].value_counts()
-        known = {outcome: int(counts[outcome]) for outcome in OUTCOMES if outcome in counts}
-        most = max(known, key=lambda outcome: known[outcome])
-        bars = axes.barh(place, rows["seconds"].median(), color=OUTCOMES[most], height=0.7)
-        text = ", ".join(f"{count} {outcome}" for outcome, count in known.items())
+        counts = rows["outcome"].value_counts().reindex(list(OUTCOMES)).dropna()
+        colour = OUTCOMES[str(counts.idxmax())]
+        bars = axes.barh(place, rows["seconds"].median(), color=colour, height=0.7)
+        text = ", ".join(f"{count:.0f} {outcome}" for outcome, count in counts.items())
         axes.bar_label(bars, [text], size="small", padding=2)
     name_rows(axes, [shorten(name, 42) for name, _ in groups])
     axes.set(xlabel="seconds (median over seeds)", ylim=(len(groups) - 0.4, -0.6))

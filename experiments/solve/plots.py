@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from kanrun.figures.panels import draw_map, finish, grid_of_panels, log_log
+from kanrun.figures.panels import draw_map, finish, grid_of_panels, log_log, series
 from kanrun.figures.style import BLACK, CYCLE, DIVERGING, GREY, SEQUENTIAL, styled
 from kanrun.study import Tables
 
@@ -71,11 +71,9 @@ def convergence(rows: DataFrame) -> Figure:
     """
     error = "l2" if "l2" in rows and rows["l2"].notna().any() else "grid_change"
     figure, ((left, right),) = grid_of_panels(1, 2, 3.0)
-    for label, each in rows.groupby("network", sort=False):
-        grids = each[each["window"] == each["window"].max()]
-        for axes, column in ((left, error), (right, "residual_rms")):
-            kept = grids[grids[column] > 0]
-            axes.plot(kept["unknowns"], kept[column], "o-", label=str(label))
+    grids = rows[rows["window"] == rows.groupby("network")["window"].transform("max")]
+    for axes, column in ((left, error), (right, "residual_rms")):
+        series(axes, grids[grids[column] > 0], ("unknowns", column), "network")
     if error == "l2":
         published = PUBLISHED.get(str(rows["equation"].iloc[0]), ())
         for (value, source), style in zip(published, STYLES, strict=False):
@@ -91,13 +89,11 @@ def convergence(rows: DataFrame) -> Figure:
 def windows_figure(rows: DataFrame) -> Figure:
     """Draw estimated error, intervals and length of the windows of each solution over time."""
     figure, (panels,) = grid_of_panels(1, 3, 2.6)
-    for label, each in rows.groupby("network", sort=False):
-        last = each.groupby("window").last()
-        until = last["until"].to_numpy(dtype=float)
-        columns = last["grid_change"], last["intervals"], last["until"].diff()
-        for axes, values in zip(panels, columns, strict=True):
-            axes.plot(until, values.to_numpy(dtype=float), ".-", label=str(label))
-    for axes, title in zip(panels, ("estimated error", "intervals", "length"), strict=True):
+    last = rows.groupby(["network", "window"], sort=False).last().reset_index()
+    last["length"] = last.groupby("network")["until"].diff()
+    titles = {"grid_change": "estimated error", "intervals": "intervals", "length": "length"}
+    for axes, (column, title) in zip(panels, titles.items(), strict=True):
+        series(axes, last, ("until", column), "network")
         axes.set(title=title, xlabel="time", yscale="log")
     return finish(figure, panels[:1])
 

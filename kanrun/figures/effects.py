@@ -146,12 +146,11 @@ def _show_output(panel: Axes, values: pandas.Series[float], *, is_probability: b
     panel.set_ylim(*scale.inverted().transform(np.array([low - room, high + room])))
     if is_probability:
         bottom, top = panel.get_ylim()
-        ticks: Any = [tick for tick in TICKS if bottom < tick < top]
-        if len(ticks) > MOST_TICKS:
-            ticks = [tick for tick in TICKS[1::2] if bottom < tick < top]
-        if len(ticks) < FEWEST_TICKS:
-            ticks = MaxNLocator(**FEW_TICKS).tick_values(bottom, top)
-        ticks = [tick for tick in ticks if bottom < tick < top]
+        few = MaxNLocator(**FEW_TICKS).tick_values(bottom, top)
+        for places in (TICKS, TICKS[1::2], few):
+            ticks: Any = [tick for tick in places if bottom < tick < top]
+            if FEWEST_TICKS <= len(ticks) <= MOST_TICKS:
+                break
         panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.set_yticks([], minor=True)
 

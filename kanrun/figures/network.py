@@ -35,9 +35,9 @@ from kanrun.points import Array
 
 KEYS = ["layer", "out", "in"]
 MAX_PANELS, MAX_EDGES = 20, 60
-#: Columns of panels, the sizes of a panel, and what its texts take of them (inches): left and
-#: below, and in all.
-COLUMNS, PANEL, BEFORE, AROUND = 5, (1.3, 1.42), (0.2, 0.2), (0.25, 0.57)
+#: Columns of panels; sizes of a panel, and what its texts take of them before its axes and after
+#: (inches).
+COLUMNS, PANEL, BEFORE, AFTER = 5, *np.array([(1.3, 1.42), (0.2, 0.2), (0.05, 0.37)])
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
@@ -98,14 +98,13 @@ def edges(table: pandas.DataFrame) -> Figure:
     ends = groups.head(1).sort_values(KEYS)
     scores = "\nscore " + ends["score"].astype(float).map(number)
     titles = map(str.__add__, titles_of(ends), scores)
-    head, (width, height) = HEAD * bool(remark), PANEL
-    figure, panels = small_multiples(len(ends), COLUMNS, height, width, room=head)
+    head = HEAD * bool(remark)
+    figure, panels = small_multiples(len(ends), COLUMNS, PANEL[1], PANEL[0], room=head)
     # Each text has its room: to measure all of them takes a quarter of the time.
     figure.set_layout_engine(None)
-    size, axes = figure.get_size_inches(), np.subtract(PANEL, AROUND)
-    left, bottom = BEFORE / size
-    right, top = np.add(BEFORE, (0, -head)) / size + 1 - np.divide(AROUND, size)
-    figure.subplots_adjust(left, bottom, right, top, *np.divide(AROUND, axes))
+    size, around = figure.get_size_inches(), BEFORE + AFTER
+    ends_at = 1 - np.add(AFTER, (0, head)) / size
+    figure.subplots_adjust(*BEFORE / size, *ends_at, *around / (PANEL - around))
     for panel, (_, rows), title, up in zip(panels, groups, titles, limits, strict=True):
         _draw_panel(panel, rows.sort_values("x"), up)
         panel.set_title(title, size=8)

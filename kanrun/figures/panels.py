@@ -53,6 +53,8 @@ MEDIAN: Look = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
 TICK_ROOM, TICK_RATIO = 1 / 9, 0.3
 #: Sizes of the markers of curves that may lie on each other: the first, and the last ones.
 LARGE, SMALL = 6, 2
+#: Triangles between points, which are slow: once for all maps of a figure.
+_triangulation = functools.lru_cache(maxsize=1)(Triangulation)
 
 
 def grid_of_panels(
@@ -238,16 +240,10 @@ def draw_map(
         cells = points.pivot(index="y", columns="x", values="value")
         return panel.pcolormesh(cells.columns, cells.index, cells, shading="nearest", **look)
     try:
-        joined = _triangulation(points["x"].to_numpy().tobytes(), points["y"].to_numpy().tobytes())
+        joined = _triangulation(tuple(points["x"]), tuple(points["y"]))
         return panel.tripcolor(joined, points["value"], shading="gouraud", **look)
     except (ValueError, RuntimeError):
         return panel.scatter(points["x"], points["y"], c=points["value"], **look)
-
-
-@functools.lru_cache(maxsize=1)
-def _triangulation(x: bytes, y: bytes) -> Triangulation:
-    """Join points by triangles: once for all maps of a figure, since that is slow."""
-    return Triangulation(np.frombuffer(x), np.frombuffer(y))
 
 
 def mark_stages(

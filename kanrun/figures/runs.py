@@ -31,6 +31,7 @@ from kanrun.figures.panels import (
     medians,
     name_columns,
     one_panel,
+    series,
     shape_name,
     small_multiples,
     ticks_at,
@@ -117,16 +118,10 @@ def growth(growth: pandas.DataFrame) -> Figure:
 
     `growth` has the columns shape, parameters, validation_rmse and train_rmse, and may have seed.
     """
-    rows = first_seed(growth)
+    rows = first_seed(growth).assign(shape=growth["shape"].map(shape_name))
     error = "validation" if rows["validation_rmse"].notna().any() else "train"
     figure, axes = one_panel(CURVE, width=WIDTH)
-    for index, (shape, group) in enumerate(rows.groupby("shape", sort=False)):
-        look: Any = {
-            "color": CYCLE[index % len(CYCLE)],
-            "marker": ".",
-            "label": shape_name(str(shape)),
-        }
-        axes.plot(group["parameters"], group[f"{error}_rmse"], **look)
+    series(axes, rows, ("parameters", f"{error}_rmse"), "shape")
     axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel=f"{error} RMSE")
     return finish(figure, [axes], where="outside right upper")
 
@@ -156,17 +151,18 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
             rows = table[(table[KEYS] == key).all(axis=1)].sort_values("x")
             axes.plot(rows["x"], rows["y"], color=colours[name], label=shorten(name))
         axes.set_title(titles_of(group)[0])
-    common = [
+    common = (
         name
         for name in ERRORS
         if all(name in table and (table[name] > 0).any() for table in metrics.values())
-    ]
-    for name, table in metrics.items() if common else ():
+    )
+    error = next(common, "")
+    for name, table in metrics.items() if error else ():
         # The network with the lowest value so far is kept.
-        lowest = table[common[0]].where(table[common[0]] > 0).cummin().to_numpy(dtype=float)
+        lowest = table[error].where(table[error] > 0).cummin().to_numpy(dtype=float)
         panels[0].plot(lowest, color=colours[name], label=shorten(name))
     if metrics:
-        what = common[0].replace("_rmse", " RMSE") if common else "RMSE"
+        what = error.replace("_rmse", " RMSE") or "RMSE"
         panels[0].set(yscale="log", xlabel="recorded step", ylabel=f"lowest {what} so far")
     return finish(figure, panels[:2], remark, ncols=min(4, len(runs)))
 
