@@ -146,9 +146,7 @@ def outcome(
     errors = [step.error for step in numeric] + [each.network_error for each in structures]
     best, choice = min(errors, default=inf), choose_formula(structures, data)
     if best >= data.no_skill_error or choice is None:
-        sentence = f"the network did not train: its relative error on held-out points is {best:.2g}"
-        if not structures:
-            sentence = f"budget={given.cfg.budget:g} was spent before a formula was tried; raise it"
+        sentence = f"budget={given.cfg.budget:g} was spent before a formula was tried; raise it"
         if best >= data.no_skill_error:
             sentence = (
                 "no structure found: no network predicts held-out points better than the mean"

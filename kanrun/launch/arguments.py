@@ -18,7 +18,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -81,7 +81,7 @@ class ArgumentReader:
         self,
         command: str,
         known: Sequence[Key],
-        loader: ConfigLoader,
+        loader: ConfigLoaderImpl,
         outputs: Path,
         several: bool,
     ) -> None:
@@ -101,13 +101,22 @@ class ArgumentReader:
             if number > 1 and (each[0].is_group or len(each) > number):
                 raise UsageError(f"{key} is given {number} times; give it once.")
         if any(found[0].key == "from_run" and found[0].value for found in read):
-            for word, (one, *_) in zip(words, read, strict=True):
-                if one.key.partition(".")[0] in ("target", "sampling"):
+            for word, found in zip(words, read, strict=True):
+                if any({"target", "sampling", "suite"} & self._named(one) for one in found):
                     raise UsageError(
                         f"{word} has no effect next to from_run: the target and its points are "
                         f"those of the run. Leave out {word} or from_run."
                     )
         return read
+
+    def _named(self, one: Argument) -> set[str]:
+        """Return the group or setting of an argument, or those of its study."""
+        place = f"study/{module_of(self._command)}/{one.text}"
+        study = self._loader.repository.load_config(place) if one.key == "study" else None
+        if study is None:
+            return {one.key.partition(".")[0]}
+        groups = (getattr(each, "group", "") for each in study.defaults_list or ())
+        return {*map(str, study.config), *(group.strip("/") for group in groups)}
 
     def read(self, word: str) -> list[Argument]:
         """Return the argument that `word` is, with each of its values. Raises UsageError."""

@@ -32,7 +32,7 @@ from kanrun.engine.symbolic.problem import (
     SearchProblem,
     SearchStage,
 )
-from kanrun.engine.symbolic.quotients import rational_function
+from kanrun.engine.symbolic.quotients import rational_functions
 from kanrun.engine.symbolic.reductions import Reduction, power_law
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import TermSum, nearest_sums, output_transforms
@@ -67,10 +67,14 @@ _SHORTEST, _REFIT = 2, RefitSettings(steps=30, damping=1e-6)
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
     """Yield a power law, and unless that is exact a quotient of polynomials with few terms."""
     data = problem.data
-    laws = {"power law": power_law, "rational function": rational_function}
-    found = ((name, law(data)) for name, law in laws.items())
-    fits = (fit_expression(name, each, data) for name, each in found if each is not None)
-    yield from _shortest(fits, data.no_skill_error)
+
+    def fits() -> Iterator[FittedStructure | None]:
+        if (law := power_law(data)) is not None:
+            yield fit_expression("power law", law, data)
+        for each in rational_functions(data):
+            yield fit_expression("rational function", each, data)
+
+    yield from _shortest(fits(), data.no_skill_error)
 
 
 def regressions(problem: SearchProblem) -> Iterator[Event]:
@@ -124,8 +128,7 @@ def _expressions(
         return
     if count > 1:
         # A smooth fit of several variables may take a sharp function for noise.
-        if reduction.changes and (quotient := rational_function(inner)) is not None:
-            yield quotient
+        yield from rational_functions(inner) if reduction.changes else ()
         yield from pair_formulas(inner, candidates)
     if noise:
         factor = reduction.factors(problem.data.x)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, combination, input_names, input_symbols
+from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy
 
@@ -34,10 +35,11 @@ _ROUNDING = 3e-14
 _ROOT_ERROR = 1e-6
 
 
-def rational_function(data: SearchData) -> sympy.Expr | None:
-    """Return a quotient of polynomials with few terms, or the square root of one, or None.
+def rational_functions(data: SearchData) -> list[sympy.Expr]:
+    """Return quotients of polynomials with few terms, and roots of such, the simplest first.
 
-    It reproduces y on all points to rounding.
+    They reproduce y on all points: one quotient to rounding, or else several nearly. Where the
+    inputs of a root are small, a quotient imitates it, and is less simple than the root.
     """
     x, y = data.all_points.x, data.all_points.y
 
@@ -50,8 +52,8 @@ def rational_function(data: SearchData) -> sympy.Expr | None:
     if plain is None or left(plain) > _ROUNDING:
         squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS)
         forms += [] if squared is None else _roots(squared)
-    best = min(forms, key=left, default=None)
-    return best if best is not None and left(best) <= _ROOT_ERROR else None
+    near = [each for each in forms if left(each) <= _ROOT_ERROR]
+    return sorted(near, key=lambda each: graph_of_expression(each, x.shape[1]).complexity)
 
 
 def quotient_of_polynomials(

@@ -158,14 +158,18 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     )
 
 
-@pytest.mark.parametrize("line", ["target=product", "target.domain=[[0,1]]", "sampling.noise=0.1"])
+@pytest.mark.parametrize(
+    "line",
+    ["target=runge", "target.domain=[[0,1]]", "sampling.noise=0.1", "study=paper", "study=nguyen"],
+)
 def test_a_run_brings_its_own_target_and_points(fitted, line):
     with pytest.raises(UsageError, match="has no effect next to from_run") as refused:
         source(fitted, line)
     assert f"Leave out {line} or from_run." in str(refused.value)
     assert typed("interpret", line, "from_run=null").from_run is None
+    assert source(fitted, "study=null").from_run
     with pytest.raises(UsageError, match="the study has targets of its own"):
-        check_config(source(fitted, "study=nguyen"))
+        check_config(replace(source(fitted), suite=[{"seed": 1}]))
 
 
 def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted):
