@@ -154,7 +154,8 @@ class _InUnits(nn.Module):
         scaled = _mapped(self.inputs, x.double(), inverse=False).to(x.dtype)
         if isinstance(self.network, Windows):
             # No branches: all windows are evaluated at all points, and each point takes its own.
-            every = torch.stack([field(scaled) for field in self.network.fields])
+            pairs = zip(self.network.parts, self.network.lowest, strict=True)
+            every = torch.stack([field(scaled.maximum(low)) for field, low in pairs])
             window = torch.searchsorted(self.network.ends, scaled[:, -1].contiguous())
             y = every.gather(0, window[None, :, None].expand(1, -1, every.shape[2]))[0].double()
         else:

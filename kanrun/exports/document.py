@@ -29,7 +29,8 @@ and `activation`; `chebyshev` and `bernstein` have `domain` and `coefficients` (
 of these polynomials there. `sums_of_products` adds up `terms` products of `factors` values each, in
 their order, for every output, times its entry of `sizes`. `windows` has `windows`, each with an
 `input_map` and `layers` of its own, and `ends`, one fewer: a point is in the first window whose end
-is not below its last value, beyond all ends in the last window.
+is not below its last value, beyond all ends in the last window. Last values below `starts`, those
+of all windows but the first, count as these.
 """
 
 from __future__ import annotations
@@ -144,7 +145,8 @@ def _layers(network: Network) -> list[Document]:
     if isinstance(network, Windows):
         inputs = Scaling.identity(network.shape[0])
         windows = [_part(field, inputs) for field in network.parts]
-        return [{"kind": "windows", "ends": network.ends.tolist(), "windows": windows}]
+        ends, starts = network.ends.tolist(), network.lowest[1:, -1].tolist()
+        return [{"kind": "windows", "ends": ends, "starts": starts, "windows": windows}]
     raise UsageError(
         f"A model of kind {network.kind} is not one network of splines or linear layers; export it "
         "with --format torch."

@@ -195,9 +195,12 @@ def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
     for layer in part["layers"]:
         if layer["kind"] == "windows":
             # All windows are evaluated at all points, and each point takes its own.
-            found, *later = (_network(graph, window, x) for window in layer["windows"])
-            for end, window in zip(layer["ends"], later, strict=True):
-                found = graph.add("Where", x[:, -1:] > end, window, found)
+            first, *later = layer["windows"]
+            found, least = _network(graph, first, x), np.full(len(part["input_map"]), -np.inf)
+            for end, start, window in zip(layer["ends"], layer["starts"], later, strict=True):
+                least[-1] = start
+                inside = _network(graph, window, graph.add("Max", x, least.copy()))
+                found = graph.add("Where", x[:, -1:] > end, inside, found)
             x = found
         else:
             x = runtime.LAYERS[layer["kind"]](layer, x)

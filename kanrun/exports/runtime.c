@@ -20,7 +20,7 @@ typedef struct {
     int degree, sums, products, grids_count, functions, terms, factors;
     const grid *grids;
     const edge *edges;
-    const double *weights, *biases, *domain, *coefficients, *sizes, *ends;
+    const double *weights, *biases, *domain, *coefficients, *sizes, *ends, *starts;
     const network *windows;
 } layer;
 struct network { int inputs, outputs, count; const unit *units; const layer *layers; };
@@ -207,6 +207,7 @@ static void run(const network *n, const double *x, double *y)
         case SUMS_OF_PRODUCTS: sums_of_products(l, from, to); break;
         case WINDOWS:
             for (window = 0; window < l->count && !(from[l->inputs - 1] <= l->ends[window]); window++) {}
+            if (window && from[l->inputs - 1] < l->starts[window - 1]) from[l->inputs - 1] = l->starts[window - 1];
             run(&l->windows[window], from, to);
         }
         memcpy(from, to, sizeof to);

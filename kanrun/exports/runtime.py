@@ -173,6 +173,9 @@ def _sums_of_products(layer: Data, x: Any) -> Any:
 
 def _windows(layer: Data, x: Any) -> Any:
     chosen = np.searchsorted(layer["ends"], x[:, -1])
+    least = np.full(x.shape, -np.inf)
+    least[:, -1] = np.array([-np.inf, *layer["starts"]])[chosen]
+    x = np.maximum(x, least)
     parts = [network(window, x[chosen == number]) for number, window in enumerate(layer["windows"])]
     return np.concatenate(parts)[np.argsort(np.argsort(chosen, kind="stable"))]
 

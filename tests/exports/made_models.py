@@ -86,7 +86,7 @@ def solution():
 
 
 def windows():
-    fields = [field(low) for low in (9.0, 10.0, 11.0)]
+    fields = [field(low) for low in (9.0, 10.0, 11.0625)]
     for number, each in enumerate(fields):
         each.network.edge_layers[0].coefficients.data += number
     return replace(solution(), network=Windows(fields))

@@ -44,9 +44,9 @@ SOME += ["base gelu", "base identity", "degree 0", "degree 8"]
 
 
 def rows_for(one):
-    """Points in a range twice as wide as the trained one, of which some are where windows meet."""
+    """Points in a range twice as wide as the trained one, some where windows meet, one between."""
     rows = np.random.default_rng(1).uniform(5, 17, (POINTS, one.domain.shape[0]))
-    rows[10:12, -1] = 10.0, 11.0
+    rows[10:13, -1] = 10.0, 11.0, 11.03
     return rows
 
 

@@ -9,40 +9,30 @@ tell by their beginnings how fast errors fall, but nothing about the error at th
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator as Events
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from math import inf
 from time import process_time
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.polynomial.legendre import legvander
 from scipy.linalg import eigvals
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.fields import (
-    Factor,
     Field,
-    HardConditions,
     Windows,
     breakpoints_of,
-    spline_field,
 )
 from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution, arguments_at
-from kanrun.engine.equations.space import DEGREE
 from kanrun.engine.equations.system import Array, EvolutionSystem, System, low_discrepancy
-from kanrun.engine.equations.window import Window, total
+from kanrun.engine.equations.window import Window, window_field
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Breakpoints of two spaces that differ by less than this fraction of the range are one.
-SAME_BREAKPOINT = 1e-14
 #: The first factor from one tolerance to the next, its smallest value, the smallest tolerance, and
 #: the fraction of the tolerance that a next estimate should have.
 TOLERANCE_FACTOR, SMALLEST_FACTOR, SMALLEST_TOLERANCE, AIMED_FRACTION = 0.1, 1e-3, 1e-13, 0.3
@@ -178,7 +168,7 @@ def _affordable(level: _Level, factor: float, work: float) -> float | None:
 def _doubt(system: EvolutionSystem, windows: Sequence[Window]) -> str | None:
     """Return why a small difference between two solutions says little, if it does."""
     for window in (windows[0], windows[-1]) if system.variables > 1 else ():
-        if (place := growing_place(system, _field(window, system))) is not None:
+        if (place := growing_place(system, window_field(window, system))) is not None:
             names = system.vocabulary.variables
             at = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, place, strict=True))
             return (
@@ -281,7 +271,7 @@ def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
     windows, before, sizes = level.march.windows, None, level.values.square().mean(0).sqrt()
     low, high = system.box[-1].tolist()
     for number, window in enumerate(windows):
-        field = _field(window, system)
+        field = window_field(window, system)
         equation, conditions = window_residuals(system, field, before, sizes)
         points, before = breakpoints_of(field), field
         assert points is not None  # An invariant: windows are splines.
@@ -299,38 +289,6 @@ def _stages(system: EvolutionSystem, level: _Level) -> Iterator[EquationStage]:
             seconds=level.march.seconds / len(windows),
             points=points,
         )
-
-
-def _field(window: Window, system: EvolutionSystem) -> Field:
-    """Return a window as a network of splines, to rounding."""
-    box = system.box.clone()
-    box[-1] = box.new_tensor([window.start, window.end])
-    count, edges, unit = len(system.orders), np.array([[-1.0, 1.0]]), np.eye(DEGREE + 1)
-
-    def along(x: Array, times: Any) -> Array:
-        return np.stack([total(parts, x, times) for parts in window.parts], axis=1)
-
-    factors: list[Factor] = [lambda t: along(np.zeros(1), legvander(t, DEGREE).T).T]
-    if system.variables > 1:
-        edges = _common_edges(window)
-        factors = [
-            lambda t: along(window.space.outer(t), unit),
-            lambda t: np.repeat(legvander(t, DEGREE)[:, None], count, axis=1),
-        ]
-    lifts = tuple(map(str, system.lifts))
-    hard = HardConditions(system.vocabulary.variables, lifts, ("1",) * count)
-    built_in = hard if any(system.lifts) else None
-    return spline_field(box, edges, DEGREE, factors, hard=built_in)
-
-
-def _common_edges(window: Window) -> Array:
-    """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
-    every = (Counter(part.space.edges.tolist()) for part in window.parts[0])
-    points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
-    apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
-    apart[-1] = True
-    points = np.repeat(points, (apart * counts).astype(int))
-    return np.stack([points, np.linspace(-1, 1, len(points))])
 
 
 def window_residuals(

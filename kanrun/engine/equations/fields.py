@@ -244,6 +244,14 @@ class Windows(Network):
         return torch.stack([field.box[-1, 1] for field in self.parts])[:-1]
 
     @property
+    def lowest(self) -> Float[Tensor, "windows variables"]:
+        """Values below which none is in a window: its start, for all but the first."""
+        starts = torch.stack([field.box[:, 0] for field in self.parts])
+        found = torch.full_like(starts, -torch.inf)
+        found[1:, -1] = starts[1:, -1]
+        return found
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return self.parts[0].shape
 
@@ -259,9 +267,7 @@ class Windows(Network):
     def _joined(self, x: Tensor, function: Callable[[Field, Tensor], Tensor]) -> Tensor:
         window = torch.searchsorted(self.ends, x[:, -1].contiguous())
         places = [(window == number).nonzero()[:, 0] for number in range(len(self.parts))]
-        starts = torch.stack([x.new_tensor(-torch.inf), *(e.box[-1, 0] for e in self.parts[1:])])
-        times = x[:, -1].maximum(starts[window])
-        x = torch.cat([x[:, :-1], times[:, None]], dim=1)
+        x = x.maximum(self.lowest[window])
         found = [function(field, x[at]) for field, at in zip(self.parts, places, strict=True)]
         return torch.cat(found)[torch.cat(places).argsort()]
 

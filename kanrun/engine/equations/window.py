@@ -13,16 +13,21 @@ fades out over the window as a polynomial of time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache, partial, reduce
+from math import inf
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.polynomial import legendre
+from numpy.polynomial.legendre import leggauss, legvander
 from torch import Tensor
 
+from kanrun.engine.equations.fields import Factor, Field, spline_field
 from kanrun.engine.equations.space import DEGREE, Places, Space
 from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.equations.tensor_splines import (
@@ -33,6 +38,9 @@ from kanrun.engine.equations.tensor_splines import (
     patch_at,
 )
 from kanrun.engine.least_squares import ElementRows, Pattern
+
+#: Breakpoints of two spaces that differ by less than this fraction of the range are one.
+SAME_BREAKPOINT = 1e-14
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,60 @@ class Window:
             parts[-1].coefficients @ legendre_values(np.ones(1), half, range(order))[:, :, 0].T
             for parts, order in zip(self.parts, orders, strict=True)
         ]
+
+
+def window_field(window: Window, system: EvolutionSystem) -> Field:
+    """Return a window as a network of splines, to rounding."""
+    box = system.box.clone()
+    box[-1] = box.new_tensor([window.start, window.end])
+    count, edges, unit = len(system.orders), np.array([[-1.0, 1.0]]), np.eye(DEGREE + 1)
+
+    def along(x: Array, times: Any) -> Array:
+        return np.stack([total(parts, x, times) for parts in window.parts], axis=1)
+
+    factors: list[Factor] = [lambda t: along(np.zeros(1), legvander(t, DEGREE).T).T]
+    if system.variables > 1:
+        edges = _common_edges(window)
+        factors = [
+            lambda t: along(window.space.outer(t), unit),
+            lambda t: np.repeat(legvander(t, DEGREE)[:, None], count, axis=1),
+        ]
+    if any(system.lifts):
+        pairs = zip(factors, _lift_factors(system, box), strict=True)
+        factors = [partial(_side_by_side, pair) for pair in pairs]
+    return spline_field(box, edges, DEGREE, factors)
+
+
+def _lift_factors(system: EvolutionSystem, box: Tensor) -> tuple[Factor, Factor]:
+    """Return Legendre polynomials of space and functions of time whose products are the lifts."""
+    unknowns = range(len(system.orders))
+    highest = max(sum(len(rows) for rows in ends if rows is not None) for ends in system.walls)
+    nodes, weights = leggauss(highest + 1)
+    rows = legvander(nodes, highest) * weights[:, None] * (np.arange(highest + 1) + 0.5)
+    middle, half = box.mean(1).numpy(), box.diff()[:, 0].numpy() / 2
+
+    def along_time(t: Array) -> Array:
+        s = np.stack(np.meshgrid(nodes, t), axis=-1).reshape(-1, 2)
+        values = [system.lift(each, (0, 0), middle + s * half) for each in unknowns]
+        at_nodes = np.stack(values).reshape(len(values), len(t), len(nodes))
+        found: Array = (at_nodes @ rows).swapaxes(0, 1)
+        return found
+
+    return lambda t: np.repeat(legvander(t, highest)[:, None], len(unknowns), axis=1), along_time
+
+
+def _side_by_side(factors: Sequence[Factor], t: Array) -> Array:
+    return np.concatenate([each(t) for each in factors], axis=2)
+
+
+def _common_edges(window: Window) -> Array:
+    """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
+    every = (Counter(part.space.edges.tolist()) for part in window.parts[0])
+    points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
+    apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
+    apart[-1] = True
+    points = np.repeat(points, (apart * counts).astype(int))
+    return np.stack([points, np.linspace(-1, 1, len(points))])
 
 
 def legendre_values(

@@ -15,7 +15,6 @@ from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.evolution_solution import (
     MAX_WORK,
     PARTS,
-    _field,
     _is_enough,
     _less_work,
     _Level,
@@ -28,6 +27,7 @@ from kanrun.engine.equations.evolution_solution import (
 )
 from kanrun.engine.equations.space import with_kinks
 from kanrun.engine.equations.system import evolution_system
+from kanrun.engine.equations.window import window_field
 from kanrun.engine.networks import from_description
 from kanrun.errors import UsageError
 from kanrun.formulas.equations import Vocabulary
@@ -168,7 +168,7 @@ def test_initial_values_that_jump_leave_no_residual():
     system = make(BOX, "u_t = u_xx", ["u_x = 0 at x=0, x=1", "u = where(x < 0.5, 1, 0) at t=0"])
     assert solve(system, 1e-3).last[0].conditions.rms < 1e-4
     *_, march = Marcher(system, 1e-3).run()
-    field, other = (_field(each, system) for each in march.windows[:2])
+    field, other = (window_field(each, system) for each in march.windows[:2])
     one = torch.ones(1, dtype=torch.float64)
     first, apart = (window_residuals(system, other, None, each)[1].rms for each in (one, 10 * one))
     assert first > 1e-4
@@ -227,6 +227,7 @@ def test_a_wall_value_that_jumps_is_met_from_then_on():
     solution = solve(make(BOX, "u_t = u_xx", conditions), 1e-3)
     assert max(each.conditions.rms for each in solution.last) < 1e-6
     assert solution.last[0].equation.rms < 1e-6
+    assert not any(field.hard for field in solution.network.parts)  # Exports hold no formulas.
     x = np.linspace(0, 1, 9)
     modes = np.pi * np.arange(1, 60)
     for time, age in ((0.2, 0.0), (0.25, 0.05), (0.7, 0.5)):
@@ -240,7 +241,7 @@ def test_a_window_too_short_for_breakpoints_in_units_of_time():
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
     (window,) = next(Marcher(system, 1e-3).run()).windows
     short = replace(window, start=0.2, end=0.2 + 1e-15)
-    found, again = (_field(each, system).get_unknowns() for each in (window, short))
+    found, again = (window_field(each, system).get_unknowns() for each in (window, short))
     assert torch.equal(found, again)
 
 
@@ -295,7 +296,7 @@ WELL_POSED = {
 def test_ill_posed_equations_are_told_from_well_posed_ones(name):
     system = make(BOX, *(ILL_POSED | WELL_POSED)[name])
     (window,) = next(Marcher(system, 1e-3).run()).windows
-    assert (growing_place(system, _field(window, system)) is not None) == (name in ILL_POSED)
+    assert (growing_place(system, window_field(window, system)) is not None) == (name in ILL_POSED)
 
 
 def level(tolerance=1e-3, work=0.0, **more):
