@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import scipy  # its parts load, slowly, when they are used
 from numpy.typing import NDArray
-from scipy import special
 
 from kanrun.errors import InvalidData
 
@@ -179,14 +179,14 @@ class Family:
 
     def link(self, mean: Array) -> Array:
         """Return the logarithms or log-odds of means."""
-        return np.asarray(np.log(mean) if self.is_log else special.logit(mean))
+        return np.asarray(np.log(mean) if self.is_log else scipy.special.logit(mean))
 
     def mean(self, eta: Array) -> Array:
         """Return the means of `link`; of several logits (rows, classes) the probabilities."""
         if self.is_log:
             return np.asarray(np.exp(eta))
         several = eta.ndim > 1 and eta.shape[1] > 1
-        return np.asarray(special.softmax(eta, 1) if several else special.expit(eta))
+        return np.asarray(scipy.special.softmax(eta, 1) if several else scipy.special.expit(eta))
 
     def weight(self, mean: Array) -> Array:
         """Return the Fisher information of the link, for dispersion 1."""
@@ -203,11 +203,13 @@ class Family:
         if self.is_log:
             mean = np.maximum(mean, np.finfo(float).tiny)
         if self.name == "poisson":
-            return np.asarray(2 * special.kl_div(y, mean))
+            return np.asarray(2 * scipy.special.kl_div(y, mean))
         if self.name == "gamma":
             return np.asarray(2 * (y / mean - 1 - np.log(y / mean)))
         mean = np.clip(mean, _SMALLEST, 1 - _SMALLEST)
-        return np.asarray(2 * (special.rel_entr(y, mean) + special.rel_entr(1 - y, 1 - mean)))
+        return np.asarray(
+            2 * (scipy.special.rel_entr(y, mean) + scipy.special.rel_entr(1 - y, 1 - mean))
+        )
 
     def explained(self, y: Array, predicted: Array, weights: Array | None = None) -> float | None:
         """Return the fraction of the deviance (rows, outputs) that predictions explain, D^2.
@@ -251,11 +253,11 @@ class Family:
         low = known.cdf(np.ceil(y) - 1) if self.name == "poisson" else high
         between = np.random.default_rng(_STREAM).random(len(y))
         likely = np.clip(low + between * (high - low), _SMALLEST, 1 - _SMALLEST)
-        return np.asarray(special.ndtri(likely))
+        return np.asarray(scipy.special.ndtri(likely))
 
     def quantile(self, scores: Array, mean: Array) -> Array:
         """Return the outputs that have these normal scores given their means."""
-        return np.asarray(self._distribution(mean).ppf(special.ndtr(scores)))
+        return np.asarray(self._distribution(mean).ppf(scipy.special.ndtr(scores)))
 
     def check(self, y: Array, what: str) -> None:
         """Raise InvalidData for outputs that the family does not have."""

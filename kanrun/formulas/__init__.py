@@ -17,6 +17,7 @@ from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
+import scipy  # its parts load, slowly, when they are used
 import sympy
 from numpy.typing import ArrayLike, NDArray
 from sympy import Expr
@@ -121,8 +122,7 @@ def _operation(node: Expr) -> tuple[Callable[..., Any], Sequence[Expr]]:
     if node.func in RECIPROCALS:
         return np.reciprocal, (RECIPROCALS[node.func](*node.args),)
     if node.func is sympy.besselj and node.args[0].is_Integer:
-        from scipy import special  # late, as it loads slowly
-
+        special = scipy.special
         order = int(node.args[0])  # scipy has faster routines for the first two orders
         faster: dict[int, Callable[..., Any]] = {0: special.j0, 1: special.j1}
         return faster.get(order) or partial(special.jv, order), node.args[1:]
@@ -139,11 +139,13 @@ def _integer_power(base: Any, exponent: int) -> Any:
     return 1 / base if exponent == -1 else base**exponent
 
 
+def _error_function(x: Any) -> Any:
+    return scipy.special.erf(x)
+
+
 @cache
 def _functions() -> Mapping[Any, Callable[..., Any]]:
     """Return sympy's functions with NumPy's, of one argument or two."""
-    from scipy import special
-
     names = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
     same = (*names, "exp", "log", "sign", "floor")
     table: dict[Any, Callable[..., Any]] = {getattr(sympy, f): getattr(np, f) for f in same}
@@ -151,7 +153,7 @@ def _functions() -> Mapping[Any, Callable[..., Any]]:
     table |= {sympy.Add: operator.add, sympy.Mul: operator.mul, sympy.Pow: operator.pow}
     table |= {sympy.Min: np.minimum, sympy.Max: np.maximum, sympy.DiracDelta: np.zeros_like}
     table[sympy.Heaviside] = partial(np.heaviside, x2=0.5)
-    return table | {sympy.Abs: np.abs, sympy.erf: special.erf}
+    return table | {sympy.Abs: np.abs, sympy.erf: _error_function}
 
 
 def to_latex(expression: Expr) -> str:
