@@ -199,3 +199,19 @@ def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resol
     assert found.form.terms == 2
     assert found.intervals == 20
     assert float((values(found, at)[:, 0] - wanted).norm() / wanted.norm()) < 1e-3
+
+
+@pytest.mark.parametrize(("intervals", "waves"), [(5, 19), (41, 123)])
+def test_conditions_are_measured_between_the_points_of_their_rows(intervals, waves):
+    """Zero meets sin(n pi y) at the points of the rows, which are as many, and nowhere else."""
+    square = {"x": (0, 1), "y": (0, 1)}
+    system = parsed(square, "u_xx + u_yy = 0", [f"u = sin({waves}*pi*y) at x=0"])
+    drawn = Generator().manual_seed(0)
+    network = kan(2, intervals=intervals)(generator=drawn).double()
+    zero = Field(network, PLAIN, system.box, torch.ones(1, dtype=torch.float64))
+    zero.set_unknowns(torch.zeros_like(zero.get_unknowns()))
+    rows = Collocation(system, SMALL, drawn)
+    (block,) = rows.borders(SMALL.boundary_points, (1.0, 1.0), zero)
+    trained, _ = block.rows(zero, system.guesses(), jacobian=False)
+    assert float(trained.abs().max()) < 1e-12
+    assert rows.residuals(zero, system.guesses())[1].rms > 0.3
