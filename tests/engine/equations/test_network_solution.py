@@ -201,7 +201,7 @@ def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resol
     assert float((values(found, at)[:, 0] - wanted).norm() / wanted.norm()) < 1e-3
 
 
-@pytest.mark.parametrize(("intervals", "waves"), [(5, 19), (41, 123)])
+@pytest.mark.parametrize("intervals, waves", [(5, 19), (41, 123)])
 def test_conditions_are_measured_between_the_points_of_their_rows(intervals, waves):
     """Zero meets sin(n pi y) at the points of the rows, which are as many, and nowhere else."""
     square = {"x": (0, 1), "y": (0, 1)}
