@@ -188,18 +188,18 @@ def interpretation(
 
 def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | Interpretation]:
     """Yield the stages of the search and of its outcome, then the interpretation."""
-    problem, cfg, budget = given, given.cfg, Budget(given.search.policy.budget)
+    cfg, problem, policy = given.cfg, given.search, given.search.policy
+    budget, steps, structures = Budget(policy.budget), list[SearchStage](), list[FittedStructure]()
     if given.network is None and cfg.backend == "kanrun" and cfg.model.hidden in (None, AUTO):
-        data = replace(given.search.data, relative=errors_are_relative(given.search.data))
-        problem = replace(given, search=replace(given.search, data=data))
-    steps, structures = list[SearchStage](), list[FittedStructure]()
-    for event in limited(_structures(problem, seed), given.search.policy.search_budget):
+        data = replace(problem.data, relative=errors_are_relative(problem.data))
+        given = replace(given, search=replace(problem, data=data))
+    for event in limited(_structures(given, seed), policy.search_budget):
         if isinstance(event, FittedStructure):
             structures.append(event)
         else:
             steps.append(event)
             yield event
-    yield from outcome(problem, steps, structures, budget)
+    yield from outcome(given, steps, structures, budget)
 
 
 def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | FittedStructure]:

@@ -36,6 +36,7 @@ from kanrun.engine.symbolic import (
     significant,
 )
 from kanrun.engine.symbolic.candidates import CARRY
+from kanrun.engine.symbolic.formula import YES_NO
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
 from kanrun.study.evaluation import doubts
 from kanrun.targets.table_targets import read_nist
@@ -137,7 +138,7 @@ def summary_row(problem: InterpretationProblem, result: Interpretation, cpu_seco
         same_form=found.same_form,
         proven_equal=found.proven_equal,
         accepted_form=found.accepted_form,
-        in_view={True: "yes", False: "no", None: "unknown"}[problem.cfg.in_view],
+        in_view=YES_NO[problem.cfg.in_view],
         r2=found.r2,
         structure=result.structure,
         shape=shape_of(fit.network) if fit else "",
@@ -255,10 +256,11 @@ def formula_checkpoint(
         "certificate": certificate,
         "seed": seed,
         "domain": problem.scaling.invert(problem.held_out.domain.T).T.tolist(),
-        "splines": {},
+        "splines": {
+            name: (spline.knots.tolist(), spline.parameters.tolist())
+            for name, spline in formula.splines
+        },
     }
-    for name, spline in formula.splines:
-        meta["splines"][name] = spline.knots.tolist(), spline.parameters.tolist()
     return Checkpoint(f"formula-{problem.name}-seed{seed}", {}, meta)
 
 

@@ -115,8 +115,8 @@ class ArgumentReader:
         study = self._loader.repository.load_config(place) if one.key == "study" else None
         if study is None:
             return {one.key.partition(".")[0]}
-        groups = (getattr(each, "group", "") for each in study.defaults_list or ())
-        return {*map(str, study.config), *(group.strip("/") for group in groups)}
+        groups = (getattr(each, "group", "")[1:] for each in study.defaults_list or ())
+        return {*map(str, study.config), *groups}
 
     def read(self, word: str) -> list[Argument]:
         """Return the argument that `word` is, with each of its values. Raises UsageError."""

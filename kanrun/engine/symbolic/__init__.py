@@ -4,7 +4,7 @@ Candidates, matching, selection in context, structures, certificates.
 """
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
-from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose, input_names
+from kanrun.engine.symbolic.candidates import TABLE, choose, input_names
 from kanrun.engine.symbolic.constants import (
     ConstantInterval,
     as_written,
@@ -56,4 +56,4 @@ from kanrun.engine.symbolic.snapping import (
     refine_to_formula,
 )
 from kanrun.engine.symbolic.symmetries import errors_are_relative
-from kanrun.engine.symbolic.univariate import match_edge, match_formulas
+from kanrun.engine.symbolic.univariate import match_edge

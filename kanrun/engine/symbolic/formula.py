@@ -248,6 +248,10 @@ def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
     return replace(formula, expression=formula.expression.xreplace(swap), names=tuple(names))
 
 
+#: What tables say of facts that may be unknown.
+YES_NO = {True: "yes", False: "no", None: "unknown"}
+
+
 @dataclass(frozen=True)
 class Certificate:
     """Verification of a formula on points that nothing was chosen on.
@@ -301,7 +305,6 @@ def certify(formula: Formula | None, network: Function, held_out: VerificationDa
     def rmse(function: Function) -> float:
         return float(np.sqrt(np.mean((function(x) - y) ** 2)))
 
-    words = {True: "yes", False: "no", None: "unknown"}
     is_known = is_form = None if truth is None else False
     difference = error = r2 = np.nan
     with np.errstate(all="ignore"):
@@ -317,5 +320,5 @@ def certify(formula: Formula | None, network: Function, held_out: VerificationDa
         refitted = refit(free_constants(formula.graph), data, _POLISHED)
         is_form = is_known or data.error(refitted) <= EXACT
     return Certificate(
-        difference, error, network_error, r2, len(fresh), words[is_known], words[is_form]
+        difference, error, network_error, r2, len(fresh), YES_NO[is_known], YES_NO[is_form]
     )

@@ -127,8 +127,11 @@ def _expressions(
         yield from (to_expression(graph, ["x0"]) for graph in graphs)
         return
     if count > 1:
-        # A smooth fit of several variables may take a sharp function for noise.
         yield from rational_functions(inner) if reduction.changes else ()
+    if count > _DICTIONARY_INPUTS:
+        return
+    if count > 1:
+        # A smooth fit of several variables may take a sharp function for noise.
         yield from pair_formulas(inner, candidates)
     if noise:
         factor = reduction.factors(problem.data.x)
@@ -181,10 +184,8 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     """Yield formulas of y from a dictionary of small expressions, exact ones first.
 
     Those that reproduce some of the points come as they are found, the plainest of each kind first;
-    then the few nearest ones. Many inputs have none.
+    then the few nearest ones.
     """
-    if data.x.shape[1] > _DICTIONARY_INPUTS:
-        return
     pick = np.linspace(0, len(data.y) - 1, min(_POINTS, len(data.y))).astype(int)
     entries = expand_dictionary(data.x[pick], candidates)
     names = {candidate.name for candidate in candidates}
@@ -209,8 +210,6 @@ def noisy_formulas(
     Values v of y = factor * v have errors of y of size `noise`, relative to y if errors are. Of the
     sums that leave little more than these, the simplest are best.
     """
-    if data.x.shape[1] > _DICTIONARY_INPUTS:
-        return
     pick = np.linspace(0, len(data.y) - 1, min(_NOISY_POINTS, len(data.y))).astype(int)
     x, factor = data.x[pick], factor[pick]
     y = factor * data.y[pick]
@@ -255,9 +254,10 @@ def _kinds(
         yield search(target, simple if place else entries)
         if place < _QUOTIENTS:
             yield search(target, few, quotients=True)
-    weights = list(zip(factor * entries.values[:_WEIGHTS], entries.builds, strict=False))
-    for weight in weights:
-        yield search(output_transforms(y, names, size, weight)[0], few, quotients=True)
-    for weight in weights:
-        for place, target in enumerate(output_transforms(y, names, size, weight)):
+    weights = zip(factor * entries.values[:_WEIGHTS], entries.builds, strict=False)
+    weighted = [output_transforms(y, names, size, weight) for weight in weights]
+    for plain, *_ in weighted:
+        yield search(plain, few, quotients=True)
+    for targets in weighted:
+        for place, target in enumerate(targets):
             yield search(target, few if place else simple)
