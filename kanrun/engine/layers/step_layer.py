@@ -21,7 +21,7 @@ _NODES = 16  # whose splines are put on the grid of all steps at once
 
 
 class StepLayer(SplineLayer):
-    """The layer `splines` of some nodes, then nodes z_r = sum_k 2^k S((x_j(r,k) - c_rk) / w_rk).
+    """Nodes of a spline layer, then nodes z_r = sum_k 2^k S((x_j(r,k) - c_rk) / w_rk).
 
     S rises from 0 to 1 as a cubic spline over 3 widths. Coefficients and mask are those of the
     first nodes alone, and steps are not trained. Buffers are `sources`, `places` and `widths`, the
