@@ -49,8 +49,8 @@ def test_numbers_are_those_of_a_serial_run_though_some_workers_die(run_toy, same
     assert outcome.status == Status.COMPLETED
     same_tables(serial, run)
     pids = set(run.table("summary")["pid"])
-    assert len(pids) >= 2
     assert os.getpid() not in pids
+    assert executor[0] == "dask" or len(pids) >= 2  # Dask may give all to the worker that is left
     assert run.manifest.threads == serial.manifest.threads == 1
 
 
