@@ -11,13 +11,14 @@ import ast
 import itertools
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,8 @@ PAIRS = [
     (ast.Eq, ast.NotEq),
     (ast.And, ast.Or),
 ]
+#: Arguments that state what holds anyway, as assertions do: their mutants are not drawn.
+STATED = re.compile(rb"\b(strict|frozen|eq)=$")
 OTHER = dict(PAIRS) | {second: first for first, second in PAIRS}
 
 
@@ -50,6 +53,12 @@ class Mutant:
 
     def __str__(self):
         return f"{self.path}:{self.node.lineno}: {ast.unparse(self.node)}  ->  {self.text}"
+
+    def is_change(self):
+        """Return whether the value changes, and is no assertion of the program."""
+        line = (ROOT / self.path).read_bytes().splitlines()[self.node.lineno - 1]
+        stated = STATED.search(line[: self.node.col_offset])
+        return not stated and self.text != ast.unparse(self.node)
 
     def applied(self, content):
         """Return the changed file; all expressions stay on their lines."""
@@ -132,8 +141,8 @@ def tests_of(mutant, lines, most):
     return sorted(set().union(*known), key=lambda test: (-shared(test), test))[:most]
 
 
-def is_noticed(place, tests, seconds):
-    """Return whether a test fails or takes too long, in a fork, where libraries are loaded."""
+def outcome(place, tests, seconds):
+    """Return whether a test fails, or is too slow, in a fork, where libraries are loaded."""
     import pytest
 
     if not (process := os.fork()):
@@ -144,17 +153,16 @@ def is_noticed(place, tests, seconds):
         for number in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), number)
         os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) not in (
-        pytest.ExitCode.OK,
-        pytest.ExitCode.USAGE_ERROR,
-        pytest.ExitCode.NO_TESTS_COLLECTED,
-    )
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    passed = (pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
+    return "SURVIVED" if code in passed else "slow" if code < 0 else "killed"
 
 
 def main():
     parser = argparse.ArgumentParser()
     for name, default in (("count", 60), ("skip", 0), ("seed", 0), ("tests", 20), ("seconds", 60)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--under", nargs="*", default=FOLDERS, help="folders of those that are run")
     options = parser.parse_args()
     if not RECORD.exists():
         record()
@@ -171,7 +179,7 @@ def main():
     covered = (
         (mutant, tests)
         for mutant in drawn
-        if (tests := tests_of(mutant, lines[mutant.path], options.tests))
+        if mutant.is_change() and (tests := tests_of(mutant, lines[mutant.path], options.tests))
     )
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -181,15 +189,16 @@ def main():
             shutil.copytree(ROOT / name, place / "kanrun" / name)
             (place / name).symlink_to(place / "kanrun" / name)
         shutil.copy(ROOT / "pyproject.toml", place)
-        killed = 0
+        outcomes = Counter()
         for mutant, tests in itertools.islice(covered, options.skip, options.count):
+            if not mutant.path.startswith(tuple(options.under)):
+                continue
             file = place / mutant.path
             file.write_bytes(mutant.applied(content := file.read_bytes()))
-            noticed = is_noticed(place, tests, options.seconds)
+            outcomes[result := outcome(place, tests, options.seconds)] += 1
             file.write_bytes(content)
-            killed += noticed
-            print("killed  " if noticed else "SURVIVED", mutant, flush=True)
-    print(f"{killed} of {options.count - options.skip} killed")
+            print(f"{result:8}", mutant, flush=True)
+    print(*(f"{count} {result}" for result, count in outcomes.items()), sep=", ")
 
 
 if __name__ == "__main__":
