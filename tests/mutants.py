@@ -9,6 +9,7 @@ functions, where most decisions of the program are; cosmic-ray runs all tests fo
 import argparse
 import ast
 import itertools
+import linecache
 import os
 import random
 import re
@@ -18,10 +19,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 from coverage import CoverageData
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +41,12 @@ PAIRS = [
     (ast.And, ast.Or),
 ]
 #: Arguments that state what holds anyway, as assertions do: their mutants are not drawn.
-STATED = re.compile(rb"\b(strict|frozen|eq)=$")
+STATED = ("strict", "frozen", "eq")
+#: Positive constants below this are tolerances, of which twice as much changes nothing.
+SMALL = 1e-4
+NO_CODE = ("annotation", "returns", "decorator_list")
+#: A comparison of integers or lengths.
+WHOLE = re.compile(r"\blen\(|\.(size|shape|ndim|numel)\b|(?<![\w.])\d+(?![\w.])")
 OTHER = dict(PAIRS) | {second: first for first, second in PAIRS}
 
 
@@ -49,16 +57,11 @@ class Mutant:
     path: str
     node: ast.expr
     text: str
-    in_function: bool
+    #: Name that the expression defines outside functions, empty inside of them.
+    name: str
 
     def __str__(self):
         return f"{self.path}:{self.node.lineno}: {ast.unparse(self.node)}  ->  {self.text}"
-
-    def is_change(self):
-        """Return whether the value changes, and is no assertion of the program."""
-        line = (ROOT / self.path).read_bytes().splitlines()[self.node.lineno - 1]
-        stated = STATED.search(line[: self.node.col_offset])
-        return not stated and self.text != ast.unparse(self.node)
 
     def applied(self, content):
         """Return the changed file; all expressions stay on their lines."""
@@ -70,37 +73,51 @@ class Mutant:
 
 
 def changes(node):
-    """Yield the changed forms of an expression."""
+    """Yield the changed forms of an expression.
+
+    Tolerances change by a factor of 100. The boundary itself of a comparison moves only where an
+    integer or a length is compared: other numbers do not meet it.
+    """
     match node:
         case ast.BinOp() if type(node.op) in OTHER:
             yield ast.BinOp(node.left, OTHER[type(node.op)](), node.right)
         case ast.BoolOp():
             yield ast.BoolOp(OTHER[type(node.op)](), node.values)
         case ast.Compare(ops=[one]) if type(one) in OTHER:
-            yield ast.Compare(node.left, [OTHER[type(one)]()], node.comparators)
+            if isinstance(one, ast.Eq | ast.NotEq) or WHOLE.search(ast.unparse(node)):
+                yield ast.Compare(node.left, [OTHER[type(one)]()], node.comparators)
             yield ast.UnaryOp(ast.Not(), node)
         case ast.Constant(value=bool()):
             yield ast.Constant(not node.value)
         case ast.Constant(value=int() | float()):
-            yield ast.Constant(2 * node.value or 1)
-            yield ast.Constant(node.value / 2 if isinstance(node.value, float) else node.value + 1)
+            factor = 100 if 0 < node.value < SMALL else 2
+            yield ast.Constant(factor * node.value or 1)
+            if node.value and isinstance(node.value, float):
+                yield ast.Constant(node.value / factor)
+            elif node.value not in (0, 1):
+                yield ast.Constant(node.value + 1)
 
 
 def mutants_of(path):
-    """Yield the mutants of a file, without those of annotations, assertions, indices and texts."""
+    """Yield the mutants of a file, but for annotations, decorators, assertions, indices, texts."""
 
-    def visit(node, in_function):
+    def visit(node, name):
         if isinstance(node, ast.expr):
             for changed in changes(node):
-                yield Mutant(path, node, ast.unparse(changed), in_function)
-        inside = in_function or isinstance(node, ast.FunctionDef)
-        for name, field in ast.iter_fields(node):
+                yield Mutant(path, node, ast.unparse(changed), name)
+        if isinstance(node, ast.FunctionDef):
+            name = ""
+        elif name and isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.target if isinstance(node, ast.AnnAssign) else node.targets[0]
+            name = ast.unparse(target)
+        for part, field in ast.iter_fields(node):
             for child in field if isinstance(field, list) else [field]:
-                kept = isinstance(child, ast.AST) and name not in ("annotation", "returns")
+                kept = isinstance(child, ast.AST) and part not in NO_CODE
+                kept = kept and getattr(child, "arg", None) not in STATED
                 if kept and not isinstance(child, ast.Assert | ast.JoinedStr | ast.Subscript):
-                    yield from visit(child, inside)
+                    yield from visit(child, name)
 
-    yield from visit(ast.parse((ROOT / path).read_text(encoding="utf-8")), False)
+    yield from visit(ast.parse((ROOT / path).read_text(encoding="utf-8")), Path(path).stem)
 
 
 def record():
@@ -126,36 +143,59 @@ def recorded():
     return found
 
 
-def tests_of(mutant, lines, most):
-    """Return tests that execute the line, of a constant outside functions those of its file.
+def tests_of(mutant, found, n_lines, most):
+    """Return tests that execute the line, of a constant outside functions those that use its name.
 
-    Those come first whose path shares most words with that of the file.
+    Those come first whose path shares most words with that of the file, then short ones.
     """
-    known = [lines[mutant.node.lineno]] if mutant.in_function else lines.values()
+    known = [found[mutant.path][mutant.node.lineno]]
+    if word := re.compile(rf"\b{mutant.name}\b") if mutant.name else None:
+        known = [
+            found[path][number]
+            for path in list(found)
+            for number, line in enumerate(linecache.getlines(str(ROOT / path)), 1)
+            if word.search(line)
+        ]
+    known = known if any(known) or not word else found[mutant.path].values()
     words = set(Path(mutant.path).with_suffix("").parts)
 
-    def shared(test):
+    def order(test):
         path = Path(test.partition("::")[0])
-        return len(words & {*path.parts, path.stem.removeprefix("test_")})
+        shared = words & {*path.parts, path.stem.removeprefix("test_")}
+        return -len(shared), n_lines[test], test
 
-    return sorted(set().union(*known), key=lambda test: (-shared(test), test))[:most]
+    return sorted(set().union(*known), key=order)[:most]
+
+
+class TimeLimit:
+    """Plug-in of pytest that starts no further test once the CPU seconds are used."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def pytest_runtest_setup(self):
+        if time.process_time() > self.seconds:
+            pytest.skip("time limit")
 
 
 def outcome(place, tests, seconds):
-    """Return whether a test fails, or is too slow, in a fork, where libraries are loaded."""
-    import pytest
-
+    """Return whether a test fails (which), or does not end, in a fork with libraries loaded."""
+    log = place / "log"
     if not (process := os.fork()):
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-        signal.alarm(20 * seconds)
+        limit = time.process_time() + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit) + 60, int(limit) + 60))
+        signal.alarm(20 * (seconds + 60))
         os.chdir(place)
         sys.path.insert(0, str(place))
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for number in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+            os.dup2(output, number)
+        options = ["-x", "-q", "-p", "no:cacheprovider"]
+        os._exit(pytest.main([*options, *tests], plugins=[TimeLimit(limit)]))
     code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     passed = (pytest.ExitCode.OK, pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED)
-    return "SURVIVED" if code in passed else "slow" if code < 0 else "killed"
+    failed = re.search(r"^(FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.M)
+    return "SURVIVED" if code in passed else "slow" if code < 0 else "killed", failed and failed[2]
 
 
 def main():
@@ -175,11 +215,14 @@ def main():
     files = [path for path in files if path.name != "plots.py"]  # sizes and places
     drawn = [each for path in files for each in mutants_of(path.relative_to(ROOT).as_posix())]
     random.Random(options.seed).shuffle(drawn)
-    lines = recorded()
+    found = recorded()
+    n_lines = Counter(
+        test for lines in found.values() for tests in lines.values() for test in tests
+    )
     covered = (
         (mutant, tests)
         for mutant in drawn
-        if mutant.is_change() and (tests := tests_of(mutant, lines[mutant.path], options.tests))
+        if (tests := tests_of(mutant, found, n_lines, options.tests))
     )
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
@@ -195,9 +238,10 @@ def main():
                 continue
             file = place / mutant.path
             file.write_bytes(mutant.applied(content := file.read_bytes()))
-            outcomes[result := outcome(place, tests, options.seconds)] += 1
+            result, test = outcome(place, tests, options.seconds)
             file.write_bytes(content)
-            print(f"{result:8}", mutant, flush=True)
+            outcomes[result] += 1
+            print(f"{result:8}", mutant, f"({test or len(tests)})", flush=True)
     print(*(f"{count} {result}" for result, count in outcomes.items()), sep=", ")
 
 
