@@ -88,38 +88,32 @@ class Collocation:
     """
 
     def __init__(self, system: System, policy: EquationPolicy, generator: Generator) -> None:
-        """Draw the seeds of points."""
+        """Draw the seeds of points, and estimate the magnitude of each unknown; 1 by default."""
         self.system, self.policy = system, policy
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
         self.added = system.box.new_zeros(0, len(system.box))
         self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
-        self.sizes = self._estimated_sizes()
-
-    def _estimated_sizes(self) -> Tensor:
-        """Estimate the magnitude of each unknown from observations and conditions.
-
-        If those are zero, the source terms of the equations count; 1 by default.
-        """
-        sizes, points = torch.zeros_like(self.sizes), self.points(self.unseen)
-        inside = [Block("equation", each, points) for each in self.system.equations]
-        for blocks in (self._borders(SIZE_POINTS, EQUAL_WEIGHTS), inside):
+        # Observations and conditions tell the sizes; if those are zero, the sources of equations.
+        sizes = torch.zeros_like(self.sizes)
+        borders, inside = self.borders(SIZE_POINTS, EQUAL_WEIGHTS), self.points(self.unseen)
+        for blocks in (borders, self.equations(inside)):
             for block in (each for each in blocks if each.partner is None):
-                derivatives, count = block.relation.derivatives, len(block.points)
-                zeros = block.points.new_zeros(count, len(derivatives))
-                arguments = arguments_of(block.points, zeros, self.system.guesses())
+                derivatives = block.relation.derivatives
+                zeros = block.points.new_zeros(len(block.points), len(derivatives))
+                arguments = arguments_of(block.points, zeros, system.guesses())
                 residual = torch.as_tensor(block.relation.residual(arguments)).nan_to_num()
                 if (largest := float((residual - block.target).abs().max())) > 0:
                     unknowns = [each.unknown for each in derivatives]
-                    sizes[unknowns] = sizes[unknowns].clamp(min=largest / self._unit(block))
+                    sizes[unknowns] = sizes[unknowns].clamp(min=largest / block.unit)
             if bool((sizes > 0).any()):
                 break
-        return torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
+        self.sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
 
     def points(self, seed: int, count: int | None = None, solution: Field | None = None) -> Tensor:
         """Return `count` points (default: `test_points`), half of them following the knots."""
-        edges = None if solution is None else edges_of(solution)
-        return low_discrepancy(self.system.box, count or self.policy.test_points, seed, edges)
+        count = count or self.policy.test_points
+        return low_discrepancy(self.system.box, count, seed, edges_of(solution))
 
     def collocation(self, solution: Field) -> tuple[Tensor, Tensor]:
         """Return the points inside and their quadrature weights.
@@ -163,16 +157,11 @@ class Collocation:
     ) -> list[Block]:
         """Return the rows of conditions and observations, of these weights.
 
-        Points follow the knots of `solution`, whose units they have.
+        Conditions have about `count` points per face, which follow the knots of `solution`. The
+        rows have its units.
         """
-        return self.scaled(self._borders(count, weights, solution), solution)
-
-    def _borders(
-        self, count: int, weights: tuple[float, float], solution: Field | None = None
-    ) -> list[Block]:
-        """Return the conditions at about `count` points per face, and the observations."""
         blocks, (weight, data_weight), system = list[Block](), weights, self.system
-        edges = None if solution is None else edges_of(solution)
+        edges = edges_of(solution)
         for condition in system.conditions:
             faces, ring, partner = condition.faces, condition.periodic, None
             if ring is not None:
@@ -181,24 +170,29 @@ class Collocation:
                 partner = on_face(((ring, high),), system.box, count, edges)
             first = torch.cat([on_face(face, system.box, count, edges) for face in faces])
             blocks.append(Block("condition", condition.relation, first, weight, partner=partner))
-        return blocks + [
+        blocks += [
             Block("data", each.relation, each.points, data_weight, target=each.values)
             for each in system.observations
         ]
+        return self.scaled(blocks, solution)
 
     def scaled(self, blocks: Sequence[Block], solution: Field | None = None) -> list[Block]:
         """Return blocks with the sizes of their terms as units, and smaller weights at corners.
 
         Units make residuals independent of those of the user.
         """
-        return [
-            replace(
-                each,
-                unit=self._unit(each, solution),
-                shares=each.shares * self._corner_shares(each),
-            )
-            for each in blocks
-        ]
+        (low, high), found = self.system.box.T, list[Block]()
+        for block in blocks:
+            contained, shares = {each.unknown for each in block.relation.derivatives}, block.shares
+            for corner in self.system.corners if block.kind != "data" else ():
+                if contained & {each.unknown for each in corner.relation.derivatives}:
+                    fixed, values = map(list, zip(*corner.face, strict=True))
+                    gap = min(corner.gap / CORNER_FULL_GAP, 1.0)
+                    reach = CORNER_RADIUS * (gap if corner.relation.order else gap**0.25)
+                    away = (block.points[:, fixed] - low.new_tensor(values)) / (high - low)[fixed]
+                    shares = shares * (away.norm(dim=1) / reach).clamp(max=1) ** CORNER_POWER
+            found.append(replace(block, unit=self._unit(block, solution), shares=shares))
+        return found
 
     def _unit(self, block: Block, solution: Field | None = None) -> float:
         """Return the largest root mean square of a term |dR/du_a| times the size of u_a.
@@ -222,19 +216,6 @@ class Collocation:
             rows.append(arguments_at(relation, solution, fixed, at))
         terms = [np.nan_to_num(relation.slopes(each)[:, : len(scale)]) * scale for each in rows]
         return min(float(np.sqrt(np.mean(each**2, axis=0)).max()) for each in terms) or 1.0
-
-    def _corner_shares(self, block: Block) -> Tensor:
-        """Return weights that decrease towards incompatible corners; 1 for observations."""
-        (low, high), shares = self.system.box.T, ONE
-        contained = {each.unknown for each in block.relation.derivatives}
-        for corner in self.system.corners if block.kind != "data" else ():
-            if contained & {each.unknown for each in corner.relation.derivatives}:
-                fixed, values = map(list, zip(*corner.face, strict=True))
-                gap = min(corner.gap / CORNER_FULL_GAP, 1.0)
-                reach = CORNER_RADIUS * (gap if corner.relation.order else gap**0.25)
-                away = (block.points[:, fixed] - low.new_tensor(values)) / (high - low)[fixed]
-                shares = shares * (away.norm(dim=1) / reach).clamp(max=1) ** CORNER_POWER
-        return shares
 
     def squares(self, solution: Field, constants: Tensor, points: Tensor) -> Tensor:
         """Return the sum of the squared residuals of all equations at points."""

@@ -125,7 +125,11 @@ def solve_evolution(
             continue
         stopped = march.stopped
         if stopped and level is not None:
-            level = level if level.estimate is not None else _compared(system, level, points)
+            if level.estimate is None:  # No better solution can follow: a coarser one tells.
+                coarse = _march(system, level.march.tolerance / TOLERANCE_FACTOR, None)
+                if not coarse.stopped:
+                    before = _level(system, coarse, points, None)
+                    level = _level(system, level.march, points, before)
             break
         if not march.windows:
             raise TrainingFailed(
@@ -203,10 +207,11 @@ def _march(system: EvolutionSystem, tolerance: float, before: March | None) -> M
 
 def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level | None) -> _Level:
     """Return a solution, compared with the one `before` at `points` in the order of their times."""
-    values = _values(system, march.windows, points.numpy())
-    level = _Level(march, values)
+    number = np.searchsorted([window.end for window in march.windows[:-1]], points[:, -1])
+    parts = [w.solution(system, points.numpy()[number == i]) for i, w in enumerate(march.windows)]
+    values = torch.as_tensor(np.concatenate(parts))
     if before is None:
-        return level
+        return _Level(march, values)
     sizes = values.square().mean(0).clamp(min=TINY)
     squares = ((values - before.values).square() / sizes).nan_to_num(inf)
     changes = squares.unflatten(0, (PARTS, -1)).mean(1).amax(1).sqrt()
@@ -215,21 +220,6 @@ def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level
     factor = march.tolerance / before.march.tolerance
     growth = -float(np.log(march.work / before.march.work) / np.log(factor))
     return _Level(march, values, change, changes, power, factor, growth)
-
-
-def _values(system: EvolutionSystem, windows: Sequence[Window], points: Array) -> Tensor:
-    """Return the unknowns (points, unknowns) at points in the order of their times."""
-    number = np.searchsorted([window.end for window in windows[:-1]], points[:, -1])
-    each = ((window, points[number == i]) for i, window in enumerate(windows))
-    return torch.as_tensor(np.concatenate([window.solution(system, at) for window, at in each]))
-
-
-def _compared(system: EvolutionSystem, level: _Level, points: Tensor) -> _Level:
-    """Return a solution that no better one can follow, compared with a coarser one."""
-    march = _march(system, level.march.tolerance / TOLERANCE_FACTOR, None)
-    if march.stopped:
-        return level
-    return _level(system, level.march, points, _level(system, march, points, None))
 
 
 def _power(before: Tensor, changes: Tensor, factor: float) -> float:

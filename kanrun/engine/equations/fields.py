@@ -319,17 +319,15 @@ def spline_field(
     return Field(KAN.of_layers([layer]), form, box, units, hard)
 
 
-def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
+def edges_of(solution: Field | None) -> Float[Tensor, "variables points"] | None:
     """Return the breakpoints of each variable on [-1, 1]; None for a network without grids."""
-    if not solution.network.edge_layers:
-        return None
-    return solution.network.edge_layers[0].grid.breakpoints
+    layers = solution.network.edge_layers if solution is not None else ()
+    return layers[0].grid.breakpoints if layers else None
 
 
 def breakpoints_of(solution: Field) -> Coordinates | None:
     """Return the breakpoints of each variable in the units of the box; None without grids."""
-    edges = edges_of(solution)
-    if edges is None:
+    if (edges := edges_of(solution)) is None:
         return None
     found = solution.outer(edges.T)
     found[0], found[-1] = solution.box.T  # Without rounding.

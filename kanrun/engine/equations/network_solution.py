@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from math import exp, inf, isfinite, log, sqrt
+from operator import itemgetter
 from time import process_time
 
 import numpy as np
@@ -132,15 +133,15 @@ def polynomial_field(field: Field, terms: int) -> Field:
     return spline_field(field.box, edges, degree, factors, field.sizes, field.hard)
 
 
-def with_polynomials(field: Field, count: int) -> Field:
-    """Return a field in a separated form with `count` further terms, zero times polynomials."""
-    form, wider = field.form, polynomial_field(field, field.form.terms + count)
+def with_polynomials(field: Field) -> Field:
+    """Return a field in a separated form with `TERMS_ADDED` terms, zero times polynomials."""
+    form, wider = field.form, polynomial_field(field, field.form.terms + TERMS_ADDED)
     before, after = (
         each.network.edge_layers[0].coefficients.unflatten(0, (form.unknowns, -1, form.factors))
         for each in (field, wider)
     )
     with torch.no_grad():
-        after[:, count:] = before
+        after[:, TERMS_ADDED:] = before
     return wider
 
 
@@ -247,7 +248,7 @@ class NetworkSolver:
         field, rows = stage.solution, self.rows
         if field.form.separated:
             # Directions that the terms may have lost, such as a constant.
-            field = with_polynomials(field, TERMS_ADDED)
+            field = with_polynomials(field)
         blocks = rows.blocks(field, EQUAL_WEIGHTS, stage.solution)
         problem = ResidualProblem(field, blocks, stage.constants)
         return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
@@ -272,8 +273,13 @@ class NetworkSolver:
         fields = [first, *(self._random() for _ in range(count - 1)), *special]
         racing = [(0.0, each, self.system.guesses()) for each in fields]
         for kept, steps in rounds:
-            racing = [self._race(field, c, blocks, steps) for _, field, c in racing[:kept]]
-            racing.sort(key=lambda entry: entry[0])
+            stopping = StoppingCriteria(max_steps=steps, rtol=START_RTOL)
+            for number, (_, field, given) in enumerate(racing[:kept]):
+                problem = ResidualProblem(field, blocks, given)
+                state, _ = minimise(problem, LM, stopping, ended=time_limit_reached)
+                found, constants = problem.solution(state.unknowns)
+                racing[number] = state.loss, self.with_fitted_grids(found, self.inside), constants
+            racing = sorted(racing[:kept], key=itemgetter(0))
         loss, best, constants = racing[0]
         if not loss < inf:
             raise TrainingFailed(
@@ -281,16 +287,6 @@ class NetworkSolver:
                 "box."
             )
         return best, constants
-
-    def _race(
-        self, candidate: Field, constants: Tensor, blocks: list[Block], steps: int
-    ) -> tuple[float, Field, Tensor]:
-        """Return objective, field and parameters after some steps; infinity if not finite."""
-        problem = ResidualProblem(candidate, blocks, constants)
-        stopping = StoppingCriteria(max_steps=steps, rtol=START_RTOL)
-        state, _ = minimise(problem, LM, stopping, ended=time_limit_reached)
-        found, constants = problem.solution(state.unknowns)
-        return state.loss, self.with_fitted_grids(found, self.inside), constants
 
     def _random(self) -> Field:
         form, network = self.ansatz.form, self.ansatz.create(generator=self.generator)

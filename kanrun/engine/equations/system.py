@@ -215,13 +215,12 @@ def low_discrepancy(
     count: int,
     seed: int,
     edges: Float[Tensor, "variables ends"] | None = None,
-    following: float = 0.5,
 ) -> Float[Tensor, "points variables"]:
     """Return the first `count` points of a scrambled Sobol sequence in a box.
 
-    If `edges` (breakpoints on [-1, 1]) are given, the fraction `following` of each variable's
-    density is the same in all intervals, whatever their length; the rest stays uniform. A Sobol
-    sequence must not be thinned by a stride: every fourth point lies in a quarter of the box.
+    If `edges` (breakpoints on [-1, 1]) are given, half of each variable's density is the same in
+    all intervals, whatever their length; the other half stays uniform. A Sobol sequence must not be
+    thinned by a stride: every fourth point lies in a quarter of the box.
     """
     sequence = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
     # Powers of two are balanced.
@@ -229,8 +228,7 @@ def low_discrepancy(
     if edges is not None:
         for s, row in zip(share.T, (edges.cpu().numpy() + 1) / 2, strict=True):
             p = np.unique(row)
-            even = np.linspace(0, 1, len(p))
-            s[:] = np.interp(s, following * even + (1 - following) * p, p)
+            s[:] = np.interp(s, (np.linspace(0, 1, len(p)) + p) / 2, p)
     return box[:, 0] + torch.as_tensor(share).to(box) * box.diff()[:, 0]
 
 

@@ -20,7 +20,7 @@ from functools import cached_property
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import ACTIVATIONS, MLP, Network
@@ -114,9 +114,7 @@ def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> 
     return found
 
 
-def _spline_jets(
-    layer: SplineLayer, z: Tensor, monomials: Monomials
-) -> tuple[Tensor, list[Tensor]]:
+def _spline_jets(layer: SplineLayer, z: Tensor, monomials: Monomials) -> tuple[Tensor, Tensor]:
     """Return the jet of a layer of splines without a base, and the coefficients of each point."""
     parts = [local_basis(z[0], layer.grid, order) for order in range(monomials.order + 1)]
     basis = monomials.compose([values for values, _ in parts], z)
@@ -126,14 +124,7 @@ def _spline_jets(
     factors = coefficients.gather(2, local[:, into]) * layer.scales()[1].detach()[out, into, None]
     terms = torch.einsum("mnek,nek->mne", basis[:, :, into], factors)
     jet = terms.new_zeros(*terms.shape[:2], layer.outputs).index_add(2, out, terms)
-    return jet, [coefficients]
-
-
-def _linear_jets(layer: nn.Module, z: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the jet of x W^T + b, and weights and biases of each point."""
-    weight, bias = (_copies(each, z) for each in layer.parameters())
-    jet = torch.einsum("mni,noi->mno", z, weight)
-    return torch.cat([jet[:1] + bias, jet[1:]]), [weight, bias]
+    return jet, coefficients
 
 
 def _copies(parameter: Tensor, z: Tensor) -> Tensor:
@@ -157,14 +148,16 @@ def network_jets(
             if parameters:
                 act = ACTIVATIONS[network.activation]
                 z = monomials.compose(derivatives(act, z[0], monomials.order), z)
-            z, added = _linear_jets(layer, z)
-            parameters += added
+            weight, bias = (_copies(each, z) for each in layer.parameters())
+            jet = torch.einsum("mni,noi->mno", z, weight)
+            z = torch.cat([jet[:1] + bias, jet[1:]])
+            parameters += [weight, bias]
         return z, parameters
     for layer in network.edge_layers:
         if layer.spec.base != "zero":
             raise UsageError("Equations are solved by KANs without a base function, base=zero.")
-        z, added = _spline_jets(layer, z, monomials)
-        parameters += added
+        z, coefficients = _spline_jets(layer, z, monomials)
+        parameters.append(coefficients)
     if not parameters:
         raise UsageError(
             f"Equations are solved by networks of kind kan or mlp, not {network.kind}."

@@ -111,14 +111,23 @@ def window_field(window: Window, system: EvolutionSystem) -> Field:
 
     factors: list[Factor] = [lambda t: along(np.zeros(1), legvander(t, DEGREE).T).T]
     if system.variables > 1:
-        edges = _common_edges(window)
+        # The breakpoints of all parts, and as many equal ones of time.
+        every = (Counter(part.space.edges.tolist()) for part in window.parts[0])
+        points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
+        apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
+        apart[-1] = True
+        points = np.repeat(points, (apart * counts).astype(int))
+        edges = np.stack([points, np.linspace(-1, 1, len(points))])
         factors = [
             lambda t: along(window.space.outer(t), unit),
             lambda t: np.repeat(legvander(t, DEGREE)[:, None], count, axis=1),
         ]
     if any(system.lifts):
         pairs = zip(factors, _lift_factors(system, box), strict=True)
-        factors = [partial(_side_by_side, pair) for pair in pairs]
+        factors = [
+            lambda t, pair=pair: np.concatenate([each(t) for each in pair], axis=2)  # type: ignore[misc]
+            for pair in pairs
+        ]
     return spline_field(box, edges, DEGREE, factors)
 
 
@@ -140,20 +149,6 @@ def _lift_factors(system: EvolutionSystem, box: Tensor) -> tuple[Factor, Factor]
     return lambda t: np.repeat(legvander(t, highest)[:, None], len(unknowns), axis=1), along_time
 
 
-def _side_by_side(factors: Sequence[Factor], t: Array) -> Array:
-    return np.concatenate([each(t) for each in factors], axis=2)
-
-
-def _common_edges(window: Window) -> Array:
-    """Return the breakpoints of all parts on [-1, 1], and as many equal ones of time."""
-    every = (Counter(part.space.edges.tolist()) for part in window.parts[0])
-    points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
-    apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
-    apart[-1] = True
-    points = np.repeat(points, (apart * counts).astype(int))
-    return np.stack([points, np.linspace(-1, 1, len(points))])
-
-
 def legendre_values(
     s: Array, half: float, orders: Sequence[int] | range, count: int = DEGREE + 1
 ) -> Float[Array, "orders degrees points"]:
@@ -163,13 +158,13 @@ def legendre_values(
     return np.stack(rows)
 
 
-def radau_points(count: int) -> tuple[Array, Array]:
-    """Return the Radau points of [-1, 1], whose last is 1, and their weights."""
-    unit = np.eye(count + 1)
-    points: Array = np.sort(legendre.legroots(unit[count] - unit[count - 1]).real)
+@cache
+def radau_points() -> tuple[Array, Array]:
+    """Return `DEGREE` Radau points of [-1, 1], the last of which is 1, and their weights."""
+    unit = np.eye(DEGREE + 1)
+    points = np.sort(legendre.legroots(unit[-1] - unit[-2]).real)
     points[-1] = 1.0
-    moments = 2.0 * unit[0, :count]
-    weights = np.linalg.solve(legendre.legvander(points, count - 1).T, moments)
+    weights = np.linalg.solve(legvander(points, DEGREE - 1).T, 2.0 * unit[0, :-1])
     return points, weights.astype(np.float64)
 
 
@@ -182,7 +177,7 @@ def free_polynomials(order: int) -> Float[Array, "derivatives polynomials degree
     collocation of a second derivative would amplify fast oscillations (van der Houwen,
     Sommeijer and Cong, BIT 31, 1991). The largest value of a polynomial is 1.
     """
-    points, _ = radau_points(DEGREE)
+    points, _ = radau_points()
     unit = np.eye(DEGREE)
     interpolated = np.linalg.inv(legendre.legvander(points, DEGREE - 1)).T
     found = [unit, legendre.legint(unit, lbnd=-1, axis=1)]
@@ -288,7 +283,7 @@ class WindowProblem(TensorProblem):
     def _unit_patches(self, pattern: Pattern) -> list[Patch]:
         """Return the equations at Gauss points of space and Radau points of time."""
         system, gauss = self.system, self.state.space.gauss
-        s, weights = radau_points(DEGREE)
+        s, weights = radau_points()
         at, numbers = self.span[0] + self.half * (s[None] + 1), np.arange(DEGREE)[None]
         time = Places(at, numbers, weights[None] / 2, cache(partial(self._polynomials, s)))
         places = (gauss, time) if system.variables > 1 else (time, gauss)
