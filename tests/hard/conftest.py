@@ -4,7 +4,7 @@ from kanrun.cli.app import main
 
 
 def pytest_addoption(parser):
-    parser.addoption("--seconds", type=float, default=0.5, help="CPU seconds of each fuzzer")
+    parser.addoption("--seconds", type=float, help="CPU seconds of each fuzzer")
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Random formulas, overrides, tables, YAML, run folders and checkpoints: never a traceback.
 
-`make fuzz ARGS=--seconds=60` gives each of them 60 CPU seconds. Case n is made from the seed n.
+Each runs a fixed number of cases, and for 60 CPU seconds with `make fuzz ARGS=--seconds=60`. Case n
+is made from the seed n.
 """
 
 import json
@@ -22,7 +23,6 @@ from kanrun.runs.records import Checkpoint
 from kanrun.targets import column_kinds, read_table
 
 Case = Callable[[random.Random], object]
-SECONDS = 0.5  # where the option is not there
 
 
 def _words(text):
@@ -127,12 +127,12 @@ def called(*words):
     return "done" if code == 0 else "refused"
 
 
-def fuzz(kind, case, request, capfd):
-    seconds = request.config.getoption("--seconds", SECONDS)
+def fuzz(kind, cases, case, request, capfd):
+    seconds = request.config.getoption("--seconds", None)
     begun = time.process_time()
     counts = Counter()
     number = 0
-    while time.process_time() - begun < seconds:
+    while number < cases if seconds is None else time.process_time() - begun < seconds:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
@@ -159,7 +159,7 @@ def test_formulas(request, capfd):
         parse(some(rng, FORMULA, 20))
         return "done"
 
-    fuzz("formulas", case, request, capfd)
+    fuzz("formulas", 4000, case, request, capfd)
 
 
 def test_overrides(request, capfd, tmp_path, monkeypatch):
@@ -169,7 +169,7 @@ def test_overrides(request, capfd, tmp_path, monkeypatch):
         words = [f"{rng.choice(WORDS)}={some(rng, VALUES, 2)}" for _ in range(rng.randint(1, 2))]
         return called("fit", "target=runge", "model=polynomial", *words, "--dry-run")
 
-    fuzz("overrides", case, request, capfd)
+    fuzz("overrides", 6, case, request, capfd)
 
 
 def test_tables(request, capfd, tmp_path):
@@ -182,7 +182,7 @@ def test_tables(request, capfd, tmp_path):
         read_table(path)
         return "done"
 
-    fuzz("tables", case, request, capfd)
+    fuzz("tables", 500, case, request, capfd)
 
 
 def test_yaml(request, capfd, tmp_path):
@@ -191,7 +191,7 @@ def test_yaml(request, capfd, tmp_path):
         read_config(tmp_path / "x.yaml")
         return "done"
 
-    fuzz("YAML texts", case, request, capfd)
+    fuzz("YAML texts", 500, case, request, capfd)
 
 
 def test_run_folders(request, capfd, tmp_path, trained):
@@ -212,7 +212,7 @@ def test_run_folders(request, capfd, tmp_path, trained):
             assert len(load_run(folder).tables[name]) >= 0
         return done
 
-    fuzz("run folders", case, request, capfd)
+    fuzz("run folders", 6, case, request, capfd)
 
 
 def test_checkpoints(request, capfd, tmp_path, trained):
@@ -234,4 +234,4 @@ def test_checkpoints(request, capfd, tmp_path, trained):
         load_run(folder).model().predict([[0.5, 0.5]])
         return "done"
 
-    fuzz("checkpoints", case, request, capfd)
+    fuzz("checkpoints", 60, case, request, capfd)

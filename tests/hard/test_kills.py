@@ -34,6 +34,8 @@ def forked(body, silent):
         os.dup2(where, 1)
         os.dup2(where, 2)
         code = body()
+    except KeyboardInterrupt:  # after the run has ended; `kanrun.__main__` does the same
+        code = 130
     finally:
         os._exit(code)
 
