@@ -149,14 +149,15 @@ def tests_of(mutant, found, n_lines, most):
     Those come first whose path shares most words with that of the file, then short ones.
     """
     known = [found[mutant.path][mutant.node.lineno]]
-    if word := re.compile(rf"\b{mutant.name}\b") if mutant.name else None:
+    if names := re.findall(r"\w+", mutant.name):
+        word = re.compile(rf"\b({'|'.join(names)})\b")
         known = [
             found[path][number]
             for path in list(found)
             for number, line in enumerate(linecache.getlines(str(ROOT / path)), 1)
             if word.search(line)
         ]
-    known = known if any(known) or not word else found[mutant.path].values()
+    known = known if any(known) or not names else found[mutant.path].values()
     words = set(Path(mutant.path).with_suffix("").parts)
 
     def order(test):
