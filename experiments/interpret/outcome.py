@@ -108,7 +108,7 @@ class Interpretation:
 
 
 @dataclass(frozen=True)
-class _Reference:
+class NumericReference:
     """Network that a formula is compared with, its error, and the tolerance of a formula."""
 
     network: Function
@@ -158,7 +158,7 @@ def outcome(
     nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
     error = min([choice.network_error, *(step.error for step in measures)])
     error = inf if numeric and not measures else error
-    reference = _Reference(nearest, error, given.cfg.error_tolerance, data)
+    reference = NumericReference(nearest, error, given.cfg.error_tolerance, data)
     found, stages = _finish(choice, structures, given, budget, reference)
     yield from stages
     kind, sentence = _judge(found, choice.error, given, reference)
@@ -178,7 +178,7 @@ def _finish(
     structures: Sequence[FittedStructure],
     given: InterpretationProblem,
     budget: Budget,
-    reference: _Reference,
+    reference: NumericReference,
 ) -> tuple[Interpretation, list[SearchStage]]:
     """Round the formula if it is as good as the network, else snap as many edges as possible.
 
@@ -214,7 +214,7 @@ def _finish(
 
 
 def _judge(
-    found: Interpretation, formula_error: float, given: InterpretationProblem, reference: _Reference
+    found: Interpretation, formula_error: float, given: InterpretationProblem, reference: NumericReference
 ) -> tuple[str, str]:
     """Return the outcome as a word and as a sentence."""
     structure, formula, data = found.structure_fit, found.formula, reference.data
@@ -255,7 +255,7 @@ def _judge(
     return kind, f"the formula is as good as the network ({_describe(error, reference)}){notes}"
 
 
-def _describe(error: float, reference: _Reference) -> str:
+def _describe(error: float, reference: NumericReference) -> str:
     """Describe the relative error of a formula that is as good as the network."""
     data = reference.data
     said = f"its relative error on held-out points is {error:.1g}"

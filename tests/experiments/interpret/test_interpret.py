@@ -11,6 +11,8 @@ from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret import score_claims
 from kanrun.experiments.interpret.outcome import (
     Interpretation,
+    NumericReference,
+    is_constant,
     is_truth,
     outcome,
 )
@@ -287,11 +289,38 @@ def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong():
     x = np.linspace(-1, 1, 50)[:, None]
     truth = lambda x: np.abs(x[:, 0] + 1.5)  # noqa: E731
     check = VerificationData(x, truth(x), box, x, truth)
-    scores = {}
-    for text in ("x0 + 1.5", "abs(x0 + 1.5)"):
-        formula = Formula(parse(text), ("x0",), Graph(1, ("sum",), ()))
-        scores[text] = is_truth(formula, check)
-    assert scores == {"x0 + 1.5": False, "abs(x0 + 1.5)": True}
+    texts = ("x0 + 1.5", "abs(x0 + 1.5)", "abs(x0 + 1.5)*(1 + 9e-10)", "abs(x0 + 1.5)*(1 + 2e-9)")
+    formulas = [Formula(parse(text), ("x0",), Graph(1, ("sum",), ())) for text in texts]
+    assert [is_truth(formula, check) for formula in formulas] == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    "error, tolerance, worse, same",
+    [
+        # Largest errors of a formula that is significantly worse, and of one that is not.
+        (0.1, 0.1, 0.11, np.inf),
+        (0.1, 0.0, 0.1, np.inf),
+        (1e-12, 0.1, 1.1e-12, 1.1e-12),
+        (1e-14, 0.1, 1e-12, 1e-12),
+        (0.95, 0.1, 1.0, np.inf),
+        (np.inf, 0.0, 1.0, np.inf),
+    ],
+)
+def test_a_formula_stands_for_a_network_up_to_its_error(error, tolerance, worse, same):
+    x, y = np.ones((20, 1)), np.arange(20.0)
+    models = {off: lambda x, off=off: np.arange(20.0) + off for off in (0.1, 0.2)}
+    reference = NumericReference(models[0.1], error, tolerance, SearchData(x, y, x, y))
+    for model, largest in ((models[0.2], worse), (models[0.1], same)):
+        assert reference.accepts(model, largest * (1 - 1e-9))
+        assert np.isinf(largest) or not reference.accepts(model, largest * (1 + 1e-9))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-20, 1e20])
+def test_an_output_that_varies_by_rounding_is_constant(size):
+    x = np.linspace(0, 1, 10)[:, None]
+    for varied, constant in ((0.0, True), (1.9e-14, True), (2.1e-14, False)):
+        y = size * (1 - np.array([0.0, varied] * 5))
+        assert is_constant(SearchData(x, y, x, y)) == constant
 
 
 def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
