@@ -18,6 +18,7 @@ from kanrun.config import (
     SamplingConfig,
 )
 from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessPenalty
+from kanrun.errors import UsageError
 from kanrun.study import build
 from kanrun.study.build import PATIENCE, STARTS, factory, lbfgs_weight, make_plan, make_problem
 from kanrun.targets.arrays import array_target
@@ -107,3 +108,53 @@ def test_damping_and_tolerances_reach_levenberg_marquardt():
 def test_a_closed_form_has_one_start_and_no_search_of_a_penalty():
     plan, _ = make_plan(PolynomialConfig(), LMSolver(n_starts=4), problem("runge"))
     assert (plan.starts, plan.weight) == (1, 0)
+
+
+def two_outputs():
+    x = np.random.default_rng(0).normal(size=(60, 2))
+    sampling = SamplingConfig(n_train=None, n_test=None)
+    return make_problem(ExperimentConfig(device="cpu"), array_target(x, x**2), sampling, 0)
+
+
+@pytest.mark.parametrize(
+    "model, solver, starts, growth",
+    [
+        (KANConfig(), LMSolver(), 8, ((2, 6, 1, 1), False)),
+        (KANConfig(budget="fast"), LMSolver(), 4, ((2, 3, 1, 1), False)),
+        (KANConfig(budget="thorough"), LMSolver(n_starts=5), 5, ((2, 12, 1, 1), False)),
+        (KANConfig(hidden=[2]), LMSolver(), 8, ((2, 2, 1), True)),
+        (KANConfig(hidden=[2, 1]), LMSolver(), 8, ((2, 2, 1, 1), True)),
+        # 48 and 51 edges.
+        (KANConfig(hidden=[16]), LMSolver(), 8, ((2, 16, 1), True)),
+        (KANConfig(hidden=[17]), LMSolver(), 3, ((2, 17, 1), True)),
+        (KANConfig(hidden=[17]), LMSolver(n_starts=2), 2, ((2, 17, 1), True)),
+        # One node has no smaller shape, and a choice needs several starts and points held out.
+        (KANConfig(hidden=[1]), LMSolver(), 8, None),
+        (KANConfig(hidden=[2]), LMSolver(n_starts=1), 1, None),
+        (KANConfig(hidden=[2]), LMSolver(select_width=False), 8, None),
+        (KANConfig(hidden=[2], selection="evidence"), LMSolver(), 8, None),
+        (KANConfig(hidden=[2], edge_scaling="single"), LMSolver(), 8, None),
+        (KANConfig(hidden=[2], multiplication_nodes=[1]), LMSolver(), 8, None),
+        (KANConfig(hidden=[]), LMSolver(), 1, None),
+        (KANConfig(hidden=[2]), LBFGSSolver(), 1, None),
+        (KANConfig(), LBFGSSolver(), 1, None),
+        (MLPConfig(hidden=[2]), LMSolver(), 8, None),
+    ],
+)
+def test_starts_and_growth_follow_from_the_size_and_the_settings(model, solver, starts, growth):
+    plan, _ = make_plan(model, solver, problem())
+    found = plan.growth and (plan.growth.largest, plan.growth.given)
+    assert (plan.starts, found) == (starts, growth)
+
+
+def test_a_shape_grows_to_layers_that_are_as_wide_as_the_outputs():
+    for hidden, grows in (([2], True), ([3, 2], True), ([3, 1], False)):
+        plan, _ = make_plan(KANConfig(hidden=hidden), LMSolver(), two_outputs())
+        assert bool(plan.growth) == grows
+
+
+@pytest.mark.parametrize("changed", [{"edge_scaling": "single"}, {"multiplication_nodes": [1]}])
+def test_what_no_growth_adds_needs_a_given_shape(changed):
+    (name,) = changed
+    with pytest.raises(UsageError, match=rf"model\.{name}=.* needs a given shape"):
+        make_plan(KANConfig(**changed), LMSolver(), problem())
