@@ -160,6 +160,29 @@ def test_one_nan_keeps_a_claim_from_holding(claims):
 
 
 @pytest.mark.parametrize(
+    "claims, largest",
+    [
+        (bounded, 1.0),
+        (of_no_activation, 1e-8),
+        (of_no_activation, 1e-12),
+        (superposed, 1.0),
+        (learners, 1e-6),
+        (on_grids, 1e-6),
+        (on_grids, 4e-4 * (2**0.3 - 1)),  # orders of -3.7 or less
+        (ordered, 4e-4 * (2**0.3 - 1)),
+        (overfitted, 4e-4 * (16 * 1.1 - 1)),
+        (refined, 1e-12),
+        (converging, 1.6143e-3),
+    ],
+)
+def test_a_claim_holds_up_to_its_bound(claims, largest):
+    held = [
+        sum(claim.holds for claim in claims([largest * factor] * 3)) for factor in (0.999, 1.001)
+    ]
+    assert held[0] > held[1]
+
+
+@pytest.mark.parametrize(
     "given, said",
     [
         ({"r2": 1.0}, "has r2; choose from train_rmse"),
