@@ -214,7 +214,10 @@ def _finish(
 
 
 def _judge(
-    found: Interpretation, formula_error: float, given: InterpretationProblem, reference: NumericReference
+    found: Interpretation,
+    formula_error: float,
+    given: InterpretationProblem,
+    reference: NumericReference,
 ) -> tuple[str, str]:
     """Return the outcome as a word and as a sentence."""
     structure, formula, data = found.structure_fit, found.formula, reference.data
