@@ -24,7 +24,7 @@ from kanrun.engine.equations.window import (
     Window,
     WindowProblem,
 )
-from kanrun.engine.least_squares import GaussNewton
+from kanrun.engine.least_squares import gauss_newton
 from kanrun.monitoring import time_limit_reached
 
 #: Units in the last place of the largest time by which windows end before formulas jump, and begin
@@ -198,8 +198,8 @@ class Marcher:
             if not bool(torch.isfinite(residual).all()):
                 return None, taken - 1
             if newton is None or ratio > SAME_JACOBIAN:
-                newton = GaussNewton.of(problem.rows(unknowns))
-            move = newton.step(residual)
+                newton = gauss_newton(problem.rows(unknowns))
+            move = newton(residual)
             change = problem.largest_change(move)
             if not isfinite(change) or change > DIVERGED:
                 return None, taken

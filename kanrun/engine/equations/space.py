@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.engine.equations.system import Array, System, Walls, highest_orders
-from kanrun.engine.least_squares import ElementRows, GaussNewton, Pattern
+from kanrun.engine.least_squares import ElementRows, Pattern, gauss_newton
 from kanrun.engine.splines import Grid, local_basis
 
 Index = NDArray[np.int64]
@@ -200,9 +200,9 @@ class Space:
         pattern = Pattern(torch.as_tensor(self.order[places.functions]), self.functions)
         roots = np.sqrt(places.shares)
         rows = torch.as_tensor(places.values(0, unknown) * roots[..., None])
-        newton = GaussNewton.of(ElementRows(pattern, rows))
+        newton = gauss_newton(ElementRows(pattern, rows))
         values = function(places.at.ravel()).reshape(roots.size, -1) * roots.reshape(-1, 1)
-        found = [-newton.step(column) for column in torch.as_tensor(values).T]
+        found = [-newton(column) for column in torch.as_tensor(values).T]
         solved = torch.stack(found, dim=-1).numpy()[self.order]
         return self.complete(solved, unknown)
 

@@ -1,4 +1,4 @@
-"""Layers of spline edges: their functions, change of grid, and initialisation (here).
+"""Layers of spline edges: their functions, change of grid, initialisation and norms (here).
 
 Each scheme fills a SplineLayer in place from a generator. With G + k basis functions and the base,
 an input feeds G + k + 1 terms of an edge; the three variance-aware schemes share the variance among
@@ -6,14 +6,22 @@ them.
 Sources: `paper`, arXiv 2404.19756 section 2.2 (Xavier w_b, w_s = 1, coefficients N(0, 0.1^2));
 `lecun`, `glorot`, `power_law`: Rigas et al., arXiv 2509.03417; `spline`, for solvers that move the
 coefficients alone: no base (w_b = 0), coefficients N(0, 0.3^2 / inputs).
+
+Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), or `mean_abs`, the paper's mean
+|phi| (arXiv 2404.19756, eq. 2.17). Both are computed on a chunk of samples at a time, and again for
+the gradients, so that no tensor of all samples x outputs x inputs is made.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
+from typing import Any
 
 import torch
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.utils.checkpoint import checkpoint
 
 from kanrun.engine.layers.edges import (
     BASES,
@@ -45,6 +53,13 @@ POWER = (0.25, 1.75)
 PAPER, SPLINE = 0.1, 0.3
 #: Points of an interval at which splines take the base back.
 POINTS = 3
+#: Keeps the root of a norm differentiable at an edge that is zero.
+EPSILON = 1e-12
+#: Power of |phi| of which each norm has the mean, and numbers of a layer's edges that it needs.
+POWERS = {"rms": 2, "mean_abs": 1}
+NUMBERS = ("coefficients", "base_weight", "spline_weight")
+#: Maximum number of edge values in a chunk.
+CHUNK = 1 << 20
 
 
 def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> None:
@@ -100,3 +115,32 @@ def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) ->
         float(forwards * value + backwards * slope) for value, slope in zip(*squares, strict=True)
     ]
     return [sqrt(variance / size) if size > 0 else 0.0 for size in sizes]
+
+
+def edge_norms(
+    layer: SplineLayer, x: Float[Tensor, "samples inputs"], kind: str = "rms"
+) -> Float[Tensor, "out inputs"]:
+    """Return the norm of every edge on x, base included.
+
+    Differentiable in x and the layer's numbers.
+
+    Pruned edges have sqrt(EPSILON) or 0. Raises UsageError for another kind or without samples.
+    """
+    check_samples(x, layer.inputs, layer.knots)
+    if x.shape[0] == 0:
+        raise UsageError("Norms of edges need at least one sample.")
+    if kind not in POWERS:
+        raise UsageError(f"{kind!r} is not a valid norm of edges. Choose rms or mean_abs.")
+    # In float64: the parts of an edge may cancel.
+    edges = layer.edges
+    fine: dict[str, Any] = {name: getattr(edges, name).double() for name in NUMBERS}
+    edges = replace(edges, grid=edges.grid.double(), **fine)
+    total = torch.zeros_like(edges.base_weight)
+    for part in x.double().split(max(1, CHUNK // layer.mask.numel())):
+        total = total + checkpoint(
+            lambda at: edges.values(edges.at(at)).abs().pow(POWERS[kind]).sum(0),
+            part,
+            use_reentrant=False,
+        )
+    mean = total / x.shape[0]
+    return ((mean + EPSILON).sqrt() if kind == "rms" else mean).to(x.dtype)

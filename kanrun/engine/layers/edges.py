@@ -37,6 +37,7 @@ from kanrun.engine.splines import (
     pull_back,
     splines_of_edges,
     sums_of_splines,
+    table_index,
 )
 from kanrun.errors import UsageError
 
@@ -156,11 +157,6 @@ class Edges:
     mask: Bool[Tensor, "out inputs"]
     trains_base: bool
 
-    @property
-    def size(self) -> int:
-        """Number of unknowns: coefficients, then weights of the base."""
-        return self.coefficients.numel() + self.mask.numel() * self.trains_base
-
     def at(self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:
         """Return the bases at x, or their slopes."""
         name, grid = self.spec.base, self.grid
@@ -207,13 +203,14 @@ class Edges:
     def columns(self, at: EdgesAt, start: int) -> Int[Tensor, "samples terms"]:
         """Return the unknowns that the columns of `write_rows` belong to, counted from `start`."""
         outputs, inputs, functions = self.coefficients.shape
-        edges = torch.arange(outputs * inputs, device=at.x.device).view(outputs, inputs)
-        local = at.interval[:, None, :, None] + torch.arange(at.basis.shape[-1], device=at.x.device)
-        found = (local + edges[..., None] * functions).flatten(1)
+        near = table_index(at.interval, at.basis.shape[-1], functions) + start
+        rows = torch.arange(outputs, device=near.device)[:, None] * (inputs * functions)
+        found = (near[:, None] + rows).flatten(1)
         if self.trains_base:
-            weights = edges.flatten() + self.coefficients.numel()
+            weights = torch.arange(outputs * inputs, device=near.device)
+            weights += start + self.coefficients.numel()
             found = torch.cat([found, weights.expand(len(found), -1)], 1)
-        return found + start
+        return found
 
 
 def linearised(
@@ -237,8 +234,12 @@ def linearised(
     upstream = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device).expand(*y.shape, -1)
     blocks = rows.split(terms, -1)
     for number in range(len(layers) - 1, -1, -1):
-        layer, (at, sums) = layers[number], trace[number]
-        upstream = by_sums(upstream, sums[..., None, :], products[number])
+        layer, (at, sums), count = layers[number], trace[number], products[number]
+        if count:  # from nodes to sums
+            plain = sums.shape[-1] - 2 * count
+            swapped = sums[:, None, plain:].unflatten(-1, (count, 2)).flip(-1)
+            factors = (upstream[..., plain:, None] * swapped).flatten(-2)
+            upstream = torch.cat([upstream[..., :plain], factors], -1)
         layer.write_rows(blocks[number], upstream, at)
         if number:
             upstream = upstream @ layer.values(layer.at(at.x, 1))
@@ -251,21 +252,6 @@ def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor,
         return sums
     plain = sums.shape[-1] - 2 * products
     return torch.cat([sums[..., :plain], sums[..., plain::2] * sums[..., plain + 1 :: 2]], -1)
-
-
-def by_sums(
-    upstream: Float[Tensor, "*batch nodes"], sums: Float[Tensor, "... sums"], products: int
-) -> Float[Tensor, "*batch sums"]:
-    """Return d y / d sums of d y / d nodes.
-
-    `sums` may have dimensions of size 1 where `upstream` has others.
-    """
-    if not products:
-        return upstream
-    plain = sums.shape[-1] - 2 * products
-    swapped = sums[..., plain:].unflatten(-1, (products, 2)).flip(-1)
-    factors = (upstream[..., plain:, None] * swapped).flatten(-2)
-    return torch.cat([upstream[..., :plain], factors], -1)
 
 
 def of_sums(nodes: Float[Tensor, nodes * rest], products: int) -> Float[Tensor, sums * rest]:

@@ -192,14 +192,8 @@ class SplineLayer(nn.Module):
     @property
     def edges(self) -> Edges:
         """Layer as a function of its numbers."""
-        return Edges(
-            self.spec,
-            self.grid,
-            self.coefficients,
-            *self.scales(),
-            self.mask,
-            self._trains_base,
-        )
+        numbers = self.coefficients, *self.scales(), self.mask
+        return Edges(self.spec, self.grid, *numbers, self._trains_base)
 
     def scales(self) -> tuple[Float[Tensor, "out inputs"], Float[Tensor, "out inputs"]]:
         """Return (w_b, w_s) as they act: zero for pruned edges."""
@@ -210,21 +204,17 @@ class SplineLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         check_samples(x, self.inputs, self.knots)
-        if x.ndim == 2:
-            return self._sums(x)
-        # Not -1, which is undefined without samples.
-        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-        return self._sums(rows).reshape(*x.shape[:-1], len(self.mask))
-
-    def _sums(self, x: Tensor) -> Tensor:
+        if x.ndim != 2:
+            # Not -1, which is undefined without samples.
+            rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+            return SplineLayer.forward(self, rows).reshape(*x.shape[:-1], len(self.mask))
         grid = self.grid
         if not fuses(grid):
             edges = self.edges
             return edges.sums(edges.at(x))
         base_weight, spline_weight = self.scales()
-        base = continued_base(x, self.spec.base, grid)
         table = self.coefficients * spline_weight[..., None]
-        return fused_sums(x, table, grid, base, base_weight)
+        return fused_sums(x, table, grid, continued_base(x, self.spec.base, grid), base_weight)
 
     def edge_values(
         self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0
@@ -308,19 +298,13 @@ class SplineLayer(nn.Module):
 
         Only the splines are carried; scales, base and mask stay.
         """
-        spec = self.spec
+        grid, spec = self.grid.double(), self.spec
         knots = extend(breakpoints.double(), spec.degree)
-        target = Grid(knots, spec.degree, uniform, spec.extrapolation)
-        old, grid = self.coefficients.detach().double(), self.grid.double()
-        carried, method = carry_coefficients(old, grid, target)
+        target = replace(grid, knots=knots, uniform=uniform)
+        carried, method = carry_coefficients(self.coefficients.detach().double(), grid, target)
         new = SplineLayer.on_grid(breakpoints, self.outputs, spec, uniform=uniform)
-        new.load_state_dict(
-            {
-                **self.state_dict(),
-                "knots": new.knots,
-                "coefficients": carried.to(self.coefficients.dtype),
-            }
-        )
+        numbers = {"knots": new.knots, "coefficients": carried.to(self.coefficients)}
+        new.load_state_dict(self.state_dict() | numbers)
         new.train(self.training)
         return new, method
 

@@ -17,9 +17,9 @@ from kanrun.engine.least_squares.levenberg_marquardt import (
 from kanrun.engine.least_squares.rows import (
     DenseRows,
     ElementRows,
-    GaussNewton,
     LocalRows,
     Pattern,
     Rows,
     StackedRows,
+    gauss_newton,
 )

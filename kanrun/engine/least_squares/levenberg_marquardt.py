@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kanrun.engine.least_squares.rows import BandedFactor, Rows, StackedRows
+from kanrun.engine.least_squares.rows import Rows, Solve, StackedRows, banded_solver
 
 Unknowns = Float[Tensor, " unknowns"]
 # A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends
@@ -43,9 +43,6 @@ RETRIES = ((30.0, 1e-13), (1000.0, 1e-12))
 #: Squared column norms count as at least this fraction of the largest one; and the smallest
 #: divisor.
 SMALLEST_COLUMN, TINY = 1e-30, 1e-300
-
-#: The solutions of damped normal equations for right-hand sides.
-Solve = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -291,8 +288,8 @@ class NormalEquations:
         """Return the map from right-hand sides to solutions; see RETRIES for lost factors."""
         scale = self.scale
         if self._bands is not None:
-            banded = BandedFactor.of(self._bands, self._diagonal, scale, damping)
-            return partial(self._by_conjugate_gradients, damping, banded.solve)
+            near = banded_solver(self._bands, self._diagonal, scale, damping)
+            return partial(self._by_conjugate_gradients, damping, near)
         if self._matrix is None:
             return partial(self._by_conjugate_gradients, damping, lambda g: scale**2 * g)
         for mu in (damping, *(factor * damping + added for factor, added in RETRIES)):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ PIECE = 1 << 24
 BLOCK = 192
 #: What is added to the unit diagonal in turn where rounding leaves no Cholesky factor.
 RIDGES = (0.0, 1e-14, 1e-12, 1e-10)
+#: The solutions of least squares problems or normal equations for right-hand sides.
+Solve = Callable[[Tensor], Tensor]
 
 
 class LocalRows:
@@ -239,53 +241,33 @@ class ElementRows:
         return total
 
 
-@dataclass(frozen=True)
-class GaussNewton:
-    """Gauss-Newton steps with the Jacobian of one linearisation, by normal equations."""
-
-    rows: ElementRows
-    factor: BandedFactor
-
-    @classmethod
-    def of(cls, rows: ElementRows) -> GaussNewton:
-        """Factorise the normal equations of unit columns."""
-        bands = rows.gram()
-        diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
-        return cls(rows, BandedFactor.of(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0))
-
-    def step(self, residual: Float[Tensor, " rows"]) -> Tensor:
-        """Return the step d that minimises |r + J d|^2."""
-        return -self.factor.solve(self.rows.transposed(residual))
+def gauss_newton(rows: ElementRows) -> Solve:
+    """Return the map from residuals r to the steps d that minimise |r + J d|^2."""
+    bands = rows.gram()
+    diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
+    solve = banded_solver(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0)
+    return lambda residual: -solve(rows.transposed(residual))
 
 
-@dataclass(frozen=True)
-class BandedFactor:
-    """A Cholesky factor of scaled and damped normal equations in bands."""
+def banded_solver(bands: Tensor, diagonal: Tensor, scale: Tensor, damping: float) -> Solve:
+    """Factorise the bands of J^T J between `scale`, with `diagonal` + `damping` as diagonal.
 
-    lower: Tensor
-    scale: Tensor
+    Solutions are NaN without a factor.
+    """
+    from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 
-    @classmethod
-    def of(cls, bands: Tensor, diagonal: Tensor, scale: Tensor, damping: float) -> BandedFactor:
-        """Factorise the bands of J^T J between `scale`, with `diagonal` + `damping` as diagonal."""
-        from scipy.linalg import LinAlgError, cholesky_banded
+    following = pad(scale, (0, len(bands) - 1))
+    scaled = bands * scale * following.unfold(0, len(scale), 1)
+    for ridge in RIDGES:
+        scaled[0] = diagonal + (damping + ridge)
+        try:
+            lower = cholesky_banded(scaled.numpy(), lower=True, check_finite=False)
+        except LinAlgError:
+            continue
 
-        following = pad(scale, (0, len(bands) - 1))
-        scaled = bands * scale * following.unfold(0, len(scale), 1)
-        for ridge in RIDGES:
-            scaled[0] = diagonal + (damping + ridge)
-            try:
-                found = cholesky_banded(scaled.numpy(), lower=True, check_finite=False)
-            except LinAlgError:
-                continue
-            return cls(torch.as_tensor(found), scale)
-        return cls(torch.full_like(scaled, torch.nan), scale)
+        def solve(g: Tensor, factor: Any = (lower, True)) -> Tensor:
+            found = cho_solve_banded(factor, (scale * g).numpy(), check_finite=False)
+            return scale * torch.as_tensor(found)
 
-    def solve(self, g: Tensor) -> Tensor:
-        if self.lower[0].isnan().any():
-            return torch.full_like(g, torch.nan)
-        from scipy.linalg import cho_solve_banded
-
-        right = (self.scale * g).numpy()
-        found = cho_solve_banded((self.lower.numpy(), True), right, check_finite=False)
-        return self.scale * torch.as_tensor(found)
+        return solve
+    return partial(torch.full_like, fill_value=torch.nan)

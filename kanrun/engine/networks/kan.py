@@ -30,7 +30,7 @@ from kanrun.engine.layers import (
 from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
 from kanrun.engine.networks.network import Inputs, Network
-from kanrun.engine.networks.reshaping import edge_penalty, prune_edges
+from kanrun.engine.networks.reshaping import prune_edges
 from kanrun.engine.splines import Extrapolation, uniform_breakpoints
 from kanrun.errors import UsageError
 
@@ -158,7 +158,7 @@ class KAN(Network):
         for i, (inputs, outputs) in enumerate(pairwise(shape)):
             ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
             grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
-            sums = outputs + (products[i] if i < len(products) else 0)
+            sums = outputs + sum(products[i : i + 1])
             layers.append(SplineLayer.on_grid(grid, sums, spec, uniform=True))
             initialise(layers[-1], initialisation, generator)
         return cls.of_layers(layers, products)
@@ -246,34 +246,6 @@ class KAN(Network):
         """
         return prune_edges(self, x, threshold)
 
-    def regularisation(
-        self,
-        x: Inputs,
-        *,
-        l1: float = 1.0,
-        entropy: float = 1.0,
-        kind: str = "mean_abs",
-    ) -> Tensor:
-        """Return the KAN paper's penalty of large edges, differentiable.
-
-        Sum over layers of l1 |Phi|_1 + entropy S(Phi).
-
-            |Phi|_1 = sum_e m_e,   S = - sum_e p_e log p_e,   p_e = m_e / |Phi|_1
-
-        with m_e the norm of an edge's output on x. Source: arXiv 2404.19756, eqs. 2.17 to 2.20.
-
-        Args:
-            x: Samples, shape (samples, inputs).
-            l1: Weight of the L1 norm.
-            entropy: Weight of the entropy.
-            kind: Norm m_e: the mean of |phi| (`mean_abs`) or the root mean square (`rms`).
-        """
-        total = torch.zeros((), dtype=x.dtype, device=x.device)
-        for layer, products in zip(self.edge_layers, self.products, strict=True):
-            total = total + edge_penalty(layer, x, l1, entropy, kind)
-            x = nodes_of(layer(x), products)
-        return total
-
     def plot(
         self, x: Any = None, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()
     ) -> Any:
@@ -343,9 +315,8 @@ class KAN(Network):
         return total
 
     def flops(self) -> dict[str, float | None]:
-        layers = self.edge_layers
-        fair = kanbefair_flops(size_of(self), layers[0].spec.base)
-        return {"flops": float(sum(map(layer_flops, layers))), "kanbefair_flops": fair}
+        fair = kanbefair_flops(size_of(self), self.edge_layers[0].spec.base)
+        return {"flops": float(sum(map(layer_flops, self.edge_layers))), "kanbefair_flops": fair}
 
     @property
     def extrapolation_note(self) -> str:
@@ -363,12 +334,12 @@ class KAN(Network):
     def linearise(self, x: Inputs) -> tuple[Float[Tensor, "samples out"], LocalRows]:
         """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids."""
         with torch.no_grad():
-            layers = [layer.edges for layer in self.edge_layers]
-            bases, y, rows = linearised(layers, self.products, x)
-            columns, start = [], 0
-            for layer, at in zip(layers, bases, strict=True):
-                columns.append(layer.columns(at, start))
-                start += layer.size
+            layers, columns, start = self.edge_layers, [], 0
+            edges = [layer.edges for layer in layers]
+            bases, y, rows = linearised(edges, self.products, x)
+            for layer, each, at in zip(layers, edges, bases, strict=True):
+                columns.append(each.columns(at, start))
+                start += layer.unknowns_at()
             index = torch.cat(columns, -1)[:, None].expand_as(rows).flatten(0, 1)
         return y, LocalRows(index.contiguous(), rows.flatten(0, 1), start)
 

@@ -25,12 +25,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from kanrun.engine.layers import SplineLayer
+from kanrun.engine.layers import SplineLayer, edge_norms, nodes_of
 from kanrun.engine.least_squares import DenseRows, LocalRows
 from kanrun.engine.splines import breakpoints_from_data, largest_but_rare
 
 Inputs = Float[Tensor, "samples inputs"]
 InputGrid = Literal["keep", "within", "follow"]
+#: Fractions of norms count as at least this in the entropy, which keeps the logarithm finite for
+#: zero edges.
+LEAST_SHARE = 1e-12
 #: Checked calls of a class method cannot resolve Self.
 N = TypeVar("N", bound="Network")
 
@@ -195,8 +198,28 @@ class Network(nn.Module):
         entropy: float = 1.0,
         kind: str = "mean_abs",
     ) -> Tensor:
-        """Return the penalty of large edges on x; zero for a network without edges."""
-        return torch.zeros((), dtype=x.dtype, device=x.device)
+        """Return the KAN paper's penalty of large edges, differentiable; zero without edges.
+
+        Sum over layers of l1 |Phi|_1 + entropy S(Phi).
+
+            |Phi|_1 = sum_e m_e,   S = - sum_e p_e log p_e,   p_e = m_e / |Phi|_1
+
+        with m_e the norm of an edge's output on x. Source: arXiv 2404.19756, eqs. 2.17 to 2.20.
+
+        Args:
+            x: Samples, shape (samples, inputs).
+            l1: Weight of the L1 norm.
+            entropy: Weight of the entropy.
+            kind: Norm m_e: the mean of |phi| (`mean_abs`) or the root mean square (`rms`).
+        """
+        total, tiny = torch.zeros((), dtype=x.dtype, device=x.device), torch.finfo(x.dtype).tiny
+        for layer, products in zip(self.edge_layers, self.products, strict=True):
+            norms = edge_norms(layer, x, kind)[layer.mask]
+            size = norms.sum()
+            shares = (norms / size.clamp(min=tiny)).clamp(min=LEAST_SHARE)
+            total = total + l1 * size - entropy * (shares * shares.log()).sum()
+            x = nodes_of(layer(x), products)
+        return total
 
     @property
     def edge_layers(self) -> Sequence[SplineLayer]:

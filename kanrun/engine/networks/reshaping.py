@@ -1,9 +1,5 @@
 """Networks of another shape: without some edges, with a node more, or with a layer more.
 
-Norms of an edge's function: `rms`, sqrt(mean phi^2 + EPSILON), or `mean_abs`, the paper's mean
-|phi| (arXiv 2404.19756, eq. 2.17). Both are computed on a chunk of samples at a time, and again for
-the gradients, so that no tensor of all samples x outputs x inputs is made.
-
 The *magnitude* of an edge is the standard deviation of its output on the data. Every output has
 score 1. A node's score is distributed over the edges into it in proportion to their magnitudes, and
 a node's score is the sum of the shares of its outgoing edges; a product gives each of its sums its
@@ -17,17 +13,15 @@ A node or a layer is added by splines that carry given functions; the others sta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import combinations
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from kanrun.engine.layers import SplineLayer, check_samples, of_sums
+from kanrun.engine.layers import SplineLayer, of_sums
 from kanrun.engine.networks.network import Inputs, Network
 from kanrun.engine.splines import (
     breakpoints_from_data,
@@ -39,53 +33,8 @@ from kanrun.errors import UsageError
 
 N = TypeVar("N", bound=Network)
 
-#: Keeps the root differentiable at an edge that is zero.
-EPSILON = 1e-12
-#: Fractions of norms count as at least this in the entropy, which keeps the logarithm finite for
-#: zero edges.
-LEAST_SHARE = 1e-12
-#: Power of |phi| of which each norm has the mean, and numbers of a layer's edges that it needs.
-POWERS = {"rms": 2, "mean_abs": 1}
-NUMBERS = ("coefficients", "base_weight", "spline_weight")
-#: Maximum number of edge values in a chunk.
-CHUNK = 1 << 20
 #: Fraction by which the validation error may grow when edges are pruned.
 SLACK = 0.05
-
-
-def edge_norms(layer: SplineLayer, x: Inputs, kind: str = "rms") -> Float[Tensor, "out inputs"]:
-    """Return the norm of every edge on x, base included.
-
-    Differentiable in x and the layer's numbers.
-
-    Pruned edges have sqrt(EPSILON) or 0. Raises UsageError for another kind or without samples.
-    """
-    check_samples(x, layer.inputs, layer.knots)
-    if x.shape[0] == 0:
-        raise UsageError("Norms of edges need at least one sample.")
-    if kind not in POWERS:
-        raise UsageError(f"{kind!r} is not a valid norm of edges. Choose rms or mean_abs.")
-    # In float64: the parts of an edge may cancel.
-    edges = layer.edges
-    fine: dict[str, Any] = {name: getattr(edges, name).double() for name in NUMBERS}
-    edges = replace(edges, grid=edges.grid.double(), **fine)
-    total = torch.zeros_like(edges.base_weight)
-    for part in x.double().split(max(1, CHUNK // layer.mask.numel())):
-        total = total + checkpoint(
-            lambda at: edges.values(edges.at(at)).abs().pow(POWERS[kind]).sum(0),
-            part,
-            use_reentrant=False,
-        )
-    mean = total / x.shape[0]
-    return ((mean + EPSILON).sqrt() if kind == "rms" else mean).to(x.dtype)
-
-
-def edge_penalty(layer: SplineLayer, x: Inputs, l1: float, entropy: float, kind: str) -> Tensor:
-    """Return l1 |Phi|_1 + entropy S(Phi) of the layer's edges on x, see `KAN.regularisation`."""
-    norms = edge_norms(layer, x, kind)[layer.mask]
-    size = norms.sum()
-    shares = (norms / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(min=LEAST_SHARE)
-    return l1 * size - entropy * (shares * shares.log()).sum()
 
 
 def scores(kan: Network, x: Inputs) -> list[Float[Tensor, "_ _"]]:

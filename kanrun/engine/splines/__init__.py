@@ -44,4 +44,5 @@ from kanrun.engine.splines.products import (
     spline_values,
     splines_of_edges,
     sums_of_splines,
+    table_index,
 )

@@ -9,7 +9,7 @@ al., arXiv 2404.19756, section 2.2). Every tensor here has one row for each inpu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -51,7 +51,7 @@ class Grid:
 
     def double(self) -> Grid:
         """Return the same grid in float64."""
-        return Grid(self.knots.double(), self.degree, self.uniform, self.extrapolation)
+        return replace(self, knots=self.knots.double())
 
     def covers(self, values: Float[Tensor, "samples inputs"], share: float) -> bool:
         """Return whether all values lie inside and fill at least `share` of every input's range."""

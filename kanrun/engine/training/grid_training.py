@@ -99,10 +99,9 @@ class GridTraining:
         if not self.stages:
             return False
         plan = self.setup.plan
-        if self.stages[-1].transfer.kink:
-            return True
         intervals = plan.schedule[min(len(self.stages), len(plan.schedule) - 1)]
-        if plan.max_unknowns and self.network.unknowns_at(intervals) > plan.max_unknowns:
+        large = plan.max_unknowns and self.network.unknowns_at(intervals) > plan.max_unknowns
+        if large or self.stages[-1].transfer.kink:
             return True
         if not plan.stop_early:
             return False
@@ -131,9 +130,8 @@ class GridTraining:
                 break
             network, kink = found
             penalty = replace(before.penalty, weight=0.0)
-            steps = take_steps(
-                setup.solver(network, penalty), setup.plan.steps_for(network.unknowns_at(None))
-            )
+            budget = setup.plan.steps_for(network.unknowns_at(None))
+            steps = take_steps(setup.solver(network, penalty), budget)
             errors, old = measure(network, setup.data), before.errors.train
             if errors.train < HELPED * old and errors.selected < RISEN * self.lowest:
                 stage = replace(
@@ -203,8 +201,22 @@ class GridTraining:
     def _begun(self, intervals: int | None) -> Events[Step, None, tuple[SolverRun, GridTransfer]]:
         """Return the main run on the next grid, before its first step."""
         before = self.stages[-1].errors.train if self.stages else None
-        moved, setup = self._moved(intervals), self.setup
-        network, plan, x = moved.network, setup.plan, setup.data.train.x
+        network, setup, plan, x = self.network, self.setup, self.setup.plan, self.setup.data.train.x
+        moved, adapts = Regridded(network), plan.update_grid and plan.grid_eps < 1
+        if network.intervals is not None and intervals is not None:
+            if adapts or (plan.update_grid and not network.covers(x, FILLED)):
+                moved = network.regrid(
+                    x,
+                    intervals=intervals,
+                    grid_eps=plan.grid_eps,
+                    margin=MARGIN,
+                    inputs="within" if adapts else "keep",
+                )
+            elif intervals == network.intervals:
+                moved = Regridded(deepcopy(network))
+            else:
+                moved = network.refined(intervals, x)
+        network = moved.network
         errors = measure(network, setup.data.untested)
         self.best = Best(network, errors.selected)
         budget = plan.steps_for(network.unknowns_at(None))
@@ -237,9 +249,8 @@ class GridTraining:
         for step in run.run(self.best, self.log):
             yield step
             # A settled run takes no further step.
-            if step.seconds - shown < SNAPSHOT_SECONDS or run.settled:
-                continue
-            if (state := run.solver.state()) is None:
+            early = step.seconds - shown < SNAPSHOT_SECONDS or run.settled
+            if early or (state := run.solver.state()) is None:
                 continue
             shown = step.seconds
             yield Snapshot(
@@ -256,24 +267,6 @@ class GridTraining:
                 transfer,
                 self.setup.generator.get_state(),
             )
-
-    def _moved(self, intervals: int | None) -> Regridded:
-        """Return the network on the next grid."""
-        network, x, plan = self.network, self.setup.data.train.x, self.setup.plan
-        if network.intervals is None or intervals is None:
-            return Regridded(network)
-        adapts = plan.update_grid and plan.grid_eps < 1
-        if adapts or (plan.update_grid and not network.covers(x, FILLED)):
-            return network.regrid(
-                x,
-                intervals=intervals,
-                grid_eps=plan.grid_eps,
-                margin=MARGIN,
-                inputs="within" if adapts else "keep",
-            )
-        if intervals == network.intervals:
-            return Regridded(deepcopy(network))
-        return network.refined(intervals, x)
 
     # -------------------- the weight of the penalty
 

@@ -62,9 +62,21 @@ class Curvature:
             samples = objective.samples
             part = samples.part(slice(None, None, -(-len(samples) // SAMPLES)))
             counts = 1.0 if part.roots is None else part.roots.double().square()
-            inside = zip(network.edge_layers, _steepness(network, part.x), strict=True)
-            for layer, (at, each) in inside:
-                self._add(layer, at.double(), counts * each.double() / objective.size**2)
+            # Each layer's inputs, and u^2 of its sums, added up over the network's outputs.
+            reaching, sums = [part.x.detach()], list[Tensor]()
+            with torch.enable_grad():
+                for layer, products in zip(network.edge_layers, network.products, strict=True):
+                    y = layer(reaching[-1])
+                    sums.append(y if y.requires_grad else y.requires_grad_())
+                    reaching.append(nodes_of(sums[-1], products))
+                total = [torch.zeros_like(each) for each in sums]
+                for output in reaching[-1].T:
+                    slopes = torch.autograd.grad(output.sum(), sums, retain_graph=True)
+                    for each, slope in zip(total, slopes, strict=True):
+                        each.add_(slope.square())
+            for layer, at, each in zip(network.edge_layers, reaching, total, strict=False):
+                steepness = counts * each.detach().double() / objective.size**2
+                self._add(layer, at.detach().double(), steepness)
 
     @property
     def known(self) -> bool:
@@ -108,23 +120,6 @@ class Curvature:
             diagonals = {"weight": base + spline}
         for name, curvatures in diagonals.items():
             self._inverses[getattr(layer, name)] = _inverse(curvatures).to(coefficients)
-
-
-def _steepness(network: Network, x: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Return each layer's inputs, and u^2 of its sums, added up over the network's outputs."""
-    reaching = [x.detach()]
-    with torch.enable_grad():
-        nodes: list[Tensor] = []
-        for layer, products in zip(network.edge_layers, network.products, strict=True):
-            y = layer(reaching[-1])
-            nodes.append(y if y.requires_grad else y.requires_grad_())
-            reaching.append(nodes_of(nodes[-1], products))
-        y = reaching[-1]
-        total = [torch.zeros_like(node) for node in nodes]
-        for output in y.T:
-            slopes = torch.autograd.grad(output.sum(), nodes, retain_graph=True)
-            total = [before + slope.square() for before, slope in zip(total, slopes, strict=True)]
-    return [(at.detach(), each.detach()) for at, each in zip(reaching, total, strict=False)]
 
 
 def _floored(curvatures: Tensor) -> Tensor:
@@ -235,7 +230,7 @@ class LBFGS:
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._taken = 0
         self.converged = False
-        self._here = self._at(self._read(), 0.0, None)
+        self._here = self._at(self._read())
         self.loss = self._here.value
 
     def step(self) -> float:
@@ -272,11 +267,23 @@ class LBFGS:
         # Copies of their own: where a vector lies in memory decides the last bit of its products.
         moves, changes = ([each.clone() for each in state.get(kind, ())] for kind in KINDS)
         self._pairs = list(zip(moves, changes, strict=True))
-        self._here = self._at(self._read(), 0.0, None)
+        self._here = self._at(self._read())
 
     def _searched(self) -> bool:
         origin, start = self._read(), self._here
-        direction = self._direction(start.gradient)
+        direction, shares = -start.gradient, []
+        for move, change in reversed(self._pairs):
+            share = float(move @ direction) / float(move @ change)
+            direction = direction - share * change
+            shares.append(share)
+        direction = self._solve(direction)
+        if self._pairs:  # The multiple of the inverse curvature that fits the last pair best.
+            move, change = self._pairs[-1]
+            direction = direction * (float(move @ change) / float(change @ self._solve(change)))
+        for (move, change), share in zip(self._pairs, reversed(shares), strict=True):
+            left = share - float(change @ direction) / float(move @ change)
+            direction = direction + left * move
+        direction = self._muted(direction)
         slope = float(start.gradient @ direction)
         if not slope < 0:
             return False
@@ -295,23 +302,7 @@ class LBFGS:
         self._here, self.loss = found, found.value
         return True
 
-    def _direction(self, gradient: Tensor) -> Tensor:
-        direction, shares = -gradient, []
-        for move, change in reversed(self._pairs):
-            share = float(move @ direction) / float(move @ change)
-            direction = direction - share * change
-            shares.append(share)
-        direction = self._solve(direction)
-        if self._pairs:  # The multiple of the inverse curvature that fits the last pair best.
-            move, change = self._pairs[-1]
-            direction = direction * (float(move @ change) / float(change @ self._solve(change)))
-        for (move, change), share in zip(self._pairs, reversed(shares), strict=True):
-            direction = (
-                direction + (share - float(change @ direction) / float(move @ change)) * move
-            )
-        return self._muted(direction)
-
-    def _at(self, origin: Tensor, t: float, direction: Tensor | None) -> LinePoint:
+    def _at(self, origin: Tensor, t: float = 0.0, direction: Tensor | None = None) -> LinePoint:
         self._write(origin if direction is None else origin + t * direction)
         value = self.objective.value(self.network, self.objective.samples, self._smoothness_loss)
         slopes = torch.autograd.grad(value, self.parameters, materialize_grads=True)

@@ -46,7 +46,6 @@ from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.engine.training.data import (
     MARGIN,
     GrowthPolicy,
-    Samples,
     TrainingData,
     baseline_error,
     explain_non_finite,
@@ -157,25 +156,14 @@ def survivors(
     return starts
 
 
-def fit_last_layer(network: Network, samples: Samples, penalty: SmoothnessPenalty) -> None:
-    """Fit the last layer to the outputs, which is linear least squares."""
-    last = KAN.of_layers(network.edge_layers[-1:])
-    inputs = network.activations(samples.x)[-2].detach()
-    size = output_scale(samples, "regression")
-    objective = Objective(replace(samples, x=inputs), size, penalty=penalty)
-    state, _ = minimise(DataFitting(last, objective), POLICY, STOPPING, LAST_DAMPING)
-    last.set_unknowns(state.unknowns)
-
-
 def _placed(network: Network, x: Tensor) -> Network:
     """Return `network` with coarse grids that follow the activations."""
     if network.intervals is None:
         return network
     if network.intervals > MAX_START_INTERVALS:
         network = network.regrid(x, intervals=START_INTERVALS, grid_eps=1.0, margin=MARGIN).network
-    if len(network.shape) == 2:
-        return network
-    return network.regrid(x, grid_eps=1.0, margin=MARGIN).network
+    hidden = len(network.shape) > 2
+    return network.regrid(x, grid_eps=1.0, margin=MARGIN).network if hidden else network
 
 
 @dataclass
@@ -248,20 +236,17 @@ class Growth:
 
     def _climb(self, starts: list[RandomStart]) -> None:
         """Add the best of the starts after finer and finer grids, while these limit the error."""
-        found = [self._climbed(start) for start in starts]
+        found = [GridTraining(start.network, self.penalty, self._part) for start in starts]
+        most, schedule = min(COMPARED_UNKNOWNS, self._supported), self.setup.plan.schedule
+        for training in found:
+            for intervals in schedule[:-1] or schedule:
+                large = training.network.unknowns_at(intervals) > most
+                if training.stages and (large or time_limit_reached()):
+                    break
+                training.compare(intervals)
+                if training.ends or not _grid_limits(training):
+                    break
         self.trainings.append(min(found, key=lambda training: training.lowest))
-
-    def _climbed(self, start: RandomStart) -> GridTraining:
-        training = GridTraining(start.network, self.penalty, self._part)
-        most = min(COMPARED_UNKNOWNS, self._supported)
-        for intervals in self.setup.plan.schedule[:-1] or self.setup.plan.schedule:
-            large = training.network.unknowns_at(intervals) > most
-            if training.stages and (large or time_limit_reached()):
-                break
-            training.compare(intervals)
-            if training.ends or not _grid_limits(training):
-                break
-        return training
 
     @property
     def _supported(self) -> float:
@@ -381,8 +366,13 @@ class Growth:
             if product.shape[1] < 2:
                 return
             product = add_identity_layer(product, train.x, MARGIN)
-            if degree == 1:
-                fit_last_layer(product, train, self.penalty)
+            if degree == 1:  # The last layer is linear least squares.
+                alone = KAN.of_layers(product.edge_layers[-1:])
+                inside = replace(train, x=product.activations(train.x)[-2].detach())
+                size = output_scale(train, "regression")
+                fitting = DataFitting(alone, Objective(inside, size, penalty=self.penalty))
+                state, _ = minimise(fitting, POLICY, STOPPING, LAST_DAMPING)
+                alone.set_unknowns(state.unknowns)
             yield product
 
 

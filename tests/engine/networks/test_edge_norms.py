@@ -5,9 +5,8 @@ import torch
 from made_layer import data, make
 from torch.testing import assert_close
 
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import reshaping
-from kanrun.engine.networks.reshaping import edge_norms
+from kanrun.engine import layers
+from kanrun.engine.layers import EdgeSpec, edge_norms
 from kanrun.errors import UsageError
 
 
@@ -22,7 +21,7 @@ def slow(layer, x, kind):
     return (
         values.abs().mean(0)
         if kind == "mean_abs"
-        else (values.square().mean(0) + reshaping.EPSILON).sqrt()
+        else (values.square().mean(0) + layers.EPSILON).sqrt()
     )
 
 
@@ -38,7 +37,7 @@ def slow(layer, x, kind):
 )
 @pytest.mark.parametrize("intervals", [1, 5, 100])
 def test_values_and_gradients(intervals, spec, kind, monkeypatch):
-    monkeypatch.setattr(reshaping, "CHUNK", 12 * 7)
+    monkeypatch.setattr(layers, "CHUNK", 12 * 7)
     layer, x = made(intervals, spec)
     found, expected = edge_norms(layer, x, kind), slow(layer, x, kind)
     assert_close(found, expected, atol=1e-7, rtol=1e-10)
