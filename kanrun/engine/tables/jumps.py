@@ -143,11 +143,6 @@ def _cuts(u: RowInputs, max_cuts: int) -> tuple[ndarray, ndarray]:
     return cuts, rooms
 
 
-def _codes(u: RowInputs, cuts: ndarray) -> ndarray:
-    """Return how many cuts lie below each value, shape (rows, inputs)."""
-    return np.stack([np.searchsorted(*each) for each in zip(cuts, u.T, strict=True)], 1)
-
-
 @dataclass(frozen=True, eq=False)
 class BoostingTarget:
     """Outputs that nodes are fitted to, by Newton's method.
@@ -190,7 +185,9 @@ def boost(
     inside = np.ones(len(u), bool) if out is None else ~out
     fraction = min(policy.fraction, policy.max_size / u[inside].size)
     cuts, rooms = _cuts(u[inside], policy.max_cuts)
-    codes, digits = _codes(u, cuts), 2 ** np.arange(policy.depth)
+    # How many cuts lie below each value, (rows, inputs).
+    codes = np.stack([np.searchsorted(*each) for each in zip(cuts, u.T, strict=True)], 1)
+    digits = 2 ** np.arange(policy.depth)
     inputs, places = np.zeros((2, most, policy.depth), int)
     values, freedom = np.zeros((most, 2**policy.depth)), np.zeros(most)
     predicted, losses = np.full(len(u), start), list[float]()

@@ -77,7 +77,7 @@ class ReducedBasis:
         u: RowInputs,
         functions: int,
         step_functions: int,
-        weights: PerRow | None = None,
+        weights: PerRow | float = 1.0,
     ) -> ReducedBasis:
         """Return the basis of these rows, with limits for the functions of an input.
 
@@ -85,7 +85,7 @@ class ReducedBasis:
         of a jump by 1 relative to an input with equally many of both: levels of a category with one
         prior variance are then random effects, and rare ones are shrunk most.
         """
-        weights = np.ones(len(u)) if weights is None else weights
+        weights = np.broadcast_to(weights, len(u))
         intervals = INTERVALS if functions > 1 else LINE_INTERVALS
         breakpoints = np.stack([_breakpoints(column, intervals) for column in u.T])
         gram, mean = _moments(u, weights, breakpoints)

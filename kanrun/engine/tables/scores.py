@@ -37,7 +37,7 @@ _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
 
 def input_scores(
     x: RowInputs,
-    weights: PerRow | None = None,
+    weights: PerRow | float = 1.0,
     *,
     straight: Collection[int] = (),
     room: float = ROOM,
@@ -48,7 +48,7 @@ def input_scores(
     score, as a piecewise linear map through quantiles of the distinct values. Maps continue by
     `room` of their range on either side.
     """
-    weights = np.ones(len(x)) if weights is None else weights
+    weights = np.broadcast_to(weights, len(x))
     maps = [_score(column, weights, j in straight, room) for j, column in enumerate(x.T)]
     points, values = zip(*maps, strict=True)
     return PiecewiseScaling(points, values)
@@ -115,7 +115,7 @@ class PowerTransform:
         into unlimited ones.
         """
         spread = float(deviation(y))
-        if spread <= 0 or not np.isfinite(spread):
+        if not 0 < spread < np.inf:
             return None
         unit = spread / _UNIT
         scaled = y / unit
@@ -123,10 +123,8 @@ class PowerTransform:
 
         def surprise(power: float) -> float:
             """Return minus the log likelihood of a normal distribution over the rows."""
-            return (
-                float(np.log(_both_sides(special.boxcox1p, scaled, power).var())) / 2
-                - (power - 1) * slopes
-            )
+            t = _both_sides(special.boxcox1p, scaled, power)
+            return float(np.log(t.var())) / 2 - (power - 1) * slopes
 
         power = float(optimize.fminbound(surprise, 0.0, 2.0, xtol=_POWER_TOLERANCE))
         t = _both_sides(special.boxcox1p, scaled, power)

@@ -61,29 +61,28 @@ def fit_numbers(
     u: RowInputs,
     y: RowOutputs,
     policy: TablePolicy,
-    weights: PerRow | None = None,
+    weights: PerRow | float = 1.0,
     start: TableFit | None = None,
 ) -> TableFit:
     """Fit outputs that are numbers, each with its own variances; `start` is a fit to similar rows.
 
     A row of weight w counts as w rows.
     """
-    weights = np.ones(len(y)) if weights is None else weights
+    weights = np.broadcast_to(weights, len(y))
     rows = TableRows.of(u, weights, policy)
     shift = weights @ y / weights.sum()
     scale = deviation(y, weights)
     scale = np.where(scale > 0, scale, 1.0)
-    t = (y - shift) / scale
-    root = np.sqrt(np.broadcast_to(weights[:, None], t.shape).ravel())
-    heavy = _SUM_WEIGHT * np.sqrt(weights.sum())
+    t, root = (y - shift) / scale, np.sqrt(weights)[:, None]
+    right, heavy = (t * root).ravel(), _SUM_WEIGHT * np.sqrt(weights.sum())
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
         """Solve non-negative least squares, with a heavy row for the sum of the weights."""
-        columns = np.stack([part.ravel() * root for part in left_out], 1)
+        columns = np.stack([(part * root).ravel() for part in left_out], 1)
         extended = np.vstack([columns, np.full((1, len(left_out)), heavy)])
-        found, _ = optimize.nnls(extended, np.append(t.ravel() * root, heavy))
+        found, _ = optimize.nnls(extended, np.append(right, heavy))
         found = found / found.sum()
-        return found, float(((t.ravel() * root - columns @ found) ** 2).sum())
+        return found, float(((right - columns @ found) ** 2).sum())
 
     fit = _stacked(rows, t, TableRows.solve, stack, start)
     if JUMPS in policy.candidates and not policy.shapes and y.shape[1] == 1:
@@ -96,7 +95,7 @@ def fit_likelihood(
     y: RowOutputs,
     family: Family,
     policy: TablePolicy,
-    weights: PerRow | None = None,
+    weights: PerRow | float = 1.0,
     start: TableFit | None = None,
 ) -> TableFit:
     """Fit logits of classes or the link of means by penalised likelihood.
@@ -106,7 +105,7 @@ def fit_likelihood(
     and fractions is estimated with the variances, that of counts is 1. More than two logits are
     improved one after the other, and share their variances.
     """
-    weights, means = np.ones(len(u)) if weights is None else weights, y
+    weights, means = np.broadcast_to(weights, len(u)), y
     if family.classes:
         means = np.eye(family.classes)[y[:, 0].astype(np.intp)]
         means = means[:, 1:] if family.classes == 2 else means
@@ -160,19 +159,15 @@ def probabilities(logits: RowLogits) -> RowOutputs:
     return np.asarray(softmax(split, 1))
 
 
-def _newton_step(y: PerRow, mean: PerRow, least: float, family: Family) -> tuple[PerRow, PerRow]:
-    """Return information, `least` or more, and step of Newton's method of each row."""
+def _newton_step(y: PerRow, mean: PerRow, family: Family) -> tuple[PerRow, PerRow]:
+    """Return information, which is not too small, and step of Newton's method of each row."""
+    least = _MIN_INFORMATION * (float(family.weight(y.mean())) if family.is_log else 1.0)
     information = np.maximum(family.weight(mean), least)
     return information, family.score(y, mean) / information
 
 
-def _least_information(y: RowOutputs, family: Family) -> float:
-    return _MIN_INFORMATION * (float(family.weight(y.mean())) if family.is_log else 1.0)
-
-
 def _link_target(y: PerRow, weights: PerRow, family: Family) -> BoostingTarget:
     """Return the likelihood of one link of the means, for nodes of jumps."""
-    least = _least_information(y, family)
 
     def loss(y: PerRow, eta: PerRow) -> PerRow:
         if family.classes:
@@ -180,7 +175,7 @@ def _link_target(y: PerRow, weights: PerRow, family: Family) -> BoostingTarget:
         return family.deviance(y, family.mean(eta))
 
     return BoostingTarget(
-        y, weights, lambda y, eta: _newton_step(y, family.mean(eta), least, family), loss
+        y, weights, lambda y, eta: _newton_step(y, family.mean(eta), family), loss
     )
 
 
@@ -208,9 +203,7 @@ class _Newton:
 
     def problem(self, eta: RowLogits, c: int, form: Functions) -> FunctionProblem:
         """Return the least squares problem that is one step of output c."""
-        mean = self.family.mean(eta)[:, c]
-        least = _least_information(self.y, self.family)
-        weight, step = _newton_step(self.y[:, c], mean, least, self.family)
+        weight, step = _newton_step(self.y[:, c], self.family.mean(eta)[:, c], self.family)
         return form.problem(self.weights * weight, eta[:, c] + step)
 
     def links(

@@ -140,10 +140,7 @@ class TableModel:
         """Return the fraction of rows whose prediction is clipped to the allowed range."""
         if self.outputs is None:
             return 0.0
-        raw, (low, high) = (
-            self.raw(x),
-            np.transpose([ends[[0, -1]] for ends in self.outputs.values]),
-        )
+        raw, low, high = self.raw(x), *np.transpose([e[[0, -1]] for e in self.outputs.values])
         return float(((raw < low) | (raw > high)).any(1).mean())
 
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
@@ -263,7 +260,7 @@ def _candidates(
     start: Mapping[str, BlendPart] | None = None,
 ) -> Iterator[BlendPart]:
     """Yield the stack, the sparse fit, the transformed stack if it applies, lines and the mean."""
-    x, y, weights, extrapolation = points.x, points.y, points.weights, policy.extrapolation
+    x, y, weights, extrapolation = points.x, points.y, points.shares, policy.extrapolation
     # Bells do not continue as straight lines beyond the rows.
     local = policy.pairs and extrapolation not in ("linear", "zero")
     wanted = {"pairs": policy.pairs, NEIGHBOURHOODS: local, JUMPS: local}

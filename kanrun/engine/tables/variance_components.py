@@ -207,7 +207,14 @@ class FunctionProblem:
         if constraints is None:
             coefficients[kept] = linalg.cho_solve((factor, True), right, check_finite=False)
         else:
-            coefficients[kept] = _constrained(factor, right, constraints[:, kept])
+            # b'H b / 2 - b'r subject to A b >= 0, by least squares for the multipliers (C. Lawson
+            # and R. Hanson, Solving Least Squares Problems (1974), ch. 23).
+            free, turned = (half_solved(factor, one) for one in (right, constraints[:, kept].T))
+            sizes = np.sqrt((turned**2).sum(0))
+            turned /= np.where(sizes > 0, sizes, 1.0)
+            most = _NNLS_STEPS * (turned.shape[1] + 1)
+            free += turned @ optimize.nnls(turned, -free, maxiter=most)[0]
+            coefficients[kept] = linalg.solve_triangular(factor, free, lower=True, trans="T")
         offset = self.level - float(self.mean @ coefficients)
         return FunctionPosterior(offset, coefficients, kept, factor)
 
@@ -318,17 +325,3 @@ def maximise(
         if np.abs(change).max() < policy.tolerance:
             break
     return variances, noise
-
-
-def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
-    """Minimise b'H b / 2 - b'r subject to A b >= 0, by least squares for the multipliers.
-
-    `factor` is the lower factor of H. Source: C. Lawson and R. Hanson, Solving Least Squares
-    Problems (1974), chapter 23 (least distance programming).
-    """
-    free, turned = half_solved(factor, right), half_solved(factor, constraints.T)
-    sizes = np.sqrt((turned**2).sum(0))
-    turned = turned / np.where(sizes > 0, sizes, 1.0)
-    multipliers, _ = optimize.nnls(turned, -free, maxiter=_NNLS_STEPS * (turned.shape[1] + 1))
-    moved = free + turned @ multipliers
-    return np.asarray(linalg.solve_triangular(factor, moved, lower=True, trans="T"))
