@@ -53,8 +53,7 @@ def check_determined(system: System) -> None:
         if not any(each.expression.has(variable(name)) for each in relations):
             raise UsageError(
                 f"equation.unknown_parameters lists {name}, which no equation or condition "
-                "contains. "
-                f"Remove {name} from equation.unknown_parameters."
+                f"contains. Remove {name} from equation.unknown_parameters."
             )
     for number, name in enumerate(names):
         contained, given = (
@@ -190,8 +189,7 @@ def check_hard(system: System) -> None:
         if corner.relation not in system.equations:
             raise UsageError(
                 f"constraints=hard: at {_place(corner.face, system.vocabulary.variables)} "
-                f"{corner.relation.text} "
-                "differs from the conditions of the faces that meet there. "
+                f"{corner.relation.text} differs from the conditions of the faces that meet there. "
                 "Make them agree, or write constraints=soft."
             )
 

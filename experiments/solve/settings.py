@@ -171,8 +171,7 @@ class EquationParser:
             if match is None or match[1] not in variables:
                 raise UsageError(
                     f"{where} is not a valid place. Write {variables[0]}=VALUE, several with "
-                    "commas, and "
-                    f"{variables[0]}=VALUE & {variables[-1]}=VALUE where both hold."
+                    f"commas, and {variables[0]}=VALUE & {variables[-1]}=VALUE where both hold."
                 )
             number, value = variables.index(match[1]), constant(match[2], self.fixed)
             low, high = self.box[number]

@@ -357,8 +357,7 @@ class LearnedEdge:
         if not (-outputs <= self.output < outputs and -inputs <= self.input < inputs):
             raise UsageError(
                 f"There is no edge from input {self.input} to output {self.output}: the layer has "
-                f"{inputs} inputs and "
-                f"{outputs} outputs."
+                f"{inputs} inputs and {outputs} outputs."
             )
 
     def __call__(self, x: Tensor | float, derivative: int = 0) -> Tensor:

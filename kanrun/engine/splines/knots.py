@@ -174,8 +174,7 @@ def _distinct(breakpoints: Tensor) -> Tensor:
     if not breakpoints.is_meta and not bool((breakpoints.diff(dim=1) > 0).all()):
         raise UsageError(
             f"{breakpoints.shape[1] - 1} intervals are too many for a range this narrow in this "
-            "precision "
-            f"({breakpoints.dtype}). Use fewer, or precision=float64."
+            f"precision ({breakpoints.dtype}). Use fewer, or precision=float64."
         )
     return breakpoints
 

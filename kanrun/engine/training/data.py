@@ -344,9 +344,8 @@ def choose_solver(
     affordable = rows * active <= LBFGS_WORK
     first_order = "lbfgs" if affordable else "adam"
     step = (
-        f"{parameters} parameters on {rows} values cost {lm:.1e} multiplications a "
-        "second-order step, starts "
-        "considered"
+        f"{parameters} parameters on {rows} values cost {lm:.1e} multiplications a second-order "
+        "step, starts considered"
     )
     if task == "classification":
         return first_order, f"{first_order}: classification minimises cross-entropy, not squares."
