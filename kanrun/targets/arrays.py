@@ -216,8 +216,8 @@ def check_family(target: Target) -> Target:
             f"{offset} is missing" in inputs or points.x[:, inputs.index(offset)].min() <= 0
         ):
             raise InvalidData(
-                f"the exposures of column {offset!r} must be numbers above 0 in every row; correct "
-                "or remove other rows."
+                f"the exposures of column {offset!r} must be numbers above 0 in every row, and not "
+                "their logarithms; correct or remove other rows."
             )
     return target
 
