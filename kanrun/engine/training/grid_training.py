@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Events
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -108,8 +108,7 @@ class GridTraining:
         errors = [stage.selected for stage in self.stages]
         if errors[-1] <= ROUNDING * baseline_error(self.setup.data):
             return True
-        helped = [i for i, error in enumerate(errors) if i == 0 or error < HELPED * min(errors[:i])]
-        return len(errors) - 1 - helped[-1] >= UNHELPFUL
+        return without_help(errors) >= UNHELPFUL
 
     def insert_knots(self) -> Stage | None:
         """Insert knots where the residual of an additive network is concentrated, and train there.
@@ -350,6 +349,12 @@ class GridTraining:
         run = SolverRun(self.setup.solver(network, penalty), steps, self.setup)
         yield from run.run(reached, self.log)
         return reached
+
+
+def without_help(errors: Sequence[float]) -> int:
+    """Return how many errors follow the last that fell below HELPED times the lowest before it."""
+    helped = [i for i, error in enumerate(errors) if i == 0 or error < HELPED * min(errors[:i])]
+    return len(errors) - 1 - helped[-1]
 
 
 def first_penalty(plan: Plan) -> SmoothnessPenalty:

@@ -52,7 +52,13 @@ from kanrun.engine.training.data import (
     output_scale,
     predict,
 )
-from kanrun.engine.training.grid_training import HELPED, NOISY, ROUNDING, UNHELPFUL, GridTraining
+from kanrun.engine.training.grid_training import (
+    NOISY,
+    ROUNDING,
+    UNHELPFUL,
+    GridTraining,
+    without_help,
+)
 from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessPenalty
 from kanrun.engine.training.solver_run import Grown, Setup
 from kanrun.errors import TrainingFailed
@@ -269,15 +275,12 @@ class Growth:
     def _limit(self) -> str:
         """Return what admits no larger network, or nothing."""
         nodes = max(self.trainings[-1].network.shape[1:-1], default=0)
-        lowest = [training.lowest for training in self.trainings]
-        helped = [
-            i for i, error in enumerate(lowest) if error < HELPED * min([*lowest[:i], torch.inf])
-        ]
-        if len(lowest) - 1 - helped[-1] >= UNHELPFUL:
+        unhelpful = without_help([training.lowest for training in self.trainings])
+        if unhelpful >= UNHELPFUL:
             return "further nodes do not lower the error"
         if nodes >= self.policy.largest[1]:
             spent = "the given shape has" if self.policy.given else "model.budget allows"
-            gained = ", although the last one lowered the error" * (helped[-1] == len(lowest) - 1)
+            gained = ", although the last one lowered the error" * (unhelpful == 0)
             return f"{spent} no more nodes{gained}"
         per_node = self.trainings[-1].stages[0].network.unknowns_at(None) / max(nodes, 1)
         if per_node * (nodes + 1) > self._supported:

@@ -1,5 +1,8 @@
 """The solver without networks: known minima, a differential equation, and rows of Jacobians."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -19,6 +22,7 @@ from kanrun.engine.least_squares import (
 from kanrun.engine.least_squares import (
     rows as rows_module,
 )
+from kanrun.engine.least_squares.levenberg_marquardt import NormalEquations, State
 
 POLICIES = {"thorough": LMPolicy(), "quick": LMPolicy(damping_search=False)}
 
@@ -104,3 +108,104 @@ def test_blocks_of_a_large_gram(monkeypatch):
     monkeypatch.setattr(rows_module, "BLOCK", 3)
     _, dense = random_rows()
     assert_close(DenseRows(dense).gram(), dense.T @ dense)
+
+
+class UnitSteps(NormalEquations):
+    """A unit gradient and steps of -1, whatever the damping, which is kept."""
+
+    def __init__(self):
+        self.gradient, self.dampings = torch.ones(1), []
+
+    def solver(self, damping):
+        self.dampings.append(round(damping, 15))
+        return lambda g: g
+
+
+STATE = State(torch.zeros(1), 1.0, 1e-3, True)
+
+
+@pytest.mark.parametrize(
+    "objectives, tried, damping",
+    [
+        # The gain ratio is the decrease itself: above 0.75 it divides by 10, above 0.25 by 4.
+        ([0.24], [1e-3], 1e-4),
+        ([0.26], [1e-3], 2.5e-4),
+        ([0.74], [1e-3], 2.5e-4),
+        ([0.76], [1e-3], 1e-3),
+        # A step that does not lower the objective is tried again with 8 times the damping.
+        ([1.0, 0.9], [1e-3, 8e-3], 8e-3),
+        ([2.0] * 5, [1e-3, 8e-3, 6.4e-2, 0.512, 1.0], 1.0),
+    ],
+)
+def test_the_damping_of_quick_steps_follows_the_gain(objectives, tried, damping):
+    problem, equations, each = Rosenbrock(), UnitSteps(), iter(objectives)
+    problem.objective = lambda unknowns: next(each)
+    policy = LMPolicy(damping_search=False, max_damping=1.0)
+    state = levenberg_marquardt._quick_step(problem, equations, STATE, policy)
+    assert (equations.dampings, state.damping) == (tried, pytest.approx(damping))
+    assert state.improved == (state.loss < 1)
+
+
+@pytest.mark.parametrize(
+    "losses, powers, damping",
+    [
+        # Smaller dampings while they gain 10 % of the rest or of what the step gains, at most 3.
+        ([0.5, 0.44, 0.43], [-3, -4, -5], -5),
+        ([0.5, 0.46], [-3, -4], -4),
+        ([0.5, 0.51], [-3, -4], -3),
+        ([0.9, 0.88, 0.86, 0.84], [-3, -4, -5, -6], -6),
+        # Larger ones until a step lowers the objective, at most 6: three by 10, three by 100.
+        ([1.0, 0.9], [-3, -2], -2),
+        ([1.0] * 7, [-3, -2, -1, 0, 2, 4, 6], -3),
+    ],
+)
+def test_a_damping_search_goes_on_while_it_gains(losses, powers, damping, monkeypatch):
+    each, tried = iter(losses), []
+
+    def damped(problem, equations, state, mu):
+        tried.append(round(math.log10(mu)))
+        return next(each), torch.zeros(1)
+
+    monkeypatch.setattr(levenberg_marquardt, "_damped_step", damped)
+    state = levenberg_marquardt._searched_step(Rosenbrock(), UnitSteps(), STATE, LMPolicy())
+    assert (tried, round(math.log10(state.damping))) == (powers, damping)
+    assert state.improved == (state.loss < 1)
+
+
+class Parabola(Problem):
+    """r = (u + u^2 / 4 - 1, small), which a straight step of damping 0 overshoots at 0."""
+
+    unknowns = torch.zeros(1, dtype=torch.float64)
+
+    def __init__(self, rest):
+        self.rest = rest
+
+    def residual(self, unknowns):
+        return torch.cat([unknowns + unknowns**2 / 4 - 1, unknowns * 0 + self.rest])
+
+    def linearise(self, unknowns):
+        rows = torch.cat([1 + unknowns / 2, unknowns * 0])[:, None]
+        return Linearisation(DenseRows(rows), self.residual(unknowns))
+
+
+def test_a_step_is_bent_by_the_second_derivative():
+    """The straight step is 1; r'' = 1/2 bends it by -1/4, which leaves 57/64 - 1 of the residual.
+
+    No bent step is tried where the straight one leaves less than 1e-3 of the objective.
+    """
+    problem = Parabola(0.0)
+    equations = NormalEquations(problem.linearise(problem.unknowns))
+    for before, move in ((1.0, 0.75), (62.0, 0.75), (63.0, 1.0), (0.0157, 0.75), (0.0156, 1.0)):
+        state = State(problem.unknowns, before, 0.0, True)
+        _, found = levenberg_marquardt._damped_step(problem, equations, state, 0.0)
+        assert float(found) == pytest.approx(move, rel=1e-6)
+
+
+@pytest.mark.parametrize("gain, steps", [(0.009, 3), (0.011, 9)])
+def test_the_iteration_ends_after_steps_that_gain_little(gain, steps, monkeypatch):
+    def scripted(problem, state, policy):
+        return replace(state, loss=(1 - gain) * state.loss)
+
+    monkeypatch.setattr(levenberg_marquardt, "step", scripted)
+    stopping = StoppingCriteria(max_steps=9, rtol=0.01, patience=3)
+    assert minimise(Rosenbrock(), LMPolicy(), stopping)[1] == steps

@@ -1,0 +1,230 @@
+"""What a training accepts and where it ends, at both sides of each bound, by scripted errors."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from made_kan import kan
+from torch import Generator
+
+from kanrun.engine.training import Plan, Samples, TrainingData, grid_training, starts
+from kanrun.engine.training.data import Errors
+from kanrun.engine.training.grid_training import GridTraining
+from kanrun.engine.training.objective import SmoothnessPenalty
+from kanrun.engine.training.solver_run import (
+    Clock,
+    GridTransfer,
+    Setup,
+    SolverRun,
+    Stage,
+    StepLog,
+    spent,
+)
+from kanrun.engine.training.solvers import Solver
+from kanrun.engine.training.starts import Growth, RandomStart
+
+X = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
+#: Outputs +1 and -1, so that errors are relative ones.
+DATA = TrainingData(Samples(X, X.sign()), Samples(X, X.sign()))
+NETWORK = kan([1, 1])
+
+
+def stages(*errors, kink=None):
+    rest = 1, 0.0, SmoothnessPenalty(), GridTransfer("start", 0.0, None, 1.0, kink), X
+    return [Stage(1, 4, NETWORK, Errors(each, each, None), *rest) for each in map(float, errors)]
+
+
+def training(*errors, weight=1e-18, order=None, network=NETWORK, **plan):
+    plan = Plan("lm", plan.pop("schedule", (4, 8, 16)), **plan)
+    setup = Setup(DATA, plan, Generator(), Clock())
+    made = GridTraining(network, SmoothnessPenalty(weight, order), setup, stages(*errors))
+    made.log = StepLog(1)
+    return made
+
+
+@pytest.mark.parametrize(
+    "here, there",
+    [
+        # A grid helps below HELPED = 0.9 of the lowest error before; UNHELPFUL = 2 end a schedule.
+        ((1, 0.91, 0.91), (1, 0.89, 0.89)),
+        ((1, 0.8, 0.73, 0.73), (1, 0.8, 0.71, 0.71)),
+        ((0.99e-13,), (1.01e-13,)),
+    ],
+)
+def test_a_schedule_ends_on_one_side_of_each_bound(here, there):
+    assert training(*here, stop_early=True).ends
+    assert not training(*there, stop_early=True).ends
+
+
+def test_a_schedule_ends_after_inserted_knots_or_before_too_many_unknowns():
+    most = NETWORK.unknowns_at(8)
+    assert training(1, max_unknowns=most - 1).ends
+    one = training(1, max_unknowns=most)
+    assert not one.ends
+    one.stages = stages(1, kink=(0, 0.1, 0.2))
+    assert one.ends
+
+
+def tried(errors, first=1.0, tries=5, *, settled=True, **made):
+    """Return the weights tried, in powers of ten, and the last kept, by errors in their order."""
+    one, weights, each = training(**made), [], iter(errors)
+    one.best = SimpleNamespace(network=one.network, error=first)
+
+    def trained(network, penalty, steps):
+        weights.append(round(torch.tensor(penalty.weight).log10().item()))
+        yield from ()
+        return SimpleNamespace(network=network, error=next(each))
+
+    one._trained = trained
+    list(one._search(10, tries, settled=settled))
+    return weights, round(torch.tensor(one.penalty.weight).log10().item())
+
+
+@pytest.mark.parametrize(
+    "script, weights, kept",
+    [
+        # A weight is kept if it gains MIN_GAIN = 3 %.
+        ({"errors": [0.969, 0.95], "settled": False}, [-20, -22], -20),
+        ({"errors": [0.971], "settled": False}, [-20], -18),
+        # Lower ones end with the tries, or at MIN_WEIGHT.
+        ({"errors": [0.9, 0.8, 0.7], "tries": 3}, [-20, -22, -24], -24),
+        ({"errors": [0.9], "weight": 1e-28}, [-30], -30),
+        # Second differences look past PLATEAU_WEIGHTS = 2 weights.
+        ({"errors": [1, 1, 0.9, 1, 1], "order": 2}, [-20, -22, -24, -26, -28], -24),
+        ({"errors": [1, 1, 1], "order": 2, "settled": False}, [-20, -22, -24], -18),
+        # Upwards the search looks past MISSES = 4, up to TOO_FAR = 1.5 times worse ones.
+        ({"errors": [1, 1.49, 1.49, 1.49, 0.9, 1.4]}, [-20, -16, -14, -12, -10, -8], -10),
+        ({"errors": [1, 1.1, 1.1, 1.1, 1.1]}, [-20, -16, -14, -12, -10], -18),
+        ({"errors": [1, 1.51]}, [-20, -16], -18),
+        ({"errors": [1, 0.9, 1.36]}, [-20, -16, -14], -16),
+        # It ends below MAX_WEIGHT, is for noise (CLEAN), and for few unknowns.
+        ({"errors": [1, 0.9], "weight": 1e-1}, [-3, 1], 1),
+        ({"errors": [1.0, 0.9e-6], "first": 0.99e-6}, [-20], -18),
+        ({"errors": [1.0, 0.9e-6, 2e-6], "first": 1.01e-6}, [-20, -16, -14], -16),
+        ({"errors": [1, 0.9, 9], "network": kan([1, 1], 996)}, [-20, -16, -14], -16),
+        ({"errors": [1], "network": kan([1, 1], 997)}, [-20], -18),
+    ],
+)
+def test_weights_of_the_penalty_are_tried_and_kept(script, weights, kept):
+    assert tried(**script) == (weights, kept)
+
+
+@pytest.mark.parametrize("first, count, kept", [(0.051, 8, 1e-3), (0.049, 0, 1e-18)])
+def test_a_poor_first_fit_tries_second_differences(first, count, kept):
+    one, weights = training(), []
+    one.best = SimpleNamespace(network=NETWORK, error=first)
+
+    def trained(network, penalty, steps):
+        weights.append(penalty.weight)
+        yield from ()
+        return SimpleNamespace(network=network, error=0.05 if penalty.weight == 1e-3 else 0.0505)
+
+    one._trained = trained
+    list(one._smooth())
+    assert (len(weights), one.penalty.weight) == (count, pytest.approx(kept))
+
+
+@pytest.mark.parametrize("factor, updates", [(1.19, 1), (1.21, 12), (1 / 1.21, 12), (1 / 1.19, 1)])
+def test_the_evidence_ends_where_the_weight_settles(factor, updates, monkeypatch):
+    weights = []
+
+    def update(network, samples, penalty):
+        weights.append(penalty.weight)
+        return factor * penalty.weight, 1.25
+
+    monkeypatch.setattr(grid_training, "update_penalty_weight", update)
+    monkeypatch.setattr(SolverRun, "run", lambda *_: iter(()))
+    one = training(weight=1e-6, order=2)
+    one.best = SimpleNamespace(network=NETWORK)
+    list(one._maximise_evidence())
+    assert len(weights) == updates
+    error = grid_training.measure(NETWORK, DATA).train
+    assert one.best.error == pytest.approx(1.25 * error)
+
+
+@pytest.mark.parametrize(
+    "train, selected, inserted",
+    [(0.89, 1.04, True), (0.91, 1.0, False), (0.89, 1.06, False)],
+)
+def test_inserted_knots_must_help_training_and_not_hurt_validation(
+    train, selected, inserted, monkeypatch
+):
+    one = training(1.0)
+    found = Errors(train, selected, None)
+    monkeypatch.setattr(grid_training, "measure", lambda *_: found)
+    monkeypatch.setattr(grid_training, "take_steps", lambda *_: 1)
+    monkeypatch.setattr(grid_training, "halve_intervals", lambda n, *_: (n, (0, 0.0, 0.1)))
+    assert (one.insert_knots() is not None) == inserted
+
+
+class FakeSolver(Solver):
+    tolerance, plateau_tolerance, rows = 0.01, 0.1, 40
+
+    def __init__(self, *losses):
+        self.network, self.losses, self.loss, self.converged = NETWORK, iter(losses), 1.0, False
+
+    def step(self):
+        self.loss = next(self.losses)
+
+
+def test_steps_are_spent_below_a_relative_gain():
+    solver = FakeSolver()
+    for solver.loss, expected in ((0.991, True), (0.989, False)):
+        assert spent(solver, 1.0) == expected
+    solver.tolerance = 0.0
+    assert not spent(solver, 1.0)
+
+
+@pytest.mark.parametrize(
+    "losses, patience, taken",
+    [
+        # Two gains in a row below 10 % are a plateau; one below 1 % ends at once.
+        ((0.91, 0.83, 0.1), None, 2),
+        ((0.91, 0.80, 0.73, 0.67), None, 4),
+        ((0.5, 0.496, 0.1), None, 2),
+        # The network stays the same, so no step lowers the validation error.
+        ((0.5, 0.2, 0.1, 0.05), 3, 3),
+    ],
+)
+def test_a_grid_is_left(losses, patience, taken):
+    setup = Setup(DATA, Plan("lm", (4,), patience=patience), Generator(), Clock())
+    run, best = SolverRun(FakeSolver(*losses), 9, setup), grid_training.Best(NETWORK, 0.0)
+    list(run.run(best, StepLog(1)))
+    assert (run.taken, run.settled) == (taken, True)
+
+
+def growth(outputs=1, **policy):
+    setup = Setup(DATA, Plan("lm", (4, 8), starts=4), Generator().manual_seed(0), Clock())
+    return Growth(setup, SmoothnessPenalty(), starts.GrowthPolicy((1, 3, outputs), **policy))
+
+
+@pytest.mark.parametrize("error, continues", [(0.049, True), (0.051, False)])
+def test_the_best_shape_continues_unless_its_fit_is_poor(error, continues):
+    one = growth()
+    one.trainings = [training(error, 2.0), training(1.0)]
+    assert (one.winner is one.trainings[0]) == continues
+
+
+@pytest.mark.parametrize(
+    "before, after, deeper",
+    [(1e-2, 0.249e-2, True), (1e-2, 0.251e-2, False), (1.01e-6, 1e-9, True), (0.99e-6, 0, False)],
+)
+def test_an_identity_layer_stays_if_it_halves_the_error(before, after, deeper):
+    one, shallow = growth(), RandomStart(kan([1, 2, 1]), loss=before)
+    one.policy = starts.GrowthPolicy((1, 3, 2, 1))
+    one._started = lambda networks: [RandomStart(networks[0], loss=after)]
+    (found,) = one._deeper([shallow])
+    assert (found is not shallow) == deeper
+
+
+@pytest.mark.parametrize("loss, batches", [(0.029**2, 1), (0.031**2, 5)])
+def test_random_starts_are_drawn_until_one_is_good(loss, batches, monkeypatch):
+    found = [RandomStart(NETWORK, loss=loss)]
+    monkeypatch.setattr(starts, "survivors", lambda *_: found)
+    drawn = starts.random_starts(lambda _: NETWORK, 3, DATA, 0.0, Generator())
+    assert len(drawn) == batches
+
+
+@pytest.mark.parametrize("intervals, placed", [(8, 8), (9, 4)])
+def test_starts_are_on_coarse_grids(intervals, placed):
+    assert starts._placed(kan([1, 1], intervals), X).intervals == placed
