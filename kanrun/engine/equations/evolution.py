@@ -47,7 +47,7 @@ SIZE_POINTS, SIZE_MEMORY = 201, 0.1
 # Constants of a solution in windows, chosen on 12 equations with known solutions.
 
 #: Largest term of the highest degree in time of an accepted window, in tolerances.
-LAST_COEFFICIENT = 1.0
+LAST_COEFFICIENT = 2.0
 #: Estimated error of the splines at the end of a window above which breakpoints are added, in
 #: tolerances, and the fraction of it below which they are taken away.
 SPLINE_ERROR = 0.02
@@ -154,7 +154,6 @@ class Marcher:
         length, goals = first, iter(self.goals)
         goal = next(goals)
         shortest = (self.high - self.low) / MAX_WINDOWS
-        bound = LAST_COEFFICIENT * self.tolerance
         while march.end < self.high and length > shortest and not time_limit_reached():
             remaining = goal - march.end
             if length * (1 + 1e-9) < remaining < 2 * length:  # The last two windows share it.
@@ -170,9 +169,8 @@ class Marcher:
                 length *= SHORTENED
                 continue
             last = problem.last_coefficient(unknowns)
-            predicted = SAFETY * (bound / max(last, TINY)) ** (1 / DEGREE)
-            length *= float(np.clip(predicted, *WINDOW_GROWTH))
-            if last > 2 * bound:
+            length = next_length(length, last / self.tolerance)
+            if last > LAST_COEFFICIENT * self.tolerance:
                 continue
             window = problem.window(unknowns)
             march.windows.append(window)
@@ -313,12 +311,23 @@ class Marcher:
         )
         # Where fronts steepen, the error grows within the next window by as much as in this one.
         error *= max(1.0, min(error / max(first, ROUNDING), FORESEEN))
-        bound = SPLINE_ERROR * self.tolerance
         fewest = self._fewest(MIN_INTERVALS, time)
-        few = error < SUPERFLUOUS * bound and space.intervals > fewest
-        if not (error > bound or few):
+        intervals = next_intervals(space.intervals, fewest, error / self.tolerance)
+        if intervals is None:
             return state
-        factor = float(np.clip((4 * error / bound) ** (1 / (DEGREE + 1)), *INTERVAL_GROWTH))
-        bounds = fewest, MAX_INTERVALS
-        intervals = int(np.clip(int(factor * space.intervals) + 1, *bounds))
         return state.moved(space.adapted(values, list(self.sizes), intervals))
+
+
+def next_length(length: float, last: float) -> float:
+    """Return the length of the next window after a `last` coefficient, in tolerances."""
+    predicted = SAFETY * max(last, TINY) ** (-1 / DEGREE)
+    return length * float(np.clip(predicted, *WINDOW_GROWTH))
+
+
+def next_intervals(intervals: int, fewest: int, error: float) -> int | None:
+    """Return the number of intervals for an expected error in tolerances, or None if it stays."""
+    relative = error / SPLINE_ERROR
+    if relative <= 1 and not (relative < SUPERFLUOUS and intervals > fewest):
+        return None
+    factor = float(np.clip((4 * relative) ** (1 / (DEGREE + 1)), *INTERVAL_GROWTH))
+    return int(np.clip(int(factor * intervals) + 1, fewest, MAX_INTERVALS))

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from made_systems import finished, parsed
 from scipy.integrate import solve_ivp
 
 from kanrun.engine.equations import Windows, evolution, evolution_solution
-from kanrun.engine.equations.evolution import March, Marcher
+from kanrun.engine.equations.evolution import March, Marcher, next_intervals, next_length
 from kanrun.engine.equations.evolution_solution import (
     MAX_WORK,
     PARTS,
@@ -25,9 +26,9 @@ from kanrun.engine.equations.evolution_solution import (
     solve_evolution,
     window_residuals,
 )
-from kanrun.engine.equations.space import with_kinks
+from kanrun.engine.equations.space import Space, with_kinks
 from kanrun.engine.equations.system import evolution_system
-from kanrun.engine.equations.window import window_field
+from kanrun.engine.equations.window import EvolvingState, WindowProblem, window_field
 from kanrun.engine.networks import from_description
 from kanrun.errors import UsageError
 from kanrun.formulas.equations import Vocabulary
@@ -399,3 +400,86 @@ def test_solutions_of_two_tolerances_differ_where_all_windows_double(tolerance):
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
     ends = [next(Marcher(system, each).run()).end for each in (tolerance, tolerance / 10)]
     assert ends[1] < 0.9 * ends[0]
+
+
+@pytest.mark.parametrize(
+    "last, factor", [(1.0, 0.9), (2.0**-7, 1.8), (1e-9, 2.0), (3.0**7, 0.3), (1e9, 0.2)]
+)
+def test_the_next_window_is_as_long_as_its_last_coefficient_allows(last, factor):
+    assert next_length(3.0, last) == pytest.approx(3 * factor)
+
+
+@pytest.mark.parametrize(
+    "error, intervals, found",
+    [
+        # Added above SPLINE_ERROR = 0.02, taken away below SUPERFLUOUS = 1 % of it.
+        (0.0201, 100, 119),
+        (0.0199, 100, None),
+        (2.01e-4, 100, None),
+        (1.99e-4, 100, 81),
+        (1.99e-4, 14, None),
+        (1.99e-4, 16, 14),
+        (0.02 * 2.0**5, 100, 151),
+        (1e9, 100, 151),
+        (1.0, 3000, 4000),
+    ],
+)
+def test_breakpoints_follow_the_expected_error(error, intervals, found):
+    assert next_intervals(intervals, 14, error) == found
+
+
+@pytest.mark.parametrize("front, expected", [(29.0, 29.0), (31.0, 30.0), (0.5, 1.0)])
+def test_growing_errors_are_expected_to_go_on_growing(front, expected, monkeypatch):
+    found, space = [], Space(np.linspace(0, 1, 9), ((None, None),), periodic=True)
+    monkeypatch.setattr(Space, "error", lambda self, c: float(abs(c).max()))
+    marcher = Marcher(make(BOX, "u_t = u_xx", ["periodic in x", "u = 1 at t=0"]), 0.5)
+
+    def keep(intervals, fewest, error):
+        found.append(error)
+
+    monkeypatch.setattr(evolution, "next_intervals", keep)
+    start, end = (EvolvingState(space, [np.full((8, 1), size)]) for size in (1.0, front))
+    assert marcher._next_state(start, end, 0.5) is end
+    assert found == [pytest.approx(front * expected / 0.5)]
+
+
+class ScriptedWindow(WindowProblem):
+    """Steps of these sizes, and Jacobians that are counted."""
+
+    def __init__(self, *changes):
+        self.changes, self.unknowns, self.n_jacobians = iter(changes), torch.zeros(1), 0
+
+    def residual(self, unknowns):
+        return torch.zeros(1)
+
+    def rows(self, unknowns):
+        self.n_jacobians += 1
+
+    def largest_change(self, move):
+        return next(self.changes)
+
+
+@pytest.mark.parametrize(
+    "changes, steps, jacobians, solved",
+    [
+        # Converged below 1e-3 tolerances, or below 1e-2 where steps no longer halve.
+        ((1.0, 0.99e-6), 2, 2, True),
+        ((1.0, 0.2, 1.01e-6, 0.4e-6), 4, 3, True),
+        ((1.0, 9.9e-6, 5e-6), 3, 2, True),
+        ((1.0, 9.9e-6, 4.9e-6, 0.9e-6), 4, 3, True),
+        ((1.0, 0.2, 1.01e-5, 1.0001e-5, 0.9e-5), 5, 4, True),
+        # A new Jacobian where a step is not ten times smaller than the one before.
+        ((0.09, 0.0089, 0.9e-6), 3, 1, True),
+        ((0.11, 0.0109, 0.9e-6), 3, 2, True),
+        ((0.09, 0.0091, 0.9e-6), 3, 2, True),
+        ((0.99e6, 1.01e6), 2, 2, False),
+        ((1.0,) * 12, 12, 12, False),
+    ],
+)
+def test_steps_of_a_window_end(changes, steps, jacobians, solved, monkeypatch):
+    newton = SimpleNamespace(step=lambda residual: torch.ones(1))
+    monkeypatch.setattr(evolution, "GaussNewton", SimpleNamespace(of=lambda rows: newton))
+    problem = ScriptedWindow(*changes)
+    marcher = Marcher(make({"t": [0, 1]}, "u_t = -u", ["u = 1 at t=0"]), 1e-3)
+    unknowns, taken = marcher._solved(problem)
+    assert (taken, problem.n_jacobians, unknowns is not None) == (steps, jacobians, solved)
