@@ -136,6 +136,18 @@ def with_jumps(
     )
 
 
+def lowers_loss(
+    before: PerRow, after: PerRow, least: tuple[float, float, float], fraction: float
+) -> bool:
+    """Return whether losses of rows fall by this `fraction` of the `least` gain or more.
+
+    That is relative to the losses before, in standard errors, and a number; the largest counts.
+    """
+    gain = before - after
+    limits = before.mean(), gain.std() / np.sqrt(len(gain)), 1.0
+    return bool(gain.mean() > fraction * np.max(np.multiply(least, limits)))
+
+
 def affordable(fit: TableFit, policy: TablePolicy) -> BoostingPolicy:
     """Return the policy with as many cuts as the network affords: each refines all its edges."""
     boosting, design = policy.boosting, fit.design
@@ -172,11 +184,8 @@ def _search(
         mixture = np.where(mixture < policy.min_weight, 0.0, mixture)
         mixture /= mixture.sum()
         left_out = np.tensordot(mixture, members, 1)
-        gain = before - target.weights * target.loss(target.y, left_out[:, 0])
-        relative, errors, least = policy.jump_gain
-        chance = errors * gain.std() / np.sqrt(len(gain))
-        limit = max(relative * before.mean(), chance, least) * (part + 1) / policy.jump_parts
-        if gain.mean() <= limit:
+        after = target.weights * target.loss(target.y, left_out[:, 0])
+        if not lowers_loss(before, after, policy.jump_gain, (part + 1) / policy.jump_parts):
             return {}, smooth
     number = np.round(np.mean(counts, axis=0)).astype(int).tolist()
     each = zip(number, mixture[1:].tolist(), strict=True)
