@@ -3,7 +3,6 @@
 import itertools
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -477,8 +476,7 @@ class ScriptedWindow(WindowProblem):
     ],
 )
 def test_steps_of_a_window_end(changes, steps, jacobians, solved, monkeypatch):
-    newton = SimpleNamespace(step=lambda residual: torch.ones(1))
-    monkeypatch.setattr(evolution, "GaussNewton", SimpleNamespace(of=lambda rows: newton))
+    monkeypatch.setattr(evolution, "gauss_newton", lambda rows: lambda residual: torch.ones(1))
     problem = ScriptedWindow(*changes)
     marcher = Marcher(make({"t": [0, 1]}, "u_t = -u", ["u = 1 at t=0"]), 1e-3)
     unknowns, taken = marcher._solved(problem)
