@@ -113,6 +113,15 @@ def test_dates_are_days_and_places_in_year_week_and_day(tmp_path):
         again.encode({"when": ["yesterday"], "a": ["1"]})
 
 
+# 1.2 years are 438.3 days.
+@pytest.mark.parametrize("days, parts", [(438, ["weekday"]), (439, ["day of year", "weekday"])])
+def test_a_part_of_a_date_needs_more_than_its_period(tmp_path, days, parts):
+    when = np.datetime64("2023-01-01") + np.array([0, 100, 201, days])
+    (tmp_path / "few.csv").write_text("when,y\n" + "".join(f"{day},1\n" for day in when))
+    target = built(tmp_path / "few.csv", "y")
+    assert target.inputs == ("when", *(f"{part} of when" for part in parts))
+
+
 def test_weights_groups_and_times_of_rows(tmp_path):
     file = dated(tmp_path)
     target = built(file, "y", weight_column="weight", split="group:plant")

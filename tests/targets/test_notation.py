@@ -9,7 +9,6 @@ import pytest
 from kanrun.config import TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import TableCode, build_target
-from kanrun.targets.encoding import MANY_LEVELS
 from kanrun.targets.table_text import number_from, read_days
 
 
@@ -108,14 +107,16 @@ def test_words_for_missing_values(tmp_path):
         complete.code.encode({"a": ["1", "-999.0", ""]}, 7)
 
 
-@pytest.mark.parametrize("levels", [MANY_LEVELS, MANY_LEVELS + 1])
-def test_a_column_of_many_levels_is_named(tmp_path, levels):
-    target = built(tmp_path, [f"c{i % levels}" for i in range(3 * levels)])
-    assert len(target.inputs) == levels
-    assert len(target.notes) == (levels > MANY_LEVELS)
-    if target.notes:
-        assert "has 21 different texts, of which 21 become inputs" in target.notes[0]
-        assert "target.exclude=[a]" in target.notes[0]
+@pytest.mark.parametrize(
+    "levels, rows, kept, named",
+    [(20, 3, 20, False), (21, 3, 21, True), (501, 2, 500, True), (21, 1, 1, True)],
+)
+def test_a_column_of_many_levels_is_named(tmp_path, levels, rows, kept, named):
+    target = built(tmp_path, ["c0"] + [f"c{i % levels}" for i in range(rows * levels)])
+    assert len(target.inputs) == kept
+    assert [f"{levels} different texts, of which {kept} become" in n for n in target.notes] == (
+        [True] * named
+    )
 
 
 def test_a_column_that_counts_rows_is_left_out_unless_named(tmp_path):

@@ -159,6 +159,12 @@ def test_first_parts_are_stratified(sizes, share, seed):
         ("sin(x0/1000)*x1/10000", [[0.0, 10000.0], [0.0, 10000.0]], False),
         ("1e9+x0*x1", [[-1.0, 1.0], [-1.0, 1.0]], False),
         ("1e-9*sin(x0)", [[1e6, 1e6 + 1]], False),
+        ("sin(x0)", [[-100.0, 100.0]], True),
+        ("sin(x0)", [[-101.0, 101.0]], False),
+        ("sin(1e3*x0)", [[-0.01, 0.01]], True),
+        ("sin(1e3*x0)", [[-0.0099, 0.0099]], False),
+        ("sin(x0)", [[98.0, 100.0]], True),
+        ("sin(x0)", [[100.0, 102.0]], False),
     ],
 )
 def test_functions_of_no_ordinary_size_are_standardised(formula, domain, plain):
