@@ -333,21 +333,24 @@ def add_points(
     first = float((predict(trained.network, data.x) - data.y).square().mean().sqrt())
     accurate = ACCURATE * baseline_error(replace(problem.data, unit=None))
     found: list[tuple[float, LearningProblem, Trained]] = []
-    for number in range(ROUNDS + 1):
+    while True:
         points = draw(target, CHECK_POINTS, rng)
         new = joined(problem, points, only=True).data.train
         squares = (predict(trained.network, new.x) - new.y).square()
-        error = float(squares.mean().sqrt())
-        helped = bool(found) and error < found[-1][0] / AGREEING
-        found.append((error, problem, trained))
-        agrees = error <= AGREEING * first and not helped
-        if agrees or error <= accurate or number == ROUNDS:
+        found.append((float(squares.mean().sqrt()), problem, trained))
+        if not more_points_help([error for error, *_ in found], first, accurate):
             break
         worst = squares.mean(1).argsort(descending=True)[: -(-most // ROUNDS)]
         problem = joined(problem, points.take(np.sort(worst.numpy(force=True))))
         trained = _continued(problem, trained, plan, seed)
     error, problem, trained = min(found, key=lambda one: one[0])
     return problem, trained, error / max(first, torch.finfo().tiny)
+
+
+def more_points_help(errors: list[float], first: float, accurate: float) -> bool:
+    """Return whether another round of points follows, from the errors on new points until now."""
+    last, helped = errors[-1], len(errors) > 1 and errors[-1] < errors[-2] / AGREEING
+    return len(errors) <= ROUNDS and last > accurate and (helped or last > AGREEING * first)
 
 
 def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:

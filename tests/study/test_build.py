@@ -20,7 +20,7 @@ from kanrun.config import (
 from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessPenalty
 from kanrun.errors import UsageError
 from kanrun.study import build
-from kanrun.study.build import PATIENCE, STARTS, factory, lbfgs_weight, make_plan, make_problem
+from kanrun.study.build import factory, lbfgs_weight, make_plan, make_problem
 from kanrun.targets.arrays import array_target
 
 
@@ -54,7 +54,7 @@ def test_settings_have_their_places_in_the_plan():
 def test_a_model_with_a_closed_form_has_no_patience():
     plan, _ = make_plan(PolynomialConfig(), LMSolver(), problem("runge"))
     assert plan.patience is None
-    assert make_plan(MLPConfig(), LMSolver(), problem())[0].patience == PATIENCE
+    assert make_plan(MLPConfig(), LMSolver(), problem())[0].patience == 20
 
 
 def test_the_shape_of_a_classifier_grows_unless_it_or_its_solver_is_given():
@@ -75,7 +75,7 @@ def test_the_shape_of_a_classifier_grows_unless_it_or_its_solver_is_given():
         assert plan.solver == "lbfgs"
         assert bool(plan.growth) == grows
         assert not plan.insert_knots
-    assert make_plan(KANConfig(), AutoSolver(), classes())[0].starts == STARTS
+    assert make_plan(KANConfig(), AutoSolver(), classes())[0].starts == 8
     # With 31 inputs, 5 nodes and 2 classes there are 165 edges of 8 unknowns; with 32, 170.
     assert make_plan(KANConfig(), AutoSolver(), classes(31))[0].growth
     assert not make_plan(KANConfig(), AutoSolver(), classes(32))[0].growth

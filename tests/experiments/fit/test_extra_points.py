@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from kanrun.experiments import fit as fitting
-from kanrun.experiments.fit import add_points, make_fit
+from kanrun.experiments.fit import add_points, make_fit, more_points_help
 
 from kanrun.config import ExpressionTarget, FitConfig, KANConfig, LMSolver, SamplingConfig
 from kanrun.engine.training import fit
@@ -39,17 +39,27 @@ def test_points_join_until_new_points_are_fitted_as_well():
 
 
 @pytest.mark.parametrize(
-    "errors, chosen",
+    "errors, helps",
     [
-        # Up to AGREEING = 2 times the first training error of 1e-3, no point is missing.
-        ([0.8e-2], 0),
-        # After a round that halves the error another one follows.
-        ([1.0, 0.8e-2, 0.7e-2], 2),
-        ([1.0, 0.8e-2, 0.9e-2], 1),
-        ([1.0, 0.9, 0.8, 0.7, 0.6], 4),
+        # Up to twice the first error of 0.01 no point is missing, unless a round halved the error.
+        ([0.02], False),
+        ([0.0201], True),
+        ([0.04, 0.0199], True),
+        ([0.04, 0.02], False),
+        ([0.0001], False),
+        ([1.0, 0.0001], False),
+        ([1.0, 0.00011], True),
+        ([1.0, 0.9, 0.8, 0.7], True),
+        ([1.0, 0.9, 0.8, 0.7, 0.6], False),
     ],
 )
-def test_points_join_as_long_as_they_help(errors, chosen, monkeypatch):
+def test_points_join_as_long_as_they_help(errors, helps):
+    assert more_points_help(errors, 0.01, 0.0001) == helps
+
+
+def test_the_network_of_the_lowest_error_is_chosen(monkeypatch):
+    errors, chosen = [1.0, 0.8e-2, 0.9e-2], 1
+
     class Off(torch.nn.Module):
         """The target, with an error near one end, where no training point lies."""
 
