@@ -87,6 +87,26 @@ def test_what_cannot_be_solved_is_refused(formula, variables, conditions, more, 
         solve(formula, variables, conditions, **more)
 
 
+@pytest.mark.parametrize(
+    "conditions, exact, largest",
+    [
+        (["u = 1 at x=0, x=1", "u = 1 + {} at x=1"], None, 1e-9),
+        (ENDS, "x*(x - 1)/2*(1 + {})", 1e-6),
+    ],
+)
+def test_conditions_and_solutions_may_differ_by_rounding(conditions, exact, largest):
+    def made(off):
+        texts = [text.format(off) for text in (*conditions, exact or "")]
+        given = EquationConfig(
+            variables=X, formula="u_xx = 1", conditions=texts[:-1], exact=texts[-1] or None
+        )
+        return make_solve_problem(SolveConfig(equation=given), 0)
+
+    assert made(0.9 * largest)
+    with pytest.raises(UsageError, match=r"contradict|does not satisfy"):
+        made(1.1 * largest)
+
+
 def test_more_than_memory_holds_is_refused(refused):
     said = refused("solve collocation_points=1000000 equation.intervals=[5,2000]")
     assert "Use fewer points, intervals or terms" in said
@@ -116,6 +136,8 @@ def test_too_few_conditions_in_a_variable_are_remarked_on():
         (["u_x + u = 0 at x=0, x=1", "u = 1 at t=0"], 2),
         (["u = sin(t) at x=0", "u = 0 at x=1, t=0"], 1),  # u_t = 1 there, and u_xx = 0
         (["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"], 0),
+        (["u = 0 at x=0", "u = 9.9e-5 + x at t=0"], 0),  # rounding of the conditions
+        (["u = 0 at x=0", "u = 1.01e-4 + x at t=0"], 1),
         (
             ["u = 0 at x=0, x=1", "u = max(0, x*(1 - x) - 1/9) at t=0"],
             0,
