@@ -248,13 +248,30 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well():
     ]
 
 
-@pytest.mark.parametrize("within, bound", [({}, 0.3), ({"sequence": "steps"}, 0.4)])
-@pytest.mark.parametrize("share, holds", [(0.99, True), (1.01, False)])
-def test_a_memory_lets_a_network_learn_new_phases(within, bound, share, holds):
+#: Largest forgetting, error and error of a new phase, over those without memory.
+BOUNDS = {
+    "replay": (0.1, 0.1, 10.0),
+    "rehearse": (0.1, 0.1, 3.0),
+    "information": (0.4, 0.5, 5.0),
+    "information_block": (0.2, 0.5, 5.0),
+    "information_diagonal": (0.3, 0.8, 6.0),
+}
+LEARNED = [
+    *((memory, {}, bounds) for memory, bounds in BOUNDS.items()),
+    ("rehearse", {"sequence": "steps"}, (None, 0.8, 4.0)),
+    ("replay", {"sequence": "steps"}, BOUNDS["replay"]),
+]
+
+
+@pytest.mark.parametrize("memory, within, bounds", LEARNED)
+def test_a_memory_keeps_and_learns_up_to_its_bounds(memory, within, bounds):
     deep = {"part": "depth", "layers": 2, "shape": "1-3-1", **within}
-    rows = [row(None, 0.5, **deep), row(None, 0.01, **deep, **KEPT, learned=share * bound)]
-    (claim,) = (claim for claim in claims(pd.DataFrame(rows)) if "is new" in claim.sentence)
-    assert claim.holds is holds
+    half = {"rmse": 0.5, "learned": 0.5}
+    for factor, holds in ((0.999, True), (1.001, False)):
+        forgotten, rmse, learned = (factor * (bound or 1.0) / 2 for bound in bounds)
+        kept = row(None, forgotten, **deep, memory=memory, rmse=rmse, learned=learned)
+        found = list(claims(pd.DataFrame([row(None, 0.5, **deep, **half), kept])))[1:]
+        assert [claim.holds for claim in found] == [holds] * sum(map(bool, bounds))
 
 
 def test_a_study_goes_through_sequences_of_tasks(tmp_path):
