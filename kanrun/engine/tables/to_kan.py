@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import factorial
 
 import numpy as np
 import torch
 from numpy import ndarray
 from scipy import linalg
-from scipy.interpolate import BSpline, make_interp_spline
+from scipy.interpolate import make_interp_spline
+from torch import nn
 
 from kanrun.engine.layers import STEP_KNOTS, EdgeSpec, SplineLayer, StepLayer
 from kanrun.engine.networks import KAN, Network
@@ -310,45 +310,25 @@ def table_outputs(network: Network, u: RowInputs) -> RowOutputs:
     is_bell = same & (error <= _ROUNDING * np.abs(coefficients).max()) & heights.any(0)
     smooth = np.arange(len(is_bell)) < len(first.mask)
     plain, inner = np.flatnonzero(~is_bell & smooth), first.coefficients.detach().numpy()
-    nodes, slow = _values(inner[plain], first.grid.knots, u)
-    out, beyond = _values(coefficients[:, plain], second.grid.knots[plain], nodes)
-    slow |= beyond
+    nodes = _layer(first.grid.breakpoints, inner[plain], first.spec)
+    cuts = second.grid.breakpoints[plain]
+    lines = _layer(cuts, coefficients[:, plain], second.spec, uniform=True)
+    out = _plain_outputs(KAN.of_layers([nodes, lines]), u)
     out += _bells(first, inner[is_bell[smooth]], heights[:, is_bell], u)
+    slow = np.zeros(len(u), bool)
     if isinstance(first, StepLayer):
         inputs, places, widths = _steps(first)
         cells, before = (cells_of(u, inputs, places + end * widths) for end in STEP_KNOTS[::3])
-        slow |= (cells != before).any(1)  # on the slope of a step
+        slow = (cells != before).any(1)  # on the slope of a step
         ends = slice(None, DEGREE << places.shape[1], DEGREE)
         out += sums_of_cells(cells, coefficients[:, ~smooth, ends])
-    if last:
-        out, beyond = _values(last[0].coefficients.detach().numpy(), last[0].grid.knots, out)
-        slow |= beyond
+    for layer in last:
+        out = _plain_outputs(layer, out)
     out[slow] = _plain_outputs(network, u[slow])
     return out
 
 
-def _values(coefficients: ndarray, knots: torch.Tensor, x: ndarray) -> tuple[ndarray, ndarray]:
-    """Evaluate a layer by the polynomials of its intervals; and return which rows lie beyond these.
-
-    The values have the shape (rows, outputs).
-    """
-    out, beyond = np.zeros((len(x), len(coefficients))), np.zeros(len(x), bool)
-    for j, each in enumerate(knots.numpy()):
-        points, spline = each[DEGREE:-DEGREE], BSpline(each, coefficients[:, j].T, DEGREE)
-        pieces = [spline(points[:-1], power) / factorial(power) for power in range(DEGREE, -1, -1)]
-        beyond |= (x[:, j] < points[0]) | (x[:, j] > points[-1])
-        for rows in blocks(len(x)):
-            interval = np.searchsorted(points[1:-1], x[rows, j], "right")
-            at = (x[rows, j] - points[interval])[:, None]
-            value, *others = (one.take(interval, 0) for one in pieces)
-            for other in others:
-                value *= at
-                value += other
-            out[rows] += value
-    return out, beyond
-
-
-def _plain_outputs(network: Network, u: ndarray) -> RowOutputs:
+def _plain_outputs(network: nn.Module, u: ndarray) -> RowOutputs:
     return predict(network, torch.as_tensor(u)).double().numpy()
 
 
