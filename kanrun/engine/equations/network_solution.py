@@ -374,5 +374,5 @@ class NetworkSolver:
         inner = solution.inner(torch.cat([points, *(block.points for block in blocks)]))
         if solution.network.covers(inner, FILLED):
             return solution
-        network = solution.network.regrid(inner, grid_eps=1.0, margin=MARGIN).network
+        network = solution.network.regrid(inner, margin=MARGIN).network
         return solution.with_network(network)

@@ -227,7 +227,7 @@ def linearised(
         trace.append((at, sums))
         y = nodes_of(sums, count)
     terms = [
-        layer.mask.shape[-2:].numel() * (at.basis.shape[-1] + layer.trains_base)
+        layer.mask.numel() * (at.basis.shape[-1] + layer.trains_base)
         for layer, (at, _) in zip(layers, trace, strict=True)
     ]
     rows = y.new_empty(*y.shape, sum(terms))

@@ -28,7 +28,6 @@ from kanrun.engine.splines import (
     Extrapolation,
     Grid,
     carry_coefficients,
-    dense_rows,
     difference_bands,
     difference_columns,
     equally_spaced,
@@ -37,6 +36,7 @@ from kanrun.engine.splines import (
     fuses,
     local_basis,
     subdivide,
+    table_index,
     uniform_breakpoints,
 )
 from kanrun.errors import UsageError
@@ -44,8 +44,6 @@ from kanrun.errors import UsageError
 #: Value above which a basis function counts as touched by a sample: at a knot, rounding alone makes
 #: values of 1e-40.
 SEEN = 1e-10
-#: Samples of a piece in which touched functions are looked for.
-PIECE = 4096
 
 
 class SplineLayer(nn.Module):
@@ -257,12 +255,11 @@ class SplineLayer(nn.Module):
 
     def touched(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, "inputs functions"]:
         """Return a mask of the basis functions that at least one of the samples touches."""
-        basis, interval = local_basis(x, self.grid)
-        parts = zip(basis.split(PIECE), interval.split(PIECE), strict=True)
-        seen = [
-            (dense_rows(part, at, self.grid.functions).abs() > SEEN).any(0) for part, at in parts
-        ]
-        return torch.stack(seen).any(0)
+        (basis, interval), functions = local_basis(x, self.grid), self.grid.functions
+        places = table_index(interval, basis.shape[-1], functions)
+        seen = self.mask.new_zeros(self.inputs * functions)
+        seen[places[basis.flatten(1).abs() > SEEN]] = True
+        return seen.view(self.inputs, functions)
 
     def freeze_spline_scale(self) -> None:
         """Stop training weights that only scale the coefficients."""

@@ -31,16 +31,16 @@ RIDGES = (0.0, 1e-14, 1e-12, 1e-10)
 Solve = Callable[[Tensor], Tensor]
 
 
+@dataclass(eq=False)
 class LocalRows:
     """Rows of J by columns and values, (rows, terms) each.
 
     `squares` are squared norms of columns, `gram` is J^T J.
     """
 
-    def __init__(
-        self, index: Int[Tensor, "rows terms"], values: Float[Tensor, "rows terms"], unknowns: int
-    ) -> None:
-        self.index, self.values, self.unknowns = index, values, unknowns
+    index: Int[Tensor, "rows terms"]
+    values: Float[Tensor, "rows terms"]
+    unknowns: int
 
     def __len__(self) -> int:
         return len(self.values)
@@ -126,6 +126,7 @@ class DenseRows:
         return self.rows
 
 
+@dataclass(eq=False)
 class StackedRows:
     """Blocks of rows below one another.
 
@@ -133,10 +134,9 @@ class StackedRows:
     ones, which are `ElementRows` of one width, is in bands.
     """
 
-    def __init__(
-        self, blocks: Callable[[], Iterable[Any]], unknowns: int, *, banded: bool = False
-    ) -> None:
-        self.blocks, self.unknowns, self.banded = blocks, unknowns, banded
+    blocks: Callable[[], Iterable[Any]]
+    unknowns: int
+    banded: bool = False
 
     def times(self, d: Tensor) -> Tensor:
         return torch.cat([block.times(d) for block in self.blocks()])

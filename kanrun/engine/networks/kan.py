@@ -347,15 +347,6 @@ class KAN(Network):
         layers = self.edge_layers
         return [self.of_layers(layers[:n], self.products[: n - 1]) for n in range(1, len(layers))]
 
-    def penalty_rows(self, order: int | None = None) -> LocalRows:
-        """Return the differences of order m of w_s c, and a row for each w_b."""
-        parts, start = list[tuple[Tensor, Tensor]](), 0
-        for layer in self.edge_layers:
-            parts += layer.penalty_rows(order, start)
-            start += layer.unknowns_at()
-        indices, values = zip(*parts, strict=True)
-        return LocalRows(torch.cat(indices), torch.cat(values), start)
-
     @property
     def intervals(self) -> int:
         """G of the first layer; all layers have the same unless built otherwise."""

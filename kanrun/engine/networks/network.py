@@ -31,6 +31,8 @@ from kanrun.engine.splines import breakpoints_from_data, largest_but_rare
 
 Inputs = Float[Tensor, "samples inputs"]
 InputGrid = Literal["keep", "within", "follow"]
+#: Hidden grids reach this fraction of the activations' range beyond it.
+MARGIN = 0.05
 #: Fractions of norms count as at least this in the entropy, which keeps the logarithm finite for
 #: zero edges.
 LEAST_SHARE = 1e-12
@@ -184,11 +186,17 @@ class Network(nn.Module):
     def penalty_rows(self, order: int | None = None) -> LocalRows:
         """Return the root D of the smoothness penalty |D u|^2, by differences of `order`.
 
-        No rows for a network without splines.
+        These are the differences of w_s c, and a row for each w_b; none without splines.
         """
-        first = next(self.parameters())
-        empty = torch.zeros(0, 1, dtype=torch.long, device=first.device)
-        return LocalRows(empty, first.detach().new_zeros(0, 1), self.unknowns_at(None))
+        parts, start = list[tuple[Tensor, Tensor]](), 0
+        for layer in self.edge_layers:
+            parts += layer.penalty_rows(order, start)
+            start += layer.unknowns_at()
+        if not parts:
+            none = next(self.parameters()).detach().new_zeros(0, 1)
+            return LocalRows(none.long(), none, self.unknowns_at(None))
+        indices, values = map(torch.cat, zip(*parts, strict=True))
+        return LocalRows(indices, values, start)
 
     def regularisation(
         self,
@@ -278,8 +286,8 @@ class Network(nn.Module):
         x: Inputs,
         *,
         intervals: int | None = None,
-        grid_eps: float,
-        margin: float,
+        grid_eps: float = 1.0,
+        margin: float = MARGIN,
         inputs: InputGrid = "keep",
     ) -> Regridded:
         """Return the network with its hidden grids redrawn over the activations of `x`.

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from kanrun.engine.layers import SplineLayer, of_sums
-from kanrun.engine.networks.network import Inputs, Network
+from kanrun.engine.networks.network import MARGIN, Inputs, Network
 from kanrun.engine.splines import (
     breakpoints_from_data,
     find_interval,
@@ -156,7 +156,6 @@ def add_node(
     inner: Float[Tensor, "inputs functions"],
     outer: Outer,
     x: Inputs,
-    margin: float,
 ) -> Network:
     """Return the network with another node in its first hidden layer.
 
@@ -164,27 +163,26 @@ def add_node(
         network: A network with a hidden layer.
         inner: Coefficients of the splines from the inputs to the node, on the first grid.
         outer: Functions from the node to the next layer; zero keeps the function.
-        x: Samples; the node's grid covers its values there.
-        margin: Fraction of the range by which the grid reaches beyond it.
+        x: Samples; the node's grid covers its values there, with `MARGIN`.
     """
     first, second, *others = network.edge_layers
     wider = _enlarged(first, first.grid.breakpoints, first.outputs + 1)
     with torch.no_grad():
         wider.coefficients[-1] = inner
         values = wider(x)[:, -1:]
-    points = breakpoints_from_data(values, second.grid.intervals, 0.0, margin)
+    points = breakpoints_from_data(values, second.grid.intervals, 0.0, MARGIN)
     after = _enlarged(second, torch.cat([second.grid.breakpoints, points]), second.outputs)
     with torch.no_grad():
         after.coefficients[:, -1:] = _spline(points, outer, second)
     return network.of_layers([wider, after, *others])
 
 
-def add_identity_layer(network: Network, x: Inputs, margin: float) -> Network:
+def add_identity_layer(network: Network, x: Inputs) -> Network:
     """Return the network with the identity of each output as its last layer."""
     last = network.edge_layers[-1]
     with torch.no_grad():
         values = network(x)
-    points = breakpoints_from_data(values, last.grid.intervals, 0.0, margin)
+    points = breakpoints_from_data(values, last.grid.intervals, 0.0, MARGIN)
     identity = SplineLayer.on_grid(points, last.outputs, last.spec, uniform=True)
     with torch.no_grad():
         for output, ends in enumerate(points):

@@ -144,7 +144,7 @@ def contains(fine: Grid, coarse: Grid) -> bool:
     miss = (new.gather(1, _nearest(new, old)) - old).abs()
     size = torch.maximum(old.abs().amax(1), old[:, -1] - old[:, 0])
     tolerance = SPACING_ROUNDINGS * torch.finfo(old.dtype).eps * size[:, None]
-    ends = torch.stack([new[:, 0] - old[:, 0], new[:, -1] - old[:, -1]], dim=1).abs()
+    ends = (new[:, [0, -1]] - old[:, [0, -1]]).abs()
     return bool((miss <= tolerance).all() and (ends <= tolerance).all())
 
 

@@ -25,8 +25,6 @@ LBFGS_WORK = 1e7
 #: A start uses a few samples for each unknown of the first grid and takes many steps: it counts as
 #: this many times the cube of its unknowns.
 START_WORK = 40
-#: Hidden grids reach this fraction of the activations' range beyond it.
-MARGIN = 0.05
 #: Steps of Levenberg-Marquardt on a grid, by the maximum number of unknowns that take this many.
 LM_STEPS = ((300.0, 20), (1000.0, 10), (float("inf"), 6))
 

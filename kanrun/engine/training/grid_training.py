@@ -12,7 +12,7 @@ from typing import TypeVar
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network, Regridded
 from kanrun.engine.networks.reshaping import halve_intervals
-from kanrun.engine.training.data import MARGIN, Plan, baseline_error, measure, predict
+from kanrun.engine.training.data import Plan, baseline_error, measure, predict
 from kanrun.engine.training.objective import SmoothnessPenalty, update_penalty_weight
 from kanrun.engine.training.solver_run import (
     Best,
@@ -208,7 +208,6 @@ class GridTraining:
                     x,
                     intervals=intervals,
                     grid_eps=plan.grid_eps,
-                    margin=MARGIN,
                     inputs="within" if adapts else "keep",
                 )
             elif intervals == network.intervals:
@@ -225,7 +224,7 @@ class GridTraining:
             # Once the hidden ranges have settled, hidden grids that do not fit them are redrawn.
             yield from SolverRun(solver, min(SETTLING, budget), setup).run(self.best, self.log)
             if not network.covers(x, FILLED):
-                moved = network.regrid(x, grid_eps=plan.grid_eps, margin=MARGIN)
+                moved = network.regrid(x, grid_eps=plan.grid_eps)
                 solver = setup.solver(moved.network, self.penalty)
         run = SolverRun(solver, budget - self.log.steps, setup)
         method = "start" if moved.how == "unchanged" else moved.how

@@ -44,7 +44,6 @@ from kanrun.engine.networks.reshaping import (
 )
 from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.engine.training.data import (
-    MARGIN,
     GrowthPolicy,
     TrainingData,
     baseline_error,
@@ -167,9 +166,9 @@ def _placed(network: Network, x: Tensor) -> Network:
     if network.intervals is None:
         return network
     if network.intervals > MAX_START_INTERVALS:
-        network = network.regrid(x, intervals=START_INTERVALS, grid_eps=1.0, margin=MARGIN).network
+        network = network.regrid(x, intervals=START_INTERVALS).network
     hidden = len(network.shape) > 2
-    return network.regrid(x, grid_eps=1.0, margin=MARGIN).network if hidden else network
+    return network.regrid(x).network if hidden else network
 
 
 @dataclass
@@ -225,7 +224,7 @@ class Growth:
         while not (reason := self.ending()):
             before = self.trainings[-1].stages[0].network
             if len(before.shape) == 2:
-                groups = [[add_identity_layer(before, x, MARGIN)]]
+                groups = [[add_identity_layer(before, x)]]
             else:
                 groups = self._candidates(before)
             starts = [self._started(group)[0] for group in groups if group]
@@ -295,7 +294,7 @@ class Growth:
         """
         x, half = self._part.data.train.x, self.setup.plan.starts // 2
         shape = (network.shape[0], network.shape[1] + 1, *network.shape[2:])
-        grown = [add_node(network, *node, x, MARGIN) for node in self._squares(network, half)]
+        grown = [add_node(network, *node, x) for node in self._squares(network, half)]
         others = self.setup.plan.starts - len(grown)
         shapes = [(*shape[:2], shape[-1]), shape]
         random = [self._drawn(network, shapes[n % 2]) for n in range(others)]
@@ -344,7 +343,7 @@ class Growth:
         deep = len(network.shape) != 3 or len(self.policy.largest) == 3
         if deep or network.shape[1] < 2 or loss < EXACT**2:
             return starts
-        deeper = [add_identity_layer(network, self._part.data.train.x, MARGIN)]
+        deeper = [add_identity_layer(network, self._part.data.train.x)]
         if network.shape[1] == 2:
             deeper += self._products(network)
             others = self.setup.plan.starts - len(deeper) + 1
@@ -365,10 +364,10 @@ class Growth:
         for degree in (DEGREE, 1):
             product: Network = KAN.of_layers([hidden, outer])
             for node in list(self._squares(product, 2, degree)):
-                product = add_node(product, *node, train.x, MARGIN)
+                product = add_node(product, *node, train.x)
             if product.shape[1] < 2:
                 return
-            product = add_identity_layer(product, train.x, MARGIN)
+            product = add_identity_layer(product, train.x)
             if degree == 1:  # The last layer is linear least squares.
                 alone = KAN.of_layers(product.edge_layers[-1:])
                 inside = replace(train, x=product.activations(train.x)[-2].detach())
