@@ -32,13 +32,7 @@ from kanrun.engine.equations import Field, Windows
 from kanrun.errors import UsageError, printable
 from kanrun.exports import runtime
 from kanrun.exports.c_source import c_source, lut_files
-from kanrun.exports.document import (
-    Document,
-    Exportable,
-    document_of,
-    in_pieces,
-    python_literal,
-)
+from kanrun.exports.document import Exportable, document_of, in_pieces, python_literal
 from kanrun.exports.lut import LutSettings
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.formulas import KnownFunction, parse, to_latex, to_python, variable
@@ -103,21 +97,16 @@ def export_files(
                 "--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'."
             ) from error
         return {file: onnx_bytes(in_pieces(document))}, []
-    return {file: _source(document, form, name).encode()}, []
-
-
-def _source(document: Document, form: str, name: str) -> str:
-    """Return a model as JSON, C, or a Python file that needs NumPy only."""
     if form == "json":
-        return json.dumps(document, allow_nan=False) + "\n"
+        return {file: json.dumps(document, allow_nan=False).encode() + b"\n"}, []
     if form == "c":
-        return c_source(document, name)
+        return {file: c_source(document, name).encode()}, []
+    # A Python file needs NumPy only.
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
     used = (canonical, days_from, features_of, is_number, number_from, place_of, text_of)
-    helpers = (inspect.getsource(function) for function in used)
     data = f"#: The data of the model.\nMODEL = {python_literal(in_pieces(document))}\n{_PREDICT}"
-    return "\n\n".join([own, *helpers, data])
+    return {file: "\n\n".join([own, *map(inspect.getsource, used), data]).encode()}, []
 
 
 def identifier(text: str) -> str:

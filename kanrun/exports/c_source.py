@@ -155,27 +155,24 @@ def _network(part: Document) -> Document:
     layers: list[Document] = []
     for layer in part["layers"]:
         inputs = layers[-1]["outputs"] if layers else len(part["input_map"])
-        layers.append(_layer(layer) | {"kind": layer["kind"].upper(), "inputs": inputs})
+        match layer["kind"]:
+            case "splines":
+                own = _splines(layer)
+            case "dense":
+                own = {key: layer[key] for key in ("weights", "biases")}
+                own |= {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}
+            case "windows":
+                windows = list(map(_network, layer["windows"]))
+                counts = {"outputs": windows[0]["outputs"], "count": len(layer["ends"])}
+                own = layer | counts | {"windows": windows}
+            case "sums_of_products":
+                own = layer | {"outputs": len(layer["sizes"])}
+            case _:
+                functions, outputs = np.shape(layer["coefficients"])
+                own = layer | {"outputs": outputs, "functions": functions}
+        layers.append(own | {"kind": layer["kind"].upper(), "inputs": inputs})
     ends = {"inputs": len(part["input_map"]), "outputs": layers[-1]["outputs"]}
     return ends | {"count": len(layers), "units": _units(part["input_map"]), "layers": layers}
-
-
-def _layer(layer: Document) -> Document:
-    """Return the fields of a layer but its kind and number of inputs."""
-    match layer["kind"]:
-        case "splines":
-            return _splines(layer)
-        case "dense":
-            own = {key: layer[key] for key in ("weights", "biases")}
-            return own | {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}
-        case "windows":
-            windows = list(map(_network, layer["windows"]))
-            ends = {"outputs": windows[0]["outputs"], "count": len(layer["ends"])}
-            return layer | ends | {"windows": windows}
-        case "sums_of_products":
-            return layer | {"outputs": len(layer["sizes"])}
-    functions, outputs = np.shape(layer["coefficients"])
-    return layer | {"outputs": outputs, "functions": functions}
 
 
 def _splines(layer: Document) -> Document:
@@ -233,16 +230,6 @@ def lut_files(
     found = tables_of(pieces, settings)
     names = {key: pieces[key] for key in ("inputs", "outputs", "classes", "domain")}
     model = {"name": name, **names, **found.model}
-    notes = _report(pieces, model, found)
-    reference = inspect.getsource(lut_reference)
-    return {
-        file: _c_text(model, found, notes),
-        file.with_suffix(".py"): f"{reference}\n\nMODEL = {python_literal(model)}\n{_MAIN}",
-    }, notes
-
-
-def _report(pieces: Document, model: Document, found: Tables) -> list[str]:
-    """Return sentences on bits, errors, memory and operations."""
     low, high = np.transpose(pieces["domain"])
     x = np.random.default_rng(0).uniform(low, high, (lut_reference.POINTS, len(low)))
     y = lut_reference.evaluate(model, lut_reference.codes(model, x))
@@ -254,7 +241,7 @@ def _report(pieces: Document, model: Document, found: Tables) -> list[str]:
     products = sum(len(layer["zeros"]) // 2 for layer in model["layers"])
     inputs = model["input_bits"]
     index = inputs - max(layer["fraction_bits"] for layer in model["layers"])
-    return [
+    notes = [
         f"{inputs} bits of inputs, of which {index} address a table, {model['entry_bits']} "
         f"bits of entries, {found.accumulator_bits} bits of sums and products",
         f"proven in the whole domain: outputs differ from the float network by at most "
@@ -265,10 +252,15 @@ def _report(pieces: Document, model: Document, found: Tables) -> list[str]:
         f"{edges + between} entries read, {edges + 2 * between} additions, "
         f"{between + products} multiplications",
     ]
+    reference = inspect.getsource(lut_reference)
+    return {
+        file: _c_text(model, found, notes),
+        file.with_suffix(".py"): f"{reference}\n\nMODEL = {python_literal(model)}\n{_MAIN}",
+    }, notes
 
 
 def _listed(values: np.ndarray) -> str:
-    return ", ".join(f"{value:.3g}" for value in values)
+    return ", ".join(map("{:.3g}".format, values))
 
 
 def _c_text(model: Document, found: Tables, notes: list[str]) -> str:
@@ -324,23 +316,20 @@ def _integer_function(model: Document) -> list[str]:
             pairs = enumerate(zip(sums, layer["starts"], strict=True))
             lines += [f"y[{o}] = (@_output)({each}) + ({start});" for o, (each, start) in pairs]
         else:
-            nodes = _integer_nodes(layer, sums)
-            lines += [f"const uint32_t n{number + 1}_{i} = {nodes[i]};" for i in used[number + 1]]
+            plain = len(sums) - len(layer["zeros"])
+            factors = [
+                f"((int64_t)({each}) + ({zero}))"
+                for each, zero in zip(sums[plain:], layer["zeros"], strict=True)
+            ]
+            products = map("{} * {}".format, factors[::2], factors[1::2])
+            values = [*sums[:plain], *products], layer["starts"], layer["shifts"]
+            nodes = [f"(({one} + ({start})) >> {s})" for one, start, s in zip(*values, strict=True)]
+            lines += [
+                f"const uint32_t n{number + 1}_{i} = (uint32_t){nodes[i]};"
+                for i in used[number + 1]
+            ]
     body = [
         textwrap.fill(line, LINE, initial_indent=" " * 4, subsequent_indent=" " * 8)
         for line in lines
     ]
     return [f"\n{head};\n\n{head}\n{{", "    (void)x;", *body, "}"]
-
-
-def _integer_nodes(layer: Document, sums: list[str]) -> list[str]:
-    """Return the codes of the nodes of a hidden layer in C."""
-    plain = len(sums) - len(layer["zeros"])
-    factors = [
-        f"((int64_t)({each}) + ({zero}))"
-        for each, zero in zip(sums[plain:], layer["zeros"], strict=True)
-    ]
-    pairs = zip(factors[::2], factors[1::2], strict=True)
-    values = [*sums[:plain], *(f"{a} * {b}" for a, b in pairs)]
-    each = zip(values, layer["starts"], layer["shifts"], strict=True)
-    return [f"(uint32_t)(({value} + ({start})) >> {shift})" for value, start, shift in each]

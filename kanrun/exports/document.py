@@ -194,28 +194,24 @@ def in_pieces(document: Document) -> Document:
     `pieces` (G, k + 1), coefficients of the powers of u, lowest first. u runs from -1 to 1 over an
     interval.
     """
-    return {**document, "layers": [_pieces(layer) for layer in document["layers"]]}
-
-
-def _pieces(layer: Document) -> Document:
-    if layer["kind"] == "windows":
-        return {**layer, "windows": [in_pieces(window) for window in layer["windows"]]}
-    if layer["kind"] != "splines":
-        return layer
-    degree, knots = layer["degree"], np.asarray(layer["knots"])
-    breakpoints = knots[:, degree : knots.shape[1] - degree]
-    half = np.diff(breakpoints) / 2
-    made = {**layer, "breakpoints": breakpoints.tolist(), "edges": []}
-    del made["knots"]
-    for edge in layer["edges"]:
-        i, own = edge["from"], dict(edge)
-        spline = ScipySpline(knots[i], own.pop("coefficients"), degree)
-        powers = [  # Taylor's series about the middle of each interval
-            spline(breakpoints[i, :-1] + half[i], nu=power) * half[i] ** power / factorial(power)
-            for power in range(degree + 1)
-        ]
-        made["edges"].append({**own, "pieces": np.stack(powers, 1).tolist()})
-    return made
+    layers = deepcopy(document["layers"])
+    for layer in layers:
+        if layer["kind"] == "windows":
+            layer["windows"] = list(map(in_pieces, layer["windows"]))
+        if layer["kind"] != "splines":
+            continue
+        degree, knots = layer["degree"], np.asarray(layer.pop("knots"))
+        breakpoints = knots[:, degree : knots.shape[1] - degree]
+        layer["breakpoints"], half = breakpoints.tolist(), np.diff(breakpoints) / 2
+        for edge in layer["edges"]:
+            points, part = breakpoints[edge["from"]], half[edge["from"]]
+            spline = ScipySpline(knots[edge["from"]], edge.pop("coefficients"), degree)
+            powers = [  # Taylor's series about the middle of each interval
+                spline(points[:-1] + part, nu=power) * part**power / factorial(power)
+                for power in range(degree + 1)
+            ]
+            edge["pieces"] = np.stack(powers, 1).tolist()
+    return {**document, "layers": layers}
 
 
 def python_literal(values: Document) -> str:

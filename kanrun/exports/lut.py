@@ -198,15 +198,27 @@ class _TablesBuilder:
         self.codes, self.index, self.entries = codes, index, 2**entries - 1
         self.accumulator_bits = 0
         self._tables: dict[bytes, int] = {}  # numbers of tables by their entries
-        self.model: Document = {
-            "input_bits": codes,
-            "entry_bits": entries,
-            "layers": [],
-        }
+        self.model: Document = {"input_bits": codes, "entry_bits": entries, "layers": []}
 
     def add_hidden(self, layer: Document, nodes: _Nodes) -> _Nodes:
-        """Add a layer whose nodes become codes, and return those."""
-        nodes, zeros, least = _multiplied(self._sums(layer, nodes), layer["products"])
+        """Add a layer whose nodes, the last ones products of two sums, become codes: return those.
+
+        Zeros are added to each factor; `least` is the least value of each node in its unit.
+        """
+        sums = self._sums(layer, nodes)
+        plain = len(sums.unit) - 2 * layer["products"]
+        last: list[Any] = [each[plain:] for each in sums]
+        factors = _Nodes(*last)
+        zeros = _rounded(factors.low / factors.unit)
+        ends = np.stack([zeros, zeros + factors.highest])
+        corners = (ends[:, None, ::2] * ends[None, :, 1::2]).reshape(4, layer["products"])
+        lowest, unit = corners.min(0), factors.unit[::2] * factors.unit[1::2]
+        sizes = np.abs(ends).max(0).astype(np.float64) * factors.unit
+        errors = factors.errors + factors.unit / 2
+        both = sizes[::2] * errors[1::2] + sizes[1::2] * errors[::2] + errors[::2] * errors[1::2]
+        made = lowest.astype(np.float64) * unit, unit, corners.max(0) - lowest, both
+        parts: Any = (np.append(one[:plain], two) for one, two in zip(sums, made, strict=True))
+        nodes, least = _Nodes(*parts), np.append(0 * sums.highest[:plain], lowest)
         wide = nodes.highest + (nodes.highest >> self.codes)  # with room for rounding up
         shifts = np.array([max(0, int(one).bit_length() - self.codes) for one in wide])
         halves = (1 << shifts.astype(object)) >> 1
@@ -304,26 +316,6 @@ def _error(layer: Document, ends: tuple[float, float], error: float, step: float
     cells = np.floor((np.append(points, 0.0) - ends[0]) / (step or 1.0))
     jumps = np.bincount(np.unique(cells, return_inverse=True)[1], np.append(kinks, corner))
     return float(steep * error + bent * step**2 / 8 + jumps.max() * step / 4)
-
-
-def _multiplied(sums: _Nodes, products: int) -> tuple[_Nodes, Integers, Integers]:
-    """Return the nodes of a layer, of which the last are products of two sums each.
-
-    Also returns what is added to each factor, and the least value of each node in its unit.
-    """
-    plain = len(sums.unit) - 2 * products
-    last: list[Any] = [each[plain:] for each in sums]
-    factors = _Nodes(*last)
-    zeros = _rounded(factors.low / factors.unit)
-    ends = np.stack([zeros, zeros + factors.highest])
-    corners = (ends[:, None, ::2] * ends[None, :, 1::2]).reshape(4, products)
-    least, unit = corners.min(0), factors.unit[::2] * factors.unit[1::2]
-    sizes = np.abs(ends).max(0).astype(np.float64) * factors.unit
-    errors = factors.errors + factors.unit / 2
-    both = sizes[::2] * errors[1::2] + sizes[1::2] * errors[::2] + errors[::2] * errors[1::2]
-    made = _Nodes(least.astype(np.float64) * unit, unit, corners.max(0) - least, both)
-    parts: Any = (np.append(one[:plain], two) for one, two in zip(sums, made, strict=True))
-    return _Nodes(*parts), zeros, np.append(0 * sums.highest[:plain], least)
 
 
 def _rounded(values: Floats) -> Integers:

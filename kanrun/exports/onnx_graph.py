@@ -30,7 +30,17 @@ _LARGEST = 1e18
 
 def onnx_bytes(pieces: Document) -> bytes:
     """Return the content of the file. Raises UsageError for units beyond float32."""
-    _check_units(pieces)
+    named = [*zip(pieces["inputs"], pieces["domain"], strict=True)]
+    for name, one in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
+        named.append((name, one.get("points") or [one["shift"], one["scale"]]))
+    for name, values in named:
+        size = np.abs(values).max()
+        if size and not 1 / _EXTREME <= size <= _EXTREME:
+            raise UsageError(
+                f"{name} has values near {size:.0e}, and the inputs and outputs of --format onnx "
+                f"are float32, for {1 / _EXTREME:.0e} to {_EXTREME:.0e}; change its unit, or "
+                "export the model as python or c."
+            )
     graph = _Graph()
     x = _network(graph, pieces, _Traced(graph, "x"))
     if pieces["classes"] is not None:
@@ -53,20 +63,6 @@ def onnx_bytes(pieces: Document) -> bytes:
     helper.set_model_props(model, {key: json.dumps(pieces[key]) for key in described})
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
-
-
-def _check_units(pieces: Document) -> None:
-    named = [*zip(pieces["inputs"], pieces["domain"], strict=True)]
-    for name, one in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
-        named.append((name, one.get("points") or [one["shift"], one["scale"]]))
-    for name, ends in named:
-        size = np.abs(ends).max()
-        if size and not 1 / _EXTREME <= size <= _EXTREME:
-            raise UsageError(
-                f"{name} has values near {size:.0e}, and the inputs and outputs of --format onnx "
-                f"are float32, for {1 / _EXTREME:.0e} to {_EXTREME:.0e}; change its unit, or "
-                "export the model as python or c."
-            )
 
 
 class _Graph:
@@ -177,16 +173,13 @@ _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
     np.stack: lambda graph, parts, axis: graph.add(
         "Concat", *(part[:, None] for part in parts), axis=axis
     ),
-    np.interp: lambda _, x, points, values: _interpolated(
-        x, np.asarray(points), np.asarray(values)
+    # How far x is in each piece, times its slope.
+    np.interp: lambda _, x, points, values: (
+        np.clip(x[:, None] - np.array(points[:-1]), 0.0, np.diff(points))
+        @ (np.diff(values) / np.diff(points))
+        + values[0]
     ),
 }
-
-
-def _interpolated(x: Any, points: Any, values: Any) -> Any:
-    """Sum up how far x is in each piece, times its slope."""
-    inside = np.clip(x[:, None] - points[:-1], 0.0, np.diff(points))
-    return inside @ (np.diff(values) / np.diff(points)) + values[0]
 
 
 def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:

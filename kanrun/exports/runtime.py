@@ -43,30 +43,29 @@ def encode(model: Data, table: Any) -> Array:
                 f"the model has {len(model['inputs'])} inputs, the rows have the shape {rows.shape}"
             )
         return rows
-    missing = [column["name"] for column in model["columns"] if column["name"] not in table]
-    if missing:
-        raise ValueError(f"the table has no column {missing[0]!r}")
-    return np.concatenate(
-        [_features(column, list(table[column["name"]])) for column in model["columns"]], axis=1
-    )
-
-
-def _features(column: Data, values: list[Any]) -> Array:
-    """Return the features (rows, features) of a column of texts, dates or numbers."""
-    if column["levels"] is not None:
-        return features_of(column, [text_of(value) for value in values])
-    values = [math.nan if canonical(value) in column["missing"] else value for value in values]
-    if column["parts"] is None or all(isinstance(value, float | int) for value in values):
-        numbers = np.array([number_from(value) for value in values], dtype=np.float64)
-    else:  # of dates, numbers are days since 1970-01-01 already
-        texts = [text_of(value) for value in values]
-        texts = ["" if text in ("(missing)", "NaT") else text for text in texts]
-        numbers = days_from(texts, column["day_first"])
-    if column["fill"] is None and np.isnan(numbers).any():
-        raise ValueError(
-            f"the column {column['name']!r} has missing values, and the model was trained on none"
-        )
-    return features_of(column, numbers)
+    parts = []
+    for column in model["columns"]:
+        name, missing = column["name"], column["missing"]
+        if name not in table:
+            raise ValueError(f"the table has no column {name!r}")
+        values = list(table[name])
+        if column["levels"] is not None:
+            parts.append(features_of(column, [text_of(value) for value in values]))
+            continue
+        values = [math.nan if canonical(value) in missing else value for value in values]
+        if column["parts"] is None or all(isinstance(value, float | int) for value in values):
+            numbers = np.array([number_from(value) for value in values], dtype=np.float64)
+        else:  # of dates, numbers are days since 1970-01-01 already
+            texts = [
+                "" if text_of(v) in ("(missing)", "NaT", "nan") else text_of(v) for v in values
+            ]
+            numbers = days_from(texts, column["day_first"])
+        if column["fill"] is None and np.isnan(numbers).any():
+            raise ValueError(
+                f"the column {name!r} has missing values, and the model was trained on none"
+            )
+        parts.append(features_of(column, numbers))
+    return np.concatenate(parts, axis=1)
 
 
 def evaluate(model: Data, x: Any) -> Array:
@@ -141,11 +140,6 @@ def _splines(layer: Data, x: Any) -> Any:
     return np.concatenate([total[:, :plain], total[:, plain::2] * total[:, plain + 1 :: 2]], 1)
 
 
-def _dense(layer: Data, x: Any) -> Any:
-    activation, _ = BASES[layer["activation"]]
-    return activation(x @ np.transpose(layer["weights"]) + np.asarray(layer["biases"]))
-
-
 def _chebyshev(layer: Data, x: Any) -> Any:
     """Return a sum of Chebyshev polynomials of t, which runs from -1 to 1 over the domain."""
     low, high = layer["domain"]
@@ -164,11 +158,6 @@ def _bernstein(layer: Data, x: Any) -> Any:
     for _ in layer["coefficients"][1:]:
         points = (1 - u) * points[:, :-1] + u * points[:, 1:]
     return points[:, 0]
-
-
-def _sums_of_products(layer: Data, x: Any) -> Any:
-    factors = x.reshape(-1, len(layer["sizes"]), layer["terms"], layer["factors"])
-    return factors.prod(3).sum(2) * np.asarray(layer["sizes"])
 
 
 def _windows(layer: Data, x: Any) -> Any:
@@ -190,10 +179,15 @@ def _normal(x: Any) -> Any:
 
 LAYERS: dict[str, Callable[[Data, Any], Any]] = {
     "splines": _splines,
-    "dense": _dense,
+    "dense": lambda layer, x: BASES[layer["activation"]][0](
+        x @ np.transpose(layer["weights"]) + np.asarray(layer["biases"])
+    ),
     "chebyshev": _chebyshev,
     "bernstein": _bernstein,
-    "sums_of_products": _sums_of_products,
+    "sums_of_products": lambda layer, x: (
+        x.reshape(-1, len(layer["sizes"]), layer["terms"], layer["factors"]).prod(3).sum(2)
+        * np.asarray(layer["sizes"])
+    ),
     "windows": _windows,
 }
 

@@ -31,7 +31,6 @@ from kanrun.engine.training import (
 from kanrun.points import Array
 from kanrun.runs.records import Note, Record, Records, Table, Value
 from kanrun.study.build import LearningProblem
-from kanrun.study.model import Model
 from kanrun.study.prediction import predicted_values
 from kanrun.study.saved import model_of, to_checkpoint
 from kanrun.targets import Dataset, constant, deviation, root_mean_square
@@ -151,24 +150,11 @@ def model_records(
 ) -> Records:
     """Yield the predictions of a trained network, its edges if it has any, and its checkpoint.
 
-    The checkpoint is named by target, shape, points and seed. `learned` are further fields of
-    `Model`: errors, gaps and family.
+    Predictions are on the points of each split, and on a grid for up to two inputs. The checkpoint
+    is named by target, shape, points and seed. `learned` are further fields of `Model`: errors,
+    gaps and family.
     """
     model, dataset = model_of(network, problem, seed, **learned), problem.dataset
-    yield _prediction_table(model, dataset)
-    if network.products:
-        names = model.inputs, model.classes or model.outputs
-        x, invert = problem.data.train.x[:MOST_POINTS], model.input_scaling.invert
-        yield Table("edges", edge_columns(network, x, *names, invert))
-    name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
-    yield to_checkpoint(name, model)
-
-
-def _prediction_table(model: Model, dataset: Dataset) -> Table:
-    """Return truth and prediction on the points of each split, and on a grid for up to two inputs.
-
-    Classes are given by their labels.
-    """
     parts: list[tuple[str, Array, Array]] = [
         (name, points.x[:MOST_POINTS], points.y[:MOST_POINTS])
         for name in ("train", "validation", "test")
@@ -178,17 +164,21 @@ def _prediction_table(model: Model, dataset: Dataset) -> Table:
         low, high = model.domain.T
         sides = np.linspace(low, high, POINTS_PER_SIDE[len(low)], axis=1)
         grid = np.stack(np.meshgrid(*sides, indexing="ij"), axis=-1).reshape(-1, len(low))
-        unknown, function = (
-            np.full((len(grid), len(model.outputs)), np.nan),
-            dataset.target.function,
-        )
+        unknown = np.full((len(grid), len(model.outputs)), np.nan)
+        function = dataset.target.function
         parts.append(("grid", grid, function(grid) if function else unknown))
     inputs, truth = (np.concatenate([part[place] for part in parts]) for place in (1, 2))
     columns: dict[str, Any] = {"split": [name for name, x, _ in parts for _ in x]}
     columns |= {f"input:{name}": inputs[:, i] for i, name in enumerate(model.inputs)}
     predicted = predicted_values(model, inputs)
     columns |= judged_columns(model.outputs, model.classes, truth, predicted)
-    return Table("predictions", columns)
+    yield Table("predictions", columns)
+    if network.products:
+        names = model.inputs, model.classes or model.outputs
+        x, invert = problem.data.train.x[:MOST_POINTS], model.input_scaling.invert
+        yield Table("edges", edge_columns(network, x, *names, invert))
+    name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
+    yield to_checkpoint(name, model)
 
 
 def judged_columns(
@@ -287,16 +277,8 @@ def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tu
         yield depth, out, number, x, x, True, x, float(each.std()), False, "", "", "=", operation
 
 
-#: Columns of the table `growth`, besides the shape.
-GROWTH_COLUMNS = (
-    "intervals",
-    "parameters",
-    "train_rmse",
-    "validation_rmse",
-    "test_rmse",
-    "steps",
-    "seconds",
-)
+#: Columns of the table `stages` that the table `growth` does not have.
+ONLY_STAGES = {"stage", "penalty", "carried_by", "function_change", "error_before", "error_after"}
 
 
 def follow(
@@ -337,7 +319,7 @@ def stage_row(stage: Stage) -> dict[str, Value]:
 
 def growth_row(stage: Stage) -> dict[str, Value]:
     """Return a shape that was tried, its grid, size, errors and steps."""
-    row = {name: value for name, value in stage_row(stage).items() if name in GROWTH_COLUMNS}
+    row = {name: value for name, value in stage_row(stage).items() if name not in ONLY_STAGES}
     return {"shape": stage.network.shape_text, **row}
 
 

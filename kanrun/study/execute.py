@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from inspect import signature
 from time import process_time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kanrun.errors import StorageFailed
 from kanrun.monitoring import monitored, time_limit_reached
@@ -40,10 +40,6 @@ from kanrun.study.progress import Reporter, Tracker, error_console
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import TimeLimit, cores, threads_of
 from kanrun.study.studies import Checked, RunOptions
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Fraction of the time limit beyond which the CPU time that was used is named.
 _OVERRUN = 1.1

@@ -18,7 +18,6 @@ import importlib
 import logging
 import multiprocessing
 import os
-import queue
 import signal
 import sys
 import threading
@@ -340,36 +339,25 @@ def dask_client(address: str) -> Iterator[Any]:
                 logger = logging.getLogger(name)
                 stack.callback(logger.setLevel, logger.level)
                 logger.setLevel(logging.CRITICAL + 1)
-        client = _connected(distributed, address)
-        if client is None:
+        answers = list[Any]()
+
+        def connect() -> None:
+            with contextlib.suppress(Exception):  # whatever answers there
+                answers.append(distributed.Client(address, timeout=_CONNECT, set_as_default=False))
+
+        shown, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        try:
+            # Answers of other servers can keep a client waiting for ever, or make it allocate all
+            # memory: the thread is abandoned if it does not return.
+            (thread := threading.Thread(target=connect, daemon=True)).start()
+            thread.join(3 * _CONNECT)
+        finally:
+            gc.collect()
+            sys.unraisablehook = shown
+        if not answers:
             raise UsageError(
                 f"no Dask scheduler answers at executor.address={address}; start one with "
                 "`dask scheduler`."
             )
-        stack.callback(client.close, timeout=_CONNECT)
-        yield client
-
-
-def _connected(distributed: Any, address: str) -> Any:
-    """Return a client, or None if no scheduler answers in time.
-
-    Answers of other servers can keep a client waiting for ever, or make it allocate all memory.
-    The client is therefore made in a thread, which is abandoned if it does not return.
-    """
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def connect() -> None:
-        try:
-            answers.put(distributed.Client(address, timeout=_CONNECT, set_as_default=False))
-        except Exception:  # whatever answers there
-            answers.put(None)
-
-    shown, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        threading.Thread(target=connect, daemon=True).start()
-        with contextlib.suppress(queue.Empty):
-            return answers.get(timeout=3 * _CONNECT)
-        return None
-    finally:
-        gc.collect()
-        sys.unraisablehook = shown
+        stack.callback(answers[0].close, timeout=_CONNECT)
+        yield answers[0]

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,15 +33,7 @@ DIGEST_LENGTH = 16  # of a cell
 _logger = logging.getLogger("kanrun")
 Names = dict[str, None]  # an ordered set
 RowCounts = Counter[tuple[Key, str]]  # by training and table
-Rows = Mapping[str, tuple[int, tuple[str, ...]]]  # number and columns of the rows of each table
-
-
-@dataclass
-class _Written:
-    """Rows and columns that an unfinished task wrote into a table."""
-
-    rows: int = 0
-    columns: Names = field(default_factory=dict)
+Rows = dict[str, tuple[int, tuple[str, ...]]]  # number and columns of the rows of each table
 
 
 @dataclass(frozen=True)
@@ -78,8 +70,8 @@ class Recorder:
         self.lost = 0
         self.failed: Counter[int] = Counter()  # trainings by point
         self.failures: dict[Key, dict[str, Any]] = {}  # the first of them, as `run.json` lists them
-        #: By task and table.
-        self._written: dict[Key, dict[str, _Written]] = defaultdict(dict)
+        #: By unfinished task.
+        self._written: dict[Key, Rows] = defaultdict(dict)
         # Of points with trainings that have not ended, by table: its columns; the byte at which
         # the first row begins, and the header that the table had then.
         self._columns: dict[int, dict[str, Names]] = defaultdict(dict)
@@ -101,7 +93,7 @@ class Recorder:
             if line and _has(there, task.key, line.rows):
                 self.finished.add(task.key)
                 if task.point not in journal.results:
-                    self._written[task.key] = _written(line.rows)
+                    self._written[task.key] = line.rows
                 self._close(task)
                 continue
             self.lost += line is not None
@@ -126,7 +118,11 @@ class Recorder:
             case Note():
                 self.note(f"{task}: {what.text}" if self.total > 1 else what.text, what.warning)
             case Finished():
-                self._finish(task)
+                rows = self._written[task.key]
+                self._folder.journal({"finished": task.key, "digest": _digest(task), "rows": rows})
+                self.finished.add(task.key)
+                self._folder.discard(self._checkpoint_name(task))
+                self._close(task)
                 _logger.info("%s finished in %.2f s", task, what.seconds)
             case Failure(restarts=True):
                 # Not its notes and named checkpoints, which it writes again.
@@ -168,7 +164,7 @@ class Recorder:
         name = f"{self._prefix(task)}{cell}{checkpoint.name}"
         if checkpoint.name == _RESUME:
             self._folder.sync()  # rows must not be older than the checkpoint that counts them
-            described = _Resumable(checkpoint.meta, _digest(task), self._rows(task))
+            described = _Resumable(checkpoint.meta, _digest(task), self._written[task.key])
             checkpoint = replace(checkpoint, meta=vars(described))
             name = self._checkpoint_name(task)
         self._folder.checkpoint(replace(checkpoint, name=name))
@@ -190,9 +186,9 @@ class Recorder:
             swept = self._points[task.point].values.items()
             settings = {key: value_text(value) for key, value in swept if key not in values}
             first = {"point": task.point, **settings, **marks}
-        written = self._written[task.key].setdefault(name, _Written())
-        written.rows += rows
-        written.columns |= {plain_value(one): None for one in (*marks, *values) if one != "point"}
+        before, columns = self._written[task.key].get(name, (0, ()))
+        more = (plain_value(one) for one in (*marks, *values) if one != "point")
+        self._written[task.key][name] = before + rows, tuple(dict.fromkeys((*columns, *more)))
         file, starts = self._folder.table(name), self._starts[task.point]
         begin = file.size() if name not in starts else 0
         # Numbers in an array are written without a look at each of them.
@@ -216,21 +212,10 @@ class Recorder:
         self._close(task)
         _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")
 
-    def _finish(self, task: Task) -> None:
-        rows = self._rows(task)
-        self._folder.journal({"finished": task.key, "digest": _digest(task), "rows": rows})
-        self.finished.add(task.key)
-        self._folder.discard(self._checkpoint_name(task))
-        self._close(task)
-
-    def _rows(self, task: Task) -> Rows:
-        written = self._written[task.key].items()
-        return {table: (each.rows, tuple(each.columns)) for table, each in written}
-
     def _close(self, task: Task) -> None:
         self.left[task.point] -= 1
-        for table, written in self._written.pop(task.key, {}).items():
-            self._columns[task.point].setdefault(table, {}).update(written.columns)
+        for table, (_, columns) in self._written.pop(task.key, {}).items():
+            self._columns[task.point].setdefault(table, {}).update(dict.fromkeys(columns))
 
     def _forget(self, task: Task, table: str | None = None) -> None:
         """Drop the rows of one task, in one table or in all."""
@@ -242,10 +227,8 @@ class Recorder:
 
         def stays(table: str, key: Key) -> bool:
             seen[table, key] += 1
-            written = self._written.get(key, {}).get(table)
-            return key in self.finished or (
-                written is not None and seen[table, key] <= written.rows
-            )
+            rows, _ = self._written.get(key, {}).get(table, (0, ()))
+            return key in self.finished or seen[table, key] <= rows
 
         return stays
 
@@ -275,7 +258,7 @@ class Recorder:
         self._check_cell(task, known.digest)
         if not _has(there, task.key, known.rows):
             return None
-        self._written[task.key] = _written(known.rows)
+        self._written[task.key] = known.rows
         return Checkpoint(_RESUME, stored.arrays, known.meta)
 
     def _check_cell(self, task: Task, recorded: Any) -> None:
@@ -296,10 +279,6 @@ class Recorder:
 def _digest(task: Task) -> str:
     """Return a digest of the settings of a task's cell."""
     return hashlib.sha256(to_json(task.cell)).hexdigest()[:DIGEST_LENGTH]
-
-
-def _written(rows: Rows) -> dict[str, _Written]:
-    return {table: _Written(n, dict.fromkeys(columns)) for table, (n, columns) in rows.items()}
 
 
 def _has(there: RowCounts, key: Key, rows: Rows) -> bool:
