@@ -56,14 +56,13 @@ def request_stop() -> None:
 
 
 @contextlib.contextmanager
-def monitored(listener: Listener | None = None, end: float | None = None) -> Iterator[None]:
+def monitored(listener: Listener, end: float = inf) -> Iterator[None]:
     """Report progress in the body to `listener`, and limit it to `end` CPU seconds of the process.
 
-    None keeps what is in force; a nested limit never extends an outer one.
+    A nested limit never extends an outer one.
     """
     before = _monitor.listener, _monitor.end
-    _monitor.listener = listener if listener is not None else before[0]
-    _monitor.end = before[1] if end is None else min(before[1], end)
+    _monitor.listener, _monitor.end = listener, min(before[1], end)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from types import FrameType
 from typing import Any
 
@@ -240,14 +241,11 @@ def fit_target(
     prepared: Any = prepare(cfg, {}, cfg.seed, target)
     if additive:
         prepared = replace(prepared, policy=prepared.policy.additive())
-    limit = (
-        cfg.max_cpu_seconds
-        and TimeLimit(cfg.max_cpu_seconds, time.process_time(), reserved=0.0).end
-    )
+    limit = TimeLimit(cfg.max_cpu_seconds or inf, time.process_time(), reserved=0.0)
     with (
         Reporter(Console(stderr=True), total=1, quiet=not progress) as reporter,
         using_threads(threads_of(cfg)),
-        monitored(reporter.show_progress, limit),
+        monitored(reporter.show_progress, limit.end),
         _ctrl_c(stops_cleanly=not automatic) as stop,
     ):
         model = _model_of(prepared.run({}, cfg.seed, None), cfg.seed)

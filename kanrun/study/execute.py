@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from inspect import signature
+from math import inf
 from time import process_time
 from typing import Any
 
@@ -83,13 +84,9 @@ class _Execution:
             folder.manifest = replace(folder.manifest, executor=asdict(cfg.executor))
         else:
             RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
-        self._limit: TimeLimit | None = None
-        if cfg.max_cpu_seconds is not None:
-            began = process_time() if options.began is None else options.began
-            self._limit = TimeLimit(cfg.max_cpu_seconds, began)
-        self._tracker: Tracker | None = None
-        if cfg.tracker is not None:
-            self._tracker = Tracker(cfg.tracker, checked.study.command, folder.path, asdict(cfg))
+        began = process_time() if options.began is None else options.began
+        self._limit = TimeLimit(cfg.max_cpu_seconds or inf, began)
+        self._tracker = Tracker(cfg.tracker, checked.study.command, folder.path, asdict(cfg))
         self._recorder = Recorder(folder, checked)
         self._reporter = Reporter(
             error_console(), self._recorder.total, options.quiet, options.verbose
@@ -111,16 +108,15 @@ class _Execution:
                 result = self._result(tables, self._study.points[0])
         failed, limit = self._failure(), self._limit
         reason, status = failed and failed.reason, Status.FAILED if failed else Status.COMPLETED
-        if not failed and limit and self._ended_early:
+        if not failed and self._ended_early:
             missing, used = sum(self._recorder.left), process_time() - limit.began
-            reason = f"stopped after max_cpu_seconds={limit.seconds:g} (CPU time)"
-            reason += "; kept the best result so far"
+            reason = f"stopped after max_cpu_seconds={limit.seconds:g} (CPU time); "
+            reason += "kept the best result so far"
             if missing:
                 reason += f"; {missing} of {self._recorder.total} trainings did not begin"
             if used > _OVERRUN * limit.seconds:
                 reason += f"; it took {used:.3g} s, as a step that has begun is not cut short"
-        if self._tracker is not None:
-            self._tracker.end(result.metrics, status)
+        self._tracker.end(result.metrics, status)
         return {
             "status": status,
             "reason": reason,
@@ -164,16 +160,16 @@ class _Execution:
                 if not recorder.left[point.number] and point.number not in done:
                     self._end_point(point)
         executor, left, tasks = self._cfg.executor, sum(recorder.left), self._tasks()
-        end = self._limit.end if self._limit else None
         if executor.kind == "local" and left:
             workers = executor.workers or max(1, cores() // threads_of(self._cfg))
-            seconds = None if end is None else max(0.0, end - process_time())
+            seconds = max(0.0, self._limit.end - process_time())
             events = run_local(self._runner, tasks, checkpoints, min(workers, left), seconds)
         elif executor.kind == "dask" and left:
             events = run_dask(self._runner, tasks, checkpoints, str(executor.address))
         else:
             events = run_serial(self._runner, tasks, checkpoints)
-        with monitored(self._reporter.show_progress, end), contextlib.closing(events):
+        limited = monitored(self._reporter.show_progress, self._limit.end)
+        with limited, contextlib.closing(events):
             for event in events:
                 self._take(event)
             # Only the time limit leaves trainings out.
@@ -184,7 +180,7 @@ class _Execution:
         self._recorder.handle(event)
         self._reporter.handle(event)
         match event:
-            case task, Row(table="metrics") as row if self._tracker is not None:
+            case task, Row(table="metrics") as row:
                 self._tracker.row(row.values, task.key if self._recorder.total > 1 else ())
             case task, Finished() | Failure(restarts=False) as end:
                 if isinstance(end, Failure):

@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from math import inf
 from multiprocessing.connection import Connection, wait
 from types import ModuleType
 from typing import Any
@@ -100,17 +101,16 @@ def run_local(
     tasks: Iterable[Task],
     checkpoints: Checkpoints,
     workers: int,
-    seconds: float | None = None,
+    seconds: float = inf,
 ) -> TaskEvents:
     """Run the tasks in `workers` processes.
 
-    With `seconds`, the time limit of each worker is its share of these CPU seconds; no task begins
-    after that. A task that fails, or whose process dies, is run once more in a fresh process.
+    The time limit of each worker is its share of these CPU seconds; no task begins after that. A
+    task that fails, or whose process dies, is run once more in a fresh process.
     """
     waiting, again = iter(tasks), deque[Task]()
     busy: dict[Any, _Worker] = {}  # by connection
     idle: list[_Worker] = []
-    share = None if seconds is None else seconds / workers
     try:
         while True:
             while len(busy) < workers:
@@ -118,7 +118,7 @@ def run_local(
                 task = next(waiting, None) if is_first else again.popleft()
                 if task is None:
                     break
-                worker = idle.pop() if idle else _Worker(runner, share)
+                worker = idle.pop() if idle else _Worker(runner, seconds / workers)
                 busy[worker.connection] = worker
                 worker.give(task, is_first, checkpoints.pop(task.key, None))
                 yield TaskEvent(task, Started())
@@ -146,13 +146,11 @@ def run_local(
 class _Worker:
     """A worker process, seen from the parent."""
 
-    def __init__(self, runner: TaskRunner, seconds: float | None = None) -> None:
+    def __init__(self, runner: TaskRunner, seconds: float) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        arguments = (theirs, runner, seconds)
-        self._process = context.Process(
-            target=_serve, args=arguments, daemon=True, name="kanrun-worker"
-        )
+        about: Any = {"daemon": True, "name": "kanrun-worker"}
+        self._process = context.Process(target=_serve, args=(theirs, runner, seconds), **about)
         self._process.start()
         theirs.close()
 
@@ -170,13 +168,12 @@ class _Worker:
         except (EOFError, ConnectionResetError):
             self._process.join(PATIENCE)
             code = self._process.exitcode or 0
-            reason = f"its worker process ended with exit code {code}"
+            how = f"ended with exit code {code}"
             if code < 0:
                 known = -code in set(signal.Signals)
                 name = signal.Signals(-code).name if known else f"signal {-code}"
-                hint = " (out of memory?)" if name == "SIGKILL" else ""
-                reason = f"its worker process was ended by {name}{hint}"
-            event = TaskEvent(self._task, Failure(reason))
+                how = f"was ended by {name}" + " (out of memory?)" * (name == "SIGKILL")
+            event = TaskEvent(self._task, Failure(f"its worker process {how}"))
         return event
 
     def end(self) -> None:
@@ -189,7 +186,7 @@ class _Worker:
             self._process.join()
 
 
-def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) -> None:
+def _serve(connection: Connection, runner: TaskRunner, seconds: float) -> None:
     """Take tasks in a worker process with this time limit, and send back their records."""
     last = -TOLD_EVERY
 

@@ -79,12 +79,8 @@ class ModelSummary:
     def __str__(self) -> str:
         width = max(map(len, self.facts))
         lines = [f"{name:<{width}}  {_shown(value)}" for name, value in self.facts.items()]
-        table = self.contributions.to_string(
-            index=False, float_format=lambda number: f"{number:.4g}"
-        )
-        return "\n".join(
-            [*lines, "", *table.splitlines(), *(f"note: {note}" for note in self.notes)]
-        )
+        table = self.contributions.to_string(index=False, float_format="{:.4g}".format)
+        return "\n".join([*lines, "", table, *(f"note: {note}" for note in self.notes)])
 
     __repr__ = __str__
 
@@ -93,9 +89,7 @@ class ModelSummary:
             f"<tr><th>{html.escape(n)}</th><td>{html.escape(_shown(v))}</td></tr>"
             for n, v in self.facts.items()
         )
-        table = self.contributions.to_html(
-            index=False, float_format=lambda number: f"{number:.4g}", border=0
-        )
+        table = self.contributions.to_html(index=False, float_format="{:.4g}".format, border=0)
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
         return f"<table>{''.join(rows)}</table>{table}" + (f"<ul>{notes}</ul>" if notes else "")
 
@@ -106,11 +100,7 @@ def summary_of(model: Model) -> ModelSummary:
         raise UsageError("this model was stored without the tables of its training: no summary.")
     row = _of_seed(model, "summary").iloc[0]
     facts = {"inputs": ", ".join(model.inputs), "outputs": ", ".join(model.outputs)}
-    facts |= {
-        name: row[column]
-        for column, name in FACTS.items()
-        if column in row and not pd.isna(row[column])
-    }
+    facts |= {name: row[key] for key, name in FACTS.items() if pd.notna(row.get(key))}
     if "importance" in model.tables:
         table = _of_seed(model, "importance").drop(columns="seed", errors="ignore")
         return ModelSummary(facts, table, model.notes)
@@ -204,11 +194,8 @@ def _local_effects(curves: Array, at: Array, values: Array) -> Array:
 
 def effect_figure(model: Model, table: pd.DataFrame) -> Figure:
     """Draw the partial dependence of columns, tables of `partial_dependence`."""
-    names, remark = (
-        table["input"].unique().tolist(),
-        "line: all rows; dashed: rows nearby; band: 80% of rows",
-    )
-    plain = table[table["level"] == ""]
+    names, plain = table["input"].unique().tolist(), table[table["level"] == ""]
+    remark = "line: all rows; dashed: rows nearby; band: 80% of rows"
     return figures.effects(table, names, plain, remark, classes=model.classes is not None)
 
 

@@ -173,10 +173,7 @@ class Reporter:
         if len(self._notes) < _MOST_NOTES:
             self._notes.add(note.text)
         self._end_stage()
-        if note.warning:
-            self.warn(note.text)
-        else:
-            self._say(note.text)
+        (self.warn if note.warning else self._say)(note.text)
 
     def _step(self, values: Plain) -> None:
         """Show a step of a run of one training."""
@@ -189,9 +186,10 @@ class Reporter:
         if changed := stage != self._stage:
             self._end_stage()
             self._stage = stage
+        text = ", ".join(parts)
         if changed or values.get("best", True):  # later steps may be trials that are not kept
-            self._last = ", ".join(parts)
-        self._show(", ".join(parts))
+            self._last = text
+        self._show(text)
 
     def _end_stage(self) -> None:
         """Print the best step of the stage, once, before anything that comes after it."""
@@ -247,29 +245,31 @@ class Backend(NamedTuple):
 
 
 class Tracker:
-    """One tracker of one run; its errors are warnings."""
+    """One tracker of one run, if a name is given; its errors are warnings."""
 
-    def __init__(self, name: str, command: str, folder: Path, settings: Plain) -> None:
+    def __init__(self, name: str | None, command: str, folder: Path, settings: Plain) -> None:
         self._name, self._steps = name, Counter[Any]()
-        flat = {key: value for key, value in flattened(settings).items() if value is not None}
         self._backend: Backend | None = None
-        with self._warning():
-            self._backend = BACKENDS[name](command, folder, flat)
+        if name is not None:
+            flat = {key: value for key, value in flattened(settings).items() if value is not None}
+            with self._warning():
+                self._backend = BACKENDS[name](command, folder, flat)
 
     def row(self, values: Plain, key: Sequence[int]) -> None:
         """Log a row of `metrics`, under the name of the training if there are several."""
+        if self._backend is None:
+            return
         training = tuple((name, at) for name, at in zip(MARKS, key, strict=False) if at)
         prefix = "".join(f"{name} {value}/" for name, value in training)
-        numbers = _numbers(values, prefix)
         with self._warning():
-            if self._backend is not None and numbers:
+            if numbers := _numbers(values, prefix):
                 self._backend.log(numbers, self._steps[training])
         self._steps[training] += 1
 
     def end(self, results: Plain, status: str) -> None:
         """Log the medians of the run, and its status."""
-        with self._warning():
-            if self._backend is not None:
+        if self._backend is not None:
+            with self._warning():
                 self._backend.log(_numbers(results, self._backend.prefix), None)
                 self._backend.end(status)
 

@@ -136,8 +136,7 @@ def print_summary(console: Console, summary: Columns) -> None:
                 pairs.add_row(Text(printable(name)), Text(value))
         console.print(pairs)
         return
-    table: Columns = summary
-    title = None
+    table, title = summary, None
     seeds = len(set(summary.get("seed", ())))
     if seeds > 1 and "cell" in summary:
         table, title = _medians_of_cells(summary), f"medians over {seeds} seeds"
@@ -240,8 +239,7 @@ def _side(runs: Sequence[Run], read: Callable[[Run], Plain]) -> Side:
     for at, run in enumerate(runs):
         with contextlib.suppress(KanrunError):
             each[at] = read(run)
-    names = dict.fromkeys(name for one in each for name in one)
-    return {name: [one.get(name) for one in each] for name in names}
+    return {name: [one.get(name) for one in each] for name in dict.fromkeys(chain(*each))}
 
 
 def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
@@ -294,9 +292,9 @@ def redraw(
 
         model = LoadedRun(run).model()
         for name, table in {name: model.effect(name) for name in effects}.items():
-            stem = place / file_name(f"effect_{name}")
-            written += write_figure(stem, effect_figure(model, table), formats)
-            written.append(stem.parent / f"{stem.name}.csv")
+            stem = file_name(f"effect_{name}")
+            written += write_figure(place / stem, effect_figure(model, table), formats)
+            written.append(place / f"{stem}.csv")
             write_atomic(written[-1], table.to_csv(index=False).encode())
         return written
     for name, draw in chosen_figures(experiment, tables, names):
@@ -352,18 +350,15 @@ def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
     if "summary" not in run.tables:
         return []
     table = run.table("summary")
-    result = next(
-        (name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1),
-        None,
-    )
-    if result is None:
+    known = [name for name in (*RESULTS, *ERRORS) if name in table and table[name].count() > 1]
+    if not known:
         return []
     from kanrun.figures import over_settings
 
     values = [_swept(point) for point in run.points]
     for name in values[0]:
         table[name] = [str(values[int(number)][name]) for number in table["point"]]
-    table = table.dropna(subset=[result])
+    table = table.dropna(subset=known[:1])
     keys = [key for key in values[0] if key not in ("seed", "n_seeds") and table[key].nunique() > 1]
     stem = run.path / "figures" / "points"
-    return write_figure(stem, over_settings(table, keys, result), formats)
+    return write_figure(stem, over_settings(table, keys, known[0]), formats)

@@ -39,6 +39,7 @@ _MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
 #: Largest SVG figure in bytes; a larger one is embedded as PNG.
 _LARGEST_SVG = 400_000
 _MOST_ROWS = 200
+_OF_CLAIMS = ("measured", "bound", "spread")
 _TABLES = (
     "summary",
     "stages",
@@ -53,19 +54,18 @@ _TABLES = (
 
 def write_report(runs: Sequence[Run], output: Path) -> None:
     """Write the page of `runs` to `output`, atomically. Raises UsageError if that fails."""
-    names, sources = ", ".join(run.name for run in runs), list[str]()
-    body = []
+    names, body, heading = ", ".join(run.name for run in runs), list[str](), "h1"
     if len(runs) > 1:
-        body.append(_tag("h1", names))
-        best = [run.best for run in runs]
+        body.append(_tag(heading, names))
+        best, heading = [run.best for run in runs], "h2"
         settings, results, _ = differences(best)
         if results:
             body += [_tag("h3", "Results"), _table(as_columns(best, results))]
         if settings:
             body.append(_folded("Settings that differ", as_columns(best, settings)))
-    room = (LARGEST - TEXT) // len(runs)
+    room, sources = (LARGEST - TEXT) // len(runs), list[str]()
     for run in runs:
-        title = _tag("h2" if len(runs) > 1 else "h1", run.name)
+        title = _tag(heading, run.name)
         body += ["<section>", title, *_section(run, sources, room), "</section>"]
     page = html_page(f"kanrun: {names}", [*body, *sources], ("network.js", "page.js"))
     write_named_file(output, page.encode())
@@ -111,13 +111,9 @@ def _section(run: Run, sources: list[str], room: int) -> Iterator[str]:
         yield _tag("p", text)
     yield from _living(single, sources, room)
     if manifest and (claims := manifest.claims):
-        columns = {
-            "": ["holds" if claim.holds else "does not hold" for claim in claims],
-            "claim": [claim.sentence for claim in claims],
-            "measured": [shown(claim.measured) for claim in claims],
-            "bound": [claim.bound for claim in claims],
-            "spread": [claim.spread or "" for claim in claims],
-        }
+        columns = {"": ["holds" if claim.holds else "does not hold" for claim in claims]}
+        for head, name in (("claim", "sentence"), *((one, one) for one in _OF_CLAIMS)):
+            columns[head] = [shown(getattr(claim, name)) for claim in claims]
         yield _tag("h3", "Claims") + _table(columns)
     yield from (_tag("p", f"Note: {note}") for note in (manifest.notes if manifest else ()))
     yield from _figures(single, run, room - sum(map(len, sources[before:])))
