@@ -18,7 +18,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Row, Value
-from kanrun.study import Cell
+from kanrun.study import Cell, with_cell
 from kanrun.study.build import (
     LearningProblem,
     factory,
@@ -30,7 +30,7 @@ from kanrun.study.build import (
 from kanrun.study.evaluation import relative_error, scores
 from kanrun.study.resources import generator
 from kanrun.study.saved import slider_checkpoint
-from kanrun.study.suite import refuse_unused, typed, with_cell
+from kanrun.study.suite import refuse_unused, typed
 
 Model = KANConfig | MLPConfig
 #: Passes of which the fastest counts: noise only ever adds time.

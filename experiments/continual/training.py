@@ -56,6 +56,7 @@ from kanrun.errors import TrainingFailed, UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Array
 from kanrun.runs.records import Note, Row, Table, Value
+from kanrun.study import with_cell
 from kanrun.study.build import (
     PRECISIONS,
     LearningProblem,
@@ -65,7 +66,6 @@ from kanrun.study.build import (
     problem_on,
 )
 from kanrun.study.resources import device_of, generator
-from kanrun.study.suite import with_cell
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target
 from kanrun.targets.datasets import check_known
 from kanrun.targets.functions import peaks_formula

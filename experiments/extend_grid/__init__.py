@@ -78,7 +78,7 @@ def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None
     from kanrun.experiments.extend_grid.extension import from_scratch, stage_rows, summary
 
     from kanrun.engine.training import train
-    from kanrun.study.evaluation import follow
+    from kanrun.study import follow
     from kanrun.study.resources import generator
     from kanrun.study.saved import slider_checkpoint
 

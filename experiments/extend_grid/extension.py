@@ -25,7 +25,7 @@ from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Claim, Row, Value
-from kanrun.study import Cell, Claims
+from kanrun.study import Cell, Claims, with_cell
 from kanrun.study.build import (
     Create,
     LearningProblem,
@@ -49,7 +49,6 @@ from kanrun.study.suite import (
     refuse_unused,
     typed,
     value_range,
-    with_cell,
 )
 
 #: The setting of `published.csv`; what diverged or was not run is left out there.

@@ -41,6 +41,7 @@ from kanrun.engine.training import (
 from kanrun.engine.training.grid_training import RARE
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note, Records, Row
+from kanrun.study import bound_rows, check_bounds, follow, suite_cells, with_cell
 from kanrun.study.build import (
     Create,
     LearningProblem,
@@ -53,7 +54,6 @@ from kanrun.study.build import (
 from kanrun.study.evaluation import (
     doubts,
     effective_parameters,
-    follow,
     growth_row,
     linear_rmse,
     model_records,
@@ -64,7 +64,7 @@ from kanrun.study.evaluation import (
 )
 from kanrun.study.resources import generator
 from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
-from kanrun.study.suite import bound_claims, bound_rows, check_bounds, suite_cells, with_cell
+from kanrun.study.suite import bound_claims
 from kanrun.targets import NAMED, Target
 from kanrun.targets.datasets import draw
 from kanrun.targets.datasets import generator as stream
@@ -131,7 +131,7 @@ def more_figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Compare the bounds of a suite's entries with the medians over seeds."""
-    return bound_claims(tables)
+    return bound_claims(tables) if "bounds" in tables else ()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
-from kanrun.study import Cell
+from kanrun.study import Cell, bound_rows, check_bounds, with_cell
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.evaluation import (
     doubts,
@@ -37,7 +37,6 @@ from kanrun.study.evaluation import (
 )
 from kanrun.study.prediction import error_levels
 from kanrun.study.resources import threads_of
-from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.targets import Dataset, Target, build_target
 
 MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them

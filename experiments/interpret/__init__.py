@@ -18,7 +18,8 @@ import pandas as pd
 from kanrun.config import InterpretConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Claim, Records
-from kanrun.study.suite import claim_at_least, claim_at_most, maximum, suite_cells, with_cell
+from kanrun.study import suite_cells, with_cell
+from kanrun.study.suite import claim_at_least, claim_at_most, maximum
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures

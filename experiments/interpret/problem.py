@@ -32,10 +32,10 @@ from kanrun.formulas.equations import dimensions
 from kanrun.points import Array
 from kanrun.runs import run_at
 from kanrun.runs.records import Note
+from kanrun.study import with_cell
 from kanrun.study.model import Model
 from kanrun.study.prediction import LOGIT_NOISE, explained_outputs, logit_values
 from kanrun.study.saved import LoadedRun
-from kanrun.study.suite import with_cell
 from kanrun.targets import (
     Dataset,
     PiecewiseScaling,

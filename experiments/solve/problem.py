@@ -48,9 +48,8 @@ from kanrun.engine.equations import (
 )
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.formulas import constant, to_numpy, variable
-from kanrun.study import Cell
+from kanrun.study import Cell, with_cell
 from kanrun.study.resources import generator
-from kanrun.study.suite import with_cell
 
 #: From points (points, variables) to values of the unknowns (points, unknowns).
 Reference = Callable[[Array], Array]

@@ -41,7 +41,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import kanrun.conf
-from kanrun.config import EXPERIMENTS, GROUPS, Key, groups_of, keys_of
+from kanrun.config import EXPERIMENTS, GROUPS, groups_of, keys_of
 from kanrun.config.registry import implied_choices, module_of
 from kanrun.config.rules import (
     MissingSettings,
@@ -151,9 +151,8 @@ def compose(
     they may have several values, each combination being a point. `argv` is the whole call, for the
     record. Raises UsageError if an argument or a file cannot be used.
     """
-    known, loader = keys_of(source.command), open_loader(source)
-    reader = ArgumentReader(source.command, known, loader, source.outputs, several)
-    read = reader.read_all(words)
+    loader = open_loader(source)
+    read = ArgumentReader(source.command, loader, source.outputs, several).read_all(words)
     if math.prod(map(len, read)) > MAX_POINTS:
         raise UsageError(f"the call has more than {MAX_POINTS} points; give fewer values.")
     keys = [found[0].key for found in read if found[0].sign != "~"]
@@ -170,12 +169,12 @@ def compose(
             bases[key] = len(bases)
             settings = [one for one in chosen if not one.is_group]
             plain = _composed(source, loader, key, [one.key for one in settings])
-            there = {one.key: _set_argument(source.command, plain, one, known) for one in settings}
+            there = {one.key: _set_argument(source.command, plain, one) for one in settings}
             replaced.append(there)
             composed.append(plain)
         before = replaced[bases[key]]
         values = {
-            one.key: _new_value(before.get(one.key), one, known)
+            one.key: _new_value(source.command, before.get(one.key), one)
             for one in chosen
             if one.key in swept
         }
@@ -219,7 +218,7 @@ def _composed(
 
     `given` are the keys that the command line sets on them.
     """
-    file, own = module_of(source.command), dict(groups_of(source.command))
+    file = module_of(source.command)
     words = [
         re.sub(r"^(\+*study=)", rf"\g<1>{file}/", word) for word in groups if word != "study=null"
     ]
@@ -238,6 +237,7 @@ def _composed(
     except RecursionError as error:
         raise UsageError("the configuration is nested too deeply.") from error
     except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
+        own = dict(groups_of(source.command))
         if place == "kanrun" and (foreign := {word.partition("=")[0] for word in words} - {*own}):
             raise UsageError(
                 f"{min(foreign)} is not a group of {source.command}; its groups: {', '.join(own)}."
@@ -257,9 +257,7 @@ def _composed(
     return {str(name): value for name, value in plain.items()}
 
 
-def _set_argument(
-    command: str, plain: dict[str, Any], argument: Argument, known: Sequence[Key]
-) -> Any:
+def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> Any:
     """Set the value of an argument, or remove its key; return the value that was there.
 
     Raises UsageError if that is impossible. Whether it is a key of its group is checked with the
@@ -273,7 +271,7 @@ def _set_argument(
             f"`override /{first}: NAME` in its defaults."
         )
     top = EXPERIMENTS[command].settings.__dataclass_fields__
-    paths = {one.path for one in known if one.type != "group"}
+    paths = {one.path for one in keys_of(command) if one.type != "group"}
     try:
         holder, last = holder_of(plain, key)
         there = holder[last]
@@ -301,14 +299,15 @@ def _set_argument(
     if sign == "+" and there is not None and not isinstance(there, dict | list):
         raise UsageError(f"{key} exists already: leave out the +.")
     holder, last = holder_of(plain, key, make=True)
-    holder[last] = _new_value(there, argument, known)
+    holder[last] = _new_value(command, there, argument)
     return there
 
 
-def _new_value(there: Any, argument: Argument, known: Sequence[Key]) -> Any:
+def _new_value(command: str, there: Any, argument: Argument) -> Any:
     """Return the value that an argument gives: a mapping is merged, but `{}` empties a setting."""
-    empties = argument.value == {} and argument.key in {one.path for one in known}
-    return {} if empties else merged(there, argument.value)
+    if argument.value == {} and argument.key in {one.path for one in keys_of(command)}:
+        return {}
+    return merged(there, argument.value)
 
 
 class CheckedFiles(FileConfigSource):

@@ -25,7 +25,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
-from kanrun.config import Key, groups_of
+from kanrun.config import groups_of, keys_of
 from kanrun.config.registry import EXPERIMENTS, group_of, module_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.runs import find_run
@@ -71,23 +71,16 @@ class ArgumentReader:
 
     Args:
         command: The command, such as "fit".
-        known: Its keys.
         loader: Hydra's loader, which knows the groups and their choices.
         outputs: Folder of the runs that `from_run` names.
         several: Whether an argument may have several values (-m).
     """
 
     def __init__(
-        self,
-        command: str,
-        known: Sequence[Key],
-        loader: ConfigLoaderImpl,
-        outputs: Path,
-        several: bool,
+        self, command: str, loader: ConfigLoaderImpl, outputs: Path, several: bool
     ) -> None:
         self._command, self._loader, self._outputs = command, loader, outputs
         self._several = several
-        self._free_text = {key.path: key.type for key in known if key.free_text}
 
     def read_all(self, words: Sequence[str]) -> list[list[Argument]]:
         """Return each argument with its values; of a setting that is given twice, the last counts.
@@ -212,9 +205,9 @@ class ArgumentReader:
         # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
         inner_key = re.sub(r"^\w+\.\d+\.", "", key)
         kinds = [
-            kind if one == inner_key else "text" if kind.startswith("mapping") else "any"
-            for one, kind in self._free_text.items()
-            if f"{inner_key}.".startswith(f"{one}.")
+            one.type if one.path == inner_key else "text" if "mapping" in one.type else "any"
+            for one in keys_of(self._command)
+            if one.free_text and f"{inner_key}.".startswith(f"{one.path}.")
         ]
         if not kinds:
             return self._parsed(key, text)

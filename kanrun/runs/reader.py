@@ -113,6 +113,11 @@ class Run:
             notes=tuple(note.removeprefix(start) for note in notes),
         )
 
+    @property
+    def is_complete(self) -> bool:
+        """True if the run has nothing left to do."""
+        return self.manifest.status == Status.COMPLETED and not self.manifest.failures
+
     @cached_property
     def journal(self) -> Journal:
         """Content of `progress.jsonl`."""
@@ -150,23 +155,18 @@ class Run:
     @property
     def is_alive(self) -> bool:
         """True if a process writes the run (assumed of other hosts)."""
-        manifest = self._whole.manifest
-        if manifest.status != Status.RUNNING:
-            return False
-        return manifest.host != socket.gethostname() or is_alive(
-            manifest.pid, manifest.process_start
-        )
+        one = self._whole.manifest
+        elsewhere = one.host != socket.gethostname()
+        return one.status == Status.RUNNING and (elsewhere or is_alive(one.pid, one.process_start))
 
     def check_ended(self, force: bool = False) -> None:
         """Raise UsageError if the run is running, or may be on another host without `force`."""
-        if not self.is_alive:
-            return
         host, pid = self.manifest.host, self.manifest.pid
-        if host == socket.gethostname():
+        if self.is_alive and host == socket.gethostname():
             raise UsageError(
                 f"{self.path} is still running (process {pid}). Wait, or stop it first."
             )
-        if not force:
+        if self.is_alive and not force:
             raise UsageError(
                 f"{self.path} was started on the host {host} (process {pid}), and whether it still "
                 "runs there cannot be seen from here. If it has ended, add --force."

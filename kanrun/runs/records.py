@@ -164,11 +164,6 @@ class Manifest:
     notes: tuple[str, ...] = ()
     checkpoints: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def is_complete(self) -> bool:
-        """True if the run has nothing left to do."""
-        return self.status == Status.COMPLETED and not self.failures
-
 
 @dataclass(frozen=True)
 class Point:

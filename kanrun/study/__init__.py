@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from kanrun.config import ExperimentConfig
+from kanrun.config.registry import Plain
+from kanrun.config.rules import with_differences
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.files import Key
-from kanrun.runs.records import Claim, Point, Record
+from kanrun.runs.records import Claim, Point, Record, Row
 
 if TYPE_CHECKING:
     import pandas
@@ -22,8 +25,17 @@ if TYPE_CHECKING:
 Cell = Mapping[str, Any]
 Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
 Claims = Iterable[Claim]
+Cfg = TypeVar("Cfg", bound=ExperimentConfig)
+Event, Trained = TypeVar("Event"), TypeVar("Trained")
 MOST_TASKS = 100_000
 
+#: Columns that a suite's entry may bound.
+BOUNDED = {
+    "train_rmse": "median training RMSE",
+    "validation_rmse": "median validation RMSE",
+    "test_rmse": "median test RMSE",
+    "seconds": "longest training in seconds",
+}
 #: Keys whose value says enough.
 _PLAIN = ("part", "model", "learner", "target", "case", "schedule", "name", "activation")
 #: Keys of a target or schedule that name it.
@@ -215,3 +227,63 @@ def _called(value: Any) -> str | None:
 
 def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+
+
+def follow(
+    events: Generator[Event, None, Trained], records_of: Callable[[Event], Iterable[Record]]
+) -> Generator[Record, None, Trained]:
+    """Yield the records of each event of a training; return the result of the training."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            trained: Trained = end.value
+            return trained
+        yield from records_of(event)
+
+
+def suite_cells(suite: Sequence[Plain]) -> list[Plain]:
+    """Return the entries of a suite as cells; without a suite, one cell without differences."""
+    return list(suite) or [{}]
+
+
+def with_cell(cfg: Cfg, cell: Plain) -> Cfg:
+    """Return `cfg` with the differences of a cell, typed and checked. Raises UsageError.
+
+    A group entry that names a `kind` replaces the group.
+    """
+    differences = {key: value for key, value in cell.items() if key != "bounds"}
+    if not differences:
+        return cfg
+    try:
+        return with_differences(cfg, differences)
+    except UsageError as error:
+        raise UsageError(f"{dict(cell)} does not fit the configuration: {error}") from error
+
+
+def check_bounds(cell: Plain) -> None:
+    """Raise UsageError for bounds on other columns, and bounds that are not positive numbers."""
+    bounds = cell.get("bounds", {})
+    if not isinstance(bounds, Mapping):
+        raise UsageError(
+            f"bounds={bounds} of a suite's entry must be pairs, such as {{test_rmse: 1e-6}}."
+        )
+    for column, bound in bounds.items():
+        if column not in BOUNDED:
+            raise UsageError(
+                f"bounds of a suite's entry has {column}; choose from {', '.join(BOUNDED)}."
+            )
+        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if not is_number or not 0 < bound < math.inf:
+            raise UsageError(
+                f"bounds of a suite's entry has {column}: {bound}, which must be a positive number."
+            )
+
+
+def bound_rows(cell: Plain, summary: Plain) -> Iterator[Row]:
+    """Yield one row per bound of `cell`, with the value that it bounds."""
+    for column, bound in cell.get("bounds", {}).items():
+        shape = summary["shape"].replace("-", ",")
+        label = f"{summary['target']} [{shape}], N = {summary['train_points']}"
+        values = {"label": label, "column": column, "bound": float(bound)}
+        yield Row("bounds", {**values, "value": summary[column]})

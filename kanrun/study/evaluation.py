@@ -6,7 +6,7 @@ Scores and tables are in the units of the data.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,18 +18,16 @@ from torch import Tensor
 from kanrun.engine.networks import Network
 from kanrun.engine.training import (
     Errors,
-    Event,
     Samples,
     SmoothnessPenalty,
     Stage,
     Step,
-    Trained,
     degrees_of_freedom,
     mean_loss,
     predict,
 )
 from kanrun.points import Array
-from kanrun.runs.records import Note, Record, Records, Table, Value
+from kanrun.runs.records import Note, Records, Table, Value
 from kanrun.study.build import LearningProblem
 from kanrun.study.prediction import predicted_values
 from kanrun.study.saved import model_of, to_checkpoint
@@ -279,19 +277,6 @@ def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tu
 
 #: Columns of the table `stages` that the table `growth` does not have.
 ONLY_STAGES = {"stage", "penalty", "carried_by", "function_change", "error_before", "error_after"}
-
-
-def follow(
-    events: Generator[Event, None, Trained], records_of: Callable[[Event], Iterable[Record]]
-) -> Generator[Record, None, Trained]:
-    """Yield the records of each event of a training; return the result of the training."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            trained: Trained = end.value
-            return trained
-        yield from records_of(event)
 
 
 def step_row(step: Step) -> dict[str, Value]:

@@ -82,7 +82,7 @@ class _Execution:
         self._cfg = cfg = checked.study.config(0)
         if folder.manifest.resumed:
             folder.manifest = replace(folder.manifest, executor=asdict(cfg.executor))
-        else:
+        elif cfg.tags or cfg.note:
             RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
         began = process_time() if options.began is None else options.began
         self._limit = TimeLimit(cfg.max_cpu_seconds or inf, began)

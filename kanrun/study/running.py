@@ -57,7 +57,7 @@ def resume_run(run: Run, options: RunOptions) -> int:
     if run.point is not None:
         raise UsageError(f"{run.name} is a point of a run, which is resumed as a whole.")
     require_plugins(run.manifest.versions)
-    if run.manifest.is_complete:
+    if run.is_complete:
         print(f"kanrun: {run.path} is complete; there is nothing left to do", file=sys.stderr)
         return _end(run.path, options)
     run.check_ended(options.force)
@@ -165,7 +165,7 @@ def _end(path: Path, options: RunOptions) -> int:
 
         reason = failure.get("reason", "failed")
         print(f"kanrun: {training_of(failure)}: {reason}", file=sys.stderr)
-    code = 0 if manifest.is_complete else 1
+    code = 0 if run.is_complete else 1
     for point in run.points if options.strict else ():
         name = f"{point.point}: " if point.point else ""
         for claim in point.manifest.claims:

@@ -180,7 +180,8 @@ def check(study: Study, *, force: bool = False) -> Checked:
             cfg = study.config(point.number)
             rules.check_files(cfg)
             check_memory(cfg, force=force)
-            check_tags(cfg.tags)
+            if cfg.tags:
+                check_tags(cfg.tags)
             if cfg.device not in {"auto", "cpu"}:
                 device_of(cfg)
             # Loaded after all that is rejected without it: a recipe may load torch.

@@ -5,32 +5,22 @@ NaN propagates: no claim holds because a training that failed or diverged was le
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from kanrun.config import ExperimentConfig, KANConfig
-from kanrun.config.registry import Plain
+from kanrun.config import KANConfig
 from kanrun.config.rules import with_differences
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
-from kanrun.runs.records import Row
-from kanrun.study import Claims, Tables
+from kanrun.study import BOUNDED, Claims, Tables
 
-Cfg = TypeVar("Cfg", bound=ExperimentConfig)
 Entry = TypeVar("Entry")
 
-BOUNDED = {
-    "train_rmse": "median training RMSE",
-    "validation_rmse": "median validation RMSE",
-    "test_rmse": "median test RMSE",
-    "seconds": "longest training in seconds",
-}
 #: Largest ratio of the worst seed to the median: networks that learned the same function differ
 #: by less than two orders of magnitude, and a worse one is a bad minimum.
 WORST_OVER_MEDIAN = 100.0
@@ -117,25 +107,6 @@ def exponents(table: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "exponent", "low", "high"])
 
 
-def suite_cells(suite: Sequence[Plain]) -> list[Plain]:
-    """Return the entries of a suite as cells; without a suite, one cell without differences."""
-    return list(suite) or [{}]
-
-
-def with_cell(cfg: Cfg, cell: Plain) -> Cfg:
-    """Return `cfg` with the differences of a cell, typed and checked. Raises UsageError.
-
-    A group entry that names a `kind` replaces the group.
-    """
-    differences = {key: value for key, value in cell.items() if key != "bounds"}
-    if not differences:
-        return cfg
-    try:
-        return with_differences(cfg, differences)
-    except UsageError as error:
-        raise UsageError(f"{dict(cell)} does not fit the configuration: {error}") from error
-
-
 def typed(settings: Entry, entry: Any, where: str) -> Entry:
     """Return the dataclass `settings` with the differences of one entry of the list `where`.
 
@@ -159,38 +130,8 @@ def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
             )
 
 
-def check_bounds(cell: Plain) -> None:
-    """Raise UsageError for bounds on other columns, and bounds that are not positive numbers."""
-    bounds = cell.get("bounds", {})
-    if not isinstance(bounds, Mapping):
-        raise UsageError(
-            f"bounds={bounds} of a suite's entry must be pairs, such as {{test_rmse: 1e-6}}."
-        )
-    for column, bound in bounds.items():
-        if column not in BOUNDED:
-            raise UsageError(
-                f"bounds of a suite's entry has {column}; choose from {', '.join(BOUNDED)}."
-            )
-        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
-        if not is_number or not 0 < bound < math.inf:
-            raise UsageError(
-                f"bounds of a suite's entry has {column}: {bound}, which must be a positive number."
-            )
-
-
-def bound_rows(cell: Plain, summary: Plain) -> Iterator[Row]:
-    """Yield one row per bound of `cell`, with the value that it bounds."""
-    for column, bound in cell.get("bounds", {}).items():
-        shape = summary["shape"].replace("-", ",")
-        label = f"{summary['target']} [{shape}], N = {summary['train_points']}"
-        values = {"label": label, "column": column, "bound": float(bound)}
-        yield Row("bounds", {**values, "value": summary[column]})
-
-
 def bound_claims(tables: Tables) -> Claims:
     """Yield one claim per bound, and one that no seed is far worse than the median."""
-    if "bounds" not in tables:
-        return
     for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
         values, bound = rows["value"], float(rows["bound"].iloc[0])
         measured = maximum(values) if column == "seconds" else median(values)

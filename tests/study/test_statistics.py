@@ -11,6 +11,7 @@ from kanrun.experiments.compare_mlp.studies import VARIANTS
 from kanrun.experiments.curves.parts import fitted_order
 from kanrun.experiments.extend_grid import extension as grid_claims
 
+from kanrun import study
 from kanrun.errors import UsageError
 from kanrun.study import suite
 from kanrun.study.suite import claim_at_least, claim_at_most, maximum, median, minimum, value_range
@@ -193,10 +194,10 @@ def test_a_claim_holds_up_to_its_bound(claims, largest):
     ],
 )
 def test_bounds_that_say_nothing_are_refused(given, said):
-    suite.check_bounds({"bounds": {"test_rmse": 1e-6, "seconds": 10}})
-    suite.check_bounds({})
+    study.check_bounds({"bounds": {"test_rmse": 1e-6, "seconds": 10}})
+    study.check_bounds({})
     with pytest.raises(UsageError, match=said):
-        suite.check_bounds({"bounds": given})
+        study.check_bounds({"bounds": given})
 
 
 def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out():
