@@ -105,8 +105,9 @@ def export_files(
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
     used = (canonical, days_from, features_of, is_number, number_from, place_of, text_of)
+    helpers = (inspect.getsource(function) for function in used)
     data = f"#: The data of the model.\nMODEL = {python_literal(in_pieces(document))}\n{_PREDICT}"
-    return {file: "\n\n".join([own, *map(inspect.getsource, used), data]).encode()}, []
+    return {file: "\n\n".join([own, *helpers, data]).encode()}, []
 
 
 def identifier(text: str) -> str:

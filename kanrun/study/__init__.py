@@ -26,7 +26,8 @@ Cell = Mapping[str, Any]
 Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
 Claims = Iterable[Claim]
 Cfg = TypeVar("Cfg", bound=ExperimentConfig)
-Event, Trained = TypeVar("Event"), TypeVar("Trained")
+Event = TypeVar("Event")
+Trained = TypeVar("Trained")
 MOST_TASKS = 100_000
 
 #: Columns that a suite's entry may bound.
