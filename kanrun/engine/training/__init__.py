@@ -27,6 +27,7 @@ from kanrun.engine.training.data import (
     TrainingData,
     affords_starts,
     baseline_error,
+    check_solver,
     choose_solver,
     mean_loss,
     measure,
@@ -62,7 +63,7 @@ from kanrun.engine.training.solver_run import (
     TrainingState,
     take_steps,
 )
-from kanrun.engine.training.solvers import Adam, LevenbergMarquardt, Solver, check_solver
+from kanrun.engine.training.solvers import Adam, LevenbergMarquardt, Solver
 from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_starts
 from kanrun.monitoring import time_limit_reached
 

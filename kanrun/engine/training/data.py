@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kanrun.config.registry import SOLVERS
+from kanrun.errors import UsageError
 
 Task = Literal["regression", "classification"]
 
@@ -323,6 +324,22 @@ def second_order_work(rows: int, parameters: int) -> int:
 def affords_starts(first: int) -> bool:
     """Return whether second-order starts with this many unknowns on the first grid are cheap."""
     return START_WORK * first**3 <= LM_WORK
+
+
+def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
+    """Raise UsageError for a solver that fits neither the task nor the precision."""
+    if not SOLVERS[name].second_order:
+        return
+    if task == "classification":
+        raise UsageError(
+            f"solver={name} minimises squares, not cross-entropy. Use solver=auto, lbfgs or adam "
+            "for classes."
+        )
+    if dtype != torch.float64:
+        raise UsageError(
+            f"solver={name} works in float64. Use precision=float64, or solver=lbfgs or adam for "
+            "float32."
+        )
 
 
 def choose_solver(

@@ -54,7 +54,7 @@ MISSES, TOO_FAR, UPWARD_UNKNOWNS, CLEAN = 4, 1.5, 1000, 1e-6
 # A first fit with a relative error above NOISY is followed by second differences of these weights,
 # from nearly straight edges down. A later grid looks past PLATEAU_WEIGHTS of them that do not help.
 NOISY, ROUGH_ORDER, ROUGH_STEPS, PLATEAU_WEIGHTS = 0.05, 2, 8, 2
-ROUGH_WEIGHTS = tuple(10.0**-e for e in range(-1, 7))
+ROUGH_WEIGHTS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 # The evidence: second differences with this weight at the start, and the maximum number of updates
 # with this many steps each, until the weight changes by less than the factor SETTLED.
 EVIDENCE_WEIGHT, EVIDENCE_UPDATES, EVIDENCE_STEPS, SETTLED = 1e-6, 12, 3, 1.2

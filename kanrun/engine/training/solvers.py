@@ -16,12 +16,11 @@ import torch
 from torch import Generator, Tensor
 
 from kanrun.config import AdamSolver
-from kanrun.config.registry import SOLVERS
 from kanrun.engine.least_squares import LMPolicy, LocalRows, begin, step
 from kanrun.engine.networks import Network
-from kanrun.engine.training.data import Plan, Task, explain_non_finite
+from kanrun.engine.training.data import Plan, explain_non_finite
 from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessLoss
-from kanrun.errors import TrainingFailed, UsageError
+from kanrun.errors import TrainingFailed
 
 #: Steps of networks with grids; with more than SMALL unknowns fewer steps are taken, from a lower
 #: first damping.
@@ -65,22 +64,6 @@ class Solver(Protocol):
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from another solver's `state()`."""
-
-
-def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
-    """Raise UsageError for a solver that fits neither the task nor the precision."""
-    if not SOLVERS[name].second_order:
-        return
-    if task == "classification":
-        raise UsageError(
-            f"solver={name} minimises squares, not cross-entropy. Use solver=auto, lbfgs or adam "
-            "for classes."
-        )
-    if dtype != torch.float64:
-        raise UsageError(
-            f"solver={name} works in float64. Use precision=float64, or solver=lbfgs or adam for "
-            "float32."
-        )
 
 
 class LevenbergMarquardt:
