@@ -15,7 +15,7 @@ import io
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import chain, pairwise, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,14 +45,10 @@ from kanrun.engine.training import Clock, Grown, Step, TrainingData, train
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Records, Row
+from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.build import LearningProblem, factory, make_plan, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import claim_at_least
-
-if TYPE_CHECKING:
-    from kanrun.figures import Figures
-    from kanrun.study import Cell, Claims, Tables
-
 
 #: (seconds, test RMSE) after each step.
 Curve = Iterator[tuple[float, float]]

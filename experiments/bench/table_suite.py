@@ -15,7 +15,7 @@ from functools import partial
 from importlib import import_module, resources
 from importlib.util import find_spec
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from kanrun.experiments.bench.timing import rows_of
@@ -35,10 +35,6 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family
 from kanrun.runs.records import Note, Records
 from kanrun.targets import Points
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
-
 
 XGBOOST_NAME, CATBOOST_NAME = "xgboost, rounds chosen", "CatBoost, rounds chosen"
 FOREST, RIDGE_NAME, PROCESS = "random forest", "ridge regression", "Gaussian process"

@@ -22,22 +22,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from kanrun.experiments.compare_mlp import studies
+from kanrun.experiments.compare_mlp.cases import case_of, cases_of, kan_name, plan_of
 
 from kanrun.config import CompareMLPConfig, KANConfig
+from kanrun.engine.networks.counting import TOLERANCE
 from kanrun.errors import UsageError
 from kanrun.points import Array
 from kanrun.runs import Claim
 from kanrun.runs.records import Records
+from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.suite import claim_at_most, claim_near, exponent, median, value_range
-
-if TYPE_CHECKING:
-    from kanrun.figures import Figures
-    from kanrun.study import Cell, Claims, Tables
-
 
 #: Coverage of an interval. RESAMPLES leave some 500 beyond each end of the widest that is drawn,
 #: that of 6 seeds.
@@ -72,16 +71,12 @@ def cells(cfg: CompareMLPConfig) -> list[Cell]:
     A cell of a KAN has a `grid`, one of an MLP its `activation`, and its widths or the KAN that it
     `matches`.
     """
-    from kanrun.experiments.compare_mlp.cases import cases_of
-
     found = ({"case": case, **cell} for case in cases_of(cfg) for cell in _networks(cfg, case))
     counts = cfg.growth and cfg.comparison == "matched"
     return [*found, *([{"growth": dict(cfg.growth)}] if counts else [])]
 
 
 def _networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
-    from kanrun.experiments.compare_mlp.studies import VARIANTS
-
     kans = [{"hidden": h, "grid": g} for h, g in itertools.product(case["shapes"], cfg.grids)]
     kinds = list(itertools.product(cfg.depths, cfg.activations))
     if cfg.comparison == "universal_approximation":
@@ -92,7 +87,7 @@ def _networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
     if cfg.comparison == "no_activation":
         return [{"activation": "identity", "hidden": cfg.widths * depth} for depth in cfg.depths]
     if cfg.comparison == "implementation_tricks":
-        return [{**kan, "variant": variant} for kan in kans for variant in VARIANTS]
+        return [{**kan, "variant": variant} for kan in kans for variant in studies.VARIANTS]
     equal = [{"matches": kan, "depth": d, "activation": a} for kan in kans for d, a in kinds]
     given = [{"hidden": [w] * d, "activation": a} for w in cfg.widths for d, a in kinds]
     return [*kans, *(equal if cfg.match else []), *given]
@@ -103,20 +98,17 @@ def check(cfg: CompareMLPConfig) -> None:
 
     Raises UsageError for what cannot be trained, and for a KAN that is listed twice.
     """
-    from kanrun.experiments.compare_mlp.cases import case_of, kan_name, plan_of
-    from kanrun.experiments.compare_mlp.studies import model_of, refuse
-
-    refuse(cfg)
+    studies.refuse(cfg)
     names = set[str]()
     for cell in cells(cfg):
         if "case" not in cell:
             continue
         case = case_of(cfg, cell["case"], cfg.seed)
-        model = model_of(case, cell)
+        model = studies.model_of(case, cell)
         plan_of(case, model)
         if isinstance(model, KANConfig):
-            name = f"{kan_name(case, model)} {cell.get('variant', '')}".strip()
-            name = f"{case.name}: the KAN {name}"
+            name = f"{kan_name(case, model)} {cell.get('variant', '')}"
+            name = f"{case.name}: the KAN {name.strip()}"
             if name in names:
                 raise UsageError(
                     f"{name} is listed twice; list each shape and grid of a case once."
@@ -126,13 +118,10 @@ def check(cfg: CompareMLPConfig) -> None:
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Records:
     """Train one network: yield a row of the summary with its sizes, seconds and errors."""
-    from kanrun.experiments.compare_mlp.cases import case_of
-    from kanrun.experiments.compare_mlp.studies import GROWTH, STUDIES, growth_rows
-
     if "case" in cell:
-        yield from STUDIES[cfg.comparison](case_of(cfg, cell["case"], seed), cell, seed)
+        yield from studies.STUDIES[cfg.comparison](case_of(cfg, cell["case"], seed), cell, seed)
     elif seed == cfg.seed:
-        yield from growth_rows(**{**GROWTH, **cell["growth"]})
+        yield from studies.growth_rows(**{**studies.GROWTH, **cell["growth"]})
 
 
 def figures(tables: Tables) -> Figures:
@@ -252,8 +241,6 @@ def matched_claims(tables: Tables) -> Claims:
 
 def verdict_claims(summary: pd.DataFrame, match: str) -> Claims:
     """Claim, for each target, that at equal size the KAN's test error is below the MLPs'."""
-    from kanrun.engine.networks.counting import TOLERANCE
-
     targets: Any = summary.groupby("target", sort=False)
     for target, rows in targets:
         logs = matched_logs(rows)

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from kanrun.config import CompareMLPConfig, KANConfig, MLPConfig
 from kanrun.config.models import check_model, widths_of
-from kanrun.config.rules import MISSING, setting
+from kanrun.config.rules import MISSING, count_setting, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
@@ -47,7 +47,7 @@ class CaseSettings:
     target: dict[str, Any] = setting(
         MISSING, "what is learned, such as {kind: named, name: product}"
     )
-    shapes: list[list[int]] = setting([[]], "hidden widths, one list per KAN", least=1, minimum=1)
+    shapes: list[list[int]] = count_setting([[]], "hidden widths, one list per KAN", least=1)
     sampling: dict[str, Any] = setting({}, "differences from sampling")
     bound: float | None = setting(
         None, "kolmogorov_arnold: the relative error to be reached", above=0

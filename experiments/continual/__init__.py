@@ -18,14 +18,20 @@ through its strengths for each; KANs differ in their random start alone.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from kanrun.experiments.continual import training
+from kanrun.experiments.continual.learners import cells_of, learner_of_cell
 
 from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
-from kanrun.runs.records import Records
+from kanrun.runs.records import Records, Row
+from kanrun.study import Cell, Claims, Figures, Tables
+from kanrun.study.build import make_plan
+from kanrun.study.saved import slider_checkpoint
 from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,
@@ -35,11 +41,6 @@ from kanrun.study.suite import (
     median,
     value_range,
 )
-
-if TYPE_CHECKING:
-    from kanrun.figures import Figures
-    from kanrun.study import Cell, Claims, Tables
-
 
 #: Forgetting in units of the peaks' height: at most a quarter of its own error for the KAN, much
 #: for the MLP, and what can be seen where forgetting is said to be back.
@@ -83,48 +84,34 @@ RUNS = "trainings"  # several of them may share a seed
 
 def cells(cfg: ContinualConfig) -> list[Cell]:
     """Return the cells of every sequence and part."""
-    from kanrun.experiments.continual.learners import cells_of
-    from kanrun.experiments.continual.training import of_sequence
-
     return [
         {**({"sequence": name} if name else {}), **cell}
         for name in cfg.sequences or [None]
-        for cell in cells_of(of_sequence(cfg, name))
+        for cell in cells_of(training.of_sequence(cfg, name))
     ]
 
 
 def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
-    from kanrun.experiments.continual.learners import cells_of, learner_of_cell
-    from kanrun.experiments.continual.training import make_sequence, of_sequence
-
-    from kanrun.study.build import make_plan
-
     for name in cfg.sequences or [None]:
-        own = of_sequence(cfg, name)
+        own = training.of_sequence(cfg, name)
         if not isinstance(own.model, KANConfig):
             raise UsageError(
                 f"model={own.model.kind}: continual takes the KAN from `model`; MLPs are "
                 "`learners`."
             )
-        sequence = make_sequence(own, own.overlap, own.seed)
+        sequence = training.make_sequence(own, own.overlap, own.seed)
         for cell in cells_of(own):
             make_plan(learner_of_cell(own, cell).model, own.solver, sequence.problem)
 
 
 def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
     """Train all trials of one learner: yield a row each, and the tables of the best."""
-    from kanrun.experiments.continual import training
-    from kanrun.experiments.continual.learners import learner_of_cell
-
-    from kanrun.study.saved import slider_checkpoint
-
-    name = cell.get("sequence")
-    cfg = training.of_sequence(cfg, name)
+    cfg = training.of_sequence(cfg, cell.get("sequence"))
     sequence = training.make_sequence(cfg, cell["overlap"], seed)
     learner = learner_of_cell(cfg, cell)
     place = {"part": cell["part"], "learner": learner.name, "memory": learner.memory}
-    place |= {"overlap": cell["overlap"]} | ({"sequence": name} if name else {})
+    place |= {key: cell[key] for key in ("overlap", "sequence") if key in cell}
     tried = []
     for number in range(cell["trials"]):
         if number and time_limit_reached():
@@ -132,8 +119,9 @@ def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
         tried.append(training.train_sequence(learner, cfg, sequence, number, seed))
         yield tried[-1].row("metrics", place)
     best = min(tried, key=lambda trial: trial.selected)
-    yield from training.matrix_rows(place, best)
-    if cell["part"] == "learners" and name is None:
+    for (i, j), error in np.ndenumerate(best.matrix):
+        yield Row("matrix", {**place, "after": i + 1, "on": j + 1, "error": float(error)})
+    if cell["part"] == "learners" and "sequence" not in cell:
         yield training.functions(learner, sequence, best)
         yield training.data(sequence)
         if seed == cfg.seed:
@@ -229,24 +217,16 @@ def _learners(rows: pd.DataFrame) -> Claims:
 
 def _kept(name: Any, some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> Claims:
     """Claim that a memory keeps what networks forget without it, and lets them learn."""
-    shares = _relative(some, without, keys)
+    # Only those without memory that have forgotten something count, and errors beyond the peaks'
+    # height as that; NaN is left for the claims to see.
+    measures, keys = list(MEASURES), [key for key in ("sequence", *keys) if key in some]
+    bare = without[~(without["worst_forgetting"] < VISIBLE_FORGETTING)].set_index(keys)[measures]
+    shares = (some.set_index(keys)[measures] / bare.clip(upper=HEIGHT)).loc[bare.index]
     bounds = (SEQUENCE_BOUNDS if "sequence" in some else BOUNDS)[some["memory"].iloc[0]]
     for (column, what), bound in zip(MEASURES.items(), bounds, strict=True):
         if bound and len(shares):
             sentence = f"{name}: {what} over that without memory"
             yield claim_at_most(sentence, shares[column], bound, of=RUNS)
-
-
-def _relative(some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Return forgetting and errors relative to the same trainings without memory.
-
-    Only those without memory that have forgotten something count, and errors beyond the peaks'
-    height as that; NaN is left for the claims to see.
-    """
-    measures = list(MEASURES)
-    keys = [key for key in ("sequence", *keys) if key in some]
-    bare = without[~(without["worst_forgetting"] < VISIBLE_FORGETTING)].set_index(keys)[measures]
-    return (some.set_index(keys)[measures] / bare.clip(upper=HEIGHT)).loc[bare.index]
 
 
 def _overlap(rows: pd.DataFrame) -> Claims:

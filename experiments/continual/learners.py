@@ -20,14 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanrun.config import (
-    SOLVERS,
-    AutoSolver,
-    ContinualConfig,
-    KANConfig,
-    MLPConfig,
-)
-from kanrun.config.rules import MISSING, setting
+from kanrun.config import SOLVERS, AutoSolver, ContinualConfig, KANConfig, MLPConfig
+from kanrun.config.rules import MISSING, count_setting, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import INFORMATION, Objective, QuadraticMemory, Samples, output_scale
@@ -164,8 +158,8 @@ class Learner:
     name: str = setting(MISSING, "what it is called in tables and figures")
     model: Any = None
     memory: str = setting("none", "what is kept of earlier phases", choices=MEMORIES)
-    replay_points: int = setting(20, "points of each phase that memory=replay keeps", minimum=1)
-    depths: list[int] = setting([1, 2, 3], "hidden layers of an MLP, by trial", least=1, minimum=1)
+    replay_points: int = count_setting(20, "points of each phase that memory=replay keeps")
+    depths: list[int] = count_setting([1, 2, 3], "hidden layers of an MLP, by trial", least=1)
     strengths: list[float] = setting(
         [1.0, 10.0, 100.0], "strengths of memory=ewc, by trial", least=1, minimum=0
     )
@@ -196,11 +190,8 @@ class Learner:
         """Trained parts of a KAN other than its coefficients; None if there are none."""
         if not isinstance(self.model, KANConfig):
             return None
-        extras = {
-            "trainable scales": not self.model.freeze_scales,
-            "grid updates": self.model.update_grid,
-        }
-        return ", ".join(name for name, is_so in extras.items() if is_so) or None
+        extras = ["trainable scales"] * (not self.model.freeze_scales)
+        return ", ".join(extras + ["grid updates"] * self.model.update_grid) or None
 
 
 def learners_of(cfg: ContinualConfig) -> dict[str, Learner]:

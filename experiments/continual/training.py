@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -356,12 +356,6 @@ def capacity(row: Row) -> Note:
         f"unknowns are remembered after {found['phases']} phases; at this rate none is left to "
         f"learn with after {found['capacity_phases']:.1f}, or later if phases share directions."
     )
-
-
-def matrix_rows(place: Place, best: LearnerTrial) -> Iterator[Row]:
-    """Yield a row for each entry of R."""
-    for (i, j), error in np.ndenumerate(best.matrix):
-        yield Row("matrix", {**place, "after": i + 1, "on": j + 1, "error": float(error)})
 
 
 def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> Table:

@@ -12,20 +12,14 @@ alone every seed is done.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from kanrun.experiments.curves.parts import PARTS, ROUNDING, check_settings
 from pandas import DataFrame, Series
 
 from kanrun.config import CurvesConfig
 from kanrun.runs.records import Claim, Records
+from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.suite import claim_at_least, claim_at_most
-
-if TYPE_CHECKING:
-    from kanrun.figures import Figures
-    from kanrun.study import Cell, Claims, Tables
-
 
 #: Required: how far a fitted order may stay below the theory's.
 TOLERANCE = 0.3
@@ -120,7 +114,7 @@ def growth_at_ends(errors: DataFrame) -> Claims:
 
 
 def _listed(values: Series[float]) -> str:
-    return ", ".join(f"{value:.2g}" for value in values)
+    return ", ".join(map("{:.2g}".format, values))
 
 
 def convergence(fitted: DataFrame) -> Claims:

@@ -19,16 +19,17 @@ validation chooses.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from kanrun.experiments.extend_grid import extension
+from kanrun.experiments.extend_grid.extension import Extension, penalises, schedule_of
 
 from kanrun.config import ExtendGridConfig
+from kanrun.engine.training import train
 from kanrun.runs.records import Note, Records, Row
-
-if TYPE_CHECKING:
-    from kanrun.experiments.extend_grid.extension import Extension
-
-    from kanrun.figures import Figures
-    from kanrun.study import Cell, Claims, Tables
+from kanrun.study import Cell, Claims, Figures, Tables, follow
+from kanrun.study.resources import generator
+from kanrun.study.saved import slider_checkpoint
 
 
 def cells(cfg: ExtendGridConfig) -> list[Cell]:
@@ -37,8 +38,6 @@ def cells(cfg: ExtendGridConfig) -> list[Cell]:
 
 
 def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
-    from kanrun.experiments.extend_grid.extension import penalises, schedule_of
-
     def cell(intervals: list[int], **differences: Any) -> dict[str, Any]:
         return {**differences, "schedule": {"kind": "list", "intervals": intervals}}
 
@@ -68,20 +67,11 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
 
 def prepare(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
     """Build everything that a training needs."""
-    from kanrun.experiments.extend_grid.extension import extension
-
-    return extension(cfg, cell, seed)
+    return extension.extension(cfg, cell, seed)
 
 
 def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None = None) -> Records:
     """Train along one schedule: yield rows of each step, then of the stages and the summary."""
-    from kanrun.experiments.extend_grid.extension import from_scratch, stage_rows, summary
-
-    from kanrun.engine.training import train
-    from kanrun.study import follow
-    from kanrun.study.resources import generator
-    from kanrun.study.saved import slider_checkpoint
-
     one = prepared or prepare(cfg, cell, seed)
     if one.left_out:
         yield Note(
@@ -89,12 +79,12 @@ def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None
             warning=True,
         )
     if one.marks["start"] == "scratch":
-        trained = from_scratch(one, seed)
+        trained = extension.from_scratch(one, seed)
     else:
         events = train(one.create, one.problem.data, one.plan, generator(seed, "training"))
         trained = yield from follow(events, one.step_rows)
-    yield from stage_rows(cfg, one, trained)
-    yield Row("summary", summary(one, trained))
+    yield from extension.stage_rows(cfg, one, trained)
+    yield Row("summary", extension.summary(one, trained))
     if cell["part"] == "schedules" and seed == cfg.seed:
         grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
         title = f"The KAN {one.marks['shape']} along {one.marks['schedule']}"
@@ -110,6 +100,4 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> Claims:
     """Return claims on exactness, order, what the penalty prevents, and what warm starts save."""
-    from kanrun.experiments.extend_grid.extension import CLAIMS
-
-    return [claim for check in CLAIMS for claim in check(tables["stages"])]
+    return [claim for check in extension.CLAIMS for claim in check(tables["stages"])]

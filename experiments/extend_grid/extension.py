@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.config import SOLVERS, ExtendGridConfig, KANConfig
-from kanrun.config.rules import setting
+from kanrun.config.rules import count_setting, setting
 from kanrun.engine.networks.counting import size_of
 from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
@@ -83,17 +83,15 @@ class Schedule:
     lower error.
     """
 
-    intervals: list[int] | None = setting(
-        None, "grids of a schedule", least=1, minimum=1, increasing=True
+    intervals: list[int] | None = count_setting(
+        None, "grids of a schedule", least=1, increasing=True
     )
     kind: str = setting("list", "what a schedule is", choices=tuple(WAYS))
-    first: int | None = setting(None, "the first of grids that double", minimum=1)
-    last: int | None = setting(None, "how far grids double", minimum=1)
+    first: int | None = count_setting(None, "the first of grids that double")
+    last: int | None = count_setting(None, "how far grids double")
     nested: bool = True
-    patience: int | None = setting(
-        None, "steps without a lower validation error; null is 2", minimum=1
-    )
-    steps: int | None = setting(None, "most steps on a grid of a plateau; null is 200", minimum=1)
+    patience: int | None = count_setting(None, "steps without a lower validation error; null is 2")
+    steps: int | None = count_setting(None, "most steps on a grid of a plateau; null is 200")
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield conflicts of grids given in two ways, and of patience without a plateau."""

@@ -41,7 +41,17 @@ from kanrun.engine.training import (
 from kanrun.engine.training.grid_training import RARE
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note, Records, Row
-from kanrun.study import bound_rows, check_bounds, follow, suite_cells, with_cell
+from kanrun.study import (
+    Cell,
+    Claims,
+    Figures,
+    Tables,
+    bound_rows,
+    check_bounds,
+    follow,
+    suite_cells,
+    with_cell,
+)
 from kanrun.study.build import (
     Create,
     LearningProblem,
@@ -71,9 +81,6 @@ from kanrun.targets.datasets import generator as stream
 
 if TYPE_CHECKING:
     from kanrun.experiments.fit.tables import TableFitting
-
-    from kanrun.figures import Figures
-    from kanrun.study import Cell, Claims, Tables
 
 
 #: Maximum number of points by default.

@@ -10,7 +10,7 @@ import numpy as np
 from pandas import DataFrame
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
+from kanrun.config import TARGETS, AutoConfig, FitConfig, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import (
     LINEAR,
@@ -173,7 +173,10 @@ def prepare_table(
         )
     known = target or build_target(cfg.target)
     plain = replace(known, family="gaussian")  # others are for this model alone
-    problem = make_problem(cfg, plain, all_rows(cfg.sampling), seed)
+    asked = cfg.sampling.n_test is not None or cfg.sampling.n_train is not None
+    sampling = replace(cfg.sampling, validation_fraction=0.0)
+    sampling = sampling if asked else replace(sampling, n_test=0)
+    problem = make_problem(cfg, plain, sampling, seed)
     if target is None and (rows := len(problem.dataset.train)) < MIN_ROWS:
         raise UsageError(
             f"model=auto needs at least {MIN_ROWS} training rows, and {problem.dataset.target.name}"
@@ -234,17 +237,10 @@ def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[f
     return low, high
 
 
-def all_rows(sampling: SamplingConfig) -> SamplingConfig:
-    """Return a sampling without validation rows, and without test rows unless asked for."""
-    asked = sampling.n_test is not None or sampling.n_train is not None
-    return replace(sampling, validation_fraction=0.0, n_test=sampling.n_test if asked else 0)
-
-
 def _selection_note(fitted: TableModel) -> Note:
     """Return the note on the selected candidate."""
-    stack = ", ".join(
-        f"{name} {weight:.0%}" for name, weight in stack_weights(fitted) if weight > _SHOWN_WEIGHT
-    )
+    weights = stack_weights(fitted)
+    stack = ", ".join(f"{name} {one:.0%}" for name, one in weights if one > _SHOWN_WEIGHT)
     reasons = {
         LINEAR: "selected the linear model: no other candidate has a significantly lower "
         "cross-validation error",
@@ -255,7 +251,7 @@ def _selection_note(fitted: TableModel) -> Note:
     }
     combined = f"a weighted sum of {stack}" if "," in stack else stack.replace(" 100%", " alone")
     text = reasons.get(fitted.selected, f"selected {combined}")
-    return Note(text, warning=fitted.selected == MEAN)
+    return Note(text, fitted.selected == MEAN)
 
 
 def _comparison(checked: DataFrame, loss: str) -> Records:
@@ -275,18 +271,21 @@ def _comparison(checked: DataFrame, loss: str) -> Records:
     other, ours = str(means.idxmin()), losses[OURS]
     higher = ours.mean() / means[other] - 1
     difference = (ours - losses[other]).to_numpy()
-    if abs(difference.mean()) <= deviation(difference) / len(difference) ** 0.5:
-        yield Note(
+    is_equal = abs(difference.mean()) <= deviation(difference) / len(difference) ** 0.5
+    if is_equal:
+        text = (
             f"{OURS} and {other} have the same cross-validated {loss} within one standard error; "
             f"that of {OURS} is {abs(higher):.1%} {'higher' if higher > 0 else 'lower'}"
         )
-        return
-    compared = f"; that of {OURS} is {higher:.1%} higher"
-    if higher <= 0:
-        compared = f", {-higher:.1%} below the next ({other})"
-    lowest = other if higher > 0 else OURS
-    text = f"{lowest} has the lowest cross-validated {loss}{compared}"
-    yield Note(text, warning=higher > 0)
+    elif higher > 0:
+        text = (
+            f"{other} has the lowest cross-validated {loss}; that of {OURS} is {higher:.1%} higher"
+        )
+    else:
+        text = (
+            f"{OURS} has the lowest cross-validated {loss}, {-higher:.1%} below the next ({other})"
+        )
+    yield Note(text, warning=higher > 0 and not is_equal)
 
 
 def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,15 +20,11 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import ImportedNetwork, read_network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Records, Row, Value
+from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.build import make_problem, with_scalings
 from kanrun.study.evaluation import model_records
 from kanrun.study.resources import generator
 from kanrun.targets import NAMED, Scaling, array_target
-
-if TYPE_CHECKING:
-    from kanrun.figures import Figures
-    from kanrun.study import Cell, Claims, Tables
-
 
 #: Points that are recorded: inputs of the checkpoint, or uniform ones of the first grid.
 SAMPLES = 2000

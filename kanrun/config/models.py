@@ -112,7 +112,7 @@ class MLPConfig:
 
 
 @model(
-    "kanrun.study.build:create_polynomial",
+    "kanrun.study.build:create_curve",
     network="kanrun.engine.networks.classical:Polynomial",
     label="polynomial",
     inputs=1,
@@ -127,7 +127,7 @@ class PolynomialConfig:
 
 
 @model(
-    "kanrun.study.build:create_bezier",
+    "kanrun.study.build:create_curve",
     network="kanrun.engine.networks.classical:Bezier",
     label="Bezier curve",
     inputs=1,
@@ -144,7 +144,7 @@ class BezierConfig:
 
 
 @model(
-    "kanrun.study.build:create_bspline",
+    "kanrun.study.build:create_curve",
     network="kanrun.engine.networks.classical:BSpline",
     label="B-spline",
     inputs=1,

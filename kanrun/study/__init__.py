@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Cell = Mapping[str, Any]
 Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
 Claims = Iterable[Claim]
+Figures = Iterable[tuple[str, Callable[[], "Figure"]]]  # names, and functions that draw
 Cfg = TypeVar("Cfg", bound=ExperimentConfig)
 Event = TypeVar("Event")
 Trained = TypeVar("Trained")
@@ -66,7 +67,7 @@ class Experiment(Protocol):
     def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]:
         """Train one cell with one seed and yield its records."""
 
-    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Callable[[], Figure]]]:
+    def figures(self, tables: Tables, /) -> Figures:
         """Yield the name of each figure, and a function that draws it from recorded tables."""
 
     def claims(self, tables: Tables, /) -> Claims:
@@ -133,9 +134,7 @@ class TaskEvent(NamedTuple):
     what: Started | Record | ProgressUpdate | Finished | Failure
 
 
-def chosen_figures(
-    experiment: Any, tables: Tables, names: Sequence[str] = ()
-) -> Iterator[tuple[str, Callable[[], Figure]]]:
+def chosen_figures(experiment: Any, tables: Tables, names: Sequence[str] = ()) -> Figures:
     """Yield the figures with these names, also those drawn on request only, or the usual ones.
 
     Raises UsageError for a name that the tables have no figure of.

@@ -15,19 +15,17 @@ from kanrun.config import (
     MODELS,
     SOLVERS,
     AutoSolver,
-    BezierConfig,
-    BSplineConfig,
     ExperimentConfig,
     KANConfig,
     MLPConfig,
-    PolynomialConfig,
     SamplingConfig,
     check,
 )
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.config.models import AUTO, check_model, widths_of
+from kanrun.config.registry import resolve
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
+from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import (
     GrowthPolicy,
@@ -212,16 +210,15 @@ def create_mlp(model: MLPConfig, problem: LearningProblem, generator: Generator)
     return network.to(problem.domain.device)
 
 
-def create_polynomial(model: PolynomialConfig, problem: LearningProblem, _: Generator) -> Network:
-    return Polynomial(model.degree + 1, problem.outputs, problem.domain)
-
-
-def create_bezier(model: BezierConfig, problem: LearningProblem, _: Generator) -> Network:
-    return Bezier(model.control_points, problem.outputs, problem.domain)
-
-
-def create_bspline(model: BSplineConfig, problem: LearningProblem, _: Generator) -> Network:
-    return BSpline(model.control_points, problem.outputs, problem.domain, degree=model.degree)
+def create_curve(model: Any, problem: LearningProblem, _: Generator) -> Network:
+    """Return the network of a curve of one input, whose functions its control points count."""
+    given = vars(model)
+    functions = given.get("control_points") or model.degree + 1
+    own = {"degree": model.degree} if {"control_points", "degree"} <= given.keys() else {}
+    curve: Network = resolve(MODELS[model.kind].network)(
+        functions, problem.outputs, problem.domain, **own
+    )
+    return curve
 
 
 def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, str]:
