@@ -7,12 +7,11 @@ from scipy.special import ndtri
 from sklearn.linear_model import GammaRegressor, PoissonRegressor
 from sklearn.metrics import d2_tweedie_score, log_loss, mean_gamma_deviance, mean_poisson_deviance
 
+from kanrun import fit
 from kanrun.engine.tables import TablePolicy, fit_table
 from kanrun.engine.tables.cross_validation import cross_validate
-from kanrun.engine.tables.scores import per_exposure
 from kanrun.errors import InvalidData
 from kanrun.points import Family, Points
-from kanrun.study.prediction import error_levels
 
 MEANS = np.array([0.02, 0.3, 0.6, 0.95])
 #: One fit of effects and pairs.
@@ -134,20 +133,11 @@ def test_fractions_and_their_cross_validation():
 @pytest.mark.parametrize("dispersion", [1.0, 3.0])
 def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
     points, _ = draw("poisson", 1000, 0, dispersion)
-    model = fit_table(points, None, TablePolicy(family="poisson", pairs=False, **UNFOLDED))
-    levels = error_levels()
-    (bins,) = model.error_quantiles(points.y, levels)
+    model = fit(points.x, points.y, family="poisson", pairs=False, selection="evidence")
     new, _ = draw("poisson", 2000, 1, dispersion)
-    eta, predicted = model.raw(new.x)[:, 0], model.predict(new.x)[:, 0]
-    low, high = (
-        model.family.quantile(
-            np.interp(eta, bins[:, 0], [np.interp(p, levels, row[1:]) for row in bins]), predicted
-        )
-        for p in (0.05, 0.95)
-    )
-    inside = (low <= new.y[:, 0]) & (new.y[:, 0] <= high)
-    assert 0.88 < inside.mean() < 0.97
-    wide, order = high - low, np.argsort(predicted)
+    low, high = model.interval(new.x, 0.9)
+    assert 0.88 < np.mean((low <= new.y) & (new.y <= high)) < 0.97
+    wide, order = high - low, np.argsort(model.predict(new.x))
     assert wide[order[-200:]].mean() > 2.5 * wide[order[:200]].mean()
 
 
@@ -160,19 +150,3 @@ def test_sizes_have_any_unit(unit):
     )
     assert_allclose(other.predict(points.x), unit * ours.predict(points.x), rtol=2e-3)
     assert other.family.dispersion == pytest.approx(ours.family.dispersion, rel=1e-2)
-
-
-def test_exposures_multiply_the_mean_exactly():
-    rng = np.random.default_rng(2)
-    x = rng.uniform(-1, 1, (250, 2))
-    exposure = rng.uniform(0.2, 5, 250)
-    y = rng.poisson(exposure * np.exp(1 + x[:, 0]))[:, None].astype(float)
-    points = Points(np.stack([x[:, 0], exposure, x[:, 1]], 1), y)
-    rates = fit_table(
-        per_exposure(points, 1, "poisson"), None, TablePolicy(family="poisson", **UNFOLDED)
-    )
-    model = rates.with_exposure(1, exposure)
-    assert_allclose(model.predict(points.x)[:, 0], exposure * rates.predict(x)[:, 0], rtol=3e-4)
-    far = points.x * [1, 50, 1]
-    assert_allclose(model.predict(far), 50 * model.predict(points.x), rtol=3e-4)
-    assert np.corrcoef(np.log(rates.predict(x)[:, 0]), x[:, 0])[0, 1] > 0.97

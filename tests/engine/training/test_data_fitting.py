@@ -18,17 +18,14 @@ from kanrun.engine.training import (
 )
 
 
-def problem(weight, freeze_unseen=False):
+def problem(weight):
     """A fit, and its rows and residuals densely."""
     g = Generator().manual_seed(0)
     network = kan([2, 2, 1], 8, initialisation="spline", generator=g)
     x = torch.rand(300, 2, dtype=torch.float64, generator=g) * 2 - 1
-    if freeze_unseen:
-        x = x.abs() - 1
     y = torch.sin(3 * x[:, :1]) + x[:, 1:]
     penalty = SmoothnessPenalty(weight)
-    given = Objective(Samples(x, y), 0.7, penalty=penalty, freeze_unseen=freeze_unseen)
-    fitting = DataFitting(network, given)
+    fitting = DataFitting(network, Objective(Samples(x, y), 0.7, penalty=penalty))
     output, jacobian = network.linearise(x)
     penalty = network.penalty_rows()
     dense = [
@@ -67,17 +64,6 @@ def test_direct_step_is_the_damped_solution(mu):
     right = torch.cat([values, values.new_zeros(len(step))])
     expected = torch.linalg.lstsq(damped, -right[:, None], driver="gelsd").solution[:, 0]
     assert_close(step, expected, rtol=1e-4, atol=1e-6)
-
-
-def test_held_unknowns_get_no_step():
-    fitting, _, _ = problem(1e-10, freeze_unseen=True)
-    linear = linearised(fitting)
-    equations = NormalEquations(linear)
-    direct = equations.solver(1e-8)(equations.gradient)
-    held = linear.frozen
-    assert held.any()
-    assert (direct[held] == 0).all()
-    assert (direct[~held] != 0).any()
 
 
 @pytest.mark.parametrize("kind, weight", [("kan", 1e-12), ("mlp", 0.0)])

@@ -48,13 +48,9 @@ def test_counts_with_exposures_are_predicted_from_a_file(folder, run, counts, co
     assert (low % 1 == 0).all()
     assert (out["quantile 0.95:claims"] == high).all()
     assert abs((counts["claims"] < out["quantile 0.25:claims"]).mean() - 0.2) < 0.1
-    assert ((low <= counts["claims"]) & (counts["claims"] <= high)).mean() > 0.88
-    wide = (high - low).groupby(pd.qcut(mean, 3, labels=False)).mean()
-    assert wide[2] > 2 * wide[0]
     x = counts[["age", "exposure"]]
-    assert_allclose(
-        model.predict(x.assign(exposure=2.0)), 2 * model.predict(x.assign(exposure=1.0)), 1e-3
-    )
+    one, two, far = (model.predict(x.assign(exposure=each)) for each in (1.0, 2.0, 200.0))
+    assert_allclose([two, far], [2 * one, 200 * one], 1e-3)
     explained = Family("poisson").explained(counts[["claims"]].to_numpy(), mean.to_numpy()[:, None])
     assert model.score(x, counts["claims"]) == pytest.approx(explained)
 

@@ -208,17 +208,6 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
     assert summary["outcome"] == "exact"  # decided by the rows, without a truth
 
 
-@pytest.mark.slow
-def test_noise_has_no_structure(tmp_path_factory):
-    rng = np.random.default_rng(0)
-    path = tmp_path_factory.mktemp("data") / "noise.csv"
-    pd.DataFrame({"a": rng.normal(size=300), "y": rng.normal(size=300)}).to_csv(path, index=False)
-    noise = f"target=table target.path={path} target.outputs=y {ALL_ROWS}"
-    summary = run(tmp_path_factory, noise).table("summary").iloc[0]
-    assert summary["outcome"] == "failed"
-    assert "no structure found" in summary["reason"]
-
-
 @pytest.mark.parametrize(
     "line, message",
     [
