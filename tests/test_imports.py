@@ -1,9 +1,7 @@
 """What must stay light: names, help and errors load no packages of training."""
 
-import subprocess
-import sys
-
 import pytest
+from processes import python
 
 HEAVY = ["torch", "pandas", "matplotlib", "scipy", "sympy", "kanrun.engine"]
 LIGHT = [  # in this order: who loads more comes later
@@ -28,12 +26,12 @@ for module, absent in {modules!r}.items():
     importlib.import_module(module)
     assert not (loaded := [name for name in absent if name in sys.modules]), (module, loaded)
 """
-    run(code)
+    python("-c", code)
 
 
 @pytest.mark.parametrize("words", ["fit --help", "fit model.degree=x", "compare-mlp tags=[a/b]"])
 def test_help_and_refused_settings_load_nothing_heavy(words):
-    run(f"""
+    code = f"""
 import sys
 from kanrun.__main__ import main
 sys.argv = ["kanrun", *{words.split()!r}]
@@ -42,9 +40,5 @@ try:
 except SystemExit:
     pass
 assert not (loaded := [name for name in {HEAVY!r} if name in sys.modules]), loaded
-""")
-
-
-def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+"""
+    python("-c", code)

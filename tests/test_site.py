@@ -10,7 +10,6 @@ import os
 import re
 import runpy
 import shutil
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from processes import python, run
 
 from kanrun.config import TARGETS, keys_of
 
@@ -190,16 +190,7 @@ def run_shell(block, folder):
     """Run the block by bash as a reader does who answers y; raises where a command fails."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     call = ["bash", "-euo", "pipefail", "-c", block]
-    done = subprocess.run(
-        call,
-        cwd=folder,
-        env={**os.environ, "PATH": path},
-        input="y\n",
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{block}\n{done.stderr[-3000:]}"
+    run(call, cwd=folder, env={**os.environ, "PATH": path}, input="y\n")
 
 
 @pytest.mark.slow
@@ -222,9 +213,7 @@ def test_every_block_of_a_page_runs(name, furnished, tmp_path, monkeypatch, requ
 @pytest.mark.slow
 def test_the_site_builds_without_the_network(tmp_path):
     pytest.importorskip("mkdocs")
-    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)]
-    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    python("-m", "mkdocs", "build", "--strict", "-q", "-d", tmp_path, cwd=ROOT)
     for page in tmp_path.rglob("*.html"):
         loaded = re.findall(
             r'<(?:script|img|link rel="stylesheet")[^>]*(?:src|href)="(https?://[^"]+)"',

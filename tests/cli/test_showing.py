@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from processes import python
 
 from kanrun.cli.commands import completions
 from kanrun.config import EXPERIMENTS, groups_of
@@ -27,9 +26,7 @@ def test_help_imports_nothing_heavy(words):
         "'sympy', 'rich', 'yaml'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
-    )
+    done = python("-c", code, *words)
     assert done.stderr.strip() == "[]"
     assert done.stdout
 
@@ -195,8 +192,6 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path):
 def test_completion_in_a_shell(shell, variables, found):
     environment = {**os.environ, **variables, "_KANRUN_COMPLETE": f"complete_{shell}"}
     code = "from kanrun.cli.app import main; raise SystemExit(main([]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    done = python("-c", code, env=environment)
     assert found in done.stdout
     assert not done.stderr

@@ -2,11 +2,10 @@
 
 import fnmatch
 import os
-import subprocess
-import sys
 
 import pytest
 from pandas import DataFrame
+from processes import python
 
 from kanrun.config import EXPERIMENTS, GROUPS, MODELS, SOLVERS, TARGETS
 from kanrun.config.registry import ModelKind, Registry, resolve
@@ -20,13 +19,8 @@ def test_a_plug_in_that_does_not_load_is_left_out(tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[kanrun.plugins]\nown = own\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "kanrun", "fit", "--cfg", "job"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = python("-m", "kanrun", "fit", "--cfg", "job", env=environment)
     assert "the plug-in own is left out" in done.stderr
 
 

@@ -27,6 +27,11 @@ def made_solver(network, data, plan, penalty=SmoothnessPenalty(), seed=0):
     return Setup(data, plan, Generator().manual_seed(seed), Clock()).solver(network, penalty)
 
 
+def normal(*shape, seed=0):
+    """Normal numbers of mean 0 and variance 1."""
+    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
 def points(count, inputs, low=-1.0, high=1.0, seed=1):
     share = torch.rand(count, inputs, generator=Generator().manual_seed(seed), dtype=torch.float64)
     return low + (high - low) * share

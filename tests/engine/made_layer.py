@@ -1,6 +1,7 @@
 """Layers and samples for the tests of layers."""
 
 import torch
+from made_kan import points
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
@@ -14,12 +15,11 @@ def make(
 ):
     """A layer on [-1, 1] with random numbers; weights of edges lie between 0.5 and 1.5."""
     drawn = Generator().manual_seed(seed)
-    points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(inputs, -1).clone()
+    breaks = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(inputs, -1).clone()
     if not uniform:
-        away = torch.rand(inputs, intervals - 1, generator=drawn, dtype=torch.float64)
-        points[:, 1:-1] += 0.3 / intervals * away
+        breaks[:, 1:-1] += points(inputs, intervals - 1, 0.0, 0.3 / intervals)
     spec = spec or EdgeSpec(base="silu")
-    layer = SplineLayer.on_grid(points.to(dtype), outputs, spec, uniform=uniform)
+    layer = SplineLayer.on_grid(breaks.to(dtype), outputs, spec, uniform=uniform)
     initialise(layer, "paper", drawn)
     with torch.no_grad():
         for name, weight in layer.named_parameters():
@@ -29,7 +29,4 @@ def make(
 
 
 def data(samples=12, inputs=3, spread=1.3, seed=1):
-    share = torch.rand(
-        samples, inputs, generator=Generator().manual_seed(seed), dtype=torch.float64
-    )
-    return (2 * share - 1) * spread
+    return points(samples, inputs, -spread, spread, seed)

@@ -7,7 +7,6 @@ import json
 import re
 import runpy
 import shutil
-import subprocess
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from made_models import HOSTILE, MODELS, field, hostile, kan, model, table
+from processes import run
 
 from kanrun.engine.equations import HardConditions, Windows
 from kanrun.engine.networks import Network
@@ -68,14 +68,8 @@ def written(one, form, file):
 
 def compiled(source, name):
     flags = ["-Wall", "-Wextra", "-pedantic", "-Werror", "-std=c99", "-O1", "-shared", "-fPIC"]
-    done = subprocess.run(
-        ["cc", *flags, str(source), "-o", str(source.with_suffix(".so")), "-lm"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    library = ctypes.CDLL(str(source.with_suffix(".so")))
+    run(["cc", *flags, source, "-o", made := source.with_suffix(".so"), "-lm"])
+    library = ctypes.CDLL(str(made))
     getattr(library, f"{name}_evaluate").restype = None
     return library
 

@@ -1,10 +1,10 @@
 """The formula of a run folder is read by the whitelist again before it becomes a source."""
 
 import runpy
-import subprocess
 
 import numpy as np
 import pytest
+from processes import run
 from scipy.interpolate import BSpline
 
 from kanrun.errors import UsageError
@@ -30,9 +30,8 @@ def run_c(folder, text, body):
     text += f"#include <stdio.h>\nint main(void) {{ {body} return 0; }}\n"
     (folder / "f.c").write_text(text)
     command = ["cc", "-Wall", "-Werror", "-std=c99", "f.c", "-o", "f", "-lm"]
-    subprocess.run(command, cwd=folder, check=True)
-    done = subprocess.run([folder / "f"], capture_output=True, text=True, check=True)
-    return [float(word) for word in done.stdout.split()]
+    run(command, cwd=folder)
+    return [float(word) for word in run([folder / "f"]).stdout.split()]
 
 
 def test_python_has_the_formulas_numbers(tmp_path):

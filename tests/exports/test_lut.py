@@ -3,12 +3,12 @@
 import re
 import runpy
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 from made_models import MODELS, hostile, kan, model
+from processes import run
 
 from kanrun.engine.layers import BASES
 from kanrun.errors import UsageError
@@ -90,9 +90,7 @@ def test_names_and_codes_beyond_the_domain_do_no_harm(tmp_path):
     found = exported(one, tmp_path, input_bits=6, index_bits=6)
     assert found["MODEL"]["inputs"] == list(one.inputs)
     flags = ["-Wall", "-Wextra", "-pedantic", "-Werror", "-std=c99", "-c"]
-    command = ["cc", *flags, str(tmp_path / "m.c"), "-o", str(tmp_path / "m.o")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run(["cc", *flags, tmp_path / "m.c", "-o", tmp_path / "m.o"])
     high = one.domain[:, 1]
     np.testing.assert_array_equal(found["predict"]([high + 9]), found["predict"]([high]))
     np.testing.assert_array_equal(

@@ -1,11 +1,10 @@
 """Determinism: the same numbers for any hash seed, number of library threads and executor."""
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from processes import python
 
 from kanrun.runs import Run, find_runs
 
@@ -28,11 +27,8 @@ WAYS = {
 def tables_of(line, outputs, environment):
     """Every table of the run as text, to the last digit, without times and processes."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *line.split(), "-q", "--outputs", str(outputs)]
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    words = [*line.split(), "-q", "--outputs", outputs]
+    python("-c", code, *words, env={**os.environ, **environment})
     (run,) = find_runs(outputs)
     frames = {name: run.table(name) for name in run.tables}
     return {

@@ -2,12 +2,11 @@
 
 import math
 import re
-import subprocess
-import sys
 
 import matplotlib.figure
 import pytest
 import torch
+from processes import python
 from torch import nn
 from torch.testing import assert_close
 
@@ -175,8 +174,6 @@ for line in sys.stdin:
 def test_what_does_not_fit_is_one_sentence():
     """In a process of its own, without the checks of annotations that tests add."""
     lines = "\n".join(REFUSALS)
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], input=lines, capture_output=True, text=True, check=True
-    )
+    done = python("-c", PROGRAM, input=lines)
     for call, said in zip(REFUSALS, done.stdout.splitlines(), strict=True):
         assert re.search(REFUSALS[call], said), (call, said)

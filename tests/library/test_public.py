@@ -3,11 +3,11 @@
 import doctest
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 import kanrun
 from kanrun.cli.app import main
@@ -74,22 +74,5 @@ def test_types_hold_for_a_program_outside(tmp_path):
     shutil.copytree(root / "kanrun", site / "kanrun")
     shutil.copytree(root / "experiments", site / "kanrun" / "experiments")
     (tmp_path / "program.py").write_text(PROGRAM)
-    words = [
-        "-m",
-        "mypy",
-        "--strict",
-        "--follow-imports=silent",
-        "--cache-dir",
-        str(tmp_path / "cache"),
-        "program.py",
-    ]
-    seen = {**os.environ, "MYPYPATH": str(site)}
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=tmp_path,
-        env=seen,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    words = ("--strict", "--follow-imports=silent", "--cache-dir", "cache", "program.py")
+    python("-m", "mypy", *words, cwd=tmp_path, env={**os.environ, "MYPYPATH": str(site)})

@@ -6,12 +6,11 @@ own, which a child process has on its path.
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from processes import python
 
 from kanrun.cli.app import main
 
@@ -36,10 +35,7 @@ def site(tmp_path_factory):
     place = tmp_path_factory.mktemp("outside")
     assert main(["init", str(place / "source"), "--name", "kanrun-outside"]) == 0
     words = f"-m pip install -q --no-deps --no-build-isolation --target {place}/site {place}/source"
-    done = subprocess.run(
-        [sys.executable, *words.split()], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    python(*words.split())
     return place / "site"
 
 
@@ -47,7 +43,7 @@ def kanrun(site, place, *lines):
     """Run the command lines in one process, which has the package on its path."""
     (place / "words.json").write_text(json.dumps([line.split() for line in lines]))
     environment = {**os.environ, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", COMMANDS], cwd=place, env=environment, check=True)
+    python("-c", COMMANDS, cwd=place, env=environment)
     return [tuple(each) for each in json.loads((place / "told.json").read_text())]
 
 

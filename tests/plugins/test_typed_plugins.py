@@ -4,12 +4,13 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from processes import python
+from processes import run as run_to_end
 
 from kanrun.cli.app import main
 
@@ -24,15 +25,9 @@ def package(tmp_path_factory):
     return place
 
 
-def kanrun(place, line="", **variables):
+def kanrun(place, line="", code=0, **variables):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    return called([sys.executable, "-c", CALL, *shlex.split(line)], place, environment)
-
-
-def called(command, place, environment=None):
-    return subprocess.run(
-        command, cwd=place, env=environment, capture_output=True, text=True, check=False
-    )
+    return python("-c", CALL, *shlex.split(line), code=code, cwd=place, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +37,7 @@ def run(package, tmp_path_factory):
     network = "model.hidden=[2] model.intervals=[3] solver.n_starts=1 figures=none"
     words = f"target=rings {network} n_seeds=2 solver.smoothness_weight=1e-12 {QUICK}"
     place = f"executor=local executor.workers=1 --outputs {outputs}"
-    done = kanrun(package, f"fit --plugin waves.rings {words} {place}")
-    assert done.returncode == 0, done.stderr
+    kanrun(package, f"fit --plugin waves.rings {words} {place}")
     return outputs / "fit" / "v0001"
 
 
@@ -71,16 +65,14 @@ def test_the_variable_names_several(package):
     ],
 )
 def test_what_cannot_be_loaded_is_refused(package, module, sentence):
-    done = kanrun(package, f"fit --plugin '{module}'")
-    assert done.returncode == 2
+    done = kanrun(package, f"fit --plugin '{module}'", 2)
     assert done.stderr.startswith(f"kanrun: the plug-in {module} cannot be loaded: ")
     assert sentence in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_a_configuration_cannot_name_a_module(package):
-    done = kanrun(package, "fit +plugin=waves.rings target=rings")
-    assert done.returncode == 2
+    done = kanrun(package, "fit +plugin=waves.rings target=rings", 2)
     assert "rings" in done.stderr
 
 
@@ -95,8 +87,7 @@ def test_an_interrupted_run_asks_for_its_plugins(package, run, tmp_path):
     file = tmp_path / "fit" / "v0001" / "run.json"
     told = json.loads(file.read_text())
     file.write_text(json.dumps(told | {"status": "INTERRUPTED"}))
-    done = kanrun(package, f"runs resume fit/v0001 --outputs {tmp_path}")
-    assert done.returncode == 2
+    done = kanrun(package, f"runs resume fit/v0001 --outputs {tmp_path}", 2)
     assert "If you trust it, add --plugin waves.rings" in done.stderr
 
 
@@ -116,13 +107,11 @@ def test_init_refuses_a_folder_with_files(package, capsys):
 def test_the_written_package_installs_and_passes_its_own_test(package, tmp_path):
     """In an environment that has nothing but the dependencies of kanrun, by their path."""
     place, root = tmp_path / "env", Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
+    python("-m", "venv", "--without-pip", place)
     (site,) = place.glob("lib/python*/site-packages")
     dependencies = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(dependencies))
-    python = str(place / "bin" / "python")
-    words = f"-m pip --python {python} install -q --no-deps --no-build-isolation"
-    done = called([sys.executable, *words.split(), str(root), str(package)], tmp_path)
-    assert done.returncode == 0, done.stderr
-    tested = called([python, "-m", "pytest", "-q", str(package / "tests")], tmp_path)
-    assert tested.returncode == 0, tested.stdout + tested.stderr
+    program = place / "bin" / "python"
+    words = f"-m pip --python {program} install -q --no-deps --no-build-isolation"
+    python(*words.split(), root, package, cwd=tmp_path)
+    run_to_end([program, "-m", "pytest", "-q", package / "tests"], cwd=tmp_path)

@@ -3,12 +3,12 @@
 import json
 import re
 import shutil
-import subprocess
 from importlib import resources
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from processes import run
 from scipy.interpolate import BarycentricInterpolator, BSpline
 
 from kanrun.errors import UsageError
@@ -44,8 +44,7 @@ def computed(expression, tmp_path):
         "global.kan = require('./network.js'); const lesson = require('./lesson.js');"
         f"console.log(JSON.stringify({expression}));"
     )
-    done = subprocess.run([node, "-e", code], cwd=tmp_path, capture_output=True, check=True)
-    return json.loads(done.stdout)
+    return json.loads(run([node, "-e", code], cwd=tmp_path).stdout)
 
 
 def test_the_parts_compute_what_scipy_computes(tmp_path):

@@ -5,7 +5,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
 from base64 import b64encode
 from html.parser import HTMLParser
 from importlib import resources
@@ -13,6 +12,7 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
+from processes import run
 
 from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
 from kanrun.engine.layers import EdgeSpec
@@ -291,9 +291,7 @@ def test_the_script_computes_what_the_engine_computes(products, tmp_path):
         "const outputs = ({model, x}) => x.map(point => kan.predict(kan.prepared(model), point));"
         "console.log(JSON.stringify(cases.map(outputs)))"
     )
-    done = subprocess.run(
-        [node, "-e", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
-    )
+    done = run([node, "-e", code], cwd=tmp_path)
     for network, found in zip(networks, json.loads(done.stdout), strict=True):
         with torch.no_grad():
             wanted = network(x) * 2 + 1

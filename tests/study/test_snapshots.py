@@ -1,12 +1,12 @@
 """A training interrupted within a grid resumes from its checkpoint to the same numbers."""
 
+import made_kan
 import pytest
 import torch
 from torch import Generator
 
 from kanrun.config import AdamSolver
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.networks import MLP
 from kanrun.engine.training import (
     Plan,
     Samples,
@@ -21,13 +21,9 @@ from kanrun.engine.training import (
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
 from kanrun.study.saved import from_checkpoint, to_checkpoint
 
-DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
-
 
 def kan(generator, **spec):
-    return KAN.create(
-        (2, 3, 1), 4, EdgeSpec(**{"base": "silu", **spec}), domain=DOMAIN, generator=generator
-    )
+    return made_kan.kan((2, 3, 1), generator=generator, **spec)
 
 
 def mlp(generator):
@@ -46,7 +42,7 @@ NETWORKS = {
 
 
 def samples(count, seed):
-    x = torch.rand(count, 2, dtype=torch.float64, generator=Generator().manual_seed(seed)) * 2 - 1
+    x = made_kan.points(count, 2, seed=seed)
     return Samples(x, torch.exp(torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2))
 
 

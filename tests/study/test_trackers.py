@@ -3,13 +3,13 @@
 import importlib.util
 import os
 import sqlite3
-import subprocess
 import sys
 import types
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from processes import python
 
 from kanrun.runs import Status
 from kanrun.study import progress
@@ -163,15 +163,12 @@ def test_tensorboard_holds_the_run(run_toy):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("packages")
-def test_trackio_holds_the_run(tmp_path, capfd):
+def test_trackio_holds_the_run(tmp_path):
     command = ["fit", "target=runge", "model=polynomial", "tracker=trackio", "sampling.n_train=50"]
     place = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
-    subprocess.run(
-        [sys.executable, "-m", "kanrun", *command], cwd=tmp_path, env=place, check=True, timeout=300
-    )
-    said = capfd.readouterr()
-    assert "rackio" not in said.out
-    assert "left out" not in said.err
+    said = python("-m", "kanrun", *command, cwd=tmp_path, env=place)
+    assert "rackio" not in said.stdout
+    assert "left out" not in said.stderr
     database = sqlite3.connect(tmp_path / "trackio" / "kanrun-fit.db")
     names = {row[0] for row in database.execute("SELECT run_name FROM metrics")}
     logged = " ".join(str(row[0]) for row in database.execute("SELECT metrics FROM metrics"))

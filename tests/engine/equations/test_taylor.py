@@ -1,13 +1,13 @@
 """Jets against reverse mode, and Jacobians of anything computed from them against differences."""
 
+import made_kan
 import pytest
 import torch
 from torch.testing import assert_close
 
 from kanrun.engine.equations import Monomials
 from kanrun.engine.equations.taylor import network_jets
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP, Polynomial
+from kanrun.engine.networks import MLP, Polynomial
 from kanrun.errors import UsageError
 
 INDICES = [(2, 1), (0, 4), (1, 2)]
@@ -18,22 +18,14 @@ def network(kind):
     if kind == "mlp":
         made = MLP([2, 4, 3], "tanh", dtype=torch.float64, generator=drawn)
     else:
-        domain = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
-        spec = EdgeSpec(degree=6, base=kind)
-        made = KAN.create(
-            [2, 3, 3], 4, spec, domain=domain, initialisation="spline", generator=drawn
-        )
+        start = {"initialisation": "spline", "generator": drawn}
+        made = made_kan.kan([2, 3, 3], degree=6, base=kind, **start)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(
                 0.2 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype)
             )
     return made
-
-
-def points(count):
-    drawn = torch.Generator().manual_seed(1)
-    return 1.8 * torch.rand(count, 2, generator=drawn, dtype=torch.float64) - 0.9
 
 
 def by_autograd(model, x, output, index):
@@ -48,7 +40,8 @@ def by_autograd(model, x, output, index):
 
 @pytest.mark.parametrize("kind", ["zero", "mlp"])
 def test_components_are_the_derivatives(kind):
-    model, x, monomials = network(kind), points(7), Monomials.covering(INDICES, 2)
+    model, monomials = network(kind), Monomials.covering(INDICES, 2)
+    x = made_kan.points(7, 2, -0.9, 0.9)
     with torch.enable_grad():
         jets, _ = network_jets(model, x, monomials)
     for index in monomials.indices:
@@ -62,4 +55,4 @@ def test_other_networks_are_refused():
     with pytest.raises(UsageError, match="kind kan or mlp, not polynomial"):
         network_jets(curve, torch.zeros(3, 1, dtype=torch.float64), Monomials.covering([(1,)], 1))
     with pytest.raises(UsageError, match="base=zero"):
-        network_jets(network("silu"), points(3), Monomials.covering(INDICES, 2))
+        network_jets(network("silu"), made_kan.points(3, 2), Monomials.covering(INDICES, 2))

@@ -1,12 +1,11 @@
 """A spline layer by what a compiler gets, and by the compiler itself."""
 
-import subprocess
-import sys
 from shutil import which
 
 import pytest
 import torch
 from made_layer import NARROW, WIDE, data, make
+from processes import python
 from torch.testing import assert_close
 
 from kanrun.engine.layers import EdgeSpec
@@ -89,4 +88,4 @@ for backend, intervals in (("eager", 5), ("inductor", 5), ("inductor", 100)):
 @pytest.mark.skipif(not any(map(which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_the_compiler_itself():
     """In a separate process: a compiler cannot look through the annotation checks of tests."""
-    subprocess.run([sys.executable, "-c", COMPILED], check=True)
+    python("-c", COMPILED)

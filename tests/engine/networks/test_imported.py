@@ -1,13 +1,12 @@
 """Networks of pykan and efficient-kan give the outputs that their libraries recorded."""
 
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import python
 from safetensors.torch import save_file
 
 from kanrun import KAN
@@ -50,7 +49,7 @@ def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(na
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("kan") is None, reason="pykan is not installed (extra peers)")
 def test_networks_that_pykan_trains_now_give_its_outputs(tmp_path):
-    subprocess.run([sys.executable, STATES / "make_pykan_states.py"], cwd=tmp_path, check=True)
+    python(STATES / "make_pykan_states.py", cwd=tmp_path)
     for name in ("trained", "pruned", "affine", "products", "arities"):
         assert difference(KAN.from_pykan(tmp_path / name), name, tmp_path) < 1e-12
 

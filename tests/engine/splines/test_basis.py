@@ -1,5 +1,6 @@
 """The local basis against the recurrence written out slowly, and against scipy's B-splines."""
 
+import made_kan
 import numpy as np
 import pytest
 import torch
@@ -25,8 +26,7 @@ def make_grid(degree, intervals, uniform, outside="linear", inputs=2, seed=0, dt
 
 
 def points_of(grid, count=40, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    share = torch.rand(count, grid.knots.shape[0], generator=generator, dtype=torch.float64)
+    share = made_kan.points(count, grid.knots.shape[0], 0.0, seed=seed)
     return grid.low + share * (grid.high - grid.low)
 
 
@@ -134,9 +134,7 @@ def test_nan_stays_with_its_own_sample(uniform):
 def test_many_intervals_in_single_precision(intervals, low):
     points = torch.linspace(low, low + 1, intervals + 1, dtype=torch.float64)[None].float()
     grid = Grid(extend(points, 3), 3, True)
-    x = torch.cat(
-        [low + torch.rand(500, 1, generator=torch.Generator().manual_seed(0)), points[:, [0, -1]].T]
-    )
+    x = torch.cat([made_kan.points(500, 1, low, low + 1).float(), points[:, [0, -1]].T])
     values, interval = local_basis(x, grid)
     assert_close(values.sum(-1), torch.ones_like(x), atol=1e-5, rtol=0)
     assert interval.max() < intervals

@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_kan import normal, points
 from torch.testing import assert_close
 
 from kanrun.engine.splines import (
@@ -53,14 +54,14 @@ def more_points(points, generator):
 )
 def test_the_function_stays(degree, intervals, factor, arbitrary, outside, decades, seed):
     generator = torch.Generator().manual_seed(seed)
-    points = random_points(intervals, 2, generator, decades)
-    coarse = Grid(extend(points, degree), degree, False, outside)
-    finer = more_points(points, generator) if arbitrary else subdivide(points, factor)
+    breaks = random_points(intervals, 2, generator, decades)
+    coarse = Grid(extend(breaks, degree), degree, False, outside)
+    finer = more_points(breaks, generator) if arbitrary else subdivide(breaks, factor)
     fine = Grid(extend(finer, degree), degree, False, outside)
-    coefficients = torch.randn(3, 2, coarse.functions, generator=generator, dtype=torch.float64)
+    coefficients = normal(3, 2, coarse.functions, seed=seed)
     assert contains(fine, coarse)
     inserted = insert_knots(coefficients, coarse, fine)
-    share = torch.rand(80, 2, generator=generator, dtype=torch.float64) * 1.6 - 0.3
+    share = points(80, 2, -0.3, 1.3, seed)
     x = coarse.low + share * (coarse.high - coarse.low)
     old, new = value(coefficients, coarse, x), value(inserted, fine, x)
     assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
@@ -73,9 +74,7 @@ def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
     finer[:, 3:-1:3] += 2**-54 * torch.tensor([1, -1, 1, -1, 1, -1])
     fine = Grid(extend(finer, 3), 3)
     assert contains(fine, coarse)
-    coefficients = torch.randn(
-        2, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+    coefficients = normal(2, 1, coarse.functions)
     x = torch.linspace(0.1, 0.7, 101, dtype=torch.float64)[:, None]
     old, new = (
         value(coefficients, coarse, x),

@@ -1,5 +1,6 @@
 """Least squares splines: against numpy, without full rank, and their order of convergence."""
 
+import made_kan
 import numpy as np
 import pytest
 import torch
@@ -27,9 +28,7 @@ def grid_of(intervals, degree, dtype=torch.float64, uniform=True):
 
 def test_the_solution_is_numpys():
     grid = grid_of(5, 3)
-    generator = torch.Generator().manual_seed(0)
-    x = 2 * torch.rand(200, 1, generator=generator, dtype=torch.float64) - 1
-    y = torch.randn(200, 2, 1, generator=generator, dtype=torch.float64)
+    x, y = made_kan.points(200, 1), made_kan.normal(200, 2, 1)
     found = fit_coefficients(x, y, grid)[:, 0]
     expected = np.linalg.lstsq(design_matrix(x, grid)[0].numpy(), y[..., 0].numpy(), rcond=None)[
         0
@@ -58,9 +57,7 @@ def test_the_band_gives_the_dense_solution(degree, spread, monkeypatch):
     grid = grid_of(60, degree)
     x = torch.cat([sample_points(grid, 3), greville(grid).T.clamp(grid.low, grid.high)])
     if spread == "uneven":
-        x = torch.cat(
-            [x, 1e-3 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(1)).double()]
-        )
+        x = torch.cat([x, 1e-3 * made_kan.normal(4000, 1)])
     y = torch.stack([torch.sin(9 * x), 1e6 + torch.exp(x)], 1)
     dense, at = fit_coefficients(x, y, grid), sample_points(grid, 7)
     monkeypatch.setattr(fitting, "DENSE_WORK", 0)

@@ -1,5 +1,6 @@
 """Sums of splines and their gradients by every kernel, against dense products."""
 
+import made_kan
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,15 +16,13 @@ from kanrun.engine.splines import (
 
 
 def case(degree, uniform, outside, spread, *, samples=10, inputs=3):
-    generator = torch.Generator().manual_seed(degree)
     points = torch.linspace(-1, 1, 6, dtype=torch.float64).expand(inputs, -1)
     if not uniform:
-        points = points + 0.1 * torch.rand(points.shape, generator=generator, dtype=torch.float64)
+        points = points + made_kan.points(inputs, 6, 0.0, 0.1)
     grid = Grid(extend(points, degree), degree, uniform, outside)
-    x = spread * (2 * torch.rand(samples, inputs, generator=generator, dtype=torch.float64) - 1)
-    table = torch.randn(4, inputs, grid.functions, generator=generator, dtype=torch.float64)
-    g = torch.randn(samples, 4, generator=generator, dtype=torch.float64)
-    return grid, x, table, g
+    x = made_kan.points(samples, inputs, -spread, spread)
+    table = made_kan.normal(4, inputs, grid.functions)
+    return grid, x, table, made_kan.normal(samples, 4)
 
 
 def densely(x, table, grid):

@@ -1,11 +1,10 @@
 """A KAN as a graph of splines: equal where edges are splines, close where they are not."""
 
+import made_kan
 import numpy as np
 import pytest
 import torch
 
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN
 from kanrun.engine.networks.reshaping import with_masks
 from kanrun.engine.symbolic.conversions import graph_of, values_of
 
@@ -14,14 +13,7 @@ X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
 
 def network(intervals, precision=torch.float64, **spec):
     generator = torch.Generator().manual_seed(0)
-    domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=precision)
-    kan = KAN.create(
-        [2, 3, 2],
-        intervals,
-        EdgeSpec(**{"base": "silu", **spec}),
-        domain=domain,
-        generator=generator,
-    )
+    kan = made_kan.kan([2, 3, 2], intervals, generator=generator, dtype=precision, **spec)
     with torch.no_grad():
         for layer in kan.edge_layers:
             noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=precision)

@@ -70,7 +70,7 @@ def test_direct_step_is_the_damped_solution(mu):
 def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(monkeypatch, kind, weight):
     """What memory cannot hold is made again and again, or never; the problem is the same."""
     g = Generator().manual_seed(0)
-    x = torch.rand(61, 2, dtype=torch.float64, generator=g) * 2 - 1
+    x = points(61, 2)
     samples = Samples(x, torch.stack([torch.sin(3 * x[:, 0]), x[:, 1] ** 2], 1))
     shape = (2, 3, 2)
     network = (

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from made_kan import kan, points
+from made_kan import kan, normal, points
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
@@ -144,7 +144,7 @@ def test_knots_are_inserted_at_a_kink_a_jump_and_a_singularity(function, place, 
 
 
 def test_no_knots_are_inserted_for_noise_or_without_points_held_out():
-    noise = torch.randn(350, 1, generator=Generator().manual_seed(0), dtype=torch.float64)
+    noise = normal(350, 1)
 
     def noisy(x):
         return x[:, :1] ** 2 + noise[: len(x)]

@@ -6,7 +6,7 @@ from time import process_time
 
 import pytest
 import torch
-from made_kan import kan, points
+from made_kan import kan, normal, points
 from torch import Generator
 
 from kanrun.config import AdamSolver
@@ -29,10 +29,9 @@ from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 
 
 def samples(count, seed, noise=0.0):
-    g = Generator().manual_seed(seed)
-    x = torch.rand(count, 2, dtype=torch.float64, generator=g) * 2 - 1
+    x = points(count, 2, seed=seed)
     y = torch.exp(torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
-    return Samples(x, y + noise * torch.randn(count, 1, dtype=torch.float64, generator=g))
+    return Samples(x, y + noise * normal(count, 1, seed=seed))
 
 
 def create(generator, outputs=1):

@@ -18,7 +18,7 @@ def kan(hidden=(2,)):
 
 
 def samples(seed, count=15, outputs=1):
-    x = 2 * torch.rand(count, 2, generator=torch.Generator().manual_seed(seed)).double() - 1
+    x = made_kan.points(count, 2, seed=seed)
     return Samples(x, (x @ torch.tensor([[1.0, 2.0], [0.5, -1.0]]).double()).sin()[:, :outputs])
 
 
@@ -105,7 +105,7 @@ def test_classes_are_remembered_by_the_curvature_of_their_cross_entropy():
     memory.learn(network, phase.x, "classification", 1.0)
     u, step = network.get_unknowns(), 1e-3
     shares = network(phase.x).softmax(1).detach()
-    direction = torch.randn(len(u), generator=torch.Generator().manual_seed(0)).double()
+    direction = made_kan.normal(len(u))
     network.set_unknowns(u + step * direction)
     with torch.no_grad():
         divergence = (shares * (shares.log() - network(phase.x).log_softmax(1))).sum(1).mean()

@@ -95,11 +95,8 @@ def test_same_function_costs_about_the_same_on_every_grid():
 
 
 def noisy(points):
-    generator = Generator().manual_seed(3)
-    x = torch.rand(points, 1, dtype=torch.float64, generator=generator) * 2 - 1
-    return Samples(
-        x, torch.sin(4 * x) + 0.3 * torch.randn(points, 1, dtype=torch.float64, generator=generator)
-    )
+    x = made_kan.points(points, 1, seed=3)
+    return Samples(x, torch.sin(4 * x) + 0.3 * made_kan.normal(points, 1, seed=4))
 
 
 def line_kan(generator):

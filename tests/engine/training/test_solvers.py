@@ -94,9 +94,7 @@ def test_same_seed_same_numbers(name):
 
 def test_lm_reaches_the_minimum_that_scipy_finds():
     model, clean = mlp((2, 2, 1)), samples(60)
-    data = Samples(
-        clean.x, clean.y + 0.1 * torch.randn(60, 1, dtype=torch.float64, generator=generator())
-    )
+    data = Samples(clean.x, clean.y + 0.1 * made_kan.normal(60, 1))
     start = model.get_unknowns()
 
     def residuals(u):
@@ -158,7 +156,7 @@ def test_lm_leaves_pruned_edges_alone():
 def test_a_local_step_moves_nothing_that_saw_no_data(name):
     """Training on the left half changes nothing `degree` intervals past the border."""
     model = kan((1, 1), 20, base="zero", trained_scales="none")
-    x = -torch.rand(100, 1, dtype=torch.float64, generator=generator())
+    x = made_kan.points(100, 1, high=0.0)
     data = TrainingData(Samples(x, torch.sin(5 * x)))
     right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[:, None]  # past 3 intervals of 0.1
     before, unseen = model(right).detach(), ~model.support(x)[0]

@@ -1,5 +1,6 @@
 """The measures of forgetting by their definitions, and what memories keep."""
 
+import made_kan
 import numpy as np
 import pytest
 import torch
@@ -21,8 +22,7 @@ from kanrun.experiments.continual.training import (
 )
 
 from kanrun.config import SOLVERS, ContinualConfig
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.networks import MLP
 from kanrun.engine.training import Objective, Plan, Samples, objective, output_scale, predict
 from kanrun.engine.training.objective import SmoothnessLoss, SmoothnessPenalty
 from kanrun.errors import TrainingFailed
@@ -30,15 +30,7 @@ from kanrun.runs.records import Row
 
 
 def flat_kan(intervals=20):
-    domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
-    draws = torch.Generator().manual_seed(0)
-    return KAN.create(
-        (1, 1),
-        intervals,
-        EdgeSpec(trained_scales="none", base="silu"),
-        domain=domain,
-        generator=draws,
-    )
+    return made_kan.kan((1, 1), intervals, trained_scales="none")
 
 
 def phase(low, high, count=30):

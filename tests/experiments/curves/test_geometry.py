@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kanrun.experiments.curves.geometry import (
-    PER_SPAN,
     approximate,
     basis_on,
-    bernstein,
     bezier_pieces,
     check_parameters,
     clamped_knots,
@@ -18,11 +16,9 @@ from kanrun.experiments.curves.geometry import (
     identities,
     interpolate,
     jumps,
-    move_point,
     parameters_along,
     polynomial_through,
     random_curve,
-    samples,
     spans,
     with_multiple_knot,
 )
@@ -78,43 +74,19 @@ def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable
     assert next(jumps(with_multiple_knot(degree, degree + 1), 0.5))["relative"] > 1e-2  # is torn
 
 
-@pytest.mark.parametrize("degree", [1, 3, 5])
-def test_moving_a_control_point_moves_its_support_and_no_bit_elsewhere(degree):
-    curve = random_curve(degree, 3 * degree + 4, np.random.default_rng(1))
-    t, before = samples(curve), curve.c.copy()
-    for index in range(len(curve.c)):
-        moved = move_point(curve, index, np.array([0.3, -2.0]))
-        assert np.array_equal(curve.c, before)
-        changed = (moved(t) != curve(t)).any(1)
-        support = (t > curve.t[index]) & (t < curve.t[index + degree + 1])
-        inside = support & (t > 0) & (t < 1)
-        assert np.array_equal(changed & inside, inside)
-        assert not (changed & ~support)[1:-1].any()
-        assert int(changed[:-1].reshape(-1, PER_SPAN).any(1).sum()) <= degree + 1
-
-
-def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size():
-    found = identities(random_curve(4, 14, np.random.default_rng(2)), np.ones(2))
-    assert found["pieces"] == found["pieces_expected"] == 10
-    assert found["most_spans"] == 5
+@pytest.mark.parametrize("degree", [1, 4])
+def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size(degree):
+    found = identities(random_curve(degree, 14, np.random.default_rng(2)), np.ones(2))
+    assert found["pieces"] == found["pieces_expected"] == 14 - degree
+    assert found["most_spans"] == degree + 1
     assert found["stray_samples"] == 0
     assert max(found["casteljau"], found["partition"], found["reproduction"]) < 1e-13
     assert found["lowest"] == 0
 
 
-@settings(deadline=None, max_examples=30)
-@given(degree=st.integers(0, 25), seed=st.integers(0, 999))
-def test_de_casteljau_equals_bernstein(degree, seed):
-    control = drawn(degree + 1, 3, seed=seed)
-    apart = np.abs(de_casteljau(control, UNIT) - bernstein(UNIT, degree) @ control).max()
-    assert apart <= 1e-12 * np.abs(control).max()
-
-
 @pytest.mark.parametrize(
     "degree, inner, count",
     [
-        (1, [0.2, 0.5, 0.9], 4),
-        (3, [0.2, 0.5, 0.9], 4),
         (3, [], 1),
         (3, [0.2, 0.5, 0.5, 0.9], 4),
         (2, [0.5, 0.5, 0.5], 2),  # not even continuous

@@ -2,28 +2,21 @@
 
 from functools import partial
 
+import made_kan
 import pytest
 import torch
 from kanrun.experiments.extend_grid.extension import Schedule, schedule_of
 from torch import Generator
 
 from kanrun.config import AdamSolver
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 from kanrun.errors import UsageError
-
-DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
 
 
 def data():
     x = torch.linspace(-1, 1, 90, dtype=torch.float64)[:, None]
     samples = Samples(x, torch.sin(4 * x) + 0.1 * x)
     return TrainingData(samples.part(torch.arange(0, 90, 2)), samples.part(torch.arange(1, 90, 4)))
-
-
-def create(intervals, generator):
-    return KAN.create([1, 1], intervals, EdgeSpec(base="silu"), domain=DOMAIN, generator=generator)
 
 
 def doubled(first, last, **more):
@@ -67,5 +60,8 @@ def test_a_plan_follows_its_schedule():
 def test_a_plateau_leaves_a_grid_when_validation_stalls():
     adam = Plan("adam", (3, 6), weight=0.0, settings=AdamSolver(learning_rate=0.2))
     plan = Schedule([3, 6], "plateau", patience=5, steps=400).applied(adam)
-    trained = fit(partial(create, 3), data(), plan, Generator().manual_seed(0))
+    create = partial(made_kan.kan, [1, 1], 3)
+    trained = fit(
+        lambda generator: create(generator=generator), data(), plan, Generator().manual_seed(0)
+    )
     assert all(stage.steps < 400 for stage in trained.stages)
