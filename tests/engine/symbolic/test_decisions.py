@@ -1,0 +1,150 @@
+"""What a search for formulas accepts and where it ends, at both sides of each bound."""
+
+from importlib import import_module
+
+import numpy as np
+import pytest
+from made_graphs import edge, one_edge
+
+from kanrun.engine.symbolic import Graph, SearchData, snapping
+from kanrun.engine.symbolic.candidates import choose
+from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
+from kanrun.engine.symbolic.regression import output_transforms
+from kanrun.engine.symbolic.search import Skeleton, choose_formula
+
+#: The package exports a function of this name.
+search = import_module("kanrun.engine.symbolic.search")
+
+X = np.linspace(1, 2, 101)[:, None]
+Y = np.resize([1.0, -1.0], 101)
+DATA = SearchData(X, Y, X, Y)
+LINE = one_edge("x", 1.0, 0.0, 1.0, 0.0, free="cd")
+
+
+class Scripted(SearchData):
+    """Errors of graphs by the constant c of their first edge."""
+
+    def error(self, model):
+        return model.edges[0].function.constants[2]
+
+    def residuals_are_noise(self, model):
+        return True
+
+
+SCRIPTED = Scripted(X, Y, X, Y)
+PROBLEM = SearchProblem(SCRIPTED, choose(["x"]), SearchPolicy(starts=4))
+
+
+def with_error(error):
+    return one_edge("x", 1.0, 0.0, error, 0.0, free="cd")
+
+
+def test_points_and_chance_of_models():
+    few = SearchData(X[:15], Y[:15], X[:15], Y[:15])
+    assert [few.has_enough_points(constants) for constants in (5, 6)] == [True, False]
+    assert [few.interpolated_by(count) for count in (13, 14)] == [False, True]
+    assert few.no_skill_error == pytest.approx(0.8 * few.error(few.mean))
+    assert DATA.no_skill_error == pytest.approx((1 - 2 / 101**0.5) * DATA.error(DATA.mean))
+
+
+@pytest.mark.parametrize("mean, worse", [(0.19, False), (0.21, True)])
+def test_a_model_is_worse_beyond_two_standard_errors(mean, worse):
+    """The squared errors differ by `mean` and one standard deviation."""
+    data = SearchData(X[:100], Y[:100], X[:100], Y[:100])
+    squares = 4 + mean + Y[:100]
+    first, second = (lambda x: Y[:100] + np.sqrt(squares)), (lambda x: Y[:100] + 2)
+    assert data.not_significantly_worse(first, second) != worse
+
+
+@pytest.mark.parametrize("flips, noise", [(166, True), (164, False)])
+def test_residuals_whose_neighbours_are_alike_are_no_noise(flips, noise):
+    """Residuals of +1 and -1, whose correlation is 1 - flips / 200; 3.5 / sqrt(401) is 0.175."""
+    x = np.linspace(0, 1, 401)[:, None]
+    residuals = (-1.0) ** (np.arange(401) * flips // 400)
+    data = SearchData(x, 0 * x[:, 0], x, 0 * x[:, 0])
+    assert data.residuals_are_noise(lambda x: residuals) == noise
+
+
+@pytest.mark.parametrize(
+    "before, after, edges", [(1.0, 1.29, 1), (1.0, 1.31, 2), (1e-12, 0.99e-7, 1), (0, 1.01e-7, 2)]
+)
+def test_an_edge_goes_if_the_error_grows_little(before, after, edges, monkeypatch):
+    monkeypatch.setattr(snapping, "refit_on_grids", lambda graph, data, settings: graph)
+    errors = {1: after, 2: float(before)}
+    monkeypatch.setattr(Scripted, "error", lambda self, graph: errors[len(graph.edges)])
+    both = Graph(1, ("sum",), tuple(edge(0, 1, name, 1.0, 0.0, 1.0, 0.0) for name in ("x", "sin")))
+    assert len(snapping.eliminate(both, SCRIPTED).edges) == edges
+
+
+@pytest.mark.parametrize("error, limited", [(2.1e-5, True), (1.9e-5, False)])
+def test_small_residuals_are_no_noise(error, limited):
+    assert snapping.is_noise_limited(with_error(error), SCRIPTED) == limited
+
+
+@pytest.mark.parametrize(
+    "formula, network, longer",
+    # Noise limits the second network, and a formula within 2 % of it is good enough.
+    [(1.01e-12, 1e-6, True), (0.9e-12, 1e-6, False), (1.01e-2, 1e-2, False), (1.03e-2, 1e-2, True)],
+)
+def test_a_structure_is_searched_longer_unless_it_is_good(formula, network, longer, monkeypatch):
+    monkeypatch.setattr(snapping, "_with_edge_formulas", lambda *_: {})
+    monkeypatch.setattr(snapping, "_assigned", lambda tried, *_: tried)
+    tried = FittedStructure("1-1", with_error(network), SCRIPTED, with_error(formula))
+    assert bool(list(snapping.search_longer(tried, PROBLEM))) == longer
+
+
+@pytest.mark.parametrize(
+    "errors, grids, refined, snapped",
+    [
+        # Four intervals more where three grids are not GOOD, finer ones below STALLED.
+        ([0.9, search.GOOD * 0.99], [3, 3], True, True),
+        ([0.9, 0.8, search.GOOD * 1.01, 0.7], [3, 3, 7, 4], True, True),
+        ([search.STALLED * 1.01] * 4, [3, 3, 7, 4], False, False),
+        ([search.STALLED * 0.99] * 4, [3, 3, 7, 4], True, False),
+        ([0.9, 0.8, 0.7, 0.049], [3, 3, 7, 4], True, True),
+        ([0.9, 0.8, 0.7, 0.051], [3, 3, 7, 4], True, False),
+    ],
+)
+def test_a_structure_is_refined_and_snapped(errors, grids, refined, snapped, monkeypatch):
+    each, tried, extended, told = iter(errors), [], [], []
+
+    def start(skeleton, x, intervals, degree, generator):
+        tried.append(intervals)
+        return with_error(next(each))
+
+    monkeypatch.setattr(Skeleton, "start", start)
+    monkeypatch.setattr(search, "coarse_fit", lambda graph, data: graph)
+    monkeypatch.setattr(search, "extend", lambda graph, *_: extended.append(graph) or graph)
+    monkeypatch.setattr(search, "snapped", lambda *_: told.append(1) or iter(()))
+    run = search._Search(PROBLEM, np.random.default_rng(0))
+    (stage,) = run.train([Skeleton.of_kan((1, 1, 1))])
+    assert (tried, bool(extended), bool(told)) == (grids, refined, snapped)
+    assert stage.error == min(errors)
+
+
+@pytest.mark.parametrize("formula, over", [(1.04e-2, True), (1.06e-2, False)])
+def test_a_search_is_over_where_only_noise_is_left(formula, over):
+    run = search._Search(PROBLEM, np.random.default_rng(0))
+    run.trained = [search.SearchStage("train", "1-1", with_error(1e-2), SCRIPTED)]
+    run.structures = [FittedStructure("1-1", LINE, SCRIPTED, with_error(formula))]
+    assert run.over() == over
+
+
+@pytest.mark.parametrize("factor, taken", [(99.0, True), (101.0, False)])
+def test_a_network_counts_with_a_hundred_times_its_error(factor, taken, monkeypatch):
+    """Its description has no constants; that of the formula has two, at equal lengths here."""
+    found = FittedStructure("1-1", LINE, SCRIPTED, with_error(1e-3))
+    length = found.length
+    bare = (length - search.length_of(1.0, 0, 0.0, SCRIPTED)) / SCRIPTED.count
+    network = FittedStructure("1-1", with_error(np.exp(bare) / factor), SCRIPTED)
+    assert (choose_formula([found, network], SCRIPTED) is network) == (not taken)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_transforms_of_the_output_are_undone_by_their_functions(sign):
+    y = sign * np.linspace(0.1, 0.9, 20)
+    names = {"1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2", "log", "arcsin", "arctan", "tanh"}
+    found = output_transforms(y, {*names, "sin"})
+    assert len(found) == 12
+    for each in found:
+        np.testing.assert_allclose(each.restore(each.values), y)
