@@ -104,6 +104,8 @@ def test_an_edge_is_a_function_with_derivatives():
     assert_close(
         edge(at, 2), (edge(at + h) - 2 * edge(at) + edge(at - h)) / h**2, rtol=1e-4, atol=1e-5
     )
+    free = at.clone().requires_grad_()
+    assert_close(torch.autograd.grad(edge(free, 1).sum(), free)[0], edge(at, 2))
     assert edge(0.25).shape == ()
     assert edge.breakpoints.shape == (6,)
     assert edge.coefficients.shape == (8,)

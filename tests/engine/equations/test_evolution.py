@@ -27,7 +27,7 @@ from kanrun.engine.equations.evolution_solution import (
 )
 from kanrun.engine.equations.space import Space, with_kinks
 from kanrun.engine.equations.system import evolution_system
-from kanrun.engine.equations.window import EvolvingState, WindowProblem, window_field
+from kanrun.engine.equations.window import EvolvingState, Part, Window, WindowProblem, window_field
 from kanrun.engine.networks import from_description
 from kanrun.errors import UsageError
 from kanrun.formulas.equations import Vocabulary
@@ -481,3 +481,17 @@ def test_steps_of_a_window_end(changes, steps, jacobians, solved, monkeypatch):
     marcher = Marcher(make({"t": [0, 1]}, "u_t = -u", ["u = 1 at t=0"]), 1e-3)
     unknowns, taken = marcher._solved(problem)
     assert (taken, problem.n_jacobians, unknowns is not None) == (steps, jacobians, solved)
+
+
+def test_intervals_grow_with_the_accuracy_and_follow_a_solution_before():
+    system = make(BOX, "u_t = u_xx", ["periodic in x", "u = 1 at t=0"])
+    assert Marcher(system, 1e-14)._fewest(20, 0.0) == 200
+    assert Marcher(system, 1e2)._fewest(20, 0.0) == 8
+
+    def window(start, end, intervals):
+        space = Space(np.linspace(0, 1, intervals + 1), ((None, None),), periodic=True)
+        return Window(start, end, ((Part(space, np.zeros((intervals, 8))),),))
+
+    windows = [window(0.0, 0.9e-3, 50), window(0.1, 0.1 + 1.1e-3, 40), window(0.5, 0.9, 30)]
+    marcher = Marcher(system, 1e-14, March(windows, 1.0, 1e-6))
+    assert [marcher._fewest(20, time) for time in (0.0, 0.2, 0.91)] == [400, 300, 200]

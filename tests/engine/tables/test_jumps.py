@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 from kanrun.engine.tables import TablePolicy, fit_numbers, fit_table, to_kan
 from kanrun.engine.tables.effects import column_effect, pair_maps, pair_table
-from kanrun.engine.tables.jumps import BoostingPolicy, boost, squares
+from kanrun.engine.tables.jumps import BoostingPolicy, _cuts, boost, squares
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS
 from kanrun.engine.tables.table_fit import affordable
 from kanrun.engine.tables.to_kan import blend, table_outputs
@@ -142,3 +142,9 @@ def test_where_nothing_jumps_there_are_none(case):
     fit = fit_numbers(u, y, policy)
     assert not fit.design.jumps
     assert JUMPS not in fit.weights
+
+
+def test_cuts_lie_between_all_values_or_at_quantiles_of_the_rows():
+    column = np.repeat(np.arange(6.0), (95, 1, 1, 1, 1, 1))[:, None]
+    for most, found in ((5, [0.5, 1.5, 2.5, 3.5, 4.5]), (4, [0.5] + [np.inf] * 3)):
+        assert_allclose(_cuts(column, most)[0][0], found)

@@ -1,5 +1,6 @@
 """What a training accepts and where it ends, at both sides of each bound, by scripted errors."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Generator
 
 from kanrun.engine.training import Plan, Samples, TrainingData, grid_training, starts
 from kanrun.engine.training.data import Errors
-from kanrun.engine.training.grid_training import GridTraining
+from kanrun.engine.training.grid_training import GridTraining, finished
 from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import (
     Clock,
@@ -71,13 +72,13 @@ def tried(errors, first=1.0, tries=5, *, settled=True, **made):
     one.best = SimpleNamespace(network=one.network, error=first)
 
     def trained(network, penalty, steps):
-        weights.append(round(torch.tensor(penalty.weight).log10().item()))
+        weights.append(round(math.log10(penalty.weight), 1))
         yield from ()
         return SimpleNamespace(network=network, error=next(each))
 
     one._trained = trained
     list(one._search(10, tries, settled=settled))
-    return weights, round(torch.tensor(one.penalty.weight).log10().item())
+    return weights, round(math.log10(one.penalty.weight), 1)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +99,9 @@ def tried(errors, first=1.0, tries=5, *, settled=True, **made):
         ({"errors": [1, 1.51]}, [-20, -16], -18),
         ({"errors": [1, 0.9, 1.36]}, [-20, -16, -14], -16),
         # It ends below MAX_WEIGHT, is for noise (CLEAN), and for few unknowns.
-        ({"errors": [1, 0.9], "weight": 1e-1}, [-3, 1], 1),
+        ({"errors": [1, 0.9], "weight": 0.99}, [-2, 2], 2),
+        ({"errors": [1], "weight": 1.02}, [-2], 0),
+        ({"errors": [], "weight": 0.89e-28, "settled": False}, [], -28.1),
         ({"errors": [1.0, 0.9e-6], "first": 0.99e-6}, [-20], -18),
         ({"errors": [1.0, 0.9e-6, 2e-6], "first": 1.01e-6}, [-20, -16, -14], -16),
         ({"errors": [1, 0.9, 9], "network": kan([1, 1], 996)}, [-20, -16, -14], -16),
@@ -223,6 +226,15 @@ def test_random_starts_are_drawn_until_one_is_good(loss, batches, monkeypatch):
     monkeypatch.setattr(starts, "survivors", lambda *_: found)
     drawn = starts.random_starts(lambda _: NETWORK, 3, DATA, 0.0, Generator())
     assert len(drawn) == batches
+
+
+@pytest.mark.parametrize("filled, exact", [(0.81, True), (0.79, False)])
+def test_a_grid_that_the_activations_fill_is_refined_exactly(filled, exact, monkeypatch):
+    monkeypatch.setattr(type(NETWORK), "covers", lambda self, x, least: filled >= least)
+    one = training(network=kan([1, 1, 1]))
+    one.log = StepLog(2)
+    _, transfer = finished(one._begun(8), lambda step: None)
+    assert (transfer.method == "insertion") == exact
 
 
 @pytest.mark.parametrize("intervals, placed", [(8, 8), (9, 4)])
