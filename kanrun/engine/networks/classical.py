@@ -229,8 +229,8 @@ class Polynomial(Curve):
         values = torch.cat([torch.ones_like(t), t])
         while len(values) < functions:
             # From T_0, ..., T_m up to m further at once: T_(m + k) = 2 T_m T_k - T_(m - k).
-            count = min(len(values) - 1, functions - len(values))
-            further = 2 * values[-1:] * values[1 : count + 1] - values.flip(0)[1 : count + 1]
+            near = slice(1, functions - len(values) + 1)
+            further = 2 * values[-1:] * values[near] - values.flip(0)[near]
             values = torch.cat([values, further])
         return values[:functions].movedim(0, -1)
 
