@@ -232,7 +232,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        _load_plugins(words)
+        # Plug-ins add commands and choices before anything is parsed. While TAB is answered, the
+        # words of the command line are in the environment.
+        if "_KANRUN_COMPLETE" in os.environ:
+            typed = (os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
+            with contextlib.suppress(KanrunError):
+                add_plugins(named_in(" ".join(typed).split()))
+        else:
+            add_plugins(named_in(words))
+        add_experiments()
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = kanrun_commands(words, prog_name="kanrun", standalone_mode=False)
@@ -268,20 +276,6 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__
     """Print a warning for the user as one line; warnings of libraries to developers are dropped."""
     if category is UserWarning:
         print(f"kanrun: {_one_line(str(message))}", file=sys.stderr)
-
-
-def _load_plugins(words: Sequence[str]) -> None:
-    """Load plug-ins, which add commands and choices, before anything is parsed.
-
-    While TAB is answered, the words of the command line are in the environment.
-    """
-    if "_KANRUN_COMPLETE" in os.environ:
-        typed = (os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
-        with contextlib.suppress(KanrunError):
-            add_plugins(named_in(" ".join(typed).split()))
-    else:
-        add_plugins(named_in(words))
-    add_experiments()
 
 
 def _say(sentence: str, code: int) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import edges, network_diagram
 from kanrun.figures.prediction import class_curves, predictions, residuals
-from kanrun.figures.runs import growth, loss_curve, over_settings, overlaid, training_figures
+from kanrun.figures.runs import loss_curve, over_settings, overlaid, training_figures
 from kanrun.figures.style import Figures
 
 if TYPE_CHECKING:

@@ -51,6 +51,8 @@ TURNED: Look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 MEDIAN: Look = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
 #: Named ticks of a logarithmic axis are this far apart: a fraction of the axis, and in logarithms.
 TICK_ROOM, TICK_RATIO = 1 / 9, 0.3
+#: Names of stages are this fraction of all steps apart.
+STAGE_ROOM = 0.09
 #: Sizes of the markers of curves that may lie on each other: the first, and the last ones.
 LARGE, SMALL = 6, 2
 #: Triangles between points, which are slow: once for all maps of a figure.
@@ -246,20 +248,17 @@ def draw_map(
         return panel.scatter(points["x"], points["y"], c=points["value"], **look)
 
 
-def mark_stages(
-    panel: Axes, steps: Values, stages: Iterable[Any], names: NDArray[Any], room: float = 0.09
-) -> None:
+def mark_stages(panel: Axes, steps: Values, stages: Iterable[Any], names: NDArray[Any]) -> None:
     """Draw a line at the first step of each stage but the first, and write its name above.
 
-    Names that would lie on the next one, nearer than the fraction `room` of all steps, are left
-    out.
+    Names that would lie on the next one, nearer than STAGE_ROOM, are left out.
     """
     starts = np.flatnonzero(pandas.Series(list(stages), dtype=float).diff().ne(0))
     last = np.inf
     for start in reversed(starts.tolist()):
         if start:
             panel.axvline(steps[start], **DASHED)
-        if last - steps[start] >= room * (steps[-1] - steps[0]):
+        if last - steps[start] >= STAGE_ROOM * (steps[-1] - steps[0]):
             last = steps[start]
             at: Any = {"transform": panel.get_xaxis_transform(), "va": "top"}
             panel.text(last, 1, f" {names[start]:g}", color=GREY, size="small", **at)

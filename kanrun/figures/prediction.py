@@ -266,10 +266,23 @@ def _classes(inputs: Inputs, outputs: Outputs) -> Figure:
     if len(inputs) != 2 or len(parts) != 1 or not (rows["split"] == "grid").any():
         return _matrices(parts)
     figure, ((left, right),) = grid_of_panels(1, 2, ALONE)
-    _draw_areas(left, rows, *inputs)
-    across, up = inputs.values()
-    left.set(xlabel=across, ylabel=up, title="areas: prediction; points: truth")
     _confusion(right, *parts[0])
+    (x, across), (y, up) = inputs.items()
+    left.set(xlabel=across, ylabel=up, title="areas: prediction; points: truth")
+    is_grid = rows["split"] == "grid"
+    codes = rows["guess"].cat.codes[is_grid]
+    codes = codes.where(codes.between(0, len(CYCLE) - 1))
+    pale = ListedColormap([to_rgba(colour, BAND["alpha"]) for colour in CYCLE])
+    draw_map(left, rows[x][is_grid], rows[y][is_grid], codes, (-0.5, len(CYCLE) - 0.5), pale)
+    points = thin(rows[~is_grid]).dropna()
+    for colour, label, marker in zip(CYCLE, rows["truth"].cat.categories, MARKERS, strict=False):
+        some = points[points["truth"] == label]
+        pen: Any = {"c": colour, "marker": marker, "label": shorten(label), **CLASS_POINTS}
+        left.scatter(some[x], some[y], **pen)
+    wrong = points[points["truth"] != points["guess"]]
+    if len(wrong):
+        left.scatter(wrong[x], wrong[y], **WRONG)
+    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     return figure
 
 
@@ -298,24 +311,6 @@ def _confusion(axes: Axes, output: str, rows: pandas.DataFrame) -> None:
     axes.set(xlabel="prediction", ylabel="truth", title=title)
     if counts.size > MAX_NUMBERED:
         axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points")
-
-
-def _draw_areas(axes: Axes, rows: pandas.DataFrame, x: str, y: str) -> None:
-    """Draw the predicted class as pale areas, and points in the colour of their true class."""
-    is_grid = rows["split"] == "grid"
-    codes = rows["guess"].cat.codes[is_grid]
-    codes = codes.where(codes.between(0, len(CYCLE) - 1))
-    pale = ListedColormap([to_rgba(colour, BAND["alpha"]) for colour in CYCLE])
-    draw_map(axes, rows[x][is_grid], rows[y][is_grid], codes, (-0.5, len(CYCLE) - 0.5), pale)
-    points = thin(rows[~is_grid]).dropna()
-    for colour, label, marker in zip(CYCLE, rows["truth"].cat.categories, MARKERS, strict=False):
-        some = points[points["truth"] == label]
-        pen: Any = {"c": colour, "marker": marker, "label": shorten(label), **CLASS_POINTS}
-        axes.scatter(some[x], some[y], **pen)
-    wrong = points[points["truth"] != points["guess"]]
-    if len(wrong):
-        axes.scatter(wrong[x], wrong[y], **WRONG)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
 
 
 @styled

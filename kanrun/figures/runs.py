@@ -151,12 +151,12 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
             rows = table[(table[KEYS] == key).all(axis=1)].sort_values("x")
             axes.plot(rows["x"], rows["y"], color=colours[name], label=shorten(name))
         axes.set_title(titles_of(group)[0])
-    common = (
+    common = [
         name
         for name in ERRORS
         if all(name in table and (table[name] > 0).any() for table in metrics.values())
-    )
-    error = next(common, "")
+    ]
+    error = common[0] if common else ""
     for name, table in metrics.items() if error else ():
         # The network with the lowest value so far is kept.
         lowest = table[error].where(table[error] > 0).cummin().to_numpy(dtype=float)
@@ -177,7 +177,10 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
     table = table[np.isfinite(table[result].astype(float))].assign(**{ALL: ""})
     shown = sorted(settings, key=lambda name: -table[name].nunique())[:2] or [ALL]
     left = ", ".join(name for name in settings if name not in shown)
-    table = table.assign(**{name: _values_of(table[name]) for name in shown})
+    for name in shown:  # numbers, if all words are some, or else categories in their order
+        numbers = pandas.to_numeric(table[name], errors="coerce")
+        words = pandas.CategoricalDtype(list(table[name].unique()), ordered=True)
+        table[name] = table[name].astype(words) if numbers.hasnans else numbers
     figure, panel = one_panel(OVER)
     if len(shown) < 2:
         _draw_curve(panel, table, shown[0], result)
@@ -214,14 +217,6 @@ def _draw_curve(panel: Axes, table: pandas.DataFrame, name: str, result: str) ->
 
 def _spans_decade(values: pandas.Series[Any]) -> bool:
     return bool(values.min() > 0 and values.max() >= DECADE * values.min())
-
-
-def _values_of(words: pandas.Series[Any]) -> pandas.Series[Any]:
-    """Return numbers, if all words are some, or else categories in the order of the words."""
-    numbers = pandas.to_numeric(words, errors="coerce")
-    if numbers.notna().all():
-        return numbers
-    return words.astype(pandas.CategoricalDtype(list(words.unique()), ordered=True))
 
 
 def training_figures(

@@ -153,7 +153,7 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
     for key in sorted(arrays):
         array = np.ascontiguousarray(arrays[key])
         digest.update(json.dumps([key, array.dtype.str, array.shape]).encode())
-        digest.update(array.data.cast("B") if array.size else b"")
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -85,7 +85,7 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, outputs: Path, manifest: Manifest, fill: Callable[[Path], None] | None = None
+        cls, outputs: Path, manifest: Manifest, fill: Callable[[Path], None] = lambda _: None
     ) -> RunFolder:
         """Return a new folder `outputs/<command>/vNNNN` with `run.json`, status RUNNING.
 
@@ -102,8 +102,7 @@ class RunFolder:
         )
 
         def write(hidden: Path) -> None:
-            if fill is not None:
-                fill(hidden)
+            fill(hidden)
             write_json(hidden / MANIFEST_FILE, manifest, durable=True)
 
         folder = cls(allocate(outputs, file_name(manifest.command), write), manifest)
@@ -239,7 +238,7 @@ class RunFolder:
         write_json(self.path / MANIFEST_FILE, self.manifest, durable=True)
 
 
-def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = None) -> Path:
+def allocate(outputs: Path, command: str, fill: Callable[[Path], None] = lambda _: None) -> Path:
     """Return a new folder for a run of `command`; `outputs/<command>/latest` points at the newest.
 
     Of processes that allocate at once, the loser of a number takes the next one, and a number is
@@ -258,8 +257,7 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = 
         hidden.mkdir()
         # A folder that is not empty cannot be replaced by a rename.
         (hidden / ".lock").touch()
-        if fill is not None:
-            fill(hidden)
+        fill(hidden)
         number, folder = _highest(parent), hidden
         while folder is hidden:
             number += 1
@@ -313,10 +311,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python, platform, plug-ins, and packages that numbers depend on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found | {RECORDED + module: origin for module, origin in loaded_plugins().items()}
 
 
@@ -324,31 +320,26 @@ def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str,
     """Return the commit from which a run can be repeated, or None without one.
 
     It is `{"of": "kanrun", "commit": ..., "dirty": ...}` if kanrun's own `source` is a git
-    checkout; `dirty` means that its code or configuration differ from the commit. Otherwise it is
-    `{"of": "working directory", "commit": ...}` if that lies in a repository.
+    checkout; `dirty` means that its code or configuration differ from the commit, None that this is
+    unknown. Otherwise it is `{"of": "working directory", "commit": ...}` if that lies in a
+    repository.
     """
-    if (source / ".git").exists():
-        commit = _git(source, "rev-parse", "HEAD")
-        return {"of": "kanrun", "commit": commit, "dirty": _differs(source)} if commit else None
-    commit = _git(working or Path.cwd(), "rev-parse", "HEAD")
-    return {"of": "working directory", "commit": commit} if commit else None
-
-
-def _differs(source: Path) -> bool | None:
-    """Return whether code or configuration in `source` differ from HEAD; None if unknown.
-
-    `git status` would run the filters that a repository's own settings name.
-    """
+    is_own = (source / ".git").exists()
+    commit = _git(source if is_own else working or Path.cwd(), "rev-parse", "HEAD")
+    if not commit or not is_own:
+        return {"of": "working directory", "commit": commit} if commit else None
+    # `git status` would run the filters that a repository's own settings name.
     listed = _git(source, "ls-tree", "-r", "-z", "HEAD", "--", *_CODE)
     paths = (path for folder in _CODE for path in (source / folder).rglob("*"))
     names = [path.relative_to(source).as_posix() for path in paths if path.suffix in _SUFFIXES]
     blobs = _git(source, "hash-object", "--no-filters", "--", *names)
-    if listed is None or blobs is None:
-        return None
-    entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
-    committed = {name: kind.split()[2] for kind, _, name in entries}
-    code = {name: blob for name, blob in committed.items() if Path(name).suffix in _SUFFIXES}
-    return code != dict(zip(names, blobs.split(), strict=True))
+    dirty = None
+    if listed is not None and blobs is not None:
+        entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
+        committed = {name: kind.split()[2] for kind, _, name in entries}
+        code = {name: blob for name, blob in committed.items() if Path(name).suffix in _SUFFIXES}
+        dirty = code != dict(zip(names, blobs.split(), strict=True))
+    return {"of": "kanrun", "commit": commit, "dirty": dirty}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

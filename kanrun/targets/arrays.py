@@ -104,11 +104,8 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
         return code.encode(columns)[0] if code else _stacked(columns, "the column"), single
     array = as_array(x)
     single = array.ndim == 1 and len(raw) > 1
-    array = (
-        array[None]
-        if single
-        else _matrix(array, "x", f"(rows, {len(raw)}), or one point ({len(raw)},)")
-    )
+    wanted = f"(rows, {len(raw)}), or one point ({len(raw)},)"
+    array = array[None] if single else _matrix(array, "x", wanted)
     if code and array.shape[1] == len(raw):
         return code.encode(dict(zip(raw, array.T, strict=True)))[0], single
     if array.shape[1] != len(names):
@@ -255,9 +252,8 @@ def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
     values = _matrix(as_numbers(y, "y"), "y", "(rows,) or (rows, outputs)")
     if not values.shape[1]:
         raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
-    if values.shape[1] == 1:
-        return (str(getattr(y, "name", None) or "y"),), values, None
-    return tuple(f"y{o}" for o in range(values.shape[1])), values, None
+    name, several = str(getattr(y, "name", None) or "y"), values.shape[1] > 1
+    return tuple(f"y{o}" for o in range(values.shape[1])) if several else (name,), values, None
 
 
 def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:

@@ -210,7 +210,9 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset
     A function has uniform random training and test points, and noise on training and validation
     points alone, relative to the standard deviation of each output. A table has a seeded split of
     its rows, stratified by class. Named points are all used, without a test. A fraction of the
-    training points becomes the validation points. Raises UsageError.
+    training points becomes the validation points. Tables are standardised, functions only if
+    first-order solvers could not learn them as they are, and class indices never. Raises
+    UsageError.
     """
     check(sampling, "sampling.")
     drawn, test = _points_of(target, sampling, seed)
@@ -221,16 +223,23 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset
     few = len(drawn) < _MIN_FOR_VALIDATION
     kept = len(drawn) - (0 if few else round(sampling.validation_fraction * len(drawn)))
     train = drawn.take(np.sort(order[:kept]))
-    seen = replace(target, domain=train.box if target.is_table else target.domain, points=None)
-    inputs, outputs = _scalings(seen, train)
+    if target.is_table:
+        box = train.box
+        inputs, outputs = _standardise(train.x, train.weights), Scaling.identity(1)
+        if target.classes is None:
+            outputs = _standardise(train.y, train.weights)
+    else:
+        box = target.domain
+        inputs = _scale_if_needed(box.mean(1), np.diff(box)[:, 0] / 2)
+        outputs = _scale_if_needed(train.y.mean(0), deviation(train.y))
     return Dataset(
-        target=seen,
-        train=train,
-        validation=drawn.take(np.sort(order[kept:])) if kept < len(drawn) else None,
-        test=test,
-        input_scaling=inputs,
-        output_scaling=outputs,
-        notes=(*target.notes, *_notes(target, train)),
+        replace(target, domain=box, points=None),
+        train,
+        drawn.take(np.sort(order[kept:])) if kept < len(drawn) else None,
+        test,
+        inputs,
+        outputs,
+        (*target.notes, *_notes(target, train)),
     )
 
 
@@ -306,22 +315,6 @@ def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
     return None if target.classes is None else points.y[:, 0].astype(np.intp)
 
 
-def _scalings(target: Target, train: Points) -> tuple[Scaling, Scaling]:
-    """Return the scalings of inputs and outputs.
-
-    Tables are standardised, functions only if first-order solvers could not learn them as they
-    are, and class indices never.
-    """
-    if not target.is_table:
-        middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
-        outputs = _scale_if_needed(train.y.mean(0), deviation(train.y))
-        return _scale_if_needed(middle, half), outputs
-    inputs = _standardise(train.x, train.weights)
-    if target.classes is not None:
-        return inputs, Scaling.identity(1)
-    return inputs, _standardise(train.y, train.weights)
-
-
 def _scale_if_needed(middle: Array, size: Array) -> Scaling:
     """Scale by middle and size, except features of ordinary size."""
     size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
@@ -356,14 +349,15 @@ def _notes(target: Target, train: Points) -> list[str]:
     if target.classes is None:
         names, values = [*names, *target.outputs], np.concatenate([train.x, train.y], axis=1)
     columns = zip(names, constant(values), values[0], strict=True)
-    notes = [
-        f"column {name!r} of {target.name} is constant ({value:g}) in the training rows"
-        for name, same, value in columns
-        if same
+    return [
+        *(
+            f"column {name!r} of {target.name} is constant ({value:g}) in the training rows"
+            for name, same, value in columns
+            if same
+        ),
+        *(
+            f"class {name!r} of {target.name} is in no training row, so it cannot be learned"
+            for i, name in enumerate(target.classes or ())
+            if i not in train.y[:, 0]
+        ),
     ]
-    for i, name in enumerate(target.classes or ()):
-        if not (train.y[:, 0] == i).any():
-            notes.append(
-                f"class {name!r} of {target.name} is in no training row, so it cannot be learned"
-            )
-    return notes

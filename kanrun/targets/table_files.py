@@ -186,7 +186,17 @@ def read_blocks(
     Raises UsageError for a file that is not a table, and for unknown columns.
     """
     file = check_path(path)
-    return (_parquet_blocks if is_parquet(file) else _text_blocks)(file, names, limits)
+    if not is_parquet(file):
+        yield from _text_blocks(file, names, limits)
+        return
+    with opened_parquet(file, limits, names) as stored:
+        if not stored.metadata.num_rows:
+            raise UsageError(f"{file.name} has no rows.")
+        wanted, start = list(stored.schema_arrow.names if names is None else names), 1
+        for part in stored.iter_batches(batch_size=limits.block, columns=wanted):
+            rows = range(start, start + part.num_rows)
+            yield ColumnBlock(rows, {name: part.column(name).to_pylist() for name in wanted})
+            start += part.num_rows
 
 
 def read_table(
@@ -200,19 +210,6 @@ def read_table(
         for name, values in block.columns.items():
             columns.setdefault(name, []).extend(values)
     return ColumnBlock(rows, columns)
-
-
-def _parquet_blocks(
-    file: Path, names: Sequence[str] | None, limits: TableLimits
-) -> Iterator[ColumnBlock]:
-    with opened_parquet(file, limits, names) as stored:
-        if not stored.metadata.num_rows:
-            raise UsageError(f"{file.name} has no rows.")
-        wanted, start = list(stored.schema_arrow.names if names is None else names), 1
-        for part in stored.iter_batches(batch_size=limits.block, columns=wanted):
-            rows = range(start, start + part.num_rows)
-            yield ColumnBlock(rows, {name: part.column(name).to_pylist() for name in wanted})
-            start += part.num_rows
 
 
 @contextlib.contextmanager
