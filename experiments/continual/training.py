@@ -45,7 +45,6 @@ from kanrun.engine.networks import Network
 from kanrun.engine.splines import find_interval, sample_points
 from kanrun.engine.training import (
     Objective,
-    Plan,
     Samples,
     SmoothnessPenalty,
     Solver,
@@ -226,7 +225,8 @@ def train_sequence(
     model, draws = learner.settings(cfg, trial), generator(seed, named)
     network = factory(model, sequence.problem, cfg.solver.kind)(draws)
     plan, _ = make_plan(model, cfg.solver, sequence.problem)
-    plan = replace(plan, steps=plan.steps or SOLVERS[plan.solver].steps)
+    most = plan.steps or SOLVERS[plan.solver].steps
+    plan = replace(plan, steps=most)
     penalty, memory = SmoothnessPenalty(plan.weight or 0.0), learner.memory_of(trial)
     matrix, networks, steps = [], [], 0
     for number, phase in enumerate(sequence.phases, 1):
@@ -236,7 +236,15 @@ def train_sequence(
         plain = Objective.of(TrainingData(phase), plan, penalty)
         objective = memory.objective(network, plain)
         solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, draws)
-        steps += _learn(solver, plan, f"{named}, phase {number}")
+        step = 0
+        while step < most and not solver.converged and not (step and time_limit_reached()):
+            step += 1
+            try:
+                solver.step()
+            except TrainingFailed as error:
+                where = f"{named}, phase {number}, step {step}"
+                raise TrainingFailed(f"{where}: {error}") from error
+        steps += step
         memory.learned(network, phase)
         matrix.append([_rmse(outputs(network, seen.x) - seen.y) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():
@@ -245,18 +253,6 @@ def train_sequence(
     rmse = _rmse(outputs(network, everything.x) - everything.y)
     seconds, errors = perf_counter() - start, np.array(matrix)
     return LearnerTrial(trial, tuple(networks), errors, rmse, memory, steps, seconds)
-
-
-def _learn(solver: Solver, plan: Plan, where: str) -> int:
-    """Train until the solver converges, or steps or time are spent; return the steps taken."""
-    step = 0
-    while step < (plan.steps or 0) and not solver.converged and not (step and time_limit_reached()):
-        step += 1
-        try:
-            solver.step()
-        except TrainingFailed as error:
-            raise TrainingFailed(f"{where}, step {step}: {error}") from error
-    return step
 
 
 def _rmse(errors: torch.Tensor) -> float:

@@ -172,7 +172,12 @@ class Fit:
             yield Note(self.summary_line)
         events = train(self.create, problem.data, self.plan, generator(seed, "training"), done)
         trained = yield from follow(events, Progress(done, resume, self.why))
-        if most := self._extra_points:
+        most, sampling, growth = self.cfg.extra_points, self.cfg.sampling, self.plan.growth
+        if most is None:  # a number of training points that is set stays
+            usual = sampling.n_train == SamplingConfig().n_train and not sampling.noise
+            grows = growth and not growth.given and problem.dataset.target.function
+            most = EXTRA_POINTS if grows and usual else 0
+        if most:
             before = len(problem.data.train)
             problem, trained, ratio = add_points(problem, trained, self.plan, most, seed)
             more = len(problem.data.train) - before
@@ -183,16 +188,6 @@ class Fit:
             )
         yield from (*kink_notes(problem, trained), *concentration_notes(problem, trained))
         yield from results(replace(self, problem=problem), cell, seed, trained)
-
-    @property
-    def _extra_points(self) -> int:
-        """Maximum number of further points; a number of training points that is set stays."""
-        if (given := self.cfg.extra_points) is not None:
-            return given
-        sampling, function = self.cfg.sampling, self.problem.dataset.target.function
-        usual = sampling.n_train == SamplingConfig().n_train and not sampling.noise
-        growth = self.plan.growth
-        return EXTRA_POINTS if growth and not growth.given and function and usual else 0
 
 
 def make_fit(cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None) -> Fit:

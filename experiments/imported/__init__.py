@@ -13,11 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from kanrun.config import ImportConfig, SamplingConfig
 from kanrun.engine.networks import KAN
-from kanrun.engine.networks.imported import ImportedNetwork, read_network
+from kanrun.engine.networks.imported import read_network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Records, Row, Value
 from kanrun.study import Cell, Claims, Figures, Tables
@@ -44,7 +43,16 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     path = Path(cfg.file).expanduser()
     found = read_network(path, cfg.base)
     network: KAN = KAN.of_layers(found.layers, found.products[:-1])
-    x, where = _samples(found, seed)
+    x, where = found.samples, "inputs of its checkpoint"
+    if x is None or len(x) < 2:
+        first, where = found.layers[0], "uniform points of its first grid"
+        # The library's own grid is the middle of the breakpoints, which reach to its outermost
+        # knots.
+        points, degree = first.grid.breakpoints, first.spec.degree
+        random = generator(seed, "samples")
+        shares = torch.rand(SAMPLES, first.inputs, generator=random, dtype=torch.float64)
+        x = torch.lerp(points[:, degree], points[:, -1 - degree], shares)
+    x = x[:: -(-len(x) // SAMPLES)]
     with torch.no_grad():
         target = array_target(x, network(x))
     inputs = _names(cfg.inputs, target.inputs, "inputs")
@@ -95,19 +103,6 @@ def figures(tables: Tables) -> Figures:
 def claims(tables: Tables) -> Claims:
     """Return no claims: the numbers are those of the file."""
     return []
-
-
-def _samples(found: ImportedNetwork, seed: int) -> tuple[Tensor, str]:
-    """Return inputs (samples, inputs), and where they are from."""
-    if found.samples is not None and len(found.samples) > 1:
-        return found.samples[:: -(-len(found.samples) // SAMPLES)], "inputs of its checkpoint"
-    first = found.layers[0]
-    # The library's own grid is the middle of the breakpoints, which reach to its outermost knots.
-    points, degree = first.grid.breakpoints, first.spec.degree
-    random = generator(seed, "samples")
-    shares = torch.rand(SAMPLES, first.inputs, generator=random, dtype=torch.float64)
-    x = torch.lerp(points[:, degree], points[:, -1 - degree], shares)
-    return x, "uniform points of its first grid"
 
 
 def _names(given: Sequence[str], usual: tuple[str, ...], key: str) -> tuple[str, ...]:

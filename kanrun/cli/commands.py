@@ -92,8 +92,12 @@ class _Call:
         with contextlib.suppress(KanrunError):
             implied = implied_choices(EXPERIMENTS[command], chosen, typed)
             chosen |= dict(word.partition("=")[::2] for word in implied)
-        chosen = default_choices(command) | chosen
-        self._kinds = {group: _kind(group, choice) for group, choice in chosen.items()}
+        self._kinds = default_choices(command) | chosen
+        for group, choice in self._kinds.items():
+            file = CONF / group / f"{choice}.yaml"
+            text = file.read_text(encoding="utf-8") if file.is_file() else ""
+            if schema := re.search(rf"/schema/{group}/(\w+)@", text):
+                self._kinds[group] = schema[1]
         places = {f"{group}={kind}" for group, kind in self._kinds.items()}
         self._table = typed.get("target.path", "").strip("'\"")
         self._keys = {
@@ -119,9 +123,7 @@ class _Call:
         if key.endswith("path"):
             home = os.path.expanduser(value)
             paths = sorted(glob.glob(f"{glob.escape(home)}*"))
-            return [
-                value + path[len(home) :] + ("/" if os.path.isdir(path) else "") for path in paths
-            ]
+            return [value + path[len(home) :] + "/" * os.path.isdir(path) for path in paths]
         name = key.rpartition(".")[2]
         if name in _COLUMNS and self._table and (name != "split" or ":" in value):
             from kanrun.targets.table_files import column_names
@@ -139,18 +141,10 @@ class _Call:
         if key in ("target.name", "target.id") and (known := TARGETS[self._kinds["target"]].names):
             found = resolve(known)
             names = list(found() if callable(found) else found)
-        defaults = [one for one in [setting.default] if one not in ("", "null", "must be given")]
+        defaults = [setting.default] * (setting.default not in ("", "null", "must be given"))
         if setting.type.startswith("list") and " or text" not in setting.type:
             return [*(f"[{one}" for one in names), *defaults]
         return names or defaults
-
-
-def _kind(group: str, choice: str) -> str:
-    """Return the kind of a choice, which its file names as schema."""
-    file = CONF / group / f"{choice}.yaml"
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    schema = re.search(rf"/schema/{group}/(\w+)@", text)
-    return schema[1] if schema else choice
 
 
 kanrun_commands = typer.Typer(

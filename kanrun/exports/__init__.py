@@ -183,7 +183,17 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
         raise UsageError(
             f"a formula has no form --format {form}; export it as formula, python or c."
         )
-    lines = [f"{_COMMENTS[kind]}{line}" for line in _described(stored)]
+    # A line for each input and output of which more is known than the formula says.
+    first, units, known = stored[0], stored[0].get("units") or {}, []
+    domain = first.get("domain") or [None] * len(first["inputs"])
+    for v, own, ends in zip(first["variables"], first["inputs"], domain, strict=True):
+        facts = [json.dumps(own)] if v != own or ends or own in units else []
+        facts += [f"in {printable(units[own])}"] if own in units else []
+        facts += [f"from {ends[0]:.6g} to {ends[1]:.6g}"] if ends else []
+        known += [f"{printable(v)}: {', '.join(facts)}"] if facts else []
+    outputs = [one["output"] for one in stored if one["output"] in units]
+    known += [f"{json.dumps(own)}: in {printable(units[own])}" for own in outputs]
+    lines = [f"{_COMMENTS[kind]}{line}" for line in known]
     if kind == "text":
         equations = [
             f"{json.dumps(one['output'])} = {printable(one['formula']['text'])}" for one in stored
@@ -196,20 +206,6 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     if kind == "c":
         lines += ["/* Formulas found by kanrun, as C99; compile with -lm. */", "#include <math.h>"]
     return "\n".join([*lines, *parts]).encode()
-
-
-def _described(stored: Sequence[Plain]) -> list[str]:
-    """Return a line for each input and output of which more is known than the formula says."""
-    first, units = stored[0], stored[0].get("units") or {}
-    domain = first.get("domain") or [None] * len(first["inputs"])
-    lines = []
-    for v, name, ends in zip(first["variables"], first["inputs"], domain, strict=True):
-        known = [json.dumps(name)] if v != name or ends or name in units else []
-        known += [f"in {printable(units[name])}"] if name in units else []
-        known += [f"from {ends[0]:.6g} to {ends[1]:.6g}"] if ends else []
-        lines += [f"{printable(v)}: {', '.join(known)}"] if known else []
-    outputs = [one["output"] for one in stored if one["output"] in units]
-    return [*lines, *(f"{json.dumps(name)}: in {printable(units[name])}" for name in outputs)]
 
 
 def _formula_source(one: Plain, kind: str, name: str) -> str:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
@@ -182,37 +181,33 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
         words = pandas.CategoricalDtype(list(table[name].unique()), ordered=True)
         table[name] = table[name].astype(words) if numbers.hasnans else numbers
     figure, panel = one_panel(OVER)
+    look: Any = {"spread": "dots", "color": BLUE}
     if len(shown) < 2:
-        _draw_curve(panel, table, shown[0], result)
+        values = table[shown[0]]
+        if values.dtype == "category":
+            medians(panel, table.assign(at=values.cat.codes), ("at", result), "_", **BAR, **look)
+            name_columns(panel, [shorten(word) for word in values.cat.categories])
+            panel.margins(x=0.1)
+        else:
+            medians(panel, table, (shown[0], result), **look)
+            if _spans_decade(values):
+                panel.set_xscale("log")
+                ticks_at(panel.xaxis, values)
+        if _spans_decade(table[result].astype(float)):
+            panel.set_yscale("log")
+        panel.set(xlabel=shorten(shown[0]), ylabel=shorten(result))
         set_remark(figure, DOTS)
         return figure
     across, up = shown
     grid = table.groupby([up, across], observed=True)[result].median().unstack()
     norm = LogNorm() if _spans_decade(table[result]) else None
-    look: Any = {"cmap": "viridis_r", "origin": "lower", "norm": norm}
+    look = {"cmap": "viridis_r", "origin": "lower", "norm": norm}
     names = list(grid.index), list(grid.columns)
     image = heat_map(panel, grid.to_numpy(dtype=float), *names, "{:.2g}".format, **look)
     panel.set(xlabel=shorten(across), ylabel=shorten(up))
     figure.colorbar(image, ax=panel, label=shorten(result))
     set_remark(figure, f"medians over {left}" if left else "")
     return figure
-
-
-def _draw_curve(panel: Axes, table: pandas.DataFrame, name: str, result: str) -> None:
-    values = table[name]
-    look: Any = {"spread": "dots", "color": BLUE}
-    if values.dtype == "category":
-        medians(panel, table.assign(at=values.cat.codes), ("at", result), "_", **BAR, **look)
-        name_columns(panel, [shorten(word) for word in values.cat.categories])
-        panel.margins(x=0.1)
-    else:
-        medians(panel, table, (name, result), **look)
-        if _spans_decade(values):
-            panel.set_xscale("log")
-            ticks_at(panel.xaxis, values)
-    if _spans_decade(table[result].astype(float)):
-        panel.set_yscale("log")
-    panel.set(xlabel=shorten(name), ylabel=shorten(result))
 
 
 def _spans_decade(values: pandas.Series[Any]) -> bool:

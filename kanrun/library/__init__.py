@@ -136,7 +136,12 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
             raise UsageError("fit needs y, the outputs to predict from x.")
         if domain is not None:
             raise UsageError("domain belongs to formula=; the domain of data is their range.")
-        classes = _is_classification(y, task)
+        if task is not None:
+            check_known("task", task, ("regression", "classification"), "tasks")
+        classes = task == "classification"
+        if task is None and not hasattr(y, "detach"):
+            columns = frame_columns(y, what="y") if is_frame(y) else {"y": as_array(y, "y")}
+            classes = next(iter(columns.values())).dtype.kind in "OUSTb"
         target = array_target(
             x,
             y,
@@ -150,16 +155,6 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     if progress is None:  # Python's own prompt, IPython or a notebook
         progress = hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
     return fit_target(cfg, target, additive=model == ADDITIVE, progress=progress)
-
-
-def _is_classification(y: Data, task: str | None) -> bool:
-    """Return whether `task` is classification; without one, whether y is text or bool."""
-    if task is not None:
-        check_known("task", task, ("regression", "classification"), "tasks")
-    if task is not None or hasattr(y, "detach"):
-        return task == "classification"
-    columns = frame_columns(y, what="y") if is_frame(y) else {"y": as_array(y, "y")}
-    return next(iter(columns.values())).dtype.kind in "OUSTb"
 
 
 def configure_data(

@@ -86,7 +86,14 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if classification:
             weights = weights * compute_sample_weight(getattr(self, "class_weight", None), y)
         self._several = y.ndim > 1
-        columns, y, weights = _merge_rows(columns, y, weights)
+        # The distinct rows in a fixed order, with their total weights.
+        kept = np.flatnonzero(weights)
+        columns, y = columns[kept], y[kept]
+        parts = enumerate((*columns.T, *np.reshape(y, (len(y), -1)).T))
+        keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in parts})
+        number = keys.groupby(list(keys), dropna=False).ngroup().to_numpy()
+        _, rows = np.unique(number, return_index=True)
+        columns, y, weights = columns[rows], y[rows], np.bincount(number, weights[kept])
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
         given = self.get_params(deep=False)
         described = {key: given[key] for key in ("family", "offset") if key in given}
@@ -317,16 +324,3 @@ def _has_text(x: Data) -> bool:
         and not isinstance(x, Mapping)
         and any(np.asarray(x[c]).dtype.kind not in "biuf" for c in x.columns)
     )
-
-
-def _merge_rows(
-    x: NDArray[Any], y: NDArray[Any], weights: Array
-) -> tuple[NDArray[Any], NDArray[Any], Array]:
-    """Return the distinct rows (x, y) in a fixed order with their total positive weights."""
-    kept = np.flatnonzero(weights)
-    x, y, weights = x[kept], y[kept], weights[kept]
-    columns = enumerate((*x.T, *np.reshape(y, (len(y), -1)).T))
-    keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in columns})
-    number = keys.groupby(list(keys), dropna=False).ngroup().to_numpy()
-    _, first = np.unique(number, return_index=True)
-    return x[first], y[first], np.bincount(number, weights).astype(np.float64)

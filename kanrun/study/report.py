@@ -138,8 +138,14 @@ def print_summary(console: Console, summary: Columns) -> None:
         return
     table, title = summary, None
     seeds = len(set(summary.get("seed", ())))
-    if seeds > 1 and "cell" in summary:
-        table, title = _medians_of_cells(summary), f"medians over {seeds} seeds"
+    if seeds > 1 and "cell" in summary:  # medians, quartiles of the error, and text if all agree
+        groups, title = frame_of(summary).groupby("cell", sort=False), f"medians over {seeds} seeds"
+        frame = groups.agg(_agreed).drop(columns="seed").reset_index()
+        if error := next((name for name in _QUARTILES if name in summary), None):
+            ends = groups[error].quantile(np.array([0.25, 0.75])).map(shown).unstack()
+            quartiles = [" .. ".join(pair) if all(pair) else "" for pair in ends.to_numpy()]
+            frame.insert(list(frame).index(error) + 1, "quartiles", quartiles)
+        table = {str(name): values.tolist() for name, values in frame.items()}
     elif seeds > 1 and rows <= _MOST_ROWS:
         table = {name: [*values, _agreed(values)] for name, values in summary.items()}
         table = {**table, "seed": [*map(str, summary["seed"]), "median"]}
@@ -152,17 +158,6 @@ def print_summary(console: Console, summary: Columns) -> None:
     missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
     if said := " and ".join(f"{number} more {what}" for what, number in missing.items() if number):
         console.print(Text(f"{said} in summary.csv", style="dim"))
-
-
-def _medians_of_cells(summary: Columns) -> Columns:
-    """Return one row per cell: medians, quartiles of the error, and text if all agree."""
-    groups = frame_of(summary).groupby("cell", sort=False)
-    table = groups.agg(_agreed).drop(columns="seed").reset_index()
-    if error := next((name for name in _QUARTILES if name in summary), None):
-        ends = groups[error].quantile(np.array([0.25, 0.75])).map(shown).unstack()
-        quartiles = [" .. ".join(pair) if all(pair) else "" for pair in ends.to_numpy()]
-        table.insert(list(table).index(error) + 1, "quartiles", quartiles)
-    return {str(name): values.tolist() for name, values in table.items()}
 
 
 def _agreed(column: Iterable[Any]) -> Any:
