@@ -168,21 +168,14 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
         score = loss if classes else 1 - loss**2 / float(held.y.var())
         task = "log loss" if classes else "R2"
         row = {"table": source.name, "task": task, "split": seed, "model": model}
-        covered = np.nan
-        if isinstance(own := getattr(predicted, "__self__", None), TableModel) and not classes:
-            covered = _coverage(own, train, held)
+        covered, own = np.nan, getattr(predicted, "__self__", None)
+        if isinstance(own, TableModel) and own.outputs is not None:  # of numbers
+            errors: Any = own.error_quantiles(train.y, INTERVAL)
+            (middles, *ends), at = errors[0].T, own.outputs.apply(own.predict(held.x))[:, 0]
+            low, high = (np.interp(at, middles, one) for one in ends)
+            error = own.outputs.apply(held.y)[:, 0] - at
+            covered = float(((low <= error) & (error <= high)).mean())
         yield row | {"score": score, "cpu_seconds": seconds, "coverage": covered}
-
-
-def _coverage(model: TableModel, train: Points, held: Points) -> float:
-    """Return the fraction of held-out rows within the interval of 90%."""
-    errors, outputs = model.error_quantiles(train.y, INTERVAL), model.outputs
-    assert errors is not None, "of numbers"
-    assert outputs is not None, "of numbers"
-    (middles, *ends), at = errors[0].T, outputs.apply(model.predict(held.x))[:, 0]
-    low, high = (np.interp(at, middles, one) for one in ends)
-    error = outputs.apply(held.y)[:, 0] - at
-    return float(((low <= error) & (error <= high)).mean())
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:

@@ -23,6 +23,7 @@ names. A configuration file cannot name a plug-in: reading a file must not run c
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import os
@@ -352,10 +353,8 @@ def _why(error: Exception) -> str:
 def _origin(module: str) -> str:
     """Return the package of a module with its version, or a digest of the module's file."""
     for package in packages_distributions().get(module.partition(".")[0], ()):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             return f"{package} {version(package)}"
-        except PackageNotFoundError:
-            continue
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is None:
         return "no file"

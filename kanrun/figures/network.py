@@ -275,9 +275,8 @@ def _draw_edges(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
     strengths = _relative_scores(edges).where(~ghosts, 0.0) ** 0.5
     parts = edges[order].to_numpy(dtype=int), layout.boxes, layout.sides, groups
     looks = _texts(edges, "symbolic"), ghosts, strengths
-    for (layer, source, out), centre, side, (_, rows), symbol, ghost, strength in zip(
-        *parts, *looks, strict=True
-    ):
+    every = zip(*parts, *looks, strict=True)
+    for (layer, source, out), centre, side, (_, rows), symbol, ghost, strength in every:
         alpha = GHOST if ghost else WEAKEST + (1 - WEAKEST) * strength
         width = (THIN + THICKER * strength) * np.clip(WIDEST * side, THIN, 1.0)
         half = np.array([0, side / 2 * (symbol != CARRIED)])

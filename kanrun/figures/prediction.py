@@ -89,8 +89,19 @@ def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
         figure = _maps(inputs, outputs)
     else:
         figure, panels = small_multiples(len(outputs), 2, *SQUARE)
-        for axes, output in zip(panels, outputs, strict=True):
-            _parity(axes, output, outputs[output])
+        for axes, (output, rows) in zip(panels, outputs.items(), strict=True):
+            parts = _errors(rows)
+            for split, part in parts.items():
+                rmse = float(np.sqrt(np.mean(part["error"] ** 2)))
+                _scatter(axes, part, "truth", "guess", split, f"{split}, RMSE {number(rmse)}")
+            if parts:
+                axes.axline((0, 0), slope=1, **REFERENCE)
+                (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+                limits = min(left, bottom), max(right, top)
+                axes.set(xlim=limits, ylim=limits)
+                axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
+            axes.set(xlabel=f"{shorten(output)}: truth", ylabel="prediction")
+            axes.set_aspect("equal", adjustable="box")
     set_remark(figure, title or remark)
     return figure
 
@@ -178,21 +189,6 @@ def _errors(rows: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
 def _scatter(axes: Axes, part: pandas.DataFrame, x: str, y: str, split: str, label: str) -> None:
     rows, order = thin(part), 2 + (split == "test")
     axes.scatter(rows[x], rows[y], c=SPLITS[split], label=label, zorder=order, **POINTS)
-
-
-def _parity(axes: Axes, output: str, rows: pandas.DataFrame) -> None:
-    parts = _errors(rows)
-    for split, part in parts.items():
-        rmse = float(np.sqrt(np.mean(part["error"] ** 2)))
-        _scatter(axes, part, "truth", "guess", split, f"{split}, RMSE {number(rmse)}")
-    if parts:
-        axes.axline((0, 0), slope=1, **REFERENCE)
-        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-        limits = min(left, bottom), max(right, top)
-        axes.set(xlim=limits, ylim=limits)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    axes.set(xlabel=f"{shorten(output)}: truth", ylabel="prediction")
-    axes.set_aspect("equal", adjustable="box")
 
 
 @styled

@@ -120,12 +120,6 @@ def open_loader(source: Source) -> ConfigLoaderImpl:
         if place is not None:
             places.append(provider, f"checked://{Path(place).absolute()}")
     places.append("schema", "structured://")
-    _store_schemas()
-    return ConfigLoaderImpl(places)
-
-
-def _store_schemas() -> None:
-    """Give Hydra the defaults of all settings as schemas."""
     store = ConfigStore.instance()
     # Hydra copies the store for every question about groups, and each schema again as it loads it.
     vars(store)["__deepcopy__"] = lambda _: store
@@ -140,6 +134,7 @@ def _store_schemas() -> None:
             defaults = [f"schema/{one.file}", *chosen, {"executor": "serial"}, "_self_"]
             node = {"defaults": [*defaults, {"study": None}]}
             store.store(one.file, node, provider="kanrun")
+    return ConfigLoaderImpl(places)
 
 
 def compose(

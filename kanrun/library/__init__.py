@@ -33,11 +33,11 @@ from kanrun.config import (
     SamplingConfig,
     TableTarget,
 )
-from kanrun.config.registry import foreign_setting
+from kanrun.config.registry import Plain, foreign_setting
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import prepare
 from kanrun.monitoring import monitored, request_stop
-from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
+from kanrun.runs.records import Checkpoint, Note, Row, Table
 from kanrun.study import with_cell
 from kanrun.study.model import Model
 from kanrun.study.progress import Reporter
@@ -237,16 +237,32 @@ def fit_target(
     if additive:
         prepared = replace(prepared, policy=prepared.policy.additive())
     limit = TimeLimit(cfg.max_cpu_seconds or inf, time.process_time(), reserved=0.0)
+    rows: dict[str, list[Plain]] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    notes, checkpoints = list[str](), list[Checkpoint]()
     with (
         Reporter(Console(stderr=True), total=1, quiet=not progress) as reporter,
         using_threads(threads_of(cfg)),
         monitored(reporter.show_progress, limit.end),
         _ctrl_c(stops_cleanly=not automatic) as stop,
     ):
-        model = _model_of(prepared.run({}, cfg.seed, None), cfg.seed)
+        for record in prepared.run({}, cfg.seed, None):
+            if isinstance(record, Row):
+                rows.setdefault(record.table, []).append(record.values)
+            elif isinstance(record, Table):
+                tables[record.name] = pd.DataFrame(dict(record.columns))
+            elif isinstance(record, Note):
+                notes.append(record.text)
+            elif record.name != RESUME:
+                checkpoints.append(record)
     if stop.is_set():
         warnings.warn("interrupted: the model is the best of the training so far", stacklevel=3)
-    return model
+    tables = {name: pd.DataFrame(values) for name, values in rows.items()} | tables
+    for table in tables.values():
+        table.insert(0, "seed", cfg.seed)
+    # The model comes before other checkpoints, apart from those for resuming.
+    model = from_checkpoint(checkpoints[0], Model)
+    return replace(model, tables=tables, notes=tuple(notes))
 
 
 @contextlib.contextmanager
@@ -271,26 +287,3 @@ def _ctrl_c(*, stops_cleanly: bool) -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _model_of(records: Iterable[Record], seed: int) -> Model:
-    """Return the model of a recipe with its tables, as the recorder of a run folder keeps them."""
-    rows: dict[str, list[Mapping[str, Any]]] = {}
-    tables: dict[str, pd.DataFrame] = {}
-    notes: list[str] = []
-    checkpoint: Checkpoint | None = None
-    for record in records:
-        if isinstance(record, Row):
-            rows.setdefault(record.table, []).append(record.values)
-        elif isinstance(record, Table):
-            tables[record.name] = pd.DataFrame(dict(record.columns))
-        elif isinstance(record, Note):
-            notes.append(record.text)
-        # The model comes before other checkpoints, apart from those for resuming.
-        elif record.name != RESUME and checkpoint is None:
-            checkpoint = record
-    assert checkpoint is not None  # An invariant: a recipe that ends has yielded its model.
-    tables = {name: pd.DataFrame(values) for name, values in rows.items()} | tables
-    for table in tables.values():
-        table.insert(0, "seed", seed)
-    return replace(from_checkpoint(checkpoint, Model), tables=tables, notes=tuple(notes))

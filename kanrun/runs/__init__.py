@@ -96,11 +96,8 @@ def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
         raise UsageError(
             f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)."
         )
-    if one and run.has_points:
-        raise UsageError(
-            f"{run.name} is a run of {len(run.points)} points; name one of them. "
-            f"The best is {run.best.name}."
-        )
+    if one:
+        run.check_single()
     return run
 
 

@@ -133,9 +133,8 @@ class RunIndex:
         """
         # SQLite would take a name in quotes that is not a column for text, and the condition would
         # silently say something else.
-        for match in _QUOTED.finditer(where):
-            if match[1] is not None:
-                self.column(match[1])
+        for name in filter(None, _QUOTED.findall(where)):
+            self.column(name)
         order = "began DESC, name DESC"
         if sort is not None:
             column = _quoted(self.column(sort.removeprefix("-")))
@@ -150,11 +149,10 @@ class RunIndex:
 
     def column(self, name: str) -> str:
         """Return a column of `runs` as the index spells it. Raises UsageError."""
-        known = self.columns()
-        for column in known:
-            if column.lower() == name.lower():
-                return column
-        raise _unknown_column(name, known)
+        known = {column.lower(): column for column in self.columns()}
+        if name.lower() not in known:
+            raise _unknown_column(name, known.values())
+        return known[name.lower()]
 
     def settings(self, name: str) -> Record:
         """Return the settings of a run by their path, such as `model.hidden`."""
@@ -323,11 +321,10 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> Record:
 
 def _unknown_column(name: str, known: Iterable[str]) -> UsageError:
     """Return the error of a column that no run has."""
-    near = did_you_mean(name, known)
-    dotted = (
-        f'; names with a dot need double quotes: "{name}".' if "." in name and name in known else ""
-    )
-    return UsageError(f"no run has a column {name!r}{dotted or near or '; see them with --json.'}")
+    hint = did_you_mean(name, known) or "; see them with --json."
+    if "." in name and name in known:
+        hint = f'; names with a dot need double quotes: "{name}".'
+    return UsageError(f"no run has a column {name!r}{hint}")
 
 
 def listed(index: RunIndex, rows: Sequence[Record], names: Sequence[str]) -> dict[str, list[Any]]:

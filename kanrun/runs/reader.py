@@ -143,6 +143,14 @@ class Run:
         known = [(error, point) for point in self.points if (error := point.error) is not None]
         return min(known, key=lambda pair: pair[0])[1] if known else self.points[0]
 
+    def check_single(self) -> None:
+        """Raise UsageError for a run of several points, which names the best."""
+        if self.has_points:
+            raise UsageError(
+                f"{self.name} is a run of {len(self.points)} points; name one of them. The best is "
+                f"{self.best.name}."
+            )
+
     def began(self) -> float:
         """Return when the run began, in seconds since 1970, from its record or else its folder."""
         with contextlib.suppress(KanrunError):
@@ -199,11 +207,10 @@ class Run:
     @property
     def tables(self) -> dict[str, Path]:
         """Files of the tables that are there, by name."""
-        found = {name: self.path / f"{name}.csv" for name in TOP_TABLES}
-        found = {name: path for name, path in found.items() if path.is_file()}
-        for path in sorted((self.path / "tables").glob("*.csv")):
-            if path.is_file() and not path.is_symlink() and path.stem not in TOP_TABLES:
-                found[path.stem] = path
+        top = [self.path / f"{name}.csv" for name in TOP_TABLES]
+        inner = sorted(set((self.path / "tables").glob("*.csv")) - set(top))
+        others = (one for one in inner if one.stem not in TOP_TABLES and not one.is_symlink())
+        found = {path.stem: path for path in (*top, *others) if path.is_file()}
         return {name: found[name] for name in found if not self._columns or name in self._columns}
 
     @cached_property
@@ -373,11 +380,8 @@ def process_start(pid: int) -> str | None:
 
 def process() -> dict[str, Any]:
     """Return the manifest's fields `host`, `pid` and `process_start` for this process."""
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "process_start": process_start(os.getpid()),
-    }
+    pid = os.getpid()
+    return {"host": socket.gethostname(), "pid": pid, "process_start": process_start(pid)}
 
 
 def is_alive(pid: int | None, start: str | None) -> bool:

@@ -82,10 +82,19 @@ class Recorder:
         """Restore the folder of an earlier attempt to a state from which the run can resume.
 
         Returns the resume checkpoints of unfinished tasks (none unless the experiment is
-        `continuing` from them), and drops all rows that these tasks will write again. Raises
-        UsageError if the cells differ from those of the run that was interrupted.
+        `continuing` from them), and drops all rows that these tasks will write again, and damaged
+        tables. Raises UsageError if the cells differ from those of the run that was interrupted.
         """
-        journal, there = Journal.read(self._folder.path), self._count_rows()
+        journal, there = Journal.read(self._folder.path), RowCounts()
+        for name, path in Run(self._folder.path).tables.items():
+            try:
+                header, rows = read_rows(path)
+                found = Counter(map(key_reader(header), rows))
+                if "seed" not in header or (-1, -1, -1) in found:
+                    raise KanrunError(f"{path} is not a table of kanrun.")
+                there.update({(key, name): number for key, number in found.items()})
+            except KanrunError:
+                self._folder.remove(name)
         checkpoints: dict[Key, Checkpoint] = {}
         for task in tasks:
             line, failed = journal.finished.get(task.key), journal.failed.get(task.key, {})
@@ -231,21 +240,6 @@ class Recorder:
             return key in self.finished or seen[table, key] <= rows
 
         return stays
-
-    def _count_rows(self) -> RowCounts:
-        """Count the rows of each task in each table; a damaged table is removed."""
-        counts = RowCounts()
-        for name, path in Run(self._folder.path).tables.items():
-            try:
-                header, rows = read_rows(path)
-                found = Counter(map(key_reader(header), rows))
-                if "seed" not in header or (-1, -1, -1) in found:
-                    raise KanrunError(f"{path} is not a table of kanrun.")
-            except KanrunError:
-                self._folder.remove(name)
-                continue
-            counts.update({(key, name): number for key, number in found.items()})
-        return counts
 
     def _resumable(self, task: Task, there: RowCounts) -> Checkpoint | None:
         """Return the resume checkpoint of a task if it is whole, as are the rows that it counts."""

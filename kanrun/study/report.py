@@ -19,7 +19,7 @@ from kanrun.config import EXPERIMENTS
 from kanrun.config.registry import Plain
 from kanrun.errors import KanrunError, UsageError, printable
 from kanrun.runs import Run
-from kanrun.runs.artifacts import write_figure
+from kanrun.runs.artifacts import FIGURE_FORMATS, write_figure
 from kanrun.runs.files import MARKS, file_name, frame_of, write_atomic
 from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
 from kanrun.runs.reader import ERRORS
@@ -132,7 +132,7 @@ def print_summary(console: Console, summary: Columns) -> None:
         pairs.add_column(style="bold", no_wrap=True)
         pairs.add_column(overflow="fold")
         for name, each in summary.items():
-            if rows and (value := shown(each[0])):
+            if value := "".join(map(shown, each)):
                 pairs.add_row(Text(printable(name)), Text(value))
         console.print(pairs)
         return
@@ -250,9 +250,10 @@ def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
     }
     if not any(tables.values()):
         return []
-    kind = stem.suffix.removeprefix(".") if stem.suffix in {".png", ".svg", ".pdf"} else "png"
-    stem = stem.with_suffix("") if stem.suffix == f".{kind}" else stem
-    return write_figure(stem, overlaid(tables), [kind])
+    kind = stem.suffix[1:]
+    if kind in FIGURE_FORMATS:
+        return write_figure(stem.with_suffix(""), overlaid(tables), [kind])
+    return write_figure(stem, overlaid(tables))
 
 
 def redraw(
@@ -312,12 +313,11 @@ def print_points(console: Console, run: Run) -> None:
     points, best, table = run.points, run.best, points_table(run)
     # Those with the lowest errors in the order of their numbers.
     errors = [math.inf if point.error is None else point.error for point in points]
-    ranked = sorted(range(len(points)), key=lambda at: (errors[at], at))
-    some = sorted(ranked[:_MOST_ROWS])
+    some = sorted(sorted(range(len(points)), key=errors.__getitem__)[:_MOST_ROWS])
     marked = best if best.error is not None else None
     names = ["point", "status", *_swept(points[0]), *RESULTS, *_FURTHER]
-    columns = {name: [table[name][at] for at in some] for name in names if name in table}
-    columns = {name: each for name, each in columns.items() if any(one is not None for one in each)}
+    known = {name: [table[name][at] for at in some] for name in names if name in table}
+    columns = {name: each for name, each in known.items() if any(one is not None for one in each)}
     columns["point"] = [f"{at}{' *' * (points[at] is marked)}" for at in some]
     _, left_out = print_table(console, columns, first=("point", *RESULTS, *columns))
     claims = [claim for result in run.journal.results.values() for claim in result.claims]

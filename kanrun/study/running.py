@@ -136,8 +136,9 @@ def _run(
             if folder.manifest.status == Status.RUNNING:
                 folder.finish(Status.INTERRUPTED, "stopped before it began")
             words = ["kanrun", "runs", "resume", str(folder.path)]
-            words += [] if options.executor is None else ["--executor", options.executor]
-            words += [] if options.address is None else ["--address", options.address]
+            for option in ("executor", "address"):
+                if value := getattr(options, option):
+                    words += [f"--{option}", value]
             command = shlex.join(words)
             print(f"kanrun: interrupted; `{command}` continues from there", file=sys.stderr)
             print(folder.path)
@@ -156,9 +157,9 @@ def _end(path: Path, options: RunOptions) -> int:
     print(path)
     run = Run(path)
     manifest = run.manifest
-    if manifest.status != Status.COMPLETED or manifest.reason:
-        reason = manifest.reason or f"the run ended {manifest.status}"
-        print(f"kanrun: {reason}", file=sys.stderr)
+    reason = manifest.reason
+    if manifest.status != Status.COMPLETED or reason:
+        print(f"kanrun: {reason or f'the run ended {manifest.status}'}", file=sys.stderr)
     # A run with several trainings has listed what failed already, unless it was quiet.
     for failure in manifest.failures if options.quiet and manifest.trainings > 1 else ():
         from kanrun.study.report import training_of

@@ -67,11 +67,7 @@ class LoadedRun:
 
         Raises UsageError for a run without models or of several points, and for an unknown name.
         """
-        if self.run.has_points:
-            raise UsageError(
-                f"{self.run.name} is a run of {len(self.run.points)} points; name one of them. "
-                f"The best is {self.run.best.name}."
-            )
+        self.run.check_single()
         self.run.check_checkpoints()
         if not self.models:
             raise UsageError(

@@ -96,9 +96,8 @@ class Study:
             if missing and isinstance(table, str):
                 from kanrun.targets.table_files import column_names
 
-                columns = _some(column_names(Path(table)), ", ", MAX_COLUMNS)
-                given = "target.outputs must be given, as target.outputs=[NAME]"
-                text = f"{given}, of the columns {columns}."
+                text = "target.outputs must be given, as target.outputs=[NAME], of the columns "
+                text += f"{_some(column_names(table), ', ', MAX_COLUMNS)}."
             raise UsageError(f"{self.source}: {text}" if self.source else text) from error
 
     def store(self, folder: Path) -> None:
@@ -281,9 +280,8 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
 
     wanted, index = flattened(asdict(study.config(0))), RunIndex(outputs)
     found = []
-    for row in index.rows(
-        f"status = '{Status.COMPLETED}' AND command = '{study.command}' AND seconds > 0"
-    ):
+    where = f"status = '{Status.COMPLETED}' AND command = '{study.command}' AND seconds > 0"
+    for row in index.rows(where):
         settings = index.settings(row["name"])
         names = sorted(name for name in {*wanted, *settings} if not name.startswith(_EVEN))
         names = [name for name in names if settings.get(name) != wanted.get(name)]

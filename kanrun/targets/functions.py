@@ -213,12 +213,9 @@ def build_feynman(config: FeynmanTarget) -> Target:
     target = replace(target, accepted=tuple(accepted))
     if config.domain is not None or all(each.scale == "uni" for each in ranges):
         return target
-
-    def place(uniform: Array) -> Array:
-        columns = zip(ranges, uniform.T, strict=True)
-        return np.stack([each.place(column) for each, column in columns], axis=1)
-
-    return replace(target, place=place)
+    return replace(
+        target, place=lambda uniform: np.stack(list(map(_FileRange.place, ranges, uniform.T)), 1)
+    )
 
 
 #: Function of the files that formulas do not have, and their pi, of 14 digits or more.

@@ -131,11 +131,8 @@ def opened_text(file: Path) -> Iterator[io.TextIOWrapper]:
 def _opened_member(file: Path, _mode: str) -> Iterator[Any]:
     """Open the only file of an archive."""
     with zipfile.ZipFile(file) as archive:
-        members = [
-            name
-            for name in archive.namelist()
-            if not name.endswith("/") and not name.startswith("__MACOSX/")
-        ]
+        names = archive.namelist()
+        members = [name for name in names if name[-1] != "/" and not name.startswith("__MACOSX/")]
         if len(members) != 1:
             raise UsageError(
                 f"{file.name} holds {len(members)} files; an archive with one table is needed."
