@@ -93,7 +93,8 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in parts})
         number = keys.groupby(list(keys), dropna=False).ngroup().to_numpy()
         _, rows = np.unique(number, return_index=True)
-        columns, y, weights = columns[rows], y[rows], np.bincount(number, weights[kept])
+        columns, y = columns[rows], y[rows]
+        weights = np.bincount(number, weights[kept]).astype(np.float64)
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
         given = self.get_params(deep=False)
         described = {key: given[key] for key in ("family", "offset") if key in given}
