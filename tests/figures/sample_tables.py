@@ -53,13 +53,14 @@ def edges(shape, points=21):
 
 
 def stored(figure):
-    """Lay the figure out; matplotlib must have nothing to complain about."""
+    """Lay the figure out without a warning of matplotlib, and return its panels."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings(
             "ignore", "'.*deprecated", DeprecationWarning
         )  # of pyparsing, by older matplotlibs
         figure.draw_without_rendering()
+    return figure.axes
 
 
 def legend(figure):

@@ -92,19 +92,6 @@ def test_arrays_tensors_and_frames_are_the_same_data(automatic):
     assert several.predict(X).shape == (80, 2)
 
 
-def test_text_and_missing_values_of_a_frame_are_encoded():
-    kind = np.where(np.arange(80) % 2 == 0, "steel", "wood")
-    frame = FRAME.assign(kind=kind)
-    frame.loc[5, "mass"] = np.nan
-    model = fit(frame, Y + 2.0 * (kind == "wood"), selection="evidence")
-    assert model.inputs == ("length", "mass", "mass is missing", "kind=wood")
-    assert model.score(frame, Y + 2.0 * (kind == "wood")) > 0.98
-    point = frame.iloc[[7]]
-    assert model.predict(point)[0] - model.predict(point.assign(kind="steel"))[0] == pytest.approx(
-        2, abs=0.2
-    )
-
-
 def test_classes_keep_their_labels():
     labels = np.where(np.median(Y) < Y, "high", "low")
     model = fit(X, labels, selection="evidence")

@@ -69,7 +69,9 @@ def test_a_training_that_fails_among_others_does_not_stop_them(run_toy, capsys):
     assert failure["cell"] == 1
     assert failure["settings"] == {"size": 3}
     assert failure["reason"] == "the loss of size 3 is not finite at step 3"
-    assert outcome.claims
+    assert [claim.holds for claim in outcome.claims] == [False, False]
+    assert outcome.claims == run.manifest.claims
+    assert outcome.claims[0].spread == "from 2 of 3 trainings, the others failed"
     assert "1 of 3 trainings failed" in (run.manifest.reason or "")
     assert "cell 1, seed 0: the loss of size 3" in capsys.readouterr().err
 

@@ -208,15 +208,6 @@ def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out():
     assert claim.spread == "0.25 .. 0.5 over 3 seeds, 1 of them without a number"
 
 
-def test_what_is_left_of_trainings_that_failed_keeps_no_claim_from_being_doubted(run_toy):
-    outcome, run = run_toy(sizes=[2, 3, 4], fails=[3])
-    assert [claim.holds for claim in outcome.claims] == [False, False]
-    assert outcome.claims == run.manifest.claims
-    assert outcome.claims[0].spread == "from 2 of 3 trainings, the others failed"
-    sound, _ = run_toy(sizes=[2, 4])
-    assert [claim.holds for claim in sound.claims] == [True, False]
-
-
 def test_one_way_to_say_how_far_values_lie_apart():
     assert value_range(pd.Series([1.0])) is None
     assert value_range(pd.Series([2.0, 1.0])) == "1 .. 2 over 2 seeds"

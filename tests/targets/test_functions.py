@@ -154,17 +154,6 @@ def build(formula, domain=None):
     return build_target(ExpressionTarget(formula=formula, domain=domain))
 
 
-def test_a_formula_with_its_domain():
-    target = build("exp(-x0)*sin(3*x1)", [[-1, 1], [0, 2]])
-    assert target.inputs == ("x0", "x1")
-    assert target.name == "exp(-x0)*sin(3*x1)"
-    assert_array_equal(target.domain, [[-1, 1], [0, 2]])
-    x = np.array([[0.5, 1.0], [0.1, 0.2]])
-    assert_allclose(
-        target.function(x), (np.exp(-x[:, 0]) * np.sin(3 * x[:, 1]))[:, None], rtol=1e-15
-    )
-
-
 @pytest.mark.parametrize(
     "formula, domain, expected",
     [

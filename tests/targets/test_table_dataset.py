@@ -119,19 +119,6 @@ def test_an_unchanged_table_is_read_once(tmp_path):
     assert len(build_target(columns).points or ()) == 4
 
 
-def test_text_labels_become_sorted_classes(path):
-    data = dataset(config(path, outputs=["label"], task="classification"))
-    assert data.task == "classification"
-    assert data.classes == ("None", "setosa", "versicolor")
-    labels = frame().set_index("age")["label"]
-    for points in (data.train, data.validation, data.test):
-        assert points.y.shape == (len(points), 1)
-        named = [data.classes[int(i)] for i in points.y[:, 0]]
-        assert named == [labels[age] for age in points.x[:, 0]]
-    assert_array_equal(data.output_scaling.scale, [1])
-    assert_array_equal(data.output_scaling.shift, [0])
-
-
 def write(tmp_path, text):
     path = tmp_path / "data.csv"
     path.write_text(text)

@@ -5,12 +5,9 @@ import torch
 from made_kan import kan, points
 from torch.testing import assert_close
 
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN
 from kanrun.engine.networks.counting import kan_parameters, size_of
 from kanrun.engine.networks.reshaping import prune_edges, scores
 from kanrun.engine.symbolic.conversions import graph_of
-from kanrun.engine.training import Plan, Samples, TrainingData, fit
 
 
 def network(shape=(2, 3, 2, 1), products=(2, 1), **spec):
@@ -49,21 +46,6 @@ def test_scores_add_up_and_pruning_keeps_both_factors():
     assert smaller.edge_layers[1].mask.any()
     if smaller.edge_layers[1].mask[0, 1]:
         assert smaller.edge_layers[0].mask[1:].any(1).all()
-
-
-def test_they_are_trained():
-    x = points(300, 2)
-    data = TrainingData(Samples(x, torch.sin(2 * x[:, :1]) * x[:, 1:] ** 3))
-    start = {"domain": torch.tensor([[-1.0, 1.0]] * 2).double(), "initialisation": "spline"}
-
-    def create(generator):
-        spec = EdgeSpec(base="zero", trained_scales="base")
-        return KAN.create((2, 1, 1), 6, spec, generator=generator, products=(1,), **start)
-
-    plan = Plan("lm", (6, 24), starts=4)
-    trained = fit(create, data, plan, torch.Generator().manual_seed(0))
-    assert trained.network.shape == (2, 1, 1)
-    assert trained.errors.train < 1e-4
 
 
 def test_the_graph_of_a_network_is_its_function():

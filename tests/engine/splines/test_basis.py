@@ -1,5 +1,7 @@
 """The local basis against the recurrence written out slowly, and against scipy's B-splines."""
 
+from functools import partial
+
 import made_kan
 import numpy as np
 import pytest
@@ -75,32 +77,19 @@ def test_values_sum_to_one_on_the_closed_domain(degree, intervals, uniform, seed
 
 
 @pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("degree", [1, 2, 3, 6])
-def test_linear_continuation_keeps_value_and_slope(degree, uniform):
-    grid = make_grid(degree, 4, uniform)
-    ends, step = (
-        torch.stack([grid.low, grid.high]),
-        torch.tensor([[-0.7], [0.7]], dtype=torch.float64),
-    )
-    expected = all_functions(ends, grid) + step[..., None] * all_functions(ends, grid, 1)
-    assert_close(all_functions(ends + step, grid), expected, atol=1e-12, rtol=0)
-    assert_close(
-        all_functions(ends + step, grid, 1), all_functions(ends, grid, 1), atol=1e-12, rtol=0
-    )
-
-
-@pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("degree", [0, 1, 3, 6])
-def test_other_policies_hold_or_drop_the_end_values(degree, uniform):
-    hold, drop = (make_grid(degree, 4, uniform, outside) for outside in ("constant", "zero"))
-    ends, step = (
-        torch.stack([hold.low, hold.high]),
-        torch.tensor([[-0.7], [0.7]], dtype=torch.float64),
-    )
-    assert_close(all_functions(ends + step, hold), all_functions(ends, hold), atol=1e-12, rtol=0)
-    assert not all_functions(ends + step, hold, 1).any()
-    assert not all_functions(ends + step, drop).any()
-    assert all_functions(ends, drop).sum(-1).allclose(torch.ones_like(ends))
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 6])
+def test_policies_continue_hold_or_drop_the_end_values(degree, uniform):
+    grid, hold, drop = (make_grid(degree, 4, uniform, outside) for outside in POLICIES)
+    ends, step = torch.stack([grid.low, grid.high]), torch.tensor([[-0.7], [0.7]]).double()
+    for made in (grid, hold, drop):
+        assert all_functions(ends, made).sum(-1).allclose(torch.ones_like(ends))
+    values, slopes, far = all_functions(ends, grid), all_functions(ends, grid, 1), ends + step
+    close = partial(assert_close, atol=1e-12, rtol=0)
+    close(all_functions(far, grid), values + step[..., None] * slopes)
+    close(all_functions(far, grid, 1), slopes)
+    close(all_functions(far, hold), values)
+    assert not all_functions(far, hold, 1).any()
+    assert not all_functions(far, drop).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -161,20 +161,6 @@ def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_noisy_gaussian_is_recovered(seed):
-    x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2), -1, 1, 1, seed)
-    known = ["x", "x^2", "gaussian", "exp", "cos"]
-    assert str(kanrun.interpret(x, y, candidates=known)) == "exp(-x0**2/2)"
-
-
-@pytest.mark.slow
-def test_a_noisy_product_with_a_logarithm_is_recovered():
-    x, y = noisy(lambda x: x[:, 0] * np.log(x[:, 1]), 0.2, 2, 2, 3)
-    assert str(kanrun.interpret(x, y)) == "x0*log(x1)"
-
-
-@pytest.mark.slow
 def test_what_has_no_formula_is_not_called_exact():
     """The error function is near to many sums of candidates."""
     x = np.random.default_rng(3).uniform(0, 1, 300)

@@ -8,13 +8,11 @@ import pytest
 
 import kanrun
 from kanrun.engine.symbolic import (
-    FittedStructure,
     SearchData,
     SearchPolicy,
     SearchProblem,
     SearchStage,
     choose,
-    fixed_shape,
     search,
 )
 from kanrun.errors import UsageError
@@ -132,19 +130,3 @@ SQUARE = np.random.default_rng(0).uniform(-1, 1, (50, 2))
 def test_bad_data_names_and_outputs_are_refused(x, y, options, message):
     with pytest.raises(UsageError, match=message):
         kanrun.interpret(x, y, **options)
-
-
-@pytest.mark.slow
-def test_a_wide_network_is_pruned_to_what_it_needs():
-    x = rng().uniform(-1, 1, (800, 2))
-    y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
-    samples = SearchData(x[:600], y[:600], x[600:], y[600:])
-    events = list(
-        fixed_shape((2, 3, 1), SearchProblem(samples, choose(None)), np.random.default_rng(0))
-    )
-    tried = events[-1]
-    assert isinstance(tried, FittedStructure)
-    stages = [event.stage for event in events if isinstance(event, SearchStage)]
-    assert stages == ["train", "prune", "retrain", "snap", "refit"]
-    assert tried.network.active_edges == 3
-    assert tried.error < 1e-10

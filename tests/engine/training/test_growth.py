@@ -23,7 +23,7 @@ from kanrun.engine.training.data import Errors, baseline_error
 from kanrun.engine.training.grid_training import GridTraining, finished
 from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import Clock, GridTransfer, Setup, Stage
-from kanrun.engine.training.starts import Growth, random_starts
+from kanrun.engine.training.starts import Growth
 
 
 def plan(*largest, intervals=(4, 8, 16), starts=4, given=False, weight=None):
@@ -262,18 +262,3 @@ def test_a_given_shape_competes_where_the_grown_ones_are_not_enough(hidden, monk
     assert shapes[-1] == (2, *hidden, 1)
     assert max(map(len, shapes)) == 2 + len(hidden)
     assert network.shape in shapes
-
-
-@pytest.mark.slow
-def test_starts_are_drawn_until_one_is_good():
-    """A product is fitted by [2,2,1] at once; a wave of four periods by no coarse grid."""
-    batches = []
-    for function in (lambda x: x[:, :1] * x[:, 1:], lambda x: torch.sin(12 * x[:, :1])):
-
-        def create(generator):
-            return fresh((2, 2, 1), generator)
-
-        task, random = data(function, 2, 40), Generator().manual_seed(0)
-        found = random_starts(create, 3, task, 1e-9, random)
-        batches.append(len(found) // starts.MIN_KEPT)
-    assert batches == [1, starts.MAX_BATCHES]

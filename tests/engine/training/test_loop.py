@@ -92,16 +92,6 @@ def test_test_data_select_nothing(whole):
     assert torch.equal(end.network.get_unknowns(), whole.trained.network.get_unknowns())
 
 
-def test_noise_turns_to_second_differences():
-    data = TrainingData(samples(150, 0, 1.5), samples(60, 1, 1.5), samples(400, 2))
-    _, stages, trained = drained(train(create, data, Plan("lm", (4,)), Generator().manual_seed(0)))
-    plain = drained(train(create, data, Plan("lm", (4,), weight=0.0), Generator().manual_seed(0)))[
-        2
-    ]
-    assert stages[0].penalty.order == 2
-    assert trained.errors.test < plain.errors.test
-
-
 @pytest.mark.parametrize("batch, shown", [(None, 20), (8, 1)])
 def test_measuring_costs_no_more_than_stepping(batch, shown):
     plan = Plan("adam", (4,), steps=20, settings=AdamSolver(batch_size=batch))

@@ -20,14 +20,12 @@ from kanrun.engine.splines import (
     uniform_breakpoints,
 )
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
-from kanrun.engine.training.data import measure, output_scale
-from kanrun.engine.training.grid_training import ROUGH_ORDER, GridTraining
+from kanrun.engine.training.data import output_scale
 from kanrun.engine.training.objective import (
     SmoothnessLoss,
     SmoothnessPenalty,
     update_penalty_weight,
 )
-from kanrun.engine.training.solver_run import Best, Clock, Setup, StepLog
 
 
 def network(degree, intervals, scale):
@@ -140,24 +138,3 @@ def test_all_noisy_points_train_and_the_result_is_nearer_to_the_truth():
         assert float((trained.network(x) - torch.sin(4 * x)).square().mean().sqrt()) < 0.1
     assert trained.errors.validation is None
     assert 0.2 < trained.errors.train < 0.35
-
-
-PLAN = Plan("lm", (20,))
-
-
-def test_a_finer_grid_leaves_the_straight_line_of_a_coarse_one_behind_noise():
-    """A straight line pays no penalty, and the weights next to the heaviest change nothing yet."""
-    x = made_kan.points(1000, 1)
-    wave = Samples(x, torch.special.bessel_j0(20 * x))
-    data = TrainingData(wave.part(torch.arange(800)), wave.part(torch.arange(800, 1000)))
-    network = made_kan.kan([1, 1], 20)
-    heavy, random = SmoothnessPenalty(0.1, ROUGH_ORDER), Generator().manual_seed(0)
-    solver = made_kan.made_solver(network, data, PLAN, heavy)
-    for _ in range(5):
-        solver.step()
-    training = GridTraining(network, heavy, Setup(data, PLAN, random, Clock()))
-    training.best, training.log = Best(network, measure(network, data).selected), StepLog(2)
-    assert training.best.error > 0.2
-    list(training._search(10, 5, settled=True))
-    assert training.best.error < 0.01
-    assert training.penalty.weight < 1e-6

@@ -2,16 +2,16 @@
 
 import pandas as pd
 from kanrun.experiments.compare_mlp.plots import scaling
+from sample_tables import legend
 
 
 def scaled(sizes, power=-3.3):
     """Return the legend of a figure with networks of these sizes."""
     rows = [(model, size, size**power) for model, each in sizes.items() for size in each]
     table = pd.DataFrame(rows, columns=["model", "parameters", "error"])
-    (panel,) = scaling(table.assign(target="product", error_name="test RMSE")).axes
-    assert panel.get_ylabel() == "test RMSE"
-    legend = panel.get_legend()
-    return [text.get_text() for text in legend.get_texts()]
+    figure = scaling(table.assign(target="product", error_name="test RMSE"))
+    assert figure.axes[0].get_ylabel() == "test RMSE"
+    return legend(figure)
 
 
 def test_an_exponent_is_drawn_only_for_three_sizes_that_differ():

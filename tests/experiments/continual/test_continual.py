@@ -91,21 +91,6 @@ def test_claims_and_figures_are_those_of_the_parts_that_ran(paper, figures_of):
     assert figures_of(continual, paper) == {"phases", "matrices"}
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1e-14])
-def test_second_order_steps_move_no_coefficient_that_a_phase_does_not_see(tmp_path, penalty):
-    penalty_word = f"solver.smoothness_weight={penalty}"
-    run = finished(tmp_path, SECOND_ORDER, TWO_PEAKS, "learners=[{name:KAN}]", penalty_word)
-    known = run.table("functions").pivot_table(index="x0", columns="after", values="output")
-    # Farther from the border of the phases than a basis function reaches.
-    near = known[known.index < -0.05]
-    assert (near[2] - near[1]).abs().max() == 0
-    if not penalty:
-        found = run.table("summary").iloc[0]
-        assert found["worst_forgetting"] <= 1e-9
-        assert found["rmse"] <= 1.02 * found["best_spline_rmse"]
-        assert found["steps"] <= 20
-
-
 def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path):
     run = finished(tmp_path, "parts=[depth] shapes=[[5]] memories=[none,rehearse] peaks=3")
     found = run.table("summary").set_index("memory")

@@ -1,7 +1,5 @@
 """Curves of `kanrun curves` against slow references: exact fractions, the recursion, scipy."""
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,15 +13,11 @@ from kanrun.experiments.curves.geometry import (
     de_casteljau,
     identities,
     interpolate,
-    jumps,
     parameters_along,
-    polynomial_through,
     random_curve,
-    spans,
-    with_multiple_knot,
 )
 from numpy.testing import assert_allclose
-from scipy.interpolate import BSpline, PPoly
+from scipy.interpolate import BSpline
 
 from kanrun.errors import UsageError
 
@@ -38,40 +32,6 @@ def curve_with(degree, inner, seed=0):
     return BSpline(
         clamped_knots(inner, 0.0, 1.0, degree), drawn(len(inner) + degree + 1, 2, seed=seed), degree
     )
-
-
-def with_repeats(degree, seed):
-    """A random curve whose inner knots have multiplicities from 1 to degree + 1."""
-    draws = np.random.default_rng(seed)
-    places = (np.arange(1, 6) + 0.4 * draws.random(5)) / 7
-    return curve_with(degree, list(np.repeat(places, draws.integers(1, degree + 2, 5))), seed)
-
-
-@settings(deadline=None, max_examples=15)
-@given(degree=st.integers(3, 5), seed=st.integers(0, 999), derivative=st.integers(0, 3))
-def test_the_left_side_is_the_piece_before_the_knot(degree, seed, derivative):
-    curve = with_repeats(degree, seed)
-    pieces = PPoly.from_spline(BSpline(curve.t, curve.c[:, 0], degree)).derivative(derivative)
-    kept = pieces.x[:-1] < pieces.x[1:]  # scipy keeps the empty pieces between equal knots
-    before = [
-        np.polyval(c, high - low)
-        for c, low, high in zip(
-            pieces.c[:, kept].T, pieces.x[:-1][kept], pieces.x[1:][kept], strict=True
-        )
-    ]
-    found = [list(jumps(curve, end))[derivative]["left"] for end in spans(curve)[:, 1]]
-    assert_allclose(found, before, rtol=0, atol=1e-9 * max(1.0, np.abs(before).max()))
-
-
-@pytest.mark.parametrize("degree", [1, 2, 3, 4, 6])
-def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable(degree):
-    for multiplicity in range(1, degree + 1):
-        found = list(jumps(with_multiple_knot(degree, multiplicity), 0.5))
-        assert [jump["derivative"] for jump in found] == list(range(degree + 1))
-        for jump in found[: degree - multiplicity + 1]:
-            assert jump["relative"] < 1e-12
-        assert found[degree - multiplicity + 1]["relative"] > 1e-3
-    assert next(jumps(with_multiple_knot(degree, degree + 1), 0.5))["relative"] > 1e-2  # is torn
 
 
 @pytest.mark.parametrize("degree", [1, 4])
@@ -105,38 +65,8 @@ def test_bezier_pieces_are_the_curve(degree, inner, count):
         )
 
 
-def runge(x):
-    return (1 / (1 + 25 * x**2))[:, None]
-
-
-def equispaced(count):
-    return np.linspace(-1, 1, count)
-
-
 def planar(count, seed=0):
     return drawn(count, 2, seed=seed).cumsum(0)
-
-
-def lagrange(nodes, values, x):
-    """The polynomial by Lagrange's formula in exact fractions."""
-    exact = [Fraction(node) for node in nodes]
-    total = Fraction(0)
-    for j, (node, value) in enumerate(zip(exact, values, strict=True)):
-        term = Fraction(value)
-        for i, other in enumerate(exact):
-            term *= (Fraction(x) - other) / (node - other) if i != j else 1
-        total += term
-    return float(total)
-
-
-@pytest.mark.parametrize("count", [2, 5, 20, 40])
-def test_the_polynomial_is_lagranges_in_exact_fractions(count):
-    x = equispaced(count)
-    at = np.array([-0.999, -0.3, 0.01, 0.5, 0.97])
-    truth = [lagrange(x.tolist(), runge(x)[:, 0].tolist(), point) for point in at.tolist()]
-    # The error may grow with the polynomial's sensitivity to its data (Lebesgue's function), 1e10
-    # at N = 40.
-    assert_allclose(polynomial_through(x, runge(x), at)[:, 0], truth, rtol=1e-11, atol=1e-13)
 
 
 @settings(deadline=None, max_examples=25)

@@ -1,22 +1,10 @@
 """The figures of `kanrun curves` by the data that they draw."""
 
-import warnings
-
 import numpy as np
 from kanrun.experiments.curves import plots as curves
 from numpy.testing import assert_allclose, assert_array_equal
 from pandas import DataFrame
-
-
-def stored(figure):
-    """The figure's axes, after laying it out without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings(
-            "ignore", "'.*deprecated", DeprecationWarning
-        )  # of pyparsing, by older matplotlibs
-        figure.draw_without_rendering()
-    return figure.axes
+from sample_tables import stored
 
 
 def drawn(axes, label):

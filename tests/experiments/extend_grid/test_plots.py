@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from kanrun.experiments.extend_grid import plots as drawn
 from pandas import DataFrame
+from sample_tables import legend
 
 GRIDS = [5, 10, 20, 50]
 MARKS = ["parameters = training points", "the paper's E·G = training points"]
@@ -41,10 +42,6 @@ def steps():
     return table.assign(train_rmse=1e-3, test_rmse=2e-3)
 
 
-def labels(figure):
-    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
-
-
 def marks(figure, panel=0):
     """Where the two kinds of marks stand, which are the only lines behind everything else."""
     lines = [line for line in figure.axes[panel].lines if line.get_zorder() == 0]
@@ -54,10 +51,10 @@ def marks(figure, panel=0):
 def test_the_staircase_is_marked_at_the_stage_that_crosses():
     figure = drawn.staircase(steps(), stages())
     assert marks(figure) == [10, 10]  # the fourth stage, G = 50, starts at the tenth step
-    assert labels(figure) == ["train", "test", *MARKS]
+    assert legend(figure) == ["train", "test", *MARKS]
     later = drawn.staircase(steps(), stages(threshold=60, paper_threshold=np.nan))
     assert marks(later) == []
-    assert labels(later) == ["train", "test"]  # of what is drawn
+    assert legend(later) == ["train", "test"]  # of what is drawn
 
 
 @pytest.mark.parametrize("panel", [0, 1])
@@ -65,4 +62,4 @@ def test_both_marks_are_on_the_axis_of_intervals(panel):
     published = DataFrame({"shape": "2-1-1", "intervals": [5], "paper": [0.1], "pykan": [0.2]})
     figure = drawn.error_against_intervals(stages(), published)
     assert marks(figure, panel) == [25, 30]
-    assert labels(figure)[1:] == [*MARKS, "paper, Figure 2.3", "pykan 0.2.8"]
+    assert legend(figure)[1:] == [*MARKS, "paper, Figure 2.3", "pykan 0.2.8"]

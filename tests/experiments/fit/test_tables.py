@@ -85,18 +85,6 @@ def test_figures_of_edges_are_drawn_on_request(run, command, refused):
     assert "there is no figure nope; the figures are effects" in said
 
 
-def test_its_model_predicts_and_knows_its_errors(run):
-    loaded = load_run(run)
-    model = loaded.model()
-    train = loaded.tables["predictions"].query("split == 'train'")
-    x = train[["input:rooms", "input:area (m2)"]].to_numpy()
-    assert_allclose(model(x)[:, 0], train["prediction:price"], rtol=1e-9)
-    low, high = model.interval(x, 0.9)
-    inside = (low[:, 0] <= train["truth:price"]) & (train["truth:price"] <= high[:, 0])
-    assert 0.87 <= inside.mean() <= 1
-    assert (model.interval(x, 0.5)[1] <= high).all()
-
-
 def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run):
     model = load_run(run).model()
     there = pd.DataFrame({"rooms": [2.0, 3.0, 4.0], "area (m2)": [30.0, 60.0, 50.0]})
