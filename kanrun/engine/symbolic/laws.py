@@ -71,7 +71,7 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
     def fits() -> Iterator[FittedStructure | None]:
         if (law := power_law(data)) is not None:
             yield fit_expression("power law", law, data)
-        for each in rational_functions(data):
+        for each in rational_functions(data, _has_waves(problem.candidates)):
             yield fit_expression("rational function", each, data)
 
     yield from _shortest(fits(), data.no_skill_error)
@@ -110,6 +110,10 @@ def _shortest(fits: Iterable[FittedStructure | None], limit: float) -> Iterator[
         yield from matched(fitted)
 
 
+def _has_waves(candidates: Sequence[Candidate]) -> bool:
+    return any(each.name in ("sin", "cos") for each in candidates)
+
+
 def _expressions(
     inner: SearchData, problem: SearchProblem, reduction: Reduction, noise: float
 ) -> Iterator[sympy.Expr]:
@@ -127,7 +131,8 @@ def _expressions(
         yield from (to_expression(graph, ["x0"]) for graph in graphs)
         return
     if count > 1:
-        yield from rational_functions(inner) if reduction.changes else ()
+        waves = _has_waves(candidates)
+        yield from rational_functions(inner, waves) if reduction.changes else ()
     if count > _DICTIONARY_INPUTS:
         return
     if count > 1:

@@ -1,6 +1,7 @@
 """Quotients of polynomials with few terms, by one sparse regression over many monomials at once.
 
-P / Q = y is linear in the coefficients: terms are monomials, and monomials times -y.
+P / Q = y is linear in the coefficients: terms are monomials, and monomials times -y. So is the
+quadratic y^2 = A + B y. Cosines and sines of angles are variables as inputs are.
 """
 
 from __future__ import annotations
@@ -9,15 +10,17 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import sympy
 from numpy.typing import NDArray
+from sympy.simplify.fu import TR8
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import Array, combination, input_names, input_symbols
+from kanrun.engine.symbolic.candidates import Array, apart, combination, input_names, input_symbols
 from kanrun.engine.symbolic.conversions import graph_of_expression
-from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.symbolic.problem import EXACT, SearchData
 from kanrun.formulas import to_numpy
 
 #: Quotients of polynomials: maximum degrees of numerator and denominator, number of monomials to
@@ -25,6 +28,9 @@ from kanrun.formulas import to_numpy
 _DEGREE, _DEGREE_BELOW, _MAX_MONOMIALS, _TERMS = 6, 4, 250, 12
 #: Error relative to y that counts as none, and factor by which it must fall with the last degree.
 _NO_ERROR, _SUDDEN = 1e-12, 1e-4
+#: Factor by which the error may grow with fewer monomials, and an error relative to y, or to y^2 of
+#: a quadratic, that is rounding.
+_GROWTH, _EPSILON = 10.0, 5e-15
 Powers = tuple[int, ...]
 
 #: Largest difference, relative to y, that a quotient has by rounding alone: another one that leaves
@@ -33,65 +39,151 @@ _ROUNDING = 3e-14
 #: Largest difference, relative to y, of a quotient, or of a root whose numbers were taken for
 #: fractions.
 _ROOT_ERROR = 1e-6
+#: Size of a coefficient, relative to that of another angle with the same factor, that is rounding.
+_FAINT = 1e-6
+#: Smallest range and largest size of an input that may be an angle, largest number of angles at
+#: once, and sets of angles that are tried: those of the widest ranges.
+_LEAST_TURN, _MOST_TURNS, _ANGLES, _SETS = 0.95, 2.001 * math.pi, 2, 3
 
 
-def rational_functions(data: SearchData) -> list[sympy.Expr]:
+def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr]:
     """Return quotients of polynomials with few terms, and roots of such, the simplest first.
 
     They reproduce y on all points: one quotient to rounding, or else several nearly. Where the
-    inputs of a root are small, a quotient imitates it, and is less simple than the root.
+    inputs of a root are small, a quotient imitates it, and is less simple than the root. With
+    `waves`, inputs are angles where there are no such quotients in the inputs themselves.
     """
     x, y = data.all_points.x, data.all_points.y
+    for angles in ((), *(_angles(x) if waves else ())):
+        variables, terms = _with_waves(x, angles)
+        symbols = input_symbols(terms.shape[1])
+        near = [
+            _joined(each.xreplace(dict(zip(symbols, variables, strict=True))))
+            for each in _near(terms, y, len(angles))
+        ]
+        if near:
+            return sorted(near, key=lambda f: graph_of_expression(f, x.shape[1]).complexity)
+    return []
+
+
+def _near(x: Array, y: Array, sines: int) -> list[sympy.Expr]:
+    """Return quotients, roots of such and solutions of quadratics that are near y (N,)."""
 
     def left(found: sympy.Expr) -> float:
         rest = to_numpy(found, input_names(x.shape[1]))(x) - y
         return float(np.abs(rest).max() / np.abs(y).max())
 
-    plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS)
+    plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS, sines=sines)
     forms = [] if plain is None else [plain]
     if plain is None or left(plain) > _ROUNDING:
-        squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS)
+        squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS, sines=sines)
         forms += [] if squared is None else _roots(squared)
-    near = [each for each in forms if left(each) <= _ROOT_ERROR]
-    return sorted(near, key=lambda each: graph_of_expression(each, x.shape[1]).complexity)
+    forms = [each for each in forms if left(each) <= _ROOT_ERROR]
+    if not any(left(each) <= EXACT for each in forms):
+        forms += [each for each in _quadratics(x, y, sines) if left(each) <= _ROOT_ERROR]
+    return forms
+
+
+def _angles(x: Array) -> list[tuple[int, ...]]:
+    """Return sets of inputs that may be angles: with a wide range, but no more than two turns."""
+    widths = np.where(np.abs(x).max(0) <= _MOST_TURNS, np.ptp(x, axis=0), 0.0)
+    usable = np.flatnonzero(widths >= _LEAST_TURN).tolist()
+    sets = [each for n in range(1, _ANGLES + 1) for each in itertools.combinations(usable, n)]
+    return sorted(sets, key=lambda each: -float(widths[list(each)].sum()))[:_SETS]
+
+
+def _with_waves(x: Array, angles: Sequence[int]) -> tuple[list[sympy.Expr], Array]:
+    """Return the variables, and their values (N, variables), with waves in place of the angles.
+
+    Cosines and sines of the angles come last.
+    """
+    symbols = input_symbols(x.shape[1])
+    others = [i for i in range(x.shape[1]) if i not in angles]
+    variables = [symbols[i] for i in others]
+    variables += [wave(symbols[i]) for wave in (sympy.cos, sympy.sin) for i in angles]
+    waves = [wave(x[:, i]) for wave in (np.cos, np.sin) for i in angles]
+    return variables, np.column_stack([x[:, others], *waves])
+
+
+def _joined(expression: sympy.Expr) -> sympy.Expr:
+    """Write products of waves as waves of sums: cos(a - b) for cos(a) cos(b) + sin(a) sin(b)."""
+    waves = (sympy.cos, sympy.sin)
+
+    def total(parts: sympy.Expr) -> sympy.Expr:
+        terms = [
+            TR8(each) if len({wave.args for wave in each.atoms(*waves)}) > 1 else each
+            for each in sympy.Add.make_args(sympy.expand(parts))
+        ]
+        pairs = [apart(each) for each in sympy.Add.make_args(sympy.expand(sympy.Add(*terms)))]
+        sizes: dict[sympy.Expr, float] = {}
+        bases = [
+            rest.replace(lambda e: e.func in waves, lambda e: sympy.S.One) for _, rest in pairs
+        ]
+        for (factor, _), base in zip(pairs, bases, strict=True):
+            sizes[base] = max(abs(float(factor)), sizes.get(base, 0.0))
+        kept = (
+            factor * rest
+            for (factor, rest), base in zip(pairs, bases, strict=True)
+            if abs(float(factor)) > _FAINT * sizes[base]
+        )
+        return sympy.Add(*kept)
+
+    return expression.replace(lambda part: part.is_Add and part.has(*waves), total)
 
 
 def quotient_of_polynomials(
-    x: Array, y: Array, degree: int, terms: int, known: float = 0.0
+    x: Array, y: Array, degree: int, terms: int, known: float = 0.0, *, sines: int = 0
 ) -> sympy.Expr | None:
     """Return a quotient of polynomials with few terms for y (N,) at x (N, inputs), or None.
 
-    `known` is the error of y relative to its size.
+    `known` is the error of y relative to its size; the last `sines` inputs occur in no square.
 
     P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where
     Q is not 0. Degrees rise until least squares suddenly leaves nothing, not bit by bit as where a
     quotient approximates. Then monomials in the inputs themselves are eliminated as long as nothing
     is left.
     """
+    allowed = max(_NO_ERROR, known) * float(np.abs(y).max())
+    found = _sudden(x, y, -y, degree, allowed, sines)
+    expression = _sparse_quotient(x, y, *found, terms) if found else None
+    return expression if expression is not None and expression.free_symbols else None
+
+
+def _sudden(
+    x: Array, y: Array, factor: Array, degree: int, allowed: float, sines: int
+) -> tuple[list[Powers], list[Powers], float] | None:
+    """Return the fewest monomials, and those times a factor, of which y (N,) is a sum, or None.
+
+    The error that fewer of them may leave comes last.
+
+    With the factor -y, which makes y a quotient, the constant is none of the latter.
+    """
     inputs, ranges, size = x.shape[1], np.ptp(x, axis=0), float(np.abs(y).max())
-    max_terms, allowed = min(len(y) // 3, _MAX_MONOMIALS), max(_NO_ERROR, known) * size
+    is_quotient = np.array_equal(factor, -y)
+    max_terms = min(len(y) // 3, _MAX_MONOMIALS)
     centred = (x - x.mean(0)) / ranges * 2
-    found: tuple[int, list[Powers], list[Powers]] | None = None
+    powers = partial(_powers, inputs, sines=sines)
+    found: tuple[int, list[Powers], list[Powers], float] | None = None
     # Higher powers of few values are sums of lower ones, by which y is a quotient of itself.
     values = min(len(np.unique(column)) for column in x.T)
     for q in range(min(_DEGREE_BELOW + 1, values)):
-        below = _powers(inputs, q)[1:]
-        counts = [len(below) + math.comb(inputs + p, p) for p in range(degree + 1)]
+        below = powers(q)[int(is_quotient) :]
+        counts = [len(below) + len(powers(p)) for p in range(degree + 1)]
         counts = [count for count in counts if count <= max_terms]
         if not counts:
             break
-        above = _powers(inputs, len(counts) - 1)
-        columns = _columns(centred, y, above, below)
+        above = powers(len(counts) - 1)
+        columns = _columns(centred, factor, above, below)
         count_work(COSTS.least_squares * columns.size * columns.shape[1])
         basis, before = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0], size
         for count in counts:
             left = float(np.sqrt(np.mean((y - basis[:, :count] @ (basis[:, :count].T @ y)) ** 2)))
             sudden = left <= allowed and left < _SUDDEN * before
             if sudden and (found is None or count < found[0]):
-                found = count, above[: count - len(below)], below
+                may_leave = min(allowed, max(_GROWTH * left, _EPSILON * size))
+                found = count, above[: count - len(below)], below, may_leave
             before = left
-    expression = _sparse_quotient(x, y, found[1], found[2], terms, allowed) if found else None
-    return expression if expression is not None and expression.free_symbols else None
+    return found[1:] if found else None
 
 
 def _sparse_quotient(
@@ -99,8 +191,8 @@ def _sparse_quotient(
     t: Array,
     above: list[Powers],
     below: list[Powers],
-    max_terms: int,
     allowed: float,
+    max_terms: int,
 ) -> sympy.Expr | None:
     """Return the quotient with as few of these monomials as it needs, or None.
 
@@ -108,7 +200,7 @@ def _sparse_quotient(
     vector of all columns is set to 1.
     """
     scale, below = np.abs(x).max(0), [above[0], *below]
-    columns = _columns(x / scale, t, above, below)
+    columns = _columns(x / scale, -t, above, below)
     null = np.linalg.svd(np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[1])[2][-1]
     one = int(np.argmax(np.abs(null[: len(below)])))
     solved = few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
@@ -117,9 +209,36 @@ def _sparse_quotient(
     every, cut = [*below, *above], len(below)
     natural = np.insert(solved, one, 1.0) / np.prod(scale ** np.array(every), axis=1)
     natural = natural / next(c for c in natural if c)
-    symbols = input_symbols(x.shape[1])
-    terms = [sympy.Mul(*map(operator.pow, symbols, powers)) for powers in every]
-    return combination(natural[cut:], terms[cut:]) / combination(natural[:cut], terms[:cut])
+    return _polynomial(natural[cut:], above) / _polynomial(natural[:cut], below)
+
+
+def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
+    """Return the sum of monomials with these coefficients (monomials,)."""
+    symbols = input_symbols(len(powers[0]))
+    return combination(
+        coefficients, [sympy.Mul(*map(operator.pow, symbols, each)) for each in powers]
+    )
+
+
+def _quadratics(x: Array, y: Array, sines: int) -> list[sympy.Expr]:
+    """Return both solutions of y^2 = A + B y for polynomials A and B with few terms, if any."""
+    allowed = _EPSILON * float(np.abs(y).max()) ** 2
+    found = _sudden(x, y**2, y, _DEGREE, allowed, sines)
+    if found is None:
+        return []
+    scale, (above, below, allowed) = np.abs(x).max(0), found
+    solved = few_terms(_columns(x / scale, y, above, below), y**2, allowed)
+    if solved is None or np.count_nonzero(solved) > _TERMS:
+        return []
+    natural = solved / np.prod(scale ** np.array([*below, *above]), axis=1)
+    a, b = (
+        _polynomial(coefficients, powers)
+        for coefficients, powers in zip(
+            np.split(natural, [len(below)]), (below, above), strict=True
+        )
+    )
+    root = _roots(sympy.expand(a**2 / 4 + b))
+    return [a / 2 + each for each in root]
 
 
 def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
@@ -134,18 +253,22 @@ def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
     return [factored, -factored, sympy.sqrt(quotient), -sympy.sqrt(quotient)]
 
 
-def _columns(x: Array, t: Array, above: Sequence[Powers], below: Sequence[Powers]) -> Array:
-    """Return the monomials `below` times -t, then those `above`, (N, monomials)."""
+def _columns(x: Array, factor: Array, above: Sequence[Powers], below: Sequence[Powers]) -> Array:
+    """Return the monomials `below` times a factor (N,), then those `above`, (N, monomials)."""
     every = np.stack([np.prod(x ** np.array(each), axis=1) for each in (*below, *above)], axis=1)
-    every[:, : len(below)] *= -t[:, None]
+    every[:, : len(below)] *= factor[:, None]
     return every
 
 
-def _powers(inputs: int, degree: int) -> list[Powers]:
-    """Return the exponents of all monomials up to a degree, by their degree."""
+def _powers(inputs: int, degree: int, sines: int = 0) -> list[Powers]:
+    """Return the exponents of all monomials up to a degree, by their degree.
+
+    Squares of sines, the last inputs, are left out: they are those of cosines.
+    """
     chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)  # the last is 1
     every = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
-    return sorted(every, key=lambda powers: (sum(powers), powers))
+    kept = (each for each in every if max(each[inputs - sines :], default=0) <= 1)
+    return sorted(kept, key=lambda powers: (sum(powers), powers))
 
 
 def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:

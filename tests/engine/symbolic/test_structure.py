@@ -199,11 +199,14 @@ def test_pairs_of_small_expressions_are_found(text):
         ("20 - x0 - x0*x1/(1 + 0.5*x0^2)", 2),
         ("sqrt(x0^2 + 3*x1*x2 + 1)", 3),
         ("(x0 - x1)/sqrt(x2^2/5 + x3^2/7)", 4),
+        ("x0/2 + sqrt(x0*x1 + x2)", 3),
+        ("x0^2/(3 + x0*cos(x1))", 2),
+        ("sqrt(x0 + 2*cos(x1 - x2) + 3)", 3),
         pytest.param("0.8 + 24.3*(2*x1 + 3*x2^2)/(4*x3^3 + 5*x0^4)", 4, marks=pytest.mark.slow),
     ],
 )
 def test_quotients_of_polynomials_are_found_at_once(text, inputs):
-    expression = rational_functions(points(text, 1, 3, inputs, 900))[0]
+    expression = rational_functions(points(text, 1, 3, inputs, 900), waves=True)[0]
     x = uniform(1, 3, 50, inputs, 8)
     assert_allclose(evaluate(expression, x), evaluate(parse(text), x), rtol=1e-9)
 
