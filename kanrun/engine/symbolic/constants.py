@@ -181,7 +181,9 @@ def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
 
     def skeleton(form: Expr) -> Expr:
         form = sympy.N(form, DIGITS)
-        texts = {each: f"{float(each):.{_FORM_DIGITS}g}" for each in form.atoms(sympy.Float)}
+        numbers = form.atoms(sympy.Float, sympy.Integer)
+        long = [each for each in numbers if each.is_Float or abs(each) >= 10**_FORM_DIGITS]
+        texts = {each: f"{float(each):.{_FORM_DIGITS}g}" for each in long}
         return form.xreplace({each: sympy.Float(text) for each, text in texts.items()})
 
     form, others = skeleton(expression), [skeleton(each) for each in accepted]

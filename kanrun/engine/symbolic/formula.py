@@ -29,7 +29,7 @@ from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat, standa
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, description_length
 from kanrun.engine.symbolic.refit import QUICK, RefitSettings, refit
-from kanrun.engine.symbolic.simplification import equivalent_forms
+from kanrun.engine.symbolic.simplification import equivalent_forms, half_angles
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
 
@@ -214,6 +214,10 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
         splines = tuple((name, graph.edges[i].function) for i, name in numeric.items())
         return Formula(expression, names, graph, changes, splines, graph)  # type: ignore[arg-type]
 
+    def error(expression: sympy.Expr) -> float:
+        """Return the error over all points, as far as it is more than rounding."""
+        return max(data.overall_error(to_numpy(expression, names)), EXACT)
+
     def passes(expression: sympy.Expr) -> bool:
         try:
             return data.error(to_numpy(expression, names)) <= limit
@@ -226,7 +230,10 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
     points = np.concatenate([points, widened(points)])
     with contextlib.suppress(WorkSpent):
         tidy = round_numbers(expression, passes)
-        short = equivalent_forms(tidy, names, points, policy.simplify_budget)[0]
+        # Differences from a cosine near 1 lose digits that squares of sines have.
+        exact = min((tidy, half_angles(tidy)), key=error)
+        forms = equivalent_forms(exact, names, points, policy.simplify_budget)
+        short = next((form for form in forms if error(form) <= error(exact)), exact)
         expression = round_numbers(short, passes)
     return Formula(as_written(expression), names, graph, changes)
 

@@ -175,8 +175,10 @@ def power_law(data: SearchData) -> sympy.Expr | None:
     return sympy.Float(float(shape @ y / (shape @ shape)), DIGITS) * law
 
 
-def single_index(data: SearchData, *, alone: bool = True) -> Reduction | None:
+def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduction] | None:
     """Return one product of powers or sum of the inputs of which y is a function alone, or None.
+
+    The roughness of y along it comes first.
 
     The function may vary fast: in the order of that product or sum, lines between neighbours leave
     little of y, relative to its steps. If other things matter too, they leave about as much. Sums
@@ -196,14 +198,14 @@ def single_index(data: SearchData, *, alone: bool = True) -> Reduction | None:
             u, v = index[order := np.argsort(index)], y[order]
             wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
             rest = v[1:-1] - v[:-2] - (v[2:] - v[:-2]) * (u[1:-1] - u[:-2]) / wide
-            steps = max(float(np.median(np.abs(np.diff(v)))), TINY) if alone else 1.0
-            found.append((float(np.median(np.abs(rest))) / steps, not product, each))
+            steps = float(np.median(np.abs(np.diff(v) if alone else y)))
+            found.append((float(np.median(np.abs(rest))) / max(steps, TINY), not product, each))
     rough, is_sum, chosen = min(found, default=(np.inf, True, ()))
     if not chosen or (alone and rough > _ROUGH):
         return None
     terms = [w * u if is_sum else u**w for u, w in zip(symbols, chosen, strict=True)]
     others = [u for u, w in zip(symbols, chosen, strict=True) if not (w or alone)]
-    return Reduction(inputs, ((sympy.Add if is_sum else sympy.Mul)(*terms), *others))
+    return rough, Reduction(inputs, ((sympy.Add if is_sum else sympy.Mul)(*terms), *others))
 
 
 def of_one_sign(data: SearchData) -> SearchData:

@@ -216,7 +216,7 @@ def _radicals(expression: Expr) -> Expr:
     return expression.replace(lambda part: part.is_Mul, joined)
 
 
-def _half_angles(expression: Expr) -> Expr:
+def half_angles(expression: Expr) -> Expr:
     """Write cosines as squares of sines: sin(x)^2 for 1/2 - cos(2 x)/2."""
     return sympy.expand(expression.replace(sympy.cos, lambda u: 1 - 2 * sympy.sin(u / 2) ** 2))
 
@@ -330,7 +330,7 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_logarithms, sympy.factor_terms, _combine_logarithms),
     (_roots,),
     (_radicals,),
-    (_half_angles,),
+    (half_angles,),
     (sympy.together, _complete_squares),
     (sympy.factor_terms,),
     (_factor,),
@@ -343,7 +343,7 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
 _LIGHT = (
     _common_factors,
     _complete_squares,
-    _half_angles,
+    half_angles,
     _radicals,
     _powers_outside,
     _signs,

@@ -11,7 +11,7 @@ expressed in the groups, exactly, and the fit of fewer variables decides whether
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -75,11 +75,10 @@ def _reduction_of(data: SearchData) -> Reduction:
         return reduction
     every, data = data, of_one_sign(data)
     factor = power_factor(data, every)
-    for step in (reduction, factor) if factor else (reduction,):
-        for points in (every, data) if data is not every else (data,):
-            inner = step.data(points)
-            if np.isfinite(inner.y).all() and (index := single_index(inner)) is not None:
-                return step.then(index)
+    starts = (reduction, factor) if factor else (reduction,)
+    found = _least_rough(starts, (every, data) if data is not every else (data,))
+    if found is not None:
+        return found
     reduction, here, fit = _smooth_start(data, factor)
     # Noise of y, as far as it has one size.
     size = 0.0 if fit.logarithmic or reduction.factor != 1 else fit.noise * data.y_std
@@ -119,11 +118,23 @@ def _smooth_start(
     step, fit = Reduction.none(data.x.shape[1]), smooth_fit(data)
     if factor and (new := smooth_fit(factor.data(data))).error < fit.error:
         step, fit = factor, new
-    here = step.data(data)
-    if fit.error >= NO_FIT and (joined := single_index(here, alone=False)):
-        step, here = step.then(joined), joined.data(here)
+    here, starts = step.data(data), (Reduction.none(data.x.shape[1]), factor or step)
+    if fit.error >= NO_FIT and (joined := _least_rough(starts, (data,), alone=False)):
+        step, here = joined, joined.data(data)
         fit = smooth_fit(here)
     return step, here, fit
+
+
+def _least_rough(
+    starts: Sequence[Reduction], points: Sequence[SearchData], *, alone: bool = True
+) -> Reduction | None:
+    """Return the single index, after one of the steps, along which y is least rough, or None."""
+    found: list[tuple[float, Reduction]] = []
+    for step, data in itertools.product(starts, points):
+        inner = step.data(data)
+        if np.isfinite(inner.y).all() and (index := single_index(inner, alone=alone)) is not None:
+            found.append((index[0], step.then(index[1])))
+    return min(found, key=lambda entry: entry[0], default=(0.0, None))[1]
 
 
 def _is_as_good(before: float, after: float, in_y: float, noise: float) -> bool:
