@@ -214,9 +214,8 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
         splines = tuple((name, graph.edges[i].function) for i, name in numeric.items())
         return Formula(expression, names, graph, changes, splines, graph)  # type: ignore[arg-type]
 
-    def error(expression: sympy.Expr) -> float:
-        """Return the error over all points, as far as it is more than rounding."""
-        return max(data.overall_error(to_numpy(expression, names)), EXACT)
+    def is_exact(expression: sympy.Expr) -> bool:
+        return data.overall_error(to_numpy(expression, names)) <= EXACT
 
     def passes(expression: sympy.Expr) -> bool:
         try:
@@ -231,10 +230,9 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
     with contextlib.suppress(WorkSpent):
         tidy = round_numbers(expression, passes)
         # Differences from a cosine near 1 lose digits that squares of sines have.
-        exact = min((tidy, half_angles(tidy)), key=error)
-        forms = equivalent_forms(exact, names, points, policy.simplify_budget)
-        short = next((form for form in forms if error(form) <= error(exact)), exact)
-        expression = round_numbers(short, passes)
+        tidy = max((tidy, half_angles(tidy)), key=is_exact)
+        forms = equivalent_forms(tidy, names, points, policy.simplify_budget)
+        expression = round_numbers(max(forms, key=is_exact), passes)
     return Formula(as_written(expression), names, graph, changes)
 
 

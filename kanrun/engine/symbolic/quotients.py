@@ -54,34 +54,37 @@ def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr
     `waves`, inputs are angles where there are no such quotients in the inputs themselves.
     """
     x, y = data.all_points.x, data.all_points.y
+    size = np.abs(y) if data.relative else np.full(len(y), np.abs(y).max())
     for angles in ((), *(_angles(x) if waves else ())):
         variables, terms = _with_waves(x, angles)
         symbols = input_symbols(terms.shape[1])
         near = [
             _joined(each.xreplace(dict(zip(symbols, variables, strict=True))))
-            for each in _near(terms, y, len(angles))
+            for each in _near(terms, y, len(angles), size)
         ]
         if near:
             return sorted(near, key=lambda f: graph_of_expression(f, x.shape[1]).complexity)
     return []
 
 
-def _near(x: Array, y: Array, sines: int) -> list[sympy.Expr]:
-    """Return quotients, roots of such and solutions of quadratics that are near y (N,)."""
+def _near(x: Array, y: Array, sines: int, size: Array) -> list[sympy.Expr]:
+    """Return quotients, roots of such and solutions of quadratics that are near y (N,).
+
+    Differences are relative to `size` (N,).
+    """
 
     def left(found: sympy.Expr) -> float:
         rest = to_numpy(found, input_names(x.shape[1]))(x) - y
-        return float(np.abs(rest).max() / np.abs(y).max())
+        return float(np.abs(rest / size).max())
 
-    plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS, sines=sines)
+    plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS, size, sines=sines)
     forms = [] if plain is None else [plain]
     if plain is None or left(plain) > _ROUNDING:
-        squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS, sines=sines)
+        squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS, size**2, sines=sines)
         forms += [] if squared is None else _roots(squared)
-    forms = [each for each in forms if left(each) <= _ROOT_ERROR]
     if not any(left(each) <= EXACT for each in forms):
-        forms += [each for each in _quadratics(x, y, sines) if left(each) <= _ROOT_ERROR]
-    return forms
+        forms += _quadratics(x, y, sines, size)
+    return [each for each in forms if each.free_symbols and left(each) <= _ROOT_ERROR]
 
 
 def _angles(x: Array) -> list[tuple[int, ...]]:
@@ -132,38 +135,48 @@ def _joined(expression: sympy.Expr) -> sympy.Expr:
 
 
 def quotient_of_polynomials(
-    x: Array, y: Array, degree: int, terms: int, known: float = 0.0, *, sines: int = 0
+    x: Array,
+    y: Array,
+    degree: int,
+    terms: int,
+    size: Array,
+    known: float = 0.0,
+    *,
+    sines: int = 0,
 ) -> sympy.Expr | None:
     """Return a quotient of polynomials with few terms for y (N,) at x (N, inputs), or None.
 
-    `known` is the error of y relative to its size; the last `sines` inputs occur in no square.
+    `known` is the error of y relative to `size` (N,); the last `sines` inputs occur in no square.
 
     P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where
     Q is not 0. Degrees rise until least squares suddenly leaves nothing, not bit by bit as where a
     quotient approximates. Then monomials in the inputs themselves are eliminated as long as nothing
     is left.
     """
-    allowed = max(_NO_ERROR, known) * float(np.abs(y).max())
-    found = _sudden(x, y, -y, degree, allowed, sines)
-    expression = _sparse_quotient(x, y, *found, terms) if found else None
+    found = _sudden(x, y, -y, size, degree, max(_NO_ERROR, known), sines)
+    expression = _sparse_quotient(x, y, size, found, terms) if found else None
     return expression if expression is not None and expression.free_symbols else None
 
 
+#: Monomials, those times a factor, and the error that fewer of them may leave.
+_Monomials = tuple[list[Powers], list[Powers], float]
+
+
 def _sudden(
-    x: Array, y: Array, factor: Array, degree: int, allowed: float, sines: int
-) -> tuple[list[Powers], list[Powers], float] | None:
+    x: Array, y: Array, factor: Array, size: Array, degree: int, allowed: float, sines: int
+) -> _Monomials | None:
     """Return the fewest monomials, and those times a factor, of which y (N,) is a sum, or None.
 
-    The error that fewer of them may leave comes last.
-
-    With the factor -y, which makes y a quotient, the constant is none of the latter.
+    With the factor -y, which makes y a quotient, the constant is none of the latter. Errors are
+    relative to `size` (N,).
     """
-    inputs, ranges, size = x.shape[1], np.ptp(x, axis=0), float(np.abs(y).max())
+    inputs, ranges, goal = x.shape[1], np.ptp(x, axis=0), y / size
     is_quotient = np.array_equal(factor, -y)
     max_terms = min(len(y) // 3, _MAX_MONOMIALS)
-    centred = (x - x.mean(0)) / ranges * 2
+    # About the middle of the points columns differ most; over decades that loses the small ones.
+    centred = x / np.abs(x).max(0) if np.ptp(size) else (x - x.mean(0)) / ranges * 2
     powers = partial(_powers, inputs, sines=sines)
-    found: tuple[int, list[Powers], list[Powers], float] | None = None
+    found: tuple[int, _Monomials] | None = None
     # Higher powers of few values are sums of lower ones, by which y is a quotient of itself.
     values = min(len(np.unique(column)) for column in x.T)
     for q in range(min(_DEGREE_BELOW + 1, values)):
@@ -173,34 +186,32 @@ def _sudden(
         if not counts:
             break
         above = powers(len(counts) - 1)
-        columns = _columns(centred, factor, above, below)
+        columns = _columns(centred, factor, above, below) / size[:, None]
         count_work(COSTS.least_squares * columns.size * columns.shape[1])
-        basis, before = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0], size
+        basis, before = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0], 1.0
         for count in counts:
-            left = float(np.sqrt(np.mean((y - basis[:, :count] @ (basis[:, :count].T @ y)) ** 2)))
+            left = float(
+                np.sqrt(np.mean((goal - basis[:, :count] @ (basis[:, :count].T @ goal)) ** 2))
+            )
             sudden = left <= allowed and left < _SUDDEN * before
             if sudden and (found is None or count < found[0]):
-                may_leave = min(allowed, max(_GROWTH * left, _EPSILON * size))
-                found = count, above[: count - len(below)], below, may_leave
+                may_leave = min(allowed, max(_GROWTH * left, _EPSILON))
+                found = count, (above[: count - len(below)], below, may_leave)
             before = left
-    return found[1:] if found else None
+    return found[1] if found else None
 
 
 def _sparse_quotient(
-    x: Array,
-    t: Array,
-    above: list[Powers],
-    below: list[Powers],
-    allowed: float,
-    max_terms: int,
+    x: Array, t: Array, size: Array, monomials: _Monomials, max_terms: int
 ) -> sympy.Expr | None:
     """Return the quotient with as few of these monomials as it needs, or None.
 
     The denominator has a constant and the monomials `below`; its largest coefficient in the null
     vector of all columns is set to 1.
     """
+    above, below, allowed = monomials
     scale, below = np.abs(x).max(0), [above[0], *below]
-    columns = _columns(x / scale, -t, above, below)
+    columns = _columns(x / scale, -t, above, below) / size[:, None]
     null = np.linalg.svd(np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[1])[2][-1]
     one = int(np.argmax(np.abs(null[: len(below)])))
     solved = few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
@@ -220,14 +231,14 @@ def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
     )
 
 
-def _quadratics(x: Array, y: Array, sines: int) -> list[sympy.Expr]:
+def _quadratics(x: Array, y: Array, sines: int, size: Array) -> list[sympy.Expr]:
     """Return both solutions of y^2 = A + B y for polynomials A and B with few terms, if any."""
-    allowed = _EPSILON * float(np.abs(y).max()) ** 2
-    found = _sudden(x, y**2, y, _DEGREE, allowed, sines)
+    found = _sudden(x, y**2, y, size**2, _DEGREE, _EPSILON, sines)
     if found is None:
         return []
     scale, (above, below, allowed) = np.abs(x).max(0), found
-    solved = few_terms(_columns(x / scale, y, above, below), y**2, allowed)
+    columns = _columns(x / scale, y, above, below) / size[:, None] ** 2
+    solved = few_terms(columns, (y / size) ** 2, allowed)
     if solved is None or np.count_nonzero(solved) > _TERMS:
         return []
     natural = solved / np.prod(scale ** np.array([*below, *above]), axis=1)
@@ -263,11 +274,17 @@ def _columns(x: Array, factor: Array, above: Sequence[Powers], below: Sequence[P
 def _powers(inputs: int, degree: int, sines: int = 0) -> list[Powers]:
     """Return the exponents of all monomials up to a degree, by their degree.
 
-    Squares of sines, the last inputs, are left out: they are those of cosines.
+    The last inputs are cosines and sines of angles. Squares of sines are those of cosines, and
+    higher powers are waves of multiples of an angle, for which there are shorter forms.
     """
     chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)  # the last is 1
     every = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
-    kept = (each for each in every if max(each[inputs - sines :], default=0) <= 1)
+    first, last = inputs - 2 * sines, inputs - sines
+    kept = (
+        each
+        for each in every
+        if all(c + s <= 2 and s <= 1 for c, s in zip(each[first:last], each[last:], strict=True))
+    )
     return sorted(kept, key=lambda powers: (sum(powers), powers))
 
 
