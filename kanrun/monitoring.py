@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from math import inf
 from time import process_time
+from typing import TypeVar
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class ProgressUpdate:
 
 
 Listener = Callable[[ProgressUpdate], None]
+Y = TypeVar("Y")
+R = TypeVar("R")
 
 
 class _Monitor(threading.local):
@@ -100,3 +103,13 @@ def uninterrupted() -> Iterator[None]:
             error = _deferred[0]
             _deferred.clear()
             raise error
+
+
+def finished(events: Generator[Y, None, R], tell: Callable[[Y], object] = lambda _: None) -> R:
+    """Call `tell` with each of the events and return what their generator returns."""
+    while True:
+        try:
+            tell(next(events))
+        except StopIteration as end:
+            result: R = end.value
+            return result

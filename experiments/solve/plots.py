@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
@@ -163,24 +162,16 @@ def maps_figure(tables: SolutionTables) -> Figure:
             figure.colorbar(image, ax=axes, pad=0.03, aspect=20, location="bottom")
             axes.set(title=title, xlabel=across)
         line[0].set_ylabel(up)
-        _draw_points(line[-1], tables)
+        line[-1].set(title="points and knots", xlabel=across)
+        line[-1].grid(visible=False)
+        if tables.points is not None:
+            line[-1].plot(tables.points[across], tables.points[up], ".", ms=1, color=GREY)
+        if (knots := tables.knots) is not None:  # at the borders
+            below, beside = (knots.loc[knots["variable"] == name, "at"] for name in (across, up))
+            look: Any = {"color": BLACK, "ms": 6}
+            line[-1].plot(below, 0 * below, "|", transform=line[-1].get_xaxis_transform(), **look)
+            line[-1].plot(0 * beside, beside, "_", transform=line[-1].get_yaxis_transform(), **look)
     return figure
-
-
-def _draw_points(axes: Axes, tables: SolutionTables) -> None:
-    """Draw collocation points, and the knots of both variables at the borders."""
-    across, up = tables.variables
-    axes.set(title="points and knots", xlabel=across)
-    axes.grid(visible=False)
-    if tables.points is not None:
-        axes.plot(tables.points[across], tables.points[up], ".", ms=1, color=GREY)
-    if tables.knots is not None:
-        look: Any = {"color": BLACK, "ms": 6}
-        below, beside = (
-            tables.knots.loc[tables.knots["variable"] == name, "at"] for name in (across, up)
-        )
-        axes.plot(below, 0 * below, "|", transform=axes.get_xaxis_transform(), **look)
-        axes.plot(0 * beside, beside, "_", transform=axes.get_yaxis_transform(), **look)
 
 
 def solution_tables(tables: Tables) -> dict[str, SolutionTables]:

@@ -40,7 +40,6 @@ from kanrun.engine.equations import (
     EvolutionSystem,
     Grids,
     Method,
-    Solution,
     System,
     evolution_system,
     is_direct,
@@ -48,6 +47,7 @@ from kanrun.engine.equations import (
 )
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.formulas import constant, to_numpy, variable
+from kanrun.monitoring import finished
 from kanrun.study import Cell, with_cell
 from kanrun.study.resources import generator
 
@@ -249,15 +249,10 @@ def reference_of(system: System) -> Reference | None:
         return None
     method, tolerance = evolution or FIRST_GRID, TOLERANCES[evolution is None]
     drawn = Generator().manual_seed(0)
-    stages = solve(system, method, EquationPolicy(), drawn, tolerance=tolerance)
-    while True:
-        try:
-            next(stages)
-        except TrainingFailed:
-            return None
-        except StopIteration as end:
-            solution: Solution = end.value
-            break
+    try:
+        solution = finished(solve(system, method, EquationPolicy(), drawn, tolerance=tolerance))
+    except TrainingFailed:
+        return None
     estimate = 1.0 if solution.estimate is None else solution.estimate
     if estimate > LARGEST_ERROR or solution.solved_until < float(system.box[-1, 1]):
         return None

@@ -204,24 +204,20 @@ def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, 
         if "at" in entry:
             found[f"[{text}]"] = entry
             continue
-        given_name, ring = entry["formula"], entry["periodic"]
-        for name in [given_name] if given_name else _periodic_names(ring, equations):
+        ring, names, vocabulary = entry["periodic"], [entry["formula"]], equations[0].vocabulary
+        if names == [None]:
+            if ring not in vocabulary.variables:
+                variables = ", ".join(vocabulary.variables)
+                raise UsageError(f"periodic in {ring}: the variables are {variables}.")
+            orders = highest_orders(equations, vocabulary.variables.index(ring))
+            names = [
+                f"{unknown}_{ring * order}".rstrip("_")
+                for unknown, highest in zip(vocabulary.unknowns, orders, strict=True)
+                for order in range(max(highest, 1))
+            ]
+        for name in names:
             found[f"[{name} periodic in {ring}]"] = {"formula": f"{name} = 0", "periodic": ring}
     return found
-
-
-def _periodic_names(name: str, equations: Sequence[Relation]) -> list[str]:
-    vocabulary = equations[0].vocabulary
-    if name not in vocabulary.variables:
-        raise UsageError(
-            f"periodic in {name}: the variables are {', '.join(vocabulary.variables)}."
-        )
-    orders = highest_orders(equations, vocabulary.variables.index(name))
-    return [
-        f"{unknown}_{name * order}" if order else unknown
-        for unknown, highest in zip(vocabulary.unknowns, orders, strict=True)
-        for order in range(max(highest, 1))
-    ]
 
 
 def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
@@ -240,10 +236,10 @@ def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
 
 def with_observations(system: System, unknowns: Sequence[str], columns: Array) -> System:
     """Return the system with observed `columns` of its variables and of `unknowns`."""
-    points, *values = map(torch.as_tensor, _points_and_values("data", system, columns))
+    points, values = map(torch.as_tensor, _points_and_values("data", system, columns))
     observations = (
         Observations(parse_relation(f"{name} = 0", system.vocabulary), points, column)
-        for name, column in zip(unknowns, values[0].T.contiguous(), strict=True)
+        for name, column in zip(unknowns, values.T.contiguous(), strict=True)
     )
     return replace(system, observations=tuple(observations))
 

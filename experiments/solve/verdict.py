@@ -79,10 +79,8 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     `error` is the relative error against a known solution, which may lower the verdict.
     """
     last, names = solution.last, system.vocabulary.variables
-    change, worst = (
-        maximum(e.change for e in last),
-        max((e.equation for e in last), key=attrgetter("rms")),
-    )
+    change = maximum(e.change for e in last)
+    worst = max((e.equation for e in last), key=attrgetter("rms"))
     residual = residual_rms(solution)
     conditions = max(stage.conditions.rms for stage in last)
     place = ", ".join(f"{name}={at:.3g}" for name, at in zip(names, worst.place, strict=True))
@@ -196,16 +194,11 @@ def claims_of(summary: DataFrame) -> Iterator[Claim]:
             column = name.removesuffix("_bound")
             sentence, spread = f"{equation}, {network}: median {column}", value_range(rows[column])
             yield claim_at_most(sentence, median(rows[column]), float(rows[name].iloc[0]), spread)
-        if not single or network == first:
-            yield from _claims_about_parameters(rows)
-
-
-def _claims_about_parameters(rows: DataFrame) -> Iterator[Claim]:
-    """Claim that unknown parameters are found within their standard errors."""
-    for true in (name for name in rows if str(name).endswith("_true") and rows[name].notna().any()):
-        name = str(true).removesuffix("_true")
-        away = (rows[name] - rows[true]).abs() / rows[f"{name}_error"]
-        fraction = float((away <= STANDARD_ERRORS).mean())
-        spread = f"{rows[name].min():.5g} .. {rows[name].max():.5g}, true {rows[true].iloc[0]:.5g}"
-        sentence = f"{name} is found within {STANDARD_ERRORS:g} standard errors: fraction of seeds"
-        yield claim_at_least(sentence, fraction, MIN_FRACTION, spread)
+        true = rows.filter(regex="_true$").dropna(axis=1, how="all").iloc[0]
+        for column, value in true.items() if not single or network == first else ():
+            name = str(column).removesuffix("_true")
+            found, away = rows[name], (rows[name] - value).abs() / rows[f"{name}_error"]
+            fraction = float((away <= STANDARD_ERRORS).mean())
+            spread = f"{found.min():.5g} .. {found.max():.5g}, true {value:.5g}"
+            sentence = f"{name} is found within {STANDARD_ERRORS:g} standard errors"
+            yield claim_at_least(f"{sentence}: fraction of seeds", fraction, MIN_FRACTION, spread)

@@ -165,21 +165,18 @@ class NetworkSolver:
         """
         constants = self.system.guesses()
         solution, constants = self.first_guess() if first is None else (first, constants)
-        found = list[EquationStage]()
+        stage: EquationStage | None = None
         coarsest, planned = solution.intervals or 0, [*self.ansatz.intervals]
         finer = [each for each in planned if (each or 0) > coarsest] if coarsest else planned[1:]
         if not finer and coarsest not in planned and self._may_double(solution):
             finer = [2 * coarsest]
         finest = (finer[-1] if finer else coarsest) or 0
-        while True:
+        for number in itertools.count(1):
             coarse = (solution.intervals or 0) < finest
-            previous = found[-1].solution if found else None
-            stage, problem = self._solve(solution, constants, coarse=coarse, previous=previous)
+            stage, problem = self._solve(solution, constants, stage, coarse=coarse)
             solution, constants = stage.solution, stage.constants
-            least_data = min([stage.data, *(each.data for each in found)])
-            found.append(replace(stage, least_data=least_data))
-            report_progress("grids", len(found), None, sqrt(stage.objective))
-            yield found[-1]
+            report_progress("grids", number, None, sqrt(stage.objective))
+            yield stage
             grows = bool(finer) or (self.ansatz.grows and self._may_double(solution))
             if time_limit_reached() or not grows or self._is_enough(stage):
                 return
@@ -210,21 +207,22 @@ class NetworkSolver:
         return noise or (self.ansatz.grows and change <= enough)
 
     def _solve(
-        self, solution: Field, constants: Tensor, *, coarse: bool, previous: Field | None
+        self, solution: Field, constants: Tensor, before: EquationStage | None, *, coarse: bool
     ) -> tuple[EquationStage, ResidualProblem]:
-        """Solve on one grid; return its record and the problem."""
+        """Solve on one grid after that of `before`; return its record and the problem."""
         rows, steps = self.rows, self.policy.steps
         blocks = rows.blocks(solution, self.weights.present, solution)
         problem = ResidualProblem(solution, blocks, constants)
         stopping = replace(COARSE, max_steps=min(COARSE.max_steps, steps))
         if not coarse:
             stopping = StoppingCriteria(max_steps=steps, rtol=STAGE_RTOL)
-        linear = previous is not None and solution.form.factors == 1
+        linear = before is not None and solution.form.factors == 1
         damping = DAMPING_IF_LINEAR if linear else LM.damping
         state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
         found, constants = problem.solution(state.unknowns)
         equation, conditions = rows.residuals(found, constants)
         errors, inflation = standard_errors(problem, state.unknowns)
+        data = problem.misfit(state.unknowns)
         stage = EquationStage(
             intervals=found.intervals,
             solution=found,
@@ -234,11 +232,12 @@ class NetworkSolver:
             objective=state.loss,
             equation=equation,
             conditions=conditions,
-            change=None if previous is None else rows.change(found, previous),
+            change=None if before is None else rows.change(found, before.solution),
             standard_errors=errors,
             seconds=process_time() - self._began,
             points=blocks[0].points,
-            data=problem.misfit(state.unknowns),
+            data=data,
+            least_data=data if before is None else min(data, before.least_data),
             inflation=inflation,
         )
         return stage, problem

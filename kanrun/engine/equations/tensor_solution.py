@@ -131,7 +131,9 @@ class TensorSolver:
             TrainingFailed: If the residual of the initial guess is not finite.
         """
         began, before, is_first = process_time(), self.field, self.problem is None
-        space = self._space(self._breakpoints(intervals))
+        pairs = zip(self._breakpoints(intervals), self.periodic, strict=True)
+        x, y, *_ = *(Space(each, (), ring) for each, ring in pairs), Space.constant()
+        space = TensorSpace((x, y), self.count)
         start = first_guess(self.rows, space) if before is None else space.project(before)
         problem = TensorProblem(space, patches(self.rows, space, GAUSS, before), start)
         far = is_first and before is not None and not self.system.is_linear
@@ -186,11 +188,6 @@ class TensorSolver:
             with_kinks(np.linspace(low, high, intervals + 1 + max(empty) - own), places)
             for (low, high), places, own in zip(self.box, kinks, empty, strict=True)
         ]
-
-    def _space(self, breakpoints: Sequence[Array]) -> TensorSpace:
-        pairs = zip(breakpoints, self.periodic, strict=True)
-        x, y, *_ = *(Space(each, (), ring) for each, ring in pairs), Space.constant()
-        return TensorSpace((x, y), self.count)
 
     def _axes(self, problem: TensorProblem) -> tuple[Space, ...]:
         return problem.space.axes[: len(self.box)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from math import inf
 
 import numpy as np
@@ -157,12 +157,18 @@ class TensorSpace:
 
     def project(self, field: Field) -> Array:
         """Return the coefficients here that are nearest to a sum of products of splines."""
-        count = self.unknowns * field.form.terms
-        factors = [
-            axis.project(partial(_factors, field, number), 0)
-            for number, axis in enumerate(self.axes[: len(field.box)])
-        ]
-        x, *more = (each.reshape(-1, self.unknowns, count // self.unknowns) for each in factors)
+        (layer,), factors = field.network.edge_layers, list[Array]()
+        for number, axis in enumerate(self.axes[: len(field.box)]):
+
+            def products(x: Array, number: int = number) -> Array:
+                points = field.box.mean(1).repeat(len(x), 1)
+                points[:, number] = torch.as_tensor(x)
+                values = spline_values(field.inner(points), layer.coefficients, layer.grid)
+                every = values[:, :, number].detach().numpy()
+                return every.reshape(len(x), -1, field.form.factors)[..., number]
+
+            factors.append(axis.project(products, 0))
+        x, *more = (each.reshape(-1, self.unknowns, field.form.terms) for each in factors)
         y = more[0] if more else np.ones((1, *x.shape[1:]))
         found: Array = np.einsum("xut,yut->uxy", x, y)
         return found
@@ -171,14 +177,6 @@ class TensorSpace:
         """Return nodes of both variables, or the given places of variables."""
         fixed = dict(face)
         return [axis.places(rule, fixed.get(number)) for number, axis in enumerate(self.axes)]
-
-
-def _factors(field: Field, number: int, x: Array) -> Array:
-    """Return the factors of all products that depend on one variable, shape (points, products)."""
-    (layer,), points = field.network.edge_layers, field.box.mean(1).repeat(len(x), 1)
-    points[:, number] = torch.as_tensor(x)
-    values = spline_values(field.inner(points), layer.coefficients, layer.grid)[:, :, number]
-    return values.detach().numpy().reshape(len(x), -1, field.form.factors)[..., number]
 
 
 class TensorProblem(Problem):

@@ -285,7 +285,15 @@ class WindowProblem(TensorProblem):
         system, gauss = self.system, self.state.space.gauss
         s, weights = radau_points()
         at, numbers = self.span[0] + self.half * (s[None] + 1), np.arange(DEGREE)[None]
-        time = Places(at, numbers, weights[None] / 2, cache(partial(self._polynomials, s)))
+        legendre_polynomials = legvander(s, DEGREE).T
+
+        @cache
+        def polynomials(order: int, unknown: int) -> Array:
+            """Return derivatives of free polynomials, (1, points, polynomials)."""
+            free = free_polynomials(system.orders[unknown])[order] / self.half**order
+            return np.asarray(free @ legendre_polynomials).T[None]
+
+        time = Places(at, numbers, weights[None] / 2, polynomials)
         places = (gauss, time) if system.variables > 1 else (time, gauss)
         blocks = [block_at("equation", each, places) for each in system.equations]
         legendre_at = legendre_values(s, self.half, range(max(system.orders) + 1))
@@ -296,12 +304,6 @@ class WindowProblem(TensorProblem):
             fixed = total(parts, gauss.at.ravel(), legendre_at[time_order], order)
             offsets[each.name] = fixed.ravel() + lift
         return [patch_at(block, places, pattern, offsets) for block in blocks]
-
-    def _polynomials(self, s: Array, order: int, unknown: int) -> Array:
-        """Return derivatives of the free polynomials of an unknown, (1, points, polynomials)."""
-        free = free_polynomials(self.system.orders[unknown])[order] / self.half**order
-        found: Array = (free @ legendre.legvander(s, DEGREE).T).T
-        return found[None]
 
     def _unit(self, patch: Patch, zeros: Array) -> float:
         """Return the unit of an equation: its time derivatives, of size sizes / time."""

@@ -40,7 +40,6 @@ from kanrun.engine.training.grid_training import (
     TRIES,
     Event,
     GridTraining,
-    finished,
     first_penalty,
 )
 from kanrun.engine.training.lbfgs import LBFGS
@@ -65,7 +64,7 @@ from kanrun.engine.training.solver_run import (
 )
 from kanrun.engine.training.solvers import Adam, LevenbergMarquardt, Solver
 from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_starts
-from kanrun.monitoring import time_limit_reached
+from kanrun.monitoring import finished, time_limit_reached
 
 #: Steps of the final fit on training and validation points together.
 FINAL_STEPS = 6
@@ -134,7 +133,7 @@ def train(
 
 def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) -> Trained:
     """Run `train` to its end, for callers that need no events."""
-    return finished(train(create, data, plan, generator), lambda event: None)
+    return finished(train(create, data, plan, generator))
 
 
 def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from collections.abc import Generator as Events
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import TypeVar
 
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network, Regridded
@@ -26,7 +25,7 @@ from kanrun.engine.training.solver_run import (
     StepLog,
     take_steps,
 )
-from kanrun.monitoring import time_limit_reached
+from kanrun.monitoring import finished, time_limit_reached
 
 #: A hidden grid is kept while the activations fill this fraction of it.
 FILLED = 0.8
@@ -64,8 +63,6 @@ RARE = 0.05
 RISEN = 1.05
 
 Event = Step | Stage | Snapshot | Grown
-Y = TypeVar("Y")
-R = TypeVar("R")
 
 
 @dataclass
@@ -361,13 +358,3 @@ def first_penalty(plan: Plan) -> SmoothnessPenalty:
     if plan.weight is None and plan.selection == "evidence":
         return SmoothnessPenalty(EVIDENCE_WEIGHT, ROUGH_ORDER)
     return SmoothnessPenalty(plan.first_weight if plan.weight is None else plan.weight, plan.order)
-
-
-def finished(events: Events[Y, None, R], tell: Callable[[Y], None]) -> R:
-    """Call `tell` with each of the events and return what their generator returns."""
-    while True:
-        try:
-            tell(next(events))
-        except StopIteration as end:
-            result: R = end.value
-            return result

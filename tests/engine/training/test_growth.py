@@ -20,10 +20,11 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.engine.training.data import Errors, baseline_error
-from kanrun.engine.training.grid_training import GridTraining, finished
+from kanrun.engine.training.grid_training import GridTraining
 from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import Clock, GridTransfer, Setup, Stage
 from kanrun.engine.training.starts import Growth
+from kanrun.monitoring import finished
 
 
 def plan(*largest, intervals=(4, 8, 16), starts=4, given=False, weight=None):

@@ -23,9 +23,8 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.engine.training.data import output_scale
-from kanrun.engine.training.grid_training import finished
 from kanrun.engine.training.starts import survivors
-from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
+from kanrun.monitoring import ProgressUpdate, finished, monitored, time_limit_reached
 
 
 def samples(count, seed, noise=0.0):
