@@ -70,7 +70,26 @@ class EquationParser:
         self.equation, self.fixed = equation, dict[str, float]()
         for name, value in (equation.constants or {}).items():
             self.fixed[name] = constant(value, self.fixed)
-        self.box = self._ranges(equation.variables)
+        if not 1 <= len(equation.variables) <= MAX_VARIABLES:
+            raise UsageError(
+                f"equation.variables has {len(equation.variables)} variables; 1 to {MAX_VARIABLES} "
+                "are possible."
+            )
+        rows = []
+        for name, ends in equation.variables.items():
+            where = f"equation.variables.{name}"
+            if not isinstance(ends, list | tuple) or len(ends) != 2:
+                raise UsageError(f"{where}={ends} is not a valid range. Give [low, high].")
+            try:
+                low, high = (constant(end, self.fixed) for end in ends)
+            except UsageError as error:
+                raise UsageError(f"{where}={list(ends)}: {error}.") from None
+            if not low < high:
+                raise UsageError(
+                    f"{where}=[{low:g}, {high:g}] is empty; the first end must be the lower."
+                )
+            rows.append((low, high))
+        self.box = np.array(rows, dtype=np.float64)
         self.vocabulary = Vocabulary(
             tuple(equation.variables),
             tuple(equation.unknowns),
@@ -118,29 +137,6 @@ class EquationParser:
     def _substitute(self, expression: sympy.Expr) -> sympy.Expr:
         values = self.fixed.items()
         return expression.subs({variable(name): sympy.Rational(repr(v)) for name, v in values})
-
-    def _ranges(self, variables: Mapping[str, Any]) -> Array:
-        """Return the ranges of the variables, shape (variables, 2)."""
-        if not 1 <= len(variables) <= MAX_VARIABLES:
-            raise UsageError(
-                f"equation.variables has {len(variables)} variables; 1 to {MAX_VARIABLES} are "
-                "possible."
-            )
-        rows = []
-        for name, ends in variables.items():
-            where = f"equation.variables.{name}"
-            if not isinstance(ends, list | tuple) or len(ends) != 2:
-                raise UsageError(f"{where}={ends} is not a valid range. Give [low, high].")
-            try:
-                low, high = (constant(end, self.fixed) for end in ends)
-            except UsageError as error:
-                raise UsageError(f"{where}={list(ends)}: {error}.") from None
-            if not low < high:
-                raise UsageError(
-                    f"{where}=[{low:g}, {high:g}] is empty; the first end must be the lower."
-                )
-            rows.append((low, high))
-        return np.array(rows, dtype=np.float64)
 
     def _condition(self, where: str, given: Any) -> Condition:
         is_mapping = isinstance(given, Mapping) and "formula" in given

@@ -195,8 +195,8 @@ def claims_of(summary: DataFrame) -> Iterator[Claim]:
             sentence, spread = f"{equation}, {network}: median {column}", value_range(rows[column])
             yield claim_at_most(sentence, median(rows[column]), float(rows[name].iloc[0]), spread)
         true = rows.filter(regex="_true$").dropna(axis=1, how="all").iloc[0]
-        for column, value in true.items() if not single or network == first else ():
-            name = str(column).removesuffix("_true")
+        for label, value in true.items() if not single or network == first else ():
+            name = str(label).removesuffix("_true")
             found, away = rows[name], (rows[name] - value).abs() / rows[f"{name}_error"]
             fraction = float((away <= STANDARD_ERRORS).mean())
             spread = f"{found.min():.5g} .. {found.max():.5g}, true {value:.5g}"

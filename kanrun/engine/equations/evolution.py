@@ -8,7 +8,7 @@ smaller and smaller tolerances until two solutions agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isfinite
@@ -32,9 +32,9 @@ from kanrun.monitoring import time_limit_reached
 ROUNDINGS = 8
 #: The shortest window after a jump in time, in units of that.
 RESOLVED = 10
-#: Relative error that rounding leaves, and Gauss points per interval at which initial values are
+#: Relative error that rounding leaves, and Gauss points of an interval at which initial values are
 #: compared.
-ROUNDING, ERROR_POINTS = 1e-13, 20
+ROUNDING, ERROR_RULE = 1e-13, np.polynomial.legendre.leggauss(20)
 #: Windows shorter than this fraction of the range follow layers, such as those next to jumps of the
 #: initial values, whose breakpoints no later window needs.
 LAYER = 1e-3
@@ -235,7 +235,15 @@ class Marcher:
                 space.project(lambda x, u=u: initial(x)[u], u)  # type: ignore[misc]
                 for u in range(len(every))
             ]
-            squares = self._initial_errors(space, values, initial)
+            # What each interval adds to the largest squared relative error. A derivative of order r
+            # counts by what it changes within the whole range of time.
+            places, squares = space.places(ERROR_RULE), np.zeros(space.intervals)
+            x = places.at.ravel()
+            for one, wanted, size in zip(values, initial(x), self.sizes, strict=True):
+                scales = size / (self.high - self.low) ** np.arange(wanted.shape[1])
+                each = np.square((space.evaluate(one, x) - wanted) / scales)
+                sums = (each.reshape(*places.at.shape, -1) * places.shares[..., None]).sum(1)
+                squares = max([squares, *sums.T], key=np.sum)
             halved = squares > HALVED * squares.max()
             halved &= np.diff(breakpoints) > shortest
             large = squares.sum() >= bound**2 and space.intervals <= MAX_INTERVALS
@@ -243,22 +251,6 @@ class Marcher:
                 return EvolvingState(space, values)
             middle = (breakpoints[1:] + breakpoints[:-1]) / 2
             breakpoints = np.sort(np.concatenate([breakpoints, middle[halved]]))
-
-    def _initial_errors(
-        self, space: Space, values: Sequence[Array], initial: Callable[[Array], list[Array]]
-    ) -> Array:
-        """Return what each interval adds to the largest squared relative error, (intervals,).
-
-        A derivative of order r counts by what it changes within the whole range of time.
-        """
-        places = space.places(np.polynomial.legendre.leggauss(ERROR_POINTS))
-        x, worst = places.at, np.zeros(space.intervals)
-        for found, wanted, size in zip(values, initial(x.ravel()), self.sizes, strict=True):
-            scales = size / (self.high - self.low) ** np.arange(wanted.shape[1])
-            squares = np.square((space.evaluate(found, x.ravel()) - wanted) / scales)
-            sums = (squares.reshape(*x.shape, -1) * places.shares[..., None]).sum(1)
-            worst = max([worst, *sums.T], key=np.sum)
-        return worst
 
     def _initial(self, march: March, x: Array) -> list[Array]:
         """Return values and time derivatives of u - lift at the end of `march`, (points, order).

@@ -22,7 +22,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import ACTIVATIONS, MLP, Network
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
@@ -114,19 +113,6 @@ def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> 
     return found
 
 
-def _spline_jets(layer: SplineLayer, z: Tensor, monomials: Monomials) -> tuple[Tensor, Tensor]:
-    """Return the jet of a layer of splines without a base, and the coefficients of each point."""
-    parts = [local_basis(z[0], layer.grid, order) for order in range(monomials.order + 1)]
-    basis = monomials.compose([values for values, _ in parts], z)
-    out, into = layer.mask.nonzero().unbind(1)
-    coefficients = _copies(layer.coefficients[out, into], z)
-    local = parts[0][1][..., None] + torch.arange(basis.shape[-1], device=z.device)
-    factors = coefficients.gather(2, local[:, into]) * layer.scales()[1].detach()[out, into, None]
-    terms = torch.einsum("mnek,nek->mne", basis[:, :, into], factors)
-    jet = terms.new_zeros(*terms.shape[:2], layer.outputs).index_add(2, out, terms)
-    return jet, coefficients
-
-
 def _copies(parameter: Tensor, z: Tensor) -> Tensor:
     """Return a parameter for each point of z, to differentiate by."""
     return parameter.detach().expand(z.shape[1], *parameter.shape).requires_grad_()
@@ -156,8 +142,16 @@ def network_jets(
     for layer in network.edge_layers:
         if layer.spec.base != "zero":
             raise UsageError("Equations are solved by KANs without a base function, base=zero.")
-        z, coefficients = _spline_jets(layer, z, monomials)
+        parts = [local_basis(z[0], layer.grid, order) for order in range(monomials.order + 1)]
+        basis = monomials.compose([values for values, _ in parts], z)
+        out, into = layer.mask.nonzero().unbind(1)
+        coefficients = _copies(layer.coefficients[out, into], z)
         parameters.append(coefficients)
+        local = parts[0][1][..., None] + torch.arange(basis.shape[-1], device=z.device)
+        scale = layer.scales()[1].detach()[out, into, None]
+        factors = coefficients.gather(2, local[:, into]) * scale
+        terms = torch.einsum("mnek,nek->mne", basis[:, :, into], factors)
+        z = terms.new_zeros(*terms.shape[:2], layer.outputs).index_add(2, out, terms)
     if not parameters:
         raise UsageError(
             f"Equations are solved by networks of kind kan or mlp, not {network.kind}."

@@ -27,8 +27,10 @@ from torch.nn import functional
 
 from kanrun.config import KANConfig, check
 from kanrun.engine.splines import (
+    Batch,
     Extrapolation,
     Grid,
+    Inputs,
     Place,
     is_traced,
     local_basis,
@@ -92,9 +94,7 @@ BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 }
 
 
-def base_values(
-    name: str, grid: Grid, x: Float[Tensor, "*batch inputs"], derivative: Literal[0, 1] = 0
-) -> Float[Tensor, "*batch inputs"]:
+def base_values(name: str, grid: Grid, x: Batch, derivative: Literal[0, 1] = 0) -> Batch:
     """Return b(x) or b'(x), continued beyond the grid by its policy."""
     return torch.zeros_like(x) if name == "zero" else continued_base(x, name, grid)[derivative]
 
@@ -139,10 +139,10 @@ class EdgesAt:
     `base` holds the values of the base function.
     """
 
-    x: Float[Tensor, "samples inputs"]
+    x: Inputs
     basis: Float[Tensor, "samples inputs local"]
     interval: Int[Tensor, "samples inputs"]
-    base: Float[Tensor, "samples inputs"]
+    base: Inputs
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Edges:
     mask: Bool[Tensor, "out inputs"]
     trains_base: bool
 
-    def at(self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0) -> EdgesAt:
+    def at(self, x: Inputs, derivative: Literal[0, 1] = 0) -> EdgesAt:
         """Return the bases at x, or their slopes."""
         name, grid = self.spec.base, self.grid
         if derivative or name == "zero" or is_traced():

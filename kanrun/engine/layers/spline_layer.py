@@ -25,8 +25,10 @@ from kanrun.engine.layers.edges import (
     domain_of,
 )
 from kanrun.engine.splines import (
+    Breakpoints,
     Extrapolation,
     Grid,
+    Inputs,
     carry_coefficients,
     difference_bands,
     difference_columns,
@@ -121,7 +123,7 @@ class SplineLayer(nn.Module):
     @classmethod
     def on_grid(
         cls,
-        breakpoints: Float[Tensor, "inputs points"],
+        breakpoints: Breakpoints,
         outputs: int,
         spec: EdgeSpec,
         *,
@@ -215,7 +217,7 @@ class SplineLayer(nn.Module):
         return fused_sums(x, table, grid, continued_base(x, self.spec.base, grid), base_weight)
 
     def edge_values(
-        self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0
+        self, x: Inputs, derivative: Literal[0, 1] = 0
     ) -> Float[Tensor, "samples out inputs"]:
         """Return phi_oi(x_i) of every edge, or its first derivative.
 
@@ -253,7 +255,7 @@ class SplineLayer(nn.Module):
             found.append(((edges + start + self.coefficients.numel()).expand_as(alive), alive))
         return found
 
-    def touched(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, "inputs functions"]:
+    def touched(self, x: Inputs) -> Bool[Tensor, "inputs functions"]:
         """Return a mask of the basis functions that at least one of the samples touches."""
         (basis, interval), functions = local_basis(x, self.grid), self.grid.functions
         places = table_index(interval, basis.shape[-1], functions)
@@ -288,9 +290,7 @@ class SplineLayer(nn.Module):
         points = torch.lerp(old[:, below], old[:, below + 1], (at - below).to(old))
         return self.moved(points, uniform=False)
 
-    def moved(
-        self, breakpoints: Float[Tensor, "inputs points"], *, uniform: bool
-    ) -> tuple[SplineLayer, str]:
+    def moved(self, breakpoints: Breakpoints, *, uniform: bool) -> tuple[SplineLayer, str]:
         """Return the layer on `breakpoints`, and the method of `carry_coefficients`.
 
         Only the splines are carried; scales, base and mask stay.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,10 @@ def read_network(source: str | Path | State, base: str | None = None) -> Importe
     config, samples = dict[str, Any](), None
     name = "the state dict"
     if isinstance(source, str | Path):
-        name, files = str(source), _checkpoint_files(Path(source))
-        source = _load(files[0])
+        name = str(source)
+        stem = re.sub(r"_(state|config\.yml|cache_data)$", "", name)
+        files = [Path(f"{stem}_{part}") for part in ("state", "config.yml", "cache_data")]
+        source = _load(files[0] if files[0].is_file() else Path(source))
         config = _config(files[1]) if files[1].is_file() else {}
         samples = _load(files[2]) if files[2].is_file() else None
     if not isinstance(source, Mapping):
@@ -89,15 +92,6 @@ def read_network(source: str | Path | State, base: str | None = None) -> Importe
 
 
 # -------------------- files
-
-
-def _checkpoint_files(path: Path) -> tuple[Path, Path, Path]:
-    """Return the files of state, configuration and inputs; only the first must be there."""
-    stem = re.sub(r"_(state|config\.yml|cache_data)$", "", str(path))
-    state = Path(f"{stem}_state")
-    if not state.is_file():
-        state = path
-    return state, Path(f"{stem}_config.yml"), Path(f"{stem}_cache_data")
 
 
 def _load(path: Path) -> Any:
@@ -236,11 +230,8 @@ def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[
             f"Layer {number} has {sums} sums for {nodes} nodes, which products of "
             f"{given} factors do not give. Import the checkpoint with its configuration."
         )
-    groups, start = [[one] for one in range(plain)], plain
-    for count in factors:
-        groups.append(list(range(start, start + count)))
-        start += count
-    return groups
+    starts = accumulate([1] * plain + factors, initial=0)
+    return [list(range(*ends)) for ends in pairwise(starts)]
 
 
 def _paired(groups: Sequence[Sequence[int]]) -> tuple[list[int], int, list[list[int]]]:
@@ -327,7 +318,6 @@ def _layer(
         equally_spaced(extend(grid, degree)),
     )
     layer = SplineLayer.on_grid(grid, len(coefficients), spec, uniform=uniform)
-    numbers = (coefficients, base_weight, spline_weight, alive)
-    names = ("coefficients", "base_weight", "spline_weight", "mask")
-    layer.load_state_dict({"knots": layer.knots, **dict(zip(names, numbers, strict=True))})
+    numbers = {"coefficients": coefficients, "base_weight": base_weight, "mask": alive}
+    layer.load_state_dict({"knots": layer.knots, "spline_weight": spline_weight, **numbers})
     return layer

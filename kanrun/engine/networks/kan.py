@@ -29,9 +29,9 @@ from kanrun.engine.layers import (
 )
 from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
-from kanrun.engine.networks.network import Inputs, Network
+from kanrun.engine.networks.network import Network
 from kanrun.engine.networks.reshaping import prune_edges
-from kanrun.engine.splines import Extrapolation, uniform_breakpoints
+from kanrun.engine.splines import Batch, Extrapolation, Inputs, uniform_breakpoints
 from kanrun.errors import UsageError
 
 #: Score below which `KAN.prune` drops an edge, as pykan does by default (`edge_th`).
@@ -283,10 +283,10 @@ class KAN(Network):
 
     # -------------------- the protocol of `Network`
 
-    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
+    def forward(self, x: Batch) -> Float[Tensor, "*batch out"]:
         return self.activations(x)[-1]
 
-    def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
+    def activations(self, x: Batch) -> list[Tensor]:
         values = [x]
         for layer, products in zip(self.layers, self.products, strict=True):
             values.append(nodes_of(layer(values[-1]), products))

@@ -27,9 +27,8 @@ from torch import Tensor, nn
 
 from kanrun.engine.layers import SplineLayer, edge_norms, nodes_of
 from kanrun.engine.least_squares import DenseRows, LocalRows
-from kanrun.engine.splines import breakpoints_from_data, largest_but_rare
+from kanrun.engine.splines import Inputs, breakpoints_from_data, largest_but_rare
 
-Inputs = Float[Tensor, "samples inputs"]
 InputGrid = Literal["keep", "within", "follow"]
 #: Hidden grids reach this fraction of the activations' range beyond it.
 MARGIN = 0.05

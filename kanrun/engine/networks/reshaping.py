@@ -22,8 +22,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from kanrun.engine.layers import SplineLayer, of_sums
-from kanrun.engine.networks.network import MARGIN, Inputs, Network
+from kanrun.engine.networks.network import MARGIN, Network
 from kanrun.engine.splines import (
+    Inputs,
     breakpoints_from_data,
     find_interval,
     fit_coefficients,

@@ -25,13 +25,18 @@ from kanrun.engine.splines.fitting import (
     sample_points,
 )
 from kanrun.engine.splines.knots import (
+    Batch,
+    Breakpoints,
+    Coefficients,
     Extrapolation,
     Grid,
+    Inputs,
     breakpoints_from_data,
     equally_spaced,
     extend,
     find_interval,
     largest_but_rare,
+    mixed_breakpoints,
     rare_samples,
     subdivide,
     uniform_breakpoints,

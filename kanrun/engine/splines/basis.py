@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from kanrun.engine.splines.knots import Grid, find_interval, largest
+from kanrun.engine.splines.knots import Batch, Grid, find_interval, largest
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose
 #: digits.
@@ -59,7 +59,7 @@ class Place(NamedTuple):
     scale: Tensor | None
 
 
-def locate(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
+def locate(x: Batch, grid: Grid) -> Place:
     """Return where x lies in the grid."""
     if not (grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE):
         held, limit = x.clamp(grid.low, grid.high), largest(x.dtype)
@@ -69,7 +69,7 @@ def locate(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
     return Place(place.held - interval, place.beyond, interval, place.scale)
 
 
-def positions(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
+def positions(x: Batch, grid: Grid) -> Place:
     """Return where x lies in a uniform grid, as if it had a single interval."""
     limit, scale = largest(x.dtype), grid.scale
     t = (x - grid.low) * scale
@@ -78,7 +78,7 @@ def positions(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Place:
 
 
 def local_basis(
-    x: Float[Tensor, "*batch inputs"], grid: Grid, derivative: int = 0
+    x: Batch, grid: Grid, derivative: int = 0
 ) -> tuple[Float[Tensor, "*batch inputs local"], Int[Tensor, "*batch inputs"]]:
     """Return a derivative of the non-zero basis functions at x, and the interval of x.
 
@@ -102,11 +102,11 @@ def _derivative(x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
 
 def pull_back(
     gradient: Float[Tensor, "*batch inputs local"],
-    x: Float[Tensor, "*batch inputs"],
+    x: Batch,
     place: Place,
     grid: Grid,
     derivative: int,
-) -> Float[Tensor, "*batch inputs"]:
+) -> Batch:
     """Return the gradient by x, of that by the derivative of one order less."""
     slopes = (gradient * _derivative(x, place, grid, derivative)).sum(-1)
     return slopes if place.scale is None else slopes * place.scale

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from kanrun.engine.splines.basis import local_basis, near_knots, widen
-from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Grid, find_interval
+from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Coefficients, Grid, Inputs, find_interval
 from kanrun.engine.splines.products import dense_rows, spline_values
 
 #: Relative singular value below which a component is left out.
@@ -82,16 +82,14 @@ def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
 
 
 def design_matrix(
-    x: Float[Tensor, "samples inputs"], grid: Grid, derivative: int = 0
+    x: Inputs, grid: Grid, derivative: int = 0
 ) -> Float[Tensor, "inputs samples functions"]:
     """Return dense basis values, one matrix for each input."""
     values, interval = local_basis(x, grid, derivative)
     return dense_rows(values, interval, grid.functions).transpose(0, 1)
 
 
-def fit_coefficients(
-    x: Float[Tensor, "samples inputs"], y: Float[Tensor, "samples out inputs"], grid: Grid
-) -> Float[Tensor, "out inputs functions"]:
+def fit_coefficients(x: Inputs, y: Float[Tensor, "samples out inputs"], grid: Grid) -> Coefficients:
     """Return the coefficients whose spline at x[:, i] is nearest to y[:, :, i], by float64."""
     at, fine = x.double(), grid.double()
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
@@ -106,7 +104,7 @@ def fit_coefficients(
 
 
 def _banded_solution(
-    x: Float[Tensor, "samples inputs"], values: Float[Tensor, "inputs samples out"], grid: Grid
+    x: Inputs, values: Float[Tensor, "inputs samples out"], grid: Grid
 ) -> Float[Tensor, "inputs functions out"] | None:
     """Return scipy's least squares splines.
 
@@ -127,7 +125,7 @@ def _banded_solution(
     return solution if bool(solution.isfinite().all()) else None
 
 
-def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:
+def sample_points(grid: Grid, per_interval: int) -> Inputs:
     """Return `per_interval` midpoints of every interval and both ends, a column for each input."""
     points = grid.breakpoints
     ends = torch.arange(per_interval + 1, dtype=points.dtype, device=points.device) / per_interval
@@ -156,7 +154,7 @@ def _nearest(fine: Tensor, coarse: Tensor) -> Tensor:
 
 
 def insert_knots(
-    coefficients: Float[Tensor, "out inputs functions"], coarse: Grid, fine: Grid
+    coefficients: Coefficients, coarse: Grid, fine: Grid
 ) -> Float[Tensor, "out inputs finer"]:
     """Return the coefficients on `fine` of the same splines; `fine` must contain `coarse`.
 
@@ -193,7 +191,7 @@ def _means(coefficients: Tensor, coarse: Grid, knots: Tensor) -> Tensor:
 
 
 def carry_coefficients(
-    coefficients: Float[Tensor, "out inputs functions"], old: Grid, new: Grid
+    coefficients: Coefficients, old: Grid, new: Grid
 ) -> tuple[Float[Tensor, "out inputs finer"], str]:
     """Return the coefficients on `new` of the splines on `old` in float64, and the method.
 

@@ -19,6 +19,12 @@ from torch import Tensor
 
 from kanrun.errors import UsageError
 
+#: Samples, inputs of any batch, coefficients of all edges, and breakpoints of a grid.
+Inputs = Float[Tensor, "samples inputs"]
+Batch = Float[Tensor, "*batch inputs"]
+Coefficients = Float[Tensor, "out inputs functions"]
+Breakpoints = Float[Tensor, "inputs points"]
+
 Extrapolation = Literal["linear", "constant", "zero", "base"]
 
 
@@ -53,7 +59,7 @@ class Grid:
         """Return the same grid in float64."""
         return replace(self, knots=self.knots.double())
 
-    def covers(self, values: Float[Tensor, "samples inputs"], share: float) -> bool:
+    def covers(self, values: Inputs, share: float) -> bool:
         """Return whether all values lie inside and fill at least `share` of every input's range."""
         low, high = values.amin(0), values.amax(0)
         inside = (low >= self.low) & (high <= self.high)
@@ -70,7 +76,7 @@ class Grid:
         return self.intervals + self.degree
 
     @property
-    def breakpoints(self) -> Float[Tensor, "inputs points"]:
+    def breakpoints(self) -> Breakpoints:
         """Breakpoints inside the knots: the domain on which the basis sums to one."""
         return self.knots[:, self.degree : self.knots.shape[1] - self.degree]
 
@@ -120,9 +126,7 @@ def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, 
     return torch.searchsorted(inner, rows.T.contiguous(), right=True).T.reshape(x.shape)
 
 
-def extend(
-    breakpoints: Float[Tensor, "inputs points"], degree: int
-) -> Float[Tensor, "inputs knots"]:
+def extend(breakpoints: Breakpoints, degree: int) -> Float[Tensor, "inputs knots"]:
     """Return the knots of `breakpoints`, continued outwards by the end spacings."""
     steps = torch.arange(1, degree + 1, dtype=breakpoints.dtype, device=breakpoints.device)
     first, last = breakpoints[:, :1], breakpoints[:, -1:]
@@ -144,7 +148,7 @@ def equally_spaced(knots: Float[Tensor, "inputs knots"]) -> bool:
 
 def uniform_breakpoints(
     low: Float[Tensor, " inputs"], high: Float[Tensor, " inputs"], intervals: int
-) -> Float[Tensor, "inputs points"]:
+) -> Breakpoints:
     """Return `intervals` equal intervals of [low, high], both ends exact.
 
     Raises UsageError if low >= high, intervals < 1, or the precision cannot distinguish the
@@ -158,9 +162,7 @@ def uniform_breakpoints(
     return _distinct(torch.lerp(low[:, None], high[:, None], steps))
 
 
-def subdivide(
-    breakpoints: Float[Tensor, "inputs points"], factor: int
-) -> Float[Tensor, "inputs finer"]:
+def subdivide(breakpoints: Breakpoints, factor: int) -> Float[Tensor, "inputs finer"]:
     """Cut each interval into `factor` equal ones; the old breakpoints stay to the last bit.
 
     Raises UsageError if the precision cannot distinguish the new ones.
@@ -180,12 +182,12 @@ def _distinct(breakpoints: Tensor) -> Tensor:
 
 
 def breakpoints_from_data(
-    x: Float[Tensor, "samples inputs"],
+    x: Inputs,
     intervals: int,
     adapt: float,
     margin: float,
     ends: Float[Tensor, "inputs 2"] | None = None,
-) -> Float[Tensor, "inputs points"]:
+) -> Breakpoints:
     """Return a grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
 
     A range that is given by `ends` has no margin, and samples outside count as its ends.
@@ -201,7 +203,7 @@ def breakpoints_from_data(
     if ends is not None:
         low, high = ends.unbind(1)
         order = torch.cat([x, ends.T]).clamp(low, high).sort(0).values
-        return _drawn(order, low, high, intervals, adapt, 0.0)
+        return mixed_breakpoints(order, low, high, intervals, adapt, 0.0)
     order, rare = x.sort(0).values, rare_samples(x.shape[0])
     low, high = order[rare], order[x.shape[0] - 1 - rare]
     width = high - low
@@ -210,7 +212,7 @@ def breakpoints_from_data(
     near, infinite = (order >= low - reach) & (order <= high + reach), torch.inf
     low = torch.where(near, order, infinite).amin(0)
     high = torch.where(near, order, -infinite).amax(0)
-    return _drawn(order.clamp(low, high), low, high, intervals, adapt, margin)
+    return mixed_breakpoints(order.clamp(low, high), low, high, intervals, adapt, margin)
 
 
 def rare_samples(samples: int) -> int:
@@ -232,7 +234,7 @@ def _grain(low: Tensor, high: Tensor) -> Tensor:
     return SPACING_ROUNDINGS * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
-def _drawn(
+def mixed_breakpoints(
     order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float
 ) -> Tensor:
     """Return the grid over [low, high] and a margin, drawn towards the quantiles of samples."""

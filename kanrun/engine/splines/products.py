@@ -29,7 +29,7 @@ from kanrun.engine.splines.basis import (
     locate,
     positions,
 )
-from kanrun.engine.splines.knots import Grid, kept
+from kanrun.engine.splines.knots import Coefficients, Grid, Inputs, kept
 
 #: Above this ratio of all to active functions gathering is faster (measured).
 SPARSE_ABOVE = 11.0
@@ -53,7 +53,7 @@ def prefers_sparse(functions: int, degree: int) -> bool:
 def sums_of_splines(
     basis: Float[Tensor, "samples inputs local"],
     interval: Int[Tensor, "samples inputs"],
-    table: Float[Tensor, "out inputs functions"],
+    table: Coefficients,
 ) -> Float[Tensor, "samples out"]:
     """Return the sums over inputs of the splines with the coefficients `table`."""
     functions, local = table.shape[-1], basis.shape[-1]
@@ -67,7 +67,7 @@ def sums_of_splines(
 def splines_of_edges(
     basis: Float[Tensor, "samples inputs local"],
     interval: Int[Tensor, "samples inputs"],
-    table: Float[Tensor, "out inputs functions"],
+    table: Coefficients,
 ) -> Float[Tensor, "samples out inputs"]:
     """Return the splines with the coefficients `table`, without the sum over inputs."""
     samples, inputs, local = basis.shape
@@ -77,8 +77,8 @@ def splines_of_edges(
 
 
 def spline_values(
-    x: Float[Tensor, "samples inputs"],
-    coefficients: Float[Tensor, "out inputs functions"],
+    x: Inputs,
+    coefficients: Coefficients,
     grid: Grid,
 ) -> Float[Tensor, "samples out inputs"]:
     """Return the splines with these coefficients at x."""
@@ -338,10 +338,10 @@ _gathered_sums: Callable[..., Tensor] = _GatheredSums.apply
 
 
 def fused_sums(
-    x: Float[Tensor, "samples inputs"],
-    table: Float[Tensor, "out inputs functions"],
+    x: Inputs,
+    table: Coefficients,
     grid: Grid,
-    base: tuple[Float[Tensor, "samples inputs"], Float[Tensor, "samples inputs"]],
+    base: tuple[Inputs, Inputs],
     weight: Float[Tensor, "out inputs"],
 ) -> Float[Tensor, "samples out"]:
     """Return sums of splines, and of a base by its `weight`, in loops that a compiler fuses.

@@ -249,12 +249,14 @@ def _baselines(family: Family) -> dict[str, Any]:
         }
     if family.has_link:
         power = {"poisson": 1, "gamma": 2}[family.name]
-        linear = linear_model.TweedieRegressor(power=power, alpha=1e-3, link="log", max_iter=2000)
-        boosting = ensemble.HistGradientBoostingRegressor(loss=family.name, random_state=0)
         return {
             "mean": DummyRegressor(),
-            "log-linear regression": linear,
-            "gradient boosting": boosting,
+            "log-linear regression": linear_model.TweedieRegressor(
+                power=power, alpha=1e-3, link="log", max_iter=2000
+            ),
+            "gradient boosting": ensemble.HistGradientBoostingRegressor(
+                loss=family.name, random_state=0
+            ),
         }
     boosting = ensemble.HistGradientBoostingRegressor(random_state=0)
     return {

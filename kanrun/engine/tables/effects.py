@@ -46,12 +46,9 @@ def report_tables(
     yield "importance", importance_table(model, points, columns, seed)
     if model.selected != MEAN:
         yield "anova", anova_table(model, columns)
-    values = np.quantile(points.x, levels, axis=0)
-    each = [
-        DataFrame({"input": name, "level": levels, "x": x})
-        for name, x in zip(inputs, values.T, strict=True)
-    ]
-    yield "input_values", concat(each, ignore_index=True)
+    labels = {"input": np.repeat(inputs, QUANTILES), "level": np.tile(levels, len(inputs))}
+    values = np.quantile(points.x, levels, axis=0).T.ravel()
+    yield "input_values", DataFrame(labels | {"x": values})
     if len(pairs := pair_table(model, inputs)):
         yield "pairs", pairs
         yield "pair_maps", pair_maps(model, points, pairs, inputs, outputs)

@@ -26,19 +26,17 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import linalg
 
-from kanrun.engine.splines import Grid, dense_rows, extend, local_basis
+from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_breakpoints
 
 DEGREE = 3  # of the splines; the quadrature of f''^2 is exact for it
 INTERVALS, LINE_INTERVALS = 32, 2  # of the grid of an input, and if its function is a line
-GRID_EPS = 0.5  # fraction of equal spacing in the grid; the rest follows the quantiles
+GRID_EPS = 0.5  # fraction of equal spacing in the grid; the rest follows distinct values
 MIN_STEPS = 3  # inputs that distinguish fewer steps have none
-_NARROWEST = 1e-2  # width of an interval, relative to equal spacing
 _GAP_STIFFNESS = 100.0
 # Penalty on the slopes at both ends, relative to the energy of a slope over the whole range.
 _LEVEL_ENDS = 1e3
 _ROUGHEST = 1e7  # roughness at which a function counts as zero on the rows
 _RIDGE = 1e-13  # relative, for a positive definite eigenproblem
-_CONSTANT = 1e-12  # relative range of an input that is constant up to rounding
 _SQUARED_ZERO = 1e-20  # total variance of the B-splines of a constant input
 _BLOCK, _BLOCK_NUMBERS = 4096, 1 << 23  # rows and numbers of functions that are used at once
 _MAX_STORED = 1 << 27  # numbers of a table's functions that are kept in memory: 1 GiB
@@ -87,7 +85,12 @@ class ReducedBasis:
         """
         weights = np.broadcast_to(weights, len(u))
         intervals = INTERVALS if functions > 1 else LINE_INTERVALS
-        breakpoints = np.stack([_breakpoints(column, intervals) for column in u.T])
+        distinct = (torch.as_tensor(np.unique(column))[:, None] for column in u.T)
+        grids = [
+            mixed_breakpoints(each, each[0], each[-1], intervals, 1 - GRID_EPS, 0.0)
+            for each in distinct
+        ]
+        breakpoints = torch.cat(grids).numpy()
         gram, mean = _moments(u, weights, breakpoints)
         std = np.sqrt(weights @ (u - weights @ u / weights.sum()) ** 2 / weights.sum())
         empty = [
@@ -180,19 +183,6 @@ def _b_splines(u: ndarray, grid: Grid, derivative: int = 0) -> ndarray:
     local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
     values: ndarray = dense_rows(local, interval, grid.functions).numpy()
     return values
-
-
-def _breakpoints(u: PerRow, intervals: int) -> ndarray:
-    """Mix equal spacing with the quantiles of the distinct values."""
-    distinct = np.unique(u)
-    low, high = distinct[0], distinct[-1]
-    level = np.linspace(0, 1, intervals + 1)
-    if high - low <= _CONSTANT * max(abs(low), abs(high)):
-        return np.asarray(low + max(1.0, abs(low)) * (level - level[-1] / 2))
-    quantiles = (np.quantile(distinct, level) - low) / (high - low)
-    widths = np.diff(GRID_EPS * level + (1 - GRID_EPS) * quantiles)
-    ends = np.cumsum(np.maximum(widths, _NARROWEST / intervals))
-    return np.concatenate([[low], low + (high - low) * ends[:-1] / ends[-1], [high]])
 
 
 def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarray, ndarray]:

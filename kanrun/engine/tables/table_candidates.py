@@ -89,19 +89,19 @@ class MainPosterior:
     covariance: ndarray
     prior: ndarray
 
-    def degrees_of_freedom(self, places: Sequence[int] | ndarray) -> float:
+    def degrees_of_freedom(self, places: ndarray) -> float:
         """Return the effective number of coefficients: the sum of 1 - V_kk / P_k."""
-        known = np.array([k for k in places if self.prior[k] > 0], dtype=int)
+        known = places[self.prior[places] > 0]
         return float((1 - self.covariance[known, known] / self.prior[known]).sum())
 
-    def log_bayes_factor(self, places: Sequence[int] | ndarray) -> float:
+    def log_bayes_factor(self, places: ndarray) -> float:
         """Return the logarithm of the evidence for these functions, over that without them.
 
         The prior variances P are given, so it is the density of zero before the data over that
         after them (J. Dickey, Annals of Mathematical Statistics 42 (1971) 204-223):
         (m' V^-1 m + log det V - log det P) / 2.
         """
-        known = np.array([k for k in places if self.prior[k] > 0], dtype=int)
+        known = places[self.prior[places] > 0]
         mean, covariance = self.mean[known], self.covariance[np.ix_(known, known)]
         size = np.linalg.slogdet(covariance)[1] - np.log(self.prior[known]).sum()
         return float(mean @ np.linalg.solve(covariance, mean) + size) / 2

@@ -59,7 +59,7 @@ class TableFit:
     def effective(self) -> float:
         """Effective degrees of freedom of main effects and, by weight, neighbourhoods and jumps."""
         found = self.posteriors() if self.unit else ()
-        freedom = (w * one.degrees_of_freedom(range(len(one.prior))) for w, one in found)
+        freedom = (w * one.degrees_of_freedom(np.arange(len(one.prior))) for w, one in found)
         total = (1 - self.weights.get(JUMPS, 0.0)) * sum(freedom, 0.0)
         for name, nodes in zip((JUMPS, OTHER_JUMPS), self.design.jumps, strict=False):
             total += self.weights[name] * nodes.degrees_of_freedom(len(self.u))

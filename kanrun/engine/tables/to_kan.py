@@ -29,7 +29,7 @@ from kanrun.engine.layers import STEP_KNOTS, EdgeSpec, SplineLayer, StepLayer
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.splines import Extrapolation, extend
 from kanrun.engine.tables.design import CURVATURES, SHAPES, Design, Terms
-from kanrun.engine.tables.gaussian_process import INTERVALS, RadialBasis, psi, psi_values
+from kanrun.engine.tables.gaussian_process import INTERVALS, psi, psi_values
 from kanrun.engine.tables.jumps import JumpNodes, cells_of, sums_of_cells
 from kanrun.engine.tables.reduced_basis import (
     DEGREE,
@@ -96,7 +96,11 @@ def to_kan(
     cuts = _node_grids(h, directions, intervals)
     coefficients = _outer_edges(cuts, [factors for _, factors in nodes], terms.offset)
     if radial:
-        edges = np.concatenate([edges, _parabolas(radial, design.basis.breakpoints)])
+        # Parabolas w_j (x_j - z_j)^2 / 2.
+        line, square = _lines(design.basis.breakpoints), _squares(design.basis.breakpoints)
+        z = radial.centres[:, :, None]
+        bowls = radial.kernel.precisions[:, None] / 2 * (square - 2 * z * line + z**2)
+        edges = np.concatenate([edges, bowls])
         bells = radial.of_centres(bells)
         cuts = np.concatenate([cuts, np.tile(psi().t[DEGREE:-DEGREE], (bells.shape[1], 1))])
         coefficients = np.concatenate([coefficients, bells[:, :, None] * psi().c], 1)
@@ -197,12 +201,7 @@ def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> K
     flat = flat.reshape(len(networks), len(cuts), -1)[:, order]
     middle = _layer(cuts, flat, second[0].spec, mask, uniform=True)
     points = max(len(values) for values, _ in maps)
-    ends = np.stack(
-        [
-            values if len(values) == points else np.linspace(values[0], values[-1], points)
-            for values, _ in maps
-        ]
-    )
+    ends = np.stack([v if len(v) == points else np.linspace(v[0], v[-1], points) for v, _ in maps])
     ways = [make_interp_spline(*one, k=1)(at) for at, one in zip(_lines(ends), maps, strict=True)]
     spec = replace(second[0].spec, extrapolation="constant")
     return KAN.of_layers([inner, middle, _layer(torch.as_tensor(ends), np.stack(ways)[None], spec)])
@@ -239,13 +238,6 @@ def _inner_knots(breakpoints: ndarray) -> list[ndarray]:
     """Return the three knots inside the support of each B-spline, each (inputs, functions)."""
     knots = extend(torch.as_tensor(breakpoints), DEGREE).numpy()
     return [knots[:, i : knots.shape[1] - DEGREE - 1 + i] for i in range(1, DEGREE + 1)]
-
-
-def _parabolas(radial: RadialBasis, breakpoints: ndarray) -> ndarray:
-    """Return the B-spline coefficients (centres, inputs, functions) of w_j (x_j - z_j)^2 / 2."""
-    line, square = _lines(breakpoints), _squares(breakpoints)
-    z = radial.centres[:, :, None]
-    return np.asarray(radial.kernel.precisions[:, None] / 2 * (square - 2 * z * line + z**2))
 
 
 def _nodes(

@@ -161,11 +161,11 @@ def test_bayes_factors_are_differences_of_the_evidence():
     covariance[np.ix_(found.kept, found.kept)] = inverse_of(found.factor)
     main = MainPosterior(found.coefficients, covariance, prior)
     evidence, without = (-one.surprise(variances, noise) / 2 for one in (every, others))
-    assert main.log_bayes_factor(range(4)) == pytest.approx(evidence - without, rel=1e-9)
+    assert main.log_bayes_factor(np.arange(4)) == pytest.approx(evidence - without, rel=1e-9)
     # The trace of the matrix that maps outputs to fitted values.
     x = h[:, found.kept] - h[:, found.kept].mean(0)
     trace = np.trace(x @ covariance[np.ix_(found.kept, found.kept)] @ x.T) / noise
-    assert main.degrees_of_freedom(range(8)) == pytest.approx(trace, rel=1e-9)
+    assert main.degrees_of_freedom(np.arange(8)) == pytest.approx(trace, rel=1e-9)
 
 
 def test_variances_maximise_the_restricted_likelihood():
