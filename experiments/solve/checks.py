@@ -15,12 +15,7 @@ import numpy as np
 import sympy
 
 from kanrun.engine.equations import Array, EquationPolicy, Face, IncompatibleCorner, System
-from kanrun.engine.equations.system import (
-    differentiate,
-    highest_orders,
-    low_discrepancy,
-    on_face,
-)
+from kanrun.engine.equations.system import differentiate, highest_orders, low_discrepancy, on_face
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import Derivative, Relation

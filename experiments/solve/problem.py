@@ -17,11 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import sympy
 import torch
-from kanrun.experiments.solve.checks import (
-    check_determined,
-    check_exact,
-    incompatible_corners,
-)
+from kanrun.experiments.solve.checks import check_determined, check_exact, incompatible_corners
 from kanrun.experiments.solve.settings import (
     EquationParser,
     read_observations,

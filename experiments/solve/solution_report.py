@@ -15,13 +15,7 @@ from kanrun.experiments.solve.checks import condition_warnings
 from kanrun.experiments.solve.plots import PUBLISHED
 from kanrun.experiments.solve.problem import SolveProblem, make_solve_problem
 from kanrun.experiments.solve.settings import NetworkChoice, network_choices, policy_of
-from kanrun.experiments.solve.verdict import (
-    error_points,
-    errors,
-    maximum,
-    residual_rms,
-    verdict,
-)
+from kanrun.experiments.solve.verdict import error_points, errors, maximum, residual_rms, verdict
 from numpy.typing import ArrayLike
 from pandas import DataFrame
 
@@ -328,11 +322,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     )
     networks = [dict(network or {"kind": "kan"})]
     cfg = SolveConfig(
-        seed=seed,
-        equation=given,
-        networks=networks,
-        constraints=constraints,
-        tolerance=tolerance,
+        seed=seed, equation=given, networks=networks, constraints=constraints, tolerance=tolerance
     )
     check(cfg)
     problem = make_solve_problem(cfg, seed)

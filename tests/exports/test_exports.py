@@ -18,7 +18,8 @@ import torch
 from made_models import HOSTILE, MODELS, field, hostile, kan, model, table
 from processes import run
 
-from kanrun.engine.equations import HardConditions, Windows
+from kanrun.engine.equations import Windows
+from kanrun.engine.equations.fields import HardConditions
 from kanrun.engine.networks import Network
 from kanrun.errors import UsageError
 from kanrun.exports import (

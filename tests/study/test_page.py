@@ -14,7 +14,8 @@ import pytest
 import torch
 from processes import run
 
-from kanrun.engine.equations import Field, HardConditions, OutputForm, Windows
+from kanrun.engine.equations import Field, OutputForm, Windows
+from kanrun.engine.equations.fields import HardConditions
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import KAN, MLP

@@ -8,13 +8,7 @@ from torch import Generator
 
 from kanrun.engine.equations.collocation import EquationPolicy
 from kanrun.engine.equations.evolution_solution import solve_evolution
-from kanrun.engine.equations.fields import (
-    Field,
-    HardConditions,
-    OutputForm,
-    Windows,
-    breakpoints_of,
-)
+from kanrun.engine.equations.fields import Field, OutputForm, Windows, breakpoints_of
 from kanrun.engine.equations.network_solution import NetworkSolver
 from kanrun.engine.equations.residuals import (
     Ansatz,

@@ -19,11 +19,7 @@ from torch import Tensor
 
 from kanrun.engine.equations.space import DEGREE, Space, kinks_of, with_kinks
 from kanrun.engine.equations.system import Array, EvolutionSystem
-from kanrun.engine.equations.window import (
-    EvolvingState,
-    Window,
-    WindowProblem,
-)
+from kanrun.engine.equations.window import EvolvingState, Window, WindowProblem
 from kanrun.engine.least_squares import gauss_newton
 from kanrun.monitoring import time_limit_reached
 

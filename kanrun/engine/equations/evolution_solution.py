@@ -22,11 +22,7 @@ from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.evolution import March, Marcher
-from kanrun.engine.equations.fields import (
-    Field,
-    Windows,
-    breakpoints_of,
-)
+from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
 from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution, arguments_at
 from kanrun.engine.equations.system import Array, EvolutionSystem, System, low_discrepancy
 from kanrun.engine.equations.window import Window, window_field

@@ -211,10 +211,7 @@ def exact_number(value: float) -> sympy.Rational:
 
 
 def low_discrepancy(
-    box: Tensor,
-    count: int,
-    seed: int,
-    edges: Float[Tensor, "variables ends"] | None = None,
+    box: Tensor, count: int, seed: int, edges: Float[Tensor, "variables ends"] | None = None
 ) -> Float[Tensor, "points variables"]:
     """Return the first `count` points of a scrambled Sobol sequence in a box.
 

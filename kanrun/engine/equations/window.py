@@ -242,11 +242,7 @@ class WindowProblem(TensorProblem):
     """
 
     def __init__(
-        self,
-        system: EvolutionSystem,
-        state: EvolvingState,
-        span: tuple[float, float],
-        sizes: Array,
+        self, system: EvolutionSystem, state: EvolvingState, span: tuple[float, float], sizes: Array
     ) -> None:
         self.system, self.state, self.span, self.sizes = system, state, span, sizes
         self.half = (span[1] - span[0]) / 2

@@ -26,7 +26,6 @@ from torch.utils.checkpoint import checkpoint
 from kanrun.engine.layers.edges import (
     BASES,
     Domain,
-    Edges,
     EdgeScaling,
     EdgeSpec,
     base_values,

@@ -122,12 +122,7 @@ class SplineLayer(nn.Module):
 
     @classmethod
     def on_grid(
-        cls,
-        breakpoints: Breakpoints,
-        outputs: int,
-        spec: EdgeSpec,
-        *,
-        uniform: bool,
+        cls, breakpoints: Breakpoints, outputs: int, spec: EdgeSpec, *, uniform: bool
     ) -> SplineLayer:
         """Return a layer on these breakpoints with zero parameters, except w_s = 1."""
         layer = cls.__new__(cls)

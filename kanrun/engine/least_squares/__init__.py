@@ -8,7 +8,6 @@ from kanrun.engine.least_squares.levenberg_marquardt import (
     LMPolicy,
     NormalEquations,
     Problem,
-    State,
     StoppingCriteria,
     begin,
     minimise,

@@ -5,14 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kanrun.config.registry import MODELS, resolve
-from kanrun.engine.networks.classical import (
-    ACTIVATIONS,
-    MLP,
-    Bezier,
-    BSpline,
-    Curve,
-    Polynomial,
-)
+from kanrun.engine.networks.classical import ACTIVATIONS, MLP, Bezier, BSpline, Polynomial
 from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.network import Network, Regridded
 from kanrun.errors import KanrunError

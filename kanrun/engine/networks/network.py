@@ -198,12 +198,7 @@ class Network(nn.Module):
         return LocalRows(indices, values, start)
 
     def regularisation(
-        self,
-        x: Inputs,
-        *,
-        l1: float = 1.0,
-        entropy: float = 1.0,
-        kind: str = "mean_abs",
+        self, x: Inputs, *, l1: float = 1.0, entropy: float = 1.0, kind: str = "mean_abs"
     ) -> Tensor:
         """Return the KAN paper's penalty of large edges, differentiable; zero without edges.
 
@@ -336,10 +331,7 @@ class Network(nn.Module):
     # -------------------- closed form
 
     def fit_linear(
-        self,
-        x: Inputs,
-        y: Float[Tensor, "samples out"],
-        roots: Tensor | None = None,
+        self, x: Inputs, y: Float[Tensor, "samples out"], roots: Tensor | None = None
     ) -> bool:
         """Set the parameters to the least squares solution and return True, for linear models.
 

@@ -153,10 +153,7 @@ Outer = Callable[[Tensor], Tensor]
 
 
 def add_node(
-    network: Network,
-    inner: Float[Tensor, "inputs functions"],
-    outer: Outer,
-    x: Inputs,
+    network: Network, inner: Float[Tensor, "inputs functions"], outer: Outer, x: Inputs
 ) -> Network:
     """Return the network with another node in its first hidden layer.
 
@@ -192,10 +189,7 @@ def add_identity_layer(network: Network, x: Inputs) -> Network:
 
 
 def halve_intervals(
-    network: Network,
-    x: Inputs,
-    squares: Float[Tensor, " samples"],
-    rare: float,
+    network: Network, x: Inputs, squares: Float[Tensor, " samples"], rare: float
 ) -> tuple[Network, tuple[int, float, float]] | None:
     """Return the network with finer grids where few samples hold half of the squared residual.
 

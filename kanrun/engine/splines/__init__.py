@@ -14,20 +14,17 @@ from kanrun.engine.splines.basis import (
 )
 from kanrun.engine.splines.fitting import (
     carry_coefficients,
-    contains,
     design_matrix,
     difference_bands,
     difference_columns,
     difference_operator,
     fit_coefficients,
-    greville,
     insert_knots,
     sample_points,
 )
 from kanrun.engine.splines.knots import (
     Batch,
     Breakpoints,
-    Coefficients,
     Extrapolation,
     Grid,
     Inputs,
@@ -37,7 +34,6 @@ from kanrun.engine.splines.knots import (
     find_interval,
     largest_but_rare,
     mixed_breakpoints,
-    rare_samples,
     subdivide,
     uniform_breakpoints,
 )

@@ -77,9 +77,7 @@ def splines_of_edges(
 
 
 def spline_values(
-    x: Inputs,
-    coefficients: Coefficients,
-    grid: Grid,
+    x: Inputs, coefficients: Coefficients, grid: Grid
 ) -> Float[Tensor, "samples out inputs"]:
     """Return the splines with these coefficients at x."""
     return splines_of_edges(*local_basis(x, grid), coefficients)

@@ -7,10 +7,6 @@ Gaussian process (gaussian_process), with variances by restricted maximum likeli
 from its result.
 """
 
-from kanrun.engine.tables.design import Design, Terms
-from kanrun.engine.tables.reduced_basis import ReducedBasis
-from kanrun.engine.tables.stacking import fit_likelihood, fit_numbers
-from kanrun.engine.tables.table_fit import TableFit
 from kanrun.engine.tables.table_model import TableModel, fit_table
 from kanrun.engine.tables.to_kan import to_kan
 from kanrun.engine.tables.variance_components import TablePolicy

@@ -106,10 +106,7 @@ def row_losses(predicted: RowOutputs, y: ndarray, family: Family) -> PerRow:
 
 
 def loss_of(
-    predicted: RowOutputs,
-    y: ndarray,
-    family: Family,
-    weights: ndarray | None = None,
+    predicted: RowOutputs, y: ndarray, family: Family, weights: ndarray | None = None
 ) -> float:
     """Return the root mean square error, the mean deviance, or the log loss of probabilities."""
     if family.has_link:

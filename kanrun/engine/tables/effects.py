@@ -135,10 +135,7 @@ def _jump_effect(fit: TableFit, rows: RowInputs, inputs: Sequence[int], at: ndar
 
 
 def _curves(
-    model: TableModel,
-    x: RowInputs,
-    inputs: Sequence[int],
-    count: ndarray | None = None,
+    model: TableModel, x: RowInputs, inputs: Sequence[int], count: ndarray | None = None
 ) -> tuple[ndarray, ndarray, ndarray]:
     """Return the predictions at x by the effects of these inputs alone, and the ends of a band.
 

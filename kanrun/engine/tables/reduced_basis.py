@@ -72,10 +72,7 @@ class ReducedBasis:
 
     @staticmethod
     def of(
-        u: RowInputs,
-        functions: int,
-        step_functions: int,
-        weights: PerRow | float = 1.0,
+        u: RowInputs, functions: int, step_functions: int, weights: PerRow | float = 1.0
     ) -> ReducedBasis:
         """Return the basis of these rows, with limits for the functions of an input.
 

@@ -261,11 +261,7 @@ def _fit_link(
 
 
 def _stacked(
-    rows: TableRows,
-    outputs: RowOutputs,
-    solve: Solve,
-    stack: Stack,
-    start: TableFit | None,
+    rows: TableRows, outputs: RowOutputs, solve: Solve, stack: Stack, start: TableFit | None
 ) -> TableFit:
     """Fit the candidates, stack them, and add the sparse fit."""
     known, solved = start.variances if start else {}, dict[str, CandidateSolution]()

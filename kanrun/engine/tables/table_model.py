@@ -47,12 +47,7 @@ from kanrun.engine.tables.scores import (
     link_map,
     output_map,
 )
-from kanrun.engine.tables.stacking import (
-    RowLogits,
-    fit_likelihood,
-    fit_numbers,
-    probabilities,
-)
+from kanrun.engine.tables.stacking import RowLogits, fit_likelihood, fit_numbers, probabilities
 from kanrun.engine.tables.table_candidates import JUMPS, NEIGHBOURHOODS
 from kanrun.engine.tables.table_fit import TableFit
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, add_offset, blend, table_outputs, to_kan

@@ -53,7 +53,6 @@ from kanrun.engine.training.objective import (
 )
 from kanrun.engine.training.solver_run import (
     Clock,
-    GridTransfer,
     Grown,
     Setup,
     Snapshot,

@@ -26,10 +26,7 @@ from torch import Generator, Tensor, nn
 
 from kanrun.engine.layers import SplineLayer, base_values, nodes_of
 from kanrun.engine.networks import Network
-from kanrun.engine.splines import (
-    design_matrix,
-    difference_operator,
-)
+from kanrun.engine.splines import design_matrix, difference_operator
 from kanrun.engine.training.data import Plan
 from kanrun.engine.training.objective import Objective, SmoothnessLoss
 

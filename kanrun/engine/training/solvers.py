@@ -151,11 +151,7 @@ class Adam:
     tolerance = plateau_tolerance = 0.0
 
     def __init__(
-        self,
-        network: Network,
-        objective: Objective,
-        plan: Plan,
-        generator: Generator,
+        self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> None:
         self.network, self.objective, self.generator = network, objective, generator
         options: AdamSolver = plan.settings

@@ -7,15 +7,8 @@ from hypothesis import strategies as st
 from made_kan import normal, points
 from torch.testing import assert_close
 
-from kanrun.engine.splines import (
-    Grid,
-    contains,
-    dense_rows,
-    extend,
-    insert_knots,
-    local_basis,
-    subdivide,
-)
+from kanrun.engine.splines import Grid, dense_rows, extend, insert_knots, local_basis, subdivide
+from kanrun.engine.splines.fitting import contains
 
 
 def random_points(intervals, inputs, generator, decades=0.7):

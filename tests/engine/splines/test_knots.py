@@ -10,10 +10,10 @@ from kanrun.engine.splines import (
     equally_spaced,
     extend,
     knots,
-    rare_samples,
     subdivide,
     uniform_breakpoints,
 )
+from kanrun.engine.splines.knots import rare_samples
 from kanrun.errors import UsageError
 
 DATA = {

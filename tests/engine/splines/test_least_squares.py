@@ -12,11 +12,11 @@ from kanrun.engine.splines import (
     extend,
     fit_coefficients,
     fitting,
-    greville,
     sample_points,
     spline_values,
     uniform_breakpoints,
 )
+from kanrun.engine.splines.fitting import greville
 
 
 def grid_of(intervals, degree, dtype=torch.float64, uniform=True):

@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose
 from scipy.integrate import quad
 from scipy.interpolate import BSpline
 
-from kanrun.engine.tables import ReducedBasis
+from kanrun.engine.tables.reduced_basis import ReducedBasis
 
 LIMITS = 10, 24
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from kanrun.engine.tables import TablePolicy, fit_numbers, to_kan
+from kanrun.engine.tables import TablePolicy, to_kan
 from kanrun.engine.tables.effects import column_effect
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
@@ -17,6 +17,7 @@ from kanrun.engine.tables.gaussian_process import (
     RadialBasis,
     fit_kernel,
 )
+from kanrun.engine.tables.stacking import fit_numbers
 from kanrun.engine.tables.table_candidates import NEIGHBOURHOODS, TableRows
 from kanrun.engine.tables.to_kan import blend, table_outputs
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from kanrun.engine.tables import TablePolicy, fit_numbers, fit_table, to_kan
+from kanrun.engine.tables import TablePolicy, fit_table, to_kan
 from kanrun.engine.tables.effects import column_effect, pair_maps, pair_table
 from kanrun.engine.tables.jumps import BoostingPolicy, _cuts, boost, squares
+from kanrun.engine.tables.stacking import fit_numbers
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS
 from kanrun.engine.tables.table_fit import affordable
 from kanrun.engine.tables.to_kan import blend, table_outputs

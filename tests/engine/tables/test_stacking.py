@@ -8,8 +8,9 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.special import softmax
 
-from kanrun.engine.tables import TablePolicy, fit_likelihood, fit_numbers, to_kan
+from kanrun.engine.tables import TablePolicy, to_kan
 from kanrun.engine.tables.gaussian_process import inverse_of
+from kanrun.engine.tables.stacking import fit_likelihood, fit_numbers
 from kanrun.engine.tables.table_candidates import MainPosterior
 from kanrun.engine.tables.variance_components import FunctionProblem, estimate
 from kanrun.points import Family

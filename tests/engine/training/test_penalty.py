@@ -16,9 +16,9 @@ from kanrun.engine.splines import (
     difference_operator,
     extend,
     fit_coefficients,
-    greville,
     uniform_breakpoints,
 )
+from kanrun.engine.splines.fitting import greville
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 from kanrun.engine.training.data import output_scale
 from kanrun.engine.training.objective import (
