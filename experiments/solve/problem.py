@@ -113,8 +113,7 @@ class SolveProblem:
         initial value problems.
         """
         ordinary = len(self.system.box) == 1 and self.system.is_evolution
-        kept = ordinary or isinstance(method, Ansatz)
-        return self if kept else replace(self, known=None)
+        return self if ordinary or isinstance(method, Ansatz) else replace(self, known=None)
 
 
 def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
@@ -230,8 +229,7 @@ def _draw_observations(
     values = found(points)
     noise = constant(data.get("noise", 0.0)) * values.std(axis=0)
     values = values + noise * rng.standard_normal(values.shape)
-    unknowns = list(system.vocabulary.unknowns)
-    return unknowns, np.concatenate([points, values], axis=1), truth
+    return list(system.vocabulary.unknowns), np.concatenate([points, values], axis=1), truth
 
 
 def reference_of(system: System) -> Reference | None:

@@ -134,8 +134,7 @@ class Collocation:
             return torch.as_tensor(places.at.reshape(-1, 1)), shares * len(shares)
         unknowns = len(solution.get_unknowns())
         count = max(policy.collocation_points, round(POINTS_PER_UNKNOWN * unknowns))
-        points = torch.cat([self.points(self.inside, count, solution), self.added])
-        return points, ONE
+        return torch.cat([self.points(self.inside, count, solution), self.added]), ONE
 
     def blocks(
         self, field: Field, weights: tuple[float, float], solution: Field | None = None

@@ -308,8 +308,7 @@ class Marcher:
 
 def next_length(length: float, last: float) -> float:
     """Return the length of the next window after a `last` coefficient, in tolerances."""
-    predicted = SAFETY * max(last, TINY) ** (-1 / DEGREE)
-    return length * float(np.clip(predicted, *WINDOW_GROWTH))
+    return length * float(np.clip(SAFETY * max(last, TINY) ** (-1 / DEGREE), *WINDOW_GROWTH))
 
 
 def next_intervals(intervals: int, fewest: int, error: float) -> int | None:

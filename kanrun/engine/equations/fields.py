@@ -203,18 +203,17 @@ class Field(Network):
         return {
             "kind": self.kind,
             "network": self.network.describe(),
-            "form": list(map(int, astuple(self.form))),
+            "form": list(astuple(self.form)),
             "variables": len(self.box),
-            **({} if self.hard is None else {"hard": asdict(self.hard)}),
+            "hard": self.hard and asdict(self.hard),
         }
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Field:
-        unknowns, terms, factors, separated = map(int, description["form"])
-        form = OutputForm(unknowns, terms, factors, bool(separated))
+        form = OutputForm(*description["form"])
         box = torch.zeros(int(description["variables"]), 2, dtype=torch.float64)
-        network, given = from_description(description["network"]), description.get("hard")
-        texts = {name: tuple(map(str, each)) for name, each in (given or {}).items()}
+        network, given = from_description(description["network"]), description.get("hard") or {}
+        texts = {name: tuple(map(str, each)) for name, each in given.items()}
         hard = HardConditions(**texts) if texts else None
         return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64), hard)
 

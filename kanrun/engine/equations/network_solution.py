@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from math import exp, inf, isfinite, log, sqrt
 from operator import itemgetter
 from time import process_time
@@ -35,7 +34,6 @@ from kanrun.engine.equations.collocation import (
 from kanrun.engine.equations.fields import (
     Factor,
     Field,
-    edges_of,
     hard_conditions,
     interpolation_points,
     spline_field,
@@ -48,7 +46,7 @@ from kanrun.engine.equations.residuals import (
     sensitivity,
     standard_errors,
 )
-from kanrun.engine.equations.space import Index, products, split_intervals
+from kanrun.engine.equations.space import products, split_intervals
 from kanrun.engine.equations.system import Array, System
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN
@@ -102,14 +100,12 @@ def insert_knots(
     `squares` are squared residuals at `points`. Each interval of a variable collects those of its
     slab, and the interval with the largest sum is halved. Hidden layers keep uniform knots.
     """
-    edges, layers = edges_of(solution), list(solution.network.edge_layers)
-    inner = solution.inner(points)
-    assert edges is not None  # An invariant: called for networks with grids only.
-    rows = [split_intervals(edges[i], inner[:, i], squares, intervals) for i in range(len(edges))]
-    breakpoints = torch.stack(rows)
-    first, _ = layers[0].moved(breakpoints, uniform=equally_spaced(breakpoints))
-    hidden = [layer.refined(intervals)[0] for layer in layers[1:]]
-    return solution.with_network(KAN.of_layers([first, *hidden]))
+    first, *hidden = solution.network.edge_layers
+    pairs = zip(first.grid.breakpoints, solution.inner(points).T, strict=True)
+    breakpoints = torch.stack([split_intervals(*each, squares, intervals) for each in pairs])
+    moved, _ = first.moved(breakpoints, uniform=equally_spaced(breakpoints))
+    finer = (layer.refined(intervals)[0] for layer in hidden)
+    return solution.with_network(KAN.of_layers([moved, *finer]))
 
 
 def polynomial_field(field: Field, terms: int) -> Field:
@@ -120,14 +116,12 @@ def polynomial_field(field: Field, terms: int) -> Field:
     """
     every = itertools.product(range(terms), repeat=len(field.box) - 1)
     degrees = np.array(sorted(every, key=lambda each: (sum(each), each))[:terms]).T
-    zeros, ones = (np.full((field.form.unknowns, terms), each) for each in (0.0, 1.0))
-
-    def polynomials(t: Array, each: Index) -> Array:
-        found: Array = legvander(t, terms - 1)[:, None, each] * ones
-        return found
-
-    factors: list[Factor] = [lambda t: t[:, None, None] * zeros]
-    factors += [partial(polynomials, each=each) for each in degrees]
+    ones = np.ones((field.form.unknowns, terms))
+    factors: list[Factor] = [lambda t: t[:, None, None] * 0 * ones]
+    factors += [
+        lambda t, each=each: legvander(t, terms - 1)[:, None, each] * ones  # type: ignore[misc]
+        for each in degrees
+    ]
     (layer,) = field.network.edge_layers
     edges, degree = layer.grid.breakpoints.numpy(), layer.spec.degree
     return spline_field(field.box, edges, degree, factors, field.sizes, field.hard)
@@ -373,5 +367,4 @@ class NetworkSolver:
         inner = solution.inner(torch.cat([points, *(block.points for block in blocks)]))
         if solution.network.covers(inner, FILLED):
             return solution
-        network = solution.network.regrid(inner, margin=MARGIN).network
-        return solution.with_network(network)
+        return solution.with_network(solution.network.regrid(inner, margin=MARGIN).network)

@@ -168,8 +168,7 @@ class ResidualProblem(Problem):
 
 def arguments_of(points: Tensor, values: Tensor, constants: Tensor) -> Array:
     """Return arguments of a relation, shape (points, names), from values of its derivatives."""
-    columns = [points, values, constants.expand(len(points), -1)]
-    return torch.cat(columns, dim=1).numpy()
+    return torch.cat([points, values, constants.expand(len(points), -1)], dim=1).numpy()
 
 
 def arguments_at(

@@ -203,8 +203,7 @@ class Space:
         newton = gauss_newton(ElementRows(pattern, rows))
         values = function(places.at.ravel()).reshape(roots.size, -1) * roots.reshape(-1, 1)
         found = [-newton(column) for column in torch.as_tensor(values).T]
-        solved = torch.stack(found, dim=-1).numpy()[self.order]
-        return self.complete(solved, unknown)
+        return self.complete(torch.stack(found, dim=-1).numpy()[self.order], unknown)
 
     def error(self, coefficients: Array) -> float:
         """Estimate the root mean square difference of a spline from what it approximates.

@@ -200,8 +200,7 @@ class TensorSolver:
         blocks, inside = list[ElementRows](), space.places(GAUSS)
         vector = solved.unknowns.numpy()
         for relation, quiet in zip(values, QUIET * self.rows.sizes, strict=True):
-            block = block_at("equation", relation, inside)
-            patch = patch_at(block, inside, space.pattern(inside))
+            patch = patch_at(block_at("equation", relation, inside), inside, space.pattern(inside))
             size = max(float(np.linalg.norm(patch.residual(vector))), float(quiet))
             blocks.append(replace(patch, scale=patch.scale / size).rows(vector))
         relative = StackedRows(lambda: blocks, space.size)

@@ -84,8 +84,7 @@ class Window:
         columns = []
         for unknown, parts in enumerate(self.parts):
             splines = np.sum([e.space.evaluate(e.coefficients, x) for e in parts], axis=0)
-            lift = system.lift(unknown, none, points)
-            columns.append((splines * times).sum(axis=1) + lift)
+            columns.append((splines * times).sum(axis=1) + system.lift(unknown, none, points))
         return np.stack(columns, axis=1)
 
     def at_end(self, orders: Sequence[int]) -> list[Array]:
@@ -330,11 +329,12 @@ class WindowProblem(TensorProblem):
 
     def window(self, unknowns: Tensor) -> Window:
         """Return the solved window."""
-        parts = []
-        pairs = zip(self._fixed, self.splines(unknowns), self.system.orders, strict=True)
-        for (*fading, held), found, order in pairs:
-            added = found @ free_polynomials(order)[0]
-            parts.append((*fading, Part(held.space, held.coefficients + added)))
+        free = (free_polynomials(order)[0] for order in self.system.orders)
+        triples = zip(self._fixed, self.splines(unknowns), free, strict=True)
+        parts = (
+            (*fading, replace(held, coefficients=held.coefficients + found @ polynomials))
+            for (*fading, held), found, polynomials in triples
+        )
         return Window(*self.span, tuple(parts))
 
     def last_coefficient(self, unknowns: Tensor) -> float:

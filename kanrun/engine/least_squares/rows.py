@@ -256,8 +256,7 @@ def banded_solver(bands: Tensor, diagonal: Tensor, scale: Tensor, damping: float
     """
     from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 
-    following = pad(scale, (0, len(bands) - 1))
-    scaled = bands * scale * following.unfold(0, len(scale), 1)
+    scaled = bands * scale * pad(scale, (0, len(bands) - 1)).unfold(0, len(scale), 1)
     for ridge in RIDGES:
         scaled[0] = diagonal + (damping + ridge)
         try:

@@ -185,7 +185,7 @@ class Curve(Network):
         y: Float[Tensor, "samples out"],
         roots: Tensor | None = None,
     ) -> bool:
-        rows = (self.basis(x), y) if roots is None else (self.basis(x) * roots, y * roots)
+        rows = (each if roots is None else each * roots for each in (self.basis(x), y))
         design, right = (each.double().cpu() for each in rows)
         solution = torch.linalg.lstsq(design, right, driver="gelsd").solution
         with torch.no_grad():
@@ -285,8 +285,7 @@ class BSpline(Curve):
         return "the curve continues linearly"
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
-        flat = x.reshape(x.numel(), 1)
-        values, interval = local_basis(flat, self.grid)
+        values, interval = local_basis(x.reshape(x.numel(), 1), self.grid)
         return dense_rows(values, interval, self.grid.functions)[:, 0].reshape(
             *x.shape[:-1], self.grid.functions
         )

@@ -191,8 +191,7 @@ def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> Impor
         factor = mask * scale[order, None]
         scales = (state[key + name].T[order] * factor for name in ("scale_base", "scale_sp"))
         edges = state[key + "coef"].transpose(0, 1)[order], *scales
-        layer = _layer(state[key + "grid"], edges, base, mask != 0, shift[order])
-        found.layers.append(layer)
+        found.layers.append(_layer(state[key + "grid"], edges, base, mask != 0, shift[order]))
         found.products.append(products)
         _multiply(found, groups, later, last=number == depth - 1)
     return found

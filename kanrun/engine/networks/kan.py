@@ -165,8 +165,7 @@ class KAN(Network):
 
     def describe(self) -> dict[str, Any]:
         layers = [layer.describe() for layer in self.stored_layers]
-        described = {"kind": self.kind, "layers": layers}
-        return described | ({"products": list(self.products[:-1])} if any(self.products) else {})
+        return {"kind": self.kind, "layers": layers, "products": list(self.products[:-1])}
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> KAN:

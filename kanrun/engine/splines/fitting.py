@@ -186,8 +186,7 @@ def _means(coefficients: Tensor, coarse: Grid, knots: Tensor) -> Tensor:
         share = weights / (upper - lower)
         weights = widen((upper - argument) * share, (argument - lower) * share)
     index = torch.stack([piece + p for p in range(k + 1)]).expand(len(coefficients), *weights.shape)
-    terms = coefficients[:, None].expand(-1, k + 1, -1, -1).gather(3, index)
-    return (weights * terms).sum(1)
+    return (weights * coefficients[:, None].expand(-1, k + 1, -1, -1).gather(3, index)).sum(1)
 
 
 def carry_coefficients(

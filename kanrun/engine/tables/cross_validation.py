@@ -178,10 +178,9 @@ class CandidateSelection:
         found = minimize_scalar(
             lambda a: self.losses(Choice(BLEND, a)).sum(), bounds=(0, 1), method="bounded"
         )
-        weight = float(found.x)
-        if weight >= 1 - _PURE:
+        if found.x >= 1 - _PURE:
             return Choice(TRANSFORMED)
-        return Choice(BLEND, weight) if weight > _PURE else Choice(STACK)
+        return Choice(BLEND, float(found.x)) if found.x > _PURE else Choice(STACK)
 
     def select(self) -> Choice:
         """Return the best blend, or another candidate.

@@ -94,9 +94,9 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
     `on_evaluation` at each point.
     """
     inputs = x.shape[1]
-    variances = [prior.linear, prior.radial, prior.noise]
-    ranges = np.log(np.array([prior.precision] * inputs + variances))
-    widths = np.repeat([prior.precision_std, prior.variance_std], [inputs, len(variances)])
+    every = [*[prior.precision] * inputs, prior.linear, prior.radial, prior.noise]
+    ranges, widths = np.log(np.array(every)), np.full(len(every), prior.variance_std)
+    widths[:inputs] = prior.precision_std
     likelihood = _likelihood(x, y, np.broadcast_to(row_noise, len(x)))
 
     def negative_log_posterior(p: ndarray) -> tuple[float, ndarray]:
@@ -144,8 +144,7 @@ def _likelihood(
         by_precision = -w * np.tensordot(squares, nearer, ((1, 2), (0, 1)))
         by_variances = linear * np.vdot(slope, lines), nearer.sum(), rest * (np.diag(slope) @ noise)
         size = outputs * float(np.log(np.diag(factor)).sum())
-        value = float(np.vdot(y, weights)) / 2 + size
-        return value, np.append(by_precision, by_variances)
+        return float(np.vdot(y, weights)) / 2 + size, np.append(by_precision, by_variances)
 
     return value_and_gradient
 

@@ -135,8 +135,7 @@ def _cuts(u: RowInputs, max_cuts: int) -> tuple[ndarray, ndarray]:
         below, apart = np.cumsum(count)[:-1] / len(u), np.diff(distinct)
         first = np.flatnonzero(apart > _NARROWEST * np.ptp(distinct))
         if len(first) > max_cuts:
-            levels = np.linspace(0, 1, max_cuts + 2)[1:-1]
-            places = np.searchsorted(below[first], levels)
+            places = np.searchsorted(below[first], np.linspace(0, 1, max_cuts + 2)[1:-1])
             first = first[np.unique(places[places < len(first)])]
         cuts[j, : len(first)] = (distinct[first] + distinct[first + 1]) / 2
         rooms[j, : len(first)] = apart[first]

@@ -74,13 +74,11 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
         rank = sum(ends) / (2 * count)
         normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
         values = (1 - _NORMAL_FRACTION) * (points - mean) / std + _NORMAL_FRACTION * normal
-    if room == 0:
-        return np.ldexp(points, exponent), values
-    width = room * (values[-1] - values[0])
-    first = width * (points[1] - points[0]) / (values[1] - values[0])
-    last = width * (points[-1] - points[-2]) / (values[-1] - values[-2])
-    points = np.concatenate([[points[0] - first], points, [points[-1] + last]])
-    values = np.concatenate([[values[0] - width], values, [values[-1] + width]])
+    if room:
+        width = room * (values[-1] - values[0])
+        first, last = width * (np.diff(points) / np.diff(values))[[0, -1]]
+        points = np.concatenate([points[:1] - first, points, points[-1:] + last])
+        values = np.concatenate([values[:1] - width, values, values[-1:] + width])
     return np.ldexp(points, exponent), values
 
 

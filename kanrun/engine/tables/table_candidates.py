@@ -157,8 +157,7 @@ class TableRows:
         ones = np.ones(inputs), np.ones(len(basis.column))
         design = Design(basis, PAIR_FUNCTIONS, policy.shapes, *ones)
         pairs = tuple(combinations(np.unique(basis.column[design.places]).tolist(), 2))
-        columns = len(design.products(pairs)[-1])
-        has_all = columns <= min(policy.max_functions, rows)
+        has_all = len(design.products(pairs)[-1]) <= min(policy.max_functions, rows)
         if not has_all:
             design, pairs = replace(design, pair_functions=CHOSEN_FUNCTIONS), ()
         return TableRows(u, weights, policy, logits, design, basis.columns(u), pairs, has_all)

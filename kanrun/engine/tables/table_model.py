@@ -163,8 +163,7 @@ class TableModel:
         `exposures` are its values in the training rows. The parts remain those of rates.
         """
         assert self.outputs is not None  # An invariant: counts and sizes are numbers.
-        seen = exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM
-        ends = np.log(seen)
+        ends = np.log([exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM])
         means = link_map(self.family, self.outputs.values[0][[0, -1]] + ends, margin=0.0)
         logs = link_map(self.family, ends, margin=0.0)
         points, values = ([*each] for each in (self.inputs.points, self.inputs.values))

@@ -80,24 +80,21 @@ def to_kan(
     h = fit.functions()
     some = h[spaced(len(h), _NODE_ROWS)]
     nodes = [_nodes(terms, t, some, noise, policy) for t, noise in enumerate(noises)]
-    count = len(design.lines)
-    main, bells, heights = np.split(terms.main, [count, len(design.main)], axis=1)
-    breakpoints = torch.as_tensor(design.basis.breakpoints)
-    bare = radial is None and not design.jumps
+    main, bells, heights = np.split(terms.main, [len(design.lines), len(design.main)], axis=1)
+    breakpoints, bare = design.basis.breakpoints, radial is None and not design.jumps
     if outer_intervals is None and bare and not any(len(one[1]) for one in nodes):
         edges = _monotone(_edges(design, mixing @ main), design)
         edges[:, 0] += (mixing @ terms.offset)[:, None]  # B-splines sum to one
         return KAN.of_layers([_layer(breakpoints, edges, spec)])
     directions = np.concatenate([main, *(one[0] for one in nodes)])
-    edges = np.concatenate(
-        [_monotone(_edges(design, main), design), _edges(design, directions[len(main) :])]
-    )
+    edges = _edges(design, directions)
+    _monotone(edges[: len(main)], design)
     intervals = outer_intervals or (OUTER_INTERVALS if bare else INTERVALS)
     cuts = _node_grids(h, directions, intervals)
     coefficients = _outer_edges(cuts, [factors for _, factors in nodes], terms.offset)
     if radial:
         # Parabolas w_j (x_j - z_j)^2 / 2.
-        line, square = _lines(design.basis.breakpoints), _squares(design.basis.breakpoints)
+        line, square = _lines(breakpoints), _squares(breakpoints)
         z = radial.centres[:, :, None]
         bowls = radial.kernel.precisions[:, None] / 2 * (square - 2 * z * line + z**2)
         edges = np.concatenate([edges, bowls])
@@ -106,7 +103,7 @@ def to_kan(
         coefficients = np.concatenate([coefficients, bells[:, :, None] * psi().c], 1)
     mask = mixing @ np.any(coefficients, axis=2) != 0
     outer = np.tensordot(mixing, coefficients, 1)
-    last = _layer(torch.as_tensor(cuts), outer, outer_spec, mask, uniform=True)
+    last = _layer(cuts, outer, outer_spec, mask, uniform=True)
     network = KAN.of_layers([_layer(breakpoints, edges, spec), last])
     for jumps, height in zip(design.jumps, heights.T, strict=True):
         network = _add_jumps(network, jumps, mixing @ height)
@@ -125,7 +122,7 @@ def _add_jumps(network: KAN, jumps: JumpNodes, heights: ndarray) -> KAN:
     grids = np.concatenate([second.grid.breakpoints.numpy(), np.tile(grids, (len(table), 1))])
     mask = np.any(outer, axis=2)
     steps = jumps.inputs, jumps.cuts, _STEP_WIDTH * jumps.rooms
-    last = _layer(torch.as_tensor(grids), outer, second.spec, mask, uniform=True)
+    last = _layer(grids, outer, second.spec, mask, uniform=True)
     return KAN.of_layers([_with_steps([first], [steps]), last])
 
 
@@ -133,8 +130,7 @@ def _with_steps(layers: Sequence[SplineLayer], more: Sequence[Steps] = ()) -> Sp
     """Return the nodes of layers on one grid, and behind them all nodes of steps."""
     edges = np.concatenate([one.coefficients.detach().numpy() for one in layers])
     smooth = _layer(layers[0].grid.breakpoints, edges, layers[0].spec)
-    stepped = [one for one in layers if isinstance(one, StepLayer)]
-    every = [*map(_steps, stepped), *more]
+    every = [*map(_steps, [one for one in layers if isinstance(one, StepLayer)]), *more]
     if not every:
         return smooth
     parts = (torch.as_tensor(np.concatenate(part)) for part in zip(*every, strict=True))
@@ -178,7 +174,7 @@ def add_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
     edges = np.insert(first.coefficients.detach().numpy(), place, 0.0, 1)
     mask = np.insert(first.mask.numpy(), place, False, 1)
     edges[0, place], mask[0, place] = _lines(cuts), True  # node 0 is the sum of all effects
-    layer = _layer(torch.as_tensor(breakpoints), edges, first.spec, mask)
+    layer = _layer(breakpoints, edges, first.spec, mask)
     if isinstance(first, StepLayer):
         sources = first.sources + (first.sources >= place)
         layer = StepLayer.of(layer, sources, first.places, first.widths)
@@ -204,18 +200,19 @@ def blend(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> K
     ends = np.stack([v if len(v) == points else np.linspace(v[0], v[-1], points) for v, _ in maps])
     ways = [make_interp_spline(*one, k=1)(at) for at, one in zip(_lines(ends), maps, strict=True)]
     spec = replace(second[0].spec, extrapolation="constant")
-    return KAN.of_layers([inner, middle, _layer(torch.as_tensor(ends), np.stack(ways)[None], spec)])
+    return KAN.of_layers([inner, middle, _layer(ends, np.stack(ways)[None], spec)])
 
 
 def _layer(
-    breakpoints: torch.Tensor,
+    breakpoints: torch.Tensor | ndarray,
     coefficients: ndarray,
     spec: EdgeSpec,
     mask: ndarray | None = None,
     *,
     uniform: bool = False,
 ) -> SplineLayer:
-    layer = SplineLayer.on_grid(breakpoints, len(coefficients), spec, uniform=uniform)
+    points = torch.as_tensor(breakpoints)
+    layer = SplineLayer.on_grid(points, len(coefficients), spec, uniform=uniform)
     with torch.no_grad():
         layer.coefficients.copy_(torch.as_tensor(coefficients))
         if mask is not None:

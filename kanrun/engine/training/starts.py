@@ -117,8 +117,7 @@ def random_starts(
     """
     best: list[RandomStart] = []
     for _ in range(MAX_BATCHES if count > 1 else 1):
-        drawn = [create(generator) for _ in range(count)]
-        best += survivors(drawn, data, weight, generator)
+        best += survivors([create(generator) for _ in range(count)], data, weight, generator)
         best.sort(key=lambda start: start.loss)
         if best[0].loss < GOOD**2 or time_limit_reached():
             break
@@ -149,8 +148,7 @@ def survivors(
         for start in starts:
             start.network = _placed(start.network, samples.x)
             problem = DataFitting(start.network, objective)
-            damping = max(start.damping, LEAST_DAMPING)
-            state, _ = minimise(problem, POLICY, STOPPING, damping)
+            state, _ = minimise(problem, POLICY, STOPPING, max(start.damping, LEAST_DAMPING))
             start.network.set_unknowns(state.unknowns)
             start.loss, start.damping = state.loss, state.damping
         starts.sort(key=lambda start: start.loss)
