@@ -327,47 +327,39 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
     )
     if cfg.constraints == "hard":
         check_hard(system)
-    network = _kan if kind == "kan" else _mlp
-    choice, unknowns = network(cfg, entry, form, [inputs, *hidden, form.outputs], system.order)
+    choice, unknowns = _network(cfg, entry, form, [inputs, *hidden, form.outputs], system.order)
     check_memory(system, policy_of(cfg), unknowns)
     return choice
 
 
-def _mlp(
-    cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], _: int
-) -> tuple[NetworkChoice, int]:
-    """Return an MLP, and its number of unknowns."""
-    activation = str(entry.get("activation", "tanh"))
-    if activation not in ACTIVATIONS or activation in ("relu", "identity"):
-        raise UsageError(
-            f"networks has an MLP with the activation {activation}, which has no second "
-            "derivatives. Write activation: tanh."
-        )
-    create = partial(MLP, tuple(shape), activation, dtype=torch.float64)
-    rounds = (None,) * len(cfg.equation.intervals or _INTERVALS)
-    ansatz = Ansatz(create, form, rounds, hard=cfg.constraints == "hard")
-    parameters = sum((a + 1) * b for a, b in pairwise(shape))
-    return NetworkChoice(f"MLP {'-'.join(map(str, shape))}", ansatz), parameters
-
-
-def _kan(
+def _network(
     cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], order: int
 ) -> tuple[NetworkChoice, int]:
-    """Return a KAN, and its number of unknowns on the finest planned grid."""
+    """Return a network, and its number of unknowns; of a KAN on the finest planned grid."""
+    given, hard, widths = cfg.equation, cfg.constraints == "hard", "-".join(map(str, shape))
+    intervals = tuple(given.intervals or _INTERVALS)
+    if entry["kind"] == "mlp":
+        activation = str(entry.get("activation", "tanh"))
+        if activation not in ACTIVATIONS or activation in ("relu", "identity"):
+            raise UsageError(
+                f"networks has an MLP with the activation {activation}, which has no second "
+                "derivatives. Write activation: tanh."
+            )
+        create = partial(MLP, tuple(shape), activation, dtype=torch.float64)
+        ansatz = Ansatz(create, form, (None,) * len(intervals), hard=hard)
+        return NetworkChoice(f"MLP {widths}", ansatz), sum((a + 1) * b for a, b in pairwise(shape))
     degree = int(entry.get("degree", max(_DEGREE, order + 2)))
     if not order < degree <= _MAX_DEGREE:
         raise UsageError(
             f"networks has a KAN of degree {degree} for an equation of order {order}. "
             f"Splines need a degree of {order + 1} to {_MAX_DEGREE}, better {order + 3}."
         )
-    label = f"KAN {'-'.join(map(str, shape))}" + f" ({form.terms} products)" * (form.factors > 1)
+    label = f"KAN {widths}" + f" ({form.terms} products)" * (form.factors > 1)
     label += f", k = {degree}" * (degree != _DEGREE)
-    given, intervals = cfg.equation, tuple(cfg.equation.intervals or _INTERVALS)
     free_terms = shape[0] > 1 and given.ansatz.terms is None and "terms" not in entry
     spec = EdgeSpec(degree=degree, base="zero")
     domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
-    create = partial(KAN.create, shape, intervals[0], spec, domain=domain, initialisation="spline")
-    hard = cfg.constraints == "hard"
-    ansatz = Ansatz(create, form, intervals, given.intervals is None, free_terms, hard)
+    kan = partial(KAN.create, shape, intervals[0], spec, domain=domain, initialisation="spline")
+    ansatz = Ansatz(kan, form, intervals, given.intervals is None, free_terms, hard)
     edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
     return NetworkChoice(label, ansatz), edges * (intervals[-1] + degree)

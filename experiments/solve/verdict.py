@@ -140,8 +140,7 @@ def error_points(problem: SolveProblem, seed: int) -> Array:
     """Return the points (points, variables) at which errors are measured."""
     if problem.recorded is not None:
         return problem.recorded[0]
-    points: Array = low_discrepancy(problem.system.box, ERROR_POINTS, seed).numpy()
-    return points
+    return low_discrepancy(problem.system.box, ERROR_POINTS, seed).numpy()
 
 
 def errors(

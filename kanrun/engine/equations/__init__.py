@@ -58,9 +58,7 @@ def solve(
             return (yield from solve_evolution(method, tolerance))
         if isinstance(method, Grids):
             return (yield from solve_directly(system, method, policy, generator, tolerance, first))
-    solver, stage = NetworkSolver(system, method, policy, generator), None
-    for stage in solver.stages(first):
-        yield stage
-    assert stage is not None  # An invariant: there is a first grid.
+    solver = NetworkSolver(system, method, policy, generator)
+    stage = yield from solver.stages(first)
     last = (replace(stage, sensitivity=solver.sensitivity(stage)),)
     return Solution(stage.solution, last, float(system.box[-1, 1]))

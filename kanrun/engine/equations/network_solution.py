@@ -11,7 +11,8 @@ evaluated at points that no step has used.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator as Events
+from collections.abc import Sequence
 from dataclasses import replace
 from math import exp, inf, isfinite, log, sqrt
 from operator import itemgetter
@@ -151,8 +152,8 @@ class NetworkSolver:
         self.hard = hard_conditions(system) if ansatz.hard else None
         self.inside = self.rows.points(self.rows.inside, policy.start_points)
 
-    def stages(self, first: Field | None) -> Iterator[EquationStage]:
-        """Solve grid by grid from a `first` guess.
+    def stages(self, first: Field | None) -> Events[EquationStage, None, EquationStage]:
+        """Solve grid by grid from a `first` guess; yield every grid and return the last.
 
         Raises:
             TrainingFailed: If the residual is not finite at any start.
@@ -165,7 +166,9 @@ class NetworkSolver:
         if not finer and coarsest not in planned and self._may_double(solution):
             finer = [2 * coarsest]
         finest = (finer[-1] if finer else coarsest) or 0
-        for number in itertools.count(1):
+        number = 0
+        while True:
+            number += 1
             coarse = (solution.intervals or 0) < finest
             stage, problem = self._solve(solution, constants, stage, coarse=coarse)
             solution, constants = stage.solution, stage.constants
@@ -173,16 +176,14 @@ class NetworkSolver:
             yield stage
             grows = bool(finer) or (self.ansatz.grows and self._may_double(solution))
             if time_limit_reached() or not grows or self._is_enough(stage):
-                return
+                return stage
             self.weights.follow(problem, torch.cat([solution.get_unknowns(), constants]))
             self.rows.add_points(solution, constants)
             following = finer.pop(0) if finer else None
-            if solution.intervals is not None:
+            if (intervals := solution.intervals) is not None:
                 points = self.rows.points(self.rows.candidates, None, solution)
                 squares = self.rows.squares(solution, constants, points)
-                solution = insert_knots(
-                    solution, following or 2 * solution.intervals, points, squares
-                )
+                solution = insert_knots(solution, following or 2 * intervals, points, squares)
                 solution = self.with_fitted_grids(solution, points)
 
     def _may_double(self, solution: Field) -> bool:

@@ -270,8 +270,7 @@ def _widened(density: Array, *, periodic: bool) -> Array:
 
     mode: Literal["wrap", "nearest"] = "wrap" if periodic else "nearest"
     width = DENSITY_POINTS * DENSITY_WIDTH + 1
-    found: Array = uniform_filter1d(maximum_filter1d(density, width, mode=mode), width, mode=mode)
-    return found
+    return uniform_filter1d(maximum_filter1d(density, width, mode=mode), width, mode=mode)
 
 
 def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) -> Tensor:

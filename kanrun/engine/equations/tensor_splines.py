@@ -192,8 +192,7 @@ class TensorProblem(Problem):
 
     def coefficients(self, unknowns: Tensor) -> Array:
         """Return the coefficients (unknowns, functions, functions)."""
-        found: Array = unknowns.numpy()[self.space.index]
-        return found
+        return unknowns.numpy()[self.space.index]
 
     def residual(self, unknowns: Tensor) -> Float[Tensor, " rows"]:
         vector = unknowns.numpy()

@@ -142,8 +142,7 @@ def _lift_factors(system: EvolutionSystem, box: Tensor) -> tuple[Factor, Factor]
         s = np.stack(np.meshgrid(nodes, t), axis=-1).reshape(-1, 2)
         values = [system.lift(each, (0, 0), middle + s * half) for each in unknowns]
         at_nodes = np.stack(values).reshape(len(values), len(t), len(nodes))
-        found: Array = (at_nodes @ rows).swapaxes(0, 1)
-        return found
+        return (at_nodes @ rows).swapaxes(0, 1)
 
     return lambda t: np.repeat(legvander(t, highest)[:, None], len(unknowns), axis=1), along_time
 

@@ -183,10 +183,7 @@ class _Slope(torch.autograd.Function):
 
 def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
     """Return dT by factor `by`, differentiable to any order."""
-    found: Tensor = (_by_arithmetic if is_traced() else _Slope.apply)(
-        by, first, second, index, rows
-    )
-    return found
+    return (_by_arithmetic if is_traced() else _Slope.apply)(by, first, second, index, rows)
 
 
 def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:

@@ -267,9 +267,7 @@ class RadialBasis:
 
     def of_centres(self, coefficients: ndarray) -> ndarray:
         """Return the coefficients (outputs, R) of exp(-s) of the centres by those of functions."""
-        return np.asarray(
-            linalg.solve_triangular(self.root, coefficients.T, lower=True, trans="T").T
-        )
+        return linalg.solve_triangular(self.root, coefficients.T, lower=True, trans="T").T
 
 
 def psi_values(s: ndarray) -> ndarray:
@@ -302,7 +300,7 @@ def _distances(u: ndarray, z: ndarray, precisions: ndarray) -> ndarray:
 def cholesky_factor(matrix: ndarray) -> ndarray:
     """Return the lower factor of a positive definite matrix, which is overwritten."""
     try:
-        return np.asarray(linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False))
+        return linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
     except linalg.LinAlgError as error:
         raise KanrunError(
             "the covariance of the rows is not positive definite. "
@@ -312,7 +310,7 @@ def cholesky_factor(matrix: ndarray) -> ndarray:
 
 def half_solved(factor: ndarray, right: ndarray) -> ndarray:
     """Return L^-1 r for a lower factor L."""
-    return np.asarray(linalg.solve_triangular(factor, right, lower=True, check_finite=False))
+    return linalg.solve_triangular(factor, right, lower=True, check_finite=False)
 
 
 def inverse_of(factor: ndarray) -> ndarray:

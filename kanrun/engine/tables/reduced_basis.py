@@ -178,8 +178,7 @@ def _grid(breakpoints: ndarray) -> Grid:
 def _b_splines(u: ndarray, grid: Grid, derivative: int = 0) -> ndarray:
     """Return values or derivatives (rows, inputs, splines) of the B-splines of each input."""
     local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
-    values: ndarray = dense_rows(local, interval, grid.functions).numpy()
-    return values
+    return dense_rows(local, interval, grid.functions).numpy()
 
 
 def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarray, ndarray]:
@@ -207,7 +206,7 @@ def _energy(breakpoints: ndarray, derivative: int, stiffness: ndarray) -> ndarra
     at = (breakpoints[:, :-1, None] + half * (nodes + 1)).reshape(inputs, -1)
     values = _b_splines(at.T, _grid(breakpoints), derivative).transpose(1, 0, 2)
     scale = (stiffness[:, :, None] * half * weights).reshape(inputs, -1, 1)
-    return np.asarray(values.transpose(0, 2, 1) @ (values * scale))
+    return values.transpose(0, 2, 1) @ (values * scale)
 
 
 def _demmler_reinsch(

@@ -156,7 +156,7 @@ def fit_likelihood(
 def probabilities(logits: RowLogits) -> RowOutputs:
     """Return the probabilities of all classes, shape (rows, classes); one logit is split."""
     split = np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
-    return np.asarray(softmax(split, 1))
+    return softmax(split, 1)
 
 
 def _newton_step(y: PerRow, mean: PerRow, family: Family) -> tuple[PerRow, PerRow]:

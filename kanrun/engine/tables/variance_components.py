@@ -221,7 +221,7 @@ class FunctionProblem:
     def fitted(self, found: FunctionPosterior) -> PerRow:
         """Return the fitted values."""
         parts = [self.columns[part] @ found.coefficients for part in blocks(len(self.y))]
-        return np.asarray(found.offset + np.concatenate(parts))
+        return found.offset + np.concatenate(parts)
 
     def left_out(self, found: FunctionPosterior, fitted: PerRow, scale: float = 1.0) -> PerRow:
         """Return the prediction of each row by a fit without it.

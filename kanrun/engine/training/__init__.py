@@ -122,9 +122,7 @@ def train(
             break
         with setup.clock.stopped():
             yield inserted
-    last = training.stages[-1]
-    best = min(training.stages, key=lambda stage: stage.selected)
-    chosen = last if last.transfer.kink else best
+    chosen = training.chosen
     network = _final_fit(chosen, setup)
     errors = replace(measure(network, data), validation=chosen.errors.validation)
     return Trained(network, chosen, errors, training.stages, setup.clock.seconds)

@@ -88,6 +88,12 @@ class GridTraining:
         return min((stage.selected for stage in self.stages), default=inf)
 
     @property
+    def chosen(self) -> Stage:
+        """The last stage if knots were inserted there, else the one with the lowest error."""
+        last = self.stages[-1]
+        return last if last.transfer.kink else min(self.stages, key=lambda one: one.selected)
+
+    @property
     def ends(self) -> bool:
         """True if finer grids are too large or not worth it.
 
@@ -114,8 +120,7 @@ class GridTraining:
         which would be infinite for a kink. Insertions are undone, and nothing returned, unless one
         or two of them lower the training error and the validation error does not rise.
         """
-        setup, last = self.setup, self.stages[-1]
-        before = last if last.transfer.kink else min(self.stages, key=lambda one: one.selected)
+        setup, before = self.setup, self.chosen
         network, train = before.network, setup.data.train
         exact = self.lowest <= ROUNDING * baseline_error(setup.data)
         if exact or len(network.shape) > 2 or setup.data.validation is None:
@@ -132,7 +137,7 @@ class GridTraining:
             if errors.train < HELPED * old and errors.selected < RISEN * self.lowest:
                 stage = replace(
                     before,
-                    stage=last.stage + 1,
+                    stage=self.stages[-1].stage + 1,
                     intervals=network.intervals,
                     network=network,
                     errors=errors,

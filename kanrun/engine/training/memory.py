@@ -154,5 +154,4 @@ class QuadraticMemory:
 
     def value(self, unknowns: Tensor) -> Tensor:
         """Return the sum of squares at the unknowns, differentiable."""
-        total: Tensor = (self.rows().times(unknowns) - self.target()).square().sum()
-        return total
+        return (self.rows().times(unknowns) - self.target()).square().sum()
