@@ -89,7 +89,7 @@ class SolveProblem:
     recorded: tuple[Array, Array] | None
     truth: Mapping[str, float]
     known: System | None
-    easier: Sequence[System] = ()
+    easier: Sequence[System]
 
     @cached_property
     def comparison(self) -> Comparison | None:

@@ -63,7 +63,7 @@ class SolvedEquation:
     verdict: str
     reason: str
     seconds: float
-    seed: int = 0
+    seed: int
 
     def __repr__(self) -> str:
         return (

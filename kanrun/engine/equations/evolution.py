@@ -290,12 +290,9 @@ class Marcher:
         if not space.degree:
             return state
         # Only the unknowns count: time derivatives carry rounding that finer grids amplify.
-        before, values = (
-            [each[:, 0] for each in every] for every in (started.values, state.values)
-        )
         first, error = (
-            max(space.error(c) / size for c, size in zip(each, self.sizes, strict=True))
-            for each in (before, values)
+            max(space.error(c[:, 0]) / size for c, size in zip(each, self.sizes, strict=True))
+            for each in (started.values, state.values)
         )
         # Where fronts steepen, the error grows within the next window by as much as in this one.
         error *= max(1.0, min(error / max(first, ROUNDING), FORESEEN))
@@ -303,6 +300,7 @@ class Marcher:
         intervals = next_intervals(space.intervals, fewest, error / self.tolerance)
         if intervals is None:
             return state
+        values = [each[:, 0] for each in state.values]
         return state.moved(space.adapted(values, list(self.sizes), intervals))
 
 

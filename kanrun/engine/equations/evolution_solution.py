@@ -190,10 +190,8 @@ def _march(system: EvolutionSystem, tolerance: float, before: March | None) -> M
         long = march.work + march.remaining > MAX_WORK and march.work > SETTLED_WORK * MAX_WORK
         if settled and long:
             seconds = (process_time() - began) * march.remaining / march.work
-            march.stopped, march.is_long = (
-                f"the rest would take about {seconds:.0f} CPU seconds",
-                True,
-            )
+            march.stopped = f"the rest would take about {seconds:.0f} CPU seconds"
+            march.is_long = True
             break
     march.seconds = process_time() - began
     if march.end < float(system.box[-1, 1]) and not march.stopped:

@@ -306,7 +306,7 @@ class Grids:
     """Intervals of grids in turn, and whether finer ones follow as long as they help."""
 
     intervals: tuple[int, ...]
-    grows: bool = False
+    grows: bool
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ and the best one counts.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
 
@@ -78,7 +78,7 @@ class Patch:
     pattern: Pattern
     bases: Mapping[str, tuple[Array, Array]]
     scale: Array
-    offsets: Mapping[str, Array] = field(default_factory=dict)
+    offsets: Mapping[str, Array]
 
     def arguments(self, vector: Array) -> Array:
         """Return the arguments of the relation at a vector of coefficients, (points, names)."""

@@ -131,7 +131,7 @@ def mlp_parameters(shape: Sequence[int]) -> int:
     return sum(b * (a + 1) for a, b in itertools.pairwise(shape))
 
 
-def kanbefair_flops(size: KANSize, base: str = "silu") -> float:
+def kanbefair_flops(size: KANSize, base: str) -> float:
     """Return the FLOPs of one sample as KANbeFair counts.
 
     Every basis function of the grid, once for each EDGE.
