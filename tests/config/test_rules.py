@@ -136,9 +136,8 @@ def test_every_setting_has_a_sentence(settings):
 
 
 def test_choices_are_those_of_the_engine():
-    from kanrun.engine.layers import BASES, SCHEMES
+    from kanrun.engine.layers import BASES
     from kanrun.engine.networks import ACTIVATIONS
 
     assert set(models.BASES) == set(BASES)
-    assert set(models.INITIALISATIONS) == {"auto", *SCHEMES}
     assert set(models.ACTIVATIONS) == set(ACTIVATIONS)

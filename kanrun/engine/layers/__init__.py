@@ -43,7 +43,6 @@ from kanrun.engine.layers.step_layer import STEP_KNOTS, StepLayer
 from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
 from kanrun.errors import UsageError
 
-SCHEMES = ("paper", "lecun", "glorot", "power_law", "spline")
 #: Points per input for the expectations of the variance-aware schemes.
 PROBES = 2048
 #: Exponents of the power law for base weights and coefficients.

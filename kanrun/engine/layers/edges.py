@@ -215,21 +215,20 @@ class Edges:
 
 def linearised(
     layers: Sequence[Edges], products: Sequence[int], x: Tensor
-) -> tuple[list[EdgesAt], Tensor, Float[Tensor, "samples y terms"]]:
-    """Return the bases at the inputs of each layer, the output f(x), and the rows of its Jacobian.
+) -> tuple[Tensor, Float[Tensor, "samples y terms"], Int[Tensor, "samples terms"], int]:
+    """Return f(x), the rows of its Jacobian with their columns, and the number of unknowns.
 
     Layer by layer, d y / d x_out is propagated backwards.
     """
-    trace, y = list[tuple[EdgesAt, Tensor]](), x
+    trace, columns, unknowns, y = list[tuple[EdgesAt, Tensor]](), list[Tensor](), 0, x
     for layer, count in zip(layers, products, strict=True):
         at = layer.at(y)
         sums = layer.sums(at)
         trace.append((at, sums))
+        columns.append(layer.columns(at, unknowns))
+        unknowns += layer.coefficients.numel() + layer.mask.numel() * layer.trains_base
         y = nodes_of(sums, count)
-    terms = [
-        layer.mask.numel() * (at.basis.shape[-1] + layer.trains_base)
-        for layer, (at, _) in zip(layers, trace, strict=True)
-    ]
+    terms = [each.shape[1] for each in columns]
     rows = y.new_empty(*y.shape, sum(terms))
     upstream = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device).expand(*y.shape, -1)
     blocks = rows.split(terms, -1)
@@ -243,7 +242,7 @@ def linearised(
         layer.write_rows(blocks[number], upstream, at)
         if number:
             upstream = upstream @ layer.values(layer.at(at.x, 1))
-    return [at for at, _ in trace], y, rows
+    return y, rows, torch.cat(columns, 1), unknowns
 
 
 def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor, "*batch nodes"]:

@@ -259,17 +259,12 @@ class NormalEquations:
     def __init__(self, linear: Linearisation, squared_norms: Tensor | None = None) -> None:
         self.linear, rows = linear, linear.rows
         self.gradient = self.free(rows.transposed(linear.residual))
-        self._bands: Tensor | None = None
-        self._matrix: Tensor | None = None
-        if isinstance(rows, StackedRows) and rows.banded:
-            self._bands = rows.gram()
-            diagonal = self._bands[0]
-        elif rows.unknowns <= MATRIX_UNKNOWNS:
-            self._matrix = rows.gram()
-            diagonal = self._matrix.diagonal()
-        else:
-            diagonal = rows.squares()
-        diagonal = self.free(diagonal)
+        banded = isinstance(rows, StackedRows) and rows.banded
+        gram = rows.gram() if banded or rows.unknowns <= MATRIX_UNKNOWNS else None
+        self._bands: Tensor | None = gram if banded else None
+        self._matrix: Tensor | None = None if banded else gram
+        squares = rows.squares() if gram is None else gram[0] if banded else gram.diagonal()
+        diagonal = self.free(squares)
         norms = diagonal.clone() if squared_norms is None else diagonal.maximum(squared_norms)
         least = (SMALLEST_COLUMN * norms.amax()).clamp(min=TINY)
         self.squared_norms, self.scale = norms, torch.maximum(norms, least).rsqrt()

@@ -333,14 +333,10 @@ class KAN(Network):
     def linearise(self, x: Inputs) -> tuple[Float[Tensor, "samples out"], LocalRows]:
         """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids."""
         with torch.no_grad():
-            layers, columns, start = self.edge_layers, [], 0
-            edges = [layer.edges for layer in layers]
-            bases, y, rows = linearised(edges, self.products, x)
-            for layer, each, at in zip(layers, edges, bases, strict=True):
-                columns.append(each.columns(at, start))
-                start += layer.unknowns_at()
-            index = torch.cat(columns, -1)[:, None].expand_as(rows).flatten(0, 1)
-        return y, LocalRows(index.contiguous(), rows.flatten(0, 1), start)
+            edges = [layer.edges for layer in self.edge_layers]
+            y, rows, columns, unknowns = linearised(edges, self.products, x)
+            index = columns[:, None].expand_as(rows).flatten(0, 1)
+        return y, LocalRows(index.contiguous(), rows.flatten(0, 1), unknowns)
 
     def lower(self) -> list[Network]:
         layers = self.edge_layers

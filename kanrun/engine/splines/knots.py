@@ -202,8 +202,8 @@ def breakpoints_from_data(
     """
     if ends is not None:
         low, high = ends.unbind(1)
-        order = torch.cat([x, ends.T]).clamp(low, high).sort(0).values
-        return mixed_breakpoints(order, low, high, intervals, adapt, 0.0)
+        inside = torch.cat([x, ends.T]).clamp(low, high)
+        return mixed_breakpoints(inside, low, high, intervals, adapt, 0.0)
     order, rare = x.sort(0).values, rare_samples(x.shape[0])
     low, high = order[rare], order[x.shape[0] - 1 - rare]
     width = high - low

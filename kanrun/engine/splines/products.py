@@ -103,8 +103,13 @@ def table_index(
     interval: Int[Tensor, "samples inputs"], local: int, functions: int
 ) -> Int[Tensor, "samples terms"]:
     """Return the places of the local functions in a table of all inputs' functions, by input."""
-    first = interval + torch.arange(interval.shape[1], device=interval.device) * functions
+    first = first_places(interval, functions)
     return (first[..., None] + torch.arange(local, device=interval.device)).flatten(1)
+
+
+def first_places(interval: Tensor, functions: int) -> Tensor:
+    """Return the places of the first local functions in such a table, (samples, inputs)."""
+    return interval + torch.arange(interval.shape[1], device=interval.device) * functions
 
 
 # The gathered product is a derivative of T = sum w[b, s] t[index[b, s], o] g[b, o], with weights w
@@ -292,14 +297,16 @@ class _GatheredSums(torch.autograd.Function):
         place = locate(x, grid)
         basis = kept(_functions(place, grid.degree + 1, grid, 0, 0))
         rows = kept(table.flatten(1).T)
-        return _combined(basis, rows, _first_rows(place, grid), base, weight).sum(1)
+        return _combined(
+            basis, rows, first_places(kept(place.interval), grid.functions), base, weight
+        ).sum(1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, base, steep, knots, table, weight = ctx.saved_tensors
         grid, rows = Grid(knots, *ctx.rest), kept(table.flatten(1).T)
         place = locate(x, grid)
-        first, local = _first_rows(place, grid), grid.degree + 1
+        first, local = first_places(kept(place.interval), grid.functions), grid.degree + 1
         basis, slopes = (kept(_functions(place, local, grid, order, 0)) for order in (0, 1))
         slopes = slopes * grid.scale
         by_x = (_combined(slopes, rows, first, steep, weight) * gradient[:, None]).sum(-1)
@@ -309,12 +316,6 @@ class _GatheredSums(torch.autograd.Function):
         by_rows = torch.zeros_like(rows).scatter_add(0, places, terms)
         by_table = by_rows.T.contiguous().view(table.shape)
         return by_x, None, None, None, by_table, gradient.T @ base, *[None] * len(ctx.rest)
-
-
-def _first_rows(place: Place, grid: Grid) -> Tensor:
-    """Return the places of the first local functions in a table of all inputs' functions."""
-    inputs, device = place.interval.shape[1], place.interval.device
-    return kept(place.interval) + torch.arange(inputs, device=device) * grid.functions
 
 
 def _combined(weights: Tensor, rows: Tensor, index: Tensor, base: Tensor, weight: Tensor) -> Tensor:
