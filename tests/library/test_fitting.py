@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun import Model, fit, interpret, load_run
+from kanrun import Model, fit, load_run
 from kanrun.engine.training import LevenbergMarquardt
 from kanrun.errors import InvalidData, KanrunError, UsageError
 
@@ -65,13 +65,6 @@ def test_a_table_gives_the_same_numbers_too(automatic, tmp_path, command):
     run = run_of(command, f"{table} model.folds=3 model.baselines=false")
     assert_array_equal(automatic.predict(X), run.model().predict(X))
     assert automatic.tables["summary"]["cv_rmse"][0] == run.tables["summary"]["cv_rmse"][0]
-    small = "model=kan model.hidden=[] model.intervals=[3] solver.steps=5 sampling.n_test=0"
-    run = run_of(command, f"{table} {small}")
-    model = fit(FRAME, pd.Series(Y, name="period"), **SMALL)
-    assert_array_equal(model.predict(X), run.model().predict(X))
-    assert "permutation_importance" in model.summary().contributions
-    loaded = run.model().summary()
-    assert loaded.facts["RMSE, validation"] == model.summary().facts["RMSE, validation"]
 
 
 def test_arrays_tensors_and_frames_are_the_same_data(automatic):
@@ -89,7 +82,7 @@ def test_arrays_tensors_and_frames_are_the_same_data(automatic):
     assert fit(unnamed, Y, **SMALL).inputs == ("length", "")
     several = fit(X, np.stack([Y, -Y], 1), selection="evidence")
     assert several.outputs == ("y0", "y1")
-    assert several.predict(X).shape == (80, 2)
+    assert several.score(X, np.stack([Y, -Y], 1)) > 0.95
 
 
 def test_classes_keep_their_labels():
@@ -289,11 +282,3 @@ def test_constant_columns_and_float16_data_are_no_obstacle():
     assert model.score(with_constant, Y) > 0.99
     assert any("constant" in note for note in model.notes)
     assert fit(X.astype(np.float16), Y, selection="evidence").score(X, Y) > 0.99
-
-
-@pytest.mark.slow
-def test_the_formula_behind_a_model():
-    model = fit(X[:, :1], 2 * np.sin(3 * X[:, 0]), selection="evidence")
-    found = interpret(model, budget=5.0)
-    assert found.formula is not None
-    assert "$" in found._repr_html_()

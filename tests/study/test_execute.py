@@ -10,7 +10,7 @@ import toy_experiment
 from toy_experiment import Bare, ToyConfig, ToyStudy, play
 
 from kanrun.config import ExecutorConfig, rules
-from kanrun.errors import Terminated, UsageError
+from kanrun.errors import UsageError
 from kanrun.runs import Row, Run, Status
 from kanrun.study.studies import check
 
@@ -51,16 +51,6 @@ def test_rows_carry_cell_and_seed_where_there_are_several(run_toy):
     assert run.manifest.cells == 2
 
 
-def test_a_training_that_fails_ends_a_single_run(run_toy):
-    outcome, run = run_toy(fails=[3])
-    assert outcome.status == Status.FAILED
-    assert run.manifest.reason == "the loss of size 3 is not finite at step 3"
-    assert "TrainingFailed" in (run.manifest.trace or "")
-    assert len(run.table("metrics")) == 3
-    assert run.checkpoints == ("resume-0-0",)  # the last good one
-    assert run.figures == ()
-
-
 def test_a_training_that_fails_among_others_does_not_stop_them(run_toy, capsys):
     outcome, run = run_toy(sizes=[2, 3, 4], fails=[3])
     assert outcome.status == Status.FAILED
@@ -97,19 +87,6 @@ def test_a_figure_that_cannot_be_drawn_is_a_warning(run_toy, monkeypatch, capsys
     assert warning in run.manifest.notes
     monkeypatch.setattr(toy_experiment, "figures", lambda tables: 1 / 0)
     assert run_toy()[0].status == Status.COMPLETED
-
-
-@pytest.mark.parametrize("error, sender", [(KeyboardInterrupt, "Ctrl-C"), (Terminated, "SIGTERM")])
-def test_interrupts_keep_the_rows_and_are_raised_again(
-    run_toy, tmp_path, monkeypatch, error, sender
-):
-    monkeypatch.setattr(toy_experiment, "_misbehave", Mock(side_effect=error))
-    with pytest.raises(error):
-        run_toy()
-    run = Run(tmp_path / "outputs" / "toy" / "v0001")
-    assert run.manifest.status == "INTERRUPTED"
-    assert run.manifest.reason == f"stopped by {sender}"
-    assert len(run.table("metrics")) == 3
 
 
 def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path, capsys):

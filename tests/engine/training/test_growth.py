@@ -106,14 +106,6 @@ def test_the_shape_of_a_classifier_grows_on_its_indicators():
     assert right.double().mean() > 0.95
 
 
-@pytest.mark.slow
-def test_a_product_ends_with_two_nodes_at_the_rate_of_the_grid():
-    network, record = grown(data(lambda x: x[:, :1] * x[:, 1:], 2), plan(2, 3, 1, 1))
-    assert network.shape == (2, 2, 1)
-    assert [stage.network.shape for stage in record.tried][-1] == (2, 2, 1)
-    assert record.reason == "the grid limits the error"
-
-
 @pytest.mark.parametrize(
     "function, place, allowed",
     [
@@ -173,16 +165,6 @@ def test_residuals_are_concentrated_on_one_side_of_the_bound():
     assert (index, high) == (1, 1.0)
     torch.testing.assert_close(finer(x), network(x), rtol=0, atol=1e-14)
     assert finer.edge_layers[0].grid.breakpoints.diff().min() == pytest.approx((high - low) / 2)
-
-
-def test_the_budget_limits_the_nodes_and_the_lowest_error_wins():
-    rough = data(lambda x: torch.sin(5 * x[:, :1] * x[:, 1:]), 2)
-    network, record = grown(rough, plan(2, 1, 1, 1, intervals=(4,), starts=2))
-    assert record.reason.startswith("model.budget allows no more nodes")
-    shapes = [stage.network.shape for stage in record.tried]
-    assert shapes == [(2, 1), (2, 1, 1)]
-    best = min(record.tried, key=lambda stage: stage.selected)
-    assert network.shape == best.network.shape
 
 
 def growth_of(task, *largest):

@@ -3,14 +3,12 @@
 from dataclasses import replace
 
 import pytest
-import torch
 from doors import check_config, run_config, typed
 from kanrun.experiments import compare_mlp
 from kanrun.experiments.compare_mlp import cases, studies
 from kanrun.experiments.compare_mlp.studies import matched, steps_without_kan, widest
 
 from kanrun.config import MLPConfig
-from kanrun.engine.networks import MLP
 from kanrun.engine.networks.counting import WIDEST, match_time, mlp_parameters
 from kanrun.errors import UsageError
 
@@ -194,15 +192,6 @@ def test_no_activation_is_least_squares(run):
     finished = run(f"{line} solver.smoothness_weight=auto {sampling}")
     assert all(claim.holds for claim in finished.manifest.claims), finished.manifest.claims
     assert len(finished.table("linear")) == 3
-
-
-def test_the_product_of_matrices_by_hand():
-    network = MLP((2, 3, 1), "identity", dtype=torch.float64)
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-    x = torch.tensor([[0.3, -2.0], [0.0, 0.0]], dtype=torch.float64)
-    one = torch.nn.functional.pad(x, (0, 1), value=1.0)
-    torch.testing.assert_close(network(x), one @ studies.product(network).T)
 
 
 def test_implementation_tricks(run):

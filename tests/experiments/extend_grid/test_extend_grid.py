@@ -177,15 +177,6 @@ def stages_like(**columns):
     return pd.DataFrame({**fixed, **columns})
 
 
-def test_an_order_is_claimed_only_within_its_bound():
-    intervals = pd.Series([10, 20, 40])
-    for power, holds in ((-4.0, True), (-3.75, True), (-3.6, False)):
-        rows = stages_like(part="order", intervals=intervals, test_rmse=2.0 * intervals**power)
-        (claim,) = order_claims(rows)
-        assert claim.holds is holds
-        assert claim.measured == pytest.approx(power)
-
-
 def test_overfitting_is_measured_against_the_grids_before_the_threshold():
     rows = stages_like(
         part="overfit",

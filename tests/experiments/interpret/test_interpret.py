@@ -21,11 +21,11 @@ from kanrun.experiments.interpret.problem import (
     InterpretationProblem,
     problems_of,
 )
+from made_graphs import one_edge
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun.config import MLPConfig
 from kanrun.engine.symbolic import (
-    TABLE,
     Budget,
     Edge,
     FittedStructure,
@@ -35,7 +35,6 @@ from kanrun.engine.symbolic import (
     SearchProblem,
     SearchStage,
     Spline,
-    Symbolic,
     VerificationData,
     choose,
     match_edge,
@@ -318,10 +317,7 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
     data = SearchData(x[::2], y[::2], x[1::2], y[1::2])
     problem = SearchProblem(data, choose(["sin", "x"], None))
 
-    def graph(a, c):
-        return Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (a, 0.0, c, 0.0))),))
-
-    good, bad = graph(20.0, 0.999), graph(1.0, 0.1)
+    good, bad = (one_edge("sin", a, 0.0, c, 0.0) for a, c in ((20.0, 0.999), (1.0, 0.1)))
     line = Spline.through(x[:, 0], 0.1 * x[:, 0], (-1.0, 1.0), 3, 3)
     network = Graph(1, ("sum",), (Edge(0, 1, line),))
     matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}

@@ -213,17 +213,6 @@ def test_refusals(words, sentence, refused):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unwritten")
-def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(command):
-    """A small MLP converges to a wrong motion of the pendulum with a small residual."""
-    mlp = "'networks=[{kind: mlp, hidden: [8]}]' collocation_points=150 steps=8"
-    run = command(f"solve equation=pendulum equation.intervals=[5,10] {mlp}").run
-    summary = run.table("summary").iloc[0]
-    assert summary["l2"] > 0.1
-    assert summary["verdict"] != "solved"
-
-
-@pytest.mark.slow
 def test_continuation_in_a_constant_reaches_a_layer():
     conditions, constants = ["u = 2 at x=0", "u = -1.5 at x=1"], {"n": 0.01}
     found = kanrun.solve(
