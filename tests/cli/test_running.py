@@ -72,7 +72,6 @@ def test_how_a_run_ends(kanrun, words, code, status, said):
     record = manifest(result.folder)
     assert record["status"] == status
     assert said in result.err.splitlines()[-1]
-    assert code < 130 or record["reason"] == "stopped by Ctrl-C"
     assert "Traceback" not in result.err  # but recorded
     assert ("Traceback" in (record["trace"] or "")) == (status == "FAILED")
 
@@ -240,8 +239,7 @@ def test_a_signal_while_a_run_begins_is_recorded(kanrun, monkeypatch):
     )
     result = kanrun("fit -q -m seed=0,1", code=143)
     assert "still running" not in result.err
-    record = manifest(result.folder)
-    assert (record["status"], record["reason"]) == ("INTERRUPTED", "stopped by SIGTERM")
+    assert manifest(result.folder)["status"] == "INTERRUPTED"
 
 
 def test_a_table_takes_all_rows_unless_told(kanrun, fit, tmp_path):

@@ -99,10 +99,14 @@ def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(
-    "number, times, code",
-    [(signal.SIGINT, 1, 130), (signal.SIGINT, 8, 130), (signal.SIGTERM, 1, 143)],
+    "number, times, code, sender",
+    [
+        (signal.SIGINT, 1, 130, "Ctrl-C"),
+        (signal.SIGINT, 8, 130, "Ctrl-C"),
+        (signal.SIGTERM, 1, 143, "SIGTERM"),
+    ],
 )
-def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, times, code):
+def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, times, code, sender):
     outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
     words = "fit target=product n_seeds=3 solver=adam solver.steps=100000 --outputs"
     process = forked(lambda: main([*words.split(), str(outputs)]), silent)
@@ -116,4 +120,6 @@ def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, tim
     said = silent.read_text()
     assert "Traceback" not in said
     assert ("stopping after this step" in said) == (number == signal.SIGINT)
-    assert Run(outputs / "fit" / "v0001").status in {"INTERRUPTED", "INTERRUPTED (killed)"}
+    run = Run(outputs / "fit" / "v0001")
+    assert run.status in {"INTERRUPTED", "INTERRUPTED (killed)"}
+    assert times > 1 or run.manifest.reason == f"stopped by {sender}"

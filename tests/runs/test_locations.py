@@ -1,7 +1,8 @@
-"""Run folders: numbers that never repeat, processes that collide, places that cannot be written."""
+"""Run folders: numbers that never repeat, one process at a time, places that cannot be written."""
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,8 +11,8 @@ from unittest.mock import Mock
 
 import pytest
 
-from kanrun.errors import UsageError
-from kanrun.runs import Manifest, RunFolder
+from kanrun.errors import StorageFailed, UsageError
+from kanrun.runs import Manifest, Run, RunFolder, Status
 
 ALLOCATE = """
 import sys
@@ -82,3 +83,89 @@ def test_a_read_only_place_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "mkdir", Mock(side_effect=denied))  # root may write anywhere
     with pytest.raises(UsageError, match="Permission denied; choose another place with --outputs"):
         made(tmp_path / "outputs")
+
+
+GO_ON = """
+import sys, time
+from pathlib import Path
+from typing import Any
+from kanrun.errors import UsageError
+from kanrun.runs import RunFolder
+sys.stdin.readline()
+try:
+    folder = RunFolder.reopen(Path(sys.argv[1]))
+    print("in", flush=True)
+    sys.stdin.readline()
+except UsageError as error:
+    print(error, flush=True)
+"""
+
+
+def ended(outputs):
+    folder = RunFolder.create(outputs, Manifest("fit"))
+    folder.finish(Status.INTERRUPTED)
+    return folder
+
+
+def test_of_processes_that_go_on_at_once_one_does(tmp_path):
+    path = ended(tmp_path).path
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", GO_ON, str(path)]
+    children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    said = [child.stdout.readline().strip() for child in children if child.stdout is not None]
+    for child in children:
+        child.communicate("end\n", timeout=120)
+    said.remove("in")
+    assert len(said) == 3
+    for sentence in said:
+        assert re.fullmatch(
+            rf"{path} is still running( \(process \d+\))?\. Wait, or stop it first\.", sentence
+        )
+    assert len(Run(path).manifest.resumed) == 1
+
+
+def test_between_the_lock_and_run_json_no_other_gets_in(tmp_path, monkeypatch):
+    """The moment at which run.json still says that nobody has the run."""
+    path = ended(tmp_path).path
+    tried = []
+    save = RunFolder._save
+
+    def meanwhile(self, **changes):
+        with pytest.raises(UsageError, match="still running") as refusal:
+            RunFolder.reopen(path)
+        tried.append(str(refusal.value))
+        save(self, **changes)
+
+    monkeypatch.setattr(RunFolder, "_save", meanwhile)
+    RunFolder.reopen(path)
+    assert len(tried) == 1
+
+
+def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path):
+    folder = RunFolder.create(tmp_path, Manifest("fit"))
+    for force in (False, True):
+        with pytest.raises(UsageError, match="still running"):
+            RunFolder.reopen(folder.path, force=force)
+    folder.finish(Status.FAILED)
+    RunFolder.reopen(folder.path).finish(Status.COMPLETED)
+    RunFolder.reopen(folder.path)
+
+
+def test_without_locks_run_json_tells(tmp_path, monkeypatch):
+    no_locks = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=no_locks))
+    folder = RunFolder.create(tmp_path, Manifest("fit"))
+    with pytest.raises(UsageError, match="still running"):
+        RunFolder.reopen(folder.path, force=True)
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+    path = ended(tmp_path).path
+    (path / ".lock").unlink()
+    (path / ".lock").symlink_to(tmp_path / "other")
+    with pytest.raises(StorageFailed, match="cannot write"):
+        RunFolder.reopen(path)
+    assert not (tmp_path / "other").exists()

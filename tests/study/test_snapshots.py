@@ -1,12 +1,15 @@
-"""A training interrupted within a grid resumes from its checkpoint to the same numbers."""
+"""A training resumes from its checkpoint to the same numbers; nothing sent is built at once."""
+
+from unittest.mock import Mock
 
 import made_kan
+import numpy as np
 import pytest
 import torch
 from torch import Generator
 
 from kanrun.config import AdamSolver
-from kanrun.engine.networks import MLP
+from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import (
     Plan,
     Samples,
@@ -18,7 +21,10 @@ from kanrun.engine.training import (
     grid_training,
     train,
 )
+from kanrun.errors import KanrunError
+from kanrun.runs import Checkpoint
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
+from kanrun.study.model import Model
 from kanrun.study.saved import from_checkpoint, to_checkpoint
 
 
@@ -100,3 +106,39 @@ def test_from_the_middle_of_a_grid(solver, network, tmp_path, monkeypatch):
 def test_no_snapshots_while_training_is_quick():
     events, _ = followed(kan, Plan("adam", (3,), steps=5))
     assert not any(isinstance(event, Snapshot) for event in events)
+
+
+EDGES = {
+    "degree": 3,
+    "base": "silu",
+    "edge_scaling": "separate",
+    "outside": "linear",
+    "trainable_scales": True,
+}
+HUGE = 10**6
+LAYER = {"edges": EDGES, "uniform": True}
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"kind": "mlp", "shape": [1, HUGE, HUGE, 1], "activation": "silu"},
+        {"kind": "kan", "layers": [{**LAYER, "shape": [HUGE, HUGE, 1]}]},
+        {"kind": "kan", "layers": [{**LAYER, "shape": [1, 1, HUGE * HUGE]}]},
+        {
+            "kind": "kan",
+            "layers": [{**LAYER, "edges": {**EDGES, "degree": HUGE * HUGE}, "shape": [1, 1, 1]}],
+        },
+        {"kind": "polynomial", "functions": HUGE * HUGE, "outputs": 1},
+        {"kind": "bspline", "functions": HUGE, "outputs": HUGE, "degree": 3},
+        {"kind": "mlp", "shape": [1, "x"], "activation": "silu"},
+        {"kind": "nonsense", "functions": 1, "outputs": 1},
+        {},
+    ],
+)
+def test_a_network_that_is_not_stored_is_not_built(network, monkeypatch):
+    for kind in (KAN, MLP):
+        taken = Mock(side_effect=AssertionError("memory was taken"))
+        monkeypatch.setattr(kind, "from_description", taken)
+    with pytest.raises(KanrunError):
+        from_checkpoint(Checkpoint("sent", {"a": np.zeros(9)}, {"network": network}), Model)

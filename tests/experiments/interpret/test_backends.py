@@ -1,4 +1,4 @@
-"""Other programs beside the search: what they find is judged as the search's formulas are."""
+"""Other programs that search for formulas, and the accuracy of formulas of logits."""
 
 from types import SimpleNamespace
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from doors import typed
 from kanrun.experiments.interpret import backends, check, run
+from kanrun.experiments.interpret.tables import accuracy_records
 
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
@@ -69,3 +70,27 @@ def test_peers_run_for_their_seconds(backend):
     x = np.random.default_rng(0).uniform(-1, 1, (100, 1))
     names = [to_numpy(found, ["x0"]) for found in search(x, x[:, 0] ** 2, 2.0, 0)]
     assert min(np.sqrt(np.mean((f(x) - x[:, 0] ** 2) ** 2)) for f in names) < 0.05
+
+
+def problem(logits, labels):
+    scaling = SimpleNamespace(invert=lambda x: x)
+    held_out = SimpleNamespace(x=np.arange(4.0)[:, None], y=np.array(logits))
+    return SimpleNamespace(
+        labels=np.array(labels), held_out=held_out, scaling=scaling, unit=1.0, shift=0.0
+    )
+
+
+def result(values):
+    return SimpleNamespace(formula=values and (lambda x: np.array(values)))
+
+
+def test_two_classes_are_told_by_the_sign_and_more_by_the_largest_logit():
+    two = problem([-1.0, 2, 3, -4], [0, 1, 0, 0])
+    row, note = accuracy_records([(two, result([1.0, 1, 1, -1]))])
+    assert row.values == {"points": 4, "formula": 0.5, "network": 0.75}
+    assert "formula 0.5, network 0.75" in note.text
+    logits = [[3.0, 0, 0, 1], [0.0, 2, 0, 2], [1.0, 1, 5, 3]]
+    three = [(problem(each, [0, 1, 2, 1]), result(each)) for each in logits]
+    row, _ = accuracy_records(three)
+    assert row.values == {"points": 4, "formula": 0.75, "network": 0.75}
+    assert not [*accuracy_records([(two, result(None))])]

@@ -1,4 +1,4 @@
-"""Laws of physics from tables in the units and with the noise that they come with."""
+"""Laws of physics from tables with their noise, and the constants of physics in exact formulas."""
 
 import numpy as np
 import pandas as pd
@@ -6,6 +6,7 @@ import pytest
 import sympy
 from doors import typed
 from kanrun.experiments import interpret as experiment
+from kanrun.experiments.interpret.physical_constants import name_constants
 
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs.records import Note, Row
@@ -63,3 +64,27 @@ def test_a_law_is_found_in_its_table(name, tmp_path):
             if isinstance(record, Note) and "by their effect" in record.text
         )
         assert ("not needed: mass" in said) == (name == "pendulum")
+
+
+def decimal(text):
+    """Return the formula with its fractions as numbers of 17 digits."""
+    expression = parse(text, ["x0", "x1", "c"])
+    long = [each for each in expression.atoms(sympy.Rational) if len(str(each)) > 5]
+    return expression.xreplace({each: sympy.Float(sympy.N(each, 17), 17) for each in long})
+
+
+@pytest.mark.parametrize(
+    "text, shown, values",
+    [
+        ("x0/(1 - 1.1126500560536183e-17*x1^2)", "x0/(1 - x1**2/c**2)", {"c": 299792458.0}),
+        ("8987742437.98822*x0", "x0/(4*pi*epsilon_0)", {"epsilon_0": 8.854e-12}),
+        ("c*x0/299792458", "c*x0/c_", {"c_": 299792458.0}),  # c is a variable of the user
+        ("0.48780487804878048*x0", "x0/a", {"a": 2.05}),  # the reciprocal of a short number
+        ("1.527841*x0", "1.527841*x0", {}),
+        ("8987742438.8*x0", "x0/(4*pi*epsilon_0)", {"epsilon_0": 8.854e-12}),  # 0.9e-10 off
+        ("8987742439.0*x0", "8987742439.0*x0", {}),  # 1.1e-10 off
+    ],
+)
+def test_constants_of_physics_are_named(text, shown, values):
+    found, named = name_constants(decimal(text), ["x0", "x1", "c"] if "c*" in text else ["x0"])
+    assert (str(found), named) == (shown, values)

@@ -1,5 +1,11 @@
-"""Equations that are refused, each with one sentence, and conditions that are remarked on."""
+"""Equations that are refused or remarked on, and references that other resolutions give."""
 
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
 import pytest
 from kanrun.experiments.solve import settings
 from kanrun.experiments.solve.checks import condition_warnings
@@ -160,3 +166,24 @@ def test_the_finest_planned_grid_is_counted(monkeypatch):
     monkeypatch.setattr(settings, "check_memory", lambda *given: counted.append(given[-1]))
     settings.network_choices(SolveConfig(equation=given, networks=networks), system(ENDS))
     assert counted == [4 * 25, 3 * 4 + 5]
+
+
+references = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("references.py"))))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        each if each == "burgers" else pytest.param(each, marks=pytest.mark.slow)
+        for each in references.REFERENCES
+    ],
+)
+def test_references_do_not_depend_on_the_resolution(name):
+    make = references.REFERENCES[name]
+    arguments, allowed = references.COARSER[make]
+    coarse, recorded = make(*arguments), pd.read_csv(references.FOLDER / f"{name}.csv")
+    assert list(coarse) == list(recorded)
+    unknowns = [each for each in recorded if each not in ("x", "y", "t")]
+    for unknown in unknowns:
+        difference = np.linalg.norm(coarse[unknown] - recorded[unknown])
+        assert difference <= allowed * np.linalg.norm(recorded[unknown])
