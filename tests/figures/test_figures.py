@@ -16,8 +16,7 @@ def texts(axes):
 
 
 def test_one_input_gives_curves_and_training_points():
-    figure = figures.predictions(sample.predictions(1))
-    (axes,) = figure.axes
+    (axes,) = stored(figures.predictions(sample.predictions(1)))
     truth, prediction = axes.lines
     assert (truth.get_label(), prediction.get_label()) == ("truth", "prediction")
     assert np.all(np.diff(np.asarray(prediction.get_xdata(), dtype=float)) > 0)
@@ -26,19 +25,20 @@ def test_one_input_gives_curves_and_training_points():
     )
     (points,) = axes.collections
     assert len(points.get_offsets()) == 60  # of the first seed
-    stored(figure)
 
 
 @pytest.mark.parametrize("lattice, kind", [(True, QuadMesh), (False, TriMesh)])
 def test_two_inputs_give_three_maps(lattice, kind):
-    figure = figures.predictions(sample.predictions(2, lattice=lattice))
-    maps = [axes for axes in figure.axes if axes.get_title()]
+    maps = [
+        axes
+        for axes in stored(figures.predictions(sample.predictions(2, lattice=lattice)))
+        if axes.get_title()
+    ]
     assert [axes.get_title() for axes in maps] == ["truth", "prediction", "prediction - truth"]
     images = [next(item for item in axes.collections if isinstance(item, kind)) for axes in maps]
     assert images[0].get_clim() == images[1].get_clim()
     np.testing.assert_allclose(np.asarray(images[2].get_array()), 0.1)
     assert images[2].get_clim() == pytest.approx((-0.1, 0.1))
-    stored(figure)
 
 
 def test_two_inputs_without_truth_or_on_a_line():
@@ -140,8 +140,7 @@ def test_edges_are_in_the_units_of_the_data_and_grey_where_none_reach():
 
 def test_the_diagram_draws_each_edge_between_its_nodes():
     table = sample.edges([2, 3, 1])
-    figure = figures.network_diagram(table)
-    (axes,) = figure.axes
+    (axes,) = stored(figures.network_diagram(table))
     below, above, curves = (axes.lines[part::3] for part in range(3))
     assert len(axes.patches) == len(below) == len(above) == len(curves) == 9
     assert np.all(np.diff([line.get_linewidth() for line in below[:3]]) < 0)  # scores fall
@@ -151,7 +150,6 @@ def test_the_diagram_draws_each_edge_between_its_nodes():
     ends = np.array([line.get_xydata()[0] for line in below[:6]])
     np.testing.assert_allclose(np.unique(ends, axis=0), places[:2])  # lines start at the two inputs
     assert {"column 0", "column 1", "target"} <= set(texts(axes))
-    stored(figure)
 
 
 def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts():
@@ -287,9 +285,9 @@ def test_short_names_of_levels_stand_level_below_the_axis(letters, below):
     level = ["n" * letters, "s" * 10]
     columns = {"seed": 0, "input": "side", "output": "y", "value": 1.0, "lower": 0.5, "upper": 1.5}
     table = pd.DataFrame({"level": level, "x": [0.0, 1.0], **columns})
-    figure = figures.effects(table, ["side"], pd.DataFrame({"seed": [], "input": [], "x": []}))
-    stored(figure)
-    (axes,) = figure.axes
+    (axes,) = stored(
+        figures.effects(table, ["side"], pd.DataFrame({"seed": [], "input": [], "x": []}))
+    )
     ticks = [text.get_text() for text in axes.get_xticklabels() if text.get_rotation() == 0]
     assert (ticks == level) is below
     assert (texts(axes) == level) is not below
@@ -301,9 +299,7 @@ def test_effects_on_classes_are_drawn_over_log_odds():
     parts = (("no", 1 - likely), ("yes", likely))
     rows = [pd.DataFrame({**columns, "output": name, "value": p, "ale": p}) for name, p in parts]
     table, quantiles = pd.concat(rows), pd.DataFrame({"input": ["age"] * 3, "x": [0.0, 1.0, 2.0]})
-    figure = figures.effects(table, ["age"], quantiles, "a remark", classes=True)
-    stored(figure)
-    (axes,) = figure.axes
+    (axes,) = stored(figures.effects(table, ["age"], quantiles, "a remark", classes=True))
     line, ale, _ = axes.lines
     np.testing.assert_allclose(line.get_ydata(), likely)
     np.testing.assert_allclose(ale.get_ydata(), likely)

@@ -42,17 +42,6 @@ def test_run_json_tells_what_ran_where_and_how_it_ended(folder):
     assert Run(folder.path).manifest.notes == ("solver=auto chose lm",)
 
 
-def test_rows_are_on_disk_as_soon_as_they_are_recorded(folder):
-    for step in range(3):
-        folder.table("metrics").extend(
-            {"seed": [0], "step": [step], "train_rmse": [0.1 / (step + 1)]}
-        )
-        assert len(Run(folder.path).table("metrics")) == step + 1
-    folder.table("pairs").extend({"a": [1]})
-    assert (folder.path / "metrics.csv").is_file()
-    assert (folder.path / "tables" / "pairs.csv").is_file()
-
-
 def test_checkpoints_come_back_to_the_bit_with_their_description(folder):
     arrays = {
         "coefficients": np.random.default_rng(0).normal(size=(3, 4, 5)).transpose(2, 0, 1),

@@ -102,6 +102,10 @@ class Browser:
         """Return the parameters of the events of one method so far."""
         return [event["params"] for event in self.events if event.get("method") == method]
 
+    def asked(self):
+        """Return the addresses that were asked for."""
+        return [e["request"]["url"] for e in self.seen("Network.requestWillBeSent")]
+
     def mouse(self, kind, x, y):
         self.send(
             "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1
@@ -134,8 +138,6 @@ def runs(tmp_path_factory):
         "curves parts=[bezier,bspline]",
         f"fit model=mlp model.hidden=[3] {common}",
         "solve equation=heat tolerance=1e-3 networks=[{kind:kan}]",
-        "continual parts=[learners] peaks=2 learners=[{name:KAN,kind:kan}] trials=1 n_seeds=1 "
-        "executor=serial",
     ):
         assert main([*command.split(), "-q", "--outputs", str(folder / "outputs")]) == 0
     report(folder, "fit/1", "curves/1", page="first.html")
@@ -233,16 +235,6 @@ def test_an_mlp_and_windows_of_time_live(runs, browser):
     assert not browser.seen("Runtime.exceptionThrown")
 
 
-def test_phases_of_a_network_run_under_their_slider(runs, browser):
-    browser.open(report(runs, "continual/1"))
-    error = "document.querySelector('.living .bar span.number').textContent"
-    after_both = browser.value(error)
-    browser.slide()
-    assert browser.value("document.querySelector('.living output').textContent") == "after phase 1"
-    one, both = (float(text.rpartition(" ")[2]) for text in (browser.value(error), after_both))
-    assert both < 0.01 * one
-
-
 def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(browser):
     moved = []
     for number in (3, 4):
@@ -281,9 +273,8 @@ def test_tables_sort_and_nothing_goes_wrong_or_out(browser):
     browser.send("Runtime.evaluate", expression="1")
     assert not browser.seen("Runtime.exceptionThrown")
     assert not [e for e in browser.seen("Log.entryAdded") if e["entry"]["level"] == "error"]
-    asked = [e["request"]["url"] for e in browser.seen("Network.requestWillBeSent")]
-    assert all(url.startswith(("file:", "data:")) for url in asked)
-    assert sum(url.startswith("file:") for url in asked) == 1
+    assert all(url.startswith(("file:", "data:")) for url in browser.asked())
+    assert sum(url.startswith("file:") for url in browser.asked()) == 1
     blocked = browser.value("fetch('https://example.org').then(() => 'sent', () => 'blocked')")
     assert blocked == "blocked"
 
@@ -330,8 +321,7 @@ def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_pat
         browser.send("Page.navigate", url="about:blank")
         browser.navigate(link)
         assert browser.value(status) == shown
-    asked = [e["request"]["url"] for e in browser.seen("Network.requestWillBeSent")]
-    assert all(url.startswith(("file:", "about:")) for url in asked)
+    assert all(url.startswith(("file:", "about:")) for url in browser.asked())
     assert not browser.seen("Runtime.exceptionThrown")
     width = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
     browser.send("Emulation.setDeviceMetricsOverride", **width)

@@ -41,13 +41,6 @@ def test_counts_shapes_and_truth():
     assert data.notes == ()
 
 
-def test_the_same_seed_gives_the_same_points_and_others_differ():
-    first, again, other = dataset(3, noise=0.1), dataset(3, noise=0.1), dataset(4, noise=0.1)
-    assert_array_equal(first.train.x, again.train.x)
-    assert_array_equal(first.train.y, again.train.y)
-    assert not np.isin(first.train.x, other.train.x).any()
-
-
 def test_these_points_stay_what_they_are():
     """A run can be repeated years later: the streams do not change under a seed."""
     first = {

@@ -74,16 +74,6 @@ def test_rows_by_number(path, sampling, sizes):
     assert (data.validation is None) == (sizes[1] == 0)
 
 
-def test_the_split_follows_the_seed_only(path):
-    target = config(path, inputs=["row"])
-    assert rows_of(dataset(target, 3)) == rows_of(dataset(target, 3))
-    assert rows_of(dataset(target, 3)) != rows_of(dataset(target, 4))
-    assert (
-        rows_of(dataset(target, 3))[2]
-        == rows_of(dataset(target, 3, validation_fraction=0.5, noise=0.1))[2]
-    )
-
-
 def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path):
     data = dataset(config(path, outputs=["outcome", "level"]))
     assert data.target.name == "people.csv"
@@ -100,13 +90,6 @@ def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path):
     assert_allclose(data.output_scaling.invert(standard), data.train.y, rtol=1e-14)
     expected = np.stack([data.train.x.min(axis=0), data.train.x.max(axis=0)], axis=1)
     assert_array_equal(data.target.domain, expected)
-
-
-def test_inputs_and_outputs_stay_together(path):
-    data = dataset(config(path, inputs=["row"], outputs=["outcome"]))
-    outcome = frame()["outcome"].to_numpy()
-    for points in (data.train, data.validation, data.test):
-        assert_array_equal(points.y[:, 0], outcome[points.x[:, 0].astype(int)])
 
 
 def test_an_unchanged_table_is_read_once(tmp_path):

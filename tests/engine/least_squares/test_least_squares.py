@@ -61,13 +61,6 @@ def test_at_a_minimum_nothing_is_found(name):
     assert torch.equal(state.unknowns, problem.unknowns)
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_without_a_matrix_the_minimum_is_the_same(name, monkeypatch):
-    monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", 0)
-    state, _ = minimise(Rosenbrock(), POLICIES[name], StoppingCriteria(max_steps=200, rtol=0.0))
-    assert state.loss < 1e-20
-
-
 def test_the_iteration_ends_at_the_floor_and_where_it_gains_little():
     policy = POLICIES["quick"]
     state, steps = minimise(Rosenbrock(), policy, StoppingCriteria(target_loss=1e-3))

@@ -45,17 +45,6 @@ def test_a_dead_edge_is_pruned_without_any_change():
     assert_close(smaller(x), net(x), rtol=0, atol=0)
 
 
-def test_pruning_keeps_settings_and_the_old_network():
-    net, x = network(), points(200, 3)
-    before = {name: value.clone() for name, value in net.state_dict().items()}
-    smaller = prune_edges(net, x, 0.2)
-    assert smaller is not net
-    assert smaller.describe() == net.describe()
-    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    assert int(smaller.edge_layers[0].mask.sum()) < 12
-    assert bool(smaller.edge_layers[1].mask.any(1).all())
-
-
 @pytest.mark.parametrize("x", [points(200, 3)[:0], points(200, 3).fill_(torch.nan)])
 def test_scores_need_finite_samples(x):
     with pytest.raises(UsageError, match="at least one sample, and finite x"):

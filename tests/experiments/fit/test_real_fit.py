@@ -139,15 +139,6 @@ def test_predictions_are_what_the_ending_says(place, command, refused, monkeypat
         assert not (place / name).exists()
 
 
-def test_a_formula_is_fitted(command):
-    formula = "exp(-x0)*sin(3*x1)"
-    domain = "target.domain=[[-1,1],[0,0.4*pi]]"
-    done = command(f"fit {QUICK} target.formula={formula} {domain} sampling.n_train=50")
-    assert done.out == "outputs/fit/v0001\n"
-    assert list((done.folder / "figures").glob("*.png"))
-    assert formula in command("runs show").out
-
-
 @pytest.mark.usefixtures("unwritten")
 def test_steps_say_which_network_was_the_best_so_far(command):
     sizes = "sampling.n_train=60 sampling.n_test=20"

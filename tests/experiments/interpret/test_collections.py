@@ -81,9 +81,14 @@ Decades:
 """
 
 
-def test_formulas_are_read_from_a_file_of_theirs(tmp_path):
+@pytest.fixture
+def path(tmp_path):
     path = tmp_path / "formulas.yaml"
     path.write_text(FORMULAS)
+    return path
+
+
+def test_formulas_are_read_from_a_file_of_theirs(path):
     target = build_target(FeynmanTarget(id="Area", path=str(path)))
     assert target.inputs == ("x0", "x1")
     assert_array_equal(target.domain, [[1, 2], [3, 5]])
@@ -92,9 +97,7 @@ def test_formulas_are_read_from_a_file_of_theirs(tmp_path):
         build_target(FeynmanTarget(id="area", path=str(path)))
 
 
-def test_points_of_a_file_are_drawn_as_it_says(tmp_path):
-    path = tmp_path / "formulas.yaml"
-    path.write_text(FORMULAS)
+def test_points_of_a_file_are_drawn_as_it_says(path):
     target = build_target(FeynmanTarget(id="Decades", path=str(path)))
     assert_array_equal(target.domain, [[1e-4, 1e4], [-10, 10], [1, 3]])
     assert target.accepted == (parse("x0*log(1/x1)*x2"),)
@@ -106,4 +109,4 @@ def test_points_of_a_file_are_drawn_as_it_says(tmp_path):
     assert np.quantile(points.x[:, 0], 0.5) == pytest.approx(1, rel=2)  # of 8 decades
     path.write_text(FORMULAS.replace("int, pos", "normal, pos"))
     with pytest.raises(UsageError, match="Decades lacks prepared, or vars with ranges"):
-        build_target(FeynmanTarget(id="Decades", path=f"{tmp_path}/./formulas.yaml"))
+        build_target(FeynmanTarget(id="Decades", path=f"{path.parent}/./formulas.yaml"))

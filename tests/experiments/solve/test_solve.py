@@ -114,19 +114,6 @@ def test_values_that_the_equation_does_not_give_are_not_called_solved():
     )
 
 
-def test_a_linear_problem_without_exact_solution_has_a_reference():
-    given = EquationConfig(
-        variables={"x": [0, 1], "y": [0, 2]},
-        formula="u_xx + u_yy = -5*pi^2/4*sin(pi*x)*sin(pi*y/2)",
-        conditions=["u = 0 at x=0, x=1, y=0, y=2"],
-    )
-    comparison = make_solve_problem(SolveConfig(equation=given), 0).comparison
-    at = np.array([[0.3, 0.4], [0.9, 1.7]])
-    assert comparison.values(at)[:, 0] == pytest.approx(
-        np.sin(np.pi * at[:, 0]) * np.sin(np.pi * at[:, 1] / 2), abs=1e-6
-    )
-
-
 def test_recorded_values_are_compared_at_their_points(tmp_path):
     table = tmp_path / "known.csv"
     table.write_text("x,u\n0.25,0.0625\n0.5,0.3\n")
@@ -146,19 +133,36 @@ def test_recorded_values_are_compared_at_their_points(tmp_path):
         make_solve_problem(SolveConfig(equation=given), 0)
 
 
-@pytest.mark.parametrize("walls", ["periodic in x", "u_x = 0 at x=0, x=1"])
-def test_systems_of_second_order_in_time_have_a_reference(walls):
-    given = EquationConfig(
-        variables={"x": [0, 1], "t": [0, 0.5]},
-        unknowns=["u", "v"],
-        formula=["u_tt = u_xx/pi^2", "v_t = u - v"],
-        conditions=[walls, "u = cos(2*pi*x) at t=0", "u_t = 0 at t=0", "v = 0 at t=0"],
-    )
-    comparison = make_solve_problem(SolveConfig(equation=given), 0).comparison
+POISSON = {
+    "variables": {"x": [0, 1], "y": [0, 2]},
+    "formula": "u_xx + u_yy = -5*pi^2/4*sin(pi*x)*sin(pi*y/2)",
+    "conditions": ["u = 0 at x=0, x=1, y=0, y=2"],
+}
+WAVES = {
+    "variables": {"x": [0, 1], "t": [0, 0.5]},
+    "unknowns": ["u", "v"],
+    "formula": ["u_tt = u_xx/pi^2", "v_t = u - v"],
+}
+STARTS = ["u = cos(2*pi*x) at t=0", "u_t = 0 at t=0", "v = 0 at t=0"]
+
+
+@pytest.mark.parametrize(
+    "given, exact",
+    [
+        (POISSON, lambda x, y: np.sin(np.pi * x) * np.sin(np.pi * y / 2)),
+        *(
+            (
+                {**WAVES, "conditions": [walls, *STARTS]},
+                lambda x, t: np.cos(2 * np.pi * x) * np.cos(2 * t),
+            )
+            for walls in ("periodic in x", "u_x = 0 at x=0, x=1")
+        ),
+    ],
+)
+def test_linear_problems_without_exact_solutions_have_a_reference(given, exact):
+    problem = make_solve_problem(SolveConfig(equation=EquationConfig(**given)), 0)
     at = np.array([[0.3, 0.4], [0.9, 0.5]])
-    assert comparison.values(at)[:, 0] == pytest.approx(
-        np.cos(2 * np.pi * at[:, 0]) * np.cos(2 * at[:, 1]), abs=1e-7
-    )
+    assert problem.comparison.values(at)[:, 0] == pytest.approx(exact(*at.T), abs=1e-6)
 
 
 @pytest.mark.usefixtures("unwritten")
