@@ -167,7 +167,7 @@ def _affordable(level: _Level, factor: float, work: float) -> float | None:
 
 def _doubt(system: EvolutionSystem, windows: Sequence[Window]) -> str | None:
     """Return why a small difference between two solutions says little, if it does."""
-    for window in (windows[0], windows[-1]) if system.variables > 1 else ():
+    for window in (windows[0], windows[-1]):
         if (place := growing_place(system, window_field(window, system))) is not None:
             names = system.vocabulary.variables
             at = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, place, strict=True))

@@ -4,13 +4,18 @@ from importlib import import_module
 
 import numpy as np
 import pytest
+import sympy
 from made_graphs import edge, one_edge
 
-from kanrun.engine.symbolic import Graph, SearchData, snapping
+from kanrun.engine.symbolic import Graph, SearchData, snapping, symmetries
 from kanrun.engine.symbolic.candidates import choose
+from kanrun.engine.symbolic.constants import as_written
+from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import output_transforms
 from kanrun.engine.symbolic.search import Skeleton, choose_formula
+from kanrun.engine.symbolic.symmetries import ACCURATE
+from kanrun.formulas import parse
 
 #: The package exports a function of this name.
 search = import_module("kanrun.engine.symbolic.search")
@@ -148,3 +153,64 @@ def test_transforms_of_the_output_are_undone_by_their_functions(sign):
     assert len(found) == 12
     for each in found:
         np.testing.assert_allclose(each.restore(each.values), y)
+
+
+@pytest.mark.parametrize(
+    "before, after, in_y, noise, good",
+    [
+        # The error may grow by 1.5, or up to ACCURATE, if the fit was within 3 %.
+        (0.02, 0.0299, 9.0, 0.0, True),
+        (0.02, 0.0301, 0.0, 0.0, False),
+        (1e-9, 0.99 * ACCURATE, 9.0, 0.0, True),
+        (1e-9, 1.01 * ACCURATE, 0.0, 0.0, False),
+        # Else also the error of y counts, and noise may make an error.
+        (0.1, 0.149, 0.149, 0.0, True),
+        (0.1, 0.149, 0.151, 0.0, False),
+        (0.1, 0.59, 0.149, 0.4, True),
+        (0.1, 0.61, 0.149, 0.4, False),
+    ],
+)
+def test_a_fit_in_fewer_variables_is_as_good(before, after, in_y, noise, good):
+    assert symmetries._is_as_good(before, after, in_y, noise) == good
+
+
+class Slopes(symmetries.GaussianProcessFit):
+    """A fit of this error whose slopes are constant."""
+
+    def __init__(self, error, *slopes):
+        self.__dict__.update(error=error, slopes=np.array(slopes), logarithmic=False)
+
+    def gradient(self, x):
+        return np.tile(self.slopes / x.std(0), (len(x), 1))
+
+
+@pytest.mark.parametrize("error, idle", [(0.0, 1e-4), (1e-2, 0.035)])
+def test_an_input_with_little_effect_is_left_out_first(error, idle):
+    x = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+    data = SearchData(x, x[:, 0], x, x[:, 0])
+    for factor in (0.99, 1.01):
+        steps = symmetries._proposals(data, Slopes(error, 1.0, factor * idle))
+        assert ([str(step.variables) for step in steps] == ["(x0,)"]) == (factor < 1)
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        ("1/8", "1/8"),
+        ("213/500", "0.426"),
+        ("1/5", "0.2"),
+        ("1/3", "1/3"),
+        ("1000000001/4", "1000000001/4"),
+    ],
+)
+def test_fractions_are_decimal_numbers_where_these_are_not_longer(number, text):
+    written = as_written(sympy.Rational(number) * sympy.Symbol("x0"))
+    assert str(written) == str(sympy.sympify(text) * sympy.Symbol("x0")).replace("000000000000", "")
+
+
+@pytest.mark.parametrize(
+    "text, free", [("sin(x0)", ""), ("3*sin(2*x0) + 5", "acd"), ("sin(x0 - 2)", "b")]
+)
+def test_numbers_of_an_expression_are_free_constants_but_for_0_and_1(text, free):
+    (found,) = graph_of_expression(parse(text), 1).edges
+    assert found.function.free == free
