@@ -165,6 +165,8 @@ def test_one_variable(formula, conditions, exact):
     error = np.abs(found.network(at).detach().numpy()[:, 0] - exact(x)).max()
     assert error < 1e-9
     assert found.estimate < 1e-9
+    line = TensorSpace((Space(x[::5], ()), Space.constant()), 1)
+    assert line.project(found.last[0].solution).shape == (1, 15, 1)
 
 
 def test_the_last_grid_is_as_fine_as_work_allows():

@@ -11,6 +11,7 @@ from kanrun.engine.symbolic.graph import (
     Edge,
     Graph,
     fitted_grids,
+    shape_of,
 )
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -95,3 +96,9 @@ def test_refit_reaches_the_data_and_never_makes_them_worse():
 def test_a_graph_that_is_not_defined_comes_back_as_it_is():
     graph = one_edge("log", 1.0, -5.0, 1.0, 0.0)
     assert refit(graph, SearchData(X[:, :1], X[:, 0], X[:, :1], X[:, 0])) is graph
+
+
+def test_the_shape_counts_products():
+    ends = [(0, 2), (1, 2), (0, 3), (0, 4), (1, 4), (2, 5), (3, 5), (4, 5)]
+    edges = tuple(edge(*each, "x", 1.0, 0.0, 1.0, 0.0) for each in ends)
+    assert shape_of(Graph(2, ("sum", "sum", "product", "sum"), edges)) == "2-2+1p-1"
