@@ -103,11 +103,13 @@ def prepare(
     cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None
 ) -> Fit | TableFitting:
     """Build everything that a training needs, unless `target` is built already."""
-    if MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only:
+    check_bounds(cell)
+    cfg = with_cell(cfg, cell)
+    if MODELS.find(cfg.model.kind, "model.kind").tables_only:
         from kanrun.experiments.fit.tables import prepare_table
 
-        return prepare_table(cfg, cell, seed, target)
-    return make_fit(cfg, cell, seed, target)
+        return prepare_table(cfg, seed, target)
+    return make_fit(cfg, seed, target)
 
 
 def run(
@@ -190,13 +192,11 @@ class Fit:
         yield from results(replace(self, problem=problem), cell, seed, trained)
 
 
-def make_fit(cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None) -> Fit:
-    """Build what the training of one cell and seed needs, unless `target` is built already.
+def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:
+    """Build what the training of one seed needs, unless `target` is built already.
 
     Raises UsageError for settings against a rule.
     """
-    check_bounds(cell)
-    cfg = with_cell(cfg, cell)
     sampling = cfg.sampling
     if vars(cfg.model).get("selection") == "evidence":
         sampling = replace(sampling, validation_fraction=0.0)

@@ -26,7 +26,7 @@ from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
-from kanrun.study import Cell, bound_rows, check_bounds, with_cell
+from kanrun.study import Cell, bound_rows
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.evaluation import (
     doubts,
@@ -41,6 +41,14 @@ from kanrun.targets import Dataset, Target, build_target
 
 MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them
 _SHOWN_WEIGHT = 0.005  # of a candidate that notes name
+#: Candidates that are selected for a reason of their own.
+_REASONS = {
+    LINEAR: "the linear model: no other candidate has a significantly lower cross-validation error",
+    MEAN: "the mean of the outputs (the frequencies of classes): no candidate has a lower "
+    "cross-validation error by its standard error",
+    SPARSE: "the additive model with effects of few inputs: its cross-validation error is "
+    "significantly lower than that of the others",
+}
 
 
 @dataclass(frozen=True)
@@ -76,10 +84,7 @@ class TableFitting:
             if fitted.folds is not None:
                 baselines = self.cfg.model.baselines
                 checked = cross_validate(train, family, fitted.folds, baselines=baselines)
-        yield _selection_note(fitted)
-        if len(checked):
-            loss = "log loss" if family.classes else "deviance" if family.has_link else "RMSE"
-            yield from _comparison(checked, loss)
+        yield from _selection(fitted, checked, family)
         yield from self._warnings(fitted, checked)
         whole = fitted
         if self.offset is not None:
@@ -93,7 +98,7 @@ class TableFitting:
         yield Row("summary", {**summary, **seconds})
         yield from bound_rows(cell, summary)
         yield from self._reports(fitted, train, seed)
-        yield Table("held_out", _held_out(whole, dataset))
+        yield _held_out(whole, dataset)
         yield from model_records(
             whole.network,
             known,
@@ -152,15 +157,11 @@ def _table(name: str, table: DataFrame) -> Table:
     return Table(name, {str(column): table[column].to_numpy() for column in table})
 
 
-def prepare_table(
-    cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None
-) -> TableFitting:
+def prepare_table(cfg: FitConfig, seed: int, target: Target | None) -> TableFitting:
     """Read and split the table, unless `target` is the table.
 
     Raises UsageError as `make_problem` does, and for a target that is not a table.
     """
-    check_bounds(cell)
-    cfg = with_cell(cfg, cell)
     check(cfg.model, "model.")
     model: AutoConfig = cfg.model
     if not TARGETS[cfg.target.kind].table:
@@ -203,12 +204,11 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
     target, classes = problem.dataset.target, problem.dataset.classes
     names = [name for name in target.inputs if name != target.offset]
     asked = {**model.monotone, **model.curvature}
-    for name in asked:
-        if name not in names:
-            raise UsageError(
-                f"there is no input {name!r} whose shape could be kept"
-                f"{did_you_mean(name, names) or '.'}"
-            )
+    if unknown := [name for name in asked if name not in names]:
+        raise UsageError(
+            f"there is no input {unknown[0]!r} whose shape could be kept"
+            f"{did_you_mean(unknown[0], names) or '.'}"
+        )
     if asked and classes and len(classes) > 2:
         raise UsageError("model.monotone and model.curvature are for numbers and for two classes.")
     return tuple((names.index(name), shape) for name, shape in asked.items())
@@ -237,28 +237,20 @@ def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[f
     return low, high
 
 
-def _selection_note(fitted: TableModel) -> Note:
-    """Return the note on the selected candidate."""
-    weights = stack_weights(fitted)
-    stack = ", ".join(f"{name} {one:.0%}" for name, one in weights if one > _SHOWN_WEIGHT)
-    reasons = {
-        LINEAR: "selected the linear model: no other candidate has a significantly lower "
-        "cross-validation error",
-        MEAN: "selected the mean of the outputs (the frequencies of classes): no candidate has a "
-        "lower cross-validation error by its standard error",
-        SPARSE: "selected the additive model with effects of few inputs: its cross-validation "
-        "error is significantly lower than that of the others",
-    }
-    combined = f"a weighted sum of {stack}" if "," in stack else stack.replace(" 100%", " alone")
-    text = reasons.get(fitted.selected, f"selected {combined}")
-    return Note(text, fitted.selected == MEAN)
-
-
-def _comparison(checked: DataFrame, loss: str) -> Records:
-    """Yield the losses on the folds, and the rank of the automatic model among the baselines.
+def _selection(fitted: TableModel, checked: DataFrame, family: Family) -> Records:
+    """Yield the selected candidate, the losses on the folds, and the rank among the baselines.
 
     Losses whose difference is within its standard error over folds count as equal.
     """
+    weights = stack_weights(fitted)
+    stack = ", ".join(f"{name} {one:.0%}" for name, one in weights if one > _SHOWN_WEIGHT)
+    combined = f"a weighted sum of {stack}" if "," in stack else stack.replace(" 100%", " alone")
+    yield Note(
+        f"selected {_REASONS.get(fitted.selected, combined)}", warning=fitted.selected == MEAN
+    )
+    if not len(checked):
+        return
+    loss = "log loss" if family.classes else "deviance" if family.has_link else "RMSE"
     yield _table("baselines", checked.rename(columns={"loss": loss.lower().replace(" ", "_")}))
     for name, rows in checked.groupby("model", sort=False):
         std = f" +- {deviation(rows['loss'].to_numpy()):.2g}" if len(rows) > 1 else ""
@@ -288,7 +280,7 @@ def _comparison(checked: DataFrame, loss: str) -> Records:
     yield Note(text, warning=higher > 0 and not is_equal)
 
 
-def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:
+def _held_out(fitted: TableModel, dataset: Dataset) -> Table:
     """Return predictions of training rows by models without them, and of the test rows.
 
     `row` counts the rows of their split from 0; `fold` is -1 for rows left out one by one and for
@@ -300,13 +292,14 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> dict[str, Any]:
     test = dataset.test or train.take(rows[:0])
     values = np.concatenate([fitted.held_out[rows], fitted.predict(test.x)])
     y = np.concatenate([train.y[rows], test.y])
-    return {
+    columns = {
         "split": np.repeat(["held out", "test"], [len(rows), len(test)]),
         "row": np.append(rows, np.arange(len(test))),
         "fold": np.append(number[rows], np.full(len(test), -1)),
         **judged_columns(dataset.target.outputs, classes, y, values),
         **{f"probability:{c}": values[:, i] for i, c in enumerate(classes or ())},
     }
+    return Table("held_out", columns)
 
 
 def _summary(

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,8 +97,7 @@ def list_runs(  # noqa: PLR0913  (each is an option)
         _print_json([{"folder": str(outputs / row["name"]), **row} for row in shown])
     elif rows or as_json or as_csv:
         names = [name.strip() for name in columns.split(",")] if columns else []
-        chosen = listed(index, shown, names)
-        _print_columns(chosen, as_json, as_csv, spreadsheet_safe, first=tuple(chosen))
+        _print_columns(listed(index, shown, names), as_json, as_csv, spreadsheet_safe)
         if not as_json and not as_csv and len(shown) < len(rows):
             print(f"{len(rows) - len(shown)} more runs (-n, --where)")
     elif number := len(index.rows()):
@@ -167,12 +166,14 @@ def compare_runs(
     if as_json:
         _print_json({"settings": settings, "results": results})
         return
-    for title, part in (("settings", settings), ("results", results)):
+    for title, part, none in (
+        ("settings", settings, "no setting differs"),
+        ("results", results, "no run has results"),
+    ):
         if part:
-            rows = as_columns(found, part, title)
-            _print_columns(rows, first=tuple(rows))
+            _print_columns(as_columns(found, part, title))
         else:
-            print("no setting differs" if title == "settings" else "no run has results")
+            print(none)
     stem = figure or outputs / "comparisons" / "-".join(r.name.replace("/", "-") for r in found)
     for path in draw_comparison(found, stem):
         print(path)
@@ -271,9 +272,8 @@ def _print_columns(
     as_json: bool = False,
     as_csv: bool = False,
     spreadsheet_safe: bool = False,
-    first: Sequence[str] = (),
 ) -> None:
-    """Print columns as a table that fits, those of `first` before others, or for programs."""
+    """Print columns as a table that fits, the first ones before others, or for programs."""
     rows = list(zip(*columns.values(), strict=True))
     if as_json:
         _print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -286,7 +286,7 @@ def _print_columns(
         from kanrun.study import report
 
         console = report.output_console()
-        _, narrow = report.print_table(console, columns, first=first)
+        _, narrow = report.print_table(console, columns)
         if narrow:
             names = ", ".join(narrow)
             _print_lines([f"{len(narrow)} more columns (--columns, --csv): {names}"])

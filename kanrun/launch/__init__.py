@@ -54,6 +54,7 @@ from kanrun.config.rules import (
 from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
 from kanrun.runs import Point, Run
+from kanrun.study import check_size
 from kanrun.study.studies import Study
 
 HYDRA_VERSION_BASE = "1.3"
@@ -62,8 +63,6 @@ OWN_FOLDER = str(Path(kanrun.conf.__path__[0]).absolute())
 MAX_VALUES = 10**6
 #: A key that resembles one of the command's by this ratio or more is a mistyped one.
 NEARLY = 0.75
-#: Maximum number of points of one call.
-MAX_POINTS = 100_000
 #: Lines of OmegaConf's and Hydra's messages that say nothing to users.
 _MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
 #: Options that say where the configuration of a run came from.
@@ -148,8 +147,7 @@ def compose(
     """
     loader = open_loader(source)
     read = ArgumentReader(source.command, loader, source.outputs, several).read_all(words)
-    if math.prod(map(len, read)) > MAX_POINTS:
-        raise UsageError(f"the call has more than {MAX_POINTS} points; give fewer values.")
+    check_size(math.prod(map(len, read)))
     keys = [found[0].key for found in read if found[0].sign != "~"]
     swept = {found[0].key for found in read if len(found) > 1}
     bases: dict[tuple[str, ...], int] = {}

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil  # type: ignore[import-untyped]
+
 from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
@@ -38,7 +40,7 @@ TOP_TABLES = ("metrics", "summary")
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _FIGURES = {".png", ".svg", ".pdf"}
 _CONFIG_LIMIT = 4 * 2**20
-#: Pids are below this; places of the start time in /proc/PID/stat behind the name.
+#: Pids are below this; place of the start time in /proc/PID/stat behind the name.
 MAX_PID, START_FIELD = 2**31, 19
 #: Answers of file systems without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -386,13 +388,6 @@ def process() -> dict[str, Any]:
 
 def is_alive(pid: int | None, start: str | None) -> bool:
     """Return whether the process `pid` of this host that started at the mark `start` exists."""
-    if pid is None or not 0 < pid < MAX_PID:
+    if pid is None or not 0 < pid < MAX_PID or not psutil.pid_exists(pid):
         return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # it exists, and is someone else's
-    current = process_start(pid)
-    return start is None or current is None or start == current
+    return start is None or process_start(pid) in (None, start)

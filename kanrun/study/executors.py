@@ -55,19 +55,18 @@ def run_local(
     The time limit of each worker is its share of these CPU seconds; no task begins after that. A
     task that fails, or whose process dies, is run once more in a fresh process.
     """
-    waiting, again = iter(tasks), deque[Task]()
+    waiting, again, failed = iter(tasks), deque[Task](), set[Key]()
     busy: dict[Any, _Worker] = {}  # by connection
     idle: list[_Worker] = []
     try:
         while True:
             while len(busy) < workers:
-                is_first = not again
-                task = next(waiting, None) if is_first else again.popleft()
+                task = again.popleft() if again else next(waiting, None)
                 if task is None:
                     break
                 worker = idle.pop() if idle else _Worker(runner, seconds / workers)
                 busy[worker.connection] = worker
-                worker.give(task, is_first, checkpoints.pop(task.key, None))
+                worker.give(task, checkpoints.pop(task.key, None))
                 yield TaskEvent(task, Started())
             if not busy:
                 return
@@ -81,7 +80,8 @@ def run_local(
                         again.clear()
                 elif isinstance(what, Failure):
                     busy.pop(connection).end()
-                    if worker.is_first_attempt:
+                    if task.key not in failed:
+                        failed.add(task.key)
                         again.append(task)
                         what = replace(what, restarts=True)
                 yield TaskEvent(task, what)
@@ -101,9 +101,9 @@ class _Worker:
         self._process.start()
         theirs.close()
 
-    def give(self, task: Task, is_first_attempt: bool, resume: Checkpoint | None) -> None:
+    def give(self, task: Task, resume: Checkpoint | None) -> None:
         """Send a task; a second attempt starts from its beginning, without a checkpoint."""
-        self._task, self.is_first_attempt = task, is_first_attempt
+        self._task = task
         # A worker that died idle is reported by `next_event`.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((task, resume))

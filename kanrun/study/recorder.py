@@ -76,7 +76,6 @@ class Recorder:
         # the first row begins, and the header that the table had then.
         self._columns: dict[int, dict[str, Names]] = defaultdict(dict)
         self._starts: dict[int, dict[str, tuple[int, list[str]]]] = defaultdict(dict)
-        self._notes = 0
 
     def restore(self, tasks: Iterable[Task], continuing: bool) -> dict[Key, Checkpoint]:
         """Restore the folder of an earlier attempt to a state from which the run can resume.
@@ -150,8 +149,7 @@ class Recorder:
 
     def note(self, text: str, warning: bool = False) -> None:
         """Add a sentence to the log, and to the notes of the run up to a number."""
-        self._notes += 1
-        if self._notes <= MOST_LISTED or not self._several:
+        if len(self._folder.manifest.notes) < MOST_LISTED or not self._several:
             self._folder.note(text)
         _logger.info("%s%s", "warning: " if warning else "", text)
 

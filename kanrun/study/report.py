@@ -152,8 +152,7 @@ def print_summary(console: Console, summary: Columns) -> None:
     there = {name: each for name, each in table.items() if any(map(shown, each))} or table
     # Columns in which rows differ have priority.
     alike = {name for name in there if len({*map(shown, there[name])}) == 1} - {*_QUARTILES}
-    names = dict.fromkeys([*(name for name in _FIRST if name in there), *there])
-    order = sorted(names, key=alike.__contains__)
+    order = sorted((*_FIRST, *there), key=alike.__contains__)
     more, left_out = print_table(console, there, first=order, title=title, most=_MOST_ROWS)
     missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
     if said := " and ".join(f"{number} more {what}" for what, number in missing.items() if number):
@@ -319,7 +318,7 @@ def print_points(console: Console, run: Run) -> None:
     known = {name: [table[name][at] for at in some] for name in names if name in table}
     columns = {name: each for name, each in known.items() if any(one is not None for one in each)}
     columns["point"] = [f"{at}{' *' * (points[at] is marked)}" for at in some]
-    _, left_out = print_table(console, columns, first=("point", *RESULTS, *columns))
+    _, left_out = print_table(console, columns, first=("point", *RESULTS))
     claims = [claim for result in run.journal.results.values() for claim in result.claims]
     held, where = sum(claim.holds for claim in claims), run.path / "summary.csv"
     for line, needed in (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -250,8 +248,7 @@ def describe_plan(checked: Checked, outputs: Path) -> Iterator[str]:
     first: Any = next(iter(checked.prepared.values()), None)
     if (line := getattr(first, "summary_line", None)) is not None:
         yield f"the first: {line}"
-    unit = MEBIBYTE if sys.platform == "darwin" else MEBIBYTE // 1024
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    used = psutil.Process().memory_info().rss / MEBIBYTE
     least = estimate_memory(cfg).memory / MEBIBYTE
     yield (
         f"memory: {used:.0f} MiB with the data of the first training, and at least {least:.3g} MiB "

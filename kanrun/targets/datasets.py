@@ -117,11 +117,6 @@ class Dataset:
         """Labels of a classification."""
         return self.target.classes
 
-    @property
-    def task(self) -> str:
-        """Either `regression` or `classification`."""
-        return "regression" if self.target.classes is None else "classification"
-
 
 def shown(point: Array, names: Sequence[str] = ()) -> str:
     """Return the first coordinates of a point (inputs,) as text, such as x0=1, x1=2."""

@@ -83,7 +83,7 @@ UNREADABLE = [
     ("-m seed=interval(0,1)", "seed=interval(0,1) ... range(...)"),
     ("target.inputs=a,b", "target.inputs=a,b ... target.inputs=[...]"),
     (f"model.hidden={'[' * 60}{']' * 60}", "brackets more than 50 deep"),
-    ("-m seed=range(0,1000) n_seeds=range(1,1000)", "more than 100000 points"),
+    ("-m seed=range(0,1000) n_seeds=range(1,1000)", "more than 100000 in one run"),
 ]
 FLAGS = [
     ("--nonsense", "No such option: --nonsense (see kanrun fit --help)"),

@@ -150,12 +150,15 @@ def _results(run: Run, manifest: Manifest) -> Iterator[str]:
         # No line breaks between a name and its value.
         pairs = (f"{name}\u00a0{shown(value)}" for name, value in manifest.metrics.items())
         yield f'<p class="number">{escape(", ".join(pairs))}</p>'
-    words = f"kanrun {manifest.command} {shlex.join(manifest.overrides)}".strip()
-    words = words if run.point else shlex.join(manifest.argv) or words
+    words = (not run.point and shlex.join(manifest.argv)) or _call(manifest)
     yield f"<p>Command: <code>{escape(words)}</code></p>"
     yield f"<p>To repeat it: <code>kanrun runs rerun {escape(run.name)}</code></p>"
     if manifest.reason:
         yield _tag("p", manifest.reason)
+
+
+def _call(manifest: Manifest) -> str:
+    return shlex.join(["kanrun", manifest.command, *manifest.overrides])
 
 
 def _tables(run: Run, single: Run) -> Iterator[str]:
@@ -287,9 +290,9 @@ def write_lesson(runs: Mapping[str, Run], output: Path) -> None:
             )
         if name == "bezier":
             part = {**part, "kind": "casteljau"}
-        words = f"kanrun {command} {shlex.join(run.manifest.overrides)}".strip()
         shown = f'<div class="living" data-source="{name}"></div><p class="source">Recorded by '
-        body = body.replace(f"<!--recorded:{name}-->", f"{shown}<code>{escape(words)}</code></p>")
+        words = f"<code>{escape(_call(run.manifest))}</code></p>"
+        body = body.replace(f"<!--recorded:{name}-->", shown + words)
         sources.append(json_script(name, part))
     scripts = ("network.js", "lesson.js", "page.js")
     page = html_page("kanrun: the lecture", [body, *sources], scripts)

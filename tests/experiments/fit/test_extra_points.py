@@ -27,7 +27,7 @@ def settings(noise=0.0, n_train=25):
 
 @pytest.mark.slow
 def test_points_join_until_new_points_are_fitted_as_well():
-    one = make_fit(settings(), {}, 0)
+    one = make_fit(settings(), 0)
     before = fit(one.create, one.problem.data, one.plan, generator(0, "training"))
     problem, after, ratio = add_points(one.problem, before, one.plan, 200, 0)
     joined = len(problem.data.train) - len(one.problem.data.train)
@@ -71,7 +71,7 @@ def test_the_network_of_the_lowest_error_is_chosen(monkeypatch):
             off = torch.where(x[:, :1] > 0.96, self.error, 1e-3)
             return torch.exp(2 * x[:, :1] + x[:, 1:]) + off
 
-    one = make_fit(settings(), {}, 0)
+    one = make_fit(settings(), 0)
     assert one.problem.data.train.x[:, 0].max() < 0.96
     trained = [SimpleNamespace(network=Off(error)) for error in errors]
     following = iter(trained[1:])
@@ -89,7 +89,7 @@ def test_a_kink_is_reported_where_it_is():
         solver=LMSolver(),
         sampling=SamplingConfig(n_train=500, n_test=500),
     )
-    records = list(make_fit(kink, {}, 0).run({}, 0, None))
+    records = list(make_fit(kink, 0).run({}, 0, None))
     (note,) = (r.text for r in records if isinstance(r, Note) and "knots were" in r.text)
     low, high = map(float, re.findall(r"[\d.]+(?= to)|(?<=to )[\d.]+", note))
     assert "knots were inserted at x0 = " in note
@@ -100,11 +100,11 @@ def test_a_kink_is_reported_where_it_is():
 
 def test_noise_admits_no_further_points():
     with pytest.raises(UsageError, match="extra_points=200 needs a function without noise"):
-        make_fit(settings(noise=0.1), {}, 0)
+        make_fit(settings(noise=0.1), 0)
 
 
 def test_an_error_on_few_points_is_reported_where_it_is():
-    one = make_fit(settings(), {}, 0)
+    one = make_fit(settings(), 0)
     x = one.problem.data.test.x[:, :1].clone()
 
     def notes(few):
