@@ -88,7 +88,7 @@ class TaskSequence:
     everything: Samples
 
 
-def of_sequence(cfg: ContinualConfig, name: str | None = None) -> ContinualConfig:
+def of_sequence(cfg: ContinualConfig, name: str | None) -> ContinualConfig:
     """Return the settings of the task sequence `name`, with the number of inputs of its target.
 
     The phases of a target cannot overlap more. Raises UsageError for a target without phases, and

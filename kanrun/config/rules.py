@@ -379,7 +379,7 @@ def _typed_value(hint: Any, value: Any) -> Any:
     return hint(value)
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Yield the values in nested lists and mappings with their paths."""
     if isinstance(value, list | tuple | dict):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):

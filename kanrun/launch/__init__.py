@@ -175,7 +175,7 @@ def compose(
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
 
 
-def shown_config(study: Study, resolve: bool = False) -> str:
+def shown_config(study: Study, resolve: bool) -> str:
     """Return the first configuration of a study as YAML. Raises UsageError."""
     plain = dict(study.bases[0])
     with contextlib.suppress(MissingSettings):

@@ -224,9 +224,7 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def fit_target(
-    cfg: FitConfig, target: Target, *, additive: bool = False, progress: bool = False
-) -> Model:
+def fit_target(cfg: FitConfig, target: Target, *, additive: bool, progress: bool = False) -> Model:
     """Return the model that the recipe of `kanrun fit` trains, with the recorded tables.
 
     `additive` restricts the automatic model to effects of single inputs, see

@@ -116,7 +116,7 @@ def _named(wanted: str, outputs: Path) -> Run | None:
     return _point(runs[-1], asked[2]) if runs else None
 
 
-def _point(run: Run, number: str | None = None) -> Run | None:
+def _point(run: Run, number: str | None) -> Run | None:
     """Return the point of that number; the run itself without one."""
     if number is None:
         return run

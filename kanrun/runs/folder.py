@@ -238,7 +238,7 @@ class RunFolder:
         write_json(self.path / MANIFEST_FILE, self.manifest, durable=True)
 
 
-def allocate(outputs: Path, command: str, fill: Callable[[Path], None] = lambda _: None) -> Path:
+def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
     """Return a new folder for a run of `command`; `outputs/<command>/latest` points at the newest.
 
     Of processes that allocate at once, the loser of a number takes the next one, and a number is

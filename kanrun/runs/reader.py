@@ -169,7 +169,7 @@ class Run:
         elsewhere = one.host != socket.gethostname()
         return one.status == Status.RUNNING and (elsewhere or is_alive(one.pid, one.process_start))
 
-    def check_ended(self, force: bool = False) -> None:
+    def check_ended(self, force: bool) -> None:
         """Raise UsageError if the run is running, or may be on another host without `force`."""
         host, pid = self.manifest.host, self.manifest.pid
         if self.is_alive and host == socket.gethostname():

@@ -134,7 +134,7 @@ class TaskEvent(NamedTuple):
     what: Started | Record | ProgressUpdate | Finished | Failure
 
 
-def chosen_figures(experiment: Any, tables: Tables, names: Sequence[str] = ()) -> Figures:
+def chosen_figures(experiment: Any, tables: Tables, names: Sequence[str]) -> Figures:
     """Yield the figures with these names, also those drawn on request only, or the usual ones.
 
     Raises UsageError for a name that the tables have no figure of.

@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
-from math import inf
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -48,7 +47,7 @@ def run_local(
     tasks: Iterable[Task],
     checkpoints: Checkpoints,
     workers: int,
-    seconds: float = inf,
+    seconds: float,
 ) -> TaskEvents:
     """Run the tasks in `workers` processes.
 

@@ -257,9 +257,9 @@ def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
 
 def redraw(
     run: Run,
-    formats: Sequence[str] = ("png",),
-    names: Sequence[str] = (),
-    effects: Sequence[str] = (),
+    formats: Sequence[str],
+    names: Sequence[str],
+    effects: Sequence[str],
 ) -> list[Path]:
     """Draw figures of a run, or of one point, again from its tables, and return their files.
 
@@ -336,7 +336,7 @@ def _swept(run: Run) -> Plain:
     return run.point.values if run.point else {}
 
 
-def draw_points(run: Run, formats: Sequence[str] = ("png",)) -> list[Path]:
+def draw_points(run: Run, formats: Sequence[str]) -> list[Path]:
     """Draw the result over the swept keys into `figures/points`, and return the files.
 
     Nothing is drawn without a result that more than one row has.

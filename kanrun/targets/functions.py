@@ -97,7 +97,7 @@ def build_expression(config: ExpressionTarget) -> Target:
     return named_formula(config.formula, config.domain)
 
 
-def named_formula(text: str, domain: Any = None) -> Target:
+def named_formula(text: str, domain: Any) -> Target:
     """Return a formula in variables of any names, with one (lower, upper) for all, or one for each.
 
     The inputs come in the order of a mapping of ranges, otherwise in alphabetical order, or are
@@ -278,7 +278,7 @@ def feynman_formulas(path: str | None = None) -> dict[str, Any]:
     return {str(name): entry for name, entry in entries.items()}
 
 
-def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
+def read_domain(value: Any, dimension: int, default: Any) -> Array:
     """Return the box (dimension, 2) of a setting.
 
     `value` is one pair for each variable, or one pair for all; numbers may be text such as

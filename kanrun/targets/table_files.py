@@ -179,7 +179,7 @@ def column_names(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> list
 
 
 def read_blocks(
-    path: str | Path, names: Sequence[str] | None = None, limits: TableLimits = DEFAULT_LIMITS
+    path: str | Path, names: Sequence[str] | None, limits: TableLimits
 ) -> Iterator[ColumnBlock]:
     """Yield these columns (None: all with a name), some thousand rows at a time.
 
@@ -269,9 +269,7 @@ Columns = Mapping[str, Any]
 
 
 @contextlib.contextmanager
-def table_writer(
-    file: Path, kinds: Mapping[str, Any] | None = None
-) -> Iterator[Callable[[Columns], None]]:
+def table_writer(file: Path, kinds: Mapping[str, Any]) -> Iterator[Callable[[Columns], None]]:
     """Yield a function that appends a block to `file`, which appears, whole, when the body ends.
 
     `file` is one that `check_output` accepts. Parquet columns get the types of `kinds`, see
@@ -282,7 +280,7 @@ def table_writer(
         try:
             with contextlib.ExitStack() as opened:
                 if is_parquet(file):
-                    yield _parquet(opened, temporary, kinds or {})
+                    yield _parquet(opened, temporary, kinds)
                 else:
                     yield _text(opened, temporary, file)
             os.replace(temporary, file)

@@ -20,7 +20,7 @@ from pathlib import Path
 from kanrun.runs.folder import allocate
 sys.stdin.readline()
 for _ in range(25):
-    print(allocate(Path(sys.argv[1]), "fit").name)
+    print(allocate(Path(sys.argv[1]), "fit", lambda _: None).name)
 """
 
 
