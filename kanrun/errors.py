@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+#: What reading data of another form than expected raises.
+MALFORMED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 class KanrunError(Exception):
@@ -77,3 +81,8 @@ def no_file(path: str | Path) -> str:
 def printable(value: object) -> str:
     """Return a value as text with blanks for control characters, which a stored text may have."""
     return "".join(letter if letter.isprintable() else " " for letter in str(value))
+
+
+def tell(sentence: str) -> None:
+    """Print a sentence for the user on standard error, after the name of the program."""
+    print(f"kanrun: {sentence}", file=sys.stderr)

@@ -36,7 +36,7 @@ from kanrun.cli.commands import (
 )
 from kanrun.config import EXPERIMENTS, groups_of, keys_of
 from kanrun.config.registry import ExperimentKind, add_plugins, group_of, named_in
-from kanrun.errors import KanrunError, UsageError, did_you_mean, printable
+from kanrun.errors import KanrunError, UsageError, did_you_mean, printable, tell
 
 #: Files of the package that `init` writes; NAME and DISTRIBUTION stand for its names.
 STARTER = Path(__file__).with_name("starter")
@@ -214,10 +214,7 @@ def init(folder: Path, *, name: str | None = None) -> None:
         raise UsageError(
             f"cannot write {folder}: {error.strerror or error}; name another folder."
         ) from error
-    print(
-        f"kanrun: {folder}/README.md describes it. Install it: pip install -e {folder}",
-        file=sys.stderr,
-    )
+    tell(f"{folder}/README.md describes it. Install it: pip install -e {folder}")
     print(folder)
 
 
@@ -275,13 +272,13 @@ def _advice(error: Any) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     """Print a warning for the user as one line; warnings of libraries to developers are dropped."""
     if category is UserWarning:
-        print(f"kanrun: {_one_line(str(message))}", file=sys.stderr)
+        tell(_one_line(str(message)))
 
 
 def _say(sentence: str, code: int) -> int:
     if os.environ.get("KANRUN_DEBUG") == "1":
         traceback.print_exc(file=sys.stderr)
-    print(f"kanrun: {_one_line(sentence)}", file=sys.stderr)
+    tell(_one_line(sentence))
     return code
 
 

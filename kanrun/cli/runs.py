@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +24,7 @@ from kanrun.cli.commands import (
     command,
     runs_commands,
 )
-from kanrun.errors import KanrunError, StorageFailed
+from kanrun.errors import KanrunError, StorageFailed, tell
 from kanrun.runs import Run, Status, find_run
 from kanrun.runs.files import as_text, csv_lines, to_json
 from kanrun.runs.index import RunIndex, listed, local_time
@@ -101,9 +100,9 @@ def list_runs(  # noqa: PLR0913  (each is an option)
         if not as_json and not as_csv and len(shown) < len(rows):
             print(f"{len(rows) - len(shown)} more runs (-n, --where)")
     elif number := len(index.rows()):
-        print(f"kanrun: none of the {number} runs in {outputs} is selected", file=sys.stderr)
+        tell(f"none of the {number} runs in {outputs} is selected")
     else:
-        print(f"kanrun: no runs in {outputs} yet", file=sys.stderr)
+        tell(f"no runs in {outputs} yet")
 
 
 @command(runs_commands, "query")
@@ -247,10 +246,7 @@ def _one(word: str, outputs: Path) -> Run:
     """Return the run or point that `word` names, or its best point, and say so."""
     run = find_run(word, outputs)
     if run.has_points:
-        print(
-            f"kanrun: {run.name} has {len(run.points)} points; {run.best.name}, the best, is taken",
-            file=sys.stderr,
-        )
+        tell(f"{run.name} has {len(run.points)} points; {run.best.name}, the best, is taken")
     return run.best
 
 

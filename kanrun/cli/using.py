@@ -22,7 +22,7 @@ from kanrun.cli.commands import (
     kanrun_commands,
     runs_commands,
 )
-from kanrun.errors import UsageError
+from kanrun.errors import UsageError, tell
 from kanrun.monitoring import enable_gc
 from kanrun.runs import RunLabels, find_run, remove_run
 from kanrun.runs.records import check_tags
@@ -81,7 +81,7 @@ def predict(  # noqa: PLR0913  # options of a command
         raise UsageError(f"--quantiles {quantiles} must be numbers such as 0.1,0.5,0.9.") from None
     options = PredictionOptions(interval, levels, wanted, spreadsheet_safe, explain)
     for warning in predict_table(LoadedRun(found).model(model), file, output, options):
-        print(f"kanrun: {warning}", file=sys.stderr)
+        tell(warning)
     print(output)
 
 
@@ -126,9 +126,9 @@ def export(  # noqa: PLR0913  # options of a command
         check_new(reference, force)
     found = find_run(run, outputs, one=True)
     for sentence in LoadedRun(found).export(format, output, model, **options):
-        print(f"kanrun: {sentence}", file=sys.stderr)
+        tell(sentence)
     if format == "lut":
-        print(f"kanrun: {reference} is its reference in Python and its test", file=sys.stderr)
+        tell(f"{reference} is its reference in Python and its test")
     print(output)
 
 

@@ -19,7 +19,7 @@ from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanrun.errors import StorageFailed, UsageError
+from kanrun.errors import MALFORMED, StorageFailed, UsageError
 from kanrun.runs.files import (
     JSON_LIMIT,
     check_regular,
@@ -107,7 +107,7 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
         with safetensors.safe_open(path, framework="numpy") as stored:
             header = stored.metadata() or {}
             arrays = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, *MALFORMED) as error:
         raise StorageFailed(f"{path} is not a readable safetensors file: {error}.") from error
     if _KEY not in header:
         raise StorageFailed(

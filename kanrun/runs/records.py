@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from kanrun.errors import StorageFailed, UsageError
+from kanrun.errors import MALFORMED, StorageFailed, UsageError
 from kanrun.runs.files import (
     Key,
     csv_lines,
@@ -212,7 +212,7 @@ def read_points(folder: Path) -> list[Point]:
                 raise ValueError(f"row {number} has the point {own} of the base {base}")
         if not points:
             raise ValueError("it has no rows")
-    except (ValueError, TypeError, RecursionError) as error:
+    except MALFORMED as error:
         raise StorageFailed(f"{path} does not describe points: {error}.") from error
     return points
 
@@ -297,9 +297,7 @@ class Journal:
             return journal
         with open(path, "rb") as stream:
             while text := stream.readline(_LONGEST):
-                with contextlib.suppress(
-                    AttributeError, KeyError, TypeError, ValueError, RecursionError
-                ):
+                with contextlib.suppress(*MALFORMED):
                     # Half a last line was left by a killed writer.
                     if text.endswith(b"\n") and isinstance(line := json.loads(text), dict):
                         journal._take(line)

@@ -24,7 +24,7 @@ from rich.table import Column
 from rich.text import Text
 
 from kanrun.config.registry import Plain
-from kanrun.errors import printable
+from kanrun.errors import printable, tell
 from kanrun.monitoring import ProgressUpdate
 from kanrun.runs.files import MARKS, Key
 from kanrun.runs.index import flattened
@@ -283,10 +283,7 @@ class Tracker:
             self._backend = None
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             hint = f" (pip install {self._name})" if isinstance(error, ImportError) else ""
-            print(
-                f"kanrun: tracker={self._name} does not work and is left out: {cause}{hint}",
-                file=sys.stderr,
-            )
+            tell(f"tracker={self._name} does not work and is left out: {cause}{hint}")
 
 
 def _numbers(values: Plain, prefix: str = "") -> Numbers:

@@ -20,7 +20,7 @@ from types import FrameType
 from kanrun import monitoring
 from kanrun.config import ExecutorConfig
 from kanrun.config.registry import require_plugins
-from kanrun.errors import Terminated, UsageError
+from kanrun.errors import Terminated, UsageError, tell
 from kanrun.runs import Point, Run, RunFolder, Status
 from kanrun.study.studies import (
     Checked,
@@ -58,7 +58,7 @@ def resume_run(run: Run, options: RunOptions) -> int:
         raise UsageError(f"{run.name} is a point of a run, which is resumed as a whole.")
     require_plugins(run.manifest.versions)
     if run.is_complete:
-        print(f"kanrun: {run.path} is complete; there is nothing left to do", file=sys.stderr)
+        tell(f"{run.path} is complete; there is nothing left to do")
         return _end(run.path, options)
     run.check_ended(options.force)
     checked = check(_placed(Study.read(run.path), run.path, options), force=True)
@@ -87,10 +87,10 @@ def rerun(run: Run, options: RunOptions) -> int:
         then, now = old[name], new.get(name, [])
         pairs = (f"{a!r} then, {b!r} now" for a, b in zip(then, now, strict=False) if a != b)
         difference = next(pairs, f"{len(then)} rows then, {len(now)} now")
-        print(f"kanrun: {name} differs from {run.name}: {difference}", file=sys.stderr)
+        tell(f"{name} differs from {run.name}: {difference}")
     if not different:
         same = f"all {len(compared)} columns of summary.csv are equal to the last digit"
-        print(f"kanrun: the same numbers as {run.name}: {same}, but for times", file=sys.stderr)
+        tell(f"the same numbers as {run.name}: {same}, but for times")
     return 1 if different else 0
 
 
@@ -140,7 +140,7 @@ def _run(
                 if value := getattr(options, option):
                     words += [f"--{option}", value]
             command = shlex.join(words)
-            print(f"kanrun: interrupted; `{command}` continues from there", file=sys.stderr)
+            tell(f"interrupted; `{command}` continues from there")
             print(folder.path)
             return exit_code(signals), folder.path
         except Exception as error:
@@ -159,13 +159,13 @@ def _end(path: Path, options: RunOptions) -> int:
     manifest = run.manifest
     reason = manifest.reason
     if manifest.status != Status.COMPLETED or reason:
-        print(f"kanrun: {reason or f'the run ended {manifest.status}'}", file=sys.stderr)
+        tell(reason or f"the run ended {manifest.status}")
     # A run with several trainings has listed what failed already, unless it was quiet.
     for failure in manifest.failures if options.quiet and manifest.trainings > 1 else ():
         from kanrun.study.report import training_of
 
         reason = failure.get("reason", "failed")
-        print(f"kanrun: {training_of(failure)}: {reason}", file=sys.stderr)
+        tell(f"{training_of(failure)}: {reason}")
     code = 0 if run.is_complete else 1
     for point in run.points if options.strict else ():
         name = f"{point.point}: " if point.point else ""
@@ -173,7 +173,7 @@ def _end(path: Path, options: RunOptions) -> int:
             if not claim.holds:
                 code = 1
                 detail = f"{claim.sentence} ({claim.measured}, {claim.bound})"
-                print(f"kanrun: {name}does not hold: {detail}", file=sys.stderr)
+                tell(f"{name}does not hold: {detail}")
     return code
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.engine.networks import Network, from_description
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 from kanrun.runs.records import Checkpoint
@@ -217,7 +217,7 @@ def from_checkpoint(
 
     try:
         return msgspec.convert(checkpoint.meta, kind, dec_hook=restored)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except MALFORMED as error:
         raise KanrunError(
             f"Checkpoint {checkpoint.name} does not describe a {kind.__name__}: {error!r}."
         ) from error
@@ -255,7 +255,7 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
         network = from_description(description)
         network.to(floats.pop())
         network.load_state_dict(state)
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (RuntimeError, *MALFORMED) as error:
         raise KanrunError(
             f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
         ) from error

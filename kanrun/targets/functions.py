@@ -22,7 +22,7 @@ from kanrun.config import (
     NamedTarget,
     SpecialTarget,
 )
-from kanrun.errors import UsageError
+from kanrun.errors import MALFORMED, UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.formulas.parsing import KnownFunction
 from kanrun.points import Array, Points
@@ -203,7 +203,7 @@ def build_feynman(config: FeynmanTarget) -> Target:
             _numbered(parse(_PI.sub("pi", str(each)), names, _FILE_FUNCTIONS), names)
             for each in (entry["prepared"], *entry.get("accept", ()))
         )
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise UsageError(
             f"target.path={path}: the entry {name} lacks prepared, or vars with ranges."
         ) from error

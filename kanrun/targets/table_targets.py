@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.config import BundledTarget, NistTarget, PointsTarget, TableTarget
-from kanrun.errors import UsageError
+from kanrun.errors import MALFORMED, UsageError
 from kanrun.points import Array, Points
 from kanrun.targets.arrays import array_target, check_family
 from kanrun.targets.datasets import Target, check_known
@@ -314,7 +314,7 @@ def read_nist(folder: str, name: str) -> NistSet:
     check_known("target.name", name, known, f"sets in {folder}")
     try:
         return _read_nist(name, path.read_text(encoding="ascii"))
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise UsageError(
             f"{path} is not a file of NIST's nonlinear regression sets: {error}."
         ) from error

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.engine.equations import Field, Windows
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.exports.document import document_of
 from kanrun.runs import Checkpoint, Run
 from kanrun.study.model import Model
@@ -36,7 +36,7 @@ FRAMES, PANELS, LINE = 60, 12, 400
 def interactive_data(run: Run) -> Iterator[Living]:
     """Return all interactive parts of `run`; what cannot be read is left out."""
     for make in (_networks, _curves, _phases, _staircase, _snapping):
-        with contextlib.suppress(KanrunError, KeyError, ValueError, TypeError, IndexError):
+        with contextlib.suppress(KanrunError, *MALFORMED):
             yield from make(run)
 
 
