@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from pandas import DataFrame, Series
 
 from kanrun.figures.panels import draw_map, finish, small_multiples
 from kanrun.figures.style import (
@@ -47,9 +47,9 @@ QUANTILE, SMALLEST, LARGER = 5, 1, 14
 
 @styled
 def effects(
-    table: pandas.DataFrame,
+    table: DataFrame,
     order: Sequence[str],
-    values: pandas.DataFrame,
+    values: DataFrame,
     remark: str = "",
     *,
     classes: bool = False,
@@ -88,7 +88,7 @@ def effects(
     return finish(figure, panels[: len(outputs) > 1], remark, ncols=len(outputs))
 
 
-def _draw_effect(panel: Axes, rows: pandas.DataFrame, colour: str, label: str) -> None:
+def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
     """Draw the effect of an input on one output, with its band."""
     x, value, lower, upper = rows[["x", "value", "lower", "upper"]].to_numpy(dtype=float).T
     is_level = bool(rows["level"].astype(object).fillna("").all())
@@ -102,7 +102,7 @@ def _draw_effect(panel: Axes, rows: pandas.DataFrame, colour: str, label: str) -
         panel.plot(x, rows["ale"], **{**DASHED, "color": BLACK, "zorder": 2})
 
 
-def _show_input(panel: Axes, rows: pandas.DataFrame) -> None:
+def _show_input(panel: Axes, rows: DataFrame) -> None:
     """Set the axis of an input: of its levels with their names, of dates, or of numbers."""
     x, levels = rows["x"].to_numpy(dtype=float), rows["level"].astype(object).fillna("")
     if levels.all():
@@ -135,7 +135,7 @@ def _mark_few(axis: Axis, values: Any) -> None:
         axis.set_ticks(different)
 
 
-def _show_output(panel: Axes, values: pandas.Series[float], *, is_probability: bool) -> None:
+def _show_output(panel: Axes, values: Series[float], *, is_probability: bool) -> None:
     """Set the axis that all panels share, of log-odds for probabilities; bands may leave it."""
     if is_probability:
         values = values.clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
@@ -156,7 +156,7 @@ def _show_output(panel: Axes, values: pandas.Series[float], *, is_probability: b
 
 
 @styled
-def pair_maps(table: pandas.DataFrame) -> Figure:
+def pair_maps(table: DataFrame) -> Figure:
     """Draw a map per strong pair of inputs: the prediction with all others at their mean.
 
     `table` has the columns input_1, input_2, output, x, y, value and rows. Dots show where training

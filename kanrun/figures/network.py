@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from pandas import DataFrame, Series
 
 from kanrun.figures.panels import small_multiples
 from kanrun.figures.style import (
@@ -73,7 +73,7 @@ EDGES_AT, BOXES_AT, CURVES_AT, NODES_AT, TEXT_AT = range(1, 6)
 
 
 @styled
-def edges(table: pandas.DataFrame) -> Figure:
+def edges(table: DataFrame) -> Figure:
     """Draw the function of each edge (layer, out, in) of the first seed over its input range.
 
     `table` has the columns seed, layer, out, in, x, y, score, and may have input_name, output_name,
@@ -112,7 +112,7 @@ def edges(table: pandas.DataFrame) -> Figure:
     return figure
 
 
-def _draw_panel(panel: Axes, rows: pandas.DataFrame, limits: Array) -> None:
+def _draw_panel(panel: Axes, rows: DataFrame, limits: Array) -> None:
     """Draw the function of an edge, with the ends of both axes."""
     x, y = rows["x_data" if "x_data" in rows else "x"].to_numpy(float), rows["y"]
     if "seen" in rows:
@@ -127,7 +127,7 @@ def _draw_panel(panel: Axes, rows: pandas.DataFrame, limits: Array) -> None:
         axis.set_label_text(text, size="x-small", color=GREY)
 
 
-def strongest_edges(table: pandas.DataFrame, most: int = MAX_EDGES) -> tuple[pandas.DataFrame, str]:
+def strongest_edges(table: DataFrame, most: int = MAX_EDGES) -> tuple[DataFrame, str]:
     """Return the rows of at most `most` edges, and a remark if there are more.
 
     Edges that carry a value on come first, then those with the highest scores relative to their
@@ -141,18 +141,18 @@ def strongest_edges(table: pandas.DataFrame, most: int = MAX_EDGES) -> tuple[pan
     return shown, note_of_some(most, len(edges), "edges, the strongest of their layers")
 
 
-def _relative_scores(edges: pandas.DataFrame) -> pandas.Series[float]:
+def _relative_scores(edges: DataFrame) -> Series[float]:
     """Return the score of each edge relative to the highest of its layer; 0 for unknown ones."""
     size = edges["score"].abs().replace(np.inf, np.nan).fillna(0.0)
     return size / size.groupby(edges["layer"]).transform("max").clip(lower=np.finfo(float).tiny)
 
 
-def are_pruned(table: pandas.DataFrame) -> pandas.Series[bool]:
+def are_pruned(table: DataFrame) -> Series[bool]:
     """Return which rows are of pruned edges: none if the table does not say."""
-    return as_bool(table.get("pruned", pandas.Series(False, index=table.index)))
+    return as_bool(table.get("pruned", Series(False, index=table.index)))
 
 
-def titles_of(edges: pandas.DataFrame) -> list[str]:
+def titles_of(edges: DataFrame) -> list[str]:
     """Return `source → node` of each edge, with the names of inputs and outputs if it has them."""
     names = zip(_texts(edges, "input_name"), _texts(edges, "output_name"), strict=True)
     return [
@@ -164,14 +164,14 @@ def titles_of(edges: pandas.DataFrame) -> list[str]:
     ]
 
 
-def _texts(rows: pandas.DataFrame, column: str) -> pandas.Series[str]:
+def _texts(rows: DataFrame, column: str) -> Series[str]:
     """Return a column of text; empty texts where it is missing."""
-    texts = rows.get(column, pandas.Series("", index=rows.index))
+    texts = rows.get(column, Series("", index=rows.index))
     return texts.astype(object).where(texts.notna(), "").astype(str)
 
 
 @styled
-def network_diagram(table: pandas.DataFrame) -> Figure:
+def network_diagram(table: DataFrame) -> Figure:
     """Draw the first seed's network, inputs below and outputs above.
 
     `table` is as for `edges`; of more than 60 edges the strongest, relative to their layers, are
@@ -203,13 +203,13 @@ class Layout:
     width: float
     height: float
     nodes: list[Array]
-    edges: pandas.DataFrame
+    edges: DataFrame
     boxes: Array
     sides: Array
     labels: list[tuple[dict[int, str], bool]]
 
 
-def lay_out(table: pandas.DataFrame, *, heading: bool = False) -> Layout:
+def lay_out(table: DataFrame, *, heading: bool = False) -> Layout:
     """Return the layout of the network in `table` (one seed), with room for a heading."""
     # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
     edges = table.drop_duplicates(KEYS).sort_values(["layer", "in", "out"])
@@ -244,7 +244,7 @@ def lay_out(table: pandas.DataFrame, *, heading: bool = False) -> Layout:
     return Layout(width, height + HEAD * heading, at_nodes, edges, boxes, sides[layer], labels)
 
 
-def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
+def draw_network(axes: Axes, table: DataFrame, layout: Layout) -> None:
     """Draw a network with one seed into `axes`, whose limits become the layout's size."""
     axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
     axes.set_axis_off()
@@ -267,7 +267,7 @@ def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
             axes.text(x, y + side * LABEL_NODE, text, va=va, **look)
 
 
-def _draw_edges(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
+def _draw_edges(axes: Axes, table: DataFrame, layout: Layout) -> None:
     """Draw boxes with the functions of edges, each joined to its two nodes."""
     edges, order = layout.edges, ["layer", "in", "out"]
     groups: Any = table.sort_values("x").groupby(order)

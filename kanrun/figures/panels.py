@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import pandas
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
+from pandas import DataFrame, Series
 
 from kanrun.figures.style import (
     BAND,
@@ -32,9 +32,9 @@ from kanrun.figures.style import (
 )
 
 Values = NDArray[np.float64]
-Numbers = Sequence[float] | NDArray[np.float64] | pandas.Series
+Numbers = Sequence[float] | NDArray[np.float64] | Series
 #: A panel, the name of its group, and the rows of that.
-Panels = list[tuple[Axes, Any, pandas.DataFrame]]
+Panels = list[tuple[Axes, Any, DataFrame]]
 #: Legend of `medians`, for a remark above the figure.
 BANDS = "lines: medians; bands: range over seeds"
 DOTS = "dots: seeds; lines: medians"
@@ -93,7 +93,7 @@ def small_multiples(
 
 
 def panels_by(
-    table: pandas.DataFrame, by: str, max_columns: int = 3, height: float = HEIGHT, **options: Any
+    table: DataFrame, by: str, max_columns: int = 3, height: float = HEIGHT, **options: Any
 ) -> tuple[Figure, Panels]:
     """Return a figure with a panel for each value of the column `by`, titled with it.
 
@@ -124,7 +124,7 @@ def panel_of_rows(names: Sequence[str]) -> tuple[Figure, Axes]:
 
 def medians(
     panel: Axes,
-    rows: pandas.DataFrame,
+    rows: DataFrame,
     columns: tuple[str, str],
     style: str = "o-",
     *,
@@ -150,7 +150,7 @@ def medians(
 
 def series(
     panel: Axes,
-    table: pandas.DataFrame,
+    table: DataFrame,
     columns: tuple[str, str],
     by: str,
     *,
@@ -178,7 +178,7 @@ def power_law(panel: Axes, x: Numbers, y: Numbers, power: float, **look: Any) ->
     panel.plot(ends, level * ends**power, **{"lw": 0.9, **look})
 
 
-def seeds_across(panel: Axes, values: pandas.Series[Any], place: float) -> None:
+def seeds_across(panel: Axes, values: Series[Any], place: float) -> None:
     """Draw the value of each seed on one row of a panel, and their median as a bar."""
     panel.plot(values, [place] * len(values), "o", color=BLUE, label="a seed", **SEED)
     panel.plot(values.median(), place, "|", **MEDIAN)
@@ -235,7 +235,7 @@ def draw_map(
     panel.grid(visible=False)
     low, high = limits if limits[0] < limits[1] else (limits[0] - 1, limits[0] + 1)
     look: Any = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
-    points = pandas.DataFrame({"x": x, "y": y, "value": values}, dtype=float)
+    points = DataFrame({"x": x, "y": y, "value": values}, dtype=float)
     points = points.replace([np.inf, -np.inf], np.nan).dropna()
     sides = points[["x", "y"]].nunique()
     if sides.min() > 1 and len(points.drop_duplicates(["x", "y"])) == len(points) == sides.prod():
@@ -253,7 +253,7 @@ def mark_stages(panel: Axes, steps: Values, stages: Iterable[Any], names: NDArra
 
     Names that would lie on the next one, nearer than STAGE_ROOM, are left out.
     """
-    starts = np.flatnonzero(pandas.Series(list(stages), dtype=float).diff().ne(0))
+    starts = np.flatnonzero(Series(list(stages), dtype=float).diff().ne(0))
     last = np.inf
     for start in reversed(starts.tolist()):
         if start:

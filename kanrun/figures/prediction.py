@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pandas
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from pandas import CategoricalDtype, DataFrame, concat, crosstab, to_numeric
 
 from kanrun.figures.panels import (
     MAX_NUMBERED,
@@ -64,13 +64,13 @@ CHANCE: Look = {"color": BLACK, "lw": 0.8, "ls": ":"}
 
 
 #: For each output, its rows: the columns split, truth, guess and `input:<name>`.
-Outputs = dict[str, pandas.DataFrame]
+Outputs = dict[str, DataFrame]
 #: The columns of the inputs, and the names that label them.
 Inputs = dict[str, str]
 
 
 @styled
-def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
+def predictions(table: DataFrame, title: str | None = None) -> Figure:
     """Draw predictions of the first seed against true values, in a form that suits the inputs.
 
     `table` has the columns seed, split (train, validation, test, grid), `input:<name>` per input,
@@ -106,7 +106,7 @@ def predictions(table: pandas.DataFrame, title: str | None = None) -> Figure:
     return figure
 
 
-def _read(table: pandas.DataFrame) -> tuple[Inputs, Outputs, str]:
+def _read(table: DataFrame) -> tuple[Inputs, Outputs, str]:
     """Return inputs and outputs of the first seed, and a remark if not all outputs are there."""
     table = first_seed(table)
     inputs, names = (
@@ -177,22 +177,22 @@ def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
     return figure
 
 
-def _errors(rows: pandas.DataFrame) -> dict[str, pandas.DataFrame]:
+def _errors(rows: DataFrame) -> dict[str, DataFrame]:
     """Return, for each split, the columns truth, guess and error of the rows that have both."""
-    both = rows[["truth", "guess"]].apply(pandas.to_numeric, errors="coerce")
+    both = rows[["truth", "guess"]].apply(to_numeric, errors="coerce")
     both = both.assign(split=rows["split"], error=both["guess"] - both["truth"])
     both = both[np.isfinite(both["error"])]
     parts = {split: both[both["split"] == split] for split in JUDGED}
     return {split: part for split, part in parts.items() if len(part)}
 
 
-def _scatter(axes: Axes, part: pandas.DataFrame, x: str, y: str, split: str, label: str) -> None:
+def _scatter(axes: Axes, part: DataFrame, x: str, y: str, split: str, label: str) -> None:
     rows, order = thin(part), 2 + (split == "test")
     axes.scatter(rows[x], rows[y], c=SPLITS[split], label=label, zorder=order, **POINTS)
 
 
 @styled
-def residuals(table: pandas.DataFrame) -> Figure:
+def residuals(table: DataFrame) -> Figure:
     """Draw a histogram of prediction - truth, and it over the prediction, for each numeric output.
 
     `table` is as for `predictions`; rows of the first seed and the splits train and test count. For
@@ -227,7 +227,7 @@ def residuals(table: pandas.DataFrame) -> Figure:
     return figure
 
 
-def has_classes(rows: pandas.DataFrame) -> bool:
+def has_classes(rows: DataFrame) -> bool:
     """Return whether truth and guess are text, or whole numbers on both sides.
 
     Floats of 2^53 and more have no fractions, and count as measured.
@@ -237,11 +237,11 @@ def has_classes(rows: pandas.DataFrame) -> bool:
         return True
     if not len(truth) or not len(guess):
         return False
-    values = pandas.concat([truth, guess])
+    values = concat([truth, guess])
     return bool((values.abs() < 2**53).all()) and not (values % 1).any()
 
 
-def _labelled(rows: pandas.DataFrame) -> pandas.DataFrame:
+def _labelled(rows: DataFrame) -> DataFrame:
     """Return the rows with truth and guess as categories of text in the order of their values.
 
     A label 7 may have been read as 7.0.
@@ -251,7 +251,7 @@ def _labelled(rows: pandas.DataFrame) -> pandas.DataFrame:
     numeric = all(isinstance(value, int | float) for value in values)
     ordered = sorted(values, key=None if numeric else str)
     texts = {value: f"{value:.15g}" if numeric else str(value) for value in ordered}
-    labels = pandas.CategoricalDtype(list(dict.fromkeys(texts.values())))
+    labels = CategoricalDtype(list(dict.fromkeys(texts.values())))
     return rows.assign(**sides.map(texts.get).astype(labels))
 
 
@@ -282,7 +282,7 @@ def _classes(inputs: Inputs, outputs: Outputs) -> Figure:
     return figure
 
 
-def _matrices(parts: Sequence[tuple[str, pandas.DataFrame]]) -> Figure:
+def _matrices(parts: Sequence[tuple[str, DataFrame]]) -> Figure:
     """Draw confusion matrices, two in a row."""
     figure, panels = small_multiples(len(parts), 2, *MATRIX)
     for axes, part in zip(panels, parts, strict=False):
@@ -290,10 +290,10 @@ def _matrices(parts: Sequence[tuple[str, pandas.DataFrame]]) -> Figure:
     return figure
 
 
-def _confusion(axes: Axes, output: str, rows: pandas.DataFrame) -> None:
+def _confusion(axes: Axes, output: str, rows: DataFrame) -> None:
     split = max(set(rows["split"]) & set(JUDGED), key=JUDGED.index, default="train")
     rows = rows.loc[rows["split"] == split, ["truth", "guess"]].dropna()
-    counts = pandas.crosstab(rows["truth"], rows["guess"], dropna=False)
+    counts = crosstab(rows["truth"], rows["guess"], dropna=False)
     counts = counts.iloc[:MAX_CLASSES, :MAX_CLASSES]
     if counts.empty:
         axes.set_axis_off()
@@ -310,7 +310,7 @@ def _confusion(axes: Axes, output: str, rows: pandas.DataFrame) -> None:
 
 
 @styled
-def class_curves(held_out: pandas.DataFrame) -> Figure:
+def class_curves(held_out: DataFrame) -> Figure:
     """Draw ROC, precision-recall and calibration curves of the first seed's held-out rows.
 
     `held_out` has the columns seed, truth:<output> and probability:<class>. Of two classes the

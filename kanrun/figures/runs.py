@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import pandas
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from pandas import CategoricalDtype, DataFrame, Series, to_numeric
 
 from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import (
@@ -71,7 +71,7 @@ LONGEST_TITLE = 60  # characters of a formula
 
 
 @styled
-def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
+def loss_curve(metrics: DataFrame, error: str = "RMSE") -> Figure:
     """Draw the error over steps on a logarithmic axis; mark the grid stages of the first seed.
 
     `error` names the recorded errors. `metrics` has the columns seed, stage, step, intervals,
@@ -83,9 +83,9 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     figure, axes = one_panel(CURVE, width=WIDTH)
     keys = [name for name in ("cell", "seed") if name in metrics]
     runs: Any = [rows for _, rows in metrics.groupby(keys)] if keys else [metrics]
-    drawn = [split for split in DASHES if (metrics.get(f"{split}_rmse", pandas.Series()) > 0).any()]
+    drawn = [split for split in DASHES if (metrics.get(f"{split}_rmse", Series()) > 0).any()]
     for index, rows in enumerate(runs):
-        steps, kept = _steps(rows), as_bool(rows.get("best", pandas.Series(True, rows.index)))
+        steps, kept = _steps(rows), as_bool(rows.get("best", Series(True, rows.index)))
         for split in drawn:
             values = rows[f"{split}_rmse"].where(rows[f"{split}_rmse"] > 0)
             look: Any = {"color": SPLITS[split], "ls": DASHES[split], "label": split}
@@ -98,21 +98,21 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     first = runs[0] if runs else metrics
     axes.set(yscale="log", xlabel="step", ylabel=error)
     axes.margins(x=0)
-    if first.get("intervals", pandas.Series(dtype=float)).notna().any():
+    if first.get("intervals", Series(dtype=float)).notna().any():
         stages = first.get("stage", first["intervals"])
         mark_stages(axes, _steps(first), stages, first["intervals"].to_numpy())
         axes.set_title("above each stage: the intervals of its grid", color=GREY)
     return finish(figure, [axes], where="outside right upper")
 
 
-def _steps(rows: pandas.DataFrame) -> Any:
+def _steps(rows: DataFrame) -> Any:
     """Return the recorded steps, or their positions if these restart."""
     steps = rows["step"].to_numpy(dtype=float)
     return np.arange(len(rows), dtype=float) if (np.diff(steps) <= 0).any() else steps
 
 
 @styled
-def growth(growth: pandas.DataFrame) -> Figure:
+def growth(growth: DataFrame) -> Figure:
     """Draw the validation error of each shape that was tried over its parameters, grid by grid.
 
     `growth` has the columns shape, parameters, validation_rmse and train_rmse, and may have seed.
@@ -126,7 +126,7 @@ def growth(growth: pandas.DataFrame) -> Figure:
 
 
 @styled
-def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
+def overlaid(runs: Mapping[str, Mapping[str, DataFrame]]) -> Figure:
     """Draw learning curves and the strongest edges of the first run, coloured by run.
 
     `runs` maps a run's name to its tables `metrics` (columns stage, step and errors) and `edges`
@@ -167,7 +167,7 @@ def overlaid(runs: Mapping[str, Mapping[str, pandas.DataFrame]]) -> Figure:
 
 
 @styled
-def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str) -> Figure:
+def over_settings(table: DataFrame, settings: Sequence[str], result: str) -> Figure:
     """Draw the median of `result` over `settings`, columns of text as typed.
 
     `table` has one row per point and seed. Of more than two settings, draw the two with the most
@@ -177,8 +177,8 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
     shown = sorted(settings, key=lambda name: -table[name].nunique())[:2] or [ALL]
     left = ", ".join(name for name in settings if name not in shown)
     for name in shown:  # numbers, if all words are some, or else categories in their order
-        numbers = pandas.to_numeric(table[name], errors="coerce")
-        words = pandas.CategoricalDtype(list(table[name].unique()), ordered=True)
+        numbers = to_numeric(table[name], errors="coerce")
+        words = CategoricalDtype(list(table[name].unique()), ordered=True)
         table[name] = table[name].astype(words) if numbers.hasnans else numbers
     figure, panel = one_panel(OVER)
     look: Any = {"spread": "dots", "color": BLUE}
@@ -210,12 +210,12 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
     return figure
 
 
-def _spans_decade(values: pandas.Series[Any]) -> bool:
+def _spans_decade(values: Series[Any]) -> bool:
     return bool(values.min() > 0 and values.max() >= DECADE * values.min())
 
 
 def training_figures(
-    tables: Mapping[str, pandas.DataFrame], formulas: Mapping[str, str], on_request: bool = False
+    tables: Mapping[str, DataFrame], formulas: Mapping[str, str], on_request: bool = False
 ) -> Figures:
     """Yield the names of the figures that the tables of a training have, and what draws each.
 

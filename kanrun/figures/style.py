@@ -28,8 +28,8 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.axis import XAxis, YAxis
+    from pandas import DataFrame, Series
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow, which is too pale for
 # lines.
@@ -165,7 +165,7 @@ def _finish_axis(axis: XAxis | YAxis) -> None:
     axis.set_major_formatter(lambda x, _: f"{x:g}" if plain else write_powers(f"{x:.2e}"))
 
 
-def first_seed(table: pandas.DataFrame) -> pandas.DataFrame:
+def first_seed(table: DataFrame) -> DataFrame:
     """Return the rows of the first cell and seed; all rows of a table without these columns."""
     for name in ("cell", "seed"):
         if name in table and len(table):
@@ -173,7 +173,7 @@ def first_seed(table: pandas.DataFrame) -> pandas.DataFrame:
     return table
 
 
-def thin(table: pandas.DataFrame, max_rows: int = MAX_POINTS) -> pandas.DataFrame:
+def thin(table: DataFrame, max_rows: int = MAX_POINTS) -> DataFrame:
     """Return at most `max_rows` rows, evenly spaced over the table."""
     return table.iloc[:: -(-len(table) // max_rows)] if len(table) > max_rows else table
 
@@ -217,6 +217,6 @@ def set_remark(figure: Any, remark: str, **place: float) -> None:
         figure.suptitle("\n".join(lines), color=GREY, **place)
 
 
-def as_bool(column: pandas.Series[Any]) -> pandas.Series[bool]:
+def as_bool(column: Series[Any]) -> Series[bool]:
     """Return which entries are true; a file with missing entries has them as text."""
     return column.astype(str).str.lower().isin(["true", "1", "1.0"])
