@@ -36,7 +36,6 @@ def test_counts_shapes_and_truth():
         assert_array_equal(points.y, data.target.function(points.x))
         assert points.x.dtype == points.y.dtype == np.float64
         assert (np.abs(points.x) <= 1).all()
-    assert data.task == "regression"
     assert data.classes is None
     assert data.notes == ()
 
