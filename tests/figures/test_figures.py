@@ -342,10 +342,3 @@ def test_curves_of_two_classes_are_those_of_the_second():
     middle, observed = calibration.lines[0].get_data()
     np.testing.assert_allclose(observed, truth)
     np.testing.assert_allclose(middle, np.linspace(0.1, 0.8, 8))
-
-
-@pytest.mark.parametrize("sign, area", [(1, "1"), (-1, "0")])
-def test_areas_of_perfect_and_reversed_orders(sign, area):
-    truth = np.arange(10) > 4
-    roc, *_ = curves(0.5 + sign * (truth - 0.5) * 0.8, truth)
-    assert roc.get_legend_handles_labels()[1] == [f"b, area {area}"]

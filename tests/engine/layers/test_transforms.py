@@ -3,7 +3,6 @@
 import pytest
 import torch
 from made_layer import NARROW, WIDE, data, make
-from torch.autograd import forward_ad
 from torch.func import functional_call, jacfwd, jacrev, jvp
 from torch.testing import assert_close
 
@@ -45,23 +44,6 @@ def test_forward_mode(intervals, uniform, spec):
     expected = jacrev(by)(parameters)
     for name, jacobian in jacfwd(by)(parameters).items():
         assert_close(jacobian, expected[name])
-
-
-@pytest.mark.parametrize("intervals", [NARROW, WIDE])
-def test_forward_mode_over_a_backward_pass(intervals):
-    layer = make(intervals)
-    x = data(4).requires_grad_()
-    y, direction = layer(x), data(4, seed=7)
-    expected = jvp(layer.edge_values, (x.detach(),), (direction,))[1]
-    with forward_ad.dual_level():
-        _, slope = forward_ad.unpack_dual(
-            layer.edge_values(forward_ad.make_dual(x.detach(), direction))
-        )
-        assert_close(slope, expected)
-        g = forward_ad.make_dual(torch.ones_like(y), torch.full_like(y, 0.5))
-        for part in torch.autograd.grad(y, [x, *layer.parameters()], g):
-            primal, tangent = forward_ad.unpack_dual(part)
-            assert_close(tangent, 0.5 * primal)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def noisy(f, low, high, inputs, seed):
     rng = np.random.default_rng(seed)
     x = rng.uniform(low, high, (1500, inputs))
     y = f(x)
-    return x, y + 0.01 * y.std() * rng.standard_normal(len(y))
+    return split(x, y + 0.01 * y.std() * rng.standard_normal(len(y)), 0.2)
 
 
 @pytest.mark.parametrize("relative", [True, False])
@@ -100,8 +100,7 @@ def test_terms_that_cancel_or_may_be_zero_are_not_determined():
 
 def test_two_functions_go_where_one_alone_would_not():
     """exp(a sqrt(x)) for a line: either alone lengthens the description."""
-    x, y = noisy(lambda x: 2 - x[:, 0], 5, 6, 1, 0)
-    samples = split(x, y, 0.2)
+    samples = noisy(lambda x: 2 - x[:, 0], 5, 6, 1, 0)
     edges = (edge(0, 1, "sqrt", 1.0, -3.0, 0.9, 0.0, free="bc"),)
     nested = Graph(1, ("sum", "sum"), (*edges, edge(1, 2, "exp", 1.0, 0.0, -1.0, 0.0, free="cd")))
     fitted = refit(nested, samples, RefitSettings(steps=60, damping=1e-6))
@@ -109,12 +108,12 @@ def test_two_functions_go_where_one_alone_would_not():
 
 
 def test_a_shorter_description_is_more_accurate_or_smaller():
-    x, y = noisy(lambda x: x[:, 0], 0, 1, 1, 0)
-    samples = split(x, y, 0.2)
+    samples = noisy(lambda x: x[:, 0], 0, 1, 1, 0)
     assert length_of(1e-3, 10, 20.0, samples) < length_of(1e-2, 1, 2.0, samples)
     assert length_of(1e-2, 1, 2.0, samples) < length_of(1e-2, 2, 2.0, samples)
     assert length_of(0.1 * EXACT, 1, 2.0, samples) == length_of(EXACT, 1, 2.0, samples)
-    few = SearchData(x[:8], y[:8], x[:8], y[:8])
+    x, y = samples.x[:8], samples.y[:8]
+    few = SearchData(x, y, x, y)
     assert length_of(1e-2, 2, 2.0, few) < length_of(1e-9, 6, 2.0, few), (
         "eight points do not pay for six constants"
     )
@@ -127,8 +126,8 @@ def test_a_shorter_description_is_more_accurate_or_smaller():
 
 def test_a_constant_is_rounded_once_others_are_known():
     """Scale and height of a wide Gaussian are well determined once the offset is zero."""
-    x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
-    begun, data = one_edge("gaussian", 0.7, 0.0, 0.4, 0.0, free="abcd"), split(x, y, 0.2)
+    data = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
+    begun = one_edge("gaussian", 0.7, 0.0, 0.4, 0.0, free="abcd")
     graph = refit(begun, data, RefitSettings(steps=100))
     _, changes = round_constants(graph, data, 1.02 * data.error(graph))
     assert {name: text for _, name, _, text in changes} == {
@@ -140,8 +139,7 @@ def test_a_constant_is_rounded_once_others_are_known():
 
 
 def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift():
-    x, y = noisy(lambda x: 2 * np.cos(3 * x[:, 0] - 1), -1, 1, 1, 4)
-    samples = split(x, y, 0.2)
+    samples = noisy(lambda x: 2 * np.cos(3 * x[:, 0] - 1), -1, 1, 1, 4)
     graph = one_edge("sin", 3.0, 0.57, 2.0, 0.0, free="abcd")
     assert str(finish_formula(graph, samples, SearchPolicy()).expression) == "2*cos(3*x0 - 1)"
 
