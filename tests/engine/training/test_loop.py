@@ -10,7 +10,6 @@ from made_kan import kan, normal, points
 from torch import Generator
 
 from kanrun.config import AdamSolver
-from kanrun.engine.networks import KAN
 from kanrun.engine.training import (
     Plan,
     Samples,
@@ -108,20 +107,6 @@ def test_one_start_finds_the_place_of_its_hidden_grids_first():
         first[moves] = steps[0].errors.train
     assert first[True] < 0.1
     assert first[False] > 10 * first[True]
-
-
-@pytest.mark.parametrize("solver", ["lm", "lbfgs"])
-def test_adapted_grids_follow_the_data_in_every_layer(solver):
-    crowded = Samples(DATA.train.x.sign() * DATA.train.x.abs() ** 3, DATA.train.y)
-    plan = Plan(solver, (8,), steps=2, starts=1, weight=1e-9, grid_eps=0.0)
-    trained = drained(train(create, TrainingData(crowded), plan, Generator().manual_seed(0)))[2]
-    assert isinstance(trained.network, KAN)
-    middle, widest = (
-        [float(f(layer.grid.knots.diff())) for layer in trained.network.edge_layers]
-        for f in (torch.amin, torch.amax)
-    )
-    assert widest[0] > 5 * middle[0]
-    assert widest[1] > 1.05 * middle[1]
 
 
 def test_the_best_of_several_starts_goes_on():

@@ -11,14 +11,6 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import (
-    Grid,
-    difference_operator,
-    extend,
-    fit_coefficients,
-    uniform_breakpoints,
-)
-from kanrun.engine.splines.fitting import greville
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 from kanrun.engine.training.data import output_scale
 from kanrun.engine.training.objective import (
@@ -76,20 +68,6 @@ def test_penalty_is_its_definition(degree, scale):
     )
     rows = kan.penalty_rows()
     assert float(rows.times(kan.get_unknowns()).square().sum()) == pytest.approx(expected, rel=1e-9)
-
-
-def test_same_function_costs_about_the_same_on_every_grid():
-    """x -> sin(3x) on [0, 1]: integral of (f^(5))^2 = 243^2 (1/2 + sin(6)/12)."""
-    integral = 243**2 * (0.5 + torch.sin(torch.tensor(6.0)).item() / 12)
-    for intervals in (40, 80, 160):
-        ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-        grid = Grid(extend(uniform_breakpoints(*ends, intervals), 3), 3, True)
-        x = torch.cat(
-            [greville(grid).T.clamp(0, 1), torch.linspace(0, 1, 700, dtype=torch.float64)[:, None]]
-        )
-        c = fit_coefficients(x, torch.sin(3 * x)[:, None], grid)
-        cost = float((difference_operator(grid, 5)[0] @ c[0, 0]).square().sum())
-        assert cost == pytest.approx(integral, rel=0.5)
 
 
 def noisy(points):
