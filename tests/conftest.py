@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import json
 import re
 import shlex
 from dataclasses import dataclass
@@ -68,6 +69,10 @@ class Result:
         """The folder that standard output names, which must be its only line."""
         (line,) = self.out.splitlines()
         return Path(line)
+
+    @property
+    def json(self):
+        return json.loads(self.out)
 
     @property
     def run(self):

@@ -32,10 +32,8 @@ def two(kanrun, copy_of_two):
 def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun, two):
     assert kanrun("runs tag fit/1 good final").out == "fit/v0001: good, final\n"
     assert kanrun("runs note good 'the  best one'").out == "fit/v0001: the best one\n"
-    assert json.loads(kanrun("runs show final --json").out)["note"] == "the best one"
-    assert [row["name"] for row in json.loads(kanrun("runs list --tag good --json").out)] == [
-        "fit/v0001"
-    ]
+    assert kanrun("runs show final --json").json["note"] == "the best one"
+    assert [row["name"] for row in kanrun("runs list --tag good --json").json] == ["fit/v0001"]
     assert runs_beginning("go", two) == ["good"]
     assert kanrun("runs tag fit/1 --remove good").out == "fit/v0001: final\n"
     kanrun("runs tag fit/1 --remove good", code=2)
@@ -53,7 +51,7 @@ def test_tab_knows_runs_and_points(kanrun, two):
 
 
 def test_runs_are_compared_and_their_settings_told_apart(kanrun, two):
-    found = json.loads(kanrun("runs compare fit/1 fit/2 --json").out)
+    found = kanrun("runs compare fit/1 fit/2 --json").json
     assert found["settings"] == {"n_seeds": [1, 2], "model.degree": [2, 4]}
     assert found["results"]["degree"] == [2.0, 4.0]
     shown = kanrun("runs compare fit/1 fit/2").out.splitlines()

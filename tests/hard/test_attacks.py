@@ -15,6 +15,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from run_files import change_record
 
 from kanrun.cli.app import main
 
@@ -64,11 +65,7 @@ def text(name, content):
 
 
 def record(**changes):
-    def change(folder):
-        stored = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps({**stored, **changes}))
-
-    return change
+    return lambda folder: change_record(folder, **changes)
 
 
 def checkpoint(make):

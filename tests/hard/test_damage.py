@@ -6,12 +6,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from run_files import forge
 
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.errors import KanrunError
-from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
-from kanrun.runs.records import Checkpoint
 from kanrun.study.prediction import predicted_values
 
 POINTS = np.random.default_rng(0).uniform(0.1, 0.9, (5, 2))
@@ -96,12 +95,7 @@ def forged(trained, folder, change):
     stored = loaded.run.checkpoint(loaded.models[0])
     arrays, meta = dict(stored.arrays), json.loads(json.dumps(stored.meta))
     arrays, meta = change(arrays, meta) or (arrays, meta)
-    write_checkpoint(
-        checkpoint_path(folder / "checkpoints", stored.name), Checkpoint(stored.name, arrays, meta)
-    )
-    record = json.loads((folder / "run.json").read_text())
-    record["checkpoints"] = {}
-    (folder / "run.json").write_text(json.dumps(record))
+    forge(folder, stored.name, arrays, meta)
     return folder
 
 

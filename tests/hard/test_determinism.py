@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import python
+from run_files import numbers_of
 
 from kanrun.cli.app import main
 from kanrun.runs import find_runs
@@ -32,12 +33,8 @@ def tables_of(line, outputs, environment):
     words = [*line.split(), "-q", "--outputs", outputs]
     python("-c", code, *words, env={**os.environ, **environment})
     (run,) = find_runs(outputs)
-    frames = {name: run.table(name) for name in run.tables}
-    return {
-        name: frame[[c for c in frame if "seconds" not in str(c)]].to_csv(index=False)
-        for name, frame in frames.items()
-        if name != "baselines"  # other libraries' models
-    }
+    others = {"baselines"}  # other libraries' models
+    return {name: numbers_of(run.table(name)) for name in set(run.tables) - others}
 
 
 @pytest.mark.slow

@@ -13,13 +13,13 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 
+from run_files import forge
+
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.errors import KanrunError
 from kanrun.formulas import parse
-from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
 from kanrun.runs.reader import read_config
-from kanrun.runs.records import Checkpoint
 from kanrun.targets import column_kinds, read_table
 
 Case = Callable[[random.Random], object]
@@ -216,17 +216,12 @@ def test_checkpoints(request, capfd, tmp_path, trained):
     loaded = load_run(trained)
     stored = loaded.run.checkpoint(loaded.models[0])
     shutil.copytree(trained, folder := tmp_path / "run")
-    record = json.loads((folder / "run.json").read_text())
-    (folder / "run.json").write_text(json.dumps({**record, "checkpoints": {}}))
 
     def case(rng):
         meta = replaced(rng, json.loads(json.dumps(stored.meta)))
         if not isinstance(meta, dict):
             return "no description"
-        write_checkpoint(
-            checkpoint_path(folder / "checkpoints", stored.name),
-            Checkpoint(stored.name, stored.arrays, meta),
-        )
+        forge(folder, stored.name, stored.arrays, meta)
         load_run(folder).model().predict([[0.5, 0.5]])
         return "done"
 

@@ -12,6 +12,7 @@ import time
 
 import kanrun.experiments.fit
 import pytest
+from run_files import numbers_of
 
 import kanrun.engine.training
 import kanrun.figures.panels  # noqa: F401  # what a run imports, so that forks need not
@@ -55,11 +56,7 @@ def run_to_end(words, outputs, silent):
 
 def numbers(run):
     """All that the run measured, to the last digit, but for times."""
-    tables = {name: run.table(name) for name in TORN}
-    kept = {
-        name: table[[c for c in table if "seconds" not in str(c)]] for name, table in tables.items()
-    }
-    return "".join(f"{name}\n{table.to_csv(index=False)}" for name, table in kept.items())
+    return "".join(f"{name}\n{numbers_of(run.table(name))}" for name in TORN)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")

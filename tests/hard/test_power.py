@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from run_files import numbers_of
 
 import kanrun.runs.files
 from kanrun.cli.app import main
@@ -162,9 +163,7 @@ def numbers(run):
     found = {}
     for part in dict.fromkeys((run, *run.points)):
         for name in part.tables:
-            table = part.table(name)
-            kept = table[[c for c in table if "seconds" not in str(c)]]
-            found[f"{part.name}/{name}"] = kept.to_csv(index=False).splitlines()
+            found[f"{part.name}/{name}"] = numbers_of(part.table(name)).splitlines()
         found[part.name] = [str(part.error)]
     return found
 

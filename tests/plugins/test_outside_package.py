@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import python
+from run_files import record_of
 
 from kanrun.cli.app import main
 
@@ -138,7 +139,7 @@ def test_an_experiment_runs_with_figures_and_claims(place):
     table = pd.read_csv(run / "summary.csv")
     assert list(table["noise"]) == [0, 0, 0.1, 0.1]
     assert (run / "figures" / "noise.png").is_file()
-    told = json.loads((run / "run.json").read_text())
+    told = record_of(run)
     assert told["status"] == "COMPLETED"
     assert [claim["sentence"] for claim in told["claims"]] == [
         "the largest noise gives a larger error than the smallest"

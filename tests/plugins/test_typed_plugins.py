@@ -1,6 +1,5 @@
 """Modules that `--plugin` and KANRUN_PLUGINS name, and the package that `kanrun init` writes."""
 
-import json
 import os
 import shlex
 import shutil
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 from processes import python
 from processes import run as run_to_end
+from run_files import change_record, record_of
 
 from kanrun.cli.app import main
 
@@ -43,7 +43,7 @@ def run(package, tmp_path_factory):
 
 def test_a_typed_module_is_used_by_workers_and_recorded(run):
     assert list(pd.read_csv(run / "summary.csv")["target"]) == ["rings", "rings"]
-    recorded = json.loads((run / "run.json").read_text())["versions"]["plug-in waves.rings"]
+    recorded = record_of(run)["versions"]["plug-in waves.rings"]
     assert recorded.startswith("sha256 ")
 
 
@@ -84,9 +84,7 @@ def test_tab_knows_the_kinds_of_a_typed_module(package):
 
 def test_an_interrupted_run_asks_for_its_plugins(package, run, tmp_path):
     shutil.copytree(run, tmp_path / "fit" / "v0001")
-    file = tmp_path / "fit" / "v0001" / "run.json"
-    told = json.loads(file.read_text())
-    file.write_text(json.dumps(told | {"status": "INTERRUPTED"}))
+    change_record(tmp_path / "fit" / "v0001", status="INTERRUPTED")
     done = kanrun(package, f"runs resume fit/v0001 --outputs {tmp_path}", 2)
     assert "If you trust it, add --plugin waves.rings" in done.stderr
 

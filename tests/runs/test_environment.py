@@ -1,9 +1,9 @@
 """The commit that a run records, and that reading it runs nothing that a repository names."""
 
-import json
 import subprocess
 
 import pytest
+from run_files import record_of
 
 from kanrun.runs import Manifest, RunFolder
 from kanrun.runs.folder import repository
@@ -74,7 +74,7 @@ def test_run_json_says_whose_commit_it_is(tmp_path, monkeypatch):
     for commit_of in ({"of": "kanrun", "commit": "a", "dirty": False}, None):
         monkeypatch.setattr("kanrun.runs.folder.repository", lambda commit_of=commit_of: commit_of)
         path = RunFolder.create(tmp_path, Manifest("fit")).path
-        assert json.loads((path / "run.json").read_text()).get("git") == commit_of
+        assert record_of(path).get("git") == commit_of
 
 
 def test_programs_that_a_repository_names_are_not_started(source, tmp_path):

@@ -9,6 +9,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from run_files import record_of
 
 from kanrun.errors import StorageFailed
 from kanrun.runs import Checkpoint, Claim, Manifest, Run, RunFolder, Status
@@ -22,7 +23,7 @@ def folder(tmp_path):
 
 
 def test_run_json_tells_what_ran_where_and_how_it_ended(folder):
-    before = json.loads((folder.path / "run.json").read_text())
+    before = record_of(folder.path)
     assert before["status"] == "RUNNING"
     assert before["ended"] is None
     assert before["pid"] == os.getpid()
@@ -30,7 +31,7 @@ def test_run_json_tells_what_ran_where_and_how_it_ended(folder):
     metrics = {"test_rmse": 3e-7, "r2": float("nan")}
     folder.note("solver=auto chose lm")
     folder.finish(Status.COMPLETED, claims=claims, metrics=metrics)
-    after = json.loads((folder.path / "run.json").read_text())
+    after = record_of(folder.path)
     assert after["status"] == "COMPLETED"
     assert after["argv"] == ["fit", "n_seeds=2"]
     assert after["seeds"] == [0, 1]

@@ -3,10 +3,10 @@
 `tests/hard` has those that are killed, or lose their power.
 """
 
-import json
 import os
 
 import pytest
+from run_files import change_record
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import (
@@ -29,12 +29,6 @@ def make_run(outputs, command="fit", status=Status.COMPLETED):
     return folder
 
 
-def change(folder, **changes):
-    """Change fields of `run.json`."""
-    record = json.loads((folder.path / "run.json").read_text())
-    (folder.path / "run.json").write_text(json.dumps(record | changes))
-
-
 def test_a_run_without_run_json(tmp_path):
     (tmp_path / "fit" / "v0001").mkdir(parents=True)
     (run,) = find_runs(tmp_path)
@@ -50,13 +44,13 @@ def test_a_pid_that_was_used_again_does_not_count_as_alive(tmp_path, monkeypatch
     )  # which not every system tells
     folder = make_run(tmp_path, status=None)
     assert Run(folder.path).is_alive
-    change(folder, process_start="another")
+    change_record(folder.path, process_start="another")
     assert Run(folder.path).status == "INTERRUPTED (killed)"
 
 
 def test_a_run_of_another_host_counts_as_running(tmp_path):
     folder = make_run(tmp_path, status=None)
-    change(folder, host="elsewhere", pid=1)
+    change_record(folder.path, host="elsewhere", pid=1)
     assert Run(folder.path).status == "RUNNING"
 
 
@@ -99,7 +93,7 @@ def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
     tmp_path, key, value, message
 ):
     folder = make_run(tmp_path)
-    change(folder, **{key: value})
+    change_record(folder.path, **{key: value})
     with pytest.raises(
         StorageFailed, match=rf"run\.json does not hold what is expected: .*{message}"
     ):
@@ -109,7 +103,7 @@ def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
 
 def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(tmp_path):
     folder = make_run(tmp_path)
-    change(folder, status="RUNNING", pid=-1, further={"key": [1]})
+    change_record(folder.path, status="RUNNING", pid=-1, further={"key": [1]})
     assert Run(folder.path).manifest.metrics == {}
     assert Run(folder.path).status == "INTERRUPTED (killed)"
 
@@ -198,7 +192,7 @@ def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path)
         make_run(tmp_path, "fit")
     make_run(tmp_path, "bench")
     clock_was_wrong = "2100-01-01T00:00:00+00:00"
-    change(Run(tmp_path / "fit/v0001"), started=clock_was_wrong)
+    change_record(tmp_path / "fit/v0001", started=clock_was_wrong)
     assert find_run("fit/latest", tmp_path).name == "fit/v0002"
     assert find_run("latest", tmp_path).name == "bench/v0001"
     assert (

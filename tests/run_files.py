@@ -1,0 +1,27 @@
+"""Files of run folders, as tests read and change them."""
+
+import json
+
+from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
+from kanrun.runs.records import Checkpoint
+
+
+def record_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def change_record(folder, **changes):
+    """Change fields of `run.json`."""
+    (folder / "run.json").write_text(json.dumps(record_of(folder) | changes))
+
+
+def forge(folder, name, arrays, meta):
+    """Write a checkpoint whose checksum the run does not know."""
+    path = checkpoint_path(folder / "checkpoints", name)
+    write_checkpoint(path, Checkpoint(name, arrays, meta))
+    change_record(folder, checkpoints={})
+
+
+def numbers_of(table):
+    """Return a table as text, to the last digit, without times."""
+    return table[[c for c in table if "seconds" not in str(c)]].to_csv(index=False)
