@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 import typer.main
 import yaml
+from run_files import finished
 
-from kanrun.cli.app import add_experiments, main
+from kanrun.cli.app import add_experiments
 from kanrun.cli.commands import kanrun_commands
 from kanrun.config import EXPERIMENTS, groups_of
 from kanrun.launch import Source, compose
@@ -76,8 +77,7 @@ def choices():
 def outputs(tmp_path_factory):
     """Return outputs with a run of kanrun fit, which commands with from_run name."""
     place = tmp_path_factory.mktemp("outputs")
-    words = ["model=polynomial", "target=runge", "sampling.n_train=20", "figures=none"]
-    assert main(["fit", "-q", *words, "--outputs", str(place)]) == 0
+    finished("fit model=polynomial target=runge sampling.n_train=20 figures=none", place)
     shutil.copytree(place / "fit", place / "import")  # a run to name is all that is needed
     return place
 

@@ -5,8 +5,8 @@ import runpy
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from run_files import finished
 
-from kanrun.cli.app import main
 from kanrun.exports import FORMATS
 from kanrun.study.saved import load_run
 
@@ -14,8 +14,7 @@ from kanrun.study.saved import load_run
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     place = tmp_path_factory.mktemp("exported")
-    words = "fit target=runge model=bspline figures=none -q --outputs"
-    assert main([*words.split(), str(place)]) == 0
+    finished("fit target=runge model=bspline figures=none", place)
     return place
 
 

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_files import change_record
+from run_files import change_record, finished
 
 from kanrun.cli.app import main
 
@@ -245,10 +245,8 @@ SECRET = "hunter2"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    outputs = tmp_path_factory.mktemp("trained")
-    words = "fit target=runge model=polynomial sampling.n_train=30 -q --outputs"
-    assert main([*words.split(), str(outputs)]) == 0
-    return outputs / "fit" / "v0001"
+    line = "fit target=runge model=polynomial sampling.n_train=30"
+    return finished(line, tmp_path_factory.mktemp("trained"))
 
 
 @pytest.mark.parametrize("kind, name", CASES, ids=[name[:40] for _, name in CASES])

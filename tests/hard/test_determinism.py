@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from processes import python
-from run_files import numbers_of
+from run_files import finished, numbers_of
 
-from kanrun.cli.app import main
 from kanrun.runs import find_runs
 
 CALLS = {
@@ -49,8 +48,8 @@ def test_nothing_around_a_run_changes_its_numbers(call, tmp_path):
 
 
 MODELS = {
-    "kan": ["model=kan", "model.hidden=[1]", "model.intervals=[5]", "solver.n_starts=2"],
-    "auto": ["model=auto"],
+    "kan": "model=kan model.hidden=[1] model.intervals=[5] solver.n_starts=2",
+    "auto": "model=auto",
 }
 BOUNDS = {("kan", "float64"): 1e-6, ("kan", "float32"): 1e-3, ("auto", "float64"): 2e-3}
 MANY = [
@@ -71,10 +70,9 @@ def relative_error(folder, model, precision, x_unit, y_unit):
     pd.DataFrame({"x": x * x_unit, "y": (1 + np.sin(3 * x) / 2) * y_unit}).to_csv(
         folder / "t.csv", index=False
     )
-    words = f"fit -q target=table target.outputs=y sampling.n_test=60 precision={precision}"
-    place = [f"target.path={folder / 't.csv'}", "--outputs", str(folder / "outputs")]
-    assert main([*words.split(), *MODELS[model], *place]) == 0
-    summary = pd.read_csv(folder / "outputs" / "fit" / "v0001" / "summary.csv")
+    words = f"target.outputs=y sampling.n_test=60 precision={precision} {MODELS[model]}"
+    run = finished(f"fit target.path={folder}/t.csv {words}", folder / "outputs")
+    summary = pd.read_csv(run / "summary.csv")
     return float(summary.test_rmse[0]) / y_unit, float(summary.r2[0])
 
 

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from run_files import finished
 
 from kanrun.cli.app import main
 from kanrun.study.page import write_report
@@ -139,7 +140,7 @@ def runs(tmp_path_factory):
         f"fit model=mlp model.hidden=[3] {common}",
         "solve equation=heat tolerance=1e-3 networks=[{kind:kan}]",
     ):
-        assert main([*command.split(), "-q", "--outputs", str(folder / "outputs")]) == 0
+        finished(command, folder / "outputs")
     report(folder, "fit/1", "curves/1", page="first.html")
     return folder
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import torch
 from kanrun.experiments.imported import prepare
+from run_files import finished
 
 from kanrun import load_run
-from kanrun.cli.app import main
 from kanrun.config import ImportConfig
 
 STATES = Path(__file__).parents[2] / "engine" / "networks" / "states"
@@ -19,8 +19,7 @@ STATES = Path(__file__).parents[2] / "engine" / "networks" / "states"
 def outputs(tmp_path_factory):
     """Return outputs with the import of a checkpoint with products."""
     place = tmp_path_factory.mktemp("outputs")
-    words = ["inputs=[length,mass]", "outputs=[period]", "--outputs", str(place), "-q"]
-    assert main(["import", str(STATES / "products"), *words]) == 0
+    finished(f"import {STATES}/products inputs=[length,mass] outputs=[period]", place)
     return place
 
 
