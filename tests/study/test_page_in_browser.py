@@ -236,27 +236,6 @@ def test_an_mlp_and_windows_of_time_live(runs, browser):
     assert not browser.seen("Runtime.exceptionThrown")
 
 
-def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(browser):
-    moved = []
-    for number in (3, 4):
-        browser.value(
-            f"document.querySelectorAll('.living svg')[{number}]"
-            ".scrollIntoView({block: 'center'})"
-        )
-        browser.value(
-            f"document.querySelectorAll('.living svg')[{number}]"
-            ".querySelectorAll('.handle')[1].focus()"
-        )
-        for _ in range(5):
-            browser.key("ArrowUp")
-        said = browser.value(
-            f"document.querySelectorAll('.living')[{number - 2}].querySelector('span').textContent"
-        )
-        moved.append(int(said.partition("%")[0]))
-    assert moved[0] > 95
-    assert 5 < moved[1] < 75
-
-
 def test_tables_sort_and_nothing_goes_wrong_or_out(browser):
     up, down = browser.value("""(() => {
         const tables = [...document.querySelectorAll('table.sorts')];

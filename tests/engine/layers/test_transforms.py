@@ -44,31 +44,3 @@ def test_forward_mode(intervals, uniform, spec):
     expected = jacrev(by)(parameters)
     for name, jacobian in jacfwd(by)(parameters).items():
         assert_close(jacobian, expected[name])
-
-
-@pytest.mark.parametrize(
-    "degree, base, scale",
-    [(0, "silu", "separate"), (1, "zero", "single"), (4, "silu", "single"), (7, "sin", "separate")],
-)
-@pytest.mark.parametrize(
-    "intervals, uniform, outside",
-    [(NARROW, True, "linear"), (NARROW, False, "constant"), (WIDE, True, "zero")],
-)
-def test_gradients_to_second_order(intervals, uniform, outside, degree, base, scale):
-    spec = EdgeSpec(degree=degree, base=base, edge_scaling=scale, extrapolation=outside)
-    layer = make(intervals, spec, uniform=uniform)
-    layer.mask[0, 1] = False
-    learned = {name: p.detach().clone() for name, p in layer.named_parameters() if p.requires_grad}
-    x = data(4)
-    # Steps and broken lines have no slope at a breakpoint, so none may lie within a finite
-    # difference.
-    breaks = layer.grid.knots[:, degree : degree + intervals + 1]
-    near = (x[..., None] - breaks).abs().amin(-1)
-    assert degree > 1 or near.min() > 1e-5
-
-    def run(at, *values):
-        return functional_call(layer, dict(zip(learned, values, strict=True)), (at,))
-
-    arguments = (x.requires_grad_(), *(value.requires_grad_() for value in learned.values()))
-    assert torch.autograd.gradcheck(run, arguments, fast_mode=True)
-    assert torch.autograd.gradgradcheck(run, arguments, fast_mode=True)
