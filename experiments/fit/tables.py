@@ -238,10 +238,7 @@ def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[f
 
 
 def _selection(fitted: TableModel, checked: DataFrame, family: Family) -> Records:
-    """Yield the selected candidate, the losses on the folds, and the rank among the baselines.
-
-    Losses whose difference is within its standard error over folds count as equal.
-    """
+    """Yield the selected candidate, the losses on the folds, and the rank among the baselines."""
     weights = stack_weights(fitted)
     stack = ", ".join(f"{name} {one:.0%}" for name, one in weights if one > _SHOWN_WEIGHT)
     combined = f"a weighted sum of {stack}" if "," in stack else stack.replace(" 100%", " alone")
@@ -256,7 +253,14 @@ def _selection(fitted: TableModel, checked: DataFrame, family: Family) -> Record
         std = f" +- {deviation(rows['loss'].to_numpy()):.2g}" if len(rows) > 1 else ""
         each = f"{rows['cpu_seconds'].mean():.2g} s per fit"
         yield Note(f"cross-validated {loss} of {name}: {rows['loss'].mean():.4g}{std} ({each})")
-    losses = checked.pivot(index="fold", columns="model", values="loss")
+    yield from rank_note(checked.pivot(index="fold", columns="model", values="loss"), loss)
+
+
+def rank_note(losses: DataFrame, loss: str) -> Records:
+    """Compare the losses (folds, models) of the automatic model with those of the next one.
+
+    Losses whose difference is within its standard error over folds count as equal.
+    """
     means = losses.mean().drop(OURS)
     if not len(means) or means.min() <= 0:  # 0 for constant outputs
         return

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from torch import Generator
 
 from kanrun.config import (
     AutoSolver,
+    BSplineConfig,
     ExperimentConfig,
+    FitConfig,
     KANConfig,
     LBFGSSolver,
     LMSolver,
@@ -16,11 +20,13 @@ from kanrun.config import (
     NamedTarget,
     PolynomialConfig,
     SamplingConfig,
+    TableTarget,
 )
 from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessPenalty
 from kanrun.errors import UsageError
 from kanrun.study import build
 from kanrun.study.build import factory, lbfgs_weight, make_plan, make_problem
+from kanrun.study.resources import estimate_memory
 from kanrun.targets.arrays import array_target
 
 
@@ -158,3 +164,20 @@ def test_what_no_growth_adds_needs_a_given_shape(changed):
     (name,) = changed
     with pytest.raises(UsageError, match=rf"model\.{name}=.* needs a given shape"):
         make_plan(KANConfig(**changed), LMSolver(), problem())
+
+
+def test_the_memory_of_a_training_is_estimated_from_its_sizes():
+    cfg = FitConfig(
+        target=TableTarget(path="t.csv", inputs=["x0", "x1"], outputs=["y"]),
+        model=KANConfig(hidden=[5], intervals=[4, 8], degree=2),
+        sampling=SamplingConfig(n_train=70, n_test=30),
+    )
+    # 15 edges of 8 + 2 numbers, and 100 points of 2 inputs, 1 output and 5 nodes; four copies.
+    assert estimate_memory(cfg) == (150, 100, 4 * 8 * (150 + 100 * 8))
+    assert estimate_memory(replace(cfg, precision="float32")).memory == 4 * 4 * 950
+    for model, parameters in (
+        (MLPConfig(hidden=[3, 4]), 2 * 3 + 3 * 4 + 4),
+        (PolynomialConfig(degree=3), 4),
+        (BSplineConfig(control_points=[7, 9]), 16),
+    ):
+        assert estimate_memory(replace(cfg, model=model)).parameters == parameters

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from doors import run_config, typed
+from kanrun.experiments.fit.tables import rank_note
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
@@ -310,3 +311,24 @@ def test_folds_and_baselines_that_are_left_out_are_named(settings, said):
     notes = fit(x, x[:, 0] ** 2, pairs=False, **settings).notes
     left = [note for note in notes if "left out because of" in note]
     assert any(said in note for note in left) if said else not left
+
+
+@pytest.mark.parametrize(
+    "ours, said",
+    [
+        # Differences of 0.19 and 0.01 have the mean 0.1 and the standard error 0.064.
+        ([0.81, 0.99], "kanrun has the lowest cross-validated RMSE, 10.0% below the next (ridge)"),
+        ([1.19, 1.01], "ridge has the lowest cross-validated RMSE; that of kanrun is 10.0% higher"),
+        # Differences of 0.24 and -0.04 have the standard error 0.099, of 0.25 and -0.05 0.106.
+        ([1.24, 0.96], "ridge has the lowest cross-validated RMSE; that of kanrun is 10.0% higher"),
+        ([1.25, 0.95], "within one standard error; that of kanrun is 10.0% higher"),
+        ([0.75, 1.05], "within one standard error; that of kanrun is 10.0% lower"),
+    ],
+)
+def test_the_lowest_loss_is_named_unless_it_is_within_its_standard_error(ours, said):
+    losses = pd.DataFrame({"kanrun": ours, "mean": 2.0, "ridge": [1.0, 1.0]})
+    (note,) = rank_note(losses, "RMSE")
+    assert note.text.endswith(said)
+    assert note.warning == said.startswith("ridge")
+    assert not list(rank_note(losses[["kanrun"]], "RMSE"))
+    assert not list(rank_note(losses.assign(ridge=0.0), "RMSE"))
