@@ -356,7 +356,7 @@ def _network(
         )
     label = f"KAN {widths}" + f" ({form.terms} products)" * (form.factors > 1)
     label += f", k = {degree}" * (degree != _DEGREE)
-    free_terms = shape[0] > 1 and given.ansatz.terms is None and "terms" not in entry
+    free_terms = given.ansatz.terms is None and "terms" not in entry
     spec = EdgeSpec(degree=degree, base="zero")
     domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
     kan = partial(KAN.create, shape, intervals[0], spec, domain=domain, initialisation="spline")

@@ -47,14 +47,25 @@ def test_settings_have_their_places_in_the_plan():
     )
     model = KANConfig(intervals=[4, 8], update_grid=False, grid_eps=0.25)
     plan, why = make_plan(model, solver, problem())
-    assert why.startswith(
-        "lbfgs: chosen by solver=lbfgs. "
-        "solver.freeze_unseen freezes coefficients and w_b; w_s moves"
-    )
+    assert why.startswith("lbfgs: chosen by solver=lbfgs.")
     assert (plan.solver, plan.intervals, plan.steps, plan.patience) == ("lbfgs", (4, 8), 7, 3)
     # history_size, sparsity and sparsity_norm reach the solver through the settings.
     assert plan.settings is solver
     assert (plan.freeze_unseen, plan.update_grid, plan.grid_eps) == (True, False, 0.25)
+
+
+@pytest.mark.parametrize(
+    "solver, frozen, moves",
+    [
+        (LBFGSSolver(freeze_unseen=True), False, True),
+        (LBFGSSolver(freeze_unseen=True), True, False),
+        (LMSolver(freeze_unseen=True), False, False),
+        (LBFGSSolver(), False, False),
+    ],
+)
+def test_scales_that_move_what_is_frozen_are_named(solver, frozen, moves):
+    _, why = make_plan(KANConfig(hidden=[2], freeze_scales=frozen), solver, problem())
+    assert ("w_s moves the function" in why) == moves
 
 
 def test_a_model_with_a_closed_form_has_no_patience():

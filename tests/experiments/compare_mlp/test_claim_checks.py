@@ -12,6 +12,7 @@ from kanrun.experiments.compare_mlp import (
 )
 from kanrun.experiments.compare_mlp.studies import growth_rows
 from numpy.testing import assert_allclose
+from scipy import stats
 
 
 def tricks_table(**errors):
@@ -42,6 +43,14 @@ def test_a_draw_is_called_a_draw(shift, winner):
     assert verdict.ratio == pytest.approx(10**shift)
     assert verdict.low <= verdict.ratio <= verdict.high
     assert judge(shift + noise - noise.mean()) == verdict  # no chance of the moment
+
+
+def test_the_interval_of_many_seeds_is_that_of_student():
+    logs = stats.norm.ppf((np.arange(12) + 0.5) / 12)
+    half = stats.t.ppf(0.975, 11) * logs.std(ddof=1) / 12**0.5
+    verdict = judge(logs[:, None])
+    assert np.log10([verdict.low, verdict.high]) == pytest.approx([-half, half], rel=0.02)
+    assert judge(np.zeros((6, 1))).winner == "a draw"
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 5])
