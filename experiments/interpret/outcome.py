@@ -191,9 +191,7 @@ def _finish(
         if graph is not None:
             with at_most(budget.left):
                 approximation = finish_formula(graph, data, problem.policy)
-        limit = _NEAR * min(each.network_error for each in structures)
-        near = [each for each in structures if each.network_error <= limit]
-        choice = min(near or [choice], key=lambda each: each.network.active_edges)
+        choice = smallest_near(structures)
         graph, allowed = choice.network, reference.allowed(choice.network_error)
         # Half of the rest is for the formula.
         with contextlib.suppress(WorkSpent), at_most(budget.left / 2):
@@ -211,6 +209,13 @@ def _finish(
     return Interpretation(
         "", "", formula, network, certificate, 0.0, choice, (), approximation, decisions
     ), stages
+
+
+def smallest_near(structures: Sequence[FittedStructure]) -> FittedStructure:
+    """Return the smallest network whose error is near the smallest error."""
+    limit = _NEAR * min(each.network_error for each in structures)
+    near = [each for each in structures if each.network_error <= limit]
+    return min(near, key=lambda each: each.network.active_edges)
 
 
 def _judge(

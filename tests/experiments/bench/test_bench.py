@@ -69,6 +69,34 @@ def test_claims_take_the_faster_of_ours_and_of_the_mlps():
     assert not peer.holds
 
 
+@pytest.mark.parametrize("intervals, outputs, bound", [(5, 64, 1.5), (1000, 8, 0.1), (5, 8, None)])
+def test_layers_are_held_to_an_mlp_of_their_size(intervals, outputs, bound):
+    for factor, holds in ((0.999, True), (1.001, False)):
+        table = layer_table(kanrun=1.0, MLP=1 / (factor * (bound or 1.0)))
+        found = timing.layer_claims(table.assign(intervals=intervals, outputs=outputs))
+        assert [claim.holds for claim in found] == [holds] * bool(bound)
+
+
+@pytest.mark.parametrize(
+    "command, bound",
+    [
+        ("--help", 0.2),
+        ("fit solver.steps=abc", 0.33),
+        ("fit", 4.5),
+        ("fit target.path=table.csv target.outputs=[y]", 3.3),
+        ("fit target=runge model=polynomial", 1.7),
+        ("interpret target=product", 2.3),
+        ("solve", 5.0),
+    ],
+)
+def test_each_command_is_held_to_its_bound(command, bound):
+    for over, holds in ((bound, True), (1.001 * bound, False)):
+        (claim,) = timing.startup_claims(
+            pandas.DataFrame({"command": [command], "over_import": [over]})
+        )
+        assert claim.holds == holds
+
+
 @pytest.mark.parametrize("ours", ["kanrun", "MLP"])
 def test_what_is_ours_may_not_break(ours, tmp_path, monkeypatch):
     monkeypatch.setitem(timing.TORCH, ours, broken)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from kanrun.experiments.interpret.outcome import (
     is_constant,
     is_truth,
     outcome,
+    smallest_near,
 )
 from kanrun.experiments.interpret.plots import score_card
 from kanrun.experiments.interpret.problem import (
@@ -301,6 +303,15 @@ def test_a_formula_stands_for_a_network_up_to_its_error(error, tolerance, worse,
     for model, largest in ((models[0.2], worse), (models[0.1], same)):
         assert reference.accepts(model, largest * (1 - 1e-9))
         assert np.isinf(largest) or not reference.accepts(model, largest * (1 + 1e-9))
+
+
+@pytest.mark.parametrize("error, edges", [(0.3, 1), (0.31, 2), (np.inf, 2)])
+def test_the_smallest_network_near_the_best_is_snapped(error, edges):
+    structures = [
+        SimpleNamespace(network_error=error, network=SimpleNamespace(active_edges=number))
+        for error, number in ((0.1, 3), (0.2, 2), (error, 1))
+    ]
+    assert smallest_near(structures).network.active_edges == edges
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-20, 1e20])

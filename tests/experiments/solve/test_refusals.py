@@ -1,6 +1,7 @@
 """Equations that are refused or remarked on, and references that other resolutions give."""
 
 import runpy
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from kanrun.experiments.solve import settings
-from kanrun.experiments.solve.checks import condition_warnings
+from kanrun.experiments.solve.checks import check_memory, condition_warnings
 from kanrun.experiments.solve.problem import make_solve_problem
 from kanrun.experiments.solve.solution_report import solve
 
 from kanrun.config import EquationConfig, SolveConfig
+from kanrun.engine.equations import EquationPolicy
 from kanrun.errors import UsageError
 
 X, XT = {"x": [0, 1]}, {"x": [0, 1], "t": [0, 1]}
@@ -116,6 +118,29 @@ def test_conditions_and_solutions_may_differ_by_rounding(conditions, exact, larg
 def test_more_than_memory_holds_is_refused(refused):
     said = refused("solve collocation_points=1000000 equation.intervals=[5,2000]")
     assert "Use fewer points, intervals or terms" in said
+
+
+def test_half_of_the_memory_may_be_needed(monkeypatch):
+    policy = EquationPolicy(collocation_points=100, boundary_points=10)
+    known = system(["periodic in x", "u = 1 at t=0"])
+    # 100 residuals of the equation, 10 of each of 3 conditions, and 2 matrices of 10 unknowns.
+    needed = 8 * 10 * (3 * 130 + 2 * 10)
+    for memory, fits in ((2 * needed, True), (2 * needed - 1, False)):
+        sizes = {"SC_PAGE_SIZE": memory, "SC_PHYS_PAGES": 1}
+        monkeypatch.setattr("os.sysconf", sizes.__getitem__)
+        with nullcontext() if fits else pytest.raises(UsageError, match="130 residuals of 10"):
+            check_memory(known, policy, 10)
+
+
+def test_default_networks_have_these_grids_and_degrees():
+    cfg = SolveConfig(
+        equation=EquationConfig(variables=X, formula="u_xx = u^3", conditions=ENDS),
+        networks=[{"kind": "kan", "terms": 1}, {"kind": "kan", "hidden": [2]}, {"kind": "mlp"}],
+    )
+    known = make_solve_problem(cfg, 0).system
+    found = settings.network_choices(cfg, known)
+    assert [each.method.intervals for each in found] == [(5, 10, 20, 40)] * 2 + [(None,) * 4]
+    assert [each.label for each in found] == ["KAN 1-1", "KAN 1-2-1", "MLP 1-16-16-1"]
 
 
 def system(conditions, formula="u_t = u_xx"):
