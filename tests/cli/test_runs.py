@@ -64,7 +64,7 @@ def test_runs_are_compared_and_their_settings_told_apart(kanrun, two):
     kanrun("runs compare fit/1", code=2)
 
 
-def test_a_run_is_repeated_and_its_numbers_checked(kanrun, two, fit):
+def test_a_run_is_repeated_and_its_numbers_checked(kanrun, two, fit, monkeypatch):
     again = kanrun("runs rerun fit/1 -q")
     assert again.out == "outputs/fit/v0003\n"
     assert "the same numbers as fit/v0001: all 3 columns" in again.err
@@ -75,6 +75,8 @@ def test_a_run_is_repeated_and_its_numbers_checked(kanrun, two, fit):
     (two / "fit/v0001/summary.csv").write_text("seed,degree,test_rmse\n0,2,0.25\n")
     differs = kanrun("runs rerun fit/1 -q", code=1)
     assert "test_rmse differs from fit/v0001: 0.25 then, 0.5 now" in differs.err
+    monkeypatch.setattr("kanrun.study.running.run_study", lambda *_: (1, two / "fit/v0004"))
+    assert not kanrun("runs rerun fit/1 -q", code=1).err  # nothing is compared with what failed
 
 
 def test_a_run_of_points_is_repeated_as_a_whole_or_point_by_point(kanrun, two, fit):

@@ -81,6 +81,7 @@ def test_arrays_tensors_and_frames_are_the_same_data(automatic):
     unnamed = FRAME.rename(columns={"mass": ""})
     assert fit(unnamed, Y, **SMALL).inputs == ("length", "")
     several = fit(X, np.stack([Y, -Y], 1), selection="evidence")
+    assert set(several.tables["held_out"]["fold"]) == {-1}
     assert several.outputs == ("y0", "y1")
     assert several.score(X, np.stack([Y, -Y], 1)) > 0.95
 

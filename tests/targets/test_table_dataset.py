@@ -8,6 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from kanrun.config import BundledTarget, SamplingConfig, TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import build_target, make_dataset
+from kanrun.targets.arrays import input_rows
 from kanrun.targets.table_targets import BUNDLED
 
 ROWS = 200
@@ -270,3 +271,16 @@ def test_unknown_tables_are_one_sentence():
         UsageError, match=r"name='irs' is not one of the bundled tables; did you mean iris"
     ):
         build_target(BundledTarget("irs"))
+
+
+@pytest.mark.parametrize(
+    "x, names, shape, single",
+    [
+        ([1.0, 2.0, 3.0], ["a"], (3, 1), False),
+        ([1.0, 2.0], ["a", "b"], (1, 2), True),
+        ([[1.0, 2.0]], ["a", "b"], (1, 2), False),
+    ],
+)
+def test_one_dimension_is_a_column_or_else_one_point(x, names, shape, single):
+    rows, is_point = input_rows(np.array(x), names)
+    assert (rows.shape, is_point) == (shape, single)
