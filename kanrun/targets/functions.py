@@ -367,5 +367,5 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
             from scipy.optimize import brentq  # late, as it loads slowly
 
             ends = points[[np.nanargmin(signs), np.nanargmax(signs)]]
-            share = brentq(lambda t, v=value, e=ends: v(e[0] + t * (e[1] - e[0])), 0, 1, xtol=1e-16)
+            share = brentq(lambda t, v=value, e=ends: v(e[0] + t * (e[1] - e[0])), 0, 1)
             yield (ends[0] + share * (ends[1] - ends[0]))[None]
