@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 from kanrun.experiments.interpret.outcome import Interpretation
 from kanrun.experiments.interpret.physical_constants import name_constants
-from kanrun.experiments.interpret.problem import InterpretationProblem
+from kanrun.experiments.interpret.problem import Function, InterpretationProblem
 
 from kanrun.config import NistTarget
 from kanrun.engine.symbolic import (
@@ -37,12 +38,11 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.engine.symbolic.candidates import CARRY
 from kanrun.engine.symbolic.formula import YES_NO
+from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
 from kanrun.study.evaluation import doubts
 from kanrun.targets.table_targets import read_nist
 
-#: Digits of a float64: agreement beyond them is accidental.
-_MAX_DIGITS = 16
 #: Maximum number of constants whose intervals are printed.
 _MAX_SHOWN = 5
 #: Points of the curve of an edge.
@@ -172,24 +172,30 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
 
 
 def _effect_records(problem: InterpretationProblem, result: Interpretation) -> Records:
-    """Yield for each input the change of the formula, or else the network, if it is exchanged.
-
-    The change is relative to the std of the output; it is sqrt(2) if nothing else matters.
-    """
+    """Yield for each input the change of the formula, or else the network, if it is exchanged."""
     model, (x, y), texts = result.formula or result.network, problem.points(), dict[str, float]()
     if model is None or len(problem.inputs) < 2:
         return
     for index, name in enumerate(problem.inputs):
-        exchanged = x.copy()
-        exchanged[:, index] = np.roll(x[:, index], len(x) // 2)
-        with np.errstate(all="ignore"):
-            change = np.sqrt(np.mean((model(exchanged) - model(x)) ** 2)) / np.std(y)
-        effect = texts[f"{name} ({change:.2g})"] = float(np.nan_to_num(change, posinf=0.0))
+        effect = exchange_effect(model, x, y, index)
+        texts[f"{name} ({effect:.2g})"] = effect
         yield Row("inputs", {"output": problem.output, "input": name, "effect": effect})
     used = sorted((text for text in texts if texts[text] > 0), key=lambda text: -texts[text])
     idle = [text.rpartition(" ")[0] for text in texts if texts[text] == 0]
     text = f"inputs by their effect: {', '.join(used)}"
     yield Note(f"{problem.name}: {text}" + (f"; not needed: {', '.join(idle)}" if idle else ""))
+
+
+def exchange_effect(model: Function, x: Array, y: Array, index: int) -> float:
+    """Return the RMS change of a model, over the std of y, if values of an input are exchanged.
+
+    It is sqrt(2) if nothing else matters. Points at which the model is not finite do not count.
+    """
+    exchanged = x.copy()
+    exchanged[:, index] = np.roll(x[:, index], len(x) // 2)
+    with np.errstate(all="ignore"):
+        change = np.nan_to_num(model(exchanged) - model(x), posinf=0.0, neginf=0.0)
+        return float(np.nan_to_num(np.sqrt(np.mean(change**2)) / np.std(y)))
 
 
 def _forms_row(formula: Formula, problem: InterpretationProblem, kind: str) -> Row:
@@ -274,7 +280,7 @@ def certified_row(target: NistTarget, formula: Formula | None) -> Row:
     for number, start in enumerate(found.starts, 1):
         problem = ConstantsFitting(found.model, names, found.parameters, (found.x, found.y), start)
         worst = float(np.max(np.abs(fit_constants(problem) / found.certified - 1)))
-        digits[f"start_{number}_digits"] = -math.log10(max(worst, 10.0**-_MAX_DIGITS))
+        digits[f"start_{number}_digits"] = -math.log10(max(worst, sys.float_info.epsilon))
     ratio = None
     if formula is not None and not formula.splines:
         with np.errstate(all="ignore"):

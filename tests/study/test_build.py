@@ -104,7 +104,9 @@ def test_the_weight_of_lbfgs_is_that_of_one_grid_for_all_degrees(degree):
     assert lbfgs_weight(degree) == pytest.approx(intervals ** (1 - 2 * (degree + 2)))
 
 
-def test_an_automatic_schedule_is_bounded(monkeypatch):
+def test_an_automatic_schedule_is_nested_and_bounded(monkeypatch):
+    plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem())
+    assert (plan.intervals, plan.max_unknowns) == (tuple(4 * 2**i for i in range(9)), 2006)
     monkeypatch.setattr(build, "AUTO_INTERVALS", (3, 6))
     monkeypatch.setattr(build, "AUTO_COEFFICIENTS", 50)
     plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem())

@@ -151,6 +151,8 @@ def test_first_parts_are_stratified(sizes, share, seed):
         ("sin(x0/1000)*x1/10000", [[0.0, 10000.0], [0.0, 10000.0]], False),
         ("1e9+x0*x1", [[-1.0, 1.0], [-1.0, 1.0]], False),
         ("1e-9*sin(x0)", [[1e6, 1e6 + 1]], False),
+        ("5*heaviside(x0 + 3)", [[-1.0, 1.0]], True),
+        ("1e6*heaviside(x0 + 3)", [[-1.0, 1.0]], False),
         ("sin(x0)", [[-100.0, 100.0]], True),
         ("sin(x0)", [[-101.0, 101.0]], False),
         ("sin(1e3*x0)", [[-0.01, 0.01]], True),

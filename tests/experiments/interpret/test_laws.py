@@ -1,5 +1,7 @@
 """Laws of physics from tables with their noise, and the constants of physics in exact formulas."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ import sympy
 from doors import typed
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.physical_constants import CONSTANTS, name_constants
+from kanrun.experiments.interpret.tables import exchange_effect
 
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs.records import Note, Row
@@ -101,3 +104,13 @@ def test_the_constants_are_those_of_codata():
         known = scipy.constants.value(named.pop(name))
         assert values == pytest.approx([known] * len(values), rel=3e-4)
     assert not named
+
+
+def test_the_effect_of_an_input_is_the_change_if_its_values_are_exchanged():
+    x = np.stack([np.tile([0.0, 1.0], 2), np.repeat([0.0, 1.0], 2)], 1)
+    effect = partial(exchange_effect, x=x, y=np.array([0.0, 1.0, 0.0, 1.0]))
+    assert effect(lambda x: x[:, 1], index=1) == 2.0  # of a standard deviation of 1/2
+    assert effect(lambda x: x[:, 1], index=0) == 0.0
+    # Two of the changes 1, inf, -1 and -inf count.
+    pole = lambda x: np.where(x[:, 0] * x[:, 1] == 1, np.inf, x[:, 1])  # noqa: E731
+    assert effect(pole, index=1) == pytest.approx(2**0.5)
