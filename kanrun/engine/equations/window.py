@@ -23,8 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.polynomial import legendre
-from numpy.polynomial.legendre import leggauss, legvander
+from numpy.polynomial.legendre import legder, leggauss, legint, legroots, legval, legvander
 from torch import Tensor
 
 from kanrun.engine.equations.fields import Factor, Field, spline_field
@@ -80,7 +79,7 @@ class Window:
         """Return the unknowns at points (points, variables) of the window."""
         none, (*space, at) = (0,) * system.variables, points.T
         x = space[0] if space else np.zeros(len(at))
-        times = legendre.legvander(2 * (at - self.start) / (self.end - self.start) - 1, DEGREE)
+        times = legvander(2 * (at - self.start) / (self.end - self.start) - 1, DEGREE)
         columns = []
         for unknown, parts in enumerate(self.parts):
             splines = np.sum([e.space.evaluate(e.coefficients, x) for e in parts], axis=0)
@@ -152,7 +151,7 @@ def legendre_values(
 ) -> Float[Array, "orders degrees points"]:
     """Return time derivatives of Legendre polynomials on a window of length 2 `half`."""
     unit = np.eye(count)
-    rows = [legendre.legval(s, legendre.legder(unit, order)) / half**order for order in orders]
+    rows = [legval(s, legder(unit, order)) / half**order for order in orders]
     return np.stack(rows)
 
 
@@ -160,7 +159,7 @@ def legendre_values(
 def radau_points() -> tuple[Array, Array]:
     """Return `DEGREE` Radau points of [-1, 1], the last of which is 1, and their weights."""
     unit = np.eye(DEGREE + 1)
-    points = np.sort(legendre.legroots(unit[-1] - unit[-2]).real)
+    points = np.sort(legroots(unit[-1] - unit[-2]).real)
     points[-1] = 1.0
     weights = np.linalg.solve(legvander(points, DEGREE - 1).T, 2.0 * unit[0, :-1])
     return points, weights.astype(np.float64)
@@ -177,12 +176,12 @@ def free_polynomials(order: int) -> Float[Array, "derivatives polynomials degree
     """
     points, _ = radau_points()
     unit = np.eye(DEGREE)
-    interpolated = np.linalg.inv(legendre.legvander(points, DEGREE - 1)).T
-    found = [unit, legendre.legint(unit, lbnd=-1, axis=1)]
+    interpolated = np.linalg.inv(legvander(points, DEGREE - 1)).T
+    found = [unit, legint(unit, lbnd=-1, axis=1)]
     for _ in range(order - 1):
-        values = legendre.legval(points, found[-1].T)
-        found.append(legendre.legint(values @ interpolated, lbnd=-1, axis=1))
-    at = legendre.legval(np.linspace(-1, 1, 101), found[-1].T)
+        values = legval(points, found[-1].T)
+        found.append(legint(values @ interpolated, lbnd=-1, axis=1))
+    at = legval(np.linspace(-1, 1, 101), found[-1].T)
     sizes = np.abs(at).max(axis=1, keepdims=True)
     width = DEGREE + 1
     return np.stack([np.pad(e, ((0, 0), (0, width - e.shape[1]))) / sizes for e in found[::-1]])
@@ -268,7 +267,7 @@ class WindowProblem(TensorProblem):
         """Return the splines (functions, polynomials) of the Taylor polynomial at the start."""
         values, order = self.state.values[unknown], self.system.orders[unknown]
         orders = range(order, values.shape[1])
-        powers = [legendre.legint(np.ones(1), each, lbnd=-1) * self.half**each for each in orders]
+        powers = [legint(np.ones(1), each, lbnd=-1) * self.half**each for each in orders]
         terms = np.array([np.pad(each, (0, DEGREE + 1 - len(each))) for each in powers])
         terms = terms.reshape(-1, DEGREE + 1)
         found: Array = values[:, order:] @ terms @ np.linalg.pinv(free_polynomials(order)[0])

@@ -116,7 +116,7 @@ class Objective:
     penalty: SmoothnessPenalty = SmoothnessPenalty()
     freeze_unseen: bool = False
     sparsity: float = 0.0
-    #: Norm of an edge's function, see `reshaping.edge_norms`.
+    #: Norm of an edge's function, see `kanrun.engine.layers.edge_norms`.
     sparsity_norm: str = "rms"
     #: For each layer (inputs, functions): coefficients that must not move.
     held: tuple[Tensor, ...] = ()
