@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, at_most, count_work
@@ -71,8 +72,8 @@ UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 3.5, 3e-14, 1e-10
 #: Maximum degree and number of terms of a quotient of polynomials.
 _DEGREE, _QUOTIENT_TERMS = 16, 20
 #: Size of a dictionary; constants of a function that come from the range of the argument; entries
-#: that are multiplied by factors; factors.
-_ENTRIES, _GENERIC, _SIMPLE, _FACTORS = 3000, 90, 300, 20
+#: that are multiplied by factors (half as many by one another); factors; entries of each family.
+_ENTRIES, _GENERIC, _SIMPLE, _FACTORS, _ALIKE = 3000, 90, 300, 20, 3
 #: Terms and pairs that are looked at; families of each kind that are refitted, formulas returned.
 _KEPT, _SINGLES = 60, 6
 #: Fraction of the variance that a term may leave of the values over a weight, and multiple of the
@@ -287,6 +288,10 @@ class _UnivariateSearch:
             for target in output_transforms(self.y, names, size, weight):
                 self.singles(target, every, 1)
                 yield weight is None
+        places = pd.Series(nice.families).groupby(nice.families).cumcount()
+        varied = nice.chosen(np.flatnonzero(places < _ALIKE)[: _SIMPLE // 2])
+        self.singles(plain, varied.combined(varied, PRODUCT), _SINGLES)
+        yield False
         for target, entries in ((plain, every), (plain, wide), *((each, nice) for each in others)):
             self.pairs(target, entries)
             yield False

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from scipy.special import j1
 
 import kanrun
 from kanrun.engine.symbolic import (
@@ -62,21 +63,21 @@ def test_noise_alone_has_no_structure():
 
 @pytest.mark.slow
 def test_a_busy_machine_tries_the_same_structures(monkeypatch):
-    x, y = noise()
+    x = rng().uniform(-1, 1, (300, 2))
+    y = j1(5 * x[:, 0] * x[:, 1]) + np.abs(x[:, 0] - x[:, 1]) ** 1.3
     samples = SearchData(x[:200], y[:200], x[200:], y[200:])
 
-    def tried():
-        events = search(
-            SearchProblem(samples, choose(None), SearchPolicy(budget=3.0)),
-            np.random.default_rng(0),
-        )
+    def tried(budget):
+        problem = SearchProblem(samples, choose(None), SearchPolicy(budget=budget))
+        events = search(problem, np.random.default_rng(0))
         return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
 
-    idle = tried()
+    idle = tried(3.0)
+    assert len(idle) > len(tried(1.0))
     ticks = itertools.count()
     for clock in ("monotonic", "thread_time", "process_time", "time", "perf_counter"):
         monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
-    assert tried() == idle
+    assert tried(3.0) == idle
 
 
 def test_a_sharp_function_of_one_input_is_recovered():
