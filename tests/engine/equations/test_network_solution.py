@@ -214,6 +214,14 @@ def test_conditions_are_measured_between_the_points_of_their_rows(intervals, wav
     assert rows.residuals(zero, system.guesses())[1].rms > 0.3
 
 
+@pytest.mark.parametrize("drawn, size", [(0.0, 0.02), (0.5, 0.1), (1.0, 0.5)])
+def test_random_networks_begin_between_two_sizes(drawn, size, monkeypatch):
+    problem, create = parsed(LINE, "u_x = 1", ["u = 0 at x=0"]), kan(1, intervals=500)
+    solver = NetworkSolver(problem, Ansatz(create, PLAIN, (500,)), SMALL, Generator())
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(drawn))
+    assert float(solver._random().get_unknowns().std()) == pytest.approx(size, rel=0.15)
+
+
 class Losses(ResidualProblem):
     """Parts of an objective by kind."""
 

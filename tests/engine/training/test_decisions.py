@@ -228,6 +228,11 @@ def test_random_starts_are_drawn_until_one_is_good(loss, batches, monkeypatch):
     assert len(drawn) == batches
 
 
+def test_large_grids_take_few_steps():
+    steps = [Plan("lm", (4,)).steps_for(unknowns) for unknowns in (300, 301, 1000, 1001)]
+    assert steps == [20, 10, 10, 6]
+
+
 @pytest.mark.parametrize("filled, exact", [(0.81, True), (0.79, False)])
 def test_a_grid_that_the_activations_fill_is_refined_exactly(filled, exact, monkeypatch):
     monkeypatch.setattr(type(NETWORK), "covers", lambda self, x, least: filled >= least)
