@@ -11,8 +11,9 @@ from kanrun.engine.symbolic import Graph, SearchData, snapping, symmetries
 from kanrun.engine.symbolic.candidates import choose
 from kanrun.engine.symbolic.constants import as_written
 from kanrun.engine.symbolic.conversions import graph_of_expression
+from kanrun.engine.symbolic.dictionary import dictionary_of_one
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
-from kanrun.engine.symbolic.regression import output_transforms
+from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import Skeleton, choose_formula
 from kanrun.engine.symbolic.symmetries import ACCURATE
 from kanrun.formulas import parse
@@ -214,3 +215,11 @@ def test_fractions_are_decimal_numbers_where_these_are_not_longer(number, text):
 def test_numbers_of_an_expression_are_free_constants_but_for_0_and_1(text, free):
     (found,) = graph_of_expression(parse(text), 1).edges
     assert found.function.free == free
+
+
+def test_a_quotient_of_terms_leaves_no_error():
+    t = X[:, 0]
+    line = dictionary_of_one(t, choose(["x"])).first(1)
+    found = solve_terms(OutputTransform((1 + 2 * t) / (1 + t / 3)), line, line)
+    assert found.error < 1e-14
+    assert found.coefficients == pytest.approx([2, -1 / 3, 1])

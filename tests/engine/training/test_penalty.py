@@ -11,6 +11,7 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
+from kanrun.engine.splines import difference_bands
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 from kanrun.engine.training.data import output_scale
 from kanrun.engine.training.objective import (
@@ -68,6 +69,12 @@ def test_penalty_is_its_definition(degree, scale):
     )
     rows = kan.penalty_rows()
     assert float(rows.times(kan.get_unknowns()).square().sum()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_too_few_coefficients_have_no_differences():
+    for intervals, rows in ((2, 0), (3, 1)):
+        grid = made_kan.kan([1, 1], intervals).edge_layers[0].grid
+        assert difference_bands(grid, 5).shape == (1, rows, 6)
 
 
 def noisy(points):
