@@ -18,8 +18,8 @@ from kanrun.engine.symbolic.search import Skeleton, choose_formula
 from kanrun.engine.symbolic.symmetries import ACCURATE
 from kanrun.formulas import parse
 
-#: The package exports a function of this name.
-search = import_module("kanrun.engine.symbolic.search")
+#: The package exports functions of these names.
+search, refits = (import_module(f"kanrun.engine.symbolic.{name}") for name in ("search", "refit"))
 
 X = np.linspace(1, 2, 101)[:, None]
 Y = np.resize([1.0, -1.0], 101)
@@ -223,3 +223,31 @@ def test_a_quotient_of_terms_leaves_no_error():
     found = solve_terms(OutputTransform((1 + 2 * t) / (1 + t / 3)), line, line)
     assert found.error < 1e-14
     assert found.coefficients == pytest.approx([2, -1 / 3, 1])
+
+
+@pytest.mark.parametrize(
+    "grids, errors, tried",
+    [
+        # A finer grid may have 1.5 times the lowest error before.
+        ((5, 10), [1.51e-3], [5]),
+        ((5, 10), [1.49e-3, 1.49e-3], [5, 10]),
+        ((5, 10, 12), [0.5e-3, 0.76e-3], [5, 10]),
+        # The last one is doubled up to 101 / 4 intervals, while errors above 3e-3 halve.
+        ((5,), [0.1, 0.051], [5, 10]),
+        ((5,), [0.1, 0.049, 0.02], [5, 10, 20]),
+        ((5,), [3.1e-3, 0.0], [5, 10]),
+        ((5,), [2.9e-3], [5]),
+        ((13,), [0.1], [13]),
+        ((12,), [0.1, 0.01], [12, 24]),
+    ],
+)
+def test_grids_of_a_structure_become_finer(grids, errors, tried, monkeypatch):
+    each, found = iter(errors), []
+    monkeypatch.setattr(refits, "refit", lambda *_: with_error(next(each)))
+    monkeypatch.setattr(
+        refits, "fitted_grids", lambda g, x, intervals: found.append(intervals) or g
+    )
+    start = 1e-3 if grids[1:] else 1.0
+    best = refits.extend(with_error(start), SCRIPTED, grids)
+    assert found == tried
+    assert SCRIPTED.error(best) == min([start, *errors])
