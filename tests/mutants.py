@@ -144,28 +144,31 @@ def recorded():
 
 
 def tests_of(mutant, found, n_lines, most):
-    """Return tests that execute the line, of a constant outside functions those that use its name.
+    """Return tests that execute the line; of a constant outside functions those of its file.
 
-    Those come first whose path shares most words with that of the file, then short ones.
+    Of these come first that execute a line with its name; else those whose path shares most words
+    with that of the file, then short ones.
     """
-    known = [found[mutant.path][mutant.node.lineno]]
+    known, users = found[mutant.path][mutant.node.lineno], set()
     if names := re.findall(r"\w+", mutant.name):
         word = re.compile(rf"\b({'|'.join(names)})\b")
-        known = [
-            found[path][number]
-            for path in list(found)
-            for number, line in enumerate(linecache.getlines(str(ROOT / path)), 1)
-            if word.search(line)
-        ]
-    known = known if any(known) or not names else found[mutant.path].values()
+        known = set().union(*found[mutant.path].values())
+        users = set().union(
+            *(
+                found[path][number]
+                for path in list(found)
+                for number, line in enumerate(linecache.getlines(str(ROOT / path)), 1)
+                if word.search(line)
+            )
+        )
     words = set(Path(mutant.path).with_suffix("").parts)
 
     def order(test):
         path = Path(test.partition("::")[0])
         shared = words & {*path.parts, path.stem.removeprefix("test_")}
-        return -len(shared), n_lines[test], test
+        return test not in users, -len(shared), n_lines[test], test
 
-    return sorted(set().union(*known), key=order)[:most]
+    return sorted(known | users, key=order)[:most]
 
 
 class TimeLimit:

@@ -102,8 +102,14 @@ class TensorSolver:
         rings = {each.periodic for each in system.conditions}
         self.periodic = [number in rings for number in range(len(self.box))]
         self.problem: TensorProblem | None = None
-        self.changes, self.estimate = list[float](), inf
+        self.changes = list[float]()
         self.sensitivity: float | None = None
+
+    @property
+    def estimate(self) -> float:
+        """Estimated relative error; infinite before there are two grids."""
+        fall = max(self.falls[-2:], default=FIRST_FALL)
+        return self.changes[-1] * float(np.clip(fall, *FALL)) if self.changes else inf
 
     @property
     def falls(self) -> list[float]:
@@ -150,8 +156,6 @@ class TensorSolver:
         self.problem, field = problem, self._field(problem, least)
         if before is not None and not is_first:
             self.changes.append(self.rows.change(field, before))
-            fall = max(self.falls[-2:], default=FIRST_FALL)
-            self.estimate = self.changes[-1] * float(np.clip(fall, *FALL))
         self.field = field
         if self.sensitivity is None:
             self.sensitivity = self._sensitivity(problem)

@@ -40,7 +40,8 @@ def difference_bands(
 ) -> Float[Tensor, "inputs differences terms"]:
     """Return the m + 1 non-zeros of sqrt(h_i) m! [xi_i ... xi_{i+m}], at coefficients i to i + m.
 
-    There are none if G + k <= m. The default order m = degree + 2 keeps the full order of convergence.
+    There are none if G + k <= m. The default order m = degree + 2 keeps the full order of
+    convergence.
 
     See `kanrun.engine.training.objective`; the Greville abscissae xi are those of the domain
     scaled to [0, 1].

@@ -484,7 +484,8 @@ def test_intervals_grow_with_the_accuracy_and_follow_a_solution_before():
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = 1 at t=0"])
     assert Marcher(system, 1e-14)._fewest(20, 0.0) == 200
     assert Marcher(system, 1e2)._fewest(20, 0.0) == 8
-    assert next(Marcher(system, 1e-6).run()).end == 1 / 64
+    march = next(Marcher(system, 1e-6).run())
+    assert (march.end, march.windows[0].space.intervals) == (1 / 64, 20)
     assert Space(np.linspace(0, 2, 5), ()).gauss.shares.sum() == pytest.approx(1)
 
     def window(start, end, intervals):

@@ -169,6 +169,24 @@ def test_one_variable(formula, conditions, exact):
     assert line.project(found.last[0].solution).shape == (1, 15, 1)
 
 
+@pytest.mark.parametrize(
+    "changes, estimate",
+    [
+        ([], np.inf),
+        ([1e-3], 1e-4),
+        ([1.0, 0.5, 0.05, 0.01], 0.002),
+        ([1.0, 0.5, 0.1, 0.01], 0.002),
+        ([1.0, 1e-3, 1e-6], 1e-8),
+        ([1e-3, 2e-3], 2e-3),
+    ],
+)
+def test_the_error_falls_by_the_larger_of_the_last_two_factors(changes, estimate):
+    generator = torch.Generator().manual_seed(0)
+    solver = TensorSolver(make("u_xx + u_yy = -1", [ZERO]), POLICY, generator, None)
+    solver.changes = changes
+    assert solver.estimate == pytest.approx(estimate)
+
+
 def test_the_last_grid_is_as_fine_as_work_allows():
     generator = torch.Generator().manual_seed(0)
     solver = TensorSolver(make("u_xx + u_yy = -1", [ZERO]), POLICY, generator, None)

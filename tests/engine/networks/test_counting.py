@@ -66,6 +66,11 @@ def test_flops_of_kanbefair_by_hand():
     assert c.kanbefair_flops(size, "relu") == 12 * 34 + 5 + 12 * 2
 
 
+def test_a_base_costs_its_function_of_each_input_and_two_operations_an_edge():
+    costs = [c.layer_flops(kan([2, 3], 5, base=base).edge_layers[0]) for base in ("relu", "zero")]
+    assert costs[0] - costs[1] == 2 * c.ACTIVATION_FLOPS["relu"] + 2 * 6
+
+
 def test_basis_flops_by_hand():
     # Degree 1, uniform grid: position 4, interval 2, distance 1 + 2, distance outside 1, matrix of
     # 2 numbers 4.

@@ -8,10 +8,10 @@ import sympy
 from made_graphs import edge, one_edge
 
 from kanrun.engine.symbolic import Graph, SearchData, snapping, symmetries
-from kanrun.engine.symbolic.candidates import choose
+from kanrun.engine.symbolic.candidates import TABLE, choose
 from kanrun.engine.symbolic.constants import as_written
 from kanrun.engine.symbolic.conversions import graph_of_expression
-from kanrun.engine.symbolic.dictionary import dictionary_of_one
+from kanrun.engine.symbolic.dictionary import dictionary_of_one, powers_of
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import Skeleton, choose_formula
@@ -210,11 +210,31 @@ def test_fractions_are_decimal_numbers_where_these_are_not_longer(number, text):
 
 
 @pytest.mark.parametrize(
-    "text, free", [("sin(x0)", ""), ("3*sin(2*x0) + 5", "acd"), ("sin(x0 - 2)", "b")]
+    "text, free",
+    [
+        ("sin(x0)", [""]),
+        ("3*sin(2*x0) + 5", ["acd"]),
+        ("sin(x0 - 2)", ["b"]),
+        ("x0 + sin(x0)", ["", ""]),
+        ("x0/2 + sin(x0)", ["c", ""]),
+    ],
 )
 def test_numbers_of_an_expression_are_free_constants_but_for_0_and_1(text, free):
-    (found,) = graph_of_expression(parse(text), 1).edges
-    assert found.function.free == free
+    assert [each.function.free for each in graph_of_expression(parse(text), 1).edges] == free
+
+
+@pytest.mark.parametrize("more, found", [(0, 0), (1, 1)])
+def test_powers_beyond_the_table_need_most_of_it(more, found):
+    t = X[:, 0]
+    some = list(TABLE.values())[: len(TABLE) // 2 + more]
+    line = dictionary_of_one(t, choose(["x"])).first(1)
+    assert len(powers_of(line, some, [7])) == found
+
+
+def test_a_constant_input_does_not_disturb_a_smooth_fit():
+    x = np.column_stack([X[:, 0], np.ones(101)])
+    fit = symmetries.smooth_fit(SearchData(x, x[:, 0] ** 2, x, x[:, 0] ** 2))
+    assert fit.error < 1e-3
 
 
 def test_a_quotient_of_terms_leaves_no_error():

@@ -9,7 +9,7 @@ from made_kan import kan
 from torch import Generator
 
 from kanrun.engine.training import Plan, Samples, TrainingData, grid_training, starts
-from kanrun.engine.training.data import Errors
+from kanrun.engine.training.data import Errors, second_order_work
 from kanrun.engine.training.grid_training import GridTraining, finished
 from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import (
@@ -226,6 +226,16 @@ def test_random_starts_are_drawn_until_one_is_good(loss, batches, monkeypatch):
     monkeypatch.setattr(starts, "survivors", lambda *_: found)
     drawn = starts.random_starts(lambda _: NETWORK, 3, DATA, 0.0, Generator())
     assert len(drawn) == batches
+
+
+def test_a_step_multiplies_for_the_matrix_and_its_factor():
+    assert second_order_work(10, 3) == 2 * 10 * 9 + 27
+
+
+@pytest.mark.parametrize("scales, left", [("all", "base"), ("none", "none")])
+def test_second_order_training_leaves_scales_of_coefficients_alone(scales, left):
+    network = kan([1, 1], trained_scales=scales).for_second_order()
+    assert network.edge_layers[0].spec.trained_scales == left
 
 
 def test_large_grids_take_few_steps():
