@@ -26,7 +26,7 @@ from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessP
 from kanrun.errors import UsageError
 from kanrun.study import build
 from kanrun.study.build import factory, lbfgs_weight, make_plan, make_problem
-from kanrun.study.resources import estimate_memory
+from kanrun.study.resources import TimeLimit, estimate_memory
 from kanrun.targets.arrays import array_target
 
 
@@ -177,6 +177,11 @@ def test_what_no_growth_adds_needs_a_given_shape(changed):
     (name,) = changed
     with pytest.raises(UsageError, match=rf"model\.{name}=.* needs a given shape"):
         make_plan(KANConfig(**changed), LMSolver(), problem())
+
+
+@pytest.mark.parametrize("seconds, end", [(100.0, 5 + 98 - 3.3), (3.0, 5 + 1.0)])
+def test_trainings_end_before_their_limit_and_get_a_third_of_it(seconds, end):
+    assert TimeLimit(seconds, 5.0).end == pytest.approx(end)
 
 
 def test_the_memory_of_a_training_is_estimated_from_its_sizes():

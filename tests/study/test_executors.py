@@ -18,8 +18,9 @@ from toy_experiment import ToyConfig, play
 from kanrun.config import ExecutorConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, Status
-from kanrun.study import executors
+from kanrun.study import execute, executors
 from kanrun.study.recorder import Recorder
+from kanrun.study.resources import run_serial
 
 SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
 
@@ -51,6 +52,17 @@ def test_numbers_are_those_of_a_serial_run_though_some_workers_die(run_toy, same
     same_tables(serial, run)
     assert os.getpid() not in set(run.table("summary")["pid"])
     assert run.manifest.threads == serial.manifest.threads == 1
+
+
+@pytest.mark.parametrize(
+    "cores, given, workers", [(1, None, 1), (4, None, 4), (9, None, 6), (9, 2, 2)]
+)
+def test_workers_are_as_many_as_cores_and_trainings(run_toy, monkeypatch, cores, given, workers):
+    seen = []
+    monkeypatch.setattr(execute, "cores", lambda: cores)
+    monkeypatch.setattr(executors, "run_local", lambda *a: seen.append(a[3]) or run_serial(*a[:3]))
+    run_toy(("local", given), **SIZES)
+    assert seen == [workers]
 
 
 @pytest.mark.parametrize(

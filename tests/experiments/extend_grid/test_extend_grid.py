@@ -50,6 +50,9 @@ def test_each_part_leaves_its_rows_and_figure(finished, figures_of):
     counts = stages.groupby("part").size().to_dict()
     assert counts == {"schedules": 3, "scratch": 3, "order": 6, "overfit": 13}
     assert set(stages[stages["part"] == "scratch"]["start"]) == {"scratch"}
+    ordered = stages[stages["in_order"].astype(bool)]
+    assert set(ordered["part"]) == {"order"}
+    assert set(ordered["intervals"]) == {40, 80}
     drawn = {"staircase", "error_against_intervals", "order", "overfit"}
     assert figures_of(extend_grid, finished) == drawn
     assert len(finished.table("summary")) == len(extend_grid.cells(settings()))

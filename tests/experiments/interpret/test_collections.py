@@ -54,14 +54,23 @@ def test_certified_sets_are_fitted_from_both_starts(tmp_path):
     row = certified_row(target, formula).values
     assert row["start_2_digits"] > 6.5  # as far as scipy's own constants go
     assert row["residual_ratio"] == pytest.approx(1, abs=1e-6)
-    second, first, forms = certified_claims(pd.DataFrame([row]))
-    assert (second.measured, first.measured, forms.measured) == (
-        int(row["start_2_digits"] >= 8),
-        first.measured,
-        1,
-    )
+    assert [claim.measured for claim in certified_claims(pd.DataFrame([row]))][2] == 1
     with pytest.raises(UsageError, match=r"one of the sets in .*; did you mean Line"):
         build_target(NistTarget(path=str(tmp_path), name="Lime"))
+
+
+@pytest.mark.parametrize("missing, holds", [((0, 7, 9), True), ((1, 8, 10), False)])
+def test_certified_sets_are_held_to_what_was_measured(missing, holds):
+    second, first, forms = missing
+    sets = pd.DataFrame(
+        {
+            "target": range(27),
+            "start_2_digits": [7.99] * second + [8.0] * (27 - second),
+            "start_1_digits": [7.99] * first + [8.0] * (27 - first),
+            "residual_ratio": [1.051] * forms + [1.05] * (27 - forms),
+        }
+    )
+    assert [claim.holds for claim in certified_claims(sets)] == [holds] * 3
 
 
 FORMULAS = """

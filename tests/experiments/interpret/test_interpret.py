@@ -207,6 +207,8 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
     assert summary["recovered"] == "unknown"
     assert summary["formula_rmse"] < 1e-8
     assert summary["outcome"] == "exact"  # decided by the rows, without a truth
+    found = result.table("predictions")
+    assert found["truth:y"].round(9).isin(frame["y"].round(9)).all()
 
 
 @pytest.mark.parametrize(

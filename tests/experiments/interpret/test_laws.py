@@ -66,6 +66,9 @@ def decimal(text):
     return expression.xreplace({each: sympy.Float(sympy.N(each, 17), 17) for each in long})
 
 
+ALPHA = {"alpha": 7.2973525693e-3, "epsilon_0": 8.8541878128e-12}
+
+
 @pytest.mark.parametrize(
     "text, shown, values",
     [
@@ -75,6 +78,7 @@ def decimal(text):
         ("0.48780487804878048*x0", "x0/a", {"a": 2.05}),  # the reciprocal of a short number
         ("224844343.5*x0", "3*c*x0/4", {"c": 299792458.0}),
         ("7.259792662674554e50*x0", "c**6*x0", {"c": 299792458.0}),
+        ("7738484996082.338*x0", "x0/(2*alpha*epsilon_0)", ALPHA),  # shorter than c*h*x0/e**2
         ("1.527841*x0", "1.527841*x0", {}),
         ("8987742438.8*x0", "x0/(4*pi*epsilon_0)", {"epsilon_0": 8.854e-12}),  # 0.9e-10 off
         ("8987742439.0*x0", "8987742439.0*x0", {}),  # 1.1e-10 off

@@ -2,12 +2,15 @@
 
 from math import inf, nan
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kanrun.experiments.solve.problem import Comparison
 from kanrun.experiments.solve.settings import EquationParser
-from kanrun.experiments.solve.verdict import claims_of, residual_rms, verdict
+from kanrun.experiments.solve.verdict import claims_of, errors, residual_rms, verdict
 
 from kanrun.config import EquationConfig
 from kanrun.engine.equations.residuals import Residuals
@@ -98,6 +101,19 @@ def test_the_worst_window_decides_and_where_errors_are_estimated_the_mean():
     assert found == pytest.approx((0.1 * 4e-4 + 0.9 * 1e-6) ** 0.5)
     word, reason = verdict(solution(*windows), SYSTEM, None)
     assert (word, "residual at new points is 2.0e-02" in reason) == ("doubtful", True)
+
+
+def test_errors_are_relative_to_the_solution_and_its_slopes():
+    points = np.array([[0.5], [2.0]])
+    known = Comparison("exact", lambda x: 3 * x, lambda x: np.full((2, 1), 3.0))
+    network = MagicMock(return_value=torch.tensor(3 * points + [[0.3], [-0.4]]))
+    network.derivatives.return_value = torch.full((2, 1), 3.5)
+    found = errors(known, network, points)
+    square, size = 0.3**2 + 0.4**2, 1.5**2 + 6.0**2
+    assert found["mse"] == pytest.approx(square / 2)
+    assert found["max_error"] == pytest.approx(0.4)
+    assert found["l2"] == pytest.approx((square / size) ** 0.5)
+    assert found["h1"] == pytest.approx(((square + 0.5) / (size + 18)) ** 0.5)
 
 
 def test_claims_on_verdicts_errors_and_parameters():
