@@ -191,7 +191,8 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
     cfg, problem, policy = given.cfg, given.search, given.search.policy
     budget, steps, structures = Budget(policy.budget), list[SearchStage](), list[FittedStructure]()
     if given.network is None and cfg.backend == "kanrun" and cfg.model.hidden in (None, AUTO):
-        data = replace(problem.data, relative=errors_are_relative(problem.data))
+        data = problem.data
+        data = data.relative_to_size() if errors_are_relative(data) else data
         given = replace(given, search=replace(problem, data=data))
     for event in limited(_structures(given, seed), policy.search_budget):
         if isinstance(event, FittedStructure):

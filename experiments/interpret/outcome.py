@@ -16,7 +16,6 @@ import sympy
 from kanrun.experiments.interpret.problem import Function, InterpretationProblem
 
 from kanrun.engine.symbolic import (
-    EXACT,
     Budget,
     Certificate,
     Decision,
@@ -118,13 +117,15 @@ class NumericReference:
 
     def allowed(self, error: float) -> float:
         """Return the error that a formula may have in place of a network with this `error`."""
-        return max((1 + self.tolerance) * error, EXACT)
+        return max((1 + self.tolerance) * error, self.data.exact)
 
     def accepts(self, model: Function, error: float) -> bool:
         """Return whether a formula is as good as the network, or not significantly worse."""
         if error <= min(self.allowed(self.error), 1.0):
             return True
-        return self.error > EXACT and self.data.not_significantly_worse(model, self.network)
+        return self.error > self.data.exact and self.data.not_significantly_worse(
+            model, self.network
+        )
 
 
 def outcome(
@@ -231,7 +232,7 @@ def _judge(
     assert certificate is not None, "an invariant of what `_finish` returns"
     if formula is not None and not formula.splines:
         error = data.overall_error(formula)
-        if error <= EXACT and data.has_enough_points(formula.graph.parameters.size):
+        if error <= data.exact and data.has_enough_points(formula.graph.parameters.size):
             sentence = f"the formula reproduces all points (relative error {error:.1e})"
             if not is_truth(formula, held_out):
                 return (
@@ -267,7 +268,7 @@ def _describe(error: float, reference: NumericReference) -> str:
     """Describe the relative error of a formula that is as good as the network."""
     data = reference.data
     said = f"its relative error on held-out points is {error:.1g}"
-    if error > EXACT:
+    if error > reference.data.exact:
         ratio = error / max(reference.error, _TINY)
         said = f"its error on held-out points is {ratio:.2g} times the network's"
     if error > reference.allowed(reference.error):

@@ -56,6 +56,8 @@ _FAITHFUL, _ROUNDING = 0.1, 1e-12
 _VERIFICATION_POINTS, _VERIFICATION_SEED = 1000, 20240430
 #: Size of numbers above which (or below its reciprocal) a column is scaled.
 _LARGE = 1e3
+#: Ratio of the largest value to the median above which the median is scaled.
+_FEW_HUGE = 1e12
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,11 @@ def decimal_scales(values: Array) -> Scaling:
     """Return powers of ten that bring very large or small columns (samples, features) near one.
 
     Units such as metres for distances between stars must not decide what is found. Other columns
-    stay unchanged: formulas have simple constants in their own units.
+    stay unchanged: formulas have simple constants in their own units. Few values that are larger
+    than all others by many decades do not count.
     """
-    size = np.abs(values).max(axis=0, initial=0.0)
+    size, usual = np.abs(values).max(axis=0, initial=0.0), np.median(np.abs(values), axis=0)
+    size = np.where((usual > 0) & (size > _FEW_HUGE * usual), usual, size)
     far = (size > 0) & ((size > _LARGE) | (size < 1 / _LARGE))
     exponents = np.floor(np.log10(np.where(far, size, 1.0)))
     return Scaling(np.zeros(size.size), np.array([float(f"1e{int(k)}") for k in exponents]))

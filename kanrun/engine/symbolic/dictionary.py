@@ -317,19 +317,33 @@ def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
 def generic_terms(t: Array, candidates: Sequence[Candidate], per_function: int) -> Dictionary:
     """Return functions of one input t (N,), and of 1/t, with constants from search grids of edges.
 
-    The grids are scaled to the range of t or 1/t.
+    The grids are scaled to the range of t or 1/t, and to its lower parts if most values lie there.
     """
     inputs, parts = Dictionary.of_inputs(t[:, None]), list[Dictionary]()
     for terms in (inputs, powers_of(inputs, candidates, [-1])):
         for values in terms.values:
-            middle, half = (values.max() + values.min()) / 2, np.ptp(values) / 2
-            for each in without_twins(candidates):
-                if not each.expression.is_polynomial(X):
-                    grid = search_grid(each)
-                    grid = grid[:: max(1, len(grid) // per_function)] / (half, 1.0)
-                    grid -= np.outer(grid[:, 0], (0.0, middle))
-                    parts.append(terms.functions(each, grid))
+            for middle, half in _ranges(values):
+                for each in without_twins(candidates):
+                    if not each.expression.is_polynomial(X):
+                        grid = search_grid(each)
+                        grid = grid[:: max(1, len(grid) // per_function)] / (half, 1.0)
+                        grid -= np.outer(grid[:, 0], (0.0, middle))
+                        parts.append(terms.functions(each, grid))
     return Dictionary.joined(parts, t.size)
+
+
+#: Ratio of a range of positive values to the next lower part.
+_LOWER_PART = 100.0
+
+
+def _ranges(values: Array) -> list[tuple[float, float]]:
+    """Return the middle and half width of the range of values (N,), and of its lower parts."""
+    half = float(np.ptp(values)) / 2
+    found = [(float(values.max()) - half, half)]
+    while values.min() > 0 and np.median(values) * _LOWER_PART < 2 * half:
+        half /= _LOWER_PART
+        found.append((half, half))
+    return found
 
 
 def waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:

@@ -27,7 +27,7 @@ from kanrun.engine.symbolic.constants import (
 from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat, standardised
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.problem import EXACT, SearchData, SearchPolicy, description_length
+from kanrun.engine.symbolic.problem import SearchData, SearchPolicy, description_length
 from kanrun.engine.symbolic.refit import QUICK, RefitSettings, refit
 from kanrun.engine.symbolic.simplification import equivalent_forms, half_angles
 from kanrun.errors import KanrunError
@@ -65,7 +65,7 @@ def round_constants(
         fixed = function.changed(name, **{name: float(number)})
         fixed = replace(fixed, exact=(*function.exact, (name, number)))
         trial = refit(graph.with_function(index, fixed), data, RefitSettings(steps=20))
-        noisy = data.overall_error(graph) > EXACT
+        noisy = data.overall_error(graph) > data.exact
         if data.error(trial) <= allowed or (
             noisy and description_length(trial, data) <= description_length(graph, data)
         ):
@@ -203,7 +203,7 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
     numeric = numeric_names(graph)
 
     def allowed() -> float:
-        return max((1 + _ROUNDING_TOLERANCE) * data.error(graph), EXACT)
+        return max((1 + _ROUNDING_TOLERANCE) * data.error(graph), data.exact)
 
     with contextlib.suppress(WorkSpent):
         graph = graph if numeric else drop_terms(graph, data)
@@ -215,7 +215,7 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
         return Formula(expression, names, graph, changes, splines, graph)  # type: ignore[arg-type]
 
     def is_exact(expression: sympy.Expr) -> bool:
-        return data.overall_error(to_numpy(expression, names)) <= EXACT
+        return data.overall_error(to_numpy(expression, names)) <= data.exact
 
     def passes(expression: sympy.Expr) -> bool:
         try:
@@ -321,9 +321,9 @@ def certify(formula: Formula | None, network: Function, held_out: VerificationDa
     if truth is not None and formula is not None and not formula.splines:
         scale = math.sqrt(variance) or float(np.max(np.abs(y), initial=0.0)) or 1.0
         data = SearchData(fresh, truth(fresh), fresh, truth(fresh))
-        is_known = error <= EXACT * scale
+        is_known = error <= data.exact * scale
         refitted = refit(free_constants(formula.graph), data, _POLISHED)
-        is_form = is_known or data.error(refitted) <= EXACT
+        is_form = is_known or data.error(refitted) <= data.exact
     return Certificate(
         difference, error, network_error, r2, len(fresh), YES_NO[is_known], YES_NO[is_form]
     )

@@ -166,7 +166,7 @@ def in_all_inputs(
     They are measured on `data`.
     """
     if not reduction.changes and outer is None:
-        return event
+        return replace(event, data=data)
 
     def whole(graph: Graph) -> tuple[Graph, int]:
         return composed(reduction.variables, reduction.factor, graph, data.x.shape[1], outer)

@@ -26,6 +26,10 @@ Model = Callable[[Array], Array]
 #: quotient of polynomials of ten terms comes within 6e-12 of an exponential. Search, outcome and
 #: certificate mean this by "exact".
 EXACT = 1e-12
+#: Rounding of a value relative to it, in some operations.
+_ROUNDING = 1e-15
+#: Size below which values have lost digits to underflow: they have no relative error.
+UNDERFLOW = 1e-290
 #: Standard errors by which two errors may differ by chance.
 _CHANCE = 2.0
 #: Number of points that show a formula to be exact: for every constant, and in addition.
@@ -40,7 +44,7 @@ _SEARCH_FRACTION = 0.85
 class SearchData:
     """Points for fitting, x (N, inputs) and y (N,), and points for choosing.
 
-    With `relative` noise, errors are those of log |y|; y then has one sign.
+    With `relative` noise, errors are those of log |y|, and values have the sign of y.
     """
 
     x: Array
@@ -53,6 +57,12 @@ class SearchData:
     def y_std(self) -> float:
         """Standard deviation of y, or of log |y|: errors are relative to it."""
         return max(float(np.std(np.log(np.abs(self.y)) if self.relative else self.y)), TINY)
+
+    @cached_property
+    def exact(self) -> float:
+        """Error of a formula that reproduces the points: EXACT, or what the rounding of y makes."""
+        rounding = 0.0 if self.relative else float(np.abs(self.y).max()) * _ROUNDING / self.y_std
+        return max(EXACT, rounding)
 
     def residuals(self, model: Model, x: Array, y: Array) -> Array:
         """Return the residuals of a model at x (N, inputs), y (N,).
@@ -71,6 +81,12 @@ class SearchData:
         x = np.concatenate([self.x, self.validation_x])
         y = np.concatenate([self.y, self.validation_y])
         return SearchData(x, y, x, y, self.relative)
+
+    def relative_to_size(self) -> SearchData:
+        """Return the points with relative errors: those of which y has all its digits."""
+        rows, held = (np.abs(y) > UNDERFLOW for y in (self.y, self.validation_y))
+        x, validation_x = self.x[rows], self.validation_x[held]
+        return SearchData(x, self.y[rows], validation_x, self.validation_y[held], relative=True)
 
     @property
     def is_positive(self) -> bool:
@@ -184,7 +200,7 @@ def length_of(error: float, constants: int, complexity: float, data: SearchData)
     if taken and count <= taken + 1:
         return float("inf")
     few = max(count / (count - taken - 1) - each, 0.0) * taken
-    return count * float(np.log(max(error, EXACT))) + each * (constants + complexity) + few
+    return count * float(np.log(max(error, data.exact))) + each * (constants + complexity) + few
 
 
 @dataclass(frozen=True)
@@ -285,6 +301,6 @@ class FittedStructure:
         """True if the formula reproduces enough points for its constants."""
         return (
             self.formula is not None
-            and self.error <= EXACT
+            and self.error <= self.data.exact
             and self.data.has_enough_points(self.formula.parameters.size)
         )

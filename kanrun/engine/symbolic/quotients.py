@@ -153,7 +153,8 @@ def quotient_of_polynomials(
     quotient approximates. Then monomials in the inputs themselves are eliminated as long as nothing
     is left.
     """
-    found = _sudden(x, y, -y, size, degree, max(_NO_ERROR, known), sines)
+    left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
+    found = _sudden(x, y, -y, size, degree, max(left, known), sines)
     expression = _sparse_quotient(x, y, size, found, terms) if found else None
     return expression if expression is not None and expression.free_symbols else None
 

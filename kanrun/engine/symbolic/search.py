@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.candidates import Array, input_symbols
 from kanrun.engine.symbolic.constants import is_determined
+from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
+from kanrun.engine.symbolic.formula import finish_formula
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
 from kanrun.engine.symbolic.laws import (
     in_all_inputs,
@@ -27,7 +29,12 @@ from kanrun.engine.symbolic.problem import (
     SearchStage,
     length_of,
 )
-from kanrun.engine.symbolic.reductions import Reduction, dimensionless, relevant_inputs
+from kanrun.engine.symbolic.reductions import (
+    Reduction,
+    dimensionless,
+    of_one_sign,
+    relevant_inputs,
+)
 from kanrun.engine.symbolic.refit import GOOD, STALLED, coarse_fit, extend
 from kanrun.engine.symbolic.snapping import (
     SMOOTH,
@@ -128,9 +135,34 @@ def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[E
     if groups.changes and not groups.variables:
         yield from structured_formulas(problem, groups)
         return
-    inner = SearchProblem(groups.data(problem.data), problem.candidates, problem.policy)
-    for event in _in_inputs(inner, generator):
+    inner = replace(problem, data=groups.data(problem.data), dimensions=None)
+    if inner.data.relative and not inner.data.has_one_sign:
+        events = _of_one_sign(inner, generator)
+    else:
+        events = _in_inputs(inner, generator)
+    for event in events:
         yield in_all_inputs(event, groups, problem.data)
+
+
+def _of_one_sign(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:
+    """Search where signs do not change, so that logarithms exist, and measure on all points.
+
+    An exact formula is rounded there: roots of what changes its sign cancel in a shorter form.
+    """
+    inner = of_one_sign(problem.data)
+    inputs = inner.x.shape[1]
+    signs = np.where((inner.x < 0).all(axis=0), -1, 1).tolist()
+    turned = (s * u for s, u in zip(signs, input_symbols(inputs), strict=True))
+    step = Reduction(inputs, tuple(turned))
+    part = replace(problem, data=step.data(inner))
+    for event in _in_inputs(part, generator):
+        if isinstance(event, FittedStructure) and event.formula and event.is_exact:
+            rounded = finish_formula(event.formula, part.data, problem.policy)
+            graph = graph_of_expression(rounded.expression, inputs)
+            found: Event = replace(event, formula=graph, network=graph)
+            yield in_all_inputs(found, step, problem.data)
+        else:
+            yield in_all_inputs(event, step, problem.data)
 
 
 def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:

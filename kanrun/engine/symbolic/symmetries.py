@@ -19,7 +19,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import TINY, Array, input_symbols
-from kanrun.engine.symbolic.problem import SearchData
+from kanrun.engine.symbolic.problem import UNDERFLOW, SearchData
 from kanrun.engine.symbolic.reductions import (
     Reduction,
     in_groups,
@@ -292,17 +292,19 @@ def smooth_fit(data: SearchData) -> GaussianProcessFit:
 
 
 def errors_are_relative(data: SearchData) -> bool:
-    """Return whether errors of y are judged in proportion to y, which then has one sign.
+    """Return whether errors of y are judged in proportion to y.
 
-    Either y spans decades, or its noise is in proportion to it: what a smooth fit of log |y| leaves
-    is more likely as noise of the logarithm than as noise of y, by more than chance.
+    Either y spans decades, twice as many if it has both signs or at its end, or its noise is in
+    proportion to it: what a smooth fit of log |y| leaves is more likely as noise of the logarithm
+    than as noise of y, by more than chance.
     """
     size = np.abs(data.all_points.y)
+    size = size[size > UNDERFLOW]
+    low, high = np.quantile(size, (_RARE, 1 - _RARE))
+    if high > _WIDE ** (1 if data.has_one_sign else 2) * low or size.max() > _WIDE**2 * high:
+        return True
     if not data.has_one_sign or size.max() <= _SIZES * size.min():
         return False
-    low, high = np.quantile(size, (_RARE, 1 - _RARE))
-    if high > _WIDE * low:
-        return True
     fit, held_out = _fit(data, data.is_positive, True), np.abs(data.validation_y)
     if fit.error > NO_FIT:
         return False

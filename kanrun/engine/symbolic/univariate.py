@@ -13,6 +13,7 @@ import contextlib
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ _WIDTH, _TERMS = 4, 4
 #: Refit of all constants of a formula, which ends well below the goal.
 _CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
 #: Powers of the argument that are weights.
-_WEIGHTS = (1, 2, 3, -1, -2)
+_WEIGHTS = (1, 2, 3, -1, -2, Fraction(1, 2), Fraction(-1, 2))
 
 
 def _points(t: Array, values: Array, most: int = POINTS, *, relative: bool = False) -> SearchData:
