@@ -102,7 +102,7 @@ def _shortest(fits: Iterable[FittedStructure | None], limit: float) -> Iterator[
     """Yield the first exact formula, or else the shortest ones with an error below the limit."""
     others = list[FittedStructure]()
     for fitted in fits:
-        if fitted is not None and fitted.is_exact:
+        if fitted is not None and fitted.is_certain:
             yield from matched(fitted)
             return
         others += [fitted] if fitted is not None and fitted.error < limit else []

@@ -26,6 +26,9 @@ Model = Callable[[Array], Array]
 #: quotient of polynomials of ten terms comes within 6e-12 of an exponential. Search, outcome and
 #: certificate mean this by "exact".
 EXACT = 1e-12
+#: Part of the error of an exact formula that is rounding. Quotients that imitate a root or an
+#: exponential of small arguments leave more; the formulas of the score cards leave less.
+_CERTAIN = 0.02
 #: Rounding of a value relative to it, in some operations.
 _ROUNDING = 1e-15
 #: Size below which values have lost digits to underflow: they have no relative error.
@@ -304,3 +307,8 @@ class FittedStructure:
             and self.error <= self.data.exact
             and self.data.has_enough_points(self.formula.parameters.size)
         )
+
+    @property
+    def is_certain(self) -> bool:
+        """True if it is exact to rounding, as imitations of a formula hardly ever are."""
+        return self.is_exact and self.error <= _CERTAIN * self.data.exact

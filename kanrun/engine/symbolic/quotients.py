@@ -28,8 +28,8 @@ from kanrun.formulas import to_numpy
 _DEGREE, _DEGREE_BELOW, _MAX_MONOMIALS, _TERMS = 6, 4, 250, 12
 #: Error relative to y that counts as none, and factor by which it must fall with the last degree.
 _NO_ERROR, _SUDDEN = 1e-12, 1e-4
-#: Factor by which the error may grow with fewer monomials, and an error relative to y, or to y^2 of
-#: a quadratic, that is rounding.
+#: Factor by which the error may grow with fewer monomials, and least error relative to y, or to y^2
+#: of a quadratic, that is asked for.
 _GROWTH, _EPSILON = 10.0, 5e-15
 Powers = tuple[int, ...]
 
@@ -196,7 +196,7 @@ def _sudden(
             )
             sudden = left <= allowed and left < _SUDDEN * before
             if sudden and (found is None or count < found[0]):
-                may_leave = min(allowed, max(_GROWTH * left, _EPSILON))
+                may_leave = min(allowed, max(_GROWTH * left, _ROUNDING))
                 found = count, (above[: count - len(below)], below, may_leave)
             before = left
     return found[1] if found else None

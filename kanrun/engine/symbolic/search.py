@@ -225,12 +225,12 @@ class _Search:
         return min(errors, default=np.inf)
 
     def over(self) -> bool:
-        """Return whether a formula is exact, only noise is left, or the budget is spent.
+        """Return whether a formula is certain, only noise is left, or the budget is spent.
 
         Only noise is left if the residuals of a formula that is as good as any network, or as a
         smooth fit, are noise.
         """
-        if any(each.is_exact for each in self.structures) or self.budget.over:
+        if any(each.is_certain for each in self.structures) or self.budget.over:
             return True
         limit = _NOISE_STOP * min(self.network_error(), self.noise)
         return any(
@@ -324,11 +324,12 @@ def choose_formula(
 ) -> FittedStructure | None:
     """Return the exact formula of least complexity, else the one of the shortest description.
 
+    Formulas that are exact to rounding come before others, which may imitate them.
     Formulas that noisy points do not determine are for want of others. A network without a formula
     counts as one with `_NO_FORMULA` times its error. None if nothing was trained.
     """
-    exact = [each for each in structures if each.is_exact]
-    if exact:
+    certain = [each for each in structures if each.is_certain]
+    if exact := certain or [each for each in structures if each.is_exact]:
         return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
     determined = [each for each in structures if each.formula and is_determined(each.formula, data)]
     if determined:

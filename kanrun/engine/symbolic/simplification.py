@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -27,6 +28,8 @@ from kanrun.formulas import to_numpy
 
 #: Maximum number of terms of an expanded expression; sympy has no limit of its own.
 _MAX_TERMS = 400
+#: Relative difference of a sum's smallest coefficient from that of a perfect square.
+_SQUARE = 1e-4
 #: Size of a coefficient, relative to the largest, that is only rounding.
 _ROUNDING = 1e-14
 #: Relative difference of equal forms, ten times the rounding of a formula as forms cancel
@@ -222,22 +225,67 @@ def half_angles(expression: Expr) -> Expr:
 
 
 def _complete_squares(expression: Expr) -> Expr:
-    """Write c (a - b)^2 for c a^2 - 2 c a b + c b^2 in sums."""
+    """Write c (a - k b)^2 for c a^2 - 2 c k a b + c k^2 b^2 in sums."""
+
+    def root(square: Expr) -> Expr | None:
+        powers = [factor.as_base_exp() for factor in sympy.Mul.make_args(square)]
+        if all((exponent / 2).is_Integer for base, exponent in powers if base != 1):
+            return sympy.Mul(*(base ** (exponent / 2) for base, exponent in powers))
+        return None
 
     def squares(total: Expr) -> Expr:
         terms = {rest: factor for factor, rest in map(apart, total.args)}
+        ranked = sorted(terms, key=lambda each: -abs(float(terms[each])))
+        roots = [(each, found) for each in ranked if (found := root(each)) is not None]
         parts = []
-        for product in [each for each in terms if each.is_Mul and len(each.args) == 2]:
-            a, b = product.args
-            factors = [terms.get(each, sympy.S.Zero) for each in (a**2, b**2)]
-            ratios = [float(factor / terms[product]) for factor in factors]
-            if np.allclose(np.abs(ratios), 0.5, rtol=EXACT) and ratios[0] * ratios[1] > 0:
-                parts.append(factors[0] * (a + int(np.sign(ratios[0])) * b) ** 2)
-                for each in (product, a**2, b**2):
+        for (first, a), (second, b) in itertools.combinations(roots, 2):
+            if not {first, second, a * b} <= terms.keys():
+                continue
+            ratio = float(terms[a * b] ** 2 / (terms[first] * terms[second]))
+            if math.isclose(ratio, 4.0, rel_tol=_SQUARE):
+                parts.append(terms[first] * (a + terms[a * b] / (2 * terms[first]) * b) ** 2)
+                for each in (first, second, a * b):
                     del terms[each]
         return sympy.Add(*parts, *(factor * rest for rest, factor in terms.items()))
 
     return expression.replace(lambda part: part.is_Add, squares)
+
+
+def _unsquared(expression: Expr) -> Expr:
+    """Write a - b for the root of (a - b)^2, where that has the same values."""
+
+    def root(base: Expr, exponent: Expr) -> Expr:
+        factors = sympy.Mul.make_args(base) if exponent in _SQUARE_ROOTS else [base]
+        powers = (factor.as_base_exp() for factor in factors)
+        return sympy.Mul(*(inner ** (power * exponent) for inner, power in powers))
+
+    squares = _complete_squares(sympy.together(expression)).replace(sympy.Pow, root)
+    return squares.replace(sympy.Abs, lambda u: u)
+
+
+_SQUARE_ROOTS = (sympy.S.Half, -sympy.S.Half)
+
+
+def _inside(expression: Expr) -> Expr:
+    """Move the number or a variable of a product into a power of a sum, or into a root.
+
+    1/(x/c + 1) is c/(x + c), and sqrt(x^2 + y^2) is x sqrt(1 + y^2/x^2).
+    """
+
+    def moved(product: Expr) -> Expr:
+        number, rest = apart(product)
+        factors = sympy.Mul.make_args(rest)
+        movable = [abs(number), *(each for each in factors if each.as_base_exp()[0].is_Symbol)]
+        forms = [product]
+        for factor, other in itertools.product(factors, movable):
+            base, exponent = factor.as_base_exp()
+            if exponent.is_Rational and not base.is_Symbol:
+                above, below = sympy.fraction(sympy.together(base * other ** (1 / exponent)))
+                inner = sympy.expand(above) / sympy.expand(below)
+                forms.append(product / factor / other * inner**exponent)
+        return min(forms, key=size)
+
+    return expression.replace(lambda part: part.is_Mul, moved)
 
 
 def _quotient(expression: Expr) -> Expr:
@@ -332,6 +380,8 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_radicals,),
     (half_angles,),
     (sympy.together, _complete_squares),
+    (_unsquared,),
+    (_inside,),
     (sympy.factor_terms,),
     (_factor,),
     (sympy.simplify,),
@@ -343,6 +393,9 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
 _LIGHT = (
     _common_factors,
     _complete_squares,
+    _unsquared,
+    _inside,
+    sympy.together,
     half_angles,
     _radicals,
     _powers_outside,
