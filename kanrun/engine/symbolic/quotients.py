@@ -154,9 +154,20 @@ def quotient_of_polynomials(
     is left.
     """
     left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
-    found = _sudden(x, y, -y, size, degree, max(left, known), sines)
+    bases = _bases(x, size)
+    tried = (_sudden(base, y, -y, size, degree, max(left, known), sines) for base in bases)
+    found = next(filter(None, tried), None)
     expression = _sparse_quotient(x, y, size, found, terms) if found else None
     return expression if expression is not None and expression.free_symbols else None
+
+
+def _bases(x: Array, size: Array) -> list[Array]:
+    """Return the inputs (N, inputs) about their middle, where monomials differ most.
+
+    Over decades that loses the small ones, so that the inputs themselves come second.
+    """
+    centred = (x - x.mean(0)) / np.ptp(x, axis=0) * 2
+    return [centred, x / np.abs(x).max(0)] if np.ptp(size) else [centred]
 
 
 #: Monomials, those times a factor, and the error that fewer of them may leave.
@@ -171,11 +182,9 @@ def _sudden(
     With the factor -y, which makes y a quotient, the constant is none of the latter. Errors are
     relative to `size` (N,).
     """
-    inputs, ranges, goal = x.shape[1], np.ptp(x, axis=0), y / size
+    inputs, goal = x.shape[1], y / size
     is_quotient = np.array_equal(factor, -y)
     max_terms = min(len(y) // 3, _MAX_MONOMIALS)
-    # About the middle of the points columns differ most; over decades that loses the small ones.
-    centred = x / np.abs(x).max(0) if np.ptp(size) else (x - x.mean(0)) / ranges * 2
     powers = partial(_powers, inputs, sines=sines)
     found: tuple[int, _Monomials] | None = None
     # Higher powers of few values are sums of lower ones, by which y is a quotient of itself.
@@ -187,7 +196,7 @@ def _sudden(
         if not counts:
             break
         above = powers(len(counts) - 1)
-        columns = _columns(centred, factor, above, below) / size[:, None]
+        columns = _columns(x, factor, above, below) / size[:, None]
         count_work(COSTS.least_squares * columns.size * columns.shape[1])
         basis, before = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0], 1.0
         for count in counts:
@@ -234,7 +243,7 @@ def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
 
 def _quadratics(x: Array, y: Array, sines: int, size: Array) -> list[sympy.Expr]:
     """Return both solutions of y^2 = A + B y for polynomials A and B with few terms, if any."""
-    found = _sudden(x, y**2, y, size**2, _DEGREE, _EPSILON, sines)
+    found = _sudden(_bases(x, size)[0], y**2, y, size**2, _DEGREE, _EPSILON, sines)
     if found is None:
         return []
     scale, (above, below, allowed) = np.abs(x).max(0), found

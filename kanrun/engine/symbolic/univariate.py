@@ -266,9 +266,10 @@ class _UnivariateSearch:
     def phases(self) -> Iterator[bool]:
         """Try one kind of formula after the other, and yield whether the next one is as usual."""
         x, names = self.t[:, None], {each.name for each in self.candidates}
-        size = self.size if self.relative else np.full(self.y.size, np.abs(self.y).max())
-        known = self.goal * float(np.min(self.size / size))
-        quotient = quotient_of_polynomials(x, self.y, _DEGREE, _QUOTIENT_TERMS, size, known)
+        largest = np.full(self.y.size, np.abs(self.y).max())
+        scale = self.size if self.relative else largest
+        known = self.goal * float(np.min(self.size / scale))
+        quotient = quotient_of_polynomials(x, self.y, _DEGREE, _QUOTIENT_TERMS, scale, known)
         if quotient is not None:
             self.keep(quotient, wide=False)
         yield True

@@ -53,6 +53,22 @@ def test_points_and_chance_of_models():
     assert DATA.no_skill_error == pytest.approx((1 - 2 / 101**0.5) * DATA.error(DATA.mean))
 
 
+@pytest.mark.parametrize("error, certain", [(1.9e-14, True), (2.1e-14, False), (1.1e-12, None)])
+def test_an_imitation_is_no_certain_formula(error, certain, monkeypatch):
+    """The search goes on from an exact formula that leaves more than rounding."""
+    monkeypatch.setattr(Scripted, "y_std", 1.0)
+    found = FittedStructure("1-1", LINE, SCRIPTED, with_error(error))
+    assert (found.is_exact, found.is_certain) == (certain is not None, bool(certain))
+    other = FittedStructure("1-1", LINE, SCRIPTED, one_edge("exp", 1.0, 0.0, 1e-15, 0.0))
+    assert choose_formula([found, other], SCRIPTED) is (found if certain else other)
+
+
+@pytest.mark.parametrize("offset, exact", [(900.0, 1e-12), (1100.0, 1.1e-12)])
+def test_what_is_exact_allows_for_the_rounding_of_y(offset, exact):
+    y = np.resize([offset + 1, offset - 1], 100)
+    assert SearchData(X[:100], y, X[:100], y).exact == pytest.approx(exact, rel=2e-3)
+
+
 @pytest.mark.parametrize("mean, worse", [(0.19, False), (0.21, True)])
 def test_a_model_is_worse_beyond_two_standard_errors(mean, worse):
     """The squared errors differ by `mean` and one standard deviation."""

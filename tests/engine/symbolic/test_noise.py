@@ -55,6 +55,18 @@ def test_errors_are_relative_over_decades(decades, relative):
     x = np.linspace(0, 1, 200)[:, None]
     y = 10 ** (decades * x[:, 0])
     assert errors_are_relative(SearchData(x, y, x, y)) == relative
+    signed = np.resize([1.0, -1.0], 200) * y**2
+    assert errors_are_relative(SearchData(x, signed, x, signed)) == relative
+
+
+@pytest.mark.parametrize("largest, relative", [(0.9e8, False), (1.1e8, True)])
+def test_errors_are_relative_where_few_values_hide_all_others(largest, relative):
+    x, y = np.linspace(0, 1, 200)[:, None], np.resize([1.0, -1.0], 200)
+    y[0] = largest
+    data = SearchData(x, y, x, y)
+    assert errors_are_relative(data) == relative
+    y[1:3] = 0.0, 1e-300
+    assert len(data.relative_to_size().y) == 198, "values that underflow have no relative error"
 
 
 def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(monkeypatch):

@@ -8,7 +8,7 @@ import sympy
 from made_graphs import evaluate, points, uniform
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun.engine.symbolic import SearchPolicy, choose
+from kanrun.engine.symbolic import SearchPolicy, choose, search
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.dictionary import expand_dictionary
 from kanrun.engine.symbolic.formula import finish_formula
@@ -25,7 +25,7 @@ from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.regression import OutputTransform, nearest_sums, output_transforms
 from kanrun.engine.symbolic.symmetries import _is_as_good, noise_level, reduce_variables
 from kanrun.errors import KanrunError, UsageError
-from kanrun.formulas import parse
+from kanrun.formulas import parse, to_numpy
 from kanrun.formulas.equations import dimensions
 
 POLICY = SearchPolicy()
@@ -209,6 +209,24 @@ def test_quotients_of_polynomials_are_found_at_once(text, inputs):
     expression = rational_functions(points(text, 1, 3, inputs, 900), waves=True)[0]
     x = uniform(1, 3, 50, inputs, 8)
     assert_allclose(evaluate(expression, x), evaluate(parse(text), x), rtol=1e-9)
+
+
+def test_values_over_decades_are_weighted_by_their_size():
+    x = 10 ** uniform(-2, 2, 400, 2)
+    y = x[:, 0] ** 3 / (1 + x[:, 1] ** 2)
+    data = SearchData(x, y, x, y, relative=True)
+    assert data.overall_error(to_numpy(rational_functions(data)[0], ["x0", "x1"])) < 1e-12
+
+
+def test_formulas_of_both_signs_over_decades_are_found_on_all_points():
+    x = 10 ** uniform(-2, 2, 900, 3) * np.random.default_rng(3).choice([-1, 1], (900, 3))
+    with np.errstate(over="ignore"):
+        y = x[:, 0] * (np.exp(2 * x[:, 1] * x[:, 2]) - 1)
+    few = np.abs(y) < 1e280
+    data = SearchData(x[few], y[few], x[few], y[few]).relative_to_size()
+    problem = SearchProblem(data, choose(None), SearchPolicy(budget=8.0))
+    found = [e for e in search(problem, np.random.default_rng(0)) if isinstance(e, FittedStructure)]
+    assert found[-1].is_certain
 
 
 def test_a_sine_is_no_quotient_of_polynomials():
