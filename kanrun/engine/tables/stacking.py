@@ -117,24 +117,27 @@ def fit_likelihood(
 
     def stack(left_out: Sequence[ndarray]) -> tuple[ndarray, float]:
         """Return the weights with the largest leave-one-out likelihood."""
+        count = len(left_out)
 
         def mixed(weight: ndarray) -> float:
             return loss(np.tensordot(weight, np.stack(left_out), 1))
 
         found: Any = optimize.minimize(
             mixed,
-            np.full(len(left_out), 1 / len(left_out)),
+            np.full(count, 1 / count),
             method="SLSQP",
-            bounds=[(0, 1)] * len(left_out),
-            constraints=optimize.LinearConstraint(np.ones((1, len(left_out))), 1, 1),
+            bounds=[(0, 1)] * count,
+            constraints=optimize.LinearConstraint(np.ones((1, count)), 1, 1),
         )
         weight = np.where(found.x < _MIN_WEIGHT, 0.0, found.x) / found.x.sum()
         return weight, mixed(weight)
 
     beginning, first = policy.logit_variances[0], rows.candidates(None)[0]
     if start is None:
-        tried = [_fit_link(rows, first, means, family, each) for each in policy.logit_variances]
-        beginning = policy.logit_variances[int(np.argmin([loss(one.left_out) for one in tried]))]
+        beginning = min(
+            policy.logit_variances,
+            key=lambda each: loss(_fit_link(rows, first, means, family, each).left_out),
+        )
 
     def solve(
         some: TableRows, name: str, _: RowOutputs, known: Sequence[Variances] | None
@@ -274,8 +277,8 @@ def _stacked(
             continue
         some = rows = rows.with_relevance(found)
         for _ in range(rows.policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0):
-            sparse = rows.narrowed(found)
-            solved[SPARSE] = found = solve(sparse, name, outputs, known.get(SPARSE))
+            narrow = rows.narrowed(found)
+            solved[SPARSE] = found = solve(narrow, name, outputs, known.get(SPARSE))
 
     def stacked(names: Sequence[str]) -> tuple[dict[str, float], float]:
         weights, loss = stack([solved[name].left_out for name in names])
@@ -287,10 +290,8 @@ def _stacked(
         if loss > (1 - _NEIGHBOURHOOD_GAIN) * others:
             weights, some = without, rows
             del solved[NEIGHBOURHOODS]
-    whole = _weighted(some, weights, solved)
-    if SPARSE not in solved:
-        return whole
-    return replace(whole, sparse=_weighted(rows, {SPARSE: 1.0}, solved))
+    sparse = _weighted(rows, {SPARSE: 1.0}, solved) if SPARSE in solved else None
+    return replace(_weighted(some, weights, solved), sparse=sparse)
 
 
 def _weighted(
