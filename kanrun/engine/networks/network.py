@@ -307,7 +307,7 @@ class Network(nn.Module):
                 moved.append((layer, "insertion") if same else layer.refined(count))
                 continue
             within = number == 0 and inputs == "within"
-            ends = torch.stack([grid.low, grid.high], 1) if within else None
+            ends = grid.breakpoints[:, [0, -1]] if within else None
             points = breakpoints_from_data(values, count, 1 - grid_eps, margin, ends)
             moved.append(layer.moved(points, uniform=grid_eps == 1.0))
         return self._measured(moved, x)

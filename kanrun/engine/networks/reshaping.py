@@ -213,15 +213,14 @@ def halve_intervals(
         for values in (squares[:, None].expand(at.shape), torch.ones_like(x))
     )
     order = (sums / counts.clamp(min=1)).argsort(0, descending=True)
-    before = sums.gather(0, order).cumsum(0) - sums.gather(0, order)
-    needed = before < squares.sum() / 2
+    ordered = sums.gather(0, order)
+    needed = ordered.cumsum(0) - ordered < squares.sum() / 2
     samples = (counts.gather(0, order) * needed).sum(0)
     if not bool((samples < rare * len(x)).any()):
         return None
     i = int(samples.argmin())
     near = order[needed[:, i], i][:, None] + torch.arange(-1, 2, device=x.device)
-    halved = near.unique()
-    halved = halved[(halved >= 0) & (halved < layer.grid.intervals)]
+    halved = near.clamp(0, layer.grid.intervals - 1).unique()
     first = order[: len(halved)].T.clone()
     first[i] = halved
     middle = (points.gather(1, first) + points.gather(1, first + 1)) / 2

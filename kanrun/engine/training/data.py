@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ LBFGS_WORK = 1e7
 #: this many times the cube of its unknowns.
 START_WORK = 40
 #: Steps of Levenberg-Marquardt on a grid, by the maximum number of unknowns that take this many.
-LM_STEPS = ((300.0, 20), (1000.0, 10), (float("inf"), 6))
+LM_STEPS = ((300.0, 20), (1000.0, 10), (inf, 6))
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class Errors:
         Infinity for NaN.
         """
         error = self.train if self.validation is None else self.validation
-        return error if error < float("inf") else float("inf")
+        return error if error < inf else inf
 
 
 def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:

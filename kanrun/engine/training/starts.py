@@ -305,7 +305,7 @@ class Growth:
             shape,
             first.grid.intervals,
             first.spec,
-            domain=torch.stack([first.grid.low, first.grid.high], 1),
+            domain=first.grid.breakpoints[:, [0, -1]],
             initialisation="spline",
             generator=self.setup.generator,
         )
@@ -323,7 +323,7 @@ class Growth:
                 slope = layers[2].edge_values(network.activations(train.x)[2], 1)[:, output, output]
         roots = 1.0 if train.roots is None else train.roots
         grid = layers[0].grid
-        domain, at = torch.stack([grid.low, grid.high], 1), sample_points(grid, DEGREE)
+        domain, at = grid.breakpoints[:, [0, -1]], sample_points(grid, DEGREE)
         rows = residual[:, output, None] * roots, slope[:, None] * roots
         for size, vector in product_directions(train.x, *rows, domain, count, degree):
             values = (legendre_polynomials(at, domain, vector.shape[1]) * vector).sum(-1)
