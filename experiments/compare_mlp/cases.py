@@ -24,10 +24,9 @@ from kanrun.study.build import (
     factory,
     make_plan,
     make_problem,
-    network_shape,
     parameters_of,
 )
-from kanrun.study.evaluation import relative_error, scores
+from kanrun.study.evaluation import errors_by_split, relative_error, scores
 from kanrun.study.resources import generator
 from kanrun.study.saved import slider_checkpoint
 from kanrun.study.suite import refuse_unused, typed
@@ -143,11 +142,10 @@ def schedule_text(grid: Any) -> str:
 
 def kan_name(case: Case, model: KANConfig) -> str:
     """Return a KAN's shape and last grid; all its grids if another of `grids` ends on that one."""
-    shape = network_shape(model, case.problem.inputs, case.problem.outputs)
     last = schedule_of(model.intervals)[-1:]
     unique = [schedule_of(other)[-1:] for other in case.cfg.grids].count(last) == 1
     grid = last[0] if unique else schedule_text(model.intervals)
-    return f"[{','.join(map(str, shape))}] G = {grid}"
+    return f"[{','.join(map(str, case.problem.shape_of(model)))}] G = {grid}"
 
 
 def kan_of(case: Case, model: KANConfig) -> Network:
@@ -205,9 +203,7 @@ def result(case: Case, trained: Trained, **marks: Value) -> Row:
         **network.flops(),
         "seconds": trained.seconds,
         "inference_seconds": inference_seconds(network, case.problem.data.train.x),
-        "train_rmse": errors.train,
-        "validation_rmse": errors.validation,
-        "test_rmse": errors.test,
+        **errors_by_split(errors),
         "relative_error": relative_error(errors.reported, case.problem.dataset),
         "test_accuracy": quality.get("test_accuracy"),
         "test_cross_entropy": entropy,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from kanrun.config import SOLVERS, AutoSolver, ContinualConfig, KANConfig, MLPConfig
+from kanrun.config.models import widths_of
 from kanrun.config.rules import MISSING, count_setting, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
@@ -28,7 +29,7 @@ from kanrun.engine.training import INFORMATION, Objective, QuadraticMemory, Samp
 from kanrun.errors import UsageError
 from kanrun.points import Array
 from kanrun.study import Cell
-from kanrun.study.build import intervals_of, network_shape
+from kanrun.study.build import intervals_of
 from kanrun.study.suite import typed
 
 #: For the kinds of `information`, weight of what a phase has learned, relative to the mean squared
@@ -312,7 +313,7 @@ def without_memory(learner: Learner, learners: Mapping[str, Learner]) -> str | N
 
 def coefficients_of(cfg: ContinualConfig) -> int:
     """Return the spline coefficients of `model`, which every learner has about as many of."""
-    shape, intervals = network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0]
+    shape, intervals = (cfg.dimension, *widths_of(cfg.model.hidden), 1), intervals_of(cfg.model)[0]
     degree = int(cfg.model.degree)
     return KANSize(shape, intervals, degree).edges * (intervals + degree)
 

@@ -64,6 +64,7 @@ from kanrun.study.build import (
     make_problem,
     problem_on,
 )
+from kanrun.study.prediction import in_numpy
 from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target
 from kanrun.targets.datasets import check_known
@@ -259,10 +260,6 @@ def _rmse(errors: torch.Tensor) -> float:
     return float(errors.square().mean().sqrt())
 
 
-def _numbers(tensor: torch.Tensor) -> Array:
-    return tensor.double().cpu().numpy()
-
-
 def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float]:
     """Return all measures of one matrix; a single phase has nothing to forget.
 
@@ -297,10 +294,10 @@ def best_spline(network: Network, sequence: TaskSequence) -> float | None:
     seen = find_interval(torch.cat([phase.x for phase in sequence.phases]), grid)
     if len(seen.unique()) < grid.intervals:
         return None
-    knots, x = _numbers(grid.knots[0]), _numbers(sample_points(grid, SPLINE_POINTS))
+    knots, x = in_numpy(grid.knots[0]), in_numpy(sample_points(grid, SPLINE_POINTS))
     best = make_lsq_spline(x[:, 0], function(x), knots, grid.degree)
     everything = sequence.everything
-    errors = best(_numbers(everything.x)[:, 0]) - _numbers(everything.y)
+    errors = best(in_numpy(everything.x)[:, 0]) - in_numpy(everything.y)
     return float(np.sqrt(np.mean(errors**2)))
 
 
@@ -364,7 +361,7 @@ def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> T
         "kind": np.full(len(known), learner.model.kind),
         "after": np.repeat(np.arange(1, phases + 1), len(everything)),
         **_columns(every, "truth"),
-        "output": _numbers(known[:, 0]),
+        "output": in_numpy(known[:, 0]),
     }
     return Table("functions", columns)
 
@@ -377,5 +374,5 @@ def data(sequence: TaskSequence) -> Table:
 
 
 def _columns(samples: Samples, output: str) -> dict[str, NDArray[Any]]:
-    x, y = _numbers(samples.x), _numbers(samples.y[:, 0])
+    x, y = in_numpy(samples.x), in_numpy(samples.y[:, 0])
     return {**{f"x{i}": column for i, column in enumerate(x.T)}, output: y}

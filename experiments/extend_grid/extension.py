@@ -32,7 +32,6 @@ from kanrun.study.build import (
     factory,
     make_plan,
     make_problem,
-    network_shape,
     parameters_of,
 )
 from kanrun.study.evaluation import relative_error, stage_row, step_row
@@ -172,7 +171,7 @@ def extension(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
         "part": cell["part"],
         "schedule": schedule.name,
         "start": "scratch" if len(sizes) == 1 else "warm",
-        "shape": "-".join(map(str, network_shape(model, problem.inputs, problem.outputs))),
+        "shape": "-".join(map(str, problem.shape_of(model))),
         "degree": model.degree,
         "train_points": cfg.sampling.n_train,
         "noise": cfg.sampling.noise,

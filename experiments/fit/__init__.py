@@ -64,6 +64,7 @@ from kanrun.study.build import (
 from kanrun.study.evaluation import (
     doubts,
     effective_parameters,
+    errors_by_split,
     growth_row,
     linear_rmse,
     model_records,
@@ -258,9 +259,7 @@ def results(training: Fit, cell: Cell, seed: int, trained: Trained) -> Records:
         "intervals": trained.chosen.intervals,
         "parameters": network.count(),
         "effective_parameters": effective_parameters(network, problem, trained.chosen.penalty),
-        "train_rmse": errors.train,
-        "validation_rmse": errors.validation,
-        "test_rmse": errors.test,
+        **errors_by_split(errors),
         "relative_error": relative_error(errors.reported, dataset),
         **scores(network, problem),
         "solver": training.plan.solver if stepped or training.plan.growth else "least squares",

@@ -33,7 +33,7 @@ from kanrun.experiments.interpret.outcome import Interpretation
 from kanrun.library import ADDITIVE, configure_data, fit_target
 from kanrun.points import Array, Family
 from kanrun.study.model import Model
-from kanrun.study.prediction import predicted_values
+from kanrun.study.prediction import in_numpy, predicted_values
 from kanrun.targets import Data, array_target, as_numbers, input_rows, is_frame
 
 #: Parameters that are not settings of `kanrun fit` under the same name, or that it always gets.
@@ -158,7 +158,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         first = next(network.parameters())
         inside = torch.as_tensor(self.model_.input_scaling.apply(rows)).to(first)
         with torch.no_grad():
-            return network.activations(inside)[-2].double().cpu().numpy()
+            return in_numpy(network.activations(inside)[-2])
 
     @property
     def _n_features_out(self) -> int:

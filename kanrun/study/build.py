@@ -65,6 +65,10 @@ class LearningProblem:
         """Outputs of a network: the target's, or one for each class."""
         return len(self.dataset.classes or self.dataset.target.outputs)
 
+    def shape_of(self, model: Any) -> tuple[int, ...]:
+        """Return the widths of the network that a model has here, inputs first."""
+        return (self.inputs, *widths_of(vars(model).get("hidden")), self.outputs)
+
 
 def make_problem(
     cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
@@ -153,11 +157,6 @@ DOUBLE = 8
 ADAM_BATCH = 1024  # samples of one step of Adam if `solver=auto` chooses it
 
 
-def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:
-    """Return the widths of the network, inputs first."""
-    return (inputs, *widths_of(vars(model).get("hidden")), outputs)
-
-
 def intervals_of(model: Any) -> tuple[int, ...]:
     """Return the grid schedule; empty for models without grids."""
     given = vars(model).get("intervals", ())
@@ -181,7 +180,7 @@ def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
 
 def create_kan(model: KANConfig, problem: LearningProblem, generator: Generator) -> Network:
     return KAN.create(
-        network_shape(model, problem.inputs, problem.outputs),
+        problem.shape_of(model),
         intervals_of(model)[0],
         edge_spec(model, "adam"),
         domain=problem.domain,
@@ -205,7 +204,7 @@ def edge_spec(model: KANConfig, solver: str) -> EdgeSpec:
 
 
 def create_mlp(model: MLPConfig, problem: LearningProblem, generator: Generator) -> Network:
-    shape = network_shape(model, problem.inputs, problem.outputs)
+    shape = problem.shape_of(model)
     network = MLP(shape, model.activation, dtype=problem.domain.dtype, generator=generator)
     return network.to(problem.domain.device)
 
@@ -243,7 +242,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
             f"model.selection=evidence is for solver=lm, and solver={name} trains here. Use "
             "selection=validation."
         )
-    edges = _edges(network_shape(model, problem.inputs, problem.outputs))
+    edges = _edges(problem.shape_of(model))
     automatic = getattr(model, "intervals", None) == "auto"
     unsmoothed = second_order and not intervals and not closed_form
     grows = isinstance(model, KANConfig) and (
@@ -298,7 +297,7 @@ def _growth(
     if automatic:
         nodes, _ = BUDGETS[model.budget]
         return GrowthPolicy((problem.inputs, nodes, outputs, outputs))
-    shape = network_shape(model, problem.inputs, outputs)
+    shape = problem.shape_of(model)
     contains = max(shape[1:-1], default=1) > 1 and min(shape[1:-1]) >= outputs
     # A choice among shapes needs points that are held out.
     chooses = solver.select_width and starts > 1 and model.selection == "validation"
@@ -319,7 +318,7 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
         first = parameters_of(model, problem, name, grids[:1])
         edge_unknowns = last
         if isinstance(model, KANConfig):
-            edges = _edges(network_shape(model, problem.inputs, problem.outputs))
+            edges = _edges(problem.shape_of(model))
             edge_unknowns = edges * (model.degree + 2)
             if model.intervals == "auto":
                 last = max(min(last, AUTO_COEFFICIENTS + edges), first)
@@ -366,7 +365,7 @@ def parameters_of(
     """Return the trained numbers of a network, of a KAN on this grid without building it."""
     if not isinstance(model, KANConfig):
         return factory(model, problem, solver)(Generator()).count()
-    shape = network_shape(model, problem.inputs, problem.outputs)
+    shape = problem.shape_of(model)
     size = KANSize(shape, intervals[0], model.degree, tuple(model.multiplication_nodes))
     return kan_parameters(size, edge_spec(model, solver))
 

@@ -29,7 +29,7 @@ from kanrun.engine.training import (
 from kanrun.points import Array
 from kanrun.runs.records import Note, Records, Table, Value
 from kanrun.study.build import LearningProblem
-from kanrun.study.prediction import predicted_values
+from kanrun.study.prediction import in_numpy, predicted_values
 from kanrun.study.saved import model_of, to_checkpoint
 from kanrun.targets import Dataset, constant, deviation, root_mean_square
 
@@ -134,10 +134,10 @@ def linear_rmse(problem: LearningProblem) -> float | None:
         return None
 
     def rows(samples: Samples) -> Array:
-        return np.pad(samples.x.double().cpu().numpy(), ((0, 0), (0, 1)), constant_values=1)
+        return np.pad(in_numpy(samples.x), ((0, 0), (0, 1)), constant_values=1)
 
-    roots = np.ones((1, 1)) if known.roots is None else known.roots.double().cpu().numpy()
-    y, unseen = (samples.y.double().cpu().numpy() for samples in (known, test))
+    roots = np.ones((1, 1)) if known.roots is None else in_numpy(known.roots)
+    y, unseen = (in_numpy(samples.y) for samples in (known, test))
     solution, *_ = np.linalg.lstsq(rows(known) * roots, y * roots, rcond=None)
     difference = (rows(test) @ solution - unseen) * problem.dataset.output_scaling.scale
     return _rms(difference, points.weights)
@@ -241,8 +241,8 @@ def edge_columns(
             score = layer.edge_values(reaching[index]).std(0, correction=0)
             share = torch.linspace(0, 1, points, dtype=score.dtype, device=score.device)
             on_grid = torch.lerp(layer.grid.low, layer.grid.high, share[:, None])
-            y, at = layer.edge_values(on_grid).cpu().numpy(), on_grid.double().cpu().numpy()
-            ends = reaching[index].double().cpu().numpy()
+            y, at = layer.edge_values(on_grid).cpu().numpy(), in_numpy(on_grid)
+            ends = in_numpy(reaching[index])
             seen = (at >= ends.min(0)) & (at <= ends.max(0))
             data = invert(at) if index == 0 else at
             for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
@@ -268,7 +268,7 @@ def edge_columns(
 def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tuple[Any, ...]]:
     """Yield rows of `edge_columns` from sums (samples, sums) to nodes, products last."""
     plain = sums.shape[1] - 2 * products
-    for number, each in enumerate(sums.double().cpu().numpy().T):
+    for number, each in enumerate(in_numpy(sums).T):
         x, multiplies = np.linspace(each.min(), each.max(), points), number >= plain
         out = plain + (number - plain) // 2 if multiplies else number
         operation = "product" if multiplies else "sum"
@@ -282,7 +282,7 @@ ONLY_STAGES = {"stage", "penalty", "carried_by", "function_change", "error_befor
 def step_row(step: Step) -> dict[str, Value]:
     """Return the place of a step, the errors after it, and the seconds of training so far."""
     place: dict[str, Value] = {"stage": step.stage, "step": step.step, "intervals": step.intervals}
-    return {**place, **_errors(step.errors), "seconds": step.seconds}
+    return {**place, **errors_by_split(step.errors), "seconds": step.seconds}
 
 
 def stage_row(stage: Stage) -> dict[str, Value]:
@@ -291,7 +291,7 @@ def stage_row(stage: Stage) -> dict[str, Value]:
         "stage": stage.stage,
         "intervals": stage.intervals,
         "parameters": stage.network.count(),
-        **_errors(stage.errors),
+        **errors_by_split(stage.errors),
         "penalty": stage.penalty.weight,
         "carried_by": stage.transfer.method,
         "function_change": stage.transfer.error,
@@ -308,6 +308,7 @@ def growth_row(stage: Stage) -> dict[str, Value]:
     return {"shape": stage.network.shape_text, **row}
 
 
-def _errors(errors: Errors) -> dict[str, Value]:
+def errors_by_split(errors: Errors) -> dict[str, Value]:
+    """Return the RMSE of each split by the name of its column."""
     names = ("train", "validation", "test")
     return {f"{name}_rmse": getattr(errors, name) for name in names}

@@ -42,6 +42,11 @@ Array = NDArray[np.float64]
 LOGIT_NOISE = 0.3
 
 
+def in_numpy(tensor: torch.Tensor) -> Array:
+    """Return a tensor as float64 of NumPy."""
+    return tensor.double().cpu().numpy()
+
+
 def network_outputs(model: Model, x: Array) -> Array:
     """Return the outputs of the network, in its units, shape (samples, outputs)."""
     scaled = model.input_scaling.apply(np.asarray(x, dtype=np.float64))
@@ -51,7 +56,7 @@ def network_outputs(model: Model, x: Array) -> Array:
         from kanrun.engine.tables.to_kan import table_outputs  # only for tables
 
         return table_outputs(model.network, scaled)
-    return predict(model.network, torch.as_tensor(scaled).to(parameter)).double().cpu().numpy()
+    return in_numpy(predict(model.network, torch.as_tensor(scaled).to(parameter)))
 
 
 def predicted_values(model: Model, x: Array) -> Array:
