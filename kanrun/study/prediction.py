@@ -51,8 +51,8 @@ def network_outputs(model: Model, x: Array) -> Array:
     """Return the outputs of the network, in its units, shape (samples, outputs)."""
     scaled = model.input_scaling.apply(np.asarray(x, dtype=np.float64))
     parameter = next(model.network.parameters())
-    in_numpy = parameter.dtype == torch.float64 and parameter.device.type == "cpu"
-    if in_numpy and isinstance(model.input_scaling, PiecewiseScaling):
+    is_exact = parameter.dtype == torch.float64 and parameter.device.type == "cpu"
+    if is_exact and isinstance(model.input_scaling, PiecewiseScaling):
         from kanrun.engine.tables.to_kan import table_outputs  # only for tables
 
         return table_outputs(model.network, scaled)
