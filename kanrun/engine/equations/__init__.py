@@ -28,7 +28,6 @@ from kanrun.engine.equations.system import (
     System,
     evolution_system,
 )
-from kanrun.engine.equations.taylor import Monomials
 from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.equations.tensor_splines import is_direct
 

@@ -42,12 +42,10 @@ from kanrun.engine.training.grid_training import (
     GridTraining,
     first_penalty,
 )
-from kanrun.engine.training.lbfgs import LBFGS
-from kanrun.engine.training.memory import ANCHOR, INFORMATION, QuadraticMemory
+from kanrun.engine.training.memory import INFORMATION, QuadraticMemory
 from kanrun.engine.training.objective import (
     DataFitting,
     Objective,
-    SmoothnessLoss,
     SmoothnessPenalty,
     degrees_of_freedom,
 )
@@ -61,7 +59,7 @@ from kanrun.engine.training.solver_run import (
     TrainingState,
     take_steps,
 )
-from kanrun.engine.training.solvers import Adam, LevenbergMarquardt, Solver
+from kanrun.engine.training.solvers import LevenbergMarquardt, Solver
 from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_starts
 from kanrun.monitoring import finished, time_limit_reached
 

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from kanrun.engine.equations import Monomials
-from kanrun.engine.equations.taylor import network_jets
+from kanrun.engine.equations.taylor import Monomials, network_jets
 from kanrun.engine.networks import MLP, Polynomial
 from kanrun.errors import UsageError
 

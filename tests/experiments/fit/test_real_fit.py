@@ -11,7 +11,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from kanrun.cli.app import main
-from kanrun.engine.training import Adam, grid_training
+from kanrun.engine.training import grid_training
+from kanrun.engine.training.solvers import Adam
 from kanrun.targets import read_inputs
 
 TABLE = "target=table 'target.inputs=[area (m2),b]' target.outputs=price"
