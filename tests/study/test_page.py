@@ -12,13 +12,14 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
+from made_models import kan
 from processes import run
 
 from kanrun.engine.equations import Field, OutputForm, Windows
 from kanrun.engine.equations.fields import HardConditions
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.edges import BASES
-from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.networks import MLP
 from kanrun.engine.networks.classical import ACTIVATIONS
 from kanrun.errors import UsageError
 from kanrun.runs import Claim, Manifest, Run, RunFolder, RunLabels, Status
@@ -56,16 +57,7 @@ class Elements(HTMLParser):
 def trained(spec, shape=(2, 3, 1), products=()):
     """A network with uneven knots, a pruned edge and weights of every kind."""
     generator = torch.Generator().manual_seed(3)
-    domain = torch.tensor([[-1.0, 1.5]], dtype=torch.float64).expand(shape[0], 2)
-    network = KAN.create(
-        shape,
-        5,
-        spec,
-        domain=domain,
-        initialisation="spline",
-        generator=generator,
-        products=products,
-    )
+    network = kan(shape, products=products, **vars(spec))
     points = torch.rand(200, shape[0], dtype=torch.float64, generator=generator) ** 2 * 2.4 - 0.9
     network = network.regrid(
         points, intervals=6, grid_eps=0.3, margin=0.05, inputs="within"
@@ -73,7 +65,6 @@ def trained(spec, shape=(2, 3, 1), products=()):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
-        network.edge_layers[0].mask[0, 1] = False
     return network
 
 

@@ -214,24 +214,22 @@ def test_refusals(path, fields, sampling, sentence):
 
 
 @pytest.mark.parametrize(
-    "text, task, sentence",
+    "text, sentence",
     [
         (
             "a,y\n1,u\n2,u\n",
-            "classification",
             "column 'y' has the one class 'u' only; at least two are needed",
         ),
         (
             "a,y\n1,u\n2,\n",
-            "classification",
             "column 'y' of data.csv has 1 missing value (first in row 3)",
         ),
-        ("a,y\n1,inf\n2,1\n", "classification", "column 'y' holds inf, which is not a class"),
-        ("a,y\n1,1e5000\n2,1\n", "classification", "column 'y' holds 1e5000, which is not a class"),
+        ("a,y\n1,inf\n2,1\n", "column 'y' holds inf, which is not a class"),
+        ("a,y\n1,1e5000\n2,1\n", "column 'y' holds 1e5000, which is not a class"),
     ],
 )
-def test_refusals_of_content(tmp_path, text, task, sentence):
-    target = TableTarget(str(write(tmp_path, text)), ["a"], ["y"], task)
+def test_refusals_of_content(tmp_path, text, sentence):
+    target = TableTarget(str(write(tmp_path, text)), ["a"], ["y"], "classification")
     with pytest.raises(UsageError) as caught:
         dataset(target)
     assert sentence in str(caught.value)

@@ -22,6 +22,15 @@ def value(coefficients, grid, x):
     return torch.einsum("sin,oin->soi", dense_rows(basis, interval, grid.functions), coefficients)
 
 
+def assert_same_function(coefficients, coarse, fine, x):
+    assert contains(fine, coarse)
+    old, new = (
+        value(coefficients, coarse, x),
+        value(insert_knots(coefficients, coarse, fine), fine, x),
+    )
+    assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
+
+
 def more_points(points, generator):
     """All old breakpoints and as many random ones between each two."""
     shares = (
@@ -52,12 +61,9 @@ def test_the_function_stays(degree, intervals, factor, arbitrary, outside, decad
     finer = more_points(breaks, generator) if arbitrary else subdivide(breaks, factor)
     fine = Grid(extend(finer, degree), degree, False, outside)
     coefficients = normal(3, 2, coarse.functions, seed=seed)
-    assert contains(fine, coarse)
-    inserted = insert_knots(coefficients, coarse, fine)
     share = points(80, 2, -0.3, 1.3, seed)
     x = coarse.low + share * (coarse.high - coarse.low)
-    old, new = value(coefficients, coarse, x), value(inserted, fine, x)
-    assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
+    assert_same_function(coefficients, coarse, fine, x)
 
 
 def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
@@ -65,15 +71,8 @@ def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
     coarse = Grid(extend(points, 3), 3)
     finer = subdivide(points, 3)
     finer[:, 3:-1:3] += 2**-54 * torch.tensor([1, -1, 1, -1, 1, -1])
-    fine = Grid(extend(finer, 3), 3)
-    assert contains(fine, coarse)
-    coefficients = normal(2, 1, coarse.functions)
     x = torch.linspace(0.1, 0.7, 101, dtype=torch.float64)[:, None]
-    old, new = (
-        value(coefficients, coarse, x),
-        value(insert_knots(coefficients, coarse, fine), fine, x),
-    )
-    assert_close(new, old, atol=1e-12, rtol=0)
+    assert_same_function(normal(2, 1, coarse.functions), coarse, Grid(extend(finer, 3), 3), x)
 
 
 @pytest.mark.parametrize("change", ["moved", "wider", "fewer", "degree"])

@@ -133,20 +133,19 @@ def test_equal_spacing_is_told_from_unequal(intervals, low, dtype):
             assert not equally_spaced(extend(moved, degree))
 
 
-def test_refusals():
-    one = torch.ones(1)
-    with pytest.raises(UsageError, match="at least 1 interval"):
-        uniform_breakpoints(0 * one, one, 0)
-    with pytest.raises(UsageError, match="lower < upper"):
-        uniform_breakpoints(one, one, 3)
-
-
-def test_a_grid_too_fine_for_its_precision_is_refused():
+@pytest.mark.parametrize(
+    "width, intervals, sentence",
+    [
+        (1.0, 0, "at least 1 interval"),
+        (0.0, 3, "lower < upper"),
+        (0.01, 1000, "precision"),
+        (0.01, 10, "precision"),
+    ],
+)
+def test_refusals(width, intervals, sentence):
     low = torch.tensor([1000.0])
-    with pytest.raises(UsageError, match="precision"):
-        uniform_breakpoints(low, low + 0.01, 1000)
-    with pytest.raises(UsageError, match="precision"):
-        subdivide(uniform_breakpoints(low, low + 0.01, 10), 100)
+    with pytest.raises(UsageError, match=sentence):
+        subdivide(uniform_breakpoints(low, low + width, intervals), 100)
 
 
 @pytest.mark.parametrize("value, reach", [(3.0, 1.5), (0.0, 0.5), (-1e3, 500.0)])
