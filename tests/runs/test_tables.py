@@ -113,15 +113,10 @@ def test_damage_and_links_are_refused(tmp_path):
         read_table(tmp_path / "link.csv")
     with pytest.raises(StorageFailed, match="cannot write"):
         append(CsvFile(tmp_path / "link.csv"), {"a": 2})
-    (tmp_path / "wide.csv").write_bytes(b"a\n" + b"x" * 200_000 + b"\n")
-    with pytest.raises(StorageFailed, match="not a CSV table"):
-        list(read_rows(tmp_path / "wide.csv")[1])
-    (tmp_path / "ragged.csv").write_text('a,b\n1,2\n"3,4\n')
-    with pytest.raises(StorageFailed, match="not a CSV table"):
-        read_table(tmp_path / "ragged.csv")
-    (tmp_path / "long.csv").write_text("a,b\n1,2,3\n4,5,6\n")
-    with pytest.raises(StorageFailed, match="not a CSV table"):
-        read_table(tmp_path / "long.csv")
+    for damaged in ("a\n" + "x" * 200_000, 'a,b\n1,2\n"3,4', "a,b\n1,2,3\n4,5,6"):
+        (tmp_path / "real.csv").write_text(damaged + "\n")
+        with pytest.raises(StorageFailed, match="not a CSV table"):
+            read_table(tmp_path / "real.csv")
 
 
 def test_text_is_stored_as_it_is_and_comes_back(tmp_path):

@@ -36,6 +36,17 @@ def problem(name="product"):
     )
 
 
+def of_arrays(outputs, inputs=2, classification=False):
+    x = np.random.default_rng(0).normal(size=(60, inputs))
+    given = array_target(x, outputs(x), classification=classification)
+    sampling = SamplingConfig(n_train=None, n_test=None)
+    return make_problem(ExperimentConfig(device="cpu"), given, sampling, 0)
+
+
+def classes(inputs=2):
+    return of_arrays(lambda x: x[:, 0] > 0, inputs, classification=True)
+
+
 def test_settings_have_their_places_in_the_plan():
     solver = LBFGSSolver(
         steps=7,
@@ -75,13 +86,6 @@ def test_a_model_with_a_closed_form_has_no_patience():
 
 
 def test_the_shape_of_a_classifier_grows_unless_it_or_its_solver_is_given():
-    def classes(inputs=2):
-        rng = np.random.default_rng(0)
-        x = rng.normal(size=(60, inputs))
-        given = array_target(x, x[:, 0] > 0, classification=True)
-        sampling = SamplingConfig(n_train=None, n_test=None)
-        return make_problem(ExperimentConfig(device="cpu"), given, sampling, 0)
-
     for model, solver, grows in (
         (KANConfig(), AutoSolver(), True),
         (KANConfig(hidden=[2]), AutoSolver(), False),
@@ -129,12 +133,6 @@ def test_a_closed_form_has_one_start_and_no_search_of_a_penalty():
     assert (plan.starts, plan.weight) == (1, 0)
 
 
-def two_outputs():
-    x = np.random.default_rng(0).normal(size=(60, 2))
-    sampling = SamplingConfig(n_train=None, n_test=None)
-    return make_problem(ExperimentConfig(device="cpu"), array_target(x, x**2), sampling, 0)
-
-
 @pytest.mark.parametrize(
     "model, solver, starts, growth",
     [
@@ -168,7 +166,7 @@ def test_starts_and_growth_follow_from_the_size_and_the_settings(model, solver, 
 
 def test_a_shape_grows_to_layers_that_are_as_wide_as_the_outputs():
     for hidden, grows in (([2], True), ([3, 2], True), ([3, 1], False)):
-        plan, _ = make_plan(KANConfig(hidden=hidden), LMSolver(), two_outputs())
+        plan, _ = make_plan(KANConfig(hidden=hidden), LMSolver(), of_arrays(np.square))
         assert bool(plan.growth) == grows
 
 

@@ -1,7 +1,6 @@
 """The page of a run: whole, safe, small; and its script computes what the engine computes."""
 
 import hashlib
-import html
 import json
 import re
 import shutil
@@ -29,6 +28,7 @@ from kanrun.study.page.interactive import interactive_data, model_values
 from kanrun.study.saved import Slider, to_checkpoint
 from kanrun.targets import Scaling
 
+SILU = EdgeSpec(base="silu")
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 
 
@@ -54,7 +54,7 @@ class Elements(HTMLParser):
             self.scripts.append((self.tags[-1][1], data))
 
 
-def trained(spec, shape=(2, 3, 1), products=()):
+def trained(spec=SILU, shape=(2, 3, 1), products=()):
     """A network with uneven knots, a pruned edge and weights of every kind."""
     generator = torch.Generator().manual_seed(3)
     network = kan(shape, products=products, **vars(spec))
@@ -72,7 +72,7 @@ def make_run(outputs, text="plain"):
     words = ("kanrun", "fit", f"target={text}")
     record = Manifest("fit", argv=words, overrides=(f"a={text}",), notes=(text,))
     folder = RunFolder.create(outputs, record)
-    network = trained(EdgeSpec(base="silu"))
+    network = trained()
     scalings = (
         Scaling(np.array([0.1, 0.0]), np.array([2.0, 1.0])),
         Scaling(*np.array([[3.0], [0.5]])),
@@ -116,8 +116,8 @@ def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path):
     assert sources
     assert all(str(source).startswith("data:image/") for source in sources)
     assert "<figcaption>Loss &lt;b&gt; <code>loss</code></figcaption>" in text
-    for word in ("model.name", "kanrun runs rerun fit/v0001", "Settings that differ", "Results"):
-        assert html.escape(word) in text or word == "Settings that differ"
+    for word in ("model.name", "kanrun runs rerun fit/v0001", "Results"):
+        assert word in text
     data = [
         json.loads(body)
         for attributes, body in page.scripts
@@ -181,9 +181,7 @@ def run_of(outputs, network):
 
 def field_to(end, hard=None):
     box = torch.tensor([[-1.0, 1.0], [end - 1.0, end]], dtype=torch.float64)
-    return Field(
-        trained(EdgeSpec(base="silu")), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard
-    )
+    return Field(trained(), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard)
 
 
 def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path):
@@ -263,7 +261,7 @@ def test_the_script_computes_what_the_engine_computes(products, tmp_path):
     x = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
     networks = [trained(spec, products=products) for spec in SPECS]
     # A solution as the sum of three products.
-    factors = trained(EdgeSpec(base="silu"), (2, 3, 6))
+    factors = trained(shape=(2, 3, 6))
     box = torch.tensor([[-1.0, 1.5], [0.0, 4.0]], dtype=torch.float64)
     sizes = torch.tensor([0.7], dtype=torch.float64)
     networks.append(Field(factors, OutputForm(1, 3, 2), box, sizes))

@@ -15,6 +15,7 @@ from kanrun.study.page import write_report
 from kanrun.study.saved import load_run
 
 pytestmark = pytest.mark.slow
+ERROR = "document.querySelector('.living .bar span.number').textContent"
 
 
 class Browser:
@@ -183,7 +184,6 @@ def test_the_page_lives(runs, browser):
     )
 
     # hovering an edge shows its function; dragging a control point changes the error at once
-    error = "document.querySelector('.living .bar span.number').textContent"
     title = """[...document.querySelectorAll('.living svg')[1].querySelectorAll('text')]
         .map(text => text.textContent).join(' ')"""
     before_title = browser.value(title)
@@ -191,7 +191,7 @@ def test_the_page_lives(runs, browser):
         "document.querySelector('[data-edge=\"1,0,1\"]').dispatchEvent(new Event('pointerenter'))"
     )
     assert browser.value(title) != before_title
-    before = browser.value(error)
+    before = browser.value(ERROR)
     browser.value("document.querySelector('.handle').scrollIntoView({block: 'center'})")
     box = browser.value("""(() => {
         const r = document.querySelectorAll('.handle')[2].getBoundingClientRect();
@@ -200,31 +200,30 @@ def test_the_page_lives(runs, browser):
     browser.mouse("mousePressed", *box)
     browser.mouse("mouseMoved", box[0], box[1] - 40)
     browser.mouse("mouseReleased", box[0], box[1] - 40)
-    after = browser.value(error)
+    after = browser.value(ERROR)
     assert after != before
     assert after.startswith("RMSE on 100 test points: ")
 
     # the keyboard moves control points too, and the button gives the trained network back
     browser.value("document.querySelectorAll('.handle')[2].focus()")
     browser.key("ArrowUp")
-    assert browser.value(error) != after
+    assert browser.value(ERROR) != after
     assert browser.value("document.activeElement.dataset.handle") == "2"
     browser.value("document.querySelector('.living button').click()")
-    assert browser.value(error) == before
+    assert browser.value(ERROR) == before
 
     # the slider runs through the grids
     browser.slide()
     assert browser.value("document.querySelector('.living output').textContent") == "3 intervals"
-    assert browser.value(error) != before
+    assert browser.value(ERROR) != before
 
 
 def test_an_mlp_and_windows_of_time_live(runs, browser):
     browser.open(report(runs, "fit/2", "solve/1"))
-    error = "document.querySelector('.living .bar span.number').textContent"
-    before = browser.value(error)
+    before = browser.value(ERROR)
     browser.value("document.querySelector('.handle').focus()")
     browser.key("ArrowUp")
-    assert browser.value(error) != before
+    assert browser.value(ERROR) != before
     field = (
         "document.querySelectorAll('.living')[1].querySelectorAll('input[type=number]')[1].value"
     )

@@ -129,9 +129,8 @@ def growing(values):
     falling = rows.assign(
         curve="polynomial, Chebyshev points", max_error=[3.0 + values[-1], 1e-13, 1e-14]
     )
-    return [*curve_claims.growth_at_ends(pd.concat([rows.assign(curve="polynomial"), falling]))][
-        ::2
-    ]
+    both = pd.concat([rows.assign(curve="polynomial"), falling])
+    return [*curve_claims.growth_at_ends(both)][::2]
 
 
 ALL = [

