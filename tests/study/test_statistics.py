@@ -215,6 +215,19 @@ def test_one_way_to_say_how_far_values_lie_apart():
     )
 
 
+@pytest.mark.parametrize(
+    "x, y, power",
+    [
+        ([0, 1, 2, 4], [5, 1, 1 / 4, 1 / 16], -2),
+        ([1, 2, 4, 8], [0, 2, 4, 8], 1),
+        ([1, 1, 2], [1, 2, 0], math.nan),
+        ([1, 2, 4], [1, 2, math.inf], math.nan),
+    ],
+)
+def test_an_exponent_is_of_positive_numbers(x, y, power):
+    assert suite.exponent(pd.Series(x), pd.Series(y)) == pytest.approx(power, nan_ok=True)
+
+
 def test_extremes_of_what_is_no_number():
     numbers = pd.Series([3.0, 1.0, 2.0])
     assert (maximum(numbers), minimum(numbers), median(numbers)) == (3, 1, 2)
