@@ -175,12 +175,8 @@ class Fit:
             yield Note(self.summary_line)
         events = train(self.create, problem.data, self.plan, generator(seed, "training"), done)
         trained = yield from follow(events, Progress(done, resume, self.why))
-        most, sampling, growth = self.cfg.extra_points, self.cfg.sampling, self.plan.growth
-        if most is None:  # a number of training points that is set stays
-            usual = sampling.n_train == SamplingConfig().n_train and not sampling.noise
-            grows = growth and not growth.given and problem.dataset.target.function
-            most = EXTRA_POINTS if grows and usual else 0
-        if most:
+        growth, function = self.plan.growth, problem.dataset.target.function
+        if most := most_extra_points(self.cfg, bool(growth and not growth.given and function)):
             before = len(problem.data.train)
             problem, trained, ratio = add_points(problem, trained, self.plan, most, seed)
             more = len(problem.data.train) - before
@@ -191,6 +187,14 @@ class Fit:
             )
         yield from (*kink_notes(problem, trained), *concentration_notes(problem, trained))
         yield from results(replace(self, problem=problem), cell, seed, trained)
+
+
+def most_extra_points(cfg: FitConfig, grows: bool) -> int:
+    """Return the maximum number of further points; a given number of training points stays."""
+    if cfg.extra_points is not None:
+        return cfg.extra_points
+    usual = cfg.sampling.n_train == SamplingConfig().n_train and not cfg.sampling.noise
+    return EXTRA_POINTS if grows and usual else 0
 
 
 def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:

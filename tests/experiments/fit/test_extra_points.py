@@ -1,12 +1,13 @@
 """Points that join where a trained network errs most, and settings that cannot have any."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from kanrun.experiments import fit as fitting
-from kanrun.experiments.fit import add_points, make_fit, more_points_help
+from kanrun.experiments.fit import add_points, make_fit, more_points_help, most_extra_points
 
 from kanrun.config import ExpressionTarget, FitConfig, KANConfig, LMSolver, SamplingConfig
 from kanrun.engine.training import fit
@@ -36,6 +37,22 @@ def test_points_join_until_new_points_are_fitted_as_well():
     assert after.errors.test < 0.5 * before.errors.test
     # Both are errors on points that no step saw, over that on the first training points.
     assert ratio == pytest.approx(after.errors.test / before.errors.train, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    "given, n_train, noise, grows, most",
+    [
+        (None, 1000, 0.0, True, 1000),
+        (None, 1000, 0.0, False, 0),
+        (None, 999, 0.0, True, 0),
+        (None, 1000, 0.1, True, 0),
+        (0, 1000, 0.0, True, 0),
+        (7, 999, 0.0, False, 7),
+    ],
+)
+def test_points_join_by_default_where_the_shape_grows(given, n_train, noise, grows, most):
+    cfg = replace(settings(noise, n_train), extra_points=given)
+    assert most_extra_points(cfg, grows) == most
 
 
 @pytest.mark.parametrize(
