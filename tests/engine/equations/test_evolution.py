@@ -495,3 +495,9 @@ def test_intervals_grow_with_the_accuracy_and_follow_a_solution_before():
     windows = [window(0.0, 0.9e-3, 50), window(0.1, 0.1 + 1.1e-3, 40), window(0.5, 0.9, 30)]
     marcher = Marcher(system, 1e-14, March(windows, 1.0, 1e-6))
     assert [marcher._fewest(20, time) for time in (0.0, 0.2, 0.91)] == [400, 300, 200]
+
+
+def test_formulas_jump_inside_the_range_only():
+    jumps = "heaviside(t) + heaviside(t - 1) + heaviside(t - 0.4)"
+    found = parsed({"t": [0, 1]}, f"u_t = {jumps}", ["u = 0 at t=0"]).jumps(0)
+    assert found == pytest.approx([0.4])

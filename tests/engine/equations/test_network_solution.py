@@ -222,6 +222,17 @@ def test_random_networks_begin_between_two_sizes(drawn, size, monkeypatch):
     assert float(solver._random().get_unknowns().std()) == pytest.approx(size, rel=0.15)
 
 
+@pytest.mark.parametrize("variables, smooth", [(LINE, True), ({"x": (0, 1), "y": (0, 1)}, False)])
+def test_smooth_functions_race_in_one_variable(variables, smooth, monkeypatch):
+    problem, called = parsed(variables, "u_x = 1", ["u = 0 at x=0"]), []
+    solver = NetworkSolver(
+        problem, Ansatz(kan(len(variables)), PLAIN, (4,)), SMALL, Generator().manual_seed(0)
+    )
+    monkeypatch.setattr(solver, "_smooth", lambda field: called.append(field) or [])
+    solver.first_guess()
+    assert bool(called) == smooth
+
+
 class Losses(ResidualProblem):
     """Parts of an objective by kind."""
 

@@ -7,11 +7,12 @@ import pytest
 import sympy
 from made_graphs import edge, one_edge
 
-from kanrun.engine.symbolic import Graph, SearchData, snapping, symmetries
-from kanrun.engine.symbolic.candidates import TABLE, choose
+from kanrun.engine.symbolic import Graph, SearchData, reductions, snapping, symmetries
+from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, choose
 from kanrun.engine.symbolic.constants import as_written
 from kanrun.engine.symbolic.conversions import graph_of_expression
-from kanrun.engine.symbolic.dictionary import dictionary_of_one, powers_of
+from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms, powers_of
+from kanrun.engine.symbolic.laws import in_all_inputs
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import Skeleton, choose_formula
@@ -287,3 +288,34 @@ def test_grids_of_a_structure_become_finer(grids, errors, tried, monkeypatch):
     best = refits.extend(with_error(start), SCRIPTED, grids)
     assert found == tried
     assert SCRIPTED.error(best) == min([start, *errors])
+
+
+def test_entries_that_are_others_times_a_factor_or_shifted_are_dropped():
+    line = dictionary_of_one(X[:, 0], choose(["x"])).first(1)
+    both = line.functions(IDENTITY, np.array([(1.0, 0.0), (-2.0, 0.0), (1.0, 3.0)]))
+    assert [len(both.simplest(9, shifted=shifted)) for shifted in (True, False)] == [1, 2]
+
+
+def test_generic_terms_follow_the_range_of_their_input():
+    found = [generic_terms(X[:, 0] + shift, choose(["exp"]), 9).values for shift in (0, 100)]
+    assert len(found[0]) > 3
+    assert np.allclose(*found, rtol=1e-9)
+
+
+@pytest.mark.parametrize("count, kept", [(79, False), (80, True)])
+def test_points_of_one_sign_are_used_if_they_are_enough(count, kept):
+    """Inputs of either sign over decades; the outputs of the first sign have the smaller range."""
+    sizes = np.geomspace(1e-3, 1.0, count)
+    x = np.concatenate([sizes, -sizes])[:, None]
+    y = np.concatenate([0 * sizes + 1, np.exp(3 * sizes)])
+    assert len(reductions.of_one_sign(SearchData(x, y, x, y)).y) == (count if kept else 2 * count)
+
+
+def test_matches_stay_with_their_edges_in_all_inputs():
+    variables = tuple(sympy.symbols("x0 x1"))
+    groups = reductions.Reduction(3, (variables[0] * variables[1], sympy.Symbol("x2")))
+    edges = tuple(edge(i, 2, "sin", 1.0, 0.0, 1.0 + i, 0.0) for i in range(2))
+    found = FittedStructure("2-1", Graph(2, ("sum",), edges), DATA, matches={0: [], 1: []})
+    whole = in_all_inputs(found, groups, SearchData(np.ones((5, 3)), Y[:5], np.ones((5, 3)), Y[:5]))
+    sines = [i for i, e in enumerate(whole.network.edges) if e.function.candidate.name == "sin"]
+    assert sorted(whole.matches) == sines

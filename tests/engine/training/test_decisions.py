@@ -166,7 +166,7 @@ def test_steps_are_spent_below_a_relative_gain():
     solver = FakeSolver()
     for solver.loss, expected in ((0.991, True), (0.989, False)):
         assert spent(solver, 1.0) == expected
-    solver.tolerance = 0.0
+    solver.tolerance, solver.loss = 0.0, 1.1
     assert not spent(solver, 1.0)
 
 

@@ -4,10 +4,17 @@ from math import inf, log
 
 import pytest
 import torch
-from made_kan import kan
+from made_kan import kan, made_solver
 
 from kanrun.engine.splines import difference_operator
-from kanrun.engine.training import Objective, Samples, SmoothnessPenalty
+from kanrun.engine.training import (
+    Objective,
+    Plan,
+    Samples,
+    SmoothnessPenalty,
+    TrainingData,
+    lbfgs,
+)
 from kanrun.engine.training.lbfgs import ENOUGH, REMAINING, Curvature, LinePoint, search
 
 
@@ -76,3 +83,11 @@ def test_a_line_that_only_rises_gives_back_the_start():
         0.0, 1.0, torch.tensor([-1.0]), -1.0
     )  # a slope that the values belie, as rounding makes them
     assert search(look, start, 1.0) is start
+
+
+def test_a_search_that_finds_nothing_ends_the_steps(monkeypatch):
+    x = torch.linspace(-1, 1, 30, dtype=torch.float64)[:, None]
+    solver = made_solver(kan([1, 1]), TrainingData(Samples(x, x.sin())), Plan("lbfgs", (4,)))
+    monkeypatch.setattr(lbfgs, "search", lambda line, start, first: start)
+    solver.step()
+    assert solver.converged
