@@ -16,6 +16,7 @@ from kanrun.engine.symbolic.laws import in_all_inputs
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import Skeleton, choose_formula
+from kanrun.engine.symbolic.simplification import _reciprocals
 from kanrun.engine.symbolic.symmetries import ACCURATE
 from kanrun.formulas import parse
 
@@ -319,3 +320,10 @@ def test_matches_stay_with_their_edges_in_all_inputs():
     whole = in_all_inputs(found, groups, SearchData(np.ones((5, 3)), Y[:5], np.ones((5, 3)), Y[:5]))
     sines = [i for i, e in enumerate(whole.network.edges) if e.function.candidate.name == "sin"]
     assert sorted(whole.matches) == sines
+
+
+def test_a_product_over_a_sum_is_a_sum_of_reciprocals():
+    product = parse("x0*x1/(x0 + x1)")
+    found = _reciprocals(product)
+    assert sympy.simplify(found - product) == 0
+    assert str(found) == "1/(1/x1 + 1/x0)"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
+from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.cross_validation import (
     BLEND,
     LINEAR,
@@ -124,3 +125,12 @@ def test_candidates_suit_the_rows_and_inputs(rows, inputs, found):
     u = np.random.default_rng(0).normal(size=(rows, inputs))
     names = TableRows.of(u, np.ones(rows), TablePolicy()).candidates(None)
     assert set(names) == {"additive", "steps"} | found
+
+
+def test_neighbourhoods_stand_beside_straight_lines_and_noise_is_its_mean():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 1)), rng.normal(size=(40, 1))
+    kinds = TableRows.of(x, np.ones(40), TablePolicy()).form("neighbourhoods").kinds
+    assert set(kinds) == {0}
+    (part,) = fit_table(Points(x, y), None, TablePolicy(folds=0)).parts
+    assert (part.name, part.weight, part.fit.weights) == (MEAN, 1.0, {MEAN: 1.0})
