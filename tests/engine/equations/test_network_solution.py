@@ -233,6 +233,18 @@ def test_smooth_functions_race_in_one_variable(variables, smooth, monkeypatch):
     assert bool(called) == smooth
 
 
+@pytest.mark.parametrize("intervals, drawn", [(45, 3), (46, 2)])
+def test_more_networks_of_up_to_100_unknowns_race(intervals, drawn, monkeypatch):
+    problem, count = parsed({"x": (0, 1), "y": (0, 1)}, "u_x = 1", ["u = 0 at x=0"]), []
+    policy = replace(SMALL, rounds=((2, 1),), rounds_if_small=((3, 1),))
+    ansatz = Ansatz(kan(2, intervals=intervals), PLAIN, (intervals,))
+    solver = NetworkSolver(problem, ansatz, policy, Generator().manual_seed(0))
+    field = solver._random()
+    monkeypatch.setattr(solver, "_random", lambda: count.append(1) or field)
+    solver.first_guess()
+    assert len(count) == drawn
+
+
 class Losses(ResidualProblem):
     """Parts of an objective by kind."""
 

@@ -12,6 +12,7 @@ from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, choose
 from kanrun.engine.symbolic.constants import as_written
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms, powers_of
+from kanrun.engine.symbolic.formula import round_constants
 from kanrun.engine.symbolic.laws import in_all_inputs
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
@@ -314,16 +315,33 @@ def test_points_of_one_sign_are_used_if_they_are_enough(count, kept):
 
 def test_matches_stay_with_their_edges_in_all_inputs():
     variables = tuple(sympy.symbols("x0 x1"))
-    groups = reductions.Reduction(3, (variables[0] * variables[1], sympy.Symbol("x2")))
+    groups = reductions.Reduction(3, (2 * variables[0] + 3 * variables[1], sympy.Symbol("x2")))
     edges = tuple(edge(i, 2, "sin", 1.0, 0.0, 1.0 + i, 0.0) for i in range(2))
     found = FittedStructure("2-1", Graph(2, ("sum",), edges), DATA, matches={0: [], 1: []})
     whole = in_all_inputs(found, groups, SearchData(np.ones((5, 3)), Y[:5], np.ones((5, 3)), Y[:5]))
     sines = [i for i, e in enumerate(whole.network.edges) if e.function.candidate.name == "sin"]
     assert sorted(whole.matches) == sines
+    assert whole.network.parameters.size == found.network.parameters.size
 
 
-def test_a_product_over_a_sum_is_a_sum_of_reciprocals():
+def test_a_product_over_a_sum_is_divided_by_a_factor():
     product = parse("x0*x1/(x0 + x1)")
     found = _reciprocals(product)
     assert sympy.simplify(found - product) == 0
-    assert str(found) == "1/(1/x1 + 1/x0)"
+    assert str(found) == "x1/(1 + x1/x0)"
+
+
+@pytest.mark.parametrize("sign, factor", [(1, "x0**(3/2)"), (-1, "x0**2")])
+def test_half_powers_of_positive_inputs_are_factors(sign, factor):
+    x = np.geomspace(1e-3, 1.0, 100)[:, None]
+    data = SearchData(x, x[:, 0] ** 1.5, x, x[:, 0] ** 1.5)
+    every = SearchData(sign * x, data.y, x, data.y)
+    found = reductions.power_factor(data, every)
+    assert str(found.factor) == factor
+
+
+@pytest.mark.parametrize("name, exact", [("sin", True), ("tanh", False)])
+def test_quarter_turns_are_in_phases_of_waves_only(name, exact):
+    graph = one_edge(name, 1.0, 2 - np.pi / 2, 1.0, 0.0, free="b")
+    data = SearchData(X, graph(X), X, graph(X))
+    assert bool(round_constants(graph, data, 1e-9)[1]) == exact
