@@ -15,10 +15,9 @@ from functools import partial
 import numpy as np
 import sympy
 from numpy.typing import NDArray
-from sympy.simplify.fu import TR8
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import Array, apart, combination, input_names, input_symbols
+from kanrun.engine.symbolic.candidates import Array, combination, input_names, input_symbols
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import EXACT, SearchData
 from kanrun.formulas import to_numpy
@@ -39,11 +38,9 @@ _ROUNDING = 3e-14
 #: Largest difference, relative to y, of a quotient, or of a root whose numbers were taken for
 #: fractions.
 _ROOT_ERROR = 1e-6
-#: Size of a coefficient, relative to that of another angle with the same factor, that is rounding.
-_FAINT = 1e-6
-#: Smallest range and largest size of an input that may be an angle, largest number of angles at
-#: once, and sets of angles that are tried: those of the widest ranges.
-_LEAST_TURN, _MOST_TURNS, _ANGLES, _SETS = 0.95, 2.001 * math.pi, 2, 3
+#: Smallest range and largest size of an input that may be an angle, and number of angles that are
+#: tried, one after the other.
+_LEAST_TURN, _MOST_TURNS, _SETS = 0.95, 2.001 * math.pi, 6
 
 
 def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr]:
@@ -55,19 +52,18 @@ def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr
     """
     x, y = data.all_points.x, data.all_points.y
     size = np.abs(y) if data.relative else np.full(len(y), np.abs(y).max())
-    for angles in ((), *(_angles(x) if waves else ())):
-        variables, terms = _with_waves(x, angles)
-        symbols = input_symbols(terms.shape[1])
-        near = [
-            _joined(each.xreplace(dict(zip(symbols, variables, strict=True))))
-            for each in _near(terms, y, len(angles), size)
-        ]
+    symbols, names = input_symbols(x.shape[1]), input_names(x.shape[1])
+    for angle in (None, *(_angles(x) if waves else ())):
+        variables = symbols if angle is None else _with_waves(symbols, angle)
+        values = np.column_stack([to_numpy(each, names)(x) for each in variables])
+        swap = dict(zip(input_symbols(len(variables)), variables, strict=True))
+        near = [each.xreplace(swap) for each in _near(values, y, size, angle is not None)]
         if near:
-            return sorted(near, key=lambda f: graph_of_expression(f, x.shape[1]).complexity)
+            return sorted(near, key=lambda f: graph_of_expression(f, len(names)).complexity)
     return []
 
 
-def _near(x: Array, y: Array, sines: int, size: Array) -> list[sympy.Expr]:
+def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
     """Return quotients, roots of such and solutions of quadratics that are near y (N,).
 
     Differences are relative to `size` (N,).
@@ -77,61 +73,38 @@ def _near(x: Array, y: Array, sines: int, size: Array) -> list[sympy.Expr]:
         rest = to_numpy(found, input_names(x.shape[1]))(x) - y
         return float(np.abs(rest / size).max())
 
-    plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS, size, sines=sines)
+    plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS, size, waves=waves)
     forms = [] if plain is None else [plain]
     if plain is None or left(plain) > _ROUNDING:
-        squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS, size**2, sines=sines)
+        squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS, size**2, waves=waves)
         forms += [] if squared is None else _roots(squared)
     if not any(left(each) <= EXACT for each in forms):
-        forms += _quadratics(x, y, sines, size)
+        forms += _quadratics(x, y, size, waves)
     return [each for each in forms if each.free_symbols and left(each) <= _ROOT_ERROR]
 
 
-def _angles(x: Array) -> list[tuple[int, ...]]:
-    """Return sets of inputs that may be angles: with a wide range, but no more than two turns."""
-    widths = np.where(np.abs(x).max(0) <= _MOST_TURNS, np.ptp(x, axis=0), 0.0)
-    usable = np.flatnonzero(widths >= _LEAST_TURN).tolist()
-    sets = [each for n in range(1, _ANGLES + 1) for each in itertools.combinations(usable, n)]
-    return sorted(sets, key=lambda each: -float(widths[list(each)].sum()))[:_SETS]
+def _angles(x: Array) -> list[sympy.Expr]:
+    """Return what may be angles, that of the widest range first.
 
-
-def _with_waves(x: Array, angles: Sequence[int]) -> tuple[list[sympy.Expr], Array]:
-    """Return the variables, and their values (N, variables), with waves in place of the angles.
-
-    Cosines and sines of the angles come last.
+    These are inputs that vary by as much as an angle, over no more than two turns, and sums and
+    differences of two of them.
     """
-    symbols = input_symbols(x.shape[1])
-    others = [i for i in range(x.shape[1]) if i not in angles]
-    variables = [symbols[i] for i in others]
-    variables += [wave(symbols[i]) for wave in (sympy.cos, sympy.sin) for i in angles]
-    waves = [wave(x[:, i]) for wave in (np.cos, np.sin) for i in angles]
-    return variables, np.column_stack([x[:, others], *waves])
+    turns = (np.ptp(x, axis=0) >= _LEAST_TURN) & (np.abs(x).max(0) <= _MOST_TURNS)
+    inputs = [
+        (u, column)
+        for u, column, is_angle in zip(input_symbols(x.shape[1]), x.T, turns, strict=True)
+        if is_angle
+    ]
+    for (u, a), (v, b) in itertools.combinations(tuple(inputs), 2):
+        inputs += [(u - v, a - b), (u + v, a + b)]
+    ranked = sorted(inputs, key=lambda entry: -float(np.ptp(entry[1])))
+    return [angle for angle, _ in ranked[:_SETS]]
 
 
-def _joined(expression: sympy.Expr) -> sympy.Expr:
-    """Write products of waves as waves of sums: cos(a - b) for cos(a) cos(b) + sin(a) sin(b)."""
-    waves = (sympy.cos, sympy.sin)
-
-    def total(parts: sympy.Expr) -> sympy.Expr:
-        terms = [
-            TR8(each) if len({wave.args for wave in each.atoms(*waves)}) > 1 else each
-            for each in sympy.Add.make_args(sympy.expand(parts))
-        ]
-        pairs = [apart(each) for each in sympy.Add.make_args(sympy.expand(sympy.Add(*terms)))]
-        sizes: dict[sympy.Expr, float] = {}
-        bases = [
-            rest.replace(lambda e: e.func in waves, lambda e: sympy.S.One) for _, rest in pairs
-        ]
-        for (factor, _), base in zip(pairs, bases, strict=True):
-            sizes[base] = max(abs(float(factor)), sizes.get(base, 0.0))
-        kept = (
-            factor * rest
-            for (factor, rest), base in zip(pairs, bases, strict=True)
-            if abs(float(factor)) > _FAINT * sizes[base]
-        )
-        return sympy.Add(*kept)
-
-    return expression.replace(lambda part: part.is_Add and part.has(*waves), total)
+def _with_waves(symbols: Sequence[sympy.Symbol], angle: sympy.Expr) -> list[sympy.Expr]:
+    """Return the variables with the cosine and the sine of an angle, last, for its inputs."""
+    others = [each for each in symbols if each not in angle.free_symbols]
+    return [*others, sympy.cos(angle), sympy.sin(angle)]
 
 
 def quotient_of_polynomials(
@@ -142,11 +115,12 @@ def quotient_of_polynomials(
     size: Array,
     known: float = 0.0,
     *,
-    sines: int = 0,
+    waves: bool = False,
 ) -> sympy.Expr | None:
     """Return a quotient of polynomials with few terms for y (N,) at x (N, inputs), or None.
 
-    `known` is the error of y relative to `size` (N,); the last `sines` inputs occur in no square.
+    `known` is the error of y relative to `size` (N,). With `waves` the last inputs are the cosine
+    and the sine of an angle.
 
     P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where
     Q is not 0. Degrees rise until least squares suddenly leaves nothing, not bit by bit as where a
@@ -155,7 +129,7 @@ def quotient_of_polynomials(
     """
     left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
     bases = _bases(x, size)
-    tried = (_sudden(base, y, -y, size, degree, max(left, known), sines) for base in bases)
+    tried = (_sudden(base, y, -y, size, degree, max(left, known), waves) for base in bases)
     found = next(filter(None, tried), None)
     expression = _sparse_quotient(x, y, size, found, terms) if found else None
     return expression if expression is not None and expression.free_symbols else None
@@ -175,7 +149,7 @@ _Monomials = tuple[list[Powers], list[Powers], float]
 
 
 def _sudden(
-    x: Array, y: Array, factor: Array, size: Array, degree: int, allowed: float, sines: int
+    x: Array, y: Array, factor: Array, size: Array, degree: int, allowed: float, waves: bool
 ) -> _Monomials | None:
     """Return the fewest monomials, and those times a factor, of which y (N,) is a sum, or None.
 
@@ -185,7 +159,7 @@ def _sudden(
     inputs, goal = x.shape[1], y / size
     is_quotient = np.array_equal(factor, -y)
     max_terms = min(len(y) // 3, _MAX_MONOMIALS)
-    powers = partial(_powers, inputs, sines=sines)
+    powers = partial(_powers, inputs, waves=waves)
     found: tuple[int, _Monomials] | None = None
     # Higher powers of few values are sums of lower ones, by which y is a quotient of itself.
     values = min(len(np.unique(column)) for column in x.T)
@@ -241,9 +215,9 @@ def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
     )
 
 
-def _quadratics(x: Array, y: Array, sines: int, size: Array) -> list[sympy.Expr]:
+def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
     """Return both solutions of y^2 = A + B y for polynomials A and B with few terms, if any."""
-    found = _sudden(_bases(x, size)[0], y**2, y, size**2, _DEGREE, _EPSILON, sines)
+    found = _sudden(_bases(x, size)[0], y**2, y, size**2, _DEGREE, _EPSILON, waves)
     if found is None:
         return []
     scale, (above, below, allowed) = np.abs(x).max(0), found
@@ -281,20 +255,15 @@ def _columns(x: Array, factor: Array, above: Sequence[Powers], below: Sequence[P
     return every
 
 
-def _powers(inputs: int, degree: int, sines: int = 0) -> list[Powers]:
+def _powers(inputs: int, degree: int, waves: bool = False) -> list[Powers]:
     """Return the exponents of all monomials up to a degree, by their degree.
 
-    The last inputs are cosines and sines of angles. Squares of sines are those of cosines, and
-    higher powers are waves of multiples of an angle, for which there are shorter forms.
+    With `waves` the last inputs are the cosine and the sine of an angle. Squares of sines are those
+    of cosines, and higher powers are waves of multiples of the angle, which have shorter forms.
     """
     chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)  # the last is 1
     every = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
-    first, last = inputs - 2 * sines, inputs - sines
-    kept = (
-        each
-        for each in every
-        if all(c + s <= 2 and s <= 1 for c, s in zip(each[first:last], each[last:], strict=True))
-    )
+    kept = (each for each in every if not waves or (sum(each[-2:]) <= 2 and each[-1] <= 1))
     return sorted(kept, key=lambda powers: (sum(powers), powers))
 
 
