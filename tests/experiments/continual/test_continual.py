@@ -71,6 +71,14 @@ def test_the_kan_of_the_paper_forgets_nothing_and_ends_at_the_best_spline(paper)
     assert shown.labels == tuple(f"after phase {number}" for number in range(1, 6))
 
 
+def test_one_trial_is_trained_whatever_the_time(monkeypatch):
+    monkeypatch.setattr(continual, "time_limit_reached", lambda: True)
+    cfg = settings("learners=[{name:none}] peaks=2 model.intervals=4")
+    cell = {**continual.cells(cfg)[0], "trials": 3}
+    rows = [each for each in continual.run(cfg, cell, 0) if getattr(each, "table", "") == "metrics"]
+    assert len(rows) == 1
+
+
 def test_an_mlp_of_the_same_parameters_forgets(paper):
     mlp = paper.table("summary").set_index("learner").loc["MLP tanh"]
     assert mlp["parameters"] == pytest.approx(203, rel=0.02)

@@ -10,6 +10,7 @@ import sympy
 from doors import typed
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.physical_constants import CONSTANTS, name_constants
+from kanrun.experiments.interpret.problem import decimal_scales
 from kanrun.experiments.interpret.tables import exchange_effect
 
 from kanrun.formulas import parse, to_numpy
@@ -108,6 +109,15 @@ def test_the_constants_are_those_of_codata():
         known = scipy.constants.value(named.pop(name))
         assert values == pytest.approx([known] * len(values), rel=3e-4)
     assert not named
+
+
+def test_columns_of_far_sizes_are_scaled_by_powers_of_ten():
+    sizes = {1000.0: 1, 1001.0: 1e3, 0.001: 1, 0.00099: 1e-4, 3e-20: 1e-20, 0.0: 1}
+    found = decimal_scales(np.array([[*sizes], [*sizes]]))
+    assert (found.scale.tolist(), found.shift.any()) == ([*sizes.values()], False)
+    # One value that is more than 1e12 times the others does not count.
+    rare = decimal_scales(np.array([[1.0, 1.0], [1.0, 1.0], [1e12, 1.1e12]]))
+    assert rare.scale.tolist() == [1e12, 1.0]
 
 
 def test_the_effect_of_an_input_is_the_change_if_its_values_are_exchanged():
