@@ -80,7 +80,7 @@ def records(
                 listed.append(f"and {more} more in tables/constants.csv")
             yield Note(f"{name}: constants with standard errors: {', '.join(listed)}")
         if problem.held_out.truth is None:
-            yield _prediction_table(problem, formula)
+            yield prediction_table(problem, formula)
     if result.approximation is not None:
         yield _forms_row(result.approximation, problem, "approximation")
     if fit is not None:
@@ -211,7 +211,7 @@ def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[C
     return confidence_intervals(formula.expression, formula.names, x, y, relative=result.relative)
 
 
-def _prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
+def prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
     """Return the values of a formula at the points of the search and of the verification."""
     x, y = problem.points()
     held_out = problem.held_out

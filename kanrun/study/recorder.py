@@ -199,8 +199,7 @@ class Recorder:
         file, starts = self._folder.table(name), self._starts[task.point]
         begin = file.size() if name not in starts else 0
         # Numbers in an array are written without a look at each of them.
-        column = np.full if rows > 1 else lambda count, value: [value] * count
-        file.extend({**{one: column(rows, value) for one, value in first.items()}, **values})
+        file.extend({**{one: np.full(rows, value) for one, value in first.items()}, **values})
         starts.setdefault(name, (begin, file.header))
 
     def _fail(self, task: Task, failure: Failure) -> None:

@@ -95,6 +95,20 @@ def test_refusals(config, sentence):
     assert sentence in str(caught.value)
 
 
+def test_special_functions_keep_the_domains_of_the_recorded_errors():
+    pi, circle = np.pi, ((-np.pi, np.pi), (0.0, np.pi))
+    known = {
+        "ellipj": ((-5, 5), (0, 0.9)),
+        **dict.fromkeys(("ellipkinc", "ellipeinc"), ((-pi, pi), (-1, 0.9))),
+        "jv": ((0, 5), (1, 10)),
+        "yv": ((0, 3), (1, 10)),
+        **dict.fromkeys(("kv", "iv"), ((0, 3), (1, 5))),
+        "lpmv": ((0, 5), (-0.9, 0.9)),
+        "sph": circle,
+    }
+    assert {name.split("_")[0]: each.domain for name, each in SPECIAL.items()} == known
+
+
 @pytest.mark.parametrize("name", SPECIAL)
 def test_special_functions_are_finite_and_not_dull(name):
     target = build_target(SpecialTarget(name=name))

@@ -17,6 +17,12 @@ from kanrun.config import BenchConfig
 from kanrun.runs.records import Row
 
 
+@pytest.mark.parametrize("name, inputs", [("friedman1", 10), ("friedman2", 4), ("friedman3", 4)])
+def test_artificial_tables_have_the_rows_of_the_recorded_ones(name, inputs):
+    (source,) = select_sources([name]).itertuples()
+    assert [part.shape for part in table_suite.load(source)] == [(400, inputs), (400,)]
+
+
 def test_names_are_unique_and_select_tables_and_sets():
     assert select_sources()["name"].is_unique
     for name in ("development", "holdout"):

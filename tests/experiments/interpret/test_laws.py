@@ -1,6 +1,7 @@
 """Laws of physics from tables with their noise, and the constants of physics in exact formulas."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,10 +12,11 @@ from doors import typed
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.physical_constants import CONSTANTS, name_constants
 from kanrun.experiments.interpret.problem import decimal_scales
-from kanrun.experiments.interpret.tables import exchange_effect
+from kanrun.experiments.interpret.tables import exchange_effect, prediction_table
 
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs.records import Note, Row
+from kanrun.targets import Scaling
 
 #: Ranges of the inputs in SI units, the law, the relative noise of its values, rows.
 LAWS = {
@@ -109,6 +111,19 @@ def test_the_constants_are_those_of_codata():
         known = scipy.constants.value(named.pop(name))
         assert values == pytest.approx([known] * len(values), rel=3e-4)
     assert not named
+
+
+def test_predictions_are_in_the_units_of_the_data():
+    x, held_out = np.array([[1.0]]), SimpleNamespace(x=np.array([[0.5]]), y=np.array([2.0]))
+    scaling = Scaling(np.array([1.0]), np.array([4.0]))
+    problem = SimpleNamespace(
+        points=lambda: (x, x[:, 0]), held_out=held_out, scaling=scaling, unit=10.0, shift=3.0
+    )
+    problem.inputs, problem.output, problem.only = ("a",), "y", True
+    found = prediction_table(problem, lambda x: x[:, 0] ** 2).columns
+    assert list(found["split"]) == ["train", "test"]
+    values = [found[name].tolist() for name in ("input:a", "truth:y", "prediction:y")]
+    assert values == [[1, 3], [1, 23], [1, 9]]
 
 
 def test_columns_of_far_sizes_are_scaled_by_powers_of_ten():
