@@ -337,12 +337,9 @@ _LOWER_PART = 100.0
 
 
 def _ranges(values: Array) -> list[tuple[float, float]]:
-    """Return middle and half width of the range of values (N,), its lower parts, and a wider one.
-
-    Functions of small arguments hardly bend.
-    """
+    """Return the middle and half width of the range of values (N,), and of its lower parts."""
     half = float(np.ptp(values)) / 2
-    found = [(float(values.max()) - half, half), (0.0, _LOWER_PART * half)]
+    found = [(float(values.max()) - half, half)]
     while values.min() > 0 and np.median(values) * _LOWER_PART < 2 * half:
         half /= _LOWER_PART
         found.append((half, half))

@@ -84,8 +84,8 @@ _PROMISING, _NEAR = 0.1, 1e3
 _WIDTH, _TERMS = 4, 4
 #: Refit of all constants of a formula, which ends well below the goal.
 _CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
-#: Powers of the argument that are weights.
-_WEIGHTS = (1, 2, 3, -1, -2, Fraction(1, 2), Fraction(-1, 2))
+#: Powers of the argument that are weights, and others that are over decades.
+_WEIGHTS, _ROOTS = (1, 2, 3, -1, -2), (Fraction(1, 2), Fraction(-1, 2))
 
 
 def _points(t: Array, values: Array, most: int = POINTS, *, relative: bool = False) -> SearchData:
@@ -285,7 +285,7 @@ class _UnivariateSearch:
             self.pairs(plain, nice, shared)
             yield True
         every = (every + generic_terms(self.t, self.candidates, _GENERIC)).simplest(_ENTRIES)
-        powers = powers_of(inputs, self.candidates, _WEIGHTS)
+        powers = powers_of(inputs, self.candidates, (*_WEIGHTS, *(_ROOTS if self.relative else ())))
         for weight in (None, *zip(powers.values, powers.builds, strict=True)):
             for target in output_transforms(self.y, names, size, weight):
                 self.singles(target, every, 1)
