@@ -229,9 +229,8 @@ def _complete_squares(expression: Expr) -> Expr:
 
     def root(square: Expr) -> Expr | None:
         powers = [factor.as_base_exp() for factor in sympy.Mul.make_args(square)]
-        if all((exponent / 2).is_Integer for base, exponent in powers if base != 1):
-            return sympy.Mul(*(base ** (exponent / 2) for base, exponent in powers))
-        return None
+        even = all((exponent / 2).is_Integer for base, exponent in powers if base != 1)
+        return sympy.Mul(*(base ** (exponent / 2) for base, exponent in powers)) if even else None
 
     def squares(total: Expr) -> Expr:
         terms = {rest: factor for factor, rest in map(apart, total.args)}
@@ -239,10 +238,9 @@ def _complete_squares(expression: Expr) -> Expr:
         roots = [(each, found) for each in ranked if (found := root(each)) is not None]
         parts = []
         for (first, a), (second, b) in itertools.combinations(roots, 2):
-            if not {first, second, a * b} <= terms.keys():
-                continue
-            ratio = float(terms[a * b] ** 2 / (terms[first] * terms[second]))
-            if math.isclose(ratio, 4.0, rel_tol=_SQUARE):
+            if {first, second, a * b} <= terms.keys() and math.isclose(
+                terms[a * b] ** 2, 4 * terms[first] * terms[second], rel_tol=_SQUARE
+            ):
                 parts.append(terms[first] * (a + terms[a * b] / (2 * terms[first]) * b) ** 2)
                 for each in (first, second, a * b):
                     del terms[each]
@@ -255,15 +253,12 @@ def _unsquared(expression: Expr) -> Expr:
     """Write a - b for the root of (a - b)^2, where that has the same values."""
 
     def root(base: Expr, exponent: Expr) -> Expr:
-        factors = sympy.Mul.make_args(base) if exponent in _SQUARE_ROOTS else [base]
+        factors = sympy.Mul.make_args(base) if abs(exponent) == sympy.S.Half else [base]
         powers = (factor.as_base_exp() for factor in factors)
         return sympy.Mul(*(inner ** (power * exponent) for inner, power in powers))
 
     squares = _complete_squares(sympy.together(expression)).replace(sympy.Pow, root)
     return squares.replace(sympy.Abs, lambda u: u)
-
-
-_SQUARE_ROOTS = (sympy.S.Half, -sympy.S.Half)
 
 
 def _inside(expression: Expr) -> Expr:
