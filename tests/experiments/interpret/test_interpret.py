@@ -119,11 +119,12 @@ def test_figures_and_claims(finished):
 
 
 @pytest.mark.slow
-def test_a_fixed_shape_loses_its_spare_nodes(tmp_path_factory):
+def test_a_formula_loses_the_spare_nodes_of_a_fixed_shape(tmp_path_factory):
     formula = f"target.formula=exp(x0+x1^2) {BOX} model.hidden=[2]"
-    summary = run(tmp_path_factory, formula).table("summary").iloc[0]
-    assert summary["shape"] == "2-1-1"
-    assert summary["recovered"] == "yes"
+    usual = "sampling.n_train=2000 sampling.n_test=1000 model.intervals=[5,10,20]"
+    finished = run(tmp_path_factory, formula, usual)
+    assert finished.table("stages")["shape"].iloc[[0, -1]].tolist() == ["2-2-1", "2-1-1"]
+    assert finished.table("summary")["recovered"].tolist() == ["yes"]
 
 
 @pytest.fixture(scope="module")
