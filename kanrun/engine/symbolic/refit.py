@@ -116,6 +116,14 @@ class GraphFitting(Problem):
         return Linearisation(DenseRows(torch.from_numpy(rows)), torch.from_numpy(residual))
 
 
+class _Modulus(sympy.Function):  # type: ignore[misc]  # sympy has no types
+    """Absolute value of a real number, also where sympy cannot tell that its argument is real."""
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """Return the derivative."""
+        return sympy.sign(self.args[argindex - 1])
+
+
 class ConstantsFitting(Problem):
     """Fit of an expression's constants to y (N,) at x (N, inputs), from a given start."""
 
@@ -128,7 +136,10 @@ class ConstantsFitting(Problem):
         start: Array,
     ) -> None:
         self._x, self._y = data
-        slopes = [sympy.diff(expression, variable(name)) for name in constants]
+        modulus = expression.replace(sympy.Abs, _Modulus)
+        slopes = [
+            sympy.diff(modulus, variable(name)).replace(_Modulus, sympy.Abs) for name in constants
+        ]
         self._columns = [to_numpy(each, [*names, *constants]) for each in (expression, *slopes)]
         self.unknowns = torch.from_numpy(np.asarray(start, dtype=np.float64).copy())
 

@@ -252,6 +252,20 @@ def test_confidence_intervals_hold_the_constants():
     assert str(rate).startswith("-0.7 +- 0.00")
 
 
+def test_constants_within_absolute_values_have_intervals():
+    """Sympy cannot tell that x/sign(x) is positive, and takes its powers for complex numbers."""
+    x = np.random.default_rng(0).uniform(-1, 1, (300, 1))
+    power = np.abs(x[:, 0]) ** 0.7
+    y = np.abs(power - 0.25) + 0.01 * np.random.default_rng(1).normal(size=300)
+    expression = sympy.Abs(parse("x0/sign(x0)") ** sympy.Float("0.7") - sympy.Float("0.25"))
+    found = sorted(confidence_intervals(expression, ["x0"], x, y), key=lambda each: each.value)
+    slopes = np.stack([np.ones(300), power * np.log(np.abs(x[:, 0]))], axis=1)
+    slopes *= np.sign(power - 0.25)[:, None]
+    exact = 0.01 * np.sqrt(np.diag(np.linalg.inv(slopes.T @ slopes)))
+    assert [abs(each.value) for each in found] == [0.25, 0.7]
+    assert [each.standard_error for each in found] == pytest.approx(exact, rel=0.1)
+
+
 def test_equal_constants_are_one_only_in_the_same_part():
     x = np.random.default_rng(1).uniform(0, 2, (300, 1))
     y = x[:, 0] / 2 + np.sqrt(x[:, 0]) + 0.03 * np.random.default_rng(2).normal(size=300)
