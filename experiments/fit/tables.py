@@ -73,17 +73,20 @@ class TableFitting:
 
     def run(self, cell: Cell, seed: int, _: Checkpoint | None) -> Records:
         """Cross-validate, fit all rows, and report; a resumed run starts again."""
+        with threadpool_limits(limits=threads_of(self.cfg)):  # the matrices are too small for more
+            yield from self._records(cell, seed)
+
+    def _records(self, cell: Cell, seed: int) -> Records:
         problem, started = self.problem, time.perf_counter()
         dataset, family, checked = problem.dataset, self.family, DataFrame()
         train = self.rates(dataset.train)
         yield from (Note(text, warning=True) for text in dataset.notes)
-        with threadpool_limits(limits=threads_of(self.cfg)):  # the matrices are too small for more
-            before = time.process_time()
-            fitted = fit_table(train, family.classes, self.policy, seed)
-            fit_seconds = time.process_time() - before
-            if fitted.folds is not None:
-                baselines = self.cfg.model.baselines
-                checked = cross_validate(train, family, fitted.folds, baselines=baselines)
+        before = time.process_time()
+        fitted = fit_table(train, family.classes, self.policy, seed)
+        fit_seconds = time.process_time() - before
+        if fitted.folds is not None:
+            baselines = self.cfg.model.baselines
+            checked = cross_validate(train, family, fitted.folds, baselines=baselines)
         yield from _selection(fitted, checked, family)
         yield from self._warnings(fitted, checked)
         whole = fitted
