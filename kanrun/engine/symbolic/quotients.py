@@ -129,7 +129,7 @@ def quotient_of_polynomials(
     """
     left = max(_NO_ERROR * (1.0 if np.ptp(size) else min(float(np.ptp(y / size)), 1.0)), _EPSILON)
     bases = _bases(x, size)
-    tried = (_sudden(base, y, -y, size, degree, max(left, known), waves) for base in bases)
+    tried = (_sudden(base, y, 1, size, degree, max(left, known), waves) for base in bases)
     found = next(filter(None, tried), None)
     expression = _sparse_quotient(x, y, size, found, terms) if found else None
     return expression if expression is not None and expression.free_symbols else None
@@ -149,28 +149,27 @@ _Monomials = tuple[list[Powers], list[Powers], float]
 
 
 def _sudden(
-    x: Array, y: Array, factor: Array, size: Array, degree: int, allowed: float, waves: bool
+    x: Array, y: Array, power: int, size: Array, degree: int, allowed: float, waves: bool
 ) -> _Monomials | None:
-    """Return the fewest monomials, and those times a factor, of which y (N,) is a sum, or None.
+    """Return the fewest monomials, and those times y (N,), of which a power of y is a sum, or None.
 
-    With the factor -y, which makes y a quotient, the constant is none of the latter. Errors are
-    relative to `size` (N,).
+    The power 1 makes y a quotient, of which the constant is none of the latter; 2 makes it the
+    solution of a quadratic. Errors of the power are relative to that of `size` (N,).
     """
-    inputs, goal = x.shape[1], y / size
-    is_quotient = np.array_equal(factor, -y)
+    inputs, goal, unit = x.shape[1], (y / size) ** power, size[:, None] ** power
     max_terms = min(len(y) // 3, _MAX_MONOMIALS)
     powers = partial(_powers, inputs, waves=waves)
     found: tuple[int, _Monomials] | None = None
     # Higher powers of few values are sums of lower ones, by which y is a quotient of itself.
     values = min(len(np.unique(column)) for column in x.T)
     for q in range(min(_DEGREE_BELOW + 1, values)):
-        below = powers(q)[int(is_quotient) :]
+        below = powers(q)[1 if power == 1 else 0 :]
         counts = [len(below) + len(powers(p)) for p in range(degree + 1)]
         counts = [count for count in counts if count <= max_terms]
         if not counts:
             break
         above = powers(len(counts) - 1)
-        columns = _columns(x, factor, above, below) / size[:, None]
+        columns = _columns(x, y, above, below) / unit
         count_work(COSTS.least_squares * columns.size * columns.shape[1])
         basis, before = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0], 1.0
         for count in counts:
@@ -217,7 +216,7 @@ def _polynomial(coefficients: Array, powers: Sequence[Powers]) -> sympy.Expr:
 
 def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
     """Return both solutions of y^2 = A + B y for polynomials A and B with few terms, if any."""
-    found = _sudden(_bases(x, size)[0], y**2, y, size**2, _DEGREE, _EPSILON, waves)
+    found = _sudden(_bases(x, size)[0], y, 2, size, _DEGREE, _EPSILON, waves)
     if found is None:
         return []
     scale, (above, below, allowed) = np.abs(x).max(0), found

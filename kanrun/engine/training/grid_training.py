@@ -89,7 +89,7 @@ class GridTraining:
 
     @property
     def chosen(self) -> Stage:
-        """The last stage if knots were inserted there, else the one with the lowest error."""
+        """Last stage if knots were inserted there, else the one with the lowest error."""
         last = self.stages[-1]
         return last if last.transfer.kink else min(self.stages, key=lambda one: one.selected)
 
