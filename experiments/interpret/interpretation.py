@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -142,6 +143,8 @@ def _target_in_memory(
         raise UsageError("interpret needs a kanrun.Model, or points x and their values y.")
     else:
         target = array_target(x if is_frame(x) else as_numbers(x), y)
+        for note in target.notes:
+            warnings.warn(note, stacklevel=3)
     count, points = len(target.outputs), target.points
     assert points is not None  # an invariant of targets in memory
     if output not in range(count):

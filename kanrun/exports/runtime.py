@@ -1,7 +1,8 @@
 """Model (below) as functions of NumPy arrays; NumPy is all that it needs.
 
     predict({"column": [values, ...], ...})     a dictionary, a DataFrame: columns are found by name
-    predict([[values of one row], ...])         rows of numbers in the order of MODEL["inputs"]
+    predict([[values of one row], ...])         rows in the order of MODEL["columns"], or numbers
+                                                in that of MODEL["inputs"]
 
 return one row per row and one column per output, in the units of the training data; a classifier
 returns probabilities in the order of MODEL["classes"]. Missing values are NaN or None;
@@ -30,25 +31,30 @@ ERF = np.frompyfunc(math.erf, 1, 1)
 
 
 def encode(model: Data, table: Any) -> Array:
-    """Return the model's inputs (rows, inputs) from columns by name or rows of numbers.
+    """Return the model's inputs (rows, inputs) from columns by name or from rows.
 
-    Raises ValueError if a column is missing or the shape is wrong.
+    Rows of numbers hold the inputs; other rows hold the values of the columns. Raises ValueError if
+    a column is missing or the shape is wrong.
     """
+    names = [column["name"] for column in model["columns"]]
     if not hasattr(table, "keys"):
-        rows = np.asarray(table, dtype=np.float64)
+        rows, inputs = np.asarray(table), len(model["inputs"])
         if rows.ndim == 1:
-            rows = rows[:, None] if len(model["inputs"]) == 1 else rows[None]
-        if rows.ndim != 2 or rows.shape[1] != len(model["inputs"]):
+            rows = rows[:, None] if inputs == 1 else rows[None]
+        if rows.ndim == 2 and rows.shape[1] == inputs and rows.dtype.kind in "biuf":
+            return np.asarray(rows, dtype=np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(names):
+            columns = f" in {len(names)} columns" if len(names) < inputs else ""
             raise ValueError(
-                f"the model has {len(model['inputs'])} inputs, the rows have the shape {rows.shape}"
+                f"the model has {inputs} inputs{columns}, the rows have the shape {rows.shape}"
             )
-        return rows
+        table = dict(zip(names, np.asarray(table, dtype=object).reshape(rows.shape).T, strict=True))
     parts = []
-    for column in model["columns"]:
-        name, missing = column["name"], column["missing"]
+    for name, column in zip(names, model["columns"], strict=True):
+        missing = column["missing"]
         if name not in table:
             raise ValueError(f"the table has no column {name!r}")
-        values = list(table[name])
+        values = list(table[name]) if np.ndim(table[name]) else [table[name]]
         if column["levels"] is not None:
             parts.append(features_of(column, [text_of(value) for value in values]))
             continue

@@ -230,6 +230,8 @@ def fit_target(cfg: FitConfig, target: Target, *, additive: bool, progress: bool
     `additive` restricts the automatic model to effects of single inputs, see
     `TablePolicy.additive`.
     """
+    for note in target.notes:
+        warnings.warn(note, stacklevel=3)
     automatic = MODELS[cfg.model.kind].tables_only
     prepared: Any = prepare(cfg, {}, cfg.seed, target)
     if additive:

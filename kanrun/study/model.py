@@ -376,17 +376,30 @@ class Model:
                 `accumulator_bits`.
 
         Returns:
-            Notes for the user: of "lut" bits, errors, memory and operations.
+            Notes for the user: of "lut" bits, errors, memory and operations; how the columns of a
+            table are encoded, if the format does not do this itself.
 
         Raises:
             UsageError: If the format is unknown or cannot represent this model, or the file cannot
                 be written.
         """
-        from kanrun.exports import export_files
+        from kanrun.exports import TABLE_FORMATS, export_files
 
         files, notes = export_files(self, form, Path(file), options)
         for path, content in files.items():
             write_named_file(path, content)
+        if self.code is None or form in TABLE_FORMATS:
+            return notes
+        notes.append(
+            f"{file} takes the {len(self.inputs)} numbers that encode the columns of the table: "
+            f"{', '.join(self.inputs)}"
+        )
+        gaps = [one for one in self.code.columns if one.indicator]
+        if fills := ", ".join(f"{one.name}={one.fill}" for one in gaps):
+            notes.append(
+                f"{file} recognises no missing values, nor those of target.missing_values; replace "
+                f"them by {fills}, and set their 'is missing' to 1"
+            )
         return notes
 
     def _repr_html_(self) -> str:

@@ -88,7 +88,7 @@ class LoadedRun:
         `options` are those of `Model.export`. Returns notes for the user. Raises UsageError for an
         unknown format and a file that cannot be written.
         """
-        from kanrun.exports import TABLE_FORMATS, formula_bytes, identifier
+        from kanrun.exports import formula_bytes, identifier
 
         chosen = name or next(iter(self.models), "")
         found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
@@ -107,21 +107,7 @@ class LoadedRun:
             raise UsageError(
                 f"{self.run.path} holds no formula; find one with kanrun interpret from_run=RUN."
             )
-        model = self.model(name)
-        notes = model.export(form, file, **options)
-        if model.code is None or form in TABLE_FORMATS:
-            return notes
-        columns = model.code.columns
-        notes.append(
-            f"{file} takes the {len(model.inputs)} numbers that encode the columns of the table: "
-            f"{', '.join(model.inputs)}"
-        )
-        if fills := ", ".join(f"{one.name}={one.fill}" for one in columns if one.indicator):
-            notes.append(
-                f"{file} recognises no missing values, nor those of target.missing_values; replace "
-                f"them by {fills}, and set their 'is missing' to 1"
-            )
-        return notes
+        return self.model(name).export(form, file, **options)
 
 
 def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:

@@ -161,6 +161,7 @@ def array_target(
     outputs, values, classes = _labels(y) if classification else _outputs(y)
     if len(inputs) != len(values):
         raise InvalidData(f"x has {len(inputs)} rows and y has {len(values)}.")
+    outputs = _apart(outputs, y, x)
     points = Points(inputs, values, _weights(weights, len(values)))
     if points.weights is not None:
         points = points.take(np.flatnonzero(points.weights))
@@ -254,6 +255,21 @@ def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
         raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
     name, several = str(getattr(y, "name", None) or "y"), values.shape[1] > 1
     return tuple(f"y{o}" for o in range(values.shape[1])) if several else (name,), values, None
+
+
+def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
+    """Return the names of outputs, with the word `output` before those of columns of x.
+
+    A Series that was computed from a column keeps its name. Raises InvalidData if it is the column.
+    """
+    columns = frame_columns(x) if is_frame(x) else {}
+    given = frame_columns(y, what="y") if is_frame(y) else dict.fromkeys(outputs, as_array(y))
+    for name in columns.keys() & outputs:
+        if np.array_equal(columns[name], given[name].reshape(columns[name].shape)):
+            raise InvalidData(
+                f"x has the column {name!r}, which is y; remove it by x.drop(columns={name!r})."
+            )
+    return tuple(f"output {name}" if name in columns else name for name in outputs)
 
 
 def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:

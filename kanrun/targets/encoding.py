@@ -238,7 +238,7 @@ class Reading:
         categorical: Columns whose values are names.
         missing: Canonical texts that stand for missing values.
         day_first: Whether dates begin with the day; None: the values decide.
-        rows: Numbers of the rows in messages; None: from 0.
+        rows: Numbers of the rows in messages; None: from 0, for columns in memory.
         advice: What to do about text among numbers.
     """
 
@@ -263,7 +263,7 @@ class Reading:
             known, wrong, what, parts = days, bad["text"], "dates", ()
         given = len(values) - len(faults["missing"])
         if name in self.categorical or len(wrong) > _TEXT_FRACTION * given:
-            return _category(name, values)
+            return _category(name, values, in_memory=self.rows is None)
         if wrong:
             first, several = min(wrong), "s" * (len(wrong) > 1)
             row = first if self.rows is None else self.rows[first]
@@ -279,9 +279,11 @@ class Reading:
             long = [part for part, period in DAYS.items() if np.ptp(present) >= _PERIODS * period]
             parts = tuple(part for part in long if len(np.unique(place_of(present, part))) > 1)
             if day_first is None and any(str(value).strip()[4:5] != "-" for value in values):
+                in_memory = "use pandas.to_datetime(..., dayfirst=True)"
+                way = in_memory if self.rows is None else "set target.day_first=true"
                 notes.append(
                     f"the dates of column {name!r} are read with the month first, and no value "
-                    "says so; for days first set target.day_first=true"
+                    f"says so; for days first {way}"
                 )
         fill = float(np.median(present)) if len(present) < len(known) else None
         gaps = fill is not None
@@ -318,7 +320,7 @@ def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> 
         yield f"column {name!r} has {count} missing value{'s' * (count > 1)} written {text!r}"
 
 
-def _category(name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
+def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode | None, list[str]]:
     """Return the code of a category, None if its texts do not repeat, and a note on many levels."""
     counts = Counter(map(text_of, values))
     kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
@@ -331,9 +333,9 @@ def _category(name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
         ]
     said = (
         f"the column {name!r} has {len(counts)} different texts, of which {len(kept)} become "
-        "inputs; "
-        f"if it is not a category, leave it out (target.exclude=[{name}])"
+        "inputs; if it is not a category, leave it out"
     )
+    said += "" if in_memory else f" (target.exclude=[{name}])"
     return ColumnCode(name, tuple(sorted(kept))), [said] * (len(counts) > MANY_LEVELS)
 
 

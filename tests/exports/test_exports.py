@@ -146,8 +146,23 @@ def test_columns_are_found_by_name_and_encoded(tmp_path):
     pieces = in_pieces(json.loads(content(one, "json")))
     agree(evaluate(pieces, encode(pieces, RAW)), predicted_values(one, x))
     agree(predict(pd.DataFrame(RAW)), predicted_values(one, x))
+    rows = pd.DataFrame(RAW)[[column.name for column in one.code.columns]]
+    for many in (rows.to_numpy(), rows.to_numpy().tolist()):
+        agree(predict(many), predicted_values(one, x))
+    first = rows.iloc[4]
+    for single in (first, dict(first), first.tolist()):
+        agree(predict(single), predicted_values(one, x[[4]]))
+    with pytest.raises(ValueError, match="10 inputs in 4 columns"):
+        predict(rows.to_numpy()[:, 1:])
     with pytest.raises(ValueError, match="no column 'size'"):
         predict({"age": [1.0], "colour": ["blue"]})
+
+
+def test_formats_without_columns_name_the_numbers_that_they_take(tmp_path):
+    notes = table().export("torch", file := tmp_path / "m.pt2")
+    assert f"{file} takes the 10 numbers that encode the columns of the table: size," in notes[0]
+    assert "replace them by size=11.0, day=11000.5" in notes[1]
+    assert table().export("json", tmp_path / "m.json") == []
 
 
 @needs_cc

@@ -277,6 +277,26 @@ def test_what_does_not_fit_is_one_sentence(name):
     assert "\n" not in str(caught.value)
 
 
+def test_columns_that_are_left_out_are_named_in_warnings():
+    frame = FRAME.assign(empty=np.nan, shop="north")
+    with pytest.warns(UserWarning, match="'empty' is left out.*empty") as caught:
+        model = fit(frame, Y, selection="evidence")
+    assert [str(each.message)[:30] for each in caught] == [note[:30] for note in model.notes[:2]]
+    assert "'shop' is left out" in model.notes[1]
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="leave it out$"):
+        fit(FRAME.assign(shop=[f"s{i // 3}" for i in range(80)]), Y, selection="evidence")
+
+
+def test_an_output_computed_from_a_column_has_another_name():
+    model = fit(FRAME, FRAME["mass"] ** 2, selection="evidence")
+    assert (model.inputs, model.outputs) == (("length", "mass"), ("output mass",))
+    assert model.score(FRAME, FRAME["mass"] ** 2) > 0.99
+    for y in (FRAME["mass"], FRAME[["mass"]]):
+        with pytest.raises(InvalidData, match="x has the column 'mass', which is y"):
+            fit(FRAME, y)
+
+
 def test_constant_columns_and_float16_data_are_no_obstacle():
     with_constant = np.column_stack([X, np.ones(80)])
     model = fit(with_constant, Y, selection="evidence")
