@@ -40,6 +40,7 @@ from kanrun.engine.symbolic import (
     rename_variables,
     round_numbers,
     search,
+    titled,
 )
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, to_numpy, variable
@@ -88,8 +89,8 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
             is held out.
         output: Index of the output to interpret. Outputs of a classifier are the logits of its
             classes, with a mean of zero, or for two classes the log-odds of the second.
-        names: Names of the variables; default: the names of columns or inputs if formulas can
-            contain them, else x0, x1, ...
+        names: Names of the variables; default: those of the columns or inputs, of which formulas
+            have letters, digits and underscores (`size m2` is size_m2), else x0, x1, ...
         candidates: Names of the functions that an edge may become; default: all built-in functions.
         custom_candidates: Additional functions of x0, by name.
         hidden: Hidden widths of the KAN; default: the shape is searched.
@@ -197,7 +198,9 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
         data = problem.data
         data = data.relative_to_size() if errors_are_relative(data) else data
         given = replace(given, search=replace(problem, data=data))
-    for event in limited(_structures(given, seed), policy.search_budget):
+    names = as_variables(given.inputs)
+    found = limited(_structures(given, seed), policy.search_budget)
+    for event in (titled(each, names) for each in found):
         if isinstance(event, FittedStructure):
             structures.append(event)
         else:

@@ -38,6 +38,7 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.engine.symbolic.candidates import CARRY
 from kanrun.engine.symbolic.formula import YES_NO
+from kanrun.formulas import to_text
 from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
 from kanrun.study.evaluation import doubts
@@ -84,7 +85,7 @@ def records(
     if result.approximation is not None:
         yield _forms_row(result.approximation, problem, "approximation")
     if fit is not None:
-        yield from _match_rows(result, fit)
+        yield from _match_rows(result, fit, problem.inputs)
         if result.stages:
             edges = edge_table(result.stages, problem.search.data, problem.inputs, problem.output)
             yield edges if problem.only else replace(edges, name=f"edges-{problem.output}")
@@ -98,10 +99,10 @@ def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> s
     if formula is None:
         return "no formula"
     if result.outcome != "exact":
-        return str(significant(formula.expression, intervals))
+        return to_text(significant(formula.expression, intervals), formula.names)
     shown, values = name_constants(formula.expression, formula.names)
     listed = ", ".join(f"{symbol} = {value:.10g}" for symbol, value in values.items())
-    return f"{shown} with {listed}" if listed else str(shown)
+    return to_text(shown, formula.names) + (f" with {listed}" if listed else "")
 
 
 def _row(table: str, **values: Value) -> Row:
@@ -128,7 +129,7 @@ def summary_row(problem: InterpretationProblem, result: Interpretation, cpu_seco
         backend=problem.cfg.backend,
         noise=problem.cfg.sampling.noise,
         outcome=result.outcome,
-        formula=str(formula.expression) if formula else "",
+        formula=str(formula) if formula else "",
         formula_rmse=found.formula_rmse,
         network_rmse=found.network_rmse,
         relative_error=found.formula_rmse / varied,
@@ -295,14 +296,16 @@ def certified_row(target: NistTarget, formula: Formula | None) -> Row:
     )
 
 
-def _match_rows(result: Interpretation, fit: FittedStructure) -> Iterator[Row]:
+def _match_rows(
+    result: Interpretation, fit: FittedStructure, inputs: Sequence[str]
+) -> Iterator[Row]:
     """Yield the matches of each edge of the pruned network, best first, and what it became.
 
     An accepted formula replaced all edges at once; otherwise they were decided one by one.
     """
     decisions = {decision.index: decision for decision in result.decisions}
     for index, matches in fit.matches.items():
-        named: dict[str, Value] = {"edge": edge_name(fit.network, index), "index": index}
+        named: dict[str, Value] = {"edge": edge_name(fit.network, index, inputs), "index": index}
         for rank, each in enumerate(matches):
             losses = {"r2": each.r2, "one_minus_r2": each.loss, "complexity": each.complexity}
             yield _row("candidates", **named, candidate=each.name, **losses, rank=rank)

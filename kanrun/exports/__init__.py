@@ -35,7 +35,7 @@ from kanrun.exports.c_source import c_source, lut_files
 from kanrun.exports.document import Exportable, document_of, in_pieces, python_literal
 from kanrun.exports.lut import LutSettings
 from kanrun.exports.runtime import encode, evaluate
-from kanrun.formulas import KnownFunction, parse, to_latex, to_python, variable
+from kanrun.formulas import KnownFunction, as_variables, parse, to_latex, to_python, variable
 from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
@@ -56,12 +56,11 @@ DIGITS = 17
 #: Fractions of integers up to this one are written as such; others are decimals that were read.
 MAX_DENOMINATOR = 1000
 #: Names that parameters of a C function cannot have, besides the functions of formulas.
-_C_NAMES = re.compile(
-    "auto|break|case|char|const|continue|default|do|double|else|enum|extern|float|for|goto|if|"
-    "inline|int|long|register|restrict|return|short|signed|sizeof|static|struct|switch|typedef|"
-    "union|unsigned|void|volatile|while|pow|fabs|fmin|fmax|cbrt|hypot|expm1|log1p|exp2|jn"
+_C_NAMES = (
+    "auto break case char const continue default do double else enum extern float for goto if "
+    "inline int long register restrict return short signed sizeof static struct switch typedef "
+    "union unsigned void volatile while pow fabs fmin fmax cbrt hypot expm1 log1p exp2 jn"
 )
-_NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)
 _LANGUAGES = {".tex": "latex", ".py": "python", ".c": "c"}
 _COMMENTS = {"text": "", "latex": "% ", "python": "# ", "c": "// "}
 
@@ -186,7 +185,10 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     # A line for each input and output of which more is known than the formula says.
     first, units, known = stored[0], stored[0].get("units") or {}, []
     domain = first.get("domain") or [None] * len(first["inputs"])
-    for v, own, ends in zip(first["variables"], first["inputs"], domain, strict=True):
+    names = [str(each) for each in first["variables"]]
+    if kind == "c":
+        names = list(as_variables(names, _C_NAMES.split(), ascii_only=True))
+    for v, own, ends in zip(names, first["inputs"], domain, strict=True):
         facts = [json.dumps(own)] if v != own or ends or own in units else []
         facts += [f"in {printable(units[own])}"] if own in units else []
         facts += [f"from {ends[0]:.6g} to {ends[1]:.6g}"] if ends else []
@@ -200,7 +202,7 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
         ]
         return ("\n".join([*equations, *lines]) + "\n").encode()
     parts = [
-        _formula_source(one, kind, name if len(stored) == 1 else f"{name}_{o}")
+        _formula_source(one, kind, name if len(stored) == 1 else f"{name}_{o}", names)
         for o, one in enumerate(stored)
     ]
     if kind == "c":
@@ -208,8 +210,8 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     return "\n".join([*lines, *parts]).encode()
 
 
-def _formula_source(one: Plain, kind: str, name: str) -> str:
-    """Return the source of the formula of one output, after those of its splines."""
+def _formula_source(one: Plain, kind: str, name: str, names: Sequence[str]) -> str:
+    """Return the source of the formula of one output in `names`, after those of its splines."""
     given, splines = [str(each) for each in one["variables"]], one.get("splines") or {}
     functions = {each: KnownFunction(sympy.Function(each, real=True)) for each in splines}
     try:
@@ -219,8 +221,6 @@ def _formula_source(one: Plain, kind: str, name: str) -> str:
             f"the formula of {json.dumps(one['output'])} is text alone ({str(error).rstrip('.')}); "
             "export it with --format formula to a file that ends with .txt."
         ) from error
-    usable = all(_NAME.fullmatch(each) and not _C_NAMES.fullmatch(each) for each in given)
-    names = given if usable else [f"x{i}" for i in range(len(given))]
     changed = dict(zip(map(variable, given), map(variable, names), strict=True))
     for fraction in expression.atoms(sympy.Rational):
         if fraction.q > MAX_DENOMINATOR:
@@ -228,8 +228,9 @@ def _formula_source(one: Plain, kind: str, name: str) -> str:
     expression = expression.xreplace(changed)
     pieces = {each: _piecewise(*spline) for each, spline in splines.items()}
     if kind == "latex":
-        left = one["output"] if _NAME.fullmatch(one["output"]) else "y"
-        equations = [f"{sympy.latex(sympy.Symbol(left))} = {to_latex(expression)}\n"]
+        every = as_variables([*names, str(one["output"])])
+        left = to_latex(variable(every[-1]), every)
+        equations = [f"{left} = {to_latex(expression, every)}\n"]
         for each, piece in pieces.items():
             call = sympy.Function(each)(_T)
             equations.append(f"{sympy.latex(call)} = {to_latex(piece)}\n")

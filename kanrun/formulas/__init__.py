@@ -11,7 +11,8 @@ from __future__ import annotations
 import keyword
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial, reduce
 from typing import Any
@@ -38,6 +39,9 @@ from kanrun.formulas.parsing import (
     variable,
     variables_in,
 )
+
+#: Digits that determine a float64.
+DIGITS = 17
 
 #: A column of the points, a constant, or a function of one register or, two by two, of several.
 Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
@@ -156,9 +160,29 @@ def _functions() -> Mapping[Any, Callable[..., Any]]:
     return table | {sympy.Abs: np.abs, sympy.erf: _error_function}
 
 
-def to_latex(expression: Expr) -> str:
-    """Return the expression in LaTeX, without dollar signs; x0 is x_{0}."""
-    return str(sympy.latex(expression))
+def to_text(expression: Expr, names: Sequence[str]) -> str:
+    """Return the expression as text that `parse` reads back with the variables `names`.
+
+    A constant whose name is one of them, such as e, is written as a decimal number.
+    """
+    shared = {CONSTANTS[name] for name in names if name in CONSTANTS}
+    return str(expression.xreplace({each: each.evalf(DIGITS) for each in shared}))
+
+
+def to_latex(expression: Expr, names: Sequence[str] = ()) -> str:
+    """Return the expression in LaTeX, without dollar signs; x0 is x_{0}.
+
+    Those of `names` that would look like another one or like a constant, or that sympy takes apart
+    (a rebar is no re with a bar), are upright and as they are.
+    """
+    symbols = {name: str(sympy.latex(variable(name))) for name in names}
+    looks = [*symbols.values(), "e", r"\pi"]
+    upright = {
+        variable(name): rf"\mathrm{{{name}}}".replace("_", r"\_")
+        for name, look in symbols.items()
+        if looks.count(look) > 1 or re.sub(r"[\\{}_ ]", "", look) != name.replace("_", "")
+    }
+    return str(sympy.latex(expression, symbol_names=upright))
 
 
 class _Printer(SciPyPrinter):  # type: ignore[misc]
@@ -187,19 +211,29 @@ def to_python(expression: Expr, variables: Sequence[str], name: str = "formula")
     return f"{imports}\n\ndef {name}({', '.join(variables)}):\n    return {body}\n"
 
 
-def as_variables(names: Sequence[str]) -> tuple[str, ...]:
-    """Return `names` if formulas can contain all of them as variables, else x0, x1, ...
+def as_variables(
+    names: Sequence[str], reserved: Collection[str] = (), *, ascii_only: bool = False
+) -> tuple[str, ...]:
+    """Return `names` as variables of formulas, all different: `size m2` is size_m2.
 
-    Python's keywords, functions and constants of formulas, their splines f1, f2, ..., and x0, x1,
-    ... out of order are not possible.
+    What no identifier has becomes an underscore; with `ascii_only` letters lose their accents. One
+    more underscore follows functions of formulas, Python's keywords and what is `reserved`. Names
+    that can stay as they are come before others.
     """
-    taken = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist, "numpy", "scipy"}
-    numbered = tuple(f"x{i}" for i in range(len(names)))
+    taken = {*FUNCTIONS, *keyword.kwlist, "numpy", "scipy", *reserved}
+    found: dict[int, str] = {}
 
-    def usable(name: str, own: str) -> bool:
-        numbered_otherwise = name != own and re.fullmatch(r"[fx]\d+", name)
-        return (
-            name.isascii() and name.isidentifier() and name not in taken and not numbered_otherwise
-        )
+    def written(name: str) -> str:
+        letters = unicodedata.normalize("NFKD" if ascii_only else "NFKC", name)
+        letters = letters.encode("ascii", "ignore").decode() if ascii_only else letters
+        kept = "".join(letter if f"x{letter}".isidentifier() else " " for letter in letters)
+        joined = "_".join(kept.split()) or "x"
+        return joined if joined.isidentifier() else f"x_{joined}"
 
-    return tuple(names) if all(map(usable, names, numbered)) else numbered
+    for index in sorted(range(len(names)), key=lambda i: names[i] != written(names[i])):
+        variable_name = written(names[index])
+        while variable_name in taken:
+            variable_name += "_"
+        found[index] = variable_name
+        taken.add(variable_name)
+    return tuple(found[index] for index in range(len(names)))

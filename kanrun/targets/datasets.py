@@ -118,9 +118,8 @@ class Dataset:
         return self.target.classes
 
 
-def shown(point: Array, names: Sequence[str] = ()) -> str:
+def shown(point: Array, names: Sequence[str]) -> str:
     """Return the first coordinates of a point (inputs,) as text, such as x0=1, x1=2."""
-    names = names or [f"x{i}" for i in range(len(point))]
     texts = [f"{name}={value:.6g}" for name, value in zip(names, point, strict=True)]
     return ", ".join(texts if len(texts) <= _SHOWN else [*texts[:_SHOWN], "..."])
 

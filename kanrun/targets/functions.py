@@ -60,8 +60,9 @@ def formula_target(
     checked: bool = True,
 ) -> Target:
     """Return the target of an expression in `inputs`, after checking its values on its domain."""
-    value, box = to_numpy(expression, inputs), read_domain(domain, len(inputs), default)
-    target = Target(name, tuple(inputs), ("y",), box, expression, lambda x: value(x)[:, None])
+    value, box = to_numpy(expression, inputs), read_domain(domain, inputs, default)
+    numbered = _numbered(expression, inputs)
+    target = Target(name, tuple(inputs), ("y",), box, numbered, lambda x: value(x)[:, None])
     return check_finite(target) if checked else target
 
 
@@ -69,7 +70,7 @@ def build_named(config: NamedTarget) -> Target:
     """Return a function or points by name; the domain of points is the range of their inputs."""
     check_known("target.name", config.name, [*NAMED, *GIVEN_POINTS], "named functions")
     if (points := GIVEN_POINTS.get(config.name)) is not None:
-        box = read_domain(config.domain, points.x.shape[1], points.box)
+        box = read_domain(config.domain, ("x0",), points.box)
         return Target(config.name, ("x0",), ("y",), box, points=points)
     formula = NAMED[config.name]
     return formula_target(config.name, parse(formula), variables_in(formula), config.domain)
@@ -113,9 +114,7 @@ def named_formula(text: str, domain: Any) -> Target:
     elif any(re.fullmatch(r"x\d+", name) for name in names) or not names:
         names = variables_in(text)
     shown = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
-    inputs = [f"x{i}" for i in range(len(names))]
-    target = formula_target(shown, _numbered(parse(text, names), names), inputs, domain)
-    return replace(target, inputs=names)
+    return formula_target(shown, parse(text, names), names, domain)
 
 
 def _numbered(expression: sympy.Expr, names: Sequence[str]) -> sympy.Expr:
@@ -180,8 +179,9 @@ def build_special(config: SpecialTarget) -> Target:
     """Return a function of scipy.special by name, on its domain or the configured one."""
     check_known("target.name", config.name, SPECIAL, "special functions")
     function = SPECIAL[config.name]
-    box = read_domain(config.domain, 2, function.domain)
-    return check_finite(Target(config.name, ("x0", "x1"), ("y",), box, None, function))
+    inputs = ("x0", "x1")
+    box = read_domain(config.domain, inputs, function.domain)
+    return check_finite(Target(config.name, inputs, ("y",), box, None, function))
 
 
 def build_feynman(config: FeynmanTarget) -> Target:
@@ -278,13 +278,14 @@ def feynman_formulas(path: str | None = None) -> dict[str, Any]:
     return {str(name): entry for name, entry in entries.items()}
 
 
-def read_domain(value: Any, dimension: int, default: Any) -> Array:
-    """Return the box (dimension, 2) of a setting.
+def read_domain(value: Any, inputs: Sequence[str], default: Any) -> Array:
+    """Return the box (inputs, 2) of a setting.
 
     `value` is one pair for each variable, or one pair for all; numbers may be text such as
     "0.4*pi". None takes `default`, or [-1, 1]. Raises UsageError for other values, other numbers
     of variables, and lower >= upper.
     """
+    dimension = len(inputs)
     if value is None:
         value = [-1, 1] if default is None else default
     if not _is_list(value):
@@ -298,20 +299,19 @@ def read_domain(value: Any, dimension: int, default: Any) -> Array:
             f"but the target has {dimension} variable{'s' * (dimension != 1)}; {_FORM}"
         )
     box = np.empty((dimension, 2))
-    for index, pair in enumerate(pairs):
+    for index, (name, pair) in enumerate(zip(inputs, pairs, strict=True)):
         if not _is_list(pair) or len(pair) != 2:
-            raise UsageError(f"target.domain of x{index} is {pair!r}, not a pair; {_FORM}")
+            raise UsageError(f"target.domain of {name} is {pair!r}, not a pair; {_FORM}")
         try:
             lower, upper = box[index] = constant(pair[0]), constant(pair[1])
         except UsageError as error:
-            raise UsageError(f"target.domain of x{index}: {str(error).rstrip('.')}.") from None
+            raise UsageError(f"target.domain of {name}: {str(error).rstrip('.')}.") from None
         if not lower < upper:
             raise UsageError(
-                f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below "
-                "upper."
+                f"target.domain of {name} is [{lower:g}, {upper:g}], but lower must be below upper."
             )
         if not np.isfinite(upper - lower):
-            raise UsageError(f"target.domain of x{index} is too wide for float64.")
+            raise UsageError(f"target.domain of {name} is too wide for float64.")
     return box
 
 
@@ -339,15 +339,15 @@ def check_finite(target: Target) -> Target:
     if bad.any():
         others = f"at {bad.sum() - 1} more" if bad.sum() > 1 else "at no other"
         raise UsageError(
-            f"{target.name} is not finite at {shown(points[bad.argmax()])} "
+            f"{target.name} is not finite at {shown(points[bad.argmax()], target.inputs)} "
             f"and {others} of the {len(points)} points tried; change target.domain."
         )
     for zero in _zeros_of_denominators(target, points):
         # NaN if a zero is divided by zero, which may be no pole.
         if np.abs(target.function(zero)).max() > _POLE * np.median(np.abs(values)):
             raise UsageError(
-                f"{target.name} is not finite near {shown(zero[0])}, where it divides by zero; "
-                "change target.domain."
+                f"{target.name} is not finite near {shown(zero[0], target.inputs)}, where it "
+                "divides by zero; change target.domain."
             )
     return target
 
@@ -361,7 +361,7 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
     for function, zero in _POLES.items():
         denominators |= {zero(call.args[0]) for call in target.expression.atoms(function)}
     for denominator in sorted(denominators, key=str):
-        value = to_numpy(denominator, target.inputs)
+        value = to_numpy(denominator, [f"x{i}" for i in range(len(target.inputs))])
         signs = np.sign(value(points))
         if (signs > 0).any() and (signs < 0).any():
             from scipy.optimize import brentq  # late, as it loads slowly

@@ -70,7 +70,8 @@ def test_names_units_and_domain_of_the_user():
     text = formula_bytes(
         [one | {"variables": ["int", "v"], "formula": {"text": "int*v"}}], "c", "f", "f"
     )
-    assert b"double f(double x0, double x1)" in text
+    assert b"double f(double int_, double v)" in text
+    assert b'// int_: "m", from 1 to 2' in text
 
 
 SPLINE = BSpline(np.arange(-3, 9) / 5 + 2.0, [1.0, -2, 0.5, 3, 1, -1, 2, 0.3], 3)

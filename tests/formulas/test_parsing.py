@@ -7,7 +7,7 @@ import pytest
 import sympy
 
 from kanrun.errors import UsageError
-from kanrun.formulas import as_variables, constant, parse, variable, variables_in
+from kanrun.formulas import as_variables, constant, parse, to_text, variable, variables_in
 
 X0, X1 = variable("x0"), variable("x1")
 
@@ -214,12 +214,20 @@ def test_constant_refuses(value, sentence):
     [
         (["length", "g"], ("length", "g")),
         (["x0", "x1"], ("x0", "x1")),
-        (["x1", "x0"], ("x0", "x1")),
-        (["length (m)", "g"], ("x0", "x1")),
-        (["lambda", "g"], ("x0", "x1")),
-        (["sin", "g"], ("x0", "x1")),
-        (["f1", "g"], ("x0", "x1")),
+        (["x1", "x0", "f1", "e"], ("x1", "x0", "f1", "e")),
+        (["length (m)", "Größe", "m²", "2nd", "$"], ("length_m", "Größe", "m2", "x_2nd", "x")),
+        (["lambda", "sin", "numpy"], ("lambda_", "sin_", "numpy_")),
+        (["a b", "a_b", "a.b", "a_b_"], ("a_b__", "a_b", "a_b___", "a_b_")),
     ],
 )
-def test_names_of_columns_are_variables_where_a_formula_can_have_them(names, variables):
+def test_names_of_columns_become_different_variables(names, variables):
     assert as_variables(names) == variables
+
+
+def test_variables_of_c_are_ascii_and_none_of_its_words():
+    assert as_variables(["größe", "int"], ["int"], ascii_only=True) == ("groe", "int_")
+
+
+def test_a_constant_is_a_number_where_a_variable_has_its_name():
+    energy = variable("E")
+    assert to_text(energy * sympy.E + sympy.pi, ["E"]) == "2.7182818284590452*E + pi"

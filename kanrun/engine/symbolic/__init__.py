@@ -41,6 +41,7 @@ from kanrun.engine.symbolic.problem import (
     SearchPolicy,
     SearchProblem,
     SearchStage,
+    titled,
 )
 from kanrun.engine.symbolic.refit import (
     ConstantsFitting,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,7 +32,7 @@ from kanrun.engine.symbolic.problem import SearchData, SearchPolicy, description
 from kanrun.engine.symbolic.refit import QUICK, RefitSettings, refit
 from kanrun.engine.symbolic.simplification import equivalent_forms, half_angles
 from kanrun.errors import KanrunError
-from kanrun.formulas import to_latex, to_numpy, to_python, variable
+from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
 
 #: Relative increase of the validation error that rounding may cause.
 _ROUNDING_TOLERANCE = 0.02
@@ -167,7 +168,7 @@ class Formula:
     values: Function | None = None
 
     def __repr__(self) -> str:
-        return str(self.expression)
+        return to_text(self.expression, self.names)
 
     def __call__(self, x: Array) -> Array:
         """Return the values (N,) at x (N, inputs); nan where the formula is not real."""
@@ -175,7 +176,7 @@ class Formula:
 
     def _repr_html_(self) -> str:
         """Return LaTeX between dollar signs, for notebooks."""
-        return f"$${to_latex(self.expression)}$$"
+        return f"$${to_latex(self.expression, self.names)}$$"
 
     @property
     def complexity(self) -> float:
@@ -183,12 +184,11 @@ class Formula:
 
     def forms(self) -> dict[str, str]:
         """Return text, LaTeX, sympy's srepr and a Python module (empty if it is partly numeric)."""
-        identifiers = all(name.isidentifier() for name in self.names) and not self.splines
         return {
-            "text": str(self.expression),
-            "latex": to_latex(self.expression),
+            "text": str(self),
+            "latex": to_latex(self.expression, self.names),
             "srepr": str(sympy.srepr(self.expression)),
-            "python": to_python(self.expression, self.names) if identifiers else "",
+            "python": "" if self.splines else to_python(self.expression, self.names),
         }
 
 
@@ -248,9 +248,15 @@ def widened(points: Array) -> Array:
 
 
 def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
-    """Return the same formula in other variable names."""
+    """Return the same formula in other variable names, its splines called otherwise than these."""
     swap = {variable(old): variable(new) for old, new in zip(formula.names, names, strict=True)}
-    return replace(formula, expression=formula.expression.xreplace(swap), names=tuple(names))
+    expression, prefix = formula.expression.xreplace(swap), "f"
+    while any(re.fullmatch(rf"{prefix}_*\d+", name) for name in names):
+        prefix += "f"
+    splines = [(name.replace("f", prefix), spline) for name, spline in formula.splines]
+    for (old, _), (new, _) in zip(formula.splines, splines, strict=True):
+        expression = expression.replace(sympy.Function(old), sympy.Function(new))
+    return replace(formula, expression=expression, names=tuple(names), splines=tuple(splines))
 
 
 #: What tables say of facts that may be unknown.

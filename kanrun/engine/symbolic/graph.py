@@ -250,12 +250,12 @@ def shape_of(graph: Graph) -> str:
     return "-".join(widths)
 
 
-def edge_name(graph: Graph, index: int) -> str:
-    """Return a name such as `x0 to node 2`."""
+def edge_name(graph: Graph, index: int, inputs: Sequence[str]) -> str:
+    """Return a name such as `size to node 2`."""
     names = []
     for node in (graph.edges[index].source, graph.edges[index].target):
         inner = "output" if node == graph.output else f"node {node - graph.inputs}"
-        names.append(f"x{node}" if node < graph.inputs else inner)
+        names.append(inputs[node] if node < graph.inputs else inner)
     return " to ".join(names)
 
 

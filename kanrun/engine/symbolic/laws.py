@@ -91,10 +91,10 @@ def structured_formulas(
 
     The network of each formula is its own graph. `noise` is the error of y by noise alone.
     """
-    groups, data = ", ".join(str(each) for each in reduction.variables), problem.data
-    name = f"groups {groups}" if reduction.changes else "small expressions"
+    data, name = problem.data, "groups" if reduction.changes else "small expressions"
+    groups = reduction.variables if reduction.changes else ()
     found = _expressions(reduction.data(data), problem, reduction, noise)
-    fits = (fit_expression(name, reduction.restored(each), data) for each in found)
+    fits = (fit_expression(name, reduction.restored(each), data, groups) for each in found)
     yield from _shortest(fits, max(SNAP_THRESHOLD, _NEAR * noise))
 
 
@@ -143,19 +143,23 @@ def _expressions(
         yield from noisy_formulas(inner, candidates, factor, problem.data.y_std * noise)
 
 
-def fit_expression(name: str, expression: sympy.Expr, data: SearchData) -> FittedStructure | None:
+def fit_expression(
+    name: str, expression: sympy.Expr, data: SearchData, groups: tuple[sympy.Expr, ...] = ()
+) -> FittedStructure | None:
     """Return the expression as a refitted graph, or None if it is not one or not finite."""
     try:
         graph = graph_of_expression(expression, data.x.shape[1])
     except KanrunError:
         return None
-    return _fitted(name, graph, data)
+    return _fitted(name, graph, data, groups)
 
 
-def _fitted(name: str, graph: Graph, data: SearchData) -> FittedStructure | None:
+def _fitted(
+    name: str, graph: Graph, data: SearchData, groups: tuple[sympy.Expr, ...] = ()
+) -> FittedStructure | None:
     kept = min((refit(graph, data, _REFIT), graph), key=data.overall_error)
     is_finite = np.isfinite(data.overall_error(kept))
-    return FittedStructure(name, kept, data, kept) if is_finite else None
+    return FittedStructure(name, kept, data, kept, groups=groups) if is_finite else None
 
 
 def in_all_inputs(
@@ -171,12 +175,13 @@ def in_all_inputs(
     def whole(graph: Graph) -> tuple[Graph, int]:
         return composed(reduction.variables, reduction.factor, graph, data.x.shape[1], outer)
 
+    groups = tuple(map(reduction.inserted, event.groups))
     if isinstance(event, SearchStage):
-        return replace(event, graph=whole(event.graph)[0], data=data)
+        return replace(event, graph=whole(event.graph)[0], data=data, groups=groups)
     network, first = whole(event.network)
     formula, snapped = (each and whole(each)[0] for each in (event.formula, event.snapped))
     matches = {first + i: found for i, found in event.matches.items()}
-    return FittedStructure(event.name, network, data, formula, snapped, matches)
+    return FittedStructure(event.name, network, data, formula, snapped, matches, groups)
 
 
 def of_logarithm(event: Event, data: SearchData) -> Event:

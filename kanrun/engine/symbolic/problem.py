@@ -9,15 +9,18 @@ log(error) dominates, down to EXACT, below which only the size counts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
+import sympy
 from scipy.spatial import cKDTree
 
-from kanrun.engine.symbolic.candidates import TINY, Array, Candidate
+from kanrun.engine.symbolic.candidates import TINY, Array, Candidate, input_symbols
 from kanrun.engine.symbolic.graph import EdgeMatch, Graph
+from kanrun.formulas import to_text, variable
 
 Model = Callable[[Array], Array]
 
@@ -253,7 +256,7 @@ class SearchStage:
 
     Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched) and
     `refit`. The chosen structure adds `mix` (if edges stay numeric), `round` and `verify`. `values`
-    is the stage's model if that is not `graph`.
+    is the stage's model if that is not `graph`; `groups` are as in `FittedStructure`.
     """
 
     stage: str
@@ -262,6 +265,7 @@ class SearchStage:
     data: SearchData
     values: Model | None = None
     seconds: float = 0.0
+    groups: tuple[sympy.Expr, ...] = ()
 
     @property
     def model(self) -> Model:
@@ -276,6 +280,7 @@ class SearchStage:
 class FittedStructure:
     """A pruned and retrained `network`, the matches of its edges, and its best `formula`.
 
+    Found in fewer variables, it has these as `groups`: expressions in x0, x1, ...
     Without a formula, that is None, with an infinite `error` and description `length`. `snapped` is
     the graph before the refit of its constants.
     """
@@ -286,6 +291,7 @@ class FittedStructure:
     formula: Graph | None = None
     snapped: Graph | None = None
     matches: Matches = field(default_factory=dict)
+    groups: tuple[sympy.Expr, ...] = ()
 
     @cached_property
     def network_error(self) -> float:
@@ -312,3 +318,15 @@ class FittedStructure:
     def is_certain(self) -> bool:
         """True if it is exact to rounding, as imitations of a formula hardly ever are."""
         return self.is_exact and self.error <= _CERTAIN * self.data.exact
+
+
+Event = TypeVar("Event", SearchStage, FittedStructure)
+
+
+def titled(event: Event, names: Sequence[str]) -> Event:
+    """Return the event with its groups in its name, in the variables `names`."""
+    if not event.groups:
+        return event
+    swap = dict(zip(input_symbols(len(names)), map(variable, names), strict=True))
+    listed = ", ".join(to_text(group.xreplace(swap), names) for group in event.groups)
+    return replace(event, name=f"{event.name} {listed}", groups=())

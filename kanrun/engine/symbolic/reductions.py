@@ -92,14 +92,15 @@ class Reduction:
 
     def restored(self, expression: sympy.Expr) -> sympy.Expr:
         """Return y as an expression in x, for v as one in u, which are called x0, x1, ... there."""
-        return self.factor * self._inserted(expression)
+        return self.factor * self.inserted(expression)
 
     def then(self, step: Reduction) -> Reduction:
         """Return this reduction followed by `step` on its variables."""
-        variables = tuple(self._inserted(each) for each in step.variables)
+        variables = tuple(self.inserted(each) for each in step.variables)
         return replace(self, variables=variables, factor=self.restored(step.factor))
 
-    def _inserted(self, expression: sympy.Expr) -> sympy.Expr:
+    def inserted(self, expression: sympy.Expr) -> sympy.Expr:
+        """Return an expression in u as one in x."""
         symbols = input_symbols(len(self.variables))
         return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
 

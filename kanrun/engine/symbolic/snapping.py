@@ -66,7 +66,7 @@ Event = SearchStage | FittedStructure
 
 def matched(tried: FittedStructure) -> Iterator[Event]:
     """Yield a formula that was found without a network, as one stage."""
-    yield SearchStage("match", tried.name, tried.network, tried.data)
+    yield SearchStage("match", tried.name, tried.network, tried.data, groups=tried.groups)
     yield tried
 
 

@@ -1,0 +1,116 @@
+"""Formulas, tables, figures, exports and messages have the user's names, whatever these are."""
+
+import runpy
+
+import numpy as np
+import pandas as pd
+import pytest
+import sympy
+from doors import check_config, run_config, typed
+from made_graphs import edge
+
+from kanrun import interpret
+from kanrun.engine.symbolic import Graph, SearchData, Spline, fit_expression
+from kanrun.engine.symbolic.formula import Formula, rename_variables
+from kanrun.engine.symbolic.graph import edge_name
+from kanrun.engine.symbolic.laws import in_all_inputs
+from kanrun.engine.symbolic.problem import titled
+from kanrun.engine.symbolic.reductions import Reduction
+from kanrun.errors import UsageError
+from kanrun.formulas import parse, variable
+from kanrun.study.saved import LoadedRun
+
+#: Names of two columns a and b, and a/b^2 as text and in LaTeX.
+COLUMNS = {
+    ("x1", "x0"): ("x1/x0**2", r"\frac{x_{1}}{x_{0}^{2}}"),
+    ("size m2", "rent (EUR)"): ("size_m2/rent_EUR**2", r"\frac{size_{m2}}{rent_{EUR}^{2}}"),
+    ("lambda", "f1"): ("lambda_/f1**2", r"\frac{\lambda_{}}{f_{1}^{2}}"),
+    ("E", "e"): ("E/e**2", r"\frac{E}{\mathrm{e}^{2}}"),
+    ("x_1", "x1"): ("x_1/x1**2", r"\frac{\mathrm{x\_1}}{\mathrm{x1}^{2}}"),
+    ("Größe", "rebar"): ("Größe/rebar**2", r"\frac{Größe}{\mathrm{rebar}^{2}}"),
+}
+
+
+def table_of(names):
+    x = np.random.default_rng(2).uniform(1, 3, (60, 2))
+    return pd.DataFrame({names[0]: x[:, 0], names[1]: x[:, 1], "y": x[:, 0] / x[:, 1] ** 2})
+
+
+@pytest.mark.parametrize("names", COLUMNS)
+def test_formulas_have_the_names_of_the_columns(names):
+    frame = table_of(names)
+    found = interpret(frame[list(names)], frame["y"], budget=2.0)
+    text, latex = COLUMNS[names]
+    assert str(found) == str(found.formula) == text
+    forms = found.formula.forms()
+    assert (forms["text"], forms["latex"]) == (text, latex)
+    assert parse(text, found.formula.names) == found.formula.expression
+    own = {}
+    exec(forms["python"], own)
+    np.testing.assert_allclose(own["formula"](3.0, 2.0), 0.75, rtol=1e-12)
+
+
+def test_runs_and_exports_have_the_names_of_the_columns(tmp_path):
+    table_of(("x1", "x0")).to_csv(tmp_path / "t.csv", index=False)
+    done = run_config(
+        typed("interpret", f"target.path={tmp_path}/t.csv target.outputs=[y] budget=2"),
+        tmp_path / "outputs",
+    )
+    assert set(done.table("summary")["formula"]) == {"x1/x0**2"}
+    edges = done.table("edges")
+    entering = edges[edges["input_name"].notna()]
+    assert set(entering.loc[entering["symbolic"] == "1/x^2", "input_name"]) == {"x0"}
+    loaded = LoadedRun(done)
+    files = {
+        "f.txt": '"y" = x1/x0**2\n',
+        "f.tex": r"y = \frac{x_{1}}{x_{0}^{2}}",
+        "f.py": "def f(x1, x0):",
+        "f.c": "double f(double x1, double x0)",
+    }
+    for file, content in files.items():
+        loaded.export("formula", tmp_path / file)
+        assert content in (tmp_path / file).read_text()
+    assert runpy.run_path(str(tmp_path / "f.py"))["f"](3.0, 2.0) == pytest.approx(0.75)
+
+
+def test_edges_are_called_by_the_names_of_the_inputs():
+    places = ((1, 2), (0, 3), (2, 3))
+    edges = tuple(edge(*place, "sin", 1.0, 0.0, 1.0, 0.0) for place in places)
+    graph = Graph(2, ("sum", "sum"), edges)
+    names = [edge_name(graph, index, ("x1", "size m2")) for index in range(3)]
+    assert names == ["size m2 to node 0", "x1 to output", "node 0 to output"]
+
+
+def test_splines_have_no_name_of_a_column():
+    spline = Spline(0.0, 1.0, np.ones(4), 3)
+    x, y = variable("x0"), variable("x1")
+    inner = sympy.Function("f1")(x) + y
+    partly = Formula(inner, ("x0", "x1"), Graph(2, ("sum",), ()), (), (("f1", spline),))
+    assert str(rename_variables(partly, ("x1", "x0"))) == "x0 + f1(x1)"
+    shown = rename_variables(partly, ("f1", "f_2"))
+    assert str(shown) == "f_2 + ff1(f1)"
+    assert [name for name, _ in shown.splines] == ["ff1"]
+
+
+def test_groups_of_groups_are_in_the_names_of_all_inputs():
+    x = np.random.default_rng(0).uniform(1, 2, (40, 3))
+    data = SearchData(x, x[:, 0], x, x[:, 0])
+    first, second = sympy.symbols("x0 x1", real=True)
+    found = fit_expression("groups", first + 1, data, (first / second,))
+    outer = Reduction(3, (variable("x2"), variable("x0") * variable("x1")))
+    whole = in_all_inputs(found, outer, data)
+    assert titled(whole, ("x2", "a", "x0")).name == "groups x0/(a*x2)"
+
+
+@pytest.mark.parametrize(
+    "formula, domain, sentence",
+    [
+        ("log(x)", "{x: [-1,1]}", r"is not finite at x=-1 and"),
+        ("1/(b-x1)", "{x1: [-1,1], b: [-1,1]}", r"is not finite at x1=0, b=0 and"),
+        ("1/(x1-0.123)", "{x1: [-1,1]}", r"is not finite near x1=0.123, where it divides by zero"),
+        ("a*x1", "{x1: [2,1], a: [0,1]}", r"target.domain of x1 is \[2, 1\]"),
+    ],
+)
+def test_refusals_name_the_variables_of_the_formula(formula, domain, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        check_config(typed("interpret", f"target.formula={formula} 'target.domain={domain}'"))
