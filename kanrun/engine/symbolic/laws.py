@@ -27,6 +27,7 @@ from kanrun.engine.symbolic.dictionary import (
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import (
+    Event,
     FittedStructure,
     SearchData,
     SearchProblem,
@@ -36,7 +37,7 @@ from kanrun.engine.symbolic.quotients import rational_functions
 from kanrun.engine.symbolic.reductions import Reduction, power_law
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import TermSum, nearest_sums, output_transforms
-from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, Event, matched
+from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, matched
 from kanrun.engine.symbolic.univariate import match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 import sympy
@@ -320,7 +319,7 @@ class FittedStructure:
         return self.is_exact and self.error <= _CERTAIN * self.data.exact
 
 
-Event = TypeVar("Event", SearchStage, FittedStructure)
+Event = SearchStage | FittedStructure
 
 
 def titled(event: Event, names: Sequence[str]) -> Event:

@@ -23,6 +23,7 @@ from kanrun.engine.symbolic.laws import (
     structured_formulas,
 )
 from kanrun.engine.symbolic.problem import (
+    Event,
     FittedStructure,
     SearchData,
     SearchProblem,
@@ -39,7 +40,6 @@ from kanrun.engine.symbolic.refit import GOOD, STALLED, coarse_fit, extend
 from kanrun.engine.symbolic.snapping import (
     SMOOTH,
     SNAP_THRESHOLD,
-    Event,
     is_noise_limited,
     refine_to_formula,
     search_longer,

@@ -20,6 +20,7 @@ from kanrun.engine.symbolic.edge_functions import flat
 from kanrun.engine.symbolic.graph import EdgeMatch, Graph, sound, without_edges
 from kanrun.engine.symbolic.problem import (
     EXACT,
+    Event,
     FittedStructure,
     Matches,
     SearchData,
@@ -60,8 +61,6 @@ _POLISH = RefitSettings(steps=60, gain=1e-6, damping=1e-10)
 #: Candidates that are tried on each edge if edges are snapped one by one.
 _MIXED_CANDIDATES = 3
 _MIXED = RefitSettings(steps=15, penalty=PENALTY, gain=QUICK)
-
-Event = SearchStage | FittedStructure
 
 
 def matched(tried: FittedStructure) -> Iterator[Event]:
