@@ -189,16 +189,16 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     if kind == "c":
         names = list(as_variables(names, _C_NAMES.split(), ascii_only=True))
     for v, own, ends in zip(names, first["inputs"], domain, strict=True):
-        facts = [json.dumps(own)] if v != own or ends or own in units else []
+        facts = [_quoted(own)] if v != own or ends or own in units else []
         facts += [f"in {printable(units[own])}"] if own in units else []
         facts += [f"from {ends[0]:.6g} to {ends[1]:.6g}"] if ends else []
         known += [f"{printable(v)}: {', '.join(facts)}"] if facts else []
     outputs = [one["output"] for one in stored if one["output"] in units]
-    known += [f"{json.dumps(own)}: in {printable(units[own])}" for own in outputs]
+    known += [f"{_quoted(own)}: in {printable(units[own])}" for own in outputs]
     lines = [f"{_COMMENTS[kind]}{line}" for line in known]
     if kind == "text":
         equations = [
-            f"{json.dumps(one['output'])} = {printable(one['formula']['text'])}" for one in stored
+            f"{_quoted(one['output'])} = {printable(one['formula']['text'])}" for one in stored
         ]
         return ("\n".join([*equations, *lines]) + "\n").encode()
     parts = [
@@ -210,6 +210,10 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
     return "\n".join([*lines, *parts]).encode()
 
 
+def _quoted(name: str) -> str:
+    return printable(json.dumps(name, ensure_ascii=False))
+
+
 def _formula_source(one: Plain, kind: str, name: str, names: Sequence[str]) -> str:
     """Return the source of the formula of one output in `names`, after those of its splines."""
     given, splines = [str(each) for each in one["variables"]], one.get("splines") or {}
@@ -218,7 +222,7 @@ def _formula_source(one: Plain, kind: str, name: str, names: Sequence[str]) -> s
         expression = parse(str(one["formula"]["text"]), given, functions)
     except UsageError as error:
         raise UsageError(
-            f"the formula of {json.dumps(one['output'])} is text alone ({str(error).rstrip('.')}); "
+            f"the formula of {_quoted(one['output'])} is text alone ({str(error).rstrip('.')}); "
             "export it with --format formula to a file that ends with .txt."
         ) from error
     changed = dict(zip(map(variable, given), map(variable, names), strict=True))

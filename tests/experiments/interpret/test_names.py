@@ -51,9 +51,9 @@ def test_formulas_have_the_names_of_the_columns(names):
 
 
 def test_runs_and_exports_have_the_names_of_the_columns(tmp_path):
-    table_of(("x1", "x0")).to_csv(tmp_path / "t.csv", index=False)
+    table_of(("x1", "x0")).rename(columns={"y": "Größe"}).to_csv(tmp_path / "t.csv", index=False)
     done = run_config(
-        typed("interpret", f"target.path={tmp_path}/t.csv target.outputs=[y] budget=2"),
+        typed("interpret", f"target.path={tmp_path}/t.csv target.outputs=[Größe] budget=2"),
         tmp_path / "outputs",
     )
     assert set(done.table("summary")["formula"]) == {"x1/x0**2"}
@@ -62,8 +62,8 @@ def test_runs_and_exports_have_the_names_of_the_columns(tmp_path):
     assert set(entering.loc[entering["symbolic"] == "1/x^2", "input_name"]) == {"x0"}
     loaded = LoadedRun(done)
     files = {
-        "f.txt": '"y" = x1/x0**2\n',
-        "f.tex": r"y = \frac{x_{1}}{x_{0}^{2}}",
+        "f.txt": '"Größe" = x1/x0**2\n',
+        "f.tex": r"Größe = \frac{x_{1}}{x_{0}^{2}}",
         "f.py": "def f(x1, x0):",
         "f.c": "double f(double x1, double x0)",
     }
