@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.resources import files
 from typing import Any, Literal
 
 import numpy as np
@@ -24,11 +23,11 @@ from kanrun.experiments.solve.settings import (
     read_reference,
     with_observations,
 )
-from omegaconf import OmegaConf
 from scipy import integrate
 from torch import Generator
 
 from kanrun.config import EquationConfig, SolveConfig
+from kanrun.config.rules import typed
 from kanrun.engine.equations import (
     Ansatz,
     Array,
@@ -124,22 +123,13 @@ def _stacked(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Reference:
 def settings_of(cfg: SolveConfig, cell: Cell) -> SolveConfig:
     """Return the settings of one cell of a suite.
 
-    A cell is for example {equation: heat, name: heat, bounds: {l2: 1e-6}}.
+    A cell is for example {equation: {formula: ..., ...}, name: heat, bounds: {l2: 1e-6}}.
 
-    The cell names an equation of the group, and may have further differences from `cfg`. Raises
-    UsageError for an unknown equation and for settings against their rules.
+    Its equation replaces that of `cfg`, to which it may have further differences. Raises UsageError
+    for settings against their rules.
     """
     if "equation" in cell:
-        entry = files("kanrun.conf").joinpath("equation", f"{cell['equation']}.yaml")
-        if not entry.is_file():
-            raise UsageError(
-                f"suite names the equation {cell['equation']}, which the group does not have."
-            )
-        schema = OmegaConf.structured(EquationConfig)
-        equation: Any = OmegaConf.to_object(
-            OmegaConf.merge(schema, OmegaConf.create(entry.read_text()))
-        )
-        cfg = replace(cfg, equation=equation)
+        cfg = replace(cfg, equation=typed(EquationConfig, cell["equation"], "equation."))
     named = ("network", "name", "equation")
     return with_cell(cfg, {name: each for name, each in cell.items() if name not in named})
 

@@ -3,13 +3,8 @@
 Hydra chooses and merges files, and nothing more. It gets the choices of groups alone, once for each
 combination of them. All other arguments are set on the result as plain values, which get their
 types in `kanrun.config.rules`. Nothing in a configuration is ever built by naming a class: Hydra's
-own configuration, with its search path, launchers and callbacks, is not composed. A file of the
-user's is refused if it
-
-- sets a `hydra` key, with which Hydra would import packages;
-- sets `executor.address`, since what a Dask scheduler sends back is unpickled;
-- has aliases of aliases, which a few lines multiply to any number of values;
-- names a file outside its folder in its defaults.
+own configuration, with its search path, launchers and callbacks, is not composed. Files of users
+are checked before Hydra reads them (`files.py`).
 """
 
 from __future__ import annotations
@@ -24,23 +19,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
-from hydra.plugins.config_source import ConfigResult
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import kanrun.conf
 from kanrun.config import EXPERIMENTS, GROUPS, groups_of, keys_of
 from kanrun.config.registry import implied_choices, module_of
 from kanrun.config.rules import (
@@ -49,18 +40,15 @@ from kanrun.config.rules import (
     merged,
     resolve_interpolations,
     typed_config,
-    unknown_key,
 )
 from kanrun.errors import UsageError, closest_names, did_you_mean
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
+from kanrun.launch.files import OWN_FOLDER, CheckedFiles, check_composed
 from kanrun.runs import Point, Run
 from kanrun.study import check_size
 from kanrun.study.studies import Study
 
 HYDRA_VERSION_BASE = "1.3"
-OWN_FOLDER = str(Path(kanrun.conf.__path__[0]).absolute())
-#: Values of a file, those behind its aliases included.
-MAX_VALUES = 10**6
 #: A key that resembles one of the command's by this ratio or more is a mistyped one.
 NEARLY = 0.75
 #: Lines of OmegaConf's and Hydra's messages that say nothing to users.
@@ -163,6 +151,9 @@ def compose(
             settings = [one for one in chosen if not one.is_group]
             plain = _composed(source, loader, key, [one.key for one in settings])
             there = {one.key: _set_argument(source.command, plain, one) for one in settings}
+            if "suite" in plain:
+                plain["suite"] = _with_equations(source, loader, "suite", plain["suite"])
+            check_used(source.command, plain)
             replaced.append(there)
             composed.append(plain)
         before = replaced[bases[key]]
@@ -170,6 +161,9 @@ def compose(
             one.key: _new_value(source.command, before.get(one.key), one)
             for one in chosen
             if one.key in swept
+        }
+        values = {
+            name: _with_equations(source, loader, name, value) for name, value in values.items()
         }
         points.append(Point(number, (*implied, *map(str, chosen)), values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
@@ -239,10 +233,6 @@ def _composed(
         reason = "; ".join(line for line in lines if line and not line.startswith(_MARKS))
         raise UsageError(f"{reason.rstrip('.')}.") from error
     check_composed(plain, given)
-    settings = EXPERIMENTS[source.command].settings.__dataclass_fields__
-    for name in plain:
-        if name not in settings:
-            raise unknown_key(str(name), "", sorted(settings))
     for group, kinds in GROUPS.items():
         chosen = plain.get(group)
         if isinstance(chosen, dict) and chosen.get("kind") in kinds:
@@ -274,16 +264,8 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
         ) from error
     except (KeyError, TypeError):
         there = None
-        added = sign in ("+", "++") and not closest_names(first, top, cutoff=NEARLY)
-        if sign == "~" or not (first in top or added):
-            # A key of a group may be meant, without its group.
-            names = {*top, "study", *paths, *(path.rpartition(".")[2] for path in paths)}
-            offer = "".join(
-                f"; did you mean {one}?" for one in closest_names(key, names, 1, NEARLY)
-            )
-            raise UsageError(
-                f"there is no key {key}{offer} (see kanrun keys --command {command})."
-            ) from None
+        if sign == "~" or not (first in top or sign in ("+", "++")):
+            raise _no_key(command, key) from None
     if sign == "~":
         if key in paths:
             raise UsageError(f"{key} cannot be taken away; set it to another value.")
@@ -296,94 +278,60 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
     return there
 
 
+def _no_key(command: str, key: str, more: str = "") -> UsageError:
+    """Return the error for a key that the command does not have, with the nearest one."""
+    paths = [*dict(groups_of(command)), *(one.path for one in keys_of(command))]
+    # A key of a group may be meant, without its group.
+    names = {path.rpartition(".")[2]: path for path in paths} | {path: path for path in paths}
+    near = closest_names(key, names, 1, NEARLY)
+    offer = f"; did you mean {names[near[0]]}?" if near else ""
+    return UsageError(f"there is no key {key}{more}{offer} (see kanrun keys --command {command}).")
+
+
+def _with_equations(source: Source, loader: ConfigLoaderImpl, key: str, value: Any) -> Any:
+    """Return the value of `key`, with the settings of equations that a suite calls by name.
+
+    Such keys are `suite`, `suite.0` and `suite.0.equation`. Raises UsageError for unknown names.
+    """
+    if not re.fullmatch(r"suite(\.\d+(\.equation)?)?", key):
+        return value
+    if isinstance(value, list):
+        return [
+            _with_equations(source, loader, f"{key}.{number}", entry)
+            for number, entry in enumerate(value)
+        ]
+    if isinstance(value, Mapping):
+        return {
+            name: _with_equations(source, loader, f"{key}.{name}", entry)
+            for name, entry in value.items()
+        }
+    if key.endswith("equation") and value is not None:
+        word = f"equation={value}"
+        ArgumentReader(source.command, loader, source.outputs, several=False).read(word)
+        return _composed(source, loader, [word], [])["equation"]
+    return value
+
+
+def check_used(command: str, plain: Mapping[str, Any]) -> None:
+    """Raise UsageError for a key that is not a setting and that no interpolation uses."""
+    for name in plain:
+        own = name in EXPERIMENTS[command].settings.__dataclass_fields__
+        if not own and not _is_interpolated(plain, name):
+            raise _no_key(command, name, f", and nothing uses ${{{name}}}")
+
+
+def _is_interpolated(plain: Mapping[str, Any], name: str) -> bool:
+    """Return whether other values change, or do not resolve, without the value of `name`."""
+    try:
+        resolved = [resolve_interpolations({**plain, name: value}) for value in (plain[name], "?")]
+    except UsageError:
+        return True
+    with_it, without_it = (str({**values, name: None}) for values in resolved)
+    return with_it != without_it
+
+
 def _new_value(command: str, there: Any, argument: Argument) -> Any:
     """Return the value that an argument gives: a mapping is merged, but `{}` empties a setting."""
     if argument.value == {} and argument.key in {one.path for one in keys_of(command)}:
         return {}
     return merged(there, argument.value)
-
-
-class CheckedFiles(FileConfigSource):
-    """A folder of configurations; every file of the user's is checked before it is loaded."""
-
-    @staticmethod
-    def scheme() -> str:
-        """Return the scheme of such a folder in Hydra's search path."""
-        return "checked"
-
-    def is_group(self, config_path: str) -> bool:
-        """Return whether the folder has this group. Raises UsageError for one outside of it."""
-        return bool(super().is_group(self._inside(config_path)))
-
-    def is_config(self, config_path: str) -> bool:
-        """Return whether the folder has this file. Raises UsageError for one outside of it."""
-        return bool(super().is_config(self._inside(config_path)))
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        """Load a file of the folder. Raises UsageError for a file that could do harm."""
-        file = Path(self.path, self._normalize_file_name(self._inside(config_path)))
-        if self.path != OWN_FOLDER and file.is_file():
-            check_text(file.read_text(encoding="utf-8", errors="replace"), file)
-        try:
-            return super().load_config(config_path)
-        except yaml.YAMLError as error:  # a tag, or a key that is given twice
-            raise _invalid(file, error) from error
-
-    def _inside(self, config_path: str) -> str:
-        if ".." in Path(config_path).parts or Path(config_path).is_absolute():
-            raise UsageError(
-                f"{config_path} among the defaults of a file is outside its folder. "
-                "Name a file in it."
-            )
-        return config_path
-
-
-def check_text(text: str, file: Path) -> None:
-    """Raise UsageError for a configuration file that is not YAML, or could fill the memory."""
-    try:
-        root = yaml.compose(text)
-    except RecursionError:
-        raise UsageError(f"{file} is nested too deeply.") from None
-    except yaml.YAMLError as error:
-        raise _invalid(file, error) from error
-    if _size(root, {}) > MAX_VALUES:
-        raise UsageError(
-            f"{file} stands for more than {MAX_VALUES} values by its aliases; write fewer."
-        )
-
-
-def _invalid(file: Path, error: yaml.YAMLError) -> UsageError:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-    place = f"{file}, line {mark.line + 1}," if mark else str(file)
-    return UsageError(f"{place} is not valid YAML: {problem}.")
-
-
-def check_composed(composed: Mapping[str, Any], given: Iterable[str]) -> None:
-    """Raise UsageError for what no file may set: Hydra's settings, and a Dask scheduler.
-
-    A scheduler may stand in a file if `given`, the keys of the command line, take its place.
-    """
-    if "hydra" in composed:
-        raise UsageError(
-            "a configuration file sets hydra, but a file may not set anything of Hydra's, whose "
-            "search path imports packages. Remove it."
-        )
-    executor = composed.get("executor")
-    address = executor.get("address") if isinstance(executor, Mapping) else None
-    if address is not None and not {"executor", "executor.address"}.intersection(given):
-        raise UsageError(
-            f"executor.address={address} is refused in a file, since who answers there can run "
-            "code here. Give it on the command line."
-        )
-
-
-def _size(node: Any, known: dict[int, float]) -> float:
-    """Return the number of values of a node, those behind its aliases included."""
-    if not isinstance(node, yaml.CollectionNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = float("inf")  # a node that holds itself
-        pairs = isinstance(node, yaml.MappingNode)
-        inner = [part for pair in node.value for part in pair] if pairs else node.value
-        known[id(node)] = 1 + sum(_size(part, known) for part in inner)
-    return known[id(node)]

@@ -89,9 +89,8 @@ class Study:
             return cfg
         except UsageError as error:
             text = str(error)
-            table = dict(plain.get("target") or {}).get("path")
             missing = isinstance(error, MissingSettings) and error.paths[0] == "target.outputs"
-            if missing and isinstance(table, str):
+            if missing and isinstance(table := plain["target"].get("path"), str):
                 from kanrun.targets.table_files import column_names
 
                 text = "target.outputs must be given, as target.outputs=[NAME], of the columns "

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from kanrun.config.rules import typed_config, with_values
+from kanrun.errors import UsageError
 from kanrun.launch import Source, compose
 from kanrun.launch.arguments import read_text
 
@@ -125,6 +126,19 @@ def test_interpolations_stay(monkeypatch):
     assert arrives("'${oc.env:KANRUN_TEST_FOLDER}/a.csv'") == "/data/a.csv"
     (one,) = composed("fit", "+width=4", "model.hidden=[${width}]", "seed=${n_seeds}")
     assert (one.model.hidden, one.seed) == ([4], 1)
+
+
+def test_groups_and_keys_of_ones_own_that_interpolations_use(tmp_path):
+    (tmp_path / "widths").mkdir()
+    (tmp_path / "widths" / "narrow.yaml").write_text("first: 2\n")
+    source = Source("fit", config_dir=str(tmp_path))
+    words = ["+widths=narrow", "model.hidden=[${widths.first}]", "seed=${oc.select:first,1}"]
+    study = compose(source, [*words, "+first=1,2"], several=True)
+    assert [point.values for point in study.points] == [{"first": 1}, {"first": 2}]
+    assert [study.config(number).seed for number in range(2)] == [1, 2]
+    assert study.config(0).model.hidden == [2]
+    with pytest.raises(UsageError, match="no key widths, and nothing uses"):
+        compose(source, ["+widths=narrow"])
 
 
 @pytest.mark.parametrize(
@@ -254,3 +268,17 @@ def test_a_setting_of_a_cell_can_vary():
         [{"seed": 4}],
         [{"seed": 5}],
     ]
+
+
+def test_equations_that_a_suite_calls_by_name(tmp_path):
+    (tmp_path / "equation").mkdir()
+    file = tmp_path / "equation" / "mine.yaml"
+    file.write_text("defaults: [heat]\nintervals: [9]\n")
+    source = Source("solve", config_dir=str(tmp_path))
+    words = ["suite=[{equation: mine, tolerance: 1e-5}]", "suite.0.equation=mine,wave"]
+    study = compose(source, words, several=True)
+    file.unlink()
+    (first,), (second,) = (study.config(number).suite for number in range(2))
+    assert (first["equation"]["formula"], first["tolerance"]) == ("u_t = 0.1*u_xx", 1e-5)
+    assert first["equation"]["intervals"] == [9]
+    assert second["equation"]["name"] == "wave"

@@ -146,10 +146,10 @@ def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(kanr
 
 
 def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(kanrun):
-    for word in ("+model.degre=4", "++model.hiden=[3]", "+sede=1", "+modle.hidden=[3]"):
+    for word in ("+model.degre=4", "++model.hiden=[3]", "+sede=1", "+modle=mlp"):
         refused = kanrun("fit", word, code=2)
         assert "did you mean" in refused.err
-    folder = kanrun("fit -q tags=final 'note=a, b and (c)' +mine.colour=red").folder
+    folder = kanrun("fit -q tags=final 'note=a, b and (c)'").folder
     shown = kanrun("runs show final").out
     assert f"{folder}: COMPLETED" in shown
     assert "note: a, b and (c)" in shown

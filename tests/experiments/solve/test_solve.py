@@ -65,6 +65,18 @@ def test_a_solution_is_precise_and_predicts(command):
     command(f"{predict} u_y", code=2)
 
 
+@pytest.mark.usefixtures("unwritten")
+def test_a_suite_of_custom_equations(command):
+    Path("mine/equation").mkdir(parents=True)
+    Path("mine/equation/decay.yaml").write_text(
+        "name: decay\nvariables: {t: [0, 1]}\nformula: u_t = -u\n"
+        "conditions: ['u = 1 at t=0']\nexact: exp(-t)\n"
+    )
+    run = command("solve 'suite=[{equation: decay, name: decay}]' --config-dir mine").run
+    summary = run.table("summary").iloc[0]
+    assert (summary["equation"], summary["verdict"]) == ("decay", "solved")
+
+
 def test_the_library_solves_and_differentiates():
     found = kanrun.solve(
         "u_xx = -u", {"x": [0, "pi/2"]}, ["u = 0 at x=0", "u = 1 at x=pi/2"], exact="sin(x)"
