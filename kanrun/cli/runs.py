@@ -301,7 +301,7 @@ def _print_about(run: Run) -> None:
         return
     lines[0] += f" ({manifest.reason})" if manifest.reason else ""
     for name in _ABOUT:
-        value = getattr(manifest, name)
+        value = tuple(run.overrides) if name == "overrides" else getattr(manifest, name)
         words = " ".join(map(str, value)) if isinstance(value, tuple) else local_time(value)
         lines.append(f"  {name}: {shown(words) or 'none'}")
     _print_lines([*lines, *(f"  note: {note}" for note in manifest.notes)])

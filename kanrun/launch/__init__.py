@@ -180,22 +180,17 @@ def shown_config(study: Study, resolve: bool) -> str:
 def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
     """Return the study of a recorded run with further arguments. Raises UsageError."""
     command, argv = run.manifest.command, run.manifest.argv
-    recorded = dict[str, dict[str, str]]()
-    for point in run.points:
-        for key, equals, text in (word.partition("=") for word in point.manifest.overrides):
-            quoted = f"'{text}'" if run.has_points and len(split(text)) > 1 else text
-            recorded.setdefault(key + equals, {})[text] = quoted
-    given = {full_key(command, word) for word in words}
+    given, several = {full_key(command, word) for word in words}, run.has_points
     kept = [
-        f"{key}{','.join(texts.values())}"
-        for key, texts in recorded.items()
+        key + ",".join(f"'{one}'" if several and len(split(one)) > 1 else one for one in texts)
+        for key, texts in run.values_by_key.items()
         if full_key(command, key) not in given
     ]
     options = itertools.pairwise(argv)
     folders: dict[str, Any] = {_FOLDERS[one]: value for one, value in options if one in _FOLDERS}
     source = Source(command, outputs, **folders)
     argv = ("kanrun", *sys.argv[1:])
-    return compose(source, [*kept, *words], several=run.has_points, argv=argv)
+    return compose(source, [*kept, *words], several=several, argv=argv)
 
 
 def _composed(

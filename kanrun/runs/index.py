@@ -17,7 +17,7 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -74,7 +74,7 @@ ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", "tags
 _POINT_FIELDS = ("run", "point", "name", "status", "reason", "claims", "claims_hold")
 _FILE = ".index.sqlite"
 #: Version of the records; those of another version are read again.
-_VERSION = 3
+_VERSION = 4
 #: Columns of a table, below SQLite's own limit of 2000.
 _MOST_COLUMNS = 1900
 #: Seconds to wait for another process that writes the index.
@@ -87,7 +87,10 @@ _READS = {
 }
 #: SQLite's whole numbers are below this.
 _INTEGERS = 2**63
-_QUOTED = re.compile(r"'(?:[^']|'')*'|\"((?:[^\"]|\"\")*)\"")
+#: Texts, comments and quoted names of SQL; the group is a name in double quotes.
+_QUOTED = re.compile(
+    r"""'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|`[^`]*`|\[[^\]]*\]|"((?:[^"]|"")*)\"""", re.DOTALL
+)
 Record = dict[str, Any]
 
 
@@ -111,7 +114,10 @@ class RunIndex:
 
     def columns(self) -> list[str]:
         """Return the columns of `runs`."""
-        return [row[0] for row in self._connection.execute("SELECT * FROM runs").description]
+        return self._columns("runs")
+
+    def _columns(self, table: str) -> list[str]:
+        return [row[0] for row in self._connection.execute(f"SELECT * FROM {table}").description]
 
     def rows(
         self,
@@ -131,10 +137,6 @@ class RunIndex:
         Raises:
             UsageError: If the condition is invalid, or no run has such a column.
         """
-        # SQLite would take a name in quotes that is not a column for text, and the condition would
-        # silently say something else.
-        for name in filter(None, _QUOTED.findall(where)):
-            self.column(name)
         order = "began DESC, name DESC"
         if sort is not None:
             column = _quoted(self.column(sort.removeprefix("-")))
@@ -151,7 +153,7 @@ class RunIndex:
         """Return a column of `runs` as the index spells it. Raises UsageError."""
         known = {column.lower(): column for column in self.columns()}
         if name.lower() not in known:
-            raise _unknown_column(name, known.values())
+            raise self._unknown_column(name, "runs")
         return known[name.lower()]
 
     def settings(self, name: str) -> Record:
@@ -167,18 +169,44 @@ class RunIndex:
 
     def _asked(self, sql: str, shown: str, *values: str) -> tuple[list[str], list[Any]]:
         try:
-            answer = self._connection.execute(sql, values)
-            return [column[0] for column in answer.description or ()], answer.fetchall()
+            answer = self._connection.execute(_strict(sql), values)
+            names = [column[0].replace("`", '"') for column in answer.description or ()]
+            return names, answer.fetchall()
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
             text = str(error)
             name = text.removeprefix("no such column: ")
             if name != text:
-                raise _unknown_column(name, self.columns()) from error
+                raise self._unknown_column(name, sql) from error
             cause = "it may only read" if "not authorized" in text else text
             raise UsageError(
                 f"{shown!r} is not valid SQL here: {cause}. Write it as in test_rmse < 1e-4 AND "
                 "\"model.kind\" = 'kan', names with a dot in double quotes."
             ) from error
+
+    def _unknown_column(self, name: str, sql: str) -> UsageError:
+        """Return the error of a column that the tables in `sql` do not have."""
+        tables = [table for table in ("runs", "points") if re.search(rf"\b{table}\b", sql.lower())]
+        known = [column for table in tables for column in self._columns(table)]
+        hint = did_you_mean(name, known) or "; see them with --json."
+        if name in known:
+            hint = f'; names with a dot need double quotes: "{name}".'
+        elif name in self.columns():
+            hint = f'; runs have it: SELECT runs."{name}" FROM points JOIN runs ON run = runs.name.'
+        rows = " or ".join(table.removesuffix("s") for table in tables)
+        return UsageError(f"no {rows or 'table'} has a column {name!r}{hint}")
+
+
+def _strict(sql: str) -> str:
+    """Return SQL with backticks around names for double quotes.
+
+    SQLite takes a name in double quotes that is not a column for text, one in backticks never.
+    """
+
+    def quoted(token: re.Match[str]) -> str:
+        name = (token[1] or "").replace('""', '"').replace("`", "``")
+        return token[0] if token[1] is None else f"`{name}`"
+
+    return _QUOTED.sub(quoted, sql)
 
 
 def _opened(place: str, outputs: Path) -> sqlite3.Connection:
@@ -272,7 +300,7 @@ def _record(run: Run) -> Record:
             **{name: record[name] for name in FIELDS if name in record},
             "seeds": len(manifest.seeds),
             "executor": manifest.executor.get("kind"),
-            "overrides": " ".join(manifest.overrides or manifest.argv[2:]) or None,
+            "overrides": " ".join(run.overrides) or None,
             "failures": len(journal.failed) or len(manifest.failures),
             "best": best.name if several and best.error is not None else None,
             **_counted(claims),
@@ -317,14 +345,6 @@ def flattened(settings: Mapping[str, Any], prefix: str = "") -> Record:
         path = f"{prefix}{key}"
         flat |= flattened(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
     return flat
-
-
-def _unknown_column(name: str, known: Iterable[str]) -> UsageError:
-    """Return the error of a column that no run has."""
-    hint = did_you_mean(name, known) or "; see them with --json."
-    if "." in name and name in known:
-        hint = f'; names with a dot need double quotes: "{name}".'
-    return UsageError(f"no run has a column {name!r}{hint}")
 
 
 def listed(index: RunIndex, rows: Sequence[Record], names: Sequence[str]) -> dict[str, list[Any]]:

@@ -88,6 +88,21 @@ class Run:
             return False
 
     @cached_property
+    def values_by_key(self) -> dict[str, list[str]]:
+        """Values of each argument over the points, by what precedes them, such as `seed=`."""
+        values = dict[str, dict[str, None]]()
+        for point in self.points if self.has_points else (self,):
+            for word in point.manifest.overrides:
+                key, equals, text = word.partition("=")
+                values.setdefault(key + equals, {})[text] = None
+        return {key: list(texts) for key, texts in values.items()}
+
+    @property
+    def overrides(self) -> list[str]:
+        """Arguments that give the configurations of the points."""
+        return [f"{key}{','.join(texts)}" for key, texts in self.values_by_key.items()]
+
+    @cached_property
     def manifest(self) -> Manifest:
         """Content of `run.json`, for a point as of a run of it alone. Raises StorageFailed."""
         if self.point is None:

@@ -141,6 +141,8 @@ def test_a_run_of_points_ends_with_a_table_and_a_figure_over_the_swept_keys(kanr
     header = next(line for line in done.err.splitlines() if " status " in line)
     assert sorted(header.split()[:4]) == ["model.degree", "point", "seed", "status"]
     assert sorted(path.name for path in (done.folder / "figures").iterdir()) == ["points.png"]
+    assert "overrides: model.degree=2,3 seed=0,1\n" in kanrun("runs show fit/1").out
+    assert "overrides: model.degree=3 seed=1\n" in kanrun("runs show fit/1/3").out
     compared = kanrun("runs compare fit/1 fit/1/3 --json")
     assert "fit/v0001 has 4 points; fit/v0001/0, the best, is taken" in compared.err
 

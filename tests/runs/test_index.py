@@ -146,6 +146,34 @@ def test_queries_read_and_nothing_else(outputs):
     assert sorted(path.name for path in outputs.iterdir()) == [".index.sqlite", "fit"]
 
 
+@pytest.mark.parametrize(
+    "sql, message",
+    [
+        ('SELECT point, "model.kind" FROM points', "no point has .* 'model.kind'; runs have it"),
+        ('SELECT point, "sta" FROM points', "no point has a column 'sta'; did you mean status"),
+        ('SELECT name FROM runs WHERE "model.knd" = 1', "no run has .*; did you mean model.kind"),
+        ('SELECT p.run FROM (SELECT run FROM points) p ORDER BY "rum"', "no point has .* 'rum'"),
+    ],
+)
+def test_absent_columns_are_never_text(outputs, sql, message):
+    with pytest.raises(UsageError, match=message):
+        RunIndex(outputs).query(sql)
+
+
+def test_names_in_double_quotes(outputs):
+    every = RunIndex(outputs)
+    sql = (
+        'WITH "the best" AS (SELECT points.name AS "a ""b""", points."a" /* "c" */ '
+        'FROM points WHERE point = 1) -- a "comment"\n'
+        'SELECT "a ""b""", max("a"), \'a "text"\' AS "t" FROM "the best"'
+    )
+    assert every.query(sql) == {
+        'a "b"': ["fit/v0004/1"],
+        'max("a")': [1],
+        "t": ['a "text"'],
+    }
+
+
 def test_a_damaged_run_is_a_row_like_others(outputs):
     (outputs / "fit/v0002/run.json").write_text("{")
     (outputs / "fit/v0003/config.yaml").write_text("a: [")
