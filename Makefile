@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LINT := build/lint
 OLDEST := build/oldest
+# All of build/ but the links of editable installations.
+BUILT = $(filter-out build/__editable__%,$(wildcard build/*))
 ARGS ?=
 
 # Bytecode is written even where the environment forbids it: tests start many processes. Tests of one module share its
@@ -62,7 +64,7 @@ mutants: $(VENV)/installed-dev ## 60 small changes of the program, and those tha
 lint: $(VENV)/installed-dev ## ruff; import-linter and mypy --strict on the package as installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build && mkdir -p $(LINT)/site
+	rm -rf $(BUILT) && mkdir -p $(LINT)/site
 	cp -r kanrun $(LINT)/site && cp -r conf experiments $(LINT)/site/kanrun
 	cp pyproject.toml $(LINT)
 	cd $(LINT) && PYTHONPATH=site "$(CURDIR)/$(BIN)/lint-imports" --no-cache
@@ -78,11 +80,11 @@ docs: $(VENV)/installed-dev ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --strict
 
 build: $(VENV)/installed-dev ## wheel and source archive into dist/
-	rm -rf build dist
+	rm -rf $(BUILT) dist
 	$(BIN)/python -m build --no-isolation -o dist .
 
-clean: ## remove what was built, .venv and outputs/ excepted
-	rm -rf build dist *.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean: ## remove what was built, outputs/ and .venv with its links excepted
+	rm -rf $(BUILT) dist *.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find kanrun conf experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

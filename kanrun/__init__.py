@@ -6,6 +6,7 @@ Every name loads what it needs when it is first asked for, so that importing kan
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from kanrun.library.estimators import KANClassifier, KANRegressor
     from kanrun.study.model import Model
     from kanrun.study.saved import load_run
+
+# A checkout has `kanrun.conf` and `kanrun.experiments` beside this folder, a wheel in it. An
+# editable installation has links to the files of a checkout; only that to this file is followed.
+_FOLDER = os.path.dirname(os.path.realpath(__file__))
+__path__ = [_FOLDER]
+if not os.path.isdir(os.path.join(_FOLDER, "conf")):
+    __path__.append(os.path.dirname(_FOLDER))
 
 _PLACES = {
     "KAN": "kanrun.engine.networks:KAN",

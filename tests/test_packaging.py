@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tomllib
+import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -25,17 +26,22 @@ def python(*words, cwd, path=None):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel, built from a copy: setuptools leaves files beside what it builds."""
-    place = tmp_path_factory.mktemp("wheel")
+def checkout(tmp_path_factory):
+    """A copy of the checkout: setuptools leaves files beside what it builds."""
+    place = tmp_path_factory.mktemp("holder") / "kanrun"
     for name in ("kanrun", "conf", "experiments"):
-        shutil.copytree(
-            ROOT / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, place / "source")
+        shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "Makefile"):
+        shutil.copy(ROOT / name, place)
+    (place / "tests").mkdir()
+    return place
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout):
+    place = checkout.parent
     options = ["-q", "--no-deps", "--no-build-isolation", "-w", str(place / "dist")]
-    python("-m", "pip", "wheel", *options, place / "source", cwd=place)
+    python("-m", "pip", "wheel", *options, checkout, cwd=place)
     (built,) = (place / "dist").glob("*.whl")
     return built
 
@@ -98,6 +104,42 @@ for name in ("conf", "experiments"):
     assert find_spec(name) is None, name
 """
     python("-c", code, cwd=tmp_path)
+
+
+#: Where other packages are.
+SHARED = [path for path in sys.path if path.endswith("-packages")]
+IMPORTS = """
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+import kanrun.config
+assert "fit" in dir(kanrun)
+place = Path(sys.argv[1], "experiments", "fit", "__init__.py")
+assert Path(find_spec("kanrun.experiments.fit").origin) == place
+"""
+
+
+def test_a_checkout_is_imported_without_an_installation(checkout):
+    code = f"import sys; sys.path += {SHARED}\n{IMPORTS}"
+    python("-S", "-c", code, checkout, cwd=checkout)  # -S leaves out all installations
+
+
+def test_an_editable_installation_is_imported_from_any_folder(checkout, tmp_path):
+    """Also from the folder that holds the checkout, after `make clean`, and with new files."""
+    venv.create(tmp_path / "venv")
+    own = str(tmp_path / "venv" / "bin" / "python")
+    (site,) = tmp_path.glob("venv/lib/*/site-packages")
+    (site / "shared.pth").write_text("\n".join(SHARED))
+    options = ["-q", "--no-deps", "--no-build-isolation", "--ignore-installed", "-e"]
+    processes.run([own, "-m", "pip", "install", *options, str(checkout)], cwd=tmp_path)
+    processes.run(["make", "clean"], cwd=checkout)
+    (checkout / "experiments" / "new.py").write_text("")
+    code = """
+import kanrun.experiments.new
+assert [name for name in ("conf", "experiments", "tests") if find_spec(name)] == []
+"""
+    for folder in (tmp_path, checkout.parent):
+        processes.run([own, "-c", IMPORTS + code, str(checkout)], cwd=folder)
 
 
 def test_no_dependency_excludes_a_python_that_is_declared():
