@@ -46,7 +46,7 @@ class StorageFailed(KanrunError):
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised by the handler of SIGTERM; what was recorded is kept, as after Ctrl-C."""
+    """Raised by the handler of the signal that its text names; what was recorded is kept."""
 
     exit_code = 143
 

@@ -60,7 +60,7 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
     except BaseException as error:
         status, failure = Status.FAILED, Failure.of(error)
         if isinstance(error, KeyboardInterrupt):
-            sender = "Ctrl-C" if type(error) is KeyboardInterrupt else "SIGTERM"
+            sender = "Ctrl-C" if type(error) is KeyboardInterrupt else str(error)
             status, failure = Status.INTERRUPTED, Failure(f"stopped by {sender}")
         with contextlib.suppress(StorageFailed):  # the error that ends the run says more
             folder.finish(status, failure.reason, failure.trace)

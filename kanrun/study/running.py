@@ -248,7 +248,8 @@ def signals_raise() -> Iterator[list[int]]:
                 text = b"kanrun: stopping after this step; Ctrl-C once more ends at once\n"
                 os.write(sys.__stderr__.fileno(), text)  # type: ignore[union-attr]
         if len(came) == 1:
-            monitoring.interrupt(KeyboardInterrupt() if is_interrupt else Terminated())
+            name = signal.Signals(number).name
+            monitoring.interrupt(KeyboardInterrupt() if is_interrupt else Terminated(name))
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

@@ -94,6 +94,16 @@ def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
             assert numbers(after) == expected
 
 
+def begun(outputs, silent, before=lambda: None):
+    """A process that trains for minutes, and has begun to."""
+    words = "fit target=product n_seeds=3 solver=adam solver.steps=100000 --outputs"
+    process = forked(lambda: (before(), main([*words.split(), str(outputs)]))[1], silent)
+    until = time.monotonic() + 60
+    while not list(outputs.glob("fit/v0001/metrics.csv")) and time.monotonic() < until:
+        time.sleep(0.05)
+    return process
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize(
     "number, times, code, sender",
@@ -101,15 +111,12 @@ def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
         (signal.SIGINT, 1, 130, "Ctrl-C"),
         (signal.SIGINT, 8, 130, "Ctrl-C"),
         (signal.SIGTERM, 1, 143, "SIGTERM"),
+        (signal.SIGHUP, 1, 143, "SIGHUP"),
     ],
 )
 def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, times, code, sender):
     outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
-    words = "fit target=product n_seeds=3 solver=adam solver.steps=100000 --outputs"
-    process = forked(lambda: main([*words.split(), str(outputs)]), silent)
-    until = time.monotonic() + 60
-    while not list(outputs.glob("fit/v0001/metrics.csv")) and time.monotonic() < until:
-        time.sleep(0.05)
+    process = begun(outputs, silent)
     for _ in range(times):
         os.kill(process, number)
         time.sleep(0.02)
@@ -120,3 +127,28 @@ def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, tim
     run = Run(outputs / "fit" / "v0001")
     assert run.status in {"INTERRUPTED", "INTERRUPTED (killed)"}
     assert times > 1 or run.manifest.reason == f"stopped by {sender}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_second_interruption_does_not_wait_for_the_step(tmp_path, monkeypatch):
+    """The steps of this process never end: the first Ctrl-C has no effect on them."""
+    outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
+    monkeypatch.setattr("kanrun.monitoring.interrupt", lambda error: None)
+    process = begun(outputs, silent)
+    os.kill(process, signal.SIGINT)
+    time.sleep(0.3)
+    assert os.waitpid(process, os.WNOHANG) == (0, 0)
+    os.kill(process, signal.SIGINT)
+    assert ended(process) == 130
+    assert Run(outputs / "fit" / "v0001").status == "INTERRUPTED (killed)"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_run_under_nohup_outlives_its_terminal(tmp_path):
+    outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
+    process = begun(outputs, silent, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    os.kill(process, signal.SIGHUP)
+    time.sleep(0.3)
+    os.kill(process, signal.SIGTERM)
+    assert ended(process) == 143
+    assert Run(outputs / "fit" / "v0001").manifest.reason == "stopped by SIGTERM"
