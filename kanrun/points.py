@@ -2,8 +2,9 @@
 
 Arrays are float64, (points, features). A distribution has a link, a deviance and normal scores
 about its mean. The variance of an output of mean m is the dispersion times V(m). Normal scores are
-the quantiles of the standard normal distribution at the probabilities of outputs (randomised for
-counts); those of held-out rows give prediction intervals.
+the quantiles of the standard normal distribution at the probabilities of outputs, randomised where
+an output has a probability of its own: counts, and fractions of 0 and 1. Those of held-out rows
+give prediction intervals.
 
 Sources: P. McCullagh and J. Nelder, Generalized Linear Models (1989), chapter 2; P. Dunn and G.
 Smyth, Journal of Computational and Graphical Statistics 5 (1996) 236-244 (randomised quantiles).
@@ -29,7 +30,10 @@ _SMALLEST = 1e-12  # probability, or dispersion, so that losses and scores are f
 # Dispersion of counts up to which they have a Poisson distribution, otherwise a negative binomial
 # one; and that of fractions from which they are almost only 0 and 1.
 _EXCESS, _MOST_SPREAD = 1e-3, 0.999
-_STREAM = 7_301  # of the random numbers of scores of counts
+#: Rows from which the ends of fractions are found, at most, and their tolerance.
+_END_ROWS = 10_000
+_END_TOLERANCE = 1e-6
+_STREAM = 7_301  # of the random numbers of scores
 
 
 def root_mean_square(values: Array, weights: Array | None = None) -> Any:
@@ -152,11 +156,14 @@ class Family:
         name: One of `FAMILIES`; `gaussian` also for classes.
         classes: Number of classes, None for numbers.
         dispersion: Variance over V(m).
+        ends: Fractions up to the first count as 0, and from the second as 1, since fractions of few
+            trials are often 0 or 1.
     """
 
     name: str = "gaussian"
     classes: int | None = None
     dispersion: float = 1.0
+    ends: tuple[float, float] = (0.0, 1.0)
 
     @property
     def has_link(self) -> bool:
@@ -226,12 +233,33 @@ class Family:
     def with_dispersion(self, y: Array, mean: Array, weights: Array) -> Family:
         """Return the family with the dispersion of these outputs, by Pearson's statistic.
 
-        Outputs and means have the shape (rows, 1); rows without a mean, NaN, do not count.
+        The ends of fractions are where 0 and 1 are expected as often as they occur. Outputs and
+        means have the shape (rows, 1); rows without a mean, NaN, do not count.
         """
         kept = ~np.isnan(mean[:, 0])
+        y, mean = y[kept, 0], mean[kept, 0]
         squares = self.score(y, mean) ** 2 / np.maximum(self.weight(mean), np.finfo(float).tiny)
-        found = float(np.average(squares[kept, 0], weights=weights[kept]))
-        return replace(self, dispersion=max(found, _SMALLEST))
+        found = float(np.average(squares, weights=weights[kept]))
+        known = replace(self, dispersion=max(found, _SMALLEST))
+        if self.name != "binomial":
+            return known
+        some = slice(None, None, len(y) // _END_ROWS + 1)
+        y, mean = y[some], mean[some]
+        low, high = (
+            known._end(tail, (y == end).mean()) for end, tail in ((0, mean), (1, 1 - mean))
+        )
+        return replace(known, ends=(low, max(1 - high, low)))
+
+    def _end(self, mean: Array, fraction: float) -> float:
+        """Return the output that this fraction of outputs with these means does not exceed."""
+        if not fraction:
+            return 0.0
+        distributions = self._distribution(mean)
+        return float(
+            scipy.optimize.brentq(
+                lambda at: distributions.cdf(at).mean() - fraction, 0, 1, xtol=_END_TOLERANCE
+            )
+        )
 
     def _distribution(self, mean: Array) -> Any:
         """Return the distributions with these means, frozen ones of scipy."""
@@ -249,15 +277,21 @@ class Family:
     def normal_scores(self, y: Array, mean: Array) -> Array:
         """Return the normal scores of outputs (rows,) given their means."""
         known = self._distribution(mean)
-        high = known.cdf(y)
-        low = known.cdf(np.ceil(y) - 1) if self.name == "poisson" else high
+        first, last = self.ends
+        high = known.cdf(np.where(y == 0, first, y))
+        below = np.ceil(y) - 1 if self.name == "poisson" else np.where(y == 1, last, y)
+        low = known.cdf(below)
         between = np.random.default_rng(_STREAM).random(len(y))
         likely = np.clip(low + between * (high - low), _SMALLEST, 1 - _SMALLEST)
         return np.asarray(scipy.special.ndtri(likely))
 
     def quantile(self, scores: Array, mean: Array) -> Array:
         """Return the outputs that have these normal scores given their means."""
-        return np.asarray(self._distribution(mean).ppf(scipy.special.ndtr(scores)))
+        found = np.asarray(self._distribution(mean).ppf(scipy.special.ndtr(scores)))
+        if self.name != "binomial":
+            return found
+        first, last = self.ends
+        return np.where(found <= first, 0.0, np.where(found >= last, 1.0, found))
 
     def check(self, y: Array, what: str) -> None:
         """Raise InvalidData for outputs that the family does not have."""

@@ -213,7 +213,8 @@ def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarr
     """Return quantiles of errors that vary with the prediction.
 
     The size of the errors in bins of predictions is shrunk towards that of all by the part of its
-    variance that chance explains (empirical Bayes), and follows straight lines between bins.
+    variance that chance explains (empirical Bayes), and follows straight lines between bins. It is
+    the same everywhere if the predictions are equal.
 
     Returns:
         A row per bin, ordered by its mean prediction, the first column; the others are quantiles.
@@ -228,6 +229,7 @@ def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarr
     kurtosis = np.mean([(each**2).mean() for each in squares] / sizes**2)
     logs = np.log(sizes) / 2 - np.log(sizes).mean() / 2
     chance = max(kurtosis - 1, smallest) * bins / (4 * len(errors))
-    scale = np.exp(logs * max(0.0, 1 - chance / max(logs.var(), chance)))
+    varied = np.ptp(predicted) > 0
+    scale = np.exp(varied * logs * max(0.0, 1 - chance / max(logs.var(), chance)))
     quantiles = np.quantile(errors / np.interp(predicted, middles, scale), levels)
     return np.column_stack([middles, scale[:, None] * quantiles])

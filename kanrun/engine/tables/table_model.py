@@ -148,11 +148,14 @@ class TableModel:
         if self.outputs is None:
             return None
         inside = ~np.isnan(self.held_out[:, 0])
-        predicted = self.outputs.apply(self.held_out[inside])
-        errors, count = self.outputs.apply(y[inside]) - predicted, max(int(inside.sum()), 1)
+        y, held_out = y[inside], self.held_out[inside]
+        predicted = self.outputs.apply(held_out)
+        errors, count = self.outputs.apply(y) - predicted, max(len(y), 1)
+        # Means without a row fall as its output rises: their order would be that of the errors.
+        rises = ((held_out - held_out.mean(0)) * (y - y.mean(0))).sum(0) > 0
+        predicted = np.where(rises, predicted, predicted.mean(0))
         if self.family.has_link:
-            scores = self.family.normal_scores(y[inside, 0], self.held_out[inside, 0])
-            errors = scores[:, None]
+            errors = self.family.normal_scores(y[:, 0], held_out[:, 0])[:, None]
         stretched = np.clip(0.5 + (levels - 0.5) * (count + 1) / count, 0, 1)
         pairs = zip(predicted.T, errors.T, strict=True)
         return np.stack([error_quantiles(*pair, stretched) for pair in pairs])

@@ -141,6 +141,43 @@ def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
     assert wide[order[-200:]].mean() > 2.5 * wide[order[:200]].mean()
 
 
+@pytest.mark.parametrize("trials, level", [(1, 0.0), (5, -2.5), (10, 0.0)])
+def test_intervals_of_fractions_contain_0_and_1(trials, level):
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-2, 2, (2500, 2))
+    y = rng.binomial(trials, Family("binomial").mean(level + np.sin(2 * x[:, 0]))) / trials
+    model = fit(x[:500], y[:500], family="binomial", pairs=False, selection="evidence")
+    low, high = model.interval(x[500:], 0.95)
+    covered = (low[:, 0] <= y[500:]) & (y[500:] <= high[:, 0])
+    assert covered.mean() > 0.93
+    assert (low == 0).any()
+    if trials == 1:
+        assert set(model.quantile(x, 0.5)[:, 0]) <= {0.0, 1.0}
+    else:
+        assert (high < 1).mean() > 0.1
+
+
+def test_intervals_cover_if_nothing_predicts_the_output():
+    x, y = np.random.default_rng(6).normal(size=(2, 2500))
+    model = fit(x[:500], y[:500], pairs=False, selection="evidence")
+    low, high = model.interval(x[500:], 0.9)
+    assert "mean of the outputs" in model.notes[0]
+    assert 0.87 < np.mean((low[:, 0] <= y[500:]) & (y[500:] <= high[:, 0])) < 0.93
+
+
+def test_ends_of_fractions_have_the_probability_of_0_and_1():
+    mean = np.linspace(0.1, 0.9, 500)
+    y = np.random.default_rng(4).binomial(4, mean) / 4
+    family = Family("binomial").with_dispersion(y[:, None], mean[:, None], np.ones(500))
+    levels = ndtri((np.arange(200) + 0.5) / 200)
+    drawn = family.quantile(levels[:, None], mean)
+    for end in (0, 1):
+        assert (drawn == end).mean() == pytest.approx((y == end).mean(), abs=2e-3)
+    scores = family.normal_scores(y, mean)
+    assert abs(scores.mean()) < 0.1
+    assert scores.std() == pytest.approx(1, abs=0.08)
+
+
 @pytest.mark.parametrize("unit", [1e-12, 1e200])
 def test_sizes_have_any_unit(unit):
     points, _ = draw("gamma", 100, 0, 0.1)

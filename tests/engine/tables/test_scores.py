@@ -112,4 +112,6 @@ def test_errors_that_grow_with_the_prediction_have_wider_quantiles_there():
     even = error_quantiles(predicted, noise, np.array([0.05, 0.95]))
     assert np.ptp(even[:, 2]) < 0.1  # within chance they stay nearly equal
     assert error_quantiles(predicted[:199], noise[:199], np.array([0.5])).shape == (1, 2)
+    equal = error_quantiles(np.zeros(len(noise)), np.sort(noise), np.array([0.05, 0.95]))
+    assert np.ptp(equal, axis=0).max() == 0
     assert not error_quantiles(predicted, 0 * noise, np.array([0.05, 0.95]))[:, 1:].any()
