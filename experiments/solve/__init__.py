@@ -25,9 +25,15 @@ def cells(cfg: SolveConfig) -> list[Cell]:
     """Return a cell for each network, of each equation of a suite."""
     return [
         {**entry, "network": number}
-        for entry in (dict(each) for each in cfg.suite or [{}])
+        for entry in map(dict, _entries(cfg))
         for number in range(len(entry.get("networks", cfg.networks)))
     ]
+
+
+def _entries(cfg: SolveConfig) -> list[Cell]:
+    from kanrun.experiments.solve.needles import needle_cells
+
+    return cfg.suite or [{}] if cfg.needles is None else needle_cells(cfg.needles)
 
 
 def check(cfg: SolveConfig) -> None:
@@ -35,7 +41,7 @@ def check(cfg: SolveConfig) -> None:
     from kanrun.experiments.solve.problem import make_solve_problem, settings_of
     from kanrun.experiments.solve.settings import network_choices
 
-    for entry in cfg.suite or [{}]:
+    for entry in _entries(cfg):
         chosen = settings_of(cfg, entry)
         network_choices(chosen, make_solve_problem(chosen, cfg.seed).system)
 
@@ -50,7 +56,7 @@ def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
 
     cfg = settings_of(cfg, cell)
     bounds = {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()}
-    problem = make_solve_problem(cfg, seed)
+    problem = make_solve_problem(cfg, seed, cell.get("near", ()))
     choice = network_choices(cfg, problem.system)[cell["network"]]
     problem = problem.compared_for(choice.method)
     points, number = error_points(problem, seed), str(cell["network"])
@@ -64,7 +70,7 @@ def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
         yield Note(
             f"{choice.label}: {each.verdict}; {each.reason}", warning=each.verdict != "solved"
         )
-        yield Row("summary", {**each.summary(), **bounds})
+        yield Row("summary", {**each.summary(), **cell.get("facts", {}), **bounds})
         if seed == cfg.seed:
             yield from each.tables(number)
         yield each.checkpoint(number)
@@ -101,6 +107,8 @@ def figures(tables: Tables) -> Figures:
 
 def claims(tables: Tables) -> list[Claim]:
     """Return claims about the verdicts and the estimated parameters."""
+    from kanrun.experiments.solve.needles import needle_claims
     from kanrun.experiments.solve.verdict import claims_of
 
-    return list(claims_of(tables["summary"]))
+    summary = tables["summary"]
+    return list(needle_claims(summary) if "width" in summary else claims_of(summary))

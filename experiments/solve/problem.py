@@ -80,6 +80,8 @@ class SolveProblem:
         recorded: Points (points, variables) and known values there (points, unknowns), or None.
         known: The system with the true parameters, or None.
         easier: The systems with the constants of `equation.continuation`, in that order.
+        near: Formulas that are small where the solution is narrow, so that errors are measured
+            there too.
     """
 
     name: str
@@ -89,6 +91,7 @@ class SolveProblem:
     truth: Mapping[str, float]
     known: System | None
     easier: Sequence[System]
+    near: Sequence[sympy.Expr] = ()
 
     @cached_property
     def comparison(self) -> Comparison | None:
@@ -130,12 +133,12 @@ def settings_of(cfg: SolveConfig, cell: Cell) -> SolveConfig:
     """
     if "equation" in cell:
         cfg = replace(cfg, equation=typed(EquationConfig, cell["equation"], "equation."))
-    named = ("network", "name", "equation")
+    named = ("network", "name", "equation", "facts", "near")
     return with_cell(cfg, {name: each for name, each in cell.items() if name not in named})
 
 
-def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
-    """Return the problem of `cfg.equation`.
+def make_solve_problem(cfg: SolveConfig, seed: int, near: Sequence[str] = ()) -> SolveProblem:
+    """Return the problem of `cfg.equation`; for `near` see `SolveProblem`.
 
     Raises UsageError for an invalid equation, condition, box or table.
     """
@@ -161,8 +164,8 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
             "Remove it from equation.continuation."
         )
     recorded = None if equation.reference is None else read_reference(equation.reference, system)
-    known = _known(equation, truth)
-    return SolveProblem(equation.name, system, exact, recorded, truth, known, easier)
+    known, narrow = _known(equation, truth), [parser.formula(text) for text in near]
+    return SolveProblem(equation.name, system, exact, recorded, truth, known, easier, narrow)
 
 
 def _checked(system: System) -> System:

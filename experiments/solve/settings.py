@@ -110,9 +110,12 @@ class EquationParser:
         """Return the formulas of the exact solution with the fixed constants substituted."""
         if self.equation.exact is None:
             return None
+        return [self.formula(text) for text in self.each_unknown("exact", "formula")]
+
+    def formula(self, text: str) -> sympy.Expr:
+        """Return a formula of the variables with the fixed constants substituted."""
         names = (*self.vocabulary.variables, *self.fixed)
-        texts = self.each_unknown("exact", "formula")
-        return [self._substitute(parse_expression(text, names)) for text in texts]
+        return self._substitute(parse_expression(text, names))
 
     def each_unknown(self, key: str, noun: str) -> list[str]:
         """Return the texts of a setting that has one for each unknown."""
@@ -224,10 +227,14 @@ def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
     names, unknowns = system.vocabulary.variables, list(system.vocabulary.unknowns)
     known = column_names(data) if isinstance(data, str) else data
     unknowns = [name for name in unknowns if name in known] or unknowns
-    wanted = [*names, *unknowns]
+    return unknowns, _columns("data", data, [*names, *unknowns])
+
+
+def _columns(key: str, data: Any, names: Sequence[str]) -> Array:
+    """Return the columns of a file, or of a mapping."""
     if isinstance(data, str):
-        return unknowns, read_inputs(data, wanted)
-    return unknowns, input_rows(frame_columns(data, wanted, "equation.data"), wanted)[0]
+        return read_inputs(data, names)
+    return input_rows(frame_columns(data, names, f"equation.{key}"), names)[0]
 
 
 def with_observations(system: System, unknowns: Sequence[str], columns: Array) -> System:
@@ -256,12 +263,16 @@ def _points_and_values(key: str, system: System, columns: Array) -> tuple[Array,
     return points, values
 
 
-def read_reference(name: str, system: System) -> tuple[Array, Array]:
-    """Return points and known values of all unknowns from a table of the program, or a file."""
-    own = files("kanrun.experiments.solve").joinpath("references", f"{name}.csv")
+def read_reference(given: Any, system: System) -> tuple[Array, Array]:
+    """Return points and known values of all unknowns.
+
+    `given` is the name of a table of the program, a file, or a mapping of columns.
+    """
     wanted = [*system.vocabulary.variables, *system.vocabulary.unknowns]
-    columns = read_inputs(str(own) if own.is_file() else name, wanted)
-    return _points_and_values("reference", system, columns)
+    if isinstance(given, str):
+        own = files("kanrun.experiments.solve").joinpath("references", f"{given}.csv")
+        given = str(own) if own.is_file() else given
+    return _points_and_values("reference", system, _columns("reference", given, wanted))
 
 
 class NetworkChoice(NamedTuple):

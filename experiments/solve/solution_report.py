@@ -15,7 +15,14 @@ from kanrun.experiments.solve.checks import condition_warnings
 from kanrun.experiments.solve.plots import PUBLISHED
 from kanrun.experiments.solve.problem import SolveProblem, make_solve_problem
 from kanrun.experiments.solve.settings import NetworkChoice, network_choices, policy_of
-from kanrun.experiments.solve.verdict import error_points, errors, maximum, residual_rms, verdict
+from kanrun.experiments.solve.verdict import (
+    ErrorPoints,
+    error_points,
+    errors,
+    maximum,
+    residual_rms,
+    verdict,
+)
 from numpy.typing import ArrayLike
 from pandas import DataFrame
 
@@ -210,14 +217,13 @@ class SolvedEquation:
 
 
 def stage_row(
-    problem: SolveProblem, stage: EquationStage, points: Array
+    problem: SolveProblem, stage: EquationStage, points: ErrorPoints
 ) -> dict[str, float | int | None]:
     """Return a grid as a row of metrics.csv, with errors in this window's part of the box."""
-    low, high = stage.solution.box.numpy().T
-    inside = points[((points >= low) & (points <= high)).all(axis=1)]
+    box = stage.solution.box.numpy()
     return {
         "window": stage.window,
-        "until": float(high[-1]),
+        "until": float(box[-1, 1]),
         "intervals": stage.intervals,
         "unknowns": stage.unknowns,
         "steps": stage.steps,
@@ -226,7 +232,7 @@ def stage_row(
         "residual_max": stage.equation.largest,
         "conditions_rms": stage.conditions.rms,
         "grid_change": stage.change,
-        **errors(problem.comparison, stage.solution, inside),
+        **errors(problem.comparison, stage.solution, points.inside(box)),
         "seconds": stage.seconds,
         **dict(zip(problem.system.vocabulary.constants, stage.constants.tolist(), strict=True)),
     }
@@ -247,7 +253,8 @@ def solutions(
         start = solution.last[-1].solution
     seconds = time.process_time() - began
     measured = errors(known, solution.network, error_points(problem, seed))
-    outcome, reason = verdict(solution, problem.system, measured["l2"])
+    error = measured["l2"] if cfg.needles is None else None
+    outcome, reason = verdict(solution, problem.system, error)
     if outcome != "solved" and (remarks := condition_warnings(problem.system)):
         reason += f"; {remarks[0]}"
     yield SolvedEquation(problem, choice.label, solution, measured, outcome, reason, seconds, seed)

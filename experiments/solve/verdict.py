@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from pandas import DataFrame
 
 from kanrun.engine.equations import Array, Field, Solution, System, Windows
 from kanrun.engine.equations.system import low_discrepancy
+from kanrun.formulas import to_numpy, variable
+from kanrun.formulas.equations import RowFunction
 from kanrun.runs import Claim
 from kanrun.study.suite import claim_at_least, claim_at_most, median, value_range
 
@@ -51,6 +54,9 @@ HONEST = 10.0
 ROUNDING = {"exact": 1e-13, "numerical": 1e-10, "recorded": 1e-7}
 #: Points at which errors are measured.
 ERROR_POINTS = 10_000
+#: Points in each place where the solution is narrow, and the widths within which they lie.
+NEAR_POINTS = 2_000
+NEAR = 10.0
 #: Unknown parameters are claimed to lie within this many standard errors, for this fraction of
 #: seeds.
 STANDARD_ERRORS, MIN_FRACTION = 2.0, 0.8
@@ -136,32 +142,68 @@ def _doubt(solution: Solution, system: System) -> str | None:
     return None
 
 
-def error_points(problem: SolveProblem, seed: int) -> Array:
-    """Return the points (points, variables) at which errors are measured."""
+class ErrorPoints(NamedTuple):
+    """Points (points, variables) at which errors are measured, and their weights (points,)."""
+
+    at: Array
+    weights: Array
+
+    def inside(self, box: Array) -> ErrorPoints:
+        """Return the points within a box (variables, 2)."""
+        low, high = box.T
+        kept = ((self.at >= low) & (self.at <= high)).all(axis=1)
+        return ErrorPoints(self.at[kept], self.weights[kept])
+
+
+def error_points(problem: SolveProblem, seed: int) -> ErrorPoints:
+    """Return points all over the box and, if the solution is narrow, more of them there.
+
+    A weight is one over the density of the points, so that weighted means are those over the box.
+    """
     if problem.recorded is not None:
-        return problem.recorded[0]
-    return low_discrepancy(problem.system.box, ERROR_POINTS, seed).numpy()
+        return ErrorPoints(problem.recorded[0], np.ones(len(problem.recorded[0])))
+    box, names = problem.system.box, problem.system.vocabulary.variables
+    parts = [low_discrepancy(box, ERROR_POINTS, seed).numpy()]
+    places = list[tuple[RowFunction, float]]()
+    for formula in problem.near:
+        number = next(i for i, name in enumerate(names) if formula.has(variable(name)))
+        slope = float(formula.diff(variable(names[number])))
+        place, points = to_numpy(formula, names), low_discrepancy(box, NEAR_POINTS, seed).numpy()
+        points[:, number] += (np.linspace(-NEAR, NEAR, NEAR_POINTS) - place(points)) / slope
+        parts.append(points)
+        density = NEAR_POINTS * abs(slope) * float(box[number].diff()) / (2 * NEAR)
+        places.append((place, density))
+    every = np.concatenate(parts)
+    densities = np.full(len(every), float(ERROR_POINTS))
+    for place, density in places:
+        densities += density * (np.abs(place(every)) <= NEAR)
+    return ErrorPoints(every, 1 / densities).inside(box.numpy())
 
 
 def errors(
-    known: Comparison | None, network: Field | Windows, points: Array
+    known: Comparison | None, network: Field | Windows, points: ErrorPoints
 ) -> dict[str, float | None]:
     """Return relative L2 and H1 errors, mean squared and largest error at points."""
     found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
-    if known is None or not len(points):
+    if known is None or not len(points.at):
         return found
-    at, truth = torch.as_tensor(points), known.values(points)
+    at, truth = torch.as_tensor(points.at), known.values(points.at)
     with torch.no_grad():
         difference = network(at).numpy() - truth
-    found |= {"mse": float(np.mean(difference**2)), "max_error": float(np.abs(difference).max())}
+
+    def mean_square(values: Array) -> float:
+        return float(np.average(np.sum(values**2, axis=1), weights=points.weights))
+
+    square, size = mean_square(difference), mean_square(truth)
+    found |= {"mse": square / truth.shape[1], "max_error": float(np.abs(difference).max())}
     if not truth.any():  # No error is relative to zero.
         return found
-    found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
+    found["l2"] = float(np.sqrt(square / size))
     if known.slopes is not None:
-        units, slopes = np.eye(points.shape[1], dtype=int).tolist(), known.slopes(points)
+        units, slopes = np.eye(points.at.shape[1], dtype=int).tolist(), known.slopes(points.at)
         computed = network.derivatives(at, units).numpy().reshape(slopes.shape)
-        square = np.sum(difference**2) + np.sum((computed - slopes) ** 2)
-        found["h1"] = float(np.sqrt(square / (np.sum(truth**2) + np.sum(slopes**2))))
+        square += mean_square(computed - slopes)
+        found["h1"] = float(np.sqrt(square / (size + mean_square(slopes))))
     return found
 
 

@@ -362,4 +362,10 @@ class SolveConfig(ExperimentConfig):
     suite: list[Any] = setting(
         [], "equations of the group with further settings: {equation: heat, bounds: {l2: 1e-6}}"
     )
+    needles: int | None = setting(
+        None,
+        "seed of 60 generated problems with narrow features, which are solved instead; their known "
+        "solutions do not enter the verdict",
+        minimum=0,
+    )
     steps: int = count_setting(30, "steps of Levenberg-Marquardt per grid")

@@ -262,10 +262,10 @@ class EquationConfig:
         "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
     )
     exact: Any = text_setting(None, "formula of the solution, if known; a list for a system")
-    reference: str | None = text_setting(
+    reference: Any = text_setting(
         None,
         "table with the variables and unknowns as columns: known values at some points, at which "
-        "the run reports errors; or the name of a table of the program",
+        "the run reports errors: a file, columns by name, or the name of a table of the program",
     )
     unknown_parameters: Any = text_setting(None, "unknown parameters with initial guesses")
     data: Any = text_setting(

@@ -156,7 +156,7 @@ def _functions() -> Mapping[Any, Callable[..., Any]]:
     table |= {getattr(sympy, f"a{name}"): getattr(np, f"arc{name}") for name in names}
     table |= {sympy.Add: operator.add, sympy.Mul: operator.mul, sympy.Pow: operator.pow}
     table |= {sympy.Min: np.minimum, sympy.Max: np.maximum, sympy.DiracDelta: np.zeros_like}
-    table[sympy.Heaviside] = partial(np.heaviside, x2=0.5)
+    table[sympy.Heaviside] = lambda x: np.heaviside(x, 0.5)
     return table | {sympy.Abs: np.abs, sympy.erf: _error_function}
 
 
