@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 import sympy
 
-from kanrun.engine.equations import Array, EquationPolicy, Face, IncompatibleCorner, System
+from kanrun.engine.equations import (
+    Array,
+    Contradiction,
+    EquationPolicy,
+    Face,
+    IncompatibleCorner,
+    Missed,
+    System,
+)
 from kanrun.engine.equations.system import differentiate, highest_orders, low_discrepancy, on_face
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
@@ -176,6 +184,23 @@ def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
                 found.append(IncompatibleCorner(corner, relation, min(gap / size, 1.0), gap))
                 break
     return tuple(found)
+
+
+def contradiction_sentence(contradiction: Contradiction, names: Sequence[str]) -> str:
+    """Return what says that conditions contradict the equation, and by how much."""
+    found = (
+        "the conditions contradict the equation: every function that meets them has a residual of "
+        f"at least {contradiction.residual:.2g} relative to its terms"
+    )
+    by_text: dict[str, list[Missed]] = {}
+    for each in contradiction.missed:
+        by_text.setdefault(each.text, []).append(each)
+    missed = [
+        f"{text} at {', '.join(_place(each.face, names) for each in misses)} by "
+        f"{max(each.difference for each in misses):.2g}"
+        for text, misses in by_text.items()
+    ]
+    return found + bool(missed) * f", and functions that satisfy it miss {' and '.join(missed)}"
 
 
 def check_hard(system: System) -> None:

@@ -157,7 +157,7 @@ class SolvedEquation:
             "residual_rms": residual_rms(self.solution),
             "conditions_rms": max(each.conditions.rms for each in last),
             "grid_change": maximum(each.change for each in last),
-            "estimate": self.solution.estimate,
+            "estimate": None if self.verdict == "failed" else self.solution.estimate,
             "sensitivity": maximum(each.sensitivity for each in last),
             "terms": last[-1].solution.form.terms,
             "unknowns": sum(each.unknowns for each in last),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from kanrun.experiments.solve.checks import missing_conditions
+from kanrun.experiments.solve.checks import contradiction_sentence, missing_conditions
 from kanrun.experiments.solve.problem import Comparison, SolveProblem
 from pandas import DataFrame
 
@@ -93,20 +93,24 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     changed = f"the last grid changed the solution by {change or 0:.1e}"
     if solution.estimate is not None:
         changed = f"the estimated error is {solution.estimate:.1e}"
-    reason = (
-        f"{'there was only one grid' if change is None else changed}, the residual at new points "
-        f"is {residual:.1e} (largest at {place}) and that of the conditions {conditions:.1e}"
+    left = (
+        f"the residual at new points is {residual:.1e} (largest at {place}) and that of the "
+        f"conditions {conditions:.1e}"
     )
-    reason += "" if error is None else f"; the error against the known solution is {error:.1e}"
+    left += "" if error is None else f"; the error against the known solution is {error:.1e}"
+    reason = f"{'there was only one grid' if change is None else changed}, {left}"
+    if solution.contradiction is not None:
+        return "failed", contradiction_sentence(solution.contradiction, names)
     if solution.solved_until < (end := float(system.box[-1, 1])):
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
-        return "failed", f"{until} ({solution.doubt or solution.stopped}); {reason}"
+        return "failed", f"{until} ({solution.doubt or solution.stopped}); {left}"
     # Residuals stay large next to contradicting conditions, and in equations of high order, where
     # the estimated error of an evolution is small.
     counted = 0.0 if solution.estimate is not None and system.is_evolution else residual
     values = [each for each in (counted, conditions, change, error) if each is not None]
     if not np.isfinite(values).all() or max(values) >= FAILED:
-        return "failed", reason
+        differ = f"the last two solutions differ by {change:.1e}, " if change else ""
+        return "failed", differ * (not (change or 0.0) < FAILED) + left
     if solution.tolerance is not None and not (solution.estimate or 0.0) <= solution.tolerance:
         why = f" ({solution.stopped})" if solution.stopped else ""
         return "doubtful", f"the tolerance {solution.tolerance:.0e} is not met{why}; {reason}"

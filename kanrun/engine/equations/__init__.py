@@ -12,9 +12,11 @@ from kanrun.engine.equations.fields import Field, OutputForm, Windows, breakpoin
 from kanrun.engine.equations.network_solution import NetworkSolver
 from kanrun.engine.equations.residuals import (
     Ansatz,
+    Contradiction,
     EquationStage,
     Grids,
     Method,
+    Missed,
     Solution,
     arguments_at,
 )

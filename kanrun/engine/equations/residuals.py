@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.equations.fields import Field, OutputForm, Windows
-from kanrun.engine.equations.system import Array, EvolutionSystem
+from kanrun.engine.equations.system import Array, EvolutionSystem, Face
 from kanrun.engine.equations.taylor import Monomials, point_jacobian
 from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquations, Problem, Rows
 from kanrun.engine.networks import Network
@@ -290,6 +290,7 @@ class Solution:
         tolerance: What the estimate should be below.
         stopped: Why the solution ends before the range does, or above the tolerance.
         doubt: Why the estimate says little, as for ill-posed equations.
+        contradiction: Contradiction between the equation and its conditions, if there is one.
     """
 
     network: Field | Windows
@@ -299,6 +300,30 @@ class Solution:
     tolerance: float | None = None
     stopped: str = ""
     doubt: str | None = None
+    contradiction: Contradiction | None = None
+
+
+@dataclass(frozen=True)
+class Missed:
+    """Condition on a face, and by how much functions that satisfy the equation miss it."""
+
+    text: str
+    face: Face
+    difference: float
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Contradiction between an equation and its conditions.
+
+    Attributes:
+        residual: Smallest residual of functions that meet the conditions, relative to the terms of
+            the equation.
+        missed: Conditions that functions miss which satisfy the equation; empty if none does.
+    """
+
+    residual: float
+    missed: tuple[Missed, ...]
 
 
 @dataclass(frozen=True)

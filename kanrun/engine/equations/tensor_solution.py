@@ -19,6 +19,7 @@ import torch
 from torch import Generator
 
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
+from kanrun.engine.equations.contradiction import find_contradiction
 from kanrun.engine.equations.fields import Field, breakpoints_of, spline_field
 from kanrun.engine.equations.residuals import (
     EquationStage,
@@ -248,9 +249,11 @@ def solve_directly(
     the tolerance and further ones are expensive.
     """
     solver, planned = TensorSolver(system, policy, generator, first), [*grids.intervals]
+    residuals = list[float]()
     while planned:
         stage = solver.solve(planned.pop(0))
         report_progress("grids", len(solver.changes) + 1, None, sqrt(stage.objective))
+        residuals.append(stage.equation.rms)
         yield stage
         if time_limit_reached():
             break
@@ -261,4 +264,11 @@ def solve_directly(
             if not (settled and (expensive or solver.estimate < ENOUGH)):
                 planned = [finer]
     estimate = solver.estimate if solver.changes else None
-    return Solution(stage.solution, (stage,), float(system.box[-1, 1]), estimate, tolerance)
+    return Solution(
+        stage.solution,
+        (stage,),
+        float(system.box[-1, 1]),
+        estimate,
+        tolerance,
+        contradiction=find_contradiction(solver.rows, stage.solution, residuals),
+    )

@@ -158,7 +158,7 @@ def test_recorded_values_are_compared_at_their_points(tmp_path):
         reference=str(table),
     )
     problem = make_solve_problem(SolveConfig(equation=given), 0)
-    points = error_points(problem, 0)
+    points = error_points(problem, 0).at
     assert points[:, 0] == pytest.approx([0.25, 0.5])
     assert problem.comparison.what == "recorded"
     assert problem.comparison.values(points[::-1])[:, 0] == pytest.approx([0.3, 0.0625])

@@ -10,7 +10,13 @@ import pytest
 import torch
 from kanrun.experiments.solve.problem import Comparison
 from kanrun.experiments.solve.settings import EquationParser
-from kanrun.experiments.solve.verdict import claims_of, errors, residual_rms, verdict
+from kanrun.experiments.solve.verdict import (
+    ErrorPoints,
+    claims_of,
+    errors,
+    residual_rms,
+    verdict,
+)
 
 from kanrun.config import EquationConfig
 from kanrun.engine.equations.residuals import Residuals
@@ -37,6 +43,7 @@ def stage(**changed):
 
 def solution(*last, **changed):
     given = {"solved_until": 1.0, "estimate": None, "tolerance": None, "stopped": "", "doubt": None}
+    given["contradiction"] = None
     return SimpleNamespace(last=last, **(given | changed))
 
 
@@ -108,7 +115,7 @@ def test_errors_are_relative_to_the_solution_and_its_slopes():
     known = Comparison("exact", lambda x: 3 * x, lambda x: np.full((2, 1), 3.0))
     network = MagicMock(return_value=torch.tensor(3 * points + [[0.3], [-0.4]]))
     network.derivatives.return_value = torch.full((2, 1), 3.5)
-    found = errors(known, network, points)
+    found = errors(known, network, ErrorPoints(points, np.ones(2)))
     square, size = 0.3**2 + 0.4**2, 1.5**2 + 6.0**2
     assert found["mse"] == pytest.approx(square / 2)
     assert found["max_error"] == pytest.approx(0.4)

@@ -1,0 +1,118 @@
+"""Linear equations whose conditions contradict them.
+
+Where a solution exists, the smallest residual of splines falls from grid to grid. If it stays the
+same, it is the smallest residual of any function that meets the conditions, since least squares of
+a linear equation have no other minimum. Functions that satisfy the equation then miss conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+import torch
+from scipy.linalg import lstsq
+
+from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.fields import Field
+from kanrun.engine.equations.residuals import Contradiction, Missed
+from kanrun.engine.equations.space import GAUSS, Space
+from kanrun.engine.equations.system import Array
+from kanrun.engine.equations.tensor_splines import (
+    CONDITION_WEIGHT,
+    TensorProblem,
+    TensorSpace,
+    patches,
+)
+
+#: Grids in turn whose residuals must be the same, and their largest relative difference.
+GRIDS = 3
+STEADY = 0.01
+#: Smallest residual, relative to the terms of the equation, that counts as a contradiction.
+SMALLEST_RESIDUAL = 1e-2
+#: Distances of breakpoints for layers from the ends of a range, relative to its length.
+LAYERS = 0.5 ** np.arange(1.0, 24.0)
+#: Intervals of equal length beside them, in one variable and in two.
+INTERVALS = (64, 8)
+#: Weight of conditions relative to the equation where the equation is satisfied first.
+RELEASED = 1e-6
+#: Largest residual of such functions, relative to the smallest one under the conditions.
+SATISFIED = 0.02
+#: Conditions are named that are missed by at least this fraction of the largest miss.
+NAMED = 0.1
+
+
+def find_contradiction(
+    rows: Collocation, solution: Field, residuals: Sequence[float]
+) -> Contradiction | None:
+    """Return the contradiction of a system, or None if there is none.
+
+    Args:
+        rows: Units of the residuals.
+        solution: Solution on the last grid.
+        residuals: Root mean square residuals of all grids at points that the fit has not used.
+    """
+    last = np.array(residuals[-GRIDS:])
+    steady = len(last) == GRIDS and last.max() <= (1 + STEADY) * last.min()
+    possible = rows.system.is_linear and not rows.system.corners
+    if not (possible and steady and last.min() >= SMALLEST_RESIDUAL):
+        return None
+    for number in range(len(rows.system.box)):
+        space = _with_layers(rows, number)
+        if _solved(rows, space, solution, CONDITION_WEIGHT)[1] < (1 - STEADY) * last.min():
+            return None
+    problem, left = _solved(rows, space, solution, RELEASED)
+    is_satisfied = left <= SATISFIED * last.min()
+    return Contradiction(float(last[-1]), _missed(rows, problem) if is_satisfied else ())
+
+
+def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
+    """Return splines with breakpoints for layers of any width at the ends of one variable.
+
+    The residual also stays the same if layers are narrower than the grid.
+    """
+    system, axes = rows.system, list[Space]()
+    even = np.linspace(0, 1, INTERVALS[len(system.box) - 1] + 1)
+    for number, (low, high) in enumerate(system.box.tolist()):
+        shares = np.union1d(even, [*LAYERS, *(1 - LAYERS)]) if number == layered else even
+        is_periodic = any(each.periodic == number for each in system.conditions)
+        axes.append(Space(low + (high - low) * shares, (), is_periodic))
+    x, y, *_ = *axes, Space.constant()
+    return TensorSpace((x, y), len(system.vocabulary.unknowns))
+
+
+def _solved(
+    rows: Collocation, space: TensorSpace, solution: Field, condition_weight: float
+) -> tuple[TensorProblem, float]:
+    """Return the solved problem, and its root mean square residual of the equations.
+
+    It is solved by an orthogonal factorisation: normal equations have too few digits for layers.
+    """
+    parts = patches(rows, space, GAUSS, solution, condition_weight=condition_weight)
+    problem, count = TensorProblem(space, parts), len(rows.system.equations)
+    zero, matrices = problem.unknowns.numpy(), list[Array]()
+    for each in (part.rows(zero) for part in parts):
+        index = each.pattern.index.numpy()[:, None].repeat(each.values.shape[1], axis=1)
+        dense = np.zeros((*index.shape[:2], space.size))
+        np.put_along_axis(dense, index, each.values.numpy(), axis=2)
+        matrices.append(dense.reshape(-1, space.size))
+    matrix = np.concatenate(matrices)
+    sizes = np.linalg.norm(matrix, axis=0)
+    right = -problem.residual(problem.unknowns).numpy()
+    found = lstsq(matrix / sizes, right, lapack_driver="gelsy")[0] / sizes
+    problem.unknowns = torch.as_tensor(found)
+    squares = sum(float(np.sum(each.residual(found) ** 2)) for each in parts[:count])
+    return problem, sqrt(squares / count)
+
+
+def _missed(rows: Collocation, problem: TensorProblem) -> tuple[Missed, ...]:
+    """Return the conditions that a solution of the equation misses most."""
+    vector, parts = problem.unknowns.numpy(), problem.patches[len(rows.system.equations) :]
+    faces = ((each.relation, face) for each in rows.system.conditions for face in each.faces)
+    found = [
+        Missed(relation.text, face, float(np.abs(relation.residual(part.arguments(vector))).max()))
+        for (relation, face), part in zip(faces, parts, strict=True)
+    ]
+    largest = max((each.difference for each in found), default=0.0)
+    return tuple(each for each in found if each.difference >= NAMED * largest)

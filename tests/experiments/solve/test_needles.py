@@ -1,0 +1,151 @@
+"""The generated problems of `study=needles`: their solutions, verified by other means; claims."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import sympy
+from kanrun.experiments.solve import run
+from kanrun.experiments.solve.needles import SHAPES, WIDTHS, needle_cells, needle_claims
+from kanrun.experiments.solve.problem import settings_of
+from kanrun.experiments.solve.settings import EquationParser
+from kanrun.experiments.solve.verdict import error_points
+from scipy.integrate import quad
+
+from kanrun.config import EquationConfig, SolveConfig
+from kanrun.engine.equations.system import on_face
+from kanrun.formulas import variable
+from kanrun.runs.records import Row
+
+SEED = 1
+CONFIG = SolveConfig(networks=[{"kind": "kan"}], needles=SEED)
+CELLS = needle_cells(SEED)
+TABULATED = [each for each in CELLS if "reference" in each["equation"]]
+KNOWN = [each for each in CELLS if "exact" in each["equation"]]
+#: Points of each pulse, of the whole box, and the largest residual relative to the terms.
+NEAR_POINTS = 300
+POINTS = 300
+RESIDUAL = 1e-6
+
+
+def parser_of(cell):
+    return EquationParser(settings_of(CONFIG, cell).equation)
+
+
+def evaluated(expression, names, points):
+    """Evaluate by sympy's own translation to NumPy."""
+    expression = expression.replace(sympy.DiracDelta, lambda *_: sympy.S.Zero)
+    function = sympy.lambdify([variable(name) for name in names], expression, ["scipy", "numpy"])
+    with np.errstate(all="ignore"):
+        return np.broadcast_to(function(*points.T), len(points))
+
+
+def check_identity(relation, exact, names, points, sizes_at):
+    """Assert that the relation holds at points for the exact solutions."""
+    values = {}
+    for each in relation.derivatives:
+        value = exact[each.unknown]
+        for name, order in zip(names, each.index, strict=True):
+            value = sympy.diff(value, variable(name), order) if order else value
+        values[variable(each.name)] = value
+    terms = [sympy.diff(relation.expression, each) * each for each in values]
+    sizes = [evaluated(each.xreplace(values), names, sizes_at) for each in terms]
+    residual = evaluated(relation.expression.xreplace(values), names, points)
+    assert np.nanmax(np.abs(residual)) <= RESIDUAL * np.nanmax(np.abs(sizes))
+
+
+@pytest.mark.parametrize("cell", KNOWN, ids=lambda cell: cell["name"])
+def test_solutions_satisfy_equations_inside_the_pulses_and_conditions(cell):
+    parser = parser_of(cell)
+    system, exact, names = parser.system(), parser.exact(), parser.vocabulary.variables
+    problem = SimpleNamespace(
+        system=system, recorded=None, near=[parser.formula(text) for text in cell["near"]]
+    )
+    points = error_points(problem, 0).at
+    near = points[10_000 :: max(1, 2_000 // NEAR_POINTS)]
+    points = np.concatenate([points[:POINTS], near])
+    for relation in system.equations:
+        check_identity(relation, exact, names, points, points)
+    for condition in system.conditions:
+        for face in condition.faces:
+            at = on_face(face, system.box, POINTS).numpy()
+            check_identity(condition.relation, exact, names, at, np.concatenate([at, points]))
+
+
+@pytest.mark.parametrize("cell", TABULATED, ids=lambda cell: cell["name"])
+def test_tabulated_solutions_take_the_time_of_their_path(cell):
+    """The time to a value is the integral of one over the speed."""
+    parser = parser_of(cell)
+    (relation,) = parser.system().equations
+    speed = variable("u_t") - relation.expression
+    function = sympy.lambdify([variable("u")], speed, ["scipy", "numpy"])
+    a, w = (cell["equation"]["constants"][name] for name in "aw")
+    table = pd.DataFrame(cell["equation"]["reference"])
+    for row in [*table.iloc[::97].itertuples(), table.iloc[(table.u - a).abs().argmin()]]:
+        ends = np.clip(a + w * np.array([-1e5, -1e3, -30, -1, 0, 1, 30, 1e3, 1e5]), 0, row.u)
+        time = sum(
+            quad(lambda u: 1 / function(u), *pair, epsabs=1e-13, epsrel=1e-12, limit=200)[0]
+            for pair in pairwise([0, *ends, row.u])
+        )
+        assert time == pytest.approx(row.t, abs=1e-10)
+
+
+def test_seeds_give_problems_of_all_kinds():
+    assert len(CELLS) == 60
+    assert needle_cells(SEED) == CELLS
+    others = needle_cells(SEED + 1)
+    assert all(
+        one["equation"] != other["equation"] for one, other in zip(CELLS, others, strict=True)
+    )
+    facts = pd.DataFrame([each["facts"] for each in CELLS + others])
+    assert {*facts["shape"]} == {*SHAPES, ""}
+    assert facts["width"].dropna().between(*WIDTHS).all()
+    assert facts["width"].min() < 3e-5
+
+
+def test_means_over_error_points_are_those_over_the_box():
+    given = EquationConfig(
+        variables={"x": [0, 1], "t": [0, 1]},
+        formula="u_t = -u_x",
+        conditions=["u = 0 at t=0", "u = 0 at x=0"],
+    )
+    place = EquationParser(given).formula("(x - t/2 - 0.3)/1e-4")
+    system = EquationParser(given).system()
+    found = error_points(SimpleNamespace(system=system, recorded=None, near=[place]), 0)
+    x, t = found.at.T
+    pulse = np.exp(-2 * np.square((x - t / 2 - 0.3) / 1e-4))
+    mean = np.average(pulse, weights=found.weights)
+    assert mean == pytest.approx(1e-4 * np.sqrt(np.pi / 2), rel=0.01)
+    assert np.average(x * t, weights=found.weights) == pytest.approx(0.25, rel=0.01)
+
+
+def test_claims_count_wrong_certificates_and_problems_solved():
+    columns = {"equation": "e", "estimate": 1e-6, "grid_change": 1e-6, "width": 1e-4}
+    rows = pd.DataFrame({**columns, "verdict": ["solved"] * 30 + ["doubtful"] * 30, "l2": 9e-6})
+    assert [(each.measured, each.holds) for each in needle_claims(rows)] == [(0, True), (30, True)]
+    rows.loc[0, "l2"] = 1.1e-5
+    rows.loc[30, "l2"] = 1.0
+    assert [(each.measured, each.holds) for each in needle_claims(rows)] == [
+        (1, False),
+        (29, False),
+    ]
+    # What is narrower than the run has looked is counted apart.
+    wrong, _ = needle_claims(rows.assign(looked=2e-4))
+    assert (wrong.holds, "1 more" in wrong.spread) == (True, True)
+    assert not next(needle_claims(rows.assign(looked=1e-4))).holds
+
+
+def test_verdict_of_a_needle_does_not_know_the_solution(monkeypatch):
+    cell = {**next(each for each in CELLS if each["name"].startswith("kink")), "network": 0}
+    monkeypatch.setattr(
+        "kanrun.experiments.solve.solution_report.errors",
+        lambda *_: {"l2": 0.5, "h1": None, "mse": None, "max_error": None},
+    )
+    (summary,) = (
+        each.values
+        for each in run(CONFIG, cell, 0)
+        if isinstance(each, Row) and each.table == "summary"
+    )
+    assert (summary["verdict"], summary["l2"], summary["kind"]) == ("solved", 0.5, "kink")
