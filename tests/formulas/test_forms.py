@@ -132,6 +132,11 @@ def test_not_real_values_are_nan_without_a_warning():
     assert value[2] == 2
 
 
+def test_derivatives_of_kinks_are_evaluated():
+    kink = to_numpy(sympy.diff(parse("max(x0, 0)^2 + abs(x0)"), variable("x0")), ["x0"])
+    assert kink([[-2.0], [0.0], [3.0]]).tolist() == [-1.0, 0.0, 7.0]
+
+
 def test_reciprocals_that_sympy_introduces_are_evaluated():
     expression = parse("tan(x0 + pi/2)")
     assert expression == -sympy.cot(variable("x0"))

@@ -22,8 +22,14 @@ from kanrun.runs.records import Row
 SEED = 1
 CONFIG = SolveConfig(networks=[{"kind": "kan"}], needles=SEED)
 CELLS = needle_cells(SEED)
-TABULATED = [each for each in CELLS if "reference" in each["equation"]]
-KNOWN = [each for each in CELLS if "exact" in each["equation"]]
+FIRST = {each["facts"]["kind"]: each["name"] for each in reversed(CELLS)}.values()
+#: One problem of each kind; the others are slow tests.
+MARKED = [
+    pytest.param(each, id=each["name"], marks=[] if each["name"] in FIRST else pytest.mark.slow)
+    for each in CELLS
+]
+TABULATED = [each for each in MARKED if "reference" in each.values[0]["equation"]]
+KNOWN = [each for each in MARKED if "exact" in each.values[0]["equation"]]
 #: Points of each pulse, of the whole box, and the largest residual relative to the terms.
 NEAR_POINTS = 300
 POINTS = 300
@@ -56,7 +62,7 @@ def check_identity(relation, exact, names, points, sizes_at):
     assert np.nanmax(np.abs(residual)) <= RESIDUAL * np.nanmax(np.abs(sizes))
 
 
-@pytest.mark.parametrize("cell", KNOWN, ids=lambda cell: cell["name"])
+@pytest.mark.parametrize("cell", KNOWN)
 def test_solutions_satisfy_equations_inside_the_pulses_and_conditions(cell):
     parser = parser_of(cell)
     system, exact, names = parser.system(), parser.exact(), parser.vocabulary.variables
@@ -74,7 +80,7 @@ def test_solutions_satisfy_equations_inside_the_pulses_and_conditions(cell):
             check_identity(condition.relation, exact, names, at, np.concatenate([at, points]))
 
 
-@pytest.mark.parametrize("cell", TABULATED, ids=lambda cell: cell["name"])
+@pytest.mark.parametrize("cell", TABULATED)
 def test_tabulated_solutions_take_the_time_of_their_path(cell):
     """The time to a value is the integral of one over the speed."""
     parser = parser_of(cell)
@@ -85,10 +91,11 @@ def test_tabulated_solutions_take_the_time_of_their_path(cell):
     table = pd.DataFrame(cell["equation"]["reference"])
     for row in [*table.iloc[::97].itertuples(), table.iloc[(table.u - a).abs().argmin()]]:
         ends = np.clip(a + w * np.array([-1e5, -1e3, -30, -1, 0, 1, 30, 1e3, 1e5]), 0, row.u)
-        time = sum(
-            quad(lambda u: 1 / function(u), *pair, epsabs=1e-13, epsrel=1e-12, limit=200)[0]
-            for pair in pairwise([0, *ends, row.u])
-        )
+        with np.errstate(over="ignore"):
+            time = sum(
+                quad(lambda u: 1 / function(u), *pair, epsabs=1e-13, epsrel=1e-12, limit=200)[0]
+                for pair in pairwise([0, *ends, row.u])
+            )
         assert time == pytest.approx(row.t, abs=1e-10)
 
 
