@@ -122,7 +122,7 @@ def _problem(rng: np.random.Generator, name: str, kind: Mapping[str, Any]) -> Ce
         equation["variables"] = {each: [0, drawn["T"] if each == "t" else 1] for each in names}
         equation["exact"] = [*exact.values()]
         equation["conditions"] = [
-            _condition(exact, *part.split(), names, constants) for part in kind["given"].split(", ")
+            _condition(exact, names, constants, *part.split()) for part in kind["given"].split(", ")
         ]
     near = [kind[key] for key in "sr" if key in kind and not {"u", "v"} & {*kind[key]}]
     facts = {
@@ -173,10 +173,10 @@ def _rounded(value: float) -> float:
 
 def _condition(
     exact: Mapping[str, str],
-    derivative: str,
-    face: str,
     variables: Sequence[str],
     constants: Mapping[str, float],
+    derivative: str,
+    face: str,
 ) -> str:
     """Return the condition that gives a derivative its value on a face such as t=0.
 

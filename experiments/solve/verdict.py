@@ -179,8 +179,8 @@ def error_points(problem: SolveProblem, seed: int) -> ErrorPoints:
         places.append((place, density))
     every = np.concatenate(parts)
     densities = np.full(len(every), float(ERROR_POINTS))
-    for place, density in places:
-        densities += density * (np.abs(place(every)) <= NEAR)
+    for formula_at, density in places:
+        densities += density * (np.abs(formula_at(every)) <= NEAR)
     return ErrorPoints(every, 1 / densities).inside(box.numpy())
 
 
