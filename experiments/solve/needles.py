@@ -108,7 +108,8 @@ def _problem(rng: np.random.Generator, name: str, kind: Mapping[str, Any]) -> Ce
     low, high = np.log10(WIDTHS_IN_TWO if "_spot_" in name else WIDTHS)
     width = _rounded(10 ** rng.uniform(low, high))
     words = set(re.findall(r"[A-Za-z]+", " ".join(texts.values())))
-    drawn = _constants(rng, width, timed=kind.get("s", "").startswith("(t"), alone=names == ["t"])
+    timed = kind.get("s", "").lstrip("(").startswith("t")
+    drawn = _constants(rng, width, timed=timed, alone=names == ["t"])
     constants = {each: value for each, value in drawn.items() if each in words}
     equation: dict[str, Any] = {
         "name": name,
