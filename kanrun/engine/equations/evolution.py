@@ -9,7 +9,7 @@ smaller and smaller tolerances until two solutions agree.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import inf, isfinite
 
@@ -17,7 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanrun.engine.equations.space import DEGREE, Space, kinks_of, with_kinks
+from kanrun.engine.equations.audit import Unseen, WindowAudit
+from kanrun.engine.equations.scan import NARROWEST, narrow_ends
+from kanrun.engine.equations.space import DEGREE, Space, kinks_of, with_breakpoints, with_kinks
 from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.equations.window import EvolvingState, Window, WindowProblem
 from kanrun.engine.least_squares import gauss_newton
@@ -87,6 +89,10 @@ FOLLOWED = 2
 #: Steps end at a change, in tolerances, below the first; below the second if it stays as large.
 CONVERGED = 1e-3
 NEARLY_CONVERGED = 1e-2
+#: Times that one window is refused for what it has not seen.
+MAX_REFUSALS = 60
+#: Part of what a window has not seen above which breakpoints are added instead of shortening it.
+SPATIAL = 0.5
 #: Relative size below which an unknown counts as zero.
 SMALLEST_SIZE = 1e-12
 
@@ -99,6 +105,9 @@ class March:
     end: float
     tolerance: float
     steps: int = 0
+    #: Relative error that the residual at unseen places adds, and the place of what no window sees.
+    unseen: float = 0.0
+    unresolved: list[float] | None = None
     #: Steps times unknowns so far, and what the rest is expected to take.
     work: float = 0.0
     remaining: float = inf
@@ -127,6 +136,9 @@ class Marcher:
         left, right = system.box[0].tolist()
         several = system.variables > 1
         self.places = np.linspace(left, right, SIZE_POINTS) if several else np.zeros(1)
+        self.audit = WindowAudit(system)
+        #: Breakpoints that every window has, since formulas change fast there.
+        self.kept = narrow_ends(system.scan.cells[0]) if several else np.zeros(0)
 
     def _fewest(self, intervals: int, time: float) -> int:
         """Return a number of intervals that is given for `AT_TOLERANCE`, or more.
@@ -150,6 +162,7 @@ class Marcher:
         length, goals = first, iter(self.goals)
         goal = next(goals)
         shortest = (self.high - self.low) / MAX_WINDOWS
+        refusals = 0
         while march.end < self.high and length > shortest and not time_limit_reached():
             remaining = goal - march.end
             if length * (1 + 1e-9) < remaining < 2 * length:  # The last two windows share it.
@@ -169,6 +182,15 @@ class Marcher:
             if last > LAST_COEFFICIENT * self.tolerance:
                 continue
             window = problem.window(unknowns)
+            seen = self.audit(window, self.sizes)
+            if seen is not None and not self._accepts(seen, march):
+                refusals += 1
+                if refusals <= MAX_REFUSALS:
+                    length, state = self._refined(seen, length, state)
+                    continue
+                march.unresolved = march.unresolved or seen.place
+            refusals = 0
+            march.unseen += 0.0 if seen is None else seen.size
             march.windows.append(window)
             march.end = end
             march.remaining = (self.high - end) / length * steps * len(problem.unknowns)
@@ -205,6 +227,34 @@ class Marcher:
             before = change
         return None, MAX_STEPS
 
+    def _accepts(self, seen: Unseen, march: March) -> bool:
+        """Return whether a window has seen its formulas."""
+        return seen.size <= self.tolerance + seen.allowed
+
+    def _refined(
+        self, seen: Unseen, length: float, state: EvolvingState
+    ) -> tuple[float, EvolvingState]:
+        """Return a length that ends before what a window has not seen, or finer breakpoints."""
+        x, y = seen.axes
+        by_y = np.sqrt(np.square(seen.left_by_y).mean(axis=0))
+        in_time = by_y @ y.weights > (1 - SPATIAL) * seen.size or not state.space.degree
+        limit = self.tolerance + seen.allowed
+        if not in_time:
+            squares = seen.squares
+            chosen = squares > HALVED * squares.max()
+            middle = (x.ends[1:] + x.ends[:-1])[chosen] / 2
+            low, high = x.ends[[0, -1]]
+            wide = np.diff(x.ends)[chosen] > 2 * NARROWEST * (high - low)
+            if wide.any():
+                self.kept = np.union1d(self.kept, middle[wide])
+                return length, state.moved(self._kept_in(state.space))
+        first = int((seen.by_y > limit).argmax())
+        share = float(y.places[max(first - 1, 0)] - y.ends[0]) / length
+        return length * (share if share > SHORTENED else SHORTENED), state
+
+    def _kept_in(self, space: Space) -> Space:
+        return replace(space, breakpoints=with_breakpoints(space.breakpoints, self.kept))
+
     def _first_state(self, march: March) -> EvolvingState:
         """Return the initial values, on breakpoints that are halved where their error is large.
 
@@ -220,6 +270,8 @@ class Marcher:
         low, high = float(self.places[0]), float(self.places[-1])
         breakpoints = np.linspace(low, high, self._fewest(FIRST_INTERVALS, march.end) + 1)
         breakpoints = with_kinks(breakpoints, kinks_of(system, 0))
+        scanned = [] if march.windows else narrow_ends(system.initial_scan.cells[0])
+        breakpoints = with_breakpoints(breakpoints, np.union1d(self.kept, scanned))
         shortest = SHORTEST_INTERVAL * self.tolerance
         if march.windows:  # Diffusion widens layers of this length in times that float64 resolves.
             shortest = max(shortest, np.sqrt(RESOLVED * self.early / (self.high - self.low)))
@@ -301,7 +353,10 @@ class Marcher:
         if intervals is None:
             return state
         values = [each[:, 0] for each in state.values]
-        return state.moved(space.adapted(values, list(self.sizes), intervals))
+        count = max(intervals - len(self.kept), FEWEST_INTERVALS)
+        found = self._kept_in(space.adapted(values, list(self.sizes), count))
+        same = intervals < space.intervals <= found.intervals
+        return state if same else state.moved(found)
 
 
 def next_length(length: float, last: float) -> float:

@@ -42,6 +42,8 @@ DENSITY_POINTS, DENSITY_WIDTH = 8, 1
 HALVED = 0.01
 #: Intervals narrower than twice this fraction of the range are not halved.
 NARROWEST = 1e-6
+#: Breakpoints that differ by less than this fraction of the range are one.
+SAME_BREAKPOINT = 1e-9
 #: Fraction of the mean squared residual per interval below which residuals count as equal.
 NEGLIGIBLE_SQUARES = 1e-12
 
@@ -253,6 +255,14 @@ def with_kinks(breakpoints: Array, kinks: Array) -> Array:
     for place in {*kinks} if len(breakpoints) > 2 + len({*kinks}) else ():
         breakpoints = np.delete(breakpoints, 1 + np.abs(breakpoints[1:-1] - place).argmin())
     return np.sort(np.concatenate([breakpoints, kinks]))
+
+
+def with_breakpoints(breakpoints: Array, more: Array) -> Array:
+    """Return breakpoints with those of `more` that differ from all of them."""
+    after = np.searchsorted(breakpoints, more).clip(1, len(breakpoints) - 1)
+    distance = np.minimum(np.abs(more - breakpoints[after - 1]), np.abs(more - breakpoints[after]))
+    new = more[distance > SAME_BREAKPOINT * (breakpoints[-1] - breakpoints[0])]
+    return np.sort(np.concatenate([breakpoints, new]))
 
 
 def kinks_of(system: System, number: int) -> Array:

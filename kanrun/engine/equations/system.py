@@ -18,6 +18,7 @@ from scipy.stats import qmc
 from sympy import Expr
 from torch import Tensor
 
+from kanrun.engine.equations.scan import Scan
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import (
     MAX_ORDER,
@@ -172,6 +173,17 @@ class System:
         inside = JUMP_ERROR * (high - low)
         return sorted(each for each in found if low + inside < each < high - inside)
 
+    @cached_property
+    def scan(self) -> Scan:
+        """Scan of the explicit terms of the equations and of the conditions."""
+        return self._scan([each.relation.expression for each in self.conditions])
+
+    def _scan(self, more: Sequence[Expr]) -> Scan:
+        names, unknowns = self.vocabulary.variables, self.vocabulary.unknowns
+        jumps = tuple(tuple(self.jumps(number)) for number in range(len(self.box)))
+        expressions = (*(each.expression for each in self.equations), *more)
+        return Scan(expressions, names, unknowns, self.box.numpy(), jumps)
+
     @property
     def is_evolution(self) -> bool:
         """True if all conditions in the last variable are initial."""
@@ -274,6 +286,16 @@ class EvolutionSystem(System):
     @property
     def variables(self) -> int:
         return len(self.box)
+
+    @cached_property
+    def scan(self) -> Scan:
+        """Scan of the explicit terms of the equations and of the values at walls."""
+        return self._scan(self.lifts)
+
+    @cached_property
+    def initial_scan(self) -> Scan:
+        """Scan of the initial values too."""
+        return self._scan([*self.lifts, *self.initial.values()])
 
     def split(self, derivative: Derivative) -> tuple[int, int]:
         """Return the orders of a derivative in space and in time."""

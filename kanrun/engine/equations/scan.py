@@ -1,0 +1,237 @@
+"""Where the explicit terms of equations change too fast for a grid that has not seen them.
+
+Explicit terms are the parts of formulas that are known functions of the variables and of the
+unknowns. A function is resolved on a cell if its interpolant at Gauss points predicts its values at
+jittered places that the interpolant has not used; other cells are halved. The same comparison at
+the residual of a solution (`audit.py`) shows what the solution has not seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+
+import numpy as np
+import sympy
+from numpy.polynomial.legendre import leggauss, legvander
+from numpy.typing import NDArray
+from sympy import Expr
+
+from kanrun.formulas import to_numpy, variable
+
+Array = NDArray[np.float64]
+#: Function of one variable at points (points,), with values of the same shape.
+Curve = Callable[[Array], Array]
+
+#: Places along one variable at which functions of it are examined. They are drawn in equal strata,
+#: so that no wave aliases, and at most 1.6e-5 of the range apart.
+PLACES = 2**17
+#: Places of each variable at which functions of two variables are examined.
+PLACES_OF_TWO = 2**10
+#: Cells that a scan of one variable begins with, and cells of each variable in a scan of two.
+FIRST_CELLS = 64
+CELLS_OF_TWO = 16
+#: Gauss points of a cell, and the least number of places at which they are tested.
+NODES = 12
+TESTS = 24
+#: Largest difference on a resolved cell, relative to the range of the function.
+RESOLVED = 1e-8
+#: The same relative to its largest value: rounding.
+ROUNDING = 1e-12
+#: Cells narrower than this fraction of the range are not halved.
+NARROWEST = 1e-6
+#: Largest number of cells that are halved together.
+MAX_CELLS = 2**15
+#: Lines parallel to an axis along which functions of several variables are examined.
+LINES = 6
+#: Powers up to this one are polynomials, which every grid resolves.
+POLYNOMIAL_POWER = 8
+#: Places that an audit has in each narrow cell.
+PLACES_OF_CELL = 3
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Explicit terms of `expressions`, on `box` (variables, 2) of the variables `names`.
+
+    Attributes:
+        unknowns: Names of the unknowns.
+        jumps: Known jumps and kinks inside the range of each variable.
+    """
+
+    expressions: tuple[Expr, ...]
+    names: tuple[str, ...]
+    unknowns: tuple[str, ...]
+    box: Array
+    jumps: tuple[tuple[float, ...], ...]
+
+    @cached_property
+    def terms(self) -> dict[tuple[str, ...], list[Expr]]:
+        """Terms that are no polynomials, by the variables and unknowns that they contain."""
+        found: dict[tuple[str, ...], list[Expr]] = {}
+        every = (*self.names, *self.unknowns)
+        for term in _terms(self.expressions, {variable(name) for name in every}):
+            contained = tuple(name for name in every if variable(name) in term.free_symbols)
+            found.setdefault(contained, []).append(term)
+        return found
+
+    @cached_property
+    def cells(self) -> tuple[Array, ...]:
+        """Ends of the cells of each variable on which all explicit terms of it are resolved."""
+        return tuple(map(self._cells, range(len(self.names))))
+
+    def _cells(self, number: int) -> Array:
+        name, drawn = self.names[number], np.random.default_rng(number)
+        curves = list[Curve]()
+        for contained, terms in self.terms.items():
+            if name not in contained or not set(contained) <= set(self.names):
+                continue
+            for _ in range(LINES if len(contained) > 1 else 1):
+                fixed = drawn.uniform(*self.box.T)
+                curves += [_along(term, self.names, number, fixed) for term in terms]
+        return resolved_cells(curves, *self.box[number], self.jumps[number])
+
+    @cached_property
+    def is_crossed(self) -> bool:
+        """Whether terms of several variables or unknowns may be narrow in them together."""
+        several = [names for names in self.terms if len(names) > 1]
+        if any(set(names) & set(self.unknowns) for names in several):
+            return True
+        return any(not _resolved_in_two(t, n, self) for n in several for t in self.terms[n])
+
+    def narrow(self, number: int) -> Array:
+        """Return places of a variable in the cells narrower than those a scan begins with."""
+        return narrow_places(self.cells[number])
+
+    def narrow_values(self, number: int, low: float, high: float) -> Array:
+        """Return values of an unknown between which terms of it alone change fast."""
+        terms = self.terms.get((self.unknowns[number],), [])
+        curves = [_along(term, (self.unknowns[number],), 0, np.zeros(1)) for term in terms]
+        return narrow_places(resolved_cells(curves, low, high))
+
+
+def _terms(expressions: Iterable[Expr], symbols: set[sympy.Symbol]) -> set[Expr]:
+    """Return the parts of expressions that are functions of `symbols` alone but no polynomials.
+
+    Factors of the same variables form one part, since one of them may be zero where another one
+    changes fast.
+    """
+    found = set[Expr]()
+    for node in expressions:
+        explicit = node.free_symbols <= symbols
+        whole = node.is_Pow and node.exp.is_Integer and 0 < node.exp <= POLYNOMIAL_POWER
+        if node.is_Mul:
+            groups: dict[frozenset[sympy.Basic], list[Expr]] = {}
+            for factor in node.args:
+                groups.setdefault(frozenset(factor.free_symbols), []).append(factor)
+            for contained, factors in groups.items():
+                within = _terms(factors, symbols)
+                together = len(within) > 1 and contained <= symbols
+                found |= {sympy.Mul(*factors)} if together else within
+        elif node.is_Add or whole or not explicit:
+            found |= _terms(node.args, symbols)
+        elif node.free_symbols and node.args:
+            found.add(node)
+    return found
+
+
+def _along(term: Expr, names: Sequence[str], number: int, fixed: Array) -> Curve:
+    """Return a term as a function of one variable, the others being `fixed`."""
+    function = to_numpy(term, names)
+
+    def curve(at: Array) -> Array:
+        points = np.tile(fixed, (len(at), 1))
+        points[:, number] = at
+        with np.errstate(all="ignore"):
+            return function(points)
+
+    return curve
+
+
+def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
+    """Return whether a function of two variables is resolved on equal cells; False for three."""
+    if len(contained) != 2:
+        return False
+    function, drawn = to_numpy(term, contained), np.random.default_rng(0)
+    box = scan.box[[scan.names.index(name) for name in contained]]
+    strata, nodes = np.arange(PLACES_OF_TWO // CELLS_OF_TWO), leggauss(NODES)[0]
+    largest, low, high = 0.0, np.inf, -np.inf
+    for cell in np.ndindex(CELLS_OF_TWO, CELLS_OF_TWO):
+        places = [2 * (strata + drawn.random(len(strata))) / len(strata) - 1 for _ in cell]
+        values = []
+        for sides in ((nodes, nodes), places):
+            axes = [
+                start + (end - start) * (i + (s + 1) / 2) / CELLS_OF_TWO
+                for (start, end), i, s in zip(box, cell, sides, strict=True)
+            ]
+            points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+            with np.errstate(all="ignore"):
+                values.append(function(points).reshape(len(sides[0]), -1))
+        x, y = map(interpolation_rows, places)
+        error = np.abs(values[1] - x @ values[0] @ y.T).max()
+        largest = max(largest, float(np.nan_to_num(error, nan=np.inf)))
+        low, high = min(low, float(values[1].min())), max(high, float(values[1].max()))
+    return largest <= RESOLVED * (high - low) + ROUNDING * max(abs(low), abs(high))
+
+
+def interpolation_rows(s: Array, nodes: int = NODES) -> Array:
+    """Return the values at s (points,) of the polynomials that are 1 at one of the Gauss points."""
+    at, weights = leggauss(nodes)
+    rows: Array = (
+        legvander(s, nodes - 1)
+        @ (legvander(at, nodes - 1) * weights[:, None] * (np.arange(nodes) + 0.5)).T
+    )
+    return rows
+
+
+def resolved_cells(
+    curves: Sequence[Curve], low: float, high: float, jumps: Sequence[float] = ()
+) -> Array:
+    """Return the ends of cells of a range on which functions are resolved, as far as possible."""
+    ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), jumps)
+    ranges = np.zeros((len(curves), 1))
+    left, width = ends[:-1], np.diff(ends)
+    drawn, done = np.random.default_rng(0), [ends]
+    nodes = (leggauss(NODES)[0] + 1) / 2
+    while len(left) and len(left) <= MAX_CELLS and curves:
+        count = max(TESTS, ceil(PLACES * width.max() / (high - low)))
+        shares = (np.arange(count) + drawn.random((len(left), count))) / count
+        open_cells = np.zeros(len(left), dtype=bool)
+        for curve, scale in zip(curves, ranges, strict=True):
+            at_nodes, found = (
+                curve((left[:, None] + width[:, None] * each).ravel()).reshape(len(left), -1)
+                for each in (nodes[None], shares)
+            )
+            if not scale:
+                finite = np.append(found[np.isfinite(found)], 0.0)
+                scale[0] = RESOLVED * np.ptp(finite) + ROUNDING * np.abs(finite).max()
+            rows = interpolation_rows(2 * shares.ravel() - 1).reshape(*shares.shape, NODES)
+            error = np.abs(found - np.einsum("cnk,ck->cn", rows, at_nodes)).max(axis=1)
+            open_cells |= ~(error <= scale)
+        open_cells &= width > 2 * NARROWEST * (high - low)
+        left, width = left[open_cells], width[open_cells] / 2
+        done.append(left + width)
+        left, width = np.concatenate([left, left + width]), np.tile(width, 2)
+    return np.sort(np.concatenate(done))
+
+
+def narrow_ends(ends: Array) -> Array:
+    """Return the ends of the cells narrower than those that a scan begins with."""
+    narrow = _is_narrow(ends)
+    found: Array = np.union1d(ends[:-1][narrow], ends[1:][narrow])
+    return found[(found > ends[0]) & (found < ends[-1])]
+
+
+def _is_narrow(ends: Array) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = np.diff(ends) < 0.6 * (ends[-1] - ends[0]) / FIRST_CELLS
+    return found
+
+
+def narrow_places(ends: Array) -> Array:
+    """Return jittered places in the cells narrower than those that a scan begins with."""
+    width, drawn, narrow = np.diff(ends), np.random.default_rng(1), _is_narrow(ends)
+    left, width = ends[:-1][narrow], width[narrow]
+    shares = (np.arange(PLACES_OF_CELL) + drawn.random((len(left), PLACES_OF_CELL))) / PLACES_OF_CELL
+    return (left[:, None] + width[:, None] * shares).ravel()
