@@ -284,7 +284,9 @@ class NetworkChoice(NamedTuple):
 
 def policy_of(cfg: SolveConfig) -> EquationPolicy:
     """Return the constants of a solution with the settings of `cfg`."""
-    return EquationPolicy(cfg.collocation_points, cfg.boundary_points, steps=cfg.steps)
+    return EquationPolicy(
+        cfg.collocation_points, cfg.boundary_points, steps=cfg.steps, budget=cfg.budget
+    )
 
 
 def network_choices(cfg: SolveConfig, system: System) -> list[NetworkChoice]:

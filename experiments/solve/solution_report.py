@@ -276,6 +276,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     intervals: Sequence[int] | None = None,
     constraints: str = "soft",
     tolerance: float = 1e-6,
+    budget: float = 60.0,
     seed: int = 0,
 ) -> SolvedEquation:
     """Solve a differential equation and report how reliable the solution is.
@@ -297,6 +298,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         constraints: `soft`, or `hard` to build in the conditions where possible.
         tolerance: Estimated relative error at which a solution in windows of time or on tensor
             products of splines ends.
+        budget: Total work, in approximate seconds of one core.
         seed: Seed of the training.
 
     Returns:
@@ -329,7 +331,12 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     )
     networks = [dict(network or {"kind": "kan"})]
     cfg = SolveConfig(
-        seed=seed, equation=given, networks=networks, constraints=constraints, tolerance=tolerance
+        seed=seed,
+        equation=given,
+        networks=networks,
+        constraints=constraints,
+        tolerance=tolerance,
+        budget=budget,
     )
     check(cfg)
     problem = make_solve_problem(cfg, seed)

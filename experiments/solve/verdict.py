@@ -17,7 +17,7 @@ from kanrun.experiments.solve.checks import contradiction_sentence, missing_cond
 from kanrun.experiments.solve.problem import Comparison, SolveProblem
 from pandas import DataFrame
 
-from kanrun.engine.equations import Array, Field, Solution, System, Windows
+from kanrun.engine.equations import WIDTHS, Array, Field, Solution, System, Windows
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import RowFunction
@@ -101,16 +101,21 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     reason = f"{'there was only one grid' if change is None else changed}, {left}"
     if solution.contradiction is not None:
         return "failed", contradiction_sentence(solution.contradiction, names)
+    if solution.unseen is not None:
+        reason += f"; features as narrow as {WIDTHS} were looked for"
     if solution.solved_until < (end := float(system.box[-1, 1])):
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
         return "failed", f"{until} ({solution.doubt or solution.stopped}); {left}"
-    # Residuals stay large next to contradicting conditions, and in equations of high order, where
-    # the estimated error of an evolution is small.
-    counted = 0.0 if solution.estimate is not None and system.is_evolution else residual
+    # The raw residual of an evolution stays large next to contradicting conditions, and in
+    # equations of high order, where the error is small: only what no window represents counts.
+    evolved = solution.estimate is not None and system.is_evolution
+    counted = maximum([0.0 if evolved else residual, solution.unseen])
     values = [each for each in (counted, conditions, change, error) if each is not None]
     if not np.isfinite(values).all() or max(values) >= FAILED:
         differ = f"the last two solutions differ by {change:.1e}, " if change else ""
         return "failed", differ * (not (change or 0.0) < FAILED) + left
+    if solution.stopped and solution.tolerance is None:
+        return "doubtful", f"{solution.stopped}; {reason}"
     if solution.tolerance is not None and not (solution.estimate or 0.0) <= solution.tolerance:
         why = f" ({solution.stopped})" if solution.stopped else ""
         return "doubtful", f"the tolerance {solution.tolerance:.0e} is not met{why}; {reason}"

@@ -355,6 +355,7 @@ class SolveConfig(ExperimentConfig):
         minimum=1e-12,
         maximum=1e-1,
     )
+    budget: float = setting(60.0, "total work, in approximate seconds of one core", above=0)
     collocation_points: int = setting(
         2000, "collocation points inside the box", minimum=10, maximum=1_000_000
     )

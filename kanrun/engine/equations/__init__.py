@@ -20,6 +20,7 @@ from kanrun.engine.equations.residuals import (
     Solution,
     arguments_at,
 )
+from kanrun.engine.equations.scan import WIDTHS
 from kanrun.engine.equations.system import (
     Array,
     Condition,
@@ -56,10 +57,11 @@ def solve(
     # Threads wait for one another longer than a banded factorisation takes in one of them.
     with threadpool_limits(1 if isinstance(method, EvolutionSystem | Grids) else None):
         if isinstance(method, EvolutionSystem):
-            return (yield from solve_evolution(method, tolerance))
+            return (yield from solve_evolution(method, tolerance, policy.budget))
         if isinstance(method, Grids):
             return (yield from solve_directly(system, method, policy, generator, tolerance, first))
     solver = NetworkSolver(system, method, policy, generator)
     stage = yield from solver.stages(first)
     last = (replace(stage, sensitivity=solver.sensitivity(stage)),)
-    return Solution(stage.solution, last, float(system.box[-1, 1]))
+    end, unseen = float(system.box[-1, 1]), solver.rows.narrow_residual(stage.solution, stage.constants)
+    return Solution(stage.solution, last, end, stopped=solver.stopped, unseen=unseen)

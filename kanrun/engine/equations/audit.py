@@ -10,34 +10,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
+import torch
 from numpy.polynomial.legendre import leggauss
 
+from kanrun.engine.equations.collocation import Collocation
+from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.scan import (
-    NODES,
     PLACES,
     PLACES_OF_TWO,
     Scan,
     interpolation_rows,
 )
-from kanrun.engine.equations.system import Array, EvolutionSystem
+from kanrun.engine.equations.space import Index, Space
+from kanrun.engine.equations.system import Array, EvolutionSystem, System
 from kanrun.engine.equations.window import Window, legendre_values, total
 from kanrun.formulas.equations import Derivative, Relation
 
 #: Jittered places of a cell at least, of one among many and of a window.
-PLACES_OF_CELL = 4
-PLACES_OF_WINDOW = 24
-#: Gauss points of a window.
+PLACES_OF_CELL = 3
+PLACES_OF_WINDOW = 12
+#: Gauss points of a cell of space, and of a window.
+NODES_OF_CELL = 8
 NODES_OF_WINDOW = 16
 #: Largest part of the residual that its interpolant may leave, in a norm.
 UNPREDICTED = 0.3
 #: Growth of rounding by one differentiation of polynomials of degree 7, on a cell of width 1
 #: (Markov's inequality).
 MARKOV = 49.0
-#: Points of a window between which unknowns are traced.
+#: Times of a window and points of space at which unknowns are traced.
 TRACED = 65
+TRACED_IN_SPACE = 201
+#: Counted work in approximate CPU seconds: of an audit, and of a point in it.
+SECONDS_OF_AUDIT = 1.5e-3
+SECONDS_OF_POINT = 1.4e-7
+#: Unknowns count as at least this fraction of their estimated sizes.
+QUIET = 1e-6
 #: Ends of cells that differ by less than this fraction of the range are one.
 SAME = 1e-13
 
@@ -51,10 +61,12 @@ class Axis:
 
     ends: Array
     places: Array
-    nodes_of_cell: int = NODES
+    nodes_of_cell: int = NODES_OF_CELL
 
     @classmethod
-    def of(cls, ends: Array, count: int, more: Sequence[Array] = (), nodes: int = NODES) -> Axis:
+    def of(
+        cls, ends: Array, count: int, more: Sequence[Array] = (), nodes: int = NODES_OF_CELL
+    ) -> Axis:
         """Return an axis with `count` places in each cell, and `more` places inside the range."""
         drawn, width = np.random.default_rng(len(ends)), np.diff(ends)
         shares = (np.arange(count) + drawn.random((len(width), count))) / count
@@ -74,7 +86,7 @@ class Axis:
         return found
 
     @cached_property
-    def cell(self) -> Array:
+    def cell(self) -> Index:
         """Number of the cell of each place."""
         return (np.searchsorted(self.ends, self.places, "right") - 1).clip(0, len(self.ends) - 2)
 
@@ -134,6 +146,15 @@ class Unseen:
         numbers = np.unravel_index(self.left.argmax(), self.left.shape)
         pairs = zip(self.axes, numbers, strict=True)
         return [float(axis.places[number]) for axis, number in pairs if axis.nodes_of_cell > 1]
+
+    @property
+    def weighted(self) -> tuple[Array, Array]:
+        """The places (points, variables) and the weighted squares there."""
+        exist = [axis.nodes_of_cell > 1 for axis in self.axes]
+        grid = np.meshgrid(*(axis.places for axis in self.axes), indexing="ij")
+        points = np.stack([each.ravel() for each in grid], axis=1)[:, exist]
+        weights = np.outer(*(axis.weights for axis in self.axes))
+        return points, (np.square(self.left) * weights).ravel()
 
     @property
     def squares(self) -> Array:
@@ -205,55 +226,81 @@ def _rounding(
     return np.finfo(float).eps * found
 
 
-class WindowAudit:
-    """Audit of the windows of one system.
+class ValueScan:
+    """Values of the unknowns near which terms of them change fast, scanned as far as they went."""
 
-    It has seen nothing that is narrower than 1.6e-5 of the range in one variable, or 1e-3 in two.
+    def __init__(self, system: System) -> None:
+        self.scan, self.names = system.scan, system.vocabulary.unknowns
+        self._known: dict[int, tuple[float, float, Array]] = {}
+
+    def __call__(self, unknown: int, values: Array) -> Array:
+        """Return such values (sorted) in the range of the `values` of an unknown."""
+        crossed = any(len(n) > 1 and self.names[unknown] in n for n in self.scan.terms)
+        if not crossed and (self.names[unknown],) not in self.scan.terms:
+            return np.zeros(0)
+        low, high = float(values.min()), float(values.max())
+        before, after, found = self._known.get(unknown, (low, low, np.zeros(0)))
+        if unknown not in self._known or low < before or high > after:
+            low, high = min(low, before), max(high, after)
+            room = (high - low) or abs(high) or 1.0
+            low, high = low - room, high + room
+            found = np.sort(self.scan.narrow_values(unknown, low, high))
+            found = strata(low, high, PLACES) if crossed else found
+            self._known[unknown] = low, high, found
+        return found
+
+
+def crossings(at: Array, values: Array, targets: Array) -> Array:
+    """Return where a function with `values` at the points `at` has one of the sorted `targets`."""
+    low, high = np.minimum(values[1:], values[:-1]), np.maximum(values[1:], values[:-1])
+    first, last = np.searchsorted(targets, low), np.searchsorted(targets, high)
+    part = np.repeat(np.arange(len(low)), last - first)
+    number = np.arange(len(part)) + np.repeat(last - np.cumsum(last - first), last - first)
+    share = (targets[number] - values[part]) / (values[part + 1] - values[part])
+    found: Array = at[part] + share * (at[part + 1] - at[part])
+    return found
+
+
+def strata(low: float, high: float, count: int) -> Array:
+    """Return jittered places in equal strata of a range."""
+    drawn = np.random.default_rng(count)
+    found: Array = low + (high - low) * (np.arange(count) + drawn.random(count)) / count
+    return found
+
+
+def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> list[Array]:
+    """Return the places of a variable between the ends of `span` where formulas may change fast.
+
+    Args:
+        scan: Scan of the formulas.
+        number: Number of the variable.
+        span: Ends of the part of its range.
+        passed: Places at which each unknown has narrow values; if there are several variables, the
+            narrow values.
     """
+    low, high = span[[0, -1]]
+    found, several = [scan.narrow(number)], len(scan.box) > 1
+    if scan.is_crossed or (several and any(map(len, passed))):
+        share = (high - low) / float(np.diff(scan.box[number])[0])
+        count = PLACES_OF_TWO if several else PLACES
+        found.append(strata(low, high, int(np.ceil(count * share))))
+    return found if several else [*found, *passed]
+
+
+class WindowAudit:
+    """Audit of the windows of one system."""
 
     def __init__(self, system: EvolutionSystem) -> None:
-        self.system, self.scan = system, system.scan
+        self.system, self.values = system, ValueScan(system)
         self.length = float(system.box[-1].diff())
-        #: By unknown: the values between which its terms were scanned, and the narrow ones.
-        self._values: dict[int, tuple[float, float, Array]] = {}
+        #: Counted work of the last audit, in approximate CPU seconds.
+        self.counted = 0.0
 
     def __call__(self, window: Window, sizes: Array) -> Unseen | None:
         """Return what a window has not seen; None if the formulas are polynomials."""
-        if not self.scan.terms:
-            return None
         system, half = self.system, (window.end - window.start) / 2
-        targets = [self._narrow(window, unknown) for unknown in range(len(system.orders))]
-        last = system.variables - 1
-        more, share = [self.scan.narrow(last)], 2 * half / self.length
-        crossed = self.scan.is_crossed or any(map(len, targets))
-        strata = int(np.ceil((PLACES_OF_TWO if last else PLACES) * share))
-        if last and crossed:
-            more.append(_strata(window.start, window.end, strata))
-        if not last:
-            more += [self._crossings(window, u, e) for u, e in enumerate(targets) if len(e)]
-            if self.scan.is_crossed:
-                more.append(_strata(window.start, window.end, strata))
-        ends = np.array([window.start, window.end])
-        y = Axis.of(ends, PLACES_OF_WINDOW, more, NODES_OF_WINDOW)
-        x = Axis.point()
-        if last:
-            low, high = system.box[0].tolist()
-            edges = np.unique(np.concatenate([p.space.breakpoints for p in window.parts[0]]))
-            edges = edges[np.diff(edges, prepend=-np.inf) > SAME * (high - low)]
-            edges[-1] = high
-            more = [self.scan.narrow(0)]
-            more += [_strata(low, high, PLACES_OF_TWO)] if crossed else []
-            x = Axis.of(edges, PLACES_OF_CELL, more)
-
-        def values(each: Derivative, x_at: Array, y_at: Array) -> Array:
-            order, time = system.split(each)
-            s = np.clip((y_at - window.start) / half - 1, -1, 1)
-            times = legendre_values(s, half, [time])[0]
-            found = total(window.parts[each.unknown], x_at, times, order)
-            if any(system.lifts):
-                points = np.stack(np.meshgrid(x_at, y_at, indexing="ij"), axis=-1).reshape(-1, 2)
-                found = found + system.lift(each.unknown, each.index, points).reshape(found.shape)
-            return found
+        if not system.scan.terms:
+            return None
 
         def unit(relation: Relation, slopes: Array) -> float:
             """Return the size of the time derivatives, integrated over the window."""
@@ -264,51 +311,92 @@ class WindowAudit:
             ]
             return float(max(terms, default=0.0) or 1.0) / (2 * half)
 
-        return unseen(system.equations, values, (x, y), unit, sizes)
+        axes = self._axes(window)
+        points = np.prod([len(each.nodes) + len(each.places) for each in axes])
+        self.counted = SECONDS_OF_AUDIT + SECONDS_OF_POINT * float(points)
+        return unseen(system.equations, partial(self._values, window), axes, unit, sizes)
 
-    def _narrow(self, window: Window, unknown: int) -> Array:
-        """Return the narrow values of an unknown that a window may pass."""
-        alone = self.scan.terms.get((self.system.vocabulary.unknowns[unknown],), [])
-        if not alone and not (self.scan.is_crossed and self.system.variables == 1):
-            return np.zeros(0)
-        values = self._traced(window)[..., unknown]
-        low, high = float(values.min()), float(values.max())
-        known = self._values.get(unknown)
-        if known is None or low < known[0] or high > known[1]:
-            low, high = (low, high) if known is None else (min(low, known[0]), max(high, known[1]))
-            room = (high - low) or abs(high) or 1.0
-            low, high = low - room, high + room
-            narrow = self.scan.narrow_values(unknown, low, high)
-            if self.scan.is_crossed:
-                narrow = np.union1d(narrow, _strata(low, high, PLACES))
-            known = self._values[unknown] = low, high, np.sort(narrow)
-        return known[2]
+    def _axes(self, window: Window) -> tuple[Axis, Axis]:
+        system, span = self.system, np.array([window.start, window.end])
+        several = system.variables > 1
+        times = np.linspace(*span, TRACED)
+        x = np.linspace(*system.box[0].tolist(), TRACED_IN_SPACE) if several else np.zeros(1)
+        points = np.stack([each.ravel() for each in np.meshgrid(x, times)], axis=1)
+        traced = window.solution(system, points[:, -system.variables :]).T
+        passed = [self.values(unknown, each) for unknown, each in enumerate(traced)]
+        if not several:
+            passed = [crossings(times, *pair) for pair in zip(traced, passed, strict=True)]
+        more = places_in(system.scan, system.variables - 1, span, passed)
+        y = Axis.of(span, PLACES_OF_WINDOW, more, NODES_OF_WINDOW)
+        if not several:
+            return Axis.point(), y
+        ends = np.unique(np.concatenate([each.space.breakpoints for each in window.parts[0]]))
+        ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (x[-1] - x[0])]
+        return Axis.of(ends, PLACES_OF_CELL, places_in(system.scan, 0, ends, passed)), y
 
-    def _traced(self, window: Window) -> Array:
-        """Return the unknowns at equal times, (times, points of space, unknowns)."""
-        times = np.linspace(window.start, window.end, TRACED)
-        space = self.system.box[0].numpy() if self.system.variables > 1 else np.zeros(2)
-        x = np.linspace(*space, 201) if self.system.variables > 1 else np.zeros(1)
-        points = np.stack([e.ravel() for e in np.meshgrid(x, times)], axis=1)
-        found = window.solution(self.system, points[:, -self.system.variables :])
-        return found.reshape(len(times), len(x), -1)
-
-    def _crossings(self, window: Window, unknown: int, targets: Array) -> Array:
-        """Return the times at which an unknown of time alone has the `targets` (sorted)."""
-        times = np.linspace(window.start, window.end, TRACED)
-        values = self._traced(window)[:, 0, unknown]
-        low, high = np.minimum(values[1:], values[:-1]), np.maximum(values[1:], values[:-1])
-        first, last = np.searchsorted(targets, low), np.searchsorted(targets, high)
-        counts = last - first
-        part = np.repeat(np.arange(len(low)), counts)
-        number = np.arange(len(part)) + np.repeat(first - np.cumsum(counts) + counts, counts)
-        share = (targets[number] - values[part]) / (values[part + 1] - values[part])
-        found: Array = times[part] + share * (times[part + 1] - times[part])
+    def _values(self, window: Window, each: Derivative, x: Array, y: Array) -> Array:
+        """Return a derivative of the solution at all products of x and times y."""
+        (order, time), half = self.system.split(each), (window.end - window.start) / 2
+        s = np.clip((y - window.start) / half - 1, -1, 1)
+        times = legendre_values(s, half, [time])[0]
+        found = total(window.parts[each.unknown], x, times, order)
+        if self.system.lifts[each.unknown] != 0:
+            points = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
+            found += self.system.lift(each.unknown, each.index, points).reshape(found.shape)
         return found
 
 
-def _strata(low: float, high: float, count: int) -> Array:
-    """Return jittered places in equal strata of a range."""
-    drawn = np.random.default_rng(count)
-    found: Array = low + (high - low) * (np.arange(count) + drawn.random(count)) / count
-    return found
+def tensor_unseen(
+    rows: Collocation, axes: Sequence[Space], coefficients: Array, field: Field
+) -> Unseen | None:
+    """Return what a solution on tensor products of splines has not seen; None for polynomials.
+
+    Args:
+        rows: Units of the equations.
+        axes: Splines of each variable.
+        coefficients: Coefficients of the unknowns, (unknowns, functions, functions).
+        field: The same solution.
+    """
+    system = rows.system
+    if not (scan := system.scan).terms:
+        return None
+    points = rows.points(rows.unseen)
+    blocks = rows.equations(points, field)
+    units = {id(block.relation): block.unit for block in blocks}
+    ends = [np.unique(axis.breakpoints) for axis in axes]
+    traced = torch.cat([points, torch.as_tensor(ends[0])[:, None]]) if len(ends) == 1 else points
+    traced = traced[traced[:, 0].argsort()]
+    with torch.no_grad():
+        found = field(traced).numpy()
+    sizes = np.sqrt(np.square(found).mean(axis=0)).clip(min=QUIET * rows.sizes.numpy())
+    values, at = ValueScan(system), traced[:, 0].numpy()
+    passed = [values(unknown, each) for unknown, each in enumerate(found.T)]
+    if len(ends) == 1:
+        passed = [crossings(at, *pair) for pair in zip(found.T, passed, strict=True)]
+    x, y = (
+        *(
+            Axis.of(each, PLACES_OF_CELL, places_in(scan, number, each, passed))
+            for number, each in enumerate(ends)
+        ),
+        *([Axis.point()] if len(ends) == 1 else []),
+    )
+
+    def derivative(each: Derivative, x_at: Array, y_at: Array) -> Array:
+        first, *others = each.index
+        along = axes[0].evaluate(coefficients[each.unknown], x_at, first)
+        if len(ends) == 1:
+            return np.repeat(along[:, None], len(y_at), axis=1)
+        return axes[1].evaluate(along.T, y_at, sum(others)).T
+
+    def unit(relation: Relation, _: Array) -> float:
+        return units[id(relation)]
+
+    return unseen(system.equations, derivative, (x, y), unit, sizes)
+
+
+def not_seen(system: System, place: Sequence[float]) -> str:
+    """Return the doubt about a solution that does not represent its residual at a place."""
+    pairs = zip(system.vocabulary.variables, place, strict=True)
+    where = ", ".join(f"{name}={value:.6g}" for name, value in pairs)
+    return f"the formulas change within a width that no grid here resolves, as at {where}"
+

@@ -78,6 +78,8 @@ class EquationPolicy:
 
     #: Steps of a grid at most.
     steps: int = 30
+    #: Counted work at most, in approximate CPU seconds.
+    budget: float = 60.0
 
 
 class Collocation:
@@ -234,6 +236,18 @@ class Collocation:
             pairs = zip(blocks, rows, strict=True)
             found.append(Residuals.of([(b.points, r * sqrt(len(r))) for b, (r, _) in pairs]))
         return found[0], found[1]
+
+    def narrow_residual(self, solution: Field, constants: Tensor) -> float:
+        """Return the largest root mean square residual where formulas change fast in a variable."""
+        found = 0.0
+        for number in range(len(self.system.box)):
+            narrow = torch.as_tensor(self.system.scan.narrow(number))
+            if len(narrow):
+                points = self.points(self.unseen)
+                points[:, number] = narrow.repeat(-(-len(points) // len(narrow)))[: len(points)]
+                squares = self.squares(solution, constants, points)
+                found = max(found, float(squares.mean().sqrt()))
+        return found
 
     def change(self, solution: Field, previous: Field) -> float:
         """Return the largest relative root mean square change of an unknown."""

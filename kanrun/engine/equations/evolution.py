@@ -89,6 +89,11 @@ FOLLOWED = 2
 #: Steps end at a change, in tolerances, below the first; below the second if it stays as large.
 CONVERGED = 1e-3
 NEARLY_CONVERGED = 1e-2
+#: Counted work in approximate CPU seconds: of a step, and of an unknown in it.
+SECONDS_OF_STEP = 1.5e-3
+SECONDS_OF_UNKNOWN = 2.1e-6
+#: The same of a window once all are solved: its residuals and its network.
+SECONDS_OF_WINDOW = 6e-3
 #: Times that one window is refused for what it has not seen.
 MAX_REFUSALS = 60
 #: Part of what a window has not seen above which breakpoints are added instead of shortening it.
@@ -105,7 +110,8 @@ class March:
     end: float
     tolerance: float
     steps: int = 0
-    #: Relative error that the residual at unseen places adds, and the place of what no window sees.
+    #: Largest residual of a window at unseen places, relative to the sizes and times the window's
+    #: length, and the place of one that no window represents.
     unseen: float = 0.0
     unresolved: list[float] | None = None
     #: Steps times unknowns so far, and what the rest is expected to take.
@@ -115,15 +121,21 @@ class March:
     stopped: str = ""
     is_long: bool = False
     seconds: float = 0.0
+    #: Counted work in approximate CPU seconds.
+    counted: float = 0.0
 
 
 class Marcher:
     """Solves an evolution system window by window for one tolerance."""
 
     def __init__(
-        self, system: EvolutionSystem, tolerance: float, before: March | None = None
+        self,
+        system: EvolutionSystem,
+        tolerance: float,
+        before: March | None = None,
+        budget: float = inf,
     ) -> None:
-        self.system, self.tolerance = system, tolerance
+        self.system, self.tolerance, self.budget = system, tolerance, budget
         self.low, self.high = system.box[-1].tolist()
         # Before formulas jump in time, so that the last point of a window sees them as before.
         self.early = ROUNDINGS * float(np.spacing(max(abs(self.low), abs(self.high))))
@@ -163,7 +175,7 @@ class Marcher:
         goal = next(goals)
         shortest = (self.high - self.low) / MAX_WINDOWS
         refusals = 0
-        while march.end < self.high and length > shortest and not time_limit_reached():
+        while march.end < self.high and length > shortest and not self.is_over(march):
             remaining = goal - march.end
             if length * (1 + 1e-9) < remaining < 2 * length:  # The last two windows share it.
                 length = remaining / 2
@@ -174,6 +186,7 @@ class Marcher:
             unknowns, steps = self._solved(problem)
             march.steps += steps
             march.work += steps * len(problem.unknowns)
+            march.counted += steps * (SECONDS_OF_STEP + SECONDS_OF_UNKNOWN * len(problem.unknowns))
             if unknowns is None:
                 length *= SHORTENED
                 continue
@@ -183,14 +196,15 @@ class Marcher:
                 continue
             window = problem.window(unknowns)
             seen = self.audit(window, self.sizes)
-            if seen is not None and not self._accepts(seen, march):
+            march.counted += self.audit.counted
+            if seen is not None and seen.size > self.tolerance + seen.allowed:
                 refusals += 1
                 if refusals <= MAX_REFUSALS:
                     length, state = self._refined(seen, length, state)
                     continue
                 march.unresolved = march.unresolved or seen.place
             refusals = 0
-            march.unseen += 0.0 if seen is None else seen.size
+            march.unseen = max(march.unseen, 0.0 if seen is None else seen.size)
             march.windows.append(window)
             march.end = end
             march.remaining = (self.high - end) / length * steps * len(problem.unknowns)
@@ -227,9 +241,10 @@ class Marcher:
             before = change
         return None, MAX_STEPS
 
-    def _accepts(self, seen: Unseen, march: March) -> bool:
-        """Return whether a window has seen its formulas."""
-        return seen.size <= self.tolerance + seen.allowed
+    def is_over(self, march: March) -> bool:
+        """Return whether the budget, or the CPU time of the command, is spent."""
+        evaluated = SECONDS_OF_WINDOW * len(march.windows)
+        return march.counted + evaluated > self.budget or time_limit_reached()
 
     def _refined(
         self, seen: Unseen, length: float, state: EvolvingState

@@ -20,6 +20,7 @@ import torch
 from scipy.linalg import eigvals
 from torch import Generator, Tensor
 
+from kanrun.engine.equations.audit import not_seen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
@@ -48,6 +49,8 @@ SETTLING_WINDOWS, SETTLED, SETTLED_WORK = 8, 2.0, 0.05
 #: Work of a solution that is cheap: a smaller tolerance follows although the error is small enough,
 #: and estimates from three solutions are better than from two.
 CHEAP_WORK = 150_000
+#: Estimates are never below this relative error, which rounding leaves.
+ROUNDING_ERROR = 1e-13
 #: An estimated error below which no smaller tolerance follows.
 ENOUGH = 1e-11
 #: Smallest divisor.
@@ -104,25 +107,28 @@ class _Level:
 
 
 def solve_evolution(
-    system: EvolutionSystem, tolerance: float
+    system: EvolutionSystem, tolerance: float, budget: float = inf
 ) -> Events[EquationStage, None, Solution]:
     """Solve with smaller and smaller tolerances until the estimated error is below `tolerance`.
 
-    Return the last solution that covers the whole range, and yield its windows.
+    Return the last solution that covers the whole range, and yield its windows. The work is at most
+    `budget`, in approximate CPU seconds.
     """
     points = low_discrepancy(system.box, COMPARED_POINTS, 1)
     points = points[points[:, -1].argsort()]
     level: _Level | None = None
     local, doubt = min(tolerance / TOLERANCE_FACTOR, LARGEST_TOLERANCE), None
+    left = budget
     while True:
-        march = _march(system, local, level.march if level else None)
+        march = _march(system, local, level.march if level else None, left)
+        left -= march.counted
         if march.is_long and (other := _less_work(march, level)) is not None:
             local = other
             continue
         stopped = march.stopped
         if stopped and level is not None:
             if level.estimate is None:  # No better solution can follow: a coarser one tells.
-                coarse = _march(system, level.march.tolerance / TOLERANCE_FACTOR, None)
+                coarse = _march(system, level.march.tolerance / TOLERANCE_FACTOR, None, left)
                 if not coarse.stopped:
                     before = _level(system, coarse, points, None)
                     level = _level(system, level.march, points, before)
@@ -133,7 +139,7 @@ def solve_evolution(
                 f"finite, or no window is short enough ({stopped})."
             )
         level = _level(system, march, points, level)
-        doubt = _doubt(system, level.march.windows)
+        doubt = _doubt(system, level.march)
         if stopped or doubt or _is_enough(level, tolerance):
             break
         if (local := local * _next_factor(level, tolerance)) < SMALLEST_TOLERANCE:
@@ -141,8 +147,10 @@ def solve_evolution(
             break
     stages = tuple(_stages(system, level))
     yield from stages
-    end, found, network = level.march.end, level.estimate, Windows([e.solution for e in stages])
-    return Solution(network, stages, end, found, tolerance, stopped, doubt)
+    network, unseen = Windows([each.solution for each in stages]), level.march.unseen
+    estimate = None if level.estimate is None else max(level.estimate, ROUNDING_ERROR)
+    end = level.march.end
+    return Solution(network, stages, end, estimate, tolerance, stopped, doubt, unseen=unseen)
 
 
 def _less_work(long: March, level: _Level | None) -> float | None:
@@ -165,9 +173,11 @@ def _affordable(level: _Level, factor: float, work: float) -> float | None:
     return float(WORK_GROWTH ** (-1 / power)) if is_possible else None
 
 
-def _doubt(system: EvolutionSystem, windows: Sequence[Window]) -> str | None:
+def _doubt(system: EvolutionSystem, march: March) -> str | None:
     """Return why a small difference between two solutions says little, if it does."""
-    for window in (windows[0], windows[-1]):
+    if march.unresolved is not None:
+        return not_seen(system, march.unresolved)
+    for window in (march.windows[0], march.windows[-1]):
         if (place := growing_place(system, window_field(window, system))) is not None:
             names = system.vocabulary.variables
             at = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, place, strict=True))
@@ -179,10 +189,13 @@ def _doubt(system: EvolutionSystem, windows: Sequence[Window]) -> str | None:
     return None
 
 
-def _march(system: EvolutionSystem, tolerance: float, before: March | None) -> March:
+def _march(
+    system: EvolutionSystem, tolerance: float, before: March | None, budget: float
+) -> March:
     """Return the windows of one tolerance, and why they end early."""
     began, march = process_time(), March([], float(system.box[-1, 0]), tolerance)
-    for march in Marcher(system, tolerance, before).run():
+    marcher = Marcher(system, tolerance, before, budget)
+    for march in marcher.run():
         report_progress("windows", len(march.windows))
         windows = march.windows[-SETTLING_WINDOWS:]
         lengths = [window.end - window.start for window in windows]
@@ -195,7 +208,11 @@ def _march(system: EvolutionSystem, tolerance: float, before: March | None) -> M
             break
     march.seconds = process_time() - began
     if march.end < float(system.box[-1, 1]) and not march.stopped:
-        march.stopped = "CPU time ran out" if time_limit_reached() else "windows became too short"
+        march.stopped = "windows became too short"
+        if time_limit_reached():
+            march.stopped = "CPU time ran out"
+        elif marcher.is_over(march):
+            march.stopped = "the budget is spent"
     return march
 
 

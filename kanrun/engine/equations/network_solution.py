@@ -87,6 +87,11 @@ DAMPING_IF_LINEAR = 1e-12
 NOISE_FRACTION, SETTLED_CHANGE = 0.25, 1e-3
 #: Change between grids at which refinement stops, in one variable and in several.
 ENOUGH_CHANGE = 1e-9, 1e-6
+#: Counted work in approximate CPU seconds: of a step, of an entry of its Jacobian, and of a product
+#: in its normal equations.
+SECONDS_OF_STEP = 5e-3
+SECONDS_OF_ENTRY = 1e-8
+SECONDS_OF_PRODUCT = 5e-11
 #: Terms that are added where the sensitivity is measured.
 TERMS_ADDED = 2
 #: Points at which the sensitivity is measured.
@@ -148,6 +153,8 @@ class NetworkSolver:
     ) -> None:
         self.system, self.ansatz, self.policy, self.generator = system, ansatz, policy, generator
         self._began = process_time()
+        #: Counted work in approximate CPU seconds, and why the grids end early.
+        self.seconds, self.stopped = 0.0, ""
         self.rows, self.weights = Collocation(system, policy, generator), ConditionWeights()
         self.hard = hard_conditions(system) if ansatz.hard else None
         self.inside = self.rows.points(self.rows.inside, policy.start_points)
@@ -175,6 +182,9 @@ class NetworkSolver:
             report_progress("grids", number, None, sqrt(stage.objective))
             yield stage
             grows = bool(finer) or (self.ansatz.grows and self._may_double(solution))
+            if grows and self.seconds > self.policy.budget:
+                self.stopped = "the budget is spent"
+                return stage
             if time_limit_reached() or not grows or self._is_enough(stage):
                 return stage
             self.weights.follow(problem, torch.cat([solution.get_unknowns(), constants]))
@@ -214,6 +224,7 @@ class NetworkSolver:
         linear = before is not None and solution.form.factors == 1
         damping = DAMPING_IF_LINEAR if linear else LM.damping
         state, steps = minimise(problem, LM, stopping, damping, ended=time_limit_reached)
+        self._count(problem, steps)
         found, constants = problem.solution(state.unknowns)
         equation, conditions = rows.residuals(found, constants)
         errors, inflation = standard_errors(problem, state.unknowns)
@@ -236,6 +247,12 @@ class NetworkSolver:
             inflation=inflation,
         )
         return stage, problem
+
+    def _count(self, problem: ResidualProblem, steps: int) -> None:
+        """Count the work of steps."""
+        points, unknowns = sum(len(b.points) for b in problem.blocks), len(problem.unknowns)
+        of_entry = SECONDS_OF_ENTRY + SECONDS_OF_PRODUCT * unknowns
+        self.seconds += steps * (SECONDS_OF_STEP + points * unknowns * of_entry)
 
     def sensitivity(self, stage: EquationStage) -> float:
         """Return `EquationStage.sensitivity` of a stage."""
@@ -270,7 +287,8 @@ class NetworkSolver:
             stopping = StoppingCriteria(max_steps=steps, rtol=START_RTOL)
             for number, (_, field, given) in enumerate(racing[:kept]):
                 problem = ResidualProblem(field, blocks, given)
-                state, _ = minimise(problem, LM, stopping, ended=time_limit_reached)
+                state, taken = minimise(problem, LM, stopping, ended=time_limit_reached)
+                self._count(problem, taken)
                 found, constants = problem.solution(state.unknowns)
                 racing[number] = state.loss, self.with_fitted_grids(found, self.inside), constants
             racing = sorted(racing[:kept], key=itemgetter(0))

@@ -291,6 +291,8 @@ class Solution:
         stopped: Why the solution ends before the range does, or above the tolerance.
         doubt: Why the estimate says little, as for ill-posed equations.
         contradiction: Contradiction between the equation and its conditions, if there is one.
+        unseen: Largest residual that no grid represents at places which no fit has used; None if
+            the solver did not look for it.
     """
 
     network: Field | Windows
@@ -301,6 +303,7 @@ class Solution:
     stopped: str = ""
     doubt: str | None = None
     contradiction: Contradiction | None = None
+    unseen: float | None = None
 
 
 @dataclass(frozen=True)

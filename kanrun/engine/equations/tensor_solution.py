@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Generator
 
+from kanrun.engine.equations.audit import Unseen, not_seen, tensor_unseen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.contradiction import find_contradiction
 from kanrun.engine.equations.fields import Field, breakpoints_of, spline_field
@@ -28,6 +29,7 @@ from kanrun.engine.equations.residuals import (
     Solution,
     largest_response,
 )
+from kanrun.engine.equations.scan import narrow_ends
 from kanrun.engine.equations.space import (
     DEGREE,
     GAUSS,
@@ -35,6 +37,7 @@ from kanrun.engine.equations.space import (
     kinks_of,
     products,
     split_intervals,
+    with_breakpoints,
     with_kinks,
 )
 from kanrun.engine.equations.system import Array, System
@@ -78,6 +81,13 @@ LAST_GROWTH = 1.25
 FALL, FIRST_FALL = (0.01, 1.0), 0.1
 #: Residual above which finer grids follow whatever the estimate: layers that no point has seen.
 SETTLED = 1e-2
+#: Counted work in approximate CPU seconds: of a multiplication, of an interval in a step, and of a
+#: grid.
+SECONDS_OF_WORK = 4e-10
+SECONDS_OF_INTERVAL = 5e-5
+SECONDS_OF_GRID = 0.03
+#: Estimates are never below this relative error, which rounding leaves.
+ROUNDING_ERROR = 1e-13
 #: An estimated error below which no finer grid follows; nor does one after a small error if the
 #: last change is more than this fraction of the one before: rounding.
 ENOUGH, STALLED = 1e-11, 0.5
@@ -105,12 +115,22 @@ class TensorSolver:
         self.problem: TensorProblem | None = None
         self.changes = list[float]()
         self.sensitivity: float | None = None
+        self.unseen: Unseen | None = None
+        #: Intervals of each variable relative to the first one.
+        self.shares = [1.0] * len(self.box)
+        #: Counted work, in approximate CPU seconds.
+        self.seconds = 0.0
 
     @property
     def estimate(self) -> float:
         """Estimated relative error; infinite before there are two grids."""
         fall = max(self.falls[-2:], default=FIRST_FALL)
         return self.changes[-1] * float(np.clip(fall, *FALL)) if self.changes else inf
+
+    def has_seen(self, tolerance: float) -> bool:
+        """Return whether the last grid represents the residual at unseen places."""
+        found = self.unseen
+        return found is None or found.size <= tolerance + found.allowed
 
     @property
     def falls(self) -> list[float]:
@@ -119,7 +139,8 @@ class TensorSolver:
 
     def work(self, intervals: int) -> float:
         """Return the multiplications of a factorisation on this many intervals."""
-        lengths = [intervals + (0 if ring else DEGREE) for ring in self.periodic]
+        pairs = zip(self.shares, self.periodic, strict=True)
+        lengths = [round(share * intervals) + (0 if ring else DEGREE) for share, ring in pairs]
         near = min(lengths) + 1 if len(lengths) > 1 else 1
         width = DEGREE * near * self.count * (1 + any(self.periodic))
         return float(np.prod(lengths)) * self.count * width**2
@@ -141,7 +162,8 @@ class TensorSolver:
         pairs = zip(self._breakpoints(intervals), self.periodic, strict=True)
         x, y, *_ = *(Space(each, (), ring) for each, ring in pairs), Space.constant()
         space = TensorSpace((x, y), self.count)
-        start = first_guess(self.rows, space) if before is None else space.project(before)
+        self.shares = [axis.intervals / x.intervals for axis in (x, y)[: len(self.box)]]
+        start, started = (space.project(before), 0) if before else first_guess(self.rows, space)
         problem = TensorProblem(space, patches(self.rows, space, GAUSS, before), start)
         far = is_first and before is not None and not self.system.is_linear
         damping, stopping = (NONLINEAR_DAMPING, FIRST) if far else (DAMPING, FINER)
@@ -152,6 +174,8 @@ class TensorSolver:
                 "The residual is not finite at any start. Check the formula of the equation on the "
                 "box."
             )
+        work = self.work(x.intervals) * SECONDS_OF_WORK + x.intervals * SECONDS_OF_INTERVAL
+        self.seconds += SECONDS_OF_GRID + (started + steps) * work
         problem.unknowns, vector = state.unknowns, state.unknowns.numpy()
         least = max(ROUNDING, NEGLIGIBLE_PRODUCT * min(self.estimate, 1.0))
         self.problem, field = problem, self._field(problem, least)
@@ -160,6 +184,10 @@ class TensorSolver:
         self.field = field
         if self.sensitivity is None:
             self.sensitivity = self._sensitivity(problem)
+        coefficients = problem.coefficients(problem.unknowns)
+        if len(self.box) == 1:
+            coefficients = coefficients[..., 0]
+        self.unseen = tensor_unseen(self.rows, self._axes(problem), coefficients, field)
         unseen = patches(self.rows, space, UNSEEN, field, condition_weight=1.0)
         count = len(self.system.equations)
         ends = [torch.as_tensor(axis.breakpoints) for axis in self._axes(problem)]
@@ -182,17 +210,29 @@ class TensorSolver:
         if (problem := self.problem) is not None:
             squares = problem.residual(problem.unknowns).square().nan_to_num()
             points = torch.as_tensor(np.concatenate([each.points for each in problem.patches]))
-            pairs = zip(self._axes(problem), points.T, strict=True)
-            every = ((torch.as_tensor(axis.breakpoints), at) for axis, at in pairs)
-            return [split_intervals(*each, squares, intervals).numpy() for each in every]
+            if self.unseen is not None:
+                more, left = self.unseen.weighted
+                points = torch.cat([points, torch.as_tensor(more)])
+                squares = torch.cat([squares, torch.as_tensor(left)])
+            pairs = zip(self._axes(problem), points.T, self.shares, strict=True)
+            return [
+                split_intervals(
+                    torch.as_tensor(axis.breakpoints), at, squares, round(share * intervals)
+                ).numpy()
+                for axis, at, share in pairs
+            ]
         if self.field is not None and (ends := breakpoints_of(self.field)) is not None:
             return [*ends.T.numpy()]
         kinks = [kinks_of(self.system, number) for number in range(len(self.box))]
         empty = [len(each) - len({*each}) for each in kinks]  # intervals of length 0
-        return [
+        found = [
             with_kinks(np.linspace(low, high, intervals + 1 + max(empty) - own), places)
             for (low, high), places, own in zip(self.box, kinks, empty, strict=True)
         ]
+        narrow = map(narrow_ends, self.system.scan.cells)
+        finer = list(map(with_breakpoints, found, narrow))
+        self.shares = [len(each) / len(finer[0]) for each in finer]
+        return finer if self.work(len(finer[0])) <= MAX_WORK else found
 
     def _axes(self, problem: TensorProblem) -> tuple[Space, ...]:
         return problem.space.axes[: len(self.box)]
@@ -249,7 +289,7 @@ def solve_directly(
     the tolerance and further ones are expensive.
     """
     solver, planned = TensorSolver(system, policy, generator, first), [*grids.intervals]
-    residuals = list[float]()
+    residuals, stopped = list[float](), ""
     while planned:
         stage = solver.solve(planned.pop(0))
         report_progress("grids", len(solver.changes) + 1, None, sqrt(stage.objective))
@@ -261,14 +301,23 @@ def solve_directly(
         if not planned and grids.grows and finer is not None:
             expensive = solver.work(finer) > CHEAP_WORK or solver.falls[-1:] > [STALLED]
             settled = solver.estimate <= tolerance and stage.equation.rms <= SETTLED
+            settled = settled and solver.has_seen(tolerance)
             if not (settled and (expensive or solver.estimate < ENOUGH)):
                 planned = [finer]
-    estimate = solver.estimate if solver.changes else None
+        if planned and solver.seconds > policy.budget:
+            stopped = "the budget is spent"
+            break
+    found, doubt = solver.unseen, None
+    if found is not None and not solver.has_seen(tolerance):
+        doubt = not_seen(system, found.place)
     return Solution(
         stage.solution,
         (stage,),
         float(system.box[-1, 1]),
-        estimate,
+        max(solver.estimate, ROUNDING_ERROR) if solver.changes else None,
         tolerance,
+        stopped,
+        doubt,
         contradiction=find_contradiction(solver.rows, stage.solution, residuals),
+        unseen=0.0 if found is None else found.size,
     )

@@ -262,11 +262,14 @@ def block_at(kind: str, relation: Relation, places: Sequence[Places]) -> Block:
     return Block(kind, relation, points, shares=torch.as_tensor(shares * len(shares)))
 
 
-def first_guess(rows: Collocation, space: TensorSpace) -> Array:
-    """Return the coefficients that the first grid starts from: zeros for linear equations."""
-    best, least = np.zeros(space.shape), inf
+def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
+    """Return the coefficients that the first grid starts from, and the number of steps to them.
+
+    These are zeros for linear equations.
+    """
+    best, least, taken = np.zeros(space.shape), inf, 0
     if rows.system.is_linear:
-        return best
+        return best, taken
     weights = [
         patches(rows, space, GAUSS, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
     ]
@@ -274,13 +277,14 @@ def first_guess(rows: Collocation, space: TensorSpace) -> Array:
         found, loss = start, inf
         for parts in weights:
             problem = TensorProblem(space, parts, found)
-            state, _ = minimise(problem, LM, FIRST, NONLINEAR_DAMPING, ended=time_limit_reached)
+            state, steps = minimise(problem, LM, FIRST, NONLINEAR_DAMPING, ended=time_limit_reached)
+            taken += steps
             found, loss = problem.coefficients(state.unknowns), state.loss
         if loss < least:
             best, least = found, loss
         if least <= SMALL_LOSS[len(rows.system.box) - 1] or time_limit_reached():
             break
-    return best
+    return best, taken
 
 
 def _starts(rows: Collocation, space: TensorSpace) -> Iterator[Array]:

@@ -43,7 +43,7 @@ def stage(**changed):
 
 def solution(*last, **changed):
     given = {"solved_until": 1.0, "estimate": None, "tolerance": None, "stopped": "", "doubt": None}
-    given["contradiction"] = None
+    given |= {"contradiction": None, "unseen": None}
     return SimpleNamespace(last=last, **(given | changed))
 
 
