@@ -1,9 +1,9 @@
 """The residual of a solution at places that its fit has not used.
 
-A grid has seen the formula if the residual on each of its cells is a polynomial: the interpolant of
-the residual at Gauss points predicts it at jittered places. What it does not predict is narrower
-than the grid. The raw residual is no measure: in equations of order 3 and 4 it is large where errors
-are small.
+A grid has seen the formulas if the residual on each of its cells is a polynomial: the interpolant
+of the residual at Gauss points predicts it at jittered places. What it does not predict is narrower
+than the grid. The raw residual is no measure, because in equations of order 3 and 4 it is large
+where errors are small.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ SAME = 1e-13
 
 @dataclass(frozen=True)
 class Axis:
-    """Cells of one variable between `ends`, and the jittered places (places,) where they are tested.
+    """Cells of one variable between `ends`, and jittered places (places,) that test them.
 
     A variable that does not exist has one cell of one place.
     """
@@ -185,7 +185,7 @@ def unseen(
     at = [np.concatenate([each.nodes, each.places]) for each in axes]
     columns = np.stack(np.meshgrid(*at, indexing="ij"), axis=-1).reshape(-1, 2)
     columns = columns[:, [each.nodes_of_cell > 1 for each in axes]]
-    squares = [np.zeros((len(x.places), len(y.places))) for _ in range(3)]
+    squares = np.zeros((3, len(x.places), len(y.places)))
     by_y = np.zeros((count[0], len(y.places)))
     for relation in relations:
         found = [values(each, *at).reshape(-1, 1) for each in relation.derivatives]
@@ -199,18 +199,13 @@ def unseen(
         predicted = x.predicted(along)
         by_y += np.square(at_nodes[:, count[1] :] - along)
         noise = _rounding(relation, slopes, axes, sizes) / scale
-        for square, each in zip(
-            squares, (at_places[:, count[1] :] - predicted, predicted, noise), strict=True
-        ):
-            square += np.square(each)
+        squares += np.square([at_places[:, count[1] :] - predicted, predicted, noise])
     norms = [float(np.sqrt(x.weights @ each) @ y.weights) for each in squares]
     allowed = UNPREDICTED * norms[1] + norms[2]
     return Unseen(axes, np.sqrt(squares[0]), np.sqrt(by_y), allowed)
 
 
-def _rounding(
-    relation: Relation, slopes: Array, axes: tuple[Axis, Axis], sizes: Array
-) -> Array:
+def _rounding(relation: Relation, slopes: Array, axes: tuple[Axis, Axis], sizes: Array) -> Array:
     """Return what rounding leaves of a residual at the places, (places of x, places of y)."""
     (x, y), found = axes, np.zeros((len(axes[0].places), len(axes[1].places)))
     shape = len(x.nodes) + len(x.places), len(y.nodes) + len(y.places)
@@ -318,9 +313,10 @@ class WindowAudit:
 
     def _axes(self, window: Window) -> tuple[Axis, Axis]:
         system, span = self.system, np.array([window.start, window.end])
+        low, high = system.box[0].tolist()
         several = system.variables > 1
-        times = np.linspace(*span, TRACED)
-        x = np.linspace(*system.box[0].tolist(), TRACED_IN_SPACE) if several else np.zeros(1)
+        times = np.linspace(window.start, window.end, TRACED)
+        x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
         points = np.stack([each.ravel() for each in np.meshgrid(x, times)], axis=1)
         traced = window.solution(system, points[:, -system.variables :]).T
         passed = [self.values(unknown, each) for unknown, each in enumerate(traced)]
@@ -331,7 +327,7 @@ class WindowAudit:
         if not several:
             return Axis.point(), y
         ends = np.unique(np.concatenate([each.space.breakpoints for each in window.parts[0]]))
-        ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (x[-1] - x[0])]
+        ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (high - low)]
         return Axis.of(ends, PLACES_OF_CELL, places_in(system.scan, 0, ends, passed)), y
 
     def _values(self, window: Window, each: Derivative, x: Array, y: Array) -> Array:
@@ -399,4 +395,3 @@ def not_seen(system: System, place: Sequence[float]) -> str:
     pairs = zip(system.vocabulary.variables, place, strict=True)
     where = ", ".join(f"{name}={value:.6g}" for name, value in pairs)
     return f"the formulas change within a width that no grid here resolves, as at {where}"
-

@@ -285,7 +285,7 @@ class Marcher:
         low, high = float(self.places[0]), float(self.places[-1])
         breakpoints = np.linspace(low, high, self._fewest(FIRST_INTERVALS, march.end) + 1)
         breakpoints = with_kinks(breakpoints, kinks_of(system, 0))
-        scanned = [] if march.windows else narrow_ends(system.initial_scan.cells[0])
+        scanned = np.zeros(0) if march.windows else narrow_ends(system.initial_scan.cells[0])
         breakpoints = with_breakpoints(breakpoints, np.union1d(self.kept, scanned))
         shortest = SHORTEST_INTERVAL * self.tolerance
         if march.windows:  # Diffusion widens layers of this length in times that float64 resolves.

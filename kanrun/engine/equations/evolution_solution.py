@@ -26,7 +26,7 @@ from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
 from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution, arguments_at
 from kanrun.engine.equations.system import Array, EvolutionSystem, System, low_discrepancy
-from kanrun.engine.equations.window import Window, window_field
+from kanrun.engine.equations.window import window_field
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
@@ -50,7 +50,7 @@ SETTLING_WINDOWS, SETTLED, SETTLED_WORK = 8, 2.0, 0.05
 #: and estimates from three solutions are better than from two.
 CHEAP_WORK = 150_000
 #: Estimates are never below this relative error, which rounding leaves.
-ROUNDING_ERROR = 1e-13
+ROUNDING_ERROR = 1e-12
 #: An estimated error below which no smaller tolerance follows.
 ENOUGH = 1e-11
 #: Smallest divisor.
@@ -189,9 +189,7 @@ def _doubt(system: EvolutionSystem, march: March) -> str | None:
     return None
 
 
-def _march(
-    system: EvolutionSystem, tolerance: float, before: March | None, budget: float
-) -> March:
+def _march(system: EvolutionSystem, tolerance: float, before: March | None, budget: float) -> March:
     """Return the windows of one tolerance, and why they end early."""
     began, march = process_time(), March([], float(system.box[-1, 0]), tolerance)
     marcher = Marcher(system, tolerance, before, budget)
@@ -218,7 +216,7 @@ def _march(
 
 def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level | None) -> _Level:
     """Return a solution, compared with the one `before` at `points` in the order of their times."""
-    number = np.searchsorted([window.end for window in march.windows[:-1]], points[:, -1])
+    number = np.searchsorted([window.end for window in march.windows[:-1]], points[:, -1].numpy())
     parts = [w.solution(system, points.numpy()[number == i]) for i, w in enumerate(march.windows)]
     values = torch.as_tensor(np.concatenate(parts))
     if before is None:

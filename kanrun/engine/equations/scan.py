@@ -91,9 +91,10 @@ class Scan:
             if name not in contained or not set(contained) <= set(self.names):
                 continue
             for _ in range(LINES if len(contained) > 1 else 1):
-                fixed = drawn.uniform(*self.box.T)
+                fixed = self.box[:, 0] + drawn.random(len(self.box)) * np.diff(self.box)[:, 0]
                 curves += [_along(term, self.names, number, fixed) for term in terms]
-        return resolved_cells(curves, *self.box[number], self.jumps[number])
+        low, high = self.box[number].tolist()
+        return resolved_cells(curves, low, high, self.jumps[number])
 
     @cached_property
     def is_crossed(self) -> bool:
@@ -181,37 +182,35 @@ def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
 def interpolation_rows(s: Array, nodes: int = NODES) -> Array:
     """Return the values at s (points,) of the polynomials that are 1 at one of the Gauss points."""
     at, weights = leggauss(nodes)
-    rows: Array = (
-        legvander(s, nodes - 1)
-        @ (legvander(at, nodes - 1) * weights[:, None] * (np.arange(nodes) + 0.5)).T
-    )
-    return rows
+    norms = weights[:, None] * (np.arange(nodes) + 0.5)
+    found: Array = legvander(s, nodes - 1) @ (legvander(at, nodes - 1) * norms).T
+    return found
 
 
 def resolved_cells(
     curves: Sequence[Curve], low: float, high: float, jumps: Sequence[float] = ()
 ) -> Array:
     """Return the ends of cells of a range on which functions are resolved, as far as possible."""
-    ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), jumps)
-    ranges = np.zeros((len(curves), 1))
-    left, width = ends[:-1], np.diff(ends)
+    ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), np.asarray(jumps, dtype=np.float64))
+    left, width, allowed = ends[:-1], np.diff(ends), np.zeros((len(curves), 1))
     drawn, done = np.random.default_rng(0), [ends]
     nodes = (leggauss(NODES)[0] + 1) / 2
-    while len(left) and len(left) <= MAX_CELLS and curves:
+    while curves and 0 < len(left) <= MAX_CELLS:
         count = max(TESTS, ceil(PLACES * width.max() / (high - low)))
         shares = (np.arange(count) + drawn.random((len(left), count))) / count
+        rows = interpolation_rows(2 * shares.ravel() - 1).reshape(*shares.shape, NODES)
+        points = left[:, None] + width[:, None] * np.hstack(
+            [np.tile(nodes, (len(left), 1)), shares]
+        )
         open_cells = np.zeros(len(left), dtype=bool)
-        for curve, scale in zip(curves, ranges, strict=True):
-            at_nodes, found = (
-                curve((left[:, None] + width[:, None] * each).ravel()).reshape(len(left), -1)
-                for each in (nodes[None], shares)
-            )
-            if not scale:
+        for curve, bound in zip(curves, allowed, strict=True):
+            found = curve(points.ravel()).reshape(points.shape)
+            if not bound[0]:
                 finite = np.append(found[np.isfinite(found)], 0.0)
-                scale[0] = RESOLVED * np.ptp(finite) + ROUNDING * np.abs(finite).max()
-            rows = interpolation_rows(2 * shares.ravel() - 1).reshape(*shares.shape, NODES)
-            error = np.abs(found - np.einsum("cnk,ck->cn", rows, at_nodes)).max(axis=1)
-            open_cells |= ~(error <= scale)
+                bound[0] = RESOLVED * np.ptp(finite) + ROUNDING * np.abs(finite).max()
+            predicted = np.einsum("cnk,ck->cn", rows, found[:, :NODES])
+            is_seen = np.abs(found[:, NODES:] - predicted).max(axis=1) <= bound
+            open_cells |= ~is_seen & np.isfinite(found).any(axis=1)
         open_cells &= width > 2 * NARROWEST * (high - low)
         left, width = left[open_cells], width[open_cells] / 2
         done.append(left + width)
@@ -222,8 +221,8 @@ def resolved_cells(
 def narrow_ends(ends: Array) -> Array:
     """Return the ends of the cells narrower than those that a scan begins with."""
     narrow = _is_narrow(ends)
-    found: Array = np.union1d(ends[:-1][narrow], ends[1:][narrow])
-    return found[(found > ends[0]) & (found < ends[-1])]
+    found = np.union1d(ends[:-1][narrow], ends[1:][narrow])
+    return np.setdiff1d(found, ends[[0, -1]])
 
 
 def _is_narrow(ends: Array) -> NDArray[np.bool_]:
@@ -235,5 +234,6 @@ def narrow_places(ends: Array) -> Array:
     """Return jittered places in the cells narrower than those that a scan begins with."""
     width, drawn, narrow = np.diff(ends), np.random.default_rng(1), _is_narrow(ends)
     left, width = ends[:-1][narrow], width[narrow]
-    shares = (np.arange(PLACES_OF_CELL) + drawn.random((len(left), PLACES_OF_CELL))) / PLACES_OF_CELL
-    return (left[:, None] + width[:, None] * shares).ravel()
+    strata, jitter = np.arange(PLACES_OF_CELL), drawn.random((len(left), PLACES_OF_CELL))
+    found: Array = left[:, None] + width[:, None] * (strata + jitter) / PLACES_OF_CELL
+    return found.ravel()

@@ -1,0 +1,221 @@
+"""Features that are narrower than grids: scans of formulas, and residuals at unseen places."""
+
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from made_systems import finished, parsed
+from scipy.integrate import quad
+from scipy.optimize import brentq
+
+from kanrun.engine.equations import EquationPolicy, Grids, evolution, tensor_solution
+from kanrun.engine.equations.audit import Axis, ValueScan, crossings, unseen
+from kanrun.engine.equations.evolution import March, Marcher
+from kanrun.engine.equations.evolution_solution import solve_evolution
+from kanrun.engine.equations.scan import PLACES, Scan, resolved_cells
+from kanrun.engine.equations.system import evolution_system
+from kanrun.engine.equations.tensor_solution import solve_directly
+
+TIME = {"t": [0, 1]}
+BOX = {"x": [0, 1], "t": [0, 1]}
+WALLS = "u = 0 at x=0, x=1"
+
+
+def make(formula, conditions=("u = 0 at t=0",), variables=TIME, unknowns=("u",)):
+    return evolution_system(parsed(variables, formula, list(conditions), unknowns))
+
+
+def solve(formula, *more, tolerance=1e-6, budget=60.0):
+    return finished(solve_evolution(make(formula, *more), tolerance, budget))
+
+
+def at(found, *point):
+    return float(found.network(torch.tensor([point], dtype=torch.float64)).detach()[0, 0])
+
+
+PULSES = {
+    "gaussian": lambda s: f"exp(-({s})^2)",
+    "sech2": lambda s: f"sech({s})^2",
+    "lorentz": lambda s: f"1/(1 + ({s})^2)",
+    "two steps": lambda s: f"(tanh(({s}) + 3) - tanh(({s}) - 3))/2",
+    "bump": lambda s: f"where(abs({s}) < 1, exp(-1/max(1 - ({s})^2, 1e-3)), 0)",
+    "burst": lambda s: f"sin(5*({s}))*exp(-({s})^2)",
+}
+
+
+@pytest.mark.parametrize("name", PULSES)
+@pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-4, 1e-5])
+def test_scan_finds_pulses_at_any_place(name, width):
+    for place in np.random.default_rng(0).uniform(0.02, 0.98, 3):
+        pulse = PULSES[name](f"(t - {place:.9f})/{width}")
+        system = make(f"u_t = {pulse}")
+        cells = system.scan.cells[0]
+        number = np.searchsorted(cells, place)
+        assert cells[number] - cells[number - 1] < 8 * width
+        narrow = system.scan.narrow(0)
+        assert np.abs(narrow - place).min() < 4 * width
+
+
+def test_scan_of_smooth_terms_keeps_its_first_cells():
+    system = make(
+        "u_t = u_xx*cos(x) + exp(-t)*sin(20*x) + x^2*u*u_x + exp(x - t)",
+        [WALLS, "u = 0 at t=0"],
+        BOX,
+    )
+    assert [len(each) for each in system.scan.cells] == [65, 65]
+    assert not system.scan.is_crossed
+    assert not len(system.scan.narrow(0))
+    assert not make("u_t = -3*u + u^3 + t^2").scan.terms
+
+
+@pytest.mark.parametrize("periods", [2**10, 1e5, 2**17, 2**20])
+def test_waves_do_not_alias(periods):
+    wave = partial(lambda p, t: np.sin(2 * np.pi * p * t), periods)
+    assert len(resolved_cells([wave], 0.0, 1.0)) > 500
+
+
+def test_scan_finds_terms_that_are_narrow_in_two_variables_together():
+    spot = "exp(-((x - 0.4321)/1e-3)^2 - ((t - 0.7123)/1e-3)^2)"
+    assert make(f"u_t = u_xx + {spot}", [WALLS, "u = 0 at t=0"], BOX).scan.is_crossed
+    system = parsed(
+        {"x": [0, 1], "y": [0, 1]}, "u_xx + u_yy = cos(x*y)", ["u = 0 at x=0, x=1, y=0, y=1"]
+    )
+    assert not system.scan.is_crossed
+
+
+def test_scan_covers_the_range_of_an_unknown():
+    values = ValueScan(make("u_t = 1 - 0.9*exp(-((u - 0.5)/1e-5)^2)"))
+    assert not len(values(0, np.array([0.0, 0.1])))
+    found = values(0, np.array([0.0, 1.0]))
+    assert np.abs(found - 0.5).min() < 1e-5
+    assert not len(ValueScan(make("u_t = u^2"))(0, np.array([0.0, 1.0])))
+    # A term of time and an unknown may be narrow at any value.
+    crossed = ValueScan(make("u_t = 1/(1 + ((u - t)/1e-4)^2)"))(0, np.array([0.0, 1.0]))
+    assert np.diff(crossed).max() < 2 * 3 / PLACES * 2
+
+
+def test_crossings_are_where_a_function_has_the_values():
+    at, values = np.array([0.0, 1.0, 3.0]), np.array([0.0, 2.0, 1.0])
+    assert crossings(at, values, np.array([0.5, 1.5, 5.0])).tolist() == [0.25, 0.75, 2.0]
+    assert not len(crossings(at, values, np.zeros(0)))
+
+
+@pytest.mark.parametrize("width", [1e-2, 1e-3, 1e-5])
+def test_audit_sees_what_interpolants_leave(width):
+    system = make(f"u_t = exp(-((t - 0.7123)/{width})^2)*{1 / width}")
+
+    def zero(derivative, x, y):
+        return np.zeros((len(x), len(y)))
+
+    y = Axis.of(np.array([0.0, 1.0]), 12, [system.scan.narrow(0)], 16)
+    found = unseen(system.equations, zero, (Axis.point(), y), lambda *_: 1.0, np.ones(1))
+    assert found.size == pytest.approx(np.sqrt(np.pi), rel=0.4)
+    assert found.size > 2 * found.allowed
+    assert found.place == pytest.approx([0.7123], abs=width)
+    smooth = make("u_t = exp(-((t - 0.7123)/0.5)^2)")
+    calm = unseen(smooth.equations, zero, (Axis.point(), y), lambda *_: 1.0, np.ones(1))
+    assert calm.size < 1e-6
+
+
+def test_source_pulse_is_not_stepped_over():
+    found = solve("u_t = exp(-((t-0.7123)/1e-4)^2)*5641.9")
+    wanted = 5641.9e-4 * np.sqrt(np.pi)
+    assert at(found, 1.0) == pytest.approx(wanted, rel=1e-10)
+    assert 1e-12 <= found.estimate < 1e-6
+    assert found.doubt is None
+
+
+def test_narrow_rate_of_an_unknown_is_not_stepped_over():
+    found = solve("u_t = 1 - 0.9*exp(-((u-0.5)/1e-3)^2)")
+
+    def slowness(u):
+        return 1 / (1 - 0.9 * np.exp(-(((u - 0.5) / 1e-3) ** 2)))
+
+    def time(u):
+        pieces = pairwise([0.0, 0.495, 0.505, u])
+        return sum(quad(slowness, *ends, points=[0.5], limit=400)[0] for ends in pieces)
+
+    assert at(found, 1.0) == pytest.approx(brentq(lambda u: time(u) - 1, 0.9, 1.0), rel=1e-9)
+
+
+@pytest.mark.slow
+def test_heat_source_in_time_is_not_stepped_over():
+    source = "exp(-((t - 0.04321)/5e-5)^2)/5e-5*sin(pi*x)"
+    box = {"x": [0, 1], "t": [0, 0.1]}
+    found = solve(f"u_t = u_xx + {source}", [WALLS, "u = 0 at t=0"], box, tolerance=1e-4)
+    decay = np.exp(-(np.pi**2) * (0.1 - 0.04321))
+    assert at(found, 0.5, 0.1) == pytest.approx(np.sqrt(np.pi) * decay, rel=1e-5)
+
+
+def test_windows_have_breakpoints_where_a_source_is_narrow():
+    source = "2000*exp(-((x - 0.4321)/5e-4)^2)"
+    system = make(f"u_t = u_xx + {source}", [WALLS, "u = 0 at t=0"], BOX)
+    march = next(Marcher(system, 1e-4).run())
+    space = march.windows[0].space
+    near = np.abs(space.breakpoints - 0.4321) < 1e-3
+    assert near.sum() > 2
+    assert len(space.breakpoints) < 80
+
+
+def test_initial_values_narrower_than_the_first_intervals_are_seen():
+    system = make("u_t = u_xx/1e6", [WALLS, "u = exp(-((x - 0.4321)/1e-5)^2) at t=0"], BOX)
+    state = Marcher(system, 1e-4)._first_state(March([], 0.0, 1e-4))
+    assert state.space.evaluate(state.values[0], np.array([0.4321]))[0, 0] == pytest.approx(
+        1, abs=1e-3
+    )
+
+
+def test_what_no_window_represents_is_a_doubt(monkeypatch):
+    monkeypatch.setattr(evolution, "MAX_REFUSALS", 0)
+    found = solve("u_t = exp(-((t-0.7123)/1e-4)^2)*5641.9", tolerance=1e-2)
+    assert "within a width that no grid here resolves, as at t=0.71" in found.doubt
+    assert found.unseen > 0.1
+
+
+def test_boundary_value_problem_has_breakpoints_where_it_is_narrow():
+    formula = "u_xx = exp(-((x - 0.4321)/1e-4)^2)/1e-4"
+    system = parsed({"x": [0, 1]}, formula, [WALLS])
+    drawn = torch.Generator().manual_seed(0)
+    policy = EquationPolicy()
+    found = finished(solve_directly(system, Grids((8,), grows=True), policy, drawn, 1e-6))
+    wanted = -np.sqrt(np.pi) * 0.4321 * 0.5
+    assert at(found, 0.5) == pytest.approx(wanted, rel=1e-6)
+    assert found.estimate >= 1e-11
+
+
+def test_boundary_value_problem_that_no_grid_resolves_is_doubtful(monkeypatch):
+    monkeypatch.setattr(tensor_solution, "narrow_ends", lambda ends: ends[:0])
+    formula = "u_xx = sin(3*x) + exp(-((x - 0.4321)/1e-4)^2)/1e-4"
+    system = parsed({"x": [0, 1]}, formula, [WALLS])
+    drawn = torch.Generator().manual_seed(0)
+    grids = Grids((8, 16), grows=False)
+    found = finished(solve_directly(system, grids, EquationPolicy(), drawn, 1e-6))
+    assert "within a width that no grid here resolves, as at x=0.432" in found.doubt
+    assert found.unseen > 1e-3
+
+
+def test_budget_ends_solutions():
+    burst = "sin(2*pi*5e4*t)*exp(-((t - 0.35)/0.02)^2)*1000"
+    found = solve(f"u_t = {burst} - u", budget=0.5)
+    assert found.stopped == "the budget is spent"
+    assert 0 < found.solved_until < 1
+    formula = "u_xx + u_yy = u^3 - x"
+    walls = ["u = 0 at x=0, x=1, y=0, y=1"]
+    system = parsed({"x": [0, 1], "y": [0, 1]}, formula, walls)
+    drawn = torch.Generator().manual_seed(0)
+    policy = EquationPolicy(budget=0.05)
+    stages = finished(solve_directly(system, Grids((8,), grows=True), policy, drawn, 1e-9))
+    assert stages.stopped == "the budget is spent"
+
+
+def test_a_scan_ends_though_functions_are_not_finite():
+    scan = Scan(
+        make("u_t = 1/t + log(t - 0.3)").equations[0].expression.args,
+        ("t",),
+        ("u",),
+        np.array([[0.0, 1.0]]),
+        ((),),
+    )
+    assert len(scan.cells[0]) < 1e3
