@@ -109,7 +109,7 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     # The raw residual of an evolution stays large next to contradicting conditions, and in
     # equations of high order, where the error is small: only what no window represents counts.
     evolved = solution.estimate is not None and system.is_evolution
-    counted = maximum([0.0 if evolved else residual, solution.unseen])
+    counted = max(0.0 if evolved else residual, solution.unseen or 0.0)
     values = [each for each in (counted, conditions, change, error) if each is not None]
     if not np.isfinite(values).all() or max(values) >= FAILED:
         differ = f"the last two solutions differ by {change:.1e}, " if change else ""

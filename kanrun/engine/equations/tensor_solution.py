@@ -87,7 +87,7 @@ SECONDS_OF_WORK = 4e-10
 SECONDS_OF_INTERVAL = 5e-5
 SECONDS_OF_GRID = 0.03
 #: Estimates are never below this relative error, which rounding leaves.
-ROUNDING_ERROR = 1e-13
+ROUNDING_ERROR = 1e-11
 #: An estimated error below which no finer grid follows; nor does one after a small error if the
 #: last change is more than this fraction of the one before: rounding.
 ENOUGH, STALLED = 1e-11, 0.5
