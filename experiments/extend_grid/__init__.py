@@ -28,6 +28,7 @@ from kanrun.config import ExtendGridConfig
 from kanrun.engine.training import train
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables, follow
+from kanrun.study.evaluation import truncation_notes
 from kanrun.study.resources import generator
 from kanrun.study.saved import slider_checkpoint
 
@@ -83,6 +84,7 @@ def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None
     else:
         events = train(one.create, one.problem.data, one.plan, generator(seed, "training"))
         trained = yield from follow(events, one.step_rows)
+    yield from truncation_notes(trained)
     yield from extension.stage_rows(cfg, one, trained)
     yield Row("summary", extension.summary(one, trained))
     if cell["part"] == "schedules" and seed == cfg.seed:

@@ -72,6 +72,7 @@ from kanrun.study.evaluation import (
     scores,
     stage_row,
     step_row,
+    truncation_notes,
 )
 from kanrun.study.resources import generator
 from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
@@ -185,6 +186,7 @@ class Fit:
                 f"{said}the error on new points is {ratio:.2g} times that on the "
                 "first training points"
             )
+        yield from truncation_notes(trained)
         yield from (*kink_notes(problem, trained), *concentration_notes(problem, trained))
         yield from results(replace(self, problem=problem), cell, seed, trained)
 

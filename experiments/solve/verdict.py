@@ -8,6 +8,7 @@ Bounds are relative to the size of the equation's terms or of the solution.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import inf
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -133,6 +134,8 @@ def _doubt(solution: Solution, system: System) -> str | None:
     """Return why a solution of small residuals may not be the only one, or not that of the data."""
     sensitivity = maximum(stage.sensitivity for stage in solution.last) or 0.0
     missing = missing_conditions(system)
+    if sensitivity == inf:
+        return "conjugate gradients could not find out whether other functions fit as well"
     if not sensitivity <= (MAX_SENSITIVITY_IF_MISSING if missing else MAX_SENSITIVITY):
         return (
             "the equation and its conditions are underdetermined: other functions satisfy them as "

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kanrun.engine.least_squares import CG_MAX_ITERATIONS, MATRIX_UNKNOWNS
 from kanrun.engine.networks import Network
 from kanrun.engine.training import (
     Errors,
@@ -22,6 +23,7 @@ from kanrun.engine.training import (
     SmoothnessPenalty,
     Stage,
     Step,
+    Trained,
     degrees_of_freedom,
     mean_loss,
     predict,
@@ -105,6 +107,17 @@ def doubts(r2: Value, points: str) -> Iterator[Note]:
     elif isinstance(r2, float) and not r2 >= 0:
         yield Note(
             f"R^2 on the {points} is {r2:.3g}: predicting the mean would be more accurate",
+            warning=True,
+        )
+
+
+def truncation_notes(trained: Trained) -> Iterator[Note]:
+    """Yield a warning if conjugate gradients ended before its tolerance in some steps."""
+    if truncated := sum(stage.truncated for stage in trained.stages):
+        yield Note(
+            f"{truncated} of {sum(stage.steps for stage in trained.stages)} steps are approximate: "
+            f"for more than {MATRIX_UNKNOWNS} parameters they come from at most "
+            f"{CG_MAX_ITERATIONS} iterations of conjugate gradients",
             warning=True,
         )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from jaxtyping import Float
@@ -231,16 +231,17 @@ def largest_response(linear: Linearisation, relative: Rows) -> float:
 
     U (`relative`) holds the derivatives of the relative unknowns by the parameters, J those of the
     residuals. Values up to 1e7 occur if many functions make the residuals small: underdetermined
-    equations.
+    equations. The value is infinite if conjugate gradients did not solve for it.
     """
-    solve = NormalEquations(linear).solver(OPEN_DAMPING)
+    equations = NormalEquations(linear)
+    solve = equations.solver(OPEN_DAMPING)
     drawn = torch.linspace(1, 2, linear.rows.unknowns, dtype=linear.residual.dtype)
     largest = 0.0
     for _ in range(POWER_STEPS):
         drawn = solve(relative.transposed(relative.times(drawn)))
         largest = float(drawn.norm())
         drawn = drawn / largest
-    return sqrt(largest)
+    return inf if equations.truncated else sqrt(largest)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ The one Levenberg-Marquardt, its problems, and rows of their Jacobians.
 """
 
 from kanrun.engine.least_squares.levenberg_marquardt import (
+    CG_MAX_ITERATIONS,
+    MATRIX_UNKNOWNS,
     Linearisation,
     LMPolicy,
     NormalEquations,

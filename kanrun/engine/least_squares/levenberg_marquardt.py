@@ -36,8 +36,10 @@ ACCELERATION_STEP = 0.1
 ACCELERATION_RANGE = (1e-3, 4.0)
 #: Maximum number of unknowns for a matrix of the normal equations.
 MATRIX_UNKNOWNS = 6000
-#: Relative residual at which conjugate gradients stops, and its maximum number of iterations.
-CG_TOLERANCE, CG_MAX_ITERATIONS = 1e-8, 60
+#: Relative residual at which conjugate gradients stops.
+CG_TOLERANCE = 1e-8
+#: Maximum number of iterations of conjugate gradients; a step that needs more is truncated.
+CG_MAX_ITERATIONS = 60
 #: Where rounding leaves no Cholesky factor: factors of the damping, and what is added to it.
 RETRIES = ((30.0, 1e-13), (1000.0, 1e-12))
 #: Squared column norms count as at least this fraction of the largest one; and the smallest
@@ -139,6 +141,8 @@ class State:
     damping: float
     #: Whether the last step lowered the objective.
     improved: bool
+    #: Whether conjugate gradients met its maximum number of iterations in the last step.
+    truncated: bool = False
     #: Largest squared column norms so far, if columns can vanish.
     max_squared_norms: Unknowns | None = None
 
@@ -157,7 +161,7 @@ def step(problem: Problem, state: State, policy: LMPolicy) -> State:
     if problem.columns_can_vanish:
         state = replace(state, max_squared_norms=equations.squared_norms)
     take = _searched_step if policy.damping_search else _quick_step
-    return take(problem, equations, state, policy)
+    return replace(take(problem, equations, state, policy), truncated=equations.truncated)
 
 
 def minimise(
@@ -185,12 +189,12 @@ def minimise(
 def _quick_step(
     problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
 ) -> State:
-    mu, gradient = state.damping, equations.gradient
+    mu = state.damping
     for _ in range(policy.max_trials):
-        move = -equations.solver(mu)(gradient)
+        move = -equations.solver(mu)(equations.gradient)
         loss = problem.objective(state.unknowns + move)
         if loss < state.loss:
-            gain = (state.loss - loss) / max(-float(gradient @ move), TINY)
+            gain = (state.loss - loss) / max(equations.decrease(move), TINY)
             divisor = next((by for least, by in policy.damping_decrease if gain > least), 1.0)
             mu = min(max(mu / divisor, policy.min_damping), policy.max_damping)
             return replace(state, unknowns=state.unknowns + move, loss=loss, damping=mu)
@@ -253,11 +257,15 @@ class NormalEquations:
     """J^T J d = -J^T r with unit columns.
 
     Squared column norms given (unknowns,) count if they are larger than the present ones;
-    `squared_norms` are those used. `gradient` is J^T r, zero for frozen unknowns.
+    `squared_norms` are those used. `gradient` is J^T r, zero for frozen unknowns. `damping` is that
+    of the last solver, and `truncated` says whether conjugate gradients met its maximum number of
+    iterations.
     """
 
     def __init__(self, linear: Linearisation, squared_norms: Tensor | None = None) -> None:
         self.linear, rows = linear, linear.rows
+        self.damping = 0.0
+        self.truncated = False
         self.gradient = self.free(rows.transposed(linear.residual))
         banded = isinstance(rows, StackedRows) and rows.banded
         gram = rows.gram() if banded or rows.unknowns <= MATRIX_UNKNOWNS else None
@@ -279,9 +287,22 @@ class NormalEquations:
         """Return `g` with zeros for frozen unknowns."""
         return g if self.linear.frozen is None else g.masked_fill(self.linear.frozen, 0)
 
+    def decrease(self, move: Unknowns) -> float:
+        """Return |r|^2 - |r + J d|^2 for the step `move` of the last solver.
+
+        This is -g^T d + mu |S d|^2, since (J^T J + mu S^2) d = -g. It also holds for a truncated
+        step, because conjugate gradients minimises over the directions that it has tried.
+        """
+        damped = self.damping * (move / self.scale).square().sum()
+        return float(damped - self.gradient @ move)
+
     def solver(self, damping: float) -> Solve:
-        """Return the map from right-hand sides to solutions; see RETRIES for lost factors."""
+        """Return the map from right-hand sides to solutions; see RETRIES for lost factors.
+
+        Solutions are NaN if there is no factor, so that no step is taken with this damping.
+        """
         scale = self.scale
+        self.damping = damping
         if self._bands is not None:
             near = banded_solver(self._bands, self._diagonal, scale, damping)
             return partial(self._by_conjugate_gradients, damping, near)
@@ -291,8 +312,9 @@ class NormalEquations:
             torch.add(self._diagonal, mu, out=self._matrix.diagonal())
             lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
             if not failed:
-                break
-        return lambda g: scale * torch.cholesky_solve((scale * g)[:, None], lower)[:, 0]
+                self.damping = mu
+                return lambda g: scale * torch.cholesky_solve((scale * g)[:, None], lower)[:, 0]
+        return partial(torch.full_like, fill_value=torch.nan)
 
     def _by_conjugate_gradients(self, damping: float, near: Solve, g: Tensor) -> Tensor:
         """Solve by products with the rows; `near` solves nearly the same equations.
@@ -314,4 +336,5 @@ class NormalEquations:
             moved = near(residual)
             before, size = size, float(residual @ moved)
             direction = moved + size / before * direction
+        self.truncated |= size > CG_TOLERANCE**2 * first
         return solution

@@ -168,10 +168,12 @@ class GridTraining:
         At most `tries` weights of the penalty are tried; with 0 a poor first fit is not smoothed.
         """
         setup, plan = self.setup, self.setup.plan
-        self.log = StepLog(len(self.stages) + 1, snapshot.steps if snapshot else 0)
+        number = len(self.stages) + 1
         if snapshot is None:
+            self.log = StepLog(number)
             run, transfer = yield from self._begun(intervals)
         else:
+            self.log = StepLog(number, snapshot.steps, snapshot.truncated)
             run, transfer = self._resumed(snapshot), snapshot.transfer
         yield from self._run(run, transfer)
         inflation = 1.0
@@ -195,6 +197,7 @@ class GridTraining:
             transfer,
             setup.generator.get_state(),
             inflation,
+            self.log.truncated,
         )
         self.stages.append(stage)
         return stage
@@ -266,6 +269,7 @@ class GridTraining:
                 self.penalty,
                 transfer,
                 self.setup.generator.get_state(),
+                self.log.truncated,
             )
 
     # -------------------- the weight of the penalty

@@ -210,6 +210,7 @@ class LBFGS:
     """
 
     tolerance = plateau_tolerance = 0.0
+    truncated = False
 
     def __init__(
         self, network: Network, objective: Objective, plan: Plan, generator: Generator

@@ -110,6 +110,8 @@ class Stage:
     random: Tensor
     #: Expected error of new points over the training error, if nothing is held out.
     inflation: float = 1.0
+    #: Number of steps whose linear system was solved only in part.
+    truncated: int = 0
 
     @property
     def selected(self) -> float:
@@ -144,6 +146,8 @@ class Snapshot:
     penalty: SmoothnessPenalty
     transfer: GridTransfer
     random: Tensor
+    #: See `Stage`.
+    truncated: int = 0
 
 
 @dataclass(frozen=True)
@@ -178,10 +182,11 @@ class Best:
 
 @dataclass
 class StepLog:
-    """Number of a stage, and the number of its steps so far."""
+    """Number of a stage, and the number of its steps so far; `truncated` as in `Stage`."""
 
     stage: int
     steps: int = 0
+    truncated: int = 0
 
 
 class SolverRun:
@@ -212,6 +217,7 @@ class SolverRun:
             solver.step()
             self.taken += 1
             log.steps += 1
+            log.truncated += solver.truncated
             if self.taken % self._every and self.taken < self._limit and not solver.converged:
                 continue
             errors = measure(solver.network, data.untested)

@@ -40,6 +40,7 @@ class Solver(Protocol):
         tolerance: A grid is left after a step that lowers the objective by a smaller fraction; 0:
             never.
         plateau_tolerance: The same after PLATEAU such steps in a row.
+        truncated: Whether the linear system of the last step was solved only in part.
     """
 
     network: Network
@@ -48,6 +49,7 @@ class Solver(Protocol):
     rows: int
     tolerance: float
     plateau_tolerance: float
+    truncated: bool
 
     def step(self) -> float:
         """Take one step and return the objective after it.
@@ -93,6 +95,11 @@ class LevenbergMarquardt:
     def damping(self) -> float:
         """Damping of the next step."""
         return self._state.damping
+
+    @property
+    def truncated(self) -> bool:
+        """Whether conjugate gradients met its maximum number of iterations in the last step."""
+        return self._state.truncated
 
     def step(self) -> float:
         """Take one step (or none, then `converged`); return the objective."""
@@ -149,6 +156,7 @@ class Adam:
     """
 
     tolerance = plateau_tolerance = 0.0
+    truncated = False
 
     def __init__(
         self, network: Network, objective: Objective, plan: Plan, generator: Generator

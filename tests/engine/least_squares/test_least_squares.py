@@ -104,10 +104,13 @@ def test_blocks_of_a_large_gram(monkeypatch):
 
 
 class UnitSteps(NormalEquations):
-    """A unit gradient and steps of -1, whatever the damping, which is kept."""
+    """A unit gradient and steps of -1, each of which should gain 1; all dampings are kept."""
 
     def __init__(self):
         self.gradient, self.dampings = torch.ones(1), []
+
+    def decrease(self, move):
+        return 1.0
 
     def solver(self, damping):
         self.dampings.append(round(damping, 15))
@@ -137,6 +140,46 @@ def test_the_damping_of_quick_steps_follows_the_gain(objectives, tried, damping)
     state = levenberg_marquardt._quick_step(problem, equations, STATE, policy)
     assert (equations.dampings, state.damping) == (pytest.approx(tried), pytest.approx(damping))
     assert state.improved == (state.loss < 1)
+
+
+class Linear(Problem):
+    """r = J u - y of ten random rows and four unknowns."""
+
+    def __init__(self):
+        g = torch.Generator().manual_seed(1)
+        self.unknowns = torch.zeros(4, dtype=torch.float64)
+        self.rows = torch.randn(10, 4, dtype=torch.float64, generator=g)
+        self.y = torch.randn(10, dtype=torch.float64, generator=g)
+
+    def residual(self, unknowns):
+        return self.rows @ unknowns - self.y
+
+    def linearise(self, unknowns):
+        return Linearisation(DenseRows(self.rows), self.residual(unknowns))
+
+
+@pytest.mark.parametrize("damping", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("matrix, iterations", [(6000, 60), (0, 60), (0, 2)])
+def test_the_gain_ratio_of_a_linear_problem_is_1(damping, matrix, iterations, monkeypatch):
+    """Steps by Cholesky, by conjugate gradients, and after two of their iterations."""
+    monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", matrix)
+    monkeypatch.setattr(levenberg_marquardt, "CG_MAX_ITERATIONS", iterations)
+    divisors = ((1 + 1e-9, 100.0), (1 - 1e-9, 2.0))
+    policy = LMPolicy(damping, damping_search=False, damping_decrease=divisors)
+    problem = Linear()
+    state = step(problem, begin(problem, policy), policy)
+    assert state.damping == damping / 2
+    assert state.truncated == (iterations == 2 and damping < 1e4)
+
+
+def test_no_step_is_taken_without_a_factor(monkeypatch):
+    problem, policy = Linear(), LMPolicy(damping_search=False)
+    equations = NormalEquations(problem.linearise(problem.unknowns))
+    monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda matrix: (matrix, torch.tensor(1)))
+    assert equations.solver(0.0)(equations.gradient).isnan().all()
+    state = step(problem, begin(problem, policy), policy)
+    assert not state.improved
+    assert torch.equal(state.unknowns, problem.unknowns)
 
 
 @pytest.mark.parametrize(
