@@ -173,7 +173,7 @@ def extension(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
         "start": "scratch" if len(sizes) == 1 else "warm",
         "shape": "-".join(map(str, problem.shape_of(model))),
         "degree": model.degree,
-        "train_points": cfg.sampling.n_train,
+        "train_points": len(problem.data.everything),
         "noise": cfg.sampling.noise,
         "penalised": penalises(cfg.solver),
         "compared": compared,

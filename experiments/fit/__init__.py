@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from kanrun.config import MODELS, TARGETS, FitConfig, SamplingConfig
+from kanrun.config import MODELS, TARGETS, FitConfig
 from kanrun.engine.training import (
     Event,
     Grown,
@@ -195,8 +195,8 @@ def most_extra_points(cfg: FitConfig, grows: bool) -> int:
     """Return the maximum number of further points; a given number of training points stays."""
     if cfg.extra_points is not None:
         return cfg.extra_points
-    usual = cfg.sampling.n_train == SamplingConfig().n_train and not cfg.sampling.noise
-    return EXTRA_POINTS if grows and usual else 0
+    as_needed = cfg.sampling.n_train is None and not cfg.sampling.noise
+    return EXTRA_POINTS if grows and as_needed else 0
 
 
 def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:

@@ -160,7 +160,8 @@ class FitConfig(TrainingConfig):
     extra_points: int | None = setting(
         None,
         "maximum number of points of a function that join the training points where the trained "
-        "network errs most; null is 1000 for a growing KAN, sampling.n_train=1000 and no noise",
+        "network errs most; null is 1000 for a growing KAN if sampling.n_train is null and "
+        "sampling.noise is 0, and else 0",
         minimum=0,
     )
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")

@@ -214,7 +214,12 @@ class PointsTarget:
 class SamplingConfig:
     """Numbers of points; for tables null means a seeded split of all rows."""
 
-    n_train: int | None = count_setting(1000, "training points, validation points included")
+    n_train: int | None = count_setting(
+        None,
+        "training points, validation points included; null is 1000 points of a function, which "
+        "join others in `fit` if needed (extra_points), and the rows of a table that are not test "
+        "rows",
+    )
     n_test: int | None = setting(1000, "test points", minimum=0)
     noise: float = setting(
         0.0, "standard deviation of the noise relative to the target's", minimum=0

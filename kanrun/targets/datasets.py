@@ -40,6 +40,7 @@ NAMED: dict[str, str] = {
 #: Numbers that must stay: each purpose draws from its own stream, so that more test points, or
 #: noise, change no training point.
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4, "extra": 5}
+_FUNCTION_POINTS = 1000  # training points of a function, by default
 _TEST_FRACTION = 0.2  # of the rows of a table, by default
 _MIN_TRAIN = 2  # rows of a table: one has no standard deviation
 _MIN_FOR_VALIDATION = 20  # training points: of fewer, none are set aside
@@ -240,12 +241,11 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset
 def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Points, Points | None]:
     """Return training points, those for validation included, without noise, and test points."""
     if target.points is None:
+        if sampling.n_test is None:
+            raise UsageError("sampling.n_test must be a number; null is for tables.")
         drawn = []
-        for part, count in (("train", sampling.n_train), ("test", sampling.n_test)):
-            if count is None:
-                raise UsageError(
-                    "sampling.n_train and sampling.n_test must be numbers; null is for tables."
-                )
+        n_train = _FUNCTION_POINTS if sampling.n_train is None else sampling.n_train
+        for part, count in (("train", n_train), ("test", sampling.n_test)):
             if count * len(target.domain) > _MAX_NUMBERS:
                 raise UsageError(
                     f"sampling.n_{part}={count} points of {len(target.domain)} variables are more "

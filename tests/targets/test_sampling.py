@@ -95,6 +95,12 @@ def test_given_points():
     assert "4 given points" in data.notes[0]
 
 
+def test_a_function_has_1000_training_points_by_default():
+    by_default, given = (dataset(n_test=5, **known) for known in ({}, {"n_train": 1000}))
+    assert_array_equal(by_default.train.x, given.train.x)
+    assert len(given.train) + len(given.validation or ()) == 1000
+
+
 @pytest.mark.parametrize(
     "sampling, sentence",
     [
@@ -104,10 +110,7 @@ def test_given_points():
             "sampling.validation_fraction=0.51 must be from 0 to 0.5 (fraction",
         ),
         ({"seed": -1}, "seed=-1 must not be negative"),
-        (
-            {"n_train": None},
-            "sampling.n_train and sampling.n_test must be numbers; null is for tables",
-        ),
+        ({"n_test": None}, "sampling.n_test must be a number; null is for tables"),
         (
             {"n_train": 10**12},
             "sampling.n_train=1000000000000 points of 2 variables are more than memory",

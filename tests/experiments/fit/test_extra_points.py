@@ -42,12 +42,12 @@ def test_points_join_until_new_points_are_fitted_as_well():
 @pytest.mark.parametrize(
     "given, n_train, noise, grows, most",
     [
-        (None, 1000, 0.0, True, 1000),
-        (None, 1000, 0.0, False, 0),
-        (None, 999, 0.0, True, 0),
-        (None, 1000, 0.1, True, 0),
-        (0, 1000, 0.0, True, 0),
-        (7, 999, 0.0, False, 7),
+        (None, None, 0.0, True, 1000),
+        (None, None, 0.0, False, 0),
+        (None, 1000, 0.0, True, 0),
+        (None, None, 0.1, True, 0),
+        (0, None, 0.0, True, 0),
+        (7, 1000, 0.0, False, 7),
     ],
 )
 def test_points_join_by_default_where_the_shape_grows(given, n_train, noise, grows, most):
