@@ -27,7 +27,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "ARGS=... is handed on, as in: make fit ARGS='n_seeds=5 target=runge'"
 
-fit: $(VENV)/installed ## set up .venv and fit the default target; the last line names the run's folder
+fit: $(VENV)/installed ## set up .venv and fit the default target; the last lines are the run's folder and what was reached
 	@$(BIN)/kanrun fit $(ARGS)
 
 test: $(VENV)/installed-dev ## the default test suite

@@ -38,7 +38,6 @@ from kanrun.engine.training import (
     predict,
     train,
 )
-from kanrun.engine.training.grid_training import RARE
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note, Records, Row
 from kanrun.study import (
@@ -77,9 +76,10 @@ from kanrun.study.evaluation import (
 from kanrun.study.resources import generator
 from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
 from kanrun.study.suite import bound_claims
-from kanrun.targets import NAMED, Target
-from kanrun.targets.datasets import draw
+from kanrun.targets import NAMED, Target, deviation
+from kanrun.targets.datasets import draw, shown
 from kanrun.targets.datasets import generator as stream
+from kanrun.targets.smoothness import rough_places
 
 if TYPE_CHECKING:
     from kanrun.experiments.fit.tables import TableFitting
@@ -94,6 +94,8 @@ CHECK_POINTS, ROUNDS = 4000, 4
 AGREEING = 2.0
 #: Relative error on new points below which more points are not worth their time.
 ACCURATE = 1e-12
+#: Number of test points with the largest errors, close to which kinks are looked for.
+LARGEST_ERRORS = 16
 
 
 def cells(cfg: FitConfig) -> list[Cell]:
@@ -187,7 +189,7 @@ class Fit:
                 "first training points"
             )
         yield from truncation_notes(trained)
-        yield from (*kink_notes(problem, trained), *concentration_notes(problem, trained))
+        yield from (*insertion_notes(problem, trained), *kink_notes(problem, trained))
         yield from results(replace(self, problem=problem), cell, seed, trained)
 
 
@@ -288,7 +290,7 @@ def results(training: Fit, cell: Cell, seed: int, trained: Trained) -> Records:
         yield from slider_checkpoint(problem, grids, "grid", "The network, grid by grid", seed)
 
 
-def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
+def insertion_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
     """Say where knots were inserted: for each input the narrowest interval."""
     kinks = [stage.transfer.kink for stage in trained.stages if stage.transfer.kink]
     for i in dict.fromkeys(kink[0] for kink in kinks):
@@ -298,29 +300,32 @@ def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
         low, high = problem.dataset.input_scaling.invert(x)[:, i]
         yield Note(
             f"knots were inserted at {problem.dataset.target.inputs[i]} = {low:.4g} to {high:.4g}, "
-            "where a kink, a jump or a steep slope limited the error"
+            "where most of the error was"
         )
 
 
-def concentration_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
-    """Say where the error of a function without noise is, if it lies on few of the test points."""
+def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
+    """Say where a function is not smooth, if most of the largest errors on test points are there.
+
+    The function itself is examined there, since errors of any network may be concentrated.
+    """
     dataset, test = problem.dataset, problem.data.test
-    if not dataset.target.function or test is None or dataset.test is None:
+    target = dataset.target
+    if target.function is None or test is None or dataset.test is None:
         return
     squares = (predict(trained.network, test.x) - test.y).square().sum(1)
-    worst, order = squares.sort(descending=True)
-    fraction = int((worst.cumsum(0) < worst.sum() / 2).sum() + 1) / len(test)
-    exact = float(squares.mean().sqrt()) <= ACCURATE * baseline_error(
-        replace(problem.data, unit=None)
-    )
-    if exact or fraction >= RARE:
+    accurate = ACCURATE * baseline_error(replace(problem.data, unit=None))
+    if float(squares.mean().sqrt()) <= accurate:
         return
-    place = zip(dataset.target.inputs, dataset.test.x[int(order[0])], strict=True)
-    yield Note(
-        f"half of the squared error lies on {fraction:.1%} of the test points, as at a kink, a "
-        "jump or a steep slope, which limits the accuracy; it is largest at "
-        + ", ".join(f"{name} = {value:.4g}" for name, value in place)
-    )
+    worst = dataset.test.x[squares.argsort(descending=True)[:LARGEST_ERRORS].numpy(force=True)]
+    sizes = deviation(dataset.train.y)
+    places = rough_places(target.function, worst, target.domain, np.where(sizes > 0, sizes, 1.0))
+    rough = places[~np.isnan(places).any(axis=1)]
+    if 2 * len(rough) > len(worst):
+        yield Note(
+            f"the largest errors are close to a kink, a jump or an infinite slope of the function, "
+            f"which limits the accuracy: {shown(rough[0], target.inputs)}"
+        )
 
 
 def add_points(

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kanrun.config import EXPERIMENTS
+from kanrun.config import EXPERIMENTS, MODELS
 from kanrun.config.registry import Plain
 from kanrun.errors import KanrunError, UsageError, printable
 from kanrun.runs import Run
@@ -49,6 +49,10 @@ _FIRST = (
 )
 #: Columns of the table of points behind its results.
 _FURTHER = ("validation_rmse", "parameters", "seconds")
+#: Results of which the first one that is there says what a training reached.
+_REACHED = (*RESULTS, "test_deviance", "cv_cross_entropy", "validation_rmse", "train_rmse")
+#: Letters whose names begin with a vowel, as in "an MLP".
+_SPOKEN_VOWELS = "AEFHILMNORSX"
 #: Errors whose quartiles over seeds are shown next to their median.
 _QUARTILES = ("test_rmse", "rmse")
 _MOST_ROWS = 40
@@ -157,6 +161,25 @@ def print_summary(console: Console, summary: Columns) -> None:
     missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
     if said := " and ".join(f"{number} more {what}" for what, number in missing.items() if number):
         console.print(Text(f"{said} in summary.csv", style="dim"))
+
+
+def outcome(summary: Columns) -> str:
+    """Return what the training of one model reached, or "" for other summaries.
+
+    Such as "a KAN [2,1,1] with 50 intervals: test RMSE 6.4e-7".
+    """
+    row = {name: column[0] for name, column in summary.items() if shown(column[0])}
+    error = next((name for name in _REACHED if name in row), None)
+    if error is None or len(summary[error]) > 1 or row.get("model") not in MODELS:
+        return ""
+    kind = MODELS[row["model"]]
+    label = kind.label or kind.name
+    article = "an" if label[0] in (_SPOKEN_VOWELS if label.isupper() else "AEIOUaeiou") else "a"
+    shape = "" if kind.closed_form else f" [{row['shape'].replace('-', ',')}]"
+    size = "intervals" if "intervals" in row else "parameters"
+    name = error.replace("cv", "cross-validated").replace("_", " ").replace("rmse", "RMSE")
+    reached = shown(row[error]).replace("e-0", "e-")
+    return f"{article} {label}{shape} with {shown(row[size])} {size}: {name} {reached}"
 
 
 def _agreed(column: Iterable[Any]) -> Any:

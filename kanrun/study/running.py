@@ -153,11 +153,16 @@ def _run(
 
 
 def _end(path: Path, options: RunOptions) -> int:
-    """Print the folder, and why the run failed or stopped early; return the exit code."""
-    print(path)
+    """Print the folder, then what was reached or why the run failed; return the exit code."""
+    print(path, flush=True)
     run = Run(path)
     manifest = run.manifest
     reason = manifest.reason
+    if run.is_complete and not options.quiet and not run.has_points:
+        from kanrun.study import report
+
+        if reached := report.outcome(run.columns("summary")):
+            print(reached, file=sys.stderr)
     if manifest.status != Status.COMPLETED or reason:
         tell(reason or f"the run ended {manifest.status}")
     # A run with several trainings has listed what failed already, unless it was quiet.

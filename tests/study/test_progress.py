@@ -106,6 +106,35 @@ def test_quiet_shows_warnings_and_failures_only():
     assert text.strip() == "warning: a column is constant"
 
 
+@pytest.mark.parametrize(
+    "summary, sentence",
+    [
+        (
+            {"model": "kan", "shape": "2-1-1", "intervals": 50, "test_rmse": 6.4e-7},
+            "a KAN [2,1,1] with 50 intervals: test RMSE 6.40e-7",
+        ),
+        (
+            {"model": "mlp", "shape": "2-16-1", "parameters": 65, "test_accuracy": 0.98},
+            "an MLP [2,16,1] with 65 parameters: test accuracy 0.98",
+        ),
+        (
+            {"model": "polynomial", "shape": "1-1", "parameters": 11, "validation_rmse": 0.1},
+            "a polynomial with 11 parameters: validation RMSE 0.1",
+        ),
+        (
+            {"model": "auto", "shape": "4-1", "intervals": 8, "cv_rmse": 2.5},
+            "an automatic model [4,1] with 8 intervals: cross-validated RMSE 2.5",
+        ),
+        ({"equation": "heat", "rmse": 1e-9}, ""),
+        ({}, ""),
+    ],
+)
+def test_what_a_training_reached_is_one_sentence(summary, sentence):
+    columns = {name: [value] for name, value in summary.items()} | {"test_rmse_unknown": [None]}
+    assert report.outcome(columns) == sentence
+    assert report.outcome({name: 2 * values for name, values in columns.items()}) == ""
+
+
 @pytest.mark.parametrize("width", [30, 60, 200])
 def test_tables_and_claims_fit_the_width(width):
     seeds = {

@@ -9,7 +9,16 @@ import torch
 from kanrun.experiments import fit as fitting
 from kanrun.experiments.fit import add_points, make_fit, more_points_help, most_extra_points
 
-from kanrun.config import ExpressionTarget, FitConfig, KANConfig, LMSolver, SamplingConfig
+from kanrun.config import (
+    BSplineConfig,
+    ExpressionTarget,
+    FitConfig,
+    KANConfig,
+    LMSolver,
+    MLPConfig,
+    PolynomialConfig,
+    SamplingConfig,
+)
 from kanrun.engine.training import fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Row
@@ -120,21 +129,34 @@ def test_noise_admits_no_further_points():
         make_fit(settings(noise=0.1), 0)
 
 
-def test_an_error_on_few_points_is_reported_where_it_is():
-    one = make_fit(settings(), 0)
-    x = one.problem.data.test.x[:, :1].clone()
+def notes_on(formula, model, **sampling):
+    cfg = FitConfig(
+        target=ExpressionTarget(formula),
+        model=model,
+        solver=LMSolver(n_starts=2, steps=5, select_width=False),
+        sampling=SamplingConfig(**sampling),
+    )
+    return [r.text for r in make_fit(cfg, 0).run({}, 0, None) if isinstance(r, Note)]
 
-    def notes(few):
-        class Off(torch.nn.Module):
-            def forward(self, at):
-                off = 1e-3 * (1 + (x > x.sort(0).values[-few - 1]) * 100)
-                return torch.exp(2 * at[:, :1] + at[:, 1:]) + off
 
-        return list(fitting.concentration_notes(one.problem, SimpleNamespace(network=Off())))
+MODELS = {
+    "KAN": KANConfig(hidden=[1], intervals=[4]),
+    "MLP": MLPConfig(hidden=[5]),
+    "polynomial": PolynomialConfig(),
+    "spline": BSplineConfig(),
+}
 
-    # RARE = 5% of 500 points are 25: half of those with a large error, and one more.
-    (note,) = notes(46)
-    assert "half of the squared error lies on 4.8% of the test points" in note.text
-    at = re.findall(r"x0 = ([\d.]+)", note.text)
-    assert float(at[0]) > float(x.quantile(0.9))
-    assert not notes(48)
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_kink_is_said_to_limit_the_accuracy_and_a_smooth_function_is_not(model):
+    several = model in ("KAN", "MLP")
+    smooth = "exp(sin(pi*x0) + x1^2)" if several else "1/(1 + 25*x0^2)"
+    kinked = "exp(x0) + abs(x1 - 0.3)" if several else "exp(x0) + abs(x0 - 0.3)"
+    assert "kink" not in "".join(notes_on(smooth, MODELS[model]))
+    (note,) = (text for text in notes_on(kinked, MODELS[model]) if "kink" in text)
+    assert re.search(r"x[01]=0\.3(000\d*)?$", note)
+
+
+def test_a_kink_far_from_the_largest_errors_is_not_said():
+    notes = notes_on("1/(1 + 100*(x0 + 0.5)^2) + 0.1*max(0, x0 - 0.7)", PolynomialConfig())
+    assert "kink" not in "".join(notes)

@@ -1,0 +1,48 @@
+"""Places at which functions are not smooth, found from points close to them."""
+
+import numpy as np
+import pytest
+
+from kanrun.targets.functions import named_formula
+from kanrun.targets.smoothness import rough_places
+
+SMOOTH = (
+    "exp(sin(pi*x0) + x1^2)",
+    "tanh(1000*x0)",
+    "exp(-1e6*(x0 - 0.3)^2)",
+    "sin(60*x0*x1)",
+    "sqrt(x0^2 + x1^2 + 1e-4)",
+    "1e6 + sin(x0)",
+    "abs(x0)^3",
+    "x0*x1*x2",
+    "x0",
+)
+#: Formulas with the distance of a point from the place where they are not smooth.
+ROUGH = {
+    "abs(x0*x1 - 0.2)": lambda x: x[0] * x[1] - 0.2,
+    "sin(20*x0) + 0.05*abs(x0 - 0.3)": lambda x: x[0] - 0.3,
+    "sign(x0 - 0.1) + exp(x1)": lambda x: x[0] - 0.1,
+    "sqrt(abs(x0 - 0.2))": lambda x: x[0] - 0.2,
+    "max(x0, x1^2)": lambda x: x[0] - x[1] ** 2,
+    "1000 + sqrt(x0^2 + x1^2)": lambda x: np.hypot(*x),  # the tip of a cone
+}
+
+
+def places(formula, count=300):
+    target = named_formula(formula, None)
+    points = target.inputs_at(np.random.default_rng(0).random((count, len(target.domain))))
+    sizes = target.function(points).std(axis=0)
+    return rough_places(target.function, points, target.domain, sizes)
+
+
+@pytest.mark.parametrize("formula", SMOOTH)
+def test_a_smooth_function_has_no_rough_place(formula):
+    assert np.isnan(places(formula)).all()
+
+
+@pytest.mark.parametrize("formula", ROUGH)
+def test_kinks_jumps_and_infinite_slopes_are_found_from_nearby(formula):
+    found = places(formula)
+    found = found[~np.isnan(found[:, 0])]
+    assert len(found) >= 5
+    assert max(abs(ROUGH[formula](x)) for x in found) < 1e-5
