@@ -49,7 +49,7 @@ class Solver(Protocol):
     rows: int
     tolerance: float
     plateau_tolerance: float
-    truncated: bool
+    truncated: bool = False
 
     def step(self) -> float:
         """Take one step and return the objective after it.
@@ -87,6 +87,7 @@ class LevenbergMarquardt:
         self.network, self.rows = problem.network, len(problem.samples)
         self._state = begin(problem, policy)
         self.loss, self.converged = self._state.loss, False
+        self.truncated = False
         if not self.loss < float("inf"):
             cause = explain_non_finite(self.network, problem.samples)
             raise TrainingFailed(f"The error is not finite before the first step: {cause}.")
@@ -96,17 +97,13 @@ class LevenbergMarquardt:
         """Damping of the next step."""
         return self._state.damping
 
-    @property
-    def truncated(self) -> bool:
-        """Whether conjugate gradients met its maximum number of iterations in the last step."""
-        return self._state.truncated
-
     def step(self) -> float:
         """Take one step (or none, then `converged`); return the objective."""
         self._state = step(self.problem, self._state, self.policy)
         self.network.set_unknowns(self._state.unknowns)
         self.loss = self._state.loss
         self.converged = not self._state.improved
+        self.truncated = self._state.truncated
         return self.loss
 
     def state(self) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from kanrun.config import (
     PolynomialConfig,
     SamplingConfig,
 )
+from kanrun.engine.least_squares import levenberg_marquardt
 from kanrun.engine.training import fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Row
@@ -160,3 +161,11 @@ def test_a_kink_is_said_to_limit_the_accuracy_and_a_smooth_function_is_not(model
 def test_a_kink_far_from_the_largest_errors_is_not_said():
     notes = notes_on("1/(1 + 100*(x0 + 0.5)^2) + 0.1*max(0, x0 - 0.7)", PolynomialConfig())
     assert "kink" not in "".join(notes)
+
+
+@pytest.mark.parametrize("iterations, warned", [(2000, False), (2, True)])
+def test_steps_by_truncated_conjugate_gradients_are_counted(iterations, warned, monkeypatch):
+    monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", 0)
+    monkeypatch.setattr(levenberg_marquardt, "CG_MAX_ITERATIONS", iterations)
+    notes = notes_on("exp(x0) + sin(x1)", KANConfig(hidden=[], intervals=[3]))
+    assert any(re.match(r"[1-9]\d* of \d+ steps are approximate", text) for text in notes) == warned
