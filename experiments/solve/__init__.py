@@ -9,6 +9,7 @@ verdict rests on residuals and on the change from grid to grid alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,7 +31,7 @@ def cells(cfg: SolveConfig) -> list[Cell]:
     ]
 
 
-def _entries(cfg: SolveConfig) -> list[Cell]:
+def _entries(cfg: SolveConfig) -> Sequence[Cell]:
     from kanrun.experiments.solve.needles import needle_cells
 
     return cfg.suite or [{}] if cfg.needles is None else needle_cells(cfg.needles)

@@ -79,17 +79,18 @@ FEWEST_SOLVED = 30
 HONEST = 10.0
 
 
-def needle_cells(seed: int) -> list[Cell]:
+@cache
+def needle_cells(seed: int) -> tuple[Cell, ...]:
     """Return the problems of a seed as entries of a suite.
 
     Beside the equation an entry has its `facts` (kind, shape and relative width), and in `near` the
     formulas that are small where the solution is narrow.
     """
     kinds = [(name, kind) for name, kind in _kinds().items() for _ in range(kind["count"])]
-    return [
+    return tuple(
         _problem(np.random.default_rng([seed, number]), f"{name}_{number}", kind)
         for number, (name, kind) in enumerate(kinds)
-    ]
+    )
 
 
 @cache

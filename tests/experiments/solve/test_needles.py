@@ -101,7 +101,7 @@ def test_tabulated_solutions_take_the_time_of_their_path(cell):
 
 def test_seeds_give_problems_of_all_kinds():
     assert len(CELLS) == 60
-    assert needle_cells(SEED) == CELLS
+    assert needle_cells.__wrapped__(SEED) == CELLS
     others = needle_cells(SEED + 1)
     assert all(
         one["equation"] != other["equation"] for one, other in zip(CELLS, others, strict=True)
