@@ -154,6 +154,7 @@ def score_claims(summary: pd.DataFrame) -> Claims:
 #: Outcomes as score cards call them, and whether a target was in view when rules were chosen.
 OUTCOMES = {
     "exact": "exact",
+    "agrees": "agreeing",
     "formula": "approximate",
     "partly numeric": "partly numeric",
     "failed": "failed",

@@ -29,6 +29,7 @@ from kanrun.engine.symbolic import (
     at_most,
     certify,
     choose_formula,
+    evidence,
     finish_formula,
     input_names,
     partly_symbolic,
@@ -43,6 +44,10 @@ _NEAR, _MIXED_WORK = 3.0, 3.0
 #: Difference from the true function beyond the data, relative to its size, that a formula called
 #: exact may have: rounding, multiplied by extrapolation.
 _EXTRAPOLATED = 1e-9
+#: Largest width of a domain, relative to the data's, on which a known function shows identity.
+_FAR = 1e3
+#: Outcomes of formulas that reproduce all points: their constants have no error by residuals.
+REPRODUCING = ("exact", "agrees", "wrong")
 #: Relative error of a network above which the outcome reports the variance it explains.
 _POOR = 0.1
 #: Standard deviation of an output, relative to its size, below which it is constant; and the
@@ -55,10 +60,11 @@ class Interpretation:
     """Result of an interpretation.
 
     Attributes:
-        outcome: `exact` (the formula reproduces all points, or is the known true formula),
-            `formula` (as good as the network), `partly numeric` (it contains functions f1, f2, ...
-            where no candidate was good enough), `wrong` (it reproduces all points, but is not the
-            known true formula), or `failed`, without a formula.
+        outcome: `exact` (the formula reproduces all points, and they show that it is their
+            function, or it is the known true formula), `agrees` (it reproduces all points, but so
+            might an approximation), `formula` (as good as the network), `partly numeric` (it
+            contains functions f1, f2, ... where no candidate was good enough), `wrong` (it would be
+            exact, but is not the known true formula), or `failed`, without a formula.
         sentence: The outcome as a sentence.
         formula: The formula, a function of points (samples, inputs).
         network: The network that it was compared with, or verified against.
@@ -230,17 +236,12 @@ def _judge(
     certificate, held_out = found.certificate, given.held_out
     assert structure is not None, "an invariant of what `_finish` returns"
     assert certificate is not None, "an invariant of what `_finish` returns"
+    fresh = replace(data, validation_x=held_out.x, validation_y=held_out.y)
+    fresh = fresh.relative_to_size() if data.relative else fresh
     if formula is not None and not formula.splines:
-        error = data.overall_error(formula)
+        error = max(data.overall_error(formula), fresh.error(formula))
         if error <= data.exact and data.has_enough_points(formula.graph.parameters.size):
-            sentence = f"the formula reproduces all points (relative error {error:.1e})"
-            if not is_truth(formula, held_out):
-                return (
-                    "wrong",
-                    f"{sentence}; it differs from the true formula outside the training domain",
-                )
-            agrees = certificate.recovered == "yes"
-            return "exact", sentence + (" and agrees with the true formula" if agrees else "")
+            return _reproducing(found, error, given, data)
     notes = ""
     if found.approximation is not None:
         ratio = formula_error / max(reference.error, _TINY)
@@ -252,16 +253,40 @@ def _judge(
         notes += f"; the network itself explains {explained:.3g} of the variance"
     if formula is None:
         return "failed", f"no structure found: every edge stays numeric{notes}"
-    fresh = replace(data, validation_x=held_out.x, validation_y=held_out.y)
     if not fresh.error(formula) < fresh.no_skill_error:
         return "failed", f"no formula explains any of the variance of new points{notes}"
     if formula.splines:
         count = f"{len(formula.splines)} of {structure.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good{notes}"
-    error, kind = data.error(formula), "exact" if certificate.recovered == "yes" else "formula"
+    is_recovered = certificate.recovered == "yes" and _is_known(formula, held_out)
+    error, kind = data.error(formula), "exact" if is_recovered else "formula"
     if reference.error == inf:
         return kind, f"the shortest description of so few points; its relative error is {error:.2g}"
     return kind, f"the formula is as good as the network ({_describe(error, reference)}){notes}"
+
+
+def _reproducing(
+    found: Interpretation, error: float, given: InterpretationProblem, data: SearchData
+) -> tuple[str, str]:
+    """Return the outcome of a formula that reproduces all points up to this `error`."""
+    formula, certificate = found.formula, found.certificate
+    assert formula is not None, "an invariant of `_judge`"
+    assert certificate is not None, "an invariant of `_judge`"
+    shown = evidence(formula.expression, formula.names, data)
+    is_identity = shown.is_shown or _is_known(formula, given.held_out)
+    sentence = f"the formula reproduces all points (relative error {error:.1e})"
+    if not is_identity:
+        sentence += (
+            ", but they do not show that it is their function: if it were a truncated series, its "
+            f"next term would be as small as {shown.next_part:.0e}, which the error hides; points "
+            "on wider ranges may show it"
+        )
+    if not is_truth(formula, given.held_out):
+        sentence += "; it differs from the true formula outside the training domain"
+        return "wrong" if is_identity else "agrees", sentence
+    if is_identity and certificate.recovered == "yes":
+        sentence += " and agrees with the true formula"
+    return "exact" if is_identity else "agrees", sentence
 
 
 def _describe(error: float, reference: NumericReference) -> str:
@@ -278,19 +303,29 @@ def _describe(error: float, reference: NumericReference) -> str:
     )
 
 
-def is_truth(formula: Formula, held_out: VerificationData) -> bool:
-    """Return whether the formula is the true function on a domain twice as wide.
+def is_truth(formula: Formula, held_out: VerificationData, width: float | Array = 2.0) -> bool:
+    """Return whether the formula is the true function on a domain wider by `width`.
 
     True without a true function.
     """
     if held_out.truth is None:
         return True
-    x = widened(held_out.fresh)
+    x = widened(held_out.fresh, width)
     with np.errstate(all="ignore"):
         truth, values = held_out.truth(x), formula(x)
     both = np.isfinite(truth) & np.isfinite(values)
     size = np.maximum(np.abs(truth[both]), float(np.std(held_out.y)))
     return bool(np.all(np.abs(values[both] - truth[both]) <= _EXTRAPOLATED * size))
+
+
+def _is_known(formula: Formula, held_out: VerificationData) -> bool:
+    """Return whether the true function is known, and is the formula far from the points too."""
+    if held_out.truth is None:
+        return False
+    widths = np.geomspace(1, _FAR, len(held_out.fresh))[:, None]
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(held_out.truth(widened(held_out.fresh, widths)))
+    return bool(finite.mean() > 0.5) and is_truth(formula, held_out, widths)
 
 
 def is_constant(data: SearchData) -> bool:

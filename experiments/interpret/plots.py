@@ -16,6 +16,7 @@ from kanrun.figures.style import (
     BLUE,
     GREEN,
     ORANGE,
+    SKY,
     VERMILLION,
     first_seed,
     number,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 GAP, HEADING, ABOVE, MIN_WIDTH, MAX_WIDTH = 0.3, 0.62, 0.05, 1.9, 11.0
 OUTCOMES = {
     "exact": GREEN,
+    "agrees": SKY,
     "formula": BLUE,
     "partly numeric": ORANGE,
     "failed": VERMILLION,

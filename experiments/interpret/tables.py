@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from kanrun.experiments.interpret.outcome import Interpretation
+from kanrun.experiments.interpret.outcome import REPRODUCING, Interpretation
 from kanrun.experiments.interpret.physical_constants import name_constants
 from kanrun.experiments.interpret.problem import Function, InterpretationProblem
 
@@ -204,9 +204,12 @@ def _forms_row(formula: Formula, problem: InterpretationProblem, kind: str) -> R
 
 
 def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[ConstantInterval]:
-    """Return the constants of a formula with their errors, none if it is exact or numeric."""
+    """Return the constants of a formula with their errors.
+
+    There are none if it reproduces all points or is numeric.
+    """
     formula = result.formula
-    if formula is None or formula.splines or result.outcome in ("exact", "wrong"):
+    if formula is None or formula.splines or result.outcome in REPRODUCING:
         return []
     x, y = problem.points()
     return confidence_intervals(formula.expression, formula.names, x, y, relative=result.relative)

@@ -33,6 +33,7 @@ from kanrun.engine.symbolic.graph import (
     edge_name,
     shape_of,
 )
+from kanrun.engine.symbolic.identity import Evidence, evidence
 from kanrun.engine.symbolic.laws import fit_expression
 from kanrun.engine.symbolic.problem import (
     EXACT,

@@ -215,15 +215,19 @@ Key = tuple[int, str]
 
 
 def standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
-    """Return the standard error of every free constant of a symbolic edge."""
+    """Return the standard error of every free constant of a symbolic edge.
+
+    With fewer points than constants there are none.
+    """
     with np.errstate(all="ignore"):
         value, _, jacobian = graph.linearise(data.x)
         residual = value - data.y
         if data.relative:
             residual, jacobian = residual / value, jacobian / value[:, None]
-    if not jacobian.size or not np.isfinite(jacobian).all():
+    freedom = residual.size - jacobian.shape[1]
+    if freedom < 1 or not jacobian.size or not np.isfinite(jacobian).all():
         return {}
-    errors = np.sqrt(np.mean(residual**2)) * _standard_deviations(jacobian)
+    errors = np.sqrt(residual @ residual / freedom) * _standard_deviations(jacobian)
     return {
         (index, name): float(error)
         for index, columns in enumerate(graph.parameter_slices())
@@ -285,21 +289,28 @@ class ConstantInterval:
         return f"{self.value:.{self.digits}g} +- {self.standard_error:.1g}"
 
 
-def open_constants(expression: Expr) -> tuple[Expr, dict[sympy.Symbol, Expr]]:
+def open_constants(expression: Expr, units: bool = False) -> tuple[Expr, dict[sympy.Symbol, Expr]]:
     """Return the expression with an unknown for each of its constants, and their numbers.
 
     Constants are the factors and summands that are numbers, signs aside, and exponents that are not
     whole. Equal numbers are different unknowns, unless they belong to the same part of the formula.
+    With `units`, the expression, every argument of a function and every summand but the first have
+    a factor, also where that is 1, so that no two constants do the same.
     """
     constants: dict[sympy.Symbol, Expr] = {}
     known: dict[Expr, Expr] = {}
 
-    def unknown(number: Expr) -> Expr:
-        if number in (-1, 0, 1):
-            return number
+    def symbol_for(number: Expr) -> Expr:
         symbol = variable(f"constant{len(constants)}")
         constants[symbol] = number
         return symbol
+
+    def unknown(number: Expr) -> Expr:
+        return number if number in (-1, 0, 1) else symbol_for(number)
+
+    def with_factor(part: Expr) -> Expr:
+        is_unit = units and (part.is_Add or apart(part)[0] in (-1, 1))
+        return opened(part) * (symbol_for(sympy.S.One) if is_unit else 1)
 
     def opened(part: Expr) -> Expr:
         if part.is_number:
@@ -313,11 +324,17 @@ def open_constants(expression: Expr) -> tuple[Expr, dict[sympy.Symbol, Expr]]:
                 known[part] = sympy.Mul(unknown(factor), *parts)
             elif part.is_Pow and part.exp.is_Integer:
                 known[part] = opened(part.base) ** part.exp
-            else:
+            elif part.is_Add and units:
+                factor, rest = apart(part.args[0])
+                known[part] = sympy.Add(factor * opened(rest), *map(with_factor, part.args[1:]))
+            elif part.is_Add or part.is_Pow:
                 known[part] = part.func(*map(opened, part.args))
+            else:
+                arguments = (each if each.is_number else with_factor(each) for each in part.args)
+                known[part] = part.func(*arguments)
         return known[part]
 
-    return opened(expression), constants
+    return with_factor(expression), constants
 
 
 def confidence_intervals(

@@ -236,13 +236,13 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
     return Formula(as_written(expression), names, graph, changes)
 
 
-def widened(points: Array) -> Array:
-    """Return points (N, inputs) spread over a domain twice as wide.
+def widened(points: Array, factor: float | Array = 2.0) -> Array:
+    """Return points (N, inputs) spread over a domain wider by `factor`, for each point if (N, 1).
 
     Inputs of one sign keep it: x is sqrt(x^2) for positive x.
     """
     middle = (points.min(0) + points.max(0)) / 2
-    wide = middle + 2 * (points - middle)
+    wide = middle + factor * (points - middle)
     one_sign = (points > 0).all(0) | (points < 0).all(0)
     return np.where(one_sign & (wide * points <= 0), points, wide)
 

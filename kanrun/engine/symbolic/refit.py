@@ -124,6 +124,22 @@ class _Modulus(sympy.Function):  # type: ignore[misc]  # sympy has no types
         return sympy.sign(self.args[argindex - 1])
 
 
+class _Floor(sympy.Function):  # type: ignore[misc]  # sympy has no types
+    """Largest whole number below a real number: it has no slope."""
+
+    def fdiff(self, argindex: int = 1) -> sympy.Expr:
+        """Return the derivative."""
+        return sympy.S.Zero
+
+
+def _slope(expression: sympy.Expr, name: str) -> sympy.Expr:
+    """Return the slope by a variable in functions that have a numeric form."""
+    smooth = expression.replace(sympy.Abs, _Modulus).replace(sympy.floor, _Floor)
+    slope = sympy.diff(smooth, variable(name)).replace(_Modulus, sympy.Abs)
+    slope = slope.replace(sympy.Heaviside, lambda u, _: (1 + sympy.sign(u)) / 2)
+    return slope.replace(_Floor, sympy.floor)
+
+
 class ConstantsFitting(Problem):
     """Fit of an expression's constants to y (N,) at x (N, inputs), from a given start."""
 
@@ -136,10 +152,7 @@ class ConstantsFitting(Problem):
         start: Array,
     ) -> None:
         self._x, self._y = data
-        modulus = expression.replace(sympy.Abs, _Modulus)
-        slopes = [
-            sympy.diff(modulus, variable(name)).replace(_Modulus, sympy.Abs) for name in constants
-        ]
+        slopes = [_slope(expression, name) for name in constants]
         self._columns = [to_numpy(each, [*names, *constants]) for each in (expression, *slopes)]
         self.unknowns = torch.from_numpy(np.asarray(start, dtype=np.float64).copy())
 

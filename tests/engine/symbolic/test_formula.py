@@ -9,8 +9,10 @@ from made_graphs import edge, evaluate, one_edge, split, uniform
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import (
+    ConstantsFitting,
     Edge,
     Graph,
+    SearchData,
     SearchProblem,
     Symbolic,
     VerificationData,
@@ -26,11 +28,13 @@ from kanrun.engine.symbolic.constants import (
     nice,
     open_constants,
     significant,
+    standard_errors,
 )
 from kanrun.engine.symbolic.conversions import to_expression
 from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.formula import Formula, widened
 from kanrun.engine.symbolic.problem import SearchPolicy
+from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms, proven_equal
 from kanrun.engine.symbolic.snapping import search_longer, select
 from kanrun.formulas import parse, to_numpy
@@ -351,3 +355,39 @@ def test_a_sign_that_the_points_show_stays_before_its_root():
 )
 def test_a_form_is_accepted_if_it_is_listed_or_as_short(text, accepted, found):
     assert has_form_of(parse(text), [parse(each) for each in accepted]) == found
+
+
+def test_both_standard_errors_divide_by_the_same_degrees_of_freedom():
+    x = np.linspace(0, 1, 12)[:, None]
+    y = 2 * x[:, 0] + 1 + 0.1 * np.random.default_rng(0).standard_normal(12)
+    data = SearchData(x, y, x, y)
+    graph = refit(one_edge("x", 1.0, 0.0, 2.0, 1.0, free="cd"), data)
+    found = confidence_intervals(to_expression(graph, ("x0",)), ("x0",), x, y)
+    errors = {each.value: each.standard_error for each in found}
+    constants = graph.edges[0].function
+    for (_, name), error in standard_errors(graph, data).items():
+        assert error == pytest.approx(errors[constants.constant(name)], rel=1e-6)
+    few = SearchData(x[:2], y[:2], x[:2], y[:2])
+    assert standard_errors(graph, few) == {}, "two points leave nothing of two constants"
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "3.7*max(0.3*x0 - 0.1, 0.2*x1)",
+        "x1*floor(5.3*x0) + 0.7*abs(2.1*x0 - 0.9)",
+        "besselj(2, 3.3*x0) + 1.4*sign(x1 - 0.3)",
+    ],
+)
+def test_constants_of_functions_with_steps_have_slopes(formula):
+    x = np.random.default_rng(0).uniform(0, 1, (200, 2))
+    expression, constants = open_constants(parse(formula))
+    unknowns = [each.name for each in constants]
+    values = np.array([float(each) for each in constants.values()])
+    problem = ConstantsFitting(expression, XS, unknowns, (x, 0 * x[:, 0]), values)
+    slopes = problem.linearised(values)[1]
+    for column, change in zip(slopes.T, 1e-7 * np.eye(len(values)), strict=True):
+        above, below = (problem.linearised(values + s * change)[0] for s in (1, -1))
+        apart = np.abs((above - below) / 2e-7 - column)
+        assert np.median(apart) < 1e-7
+        assert np.mean(apart > 1e-6) < 0.05, "only where a step or a kink lies between"

@@ -25,6 +25,7 @@ from kanrun.experiments.interpret.problem import (
 )
 from made_graphs import one_edge
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import j1
 
 from kanrun.config import MLPConfig
 from kanrun.engine.symbolic import (
@@ -262,7 +263,8 @@ def test_the_score_card_counts_seeds():
         0.0,
         False,
     )
-    assert first.spread == "1 exact, 0 approximate, 0 partly numeric, 0 failed, 1 wrong; not: a"
+    counts = "1 exact, 0 agreeing, 0 approximate, 0 partly numeric, 0 failed, 1 wrong"
+    assert first.spread == f"{counts}; not: a"
     assert (second.measured, second.holds) == (1.0, True)
     assert "not in view" in second.sentence
     assert (form.sentence, form.measured, form.holds) == (
@@ -275,6 +277,39 @@ def test_the_score_card_counts_seeds():
     assert not slowest.holds
     written = [text.get_text() for text in score_card(summary.assign(seconds=1.0)).axes[0].texts]
     assert written == ["1 exact, 1 wrong", "1 exact", "1 exact"]
+
+
+@pytest.fixture
+def short_range(tmp_path):
+    """A table of the Bessel function J1 on [0, 0.05]."""
+    x = np.random.default_rng(0).uniform(0, 0.05, 300)
+    path = tmp_path / "short.csv"
+    pd.DataFrame({"x": x, "y": j1(x)}).to_csv(path, index=False)
+    return f"target.path={path} target.outputs=[y] {ALL_ROWS}"
+
+
+def test_what_imitates_a_function_agrees(short_range, tmp_path_factory):
+    found = run(tmp_path_factory, short_range)
+    summary = found.table("summary").iloc[0]
+    assert summary["outcome"] == "agrees"
+    assert "they do not show that it is their function" in summary["reason"]
+    assert "constants" not in found.tables, "residuals of rounding say nothing about constants"
+    notes = [note for note in found.manifest.notes if "do not show" in note]
+    assert summary["formula"] in notes[0]
+
+
+@pytest.mark.slow
+def test_what_imitates_the_network_of_a_run_agrees(short_range, tmp_path_factory):
+    fitted = run_config(typed("fit", short_range), tmp_path_factory.mktemp("outputs"))
+    summary = run(tmp_path_factory, f"from_run={fitted.path}").table("summary").iloc[0]
+    assert summary["outcome"] in ("agrees", "formula")
+
+
+@pytest.mark.parametrize("formula, outcome", [("j1(x0)", "agrees"), ("x0/2 - x0^3/16", "exact")])
+def test_a_known_function_shows_identity_far_from_the_points(formula, outcome, tmp_path_factory):
+    """On this range both have the same values."""
+    found = run(tmp_path_factory, f"'target.formula={formula}' target.domain=[[0,0.003]]")
+    assert found.table("summary").iloc[0]["outcome"] == outcome
 
 
 def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong():

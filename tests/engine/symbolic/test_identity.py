@@ -1,0 +1,194 @@
+"""The word `exact`: what points show to be their function, and what they show to be near to it."""
+
+import functools
+
+import numpy as np
+import pytest
+from scipy import special
+
+import kanrun
+from kanrun.engine.symbolic import SearchData, evidence
+from kanrun.formulas import parse, to_numpy
+
+#: Smooth functions outside the dictionary, none of them elementary, and where their ranges begin.
+SPECIAL = {
+    "j1": (special.j1, 0.0),
+    "j2": (functools.partial(special.jv, 2), 0.1),
+    "j_third": (functools.partial(special.jv, 1 / 3), 0.5),
+    "y0": (special.y0, 0.5),
+    "y1": (special.y1, 0.5),
+    "i0": (special.i0, 0.0),
+    "i1": (special.i1, 0.0),
+    "k0": (special.k0, 0.5),
+    "k1": (special.k1, 0.5),
+    "airy": (lambda x: special.airy(x)[0], 0.0),
+    "airy_slope": (lambda x: special.airy(x)[1], -1.0),
+    "airy_second": (lambda x: special.airy(x)[2], -1.0),
+    "erf": (special.erf, 0.0),
+    "erfcx": (special.erfcx, 0.0),
+    "dawson": (special.dawsn, 0.0),
+    "fresnel_sine": (lambda x: special.fresnel(x)[0], 0.2),
+    "fresnel_cosine": (lambda x: special.fresnel(x)[1], 0.0),
+    "gamma": (special.gamma, 1.0),
+    "log_gamma": (special.gammaln, 1.2),
+    "digamma": (special.digamma, 1.0),
+    "trigamma": (functools.partial(special.polygamma, 1), 1.0),
+    "zeta": (special.zeta, 1.5),
+    "elliptic_k": (special.ellipk, -2.5),
+    "elliptic_e": (special.ellipe, -2.5),
+    "jacobi_sn": (lambda x: special.ellipj(x, 0.5)[0], 0.0),
+    "jacobi_dn": (lambda x: special.ellipj(x, 0.7)[2], 0.1),
+    "lambert_w": (lambda x: special.lambertw(x).real, 0.0),
+    "struve_0": (functools.partial(special.struve, 0), 0.0),
+    "struve_1": (functools.partial(special.struve, 1), 0.2),
+    "modified_struve": (functools.partial(special.modstruve, 0), 0.0),
+    "ei": (special.expi, 0.5),
+    "e1": (special.exp1, 0.5),
+    "si": (lambda x: special.sici(x)[0], 0.0),
+    "ci": (lambda x: special.sici(x)[1], 0.5),
+    "dilogarithm": (special.spence, 0.5),
+    "kelvin": (special.ber, 0.1),
+    "incomplete_gamma": (functools.partial(special.gammainc, 1 / 3), 0.3),
+    "kummer": (functools.partial(special.hyp1f1, 0.3, 1.7), -1.0),
+    "legendre": (lambda x: special.hyp2f1(-1 / 3, 4 / 3, 1, (1 - x) / 2), -0.5),
+    "voigt": (lambda x: special.voigt_profile(x, 1.0, 0.7), 0.0),
+}
+
+
+def points_show(formula, x, y=None, relative=False):
+    x = x.reshape(len(x), -1)
+    expression, names = parse(formula), [f"x{i}" for i in range(x.shape[1])]
+    y = to_numpy(expression, names)(x) if y is None else y
+    return evidence(expression, names, SearchData(x, y, x, y, relative))
+
+
+@pytest.mark.parametrize(
+    "formula, function, width",
+    [
+        ("x0/2 - x0^3/16 + 0.00260405*x0^5", special.j1, 0.05),
+        ("x0/2 - x0^3/16 + x0^5/384 - x0^7/18432", special.j1, 0.1),
+        (
+            "0.015593874921927917*x0**3 - 0.592815966761015*x0 + 1.664673912395166*sin(x0/2)"
+            " + 0.260479010563516*sin(x0)",
+            special.j1,
+            0.3,
+        ),
+        (
+            "0.24673994402404767*x0*(4.052850072391973 - x0**4)",
+            lambda x: special.fresnel(x)[1],
+            0.05,
+        ),
+        ("x0 - x0^2 + 3*x0^3/2 - 8*x0^4/3", lambda x: special.lambertw(x).real, 3e-4),
+    ],
+)
+def test_truncated_series_are_not_shown_to_be_their_function(formula, function, width):
+    x = np.random.default_rng(0).uniform(0, width, 300)
+    found = points_show(formula, x, function(x))
+    assert found.error < 1e-12
+    assert not found.is_shown
+
+
+@pytest.mark.parametrize(
+    "nome", [1e-3, 3e-3, 0.01, 0.0175, 0.019, 0.02, 0.022, 0.025, 0.03, 0.05, 0.08]
+)
+def test_series_that_converge_faster_and_faster_are_not_shown(nome):
+    """Theta functions have terms q^(n^2): each falls by more than the one before."""
+    x = np.random.default_rng(0).uniform(0, 3, 300)
+    terms = [2 * nome ** (n * n) * np.cos(2 * n * x) for n in range(8, 0, -1)]
+    for count in range(1, 5):
+        text = " + ".join(f"{2 * nome ** (n * n)!r}*cos({2 * n}*x0)" for n in range(1, count + 1))
+        found = points_show(f"1 + {text}", x, 1 + np.sum(terms, axis=0))
+        if 1e-15 < found.error < 1e-12:
+            assert not found.is_shown, (count, found)
+
+
+@pytest.mark.parametrize("width", [0.05, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "3*x0**2 + 1",
+        "sin(x0) + x0**2",
+        "exp(-2*x0)*cos(3*x0)",
+        "1/(1 + x0**2)",
+        "x0*sqrt(1 + x0)",
+        "1.23456789*exp(-0.7654321*x0) + 0.3456789",
+        "2.345678901234567*x0 + 1.2345678901234567",
+        "x0**3 - 2.3*x0**2 + 1.7*x0 - 0.4",
+        "x0/(1 + x0) + x0**3",
+        "tanh(x0)",
+        "log(1 + x0) + sqrt(x0)",
+    ],
+)
+def test_functions_are_shown_on_short_ranges(formula, width):
+    x = np.random.default_rng(0).uniform(0, width, 300)
+    assert points_show(formula, x).is_shown
+
+
+@pytest.mark.parametrize(
+    "formula, low",
+    [
+        ("sqrt(x0) + x1", 0.0),  # slopes by the exponent have no value at 0
+        ("sqrt(x0^2 - 2*x0*x1*cos(x1) + x1^2)", 0.1),
+        ("(x0 + 1)*(x0^2 + 1)*(x1 - 2)*sqrt(2 + x1)", 0.1),
+        ("exp(x0 - 1)*log(2*x0*x1 + 3)", 0.1),
+        ("besselj(2, 3*x0) + 5*x1", 0.1),
+        ("max(x0 - 0.3, 0.2*x1) + floor(3*x1)", 0.0),
+        ("2.5*x0", 0.0),
+        ("x0", 0.0),
+    ],
+)
+def test_redundant_constants_do_not_count(formula, low):
+    x = np.random.default_rng(1).uniform(low, 1, (300, 2))
+    x[0] = low
+    assert points_show(formula, x).is_shown
+
+
+def test_evidence_is_that_of_the_smallest_part_and_its_successor():
+    x = np.random.default_rng(0).uniform(-1, 1, 1000)
+    found = points_show("100 + x0 + 1e-8*sin(9*x0)", x)
+    assert not found.is_shown
+    assert 1e-9 < found.smallest < 1e-7
+    assert found.next_part < 1e-14
+    assert found.error == pytest.approx(1e-16 * 100 * np.sqrt(3), rel=0.3), "the rounding of 100"
+    off = points_show("x0", x, x * (1 + 1e-6))
+    assert off.error == pytest.approx(1e-6, rel=1e-2)
+
+
+def test_evidence_over_decades_is_relative_to_each_value():
+    x = np.random.default_rng(0).uniform(0, 30, 500)
+    y = np.exp(x) + 2.0
+    assert points_show("exp(x0) + 2", x, relative=True).is_shown
+    off = points_show("exp(x0) + 1", x, y, relative=True)
+    assert not off.is_shown
+    assert off.error > 1e-3
+
+
+def test_no_finite_slope_shows_nothing():
+    x = np.zeros((50, 1))
+    assert not points_show("x0^0.3", x, np.linspace(0, 1, 50)).is_shown
+
+
+def interpreted(name, width, budget=8.0):
+    function, low = SPECIAL[name]
+    x = np.random.default_rng(list(SPECIAL).index(name)).uniform(low, low + width, 300)
+    return kanrun.interpret(x, function(x), budget=budget)
+
+
+def test_an_imitation_agrees_and_is_not_called_exact():
+    found = interpreted("j1", 0.05)
+    assert found.outcome == "agrees"
+    assert "they do not show that it is their function" in found.sentence
+    assert "its next term would be" in found.sentence
+
+
+@pytest.mark.slow
+def test_an_imitation_of_two_inputs_is_not_called_exact():
+    x = np.random.default_rng(0).uniform(0, 0.3, (300, 2))
+    assert kanrun.interpret(x, x[:, 0] * special.j1(x[:, 1]), budget=5.0).outcome != "exact"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [0.05, 0.3, 1.0, 3.0])
+@pytest.mark.parametrize("name", SPECIAL)
+def test_no_special_function_is_called_exact(name, width):
+    assert interpreted(name, width).outcome != "exact"
