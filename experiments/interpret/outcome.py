@@ -35,6 +35,7 @@ from kanrun.engine.symbolic import (
     partly_symbolic,
     widened,
 )
+from kanrun.points import Array
 
 #: Stages whose networks are numeric: a formula is compared with the best of them.
 _NUMERIC = ("train", "prune", "retrain")
