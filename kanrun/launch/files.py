@@ -4,7 +4,7 @@ A file is refused if it
 
 - sets a `hydra` key, with which Hydra would import packages;
 - sets `executor.address`, since what a Dask scheduler sends back is unpickled;
-- has aliases of aliases, which a few lines multiply to any number of values;
+- is too large, or has aliases of aliases, which a few lines multiply to any number of values;
 - names a file outside its folder in its defaults.
 """
 
@@ -20,6 +20,7 @@ from hydra.plugins.config_source import ConfigResult
 
 import kanrun.conf
 from kanrun.errors import UsageError
+from kanrun.runs.reader import CONFIG_LIMIT
 
 OWN_FOLDER = str(Path(kanrun.conf.__path__[0]).absolute())
 #: Values of a file, those behind its aliases included.
@@ -46,6 +47,10 @@ class CheckedFiles(FileConfigSource):
         """Load a file of the folder. Raises UsageError for a file that could do harm."""
         file = Path(self.path, self._normalize_file_name(self._inside(config_path)))
         if self.path != OWN_FOLDER and file.is_file():
+            if (size := file.stat().st_size) > CONFIG_LIMIT:
+                raise UsageError(
+                    f"{file} has {size} bytes, more than the {CONFIG_LIMIT} that are read."
+                )
             check_text(file.read_text(encoding="utf-8", errors="replace"), file)
         try:
             return super().load_config(config_path)

@@ -1,10 +1,11 @@
-"""Writer of run folders, the only one."""
+"""Writer of run folders, the only one, and the lock of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import importlib.metadata
 import os
 import platform
@@ -13,7 +14,7 @@ import secrets
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from kanrun.runs.files import (
     to_json,
     write_json,
 )
-from kanrun.runs.reader import TOP_TABLES, Run, holding, process
+from kanrun.runs.reader import TOP_TABLES, Run, process
 from kanrun.runs.records import (
     JOURNAL_FILE,
     MANIFEST_FILE,
@@ -44,6 +45,8 @@ from kanrun.runs.records import (
     Status,
 )
 
+#: Answers of file systems without locks.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 VERSION, LATEST, _HIDDEN = re.compile(r"v(\d{4,9})"), "latest", ".new-"
 _PACKAGES = (
     "kanrun",
@@ -364,3 +367,28 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Lock the run in `folder` for this process in the body.
+
+    The lock is the system's, not the file's, which stays: it ends with its process and is never
+    stale. On file systems without locks nothing is locked, and `run.json` alone says who writes.
+    Raises UsageError if another process holds the run, StorageFailed if it cannot be written.
+    """
+    path = folder / ".lock"
+    with storing(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            Run(folder).check_ended(force=True)
+            raise UsageError(f"{folder} is still running. Wait, or stop it first.") from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise StorageFailed(f"cannot lock {path}: {error.strerror}.") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,10 +1,8 @@
-"""Reader of run folders, in any state and from anyone, and the lock of their only writer."""
+"""Reader of run folders, in any state and from anyone."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import functools
 import os
 import socket
@@ -19,7 +17,7 @@ import psutil  # type: ignore[import-untyped]
 from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, frame_of, read_bytes, read_columns, read_json, storing
+from kanrun.runs.files import file_name, frame_of, read_bytes, read_columns, read_json
 from kanrun.runs.records import (
     MANIFEST_FILE,
     POINTS_FILE,
@@ -39,11 +37,10 @@ TOP_TABLES = ("metrics", "summary")
 #: Errors by which runs compare, held-out points first: the test points choose nothing.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _FIGURES = {".png", ".svg", ".pdf"}
-_CONFIG_LIMIT = 4 * 2**20
+#: Bytes of a configuration that are read.
+CONFIG_LIMIT = 4 * 2**20
 #: Pids are below this; place of the start time in /proc/PID/stat behind the name.
 MAX_PID, START_FIELD = 2**31, 19
-#: Answers of file systems without locks.
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 class Run:
@@ -344,7 +341,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     import yaml  # type: ignore[import-untyped]
 
-    text = read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace")
+    text = read_bytes(path, CONFIG_LIMIT).decode("utf-8", "replace")
     try:
         if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
             raise StorageFailed(f"{path} uses YAML aliases, which are not read.")
@@ -354,31 +351,6 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise StorageFailed(f"{path} is not a configuration: it holds a {type(config).__name__}.")
     return {str(key): value for key, value in config.items()}
-
-
-@contextlib.contextmanager
-def holding(folder: Path) -> Iterator[None]:
-    """Lock the run in `folder` for this process in the body.
-
-    The lock is the system's, not the file's, which stays: it ends with its process and is never
-    stale. On file systems without locks nothing is locked, and `run.json` alone says who writes.
-    Raises UsageError if another process holds the run, StorageFailed if it cannot be written.
-    """
-    path = folder / ".lock"
-    with storing(path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            Run(folder).check_ended(force=True)
-            raise UsageError(f"{folder} is still running. Wait, or stop it first.") from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise StorageFailed(f"cannot lock {path}: {error.strerror}.") from error
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def process_start(pid: int) -> str | None:

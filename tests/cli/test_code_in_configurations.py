@@ -3,6 +3,7 @@
 `tests/hard/test_attacks.py` has the attacks on one run.
 """
 
+import os
 import sys
 from itertools import pairwise
 
@@ -94,6 +95,13 @@ def test_a_cluster_in_a_run_that_goes_on(kanrun, interrupted):
     assert "executor=cloud is not one of serial, local, dask" in said("--executor cloud")
     named = said("--address tcp://127.0.0.1:2")
     assert "executor.address=tcp://127.0.0.1:2" in named
+
+
+def test_a_file_of_any_size(refused, sent, tmp_path):
+    sent("seed: 1\n")
+    os.truncate(tmp_path / "mine" / "extra" / "sent.yaml", 2**30)
+    said = refused("fit --config-dir mine +extra=sent")
+    assert "sent.yaml has 1073741824 bytes, more than the 4194304 that are read" in said
 
 
 LINES = "".join(f"  - &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefgh"))

@@ -106,7 +106,10 @@ def test_removing_asks_and_stays_inside_outputs(kanrun, two, monkeypatch):
     kanrun(f"runs remove {two}/fit/v0009 --yes", code=2)
     assert (outside / "run.json").exists()
     (two / "fit/v0009").unlink()
+    before = {path for path in Path.cwd().rglob("*") if path.name != ".index.sqlite"}
     assert kanrun("runs remove fit/1 fit/v0001 --yes").out == "deleted outputs/fit/v0001\n"
+    gone = before - {path for path in Path.cwd().rglob("*") if path.name != ".index.sqlite"}
+    assert gone == {one for one in before if "outputs/fit/v0001" in str(one)}
     assert kanrun("fit -q").folder.name == "v0003"  # no number is used again
 
 

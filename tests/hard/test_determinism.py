@@ -1,5 +1,6 @@
-"""The same numbers for any hash seed and executor, at any scale of the units."""
+"""The same numbers for any hash seed, executor, clock and scale of the units."""
 
+import functools
 import os
 
 import numpy as np
@@ -19,16 +20,25 @@ CALLS = {
     "equation": "solve equation=pendulum n_seeds=2",
 }
 LIBRARIES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: Clocks that advance 100 times as fast as time.
+FAST = """
+import time
+for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time"):
+    real = getattr(time, name)
+    setattr(time, name, lambda real=real, start=real(): start + 100 * (real() - start))
+"""
+#: Environment, words and first lines of the program.
 WAYS = {
-    "another hash seed": ({"PYTHONHASHSEED": "7"}, ""),
-    "two threads of the libraries": (dict.fromkeys(LIBRARIES, "2"), ""),
-    "two workers": ({}, " executor=local executor.workers=2"),
+    "another hash seed": ({"PYTHONHASHSEED": "7"}, "", ""),
+    "two threads of the libraries": (dict.fromkeys(LIBRARIES, "2"), "", ""),
+    "two workers": ({}, " executor=local executor.workers=2", ""),
+    "a fast clock": ({}, "", FAST),
 }
 
 
-def tables_of(line, outputs, environment):
+def tables_of(line, outputs, environment, before=""):
     """Every table of the run as text, to the last digit, without times and processes."""
-    code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    code = f"{before}\nimport sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
     words = [*line.split(), "-q", "--outputs", outputs]
     python("-c", code, *words, env={**os.environ, **environment})
     (run,) = find_runs(outputs)
@@ -41,8 +51,9 @@ def tables_of(line, outputs, environment):
 def test_nothing_around_a_run_changes_its_numbers(call, tmp_path):
     one = {"PYTHONHASHSEED": "0", **dict.fromkeys(LIBRARIES, "1")}
     expected = tables_of(CALLS[call], tmp_path / "first", one)
-    for number, (way, (environment, words)) in enumerate(WAYS.items()):
-        found = tables_of(CALLS[call] + words, tmp_path / str(number), {**one, **environment})
+    for number, (way, (environment, words, before)) in enumerate(WAYS.items()):
+        place = tmp_path / str(number)
+        found = tables_of(CALLS[call] + words, place, {**one, **environment}, before)
         differing = [name for name in expected if found[name] != expected[name]]
         assert not differing, f"{way}: other numbers in {differing}"
 
@@ -51,7 +62,6 @@ MODELS = {
     "kan": "model=kan model.hidden=[1] model.intervals=[5] solver.n_starts=2",
     "auto": "model=auto",
 }
-BOUNDS = {("kan", "float64"): 1e-6, ("kan", "float32"): 1e-3, ("auto", "float64"): 2e-3}
 MANY = [
     pytest.param(model, precision, 10.0**x, 10.0**y, marks=pytest.mark.slow)
     for model, precision, powers in (
@@ -82,8 +92,16 @@ ENDS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def in_unit_1(tmp_path_factory):
+    """Return `relative_error` of a model and precision where both units are 1."""
+    place = tmp_path_factory.mktemp("unit")
+    return functools.cache(lambda *model: relative_error(place, *model, 1, 1))
+
+
 @pytest.mark.parametrize("model, precision, x_unit, y_unit", [*ENDS, *MANY])
-def test_units_of_every_size(model, precision, x_unit, y_unit, tmp_path):
+def test_units_of_every_size(model, precision, x_unit, y_unit, tmp_path, in_unit_1):
     error, r2 = relative_error(tmp_path, model, precision, x_unit, y_unit)
-    assert 0 < error < BOUNDS[model, precision]
+    assert error == pytest.approx(in_unit_1(model, precision)[0], rel=1e-5)
+    assert 0 < error < 1e-4
     assert 0.9999 < r2 < 1

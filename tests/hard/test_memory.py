@@ -5,10 +5,13 @@ import re
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+from run_files import finished
 
 from kanrun.config.experiments import FitConfig
 from kanrun.config.models import KANConfig, MLPConfig
@@ -30,6 +33,15 @@ TOO_LARGE = {
 def test_too_large_a_run_is_refused_before_its_folder(case, refused):
     said = refused(f"fit {TOO_LARGE[case]}")
     assert "GiB" in said or "exceeds the limit" in said or "from 2 to 1001" in said
+
+
+def test_force_runs_what_may_not_fit(command, monkeypatch):
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=1000))
+    line = "fit -q target=runge model=polynomial sampling.n_train=50 figures=none"
+    said = command(line, code=2).err
+    assert re.search(r"would take at least \S+ GiB of memory, .* or add --force", said)
+    assert not (Path.cwd() / "outputs").exists()
+    assert command(f"{line} --force").run.status == "COMPLETED"
 
 
 def test_the_numbers_of_a_network_are_counted_as_they_are_made():
@@ -63,11 +75,19 @@ def test_runs_take_more_than_the_estimate(words, tmp_path):
     assert estimate_memory(cfg).memory < peak * unit
 
 
+CELLS = [f"{{sampling: {{noise: {number}e-6}}}}" for number in range(300)]
+
+
 @pytest.mark.slow
-def test_the_memory_of_a_long_study_is_flat(tmp_path):
-    """300 cells in two workers: memory of the program and the workers grows by at most 5%."""
+@pytest.mark.parametrize(
+    "trainings",
+    [["n_seeds=300"], ["-m", "seed=range(300)"], [f"suite=[{','.join(CELLS)}]"]],
+    ids=["seeds", "points", "cells"],
+)
+def test_the_memory_of_a_long_study_is_flat(tmp_path, trainings):
+    """Of the program and of two workers it grows by at most 5% over 200 trainings."""
     code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
-    words = ["fit", "-q", "target=runge", "n_seeds=300", "model.hidden=[]", "sampling.n_train=200"]
+    words = ["fit", "-q", "target=runge", "model.hidden=[]", "sampling.n_train=200", *trainings]
     command = [sys.executable, "-c", code, *words, "executor=local", "executor.workers=2"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
     parent = psutil.Process(process.pid)
@@ -90,6 +110,28 @@ def test_the_memory_of_a_long_study_is_flat(tmp_path):
     }
     assert len(grown) >= 3  # the program and its workers
     assert max(grown.values()) <= 0.05
+
+
+@pytest.mark.slow
+def test_predictions_hold_one_block_of_rows(tmp_path):
+    """A million rows take at most 64 MiB more than a thousand."""
+    finished("fit target=runge model=polynomial sampling.n_train=50 figures=none", tmp_path)
+    code = (
+        "import resource, sys; from kanrun.cli.app import main; assert main() == 0; "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    peaks = []
+    for rows in (1000, 1_000_000):
+        x = np.random.default_rng(0).uniform(-1, 1, (rows, 3))
+        np.savetxt(tmp_path / "x.csv", x, "%.6g", ",", header="x0,b,c", comments="")
+        words = ["predict", "fit/v0001", "x.csv", "-o", "y.csv", "--force", "--outputs", "."]
+        command = [sys.executable, "-c", code, *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        peaks.append(
+            float(done.stdout.split()[-1]) / (2**20 if sys.platform == "darwin" else 2**10)
+        )
+    print(f"\n1,000 rows: {peaks[0]:.0f} MiB; 1,000,000 rows: {peaks[1]:.0f} MiB")
+    assert peaks[1] - peaks[0] < 64
 
 
 @pytest.mark.slow

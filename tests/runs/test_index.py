@@ -1,6 +1,7 @@
 """The index of runs: never the truth, never read twice, and SQL conditions and queries on it."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -58,6 +59,15 @@ def test_without_a_place_for_the_file_it_is_built_in_memory(outputs):
     (outputs / ".index.sqlite").mkdir()
     assert len(RunIndex(outputs).rows("1")) == 4
     assert RunIndex(outputs / "nothing").rows("1") == []
+
+
+def test_while_another_process_holds_the_file_it_is_built_in_memory(outputs, monkeypatch):
+    rows = RunIndex(outputs).rows("1")
+    monkeypatch.setattr(index, "_PATIENCE", 0.05)
+    held = sqlite3.connect(outputs / ".index.sqlite", isolation_level=None)
+    held.execute("BEGIN EXCLUSIVE")
+    assert RunIndex(outputs).rows("1") == rows
+    held.close()
 
 
 def test_a_run_of_several_points_is_one_row_with_its_best(outputs):

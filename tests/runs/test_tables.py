@@ -1,6 +1,8 @@
 """Tables on disk: exact numbers, new columns, damage, and anything people put into text."""
 
 import math
+import os
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.errors import StorageFailed
-from kanrun.runs.files import CsvFile, frame_of, read_columns, read_rows
+from kanrun.runs.files import CsvFile, frame_of, read_columns, read_rows, rewrite
 
 
 def append(table, row):
@@ -33,6 +35,26 @@ def test_a_row_with_new_columns_widens_the_table(tmp_path):
     assert frame["note"].tolist()[3:] == ["a", "b,c"]
     with pytest.raises(ValueError, match="equal lengths"):
         table.extend({"step": np.zeros(2), "loss": np.zeros(3)})
+
+
+def test_rows_are_appended_and_tables_rewritten_in_one_rename(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.csv"
+    table = CsvFile(path)
+    append(table, {"step": 0})
+    before, file = path.read_bytes(), path.stat().st_ino
+    append(table, {"step": 1})
+    after = path.read_bytes()
+    assert (after[: len(before)], path.stat().st_ino) == (before, file)
+    for change in (
+        lambda: append(table, {"step": 2, "loss": 0.5}),
+        lambda: rewrite(path, ["step"], []),  # as when a training restarts
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                change()
+        assert path.read_bytes() == after
+        assert list(tmp_path.iterdir()) == [path]
 
 
 def test_half_a_last_line_is_left_out_and_mended(tmp_path):

@@ -12,6 +12,7 @@ from toy_experiment import Bare, ToyConfig, ToyStudy, play
 from kanrun.config import ExecutorConfig, rules
 from kanrun.errors import UsageError
 from kanrun.runs import Row, Run, Status
+from kanrun.study import studies
 from kanrun.study.studies import check
 
 
@@ -117,7 +118,7 @@ class Preparing(Bare):
         yield Row("summary", {"built": prepared or self.prepare(cfg, cell, seed)})
 
 
-def test_what_was_prepared_while_checking_is_not_built_again(tmp_path):
+def test_what_was_prepared_while_checking_is_not_built_again(tmp_path, monkeypatch):
     experiment = Preparing()
     checked = check(ToyStudy((ToyConfig(n_seeds=2),), experiment))
     assert experiment.built == [(1, 0), (2, 0)]
@@ -125,6 +126,9 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path):
     experiment.built.clear()
     play(tmp_path, ToyConfig(n_seeds=2), experiment=experiment)
     assert experiment.built[2:] == [(1, 1), (2, 1)]
+    monkeypatch.setattr(studies, "MOST_PREPARED", -1)  # bytes for others than the first
+    assert list(check(ToyStudy((ToyConfig(n_seeds=2),), experiment)).prepared) == [(0, 0, 0)]
+    monkeypatch.undo()
     local = ToyConfig(n_seeds=2, executor=ExecutorConfig("local"))
     assert list(check(ToyStudy((local,), experiment)).prepared) == [(0, 0, 0)]
     rows = Run(tmp_path / "toy" / "v0001").table("summary")["built"].tolist()

@@ -1,5 +1,6 @@
 """Several points in one run, and a study that stopped: the tables of those that never did."""
 
+import itertools
 from unittest.mock import Mock
 
 import pytest
@@ -43,6 +44,26 @@ def test_a_failed_point_ends_no_other_and_is_repeated(run_toy, same_tables, caps
     same_tables(Run(run.path), whole)
     assert Run(run.path).points[0].table("metrics")["seconds"].tolist() == kept
     assert {point.status for point in Run(run.path).points} == {"COMPLETED"}
+
+
+@pytest.mark.parametrize("kept", [0, 3, 5])
+def test_a_stopped_study_of_points_cells_and_seeds_goes_on(run_toy, same_tables, monkeypatch, kept):
+    points = [{"sizes": [2, 3]}, {"sizes": [4]}]
+    _, whole = run_toy(points=points, n_seeds=2)
+    begun = itertools.count()
+
+    def stop(*_):
+        if next(begun) == kept:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_experiment, "_misbehave", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_toy(points=points, n_seeds=2)
+    path = whole.path.parent / "v0002"
+    assert len(Run(path).journal.finished) == kept
+    play(path, *(ToyConfig(n_seeds=2, **own) for own in points), resume=True)
+    same_tables(Run(path), whole)
 
 
 class Columns(Bare):
