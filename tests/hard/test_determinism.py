@@ -52,6 +52,8 @@ def test_nothing_around_a_run_changes_its_numbers(call, tmp_path):
     one = {"PYTHONHASHSEED": "0", **dict.fromkeys(LIBRARIES, "1")}
     expected = tables_of(CALLS[call], tmp_path / "first", one)
     for number, (way, (environment, words, before)) in enumerate(WAYS.items()):
+        if before and call == "formula":  # the search has a test of its own
+            continue
         place = tmp_path / str(number)
         found = tables_of(CALLS[call] + words, place, {**one, **environment}, before)
         differing = [name for name in expected if found[name] != expected[name]]
