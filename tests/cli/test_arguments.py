@@ -45,7 +45,7 @@ def is_plain(text):
 
 
 @given(TEXTS.filter(is_plain))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_a_text_arrives_as_typed(text):
     assert arrives(text) == text
 
@@ -57,7 +57,7 @@ def test_a_text_arrives_as_typed(text):
         max_size=4,
     )
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_columns_arrive_as_typed(names):
     assert arrives(f"[{', '.join(names)}]", "list of text") == names
 

@@ -8,7 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 import sympy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from matplotlib.mathtext import MathTextParser
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -50,7 +50,7 @@ def _exactly(expression, point):
 
 
 @given(_expressions())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40)
 def test_numpy_and_sympy_agree_and_text_reads_back(text):
     try:
         expression = parse(text)

@@ -124,7 +124,7 @@ def test_refusals(sampling, sentence):
 
 
 @given(st.integers(0, 200), st.integers(0, 5))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_order_has_every_row_once(count, seed):
     labels = np.random.default_rng(seed).integers(0, 4, count)
     for order in (
@@ -137,7 +137,7 @@ def test_an_order_has_every_row_once(count, seed):
 @given(
     st.lists(st.integers(1, 40), min_size=2, max_size=6), st.floats(0.5, 0.95), st.integers(0, 20)
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_first_parts_are_stratified(sizes, share, seed):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
     order = split_order(len(labels), generator(seed, "rows"), labels)

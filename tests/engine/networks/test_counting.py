@@ -24,7 +24,7 @@ widths = st.lists(st.integers(1, 5), min_size=2, max_size=4)
     st.booleans(),
     st.sampled_from(["all", "base", "none"]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_formulas_count_what_the_modules_hold(shape, intervals, degree, single, base, trained):
     network = kan(
         shape,
@@ -86,7 +86,7 @@ def test_basis_flops_by_hand():
 
 
 @given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.integers(60, 5000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_matching_finds_the_nearest(inputs, outputs, depth, wanted):
     match = match_parameters(inputs, outputs, depth, wanted)
     assert len(match.hidden) == depth

@@ -27,7 +27,7 @@ def data(network, samples=200, spread=1.0, seed=1):
     return x.to(network.edge_layers[0].knots)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     widths=st.lists(st.integers(1, 3), min_size=2, max_size=4),
     degree=st.integers(1, 5),

@@ -59,7 +59,7 @@ def test_derivatives_past_the_degree_are_zero(degree, outside):
     assert not all_functions(points_of(grid), grid, degree + 1).any()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     degree=st.integers(0, 7),
     intervals=st.integers(1, 12),

@@ -44,7 +44,7 @@ def more_points(points, generator):
     return torch.cat([points, new.flatten(1)], 1).sort(1).values
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     degree=st.integers(0, 6),
     intervals=st.integers(1, 8),

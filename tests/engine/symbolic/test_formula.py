@@ -58,7 +58,7 @@ def test_a_planted_formula_is_recovered_from_its_network():
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25)
 @given(
     names=st.tuples(*map(st.sampled_from, (INNER, INNER, OUTER))),
     scales=st.tuples(st.floats(0.8, 2.0), st.floats(0.8, 2.0)),

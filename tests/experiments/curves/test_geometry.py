@@ -69,7 +69,7 @@ def planar(count, seed=0):
     return drawn(count, 2, seed=seed).cumsum(0)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(degree=st.integers(1, 7), extra=st.integers(0, 30), seed=st.integers(0, 999))
 def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameters(
     degree, extra, seed
@@ -82,7 +82,7 @@ def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameter
     assert_allclose(curve.t[degree + 1 : -degree - 1], means, rtol=0, atol=1e-15)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(degree=st.integers(1, 5), fewer=st.integers(0, 20), seed=st.integers(0, 999))
 def test_a_curve_near_points_is_the_least_squares_one(degree, fewer, seed):
     points = planar(degree + 25, seed)
