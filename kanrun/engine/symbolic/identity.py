@@ -29,7 +29,7 @@ _REDUNDANT = 1e-15
 
 @dataclass(frozen=True)
 class Evidence:
-    """What points say about a formula, in units of the standard deviation of y.
+    """Evidence that a formula is the function of points; sizes are relative to the std of y.
 
     Attributes:
         error: RMS error of the formula, at least the rounding of its largest part.
@@ -49,7 +49,7 @@ class Evidence:
 
 
 def evidence(expression: Expr, names: Sequence[str], data: SearchData) -> Evidence:
-    """Return what all points of the data say about an expression in the variables `names`."""
+    """Return the evidence of all points for an expression in the variables `names`."""
     points = data.all_points
     form, constants = open_constants(expression, units=True)
     numbers = np.array([float(each) for each in constants.values()])
