@@ -196,8 +196,8 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
     budget, steps, structures = Budget(policy.budget), list[SearchStage](), list[FittedStructure]()
     if given.network is None and cfg.backend == "kanrun" and cfg.model.hidden in (None, AUTO):
         data = problem.data
-        data = data.relative_to_size() if errors_are_relative(data) else data
-        given = replace(given, search=replace(problem, data=data))
+        if not is_constant(data) and errors_are_relative(data):
+            given = replace(given, search=replace(problem, data=data.relative_to_size()))
     names = as_variables(given.inputs)
     found = limited(_structures(given, seed), policy.search_budget)
     for event in (titled(each, names) for each in found):

@@ -26,6 +26,7 @@ from kanrun.engine.symbolic import (
     SearchStage,
     VerificationData,
     WorkSpent,
+    as_written,
     at_most,
     certify,
     choose_formula,
@@ -339,7 +340,7 @@ def _constant(given: InterpretationProblem) -> Interpretation:
     data = given.search.data
     graph = Graph(data.x.shape[1], ("sum",), ())
     names = tuple(input_names(graph.inputs))
-    formula = Formula(sympy.Float(float(data.y.mean()), 17), names, graph)
+    formula = Formula(as_written(sympy.Float(float(data.y.mean()), 17)), names, graph)
     network = given.network.itself if given.network is not None else formula
     certificate = certify(formula, network, replace(given.held_out, truth=None))
     return Interpretation("formula", "the output is constant", formula, network, certificate)

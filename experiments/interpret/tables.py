@@ -183,8 +183,9 @@ def _effect_records(problem: InterpretationProblem, result: Interpretation) -> R
         yield Row("inputs", {"output": problem.output, "input": name, "effect": effect})
     used = sorted((text for text in texts if texts[text] > 0), key=lambda text: -texts[text])
     idle = [text.rpartition(" ")[0] for text in texts if texts[text] == 0]
-    text = f"inputs by their effect: {', '.join(used)}"
-    yield Note(f"{problem.name}: {text}" + (f"; not needed: {', '.join(idle)}" if idle else ""))
+    parts = {"inputs by their effect": used, "not needed": idle}
+    listed = (f"{title}: {', '.join(names)}" for title, names in parts.items() if names)
+    yield Note(f"{problem.name}: {'; '.join(listed)}")
 
 
 def exchange_effect(model: Function, x: Array, y: Array, index: int) -> float:

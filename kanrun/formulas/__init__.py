@@ -166,7 +166,8 @@ def to_text(expression: Expr, names: Sequence[str]) -> str:
     A constant whose name is one of them, such as e, is written as a decimal number.
     """
     shared = {CONSTANTS[name] for name in names if name in CONSTANTS}
-    return str(expression.xreplace({each: each.evalf(DIGITS) for each in shared}))
+    numbers = {each: each.evalf(DIGITS) for each in shared}
+    return str(sympy.sstr(expression.xreplace(numbers), full_prec=False))
 
 
 def to_latex(expression: Expr, names: Sequence[str] = ()) -> str:

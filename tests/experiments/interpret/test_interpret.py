@@ -27,6 +27,7 @@ from made_graphs import one_edge
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import j1
 
+from kanrun import interpret
 from kanrun.config import MLPConfig
 from kanrun.engine.symbolic import (
     Budget,
@@ -387,3 +388,10 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it():
     *_, result = outcome(given, [], [fit], Budget(5.0))
     assert (result.outcome, result.formula) == ("failed", None)
     assert "explains any of the variance of new points" in result.sentence
+
+
+@pytest.mark.parametrize("value, text", [(0.0, "0"), (4.0, "4"), (-0.25, "-0.25")])
+def test_a_constant_output_is_a_formula(value, text):
+    found = interpret(np.random.default_rng(0).normal(size=(40, 2)), np.full(40, value))
+    assert (found.outcome, str(found)) == ("formula", text)
+    assert_array_equal(found.formula(np.zeros((3, 2))), value)
