@@ -186,27 +186,43 @@ def interpretation(
             if isinstance(event, SearchStage):
                 yield replace(event, seconds=now - last)
             else:
-                yield replace(_in_user_units(event, given), seconds=now - began)
+                yield replace(event, seconds=now - began)
             last = now
 
 
 def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | Interpretation]:
-    """Yield the stages of the search and of its outcome, then the interpretation."""
+    """Yield the stages of the search and of its outcome, then the interpretation.
+
+    If the search took far longer than it counted, the interpretation says that it was stopped.
+    """
     cfg, problem, policy = given.cfg, given.search, given.search.policy
-    budget, steps, structures = Budget(policy.budget), list[SearchStage](), list[FittedStructure]()
+    steps, structures = list[SearchStage](), list[FittedStructure]()
+    budget, searching = (Budget(x, timed=True) for x in (policy.budget, policy.search_budget))
     if given.network is None and cfg.backend == "kanrun" and cfg.model.hidden in (None, AUTO):
         data = problem.data
         if not is_constant(data) and errors_are_relative(data):
             given = replace(given, search=replace(problem, data=data.relative_to_size()))
     names = as_variables(given.inputs)
-    found = limited(_structures(given, seed), policy.search_budget)
+    found = limited(_structures(given, seed), searching)
     for event in (titled(each, names) for each in found):
         if isinstance(event, FittedStructure):
             structures.append(event)
         else:
             steps.append(event)
             yield event
-    yield from outcome(given, steps, structures, budget)
+    for step in outcome(given, steps, structures, budget):
+        if isinstance(step, SearchStage):
+            yield step
+            continue
+        result = _in_user_units(step, given, budget)
+        if searching.stopped or budget.stopped:
+            stopped = (
+                f"{result.sentence}; stopped after {budget.seconds:.3g} s (CPU time), far beyond "
+                f"budget={cfg.budget:g}; kept the best result so far, and another machine may get "
+                "further"
+            )
+            result = replace(result, sentence=stopped)
+        yield result
 
 
 def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | FittedStructure]:
@@ -230,11 +246,13 @@ def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage
         yield from search(problem, generator)
 
 
-def _in_user_units(result: Interpretation, problem: InterpretationProblem) -> Interpretation:
-    """Return the result in the user's units and, if formulas can contain them, names."""
+def _in_user_units(
+    result: Interpretation, problem: InterpretationProblem, budget: Budget
+) -> Interpretation:
+    """Return the result in the user's units and names; simplified as far as the budget allows."""
     names, certificate, network = as_variables(problem.inputs), result.certificate, result.network
     formula, approximation = (
-        found and _formula_in_user_units(found, problem)
+        found and _formula_in_user_units(found, problem, min(_RESCALED, budget.left))
         for found in (result.formula, result.approximation)
     )
     if certificate is not None:
@@ -242,8 +260,8 @@ def _in_user_units(result: Interpretation, problem: InterpretationProblem) -> In
         scaled = {name: problem.unit * getattr(certificate, name) for name in errors}
         certificate = replace(certificate, **scaled)
         if formula and problem.expression is not None and not formula.splines:
-            budget = problem.search.policy.simplify_budget
-            proven = proven_equal(formula.expression, problem.expression, budget)
+            work = min(problem.search.policy.simplify_budget, budget.left)
+            proven = proven_equal(formula.expression, problem.expression, work)
             is_form = has_form_of(formula.expression, problem.accepted)
             form = "yes" if result.outcome == "exact" and is_form else "no"
             certificate = replace(certificate, proven_equal=proven, accepted_form=form)
@@ -260,7 +278,9 @@ def _function_in_user_units(function: Function, problem: InterpretationProblem) 
     return lambda x: problem.unit * function(problem.scaling.apply(x)) + problem.shift
 
 
-def _formula_in_user_units(formula: Formula, problem: InterpretationProblem) -> Formula:
+def _formula_in_user_units(
+    formula: Formula, problem: InterpretationProblem, work: float
+) -> Formula:
     unit, shift, scaling = problem.unit, problem.shift, problem.scaling
     shifts, scales = scaling.shift.tolist(), scaling.scale.tolist()
     if not any(shifts) and not shift and {unit, *scales} == {1.0}:
@@ -282,7 +302,7 @@ def _formula_in_user_units(formula: Formula, problem: InterpretationProblem) -> 
         return np.allclose(other, values_there, rtol=EXACT, atol=allowed, equal_nan=True)
 
     rounded = round_numbers(expression, same)
-    expression = as_written(equivalent_forms(rounded, names, points, _RESCALED)[0])
+    expression = as_written(equivalent_forms(rounded, names, points, work)[0])
     return replace(formula, expression=expression)
 
 

@@ -5,7 +5,6 @@ If no formula is as good as the network, as many of its edges as possible become
 
 from __future__ import annotations
 
-import contextlib
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,9 +24,7 @@ from kanrun.engine.symbolic import (
     SearchData,
     SearchStage,
     VerificationData,
-    WorkSpent,
     as_written,
-    at_most,
     certify,
     choose_formula,
     evidence,
@@ -156,7 +153,7 @@ def outcome(
     best, choice = min(errors, default=inf), choose_formula(structures, data)
     if best >= data.no_skill_error or choice is None:
         sentence = f"budget={given.cfg.budget:g} was spent before a formula was tried; raise it"
-        if best >= data.no_skill_error:
+        if errors and best >= data.no_skill_error:
             sentence = (
                 "no structure found: no network predicts held-out points better than the mean"
             )
@@ -198,19 +195,17 @@ def _finish(
     formula, approximation = None, None
     if graph is None or not reference.accepts(graph, choice.error):
         if graph is not None:
-            with at_most(budget.left):
-                approximation = finish_formula(graph, data, problem.policy)
+            approximation = finish_formula(graph, data, problem.policy, budget)
         choice = smallest_near(structures)
         graph, allowed = choice.network, reference.allowed(choice.network_error)
         # Half of the rest is for the formula.
-        with contextlib.suppress(WorkSpent), at_most(budget.left / 2):
+        with budget.enforced(0.5):
             graph, decisions = partly_symbolic(choice, problem, allowed, _MIXED_WORK)
         accepted = graph.numeric_edges() or reference.accepts(graph, data.error(graph))
         graph = graph if accepted and any(each.symbolic for each in decisions) else None
         stages += [SearchStage("mix", choice.name, graph, data)] if graph is not None else []
     if graph is not None:
-        with at_most(budget.left):
-            formula = finish_formula(graph, data, problem.policy)
+        formula = finish_formula(graph, data, problem.policy, budget)
         stages.append(SearchStage("round", choice.name, formula.graph, data))
         stages.append(SearchStage("verify", choice.name, formula.graph, data, formula))
     network = given.network.itself if given.network is not None else choice.network

@@ -3,7 +3,7 @@
 Candidates, matching, selection in context, structures, certificates.
 """
 
-from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, choose, input_names
 from kanrun.engine.symbolic.constants import (
     ConstantInterval,

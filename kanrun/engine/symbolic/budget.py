@@ -1,8 +1,9 @@
 """Work instead of seconds: a search ends at the same structure on an idle and on a busy machine.
 
-Long computations count their work before they begin: refits by the step, grids and Gaussian
-processes by their size, transforms of sympy by the size of the expression. The costs were measured
-on graphs of 1 to 160 parameters and 120 to 1000 points; a unit is about one second of one core.
+What takes time counts its work before it begins: evaluations of graphs and fits by their size,
+dictionaries and regressions by their entries, sympy by the size of the expression. A unit is one
+second of one core of a busy machine. If the CPU time of a search is far beyond its count all the
+same, the search stops by the clock (`Budget`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from time import thread_time
 from typing import TypeVar
 
 from kanrun.monitoring import time_limit_reached
@@ -21,55 +23,65 @@ Event = TypeVar("Event")
 
 @dataclass(frozen=True)
 class WorkCosts:
-    """Units of work.
+    """Units of work, from CPU seconds of parts of the search on points and terms of many sizes.
 
     Attributes:
-        jacobian: A Jacobian, plus `edge` for each edge, `entry` for each entry, and `normal` for
-            each product of its normal equations.
-        trial: A trial step, plus `trial_edge` for each edge, `trial_value` for each of its values,
-            and `solution` for each product that solves it.
-        grid_value: A value of a candidate on a search grid.
-        pair: A pair of functions, plus `pair_entry` for each entry.
-        conversion: An expression made a graph in canonical form.
-        least_squares: A product of a linear least squares solution.
-        covariance: A product of a Gaussian process, plus `covariance_entry` for each entry of its
-            covariance.
-        operation: A transform of sympy, for each product of operations, expanded terms and numbers.
+        edge: The evaluation of a function of an edge, plus `value` for each of its values; a spline
+            takes `SPLINE` times as long.
+        slopes: Its slopes and columns of a Jacobian, plus `entry` for each of their entries.
+        step: A step of a fit, plus `trial` for each of its trials.
+        product: A multiplication of matrices, in factors and solutions too.
+        term: An entry of a dictionary, plus `term_value` for each of its values.
+        pair: A pair of terms whose explained variance is compared.
+        operation: An operation of an expression that becomes a graph, or the rounding of a number.
+        transform: One that sympy transforms, for each expanded term and decimal number.
+        likelihood: A value of the covariance of a Gaussian process, for each input.
     """
 
-    jacobian: float = 2.5e-4
-    edge: float = 2.5e-5
-    entry: float = 1.3e-8
-    normal: float = 2.5e-11
-    trial: float = 1.6e-4
-    trial_edge: float = 2.5e-5
-    trial_value: float = 5e-8
-    solution: float = 1.6e-11
-    grid_value: float = 2.5e-8
-    pair: float = 2.6e-9
-    pair_entry: float = 3.3e-11
-    conversion: float = 3e-3
-    least_squares: float = 2.3e-10
-    covariance: float = 2.3e-11
-    covariance_entry: float = 3.2e-9
-    operation: float = 7e-4
+    edge: float = 1e-5
+    value: float = 1.5e-8
+    slopes: float = 3e-5
+    entry: float = 2e-8
+    step: float = 3e-4
+    trial: float = 1.5e-4
+    product: float = 4e-11
+    term: float = 5e-6
+    term_value: float = 2.5e-8
+    pair: float = 1.1e-8
+    operation: float = 5e-4
+    transform: float = 7e-4
+    likelihood: float = 7e-9
+
+    def evaluated(self, edges: int, splines: int, points: int) -> float:
+        """Return the units of the values of a graph with `edges`, `splines` of them numeric."""
+        return (edges + (SPLINE - 1) * splines) * (self.edge + self.value * points)
 
     def linearised(self, edges: int, parameters: int, points: int) -> float:
-        """Return the units of a Jacobian at `points` and of its normal equations."""
-        return (
-            self.jacobian
-            + self.edge * edges
-            + points * parameters * (self.entry + self.normal * parameters)
-        )
-
-    def tried(self, edges: int, parameters: int, points: int) -> float:
-        """Return the units of a trial step at `points`."""
-        per_edge = self.trial_edge + self.trial_value * points
-        return self.trial + per_edge * edges + self.solution * parameters**3
+        """Return the units of the slopes and the Jacobian of a graph."""
+        return self.slopes * edges + self.entry * points * (parameters + edges)
 
 
+#: Time of a spline, relative to that of another function.
+SPLINE = 3
+#: Multiplications of a least squares solution by singular values for each entry and column.
+LEAST_SQUARES = 10
 COSTS = WorkCosts()
-_thread = threading.local()
+#: CPU seconds at which a search stops by the clock: a multiple of its budget, and so many more.
+_OVERRUN = 1.5
+_MORE_SECONDS = 3.0
+#: Fraction of an outer limit that a budget may use, so that its owner stops cleanly.
+_BELOW_LIMIT = 0.95
+
+
+class _Clock(threading.local):
+    """Work of this thread so far, and its work and CPU seconds at which it stops."""
+
+    done: float = 0.0
+    limit: float = math.inf
+    end: float = math.inf
+
+
+_clock = _Clock()
 
 
 def work_done() -> float:
@@ -77,53 +89,32 @@ def work_done() -> float:
 
     As with `time.thread_time`, only differences have a meaning.
     """
-    return getattr(_thread, "done", 0.0)
+    return _clock.done
 
 
 def count_work(units: float) -> None:
-    """Advance the clock of this thread; raise WorkSpent at the limit."""
-    _thread.done = work_done() + units
-    if _thread.done > getattr(_thread, "limit", math.inf):
+    """Advance the clock of this thread; raise WorkSpent at a limit."""
+    _clock.done += units
+    if _clock.done > _clock.limit or thread_time() > _clock.end:
         raise WorkSpent
-
-
-#: Fraction of an outer limit that a budget may use, so that its owner stops cleanly.
-_BELOW_LIMIT = 0.95
 
 
 class WorkSpent(Exception):
     """Exhaustion of the work that a part of a search was allowed."""
 
 
-@contextlib.contextmanager
-def at_most(units: float) -> Iterator[None]:
-    """Raise WorkSpent inside after `units` of work, or at an outer limit."""
-    outer = getattr(_thread, "limit", math.inf)
-    _thread.limit = min(outer, work_done() + units)
-    try:
-        yield
-    finally:
-        _thread.limit = outer
-
-
-def limited(events: Iterator[Event], units: float) -> Iterator[Event]:
-    """Yield the events that come within work of `units`."""
-    budget = Budget(units)
-    while True:
-        try:
-            with at_most(budget.left):
-                event = next(events)
-        except (StopIteration, WorkSpent):
-            return
-        yield event
-
-
 class Budget:
-    """An allowance of `units` of this thread's work, from now on, slightly below an outer limit."""
+    """An allowance of `units` of this thread's work, from now on, slightly below an outer limit.
 
-    def __init__(self, units: float) -> None:
-        self._begun = work_done()
-        self.units = min(units, _BELOW_LIMIT * (getattr(_thread, "limit", math.inf) - self._begun))
+    If it is `timed`, the CPU seconds of the thread are limited too, as no count is certain: it is
+    then `stopped` where they are used up.
+    """
+
+    def __init__(self, units: float, *, timed: bool = False) -> None:
+        self._begun, self._seconds = work_done(), thread_time()
+        self.units = min(units, _BELOW_LIMIT * (_clock.limit - self._begun))
+        self._end = self._seconds + _OVERRUN * units + _MORE_SECONDS if timed else math.inf
+        self.stopped = False
 
     @property
     def used(self) -> float:
@@ -134,5 +125,33 @@ class Budget:
         return self.units - self.used
 
     @property
+    def seconds(self) -> float:
+        """CPU seconds since the budget began."""
+        return thread_time() - self._seconds
+
+    @property
     def over(self) -> bool:
-        return self.left <= 0 or time_limit_reached()
+        return self.left <= 0 or thread_time() > _clock.end or time_limit_reached()
+
+    @contextlib.contextmanager
+    def enforced(self, fraction: float = 1.0) -> Iterator[None]:
+        """Raise WorkSpent inside after this `fraction` of what is left, or at an outer limit."""
+        outer = _clock.limit, _clock.end
+        _clock.limit = min(outer[0], work_done() + fraction * self.left)
+        _clock.end = min(outer[1], self._end)
+        try:
+            yield
+        finally:
+            _clock.limit, _clock.end = outer
+            self.stopped |= thread_time() > self._end
+
+
+def limited(events: Iterator[Event], budget: Budget) -> Iterator[Event]:
+    """Yield the events that come within the budget."""
+    while True:
+        try:
+            with budget.enforced():
+                event = next(events)
+        except (StopIteration, WorkSpent):
+            return
+        yield event

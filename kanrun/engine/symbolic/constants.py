@@ -16,6 +16,7 @@ import sympy
 from scipy import special
 from sympy import Expr
 
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import DIGITS, Array, apart
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
@@ -58,6 +59,7 @@ def nice(value: float, window: float) -> Expr | None:
     """
     if abs(value) <= window:
         return sympy.S.Zero
+    count_work(COSTS.operation)
     found: list[tuple[float, int, Expr, Expr]] = []
     for unit, size, bits in _SIZED_UNITS:
         for q in range(1, _MAX_DENOMINATOR + 1):

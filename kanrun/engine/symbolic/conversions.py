@@ -16,6 +16,7 @@ from sympy import Expr
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import Network
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import (
     CONSTANT,
     DIGITS,
@@ -71,6 +72,7 @@ def graph_of_expression(expression: Expr, inputs: int, *, wide: bool = False) ->
 
     builder = _GraphBuilder(inputs, wide=wide)
     builder.sum_of(expression.replace(lambda e: e.is_number and not e.is_Number, decimal))
+    count_work(COSTS.operation * len(builder.edges))
     return builder.graph()
 
 
@@ -108,6 +110,7 @@ def canonicalise(graph: Graph) -> Graph:
     data determine every constant that remains free, so that rounding it makes sense. Numbers that
     are 0, 1 or -1 are no longer free.
     """
+    count_work(COSTS.operation * len(graph.edges))
     builder = _GraphBuilder(graph.inputs)
     expression = _opaque(graph, input_symbols(graph.inputs), builder.calls)
     if expression.is_Number:

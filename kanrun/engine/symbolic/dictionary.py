@@ -116,14 +116,13 @@ class Dictionary:
 
         They have no duplicates up to a factor (and, if `shifted`, up to a constant offset).
         """
-        order = np.argsort(self.sizes, kind="stable")
-        rows = self.values[order]
-        rows = rows - rows.mean(axis=1, keepdims=True) if shifted else rows
-        rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)
+        count_work(COSTS.value * self.values.size)
+        order, values = np.argsort(self.sizes, kind="stable"), self.values
+        values = values - values.mean(axis=1, keepdims=True) if shifted else values
+        sizes = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY)
+        rows = (values[:, :: max(1, values.shape[1] // _COMPARED)] / sizes)[order]
         rows *= np.where(rows[:, :1] < 0, -1.0, 1.0)
-        samples = np.round(rows[:, :: max(1, rows.shape[1] // _COMPARED)], _DIGITS)
-        _, first = np.unique(samples, axis=0, return_index=True)
-        count_work(COSTS.grid_value * rows.size)
+        _, first = np.unique(np.round(rows, _DIGITS), axis=0, return_index=True)
         return self.chosen(order[np.sort(first)[:max_entries]])
 
     def functions(self, candidate: Candidate, grid: Array) -> Dictionary:
@@ -172,11 +171,13 @@ class Dictionary:
 
     def _usable(self) -> Dictionary:
         """Return the entries that are finite, not constant, and neither huge nor tiny."""
-        count_work(COSTS.grid_value * self.values.size)
+        count_work(COSTS.term * len(self) + COSTS.term_value * self.values.size)
         with np.errstate(all="ignore"):
-            top = np.abs(self.values).max(axis=1, initial=0.0)
+            low = self.values.min(axis=1, initial=np.inf)
+            high = self.values.max(axis=1, initial=-np.inf)
+            top = np.maximum(-low, high)
             good = np.isfinite(top) & (top > 1 / _LARGEST) & (top < _LARGEST)
-            good &= np.ptp(self.values, axis=1) > _FLAT * top
+            good &= high - low > _FLAT * top
         return self if good.all() else self.chosen(np.flatnonzero(good))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import sympy
 from scipy.interpolate import BSpline
 
+from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, Array, Candidate, X, number
 
 CONSTANTS = "abcd"
@@ -41,7 +42,9 @@ class Spline:
         It is fitted to values (N,) at points (N,). Coefficients that no point determines are as
         small as possible.
         """
-        empty = cls(*ends, np.zeros(intervals + degree), degree)
+        size = intervals + degree
+        count_work(points.size * size * (COSTS.entry + COSTS.product * LEAST_SQUARES * size))
+        empty = cls(*ends, np.zeros(size), degree)
         solution = np.linalg.lstsq(empty.evaluate(points)[2], values, rcond=_RCOND)[0]
         return empty.with_parameters(np.asarray(solution, dtype=np.float64))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import WorkSpent
+from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, IDENTITY, Array, input_names
 from kanrun.engine.symbolic.constants import (
     PRECISION,
@@ -192,20 +192,23 @@ class Formula:
         }
 
 
-def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Formula:
-    """Return the formula of a graph, as far as the remaining work allows.
+def finish_formula(
+    graph: Graph, data: SearchData, policy: SearchPolicy, budget: Budget | None = None
+) -> Formula:
+    """Return the formula of a graph, as far as the budget allows, by default that of the policy.
 
     It is refitted, freed of needless terms, its constants are rounded where the validation error
     allows it, and it is simplified unless it is partly numeric.
     """
     changes: tuple[Rounded, ...] = ()
+    budget = budget or Budget(policy.budget)
     graph, names = canonicalise(graph), tuple(input_names(graph.inputs))
     numeric = numeric_names(graph)
 
     def allowed() -> float:
         return max((1 + _ROUNDING_TOLERANCE) * data.error(graph), data.exact)
 
-    with contextlib.suppress(WorkSpent):
+    with contextlib.suppress(WorkSpent), budget.enforced():
         graph = graph if numeric else drop_terms(graph, data)
         graph = refit(graph, data, _POLISHED)
         graph, changes = round_constants(graph, data, allowed())
@@ -227,7 +230,7 @@ def finish_formula(graph: Graph, data: SearchData, policy: SearchPolicy) -> Form
     # A shorter form must agree beyond the data too: on a domain twice as wide.
     points = np.concatenate([data.validation_x, data.x[:200]])
     points = np.concatenate([points, widened(points)])
-    with contextlib.suppress(WorkSpent):
+    with contextlib.suppress(WorkSpent), budget.enforced():
         tidy = round_numbers(expression, passes)
         # Differences from a cosine near 1 lose digits that squares of sines have.
         tidy = max((tidy, half_angles(tidy)), key=is_exact)

@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias, Union
 
 import numpy as np
 
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import CARRY, TINY, Array
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 
@@ -105,6 +106,7 @@ class Graph:
 
     def linearise(self, x: Array) -> tuple[Array, list[Array], Array]:
         """Return the output (N,), its slopes by every input, and its Jacobian (N, parameters)."""
+        count_work(COSTS.linearised(len(self.edges), self.parameters.size, x.shape[0]))
         values, parts = self._forward(x, lambda function, t: function.evaluate(t))
         upstream = [np.zeros(x.shape[0]) for _ in values]
         upstream[self.output] = np.ones(x.shape[0])
@@ -131,6 +133,7 @@ class Graph:
         self, x: Array, of: Callable[[EdgeFunction, Array], tuple[Array, ...]]
     ) -> tuple[list[Array], list[tuple[Array, ...]]]:
         """Return the value of every node, and `of` every edge's function at its argument."""
+        count_work(COSTS.evaluated(len(self.edges), len(self.numeric_edges()), x.shape[0]))
         values: list[Array] = [x[:, i] for i in range(self.inputs)]
         outs: list[tuple[Array, ...]] = []
         at = 0

@@ -7,6 +7,7 @@ networks in the fewer variables.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,7 @@ from functools import partial
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import DIGITS, TABLE, Array, Candidate
 from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
 from kanrun.engine.symbolic.dictionary import (
@@ -100,15 +101,24 @@ def structured_formulas(
 
 
 def _shortest(fits: Iterable[FittedStructure | None], limit: float) -> Iterator[Event]:
-    """Yield the first exact formula, or else the shortest ones with an error below the limit."""
-    others = list[FittedStructure]()
-    for fitted in fits:
-        if fitted is not None and fitted.is_certain:
-            yield from matched(fitted)
-            return
-        others += [fitted] if fitted is not None and fitted.error < limit else []
-    for fitted in sorted(others, key=lambda each: each.length)[:_SHORTEST]:
+    """Yield the first exact formula, or else the shortest ones with an error below the limit.
+
+    Those found so far are not lost where the work is spent.
+    """
+    others, is_spent = list[tuple[float, FittedStructure]](), False
+    try:
+        for fitted in fits:
+            if fitted is not None and fitted.is_certain:
+                yield from matched(fitted)
+                return
+            if fitted is not None and fitted.error < limit:
+                others.append((fitted.length, fitted))
+    except WorkSpent:
+        is_spent = True
+    for _, fitted in sorted(others, key=operator.itemgetter(0))[:_SHORTEST]:
         yield from matched(fitted)
+    if is_spent:
+        raise WorkSpent
 
 
 def _has_waves(candidates: Sequence[Candidate]) -> bool:

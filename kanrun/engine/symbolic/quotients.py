@@ -10,13 +10,13 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
 from kanrun.engine.symbolic.candidates import Array, combination, input_names, input_symbols
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import EXACT, SearchData
@@ -30,6 +30,8 @@ _NO_ERROR, _SUDDEN = 1e-12, 1e-4
 #: Factor by which the error may grow with fewer monomials, and least error relative to y, or to y^2
 #: of a quadratic, that is asked for.
 _GROWTH, _EPSILON = 10.0, 5e-15
+#: Number of points on which quotients are found; they have to reproduce all.
+_ROWS = 1000
 Powers = tuple[int, ...]
 
 #: Largest difference, relative to y, that a quotient has by rounding alone: another one that leaves
@@ -73,13 +75,15 @@ def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
         rest = to_numpy(found, input_names(x.shape[1]))(x) - y
         return float(np.abs(rest / size).max())
 
-    plain = quotient_of_polynomials(x, y, _DEGREE, _TERMS, size, waves=waves)
+    few = np.linspace(0, len(y) - 1, min(len(y), _ROWS)).astype(int)
+    quotient = partial(quotient_of_polynomials, x[few], degree=_DEGREE, terms=_TERMS, waves=waves)
+    plain = quotient(y[few], size=size[few])
     forms = [] if plain is None else [plain]
     if plain is None or left(plain) > _ROUNDING:
-        squared = quotient_of_polynomials(x, y**2, _DEGREE, _TERMS, size**2, waves=waves)
+        squared = quotient(y[few] ** 2, size=size[few] ** 2)
         forms += [] if squared is None else _roots(squared)
     if not any(left(each) <= EXACT for each in forms):
-        forms += _quadratics(x, y, size, waves)
+        forms += _quadratics(x[few], y[few], size[few], waves)
     return [each for each in forms if each.free_symbols and left(each) <= _ROOT_ERROR]
 
 
@@ -145,7 +149,7 @@ def _bases(x: Array, size: Array) -> list[Array]:
 
 
 #: Monomials, those times a factor, and the error that fewer of them may leave.
-_Monomials = tuple[list[Powers], list[Powers], float]
+_Monomials = tuple[Sequence[Powers], Sequence[Powers], float]
 
 
 def _sudden(
@@ -170,12 +174,12 @@ def _sudden(
             break
         above = powers(len(counts) - 1)
         columns = _columns(x, y, above, below) / unit
-        count_work(COSTS.least_squares * columns.size * columns.shape[1])
-        basis, before = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0], 1.0
+        columns = np.column_stack([columns / np.linalg.norm(columns, axis=0), goal])
+        count_work(2 * COSTS.product * columns.size * columns.shape[1])
+        # What is left of the goal, the last column, by the columns before each of its entries.
+        rest, before = np.linalg.qr(columns, mode="r")[:, -1], 1.0
         for count in counts:
-            left = float(
-                np.sqrt(np.mean((goal - basis[:, :count] @ (basis[:, :count].T @ goal)) ** 2))
-            )
+            left = float(np.linalg.norm(rest[count:])) / math.sqrt(len(y))
             sudden = left <= allowed and left < _SUDDEN * before
             if sudden and (found is None or count < found[0]):
                 may_leave = min(allowed, max(_GROWTH * left, _ROUNDING))
@@ -249,12 +253,21 @@ def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
 
 def _columns(x: Array, factor: Array, above: Sequence[Powers], below: Sequence[Powers]) -> Array:
     """Return the monomials `below` times a factor (N,), then those `above`, (N, monomials)."""
-    every = np.stack([np.prod(x ** np.array(each), axis=1) for each in (*below, *above)], axis=1)
+    chosen, powers = [*below, *above], [np.ones_like(x)]
+    count_work(COSTS.term_value * len(x) * len(chosen))
+    for _ in range(max(map(max, chosen))):
+        powers.append(powers[-1] * x)
+    every = np.ones((len(x), len(chosen)))
+    for place, each in enumerate(chosen):
+        for i, power in enumerate(each):
+            if power:
+                every[:, place] *= powers[power][:, i]
     every[:, : len(below)] *= factor[:, None]
     return every
 
 
-def _powers(inputs: int, degree: int, waves: bool = False) -> list[Powers]:
+@cache
+def _powers(inputs: int, degree: int, waves: bool = False) -> tuple[Powers, ...]:
     """Return the exponents of all monomials up to a degree, by their degree.
 
     With `waves` the last inputs are the cosine and the sine of an angle. Squares of sines are those
@@ -263,7 +276,7 @@ def _powers(inputs: int, degree: int, waves: bool = False) -> list[Powers]:
     chosen = itertools.combinations_with_replacement(range(inputs + 1), degree)  # the last is 1
     every = (tuple(each.count(i) for i in range(inputs)) for each in chosen)
     kept = (each for each in every if not waves or (sum(each[-2:]) <= 2 and each[-1] <= 1))
-    return sorted(kept, key=lambda powers: (sum(powers), powers))
+    return tuple(sorted(kept, key=lambda powers: (sum(powers), powers)))
 
 
 def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
@@ -274,7 +287,7 @@ def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
     kept = np.arange(columns.shape[1])
 
     def solve(chosen: NDArray[np.intp]) -> Array | None:
-        count_work(COSTS.least_squares * len(y) * len(chosen) ** 2)
+        count_work(COSTS.product * LEAST_SQUARES * len(y) * len(chosen) ** 2)
         found = np.asarray(np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64)
         left = float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2)))
         return found if left <= allowed else None

@@ -44,8 +44,16 @@ _MANY, _MOST = 10, 9
 #: Increase of the error if an input is permuted, relative to the largest of all inputs, from which
 #: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
 _MATTERS = 0.05
-#: Rows on which the importance is measured, and its work.
-_ROWS, _WORK = 1000, 0.7
+#: Rows on which the importance is measured.
+_ROWS = 1000
+#: The model of tables that measures it: smooth functions suffice.
+_POLICY = TablePolicy(
+    folds=0, alternatives=False, candidates=("additive", "pairs", "neighbourhoods")
+)
+#: Work of that for each row.
+_WORK = 8e-4
+#: Work for each row and input.
+_INPUT_WORK = 6e-5
 #: Relative part of an input that others do not determine, below which it is left out.
 _DEPENDENT = 1e-9
 
@@ -113,14 +121,21 @@ def relevant_inputs(data: SearchData) -> Reduction:
     kept.
     """
     x, inputs = data.all_points.x, data.x.shape[1]
+    count_work(2 * COSTS.product * x.size * inputs)
     kept, least = list[int](), _DEPENDENT * np.linalg.norm(x, axis=0)
+    basis = np.zeros((len(x), inputs + 1))
+    basis[:, 0] = len(x) ** -0.5
     for j in range(inputs):
-        columns = np.column_stack([np.ones(len(x)), x[:, [*kept, j]] - x[:, [*kept, j]].mean(0)])
-        kept += [j] if abs(np.linalg.qr(columns)[1][-1, -1]) > least[j] else []
+        rest, before = x[:, j], basis[:, : len(kept) + 1]
+        for _ in range(2):  # once more for its rounding
+            rest = rest - before @ (before.T @ rest)
+        if (size := float(np.linalg.norm(rest))) > least[j]:
+            kept.append(j)
+            basis[:, len(kept)] = rest / size
     if len(kept) >= _MANY:
-        count_work(_WORK)
         points = Points(x[:_ROWS, kept], data.all_points.y[:_ROWS, None])
-        model = fit_table(points, None, TablePolicy(folds=0))
+        count_work(len(points) * (_WORK + _INPUT_WORK * len(kept)))
+        model = fit_table(points, None, _POLICY)
         table = importance_table(model, points, {str(j): [i] for i, j in enumerate(kept)}, 0)
         importance = table["permutation_importance"]
         kept = sorted(map(int, table["input"][importance >= _MATTERS * importance[0]][:_MOST]))
@@ -193,7 +208,7 @@ def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduct
     found: list[tuple[float, bool, tuple[int, ...]]] = []
     for product in (True, False) if x.all() else (False,):
         values = np.log(np.abs(x)) if product else x
-        count_work(COSTS.grid_value * len(weights) * x.size)
+        count_work(COSTS.term_value * len(weights) * x.size)
         for each in weights:
             index = values @ np.array(each)
             u, v = index[order := np.argsort(index)], y[order]

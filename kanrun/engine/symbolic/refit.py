@@ -102,13 +102,14 @@ class GraphFitting(Problem):
         return self.graph.with_parameters(unknowns.numpy() * self._sizes)
 
     def objective(self, unknowns: Tensor) -> float:
-        count_work(COSTS.tried(len(self.graph.edges), len(unknowns), self.y.size))
+        count_work(COSTS.trial + COSTS.product * len(unknowns) ** 3 / 2)
         data = (self.at(unknowns)(self.x) - self.y) * self._factor
         penalty = self._rows @ unknowns.numpy()
         return float(data @ data + penalty @ penalty)
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
-        count_work(COSTS.linearised(len(self.graph.edges), len(unknowns), self.y.size))
+        count = len(unknowns)
+        count_work(COSTS.step + self.y.size * count * (COSTS.entry / 2 + COSTS.product * count))
         value, _, jacobian = self.at(unknowns).linearise(self.x)
         residual = np.concatenate([(value - self.y) * self._factor, self._rows @ unknowns.numpy()])
         jacobian = jacobian * self._factor[:, None] * self._sizes
@@ -158,6 +159,7 @@ class ConstantsFitting(Problem):
 
     def linearised(self, constants: Array) -> tuple[Array, Array]:
         """Return the residuals (N,) and their Jacobian (N, constants)."""
+        count_work(COSTS.trial + COSTS.entry * self._y.size * len(self._columns))
         points = np.concatenate([self._x, np.tile(constants, (len(self._x), 1))], axis=1)
         value, *slopes = (column(points) for column in self._columns)
         return value - self._y, np.stack(slopes, axis=1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
 from kanrun.engine.symbolic.candidates import (
     IDENTITY,
     TABLE,
@@ -26,9 +26,14 @@ from kanrun.engine.symbolic.candidates import (
 )
 from kanrun.engine.symbolic.dictionary import Build, Dictionary, Objects
 
-#: Rows that are compared at once; what of an entry the fixed rows must leave, and of one entry
-#: another one, so that it counts beside them; what a place further back adds to a pair's loss.
-_BLOCK, _LEFT, _APART, _LATER = 256, 1e-8, 1e-7, 1e-18
+#: Number of pairs that are compared at once, so that they fit into the cache of a processor.
+_BLOCK = 100_000
+#: Least number of terms that are compared with all others at once.
+_ROWS = 32
+#: Part of an entry that the fixed rows must leave, so that it counts beside them.
+_LEFT = 1e-8
+#: Part of an entry that another one must leave, so that both count.
+_APART = 1e-7
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,8 @@ def solve_terms(
     Coefficients that are rounding are zero.
     """
     t, below = transform.values, above.chosen([]) if below is None else below
+    columns = len(above) + len(below) + 1
+    count_work(COSTS.step + COSTS.product * LEAST_SQUARES * t.size * columns**2)
     under = below.values
     design = np.stack([*above.values, *(under * t), np.ones_like(t)], axis=1)
     weighted, goal = design * transform.rows[:, None], t * transform.rows
@@ -257,29 +264,45 @@ def nearest_pairs(
     if total == 0.0 or min(use.size, others_use.size) < 2:
         return []
     p, s = left @ (rest / total), right @ (rest / total)
-    count_work(use.size * others_use.size * (COSTS.pair + COSTS.pair_entry * y.size))
+    step = max(_BLOCK // others_use.size, _ROWS)
     best: list[tuple[float, int, int]] = []
-    for start in range(0, use.size, _BLOCK):
-        skipped, rows = start if is_same else 0, slice(start, start + _BLOCK)
-        gram = left[rows] @ right[skipped:].T
-        apart = 1 - gram**2
-        loss = (p[rows, None] - gram * s[None, skipped:]) ** 2
-        loss /= np.maximum(apart, _APART)
-        loss += s[None, skipped:] ** 2
-        loss = np.maximum(1 - loss, floor)
-        loss[apart < _APART] = np.inf
+    least, last = 1.0, np.inf
+    for start in range(0, use.size, step):
+        skipped, rows = start if is_same else 0, slice(start, start + step)
+        if least <= floor and use[start] + others_use[skipped] >= last:
+            break  # the first ones are best
+        explained = _explained(left[rows], p[rows], right[skipped:], s[skipped:])
         if is_same:
-            loss[np.tril_indices(len(loss), m=loss.shape[1])] = np.inf
-        flat = np.flatnonzero(loss < (best[-1][0] if len(best) == kept else np.inf))
-        row, column = np.unravel_index(flat, loss.shape)
-        ranks = loss.ravel()[flat] + _LATER * (use[row + start] + others_use[column + skipped])
-        first = np.argsort(ranks) if flat.size <= kept else np.argpartition(ranks, kept)[:kept]
-        best += [
-            (float(loss[a, b]), int(use[start + a]), int(others_use[skipped + b]))
-            for a, b in zip(row[first], column[first], strict=True)
-        ]
+            explained[np.tril_indices(len(explained), m=explained.shape[1])] = -np.inf
+        row, column = np.nonzero(explained >= 1 - least)
+        loss = np.maximum(1 - explained[row, column], floor)
+        most = np.partition(loss, kept)[kept] if len(loss) > kept else 1.0
+        few = np.flatnonzero(loss <= most)
+        i, j = use[row[few] + start], others_use[column[few] + skipped]
+        best += zip(loss[few].tolist(), i.tolist(), j.tolist(), strict=True)
         best = sorted(best, key=lambda each: (each[0], each[1] + each[2]))[:kept]
+        if len(best) == kept:
+            least, last = best[-1][0], sum(best[-1][1:])
     return best
+
+
+def _explained(left: Array, p: Array, right: Array, s: Array) -> Array:
+    """Return what pairs of directions (M, N) and (L, N) explain of values of length 1, (M, L).
+
+    p (M,) and s (L,) are their correlations with the values; a pair of one direction has -inf.
+    """
+    count_work(len(p) * len(s) * (COSTS.pair + COSTS.product * left.shape[1]))
+    gram = left @ right.T
+    explained = gram * s
+    np.subtract(p[:, None], explained, out=explained)
+    explained *= explained
+    gram *= gram
+    apart = np.subtract(1, gram, out=gram)
+    is_one_direction = apart < _APART
+    explained /= np.maximum(apart, _APART, out=apart)
+    explained += s**2
+    explained[is_one_direction] = -np.inf
+    return np.asarray(explained)
 
 
 def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
@@ -288,7 +311,7 @@ def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
     The orthonormal columns of `basis` (N, K) are in each sum; for a combination of these the
     results are -inf and 0.
     """
-    count_work(COSTS.grid_value * entries.size)
+    count_work(entries.size * (COSTS.value + COSTS.product * basis.shape[1]))
     left = entries - (entries @ basis) @ basis.T
     power, both = np.einsum("mn,mn->m", left, left), left @ (values - basis @ (basis.T @ values))
     usable = power > _LEFT**1.5 * np.einsum("mn,mn->m", entries, entries)
@@ -301,6 +324,7 @@ def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
 
     Directions are what the columns of q (N, K) leave of the entries, scaled to length 1.
     """
+    count_work(entries.size * (COSTS.value + COSTS.product * q.shape[1]))
     left = entries - (entries @ q) @ q.T
     norm = np.linalg.norm(left, axis=1)
     use = np.flatnonzero(norm > _LEFT * np.linalg.norm(entries, axis=1))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import Array, input_symbols
 from kanrun.engine.symbolic.constants import is_determined
 from kanrun.engine.symbolic.conversions import graph_of_expression
@@ -156,13 +157,13 @@ def _of_one_sign(problem: SearchProblem, generator: np.random.Generator) -> Iter
     step = Reduction(inputs, tuple(turned))
     part = replace(problem, data=step.data(inner))
     for event in _in_inputs(part, generator):
+        found = event
         if isinstance(event, FittedStructure) and event.formula and event.is_exact:
-            rounded = finish_formula(event.formula, part.data, problem.policy)
-            graph = graph_of_expression(rounded.expression, inputs)
-            found: Event = replace(event, formula=graph, network=graph)
-            yield in_all_inputs(found, step, problem.data)
-        else:
-            yield in_all_inputs(event, step, problem.data)
+            with contextlib.suppress(WorkSpent):
+                rounded = finish_formula(event.formula, part.data, problem.policy)
+                graph = graph_of_expression(rounded.expression, inputs)
+                found = replace(event, formula=graph, network=graph)
+        yield in_all_inputs(found, step, problem.data)
 
 
 def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:

@@ -48,21 +48,21 @@ def equivalent_forms(
     A form counts only if it has the values of `expression` at `points` (N, d), to rounding. Of
     equally short forms those with fewer minus signs come first.
     """
-    found, reference = [expression], to_numpy(expression, names)(points)
+    found, reference = {expression: size(expression)}, to_numpy(expression, names)(points)
     allowance = Budget(budget)
     for steps in _TRANSFORMS:
-        for start in dict.fromkeys([min(found, key=size), expression]):
+        for start in dict.fromkeys([min(found, key=found.__getitem__), expression]):
             form = start
             try:
                 for step in steps:
                     _claim(form, step, allowance.left)
                     form = step(form)
                 if form not in found and _same(form, names, points, reference):
-                    found.append(form)
+                    found[form] = size(form)
             except (KanrunError, _TooLarge, *CANNOT):
                 # The expression as it is stands.
                 continue
-    return sorted(found, key=lambda form: (size(form), str(form).count("-")))
+    return sorted(found, key=lambda form: (found[form], str(form).count("-")))
 
 
 class _TooLarge(Exception):
@@ -72,14 +72,16 @@ class _TooLarge(Exception):
 def _claim(form: Expr, step: Rewriting, left: float) -> None:
     """Count the work of a transform before it runs, by the size of the expression.
 
-    Sympy has no limit of its own.
+    Sympy has no limit of its own: transforms that may take more than is left are not begun, though
+    most take less.
     """
-    terms = expansion_terms(form)
-    factors = float(sympy.count_ops(form)) * terms * (1 + len(decimals(form)))
-    work = 0.0 if step in _LIGHT else COSTS.operation * factors
-    if terms > _MAX_TERMS or work > left:
+    terms, operations = expansion_terms(form), float(sympy.count_ops(form))
+    numbers = sum(1 if each.is_Float else len(str(each)) / _SHORT for each in decimals(form))
+    most = COSTS.transform * operations * terms * (1 + numbers)
+    if terms > _MAX_TERMS or (step not in _LIGHT and most > left):
         raise _TooLarge
-    count_work(work)
+    fraction, steps = (_HEAVY_WORK, _STEPS) if step in _HEAVY else (_USUAL_WORK, 1)
+    count_work(COSTS.operation * steps * operations + (step not in _LIGHT) * fraction * most)
 
 
 def proven_equal(first: Expr, second: Expr, budget: float) -> str:
@@ -383,6 +385,16 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_simplify_positive,),
     (_powers_outside, _signs),
 )
+#: Those that take most of the time.
+_HEAVY = (_factor, sympy.simplify, _simplify_positive)
+#: Operations of these for each operation of the expression, however small it is.
+_STEPS = 4
+#: Part of the most that these take on average.
+_HEAVY_WORK = 0.35
+#: Digits of a fraction that takes as long as a decimal number: exact arithmetic keeps all digits.
+_SHORT = 4
+#: Part of the most that others take on average.
+_USUAL_WORK = 0.05
 #: Those that take time in proportion to the size of the expression alone; polynomials with long
 #: coefficients, and trigonometric functions of multiples, take the others minutes in one call.
 _LIGHT = (

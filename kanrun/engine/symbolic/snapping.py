@@ -6,6 +6,7 @@ tried first; if none is as good as the network, edges are snapped one by one, an
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import operator
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
+from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import TINY
 from kanrun.engine.symbolic.conversions import canonicalise
 from kanrun.engine.symbolic.edge_functions import flat
@@ -191,7 +192,6 @@ def _assigned(tried: FittedStructure, goal: float, budget: Budget) -> FittedStru
 
 def _refitted(graph: Graph, data: SearchData) -> Graph | None:
     """Refit a symbolic graph in canonical form; return None if it is not sound on the data."""
-    count_work(COSTS.conversion)
     fitted = refit(canonicalise(graph), data, _QUICK)
     for limit, settings in ((_PROMISING, _THOROUGH), (_POLISHED, _POLISH)):
         if data.error(fitted) < limit:
@@ -257,10 +257,10 @@ def partly_symbolic(
     budget, graph, decisions = Budget(allowance), structure.network, list[Decision]()
     known = {i: structure.matches.get(i, []) for i in graph.numeric_edges()}
     for i in sorted(known, key=lambda i: min((each.score for each in known[i]), default=0.0)):
-        if budget.over:
-            decision = Decision(i, False, "", np.nan, "not tried: search budget exhausted")
-        else:
-            graph, decision = _snap_edge(graph, i, problem, known[i], allowed)
+        decision = Decision(i, False, "", np.nan, "not tried: search budget exhausted")
+        if not budget.over:
+            with contextlib.suppress(WorkSpent):
+                graph, decision = _snap_edge(graph, i, problem, known[i], allowed)
         decisions.append(decision)
     return graph, tuple(sorted(decisions, key=lambda decision: decision.index))
 

@@ -329,7 +329,7 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
     z, target = (z - middle) / size, ((y - mean) / std)[:, None]
     few, every = slice(0, _TUNED), slice(0, _FITTED)
     rows = len(z[few])
-    work = rows**2 * (COSTS.covariance * rows + COSTS.covariance_entry * (2 + z.shape[1]))
+    work = rows**2 * (COSTS.product * rows + COSTS.likelihood * (2 + z.shape[1]))
     try:
         kernel = fit_kernel(
             z[few],
@@ -339,7 +339,7 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
             rtol=_LIKELIHOOD_RTOL,
             on_evaluation=lambda: count_work(work),
         )
-        count_work(COSTS.covariance * len(z[every]) ** 3)
+        count_work(len(z[every]) ** 2 * (COSTS.product * len(z[every]) + COSTS.likelihood))
         process = GaussianProcess.of(kernel, z[every], target[every])
     except np.linalg.LinAlgError:
         nowhere = np.full(len(data.validation_y), np.nan)

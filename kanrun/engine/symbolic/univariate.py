@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, Budget, WorkSpent, at_most, count_work
+from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import (
     CONSTANT,
     GRID_STEPS,
@@ -96,11 +96,13 @@ def _points(t: Array, values: Array, most: int = POINTS, *, relative: bool = Fal
     return SearchData(x, y, x, y, relative)
 
 
-def _matched(function: Symbolic | Graph, loss: float, floor: float = ROUNDING) -> EdgeMatch:
+def _matched(
+    function: Symbolic | Graph, loss: float, floor: float = ROUNDING, *, named: bool = True
+) -> EdgeMatch:
     size = function.complexity
     if isinstance(function, Graph):
         size += max(function.active_edges - 1, 0)
-    return EdgeMatch(function, loss, size, function_label(function), floor)
+    return EdgeMatch(function, loss, size, function_label(function) if named else "", floor)
 
 
 def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
@@ -185,7 +187,7 @@ def match_formulas(
     if not (np.ptp(data.x) and np.ptp(data.y)):
         return []
     search = _UnivariateSearch(data, candidates, accuracy)
-    with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), at_most(budget.left):
+    with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), budget.enforced():
         for usual in search.phases():
             # Values that are not exact are near to many formulas: the usual ones are all compared.
             if (search.is_exact() and (search.precise or not usual)) or budget.over:
@@ -223,7 +225,7 @@ def regression_formulas(
         [(few, wide), (search.grow, wide)],
     )
     for stage in stages:
-        with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), at_most(budget.left):
+        with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), budget.enforced():
             for step, terms in stage:
                 step(terms)
         yield [found.graph for found in search.best()]
@@ -362,14 +364,13 @@ class _UnivariateSearch:
                 begun = begun.with_function(len(begun.edges) - 1, last.shifted(0.0))
         except (FloatingPointError, KanrunError, ZeroDivisionError):
             return None
-        count_work(COSTS.conversion)
         settings = replace(_CONSTANTS, floor=_BELOW_GOAL * self.goal * self.data.y_std)
         fitted = refit(begun, self.data, settings)
         error = self.data.error(fitted)
         if not np.isfinite(error) or not sound(fitted, self.data.x):
             return None
         graph = canonicalise(fitted)
-        rank = _matched(graph, error**2, self.goal**2).score
+        rank = _matched(graph, error**2, self.goal**2, named=False).score
         if self.is_noisy:
             rank = length_of(error, graph.parameters.size, graph.complexity, self.data)
         self.found.append(_Found(graph, error, rank))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_graphs import one_edge
 
-from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, work_done
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, work_done
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 
@@ -44,10 +44,10 @@ def test_each_thread_has_its_own_clock():
 
 
 def test_a_limit_ends_a_refit_while_it_runs():
-    with pytest.raises(WorkSpent), at_most(0.5 * work_of(10)):
+    with pytest.raises(WorkSpent), Budget(0.5 * work_of(10)).enforced():
         work_of(10)
 
 
 def test_a_budget_inside_a_limit_ends_before_it():
-    with at_most(1.0):
+    with Budget(1.0).enforced():
         assert Budget(60.0).units < 1.0

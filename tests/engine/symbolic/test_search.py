@@ -53,12 +53,16 @@ def noise():
     return generator.uniform(-1, 1, (300, 2)), generator.normal(size=300)
 
 
-def test_noise_alone_has_no_structure():
+@pytest.mark.parametrize(
+    "hidden, budget, sentence",
+    [((), 5.0, "no structure found"), (None, 0.03, "budget=0.03 was spent before a formula")],
+)
+def test_noise_alone_has_no_structure(hidden, budget, sentence):
     x, y = noise()
-    result = kanrun.interpret(x, y, budget=0.03)
+    result = kanrun.interpret(x, y, budget=budget, hidden=hidden)
     assert result.outcome == "failed"
     assert result.formula is None
-    assert "no structure found" in str(result)
+    assert sentence in str(result)
 
 
 @pytest.mark.slow

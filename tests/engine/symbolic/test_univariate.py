@@ -5,7 +5,7 @@ import pytest
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import choose
-from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.conversions import to_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms, waves
 from kanrun.engine.symbolic.regression import covered, nearest_pairs
@@ -101,8 +101,8 @@ def test_work_is_cut_off_at_its_limit():
             count_work(1.0)
             yield k
 
-    assert list(limited(steps(), 5.5)) == [0, 1, 2, 3, 4]
-    with pytest.raises(WorkSpent), at_most(1.0):
+    assert list(limited(steps(), Budget(5.5))) == [0, 1, 2, 3, 4]
+    with pytest.raises(WorkSpent), Budget(1.0).enforced():
         count_work(2.0)
     count_work(2.0)  # no limit is left behind
 
