@@ -1,7 +1,7 @@
 """Progress reporting, CPU time limits and deferred signals for long computations.
 
-Loops call `report_progress` and ask `time_limit_reached`; both do nothing outside `monitored`. A
-CPU time limit is the only setting after which numbers may depend on the machine.
+Loops call `report_progress` and ask `time_limit_reached`; both do nothing outside `monitored`.
+After a CPU time limit numbers may depend on the machine.
 """
 
 from __future__ import annotations

@@ -127,6 +127,7 @@ def summary_row(problem: InterpretationProblem, result: Interpretation, cpu_seco
         target=problem.name,
         kind=problem.cfg.target.kind,
         backend=problem.cfg.backend,
+        budget=problem.cfg.budget,
         noise=problem.cfg.sampling.noise,
         outcome=result.outcome,
         formula=str(formula) if formula else "",

@@ -282,9 +282,11 @@ class InterpretConfig(ExperimentConfig):
         0.1, "relative increase of the network's error that a formula may cause", minimum=0
     )
     n_starts: int = count_setting(6, "random starts of each structure on the coarse grid")
-    budget: float = setting(60.0, "total work, in approximate seconds of one core", above=0)
+    budget: float = setting(
+        60.0, "counted work for each output, in approximate CPU seconds of one core", above=0
+    )
     simplify_budget: float = setting(
-        2.0, "work for simplification, in approximate seconds of one core", minimum=0
+        2.0, "work for simplification, in approximate CPU seconds of one core", minimum=0
     )
     in_view: bool | None = setting(
         None, "whether the target was known when rules of the search were chosen, for score cards"

@@ -46,7 +46,7 @@ class WorkCosts:
     trial: float = 1.5e-4
     product: float = 4e-11
     term: float = 5e-6
-    term_value: float = 2.5e-8
+    term_value: float = 3e-8
     pair: float = 1.1e-8
     operation: float = 5e-4
     transform: float = 7e-4

@@ -324,7 +324,7 @@ def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
 
     Directions are what the columns of q (N, K) leave of the entries, scaled to length 1.
     """
-    count_work(entries.size * (COSTS.value + COSTS.product * q.shape[1]))
+    count_work(entries.size * (COSTS.term_value + COSTS.product * q.shape[1]))
     left = entries - (entries @ q) @ q.T
     norm = np.linalg.norm(left, axis=1)
     use = np.flatnonzero(norm > _LEFT * np.linalg.norm(entries, axis=1))

@@ -1,11 +1,14 @@
 """The clock that runs by refits."""
 
+import itertools
 import threading
 
 import numpy as np
 import pytest
 from made_graphs import one_edge
 
+from kanrun import interpret
+from kanrun.engine.symbolic import budget as budget_module
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, work_done
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -51,3 +54,35 @@ def test_a_limit_ends_a_refit_while_it_runs():
 def test_a_budget_inside_a_limit_ends_before_it():
     with Budget(1.0).enforced():
         assert Budget(60.0).units < 1.0
+
+
+def test_a_timed_budget_stops_by_the_clock_whatever_is_counted(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(budget_module, "thread_time", lambda: clock[0])
+    timed, untimed = Budget(2.0, timed=True), Budget(2.0)
+    with timed.enforced():
+        clock[0] = 5.9  # below 1.5 * 2 + 3
+        count_work(0.0)
+        clock[0] = 6.1
+        with pytest.raises(WorkSpent):
+            count_work(0.0)
+    assert timed.stopped
+    with untimed.enforced():
+        count_work(0.0)  # no limit is left behind
+    assert not untimed.stopped
+
+
+def test_a_search_that_takes_far_longer_than_it_counts_keeps_its_best_and_says_so(monkeypatch):
+    """Five CPU seconds pass with each count after the first formula."""
+    x = np.random.default_rng(0).uniform(1, 2, (60, 2))
+    y = x[:, 0] * x[:, 1] ** 2 * (1 + 1e-3 * np.sin(40 * x[:, 0]))
+    found = interpret(x, y, budget=3.0)
+    assert "another machine" not in found.sentence
+    calls = itertools.count()
+    passed = lambda: 5.0 * max(next(calls) - 400, 0)  # noqa: E731
+    monkeypatch.setattr(budget_module, "thread_time", passed)
+    found = interpret(x, y, budget=3.0)
+    assert found.formula is not None
+    assert "far beyond budget=3; kept the best result so far, and another machine may" in (
+        found.sentence
+    )

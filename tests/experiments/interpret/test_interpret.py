@@ -254,7 +254,8 @@ def test_the_score_card_counts_seeds():
             "recovered": ["yes", "no", "yes", "unknown"],
             "accepted_form": ["yes", "unknown", "no", "unknown"],
             "outcome": ["exact", "wrong", "exact", "exact"],
-            "cpu_seconds": [1.0, 2.0, 70.0, 1.0],
+            "cpu_seconds": [1.0, 2.0, 10.0, 1.0],
+            "budget": 4.0,
         }
     )
     assert not list(score_claims(summary[summary["target"] == "c"])), "a table claims nothing"
@@ -275,6 +276,7 @@ def test_the_score_card_counts_seeds():
     )
     assert (wrong.measured, wrong.holds) == (1, False)
     assert "of 4 called exact" in wrong.sentence
+    assert slowest.measured == pytest.approx(10 / 7)
     assert not slowest.holds
     written = [text.get_text() for text in score_card(summary.assign(seconds=1.0)).axes[0].texts]
     assert written == ["1 exact, 1 wrong", "1 exact", "1 exact"]
