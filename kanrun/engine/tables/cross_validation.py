@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
-from kanrun.monitoring import time_limit_reached
+from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import Family, Points, deviation, in_own_units, root_mean_square
 
 OURS = "kanrun"
@@ -29,6 +30,13 @@ _SPARSE_CHANCE = 1.0  # standard errors by which the sparse fit must be better t
 # Standard errors, and fraction of the loss, of which the lower counts.
 _LINEAR_CHANCE, _LINEAR_LOSS = 0.5, 0.003
 Predict = Callable[[RowInputs], RowOutputs]
+#: Predictions of rows left out one by one, and the function that predicts, of each candidate.
+FoldFit = tuple[Mapping[str, ndarray], Mapping[str, Predict]]
+#: Number of rows of a table up to which folds select by further folds: ten more fits, after which a
+#: fit takes up to three times as long.
+_SELECTION_ROWS = 250
+#: Smallest fraction of their training rows that models of further folds keep.
+_SELECTION_KEPT = 0.5
 _STREAM = 20_404  # of the random numbers of folds
 # Rows, and rows x classes x inputs^2, from which one fold is left out.
 _MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
@@ -36,17 +44,15 @@ _MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """Predictions of held-out rows by models fitted without them.
+    """Predictions of held-out rows by models fitted and selected without them.
 
-    The candidate that predicts the rows of one fold is selected on the other folds, so the errors
-    estimate those of new rows.
+    Their errors estimate those of new rows, by models of fewer rows.
 
     Attributes:
         values: Predictions, shape (rows, outputs); NaN for rows that no fold holds out.
         number: Fold that holds out each row, shape (rows,); -1 for none.
         seconds: CPU time of each fold's fit.
-        predict: Function of each fold from inputs to predictions by the selected candidate, as
-            fitted without its rows.
+        predict: Function of each fold from inputs to the predictions by its model.
     """
 
     values: ndarray
@@ -208,6 +214,87 @@ class CandidateSelection:
             if gain.mean() > gain.std() / np.sqrt(len(gain)):
                 return one
         return constant
+
+
+@dataclass(frozen=True, eq=False)
+class Folding:
+    """Models without the rows of folds.
+
+    A fold repeats with the other rows what is done with all rows: candidates are fitted, each of
+    the further folds is predicted by candidates without both, and one candidate is selected. So a
+    fold knows nothing of its rows. In larger tables, folds select by rows left out one by one.
+
+    Attributes:
+        points: The rows of the table.
+        robust: See `CandidateSelection`.
+        fit: Function that fits the candidates to rows.
+        number: Fold that holds out each row, shape (rows,); -1 for none.
+        fitted: Candidates by the folds that they do not know.
+    """
+
+    points: Points
+    family: Family
+    robust: float
+    fit: Callable[[Points], FoldFit]
+    number: ndarray
+    fitted: dict[tuple[int, ...], Mapping[str, Predict]] = field(default_factory=dict)
+
+    def cross_validated(
+        self, compared: CandidateSelection
+    ) -> tuple[CandidateSelection, Folds | None]:
+        """Return the selection on all rows by predictions of folds too, and the folds.
+
+        Folds that would begin after the time limit are omitted.
+        """
+        x, number, left_out = self.points.x, self.number, compared.predictions[0]
+        values, seconds = np.full_like(left_out[STACK], np.nan), list[float]()
+        models, count = list[Predict](), int(number.max()) + 1
+        for k in range(count):
+            report_progress("folds", k, count)
+            if time_limit_reached():
+                number = np.where(number >= k, -1, number)
+                break
+            held_out, before = number == k, time.process_time()
+            inner, self.fitted[k,] = self.fit(self.points.take(self._rows(k)))
+            choice = self._selection(inner, k).select()
+            models.append(partial(choice.predict, self.fitted[k,]))
+            values[held_out] = models[-1](x[held_out])
+            seconds.append(time.process_time() - before)
+        if not models:  # the time limit was reached before
+            return compared, None
+        compared = replace(self, number=number)._selection(left_out)
+        return compared, Folds(values, number, np.array(seconds), models)
+
+    def _rows(self, *out: int) -> Int[ndarray, " training"]:
+        """Return the rows of models that do not know these folds."""
+        known = (training_rows(self.points, self.number, k) for k in out)
+        return reduce(np.intersect1d, known, np.arange(len(self.points)))
+
+    def _without(self, *out: int) -> Mapping[str, Predict]:
+        """Return the candidates that do not know these folds."""
+        folds = (min(out),) if self.points.forward else tuple(sorted(out))
+        if folds not in self.fitted:
+            self.fitted[folds] = self.fit(self.points.take(self._rows(*folds)))[1]
+        return self.fitted[folds]
+
+    def _selection(self, left_out: Mapping[str, ndarray], *out: int) -> CandidateSelection:
+        """Return the selection without these folds, of candidates with these `left_out` rows."""
+        rows = self._rows(*out)
+        points, number = self.points.take(rows), self.number[rows]
+        found = {name: np.full_like(one, np.nan) for name, one in left_out.items()}
+        for k in np.unique(number[number >= 0]).tolist():
+            kept = len(self._rows(*out, k)) / len(rows)
+            if out and (len(self.points) > _SELECTION_ROWS or kept < _SELECTION_KEPT):
+                number[number == k] = -1
+                continue
+            parts, mine = self._without(*out, k), number == k
+            for name, predictions in found.items():  # without a transform, the stack is both
+                predictions[mine] = parts.get(name, parts[STACK])(points.x[mine])
+        # Rows left out one by one vary less than folds, which know what lies beyond other rows.
+        every, inside = [left_out, found], np.flatnonzero(number >= 0)
+        if not len(inside):
+            every, inside = [left_out], np.arange(len(points))
+        return CandidateSelection(points, self.family, every, inside, self.robust)
 
 
 def cross_validate(points: Points, family: Family, folds: Folds, *, baselines: bool) -> DataFrame:

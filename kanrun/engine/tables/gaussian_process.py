@@ -76,13 +76,12 @@ class Kernel:
         return np.asarray(1.0 + lines + self.radial * np.exp(-distances))
 
 
-def fit_kernel(  # noqa: PLR0913 (keywords)
+def fit_kernel(
     x: RowInputs,
     y: RowOutputs,
     prior: KernelPrior,
     *,
     row_noise: PerRow | float = 1.0,
-    start: Kernel | None = None,
     max_steps: int = 40,
     rtol: float = 1e-4,
     on_evaluation: Callable[[], object] = lambda: None,
@@ -90,7 +89,7 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
     """Return the hyperparameters with the largest posterior, common to all outputs, by L-BFGS.
 
     Outputs are standardised. `row_noise` is relative to the variance of the noise; an input that is
-    constant gets precision 0. L-BFGS begins at `start` or at the prior's initial values, and calls
+    constant gets precision 0. L-BFGS begins at the initial values of the prior, and calls
     `on_evaluation` at each point.
     """
     inputs = x.shape[1]
@@ -106,13 +105,9 @@ def fit_kernel(  # noqa: PLR0913 (keywords)
         outputs = y.shape[1]
         return value + outputs * float(off @ off) / 2, gradient + outputs * off / widths
 
-    first = ranges[:, 0]
-    if start is not None:
-        known = [*start.precisions, start.linear, start.radial, start.noise]
-        first = np.log(np.maximum(known, np.exp(ranges[:, 1])))
     found = optimize.minimize(
         negative_log_posterior,
-        first,
+        ranges[:, 0],
         jac=True,
         method="L-BFGS-B",
         bounds=ranges[:, 1:],

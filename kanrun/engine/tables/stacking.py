@@ -34,7 +34,6 @@ from kanrun.engine.tables.variance_components import (
     FunctionProblem,
     Slope,
     TablePolicy,
-    Variances,
     equal_variances,
     maximise,
 )
@@ -53,18 +52,14 @@ _NEWTON_TOLERANCE = 1e-2  # change of the links, in units of half their standard
 _ROUGHLY = 10.0, 3.0
 
 RowLogits = Float[ndarray, "rows logits"]
-#: Solution of a candidate for outputs, from the variances that it had for similar rows.
-Solve = Callable[[TableRows, str, RowOutputs, Sequence[Variances] | None], CandidateSolution]
+#: Solution of a candidate for outputs.
+Solve = Callable[[TableRows, str, RowOutputs], CandidateSolution]
 
 
 def fit_numbers(
-    u: RowInputs,
-    y: RowOutputs,
-    policy: TablePolicy,
-    weights: PerRow | float = 1.0,
-    start: TableFit | None = None,
+    u: RowInputs, y: RowOutputs, policy: TablePolicy, weights: PerRow | float = 1.0
 ) -> TableFit:
-    """Fit outputs that are numbers, each with its own variances; `start` is a fit to similar rows.
+    """Fit outputs that are numbers, each with its own variances.
 
     A row of weight w counts as w rows.
     """
@@ -84,9 +79,9 @@ def fit_numbers(
         found = found / found.sum()
         return found, float(((right - columns @ found) ** 2).sum())
 
-    fit = _stacked(rows, t, TableRows.solve, stack, start)
+    fit = _stacked(rows, t, TableRows.solve, stack)
     if JUMPS in policy.candidates and not policy.shapes and y.shape[1] == 1:
-        fit = with_jumps(rows, fit, squares(t[:, 0], weights), 0.0, stack, start)
+        fit = with_jumps(rows, fit, squares(t[:, 0], weights), 0.0, stack)
     return fit.times(scale, shift)
 
 
@@ -96,7 +91,6 @@ def fit_likelihood(
     family: Family,
     policy: TablePolicy,
     weights: PerRow | float = 1.0,
-    start: TableFit | None = None,
 ) -> TableFit:
     """Fit logits of classes or the link of means by penalised likelihood.
 
@@ -132,24 +126,21 @@ def fit_likelihood(
         weight = np.where(found.x < _MIN_WEIGHT, 0.0, found.x) / found.x.sum()
         return weight, mixed(weight)
 
-    beginning, first = policy.logit_variances[0], rows.candidates(None)[0]
-    if start is None:
-        beginning = min(
-            policy.logit_variances,
-            key=lambda each: loss(_fit_link(rows, first, means, family, each).left_out),
-        )
+    first = rows.candidates()[0]
+    start = min(
+        policy.logit_variances,
+        key=lambda each: loss(_fit_link(rows, first, means, family, each).left_out),
+    )
 
-    def solve(
-        some: TableRows, name: str, _: RowOutputs, known: Sequence[Variances] | None
-    ) -> CandidateSolution:
-        return _fit_link(some, name, means, family, known[0] if known else beginning)
+    def solve(some: TableRows, name: str, _: RowOutputs) -> CandidateSolution:
+        return _fit_link(some, name, means, family, start)
 
     # Neighbourhoods are found in the link of counts and sizes, whose noise varies less.
     seen = family.link((y + np.average(y, 0, weights)) / 2) if family.is_log else means
-    fit = _stacked(rows, seen, solve, stack, start)
+    fit = _stacked(rows, seen, solve, stack)
     if JUMPS in policy.candidates and not policy.shapes and means.shape[1] == 1:
         level = float(family.link(np.average(means[:, 0], weights=weights)))
-        fit = with_jumps(rows, fit, _link_target(means[:, 0], weights, family), level, stack, start)
+        fit = with_jumps(rows, fit, _link_target(means[:, 0], weights, family), level, stack)
     if family.classes:
         return fit
     information = np.average(family.weight(family.mean(fit.left_out)), 0, weights)
@@ -228,12 +219,11 @@ class _Newton:
 
 
 def _fit_link(
-    rows: TableRows, name: str, y: RowOutputs, family: Family, start: Variances | float
+    rows: TableRows, name: str, y: RowOutputs, family: Family, start: float
 ) -> CandidateSolution:
-    """Return a candidate's solution; its variances, common to all outputs, begin at `start`.
+    """Return a candidate's solution; its variances, common to all outputs, first sum to `start`.
 
-    `start` holds variances and dispersion, or is the sum of the variances at first. They are
-    estimated from a sample of the rows and the most frequent classes.
+    They are estimated from a sample of the rows and the most frequent classes.
     """
     policy, some, known, frequent = rows.policy, rows.sample, family.has_known_dispersion, y
     if y.shape[1] > policy.variance_classes:
@@ -252,7 +242,7 @@ def _fit_link(
         first, information = (np.sum(part, axis=0) for part in zip(*each, strict=True))
         return first, information
 
-    first = start if isinstance(start, tuple) else (equal_variances(sizes, start), 1.0)
+    first = equal_variances(sizes, start), 1.0
     rough = replace(policy, tolerance=_ROUGHLY[1] * policy.tolerance)
     variances, scale = maximise(slope, sizes, _LINK_VARIANCE, first, rough, known=known)
     whole = _Newton(rows.form(name), y, family, rows.weights, policy.max_steps)
@@ -263,22 +253,19 @@ def _fit_link(
     return replace(found, left_out=np.clip(found.left_out, *ends))
 
 
-def _stacked(
-    rows: TableRows, outputs: RowOutputs, solve: Solve, stack: Stack, start: TableFit | None
-) -> TableFit:
+def _stacked(rows: TableRows, outputs: RowOutputs, solve: Solve, stack: Stack) -> TableFit:
     """Fit the candidates, stack them, and add the sparse fit."""
-    known, solved = start.variances if start else {}, dict[str, CandidateSolution]()
-    names, some = rows.candidates(start.variances if start else None), rows
+    names, some, solved = rows.candidates(), rows, dict[str, CandidateSolution]()
     for name in names:
         if name == NEIGHBOURHOODS:
-            some = rows.with_neighbourhoods(outputs, start.design if start else None)
-        solved[name] = found = solve(some, name, outputs, known.get(name))
+            some = rows.with_neighbourhoods(outputs)
+        solved[name] = found = solve(some, name, outputs)
         if name != "additive":
             continue
         some = rows = rows.with_relevance(found)
         for _ in range(rows.policy.sparse_rounds if rows.u.shape[1] >= _SPARSE_INPUTS else 0):
             narrow = rows.narrowed(found)
-            solved[SPARSE] = found = solve(narrow, name, outputs, known.get(SPARSE))
+            solved[SPARSE] = found = solve(narrow, name, outputs)
 
     def stacked(names: Sequence[str]) -> tuple[dict[str, float], float]:
         weights, loss = stack([solved[name].left_out for name in names])
@@ -314,6 +301,5 @@ def _weighted(
         Terms.weighted([(weight, one.terms) for weight, one in parts]),
         np.sum([weight * one.left_out for weight, one in parts], axis=0),
         np.sqrt([noise for _, noise in parts[-1][1].variances]),
-        {name: one.variances for name, one in solved.items()},
         posteriors,
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations, repeat
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Int
@@ -201,20 +201,18 @@ class TableRows:
         count = len(COMPONENTS[name])
         return Functions(columns, kinds, kept, count, a, b, scale, design, conditions)
 
-    def candidates(self, known: Collection[str] | None) -> tuple[str, ...]:
-        """Return the candidates that suit the table; `known` are those of a fit to similar rows."""
+    def candidates(self) -> tuple[str, ...]:
+        """Return the candidates that suit the table."""
         rows, inputs = self.u.shape
         local = rows >= _RADIAL_MIN_ROWS and inputs <= _RADIAL_INPUTS and not self.policy.shapes
         suits = {
-            "pairs": known is not None or self.has_all_pairs or not self.is_much_work,
+            "pairs": self.has_all_pairs or not self.is_much_work,
             NEIGHBOURHOODS: local,
         }
         return tuple(
             name
             for name in self.policy.candidates
-            if name in COMPONENTS
-            and name in (known or self.policy.candidates)
-            and (name not in suits or (inputs > 1 and suits[name]))
+            if name in COMPONENTS and (name not in suits or (inputs > 1 and suits[name]))
         )
 
     def with_relevance(self, found: CandidateSolution) -> TableRows:
@@ -251,11 +249,8 @@ class TableRows:
         factors = np.sqrt(self._effects(found) + _MIN_EFFECT)[self.design.basis.column]
         return replace(self, design=replace(self.design, factors=factors))
 
-    def with_neighbourhoods(self, outputs: RowOutputs, start: Design | None) -> TableRows:
-        """Return the rows with neighbourhoods for these outputs.
-
-        `start` is the design of similar rows.
-        """
+    def with_neighbourhoods(self, outputs: RowOutputs) -> TableRows:
+        """Return the rows with neighbourhoods for these outputs."""
         policy, (rows, inputs) = self.policy, self.u.shape
         known = int(np.clip(rows // _RADIAL_EACH, *_KERNEL_ROWS))
         wanted = max(rows // _RADIAL_EACH, rows // _MANY_EACH - _MANY_FROM)
@@ -269,8 +264,7 @@ class TableRows:
             (outputs[some] - outputs.mean(0)) / np.where(std > 0, std, 1.0),
             replace(_PRIOR, precision=(1 / inputs, low, high)),
             row_noise=1 / self.weights[some],
-            start=start.radial.kernel if start and start.radial else None,
-            max_steps=(policy.refining(*self.u.shape) if start else policy).kernel_steps,
+            max_steps=policy.kernel_steps,
         )
         radial = RadialBasis.of(
             self.u,
@@ -286,22 +280,19 @@ class TableRows:
         design = replace(self.design, radial=radial)
         return replace(self, design=design, h=Columns(functions, len(self.u), len(design.main)))
 
-    def solve(
-        self, name: str, outputs: RowOutputs, starts: Sequence[Variances] | None
-    ) -> CandidateSolution:
+    def solve(self, name: str, outputs: RowOutputs) -> CandidateSolution:
         """Return a candidate's solution for outputs of numbers, each with its own variances."""
-        first: Variances | None = None
+        start: Variances | None = None
         if (radial := self.design.radial) is not None:
             kernel = radial.kernel
-            first = np.array([kernel.linear / self.u.shape[1], kernel.radial]), kernel.noise
+            start = np.array([kernel.linear / self.u.shape[1], kernel.radial]), kernel.noise
         some, weights = self.sample, self.weights
         form = self.form(name, some)
         whole = form if len(some) == len(outputs) else self.form(name)
-        policy = self.policy.refining(*self.u.shape) if starts else self.policy
         problems, variances = [], []
-        for y, start in zip(outputs.T, starts or repeat(first), strict=False):
+        for y in outputs.T:
             problem = form.problem(weights[some], y[some])
-            variances.append(estimate(problem, policy, start))
+            variances.append(estimate(problem, self.policy, start))
             problems.append(problem if whole is form else whole.problem(weights, y))
         return whole.solution(problems, variances)
 

@@ -13,7 +13,7 @@ from kanrun.engine.tables.design import Design, Terms
 from kanrun.engine.tables.jumps import CUT_INTERVALS, BoostingPolicy, BoostingTarget, boost
 from kanrun.engine.tables.reduced_basis import Columns, PerRow, RowFunctions, RowOutputs
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS, MainPosterior, TableRows
-from kanrun.engine.tables.variance_components import TablePolicy, Variances
+from kanrun.engine.tables.variance_components import TablePolicy
 
 _MEAN_ROWS = 2000  # over which mean outputs are taken
 
@@ -32,7 +32,6 @@ class TableFit:
         terms: Terms of all outputs; two classes have the one logit of the second.
         left_out: Predictions of rows left out one by one, shape (rows, outputs).
         noise: Residual standard deviation of each output or of its link; 1 for classes.
-        variances: Variances of each candidate, from which a fit to similar rows starts.
         posteriors: Function that computes the posteriors of the first output over `unit`, with
             their weights: of the richest candidate without pairs, and of neighbourhoods.
         unit: Factor of the first output since the fit.
@@ -45,7 +44,6 @@ class TableFit:
     terms: Terms
     left_out: ndarray
     noise: ndarray
-    variances: Mapping[str, Sequence[Variances]]
     posteriors: Callable[[], list[tuple[float, MainPosterior]]]
     unit: float = 1.0
     sparse: TableFit | None = None
@@ -92,28 +90,17 @@ class TableFit:
 
 
 def with_jumps(
-    rows: TableRows,
-    fit: TableFit,
-    target: BoostingTarget,
-    level: float,
-    stack: Stack,
-    start: TableFit | None,
+    rows: TableRows, fit: TableFit, target: BoostingTarget, level: float, stack: Stack
 ) -> TableFit:
     """Add nodes of jumps for the output, and for what the stack leaves, if these reduce its loss.
 
-    The first are added to `level`, the best constant. Their number and weights are those of
-    `start`, a fit to similar rows.
+    The first are added to `level`, the best constant.
     """
-    left_out, policy = fit.left_out, rows.policy
-    bases = {JUMPS: np.full(len(left_out), level), OTHER_JUMPS: left_out[:, 0]}
-    if start is None:
-        found, left_out = _search(rows, fit, target, bases, stack)
-    else:
-        known = zip(bases, start.design.jumps, strict=False)
-        found = {name: (len(nodes.values), start.weights[name]) for name, nodes in known}
+    bases = {JUMPS: np.full(len(fit.left_out), level), OTHER_JUMPS: fit.left_out[:, 0]}
+    found, left_out = _search(rows, fit, target, bases, stack)
     if not found:
         return fit
-    boosting = affordable(fit, policy)
+    boosting = affordable(fit, rows.policy)
     jumps = tuple(
         boost(rows.u, target, bases[name], boosting, count=count if weight else 0)
         for name, (count, weight) in found.items()

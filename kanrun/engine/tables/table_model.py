@@ -2,19 +2,18 @@
 
 The stack of candidates is fitted to scores of the inputs. Next to it stand the linear model in the
 user's units, the sparse fit and, for one output of numbers, the stack for the transformed output,
-which is blended with the first in the user's units. Each fold holds rows out, refits everything
-without them - scores, variances, stack, transform - and predicts them. The linear model is selected
-unless the blend predicts held-out rows significantly better.
+which is blended with the first in the user's units. The linear model is selected unless the blend
+predicts held-out rows significantly better. Each fold holds rows out, repeats all of this without
+them - scores, variances, jumps, stack, transform, selection - and predicts them.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
+from jaxtyping import Int
 from numpy import ndarray
 from scipy.special import softmax
 
@@ -28,14 +27,15 @@ from kanrun.engine.tables.cross_validation import (
     TRANSFORMED,
     CandidateSelection,
     Choice,
+    FoldFit,
+    Folding,
     Folds,
-    Predict,
     assign_folds,
-    training_rows,
 )
 from kanrun.engine.tables.design import CURVATURES
 from kanrun.engine.tables.gaussian_process import INTERVALS
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
+from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
     MARGIN,
@@ -52,7 +52,6 @@ from kanrun.engine.tables.table_candidates import JUMPS, NEIGHBOURHOODS
 from kanrun.engine.tables.table_fit import TableFit
 from kanrun.engine.tables.to_kan import OUTER_INTERVALS, add_offset, blend, table_outputs, to_kan
 from kanrun.engine.tables.variance_components import TablePolicy
-from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import Family, PiecewiseScaling, Points
 
 _PLAIN_POWER = 0.15  # distance from 1 of a power that is not worth a transform
@@ -101,6 +100,7 @@ class TableModel:
         family: Distribution of the outputs, with the dispersion of held-out rows.
         selected: `stack`, `sparse`, `linear`, `mean`, `transformed` or `blend`.
         left_out: Predictions (rows, outputs) of training rows by models without them.
+        different: Indices of training rows, without copies of others.
     """
 
     network: KAN
@@ -111,6 +111,7 @@ class TableModel:
     selected: str
     left_out: ndarray
     folds: Folds | None
+    different: ndarray
 
     @property
     def fit(self) -> TableFit:
@@ -138,6 +139,14 @@ class TableModel:
         raw, low, high = self.raw(x), *np.transpose([e[[0, -1]] for e in self.outputs.values])
         return float(((raw < low) | (raw > high)).any(1).mean())
 
+    def repeated(self, place: Int[ndarray, " rows"]) -> TableModel:
+        """Return the model of rows that are copies of the training rows in these places."""
+        left_out, folds = self.left_out[place], self.folds
+        if folds is not None:
+            folds = replace(folds, values=folds.values[place], number=folds.number[place])
+        different = np.unique(place, return_index=True)[1]
+        return replace(self, left_out=left_out, folds=folds, different=different)
+
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
         """Return predictions and quantiles of the errors there, over held-out rows.
 
@@ -147,7 +156,7 @@ class TableModel:
         """
         if self.outputs is None:
             return None
-        inside = ~np.isnan(self.held_out[:, 0])
+        inside = self.different[~np.isnan(self.held_out[self.different, 0])]
         y, held_out = y[inside], self.held_out[inside]
         predicted = self.outputs.apply(held_out)
         errors, count = self.outputs.apply(y) - predicted, max(len(y), 1)
@@ -186,76 +195,43 @@ class TableModel:
 def fit_table(
     points: Points, classes: int | None, policy: TablePolicy | None = None, seed: int = 0
 ) -> TableModel:
-    """Fit the model of these training rows.
+    """Fit the model of these training rows, of which copies count as one measurement.
 
     `classes` is the number of classes that y numbers, None for numbers.
     """
     policy = policy or TablePolicy()
-    family = Family(policy.family, classes)
+    different, place = merge_copies(points)
+    model = _fitted(different, Family(policy.family, classes), policy, seed)
+    return model if len(different) == len(points) else model.repeated(place)
+
+
+def _fitted(points: Points, family: Family, policy: TablePolicy, seed: int) -> TableModel:
+    """Fit the candidates, select one of them or a blend, and build its network."""
     every = {one.name: one for one in _candidates(points, family, policy)}
-    # These predictions vary less than those of folds, which know what lies beyond the other rows.
-    compared = CandidateSelection(
-        points,
-        family,
-        [{name: one.left_out for name, one in every.items()}],
-        np.arange(len(points)),
-        policy.robust,
-    )
-    folds, models = None, list[dict[str, Predict]]()
+    left_out = {name: one.left_out for name, one in every.items()}
+    rows, folds = np.arange(len(points)), None
+    compared = CandidateSelection(points, family, [left_out], rows, policy.robust)
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
-        compared, folds, models = _with_folds(compared, policy, seed, every)
+        # Whether jumps are searched for is decided by the number of all rows.
+        few = replace(policy, jump_rows=0) if len(points) >= policy.jump_rows else policy
+
+        def fit(some: Points) -> FoldFit:
+            found = [*_candidates(some, family, few)]
+            return {x.name: x.left_out for x in found}, {x.name: x.alone.predict for x in found}
+
+        number = assign_folds(points, policy.folds, seed, family, single=policy.single_fold)
+        folding = Folding(points, family, policy.robust, fit, number)
+        compared, folds = folding.cross_validated(compared)
     choice = compared.select()
-    if folds is not None:
-        folds = replace(folds, predict=[partial(choice.predict, one) for one in models])
-    left_out = choice.of(compared.predictions[-1])
-    model = _assemble(every, choice, left_out, folds, family, policy)
-    if family.has_link and not classes:
+    held_out = choice.of(compared.predictions[-1])
+    model = _assemble(every, choice, held_out, folds, family, policy)
+    if family.has_link and not family.classes:
         known = family.with_dispersion(points.y, model.held_out, points.shares)
         model = replace(model, family=known)
     return model
 
 
-def _with_folds(
-    compared: CandidateSelection, policy: TablePolicy, seed: int, every: Mapping[str, BlendPart]
-) -> tuple[CandidateSelection, Folds | None, list[dict[str, Predict]]]:
-    """Return the selection with predictions by folds, these by other folds, and their models.
-
-    Folds that would begin after the time limit are omitted.
-    """
-    points, family = compared.points, compared.family
-    number = assign_folds(points, policy.folds, seed, family, single=policy.single_fold)
-    found = {name: np.full_like(one.left_out, np.nan) for name, one in every.items()}
-    seconds, models, count = list[float](), list[dict[str, Predict]](), int(number.max()) + 1
-    for k in range(count):
-        report_progress("folds", k, count)
-        if time_limit_reached():
-            number = np.where(number >= k, -1, number)
-            break
-        held_out, before = number == k, time.process_time()
-        train = points.take(training_rows(points, number, k))
-        candidates = _candidates(train, family, policy, every)
-        models.append({one.name: one.alone.predict for one in candidates})
-        for name, predict in models[-1].items():
-            found[name][held_out] = predict(points.x[held_out])
-        seconds.append(time.process_time() - before)
-    inside = np.flatnonzero(number >= 0)
-    if not len(inside):  # the time limit was reached before
-        return compared, None, models
-    compared = replace(compared, predictions=[*compared.predictions, found], rows=inside)
-    folds = Folds(np.full_like(found[STACK], np.nan), number, np.array(seconds), ())
-    for k in range(number.max() + 1):
-        others = inside[number[inside] != k]
-        elsewhere = replace(compared, rows=others if len(others) else inside).select()
-        folds.values[number == k] = elsewhere.of(found)[number == k]
-    return compared, folds, models
-
-
-def _candidates(
-    points: Points,
-    family: Family,
-    policy: TablePolicy,
-    start: Mapping[str, BlendPart] | None = None,
-) -> Iterator[BlendPart]:
+def _candidates(points: Points, family: Family, policy: TablePolicy) -> Iterator[BlendPart]:
     """Yield the stack, the sparse fit, the transformed stack if it applies, lines and the mean."""
     x, y, weights, extrapolation = points.x, points.y, points.shares, policy.extrapolation
     # Bells do not continue as straight lines beyond the rows.
@@ -275,10 +251,9 @@ def _candidates(
             LINEAR: lines,
             TRANSFORMED: replace(stack, sparse_rounds=0, candidates=smooth),
         }.get(name, stack)
-        known = start[name].fit if start else None
         u = inputs.apply(x)
         if family.has_link:
-            fit, outputs = fit_likelihood(u, y, family, evidence, weights, known), None
+            fit, outputs = fit_likelihood(u, y, family, evidence, weights), None
             if not family.classes:
                 highest = float(family.link(y.max())) if family.is_log else np.inf
                 wide = name == LINEAR or extrapolation == "linear"
@@ -286,7 +261,7 @@ def _candidates(
                 outputs = link_map(family, fit.left_out, highest=highest, margin=margin)
         else:
             t = y if transform is None else transform.apply(y)
-            fit = fit_numbers(u, t, evidence, weights, known)
+            fit = fit_numbers(u, t, evidence, weights)
             margin = LINEAR_MARGIN if name == LINEAR else MARGIN
             outputs = output_map(
                 y,
@@ -304,10 +279,9 @@ def _candidates(
         return
     if (sparse := whole.fit.sparse) is not None:
         yield replace(whole, name=SPARSE, fit=sparse, left_out=whole.in_units(sparse.left_out))
-    may_bend = not (family.has_link or bent) and y.shape[1] == 1
-    if may_bend and (start is None or TRANSFORMED in start):
+    if not (family.has_link or bent) and y.shape[1] == 1:
         transform = PowerTransform.of(y[:, 0])
-        if transform and (start is not None or abs(transform.power - 1) > _PLAIN_POWER):
+        if transform and abs(transform.power - 1) > _PLAIN_POWER:
             yield fitted(TRANSFORMED, scores, transform)
     room = 0.0 if extrapolation == "constant" else STRAIGHT_ROOM
     lines_fit = fitted(LINEAR, input_scores(x, weights, straight=range(x.shape[1]), room=room))
@@ -363,5 +337,13 @@ def _assemble(
         maps = [(o.values[0], p.weight * o.points[0]) for p in parts if (o := p.outputs)]
         network = blend(networks, maps)
     return TableModel(
-        network, first.inputs, first.outputs, tuple(parts), family, choice.name, left_out, folds
+        network,
+        first.inputs,
+        first.outputs,
+        tuple(parts),
+        family,
+        choice.name,
+        left_out,
+        folds,
+        np.arange(len(left_out)),
     )

@@ -123,7 +123,7 @@ def test_jumps_must_lower_the_loss(before, gain, fraction, falls):
 )
 def test_candidates_suit_the_rows_and_inputs(rows, inputs, found):
     u = np.random.default_rng(0).normal(size=(rows, inputs))
-    names = TableRows.of(u, np.ones(rows), TablePolicy()).candidates(None)
+    names = TableRows.of(u, np.ones(rows), TablePolicy()).candidates()
     assert set(names) == {"additive", "steps"} | found
 
 

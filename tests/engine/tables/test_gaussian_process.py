@@ -47,13 +47,13 @@ def test_an_input_that_does_nothing_gets_no_precision():
     u = rows(200, 2)
     y = np.sin(2 * u[:, :1] * u[:, 1:2])
     table = TableRows.of(u, np.ones(200), POLICY)
-    radial = table.with_neighbourhoods(y, None).design.radial
+    radial = table.with_neighbourhoods(y).design.radial
     precisions = radial.kernel.precisions
     assert precisions[2:].max() < 0.1 * precisions[:2].min()
     assert np.abs(radial.values(u).mean(0)).max() < 2  # of functions with prior variance 1
     for limit in ({"max_work": 200.0 * 5**2}, {"max_numbers": 200.0 * 5}):
         few = replace(table, policy=replace(POLICY, **limit))
-        assert few.with_neighbourhoods(y, None).design.radial.centres.shape == (5, 4)
+        assert few.with_neighbourhoods(y).design.radial.centres.shape == (5, 4)
 
 
 def test_centres_leave_no_row_more_variance_than_allowed():
@@ -152,5 +152,4 @@ def test_where_they_add_nothing_there_are_none():
     y = u[:, :1] + np.random.default_rng(5).standard_normal((300, 1))
     fit = fit_numbers(u, y, POLICY)
     assert fit.design.radial is None
-    assert NEIGHBOURHOODS not in fit.variances
     assert NEIGHBOURHOODS not in fit.weights
