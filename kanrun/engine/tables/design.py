@@ -84,8 +84,9 @@ class Design:
     """Functions of a table: those of `basis`, of `radial`, and the sums of nodes of `jumps`.
 
     The first `pair_functions` smooth functions of an input take part in pairs, with the weight of
-    the input in `relevance` (inputs,), unless the input has a shape to keep. Prior standard
-    deviations of functions are in proportion to `factors` (functions,).
+    the input in `relevance` (inputs,), unless the input has a shape to keep. Inputs do not form
+    pairs where `apart` (inputs, inputs) is true. Prior standard deviations of functions are in
+    proportion to `factors` (functions,).
     """
 
     basis: ReducedBasis
@@ -93,6 +94,7 @@ class Design:
     shapes: tuple[tuple[int, str], ...]
     relevance: ndarray
     factors: ndarray
+    apart: ndarray
     radial: RadialBasis | None = None
     jumps: tuple[JumpNodes, ...] = ()
 
@@ -148,7 +150,7 @@ class Design:
         """
         column = self.basis.column[self.places]
         member = (column[:, None] == np.arange(len(self.relevance))).astype(float)
-        return strongest(member.T @ energy @ member, limit)
+        return strongest(np.where(self.apart, 0.0, member.T @ energy @ member), limit)
 
     def products(
         self, pairs: Iterable[tuple[int, int]]

@@ -8,12 +8,13 @@ from types import MappingProxyType
 import numpy as np
 from numpy import ndarray
 from pandas import DataFrame, concat
+from scipy.special import expit, logit
 
-from kanrun.engine.tables.cross_validation import MEAN, TRANSFORMED, loss_of
+from kanrun.engine.tables.bands import JUMP_ROWS, column_effect, jump_effect, standard_errors
+from kanrun.engine.tables.cross_validation import LINEAR, MEAN, SPARSE, TRANSFORMED, loss_of
 from kanrun.engine.tables.design import strongest
-from kanrun.engine.tables.reduced_basis import RowFunctions, RowInputs, RowOutputs, spaced
-from kanrun.engine.tables.table_fit import TableFit
-from kanrun.engine.tables.table_model import TableModel
+from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs, spaced
+from kanrun.engine.tables.table_model import BlendPart, TableModel
 from kanrun.points import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of an input
@@ -23,8 +24,7 @@ REMAINDER = "(interactions)"
 # Along each side of a map, and the quantiles at its ends.
 MAP_POINTS, MAP_QUANTILES = 25, (0.01, 0.99)
 BAND = 1.96  # standard deviations: 95% pointwise
-_EFFECT_ROWS = 100  # over which effects of neighbourhoods are averaged
-_LOGIT_STD = 2.0  # of one row's logit, 1 / sqrt(p (1 - p)) at p = 1/2
+_RARE = 1e-12  # probability, so that its log-odds are finite
 _STREAM = 31  # of the random numbers that choose rows; the next permutes them
 
 #: Inputs that are levels of one column, by the names of columns and levels.
@@ -71,91 +71,92 @@ def effect_table(
 ) -> DataFrame:
     """Return predictions along each input, all other effects at their means.
 
-    The band (`lower` to `upper`) is that of the additive part by the evidence, pointwise 95%. Pairs
-    have their means; neighbourhoods are averaged over rows. A category has one point for each
-    `level`, and one for other rows; its bands are those of the means of the rows, since indicators
-    are collinear.
+    The band (`lower` to `upper`) is pointwise 95%, for all rows of which these are a sample, see
+    `bands`. Pairs have their means; neighbourhoods are averaged over rows. A category has one point
+    for each `level`, and one for other rows.
     """
-    x, found = points.x, []
-    for name, mine in _columns(inputs, categories).items():
-        at, level, count = np.unique(x[:, mine[0]]), np.array([""]), None
-        if len(at) > 2:
-            at = np.linspace(at[0], at[-1], CURVE_POINTS)
-        values = at[:, None]
-        if name in categories:
-            every = np.eye(len(mine) + 1)[:, :-1]
-            count = (x[:, None, mine] == every).all(2).sum(0)
-            seen = np.flatnonzero(count)
-            at, values, count = seen.astype(float), every[seen], count[seen]
-            level = np.array([*categories[name], "(others)"])[seen]
-        moved = np.tile(np.median(x, axis=0), (len(at), 1))
-        moved[:, mine] = values
-        curves = zip(*(curve.T for curve in _curves(model, moved, mine, count)), strict=True)
-        for output, (value, lower, upper) in zip(outputs, curves, strict=True):
+    columns = _columns(inputs, categories)
+    grids = [_grid(points.x, mine, categories.get(name)) for name, mine in columns.items()]
+    curves = _curves(model, [*columns.values()], [moved for *_, moved in grids])
+    found = []
+    for name, (at, level, _), curve in zip(columns, grids, curves, strict=True):
+        of_outputs = zip(outputs, *(part.T for part in curve), strict=True)
+        for output, value, lower, upper in of_outputs:
             labels = {"input": name, "level": np.resize(level, len(at)), "output": output}
-            columns = {"x": at, "value": value, "lower": lower, "upper": upper}
-            found.append(DataFrame(labels | columns))
+            values = {"x": at, "value": value, "lower": lower, "upper": upper}
+            found.append(DataFrame(labels | values))
     return concat(found, ignore_index=True)
 
 
-def column_effect(
-    fit: TableFit, inputs: Sequence[int], u: RowInputs, h: RowFunctions
-) -> RowOutputs:
-    """Return the effect of a column of inputs, that of neighbourhoods being averaged over rows.
-
-    `h` holds the functions of single inputs for u.
-    """
-    terms, radial, jumps = fit.terms, fit.design.radial, fit.design.jumps
-    mine = np.flatnonzero(np.isin(fit.design.basis.column, inputs))
-    effect = h[:, mine] @ terms.main[:, mine].T
-    if radial is None and not jumps:
-        return np.asarray(effect)
-    rows, size = fit.u[spaced(len(fit.u), _EFFECT_ROWS)], len(fit.design.main)
-    bells = terms.main[:, len(fit.design.lines) : size]
-    for j in inputs:
-        at = np.unique(np.append(u[:, j], rows[:, j]))
-        at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
-        levels = _jump_effect(fit, rows, [j], at[:, None]).T
-        if radial is not None:
-            levels += radial.partial_dependence(rows, j, at, bells).T
-        moved, mean = (
-            np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows)
-        )
-        effect += moved - mean.mean(0)
-    return np.asarray(effect)
-
-
-def _jump_effect(fit: TableFit, rows: RowInputs, inputs: Sequence[int], at: ndarray) -> ndarray:
-    """Return the mean of the jumps (points, outputs) over rows with these inputs set to `at`."""
-    heights = fit.terms.main[:, len(fit.design.main) :]
-    effect = np.zeros((len(at), len(heights)))
-    for one, height in zip(fit.design.jumps, heights.T, strict=True):
-        effect += np.outer(one.partial_dependence(rows, inputs, at), height)
-    return effect
+def _grid(
+    x: RowInputs, mine: Sequence[int], levels: Mapping[str, int] | None
+) -> tuple[ndarray, ndarray, ndarray]:
+    """Return places on the axis of a column, its levels there, and inputs with the others fixed."""
+    at, level = np.unique(x[:, mine[0]]), np.array([""])
+    if len(at) > 2:
+        at = np.linspace(at[0], at[-1], CURVE_POINTS)
+    values = at[:, None]
+    if levels:
+        every = np.eye(len(mine) + 1)[:, :-1]
+        seen = np.flatnonzero((x[:, None, mine] == every).all(2).any(0))
+        at, values = seen.astype(float), every[seen]
+        level = np.array([*levels, "(others)"])[seen]
+    moved = np.tile(np.median(x, axis=0), (len(at), 1))
+    moved[:, mine] = values
+    return at, level, moved
 
 
 def _curves(
-    model: TableModel, x: RowInputs, inputs: Sequence[int], count: ndarray | None = None
-) -> tuple[ndarray, ndarray, ndarray]:
-    """Return the predictions at x by the effects of these inputs alone, and the ends of a band.
+    model: TableModel, columns: Sequence[Sequence[int]], grids: Sequence[ndarray]
+) -> Iterator[tuple[ndarray, ndarray, ndarray]]:
+    """Yield the predictions by the effect of each column alone, and the ends of a band."""
+    effects = [_effects(part, columns, grids) for part in model.parts]
+    if model.selected in (LINEAR, MEAN, SPARSE):
+        # What the selected model leaves out is uncertain too: the errors are those of the stack.
+        others = zip(effects[0], _effects(model.stack, columns, grids), strict=True)
+        whole = _errors(model.stack, columns, grids)
+        errors = [[np.hypot(e, b - a) for e, (a, b) in zip(whole, others, strict=True)]]
+    else:
+        errors = [_errors(part, columns, grids) for part in model.parts]
+    of_columns = zip(zip(*effects, strict=True), zip(*errors, strict=True), strict=True)
+    for own, spread in of_columns:
+        yield _in_units(model, own), *_ends(model, own, spread)
 
-    The band is that of means of `count` rows, by default that of the first input.
+
+def _effects(
+    part: BlendPart, columns: Sequence[Sequence[int]], grids: Sequence[ndarray]
+) -> list[ndarray]:
+    """Return the effect of each column on its grid."""
+    rows, basis = map(part.inputs.apply, grids), part.fit.design.basis
+    pairs = zip(columns, rows, strict=True)
+    return [column_effect(part.fit, mine, u, basis.values(u)) for mine, u in pairs]
+
+
+def _errors(
+    part: BlendPart, columns: Sequence[Sequence[int]], grids: Sequence[ndarray]
+) -> list[ndarray]:
+    """Return the standard errors of these effects."""
+    return standard_errors(part.fit, columns, [*map(part.inputs.apply, grids)])
+
+
+def _ends(
+    model: TableModel, effects: Sequence[ndarray], errors: Sequence[ndarray]
+) -> tuple[ndarray, ndarray]:
+    """Return the ends of bands; those of probabilities are symmetric about their log-odds.
+
+    The errors of logits are independent.
     """
-    u, middles, stds = model.inputs.apply(x), [], []
-    for fit in (part.fit for part in model.parts):
-        h = fit.design.basis.values(u)
-        middles.append(column_effect(fit, inputs, u, h))
-        mine = fit.design.basis.places[inputs[0]]
-        own, covariance = h[:, mine], fit.main.covariance[np.ix_(mine, mine)]
-        std = fit.unit * np.sqrt(np.maximum(((own @ covariance) * own).sum(1), 0))
-        if count is not None:
-            std = (_LOGIT_STD if model.outputs is None else fit.noise[0]) / np.sqrt(count)
-        stds.append(std[:, None])
-    curve, *ends = (
-        _in_units(model, [m + d * std for m, std in zip(middles, stds, strict=True)])
-        for d in (0.0, -BAND, BAND)
-    )
-    return curve, np.minimum(*ends), np.maximum(*ends)
+    if model.outputs is not None:
+        pairs = [*zip(effects, errors, strict=True)]
+        low, high = (_in_units(model, [m + d * e for m, e in pairs]) for d in (-BAND, BAND))
+        return np.minimum(low, high), np.maximum(low, high)
+    likely = np.clip(_in_units(model, effects), _RARE, 1 - _RARE)
+    variance = errors[0] ** 2
+    if variance.shape[1] > 1:
+        own, whole = likely**2 * variance, (likely**2 * variance).sum(1, keepdims=True)
+        variance = variance + (whole - own) / (1 - likely) ** 2
+    low, high = (expit(logit(likely) + d * np.sqrt(variance)) for d in (-BAND, BAND))
+    return low, high
 
 
 def _in_units(model: TableModel, effects: Sequence[ndarray]) -> RowOutputs:
@@ -239,7 +240,7 @@ def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
     """
     fit, terms, design = model.fit, model.fit.terms, model.fit.design
     # The effect of jumps has the work of all pairs of rows.
-    u = fit.u[spaced(len(fit.u), _EFFECT_ROWS if design.jumps else MAX_ROWS)]
+    u = fit.u[spaced(len(fit.u), JUMP_ROWS if design.jumps else MAX_ROWS)]
     h, size = design.basis.values(u)[:, terms.places], np.abs(terms.pairs).max(initial=0.0) or 1.0
     scaled = terms.pairs / size
     energy, pairs = (scaled**2).sum(0), list[tuple[int, int]]()
@@ -252,7 +253,7 @@ def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
         a, b = column == i, column == j
         joint = np.array([((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in scaled])
         for sign, mine in ((1, [i, j]), (-1, [i]), (-1, [j])) if design.jumps else ():
-            joint += sign / size * _jump_effect(fit, u, mine, u[:, mine]).T
+            joint += sign / size * jump_effect(fit, u, mine, u[:, mine]).T
         found.append((inputs[i], inputs[j], size * np.sqrt(np.var(joint, axis=1).sum())))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
     return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
@@ -287,10 +288,10 @@ def pair_maps(
         u = model.inputs.apply(moved)
         h, joint = np.where(mine, basis.values(u), 0.0), list[ndarray]()
         for fit in (part.fit for part in model.parts):
-            rows = fit.u[spaced(len(fit.u), _EFFECT_ROWS)]
-            mean = _jump_effect(fit, rows, places, rows[:, places]).mean(0)
+            rows = fit.u[spaced(len(fit.u), JUMP_ROWS)]
+            mean = jump_effect(fit, rows, places, rows[:, places]).mean(0)
             joint.append(fit.raw(h) - fit.terms.offset - mean)
-            joint[-1] += _jump_effect(fit, rows, places, u[:, places])
+            joint[-1] += jump_effect(fit, rows, places, u[:, places])
         nearest = [
             np.abs(values[:, None] - side).argmin(1)
             for values, side in zip(x[:, places].T, sides, strict=True)

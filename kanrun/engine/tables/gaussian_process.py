@@ -16,7 +16,7 @@ Cholesky).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -247,18 +247,17 @@ class RadialBasis:
         s = own[:, None] - u @ (self.centres * precisions).T + centred
         return np.ascontiguousarray(half_solved(self.root, psi_values(s).T).T)
 
-    def partial_dependence(
-        self, u: RowInputs, j: int, at: ndarray, coefficients: ndarray
-    ) -> ndarray:
-        """Return the mean over the rows u of the sum of the functions with input j set to `at`.
+    def means(self, u: RowInputs, inputs: Sequence[int], at: ndarray) -> ndarray:
+        """Return the mean of exp(-s) of each centre over rows u with these inputs set to `at`.
 
-        `coefficients` are (outputs, R), the means (points, outputs).
+        The shape is (points, R).
         """
-        precisions = self.kernel.precisions
-        others = np.where(np.arange(len(precisions)) == j, 0.0, precisions)
-        own = precisions[j] / 2 * (at[:, None] - self.centres[:, j]) ** 2
-        mean = np.exp(-own) * np.exp(-_distances(u, self.centres, others)).mean(0)
-        return np.asarray(mean @ self.of_centres(coefficients).T)
+        own = np.zeros_like(self.kernel.precisions)
+        own[inputs] = self.kernel.precisions[inputs]
+        others = self.kernel.precisions - own
+        moved = _distances(at, self.centres[:, inputs], own[inputs])
+        rest = np.exp(-_distances(u, self.centres, others)).mean(0)
+        return np.asarray(np.exp(-moved) * rest)
 
     def of_centres(self, coefficients: ndarray) -> ndarray:
         """Return the coefficients (outputs, R) of exp(-s) of the centres by those of functions."""

@@ -160,6 +160,20 @@ def has_two_values(u: RowInputs) -> ndarray:
     return np.asarray((low < high) & ((u == low) | (u == high)).all(0))
 
 
+def exclude_each_other(u: RowInputs) -> ndarray:
+    """Return which two inputs (inputs, inputs) of two values have fewer than four combinations.
+
+    Their product is a constant plus a multiple of each, as of indicators of two levels.
+    """
+    two = has_two_values(u)
+    high = ((u > u.min(0)) & two).astype(float)
+    both = high.T @ high
+    first = high.sum(0)[:, None] - both
+    neither = len(u) - both - first - first.T
+    empty = np.minimum.reduce([both, first, first.T, neither]) == 0
+    return np.asarray(empty & two & two[:, None])
+
+
 def blocks(rows: int, width: int = 1) -> list[slice]:
     """Return slices of at most `_BLOCK` rows, and `_BLOCK_NUMBERS` for rows of this width."""
     size = min(_BLOCK, max(_BLOCK_NUMBERS // width, 1))

@@ -24,9 +24,9 @@ from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.engine.tables.table_candidates import (
     JUMPS,
     NEIGHBOURHOODS,
+    SIMPLE,
     CandidateSolution,
     Functions,
-    MainPosterior,
     TableRows,
 )
 from kanrun.engine.tables.table_fit import Stack, TableFit, with_jumps
@@ -284,16 +284,12 @@ def _stacked(rows: TableRows, outputs: RowOutputs, solve: Solve, stack: Stack) -
 def _weighted(
     rows: TableRows, weights: Mapping[str, float], solved: Mapping[str, CandidateSolution]
 ) -> TableFit:
-    """Return the weighted sum of candidates, with the bands of the richest one without pairs."""
+    """Return the weighted sum of candidates."""
     parts = [(weight, solved[name]) for name, weight in weights.items()]
-    simple = (name for name in ("steps", "additive") if name in weights)
-    band = solved[next(simple, next(iter(weights)))].posterior
-    bells, local = solved.get(NEIGHBOURHOODS), weights.get(NEIGHBOURHOODS, 0.0)
-
-    def posteriors() -> list[tuple[float, MainPosterior]]:
-        others = [(local, bells.posterior())] if bells and local else []
-        return [(1 - local, band()), *others]
-
+    simple = next((name for name in SIMPLE if name in weights), None)
+    posteriors = {
+        name: solved[name].posterior for name, weight in weights.items() if weight or name == simple
+    }
     return TableFit(
         rows.design,
         rows.u,
@@ -302,4 +298,5 @@ def _weighted(
         np.sum([weight * one.left_out for weight, one in parts], axis=0),
         np.sqrt([noise for _, noise in parts[-1][1].variances]),
         posteriors,
+        np.ones(len(parts[0][1].terms.main)),
     )

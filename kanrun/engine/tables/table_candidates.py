@@ -22,13 +22,16 @@ from kanrun.engine.tables.reduced_basis import (
     RowOutputs,
     Rows,
     blocks,
+    exclude_each_other,
     has_two_values,
+    spaced,
 )
 from kanrun.engine.tables.variance_components import (
     FunctionProblem,
     TablePolicy,
     Variances,
     estimate,
+    widened,
 )
 
 NEIGHBOURHOODS = "neighbourhoods"
@@ -42,6 +45,8 @@ COMPONENTS = {
     "pairs": tuple(range(RADIAL)),
     NEIGHBOURHOODS: (0, RADIAL),
 }
+#: Candidates without pairs, the richest first.
+SIMPLE = ("steps", "additive")
 # Smooth functions of an input in pairs, if all pairs are few functions, or else in the strongest
 # pairs; the maximum number of these, and the number of rows for each.
 PAIR_FUNCTIONS, CHOSEN_FUNCTIONS, MAX_PAIRS, _PAIR_ROWS = 8, 4, 24, 16
@@ -61,6 +66,8 @@ _RADIAL_MIN_ROWS, _RADIAL_INPUTS = 30, 200  # of tables with neighbourhoods: few
 _RADIAL_ROWS, _RADIAL_AMONG = 1500, 3  # fewest among which centres are chosen, and for each centre
 _SMALL_WORK = 0.0125  # of the work that the policy allows
 _RADIAL_WORK = 2e7  # inputs x rows^2 from which hyperparameters are estimated
+#: Numbers of the covariances of all outputs up to which these are kept: 256 MiB.
+_MAX_KEPT = 1 << 25
 _LIMIT = float(np.exp(14.0))  # of hyperparameters, and its inverse
 # Variance of the radial part, so that its truncation costs at most 1% of the output.
 _RADIAL_MAX = 10.0
@@ -107,6 +114,11 @@ class MainPosterior:
         return float(mean @ np.linalg.solve(covariance, mean) + size) / 2
 
 
+#: Function that computes the posterior of an output, None if that is not kept. If the second
+#: argument is true, it allows for the uncertainty of the variances.
+Posterior = Callable[[int, bool], MainPosterior | None]
+
+
 @dataclass(frozen=True, eq=False)
 class CandidateSolution:
     """A candidate's solution for all outputs.
@@ -117,15 +129,14 @@ class CandidateSolution:
         left_out: Prediction of each row by all others, for the same variances, shape (rows,
             outputs).
         variances: Variances of each output.
-        posterior: Function that computes the posterior of the first output, which only reports
-            need.
+        posterior: Function that computes the posterior of an output, which only reports need.
     """
 
     terms: Terms
     slopes: RowOutputs
     left_out: RowOutputs
     variances: Sequence[Variances]
-    posterior: Callable[[], MainPosterior]
+    posterior: Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +166,10 @@ class TableRows:
         steps = min(policy.step_functions, max(MIN_STEPS, each - smooth))
         basis = ReducedBasis.of(u, smooth, steps, weights)
         ones = np.ones(inputs), np.ones(len(basis.column))
-        design = Design(basis, PAIR_FUNCTIONS, policy.shapes, *ones)
-        pairs = tuple(combinations(np.unique(basis.column[design.places]).tolist(), 2))
+        apart = exclude_each_other(u[spaced(rows, MAX_ROWS)])
+        design = Design(basis, PAIR_FUNCTIONS, policy.shapes, *ones, apart)
+        paired = combinations(np.unique(basis.column[design.places]).tolist(), 2)
+        pairs = tuple(pair for pair in paired if not apart[pair])
         has_all = len(design.products(pairs)[-1]) <= min(policy.max_functions, rows)
         if not has_all:
             design, pairs = replace(design, pair_functions=CHOSEN_FUNCTIONS), ()
@@ -336,29 +349,36 @@ class Functions:
         """Return the terms of outputs for given variances of the components and of the noise."""
         design, count, kept = self.design, len(self.scale) - len(self.a), self.kept
         every = np.zeros((len(variances), len(self.scale)))
-        solved, slopes, left_out = [], [], []
+        offsets, slopes, left_out = [], [], []
+        kept_problems = list[FunctionProblem]()
         for row, problem, (prior, scale) in zip(every, problems, variances, strict=True):
             found = problem.posterior(prior, scale, self.constraints)
             fitted = problem.fitted(found)
             row[kept] = found.coefficients * self.scale[kept]
-            solved.append(found)
+            offsets.append(found.offset)
             slopes.append(problem.weights * (problem.y - fitted) / scale)
             left_out.append(problem.left_out(found, fitted, scale))
+            if not kept_problems or len(variances) * problem.gram.size <= _MAX_KEPT:
+                kept_problems.append(problem.without_rows)
         places = design.places if len(self.a) else design.places[:0]
         a, b = (np.searchsorted(places, one) for one in (self.a, self.b))
         pairs = np.zeros((len(every), *(len(places),) * 2))
         pairs[:, a, b] = pairs[:, b, a] = every[:, count:]
-        terms = Terms(np.array([one.offset for one in solved]), every[:, :count], pairs, places)
+        terms = Terms(np.array(offsets), every[:, :count], pairs, places)
         # Not `self`, whose columns may be the largest arrays of a fit.
-        scales, kinds, first = self.scale, self.kinds, solved[0]
+        scales = self.scale
 
-        def posterior() -> MainPosterior:
-            """Return that of the first output."""
-            known, whole = kept[first.kept], np.zeros((len(scales),) * 2)
-            scale, prior = scales[known], np.zeros(len(scales))
-            whole[np.ix_(known, known)] = inverse_of(first.factor) * np.outer(scale, scale)
-            prior[known] = variances[0][0][kinds[first.kept]] * scale**2
-            return MainPosterior(terms.main[0], whole[:count, :count], prior[:count])
+        def posterior(output: int, widen: bool) -> MainPosterior | None:
+            if output >= len(kept_problems):
+                return None
+            problem, (prior, noise) = kept_problems[output], variances[output]
+            prior = widened(problem, prior, noise) if widen else prior
+            found = problem.posterior(prior, noise)
+            known, whole = kept[found.kept], np.zeros((len(scales),) * 2)
+            scale, every_prior = scales[known], np.zeros(len(scales))
+            whole[np.ix_(known, known)] = inverse_of(found.factor) * np.outer(scale, scale)
+            every_prior[known] = prior[problem.kinds[found.kept]] * scale**2
+            return MainPosterior(terms.main[output], whole[:count, :count], every_prior[:count])
 
         return CandidateSolution(
             terms, np.stack(slopes, 1), np.stack(left_out, 1), variances, posterior

@@ -12,7 +12,14 @@ from numpy import ndarray
 from kanrun.engine.tables.design import Design, Terms
 from kanrun.engine.tables.jumps import CUT_INTERVALS, BoostingPolicy, BoostingTarget, boost
 from kanrun.engine.tables.reduced_basis import Columns, PerRow, RowFunctions, RowOutputs
-from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS, MainPosterior, TableRows
+from kanrun.engine.tables.table_candidates import (
+    JUMPS,
+    OTHER_JUMPS,
+    SIMPLE,
+    MainPosterior,
+    Posterior,
+    TableRows,
+)
 from kanrun.engine.tables.variance_components import TablePolicy
 
 _MEAN_ROWS = 2000  # over which mean outputs are taken
@@ -32,9 +39,9 @@ class TableFit:
         terms: Terms of all outputs; two classes have the one logit of the second.
         left_out: Predictions of rows left out one by one, shape (rows, outputs).
         noise: Residual standard deviation of each output or of its link; 1 for classes.
-        posteriors: Function that computes the posteriors of the first output over `unit`, with
-            their weights: of the richest candidate without pairs, and of neighbourhoods.
-        unit: Factor of the first output since the fit.
+        posteriors: Functions that compute the posteriors of outputs over `unit`, of the candidates
+            with a weight and of the richest one without pairs.
+        unit: Factor of each output since the fit, shape (outputs,).
         sparse: The sparse fit.
     """
 
@@ -44,21 +51,27 @@ class TableFit:
     terms: Terms
     left_out: ndarray
     noise: ndarray
-    posteriors: Callable[[], list[tuple[float, MainPosterior]]]
-    unit: float = 1.0
+    posteriors: Mapping[str, Posterior]
+    unit: ndarray
     sparse: TableFit | None = None
 
     @cached_property
     def main(self) -> MainPosterior:
-        """Posterior of the first output's main effects, over `unit`."""
-        return self.posteriors()[0][1]
+        """Posterior of the first output in the richest candidate without pairs, over `unit`."""
+        name = next(name for name in (*SIMPLE, *self.posteriors) if name in self.posteriors)
+        found = self.posteriors[name](0, False)
+        assert found is not None  # An invariant: that of the first output is kept.
+        return found
 
     @property
     def effective(self) -> float:
-        """Effective degrees of freedom of main effects and, by weight, neighbourhoods and jumps."""
-        found = self.posteriors() if self.unit else ()
-        freedom = (w * one.degrees_of_freedom(np.arange(len(one.prior))) for w, one in found)
-        total = (1 - self.weights.get(JUMPS, 0.0)) * sum(freedom, 0.0)
+        """Effective degrees of freedom of main effects, neighbourhoods and jumps, by weight."""
+        total = 0.0
+        for name, posterior in self.posteriors.items():
+            if weight := self.weights.get(name):
+                found = posterior(0, False)
+                assert found is not None  # An invariant, see `main`.
+                total += weight * found.degrees_of_freedom(np.arange(len(found.prior)))
         for name, nodes in zip((JUMPS, OTHER_JUMPS), self.design.jumps, strict=False):
             total += self.weights[name] * nodes.degrees_of_freedom(len(self.u))
         return total
@@ -84,7 +97,7 @@ class TableFit:
             terms=self.terms.times(factors, shifts),
             left_out=factor * self.left_out + shift,
             noise=factor * self.noise,
-            unit=self.unit * float(factors[0]),
+            unit=factors * self.unit,
             sparse=self.sparse and self.sparse.times(factor, shift),
         )
 
@@ -120,6 +133,7 @@ def with_jumps(
         weights={name: kept * weight for name, weight in fit.weights.items()} | weights,
         left_out=left_out,
         noise=fit.noise,
+        unit=fit.unit,
     )
 
 

@@ -83,7 +83,7 @@ class BlendPart:
     def alone(self) -> BlendPart:
         """Part without what only reports and refits need: rows, errors and posteriors."""
         few = replace(self.fit, u=self.fit.u[:0], left_out=self.fit.left_out[:0], sparse=None)
-        return replace(self, left_out=self.left_out[:0], fit=replace(few, posteriors=list))
+        return replace(self, left_out=self.left_out[:0], fit=replace(few, posteriors={}))
 
     def predict(self, x: RowInputs) -> RowOutputs:
         """Predict without building a network."""
@@ -97,6 +97,7 @@ class TableModel:
     Attributes:
         outputs: Map of the outputs; None for classes.
         parts: The selected candidate, or the two parts of a blend, the larger first.
+        stack: The stack, whether selected or not.
         family: Distribution of the outputs, with the dispersion of held-out rows.
         selected: `stack`, `sparse`, `linear`, `mean`, `transformed` or `blend`.
         left_out: Predictions (rows, outputs) of training rows by models without them.
@@ -107,6 +108,7 @@ class TableModel:
     inputs: PiecewiseScaling
     outputs: PiecewiseScaling | None
     parts: tuple[BlendPart, ...]
+    stack: BlendPart
     family: Family
     selected: str
     left_out: ndarray
@@ -341,6 +343,7 @@ def _assemble(
         first.inputs,
         first.outputs,
         tuple(parts),
+        every[STACK],
         family,
         choice.name,
         left_out,

@@ -31,6 +31,12 @@ _MAX_STEP = 2.0  # of the logarithm of a variance
 _DAMPING = (1e-3, 1e-9)  # of the average information, relative to its mean and absolute
 _MIN_LEFT = 1e-6  # of 1 - leverage
 _NNLS_STEPS = 100  # for each constraint, and one
+#: Mean square of a component, over the output's variance, at which the slope at zero is taken.
+_NEARLY_ZERO = 1e-6
+#: Largest variance of the logarithm of a component's variance that a band allows for.
+_WIDEST = 12.0
+#: The same of a component without variance, over that of the noise of its best known coefficient.
+_LARGEST = 10.0
 
 Variances = tuple[ndarray, float]  # of the components, and of the noise
 #: Gradient of the log likelihood in the logarithms of positive variances, and its average
@@ -175,6 +181,12 @@ class FunctionProblem:
         return FunctionProblem(*given, gram, right, square, count, mean, level)
 
     @property
+    def without_rows(self) -> FunctionProblem:
+        """Problem with moments only, from which `posterior` and `slope` are computed."""
+        none = np.zeros((0, len(self.kinds)))
+        return replace(self, columns=none, weights=none[:, 0], y=none[:, 0])
+
+    @property
     def sizes(self) -> ndarray:
         """Mean square of each component for variance 1."""
         return np.bincount(self.kinds, np.diag(self.gram) / self.count, self.components)
@@ -280,6 +292,30 @@ def estimate(
     equal = equal_variances(sizes, variance)
     found = [climb(((1 - part) * equal, part * variance)) for part in policy.noise_fractions]
     return min(found, key=lambda one: problem.surprise(*one))
+
+
+def widened(problem: FunctionProblem, variances: ndarray, noise: float) -> ndarray:
+    """Return the mean variances of the components, given their most probable values.
+
+    The standard deviation of a component is taken as normally distributed about its most probable
+    value, with the information of the likelihood (Laplace's method); the mean of its square exceeds
+    the square of that value. So a component that the rows do not show may still have a variance.
+    """
+    sizes = problem.sizes
+    present = (sizes > ABSENT) & (problem.variance > 0)
+    smallest = _NEARLY_ZERO * problem.variance / np.where(present, sizes, 1.0)
+    start = np.where(present, np.maximum(variances, smallest), 0.0)
+    first, information = problem.slope(start, noise, known=True)
+    slopes = np.zeros(len(start))
+    slopes[present] = 2 * first / start[present]
+    known = np.diag(problem.gram) / noise
+    best = np.array([known[problem.kinds == g].max(initial=0) for g in range(len(start))])
+    found = np.where(present, 1 / np.maximum(best / _LARGEST - slopes, ABSENT), 0.0)
+    estimated = variances[present] > 0
+    spread = np.linalg.pinv(information[np.ix_(estimated, estimated)], hermitian=True)
+    factors = 1 + np.minimum(np.diag(spread), _WIDEST) / 4
+    found[variances > 0] = variances[variances > 0] * factors
+    return found
 
 
 def equal_variances(sizes: ndarray, variance: float) -> ndarray:

@@ -9,7 +9,7 @@ import torch
 from numpy.testing import assert_allclose
 
 from kanrun.engine.tables import TablePolicy, to_kan
-from kanrun.engine.tables.effects import column_effect
+from kanrun.engine.tables.bands import column_effect
 from kanrun.engine.tables.gaussian_process import (
     GaussianProcess,
     Kernel,

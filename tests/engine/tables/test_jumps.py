@@ -9,7 +9,8 @@ import torch
 from numpy.testing import assert_allclose
 
 from kanrun.engine.tables import TablePolicy, fit_table, to_kan
-from kanrun.engine.tables.effects import column_effect, pair_maps, pair_table
+from kanrun.engine.tables.bands import column_effect
+from kanrun.engine.tables.effects import pair_maps, pair_table
 from kanrun.engine.tables.jumps import BoostingPolicy, _cuts, boost, squares
 from kanrun.engine.tables.stacking import fit_numbers
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS
