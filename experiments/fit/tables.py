@@ -21,6 +21,7 @@ from kanrun.engine.tables.cross_validation import (
     loss_of,
 )
 from kanrun.engine.tables.effects import report_tables, stack_weights
+from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
@@ -129,7 +130,8 @@ class TableFitting:
             yield _table(name, table.assign(**of_dates))
 
     def _warnings(self, fitted: TableModel, checked: DataFrame) -> Records:
-        """Yield warnings on folds and baselines that were left out, and on negative predictions."""
+        """Yield warnings on copies of rows, on what was left out, and on negative predictions."""
+        yield from _copies(fitted, self.problem.dataset)
         model, done = self.cfg.model, 0 if fitted.folds is None else len(fitted.folds.seconds)
         asked = {"cv": model.folds, "validation": 1}.get(model.selection, 0)
         why = "the time limit" if time_limit_reached() else "the size of the table"
@@ -154,6 +156,27 @@ class TableFitting:
                 f"model.bounds=[0,{2 * train.y.max():.2g}]",
                 warning=True,
             )
+
+
+def _copies(fitted: TableModel, dataset: Dataset) -> Records:
+    """Yield warnings that count the copies of training rows among these and the test rows."""
+    train, test = dataset.train, dataset.test
+    if copies := len(train) - len(fitted.different):
+        yield Note(
+            f"{copies} of {len(train)} training rows are copies of others: they are equal in all "
+            "inputs and outputs, which chance does not explain; equal rows count as one "
+            "measurement with their number as its weight, and are held out together",
+            warning=True,
+        )
+    if test is None:
+        return
+    place = np.split(merge_copies(train.join(test))[1], [len(train)])
+    if seen := int(np.isin(*place[::-1]).sum()):
+        yield Note(
+            f"{seen} of {len(test)} test rows are copies of training rows, so test errors are "
+            "smaller than those of new rows; remove the copies from the table",
+            warning=True,
+        )
 
 
 def _table(name: str, table: DataFrame) -> Table:

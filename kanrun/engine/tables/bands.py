@@ -112,20 +112,23 @@ def _sampling_variance(fit: TableFit, inputs: Sequence[int], u: RowInputs) -> Ro
     design = fit.design
     if design.radial is None and not design.jumps and not len(fit.terms.places):
         return np.zeros((len(u), len(fit.unit)))
-    count = len(_mean_rows(fit)) if design.radial is not None else len(fit.u)
-    count = min(count, JUMP_ROWS) if design.jumps else count
     at = u[:, inputs] if len(inputs) > 1 else u[spaced(len(u), _SAMPLE_PLACES)][:, inputs]
-    rows = fit.u[spaced(len(fit.u), _SAMPLE_ROWS)]
+    rows, size = fit.u[spaced(len(fit.u), _SAMPLE_ROWS)], len(design.main)
     moved = np.repeat(rows, len(at), 0)
     moved[:, inputs] = np.tile(at, (len(rows), 1))
-    parts = blocks(len(moved), len(design.main))
-    values = np.concatenate([fit.raw(design.functions(moved[part])) for part in parts])
-    curves = values.reshape(len(rows), len(at), -1)
+    values = np.zeros((2, len(moved), len(fit.unit)))
+    for part in blocks(len(moved), size):
+        h = design.functions(moved[part])
+        smooth = fit.raw(h[:, :size])
+        values[:, part] = smooth, fit.raw(h) - smooth
+    curves = values.reshape(2, len(rows), len(at), -1)
     some = fit.u[spaced(len(fit.u), _MEAN_ROWS[1])][:, inputs]
     nearest = ((at**2).sum(1) - 2 * some @ at.T).argmin(1)
     shares = np.bincount(nearest, minlength=len(at)) / len(nearest)
-    middles = np.einsum("rpo,p->ro", curves, shares)[:, None]
-    variance: RowOutputs = np.var(curves - middles, axis=0) / count
+    middles = np.einsum("krpo,p->kro", curves, shares)[:, :, None]
+    count = len(fit.u) if design.radial is None else len(_mean_rows(fit))
+    smooth, jumps = np.var(curves - middles, axis=1)
+    variance: RowOutputs = smooth / count + jumps / JUMP_ROWS
     if len(inputs) > 1:
         return variance
     return np.stack([np.interp(u[:, inputs[0]], at[:, 0], one) for one in variance.T], 1)

@@ -38,17 +38,16 @@ def merge_copies(points: Points) -> tuple[Points, Int[ndarray, " rows"]]:
 def _is_unexplained(different: DataFrame, inputs: int, rows: int) -> Bool[ndarray, " different"]:
     """Return for which of these different rows of a table chance does not explain repetitions.
 
-    Their values in the columns of mostly distinct values belong to no other of these rows. In such
-    a column more than half of the rows have a value of their own, and on average a value does not
-    occur more often than there are values. Outputs that the inputs determine do not count, since
-    they are equal wherever the inputs are.
+    In columns of many values, a value does not occur more often, on average, than there are values.
+    Some such column must have mostly distinct values: more than half of the rows have a value of
+    their own. Outputs that inputs of few values determine do not count, since they are equal
+    wherever the inputs are. Repetitions are then those of rows whose values in the columns of many
+    values belong to no other row.
     """
-    determined = not different.duplicated(subset=range(inputs)).any()
-    distinct = []
-    for j in different.columns[: inputs if determined else None]:
-        count = different[j].value_counts()
-        if len(count) ** 2 > rows and (count == 1).sum() > len(different) / 2:
-            distinct.append(j)
-    if not distinct:
+    counts = {j: different[j].value_counts() for j in different.columns}
+    many = [j for j, count in counts.items() if len(count) ** 2 > rows]
+    if many and min(many) >= inputs and not different.duplicated(subset=range(inputs)).any():
+        many = []
+    if not any((counts[j] == 1).sum() > len(different) / 2 for j in many):
         return np.zeros(len(different), bool)
-    return np.asarray(~different.duplicated(subset=distinct, keep=False))
+    return np.asarray(~different.duplicated(subset=many, keep=False))

@@ -332,3 +332,21 @@ def test_the_lowest_loss_is_named_unless_it_is_within_its_standard_error(ours, s
     assert note.warning == said.startswith("ridge")
     assert not list(rank_note(losses[["kanrun"]], "RMSE"))
     assert not list(rank_note(losses.assign(ridge=0.0), "RMSE"))
+
+
+def test_copies_of_rows_are_counted_and_stay_in_one_fold():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 2))
+    y = x[:, 0] + rng.normal(size=50)
+    settings = {"folds": 3, "baselines": False, "pairs": False}
+    order = np.append(np.arange(50), np.arange(10))
+    model = fit(x[order], y[order], **settings)
+    assert any(note.startswith("10 of 60 training rows are copies") for note in model.notes)
+    held = model.tables["held_out"].set_index("row")
+    assert (held["fold"][range(10)].to_numpy() == held["fold"][range(50, 60)].to_numpy()).all()
+    assert model.tables["summary"]["train_points"][0] == 60
+    tested = fit(x[order], y[order], n_test=30, **settings)
+    assert any("test rows are copies of training rows" in note for note in tested.notes)
+    levels = (x > 0).astype(float)
+    for inputs, output in ((levels, y), (levels, (y > 0).astype(float)), (x[:10].repeat(5, 0), y)):
+        assert not any("copies" in note for note in fit(inputs, output, **settings).notes)
