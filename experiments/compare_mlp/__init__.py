@@ -4,9 +4,7 @@ Reproduces the comparison of the KAN paper's section 3.1 (arXiv 2404.19756, Figu
 against parameters on toy functions) and the lecture's counts of parameters. `comparison` says what
 is compared:
 
-- `matched`: for each KAN the MLPs of the same parameters, FLOPs or seconds a pass; who wins, with
-  an interval (seconds are measured again in each training, so that with `match=time` seeds may
-  differ in the MLP's width);
+- `matched`: for each KAN the MLPs of the same parameters or FLOPs; who wins, with an interval;
 - `universal_approximation`: how wide one hidden layer must be for smaller and smaller errors;
 - `kolmogorov_arnold`: the shape [n, 2n + 1, 1] on continuous functions of n variables;
 - `no_activation`: an MLP without activations is one linear map;

@@ -1,6 +1,6 @@
 """Networks of each comparison, and the records that it adds to their rows.
 
-- matched: KANs against MLPs of the same parameters, FLOPs or seconds, and how parameters grow;
+- matched: KANs against MLPs of the same parameters or FLOPs, and how parameters grow;
 - universal approximation: how wide one hidden layer must be for a given error;
 - Kolmogorov-Arnold: the theorem's shape [n, 2n + 1, 1] on continuous functions of n variables;
 - no activation: an MLP without activations is one linear map, however deep, compared with least
@@ -20,7 +20,6 @@ import torch
 from kanrun.experiments.compare_mlp.cases import (
     Case,
     Model,
-    inference_seconds,
     kan_name,
     kan_of,
     kan_settings,
@@ -38,12 +37,10 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.counting import (
     CONVENTIONS,
-    WIDEST,
     SizeMatch,
     kan_parameters,
     match_flops,
     match_parameters,
-    match_time,
     mlp_parameters,
     size_of,
 )
@@ -52,19 +49,14 @@ from kanrun.engine.training import (
     LevenbergMarquardt,
     Objective,
     output_scale,
-    second_order_work,
 )
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Records, Row, Value
-from kanrun.study.build import factory
-from kanrun.study.resources import generator
 
 Cell = Mapping[str, Any]
 #: Maximum number of solver steps of each MLP: the universal approximation theorem is about the best
 #: weights, not about those found soon; a linear map needs fewer.
 STEPS, LINEAR_STEPS = 300, 100
-#: Multiplications of one second-order step of an MLP whose time is matched: hours begin there.
-MAX_WORK = 1e9
 #: Sizes that are counted where the setting growth leaves them out.
 GROWTH: dict[str, list[int]] = {"widths": [8, 16, 32], "depths": [2, 4], "intervals": [5]}
 #: Settings that switch off the tricks of each variant, and the variants without initial scales,
@@ -179,36 +171,11 @@ def steps_without_kan(case: Case, shapes: list[list[int]]) -> int:
 
 
 def matched(case: Case, kan: Network, depth: int, activation: str) -> SizeMatch:
-    """Return the MLP nearest to `kan` in parameters, executed FLOPs, or seconds a pass.
-
-    Seconds are measured again in each training, so that seeds, or a resumed run, may get other
-    widths.
-    """
+    """Return the MLP nearest to `kan` in parameters or executed FLOPs."""
     inputs, outputs = case.problem.inputs, case.problem.outputs
     if case.cfg.match == "parameters":
         return match_parameters(inputs, outputs, depth, float(kan.count()))
-    if case.cfg.match == "flops":
-        return match_flops(inputs, outputs, depth, activation, kan.flops()["flops"] or 0.0)
-    x = case.problem.data.train.x
-
-    def seconds(hidden: tuple[int, ...]) -> float:
-        mlp = factory(MLPConfig(list(hidden), activation), case.problem)(generator(0, "size"))
-        return inference_seconds(mlp, x)
-
-    return match_time(seconds, depth, inference_seconds(kan, x), widest(case, depth))
-
-
-def widest(case: Case, depth: int) -> int:
-    """Return the widest MLP whose steps the solver can pay; an MLP's pass is cheap for its size."""
-    inputs, outputs, data = case.problem.inputs, case.problem.outputs, case.problem.data
-    if not SOLVERS[case.cfg.solver.kind].second_order or data.task == "classification":
-        return WIDEST
-    rows = len(data.train) * outputs
-    for width in itertools.count(2):
-        parameters = mlp_parameters((inputs, *[width] * depth, outputs))
-        if second_order_work(rows, parameters) > MAX_WORK:
-            break
-    return width - 1
+    return match_flops(inputs, outputs, depth, activation, kan.flops()["flops"] or 0.0)
 
 
 def growth_rows(widths: list[int], depths: list[int], intervals: list[int]) -> Iterator[Row]:

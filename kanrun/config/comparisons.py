@@ -108,7 +108,7 @@ class CompareMLPConfig(TrainingConfig):
     match: str | None = setting(
         "parameters",
         "quantity that MLPs share with the KAN; null takes widths instead",
-        choices=("parameters", "flops", "time"),
+        choices=("parameters", "flops"),
     )
     depths: list[int] = setting([1, 2], "hidden layers of the MLPs", least=1, minimum=0)
     activations: list[str] = setting(["tanh", "silu"], "activations of the MLPs", least=1)

@@ -25,7 +25,6 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import UNIFORM_MATRIX_DEGREE, prefers_sparse
 from kanrun.errors import UsageError
-from kanrun.monitoring import report_progress
 
 #: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the
 #: last three are ours.
@@ -195,11 +194,9 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
 # -------------------- MLPs of the same size
 
 #: Relative distance within which a match counts as close.
-TOLERANCE = {"parameters": 0.02, "flops": 0.02, "time": 0.10}
+TOLERANCE = {"parameters": 0.02, "flops": 0.02}
 #: Widest layer that is tried, and the distance from even widths within which a match is searched.
 WIDEST, REACH = 1 << 14, 16
-#: A search by time ends at this fraction of the width.
-TIME_RESOLUTION = 16
 
 Measure = Callable[[tuple[int, ...]], float]
 
@@ -242,34 +239,6 @@ def match_flops(
         wanted,
         TOLERANCE["flops"],
     )
-
-
-def match_time(
-    seconds: Measure, depth: int, wanted: int | float, widest: int = WIDEST
-) -> SizeMatch:
-    """Return the MLP of one width up to `widest` whose timed `seconds` are nearest to `wanted`.
-
-    Double the width, then bisect. Each width is timed once; timings are not monotonic in the width,
-    so the closest measured width is returned.
-    """
-    _check(depth, wanted)
-    seen: dict[int, float] = {}
-    most = widest.bit_length() + TIME_RESOLUTION.bit_length()  # doublings and halvings
-
-    def at(width: int) -> float:
-        if width not in seen:
-            report_progress("widths timed", len(seen), most)
-            seen[width] = seconds((width,) * depth)
-        return seen[width]
-
-    low, high = 1, 1
-    while at(high) < wanted and high < widest:
-        low, high = high, min(2 * high, widest)
-    while high - low > max(1, low // TIME_RESOLUTION):
-        middle = (low + high) // 2
-        low, high = (middle, high) if at(middle) < wanted else (low, middle)
-    widths = [(width,) * depth for width in seen]
-    return _best(widths, lambda hidden: seen[hidden[0]], wanted, TOLERANCE["time"])
 
 
 def _nearest(measure: Measure, depth: int, wanted: int | float, tolerance: float) -> SizeMatch:

@@ -1,7 +1,5 @@
 """Formulas against the modules that they count, and MLPs matched to a size."""
 
-import itertools
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,9 +7,8 @@ from made_kan import kan
 
 from kanrun.engine.networks import MLP
 from kanrun.engine.networks import counting as c
-from kanrun.engine.networks.counting import match_flops, match_parameters, match_time
+from kanrun.engine.networks.counting import match_flops, match_parameters
 from kanrun.errors import UsageError
-from kanrun.monitoring import monitored
 
 widths = st.lists(st.integers(1, 5), min_size=2, max_size=4)
 
@@ -111,23 +108,6 @@ def test_a_size_too_small_gives_the_nearest_and_says_so():
     assert match.hidden == (1, 1)
     assert not match.close
     assert match.off > 1
-
-
-def test_matching_by_time_measures_each_width_once():
-    asked = []
-
-    def seconds(hidden):
-        asked.append(hidden)
-        return 1e-4 + 1e-6 * hidden[0]
-
-    told = []
-    with monitored(told.append):
-        match = match_time(seconds, 2, 3e-4)
-    assert [(update.done, update.total) for update in told] == [(i, 20) for i in range(len(asked))]
-    assert match.close
-    assert abs(match.hidden[0] - 200) <= 30
-    assert len(set(asked)) == len(asked) <= 20
-    assert all(a == b for a, b in itertools.pairwise(match.hidden))
 
 
 def test_what_cannot_match_is_refused():

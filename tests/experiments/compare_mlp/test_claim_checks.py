@@ -134,5 +134,5 @@ def test_a_verdict_says_where_no_match_was_near(off, said):
         for seed in (0, 1)
         for one in pairs
     ]
-    (claim,) = verdict_claims(pd.DataFrame(rows).astype({"off": float}), "time")
+    (claim,) = verdict_claims(pd.DataFrame(rows).astype({"off": float}), "flops")
     assert ("off by -70% to -70%" in str(claim.spread)) is said
