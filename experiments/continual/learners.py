@@ -4,10 +4,8 @@ The memory `none` keeps nothing. `replay` keeps some of each phase's data and tr
 (Robins, Connection Science 7, 1995). `ewc` keeps the importance of each unknown, and penalises
 its changes by that (Kirkpatrick et al., arXiv 1612.00796, eq. 3). Two more keep no data: `rehearse`
 keeps the boxes that the phases covered and trains on the network's own outputs there, as they were
-when the phase began (pseudo-rehearsal, Robins 1995); `hold` freezes the spline coefficients that an
-earlier phase has seen. The kinds of `information` keep the curvature of what was learned, as a
-quadratic function of all unknowns, of those of an edge or a neuron, or of each
-(`kanrun.engine.training.memory`).
+when the phase began (pseudo-rehearsal, Robins 1995); `information` keeps the curvature of what was
+learned, as a quadratic function of all unknowns (`kanrun.engine.training.memory`).
 """
 
 from __future__ import annotations
@@ -20,19 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanrun.config import SOLVERS, AutoSolver, ContinualConfig, KANConfig, MLPConfig
+from kanrun.config import AutoSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.config.models import widths_of
 from kanrun.config.rules import MISSING, count_setting, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
-from kanrun.engine.training import INFORMATION, Objective, QuadraticMemory, Samples, output_scale
+from kanrun.engine.training import Objective, QuadraticMemory, Samples, output_scale
 from kanrun.errors import UsageError
 from kanrun.points import Array
 from kanrun.study import Cell
 from kanrun.study.build import intervals_of
 from kanrun.study.suite import typed
 
-#: For the kinds of `information`, weight of what a phase has learned, relative to the mean squared
+#: For `information`, weight of what a phase has learned, relative to the mean squared
 #: error of a new phase; of the numbers that the unknowns have when that begins; and of what hidden
 #: layers compute, next to outputs. Chosen on five peaks with three seeds: a [1, 5, 5, 1] KAN ends
 #: with an RMSE of 1e-3 to 3e-3, without hidden layers in the memory 5e-3 to 2e-2 (weight 1000) or
@@ -103,17 +101,6 @@ class PseudoRehearsal(Memory):
         self.kept.append(torch.stack([phase.x.amin(0), phase.x.amax(0)]))
 
 
-class FreezeSeen(Memory):
-    """A memory of the coefficients that were seen, for each layer (inputs, functions)."""
-
-    def objective(self, network: Network, plain: Objective) -> Objective:
-        return replace(plain, held=tuple(self.kept))
-
-    def learned(self, network: Network, phase: Samples) -> None:
-        now = network.support(phase.x)
-        self.kept = [a | b for a, b in zip(self.kept, now, strict=True)] if self.kept else now
-
-
 @dataclass
 class Information(Memory):
     """A memory of the curvature of what was learned, between unknowns as its kind says.
@@ -146,7 +133,7 @@ class Information(Memory):
         return self.quadratic.determined(self.tie) if self.quadratic and self.tie else None
 
 
-MEMORIES = ("none", "replay", "rehearse", "hold", "ewc", *INFORMATION)
+MEMORIES = ("none", "replay", "rehearse", "ewc", "information")
 
 
 @dataclass
@@ -172,11 +159,11 @@ class Learner:
         if self.memory == "ewc":
             strength = self.strengths[past % len(self.strengths)]
             return Information("information_diagonal", strength, 0.0)
-        if self.memory in INFORMATION:
+        if self.memory == "information":
             return Information(self.memory, WEIGHT, TIE)
         if self.memory == "replay":
             return Replay(self.replay_points)
-        return {"none": Memory, "rehearse": PseudoRehearsal, "hold": FreezeSeen}[self.memory]()
+        return PseudoRehearsal() if self.memory == "rehearse" else Memory()
 
     def settings(self, cfg: ContinualConfig, trial: int) -> Any:
         """Return the settings of the network: an MLP's depth goes with the trial."""
@@ -226,22 +213,14 @@ def learner_of(cfg: ContinualConfig, entry: Any, where: str) -> Learner:
     learner = typed(Learner(), settings or entry, where)
     base = cfg.model if learner.kind == "kan" else MLPConfig()
     learner.model = model = typed(base, network, f"{where}.{learner.name}")
-    name, memory = learner.name, learner.memory
+    name = learner.name
     if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
         raise UsageError(
             f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid."
         )
-    if memory == "hold" and not isinstance(model, KANConfig):
-        raise UsageError(
-            f"learner {name!r}: memory=hold holds spline coefficients, which an MLP has none of."
-        )
     if isinstance(cfg.solver, AutoSolver):
         raise UsageError(
             "solver=auto could give learners different solvers; use solver=lbfgs, adam or lm."
-        )
-    if SOLVERS[cfg.solver.kind].second_order and memory == "hold":
-        raise UsageError(
-            f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam."
         )
     return learner
 

@@ -333,8 +333,6 @@ def summary(
         stored=sum(tensor.numel() for tensor in memory.kept),
         unknowns=unknowns,
         determined=known,
-        # Phases like these after which no direction is left to learn with.
-        capacity_phases=unknowns * len(sequence.phases) / known if known else None,
         relative_error=best.rmse / float(sequence.everything.y.std()),
         best_spline_rmse=best_spline(network, sequence) if plain else None,
         seconds=sum(trial.seconds for trial in tried),
@@ -342,12 +340,11 @@ def summary(
 
 
 def capacity(row: Row) -> Note:
-    """Return a sentence on how much of a network its quadratic memory uses, and when it is full."""
+    """Return a sentence on how many directions of a network its quadratic memory fixes."""
     found = row.values
     return Note(
         f"{found['learner']}: {found['determined']:.0f} of {found['unknowns']} directions of the "
-        f"unknowns are remembered after {found['phases']} phases; at this rate none is left to "
-        f"learn with after {found['capacity_phases']:.1f}, or later if phases share directions."
+        f"unknowns are remembered after {found['phases']} phases."
     )
 
 

@@ -144,8 +144,7 @@ class ContinualConfig(ExperimentConfig):
 
     A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
     (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,
-    `replay`, `rehearse`, `hold`, `ewc`, `information`, `information_block` or
-    `information_diagonal`.
+    `replay`, `rehearse`, `ewc` or `information`.
     """
 
     model: Any = setting(MISSING, "KAN of the learners")
@@ -199,7 +198,7 @@ class ContinualConfig(ExperimentConfig):
     )
     overlap_learners: list[str] = setting(["KAN", "MLP tanh"], "learners of the part overlap")
     shapes: list[list[int]] = count_setting([[], [5], [3, 3]], "hidden widths of the part depth")
-    memories: list[str] = setting(["none", "hold", "rehearse"], "memories of the part depth")
+    memories: list[str] = setting(["none", "rehearse"], "memories of the part depth")
 
 
 @experiment(

@@ -118,8 +118,6 @@ class Objective:
     sparsity: float = 0.0
     #: Norm of an edge's function, see `kanrun.engine.layers.edge_norms`.
     sparsity_norm: str = "rms"
-    #: For each layer (inputs, functions): coefficients that must not move.
-    held: tuple[Tensor, ...] = ()
     memory: QuadraticMemory | None = None
 
     @classmethod
@@ -160,18 +158,16 @@ class Objective:
     def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
         """Return the numbers that may move, for each parameter that has others.
 
-        Fixed are held coefficients and, with `freeze_unseen`, those of basis functions that no
-        sample touches, decided at the start of a stage for the layers' inputs as they are then;
-        with any coefficient of an edge its w_b. What scales a whole spline still moves.
+        With `freeze_unseen`, coefficients of basis functions that no sample touches are fixed,
+        decided at the start of a stage for the layers' inputs as they are then; with any
+        coefficient of an edge its w_b. What scales a whole spline still moves.
         """
-        masks = [[~held for held in self.held]] if self.held else []
-        if self.freeze_unseen:
-            masks.append(network.support(self.samples.x))
         free: dict[nn.Parameter, Tensor] = {}
-        for layer, *parts in zip(network.edge_layers, *masks, strict=True) if masks else ():
-            here = torch.stack(parts).all(0)
+        if not self.freeze_unseen:
+            return free
+        for layer, seen in zip(network.edge_layers, network.support(self.samples.x), strict=True):
             # The base acts everywhere.
-            frees = {"coefficients": here, "base_weight": here.all(1)}
+            frees = {"coefficients": seen, "base_weight": seen.all(1)}
             for name, parameter in layer.named_parameters():
                 if name in frees:
                     free[parameter] = frees[name].expand_as(parameter)

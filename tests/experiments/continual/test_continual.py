@@ -111,7 +111,7 @@ def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path):
 
 
 def test_every_memory_runs_and_two_dimensions_do_too(tmp_path):
-    names = ("none", "replay", "rehearse", "hold")
+    names = ("none", "replay", "rehearse", "information")
     kans = ",".join(f"{{name:{name},memory:{name}}}" for name in names)
     run = finished(
         tmp_path,
@@ -225,24 +225,11 @@ def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power, h
     assert claim.holds is holds
 
 
-def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well():
-    deep = {"part": "depth", "layers": 2, "shape": "1-3-1", "worst_since_learned": 0.0}
-    rows = [row(None, 0.5, **deep, memory=memory) for memory in ("none", "hold", "rehearse")]
-    found = [
-        claim for claim in claims(pd.DataFrame(rows)) if "since it was learned" in claim.sentence
-    ]
-    assert [(claim.sentence.partition(":")[0], claim.holds) for claim in found] == [
-        ("memory=hold", True)
-    ]
-
-
 #: Largest forgetting, error and error of a new phase, over those without memory.
 BOUNDS = {
     "replay": (0.1, 0.1, 10.0),
     "rehearse": (0.1, 0.1, 3.0),
     "information": (0.4, 0.5, 5.0),
-    "information_block": (0.2, 0.5, 5.0),
-    "information_diagonal": (0.3, 0.8, 6.0),
 }
 LEARNED = [
     *((memory, {}, bounds) for memory, bounds in BOUNDS.items()),
@@ -321,9 +308,7 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
         ("phase_column=year", "need both"),
         ("solver=auto", "solver=auto could give learners different solvers"),
         ("learners=[]", "learners=.. has nothing to train"),
-        ("learners=[{name:A,kind:mlp,memory:hold}]", "an MLP has none of"),
         ("learners=[{name:A,intervals:[5,10]}]", "is a schedule"),
-        ("solver=lm learners=[{name:A,memory:hold}]", "needs gradients"),
         ("parts=[overlap] overlap_learners=[Nobody]", "overlap_learners names 'Nobody'"),
     ],
 )

@@ -7,7 +7,6 @@ import torch
 from doors import typed
 from kanrun.experiments.continual import learners
 from kanrun.experiments.continual.learners import (
-    FreezeSeen,
     Information,
     Learner,
     PseudoRehearsal,
@@ -21,9 +20,9 @@ from kanrun.experiments.continual.training import (
     train_sequence,
 )
 
-from kanrun.config import SOLVERS, ContinualConfig
+from kanrun.config import ContinualConfig
 from kanrun.engine.networks import MLP
-from kanrun.engine.training import Objective, Plan, Samples, objective, output_scale, predict
+from kanrun.engine.training import Objective, Samples, objective, output_scale, predict
 from kanrun.engine.training.objective import SmoothnessLoss, SmoothnessPenalty
 from kanrun.errors import TrainingFailed
 from kanrun.runs.records import Row
@@ -117,23 +116,6 @@ def test_replay_keeps_some_points_and_rehearsal_none():
     assert sum(part.numel() for part in rehearse.kept) == 2
 
 
-@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
-def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver):
-    network, memory, first = flat_kan(), FreezeSeen(), phase(-1, 0)
-    plain = Objective(phase(-1, 1), 1.0)
-    assert memory.objective(network, plain).held == ()
-    memory.learned(network, first)
-    before = network.edge_layers[0].coefficients.detach().clone()
-    learning = SOLVERS[solver].build()(
-        network, memory.objective(network, plain), Plan(solver), torch.Generator()
-    )
-    for _ in range(3):
-        learning.step()
-    moved = network.edge_layers[0].coefficients.detach() != before
-    assert not bool(moved[:, memory.kept[0]].any())
-    assert bool(moved[:, ~memory.kept[0]].all())
-
-
 def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for():
     network = MLP(
         (1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
@@ -203,18 +185,16 @@ def test_curvature_weighs_between_forgetting_and_not_learning(monkeypatch, const
     assert learning_less[1] > 5 * both[1]
 
 
-def test_the_summary_says_after_how_many_phases_no_direction_is_left():
+def test_the_summary_counts_directions_that_are_remembered():
     values = {"learner": "KAN", "determined": 20.0, "unknowns": 50, "phases": 2}
-    said = capacity(Row("summary", {**values, "capacity_phases": 5.0})).text
+    said = capacity(Row("summary", values)).text
     assert said.startswith("KAN: 20 of 50 directions of the unknowns are remembered after 2 phases")
-    assert "none is left to learn with after 5.0" in said
 
 
 def test_curvature_keeps_a_phase_that_a_hidden_layer_would_forget():
     forgotten, none = two_peaks("none", 10)
     assert none.memory.determined() is None
-    for memory in ("information_block", "information_diagonal"):
-        errors, kept = two_peaks(memory, 10)
-        assert 0 < kept.memory.determined() < kept.networks[-1].get_unknowns().numel()
-        assert errors[1, 1] < errors[0, 1] / 5
-        assert errors[1, 0] < forgotten[1, 0] / 10
+    errors, kept = two_peaks("information", 10)
+    assert 0 < kept.memory.determined() < kept.networks[-1].get_unknowns().numel()
+    assert errors[1, 1] < errors[0, 1] / 5
+    assert errors[1, 0] < forgotten[1, 0] / 10
