@@ -170,8 +170,8 @@ def _copies(fitted: TableModel, dataset: Dataset) -> Records:
         )
     if test is None:
         return
-    place = np.split(merge_copies(train.join(test))[1], [len(train)])
-    if seen := int(np.isin(*place[::-1]).sum()):
+    trained, tested = np.split(merge_copies(train.join(test))[1], [len(train)])
+    if seen := int(np.isin(tested, trained).sum()):
         yield Note(
             f"{seen} of {len(test)} test rows are copies of training rows, so test errors are "
             "smaller than those of new rows; remove the copies from the table",

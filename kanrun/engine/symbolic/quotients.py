@@ -177,7 +177,7 @@ def _sudden(
         columns = np.column_stack([columns / np.linalg.norm(columns, axis=0), goal])
         count_work(2 * COSTS.product * columns.size * columns.shape[1])
         # What is left of the goal, the last column, by the columns before each of its entries.
-        triangle: Array = np.linalg.qr(columns, mode="r")
+        triangle = np.asarray(np.linalg.qr(columns, mode="r"))
         rest, before = triangle[:, -1], 1.0
         for count in counts:
             left = float(np.linalg.norm(rest[count:])) / math.sqrt(len(y))

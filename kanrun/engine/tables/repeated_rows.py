@@ -44,7 +44,7 @@ def _is_unexplained(different: DataFrame, inputs: int, rows: int) -> Bool[ndarra
     wherever the inputs are. Repetitions are then those of rows whose values in the columns of many
     values belong to no other row.
     """
-    counts = {j: different[j].value_counts() for j in different.columns}
+    counts = {int(j): different[j].value_counts() for j in different.columns}
     many = [j for j, count in counts.items() if len(count) ** 2 > rows]
     if many and min(many) >= inputs and not different.duplicated(subset=range(inputs)).any():
         many = []
