@@ -39,6 +39,7 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.errors import UsageError
+from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Row
 from kanrun.study import (
     Cell,
@@ -76,7 +77,7 @@ from kanrun.study.evaluation import (
 from kanrun.study.resources import generator
 from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
 from kanrun.study.suite import bound_claims
-from kanrun.targets import NAMED, Target, deviation
+from kanrun.targets import NAMED, Dataset, Target, deviation
 from kanrun.targets.datasets import draw, shown
 from kanrun.targets.datasets import generator as stream
 from kanrun.targets.smoothness import rough_places
@@ -96,6 +97,8 @@ AGREEING = 2.0
 ACCURATE = 1e-12
 #: Number of test points with the largest errors, close to which kinks are looked for.
 LARGEST_ERRORS = 16
+#: What is said of a place at which a function is not smooth.
+NOT_SMOOTH = "a kink, a jump or an infinite slope"
 
 
 def cells(cfg: FitConfig) -> list[Cell]:
@@ -298,10 +301,24 @@ def insertion_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note
         x = np.zeros((2, problem.inputs))
         x[:, i] = ends
         low, high = problem.dataset.input_scaling.invert(x)[:, i]
+        points = problem.dataset.train.x[:LARGEST_ERRORS].copy()
+        points[:, i] = (low + high) / 2
+        rough = 2 * len(_rough_places(problem.dataset, points)) > len(points)
         yield Note(
             f"knots were inserted at {problem.dataset.target.inputs[i]} = {low:.4g} to {high:.4g}, "
-            "where most of the error was"
+            f"where {f'the function has {NOT_SMOOTH}' if rough else 'most of the error was'}"
         )
+
+
+def _rough_places(dataset: Dataset, points: Array) -> Array:
+    """Return places close to `points` at which the function is not smooth; none of a table."""
+    target = dataset.target
+    if target.function is None:
+        return points[:0]
+    sizes = deviation(dataset.train.y)
+    sizes = np.where(sizes > 0, sizes, 1.0)
+    places = rough_places(target.function, points, target.domain, sizes)
+    return places[~np.isnan(places).any(axis=1)]
 
 
 def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
@@ -310,21 +327,18 @@ def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
     The function itself is examined there, since errors of any network may be concentrated.
     """
     dataset, test = problem.dataset, problem.data.test
-    target = dataset.target
-    if target.function is None or test is None or dataset.test is None:
+    if test is None or dataset.test is None:
         return
     squares = (predict(trained.network, test.x) - test.y).square().sum(1)
     accurate = ACCURATE * baseline_error(replace(problem.data, unit=None))
     if float(squares.mean().sqrt()) <= accurate:
         return
     worst = dataset.test.x[squares.argsort(descending=True)[:LARGEST_ERRORS].numpy(force=True)]
-    sizes = deviation(dataset.train.y)
-    places = rough_places(target.function, worst, target.domain, np.where(sizes > 0, sizes, 1.0))
-    rough = places[~np.isnan(places).any(axis=1)]
+    rough = _rough_places(dataset, worst)
     if 2 * len(rough) > len(worst):
         yield Note(
-            f"the largest errors are close to a kink, a jump or an infinite slope of the function, "
-            f"which limits the accuracy: {shown(rough[0], target.inputs)}"
+            f"the largest errors are close to {NOT_SMOOTH} of the function, which limits the "
+            f"accuracy: {shown(rough[0], dataset.target.inputs)}"
         )
 
 
