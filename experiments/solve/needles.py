@@ -20,6 +20,7 @@ import sympy
 import yaml  # type: ignore[import-untyped]
 from pandas import DataFrame
 
+from kanrun.engine.equations import SEEN_WIDTH, SEEN_WIDTH_IN_TWO
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.parsing import parse_expression
 from kanrun.runs import Claim
@@ -83,8 +84,8 @@ HONEST = 10.0
 def needle_cells(seed: int) -> tuple[Cell, ...]:
     """Return the problems of a seed as entries of a suite.
 
-    Beside the equation an entry has its `facts` (kind, shape and relative width), and in `near` the
-    formulas that are small where the solution is narrow.
+    Beside the equation an entry has its `facts` (kind, shape, relative width, and the width down to
+    which a run looks), and in `near` the formulas that are small where the solution is narrow.
     """
     kinds = [(name, kind) for name, kind in _kinds().items() for _ in range(kind["count"])]
     return tuple(
@@ -131,6 +132,7 @@ def _problem(rng: np.random.Generator, name: str, kind: Mapping[str, Any]) -> Ce
         "kind": name.rpartition("_")[0],
         "shape": shape,
         "width": width if "w" in words else None,
+        "seen_width": SEEN_WIDTH_IN_TWO if "_spot_" in name else SEEN_WIDTH,
     }
     equation["constants"] = constants
     return {"equation": equation, "name": name, "facts": facts, "near": near}
@@ -233,7 +235,7 @@ def needle_claims(summary: DataFrame) -> Iterator[Claim]:
     rounding = np.finfo(float).eps / summary["width"].fillna(1.0)
     estimate = summary["estimate"].astype(float).fillna(summary["grid_change"])
     wrong = solved & ~(summary["l2"] <= HONEST * (estimate + rounding))
-    narrow = wrong & (summary["width"] < summary.get("looked", 0.0))
+    narrow = wrong & (summary["width"] < summary["seen_width"])
     names = ", ".join(summary["equation"][wrong & ~narrow])
     sentence = f"of {len(summary)} problems, those called solved with an error above "
     sentence += f"{HONEST:g} times the estimate"

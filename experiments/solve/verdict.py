@@ -18,7 +18,15 @@ from kanrun.experiments.solve.checks import contradiction_sentence, missing_cond
 from kanrun.experiments.solve.problem import Comparison, SolveProblem
 from pandas import DataFrame
 
-from kanrun.engine.equations import WIDTHS, Array, Field, Solution, System, Windows
+from kanrun.engine.equations import (
+    SEEN_WIDTH,
+    SEEN_WIDTH_IN_TWO,
+    Array,
+    Field,
+    Solution,
+    System,
+    Windows,
+)
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import RowFunction
@@ -103,7 +111,10 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     if solution.contradiction is not None:
         return "failed", contradiction_sentence(solution.contradiction, names)
     if solution.unseen is not None:
-        reason += f"; features as narrow as {WIDTHS} were looked for"
+        reason += (
+            f"; features as narrow as {SEEN_WIDTH:.0e} of the range in one variable and "
+            f"{SEEN_WIDTH_IN_TWO:.0e} in two were looked for"
+        )
     if solution.solved_until < (end := float(system.box[-1, 1])):
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
         return "failed", f"{until} ({solution.doubt or solution.stopped}); {left}"

@@ -20,7 +20,7 @@ from kanrun.engine.equations.residuals import (
     Solution,
     arguments_at,
 )
-from kanrun.engine.equations.scan import WIDTHS
+from kanrun.engine.equations.scan import SEEN_WIDTH, SEEN_WIDTH_IN_TWO
 from kanrun.engine.equations.system import (
     Array,
     Condition,

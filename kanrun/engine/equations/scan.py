@@ -30,8 +30,10 @@ Curve = Callable[[Array], Array]
 PLACES = 2**17
 #: Places of each variable at which functions of two variables are examined.
 PLACES_OF_TWO = 2**10
-#: Widths of the narrowest features that are looked for.
-WIDTHS = "1e-05 of the range in one variable and 1e-03 in two"
+#: Width of the narrowest features that are looked for in one variable, relative to its range.
+SEEN_WIDTH = 1e-5
+#: The same for features that are narrow in two variables together.
+SEEN_WIDTH_IN_TWO = 1e-3
 #: Cells that a scan of one variable begins with, and cells of each variable in a scan of two.
 FIRST_CELLS = 64
 CELLS_OF_TWO = 16

@@ -129,7 +129,13 @@ def test_means_over_error_points_are_those_over_the_box():
 
 
 def test_claims_count_wrong_certificates_and_problems_solved():
-    columns = {"equation": "e", "estimate": 1e-6, "grid_change": 1e-6, "width": 1e-4}
+    columns = {
+        "equation": "e",
+        "estimate": 1e-6,
+        "grid_change": 1e-6,
+        "width": 1e-4,
+        "seen_width": 1e-5,
+    }
     rows = pd.DataFrame({**columns, "verdict": ["solved"] * 30 + ["doubtful"] * 30, "l2": 9e-6})
     assert [(each.measured, each.holds) for each in needle_claims(rows)] == [(0, True), (30, True)]
     rows.loc[0, "l2"] = 1.1e-5
@@ -139,9 +145,9 @@ def test_claims_count_wrong_certificates_and_problems_solved():
         (29, False),
     ]
     # What is narrower than the run has looked is counted apart.
-    wrong, _ = needle_claims(rows.assign(looked=2e-4))
+    wrong, _ = needle_claims(rows.assign(seen_width=2e-4))
     assert (wrong.holds, "1 more" in wrong.spread) == (True, True)
-    assert not next(needle_claims(rows.assign(looked=1e-4))).holds
+    assert not next(needle_claims(rows.assign(seen_width=1e-4))).holds
 
 
 def test_verdict_of_a_needle_does_not_know_the_solution(monkeypatch):
