@@ -116,7 +116,7 @@ Values = Callable[[Derivative, Array, Array], Array]
 
 @dataclass(frozen=True)
 class Unseen:
-    """What the interpolants of residuals leave at the places of two axes, relative to the sizes.
+    """Residual that interpolants leave at the places of two axes, relative to the sizes.
 
     Attributes:
         left: Root of the summed squares over equations, (places of x, places of y).

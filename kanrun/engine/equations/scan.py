@@ -1,4 +1,4 @@
-"""Where the explicit terms of equations change too fast for a grid that has not seen them.
+"""Places where the explicit terms of equations change too fast for a grid that has not seen them.
 
 Explicit terms are the parts of formulas that are known functions of the variables and of the
 unknowns. A function is resolved on a cell if its interpolant at Gauss points predicts its values at
