@@ -128,11 +128,11 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
         return "failed", differ * (not (change or 0.0) < FAILED) + left
     if solution.stopped and solution.tolerance is None:
         return "doubtful", f"{solution.stopped}; {reason}"
+    if (doubt := solution.doubt or _doubt(solution, system)) is not None:
+        return "doubtful", f"{doubt}; {reason}"
     if solution.tolerance is not None and not (solution.estimate or 0.0) <= solution.tolerance:
         why = f" ({solution.stopped})" if solution.stopped else ""
         return "doubtful", f"the tolerance {solution.tolerance:.0e} is not met{why}; {reason}"
-    if (doubt := solution.doubt or _doubt(solution, system)) is not None:
-        return "doubtful", f"{doubt}; {reason}"
     refined = all(stage.intervals is not None for stage in last)
     small = max(counted, conditions) <= (SOLVED_RESIDUAL if refined else UNREFINED_RESIDUAL)
     right = error is None or error <= SOLVED_ERROR

@@ -23,6 +23,7 @@ from kanrun.engine.equations.scan import (
     PLACES_OF_TWO,
     Scan,
     interpolation_rows,
+    strata,
 )
 from kanrun.engine.equations.space import Index, Space
 from kanrun.engine.equations.system import Array, EvolutionSystem, System
@@ -256,13 +257,6 @@ def crossings(at: Array, values: Array, targets: Array) -> Array:
     return found
 
 
-def strata(low: float, high: float, count: int) -> Array:
-    """Return jittered places in equal strata of a range."""
-    drawn = np.random.default_rng(count)
-    found: Array = low + (high - low) * (np.arange(count) + drawn.random(count)) / count
-    return found
-
-
 def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> list[Array]:
     """Return the places of a variable between the ends of `span` where formulas may change fast.
 
@@ -337,8 +331,15 @@ class WindowAudit:
         times = legendre_values(s, half, [time])[0]
         found = total(window.parts[each.unknown], x, times, order)
         if self.system.lifts[each.unknown] != 0:
-            points = np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1).reshape(-1, 2)
-            found += self.system.lift(each.unknown, each.index, points).reshape(found.shape)
+            # A polynomial of space, whose values at Gauss points determine it.
+            low, high = self.system.box[0].tolist()
+            count = 1 + sum(
+                len(rows) for rows in self.system.walls[each.unknown] if rows is not None
+            )
+            nodes = low + (leggauss(count)[0] + 1) / 2 * (high - low)
+            points = np.stack(np.meshgrid(nodes, y, indexing="ij"), axis=-1).reshape(-1, 2)
+            at_nodes = self.system.lift(each.unknown, each.index, points).reshape(count, -1)
+            found += interpolation_rows(2 * (x - low) / (high - low) - 1, count) @ at_nodes
         return found
 
 

@@ -239,3 +239,10 @@ def narrow_places(ends: Array) -> Array:
     strata, jitter = np.arange(PLACES_OF_CELL), drawn.random((len(left), PLACES_OF_CELL))
     found: Array = left[:, None] + width[:, None] * (strata + jitter) / PLACES_OF_CELL
     return found.ravel()
+
+
+def strata(low: float, high: float, count: int) -> Array:
+    """Return jittered places in equal strata of a range."""
+    drawn = np.random.default_rng(count)
+    found: Array = low + (high - low) * (np.arange(count) + drawn.random(count)) / count
+    return found

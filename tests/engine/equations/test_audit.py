@@ -185,6 +185,17 @@ def test_boundary_value_problem_has_breakpoints_where_it_is_narrow():
     assert found.estimate >= 1e-11
 
 
+def test_estimate_covers_what_the_residual_may_change():
+    """The flux u_x / (1 + pulse) is constant; two grids agree on a wrong step of the solution."""
+    pulse = "5e4/(pi*(1 + ((x - 0.5432)/1e-5)^2))"
+    system = parsed({"x": [0, 1]}, f"(u_x/(1 + {pulse}))_x = 0", ["u = 0 at x=0", "u = 1 at x=1"])
+    drawn = torch.Generator().manual_seed(0)
+    found = finished(solve_directly(system, Grids((8,), True), EquationPolicy(), drawn, 1e-6))
+    step = 0.5 * np.arctan([0.4432e5, 0.4568e5]) / np.pi
+    wanted = (0.1 + 0.5 * np.arctan(-0.4432e5) / np.pi + step[0]) / (1 + step.sum())
+    assert abs(at(found, 0.1) - wanted) < 10 * found.estimate
+
+
 def test_boundary_value_problem_that_no_grid_resolves_is_doubtful(monkeypatch):
     monkeypatch.setattr(tensor_solution, "narrow_ends", lambda ends: ends[:0])
     formula = "u_xx = sin(3*x) + exp(-((x - 0.4321)/1e-4)^2)/1e-4"
