@@ -75,7 +75,7 @@ def test_runs_take_more_than_the_estimate(words, tmp_path):
     assert estimate_memory(cfg).memory < peak * unit
 
 
-CELLS = [f"{{sampling: {{noise: {number}e-6}}}}" for number in range(300)]
+CELLS = [f"{{sampling: {{n_test: {1000 + number}}}}}" for number in range(300)]
 
 
 @pytest.mark.slow

@@ -1,0 +1,147 @@
+"""Bands of effects: how often they cover the effect of which the rows are a sample."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from kanrun.engine.tables import TablePolicy, fit_table
+from kanrun.engine.tables.effects import effect_table
+from kanrun.engine.tables.reduced_basis import exclude_each_other
+from kanrun.engine.tables.variance_components import FunctionProblem, widened
+from kanrun.points import Points
+
+NAMES = ["a", "b", "c"]
+POLICY = TablePolicy(folds=0)
+
+
+def nothing(t):
+    return 0 * t
+
+
+def wave(t):
+    return np.sin(3 * t)
+
+
+#: Effects of three inputs, the product of the first two, and the standard deviation of the noise.
+TABLES = {
+    "wave": ([wave, lambda t: t, nothing], 0.0, 0.5),
+    "strong pair": ([lambda t: t, wave, nothing], 3.0, 0.3),
+    "straight": ([lambda t: t, lambda t: 0.5 * t, nothing], 0.0, 1.0),
+}
+
+
+def centred(table, name, output, truth, x):
+    """Return value, lower and upper end about the mean value over rows, and the truth likewise."""
+    mine = table[(table["input"] == name) & (table["output"] == output)]
+    at, value, lower, upper = mine[["x", "value", "lower", "upper"]].to_numpy().T
+    mean = np.interp(x, at, value).mean()
+    return value - mean, lower - mean, upper - mean, truth(at) - truth(x).mean()
+
+
+def coverage(kind, seed, rows=250):
+    """Return the covered fraction of the grid of each effect."""
+    effects, product, noise = TABLES[kind]
+    rng = np.random.default_rng([seed, 41])
+    x = rng.uniform(-1, 1, (rows, 3))
+    y = sum(f(column) for f, column in zip(effects, x.T, strict=True))
+    y = y + product * x[:, 0] * x[:, 1] + noise * rng.normal(size=rows)
+    points = Points(x, y[:, None])
+    table = effect_table(fit_table(points, None, POLICY, seed), points, NAMES, ["y"])
+    found = []
+    for name, truth, column in zip(NAMES, effects, x.T, strict=True):
+        _, lower, upper, expected = centred(table, name, "y", truth, column)
+        found.append(np.mean((lower <= expected) & (expected <= upper)))
+    return found
+
+
+@pytest.mark.parametrize("kind", TABLES)
+def test_bands_cover_effects(kind):
+    assert np.mean([coverage(kind, seed) for seed in range(8)]) > 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TABLES)
+def test_nominal_and_measured_coverage_agree(kind):
+    each = np.mean([coverage(kind, seed) for seed in range(120)], axis=1)
+    assert each.std() / np.sqrt(len(each)) < 0.01
+    assert abs(each.mean() - 0.95) < 0.03
+
+
+def test_each_output_has_its_own_band():
+    rng = np.random.default_rng(2)
+    x = rng.uniform(-1, 1, (200, 1))
+    y = np.column_stack([wave(x[:, 0]), 100 * x[:, 0]]) + rng.normal(size=(200, 2)) * [0.1, 50.0]
+    points = Points(x, y)
+    table = effect_table(fit_table(points, None, POLICY), points, ["a"], ["u", "v"])
+    for output, truth, noise in (("u", wave, 0.1), ("v", lambda t: 100 * t, 50.0)):
+        value, lower, upper, expected = centred(table, "a", output, truth, x[:, 0])
+        assert np.mean((lower <= expected) & (expected <= upper)) > 0.85
+        assert 0.1 * noise < np.median(upper - lower) < 2 * noise
+        assert_allclose(upper - value, value - lower, rtol=1e-6)
+
+
+def test_each_class_has_its_own_band():
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-1, 1, (300, 1))
+    logits = np.column_stack([wave(x[:, 0]), x[:, 0], 0 * x[:, 0]])
+    likely = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    y = (rng.random((300, 1)) > likely.cumsum(1)).sum(1, keepdims=True).astype(float)
+    points = Points(x, y)
+    table = effect_table(fit_table(points, 3, POLICY), points, ["a"], ["u", "v", "w"])
+    assert ((table["lower"] > 0) & (table["upper"] < 1)).all()
+    assert ((table["upper"] - table["lower"]) > 0.03).all()
+    assert (table["lower"] < table["value"]).all()
+    assert (table["value"] < table["upper"]).all()
+
+
+def test_effects_that_were_not_selected_are_uncertain():
+    x, y = np.random.default_rng(4).normal(size=(2, 100, 1))
+    points = Points(x, y)
+    model = fit_table(points, None, TablePolicy())
+    table = effect_table(model, points, ["a"], ["y"])
+    assert model.selected == "mean"
+    assert np.ptp(table["value"]) == pytest.approx(0, abs=1e-12)
+    assert (table["upper"] - table["lower"]).max() > 0.1
+
+
+def test_effects_of_levels_hold_no_products_of_levels():
+    rng = np.random.default_rng(5)
+    level, z = rng.integers(0, 6, 300), rng.uniform(-1, 1, 300)
+    heights = np.array([0.0, 2.0, -1.0, 1.0, 0.5, -2.0])
+    y = heights[level] + 2 * np.where(level % 2, -1, 1) * z + 0.5 * rng.normal(size=300)
+    x = np.column_stack([np.eye(6)[level], z])
+    apart = exclude_each_other(x)
+    assert apart[:6, :6][~np.eye(6, dtype=bool)].all()
+    assert not apart[6].any()
+    points, names = Points(x, y[:, None]), [*"uvwxyz", "t"]
+    categories = {"kind": {name: j for j, name in enumerate("uvwxyz")}}
+    model = fit_table(points, None, POLICY)
+    table = effect_table(model, points, names, ["y"], categories)
+    found = table[table["input"] == "kind"]
+    expected, value = heights - heights[level].mean(), found["value"].to_numpy()
+    assert model.stack.fit.weights["pairs"] > 0.5
+    assert np.abs(value - value[level].mean() - expected).max() < 0.4
+    assert (found["upper"] - found["lower"]).max() < 0.8
+
+
+def test_pairs_of_independent_inputs_with_two_values_are_kept():
+    x = np.random.default_rng(6).integers(0, 2, (200, 3)).astype(float)
+    x[:, 2] = x[:, 0] * x[:, 1]
+    apart = exclude_each_other(x)
+    assert not apart[0, 1]
+    assert apart[0, 2]
+    assert apart[1, 2]
+
+
+def test_variances_that_rows_hardly_determine_are_widened():
+    rng = np.random.default_rng(7)
+    h, kinds = rng.normal(size=(100, 12)), np.repeat([0, 1], (2, 10))
+    y = h @ np.where(kinds == 0, 1.0, 0.0) + rng.normal(size=100)
+    problem = FunctionProblem.of(h, kinds, 2, np.ones(100), y)
+    found = widened(problem, np.array([1.0, 0.0]), 1.0)
+    assert 1.2 < found[0] < 3  # two coefficients say little about their variance
+    assert 0 < found[1] < 0.05
+    h = rng.normal(size=(400, 60))
+    y = h @ rng.normal(size=60) + rng.normal(size=400)
+    many = FunctionProblem.of(h, np.zeros(60, int), 1, np.ones(400), y)
+    assert 1 < widened(many, np.array([1.0]), 1.0)[0] < 1.1
