@@ -114,6 +114,8 @@ class March:
     #: length, and the place of one that no window represents.
     unseen: float = 0.0
     unresolved: list[float] | None = None
+    #: Largest relative error of the splines that stand for values at the start and after jumps.
+    initial_error: float = 0.0
     #: Steps times unknowns so far, and what the rest is expected to take.
     work: float = 0.0
     remaining: float = inf
@@ -311,6 +313,7 @@ class Marcher:
             halved &= np.diff(breakpoints) > shortest
             large = squares.sum() >= bound**2 and space.intervals <= MAX_INTERVALS
             if not (large and halved.any()):
+                march.initial_error = max(march.initial_error, float(np.sqrt(squares.sum())))
                 return EvolvingState(space, values)
             middle = (breakpoints[1:] + breakpoints[:-1]) / 2
             breakpoints = np.sort(np.concatenate([breakpoints, middle[halved]]))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import process_time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +26,9 @@ from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.evolution import March, Marcher
 from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
 from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution, arguments_at
+from kanrun.engine.equations.space import Index
 from kanrun.engine.equations.system import Array, EvolutionSystem, System, low_discrepancy
-from kanrun.engine.equations.window import window_field
+from kanrun.engine.equations.window import Window, window_field
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
@@ -68,6 +70,17 @@ RISE, ROUNDING = 2.0, 1e-6
 COMPARED_POINTS, PARTS = 4096, 16
 
 
+class ComparedPlaces(NamedTuple):
+    """Places at which two solutions are compared, in the order of their times.
+
+    Every second one lies in a cell drawn at random, so that narrow cells are seen, and weights, one
+    over the density of the places, make the weighted mean that over the box.
+    """
+
+    points: Array
+    weights: Tensor
+
+
 @dataclass(frozen=True)
 class _Level:
     """Solution of one tolerance, and its values at the points of comparison.
@@ -97,8 +110,13 @@ class _Level:
 
     @property
     def estimate(self) -> float | None:
-        """Estimated relative error; None for the first solution."""
-        return None if self.changes is None else self.change * self.error_fraction
+        """Estimated relative error; None for the first solution.
+
+        Two solutions may begin with the same splines, so their error counts beside the change.
+        """
+        if self.changes is None:
+            return None
+        return max(self.change * self.error_fraction, self.march.initial_error)
 
     def estimate_at(self, time: float) -> float | None:
         """Return the estimated error in the part of time, from 0 to 1, that contains `time`."""
@@ -114,8 +132,7 @@ def solve_evolution(
     Return the last solution that covers the whole range, and yield its windows. The work is at most
     `budget`, in approximate CPU seconds.
     """
-    points = low_discrepancy(system.box, COMPARED_POINTS, 1)
-    points = points[points[:, -1].argsort()]
+    places: ComparedPlaces | None = None
     level: _Level | None = None
     local, doubt = min(tolerance / TOLERANCE_FACTOR, LARGEST_TOLERANCE), None
     left = budget
@@ -126,19 +143,20 @@ def solve_evolution(
             local = other
             continue
         stopped = march.stopped
-        if stopped and level is not None:
+        if stopped and level is not None and places is not None:
             if level.estimate is None:  # No better solution can follow: a coarser one tells.
                 coarse = _march(system, level.march.tolerance / TOLERANCE_FACTOR, None, left)
                 if not coarse.stopped:
-                    before = _level(system, coarse, points, None)
-                    level = _level(system, level.march, points, before)
+                    before = _level(system, coarse, places, None)
+                    level = _level(system, level.march, places, before)
             break
         if not march.windows:
             raise TrainingFailed(
                 "The equation cannot be followed from its initial values: its residual is not "
                 f"finite, or no window is short enough ({stopped})."
             )
-        level = _level(system, march, points, level)
+        places = places or compared_places(system, march)
+        level = _level(system, march, places, level)
         doubt = _doubt(system, level.march)
         if stopped or doubt or _is_enough(level, tolerance):
             break
@@ -214,18 +232,45 @@ def _march(system: EvolutionSystem, tolerance: float, before: March | None, budg
     return march
 
 
-def _level(system: EvolutionSystem, march: March, points: Tensor, before: _Level | None) -> _Level:
-    """Return a solution, compared with the one `before` at `points` in the order of their times."""
-    number = np.searchsorted([window.end for window in march.windows[:-1]], points[:, -1].numpy())
-    parts = [w.solution(system, points.numpy()[number == i]) for i, w in enumerate(march.windows)]
+def compared_places(system: EvolutionSystem, march: March) -> ComparedPlaces:
+    """Return places in the box, half of them in cells of the windows of `march`."""
+    points = low_discrepancy(system.box, COMPARED_POINTS, 1).numpy()
+    points, densities = points[points[:, -1].argsort()], np.ones(COMPARED_POINTS)
+    if system.variables == 1:
+        return ComparedPlaces(points, torch.ones(COMPARED_POINTS))
+    x, (low, high) = points[:, 0], system.box[0].tolist()
+    for window, rows in _rows_of_windows(march, points):
+        breakpoints = window.space.breakpoints
+        odd = rows[1::2]
+        share = (x[odd] - low) / (high - low) * window.space.intervals
+        x[odd] = np.interp(share, np.arange(len(breakpoints)), breakpoints)
+        cells = np.diff(breakpoints) * window.space.intervals / (high - low)
+        densities[rows] = (1 + 1 / cells[window.space.cell(x[rows])]) / 2
+    return ComparedPlaces(points, torch.as_tensor(1 / densities))
+
+
+def _rows_of_windows(march: March, points: Array) -> Iterator[tuple[Window, Index]]:
+    """Yield each window with the numbers of the points in it."""
+    number = np.searchsorted([window.end for window in march.windows[:-1]], points[:, -1])
+    for i, window in enumerate(march.windows):
+        yield window, np.flatnonzero(number == i)
+
+
+def _level(
+    system: EvolutionSystem, march: March, places: ComparedPlaces, before: _Level | None
+) -> _Level:
+    """Return a solution, compared with the one `before` at the places."""
+    points, weights = places.points, places.weights[:, None]
+    parts = [w.solution(system, points[rows]) for w, rows in _rows_of_windows(march, points)]
     values = torch.as_tensor(np.concatenate(parts))
     if before is None:
         return _Level(march, values)
-    sizes = values.square().mean(0).clamp(min=TINY)
-    squares = ((values - before.values).square() / sizes).nan_to_num(inf)
-    changes = squares.unflatten(0, (PARTS, -1)).mean(1).amax(1).sqrt()
+    sizes = (weights * values.square()).mean(0).clamp(min=TINY) / weights.mean()
+    squares = (weights * (values - before.values).square() / sizes).nan_to_num(inf)
+    shares = weights.unflatten(0, (PARTS, -1)).mean(1)
+    changes = (squares.unflatten(0, (PARTS, -1)).mean(1) / shares).amax(1).sqrt()
     power = 1.0 if before.changes is None else _power(before.changes, changes, before.factor)
-    change = max(float(squares.mean(0).max().sqrt()), float(changes[-1]))
+    change = max(float((squares.mean(0) / weights.mean()).max().sqrt()), float(changes[-1]))
     factor = march.tolerance / before.march.tolerance
     growth = -float(np.log(march.work / before.march.work) / np.log(factor))
     return _Level(march, values, change, changes, power, factor, growth)
