@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -17,7 +17,7 @@ from kanrun.config.rules import MISSING, count_setting, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
-from kanrun.runs.records import Checkpoint, Row, Value
+from kanrun.runs.records import Row, Value
 from kanrun.study import Cell, with_cell
 from kanrun.study.build import (
     LearningProblem,
@@ -28,7 +28,6 @@ from kanrun.study.build import (
 )
 from kanrun.study.evaluation import errors_by_split, relative_error, scores
 from kanrun.study.resources import generator
-from kanrun.study.saved import slider_checkpoint
 from kanrun.study.suite import refuse_unused, typed
 
 Model = KANConfig | MLPConfig
@@ -211,14 +210,6 @@ def result(case: Case, trained: Trained, **marks: Value) -> Row:
         "error_name": "test cross-entropy" if classes else "test RMSE",
     }
     return Row("summary", {"comparison": case.cfg.comparison, **marks, **values})
-
-
-def page_network(case: Case, trained: Trained, grid: Any, seed: int) -> Iterator[Checkpoint]:
-    """Yield the KAN for the run's page, where those of one case and shape share a slider."""
-    if seed == case.cfg.seed:
-        title = f"The KAN {'-'.join(map(str, trained.network.shape))} on {case.name}"
-        named = {f"G = {schedule_text(grid)}": trained.network}
-        yield from slider_checkpoint(case.problem, named, "grid", title, seed)
 
 
 def inference_seconds(network: nn.Module, x: Tensor) -> float:

@@ -23,7 +23,6 @@ from kanrun.experiments.compare_mlp.cases import (
     kan_name,
     kan_of,
     kan_settings,
-    page_network,
     plan_of,
     result,
     schedule_text,
@@ -161,7 +160,6 @@ def compare_matched(case: Case, cell: Cell, seed: int) -> Records:
         words = {"convention": one.name, "formula": one.formula, "source": one.source}
         count = {**network.flops(), **words, "count": one.count(size_of(network))}
         yield Row("counts", {**counts, **count})
-    yield from page_network(case, trained, cell["grid"], seed)
 
 
 def steps_without_kan(case: Case, shapes: list[list[int]]) -> int:
@@ -213,7 +211,6 @@ def represent(case: Case, cell: Cell, seed: int) -> Records:
     trained = train(case, model_of(case, cell), seed)
     marks = {"bound": cell["case"]["bound"], "grid": schedule_text(cell["grid"])}
     yield result(case, trained, activation=case.cfg.model.base, **marks)
-    yield from page_network(case, trained, cell["grid"], seed)
 
 
 def collapse(case: Case, cell: Cell, seed: int) -> Records:

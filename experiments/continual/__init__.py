@@ -31,7 +31,6 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.build import make_plan
-from kanrun.study.saved import slider_checkpoint
 from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,
@@ -120,10 +119,6 @@ def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
     if cell["part"] == "learners" and "sequence" not in cell:
         yield training.functions(learner, sequence, best)
         yield training.data(sequence)
-        if seed == cfg.seed:
-            networks = {f"after phase {i}": network for i, network in enumerate(best.networks, 1)}
-            title = f"The network of {learner.name}"
-            yield from slider_checkpoint(sequence.problem, networks, "phase", title, seed)
     row = training.summary(place, learner, cfg, sequence, tried)
     yield row
     if seed == cfg.seed and row.values["determined"]:

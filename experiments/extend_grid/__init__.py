@@ -30,7 +30,6 @@ from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables, follow
 from kanrun.study.evaluation import truncation_notes
 from kanrun.study.resources import generator
-from kanrun.study.saved import slider_checkpoint
 
 
 def cells(cfg: ExtendGridConfig) -> list[Cell]:
@@ -87,10 +86,6 @@ def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None
     yield from truncation_notes(trained)
     yield from extension.stage_rows(cfg, one, trained)
     yield Row("summary", extension.summary(one, trained))
-    if cell["part"] == "schedules" and seed == cfg.seed:
-        grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
-        title = f"The KAN {one.marks['shape']} along {one.marks['schedule']}"
-        yield from slider_checkpoint(one.problem, grids, "grid", title, seed)
 
 
 def figures(tables: Tables) -> Figures:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pandas
 import pytest
-from run_files import finished
 
 # Worker processes inherit the path, and import the toy experiment by its name.
 sys.path.append(str(Path(__file__).parent / "toys"))
@@ -46,26 +45,3 @@ def same_tables():
             pandas.testing.assert_frame_equal(left, right, check_exact=True)
 
     return check_tables
-
-
-LECTURE = {
-    "interpret": "target=expression target.formula=x0^2+sin(2*x1) target.domain=[[-1,1],[-1,1]] "
-    "sampling.n_train=150 budget=5 model.hidden=[1]",
-    "continual": "parts=[learners] peaks=2 learners=[{name:kan,kind:kan}] executor=serial",
-    "extend-grid": "parts=[order] degrees=[1] order_points=200 order_intervals=[20,40] "
-    "order_first_grid=20 solver.n_starts=1 solver.smoothness_weight=1e-20 executor=serial",
-}
-
-
-@pytest.fixture(scope="session")
-def lecture_run(tmp_path_factory):
-    """Return a small run of an experiment of the lecture."""
-    outputs, made = tmp_path_factory.mktemp("lecture"), dict[str, Run]()
-
-    def run(name):
-        if name not in made:
-            folder = finished(f"{name} n_seeds=1 {LECTURE[name]}", outputs)
-            made[name] = Run(folder, f"{name}/v0001")
-        return made[name]
-
-    return run

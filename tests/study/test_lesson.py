@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,20 @@ from kanrun.study.page import PARTS, STUDIES, recorded_runs, write_lesson
 
 FOLDER = resources.files("kanrun.study.page")
 BODY = (FOLDER / "lesson.html").read_text("utf-8")
+
+
+#: Rows of a least squares problem, its right-hand side, and points of a curve.
+ROWS = np.random.default_rng(0).normal(size=(9, 4))
+VALUES = np.linspace(0, 1, 9) ** 2
+CIRCLE = np.linspace(-1, 1, 15)
+LECTURE = (Path(__file__).parents[2] / "docs" / "lecture.md").read_text("utf-8")
+
+
+def test_sections_have_the_lectures_numbers_and_titles():
+    titles = re.findall(r"<h2>(.*?)</h2>", BODY)
+    assert titles == [
+        line for line in re.findall("^## (.*)", LECTURE, re.MULTILINE) if line in titles
+    ]
 
 
 def test_each_section_has_one_part():
@@ -57,7 +72,10 @@ def test_the_parts_compute_what_scipy_computes(tmp_path):
         basis: [0, 1, 2, 3, 4, 5, 6, 7].map(i => lesson.basis(lesson.knots(3, 2), 3, i, 0.4)),
         levels: lesson.levels({points}, 0.25),
         hinges: [-1, -0.5, 0, 0.25, 1].map(lesson.hinges(x => x * x, 2)),
-        counts: lesson.counts(2, 5, 1, 5, 3)}}""",
+        counts: lesson.counts(2, 5, 1, 5, 3),
+        splines: lesson.splineRows(4, [-1, -0.3, 0.9]),
+        fitted: lesson.leastSquares({ROWS.tolist()}, {VALUES.tolist()}, 20),
+        affine: lesson.affine(Math.sin, {CIRCLE.tolist()}, {np.sin(2 * CIRCLE + 1).tolist()})}}""",
         tmp_path,
     )
     x, y = np.array(points, dtype=float).T
@@ -69,6 +87,12 @@ def test_the_parts_compute_what_scipy_computes(tmp_path):
     assert_allclose(found["levels"][3], [bernstein @ np.array(points)], atol=1e-14)
     assert [len(level) for level in found["levels"]] == [4, 3, 2, 1]
     assert found["hinges"] == [1, 0.5, 0, 0.25, 1]
+    knots = np.linspace(-2.5, 2.5, 11)
+    wanted = BSpline.design_matrix(np.array([-1, -0.3, 0.9]), knots, 3).toarray()
+    assert_allclose(found["splines"], wanted, atol=1e-14)
+    assert_allclose(found["fitted"]["c"], np.linalg.lstsq(ROWS, VALUES)[0], atol=1e-10)
+    assert_allclose(found["fitted"]["rest"], VALUES - ROWS @ found["fitted"]["c"], atol=1e-10)
+    assert found["affine"]["rest"] < 1e-6
     assert found["counts"] == {"mlp": 2 * 5 + 5 + 5 + 1, "kan": 15 * 8}
 
 

@@ -204,25 +204,6 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path):
     assert living["said"] in page_of(tmp_path, run_of(tmp_path, field_to(1.0, hard)))
 
 
-@pytest.mark.parametrize(
-    "name, slider, frames, panels",
-    [
-        pytest.param("continual", "phase", 2, 2, marks=pytest.mark.slow),
-        ("extend-grid", "grid", 2, 2),
-        ("interpret", "stage", 7, 2),
-    ],
-)
-def test_lecture_experiments_have_frames(name, slider, frames, panels, tmp_path, lecture_run):
-    run = lecture_run(name)
-    (living,) = [each for each in interactive_data(run) if "frames" in each]
-    assert (living["slider"], len(living["frames"])) == (slider, frames)
-    assert max(len(frame["panels"]) for frame in living["frames"]) >= panels - 1
-    for frame in living["frames"]:
-        for line in (line for panel in frame["panels"] for line in panel["lines"]):
-            assert len(line["x"]) == len(line["y"]) > 0
-    assert "Content-Security-Policy" in page_of(tmp_path, run)
-
-
 def test_curves_are_held_by_their_control_points(tmp_path):
     folder = RunFolder.create(tmp_path, Manifest("curves"))
     folder.table("de_casteljau").extend(

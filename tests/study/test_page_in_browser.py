@@ -11,7 +11,6 @@ import pytest
 from run_files import finished
 
 from kanrun.cli.app import main
-from kanrun.study.page import write_report
 from kanrun.study.saved import load_run
 
 pytestmark = pytest.mark.slow
@@ -256,18 +255,6 @@ def test_tables_sort_and_nothing_goes_wrong_or_out(browser):
     assert sum(url.startswith("file:") for url in browser.asked()) == 1
     blocked = browser.value("fetch('https://example.org').then(() => 'sent', () => 'blocked')")
     assert blocked == "blocked"
-
-
-def test_frames_of_the_lecture_run_under_their_slider(browser, tmp_path, lecture_run):
-    for name in ("continual", "extend-grid", "interpret"):
-        write_report([lecture_run(name)], tmp_path / f"{name}.html")
-        browser.open(tmp_path / f"{name}.html")
-        drawn = "document.querySelector('.living').querySelectorAll('svg path:not(.axis)').length"
-        before = browser.value("document.querySelector('.living').innerHTML")
-        assert browser.value(drawn) > 0
-        browser.slide()
-        assert browser.value("document.querySelector('.living').innerHTML") != before
-    assert not browser.seen("Runtime.exceptionThrown")
 
 
 def test_the_lesson_moves_by_keys_and_links_hold_what_was_moved(browser, tmp_path):

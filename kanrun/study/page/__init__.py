@@ -4,9 +4,9 @@ Whatever a run folder holds, its text reaches the page escaped, its figures as i
 script runs), its numbers as JSON. A content security policy allows the two scripts of the page, by
 their hashes, and no connection.
 
-The lesson is such a page, whose sections each have one thing to move. Half of them draw what they
-compute (`lesson.js`), the others show recorded runs: those that have the tag `lesson`, or small
-ones of `STUDIES`, which are run first.
+The lesson is such a page, whose sections each have one thing to move. Most of them draw what they
+compute (`lesson.js`); three show recorded runs: those that have the tag `lesson`, or small ones of
+`STUDIES`, which are run first.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ from kanrun.study.page.interactive import Living, interactive_data
 from kanrun.study.progress import shown
 from kanrun.study.report import as_columns, differences, points_table
 
-#: Largest page in bytes, of which this many are for text and scripts, and number of its
-#: interactive parts.
-LARGEST, TEXT, MOST_NETWORKS = 5 * 10**6, 150_000, 10
+#: Largest size of a page in bytes.
+LARGEST = 5 * 10**6
+#: Bytes of a page that are kept free for text and scripts.
+TEXT = 150_000
+#: Largest number of interactive parts of a page.
+MOST_NETWORKS = 10
 #: Attributes of cells with the verdict on a claim.
 _MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
 #: Largest SVG figure in bytes; a larger one is embedded as PNG.
@@ -240,29 +243,12 @@ TAG = "lesson"
 STUDIES: dict[str, tuple[str, ...]] = {
     "curves": ("parts=[bezier,bspline]",),
     "fit": ("model.hidden=[2]", "model.intervals=[3,6,12,24]", "sampling.n_test=300"),
-    "extend-grid": (
-        "parts=[schedules]",
-        "schedules=[{kind: list, intervals: [3,6,12,24,48]}]",
-        "n_seeds=1",
-        "executor=serial",
-    ),
-    "interpret": ("model.hidden=[2]", "budget=10"),
-    "continual": (
-        "parts=[learners]",
-        "learners=[{name: KAN, kind: kan}, {name: MLP, kind: mlp, activation: tanh, depths: [2]}]",
-        "trials=1",
-        "n_seeds=1",
-        "executor=serial",
-    ),
 }
 #: Recorded parts: the command, and which of its interactive parts it is.
 PARTS: dict[str, tuple[str, Callable[[Living], bool]]] = {
     "bezier": ("curves", lambda part: part["kind"] == "curve" and not part["knots"]),
     "local": ("curves", lambda part: part["kind"] == "curve" and bool(part["knots"])),
     "grid": ("fit", lambda part: part["kind"] == "network"),
-    "staircase": ("extend-grid", lambda part: part["kind"] == "frames"),
-    "formula": ("interpret", lambda part: part["kind"] == "frames"),
-    "phases": ("continual", lambda part: part["kind"] == "frames"),
 }
 
 

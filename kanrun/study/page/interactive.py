@@ -1,4 +1,4 @@
-"""Interactive parts of a report: networks, frames and curves as plain values for its scripts.
+"""Interactive parts of a report: networks and curves as plain values for its scripts.
 
 Networks are in the form of all exports (`kanrun.exports.document`), which network.js evaluates.
 """
@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import compress, islice
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -27,15 +27,17 @@ Living = dict[str, Any]
 _LAYERS = {"splines", "dense", "sums_of_products"}
 
 
-#: Largest numbers of networks on a page, of numbers in one, and of its test points.
-NETWORKS, NUMBERS, POINTS = 8, 60_000, 300
-#: Largest numbers of frames under a slider, of panels in one, and of points of a line.
-FRAMES, PANELS, LINE = 60, 12, 400
+#: Largest number of sliders with networks on a page.
+NETWORKS = 8
+#: Largest number of values (coefficients, knots, masks) that a network on a page may have.
+NUMBERS = 60_000
+#: Largest number of test points on a page; more are thinned evenly.
+POINTS = 300
 
 
 def interactive_data(run: Run) -> Iterator[Living]:
     """Return all interactive parts of `run`; what cannot be read is left out."""
-    for make in (_networks, _curves, _phases, _staircase, _snapping):
+    for make in (_networks, _curves):
         with contextlib.suppress(KanrunError, *MALFORMED):
             yield from make(run)
 
@@ -163,85 +165,5 @@ def _rows(table: pd.DataFrame, columns: Sequence[str]) -> list[list[float]]:
     return rows
 
 
-def _phases(run: Run) -> Iterator[Living]:
-    """Yield the tasks of `kanrun continual` with the predictions after each phase."""
-    table = _first_seed(run.table("functions"))
-    if "x1" in table:  # of more inputs than one there is no curve
-        return
-    frames = []
-    for phase, known in islice(table.groupby("after"), FRAMES):
-        panels = []
-        for learner, rows in islice(known.groupby("learner", sort=False), PANELS):
-            lines = [
-                _line(rows["x0"], rows[column], style)
-                for column, style in (("truth", "truth"), ("output", "curve"))
-            ]
-            panels.append({"title": str(learner), "lines": lines})
-        frames.append({"label": f"after phase {phase}", "panels": panels})
-    title = "Task after task: the target (dashed) and what each learner remembers"
-    yield _frames(title, "phase", frames)
-
-
-def _staircase(run: Run) -> Iterator[Living]:
-    """Yield the errors of `kanrun extend-grid` over steps, grid by grid: the staircase."""
-    table = _first_seed(run.table("metrics"))
-    if "schedules" in set(table.get("part", ())):
-        table = table[table["part"] == "schedules"]
-    error, *_ = (name for name in ("test_rmse", "validation_rmse", "train_rmse") if name in table)
-    table["log"] = np.log10(table[error].where(table[error] > 0))
-    schedules = list(islice(table.groupby("schedule", sort=False), PANELS))
-    frames = []
-    for stage in sorted(table["stage"].unique())[:FRAMES]:
-        panels, grids = [], list[str]()
-        for schedule, rows in schedules:
-            step = pd.Series(range(len(rows)), rows.index)
-            done = rows["stage"] <= stage
-            grids += map(str, rows["intervals"][done].tail(1))
-            lines = [
-                _line(step, rows["log"], "unseen"),
-                _line(step[done], rows["log"][done], "curve"),
-            ]
-            panels.append({"title": f"log10 {error} over steps, {schedule}", "lines": lines})
-        said = f"intervals: {', '.join(dict.fromkeys(grids))}"
-        frames.append({"label": f"stage {stage}", "panels": panels, "said": said})
-    yield _frames(
-        "The staircase: each finer grid starts where the coarser one ended", "grid", frames
-    )
-
-
-def _snapping(run: Run) -> Iterator[Living]:
-    """Yield the edges of `kanrun interpret`, stage by stage, until they are symbols."""
-    table = _first_seed(run.table("edges")).fillna({"symbolic": "", "score": 0.0})
-    table = table[(table["symbolic"] != "=") & (table["pruned"].astype(str) != "True")]
-    frames = []
-    for stage, rows in islice(table.groupby("stage", sort=False), FRAMES):
-        edges = [edge for _, edge in rows.groupby(["layer", "out", "in"], sort=False)]
-        edges.sort(key=lambda edge: -float(edge["score"].iloc[0]))
-        panels = []
-        for edge in edges[:PANELS]:
-            one = edge.iloc[0].fillna("")
-            source = one["input_name"] or f"h{one['layer']}.{one['in']}"
-            node = one["output_name"] or f"h{one['layer'] + 1}.{one['out']}"
-            title = f"{source} → {node}" + (f": {one['symbolic']}" if one["symbolic"] else "")
-            line = _line(edge["x"], edge["y"], "other" if one["symbolic"] else "curve")
-            panels.append({"title": title, "lines": [line]})
-        frames.append({"label": str(stage), "panels": panels})
-    title = "From a network to a formula: blue edges are splines, orange ones have become symbols"
-    yield _frames(title, "stage", frames) | {"common": False}
-
-
-def _frames(title: str, slider: str, frames: list[Living]) -> Living:
-    """Return frames under a slider, whose panels have common axes."""
-    return {"kind": "frames", "title": title, "slider": slider, "frames": frames, "common": True}
-
-
-def _line(x: pd.Series, y: pd.Series, style: str) -> Living:
-    return {**_thinned({"x": x.tolist(), "y": y.tolist()}, LINE), "style": style}
-
-
 def _thinned(points: Living, most: int) -> Living:
     return {name: values[:: max(1, -(-len(values) // most))] for name, values in points.items()}
-
-
-def _first_seed(table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["seed"] == table["seed"].min()].copy() if "seed" in table else table

@@ -47,6 +47,47 @@ const lesson = (() => {
     return x => slopes.reduce((sum, s, i) => sum + (s - (i ? slopes[i - 1] : 0)) * Math.max(0, x - t[i]), y[0]);
   }
 
+  const dot = (a, b) => a.reduce((sum, v, i) => sum + v * b[i], 0);
+  // Conjugate gradients (CGLS, Hestenes and Stiefel 1952) for the least squares problem `rows` c = y, from c = 0: the c after `steps`
+  // steps, what it leaves of y, and the RMSE after each step. What the rows do not determine stays zero.
+  function leastSquares(rows, y, steps) {
+    const back = r => rows[0].map((_, j) => rows.reduce((sum, row, i) => sum + row[j] * r[i], 0)), errors = [];
+    let c = rows[0].map(() => 0), rest = y, slope = back(y), way = slope, size = dot(slope, slope);
+    for (let step = 0; step < steps; step++) {
+      if (size > 1e-25) {
+        const moved = rows.map(row => dot(row, way)), length = size / dot(moved, moved);
+        c = c.map((v, j) => v + length * way[j]);
+        rest = rest.map((v, i) => v - length * moved[i]);
+        slope = back(rest);
+        const next = dot(slope, slope);
+        way = slope.map((v, j) => v + next / size * way[j]);
+        size = next;
+      }
+      errors.push(Math.sqrt(dot(rest, rest) / rest.length));
+    }
+    return {c, rest, errors};
+  }
+  // The cubic B-splines of a uniform grid on [-1, 1], and the first Chebyshev polynomials: a row of values for each x.
+  function splineRows(intervals, xs) {
+    const t = Array.from({length: intervals + 7}, (_, i) => -1 + 2 * (i - 3) / intervals);
+    return xs.map(x => Array.from({length: intervals + 3}, (_, i) => basis(t, 3, i, x)));
+  }
+  const polynomialRows = (count, xs) => xs.map(x => Array.from({length: count}, (_, n) => Math.cos(n * Math.acos(x))));
+  // a + b g(c x + d) with the smallest error: c and d from a lattice that shrinks around the best place, a and b by least squares.
+  function affine(g, xs, ys) {
+    const mean = values => dot(values, values.map(() => 1)) / values.length, level = mean(ys), size = dot(ys, ys) - xs.length * level ** 2;
+    let best = {rest: 1, c: 1, d: 0, values: xs.map(() => level)};
+    for (let reach = 3; reach > 1e-4; reach /= 2) {
+      const {c: c0, d: d0} = best;
+      for (let i = -6; i <= 6; i++) for (let j = -6; j <= 6; j++) {
+        const c = c0 + reach * i / 6, d = d0 + reach * j / 6, values = xs.map(x => g(c * x + d)), middle = mean(values);
+        const own = values.map(v => v - middle), b = dot(own, ys) / dot(own, own), rest = 1 - b * dot(own, ys) / size;
+        if (rest < best.rest) best = {rest, c, d, values: own.map(v => level + b * v)};
+      }
+    }
+    return best;
+  }
+
   function kinds({make, Plot, slider, range, shown}) {
     // The bar of controls, the sentence below it, and the plot under its title.
     function parts(parent, title, height) {
@@ -135,8 +176,56 @@ const lesson = (() => {
         const some = counts(4, 8, 2, intervals, 3);
         return `[4, 8, 8, 1] with degree 3: ${some.kan} numbers in a KAN, ${some.mlp} in an MLP`;
       }),
+      staircase: parent => {
+        const grids = [4, 8, 16, 32, 64], x = range(-1, 1, 301), steps = 25, errors = [];
+        grids.reduce((rest, intervals) => {  // the finer grid holds the coarser spline: it starts at what that one left
+          const found = leastSquares(splineRows(intervals, x), rest, steps);
+          errors.push(...found.errors);
+          return found.rest;
+        }, x.map(wave));
+        const logs = errors.map(Math.log10), at = logs.map((_, i) => i + 1);
+        return slid(parent, "log10 of the RMSE over the steps of training", "intervals of the last grid", grids.map(String), 4, (plot, number) => {
+          const done = steps * (number + 1);
+          plot.begin(at, logs);
+          plot.line(at, logs, "unseen");
+          plot.line(at.slice(0, done), logs.slice(0, done));
+          return `RMSE after ${done} steps: ${shown(errors[done - 1])}`;
+        });
+      },
+      formula: parent => {
+        const known = [["x", x => x], ["x²", x => x * x], ["exp", Math.exp], ["tanh", Math.tanh], ["1/(1 + x²)", x => 1 / (1 + x * x)], ["sin", Math.sin]];
+        const x = range(-1, 1, 81), edge = x.map(v => 0.3 + 0.7 * Math.sin(2.6 * v + 0.5) + 0.004 * Math.sin(25 * v));
+        return slid(parent, "the spline of an edge (dashed) and a + b g(c x + d), fitted to it (blue)", "g", known.map(([name]) => name), 1, (plot, number) => {
+          const {rest, values} = affine(known[number][1], x, edge);
+          plot.begin(x, [...edge, ...values]);
+          plot.line(x, values);
+          plot.line(x, edge, "truth");
+          return `1 - R² = ${shown(rest)}`;
+        });
+      },
+      phases: parent => {
+        const centres = range(-0.8, 0.8, 5), f = x => centres.reduce((sum, m) => sum + Math.exp(-200 * (x - m) ** 2), 0), truth = xs.map(f);
+        const learners = {curve: [at => splineRows(40, at), 60], other: [at => polynomialRows(20, at), 5]}, after = {curve: [], other: []};
+        for (const [style, [rowsAt, steps]] of Object.entries(learners)) {
+          const everywhere = rowsAt(xs);
+          let c = everywhere[0].map(() => 0);
+          for (const centre of centres) {
+            const seen = range(centre - 0.2, centre + 0.2, 60), rows = rowsAt(seen);
+            const change = leastSquares(rows, seen.map((x, i) => f(x) - dot(rows[i], c)), steps).c;
+            c = c.map((v, j) => v + change[j]);
+            after[style].push(everywhere.map(row => dot(row, c)));
+          }
+        }
+        return slid(parent, "five peaks (dashed), learned from left to right by a spline (blue) and a polynomial (orange)", "phase", range(1, 5, 5).map(String), 4, (plot, number) => {
+          plot.begin(xs, [-1, 2.2]);
+          plot.line(xs, truth, "truth");
+          for (const style of ["other", "curve"]) plot.line(xs, after[style][number], style);
+          const errors = ["curve", "other"].map(style => Math.max(...after[style][number].map((y, i) => xs[i] <= centres[number] + 0.2 ? Math.abs(y - truth[i]) : 0)));
+          return `largest error on what was shown so far: spline ${shown(errors[0])}, polynomial ${shown(errors[1])}`;
+        });
+      },
     };
   }
-  return {interpolant, levels, knots, basis, counts, hinges, kinds};
+  return {interpolant, levels, knots, basis, counts, hinges, leastSquares, splineRows, affine, kinds};
 })();
 if (typeof module !== "undefined") module.exports = lesson;

@@ -274,26 +274,6 @@
     return {get: () => ({stage, chosen, moved}), set};
   }
 
-  // ------------------------------------------------------------------ recorded frames: phases, grids, stages
-  function frames(parent, data) {
-    const bar = make("div", {class: "bar"}, parent), said = make("span", {class: "number", role: "status"}), box = make("div", {class: "two"}, parent);
-    let plots = [];
-    function draw(number) {
-      const frame = data.frames[number];
-      if (plots.length !== frame.panels.length) { box.replaceChildren(); plots = frame.panels.map(panel => new Plot(box, panel.title, frame.panels.length > 2 ? 220 : 300)); }
-      said.textContent = frame.said || "";
-      frame.panels.forEach((panel, k) => {
-        const same = data.common ? data.frames.flatMap(f => f.panels[k] ? f.panels[k].lines : []) : panel.lines;
-        plots[k].begin(same.flatMap(l => l.x), same.flatMap(l => l.y), panel.title);
-        for (const line of panel.lines) (line.dots ? plots[k].dots(line.x, line.y, line.style, 3) : plots[k].line(line.x, line.y, line.style));
-      });
-    }
-    const steps = data.frames.length > 1 && slider(bar, data.slider, data.frames.length, draw, i => data.frames[i].label);
-    bar.append(said);
-    draw(data.frames.length - 1);
-    return steps && {get: () => Number(steps.value), set: steps.setTo};
-  }
-
   // ------------------------------------------------------------------ curves drawn by control points
   function curve(parent, data) {
     let control = structuredClone(data.control);
@@ -323,7 +303,7 @@
   }
 
   // ------------------------------------------------------------------ parts, and links that hold their state
-  const kinds = {network, frames, curve, ...(typeof lesson === "undefined" ? {} : lesson.kinds({make, Plot, slider, range, shown}))};
+  const kinds = {network, curve, ...(typeof lesson === "undefined" ? {} : lesson.kinds({make, Plot, slider, range, shown}))};
   const states = {};
   for (const section of document.querySelectorAll(".living")) {
     const name = section.dataset.source, source = document.getElementById(name), data = source ? JSON.parse(source.textContent) : {kind: name};

@@ -13,7 +13,6 @@ from kanrun.experiments.continual.training import make_sequence, of_sequence
 from kanrun.cli.app import main
 from kanrun.config import MLPConfig
 from kanrun.errors import UsageError
-from kanrun.study.saved import Slider, from_checkpoint
 
 pytestmark = pytest.mark.usefixtures("unwritten_by_all")
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
@@ -66,9 +65,6 @@ def test_the_kan_of_the_paper_forgets_nothing_and_ends_at_the_best_spline(paper)
     assert kan["worst_forgetting"] <= 1e-6
     assert kan["rmse"] <= 4.1e-6
     assert kan["best_spline_rmse"] == pytest.approx(4.01e-6, rel=2e-3)
-    (name,) = (each for each in paper.checkpoints if "phases" in each)
-    shown = from_checkpoint(paper.checkpoint(name), Slider)
-    assert shown.labels == tuple(f"after phase {number}" for number in range(1, 6))
 
 
 def test_one_trial_is_trained_whatever_the_time(monkeypatch):
