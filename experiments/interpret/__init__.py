@@ -70,7 +70,14 @@ def check(cfg: InterpretConfig) -> None:
     from kanrun.experiments.interpret.problem import problems_of
 
     for cell in cells(cfg):
-        problems_of(with_cell(cfg, cell), cfg.seed)
+        if not isinstance(known := cell.get("in_view", True), bool):
+            raise UsageError(f"in_view={known} of a suite's entry must be true or false.")
+        problems_of(_settings(cfg, cell), cfg.seed)
+
+
+def _settings(cfg: InterpretConfig, cell: Cell) -> InterpretConfig:
+    """Return the settings of a cell; `in_view` concerns the claims alone."""
+    return with_cell(cfg, {key: value for key, value in cell.items() if key != "in_view"})
 
 
 def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
@@ -83,12 +90,13 @@ def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
     from kanrun.experiments.interpret.tables import accuracy_records, records, stage_row
 
     found = []
-    for problem in problems_of(with_cell(cfg, cell), seed):
+    for problem in problems_of(_settings(cfg, cell), seed):
         yield from problem.notes
         began = time.process_time()
         for event in interpretation(problem, seed):
             if isinstance(event, Interpretation):
-                yield from records(problem, event, seed, time.process_time() - began)
+                seconds = time.process_time() - began
+                yield from records(problem, event, seed, seconds, cell if cfg.suite else None)
                 found.append((problem, event))
             else:
                 yield stage_row(event, problem)
@@ -119,9 +127,11 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Yield the claims on targets whose true function is known, and on certified parameters."""
-    yield from certified_claims(tables.get("certified"))
-    yield from score_claims(tables["summary"])
+    """Yield the claims of a suite, on known functions and on certified parameters."""
+    summary = tables["summary"]
+    if "in_view" in summary:
+        yield from certified_claims(tables.get("certified"))
+        yield from score_claims(summary)
 
 
 def score_claims(summary: pd.DataFrame) -> Claims:
@@ -140,7 +150,7 @@ def score_claims(summary: pd.DataFrame) -> Claims:
             spread = ", ".join(f"{counts.get(name, 0)} {text}" for name, text in OUTCOMES.items())
             if others := ", ".join(map(str, found.index[~found])):
                 spread += f"; not: {others}"
-            yield _count(sentence + VIEWS[str(view)], found, fraction, spread)
+            yield _count(sentence + VIEWS[bool(view)], found, fraction, spread)
     if len(known):
         exact = known[known["outcome"] == "exact"]
         if len(exact):
@@ -165,7 +175,7 @@ OUTCOMES = {
     "failed": "failed",
     "wrong": "wrong",
 }
-VIEWS = {"yes": ", in view of the rules", "no": ", not in view of the rules", "unknown": ""}
+VIEWS = {True: ", in view of the rules", False: ", not in view of the rules"}
 
 
 def _count(sentence: str, found: pd.Series, fraction: float, spread: str | None = None) -> Claim:

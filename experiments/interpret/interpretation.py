@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import sympy
 import threadpoolctl  # type: ignore[import-untyped]
-from kanrun.experiments.interpret.backends import found_by
 from kanrun.experiments.interpret.outcome import Interpretation, is_constant, outcome
 from kanrun.experiments.interpret.problem import (
     Function,
@@ -198,7 +197,7 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
     cfg, problem, policy = given.cfg, given.search, given.search.policy
     steps, structures = list[SearchStage](), list[FittedStructure]()
     budget, searching = (Budget(x, timed=True) for x in (policy.budget, policy.search_budget))
-    if given.network is None and cfg.backend == "kanrun" and cfg.model.hidden in (None, AUTO):
+    if given.network is None and cfg.model.hidden in (None, AUTO):
         data = problem.data
         if not is_constant(data) and errors_are_relative(data):
             given = replace(given, search=replace(problem, data=data.relative_to_size()))
@@ -226,7 +225,7 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
 
 
 def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | FittedStructure]:
-    """Yield what the search finds: in the given network, by another program, or by its own."""
+    """Yield what the search finds: in the given network, or in the data."""
     generator = np.random.default_rng(np.random.SeedSequence([seed, _SEARCH]))
     problem, source, hidden = given.search, given.network, given.cfg.model.hidden
     data = problem.data
@@ -237,8 +236,6 @@ def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage
         yield SearchStage("train", name, source.whole, data, source.itself)
         if data.error(source.pruned) < data.no_skill_error:
             yield from refine_to_formula(name, source.pruned, problem)
-    elif given.cfg.backend != "kanrun":
-        yield from found_by(given.cfg.backend, problem, seed)
     elif hidden not in (None, AUTO):
         shape = (data.x.shape[1], *hidden, 1)
         yield from fixed_shape(shape, problem, generator)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import sympy
-from kanrun.experiments.interpret.backends import check_backend
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -220,8 +219,6 @@ def _policy(cfg: InterpretConfig) -> SearchPolicy:
         raise UsageError(
             f"model.degree={model.degree} must be at least 1: step functions have no slope."
         )
-    if cfg.backend != "kanrun":
-        check_backend(cfg.backend)
     policy = SearchPolicy(cfg.budget, cfg.simplify_budget, int(model.degree), cfg.n_starts)
     if model.intervals != "auto":
         grids = model.intervals if isinstance(model.intervals, list) else [int(model.intervals)]

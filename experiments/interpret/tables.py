@@ -41,6 +41,7 @@ from kanrun.engine.symbolic.formula import YES_NO
 from kanrun.formulas import to_text
 from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
+from kanrun.study import Cell
 from kanrun.study.evaluation import doubts
 from kanrun.targets.table_targets import read_nist
 
@@ -51,17 +52,23 @@ _POINTS = 81
 
 
 def records(
-    problem: InterpretationProblem, result: Interpretation, seed: int, cpu_seconds: float
+    problem: InterpretationProblem,
+    result: Interpretation,
+    seed: int,
+    cpu_seconds: float,
+    entry: Cell | None,
 ) -> Records:
-    """Yield everything that is recorded of a result, which is in the user's units."""
+    """Yield everything that is recorded of a result, which is in the user's units.
+
+    `entry` is the entry of a suite, whose results are compared with the known functions.
+    """
     formula, name, fit = result.formula, problem.name, result.structure_fit
-    row = summary_row(problem, result, cpu_seconds)
-    yield row
     intervals = _intervals(problem, result)
-    text = f"{name}: {_written(result, intervals)}; {result.sentence}"
-    if (apart := row.values["largest_difference"]) is not None:
-        text += f"; largest difference between formula and network {apart:.2g}"
-    yield Note(text)
+    row = summary_row(problem, result, _written(result, intervals), cpu_seconds)
+    if entry is not None:
+        row = _row("summary", **row.values, **_score(problem, result, entry))
+        yield Note(f"{name}: {row.values['formula']}; {result.sentence}")
+    yield row
     if row.values["formula_rmse"] is not None:
         yield from doubts(row.values["r2"], "check points")
     yield from _effect_records(problem, result)
@@ -97,7 +104,7 @@ def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> s
     """Return the formula as it is printed: with constants of physics, or the digits that count."""
     formula = result.formula
     if formula is None:
-        return "no formula"
+        return ""
     if result.outcome != "exact":
         return to_text(significant(formula.expression, intervals), formula.names)
     shown, values = name_constants(formula.expression, formula.names)
@@ -114,43 +121,51 @@ def _row(table: str, **values: Value) -> Row:
     return Row(table, finite)
 
 
-def summary_row(problem: InterpretationProblem, result: Interpretation, cpu_seconds: float) -> Row:
-    """Return the outcome, and the errors of formula and network in the user's units."""
+def summary_row(
+    problem: InterpretationProblem, result: Interpretation, formula_text: str, cpu_seconds: float
+) -> Row:
+    """Return the formula, its errors on held-out points in the user's units, and the outcome."""
     formula, fit, network = result.formula, result.structure_fit, problem.network
-    unknown = "unknown" if problem.held_out.truth is None else "no"
-    missing = Certificate(recovered=unknown, same_form=unknown, proven_equal=unknown)
-    found, active = result.certificate or missing, fit.network.active_edges if fit else 0
+    found, active = result.certificate or Certificate(), fit.network.active_edges if fit else 0
     data = problem.search.data
     varied = problem.unit * data.y_std if np.ptp(data.y) else np.nan
     return _row(
         "summary",
-        target=problem.name,
-        kind=problem.cfg.target.kind,
-        backend=problem.cfg.backend,
-        budget=problem.cfg.budget,
-        noise=problem.cfg.sampling.noise,
-        outcome=result.outcome,
-        formula=str(formula) if formula else "",
+        formula=formula_text,
         formula_rmse=found.formula_rmse,
-        network_rmse=found.network_rmse,
         relative_error=found.formula_rmse / varied,
+        verified=YES_NO[result.outcome == "exact"],
+        reason=result.sentence,
+        outcome=result.outcome,
+        target=problem.name,
+        r2=found.r2,
+        network_rmse=found.network_rmse,
         largest_difference=found.difference,
         graph_difference=network.difference * problem.unit if network is not None else None,
-        recovered=found.recovered,
-        same_form=found.same_form,
-        proven_equal=found.proven_equal,
-        accepted_form=found.accepted_form,
-        in_view=YES_NO[problem.cfg.in_view],
-        r2=found.r2,
         structure=result.structure,
         shape=shape_of(fit.network) if fit else "",
         active_edges=active,
         numeric_edges=len(formula.splines) if formula else active,
         complexity=formula.complexity if formula else None,
+        noise=problem.cfg.sampling.noise,
+        budget=problem.cfg.budget,
         seconds=result.seconds,
         cpu_seconds=cpu_seconds,
-        reason=result.sentence,
     )
+
+
+def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) -> dict[str, Value]:
+    """Return how the formula of a suite's entry compares with the known function."""
+    verdict = "unknown" if problem.held_out.truth is None else "no"
+    missing = Certificate(recovered=verdict, same_form=verdict, proven_equal=verdict)
+    found = result.certificate or missing
+    return {
+        "recovered": found.recovered,
+        "same_form": found.same_form,
+        "proven_equal": found.proven_equal,
+        "accepted_form": found.accepted_form,
+        "in_view": entry.get("in_view", True),
+    }
 
 
 def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:

@@ -265,11 +265,6 @@ class InterpretConfig(ExperimentConfig):
     from_run: str | None = text_setting(
         None, "run of kanrun fit whose target, sampling and network are interpreted"
     )
-    backend: str = setting(
-        "kanrun",
-        "search program; the others serve as comparison, with the same points and CPU seconds",
-        choices=("kanrun", "operon", "gplearn"),
-    )
     candidates: list[str] | None = text_setting(
         None,
         "names of the functions an edge may become; null allows all built-in functions",
@@ -288,10 +283,11 @@ class InterpretConfig(ExperimentConfig):
     simplify_budget: float = setting(
         2.0, "work for simplification, in approximate CPU seconds of one core", minimum=0
     )
-    in_view: bool | None = setting(
-        None, "whether the target was known when rules of the search were chosen, for score cards"
+    suite: list[Any] = setting(
+        [],
+        "cells, each as differences from the rest of the configuration; a cell with in_view=false "
+        "was unknown when rules of the search were chosen, and is claimed apart",
     )
-    suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
 
 
 @experiment(

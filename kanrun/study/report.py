@@ -127,16 +127,16 @@ def print_results(console: Console, run: Run) -> None:
 def print_summary(console: Console, summary: Columns) -> None:
     """Print the columns of `summary.csv` so that they fit the width.
 
-    One row becomes names and values; the seeds of one cell a table with their median; several cells
-    with several seeds a table of medians, one line per cell.
+    One row becomes names and values, seed and cell last; the seeds of one cell a table with their
+    median; several cells with several seeds a table of medians, one line per cell.
     """
     rows = len(next(iter(summary.values()), ()))
     if rows <= 1:
         pairs = Table(show_header=False, box=None, pad_edge=False)
         pairs.add_column(style="bold", no_wrap=True)
         pairs.add_column(overflow="fold")
-        for name, each in summary.items():
-            if value := "".join(map(shown, each)):
+        for name in sorted(summary, key=MARKS.__contains__):
+            if value := "".join(map(shown, summary[name])):
                 pairs.add_row(Text(printable(name)), Text(value))
         console.print(pairs)
         return
