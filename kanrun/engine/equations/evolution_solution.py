@@ -73,12 +73,20 @@ COMPARED_POINTS, PARTS = 4096, 16
 class ComparedPlaces(NamedTuple):
     """Places at which two solutions are compared, in the order of their times.
 
-    Every second one lies in a cell drawn at random, so that narrow cells are seen, and weights, one
-    over the density of the places, make the weighted mean that over the box.
+    Half of them are spread evenly over windows and cells, so that narrow ones are seen. Weights,
+    one over the density of the places, make a weighted mean that over the box. `parts` are the
+    numbers of `PARTS` equal parts of time.
     """
 
     points: Array
     weights: Tensor
+    parts: Tensor
+
+    def means(self, squares: Tensor) -> Tensor:
+        """Return the mean squares (PARTS, unknowns) in each part of time."""
+        sums = torch.zeros(PARTS, squares.shape[1], dtype=squares.dtype)
+        sizes = torch.zeros(PARTS, dtype=squares.dtype).index_add(0, self.parts, self.weights)
+        return sums.index_add(0, self.parts, self.weights[:, None] * squares) / sizes[:, None]
 
 
 @dataclass(frozen=True)
@@ -233,20 +241,39 @@ def _march(system: EvolutionSystem, tolerance: float, before: March | None, budg
 
 
 def compared_places(system: EvolutionSystem, march: March) -> ComparedPlaces:
-    """Return places in the box, half of them in cells of the windows of `march`."""
-    points = low_discrepancy(system.box, COMPARED_POINTS, 1).numpy()
-    points, densities = points[points[:, -1].argsort()], np.ones(COMPARED_POINTS)
-    if system.variables == 1:
-        return ComparedPlaces(points, torch.ones(COMPARED_POINTS))
-    x, (low, high) = points[:, 0], system.box[0].tolist()
-    for window, rows in _rows_of_windows(march, points):
-        breakpoints = window.space.breakpoints
-        odd = rows[1::2]
-        share = (x[odd] - low) / (high - low) * window.space.intervals
-        x[odd] = np.interp(share, np.arange(len(breakpoints)), breakpoints)
-        cells = np.diff(breakpoints) * window.space.intervals / (high - low)
-        densities[rows] = (1 + 1 / cells[window.space.cell(x[rows])]) / 2
-    return ComparedPlaces(points, torch.as_tensor(1 / densities))
+    """Return places in the box, half of them spread over the windows and cells of `march`."""
+    even, spread = (low_discrepancy(system.box, COMPARED_POINTS // 2, n).numpy() for n in (1, 2))
+    start, end = system.box[-1].tolist()
+    times = np.array([start, *(window.end for window in march.windows)])
+    spread[:, -1] = _spread(times, (spread[:, -1] - start) / (end - start))
+    is_spread = np.repeat([False, True], COMPARED_POINTS // 2)
+    points = np.concatenate([even, spread])
+    order = points[:, -1].argsort()
+    points, is_spread = points[order], is_spread[order]
+    densities = _density(times, points[:, -1])
+    if system.variables > 1:
+        x, (low, high) = points[:, 0], system.box[0].tolist()
+        for window, rows in _rows_of_windows(march, points):
+            moved, edges = rows[is_spread[rows]], window.space.breakpoints
+            x[moved] = _spread(edges, (x[moved] - low) / (high - low))
+            densities[rows] *= _density(edges, x[rows])
+    parts = (PARTS * (points[:, -1] - start) / (end - start)).astype(int).clip(0, PARTS - 1)
+    weights = torch.as_tensor(2 / (1 + densities))
+    return ComparedPlaces(points, weights, torch.as_tensor(parts))
+
+
+def _spread(edges: Array, shares: Array) -> Array:
+    """Return places for shares in [0, 1], of which each cell receives the same part."""
+    found: Array = np.interp(shares * (len(edges) - 1), np.arange(len(edges)), edges)
+    return found
+
+
+def _density(edges: Array, places: Array) -> Array:
+    """Return the density of spread places, relative to that of even ones."""
+    widths = np.diff(edges)
+    cells = (np.searchsorted(edges, places, side="right") - 1).clip(0, len(widths) - 1)
+    found: Array = np.ptp(edges) / len(widths) / widths[cells]
+    return found
 
 
 def _rows_of_windows(march: March, points: Array) -> Iterator[tuple[Window, Index]]:
@@ -260,17 +287,18 @@ def _level(
     system: EvolutionSystem, march: March, places: ComparedPlaces, before: _Level | None
 ) -> _Level:
     """Return a solution, compared with the one `before` at the places."""
-    points, weights = places.points, places.weights[:, None]
-    parts = [w.solution(system, points[rows]) for w, rows in _rows_of_windows(march, points)]
-    values = torch.as_tensor(np.concatenate(parts))
+    found = [
+        w.solution(system, places.points[i]) for w, i in _rows_of_windows(march, places.points)
+    ]
+    values = torch.as_tensor(np.concatenate(found))
     if before is None:
         return _Level(march, values)
-    sizes = (weights * values.square()).mean(0).clamp(min=TINY) / weights.mean()
-    squares = (weights * (values - before.values).square() / sizes).nan_to_num(inf)
-    shares = weights.unflatten(0, (PARTS, -1)).mean(1)
-    changes = (squares.unflatten(0, (PARTS, -1)).mean(1) / shares).amax(1).sqrt()
+    weights = places.weights[:, None] / places.weights.sum()
+    sizes = (weights * values.square()).sum(0).clamp(min=TINY)
+    squares = ((values - before.values).square() / sizes).nan_to_num(inf)
+    changes = places.means(squares).amax(1).sqrt()
     power = 1.0 if before.changes is None else _power(before.changes, changes, before.factor)
-    change = max(float((squares.mean(0) / weights.mean()).max().sqrt()), float(changes[-1]))
+    change = max(float((weights * squares).sum(0).max().sqrt()), float(changes[-1]))
     factor = march.tolerance / before.march.tolerance
     growth = -float(np.log(march.work / before.march.work) / np.log(factor))
     return _Level(march, values, change, changes, power, factor, growth)

@@ -102,11 +102,6 @@ class Space:
     def intervals(self) -> int:
         return len(self.breakpoints) - 1
 
-    def cell(self, x: Array) -> Index:
-        """Return the numbers of the intervals that contain `x`."""
-        numbers = np.searchsorted(self.breakpoints, x, side="right") - 1
-        return np.clip(numbers, 0, self.intervals - 1)
-
     @property
     def functions(self) -> int:
         """Number of basis functions, before the conditions are built in."""
