@@ -6,12 +6,12 @@ Knots, local basis, products, least squares, knot insertion.
 from kanrun.engine.splines.basis import (
     UNIFORM_MATRIX_DEGREE,
     Place,
-    is_traced,
     local_basis,
     local_basis_at,
     locate,
     pull_back,
 )
+from kanrun.engine.splines.compiled import is_traced
 from kanrun.engine.splines.fitting import (
     carry_coefficients,
     design_matrix,

@@ -22,24 +22,13 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from kanrun.engine.splines.compiled import is_traced
 from kanrun.engine.splines.knots import Batch, Grid, find_interval, largest
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose
 #: digits.
 UNIFORM_MATRIX_DEGREE = 5
-
-
-def is_traced() -> bool:
-    """Return whether torch traces arithmetic: it compiles, or transforms, or goes forward.
-
-    There all must be torch's own arithmetic: a `torch.autograd.Function` with a rule for
-    `torch.func` costs four times as much to call, and its second forward derivatives are zero.
-    """
-    # Both are what torch.autograd.Function itself asks for; neither has a public name.
-    transforms = torch._C._are_functorch_transforms_active()
-    return torch.compiler.is_compiling() or transforms or forward_ad._current_level >= 0
 
 
 class Place(NamedTuple):

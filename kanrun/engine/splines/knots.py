@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kanrun.engine.splines.compiled import kept
 from kanrun.errors import UsageError
 
 #: Samples, inputs of any batch, coefficients of all edges, and breakpoints of a grid.
@@ -96,18 +97,6 @@ class Grid:
     def _column(self, index: int) -> Tensor:
         knots = self.knots[:, index]
         return knots if len(knots) == 1 else kept(knots)
-
-
-def kept(x: Tensor) -> Tensor:
-    """Return x; a compiler computes it once, without gaps, for all that read it.
-
-    That is what its view by strides makes it do. Otherwise each reader computes its inputs again,
-    one number at a time.
-    """
-    if not torch.compiler.is_compiling():
-        return x
-    copy = x.clone(memory_format=torch.contiguous_format)
-    return copy.as_strided(copy.shape, copy.stride())
 
 
 def largest(dtype: torch.dtype) -> float:

@@ -18,18 +18,17 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn.functional import embedding_bag
 
 from kanrun.engine.splines.basis import (
     UNIFORM_MATRIX_DEGREE,
     Place,
-    is_traced,
     local_basis,
     locate,
     positions,
 )
-from kanrun.engine.splines.knots import Coefficients, Grid, Inputs, kept
+from kanrun.engine.splines.compiled import is_single_threaded, is_traced, is_transformed, kept
+from kanrun.engine.splines.knots import Coefficients, Grid, Inputs
 
 #: Above this ratio of all to active functions gathering is faster (measured).
 SPARSE_ABOVE = 11.0
@@ -206,19 +205,7 @@ def fuses(grid: Grid) -> bool:
     functions.
     """
     fits = grid.uniform and 1 < grid.degree <= UNIFORM_MATRIX_DEGREE
-    if not (fits and torch.compiler.is_compiling()):
-        return False
-    # Names that torch keeps to itself: only code that is compiled may depend on them.
-    return not (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
-
-
-def _is_single_threaded() -> bool:
-    return torch.get_num_threads() == 1
-
-
-# `torch.compiler.assume_constant_result` sets this too, but loads the compiler for it. Compiled
-# code depends on the number of threads in any case, and is compiled again when it changes.
-_is_single_threaded.__dict__["_dynamo_marked_constant"] = True
+    return fits and torch.compiler.is_compiling() and not is_transformed()
 
 
 def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
@@ -346,7 +333,7 @@ def fused_sums(
     """
     rest = grid.degree, grid.uniform, grid.extrapolation
     if prefers_sparse(grid.functions, grid.degree) or (
-        table.numel() > FUSED_DENSE_NUMBERS and x.is_cpu and _is_single_threaded()
+        table.numel() > FUSED_DENSE_NUMBERS and x.is_cpu and is_single_threaded()
     ):
         y, kind = _gathered_sums(x, *base, grid.knots, table, weight, *rest), x.device.type
         return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y

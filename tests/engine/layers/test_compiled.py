@@ -6,10 +6,11 @@ import pytest
 import torch
 from made_layer import NARROW, WIDE, data, make
 from processes import python
+from torch.autograd import forward_ad
 from torch.testing import assert_close
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.splines import Grid, extend, fuses, products
+from kanrun.engine.splines import Grid, basis, extend, fuses, locate, products
 
 
 def derivatives(layer, x):
@@ -63,6 +64,43 @@ def test_which_layers_are_gathered(threads, functions, outputs, gathered, monkey
     assert bool(called) == gathered
 
 
+def test_transforms_cannot_pass_functions_without_a_rule():
+    """Once they can, `is_transformed` may go."""
+    grid = make(NARROW, EdgeSpec(degree=3)).grid
+    x = data(4, 1).requires_grad_()
+    place = locate(x.detach(), grid)
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.vjp(lambda at: basis._local_basis(at, place, grid, 0), x)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="jvp"):
+        basis._local_basis(forward_ad.make_dual(x, torch.ones_like(x)), place, grid, 0)
+
+
+UNNEEDED = """
+import time, torch
+import kanrun.engine.splines.knots, kanrun.engine.splines.products as products
+from kanrun import KANLayer
+from kanrun.engine.splines import compiled
+
+def seconds():
+    torch.compiler.reset()
+    layer, x = torch.compile(KANLayer(16, 16, 200)), torch.rand(1024, 16)
+    def step():
+        start = time.process_time()
+        layer(x).sum().backward()
+        return time.process_time() - start
+    return min(step() for _ in range(8))
+
+torch.set_num_threads(1)
+with_views = seconds()
+products.kept = kanrun.engine.splines.knots.kept = lambda x: x
+assert seconds() > 3 * with_views, "`kept` may go"
+try:
+    torch.compile(lambda x: x * torch.get_num_threads(), fullgraph=True, backend="eager")(torch.ones(1))
+except Exception:
+    pass
+else:
+    raise AssertionError("the mark of `is_single_threaded` may go")
+"""
 COMPILED = """
 import torch
 from kanrun import KAN
@@ -89,3 +127,9 @@ for backend, intervals in (("eager", 5), ("inductor", 5), ("inductor", 100)):
 def test_the_compiler_itself():
     """In a separate process: a compiler cannot look through the annotation checks of tests."""
     python("-c", COMPILED)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+def test_the_compiler_still_needs_what_the_layers_do_for_it():
+    python("-c", UNNEEDED)
