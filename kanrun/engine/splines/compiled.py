@@ -30,8 +30,8 @@ def is_traced() -> bool:
 def kept(x: Tensor) -> Tensor:
     """Return x; a compiler computes it once, without gaps, for all that read it.
 
-    That is what its view by strides makes the compiler do. Otherwise each reader computes its inputs
-    again, one number at a time: layers take up to 40 times as long.
+    That is what its view by strides makes the compiler do. Otherwise each reader computes its
+    inputs again, one number at a time, and layers take up to 40 times as long.
     """
     if not torch.compiler.is_compiling():
         return x
@@ -44,7 +44,8 @@ def is_single_threaded() -> bool:
     return torch.get_num_threads() == 1
 
 
-# A compiler cannot trace `torch.get_num_threads`, so that layers could not be compiled in one piece.
+# A compiler cannot trace `torch.get_num_threads`, so without this mark no layer is compiled in one
+# piece.
 # `torch.compiler.assume_constant_result` sets this too, but loads the compiler for it. Compiled
 # code depends on the number of threads in any case, and is compiled again when it changes.
 is_single_threaded.__dict__["_dynamo_marked_constant"] = True
