@@ -96,8 +96,8 @@ class _Call:
         for group, choice in self._kinds.items():
             file = CONF / group / f"{choice}.yaml"
             text = file.read_text(encoding="utf-8") if file.is_file() else ""
-            if schema := re.search(rf"/schema/{group}/(\w+)@", text):
-                self._kinds[group] = schema[1]
+            if kind := re.search(r"\bkind: (\w+)", text):
+                self._kinds[group] = kind[1]
         places = {f"{group}={kind}" for group, kind in self._kinds.items()}
         self._table = typed.get("target.path", "").strip("'\"")
         self._keys = {

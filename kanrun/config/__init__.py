@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
     for one in fields(settings):
         rule, default = rule_of(one), default_of(one)
         if one.name in GROUPS and not at:
-            names = tuple(choices_of(one.name, CONF / one.name))
+            names = tuple(choices_of(one.name))
             yield Key(one.name, "group", "", "", rule.about, (where,), names)
             for kind in GROUPS[one.name].values():
                 yield from _keys(kind.settings, f"{one.name}.", f"{one.name}={kind.name}")
@@ -145,18 +145,29 @@ def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
             yield Key(path, kind, shown(default), allowed, rule.about, (where,), listed, free)
 
 
-def choices_of(group: str, place: Path) -> list[str]:
-    """Return the choices of a group: the names of its files in `place`, and plug-ins."""
-    plugins = (name for name, kind in GROUPS.get(group, {}).items() if kind.is_plugin)
-    return sorted([*(path.stem for path in place.glob("*.yaml")), *plugins])
+def defaults_of(settings: Any) -> dict[str, Any]:
+    """Return the default values of a dataclass of settings as plain data."""
+    return asdict(settings())
+
+
+def stored_choices(group: str) -> list[str]:
+    """Return the choices of a group that no file has: plug-ins, and all kinds without a folder."""
+    without_files = not (CONF / group).is_dir()
+    kinds = GROUPS.get(group, {}).items()
+    return sorted(name for name, kind in kinds if without_files or kind.is_plugin)
+
+
+def choices_of(group: str) -> list[str]:
+    """Return the choices of a group that kanrun and plug-ins have, such as "study/fit"."""
+    return sorted([*(path.stem for path in (CONF / group).glob("*.yaml")), *stored_choices(group)])
 
 
 def groups_of(command: str) -> Iterator[tuple[str, list[str]]]:
     """Yield the groups of a command with their choices, in the order of its configuration."""
     for group in default_choices(command):
-        place = CONF / group / EXPERIMENTS[command].file if group == "study" else CONF / group
-        if place.is_dir():
-            yield group, choices_of(group, place)
+        place = f"study/{EXPERIMENTS[command].file}" if group == "study" else group
+        if choices := choices_of(place):
+            yield group, choices
 
 
 def default_choices(command: str) -> dict[str, str]:

@@ -1,10 +1,8 @@
 """From arguments to a study, which `kanrun.study` runs: the only package that imports Hydra.
 
-Hydra chooses and merges files, and nothing more. It gets the choices of groups alone, once for each
-combination of them. All other arguments are set on the result as plain values, which get their
-types in `kanrun.config.rules`. Nothing in a configuration is ever built by naming a class: Hydra's
-own configuration, with its search path, launchers and callbacks, is not composed. Files of users
-are checked before Hydra reads them (`files.py`).
+Hydra composes the files that the choices of groups select, once for each combination of them
+(`composition.py`). All other arguments are set on the result as plain values (`arguments.py`),
+which get their types in `kanrun.config.rules`.
 """
 
 from __future__ import annotations
@@ -14,23 +12,11 @@ import itertools
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-from hydra._internal.core_plugins.structured_config_source import StructuredConfigSource
-from hydra._internal.defaults_list import create_defaults_list
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import EXPERIMENTS, GROUPS, groups_of, keys_of
 from kanrun.config.registry import implied_choices, module_of
@@ -41,87 +27,23 @@ from kanrun.config.rules import (
     resolve_interpolations,
     typed_config,
 )
-from kanrun.errors import UsageError, closest_names, did_you_mean
+from kanrun.errors import UsageError, closest_names
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
-from kanrun.launch.files import OWN_FOLDER, CheckedFiles, check_composed
+from kanrun.launch.composition import Source, compose_files
 from kanrun.runs import Point, Run
 from kanrun.study import check_size
 from kanrun.study.studies import Study
 
-HYDRA_VERSION_BASE = "1.3"
+__all__ = ["Source", "compose", "compose_again", "shown_config"]
+
 #: A key that resembles one of the command's by this ratio or more is a mistyped one.
 NEARLY = 0.75
-#: Lines of OmegaConf's and Hydra's messages that say nothing to users.
-_MARKS = ("full_key:", "object_type=", "reference_type=", "See http")
 #: Options that say where the configuration of a run came from.
 _FOLDERS = {
     **dict.fromkeys(("--config-dir", "-cd"), "config_dir"),
     **dict.fromkeys(("--config-path", "-cp"), "config_path"),
     **dict.fromkeys(("--config-name", "-cn"), "config_name"),
 }
-
-
-@dataclass(frozen=True)
-class Source:
-    """Sources of a call's configuration, and the folder of its runs.
-
-    Attributes:
-        command: The command, such as "fit".
-        outputs: Folder of the runs that `from_run` names.
-        config_dir: Folder with further groups and choices.
-        config_name: Primary configuration, if not the command's.
-        config_path: Folder of the primary configuration, instead of kanrun's.
-    """
-
-    command: str
-    outputs: Path = Path("outputs")
-    config_dir: str | None = None
-    config_name: str | None = None
-    config_path: str | None = None
-
-
-def open_loader(source: Source) -> ConfigLoaderImpl:
-    """Return Hydra's loader over the folders of a call and the defaults of all settings.
-
-    Hydra's own configuration and its plug-ins are not loaded. Raises UsageError for folders that
-    cannot be used.
-    """
-    for option in ("config_path", "config_dir"):
-        folder = getattr(source, option)
-        if folder is not None and not Path(folder).is_dir():
-            raise UsageError(f"--{option.replace('_', '-')} {folder} is not a folder.")
-    if source.config_dir is not None and Path(source.config_dir, "run.json").exists():
-        raise UsageError(
-            f"--config-dir {source.config_dir} is the folder of a run, and --config-dir only adds "
-            f"groups. To use its configuration, write --config-path {source.config_dir} "
-            "--config-name config."
-        )
-    version.setbase(HYDRA_VERSION_BASE)
-    for kind in (CheckedFiles, StructuredConfigSource):
-        SourcesRegistry.instance().register(kind)
-    places = ConfigSearchPathImpl()
-    for provider, place in (
-        ("main", source.config_path or OWN_FOLDER),
-        ("command-line", source.config_dir),
-    ):
-        if place is not None:
-            places.append(provider, f"checked://{Path(place).absolute()}")
-    places.append("schema", "structured://")
-    store = ConfigStore.instance()
-    # Hydra copies the store for every question about groups, and each schema again as it loads it.
-    vars(store)["__deepcopy__"] = lambda _: store
-    for group, kinds in GROUPS.items():
-        for name, kind in kinds.items():
-            for place in (f"schema/{group}", *([group] if kind.is_plugin else [])):
-                store.store(name, asdict(kind.settings()), place, provider="kanrun")
-    for one in EXPERIMENTS.values():
-        store.store(one.file, asdict(one.settings()), "schema", "_global_", "kanrun")
-        if one.is_plugin:
-            chosen = [{group: choice} for group, choice in one.groups.items()]
-            defaults = [f"schema/{one.file}", *chosen, {"executor": "serial"}, "_self_"]
-            node = {"defaults": [*defaults, {"study": None}]}
-            store.store(one.file, node, provider="kanrun")
-    return ConfigLoaderImpl(places)
 
 
 def compose(
@@ -133,8 +55,7 @@ def compose(
     they may have several values, each combination being a point. `argv` is the whole call, for the
     record. Raises UsageError if an argument or a file cannot be used.
     """
-    loader = open_loader(source)
-    read = ArgumentReader(source.command, loader, source.outputs, several).read_all(words)
+    read = ArgumentReader(source, several).read_all(words)
     check_size(math.prod(map(len, read)))
     keys = [found[0].key for found in read if found[0].sign != "~"]
     swept = {found[0].key for found in read if len(found) > 1}
@@ -149,10 +70,10 @@ def compose(
         if key not in bases:
             bases[key] = len(bases)
             settings = [one for one in chosen if not one.is_group]
-            plain = _composed(source, loader, key, [one.key for one in settings])
+            plain = compose_files(source, key, [one.key for one in settings])
             there = {one.key: _set_argument(source.command, plain, one) for one in settings}
             if "suite" in plain:
-                plain["suite"] = _with_equations(source, loader, "suite", plain["suite"])
+                plain["suite"] = _with_equations(source, "suite", plain["suite"])
             check_used(source.command, plain)
             replaced.append(there)
             composed.append(plain)
@@ -162,9 +83,7 @@ def compose(
             for one in chosen
             if one.key in swept
         }
-        values = {
-            name: _with_equations(source, loader, name, value) for name, value in values.items()
-        }
+        values = {name: _with_equations(source, name, value) for name, value in values.items()}
         points.append(Point(number, (*implied, *map(str, chosen)), values, bases[key]))
     return Study(source.command, tuple(argv), tuple(composed), tuple(points))
 
@@ -191,48 +110,6 @@ def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
     source = Source(command, outputs, **folders)
     argv = ("kanrun", *sys.argv[1:])
     return compose(source, [*kept, *words], several=several, argv=argv)
-
-
-def _composed(
-    source: Source, loader: ConfigLoaderImpl, groups: Sequence[str], given: Sequence[str]
-) -> dict[str, Any]:
-    """Return the files that the choices of groups select, merged, as plain values.
-
-    `given` are the keys that the command line sets on them.
-    """
-    file = module_of(source.command)
-    words = [
-        re.sub(r"^(\+*study=)", rf"\g<1>{file}/", word) for word in groups if word != "study=null"
-    ]
-    place = source.config_path or source.config_dir or "kanrun"
-    files = CachingConfigRepository(loader.repository)
-    try:
-        chosen = OverridesParser.create().parse_overrides(words)
-        listed = create_defaults_list(files, source.config_name or file, chosen, False, False)
-        whole = loader._compose_config_from_defaults_list(listed.defaults, files)
-        plain: Any = OmegaConf.to_container(whole, resolve=False)
-    except MissingConfigException as error:
-        name, files_there = error.missing_cfg_file or "", loader.get_group_options("")
-        options = error.options or [one for one in files_there if one[0] != "_"]
-        choices = f"{did_you_mean(name, options)} (choices: {', '.join(options)})"
-        raise UsageError(f"there is no configuration {name} in {place}{choices}.") from error
-    except RecursionError as error:
-        raise UsageError("the configuration is nested too deeply.") from error
-    except (HydraException, OmegaConfBaseException, OSError, ValueError) as error:
-        own = dict(groups_of(source.command))
-        if place == "kanrun" and (foreign := {word.partition("=")[0] for word in words} - {*own}):
-            raise UsageError(
-                f"{min(foreign)} is not a group of {source.command}; its groups: {', '.join(own)}."
-            ) from error
-        lines = (line.strip() for line in str(error).splitlines())
-        reason = "; ".join(line for line in lines if line and not line.startswith(_MARKS))
-        raise UsageError(f"{reason.rstrip('.')}.") from error
-    check_composed(plain, given)
-    for group, kinds in GROUPS.items():
-        chosen = plain.get(group)
-        if isinstance(chosen, dict) and chosen.get("kind") in kinds:
-            plain[group] = asdict(kinds[chosen["kind"]].settings()) | chosen
-    return {str(name): value for name, value in plain.items()}
 
 
 def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> Any:
@@ -283,7 +160,7 @@ def _no_key(command: str, key: str, more: str = "") -> UsageError:
     return UsageError(f"there is no key {key}{more}{offer} (see kanrun keys --command {command}).")
 
 
-def _with_equations(source: Source, loader: ConfigLoaderImpl, key: str, value: Any) -> Any:
+def _with_equations(source: Source, key: str, value: Any) -> Any:
     """Return the value of `key`, with the settings of equations that a suite calls by name.
 
     Such keys are `suite`, `suite.0` and `suite.0.equation`. Raises UsageError for unknown names.
@@ -292,18 +169,15 @@ def _with_equations(source: Source, loader: ConfigLoaderImpl, key: str, value: A
         return value
     if isinstance(value, list):
         return [
-            _with_equations(source, loader, f"{key}.{number}", entry)
-            for number, entry in enumerate(value)
+            _with_equations(source, f"{key}.{number}", entry) for number, entry in enumerate(value)
         ]
     if isinstance(value, Mapping):
         return {
-            name: _with_equations(source, loader, f"{key}.{name}", entry)
-            for name, entry in value.items()
+            name: _with_equations(source, f"{key}.{name}", entry) for name, entry in value.items()
         }
     if key.endswith("equation") and value is not None:
-        word = f"equation={value}"
-        ArgumentReader(source.command, loader, source.outputs, several=False).read(word)
-        return _composed(source, loader, [word], [])["equation"]
+        ArgumentReader(source).check_choice("equation", str(value), source.choices("equation"))
+        return compose_files(source, [f"equation={value}"], ())["equation"]
     return value
 
 

@@ -18,9 +18,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
@@ -28,6 +27,7 @@ from omegaconf.grammar_parser import parse
 from kanrun.config import groups_of, keys_of
 from kanrun.config.registry import EXPERIMENTS, group_of, module_of
 from kanrun.errors import UsageError, did_you_mean
+from kanrun.launch.composition import Source
 from kanrun.runs import find_run
 
 #: Settings of the whole run.
@@ -70,16 +70,13 @@ class ArgumentReader:
     """Reads the arguments of one command.
 
     Args:
-        command: The command, such as "fit".
-        loader: Hydra's loader, which knows the groups and their choices.
-        outputs: Folder of the runs that `from_run` names.
+        source: The command, and the folders that have its groups.
         several: Whether an argument may have several values (-m).
     """
 
-    def __init__(
-        self, command: str, loader: ConfigLoaderImpl, outputs: Path, several: bool
-    ) -> None:
-        self._command, self._loader, self._outputs = command, loader, outputs
+    def __init__(self, source: Source, several: bool = False) -> None:
+        self._source = source
+        self._command = source.command
         self._several = several
 
     def read_all(self, words: Sequence[str]) -> list[list[Argument]]:
@@ -104,12 +101,8 @@ class ArgumentReader:
 
     def _named(self, one: Argument) -> set[str]:
         """Return the group or setting of an argument, or those of its study."""
-        place = f"study/{module_of(self._command)}/{one.text}"
-        study = self._loader.repository.load_config(place) if one.key == "study" else None
-        if study is None:
-            return {one.key.partition(".")[0]}
-        groups = (getattr(each, "group", "")[1:] for each in study.defaults_list or ())
-        return {*map(str, study.config), *groups}
+        study = self._source.study(str(one.text)) if one.key == "study" else set()
+        return study or {one.key.partition(".")[0]}
 
     def read(self, word: str) -> list[Argument]:
         """Return the argument that `word` is, with each of its values. Raises UsageError."""
@@ -154,8 +147,7 @@ class ArgumentReader:
     def _arguments(self, sign: str, key: str, text: str) -> list[Argument]:
         file = module_of(self._command)
         place = f"study/{file}" if key == "study" else key
-        inner = key.startswith("schema") or "@" in key
-        options = () if inner else self._loader.get_group_options(place)
+        options = [] if re.search("[@:]", key) else self._source.choices(place)
         if options:
             text = text.removeprefix(f"{file}/")
         if sign == "~" or (key == "study" and text == "null"):
@@ -164,27 +156,26 @@ class ArgumentReader:
             if re.search(r"[/@:]", key):
                 raise UsageError(f"there is no key {key}.")
             return [Argument(sign, key, False, *pair) for pair in self._values(key, text)]
-        pairs = self._parsed(place, text)
+        pairs = self._parsed(place, text, options)
         is_group = not text.startswith("{")
-        for each, value in pairs if is_group else ():
-            if value not in options:
-                if key == "target" and (hint := self._table_hint(each)):
-                    raise UsageError(f"{key}={each} is not a choice of {key}; {hint}.")
-                offer, listed = did_you_mean(each, options, max_names=1), ", ".join(options)
-                choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
-                raise UsageError(f"{key}={each} is not a choice of {key}{choices}")
+        for each, _ in pairs if is_group else ():
+            self.check_choice(key, each, options)
         return [Argument(sign, key, is_group, *pair) for pair in pairs]
 
-    def _parsed(self, key: str, text: str) -> list[tuple[str, Any]]:
-        """Return the values that Hydra reads in `text`."""
+    def check_choice(self, group: str, name: str, options: Sequence[str]) -> None:
+        """Raise UsageError if `name` is none of the `options` of a group."""
+        if name in options:
+            return
+        if group == "target" and (hint := self._table_hint(name)):
+            raise UsageError(f"{group}={name} is not a choice of {group}; {hint}.")
+        offer, listed = did_you_mean(name, options, max_names=1), ", ".join(options)
+        choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
+        raise UsageError(f"{group}={name} is not a choice of {group}{choices}")
+
+    def _parsed(self, key: str, text: str, options: Sequence[str] = ()) -> list[tuple[str, Any]]:
+        """Return the values that Hydra reads in `text`; `glob` selects among the `options`."""
         word = f"{key}={text}"
-        try:
-            found = OverridesParser.create(config_loader=self._loader).parse_overrides([word])[0]
-        except OverrideParseException as error:
-            raise UsageError(
-                f"{word} cannot be read: a bracket, quote or comma is missing, or text needs "
-                f"quotes. Inside the quotes of the shell write {key}='...'."
-            ) from error
+        found = _override(word)
         if not found.is_sweep_override():
             return [(text, found.value())]
         if not self._several:
@@ -194,11 +185,17 @@ class ArgumentReader:
             )
         if not found.is_discrete_sweep():
             raise UsageError(f"{word} does not list its values; write range(...) or choice(...).")
+        if isinstance(pattern := found.value(), Glob):
+            return [(name, name) for name in pattern.filter(list(options))]
         try:
-            values = map(Override._convert_value, found.sweep_iterator())
-            return list(zip(found.sweep_string_iterator(), values, strict=True))
+            texts = list(found.sweep_string_iterator())
+            values = [
+                value if isinstance(value, int | float) else _override(f"{key}={each}").value()
+                for each, value in zip(texts, found.sweep_iterator(), strict=True)
+            ]
         except HydraException as error:
             raise UsageError(f"{word} cannot be read: {error}.") from error
+        return list(zip(texts, values, strict=True))
 
     def _values(self, key: str, text: str) -> list[tuple[str, Any]]:
         """Return the values of a setting, each as it is typed and as plain data."""
@@ -219,9 +216,21 @@ class ArgumentReader:
             name = part[1:-1] if _QUOTED.fullmatch(part) else part
             if name.lower() != "null" and "${" not in name:
                 # The absolute path, since `latest` may become another run.
-                run = find_run(name, self._outputs, one=True)
+                run = find_run(name, self._source.outputs, one=True)
                 parts[number] = os.path.abspath(run.address)
         return [(part, read_text(part, kind, key)) for part in parts]
+
+
+def _override(word: str) -> Any:
+    """Return what Hydra's parser reads in an argument. Raises UsageError."""
+    try:
+        return OverridesParser.create().parse_overrides([word])[0]
+    except OverrideParseException as error:
+        key = word.partition("=")[0]
+        raise UsageError(
+            f"{word} cannot be read: a bracket, quote or comma is missing, or text needs "
+            f"quotes. Inside the quotes of the shell write {key}='...'."
+        ) from error
 
 
 def full_key(command: str, word: str) -> str:

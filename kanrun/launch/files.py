@@ -1,112 +1,118 @@
-"""Files of configurations that users write or are sent, checked before Hydra reads them.
+"""Folders of configuration files, as a source of Hydra's that checks each file before it is used.
 
-A file is refused if it
+A file of a user is refused if it
 
-- sets a `hydra` key, with which Hydra would import packages;
-- sets `executor.address`, since what a Dask scheduler sends back is unpickled;
+- names `hydra`, whose settings would import packages;
 - is too large, or has aliases of aliases, which a few lines multiply to any number of values;
 - names a file outside its folder in its defaults.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra.plugins.config_source import ConfigResult
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-import kanrun.conf
+from kanrun.config import CONF
 from kanrun.errors import UsageError
 from kanrun.runs.reader import CONFIG_LIMIT
 
-OWN_FOLDER = str(Path(kanrun.conf.__path__[0]).absolute())
-#: Values of a file, those behind its aliases included.
+#: Number of values of a file, including those that its aliases repeat.
 MAX_VALUES = 10**6
+#: The word `hydra` in a package or among the defaults, but not inside a longer name.
+_HYDRA = re.compile(r"(?<![\w-])hydra(?![\w-])")
+#: The name of a file or group outside the folder.
+_OUTSIDE = re.compile(r"[^\s'\"]*(//|\.\.)[^'\"]*")
 
 
-class CheckedFiles(FileConfigSource):
-    """A folder of configurations; every file of the user's is checked before it is loaded."""
+class CheckedFolder(ConfigSource):
+    """A folder of configuration files, named as checked://FOLDER in Hydra's search path."""
 
     @staticmethod
     def scheme() -> str:
-        """Return the scheme of such a folder in Hydra's search path."""
+        """Return the scheme of such a folder."""
         return "checked"
 
+    def available(self) -> bool:
+        """Return whether the folder exists."""
+        return Path(self.path).is_dir()
+
     def is_group(self, config_path: str) -> bool:
-        """Return whether the folder has this group. Raises UsageError for one outside of it."""
-        return bool(super().is_group(self._inside(config_path)))
+        """Return whether the folder has this group."""
+        return Path(self.path, config_path).is_dir()
 
     def is_config(self, config_path: str) -> bool:
-        """Return whether the folder has this file. Raises UsageError for one outside of it."""
-        return bool(super().is_config(self._inside(config_path)))
+        """Return whether the folder has this file."""
+        # Hydra's own groups are its own: files of a user do not replace them.
+        own = config_path.partition("/")[0] == "hydra"
+        return not own and Path(self.path, self._normalize_file_name(config_path)).is_file()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """Return the names of files and groups in a group."""
+        names: list[str] = []
+        for path in sorted(Path(self.path, config_path).iterdir()):
+            place = f"{config_path}/{path.name}".lstrip("/")
+            self._list_add_result(names, place, path.name, results_filter)
+        return sorted(set(names))
 
     def load_config(self, config_path: str) -> ConfigResult:
         """Load a file of the folder. Raises UsageError for a file that could do harm."""
-        file = Path(self.path, self._normalize_file_name(self._inside(config_path)))
-        if self.path != OWN_FOLDER and file.is_file():
-            if (size := file.stat().st_size) > CONFIG_LIMIT:
-                raise UsageError(
-                    f"{file} has {size} bytes, more than the {CONFIG_LIMIT} that are read."
-                )
-            check_text(file.read_text(encoding="utf-8", errors="replace"), file)
-        try:
-            return super().load_config(config_path)
-        except yaml.YAMLError as error:  # a tag, or a key that is given twice
-            raise _invalid(file, error) from error
-
-    def _inside(self, config_path: str) -> str:
-        if ".." in Path(config_path).parts or Path(config_path).is_absolute():
-            raise UsageError(
-                f"{config_path} among the defaults of a file is outside its folder. "
-                "Name a file in it."
-            )
-        return config_path
+        file = Path(self.path, self._normalize_file_name(config_path))
+        text, config = read_checked(file)
+        header = self._get_header_dict(text)
+        if _HYDRA.search(str(header.get("package"))):
+            raise _names_hydra(file)
+        return ConfigResult(self.provider, self.full_path(), config, header)
 
 
-def check_text(text: str, file: Path) -> None:
-    """Raise UsageError for a configuration file that is not YAML, or could fill the memory."""
+def read_checked(file: Path) -> tuple[str, DictConfig | ListConfig]:
+    """Return the text and the content of a configuration file.
+
+    Raises UsageError if the file is not valid YAML, names `hydra` or could fill the memory.
+    """
+    if CONF not in file.parents and (size := file.stat().st_size) > CONFIG_LIMIT:
+        raise UsageError(f"{file} has {size} bytes, more than the {CONFIG_LIMIT} that are read.")
+    text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        root = yaml.compose(text)
+        if CONF not in file.parents and _size(yaml.compose(text), {}) > MAX_VALUES:
+            raise UsageError(
+                f"{file} stands for more than {MAX_VALUES} values by its aliases; write fewer."
+            )
+        config = OmegaConf.load(io.StringIO(text))
     except RecursionError:
         raise UsageError(f"{file} is nested too deeply.") from None
     except yaml.YAMLError as error:
-        raise _invalid(file, error) from error
-    if _size(root, {}) > MAX_VALUES:
-        raise UsageError(
-            f"{file} stands for more than {MAX_VALUES} values by its aliases; write fewer."
-        )
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        place = f"{file}, line {mark.line + 1}," if mark else str(file)
+        raise UsageError(f"{place} is not valid YAML: {problem}.") from error
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    if isinstance(plain, dict):
+        defaults = str(plain.get("defaults"))
+        if "hydra" in plain or _HYDRA.search(defaults):
+            raise _names_hydra(file)
+        if outside := _OUTSIDE.search(defaults):
+            raise UsageError(
+                f"{outside[0]} among the defaults of {file} is outside its folder. Name a file in "
+                "it."
+            )
+    return text, config
 
 
-def _invalid(file: Path, error: yaml.YAMLError) -> UsageError:
-    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-    place = f"{file}, line {mark.line + 1}," if mark else str(file)
-    return UsageError(f"{place} is not valid YAML: {problem}.")
-
-
-def check_composed(composed: Mapping[str, Any], given: Iterable[str]) -> None:
-    """Raise UsageError for what no file may set: Hydra's settings, and a Dask scheduler.
-
-    A scheduler may stand in a file if `given`, the keys of the command line, take its place.
-    """
-    if "hydra" in composed:
-        raise UsageError(
-            "a configuration file sets hydra, but a file may not set anything of Hydra's, whose "
-            "search path imports packages. Remove it."
-        )
-    executor = composed.get("executor")
-    address = executor.get("address") if isinstance(executor, Mapping) else None
-    if address is not None and not {"executor", "executor.address"}.intersection(given):
-        raise UsageError(
-            f"executor.address={address} is refused in a file, since who answers there can run "
-            "code here. Give it on the command line."
-        )
+def _names_hydra(file: Path) -> UsageError:
+    return UsageError(
+        f"{file} names hydra, but a file may not set anything of Hydra's, whose search path "
+        "imports packages. Remove it."
+    )
 
 
 def _size(node: Any, known: dict[int, float]) -> float:
-    """Return the number of values of a node, those behind its aliases included."""
+    """Return the number of values of a node, including those that aliases repeat."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in known:

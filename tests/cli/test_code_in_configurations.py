@@ -61,12 +61,14 @@ def test_hydras_own_configuration_is_not_read(kanrun, sent):
 
 
 @pytest.mark.parametrize(
-    "entry", ["../outside", "/../outside", "extra/../../outside", "/{}/outside"]
+    "entry",
+    ["../outside", "/../outside", "extra/../../outside", "/{}/outside", "'/..': outside", "x: .."],
 )
 def test_defaults_outside_the_folder(refused, sent, tmp_path, entry):
     (tmp_path / "outside.yaml").write_text("seed: 3\n")
     sent(f"defaults: [{entry.format(tmp_path)}]\n")
-    assert "outside" in refused("fit --config-dir mine +extra=sent")
+    assert "outside its folder" in refused("fit --config-dir mine +extra=sent")
+    assert f"no key /{tmp_path}" in refused(f"fit --config-dir mine +/{tmp_path}=outside")
 
 
 def test_a_cluster_in_a_file(refused, sent):

@@ -10,7 +10,7 @@ from processes import python
 from kanrun.cli.commands import completions
 from kanrun.config import EXPERIMENTS, groups_of
 from kanrun.errors import UsageError
-from kanrun.launch import Source, compose, open_loader
+from kanrun.launch import Source, compose
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -39,12 +39,6 @@ def test_help_of_an_experiment(kanrun, experiment):
     for group, choices in groups_of(experiment.name):
         assert group in result.out
         assert all(choice in result.out for choice in choices)
-
-
-def test_the_groups_in_help_are_hydras(kanrun):
-    loader = open_loader(Source("fit"))
-    for group, choices in groups_of("fit"):
-        assert choices == loader.get_group_options(f"{group}/fit" if group == "study" else group)
 
 
 @pytest.mark.parametrize("words", ["", "target=table", "study=toy_suite", "model=mlp --resolve"])
