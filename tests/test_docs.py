@@ -153,7 +153,7 @@ def slug(heading):
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_and_figures_exist(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(TEXT[page])):
+    for target in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", without_code(TEXT[page])):
         if target.startswith("https://"):
             assert target.split("/")[2] in SITES, target
             continue
@@ -189,8 +189,7 @@ def test_figures_are_used_and_small():
 
 
 def test_the_first_screen_has_two_commands():
-    start, _, _ = TEXT[README].partition("![")
-    (block,) = re.findall(r"```sh\n(.*?)```", start, flags=re.DOTALL)
+    block, *_ = re.findall(r"```sh\n(.*?)```", TEXT[README], flags=re.DOTALL)
     assert [line.partition("#")[0].strip() for line in block.splitlines()] == [
         "make fit",
         "make test",

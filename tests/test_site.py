@@ -146,6 +146,8 @@ def furnished(tmp_path_factory):
     small = "model.hidden=[] model.intervals=[5] sampling.n_train=100"
     runs = [f"kanrun fit -q target=product seed={seed} {small}" for seed in (0, 1)]
     run_shell("\n".join([*runs, "kanrun interpret -q target=product"]), folder)
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    (folder / ".venv" / "bin" / "activate").touch()
     states = ROOT / "tests" / "engine" / "networks" / "states"
     (folder / "model").mkdir()
     for part in ("state", "config.yml", "cache_data"):
@@ -202,7 +204,8 @@ def test_every_block_of_a_page_runs(name, furnished, tmp_path, monkeypatch, requ
     for language, code in blocks(text):
         if language == "python":
             exec(compile(code, name, "exec"), space)
-        elif not code.startswith("make fit "):  # which installs the project and runs this suite
+        elif language != "text" and not code.startswith("make fit "):
+            # The first installs the project and runs this suite; text is what a command prints.
             assert language == "sh"
             block = shortened(code)
             if (address := "tcp://10.0.0.1:8786") in block:  # of the reader's cluster
