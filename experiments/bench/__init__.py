@@ -41,13 +41,13 @@ from kanrun.config import (
     SamplingConfig,
 )
 from kanrun.config.models import check_model
-from kanrun.engine.training import Clock, Grown, Step, TrainingData, train
+from kanrun.engine.training import Clock, Grown, Step, TrainingData
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
-from kanrun.study.build import LearningProblem, factory, make_plan, make_problem
-from kanrun.study.resources import generator
+from kanrun.study.build import LearningProblem, make_problem
+from kanrun.study.recipe import Training
 from kanrun.study.suite import claim_at_least
 
 #: (seconds, test RMSE) after each step.
@@ -163,9 +163,7 @@ def trainings(cfg: BenchConfig, seed: int) -> dict[str, Curve]:
 def own_curve(solver: Any, problem: LearningProblem, cfg: BenchConfig, seed: int) -> Curve:
     """Yield the training of kanrun by one solver."""
     model = KANConfig(hidden=list(SHAPE[1:-1]), intervals=list(cfg.intervals))
-    plan, _ = make_plan(model, solver, problem)
-    create, drawn = factory(model, problem, plan.solver), generator(seed, "training")
-    for event in train(create, problem.data, plan, drawn):
+    for event in Training.of(model, solver, problem).events(seed):
         if isinstance(event, Grown):
             continue
         error = event.errors.test if isinstance(event, Step) else None

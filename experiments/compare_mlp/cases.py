@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Generator as Steps
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -15,26 +16,25 @@ from kanrun.config import CompareMLPConfig, KANConfig, MLPConfig
 from kanrun.config.models import check_model, widths_of
 from kanrun.config.rules import MISSING, count_setting, setting
 from kanrun.engine.networks import Network
-from kanrun.engine.training import Plan, Trained, fit
+from kanrun.engine.training import Trained
 from kanrun.errors import UsageError
-from kanrun.runs.records import Row, Value
+from kanrun.runs.records import Record, Row, Value
 from kanrun.study import Cell, with_cell
 from kanrun.study.build import (
     LearningProblem,
     factory,
-    make_plan,
     make_problem,
     parameters_of,
 )
-from kanrun.study.evaluation import errors_by_split, relative_error, scores
+from kanrun.study.recipe import Training, summary_of, train_and_record
 from kanrun.study.resources import generator
 from kanrun.study.suite import refuse_unused, typed
 
 Model = KANConfig | MLPConfig
-#: Passes of which the fastest counts: noise only ever adds time.
+#: Passes over the training points of which the fastest counts, since noise only ever adds time.
 PASSES = 9
-#: Maximum number of steps on a grid with the search for the penalty's weight, over those without:
-#: opponents may take as many.
+#: Largest number of steps on a grid with the search for the penalty's weight, divided by the steps
+#: without it. MLPs may take as many.
 SEARCH = 3
 
 
@@ -153,19 +153,27 @@ def kan_of(case: Case, model: KANConfig) -> Network:
     return factory(model, case.problem)(generator(0, "size"))
 
 
+def model_of(case: Case, cell: Cell) -> Model:
+    """Return the network of a cell: a KAN, or an MLP, before its widths are matched to a KAN."""
+    if "activation" in cell:
+        return MLPConfig(cell.get("hidden", [1] * cell.get("depth", 0)), cell["activation"])
+    # Without widths, those of the theorem of Kolmogorov and Arnold.
+    hidden = cell.get("hidden", [2 * case.problem.inputs + 1])
+    return kan_settings(case.cfg, hidden, cell["grid"])
+
+
 def steps_of(case: Case, model: KANConfig) -> int:
     """Return the steps of a KAN on all grids, including the search for the penalty's weight."""
-    plan = plan_of(case, model)
+    plan = training_of(case, model).plan
     sizes = (parameters_of(model, case.problem, plan.solver, (g,)) for g in plan.intervals)
     return sum(map(plan.steps_for, sizes)) * (SEARCH if plan.weight is None else 1)
 
 
-def plan_of(case: Case, model: Model, steps: int | None = None) -> Plan:
-    """Return the plan of a network: an MLP takes up to `steps` steps, without a penalty."""
-    plan, _ = make_plan(model, case.cfg.solver, case.problem)
-    if isinstance(model, KANConfig):
-        return replace(plan, growth=None)
-    return replace(plan, steps=steps, weight=0.0)
+def training_of(case: Case, model: Model, steps: int | None = None) -> Training:
+    """Return the training of a network: an MLP takes up to `steps` steps, without a penalty."""
+    is_kan = isinstance(model, KANConfig)
+    changes: dict[str, Any] = {"growth": None} if is_kan else {"steps": steps, "weight": 0.0}
+    return Training.of(model, case.cfg.solver, case.problem, **changes)
 
 
 def train(
@@ -173,15 +181,17 @@ def train(
     model: Model,
     seed: int,
     steps: int | None = None,
-    begin: Callable[[Network, Generator], Network] = lambda fresh, _: fresh,
-) -> Trained:
+    begin: Callable[[Network, Generator], Network] | None = None,
+) -> Steps[Record, None, Trained]:
     """Train an MLP for up to `steps` steps, or a KAN along its schedule; starts are the same.
 
     Validation may choose a coarser grid and thus a smaller KAN. `begin` may change fresh networks.
     """
-    plan, data = plan_of(case, model, steps), case.problem.data
-    create = factory(model, case.problem, plan.solver)
-    return fit(lambda draws: begin(create(draws), draws), data, plan, generator(seed, "training"))
+    training = training_of(case, model, steps)
+    if begin is not None:
+        create, change = training.create, begin
+        training = replace(training, create=lambda draws: change(create(draws), draws))
+    return train_and_record(training, seed)
 
 
 def result(case: Case, trained: Trained, **marks: Value) -> Row:
@@ -189,24 +199,14 @@ def result(case: Case, trained: Trained, **marks: Value) -> Row:
 
     Networks are compared by `error`: cross-entropy for classes, otherwise the RMSE.
     """
-    network, errors = trained.network, trained.errors
-    quality = scores(network, case.problem)
-    entropy = quality.get("test_cross_entropy")
+    columns = summary_of(case.problem, trained)
     classes = case.problem.data.task == "classification"
     values: dict[str, Value] = {
+        **columns,
         "target": case.name,
-        "model": network.kind,
-        "shape": network.shape_text,
-        "intervals": network.intervals,
-        "parameters": network.count(),
-        **network.flops(),
-        "seconds": trained.seconds,
-        "inference_seconds": inference_seconds(network, case.problem.data.train.x),
-        **errors_by_split(errors),
-        "relative_error": relative_error(errors.reported, case.problem.dataset),
-        "test_accuracy": quality.get("test_accuracy"),
-        "test_cross_entropy": entropy,
-        "error": entropy if classes else errors.test,
+        **trained.network.flops(),
+        "inference_seconds": inference_seconds(trained.network, case.problem.data.train.x),
+        "error": columns["test_cross_entropy" if classes else "test_rmse"],
         "error_name": "test cross-entropy" if classes else "test RMSE",
     }
     return Row("summary", {"comparison": case.cfg.comparison, **marks, **values})

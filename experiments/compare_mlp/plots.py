@@ -35,16 +35,24 @@ DIFFERENCES = {
     "from_least_squares": "from ordinary least squares",
     "from_product": "from the product of the matrices",
 }
-#: An exponent is shown from this many sizes on; sizes nearer to each other than this factor are
-#: one.
-MIN_SIZES, ONE_SIZE = 3, 1.4
+#: Number of sizes from which on an exponent is shown.
+MIN_SIZES = 3
+#: Sizes nearer to each other than this factor count as one.
+ONE_SIZE = 1.4
 #: Differences below this, zero among them, are drawn here.
 SMALLEST = 1e-17
 QUARTILES = (0.25, 0.75)
 RELATIVE = "test RMSE / std of the target"
-#: Heights of panels (inches), letters of the label of a row of panels, half a bound's height, and
-#: the offset of one mark beside another.
-PARETO, GROWTH, LABEL_LETTERS, HALF_BOUND, BESIDE = 1.9, 2.2, 22, 0.35, 1 / 12
+#: Height of a panel of errors against sizes (inches).
+PARETO = 1.9
+#: Height of a panel of growth (inches).
+GROWTH = 2.2
+#: Most letters in a line of the label of a row of panels.
+LABEL_LETTERS = 22
+#: Half of the height of a mark of a bound (rows).
+HALF_BOUND = 0.35
+#: Offset of one mark beside another (layers).
+BESIDE = 1 / 12
 ABOVE: Look = {"where": "outside upper center"}
 BELOW_PANEL: Look = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.28)}
 QUARTILE_BARS: Look = {"alpha": 0.7, "lw": 0.7}
@@ -184,12 +192,3 @@ def variants(summary: DataFrame) -> Figure:
         panel.grid(axis="y", visible=False)
     name_rows(panels[0][0], names)
     return finish(figure, figure.axes, ncols=3)
-
-
-FIGURES = {
-    "matched": (pareto, scaling, growth),
-    "universal_approximation": (widths,),
-    "kolmogorov_arnold": (errors,),
-    "no_activation": (differences,),
-    "implementation_tricks": (variants,),
-}

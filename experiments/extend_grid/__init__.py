@@ -25,11 +25,10 @@ from kanrun.experiments.extend_grid import extension
 from kanrun.experiments.extend_grid.extension import Extension, penalises, schedule_of
 
 from kanrun.config import ExtendGridConfig
-from kanrun.engine.training import train
 from kanrun.runs.records import Note, Records, Row
-from kanrun.study import Cell, Claims, Figures, Tables, follow
+from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.evaluation import truncation_notes
-from kanrun.study.resources import generator
+from kanrun.study.recipe import summary_of, train_and_record
 
 
 def cells(cfg: ExtendGridConfig) -> list[Cell]:
@@ -80,12 +79,13 @@ def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None
         )
     if one.marks["start"] == "scratch":
         trained = extension.from_scratch(one, seed)
+        yield from truncation_notes(trained)
     else:
-        events = train(one.create, one.problem.data, one.plan, generator(seed, "training"))
-        trained = yield from follow(events, one.step_rows)
-    yield from truncation_notes(trained)
+        trained = yield from train_and_record(one.training, seed, one.step_rows)
     yield from extension.stage_rows(cfg, one, trained)
-    yield Row("summary", extension.summary(one, trained))
+    steps = sum(stage.steps for stage in trained.stages)
+    columns = summary_of(one.training.problem, trained)
+    yield Row("summary", {**columns, **one.marks, "steps": steps})
 
 
 def figures(tables: Tables) -> Figures:

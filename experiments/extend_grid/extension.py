@@ -27,15 +27,13 @@ from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Claim, Row, Value
 from kanrun.study import Cell, Claims, with_cell
 from kanrun.study.build import (
-    Create,
     LearningProblem,
-    factory,
-    make_plan,
     make_problem,
     parameters_of,
 )
-from kanrun.study.evaluation import relative_error, stage_row, step_row
+from kanrun.study.evaluation import stage_row, step_row
 from kanrun.study.prediction import predicted_values
+from kanrun.study.recipe import Training, claims_by
 from kanrun.study.resources import generator
 from kanrun.study.saved import model_of
 from kanrun.study.suite import (
@@ -56,14 +54,21 @@ PUBLISHED = "exp_sin_square", 1000, 3
 GROUPS = ("model", "sampling", "solver")
 #: Errors below this fraction of the target's standard deviation are rounding: no order is fitted.
 ROUNDING = 1e-10
-#: Patience and maximum number of steps on a grid of a plateau.
-PATIENCE, STEPS = 2, 200
-#: Required: what exact refinement may change, four digits above float64's rounding, and how near a
-#: fitted order has to be to the theory's -(k + 1) (de Boor, A Practical Guide to Splines, ch. XII).
-EXACT, ORDER = 1e-12, 0.3
-#: The test error turns up if it ends at OVERFITS times the lowest before the threshold, and does
-#: not up to STAYS. Between them lies what seeds differ by.
-OVERFITS, STAYS = 2.0, 1.1
+#: Steps without a lower validation error after which a plateau ends.
+PATIENCE = 2
+#: Largest number of steps on a grid of a plateau.
+STEPS = 200
+#: Largest change of the function by an exact refinement, relative to its size: four digits above
+#: the rounding of float64.
+EXACT = 1e-12
+#: Largest difference of a fitted order from the theory's -(k + 1) (de Boor, A Practical Guide to
+#: Splines, ch. XII).
+ORDER = 0.3
+#: The test error turns up if it ends at this many times the lowest error before the threshold.
+OVERFITS = 2.0
+#: The test error does not turn up if it ends at this many times that error. Between the two lies
+#: what seeds differ by.
+STAYS = 1.1
 #: How the grids of each kind may be given.
 WAYS = {
     "list": ("intervals",),
@@ -137,11 +142,9 @@ def schedule_of(entry: Any) -> Schedule:
 
 @dataclass(frozen=True)
 class Extension:
-    """Input of one training, and the columns that its rows have in common."""
+    """A training, the grids that are too large for it, and the columns that its rows share."""
 
-    problem: LearningProblem
-    plan: Plan
-    create: Create
+    training: Training
     left_out: list[int]
     marks: dict[str, Value]
 
@@ -166,7 +169,7 @@ def extension(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
             f"has {min(sizes.values())}."
         )
     model = replace(cfg.model, intervals=kept)
-    plan, _ = make_plan(model, cfg.solver, problem)
+    training = Training.of(model, cfg.solver, problem)
     marks: dict[str, Value] = {
         "part": cell["part"],
         "schedule": schedule.name,
@@ -178,8 +181,8 @@ def extension(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
         "penalised": penalises(cfg.solver),
         "compared": compared,
     }
-    left_out, create = [g for g in sizes if g not in kept], factory(model, problem, plan.solver)
-    return Extension(problem, schedule.applied(plan), create, left_out, marks)
+    training = replace(training, plan=schedule.applied(training.plan))
+    return Extension(training, [g for g in sizes if g not in kept], marks)
 
 
 def check_model_of(cfg: ExtendGridConfig) -> None:
@@ -230,13 +233,14 @@ def from_scratch(one: Extension, seed: int) -> Trained:
 
     Its seconds are those of all of them. Raises TrainingFailed if none stays finite.
     """
-    alone, tries = replace(one.plan, starts=1, growth=None), list[Trained]()
-    for number in range(one.plan.starts):
+    training, tries = one.training, list[Trained]()
+    alone = replace(training.plan, starts=1, growth=None)
+    for number in range(training.plan.starts):
         with suppress(TrainingFailed):
             draws = generator(seed, f"start {number}")
-            tries.append(fit(one.create, one.problem.data, alone, draws))
+            tries.append(fit(training.create, training.problem.data, alone, draws))
     if not tries:
-        raise TrainingFailed(f"none of {one.plan.starts} starts from scratch stays finite.")
+        raise TrainingFailed(f"none of {training.plan.starts} starts from scratch stays finite.")
     best = min(tries, key=lambda trained: trained.chosen.errors.selected)
     seconds = sum(trained.seconds for trained in tries)
     stage = replace(best.chosen, seconds=seconds)
@@ -245,7 +249,7 @@ def from_scratch(one: Extension, seed: int) -> Trained:
 
 def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Iterator[Row]:
     """Yield a row for each stage, the chosen one marked, and one next to published errors."""
-    problem, published = one.problem, published_errors(one)
+    problem, published = one.training.problem, published_errors(one)
     points, rounding = len(problem.dataset.train), ROUNDING * baseline_error(problem.data)
     test = problem.dataset.test
     for stage in trained.stages:
@@ -277,27 +281,13 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
 
 def published_errors(one: Extension) -> dict[Any, dict[str, Any]]:
     """Return the errors by shape and intervals that were published for the first schedule."""
-    setting = one.problem.dataset.target.name, one.marks["train_points"], one.marks["degree"]
+    name = one.training.problem.dataset.target.name
+    setting = name, one.marks["train_points"], one.marks["degree"]
     if not one.marks["compared"] or setting != PUBLISHED:
         return {}
     table = pd.read_csv(str(resources.files(__package__) / "published.csv")).astype(object)
     facts: Any = table.where(table.notna(), None).set_index(["shape", "intervals"]).to_dict("index")
     return dict(facts)
-
-
-def summary(one: Extension, trained: Trained) -> dict[str, Value]:
-    """Return the grid that validation chose, and its errors."""
-    chosen = trained.chosen
-    return {
-        **one.marks,
-        "intervals": chosen.intervals,
-        "parameters": chosen.network.count(),
-        "validation_rmse": chosen.errors.validation,
-        "test_rmse": trained.errors.test,
-        "relative_error": relative_error(trained.errors.reported, one.problem.dataset),
-        "steps": sum(stage.steps for stage in trained.stages),
-        "seconds": trained.seconds,
-    }
 
 
 # -------------------- claims
@@ -308,10 +298,10 @@ def exact_claims(stages: pd.DataFrame) -> Claims:
     inserted = stages[stages["carried_by"] == "insertion"]
     # The edges of overfitted networks cancel, which amplifies rounding.
     overfitted = (inserted["part"] == "overfit") & ~inserted["penalised"]
+    which = overfitted.map({False: "", True: " (networks overfitted on purpose)"})
     sentence = "A nested refinement changes the function by at most rounding, relative to its size"
-    for apart, rows in inserted.groupby(overfitted):
-        which = " (networks overfitted on purpose)" if apart else ""
-        yield claim_at_most(sentence + which, rows["function_change"], EXACT, of="extensions")
+    rows = inserted.assign(which=which).sort_values("which", kind="stable")
+    yield from claims_by(rows, sentence + "{which}", "function_change", EXACT, of="extensions")
 
 
 def order_claims(stages: pd.DataFrame) -> Claims:

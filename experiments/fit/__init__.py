@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -36,7 +36,6 @@ from kanrun.engine.training import (
     baseline_error,
     fit,
     predict,
-    train,
 )
 from kanrun.errors import UsageError
 from kanrun.points import Array
@@ -48,32 +47,25 @@ from kanrun.study import (
     Tables,
     bound_rows,
     check_bounds,
-    follow,
     suite_cells,
     with_cell,
 )
 from kanrun.study.build import (
-    Create,
     LearningProblem,
     describe_training,
-    factory,
     joined,
-    make_plan,
     make_problem,
 )
 from kanrun.study.evaluation import (
     doubts,
     effective_parameters,
-    errors_by_split,
     growth_row,
     linear_rmse,
     model_records,
-    relative_error,
-    scores,
     stage_row,
     step_row,
-    truncation_notes,
 )
+from kanrun.study.recipe import Training, summary_of, train_and_record
 from kanrun.study.resources import generator
 from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
 from kanrun.study.suite import bound_claims
@@ -88,8 +80,10 @@ if TYPE_CHECKING:
 
 #: Maximum number of points by default.
 EXTRA_POINTS = 1000
-#: Points of a check; rounds of checks; each adds at most this part of the maximum number.
-CHECK_POINTS, ROUNDS = 4000, 4
+#: Random points of a check, among which the worst are looked for.
+CHECK_POINTS = 4000
+#: Largest number of checks; each adds at most this fraction of the maximum number of points.
+ROUNDS = 4
 #: Error on new points over that on the first training points, up to which both agree; and factor
 #: between two rounds above which another one follows.
 AGREEING = 2.0
@@ -152,22 +146,20 @@ def claims(tables: Tables) -> Claims:
 
 @dataclass(frozen=True)
 class Fit:
-    """Input of one training; `why` explains its solver, and `create` makes new networks."""
+    """A training with the settings that it comes from."""
 
     cfg: FitConfig
-    problem: LearningProblem
-    plan: Plan
-    why: str
-    create: Create
+    training: Training
 
     @property
     def summary_line(self) -> str:
         """Solver, grids, starts and parameters."""
-        return describe_training(self.cfg.model, self.plan, self.problem)
+        return describe_training(self.cfg.model, self.training.plan, self.training.problem)
 
     def run(self, cell: Cell, seed: int, resume: Checkpoint | None) -> Records:
         """Train; one row per step as it trains, the rest at the end."""
-        problem, model = self.problem, self.cfg.model
+        training, model = self.training, self.cfg.model
+        problem, plan = training.problem, training.plan
         done = TrainingState()
         if resume is not None:
             done = from_checkpoint(resume, TrainingState, problem.domain.device)
@@ -179,21 +171,20 @@ class Fit:
                     "default for tables"
                 )
             yield Note(self.summary_line)
-        events = train(self.create, problem.data, self.plan, generator(seed, "training"), done)
-        trained = yield from follow(events, Progress(done, resume, self.why))
-        growth, function = self.plan.growth, problem.dataset.target.function
+        progress = Progress(done, resume, training.why)
+        trained = yield from train_and_record(training, seed, progress, done)
+        growth, function = plan.growth, problem.dataset.target.function
         if most := most_extra_points(self.cfg, bool(growth and not growth.given and function)):
             before = len(problem.data.train)
-            problem, trained, ratio = add_points(problem, trained, self.plan, most, seed)
+            problem, trained, ratio = add_points(problem, trained, plan, most, seed)
             more = len(problem.data.train) - before
             said = f"{more} points joined the training points; " if more else ""
             yield Note(
                 f"{said}the error on new points is {ratio:.2g} times that on the "
                 "first training points"
             )
-        yield from truncation_notes(trained)
         yield from (*insertion_notes(problem, trained), *kink_notes(problem, trained))
-        yield from results(replace(self, problem=problem), cell, seed, trained)
+        yield from results(self, problem, cell, seed, trained)
 
 
 def most_extra_points(cfg: FitConfig, grows: bool) -> int:
@@ -218,8 +209,7 @@ def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:
             f"extra_points={cfg.extra_points} needs a function without noise, of which more points "
             "can be drawn. Set it to 0."
         )
-    plan, why = make_plan(cfg.model, cfg.solver, problem)
-    return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
+    return Fit(cfg, Training.of(cfg.model, cfg.solver, problem))
 
 
 class Progress:
@@ -257,36 +247,26 @@ class Progress:
         yield to_checkpoint("resume", state, lowest=self._lowest)
 
 
-def results(training: Fit, cell: Cell, seed: int, trained: Trained) -> Records:
+def results(one: Fit, problem: LearningProblem, cell: Cell, seed: int, trained: Trained) -> Records:
     """Yield summary, bounds, predictions, edges and the trained model."""
-    network, problem, dataset = trained.network, training.problem, training.problem.dataset
-    errors = trained.errors
+    network, dataset, plan = trained.network, problem.dataset, one.training.plan
     stepped = any(stage.steps for stage in trained.stages)
-    summary = {
-        "target": dataset.target.name,
-        "model": network.kind,
-        "shape": network.shape_text,
-        "train_points": len(problem.data.everything),
-        "intervals": trained.chosen.intervals,
-        "parameters": network.count(),
+    summary: dict[str, Any] = {
+        **summary_of(problem, trained),
         "effective_parameters": effective_parameters(network, problem, trained.chosen.penalty),
-        **errors_by_split(errors),
-        "relative_error": relative_error(errors.reported, dataset),
-        **scores(network, problem),
-        "solver": training.plan.solver if stepped or training.plan.growth else "least squares",
-        "seconds": trained.seconds,
+        "solver": plan.solver if stepped or plan.growth else "least squares",
     }
     if not dataset.classes and len(dataset.test or ()):
         yield from doubts(summary["r2"], "test points")
-    if TARGETS[training.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
-        beaten = errors.test is not None and errors.test < linear
+    if TARGETS[one.cfg.target.kind].table and (linear := linear_rmse(problem)) is not None:
+        beaten = trained.errors.test is not None and trained.errors.test < linear
         verdict = f"the model {'beats' if beaten else 'does not beat'} ordinary least squares"
         yield Note(f"{verdict}, whose test RMSE is {linear:.4g}", warning=not beaten)
         summary["linear_rmse"] = linear
     yield Row("summary", summary)
     yield from bound_rows(cell, summary)
     yield from model_records(network, problem, summary, seed)
-    is_first = not cell and seed == training.cfg.seed
+    is_first = not cell and seed == one.cfg.seed
     if is_first and len(trained.stages) > 1 and trained.chosen.intervals:
         grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
         grids[f"the chosen one: {trained.chosen.intervals} intervals"] = network

@@ -2,12 +2,16 @@
 
 import math
 
-import kanrun.experiments.compare_mlp as compare_claims
 import kanrun.experiments.continual as continual_claims
 import kanrun.experiments.curves as curve_claims
 import pandas as pd
 import pytest
-from kanrun.experiments.compare_mlp.studies import VARIANTS
+from kanrun.experiments.compare_mlp import (
+    implementation_tricks,
+    kolmogorov_arnold,
+    matched,
+    no_activation,
+)
 from kanrun.experiments.curves.parts import fitted_order
 from kanrun.experiments.extend_grid import extension as grid_claims
 
@@ -28,12 +32,12 @@ def bounded(values):
 
 def of_no_activation(values):
     columns = {"from_least_squares": values, "from_product": values, "bits_that_differ": values}
-    return compare_claims.linear_claims({"linear": pd.DataFrame({"depth": 1, **columns})})
+    return no_activation.claims({"linear": pd.DataFrame({"depth": 1, **columns})})
 
 
 def superposed(values):
     rows = table(values, "relative_error", target="t", grid="5", shape="2-5-1", bound=1.0)
-    return compare_claims.theorem_claims({"summary": rows})
+    return kolmogorov_arnold.claims({"summary": rows})
 
 
 def six_seeds(rows):
@@ -46,18 +50,18 @@ def without_tricks(values):
         table(
             [error + 10 * (variant != "all tricks") for error in values], "error", variant=variant
         )
-        for variant in VARIANTS
+        for variant in implementation_tricks.VARIANTS
     )
     summary = six_seeds(summary)
     summary = summary.assign(target="t", shape="2-1", error=summary["error"] + 1)
-    return compare_claims.trick_claims({"summary": summary})
+    return implementation_tricks.claims({"summary": summary})
 
 
 def opponents(values):
     kans = table(values, "error", model="kan", validation_rmse=1.0)
     summary = pd.concat([kans, kans.assign(model="mlp", error=kans["error"] + 1)])
     summary = summary.assign(kan="a", target="t", error=summary["error"] + 1)
-    return compare_claims.verdict_claims(six_seeds(summary), "parameters")
+    return matched.verdict_claims(six_seeds(summary), "parameters")
 
 
 def learners(values):

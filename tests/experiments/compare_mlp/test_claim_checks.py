@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from kanrun.experiments.compare_mlp import (
+from kanrun.experiments.compare_mlp.implementation_tricks import claims as trick_claims
+from kanrun.experiments.compare_mlp.matched import (
     growth_claims,
-    judge,
+    growth_rows,
     matched_logs,
-    trick_claims,
     verdict_claims,
 )
-from kanrun.experiments.compare_mlp.studies import growth_rows
+from kanrun.experiments.compare_mlp.verdict import judge
 from numpy.testing import assert_allclose
 from scipy import stats
 

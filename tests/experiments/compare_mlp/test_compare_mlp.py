@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 from doors import check_config, run_config, typed
 from kanrun.experiments import compare_mlp
-from kanrun.experiments.compare_mlp import cases, studies
-from kanrun.experiments.compare_mlp.studies import matched, steps_without_kan
+from kanrun.experiments.compare_mlp import cases
+from kanrun.experiments.compare_mlp.implementation_tricks import VARIANTS
+from kanrun.experiments.compare_mlp.matched import matched, steps_without_kan
 
 from kanrun.config import MLPConfig
 from kanrun.errors import UsageError
+from kanrun.monitoring import finished
 
 PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
 RUNGE = "{target:{kind:named,name:runge},shapes:[[]]}"
@@ -97,7 +99,7 @@ def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
     cell = compare_mlp.cells(cfg)[0]
     case = cases.case_of(cfg, cell["case"], 0)
     assert case.name == "x0*sin(x1)"
-    assert studies.model_of(case, cell).hidden == hidden
+    assert cases.model_of(case, cell).hidden == hidden
 
 
 def test_both_sides_take_the_same_number_of_steps():
@@ -106,8 +108,8 @@ def test_both_sides_take_the_same_number_of_steps():
     steps = cases.steps_of(case, model)
     # Grids x steps x what the search for the penalty's weight may add.
     assert steps == 3 * 3 * cases.SEARCH
-    assert cases.plan_of(case, model).starts == 1
-    trained = cases.train(case, MLPConfig([3], "tanh"), 0, steps)
+    assert cases.training_of(case, model).plan.starts == 1
+    trained = finished(cases.train(case, MLPConfig([3], "tanh"), 0, steps))
     assert trained.stages[0].steps <= steps
 
 
@@ -125,13 +127,14 @@ def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals, steps):
     case = product(UNSEARCHED)
     model = cases.kan_settings(case.cfg, [1], intervals)
     unknowns = cases.kan_of(case, model).get_unknowns().numel()
-    assert cases.steps_of(case, model) == cases.plan_of(case, model).steps_for(unknowns) == steps
+    plan = cases.training_of(case, model).plan
+    assert cases.steps_of(case, model) == plan.steps_for(unknowns) == steps
 
 
 def test_mlps_match_in_operations_too():
     case = product("match=flops")
     kan = cases.kan_of(case, cases.kan_settings(case.cfg, [2], [3, 6]))
-    found = matched(case, kan, 2, "tanh")
+    found = matched(case, kan, {"depth": 2, "activation": "tanh"})
     assert len(found.hidden) == 2
     assert found.close
 
@@ -180,7 +183,7 @@ def test_implementation_tricks(run):
     solver = "solver=lbfgs solver.steps=4 solver.smoothness_weight=auto"
     finished = run(f"comparison=implementation_tricks grids=[3] n_seeds=2 {solver} model.base=silu")
     summary = finished.table("summary")
-    assert set(summary["variant"]) == set(studies.VARIANTS)
+    assert set(summary["variant"]) == set(VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
     assert (
         errors["no residual base"] != errors["all tricks"]

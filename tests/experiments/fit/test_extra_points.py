@@ -38,7 +38,7 @@ def settings(noise=0.0, n_train=25):
 
 @pytest.mark.slow
 def test_points_join_until_new_points_are_fitted_as_well():
-    one = make_fit(settings(), 0)
+    one = make_fit(settings(), 0).training
     before = fit(one.create, one.problem.data, one.plan, generator(0, "training"))
     problem, after, ratio = add_points(one.problem, before, one.plan, 200, 0)
     joined = len(problem.data.train) - len(one.problem.data.train)
@@ -98,7 +98,7 @@ def test_the_network_of_the_lowest_error_is_chosen(monkeypatch):
             off = torch.where(x[:, :1] > 0.96, self.error, 1e-3)
             return torch.exp(2 * x[:, :1] + x[:, 1:]) + off
 
-    one = make_fit(settings(), 0)
+    one = make_fit(settings(), 0).training
     assert one.problem.data.train.x[:, 0].max() < 0.96
     trained = [SimpleNamespace(network=Off(error)) for error in errors]
     following = iter(trained[1:])

@@ -1,0 +1,101 @@
+"""The lecture's three tricks of KANs, each switched off in turn.
+
+The tricks are the residual base, initial scales and the grid update. All parameters have to be
+trained for that, and the model needs a base.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from kanrun.experiments.compare_mlp import cases
+from kanrun.experiments.compare_mlp.cases import Case, Model, result, train, training_of
+from kanrun.experiments.compare_mlp.verdict import judge, log_ratios
+from torch import Generator
+
+from kanrun.config import SOLVERS, CompareMLPConfig
+from kanrun.engine.networks import Network
+from kanrun.errors import UsageError
+from kanrun.runs.records import Records
+from kanrun.study import Cell, Claims, Tables
+
+#: Settings that switch off the tricks of each variant.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "all tricks": {},
+    "no residual base": {"base": "zero"},
+    "no initial scales": {},
+    "no grid update": {"update_grid": False},
+    "no tricks": {"base": "zero", "update_grid": False},
+}
+#: Variants without initial scales, which are no setting.
+UNSCALED = {"no initial scales", "no tricks"}
+
+
+def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
+    """Return every variant of each KAN of a case."""
+    listed = itertools.product(case["shapes"], cfg.grids, VARIANTS)
+    return [{"hidden": hidden, "grid": grid, "variant": name} for hidden, grid, name in listed]
+
+
+def model_of(case: Case, cell: Cell) -> Model:
+    """Return the KAN of a cell with the settings of its variant."""
+    model = cases.model_of(case, cell)
+    if SOLVERS[training_of(case, model).plan.solver].second_order:
+        raise UsageError(
+            "comparison=implementation_tricks needs a solver that trains w_b and w_s, and "
+            "solver=lm keeps w_s where it starts; use solver=lbfgs or solver=adam."
+        )
+    if vars(model)["base"] == "zero":
+        raise UsageError(
+            "comparison=implementation_tricks switches the residual base off, and "
+            "model.base=zero has none; use model.base=silu."
+        )
+    return replace(model, **VARIANTS[cell["variant"]])
+
+
+def run(case: Case, cell: Cell, seed: int) -> Records:
+    """Train one variant, with the same starts, steps and data as the others."""
+    model, variant = model_of(case, cell), cell["variant"]
+    begin = unscaled if variant in UNSCALED else None
+    trained = yield from train(case, model, seed, begin=begin)
+    yield result(case, trained, variant=variant, activation=vars(model)["base"])
+
+
+def unscaled(network: Network, random: Generator) -> Network:
+    """Return the network with coefficients and base weights standard normal at any width."""
+    with torch.no_grad():
+        for layer in network.edge_layers:
+            for name, parameter in layer.named_parameters():
+                if name in ("coefficients", "base_weight", "weight"):
+                    normal: Any = {"generator": random, "dtype": torch.float64}
+                    parameter.copy_(torch.randn(parameter.shape, **normal))
+    return network
+
+
+def figures() -> tuple[Callable[..., Any], ...]:
+    """Return the errors of all variants."""
+    from kanrun.experiments.compare_mlp import plots
+
+    return (plots.variants,)
+
+
+def claims(tables: Tables) -> Claims:
+    """Claim that switching off a trick costs accuracy, on all targets together."""
+    summary = tables["summary"]
+    pair, log = summary["target"] + " " + summary["shape"], np.log10(summary["error"])
+    groups = log.groupby([summary["variant"], summary["seed"], pair])
+    # Grids of one pair count together.
+    errors = 10 ** groups.agg(lambda each: each.mean(skipna=False))
+    for variant in summary["variant"].unique():
+        if variant == "all tricks" or "all tricks" not in errors:
+            continue
+        logs = log_ratios(errors[variant], errors["all tricks"])
+        if logs.size:
+            verdict = judge(logs)
+            sentence = f"{variant}: test error over that with all tricks"
+            yield verdict.claim(sentence, "interval above 1", verdict.interval)

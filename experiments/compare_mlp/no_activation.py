@@ -1,0 +1,98 @@
+"""An MLP without activations is one linear map, however deep.
+
+Its function is compared with least squares, and with the product of its matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from kanrun.experiments.compare_mlp.cases import Case, model_of, result, train
+from torch import Tensor, nn
+
+from kanrun.config import SOLVERS, CompareMLPConfig
+from kanrun.engine.networks import MLP
+from kanrun.engine.training import DataFitting, LevenbergMarquardt, Objective, output_scale
+from kanrun.errors import UsageError
+from kanrun.runs.records import Records, Row, Value
+from kanrun.study import Cell, Claims, Tables
+from kanrun.study.suite import claim_at_most
+
+#: Largest number of solver steps: a linear map needs few.
+STEPS = 100
+#: Largest relative difference from the product of the matrices: six products in float64 of 1e-16
+#: each, with room for the condition of the matrices.
+EXACT = 1e-12
+#: Largest relative difference from least squares of a converged iteration.
+SOLVED = 1e-8
+#: Column of each difference, what it shows, and its bound.
+LINEAR = {
+    "from_least_squares": ("is ordinary least squares", SOLVED),
+    "from_product": ("is the product of its matrices", EXACT),
+}
+
+
+def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
+    """Return a linear MLP for each depth."""
+    if len(cfg.widths) != 1:
+        raise UsageError(
+            f"widths={cfg.widths} must be the one width of the hidden layers, such as [8]."
+        )
+    kind = SOLVERS[cfg.solver.kind]
+    if not (kind.second_order and kind.builder):
+        raise UsageError(
+            f"solver={cfg.solver.kind} does not end exactly at the least squares solution; "
+            "use solver=lm."
+        )
+    return [{"activation": "identity", "hidden": cfg.widths * depth} for depth in cfg.depths]
+
+
+def run(case: Case, cell: Cell, seed: int) -> Records:
+    """Train one depth until no step lowers the error; compare it with the exact linear map."""
+    trained = yield from train(case, model_of(case, cell), seed, STEPS)
+    network, points = trained.network, case.problem.data.everything
+    assert isinstance(network, MLP)
+    objective = Objective(points, output_scale(points, "regression"))
+    solver = LevenbergMarquardt(DataFitting(network, objective))
+    for _ in range(STEPS):
+        solver.step()
+        if solver.converged:
+            break
+    depth = len(cell["hidden"])
+    yield result(case, trained, activation="identity", depth=depth)
+    one = nn.functional.pad(points.x, (0, 1), value=1.0)
+    least = torch.linalg.lstsq(one, points.y, driver="gelsd").solution
+    with torch.no_grad():
+        ours = network(points.x)
+    exact = {"from_least_squares": one @ least, "from_product": one @ product(network).T}
+    differences: dict[str, Value] = {
+        name: float((ours - other).abs().max() / other.abs().max()) for name, other in exact.items()
+    }
+    yield Row("linear", {"target": case.name, "depth": depth, **differences})
+
+
+def product(network: MLP) -> Tensor:
+    """Return slopes and offset of the linear map of all layers, shape (outputs, inputs + 1)."""
+    whole = torch.eye(network.shape[0], network.shape[0] + 1, dtype=torch.float64)
+    for layer in list[Any](network.linear):
+        whole = layer.weight.detach() @ whole
+        whole[:, -1] += layer.bias.detach()
+    return whole
+
+
+def figures() -> tuple[Callable[..., Any], ...]:
+    """Return the differences by depth."""
+    from kanrun.experiments.compare_mlp import plots
+
+    return (plots.differences,)
+
+
+def claims(tables: Tables) -> Claims:
+    """Claim that an MLP without activations is one linear map, whatever the depth."""
+    rows = tables["linear"]
+    depths = f"with {rows['depth'].min()} to {rows['depth'].max()} hidden layers"
+    for column, (what, bound) in LINEAR.items():
+        sentence = f"An MLP without activations {depths} {what}"
+        yield claim_at_most(sentence, rows[column], bound, of="networks")

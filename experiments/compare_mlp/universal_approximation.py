@@ -1,0 +1,63 @@
+"""How wide one hidden layer must be for smaller and smaller errors."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from kanrun.experiments.compare_mlp.cases import Case, model_of, result, train
+
+from kanrun.config import CompareMLPConfig
+from kanrun.errors import UsageError
+from kanrun.runs.records import Claim, Records, Row
+from kanrun.study import Cell, Claims, Tables
+
+#: Largest number of solver steps of an MLP. The universal approximation theorem is about the best
+#: weights, not about those that are found soon.
+STEPS = 300
+
+
+def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
+    """Return an MLP with one hidden layer for each activation and width."""
+    if not cfg.errors:
+        raise UsageError(
+            f"errors={cfg.errors} must list relative errors to be reached, such as [0.1, 0.01]."
+        )
+    if not cfg.widths:
+        raise UsageError("widths=[] names no width; give some, such as widths=[1,2,4,8,16].")
+    pairs = itertools.product(cfg.activations, cfg.widths)
+    return [{"activation": activation, "hidden": [width]} for activation, width in pairs]
+
+
+def run(case: Case, cell: Cell, seed: int) -> Records:
+    """Train one width; yield its relative error beside each of the wanted errors."""
+    trained = yield from train(case, model_of(case, cell), seed, STEPS)
+    marks = {"activation": cell["activation"], "width": cell["hidden"][0]}
+    row = result(case, trained, **marks)
+    yield row
+    reached = {"target": case.name, **marks, "relative_error": row.values["relative_error"]}
+    yield from (Row("reached", {**reached, "wanted": error}) for error in case.cfg.errors)
+
+
+def figures() -> tuple[Callable[..., Any], ...]:
+    """Return the error against the width."""
+    from kanrun.experiments.compare_mlp import plots
+
+    return (plots.widths,)
+
+
+def claims(tables: Tables) -> Claims:
+    """Claim that some width reaches each error.
+
+    The best seed decides, since the theorem says that weights exist.
+    """
+    keys = ["target", "activation", "wanted"]
+    best = tables["reached"].groupby([*keys, "width"], sort=False)["relative_error"].min()
+    groups: Any = best.reset_index().groupby(keys, sort=False)
+    for (target, activation, wanted), rows in groups:
+        enough = rows.loc[rows["relative_error"] <= wanted, "width"]
+        lowest = f"{rows['relative_error'].min():.2g} is the least reached"
+        measured = float(enough.min()) if len(enough) else lowest
+        sentence = f"{target}: hidden {activation} nodes for a relative RMSE of {wanted:g}"
+        yield Claim(sentence, measured, f"at most {rows['width'].max()}", len(enough) > 0)
