@@ -223,7 +223,7 @@ def test_the_site_builds_without_the_network(tmp_path):
             page.read_text(),
         )
         assert loaded == [], page
-    assert "<math" in (tmp_path / "lecture" / "2-why-activations.html").read_text()
+    assert "<math" in (tmp_path / "lecture" / "2-universal-approximation.html").read_text()
     reference = (tmp_path / "reference.html").read_text()
     assert reference.count("doc-heading") > 1
     assert "__doc__" not in reference
