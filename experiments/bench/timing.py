@@ -112,7 +112,7 @@ def layers(cfg: BenchConfig, _: int) -> Records:
     for place, numbers in enumerate(cfg.layers):
         if time_limit_reached():
             break
-        case, steps, failed = LayerCase(*numbers), {}, dict[str, str]()
+        case, steps, failed = LayerCase(*numbers), {}, {}
         torch.compiler.reset()  # Otherwise a second case is compiled for sizes of any kind.
         for name in competitors:
             try:

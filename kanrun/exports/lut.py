@@ -26,13 +26,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from msgspec import Meta
 from numpy.typing import NDArray
 
-from kanrun.config.rules import Positive
+from kanrun.config.rules import setting
 from kanrun.errors import UsageError
 from kanrun.exports import runtime
 from kanrun.exports.document import Document
@@ -72,22 +71,19 @@ _IDENTITY = [{"shift": 0.0, "scale": 1.0}]
 class LutSettings:
     """Bits of the tables. `max_error` chooses those that are None, with the smallest tables."""
 
-    max_error: Annotated[
-        Positive | None,
-        "proven largest difference to the float network, in the units of the outputs",
-    ] = None
-    input_bits: Annotated[
-        Annotated[int, Meta(ge=2, le=24)] | None, "bits of the codes of inputs and nodes"
-    ] = None
-    index_bits: Annotated[
-        Annotated[int, Meta(ge=1, le=16)] | None, "bits of a code that address a table"
-    ] = None
-    output_bits: Annotated[
-        Annotated[int, Meta(ge=2, le=32)] | None, "bits of the entries of tables"
-    ] = None
-    accumulator_bits: Annotated[
-        int, Meta(ge=8, le=62), "largest number of bits of sums and products"
-    ] = 62
+    max_error: float | None = setting(
+        None, "proven largest difference to the float network, in the units of the outputs", above=0
+    )
+    input_bits: int | None = setting(
+        None, "bits of the codes of inputs and nodes", minimum=2, maximum=24
+    )
+    index_bits: int | None = setting(
+        None, "bits of a code that address a table", minimum=1, maximum=16
+    )
+    output_bits: int | None = setting(None, "bits of the entries of tables", minimum=2, maximum=32)
+    accumulator_bits: int = setting(
+        62, "largest number of bits of sums and products", minimum=8, maximum=62
+    )
 
 
 class Tables(NamedTuple):

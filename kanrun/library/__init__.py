@@ -171,7 +171,7 @@ def configure_data(
         list(target.inputs),
         list(target.outputs),
         "classification" if target.classes else "regression",
-        target.family,  # type: ignore[arg-type]  # it was checked where the target was made
+        target.family,
         target.offset,
     )
     sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=validation_fraction)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import unescape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kanrun.errors import MALFORMED, StorageFailed, UsageError
 from kanrun.runs.files import (
@@ -67,11 +67,23 @@ def checkpoint_path(folder: Path, name: str) -> Path:
     return folder / f"{file_name(name)}.safetensors"
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to the safetensors file `path`, and its description to JSON next to it.
+class SealedCheckpoint(NamedTuple):
+    """A checkpoint as the content of its two files, with its checksum."""
 
-    Raises ValueError for an array without plain numbers or a description that JSON cannot hold,
-    StorageFailed if it cannot be written.
+    checksum: str
+    content: bytes
+    description: str
+
+    def write(self, path: Path) -> None:
+        """Write the safetensors file `path` and its description. Raises StorageFailed."""
+        write_atomic(path, self.content, durable=True)
+        write_json(path.with_suffix(".json"), json.loads(self.description))
+
+
+def seal(checkpoint: Checkpoint) -> SealedCheckpoint:
+    """Return the content of the files of `checkpoint`.
+
+    Raises ValueError for an array without plain numbers or a description that JSON cannot hold.
     """
     import numpy as np
     import safetensors.numpy
@@ -89,9 +101,17 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         raise ValueError(
             f"the meta of checkpoint {checkpoint.name!r} cannot be written as JSON: {error}"
         ) from error
-    header = {_KEY: text, _CHECKSUM: _checksum(arrays, text)}
-    write_atomic(path, safetensors.numpy.save(arrays, metadata=header), durable=True)
-    write_json(path.with_suffix(".json"), json.loads(text))
+    checksum = _checksum(arrays, text)
+    header = {_KEY: text, _CHECKSUM: checksum}
+    return SealedCheckpoint(checksum, safetensors.numpy.save(arrays, metadata=header), text)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to the safetensors file `path`, and its description to JSON next to it.
+
+    Raises ValueError for what cannot be stored, StorageFailed if the files cannot be written.
+    """
+    seal(checkpoint).write(path)
 
 
 def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
@@ -129,20 +149,23 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
     return Checkpoint(described.name, arrays, described.meta)
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Return the checksum of each readable checkpoint in `folder`, by name."""
+def checksum_of(path: Path) -> str | None:
+    """Return the checksum in the header of a checkpoint, if that can be read."""
     import safetensors
 
-    found: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with (
-            contextlib.suppress(OSError, safetensors.SafetensorError),
-            safetensors.safe_open(path, "numpy") as stored,
-        ):
-            header = stored.metadata() or {}
-            if _CHECKSUM in header:
-                found[path.stem] = header[_CHECKSUM]
-    return found
+    with (
+        contextlib.suppress(OSError, safetensors.SafetensorError),
+        safetensors.safe_open(path, "numpy") as stored,
+    ):
+        checksum: str | None = (stored.metadata() or {}).get(_CHECKSUM)
+        return checksum
+    return None
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the checksum of each readable checkpoint in `folder`, by name."""
+    found = {path.stem: checksum_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    return {name: checksum for name, checksum in found.items() if checksum}
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:

@@ -1,11 +1,7 @@
-"""Files of a run: whole or absent ones, JSON with types, safe names, and tables that grow.
+"""Files of a run: whole or absent ones, JSON with types, safe names, lines, and CSV.
 
-Tables are CSV files that grow row by row and can be read whenever the writer is killed. Every row
-is one line and one write to the operating system. A killed writer leaves at most half a last line,
-which readers drop; line breaks inside text therefore become blanks. The header comes from the first
-row. A row with further columns widens the header once, atomically; earlier rows get empty fields,
-and a row without some of the columns leaves them empty. Text is stored as it is, such as a formula
-that begins with a minus sign.
+CSV holds text as it is, such as a formula that begins with a minus sign, but for line breaks, which
+become blanks: every row is one line.
 """
 
 from __future__ import annotations
@@ -16,12 +12,10 @@ import hashlib
 import io
 import json
 import math
-import mmap
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,13 +29,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 JSON_LIMIT = 64 * 2**20  # bytes of a JSON file that are read
-#: Largest table that is read, in bytes.
+#: Bytes of a table from which on it is not read.
 TABLE_LIMIT = 4 * 2**30
-#: Columns that say which training a row belongs to; tables are read in their order.
+#: Columns that say which training a row belongs to.
 MARKS = ("point", "cell", "seed")
 Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
 Key = tuple[int, int, int]  # numbers of the point and the cell, and the seed
-_TRUTH = {"True": True, "False": False}
 #: Text that a spreadsheet would run as a formula, and such text behind apostrophes.
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FORMULA = re.compile(rf"(?:[=@\t\r]|[+-](?!{_NUMBER}\Z|inf\Z|nan\Z))")
@@ -99,6 +92,15 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def make_folder(path: Path) -> Path:
+    """Make a folder that survives a power cut, if it is not there. Raises StorageFailed."""
+    if not path.is_dir():
+        with storing(path):
+            path.mkdir(exist_ok=True)
+        sync(path.parent)
+    return path
 
 
 def check_regular(path: Path, limit: float = math.inf) -> None:
@@ -183,8 +185,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-class LineFile:
-    """A file that grows by whole lines; half a line that a killed writer left is cut off."""
+class Appender:
+    """A file that grows by whole lines, opened at the first of them."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -204,7 +206,7 @@ class LineFile:
             return os.fstat(descriptor).st_size
 
     def sync(self) -> None:
-        """Make the lines written so far survive a power cut."""
+        """Make the lines written so far survive a power cut. Raises StorageFailed."""
         if self._descriptor is not None:
             with storing(self.path):
                 os.fsync(self._descriptor)
@@ -218,115 +220,21 @@ class LineFile:
 
     def _opened(self) -> int:
         if self._descriptor is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
             with storing(self.path):
                 self._descriptor = os.open(self.path, flags, 0o666)
-                if os.fstat(self._descriptor).st_size:  # an empty file cannot be mapped
-                    with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as whole:
-                        end, size = whole.rfind(b"\n") + 1, len(whole)
-                    if end < size:
-                        os.ftruncate(self._descriptor, end)
         return self._descriptor
 
 
-class CsvFile(LineFile):
-    """Table at `path`, which need not exist yet; opened for appending at the first row."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.header: list[str] = []
-
-    def extend(self, columns: Columns) -> None:
-        """Append the rows of `columns` in one write.
-
-        Raises StorageFailed, and ValueError for columns of different lengths.
-        """
-        lists = {
-            plain_value(name): list(
-                map(plain_value, values.tolist() if hasattr(values, "tolist") else values)
-            )
-            for name, values in columns.items()
-        }
-        sizes = {name: len(values) for name, values in lists.items()}
-        if len(set(sizes.values())) > 1:
-            raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
-        if not self.header and self.size():
-            self.header = read_rows(self.path)[0]
-        started = bool(self.header)
-        if further := [name for name in lists if name not in self.header]:
-            self.header = [*self.header, *further]
-            if started:
-                self.close()
-                padding = [""] * len(further)
-                rewrite(self.path, self.header, (row + padding for row in read_rows(self.path)[1]))
-        empty = [None] * max(sizes.values(), default=0)
-        rows_of = zip(*(lists.get(name, empty) for name in self.header), strict=True)
-        header = b"" if started else csv_lines([self.header])
-        self.write(header + csv_lines(rows_of))
-
-
-def rewrite(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Replace the table at `path` row by row, atomically. Raises StorageFailed."""
-    write_atomic(path, (csv_lines([row]) for row in chain([header], rows)))
-
-
-def read_rows(path: Path, start: int = 0) -> tuple[list[str], Iterator[list[str]]]:
-    """Return header and whole rows as text; `start` is the byte at which a row begins.
-
-    Rows are read as they are asked for. Raises StorageFailed.
-    """
+def read_csv(path: Path) -> list[list[str]]:
+    """Return the whole lines of a CSV file as lists of text. Raises StorageFailed."""
     check_regular(path, TABLE_LIMIT)
-    rows = _rows(path)
-    header = next(rows, [])
-    return header, _rows(path, start) if start else rows
-
-
-def _rows(path: Path, start: int = 0) -> Iterator[list[str]]:
     try:
         with open(path, "rb") as stream:
-            stream.seek(start)
             lines = (line.decode("utf-8", "replace") for line in stream if line.endswith(b"\n"))
-            yield from csv.reader(lines)
+            return list(csv.reader(lines))
     except (csv.Error, OSError) as error:
         raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
-
-
-def key_reader(header: Sequence[str]) -> Callable[[Sequence[str]], Key]:
-    """Return a function that gives point, cell and seed of a row.
-
-    Each is 0 if the table does not have it; a row without valid numbers is of the training -1.
-    """
-    places = [header.index(name) if name in header else None for name in MARKS]
-
-    def key_of(row: Sequence[str]) -> Key:
-        try:
-            point, cell, seed = (0 if at is None else int(row[at] or 0) for at in places)
-        except (ValueError, IndexError):
-            return -1, -1, -1
-        return point, cell, seed
-
-    return key_of
-
-
-def read_columns(path: Path, point: int | None = None, start: int = 0) -> dict[str, list[Any]]:
-    """Return the table at `path`, or its rows of one point, as lists by column.
-
-    A column has numbers if all its fields are numbers, and None for empty fields. Floats come back
-    to the last bit; text such as `NA` stays text. Rows are in the order of point, cell and seed.
-    Raises StorageFailed.
-    """
-    header, lines = read_rows(path, start)
-    if point is not None and "point" in header:
-        at, wanted = header.index("point"), str(point)
-        lines = (row for row in lines if len(row) > at and row[at] == wanted)
-    rows = sorted(lines, key=key_reader(header))
-    try:
-        columns = [*zip(*rows, strict=True)] or [()] * len(header)
-        return {name: _typed(values) for name, values in zip(header, columns, strict=True)}
-    except ValueError as error:
-        raise StorageFailed(
-            f"{path} is not a CSV table: its rows have different lengths."
-        ) from error
 
 
 def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
@@ -335,15 +243,6 @@ def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
 
     empty = [name for name, each in columns.items() if each and all(one is None for one in each)]
     return pandas.DataFrame(dict(columns)).astype(dict.fromkeys(empty, float))
-
-
-def _typed(values: Sequence[str]) -> list[Any]:
-    # "1_0" is a number to Python, and text to whoever wrote it.
-    kinds = () if any("_" in value for value in values) else (int, float, _TRUTH.__getitem__)
-    for kind in kinds:
-        with contextlib.suppress(ValueError, KeyError):
-            return [kind(value) if value else None for value in values]
-    return [None if value in ("", "nan") else value for value in values]
 
 
 def plain_value(value: Any) -> Any:

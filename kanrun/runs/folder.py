@@ -21,29 +21,22 @@ from typing import Any
 
 from kanrun.config.registry import RECORDED, loaded_plugins
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint
+from kanrun.runs.artifacts import checkpoint_path, checksums, seal
 from kanrun.runs.files import (
-    CsvFile,
-    Key,
-    LineFile,
+    JSON_LIMIT,
+    Appender,
     file_name,
-    key_reader,
-    read_rows,
-    rewrite,
+    make_folder,
     storing,
     sync,
     to_json,
     write_json,
 )
-from kanrun.runs.reader import TOP_TABLES, Run, process
-from kanrun.runs.records import (
-    JOURNAL_FILE,
-    MANIFEST_FILE,
-    Checkpoint,
-    Manifest,
-    PointResult,
-    Status,
-)
+from kanrun.runs.journal import JOURNAL_FILE, Journal
+from kanrun.runs.lines import CheckpointLine, Line, row_line, table_line
+from kanrun.runs.reader import Run, process
+from kanrun.runs.records import MANIFEST_FILE, Checkpoint, Manifest, Row, Status, Table
+from kanrun.runs.tables import CsvTables
 
 #: Answers of file systems without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -66,22 +59,22 @@ _SOURCE = Path(__file__).parents[2]
 _CODE = ("kanrun", "experiments", "conf")
 _SUFFIXES = {".py", ".yaml", ".csv"}
 GIT_SECONDS = 5  # that a git command may take
-Filter = Callable[[str, Key], bool]  # whether a row of this table and training stays
-_PLACES = ("tables", "checkpoints", "figures")
+_PLACES = ("tables", "records", "checkpoints", "figures")
 
 
 class RunFolder:
-    """Writes one run: `run.json`, tables, journal and checkpoints.
+    """Writes one run: `run.json`, the journal, checkpoints, and the CSV tables that people read.
 
     `create` makes a new folder, `reopen` resumes a run that stopped early. Until `finish`, no other
-    process writes the run. Writing methods raise StorageFailed if the disk is full or read-only.
+    process writes the run. Writing methods raise StorageFailed if the disk is full or read-only;
+    a CSV table that cannot be written is a warning, since the journal has its rows.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
-        self._tables: dict[str, CsvFile] = {}
-        self._journal = LineFile(path / JOURNAL_FILE)
+        self._journal = Appender(path / JOURNAL_FILE)
+        self._tables = CsvTables(path)
         self._clock = time.monotonic()
         self._earlier = manifest.seconds or 0.0
         self._held = contextlib.ExitStack()
@@ -106,6 +99,7 @@ class RunFolder:
 
         def write(hidden: Path) -> None:
             fill(hidden)
+            (hidden / JOURNAL_FILE).touch()
             write_json(hidden / MANIFEST_FILE, manifest, durable=True)
 
         folder = cls(allocate(outputs, file_name(manifest.command), write), manifest)
@@ -133,6 +127,10 @@ class RunFolder:
                 for leftover in place.glob(".*.tmp"):  # of a killed `write_atomic`
                     with contextlib.suppress(OSError):
                         leftover.unlink()
+            journal = Journal(path)
+            if journal.path.is_file():  # without half a last line, and what lies behind damage
+                with storing(journal.path):
+                    os.truncate(journal.path, journal.end)
             folder = cls(path, run.manifest)
             folder._save(
                 status=Status.RUNNING,
@@ -147,9 +145,17 @@ class RunFolder:
             folder._held = stack.pop_all()
         return folder
 
-    def checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Store `checkpoint`, replacing one of its name."""
-        write_checkpoint(checkpoint_path(self._place("checkpoints"), checkpoint.name), checkpoint)
+    def checkpoint(self, checkpoint: Checkpoint, marks: Mapping[str, int] | None = None) -> None:
+        """Store `checkpoint`, replacing one of its name, after syncing the journal.
+
+        With `marks`, their training can continue from it: the journal then says so first, and
+        whichever checkpoint of the training is there is one that it knows.
+        """
+        sealed = seal(checkpoint)
+        if marks is not None:
+            self.record(CheckpointLine(**marks, sha256=sealed.checksum))
+        self.sync()
+        sealed.write(checkpoint_path(make_folder(self.path / "checkpoints"), checkpoint.name))
 
     def discard(self, checkpoint: str) -> None:
         """Delete the checkpoint of that name, if it is there."""
@@ -162,20 +168,48 @@ class RunFolder:
         """Add a note to `run.json`, at its next writing."""
         self.manifest = dataclasses.replace(self.manifest, notes=(*self.manifest.notes, text))
 
-    def journal(self, line: Mapping[str, Any] | PointResult) -> None:
-        """Append one line to `progress.jsonl`."""
-        self._journal.write(to_json(line) + b"\n")
+    def record(self, line: Line) -> None:
+        """Append one line to the journal. Raises KanrunError for a line that nobody would read."""
+        text = to_json(line) + b"\n"
+        if len(text) > JSON_LIMIT:
+            raise KanrunError(f"a record has {len(text)} bytes; {JSON_LIMIT} are read at most.")
+        self._journal.write(text)
+
+    def row(self, row: Row, marks: Mapping[str, int]) -> None:
+        """Record a row of a training."""
+        line = row_line(file_name(row.table), row.values, marks)
+        self.record(line)
+        self._tables.append(line)
+
+    def table(self, table: Table, marks: Mapping[str, int]) -> None:
+        """Record a table of a training, which replaces what it wrote to the table before.
+
+        Raises ValueError for columns of different lengths.
+        """
+        self.record(table_line(self.path, file_name(table.name), table.columns, marks))
+
+    def size(self) -> int:
+        """Return the size of the journal in bytes."""
+        return self._journal.size()
+
+    def sync(self) -> None:
+        """Make all records written so far survive a power cut."""
+        self._journal.sync()
+
+    def write_tables(self) -> None:
+        """Write the CSV tables anew from the journal."""
+        self._tables.write()
 
     def finish(
         self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any
     ) -> None:
-        """Write the final `run.json`, close all tables and release the run.
+        """Write the tables anew and the final `run.json`, and release the run.
 
-        It says nothing of rows that a power cut could still take away.
+        It says nothing of records that a power cut could still take away.
         """
         try:
-            for path in (*self._paths().values(), self._journal.path, self.path / "tables"):
-                sync(path)
+            self.sync()
+            self.write_tables()
             self._save(
                 status=status,
                 reason=reason,
@@ -188,52 +222,6 @@ class RunFolder:
         finally:
             self._journal.close()
             self._held.close()
-
-    def sync(self) -> None:
-        """Make all rows written so far survive a power cut."""
-        for table in self._tables.values():
-            table.sync()
-
-    def table(self, name: str) -> CsvFile:
-        """Return the open table of that name."""
-        if name not in self._tables:
-            place = self.path if name in TOP_TABLES else self._place("tables")
-            self._tables[name] = CsvFile(place / f"{file_name(name)}.csv")
-        return self._tables[name]
-
-    def remove(self, table: str) -> None:
-        """Delete the table of that name, if it is there."""
-        path = self._paths().get(file_name(table))
-        if path is not None:
-            with storing(path):
-                path.unlink(missing_ok=True)
-
-    def retain(self, make: Callable[[], Filter], table: str | None = None) -> None:
-        """Drop the rows for which the filter that `make` returns says False, in one table or all.
-
-        A filter may count the rows that it is shown; each pass over the tables gets a new one.
-        """
-        for name, path in self._paths().items():
-            if table not in (None, name):
-                continue
-            header, rows = read_rows(path)
-            key_of, stays = key_reader(header), make()
-            if sum(not stays(name, key_of(row)) for row in rows):
-                rows, stays = read_rows(path)[1], make()
-                rewrite(path, header, (row for row in rows if stays(name, key_of(row))))
-
-    def _paths(self) -> dict[str, Path]:
-        """Return the files of all tables, which are closed: whoever asks may change them."""
-        for table in self._tables.values():
-            table.close()
-        self._tables.clear()
-        return Run(self.path).tables
-
-    def _place(self, name: str) -> Path:
-        place = self.path / name
-        with storing(place):
-            place.mkdir(exist_ok=True)
-        return place
 
     def _save(self, **changes: Any) -> None:
         """Write `run.json` with changes."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +15,12 @@ import psutil  # type: ignore[import-untyped]
 from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, frame_of, read_bytes, read_columns, read_json
+from kanrun.runs.files import file_name, frame_of, read_bytes, read_json
+from kanrun.runs.journal import Journal, RunTables
 from kanrun.runs.records import (
     MANIFEST_FILE,
     POINTS_FILE,
     Checkpoint,
-    Journal,
     Manifest,
     Point,
     RunLabels,
@@ -33,7 +31,6 @@ from kanrun.runs.records import (
 if TYPE_CHECKING:
     import pandas
 
-TOP_TABLES = ("metrics", "summary")
 #: Errors by which runs compare, held-out points first: the test points choose nothing.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _FIGURES = {".png", ".svg", ".pdf"}
@@ -105,9 +102,10 @@ class Run:
         if self.point is None:
             return read_json(self.path / MANIFEST_FILE, Manifest)
         whole, number, start = self._whole.manifest, self.point.number, f"{self.point}: "
-        failures = tuple(one for key, one in self.journal.failed.items() if key[0] == number)
+        failed = self.journal.failed.items()
+        failures = tuple(one.entry for key, one in failed if key[0] == number)
         result = self.journal.results.get(number)
-        reasons = [*(one.get("reason") for one in failures), result and result.reason]
+        reasons = [*(one["reason"] for one in failures), result and result.reason]
         status = Status.COMPLETED if result else Status.INTERRUPTED
         if failures or any(reasons):
             status = Status.FAILED
@@ -130,12 +128,13 @@ class Run:
     @property
     def is_complete(self) -> bool:
         """True if the run has nothing left to do."""
-        return self.manifest.status == Status.COMPLETED and not self.manifest.failures
+        ended = self.manifest.status == Status.COMPLETED and not self.manifest.failures
+        return ended and not self.journal.damaged
 
     @cached_property
     def journal(self) -> Journal:
-        """Content of `progress.jsonl`."""
-        return Journal.read(self.path) if self.point is None else self._whole.journal
+        """Content of `records.jsonl`; of a point, that of its run."""
+        return Journal(self.path) if self.point is None else self._whole.journal
 
     @property
     def labels(self) -> RunLabels:
@@ -218,24 +217,20 @@ class Run:
         point = self.point or Point(0)
         return with_values(read_config(config_path(self.path, point.base)), point.values)
 
-    @property
-    def tables(self) -> dict[str, Path]:
-        """Files of the tables that are there, by name."""
-        top = [self.path / f"{name}.csv" for name in TOP_TABLES]
-        inner = sorted(set((self.path / "tables").glob("*.csv")) - set(top))
-        others = (one for one in inner if one.stem not in TOP_TABLES and not one.is_symlink())
-        found = {path.stem: path for path in (*top, *others) if path.is_file()}
-        return {name: found[name] for name in found if not self._columns or name in self._columns}
-
     @cached_property
-    def _columns(self) -> dict[str, list[str]]:
-        """Tables of a point with its columns."""
-        return {} if self.point is None else self.journal.columns(self.point.number)
+    def _records(self) -> Journal:
+        """Journal of the run, or the part of it on this point."""
+        return self.journal if self.point is None else Journal(self.path, self.point.number)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables that are recorded."""
+        return self._records.tables
 
     @property
     def frames(self) -> RunTables:
         """Tables by name, each read when it is first asked for."""
-        return RunTables(tuple(self.tables), self.table)
+        return self._records.frames
 
     def table(self, name: str) -> pandas.DataFrame:
         """Return a table as recorded so far. Raises KanrunError if there is none of that name."""
@@ -246,12 +241,8 @@ class Run:
 
     def columns(self, name: str) -> dict[str, list[Any]]:
         """Return a table as lists by column; empty if there is none of that name."""
-        path = self.tables.get(file_name(name))
-        if path is None:
-            return {}
-        if self.point is None:
-            return read_columns(path)
-        return point_columns(path, self.point.number, self._columns.get(file_name(name)))
+        table = file_name(name)
+        return self._records.columns(table) if table in self.tables else {}
 
     @property
     def _prefix(self) -> str:
@@ -299,33 +290,6 @@ class Run:
         """Files of the figures that are there."""
         there = self.figures_folder.glob("*.*")
         return tuple(sorted(path for path in there if path.suffix in _FIGURES))
-
-
-class RunTables(Mapping[str, "pandas.DataFrame"]):
-    """Tables by name, each read when it is first asked for."""
-
-    def __init__(self, names: tuple[str, ...], read: Callable[[str], pandas.DataFrame]) -> None:
-        self._names, self._read = names, functools.cache(read)
-
-    def __getitem__(self, name: str) -> pandas.DataFrame:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def point_columns(
-    path: Path, point: int, columns: list[str] | None, start: int = 0
-) -> dict[str, list[Any]]:
-    """Return the rows of a point, with the columns that a run of it alone would have."""
-    found = read_columns(path, point, start)
-    names = [name for name in found if name != "point"] if columns is None else columns
-    return {name: found[name] for name in names if name in found}
 
 
 def config_path(folder: Path, base: int) -> Path:

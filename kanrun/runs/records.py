@@ -1,19 +1,10 @@
-"""Records: what an experiment yields, and the content of a run's own files.
+"""Records: what an experiment yields, and the content of a run's small files.
 
-These are `run.json` (`Manifest`), `points.csv` (`Point`), `labels.json` (`RunLabels`) and
-`progress.jsonl` (`Journal`), which has one line for each training and point that ended. Its lines
-are appended and never changed, so that ten thousand points cost no more than ten thousand lines,
-and a killed run keeps all of them:
-
-- `{"finished": [point, cell, seed], "digest": ..., "rows": {table: [rows, columns]}}`
-- `{"failed": [point, cell, seed], "digest": ..., "reason": ..., "trace": ...}`
-- `{"point": ..., "metrics": {...}, "claims": [...], "reason": ...}`: a point whose trainings ended
-- `{"resumed": ...}`: earlier failures are repeated from here on
+These are `run.json` (`Manifest`), `points.csv` (`Point`) and `labels.json` (`RunLabels`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,29 +12,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 from msgspec import Meta
 
 from kanrun.errors import MALFORMED, StorageFailed, UsageError
-from kanrun.runs.files import (
-    Key,
-    csv_lines,
-    read_json,
-    read_rows,
-    storing,
-    write_atomic,
-    write_json,
-)
+from kanrun.runs.files import csv_lines, read_csv, read_json, storing, write_atomic, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MANIFEST_FILE, LABELS_FILE, POINTS_FILE = "run.json", "labels.json", "points.csv"
-JOURNAL_FILE = "progress.jsonl"
-#: Bytes of a line of the journal; a longer one is not of kanrun.
-_LONGEST = 2**22
 Value = str | int | float | bool | None
 Time = Annotated[datetime, Meta(tz=True)]
 
@@ -130,7 +109,7 @@ class Manifest:
         seconds: Wall-clock seconds, summed over resumed parts.
         git: Commit, and in `of` whose: kanrun's or the working directory's; None without one.
         metrics: Medians over seeds of the numeric columns of `summary.csv`, for one point.
-        claims: Claims of a run of one point; those of several are in `progress.jsonl`.
+        claims: Claims of a run of one point; those of several are in `records.jsonl`.
         failures: Point, cell, seed, reason and trace of the first trainings that failed.
         checkpoints: Checksum of each checkpoint that the run left.
     """
@@ -203,7 +182,7 @@ def write_points(folder: Path, points: Sequence[Point]) -> None:
 def read_points(folder: Path) -> list[Point]:
     """Return the points in `points.csv`. Raises StorageFailed if it is missing or damaged."""
     path, points = folder / POINTS_FILE, list[Point]()
-    header, rows = read_rows(path)
+    header, *rows = read_csv(path) or [[]]
     try:
         for number, (own, base, *values, overrides) in enumerate(rows):
             keyed = dict(zip(header[2:-1], map(_value, values), strict=True))
@@ -261,72 +240,3 @@ def check_tags(tags: Iterable[str]) -> None:
                 f"{tag!r} is not a valid tag: a tag has up to 40 letters, digits and . + - _, "
                 "without blanks, and is not `latest`."
             )
-
-
-class FinishedTraining(NamedTuple):
-    """Digest of a finished training's cell; by table the number of its rows and their columns."""
-
-    digest: str
-    rows: dict[str, tuple[int, tuple[str, ...]]]
-
-
-class PointResult(msgspec.Struct):
-    """Result of a point: medians over seeds, claims, and why it failed, if it did."""
-
-    point: int
-    metrics: dict[str, float | None] = {}
-    claims: tuple[Claim, ...] = ()
-    reason: str | None = None
-
-
-@dataclass
-class Journal:
-    """Content of `progress.jsonl`."""
-
-    finished: dict[Key, FinishedTraining] = field(default_factory=dict)
-    failed: dict[Key, dict[str, Any]] = field(default_factory=dict)
-    results: dict[int, PointResult] = field(default_factory=dict)
-    #: Most trainings write the same columns, which are kept once.
-    _columns: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, folder: Path) -> Journal:
-        """Return the journal of the run in `folder`; lines that cannot be read are skipped."""
-        journal, path = cls(), folder / JOURNAL_FILE
-        if path.is_symlink() or not path.is_file():
-            return journal
-        with open(path, "rb") as stream:
-            while text := stream.readline(_LONGEST):
-                with contextlib.suppress(*MALFORMED):
-                    # Half a last line was left by a killed writer.
-                    if text.endswith(b"\n") and isinstance(line := json.loads(text), dict):
-                        journal._take(line)
-        return journal
-
-    def _take(self, line: dict[str, Any]) -> None:
-        """Add what a line says. Raises whatever a line of something else raises."""
-        if "finished" in line:
-            point, cell, seed = map(int, line["finished"])
-            rows = {}
-            for table, (count, names) in line["rows"].items():
-                columns = tuple(map(str, names))
-                rows[str(table)] = int(count), self._columns.setdefault(columns, columns)
-            self.finished[point, cell, seed] = FinishedTraining(str(line["digest"]), rows)
-            self.failed.pop((point, cell, seed), None)
-        elif "failed" in line:
-            point, cell, seed = map(int, line["failed"])
-            self.failed[point, cell, seed] = dict(line)
-        elif "point" in line:
-            result = msgspec.convert(line, PointResult)
-            self.results[result.point] = result
-        elif "resumed" in line:
-            self.failed.clear()
-            self.results = {n: result for n, result in self.results.items() if not result.reason}
-
-    def columns(self, point: int) -> dict[str, list[str]]:
-        """Return the columns of each table that the finished trainings of a point wrote."""
-        found: dict[str, dict[str, None]] = {}
-        for key, finished in self.finished.items():
-            for table, (_, columns) in finished.rows.items() if key[0] == point else ():
-                found.setdefault(table, {}).update(dict.fromkeys(columns))
-        return {table: list(columns) for table, columns in found.items()}

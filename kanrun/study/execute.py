@@ -16,12 +16,12 @@ from kanrun.monitoring import monitored, time_limit_reached
 from kanrun.runs.artifacts import write_figure
 from kanrun.runs.files import Key, file_name
 from kanrun.runs.folder import RunFolder
+from kanrun.runs.lines import ResultLine
 from kanrun.runs.reader import Run
 from kanrun.runs.records import (
     Checkpoint,
     Manifest,
     Point,
-    PointResult,
     Row,
     RunLabels,
     Status,
@@ -96,7 +96,7 @@ class _Execution:
 
     def run(self) -> dict[str, Any]:
         """Train, draw, check claims; return the changes of `run.json`."""
-        result = PointResult(0)
+        result = ResultLine(0)
         with self._reporter:
             self._train()
             tables = Run(self._folder.path).frames
@@ -151,9 +151,6 @@ class _Execution:
             resumes = "resume" in signature(self._study.experiment.run).parameters
             checkpoints = recorder.restore(self._tasks(restoring=True), resumes)
             self._reporter.skip(len(recorder.finished))
-            if recorder.lost:
-                lost = f"{recorder.lost} trainings had finished, but some of their rows are gone"
-                self._warn(f"{lost}: they restart")
             done = Run(self._folder.path).journal.results
             for point in self._study.points if self._several else ():
                 if not recorder.left[point.number] and point.number not in done:
@@ -197,7 +194,7 @@ class _Execution:
 
     def _end_point(self, point: Point) -> None:
         """Write the result of a point whose trainings have all ended to the journal."""
-        self._folder.journal(self._result(self._recorder.take(point), point))
+        self._folder.record(self._result(self._recorder.tables_of(point), point))
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:
@@ -209,12 +206,12 @@ class _Execution:
         except Exception as error:
             self._warn(f"{what}: {Failure.of(error).reason}")
 
-    def _result(self, tables: Tables, point: Point) -> PointResult:
+    def _result(self, tables: Tables, point: Point) -> ResultLine:
         """Return medians over seeds (of one cell, as cells measure different things), and claims.
 
         No claim holds if trainings failed or were cut short.
         """
-        result, number = PointResult(point.number), point.number
+        result, number = ResultLine(point.number), point.number
         failed, total = self._recorder.failed[number], self._recorder.trainings[number]
         if failed:
             result.reason = f"{failed} of its trainings failed"

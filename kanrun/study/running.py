@@ -20,9 +20,10 @@ from types import FrameType
 from kanrun import monitoring
 from kanrun.config import ExecutorConfig
 from kanrun.config.registry import require_plugins
-from kanrun.config.rules import typed
 from kanrun.errors import Terminated, UsageError, tell
 from kanrun.runs import Point, Run, RunFolder, Status
+from kanrun.runs.folder import holding
+from kanrun.runs.tables import CsvTables
 from kanrun.study.studies import (
     Checked,
     RunOptions,
@@ -59,7 +60,11 @@ def resume_run(run: Run, options: RunOptions) -> int:
         raise UsageError(f"{run.name} is a point of a run, which is resumed as a whole.")
     require_plugins(run.manifest.versions)
     if run.is_complete:
-        tell(f"{run.path} is complete; there is nothing left to do")
+        with holding(run.path):
+            CsvTables(run.path).write()
+        tell(
+            f"{run.path} is complete, there is nothing left to do; its CSV tables were written anew"
+        )
         return _end(run.path, options)
     run.check_ended(options.force)
     checked = check(_placed(Study.read(run.path), run.path, options), force=True)
@@ -102,7 +107,7 @@ def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
     """
     executor = study.config(0).executor
     if options.executor not in (None, executor.kind):
-        executor = typed(ExecutorConfig, {"kind": options.executor}, "executor.")
+        executor = ExecutorConfig(str(options.executor))
     if executor.kind == "dask" and options.address is None:
         raise UsageError(
             f"{folder} is to run on a Dask cluster (executor.address={executor.address}). Name the "

@@ -132,7 +132,7 @@ def test_options_are_checked(tmp_path):
     one = model(kan())
     for options, sentence in (
         ({"input_bits": 25}, "input_bits=25 must be from 2 to 24"),
-        ({"max_error": 0.0}, "max_error=0 must be above 0"),
+        ({"max_error": 0.0}, "max_error=0.0 must be above 0"),
         ({"bits": 3}, "there is no key bits"),
     ):
         with pytest.raises(UsageError, match=sentence):

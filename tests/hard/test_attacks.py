@@ -64,6 +64,11 @@ def text(name, content):
     return lambda folder: (folder / name).write_text(content)
 
 
+def row(table, **values):
+    """A line of the journal."""
+    return json.dumps({"kind": "row", "seed": 0, "table": table, "values": values}) + "\n"
+
+
 def record(**changes):
     return lambda folder: change_record(folder, **changes)
 
@@ -129,6 +134,7 @@ CODE = {
     "a candidate of code": ["interpret", f"custom_candidates.evil={RUN_IT}", "--dry-run"],
     "a condition of code": ["runs", "list", "--where", RUN_IT],
     "a condition of attributes": ["runs", "list", "--where", "name.__class__ == 1"],
+    "a plug-in that is code": "--plugin os;system fit --dry-run",
     "a plug-in that a run names": run(
         record(versions={"plug-in antigravity": "1"}, status="FAILED"), RESUME
     ),
@@ -176,7 +182,10 @@ ELSEWHERE = {
     "an output with interpolation": "fit --outputs ${oc.env:SECRET}",
     "a linked configuration": run(link("config.yaml", "secret.yaml"), SHOW),
     "a linked record": run(link("run.json", "secret.yaml"), SHOW),
-    "a linked table": run(link("tables/predictions.csv", "secret.yaml"), SHOW),
+    "a linked journal": run(link("records.jsonl", "secret.yaml"), SHOW),
+    "a linked table": run(
+        lambda f: (record(status="FAILED")(f), link("summary.csv", "secret.yaml")(f)), RESUME
+    ),
     "linked checkpoints": run(
         lambda f: [
             link(f"checkpoints/{p.name}", "secret.yaml")(f)
@@ -205,6 +214,8 @@ MEMORY = {
     "aliases in a run": run(text("config.yaml", "a: &a [0]\nb: *a"), SHOW),
     "a header of 2^62 bytes": run(checkpoint(lambda c: (2**62).to_bytes(8, "little") + c[8:])),
     "an array of 10^12 numbers": run(checkpoint(lambda _: len(HUGE).to_bytes(8, "little") + HUGE)),
+    "brackets in a journal": run(text("records.jsonl", row("summary", a=1) + DEEP + "\n"), SHOW),
+    "a journal of a gigabyte": run(lambda f: os.truncate(f / "records.jsonl", 2**30), SHOW),
     "a record of a gigabyte": run(lambda f: os.truncate(f / "run.json", 2**30), SHOW),
     "a packed gigabyte": table(gzip.compress(b"x,y\n" + bytes(2**24) * 4, 1), "t.csv.gz"),
     "a line without end": table(gzip.compress(b"x,y\n1" + b"1" * 2**25, 1), "t.csv.gz"),
@@ -234,7 +245,7 @@ TERMINAL = {
     "escape sequences in a note": run(
         text("labels.json", json.dumps({"tags": [ESCAPE], "note": ESCAPE})), SHOW
     ),
-    "escape sequences in a table": run(text("summary.csv", f"seed,a\n0,{ESCAPE}\n"), SHOW),
+    "escape sequences in a table": run(text("records.jsonl", row("summary", a=ESCAPE)), SHOW),
     "escape sequences in a failure": run(record(failures=[{"seed": 0, "reason": ESCAPE}]), SHOW),
 }
 ATTACKS = {"code": CODE, "elsewhere": ELSEWHERE, "memory": MEMORY, "terminal": TERMINAL}
@@ -258,6 +269,7 @@ def test_an_attack_fails(kind, name, trained, tmp_path, monkeypatch, capfd):
         (at / "secret.yaml").write_text(f"# @package _global_\nnote: {SECRET}\n")
     monkeypatch.chdir(place)
     monkeypatch.setenv("SECRET", SECRET)
+    monkeypatch.setenv("KANRUN_PLUGINS", "")  # which --plugin adds to
     attack = ATTACKS[kind][name]
     words = attack(place) if callable(attack) else attack
     words = words.split() if isinstance(words, str) else words

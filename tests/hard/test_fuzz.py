@@ -195,9 +195,7 @@ def test_run_folders(request, capfd, tmp_path, trained):
         folder = tmp_path / "run"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(trained, folder)
-        path = folder / rng.choice(
-            ["config.yaml", "run.json", "metrics.csv", "summary.csv", "progress.jsonl"]
-        )
+        path = folder / rng.choice(["config.yaml", "run.json", "summary.csv", "records.jsonl"])
         stored = path.read_bytes()
         if path.suffix == ".json" and rng.random() < 0.5:
             path.write_text(json.dumps(replaced(rng, json.loads(stored))))

@@ -1,6 +1,7 @@
 import pytest
 
-from kanrun.runs import Manifest, Point, RunFolder, Status
+from kanrun.runs import Manifest, Point, Row, RunFolder, Status
+from kanrun.runs.lines import FailedLine, FinishedLine, ResultLine
 from kanrun.runs.records import write_points
 
 
@@ -19,15 +20,12 @@ def make_points(outputs, *errors):
 
     folder = RunFolder.create(outputs, Manifest("fit", points=len(errors)), fill)
     for number, error in enumerate(errors):
-        key = [number, 0, 0]
+        marks = {"point": number, "seed": 0}
         if error is None:
-            folder.journal({"failed": key, "digest": "", "reason": "it diverged"})
+            folder.record(FailedLine(**marks, reason="it diverged"))
             continue
-        folder.table("summary").extend(
-            {"point": [number], "a": [number], "seed": [0], "test_rmse": [error]}
-        )
-        rows = {"summary": [1, ["seed", "test_rmse"]]}
-        folder.journal({"finished": key, "digest": "", "rows": rows})
-        folder.journal({"point": number, "metrics": {"test_rmse": error}, "claims": []})
+        folder.row(Row("summary", {"test_rmse": error}), marks)
+        folder.record(FinishedLine(**marks))
+        folder.record(ResultLine(number, metrics={"test_rmse": error}))
     folder.finish(Status.FAILED if None in errors else Status.COMPLETED)
     return folder.path

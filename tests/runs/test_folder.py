@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from run_files import record_of
 
 from kanrun.errors import StorageFailed
-from kanrun.runs import Checkpoint, Claim, Manifest, Run, RunFolder, Status
+from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, Status
 from kanrun.runs.artifacts import read_caption, write_figure
 
 
@@ -70,12 +70,12 @@ def test_a_checkpoint_with_objects_is_refused(folder):
         folder.checkpoint(Checkpoint("model", {"bad": np.array([object()])}))
     with pytest.raises(ValueError, match="cannot be written as JSON"):
         folder.checkpoint(Checkpoint("model", {}, {"bad": object()}))
-    assert not list((folder.path / "checkpoints").iterdir())
+    assert not (folder.path / "checkpoints").exists()
 
 
 def test_names_cannot_leave_the_folder(folder):
     for name in ("../../evil", "/etc/evil", "a/b", "..", "", "ümläut", "x" * 300):
-        folder.table(name).extend({"a": [1]})
+        folder.row(Row(name, {"a": 1}), {"seed": 0})
         folder.checkpoint(Checkpoint(name, {"a": np.ones(1)}))
         assert Run(folder.path).table(name)["a"].tolist() == [1]
         assert Run(folder.path).checkpoint(name).name == name
@@ -111,15 +111,16 @@ def test_figures_have_the_same_bytes_each_time(folder):
 
 
 def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
-    folder.table("metrics").extend({"step": [0]})
+    row = Row("metrics", {"step": 0})
+    folder.row(row, {"seed": 0})
 
     full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
-        with pytest.raises(StorageFailed, match=r"metrics\.csv: No space left on device"):
-            folder.table("metrics").extend({"step": [1]})
+        with pytest.raises(StorageFailed, match=r"records\.jsonl: No space left on device"):
+            folder.row(row, {"seed": 1})
         patch.setattr(os, "fsync", full)
-        with pytest.raises(StorageFailed, match=r"run\.json: No space left"):
+        with pytest.raises(StorageFailed, match=r"records\.jsonl: No space left"):
             folder.finish(Status.COMPLETED)
     assert Run(folder.path).manifest.status == "RUNNING"
     assert Run(folder.path).table("metrics")["step"].tolist() == [0]

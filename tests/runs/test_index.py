@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from kanrun.errors import UsageError
-from kanrun.runs import Manifest, RunFolder, RunLabels, Status, index
+from kanrun.runs import Manifest, Row, RunFolder, RunLabels, Status, index
 from kanrun.runs.index import RunIndex, listed
 
 
@@ -20,7 +20,7 @@ def add(outputs, error, degree=3):
         )
 
     folder = RunFolder.create(outputs, Manifest("fit", seeds=(0, 1)), fill)
-    folder.table("summary").extend({"seed": [0], "test_rmse": [error]})
+    folder.row(Row("summary", {"test_rmse": error}), {"seed": 0})
     folder.finish(Status.COMPLETED, metrics={} if error is None else {"test_rmse": error})
     return folder
 

@@ -21,7 +21,7 @@ from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import MLP
 from kanrun.engine.networks.classical import ACTIVATIONS
 from kanrun.errors import UsageError
-from kanrun.runs import Claim, Manifest, Run, RunFolder, RunLabels, Status
+from kanrun.runs import Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.model import Model
 from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
@@ -68,6 +68,9 @@ def trained(spec=SILU, shape=(2, 3, 1), products=()):
     return network
 
 
+SEED = {"seed": 0}
+
+
 def make_run(outputs, text="plain"):
     words = ("kanrun", "fit", f"target={text}")
     record = Manifest("fit", argv=words, overrides=(f"a={text}",), notes=(text,))
@@ -85,8 +88,8 @@ def make_run(outputs, text="plain"):
         folder.checkpoint(to_checkpoint(f"cell{number}-grids-seed0-stages", slider))
     x = np.linspace(-1, 1, 20)
     columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
-    folder.table("predictions").extend({"split": np.full(20, "test"), **columns})
-    folder.table("summary").extend({"seed": [0], "target": [text], "test_rmse": [0.25]})
+    folder.table(Table("predictions", {"split": np.full(20, "test"), **columns}), SEED)
+    folder.row(Row("summary", {"target": text, "test_rmse": 0.25}), SEED)
     (folder.path / "figures").mkdir()
     (folder.path / "figures" / "loss.svg").write_text(
         f"<svg xmlns='http://www.w3.org/2000/svg'><dc:description>Loss &lt;b&gt;</dc:description>"
@@ -159,7 +162,7 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path):
     assert len(single["points"]["x"]) == 20
     for path in run.path.rglob("*.safetensors"):
         path.write_bytes(b"damaged")
-    (run.path / "summary.csv").write_text('"')
+    (run.path / "records.jsonl").write_text("{\n")
     assert "Status: COMPLETED" in page_of(tmp_path, run)
     (run.path / "run.json").write_text("{")
     assert "Status: UNREADABLE" in page_of(tmp_path, Run(run.path, run.name))
@@ -174,7 +177,7 @@ def run_of(outputs, network):
     model = Model(network, ("x", "t"), ("u",), domain, *scalings, None)
     folder.checkpoint(to_checkpoint("model-0-seed0", model))
     points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u_true": np.ones(5)}
-    folder.table("solution_0").extend(points)
+    folder.table(Table("solution_0", points), SEED)
     folder.finish(Status.COMPLETED)
     return Run(folder.path)
 
@@ -206,14 +209,13 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path):
 
 def test_curves_are_held_by_their_control_points(tmp_path):
     folder = RunFolder.create(tmp_path, Manifest("curves"))
-    folder.table("de_casteljau").extend(
-        {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]}
-    )
+    levels = {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]}
+    folder.table(Table("de_casteljau", levels), SEED)
     control = {"x": np.arange(5.0), "y": np.arange(5.0) ** 2}
-    folder.table("bspline_control").extend(
-        control | {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)}
-    )
-    folder.table("bspline_knots").extend({"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]})
+    moved = {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)}
+    folder.table(Table("bspline_control", control | moved), SEED)
+    knots = {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}
+    folder.table(Table("bspline_knots", knots), SEED)
     folder.finish(Status.COMPLETED)
     bezier, spline = interactive_data(Run(folder.path))
     assert (bezier["control"], bezier["knots"]) == ([[0, 0], [1, 2], [2, 0]], None)

@@ -7,7 +7,7 @@ import pytest
 import toy_experiment
 from toy_experiment import Bare, ToyConfig, play
 
-from kanrun.errors import UsageError
+from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs import Row, Run, Status
 from kanrun.runs.records import Point, read_points, write_points
 
@@ -127,36 +127,45 @@ def test_a_single_training_goes_on_from_its_checkpoint(run_toy, same_tables, mon
     assert resumed.manifest.status == "COMPLETED"
 
 
-def test_a_checkpoint_without_its_rows_is_not_used(run_toy, same_tables, monkeypatch):
-    _, whole = run_toy()
-    _, run = run_toy(fails=[3])
-    path = run.path / "metrics.csv"
-    path.write_text(
-        "".join(path.read_text().splitlines(keepends=True)[:2])
-    )  # a power cut took the second row
-    play(run.path, ToyConfig(), resume=True)
-    same_tables(Run(run.path), whole)
+def cut_journal(run, keep):
+    """Keep this fraction of the journal, to the byte."""
+    path = run.path / "records.jsonl"
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
 
 
-@pytest.mark.parametrize("damage", ["a row is gone", "the table is gone", "the table is garbage"])
-def test_trainings_whose_rows_are_gone_start_again(run_toy, same_tables, capsys, damage):
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
+def test_a_journal_that_is_cut_anywhere_goes_on_to_the_same_numbers(run_toy, same_tables, keep):
     _, whole = run_toy(sizes=[2, 3, 4])
     _, run = run_toy(sizes=[2, 3, 4], fails=[4])
-    path = run.path / "summary.csv"
-    if damage == "a row is gone":
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    elif damage == "the table is gone":
-        path.unlink()
-    else:
-        path.write_bytes(bytes(range(256)))
-    lost = 1 if damage == "a row is gone" else 2
-    outcome = play(run.path, ToyConfig(sizes=[2, 3, 4]), resume=True)
-    assert outcome.status == Status.COMPLETED
+    cut_journal(run, keep)
+    assert play(run.path, ToyConfig(sizes=[2, 3, 4]), resume=True).status == Status.COMPLETED
     same_tables(Run(run.path), whole)
-    assert (
-        f"warning: {lost} trainings had finished, but some of their rows are gone"
-        in capsys.readouterr().err
-    )
+
+
+def test_what_lies_behind_a_damaged_line_is_repeated(run_toy, same_tables):
+    _, whole = run_toy(sizes=[2, 3, 4])
+    _, run = run_toy(sizes=[2, 3, 4])
+    path = run.path / "records.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[len(lines) // 2] = b"\xff" + lines[len(lines) // 2]
+    path.write_bytes(b"".join(lines))
+    damaged = Run(run.path)
+    assert not damaged.is_complete
+    with pytest.raises(StorageFailed, match="`kanrun runs resume` repeats what is recorded"):
+        damaged.table("summary")
+    assert play(run.path, ToyConfig(sizes=[2, 3, 4]), resume=True).status == Status.COMPLETED
+    same_tables(Run(run.path), whole)
+
+
+def test_csv_tables_that_were_damaged_are_written_anew(run_toy):
+    _, run = run_toy(sizes=[2, 3, 4], fails=[4])
+    table, curve = run.path / "summary.csv", run.path / "tables" / "curve.csv"
+    table.write_bytes(bytes(range(256)))
+    curve.unlink()
+    play(run.path, ToyConfig(sizes=[2, 3, 4]), resume=True)
+    assert len(table.read_text().splitlines()) == 1 + 3
+    assert len(curve.read_text().splitlines()) == 1 + 2 + 3 + 4
 
 
 def test_resuming_a_study_of_other_cells_is_refused(run_toy):

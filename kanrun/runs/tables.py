@@ -1,0 +1,99 @@
+"""CSV files of a run's tables, for people and other programs; kanrun itself reads the journal.
+
+While a run writes its journal, its rows are appended to the CSV files as well, without any
+guarantee. All files are written anew at the end of the run and when it is resumed: then they get
+whole tables, the columns that a file did not begin with, and no rows that no longer count.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from kanrun.errors import StorageFailed
+from kanrun.runs.files import Appender, Columns, csv_lines, make_folder, plain_value, write_atomic
+from kanrun.runs.journal import TOP_TABLES, Journal
+from kanrun.runs.lines import RowLine, marked, values_of
+from kanrun.runs.records import Point, read_points
+
+#: Bytes of a CSV file that are written at once.
+_BLOCK = 2**20
+_logger = logging.getLogger("kanrun")
+
+
+class CsvTables:
+    """Writes the CSV files of the run in `folder`; what cannot be written is a warning."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[str, tuple[Appender, list[str]] | None] = {}  # with their headers
+
+    def append(self, line: RowLine) -> None:
+        """Append a row; a file that failed once is left alone."""
+        table = line.table
+        try:
+            swept = {} if line.point is None else self._points[line.point].values
+            block = marked(line, values_of(line), swept)
+            if table not in self._files:
+                file = Appender(self._path(table))
+                self._files[table] = file, list(block)
+                file.write(csv_lines([list(block)]))
+            if (opened := self._files[table]) is not None:
+                opened[0].write(_csv(opened[1], block))
+        except StorageFailed as error:
+            self._files[table] = None
+            _warn(error)
+
+    def write(self) -> None:
+        """Write all files anew from the journal, in constant memory."""
+        for opened in self._files.values():
+            if opened is not None:
+                opened[0].close()
+        self._files.clear()
+        try:
+            journal = Journal(self._folder)
+            for table in journal.tables:
+                write_atomic(self._path(table), _parts(journal, table), durable=True)
+        except StorageFailed as error:
+            _warn(error)
+
+    @cached_property
+    def _points(self) -> Sequence[Point]:
+        return read_points(self._folder)
+
+    def _path(self, table: str) -> Path:
+        place = self._folder if table in TOP_TABLES else make_folder(self._folder / "tables")
+        return place / f"{table}.csv"
+
+
+def _parts(journal: Journal, table: str) -> Iterator[bytes]:
+    """Yield a table as CSV in parts of about `_BLOCK` bytes."""
+    header = journal.header(table)
+    part = bytearray(csv_lines([header]))
+    for _, block in journal.blocks(table):
+        part += _csv(header, block)
+        if len(part) >= _BLOCK:
+            yield bytes(part)
+            part.clear()
+    yield bytes(part)
+
+
+def _csv(header: Sequence[str], block: Columns) -> bytes:
+    """Return the rows of a block with these columns."""
+    rows = len(next(iter(block.values()), ()))
+    lists = [_plain(block.get(name, [None] * rows)) for name in header]
+    return csv_lines(zip(*lists, strict=True))
+
+
+def _plain(values: Sequence[Any]) -> Sequence[Any]:
+    """Return the values of a column, texts in one line."""
+    return list(map(plain_value, values)) if str in set(map(type, values)) else values
+
+
+def _warn(error: StorageFailed) -> None:
+    _logger.warning(
+        "%s The records are in records.jsonl; `kanrun runs resume` writes the tables anew.", error
+    )

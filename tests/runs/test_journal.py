@@ -1,0 +1,202 @@
+"""The journal and its tables: exact values, void records, large arrays, damage; CSV beside it."""
+
+import errno
+import math
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.errors import StorageFailed
+from kanrun.runs import Manifest, Row, Run, RunFolder, Status, Table, lines
+from kanrun.runs.files import Appender
+from kanrun.runs.lines import BegunLine, FinishedLine
+
+SEED = {"seed": 0}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path, Manifest("fit"))
+
+
+def rows(folder, table, *values, marks=SEED):
+    for each in values:
+        folder.row(Row(table, each), marks)
+
+
+def read(folder, table):
+    return Run(folder.path).columns(table)
+
+
+FLOATS = st.floats() | st.sampled_from([-0.0, 5e-324, math.nan, math.inf, -math.inf])
+VALUES = st.none() | st.booleans() | st.integers() | FLOATS | st.text(max_size=20)
+
+
+def same(value, stored):
+    """Equal in kind and to the last bit; text that is no Unicode has its letters replaced."""
+    if isinstance(value, float):
+        return isinstance(stored, float) and repr(value) == repr(stored)
+    if isinstance(value, str):
+        return stored == value.encode("utf-8", "replace").decode()
+    return type(value) is type(stored) and value == stored
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(VALUES, min_size=1, max_size=8))
+def test_values_come_back_as_they_were(tmp_path_factory, values):
+    folder = RunFolder.create(tmp_path_factory.mktemp("values"), Manifest("fit"))
+    rows(folder, "a", *({"x": value} for value in values))
+    folder.table(Table("b", {"x": values}), SEED)
+    for table in ("a", "b"):
+        stored = read(folder, table)
+        assert stored["seed"] == [0] * len(values)
+        assert all(map(same, values, stored["x"]))
+
+
+def test_numbers_of_numpy_come_back(folder):
+    columns = {
+        "float": np.array([0.1, np.nan, np.inf]),
+        "single": np.array([0.1, 2.5, -1], dtype=np.float32),
+        "large": np.array([2**64 - 1, 0, 1], dtype=np.uint64),
+        "truth": np.array([True, False, True]),
+        "text": np.array(["a", "b,c", "nan"]),
+    }
+    folder.table(Table("t", columns), SEED)
+    stored = read(folder, "t")
+    for name, values in columns.items():
+        np.testing.assert_array_equal(stored[name], values)
+    assert stored["text"][2] == "nan"
+    with pytest.raises(ValueError, match="equal lengths"):
+        folder.table(Table("t", {"a": np.zeros(2), "b": np.zeros(3)}), SEED)
+
+
+def test_columns_that_come_later_are_empty_before(folder):
+    rows(folder, "metrics", {"step": 0}, {"step": 1, "penalty": 1e-3}, {"penalty": 2e-3})
+    frame = Run(folder.path).table("metrics")
+    assert list(frame) == ["seed", "step", "penalty"]
+    assert frame["penalty"].isna().tolist() == [True, False, False]
+    assert frame["step"].isna().tolist() == [False, False, True]
+    path = folder.path / "metrics.csv"
+    assert path.read_text() == "seed,step\n0,0\n0,1\n0,\n"  # while it runs
+    folder.finish(Status.COMPLETED)
+    assert path.read_text() == "seed,step,penalty\n0,0,\n0,1,0.001\n0,,0.002\n"
+
+
+def test_rows_are_in_the_order_of_cells_and_seeds(folder):
+    for cell, seed in ((1, 0), (0, 1), (0, 0)):
+        rows(folder, "summary", {"x": cell}, marks={"cell": cell, "seed": seed})
+    assert read(folder, "summary") == {"cell": [0, 0, 1], "seed": [0, 1, 0], "x": [0, 0, 1]}
+
+
+def test_what_a_training_begins_again_is_void(folder):
+    other = {"seed": 1}
+    for marks in (SEED, other):
+        folder.record(BegunLine(**marks, digest="a"))
+        rows(folder, "metrics", {"step": 0}, {"step": 1}, marks=marks)
+        folder.table(Table("curve", {"x": [1, 2]}), marks)
+        folder.table(Table("curve", {"x": [3]}), marks)
+    folder.record(FinishedLine(**other))
+    folder.record(BegunLine(**SEED, digest="a"))
+    assert read(folder, "curve") == {"seed": [1], "x": [3]}
+    rows(folder, "metrics", {"step": 7})
+    assert read(folder, "metrics") == {"seed": [0, 1, 1], "step": [7, 0, 1]}
+    assert set(Run(folder.path).journal.finished) == {(0, 0, 1)}
+
+
+def test_large_tables_are_files_that_cannot_be_exchanged(folder, monkeypatch):
+    monkeypatch.setattr(lines, "LARGE", 100)
+    columns = {"x": np.random.default_rng(0).normal(size=40), "name": ["ä"] * 40}
+    folder.table(Table("curve", columns), SEED)
+    folder.record(FinishedLine(**SEED))
+    assert len((folder.path / "records.jsonl").read_bytes()) < 500
+    assert read(folder, "curve")["x"] == columns["x"].tolist()
+    (path,) = (folder.path / "records").iterdir()
+    assert Run(folder.path).journal.is_finished((0, 0, 0))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"1", b"2", 1))
+    with pytest.raises(StorageFailed, match=rf"{path.name} is damaged"):
+        read(folder, "curve")
+    path.unlink()
+    path.symlink_to("/etc/passwd")
+    with pytest.raises(StorageFailed, match="not a regular file"):
+        read(folder, "curve")
+    assert not Run(folder.path).journal.is_finished((0, 0, 0))
+
+
+def test_a_journal_cut_at_any_byte_is_read_up_to_its_last_line(folder):
+    rows(folder, "metrics", *({"step": step, "loss": 0.1} for step in range(3)))
+    path = folder.path / "records.jsonl"
+    content = path.read_bytes()
+    for end in range(len(content)):
+        path.write_bytes(content[:end])
+        steps = list(range(content[:end].count(b"\n")))
+        assert read(folder, "metrics").get("step", []) == steps
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{",
+        b"[]",
+        b'{"kind":"row","table":"t","values":{"a":["x","y"]}}',
+        b'{"kind":"row","table":"t","values":{"a":["x"]}}',
+        b'{"kind":"row","table":"t","values":{"a":{}}}',
+        b'{"kind":"row","table":1}',
+        b'{"kind":"table","table":"t","columns":{"a":[[1]]}}',
+        b'{"kind":"table","table":"t","columns":{"a":3}}',
+        b'{"kind":"table","table":"t","columns":{"a":null},"sha256":"../../run"}',
+        b'{"kind":"other"}',
+        b'{"kind":"row","point":99,"table":"summary","values":{"a":1}}',
+        b"[" * 100_000,
+        b"\0",
+    ],
+)
+def test_damage_is_one_error_that_names_the_file(folder, line):
+    rows(folder, "t", {"a": 1})
+    with open(folder.path / "records.jsonl", "ab") as file:
+        file.write(line + b"\n")
+    rows(folder, "t", {"a": 2})
+    run = Run(folder.path)
+    with pytest.raises(StorageFailed):
+        list(map(run.table, run.tables))
+
+
+def test_a_link_is_neither_read_nor_written(folder, tmp_path):
+    (tmp_path / "other").write_text("")
+    path = folder.path / "records.jsonl"
+    path.unlink()
+    path.symlink_to(tmp_path / "other")
+    assert Run(folder.path).tables == ()
+    with pytest.raises(StorageFailed, match=r"cannot write .*records\.jsonl"):
+        rows(folder, "metrics", {"step": 0})
+
+
+def test_csv_has_text_as_it_is_in_one_line_a_row(folder):
+    values = ["=1+1", "-x0 + 1", "'=a", "@b", "it's", "a\nb", "ä\0"]
+    rows(folder, "t", *({"=name": value} for value in values))
+    expected = ["seed,=name", "0,=1+1", "0,-x0 + 1", "0,'=a", "0,@b", "0,it's", "0,a b", "0,ä "]
+    path = folder.path / "tables" / "t.csv"
+    assert path.read_text().splitlines() == expected
+    path.write_bytes(b"garbage")
+    folder.finish(Status.COMPLETED)
+    assert path.read_text().splitlines() == expected
+    assert read(folder, "t")["=name"] == values
+
+
+def test_a_csv_that_cannot_be_written_is_a_warning(folder, monkeypatch, caplog):
+    write = Appender.write
+
+    def full(file, lines):
+        if file.path.suffix == ".csv":
+            raise StorageFailed(f"cannot write {file.path}: {os.strerror(errno.ENOSPC)}.")
+        write(file, lines)
+
+    monkeypatch.setattr(Appender, "write", full)
+    rows(folder, "metrics", {"step": 0}, {"step": 1})
+    folder.finish(Status.COMPLETED)
+    assert caplog.text.count("metrics.csv: No space left on device") == 1
+    assert read(folder, "metrics")["step"] == [0, 1]
+    assert (folder.path / "metrics.csv").read_text() == "seed,step\n0,0\n0,1\n"
