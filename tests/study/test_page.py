@@ -83,9 +83,9 @@ def make_run(outputs, text="plain"):
     model = Model(network, ("length", text), ("y",), np.array([[-1.0, 1.0]] * 2), *scalings, None)
     folder.checkpoint(to_checkpoint(f"model-seed0-{text}", model))
     points = np.zeros((30, 2)), np.ones((30, 1))
-    for number in range(2):
-        slider = Slider(f"grids of {text}", text, (f"{text} {number}",), (model,), *points)
-        folder.checkpoint(to_checkpoint(f"cell{number}-grids-seed0-stages", slider))
+    labels = f"{text} 0", f"{text} 1"
+    slider = Slider(f"grids of {text}", text, labels, (model, model), *points)
+    folder.checkpoint(to_checkpoint("grids-seed0-stages", slider))
     x = np.linspace(-1, 1, 20)
     columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
     folder.table(Table("predictions", {"split": np.full(20, "test"), **columns}), SEED)
@@ -156,7 +156,7 @@ def test_a_hostile_run_folder_injects_nothing(tmp_path):
 
 def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path):
     run = make_run(tmp_path)
-    for path in run.path.rglob("cell*.safetensors"):
+    for path in run.path.rglob("grids*.safetensors"):
         path.unlink()
     (single,) = interactive_data(run)
     assert len(single["points"]["x"]) == 20
@@ -185,6 +185,25 @@ def run_of(outputs, network):
 def field_to(end, hard=None):
     box = torch.tensor([[-1.0, 1.0], [end - 1.0, end]], dtype=torch.float64)
     return Field(trained(), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard)
+
+
+def test_effects_of_a_table_are_moved_where_its_network_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr("kanrun.study.page.interactive.NUMBERS", 10)
+    folder = RunFolder.create(tmp_path, Manifest("fit"))
+    model = Model(trained(), ("a", "b"), ("y",), DOMAIN, *map(Scaling.identity, (2, 1)), None)
+    folder.checkpoint(to_checkpoint("table-2-3-1-seed0", model))
+    folder.table("summary").extend({"seed": [0], "cv_rmse": [0.5]})
+    folder.table("importance").extend({"input": ["town", "size"]})
+    effect = {"output": ["y"] * 4, "x": [0.0, 1, 0, 2], "value": [1.0, 2, 3, 4]}
+    effect |= {"lower": [0.0, 1, 2, 3], "upper": [2.0, 3, 4, 5], "is_date": [False] * 4}
+    inputs = {"input": ["size"] * 2 + ["town"] * 2, "level": ["", "", "Bonn", "Ulm"]}
+    folder.table("effects").extend({"seed": [0] * 4, **inputs, **effect})
+    folder.finish(Status.COMPLETED)
+    (living,) = interactive_data(Run(folder.path))
+    assert living["title"] == "How y depends on each input, the others at their means"
+    town, size = living["inputs"]
+    assert (town["name"], town["labels"], town["value"]) == ("town", ["Bonn", "Ulm"], [3, 4])
+    assert (size["labels"], size["x"], size["upper"]) == (None, [0, 1], [2, 3])
 
 
 def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path):

@@ -29,7 +29,7 @@ from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened, local_time
 from kanrun.study.page.interactive import Living, interactive_data
 from kanrun.study.progress import shown
-from kanrun.study.report import as_columns, differences, points_table
+from kanrun.study.report import as_columns, differences, outcome, points_table
 
 #: Largest size of a page in bytes.
 LARGEST = 5 * 10**6
@@ -148,16 +148,28 @@ def _living(run: Run, sources: list[str], room: int) -> Iterator[str]:
 
 
 def _results(run: Run, manifest: Manifest) -> Iterator[str]:
-    """Yield the metrics of a run in a line, and how to repeat it."""
-    if manifest.metrics:
-        # No line breaks between a name and its value.
-        pairs = (f"{name}\u00a0{shown(value)}" for name, value in manifest.metrics.items())
-        yield f'<p class="number">{escape(", ".join(pairs))}</p>'
+    """Yield what a run reached, how to repeat it, and its metrics."""
+    with contextlib.suppress(KanrunError):
+        for said in _reached(run.columns("summary")):
+            yield f'<p class="number">{escape(said)}</p>'
     words = (not run.point and shlex.join(manifest.argv)) or _call(manifest)
     yield f"<p>Command: <code>{escape(words)}</code></p>"
     yield f"<p>To repeat it: <code>kanrun runs rerun {escape(run.name)}</code></p>"
     if manifest.reason:
         yield _tag("p", manifest.reason)
+    if manifest.metrics:
+        yield _folded("Results", _pairs(manifest.metrics))
+
+
+def _reached(summary: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """Yield the formulas of a run with their verification, or what its training reached."""
+    if "verified" not in summary:
+        yield from filter(None, [outcome(summary)])
+        return
+    columns = (summary[name] for name in ("target", "formula", "relative_error", "verified"))
+    for target, formula, error, verified in zip(*columns, strict=True):
+        said = f"{target}: {formula or 'no formula'}"
+        yield f"{said}; relative error {shown(error)}; verified: {verified}"
 
 
 def _call(manifest: Manifest) -> str:

@@ -27,8 +27,8 @@ Living = dict[str, Any]
 _LAYERS = {"splines", "dense", "sums_of_products"}
 
 
-#: Largest number of sliders with networks on a page.
-NETWORKS = 8
+#: Largest number of inputs whose effects are on a page.
+INPUTS = 12
 #: Largest number of values (coefficients, knots, masks) that a network on a page may have.
 NUMBERS = 60_000
 #: Largest number of test points on a page; more are thinned evenly.
@@ -37,7 +37,7 @@ POINTS = 300
 
 def interactive_data(run: Run) -> Iterator[Living]:
     """Return all interactive parts of `run`; what cannot be read is left out."""
-    for make in (_networks, _curves):
+    for make in (_networks, _effects, _curves):
         with contextlib.suppress(KanrunError, *MALFORMED):
             yield from make(run)
 
@@ -57,33 +57,67 @@ def model_values(model: Model) -> Living:
 
 
 def _networks(run: Run) -> Iterator[Living]:
-    """Yield the networks under sliders, one per title; without sliders that of the first seed."""
-    found = dict[str, Living]()
+    """Yield the network of the first seed, with its stages under a slider if they were recorded.
+
+    A table's network that is too large is left to the effects of its inputs.
+    """
     for stored in map(run.checkpoint, filter(SLIDER_NAME.fullmatch, run.checkpoints)):
-        if _size(stored) > NUMBERS:
-            continue
-        one = from_checkpoint(stored, Slider)
-        if len(found) >= NETWORKS and one.title not in found:
-            continue
-        classes, stages = one.models[0].classes, list(zip(one.labels, one.models, strict=True))
-        labels = np.array(classes)[one.y.astype(int)] if classes else one.y
-        points = {"x": one.x.tolist(), "y": labels.tolist()}
-        living = _network(one.title, one.slider, stages, points)
-        found.setdefault(one.title, living | {"stages": []})["stages"].extend(living["stages"])
-    yield from found.values()
-    if found or not (names := LoadedRun(run).models):
+        if _size(stored) <= NUMBERS:
+            one = from_checkpoint(stored, Slider)
+            classes, stages = one.models[0].classes, list(zip(one.labels, one.models, strict=True))
+            labels = np.array(classes)[one.y.astype(int)] if classes else one.y
+            points = {"x": one.x.tolist(), "y": labels.tolist(), "recorded": _recorded(run)}
+            yield _network(one.title, one.slider, stages, points)
+            return
+    if not (names := LoadedRun(run).models):
         return
     name = names[0]
     stored, title = run.checkpoint(name), f"The network {name}"
     absent = {"kind": "absent", "title": title}
     if (size := _size(stored)) > NUMBERS:
-        yield absent | {"said": f"It has {size} numbers, too many for a page."}
+        if "effects" not in run.tables:
+            yield absent | {"said": f"It has {size} numbers, too many for a page."}
         return
     model = from_checkpoint(stored, Model)
     try:
-        yield _stored_network(title, model, _test_points(run, name, model))
+        yield _stored_network(run, title, model, _test_points(run, name, model))
     except UsageError as error:
         yield absent | {"said": f"{str(error).rstrip('.')}; its figures show it."}
+
+
+def _recorded(run: Run) -> float | None:
+    """Return the test RMSE of a run of one training, which the page shows until something moves."""
+    column = run.columns("summary").get("test_rmse", [])
+    return float(column[0]) if len(column) == 1 and column[0] is not None else None
+
+
+def _effects(run: Run) -> Iterator[Living]:
+    """Yield the effects of the most important inputs of a table, each with the others at means."""
+    table = run.table("effects")
+    table = table[table["seed"] == table["seed"].min()] if "seed" in table else table
+    outputs = list(table["output"].unique())
+    is_class = run.columns("summary").get("largest_class") is not None
+    output = outputs[-1] if is_class else outputs[0]
+    mine, found = table[table["output"] == output].fillna({"level": ""}), []
+    order = [*run.columns("importance").get("input", []), *mine["input"].unique()]
+    for name in [one for one in dict.fromkeys(order) if (mine["input"] == one).any()][:INPUTS]:
+        rows = mine[mine["input"] == name].sort_values("x")
+        columns = {c: rows[c].tolist() for c in ("x", "value", "lower", "upper")}
+        levels = bool((rows["level"] != "").all())
+        found.append({"name": name, "levels": levels, "labels": _labels(rows, levels), **columns})
+    what = f"the probability of {output}" if is_class else output
+    title = f"How {what} depends on each input, the others at their means"
+    yield {"kind": "effects", "title": title, "output": what, "inputs": found}
+
+
+def _labels(rows: pd.DataFrame, levels: bool) -> list[str] | None:
+    """Return names of the places of an effect: levels, or dates; None for numbers."""
+    if levels:
+        names = rows["level"].tolist()
+        return [names[0], f"not {names[0]}"] if names[1:] == ["(others)"] else names
+    if rows["is_date"].astype(str).eq("True").all():
+        return pd.to_datetime(rows["x"], unit="D").dt.strftime("%Y-%m-%d").tolist()
+    return None
 
 
 def _size(stored: Checkpoint) -> int:
@@ -108,10 +142,12 @@ def _network(
     }
 
 
-def _stored_network(title: str, model: Model, points: Living) -> Living:
+def _stored_network(run: Run, title: str, model: Model, points: Living) -> Living:
     """Return a network, or a stage for each of its time windows with the test points there."""
     if not isinstance(model.network, Windows):
-        return _network(title, "", [("", model)], _thinned(points, POINTS))
+        shown = _thinned(points, POINTS)
+        shown["recorded"] = _recorded(run) if len(shown["x"]) < len(points["x"]) else None
+        return _network(title, "", [("", model)], shown)
     boxes = [field.box.tolist() for field in model.network.parts]
     stages = [
         (f"{model.inputs[-1]} from {low:.4g} to {high:.4g}", replace(model, network=field))

@@ -53,7 +53,7 @@
       this.svg = make("svg:svg", {role: "group", "aria-label": title}, parent);
       this.title = title;
     }
-    begin(xs, ys, title = this.title) {
+    begin(xs, ys, title = this.title, name = shown) {
       this.width = emptied(this.svg, this.height);
       const span = values => {
         const finite = values.filter(Number.isFinite);
@@ -65,7 +65,7 @@
       [this.x0, this.x1] = span(xs); [this.y0, this.y1] = span(ys);
       const {left, bottom, top, right, width, height} = this;
       make("svg:path", {class: "axis", d: `M${left} ${top}V${height - bottom}H${width - right}`}, this.svg);
-      for (const x of ticks(this.x0, this.x1)) make("svg:text", {x: this.px(x), y: height - bottom + 16, "text-anchor": "middle"}, this.svg, shown(x));
+      for (const x of ticks(this.x0, this.x1)) make("svg:text", {x: this.px(x), y: height - bottom + 16, "text-anchor": "middle"}, this.svg, name(x));
       for (const y of ticks(this.y0, this.y1)) make("svg:text", {x: left - 5, y: this.py(y) + 4, "text-anchor": "end"}, this.svg, shown(y));
       make("svg:text", {x: width / 2, y: 15, "text-anchor": "middle"}, this.svg, title);
     }
@@ -163,7 +163,7 @@
         for (const [strength, o, i] of all.slice(0, MOST_EDGES)) {
           const [x0, y0] = at(l, i), [x1, y1] = at(l + 1, o), here = chosen.join() === [l, o, i].join();
           const line = make("svg:path", {class: here ? "edge chosen" : "edge", d: `M${x0} ${y0}L${x1} ${y1}`, tabindex: 0, role: "button",
-            "aria-label": `edge from ${i + 1} to ${o + 1} of layer ${l + 1}`, "stroke-width": 1 + 4 * strength / most,
+            "aria-label": `edge from node ${i} to node ${o} of layer ${l}`, "stroke-width": 1 + 4 * strength / most,
             "stroke-opacity": 0.2 + 0.8 * Math.sqrt(strength / most), "data-edge": `${l},${o},${i}`}, diagram);
           const choose = () => {
             if (chosen.join() === [l, o, i].join()) return;
@@ -192,7 +192,7 @@
       const weight = layer.splineWeight[o][i];
       const places = c.map((_, k) => { let s = 0; for (let j = 1; j <= degree; j++) s += knots[k + j]; return degree ? s / degree : (knots[k] + knots[k + 1]) / 2; });
       const few = c.length <= 40;
-      const from = l === 0 ? data.inputs[i] : `h${l}.${i + 1}`, ending = model.form ? `factor ${o + 1}` : data.outputs[o], to = l === model.layers.length - 1 ? ending : `h${l + 1}.${o + 1}`;
+      const from = l === 0 ? data.inputs[i] : `h${l}.${i}`, ending = model.form ? `factor ${o + 1}` : data.outputs[o], to = l === model.layers.length - 1 ? ending : `h${l + 1}.${o}`;
       edgePlot.begin([...xs, ...(few ? places : [])], [...ys, ...(few ? c.map(v => weight * v) : [])], `${from} → ${to}`);
       if (few) for (const knot of knots.slice(degree, knots.length - degree)) make("svg:line", {class: "knot", x1: edgePlot.px(knot), x2: edgePlot.px(knot),
         y1: edgePlot.top, y2: edgePlot.height - edgePlot.bottom}, edgePlot.svg);
@@ -229,7 +229,9 @@
         resultPlot.dots(values.map(v => v[0]), values.map(v => v[v.length - 1]));
         return;
       }
-      error.textContent = !truth.length ? "" : `RMSE on ${values.length} test points: ${shown(rmse(values.flatMap((v, k) => v.map((y, o) => y - truth[k][o]))))}`;
+      const recorded = points.recorded && stage === data.stages.length - 1 && !Object.keys(moved).length;
+      error.textContent = !truth.length ? "" : recorded ? `RMSE on all test points: ${shown(points.recorded)}`
+        : `RMSE on ${values.length} test points: ${shown(rmse(values.flatMap((v, k) => v.map((y, o) => y - truth[k][o]))))}`;
       if (data.inputs.length === 1) {
         const [low, high] = domain[0], xs = range(low, high, 301), ys = xs.map(x => kan.predict(model, [x])[0]);
         resultPlot.begin(xs, [...ys, ...truth.map(y => y[0])], `${data.outputs[0]} over ${data.inputs[0]}; dots: truth`);
@@ -274,6 +276,29 @@
     return {get: () => ({stage, chosen, moved}), set};
   }
 
+  // ------------------------------------------------------------------ effects of the inputs of a table
+  function effects(parent, data) {
+    const box = make("div", {class: "two"}, parent), boxes = data.inputs.map(() => make("div", {}, box));
+    const sliders = data.inputs.map(({name, x, value, lower, upper, labels, levels}, number) => {
+      const plot = new Plot(boxes[number], name, 200), bar = make("div", {class: "bar"}, boxes[number]);
+      const said = make("p", {class: "number", role: "status"}, boxes[number]), middle = Math.floor(x.length / 2);
+      const nearest = at => x.reduce((best, v, k) => Math.abs(v - at) < Math.abs(x[best] - at) ? k : best, 0);
+      const tick = at => !labels ? shown(at) : levels && !Number.isInteger(at) ? "" : labels[nearest(at)].slice(0, levels ? 9 : 7);
+      const label = k => labels ? labels[k] : shown(x[k]);
+      function draw(k) {
+        plot.begin(x, [...value, ...lower, ...upper].filter(Number.isFinite), name, tick);
+        for (const end of [lower, upper]) levels ? plot.dots(x, end, "data", 2) : plot.line(x, end, "truth");
+        if (levels) plot.dots(x, value, "data", 4); else plot.line(x, value);
+        plot.dots([x[k]], [value[k]], "handle", 6);
+        const band = Number.isFinite(lower[k]) ? ` (${shown(lower[k])} to ${shown(upper[k])})` : "";
+        said.textContent = `${data.output}: ${shown(value[k])}${band}`;
+      }
+      draw(middle);
+      return slider(bar, name, x.length, draw, label, middle);
+    });
+    return {get: () => sliders.map(one => Number(one.value)), set: places => sliders.forEach((one, k) => one.setTo(places[k]))};
+  }
+
   // ------------------------------------------------------------------ curves drawn by control points
   function curve(parent, data) {
     let control = structuredClone(data.control);
@@ -303,7 +328,7 @@
   }
 
   // ------------------------------------------------------------------ parts, and links that hold their state
-  const kinds = {network, curve, ...(typeof lesson === "undefined" ? {} : lesson.kinds({make, Plot, slider, range, shown}))};
+  const kinds = {network, effects, curve, ...(typeof lesson === "undefined" ? {} : lesson.kinds({make, Plot, slider, range, shown}))};
   const states = {};
   for (const section of document.querySelectorAll(".living")) {
     const name = section.dataset.source, source = document.getElementById(name), data = source ? JSON.parse(source.textContent) : {kind: name};
