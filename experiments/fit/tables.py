@@ -29,6 +29,7 @@ from kanrun.points import Family, Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
 from kanrun.study import Cell, bound_rows
 from kanrun.study.build import LearningProblem, make_problem, with_scalings
+from kanrun.study.class_scores import class_scores, unpredicted_classes
 from kanrun.study.evaluation import (
     doubts,
     judged_columns,
@@ -101,6 +102,10 @@ class TableFitting:
         seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
         yield Row("summary", {**summary, **seconds})
         yield from bound_rows(cell, summary)
+        if classes := dataset.classes:
+            held = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
+            y, guesses = train.y[held, 0], fitted.held_out[held]
+            yield from unpredicted_classes(y, guesses, classes, "held-out rows")
         yield from self._reports(fitted, train, seed)
         yield _held_out(whole, dataset)
         yield from model_records(
@@ -356,13 +361,12 @@ def _summary(
         if len(ours) > 1:
             summary[f"cv_{loss}_std"] = deviation(ours)
         inside = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
-        name, quality = _quality(fitted.held_out[inside], train.take(inside), family)
-        summary[f"cv_{name}"] = quality
+        classes = dataset.classes
+        summary |= _quality(fitted.held_out[inside], train.take(inside), family, classes, "cv")
     if test:
         predicted = fitted.predict(test.x)
         summary[f"test_{loss}"] = loss_of(predicted, test.y, family, test.weights)
-        name, quality = _quality(predicted, test, family)
-        summary["test_accuracy" if family.classes else name] = quality
+        summary |= _quality(predicted, test, family, dataset.classes, "test")
     summary["clipped_fraction"] = fitted.clipped_fraction((test or train).x)
     if not family.has_link:
         error = summary.get("test_rmse", summary.get("cv_rmse"))
@@ -371,11 +375,18 @@ def _summary(
     return summary
 
 
-def _quality(predicted: np.ndarray, points: Points, family: Family) -> tuple[str, float | None]:
-    """Return the accuracy of class probabilities, D^2 (`Family`) or R^2, with its name."""
-    y = points.y
-    if family.classes:
-        return "accuracy", float((predicted.argmax(1) == y[:, 0]).mean())
+def _quality(
+    predicted: np.ndarray,
+    points: Points,
+    family: Family,
+    classes: tuple[str, ...] | None,
+    prefix: str,
+) -> dict[str, Any]:
+    """Return the scores of class probabilities, D^2 (`Family`) or R^2, by their columns."""
+    y, start = points.y, "cv_" * (prefix == "cv")
+    if classes:
+        right = float((predicted.argmax(1) == y[:, 0]).mean())
+        return {f"{prefix}_accuracy": right, **class_scores(y[:, 0], predicted, classes, prefix)}
     if family.has_link:
-        return "d2", family.explained(y, predicted, points.weights)
-    return "r2", r_squared(predicted - y, y)
+        return {f"{start}d2": family.explained(y, predicted, points.weights)}
+    return {f"{start}r2": r_squared(predicted - y, y)}

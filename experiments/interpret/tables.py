@@ -49,6 +49,8 @@ from kanrun.targets.table_targets import read_nist
 _MAX_SHOWN = 5
 #: Points of the curve of an edge.
 _POINTS = 81
+#: Points of the curve of a formula of one input.
+_GRID = 400
 
 
 def records(
@@ -147,7 +149,6 @@ def summary_row(
         active_edges=active,
         numeric_edges=len(formula.splines) if formula else active,
         complexity=formula.complexity if formula else None,
-        noise=problem.cfg.sampling.noise,
         budget=problem.cfg.budget,
         seconds=result.seconds,
         cpu_seconds=cpu_seconds,
@@ -165,6 +166,7 @@ def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) 
         "proven_equal": found.proven_equal,
         "accepted_form": found.accepted_form,
         "in_view": entry.get("in_view", True),
+        "noise": problem.cfg.sampling.noise,
     }
 
 
@@ -233,13 +235,20 @@ def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[C
 
 
 def prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
-    """Return the values of a formula at the points of the search and of the verification."""
+    """Return the values of a formula at the points of the search and of the verification.
+
+    Of one input, also on a grid over these points, where the truth is not known.
+    """
     x, y = problem.points()
     held_out = problem.held_out
-    x = np.concatenate([x, problem.scaling.invert(held_out.x)])
-    y = np.concatenate([y, held_out.y * problem.unit + problem.shift])
+    xs, ys = [x, problem.scaling.invert(held_out.x)], [y, held_out.y * problem.unit + problem.shift]
+    if x.shape[1] == 1:
+        ends = np.concatenate(xs)
+        xs.append(np.linspace(ends.min(0), ends.max(0), _GRID))
+        ys.append(np.full(_GRID, np.nan))
+    x, y = np.concatenate(xs), np.concatenate(ys)
     columns: dict[str, Any] = {
-        "split": np.repeat(["train", "test"], [len(x) - len(held_out.x), len(held_out.x)])
+        "split": np.repeat(["train", "test", "grid"][: len(xs)], list(map(len, xs)))
     }
     columns |= {f"input:{name}": x[:, i] for i, name in enumerate(problem.inputs)}
     with np.errstate(all="ignore"):

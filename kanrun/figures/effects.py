@@ -28,21 +28,44 @@ from kanrun.figures.style import (
     styled,
 )
 
+#: Largest number of inputs whose effects are drawn.
 MAX_INPUTS = 12
-#: Ticks of probabilities, of which many are thinned out; the fewest and the most of them, and the
-#: smallest one drawn.
+#: Ticks of probabilities, of which many are thinned out.
 TICKS = (1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
-FEWEST_TICKS, MOST_TICKS, SMALLEST_PROBABILITY = 3, 7, 1e-6
-#: Heights of panels (inches).
-EFFECT, MAP = 1.9, 2.6
-#: Free part of an axis around its data; free room of an axis of levels beside these; distance of
-#: the name of a level from its dot and from the axis (points).
-ROOM, LEVELS_ROOM, BESIDE_DOT = 0.08, (0.3, 0.7), (3, 4)
+#: Number of ticks of probabilities below which more are taken.
+FEWEST_TICKS = 3
+#: Number of ticks of probabilities above which fewer are taken.
+MOST_TICKS = 7
+#: Smallest probability that is drawn.
+SMALLEST_PROBABILITY = 1e-6
+#: Height of a panel of effects (inches).
+EFFECT = 1.9
+#: Height of a map of a pair (inches).
+MAP = 2.6
+#: Free part of an axis around its data.
+ROOM = 0.08
+#: Bands reach at most this many times the range of the curves beyond them.
+BAND_ROOM = 1.0
+#: Free room of an axis of levels before the first and after the last one (levels).
+LEVELS_ROOM = (0.3, 0.7)
+#: Distance of the name of a level from its dot and from the axis (points).
+BESIDE_DOT = (3, 4)
 #: Letters of all names of levels, two more for each, up to which they stand side by side below a
 #: third of the page.
 LEVEL_LETTERS = 24
-#: Length of the ticks at quantiles of an input, and size of the dots of rows on a map.
-QUANTILE, SMALLEST, LARGER = 5, 1, 14
+#: Length of the ticks at quantiles of an input (points).
+QUANTILE = 5
+#: Area of the smallest dot of rows on a map (square points).
+SMALLEST = 1
+#: Area that the largest dot of rows has in addition (square points).
+LARGER = 14
+#: Remark on bands that are wider.
+CUT = "wide bands are cut"
+#: Name of the level of all rows that have none of the named levels.
+REST = "(others)"
+#: Begin of the name of an input that is a day of the week, from 0 (Monday).
+WEEKDAY = "weekday of "
+DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 @styled
@@ -70,6 +93,7 @@ def effects(
     shown = names[:MAX_INPUTS]
     table = table[table["input"].isin(shown)]
     figure, panels = small_multiples(len(shown), 3, EFFECT, sharey=True)
+    cut = False
     for panel, name in zip(panels, shown, strict=True):
         rows = table[table["input"] == name].sort_values("x")
         for colour, output in zip(CYCLE, outputs, strict=False):
@@ -81,10 +105,11 @@ def effects(
             panel.plot(x, 0 * x, "|", color=GREY, **look)
         panel.set_title(shorten(name))
     if panels:
-        _show_output(panels[0], table["value"], is_probability=classes)
+        cut = _show_output(panels[0], table, is_probability=classes)
     if panels and len(outputs) == 1:
         panels[0].set_ylabel("probability of " * classes + shorten(outputs[0]))
-    remark = "; ".join(filter(None, [remark, note_of_some(len(shown), len(names), "inputs")]))
+    notes = [remark, note_of_some(len(shown), len(names), "inputs"), CUT * cut]
+    remark = "; ".join(filter(None, notes))
     return finish(figure, panels[: len(outputs) > 1], remark, ncols=len(outputs))
 
 
@@ -106,7 +131,8 @@ def _show_input(panel: Axes, rows: DataFrame) -> None:
     """Set the axis of an input: of its levels with their names, of dates, or of numbers."""
     x, levels = rows["x"].to_numpy(dtype=float), rows["level"].astype(object).fillna("")
     if levels.all():
-        names = {at: shorten(level) for at, level in zip(x, levels, strict=True)}
+        shown = _level_names(list(levels))
+        names = {at: shorten(level) for at, level in zip(x, shown, strict=True)}
         if sum(len(name) + 2 for name in names.values()) <= LEVEL_LETTERS:
             panel.set_xticks(list(names), list(names.values()))
             panel.set_xlim(x.min() - max(LEVELS_ROOM), x.max() + max(LEVELS_ROOM))
@@ -120,7 +146,9 @@ def _show_input(panel: Axes, rows: DataFrame) -> None:
             panel.annotate(name, (at, 0), BESIDE_DOT, **look)
         return
     panel.margins(x=ROOM / 2)
-    if "is_date" in rows and as_bool(rows["is_date"]).any():
+    if str(rows["input"].iloc[0]).startswith(WEEKDAY):
+        panel.set_xticks(range(len(DAYS)), DAYS)
+    elif "is_date" in rows and as_bool(rows["is_date"]).any():
         locator = AutoDateLocator(minticks=2, maxticks=4)  # type: ignore[no-untyped-call]
         panel.xaxis.set_major_locator(locator)
         form = ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]
@@ -129,19 +157,34 @@ def _show_input(panel: Axes, rows: DataFrame) -> None:
         _mark_few(panel.xaxis, x)
 
 
+def _level_names(levels: list[str]) -> list[str]:
+    """Return the names of levels; the rest of a column with one named level is `not NAME`."""
+    if len(levels) == 2 and levels[1] == REST:
+        return [levels[0], f"not {levels[0]}"]
+    return levels
+
+
 def _mark_few(axis: Axis, values: Any) -> None:
     """Put the ticks at the values themselves if these are few."""
     if len(different := np.unique(values)) <= FEW_TICKS["nbins"]:
         axis.set_ticks(different)
 
 
-def _show_output(panel: Axes, values: Series[float], *, is_probability: bool) -> None:
-    """Set the axis that all panels share, of log-odds for probabilities; bands may leave it."""
+def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool:
+    """Set the axis that all panels share, of log-odds for probabilities.
+
+    Return whether a wide band is cut.
+    """
+    parts = table[["value", "lower", "upper"]].astype(float)
     if is_probability:
-        values = values.clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
+        parts = parts.clip(SMALLEST_PROBABILITY, 1 - SMALLEST_PROBABILITY)
         panel.set_yscale("logit", nonpositive="clip")
     scale = panel.yaxis.get_transform()
-    low, high = scale.transform(np.array([values.min(), values.max()]))
+    values, lower, upper = (scale.transform(parts[name].to_numpy()) for name in parts)
+    low, high = values.min(), values.max()
+    most = BAND_ROOM * (high - low) or 1.0
+    ends = np.nanmin([*lower, low]), np.nanmax([*upper, high])
+    low, high = max(ends[0], low - most), min(ends[1], high + most)
     room = ROOM * (high - low) or 1.0
     panel.set_ylim(*scale.inverted().transform(np.array([low - room, high + room])))
     if is_probability:
@@ -153,6 +196,20 @@ def _show_output(panel: Axes, values: Series[float], *, is_probability: bool) ->
                 break
         panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         panel.set_yticks([], minor=True)
+    return bool(ends[0] < low or ends[1] > high)
+
+
+def _name_side(axis: Axis, name: str, values: Series[float]) -> str:
+    """Set the ticks of a side of a map, and return its label; levels of a text are named."""
+    column, _, level = name.partition("=")
+    if level and set(values) <= {0, 1}:
+        axis.set_ticks([0, 1], [f"not {shorten(level)}", shorten(level)])
+        return shorten(column)
+    if name.startswith(WEEKDAY):
+        axis.set_ticks(range(len(DAYS)), DAYS)
+    else:
+        _mark_few(axis, values)
+    return shorten(name)
 
 
 @styled
@@ -171,9 +228,8 @@ def pair_maps(table: DataFrame) -> Figure:
         some = rows[rows["rows"] > 0]
         size = SMALLEST + LARGER * np.sqrt(some["rows"] / rows["rows"].max())
         panel.scatter(some["x"], some["y"], s=size, color="white", alpha=0.6)
-        _mark_few(panel.xaxis, rows["x"])
-        _mark_few(panel.yaxis, rows["y"])
-        panel.set(xlabel=shorten(first), ylabel=shorten(second))
+        panel.set_xlabel(_name_side(panel.xaxis, first, rows["x"]))
+        panel.set_ylabel(_name_side(panel.yaxis, second, rows["y"]))
     if panels:
         figure.colorbar(image, ax=panels, label=shorten(table["output"].iloc[0]))
     return figure

@@ -43,27 +43,44 @@ from kanrun.figures.style import (
 
 #: Splits on which predictions are judged, the most trustworthy last.
 JUDGED = ("train", "held out", "test")
-MAX_OUTPUTS, MAX_CLASSES = 4, 30
+#: Largest number of outputs that are drawn.
+MAX_OUTPUTS = 4
+#: Largest number of classes of a confusion matrix.
+MAX_CLASSES = 30
 #: Rows of a map: its cells are small, but files grow with them.
 MAX_CELLS = 40_000
-#: Heights and widths of panels (inches).
-SQUARE, MATRIX, ALONE, CURVES = (3.2, 3.4), (3.2, 4.2), 3.2, 3.1
+#: Height and width of a panel of a parity plot (inches).
+SQUARE = (3.2, 3.4)
+#: Height and width of a confusion matrix (inches).
+MATRIX = (3.2, 4.2)
+#: Width of a map that stands alone (inches).
+ALONE = 3.2
+#: Height of a panel of curves of probabilities (inches).
+CURVES = 3.1
 #: Points of a scatter plot, wrong ones around them, and training points below a curve.
 POINTS: Look = {"s": 6, "alpha": 0.5, "rasterized": True}
 CLASS_POINTS: Look = {"s": 12, "lw": 0.3, "ec": "white"}
 WRONG: Look = {"s": 45, "fc": "none", "ec": BLACK, "label": "misclassified"}
 GIVEN: Look = {**POINTS, "s": 10, "c": GREY, "label": "training points"}
+#: Number of training points up to which they are drawn larger, and over the curves.
+FEW = 30
+FEW_POINTS: Look = {"s": 26, "c": BLACK, "alpha": 1.0, "zorder": 4}
+UNSEEN: Look = {**POINTS, "s": 14, "c": BLACK, "marker": "x", "label": "test points"}
 TRUTH: Look = {"color": BLACK, "lw": 2.4, "alpha": 0.45, "label": "truth"}
 REFERENCE: Look = {"color": BLACK, "lw": 0.8, "zorder": 1}
 BELOW: Look = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
-#: Length by width of the colour bars below two maps and below one.
-LONG, SHORT = 44, 22
+#: Length over width of the colour bar below two maps.
+LONG = 44
+#: Length over width of the colour bar below one map.
+SHORT = 22
 #: Groups of rows with similar probabilities, whose mean is compared with the observed frequency.
 BINS = 10
+#: Number of rows whose precision is drawn first: that of fewer rows jumps between 0 and 1.
+FEWEST_ROWS = 10
 CHANCE: Look = {"color": BLACK, "lw": 0.8, "ls": ":"}
 
 
-#: For each output, its rows: the columns split, truth, guess and `input:<name>`.
+#: For each output, its rows: the columns split, fold, truth, guess and `input:<name>`.
 Outputs = dict[str, DataFrame]
 #: The columns of the inputs, and the names that label them.
 Inputs = dict[str, str]
@@ -92,8 +109,7 @@ def predictions(table: DataFrame, title: str | None = None) -> Figure:
         for axes, (output, rows) in zip(panels, outputs.items(), strict=True):
             parts = _errors(rows)
             for split, part in parts.items():
-                rmse = float(np.sqrt(np.mean(part["error"] ** 2)))
-                _scatter(axes, part, "truth", "guess", split, f"{split}, RMSE {number(rmse)}")
+                _scatter(axes, part, "truth", "guess", split, f"{split}, {_rmse(part)}")
             if parts:
                 axes.axline((0, 0), slope=1, **REFERENCE)
                 (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
@@ -115,7 +131,9 @@ def _read(table: DataFrame) -> tuple[Inputs, Outputs, str]:
     )
     outputs = {
         name: table[["split", *inputs]].assign(
-            truth=table.get(f"truth:{name}", np.nan), guess=table[column]
+            truth=table.get(f"truth:{name}", np.nan),
+            guess=table[column],
+            fold=table.get("fold", 0),
         )
         for column, name in list(names.items())[:MAX_OUTPUTS]
     }
@@ -131,12 +149,19 @@ def _curves(inputs: Inputs, outputs: Outputs) -> Figure:
         line = rows[rows["split"] == ("grid" if is_grid else "test")].sort_values(x)
         given = thin(rows[rows["split"].isin(["train", "validation"])])
         if len(given):
-            axes.scatter(given[x], given["truth"], **GIVEN)
-        if line["truth"].notna().any():
+            look = GIVEN | FEW_POINTS if len(given) <= FEW else GIVEN
+            axes.scatter(given[x], given["truth"], **look)
+        is_known = is_grid and line["truth"].notna().any()
+        if is_known:
             axes.plot(line[x], line["truth"], **TRUTH)
-        axes.plot(line[x], line["guess"], color=VERMILLION, label="prediction")
+        elif len(test := thin(rows[rows["split"] == "test"])):
+            axes.scatter(test[x], test["truth"], **UNSEEN)
+        if is_grid:
+            axes.plot(line[x], line["guess"], color=VERMILLION, label="prediction")
+        else:
+            axes.scatter(line[x], line["guess"], color=VERMILLION, label="prediction", **POINTS)
         axes.set(xlabel=name, ylabel=shorten(output))
-        axes.margins(x=0)
+        axes.margins(x=0.02 * (len(given) <= FEW))
         axes.legend()
     return figure
 
@@ -180,10 +205,20 @@ def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
 def _errors(rows: DataFrame) -> dict[str, DataFrame]:
     """Return, for each split, the columns truth, guess and error of the rows that have both."""
     both = rows[["truth", "guess"]].apply(to_numeric, errors="coerce")
-    both = both.assign(split=rows["split"], error=both["guess"] - both["truth"])
+    error = both["guess"] - both["truth"]
+    both = both.assign(split=rows["split"], fold=rows["fold"], error=error)
     both = both[np.isfinite(both["error"])]
     parts = {split: both[both["split"] == split] for split in JUDGED}
     return {split: part for split, part in parts.items() if len(part)}
+
+
+def _rmse(part: DataFrame) -> str:
+    """Return the RMSE in words: of held-out rows the mean over folds, which summaries have."""
+    squares = part["error"] ** 2
+    if part["fold"].nunique() < 2:
+        return f"RMSE {number(float(np.sqrt(squares.mean())))}"
+    folds = np.sqrt(squares.groupby(part["fold"]).mean())
+    return f"RMSE {number(float(folds.mean()))} (mean of {len(folds)} folds)"
 
 
 def _scatter(axes: Axes, part: DataFrame, x: str, y: str, split: str, label: str) -> None:
@@ -205,6 +240,7 @@ def residuals(table: DataFrame) -> Figure:
         splits = [split for split in JUDGED if (rows["split"] == split).any()]
         return _matrices([(output, rows[rows["split"] == split]) for split in splits])
     figure, grid = grid_of_panels(max(1, len(outputs)), 2, room=0.1)
+    remarks = [remark]
     for (left, right), output in zip(grid, outputs, strict=False):
         parts = _errors(outputs[output])
         errors = np.concatenate([np.empty(0), *(part["error"] for part in parts.values())])
@@ -219,11 +255,12 @@ def residuals(table: DataFrame) -> Figure:
         if parts:
             left.legend()
         if beyond := int((np.abs(errors) > limit).sum()):
-            right.set_title(f"{beyond} points beyond, drawn at the border", color=GREY)
+            where = f" of {shorten(output)}" * (len(outputs) > 1)
+            remarks.append(f"{beyond} points{where} beyond, drawn at the border")
         right.axhline(0, **REFERENCE)
         left.set(xlabel="prediction - truth", ylabel="points (%)")
         right.set(xlabel=f"prediction of {shorten(output)}", ylabel="prediction - truth")
-    set_remark(figure, remark)
+    set_remark(figure, "; ".join(filter(None, remarks)))
     return figure
 
 
@@ -314,30 +351,41 @@ def class_curves(held_out: DataFrame) -> Figure:
     """Draw ROC, precision-recall and calibration curves of the first seed's held-out rows.
 
     `held_out` has the columns seed, truth:<output> and probability:<class>. Of two classes the
-    second is drawn, of more the first few against all others. Areas under the curves are named.
+    second is drawn, of more the first few against all others. Areas under the curves are named; the
+    precision of fewer than 10 rows is not drawn. The calibration compares the mean probability of
+    tenths of the rows with the observed frequency.
     """
-    from sklearn.calibration import calibration_curve  # which takes half a second
-    from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
-
     table = first_seed(held_out)
     truth = next(table[name].astype(str) for name in table if str(name).startswith("truth:"))
     classes = [name for name in table if str(name).startswith("probability:")]
     figure, ((roc, recall, calibration),) = grid_of_panels(1, 3, CURVES)
     for colour, name in zip(CYCLE, classes[1:] if len(classes) == 2 else classes, strict=False):
         label = str(name).removeprefix("probability:")
-        hit, likely = truth == label, table[name]
-        false, right, _ = roc_curve(hit, likely)
-        precision, found, _ = precision_recall_curve(hit, likely)
-        observed, middle = calibration_curve(hit, likely, n_bins=BINS, strategy="quantile")
-        area = number(float(auc(false, right)))
-        roc.plot(false, right, color=colour, label=f"{shorten(label)}, area {area}")
-        mean = number(float(average_precision_score(hit, likely)))
-        recall.plot(found, precision, color=colour, label=f"mean {mean}")
-        calibration.plot(middle, observed, "o-", color=colour, ms=3)
+        order = np.argsort(-table[name].to_numpy(dtype=float), kind="stable")
+        likely, hit = table[name].to_numpy(dtype=float)[order], (truth == label).to_numpy()[order]
+        last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)  # of equal values
+        right, count = np.cumsum(hit)[last], last + 1
+        hits, misses = max(1, int(hit.sum())), max(1, int((~hit).sum()))
+        found, false, precision = right / hits, (count - right) / misses, right / count
+        area = float(
+            np.sum(np.diff(false, prepend=0.0) * (found - np.diff(found, prepend=0.0) / 2))
+        )
+        roc.plot(
+            [0.0, *false],
+            [0.0, *found],
+            color=colour,
+            label=f"{shorten(label)}, area {number(area)}",
+        )
+        mean = float(np.sum(np.diff(found, prepend=0.0) * precision))
+        drawn = count >= FEWEST_ROWS
+        recall.plot(found[drawn], precision[drawn], color=colour, label=f"mean {number(mean)}")
+        parts = np.array_split(np.arange(len(hit)), BINS)
+        means = [(likely[part].mean(), hit[part].mean()) for part in parts if len(part)]
+        calibration.plot(*np.transpose(means[::-1]), "o-", color=colour, ms=3)
     for axes in (roc, calibration):
         axes.plot([0, 1], [0, 1], **CHANCE)
     roc.set(xlabel="false positives", ylabel="true positives")
-    recall.set(xlabel="recall", ylabel="precision", ylim=(0, 1.03))
+    recall.set(xlabel="recall", ylabel="precision", xlim=(0, 1.03), ylim=(0, 1.03))
     calibration.set(xlabel="predicted probability", ylabel="observed frequency")
     for axes in (roc, recall):
         axes.legend(loc="lower right" if axes is roc else "lower left")

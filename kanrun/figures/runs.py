@@ -121,7 +121,8 @@ def growth(growth: DataFrame) -> Figure:
     error = "validation" if rows["validation_rmse"].notna().any() else "train"
     figure, axes = one_panel(CURVE, width=WIDTH)
     series(axes, rows, ("parameters", f"{error}_rmse"), "shape")
-    axes.set(xscale="log", yscale="log", xlabel="parameters", ylabel=f"{error} RMSE")
+    scale = "log" if (rows[f"{error}_rmse"] > 0).any() else "linear"
+    axes.set(xscale="log", yscale=scale, xlabel="parameters", ylabel=f"{error} RMSE")
     return finish(figure, [axes], where="outside right upper")
 
 
@@ -221,7 +222,7 @@ def training_figures(
 
     `formulas` are those of targets with a name, for titles.
     With `on_request`, these are also the edges and the network of the automatic model of a table,
-    which has many, and the curves of its probabilities.
+    which has many, and the curves of the probabilities of more than two classes.
     """
     is_table = "effects" in tables
     classifies = any(str(name).endswith("accuracy") for name in tables["summary"])
@@ -235,7 +236,7 @@ def training_figures(
     if steps is not None and steps.nunique().max() > 1:
         error = "RMSE of the class probabilities" if classifies else "RMSE"
         yield "loss", partial(loss_curve, tables["metrics"], error)
-    if "growth" in tables:
+    if "growth" in tables and tables["growth"]["shape"].nunique() > 1:
         yield "growth", partial(growth, tables["growth"])
     formula = formulas.get(str(tables["summary"]["target"].iloc[0]), "")
     title = f"y = {formula_text(formula)}" if 0 < len(formula) <= LONGEST_TITLE else None
@@ -244,7 +245,8 @@ def training_figures(
     few = sum(str(name).startswith("input:") for name in predicted) <= 2 and not classifies
     yield "predictions", partial(predictions, predicted if few else judged, title)
     yield "residuals", partial(residuals, judged)
-    if on_request and classifies and "held_out" in tables:
+    two = sum(str(name).startswith("probability:") for name in judged) == 2
+    if classifies and "held_out" in tables and (two or on_request):
         yield "class_curves", partial(class_curves, tables["held_out"])
     if "edges" in tables and (on_request or not is_table):
         yield "edges", partial(edges, tables["edges"])

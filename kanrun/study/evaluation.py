@@ -31,6 +31,7 @@ from kanrun.engine.training import (
 from kanrun.points import Array
 from kanrun.runs.records import Note, Records, Table, Value
 from kanrun.study.build import LearningProblem
+from kanrun.study.class_scores import class_scores
 from kanrun.study.prediction import in_numpy, predicted_values
 from kanrun.study.saved import model_of, to_checkpoint
 from kanrun.targets import Dataset, constant, deviation, root_mean_square
@@ -65,7 +66,9 @@ def scores(network: Network, problem: LearningProblem) -> dict[str, Value]:
     if problem.dataset.classes:
         right = np.average(predicted.argmax(1) == points.y[:, 0], weights=points.weights)
         loss = mean_loss(predict(network, samples.x), samples, "classification", 1.0)
-        return {**measured, "test_accuracy": float(right), "test_cross_entropy": float(loss)}
+        more = class_scores(points.y[:, 0], predicted, problem.dataset.classes, "test")
+        accuracy = {"test_accuracy": float(right), "test_cross_entropy": float(loss)}
+        return {**measured, **accuracy, **more}
     difference = predicted - points.y
     r2 = r_squared(difference, points.y, points.weights)
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}

@@ -97,9 +97,10 @@ def test_residuals_are_prediction_minus_truth():
 def test_a_few_large_errors_do_not_hide_the_others():
     table = sample.predictions(2, rows=400)
     table["prediction:y"] = table["truth:y"] + np.where(np.arange(len(table)) % 399 == 0, 1.0, 1e-6)
-    right = figures.residuals(table).axes[1]
+    figure = figures.residuals(table)
+    right = figure.axes[1]
     assert max(np.abs(heights(points)).max() for points in right.collections) < 1e-5
-    assert "points beyond" in right.get_title()
+    assert "points beyond, drawn at the border" in figure.get_suptitle()
     figure = figures.predictions(table)
     assert drawn(figure.axes[2], TriMesh)[0].get_clim()[1] < 1e-5
     assert "largest 1" in [axes.get_xlabel() for axes in figure.axes]
@@ -320,6 +321,10 @@ def test_pair_maps_share_colours_and_show_cells_at_their_places():
     np.testing.assert_allclose(np.diff(corners[:, 0, 1]), 1)
     assert [axes.get_xlabel() for axes in (first, second)] == ["a", "c"]
     assert [text.get_text() for text in first.get_xticklabels()] == ["0", "1"]
+    named = figures.pair_maps(part.assign(input_1="city=Bonn", input_2="weekday of date")).axes[0]
+    assert (named.get_xlabel(), named.get_ylabel()) == ("city", "weekday of date")
+    assert [text.get_text() for text in named.get_xticklabels()] == ["not Bonn", "Bonn"]
+    assert [text.get_text() for text in named.get_yticklabels()][:2] == ["Mon", "Tue"]
     assert bar.get_ylabel() == "y"
 
 

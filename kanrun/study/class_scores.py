@@ -1,0 +1,73 @@
+"""How well classes are predicted: accuracy, area under the ROC curve, and recall by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pandas import Series
+
+from kanrun.points import Array
+from kanrun.runs.records import Note, Value
+
+#: Largest number of classes whose recall is listed.
+MAX_LISTED = 8
+
+
+def class_scores(
+    y: NDArray[np.float64], probabilities: Array, classes: Sequence[str], prefix: str
+) -> dict[str, Value]:
+    """Return the columns of a summary on classes, their names beginning with `prefix`.
+
+    Args:
+        y: Numbers of the true classes, shape (rows,).
+        probabilities: Predicted probabilities, shape (rows, classes).
+        classes: Labels of the classes.
+        prefix: What the rows are: `test` or `cv`.
+
+    Returns:
+        `PREFIX_auc`, the area under the ROC curve (of more than two classes the mean over them);
+        `PREFIX_recall`, the fraction of each class that is recognised, as text; and
+        `largest_class`, the share of the largest class, which guessing reaches.
+    """
+    counts = np.bincount(y.astype(int), minlength=len(classes))
+    guess = probabilities.argmax(axis=1)
+    present = np.flatnonzero(counts).tolist()
+    recall = {classes[k]: float((guess[y == k] == k).mean()) for k in present}
+    drawn = present[-1:] if len(classes) == 2 else present
+    areas = [area_under_curve(y == k, probabilities[:, k]) for k in drawn]
+    listed = ", ".join(f"{name} {share:.3g}" for name, share in [*recall.items()][:MAX_LISTED])
+    more = len(recall) - MAX_LISTED
+    return {
+        f"{prefix}_auc": float(np.mean(areas)) if len(present) > 1 else None,
+        f"{prefix}_recall": listed + f", and {more} more" * (more > 0),
+        "largest_class": float(counts.max() / max(1, len(y))),
+    }
+
+
+def area_under_curve(hit: NDArray[np.bool_], score: Array) -> float:
+    """Return the probability that a row that is hit has a larger score than one that is not.
+
+    Equal scores count one half (Mann and Whitney 1947). NaN if all rows are hit, or none.
+    """
+    hits, misses = int(hit.sum()), int((~hit).sum())
+    if not hits or not misses:
+        return float("nan")
+    ranks = Series(score).rank().to_numpy()
+    return float((ranks[hit].sum() - hits * (hits + 1) / 2) / (hits * misses))
+
+
+def unpredicted_classes(
+    y: NDArray[np.float64], probabilities: Array, classes: Sequence[str], rows: str
+) -> Iterator[Note]:
+    """Yield a warning for each class that occurs in the rows and is predicted for none of them."""
+    guess = probabilities.argmax(axis=1)
+    for number in np.unique(y.astype(int)):
+        if not (guess == number).any():
+            count = int((y == number).sum())
+            yield Note(
+                f"the class {classes[number]}, which {count} of {len(y)} {rows} have, is predicted "
+                "for none of them: its probability is always below that of another class",
+                warning=True,
+            )

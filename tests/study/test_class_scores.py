@@ -1,0 +1,30 @@
+"""Scores of classes against those of scikit-learn, and classes that are never predicted."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from kanrun.study.class_scores import class_scores, unpredicted_classes
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_areas_are_those_of_scikit_learn(count):
+    y = RNG.integers(0, count, 300).astype(float)
+    p = RNG.dirichlet(np.ones(count), 300).round(2)  # with ties
+    classes = [f"c{k}" for k in range(count)]
+    found = class_scores(y, p, classes, "test")
+    areas = [roc_auc_score(y == k, p[:, k]) for k in range(count)]
+    wanted = areas[1] if count == 2 else np.mean(areas)
+    assert found["test_auc"] == pytest.approx(wanted)
+    assert found["largest_class"] == np.bincount(y.astype(int)).max() / 300
+    share = np.mean(p.argmax(1)[y == 0] == 0)
+    assert str(found["test_recall"]).startswith(f"c0 {share:.3g}, c1 ")
+
+
+def test_a_class_that_is_never_predicted_is_named():
+    y, p = np.array([0.0, 0, 1]), np.array([[0.9, 0.1]] * 3)
+    (note,) = unpredicted_classes(y, p, ["no", "yes"], "held-out rows")
+    assert note.warning
+    assert note.text.startswith("the class yes, which 1 of 3 held-out rows have, is predicted for")
