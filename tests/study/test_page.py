@@ -192,12 +192,13 @@ def test_effects_of_a_table_are_moved_where_its_network_is_too_large(tmp_path, m
     folder = RunFolder.create(tmp_path, Manifest("fit"))
     model = Model(trained(), ("a", "b"), ("y",), DOMAIN, *map(Scaling.identity, (2, 1)), None)
     folder.checkpoint(to_checkpoint("table-2-3-1-seed0", model))
-    folder.table("summary").extend({"seed": [0], "cv_rmse": [0.5]})
-    folder.table("importance").extend({"input": ["town", "size"]})
+    folder.row(Row("summary", {"cv_rmse": 0.5}), SEED)
+    folder.table(Table("importance", {"input": np.array(["town", "size"])}), SEED)
     effect = {"output": ["y"] * 4, "x": [0.0, 1, 0, 2], "value": [1.0, 2, 3, 4]}
     effect |= {"lower": [0.0, 1, 2, 3], "upper": [2.0, 3, 4, 5], "is_date": [False] * 4}
     inputs = {"input": ["size"] * 2 + ["town"] * 2, "level": ["", "", "Bonn", "Ulm"]}
-    folder.table("effects").extend({"seed": [0] * 4, **inputs, **effect})
+    columns = {name: np.array(values) for name, values in {**inputs, **effect}.items()}
+    folder.table(Table("effects", columns), SEED)
     folder.finish(Status.COMPLETED)
     (living,) = interactive_data(Run(folder.path))
     assert living["title"] == "How y depends on each input, the others at their means"

@@ -163,6 +163,8 @@ def _results(run: Run, manifest: Manifest) -> Iterator[str]:
 
 def _reached(summary: Mapping[str, Sequence[Any]]) -> Iterator[str]:
     """Yield the formulas of a run with their verification, or what its training reached."""
+    if not all(summary.values()):
+        return
     if "verified" not in summary:
         yield from filter(None, [outcome(summary)])
         return
