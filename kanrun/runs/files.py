@@ -242,7 +242,8 @@ def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
     import pandas
 
     empty = [name for name, each in columns.items() if each and all(one is None for one in each)]
-    return pandas.DataFrame(dict(columns)).astype(dict.fromkeys(empty, float))
+    frame = pandas.DataFrame(dict(columns))
+    return frame.astype(dict.fromkeys(empty, float)) if empty else frame
 
 
 def plain_value(value: Any) -> Any:

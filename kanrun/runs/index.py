@@ -1,10 +1,7 @@
-"""All runs of an outputs folder in one SQLite file, `.index.sqlite`, which is never the truth.
-
-A run whose files have other times or sizes than the index remembers is read again; if the file
-cannot be used, the index is built in memory. The tables are made of all records when one changes:
+"""All runs of an outputs folder as two tables of SQL, which are built in memory when asked for.
 
 - `runs`: one row per run, with what `run.json` says (`FIELDS`), medians over seeds of the numbers
-  in `summary.csv`, such as `test_rmse`, and settings by their path, such as `"model.hidden"`; a run
+  in its summary, such as `test_rmse`, and settings by their path, such as `"model.hidden"`; a run
   of several points has the numbers and settings of its best point, and `best`;
 - `points`: one row per point, with `run`, `point`, `name`, `status`, `reason`, `claims`,
   `claims_hold`, the medians, and the swept settings.
@@ -14,20 +11,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kanrun.config.rules import with_values
 from kanrun.errors import KanrunError, UsageError, did_you_mean
 from kanrun.runs import find_runs
-from kanrun.runs.files import plain
 from kanrun.runs.reader import Run
-from kanrun.runs.records import MANIFEST_FILE, Claim, Status
+from kanrun.runs.records import Claim
 
 #: Columns of `runs` that are neither metrics nor settings.
 FIELDS = (
@@ -71,14 +67,13 @@ LEARNED = (
 RESULTS = ("test_rmse", "test_accuracy", "cv_rmse", "cv_accuracy", "cv_deviance", "rmse", "l2")
 #: Settings that say nothing of a training.
 ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", "tags", "note")
-_POINT_FIELDS = ("run", "point", "name", "status", "reason", "claims", "claims_hold")
-_FILE = ".index.sqlite"
-#: Version of the records; those of another version are read again.
-_VERSION = 4
+#: First columns of each table.
+_FIELDS = {
+    "runs": (*FIELDS, "began"),
+    "points": ("run", "point", "name", "status", "reason", "claims", "claims_hold"),
+}
 #: Columns of a table, below SQLite's own limit of 2000.
 _MOST_COLUMNS = 1900
-#: Seconds to wait for another process that writes the index.
-_PATIENCE = 2.0
 _READS = {
     sqlite3.SQLITE_SELECT,
     sqlite3.SQLITE_READ,
@@ -95,29 +90,38 @@ Record = dict[str, Any]
 
 
 class RunIndex:
-    """Index of the runs below `outputs`, brought up to date; reads only from then on."""
+    """The runs below `outputs` as they are now, for conditions and queries that only read."""
 
     def __init__(self, outputs: Path) -> None:
-        path, connection = outputs / _FILE, None
-        if not path.is_symlink() and outputs.is_dir():
-            try:
-                connection = _opened(str(path), outputs)
-            except sqlite3.OperationalError:  # a folder that is read-only, or locked
-                pass
-            except sqlite3.DatabaseError:  # a damaged file, or one of something else
-                with contextlib.suppress(OSError):
-                    path.unlink()
-        self._connection = connection or _opened(":memory:", outputs)
-        self._connection.set_authorizer(
-            lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
-        )
+        self._runs = find_runs(outputs)
+        self._connection = sqlite3.connect(":memory:")
+        self._tables = set[str]()
+        self._settings: dict[str, Record] = {}
 
     def columns(self) -> list[str]:
         """Return the columns of `runs`."""
         return self._columns("runs")
 
     def _columns(self, table: str) -> list[str]:
-        return [row[0] for row in self._connection.execute(f"SELECT * FROM {table}").description]
+        answer = self._reading([table]).execute(f"SELECT * FROM {table}")
+        return [column[0] for column in answer.description]
+
+    def _reading(self, tables: Iterable[str]) -> sqlite3.Connection:
+        """Return the connection, which may only read, once it has these tables."""
+        self._connection.set_authorizer(None)
+        for table in sorted(set(tables) - self._tables):
+            if table == "runs":
+                pairs = [_run_row(run) for run in self._runs]
+                self._settings = {row["name"]: settings for row, settings in pairs}
+                rows = [{**settings, **row} for row, settings in pairs]
+            else:
+                rows = [row for run in self._runs for row in _point_rows(run)]
+            _fill(self._connection, table, rows)
+            self._tables.add(table)
+        self._connection.set_authorizer(
+            lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
+        )
+        return self._connection
 
     def rows(
         self,
@@ -158,9 +162,8 @@ class RunIndex:
 
     def settings(self, name: str) -> Record:
         """Return the settings of a run by their path, such as `model.hidden`."""
-        sql = "SELECT record FROM records WHERE name = ?"
-        record: Record = json.loads(self._connection.execute(sql, (name,)).fetchone()[0])
-        return dict(record["settings"])
+        self._reading(["runs"])
+        return self._settings[name]
 
     def query(self, sql: str) -> dict[str, list[Any]]:
         """Return the answer to an SQL query as columns. Raises UsageError for all but reading."""
@@ -169,7 +172,7 @@ class RunIndex:
 
     def _asked(self, sql: str, shown: str, *values: str) -> tuple[list[str], list[Any]]:
         try:
-            answer = self._connection.execute(_strict(sql), values)
+            answer = self._reading(_tables_in(sql)).execute(_strict(sql), values)
             names = [column[0].replace("`", '"') for column in answer.description or ()]
             return names, answer.fetchall()
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
@@ -185,7 +188,7 @@ class RunIndex:
 
     def _unknown_column(self, name: str, sql: str) -> UsageError:
         """Return the error of a column that the tables in `sql` do not have."""
-        tables = [table for table in ("runs", "points") if re.search(rf"\b{table}\b", sql.lower())]
+        tables = _tables_in(sql)
         known = [column for table in tables for column in self._columns(table)]
         hint = did_you_mean(name, known) or "; see them with --json."
         if name in known:
@@ -194,6 +197,11 @@ class RunIndex:
             hint = f'; runs have it: SELECT runs."{name}" FROM points JOIN runs ON run = runs.name.'
         rows = " or ".join(table.removesuffix("s") for table in tables)
         return UsageError(f"no {rows or 'table'} has a column {name!r}{hint}")
+
+
+def _tables_in(sql: str) -> list[str]:
+    """Return the tables that a query names."""
+    return [table for table in _FIELDS if re.search(rf"\b{table}\b", sql.lower())]
 
 
 def _strict(sql: str) -> str:
@@ -209,54 +217,17 @@ def _strict(sql: str) -> str:
     return _QUOTED.sub(quoted, sql)
 
 
-def _opened(place: str, outputs: Path) -> sqlite3.Connection:
-    """Return a connection to a file that knows the runs below `outputs` as they are now."""
-    connection = sqlite3.connect(place, timeout=_PATIENCE)
-    try:
-        connection.execute("PRAGMA trusted_schema = OFF")
-        connection.execute("PRAGMA synchronous = OFF")  # the index can be rebuilt at any time
-        with connection:
-            connection.execute(
-                "CREATE TABLE IF NOT EXISTS records (name PRIMARY KEY, stamp, record)"
-            )
-            _update(connection, outputs)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _update(connection: sqlite3.Connection, outputs: Path) -> None:
-    """Forget the runs that are gone, read those that are new or changed, and make the tables."""
-    known = dict(connection.execute("SELECT name, stamp FROM records"))
-    there = {run.name: run for run in find_runs(outputs)}
-    stamps = {name: _stamp(run.path) for name, run in there.items()}
-    gone = [(name,) for name in known if name not in there]
-    read = {name: _record(there[name]) for name in stamps if known.get(name) != stamps[name]}
-    if known and not gone and not read:
-        return
-    connection.executemany("DELETE FROM records WHERE name = ?", gone)
-    for name, record in read.items():
-        stamp = "" if record["row"]["status"] == Status.RUNNING else stamps[name]
-        values = (name, stamp, json.dumps(record, default=str))
-        connection.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?)", values)
-    records = [json.loads(text) for (text,) in connection.execute("SELECT record FROM records")]
-    rows = [{**one["settings"], **one["row"]} for one in records]
-    points = [point for one in records for point in one["points"]]
-    for table, fields, content in (
-        ("runs", (*FIELDS, "began"), rows),
-        ("points", _POINT_FIELDS, points),
-    ):
-        names: dict[str, str] = {}  # as first spelled: SQLite's names have no case
-        for name in chain(fields, *content):
-            names.setdefault(name.lower(), name)
-        columns = list(names.values())[:_MOST_COLUMNS]
-        connection.execute(f"DROP TABLE IF EXISTS {table}")
-        connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quoted, columns))})")
-        connection.executemany(
-            f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})",
-            ([_value(row.get(name)) for name in columns] for row in content),
-        )
+def _fill(connection: sqlite3.Connection, table: str, rows: Sequence[Record]) -> None:
+    """Make a table of rows, with the columns of `_FIELDS` first."""
+    names: dict[str, str] = {}  # as first spelled: SQLite's names have no case
+    for name in chain(_FIELDS[table], *rows):
+        names.setdefault(name.lower(), name)
+    columns = list(names.values())[:_MOST_COLUMNS]
+    connection.execute(f"CREATE TABLE {table} ({', '.join(map(_quoted, columns))})")
+    connection.executemany(
+        f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})",
+        ([_value(row.get(name)) for name in columns] for row in rows),
+    )
 
 
 def _quoted(column: str) -> str:
@@ -269,16 +240,21 @@ def _value(value: Any) -> Any:
         return value
     if isinstance(value, int) and abs(value) < _INTEGERS:
         return int(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
     return json.dumps(value, default=str)
 
 
-def _record(run: Run) -> Record:
-    """Return the row of a run, the settings of it or its best point, and the rows of its points."""
+def _run_row(run: Run) -> tuple[Record, Record]:
+    """Return the row of a run, and the settings of it or its best point."""
     labels, best, settings = run.labels, run, Record()
     with contextlib.suppress(KanrunError):
         best = run.best
     with contextlib.suppress(KanrunError):
-        settings = flattened(best.config)
+        point, config = best.point, run.manifest.config
+        if point is not None:
+            config = best.config if point.base else with_values(config, point.values)
+        settings = flattened(config)
     learned = (settings.get(key) for key in LEARNED)
     row: Record = {
         "name": run.name,
@@ -289,53 +265,45 @@ def _record(run: Run) -> Record:
         "note": labels.note or None,
         "began": run.began(),
     }
-    points = list[Record]()
     with contextlib.suppress(KanrunError):
-        manifest, journal = run.manifest, run.journal
-        several, record = manifest.points > 1, plain(manifest)
-        results = journal.results.values() if several else ()
-        claims = [claim for result in results for claim in result.claims] or manifest.claims
+        manifest = run.manifest
+        several, record = manifest.points > 1, vars(manifest)
+        claims, failures = manifest.claims, len(manifest.failures)
+        if several:
+            claims = tuple(one for result in run.journal.results.values() for one in result.claims)
+            failures = len(run.journal.failed) or failures
         row = {
             **best.manifest.metrics,
             **{name: record[name] for name in FIELDS if name in record},
             "seeds": len(manifest.seeds),
             "executor": manifest.executor.get("kind"),
             "overrides": " ".join(run.overrides) or None,
-            "failures": len(journal.failed) or len(manifest.failures),
+            "failures": failures,
             "best": best.name if several and best.error is not None else None,
             **_counted(claims),
             **row,
         }
-        points = [_point_row(run, number, point) for number, point in enumerate(run.points)]
-    return {"row": row, "settings": settings, "points": points}
+    return row, settings
 
 
-def _point_row(run: Run, number: int, point: Run) -> Record:
-    manifest = point.manifest
-    return {
-        **manifest.metrics,
-        **(point.point.values if point.point else {}),
-        "run": run.name,
-        "point": number,
-        "name": point.name,
-        "status": point.status,
-        "reason": manifest.reason,
-        **_counted(manifest.claims),
-    }
+def _point_rows(run: Run) -> Iterator[Record]:
+    with contextlib.suppress(KanrunError):
+        for number, point in enumerate(run.points):
+            manifest = point.manifest
+            yield {
+                **manifest.metrics,
+                **(point.point.values if point.point else {}),
+                "run": run.name,
+                "point": number,
+                "name": point.name,
+                "status": point.status,
+                "reason": manifest.reason,
+                **_counted(manifest.claims),
+            }
 
 
 def _counted(claims: Sequence[Claim]) -> Record:
     return {"claims": len(claims), "claims_hold": sum(claim.holds for claim in claims)}
-
-
-def _stamp(folder: Path) -> str:
-    """Return times and size that change with every file renamed into the folder, and run.json."""
-    try:
-        place = os.stat(folder).st_mtime_ns
-        record = os.stat(f"{folder}/{MANIFEST_FILE}")
-    except OSError:
-        return ""
-    return f"{_VERSION} {place} {record.st_mtime_ns} {record.st_size}"
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> Record:

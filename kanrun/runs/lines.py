@@ -157,7 +157,10 @@ def stored_values(values: Any) -> list[Stored]:
     if isinstance(values, np.ndarray) and values.dtype.kind in "bif" and np.isfinite(values).all():
         stored: list[Stored] = values.tolist()
         return stored
-    return list(map(stored_value, values.tolist() if hasattr(values, "tolist") else values))
+    listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    if set(map(type, listed)) == {str} and "".join(listed).isascii():
+        return listed
+    return list(map(stored_value, listed))
 
 
 def restored_value(value: Stored) -> Any:

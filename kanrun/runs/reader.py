@@ -86,7 +86,7 @@ class Run:
         """Values of each argument over the points, by what precedes them, such as `seed=`."""
         values = dict[str, dict[str, None]]()
         for point in self.points if self.has_points else (self,):
-            for word in point.manifest.overrides:
+            for word in (point.point or point.manifest).overrides:
                 key, equals, text = word.partition("=")
                 values.setdefault(key + equals, {})[text] = None
         return {key: list(texts) for key, texts in values.items()}
@@ -129,12 +129,12 @@ class Run:
     def is_complete(self) -> bool:
         """True if the run has nothing left to do."""
         ended = self.manifest.status == Status.COMPLETED and not self.manifest.failures
-        return ended and not self.journal.damaged
+        return ended and not self._records.damaged
 
     @cached_property
     def journal(self) -> Journal:
-        """Content of `records.jsonl`; of a point, that of its run."""
-        return Journal(self.path) if self.point is None else self._whole.journal
+        """What the trainings of the run did, without their tables; of a point, that of its run."""
+        return self._whole.journal if self.point else Journal(self.path, rows=False)
 
     @property
     def labels(self) -> RunLabels:
@@ -220,7 +220,7 @@ class Run:
     @cached_property
     def _records(self) -> Journal:
         """Journal of the run, or the part of it on this point."""
-        return self.journal if self.point is None else Journal(self.path, self.point.number)
+        return Journal(self.path, self.point.number if self.point else None)
 
     @property
     def tables(self) -> tuple[str, ...]:

@@ -102,6 +102,7 @@ class Manifest:
 
     Attributes:
         overrides: Arguments that give the configuration; of several points, see `points.csv`.
+        config: Configuration of the first point, as composed.
         seeds: Seeds of the first point.
         cells: Number of cells of the first point.
         points: Number of points.
@@ -117,6 +118,7 @@ class Manifest:
     command: str
     argv: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    config: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = ()
     cells: int = 1
     points: int = 1

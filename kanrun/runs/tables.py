@@ -90,7 +90,8 @@ def _csv(header: Sequence[str], block: Columns) -> bytes:
 
 def _plain(values: Sequence[Any]) -> Sequence[Any]:
     """Return the values of a column, texts in one line."""
-    return list(map(plain_value, values)) if str in set(map(type, values)) else values
+    texts = [value for value in values if isinstance(value, str)]
+    return values if "".join(texts).isprintable() else list(map(plain_value, values))
 
 
 def _warn(error: StorageFailed) -> None:

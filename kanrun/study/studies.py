@@ -220,6 +220,7 @@ def manifest_of(checked: Checked) -> Manifest:
         study.command,
         study.argv,
         points[0].overrides if len(points) == 1 else (),
+        with_values(study.bases[0], points[0].values) if study.bases else {},
         seeds=tuple(range(cfg.seed, cfg.seed + cfg.n_seeds)),
         cells=checked.cells[0],
         points=len(points),

@@ -18,7 +18,8 @@ def make_points(outputs, *errors):
         write_points(folder, points)
         (folder / "config.yaml").write_text("a: 0\ntarget: {kind: named}\n")
 
-    folder = RunFolder.create(outputs, Manifest("fit", points=len(errors)), fill)
+    record = Manifest("fit", config={"a": 0, "target": {"kind": "named"}}, points=len(errors))
+    folder = RunFolder.create(outputs, record, fill)
     for number, error in enumerate(errors):
         marks = {"point": number, "seed": 0}
         if error is None:
