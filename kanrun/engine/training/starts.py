@@ -75,12 +75,14 @@ DEEPER, EXACT = 0.5, 1e-3
 
 #: Intervals of a start if the schedule begins with more than MAX_START_INTERVALS.
 START_INTERVALS, MAX_START_INTERVALS = 4, 8
-#: Rounds of all starts, and of those that are kept; hidden grids are redrawn before each.
-ROUNDS, KEPT_ROUNDS = 2, 3
-#: Fraction of the starts that is kept, and the minimum number.
-KEPT_FRACTION, MIN_KEPT = 3, 2
-#: Maximum number of batches of random starts, and the relative error at which one is good.
-MAX_BATCHES, GOOD = 5, 0.03
+#: Rounds of every start, which are compared after these.
+ROUNDS = 2
+#: Rounds that follow for the starts that are kept. Hidden grids are redrawn before each round.
+KEPT_ROUNDS = 3
+#: Reciprocal of the fraction of the starts that is kept.
+KEPT_FRACTION = 3
+#: Minimum number of starts that are kept if they differ.
+MIN_KEPT = 2
 #: Samples for each unknown that a start is trained on, and their minimum number.
 SAMPLES_PER_UNKNOWN, MIN_SAMPLES = 5, 400
 #: Damping of the first step; a later round begins with the last damping, at least the second
@@ -100,34 +102,36 @@ Create = Callable[[Generator], Network]
 class RandomStart:
     """A network on its way through the rounds.
 
-    `loss` is relative to outputs of unit standard deviation.
+    Attributes:
+        loss: The objective, relative to outputs of unit standard deviation.
+        noise: Standard error of the mean squared residual over the samples, in the same unit.
     """
 
     network: Network
     damping: float = DAMPING
     loss: float = inf
+    noise: float = 0.0
 
-
-def random_starts(
-    create: Create, count: int, data: TrainingData, weight: float, generator: Generator
-) -> list[RandomStart]:
-    """Return the best of networks that `create` makes, the best first.
-
-    `count` are trained at a time, until one of them is good.
-    """
-    best: list[RandomStart] = []
-    for _ in range(MAX_BATCHES if count > 1 else 1):
-        best += survivors([create(generator) for _ in range(count)], data, weight, generator)
-        best.sort(key=lambda start: start.loss)
-        if best[0].loss < GOOD**2 or time_limit_reached():
-            break
-    return best
+    def take_round(self, objective: Objective) -> None:
+        """Move the network by a few quick steps, with grids that follow its activations."""
+        self.network = _placed(self.network, objective.samples.x)
+        problem = DataFitting(self.network, objective)
+        state, _ = minimise(problem, POLICY, STOPPING, max(self.damping, LEAST_DAMPING))
+        self.network.set_unknowns(state.unknowns)
+        self.loss, self.damping = state.loss, state.damping
+        squares = problem.residual(state.unknowns)[: objective.samples.y.numel()].square()
+        self.noise = float(squares.std() * len(squares) ** 0.5)
 
 
 def survivors(
     networks: Sequence[Network], data: TrainingData, weight: float, generator: Generator
 ) -> list[RandomStart]:
     """Return the best of `networks` after short trainings on some random samples, the best first.
+
+    The networks are trained one after the other, until the best two agree: their losses differ by
+    less than the standard error of the lower one, so that further starts would be compared by noise.
+    Then one is returned. Source of the rule: Breiman et al., Classification and Regression Trees
+    (1984), section 3.4.3.
 
     Raises TrainingFailed if none stays finite.
     """
@@ -139,24 +143,31 @@ def survivors(
         samples = samples.part(index.to(samples.x.device))
     size, penalty = output_scale(data.train, data.task), SmoothnessPenalty(weight)
     objective = Objective(samples, size, penalty=penalty)
-    starts = [RandomStart(network) for network in networks]
-    for done in range(ROUNDS + KEPT_ROUNDS):
-        if done == ROUNDS:
-            starts = starts[: max(MIN_KEPT, len(starts) // KEPT_FRACTION)]
-        if time_limit_reached() and starts[0].loss < inf:
+    starts: list[RandomStart] = []
+    for network in networks:
+        if starts and (_agree(starts) or (time_limit_reached() and starts[0].loss < inf)):
             break
-        for start in starts:
-            start.network = _placed(start.network, samples.x)
-            problem = DataFitting(start.network, objective)
-            state, _ = minimise(problem, POLICY, STOPPING, max(start.damping, LEAST_DAMPING))
-            start.network.set_unknowns(state.unknowns)
-            start.loss, start.damping = state.loss, state.damping
+        starts.append(RandomStart(network))
+        for _ in range(ROUNDS):
+            starts[-1].take_round(objective)
         starts.sort(key=lambda start: start.loss)
-        report_progress("starts", done + 1, ROUNDS + KEPT_ROUNDS, starts[0].loss ** 0.5)
+        report_progress("starts", len(starts), len(networks), starts[0].loss ** 0.5)
     if starts[0].loss == inf:
         cause = explain_non_finite(starts[0].network, data.train)
         raise TrainingFailed(f"None of {len(networks)} starts stayed finite: {cause}.")
+    starts = starts[: max(MIN_KEPT, len(starts) // KEPT_FRACTION)]
+    for _ in range(KEPT_ROUNDS):
+        if _agree(starts) or time_limit_reached():
+            starts = starts[:1]
+        for start in starts:
+            start.take_round(objective)
+        starts.sort(key=lambda start: start.loss)
     return starts
+
+
+def _agree(starts: Sequence[RandomStart]) -> bool:
+    """Return whether the best two of the sorted starts differ by less than the noise."""
+    return len(starts) > 1 and starts[1].loss - starts[0].loss < starts[0].noise
 
 
 def _placed(network: Network, x: Tensor) -> Network:
@@ -229,7 +240,8 @@ class Growth:
             self._climb(self._deeper(sorted(starts, key=lambda start: start.loss)))
         if self.policy.given and not self._sufficient():
             count, data = self.setup.plan.starts, self._part.data
-            starts = random_starts(create, count, data, self.penalty.weight, generator)
+            networks = [create(generator) for _ in range(count)]
+            starts = survivors(networks, data, self.penalty.weight, generator)
             self._climb(starts[:MAX_CLIMBING])
         self.reason = reason
 
