@@ -24,7 +24,6 @@ def pages() -> dict[str, str]:
         "keys.md": keys(),
         "gallery.md": gallery(),
         "reference.md": reference(),
-        "export.md": export(),
     }
 
 
@@ -191,70 +190,6 @@ def reference() -> str:
             lines += [f"::: {thing.__module__}.{thing.__qualname__}", "    options:"]
             lines += [f"      heading: {name}", ""]
     return "\n".join(lines)
-
-
-def export() -> str:
-    """Return the page of the exported JSON document and the file that reads it."""
-    from kanrun.exports import document, lut
-
-    return f"""# Exported models
-
-```sh
-kanrun export fit/latest --format c -o model.c
-kanrun export fit/latest --format python -o model.py
-kanrun export fit/latest --format json -o model.json
-kanrun export fit/latest --format onnx -o model.onnx
-kanrun export fit/latest --format torch -o model.pt2
-kanrun export fit/latest --format lut --max-error 0.01 -o tables.c
-kanrun export interpret/latest --format formula -o formula.tex
-```
-
-Inputs and outputs are in the units of the data. C, Python and JSON encode the columns of a table
-(categories, missing values, numbers of `target.missing_values` such as -999 among them; in C dates
-are days, and NaN alone is missing). ONNX, torch and lut take the encoded numbers, whose names ONNX
-keeps in its metadata, and recognise no missing values: the command says what to put in their place.
-ONNX computes the network in float32, opset 17. Solutions of `kanrun solve` are exported like other
-networks, except those with `constraints=hard`, which cannot be exported. For a solution with time
-windows, ONNX and torch compute every window at all points. Text, LaTeX, Python or C of a formula
-comes from a run of `kanrun interpret`.
-
-## Tables of integers for chips
-
-`--format lut` writes a network of splines as C99 without floating point, `tables.c`, and its
-reference in Python, `tables.py`, which equals the C file in every bit. `python tables.py` is the
-test bench: it compiles the C file and compares both on 100,000 points. The command prints, and the
-C file repeats, a proven bound of the largest difference to the float network in the domain, the
-largest and the root mean square difference on 100,000 points, bytes of tables and operations per
-inference.
-
-`--max-error` chooses the smallest tables whose proven bound is at most this, in the units of the
-outputs. Or give `--bits input=16,index=8,output=16`: bits of inputs and nodes (`input`, 16), of
-these the ones that address a table (`index`, 8, and 4 more for maps of inputs; the others
-interpolate, and with as many as `input` there are no multiplications), and bits of entries
-(`output`, 16). `accumulator` limits those of sums and products.
-
-Measured with seed 0 of `kanrun fit`, [2,1,1], outputs from 0.4 to 7.4, and of
-`kanrun fit target=product 'model.hidden=[2]'`, [2,2,1], outputs from -1 to 1. Bits are those of
-inputs, index, entries and sums. The test bench finds no point that differs.
-
-| network | option | bits | proven | largest, RMS | bytes | additions, products |
-|---|---|---|---|---|---|---|
-| [2,1,1] | `--max-error 0.01` | 24, 7, 16, 34 | 3.9e-3 | 1.9e-3, 2.7e-4 | 710 | 9, 3 |
-| [2,1,1] | `--max-error 0.001` | 24, 9, 16, 32 | 5.2e-4 | 2.5e-4, 4.1e-5 | 2822 | 9, 3 |
-| [2,1,1] | `--bits`, 12 each | 12, 12, 12, 13 | 1.9e-2 | 1.2e-2, 1.3e-3 | 22530 | 3, 0 |
-| [2,2,1] | `--max-error 0.01` | 24, 5, 16, 36 | 3.5e-3 | 1.6e-3, 6.3e-4 | 376 | 18, 6 |
-| [2,2,1] | `--max-error 0.001` | 24, 6, 16, 35 | 9.5e-4 | 4.2e-4, 1.6e-4 | 736 | 18, 6 |
-| [2,2,1] | `--bits`, 12 each | 12, 12, 12, 13 | 4.4e-3 | 1.8e-3, 4.1e-4 | 46288 | 6, 0 |
-
-The C files of `--max-error 0.001` have 11 kB and 4.6 kB, in floating point (`--format c`) 17 kB
-and 22 kB.
-
-{(lut.__doc__ or "").partition(chr(10))[2].strip()}
-
-## The JSON document
-
-{(document.__doc__ or "").partition(chr(10))[2].strip()}
-"""
 
 
 def slug(heading: str) -> str:

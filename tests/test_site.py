@@ -89,7 +89,6 @@ def test_every_page_is_in_the_navigation():
         "keys.md",
         "gallery.md",
         "reference.md",
-        "export.md",
     }
     assert {page for page in pages if not page.startswith("lecture/")} - named == set()
 

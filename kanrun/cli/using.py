@@ -27,9 +27,6 @@ from kanrun.monitoring import enable_gc
 from kanrun.runs import RunLabels, find_run, remove_run
 from kanrun.runs.records import check_tags
 
-#: Names that `kanrun export --bits` knows.
-_BITS = ("input", "index", "output", "accumulator")
-
 
 @command(kanrun_commands, "predict")
 def predict(  # noqa: PLR0913  # options of a command
@@ -86,49 +83,30 @@ def predict(  # noqa: PLR0913  # options of a command
 
 
 @command(kanrun_commands, "export")
-def export(  # noqa: PLR0913  # options of a command
+def export(
     run: RunName,
     *,
-    format: Literal["c", "python", "json", "onnx", "torch", "lut", "formula"],
+    format: Literal["c", "javascript", "python", "json", "onnx", "torch", "formula"],
     output: Path,
     model: str | None = None,
-    max_error: float | None = None,
-    bits: str = "",
     force: bool = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Write the model of a run as one file that works without kanrun, in the units of the data.
 
     Args:
-        format: c, python (NumPy alone), json, onnx, torch (.pt2), lut (tables of integers);
-            formula: of kanrun interpret.
+        format: c, javascript, python (NumPy alone), json, onnx, torch (.pt2); formula: of kanrun
+            interpret.
         output (-o FILE): The file; a formula's is LaTeX for .tex, else text.
         model (NAME): Name of the model's file. Default: that of the first seed.
-        max_error: lut: proven largest error, which chooses the bits.
-        bits (KEY=N,...): lut: bits of inputs and nodes (input), those that address a table
-            (index), entries (output), and the limit of sums (accumulator): input=12,index=8.
         force: Replace files that exist.
     """
     from kanrun.study.saved import LoadedRun
 
-    options: dict[str, float] = {} if max_error is None else {"max_error": max_error}
-    for word in filter(None, bits.split(",")):
-        name, _, number = word.partition("=")
-        if name.strip() not in _BITS or not number.strip().isdecimal():
-            raise UsageError(
-                f"--bits has {word!r}. Write numbers of {', '.join(_BITS)}, like input=12,index=8."
-            )
-        options[f"{name.strip()}_bits"] = int(number)
-
     check_new(output, force)
-    reference = output.parent / f"{output.stem}.py"
-    if format == "lut":
-        check_new(reference, force)
     found = find_run(run, outputs, one=True)
-    for sentence in LoadedRun(found).export(format, output, model, **options):
+    for sentence in LoadedRun(found).export(format, output, model):
         tell(sentence)
-    if format == "lut":
-        tell(f"{reference} is its reference in Python and its test")
     print(output)
 
 

@@ -12,7 +12,7 @@ import io
 import json
 import keyword
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from functools import partial
 from math import factorial
@@ -27,13 +27,18 @@ from sympy.core.function import AppliedUndef
 from torch import Tensor, nn
 
 from kanrun.config.registry import Plain
-from kanrun.config.rules import typed
 from kanrun.engine.equations import Field, Windows
 from kanrun.errors import UsageError, printable
 from kanrun.exports import runtime
-from kanrun.exports.c_source import c_source, lut_files
-from kanrun.exports.document import Exportable, document_of, in_pieces, python_literal
-from kanrun.exports.lut import LutSettings
+from kanrun.exports.c_source import c_source
+from kanrun.exports.document import (
+    Document,
+    Exportable,
+    document_of,
+    in_pieces,
+    python_literal,
+)
+from kanrun.exports.javascript import javascript_source
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.formulas import KnownFunction, as_variables, parse, to_latex, to_python, variable
 from kanrun.targets import PiecewiseScaling, Scaling
@@ -41,8 +46,8 @@ from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import features_of, place_of
 from kanrun.targets.table_text import canonical, days_from, is_number, number_from, text_of
 
-FORMATS = ("c", "json", "lut", "onnx", "python", "torch")
-TABLE_FORMATS = ("c", "json", "python")
+FORMATS = ("c", "javascript", "json", "onnx", "python", "torch")
+TABLE_FORMATS = ("c", "javascript", "json", "python")
 """Those that encode the columns of a table themselves."""
 
 _PREDICT = '''
@@ -65,48 +70,46 @@ _LANGUAGES = {".tex": "latex", ".py": "python", ".c": "c"}
 _COMMENTS = {"text": "", "latex": "% ", "python": "# ", "c": "// "}
 
 
-def export_files(
-    model: Exportable, form: str, file: Path, options: Mapping[str, Any] | None = None
-) -> tuple[dict[Path, bytes], list[str]]:
-    """Return the files of `model` in the format `form`, and notes for the user.
+def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
+    """Return the content of `file`, the model in the format `form`.
 
-    `options` are settings of `lut`, see `kanrun.exports.lut.LutSettings`. Raises UsageError for an
-    unknown format or option, a kind of network that the format cannot hold, and where the package
-    that writes it is missing.
+    Raises UsageError for an unknown format, a kind of network that the format cannot hold, and
+    where the package that writes it is missing.
     """
     check_known("--format", form, FORMATS, "formats of a model")
-    if options and form != "lut":
-        raise UsageError(f"{next(iter(options))} is an option of --format lut alone.")
     if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
         raise UsageError(
             "a solution with constraints=hard is computed from formulas of its own, which no "
             "export holds; solve it with constraints=soft."
         )
     if form == "torch":
-        return {file: _program_bytes(model)}, []
-    document, name = document_of(model), identifier(file.stem)
-    if form == "lut":
-        texts, notes = lut_files(in_pieces(document), typed(LutSettings, options or {}), file, name)
-        return {path: text.encode() for path, text in texts.items()}, notes
-    if form == "onnx":
-        try:
-            from kanrun.exports.onnx_graph import onnx_bytes
-        except ImportError as error:
-            raise UsageError(
-                "--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'."
-            ) from error
-        return {file: onnx_bytes(in_pieces(document))}, []
-    if form == "json":
-        return {file: json.dumps(document, allow_nan=False).encode() + b"\n"}, []
-    if form == "c":
-        return {file: c_source(document, name).encode()}, []
-    # A Python file needs NumPy only.
+        return _program_bytes(model)
+    document = document_of(model)
+    match form:
+        case "c":
+            return c_source(document, identifier(file.stem)).encode()
+        case "javascript":
+            return javascript_source(in_pieces(document)).encode()
+        case "json":
+            return json.dumps(document, allow_nan=False).encode() + b"\n"
+        case "onnx":
+            try:
+                from kanrun.exports.onnx_graph import onnx_bytes
+            except ImportError as error:
+                raise UsageError(
+                    "--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'."
+                ) from error
+            return onnx_bytes(in_pieces(document))
+    return _python_source(document).encode()
+
+
+def _python_source(document: Document) -> str:
+    """Return a Python file that needs NumPy only: `runtime` with all that it imports of kanrun."""
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
     used = (canonical, days_from, features_of, is_number, number_from, place_of, text_of)
-    helpers = (inspect.getsource(function) for function in used)
     data = f"#: The data of the model.\nMODEL = {python_literal(in_pieces(document))}\n{_PREDICT}"
-    return {file: "\n\n".join([own, *helpers, data]).encode()}, []
+    return "\n\n".join([own, *map(inspect.getsource, used), data])
 
 
 def identifier(text: str) -> str:

@@ -366,34 +366,30 @@ class Model:
         file = Path(path) if Path(path).is_file() else _with_ending(path)
         return from_checkpoint(read_checkpoint(file), Model)
 
-    def export(self, form: str, file: str | Path, **options: float) -> list[str]:
+    def export(self, form: str, file: str | Path) -> list[str]:
         """Write the model to a file that works without kanrun, as `kanrun export` does.
 
         Args:
-            form: "c", "json", "lut", "onnx", "python" or "torch".
-            file: Name of the file; of "lut", the Python file next to it is written too.
-            options: For "lut": `max_error`, `input_bits`, `index_bits`, `output_bits` and
-                `accumulator_bits`.
+            form: "c", "javascript", "json", "onnx", "python" or "torch".
+            file: Name of the file.
 
         Returns:
-            Notes for the user: of "lut" bits, errors, memory and operations; how the columns of a
-            table are encoded, if the format does not do this itself.
+            Notes for the user: how the columns of a table are encoded, if the format does not do
+            this itself.
 
         Raises:
             UsageError: If the format is unknown or cannot represent this model, or the file cannot
                 be written.
         """
-        from kanrun.exports import TABLE_FORMATS, export_files
+        from kanrun.exports import TABLE_FORMATS, export_bytes
 
-        files, notes = export_files(self, form, Path(file), options)
-        for path, content in files.items():
-            write_named_file(path, content)
+        write_named_file(Path(file), export_bytes(self, form, Path(file)))
         if self.code is None or form in TABLE_FORMATS:
-            return notes
-        notes.append(
+            return []
+        notes = [
             f"{file} takes the {len(self.inputs)} numbers that encode the columns of the table: "
             f"{', '.join(self.inputs)}"
-        )
+        ]
         gaps = [one for one in self.code.columns if one.indicator]
         if fills := ", ".join(f"{one.name}={one.fill}" for one in gaps):
             notes.append(

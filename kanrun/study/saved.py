@@ -80,13 +80,11 @@ class LoadedRun:
             )
         return replace(from_checkpoint(self.run.checkpoint(chosen), Model), tables=self.tables)
 
-    def export(
-        self, form: str, file: str | Path, name: str | None = None, **options: float
-    ) -> list[str]:
+    def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
         """Write the model called `name` (the first seed's), or the run's formula, to `file`.
 
-        `options` are those of `Model.export`. Returns notes for the user. Raises UsageError for an
-        unknown format and a file that cannot be written.
+        Returns notes for the user. Raises UsageError for an unknown format and a file that cannot be
+        written.
         """
         from kanrun.exports import formula_bytes, identifier
 
@@ -107,7 +105,7 @@ class LoadedRun:
             raise UsageError(
                 f"{self.run.path} holds no formula; find one with kanrun interpret from_run=RUN."
             )
-        return self.model(name).export(form, file, **options)
+        return self.model(name).export(form, file)
 
 
 def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:

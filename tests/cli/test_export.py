@@ -21,11 +21,10 @@ def outputs(tmp_path_factory):
 def test_every_format_is_written(outputs, command):
     pytest.importorskip("onnx")
     for form in FORMATS:
-        file = outputs / ("tables.c" if form == "lut" else f"model.{form}")
+        file = outputs / f"model.{form}"
         line = f"export fit/latest --format {form} -o {file} --outputs {outputs}"
         done = command(line)
         assert done.out == f"{file}\n"
-        assert ("proven in the whole domain" in done.err) == (form == "lut")
         assert f"{file} exists. Add --force" in command(line, code=2).err
     command(line, "--force")
 
@@ -50,10 +49,6 @@ def test_marks_of_missing_values_in_a_table(command):
         ("formula -o f.tex", "holds no formula"),
         ("c -o nowhere/m.c", "choose another file"),
         ("cpp -o m.c", "'cpp' is not one of"),
-        ("c -o m.c --max-error 1", "lut alone"),
-        ("lut -o m.c --bits input=1", "from 2 to 24"),
-        ("lut -o m.c --bits inputs=9", "input, index"),
-        ("lut -o m.c --bits index", "input=12,index=8"),
     ],
 )
 def test_a_refusal_is_one_sentence(outputs, tmp_path, refused, words, sentence):

@@ -7,6 +7,7 @@ import json
 import re
 import runpy
 import shutil
+import subprocess
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from kanrun.exports import (
     document_of,
     encode,
     evaluate,
-    export_files,
+    export_bytes,
     identifier,
     in_pieces,
 )
@@ -58,8 +59,7 @@ def agree(found, expected, relative=1e-12):
 
 
 def content(one, form, file="m"):
-    files, _ = export_files(one, form, Path(file))
-    return files[Path(file)]
+    return export_bytes(one, form, Path(file))
 
 
 def written(one, form, file):
@@ -123,6 +123,64 @@ def test_python_needs_numpy_alone(name, tmp_path):
     }
     x = rows_for(one)
     agree(runpy.run_path(str(file))["predict"](x), predicted_values(one, x))
+
+
+needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="there is no Node")
+
+
+def through_node(file, rows):
+    """Return predictions for rows of JSON values; {"date": text} stands for a Date."""
+    code = """
+const { predict } = require(process.argv[1]);
+const date = (key, value) => (value && value.date ? new Date(value.date) : value);
+const rows = JSON.parse(require("fs").readFileSync(0), date);
+console.log(JSON.stringify(rows.map(predict)));
+"""
+    done = subprocess.run(
+        ["node", "-e", code, str(file)],
+        input=json.dumps(rows),
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return np.array(json.loads(done.stdout))
+
+
+@needs_node
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SOME, *ALIKE])
+def test_javascript_has_the_models_numbers_or_says_why_not(name, tmp_path):
+    one = MODELS[name]()
+    document = document_of(one)
+    if "gelu" in name or document["layers"][-1]["kind"] not in ("splines", "dense"):
+        with pytest.raises(UsageError, match="Take python or c"):
+            content(one, "javascript")
+        return
+    x = rows_for(one)
+    file = written(one, "javascript", tmp_path / "m.js")
+    agree(through_node(file, x.tolist()), predicted_values(one, x))
+
+
+@needs_node
+@pytest.mark.slow
+def test_javascript_encodes_rows_of_the_table(tmp_path):
+    one = table()
+    x, _ = one.code.encode(RAW)
+    file = written(one, "javascript", tmp_path / "m.js")
+    rows = [dict(zip(RAW, values, strict=True)) for values in zip(*RAW.values(), strict=True)]
+    for row in rows:
+        if re.match(r"\d{4}-", str(row["day"])):
+            day, _, hour = row["day"].replace(" ", "T").partition("T")
+            row["day"] = {"date": f"{day}T{hour or '00:00'}Z"}
+    texts = json.dumps(rows).replace("NaN", "null").replace("Infinity", '"Infinity"')
+    found = through_node(file, json.loads(texts))
+    agree(found, predicted_values(one, x))
+
+
+def test_names_of_columns_stay_texts_in_javascript():
+    source = content(hostile(), "javascript").decode()
+    assert source.isascii()
+    assert "<" not in source.partition("const MODEL = ")[2].partition("\n")[0]
 
 
 #: A table whose last three rows have marks of missing values, and 1967-04-08, which is day -999.
@@ -278,9 +336,9 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
     built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
     with pytest.raises(UsageError, match="constraints=hard"):
         content(replace(one, network=Windows([field(), built_in]), **units), "torch")
-    with pytest.raises(UsageError, match="c, json, lut, onnx, python, torch"):
+    with pytest.raises(UsageError, match="c, javascript, json, onnx, python, torch"):
         content(one, "matlab")
-    assert set(FORMATS) == {"c", "json", "lut", "onnx", "python", "torch"}
+    assert set(FORMATS) == {"c", "javascript", "json", "onnx", "python", "torch"}
 
 
 def test_rows_of_another_width_are_refused():

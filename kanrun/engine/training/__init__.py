@@ -60,7 +60,7 @@ from kanrun.engine.training.solver_run import (
     take_steps,
 )
 from kanrun.engine.training.solvers import LevenbergMarquardt, Solver
-from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, survivors
+from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, best_start
 from kanrun.monitoring import finished, time_limit_reached
 
 #: Steps of the final fit on training and validation points together.
@@ -155,7 +155,7 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
     settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
     if plan.starts > 1 or settles:
         networks = [create(generator) for _ in range(plan.starts)]
-        network = survivors(networks, setup.data, penalty.weight, generator)[0].network
+        network = best_start(networks, setup.data, penalty.weight, generator).network
     return GridTraining(network, penalty, setup), []
 
 

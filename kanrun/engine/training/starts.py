@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from functools import cached_property
 from math import inf
 
@@ -63,8 +64,9 @@ from kanrun.engine.training.solver_run import Grown, Setup
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Number of starts of a width that are compared on finer grids too: the coarse one misleads.
-MAX_CLIMBING = 2
+#: Loss of a start, relative to the lowest of its width, up to which it is compared on finer grids
+#: too: coarse grids mislead.
+RIVAL = 4.0
 #: Maximum number of samples on which shapes are compared; more would not change their order.
 MAX_SAMPLES = 1000
 #: Widths are compared on grids with up to this many unknowns, and a part of the output values.
@@ -75,14 +77,9 @@ DEEPER, EXACT = 0.5, 1e-3
 
 #: Intervals of a start if the schedule begins with more than MAX_START_INTERVALS.
 START_INTERVALS, MAX_START_INTERVALS = 4, 8
-#: Rounds of every start, which are compared after these.
-ROUNDS = 2
-#: Rounds that follow for the starts that are kept. Hidden grids are redrawn before each round.
-KEPT_ROUNDS = 3
-#: Reciprocal of the fraction of the starts that is kept.
-KEPT_FRACTION = 3
-#: Minimum number of starts that are kept if they differ.
-MIN_KEPT = 2
+#: Maximum number of rounds; hidden grids are redrawn before each, and the worse half of the starts
+#: leaves after it.
+ROUNDS = 5
 #: Samples for each unknown that a start is trained on, and their minimum number.
 SAMPLES_PER_UNKNOWN, MIN_SAMPLES = 5, 400
 #: Damping of the first step; a later round begins with the last damping, at least the second
@@ -123,15 +120,14 @@ class RandomStart:
         self.noise = float(squares.std() * len(squares) ** 0.5)
 
 
-def survivors(
+def best_start(
     networks: Sequence[Network], data: TrainingData, weight: float, generator: Generator
-) -> list[RandomStart]:
-    """Return the best of `networks` after short trainings on some random samples, the best first.
+) -> RandomStart:
+    """Return the best of `networks` after short trainings on some random samples.
 
-    The networks are trained one after the other, until the best two agree: their losses differ by
-    less than the standard error of the lower one, so that further starts would be compared by noise.
-    Then one is returned. Source of the rule: Breiman et al., Classification and Regression Trees
-    (1984), section 3.4.3.
+    After each round the worse half leaves (successive halving: Jamieson and Talwalkar, arXiv
+    1502.07943). The comparison ends with a round that lowers the lowest loss by less than the
+    standard error of this loss, since noise would decide from there on.
 
     Raises TrainingFailed if none stays finite.
     """
@@ -143,31 +139,21 @@ def survivors(
         samples = samples.part(index.to(samples.x.device))
     size, penalty = output_scale(data.train, data.task), SmoothnessPenalty(weight)
     objective = Objective(samples, size, penalty=penalty)
-    starts: list[RandomStart] = []
-    for network in networks:
-        if starts and (_agree(starts) or (time_limit_reached() and starts[0].loss < inf)):
-            break
-        starts.append(RandomStart(network))
-        for _ in range(ROUNDS):
-            starts[-1].take_round(objective)
-        starts.sort(key=lambda start: start.loss)
-        report_progress("starts", len(starts), len(networks), starts[0].loss ** 0.5)
-    if starts[0].loss == inf:
-        cause = explain_non_finite(starts[0].network, data.train)
-        raise TrainingFailed(f"None of {len(networks)} starts stayed finite: {cause}.")
-    starts = starts[: max(MIN_KEPT, len(starts) // KEPT_FRACTION)]
-    for _ in range(KEPT_ROUNDS):
-        if _agree(starts) or time_limit_reached():
-            starts = starts[:1]
+    starts = [RandomStart(network) for network in networks]
+    for number in range(ROUNDS):
+        before = starts[0].loss
         for start in starts:
             start.take_round(objective)
         starts.sort(key=lambda start: start.loss)
-    return starts
-
-
-def _agree(starts: Sequence[RandomStart]) -> bool:
-    """Return whether the best two of the sorted starts differ by less than the noise."""
-    return len(starts) > 1 and starts[1].loss - starts[0].loss < starts[0].noise
+        best = starts[0]
+        report_progress("starts", number + 1, ROUNDS, best.loss**0.5)
+        if best.loss == inf:
+            cause = explain_non_finite(best.network, data.train)
+            raise TrainingFailed(f"None of {len(networks)} starts stayed finite: {cause}.")
+        if before - best.loss < best.noise or time_limit_reached():
+            break
+        starts = starts[: max(1, len(starts) // 2)]
+    return best
 
 
 def _placed(network: Network, x: Tensor) -> Network:
@@ -180,6 +166,22 @@ def _placed(network: Network, x: Tensor) -> Network:
     return network.regrid(x).network if hidden else network
 
 
+class Ending(Enum):
+    """Why a growth ends."""
+
+    ROUNDING = auto()
+    ONE_INPUT = auto()
+    GRID = auto()
+    NO_GAIN = auto()
+    NODES = auto()
+    POINTS = auto()
+    TIME = auto()
+
+
+#: Endings with which no larger network is needed.
+SUFFICIENT = (Ending.ROUNDING, Ending.ONE_INPUT, Ending.GRID)
+
+
 @dataclass
 class Growth:
     """Trainings of all shapes tried so far, and why no further one was tried."""
@@ -188,12 +190,12 @@ class Growth:
     penalty: SmoothnessPenalty
     policy: GrowthPolicy
     trainings: list[GridTraining] = field(default_factory=list)
-    reason: str = ""
+    ending: Ending | None = None
 
     @property
     def record(self) -> Grown:
         """Shapes that were tried, in the order of training."""
-        return Grown([stage for t in self.trainings for stage in t.stages], self.reason)
+        return Grown([stage for t in self.trainings for stage in t.stages], self.explain())
 
     @property
     def best(self) -> GridTraining:
@@ -229,25 +231,26 @@ class Growth:
         layer = create(generator).edge_layers[0]
         points, outputs = layer.grid.breakpoints, self.policy.largest[-1]
         empty = SplineLayer.on_grid(points, outputs, layer.spec, uniform=True)
-        self._climb(self._started([KAN.of_layers([empty])]))
-        while not (reason := self.ending()):
+        self._climb([self._started([KAN.of_layers([empty])])])
+        while (ending := self.find_ending()) is None:
             before = self.trainings[-1].stages[0].network
             if len(before.shape) == 2:
                 groups = [[add_identity_layer(before, x)]]
             else:
                 groups = self._candidates(before)
-            starts = [self._started(group)[0] for group in groups if group]
-            self._climb(self._deeper(sorted(starts, key=lambda start: start.loss)))
-        if self.policy.given and not self._sufficient():
+            starts = [self._started(group) for group in groups if group]
+            least = min(start.loss for start in starts)
+            rivals = [start for start in starts if start.loss <= RIVAL * least]
+            self._climb(self._deeper(sorted(rivals, key=lambda start: start.loss)))
+        if self.policy.given and ending not in SUFFICIENT:
             count, data = self.setup.plan.starts, self._part.data
             networks = [create(generator) for _ in range(count)]
-            starts = survivors(networks, data, self.penalty.weight, generator)
-            self._climb(starts[:MAX_CLIMBING])
-        self.reason = reason
+            self._climb([best_start(networks, data, self.penalty.weight, generator)])
+        self.ending = ending
 
-    def _started(self, candidates: Sequence[Network]) -> list[RandomStart]:
+    def _started(self, candidates: Sequence[Network]) -> RandomStart:
         setup, weight = self._part, self.penalty.weight
-        return survivors(candidates, setup.data, weight, setup.generator)[:MAX_CLIMBING]
+        return best_start(candidates, setup.data, weight, setup.generator)
 
     def _climb(self, starts: list[RandomStart]) -> None:
         """Add the best of the starts after finer and finer grids, while these limit the error."""
@@ -268,33 +271,45 @@ class Growth:
         """Maximum number of unknowns for this number of output values."""
         return UNKNOWNS_PER_VALUE * self._part.data.train.y.numel()
 
-    def ending(self) -> str:
-        """Return why the growth ends with the shapes tried so far, or nothing."""
-        return self._sufficient() or self._limit()
+    @property
+    def _unhelpful(self) -> int:
+        """Number of last shapes that did not lower the error."""
+        return without_help([training.lowest for training in self.trainings])
 
-    def _sufficient(self) -> str:
-        """Return why no larger network is needed, or nothing."""
+    @property
+    def _nodes(self) -> int:
+        """Number of nodes of the widest hidden layer so far."""
+        return max(self.trainings[-1].network.shape[1:-1], default=0)
+
+    def find_ending(self) -> Ending | None:
+        """Return why the growth ends with the shapes tried so far; None if it goes on."""
         last = self.trainings[-1]
-        if self.best.lowest <= ROUNDING * baseline_error(self.setup.data):
-            return "only rounding is left"
-        if self.policy.largest[0] == 1:
-            return "a function of one input needs no hidden layer"
-        return "the grid limits the error" if len(last.stages) > 1 and _grid_limits(last) else ""
+        per_node = last.stages[0].network.unknowns_at(None) / max(self._nodes, 1)
+        reached = {
+            Ending.ROUNDING: self.best.lowest <= ROUNDING * baseline_error(self.setup.data),
+            Ending.ONE_INPUT: self.policy.largest[0] == 1,
+            Ending.GRID: len(last.stages) > 1 and _grid_limits(last),
+            Ending.NO_GAIN: self._unhelpful >= UNHELPFUL,
+            Ending.NODES: self._nodes >= self.policy.largest[1],
+            Ending.POINTS: per_node * (self._nodes + 1) > self._supported,
+            Ending.TIME: time_limit_reached(),
+        }
+        return next((ending for ending, holds in reached.items() if holds), None)
 
-    def _limit(self) -> str:
-        """Return what admits no larger network, or nothing."""
-        nodes = max(self.trainings[-1].network.shape[1:-1], default=0)
-        unhelpful = without_help([training.lowest for training in self.trainings])
-        if unhelpful >= UNHELPFUL:
-            return "further nodes do not lower the error"
-        if nodes >= self.policy.largest[1]:
-            spent = "the given shape has" if self.policy.given else "model.budget allows"
-            gained = ", although the last one lowered the error" * (unhelpful == 0)
-            return f"{spent} no more nodes{gained}"
-        per_node = self.trainings[-1].stages[0].network.unknowns_at(None) / max(nodes, 1)
-        if per_node * (nodes + 1) > self._supported:
-            return "the points support no larger network; more points would"
-        return "the time is over" if time_limit_reached() else ""
+    def explain(self) -> str:
+        """Return the ending in words, as the run reports it."""
+        spent = "the given shape has" if self.policy.given else "model.budget allows"
+        gained = ", although the last one lowered the error" * (self._unhelpful == 0)
+        sentences = {
+            Ending.ROUNDING: "only rounding is left",
+            Ending.ONE_INPUT: "a function of one input needs no hidden layer",
+            Ending.GRID: "the grid limits the error",
+            Ending.NO_GAIN: "further nodes do not lower the error",
+            Ending.NODES: f"{spent} no more nodes{gained}",
+            Ending.POINTS: "the points support no larger network; more points would",
+            Ending.TIME: "the time is over",
+        }
+        return sentences[self.ending] if self.ending else ""
 
     def _candidates(self, network: Network) -> list[list[Network]]:
         """Return networks with a node more: with nodes of the residual, and random ones.
@@ -359,7 +374,7 @@ class Growth:
             others = self.setup.plan.starts - len(deeper) + 1
             deeper += (self._drawn(network, deeper[0].shape) for _ in range(others))
         found = self._started(deeper)
-        return found if found[0].loss < DEEPER**2 * loss else starts
+        return [found] if found.loss < DEEPER**2 * loss else starts
 
     def _products(self, network: Network) -> Iterator[Network]:
         """Yield functions of a product: the two largest squares of the outputs, and a last layer.

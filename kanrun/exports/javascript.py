@@ -1,0 +1,36 @@
+"""Models as one JavaScript file without dependencies, for pages and for Node.
+
+It is the text of `runtime.js` with the document in pieces, see `document.py`, as its data.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+from kanrun.errors import UsageError
+from kanrun.exports.document import Document
+
+#: Kinds of layers that `runtime.js` computes.
+LAYERS = ("splines", "dense")
+
+
+def javascript_source(pieces: Document) -> str:
+    """Return the text of the file.
+
+    Raises UsageError for a layer or a function that it cannot compute.
+    """
+    for layer in pieces["layers"]:
+        if layer["kind"] not in LAYERS:
+            raise UsageError(
+                f"--format javascript computes splines and linear layers, and this model has "
+                f"{layer['kind'].replace('_', ' ')}. Take python or c."
+            )
+        if "gelu" in (layer.get("base"), layer.get("activation")):
+            raise UsageError(
+                "JavaScript has no error function, which gelu needs. Take python or c."
+            )
+    # No text of the model may end the script that it is pasted into.
+    data = json.dumps(pieces, allow_nan=False).replace("<", "\\u003c")
+    source = resources.files(__package__).joinpath("runtime.js").read_text("utf-8")
+    return source.replace("/* The model. */", f"const MODEL = {data};")
