@@ -35,7 +35,7 @@ PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - {DOCS / "lecture.
 TEXTS = {page.stem: page.read_text(encoding="utf-8") for page in PAGES} | {
     name.removesuffix(".md"): text for name, text in SITE.lecture().items()
 }
-TEXTS = {name: text for name, text in TEXTS.items() if "```" in text} | {"export": SITE.export}
+TEXTS = {name: text for name, text in TEXTS.items() if "```" in text}
 
 
 def blocks(text):

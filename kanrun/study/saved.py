@@ -83,8 +83,8 @@ class LoadedRun:
     def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
         """Write the model called `name` (the first seed's), or the run's formula, to `file`.
 
-        Returns notes for the user. Raises UsageError for an unknown format and a file that cannot be
-        written.
+        Returns notes for the user. Raises UsageError for an unknown format, and if the file cannot
+        be written.
         """
         from kanrun.exports import formula_bytes, identifier
 

@@ -117,7 +117,7 @@ class RandomStart:
         self.network.set_unknowns(state.unknowns)
         self.loss, self.damping = state.loss, state.damping
         squares = problem.residual(state.unknowns)[: objective.samples.y.numel()].square()
-        self.noise = float(squares.std() * len(squares) ** 0.5)
+        self.noise = float(squares.std(correction=0) * len(squares) ** 0.5)
 
 
 def best_start(

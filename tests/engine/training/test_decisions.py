@@ -22,7 +22,7 @@ from kanrun.engine.training.solver_run import (
     spent,
 )
 from kanrun.engine.training.solvers import Solver
-from kanrun.engine.training.starts import Growth, RandomStart
+from kanrun.engine.training.starts import Growth, RandomStart, best_start
 
 X = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
 #: Outputs +1 and -1, so that errors are relative ones.
@@ -207,17 +207,25 @@ def test_the_best_shape_continues_unless_its_fit_is_poor(error, continues):
 def test_an_identity_layer_stays_if_it_halves_the_error(before, after, deeper):
     one, shallow = growth(), RandomStart(kan([1, 2, 1]), loss=before)
     one.policy = starts.GrowthPolicy((1, 3, 2, 1))
-    one._started = lambda networks: [RandomStart(networks[0], loss=after)]
+    one._started = lambda networks: RandomStart(networks[0], loss=after)
     (found,) = one._deeper([shallow])
     assert (found is not shallow) == deeper
 
 
-@pytest.mark.parametrize("loss, batches", [(0.029**2, 1), (0.031**2, 5)])
-def test_random_starts_are_drawn_until_one_is_good(loss, batches, monkeypatch):
-    found = [RandomStart(NETWORK, loss=loss)]
-    monkeypatch.setattr(starts, "survivors", lambda *_: found)
-    drawn = starts.random_starts(lambda _: NETWORK, 3, DATA, 0.0, Generator())
-    assert len(drawn) == batches
+@pytest.mark.parametrize("gain, rounds", [(0.9e-2, 2), (1.1e-2, starts.ROUNDS)])
+def test_starts_are_compared_while_a_round_gains_more_than_the_noise(gain, rounds, monkeypatch):
+    """Of four starts, the worse half leaves after each round."""
+    taken = []
+
+    def take_round(start, objective):
+        taken.append(start)
+        start.loss = 0.5 - gain * taken.count(start)
+        start.noise = 1e-2
+
+    monkeypatch.setattr(RandomStart, "take_round", take_round)
+    monkeypatch.setattr(RandomStart, "__eq__", lambda one, other: one is other)
+    best_start([NETWORK] * 4, DATA, 0.0, Generator())
+    assert len(taken) == sum((4, 2, 1, 1, 1)[:rounds])
 
 
 def test_a_step_multiplies_for_the_matrix_and_its_factor():

@@ -16,7 +16,6 @@ from kanrun.engine.training import (
     Plan,
     Samples,
     TrainingData,
-    starts,
     train,
 )
 from kanrun.engine.training.data import Errors, baseline_error
@@ -207,7 +206,8 @@ def reason(*errors):
             rest = found, 1, 0.0, penalty, transfer, random
             training.stages.append(Stage(number, 4 * number, network, *rest))
         growth.trainings.append(training)
-    return growth.ending()
+    growth.ending = growth.find_ending()
+    return growth.explain()
 
 
 @pytest.mark.parametrize(
@@ -234,8 +234,7 @@ def test_the_growth_ends_on_one_side_of_each_bound(here, there, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(2,), (2, 1)])
-def test_a_given_shape_competes_where_the_grown_ones_are_not_enough(hidden, monkeypatch):
-    monkeypatch.setattr(starts, "MAX_BATCHES", 1)
+def test_a_given_shape_competes_where_the_grown_ones_are_not_enough(hidden):
     rough = data(lambda x: torch.sin(5 * x[:, :1] * x[:, 1:]), 2)
     within = plan(2, *hidden, 1, intervals=(4,), starts=2, given=True, weight=1e-9)
     network, record = grown(rough, within)
