@@ -109,7 +109,8 @@ def _python_source(document: Document) -> str:
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
     used = (canonical, days_from, features_of, is_number, number_from, place_of, text_of)
     data = f"#: The data of the model.\nMODEL = {python_literal(in_pieces(document))}\n{_PREDICT}"
-    return "\n\n".join([own, *map(inspect.getsource, used), data])
+    helpers = (inspect.getsource(function) for function in used)
+    return "\n\n".join([own, *helpers, data])
 
 
 def identifier(text: str) -> str:
