@@ -80,6 +80,10 @@ START_INTERVALS, MAX_START_INTERVALS = 4, 8
 #: Maximum number of rounds; hidden grids are redrawn before each, and the worse half of the starts
 #: leaves after it.
 ROUNDS = 5
+#: Maximum number of batches of random starts.
+MAX_BATCHES = 5
+#: Relative error of a start at which no further batch is drawn.
+GOOD = 0.03
 #: Samples for each unknown that a start is trained on, and their minimum number.
 SAMPLES_PER_UNKNOWN, MIN_SAMPLES = 5, 400
 #: Damping of the first step; a later round begins with the last damping, at least the second
@@ -120,10 +124,30 @@ class RandomStart:
         self.noise = float(squares.std(correction=0) * len(squares) ** 0.5)
 
 
-def best_start(
-    networks: Sequence[Network], data: TrainingData, weight: float, generator: Generator
+def random_start(
+    create: Create, count: int, data: TrainingData, weight: float, generator: Generator
 ) -> RandomStart:
-    """Return the best of `networks` after short trainings on some random samples.
+    """Return the best of the networks that `create` makes, `count` at a time.
+
+    Further ones are made until one is good, or the best two differ by less than the standard error
+    of the lower loss, since others would be compared by noise.
+    """
+    found: list[RandomStart] = []
+    for _ in range(MAX_BATCHES if count > 1 else 1):
+        networks = [create(generator) for _ in range(count)]
+        found += survivors(networks, data, weight, generator)
+        found.sort(key=lambda start: start.loss)
+        best = found[0]
+        agree = len(found) > 1 and found[1].loss - best.loss < best.noise
+        if agree or best.loss < GOOD**2 or time_limit_reached():
+            break
+    return best
+
+
+def survivors(
+    networks: Sequence[Network], data: TrainingData, weight: float, generator: Generator
+) -> list[RandomStart]:
+    """Return the best of `networks` after short trainings on some random samples, best first.
 
     After each round the worse half leaves (successive halving: Jamieson and Talwalkar, arXiv
     1502.07943). The comparison ends with a round that lowers the lowest loss by less than the
@@ -153,7 +177,7 @@ def best_start(
         if before - best.loss < best.noise or time_limit_reached():
             break
         starts = starts[: max(1, len(starts) // 2)]
-    return best
+    return starts
 
 
 def _placed(network: Network, x: Tensor) -> Network:
@@ -244,13 +268,12 @@ class Growth:
             self._climb(self._deeper(sorted(rivals, key=lambda start: start.loss)))
         if self.policy.given and ending not in SUFFICIENT:
             count, data = self.setup.plan.starts, self._part.data
-            networks = [create(generator) for _ in range(count)]
-            self._climb([best_start(networks, data, self.penalty.weight, generator)])
+            self._climb([random_start(create, count, data, self.penalty.weight, generator)])
         self.ending = ending
 
     def _started(self, candidates: Sequence[Network]) -> RandomStart:
         setup, weight = self._part, self.penalty.weight
-        return best_start(candidates, setup.data, weight, setup.generator)
+        return survivors(candidates, setup.data, weight, setup.generator)[0]
 
     def _climb(self, starts: list[RandomStart]) -> None:
         """Add the best of the starts after finer and finer grids, while these limit the error."""

@@ -22,7 +22,7 @@ from kanrun.engine.training.solver_run import (
     spent,
 )
 from kanrun.engine.training.solvers import Solver
-from kanrun.engine.training.starts import Growth, RandomStart, best_start
+from kanrun.engine.training.starts import Growth, RandomStart, survivors
 
 X = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
 #: Outputs +1 and -1, so that errors are relative ones.
@@ -224,8 +224,27 @@ def test_starts_are_compared_while_a_round_gains_more_than_the_noise(gain, round
 
     monkeypatch.setattr(RandomStart, "take_round", take_round)
     monkeypatch.setattr(RandomStart, "__eq__", lambda one, other: one is other)
-    best_start([NETWORK] * 4, DATA, 0.0, Generator())
+    survivors([NETWORK] * 4, DATA, 0.0, Generator())
     assert len(taken) == sum((4, 2, 1, 1, 1)[:rounds])
+
+
+@pytest.mark.parametrize(
+    "losses, batches",
+    [((0.029**2, 1), 1), ((0.5, 0.509), 1), ((0.5, 0.511), 5), ((0.5, 0.4), 5)],
+)
+def test_random_starts_are_drawn_until_one_is_good_or_two_agree(losses, batches, monkeypatch):
+    drawn = []
+
+    def found(networks, *_):
+        drawn.append(networks)
+        losses_now = (each / len(drawn) ** 2 for each in losses)
+        return [
+            RandomStart(NETWORK, loss=loss, noise=1e-2 / len(drawn) ** 2) for loss in losses_now
+        ]
+
+    monkeypatch.setattr(starts, "survivors", found)
+    starts.random_start(lambda _: NETWORK, 3, DATA, 0.0, Generator())
+    assert len(drawn) == batches
 
 
 def test_a_step_multiplies_for_the_matrix_and_its_factor():
