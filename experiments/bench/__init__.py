@@ -52,7 +52,9 @@ from kanrun.study.suite import claim_at_least
 
 #: (seconds, test RMSE) after each step.
 Curve = Iterator[tuple[float, float]]
-LM, LM_ONCE, LBFGS = "kanrun LM", "kanrun LM, one start", "kanrun LBFGS"
+LM = "kanrun LM"
+LM_ONCE = "kanrun LM, one start"
+LBFGS = "kanrun LBFGS"
 PYKAN = "pykan LBFGS"
 #: Requirement, stated before anything was measured: pykan's time over ours.
 TO_ACCURACY = 50.0
@@ -130,7 +132,9 @@ def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
     for name, curve in trainings(cfg, seed).items():
         if time_limit_reached():
             break
-        library, points, status = name.partition(" ")[0], list[tuple[float, float]](), "ok"
+        library = name.partition(" ")[0]
+        points = list[tuple[float, float]]()
+        status = "ok"
         try:
             for seconds, error in curve:
                 points.append((seconds, error))
@@ -175,8 +179,11 @@ def own_curve(solver: Any, problem: LearningProblem, cfg: BenchConfig, seed: int
 
 def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
     """Yield the training of pykan, after its end; raises PeerFailed."""
-    points, grids, clock = list[tuple[float, float]](), list(cfg.intervals), Clock()
-    samples, test = data.everything, data.test
+    points = list[tuple[float, float]]()
+    grids = list(cfg.intervals)
+    clock = Clock()
+    samples = data.everything
+    test = data.test
     assert test is not None  # an invariant of the default sampling
     # Its own look at test points, after every step, is spared by giving it one.
     own = {"train_input": samples.x, "train_label": samples.y}
@@ -198,7 +205,8 @@ def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
             torch.set_default_dtype(torch.float64)
             kan = import_module(MODULES["pykan"])
             plain: dict[str, Any] = {"seed": seed, "auto_save": False}
-            model, clock = kan.KAN(width=list(SHAPE), grid=grids[0], k=3, **plain), Clock()
+            model = kan.KAN(width=list(SHAPE), grid=grids[0], k=3, **plain)
+            clock = Clock()
             for last, intervals in pairwise(chain(grids[:1], grids, repeat(grids[-1]))):
                 model = model if intervals == last else model.refine(intervals)
                 model.fit(own, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
@@ -218,7 +226,8 @@ def accuracy_claims(table: DataFrame) -> Claims:
     rows = table[(table["error"] == goal) & (table["status"] == "ok")].set_index("competitor")
     if PYKAN not in rows.index:
         return
-    theirs, remark = rows["seconds"][PYKAN], None
+    theirs = rows["seconds"][PYKAN]
+    remark = None
     if not np.isfinite(theirs):
         # All the time that it took counts: the ratio is at least that.
         theirs = rows["trained"][PYKAN]

@@ -182,7 +182,8 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
     else:
         test[order[: round(len(y) / TEST_STRIDE)]] = True
     x = _encoded(frame, ~test)
-    train, held = Points(x[~test], y[~test, None]), Points(x[test], y[test, None])
+    train = Points(x[~test], y[~test, None])
+    held = Points(x[test], y[test, None])
     for model, fit in models(classes).items():
         if model not in SET_MODELS.get(source.sets, [model]):
             continue
@@ -195,7 +196,8 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
         score = loss if classes else 1 - loss**2 / float(held.y.var())
         task = "log loss" if classes else "R2"
         row = {"table": source.name, "task": task, "split": seed, "model": model}
-        covered, own = np.nan, getattr(predicted, "__self__", None)
+        covered = np.nan
+        own = getattr(predicted, "__self__", None)
         if isinstance(own, TableModel) and own.outputs is not None:  # of numbers
             errors: Any = own.error_quantiles(train.y, INTERVAL)
             (middles, *ends), at = errors[0].T, own.outputs.apply(own.predict(held.x))[:, 0]
@@ -350,12 +352,14 @@ def table_ranks(table_ranks: DataFrame) -> Figure:
         ranks = rows["mean_rank"].to_numpy(dtype=float)
         apart, tables = rows[["critical_difference", "tables"]].iloc[0]
         axes.plot(ranks, range(len(ranks)), "o", color=BLUE, ms=4)
-        place, last = len(ranks) - 1 + FIRST_GROUP, -1
+        place = len(ranks) - 1 + FIRST_GROUP
+        last = -1
         for first, rank in enumerate(ranks):
             end = int(np.searchsorted(ranks, rank + apart, side="right")) - 1
             if end > max(first, last):
                 axes.plot([rank, ranks[end]], [place, place], color=GREY, lw=2.5)
-                place, last = place + NEXT_GROUP, end
+                place = place + NEXT_GROUP
+                last = end
         name_rows(axes, [str(name) for name in rows["model"]])
         axes.set_ylim(place, -FIRST_GROUP)
         title = f"{task}, {tables:.0f} tables, critical difference {apart:.2f}"

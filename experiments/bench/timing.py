@@ -47,17 +47,30 @@ Step = Callable[[], Any]
 
 #: Edges of the layers that are measured.
 SPEC = EdgeSpec(base="silu")
-#: Target seconds per competitor and round, and the maximum number of steps in it.
-TURN_SECONDS, MOST_STEPS = 0.05, 100
-#: Steps before the first round, and rounds that a case has however long they take.
-WARM_UP, FEWEST_ROUNDS = 3, 3
-#: Quantiles of the ratios over rounds that are recorded next to their median.
-LOW, HIGH = 0.1, 0.9
-OURS, MLP_NAME = "kanrun", "MLP"
-#: Requirements, stated before anything was measured: time over an MLP's at G = SMALL with WIDTH
-#: outputs, and at G = FINEST.
-MLP_FACTOR, WIDE_FACTOR = 1.5, 0.1
-SMALL, WIDTH, FINEST = 5, 64, 1000
+#: Target seconds of a competitor's turn in a round.
+TURN_SECONDS = 0.05
+#: Largest number of steps in a turn.
+MOST_STEPS = 100
+#: Steps before the first round, which are not timed.
+WARM_UP = 3
+#: Rounds that a case has, however long they take.
+FEWEST_ROUNDS = 3
+#: Lower quantile of the ratios over rounds, recorded next to their median.
+LOW = 0.1
+#: Upper quantile of the ratios over rounds.
+HIGH = 0.9
+OURS = "kanrun"
+MLP_NAME = "MLP"
+#: Largest time over an MLP's on coarse grids with WIDTH outputs, stated before it was measured.
+MLP_FACTOR = 1.5
+#: Largest time over an MLP's on the finest grid, stated before it was measured.
+WIDE_FACTOR = 0.1
+#: Intervals of the coarse grids that are claimed about.
+SMALL = 5
+#: Outputs of the layers with coarse grids that are claimed about.
+WIDTH = 64
+#: Intervals of the finest grid that is claimed about.
+FINEST = 1000
 #: Ends the name of what runs under torch.compile.
 COMPILED = " compiled"
 #: What is imported of the packages behind other competitors.
@@ -112,7 +125,9 @@ def layers(cfg: BenchConfig, _: int) -> Records:
     for place, numbers in enumerate(cfg.layers):
         if time_limit_reached():
             break
-        case, steps, failed = LayerCase(*numbers), {}, {}
+        case = LayerCase(*numbers)
+        steps = {}
+        failed = {}
         torch.compiler.reset()  # Otherwise a second case is compiled for sizes of any kind.
         for name in competitors:
             try:
@@ -125,7 +140,8 @@ def layers(cfg: BenchConfig, _: int) -> Records:
         times = in_turn("layers", steps, cfg.rounds, cfg.case_seconds, cases)
         times = times.reindex(columns=competitors)
         best = str(times[ours].median().idxmin())
-        ratios, seconds = times.div(times[best], axis="index"), times.median()
+        ratios = times.div(times[best], axis="index")
+        seconds = times.median()
         low, middle, high = (ratios.quantile(share) for share in (LOW, 0.5, HIGH))
         columns = {
             "competitor": competitors,
@@ -168,13 +184,16 @@ def in_turn(
 
     Progress counts the turns of all `cases`: how many came before, and of how many.
     """
-    rows, began, names = list[dict[str, float]](), time.perf_counter(), list(timers)
+    rows = list[dict[str, float]]()
+    began = time.perf_counter()
+    names = list(timers)
     before, total = (count * rounds * len(names) for count in cases)
     for number in range(rounds):
         late = number >= FEWEST_ROUNDS and time.perf_counter() - began > seconds
         if late or (number and time_limit_reached()):
             break
-        start, row = number % len(names), dict[str, float]()
+        start = number % len(names)
+        row = dict[str, float]()
         for name in names[start:] + names[:start]:
             report_progress(part, before + number * len(names) + len(row), total)
             row[name] = timers[name]()
@@ -253,7 +272,8 @@ TORCH: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
 
 
 def _torch_step(layer: nn.Module, x: Tensor, g: Tensor, *, compiled: bool) -> Step:
-    call, at = torch.compile(layer) if compiled else layer, x.clone().requires_grad_()
+    call = torch.compile(layer) if compiled else layer
+    at = x.clone().requires_grad_()
     leaves = [at, *layer.parameters()]
 
     def step() -> None:

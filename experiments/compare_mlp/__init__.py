@@ -48,7 +48,8 @@ def check(cfg: CompareMLPConfig) -> None:
     Raises:
         UsageError: For what cannot be trained, and for a KAN that is listed twice.
     """
-    comparison, names = comparison_of(cfg.comparison), set[str]()
+    comparison = comparison_of(cfg.comparison)
+    names = set[str]()
     for cell in cells(cfg):
         if "case" not in cell:
             continue

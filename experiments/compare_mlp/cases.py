@@ -82,7 +82,8 @@ def case_of(cfg: CompareMLPConfig, case: Cell, seed: int) -> Case:
     """Return the case's target sampled for `seed`. Raises UsageError for invalid settings."""
     own = with_cell(cfg, {key: case[key] for key in ("target", "sampling") if case.get(key)})
     problem = make_problem(own, own.target, own.sampling, seed)
-    name, y = problem.dataset.target.name, problem.data.train.y
+    name = problem.dataset.target.name
+    y = problem.data.train.y
     if problem.data.test is None:
         raise UsageError(
             f"{name} has no test points, by which networks are compared; "
@@ -189,7 +190,8 @@ def train(
     """
     training = training_of(case, model, steps)
     if begin is not None:
-        create, change = training.create, begin
+        create = training.create
+        change = begin
         training = replace(training, create=lambda draws: change(create(draws), draws))
     return train_and_record(training, seed)
 

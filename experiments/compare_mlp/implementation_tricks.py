@@ -60,7 +60,8 @@ def model_of(case: Case, cell: Cell) -> Model:
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
     """Train one variant, with the same starts, steps and data as the others."""
-    model, variant = model_of(case, cell), cell["variant"]
+    model = model_of(case, cell)
+    variant = cell["variant"]
     begin = unscaled if variant in UNSCALED else None
     trained = yield from train(case, model, seed, begin=begin)
     yield result(case, trained, variant=variant, activation=vars(model)["base"])
@@ -87,7 +88,8 @@ def figures() -> tuple[Callable[..., Any], ...]:
 def claims(tables: Tables) -> Claims:
     """Claim that switching off a trick costs accuracy, on all targets together."""
     summary = tables["summary"]
-    pair, log = summary["target"] + " " + summary["shape"], np.log10(summary["error"])
+    pair = summary["target"] + " " + summary["shape"]
+    log = np.log10(summary["error"])
     groups = log.groupby([summary["variant"], summary["seed"], pair])
     # Grids of one pair count together.
     errors = 10 ** groups.agg(lambda each: each.mean(skipna=False))

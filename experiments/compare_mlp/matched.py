@@ -76,12 +76,15 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
     """Train one network; count the parameters of a KAN by every convention."""
-    cfg, model, first = case.cfg, model_of(case, cell), seed == case.cfg.seed
+    cfg = case.cfg
+    model = model_of(case, cell)
+    first = seed == case.cfg.seed
     marks: dict[str, Any] = {"match": cfg.match, "degree": cfg.model.degree}
     if isinstance(model, MLPConfig):
         yield from _mlp(case, cell, seed, marks)
         return
-    network, name = kan_of(case, model), kan_name(case, model)
+    network = kan_of(case, model)
+    name = kan_name(case, model)
     trained = yield from train(case, model, seed)
     yield result(case, trained, **marks, kan=name, activation=model.base)
     counts: dict[str, Any] = {"target": case.name, "kan": name, "exact": network.count()}
@@ -100,7 +103,8 @@ def _mlp(case: Case, cell: Cell, seed: int, marks: dict[str, Any]) -> Records:
         yield result(case, trained, **marks, kan=None, activation=activation, off=None)
         return
     opponent = kan_settings(case.cfg, **cell["matches"])
-    name, match = kan_name(case, opponent), matched(case, kan_of(case, opponent), cell)
+    name = kan_name(case, opponent)
+    match = matched(case, kan_of(case, opponent), cell)
     widths = list(match.hidden)
     if not match.close and seed == case.cfg.seed:
         yield Note(
@@ -128,10 +132,12 @@ def matched(case: Case, kan: Network, cell: Cell) -> SizeMatch:
 
 def growth_rows(widths: list[int], depths: list[int], intervals: list[int]) -> Iterator[Row]:
     """Yield parameters of real modules with N nodes in each of L layers, next to the formulas."""
-    domain, spec = torch.tensor([[-1.0, 1.0]], dtype=torch.float64), EdgeSpec(base="silu")
+    domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+    spec = EdgeSpec(base="silu")
     random = torch.Generator().manual_seed(0)
     for width, depth, grid in itertools.product(widths, depths, (None, *intervals)):
-        shape, functions = [width] * (depth + 1), None
+        shape = [width] * (depth + 1)
+        functions = None
         network: Network
         if grid is None:
             network = MLP(shape, "tanh", generator=random)
@@ -184,7 +190,8 @@ def matched_logs(rows: pd.DataFrame) -> Array:
     Of the MLPs matched to a KAN, the one with the lowest validation error of each seed counts
     (training error if nothing is held out): test errors choose nothing.
     """
-    keys, held_out = ["seed", "kan"], rows["validation_rmse"].notna().any()
+    keys = ["seed", "kan"]
+    held_out = rows["validation_rmse"].notna().any()
     ranked = rows.sort_values("validation_rmse" if held_out else "train_rmse").dropna(subset="kan")
     mlps, kans = (
         ranked[ranked["model"] == model].drop_duplicates(keys).set_index(keys)["error"]

@@ -52,7 +52,8 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
 def run(case: Case, cell: Cell, seed: int) -> Records:
     """Train one depth until no step lowers the error; compare it with the exact linear map."""
     trained = yield from train(case, model_of(case, cell), seed, STEPS)
-    network, points = trained.network, case.problem.data.everything
+    network = trained.network
+    points = case.problem.data.everything
     assert isinstance(network, MLP)
     objective = Objective(points, output_scale(points, "regression"))
     solver = LevenbergMarquardt(DataFitting(network, objective))

@@ -94,7 +94,8 @@ def scaling(summary: DataFrame) -> Figure:
     for panel, _, rows in panels:
         for model, some in rows.groupby("model"):
             colour, marker, name = MODELS[str(model)]
-            x, y = some["parameters"], some["error"]
+            x = some["parameters"]
+            y = some["error"]
             sizes = 1 + int((np.diff(np.log(np.sort(x))) > np.log(ONE_SIZE)).sum())
             fit = exponent(x, y) if sizes >= MIN_SIZES else np.nan
             counted = f"{sizes} size{'s' * (sizes > 1)}"
@@ -169,7 +170,8 @@ def differences(linear: DataFrame) -> Figure:
     """Draw how far networks without activations are from least squares and their matrix product."""
     figure, panel = one_panel()
     for index, (column, label) in enumerate(DIFFERENCES.items()):
-        values, beside = linear[column].clip(lower=SMALLEST), linear["depth"] + index * BESIDE
+        values = linear[column].clip(lower=SMALLEST)
+        beside = linear["depth"] + index * BESIDE
         panel.plot(beside, values, MARKERS[index], color=CYCLE[index], label=label)
     panel.set(yscale="log", xlabel="hidden layers", ylabel="largest difference, relative")
     panel.set_xticks(sorted(linear["depth"].unique()))

@@ -53,7 +53,8 @@ class Verdict:
     @property
     def interval(self) -> str:
         """Interval in words."""
-        ends, level = f"{self.low:.3g} .. {self.high:.3g}", f"{100 * LEVEL:g}%"
+        ends = f"{self.low:.3g} .. {self.high:.3g}"
+        level = f"{100 * LEVEL:g}%"
         if self.enough:
             return f"{level} interval {ends} over {self.seeds} seeds"
         return (
@@ -78,7 +79,10 @@ def judge(logs: Array) -> Verdict:
     from scipy import stats
 
     each = logs.mean(1)
-    seeds, ratio, low, high = len(each), float(10 ** each.mean()), each.min(), each.max()
+    seeds = len(each)
+    ratio = float(10 ** each.mean())
+    low = each.min()
+    high = each.max()
     others = max(1, seeds - 1)
     student = stats.t.ppf((1 + LEVEL) / 2, others)
     tail = float(stats.norm.cdf(-student * (seeds / others) ** 0.5))
@@ -95,7 +99,8 @@ def log_ratios(errors: pd.Series, others: pd.Series) -> Array:
 
     Seeds that lack a pair are left out; NaN stays.
     """
-    both, smallest = errors.index.intersection(others.index), np.finfo(float).tiny
+    both = errors.index.intersection(others.index)
+    smallest = np.finfo(float).tiny
     ratios: pd.Series = (errors[both] + smallest) / (others[both] + smallest)
     logs = ratios.map(np.log10)
     pairs = logs.groupby(level=0).transform("size")

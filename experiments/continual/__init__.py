@@ -41,9 +41,12 @@ from kanrun.study.suite import (
     value_range,
 )
 
-#: Forgetting in units of the peaks' height: at most a quarter of its own error for the KAN, much
-#: for the MLP, and what can be seen where forgetting is said to be back.
-MAX_KAN_FORGETTING, MIN_MLP_FORGETTING, VISIBLE_FORGETTING = 1e-6, 1e-1, 1e-2
+#: Largest forgetting of a KAN of one edge, in units of the peaks' height: a quarter of its error.
+MAX_KAN_FORGETTING = 1e-6
+#: Smallest forgetting of an MLP that counts as forgetting, in units of the peaks' height.
+MIN_MLP_FORGETTING = 1e-1
+#: Smallest forgetting of a KAN that counts as forgetting, in units of the peaks' height.
+VISIBLE_FORGETTING = 1e-2
 #: Required is an error of 4.1e-6 with the best spline's being 4.01e-6: this many times it.
 NEAR_BEST = 1.02
 #: Errors count up to the peaks' height: there is no more to forget.
@@ -65,9 +68,10 @@ BOUNDS: dict[str, Any] = {
 #: The same for sequences of tasks, discontinuous and noisy ones among them, where rehearsal forgets
 #: as much as nothing kept does (0.82), and measures 0.50 and 2.5 over five seeds.
 SEQUENCE_BOUNDS = BOUNDS | {"rehearse": (None, 0.8, 4.0)}
-#: Memories that keep MLPs as well; the others end with an RMSE on everything of at least this, half
-#: of the lowest one measured (0.12).
-KEEPS_MLP, MIN_UNKEPT_ERROR = ("replay", "rehearse"), 0.05
+#: Memories that keep what MLPs learned.
+KEEPS_MLP = ("replay", "rehearse")
+#: Smallest RMSE on everything of MLPs with other memories: half of the lowest one measured (0.12).
+MIN_UNKEPT_ERROR = 0.05
 #: Phases that overlap differ by the spline's own error there: they forget at most this many times
 #: the best spline's error on everything. Measured are 6.1, 3.8 and 3.5 with G = 200, 400, 800.
 OVERLAPPING = 10.0
@@ -165,7 +169,8 @@ def _near_best(learned: pd.DataFrame) -> Claims:
 def _order(rows: pd.DataFrame) -> Claims:
     known = rows.groupby("intervals").filter(lambda one: one["best_spline_rmse"].notna().any())
     if known["intervals"].nunique() > 1:
-        theory, (reach, slopes) = -(known["degree"].iloc[0] + 1), _slopes(known, "rmse")
+        theory = -(known["degree"].iloc[0] + 1)
+        (reach, slopes) = _slopes(known, "rmse")
         sentence = f"the KAN's error on everything falls as G^{theory:g}, {reach} (exponent)"
         yield claim_near(sentence, slopes, theory, ORDER)
 
@@ -183,7 +188,8 @@ def _is_plain(rows: pd.DataFrame) -> pd.Series:
 
 def _judged(name: Any, rows: pd.DataFrame, where: str = "") -> Claims:
     """Claim that a learner remembers, or forgets if it keeps nothing."""
-    worst, where = rows["worst_forgetting"], f"{where} (worst phase)"
+    worst = rows["worst_forgetting"]
+    where = f"{where} (worst phase)"
     if _is_plain(rows).all():
         sentence = f"{name}: no phase is forgotten{where}"
         yield claim_at_most(sentence, worst, MAX_KAN_FORGETTING, of=RUNS)
@@ -210,7 +216,8 @@ def _kept(name: Any, some: pd.DataFrame, without: pd.DataFrame, keys: list[str])
     """Claim that a memory keeps what networks forget without it, and lets them learn."""
     # Only those without memory that have forgotten something count, and errors beyond the peaks'
     # height as that; NaN is left for the claims to see.
-    measures, keys = list(MEASURES), [key for key in ("sequence", *keys) if key in some]
+    measures = list(MEASURES)
+    keys = [key for key in ("sequence", *keys) if key in some]
     bare = without[~(without["worst_forgetting"] < VISIBLE_FORGETTING)].set_index(keys)[measures]
     shares = (some.set_index(keys)[measures] / bare.clip(upper=HEIGHT)).loc[bare.index]
     bounds = (SEQUENCE_BOUNDS if "sequence" in some else BOUNDS)[some["memory"].iloc[0]]
@@ -250,7 +257,8 @@ def _depth(rows: pd.DataFrame) -> Claims:
     deep = rows[rows["layers"] > 1]
     bare = deep[deep["memory"] == "none"]
     if len(bare):
-        worst, sentence = bare["worst_forgetting"], "KANs of more than one layer forget too"
+        worst = bare["worst_forgetting"]
+        sentence = "KANs of more than one layer forget too"
         yield claim_at_least(sentence, worst, VISIBLE_FORGETTING, of=RUNS)
     for memory, some in deep[deep["memory"] != "none"].groupby("memory", sort=False):
         yield from _kept(f"memory={memory} in deeper KANs", some, bare, ["seed", "shape"])

@@ -30,13 +30,16 @@ from kanrun.study import Cell
 from kanrun.study.build import intervals_of
 from kanrun.study.suite import typed
 
-#: For `information`, weight of what a phase has learned, relative to the mean squared
-#: error of a new phase; of the numbers that the unknowns have when that begins; and of what hidden
-#: layers compute, next to outputs. Chosen on five peaks with three seeds: a [1, 5, 5, 1] KAN ends
-#: with an RMSE of 1e-3 to 3e-3, without hidden layers in the memory 5e-3 to 2e-2 (weight 1000) or
-#: 3e-2 to 4e-2. Higher weights forget less and learn less, a lower tie leaves steps that are longer
-#: than the curvature holds for.
-WEIGHT, TIE, HIDDEN = 1e2, 1e-4, 0.1
+#: For `information`, weight of what a phase has learned, relative to the mean squared error of a
+#: new phase. Higher weights forget less and learn less. Chosen on five peaks with three seeds: a
+#: [1, 5, 5, 1] KAN ends with an RMSE of 1e-3 to 3e-3.
+WEIGHT = 1e2
+#: Weight of the numbers that the unknowns have when a phase begins. With a lower one, steps are
+#: longer than the curvature holds for.
+TIE = 1e-4
+#: Weight of what hidden layers compute, relative to outputs. Without it, the KAN above ends with an
+#: RMSE of 5e-3 to 2e-2 (weight 1000) or 3e-2 to 4e-2.
+HIDDEN = 0.1
 #: Fewest intervals of a grid of the part depth.
 _MIN_INTERVALS = 3
 
@@ -292,7 +295,8 @@ def without_memory(learner: Learner, learners: Mapping[str, Learner]) -> str | N
 
 def coefficients_of(cfg: ContinualConfig) -> int:
     """Return the spline coefficients of `model`, which every learner has about as many of."""
-    shape, intervals = (cfg.dimension, *widths_of(cfg.model.hidden), 1), intervals_of(cfg.model)[0]
+    shape = (cfg.dimension, *widths_of(cfg.model.hidden), 1)
+    intervals = intervals_of(cfg.model)[0]
     degree = int(cfg.model.degree)
     return KANSize(shape, intervals, degree).edges * (intervals + degree)
 

@@ -38,10 +38,20 @@ from kanrun.figures.style import (
 )
 from kanrun.study import Tables
 
-#: Rows and columns of panels on one page, and phases up to which matrices show their numbers.
-MAX_ROWS, MAX_COLUMNS, MAX_NUMBERED = 12, 8, 10
-#: Width of a page of matrices, and limits of the side of one and of their columns.
-PAGE, SMALLEST_SIDE, LARGEST_SIDE, MAX_MATRICES = 8.5, 1.65, 3.3, 4
+#: Largest number of learners on one page.
+MAX_ROWS = 12
+#: Largest number of phases on one page.
+MAX_COLUMNS = 8
+#: Number of phases up to which matrices show their numbers.
+MAX_NUMBERED = 10
+#: Width of a page of matrices (inches).
+PAGE = 8.5
+#: Smallest side of a matrix (inches).
+SMALLEST_SIDE = 1.65
+#: Largest side of a matrix (inches).
+LARGEST_SIDE = 3.3
+#: Largest number of matrices in a row.
+MAX_MATRICES = 4
 #: The error is drawn against what is kept if there are more memories than these.
 MIN_MEMORIES = 2
 #: Quantile of the errors at which the colours of matrices end.
@@ -50,8 +60,10 @@ BRIGHTEST = 0.95
 SMALLEST = 1e-11
 #: Range of numbers that are written without a power of ten.
 PLAIN = (0.01, 1000)
-#: Letters of a line and of a whole name next to a row.
-LINE_LETTERS, NAME_LETTERS = 12, 36
+#: Most letters in a line next to a row.
+LINE_LETTERS = 12
+#: Most letters of a name next to a row.
+NAME_LETTERS = 36
 #: Columns across and of the lines of the parts that vary something; labels.
 VARIED = {
     "intervals": ("intervals", "memory"),
@@ -79,7 +91,8 @@ def figures_of(tables: Tables) -> Figures:
         yield "phases", partial(phases, known, tables["data"])
     if "matrix" not in tables or "summary" not in tables:
         return
-    summary, matrix = tables["summary"], tables["matrix"]
+    summary = tables["summary"]
+    matrix = tables["matrix"]
     keys = [key for key in ("part", "sequence") if key in summary]
     for (part, *sequence), rows in summary.groupby(keys, sort=False):
         ending = "_".join(["", *map(str, sequence)])
@@ -99,12 +112,14 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     `functions` has the columns learner, kind (kan or mlp), after, x0, truth, output; `data` seed,
     phase, x0, y.
     """
-    low, high = functions["truth"].min(), functions["truth"].max()
+    low = functions["truth"].min()
+    high = functions["truth"].max()
     margin = (high - low or 1.0) / 3
     data = first_seed(data).drop_duplicates(["phase", "x0"])
     ends = data.groupby("phase")["x0"].agg(["min", "max"])
     learners = _some_of(functions["learner"], MAX_ROWS)
-    shown, count = _some_of(functions["after"], MAX_COLUMNS), int(functions["after"].max())
+    shown = _some_of(functions["after"], MAX_COLUMNS)
+    count = int(functions["after"].max())
     width = 1.25 + 1.6 / len(shown)
     figure, grid = grid_of_panels(len(learners) + 1, len(shown), 0.75, width, 0.6)
     for line, name in zip(grid, [None, *learners], strict=True):
@@ -179,10 +194,12 @@ def matrices(matrix: DataFrame) -> Figure:
 
     `matrix` has the columns learner, after, on, error.
     """
-    learners, count = _some_of(matrix["learner"], MAX_ROWS), int(matrix["after"].nunique())
+    learners = _some_of(matrix["learner"], MAX_ROWS)
+    count = int(matrix["after"].nunique())
     side = float(np.clip(count / 3, SMALLEST_SIDE, LARGEST_SIDE))
     columns = min(max(1, int(PAGE / side)), MAX_MATRICES, len(learners))
-    shown, width = matrix[matrix["learner"].isin(learners)], side + 0.2 + 1 / columns
+    shown = matrix[matrix["learner"].isin(learners)]
+    width = side + 0.2 + 1 / columns
     figure, panels = panels_by(shown, "learner", columns, side + 0.4, width=width, sharey=True)
     errors = matrix["error"][np.isfinite(matrix["error"])]
     low = max(SMALLEST, float(errors.min()))
@@ -191,7 +208,8 @@ def matrices(matrix: DataFrame) -> Figure:
     form = short_number if count <= MAX_NUMBERED else None
     for panel, _, rows in panels:
         table = rows.groupby(["after", "on"])["error"].median().unstack()
-        values, names = table.to_numpy(dtype=float).clip(low), [f"{phase:g}" for phase in table]
+        values = table.to_numpy(dtype=float).clip(low)
+        names = [f"{phase:g}" for phase in table]
         image = heat_map(panel, values, names, names, form, **look)
         panel.tick_params(length=0)
     figure.supxlabel("on phase j", size="medium")

@@ -74,10 +74,14 @@ Place = Mapping[str, Value]
 
 #: A grid that follows the data extends beyond them by this fraction of their range.
 MARGIN = 0.02
-#: Points of each phase that the table `data` holds, and points of each interval of the best spline.
-DATA_POINTS, SPLINE_POINTS = 50, 20
-#: Maximum number of phases, and of points of all of them.
-MAX_PHASES, MAX_POINTS = 100, 200_000
+#: Largest number of points of a phase in the table `data`.
+DATA_POINTS = 50
+#: Points of each interval to which the best spline is fitted.
+SPLINE_POINTS = 20
+#: Largest number of phases.
+MAX_PHASES = 100
+#: Largest number of points of all phases.
+MAX_POINTS = 200_000
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
         if TARGETS[cfg.target.kind].table:
             sampling = replace(sampling, n_train=None, n_test=0)
         problem = make_problem(cfg, cfg.target, sampling, seed)
-    shown, points = problem.data.train, problem.dataset.train
+    shown = problem.data.train
+    points = problem.dataset.train
     groups: Any = points.groups
     if groups is None:
         groups = points.x[:, problem.dataset.target.inputs.index(str(cfg.phase_column))]
@@ -163,9 +168,11 @@ def peaks(cfg: ContinualConfig, overlap: float, seed: int) -> tuple[Target, Poin
     if cfg.order == "random":
         draws = generator(seed, "order of the peaks")
         order = torch.randperm(len(centres), generator=draws).numpy()
-    low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
+    low = centres.min(0) - cfg.spacing / 2
+    high = centres.max(0) + cfg.spacing / 2
     half = cfg.spacing / 2 * (1 + overlap)
-    formula, domain = peaks_formula(centres, cfg.sharpness), np.stack([low, high], 1)
+    formula = peaks_formula(centres, cfg.sharpness)
+    domain = np.stack([low, high], 1)
     if cfg.form == "step":
         formula = f"heaviside({formula}-1/2)"
     target = build_target(ExpressionTarget(formula, domain.tolist()))
@@ -173,7 +180,8 @@ def peaks(cfg: ContinualConfig, overlap: float, seed: int) -> tuple[Target, Poin
     boxes = ((np.maximum(at - half, low), np.minimum(at + half, high)) for at in centres[order])
     parts = [lattice(*box, cfg.points) for box in boxes]
     numbers = np.repeat(np.arange(float(len(parts))), [len(part) for part in parts])
-    shown, everything = np.concatenate(parts), lattice(low, high, cfg.evaluation_points)
+    shown = np.concatenate(parts)
+    everything = lattice(low, high, cfg.evaluation_points)
     points = Points(shown, target.function(shown), groups=numbers)
     return target, points, Points(everything, target.function(everything))
 
@@ -222,14 +230,20 @@ def train_sequence(
     learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int
 ) -> LearnerTrial:
     """Train on one phase after the other. Raises TrainingFailed if a value is not finite."""
-    start, named, everything = perf_counter(), f"{learner.name}, trial {trial}", sequence.everything
-    model, draws = learner.settings(cfg, trial), generator(seed, named)
+    start = perf_counter()
+    named = f"{learner.name}, trial {trial}"
+    everything = sequence.everything
+    model = learner.settings(cfg, trial)
+    draws = generator(seed, named)
     network = factory(model, sequence.problem, cfg.solver.kind)(draws)
     plan, _ = make_plan(model, cfg.solver, sequence.problem)
     most = plan.steps or SOLVERS[plan.solver].steps
     plan = replace(plan, steps=most)
-    penalty, memory = SmoothnessPenalty(plan.weight or 0.0), learner.memory_of(trial)
-    matrix, networks, steps = [], [], 0
+    penalty = SmoothnessPenalty(plan.weight or 0.0)
+    memory = learner.memory_of(trial)
+    matrix = []
+    networks = []
+    steps = 0
     for number, phase in enumerate(sequence.phases, 1):
         if plan.update_grid:
             moved = network.regrid(phase.x, grid_eps=plan.grid_eps, margin=MARGIN, inputs="follow")
@@ -252,7 +266,8 @@ def train_sequence(
             raise TrainingFailed(f"{named}: an error after phase {number} is not finite.")
         networks.append(deepcopy(network))
     rmse = _rmse(outputs(network, everything.x) - everything.y)
-    seconds, errors = perf_counter() - start, np.array(matrix)
+    seconds = perf_counter() - start
+    errors = np.array(matrix)
     return LearnerTrial(trial, tuple(networks), errors, rmse, memory, steps, seconds)
 
 
@@ -267,8 +282,10 @@ def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float
     `forgetting` is the mean over the phases before the last, `worst_forgetting` the largest of
     them, `worst_since_learned` the largest R[T, j] - R[j, j].
     """
-    last, own = matrix[-1], matrix.diagonal()
-    lost, back = (last - matrix.min(axis=0))[:-1], (own - last)[:-1]
+    last = matrix[-1]
+    own = matrix.diagonal()
+    lost = (last - matrix.min(axis=0))[:-1]
+    back = (own - last)[:-1]
     if not lost.size:
         lost = back = np.zeros(1)
     return {
@@ -294,7 +311,8 @@ def best_spline(network: Network, sequence: TaskSequence) -> float | None:
     seen = find_interval(torch.cat([phase.x for phase in sequence.phases]), grid)
     if len(seen.unique()) < grid.intervals:
         return None
-    knots, x = in_numpy(grid.knots[0]), in_numpy(sample_points(grid, SPLINE_POINTS))
+    knots = in_numpy(grid.knots[0])
+    x = in_numpy(sample_points(grid, SPLINE_POINTS))
     best = make_lsq_spline(x[:, 0], function(x), knots, grid.degree)
     everything = sequence.everything
     errors = best(in_numpy(everything.x)[:, 0]) - in_numpy(everything.y)
@@ -313,11 +331,14 @@ def summary(
     Learners of the list are named together with the same one without a memory, if it is there.
     """
     best = min(tried, key=lambda trial: trial.selected)
-    network, extras, memory = best.networks[-1], learner.trained_extras, best.memory
+    network = best.networks[-1]
+    extras = learner.trained_extras
+    memory = best.memory
     role = ("kan" if network.shape == (1, 1) else "deep kan") if network.edge_layers else "mlp"
     named = learners_of(cfg) if cfg.learners else {}
     plain = learner.memory == "none" and extras is None
-    known, unknowns = memory.determined(), network.get_unknowns().numel()
+    known = memory.determined()
+    unknowns = network.get_unknowns().numel()
     return best.row(
         "summary",
         place,
@@ -350,7 +371,8 @@ def capacity(row: Row) -> Note:
 
 def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> Table:
     """Return predictions after each phase, and the true values, on all evaluation points."""
-    everything, phases = sequence.everything, len(best.networks)
+    everything = sequence.everything
+    phases = len(best.networks)
     known = torch.cat([outputs(network, everything.x) for network in best.networks])
     every = Samples(*(part.repeat(phases, 1) for part in (everything.x, everything.y)))
     columns = {
@@ -371,5 +393,6 @@ def data(sequence: TaskSequence) -> Table:
 
 
 def _columns(samples: Samples, output: str) -> dict[str, NDArray[Any]]:
-    x, y = in_numpy(samples.x), in_numpy(samples.y[:, 0])
+    x = in_numpy(samples.x)
+    y = in_numpy(samples.y[:, 0])
     return {**{f"x{i}": column for i, column in enumerate(x.T)}, output: y}

@@ -99,7 +99,8 @@ def growth_at_ends(errors: DataFrame) -> Claims:
     falling = polynomials.loc[["polynomial, Chebyshev points"], "max_error"]
     if len(rising) < 2:
         return
-    many, largest = ", ".join(map(str, rising["points"])), rising["max_error"]
+    many = ", ".join(map(str, rising["points"]))
+    largest = rising["max_error"]
     sentence = (
         f"the largest error of the polynomial through N = {many} equispaced points grows with N"
     )
@@ -131,7 +132,8 @@ def convergence(fitted: DataFrame) -> Claims:
 def continuity(jumps: DataFrame) -> Claims:
     """Claim C^(k - m) at a knot of multiplicity m, and no more; jumps are relative."""
     free = jumps["degree"] - jumps["multiplicity"]
-    smooth, simple = jumps["derivative"] <= free, jumps["multiplicity"] == 1
+    smooth = jumps["derivative"] <= free
+    simple = jumps["multiplicity"] == 1
     degrees = f"degrees {jumps['degree'].min():g} to {jumps['degree'].max():g}"
     for which, sentence in (
         (simple, f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})"),

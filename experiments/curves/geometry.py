@@ -97,7 +97,9 @@ def approximate(parameters: Array, points: Array, degree: int, control_points: i
 
     Its knots leave as many points in each interval.
     """
-    t, count, intervals = parameters, len(points), control_points - degree
+    t = parameters
+    count = len(points)
+    intervals = control_points - degree
     if control_points == count:
         return interpolate(t, points, degree)
     position = np.arange(1, intervals) * count / intervals
@@ -163,7 +165,8 @@ def jumps(curve: BSpline, knot: float) -> Iterator[dict[str, float]]:
     all dimensions as a share of that derivative's size on the curve.
     """
     for derivative in range(curve.k + 1):
-        left, right = curve(np.nextafter(knot, -np.inf), derivative), curve(knot, derivative)
+        left = curve(np.nextafter(knot, -np.inf), derivative)
+        right = curve(knot, derivative)
         relative = np.abs(right - left).max() / np.abs(curve(samples(curve), derivative)).max()
         sides = {"left": left[0], "right": right[0]}
         yield {"derivative": derivative, **sides, "relative": float(relative)}
@@ -207,9 +210,12 @@ def identities(curve: BSpline, moved: Array) -> dict[str, float]:
     pieces from the curve; `most_spans`: spans that moving one control point by `moved` changed, the
     most; `stray_samples`: samples outside its support that changed in any bit.
     """
-    size, u, n = float(np.abs(curve.c).max()), np.linspace(0, 1, 101), len(curve.c)
+    size = float(np.abs(curve.c).max())
+    u = np.linspace(0, 1, 101)
+    n = len(curve.c)
     t = samples(curve)
-    basis, before = basis_on(curve, t), curve(t).view(np.int64)
+    basis = basis_on(curve, t)
+    before = curve(t).view(np.int64)
     changed = np.stack(
         [(move_point(curve, i, moved)(t).view(np.int64) != before).any(1) for i in range(n)]
     )

@@ -29,17 +29,25 @@ from kanrun.study.suite import exponent
 from kanrun.targets import build_target, planar_points
 from kanrun.targets.functions import GIVEN_POINTS
 
-#: Orders are fitted to splines of at least this many points (if there are two), past the first
-#: bends, and to errors above ROUNDING.
-FIRST_FITTED, ROUNDING = 40, 1e-12
+#: Smallest number of points of the splines to which orders are fitted, past the first bends of the
+#: function; fewer if there are not two such splines.
+FIRST_FITTED = 40
+#: Errors up to this count as rounding: no order is fitted to them.
+ROUNDING = 1e-12
 #: Default number of control points of the curve near the planar points, at most.
 MAX_CONTROL_POINTS = 100
-#: Points at which a function's error is measured, and every how many-th of them is drawn.
-SAMPLES, DRAWN = 8001, 8
-#: Points drawn of a planar curve, and of each span of another one.
-PLANAR_SAMPLES, SPAN_SAMPLES = 4000, 48
-#: Degrees whose identities are checked, and control points beyond twice the degree.
-CHECKED, FURTHER = range(1, 13), 6
+#: Points at which a function's error is measured.
+SAMPLES = 8001
+#: One of this many samples is drawn.
+DRAWN = 8
+#: Points that are drawn of a planar curve through given points.
+PLANAR_SAMPLES = 4000
+#: Points that are drawn of each span of a B-spline curve.
+SPAN_SAMPLES = 48
+#: Degrees whose identities are checked.
+CHECKED = range(1, 13)
+#: Control points of the random curves beyond twice the degree.
+FURTHER = 6
 UNIT = np.linspace(0, 1, 401)
 #: Maximum number of entries in the matrix of a least squares fit.
 MAX_FIT = 500_000_000
@@ -78,7 +86,8 @@ def check_settings(cfg: CurvesConfig) -> None:
         raise UsageError("curves computes in float64; leave precision out.")
     if "equispaced" in cfg.parts:
         function_of(cfg)
-        least, highest = min(cfg.spline_points), max(cfg.degrees)
+        least = min(cfg.spline_points)
+        highest = max(cfg.degrees)
         if least <= highest:
             raise UsageError(
                 f"spline_points has {least}; a spline of degree {highest} goes through at least "
@@ -95,7 +104,8 @@ def check_settings(cfg: CurvesConfig) -> None:
 def function_of(cfg: CurvesConfig) -> Function:
     """Return the function to interpolate. Raises UsageError unless it has one variable."""
     try:
-        target, default = build_target(cfg.function), build_target(CurvesConfig().function)
+        target = build_target(cfg.function)
+        default = build_target(CurvesConfig().function)
     except UsageError as error:  # which names the key that other commands have
         raise UsageError(str(error).replace("target.domain", "function.domain")) from None
     if len(target.inputs) != 1 or target.function is None:
@@ -157,7 +167,8 @@ def planar_settings(cfg: CurvesConfig) -> tuple[Array, Array, int]:
     """Return the user's points (or the default ones), their parameters, and control points."""
     points, given = planar_points(cfg.target)
     parameters = check_parameters(parameters_along(points, cfg.spacing) if given is None else given)
-    count, near = len(points), cfg.control_points
+    count = len(points)
+    near = cfg.control_points
     if count <= cfg.degree:
         raise UsageError(
             f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, "
@@ -193,13 +204,16 @@ def functions(name: str, columns: str, x: Array, values: Array) -> Table:
 def equispaced(cfg: CurvesConfig, _: int) -> Records:
     """Yield a polynomial through more and more points, and splines of every degree."""
     f = function_of(cfg)
-    x, drawn = f.equispaced(SAMPLES), []
+    x = f.equispaced(SAMPLES)
+    drawn = []
 
     def row(name: str, curve: str, degree: int, points: int, values: Array) -> Row:
         return Row(name, {"curve": curve, "degree": degree, "points": points, **f.error(x, values)})
 
     for count in cfg.polynomial_points:
-        nodes, better, degree = f.equispaced(count), f.chebyshev(count), min(cfg.degree, count - 1)
+        nodes = f.equispaced(count)
+        better = f.chebyshev(count)
+        degree = min(cfg.degree, count - 1)
         through = polynomial_through(nodes, f(nodes), x)
         spline = interpolate(nodes, f(nodes), degree)(x)
         columns = np.full_like(spline, count), x[:, None], f(x), through, spline
@@ -224,7 +238,8 @@ def lecture(_: CurvesConfig, __: int) -> Records:
     """Yield curves through the four points, and curves with these as control points."""
     four = GIVEN_POINTS["lecture_points"]
     points = np.concatenate([four.x, four.y], axis=1)
-    at, values = points[:, 0], points[:, 1:]
+    at = points[:, 0]
+    values = points[:, 1:]
     spline = interpolate(at, values, 2)
     quadratic = BSpline(clamped_knots([0.5], 0.0, 1.0, 2), points, 2)
     x = at[0] + (at[-1] - at[0]) * UNIT

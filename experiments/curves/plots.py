@@ -37,14 +37,24 @@ SMALLEST_JUMP = 1e-17
 LARGEST_ERROR = 1e100
 #: Lower end of the axis of errors, in sizes of the function.
 SMALLEST_ERROR = 1e-8
-#: Longer control polygons and larger bases get no labels.
-MAX_LABELS, MAX_NAMED = 20, 8
+#: Number of control points up to which they are labelled.
+MAX_LABELS = 20
+#: Degree up to which basis functions are named.
+MAX_NAMED = 8
 #: Height of a plane (inches).
 PLANE = 3.2
-#: Distance of a label from its point (points), of a name above a curve and of a knot below another.
-AWAY, ABOVE, BELOW = 10, 0.02, -0.06
-#: Points up to which all are drawn black, and sizes of a few and of more.
-MANY, FEW, SIZES = 600, 60, (3.2, 2)
+#: Distance of a label from its point (points).
+AWAY = 10
+#: Distance of a name above its curve (units of the axis).
+ABOVE = 0.02
+#: Distance of a repeated knot from the one above it (units of the axis).
+BELOW = -0.06
+#: Number of points up to which they are drawn black and in front.
+MANY = 600
+#: Number of points up to which they are drawn larger.
+FEW = 60
+#: Diameters of a few points and of more (points).
+SIZES = (3.2, 2)
 #: Part of the colour map that the levels of a construction take.
 LEVELS = 0.85
 CURVE: Look = {"lw": 2, "zorder": 3}
@@ -52,7 +62,8 @@ GIVEN: Look = {"color": BLACK, "zorder": 4}
 KNOTS: Look = {"color": "white", "mec": BLACK, "ms": 4, "zorder": 4, "label": "knots"}
 POINT: Look = {"color": VERMILLION, "ms": 6, "zorder": 5}
 ARROW: Look = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
-BESIDE, ON_TOP = "outside right center", "outside upper center"
+BESIDE = "outside right center"
+ON_TOP = "outside upper center"
 
 
 def _groups(table: DataFrame, by: str) -> Iterator[tuple[int, DataFrame, str]]:
@@ -100,7 +111,8 @@ def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
     """
     figure, axes = one_panel(3.2)
     both = pd.concat([summary[summary["curve"] != "spline"], errors]).sort_values("points")
-    curves, degrees = both["curve"].array, both["degree"].array
+    curves = both["curve"].array
+    degrees = both["degree"].array
     largest = both.set_index("points")["max_error"].clip(upper=LARGEST_ERROR)
     largest = largest.where(largest > 0)
     for curve, style, colour in (
@@ -255,7 +267,8 @@ def local_control(
         (table["x"] != table["moved_x"]) | (table["y"] != table["moved_y"])
         for table in (local_control, control)
     )
-    near, stayed = local_control.where(_widened(changed)), local_control.where(~changed)
+    near = local_control.where(_widened(changed))
+    stayed = local_control.where(~changed)
     _polygon(axes, control)
     _draw(axes, stayed, "-", color=BLACK, lw=2, label="unchanged")
     _draw(axes, near, "-", color=BLUE, label="before")
@@ -276,7 +289,9 @@ def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: D
 
     Curves have the columns x, y, near_x, near_y; points and control points x, y.
     """
-    curves, points, control = planar_curves, planar_points, planar_control
+    curves = planar_curves
+    points = planar_points
+    control = planar_control
     figure, ((left, right),) = grid_of_panels(1, 2, PLANE)
     _draw(left, curves, "-", color=BLUE, label="spline through the points")
     _polygon(right, control)

@@ -48,10 +48,12 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
         return [cell([g], model={"hidden": hidden}) for hidden in cfg.shapes for g in grids]
     if part == "order":
         # Widths that compete do not try the penalty on every grid.
-        narrowest, sampling = min(cfg.shapes, key=sum), {"n_train": cfg.order_points}
+        narrowest = min(cfg.shapes, key=sum)
+        sampling = {"n_train": cfg.order_points}
         models = ({"hidden": narrowest, "degree": k} for k in cfg.degrees)
         return [cell(cfg.order_intervals, model=model, sampling=sampling) for model in models]
-    grids, given = cfg.overfit_intervals, {"n_train": cfg.overfit_points}
+    grids = cfg.overfit_intervals
+    given = {"n_train": cfg.overfit_points}
     # Without a penalty, nothing but the training error may choose a network.
     bare: dict[str, Any] = {
         "solver": {"smoothness_weight": 0.0},

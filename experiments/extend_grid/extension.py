@@ -119,7 +119,8 @@ class Schedule:
         """Return `plan`, along the grids of its model, with this schedule's way of leaving one."""
         if self.kind != "plateau":
             return plan
-        patience, steps = self.patience or PATIENCE, self.steps or STEPS
+        patience = self.patience or PATIENCE
+        steps = self.steps or STEPS
         return replace(plan, patience=patience, steps=steps, stop_early=True)
 
     @property
@@ -160,7 +161,8 @@ def extension(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
     compared = cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0]
     cfg = replace(cfg, model=replace(cfg.model, hidden=cfg.shapes[0]))
     cfg = with_cell(cfg, {name: cell[name] for name in GROUPS if name in cell})
-    problem, schedule = problem_of(cfg, cell, seed), schedule_of(cell["schedule"])
+    problem = problem_of(cfg, cell, seed)
+    schedule = schedule_of(cell["schedule"])
     sizes = {g: parameters_of(cfg.model, problem, cfg.solver.kind, (g,)) for g in schedule.grids}
     kept = [g for g, size in sizes.items() if size <= cfg.max_parameters]
     if not kept:
@@ -204,7 +206,8 @@ def check_model_of(cfg: ExtendGridConfig) -> None:
 
 def problem_of(cfg: ExtendGridConfig, cell: Cell, seed: int) -> LearningProblem:
     """Return the target, sampled for a cell. Raises UsageError for too few or no test points."""
-    part, sampling = cell["part"], cfg.sampling
+    part = cell["part"]
+    sampling = cfg.sampling
     try:
         problem = make_problem(cfg, cfg.target, sampling, seed)
     except UsageError as error:
@@ -224,7 +227,8 @@ def problem_of(cfg: ExtendGridConfig, cell: Cell, seed: int) -> LearningProblem:
 
 def penalises(solver: Any) -> bool:
     """Return whether trainings are smoothed: without a weight, not those of Adam."""
-    weight, kind = getattr(solver, "smoothness_weight", "auto"), SOLVERS[solver.kind]
+    weight = getattr(solver, "smoothness_weight", "auto")
+    kind = SOLVERS[solver.kind]
     return kind.second_order or kind.curvature if weight == "auto" else float(weight) > 0
 
 
@@ -233,7 +237,8 @@ def from_scratch(one: Extension, seed: int) -> Trained:
 
     Its seconds are those of all of them. Raises TrainingFailed if none stays finite.
     """
-    training, tries = one.training, list[Trained]()
+    training = one.training
+    tries = list[Trained]()
     alone = replace(training.plan, starts=1, growth=None)
     for number in range(training.plan.starts):
         with suppress(TrainingFailed):
@@ -249,15 +254,19 @@ def from_scratch(one: Extension, seed: int) -> Trained:
 
 def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Iterator[Row]:
     """Yield a row for each stage, the chosen one marked, and one next to published errors."""
-    problem, published = one.training.problem, published_errors(one)
-    points, rounding = len(problem.dataset.train), ROUNDING * baseline_error(problem.data)
+    problem = one.training.problem
+    published = published_errors(one)
+    points = len(problem.dataset.train)
+    rounding = ROUNDING * baseline_error(problem.data)
     test = problem.dataset.test
     for stage in trained.stages:
         # `problem_of` rejects targets without test points, and only KANs are trained here.
         assert test is not None
         assert stage.intervals is not None
         ordered = one.marks["part"] == "order" and stage.intervals >= cfg.order_first_grid
-        error, transfer, network = stage.errors.test, stage.transfer, stage.network
+        error = stage.errors.test
+        transfer = stage.transfer
+        network = stage.network
         distances = np.abs(predicted_values(model_of(network, problem), test.x) - test.y)
         edges = size_of(network).edges
         measured = {
@@ -330,7 +339,8 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
     groups: Any = stages[stages["part"] == "overfit"].groupby(["noise", "penalised"])
     for (noise, penalised), one in groups:
         points = f"{100 * noise:.3g}% noise" if noise else "exact points"
-        warm, alone = one[one["start"] == "warm"], one[one["start"] == "scratch"]
+        warm = one[one["start"] == "warm"]
+        alone = one[one["start"] == "scratch"]
         # A single grid is compared with the coarse grids of the warm start.
         both = pd.concat([warm[warm["intervals"] < warm["threshold"]], alone])
         for rows, way in ((both, "that grid from scratch"), (warm, "after warm starts")):
@@ -372,7 +382,8 @@ def warm_start_claims(stages: pd.DataFrame) -> Claims:
         excess = rows["test_rmse"] - OVERFITS * rows["test_rmse_extended"]
         ratios = rows["seconds"] / rows["seconds_extended"]
         ratios = ratios.mask(excess > 0, np.inf).mask(excess.isna())
-        measured, lost = median(ratios), int(np.isinf(ratios).sum())
+        measured = median(ratios)
+        lost = int(np.isinf(ratios).sum())
         sentence = (
             f"{_network(shape)}: extending grids reaches the error at G = {finest} in fewer seconds"
         )

@@ -60,8 +60,10 @@ WAYS = (
     ("without penalty", False, "warm", "s--", CYCLE[1]),
     ("without penalty, from scratch", False, "scratch", "D", BLACK),
 )
-#: Heights of panels (inches).
-STEPS, TALL = 2.0, 3.0
+#: Height of a panel of steps (inches).
+STEPS = 2.0
+#: Height of a panel that stands alone (inches).
+TALL = 3.0
 
 
 def draw_parts(tables: Tables) -> Figures:

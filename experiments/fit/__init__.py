@@ -158,8 +158,10 @@ class Fit:
 
     def run(self, cell: Cell, seed: int, resume: Checkpoint | None) -> Records:
         """Train; one row per step as it trains, the rest at the end."""
-        training, model = self.training, self.cfg.model
-        problem, plan = training.problem, training.plan
+        training = self.training
+        model = self.cfg.model
+        problem = training.problem
+        plan = training.plan
         done = TrainingState()
         if resume is not None:
             done = from_checkpoint(resume, TrainingState, problem.domain.device)
@@ -173,7 +175,8 @@ class Fit:
             yield Note(self.summary_line)
         progress = Progress(done, resume, training.why)
         trained = yield from train_and_record(training, seed, progress, done)
-        growth, function = plan.growth, problem.dataset.target.function
+        growth = plan.growth
+        function = problem.dataset.target.function
         if most := most_extra_points(self.cfg, bool(growth and not growth.given and function)):
             before = len(problem.data.train)
             problem, trained, ratio = add_points(problem, trained, plan, most, seed)
@@ -249,7 +252,9 @@ class Progress:
 
 def results(one: Fit, problem: LearningProblem, cell: Cell, seed: int, trained: Trained) -> Records:
     """Yield summary, bounds, predictions, edges and the trained model."""
-    network, dataset, plan = trained.network, problem.dataset, one.training.plan
+    network = trained.network
+    dataset = problem.dataset
+    plan = one.training.plan
     stepped = any(stage.steps for stage in trained.stages)
     summary: dict[str, Any] = {
         **summary_of(problem, trained),
@@ -306,7 +311,8 @@ def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
 
     The function itself is examined there, since errors of any network may be concentrated.
     """
-    dataset, test = problem.dataset, problem.data.test
+    dataset = problem.dataset
+    test = problem.data.test
     if test is None or dataset.test is None:
         return
     squares = (predict(trained.network, test.x) - test.y).square().sum(1)
@@ -335,7 +341,9 @@ def add_points(
         The problem with the points and the network trained on them that is most accurate on new
         points, and its error there relative to that first training error.
     """
-    target, rng, data = problem.dataset.target, stream(seed, "extra"), problem.data.train
+    target = problem.dataset.target
+    rng = stream(seed, "extra")
+    data = problem.data.train
     first = float((predict(trained.network, data.x) - data.y).square().mean().sqrt())
     accurate = ACCURATE * baseline_error(replace(problem.data, unit=None))
     found: list[tuple[float, LearningProblem, Trained]] = []
@@ -355,13 +363,15 @@ def add_points(
 
 def more_points_help(errors: list[float], first: float, accurate: float) -> bool:
     """Return whether another round of points follows, from the errors on new points until now."""
-    last, helped = errors[-1], len(errors) > 1 and errors[-1] < errors[-2] / AGREEING
+    last = errors[-1]
+    helped = len(errors) > 1 and errors[-1] < errors[-2] / AGREEING
     return len(errors) <= ROUNDS and last > accurate and (helped or last > AGREEING * first)
 
 
 def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:
     """Return the training of the same network from the grid and the penalty on that it has."""
-    network, penalty = trained.network, trained.chosen.penalty
+    network = trained.network
+    penalty = trained.chosen.penalty
     finer = [grid for grid in plan.intervals if grid > (network.intervals or 0)]
     again = replace(
         plan,
@@ -374,5 +384,6 @@ def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int
     )
     more = fit(lambda _: deepcopy(network), problem.data, again, generator(seed, "extra points"))
     inserted = [stage for stage in more.stages if stage.transfer.kink]
-    stages, seconds = [*trained.stages, *inserted], trained.seconds + more.seconds
+    stages = [*trained.stages, *inserted]
+    seconds = trained.seconds + more.seconds
     return replace(more, stages=stages, seconds=seconds)

@@ -43,12 +43,15 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     path = Path(cfg.file).expanduser()
     found = read_network(path, cfg.base)
     network: KAN = KAN.of_layers(found.layers, found.products[:-1])
-    x, where = found.samples, "inputs of its checkpoint"
+    x = found.samples
+    where = "inputs of its checkpoint"
     if x is None or len(x) < 2:
-        first, where = found.layers[0], "uniform points of its first grid"
+        first = found.layers[0]
+        where = "uniform points of its first grid"
         # The library's own grid is the middle of the breakpoints, which reach to its outermost
         # knots.
-        points, degree = first.grid.breakpoints, first.spec.degree
+        points = first.grid.breakpoints
+        degree = first.spec.degree
         random = generator(seed, "samples")
         shares = torch.rand(SAMPLES, first.inputs, generator=random, dtype=torch.float64)
         x = torch.lerp(points[:, degree], points[:, -1 - degree], shares)
@@ -62,7 +65,8 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     target = replace(target, name=path.name, inputs=inputs, outputs=outputs)
     problem = make_problem(cfg, target, SamplingConfig(n_train=None, n_test=None), seed)
     units = Scaling.identity(len(inputs)), Scaling.identity(len(outputs))
-    problem, base = with_scalings(problem, *units), found.layers[0].spec.base
+    problem = with_scalings(problem, *units)
+    base = found.layers[0].spec.base
     network = network.to(problem.domain)
     summary: dict[str, Value] = {
         "target": path.name,

@@ -32,12 +32,19 @@ MIN_FRACTION = 0.8
 MAX_RATIO = 1.25
 #: CPU seconds that it may take in addition.
 MORE_SECONDS = 2.0
-#: Fractions of the targets without noise, with noise in form, and of exact formulas in an accepted
-#: form.
-RECOVERED, NOISY, ACCEPTED = 0.85, 7 / 11, 0.9
-#: Digits that refits have to have, fraction of sets that have them from each start, and fraction of
-#: sets whose form is found; measured are 27, 21 and 19 of 27.
-DIGITS, REFITTED, FORMS = 8.0, {2: 1.0, 1: 20 / 27}, 18 / 27
+#: Smallest fraction of the targets without noise that is recovered.
+RECOVERED = 0.85
+#: Smallest fraction of the targets with noise that is recovered in form.
+NOISY = 7 / 11
+#: Smallest fraction of the exact formulas that is in an accepted form.
+ACCEPTED = 0.9
+#: Correct digits of certified parameters that a refit needs to count.
+DIGITS = 8.0
+#: Smallest fraction of certified sets that are refitted, by NIST's start; measured are 27 and 21 of
+#: 27.
+REFITTED = {2: 1.0, 1: 20 / 27}
+#: Smallest fraction of certified sets whose formula is as good as the model; measured are 19 of 27.
+FORMS = 18 / 27
 #: A sum of squares at most this many times the certified one is as good as the certified model.
 AS_GOOD = 1.05
 

@@ -137,7 +137,8 @@ def _target_in_memory(
 ) -> tuple[Target, Points]:
     """Return the data or the model of a call as a target, with its points."""
     if isinstance(x, Model):
-        sample, values = training_sample(x), logit_values if x.classes else predicted_values
+        sample = training_sample(x)
+        values = logit_values if x.classes else predicted_values
         target = replace(array_target(sample, values(x, sample)), inputs=x.inputs)
     elif y is None:
         raise UsageError("interpret needs a kanrun.Model, or points x and their values y.")
@@ -145,7 +146,8 @@ def _target_in_memory(
         target = array_target(x if is_frame(x) else as_numbers(x), y)
         for note in target.notes:
             warnings.warn(note, stacklevel=3)
-    count, points = len(target.outputs), target.points
+    count = len(target.outputs)
+    points = target.points
     assert points is not None  # an invariant of targets in memory
     if output not in range(count):
         raise UsageError(
@@ -194,8 +196,11 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
 
     If the search took far longer than it counted, the interpretation says that it was stopped.
     """
-    cfg, problem, policy = given.cfg, given.search, given.search.policy
-    steps, structures = list[SearchStage](), list[FittedStructure]()
+    cfg = given.cfg
+    problem = given.search
+    policy = given.search.policy
+    steps = list[SearchStage]()
+    structures = list[FittedStructure]()
     budget, searching = (Budget(x, timed=True) for x in (policy.budget, policy.search_budget))
     if given.network is None and cfg.model.hidden in (None, AUTO):
         data = problem.data
@@ -227,7 +232,9 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
 def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | FittedStructure]:
     """Yield what the search finds: in the given network, or in the data."""
     generator = np.random.default_rng(np.random.SeedSequence([seed, _SEARCH]))
-    problem, source, hidden = given.search, given.network, given.cfg.model.hidden
+    problem = given.search
+    source = given.network
+    hidden = given.cfg.model.hidden
     data = problem.data
     if is_constant(data):
         return
@@ -247,7 +254,9 @@ def _in_user_units(
     result: Interpretation, problem: InterpretationProblem, budget: Budget
 ) -> Interpretation:
     """Return the result in the user's units and names; simplified as far as the budget allows."""
-    names, certificate, network = as_variables(problem.inputs), result.certificate, result.network
+    names = as_variables(problem.inputs)
+    certificate = result.certificate
+    network = result.network
     formula, approximation = (
         found and _formula_in_user_units(found, problem, min(_RESCALED, budget.left))
         for found in (result.formula, result.approximation)
@@ -278,8 +287,11 @@ def _function_in_user_units(function: Function, problem: InterpretationProblem) 
 def _formula_in_user_units(
     formula: Formula, problem: InterpretationProblem, work: float
 ) -> Formula:
-    unit, shift, scaling = problem.unit, problem.shift, problem.scaling
-    shifts, scales = scaling.shift.tolist(), scaling.scale.tolist()
+    unit = problem.unit
+    shift = problem.shift
+    scaling = problem.scaling
+    shifts = scaling.shift.tolist()
+    scales = scaling.scale.tolist()
     if not any(shifts) and not shift and {unit, *scales} == {1.0}:
         return formula
     names = formula.names
@@ -292,7 +304,8 @@ def _formula_in_user_units(
         values = _function_in_user_units(formula, problem)
         return replace(formula, expression=expression, values=values)
     points = scaling.invert(problem.search.data.validation_x)
-    values_there, allowed = to_numpy(expression, names)(points), EXACT * abs(shift)
+    values_there = to_numpy(expression, names)(points)
+    allowed = EXACT * abs(shift)
 
     def same(form: sympy.Expr) -> bool:
         other = to_numpy(form, names)(points)

@@ -37,9 +37,11 @@ from kanrun.points import Array
 
 #: Stages whose networks are numeric: a formula is compared with the best of them.
 _NUMERIC = ("train", "prune", "retrain")
-#: Multiple of the smallest error up to which the smallest network is snapped edge by edge, and the
-#: work for that.
-_NEAR, _MIXED_WORK = 3.0, 3.0
+#: The smallest network whose error is at most this many times the smallest error is snapped edge by
+#: edge.
+_NEAR = 3.0
+#: Work for snapping edge by edge (approximate CPU seconds).
+_MIXED_WORK = 3.0
 #: Difference from the true function beyond the data, relative to its size, that a formula called
 #: exact may have: rounding, multiplied by extrapolation.
 _EXTRAPOLATED = 1e-9
@@ -49,9 +51,10 @@ _FAR = 1e3
 REPRODUCING = ("exact", "agrees", "wrong")
 #: Relative error of a network above which the outcome reports the variance it explains.
 _POOR = 0.1
-#: Standard deviation of an output, relative to its size, below which it is constant; and the
-#: smallest divisor of a ratio of errors.
-_CONSTANT, _TINY = 1e-14, 1e-300
+#: Largest standard deviation of a constant output, relative to its size.
+_CONSTANT = 1e-14
+#: Smallest divisor of a ratio of errors.
+_TINY = 1e-300
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,8 @@ def outcome(
         return
     numeric = [step for step in steps if step.stage in _NUMERIC]
     errors = [step.error for step in numeric] + [each.network_error for each in structures]
-    best, choice = min(errors, default=inf), choose_formula(structures, data)
+    best = min(errors, default=inf)
+    choice = choose_formula(structures, data)
     if best >= data.no_skill_error or choice is None:
         sentence = f"budget={given.cfg.budget:g} was spent before a formula was tried; raise it"
         if errors and best >= data.no_skill_error:
@@ -190,14 +194,19 @@ def _finish(
 
     The certificate and the stages come with what is returned, which is not judged yet.
     """
-    problem, data = given.search, given.search.data
-    graph, stages, decisions = choice.formula, list[SearchStage](), tuple[Decision, ...]()
-    formula, approximation = None, None
+    problem = given.search
+    data = given.search.data
+    graph = choice.formula
+    stages = list[SearchStage]()
+    decisions = tuple[Decision, ...]()
+    formula = None
+    approximation = None
     if graph is None or not reference.accepts(graph, choice.error):
         if graph is not None:
             approximation = finish_formula(graph, data, problem.policy, budget)
         choice = smallest_near(structures)
-        graph, allowed = choice.network, reference.allowed(choice.network_error)
+        graph = choice.network
+        allowed = reference.allowed(choice.network_error)
         # Half of the rest is for the formula.
         with budget.enforced(0.5):
             graph, decisions = partly_symbolic(choice, problem, allowed, _MIXED_WORK)
@@ -229,8 +238,11 @@ def _judge(
     reference: NumericReference,
 ) -> tuple[str, str]:
     """Return the outcome as a word and as a sentence."""
-    structure, formula, data = found.structure_fit, found.formula, reference.data
-    certificate, held_out = found.certificate, given.held_out
+    structure = found.structure_fit
+    formula = found.formula
+    data = reference.data
+    certificate = found.certificate
+    held_out = given.held_out
     assert structure is not None, "an invariant of what `_finish` returns"
     assert certificate is not None, "an invariant of what `_finish` returns"
     fresh = replace(data, validation_x=held_out.x, validation_y=held_out.y)
@@ -256,7 +268,8 @@ def _judge(
         count = f"{len(formula.splines)} of {structure.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good{notes}"
     is_recovered = certificate.recovered == "yes" and _is_known(formula, held_out)
-    error, kind = data.error(formula), "exact" if is_recovered else "formula"
+    error = data.error(formula)
+    kind = "exact" if is_recovered else "formula"
     if reference.error == inf:
         return kind, f"the shortest description of so few points; its relative error is {error:.2g}"
     return kind, f"the formula is as good as the network ({_describe(error, reference)}){notes}"
@@ -266,7 +279,8 @@ def _reproducing(
     found: Interpretation, error: float, given: InterpretationProblem, data: SearchData
 ) -> tuple[str, str]:
     """Return the outcome of a formula that reproduces all points up to this `error`."""
-    formula, certificate = found.formula, found.certificate
+    formula = found.formula
+    certificate = found.certificate
     assert formula is not None, "an invariant of `_judge`"
     assert certificate is not None, "an invariant of `_judge`"
     shown = evidence(formula.expression, formula.names, data)
@@ -309,7 +323,8 @@ def is_truth(formula: Formula, held_out: VerificationData, width: float | Array 
         return True
     x = widened(held_out.fresh, width)
     with np.errstate(all="ignore"):
-        truth, values = held_out.truth(x), formula(x)
+        truth = held_out.truth(x)
+        values = formula(x)
     both = np.isfinite(truth) & np.isfinite(values)
     size = np.maximum(np.abs(truth[both]), float(np.std(held_out.y)))
     return bool(np.all(np.abs(values[both] - truth[both]) <= _EXTRAPOLATED * size))

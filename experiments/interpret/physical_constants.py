@@ -35,15 +35,20 @@ CONSTANTS: dict[str, tuple[float, ...]] = {
     "N_A": (6.02214076e23, 6.022e23),
     "g": (9.80665,),
 }
-#: Relative distance of a number from a product, and digits from which on a number is looked at.
-_WITHIN, _DIGITS = 1e-10, 6
-#: Maximum sums of exponents of one, two and three constants, and exponents of pi.
-_EXPONENTS, _PI = (6, 9, 5), 2
+#: Largest relative distance of a number from a product of constants.
+_WITHIN = 1e-10
+#: Number of digits from which on a number may be a product of constants.
+_DIGITS = 6
+#: Largest sums of the exponents of one, two and three constants.
+_EXPONENTS = (6, 9, 5)
+#: Largest exponent of pi.
+_PI = 2
 #: Numerators and denominators of the fraction.
 _WHOLE = (1, 2, 3, 4, 5, 6, 8, 12, 16)
-#: Powers of a short number, and digits that it may have: one in a thousand numbers is such a power
-#: by chance.
-_POWERS, _SHORT = (-1, 2, -2), 6
+#: Powers of a short number that are no products of constants.
+_POWERS = (-1, 2, -2)
+#: Digits that a short number may have: one in a thousand numbers is a power of one by chance.
+_SHORT = 6
 
 #: Names of constants with their values and exponents.
 _Factors = list[tuple[str, float, int]]

@@ -28,9 +28,16 @@ from kanrun.figures.style import (
 if TYPE_CHECKING:
     import pandas
 
-#: Inches between two stages, above them and their titles, of the narrowest stage and of the widest
-#: row.
-GAP, HEADING, ABOVE, MIN_WIDTH, MAX_WIDTH = 0.3, 0.62, 0.05, 1.9, 11.0
+#: Distance of two stages (inches).
+GAP = 0.3
+#: Height of the title of a stage (inches).
+HEADING = 0.62
+#: Distance of the title from the edge of the figure (inches).
+ABOVE = 0.05
+#: Width of the narrowest stage (inches).
+MIN_WIDTH = 1.9
+#: Width of the widest row of stages (inches).
+MAX_WIDTH = 11.0
 OUTCOMES = {
     "exact": GREEN,
     "agrees": SKY,
@@ -46,7 +53,8 @@ ROUNDING = 1e-16
 
 def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
     """Return the caption of each stage of the first seed: active edges, parameters, test RMSE."""
-    stages, chosen = first_seed(stages), first_seed(summary)["structure"].iloc[0]
+    stages = first_seed(stages)
+    chosen = first_seed(summary)["structure"].iloc[0]
     rows = stages[stages["structure"] == chosen].drop_duplicates("stage", keep="last")
     return [
         f"{edges} edges, {parameters} parameters\n"
@@ -69,12 +77,14 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     high = max(layout.height for layout in layouts) + HEADING
     room = max(MIN_WIDTH, *(layout.width for layout in layouts)) + GAP
     columns = min(max(1, int(MAX_WIDTH / room)), len(parts))
-    width, height = room * columns, high * math.ceil(len(parts) / columns)
+    width = room * columns
+    height = high * math.ceil(len(parts) / columns)
     figure = Figure(figsize=(width, height))
     below = [*under, *[""] * (len(parts) - len(under))]
     for place, ((stage, part, remark), layout) in enumerate(zip(parts, layouts, strict=True)):
         row, column = divmod(place, columns)
-        middle, top = room * (column + 0.5), height - high * row
+        middle = room * (column + 0.5)
+        top = height - high * row
         corner = (middle - layout.width / 2) / width, (top - high) / height
         size = layout.width / width, layout.height / height
         draw_network(figure.add_axes((*corner, *size)), part, layout)

@@ -48,11 +48,14 @@ from kanrun.targets import (
 
 Function = Callable[[Array], Array]
 
-#: Fraction of the network's own error by which its graph may differ without a warning, and the
-#: difference relative to the std of y that is only rounding.
-_FAITHFUL, _ROUNDING = 0.1, 1e-12
-#: Number of points for the certificate, which no part of the search has seen, and their seed.
-_VERIFICATION_POINTS, _VERIFICATION_SEED = 1000, 20240430
+#: Fraction of the network's own error by which its graph may differ without a warning.
+_FAITHFUL = 0.1
+#: Difference of network and graph, relative to the standard deviation of y, that is only rounding.
+_ROUNDING = 1e-12
+#: Points for the certificate, which no part of the search has seen.
+_VERIFICATION_POINTS = 1000
+#: Seed of these points.
+_VERIFICATION_SEED = 20240430
 #: Size of numbers above which (or below its reciprocal) a column is scaled.
 _LARGE = 1e3
 #: Ratio of the largest value to the median above which the median is scaled.
@@ -132,7 +135,8 @@ def decimal_scales(values: Array) -> Scaling:
     stay unchanged: formulas have simple constants in their own units. Few values that are larger
     than all others by many decades do not count.
     """
-    size, usual = np.abs(values).max(axis=0, initial=0.0), np.median(np.abs(values), axis=0)
+    size = np.abs(values).max(axis=0, initial=0.0)
+    usual = np.median(np.abs(values), axis=0)
     size = np.where((usual > 0) & (size > _FEW_HUGE * usual), usual, size)
     far = (size > 0) & ((size > _LARGE) | (size < 1 / _LARGE))
     exponents = np.floor(np.log10(np.where(far, size, 1.0)))
@@ -158,7 +162,8 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
     if isinstance(model.input_scaling, PiecewiseScaling):
         # The edges of the automatic model are functions of scores, not of the inputs.
         return problems_in(dataset, cfg)
-    inputs, outputs = model.input_scaling, model.output_scaling
+    inputs = model.input_scaling
+    outputs = model.output_scaling
     dataset = replace(dataset, input_scaling=inputs, output_scaling=outputs)
     return problems_in(dataset, cfg, model.network)
 
@@ -195,9 +200,11 @@ def problems_in(
             "sampling.validation_fraction=0 leaves no points to choose on; set it above 0."
         )
     if network is None:
-        inputs, outputs = decimal_scales(dataset.train.x), decimal_scales(dataset.train.y)
+        inputs = decimal_scales(dataset.train.x)
+        outputs = decimal_scales(dataset.train.y)
         dataset = replace(dataset, input_scaling=inputs, output_scaling=outputs)
-    count, notes = len(dataset.target.outputs), _notes(dataset)
+    count = len(dataset.target.outputs)
+    notes = _notes(dataset)
     problems = [_problem(dataset, index, cfg, network) for index in range(count)]
     return [replace(problems[0], notes=(*notes, *problems[0].notes)), *problems[1:]]
 
@@ -268,7 +275,9 @@ def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Model, Target | No
 def _problem(
     dataset: Dataset, index: int, cfg: InterpretConfig, network: Network | None
 ) -> InterpretationProblem:
-    target, scaling, outputs = dataset.target, dataset.input_scaling, dataset.output_scaling
+    target = dataset.target
+    scaling = dataset.input_scaling
+    outputs = dataset.output_scaling
     assert isinstance(scaling, Scaling), "make_dataset scales by shift and scale"
     assert isinstance(outputs, Scaling), "make_dataset scales by shift and scale"
     # Too few points to set some aside are used twice.
@@ -281,7 +290,8 @@ def _problem(
     candidates = choose(cfg.candidates, cfg.custom_candidates)
     search = SearchProblem(data, candidates, _policy(cfg), _dimensions(cfg, target, index))
     random = np.random.default_rng(_VERIFICATION_SEED).random((_VERIFICATION_POINTS, x.shape[1]))
-    box, fresh = scaling.apply(target.domain.T).T, scaling.apply(target.inputs_at(random))
+    box = scaling.apply(target.domain.T).T
+    fresh = scaling.apply(target.inputs_at(random))
     held_out = VerificationData(test_x, test_y, box, fresh)
     if (function := target.function) is not None:
 
@@ -289,7 +299,9 @@ def _problem(
             return outputs.apply(function(scaling.invert(x)))[:, index]
 
         held_out = replace(held_out, y=truth(test_x), truth=truth)
-    only, output, unit = len(target.outputs) == 1, target.outputs[index], outputs.scale[index]
+    only = len(target.outputs) == 1
+    output = target.outputs[index]
+    unit = outputs.scale[index]
     problem = InterpretationProblem(
         cfg,
         target.inputs,
@@ -321,7 +333,8 @@ def source_network(
 
     Edges with a score below `threshold` are pruned; None chooses it on the validation points.
     """
-    itself, whole = values_of(network, index), graph_of(network, samples.x, index)
+    itself = values_of(network, index)
+    whole = graph_of(network, samples.x, index)
     if threshold is not None:
         smaller = prune_edges(network, samples.x, threshold)
     else:
@@ -330,7 +343,8 @@ def source_network(
     apart = np.concatenate([whole(x) - itself(x) for x in (samples.x, samples.validation_x)])
     allowed = max(_FAITHFUL * samples.error(itself), _ROUNDING) * samples.y_std
     faithful = bool(np.sqrt(np.mean(apart**2)) <= allowed)
-    difference, graph = float(np.abs(apart).max()), graph_of(smaller, samples.x, index)
+    difference = float(np.abs(apart).max())
+    graph = graph_of(smaller, samples.x, index)
     return SourceNetwork(itself, whole, graph, difference, faithful)
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
+from kanrun.experiments.interpret.edge_records import edge_table, finite_row, match_rows
 from kanrun.experiments.interpret.outcome import REPRODUCING, Interpretation
 from kanrun.experiments.interpret.physical_constants import name_constants
 from kanrun.experiments.interpret.problem import Function, InterpretationProblem
@@ -21,22 +19,13 @@ from kanrun.engine.symbolic import (
     Certificate,
     ConstantInterval,
     ConstantsFitting,
-    Decision,
-    FittedStructure,
     Formula,
-    Graph,
-    SearchData,
     SearchStage,
     confidence_intervals,
-    depths,
-    edge_name,
-    edge_scores,
     fit_constants,
-    function_label,
     shape_of,
     significant,
 )
-from kanrun.engine.symbolic.candidates import CARRY
 from kanrun.engine.symbolic.formula import YES_NO
 from kanrun.formulas import to_text
 from kanrun.points import Array
@@ -47,8 +36,6 @@ from kanrun.targets.table_targets import read_nist
 
 #: Maximum number of constants whose intervals are printed.
 _MAX_SHOWN = 5
-#: Points of the curve of an edge.
-_POINTS = 81
 #: Points of the curve of a formula of one input.
 _GRID = 400
 
@@ -64,11 +51,13 @@ def records(
 
     `entry` is the entry of a suite, whose results are compared with the known functions.
     """
-    formula, name, fit = result.formula, problem.name, result.structure_fit
+    formula = result.formula
+    name = problem.name
+    fit = result.structure_fit
     intervals = _intervals(problem, result)
     row = summary_row(problem, result, _written(result, intervals), cpu_seconds)
     if entry is not None:
-        row = _row("summary", **row.values, **_score(problem, result, entry))
+        row = finite_row("summary", **row.values, **_score(problem, result, entry))
         yield Note(f"{name}: {row.values['formula']}; {result.sentence}")
     yield row
     if row.values["formula_rmse"] is not None:
@@ -94,7 +83,7 @@ def records(
     if result.approximation is not None:
         yield _forms_row(result.approximation, problem, "approximation")
     if fit is not None:
-        yield from _match_rows(result, fit, problem.inputs)
+        yield from match_rows(result, fit, problem.inputs)
         if result.stages:
             edges = edge_table(result.stages, problem.search.data, problem.inputs, problem.output)
             yield edges if problem.only else replace(edges, name=f"edges-{problem.output}")
@@ -114,24 +103,18 @@ def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> s
     return to_text(shown, formula.names) + (f" with {listed}" if listed else "")
 
 
-def _row(table: str, **values: Value) -> Row:
-    """Return a row with None for numbers that are not finite."""
-    finite = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in values.items()
-    }
-    return Row(table, finite)
-
-
 def summary_row(
     problem: InterpretationProblem, result: Interpretation, formula_text: str, cpu_seconds: float
 ) -> Row:
     """Return the formula, its errors on held-out points in the user's units, and the outcome."""
-    formula, fit, network = result.formula, result.structure_fit, problem.network
-    found, active = result.certificate or Certificate(), fit.network.active_edges if fit else 0
+    formula = result.formula
+    fit = result.structure_fit
+    network = problem.network
+    found = result.certificate or Certificate()
+    active = fit.network.active_edges if fit else 0
     data = problem.search.data
     varied = problem.unit * data.y_std if np.ptp(data.y) else np.nan
-    return _row(
+    return finite_row(
         "summary",
         formula=formula_text,
         formula_rmse=found.formula_rmse,
@@ -172,11 +155,12 @@ def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) 
 
 def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
     """Return one stage of one structure: size, errors in the units of the search, seconds."""
-    samples, held_out = problem.search.data, problem.held_out
+    samples = problem.search.data
+    held_out = problem.held_out
     with np.errstate(all="ignore"):
         apart = (step.model(points.x) - points.y for points in (samples, held_out))
         train, test = (float(np.sqrt(np.mean(errors**2))) for errors in apart)
-    return _row(
+    return finite_row(
         "stages",
         stage=step.stage,
         structure=step.name,
@@ -241,12 +225,14 @@ def prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
     """
     x, y = problem.points()
     held_out = problem.held_out
-    xs, ys = [x, problem.scaling.invert(held_out.x)], [y, held_out.y * problem.unit + problem.shift]
+    xs = [x, problem.scaling.invert(held_out.x)]
+    ys = [y, held_out.y * problem.unit + problem.shift]
     if x.shape[1] == 1:
         ends = np.concatenate(xs)
         xs.append(np.linspace(ends.min(0), ends.max(0), _GRID))
         ys.append(np.full(_GRID, np.nan))
-    x, y = np.concatenate(xs), np.concatenate(ys)
+    x = np.concatenate(xs)
+    y = np.concatenate(ys)
     columns: dict[str, Any] = {
         "split": np.repeat(["train", "test", "grid"][: len(xs)], list(map(len, xs)))
     }
@@ -260,17 +246,19 @@ def accuracy_records(
     found: Sequence[tuple[InterpretationProblem, Interpretation]],
 ) -> Records:
     """Yield the fractions of labels that the formulas of all logits and the network predict."""
-    first, formulas = found[0][0], [result.formula for _, result in found]
+    first = found[0][0]
+    formulas = [result.formula for _, result in found]
     if first.labels is None or not all(formulas):
         return
-    x, right = first.scaling.invert(first.held_out.x), dict[str, float]()
+    x = first.scaling.invert(first.held_out.x)
+    right = dict[str, float]()
     network = [each.held_out.y * each.unit + each.shift for each, _ in found]
     with np.errstate(all="ignore"):
         values = {"formula": [formula(x) for formula in formulas if formula], "network": network}
     for name, logits in values.items():
         chosen = logits[0] > 0 if len(logits) == 1 else np.argmax(logits, 0)
         right[name] = float(np.mean(chosen == first.labels))
-    yield _row("accuracy", points=len(x), **right)
+    yield finite_row("accuracy", points=len(x), **right)
     yield Note("accuracy on check points: " + ", ".join(f"{n} {v:.3g}" for n, v in right.items()))
 
 
@@ -282,7 +270,7 @@ def formula_checkpoint(
     `splines` are the knots (intervals + 2 degree + 1,) and the coefficients (intervals + degree,)
     of f1, f2, ...
     """
-    certificate = _row("", **vars(result.certificate)).values if result.certificate else {}
+    certificate = finite_row("", **vars(result.certificate)).values if result.certificate else {}
     meta = {
         "formula": formula.forms(),
         "variables": list(formula.names),
@@ -306,7 +294,8 @@ def certified_row(target: NistTarget, formula: Formula | None) -> Row:
     The sum of squares is relative to the certified one.
     """
     found = read_nist(target.path, target.name)
-    names, digits = [f"x{i}" for i in range(found.x.shape[1])], dict[str, Value]()
+    names = [f"x{i}" for i in range(found.x.shape[1])]
+    digits = dict[str, Value]()
     for number, start in enumerate(found.starts, 1):
         problem = ConstantsFitting(found.model, names, found.parameters, (found.x, found.y), start)
         worst = float(np.max(np.abs(fit_constants(problem) / found.certified - 1)))
@@ -315,7 +304,7 @@ def certified_row(target: NistTarget, formula: Formula | None) -> Row:
     if formula is not None and not formula.splines:
         with np.errstate(all="ignore"):
             ratio = float(np.sum((formula(found.x) - found.y) ** 2)) / found.sum_of_squares
-    return _row(
+    return finite_row(
         "certified",
         target=found.name,
         parameters=len(found.parameters),
@@ -323,94 +312,3 @@ def certified_row(target: NistTarget, formula: Formula | None) -> Row:
         residual_ratio=ratio,
         constants=None if formula is None else int(formula.graph.parameters.size),
     )
-
-
-def _match_rows(
-    result: Interpretation, fit: FittedStructure, inputs: Sequence[str]
-) -> Iterator[Row]:
-    """Yield the matches of each edge of the pruned network, best first, and what it became.
-
-    An accepted formula replaced all edges at once; otherwise they were decided one by one.
-    """
-    decisions = {decision.index: decision for decision in result.decisions}
-    for index, matches in fit.matches.items():
-        named: dict[str, Value] = {"edge": edge_name(fit.network, index, inputs), "index": index}
-        for rank, each in enumerate(matches):
-            losses = {"r2": each.r2, "one_minus_r2": each.loss, "complexity": each.complexity}
-            yield _row("candidates", **named, candidate=each.name, **losses, rank=rank)
-        found = decisions.get(index)
-        if found is None:
-            found = Decision(index, False, "", np.nan, "no candidates fit the network together")
-            if result.formula is not None and fit.snapped is not None:
-                name = function_label(fit.snapped.edges[index].function)
-                r2 = next((each.r2 for each in matches if each.name == name), np.nan)
-                why = "the formula is as good as the network"
-                found = Decision(index, True, name, r2, why)
-        yield _row(
-            "decisions",
-            **named,
-            state="symbolic" if found.symbolic else "numeric",
-            candidate=found.candidate,
-            r2=found.r2,
-            reason=found.reason,
-        )
-
-
-def edge_table(
-    steps: Sequence[SearchStage], samples: SearchData, inputs: Sequence[str], output: str
-) -> Table:
-    """Return the edges of the structure at each stage, with the columns of the network diagram."""
-    rows = [
-        {**row, "stage": f"{number} {step.stage}", "pruned": False}
-        for number, step in enumerate(steps, 1)
-        for row in _stage_rows(step.graph, samples, inputs, output)
-    ]
-    table = pd.DataFrame(rows).explode(["x", "y"]).astype({"x": float, "y": float})
-    return Table("edges", {str(name): table[name].to_numpy() for name in table})
-
-
-def _stage_rows(
-    graph: Graph, samples: SearchData, inputs: Sequence[str], output: str
-) -> Iterator[dict[str, Any]]:
-    """Yield the edges of a graph with their places, and one more for each level that one skips."""
-    depth, taken = depths(graph), Counter[int]()
-
-    def stop(level: int) -> tuple[int, int]:
-        taken[level] += 1
-        return level, taken[level] - 1
-
-    at = [stop(level) for level in depth]
-    for (source, target), row in _curves(graph, samples).items():
-        stops = [at[source], *map(stop, range(depth[source] + 1, depth[target])), at[target]]
-        for hop, ((layer, into), (_, out)) in enumerate(pairwise(stops), 1):
-            first, last = hop == 1, hop == len(stops) - 1
-            yield {
-                **row,
-                **({} if first else {"x": row["y"], "symbolic": CARRY.name}),
-                "operation": row["operation"] if last else "sum",
-                "layer": layer,
-                "out": out,
-                "in": into,
-                "input_name": inputs[source] if first and source < len(inputs) else "",
-                "output_name": output if last and target == graph.output else "",
-            }
-
-
-def _curves(graph: Graph, samples: SearchData) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return curve and score of each edge by its nodes; parallel edges, as of x exp(x), are one."""
-    values = graph.edge_outputs(samples.x)[0]
-    rows: dict[tuple[int, int], dict[str, Any]] = {}
-    for edge, score in zip(graph.edges, edge_scores(graph, samples), strict=True):
-        low, high = float(values[edge.source].min()), float(values[edge.source].max())
-        t = np.linspace(*((low, high) if np.isfinite(high - low) else (0.0, 1.0)), _POINTS)
-        operation, label = graph.operation(edge.target), function_label(edge.function)
-        y, size = edge.function.value(t), float(score) if np.isfinite(score) else 1.0
-        other = rows.get((edge.source, edge.target))
-        if other is not None:
-            is_sum, size = operation == "sum", max(other["score"], size)
-            y = other["y"] + y if is_sum else other["y"] * y
-            labels = [name.replace(CARRY.name, "x") for name in (other["symbolic"], label)]
-            label = (" + " if is_sum else " * ").join(labels) if all(labels) else ""
-        row = {"x": t, "y": y, "score": size, "symbolic": label, "operation": operation}
-        rows[edge.source, edge.target] = row
-    return rows

@@ -85,7 +85,8 @@ def effects(
     share the scale of the output. Probabilities of `classes` are drawn over their log-odds, so that
     effects on rare classes show; of two classes the second is drawn.
     """
-    table, values = first_seed(table), first_seed(values)
+    table = first_seed(table)
+    values = first_seed(values)
     outputs = table["output"].unique()
     outputs = outputs[1:] if classes and len(outputs) == 2 else outputs
     table = table[table["output"].isin(outputs)]
@@ -129,7 +130,8 @@ def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
 
 def _show_input(panel: Axes, rows: DataFrame) -> None:
     """Set the axis of an input: of its levels with their names, of dates, or of numbers."""
-    x, levels = rows["x"].to_numpy(dtype=float), rows["level"].astype(object).fillna("")
+    x = rows["x"].to_numpy(dtype=float)
+    levels = rows["level"].astype(object).fillna("")
     if levels.all():
         shown = _level_names(list(levels))
         names = {at: shorten(level) for at, level in zip(x, shown, strict=True)}
@@ -181,10 +183,12 @@ def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool
         panel.set_yscale("logit", nonpositive="clip")
     scale = panel.yaxis.get_transform()
     values, lower, upper = (scale.transform(parts[name].to_numpy()) for name in parts)
-    low, high = values.min(), values.max()
+    low = values.min()
+    high = values.max()
     most = BAND_ROOM * (high - low) or 1.0
     ends = np.nanmin([*lower, low]), np.nanmax([*upper, high])
-    low, high = max(ends[0], low - most), min(ends[1], high + most)
+    low = max(ends[0], low - most)
+    high = min(ends[1], high + most)
     room = ROOM * (high - low) or 1.0
     panel.set_ylim(*scale.inverted().transform(np.array([low - room, high + room])))
     if is_probability:

@@ -34,40 +34,86 @@ from kanrun.figures.style import (
 from kanrun.points import Array
 
 KEYS = ["layer", "out", "in"]
-MAX_PANELS, MAX_EDGES = 20, 60
-#: Columns of panels; sizes of a panel, and what its texts take of them before its axes and after
-#: (inches).
-COLUMNS, PANEL, BEFORE, AFTER = 5, *np.array([(1.3, 1.42), (0.2, 0.2), (0.05, 0.37)])
+#: Largest number of panels of edge functions; the strongest are drawn.
+MAX_PANELS = 20
+#: Largest number of edges of a diagram; the strongest are drawn.
+MAX_EDGES = 60
+#: Columns of panels.
+COLUMNS = 5
+#: Width and height of a panel with its texts (inches).
+PANEL = np.array((1.3, 1.42))
+#: Width and height that the texts of a panel take left of and below its axes (inches).
+BEFORE = np.array((0.2, 0.2))
+#: Width and height that the texts of a panel take right of and above its axes (inches).
+AFTER = np.array((0.05, 0.37))
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
 ROUNDING = 1e-12
-MAX_LETTERS, MAX_TITLE, MAX_SYMBOL = 18, 10, 16
+#: Most letters of the label of a node.
+MAX_LETTERS = 18
+#: Most letters of a name in the title of a panel.
+MAX_TITLE = 10
+#: Most letters of the symbol of an edge.
+MAX_SYMBOL = 16
 #: Label of an identity edge, which is drawn as a line alone.
 CARRIED = "="
-#: Side of the largest box of an edge function, the part of the room of a box that it takes, the
-#: part of a box that the function takes, distance of boxes from nodes, margin of the figure.
-BOX, BOX_PART, CURVE_PART, GAP, MARGIN = 0.5, 0.8, 0.84, 0.6, 0.3
-#: Width of a letter of a label, height of a label, its distance from the figure's edge and from its
-#: node.
-LETTER, LABEL, LABEL_EDGE, LABEL_NODE = 0.065, 0.15, 0.2, 0.1
-#: Height of a heading, and its distance from the edge of the figure.
-HEAD, HEAD_EDGE = 0.22, 0.05
-#: Wanted room of a box and of a node, and the widths of a figure.
-BOX_ROOM, NODE_ROOM, MIN_WIDTH, MAX_WIDTH = 0.62, 0.45, 2.4, 13.0
-#: Opacity of a pruned edge, of the weakest edge, and of the palest box.
-GHOST, WEAKEST, PALEST = 0.16, 0.12, 0.25
-#: Width of the weakest edge, and what the strongest has more.
-THIN, THICKER = 0.4, 1.4
+#: Side of the largest box of an edge function.
+BOX = 0.5
+#: Fraction of the room of a box that the box takes.
+BOX_PART = 0.8
+#: Fraction of a box that its function takes.
+CURVE_PART = 0.84
+#: Distance of boxes from nodes.
+GAP = 0.6
+#: Margin of the figure.
+MARGIN = 0.3
+#: Width of a letter of a label.
+LETTER = 0.065
+#: Height of a label.
+LABEL = 0.15
+#: Distance of a label from the edge of the figure.
+LABEL_EDGE = 0.2
+#: Distance of a label from its node.
+LABEL_NODE = 0.1
+#: Height of a heading.
+HEAD = 0.22
+#: Distance of a heading from the edge of the figure.
+HEAD_EDGE = 0.05
+#: Wanted room of a box.
+BOX_ROOM = 0.62
+#: Wanted room of a node.
+NODE_ROOM = 0.45
+#: Smallest width of a figure.
+MIN_WIDTH = 2.4
+#: Largest width of a figure.
+MAX_WIDTH = 13.0
+#: Opacity of a pruned edge.
+GHOST = 0.16
+#: Opacity of the weakest edge.
+WEAKEST = 0.12
+#: Opacity of the palest box.
+PALEST = 0.25
+#: Width of the weakest edge (points).
+THIN = 0.4
+#: Width that the strongest edge has in addition (points).
+THICKER = 1.4
 #: Widths of lines at a small box, in points per inch of its side.
 WIDEST = 2.5
-#: Area of a node, and sizes of the circle and of the cross of one that multiplies.
-NODE, PRODUCT = 26, (8, 4.5)
-#: Largest text at nodes and at boxes (points), and points by inches of room; less than READABLE is
-#: not written at boxes.
-NODE_TEXT, BOX_TEXT, READABLE = (8, 60), (7, 17.5), 3
-#: Distance of a box from its text, and what is behind that.
-LABEL_GAP, WHITE = 0.04, {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6}
+#: Area of a node (square points).
+NODE = 26
+#: Diameters of the circle and of the cross of a node that multiplies (points).
+PRODUCT = (8, 4.5)
+#: Largest size of text at nodes (points), and points by inch of room.
+NODE_TEXT = (8, 60)
+#: Largest size of text at boxes (points), and points by inch of room.
+BOX_TEXT = (7, 17.5)
+#: Smallest size of text that is written at boxes (points).
+READABLE = 3
+#: Distance of a box from its text.
+LABEL_GAP = 0.04
+#: Background of the text of a box.
+WHITE = {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6}
 #: What is drawn over what.
 EDGES_AT, BOXES_AT, CURVES_AT, NODES_AT, TEXT_AT = range(1, 6)
 
@@ -90,7 +136,8 @@ def edges(table: DataFrame) -> Figure:
         remark += f"{'; ' * bool(remark)}{without} pruned edge{'s' * (without > 1)} hidden"
     table = table.assign(y=table["y"].astype(float).replace([np.inf, -np.inf], np.nan))
     groups: Any = table.groupby(KEYS)
-    low, high = groups["y"].min().fillna(0.0), groups["y"].max().fillna(0.0)
+    low = groups["y"].min().fillna(0.0)
+    high = groups["y"].max().fillna(0.0)
     span = (high - low).groupby("layer").transform("max")
     # A panel around a constant would show nothing but rounding errors.
     half = (ROOM * span).where(span > ROUNDING, 1.0)
@@ -102,7 +149,8 @@ def edges(table: DataFrame) -> Figure:
     figure, panels = small_multiples(len(ends), COLUMNS, PANEL[1], PANEL[0], room=head)
     # Each text has its room: to measure all of them takes a quarter of the time.
     figure.set_layout_engine(None)
-    size, around = figure.get_size_inches(), BEFORE + AFTER
+    size = figure.get_size_inches()
+    around = BEFORE + AFTER
     ends_at = 1 - np.add(AFTER, (0, head)) / size
     figure.subplots_adjust(*BEFORE / size, *ends_at, *around / (PANEL - around))
     for panel, (_, rows), title, up in zip(panels, groups, titles, limits, strict=True):
@@ -114,7 +162,8 @@ def edges(table: DataFrame) -> Figure:
 
 def _draw_panel(panel: Axes, rows: DataFrame, limits: Array) -> None:
     """Draw the function of an edge, with the ends of both axes."""
-    x, y = rows["x_data" if "x_data" in rows else "x"].to_numpy(float), rows["y"]
+    x = rows["x_data" if "x_data" in rows else "x"].to_numpy(float)
+    y = rows["y"]
     if "seen" in rows:
         panel.plot(x, y, color=GREY, lw=0.6)
         y = y.where(as_bool(rows["seen"]))
@@ -222,7 +271,8 @@ def lay_out(table: DataFrame, *, heading: bool = False) -> Layout:
     width = float(np.clip(wanted, MIN_WIDTH, MAX_WIDTH))
     room = width - 2 * MARGIN
     sides = np.minimum(BOX, BOX_PART * room / counts.clip(1))
-    labels, beside = [], []
+    labels = []
+    beside = []
     for column, name, letter, at, count in (
         ("in", "input_name", "x", 0, nodes[0]),
         ("out", "output_name", "y", depth - 1, nodes[-1]),
@@ -240,7 +290,8 @@ def lay_out(table: DataFrame, *, heading: bool = False) -> Layout:
         return np.column_stack([across, np.full(count, level)])
 
     boxes = np.concatenate(list(map(places, counts, (levels[:-1] + levels[1:]) / 2)))
-    at_nodes, height = list(map(places, nodes, levels)), float(levels[-1]) + beside[1]
+    at_nodes = list(map(places, nodes, levels))
+    height = float(levels[-1]) + beside[1]
     return Layout(width, height + HEAD * heading, at_nodes, edges, boxes, sides[layer], labels)
 
 
@@ -269,7 +320,8 @@ def draw_network(axes: Axes, table: DataFrame, layout: Layout) -> None:
 
 def _draw_edges(axes: Axes, table: DataFrame, layout: Layout) -> None:
     """Draw boxes with the functions of edges, each joined to its two nodes."""
-    edges, order = layout.edges, ["layer", "in", "out"]
+    edges = layout.edges
+    order = ["layer", "in", "out"]
     groups: Any = table.sort_values("x").groupby(order)
     ghosts = are_pruned(edges)
     strengths = _relative_scores(edges).where(~ghosts, 0.0) ** 0.5
@@ -280,7 +332,8 @@ def _draw_edges(axes: Axes, table: DataFrame, layout: Layout) -> None:
         alpha = GHOST if ghost else WEAKEST + (1 - WEAKEST) * strength
         width = (THIN + THICKER * strength) * np.clip(WIDEST * side, THIN, 1.0)
         half = np.array([0, side / 2 * (symbol != CARRIED)])
-        below, above = layout.nodes[layer][source], layout.nodes[layer + 1][out]
+        below = layout.nodes[layer][source]
+        above = layout.nodes[layer + 1][out]
         for line in ((below, centre - half), (centre + half, above)):
             look: Any = {"color": AXIS, "alpha": alpha, "lw": width}
             axes.plot(*np.transpose(line), zorder=EDGES_AT, **look)
@@ -297,7 +350,8 @@ def _draw_edges(axes: Axes, table: DataFrame, layout: Layout) -> None:
         if symbol and not ghost and points >= READABLE:
             look = {"ha": "center", "va": "bottom", "size": points, "color": VERMILLION}
             x, y = centre
-            up, text = y + side / 2 + LABEL_GAP, shorten(symbol, MAX_SYMBOL)
+            up = y + side / 2 + LABEL_GAP
+            text = shorten(symbol, MAX_SYMBOL)
             axes.text(x, up, text, zorder=TEXT_AT, bbox=WHITE, **look)
 
 
@@ -306,7 +360,8 @@ def _curve(points: Array, centre: Array, side: float) -> Array:
     points = points[np.isfinite(points).all(axis=1)]
     if not len(points):
         return np.stack([centre, centre])
-    low, high = points.min(axis=0), points.max(axis=0)
+    low = points.min(axis=0)
+    high = points.max(axis=0)
     flat = high - low <= ROUNDING * np.maximum(1.0, np.abs(high))
     scaled = np.where(flat, 0.0, (points - (low + high) / 2) / np.where(flat, 1.0, high - low))
     return np.asarray(centre + side * scaled)

@@ -38,23 +38,38 @@ Panels = list[tuple[Axes, Any, DataFrame]]
 #: Legend of `medians`, for a remark above the figure.
 BANDS = "lines: medians; bands: range over seeds"
 DOTS = "dots: seeds; lines: medians"
-#: Width in inches of a page's text, and of a figure with a single panel.
-WIDTH, SINGLE_WIDTH = 6.5, 5.4
-#: Height of a panel, of a row of a panel, and of what is around its rows.
-HEIGHT, ROW, AROUND_ROWS = 2.6, 0.32, 0.6
+#: Width of a page's text (inches).
+WIDTH = 6.5
+#: Width of a figure with a single panel (inches).
+SINGLE_WIDTH = 5.4
+#: Height of a panel (inches).
+HEIGHT = 2.6
+#: Height of a row of a panel with named rows (inches).
+ROW = 0.32
+#: Height around the rows of a panel with named rows (inches).
+AROUND_ROWS = 0.6
 #: Cells of a map up to which each shows its number.
 MAX_NUMBERED = 144
-#: Letters: of a panel's title on one line, of names of columns and rows of a map, and of all names
-#: below an axis up to which they stand side by side.
-TITLE_LETTERS, COLUMN_LETTERS, ROW_LETTERS, MAX_LETTERS = 30, 18, 24, 34
+#: Most letters of a panel's title on one line.
+TITLE_LETTERS = 30
+#: Most letters of the name of a column of a map.
+COLUMN_LETTERS = 18
+#: Most letters of the name of a row of a map.
+ROW_LETTERS = 24
+#: Letters of all names below an axis up to which they stand side by side.
+MAX_LETTERS = 34
 TURNED: Look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
 MEDIAN: Look = {"color": BLACK, "ms": 11, "mew": 1.6, "label": "median"}
-#: Named ticks of a logarithmic axis are this far apart: a fraction of the axis, and in logarithms.
-TICK_ROOM, TICK_RATIO = 1 / 9, 0.3
+#: Smallest distance of named ticks of a logarithmic axis (fraction of the axis).
+TICK_ROOM = 1 / 9
+#: Smallest distance of named ticks of a logarithmic axis (natural logarithm).
+TICK_RATIO = 0.3
 #: Names of stages are this fraction of all steps apart.
 STAGE_ROOM = 0.09
-#: Sizes of the markers of curves that may lie on each other: the first, and the last ones.
-LARGE, SMALL = 6, 2
+#: Size of the markers of the first of several curves that may lie on each other (points).
+LARGE = 6
+#: Size of the markers of the last ones (points).
+SMALL = 2
 #: Triangles between points, which are slow: once for all maps of a figure.
 _triangulation = functools.lru_cache(maxsize=1)(Triangulation)
 
@@ -172,7 +187,8 @@ def series(
 
 def power_law(panel: Axes, x: Numbers, y: Numbers, power: float, **look: Any) -> None:
     """Draw c x^power over the range of `x`, through the geometric mean of the points."""
-    at, values = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    at = np.asarray(x, dtype=float)
+    values = np.asarray(y, dtype=float)
     level = np.exp(np.mean(np.log(values) - power * np.log(at)))
     ends = np.array([at.min(), at.max()])
     panel.plot(ends, level * ends**power, **{"lw": 0.9, **look})

@@ -189,7 +189,8 @@ def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
         figure.colorbar(image, ax=line[:2], aspect=LONG, label=shorten(output), **BELOW)
         if known:
             error = guess - truth
-            limit, largest = error_limit(error), float(np.nanmax(np.abs(error), initial=0.0))
+            limit = error_limit(error)
+            largest = float(np.nanmax(np.abs(error), initial=0.0))
             image = draw_map(line[2], x, y, error, (-limit, limit), DIVERGING)
             line[2].set_title("prediction - truth")
             extend = "both" if largest > limit else "neither"
@@ -222,7 +223,8 @@ def _rmse(part: DataFrame) -> str:
 
 
 def _scatter(axes: Axes, part: DataFrame, x: str, y: str, split: str, label: str) -> None:
-    rows, order = thin(part), 2 + (split == "test")
+    rows = thin(part)
+    order = 2 + (split == "test")
     axes.scatter(rows[x], rows[y], c=SPLITS[split], label=label, zorder=order, **POINTS)
 
 
@@ -269,7 +271,8 @@ def has_classes(rows: DataFrame) -> bool:
 
     Floats of 2^53 and more have no fractions, and count as measured.
     """
-    truth, guess = rows["truth"].dropna(), rows["guess"].dropna()
+    truth = rows["truth"].dropna()
+    guess = rows["guess"].dropna()
     if guess.dtype.kind not in NUMBERS or (len(truth) and truth.dtype.kind not in NUMBERS):
         return True
     if not len(truth) or not len(guess):
@@ -362,11 +365,16 @@ def class_curves(held_out: DataFrame) -> Figure:
     for colour, name in zip(CYCLE, classes[1:] if len(classes) == 2 else classes, strict=False):
         label = str(name).removeprefix("probability:")
         order = np.argsort(-table[name].to_numpy(dtype=float), kind="stable")
-        likely, hit = table[name].to_numpy(dtype=float)[order], (truth == label).to_numpy()[order]
+        likely = table[name].to_numpy(dtype=float)[order]
+        hit = (truth == label).to_numpy()[order]
         last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)  # of equal values
-        right, count = np.cumsum(hit)[last], last + 1
-        hits, misses = max(1, int(hit.sum())), max(1, int((~hit).sum()))
-        found, false, precision = right / hits, (count - right) / misses, right / count
+        right = np.cumsum(hit)[last]
+        count = last + 1
+        hits = max(1, int(hit.sum()))
+        misses = max(1, int((~hit).sum()))
+        found = right / hits
+        false = (count - right) / misses
+        precision = right / count
         area = float(
             np.sum(np.diff(false, prepend=0.0) * (found - np.diff(found, prepend=0.0) / 2))
         )

@@ -61,8 +61,12 @@ ERRORS = ("validation_rmse", "test_rmse", "train_rmse")
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
 #: Steps whose network was not kept.
 TRIED: Look = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
-#: Height of a learning curve, of one of its panels beside edges, and of a curve over settings.
-CURVE, SMALL_PANEL, OVER = 2.8, 1.6, 3.0
+#: Height of a learning curve (inches).
+CURVE = 2.8
+#: Height of a panel beside edges (inches).
+SMALL_PANEL = 1.6
+#: Height of a curve over settings (inches).
+OVER = 3.0
 #: Name of the axis of points without settings that differ.
 ALL = "all points"
 #: Bars in place of dots for medians over words.
@@ -85,7 +89,8 @@ def loss_curve(metrics: DataFrame, error: str = "RMSE") -> Figure:
     runs: Any = [rows for _, rows in metrics.groupby(keys)] if keys else [metrics]
     drawn = [split for split in DASHES if (metrics.get(f"{split}_rmse", Series()) > 0).any()]
     for index, rows in enumerate(runs):
-        steps, kept = _steps(rows), as_bool(rows.get("best", Series(True, rows.index)))
+        steps = _steps(rows)
+        kept = as_bool(rows.get("best", Series(True, rows.index)))
         for split in drawn:
             values = rows[f"{split}_rmse"].where(rows[f"{split}_rmse"] > 0)
             look: Any = {"color": SPLITS[split], "ls": DASHES[split], "label": split}

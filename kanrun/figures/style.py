@@ -33,9 +33,15 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow, which is too pale for
 # lines.
-BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"
-ORANGE, SKY, PURPLE = "#E69F00", "#56B4E9", "#CC79A7"
-BLACK, GREY, PALE = "#1A1A1A", "#7F7F7F", "#D9D9D9"
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+GREEN = "#009E73"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+PURPLE = "#CC79A7"
+BLACK = "#1A1A1A"
+GREY = "#7F7F7F"
+PALE = "#D9D9D9"
 #: Keyword arguments of matplotlib: how something is drawn.
 Look = dict[str, Any]
 #: Name of each figure, and a function that draws it.
@@ -47,7 +53,8 @@ CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 MARKERS = "osD^vPX"
 DASHED: Look = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
 SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILLION}
-SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
+SEQUENTIAL = "viridis"
+DIVERGING = "RdBu_r"
 #: A band around a curve, single seeds beside their median, a thin line beside a thick one.
 BAND: Look = {"alpha": 0.2, "lw": 0}
 SEED: Look = {"alpha": 0.5}

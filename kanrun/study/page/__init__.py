@@ -57,16 +57,20 @@ _TABLES = (
 
 def write_report(runs: Sequence[Run], output: Path) -> None:
     """Write the page of `runs` to `output`, atomically. Raises UsageError if that fails."""
-    names, body, heading = ", ".join(run.name for run in runs), list[str](), "h1"
+    names = ", ".join(run.name for run in runs)
+    body = list[str]()
+    heading = "h1"
     if len(runs) > 1:
         body.append(_tag(heading, names))
-        best, heading = [run.best for run in runs], "h2"
+        best = [run.best for run in runs]
+        heading = "h2"
         settings, results, _ = differences(best)
         if results:
             body += [_tag("h3", "Results"), _table(as_columns(best, results))]
         if settings:
             body.append(_folded("Settings that differ", as_columns(best, settings)))
-    room, sources = (LARGEST - TEXT) // len(runs), list[str]()
+    room = (LARGEST - TEXT) // len(runs)
+    sources = list[str]()
     for run in runs:
         title = _tag(heading, run.name)
         body += ["<section>", title, *_section(run, sources, room), "</section>"]
@@ -100,7 +104,9 @@ def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
 
 def _section(run: Run, sources: list[str], room: int) -> Iterator[str]:
     """Yield all of one run; figures are left out once they would need more than `room` bytes."""
-    single, before, manifest = run.best, len(sources), None
+    single = run.best
+    before = len(sources)
+    manifest = None
     yield _tag("p", f"Status: {run.status}")
     try:
         manifest = single.manifest
@@ -196,7 +202,8 @@ def _figures(single: Run, run: Run, room: int) -> Iterator[str]:
     for folder in dict.fromkeys([run.figures_folder, single.figures_folder]):
         files = {path for path in folder.glob("*.*g") if not path.is_symlink()}
         for stem in sorted({path.with_suffix("") for path in files}):
-            png, svg = stem.with_suffix(".png"), stem.with_suffix(".svg")
+            png = stem.with_suffix(".png")
+            svg = stem.with_suffix(".svg")
             small = svg in files and svg.stat().st_size <= _LARGEST_SVG
             vector = small or png not in files
             shown_file = svg if vector else png
@@ -205,7 +212,8 @@ def _figures(single: Run, run: Run, room: int) -> Iterator[str]:
             if room < 0:
                 yield _tag("p", f"Further figures are in {folder}: the page would be too large.")
                 return
-            name, kind = escape(stem.name, quote=True), "svg+xml" if vector else "png"
+            name = escape(stem.name, quote=True)
+            kind = "svg+xml" if vector else "png"
             shows = f'<img alt="figure {name}" src="data:image/{kind};base64,{image}">'
             caption = f"{escape(read_caption(shown_file))} <code>{name}</code>"
             yield f"<figure>{shows}<figcaption>{caption}</figcaption></figure>"
@@ -216,7 +224,8 @@ def _table(columns: Mapping[str, Sequence[Any]]) -> str:
         f'<th scope="col"><button type="button">{escape(str(name))}</button></th>'
         for name in columns
     )
-    values, body = list(zip(*columns.values(), strict=True)), ""
+    values = list(zip(*columns.values(), strict=True))
+    body = ""
     for row in values[:_MOST_ROWS]:
         cells = []
         for value in row:

@@ -64,7 +64,8 @@ def _networks(run: Run) -> Iterator[Living]:
     for stored in map(run.checkpoint, filter(SLIDER_NAME.fullmatch, run.checkpoints)):
         if _size(stored) <= NUMBERS:
             one = from_checkpoint(stored, Slider)
-            classes, stages = one.models[0].classes, list(zip(one.labels, one.models, strict=True))
+            classes = one.models[0].classes
+            stages = list(zip(one.labels, one.models, strict=True))
             labels = np.array(classes)[one.y.astype(int)] if classes else one.y
             points = {"x": one.x.tolist(), "y": labels.tolist(), "recorded": _recorded(run)}
             yield _network(one.title, one.slider, stages, points)
@@ -72,7 +73,8 @@ def _networks(run: Run) -> Iterator[Living]:
     if not (names := LoadedRun(run).models):
         return
     name = names[0]
-    stored, title = run.checkpoint(name), f"The network {name}"
+    stored = run.checkpoint(name)
+    title = f"The network {name}"
     absent = {"kind": "absent", "title": title}
     if (size := _size(stored)) > NUMBERS:
         if "effects" not in run.tables:
@@ -98,7 +100,8 @@ def _effects(run: Run) -> Iterator[Living]:
     outputs = list(table["output"].unique())
     is_class = run.columns("summary").get("largest_class") is not None
     output = outputs[-1] if is_class else outputs[0]
-    mine, found = table[table["output"] == output].fillna({"level": ""}), []
+    mine = table[table["output"] == output].fillna({"level": ""})
+    found = []
     order = [*run.columns("importance").get("input", []), *mine["input"].unique()]
     for name in [one for one in dict.fromkeys(order) if (mine["input"] == one).any()][:INPUTS]:
         rows = mine[mine["input"] == name].sort_values("x")
@@ -153,7 +156,8 @@ def _stored_network(run: Run, title: str, model: Model, points: Living) -> Livin
         (f"{model.inputs[-1]} from {low:.4g} to {high:.4g}", replace(model, network=field))
         for field, (*_, (low, high)) in zip(model.network.parts, boxes, strict=True)
     ]
-    living, before = _network(title, "window", stages, points), -math.inf
+    living = _network(title, "window", stages, points)
+    before = -math.inf
     for stage, box in zip(living["stages"], boxes, strict=True):
         after = box[-1][1] if box is not boxes[-1] else math.inf
         inside = [before < x[-1] <= after for x in points["x"]]
@@ -165,7 +169,8 @@ def _stored_network(run: Run, title: str, model: Model, points: Living) -> Livin
 
 def _test_points(run: Run, name: str, model: Model) -> Living:
     """Return points of the predictions, or of a solution, whose truth may be unknown."""
-    inputs, outputs = list(model.inputs), [f"{name}_true" for name in model.outputs]
+    inputs = list(model.inputs)
+    outputs = [f"{name}_true" for name in model.outputs]
     if "predictions" in run.tables:
         table = run.table("predictions").query("split == 'test'")
         inputs = [f"input:{name}" for name in inputs]
@@ -188,7 +193,8 @@ def _curves(run: Run) -> Iterator[Living]:
         title = f"A Bézier curve of degree {degree}: every control point moves all of it"
         yield curve | {"title": title, "control": control, "degree": degree}
     if {"bspline_control", "bspline_knots"} <= set(run.tables):
-        control, knots = _rows(run.table("bspline_control"), ["x", "y"]), run.table("bspline_knots")
+        control = _rows(run.table("bspline_control"), ["x", "y"])
+        knots = run.table("bspline_knots")
         every = np.repeat(knots["knot"], knots["multiplicity"].astype(int)).tolist()
         degree = len(every) - len(control) - 1
         spans = f"a control point moves at most {degree + 1} spans between knots (grey dots)"
