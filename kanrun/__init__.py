@@ -1,7 +1,7 @@
 """kanrun: Kolmogorov-Arnold Networks from the command line and from Python.
 
-Every name loads what it needs when it is first asked for, so that importing kanrun, and `kanrun
---help`, stay fast; so does the version.
+Public names are imported on first use, and the version is read on first use, so that `import
+kanrun` and `kanrun --help` stay fast.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from kanrun.study.model import Model
     from kanrun.study.saved import load_run
 
-# A checkout has `kanrun.conf` and `kanrun.experiments` beside this folder, a wheel in it. An
-# editable installation has links to the files of a checkout; only that to this file is followed.
+# `conf` and `experiments` lie beside this folder in a checkout and inside it in a wheel. An
+# editable installation consists of links to the files of a checkout; follow the link to this file.
 _FOLDER = os.path.dirname(os.path.realpath(__file__))
 __path__ = [_FOLDER]
 if not os.path.isdir(os.path.join(_FOLDER, "conf")):
     __path__.append(os.path.dirname(_FOLDER))
 
-_PLACES = {
+#: Module and attribute of each public name.
+_LOCATIONS = {
     "KAN": "kanrun.engine.networks:KAN",
     "KANClassifier": "kanrun.library.estimators:KANClassifier",
     "KANLayer": "kanrun.engine.layers:SplineLayer",
@@ -62,9 +63,9 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("kanrun")
-    if name not in _PLACES:
+    if name not in _LOCATIONS:
         raise AttributeError(f"module 'kanrun' has no attribute {name!r}")
-    module, _, attribute = _PLACES[name].partition(":")
+    module, _, attribute = _LOCATIONS[name].partition(":")
     return getattr(import_module(module), attribute)
 
 

@@ -1,4 +1,4 @@
-"""Errors that kanrun raises on purpose, with exit codes, and suggestions for their texts."""
+"""Errors that kanrun raises on purpose, with their exit codes, and helpers for messages."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-#: What reading data of another form than expected raises.
+#: Exceptions that may occur while data are read that do not have the expected form.
 MALFORMED = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
 
 class KanrunError(Exception):
-    """Something kanrun rejects or could not do; its text is one sentence for the user.
+    """Base class of the errors that kanrun raises on purpose, with a message for the user.
 
     Examples:
         >>> from kanrun import KAN, KanrunError
@@ -28,25 +28,25 @@ class KanrunError(Exception):
 
 
 class UsageError(KanrunError):
-    """A value that breaks a rule: names the value, the rule and what to do instead."""
+    """Invalid input; the message names the value, the rule and what to do instead."""
 
     exit_code = 2
 
 
 class InvalidData(UsageError, ValueError):
-    """Invalid array, DataFrame or label passed to a library function; also a ValueError."""
+    """Invalid array, DataFrame or label in a call from Python; also a `ValueError`."""
 
 
 class TrainingFailed(KanrunError):
-    """Training met a value that is not finite, or could not make any step; says where and why."""
+    """NaN or infinity during a training, or no step that reduces the loss; says where and why."""
 
 
 class StorageFailed(KanrunError):
-    """Unwritable (full disk, read-only folder) or damaged file of a run; names file and cause."""
+    """Damaged or unwritable file of a run; the message names the file and the cause."""
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised by the handler of the signal that its text names; what was recorded is kept."""
+    """Stop by the signal that the message names; records that were written are kept."""
 
     exit_code = 143
 
@@ -54,9 +54,9 @@ class Terminated(KeyboardInterrupt):
 def closest_names(
     name: object, known: Iterable[str], max_names: int = 3, cutoff: float = 0.5
 ) -> list[str]:
-    """Return the known names that resemble `name`, ignoring case, the closest first.
+    """Return up to `max_names` known names that resemble `name`, ignoring case, the closest first.
 
-    `cutoff` is the least ratio of `difflib.SequenceMatcher`, in [0, 1].
+    `cutoff` is the smallest similarity, a ratio of `difflib.SequenceMatcher` in [0, 1].
     """
     by_folded = {candidate.casefold(): candidate for candidate in known}
     close = difflib.get_close_matches(str(name).casefold(), by_folded, max_names, cutoff)
@@ -64,25 +64,25 @@ def closest_names(
 
 
 def did_you_mean(name: object, known: Iterable[str], max_names: int = 3) -> str:
-    """Return "; did you mean ...?" with the known names that resemble `name`, or ""."""
+    """Return "; did you mean ...?" with similar known names, or "" if no name is similar."""
     close = closest_names(name, known, max_names)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def no_file(path: str | Path) -> str:
-    """Return the sentence on a file that is not there: its folder, and similar names in it."""
+    """Return the message about a missing file: its folder, and files there with similar names."""
     file = Path(os.path.expanduser(path))
     if not file.parent.is_dir():
         return f"there is no file {str(path)!r}: the folder {file.parent.absolute()} is not there."
-    near = did_you_mean(file.name, [each.name for each in file.parent.iterdir()])
-    return f"there is no file {str(path)!r} in {file.parent.absolute()}{near or '.'}"
+    suggestion = did_you_mean(file.name, [entry.name for entry in file.parent.iterdir()])
+    return f"there is no file {str(path)!r} in {file.parent.absolute()}{suggestion or '.'}"
 
 
 def printable(value: object) -> str:
-    """Return a value as text with blanks for control characters, which a stored text may have."""
+    """Return a value as text, with a blank in place of each control character."""
     return "".join(letter if letter.isprintable() else " " for letter in str(value))
 
 
 def tell(sentence: str) -> None:
-    """Print a sentence for the user on standard error, after the name of the program."""
+    """Print a message for the user on standard error, preceded by `kanrun: `."""
     print(f"kanrun: {sentence}", file=sys.stderr)

@@ -1,7 +1,8 @@
-"""Progress reporting, CPU time limits and deferred signals for long computations.
+"""Progress reports, CPU time limits and deferred signals of long computations.
 
-Loops call `report_progress` and ask `time_limit_reached`; both do nothing outside `monitored`.
-After a CPU time limit numbers may depend on the machine.
+Loops call `report_progress` and `time_limit_reached`. Outside `monitored`, the first does nothing
+and the second returns False. The result of a computation that a time limit stopped depends on the
+speed of the machine.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from typing import TypeVar
 
 @dataclass(frozen=True)
 class ProgressUpdate:
-    """Progress of one part of a computation: `done` of `total` (None: unknown), lowest error."""
+    """Progress of a part of a computation.
+
+    Attributes:
+        part: Name of the part, as the user sees it.
+        done: Number of finished units, such as steps or folds.
+        total: Number of all units; None: unknown.
+        error: Lowest error so far; None if the part has no errors.
+    """
 
     part: str
     done: int
@@ -33,7 +41,7 @@ R = TypeVar("R")
 
 class _Monitor(threading.local):
     listener: Listener | None = None
-    #: Time limit in CPU seconds of this process.
+    #: Value of `process_time` in CPU seconds at which the computation stops.
     end: float = inf
 
 
@@ -43,26 +51,29 @@ _monitor = _Monitor()
 def report_progress(
     part: str, done: int, total: int | None = None, error: float | None = None
 ) -> None:
-    """Report progress to the listener of this thread, if there is one."""
+    """Report progress to the listener of this thread, if it has one; see `ProgressUpdate`."""
     if _monitor.listener is not None:
         _monitor.listener(ProgressUpdate(part, done, total, error))
 
 
 def time_limit_reached() -> bool:
-    """Return whether the CPU time limit of this thread is used up; False without a limit."""
+    """Return whether the CPU time limit of this thread has passed."""
     return _monitor.end < inf and process_time() >= _monitor.end
 
 
 def request_stop() -> None:
-    """Let the time limit of this thread count as reached until its `monitored` ends."""
+    """Make `time_limit_reached` return True in this thread until `monitored` ends."""
     _monitor.end = -inf
 
 
 @contextlib.contextmanager
 def monitored(listener: Listener, end: float = inf) -> Iterator[None]:
-    """Report progress in the body to `listener`, and limit it to `end` CPU seconds of the process.
+    """Send the progress reports of the body to `listener`, and set its time limit.
 
-    A nested limit never extends an outer one.
+    Args:
+        listener: Called with each `ProgressUpdate`.
+        end: Value of `process_time`, in CPU seconds, at which the limit is reached. A nested limit
+            never extends an outer one.
     """
     before = _monitor.listener, _monitor.end
     _monitor.listener, _monitor.end = listener, min(before[1], end)
@@ -73,40 +84,45 @@ def monitored(listener: Listener, end: float = inf) -> Iterator[None]:
 
 
 def enable_gc() -> None:
-    """Enable garbage collection, which `kanrun.__main__` disables, and skip the loaded modules."""
+    """Enable garbage collection after the imports, during which `kanrun.__main__` disables it.
+
+    Objects that exist already are never scanned.
+    """
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
 
 
-_uninterrupted = 0  # nesting depth of the bodies of `uninterrupted`
+#: Number of nested `uninterrupted` contexts.
+_depth = 0
+#: Errors of the signals that arrived in these contexts.
 _deferred: list[BaseException] = []
 
 
 def interrupt(error: BaseException) -> None:
-    """Raise `error` from a signal's handler, or at the end of `uninterrupted`."""
-    if not _uninterrupted:
+    """Raise `error`, inside `uninterrupted` at its end; for handlers of signals."""
+    if not _depth:
         raise error
     _deferred.append(error)
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Defer signals that stop the command, so that the body happens as a whole or not at all."""
-    global _uninterrupted  # noqa: PLW0603  # signals belong to the process
-    _uninterrupted += 1
+    """Defer signals that stop the command to the end of the body, so that it is never cut short."""
+    global _depth  # noqa: PLW0603  # signals belong to the process
+    _depth += 1
     try:
         yield
     finally:
-        _uninterrupted -= 1
-        if not _uninterrupted and _deferred:
+        _depth -= 1
+        if not _depth and _deferred:
             error = _deferred[0]
             _deferred.clear()
             raise error
 
 
 def finished(events: Generator[Y, None, R], tell: Callable[[Y], object] = lambda _: None) -> R:
-    """Call `tell` with each of the events and return what their generator returns."""
+    """Call `tell` with each event of the generator, and return the generator's result."""
     while True:
         try:
             tell(next(events))

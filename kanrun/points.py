@@ -1,10 +1,10 @@
-"""Points, the scalings between their units and those of a model, and distributions of outputs.
+"""Points, scalings between the user's units and those of a model, and distributions of outputs.
 
-Arrays are float64, (points, features). A distribution has a link, a deviance and normal scores
-about its mean. The variance of an output of mean m is the dispersion times V(m). Normal scores are
-the quantiles of the standard normal distribution at the probabilities of outputs, randomised where
-an output has a probability of its own: counts, and fractions of 0 and 1. Those of held-out rows
-give prediction intervals.
+Arrays are float64 of shape (points, features). A family of distributions has a link function, a
+deviance and a variance: the variance of an output with mean m is the dispersion times V(m). The
+normal score of an output y is the quantile of the standard normal distribution at the probability
+of an output up to y. Counts, and fractions that are 0 or 1, occur with a positive probability, so
+their normal scores are randomised. The normal scores of held-out rows give prediction intervals.
 
 Sources: P. McCullagh and J. Nelder, Generalized Linear Models (1989), chapter 2; P. Dunn and G.
 Smyth, Journal of Computational and Graphical Statistics 5 (1996) 236-244 (randomised quantiles).
@@ -17,23 +17,29 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import scipy  # its parts load, slowly, when they are used
+import scipy  # submodules are imported on first use, because they are slow to import
 from numpy.typing import NDArray
 
 from kanrun.errors import InvalidData
 
 Array = NDArray[np.float64]
-#: Names of the families of numbers, and those whose mean is proportional to an exposure.
+#: Names of the families of numeric outputs.
 FAMILIES = ("gaussian", "binomial", "poisson", "gamma")
+#: Families with a logarithmic link, whose mean may be proportional to an exposure.
 RATES = ("poisson", "gamma")
-_SMALLEST = 1e-12  # probability, or dispersion, so that losses and scores are finite
-# Dispersion of counts up to which they have a Poisson distribution, otherwise a negative binomial
-# one; and that of fractions from which they are almost only 0 and 1.
-_EXCESS, _MOST_SPREAD = 1e-3, 0.999
-#: Rows from which the ends of fractions are found, at most, and their tolerance.
+#: Smallest probability and dispersion, so that losses and scores are finite.
+_SMALLEST = 1e-12
+#: Largest dispersion above 1 at which counts are Poisson distributed. With a larger dispersion,
+#: they have a negative binomial distribution, whose parameters overflow as the excess goes to 0.
+_EXCESS = 1e-3
+#: Largest dispersion of fractions; at 1, all fractions would be 0 or 1 and no beta distribution.
+_MOST_SPREAD = 0.999
+#: Largest number of rows from which the ends of fractions are estimated; more take longer.
 _END_ROWS = 10_000
+#: Absolute tolerance of the ends of fractions.
 _END_TOLERANCE = 1e-6
-_STREAM = 7_301  # of the random numbers of scores
+#: Seed of the random numbers of normal scores.
+_SEED = 7_301
 
 
 def root_mean_square(values: Array, weights: Array | None = None) -> Any:
@@ -50,9 +56,12 @@ def deviation(values: Array, weights: Array | None = None) -> Any:
 
 
 def in_own_units(values: Array) -> tuple[Array, NDArray[np.intp]]:
-    """Return each column over 2^exponent, and the exponents: the largest value is then from 1 to 2.
+    """Divide each column by a power of 2, so that its largest absolute value is in [1, 2).
 
-    The division is exact, and squares of the result neither over- nor underflow.
+    The division is exact, and squares of the result neither overflow nor underflow.
+
+    Returns:
+        The divided values, and the exponent of each column, shape (columns,).
     """
     exponent = np.frexp(np.abs(values).max(axis=0))[1] - 1
     return np.ldexp(values, -exponent), exponent
@@ -60,12 +69,15 @@ def in_own_units(values: Array) -> tuple[Array, NDArray[np.intp]]:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Inputs x (points, inputs) with outputs y (points, outputs).
+    """Inputs and outputs of points.
 
     Attributes:
-        weights: How many rows each point stands for, shape (points,); None: one.
-        groups: Points with the same number are left out together, shape (points,).
-        forward: Whether these numbers are times: points are then predicted by those before them.
+        x: Inputs, shape (points, inputs).
+        y: Outputs, shape (points, outputs).
+        weights: Number of rows that each point stands for, shape (points,); None: one each.
+        groups: Number of the group of each point, shape (points,). Cross-validation holds out whole
+            groups. None: each point is a group.
+        forward: Whether `groups` are times, so that points are predicted from earlier ones only.
     """
 
     x: Array
@@ -78,17 +90,17 @@ class Points:
         return len(self.x)
 
     def take(self, rows: NDArray[Any]) -> Points:
-        """Return the points of these rows, in their order."""
+        """Return the points with these indices, in this order."""
         weights, groups = (None if a is None else a[rows] for a in (self.weights, self.groups))
         return Points(self.x[rows], self.y[rows], weights, groups, self.forward)
 
     def join(self, other: Points) -> Points:
-        """Return these points, which have no weights and groups, and then the others."""
+        """Return these points followed by the `other` ones; both without weights and groups."""
         return Points(np.concatenate([self.x, other.x]), np.concatenate([self.y, other.y]))
 
     @property
     def shares(self) -> Array:
-        """Weights, shape (points,); 1 by default."""
+        """Weights of all points, shape (points,)."""
         return np.ones(len(self)) if self.weights is None else self.weights
 
     @property
@@ -98,7 +110,7 @@ class Points:
 
 
 class Scaling(msgspec.Struct, frozen=True, eq=False, tag=True):
-    """Map (a - shift) / scale of each feature; shift and scale have shape (features,)."""
+    """Affine map (a - shift) / scale of each feature; shift and scale have shape (features,)."""
 
     shift: Array
     scale: Array
@@ -109,11 +121,11 @@ class Scaling(msgspec.Struct, frozen=True, eq=False, tag=True):
         return Scaling(np.zeros(features), np.ones(features))
 
     def apply(self, a: Array) -> Array:
-        """Convert the user's units (..., features) to standardised ones."""
+        """Convert values (..., features) from the user's units to standardised ones."""
         return (a - self.shift) / self.scale
 
     def invert(self, a: Array) -> Array:
-        """Convert standardised units (..., features) to the user's."""
+        """Convert values (..., features) from standardised units to the user's."""
         return a * self.scale + self.shift
 
 
@@ -129,16 +141,16 @@ class PiecewiseScaling(msgspec.Struct, frozen=True, eq=False, tag=True):
     values: tuple[Array, ...]
 
     def apply(self, a: Array) -> Array:
-        """Convert the user's units (..., features) to the model's."""
+        """Convert values (..., features) from the user's units to the model's."""
         return _interpolated(a, self.points, self.values)
 
     def invert(self, a: Array) -> Array:
-        """Convert the model's units (..., features) to the user's."""
+        """Convert values (..., features) from the model's units to the user's."""
         return _interpolated(a, self.values, self.points)
 
     @property
     def scale(self) -> Array:
-        """User's units per unit of the model, on average, shape (features,)."""
+        """Mean number of the user's units per unit of the model, shape (features,)."""
         pairs = zip(self.points, self.values, strict=True)
         return np.array([np.ptp(points) / np.ptp(values) for points, values in pairs])
 
@@ -150,14 +162,14 @@ def _interpolated(a: Array, points: tuple[Array, ...], values: tuple[Array, ...]
 
 @dataclass(frozen=True)
 class Family:
-    """A family of distributions, of numbers or of classes.
+    """A family of distributions of numbers or of classes.
 
     Attributes:
-        name: One of `FAMILIES`; `gaussian` also for classes.
-        classes: Number of classes, None for numbers.
-        dispersion: Variance over V(m).
-        ends: Fractions up to the first count as 0, and from the second as 1, since fractions of few
-            trials are often 0 or 1.
+        name: One of `FAMILIES`; `gaussian` for classes.
+        classes: Number of classes; None for numbers.
+        dispersion: Variance of an output divided by V(m).
+        ends: Two fractions. Fractions up to the first one count as 0, and from the second one on as
+            1, because fractions of few trials are often 0 or 1.
     """
 
     name: str = "gaussian"
@@ -167,46 +179,46 @@ class Family:
 
     @property
     def has_link(self) -> bool:
-        """True if models predict a function of the mean: log, log-odds or logits."""
+        """Whether models predict a function of the mean: its logarithm, log-odds or logits."""
         return bool(self.classes) or self.name != "gaussian"
 
     @property
     def is_log(self) -> bool:
-        """True if that function is the logarithm."""
+        """Whether the link is the logarithm."""
         return self.name in RATES
 
     @property
     def has_known_dispersion(self) -> bool:
-        """True if models are fitted with dispersion 1: of classes, and of counts.
+        """Whether models are fitted with dispersion 1, as those of classes and counts are.
 
-        An estimate from counts would hide effects: an intercept alone leaves 5 of 1 at a mean of
-        0.3. The dispersion of held-out rows is estimated afterwards, for intervals.
+        If the dispersion of counts were estimated during the fit, it would absorb effects. For
+        intervals, it is estimated afterwards from held-out rows.
         """
         return bool(self.classes) or self.name == "poisson"
 
     def link(self, mean: Array) -> Array:
-        """Return the logarithms or log-odds of means."""
+        """Return the link function of `mean`: the logarithm or the log-odds."""
         return np.asarray(np.log(mean) if self.is_log else scipy.special.logit(mean))
 
     def mean(self, eta: Array) -> Array:
-        """Return the means of `link`; of several logits (rows, classes) the probabilities."""
+        """Return the means with the link `eta`, or the probabilities of logits (rows, classes)."""
         if self.is_log:
             return np.asarray(np.exp(eta))
         several = eta.ndim > 1 and eta.shape[1] > 1
         return np.asarray(scipy.special.softmax(eta, 1) if several else scipy.special.expit(eta))
 
     def weight(self, mean: Array) -> Array:
-        """Return the Fisher information of the link, for dispersion 1."""
+        """Return the Fisher information of the link at `mean`, for dispersion 1."""
         if self.name == "gamma":
             return np.ones_like(mean)
         return mean if self.is_log else mean * (1 - mean)
 
     def score(self, y: Array, mean: Array) -> Array:
-        """Return the derivatives of the log likelihood by the link, for dispersion 1."""
+        """Return d log likelihood / d link of each output, for dispersion 1."""
         return (y - mean) / mean if self.name == "gamma" else y - mean
 
     def deviance(self, y: Array, mean: Array) -> Array:
-        """Return the deviance of each output: twice the logarithm of a ratio of likelihoods."""
+        """Return the deviances 2 log(likelihood of mean y / likelihood of `mean`) of outputs."""
         if self.is_log:
             mean = np.maximum(mean, np.finfo(float).tiny)
         if self.name == "poisson":
@@ -219,39 +231,48 @@ class Family:
         )
 
     def explained(self, y: Array, predicted: Array, weights: Array | None = None) -> float | None:
-        """Return the fraction of the deviance (rows, outputs) that predictions explain, D^2.
+        """Return the fraction of the deviance that predictions explain, D^2.
 
-        None for constant outputs.
+        Args:
+            y: Outputs, shape (rows, outputs).
+            predicted: Predicted means, shape (rows, outputs).
+            weights: Weights, shape (rows,).
+
+        Returns:
+            1 for perfect predictions, 0 for the mean of the outputs; None for constant outputs.
         """
-        base = np.broadcast_to(np.average(y, 0, weights), y.shape)
-        ours, whole = (
-            float(np.average(self.deviance(y, each), 0, weights).sum())
-            for each in (predicted, base)
-        )
-        return 1 - ours / whole if np.ptp(y) > 0 else None
+        if np.ptp(y) == 0:
+            return None
+        constant = np.broadcast_to(np.average(y, 0, weights), y.shape)
+        remaining = np.average(self.deviance(y, predicted), 0, weights).sum()
+        total = np.average(self.deviance(y, constant), 0, weights).sum()
+        return float(1 - remaining / total)
 
     def with_dispersion(self, y: Array, mean: Array, weights: Array) -> Family:
-        """Return the family with the dispersion of these outputs, by Pearson's statistic.
+        """Return the family with the dispersion of these outputs, estimated by Pearson's statistic.
 
-        The ends of fractions are where 0 and 1 are expected as often as they occur. Outputs and
-        means have the shape (rows, 1); rows without a mean, NaN, do not count.
+        The `ends` of fractions are chosen so that 0 and 1 are as probable as they are frequent.
+
+        Args:
+            y: Outputs, shape (rows, 1).
+            mean: Predicted means, shape (rows, 1); rows with NaN are ignored.
+            weights: Weights, shape (rows,).
         """
         kept = ~np.isnan(mean[:, 0])
         y, mean = y[kept, 0], mean[kept, 0]
         squares = self.score(y, mean) ** 2 / np.maximum(self.weight(mean), np.finfo(float).tiny)
-        found = float(np.average(squares, weights=weights[kept]))
-        known = replace(self, dispersion=max(found, _SMALLEST))
+        dispersion = float(np.average(squares, weights=weights[kept]))
+        family = replace(self, dispersion=max(dispersion, _SMALLEST))
         if self.name != "binomial":
-            return known
-        some = slice(None, None, len(y) // _END_ROWS + 1)
-        y, mean = y[some], mean[some]
-        low, high = (
-            known._end(tail, (y == end).mean()) for end, tail in ((0, mean), (1, 1 - mean))
-        )
-        return replace(known, ends=(low, max(1 - high, low)))
+            return family
+        sample = slice(None, None, len(y) // _END_ROWS + 1)
+        y, mean = y[sample], mean[sample]
+        low = family._end(mean, (y == 0).mean())
+        high = 1 - family._end(1 - mean, (y == 1).mean())
+        return replace(family, ends=(low, max(high, low)))
 
     def _end(self, mean: Array, fraction: float) -> float:
-        """Return the output that this fraction of outputs with these means does not exceed."""
+        """Return the quantile at probability `fraction` of outputs with these means, pooled."""
         if not fraction:
             return 0.0
         distributions = self._distribution(mean)
@@ -262,12 +283,12 @@ class Family:
         )
 
     def _distribution(self, mean: Array) -> Any:
-        """Return the distributions with these means, frozen ones of scipy."""
-        from scipy import stats  # late, as it loads slowly
+        """Return frozen distributions of scipy with these means."""
+        from scipy import stats  # slow to import
 
         if self.name == "gamma":
             return stats.gamma(1 / self.dispersion, scale=mean * self.dispersion)
-        if self.name == "binomial":  # of fractions: beta
+        if self.name == "binomial":  # fractions have a beta distribution
             size = 1 / min(self.dispersion, _MOST_SPREAD) - 1
             return stats.beta(mean * size, (1 - mean) * size)
         if (excess := self.dispersion - 1) <= _EXCESS:
@@ -275,26 +296,26 @@ class Family:
         return stats.nbinom(mean / excess, 1 / (1 + excess))
 
     def normal_scores(self, y: Array, mean: Array) -> Array:
-        """Return the normal scores of outputs (rows,) given their means."""
-        known = self._distribution(mean)
+        """Return the normal scores of outputs (rows,) that have these means (rows,)."""
+        distribution = self._distribution(mean)
         first, last = self.ends
-        high = known.cdf(np.where(y == 0, first, y))
+        high = distribution.cdf(np.where(y == 0, first, y))
         below = np.ceil(y) - 1 if self.name == "poisson" else np.where(y == 1, last, y)
-        low = known.cdf(below)
-        between = np.random.default_rng(_STREAM).random(len(y))
-        likely = np.clip(low + between * (high - low), _SMALLEST, 1 - _SMALLEST)
-        return np.asarray(scipy.special.ndtri(likely))
+        low = distribution.cdf(below)
+        position = np.random.default_rng(_SEED).random(len(y))
+        probability = np.clip(low + position * (high - low), _SMALLEST, 1 - _SMALLEST)
+        return np.asarray(scipy.special.ndtri(probability))
 
     def quantile(self, scores: Array, mean: Array) -> Array:
-        """Return the outputs that have these normal scores given their means."""
-        found = np.asarray(self._distribution(mean).ppf(scipy.special.ndtr(scores)))
+        """Return the outputs with these means and normal scores."""
+        y = np.asarray(self._distribution(mean).ppf(scipy.special.ndtr(scores)))
         if self.name != "binomial":
-            return found
+            return y
         first, last = self.ends
-        return np.where(found <= first, 0.0, np.where(found >= last, 1.0, found))
+        return np.where(y <= first, 0.0, np.where(y >= last, 1.0, y))
 
     def check(self, y: Array, what: str) -> None:
-        """Raise InvalidData for outputs that the family does not have."""
+        """Raise InvalidData if the family does not allow the outputs `y`, called `what`."""
         lowest, highest = float(y.min()), float(y.max())
         rule = {
             "poisson": "counts, 0 or above and not all 0" * (lowest < 0 or highest == 0),
