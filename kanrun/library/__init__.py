@@ -1,7 +1,7 @@
 """The Python library: `kanrun.fit` (here), and estimators for scikit-learn.
 
-`kanrun.fit` is the experiment `fit` on data in memory, without a run folder. It runs the recipe of
-`kanrun fit` itself: the same settings and seed give the same numbers.
+`kanrun.fit` runs the recipe of the command `kanrun fit` on data in memory, without a run folder.
+The same settings and seed therefore give the same numbers.
 """
 
 from __future__ import annotations
@@ -54,13 +54,14 @@ from kanrun.targets import (
 from kanrun.targets.datasets import check_known
 from kanrun.targets.functions import named_formula
 
-#: Model of tables with one effect per input and no interactions.
+#: Name of the model of tables without interactions between inputs.
 ADDITIVE = "additive"
 #: Name of the checkpoints from which a training resumes.
 RESUME = "resume"
-#: Settings of runs, which a fit in memory does not have, and the groups of its own settings.
-NOT_HERE = {"kind", "executor", "n_seeds", "figures", "figure_formats", "tags", "note"}
-NOT_HERE |= {"target", "sampling", "suite"}
+#: Settings of a run folder, which a fit in memory does not have.
+RUN_SETTINGS = {"executor", "n_seeds", "figures", "figure_formats", "tags", "note", "suite"}
+#: Names of groups and of their choice, which are no settings of `fit`.
+GROUP_NAMES = {"kind", "target", "sampling"}
 
 
 def fit(  # noqa: PLR0913 (keywords of a public function)
@@ -80,32 +81,35 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     progress: bool | None = None,
     **settings: Any,
 ) -> Model:
-    """Train the model that `kanrun fit` trains, on data in memory or on a formula.
+    """Train a model on data in memory or on a formula, as the command `kanrun fit` does.
 
-    The same settings and seed give the same numbers as the command line. Ctrl-C stops a training
-    cleanly and keeps the best result so far, with a warning; a second Ctrl-C interrupts it.
+    The same settings and seed give the same numbers as on the command line. Ctrl-C stops the
+    training after the current step, and the best model so far is returned with a warning. A second
+    Ctrl-C raises KeyboardInterrupt.
 
     Args:
-        x: Inputs of shape (samples, inputs): an array, a tensor or a DataFrame. Text columns become
-            indicators.
-        y: Outputs of shape (samples,) or (samples, outputs), or labels.
+        x: Inputs of shape (samples, inputs): an array, a tensor, a mapping of columns or a
+            DataFrame. A text column becomes one indicator per level.
+        y: Outputs of shape (samples,) or (samples, outputs), or labels of shape (samples,).
         model: `auto` (default for data), `additive` (`auto` without interactions), `kan` (default
             for a formula), `mlp`, `polynomial`, `bezier` or `bspline`.
-        formula: Formula to sample instead of data, such as `exp(-x)*sin(3*y)`.
+        formula: Formula from which data are drawn, in place of `x` and `y`, such as
+            `exp(-x)*sin(3*y)`.
         domain: Ranges of the variables of the formula, such as `{"x": (-1, 1)}`; default: [-1, 1]
             for each.
         solver: `auto`, `lm`, `lbfgs` or `adam`.
-        task: `regression` or `classification`; default: classification if y is text or bool.
-        seed: Seed of the split and of the training.
+        task: `regression` or `classification`; default: classification if `y` is text or bool.
+        seed: Seed of the random numbers of sampling, splitting and training.
         sample_weight: Weights of shape (samples,); a row of weight 2 counts as two rows.
-        family: Distribution of outputs: `gaussian`, `poisson` (counts), `gamma` (sizes above 0) or
-            `binomial` (fractions); of `auto` and `additive`.
-        offset: Input with the exposures to which the mean of counts or sizes is proportional.
-        categorical_columns: Columns of numbers that become indicators of their values.
+        family: Distribution of the outputs: `gaussian`, `poisson` (counts), `gamma` (positive
+            numbers) or `binomial` (fractions); only for `auto` and `additive`.
+        offset: Name of the input with the exposures (time at risk, area), to which the mean of
+            counts or positive numbers is proportional.
+        categorical_columns: Names of numeric columns whose values are levels, as those of text.
         progress: Whether to show a progress line; default: in interactive sessions.
-        **settings: Settings of the model, the solver, the sampling and the run as on the command
-            line, without their group: `hidden=[5]`, `steps=50`, `noise=0.1`, ... By default all
-            rows train.
+        **settings: Settings of the model, the solver, the sampling and the run, as on the command
+            line but without their group: `hidden=[5]`, `steps=50`, `noise=0.1`. By default, all
+            rows are used for training.
 
     Returns:
         The trained model with the tables of its training.
@@ -165,7 +169,7 @@ def configure_data(
     validation_fraction: float = 0.2,
     **settings: Any,
 ) -> FitConfig:
-    """Return the configuration for data in memory: by default all rows train."""
+    """Return the configuration for data in memory, of which no rows are test rows by default."""
     described = TableTarget(
         "x",
         list(target.inputs),
@@ -181,54 +185,60 @@ def configure_data(
 def configure(
     target: Any, sampling: SamplingConfig, model: str, solver: str | None, **settings: Any
 ) -> FitConfig:
-    """Return the configuration of the command line, with each setting in its group.
+    """Return the configuration of the command line, with each of `settings` in its group.
 
-    Raises UsageError for a setting that the model and its solver do not have, and for values
-    against their rule.
+    Raises:
+        UsageError: If the model and its solver do not have a setting, or a value breaks its rule.
     """
     if model == ADDITIVE:
         model, settings = "auto", {"pairs": False, "selection": "evidence", **settings}
-    kind, trained = MODELS.find(model, "model"), SOLVERS.find(solver or "auto", "solver").settings()
+    kind = MODELS.find(model, "model")
+    solver_settings = SOLVERS.find(solver or "auto", "solver").settings()
     if kind.tables_only and solver is not None:
         raise UsageError(
             f"model={model} uses no solver. Write model=kan to train with solver={solver}."
         )
-    chosen = kind.settings()
-    if isinstance(chosen, AutoConfig):
-        chosen.baselines = False
-    cfg = FitConfig(target=target, model=chosen, solver=trained, sampling=sampling)
-    groups: dict[str, Any] = {"": cfg, "sampling": sampling, "model": chosen}
+    model_settings = kind.settings()
+    if isinstance(model_settings, AutoConfig):
+        model_settings.baselines = False
+    cfg = FitConfig(target=target, model=model_settings, solver=solver_settings, sampling=sampling)
+    groups: dict[str, Any] = {"": cfg, "sampling": sampling, "model": model_settings}
     if not kind.tables_only:
-        groups["solver"] = trained
+        groups["solver"] = solver_settings
     differences: dict[str, Any] = {}
     for key, value in settings.items():
-        own = (name for name, one in groups.items() if key in vars(one) and key not in NOT_HERE)
-        if (group := next(own, None)) is None:
-            if kind.tables_only and key in vars(trained):
+        owners = [name for name, group in groups.items() if key in vars(group)]
+        if not owners or key in RUN_SETTINGS | GROUP_NAMES:
+            if kind.tables_only and key in vars(solver_settings):
                 raise UsageError(
                     f"{key} is a setting of solvers, and model={model} uses none. Write model=kan."
                 )
-            known = {name for one in (*groups.values(), KANConfig()) for name in vars(one)}
+            known = {name for group in (*groups.values(), KANConfig()) for name in vars(group)}
             raise UsageError(
-                foreign_setting(key, {"model": model, "solver": trained.kind})
+                foreign_setting(key, {"model": model, "solver": solver_settings.kind})
                 or f"{key} is not a setting of model={model}{did_you_mean(key, known) or '.'}"
             )
-        (differences.setdefault(group, {}) if group else differences)[key] = _plain(value)
+        owner = owners[0]
+        (differences.setdefault(owner, {}) if owner else differences)[key] = _plain(value)
     return with_cell(cfg, differences)
 
 
 def _plain(value: Any) -> Any:
-    """Return lists and Python's numbers instead of tuples, arrays and numpy's numbers."""
+    """Convert tuples and arrays to lists, and numpy's numbers to Python's."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def fit_target(cfg: FitConfig, target: Target, *, additive: bool, progress: bool = False) -> Model:
-    """Return the model that the recipe of `kanrun fit` trains, with the recorded tables.
+    """Train a model by the recipe of `kanrun fit`, and keep the tables that it records.
 
-    `additive` restricts the automatic model to effects of single inputs, see
-    `TablePolicy.additive`.
+    Args:
+        cfg: The configuration.
+        target: The data.
+        additive: Whether `model=auto` is restricted to effects of single inputs, see
+            `TablePolicy.additive`.
+        progress: Whether to show a progress line on standard error.
     """
     for note in target.notes:
         warnings.warn(note, stacklevel=3)
@@ -260,16 +270,17 @@ def fit_target(cfg: FitConfig, target: Target, *, additive: bool, progress: bool
     tables = {name: pd.DataFrame(values) for name, values in rows.items()} | tables
     for table in tables.values():
         table.insert(0, "seed", cfg.seed)
-    # The model comes before other checkpoints, apart from those for resuming.
+    # The model is the first checkpoint; those for resuming were left out above.
     model = from_checkpoint(checkpoints[0], Model)
     return replace(model, tables=tables, notes=tuple(notes))
 
 
 @contextlib.contextmanager
 def _ctrl_c(*, stops_cleanly: bool) -> Iterator[threading.Event]:
-    """Let the first Ctrl-C stop a training cleanly; the second one interrupts it.
+    """Let the first Ctrl-C request a stop, and the second one raise KeyboardInterrupt.
 
-    Python delivers signals to the main thread only.
+    Without `stops_cleanly`, and outside the main thread, to which Python delivers signals, nothing
+    changes. The event is set once a stop was requested.
     """
     stop = threading.Event()
     if not stops_cleanly or threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,8 @@
 """Estimators of scikit-learn: `KANRegressor` and `KANClassifier`.
 
-They fit by `kanrun.fit`. Equal rows are merged and sorted before a fit, and a row of weight w
-counts as w rows. Weights and repeated rows, in any order, therefore give exactly the same model.
+Both train the models of `kanrun.fit`. Before a fit, equal rows are merged into one row with the sum
+of their weights, and the rows are sorted. A row of weight 2 therefore gives exactly the same model
+as the row given twice, and the order of the rows does not matter.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from kanrun.study.model import Model
 from kanrun.study.prediction import in_numpy, predicted_values
 from kanrun.targets import Data, array_target, as_numbers, input_rows, is_frame
 
-#: Parameters that are not settings of `kanrun fit` under the same name, or that it always gets.
+#: Parameters that `fit` handles itself. All others are settings of `kanrun.fit` of the same name.
 _OTHERS = ("model", "solver", "random_state", "class_weight", "threshold", "family", "offset")
 
 
@@ -86,7 +87,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if classification:
             weights = weights * compute_sample_weight(getattr(self, "class_weight", None), y)
         self._several = y.ndim > 1
-        # The distinct rows in a fixed order, with their total weights.
+        # Merge equal rows, in a fixed order.
         kept = np.flatnonzero(weights)
         columns, y = columns[kept], y[kept]
         parts = enumerate((*columns.T, *np.reshape(y, (len(y), -1)).T))
@@ -116,7 +117,11 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _checked(
         self, x: Data, y: Data, classification: bool
     ) -> tuple[NDArray[Any], NDArray[Any], list[str]]:
-        """Return x and y as scikit-learn validates them, and the column names, [] for an array."""
+        """Validate x and y by scikit-learn's rules.
+
+        Returns:
+            Inputs (rows, inputs), outputs or labels, and the names of the columns ([] for arrays).
+        """
         if _has_text(x):
             validate_data(self, x, skip_check_array=True)
             names = x.columns
@@ -132,7 +137,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return columns, y, list(map(str, names))
 
     def _rows(self, x: Data) -> Array:
-        """Return the encoded inputs (rows, inputs) of the model."""
+        """Validate x, and encode it as inputs (rows, inputs) of the model."""
         check_is_fitted(self)
         if _has_text(x):
             validate_data(self, x, reset=False, skip_check_array=True)
@@ -152,7 +157,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             X: Inputs, shape (rows, inputs).
 
         Returns:
-            Activations of shape (rows, nodes), or the scaled inputs if there is no hidden layer.
+            Activations of shape (rows, nodes); without hidden layers, the scaled inputs.
         """
         rows, network = self._rows(X), self.model_.network
         first = next(network.parameters())
@@ -172,7 +177,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
             **options: Options of `kanrun.interpret`.
 
         Returns:
-            The formula with its certificate.
+            The formula, with its error on held-out points and its outcome.
         """
         check_is_fitted(self)
         return interpret(self.model_, output=output, **options)
@@ -188,32 +193,33 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
     """Regression by `kanrun.fit`, for one output or several, as an estimator of scikit-learn.
 
-    A setting that is None keeps the default of the command line. A setting that the chosen model
-    does not have is an error of `fit`. Columns of a DataFrame must keep the order of `fit`; text
-    columns become indicators.
+    A setting that is None has the default of the command line. `fit` raises an error if the chosen
+    model does not have a setting. The columns of a DataFrame must have the same order in `fit` and
+    `predict`. A text column becomes one indicator per level.
 
     Args:
         model: `auto`, `additive` (`auto` without interactions), `kan`, `mlp` or another model of
             `kanrun fit`.
-        hidden: Widths of the hidden layers; of `kan` and `mlp`.
-        intervals: Grid intervals, or a schedule of them; of `kan` and `bspline`.
+        hidden: Number of nodes of each hidden layer (`kan` and `mlp`).
+        intervals: Number of grid intervals, or a list of them for finer and finer grids (`kan`).
         degree: Degree of the splines or polynomials.
-        pairs: Whether pairs of inputs may interact; of `auto`.
-        selection: How the model is selected, such as `evidence`; of `auto` and `kan`.
-        folds: Folds of the cross-validation; of `auto`.
-        extrapolation: Behaviour outside the training range.
-        bounds: Lowest and highest prediction; of `auto`.
-        monotone: Direction of the effect by input; of `auto`.
-        solver: `auto`, `lm`, `lbfgs` or `adam`; not for `auto` and `additive`.
-        steps: Steps of the solver per grid.
-        n_starts: Random starts of the solver.
+        pairs: Whether pairs of inputs may interact (`auto`).
+        selection: Criterion by which the model is selected, such as `evidence` (`auto` and `kan`).
+        folds: Number of folds of the cross-validation (`auto`).
+        extrapolation: Behaviour outside the training range, such as `linear` or `constant`.
+        bounds: Smallest and largest possible prediction (`auto`).
+        monotone: `increasing` or `decreasing`, by the name of an input (`auto`).
+        solver: `auto`, `lm`, `lbfgs` or `adam`; the models `auto` and `additive` have no solver.
+        steps: Number of steps of the solver on each grid.
+        n_starts: Number of random starts of the solver.
         smoothness_weight: Weight of the smoothness penalty.
-        validation_fraction: Fraction of the rows on which a trained model is selected, in [0, 1).
+        validation_fraction: Fraction of the rows that are held out to select a trained network, in
+            [0, 1).
         random_state: Seed of the training.
-        family: `gaussian`, `poisson` (counts), `gamma` (sizes above 0) or `binomial` (fractions);
-            of `auto` and `additive`.
-        offset: Input with the exposures to which the mean of counts or sizes is proportional; x0
-            is the first column of an array.
+        family: `gaussian`, `poisson` (counts), `gamma` (positive numbers) or `binomial` (fractions)
+            (`auto` and `additive`).
+        offset: Name of the input with the exposures, to which the mean of counts or positive
+            numbers is proportional; `x0` is the first column of an array.
 
     Attributes:
         model_: The fitted `kanrun.Model`, with `summary()`, `plot()`, `save()` and more.
@@ -230,7 +236,7 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
     offset: str | None = None
 
     def score(self, X: Data, y: Data, sample_weight: Data = None) -> float:
-        """Return R^2, or D^2 of another family than `gaussian`.
+        """Return R^2; for a `family` other than `gaussian`, the fraction D^2 of the deviance.
 
         Args:
             X: Inputs, shape (rows, inputs).
@@ -238,13 +244,13 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
             sample_weight: Weights, shape (rows,).
 
         Returns:
-            The score; NaN if y is constant and has another family.
+            The score, at most 1. D^2 is NaN if `y` is constant.
         """
         if self.family == "gaussian":
             return float(super().score(X, y, sample_weight))
         truth, predicted = np.reshape(as_numbers(y, "y"), (-1, 1)), self.predict(X)[:, None]
-        found = Family(self.family).explained(truth, predicted, sample_weight)
-        return np.nan if found is None else found
+        explained = Family(self.family).explained(truth, predicted, sample_weight)
+        return np.nan if explained is None else explained
 
     def predict(self, X: Data) -> Array:
         """Predict the outputs.
@@ -253,7 +259,7 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
             X: Inputs, shape (rows, inputs).
 
         Returns:
-            Predictions of shape (rows,), or (rows, outputs) if y had two dimensions.
+            Predictions of shape (rows,), or (rows, outputs) if `y` had two dimensions in `fit`.
         """
         rows = self._rows(X)  # First, as it checks that the model is fitted.
         values = predicted_values(self.model_, rows)
@@ -267,14 +273,14 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
 
 @dataclass(eq=False, repr=False)
 class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
-    """Classification by `kanrun.fit` into two or more classes.
+    """Classification by `kanrun.fit` into two or more classes, as an estimator of scikit-learn.
 
-    Other parameters are those of `KANRegressor`.
+    The other parameters are those of `KANRegressor`.
 
     Args:
-        class_weight: Factors of the weights of rows by label, or `balanced`: in inverse proportion
-            to the frequency of the label.
-        threshold: Probability of the second of two classes above which it is predicted.
+        class_weight: Factor of the weights of rows for each label. `balanced` makes the factors
+            inversely proportional to the frequencies of the labels.
+        threshold: With two classes, the second one is predicted if its probability is larger.
 
     Attributes:
         model_: The fitted `kanrun.Model`.
@@ -292,7 +298,7 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
     threshold: float = 0.5
 
     def predict(self, X: Data) -> NDArray[Any]:
-        """Predict the most probable labels, of two classes by the threshold.
+        """Predict the most probable labels, or those of two classes by `threshold`.
 
         Args:
             X: Inputs, shape (rows, inputs).
@@ -300,9 +306,12 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
         Returns:
             Labels, shape (rows,).
         """
-        likely = self.predict_proba(X)  # First, as it checks that the model is fitted.
-        second = (likely[:, -1] > self.threshold).astype(int)
-        labels: NDArray[Any] = self.classes_[second if likely.shape[1] == 2 else likely.argmax(1)]
+        probabilities = self.predict_proba(X)  # First, as it checks that the model is fitted.
+        if probabilities.shape[1] == 2:
+            index = (probabilities[:, 1] > self.threshold).astype(int)
+        else:
+            index = probabilities.argmax(1)
+        labels: NDArray[Any] = self.classes_[index]
         return labels
 
     def predict_proba(self, X: Data) -> Array:
@@ -319,7 +328,7 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
 
 
 def _has_text(x: Data) -> bool:
-    """Return whether `x` is a DataFrame with columns that are not numbers."""
+    """Return whether `x` is a DataFrame with a column that is not numeric."""
     return (
         is_frame(x)
         and not isinstance(x, Mapping)
