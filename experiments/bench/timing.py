@@ -127,7 +127,7 @@ def layers(cfg: BenchConfig, _: int) -> Records:
             break
         case = LayerCase(*numbers)
         steps = {}
-        failed = {}
+        failed = dict[str, str]()
         torch.compiler.reset()  # Otherwise a second case is compiled for sizes of any kind.
         for name in competitors:
             try:

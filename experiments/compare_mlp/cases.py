@@ -7,14 +7,15 @@ from collections.abc import Generator as Steps
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Generator, Tensor, nn
 
 from kanrun.config import CompareMLPConfig, KANConfig, MLPConfig
 from kanrun.config.models import check_model, widths_of
-from kanrun.config.rules import MISSING, count_setting, setting
+from kanrun.config.rules import MISSING, Count, Positive, copied
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Trained
 from kanrun.errors import UsageError
@@ -42,14 +43,14 @@ SEARCH = 3
 class CaseSettings:
     """An entry of `cases`."""
 
-    target: dict[str, Any] = setting(
-        MISSING, "what is learned, such as {kind: named, name: product}"
+    target: Annotated[dict[str, Any], "what is learned, such as {kind: named, name: product}"] = (
+        MISSING
     )
-    shapes: list[list[int]] = count_setting([[]], "hidden widths, one list per KAN", least=1)
-    sampling: dict[str, Any] = setting({}, "differences from sampling")
-    bound: float | None = setting(
-        None, "kolmogorov_arnold: the relative error to be reached", above=0
+    shapes: Annotated[list[list[Count]], Meta(min_length=1), "hidden widths, one list per KAN"] = (
+        copied([[]])
     )
+    sampling: Annotated[dict[str, Any], "differences from sampling"] = copied({})
+    bound: Annotated[Positive | None, "kolmogorov_arnold: the relative error to be reached"] = None
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from kanrun.config import AutoSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.config.models import widths_of
-from kanrun.config.rules import MISSING, count_setting, setting
+from kanrun.config.rules import MISSING, Count, NonNegative, copied
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import Objective, QuadraticMemory, Samples, output_scale
@@ -136,9 +137,6 @@ class Information(Memory):
         return self.quadratic.determined(self.tie) if self.quadratic and self.tie else None
 
 
-MEMORIES = ("none", "replay", "rehearse", "ewc", "information")
-
-
 @dataclass
 class Learner:
     """An entry of `learners`, whose other keys are settings of the `model`.
@@ -146,15 +144,20 @@ class Learner:
     Trials go through all pairs of `depths` (mlp) and `strengths` (ewc), the depths first.
     """
 
-    name: str = setting(MISSING, "what it is called in tables and figures")
+    name: Annotated[str, "what it is called in tables and figures"] = MISSING
     model: Any = None
-    memory: str = setting("none", "what is kept of earlier phases", choices=MEMORIES)
-    replay_points: int = count_setting(20, "points of each phase that memory=replay keeps")
-    depths: list[int] = count_setting([1, 2, 3], "hidden layers of an MLP, by trial", least=1)
-    strengths: list[float] = setting(
-        [1.0, 10.0, 100.0], "strengths of memory=ewc, by trial", least=1, minimum=0
+    memory: Annotated[
+        Literal["none", "replay", "rehearse", "ewc", "information"],
+        "what is kept of earlier phases",
+    ] = "none"
+    replay_points: Annotated[Count, "points of each phase that memory=replay keeps"] = 20
+    depths: Annotated[list[Count], Meta(min_length=1), "hidden layers of an MLP, by trial"] = (
+        copied([1, 2, 3])
     )
-    kind: str = setting("kan", "a network", choices=("kan", "mlp"))
+    strengths: Annotated[
+        list[NonNegative], Meta(min_length=1), "strengths of memory=ewc, by trial"
+    ] = copied([1.0, 10.0, 100.0])
+    kind: Annotated[Literal["kan", "mlp"], "a network"] = "kan"
 
     def memory_of(self, trial: int) -> Memory:
         """Return a memory without content."""

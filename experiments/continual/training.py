@@ -116,7 +116,9 @@ def of_sequence(cfg: ContinualConfig, name: str | None) -> ContinualConfig:
         raise UsageError("continual learns one column of numbers; name it, as target.outputs=[y].")
     if not isinstance(target, TableTarget):
         check_known("phase_column", cfg.phase_column, built.inputs, f"inputs of {built.name}")
-    parts = [part for part in cfg.parts if part != "overlap"]
+    parts = list(cfg.parts)
+    if "overlap" in parts:
+        parts.remove("overlap")
     return replace(cfg, target=target, dimension=len(built.inputs), parts=parts)
 
 

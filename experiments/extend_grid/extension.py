@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from msgspec import Meta
 
 from kanrun.config import SOLVERS, ExtendGridConfig, KANConfig
-from kanrun.config.rules import count_setting, setting
+from kanrun.config.rules import INCREASING, Count
 from kanrun.engine.networks.counting import size_of
 from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
@@ -87,15 +88,15 @@ class Schedule:
     lower error.
     """
 
-    intervals: list[int] | None = count_setting(
-        None, "grids of a schedule", least=1, increasing=True
-    )
-    kind: str = setting("list", "what a schedule is", choices=tuple(WAYS))
-    first: int | None = count_setting(None, "the first of grids that double")
-    last: int | None = count_setting(None, "how far grids double")
+    intervals: Annotated[
+        Annotated[list[Count], Meta(min_length=1)] | None, "grids of a schedule", INCREASING
+    ] = None
+    kind: Annotated[Literal["list", "doubling", "plateau"], "what a schedule is"] = "list"
+    first: Annotated[Count | None, "the first of grids that double"] = None
+    last: Annotated[Count | None, "how far grids double"] = None
     nested: bool = True
-    patience: int | None = count_setting(None, "steps without a lower validation error; null is 2")
-    steps: int | None = count_setting(None, "most steps on a grid of a plateau; null is 200")
+    patience: Annotated[Count | None, "steps without a lower validation error; null is 2"] = None
+    steps: Annotated[Count | None, "most steps on a grid of a plateau; null is 200"] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield conflicts of grids given in two ways, and of patience without a plateau."""

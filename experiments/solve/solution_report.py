@@ -334,7 +334,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         seed=seed,
         equation=given,
         networks=networks,
-        constraints=constraints,
+        constraints=constraints,  # type: ignore[arg-type]  # checked below
         tolerance=tolerance,
         budget=budget,
     )

@@ -5,7 +5,6 @@ Commands import the heavy packages that they need, so that help and completion a
 
 from __future__ import annotations
 
-import contextlib
 import json
 import keyword
 import os
@@ -28,14 +27,13 @@ from kanrun.cli.commands import (
     AsJson,
     Outputs,
     Overrides,
-    Plugins,
     Quiet,
     Strict,
     command,
     kanrun_commands,
 )
-from kanrun.config import EXPERIMENTS, groups_of, keys_of
-from kanrun.config.registry import ExperimentKind, add_plugins, group_of, named_in
+from kanrun.config import EXPERIMENTS, groups_of, keys_of, settings_of
+from kanrun.config.registry import ExperimentKind, group_of
 from kanrun.errors import KanrunError, UsageError, did_you_mean, printable, tell
 
 #: Files of the package that `init` writes; NAME and DISTRIBUTION stand for its names.
@@ -93,7 +91,6 @@ def _add_experiment(experiment: ExperimentKind) -> None:
         config_dir: str | None = None,
         config_name: str | None = None,
         config_path: str | None = None,
-        plugin: Plugins = None,
     ) -> None:
         """Run an experiment.
 
@@ -174,7 +171,6 @@ def _kanrun(
             "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
-    plugin: Plugins = None,
 ) -> None:
     """Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own."""
 
@@ -229,14 +225,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        # Plug-ins add commands and choices before anything is parsed. While TAB is answered, the
-        # words of the command line are in the environment.
-        if "_KANRUN_COMPLETE" in os.environ:
-            typed = (os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"))
-            with contextlib.suppress(KanrunError):
-                add_plugins(named_in(" ".join(typed).split()))
-        else:
-            add_plugins(named_in(words))
         add_experiments()
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -262,7 +250,7 @@ def _advice(error: Any) -> str:
     if hasattr(error, "possibilities"):  # there is no such option
         near = [one for one in error.possibilities or () if one != "--help"]
         text = error.message + (f"; did you mean {near[0]}?" if near else "")
-    if known and (name in known.settings.__dataclass_fields__ or group_of(known, name)):
+    if known and (name in settings_of(known.settings) or group_of(known, name)):
         text = f"{error.message}. Settings are written key=value: {name}=VALUE"
     if text.endswith("?"):
         return text

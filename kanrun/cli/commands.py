@@ -200,15 +200,6 @@ SpreadsheetSafe = Annotated[
         "--spreadsheet-safe", help="Mark cells that a spreadsheet would run as text: '=A1."
     ),
 ]
-Plugins = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--plugin",
-        metavar="MODULE",
-        show_default=False,
-        help="Load a module of custom models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
-    ),
-]
 
 
 def check_new(file: Path, force: bool) -> None:

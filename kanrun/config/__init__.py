@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,22 @@ from kanrun.config.registry import (
     solver,
     target,
 )
-from kanrun.config.rules import MISSING, check, default_of, rule_of, setting, shown
+from kanrun.config.rules import (
+    FILE,
+    FREE_TEXT,
+    MISSING,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Setting,
+    check,
+    copied,
+    defaults_of,
+    in_words,
+    settings_of,
+    shown,
+)
 from kanrun.config.targets import (
     AnsatzConfig,
     BundledTarget,
@@ -73,11 +88,6 @@ from kanrun.config.targets import (
 
 CONF = Path(kanrun.conf.__path__[0])
 """Folder of Hydra's files."""
-
-_WORDS = {
-    **{"int": "whole number", "float": "number", "str": "text", "bool": "true or false"},
-    **{"Any": "any", "dict": "mapping", "|": "or", "None": "null"},
-}
 
 
 @dataclass(frozen=True)
@@ -121,33 +131,21 @@ def keys_of(command: str | None = None) -> list[Key]:
 
 def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
     """Yield the keys of a dataclass of settings at a path, such as `model.`."""
-    for one in fields(settings):
-        rule, default = rule_of(one), default_of(one)
-        if one.name in GROUPS and not at:
-            names = tuple(choices_of(one.name))
-            yield Key(one.name, "group", "", "", rule.about, (where,), names)
-            for kind in GROUPS[one.name].values():
-                yield from _keys(kind.settings, f"{one.name}.", f"{one.name}={kind.name}")
-        elif is_dataclass(default):
-            yield from _keys(default, f"{at}{one.name}.", where)
-        elif one.name != "kind" or rule.about:
-            path = at.removesuffix(".") if one.name == "kind" else f"{at}{one.name}"
-            kind = re.sub(r"\w+|\|", lambda found: _WORDS.get(found[0], found[0]), str(one.type))
-            kind = re.sub(r"list\[(.+)\]", r"list of \1", kind)
-            flags = {"increasing": rule.increasing, "each once": rule.distinct, "a file": rule.file}
-            parts = [rule.phrase, *(words for words, holds in flags.items() if holds)]
-            parts += [f"{rule.length} entries"] if rule.length else []
-            listed = (*rule.choices, *rule.words)
-            allowed = ", ".join(listed) if rule.choices else "; ".join(filter(None, parts))
-            listed += ("true", "false") if "bool" in str(one.type) else ()
-            listed += ("null",) if listed and "None" in str(one.type) else ()
-            free = rule.free_text or rule.file
-            yield Key(path, kind, shown(default), allowed, rule.about, (where,), listed, free)
-
-
-def defaults_of(settings: Any) -> dict[str, Any]:
-    """Return the default values of a dataclass of settings as plain data."""
-    return asdict(settings())
+    for name, one in settings_of(settings).items():
+        if name in GROUPS and not at:
+            yield Key(name, "group", "", "", one.about, (where,), tuple(choices_of(name)))
+            for kind in GROUPS[name].values():
+                yield from _keys(kind.settings, f"{name}.", f"{name}={kind.name}")
+        elif is_dataclass(one.default):
+            yield from _keys(type(one.default), f"{at}{name}.", where)
+        elif name != "kind" or one.about:
+            path = at.removesuffix(".") if name == "kind" else f"{at}{name}"
+            hint, listed = in_words(one.type), one.choices
+            listed += ("true", "false") if "true or false" in hint else ()
+            listed += ("null",) if listed and "null" in hint else ()
+            free = bool({FREE_TEXT, FILE} & one.marks)
+            default = shown(one.default)
+            yield Key(path, hint, default, one.allowed, one.about, (where,), listed, free)
 
 
 def stored_choices(group: str) -> list[str]:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from msgspec import Meta
 
 from kanrun.config.experiments import (
     IMPLIED_TARGETS,
-    PRECISIONS,
     ExperimentConfig,
+    Precision,
     TrainingConfig,
-    parts,
 )
 from kanrun.config.registry import experiment
-from kanrun.config.rules import MISSING, count_setting, setting, text_setting
+from kanrun.config.rules import (
+    DISTINCT,
+    FREE_TEXT,
+    INCREASING,
+    MISSING,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    copied,
+)
 from kanrun.config.targets import SamplingConfig
 
-LIBRARIES = ("pykan", "inkan", "inkan compiled", "jaxkan")
+GridPart = Literal["schedules", "scratch", "order", "overfit"]
+ContinualPart = Literal["learners", "intervals", "overlap", "depth"]
+Library = Literal["pykan", "inkan", "inkan compiled", "jaxkan"]
+LIBRARIES: tuple[str, ...] = get_args(Library)
 
 
 @experiment(
@@ -39,26 +53,28 @@ class ExtendGridConfig(TrainingConfig):
     is also trained from scratch.
     """
 
-    parts: list[str] = parts("schedules", "scratch", "order", "overfit")
-    shapes: list[list[int]] = count_setting(
-        [[1]], "hidden widths, one list per network", least=1, distinct=True
+    parts: Annotated[list[GridPart], Meta(min_length=1), "parts to run", DISTINCT] = copied(
+        list(get_args(GridPart))
     )
-    schedules: list[Any] = setting(MISSING, "schedules of grids", least=1)
-    max_parameters: int = setting(4000, "maximum number of parameters; finer grids are skipped")
-    scratch_intervals: list[int] | None = setting(
-        None, "grids of the part scratch; null is all of the first schedule", distinct=True
+    shapes: Annotated[
+        list[list[Count]], Meta(min_length=1), "hidden widths, one list per network", DISTINCT
+    ] = copied([[1]])
+    schedules: Annotated[list[Any], Meta(min_length=1), "schedules of grids"] = MISSING
+    max_parameters: Annotated[int, "maximum number of parameters; finer grids are skipped"] = 4000
+    scratch_intervals: Annotated[
+        list[int] | None, "grids of the part scratch; null is all of the first schedule", DISTINCT
+    ] = None
+    degrees: Annotated[list[Count], "degrees of the part order", DISTINCT] = copied([1, 2, 3, 4, 5])
+    order_intervals: Annotated[list[int], "grids of the part order"] = copied([12, 24, 48, 96])
+    order_first_grid: Annotated[int, "first grid that resolves the target"] = 12
+    order_points: Annotated[int, Meta(ge=10), "training points of the part order"] = 3000
+    overfit_points: Annotated[int, Meta(ge=10), "training points of the part overfit"] = 200
+    overfit_intervals: Annotated[list[int], "grids of the part overfit"] = copied(
+        [3, 6, 12, 24, 48, 96]
     )
-    degrees: list[int] = count_setting([1, 2, 3, 4, 5], "degrees of the part order", distinct=True)
-    order_intervals: list[int] = setting([12, 24, 48, 96], "grids of the part order")
-    order_first_grid: int = setting(12, "first grid that resolves the target")
-    order_points: int = setting(3000, "training points of the part order", minimum=10)
-    overfit_points: int = setting(200, "training points of the part overfit", minimum=10)
-    overfit_intervals: list[int] = setting([3, 6, 12, 24, 48, 96], "grids of the part overfit")
-    overfit_noise: float = setting(
-        0.01,
-        "noise, as sampling.noise, of a second run of the part overfit; 0 skips it",
-        minimum=0,
-    )
+    overfit_noise: Annotated[
+        NonNegative, "noise, as sampling.noise, of a second run of the part overfit; 0 skips it"
+    ] = 0.01
 
 
 @experiment(
@@ -91,34 +107,38 @@ class CompareMLPConfig(TrainingConfig):
     shape. Grids are lists of schedules or numbers; each is one KAN, judged at its last grid.
     """
 
-    target: Any = setting(None, "the only target, instead of cases")
-    comparison: str = setting(
-        "matched",
-        "comparison to run, which reads some of the settings below",
-        choices=(
+    target: Annotated[Any, "the only target, instead of cases"] = None
+    comparison: Annotated[
+        Literal[
             "matched",
             "universal_approximation",
             "kolmogorov_arnold",
             "no_activation",
             "implementation_tricks",
-        ),
+        ],
+        "comparison to run, which reads some of the settings below",
+    ] = "matched"
+    cases: Annotated[list[Any], "targets with the shapes of their KANs"] = MISSING
+    grids: Annotated[list[Any], Meta(min_length=1), "grids, each a number or a schedule"] = copied(
+        [[5], [5, 10, 20]]
     )
-    cases: list[Any] = setting(MISSING, "targets with the shapes of their KANs")
-    grids: list[Any] = setting([[5], [5, 10, 20]], "grids, each a number or a schedule", least=1)
-    match: str | None = setting(
-        "parameters",
+    match: Annotated[
+        Literal["parameters", "flops"] | None,
         "quantity that MLPs share with the KAN; null takes widths instead",
-        choices=("parameters", "flops"),
+    ] = "parameters"
+    depths: Annotated[list[Natural], Meta(min_length=1), "hidden layers of the MLPs"] = copied(
+        [1, 2]
     )
-    depths: list[int] = setting([1, 2], "hidden layers of the MLPs", least=1, minimum=0)
-    activations: list[str] = setting(["tanh", "silu"], "activations of the MLPs", least=1)
-    widths: list[int] = count_setting([], "widths of further MLPs, matched or not")
-    errors: list[float] = setting(
-        [], "relative errors to reach in universal_approximation", above=0
+    activations: Annotated[list[str], Meta(min_length=1), "activations of the MLPs"] = copied(
+        ["tanh", "silu"]
     )
-    growth: dict[str, list[int]] = setting(
-        {}, "widths, depths and intervals whose parameters are counted"
+    widths: Annotated[list[Count], "widths of further MLPs, matched or not"] = copied([])
+    errors: Annotated[list[Positive], "relative errors to reach in universal_approximation"] = (
+        copied([])
     )
+    growth: Annotated[
+        dict[str, list[int]], "widths, depths and intervals whose parameters are counted"
+    ] = copied({})
 
 
 @experiment(
@@ -147,58 +167,64 @@ class ContinualConfig(ExperimentConfig):
     `replay`, `rehearse`, `ewc` or `information`.
     """
 
-    model: Any = setting(MISSING, "KAN of the learners")
-    solver: Any = setting(MISSING, "training method of each phase")
-    target: Any = setting(None, "table or function that is learned in place of the peaks")
-    sampling: SamplingConfig = setting(SamplingConfig(), "points of a table; all of them are used")
-    phase_column: str | None = text_setting(
-        None, "column of the table, or input, that names the phase of each row"
+    model: Annotated[Any, "KAN of the learners"] = MISSING
+    solver: Annotated[Any, "training method of each phase"] = MISSING
+    target: Annotated[Any, "table or function that is learned in place of the peaks"] = None
+    sampling: Annotated[SamplingConfig, "points of a table; all of them are used"] = copied(
+        SamplingConfig()
     )
-    phases: int | None = setting(
-        None,
+    phase_column: Annotated[
+        str | None, "column of the table, or input, that names the phase of each row", FREE_TEXT
+    ] = None
+    phases: Annotated[
+        Annotated[int, Meta(ge=2)] | None,
         "ranges of phase_column with equally many rows; null: a phase for each value",
-        minimum=2,
-    )
-    peaks: int = count_setting(5, "peaks along each axis, around 0")
-    spacing: float = setting(0.4, "distance of the centres, and width of a phase", above=0)
-    sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
-    form: str = setting(
-        "smooth",
+    ] = None
+    peaks: Annotated[Count, "peaks along each axis, around 0"] = 5
+    spacing: Annotated[Positive, "distance of the centres, and width of a phase"] = 0.4
+    sharpness: Annotated[Positive, "sharpness of the peaks"] = 300.0
+    form: Annotated[
+        Literal["smooth", "step"],
         "form of the peaks; steps are 1 where the smooth ones exceed 1/2, and else 0",
-        choices=("smooth", "step"),
-    )
-    dimension: int = count_setting(1, "number of variables", maximum=2)
-    order: str = setting(
-        "ascending",
+    ] = "smooth"
+    dimension: Annotated[int, Meta(ge=1, le=2), "number of variables"] = 1
+    order: Annotated[
+        Literal["ascending", "descending", "random"],
         "order of the peaks; random is drawn from the seed",
-        choices=("ascending", "descending", "random"),
-    )
-    overlap: float = setting(
-        0.0,
+    ] = "ascending"
+    overlap: Annotated[
+        float,
+        Meta(gt=-1, lt=2),
         "relative widening of a phase: 0 touches its neighbours, 1 reaches their centres",
-        above=-1,
-        below=2,
+    ] = 0.0
+    points: Annotated[int, Meta(ge=2, le=200000), "evenly spaced points of a phase"] = 100
+    evaluation_points: Annotated[
+        int, Meta(ge=2, le=200000), "evenly spaced points of the whole domain"
+    ] = 500
+    trials: Annotated[
+        Count, "trials of every learner; the one with the lowest final error on all phases counts"
+    ] = 2
+    parts: Annotated[list[ContinualPart], Meta(min_length=1), "parts to run", DISTINCT] = copied(
+        list(get_args(ContinualPart))
     )
-    points: int = setting(100, "evenly spaced points of a phase", minimum=2, maximum=200_000)
-    evaluation_points: int = setting(
-        500, "evenly spaced points of the whole domain", minimum=2, maximum=200_000
+    learners: Annotated[list[Any], "networks and their memories"] = MISSING
+    sequences: Annotated[
+        dict[str, Any],
+        "task sequences by name, each of settings that differ; {}: the one of the settings",
+    ] = copied({})
+    intervals: Annotated[list[Count], "grids of `model` in the part intervals"] = copied(
+        [100, 200, 400]
     )
-    trials: int = count_setting(
-        2,
-        "trials of every learner; the one with the lowest final error on all phases counts",
+    overlaps: Annotated[
+        list[Annotated[float, Meta(gt=-1, lt=2)]], "overlaps of the part overlap"
+    ] = copied([0.0, 0.5, 1.0])
+    overlap_learners: Annotated[list[str], "learners of the part overlap"] = copied(
+        ["KAN", "MLP tanh"]
     )
-    parts: list[str] = parts("learners", "intervals", "overlap", "depth")
-    learners: list[Any] = setting(MISSING, "networks and their memories")
-    sequences: dict[str, Any] = setting(
-        {}, "task sequences by name, each of settings that differ; {}: the one of the settings"
+    shapes: Annotated[list[list[Count]], "hidden widths of the part depth"] = copied(
+        [[], [5], [3, 3]]
     )
-    intervals: list[int] = count_setting([100, 200, 400], "grids of `model` in the part intervals")
-    overlaps: list[float] = setting(
-        [0.0, 0.5, 1.0], "overlaps of the part overlap", above=-1, below=2
-    )
-    overlap_learners: list[str] = setting(["KAN", "MLP tanh"], "learners of the part overlap")
-    shapes: list[list[int]] = count_setting([[], [5], [3, 3]], "hidden widths of the part depth")
-    memories: list[str] = setting(["none", "rehearse"], "memories of the part depth")
+    memories: Annotated[list[str], "memories of the part depth"] = copied(["none", "rehearse"])
 
 
 @experiment(
@@ -216,44 +242,43 @@ class ContinualConfig(ExperimentConfig):
 class BenchConfig(ExperimentConfig):
     """`kanrun bench`: competitors run in turn in one process; medians over rounds are compared."""
 
-    precision: str = setting(
-        "float32",
-        "floating-point format of the layers; time_to_accuracy is in float64",
-        choices=PRECISIONS,
-    )
-    part: str = setting(
-        "all",
+    precision: Annotated[
+        Precision, "floating-point format of the layers; time_to_accuracy is in float64"
+    ] = "float32"
+    part: Annotated[
+        Literal["all", "layers", "time_to_accuracy", "startup", "tables"],
         "measurement; all excludes tables",
-        choices=("all", "layers", "time_to_accuracy", "startup", "tables"),
-    )
-    splits: int = count_setting(3, "random splits of each table of the part tables")
-    tables: list[str] = setting(
-        ["small"],
+    ] = "all"
+    splits: Annotated[Count, "random splits of each table of the part tables"] = 3
+    tables: Annotated[
+        list[str],
+        Meta(min_length=1),
         "tables of the part tables: names, or the sets small, medium, large and development (on "
         "which constants were chosen)",
-        least=1,
-        distinct=True,
+        DISTINCT,
+    ] = copied(["small"])
+    rounds: Annotated[Count, "rounds of each measurement"] = 20
+    case_seconds: Annotated[
+        Positive, "seconds after which a case ends, once it has had three rounds"
+    ] = 30.0
+    layers: Annotated[
+        list[Annotated[list[Count], Meta(min_length=4, max_length=4)]],
+        Meta(min_length=1),
+        "layers as [batch, inputs, outputs, intervals]",
+    ] = MISSING
+    compiled: Annotated[
+        bool, "whether kanrun's layers and MLPs are also compiled, which takes a C++ compiler"
+    ] = True
+    libraries: Annotated[list[Library], "other KAN libraries; missing ones are reported"] = copied(
+        list(LIBRARIES)
     )
-    rounds: int = count_setting(20, "rounds of each measurement")
-    case_seconds: float = setting(
-        30.0, "seconds after which a case ends, once it has had three rounds", above=0
+    errors: Annotated[list[Positive], Meta(min_length=1), "test RMSEs to reach on new points"] = (
+        copied([0.001, 0.00025, 8.2e-05])
     )
-    layers: list[list[int]] = count_setting(
-        MISSING, "layers as [batch, inputs, outputs, intervals]", least=1, width=4
-    )
-    compiled: bool = setting(
-        True, "whether kanrun's layers and MLPs are also compiled, which takes a C++ compiler"
-    )
-    libraries: list[str] = setting(
-        list(LIBRARIES), "other KAN libraries; missing ones are reported", choices=LIBRARIES
-    )
-    errors: list[float] = setting(
-        [1e-3, 2.5e-4, 8.2e-5], "test RMSEs to reach on new points", least=1, above=0
-    )
-    intervals: list[int] = count_setting(
-        [3, 5, 10, 20], "grid schedule of time_to_accuracy", least=1, increasing=True
-    )
-    training_seconds: float = setting(60.0, "time limit of each training, in seconds", above=0)
-    pykan_seconds: float = setting(
-        300.0, "time limit of pykan's training on all grids, in seconds", above=0
-    )
+    intervals: Annotated[
+        list[Count], Meta(min_length=1), "grid schedule of time_to_accuracy", INCREASING
+    ] = copied([3, 5, 10, 20])
+    training_seconds: Annotated[Positive, "time limit of each training, in seconds"] = 60.0
+    pykan_seconds: Annotated[
+        Positive, "time limit of pykan's training on all grids, in seconds"
+    ] = 300.0

@@ -6,35 +6,48 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from kanrun.config.models import BASES
+from msgspec import Meta
+
+from kanrun.config.models import Base
 from kanrun.config.registry import EXPERIMENTS, experiment
-from kanrun.config.rules import MISSING, count_setting, setting, text_setting
+from kanrun.config.rules import (
+    DISTINCT,
+    FREE_TEXT,
+    MISSING,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Words,
+    copied,
+)
 from kanrun.config.targets import EquationConfig, ExpressionTarget, PointsTarget, SamplingConfig
 
-PRECISIONS = ("float64", "float32")
+Precision = Literal["float64", "float32"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 MAX_SEED = 2**32 - 1
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-_FINITE: dict[str, Any] = {"minimum": -1e300, "maximum": 1e300}
-
-
-def parts(*names: str) -> Any:
-    """Return the setting `parts` of an experiment, which runs all of them by default."""
-    return setting(list(names), "parts to run", least=1, distinct=True, choices=names)
+CurvesPart = Literal[
+    "equispaced", "lecture", "bezier", "bspline", "continuity", "planar", "identities"
+]
+Coordinate = Annotated[float, Meta(ge=-1e300, le=1e300)]
+ControlPoints = Annotated[
+    list[Annotated[list[Coordinate], Meta(min_length=2, max_length=2)]], Meta(min_length=2)
+]
 
 
 @dataclass
 class ExecutorConfig:
     """Executor of cells."""
 
-    kind: str = setting(
-        "serial",
+    kind: Annotated[
+        Literal["serial", "local", "dask"],
         "where cells run: in this process, in processes of this machine, or on a Dask cluster",
-        choices=("serial", "local", "dask"),
-    )
-    workers: int | None = count_setting(None, "processes of executor=local; null is one per core")
-    address: str | None = setting(None, "scheduler of executor=dask, such as tcp://10.0.0.1:8786")
+    ] = "serial"
+    workers: Annotated[Count | None, "processes of executor=local; null is one per core"] = None
+    address: Annotated[str | None, "scheduler of executor=dask, such as tcp://10.0.0.1:8786"] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield errors for workers that are not local, and for an address of another executor."""
@@ -50,42 +63,40 @@ class ExecutorConfig:
 class ExperimentConfig:
     """Settings of every experiment."""
 
-    seed: int = setting(0, "the first seed", minimum=0)
-    n_seeds: int = count_setting(1, "number of seeds: seed, seed + 1, ...")
-    precision: str = setting("float64", "floating-point format of the training", choices=PRECISIONS)
-    device: str = setting(
-        "auto", "device of the training, also cuda:N", words=("auto", "cpu", "cuda", "mps")
-    )
-    threads: int | None = count_setting(
-        None, "threads of one training; null is 1, since small matrices gain little"
-    )
-    executor: ExecutorConfig = setting(ExecutorConfig(), "executor of cells")
-    max_cpu_seconds: float | None = setting(
-        None,
+    seed: Annotated[Natural, "the first seed"] = 0
+    n_seeds: Annotated[Count, "number of seeds: seed, seed + 1, ..."] = 1
+    precision: Annotated[Precision, "floating-point format of the training"] = "float64"
+    device: Annotated[
+        str, "device of the training, also cuda:N", Words(("auto", "cpu", "cuda", "mps"))
+    ] = "auto"
+    threads: Annotated[
+        Count | None, "threads of one training; null is 1, since small matrices gain little"
+    ] = None
+    executor: Annotated[ExecutorConfig, "executor of cells"] = copied(ExecutorConfig())
+    max_cpu_seconds: Annotated[
+        Positive | None,
         "CPU seconds after which the run stops cleanly and keeps the best result; null is no limit",
-        above=0,
-    )
-    figures: list[str] | str = setting(
-        "all",
+    ] = None
+    figures: Annotated[
+        list[str] | Literal["all", "none"],
         "figures that the run draws: all, none, or a list of names; `kanrun runs figures` draws "
         "the others later",
-        words=("all", "none"),
-        distinct=True,
-    )
-    figure_formats: list[str] = setting(
-        ["png"],
+        DISTINCT,
+    ] = "all"
+    figure_formats: Annotated[
+        list[Literal["png", "svg", "pdf"]],
+        Meta(min_length=1),
         "file formats of the figures",
-        least=1,
-        distinct=True,
-        choices=("png", "svg", "pdf"),
-    )
-    tracker: str | None = setting(
-        None,
+        DISTINCT,
+    ] = copied(["png"])
+    tracker: Annotated[
+        Literal["mlflow", "tensorboard", "trackio"] | None,
         "experiment tracker that also records the run",
-        choices=("mlflow", "tensorboard", "trackio"),
-    )
-    tags: list[str] = text_setting([], "words by which the run is found and listed", distinct=True)
-    note: str | None = text_setting(None, "a sentence about the run")
+    ] = None
+    tags: Annotated[
+        list[str], "words by which the run is found and listed", DISTINCT, FREE_TEXT
+    ] = copied([])
+    note: Annotated[str | None, "a sentence about the run", FREE_TEXT] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield errors for seeds, devices, figures, and CPU seconds of a cluster."""
@@ -114,10 +125,10 @@ class ExperimentConfig:
 class TrainingConfig(ExperimentConfig):
     """Settings of experiments that train a model on points of a target."""
 
-    target: Any = setting(MISSING, "function, formula or table to learn")
-    model: Any = setting(MISSING, "model to train")
-    solver: Any = setting(MISSING, "training method")
-    sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
+    target: Annotated[Any, "function, formula or table to learn"] = MISSING
+    model: Annotated[Any, "model to train"] = MISSING
+    solver: Annotated[Any, "training method"] = MISSING
+    sampling: Annotated[SamplingConfig, "points of the target"] = copied(SamplingConfig())
 
 
 #: Keys that select their target.
@@ -157,14 +168,15 @@ IMPLIED_TARGETS = {
 class FitConfig(TrainingConfig):
     """`kanrun fit`."""
 
-    extra_points: int | None = setting(
-        None,
+    extra_points: Annotated[
+        Natural | None,
         "maximum number of points of a function that join the training points where the trained "
         "network errs most; null is 1000 for a growing KAN if sampling.n_train is null and "
         "sampling.noise is 0, and else 0",
-        minimum=0,
+    ] = None
+    suite: Annotated[list[Any], "cells, each as differences from the rest of the configuration"] = (
+        copied([])
     )
-    suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
 
 
 @experiment(
@@ -193,52 +205,52 @@ class FitConfig(TrainingConfig):
 class CurvesConfig(ExperimentConfig):
     """`kanrun curves`; points are lists of [x, y]. Only the part `identities` uses the seed."""
 
-    target: Any = setting(PointsTarget(), "points of the plane")
-    parts: list[str] = parts(
-        "equispaced", "lecture", "bezier", "bspline", "continuity", "planar", "identities"
+    target: Annotated[Any, "points of the plane"] = copied(PointsTarget())
+    parts: Annotated[list[CurvesPart], Meta(min_length=1), "parts to run", DISTINCT] = copied(
+        list(get_args(CurvesPart))
     )
-    function: ExpressionTarget = setting(
-        ExpressionTarget("1/(1 + 25*x0^2)"), "function of the one variable x0"
+    function: Annotated[ExpressionTarget, "function of the one variable x0"] = copied(
+        ExpressionTarget("1/(1 + 25*x0^2)")
     )
-    polynomial_points: list[int] = setting(
-        [10, 20, 40],
+    polynomial_points: Annotated[
+        list[Annotated[int, Meta(ge=2, le=1000)]],
+        Meta(min_length=1),
         "numbers of points that polynomials interpolate",
-        least=1,
-        distinct=True,
-        minimum=2,
-        maximum=1000,
-    )
-    spline_points: list[int] = setting(
-        [10, 14, 20, 28, 40, 57, 80, 113, 160],
-        "numbers of points that splines interpolate",
-        least=1,
-        distinct=True,
-    )
-    degree: int = count_setting(3, "degree of the drawn B-splines")
-    degrees: list[int] = count_setting(
-        [1, 2, 3, 4, 5], "degrees of the compared B-splines", least=1, distinct=True
-    )
-    bezier: list[list[float]] = setting(
-        MISSING, "control points, one more than the degree", least=2, width=2, **_FINITE
-    )
-    parameter: float = setting(
-        0.4, "parameter of de Casteljau's construction", minimum=0, maximum=1
-    )
-    bspline: list[list[float]] = setting(MISSING, "control points", least=2, width=2, **_FINITE)
-    knots: list[float] | None = setting(
-        None, "knots inside (0, 1), which may repeat; null is equally spaced", above=0, below=1
-    )
-    moved_point: int = setting(4, "moving control point of the B-spline, counted from 0", minimum=0)
-    displacement: list[float] = setting(
-        [0.0, 1.5], "displacement of this control point", length=2, **_FINITE
-    )
-    spacing: str = setting(
-        "chord", "parameters of planar points", choices=("chord", "centripetal", "uniform")
-    )
-    control_points: int | None = setting(
-        None,
+        DISTINCT,
+    ] = copied([10, 20, 40])
+    spline_points: Annotated[
+        list[int], Meta(min_length=1), "numbers of points that splines interpolate", DISTINCT
+    ] = copied([10, 14, 20, 28, 40, 57, 80, 113, 160])
+    degree: Annotated[Count, "degree of the drawn B-splines"] = 3
+    degrees: Annotated[
+        list[Count], Meta(min_length=1), "degrees of the compared B-splines", DISTINCT
+    ] = copied([1, 2, 3, 4, 5])
+    bezier: Annotated[
+        ControlPoints,
+        "control points, one more than the degree",
+    ] = MISSING
+    parameter: Annotated[float, Meta(ge=0, le=1), "parameter of de Casteljau's construction"] = 0.4
+    bspline: Annotated[
+        ControlPoints,
+        "control points",
+    ] = MISSING
+    knots: Annotated[
+        list[Annotated[float, Meta(gt=0, lt=1)]] | None,
+        "knots inside (0, 1), which may repeat; null is equally spaced",
+    ] = None
+    moved_point: Annotated[Natural, "moving control point of the B-spline, counted from 0"] = 4
+    displacement: Annotated[
+        list[Coordinate],
+        Meta(min_length=2, max_length=2),
+        "displacement of this control point",
+    ] = copied([0.0, 1.5])
+    spacing: Annotated[
+        Literal["chord", "centripetal", "uniform"], "parameters of planar points"
+    ] = "chord"
+    control_points: Annotated[
+        int | None,
         "control points of the curve near the planar points; null is half of those, at most 100",
-    )
+    ] = None
 
 
 @experiment(
@@ -259,35 +271,43 @@ class CurvesConfig(ExperimentConfig):
 class InterpretConfig(ExperimentConfig):
     """`kanrun interpret`; `model.hidden=null` searches the shape, numbers fix it."""
 
-    target: Any = setting(MISSING, "function or table to interpret")
-    model: Any = setting(MISSING, "KAN whose edges become formulas; model.intervals are its grids")
-    sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
-    from_run: str | None = text_setting(
-        None, "run of kanrun fit whose target, sampling and network are interpreted"
+    target: Annotated[Any, "function or table to interpret"] = MISSING
+    model: Annotated[Any, "KAN whose edges become formulas; model.intervals are its grids"] = (
+        MISSING
     )
-    candidates: list[str] | None = text_setting(
-        None,
+    sampling: Annotated[SamplingConfig, "points of the target"] = copied(SamplingConfig())
+    from_run: Annotated[
+        str | None,
+        "run of kanrun fit whose target, sampling and network are interpreted",
+        FREE_TEXT,
+    ] = None
+    candidates: Annotated[
+        list[str] | None,
         "names of the functions an edge may become; null allows all built-in functions",
-    )
-    custom_candidates: dict[str, str] = text_setting({}, "additional functions of x0, by name")
-    prune_threshold: float | None = setting(
-        None, "minimum score of an edge of from_run; null chooses it on the validation points"
-    )
-    error_tolerance: float = setting(
-        0.1, "relative increase of the network's error that a formula may cause", minimum=0
-    )
-    n_starts: int = count_setting(6, "random starts of each structure on the coarse grid")
-    budget: float = setting(
-        60.0, "counted work for each output, in approximate CPU seconds of one core", above=0
-    )
-    simplify_budget: float = setting(
-        2.0, "work for simplification, in approximate CPU seconds of one core", minimum=0
-    )
-    suite: list[Any] = setting(
-        [],
-        "cells, each as differences from the rest of the configuration; a cell with in_view=false "
-        "was unknown when rules of the search were chosen, and is claimed apart",
-    )
+        FREE_TEXT,
+    ] = None
+    custom_candidates: Annotated[
+        dict[str, str], "additional functions of x0, by name", FREE_TEXT
+    ] = copied({})
+    prune_threshold: Annotated[
+        float | None,
+        "minimum score of an edge of from_run; null chooses it on the validation points",
+    ] = None
+    error_tolerance: Annotated[
+        NonNegative, "relative increase of the network's error that a formula may cause"
+    ] = 0.1
+    n_starts: Annotated[Count, "random starts of each structure on the coarse grid"] = 6
+    budget: Annotated[
+        Positive, "counted work for each output, in approximate CPU seconds of one core"
+    ] = 60.0
+    simplify_budget: Annotated[
+        NonNegative, "work for simplification, in approximate CPU seconds of one core"
+    ] = 2.0
+    suite: Annotated[
+        list[Any],
+        "cells, each as differences from the rest of the configuration; a cell with "
+        "in_view=false was unknown when rules of the search were chosen, and is claimed apart",
+    ] = copied([])
 
 
 @experiment(
@@ -306,15 +326,18 @@ class InterpretConfig(ExperimentConfig):
 class ImportConfig(ExperimentConfig):
     """`kanrun import FILE`."""
 
-    file: str = text_setting(
-        MISSING,
+    file: Annotated[
+        str,
         "checkpoint of pykan (the path given to saveckpt), or state dict (torch or safetensors)",
+        FREE_TEXT,
+    ] = MISSING
+    inputs: Annotated[list[str], "names of the inputs; [] is x0, x1, ...", DISTINCT, FREE_TEXT] = (
+        copied([])
     )
-    inputs: list[str] = text_setting([], "names of the inputs; [] is x0, x1, ...", distinct=True)
-    outputs: list[str] = text_setting([], "names of the outputs", distinct=True)
-    base: str | None = setting(
-        None, "base function; null is the one that the checkpoint names, else silu", choices=BASES
-    )
+    outputs: Annotated[list[str], "names of the outputs", DISTINCT, FREE_TEXT] = copied([])
+    base: Annotated[
+        Base | None, "base function; null is the one that the checkpoint names, else silu"
+    ] = None
 
 
 @experiment(
@@ -340,32 +363,32 @@ class SolveConfig(ExperimentConfig):
     {kind: mlp, hidden: [20, 20], activation: tanh}.
     """
 
-    equation: EquationConfig = setting(EquationConfig(), "equation to solve")
-    networks: list[Any] = setting([{"kind": "kan"}], "networks that solve it, in turn", least=1)
-    constraints: str = setting(
-        "soft",
+    equation: Annotated[EquationConfig, "equation to solve"] = copied(EquationConfig())
+    networks: Annotated[list[Any], Meta(min_length=1), "networks that solve it, in turn"] = copied(
+        [{"kind": "kan"}]
+    )
+    constraints: Annotated[
+        Literal["soft", "hard"],
         "conditions as weighted residuals (soft), or built into the solution where possible (hard)",
-        choices=("soft", "hard"),
-    )
-    tolerance: float = setting(
-        1e-6,
-        "estimated relative L2 error at which a solution in windows of time or on tensor products "
-        "of splines ends",
-        minimum=1e-12,
-        maximum=1e-1,
-    )
-    budget: float = setting(60.0, "total work, in approximate seconds of one core", above=0)
-    collocation_points: int = setting(
-        2000, "collocation points inside the box", minimum=10, maximum=1_000_000
-    )
-    boundary_points: int = setting(60, "points of each face of the box", minimum=2, maximum=100_000)
-    suite: list[Any] = setting(
-        [], "equations of the group with further settings: {equation: heat, bounds: {l2: 1e-6}}"
-    )
-    needles: int | None = setting(
-        None,
-        "seed of 60 generated problems with narrow features, which are solved instead; their known "
-        "solutions do not enter the verdict",
-        minimum=0,
-    )
-    steps: int = count_setting(30, "steps of Levenberg-Marquardt per grid")
+    ] = "soft"
+    tolerance: Annotated[
+        float,
+        Meta(ge=1e-12, le=0.1),
+        "estimated relative L2 error at which a solution in windows of time or on tensor "
+        "products of splines ends",
+    ] = 1e-06
+    budget: Annotated[Positive, "total work, in approximate seconds of one core"] = 60.0
+    collocation_points: Annotated[
+        int, Meta(ge=10, le=1000000), "collocation points inside the box"
+    ] = 2000
+    boundary_points: Annotated[int, Meta(ge=2, le=100000), "points of each face of the box"] = 60
+    suite: Annotated[
+        list[Any],
+        "equations of the group with further settings: {equation: heat, bounds: {l2: 1e-6}}",
+    ] = copied([])
+    needles: Annotated[
+        Natural | None,
+        "seed of 60 generated problems with narrow features, which are solved instead; their "
+        "known solutions do not enter the verdict",
+    ] = None
+    steps: Annotated[Count, "steps of Levenberg-Marquardt per grid"] = 30

@@ -5,17 +5,31 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from msgspec import Meta
 
 from kanrun.config.registry import MODELS, model, solver
-from kanrun.config.rules import check, count_setting, setting, text_setting
+from kanrun.config.rules import (
+    FREE_TEXT,
+    INCREASING,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    check,
+    copied,
+)
 from kanrun.errors import UsageError
 
-BASES = ("silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian")
-ACTIVATIONS = ("silu", "relu", "tanh", "gelu", "sin", "identity")
-INITIALISATIONS = ("auto", "paper", "lecun", "glorot", "power_law", "spline")
+Base = Literal["silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian"]
+Activation = Literal["silu", "relu", "tanh", "gelu", "sin", "identity"]
+Initialisation = Literal["auto", "paper", "lecun", "glorot", "power_law", "spline"]
+BASES: tuple[str, ...] = get_args(Base)
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+INITIALISATIONS: tuple[str, ...] = get_args(Initialisation)
 HIGHEST_DEGREE = 20  # of a spline
-AUTO = "auto"
+AUTO: Literal["auto"] = "auto"
 #: Widths of `model.hidden=auto` where no shape grows.
 AUTO_WIDTHS = (5,)
 
@@ -35,57 +49,47 @@ def widths_of(hidden: Sequence[int] | str | None) -> tuple[int, ...]:
 class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
-    hidden: list[int] | str | None = count_setting(
-        AUTO,
-        "nodes of each hidden layer; auto grows the shape (kanrun fit with solver=lm, and classes "
-        "with solver=auto; elsewhere it is [5]); null lets kanrun interpret search it",
-        words=(AUTO,),
-    )
-    multiplication_nodes: list[int] = setting(
-        [],
-        "nodes of each hidden layer that multiply two sums (KAN 2.0); [] is none",
-        minimum=0,
-    )
-    intervals: int | list[int] | str = count_setting(
-        [5, 10, 20, 50],
+    hidden: Annotated[
+        list[Count] | Literal["auto"] | None,
+        "nodes of each hidden layer; auto grows the shape (kanrun fit with solver=lm, and "
+        "classes with solver=auto; elsewhere it is [5]); null lets kanrun interpret search it",
+    ] = AUTO
+    multiplication_nodes: Annotated[
+        list[Natural], "nodes of each hidden layer that multiply two sums (KAN 2.0); [] is none"
+    ] = copied([])
+    intervals: Annotated[
+        Count | Annotated[list[Count], Meta(min_length=1)] | Literal["auto"],
         "intervals of the grid: one number, a schedule of finer and finer grids, or auto",
-        least=1,
-        increasing=True,
-        words=("auto",),
-    )
-    degree: int = setting(3, "degree of the splines", minimum=0, maximum=HIGHEST_DEGREE)
-    base: str = setting("zero", "base function b of phi = w_b b + w_s spline", choices=BASES)
-    edge_scaling: str = setting(
-        "separate",
+        INCREASING,
+    ] = copied([5, 10, 20, 50])
+    degree: Annotated[int, Meta(ge=0, le=HIGHEST_DEGREE), "degree of the splines"] = 3
+    base: Annotated[Base, "base function b of phi = w_b b + w_s spline"] = "zero"
+    edge_scaling: Annotated[
+        Literal["separate", "single"],
         "separate: the weights w_b and w_s; single: the one weight of phi = w (b + spline)",
-        choices=("separate", "single"),
-    )
-    extrapolation: str = setting(
-        "linear",
+    ] = "separate"
+    extrapolation: Annotated[
+        Literal["linear", "constant", "zero", "base"],
         "values outside the grid of an edge; base: the spline keeps its value, w_b b(x) continues",
-        choices=("linear", "constant", "zero", "base"),
-    )
-    initialisation: str = setting("auto", "initial edge functions", choices=INITIALISATIONS)
-    grid_eps: float = setting(
-        1.0,
+    ] = "linear"
+    initialisation: Annotated[Initialisation, "initial edge functions"] = "auto"
+    grid_eps: Annotated[
+        float,
+        Meta(ge=0, le=1),
         "fraction of uniform spacing in a grid fitted to data; 0 is quantiles",
-        minimum=0,
-        maximum=1,
-    )
-    update_grid: bool = setting(True, "whether hidden grids follow the range of the activations")
-    freeze_scales: bool = setting(False, "whether w_b and w_s keep their initial values")
-    selection: str = setting(
-        "validation",
-        "choice of the smoothness weight: by points held out (sampling.validation_fraction), or by "
-        "the evidence of all training points, for noisy data (solver=lm)",
-        choices=("validation", "evidence"),
-    )
-    budget: str = setting(
-        "normal",
+    ] = 1.0
+    update_grid: Annotated[bool, "whether hidden grids follow the range of the activations"] = True
+    freeze_scales: Annotated[bool, "whether w_b and w_s keep their initial values"] = False
+    selection: Annotated[
+        Literal["validation", "evidence"],
+        "choice of the smoothness weight: by points held out (sampling.validation_fraction), or "
+        "by the evidence of all training points, for noisy data (solver=lm)",
+    ] = "validation"
+    budget: Annotated[
+        Literal["fast", "normal", "thorough"],
         "work of hidden=auto: up to 3 (fast), 6 (normal) or 12 (thorough) nodes of the first "
         "hidden layer, with 4, 8 or 16 candidates for each width",
-        choices=("fast", "normal", "thorough"),
-    )
+    ] = "normal"
     kind: str = "kan"
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -106,8 +110,8 @@ class MLPConfig:
     """A multi-layer perceptron."""
 
     # The default has fewer parameters than the default target has points.
-    hidden: list[int] = count_setting([16, 16], "nodes of each hidden layer")
-    activation: str = setting("silu", "activation of the hidden nodes", choices=ACTIVATIONS)
+    hidden: Annotated[list[Count], "nodes of each hidden layer"] = copied([16, 16])
+    activation: Annotated[Activation, "activation of the hidden nodes"] = "silu"
     kind: str = "mlp"
 
 
@@ -122,7 +126,7 @@ class MLPConfig:
 class PolynomialConfig:
     """One polynomial by least squares, for one input variable."""
 
-    degree: int = setting(10, "degree of the polynomial", minimum=0, maximum=500)
+    degree: Annotated[int, Meta(ge=0, le=500), "degree of the polynomial"] = 10
     kind: str = "polynomial"
 
 
@@ -137,9 +141,9 @@ class PolynomialConfig:
 class BezierConfig:
     """One Bezier curve by least squares, for one input variable."""
 
-    control_points: int = setting(
-        8, "control points, one more than the degree", minimum=2, maximum=1001
-    )
+    control_points: Annotated[
+        int, Meta(ge=2, le=1001), "control points, one more than the degree"
+    ] = 8
     kind: str = "bezier"
 
 
@@ -154,8 +158,8 @@ class BezierConfig:
 class BSplineConfig:
     """One B-spline by least squares, for one input variable."""
 
-    control_points: int = count_setting(12, "control points of the curve")
-    degree: int = setting(3, "degree of the curve", minimum=0, maximum=HIGHEST_DEGREE)
+    control_points: Annotated[Count, "control points of the curve"] = 12
+    degree: Annotated[int, Meta(ge=0, le=HIGHEST_DEGREE), "degree of the curve"] = 3
     kind: str = "bspline"
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -172,39 +176,34 @@ class BSplineConfig:
 class AutoConfig:
     """Effects of inputs and pairs by evidence, stacked into one KAN; the default for tables."""
 
-    pairs: bool = setting(True, "whether pairs of inputs may interact")
-    extrapolation: str = setting(
-        "clip",
-        "clip: predictions stay near the range of the training outputs; linear: they may leave it; "
-        "constant: inputs are clipped to their range; zero: an input outside its range adds "
+    pairs: Annotated[bool, "whether pairs of inputs may interact"] = True
+    extrapolation: Annotated[
+        Literal["clip", "linear", "constant", "zero"],
+        "clip: predictions stay near the range of the training outputs; linear: they may leave "
+        "it; constant: inputs are clipped to their range; zero: an input outside its range adds "
         "nothing",
-        choices=("clip", "linear", "constant", "zero"),
-    )
-    monotone: dict[str, str] = text_setting(
-        {},
+    ] = "clip"
+    monotone: Annotated[
+        dict[str, Literal["increasing", "decreasing"]],
         "inputs with an increasing or decreasing effect, such as {age: increasing}",
-        choices=("increasing", "decreasing"),
-    )
-    curvature: dict[str, str] = text_setting(
-        {},
-        "inputs with a convex or concave effect",
-        choices=("convex", "concave"),
-    )
-    bounds: list[float] | None = setting(
-        None,
+        FREE_TEXT,
+    ] = copied({})
+    curvature: Annotated[
+        dict[str, Literal["convex", "concave"]], "inputs with a convex or concave effect", FREE_TEXT
+    ] = copied({})
+    bounds: Annotated[
+        Annotated[list[float], Meta(min_length=2, max_length=2)] | None,
         "smallest and largest possible output, such as [0,1]; predictions never leave them",
-        length=2,
-    )
-    selection: str = setting(
-        "cv",
+    ] = None
+    selection: Annotated[
+        Literal["cv", "validation", "evidence"],
         "rows that choose among candidates and measure errors: each fold held out in turn (cv), "
         "one fold held out (validation), or single rows left out in closed form (evidence)",
-        choices=("cv", "validation", "evidence"),
-    )
-    folds: int = setting(5, "folds of the cross-validation", minimum=2)
-    baselines: bool = setting(
-        True, "whether mean, ridge and boosting are cross-validated on the same folds"
-    )
+    ] = "cv"
+    folds: Annotated[int, Meta(ge=2), "folds of the cross-validation"] = 5
+    baselines: Annotated[
+        bool, "whether mean, ridge and boosting are cross-validated on the same folds"
+    ] = True
     kind: str = "auto"
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -222,49 +221,45 @@ class AutoConfig:
 class SolverConfig:
     """Settings of every solver."""
 
-    steps: int | None = count_setting(None, "steps on each grid; null is the solver's default")
-    n_starts: int | None = count_setting(
-        None,
+    steps: Annotated[Count | None, "steps on each grid; null is the solver's default"] = None
+    n_starts: Annotated[
+        Count | None,
         "random starts on the coarse grid, the best of which continues; null: chosen by size",
-    )
-    smoothness_weight: float | str = setting(
-        "auto",
-        "weight of the smoothness penalty; auto: chosen on validation data by lm, tiny for lbfgs, "
-        "0 for adam, and 1e-3 for classification by the last two",
-        minimum=0,
-        words=("auto",),
-    )
-    freeze_unseen: bool = setting(
-        False, "whether coefficients whose basis functions saw no data stay fixed"
-    )
+    ] = None
+    smoothness_weight: Annotated[
+        NonNegative | Literal["auto"],
+        "weight of the smoothness penalty; auto: chosen on validation data by lm, tiny for "
+        "lbfgs, 0 for adam, and 1e-3 for classification by the last two",
+    ] = "auto"
+    freeze_unseen: Annotated[
+        bool, "whether coefficients whose basis functions saw no data stay fixed"
+    ] = False
 
 
 @dataclass(kw_only=True)
 class WidthConfig(SolverConfig):
     """Settings of second-order solvers."""
 
-    select_width: bool = setting(
-        True, "whether validation may choose a smaller shape that grows within the given one"
-    )
+    select_width: Annotated[
+        bool, "whether validation may choose a smaller shape that grows within the given one"
+    ] = True
 
 
 @dataclass(kw_only=True)
 class GradientConfig(SolverConfig):
     """Settings of first-order solvers."""
 
-    sparsity: float = setting(
-        0.0,
+    sparsity: Annotated[
+        NonNegative,
         "weight of the KAN paper's penalty, L1 norm and entropy of the edges' magnitudes",
-        minimum=0,
-    )
-    sparsity_norm: str = setting(
-        "rms",
+    ] = 0.0
+    sparsity_norm: Annotated[
+        Literal["rms", "mean_abs"],
         "magnitude of an edge in this penalty: its root mean square, or the paper's mean |phi|",
-        choices=("rms", "mean_abs"),
-    )
-    patience: int | None = count_setting(
-        None, "steps without a better validation error after which a grid ends"
-    )
+    ] = "rms"
+    patience: Annotated[
+        Count | None, "steps without a better validation error after which a grid ends"
+    ] = None
 
 
 @solver("", second_order=True)
@@ -285,20 +280,18 @@ class AutoSolver(WidthConfig):
 class LMSolver(WidthConfig):
     """Levenberg-Marquardt in float64."""
 
-    damping: float | None = setting(
-        None,
-        "damping of the first step on a grid, relative to columns of unit norm; null: chosen by"
-        " size",
-        above=0,
-    )
-    tolerance: float = setting(
-        1e-3, "relative decrease of the loss in one step, below which a grid ends", minimum=0
-    )
-    plateau_tolerance: float = setting(
-        0.02,
+    damping: Annotated[
+        Positive | None,
+        "damping of the first step on a grid, relative to columns of unit norm; null: chosen by "
+        "size",
+    ] = None
+    tolerance: Annotated[
+        NonNegative, "relative decrease of the loss in one step, below which a grid ends"
+    ] = 0.001
+    plateau_tolerance: Annotated[
+        NonNegative,
         "relative decrease of the loss in each of two successive steps, below which a grid ends",
-        minimum=0,
-    )
+    ] = 0.02
     kind: str = "lm"
 
 
@@ -307,7 +300,7 @@ class LMSolver(WidthConfig):
 class LBFGSSolver(GradientConfig):
     """LBFGS with a line search."""
 
-    history_size: int = count_setting(30, "past steps that the metric is built from")
+    history_size: Annotated[Count, "past steps that the metric is built from"] = 30
     kind: str = "lbfgs"
 
 
@@ -316,10 +309,10 @@ class LBFGSSolver(GradientConfig):
 class AdamSolver(GradientConfig):
     """Adam, in batches where solver.batch_size is given."""
 
-    learning_rate: float = setting(1e-2, "initial step size", above=0)
-    lr_schedule: str = setting("cosine", "decay of the step size", choices=("cosine", "constant"))
-    batch_size: int | None = count_setting(None, "samples per step; null is all of them")
-    weight_decay: float = setting(0.0, "decay of all parameters in each step", minimum=0)
+    learning_rate: Annotated[Positive, "initial step size"] = 0.01
+    lr_schedule: Annotated[Literal["cosine", "constant"], "decay of the step size"] = "cosine"
+    batch_size: Annotated[Count | None, "samples per step; null is all of them"] = None
+    weight_decay: Annotated[NonNegative, "decay of all parameters in each step"] = 0.0
     kind: str = "adam"
 
 

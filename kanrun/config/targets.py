@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from kanrun.config.registry import target
-from kanrun.config.rules import MISSING, count_setting, setting, text_setting
+from kanrun.config.rules import (
+    DISTINCT,
+    FILE,
+    FREE_TEXT,
+    INCREASING,
+    MISSING,
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    Words,
+    copied,
+)
 
 _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret"
 
@@ -16,10 +30,11 @@ _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanru
 class FunctionTarget:
     """Settings of functions with a domain of their own."""
 
-    domain: Any = text_setting(
-        None,
+    domain: Annotated[
+        Any,
         "one [lower, upper] for each variable, or one for all; null is the function's own",
-    )
+        FREE_TEXT,
+    ] = None
 
 
 @target("kanrun.targets.functions:build_named", names="kanrun.targets:NAMED")
@@ -27,7 +42,7 @@ class FunctionTarget:
 class NamedTarget(FunctionTarget):
     """A function, or points, that kanrun knows by name."""
 
-    name: str = setting(MISSING, "name of the function or points")
+    name: Annotated[str, "name of the function or points"] = MISSING
     kind: str = "named"
 
 
@@ -36,11 +51,11 @@ class NamedTarget(FunctionTarget):
 class GaussianPeaksTarget(FunctionTarget):
     """Sum of exp(-sharpness |x - c|^2) over the centres c, on [-1, 1]^dimension."""
 
-    centres: list[float] = setting(
-        [-0.8, -0.4, 0.0, 0.4, 0.8], "coordinates of the peaks on the diagonal", least=1
-    )
-    sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
-    dimension: int = count_setting(1, "number of variables", maximum=10)
+    centres: Annotated[
+        list[float], Meta(min_length=1), "coordinates of the peaks on the diagonal"
+    ] = copied([-0.8, -0.4, 0.0, 0.4, 0.8])
+    sharpness: Annotated[Positive, "sharpness of the peaks"] = 300.0
+    dimension: Annotated[int, Meta(ge=1, le=10), "number of variables"] = 1
     kind: str = "gaussian_peaks"
 
 
@@ -49,15 +64,16 @@ class GaussianPeaksTarget(FunctionTarget):
 class ExpressionTarget:
     """A custom formula."""
 
-    formula: str = text_setting(
-        MISSING, "formula in x0, x1, ... or in other names, which are sorted"
-    )
-    domain: Any = text_setting(
-        None,
-        "one [lower, upper] for each variable, or one for all, or by name as "
-        "{t: [0,1], r: [1,2]}; null is [-1, 1]",
-    )
-    units: dict[str, str] = text_setting({}, _UNITS)
+    formula: Annotated[
+        str, "formula in x0, x1, ... or in other names, which are sorted", FREE_TEXT
+    ] = MISSING
+    domain: Annotated[
+        Any,
+        "one [lower, upper] for each variable, or one for all, or by name as {t: [0,1], r: "
+        "[1,2]}; null is [-1, 1]",
+        FREE_TEXT,
+    ] = None
+    units: Annotated[dict[str, str], _UNITS, FREE_TEXT] = copied({})
     kind: str = "expression"
 
 
@@ -66,7 +82,7 @@ class ExpressionTarget:
 class SpecialTarget(FunctionTarget):
     """A function of scipy.special in two variables."""
 
-    name: str = setting(MISSING, "name of the function")
+    name: Annotated[str, "name of the function"] = MISSING
     kind: str = "special"
 
 
@@ -75,14 +91,14 @@ class SpecialTarget(FunctionTarget):
 class FeynmanTarget(FunctionTarget):
     """One of the 27 dimensionless Feynman formulas, such as I.6.2, or a formula of a file."""
 
-    id: str = setting(MISSING, "number of the equation in the lectures, or name in the file")
-    path: str | None = setting(
-        None,
+    id: Annotated[str, "number of the equation in the lectures, or name in the file"] = MISSING
+    path: Annotated[
+        str | None,
         "YAML file of formulas with ranges, as symbolic-data has them (feynman.yaml, "
         "fastsrb.yaml); null: the 27 of kanrun",
-        file=True,
-    )
-    units: dict[str, str] = text_setting({}, _UNITS)
+        FILE,
+    ] = None
+    units: Annotated[dict[str, str], _UNITS, FREE_TEXT] = copied({})
     kind: str = "feynman"
 
 
@@ -91,45 +107,54 @@ class FeynmanTarget(FunctionTarget):
 class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
 
-    path: str = setting(MISSING, "file of the table", file=True)
-    inputs: list[str] = text_setting(["all"], "columns to predict from", least=1, distinct=True)
-    outputs: list[str] = text_setting(MISSING, "columns to predict", least=1, distinct=True)
-    task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
-    family: str = setting(
-        "gaussian",
-        "distribution of numbers about their mean: gaussian; poisson for counts, gamma for sizes "
-        "above 0, binomial for fractions",
-        choices=("gaussian", "binomial", "poisson", "gamma"),
+    path: Annotated[str, "file of the table", FILE] = MISSING
+    inputs: Annotated[
+        list[str], Meta(min_length=1), "columns to predict from", DISTINCT, FREE_TEXT
+    ] = copied(["all"])
+    outputs: Annotated[list[str], Meta(min_length=1), "columns to predict", DISTINCT, FREE_TEXT] = (
+        MISSING
     )
-    offset: str | None = text_setting(
-        None,
+    task: Annotated[Literal["regression", "classification"], "numbers or labels"] = "regression"
+    family: Annotated[
+        Literal["gaussian", "binomial", "poisson", "gamma"],
+        "distribution of numbers about their mean: gaussian; poisson for counts, gamma for "
+        "sizes above 0, binomial for fractions",
+    ] = "gaussian"
+    offset: Annotated[
+        str | None,
         "column of exposures to which the mean of counts or sizes is proportional; null: none",
-    )
-    exclude: list[str] = text_setting([], "columns that inputs=[all] does not take", distinct=True)
-    categorical_columns: list[str] = text_setting(
-        [], "columns of numbers whose values are names", distinct=True
-    )
-    missing: str = setting(
-        "indicator",
+        FREE_TEXT,
+    ] = None
+    exclude: Annotated[
+        list[str], "columns that inputs=[all] does not take", DISTINCT, FREE_TEXT
+    ] = copied([])
+    categorical_columns: Annotated[
+        list[str], "columns of numbers whose values are names", DISTINCT, FREE_TEXT
+    ] = copied([])
+    missing: Annotated[
+        Literal["indicator", "drop", "error"],
         "missing inputs: median and an indicator, rows dropped, or an error",
-        choices=("indicator", "drop", "error"),
-    )
-    missing_values: list[str] = text_setting(
-        [], "further texts that stand for a missing value, such as -999 or unknown"
-    )
-    day_first: bool | None = setting(
-        None, "whether dates such as 04/05/2024 begin with the day; null: their values decide"
-    )
-    weight_column: str | None = text_setting(
-        None, "column of the weights of the rows; null: equal weights"
-    )
-    split: str = text_setting(
-        "random",
+    ] = "indicator"
+    missing_values: Annotated[
+        list[str],
+        "further texts that stand for a missing value, such as -999 or unknown",
+        FREE_TEXT,
+    ] = copied([])
+    day_first: Annotated[
+        bool | None,
+        "whether dates such as 04/05/2024 begin with the day; null: their values decide",
+    ] = None
+    weight_column: Annotated[
+        str | None, "column of the weights of the rows; null: equal weights", FREE_TEXT
+    ] = None
+    split: Annotated[
+        str,
         "held-out rows: random, group:COLUMN (whole groups) or time:COLUMN (the latest)",
-        words=("random", "group:", "time:"),
-    )
-    test_path: str | None = setting(None, "file of the test rows, with the same columns", file=True)
-    units: dict[str, str] = text_setting({}, _UNITS)
+        FREE_TEXT,
+        Words(("random", "group:", "time:")),
+    ] = "random"
+    test_path: Annotated[str | None, "file of the test rows, with the same columns", FILE] = None
+    units: Annotated[dict[str, str], _UNITS, FREE_TEXT] = copied({})
     kind: str = "table"
 
     @property
@@ -169,8 +194,8 @@ class TableTarget:
 class NistTarget:
     """A nonlinear regression set of NIST's Statistical Reference Datasets, from its files."""
 
-    path: str = setting(MISSING, "folder of the data files, such as Misra1a.dat", file=True)
-    name: str = setting(MISSING, "name of the set")
+    path: Annotated[str, "folder of the data files, such as Misra1a.dat", FILE] = MISSING
+    name: Annotated[str, "name of the set"] = MISSING
     kind: str = "nist"
 
 
@@ -183,7 +208,7 @@ class NistTarget:
 class BundledTarget:
     """A table that scikit-learn brings, by its name."""
 
-    name: str = setting(MISSING, "name of the table")
+    name: Annotated[str, "name of the table"] = MISSING
     kind: str = "bundled"
 
 
@@ -192,16 +217,17 @@ class BundledTarget:
 class PointsTarget:
     """Points of the plane in the order of a curve, from two columns of a file, or kanrun's own."""
 
-    path: str | None = setting(None, "file of the points; null is kanrun's own", file=True)
-    columns: list[str] | None = text_setting(
-        None,
+    path: Annotated[str | None, "file of the points; null is kanrun's own", FILE] = None
+    columns: Annotated[
+        Annotated[list[str], Meta(min_length=2, max_length=2)] | None,
         "columns of the coordinates; null: x and y if they exist, else the first two of numbers",
-        length=2,
-    )
-    parameter: str | None = text_setting(
-        None,
+        FREE_TEXT,
+    ] = None
+    parameter: Annotated[
+        str | None,
         "column of increasing parameters; null: from the distances, see spacing",
-    )
+        FREE_TEXT,
+    ] = None
     kind: str = "points"
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -214,77 +240,83 @@ class PointsTarget:
 class SamplingConfig:
     """Numbers of points; for tables null means a seeded split of all rows."""
 
-    n_train: int | None = count_setting(
-        None,
+    n_train: Annotated[
+        Count | None,
         "training points, validation points included; null is 1000 points of a function, which "
-        "join others in `fit` if needed (extra_points), and the rows of a table that are not test "
-        "rows",
-    )
-    n_test: int | None = setting(1000, "test points", minimum=0)
-    noise: float = setting(
-        0.0, "standard deviation of the noise relative to the target's", minimum=0
-    )
-    validation_fraction: float = setting(
-        0.1, "fraction of the training points held out for model selection", minimum=0, maximum=0.5
-    )
+        "join others in `fit` if needed (extra_points), and the rows of a table that are not "
+        "test rows",
+    ] = None
+    n_test: Annotated[Natural | None, "test points"] = 1000
+    noise: Annotated[NonNegative, "standard deviation of the noise relative to the target's"] = 0.0
+    validation_fraction: Annotated[
+        float, Meta(ge=0, le=0.5), "fraction of the training points held out for model selection"
+    ] = 0.1
 
 
 @dataclass
 class AnsatzConfig:
     """Form of the unknown functions in terms of the outputs of a network."""
 
-    terms: int | None = count_setting(
-        None,
-        "number of products that are summed; null is 8, 1 for one variable",
-    )
-    factors: int | None = count_setting(
-        None,
+    terms: Annotated[
+        Count | None, "number of products that are summed; null is 8, 1 for one variable"
+    ] = None
+    factors: Annotated[
+        Count | None,
         "factors of each product, sums of functions of all variables; null is one per variable",
-    )
+    ] = None
 
 
 @dataclass
 class EquationConfig:
     """One or more differential equations on a box."""
 
-    name: str = setting("own", "name in tables and figures")
+    name: Annotated[str, "name in tables and figures"] = "own"
     # Any instead of dict: the shell may set keys of a mapping that does not exist yet.
-    variables: Any = text_setting(
-        MISSING,
-        "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last",
+    variables: Annotated[
+        Any, "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last", FREE_TEXT
+    ] = MISSING
+    unknowns: Annotated[list[str], Meta(min_length=1), "unknown functions", DISTINCT] = copied(
+        ["u"]
     )
-    unknowns: list[str] = setting(["u"], "unknown functions", least=1, distinct=True)
-    constants: Any = text_setting(None, "numbers by name, for use in all formulas")
-    continuation: Any = text_setting(
-        None,
-        "parameter continuation: values of constants to solve for first, each solution being the "
-        "initial guess for the next: {nu: [0.1, 0.03]}",
+    constants: Annotated[Any, "numbers by name, for use in all formulas", FREE_TEXT] = None
+    continuation: Annotated[
+        Any,
+        "parameter continuation: values of constants to solve for first, each solution being "
+        "the initial guess for the next: {nu: [0.1, 0.03]}",
+        FREE_TEXT,
+    ] = None
+    formula: Annotated[Any, "the equation, such as u_t = u_xx; a list for a system", FREE_TEXT] = (
+        MISSING
     )
-    formula: Any = text_setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
-    conditions: Any = text_setting(
-        None,
-        "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: "
-        "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
+    conditions: Annotated[
+        Any,
+        "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: {at: 'x=0, x=1', "
+        "formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
+        FREE_TEXT,
+    ] = None
+    exact: Annotated[Any, "formula of the solution, if known; a list for a system", FREE_TEXT] = (
+        None
     )
-    exact: Any = text_setting(None, "formula of the solution, if known; a list for a system")
-    reference: Any = text_setting(
-        None,
-        "table with the variables and unknowns as columns: known values at some points, at which "
-        "the run reports errors: a file, columns by name, or the name of a table of the program",
-    )
-    unknown_parameters: Any = text_setting(None, "unknown parameters with initial guesses")
-    data: Any = text_setting(
-        None,
-        "measurements: a table with the variables and unknowns as columns, or "
-        "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution",
-    )
-    ansatz: AnsatzConfig = setting(AnsatzConfig(), "form of the unknowns")
-    intervals: list[int] | None = count_setting(
-        None,
+    reference: Annotated[
+        Any,
+        "table with the variables and unknowns as columns: known values at some points, at "
+        "which the run reports errors: a file, columns by name, or the name of a table of the "
+        "program",
+        FREE_TEXT,
+    ] = None
+    unknown_parameters: Annotated[Any, "unknown parameters with initial guesses", FREE_TEXT] = None
+    data: Annotated[
+        Any,
+        "measurements: a table with the variables and unknowns as columns, or {points: 200, "
+        "noise: 0.01, constants: {...}} to draw them from a reference solution",
+        FREE_TEXT,
+    ] = None
+    ansatz: Annotated[AnsatzConfig, "form of the unknowns"] = copied(AnsatzConfig())
+    intervals: Annotated[
+        Annotated[list[Count], Meta(min_length=1)] | None,
         "grids in turn; null is as fine as helps, in general 5, 10, 20, 40 and finer ones",
-        least=1,
-        increasing=True,
-    )
+        INCREASING,
+    ] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield an error for each mapping that is not one."""

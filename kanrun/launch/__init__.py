@@ -25,6 +25,7 @@ from kanrun.config.rules import (
     holder_of,
     merged,
     resolve_interpolations,
+    settings_of,
     typed_config,
 )
 from kanrun.errors import UsageError, closest_names
@@ -125,7 +126,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
             f"{argument} cannot be set; choose with {first}=NAME, in a file with "
             f"`override /{first}: NAME` in its defaults."
         )
-    top = EXPERIMENTS[command].settings.__dataclass_fields__
+    top = settings_of(EXPERIMENTS[command].settings)
     paths = {one.path for one in keys_of(command) if one.type != "group"}
     try:
         holder, last = holder_of(plain, key)
@@ -184,7 +185,7 @@ def _with_equations(source: Source, key: str, value: Any) -> Any:
 def check_used(command: str, plain: Mapping[str, Any]) -> None:
     """Raise UsageError for a key that is not a setting and that no interpolation uses."""
     for name in plain:
-        own = name in EXPERIMENTS[command].settings.__dataclass_fields__
+        own = name in settings_of(EXPERIMENTS[command].settings)
         if not own and not _is_interpolated(plain, name):
             raise _no_key(command, name, f", and nothing uses ${{{name}}}")
 

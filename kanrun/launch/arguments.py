@@ -24,7 +24,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
-from kanrun.config import groups_of, keys_of
+from kanrun.config import groups_of, keys_of, settings_of
 from kanrun.config.registry import EXPERIMENTS, group_of, module_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.launch.composition import Source
@@ -140,7 +140,7 @@ class ArgumentReader:
         from kanrun.targets.table_files import is_table
 
         groups, settings = dict(groups_of(self._command)), EXPERIMENTS[self._command].settings
-        if not is_table(Path(word)) or "target" not in settings.__dataclass_fields__:
+        if not is_table(Path(word)) or "target" not in settings_of(settings):
             return ""
         return f"write target.path={word}" + " target.outputs=COLUMN" * ("target" in groups)
 

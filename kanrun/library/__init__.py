@@ -175,7 +175,7 @@ def configure_data(
         list(target.inputs),
         list(target.outputs),
         "classification" if target.classes else "regression",
-        target.family,
+        target.family,  # type: ignore[arg-type]  # it was checked where the target was made
         target.offset,
     )
     sampling = SamplingConfig(n_train=None, n_test=0, validation_fraction=validation_fraction)

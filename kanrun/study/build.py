@@ -197,8 +197,8 @@ def edge_spec(model: KANConfig, solver: str) -> EdgeSpec:
     return EdgeSpec(
         model.degree,
         model.base,
-        model.edge_scaling,  # type: ignore[arg-type]
-        model.extrapolation,  # type: ignore[arg-type]
+        model.edge_scaling,
+        model.extrapolation,
         trained,
     )
 

@@ -19,7 +19,6 @@ from zlib import crc32
 
 from kanrun.config import ExperimentConfig
 from kanrun.config.models import widths_of
-from kanrun.config.registry import add_plugins, typed_plugins
 from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached, uninterrupted
 from kanrun.runs.files import Key
@@ -135,11 +134,10 @@ class TaskRunner:
     def __reduce__(self) -> tuple[Any, ...]:
         is_module = isinstance(self.experiment, ModuleType)
         place = self.experiment.__name__ if is_module else self.experiment  # type: ignore[attr-defined]
-        return _unpickled, (typed_plugins(), place)
+        return _unpickled, (place,)
 
 
-def _unpickled(plugins: tuple[str, ...], place: Any) -> TaskRunner:
-    add_plugins(plugins)
+def _unpickled(place: Any) -> TaskRunner:
     return TaskRunner(importlib.import_module(place) if isinstance(place, str) else place)
 
 

@@ -20,6 +20,7 @@ from types import FrameType
 from kanrun import monitoring
 from kanrun.config import ExecutorConfig
 from kanrun.config.registry import require_plugins
+from kanrun.config.rules import typed
 from kanrun.errors import Terminated, UsageError, tell
 from kanrun.runs import Point, Run, RunFolder, Status
 from kanrun.runs.folder import holding
@@ -107,7 +108,7 @@ def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
     """
     executor = study.config(0).executor
     if options.executor not in (None, executor.kind):
-        executor = ExecutorConfig(str(options.executor))
+        executor = typed(ExecutorConfig, {"kind": options.executor}, "executor.")
     if executor.kind == "dask" and options.address is None:
         raise UsageError(
             f"{folder} is to run on a Dask cluster (executor.address={executor.address}). Name the "

@@ -50,7 +50,7 @@ WRONG_VALUES = [
         "model.hidden=5",
         "model.hidden=5 is not a list ... Write it in brackets: model.hidden=[5]",
     ),
-    ("model.hidden=[a]", "model.hidden=[a] has 'a', which is not a whole number"),
+    ("model.hidden=[a]", "model.hidden=[a] has a, which is not a whole number"),
     ("sampling=5", "sampling has keys of its own"),
     ("-m seed=0,a", "seed=a ... not a whole number"),
     ("model.degree=-1", "model.degree=-1 must be from 0 to 20 ... degree of the splines"),

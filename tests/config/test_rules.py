@@ -1,10 +1,11 @@
 """Rules of settings: what they reject, in which words; every setting has a sentence."""
 
 import math
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import pytest
+from msgspec import Meta
 
 from kanrun.config import (
     EXPERIMENTS,
@@ -17,44 +18,62 @@ from kanrun.config import (
     KANConfig,
     TableTarget,
     check,
+    copied,
     models,
-    setting,
+    settings_of,
 )
-from kanrun.config.rules import Rule
+from kanrun.config.rules import DISTINCT, INCREASING, Count, NonNegative, typed
 from kanrun.errors import UsageError
 
 
 @dataclass
 class Settings:
-    count: int = setting(3, "number of things", minimum=1, maximum=5)
-    share: float = setting(0.5, "a share", above=0, below=1)
-    kinds: list[str] = setting(["a"], "kinds of things", choices=("a", "b"), least=1, distinct=True)
-    grid: int | list[int] | str | None = setting(
-        [1, 2], "a grid", minimum=1, words=("auto",), increasing=True
+    count: Annotated[int, Meta(ge=1, le=5), "number of things"] = 3
+    share: Annotated[float, Meta(gt=0, lt=1), "a share"] = 0.5
+    kinds: Annotated[list[Literal["a", "b"]], Meta(min_length=1), "kinds of things", DISTINCT] = (
+        copied(["a"])
     )
-    pairs: list[list[float]] = setting([[1, 2]], "pairs", width=2, minimum=0)
-    three: list[int] = setting([1, 2, 3], "three numbers", length=3)
-    size: float = setting(1.0, "a size", minimum=0)
-    other: Any = setting(1, "anything", minimum=0)
+    grid: Annotated[Count | list[Count] | Literal["auto"] | None, "a grid", INCREASING] = copied(
+        [1, 2]
+    )
+    pairs: Annotated[
+        list[Annotated[list[NonNegative], Meta(min_length=2, max_length=2)]], "pairs"
+    ] = copied([[1, 2]])
+    three: Annotated[list[int], Meta(min_length=3, max_length=3), "three numbers"] = copied(
+        [1, 2, 3]
+    )
+    shapes: Annotated[dict[str, Literal["up"]], "shapes"] = copied({})
+    size: Annotated[NonNegative, "a size"] = 1.0
+    other: Annotated[Any, "anything"] = 1
 
 
 @pytest.mark.parametrize(
     "change, sentence",
     [
         ({"count": 0}, "count=0 must be from 1 to 5 (number of things)."),
-        ({"share": 1.0}, "share=1.0 must be above 0 and below 1 (a share)."),
-        ({"kinds": ["c"]}, "kinds=['c'] has 'c', which is not one of a, b (kinds of things)."),
+        ({"count": 2.5}, "count=2.5 is not a whole number (number of things)."),
+        ({"share": 1.0}, "share=1 must be above 0 and below 1 (a share)."),
+        ({"kinds": ["c"]}, "kinds=[c] has c, which is not one of a, b (kinds of things)."),
+        (
+            {"kinds": "a"},
+            "kinds=a is not a list (kinds of things). Write it in brackets: kinds=[a].",
+        ),
         ({"kinds": []}, "kinds=[] needs at least 1 entry of a, b (kinds of things)."),
-        ({"kinds": ["a", "a"]}, "kinds has a twice or more; name each once (kinds of things)."),
+        (
+            {"kinds": ["a", "a"]},
+            "kinds=[a,a] has a twice or more; name each once (kinds of things).",
+        ),
         ({"grid": 1.5}, "grid=1.5 is not a whole number or auto (a grid)."),
         ({"grid": True}, "grid=true is not a whole number or auto (a grid)."),
-        ({"grid": [3, 3]}, "grid=[3, 3] must increase from entry to entry (a grid)."),
-        ({"grid": [0, 3]}, "grid=[0, 3] has 0, which must be at least 1, or auto (a grid)."),
-        ({"grid": [1, 2.5]}, "grid=[1,2.5] has 2.5, which is not a whole number or auto (a grid)."),
-        ({"pairs": [[1]]}, "pairs has [1.0], where a list of 2 is needed (pairs)."),
-        ({"pairs": [[1, -1]]}, "pairs=[[1.0, -1.0]] has -1.0, which must be at least 0 (pairs)."),
+        ({"grid": "otto"}, "grid=otto is not a whole number or auto (a grid); did you mean auto?"),
+        ({"grid": [3, 3]}, "grid=[3,3] must increase from entry to entry (a grid)."),
+        ({"grid": [0, 3]}, "grid=[0,3] has 0, which must be at least 1 (a grid)."),
+        ({"grid": [1, 2.5]}, "grid=[1,2.5] has 2.5, which is not a whole number (a grid)."),
+        ({"pairs": [[1]]}, "pairs=[[1]] has [1], which must have 2 entries (pairs)."),
+        ({"pairs": [[1, -1]]}, "pairs=[[1,-1]] has -1, which must be at least 0 (pairs)."),
         ({"three": [1]}, "three=[1] must have 3 entries (three numbers)."),
-        ({"other": "x"}, "other=x must be at least 0 (anything)."),
+        ({"shapes": {"x": "down"}}, "shapes={x: down} has down, which is not one of up (shapes)."),
+        ({"shapes": 5}, "shapes=5 is not a mapping, such as {name: value} (shapes)."),
         ({"size": math.inf}, "size=inf must be finite and at least 0 (a size)."),
         ({"pairs": [[1, math.nan]]}, "pairs.0.1=nan is not a number."),
     ],
@@ -69,6 +88,13 @@ def test_sentences(change, sentence):
 def test_words_and_null_are_accepted():
     for grid in ("auto", None, (3, 5)):
         check(Settings(grid=grid))
+
+
+def test_whole_numbers_may_have_a_point_and_names_may_be_numbers():
+    made = typed(Settings, {"count": 3.0, "grid": [2.0, 3], "size": 2})
+    assert (made.count, made.grid, made.size) == (3, [2, 3], 2.0)
+    assert [type(one) for one in (made.count, *made.grid, made.size)] == [int, int, int, float]
+    assert typed(TableTarget, {"path": "x", "outputs": [2024, True]}).outputs == ["2024", "true"]
 
 
 def test_defaults_are_not_shared():
@@ -126,13 +152,10 @@ def all_settings():
 
 @pytest.mark.parametrize("settings", list(all_settings()), ids=lambda settings: settings.__name__)
 def test_every_setting_has_a_sentence(settings):
-    for one in fields(settings):
+    for one in settings_of(settings).values():
         if one.name != "kind":
-            rule = one.metadata["rule"]
-            assert isinstance(rule, Rule)
-            assert rule.about
-            assert rule.about.endswith("...") or not rule.about.endswith(".")
-        assert is_dataclass(settings)
+            assert one.about
+            assert one.about.endswith("...") or not one.about.endswith(".")
 
 
 def test_choices_are_those_of_the_engine():

@@ -134,7 +134,6 @@ CODE = {
     "a candidate of code": ["interpret", f"custom_candidates.evil={RUN_IT}", "--dry-run"],
     "a condition of code": ["runs", "list", "--where", RUN_IT],
     "a condition of attributes": ["runs", "list", "--where", "name.__class__ == 1"],
-    "a plug-in that is code": "--plugin os;system fit --dry-run",
     "a plug-in that a run names": run(
         record(versions={"plug-in antigravity": "1"}, status="FAILED"), RESUME
     ),
@@ -269,7 +268,6 @@ def test_an_attack_fails(kind, name, trained, tmp_path, monkeypatch, capfd):
         (at / "secret.yaml").write_text(f"# @package _global_\nnote: {SECRET}\n")
     monkeypatch.chdir(place)
     monkeypatch.setenv("SECRET", SECRET)
-    monkeypatch.setenv("KANRUN_PLUGINS", "")  # which --plugin adds to
     attack = ATTACKS[kind][name]
     words = attack(place) if callable(attack) else attack
     words = words.split() if isinstance(words, str) else words

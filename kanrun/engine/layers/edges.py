@@ -25,7 +25,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from kanrun.config import KANConfig, check
+from kanrun.config import KANConfig
+from kanrun.config.rules import typed
 from kanrun.engine.splines import (
     Batch,
     Extrapolation,
@@ -274,7 +275,7 @@ def checked_edges(intervals: int, initialisation: str, **spec: Any) -> EdgeSpec:
             f"intervals={intervals!r} must be a whole number. Use refine() for finer grids of a "
             "network."
         )
-    check(KANConfig([], [], intervals, initialisation=initialisation, **spec))
+    typed(KANConfig, {"intervals": intervals, "initialisation": initialisation, **spec})
     return EdgeSpec(**spec)
 
 
