@@ -24,9 +24,9 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 FIGURES = sorted((ROOT / "docs" / "figures").iterdir())
 TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
 SITE = SimpleNamespace(**runpy.run_path(str(ROOT / "docs" / "generated.py")))
-#: Where links out of the documentation may lead.
 #: What the package of `kanrun init` adds once it is installed.
 OF_A_PLUGIN = {"noise-levels", "target=rings", "model=chebyshev"}
+#: Where links out of the documentation may lead.
 SITES = {"jobqueue.dask.org", "hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
 
 

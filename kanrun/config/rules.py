@@ -99,7 +99,8 @@ class Setting:
         about = f" ({self.about})" if self.about else ""
         listed = " not a list" in reason and not isinstance(value, Mapping)
         remedy = f" Write it in brackets: {path}=[{shown(value)}]." if listed else ""
-        offer = "" if remedy else did_you_mean(value, self.choices, max_names=1)
+        wrong = [leaf for _, leaf in _leaves(value, path) if leaf not in self.choices]
+        offer = did_you_mean(wrong[0], self.choices, 1) if wrong and not remedy else ""
         raise UsageError(f"{path}={shown(value)}{reason}{about}{offer or '.'}{remedy}")
 
     @property
@@ -296,7 +297,7 @@ def shown(value: Any) -> str:
         return f"[{','.join(map(shown, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {shown(entry)}' for key, entry in value.items())}}}"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.16g}" if isinstance(value, float) else str(value)
 
 
 def typed_config(command: str, plain: Plain) -> Any:

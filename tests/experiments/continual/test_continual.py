@@ -299,7 +299,7 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
 @pytest.mark.parametrize(
     "line, sentence",
     [
-        ("overlaps=[0.5,50]", "has 50.0, which must be above -1 and below 2"),
+        ("overlaps=[0.5,50]", "has 50, which must be above -1 and below 2"),
         ("peaks=1000", "are too many"),
         ("phase_column=year", "need both"),
         ("solver=auto", "solver=auto could give learners different solvers"),

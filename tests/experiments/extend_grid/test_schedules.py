@@ -36,7 +36,7 @@ def test_grids():
 @pytest.mark.parametrize(
     "entry, message",
     [
-        ({"intervals": [3, 10, 5]}, r"schedules.intervals=.3, 10, 5. must increase"),
+        ({"intervals": [3, 10, 5]}, r"schedules.intervals=.3,10,5. must increase"),
         ({"intervals": [3, 3]}, "must increase"),
         ({"intervals": []}, "at least 1 entry"),
         ({"intervals": [0, 3]}, "has 0, which must be at least 1"),
