@@ -18,6 +18,7 @@ from kanrun.config import (
     default_choices,
     groups_of,
     keys_of,
+    settings_of,
 )
 from kanrun.config.registry import ModelKind, Registry, group_of, resolve
 from kanrun.errors import UsageError
@@ -118,11 +119,13 @@ def test_the_figures_of_a_command_are_declared():
         if command in TABLES:
             figures = getattr(experiment, "more_figures", experiment.figures)
             drawn = {name for tables in TABLES[command] for name, _ in figures(tables)}
+        elif command == "compare-mlp":
+            comparisons = settings_of(kind.settings)["comparison"].choices
+            groups = [experiment.comparison_of(name).figures() for name in comparisons]
+            drawn = {draw.__name__ for group in groups for draw in group}
         else:
             place = "table_suite" if command == "bench" else "plots"
-            plots = resolve(f"{kind.builder}.{place}:FIGURES")
-            groups = plots.values() if isinstance(plots, dict) else [plots]
-            drawn = {draw.__name__ for group in groups for draw in group}
+            drawn = {draw.__name__ for draw in resolve(f"{kind.builder}.{place}:FIGURES")}
         found = {pattern: fnmatch.filter(drawn, pattern) for pattern in kind.figures}
         assert set().union(*found.values()) == drawn, command
         assert all(found.values()), command
