@@ -72,6 +72,7 @@ EDGES = DataFrame(
 )
 NAMES = ("effects", "input_values", "pair_maps", "growth")
 TRAINED = dict.fromkeys((*NAMES, "predictions", "held_out"), ROW)
+TRAINED |= {"growth": DataFrame({"shape": ["2-1-1", "2-2-1"]})}
 TRAINED |= {"importance": DataFrame({"input": ["x"]})}
 TRAINED |= {"metrics": DataFrame({"seed": [0, 0], "train_rmse": [1.0, 0.5]})}
 TRAINED |= {"edges": EDGES, "summary": DataFrame({"target": ["t"], "test_accuracy": [1.0]})}
