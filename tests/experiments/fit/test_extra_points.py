@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from kanrun.experiments import fit as fitting
-from kanrun.experiments.fit import add_points, make_fit, more_points_help, most_extra_points
+from kanrun.experiments.fit import extra_points, make_fit
+from kanrun.experiments.fit.extra_points import add_points, more_points_help, most_extra_points
 
 from kanrun.config import (
     BSplineConfig,
@@ -102,7 +102,7 @@ def test_the_network_of_the_lowest_error_is_chosen(monkeypatch):
     assert one.problem.data.train.x[:, 0].max() < 0.96
     trained = [SimpleNamespace(network=Off(error)) for error in errors]
     following = iter(trained[1:])
-    monkeypatch.setattr(fitting, "_continued", lambda *_: next(following))
+    monkeypatch.setattr(extra_points, "_continued", lambda *_: next(following))
     problem, best, _ = add_points(one.problem, trained[0], one.plan, 200, 0)
     assert best is trained[chosen]
     assert next(following, None) is None
