@@ -153,7 +153,7 @@ def slug(heading):
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_links_and_figures_exist(page):
-    for target in re.findall(r"(?:\]\(|src=\")([^)\s\"]+)", without_code(TEXT[page])):
+    for target in re.findall(r"(?:\]\(|<img src=\")([^)\s\"]+)", without_code(TEXT[page])):
         if target.startswith("https://"):
             assert target.split("/")[2] in SITES, target
             continue
