@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kanrun.engine.layers import EdgeSpec
     from kanrun.engine.layers import SplineLayer as KANLayer
     from kanrun.engine.networks import KAN, MLP
     from kanrun.errors import KanrunError
@@ -30,6 +31,7 @@ if not os.path.isdir(os.path.join(_FOLDER, "conf")):
 
 #: Module and attribute of each public name.
 _LOCATIONS = {
+    "EdgeSpec": "kanrun.engine.layers:EdgeSpec",
     "KAN": "kanrun.engine.networks:KAN",
     "KANClassifier": "kanrun.library.estimators:KANClassifier",
     "KANLayer": "kanrun.engine.layers:SplineLayer",
@@ -46,6 +48,7 @@ _LOCATIONS = {
 __all__ = [
     "KAN",
     "MLP",
+    "EdgeSpec",
     "KANClassifier",
     "KANLayer",
     "KANRegressor",

@@ -25,8 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 from kanrun.engine.layers.edges import (
     BASES,
+    SPLINES,
     Domain,
-    EdgeScaling,
     EdgeSpec,
     base_values,
     check_place,

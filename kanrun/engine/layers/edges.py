@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import index
 from typing import Any, Literal
 
@@ -50,10 +50,10 @@ Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 @dataclass(frozen=True)
 class EdgeSpec:
-    """Kind of a layer's edges.
+    """Functions on the edges of a layer.
 
     Attributes:
-        degree: Degree of the splines.
+        degree: Degree of the splines; `KAN` and `KANLayer` take theirs as an argument.
         base: Name of the base function b, see `BASES`.
         edge_scaling: `separate`: phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single`:
             phi = w (b + spline).
@@ -62,6 +62,11 @@ class EdgeSpec:
             keeps its value and the base function continues by its formula.
         trained_scales: Weights that are trained with the coefficients: `all`; `base`, all except
             those that only scale the coefficients (w_s, and w without a base); or `none`.
+
+    Examples:
+        >>> from kanrun import KAN, EdgeSpec
+        >>> KAN([2, 5, 1], edges=EdgeSpec(base="silu")).edge_layers[0].spec.base
+        'silu'
     """
 
     degree: int = 3
@@ -69,6 +74,10 @@ class EdgeSpec:
     edge_scaling: EdgeScaling = "separate"
     extrapolation: Extrapolation = "linear"
     trained_scales: Literal["all", "base", "none"] = "all"
+
+
+#: Edges of splines alone.
+SPLINES = EdgeSpec()
 
 
 def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -265,18 +274,22 @@ def of_sums(nodes: Float[Tensor, nodes * rest], products: int) -> Float[Tensor, 
 # -------------------- checks of what callers give
 
 
-def checked_edges(intervals: int, initialisation: str, **spec: Any) -> EdgeSpec:
-    """Return the edges of a fresh layer.
+def checked_edges(edges: EdgeSpec, degree: int, intervals: int, initialisation: str) -> EdgeSpec:
+    """Return the edges of a fresh layer, with splines of `degree`.
 
     Raise UsageError for a setting that breaks the rule of `KANConfig`.
     """
+    if not isinstance(edges, EdgeSpec):
+        raise UsageError(f"edges={edges!r} must be an EdgeSpec, such as EdgeSpec(base='silu').")
     if not isinstance(intervals, int):
         raise UsageError(
             f"intervals={intervals!r} must be a whole number. Use refine() for finer grids of a "
             "network."
         )
-    typed(KANConfig, {"intervals": intervals, "initialisation": initialisation, **spec})
-    return EdgeSpec(**spec)
+    spec = replace(edges, degree=degree)
+    shared = {key: value for key, value in asdict(spec).items() if key != "trained_scales"}
+    typed(KANConfig, {"intervals": intervals, "initialisation": initialisation, **shared})
+    return spec
 
 
 def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -14,9 +14,9 @@ from torch.nn.functional import pad
 
 from kanrun.engine.layers.edges import (
     BASES,
+    SPLINES,
     Domain,
     Edges,
-    EdgeScaling,
     EdgeSpec,
     check_samples,
     checked_edges,
@@ -26,7 +26,6 @@ from kanrun.engine.layers.edges import (
 )
 from kanrun.engine.splines import (
     Breakpoints,
-    Extrapolation,
     Grid,
     Inputs,
     carry_coefficients,
@@ -65,9 +64,7 @@ class SplineLayer(nn.Module):
         intervals: Number of grid intervals G.
         degree: Degree k of the splines.
         domain: (low, high) of the grid for all inputs, or one pair for each.
-        base: Name of the base function b.
-        edge_scaling: `separate` weights w_b and w_s, or a `single` one, see `EdgeSpec`.
-        extrapolation: Continuation beyond the grid: `linear`, `constant`, `zero` or `base`.
+        edges: Base function, scaling and continuation of the edges beyond their grids.
         initialisation: Name of the initialisation.
         generator: Source of random numbers; None: torch's own.
         dtype: torch.float32 or torch.float64; None: torch's default.
@@ -95,9 +92,7 @@ class SplineLayer(nn.Module):
         degree: int = 3,
         *,
         domain: Domain = (-1.0, 1.0),
-        base: str = "zero",
-        edge_scaling: EdgeScaling = "separate",
-        extrapolation: Extrapolation = "linear",
+        edges: EdgeSpec = SPLINES,
         initialisation: str = "paper",
         generator: Generator | None = None,
         dtype: torch.dtype | None = None,
@@ -105,14 +100,7 @@ class SplineLayer(nn.Module):
     ) -> None:
         super().__init__()
         inputs, outputs = checked_shape((inputs, outputs))
-        spec = checked_edges(
-            intervals,
-            initialisation,
-            degree=degree,
-            base=base,
-            edge_scaling=edge_scaling,
-            extrapolation=extrapolation,
-        )
+        spec = checked_edges(edges, degree, intervals, initialisation)
         ends = domain_of(domain, inputs, dtype, device)
         points = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
         self._build(points, outputs, spec, uniform=True)

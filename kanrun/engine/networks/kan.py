@@ -14,8 +14,8 @@ from torch import Generator, Tensor, nn
 
 from kanrun.config.registry import MODELS, resolve
 from kanrun.engine.layers import (
+    SPLINES,
     Domain,
-    EdgeScaling,
     EdgeSpec,
     LearnedEdge,
     SplineLayer,
@@ -31,7 +31,7 @@ from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
 from kanrun.engine.networks.network import Network
 from kanrun.engine.networks.reshaping import prune_edges
-from kanrun.engine.splines import Batch, Extrapolation, Inputs, uniform_breakpoints
+from kanrun.engine.splines import Batch, Inputs, uniform_breakpoints
 from kanrun.errors import UsageError
 
 #: Score below which `KAN.prune` drops an edge, as pykan does by default (`edge_th`).
@@ -65,10 +65,7 @@ class KAN(Network):
         intervals: Number of grid intervals G.
         degree: Degree k of the splines.
         domain: (low, high) of the inputs, for all or one pair for each.
-        base: Name of the base function b.
-        edge_scaling: `separate` weights w_b and w_s, or a `single` one.
-        extrapolation: Continuation of an edge beyond its grid: `linear`, `constant`, `zero` or
-            `base`, see `EdgeSpec`.
+        edges: Base function, scaling and continuation of the edges beyond their grids.
         multiplication_nodes: Number of nodes of each hidden layer that multiply: the last ones,
             each the product of two sums of edges. Such a layer has more outputs than the next one
             has inputs.
@@ -102,9 +99,7 @@ class KAN(Network):
         degree: int = 3,
         *,
         domain: Domain = (-1.0, 1.0),
-        base: str = "zero",
-        edge_scaling: EdgeScaling = "separate",
-        extrapolation: Extrapolation = "linear",
+        edges: EdgeSpec = SPLINES,
         multiplication_nodes: Sequence[int] = (),
         initialisation: str = "paper",
         generator: Generator | None = None,
@@ -113,14 +108,7 @@ class KAN(Network):
     ) -> None:
         super().__init__()
         shape = checked_shape(shape)
-        spec = checked_edges(
-            intervals,
-            initialisation,
-            degree=degree,
-            base=base,
-            edge_scaling=edge_scaling,
-            extrapolation=extrapolation,
-        )
+        spec = checked_edges(edges, degree, intervals, initialisation)
         products, hidden = tuple(multiplication_nodes) or (0,) * (len(shape) - 2), shape[1:-1]
         if len(products) != len(hidden) or not all(
             0 <= count <= width for count, width in zip(products, hidden, strict=True)

@@ -104,10 +104,11 @@ else:
 """
 COMPILED = """
 import torch
-from kanrun import KAN
+from kanrun import KAN, EdgeSpec
+silu = EdgeSpec(base="silu")
 for backend, intervals in (("eager", 5), ("inductor", 5), ("inductor", 100)):
     torch.compiler.reset()
-    kan = KAN([2, 3, 1], intervals, base="silu", dtype=torch.float64)
+    kan = KAN([2, 3, 1], intervals, edges=silu, dtype=torch.float64)
     x = torch.linspace(-1.2, 1.2, 100, dtype=torch.float64).reshape(50, 2).requires_grad_()
     leaves = [x, *(p for p in kan.parameters() if p.requires_grad)]
     compiled = torch.compile(kan, fullgraph=True, backend=backend)
@@ -116,7 +117,7 @@ for backend, intervals in (("eager", 5), ("inductor", 5), ("inductor", 100)):
         for network in (kan, compiled)
     )
     torch.testing.assert_close(found, expected)
-    few, layer = x.detach()[:7].float(), KAN([2, 1], intervals, base="silu")
+    few, layer = x.detach()[:7].float(), KAN([2, 1], intervals, edges=silu)
     compiled = torch.compile(layer, fullgraph=True, backend=backend)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(compiled(few), layer(few), rtol=0.05, atol=0.05)

@@ -150,7 +150,7 @@ def test_slopes_of_bases(base):
 
 def test_refusals():
     with pytest.raises(UsageError, match="base=cosh"):
-        SplineLayer(1, 1, base="cosh")
+        SplineLayer(1, 1, edges=EdgeSpec(base="cosh"))
     with pytest.raises(UsageError, match="initialisation=zero"):
         SplineLayer(1, 1, initialisation="zero")
     described = make().describe()
