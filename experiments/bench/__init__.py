@@ -19,15 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from kanrun.experiments.bench.timing import (
-    MODULES,
-    layer_claims,
-    layers,
-    short_reason,
-    startup,
-    startup_claims,
-    version,
-)
 from pandas import DataFrame
 from torch import Tensor
 
@@ -49,6 +40,16 @@ from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.build import LearningProblem, make_problem
 from kanrun.study.recipe import Training
 from kanrun.study.suite import claim_at_least
+
+from .timing import (
+    MODULES,
+    layer_claims,
+    layers,
+    short_reason,
+    startup,
+    startup_claims,
+    version,
+)
 
 #: (seconds, test RMSE) after each step.
 Curve = Iterator[tuple[float, float]]
@@ -77,7 +78,7 @@ def check(cfg: BenchConfig) -> None:
         )
     check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)
     if cfg.part == "tables":
-        from kanrun.experiments.bench.table_suite import select_sources
+        from .table_suite import select_sources
 
         select_sources(cfg.tables)
 
@@ -91,7 +92,7 @@ def run(cfg: BenchConfig, cell: Cell, seed: int) -> Records:
     """Measure one part after the other."""
     import platform
 
-    from kanrun.experiments.bench.table_suite import tables
+    from .table_suite import tables
 
     machine = {"torch": torch.__version__, "machine": platform.machine()}
     yield Row("machine", {"threads": torch.get_num_threads(), **machine})
@@ -106,9 +107,9 @@ def run(cfg: BenchConfig, cell: Cell, seed: int) -> Records:
 
 def figures(tables: Tables) -> Figures:
     """Yield the figure of the ranks of models of tables."""
-    from kanrun.experiments.bench.table_suite import FIGURES
-
     from kanrun.figures import figures_of
+
+    from .table_suite import FIGURES
 
     yield from figures_of(tables, FIGURES)
 

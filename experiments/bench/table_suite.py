@@ -18,7 +18,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.bench.timing import rows_of
 from matplotlib.figure import Figure
 from numpy import ndarray
 from pandas import DataFrame, Series, concat, read_csv
@@ -36,6 +35,8 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family
 from kanrun.runs.records import Note, Records
 from kanrun.targets import Points
+
+from .timing import rows_of
 
 XGBOOST_NAME = "xgboost, rounds chosen"
 CATBOOST_NAME = "CatBoost, rounds chosen"

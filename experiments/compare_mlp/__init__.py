@@ -14,12 +14,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from kanrun.experiments.compare_mlp.cases import case_of, cases_of, kan_name, training_of
-
 from kanrun.config import CompareMLPConfig, KANConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Records
 from kanrun.study import Cell, Claims, Figures, Tables
+
+from .cases import case_of, cases_of, kan_name, training_of
 
 
 def comparison_of(name: str) -> Any:

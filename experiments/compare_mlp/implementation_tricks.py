@@ -13,9 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from kanrun.experiments.compare_mlp import cases
-from kanrun.experiments.compare_mlp.cases import Case, Model, result, train, training_of
-from kanrun.experiments.compare_mlp.verdict import judge, log_ratios
 from torch import Generator
 
 from kanrun.config import SOLVERS, CompareMLPConfig
@@ -23,6 +20,10 @@ from kanrun.engine.networks import Network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Records
 from kanrun.study import Cell, Claims, Tables
+
+from . import cases
+from .cases import Case, Model, result, train, training_of
+from .verdict import judge, log_ratios
 
 #: Settings that switch off the tricks of each variant.
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -80,7 +81,7 @@ def unscaled(network: Network, random: Generator) -> Network:
 
 def figures() -> tuple[Callable[..., Any], ...]:
     """Return the errors of all variants."""
-    from kanrun.experiments.compare_mlp import plots
+    from . import plots
 
     return (plots.variants,)
 

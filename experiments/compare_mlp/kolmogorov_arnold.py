@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kanrun.experiments.compare_mlp.cases import Case, model_of, result, schedule_text, train
-
 from kanrun.config import CompareMLPConfig
 from kanrun.runs.records import Records
 from kanrun.study import Cell, Claims, Tables
 from kanrun.study.recipe import claims_by
 from kanrun.study.suite import median
+
+from .cases import Case, model_of, result, schedule_text, train
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
@@ -28,7 +28,7 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
 
 def figures() -> tuple[Callable[..., Any], ...]:
     """Return the errors of all targets beside their bounds."""
-    from kanrun.experiments.compare_mlp import plots
+    from . import plots
 
     return (plots.errors,)
 

@@ -9,17 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from kanrun.experiments.compare_mlp.cases import (
-    Case,
-    kan_name,
-    kan_of,
-    kan_settings,
-    model_of,
-    result,
-    steps_of,
-    train,
-)
-from kanrun.experiments.compare_mlp.verdict import judge, log_ratios
 
 from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
@@ -39,6 +28,18 @@ from kanrun.points import Array
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Tables
 from kanrun.study.suite import claim_at_most, claim_near, exponent
+
+from .cases import (
+    Case,
+    kan_name,
+    kan_of,
+    kan_settings,
+    model_of,
+    result,
+    steps_of,
+    train,
+)
+from .verdict import judge, log_ratios
 
 #: Sizes that are counted where the setting growth leaves them out.
 GROWTH: dict[str, list[int]] = {"widths": [8, 16, 32], "depths": [2, 4], "intervals": [5]}
@@ -154,7 +155,7 @@ def growth_rows(widths: list[int], depths: list[int], intervals: list[int]) -> I
 
 def figures() -> tuple[Callable[..., Any], ...]:
     """Return error against size, its power laws, and the growth of parameters."""
-    from kanrun.experiments.compare_mlp import plots
+    from . import plots
 
     return plots.pareto, plots.scaling, plots.growth
 
@@ -202,7 +203,7 @@ def matched_logs(rows: pd.DataFrame) -> Array:
 
 def growth_claims(growth: pd.DataFrame) -> Claims:
     """Claim O(N^2 L) parameters of MLPs and O(N^2 L (G + k)) of KANs, on larger sizes."""
-    from kanrun.experiments.compare_mlp.plots import along
+    from .plots import along
 
     wrong = (growth["parameters"] - growth["formula"]).abs()
     sentence = "Formulas of parameters against the modules: largest difference"

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from kanrun.experiments.compare_mlp.cases import Case, model_of, result, train
 from torch import Tensor, nn
 
 from kanrun.config import SOLVERS, CompareMLPConfig
@@ -19,6 +18,8 @@ from kanrun.errors import UsageError
 from kanrun.runs.records import Records, Row, Value
 from kanrun.study import Cell, Claims, Tables
 from kanrun.study.suite import claim_at_most
+
+from .cases import Case, model_of, result, train
 
 #: Largest number of solver steps: a linear map needs few.
 STEPS = 100
@@ -85,7 +86,7 @@ def product(network: MLP) -> Tensor:
 
 def figures() -> tuple[Callable[..., Any], ...]:
     """Return the differences by depth."""
-    from kanrun.experiments.compare_mlp import plots
+    from . import plots
 
     return (plots.differences,)
 

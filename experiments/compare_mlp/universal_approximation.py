@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from kanrun.experiments.compare_mlp.cases import Case, model_of, result, train
-
 from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Claim, Records, Row
 from kanrun.study import Cell, Claims, Tables
+
+from .cases import Case, model_of, result, train
 
 #: Largest number of solver steps of an MLP. The universal approximation theorem is about the best
 #: weights, not about those that are found soon.
@@ -42,7 +42,7 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
 
 def figures() -> tuple[Callable[..., Any], ...]:
     """Return the error against the width."""
-    from kanrun.experiments.compare_mlp import plots
+    from . import plots
 
     return (plots.widths,)
 

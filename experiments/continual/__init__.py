@@ -18,9 +18,6 @@ through its strengths for each; KANs differ in their random start alone.
 from __future__ import annotations
 
 import numpy as np
-from kanrun.experiments.continual import training
-from kanrun.experiments.continual.forgetting_claims import claims_of
-from kanrun.experiments.continual.learners import cells_of, learner_of_cell
 
 from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
@@ -28,6 +25,10 @@ from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.build import make_plan
+
+from . import training
+from .forgetting_claims import claims_of
+from .learners import cells_of, learner_of_cell
 
 
 def cells(cfg: ContinualConfig) -> list[Cell]:
@@ -80,7 +81,7 @@ def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
 
 def figures(tables: Tables) -> Figures:
     """Yield the figures of each part that was run."""
-    from kanrun.experiments.continual.plots import figures_of
+    from .plots import figures_of
 
     yield from figures_of(tables)
 

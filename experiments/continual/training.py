@@ -29,14 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from kanrun.experiments.continual.learners import (
-    Learner,
-    Memory,
-    evenly_chosen,
-    lattice,
-    learners_of,
-    without_memory,
-)
 from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
 
@@ -69,6 +61,15 @@ from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target
 from kanrun.targets.datasets import check_known
 from kanrun.targets.functions import peaks_formula
+
+from .learners import (
+    Learner,
+    Memory,
+    evenly_chosen,
+    lattice,
+    learners_of,
+    without_memory,
+)
 
 Place = Mapping[str, Value]
 

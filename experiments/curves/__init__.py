@@ -13,13 +13,14 @@ alone every seed is done.
 from __future__ import annotations
 
 import numpy as np
-from kanrun.experiments.curves.parts import PARTS, ROUNDING, check_settings
 from pandas import DataFrame, Series
 
 from kanrun.config import CurvesConfig
 from kanrun.runs.records import Claim, Records
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.suite import claim_at_least, claim_at_most
+
+from .parts import PARTS, ROUNDING, check_settings
 
 #: Required: how far a fitted order may stay below the theory's.
 TOLERANCE = 0.3
@@ -59,9 +60,9 @@ def run(cfg: CurvesConfig, cell: Cell, seed: int) -> Records:
 
 def figures(tables: Tables) -> Figures:
     """Yield the figures of each part that was run."""
-    from kanrun.experiments.curves.plots import FIGURES
-
     from kanrun.figures import figures_of
+
+    from .plots import FIGURES
 
     yield from figures_of(tables, FIGURES)
 

@@ -7,17 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.curves import geometry
-from kanrun.experiments.curves.geometry import (
-    Array,
-    approximate,
-    check_parameters,
-    clamped_knots,
-    de_casteljau,
-    interpolate,
-    parameters_along,
-    polynomial_through,
-)
 from numpy.typing import NDArray
 from pandas import DataFrame
 from scipy.interpolate import BSpline
@@ -28,6 +17,18 @@ from kanrun.runs.records import Records, Row, Table, Value
 from kanrun.study.suite import exponent
 from kanrun.targets import build_target, planar_points
 from kanrun.targets.functions import GIVEN_POINTS
+
+from . import geometry
+from .geometry import (
+    Array,
+    approximate,
+    check_parameters,
+    clamped_knots,
+    de_casteljau,
+    interpolate,
+    parameters_along,
+    polynomial_through,
+)
 
 #: Smallest number of points of the splines to which orders are fitted, past the first bends of the
 #: function; fewer if there are not two such splines.

@@ -21,14 +21,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from kanrun.experiments.extend_grid import extension
-from kanrun.experiments.extend_grid.extension import Extension, penalises, schedule_of
-
 from kanrun.config import ExtendGridConfig
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.evaluation import truncation_notes
 from kanrun.study.recipe import summary_of, train_and_record
+
+from . import extension
+from .extension import Extension, penalises, schedule_of
 
 
 def cells(cfg: ExtendGridConfig) -> list[Cell]:
@@ -92,7 +92,7 @@ def run(cfg: ExtendGridConfig, cell: Cell, seed: int, prepared: Extension | None
 
 def figures(tables: Tables) -> Figures:
     """Yield the figures of each part that was run."""
-    from kanrun.experiments.extend_grid.plots import draw_parts
+    from .plots import draw_parts
 
     yield from draw_parts(tables)
 

@@ -13,13 +13,6 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from kanrun.experiments.fit.extra_points import (
-    add_points,
-    insertion_notes,
-    kink_notes,
-    most_extra_points,
-)
-
 from kanrun.config import MODELS, TARGETS, FitConfig
 from kanrun.engine.training import (
     Event,
@@ -61,8 +54,15 @@ from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
 from kanrun.study.suite import bound_claims
 from kanrun.targets import NAMED, Target
 
+from .extra_points import (
+    add_points,
+    insertion_notes,
+    kink_notes,
+    most_extra_points,
+)
+
 if TYPE_CHECKING:
-    from kanrun.experiments.fit.tables import TableFitting
+    from .tables import TableFitting
 
 
 def cells(cfg: FitConfig) -> list[Cell]:
@@ -77,7 +77,7 @@ def prepare(
     check_bounds(cell)
     cfg = with_cell(cfg, cell)
     if MODELS.find(cfg.model.kind, "model.kind").tables_only:
-        from kanrun.experiments.fit.tables import prepare_table
+        from .tables import prepare_table
 
         return prepare_table(cfg, seed, target)
     return make_fit(cfg, seed, target)

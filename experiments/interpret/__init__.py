@@ -74,7 +74,7 @@ def check(cfg: InterpretConfig) -> None:
             f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and "
             "float64."
         )
-    from kanrun.experiments.interpret.problem import problems_of
+    from .problem import problems_of
 
     for cell in cells(cfg):
         if not isinstance(known := cell.get("in_view", True), bool):
@@ -91,10 +91,10 @@ def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
     """Interpret every output of the target; yield a row for each stage."""
     import time
 
-    from kanrun.experiments.interpret.interpretation import interpretation
-    from kanrun.experiments.interpret.outcome import Interpretation
-    from kanrun.experiments.interpret.problem import problems_of
-    from kanrun.experiments.interpret.tables import accuracy_records, records, stage_row
+    from .interpretation import interpretation
+    from .outcome import Interpretation
+    from .problem import problems_of
+    from .tables import accuracy_records, records, stage_row
 
     found = []
     for problem in problems_of(_settings(cfg, cell), seed):
@@ -115,9 +115,9 @@ def figures(tables: Tables) -> Figures:
 
     For a suite the score card.
     """
-    from kanrun.experiments.interpret import plots
-
     from kanrun.figures import network_diagram, predictions, residuals
+
+    from . import plots
 
     if "cell" in tables["summary"]:
         yield "score_card", partial(plots.score_card, tables["summary"])

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from kanrun.experiments.interpret.outcome import Interpretation
 
 from kanrun.engine.symbolic import (
     Decision,
@@ -25,6 +24,8 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.engine.symbolic.candidates import CARRY
 from kanrun.runs.records import Row, Table, Value
+
+from .outcome import Interpretation
 
 #: Points of the curve of an edge.
 _POINTS = 81

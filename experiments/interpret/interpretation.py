@@ -10,12 +10,6 @@ from dataclasses import replace
 import numpy as np
 import sympy
 import threadpoolctl  # type: ignore[import-untyped]
-from kanrun.experiments.interpret.outcome import Interpretation, is_constant, outcome
-from kanrun.experiments.interpret.problem import (
-    Function,
-    InterpretationProblem,
-    problems_in,
-)
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -56,6 +50,13 @@ from kanrun.targets import (
     array_target,
     as_numbers,
     is_frame,
+)
+
+from .outcome import Interpretation, is_constant, outcome
+from .problem import (
+    Function,
+    InterpretationProblem,
+    problems_in,
 )
 
 _MIN_POINTS = 20

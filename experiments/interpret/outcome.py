@@ -12,7 +12,6 @@ from math import inf
 
 import numpy as np
 import sympy
-from kanrun.experiments.interpret.problem import Function, InterpretationProblem
 
 from kanrun.engine.symbolic import (
     Budget,
@@ -34,6 +33,8 @@ from kanrun.engine.symbolic import (
     widened,
 )
 from kanrun.points import Array
+
+from .problem import Function, InterpretationProblem
 
 #: Stages whose networks are numeric: a formula is compared with the best of them.
 _NUMERIC = ("train", "prune", "retrain")

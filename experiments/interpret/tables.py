@@ -9,10 +9,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.interpret.edge_records import edge_table, finite_row, match_rows
-from kanrun.experiments.interpret.outcome import REPRODUCING, Interpretation
-from kanrun.experiments.interpret.physical_constants import name_constants
-from kanrun.experiments.interpret.problem import Function, InterpretationProblem
 
 from kanrun.config import NistTarget
 from kanrun.engine.symbolic import (
@@ -33,6 +29,11 @@ from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
 from kanrun.study import Cell
 from kanrun.study.evaluation import doubts
 from kanrun.targets.table_targets import read_nist
+
+from .edge_records import edge_table, finite_row, match_rows
+from .outcome import REPRODUCING, Interpretation
+from .physical_constants import name_constants
+from .problem import Function, InterpretationProblem
 
 #: Maximum number of constants whose intervals are printed.
 _MAX_SHOWN = 5
