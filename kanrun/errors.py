@@ -75,7 +75,8 @@ def no_file(path: str | Path) -> str:
     if not file.parent.is_dir():
         return f"there is no file {str(path)!r}: the folder {file.parent.absolute()} is not there."
     suggestion = did_you_mean(file.name, [entry.name for entry in file.parent.iterdir()])
-    return f"there is no file {str(path)!r} in {file.parent.absolute()}{suggestion or '.'}"
+    place = "" if file.is_absolute() else f" in {file.parent.absolute()}"
+    return f"there is no file {str(path)!r}{place}{suggestion or '.'}"
 
 
 def printable(value: object) -> str:

@@ -19,17 +19,16 @@ from time import process_time
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
 
 from kanrun.cli import runs, using  # noqa: F401  # they add their commands
 from kanrun.cli.commands import (
     OUTPUTS,
     AsJson,
+    Command,
     Outputs,
     Overrides,
     Quiet,
     Strict,
-    command,
     kanrun_commands,
 )
 from kanrun.config import EXPERIMENTS, groups_of, keys_of, settings_of
@@ -44,7 +43,7 @@ _LONGEST = 2000
 MAX_PLACES = 3
 
 
-class ExperimentCommand(TyperCommand):
+class ExperimentCommand(Command):
     """A command whose help ends with the configuration groups and with examples."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
@@ -69,8 +68,7 @@ def add_experiments() -> None:
 
 
 def _add_experiment(experiment: ExperimentKind) -> None:
-    @command(
-        kanrun_commands,
+    @kanrun_commands.command(
         experiment.name,
         cls=ExperimentCommand,
         help=experiment.summary,
@@ -79,32 +77,57 @@ def _add_experiment(experiment: ExperimentKind) -> None:
     def run_experiment(  # noqa: PLR0913  (each is an option)
         overrides: Overrides = None,
         *,
-        multirun: bool = False,
+        multirun: Annotated[
+            bool,
+            typer.Option(
+                "--multirun", "-m", help="Run each combination of comma-separated values."
+            ),
+        ] = False,
         outputs: Outputs = OUTPUTS,
         quiet: Quiet = False,
-        verbose: bool = False,
+        verbose: Annotated[
+            bool, typer.Option("--verbose", "-v", help="Also print how choices were made.")
+        ] = False,
         strict: Strict = False,
-        force: bool = False,
-        dry_run: bool = False,
-        cfg: Literal["job"] | None = None,
-        resolve: bool = False,
-        config_dir: str | None = None,
-        config_name: str | None = None,
-        config_path: str | None = None,
+        force: Annotated[
+            bool,
+            typer.Option(
+                "--force", help="Run even if the estimated memory exceeds that of this machine."
+            ),
+        ] = False,
+        dry_run: Annotated[
+            bool,
+            typer.Option(
+                "--dry-run", help="Print what would run, how long and how large; write nothing."
+            ),
+        ] = False,
+        cfg: Annotated[
+            Literal["job"] | None,
+            typer.Option("--cfg", "-c", help="Print the configuration, run nothing."),
+        ] = None,
+        resolve: Annotated[
+            bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")
+        ] = False,
+        config_dir: Annotated[
+            str | None,
+            typer.Option(
+                "--config-dir", "-cd", metavar="DIR", help="Add custom groups and choices."
+            ),
+        ] = None,
+        config_name: Annotated[
+            str | None,
+            typer.Option(
+                "--config-name", "-cn", metavar="NAME", help="Use another primary configuration."
+            ),
+        ] = None,
+        config_path: Annotated[
+            str | None,
+            typer.Option(
+                "--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's."
+            ),
+        ] = None,
     ) -> None:
-        """Run an experiment.
-
-        Args:
-            multirun (-m): Run each combination of comma-separated values.
-            verbose (-v): Also print how choices were made.
-            force: Run even if the estimated memory exceeds that of this machine.
-            dry_run: Print what would run, how long and how large; write nothing.
-            cfg (-c): Print the configuration, run nothing.
-            resolve: With --cfg: show interpolations resolved.
-            config_dir (-cd DIR): Add custom groups and choices.
-            config_name (-cn NAME): Use another primary configuration.
-            config_path (-cp DIR): Use this folder instead of kanrun's.
-        """
+        """Run an experiment."""
         began = process_time()
         if cfg is not None and multirun:
             raise UsageError("--cfg and --multirun do not go together; give one of them.")
@@ -130,14 +153,21 @@ def _add_experiment(experiment: ExperimentKind) -> None:
         raise typer.Exit(run_study(study, options)[0])
 
 
-@command(kanrun_commands, "keys")
-def keys(prefix: str = "", *, command: str | None = None, as_json: AsJson = False) -> None:
-    """Show the configuration keys: type, default, allowed values, and purpose.
-
-    Args:
-        prefix (PREFIX): Beginning of the keys, such as model or solver.smo.
-        command (NAME): Experiment of the keys, such as fit.
-    """
+@kanrun_commands.command("keys", cls=Command)
+def keys(
+    prefix: Annotated[
+        str,
+        typer.Argument(
+            metavar="PREFIX", help="Beginning of the keys, such as model or solver.smo."
+        ),
+    ] = "",
+    *,
+    command: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Experiment of the keys, such as fit.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the settings: type, default, allowed values, purpose."""
     known = keys_of(command)
     found = [key for key in known if key.path.startswith(prefix)]
     if not found:
@@ -175,14 +205,15 @@ def _kanrun(
     """Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own."""
 
 
-@command(kanrun_commands, "init")
-def init(folder: Path, *, name: str | None = None) -> None:
-    """Write a plug-in package: model, solver, target, experiment, configuration and test.
-
-    Args:
-        folder (DIR): A new or empty folder.
-        name (NAME): Package name. Default: that of DIR.
-    """
+@kanrun_commands.command("init", cls=Command)
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    *,
+    name: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Package name. Default: that of DIR.")
+    ] = None,
+) -> None:
+    """Write a plug-in package with an example of each component."""
     given = folder.absolute().name if name is None else name
     module = re.sub(r"[^a-z0-9]+", "_", given.lower()).strip("_")
     if (

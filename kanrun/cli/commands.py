@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import inspect
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from kanrun.config import CONF, EXPERIMENTS, TARGETS, default_choices, groups_of, keys_of
 from kanrun.config.registry import implied_choices, resolve
@@ -26,6 +26,8 @@ _COLUMNS = {
     *("inputs", "outputs", "exclude", "categorical_columns", "columns", "weight_column"),
     *("split", "monotone", "curvature", "units"),
 }
+#: Characters that have a meaning in bash.
+_UNSAFE = r"""([\s()'"$`\\&;|<>*?!#])"""
 _ENDS = ("=", ".", "/", ":")  # after which the shell must not end the word
 
 
@@ -36,14 +38,24 @@ def complete_run(ctx: Any, incomplete: str) -> list[str]:
 
 def complete_override(ctx: Any, incomplete: str) -> list[str]:
     """Return the words that begin with `incomplete`, for Typer's completion of OVERRIDES."""
-    words, word, cut = [str(one) for one in ctx.params.get("overrides") or ()], incomplete, 0
-    if os.environ.get("_KANRUN_COMPLETE", "").endswith("bash") and "COMP_WORDS" in os.environ:
-        # bash splits at `=`, so that neither the words nor the incomplete one are whole.
-        pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
-        *whole, word = re.sub(r"\n?=\n?", "=", "\n".join(pieces)).split("\n")
-        words = [one for one in whole if "=" in one]
-        cut = word.rfind("=") + 1
-    return [one[cut:] for one in completions(ctx.info_name, words, word, _outputs(ctx))]
+    given = [str(one) for one in ctx.params.get("overrides") or ()]
+    if not os.environ.get("_KANRUN_COMPLETE", "").endswith("bash"):
+        return completions(ctx.info_name, given, incomplete, _outputs(ctx))
+    # bash splits at `=`, so that neither the words nor the incomplete one are whole. It inserts
+    # what it gets as it is, so that blanks and brackets need a backslash, unless a quote is open.
+    pieces = os.environ["COMP_WORDS"].split("\n")[: int(os.environ.get("COMP_CWORD", "0")) + 1]
+    *whole, word = re.sub(r"\n?=\n?", "=", "\n".join(pieces)).split("\n")
+    words = [_unquoted(one) for one in whole if "=" in one]
+    found = completions(ctx.info_name, words, _unquoted(word), _outputs(ctx))
+    if word[:1] in ("'", '"'):
+        return found
+    cut = _unquoted(word).rfind("=") + 1
+    return [re.sub(_UNSAFE, r"\\\1", one[cut:]) for one in found]
+
+
+def _unquoted(word: str) -> str:
+    """Return a word of the shell without its quotes and backslashes."""
+    return re.sub(r"\\(.)", r"\1", word.strip("'\""))
 
 
 def _outputs(ctx: Any) -> Path:
@@ -147,9 +159,27 @@ class _Call:
         return names or defaults
 
 
+class Command(TyperCommand):
+    """A command whose help names the arguments without their types."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the arguments, then the options."""
+        for title, kind in (("Arguments", "argument"), ("Options", "option")):
+            parameters = [one for one in self.get_params(ctx) if one.param_type_name == kind]
+            records = [one.get_help_record(ctx) for one in parameters]
+            rows = [
+                (re.sub(r" <.*>$", "", name) if kind == "argument" else name, about)
+                for name, about in filter(None, records)
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
+
+
 kanrun_commands = typer.Typer(
     name="kanrun",
     help="Experiments with Kolmogorov-Arnold Networks; each run has a folder of its own.",
+    epilog="First steps: kanrun fit, kanrun runs show, kanrun fit --help.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -160,9 +190,6 @@ runs_commands = typer.Typer(
     invoke_without_command=True,
 )
 kanrun_commands.add_typer(runs_commands, name="runs")
-F = TypeVar("F", bound=Callable[..., None])
-#: An entry of the section Args, such as `output (-o FILE): File of the predictions.`
-_ENTRY = re.compile(r"^    (\w+)(?: \((.*?)\))?: (.+(?:\n     +.+)*)", re.MULTILINE)
 _RUN = "latest, fit/latest, fit/v0003, fit/v0003/7 (a point), a path, a tag, or a beginning."
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN, autocompletion=complete_run)]
@@ -202,6 +229,20 @@ SpreadsheetSafe = Annotated[
 ]
 
 
+Replace = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
+ModelName = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Name of the model's file. Default: that of the first seed."),
+]
+OtherExecutor = Annotated[
+    str | None,
+    typer.Option(metavar="KIND", help="Executor instead of the run's: serial, local or dask."),
+]
+DaskAddress = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler of a run with executor=dask.")
+]
+
+
 def check_new(file: Path, force: bool) -> None:
     """Raise UsageError for a folder, for a file without one, and without `force` for one there."""
     if file.is_dir() or not file.parent.is_dir():
@@ -209,35 +250,3 @@ def check_new(file: Path, force: bool) -> None:
         raise UsageError(f"cannot write {file}: {reason}; choose another file.")
     if file.is_file() and not force:
         raise UsageError(f"{file} exists. Add --force to replace it, or name another file.")
-
-
-def command(app: typer.Typer, name: str, **settings: Any) -> Callable[[F], F]:
-    """Return a decorator that makes a function the command `name` of `app`.
-
-    Parameters behind `*` are options, the others arguments. The section Args of the docstring has
-    the help of each; in brackets stand the word for its value and further names of an option. A
-    type that is `Annotated` already stays as it is. `settings` are those of `app.command`.
-    """
-
-    def add(function: F) -> F:
-        text, _, section = inspect.cleandoc(function.__doc__ or "").partition("\n\nArgs:\n")
-        parameters = inspect.signature(function).parameters
-        hints = get_type_hints(function, include_extras=True)
-        for parameter, brackets, about in _ENTRY.findall(section):
-            words = brackets.split()
-            metavar = next((word for word in words if word[0] != "-"), None)
-            shown: Any = {"metavar": metavar, "help": " ".join(about.split())}
-            declared = typer.Argument(**shown)
-            if parameters[parameter].kind is inspect.Parameter.KEYWORD_ONLY:
-                names = (
-                    f"--{parameter.replace('_', '-')}",
-                    *(word for word in words if word[0] == "-"),
-                )
-                declared = typer.Option(*names, **shown)
-            hints[parameter] = Annotated[hints[parameter], declared]
-        function.__annotations__ = hints
-        function.__doc__ = text
-        app.command(name, **settings)(function)
-        return function
-
-    return add

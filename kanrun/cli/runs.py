@@ -16,12 +16,13 @@ from kanrun.cli.commands import (
     OUTPUTS,
     AsCsv,
     AsJson,
+    Command,
     Outputs,
+    Replace,
     RunName,
     RunNames,
     SpreadsheetSafe,
     check_new,
-    command,
     runs_commands,
 )
 from kanrun.errors import KanrunError, StorageFailed, tell
@@ -57,7 +58,7 @@ def _runs(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@command(runs_commands, "list")
+@runs_commands.command("list", cls=Command)
 def list_runs(  # noqa: PLR0913  (each is an option)
     *,
     most: Annotated[
@@ -66,28 +67,32 @@ def list_runs(  # noqa: PLR0913  (each is an option)
             "-n", metavar="N", min=1, help=f"How many. Default: {_MOST_LISTED}; all as JSON or CSV."
         ),
     ] = None,
-    where: str | None = None,
-    sort: str | None = None,
-    columns: str | None = None,
-    tag: str | None = None,
-    status: str | None = None,
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="CONDITION", help='In SQL, such as "test_rmse < 1e-4 AND seeds > 1".'),
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="By a column; with - in front, from the largest."),
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Columns, such as name,model.hidden,r2.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Runs with this tag.")] = None,
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="WORD", help="A word in the status, such as completed or killed."),
+    ] = None,
     outputs: Outputs = OUTPUTS,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     spreadsheet_safe: SpreadsheetSafe = False,
 ) -> None:
-    """List the runs, newest first, with the settings in which they differ.
+    """List the runs with the settings in which they differ.
 
     Conditions, order and columns refer to results such as test_rmse, settings such as model.hidden
     (in conditions in double quotes), and name, command, status, started, seconds, seeds, points,
     tags, note, best. A run of several points is listed with its best point.
-
-    Args:
-        where (CONDITION): In SQL, such as "test_rmse < 1e-4 AND seeds > 1".
-        sort (COLUMN): By a column; with - in front, from the largest.
-        columns (A,B,...): Columns, such as name,model.hidden,r2.
-        tag (TAG): Runs with this tag.
-        status (WORD): A word in the status, such as completed or killed.
     """
     index = RunIndex(outputs)
     rows = index.rows(where or "1", sort, tag, status)
@@ -105,31 +110,31 @@ def list_runs(  # noqa: PLR0913  (each is an option)
         tell(f"no runs in {outputs} yet")
 
 
-@command(runs_commands, "query")
+@runs_commands.command("query", cls=Command)
 def query_runs(
-    sql: str,
+    sql: Annotated[
+        str, typer.Argument(metavar="SQL", help='Such as "SELECT name, test_rmse FROM runs".')
+    ],
     *,
     outputs: Outputs = OUTPUTS,
     as_json: AsJson = False,
     as_csv: AsCsv = False,
     spreadsheet_safe: SpreadsheetSafe = False,
 ) -> None:
-    """Answer an SQL query (SQLite's, read only) over the tables `runs` and `points`.
+    """Answer an SQL query over the tables `runs` and `points`.
 
-    `runs` has one row per run, with the columns of `runs list`; `points` one row per point, with
-    `run`, `point`, its results and its swept settings. Names with a dot need double quotes.
-
-    Args:
-        sql (SQL): Such as "SELECT name, test_rmse FROM runs".
+    SQLite answers, read only. `runs` has one row per run, with the columns of `runs list`; `points`
+    one row per point, with `run`, `point`, its results and its swept settings. Names with a dot
+    need double quotes.
     """
     _print_columns(RunIndex(outputs).query(sql), as_json, as_csv, spreadsheet_safe)
 
 
-@command(runs_commands, "show")
+@runs_commands.command("show", cls=Command)
 def show_run(
     run: RunName = "latest", *, outputs: Outputs = OUTPUTS, as_json: AsJson = False
 ) -> None:
-    """Show a run or a point of it: settings, results, claims, files, how to resume it."""
+    """Show a run or a point: settings, results, claims, files."""
     found = find_run(run, outputs)
     labels = {"tags": list(found.labels.tags), "note": found.labels.note}
     if as_json:
@@ -143,20 +148,22 @@ def show_run(
     _print_lines(f"  {line}" for line in (*lines, *_unfinished(found), *found.figures))
 
 
-@command(runs_commands, "compare")
+@runs_commands.command("compare", cls=Command)
 def compare_runs(
     names: RunNames,
     *,
     outputs: Outputs = OUTPUTS,
-    figure: Path | None = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Where the figure goes. Default: in OUTPUTS/comparisons."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: settings that differ, results, and a figure of learning curves and edges.
+    """Compare the settings, results and learning curves of runs.
 
     Of a run of several points the best is compared, unless a point is named (fit/v0003/7).
-
-    Args:
-        figure (FILE): Where the figure goes. Default: in OUTPUTS/comparisons.
     """
     from kanrun.study.report import as_columns, differences, draw_comparison
 
@@ -178,22 +185,20 @@ def compare_runs(
         print(path)
 
 
-@command(runs_commands, "report")
+@runs_commands.command("report", cls=Command)
 def report_runs(
     names: RunNames,
     *,
-    output: Path = Path("report.html"),
-    force: bool = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")
+    ] = Path("report.html"),
+    force: Replace = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
-    """Write one HTML page of runs: settings, claims, tables, figures and interactive networks.
+    """Write one HTML page of runs, with figures and networks.
 
     It needs no connection and no other file, and holds at most ten networks. A run of several
     points is shown by a table of them and the best one.
-
-    Args:
-        output (-o FILE): Where the page goes.
-        force: Replace a file that exists.
     """
     from kanrun.study.page import write_report
 
@@ -202,9 +207,12 @@ def report_runs(
     print(output)
 
 
-@command(runs_commands, "diff")
+@runs_commands.command("diff", cls=Command)
 def diff_runs(run: RunName, other: RunName, *, outputs: Outputs = OUTPUTS) -> None:
-    """Show settings, versions and commits in which two runs differ: first with -, other +."""
+    """Show the settings and versions in which two runs differ.
+
+    Values of the first run begin with -, those of the other with +.
+    """
     from kanrun.study.report import differences
 
     found = [_one(word, outputs) for word in (run, other)]

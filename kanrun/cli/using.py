@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 
 from kanrun.cli.commands import (
     OUTPUTS,
+    Command,
+    DaskAddress,
+    ModelName,
+    OtherExecutor,
     Outputs,
     Overrides,
     Quiet,
+    Replace,
     RunName,
     RunNames,
     SpreadsheetSafe,
     Strict,
     check_new,
-    command,
     kanrun_commands,
     runs_commands,
 )
@@ -28,36 +32,57 @@ from kanrun.runs import RunLabels, find_run, remove_run
 from kanrun.runs.records import check_tags
 
 
-@command(kanrun_commands, "predict")
+@kanrun_commands.command("predict", cls=Command)
 def predict(  # noqa: PLR0913  # options of a command
     run: RunName,
-    file: Path,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A table (CSV, TSV, Parquet) with the run's input columns."
+        ),
+    ],
     *,
-    output: Path,
-    model: str | None = None,
-    interval: float | None = None,
-    quantiles: str = "",
-    derivatives: str = "",
-    explain: bool = False,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File of the predictions; its ending chooses CSV, TSV or Parquet.",
+        ),
+    ],
+    model: ModelName = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="Add the bounds of the interval that has this coverage probability, in (0, 1).",
+        ),
+    ] = None,
+    quantiles: Annotated[
+        str,
+        typer.Option(
+            metavar="PROBABILITIES",
+            help="Add the values that outputs do not exceed with these probabilities: 0.1,0.5,0.9.",
+        ),
+    ] = "",
+    derivatives: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help="Add derivatives of an equation's solution: u_x,u_xx."),
+    ] = "",
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain", help="Add what each column contributes; contributions sum to predictions."
+        ),
+    ] = False,
     spreadsheet_safe: SpreadsheetSafe = False,
-    force: bool = False,
+    force: Replace = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
     """Predict new rows with the model of a run.
 
     Predictions are in the units of the data that the model was trained on.
-
-    Args:
-        file (FILE): A table (CSV, TSV, Parquet) with the run's input columns.
-        output (-o FILE): File of the predictions; its ending chooses CSV, TSV or Parquet.
-        model (NAME): Name of the model's file. Default: that of the first seed.
-        interval (LEVEL): Add the bounds of the interval that has this coverage probability, in
-            (0, 1).
-        quantiles (PROBABILITIES): Add the values that outputs do not exceed with these
-            probabilities: 0.1,0.5,0.9.
-        derivatives (NAMES): Add derivatives of an equation's solution: u_x,u_xx.
-        explain: Add what each column contributes; contributions sum to predictions.
-        force: Replace files that exist.
     """
     from kanrun.study.prediction import PredictionOptions, predict_table
     from kanrun.study.saved import LoadedRun
@@ -82,24 +107,33 @@ def predict(  # noqa: PLR0913  # options of a command
     print(output)
 
 
-@command(kanrun_commands, "export")
+@kanrun_commands.command("export", cls=Command)
 def export(
     run: RunName,
     *,
-    format: Literal["c", "javascript", "python", "json", "onnx", "torch", "formula"],
-    output: Path,
-    model: str | None = None,
-    force: bool = False,
+    format: Annotated[
+        Literal["c", "javascript", "python", "json", "onnx", "torch", "formula"],
+        typer.Option(
+            help="c, javascript, python (NumPy alone), json, onnx, torch (.pt2); formula: of "
+            "kanrun interpret."
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file; a formula's is LaTeX for .tex, else text.",
+        ),
+    ],
+    model: ModelName = None,
+    force: Replace = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
-    """Write the model of a run as one file that works without kanrun, in the units of the data.
+    """Write the model of a run as a file that needs no kanrun.
 
-    Args:
-        format: c, javascript, python (NumPy alone), json, onnx, torch (.pt2); formula: of kanrun
-            interpret.
-        output (-o FILE): The file; a formula's is LaTeX for .tex, else text.
-        model (NAME): Name of the model's file. Default: that of the first seed.
-        force: Replace files that exist.
+    Its inputs and outputs are in the units of the data.
     """
     from kanrun.study.saved import LoadedRun
 
@@ -110,21 +144,20 @@ def export(
     print(output)
 
 
-@command(kanrun_commands, "lesson")
+@kanrun_commands.command("lesson", cls=Command)
 def lesson(
     *,
-    output: Path = Path("lesson.html"),
-    force: bool = False,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")
+    ] = Path("lesson.html"),
+    force: Replace = False,
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
 ) -> None:
-    """Write the lecture as one page whose parts move, from runs with the tag `lesson`.
+    """Write the lecture as one interactive page.
 
-    A command without such a run is run first, in a small study that takes seconds.
-
-    Args:
-        output (-o FILE): The HTML file.
-        force: Replace a file that exists.
+    It shows runs with the tag `lesson`. A command without such a run is run first, in a small study
+    that takes seconds.
     """
     from kanrun.launch import Source, compose
     from kanrun.study.page import STUDIES, TAG, recorded_runs, write_lesson
@@ -142,7 +175,7 @@ def lesson(
     print(output)
 
 
-@command(runs_commands, "rerun")
+@runs_commands.command("rerun", cls=Command)
 def rerun_run(
     run: RunName,
     overrides: Overrides = None,
@@ -150,16 +183,13 @@ def rerun_run(
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
     strict: Strict = False,
-    executor: str | None = None,
-    address: str | None = None,
+    executor: OtherExecutor = None,
+    address: DaskAddress = None,
 ) -> None:
-    """Repeat a run or one of its points; without further overrides, compare the numbers.
+    """Repeat a run or a point, and compare the numbers.
 
-    Exits with 1 if numbers differ that the same version on the same machine should reproduce.
-
-    Args:
-        executor (KIND): Executor instead of the run's: serial, local or dask.
-        address (ADDRESS): Dask scheduler of a run with executor=dask.
+    With overrides, nothing is compared. Exits with 1 if numbers differ that the same version on the
+    same machine should reproduce.
     """
     from kanrun.launch import compose_again
     from kanrun.study.running import rerun, run_study
@@ -172,24 +202,24 @@ def rerun_run(
     raise typer.Exit(run_study(compose_again(found, overrides, outputs), options)[0])
 
 
-@command(runs_commands, "resume")
+@runs_commands.command("resume", cls=Command)
 def resume_interrupted(
     run: RunName,
     *,
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
     strict: Strict = False,
-    force: bool = False,
-    executor: str | None = None,
-    address: str | None = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Resume also if another host started the run, which must have ended there.",
+        ),
+    ] = False,
+    executor: OtherExecutor = None,
+    address: DaskAddress = None,
 ) -> None:
-    """Continue a run that was interrupted or failed; its finished trainings are kept.
-
-    Args:
-        force: Resume also if another host started the run, which must have ended there.
-        executor (KIND): Executor instead of the run's: serial, local or dask.
-        address (ADDRESS): Dask scheduler of a run with executor=dask.
-    """
+    """Continue a run that stopped; finished trainings are kept."""
     from kanrun.study.running import resume_run
     from kanrun.study.studies import RunOptions
 
@@ -199,20 +229,19 @@ def resume_interrupted(
     raise typer.Exit(resume_run(find_run(run, outputs), options))
 
 
-@command(runs_commands, "tag")
+@runs_commands.command("tag", cls=Command)
 def tag_run(
     run: RunName,
-    tags: list[str] | None = None,
+    tags: Annotated[
+        list[str] | None, typer.Argument(metavar="TAG...", help="Words without blanks.")
+    ] = None,
     *,
-    remove: bool = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Remove these tags; without tags, all.")
+    ] = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:
-    """Give a run tags, by which it is found and listed; without TAG, print its tags.
-
-    Args:
-        tags (TAG...): Words without blanks.
-        remove: Remove these tags; without tags, all.
-    """
+    """Give a run tags, or print its tags."""
     check_tags(tags or ())
     found = find_run(run, outputs)
     before = found.labels.tags
@@ -228,25 +257,32 @@ def tag_run(
     print(f"{found.name}: {', '.join(after) or 'no tags'}")
 
 
-@command(runs_commands, "note")
-def note_run(run: RunName, text: str | None = None, *, outputs: Outputs = OUTPUTS) -> None:
-    """Write a note about a run, which replaces the last one; without TEXT, print it.
-
-    Args:
-        text (TEXT): A sentence; an empty one removes it.
-    """
+@runs_commands.command("note", cls=Command)
+def note_run(
+    run: RunName,
+    text: Annotated[
+        str | None, typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it.")
+    ] = None,
+    *,
+    outputs: Outputs = OUTPUTS,
+) -> None:
+    """Write a note about a run, or print it."""
     found = find_run(run, outputs)
     if text is not None:
         RunLabels(found.labels.tags, " ".join(text.split())).store(found.path)
     print(f"{found.name}: {found.labels.note or 'no note'}")
 
 
-@command(runs_commands, "remove")
-def remove_runs(names: RunNames, *, yes: bool = False, outputs: Outputs = OUTPUTS) -> None:
-    """Delete the folders of runs, after asking; nothing outside OUTPUTS, and no running run.
+@runs_commands.command("remove", cls=Command)
+def remove_runs(
+    names: RunNames,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    outputs: Outputs = OUTPUTS,
+) -> None:
+    """Delete the folders of runs, after asking.
 
-    Args:
-        yes (-y): Do not ask.
+    Nothing outside OUTPUTS and no running run is deleted.
     """
     found = list({run.address: run for run in (find_run(word, outputs) for word in names)}.values())
     for run in found:
@@ -267,25 +303,31 @@ def remove_runs(names: RunNames, *, yes: bool = False, outputs: Outputs = OUTPUT
         print(f"deleted {run.path}")
 
 
-@command(runs_commands, "figures")
+@runs_commands.command("figures", cls=Command)
 def redraw_figures(
     run: RunName,
     *,
-    format: list[str] = ["png"],  # noqa: B006  (Typer reads the default)
-    point: int | None = None,
-    figure: list[str] | None = None,
-    effect: list[str] | None = None,
+    format: Annotated[
+        list[str], typer.Option(metavar="FORMAT", help="png, svg or pdf; repeat for several.")
+    ] = ["png"],  # noqa: B006  (Typer reads the default)
+    point: Annotated[
+        int | None, typer.Option(metavar="N", help="One point of a run of several.")
+    ] = None,
+    figure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only this one, such as network or class_curves."),
+    ] = None,
+    effect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Instead, how predictions depend on a column: partial dependence and "
+            "accumulated local effects, as a figure and as CSV.",
+        ),
+    ] = None,
     outputs: Outputs = OUTPUTS,
 ) -> None:
-    """Redraw the figures of a run, or of one of its points, from the recorded tables.
-
-    Args:
-        format (FORMAT): png, svg or pdf; repeat for several.
-        point (N): One point of a run of several.
-        figure (NAME): Only this one, such as network or class_curves.
-        effect (COLUMN): Instead, how predictions depend on a column: partial dependence and
-            accumulated local effects, as a figure and as CSV.
-    """
+    """Redraw the figures of a run from its recorded tables."""
     from kanrun.study.report import redraw
 
     found = find_run(run if point is None else f"{run}/{point}", outputs)

@@ -35,7 +35,7 @@ LIBRARIES: tuple[str, ...] = get_args(Library)
 
 @experiment(
     "extend-grid",
-    "Train along grid schedules and from scratch, and measure the order of convergence.",
+    "Train on finer and finer grids, and measure the convergence.",
     examples=(
         "kanrun extend-grid",
         "kanrun extend-grid study=paper",
@@ -79,7 +79,7 @@ class ExtendGridConfig(TrainingConfig):
 
 @experiment(
     "compare-mlp",
-    "Compare KANs with MLPs of the same parameters, FLOPs or time.",
+    "Compare KANs with MLPs of the same parameters or FLOPs.",
     examples=(
         "kanrun compare-mlp",
         "kanrun compare-mlp match=flops",
@@ -229,7 +229,7 @@ class ContinualConfig(ExperimentConfig):
 
 @experiment(
     "bench",
-    "Measure speed side by side with other KAN libraries and an MLP.",
+    "Measure speed next to other KAN libraries and an MLP.",
     examples=(
         "kanrun bench",
         "kanrun bench part=layers",

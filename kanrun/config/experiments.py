@@ -181,7 +181,7 @@ class FitConfig(TrainingConfig):
 
 @experiment(
     "curves",
-    "Go from data points over polynomials and Bézier curves to B-splines.",
+    "Draw curves through points: polynomials, Bézier, B-splines.",
     examples=(
         "kanrun curves",
         "kanrun curves 'parts=[planar]' target.path=points.csv control_points=12",
@@ -342,7 +342,7 @@ class ImportConfig(ExperimentConfig):
 
 @experiment(
     "solve",
-    "Solve a differential equation and report how reliable the solution is.",
+    "Solve a differential equation and report its reliability.",
     examples=(
         "kanrun solve",
         "kanrun solve equation=pendulum",

@@ -207,7 +207,8 @@ def _tree(text: object) -> ast.Expression:
             tree = ast.parse(source.replace("^", "**"), mode="eval")
     except SyntaxError as error:
         raise _Refused(
-            f"it cannot be read ({error.msg}); write products with * and close parentheses"
+            f"it cannot be read {_place(source, error.offset or 0)} ({error.msg}); write products "
+            "with * and close parentheses"
         ) from None
     except (ValueError, RecursionError, MemoryError):
         raise _Refused(
@@ -216,6 +217,18 @@ def _tree(text: object) -> ast.Expression:
     if sum(1 for _ in ast.walk(tree)) > _NODES:
         raise _Refused("it has too many terms")
     return tree
+
+
+def _place(source: str, offset: int) -> str:
+    """Return where a formula cannot be read.
+
+    `offset` is Python's position, which counts `^` as two letters; it is 0 at the end.
+    """
+    lengths = (len(source[:end].replace("^", "**")) for end in range(len(source)))
+    start = next((end for end, length in enumerate(lengths) if length >= offset - 1), len(source))
+    if offset and (rest := source[start:].strip()):
+        return f"from {_quoted(rest)} on"
+    return f"at its end, after {source.strip()[-1:]!r}"
 
 
 class _Reader:

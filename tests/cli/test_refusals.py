@@ -67,7 +67,7 @@ WRONG_VALUES = [
     ("study=toy_suite target.formula=x0", "target.formula is not a setting of"),
     (
         f"target.path={PENDULUM.with_name('pendulums.csv')}",
-        "docs/examples; did you mean pendulum.csv",
+        "docs/examples/pendulums.csv'; did you mean pendulum.csv",
     ),
     (
         f"target.path={PENDULUM}",

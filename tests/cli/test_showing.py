@@ -41,6 +41,18 @@ def test_help_of_an_experiment(kanrun, experiment):
         assert all(choice in result.out for choice in choices)
 
 
+@pytest.mark.parametrize("line", ["", "runs"])
+def test_summaries_are_whole_at_80_columns(line):
+    shown = python("-m", "kanrun", *line.split(), "--help", env={**os.environ, "COLUMNS": "80"})
+    assert "..." not in shown.stdout.replace("[ARGS]...", "")
+    assert "First steps: kanrun fit" in shown.stdout or line
+
+
+def test_help_shows_no_types_of_python(kanrun):
+    for line in ("fit", "runs tag", "runs figures", "predict"):
+        assert "str>" not in kanrun(f"{line} --help").out
+
+
 @pytest.mark.parametrize("words", ["", "target=table", "study=toy_suite", "model=mlp --resolve"])
 def test_cfg(kanrun, tmp_path, words):
     result = kanrun(f"fit --cfg job {words}")
@@ -188,3 +200,16 @@ def test_completion_in_a_shell(shell, variables, found):
     done = python("-c", code, env=environment)
     assert found in done.stdout
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    "typed, found",
+    [("target.outputs\n=\nren", r"rent\ \(EUR\)"), ("'target.outputs=ren", "rent (EUR)")],
+)
+def test_bash_gets_columns_with_blanks_as_it_would_read_them(tmp_path, typed, found):
+    (tmp_path / "flats.csv").write_text("rooms,rent (EUR)\n1,2\n")
+    words = f"kanrun\nfit\ntarget.path\n=\n{tmp_path}/flats.csv\n{typed}"
+    typed = {"COMP_WORDS": words, "COMP_CWORD": str(words.count("\n"))}
+    environment = {**os.environ, **typed, "_KANRUN_COMPLETE": "complete_bash"}
+    done = python("-c", "from kanrun.cli.app import main; main([])", env=environment)
+    assert done.stdout.strip().removeprefix("target.outputs=") == found
