@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 
 from kanrun.runs.files import (
     MARKS,
@@ -154,6 +153,8 @@ def stored_value(value: Any) -> Stored:
 
 def stored_values(values: Any) -> list[Stored]:
     """Return an array or a sequence as the journal holds it."""
+    import numpy as np  # which the help of the command line does without
+
     if isinstance(values, np.ndarray) and values.dtype.kind in "bif" and np.isfinite(values).all():
         stored: list[Stored] = values.tolist()
         return stored
