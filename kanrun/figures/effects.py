@@ -133,8 +133,8 @@ def _show_input(panel: Axes, rows: DataFrame) -> None:
     x = rows["x"].to_numpy(dtype=float)
     levels = rows["level"].astype(object).fillna("")
     if levels.all():
-        shown = _level_names(list(levels))
-        names = {at: shorten(level) for at, level in zip(x, shown, strict=True)}
+        shown = _level_names(list(dict.fromkeys(levels)))
+        names = {at: shorten(level) for at, level in zip(np.unique(x), shown, strict=True)}
         if sum(len(name) + 2 for name in names.values()) <= LEVEL_LETTERS:
             panel.set_xticks(list(names), list(names.values()))
             panel.set_xlim(x.min() - max(LEVELS_ROOM), x.max() + max(LEVELS_ROOM))

@@ -229,8 +229,9 @@ def network_diagram(table: DataFrame) -> Figure:
     is an edge that carries a value on, a line alone), `pruned` (true: the edge is a ghost), and
     `operation` (`product` if the node that the edge leads to multiplies).
     """
-    shown, remark = strongest_edges(first_seed(table))
-    layout = lay_out(shown, heading=bool(remark))
+    whole = first_seed(table)
+    shown, remark = strongest_edges(whole)
+    layout = lay_out(shown, whole, heading=bool(remark))
     figure = Figure(figsize=(layout.width, layout.height))
     draw_network(figure.add_axes((0.0, 0.0, 1.0, 1.0)), shown, layout)
     set_remark(figure, remark, y=1 - HEAD_EDGE / layout.height)
@@ -258,8 +259,11 @@ class Layout:
     labels: list[tuple[dict[int, str], bool]]
 
 
-def lay_out(table: DataFrame, *, heading: bool = False) -> Layout:
-    """Return the layout of the network in `table` (one seed), with room for a heading."""
+def lay_out(table: DataFrame, whole: DataFrame | None = None, *, heading: bool = False) -> Layout:
+    """Return the layout of the network in `table` (one seed), with room for a heading.
+
+    Inputs and outputs are those of `whole`, which may have more edges.
+    """
     # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
     edges = table.drop_duplicates(KEYS).sort_values(["layer", "in", "out"])
     layer, out, source = edges[KEYS].to_numpy(dtype=int).T
@@ -267,17 +271,21 @@ def lay_out(table: DataFrame, *, heading: bool = False) -> Layout:
     counts = np.bincount(layer, minlength=depth)
     nodes = np.ones(depth + 1, dtype=int)
     np.maximum.at(nodes, [*layer, *(layer + 1)], [*(source + 1), *(out + 1)])
+    every = edges if whole is None else whole.drop_duplicates(KEYS)
+    sides_of = {"in": every[every["layer"] == 0], "out": every[every["layer"] == depth - 1]}
+    for level, column in ((0, "in"), (-1, "out")):
+        nodes[level] = max(nodes[level], int(sides_of[column][column].max()) + 1)
     wanted = max(BOX_ROOM * max(counts), NODE_ROOM * max(nodes)) + 2 * MARGIN
     width = float(np.clip(wanted, MIN_WIDTH, MAX_WIDTH))
     room = width - 2 * MARGIN
     sides = np.minimum(BOX, BOX_PART * room / counts.clip(1))
     labels = []
     beside = []
-    for column, name, letter, at, count in (
-        ("in", "input_name", "x", 0, nodes[0]),
-        ("out", "output_name", "y", depth - 1, nodes[-1]),
+    for column, name, letter, count in (
+        ("in", "input_name", "x", nodes[0]),
+        ("out", "output_name", "y", nodes[-1]),
     ):
-        ends = edges[layer == at].drop_duplicates(column)
+        ends = sides_of[column].drop_duplicates(column)
         names = zip(ends[column], _texts(ends, name), strict=True)
         texts = {i: shorten(text or f"{letter}{i}", MAX_LETTERS) for i, text in names}
         length = LETTER * max(map(len, texts.values()), default=1)

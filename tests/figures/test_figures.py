@@ -292,6 +292,24 @@ def test_short_names_of_levels_stand_level_below_the_axis(letters, below):
     assert (texts(axes) == level) is not below
 
 
+def test_the_rest_of_two_levels_and_weekdays_have_names_and_bands_are_within_the_axis():
+    columns = {"seed": 0, "output": "y", "value": [1.0, 2.0], "lower": [0.5, 1.5]}
+    lit = pd.DataFrame({"input": "lit", "level": ["yes", "(others)"], "x": [0.0, 1.0], **columns})
+    day = {"input": "weekday of sold", "level": "", "x": [0.0, 6.0], **columns}
+    table = pd.concat([lit, pd.DataFrame(day)]).assign(is_date=False, upper=[1.2, 2.8, 1.2, 9.0])
+    figure = figures.effects(
+        table, ["lit", "weekday of sold"], pd.DataFrame({"input": [], "x": []})
+    )
+    stored(figure)
+    lit, day = figure.axes
+    assert [text.get_text() for text in lit.get_xticklabels()] == ["yes", "not yes"]
+    assert [text.get_text() for text in day.get_xticklabels()][::6] == ["Mon", "Sun"]
+    low, high = lit.get_ylim()
+    assert low < 0.5
+    assert 2.8 < high < 4, "a band is shown as far as it is no wider than the curves"
+    assert figure.get_suptitle() == "wide bands are cut"
+
+
 def test_effects_on_classes_are_drawn_over_log_odds():
     columns = {"input": "age", "level": "", "x": [0.0, 1.0, 2.0], "lower": np.nan, "upper": np.nan}
     likely = np.array([0.001, 0.01, 0.1])
