@@ -109,18 +109,6 @@ def test_python_of_a_page_runs(name, space):
             exec(compile(text, f"{name}.md", "exec"), space)
 
 
-NIST = """Starting Values   (lines 6 to 7)
-Certified Values  (lines 6 to 7)
-Data              (lines 10 to 15)
-Model:
-   y = b1 * exp[-b2*x]  +  e
-  b1 =   2.0        2.5           3.0000000000E+00  1.0E-03
-  b2 =   0.9        0.6           5.0000000000E-01  1.0E-03
-Residual Sum of Squares:                    1.0E-08
-Data:   y               x
-"""
-
-
 def shortened(block):
     """Return the block with `max_cpu_seconds=60` added to slow commands.
 
@@ -165,17 +153,13 @@ def furnished(tmp_path_factory):
                 "suite"
             ]
         ]
-        for study in ("feynman_raw", "fastsrb", "nist")
+        for study in ("feynman_raw", "fastsrb")
     }
     formula = {"prepared": "v1*v2**2", "vars": {f"v{i}": {"sample_range": [1, 5]} for i in (1, 2)}}
     for study, file in (("feynman_raw", "feynman.yaml"), ("fastsrb", "fastsrb.yaml")):
         (folder / file).write_text(
             yaml.safe_dump({target["id"]: formula for target in names[study]})
         )
-    (folder / "NIST_STRD").mkdir()
-    for target in names["nist"]:
-        rows = "".join(f"{3 * np.exp(-x / 2) + 1e-5 * (-1) ** x:.6f} {x}\n" for x in range(1, 7))
-        (folder / "NIST_STRD" / f"{target['name']}.dat").write_text(NIST + rows)
     return folder
 
 

@@ -38,15 +38,6 @@ RECOVERED = 0.85
 NOISY = 7 / 11
 #: Smallest fraction of the exact formulas that is in an accepted form.
 ACCEPTED = 0.9
-#: Correct digits of certified parameters that a refit needs to count.
-DIGITS = 8.0
-#: Smallest fraction of certified sets that are refitted, by NIST's start; measured are 27 and 21 of
-#: 27.
-REFITTED = {2: 1.0, 1: 20 / 27}
-#: Smallest fraction of certified sets whose formula is as good as the model; measured are 19 of 27.
-FORMS = 18 / 27
-#: A sum of squares at most this many times the certified one is as good as the certified model.
-AS_GOOD = 1.05
 
 
 def cells(cfg: InterpretConfig) -> list[Cell]:
@@ -134,10 +125,9 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Yield the claims of a suite, on known functions and on certified parameters."""
+    """Yield the claims of a suite, on known functions."""
     summary = tables["summary"]
     if "in_view" in summary:
-        yield from certified_claims(tables.get("certified"))
         yield from score_claims(summary)
 
 
@@ -189,16 +179,3 @@ def _count(sentence: str, found: pd.Series, fraction: float, spread: str | None 
     """Return the claim that at least this fraction of the entries of `found` is true."""
     required = math.ceil(fraction * len(found) - 1e-9)
     return claim_at_least(f"{sentence}, of {len(found)}", float(found.sum()), required, spread)
-
-
-def certified_claims(certified: pd.DataFrame | None) -> Claims:
-    """Yield the claims on sets with certified parameters: refits, and formulas that are as good."""
-    if certified is None or not len(certified):
-        return
-    sets = certified.drop_duplicates("target")
-    for start, fraction in REFITTED.items():
-        sentence = f"sets refitted to {DIGITS:g} digits from start {start}"
-        yield _count(sentence, sets[f"start_{start}_digits"] >= DIGITS, fraction)
-    good = (certified["residual_ratio"] <= AS_GOOD).groupby(certified["target"]).all()
-    sentence = f"sets whose formula has at most {AS_GOOD:g} times the certified sum of squares"
-    yield _count(sentence, good, FORMS)

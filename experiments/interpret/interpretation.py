@@ -20,6 +20,7 @@ from kanrun.engine.symbolic import (
     Budget,
     FittedStructure,
     Formula,
+    Rival,
     SearchStage,
     as_written,
     equivalent_forms,
@@ -27,6 +28,7 @@ from kanrun.engine.symbolic import (
     exact_decimals,
     fixed_shape,
     has_form_of,
+    input_symbols,
     limited,
     proven_equal,
     refine_to_formula,
@@ -278,7 +280,24 @@ def _in_user_units(
         approximation=approximation and rename_variables(approximation, names),
         network=network and _function_in_user_units(network, problem),
         certificate=certificate,
+        rivals=tuple(_rival_in_user_units(each, problem) for each in result.rivals),
     )
+
+
+def _rival_in_user_units(rival: Rival, problem: InterpretationProblem) -> Rival:
+    """Return a form in the user's units and names, as it was found."""
+    swap = {
+        old: (variable(new) - _number(below)) / _number(scale)
+        for old, new, below, scale in zip(
+            input_symbols(len(problem.inputs)),
+            as_variables(problem.inputs),
+            problem.scaling.shift.tolist(),
+            problem.scaling.scale.tolist(),
+            strict=True,
+        )
+    }
+    expression = rival.expression.xreplace(swap) * _number(problem.unit) + _number(problem.shift)
+    return replace(rival, expression=as_written(expression))
 
 
 def _function_in_user_units(function: Function, problem: InterpretationProblem) -> Function:

@@ -20,6 +20,7 @@ from kanrun.engine.symbolic import (
     FittedStructure,
     Formula,
     Graph,
+    Rival,
     SearchData,
     SearchStage,
     VerificationData,
@@ -77,6 +78,7 @@ class Interpretation:
         steps: Stages of all structures.
         approximation: The best formula of candidates alone, if it is worse than the network.
         decisions: For every edge, whether it became symbolic, and the reason.
+        rivals: The shortest descriptions of the points, the first that of the formula, with bits.
         relative: Whether noise is proportional to the output, so that errors are those of its
             logarithm.
     """
@@ -91,6 +93,7 @@ class Interpretation:
     steps: tuple[SearchStage, ...] = field(default=(), repr=False)
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()
+    rivals: tuple[Rival, ...] = ()
     relative: bool = False
 
     @property
@@ -180,6 +183,7 @@ def outcome(
         outcome=kind,
         sentence=sentence,
         steps=(*steps, *stages),
+        rivals=choice.rivals if kind == "formula" and choice.noise else (),
         relative=data.relative,
     )
 
@@ -215,7 +219,8 @@ def _finish(
         graph = graph if accepted and any(each.symbolic for each in decisions) else None
         stages += [SearchStage("mix", choice.name, graph, data)] if graph is not None else []
     if graph is not None:
-        formula = finish_formula(graph, data, problem.policy, budget)
+        keep = choice.noise and graph is choice.formula
+        formula = finish_formula(graph, data, problem.policy, budget, keep_terms=keep)
         stages.append(SearchStage("round", choice.name, formula.graph, data))
         stages.append(SearchStage("verify", choice.name, formula.graph, data, formula))
     network = given.network.itself if given.network is not None else choice.network

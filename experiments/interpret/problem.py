@@ -298,7 +298,9 @@ def _problem(
         def truth(x: Array) -> Array:
             return outputs.apply(function(scaling.invert(x)))[:, index]
 
-        held_out = replace(held_out, y=truth(test_x), truth=truth)
+        known = target.expression
+        operations = None if known is None else int(sympy.count_ops(known))
+        held_out = replace(held_out, y=truth(test_x), truth=truth, operations=operations)
     only = len(target.outputs) == 1
     output = target.outputs[index]
     unit = outputs.scale[index]

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from kanrun.config import NistTarget
 from kanrun.engine.symbolic import (
     Certificate,
     ConstantInterval,
-    ConstantsFitting,
     Formula,
     SearchStage,
     confidence_intervals,
-    fit_constants,
     shape_of,
     significant,
 )
@@ -28,7 +23,6 @@ from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table, Value
 from kanrun.study import Cell
 from kanrun.study.evaluation import doubts
-from kanrun.targets.table_targets import read_nist
 
 from .edge_records import edge_table, finite_row, match_rows
 from .outcome import REPRODUCING, Interpretation
@@ -37,6 +31,10 @@ from .problem import Function, InterpretationProblem
 
 #: Maximum number of constants whose intervals are printed.
 _MAX_SHOWN = 5
+#: Bits by which the second description may be longer if the data do not decide.
+_UNDECIDED = 10.0
+#: Digits of the constants of a rival.
+_FEW_DIGITS = 5
 #: Points of the curve of a formula of one input.
 _GRID = 400
 
@@ -70,7 +68,7 @@ def records(
                 f"{name}: the search used dimensionless groups; the formula has the units of "
                 "the output"
             )
-        yield _forms_row(formula, problem, result.outcome)
+        yield from _forms_rows(formula, problem, result)
         yield formula_checkpoint(problem, result, formula, seed)
         for each in intervals:
             yield Row("constants", {"output": problem.output, **vars(each)})
@@ -88,8 +86,6 @@ def records(
         if result.stages:
             edges = edge_table(result.stages, problem.search.data, problem.inputs, problem.output)
             yield edges if problem.only else replace(edges, name=f"edges-{problem.output}")
-    if isinstance(problem.cfg.target, NistTarget):
-        yield certified_row(problem.cfg.target, formula)
 
 
 def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> str:
@@ -207,6 +203,43 @@ def _forms_row(formula: Formula, problem: InterpretationProblem, kind: str) -> R
     return Row("formulas", {"output": problem.output, "kind": kind, **formula.forms()})
 
 
+def _forms_rows(
+    formula: Formula, problem: InterpretationProblem, result: Interpretation
+) -> Records:
+    """Yield the formula and its rivals with the bits of their descriptions and probabilities.
+
+    A note says so if the data do not decide between the first two.
+    """
+    forms = _forms_row(formula, problem, result.outcome).values
+    if not result.rivals:
+        yield Row("formulas", forms)
+        return
+    bits = np.array([each.bits for each in result.rivals])
+    weights = np.exp2(bits[0] - bits)
+    texts = [
+        to_text(each.expression.xreplace(_shown(each.expression)), formula.names)
+        for each in result.rivals
+    ]
+    for place, text in enumerate(texts):
+        row = forms if place == 0 else {"output": problem.output, "kind": "rival", "text": text}
+        yield finite_row(
+            "formulas",
+            **row,
+            description_bits=float(bits[place]),
+            probability=float(weights[place] / weights.sum()),
+        )
+    if len(bits) > 1 and bits[1] - bits[0] < _UNDECIDED:
+        yield Note(
+            f"{problem.name}: the data do not decide between {texts[0]} and {texts[1]}, whose "
+            f"description is {bits[1] - bits[0]:.1f} bits longer; tables/formulas.csv has all"
+        )
+
+
+def _shown(expression: Expr) -> dict[Expr, Expr]:
+    """Return the decimal numbers of an expression with few digits."""
+    return {each: Float(each, _FEW_DIGITS) for each in expression.atoms(Float)}
+
+
 def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[ConstantInterval]:
     """Return the constants of a formula with their errors.
 
@@ -287,29 +320,3 @@ def formula_checkpoint(
         },
     }
     return Checkpoint(f"formula-{problem.name}-seed{seed}", {}, meta)
-
-
-def certified_row(target: NistTarget, formula: Formula | None) -> Row:
-    """Return the correct digits of refits from both starts, and the formula's sum of squares.
-
-    The sum of squares is relative to the certified one.
-    """
-    found = read_nist(target.path, target.name)
-    names = [f"x{i}" for i in range(found.x.shape[1])]
-    digits = dict[str, Value]()
-    for number, start in enumerate(found.starts, 1):
-        problem = ConstantsFitting(found.model, names, found.parameters, (found.x, found.y), start)
-        worst = float(np.max(np.abs(fit_constants(problem) / found.certified - 1)))
-        digits[f"start_{number}_digits"] = -math.log10(max(worst, sys.float_info.epsilon))
-    ratio = None
-    if formula is not None and not formula.splines:
-        with np.errstate(all="ignore"):
-            ratio = float(np.sum((formula(found.x) - found.y) ** 2)) / found.sum_of_squares
-    return finite_row(
-        "certified",
-        target=found.name,
-        parameters=len(found.parameters),
-        **digits,
-        residual_ratio=ratio,
-        constants=None if formula is None else int(formula.graph.parameters.size),
-    )

@@ -79,7 +79,6 @@ from kanrun.config.targets import (
     FeynmanTarget,
     GaussianPeaksTarget,
     NamedTarget,
-    NistTarget,
     PointsTarget,
     SamplingConfig,
     SpecialTarget,

@@ -189,16 +189,6 @@ class TableTarget:
             )
 
 
-@target("kanrun.targets.table_targets:build_nist")
-@dataclass
-class NistTarget:
-    """A nonlinear regression set of NIST's Statistical Reference Datasets, from its files."""
-
-    path: Annotated[str, "folder of the data files, such as Misra1a.dat", FILE] = MISSING
-    name: Annotated[str, "name of the set"] = MISSING
-    kind: str = "nist"
-
-
 @target(
     "kanrun.targets.table_targets:build_bundled",
     table=True,

@@ -1,10 +1,9 @@
-"""Targets that are tables: files, tables of scikit-learn, NIST's sets, and points of a curve."""
+"""Targets that are tables: files, tables of scikit-learn, and points of a curve."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +13,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.config import BundledTarget, NistTarget, PointsTarget, TableTarget
-from kanrun.errors import MALFORMED, UsageError
+from kanrun.config import BundledTarget, PointsTarget, TableTarget
+from kanrun.errors import UsageError
 from kanrun.points import Array, Points
 from kanrun.targets.arrays import array_target, check_family
 from kanrun.targets.datasets import Target, check_known
@@ -38,7 +37,7 @@ from kanrun.targets.table_files import (
 from kanrun.targets.table_text import canonical, is_number, read_days, read_numbers, text_of
 
 if TYPE_CHECKING:
-    import sympy
+    pass
 
 #: Loader of sklearn.datasets and task, by name.
 BUNDLED = {
@@ -54,8 +53,6 @@ _INDICATOR = "set target.missing=indicator"
 _IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed: 0"))
 _SPIRAL_POINTS, _UNEVEN = 24, 0.2
 _SHOWN = 10  # names of columns in a message
-_LINES = re.compile(r"(Certified Values|Data)\s+\(lines\s+(\d+)\s+to\s+(\d+)\)")
-_MODEL = re.compile(r"^ +(?P<left>log\[y\]|y) *=(?P<right>[^=]*?)\+ *e *$", re.MULTILINE)
 
 
 def build_table(config: TableTarget) -> Target:
@@ -283,78 +280,6 @@ def build_bundled(config: BundledTarget) -> Target:
     if classification:
         y = y.map(lambda number: f"{y.name} {data.target_names[number]}")
     return replace(array_target(data.data, y, classification=classification), name=name)
-
-
-@dataclass(frozen=True)
-class NistSet:
-    """A set of points with a certified fit.
-
-    Attributes:
-        x, y: Shapes (points, inputs) and (points,); y is the logarithm if the model is one of it.
-        model: The model in x0, ... and `parameters`.
-        starts: Two initial guesses of the parameters, shape (2, parameters).
-        certified: Certified parameters.
-        sum_of_squares: Certified sum of squared residuals.
-    """
-
-    name: str
-    x: Array
-    y: Array
-    model: sympy.Expr
-    parameters: tuple[str, ...]
-    starts: Array
-    certified: Array
-    sum_of_squares: float
-
-
-def read_nist(folder: str, name: str) -> NistSet:
-    """Read `folder`/`name`.dat. Raises UsageError for a missing file, and for another format."""
-    path = Path(folder) / f"{name}.dat"
-    known = sorted(each.stem for each in Path(folder).glob("*.dat"))
-    check_known("target.name", name, known, f"sets in {folder}")
-    try:
-        return _read_nist(name, path.read_text(encoding="ascii"))
-    except MALFORMED as error:
-        raise UsageError(
-            f"{path} is not a file of NIST's nonlinear regression sets: {error}."
-        ) from error
-
-
-def _read_nist(name: str, text: str) -> NistSet:
-    from kanrun.formulas import parse_expression  # which loads sympy
-
-    lines = text.splitlines()
-    spans = {what: slice(int(first) - 1, int(last)) for what, first, last in _LINES.findall(text)}
-    rows = [line.split("=") for line in lines[spans["Certified Values"]] if "=" in line]
-    parameters = tuple(row[0].strip() for row in rows)
-    numbers = np.array([row[1].split()[:3] for row in rows], dtype=np.float64)
-    data = np.loadtxt(lines[spans["Data"]], ndmin=2)
-    match = _MODEL.search(text)
-    if match is None:
-        raise ValueError("its model is not where it is expected")
-    inputs = [f"x{i}" for i in range(data.shape[1] - 1)]
-    right = " ".join(match["right"].split()).translate(str.maketrans("[]", "()"))
-    for number, ours in enumerate(inputs, 1):
-        right = re.sub(r"\bx\b" if len(inputs) == 1 else rf"\bx{number}\b", ours, right)
-    residual = next(line for line in lines if line.startswith("Residual Sum of Squares"))
-    return NistSet(
-        name,
-        data[:, 1:],
-        np.log(data[:, 0]) if match["left"].startswith("log") else data[:, 0],
-        parse_expression(right, [*inputs, *parameters]),
-        parameters,
-        numbers[:, :2].T,
-        numbers[:, 2],
-        float(residual.split(":")[1]),
-    )
-
-
-def build_nist(config: NistTarget) -> Target:
-    """Return all points of a set, without a known function between them."""
-    found = read_nist(config.path, config.name)
-    points = Points(found.x, found.y[:, None])
-    inputs = tuple(f"x{i}" for i in range(found.x.shape[1]))
-    return Target(found.name, inputs, ("y",), points.box, points=points)
 
 
 def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:

@@ -4,7 +4,7 @@ Candidates, matching, selection in context, structures, certificates.
 """
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
-from kanrun.engine.symbolic.candidates import TABLE, choose, input_names
+from kanrun.engine.symbolic.candidates import TABLE, choose, input_names, input_symbols
 from kanrun.engine.symbolic.constants import (
     ConstantInterval,
     as_written,
@@ -38,6 +38,7 @@ from kanrun.engine.symbolic.laws import fit_expression
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
+    Rival,
     SearchData,
     SearchPolicy,
     SearchProblem,

@@ -345,31 +345,3 @@ def _ranges(values: Array) -> list[tuple[float, float]]:
         half /= _LOWER_PART
         found.append((half, half))
     return found
-
-
-def waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return sines at two phases, with as many periods over the range of t (N,) as points can show.
-
-    The arguments t are in order.
-    """
-    if not {"sin", "cos"} & {candidate.name for candidate in candidates}:
-        return Dictionary.joined([], t.size)
-    turns = np.repeat(np.arange(1, t.size // 2 + 1) * np.pi / np.ptp(t), 2)
-    phases = np.tile([0.0, _TURN], len(turns) // 2) - turns * t[0]
-    return Dictionary.of_inputs(t[:, None]).functions(
-        TABLE["sin"], np.stack([turns, phases], axis=1)
-    )
-
-
-#: Rates of the exponentials that multiply waves, for the whole range of the argument.
-_DAMPING = np.multiply.outer((-1.0, 1.0), (1.0, 2.5, 6.0, 15.0)).ravel()
-
-
-def damped_waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return products of an exponential and a wave, of arguments t (N,) in order."""
-    found, inputs = waves(t, candidates), Dictionary.of_inputs(t[:, None])
-    if TABLE["exp"] not in candidates:
-        return found.first(0)
-    rates = _DAMPING / np.ptp(t)
-    envelopes = inputs.functions(TABLE["exp"], np.stack([rates, -rates * t[0]], axis=1))
-    return envelopes.combined(found, PRODUCT)

@@ -21,15 +21,22 @@ from kanrun.engine.symbolic.constants import (
     as_written,
     nice,
     nice_phase,
+    open_constants,
     round_numbers,
     size,
     standard_errors,
 )
 from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
-from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat, standardised
+from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import SearchData, SearchPolicy, description_length
-from kanrun.engine.symbolic.refit import QUICK, RefitSettings, refit
+from kanrun.engine.symbolic.refit import (
+    QUICK,
+    ConstantsFitting,
+    RefitSettings,
+    fit_constants,
+    refit,
+)
 from kanrun.engine.symbolic.simplification import equivalent_forms, half_angles
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
@@ -40,6 +47,14 @@ _ROUNDING_TOLERANCE = 0.02
 _NEGLIGIBLE = 1e-9
 #: Steps of the refit without a term.
 _TERM_STEPS = 40
+#: Operations of a formula in the form of the true one, relative to those of that.
+_LONGER = 1.5
+#: Operations that it may have in addition.
+_MORE_OPERATIONS = 2
+#: Relative error of a formula in the true form, when its constants are fitted to exact points.
+_SAME_FORM = 1e-6
+#: Change of a formula, relative to the deviation of y, that is none.
+_NO_EFFECT = 1e-9
 #: Standard errors within which a constant may be a nice number.
 _WINDOW = 3
 
@@ -104,16 +119,6 @@ def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposa
             proposals.append((float(away), len(proposals), (index, name, number)))
     left = [entry for entry in proposals if entry[2] not in rejected]
     return min(left, key=lambda entry: entry[:2])[2] if left else None
-
-
-def free_constants(graph: Graph) -> Graph:
-    """Free all constants of the candidates again, before other edges change."""
-    for i, edge in enumerate(graph.edges):
-        if isinstance(edge.function, Symbolic):
-            function = standardised(edge.function)
-            function = replace(function, free=function.candidate.free, exact=())
-            graph = graph.with_function(i, function)
-    return graph
 
 
 def drop_terms(graph: Graph, data: SearchData) -> Graph:
@@ -193,12 +198,18 @@ class Formula:
 
 
 def finish_formula(
-    graph: Graph, data: SearchData, policy: SearchPolicy, budget: Budget | None = None
+    graph: Graph,
+    data: SearchData,
+    policy: SearchPolicy,
+    budget: Budget | None = None,
+    *,
+    keep_terms: bool = False,
 ) -> Formula:
     """Return the formula of a graph, as far as the budget allows, by default that of the policy.
 
     It is refitted, freed of needless terms, its constants are rounded where the validation error
-    allows it, and it is simplified unless it is partly numeric.
+    allows it, and it is simplified unless it is partly numeric. With `keep_terms` all its terms are
+    needed: the search weighed each of them.
     """
     changes: tuple[Rounded, ...] = ()
     budget = budget or Budget(policy.budget)
@@ -209,7 +220,7 @@ def finish_formula(
         return max((1 + _ROUNDING_TOLERANCE) * data.error(graph), data.exact)
 
     with contextlib.suppress(WorkSpent), budget.enforced():
-        graph = graph if numeric else drop_terms(graph, data)
+        graph = graph if numeric or keep_terms else drop_terms(graph, data)
         graph = refit(graph, data, _POLISHED)
         graph, changes = round_constants(graph, data, allowed())
     expression, limit = to_expression(graph, names), allowed()
@@ -279,7 +290,8 @@ class Certificate:
         points: Number of points for `difference`.
         recovered: `yes` if the formula is exact on the true function, else `no`; `unknown` without
             one.
-        same_form: `yes` if it is after its constants are fitted to the true function.
+        same_form: `yes` if it is after its constants are fitted to the true function, without a
+            part that has no effect then, and not much longer.
         proven_equal: `yes` or `no` if sympy shows whether it is the true function, else `unknown`.
         accepted_form: `yes` or `no`, whether it is written as the true function, or as short.
     """
@@ -299,7 +311,8 @@ class Certificate:
 class VerificationData:
     """Points (x, y) that nothing was chosen on, their domain, and the true function if known.
 
-    Of the `fresh` points, drawn as those, nothing is known but the function.
+    Of the `fresh` points, drawn as those, nothing is known but the function. `operations` counts
+    those of the true formula.
     """
 
     x: Array
@@ -307,6 +320,41 @@ class VerificationData:
     domain: Array
     fresh: Array
     truth: Function | None = None
+    operations: int | None = None
+
+
+def has_true_form(formula: Formula, data: SearchData, operations: int | None) -> bool:
+    """Return whether a formula, its constants fitted to points without noise, is their function.
+
+    It may have `_LONGER` times the operations of the true one and `_MORE_OPERATIONS`, and no
+    constant that could as well be 0.
+    """
+    expression = formula.expression
+    most = np.inf if operations is None else _LONGER * operations + _MORE_OPERATIONS
+    if sympy.count_ops(expression) > most:
+        return False
+    form, numbers = open_constants(expression)
+    if not numbers:
+        return False
+    # Constants in units of what was found, and y in units of its size: a fit stops early else.
+    start = np.array([float(each) for each in numbers.values()])
+    units = {symbol: sympy.Float(c, 17) * symbol for symbol, c in zip(numbers, start, strict=True)}
+    names = [each.name for each in numbers]
+    points = data.x, data.y / data.y_std
+    with np.errstate(all="ignore"):
+        fitting = ConstantsFitting(
+            form.xreplace(units) / data.y_std, formula.names, names, points, np.ones(len(names))
+        )
+        constants = fit_constants(fitting)
+        residual = fitting.linearised(constants)[0]
+        if not float(np.sqrt(np.mean(residual**2))) < _SAME_FORM:
+            return False
+        for k in range(len(constants)):
+            without = np.where(np.arange(len(constants)) == k, 0.0, constants)
+            change = fitting.linearised(without)[0] - residual
+            if float(np.sqrt(np.mean(change**2))) < _NO_EFFECT:
+                return False
+    return True
 
 
 def certify(formula: Formula | None, network: Function, held_out: VerificationData) -> Certificate:
@@ -331,8 +379,7 @@ def certify(formula: Formula | None, network: Function, held_out: VerificationDa
         scale = math.sqrt(variance) or float(np.max(np.abs(y), initial=0.0)) or 1.0
         data = SearchData(fresh, truth(fresh), fresh, truth(fresh))
         is_known = error <= data.exact * scale
-        refitted = refit(free_constants(formula.graph), data, _POLISHED)
-        is_form = is_known or data.error(refitted) <= data.exact
+        is_form = is_known or has_true_form(formula, data, held_out.operations)
     return Certificate(
         difference, error, network_error, r2, len(fresh), YES_NO[is_known], YES_NO[is_form]
     )

@@ -18,18 +18,13 @@ import sympy
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import DIGITS, TABLE, Array, Candidate
 from kanrun.engine.symbolic.conversions import composed, graph_of_expression, to_expression
-from kanrun.engine.symbolic.dictionary import (
-    Dictionary,
-    dictionary_of_one,
-    expand_dictionary,
-    generic_terms,
-    waves,
-)
+from kanrun.engine.symbolic.dictionary import Dictionary, expand_dictionary
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import (
     Event,
     FittedStructure,
+    Rival,
     SearchData,
     SearchProblem,
     SearchStage,
@@ -39,27 +34,22 @@ from kanrun.engine.symbolic.reductions import Reduction, power_law
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import TermSum, nearest_sums, output_transforms
 from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, matched
-from kanrun.engine.symbolic.univariate import match_formulas, regression_formulas
+from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.errors import KanrunError
 
 #: Work for formulas of one variable.
 _ONE_VARIABLE = 7.0
 #: Maximum number of inputs of a dictionary, and points at which terms are compared.
 _DICTIONARY_INPUTS, _POINTS = 5, 80
-#: Points at which terms of noisy points are compared, multiple of the noise below which the
-#: simplest sum is best, and error of a formula relative to the noise.
-_NOISY_POINTS, _WITHIN, _NEAR = 240, 1.1, 1.5
 #: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
 #: divided by a weight; simplest entries that are tried as weights.
 _SIMPLE, _FEW, _WEIGHTS = 3200, 600, 8
 #: Sums of each kind that are looked at, and other formulas that are returned.
-_KEPT, _RETURNED, _RETURNED_NOISY = 6, 8, 12
+_KEPT, _RETURNED = 6, 8
 #: Fraction of the variance that a sum may leave, and relative error of an exact formula.
 _PROMISING, _EXACT_SUM = 1e-4, 1e-10
 #: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
 _EXACT = 1e-11
-#: Constants of each function of one noisy variable that come from its range.
-_GENERIC = 30
 #: Number of the first functions of y that are regressed as quotients.
 _QUOTIENTS = 3
 #: Formulas that are returned, and their refit.
@@ -79,25 +69,16 @@ def simple_laws(problem: SearchProblem) -> Iterator[Event]:
     yield from _shortest(fits(), data.no_skill_error)
 
 
-def regressions(problem: SearchProblem) -> Iterator[Event]:
-    """Yield, stage by stage, the two shortest descriptions of noisy points in one variable."""
-    data, budget = problem.data, Budget(_ONE_VARIABLE)
-    for graphs in regression_formulas(data.x[:, 0], data.y, problem.candidates, budget):
-        yield from _shortest((_fitted("regression", graph, data) for graph in graphs), np.inf)
-
-
-def structured_formulas(
-    problem: SearchProblem, reduction: Reduction, noise: float = 0.0
-) -> Iterator[Event]:
+def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:
     """Yield what is found without a network in the reduced variables.
 
-    The network of each formula is its own graph. `noise` is the error of y by noise alone.
+    The network of each formula is its own graph.
     """
     data, name = problem.data, "groups" if reduction.changes else "small expressions"
     groups = reduction.variables if reduction.changes else ()
-    found = _expressions(reduction.data(data), problem, reduction, noise)
+    found = _expressions(reduction.data(data), problem, reduction)
     fits = (fit_expression(name, reduction.restored(each), data, groups) for each in found)
-    yield from _shortest(fits, max(SNAP_THRESHOLD, _NEAR * noise))
+    yield from _shortest(fits, SNAP_THRESHOLD)
 
 
 def _shortest(fits: Iterable[FittedStructure | None], limit: float) -> Iterator[Event]:
@@ -126,14 +107,14 @@ def _has_waves(candidates: Sequence[Candidate]) -> bool:
 
 
 def _expressions(
-    inner: SearchData, problem: SearchProblem, reduction: Reduction, noise: float
+    inner: SearchData, problem: SearchProblem, reduction: Reduction
 ) -> Iterator[sympy.Expr]:
-    """Yield formulas in the reduced variables that may be exact, or are near noisy points."""
+    """Yield formulas in the reduced variables that may be exact."""
     count, candidates = inner.x.shape[1], problem.candidates
     if count == 0:
         yield sympy.Float(float(np.mean(inner.y)), DIGITS)
         return
-    if count == 1 and not noise:
+    if count == 1:
         budget = Budget(_ONE_VARIABLE)
         found = match_formulas(
             inner.x[:, 0], inner.y, candidates, 0.0, budget, relative=inner.relative
@@ -147,11 +128,7 @@ def _expressions(
     if count > _DICTIONARY_INPUTS:
         return
     if count > 1:
-        # A smooth fit of several variables may take a sharp function for noise.
         yield from pair_formulas(inner, candidates)
-    if noise:
-        factor = reduction.factors(problem.data.x)
-        yield from noisy_formulas(inner, candidates, factor, problem.data.y_std * noise)
 
 
 def fit_expression(
@@ -192,7 +169,10 @@ def in_all_inputs(
     network, first = whole(event.network)
     formula, snapped = (each and whole(each)[0] for each in (event.formula, event.snapped))
     matches = {first + i: found for i, found in event.matches.items()}
-    return FittedStructure(event.name, network, data, formula, snapped, matches, groups)
+    rivals = tuple(Rival(reduction.restored(each.expression), each.bits) for each in event.rivals)
+    return FittedStructure(
+        event.name, network, data, formula, snapped, matches, groups, rivals, event.noise
+    )
 
 
 def of_logarithm(event: Event, data: SearchData) -> Event:
@@ -223,59 +203,20 @@ def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator
     yield from (each.expression() for each in nearest[:_RETURNED])
 
 
-def noisy_formulas(
-    data: SearchData, candidates: Sequence[Candidate], factor: Array, noise: float
-) -> Iterator[sympy.Expr]:
-    """Yield the sums of the shortest description of noisy points, for each kind the nearest ones.
-
-    Values v of y = factor * v have errors of y of size `noise`, relative to y if errors are. Of the
-    sums that leave little more than these, the simplest are best.
-    """
-    pick = np.linspace(0, len(data.y) - 1, min(_NOISY_POINTS, len(data.y))).astype(int)
-    x, factor = data.x[pick], factor[pick]
-    y = factor * data.y[pick]
-    size = np.abs(y) if data.relative else np.ones_like(y)
-    if x.shape[1] == 1:
-        entries = dictionary_of_one(x[:, 0], candidates)
-        entries += generic_terms(x[:, 0], candidates, _GENERIC)
-        entries = entries.simplest(_SIMPLE, shifted=False)
-    else:
-        entries = expand_dictionary(x, candidates).first(_SIMPLE)
-    names = {candidate.name for candidate in candidates}
-    search = partial(nearest_sums, kept=_KEPT, noise=_WITHIN * noise)
-
-    def sums_of(terms: Dictionary) -> list[TermSum]:
-        kinds = _kinds(terms, y, names, size, search, factor)
-        return [each for sums in kinds for _, each in sums if 0 < each.error < np.inf]
-
-    found = [each for each in sums_of(entries) if each.error <= _NEAR * noise]
-    if not found:
-        # Constants of functions are those of a grid until all are refitted, and waves may be fast.
-        found = sums_of(entries + waves(x[:, 0], candidates) if x.shape[1] == 1 else entries)
-
-    def length(each: TermSum) -> float:
-        return len(y) * float(np.log(each.error)) + 0.5 * float(np.log(len(y))) * each.complexity
-
-    for each in sorted(found, key=length)[:_RETURNED_NOISY]:
-        yield each.expression()
-
-
 def _kinds(
     entries: Dictionary,
     y: Array,
     names: set[str],
     size: Array | float,
     search: Callable[..., Iterator[tuple[float, TermSum]]],
-    factor: Array | float = 1.0,
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
     """Yield the nearest sums of one kind after the other."""
     simple, few = entries.first(_SIMPLE), entries.first(_FEW)
-    whole = np.full(len(y), factor), lambda: sympy.S.One
-    for place, target in enumerate(output_transforms(y, names, size, whole)):
+    for place, target in enumerate(output_transforms(y, names, size)):
         yield search(target, simple if place else entries)
         if place < _QUOTIENTS:
             yield search(target, few, quotients=True)
-    weights = zip(factor * entries.values[:_WEIGHTS], entries.builds, strict=False)
+    weights = zip(entries.values[:_WEIGHTS], entries.builds, strict=False)
     weighted = [output_transforms(y, names, size, weight) for weight in weights]
     for plain, *_ in weighted:
         yield search(plain, few, quotients=True)

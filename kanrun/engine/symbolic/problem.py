@@ -276,12 +276,21 @@ class SearchStage:
 
 
 @dataclass(frozen=True)
+class Rival:
+    """A formula with the bits of its description; only differences of bits have a meaning."""
+
+    expression: sympy.Expr
+    bits: float
+
+
+@dataclass(frozen=True)
 class FittedStructure:
     """A pruned and retrained `network`, the matches of its edges, and its best `formula`.
 
     Found in fewer variables, it has these as `groups`: expressions in x0, x1, ...
     Without a formula, that is None, with an infinite `error` and description `length`. `snapped` is
-    the graph before the refit of its constants.
+    the graph before the refit of its constants. `rivals` are the shortest descriptions that a
+    ranking of many formulas has, and `noise` says whether the first leaves noise alone.
     """
 
     name: str
@@ -291,6 +300,8 @@ class FittedStructure:
     snapped: Graph | None = None
     matches: Matches = field(default_factory=dict)
     groups: tuple[sympy.Expr, ...] = ()
+    rivals: tuple[Rival, ...] = ()
+    noise: bool = False
 
     @cached_property
     def network_error(self) -> float:

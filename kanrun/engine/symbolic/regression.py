@@ -18,7 +18,6 @@ from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
 from kanrun.engine.symbolic.candidates import (
     IDENTITY,
     TABLE,
-    TINY,
     Array,
     Candidate,
     X,
@@ -193,34 +192,21 @@ def nearest_sums(
     *,
     quotients: bool = False,
     floor: float = 0.0,
-    noise: float = 0.0,
     shared: Dictionary | None = None,
 ) -> Iterator[tuple[float, TermSum]]:
     """Yield the `kept` nearest sums of two entries, a constant and all `shared` terms, best first.
 
     With `quotients` one entry is above and one below. The fraction of the variance that they leave
-    comes first. Of those that leave less than the fraction `floor`, or an error of `noise` relative
-    to the sizes of the transform, the simplest are best, and single entries come first.
+    comes first. Of those that leave less than the fraction `floor` the simplest are best.
     """
     rows, t = transform.rows, transform.values * transform.rows
     shared = entries.chosen([]) if shared is None else shared
     values, fixed = entries.values * rows, np.concatenate([rows[None], shared.values * rows])
     others = values * transform.values if quotients else None
-    floor = max(floor, _noise_floor(transform, noise))
-    for left, i in nearest_terms(transform, entries, kept, floor) if noise else ():
-        yield left, solve_terms(transform, shared + entries.chosen([i]))
     for left, i, j in nearest_pairs(t, values, fixed, kept, others=others, floor=floor):
         above, below = ([i], [j]) if quotients else ([i, j], [])
         terms = shared + entries.chosen(above)
         yield left, solve_terms(transform, terms, entries.chosen(below))
-
-
-def _noise_floor(transform: OutputTransform, noise: float) -> float:
-    """Return the fraction of the weighted values that errors of y of size `noise` leave."""
-    rows = transform.rows
-    values = transform.values * rows
-    rest = values - rows * (rows @ values) / max(float(rows @ rows), TINY)
-    return noise**2 * len(rest) / max(float(rest @ rest), TINY)
 
 
 def nearest_terms(

@@ -19,7 +19,6 @@ from kanrun.engine.symbolic.graph import Edge, Graph, Operation, fitted_grids
 from kanrun.engine.symbolic.laws import (
     in_all_inputs,
     of_logarithm,
-    regressions,
     simple_laws,
     structured_formulas,
 )
@@ -39,14 +38,19 @@ from kanrun.engine.symbolic.reductions import (
 )
 from kanrun.engine.symbolic.refit import GOOD, STALLED, coarse_fit, extend
 from kanrun.engine.symbolic.snapping import (
-    SMOOTH,
     SNAP_THRESHOLD,
     is_noise_limited,
     refine_to_formula,
     search_longer,
     snapped,
 )
-from kanrun.engine.symbolic.symmetries import noise_level, reduce_variables, smooth_fit
+from kanrun.engine.symbolic.sparse import sparse_formulas
+from kanrun.engine.symbolic.symmetries import (
+    NO_FIT,
+    is_exactly_smooth,
+    reduce_variables,
+    smooth_fit,
+)
 
 #: Multiple of the best network's error at which a formula ends the search if it leaves noise.
 _NOISE_STOP = 1.05
@@ -137,12 +141,29 @@ def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[E
         yield from structured_formulas(problem, groups)
         return
     inner = replace(problem, data=groups.data(problem.data), dimensions=None)
-    if inner.data.relative and not inner.data.has_one_sign:
-        events = _of_one_sign(inner, generator)
-    else:
-        events = _in_inputs(inner, generator)
-    for event in events:
+    for event in _of_points(inner, generator):
         yield in_all_inputs(event, groups, problem.data)
+
+
+def _of_points(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:
+    """Search by simple laws, sparse regressions, symmetries and networks.
+
+    Of points that a smooth fit shows to be noisy all sparse regressions come first, of exact ones
+    none, and of others the short ones.
+    """
+    run, data = _Search(problem, generator), problem.data
+    yield from run.recorded(simple_laws(problem))
+    if run.over():
+        return
+    noisy = not data.relative and smooth_fit(data).is_noise and smooth_fit(data).error < NO_FIT
+    if not (data.relative or is_exactly_smooth(data)):
+        yield from run.recorded(sparse_formulas(problem, short=not noisy))
+        if run.over():
+            return
+    if data.relative and not data.has_one_sign:
+        yield from _of_one_sign(problem, generator)
+    else:
+        yield from _in_inputs(problem, generator, laws=False, sparse=not noisy)
 
 
 def _of_one_sign(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:
@@ -156,7 +177,7 @@ def _of_one_sign(problem: SearchProblem, generator: np.random.Generator) -> Iter
     turned = (s * u for s, u in zip(signs, input_symbols(inputs), strict=True))
     step = Reduction(inputs, tuple(turned))
     part = replace(problem, data=step.data(inner))
-    for event in _in_inputs(part, generator):
+    for event in _in_inputs(part, generator, sparse=True):
         found = event
         if isinstance(event, FittedStructure) and event.formula and event.is_exact:
             with contextlib.suppress(WorkSpent):
@@ -166,17 +187,21 @@ def _of_one_sign(problem: SearchProblem, generator: np.random.Generator) -> Iter
         yield in_all_inputs(found, step, problem.data)
 
 
-def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Event]:
+def _in_inputs(
+    problem: SearchProblem,
+    generator: np.random.Generator,
+    *,
+    laws: bool = True,
+    sparse: bool = False,
+) -> Iterator[Event]:
     """Search the points themselves, then with networks; for relative errors, of log |y|.
 
-    With noise, plain networks of one input are cheaper than the points, and come first.
+    Simple `laws` of these points come first, and `sparse` regressions before networks, unless they
+    have been tried.
     """
     run, data = _Search(problem, generator), problem.data
     inputs = data.x.shape[1]
-    shapes = shapes_of(inputs)
-    yield from run.recorded(simple_laws(problem))
-    noisy = inputs == 1 and not (run.over() or data.relative) and smooth_fit(data).is_noise
-    yield from run.train(shapes[:2] if noisy else ())
+    yield from run.recorded(simple_laws(problem) if laws else iter(()))
     if run.over():
         return
     reduction, every = reduce_variables(data), Reduction.none(inputs)
@@ -186,13 +211,11 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
             yield in_all_inputs(event, reduction, data)
         return
     # The groups may be wrong.
-    steps = () if noisy else dict.fromkeys((reduction, every))
-    levels = [noise_level(data, step) for step in steps]
-    run.noise = min(filter(None, levels), default=np.inf)
-    for step, noise in zip(steps, levels, strict=True):
+    for step in dict.fromkeys((reduction, every)):
         if run.over():
             return
-        yield from run.recorded(structured_formulas(problem, step, noise))
+        yield from run.recorded(structured_formulas(problem, step))
+    yield from run.recorded(sparse_formulas(problem) if sparse and not run.over() else iter(()))
     if run.over():
         return
     if data.relative:
@@ -200,7 +223,7 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
         for event in _in_inputs(logarithms, generator):
             yield of_logarithm(event, data)
     else:
-        yield from run.by_networks(shapes[2:] if noisy else shapes)
+        yield from run.by_networks(shapes_of(inputs))
 
 
 class _Search:
@@ -213,8 +236,6 @@ class _Search:
         self.structures: list[FittedStructure] = []
         self.pending: list[FittedStructure] = []
         self.trained: list[SearchStage] = []
-        #: Error that smooth fits leave, if that is noise.
-        self.noise = np.inf
 
     def network_error(self) -> float:
         """Return the error of the best network that has fewer parameters than there are points."""
@@ -228,12 +249,12 @@ class _Search:
     def over(self) -> bool:
         """Return whether a formula is certain, only noise is left, or the budget is spent.
 
-        Only noise is left if the residuals of a formula that is as good as any network, or as a
-        smooth fit, are noise.
+        Only noise is left if smooth functions explain none of the residuals, or if they are noise,
+        and the formula is as good as any network.
         """
-        if any(each.is_certain for each in self.structures) or self.budget.over:
+        if any(each.is_certain or each.noise for each in self.structures) or self.budget.over:
             return True
-        limit = _NOISE_STOP * min(self.network_error(), self.noise)
+        limit = _NOISE_STOP * self.network_error()
         return any(
             each.formula is not None
             and each.error <= limit < np.inf
@@ -248,16 +269,11 @@ class _Search:
             yield event
 
     def by_networks(self, shapes: Sequence[Skeleton]) -> Iterator[Event]:
-        """Search structures of networks from simple to deep; noisy points of one input directly."""
+        """Search structures of networks from simple to deep."""
         data = self.data
         for skeletons in ((), *([each] for each in shapes)):
             yield from self.train(skeletons)
             yield from self.deepen()
-        if data.x.shape[1] == 1 and self.network_error() > SMOOTH:
-            for event in self.recorded(regressions(self.problem)):
-                yield event
-                if self.over():
-                    return
         best = min(self.trained, key=lambda each: each.error, default=None)
         if not self.structures and best is not None and best.error < data.no_skill_error:
             # No network is accurate; the best still says something about y.
@@ -325,13 +341,16 @@ def choose_formula(
 ) -> FittedStructure | None:
     """Return the exact formula of least complexity, else the one of the shortest description.
 
-    Formulas that are exact to rounding come before others, which may imitate them.
+    Formulas that are exact to rounding come before others, which may imitate them. If a ranking of
+    many formulas leaves noise alone, its first one is chosen.
     Formulas that noisy points do not determine are for want of others. A network without a formula
     counts as one with `_NO_FORMULA` times its error. None if nothing was trained.
     """
     certain = [each for each in structures if each.is_certain]
     if exact := certain or [each for each in structures if each.is_exact]:
         return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
+    if ranked := [each for each in structures if each.noise]:
+        return ranked[0]
     determined = [each for each in structures if each.formula and is_determined(each.formula, data)]
     if determined:
         structures = determined + [each for each in structures if each.formula is None]

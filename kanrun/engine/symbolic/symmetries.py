@@ -46,6 +46,8 @@ _WIDE, _RARE = 1e4, 0.1
 #: Noise: minimum ratio of the largest and the smallest |y| for relative noise, minimum noise, error
 #: of a fit relative to its noise, and minimum gain of a fit of the logarithm in nats.
 _SIZES, _NOISE, _NOISE_FACTOR, _LIKELIER = 10.0, 5e-4, 1.5, 3.0
+#: Error of a smooth fit up to which points without noise are those of a smooth function.
+_SMOOTH = 0.02
 #: The factor by which the error of a fit may grow in fewer variables.
 _ERROR_GROWTH = 1.5
 #: Strength of an input without effect, relative to the strongest one; root of a small eigenvalue,
@@ -156,15 +158,6 @@ def _error_in_y(
     factor = step.factors(data.validation_x)
     v = np.exp(fit.predicted) * np.sign(then.y[0]) if fit.logarithmic else fit.predicted
     return data.error(lambda _: factor * v)
-
-
-def noise_level(data: SearchData, reduction: Reduction) -> float:
-    """Return the error of y by a smooth fit of the reduced points if that is noise, else 0."""
-    whole, inner = smooth_fit(data), reduction.data(data)
-    if not inner.x.shape[1] or max(whole.noise, whole.error) <= _NOISE:
-        return 0.0
-    fit = smooth_fit(inner) if reduction.changes else whole
-    return _error_in_y(data, reduction, inner, fit) if fit.is_noise else 0.0
 
 
 def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
@@ -289,6 +282,12 @@ def smooth_fit(data: SearchData) -> GaussianProcessFit:
         if found[-1].error < ACCURATE:
             break
     return min(found, key=lambda fit: fit.error)
+
+
+def is_exactly_smooth(data: SearchData) -> bool:
+    """Return whether a smooth fit is accurate and leaves no noise."""
+    fit = smooth_fit(data)
+    return fit.noise <= _NOISE and fit.error <= _SMOOTH
 
 
 def errors_are_relative(data: SearchData) -> bool:

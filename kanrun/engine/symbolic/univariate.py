@@ -39,16 +39,14 @@ from kanrun.engine.symbolic.conversions import (
 from kanrun.engine.symbolic.dictionary import (
     PRODUCT,
     Dictionary,
-    damped_waves,
     dictionary_of_one,
     functions_of,
     generic_terms,
     powers_of,
-    waves,
 )
 from kanrun.engine.symbolic.edge_functions import Symbolic, flat, standardised
 from kanrun.engine.symbolic.graph import ROUNDING, Edge, EdgeMatch, Graph, sound
-from kanrun.engine.symbolic.problem import SearchData, length_of
+from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.quotients import quotient_of_polynomials
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import (
@@ -197,46 +195,9 @@ def match_formulas(
     return sorted(matches, key=lambda match: match.score)
 
 
-def regression_formulas(
-    t: Array, values: Array, candidates: Sequence[Candidate], budget: Budget
-) -> Iterator[list[Graph]]:
-    """Yield graphs of one input for noisy values (N,) at t (N,), the shortest of each stage first.
-
-    The values may also be too few to be exact. One or two products of an exponential and a wave, or
-    plain functions come first; then term after term of these, and in the end of compositions too.
-    All constants are fitted to all points.
-    """
-    search = _UnivariateSearch(_points(t, values, t.size), candidates)
-    t = search.t
-    target = OutputTransform(search.y)
-
-    every = dictionary_of_one(t, candidates) + generic_terms(t, candidates, _GENERIC)
-    every += waves(t, candidates)
-    plain = every.chosen([i for i, family in enumerate(every.families) if "(" not in family])
-
-    def few(terms: Dictionary) -> None:
-        search.singles(target, terms, _SINGLES)
-        search.pairs(target, terms)
-
-    wide = every.simplest(_ENTRIES)
-    stages = (
-        [(few, damped_waves(t, candidates)), (few, plain)],
-        [(search.grow, plain)],
-        [(few, wide), (search.grow, wide)],
-    )
-    for stage in stages:
-        with np.errstate(all="ignore"), contextlib.suppress(WorkSpent), budget.enforced():
-            for step, terms in stage:
-                step(terms)
-        yield [found.graph for found in search.best()]
-
-
 @dataclass(frozen=True)
 class _Found:
-    """A formula with its relative error and its rank.
-
-    The rank is the length of its description if the points are noisy, else the score of a match.
-    """
+    """A formula with its relative error and its rank, the score of a match."""
 
     graph: Graph
     error: float
@@ -247,15 +208,13 @@ class _UnivariateSearch:
     """Formulas found so far for points in the order of their arguments, and what adds to them."""
 
     def __init__(
-        self, data: SearchData, candidates: Sequence[Candidate], accuracy: float | None = None
+        self, data: SearchData, candidates: Sequence[Candidate], accuracy: float = 0.0
     ) -> None:
-        self.data, self.candidates, self.is_noisy = data, candidates, accuracy is None
+        self.data, self.candidates = data, candidates
         self.t, self.y, self.relative = data.x[:, 0], data.y, data.relative
         #: Size of y that errors are relative to.
         self.size = np.abs(data.y) if data.relative else np.full(data.y.size, data.y_std)
-        self.goal = max(
-            accuracy or 0.0, _VALUE_ROUNDING * float(np.max(np.abs(data.y) / self.size))
-        )
+        self.goal = max(accuracy, _VALUE_ROUNDING * float(np.max(np.abs(data.y) / self.size)))
         self.precise = self.goal < _PRECISE
         self.found: list[_Found] = []
 
@@ -371,7 +330,5 @@ class _UnivariateSearch:
             return None
         graph = canonicalise(fitted)
         rank = _matched(graph, error**2, self.goal**2, named=False).score
-        if self.is_noisy:
-            rank = length_of(error, graph.parameters.size, graph.complexity, self.data)
         self.found.append(_Found(graph, error, rank))
         return self.found[-1]

@@ -8,11 +8,7 @@ from made_graphs import edge, one_edge, split
 from scipy.special import erf
 
 import kanrun
-from kanrun.engine.symbolic import univariate
-from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.candidates import choose
 from kanrun.engine.symbolic.constants import is_determined
-from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.engine.symbolic.formula import drop_terms, finish_formula, round_constants
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import (
@@ -24,7 +20,6 @@ from kanrun.engine.symbolic.problem import (
 )
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.symmetries import errors_are_relative
-from kanrun.engine.symbolic.univariate import regression_formulas
 
 
 def noisy(f, low, high, inputs, seed):
@@ -67,31 +62,6 @@ def test_errors_are_relative_where_few_values_hide_all_others(largest, relative)
     assert errors_are_relative(data) == relative
     y[1:3] = 0.0, 1e-300
     assert len(data.relative_to_size().y) == 198, "values that underflow have no relative error"
-
-
-def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model(monkeypatch):
-    rng = np.random.default_rng(0)
-    t = np.arange(1.0, 121.0)
-    waves = 3 * np.cos(2 * np.pi * t / 12) + 1.5 * np.sin(0.23 * t)
-    y = 10 + waves + 0.5 * rng.standard_normal(120)
-    for name, value in (("_SINGLES", 2), ("_WIDTH", 1), ("_TERMS", 1)):
-        monkeypatch.setattr(univariate, name, value)
-    *_, (found, *_) = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0))
-    functions = [edge.function for edge in found.edges if isinstance(edge.function, Symbolic)]
-    speeds = sorted(abs(function.constants[0]) for function in functions)
-    assert speeds == pytest.approx([0.23, 2 * np.pi / 12], rel=0.02)
-
-
-@pytest.mark.parametrize("rate, functions", [(-0.15, {"exp", "sin"}), (0.0, {"sin"})])
-def test_a_noisy_damped_oscillation_is_a_product(rate, functions):
-    """Without damping, the shorter description is the wave alone."""
-    t = np.linspace(0, 20, 150)
-    y = 2.5 * np.exp(rate * t) * np.cos(2.1 * t + 0.4)
-    y += 0.05 * y.std() * np.random.default_rng(0).standard_normal(150)
-    found = next(regression_formulas(t, y, choose(["sin", "exp", "x"]), Budget(5.0)))[0]
-    called = {edge.function.candidate.name for edge in found.edges if edge.function.parameters.size}
-    assert called - {"x"} == functions
-    assert np.abs(np.abs(found.parameters) - 2.1).min() < 0.01
 
 
 def test_terms_that_cancel_or_may_be_zero_are_not_determined():

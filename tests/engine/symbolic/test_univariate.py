@@ -7,7 +7,7 @@ from numpy.testing import assert_allclose
 from kanrun.engine.symbolic import choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.conversions import to_expression
-from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms, waves
+from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms
 from kanrun.engine.symbolic.regression import covered, nearest_pairs
 from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.formulas import parse, to_numpy
@@ -113,16 +113,6 @@ def test_a_quotient_of_values_that_are_not_exact_is_plain():
     best, *_ = match_formulas(t, y + 1e-6 * np.sin(9 * t), choose(None), 1e-5, Budget(3.0))
     assert best.name == "0.2/(0.2*x**2 - x + 1.49)"
     assert_allclose(best.function.value(t), y, atol=1e-5)
-
-
-def test_waves_have_whole_periods_and_half_ones_over_the_range():
-    t = np.linspace(2.0, 5.0, 13)
-    found = waves(t, choose(["sin"])).values
-    turned = (t - 2.0) * np.pi / 3.0
-    for count in (1, 2, 6):
-        for wave in (np.sin(count * turned), np.cos(count * turned)):
-            assert np.abs(found - wave).max(axis=1).min() < 1e-12
-    assert len(waves(t, choose(["exp"]))) == 0
 
 
 def test_what_an_entry_explains_and_its_slope_are_those_of_least_squares():

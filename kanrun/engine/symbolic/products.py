@@ -1,0 +1,523 @@
+"""Products of powers of inputs and of one or two functions F(c z), by regression of log |y|.
+
+log |y| = p_1 log |x_1| + ... + q_1 log |F_1(c_1 z_1)| + q_2 log |F_2(c_2 z_2)| is linear but for
+the scales c: columns for all functions, monomials z and a grid of scales are compared at once after
+the logarithms of the inputs are projected out, pairs of columns by their Gram matrix.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, Domain, X
+from kanrun.engine.symbolic.templates import (
+    FUNCTION,
+    OPERATION,
+    TRANSFORMS,
+    Coordinates,
+    Factor,
+    Monomial,
+    Template,
+    Term,
+)
+
+#: Relative accuracy of values in the weights of rows: without it few large values decide alone.
+RELATIVE = 0.01
+#: Largest number of monomials that are arguments of functions.
+_ARGUMENTS = 400
+#: Largest number of these that are arguments of waves.
+_WAVE_ARGUMENTS = 60
+#: Columns of which pairs are compared.
+_PAIRED = 300
+#: Functions with their arguments whose scales are refined.
+_REFINED = 150
+#: Candidates of each kind that are returned.
+KEPT = 40
+#: Scales between two of a grid to which a scale is refined.
+_FINER = 13
+#: Denominators of exponents.
+_STEPS = 2
+#: Smallest values of c z in 1 + c z.
+_ABOVE_POLE = np.concatenate(
+    [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
+)
+#: Values of -c z nearest to 1 in 1 + c z.
+_POLES = np.array([0.2, 0.5, 0.8, 0.95, 0.99, 0.9999])
+#: Scales of the arguments of waves in natural units.
+_NATURAL = np.array([0.5, 1.0, 2.0, 3.0, np.pi, 2 * np.pi])
+#: Functions with periods.
+WAVES = ("sin", "cos", "tan")
+#: Columns that are projected at once.
+_BATCH = 1000
+#: Columns that are kept for pairs.
+_COLUMNS = 8000
+#: Powers of functions that are tried.
+POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
+#: Powers of each function that are fitted.
+_POWERS_KEPT = 4
+#: Largest exponent of a monomial.
+_LARGEST = 6
+
+
+#: Directions of columns, in single precision.
+Single = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Points of a search: coordinates, y (N,), an estimate of its noise, and functions to use."""
+
+    coordinates: Coordinates
+    y: Array
+    noise: float
+    inputs: int
+    functions: tuple[Candidate, ...]
+
+    @cached_property
+    def log_weights(self) -> Array:
+        """Reciprocals of the errors of log |y|, at most 1."""
+        size = np.abs(self.y)
+        if not self.noise:
+            return np.where(size > 0, 1.0, 0.0)
+        noise = min(self.noise, 0.1 * float(np.std(self.y)))
+        seen = size > 2 * noise
+        if seen.sum() < 50:
+            seen = size >= np.sort(size)[-min(50, len(size))]
+        return np.where(seen, RELATIVE * size / np.sqrt(noise**2 + (RELATIVE * size) ** 2), 0.0)
+
+    @cached_property
+    def log_y(self) -> Array:
+        size = np.abs(self.y)
+        return np.log(np.maximum(size, 1e-3 * self.noise + 1e-300))
+
+    @cached_property
+    def base(self) -> Array:
+        """Weighted logarithms of the inputs and a constant, (N, inputs + 1)."""
+        logs = self.coordinates.logs[: self.inputs]
+        return np.column_stack([np.ones(len(self.y)), *logs]) * self.log_weights[:, None]
+
+    @cached_property
+    def orthonormal(self) -> Array:
+        """Orthonormal basis of the base."""
+        u, s, _ = np.linalg.svd(self.base, full_matrices=False)
+        return np.asarray(u[:, s > 1e-9 * s[0]])
+
+    def projected(self, columns: Array) -> Array:
+        """Return what the base leaves of columns (N, columns)."""
+        count_work(2 * COSTS.product * columns.size * self.orthonormal.shape[1])
+        return columns - self.orthonormal @ (self.orthonormal.T @ columns)
+
+
+def _function(name: str, expression: sympy.Expr, bits: float) -> Candidate:
+    return Candidate(name, expression, bits, "a", Domain())
+
+
+ONE_PLUS = _function("1+x", 1 + X, OPERATION + 1)
+#: Functions of products by the candidates that they are made of.
+_MADE: dict[str, tuple[Candidate, ...]] = {
+    "exp": (
+        _function("exp", sympy.exp(X), FUNCTION),
+        _function("exp-1", sympy.exp(X) - 1, FUNCTION + OPERATION + 1),
+        _function("exp+1", sympy.exp(X) + 1, FUNCTION + OPERATION + 1),
+    ),
+    "sin": (_function("sin", sympy.sin(X), FUNCTION),),
+    "cos": (_function("cos", sympy.cos(X), FUNCTION),),
+    "tan": (_function("tan", sympy.tan(X), FUNCTION),),
+    "tanh": (_function("tanh", sympy.tanh(X), FUNCTION),),
+    "log": (
+        _function("log", sympy.log(X), FUNCTION),
+        _function("log(1+x)", sympy.log(1 + X), FUNCTION + OPERATION + 1),
+    ),
+    "arcsin": (_function("arcsin", sympy.asin(X), FUNCTION),),
+    "arccos": (_function("arccos", sympy.acos(X), FUNCTION),),
+}
+
+
+def functions_for(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Return the functions of products that are made of the candidates, those of users included."""
+    names = {each.name for each in candidates}
+    own = [each for each in candidates if each.name not in TABLE]
+    made = [each for name, functions in _MADE.items() if name in names for each in functions]
+    return (ONE_PLUS, *made, *own)
+
+
+def monomials(
+    coordinates: Coordinates,
+    cap: int,
+    largest: int = 3,
+    halves: bool = False,
+    members: int = 5,
+    waves: bool = True,
+    without: frozenset[int] = frozenset(),
+) -> list[Monomial]:
+    """Return the `cap` simplest monomials of the atoms, each input at most once, simplest first."""
+    powers = [Fraction(p) for e in range(1, largest + 1) for p in (e, -e)]
+    powers += [Fraction(p, 2) for p in (1, -1)] if halves else []
+    level: list[tuple[float, Monomial, frozenset[int]]] = [(0.0, (), frozenset())]
+    found: list[tuple[float, Monomial]] = []
+    for _ in range(min(members, len(coordinates.atoms))):
+        grown = []
+        for _, monomial, used in level:
+            first = monomial[-1][0] + 1 if monomial else 0
+            for i in range(first, len(coordinates.atoms)):
+                atom = coordinates.atoms[i]
+                if atom.inputs & (used | without) or not (waves or atom.is_algebraic):
+                    continue
+                for p in powers:
+                    if p.denominator == 1 or coordinates.positive[i]:
+                        longer = (*monomial, (i, p))
+                        grown.append((coordinates.bits(longer), longer, used | atom.inputs))
+        level = sorted(grown, key=lambda entry: entry[0])[: 2 * cap]
+        found += [(bits, monomial) for bits, monomial, _ in level]
+    return [monomial for _, monomial in sorted(found, key=lambda entry: entry[0])[:cap]]
+
+
+def scales(function: Candidate, z: Array, size: float, middle: float) -> Array:
+    """Return the scales of z (N,) that are tried in a function.
+
+    `size` and `middle` are the largest and the median absolute value of z.
+    """
+    low, high = float(z.min()), float(z.max())
+    if function is ONE_PLUS:
+        up = np.geomspace(0.1 / size, 10 / middle, 9)
+        down = [-_POLES / high] if high > 0 else []
+        down += [-_POLES / low, -up] if low < 0 else []
+        return np.concatenate([up, *([-up] if high <= 0 else []), *down])
+    if function.name in WAVES:
+        turns = np.geomspace(0.3, 40, 26) if function.name != "tan" else np.geomspace(0.3, 3, 8)
+        return np.concatenate([turns / (high - low), _NATURAL[_NATURAL * (high - low) < 40]])
+    if function.name in ("arcsin", "arccos"):
+        return np.array([0.3, 0.6, 0.9, 0.99, 0.9999]) / size
+    if function.name in ("exp-1", "exp+1", "tanh"):
+        grid = np.geomspace(1 / size, 8 / middle, 10)
+        return np.concatenate([grid, -grid]) if function.name == "exp+1" else grid
+    grid = np.geomspace(0.1 / size, 10 / middle, 9)
+    return np.concatenate([[1.0, -1.0], grid, -grid])
+
+
+@dataclass(frozen=True)
+class Column:
+    """log |F(scale z)| of a monomial z; without a function log |z|; linear for exp."""
+
+    function: Candidate | None
+    monomial: Monomial
+    scale: float
+
+    @property
+    def is_exponential(self) -> bool:
+        return self.function is not None and self.function.name == "exp"
+
+    def factor(self, power: float) -> Factor | None:
+        """Return the factor of this column with this coefficient, or None for a plain monomial."""
+        if self.function is None:
+            return None
+        if self.is_exponential:
+            return Factor(self.function, self.monomial, Fraction(1), power * self.scale)
+        return Factor(self.function, self.monomial, halves(power), self.scale)
+
+
+def halves(value: float, steps: int = _STEPS) -> Fraction:
+    """Return the nearest multiple of a half."""
+    return Fraction(round(float(np.clip(value, -_LARGEST, _LARGEST)) * steps), steps)
+
+
+def log_columns(function: Candidate, z: Array, grid: Array) -> Array:
+    """Return log |F(c z)| (N, scales) for the scales c of a grid; nan where it is not defined."""
+    with np.errstate(all="ignore"):
+        values = function.value(np.multiply.outer(z, grid))
+        return np.asarray(np.log(np.abs(values)))
+
+
+class Products:
+    """Regression of log |y| on columns of functions."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        self.target = sample.projected((sample.log_y * sample.log_weights)[:, None])[:, 0]
+        self.columns: list[Column] = []
+        self.values: Single = np.zeros((len(sample.y), 0), dtype=np.float32)
+
+    def power_laws(self) -> list[Template]:
+        """Return monomials near the least squares exponents of log |y|, and those of y itself."""
+        sample = self.sample
+        found = []
+        goal = sample.log_y * sample.log_weights
+        start: Array = np.asarray(np.linalg.lstsq(sample.base, goal, rcond=None)[0], np.float64)
+        for exponents in (start, _on_values(sample, start)):
+            found += self.rounded(exponents[1:], ())
+        return found
+
+    def rounded(
+        self, exponents: Array, factors: tuple[Factor, ...], extra: Monomial = ()
+    ) -> list[Template]:
+        """Return templates with exponents (inputs,) rounded to halves, doubtful ones both ways."""
+        doubt = np.abs(exponents * _STEPS - np.round(exponents * _STEPS))
+        unsure = [i for i in np.argsort(-doubt)[:3] if doubt[i] > 0.2]
+        choices = []
+        for i, p in enumerate(exponents.tolist()):
+            near = [halves(p)]
+            if i in unsure:
+                near.append(halves(p + (0.5 if halves(p) < p else -0.5)))
+            if near[0].denominator > 1:
+                near.append(halves(p, 1))
+            choices.append(list(dict.fromkeys(near)))
+        found = []
+        for powers in itertools.islice(itertools.product(*choices), 16):
+            monomial = (*((i, p) for i, p in enumerate(powers) if p), *extra)
+            if self.sample.coordinates.allows(monomial):
+                found += self.template(monomial, factors)
+        return found
+
+    def template(self, monomial: Monomial, factors: tuple[Factor, ...]) -> list[Template]:
+        """Return the product with its least squares coefficient, if it is finite."""
+        sample = self.sample
+        with np.errstate(all="ignore"):
+            value = sample.coordinates.value(monomial)
+            for f in factors:
+                value = value * f.function.value(
+                    f.scale * sample.coordinates.value(f.monomial)
+                ) ** float(f.power)
+            coefficient = float(value @ sample.y / (value @ value))
+        if not np.isfinite(coefficient) or coefficient == 0:
+            return []
+        return [Template(TRANSFORMS[0], Term(1.0), (Term(coefficient, monomial, factors),))]
+
+    def build(self) -> None:
+        """Compute what the base leaves of all columns; keep those that explain most."""
+        sample, coordinates = self.sample, self.sample.coordinates
+        plain = [((i, Fraction(1)),) for i in range(sample.inputs, len(coordinates.atoms))]
+        columns = [Column(None, monomial, 1.0) for monomial in plain]
+        logs = [coordinates.logs[sample.inputs :].T]
+        found: list[tuple[list[Column], Single, Array]] = []
+        for place, monomial in enumerate(self._arguments()):
+            for column, values in self._of_argument(monomial, place < _WAVE_ARGUMENTS):
+                columns += column
+                logs.append(values)
+            if len(columns) > _BATCH:
+                found.append(self._explaining(columns, np.hstack(logs)))
+                columns, logs = [], []
+        if columns:
+            found.append(self._explaining(columns, np.hstack(logs)))
+        gains = np.concatenate([gain for *_, gain in found])
+        every = [column for part, *_ in found for column in part]
+        order = np.argsort(-gains)[:_COLUMNS]
+        self.columns = [every[i] for i in order]
+        self.values = np.hstack([values for _, values, _ in found])[:, order]
+
+    def _arguments(self) -> list[Monomial]:
+        coordinates = self.sample.coordinates
+        algebraic = monomials(coordinates, _ARGUMENTS, waves=False)
+        return sorted({*algebraic, *monomials(coordinates, _ARGUMENTS // 3)}, key=coordinates.bits)
+
+    def _of_argument(self, monomial: Monomial, waves: bool) -> Iterator[tuple[list[Column], Array]]:
+        """Yield the columns of all functions of a monomial."""
+        z = self.sample.coordinates.value(monomial)
+        size = float(np.abs(z).max())
+        if not np.isfinite(size) or np.ptp(z) <= 1e-9 * size:
+            return
+        middle = float(np.median(np.abs(z))) or size
+        for function in self.sample.functions:
+            if function.name in WAVES and not waves:
+                continue
+            if function.name == "exp":
+                yield [Column(function, monomial, 1.0 / size)], (z / size)[:, None]
+                continue
+            grid = scales(function, z, size, middle)
+            table = log_columns(function, z, grid)
+            good = np.isfinite(table).all(axis=0)
+            yield [Column(function, monomial, c) for c in grid[good].tolist()], table[:, good]
+
+    def _explaining(self, columns: list[Column], logs: Array) -> tuple[list[Column], Single, Array]:
+        """Return the columns that count beside the base, their directions and what they explain."""
+        count_work(COSTS.value * 3 * logs.size)
+        raw = logs * self.sample.log_weights[:, None]
+        rest = self.sample.projected(raw)
+        norms = np.sqrt(np.einsum("nk,nk->k", rest, rest))
+        good = np.flatnonzero(norms > 1e-6 * np.sqrt(np.einsum("nk,nk->k", raw, raw)))
+        unit = rest[:, good] / norms[good]
+        gains = (self.target @ unit) ** 2
+        return [columns[i] for i in good], unit.astype(np.float32), gains
+
+    def singles(self) -> Iterator[Template]:
+        """Yield products with one function, its scale refined for each power that is near."""
+        self.build()
+        seen: set[object] = set()
+        ranked: list[tuple[float, Array, Column, float]] = []
+        for column in self.columns:
+            key = column.function and column.function.name, column.monomial, column.scale > 0
+            if key in seen or len(seen) >= _REFINED:
+                continue
+            seen.add(key)
+            ranked += self._refined(column)
+        ranked.sort(key=lambda entry: entry[0])
+        for _, exponents, column, power in ranked[:KEPT]:
+            yield from self._with_columns([(column, power)], exponents)
+
+    def _refined(self, column: Column) -> list[tuple[float, Array, Column, float]]:
+        """Return loss, exponents, column and power for each power near the least squares one."""
+        sample, z = self.sample, self.sample.coordinates.value(column.monomial)
+        if column.function is None or column.is_exponential:
+            log = (
+                z * column.scale
+                if column.is_exponential
+                else sample.coordinates.log_size(column.monomial)
+            )
+            power = self._solve([log])[-1]
+            powers = [power] if column.is_exponential else [float(p) for p in _near(power)]
+            return [(*self._rest(log * p), column, p) for p in powers]
+        grid = column.scale * np.geomspace(0.4, 2.5, _FINER)
+        if column.function is ONE_PLUS and (low := float((column.scale * z).min())) < 0:
+            # The argument must stay above -1.
+            grid = column.scale * _ABOVE_POLE / -low
+        logs = log_columns(column.function, z, grid)
+        finite = np.isfinite(logs).all(axis=0)
+        grid, logs = grid[finite], logs[:, finite]
+        if not len(grid):
+            return []
+        rest = sample.projected(logs * sample.log_weights[:, None])
+        # Losses of all powers (powers, scales), from the products of the target and the columns.
+        tried = np.array(POWERS)[:, None]
+        losses = tried**2 * np.sum(rest**2, axis=0) - 2 * tried * (self.target @ rest)
+        best = losses.argmin(axis=1)
+        found = []
+        for k in np.argsort(losses[np.arange(len(best)), best])[:_POWERS_KEPT].tolist():
+            chosen = Column(column.function, column.monomial, float(grid[best[k]]))
+            found.append((*self._rest(logs[:, best[k]] * POWERS[k]), chosen, POWERS[k]))
+        return found
+
+    def _solve(self, logs: Sequence[Array]) -> Array:
+        sample = self.sample
+        rows = np.column_stack([sample.base, *(log * sample.log_weights for log in logs)])
+        goal = sample.log_y * sample.log_weights
+        return np.asarray(np.linalg.lstsq(rows, goal, rcond=1e-12)[0])
+
+    def _rest(self, part: Array) -> tuple[float, Array]:
+        """Return the loss if exponents are rounded, and the exponents, if `part` is taken out."""
+        sample = self.sample
+        goal = (sample.log_y - part) * sample.log_weights
+        exponents = np.linalg.lstsq(sample.base, goal, rcond=1e-12)[0]
+        rounded = np.round(exponents[1:] * _STEPS) / _STEPS
+        rest = goal - sample.base[:, 1:] @ rounded
+        ones = sample.base[:, 0]
+        rest = rest - ones * (ones @ rest / (ones @ ones))
+        return float(np.linalg.norm(rest)), np.asarray(exponents[1:], np.float64)
+
+    def _with_columns(
+        self, chosen: Sequence[tuple[Column, float]], exponents: Array
+    ) -> list[Template]:
+        factors, extra = list[Factor](), list[tuple[int, Fraction]]()
+        for column, power in chosen:
+            factor = column.factor(power)
+            if factor is None:
+                extra.append((column.monomial[0][0], halves(power)))
+            elif factor.power:
+                factors.append(factor)
+        return self.rounded(exponents, tuple(factors), tuple(sorted(e for e in extra if e[1])))
+
+    def pairs(self) -> Iterator[Template]:
+        """Yield products with two functions."""
+        if len(self.columns) < 2:
+            return
+        index = self._spread()
+        values = self.values[:, index].astype(np.float64)
+        gram, share = values.T @ values, values.T @ self.target
+        count_work(COSTS.pair * gram.size + COSTS.product * values.size * len(index))
+        with np.errstate(all="ignore"):
+            a, b = share[:, None], share[None, :]
+            gain = (a**2 + b**2 - 2 * a * b * gram) / (1 - gram**2)
+        gain[~(np.abs(gram) < 0.9999)] = -1
+        rows, columns = np.triu_indices(len(index), 1)
+        order = np.argsort(-gain[rows, columns])
+        seen: set[object] = set()
+        for k in order.tolist():
+            pair = [self.columns[index[rows[k]]], self.columns[index[columns[k]]]]
+            key = tuple((c.function and c.function.name, c.monomial, c.scale > 0) for c in pair)
+            if key in seen:
+                continue
+            seen.add(key)
+            if len(seen) > KEPT:
+                return
+            yield from self._pair(pair)
+
+    def _spread(self) -> list[int]:
+        """Return the columns that explain most, alone or beside the best, few of a kind."""
+        counts: dict[object, int] = {}
+        chosen: list[int] = []
+
+        def take(order: Sequence[int], most: int) -> None:
+            taken = 0
+            for i in order:
+                column = self.columns[i]
+                key = column.function and column.function.name, column.monomial
+                if i not in chosen and counts.get(key, 0) < 4:
+                    counts[key] = counts.get(key, 0) + 1
+                    chosen.append(i)
+                    taken += 1
+                if taken >= most:
+                    return
+
+        take(range(len(self.columns)), _PAIRED // 2)
+        for best in chosen[:20:4]:
+            first = self.values[:, best]
+            rest = self.target - first * float(first @ self.target)
+            cross = first @ self.values
+            with np.errstate(all="ignore"):
+                gain = (rest @ self.values) ** 2 / (1 - cross**2)
+            gain[~(np.abs(cross) < 0.999)] = 0
+            take(np.argsort(-gain).tolist(), _PAIRED // 10)
+        return chosen
+
+    def _pair(self, pair: Sequence[Column]) -> Iterator[Template]:
+        sample, logs = self.sample, []
+        for column in pair:
+            z = sample.coordinates.value(column.monomial)
+            if column.function is None:
+                logs.append(sample.coordinates.log_size(column.monomial))
+            elif column.is_exponential:
+                logs.append(z * column.scale)
+            else:
+                logs.append(log_columns(column.function, z, np.array([column.scale]))[:, 0])
+        solved = self._solve(logs)
+        options = [
+            [float(power)] if column.is_exponential else [float(p) for p in _near(float(power))]
+            for column, power in zip(pair, solved[-2:], strict=True)
+        ]
+        for powers in itertools.product(*options):
+            part = sum(p * log for p, log in zip(powers, logs, strict=True))
+            _, exponents = self._rest(np.asarray(part))
+            yield from self._with_columns(list(zip(pair, powers, strict=True)), exponents)[:2]
+
+
+def _near(power: float) -> list[Fraction]:
+    """Return the two multiples of a half next to a power, without 0, and the nearest whole one."""
+    below = math.floor(power * _STEPS)
+    every = [Fraction(below, _STEPS), Fraction(below + 1, _STEPS), Fraction(round(power))]
+    return sorted({p for p in every if p and abs(p) <= _LARGEST})
+
+
+def _on_values(sample: Sample, start: Array) -> Array:
+    """Return the exponents that fit y itself, from those of log |y|, which noise biases."""
+    logs = np.column_stack([np.ones(len(sample.y)), *sample.coordinates.logs[: sample.inputs]])
+    sizes = np.sqrt(sample.noise**2 + (RELATIVE * sample.y) ** 2)
+    exponents, goal = start.copy(), np.abs(sample.y)
+    with np.errstate(all="ignore"):
+        for _ in range(8):
+            value = np.exp(logs @ exponents)
+            rows = logs * (value / sizes)[:, None]
+            if not np.isfinite(rows).all():
+                return start
+            move = np.linalg.lstsq(rows, (goal - value) / sizes, rcond=1e-9)[0]
+            exponents = exponents + np.clip(move, -1, 1)
+            if np.abs(move).max() < 1e-4:
+                break
+    return exponents

@@ -1,0 +1,226 @@
+"""One search for formulas of points: sparse regressions, ranked by one description length.
+
+Every stage proposes templates: powers of the inputs, products with functions, sums. Their constants
+are fitted to y, and their bits are compared. The search ends where the residual of the shortest
+description is rounding, or is noise: smooth functions explain no more of it than chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from kanrun.engine.symbolic.budget import Budget, WorkSpent
+from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.conversions import graph_of_expression
+from kanrun.engine.symbolic.problem import (
+    Event,
+    FittedStructure,
+    Rival,
+    SearchData,
+    SearchProblem,
+)
+from kanrun.engine.symbolic.products import Products, Sample, functions_for
+from kanrun.engine.symbolic.snapping import matched
+from kanrun.engine.symbolic.sums import sums
+from kanrun.engine.symbolic.templates import ROUNDING, Coordinates, Fit, Fitted, Template
+from kanrun.errors import KanrunError
+
+#: Probability of the residual's smooth part by chance, above which the residual counts as noise.
+_CHANCE = 1e-3
+#: Largest number of formulas that are ranked.
+RANKED = 10
+#: Largest error, relative to the standard deviation of y, that may be noise.
+_NO_FIT = 0.7
+#: Multiple of rounding that counts as exact.
+_EXACT = 10.0
+#: Least noise of y that weights assume, relative to its standard deviation.
+_LEAST_NOISE = 1e-4
+#: Size of a formula in bits from which on another search may find a shorter one.
+_LONGEST = 90.0
+#: Size of a short product with one function, in bits.
+_SINGLE = 22.0
+#: Size of a short sum.
+_SUM = 38.0
+#: Size of a short sum with a function.
+_SUM_OF_FUNCTIONS = 48.0
+#: Size of a short product with two functions.
+_PAIR = 52.0
+#: Part of the budget of a search that its sparse regressions may use.
+_FRACTION = 0.6
+
+
+class Ranking:
+    """The fitted templates so far, one of each structure, by their bits."""
+
+    def __init__(self, coordinates: Coordinates, y: Array, rows: Array) -> None:
+        self.coordinates, self.y, self.rows = coordinates, y, rows
+        self.found: dict[object, Fitted] = {}
+
+    def try_all(self, templates: Iterable[Template], steps: int = 30) -> None:
+        """Fit templates whose structures are new."""
+        for template in templates:
+            key = template.key()
+            if key not in self.found:
+                fitted = Fit(template, self.coordinates, self.y, self.rows).run(steps)
+                if fitted is not None and np.isfinite(fitted.bits):
+                    self.found[key] = fitted
+
+    @property
+    def ordered(self) -> list[Fitted]:
+        """The shortest descriptions, shortest first."""
+        return sorted(self.found.values(), key=lambda each: each.bits)[:RANKED]
+
+    @property
+    def best(self) -> Fitted | None:
+        return min(self.found.values(), key=lambda each: each.bits, default=None)
+
+
+def smooth_columns(x: Array) -> Array:
+    """Return smooth functions of x (N, inputs), of logarithms over decades, and their products."""
+    columns, lines = [np.ones(len(x))], list[Array]()
+    for column in x.T:
+        parts = [column]
+        if (column > 0).all() and column.max() > 10 * column.min():
+            parts.append(np.log(column))
+        for part in parts:
+            t = (part - part.min()) / (np.ptp(part) or 1.0) * 2 - 1
+            columns += [t, t**2, t**3, np.sin(3 * t), np.cos(5 * t), np.sin(7 * t)]
+            columns += [t * other for other in lines]
+            lines.append(t)
+    return np.column_stack(columns)[:, : max(1, len(x) // 4)]
+
+
+def is_noise(residual: Array, value: Array, columns: Array) -> bool:
+    """Return whether smooth functions explain no more of a residual (N,) than chance."""
+    size = np.abs(value) / (np.abs(value).max() or 1.0)
+    rows = np.column_stack([columns, size, np.sqrt(size)])
+    q = np.linalg.svd(rows / np.linalg.norm(rows, axis=0), full_matrices=False)[0]
+    inside, total = float(np.sum((q.T @ residual) ** 2)), float(residual @ residual)
+    k, n = q.shape[1], len(residual)
+    ratio = (inside / k) / max((total - inside) / max(n - k, 1), 1e-300)
+    return bool(stats.f.sf(ratio, k, max(n - k, 1)) > _CHANCE)
+
+
+def first_noise(y: Array, columns: Array) -> float:
+    """Return an upper bound on the noise of y (N,), at least a thousandth of its size.
+
+    It is what smooth columns leave, or less if many values are small: noise hides no small values.
+    """
+    shares = np.array([0.1, 0.25, 0.5])
+    sizes = np.quantile(np.abs(y), shares) / stats.norm.isf((1 - shares) / 2)
+    rest = y - columns @ np.linalg.lstsq(columns, y, rcond=1e-10)[0]
+    left = float(np.sqrt(rest @ rest / max(len(y) - columns.shape[1], 1)))
+    return float(max(min(left, *sizes.tolist()), 1e-3 * np.std(y)))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that proposes templates, few of which have a smaller `size`."""
+
+    size: float
+    propose: Callable[[], Iterable[Template]]
+
+
+class SparseSearch:
+    """The stages of a search, and their ranking."""
+
+    def __init__(self, problem: SearchProblem) -> None:
+        points = problem.data.all_points
+        self.x, self.y = points.x, points.y
+        self.size = float(np.std(self.y)) or 1.0
+        self.rows = 1 / np.abs(self.y) if points.relative else np.full(len(self.y), 1 / self.size)
+        self.coordinates = Coordinates.of_inputs(self.x, waves=_has_waves(problem))
+        self.ranking = Ranking(self.coordinates, self.y, self.rows)
+        self.columns = smooth_columns(self.x)
+        noise = 0.0 if points.relative else first_noise(self.y, self.columns)
+        functions = functions_for(problem.candidates)
+        self.sample = Sample(self.coordinates, self.y, noise, self.x.shape[1], functions)
+        self.found_noise = False
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield the stages, from cheap to expensive ones."""
+        yield Stage(0.0, lambda: Products(self.sample).power_laws())
+        self._sharpen()
+        products = Products(self.sample)
+        yield Stage(0.0, products.power_laws)
+        yield Stage(_SINGLE, products.singles)
+        self._sharpen()
+        yield Stage(_SUM, lambda: sums(self.sample, functions=False))
+        yield Stage(_SUM_OF_FUNCTIONS, lambda: sums(self.sample, functions=True))
+        yield Stage(_PAIR, products.pairs)
+
+    def run(self, largest: float = _LONGEST) -> None:
+        """Run the stages until only rounding or noise is left, and no shorter form is to come.
+
+        Stages whose formulas have more than the `largest` size are left out.
+        """
+        for stage in self.stages():
+            best = self.ranking.best
+            if stage.size > largest:
+                break
+            if best is None or not (self.is_over() and best.size <= stage.size):
+                self.ranking.try_all(stage.propose())
+        best = self.ranking.best
+        self.found_noise = self.is_over() and best is not None and best.size <= _LONGEST
+
+    def is_over(self) -> bool:
+        """Return whether the shortest description leaves rounding or noise."""
+        best = self.ranking.best
+        if best is None or best.error >= _NO_FIT:
+            return False
+        if best.error <= _EXACT * ROUNDING:
+            return True
+        value = self.y * self.rows - best.residual
+        return is_noise(best.residual, value, self.columns)
+
+    def _sharpen(self) -> None:
+        """Let weights know the smallest error so far."""
+        best = self.ranking.best
+        if best is not None and self.sample.noise:
+            error = max(best.error, _LEAST_NOISE) * self.size
+            self.sample = replace(self.sample, noise=min(self.sample.noise, error))
+
+
+def _has_waves(problem: SearchProblem) -> bool:
+    return any(each.name in ("sin", "cos") for each in problem.candidates)
+
+
+def sparse_formulas(problem: SearchProblem, *, short: bool = False) -> Iterator[Event]:
+    """Yield the formula of the shortest description, with its rivals.
+
+    Of `short` ones, products with at most one function, only what leaves rounding or noise.
+    """
+    search, budget = SparseSearch(problem), Budget(_FRACTION * problem.policy.budget)
+    try:
+        with budget.enforced():
+            search.run(_SINGLE if short else _LONGEST)
+    except WorkSpent:
+        if budget.left > 0:
+            raise
+    if short and not search.found_noise:
+        return
+    ranked = search.ranking.ordered
+    rivals = tuple(
+        Rival(each.template.expression(search.coordinates), each.bits) for each in ranked
+    )
+    for rival in rivals:
+        formula = _structure(rival, problem.data, rivals, noisy=search.found_noise)
+        if formula is not None:
+            yield from matched(formula)
+            return
+
+
+def _structure(
+    rival: Rival, data: SearchData, rivals: tuple[Rival, ...], *, noisy: bool
+) -> FittedStructure | None:
+    try:
+        graph = graph_of_expression(rival.expression, data.x.shape[1])
+    except KanrunError:
+        return None
+    if not np.isfinite(data.overall_error(graph)):
+        return None
+    return FittedStructure("sparse regression", graph, data, graph, rivals=rivals, noise=noisy)

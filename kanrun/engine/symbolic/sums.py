@@ -1,0 +1,332 @@
+"""Sums of few terms of a dictionary: g(y / M) = c_1 t_1 + c_2 t_2 + ...
+
+M is the product of powers of the inputs on which log |y| depends linearly. Terms are monomials of
+the coordinates, and monomials times a function F(c z). Pairs are compared by their Gram matrix,
+further terms by projection, and simple terms are eliminated backward where no pair is near.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from scipy import stats
+
+from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.products import (
+    ONE_PLUS,
+    RELATIVE,
+    Sample,
+    halves,
+    monomials,
+    scales,
+)
+from kanrun.engine.symbolic.templates import (
+    OPERATION,
+    TRANSFORMS,
+    Factor,
+    Monomial,
+    Template,
+    Term,
+    Transform,
+)
+
+#: Largest number of monomials in a dictionary.
+_MONOMIALS = 1000
+#: Largest number of terms with a function.
+_FUNCTIONS = 5000
+#: Columns that are joined with all others.
+_FIRST = 1000
+#: Pairs that are fitted, and to which further terms are added.
+_PAIRS = 40
+#: Candidates with three and four terms that are fitted.
+_LONGER = 20
+#: Numbers of simple terms from which elimination begins.
+_ELIMINATED = (40, 120)
+#: Largest number of terms of a sum.
+_MOST_TERMS = 8
+#: Chance at which the slope of log |y| in an input still counts as constant.
+_CONSTANT = 1e-4
+#: Part of the largest ratio of an F test up to which the slope still counts as constant.
+_SMALL = 0.1
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """Terms with their values (terms, N) and bits (terms,)."""
+
+    terms: list[Term]
+    values: Array
+    bits: Array
+
+
+def constant_slopes(sample: Sample) -> Monomial:
+    """Return the inputs whose slopes of log |y| are constant, with their exponents."""
+    d, weights = sample.inputs, sample.log_weights
+    if d < 2:
+        return ()
+    logs = sample.coordinates.logs[:d]
+    span = np.ptp(logs, axis=1)
+    scaled = (logs - logs.min(axis=1, keepdims=True)) / np.maximum(span, 1e-12)[:, None] * 2 - 1
+    raw = sample.coordinates.values[:d]
+    size = np.maximum(np.abs(raw).max(axis=1), 1e-300)
+    linear = raw / size[:, None]
+    goal = sample.log_y * weights
+
+    def columns(inputs: Sequence[int]) -> list[Array]:
+        parts = []
+        for n, i in enumerate(inputs):
+            parts += [scaled[i] ** 2, scaled[i] ** 3, linear[i], linear[i] ** 2]
+            for j in inputs[:n]:
+                parts += [scaled[i] * scaled[j], linear[i] * linear[j], linear[i] * scaled[j]]
+        return parts
+
+    def rest(inputs: Sequence[int]) -> tuple[float, int, Array]:
+        rows = np.column_stack([np.ones(len(goal)), *scaled, *columns(inputs)])[:, : len(goal) // 3]
+        rows = rows * weights[:, None]
+        solved, _, rank, _ = np.linalg.lstsq(rows, goal, rcond=1e-9)
+        left = goal - rows @ solved
+        return float(left @ left), int(rank), solved
+
+    full, rank, _ = rest(range(d))
+    freedom = max(int((weights > 0.1 * weights.max()).sum()) - rank, 10)
+    ratios, powers = [], []
+    for i in range(d):
+        left, fewer, solved = rest([j for j in range(d) if j != i])
+        ratios.append((left - full) / max(rank - fewer, 1) / max(full / freedom, 1e-300))
+        powers.append(float(solved[1 + i] * 2 / span[i]) if span[i] > 0 else 0.0)
+    # Where smooth functions leave more than noise, ratios are larger than F's by a common factor.
+    limit = max(float(stats.f.isf(_CONSTANT, max(rank // d, 1), freedom)), _SMALL * max(ratios))
+    chosen = [
+        (i, halves(power))
+        for i, (ratio, power) in enumerate(zip(ratios, powers, strict=True))
+        if ratio <= limit and abs(power - float(halves(power))) < 0.12 and halves(power)
+    ]
+    return tuple((i, p) for i, p in chosen if sample.coordinates.allows(((i, p),)))
+
+
+def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> Dictionary:
+    """Return the terms in the inputs that are not in `common`."""
+    coordinates, taken = sample.coordinates, frozenset(i for i, _ in common)
+    chosen = [
+        m for m in monomials(coordinates, _MONOMIALS, halves=True) if _apart(sample, m, taken)
+    ]
+    if len(chosen) < _MONOMIALS // 2:
+        chosen = monomials(coordinates, _MONOMIALS, 6, halves=True, without=taken)
+    entries = [(Term(1.0), np.ones(len(sample.y)), 0.0)]
+    for monomial in chosen:
+        value = coordinates.value(monomial)
+        if np.isfinite(value).all():
+            entries.append((Term(1.0, monomial), value, coordinates.bits(monomial) + OPERATION))
+    if functions:
+        entries += _function_terms(sample, taken)
+    values = np.array([value for _, value, _ in entries])
+    good = np.isfinite(values).all(axis=1) & (np.abs(values).max(axis=1) > 0)
+    count_work(COSTS.term_value * values.size)
+    index = np.flatnonzero(good)
+    return Dictionary(
+        [entries[i][0] for i in index], values[index], np.array([entries[i][2] for i in index])
+    )
+
+
+def _apart(sample: Sample, monomial: Monomial, taken: frozenset[int]) -> bool:
+    return not any(sample.coordinates.atoms[i].inputs & taken for i, _ in monomial)
+
+
+def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, Array, float]]:
+    """Return monomials times functions F(c z) of simple monomials z."""
+    coordinates = sample.coordinates
+    arguments = [m for m in monomials(coordinates, 300, waves=False) if _apart(sample, m, taken)][
+        :24
+    ]
+    factors = [
+        (),
+        *(m for m in monomials(coordinates, 200, waves=False) if _apart(sample, m, taken)),
+    ][:16]
+    bases = [(m, coordinates.value(m), coordinates.bits(m)) for m in factors]
+    found: list[tuple[Term, Array, float]] = []
+    for monomial in arguments:
+        z, cost = coordinates.value(monomial), coordinates.bits(monomial)
+        for function in sample.functions:
+            if function.name in ("exp+1", "arcsin", "arccos", "tan"):
+                continue
+            powers = [Fraction(1, 2), Fraction(-1)] if function is ONE_PLUS else [Fraction(1)]
+            size = float(np.abs(z).max())
+            grid = scales(function, z, size, float(np.median(np.abs(z))) or size)
+            if function.name in ("exp", "exp-1", "tanh", "log", "log(1+x)"):
+                grid = grid[:: 2 if len(grid) > 12 else 1]
+            if function.name == "log":
+                grid = np.array([1.0]) if z.min() > 0 else np.zeros(0)
+            with np.errstate(all="ignore"):
+                table = function.value(np.multiply.outer(z, grid))
+            for scale, column in zip(grid.tolist(), table.T, strict=True):
+                for power in powers:
+                    factor = Factor(function, monomial, power, scale)
+                    with np.errstate(all="ignore"):
+                        value = column ** float(power) if power != 1 else column
+                    if not np.isfinite(value).all() or np.ptp(value) == 0:
+                        continue
+                    for other, base, bits in bases:
+                        total = cost + bits + function.complexity + 3 * OPERATION + 5
+                        found.append((Term(1.0, other, (factor,)), base * value, total))
+    found.sort(key=lambda entry: entry[2])
+    return found[:_FUNCTIONS]
+
+
+class Sums:
+    """Sparse regression of a transformation of y on a dictionary."""
+
+    def __init__(
+        self, sample: Sample, transform: Transform, common: Monomial, dictionary: Dictionary
+    ) -> None:
+        self.sample, self.transform, self.common, self.usable = sample, transform, common, True
+        y = sample.y
+        with np.errstate(all="ignore"):
+            size = sample.coordinates.value(common)
+            self.sign = 1.0
+            if transform.name != "y":
+                self.sign = float(np.sign(np.sum(y * np.sign(size)))) or 1.0
+                size = size * self.sign
+                seen = np.abs(y) > 4 * sample.noise
+                self.usable = bool((y[seen] * size[seen] > 0).all())
+            target = transform.forward(y / size)
+            errors = np.sqrt(sample.noise**2 + (RELATIVE * y) ** 2)
+            weights = 1 / (np.abs(transform.slope(y / size) / size) * errors)
+        good = np.isfinite(target) & np.isfinite(weights)
+        self.usable = self.usable and bool(good.mean() > 0.7)
+        weights = np.where(good, weights, 0.0)
+        self.weights = weights / (weights.max() or 1.0)
+        self.target = np.where(good, target, 0.0) * self.weights
+        self.terms, self.bits = dictionary.terms, dictionary.bits
+        if not self.usable:
+            return
+        columns = dictionary.values * self.weights
+        norms = np.linalg.norm(columns, axis=1)
+        keep = np.isfinite(norms) & (norms > 0)
+        self.index = np.flatnonzero(keep)
+        self.columns = columns[keep] / norms[keep, None]
+        self.norms, self.bits = norms[keep], dictionary.bits[keep]
+        self.terms = [dictionary.terms[i] for i in self.index]
+        self.half = 0.5 * int((self.weights > 0).sum())
+
+    def template(self, chosen: Sequence[int], solved: Array) -> Template:
+        coefficients = solved / self.norms[list(chosen)]
+        above = tuple(
+            Term(float(c), self.terms[i].monomial, self.terms[i].factors)
+            for i, c in zip(chosen, coefficients, strict=True)
+        )
+        return Template(self.transform, Term(self.sign, self.common), above)
+
+    def _solved(self, chosen: Sequence[int]) -> tuple[float, Array]:
+        rows = self.columns[list(chosen)].T
+        solved = np.linalg.lstsq(rows, self.target, rcond=1e-13)[0]
+        rest = self.target - rows @ solved
+        return float(rest @ rest), solved
+
+    def templates(self) -> Iterator[Template]:
+        """Yield pairs, triples, sums of four, and what elimination leaves of simple terms."""
+        if not self.usable or len(self.terms) < 2:
+            return
+        pairs = self._pairs()
+        yield from self._fitted(pairs[:_PAIRS])
+        for _ in range(2):
+            pairs = self._longer(pairs[:_PAIRS])
+            yield from self._fitted(pairs[:_LONGER])
+        for count in _ELIMINATED:
+            yield from self._fitted(self._eliminated(count))
+
+    def _fitted(self, choices: Sequence[tuple[int, ...]]) -> Iterator[Template]:
+        for chosen in choices:
+            yield self.template(chosen, self._solved(chosen)[1])
+
+    def _score(self, rest: Array, bits: Array) -> Array:
+        total = float(self.target @ self.target)
+        return np.asarray(self.half * np.log2(np.maximum(rest / total, 1e-26)) + bits)
+
+    def _pairs(self) -> list[tuple[int, ...]]:
+        first = min(_FIRST, len(self.terms))
+        share = self.columns @ self.target
+        gram = self.columns[:first] @ self.columns.T
+        count_work(COSTS.product * gram.size * len(self.target) + COSTS.pair * gram.size)
+        with np.errstate(all="ignore"):
+            a, b = share[:first, None], share[None, :]
+            gain = (a**2 + b**2 - 2 * a * b * gram) / (1 - gram**2)
+        total = float(self.target @ self.target)
+        gain[~(np.abs(gram) < 1 - 1e-9)] = -1
+        rest = np.maximum(total - gain, 1e-12 * total)
+        score = self.half * np.log2(rest / total) + self.bits[:first, None] + self.bits[None, :]
+        rows = np.arange(first)[:, None]
+        score[np.arange(len(self.terms))[None, :] <= rows] = np.inf
+        flat = np.argpartition(score.ravel(), min(4 * _PAIRS, score.size - 1))[: 4 * _PAIRS]
+        flat = flat[np.argsort(score.ravel()[flat])]
+        return self._distinct([tuple(map(int, divmod(k, len(self.terms)))) for k in flat.tolist()])
+
+    def _distinct(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Return the choices whose terms differ by more than their scales."""
+        seen, kept = set[object](), []
+        for chosen in choices:
+            key = frozenset(
+                (
+                    self.terms[i].monomial,
+                    tuple((f.function.name, f.monomial, f.power) for f in self.terms[i].factors),
+                )
+                for i in chosen
+            )
+            if key not in seen:
+                seen.add(key)
+                kept.append(chosen)
+        return kept
+
+    def _longer(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        found: dict[frozenset[int], float] = {}
+        for chosen in choices:
+            q = np.linalg.qr(self.columns[list(chosen)].T)[0]
+            rest = self.target - q @ (q.T @ self.target)
+            norms = 1 - np.sum((self.columns @ q) ** 2, axis=1)
+            with np.errstate(all="ignore"):
+                gain = (self.columns @ rest) ** 2 / norms
+            gain[~(norms > 1e-9)] = 0
+            count_work(COSTS.product * self.columns.size * (1 + len(chosen)))
+            left = np.maximum(float(rest @ rest) - gain, 0)
+            score = self._score(left, self.bits + self.bits[list(chosen)].sum())
+            for k in np.argsort(score)[:4].tolist():
+                found[frozenset((*chosen, k))] = float(score[k])
+        order = sorted(found, key=lambda key: found[key])
+        return self._distinct([tuple(sorted(key)) for key in order if len(key) > len(choices[0])])
+
+    def _eliminated(self, count: int) -> list[tuple[int, ...]]:
+        """Return what is left of the simplest terms when they are eliminated one by one."""
+        plain = [i for i, term in enumerate(self.terms) if not term.factors]
+        kept = sorted(plain, key=lambda i: self.bits[i])[: min(count, len(self.target) // 4)]
+        found = list[tuple[int, ...]]()
+        while len(kept) > 2:
+            rows = self.columns[kept].T
+            count_work(COSTS.product * rows.size * len(kept) * 2)
+            q, r = np.linalg.qr(rows)
+            if np.abs(np.diag(r)).min() < 1e-11:
+                kept = [i for i, d in zip(kept, np.abs(np.diag(r)), strict=True) if d >= 1e-11]
+                continue
+            inverse = np.linalg.inv(r)
+            solved = inverse @ (q.T @ self.target)
+            loss = solved**2 / np.sum(inverse**2, axis=1)
+            rest = self.target - rows @ solved
+            left = float(rest @ rest)
+            if len(kept) <= _MOST_TERMS:
+                found.append(tuple(kept))
+            price = self.half * np.log2(1 + loss / max(left, 1e-300)) - self.bits[kept]
+            drop = max(1, len(kept) // 12) if len(kept) > 16 else 1
+            order = np.argsort(price)[:drop].tolist()
+            kept = [i for k, i in enumerate(kept) if k not in order]
+        return found
+
+
+def sums(sample: Sample, functions: bool) -> Iterator[Template]:
+    """Yield sums for y and y^2, with and without the factor of constant slopes."""
+    common = constant_slopes(sample)
+    for factor in dict.fromkeys([common, ()]):
+        dictionary = build_dictionary(sample, factor, functions)
+        for transform in TRANSFORMS[:2]:
+            yield from Sums(sample, transform, factor, dictionary).templates()

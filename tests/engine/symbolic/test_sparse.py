@@ -1,0 +1,97 @@
+"""The sparse regressions: what they find under noise, how it is priced, and when they end."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import sympy
+from numpy.testing import assert_allclose
+
+from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, choose
+from kanrun.engine.symbolic.refit import refit
+from kanrun.engine.symbolic.sparse import sparse_formulas
+from kanrun.engine.symbolic.templates import TRANSFORMS, Coordinates, Fit, Template, Term
+from kanrun.formulas import to_numpy
+from tests.engine.made_graphs import points, uniform
+
+
+def noisy(text, low, high, inputs, noise, count=300):
+    exact = points(text, low, high, inputs, count)
+    rng = np.random.default_rng(0)
+    y, held = (
+        y + noise * exact.y_std * rng.standard_normal(len(y)) for y in (exact.y, exact.validation_y)
+    )
+    return exact, replace(exact, y=y, validation_y=held)
+
+
+def found_in(data, names=None, budget=30.0):
+    problem = SearchProblem(data, choose(names), SearchPolicy(budget))
+    return list(sparse_formulas(problem))[-1]
+
+
+@pytest.mark.parametrize(
+    "text, inputs, noise",
+    [
+        ("2.5*x0*x1^2/x2", 3, 0.1),
+        ("x0*exp(-0.7*x1)/x2^2", 3, 0.01),
+        ("x0*sqrt(x1^2 + x2^2)", 3, 0.01),
+        ("x0 + 3*sin(2*x0)", 1, 0.1),
+    ],
+)
+def test_the_form_is_found_under_noise(text, inputs, noise):
+    exact, data = noisy(text, 1, 3, inputs, noise)
+    found = found_in(data)
+    assert found.noise
+    assert exact.error(refit(found.formula, exact)) < 1e-9
+
+
+def test_rivals_come_in_the_order_of_their_bits_and_with_their_formulas():
+    _, data = noisy("x0/(1 - 0.01*x1^2)", 1, 3, 2, 0.05)
+    found = found_in(data)
+    bits = [each.bits for each in found.rivals]
+    assert 1 < len(bits) <= 10
+    assert bits == sorted(bits)
+    values = to_numpy(found.rivals[0].expression, ["x0", "x1"])(data.x)
+    assert_allclose(values, found.formula(data.x), rtol=1e-9)
+
+
+def test_a_term_without_evidence_costs_more_than_it_gains():
+    x = uniform(1, 2, 400, 1)
+    y = 2 * x[:, 0] ** 2 + 0.1 * np.random.default_rng(1).standard_normal(400)
+    coordinates, rows = Coordinates.of_inputs(x), np.ones(400)
+    square, plain = (Term(1.0, ((0, Fraction(power)),)) for power in (2, 1))
+    short, long = (
+        Fit(Template(TRANSFORMS[0], Term(1.0), terms), coordinates, y, rows).run()
+        for terms in ((square,), (square, plain))
+    )
+    assert long.error < 1.01 * short.error
+    assert long.bits > short.bits
+
+
+def test_terms_that_cancel_each_other_need_all_their_digits():
+    x = uniform(1, 2, 400, 1)
+    y = x[:, 0] + 1e-3 * np.random.default_rng(1).standard_normal(400)
+    coordinates, rows = Coordinates.of_inputs(x), np.ones(400)
+    terms = tuple(Term(1.0, ((0, Fraction(power)),)) for power in (1, 2, 3))
+    one = Fit(Template(TRANSFORMS[0], Term(1.0), terms[:1]), coordinates, y, rows).run()
+    three = Fit(Template(TRANSFORMS[0], Term(1.0), terms), coordinates, y, rows).run()
+    assert three.bits > one.bits + 20
+
+
+def test_only_candidates_asked_for_are_in_the_formulas():
+    _, data = noisy("x0 + 3*sin(2*x0)", 1, 3, 1, 0.05)
+    found = found_in(data, ["x", "x^2", "exp"])
+    for each in found.rivals:
+        assert not each.expression.has(sympy.sin, sympy.cos, sympy.log, sympy.tanh)
+
+
+def test_noise_alone_ends_no_search():
+    x = uniform(1, 2, 200, 1)
+    y = np.random.default_rng(0).standard_normal(200)
+    assert not any(each.noise for each in sparse_formulas_of(SearchData(x, y, x, y)))
+
+
+def sparse_formulas_of(data):
+    events = sparse_formulas(SearchProblem(data, choose(None), SearchPolicy(4.0)))
+    return [each for each in events if hasattr(each, "noise")]
