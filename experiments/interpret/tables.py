@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import sympy
 
 from kanrun.engine.symbolic import (
     Certificate,
@@ -235,9 +236,9 @@ def _forms_rows(
         )
 
 
-def _shown(expression: Expr) -> dict[Expr, Expr]:
+def _shown(expression: sympy.Expr) -> dict[sympy.Expr, sympy.Expr]:
     """Return the decimal numbers of an expression with few digits."""
-    return {each: Float(each, _FEW_DIGITS) for each in expression.atoms(Float)}
+    return {each: sympy.Float(each, _FEW_DIGITS) for each in expression.atoms(sympy.Float)}
 
 
 def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[ConstantInterval]:
