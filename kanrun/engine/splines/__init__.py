@@ -1,6 +1,7 @@
-"""B-splines as pure functions, tensor to tensor.
+"""B-splines as pure functions of tensors.
 
-Knots, local basis, products, least squares, knot insertion.
+`knots` has grids, `basis` the basis functions and their derivatives, `products` sums of splines,
+and `fitting` least squares and changes of grids.
 """
 
 from kanrun.engine.splines.basis import (

@@ -1,16 +1,15 @@
 """The k + 1 non-zero B-splines at a point, and their derivatives.
 
-For x in interval j of a grid (breakpoints b_j <= x < b_{j+1}, the last interval closed) only the
-basis functions B_j ... B_{j+k} of degree k are non-zero, so a value costs O(k^2) however fine the
-grid is. Outside the grid a policy extends each function: `linear` continues value and slope,
-`constant` and `base` the value, `zero` is zero. Values farther out than the square root of the
-largest number are continued as constants, so that nothing overflows.
+For x in interval j of a grid (breakpoints b_j <= x < b_{j+1}, the last interval closed), only the
+basis functions B_j ... B_{j+k} of degree k are non-zero. A value therefore costs O(k^2) for any
+grid. `Grid.extrapolation` continues each function outside the grid; at distances above the square
+root of the largest number it is constant, so that nothing overflows.
 Source: C. de Boor, A Practical Guide to Splines, ch. IX-X (recurrence and derivative).
 
-Everything is differentiable to any order in x (at breakpoints: from the right; under
-`torch.compile` once), not in the knots. The backward of the r-th derivative of the basis is
-the (r + 1)-th; forward mode, the transforms of `torch.func` and `torch.compile` go through the
-arithmetic itself.
+The values are differentiable with respect to x to any order (under `torch.compile` once), at
+breakpoints from the right, but not with respect to the knots. The backward pass of the r-th
+derivative of the basis computes the (r + 1)-th. In forward mode, under the transforms of
+`torch.func` and under `torch.compile`, torch differentiates the arithmetic itself.
 """
 
 from __future__ import annotations
@@ -26,20 +25,21 @@ from torch import Tensor
 from kanrun.engine.splines.compiled import is_traced
 from kanrun.engine.splines.knots import Batch, Grid, find_interval, largest
 
-#: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose
-#: digits.
+#: Largest degree whose basis on a uniform grid is computed from powers by one small matrix. With
+#: higher degrees, powers lose digits.
 UNIFORM_MATRIX_DEGREE = 5
 
 
 class Place(NamedTuple):
-    """Places of inputs in a grid; every tensor has the shape of the inputs.
+    """Position of inputs in a grid.
 
     Attributes:
-        held: The nearest points of the domain; on a uniform grid their positions in the interval,
-            in [0, 1].
-        beyond: The signed distances from them, clipped to +- `largest`; in intervals if uniform.
-        interval: The intervals of the nearest points.
-        scale: Intervals per unit of each input; None unless the grid is uniform.
+        held: Nearest point of the domain, shape (..., inputs). On a uniform grid, its position in
+            its interval, in [0, 1].
+        beyond: Signed distance from that point, shape (..., inputs), clipped to +- `largest`. On a
+            uniform grid, in units of an interval.
+        interval: Interval of that point, shape (..., inputs).
+        scale: Number of intervals per unit, shape (inputs,); None unless the grid is uniform.
     """
 
     held: Tensor
@@ -49,7 +49,7 @@ class Place(NamedTuple):
 
 
 def locate(x: Batch, grid: Grid) -> Place:
-    """Return where x lies in the grid."""
+    """Return the position of x in the grid."""
     if not (grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE):
         held, limit = x.clamp(grid.low, grid.high), largest(x.dtype)
         return Place(held, (x - held).clamp(-limit, limit), find_interval(held, grid), None)
@@ -59,7 +59,7 @@ def locate(x: Batch, grid: Grid) -> Place:
 
 
 def positions(x: Batch, grid: Grid) -> Place:
-    """Return where x lies in a uniform grid, as if it had a single interval."""
+    """Return the position of x in a uniform grid, counted in intervals from its lower end."""
     limit, scale = largest(x.dtype), grid.scale
     t = (x - grid.low) * scale
     held = t.clamp(0, grid.intervals)
@@ -69,9 +69,16 @@ def positions(x: Batch, grid: Grid) -> Place:
 def local_basis(
     x: Batch, grid: Grid, derivative: int = 0
 ) -> tuple[Float[Tensor, "*batch inputs local"], Int[Tensor, "*batch inputs"]]:
-    """Return a derivative of the non-zero basis functions at x, and the interval of x.
+    """Compute a derivative of the non-zero basis functions at x.
 
-    The values (..., inputs, k + 1) belong to B_j ... B_{j+k} with j the interval (..., inputs).
+    Args:
+        x: Inputs, shape (..., inputs).
+        grid: Grid of degree k.
+        derivative: Order of the derivative; 0 for values.
+
+    Returns:
+        Derivatives of B_j ... B_{j+k}, shape (..., inputs, k + 1), and the interval j of each
+        input, shape (..., inputs).
     """
     place = locate(x if is_traced() else x.detach(), grid)
     values = _derivative(x, place, grid, derivative)
@@ -81,11 +88,11 @@ def local_basis(
 
 
 def _derivative(x: Tensor, place: Place, grid: Grid, derivative: int) -> Tensor:
-    """Return a derivative by x, in units of the place's scale, differentiable in x."""
+    """Return a derivative with respect to x times `place.scale`, differentiable in x."""
     if is_traced():
         return local_basis_at(locate(x, grid), grid, derivative)
     if not (torch.is_grad_enabled() and x.requires_grad):
-        return local_basis_at(place, grid, derivative)  # without the cost of a node of autograd
+        return local_basis_at(place, grid, derivative)  # cheaper than an autograd.Function
     return _local_basis(x, place, grid, derivative)
 
 
@@ -96,7 +103,10 @@ def pull_back(
     grid: Grid,
     derivative: int,
 ) -> Batch:
-    """Return the gradient by x, of that by the derivative of one order less."""
+    """Return the gradient with respect to x, given the one with respect to the local basis.
+
+    `gradient` belongs to the derivative of order `derivative` - 1 of the basis.
+    """
     slopes = (gradient * _derivative(x, place, grid, derivative)).sum(-1)
     return slopes if place.scale is None else slopes * place.scale
 
@@ -119,9 +129,9 @@ _local_basis: Callable[[Tensor, Place, Grid, int], Tensor] = _LocalBasis.apply
 
 
 def local_basis_at(place: Place, grid: Grid, derivative: int) -> Tensor:
-    """Return the local basis by torch's own arithmetic.
+    """Compute a derivative of the local basis, shape (..., inputs, k + 1), without autograd rules.
 
-    Functions run first in memory, so that every operation runs over data of the shape of x.
+    In memory, the functions are the first dimension, so that each operation has long loops.
     """
     if derivative > grid.degree:
         return place.held.new_zeros(*place.held.shape, grid.degree + 1)
@@ -132,10 +142,10 @@ def local_basis_at(place: Place, grid: Grid, derivative: int) -> Tensor:
 
 
 def _uniform(place: Place, grid: Grid, derivative: int) -> Tensor:
-    """Return a derivative by the position h: powers of h times a constant matrix.
+    """Compute a derivative on a uniform grid: a constant matrix times powers of the position h.
 
-    Linear continuation is built into the powers of the value: outside, h^m becomes
-    h^(m-1) (h + m b) with b the distance in intervals.
+    Values are continued linearly by other powers: outside the grid, h^m is replaced by
+    h^(m-1) (h + m b), with b the distance from the grid in intervals.
     """
     h, continued = place.held, not derivative and grid.extrapolation == "linear"
     powers = [torch.ones_like(h), h][: grid.degree - derivative + 1]
@@ -149,9 +159,9 @@ def _uniform(place: Place, grid: Grid, derivative: int) -> Tensor:
 
 
 def _recurrence(place: Place, grid: Grid, derivative: int) -> Tensor:
-    """Apply de Boor's recurrence, all functions of a degree at once, in the first dimension.
+    """Compute a derivative by de Boor's recurrence, all functions of a degree at once.
 
-    Up to degree k - derivative it is the recurrence of values, above it that of derivatives.
+    Up to degree k - derivative, this is the recurrence of values; above, that of derivatives.
     """
     k, held = grid.degree, place.held
     near = near_knots(place.interval, grid)
@@ -175,7 +185,7 @@ def _recurrence(place: Place, grid: Grid, derivative: int) -> Tensor:
 def near_knots(
     interval: Int[Tensor, "*batch inputs"], grid: Grid
 ) -> Float[Tensor, "near *batch inputs"]:
-    """Return the 2k knots around each interval, t_{j+1} ... t_{j+2k}, first dimension over them."""
+    """Return the 2k knots around each interval j, t_{j+1} ... t_{j+2k}, in the first dimension."""
     inputs, count = grid.knots.shape
     start = torch.arange(inputs, device=interval.device) * count + interval
     steps = torch.arange(1, 2 * grid.degree + 1, device=interval.device)
@@ -184,18 +194,18 @@ def near_knots(
 
 
 def widen(left: Tensor, right: Tensor) -> Tensor:
-    """Add `left` to the function of the same index and `right` to the next.
+    """Return functions of the next degree: `left` counts for the same index, `right` for the next.
 
-    Functions of one degree more.
+    Both have the functions in the first dimension; the result has one function more.
     """
     return torch.cat([left[:1], left[1:] + right[:-1], right[-1:]])
 
 
 def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...]:
-    """Return derivatives of the local basis functions of a uniform grid as polynomials.
+    """Return the polynomials of a derivative of the local basis on a grid of unit spacing.
 
-    Row p, column i is the coefficient of u^p in function i, counted from the left of the interval,
-    with u in [0, 1] the position in the interval and unit spacing. A value has the coefficients
+    Column i belongs to function i, counted from the left. The rows are the coefficients of the
+    powers of the position u in [0, 1] in the interval. For values (`derivative` 0), that of u^p is
     binom(k, p) / k! sum_{s >= i} (-1)^(s - i) binom(k + 1, s - i) (k - s)^(k - p), k the degree.
     Source: K. Qin, General matrix representations for B-splines, The Visual Computer 16 (2000).
     """
@@ -209,7 +219,8 @@ def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...
     return tuple(tuple(coefficient(p, i) for i in range(k + 1)) for p in powers)
 
 
-#: Transposed `uniform_powers` by degree, derivative and double precision, (functions, powers).
+#: Transposed `uniform_powers`, shape (functions, powers), by degree, derivative, and whether the
+#: precision is double.
 POWERS = {
     (k, r, double): torch.tensor(uniform_powers(k, r), dtype=dtype).T.contiguous()
     for k in range(1, UNIFORM_MATRIX_DEGREE + 1)

@@ -1,13 +1,13 @@
-"""Splines through given values, divided differences of coefficients, exact changes of knots.
+"""Least squares fits of splines, divided differences of coefficients, and changes of grids.
 
-Fits are by least squares in float64. Systems here are often rank deficient (basis functions without
-data, repeated points), so the smallest solution is taken: components below a relative singular
-value of `RANK_TOLERANCE` are left out. Large systems of full rank go to scipy's banded QR
-factorisation, O(samples k^2) an input.
+Fits are computed in float64. The systems are often rank deficient (basis functions without data,
+repeated points), so the solution of the smallest norm is taken: singular values below
+`RANK_TOLERANCE` times the largest count as zero. Large systems of full rank are solved by scipy's
+banded QR factorisation, O(samples k^2) per input.
 
-A grid that contains the old breakpoints carries the same function. Each new coefficient is a mean
-of k + 1 old ones (the Oslo algorithm). Its weights are not negative where the function's support
-begins in the domain, so that no rounding grows however unequal the intervals are.
+If a grid contains the old breakpoints, it can represent the same function. Each new coefficient is
+a weighted mean of k + 1 old ones (the Oslo algorithm). The weights are non-negative if the support
+of the function begins inside the domain, so rounding errors do not grow for unequal intervals.
 Source: E. Cohen, T. Lyche and R. Riesenfeld, Discrete B-splines (1980).
 """
 
@@ -26,25 +26,28 @@ from kanrun.engine.splines.basis import local_basis, near_knots, widen
 from kanrun.engine.splines.knots import SPACING_ROUNDINGS, Coefficients, Grid, Inputs, find_interval
 from kanrun.engine.splines.products import dense_rows, spline_values
 
-#: Relative singular value below which a component is left out.
+#: Singular values below this fraction of the largest count as zero.
 RANK_TOLERANCE = 1e-13
-#: Multiplications above which a dense factorisation, with all its zeros, takes longer than about a
-#: second.
+#: Number of multiplications of a dense factorisation above which a banded one is tried; they take
+#: about a second.
 DENSE_WORK = 1 << 27
-#: Points of each interval at which a spline is carried to another grid by least squares.
+#: Points per interval at which a spline is sampled to fit it on another grid.
 POINTS_PER_INTERVAL = 3
 
 
 def difference_bands(
     grid: Grid, order: int | None = None
 ) -> Float[Tensor, "inputs differences terms"]:
-    """Return the m + 1 non-zeros of sqrt(h_i) m! [xi_i ... xi_{i+m}], at coefficients i to i + m.
+    """Return the rows of the smoothness penalty, without their zeros.
 
-    There are none if G + k <= m. The default order m = degree + 2 keeps the full order of
-    convergence.
+    Row i is the divided difference sqrt(h_i) m! [xi_i ... xi_{i+m}] of order m = `order` at the
+    Greville abscissae xi, with the domain scaled to [0, 1]. The rows approximate the m-th
+    derivative; see `kanrun.engine.training.objective`. The default order, degree + 2, does not
+    reduce the order of convergence.
 
-    See `kanrun.engine.training.objective`; the Greville abscissae xi are those of the domain
-    scaled to [0, 1].
+    Returns:
+        The m + 1 factors of the coefficients i to i + m, for each row i. There are no rows if
+        G + k <= m.
     """
     order = order or grid.degree + 2
     points = (greville(grid) - grid.low[:, None]) / (grid.high - grid.low)[:, None]
@@ -61,7 +64,7 @@ def difference_bands(
 def difference_operator(
     grid: Grid, order: int | None = None
 ) -> Float[Tensor, "inputs differences functions"]:
-    """Return the same as a matrix on the coefficients of each input."""
+    """Return `difference_bands` as a dense matrix that acts on the coefficients of each input."""
     bands = difference_bands(grid, order)
     matrix = bands.new_zeros(*bands.shape[:2], grid.functions)
     return matrix.scatter_(2, difference_columns(bands).expand_as(bands), bands)
@@ -70,13 +73,13 @@ def difference_operator(
 def difference_columns(
     bands: Float[Tensor, "inputs differences terms"],
 ) -> Int[Tensor, "differences terms"]:
-    """Return the coefficient of each non-zero."""
-    at = torch.arange(bands.shape[1], device=bands.device)[:, None]
-    return at + torch.arange(bands.shape[2], device=bands.device)
+    """Return the index of the coefficient that belongs to each factor of `bands`."""
+    rows = torch.arange(bands.shape[1], device=bands.device)[:, None]
+    return rows + torch.arange(bands.shape[2], device=bands.device)
 
 
 def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
-    """Return Greville abscissae, the means of the k knots inside each support."""
+    """Return the Greville abscissae, the means of the k inner knots of each basis function."""
     if grid.degree == 0:
         return (grid.knots[:, :-1] + grid.knots[:, 1:]) / 2
     return grid.knots.unfold(1, grid.degree, 1)[:, 1 : 1 + grid.functions].mean(-1)
@@ -85,13 +88,13 @@ def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
 def design_matrix(
     x: Inputs, grid: Grid, derivative: int = 0
 ) -> Float[Tensor, "inputs samples functions"]:
-    """Return dense basis values, one matrix for each input."""
+    """Return the values of all basis functions at x, one matrix per input."""
     values, interval = local_basis(x, grid, derivative)
     return dense_rows(values, interval, grid.functions).transpose(0, 1)
 
 
 def fit_coefficients(x: Inputs, y: Float[Tensor, "samples out inputs"], grid: Grid) -> Coefficients:
-    """Return the coefficients whose spline at x[:, i] is nearest to y[:, :, i], by float64."""
+    """Fit splines by least squares: the spline of output o and input i to y[:, o, i] at x[:, i]."""
     at, fine = x.double(), grid.double()
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
     found = None
@@ -107,9 +110,10 @@ def fit_coefficients(x: Inputs, y: Float[Tensor, "samples out inputs"], grid: Gr
 def _banded_solution(
     x: Inputs, values: Float[Tensor, "inputs samples out"], grid: Grid
 ) -> Float[Tensor, "inputs functions out"] | None:
-    """Return scipy's least squares splines.
+    """Fit the splines by scipy's banded solver.
 
-    None if points lie outside the grid or are too few for full rank.
+    Returns:
+        The coefficients; None if points lie outside the grid or do not determine all coefficients.
     """
     from scipy.interpolate import make_lsq_spline
 
@@ -127,7 +131,7 @@ def _banded_solution(
 
 
 def sample_points(grid: Grid, per_interval: int) -> Inputs:
-    """Return `per_interval` midpoints of every interval and both ends, a column for each input."""
+    """Return both ends and, from each interval, the midpoints of `per_interval` equal parts."""
     points = grid.breakpoints
     ends = torch.arange(per_interval + 1, dtype=points.dtype, device=points.device) / per_interval
     shares = (ends[:-1] + ends[1:]) / 2
@@ -136,7 +140,7 @@ def sample_points(grid: Grid, per_interval: int) -> Inputs:
 
 
 def contains(fine: Grid, coarse: Grid) -> bool:
-    """Return whether every breakpoint of `coarse` is one of `fine`, over the same domain."""
+    """Return whether both have the same domain and `fine` has every breakpoint of `coarse`."""
     old, new = coarse.breakpoints, fine.breakpoints
     if fine.degree != coarse.degree or new.shape[1] < old.shape[1]:
         return False
@@ -148,7 +152,7 @@ def contains(fine: Grid, coarse: Grid) -> bool:
 
 
 def _nearest(fine: Tensor, coarse: Tensor) -> Tensor:
-    """Return which of the `fine` breakpoints is nearest to each of the `coarse` ones."""
+    """Return the index of the `fine` breakpoint that is nearest to each `coarse` breakpoint."""
     right = torch.searchsorted(fine.contiguous(), coarse.contiguous()).clamp(1, fine.shape[1] - 1)
     left_nearer = coarse - fine.gather(1, right - 1) < fine.gather(1, right) - coarse
     return right - left_nearer.long()
@@ -157,26 +161,26 @@ def _nearest(fine: Tensor, coarse: Tensor) -> Tensor:
 def insert_knots(
     coefficients: Coefficients, coarse: Grid, fine: Grid
 ) -> Float[Tensor, "out inputs finer"]:
-    """Return the coefficients on `fine` of the same splines; `fine` must contain `coarse`.
+    """Return the coefficients of the same splines on `fine`, which must contain `coarse`.
 
-    Exact except for rounding, about 1e-15 of the splines' size on the domain, whatever the
-    spacings. The slope at an end, and so a linear continuation, is rounded by as much over the
-    width of the end interval.
+    Exact up to rounding: errors on the domain are about 1e-15 times the splines' largest value, for
+    any spacing. The error of the slope at an end, which the linear continuation uses, is this error
+    divided by the width of the end interval.
     """
-    # Rounding must not put a breakpoint on the other side of an old one.
+    # Use the old breakpoints themselves: the new ones may lie on their other side by rounding.
     k, old, knots = coarse.degree, coarse.breakpoints, fine.knots.clone()
     knots[:, k : knots.shape[1] - k].scatter_(1, _nearest(fine.breakpoints, old), old)
-    # Where a support begins outside the domain, the mirrored one begins inside.
+    # The first k supports begin outside the domain, but their mirror images begin inside.
     mirrored = replace(coarse, knots=-coarse.knots.flip(1))
     left = _means(coefficients.flip(2), mirrored, -knots.flip(1)).flip(2)
     return torch.cat([left[..., :k], _means(coefficients, coarse, knots)[..., k:]], 2)
 
 
 def _means(coefficients: Tensor, coarse: Grid, knots: Tensor) -> Tensor:
-    """Return the coefficients on finer `knots` of functions whose supports begin in the domain.
+    """Return the coefficients on finer `knots`; exact for supports that begin inside the domain.
 
-    Weights are the recurrence of the basis with another argument at each degree, the knots inside
-    the function's support in their order.
+    The weights of the means follow from the recurrence of the basis, evaluated at the next inner
+    knot of the function's support in each degree.
     """
     k, count = coarse.degree, knots.shape[1] - coarse.degree - 1
     piece = find_interval(((knots[:, :count] + knots[:, 1 : count + 1]) / 2).T, coarse).T
@@ -193,11 +197,12 @@ def _means(coefficients: Tensor, coarse: Grid, knots: Tensor) -> Tensor:
 def carry_coefficients(
     coefficients: Coefficients, old: Grid, new: Grid
 ) -> tuple[Float[Tensor, "out inputs finer"], str]:
-    """Return the coefficients on `new` of the splines on `old` in float64, and the method.
+    """Carry splines in float64 to another grid.
 
-    `insertion` (exact) if `new` contains the old breakpoints. Otherwise `least squares`: the fit to
-    the OLD splines (their continuation outside the grid included) at points of the new grid, never
-    to data.
+    Returns:
+        The coefficients on `new`, and the method: "insertion" (exact) if `new` contains the old
+        breakpoints. Otherwise "least squares": a fit to the old splines at points of the new grid,
+        including their continuation outside the old grid, and never a fit to data.
     """
     if contains(new, old):
         return insert_knots(coefficients, old, new), "insertion"

@@ -1,9 +1,9 @@
 """Grids: the knots of each input, at which the polynomial pieces of a spline meet.
 
-A grid of G intervals has G + 1 *breakpoints*. The *knots* of a spline of degree k extend them by k
-on either side, each continuing the spacing of the interval at that end, G + 2k + 1 in all (Liu et
-al., arXiv 2404.19756, section 2.2). Every tensor here has one row for each input: breakpoints
-(inputs, G + 1), knots (inputs, G + 2k + 1).
+A grid of G intervals has G + 1 *breakpoints*. The *knots* of a spline of degree k are the
+breakpoints and k more on either side, which continue the spacing of the first and last interval:
+G + 2k + 1 knots (Liu et al., arXiv 2404.19756, section 2.2). Tensors have one row per input:
+breakpoints (inputs, G + 1), knots (inputs, G + 2k + 1).
 """
 
 from __future__ import annotations
@@ -20,35 +20,47 @@ from torch import Tensor
 from kanrun.engine.splines.compiled import kept
 from kanrun.errors import UsageError
 
-#: Samples, inputs of any batch, coefficients of all edges, and breakpoints of a grid.
+#: Input values of samples.
 Inputs = Float[Tensor, "samples inputs"]
+#: Input values with any leading dimensions.
 Batch = Float[Tensor, "*batch inputs"]
+#: Spline coefficients of all edges of a layer.
 Coefficients = Float[Tensor, "out inputs functions"]
+#: Breakpoints of a grid.
 Breakpoints = Float[Tensor, "inputs points"]
 
+#: Continuation of a spline outside its grid; see `Grid`.
 Extrapolation = Literal["linear", "constant", "zero", "base"]
 
 
-#: Smallest interval of a grid drawn from data, as a fraction of the uniform interval, and the same
-#: at most where the precision needs more.
-MINIMUM_SPACING, MAXIMUM_SHARE = 1e-2, 0.5
-#: Half the width of the grid of a constant input, as a fraction of its size.
+#: Smallest interval of a grid drawn from data, as a fraction of the interval of a uniform grid.
+MINIMUM_SPACING = 1e-2
+#: Upper limit of the same fraction if a low precision requires wider intervals.
+MAXIMUM_SHARE = 0.5
+#: Half the width of the grid of a constant input, as a fraction of the absolute value of the input.
 CONSTANT_REACH = 0.5
-#: An outlier lies more than FAR bulk widths outside the bulk, which omits a fraction RARE of the
-#: samples at either end; fewer samples than FEW have no outliers.
-RARE, FAR, FEW = 0.01, 1.0, 20
-#: Roundings of the largest knot by which equally spaced knots may be off, and by which breakpoints
-#: must differ.
+#: Fraction of the samples at either end that may be outliers; the others are the bulk.
+RARE = 0.01
+#: Distance from the bulk beyond which a sample is an outlier, in widths of the bulk.
+FAR = 1.0
+#: Smallest number of samples that can have outliers.
+FEW = 20
+#: Largest deviation of equally spaced knots, and smallest distance of breakpoints, in units of the
+#: machine epsilon times the largest knot.
 SPACING_ROUNDINGS = 8
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Knots (inputs, G + 2 degree + 1), strictly increasing inside the domain.
+    """The grid of a layer of splines, with the same number of intervals for all inputs.
 
-    `uniform` says that each input's knots are equally spaced, so that intervals are computed rather
-    than searched. `extrapolation` is the continuation of each basis function beyond the domain:
-    `linear` continues value and slope, `constant` and `base` the value, `zero` is zero.
+    Attributes:
+        knots: Shape (inputs, G + 2 degree + 1), strictly increasing inside the domain.
+        degree: Degree of the splines.
+        uniform: Whether the knots of each input are equally spaced. Intervals are then computed,
+            otherwise they are searched.
+        extrapolation: Continuation of each basis function outside the domain: `linear` keeps the
+            slope at the end, `constant` and `base` keep the value, `zero` is zero.
     """
 
     knots: Tensor
@@ -61,24 +73,24 @@ class Grid:
         return replace(self, knots=self.knots.double())
 
     def covers(self, values: Inputs, share: float) -> bool:
-        """Return whether all values lie inside and fill at least `share` of every input's range."""
+        """Return whether `values` lie inside the grid and span at least `share` of every range."""
         low, high = values.amin(0), values.amax(0)
         inside = (low >= self.low) & (high <= self.high)
         return bool((inside & (high - low >= share * (self.high - self.low))).all())
 
     @property
     def intervals(self) -> int:
-        """G, the paper's number of grid intervals."""
+        """Number of intervals of each input, G."""
         return int(self.knots.shape[1]) - 2 * self.degree - 1
 
     @property
     def functions(self) -> int:
-        """G + k, the number of basis functions of each input."""
+        """Number of basis functions of each input, G + degree."""
         return self.intervals + self.degree
 
     @property
     def breakpoints(self) -> Breakpoints:
-        """Breakpoints inside the knots: the domain on which the basis sums to one."""
+        """Breakpoints of each input; the basis functions sum to 1 from the first to the last."""
         return self.knots[:, self.degree : self.knots.shape[1] - self.degree]
 
     @property
@@ -91,7 +103,7 @@ class Grid:
 
     @property
     def scale(self) -> Tensor:
-        """Intervals per unit of each input of a uniform grid."""
+        """Number of intervals per unit of each input, shape (inputs,), of a uniform grid."""
         return self.intervals / (self.high - self.low)
 
     def _column(self, index: int) -> Tensor:
@@ -100,23 +112,26 @@ class Grid:
 
 
 def largest(dtype: torch.dtype) -> float:
-    """Return the square root of the largest number, beyond which inputs count as constant."""
+    """Return the square root of the largest number of `dtype`.
+
+    Splines are continued as constants at larger distances from the grid.
+    """
     return float(torch.finfo(dtype).max ** 0.5)
 
 
 def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:
-    """Return the index j in 0..G-1 of the interval that holds x.
+    """Return the index, 0 to G - 1, of the interval that contains x, or of the nearest interval.
 
-    Outside the grid it is the nearest one; that of NaN is arbitrary.
+    The index of NaN is arbitrary.
     """
     inner = grid.knots[:, grid.degree + 1 : grid.degree + grid.intervals].contiguous()
-    # Not -1, which is undefined without samples.
+    # reshape(-1, ...) is undefined if there are no samples.
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return torch.searchsorted(inner, rows.T.contiguous(), right=True).T.reshape(x.shape)
 
 
 def extend(breakpoints: Breakpoints, degree: int) -> Float[Tensor, "inputs knots"]:
-    """Return the knots of `breakpoints`, continued outwards by the end spacings."""
+    """Return the knots for `breakpoints`: `degree` more points at either end, equally spaced."""
     steps = torch.arange(1, degree + 1, dtype=breakpoints.dtype, device=breakpoints.device)
     first, last = breakpoints[:, :1], breakpoints[:, -1:]
     left = first - (breakpoints[:, 1:2] - first) * steps.flip(0)
@@ -125,7 +140,7 @@ def extend(breakpoints: Breakpoints, degree: int) -> Float[Tensor, "inputs knots
 
 
 def equally_spaced(knots: Float[Tensor, "inputs knots"]) -> bool:
-    """Return whether the knots of each input are equally spaced, to their precision."""
+    """Return whether the knots of each input are equally spaced up to rounding."""
     if knots.is_meta:
         return True
     first, last = knots[:, :1].double(), knots[:, -1:].double()
@@ -138,10 +153,10 @@ def equally_spaced(knots: Float[Tensor, "inputs knots"]) -> bool:
 def uniform_breakpoints(
     low: Float[Tensor, " inputs"], high: Float[Tensor, " inputs"], intervals: int
 ) -> Breakpoints:
-    """Return `intervals` equal intervals of [low, high], both ends exact.
+    """Return breakpoints that divide [low, high] into equal intervals, with exact ends.
 
-    Raises UsageError if low >= high, intervals < 1, or the precision cannot distinguish the
-    breakpoints.
+    Raises:
+        UsageError: If low >= high, intervals < 1, or two breakpoints are equal after rounding.
     """
     if intervals < 1:
         raise UsageError(f"A grid needs at least 1 interval, not {intervals}.")
@@ -152,9 +167,10 @@ def uniform_breakpoints(
 
 
 def subdivide(breakpoints: Breakpoints, factor: int) -> Float[Tensor, "inputs finer"]:
-    """Cut each interval into `factor` equal ones; the old breakpoints stay to the last bit.
+    """Divide each interval into `factor` equal intervals, with exactly the old breakpoints as ends.
 
-    Raises UsageError if the precision cannot distinguish the new ones.
+    Raises:
+        UsageError: If two breakpoints are equal after rounding.
     """
     steps = torch.arange(factor, dtype=breakpoints.dtype, device=breakpoints.device) / factor
     cut = torch.lerp(breakpoints[:, :-1, None], breakpoints[:, 1:, None], steps)
@@ -177,17 +193,22 @@ def breakpoints_from_data(
     margin: float,
     ends: Float[Tensor, "inputs 2"] | None = None,
 ) -> Breakpoints:
-    """Return a grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
+    """Return breakpoints over the range of `x`: (1 - adapt) uniform + adapt quantiles.
 
-    A range that is given by `ends` has no margin, and samples outside count as its ends.
+    Outliers do not count for the range: samples more than `FAR` widths of the bulk outside the
+    bulk, which excludes the fraction `RARE` of the samples at either end. The range is wider if
+    breakpoints would otherwise be equal after rounding. A constant input gets a range as wide as
+    its absolute value, at least 1. No interval is narrower than `MINIMUM_SPACING` of the uniform
+    interval, so repeated values never lead to equal breakpoints. Source: arXiv 2404.19756, section
+    2.2 "grid updates"; pykan uses the range of all samples.
 
-    Exclude outliers from the range. The bulk omits a fraction RARE of the samples at either end; a
-    sample is an outlier if it lies more than FAR bulk widths outside the bulk. The range is widened
-    by the fraction `margin` on either side, and as far as this precision needs to distinguish the
-    breakpoints. A constant input gets a width of its own size, at least 1. No interval is narrower
-    than MINIMUM_SPACING of the uniform one, so that repeated values never make two
-    breakpoints equal. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range
-    is that of all.
+    Args:
+        x: Samples.
+        intervals: Number of intervals.
+        adapt: Weight of the quantiles, in [0, 1].
+        margin: Fraction of the range by which the grid is wider on either side.
+        ends: The range, in place of that of the samples; then there is no margin, and samples
+            outside the range are moved to its ends.
     """
     if ends is not None:
         low, high = ends.unbind(1)
@@ -205,28 +226,25 @@ def breakpoints_from_data(
 
 
 def rare_samples(samples: int) -> int:
-    """Return the maximum number of outliers at either end: the fraction RARE, rounded up.
-
-    None among a FEW.
-    """
+    """Return the largest possible number of outliers at either end of so many samples."""
     return math.ceil(RARE * samples) if samples >= FEW else 0
 
 
 def largest_but_rare(values: Float[Tensor, "samples out"]) -> float:
-    """Return the largest absolute output, without the rare samples where it is largest."""
+    """Return the largest absolute output of all samples but the `rare_samples` with the largest."""
     count = values.shape[0]
     return float(values.abs().amax(1).kthvalue(count - rare_samples(count)).values)
 
 
 def _grain(low: Tensor, high: Tensor) -> Tensor:
-    """Return the smallest width that this precision can divide there."""
+    """Return the smallest distance of breakpoints near `low` and `high` in this precision."""
     return SPACING_ROUNDINGS * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
 
 
 def mixed_breakpoints(
     order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float
 ) -> Tensor:
-    """Return the grid over [low, high] and a margin, drawn towards the quantiles of samples."""
+    """Return breakpoints over [low, high] and a margin: (1 - adapt) uniform + adapt quantiles."""
     width, grain = high - low, _grain(low, high)
     least = (intervals * grain - width) / 2
     pad = torch.where(
@@ -241,7 +259,7 @@ def mixed_breakpoints(
     quantile = order.new_tensor(np.quantile(order.numpy(force=True), levels, axis=0).T)
     quantile[:, 0], quantile[:, -1] = uniform[:, 0], uniform[:, -1]
     mixed = torch.lerp(uniform, quantile, adapt)
-    # Intervals are widened to about the fraction `share` of the uniform one; the ends stay.
+    # Widen narrow intervals to about the fraction `share` of the uniform interval; keep the ends.
     low, high = uniform[:, :1], uniform[:, -1:]
     share = (intervals * grain[:, None] / (high - low)).clamp(MINIMUM_SPACING, MAXIMUM_SHARE)
     widths = torch.maximum(mixed.diff(dim=1) / (high - low), share / intervals)

@@ -1,11 +1,12 @@
 """Products of basis functions with coefficients.
 
-Splines are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p]. `dense_rows`
-scatters the basis into rows of G + k for one matrix product: best for narrow grids. `weighted_rows`
-at `table_index` gathers only the k + 1 active coefficients, so its cost does not grow with G and no
-tensor of samples x inputs x out is made: best for wide grids.
+The sums are y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p] for sample
+b, output o and input i. `dense_rows` scatters the basis into rows of G + k numbers for one matrix
+product, which is best for few intervals. `weighted_rows` at `table_index` gathers only the k + 1
+active coefficients. Its cost does not grow with G, and it needs no tensor of the shape (samples,
+inputs, out), so it is best for many intervals.
 
-Under `torch.compile` uniform grids have `fused_sums`.
+Under `torch.compile`, uniform grids use `fused_sums`.
 """
 
 from __future__ import annotations
@@ -30,22 +31,24 @@ from kanrun.engine.splines.basis import (
 from kanrun.engine.splines.compiled import is_single_threaded, is_traced, is_transformed, kept
 from kanrun.engine.splines.knots import Coefficients, Grid, Inputs
 
-#: Above this ratio of all to active functions gathering is faster (measured).
+#: Ratio of all functions of an input to the active ones above which gathering is faster (measured).
 SPARSE_ABOVE = 11.0
-#: Up to this many numbers dense rows are faster on any grid: they take fewer calls (measured).
+#: Number of entries up to which dense rows are faster on any grid, because they take fewer calls
+#: (measured).
 DENSE_NUMBERS = 1 << 19
-#: Up to this many coefficients compiled layers of narrow grids have dense rows on one thread: 80
-#: take 0.7 times as long densely, 184 take 1.2 times, 2048 take 1.3 times. On more threads these
-#: layers always have them: there, adding to the same rows takes atomic operations.
+#: Number of coefficients up to which compiled layers with few intervals use dense rows on one
+#: thread. With 80 coefficients dense rows take 0.7 times as long as gathering, with 184 1.2 times,
+#: with 2048 1.3 times. On several threads dense rows are always used, because gathering would need
+#: atomic operations.
 FUSED_DENSE_NUMBERS = 150
-#: Numbers of groups from which on keys need 32 bits; narrow integers are sorted faster.
+#: Number of groups from which keys are sorted as 32-bit integers; 16-bit integers sort faster.
 INT16_GROUPS = 1 << 15
-#: The factors of a gathered product: weights, table, upstream gradients.
+#: Numbers of the factors of a gathered product: weights, table, upstream gradient.
 FACTORS = 0, 1, 2
 
 
 def prefers_sparse(functions: int, degree: int) -> bool:
-    """Return whether a grid of `functions` = G + k basis functions is wide enough for gathering."""
+    """Return whether gathering is faster for `functions` = G + k basis functions per input."""
     return functions > SPARSE_ABOVE * (degree + 1)
 
 
@@ -54,7 +57,7 @@ def sums_of_splines(
     interval: Int[Tensor, "samples inputs"],
     table: Coefficients,
 ) -> Float[Tensor, "samples out"]:
-    """Return the sums over inputs of the splines with the coefficients `table`."""
+    """Return the sums over all inputs of the splines with the coefficients `table`."""
     functions, local = table.shape[-1], basis.shape[-1]
     large = is_traced() or interval.numel() * functions > DENSE_NUMBERS
     if large and prefers_sparse(functions, local - 1):
@@ -68,7 +71,7 @@ def splines_of_edges(
     interval: Int[Tensor, "samples inputs"],
     table: Coefficients,
 ) -> Float[Tensor, "samples out inputs"]:
-    """Return the splines with the coefficients `table`, without the sum over inputs."""
+    """Return the splines with the coefficients `table`, one per output and input."""
     samples, inputs, local = basis.shape
     index = table_index(interval, local, table.shape[-1]).reshape(samples * inputs, local)
     values = weighted_rows(basis.flatten(0, 1), table.flatten(1).T, index)
@@ -78,7 +81,7 @@ def splines_of_edges(
 def spline_values(
     x: Inputs, coefficients: Coefficients, grid: Grid
 ) -> Float[Tensor, "samples out inputs"]:
-    """Return the splines with these coefficients at x."""
+    """Return the splines with these coefficients at x, one per output and input."""
     return splines_of_edges(*local_basis(x, grid), coefficients)
 
 
@@ -89,7 +92,8 @@ def dense_rows(
 ) -> Float[Tensor, "samples inputs functions"]:
     """Scatter the local basis into rows of all `functions` of each input.
 
-    Functions run first and the rest is one dimension: what is added along short dimensions is slow.
+    The scatter has one dimension, and the local functions vary slowest, because torch is slow in
+    short dimensions.
     """
     count = interval.numel() * functions
     starts = torch.arange(0, count, functions, device=basis.device) + interval.flatten()
@@ -101,28 +105,32 @@ def dense_rows(
 def table_index(
     interval: Int[Tensor, "samples inputs"], local: int, functions: int
 ) -> Int[Tensor, "samples terms"]:
-    """Return the places of the local functions in a table of all inputs' functions, by input."""
+    """Return the indices of the local functions in a table of the functions of all inputs.
+
+    The indices of the second input follow those of the first one, and so on.
+    """
     first = first_places(interval, functions)
     return (first[..., None] + torch.arange(local, device=interval.device)).flatten(1)
 
 
 def first_places(interval: Tensor, functions: int) -> Tensor:
-    """Return the places of the first local functions in such a table, (samples, inputs)."""
+    """Return the index of the first local function in this table, shape (samples, inputs)."""
     return interval + torch.arange(interval.shape[1], device=interval.device) * functions
 
 
-# The gathered product is a derivative of T = sum w[b, s] t[index[b, s], o] g[b, o], with weights w
-# (b, s), a table t (r, o) and upstream gradients g (b, o): the one by g. Its own derivatives are
-# those of T by w and by t, and so on: each of the three is bilinear in the other two factors, which
-# makes the product differentiable to any order (torch's own embedding_bag is not). By kernels they
-# cost O(terms) whatever the table's length. Under the transforms of `torch.func` and in forward
-# mode they are torch's own arithmetic, with a tensor of (b, s, o).
+# Let T = sum w[b, s] t[index[b, s], o] g[b, o] with weights w (b, s), a table t (r, o) and upstream
+# gradients g (b, o). The gathered product is the derivative of T with respect to g. Its gradients
+# are the derivatives of T with respect to w and t. Each of the three derivatives is bilinear in the
+# other two factors, so the gradients of all of them are again such derivatives, and the product is
+# differentiable to any order (torch's embedding_bag is not). The kernels cost O(terms) for any
+# length of the table. Under the transforms of `torch.func` and in forward mode, torch's own
+# arithmetic is used, with a tensor of the shape (b, s, o).
 
 
 def _by_arithmetic(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return dT by factor `by` of (w, t, g), from the other two in order.
+    """Return the derivative of T with respect to the factor number `by` of (w, t, g).
 
-    `rows` is the length of the table.
+    `first` and `second` are the other two factors, in order; `rows` is the length of the table.
     """
     if by == 0:
         return (first[index] * second[:, None]).sum(-1)
@@ -133,7 +141,7 @@ def _by_arithmetic(by: int, first: Tensor, second: Tensor, index: Tensor, rows: 
 
 
 def _by_kernel(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return the same without a tensor of (b, s, o)."""
+    """Return the same as `_by_arithmetic`, without a tensor of the shape (b, s, o)."""
     known = first.device.type in ("cpu", "cuda") and first.dtype in (torch.float32, torch.float64)
     if index.numel() == 0 or not known:
         return _by_arithmetic(by, first, second, index, rows)
@@ -186,12 +194,15 @@ class _Slope(torch.autograd.Function):
 
 
 def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Return dT by factor `by`, differentiable to any order."""
+    """Return the derivative of T as `_by_arithmetic` does, differentiable to any order."""
     return (_by_arithmetic if is_traced() else _Slope.apply)(by, first, second, index, rows)
 
 
 def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """Return sum_s weights[b, s] table[index[b, s]], (b, o), of weights (b, s) and table (r, o)."""
+    """Return sum_s weights[b, s] table[index[b, s]], shape (b, o).
+
+    `weights` and `index` have the shape (b, s), `table` has the shape (rows, o).
+    """
     return slope(2, weights, table, index, table.shape[0])
 
 
@@ -199,20 +210,21 @@ def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
 
 
 def fuses(grid: Grid) -> bool:
-    """Return whether a compiler is at work and has a function of its own for such a grid.
+    """Return whether torch is compiling and `fused_sums` can be used on the grid.
 
-    The grid must be uniform and of degree 2 to 5: in degree 1 slopes jump at the centres of
-    functions.
+    The grid must be uniform and of degree 2 to 5. In degree 1, slopes jump at the centres of the
+    functions, which `fused_sums` does not represent.
     """
     fits = grid.uniform and 1 < grid.degree <= UNIFORM_MATRIX_DEGREE
     return fits and torch.compiler.is_compiling() and not is_transformed()
 
 
 def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
-    """Return a derivative of the B-spline of unit spacing, by the distance d from its centre.
+    """Return a derivative, of order 0 or 1, of the B-spline of unit spacing, centred at 0.
 
-    N(d) = sum_m (-1)^m binom(k + 1, m) max((k + 1) / 2 - |d| - m, 0)^k / k!. Only terms of the
-    nearer half are there, so that nothing cancels.
+    N(d) = sum_m (-1)^m binom(k + 1, m) max((k + 1) / 2 - |d| - m, 0)^k / k!, for the distance d
+    from the centre. Only the terms of the nearer half are summed, so that large terms do not
+    cancel.
     """
     reach, power = (degree + 1) / 2 - distance.abs(), degree - derivative
     first, *others = (
@@ -224,9 +236,10 @@ def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
 
 
 def _functions(place: Place, count: int, grid: Grid, derivative: int, dim: int = -1) -> Tensor:
-    """Return the first `count` functions, or their slopes, along a new dimension, in intervals.
+    """Return `count` consecutive basis functions, or their slopes, along a new dimension `dim`.
 
-    Places are counted from the beginning of the interval in which the first function ends.
+    `place` and slopes are in units of an interval. Positions are counted from the beginning of the
+    interval in which the first function ends.
     """
     k, linear = grid.degree, grid.extrapolation == "linear"
     held, beyond = place.held.unsqueeze(dim), place.beyond.unsqueeze(dim)
@@ -242,9 +255,10 @@ def _functions(place: Place, count: int, grid: Grid, derivative: int, dim: int =
 
 
 class _EveryFunction(torch.autograd.Function):
-    """Functions and base with slopes as their backward, in place of those of all arithmetic.
+    """All basis functions and the base, with their slopes as the backward pass.
 
-    Its loops need no places to write to.
+    Torch would otherwise differentiate every operation. A compiler fuses the loops, because they
+    scatter nothing.
     """
 
     @staticmethod
@@ -266,7 +280,7 @@ class _EveryFunction(torch.autograd.Function):
 
 
 class _GatheredSums(torch.autograd.Function):
-    """Sums of the k + 1 functions that are not zero and of the base."""
+    """Sums of the k + 1 non-zero functions and of the base, with slopes as the backward pass."""
 
     @staticmethod
     def forward(
@@ -306,9 +320,9 @@ class _GatheredSums(torch.autograd.Function):
 
 
 def _combined(weights: Tensor, rows: Tensor, index: Tensor, base: Tensor, weight: Tensor) -> Tensor:
-    """Return the sum of the rows from each index on by their weights, and of the base by its.
+    """Return the weighted sum of consecutive `rows` and of the base, shape (samples, inputs, out).
 
-    Its shape is (samples, inputs, out).
+    The rows begin at `index`; there are as many as `weights`. The base has its own `weight`.
     """
     total = kept(base)[..., None] * kept(weight.T)
     for step, local in enumerate(weights):
@@ -327,9 +341,14 @@ def fused_sums(
     base: tuple[Inputs, Inputs],
     weight: Float[Tensor, "out inputs"],
 ) -> Float[Tensor, "samples out"]:
-    """Return sums of splines, and of a base by its `weight`, in loops that a compiler fuses.
+    """Return the sums over inputs of splines and weighted bases, in loops that a compiler fuses.
 
-    `base` holds the values and slopes of the base.
+    Args:
+        x: Inputs.
+        table: Coefficients of the splines.
+        grid: Uniform grid for which `fuses` is true.
+        base: Values of the base function at x, and its slopes.
+        weight: Factors of the base.
     """
     rest = grid.degree, grid.uniform, grid.extrapolation
     if prefers_sparse(grid.functions, grid.degree) or (
