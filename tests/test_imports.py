@@ -14,7 +14,9 @@ LIGHT = [  # in this order: who loads more comes later
         "kanrun.targets.functions": ["torch"],
         "kanrun.formulas": ["torch"],
     },
-    {"kanrun.study.saved": ["sympy", "scipy.optimize", "sklearn"]},  # what `kanrun predict` needs
+    {
+        "kanrun.model.loaded_run": ["sympy", "scipy.optimize", "sklearn"]
+    },  # what `kanrun predict` needs
 ]
 
 

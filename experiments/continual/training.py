@@ -44,6 +44,7 @@ from kanrun.engine.training import (
 )
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed, UsageError
+from kanrun.model.prediction import in_numpy
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Array
 from kanrun.runs.records import Note, Row, Table, Value
@@ -56,7 +57,6 @@ from kanrun.study.build import (
     make_problem,
     problem_on,
 )
-from kanrun.study.prediction import in_numpy
 from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target
 from kanrun.targets.datasets import check_known

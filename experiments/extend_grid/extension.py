@@ -25,6 +25,7 @@ from kanrun.engine.networks.counting import size_of
 from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
+from kanrun.model.prediction import predicted_values
 from kanrun.runs.records import Claim, Row, Value
 from kanrun.study import Cell, Claims, with_cell
 from kanrun.study.build import (
@@ -32,11 +33,9 @@ from kanrun.study.build import (
     make_problem,
     parameters_of,
 )
-from kanrun.study.evaluation import stage_row, step_row
-from kanrun.study.prediction import predicted_values
+from kanrun.study.evaluation import model_of, stage_row, step_row
 from kanrun.study.recipe import Training, claims_by
 from kanrun.study.resources import generator
-from kanrun.study.saved import model_of
 from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,

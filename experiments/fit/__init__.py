@@ -24,6 +24,7 @@ from kanrun.engine.training import (
     TrainingState,
 )
 from kanrun.errors import UsageError
+from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
 from kanrun.runs.records import Checkpoint, Note, Records, Row
 from kanrun.study import (
     Cell,
@@ -46,11 +47,11 @@ from kanrun.study.evaluation import (
     growth_row,
     linear_rmse,
     model_records,
+    slider_checkpoint,
     stage_row,
     step_row,
 )
 from kanrun.study.recipe import Training, summary_of, train_and_record
-from kanrun.study.saved import from_checkpoint, slider_checkpoint, to_checkpoint
 from kanrun.study.suite import bound_claims
 from kanrun.targets import NAMED, Target
 

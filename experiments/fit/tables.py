@@ -24,6 +24,7 @@ from kanrun.engine.tables.effects import report_tables, stack_weights
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
+from kanrun.model.prediction import error_levels
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
@@ -37,7 +38,6 @@ from kanrun.study.evaluation import (
     r_squared,
     relative_error,
 )
-from kanrun.study.prediction import error_levels
 from kanrun.study.resources import threads_of
 from kanrun.targets import Dataset, Target, build_target
 

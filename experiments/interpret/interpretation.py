@@ -39,9 +39,9 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables, to_numpy, variable
+from kanrun.model.model import Model
+from kanrun.model.prediction import logit_values, predicted_values, training_sample
 from kanrun.monitoring import ProgressUpdate
-from kanrun.study.model import Model
-from kanrun.study.prediction import logit_values, predicted_values, training_sample
 from kanrun.study.progress import Reporter
 from kanrun.targets import (
     Data,

@@ -28,13 +28,13 @@ from kanrun.engine.symbolic.conversions import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.formulas import as_variables
 from kanrun.formulas.equations import dimensions
+from kanrun.model.loaded_run import LoadedRun
+from kanrun.model.model import Model
+from kanrun.model.prediction import LOGIT_NOISE, explained_outputs, logit_values
 from kanrun.points import Array
 from kanrun.runs import run_at
 from kanrun.runs.records import Note
 from kanrun.study import with_cell
-from kanrun.study.model import Model
-from kanrun.study.prediction import LOGIT_NOISE, explained_outputs, logit_values
-from kanrun.study.saved import LoadedRun
 from kanrun.targets import (
     Dataset,
     PiecewiseScaling,

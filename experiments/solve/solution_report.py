@@ -37,11 +37,11 @@ from kanrun.engine.equations import (
 )
 from kanrun.engine.equations import solve as solve_system
 from kanrun.errors import UsageError
+from kanrun.model.checkpoints import to_checkpoint
+from kanrun.model.model import Model
 from kanrun.points import Scaling
 from kanrun.runs.records import Checkpoint, Table
-from kanrun.study.model import Model
 from kanrun.study.resources import generator
-from kanrun.study.saved import to_checkpoint
 
 #: Points of the table along each variable: of a curve, of a map, and of the map through the middle
 #: of a 3-D box.

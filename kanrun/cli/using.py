@@ -84,8 +84,8 @@ def predict(  # noqa: PLR0913  # options of a command
 
     Predictions are in the units of the data that the model was trained on.
     """
-    from kanrun.study.prediction import PredictionOptions, predict_table
-    from kanrun.study.saved import LoadedRun
+    from kanrun.model.loaded_run import LoadedRun
+    from kanrun.model.prediction import PredictionOptions, predict_table
     from kanrun.targets import check_output
 
     enable_gc()
@@ -135,7 +135,7 @@ def export(
 
     Its inputs and outputs are in the units of the data.
     """
-    from kanrun.study.saved import LoadedRun
+    from kanrun.model.loaded_run import LoadedRun
 
     check_new(output, force)
     found = find_run(run, outputs, one=True)

@@ -58,7 +58,7 @@ Document = dict[str, Any]
 
 
 class Exportable(Protocol):
-    """A trained network with its names and units, such as `kanrun.study.model.Model`."""
+    """A trained network with its names and units, such as `kanrun.model.model.Model`."""
 
     @property
     def network(self) -> Network: ...

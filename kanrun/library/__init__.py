@@ -36,13 +36,13 @@ from kanrun.config import (
 from kanrun.config.registry import Plain, foreign_setting
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import prepare
+from kanrun.model.checkpoints import from_checkpoint
+from kanrun.model.model import Model
 from kanrun.monitoring import monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Row, Table
 from kanrun.study import with_cell
-from kanrun.study.model import Model
 from kanrun.study.progress import Reporter
 from kanrun.study.resources import TimeLimit, threads_of, using_threads
-from kanrun.study.saved import from_checkpoint
 from kanrun.targets import (
     Data,
     Target,

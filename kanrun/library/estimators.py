@@ -32,9 +32,9 @@ from kanrun.experiments.fit.tables import MIN_ROWS
 from kanrun.experiments.interpret.interpretation import interpret
 from kanrun.experiments.interpret.outcome import Interpretation
 from kanrun.library import ADDITIVE, configure_data, fit_target
+from kanrun.model.model import Model
+from kanrun.model.prediction import in_numpy, predicted_values
 from kanrun.points import Array, Family
-from kanrun.study.model import Model
-from kanrun.study.prediction import in_numpy, predicted_values
 from kanrun.targets import Data, array_target, as_numbers, input_rows, is_frame
 
 #: Parameters that `fit` handles itself. All others are settings of `kanrun.fit` of the same name.

@@ -1,4 +1,4 @@
-"""Records of a training: rows of steps and grids, scores, and tables.
+"""Records of a training: rows of steps and grids, scores, tables, and models.
 
 Scores and tables are in the units of the data.
 """
@@ -6,7 +6,8 @@ Scores and tables are in the units of the data.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +29,13 @@ from kanrun.engine.training import (
     mean_loss,
     predict,
 )
+from kanrun.model.checkpoints import to_checkpoint
+from kanrun.model.model import Model
+from kanrun.model.prediction import in_numpy, predicted_values
 from kanrun.points import Array
-from kanrun.runs.records import Note, Records, Table, Value
+from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
 from kanrun.study.build import LearningProblem
 from kanrun.study.class_scores import class_scores
-from kanrun.study.prediction import in_numpy, predicted_values
-from kanrun.study.saved import model_of, to_checkpoint
 from kanrun.targets import Dataset, constant, deviation, root_mean_square
 
 if TYPE_CHECKING:
@@ -328,3 +330,53 @@ def errors_by_split(errors: Errors) -> dict[str, Value]:
     """Return the RMSE of each split by the name of its column."""
     names = ("train", "validation", "test")
     return {f"{name}_rmse": getattr(errors, name) for name in names}
+
+
+#: Maximum numbers of parameters of all networks under one slider, and of their test points.
+MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
+
+
+@dataclass(frozen=True)
+class Slider:
+    """Models that a report shows under one slider, their labels, and test points (x, y)."""
+
+    title: str
+    slider: str
+    labels: tuple[str, ...]
+    models: tuple[Model, ...]
+    x: Array
+    y: Array
+
+
+def model_of(network: Network, problem: LearningProblem, seed: int = 0, **learned: Any) -> Model:
+    """Return `network` with all that predicting needs; `learned` are further fields of `Model`."""
+    dataset, target = problem.dataset, problem.dataset.target
+    return Model(
+        network,
+        target.inputs,
+        target.outputs,
+        target.domain,
+        dataset.input_scaling,
+        dataset.output_scaling,
+        dataset.classes,
+        seed,
+        target.code,
+        **learned,
+    )
+
+
+def slider_checkpoint(
+    problem: LearningProblem, networks: Mapping[str, Network], slider: str, title: str, seed: int
+) -> Iterator[Checkpoint]:
+    """Yield the KANs that a report shows under one slider, with test points.
+
+    Yields nothing for networks of another kind, and for too many numbers.
+    """
+    points = problem.dataset.test or problem.dataset.train
+    some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
+    models = tuple(model_of(network, problem, seed) for network in networks.values())
+    shown = Slider(title, slider, tuple(networks), models, points.x[some], points.y[some])
+    stored = to_checkpoint(f"{slider}s-seed{seed}-stages", shown)
+    is_small = sum(array.size for array in stored.arrays.values()) <= MOST_SLIDER_NUMBERS
+    if is_small and all(network.edge_layers for network in networks.values()):
+        yield stored

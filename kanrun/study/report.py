@@ -305,8 +305,8 @@ def redraw(
     if "summary" not in tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
     if effects:
-        from kanrun.study.model_summary import effect_figure
-        from kanrun.study.saved import LoadedRun
+        from kanrun.model.effects import effect_figure
+        from kanrun.model.loaded_run import LoadedRun
 
         model = LoadedRun(run).model()
         for name, table in {name: model.effect(name) for name in effects}.items():

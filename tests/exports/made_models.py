@@ -8,7 +8,7 @@ import torch
 from kanrun.engine.equations import Field, OutputForm, Windows
 from kanrun.engine.layers import BASES, EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Polynomial
-from kanrun.study.model import Model
+from kanrun.model.model import Model
 from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.encoding import ColumnCode, TableCode
 

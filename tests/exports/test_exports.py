@@ -32,7 +32,7 @@ from kanrun.exports import (
     identifier,
     in_pieces,
 )
-from kanrun.study.prediction import predicted_values
+from kanrun.model.prediction import predicted_values
 from kanrun.targets import Scaling
 from kanrun.targets.table_text import read_days
 

@@ -13,7 +13,7 @@ from run_files import forge
 from kanrun import load_run
 from kanrun.cli.app import main
 from kanrun.errors import KanrunError
-from kanrun.study.prediction import predicted_values
+from kanrun.model.prediction import predicted_values
 
 POINTS = np.random.default_rng(0).uniform(0.1, 0.9, (5, 2))
 

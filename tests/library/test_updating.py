@@ -55,7 +55,7 @@ def test_an_update_ends_with_a_step_that_gains_little(first, monkeypatch, last, 
 
     solver.step = step
     made = SimpleNamespace(build=lambda: lambda *_: solver)
-    monkeypatch.setattr("kanrun.study.updating.SOLVERS", {"lm": made})
+    monkeypatch.setattr("kanrun.model.update.SOLVERS", {"lm": made})
     first.update(X[:1], Y[:1])
     assert len(losses) == 3 - taken
 

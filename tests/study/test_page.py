@@ -21,11 +21,12 @@ from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import MLP
 from kanrun.engine.networks.classical import ACTIVATIONS
 from kanrun.errors import UsageError
+from kanrun.model.checkpoints import to_checkpoint
+from kanrun.model.model import Model
 from kanrun.runs import Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
-from kanrun.study.model import Model
+from kanrun.study.evaluation import Slider
 from kanrun.study.page import write_report
 from kanrun.study.page.interactive import interactive_data, model_values
-from kanrun.study.saved import Slider, to_checkpoint
 from kanrun.targets import Scaling
 
 SILU = EdgeSpec(base="silu")

@@ -11,7 +11,7 @@ import pytest
 from run_files import finished
 
 from kanrun.cli.app import main
-from kanrun.study.saved import load_run
+from kanrun.model.loaded_run import load_run
 
 pytestmark = pytest.mark.slow
 ERROR = "document.querySelector('.living .bar span.number').textContent"

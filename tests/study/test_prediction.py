@@ -13,16 +13,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from kanrun import fit
 from kanrun.errors import UsageError
-from kanrun.study import model_summary, prediction
-from kanrun.study.evaluation import doubts, r_squared, relative_error
-from kanrun.study.model_summary import partial_dependence
-from kanrun.study.prediction import (
+from kanrun.model import effects, prediction
+from kanrun.model.effects import partial_dependence
+from kanrun.model.prediction import (
     PredictionOptions,
     contributions,
     predict_table,
     predicted_values,
     training_sample,
 )
+from kanrun.study.evaluation import doubts, r_squared, relative_error
 from kanrun.targets import Points, TableLimits, root_mean_square
 from kanrun.targets.encoding import ColumnCode, TableCode
 
@@ -159,8 +159,8 @@ def test_predictions_of_rows_are_explained(fitted, tmp_path):
 def test_partial_dependence_takes_all_rows_and_local_effects_those_nearby(fitted, monkeypatch):
     a = np.linspace(-1, 1, 201)
     rows = np.stack([a, a], 1)  # b always equals a
-    monkeypatch.setattr(model_summary, "training_sample", lambda model: rows)
-    monkeypatch.setattr(model_summary, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:])
+    monkeypatch.setattr(effects, "training_sample", lambda model: rows)
+    monkeypatch.setattr(effects, "predicted_values", lambda model, x: x[:, :1] * x[:, 1:])
     table = partial_dependence(fitted, "a")
     assert_allclose(table["value"], 0, atol=1e-12)
     # Other rows' slopes differ: 80% of b lie between -0.8 and 0.8.
@@ -175,9 +175,9 @@ def test_partial_dependence_on_text_and_dates(fitted, monkeypatch):
     own = {"inputs": ("X", "Y", "day", "weekday"), "code": TableCode(columns)}
     model = SimpleNamespace(**{**vars(fitted), **own})
     rows = np.stack([[1, 0, 0, 1], [0, 1, 0, 0], np.arange(4.0), [3.0, 4, 5, 6]], 1)
-    monkeypatch.setattr(model_summary, "training_sample", lambda model: rows)
+    monkeypatch.setattr(effects, "training_sample", lambda model: rows)
     weights = np.array([[1.0], [2.0], [0.0], [10.0]])
-    monkeypatch.setattr(model_summary, "predicted_values", lambda model, x: x @ weights)
+    monkeypatch.setattr(effects, "predicted_values", lambda model, x: x @ weights)
     city = partial_dependence(model, "city")
     assert list(city["level"]) == ["X", "Y", "(others)"]
     assert_allclose(city["value"], [46, 47, 45])

@@ -22,10 +22,10 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.errors import KanrunError
+from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
+from kanrun.model.model import Model
 from kanrun.runs import Checkpoint
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
-from kanrun.study.model import Model
-from kanrun.study.saved import from_checkpoint, to_checkpoint
 
 
 def kan(generator, **spec):

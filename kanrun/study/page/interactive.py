@@ -18,9 +18,11 @@ import pandas as pd
 from kanrun.engine.equations import Field, Windows
 from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.exports.document import document_of
+from kanrun.model.checkpoints import from_checkpoint
+from kanrun.model.loaded_run import SLIDER_NAME, LoadedRun
+from kanrun.model.model import Model
 from kanrun.runs import Checkpoint, Run
-from kanrun.study.model import Model
-from kanrun.study.saved import SLIDER_NAME, LoadedRun, Slider, from_checkpoint
+from kanrun.study.evaluation import Slider
 
 Living = dict[str, Any]
 #: Layers that network.js evaluates.

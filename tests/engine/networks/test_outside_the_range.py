@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from kanrun.engine.networks import MLP, BSpline, Polynomial
-from kanrun.study.model import Model
-from kanrun.study.prediction import predicted_values
+from kanrun.model.model import Model
+from kanrun.model.prediction import predicted_values
 from kanrun.targets import Scaling
 
 DOMAIN = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)

@@ -16,8 +16,8 @@ from kanrun.engine.tables.stacking import fit_numbers
 from kanrun.engine.tables.table_candidates import JUMPS, OTHER_JUMPS
 from kanrun.engine.tables.table_fit import affordable
 from kanrun.engine.tables.to_kan import blend, table_outputs
+from kanrun.model.checkpoints import pack, unpack
 from kanrun.points import Family, Points
-from kanrun.study.saved import pack, unpack
 
 POLICY = TablePolicy(jump_rows=400, omitted=0.0)
 

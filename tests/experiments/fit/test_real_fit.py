@@ -125,7 +125,7 @@ def test_predictions_are_what_the_ending_says(place, command, refused, monkeypat
         pd.testing.assert_frame_equal(found, expected)
         assert_array_equal(read_inputs(name, ["prediction:price"])[:, 0], exact)
     # so much is said before a model is read
-    monkeypatch.setattr("kanrun.study.saved.LoadedRun.model", None)
+    monkeypatch.setattr("kanrun.model.loaded_run.LoadedRun.model", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name, said in (
         ("x.pq", "pip install 'kanrun[parquet]'"),

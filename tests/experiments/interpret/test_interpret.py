@@ -45,7 +45,7 @@ from kanrun.engine.symbolic import (
 )
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
-from kanrun.study.saved import load_run
+from kanrun.model.loaded_run import load_run
 from kanrun.targets import Scaling
 
 BOX = "target.domain=[[-1,1],[-1,1]]"

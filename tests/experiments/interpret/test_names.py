@@ -18,7 +18,7 @@ from kanrun.engine.symbolic.problem import titled
 from kanrun.engine.symbolic.reductions import Reduction
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, variable
-from kanrun.study.saved import LoadedRun
+from kanrun.model.loaded_run import LoadedRun
 
 #: Names of two columns a and b, and a/b^2 as text and in LaTeX.
 COLUMNS = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,30 +17,30 @@ import torch
 from torch import Tensor
 
 from kanrun.config import SOLVERS
-from kanrun.engine.equations import Field, Windows
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
-from kanrun.points import Array
-from kanrun.study.model import Model
-from kanrun.study.prediction import (
+from kanrun.model.prediction import (
     count_out_of_range,
     label_text,
     network_outputs,
     range_warnings,
     training_sample,
 )
+from kanrun.model.trained import TrainedNetwork
+from kanrun.points import Array
 from kanrun.targets import Data, as_array, as_numbers, input_rows
 
+Kind = TypeVar("Kind", bound=TrainedNetwork)
 #: Half of the curvature of the cross-entropy is what leaving old outputs costs, to second order.
 CURVATURE = 0.5
 #: An update ends after this many steps, or after one that lowers the objective by less.
 MAX_STEPS, MIN_GAIN = 100, 1e-4
 
 
-def update_model(model: Model, x: Data, y: Data) -> Model:
+def update_model(model: Kind, x: Data, y: Data) -> Kind:
     """Return the model after training on new rows; see `Model.update`."""
-    if isinstance(model.network, Field | Windows):
+    if hasattr(model.network, "derivatives"):
         raise UsageError("A solution of kanrun solve has no rows. Solve the equation again.")
     if model.family:
         raise UsageError(
@@ -77,7 +77,7 @@ def update_model(model: Model, x: Data, y: Data) -> Model:
     )
 
 
-def remembered(model: Model) -> tuple[Array, Array]:
+def remembered(model: TrainedNetwork) -> tuple[Array, Array]:
     """Return encoded inputs that the model has learned at, and how many rows each stands for."""
     known, tables = training_sample(model), model.tables
     if "memory" in tables:
@@ -86,7 +86,7 @@ def remembered(model: Model) -> tuple[Array, Array]:
     return known, np.full(len(known), learned / len(known))
 
 
-def _outputs(model: Model, y: Data, count: int) -> Tensor:
+def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
     """Return outputs in the units of the network, or class numbers, shape (count, outputs)."""
     if model.classes:
         labels = [label_text(label) for label in as_array(y, "y").ravel()]

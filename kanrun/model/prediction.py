@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from kanrun.engine.training import predict
 from kanrun.errors import UsageError
+from kanrun.model.trained import TrainedNetwork
 from kanrun.runs.files import as_text, formulas_in
 from kanrun.targets import (
     PiecewiseScaling,
@@ -33,9 +34,6 @@ from kanrun.targets.encoding import unknown_levels
 from kanrun.targets.table_files import table_writer
 from kanrun.targets.table_text import is_missing, read_numbers
 
-if TYPE_CHECKING:
-    from kanrun.study.model import Model
-
 Array = NDArray[np.float64]
 #: Standard deviation of the noise on logits that formulas are fitted to: a probability changes by
 #: at most 0.075 then.
@@ -47,7 +45,7 @@ def in_numpy(tensor: torch.Tensor) -> Array:
     return tensor.double().cpu().numpy()
 
 
-def network_outputs(model: Model, x: Array) -> Array:
+def network_outputs(model: TrainedNetwork, x: Array) -> Array:
     """Return the outputs of the network, in its units, shape (samples, outputs)."""
     scaled = model.input_scaling.apply(np.asarray(x, dtype=np.float64))
     parameter = next(model.network.parameters())
@@ -59,19 +57,19 @@ def network_outputs(model: Model, x: Array) -> Array:
     return in_numpy(predict(model.network, torch.as_tensor(scaled).to(parameter)))
 
 
-def predicted_values(model: Model, x: Array) -> Array:
+def predicted_values(model: TrainedNetwork, x: Array) -> Array:
     """Return outputs in the units of the data, or class probabilities: (samples, outputs)."""
     return in_units(model, network_outputs(model, x))
 
 
-def in_units(model: Model, raw: Array) -> Array:
+def in_units(model: TrainedNetwork, raw: Array) -> Array:
     """Return `raw` in the units of the data, or as class probabilities: (samples, outputs)."""
     if model.classes:
         return torch.as_tensor(raw).softmax(-1).numpy()
     return model.output_scaling.invert(raw)
 
 
-def logit_values(model: Model, x: Array, noise: float = LOGIT_NOISE) -> Array:
+def logit_values(model: TrainedNetwork, x: Array, noise: float = LOGIT_NOISE) -> Array:
     """Return the log-odds of the second of two classes, or logits that sum to zero.
 
     The shape is (samples, 1) or (samples, classes). They have noise, without which a formula would
@@ -82,12 +80,12 @@ def logit_values(model: Model, x: Array, noise: float = LOGIT_NOISE) -> Array:
     return logits + noise * np.random.default_rng(model.seed).standard_normal(logits.shape)
 
 
-def explained_outputs(model: Model) -> list[tuple[int, str]]:
+def explained_outputs(model: TrainedNetwork) -> list[tuple[int, str]]:
     """Return number and name of each output or class; of two classes, the second says it all."""
     return list(enumerate(model.classes or model.outputs))[len(model.classes or ()) == 2 :]
 
 
-def contributions(model: Model, x: Array) -> tuple[Array, dict[str, Array]]:
+def contributions(model: TrainedNetwork, x: Array) -> tuple[Array, dict[str, Array]]:
     """Return the predictions that explanations start from, and what each column adds to them.
 
     The start is the prediction at the medians of the training inputs, (outputs,); each column of
@@ -109,7 +107,7 @@ def contributions(model: Model, x: Array) -> tuple[Array, dict[str, Array]]:
     return predicted_values(model, start[None])[0], added
 
 
-def input_columns(model: Model) -> dict[str, list[int]]:
+def input_columns(model: TrainedNetwork) -> dict[str, list[int]]:
     """Return the inputs of each column of the table."""
     if model.code is None:
         return {name: [j] for j, name in enumerate(model.inputs)}
@@ -124,7 +122,7 @@ def error_levels(count: int = 199) -> Array:
     return np.linspace(0.005, 0.995, count)
 
 
-def quantile_values(model: Model, raw: Array, probability: float) -> Array:
+def quantile_values(model: TrainedNetwork, raw: Array, probability: float) -> Array:
     """Return the outputs (samples, outputs) that are not exceeded with this probability."""
     if model.errors is None:
         raise UsageError(
@@ -146,7 +144,7 @@ def quantile_values(model: Model, raw: Array, probability: float) -> Array:
     return model.output_scaling.invert(raw + errors)
 
 
-def interval_bounds(model: Model, raw: Array, level: float) -> tuple[Array, Array]:
+def interval_bounds(model: TrainedNetwork, raw: Array, level: float) -> tuple[Array, Array]:
     """Return lower and upper bounds (samples, outputs) of the prediction interval. See `Model`."""
     widest = float(np.ptp(error_levels()))
     if model.errors is not None and not 0 < level <= widest:
@@ -155,7 +153,7 @@ def interval_bounds(model: Model, raw: Array, level: float) -> tuple[Array, Arra
     return low, high
 
 
-def count_out_of_range(model: Model, x: Array, raw: Array) -> Counter[Any]:
+def count_out_of_range(model: TrainedNetwork, x: Array, raw: Array) -> Counter[Any]:
     """Count all samples, those outside the training range or in a gap of it, and clipped ones.
 
     The keys are "samples", ("outside", j) and ("gap", j) for input j, and "clipped" for predictions
@@ -175,7 +173,7 @@ def count_out_of_range(model: Model, x: Array, raw: Array) -> Counter[Any]:
     return counts
 
 
-def range_warnings(model: Model, counts: Counter[Any]) -> list[str]:
+def range_warnings(model: TrainedNetwork, counts: Counter[Any]) -> list[str]:
     """Return a sentence per input that leaves the training data, and one on clipped values."""
     is_table = isinstance(model.input_scaling, PiecewiseScaling)
     what = "rows" if is_table else "samples"
@@ -212,7 +210,7 @@ def label_text(value: Any) -> str:
     return {"True": "1", "False": "0"}.get(text, text.removesuffix(".0"))
 
 
-def training_sample(model: Model) -> Array:
+def training_sample(model: TrainedNetwork) -> Array:
     """Return the encoded training inputs; without stored tables, 1000 points of the domain."""
     columns = [f"input:{name}" for name in model.inputs]
     if "memory" in model.tables:
@@ -223,6 +221,23 @@ def training_sample(model: Model) -> Array:
     table = model.tables["predictions"]
     rows = table[table["split"] == "train"].drop_duplicates(columns)
     return rows[columns].to_numpy(dtype=np.float64)
+
+
+def derivative_values(model: TrainedNetwork, name: str, x: Array) -> Array:
+    """Return a derivative of a solution, such as "u_xx", at the points, shape (samples,)."""
+    from kanrun.formulas.equations import Vocabulary  # which loads sympy
+
+    network: Any = model.network
+    if not hasattr(network, "derivatives"):
+        raise UsageError("this model has no derivatives. Only solutions of kanrun solve do.")
+    found = Vocabulary(model.inputs, model.outputs).derivative(name)
+    if found is None:
+        raise UsageError(
+            f"{name} is not a derivative of {', '.join(model.outputs)}. "
+            f"Write it like {model.outputs[0]}_{model.inputs[0]}."
+        )
+    at = torch.as_tensor(np.asarray(x, dtype=np.float64))
+    return in_numpy(network.derivatives(at, [found.index])[:, found.unknown, 0])
 
 
 #: Rows that are predicted at once; a file may be as long as a disk holds.
@@ -251,7 +266,10 @@ class PredictionOptions:
 
 
 def predict_table(
-    model: Model, source: Path, output: Path, options: PredictionOptions = PredictionOptions()
+    model: TrainedNetwork,
+    source: Path,
+    output: Path,
+    options: PredictionOptions = PredictionOptions(),
 ) -> list[str]:
     """Write the model's predictions for the rows of `source` to `output`, and return warnings.
 
@@ -296,7 +314,7 @@ def predict_table(
 
 
 def _inputs(
-    model: Model, source: Path, block: dict[str, list[Any]], row: int
+    model: TrainedNetwork, source: Path, block: dict[str, list[Any]], row: int
 ) -> tuple[Array, Counter[str]]:
     """Return the model's inputs of a block that begins with data row `row`."""
     if model.code is not None:
@@ -313,7 +331,7 @@ def _inputs(
 
 
 def _added(
-    model: Model, x: Array, raw: Array, row: int, options: PredictionOptions
+    model: TrainedNetwork, x: Array, raw: Array, row: int, options: PredictionOptions
 ) -> dict[str, NDArray[Any]]:
     """Return the added columns of a block that begins with data row `row`."""
     values, names = in_units(model, raw), model.classes or model.outputs
@@ -334,7 +352,7 @@ def _added(
     for p in options.quantiles:
         bounds = quantile_values(model, raw, p)
         added |= {f"quantile {p:g}:{name}": bounds[:, o] for o, name in enumerate(names)}
-    added |= {name: model.derivative(name, x) for name in options.derivatives}
+    added |= {name: derivative_values(model, name, x) for name in options.derivatives}
     if options.explain:
         start, effects = contributions(model, x)
         for o, name in explained_outputs(model):

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from kanrun.engine.networks import Network
-from kanrun.errors import InvalidData, UsageError
-from kanrun.points import Family
-from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
-from kanrun.runs.files import write_named_file
-from kanrun.study.prediction import (
+from kanrun.errors import InvalidData
+from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
+from kanrun.model.effects import partial_dependence
+from kanrun.model.prediction import (
     Array,
     count_out_of_range,
+    derivative_values,
     in_units,
     interval_bounds,
     label_text,
@@ -29,45 +26,26 @@ from kanrun.study.prediction import (
     quantile_values,
     range_warnings,
 )
-from kanrun.targets import (
-    Data,
-    PiecewiseScaling,
-    Scaling,
-    TableCode,
-    as_array,
-    as_numbers,
-    input_rows,
-)
+from kanrun.model.summary import ModelSummary, figure_of, html_of, summary_of
+from kanrun.model.trained import TrainedNetwork
+from kanrun.model.update import update_model
+from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
+from kanrun.runs.files import write_named_file
+from kanrun.targets import Data, as_array, as_numbers, input_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from kanrun.study.model_summary import ModelSummary
-
 _WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
+class Model(TrainedNetwork):
     """A trained network with names and units. Models are equal only if they are the same object.
 
-    Attributes:
-        network: The network, in its own units.
-        inputs: Names of the inputs.
-        outputs: Names of the outputs.
-        domain: Range of the training data, shape (inputs, 2).
-        input_scaling: Map from the units of the data to those of the network.
-        output_scaling: The same map for the outputs; unused by classifiers.
-        classes: Labels of a classifier, else None.
-        seed: Seed of the training.
-        code: Encoding of the columns of a table, if they are not plain numbers.
-        errors: Quantiles of held-out errors in the units of the network, shape (outputs, bins,
-            1 + levels); normal scores if there is a family.
-        gaps: Intervals of each input inside the training range without data, shape (gaps, 2).
-        family: Distribution of outputs that are not plain numbers, such as counts, else None.
-        tables: Tables that the training recorded.
-        notes: Notes of the training.
+    Its attributes are those of `TrainedNetwork`: `network`, `inputs`, `outputs`, `domain`,
+    `classes`, `tables`, `notes` and others.
+
 
     Examples:
         >>> import numpy as np
@@ -84,43 +62,6 @@ class Model:
         >>> bool(again.predict([1.0]) == model.predict([1.0]))
         True
     """
-
-    network: Network
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    domain: Array
-    input_scaling: Scaling | PiecewiseScaling
-    output_scaling: Scaling | PiecewiseScaling
-    classes: tuple[str, ...] | None
-    seed: int = 0
-    code: TableCode | None = None
-    errors: Array | None = None
-    gaps: tuple[Array, ...] = ()
-    family: Family | None = None
-    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)
-    notes: tuple[str, ...] = field(default=(), repr=False)
-
-    def __post_init__(self) -> None:
-        """Raise ValueError if a part does not fit the network or is not finite."""
-        both = self.input_scaling, self.output_scaling
-        with np.errstate(all="ignore"):
-            scales, zeros = [a.scale for a in both], [a.invert(0 * a.scale) for a in both]
-        for name, size, axis in (
-            ("inputs", len(self.inputs), 0),
-            ("domain", len(self.domain), 0),
-            ("input_scaling", len(scales[0]), 0),
-            ("outputs", len(self.classes or self.outputs), -1),
-            ("output_scaling", len(self.classes or scales[1]), -1),
-        ):
-            if size != (needed := self.network.shape[axis]):
-                raise ValueError(f"{name} has {size} entries, and the network {needed}")
-        numbers = np.concatenate([self.domain.ravel(), *scales, *zeros])
-        if not np.isfinite(numbers).all() or min(map(np.min, scales)) <= 0:
-            raise ValueError("a range or scaling is not finite, or a scale not positive")
-
-    def __repr__(self) -> str:
-        names = f"{', '.join(self.inputs)} -> {', '.join(self.outputs)}"
-        return f"Model({self.network.kind} {self.network.shape_text}: {names})"
 
     def __call__(self, x: Data) -> Array:
         """Compute outputs or class probabilities, and warn of samples outside the training range.
@@ -242,19 +183,7 @@ class Model:
         Raises:
             UsageError: If the model is not a solution, or `name` is not a derivative of it.
         """
-        from kanrun.engine.equations import Field, Windows
-        from kanrun.formulas.equations import Vocabulary
-
-        if not isinstance(self.network, Field | Windows):
-            raise UsageError("this model has no derivatives. Only solutions of kanrun solve do.")
-        found = Vocabulary(self.inputs, self.outputs).derivative(name)
-        if found is None:
-            raise UsageError(
-                f"{name} is not a derivative of {', '.join(self.outputs)}. "
-                f"Write it like {self.outputs[0]}_{self.inputs[0]}."
-            )
-        at = torch.as_tensor(np.asarray(x, dtype=np.float64))
-        return self.network.derivatives(at, [found.index])[:, found.unknown, 0].numpy()
+        return derivative_values(self, name, x)
 
     def update(self, x: Data, y: Data) -> Model:
         """Train on new rows without forgetting the old ones, which are not needed.
@@ -276,8 +205,6 @@ class Model:
             UsageError: If the model is a solution of `kanrun solve`, has a family, or has more
                 unknowns than remembered and new rows.
         """
-        from kanrun.study.updating import update_model
-
         return update_model(self, x, y)
 
     def summary(self) -> ModelSummary:
@@ -289,8 +216,6 @@ class Model:
         Raises:
             UsageError: If the model was stored without the tables of its training.
         """
-        from kanrun.study.model_summary import summary_of
-
         return summary_of(self)
 
     def effect(self, column: str) -> pd.DataFrame:
@@ -308,8 +233,6 @@ class Model:
         Raises:
             UsageError: If there is no such column.
         """
-        from kanrun.study.model_summary import partial_dependence
-
         return partial_dependence(self, column)
 
     def plot(self, name: str = "network", columns: Sequence[str] = ()) -> Figure:
@@ -326,8 +249,6 @@ class Model:
         Raises:
             UsageError: If this model does not have the figure.
         """
-        from kanrun.study.model_summary import figure_of
-
         return figure_of(self, name, columns)
 
     def save(self, path: str | Path) -> Path:
@@ -342,8 +263,6 @@ class Model:
         Raises:
             StorageFailed: If the file cannot be written.
         """
-        from kanrun.study.saved import to_checkpoint
-
         file = _with_ending(path)
         write_checkpoint(file, to_checkpoint(file.stem, self))
         return file
@@ -361,8 +280,6 @@ class Model:
         Raises:
             KanrunError: If the file is missing, corrupted or not a model of kanrun.
         """
-        from kanrun.study.saved import from_checkpoint
-
         file = Path(path) if Path(path).is_file() else _with_ending(path)
         return from_checkpoint(read_checkpoint(file), Model)
 
@@ -399,8 +316,6 @@ class Model:
         return notes
 
     def _repr_html_(self) -> str:
-        from kanrun.study.model_summary import html_of
-
         return html_of(self)
 
 

@@ -1,0 +1,124 @@
+"""Dataclasses of networks, tensors and tables as checkpoints, and back."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kanrun.engine.networks import Network, from_description
+from kanrun.errors import MALFORMED, KanrunError
+from kanrun.runs.records import Checkpoint
+
+Arrays = dict[str, NDArray[Any]]
+Kind = TypeVar("Kind")
+
+
+def to_checkpoint(name: str, value: Any, **further: Any) -> Checkpoint:
+    """Return a dataclass as JSON and arrays, from which `from_checkpoint` makes it again.
+
+    Parameters of networks, tensors and columns of numbers are arrays, all else is in the
+    description, together with the values of `further`.
+    """
+    arrays: Arrays = {}
+
+    def stored(part: Any) -> Any:
+        place = f"{len(arrays)}/"
+        if isinstance(part, Network):
+            arrays.update(pack(part, place))
+            return {**part.describe(), "place": place}
+        if isinstance(part, pd.DataFrame):
+            return {str(column): stored(values) for column, values in part.items()}
+        if isinstance(part, pd.Series) and part.dtype.kind not in "biuf":
+            return [[None if pd.isna(one) else str(one) for one in part]]
+        if isinstance(part, Tensor | pd.Series):
+            arrays[place] = part.cpu().numpy() if isinstance(part, Tensor) else part.to_numpy()
+            return place
+        return part.tolist()
+
+    return Checkpoint(name, arrays, {**further, **msgspec.to_builtins(value, enc_hook=stored)})
+
+
+def from_checkpoint(
+    checkpoint: Checkpoint, kind: type[Kind], device: torch.device | None = None
+) -> Kind:
+    """Return the dataclass of `to_checkpoint`. Raises KanrunError if it is not a valid `kind`."""
+    arrays = checkpoint.arrays
+
+    def restored(part: type, plain: Any) -> Any:
+        if part is Network:
+            own = {name: value for name, value in plain.items() if name != "place"}
+            return unpack(own, arrays, plain.get("place", "")).to(device)
+        if part is pd.DataFrame:
+            return pd.DataFrame(
+                {name: arrays[at] if isinstance(at, str) else at[0] for name, at in plain.items()}
+            )
+        if part is not Tensor:
+            return np.array(plain, dtype=np.float64)
+        tensor = torch.from_numpy(np.array(arrays[plain]))
+        # The state of a generator, which has bytes, stays on the CPU.
+        return tensor if tensor.dtype == torch.uint8 else tensor.to(device)
+
+    try:
+        return msgspec.convert(checkpoint.meta, kind, dec_hook=restored)
+    except MALFORMED as error:
+        raise KanrunError(
+            f"Checkpoint {checkpoint.name} does not describe a {kind.__name__}: {error!r}."
+        ) from error
+
+
+def pack(network: Network, prefix: str = "") -> Arrays:
+    """Return the network's parameters and buffers as arrays, their names after `prefix`."""
+    state = network.state_dict().items()
+    return {prefix + name: value.detach().cpu().numpy() for name, value in state}
+
+
+def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Network:
+    """Return the network of `describe()` and its packed arrays, in their precision, on the CPU.
+
+    Raises KanrunError if arrays and description do not belong together.
+    """
+    state = {
+        name[len(prefix) :]: torch.from_numpy(np.array(a))
+        for name, a in arrays.items()
+        if name.startswith(prefix)
+    }
+    try:
+        if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise ValueError(
+                f"{bad[0]} has {int((~state[bad[0]].isfinite()).sum())} values that are not finite"
+            )
+        floats = {value.dtype for value in state.values() if value.is_floating_point()}
+        if len(floats) != 1 or not floats <= {torch.float32, torch.float64}:
+            raise ValueError(
+                f"its precision is {' and '.join(sorted(map(str, floats))) or 'none'}, not one"
+            )
+        if _described(description) > sum(value.numel() for value in state.values()):
+            # Memory would be taken for all of them.
+            raise ValueError("it describes more numbers than are stored")
+        network = from_description(description)
+        network.to(floats.pop())
+        network.load_state_dict(state)
+    except (RuntimeError, *MALFORMED) as error:
+        raise KanrunError(
+            f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
+        ) from error
+    return network
+
+
+def _described(description: dict[str, Any]) -> int:
+    """Return a lower bound on the numbers that the network of a description has."""
+    if "layers" in description:
+        sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
+        return sum(
+            inputs * outputs * (intervals + degree) for inputs, outputs, intervals, degree in sizes
+        )
+    if "shape" in description:
+        return sum(inputs * outputs for inputs, outputs in pairwise(description["shape"]))
+    return int(description.get("functions", 0) * description.get("outputs", 0))

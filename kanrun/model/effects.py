@@ -1,0 +1,88 @@
+"""Effects: how the predictions of a trained network depend on one column of its table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from kanrun.model.prediction import (
+    Array,
+    explained_outputs,
+    input_columns,
+    predicted_values,
+    training_sample,
+)
+from kanrun.model.trained import TrainedNetwork
+from kanrun.targets.datasets import check_known
+from kanrun.targets.encoding import ColumnCode, features_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+#: Training rows and values of a column of which partial dependence is computed, and the quantiles
+#: of the rows' own curves at the ends of its band.
+EFFECT_ROWS, EFFECT_POINTS, EFFECT_BAND = 500, 41, (0.1, 0.9)
+
+
+def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
+    """Return how predictions depend on a column of the table, over the training rows.
+
+    Columns: input, level (of texts), output (of two classes the second), x, is_date, `value`, the
+    mean prediction when all rows have x (J. Friedman, Annals of Statistics 29 (2001) 1189-1232),
+    `lower` and `upper`, between which 80% of the rows' own predictions lie when all are moved to
+    the same mean, and `ale`, the accumulated local effects, from rows near x alone (D. Apley and J.
+    Zhu, Journal of the Royal Statistical Society B 82 (2020) 1059-1086); not of texts. Raises
+    UsageError for an unknown column.
+    """
+    columns, sample = input_columns(model), training_sample(model)
+    check_known("column", name, columns, "input columns of this model")
+    mine, x = columns[name], sample[:: -(-len(sample) // EFFECT_ROWS)]
+    codes = model.code.columns if model.code else ()
+    code = next((one for one in codes if one.name == name), ColumnCode(name))
+    if code.levels is not None:
+        features, at = np.eye(len(code.levels) + 1)[:, :-1], np.arange(len(code.levels) + 1.0)
+    else:
+        at = np.unique(np.quantile(x[:, mine[0]], np.linspace(0, 1, EFFECT_POINTS)))
+        features = features_of(vars(code), at)
+    curves = []
+    for each in features:
+        moved = x.copy()
+        moved[:, mine] = each
+        curves.append(predicted_values(model, moved))
+    every, value = np.stack(curves), np.mean(curves, axis=1)
+    own = every - every.mean(0)
+    lower, upper = np.quantile(own - own.mean(1, keepdims=True), EFFECT_BAND, axis=1) + value
+    ale = np.full_like(value, np.nan)
+    if code.levels is None and len(at) > 1:
+        ale = _local_effects(every, at, x[:, mine[0]]) + predicted_values(model, x).mean(0)
+    level = "" if code.levels is None else [*code.levels, "(others)"]
+    found = []
+    for o, output in explained_outputs(model):
+        labels = {"input": name, "level": level, "output": output, "x": at}
+        curve = {"value": value[:, o], "lower": lower[:, o], "upper": upper[:, o], "ale": ale[:, o]}
+        found.append(pd.DataFrame({**labels, "is_date": code.parts is not None, **curve}))
+    return pd.concat(found, ignore_index=True)
+
+
+def _local_effects(curves: Array, at: Array, values: Array) -> Array:
+    """Return accumulated local effects (points, outputs), whose mean over rows is zero.
+
+    `curves` (points, rows, outputs) are predictions of rows with `values` when these are `at`.
+    """
+    cell, rows = np.clip(np.searchsorted(at, values) - 1, 0, len(at) - 2), np.arange(len(values))
+    counts = np.bincount(cell, minlength=len(at) - 1)[:, None]
+    steps = np.zeros((len(at) - 1, curves.shape[2]))
+    np.add.at(steps, cell, curves[cell + 1, rows] - curves[cell, rows])
+    effects = np.cumsum(np.pad(steps / np.maximum(counts, 1), ((1, 0), (0, 0))), 0)
+    return np.asarray(effects - (counts * (effects[1:] + effects[:-1])).sum(0) / 2 / len(values))
+
+
+def effect_figure(model: TrainedNetwork, table: pd.DataFrame) -> Figure:
+    """Draw the partial dependence of columns, tables of `partial_dependence`."""
+    from kanrun import figures  # which load matplotlib
+
+    names, plain = table["input"].unique().tolist(), table[table["level"] == ""]
+    remark = "line: all rows; dashed: rows nearby; band: 80% of rows"
+    return figures.effects(table, names, plain, remark, classes=model.classes is not None)

@@ -1,0 +1,128 @@
+"""Run folders read back by `load_run`: configuration, tables and trained models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kanrun.errors import UsageError
+from kanrun.model.checkpoints import from_checkpoint
+from kanrun.model.model import Model
+from kanrun.runs import Run, find_run
+from kanrun.runs.files import write_named_file
+
+SLIDER_NAME = re.compile(r".*-seed\d+-stages")  # of checkpoints with models under a slider
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run read back, or a point of it: `config`, `tables`, models, and its `points`."""
+
+    run: Run
+
+    @cached_property
+    def points(self) -> tuple[LoadedRun, ...]:
+        """Points in the order of their numbers; of a run of one point the run itself."""
+        return tuple(LoadedRun(point) for point in self.run.points)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Stored configuration as plain values."""
+        return deepcopy(self.run.config)
+
+    @cached_property
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """Recorded tables by name, each read when it is first asked for."""
+        return self.run.frames
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the stored models: by cell, if there are several, then the lowest seed first."""
+
+        def natural(name: str) -> list[str | int]:
+            """Return the words and numbers of a name, such as cell 10 behind cell 2."""
+            parts = enumerate(re.split(r"(\d+)", name))
+            return [int(part) if place % 2 else part for place, part in parts]
+
+        others = SLIDER_NAME, re.compile(r"resume-\d+-\d+")
+        names = (one for one in self.run.checkpoints if not any(e.fullmatch(one) for e in others))
+        return sorted(names, key=natural)
+
+    def model(self, name: str | None = None) -> Model:
+        """Return the model called `name`, or that of the first seed.
+
+        Raises UsageError for a run without models or of several points, and for an unknown name.
+        """
+        self.run.check_single()
+        self.run.check_checkpoints()
+        if not self.models:
+            raise UsageError(
+                f"{self.run.path} holds no trained model; only finished trainings leave one."
+            )
+        chosen = name or self.models[0]
+        if chosen not in self.models:
+            raise UsageError(
+                f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}."
+            )
+        return replace(from_checkpoint(self.run.checkpoint(chosen), Model), tables=self.tables)
+
+    def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
+        """Write the model called `name` (the first seed's), or the run's formula, to `file`.
+
+        Returns notes for the user. Raises UsageError for an unknown format, and if the file cannot
+        be written.
+        """
+        from kanrun.exports import formula_bytes, identifier
+
+        chosen = name or next(iter(self.models), "")
+        found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
+        if "formula" in found:
+            all_of = [self.run.checkpoint(one).meta for one in ([name] if name else self.models)]
+            units = self.config.get("target", {}).get("units")
+            stored = [
+                {**one, "units": units}
+                for one in all_of
+                if "formula" in one and one.get("seed") == found.get("seed")
+            ]
+            content = formula_bytes(stored, form, file, identifier(Path(file).stem))
+            write_named_file(Path(file), content)
+            return []
+        if form == "formula":
+            raise UsageError(
+                f"{self.run.path} holds no formula; find one with kanrun interpret from_run=RUN."
+            )
+        return self.model(name).export(form, file)
+
+
+def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
+    """Read the run that `run` names: configuration, tables, trained models.
+
+    Nothing in its folder is ever executed.
+
+    Args:
+        run: `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/7` for point 7 of a run of several, a
+            path, a tag, or the beginning of a name in `outputs`.
+        outputs: The folder of run folders.
+
+    Returns:
+        The run, or one point of it.
+
+    Raises:
+        UsageError: If there is no such run.
+
+    Examples:
+        >>> from kanrun import load_run
+        >>> run = load_run("fit/latest")
+        >>> run.model().inputs
+        ('x0',)
+        >>> len(run.tables["summary"])
+        1
+    """
+    return LoadedRun(find_run(str(run), Path(outputs)))
