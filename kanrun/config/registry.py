@@ -71,10 +71,12 @@ class TargetKind(RegistryEntry):
 
     Attributes:
         table: Whether it has rows, and is not a function.
+        check: "module:name" of what rejects its settings without torch and without reading rows.
         names: "module:name" of the names that its `name` or `id` may be, or what returns them.
     """
 
     table: bool = False
+    check: str = ""
     names: str = ""
 
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from msgspec import Meta, ValidationError, convert
 
-from kanrun.config.registry import EXPERIMENTS, GROUPS, Plain, foreign_setting
+from kanrun.config.registry import EXPERIMENTS, GROUPS, Plain, foreign_setting, resolve
 from kanrun.errors import UsageError, did_you_mean, no_file
 
 #: Value that must be given, as OmegaConf spells it; `kanrun --help` is faster without OmegaConf.
@@ -366,6 +366,14 @@ def check_files(settings: Any) -> None:
     for _, one, value in _values_of(settings):
         if FILE in one.marks and value and not os.path.exists(os.path.expanduser(value)):
             raise UsageError(no_file(value))
+
+
+def check_targets(settings: Any) -> None:
+    """Raise UsageError for targets that their kinds reject before anything heavy is loaded."""
+    for value in vars(settings).values():
+        kind = GROUPS["target"].get(getattr(value, "kind", ""))
+        if kind and kind.check and isinstance(value, kind.settings):
+            resolve(kind.check)(value)
 
 
 def _values_of(made: Any, at: str = "") -> Iterator[tuple[str, Setting, Any]]:

@@ -59,7 +59,9 @@ class GaussianPeaksTarget(FunctionTarget):
     kind: str = "gaussian_peaks"
 
 
-@target("kanrun.targets.functions:build_expression")
+@target(
+    "kanrun.targets.functions:build_expression", check="kanrun.targets.functions:build_expression"
+)
 @dataclass
 class ExpressionTarget:
     """A custom formula."""
@@ -102,7 +104,11 @@ class FeynmanTarget(FunctionTarget):
     kind: str = "feynman"
 
 
-@target("kanrun.targets.table_targets:build_table", table=True)
+@target(
+    "kanrun.targets.table_targets:build_table",
+    table=True,
+    check="kanrun.targets.table_targets:check_names",
+)
 @dataclass
 class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""

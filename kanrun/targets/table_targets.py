@@ -68,6 +68,12 @@ def build_table(config: TableTarget) -> Target:
     )
 
 
+def check_names(config: TableTarget) -> None:
+    """Raise UsageError for a column that the first row of the file does not name."""
+    file = check_path(config.path)
+    check_columns([*_inputs(config), *config.outputs], column_names(file), file.name)
+
+
 @lru_cache(maxsize=4)
 def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target:
     asked = msgspec.json.decode(settings, type=TableTarget)

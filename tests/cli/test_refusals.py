@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from processes import python
 
 PENDULUM = Path(__file__).parents[2] / "docs/examples/pendulum.csv"
 
@@ -148,3 +149,18 @@ def test_a_run_cannot_be_taken_for_a_folder_of_groups(kanrun, fit):
     run = kanrun("fit -q").folder
     result = kanrun(f"fit --config-dir {run}", code=2)
     assert "--config-path" in result.err
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ([f"target.path={PENDULUM}", "target.outputs=x"], "has no column 'x'"),
+        (["target.formula=m*c**2 +"], "it cannot be read at its end, after '+'"),
+        (["model.degree=x"], "is not a whole number"),
+    ],
+)
+def test_refusals_load_no_torch(words, said):
+    code = "import sys; from kanrun.cli.app import main; main(sys.argv[1:]); print(*sys.modules)"
+    done = python("-c", code, "fit", *words)
+    assert said in done.stderr
+    assert "torch" not in done.stdout.split()
