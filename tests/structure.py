@@ -1,4 +1,4 @@
-"""Figures on the structure of the program: files that a run executes, the path of a value, policies.
+"""Figures on the structure of the program: files of a run, path of a value, fields of policies.
 
 `make structure` prints them. ARCHITECTURE.md names the files of the main path, and
 `test_architecture.py` compares that list with what `files_executed` finds.
@@ -83,8 +83,9 @@ def record(frame, event, argument):
         sys.setprofile(None)
         return
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
-    found = [name for name in names if name not in ("self", "cls") and holds(frame.f_locals.get(name))]
-    whole = [name for name in found if isinstance(frame.f_locals[name], dict)]
+    values = {{name: frame.f_locals.get(name) for name in names if name not in ("self", "cls")}}
+    found = [name for name, value in values.items() if holds(value)]
+    whole = [name for name in found if isinstance(values[name], dict)]
     if found:
         steps.append([code.co_filename, code.co_name, found, whole])
 from kanrun.__main__ import main
@@ -139,8 +140,9 @@ def main():
     moves = [room for before, room in itertools.pairwise(rooms) if room != before]
     returns = len(moves) + 1 - len({*rooms})
     names = {name for _, _, found, _ in steps for name in found}
-    print(f"the number 61 of sampling.n_train=61, until training begins, passes {len({*files})} files")
-    print(f"  with {returns} returns to a package, as {len(names)} names: {', '.join(sorted(names))}")
+    print(f"files that the 61 of sampling.n_train=61 passes before training: {len({*files})}")
+    print(f"  returns to a package: {returns}")
+    print(f"  names: {len(names)} ({', '.join(sorted(names))})")
     for file, function, found, whole in dict.fromkeys(
         (file, function, *map(tuple, rest)) for file, function, *rest in steps
     ):
