@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
 from kanrun.engine.tables import TableModel, fit_table
-from kanrun.engine.tables.cross_validation import OURS, loss_of
+from kanrun.engine.tables.folds import OURS, loss_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.figures.panels import WIDTH, name_rows, panels_by
 from kanrun.figures.style import BLUE, GREY, styled

@@ -12,15 +12,8 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import TARGETS, AutoConfig, FitConfig, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
-from kanrun.engine.tables.cross_validation import (
-    LINEAR,
-    MEAN,
-    OURS,
-    SPARSE,
-    cross_validate,
-    loss_of,
-)
-from kanrun.engine.tables.effects import report_tables, stack_weights
+from kanrun.engine.tables.effects import report_tables
+from kanrun.engine.tables.folds import OURS, cross_validate, loss_of
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
@@ -42,14 +35,12 @@ from kanrun.study.resources import threads_of
 from kanrun.targets import Dataset, Target, build_target
 
 MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them
-_SHOWN_WEIGHT = 0.005  # of a candidate that notes name
-#: Candidates that are selected for a reason of their own.
+
+#: What is said of the simpler kinds of models.
 _REASONS = {
-    LINEAR: "the linear model: no other candidate has a significantly lower cross-validation error",
-    MEAN: "the mean of the outputs (the frequencies of classes): no candidate has a lower "
-    "cross-validation error by its standard error",
-    SPARSE: "the additive model with effects of few inputs: its cross-validation error is "
-    "significantly lower than that of the others",
+    "mean": "selected the mean of the outputs (the frequencies of classes): the evidence for an "
+    "effect of any input is too small",
+    "linear": "selected the linear model: the evidence for curves and interactions is too small",
 }
 
 
@@ -89,7 +80,9 @@ class TableFitting:
         if fitted.folds is not None:
             baselines = self.cfg.model.baselines
             checked = cross_validate(train, family, fitted.folds, baselines=baselines)
-        yield from _selection(fitted, checked, family)
+        if reason := _REASONS.get(fitted.fit.kind):
+            yield Note(reason, warning=fitted.fit.kind == "mean")
+        yield from _compared(checked, family)
         yield from self._warnings(fitted, checked)
         whole = fitted
         if self.offset is not None:
@@ -97,7 +90,7 @@ class TableFitting:
         known = with_scalings(problem, whole.inputs, whole.outputs)
         summary = _summary(self, fitted, whole, checked)
         for name, rows in (("cv_r2", "held-out rows"), ("r2", "test rows")):
-            if name in summary and fitted.selected != MEAN:
+            if name in summary and fitted.fit.kind != "mean":
                 yield from doubts(summary[name], rows)
         seconds = {"fit_seconds": fit_seconds, "seconds": time.perf_counter() - started}
         yield Row("summary", {**summary, **seconds})
@@ -145,13 +138,7 @@ class TableFitting:
             yield Note(f"{left} were left out because of {why}", warning=True)
         if asked and model.baselines and len(checked) == done:
             yield Note(f"the baselines were left out because of {why}", warning=True)
-        train, classes = self.problem.dataset.train, self.family.classes or 0
-        if len(train) >= self.policy.jump_rows and (classes > 2 or train.y.shape[1] > 1):
-            what = f"{classes} classes" if classes else f"{train.y.shape[1]} outputs"
-            yield Note(
-                f"jumps in several inputs together were not searched for: there are {what}, and "
-                "they are found for one output and for two classes"
-            )
+        train = self.problem.dataset.train
         if self.family.has_link or train.y.min() < 0:
             return
         if count := int((fitted.predict(train.x) < 0).any(1).sum()):
@@ -268,14 +255,8 @@ def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[f
     return low, high
 
 
-def _selection(fitted: TableModel, checked: DataFrame, family: Family) -> Records:
-    """Yield the selected candidate, the losses on the folds, and the rank among the baselines."""
-    weights = stack_weights(fitted)
-    stack = ", ".join(f"{name} {one:.0%}" for name, one in weights if one > _SHOWN_WEIGHT)
-    combined = f"a weighted sum of {stack}" if "," in stack else stack.replace(" 100%", " alone")
-    yield Note(
-        f"selected {_REASONS.get(fitted.selected, combined)}", warning=fitted.selected == MEAN
-    )
+def _compared(checked: DataFrame, family: Family) -> Records:
+    """Yield the losses on the folds, and the rank among the baselines."""
     if not len(checked):
         return
     loss = "log loss" if family.classes else "deviance" if family.has_link else "RMSE"
@@ -347,12 +328,12 @@ def _summary(
     summary: dict[str, Any] = {
         "target": dataset.target.name,
         "model": fitting.cfg.model.kind,
-        "selected_model": fitted.selected,
+        "selected_model": fitted.fit.kind,
         "shape": network.shape_text,
         "train_points": len(train),
         "intervals": network.intervals,
         "parameters": network.count(),
-        "effective_parameters": fitted.fit.effective,
+        "effective_parameters": fitted.fit.freedom,
         f"train_{loss}": loss_of(fitted.predict(train.x), train.y, family, train.weights),
     }
     if len(checked):

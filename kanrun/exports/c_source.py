@@ -94,7 +94,7 @@ def _structure(fields: Document) -> str:
     """Return a structure by the names of its fields; empty arrays are left out, texts are C."""
     lines = []
     for name, value in fields.items():
-        if value == []:
+        if isinstance(value, list) and not np.size(value):
             continue
         if not isinstance(value, list):
             text = str(int(value) if isinstance(value, bool) else value)
@@ -141,6 +141,12 @@ def _network(part: Document) -> Document:
         match layer["kind"]:
             case "splines":
                 own = _splines(layer)
+            case "radial":
+                splines = _splines(layer["splines"]) | {"kind": "SPLINES", "inputs": inputs}
+                own = layer | {"layers": [splines], "units": _units(layer["ranks"])}
+                own |= {"outputs": splines["outputs"], "count": len(layer["centres"])}
+                for name in ("splines", "ranks"):
+                    own.pop(name)
             case "dense":
                 own = {key: layer[key] for key in ("weights", "biases")}
                 own |= {"outputs": len(layer["biases"]), "base": layer["activation"].upper()}

@@ -26,11 +26,17 @@ splines and base do as `extrapolation` says (`linear`, `constant`, `zero`, or `b
 constant and the base function itself). The last 2 `products`
 sums multiply in pairs; all others are nodes as they are. `dense` has `weights` (out, in), `biases`
 and `activation`; `chebyshev` and `bernstein` have `domain` and `coefficients` (functions, outputs)
-of these polynomials there. `sums_of_products` adds up `terms` products of `factors` values each, in
-their order, for every output, times its entry of `sizes`. `windows` has `windows`, each with an
-`input_map` and `layers` of its own, and `ends`, one fewer: a point is in the first window whose end
-is not below its last value, beyond all ends in the last window. Last values below `starts`, those
-of all windows but the first, count as these.
+of these polynomials there. `radial` has a layer of splines, `splines`, and adds to each sum its
+`level` and, for every one of the `centres` z,
+
+    heights[0] exp(-sum_i w_i (x_i - z_i)^2 / 2) + heights[1] exp(-sum_i m_i |t_i(x_i) - t_i(z_i)|)
+
+with `smooth_rates` w and `rough_rates` m of the inputs; `heights` has the shape (2, sums,
+centres), `ranks` are piecewise linear maps t, and `ranked` holds t(z). `sums_of_products` adds up
+`terms` products of `factors` values each, in their order, for every output, times its entry of
+`sizes`. `windows` has `windows`, each with an `input_map` and `layers` of its own, and `ends`, one
+fewer: a point is in the first window whose end is not below its last value, beyond all ends in the
+last window. Last values below `starts`, those of all windows but the first, count as these.
 """
 
 from __future__ import annotations
@@ -46,7 +52,7 @@ import numpy as np
 from scipy.interpolate import BSpline as ScipySpline
 
 from kanrun.engine.equations import Field, Windows
-from kanrun.engine.layers import SplineLayer
+from kanrun.engine.layers import RadialLayer, SplineLayer
 from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.splines import Grid, extend, uniform_breakpoints
 from kanrun.errors import UsageError
@@ -122,7 +128,7 @@ def _maps(scaling: Scaling | PiecewiseScaling) -> list[Document]:
 
 def _layers(network: Network) -> list[Document]:
     if layers := network.edge_layers:
-        return [_edges(*pair) for pair in zip(layers, network.products, strict=True)]
+        return [_layer(*pair) for pair in zip(layers, network.products, strict=True)]
     if isinstance(network, MLP):
         kinds = [network.activation] * (len(network.linear) - 1) + ["identity"]
         weights = [[each.tolist() for each in layer.parameters()] for layer in network.linear]
@@ -151,6 +157,27 @@ def _layers(network: Network) -> list[Document]:
         f"A model of kind {network.kind} is not one network of splines or linear layers; export it "
         "with --format torch."
     )
+
+
+def _layer(layer: SplineLayer, products: int) -> Document:
+    splines = _edges(layer, products)
+    if not isinstance(layer, RadialLayer):
+        return splines
+    numbers = {name: each.numpy() for name, each in layer.named_numbers()}
+    pairs = zip(numbers.pop("points"), numbers.pop("ranks"), strict=True)
+    maps = []
+    for points, ranks in pairs:
+        different = np.append(True, np.diff(points) > 0)  # the last ones may be repeated
+        maps.append({"points": points[different].tolist(), "values": ranks[different].tolist()})
+    ranked = np.stack(
+        [
+            np.interp(column, each["points"], each["values"])
+            for column, each in zip(numbers["centres"].T, maps, strict=True)
+        ],
+        1,
+    )
+    named = {name: each.tolist() for name, each in numbers.items()}
+    return {"kind": "radial", "splines": splines, "ranks": maps, "ranked": ranked.tolist(), **named}
 
 
 def _edges(layer: SplineLayer, products: int) -> Document:
@@ -198,6 +225,7 @@ def in_pieces(document: Document) -> Document:
     for layer in layers:
         if layer["kind"] == "windows":
             layer["windows"] = list(map(in_pieces, layer["windows"]))
+    for layer in [each.get("splines", each) for each in layers]:
         if layer["kind"] != "splines":
             continue
         degree, knots = layer["degree"], np.asarray(layer.pop("knots"))

@@ -12,7 +12,7 @@ from kanrun.errors import UsageError
 from kanrun.exports.document import Document
 
 #: Kinds of layers that `runtime.js` computes.
-LAYERS = ("splines", "dense")
+LAYERS = ("splines", "radial", "dense")
 
 
 def javascript_source(pieces: Document) -> str:
@@ -23,8 +23,8 @@ def javascript_source(pieces: Document) -> str:
     for layer in pieces["layers"]:
         if layer["kind"] not in LAYERS:
             raise UsageError(
-                f"--format javascript computes splines and linear layers, and this model has "
-                f"{layer['kind'].replace('_', ' ')}. Take python or c."
+                "--format javascript computes splines, radial and linear layers, and this model "
+                f"has {layer['kind'].replace('_', ' ')}. Take python or c."
             )
         if "gelu" in (layer.get("base"), layer.get("activation")):
             raise UsageError(

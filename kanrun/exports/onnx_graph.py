@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def onnx_bytes(pieces: Document) -> bytes:
     if pieces["classes"] is not None:
         graph.add("Softmax", x, axis=1, name="y")
     else:
-        graph.in_double(x, pieces["output_map"], "values", "points", name="y")
+        _in_units(graph, x, pieces["output_map"], "values", "points", name="y")
     outputs = pieces["classes"] or pieces["outputs"]
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", len(names)])
@@ -73,10 +74,12 @@ class _Graph:
         self.constants: list[Any] = []
         self.kind: Any = np.float32
 
-    def in_double(self, x: _Traced, maps: list[Document], *ways: str, name: str = "") -> _Traced:
-        """Return x after `runtime.mapped`, which is computed in float64."""
+    def in_double(
+        self, x: _Traced, function: Callable[[_Traced], _Traced], name: str = ""
+    ) -> _Traced:
+        """Return the function of x, which is computed in float64."""
         self.kind = np.float64
-        found = runtime.mapped(maps, self._cast(x), *ways)
+        found = function(self._cast(x))
         self.kind = np.float32
         return self._cast(found, name)
 
@@ -157,6 +160,7 @@ _OPERATORS = {
     "divide": "Div",
     "true_divide": "Div",
     "negative": "Neg",
+    "absolute": "Abs",
     "power": "Pow",
     "matmul": "MatMul",
     "minimum": "Min",
@@ -182,9 +186,15 @@ _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
 }
 
 
+def _in_units(
+    graph: _Graph, x: _Traced, maps: list[Document], *ways: str, name: str = ""
+) -> _Traced:
+    return graph.in_double(x, lambda values: runtime.mapped(maps, values, *ways), name)
+
+
 def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
     """Add a network, see `runtime.network`, with the map of the inputs in float64."""
-    x = graph.in_double(x, part["input_map"], "points", "values")
+    x = _in_units(graph, x, part["input_map"], "points", "values")
     for layer in part["layers"]:
         if layer["kind"] == "windows":
             # All windows are evaluated at all points, and each point takes its own.
@@ -195,6 +205,8 @@ def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
                 inside = _network(graph, window, graph.add("Max", x, least.copy()))
                 found = graph.add("Where", x[:, -1:] > end, inside, found)
             x = found
+        elif layer["kind"] == "radial":  # whose heights may cancel each other
+            x = graph.in_double(x, partial(runtime.LAYERS["radial"], layer))
         else:
             x = runtime.LAYERS[layer["kind"]](layer, x)
     return x

@@ -12,8 +12,9 @@ typedef struct { int count; const double *points, *values; double shift, scale; 
 typedef struct { int input, intervals; const double *knots; } grid;
 typedef struct { int grid, to; double base_weight, scale; const double *coefficients; } edge;
 typedef struct network network;
-typedef struct {
-    enum { SPLINES, DENSE, CHEBYSHEV, BERNSTEIN, SUMS_OF_PRODUCTS, WINDOWS } kind;
+typedef struct layer layer;
+struct layer {
+    enum { SPLINES, RADIAL, DENSE, CHEBYSHEV, BERNSTEIN, SUMS_OF_PRODUCTS, WINDOWS } kind;
     int inputs, outputs, count; /* count: of edges, or ends of windows */
     enum { IDENTITY, SILU, SIGMOID, TANH, RELU, GELU, SIN, GAUSSIAN, NONE } base;
     enum { LINEAR, CONSTANT, ZERO, BASE } extrapolation;
@@ -21,8 +22,11 @@ typedef struct {
     const grid *grids;
     const edge *edges;
     const double *weights, *biases, *domain, *coefficients, *sizes, *ends, *starts;
+    const double *level, *heights, *centres, *ranked, *smooth_rates, *rough_rates;
+    const unit *units;
+    const layer *layers;
     const network *windows;
-} layer;
+};
 struct network { int inputs, outputs, count; const unit *units; const layer *layers; };
 typedef struct {
     int levels, indicator, parts, marks;
@@ -152,6 +156,28 @@ static void splines(const layer *l, const double *x, double *y)
     for (i = 0; i < l->products; i++) y[plain + i] = sums[plain + 2 * i] * sums[plain + 1 + 2 * i];
 }
 
+/* Splines of the inputs plus exponentials of their distances from centres. */
+static void radial(const layer *l, const double *x, double *y)
+{
+    double t[@_WIDEST];
+    int c, i, o, inputs = l->inputs, outputs = l->outputs;
+    splines(l->layers, x, y);
+    for (o = 0; o < outputs; o++) y[o] += l->level[o];
+    for (i = 0; l->count && i < inputs; i++) t[i] = forward(&l->units[i], x[i]);
+    for (c = 0; c < l->count; c++) {
+        double smooth = 0, rough = 0;
+        for (i = 0; i < inputs; i++) {
+            double far = x[i] - l->centres[c * inputs + i];
+            smooth += 0.5 * l->smooth_rates[i] * far * far;
+            rough += l->rough_rates[i] * fabs(t[i] - l->ranked[c * inputs + i]);
+        }
+        smooth = exp(-smooth);
+        rough = exp(-rough);
+        for (o = 0; o < outputs; o++)
+            y[o] += l->heights[o * l->count + c] * smooth + l->heights[(outputs + o) * l->count + c] * rough;
+    }
+}
+
 static void dense(const layer *l, const double *x, double *y)
 {
     int i, j;
@@ -202,6 +228,7 @@ static void run(const network *n, const double *x, double *y)
         const layer *l = &n->layers[i];
         switch (l->kind) {
         case SPLINES: splines(l, from, to); break;
+        case RADIAL: radial(l, from, to); break;
         case DENSE: dense(l, from, to); break;
         case CHEBYSHEV: case BERNSTEIN: curve(l, from, to); break;
         case SUMS_OF_PRODUCTS: sums_of_products(l, from, to); break;

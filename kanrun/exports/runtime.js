@@ -114,6 +114,22 @@ const LAYERS = {
     for (let i = nodes.length; i < layer.sums; i += 2) nodes.push(sums[i] * sums[i + 1]);
     return nodes;
   },
+  radial(layer, x) {
+    const sums = LAYERS.splines(layer.splines, x).map((sum, o) => sum + layer.level[o]);
+    if (!layer.centres.length) return sums;
+    const ranks = layer.ranks.map((unit, i) => interpolated(unit.points, unit.values, x[i]));
+    layer.centres.forEach((centre, c) => {
+      let [smooth, rough] = [0, 0];
+      x.forEach((each, i) => {
+        smooth += (layer.smooth_rates[i] * (each - centre[i]) ** 2) / 2;
+        rough += layer.rough_rates[i] * Math.abs(ranks[i] - layer.ranked[c][i]);
+      });
+      for (let o = 0; o < sums.length; o++) {
+        sums[o] += layer.heights[0][o][c] * Math.exp(-smooth) + layer.heights[1][o][c] * Math.exp(-rough);
+      }
+    });
+    return sums;
+  },
   dense(layer, x) {
     const [activation] = BASES[layer.activation];
     return layer.weights.map((row, o) => activation(row.reduce((sum, w, i) => sum + w * x[i], layer.biases[o])));

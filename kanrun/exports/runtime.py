@@ -146,6 +146,21 @@ def _splines(layer: Data, x: Any) -> Any:
     return np.concatenate([total[:, :plain], total[:, plain::2] * total[:, plain + 1 :: 2]], 1)
 
 
+def _radial(layer: Data, x: Any) -> Any:
+    """Return splines of the inputs plus exponentials of their distances from centres."""
+    found = _splines(layer["splines"], x) + np.asarray(layer["level"])
+    if not layer["centres"]:
+        return found
+    t = mapped(layer["ranks"], x, "points", "values")
+    centres, ranked = np.asarray(layer["centres"]), np.asarray(layer["ranked"])
+    smooth, rough = np.zeros(len(centres)), np.zeros(len(centres))
+    for i, (w, m) in enumerate(zip(layer["smooth_rates"], layer["rough_rates"], strict=True)):
+        smooth = smooth - 0.5 * w * (x[:, i : i + 1] - centres[:, i]) ** 2
+        rough = rough - m * abs(t[:, i : i + 1] - ranked[:, i])
+    first, second = np.asarray(layer["heights"])
+    return found + np.exp(smooth) @ first.T + np.exp(rough) @ second.T
+
+
 def _chebyshev(layer: Data, x: Any) -> Any:
     """Return a sum of Chebyshev polynomials of t, which runs from -1 to 1 over the domain."""
     low, high = layer["domain"]
@@ -185,6 +200,7 @@ def _normal(x: Any) -> Any:
 
 LAYERS: dict[str, Callable[[Data, Any], Any]] = {
     "splines": _splines,
+    "radial": _radial,
     "dense": lambda layer, x: BASES[layer["activation"]][0](
         x @ np.transpose(layer["weights"]) + np.asarray(layer["biases"])
     ),

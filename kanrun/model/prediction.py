@@ -49,11 +49,6 @@ def network_outputs(model: TrainedNetwork, x: Array) -> Array:
     """Return the outputs of the network, in its units, shape (samples, outputs)."""
     scaled = model.input_scaling.apply(np.asarray(x, dtype=np.float64))
     parameter = next(model.network.parameters())
-    is_exact = parameter.dtype == torch.float64 and parameter.device.type == "cpu"
-    if is_exact and isinstance(model.input_scaling, PiecewiseScaling):
-        from kanrun.engine.tables.to_kan import table_outputs  # only for tables
-
-        return table_outputs(model.network, scaled)
     return in_numpy(predict(model.network, torch.as_tensor(scaled).to(parameter)))
 
 

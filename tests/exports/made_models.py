@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from kanrun.engine.equations import Field, OutputForm, Windows
-from kanrun.engine.layers import BASES, EdgeSpec
+from kanrun.engine.layers import BASES, EdgeSpec, RadialLayer
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Polynomial
 from kanrun.model.model import Model
 from kanrun.targets import PiecewiseScaling, Scaling
@@ -81,6 +81,25 @@ def field(low=0.0, **more):
     return Field(kan((2, 3, 12)), OutputForm(2, 3, 2), box, sizes, **more)
 
 
+def radial():
+    """Splines plus radial functions about six centres; ranks of one input have fewer points."""
+    splines = kan((2, 3), base="zero").edge_layers[0]
+    uniform = {
+        "level": (3,),
+        "heights": (2, 3, 6),
+        "centres": (6, 2),
+        "smooth_rates": (2,),
+        "rough_rates": (2,),
+    }
+    numbers = {
+        name: torch.rand(size, generator=generator(), dtype=torch.float64)
+        for name, size in uniform.items()
+    }
+    numbers["points"] = torch.tensor([[-1.0, 0.0, 0.5, 2.0], [-1.0, 1.0, 1.0, 1.0]]).double()
+    numbers["ranks"] = torch.tensor([[-2.0, 0.5, 1.0, 2.0], [-1.0, 1.0, 1.0, 1.0]]).double()
+    return model(KAN.of_layers([RadialLayer.of(splines, numbers)]))
+
+
 def solution():
     return model(field(9.0), input_scaling=Scaling.identity(2), output_scaling=Scaling.identity(2))
 
@@ -134,6 +153,7 @@ MODELS = {
     "windows": windows,
     "one window": lambda: replace(solution(), network=Windows([field()])),
     "classes": classifier,
+    "radial": radial,
     "table": table,
 }
 MODELS |= {f"degree {k}": lambda k=k: model(kan(degree=k, base="zero")) for k in (0, 1, 2, 5, 8)}

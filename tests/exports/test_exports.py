@@ -32,6 +32,7 @@ from kanrun.exports import (
     identifier,
     in_pieces,
 )
+from kanrun.exports.javascript import LAYERS
 from kanrun.model.prediction import predicted_values
 from kanrun.targets import Scaling
 from kanrun.targets.table_text import read_days
@@ -109,7 +110,7 @@ def test_c_has_the_models_numbers(name, tmp_path):
     assert np.isnan(through_c(library, "a_model", none, expected.shape[1])).any()
 
 
-@pytest.mark.parametrize("name", ["table", "classes", "mlp", "windows"])
+@pytest.mark.parametrize("name", ["table", "classes", "mlp", "windows", "radial"])
 def test_python_needs_numpy_alone(name, tmp_path):
     one = MODELS[name]()
     file = written(one, "python", tmp_path / "m.py")
@@ -152,7 +153,7 @@ console.log(JSON.stringify(rows.map(predict)));
 def test_javascript_has_the_models_numbers_or_says_why_not(name, tmp_path):
     one = MODELS[name]()
     document = document_of(one)
-    if "gelu" in name or document["layers"][-1]["kind"] not in ("splines", "dense"):
+    if "gelu" in name or document["layers"][-1]["kind"] not in LAYERS:
         with pytest.raises(UsageError, match="Take python or c"):
             content(one, "javascript")
         return
@@ -311,7 +312,7 @@ def test_onnx_refuses_units_beyond_float32():
         content(replace(one, domain=one.domain * 1e-40), "onnx")
 
 
-@pytest.mark.parametrize("name", ["table", "classes", "bspline", "windows"])
+@pytest.mark.parametrize("name", ["table", "classes", "bspline", "windows", "radial"])
 def test_torch_export_has_the_models_numbers(name):
     one = MODELS[name]()
     program = torch.export.load(io.BytesIO(content(one, "torch")))

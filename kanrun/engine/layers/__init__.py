@@ -38,8 +38,8 @@ from kanrun.engine.layers.edges import (
     nodes_of,
     of_sums,
 )
+from kanrun.engine.layers.radial_layer import RadialLayer
 from kanrun.engine.layers.spline_layer import LearnedEdge, SplineLayer
-from kanrun.engine.layers.step_layer import STEP_KNOTS, StepLayer
 from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
 from kanrun.errors import UsageError
 

@@ -254,10 +254,6 @@ class SplineLayer(nn.Module):
 
     # -------------------- other layers
 
-    def splines(self) -> SplineLayer:
-        """Return the layer with a spline on every edge: itself."""
-        return self
-
     def refined(self, intervals: int) -> tuple[SplineLayer, str]:
         """Return the layer on `intervals` intervals over its domain, and the method."""
         old = self.grid.breakpoints

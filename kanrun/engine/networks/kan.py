@@ -18,8 +18,8 @@ from kanrun.engine.layers import (
     Domain,
     EdgeSpec,
     LearnedEdge,
+    RadialLayer,
     SplineLayer,
-    StepLayer,
     checked_edges,
     checked_shape,
     domain_of,
@@ -152,13 +152,13 @@ class KAN(Network):
         return cls.of_layers(layers, products)
 
     def describe(self) -> dict[str, Any]:
-        layers = [layer.describe() for layer in self.stored_layers]
+        layers = [layer.describe() for layer in self.edge_layers]
         return {"kind": self.kind, "layers": layers, "products": list(self.products[:-1])}
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> KAN:
         layers = [
-            (StepLayer if "steps" in layer else SplineLayer).from_description(layer)
+            (RadialLayer if "centres" in layer else SplineLayer).from_description(layer)
             for layer in description["layers"]
         ]
         return cls.of_layers(layers, description.get("products", ()))
@@ -280,23 +280,18 @@ class KAN(Network):
         return values
 
     @property
-    def stored_layers(self) -> tuple[SplineLayer, ...]:
-        """Layers as they are stored, which may have steps in place of splines."""
+    def edge_layers(self) -> tuple[SplineLayer, ...]:
         return tuple(layer for layer in self.layers if isinstance(layer, SplineLayer))
 
     @property
-    def edge_layers(self) -> tuple[SplineLayer, ...]:
-        return tuple(layer.splines() for layer in self.stored_layers)
-
-    @property
     def shape(self) -> tuple[int, ...]:
-        layers = self.stored_layers
+        layers = self.edge_layers
         return (*(layer.inputs for layer in layers), layers[-1].outputs)
 
     def count(self) -> int:
         """Return the number of trained numbers, without those of pruned edges."""
         total = 0
-        for layer in self.stored_layers:
+        for layer in self.edge_layers:
             numbers = sum(p.numel() for p in layer.parameters() if p.requires_grad)
             total += numbers * int(layer.mask.sum()) // layer.mask.numel()
         return total
@@ -333,7 +328,7 @@ class KAN(Network):
     @property
     def intervals(self) -> int:
         """G of the first layer; all layers have the same unless built otherwise."""
-        return self.stored_layers[0].grid.intervals
+        return self.edge_layers[0].grid.intervals
 
     def unknowns_at(self, intervals: int | None) -> int:
         return sum(layer.unknowns_at(intervals) for layer in self.edge_layers)

@@ -229,11 +229,8 @@ class Network(nn.Module):
         return ()
 
     def plain(self: N) -> N:
-        """Return a copy that holds its `edge_layers`, to train or change them."""
-        new = deepcopy(self)
-        if new.products:
-            new.layers = nn.ModuleList(new.edge_layers)
-        return new
+        """Return a copy, to train or change it."""
+        return deepcopy(self)
 
     def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
         """Return the inputs of each of `edge_layers`, and the network's output last."""

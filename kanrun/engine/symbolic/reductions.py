@@ -45,11 +45,9 @@ _MANY, _MOST = 10, 9
 #: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
 _MATTERS = 0.05
 #: Rows on which the importance is measured.
-_ROWS = 1000
-#: The model of tables that measures it: smooth functions suffice.
-_POLICY = TablePolicy(
-    folds=0, alternatives=False, candidates=("additive", "pairs", "neighbourhoods")
-)
+_ROWS = 500
+#: The model of tables that measures it.
+_POLICY = TablePolicy(folds=0)
 #: Work of that for each row.
 _WORK = 8e-4
 #: Work for each row and input.

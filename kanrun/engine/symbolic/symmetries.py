@@ -19,6 +19,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import TINY, Array, input_symbols
+from kanrun.engine.symbolic.gaussian_process import fit_process, likeliest_kernel
 from kanrun.engine.symbolic.problem import UNDERFLOW, SearchData
 from kanrun.engine.symbolic.reductions import (
     Reduction,
@@ -27,18 +28,10 @@ from kanrun.engine.symbolic.reductions import (
     power_factor,
     single_index,
 )
-from kanrun.engine.tables.gaussian_process import GaussianProcess, KernelPrior, fit_kernel
 
 #: Points from which the lengths of the smooth fit are found, and those that it goes through. Steps
 #: of the search, and its last gain of likelihood.
 _TUNED, _FITTED, _STEPS, _LIKELIHOOD_RTOL = 250, 600, 25, 2e-9
-#: Hyperparameters of values without noise, or with some; there are no straight lines.
-_PRIOR = KernelPrior(
-    precision=(0.1, 1e-6, 1e2),
-    linear=(TINY, TINY, TINY),
-    radial=(30.0, 1e-2, 1e3),
-    noise=(1e-6, 1e-9, 1.0),
-)
 #: Error from which on a fit says nothing, and below which it is as good as exact.
 NO_FIT, ACCURATE = 0.2, 1e-5
 #: Ratio of quantiles of |y| from which on errors are relative, and the quantile.
@@ -325,21 +318,20 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
     z, y = inner(data.x), outer(data.y)
     middle, size = z.mean(0), np.where(z.std(0) > 0, z.std(0), 1.0)
     mean, std = float(y.mean()), max(float(y.std()), TINY)
-    z, target = (z - middle) / size, ((y - mean) / std)[:, None]
+    z, target = (z - middle) / size, (y - mean) / std
     few, every = slice(0, _TUNED), slice(0, _FITTED)
     rows = len(z[few])
     work = rows**2 * (COSTS.product * rows + COSTS.likelihood * (2 + z.shape[1]))
     try:
-        kernel = fit_kernel(
+        kernel, noise = likeliest_kernel(
             z[few],
             target[few],
-            _PRIOR,
-            max_steps=_STEPS,
+            steps=_STEPS,
             rtol=_LIKELIHOOD_RTOL,
             on_evaluation=lambda: count_work(work),
         )
         count_work(len(z[every]) ** 2 * (COSTS.product * len(z[every]) + COSTS.likelihood))
-        process = GaussianProcess.of(kernel, z[every], target[every])
+        process = fit_process(z[every], target[every], kernel, noise)
     except np.linalg.LinAlgError:
         nowhere = np.full(len(data.validation_y), np.nan)
         return GaussianProcessFit(np.zeros_like, np.inf, of_output, nowhere, 0.0)
@@ -348,7 +340,7 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
         slopes = process.gradient((inner(x) - middle) / size) * std / size
         return np.asarray(slopes / x if of_inputs else slopes)
 
-    predicted = process.mean((inner(data.validation_x) - middle) / size)[:, 0] * std + mean
+    predicted = process.mean((inner(data.validation_x) - middle) / size) * std + mean
     error = float(np.sqrt(np.mean((predicted - outer(data.validation_y)) ** 2))) / std
     error = error if np.isfinite(error) else np.inf
-    return GaussianProcessFit(gradient, error, of_output, predicted, kernel.noise**0.5)
+    return GaussianProcessFit(gradient, error, of_output, predicted, noise**0.5)

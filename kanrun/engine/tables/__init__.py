@@ -1,12 +1,9 @@
-"""The automatic model of a table: candidates in closed form, stacked, as one KAN.
+"""The automatic model of a table: one Gaussian model with one kernel, found by its evidence.
 
-`fit_table` (table_model) maps columns to scores (scores), fits and stacks candidates (stacking)
-made of functions of single inputs and of pairs (reduced_basis, design, table_candidates) and of a
-Gaussian process (gaussian_process), with variances by restricted maximum likelihood
-(variance_components), and converts the result (to_kan). Cross-validation and effects are computed
-from its result.
+Columns become scores, functions of each input, and ranks (`encoder`). The kernel over them
+(`kernel`) and the likelihood of the outputs (`likelihoods`) have the largest evidence on a sample
+of rows (`evidence`); all rows determine the coefficients (`posterior`). `table_model` puts these
+together and repeats them in each fold (`folds`); `to_kan` writes the result as one KAN.
 """
 
-from kanrun.engine.tables.table_model import TableModel, fit_table
-from kanrun.engine.tables.to_kan import to_kan
-from kanrun.engine.tables.variance_components import TablePolicy
+from kanrun.engine.tables.table_model import TableModel, TablePolicy, fit_table

@@ -1,34 +1,68 @@
-"""Effects of the inputs of a fitted table, their importance, and the strongest pairs."""
+"""Effects of the inputs of a fitted table with their bands, importance, evidence, and pairs.
+
+The effect of columns is what the latent function adds on average over rows when they have given
+values (partial dependence), less its mean. It is linear in the coefficients, whose posterior gives
+its band. What no single column adds is shown by pairs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import combinations
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
 from pandas import DataFrame, concat
+from scipy.spatial.distance import cdist
 from scipy.special import expit, logit
 
-from kanrun.engine.tables.bands import JUMP_ROWS, column_effect, jump_effect, standard_errors
-from kanrun.engine.tables.cross_validation import LINEAR, MEAN, SPARSE, TRANSFORMED, loss_of
-from kanrun.engine.tables.design import strongest
+from kanrun.engine.tables.folds import loss_of
 from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs, spaced
-from kanrun.engine.tables.table_model import BlendPart, TableModel
+from kanrun.engine.tables.table_model import LatentFit, TableModel, in_units
 from kanrun.points import Points
 
-CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of an input
-MAX_ROWS, MAX_PAIRS, MAX_MAPS = 2000, 12, 4
-PARTS = 5  # of the rows, which take the place of folds
+#: Points of the effect of an input with many values.
+CURVE_POINTS = 61
+#: Quantiles that describe the distribution of an input.
+QUANTILES = 41
+#: Rows of a fold, at most, on which importance is measured.
+MAX_ROWS = 2000
+#: Pairs in the table of pairs, and maps of the strongest of them.
+MAX_PAIRS = 12
+MAX_MAPS = 4
+#: Parts of the rows that take the place of folds.
+PARTS = 5
+#: Name of what several columns add together.
 REMAINDER = "(interactions)"
-# Along each side of a map, and the quantiles at its ends.
-MAP_POINTS, MAP_QUANTILES = 25, (0.01, 0.99)
-BAND = 1.96  # standard deviations: 95% pointwise
-_RARE = 1e-12  # probability, so that its log-odds are finite
-_STREAM = 31  # of the random numbers that choose rows; the next permutes them
+#: Points along each side of a map, and the quantiles at its ends.
+MAP_POINTS = 25
+MAP_QUANTILES = (0.01, 0.99)
+#: Standard deviations of a pointwise band of 95%.
+BAND = 1.96
+#: Least probability of a class in a band, so that its log-odds are finite.
+_RARE = 1e-12
+#: Rows over which effects are averaged, and at which pairs are compared.
+_EFFECT_ROWS = 200
+#: Rows, and values of an input, from which the variance by the choice of the rows is estimated.
+_SAMPLE_ROWS = 60
+_SAMPLE_PLACES = 13
+#: Inputs with the largest rates in the kernel, whose pairs are compared.
+_PAIRED_INPUTS = 12
+#: Stream of the random numbers that choose rows; the next one permutes them.
+_STREAM = 31
 
 #: Inputs that are levels of one column, by the names of columns and levels.
 Categories = Mapping[str, Mapping[str, int]]
+
+
+class Effect(NamedTuple):
+    """Centred effect on each latent function and its standard deviation, each (points, outputs)."""
+
+    value: RowOutputs
+    std: RowOutputs
 
 
 def report_tables(
@@ -39,20 +73,38 @@ def report_tables(
     categories: Categories,
     seed: int,
 ) -> Iterator[tuple[str, DataFrame]]:
-    """Yield all tables by name; without pairs there are no tables of pairs."""
+    """Yield all tables by name; without radial parts there are no tables of pairs."""
     levels = np.linspace(0, 1, QUANTILES)
     yield "effects", effect_table(model, points, inputs, outputs, categories)
     columns = _columns(inputs, categories)
     yield "importance", importance_table(model, points, columns, seed)
-    if model.selected != MEAN:
-        yield "anova", anova_table(model, columns)
+    yield "anova", anova_table(model, columns)
     labels = {"input": np.repeat(inputs, QUANTILES), "level": np.tile(levels, len(inputs))}
     values = np.quantile(points.x, levels, axis=0).T.ravel()
     yield "input_values", DataFrame(labels | {"x": values})
     if len(pairs := pair_table(model, inputs)):
         yield "pairs", pairs
         yield "pair_maps", pair_maps(model, points, pairs, inputs, outputs)
-    yield "stack_weights", DataFrame(stack_weights(model), columns=["member", "weight"])
+    yield "kernel", kernel_table(model, inputs)
+
+
+def kernel_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
+    """Return the hyperparameters: a row per input with its rates, and one per variance.
+
+    The columns are `part` (`smooth rate`, `rough rate`, `variance`, `noise`, `power`), `name` and
+    `value`. Rates are those of standardised inputs.
+    """
+    fit = model.fit
+    kernel = fit.kernel
+    rows = [("smooth rate", *pair) for pair in zip(inputs, kernel.smooth_rates, strict=True)]
+    rows += [("rough rate", *pair) for pair in zip(inputs, kernel.rough_rates, strict=True)]
+    parts = ("lines", "curves", "smooth", "rough")
+    rows += [("variance", name, getattr(kernel, name)) for name in parts]
+    if model.outputs is not None:
+        for number, each in enumerate(fit.outputs):
+            rows.append(("noise", str(number), each.likelihood.dispersion))
+            rows.append(("power", str(number), each.likelihood.power.exponent))
+    return DataFrame(rows, columns=["part", "name", "value"])
 
 
 def _columns(inputs: Sequence[str], categories: Categories) -> dict[str, list[int]]:
@@ -62,6 +114,56 @@ def _columns(inputs: Sequence[str], categories: Categories) -> dict[str, list[in
     return columns | {name: [j] for j, name in enumerate(inputs) if j not in taken}
 
 
+def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> Effect:
+    """Return the effect of these inputs at scores u, averaged over scores `rows` of the others."""
+    moved, mean = (_effect_features(fit, columns, each, rows) for each in (u, rows))
+    features = moved - mean.mean(0)
+    value = [fit.factor * features @ each.coefficients for each in fit.outputs]
+    variance = [fit.factor**2 * each.spread(features) for each in fit.outputs]
+    sampled = _sampling_variance(fit, columns, u, rows)
+    return Effect(np.stack(value, 1), np.sqrt(np.stack(variance, 1) + sampled))
+
+
+def _sampling_variance(
+    fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray
+) -> RowOutputs:
+    """Return the variance of an effect (points, outputs) by the choice of the rows.
+
+    It is the variance over rows of their own effects, over the number of rows.
+    """
+    if not len(fit.centres.inputs):
+        return np.zeros((len(u), len(fit.outputs)))
+    at = u[:, columns]
+    at = at[np.argsort(at[:, 0])[spaced(len(at), _SAMPLE_PLACES)]] if len(columns) == 1 else at
+    some = rows[spaced(len(rows), _SAMPLE_ROWS)]
+    moved = np.repeat(some, len(at), 0)
+    moved[:, columns] = np.tile(at, (len(some), 1))
+    curves = fit.at_scores(moved).reshape(len(some), len(at), -1)
+    nearest = cdist(rows[:, columns], at).argmin(1)
+    shares = np.bincount(nearest, minlength=len(at)) / len(rows)
+    middles = np.einsum("rpo,p->ro", curves, shares)[:, None]
+    variance = np.var(curves - middles, axis=0) / len(rows)
+    if len(columns) > 1:
+        return np.asarray(variance)
+    return np.stack([np.interp(u[:, columns[0]], at[:, 0], one) for one in variance.T], 1)
+
+
+def _effect_features(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> ndarray:
+    """Return the features (points, features) at u, averaged over rows; others' functions are 0."""
+    encoder = fit.encoder
+    functions = encoder.functions(u)
+    functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
+    radial = fit.centres.averaged(encoder.radial(rows), columns, encoder.radial(u))
+    return np.concatenate([functions, radial], 1)
+
+
+def _mean_latent(fit: LatentFit, rows: RowInputs) -> ndarray:
+    """Return the mean of each latent function over scores `rows`, shape (outputs,)."""
+    radial, _ = fit.centres.features(fit.encoder.radial(rows))
+    features = np.concatenate([fit.encoder.functions(rows), radial], 1)
+    return np.array([fit.factor * each.latent(features).mean() for each in fit.outputs])
+
+
 def effect_table(
     model: TableModel,
     points: Points,
@@ -69,102 +171,42 @@ def effect_table(
     outputs: Sequence[str],
     categories: Categories = MappingProxyType({}),
 ) -> DataFrame:
-    """Return predictions along each input, all other effects at their means.
+    """Return predictions along each input, averaged over the others, with a 95% band.
 
-    The band (`lower` to `upper`) is pointwise 95%, for all rows of which these are a sample, see
-    `bands`. Pairs have their means; neighbourhoods are averaged over rows. A category has one point
-    for each `level`, and one for other rows.
+    The band (`lower` to `upper`) is that of the effect given the kernel, pointwise. A category has
+    one point for each `level`, and one for other rows.
     """
-    columns = _columns(inputs, categories)
-    grids = [_grid(points.x, mine, categories.get(name)) for name, mine in columns.items()]
-    curves = _curves(model, [*columns.values()], [moved for *_, moved in grids])
-    found = []
-    for name, (at, level, _), curve in zip(columns, grids, curves, strict=True):
-        of_outputs = zip(outputs, *(part.T for part in curve), strict=True)
-        for output, value, lower, upper in of_outputs:
-            labels = {"input": name, "level": np.resize(level, len(at)), "output": output}
-            values = {"x": at, "value": value, "lower": lower, "upper": upper}
-            found.append(DataFrame(labels | values))
+    x, found = points.x, []
+    rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
+    level = _mean_latent(model.fit, rows)
+    for name, mine in _columns(inputs, categories).items():
+        at, labels = np.unique(x[:, mine[0]]), np.array([""])
+        if len(at) > 2:
+            at = np.linspace(at[0], at[-1], CURVE_POINTS)
+        values = at[:, None]
+        if name in categories:
+            every = np.eye(len(mine) + 1)[:, :-1]
+            seen = np.flatnonzero((x[:, None, mine] == every).all(2).any(0))
+            at, values = seen.astype(float), every[seen]
+            labels = np.array([*categories[name], "(others)"])[seen]
+        moved = np.tile(np.median(x, axis=0), (len(at), 1))
+        moved[:, mine] = values
+        effect = column_effect(model.fit, mine, model.inputs.apply(moved), rows)
+        middle = in_units(level + effect.value, model.outputs)
+        ends = [_moved(model, level + effect.value, d * effect.std) for d in (-BAND, BAND)]
+        curves = zip(middle.T, np.minimum(*ends).T, np.maximum(*ends).T, strict=True)
+        for output, (value, lower, upper) in zip(outputs, curves, strict=True):
+            names = {"input": name, "level": np.resize(labels, len(at)), "output": output}
+            numbers = {"x": at, "value": value, "lower": lower, "upper": upper}
+            found.append(DataFrame(names | numbers))
     return concat(found, ignore_index=True)
 
 
-def _grid(
-    x: RowInputs, mine: Sequence[int], levels: Mapping[str, int] | None
-) -> tuple[ndarray, ndarray, ndarray]:
-    """Return places on the axis of a column, its levels there, and inputs with the others fixed."""
-    at, level = np.unique(x[:, mine[0]]), np.array([""])
-    if len(at) > 2:
-        at = np.linspace(at[0], at[-1], CURVE_POINTS)
-    values = at[:, None]
-    if levels:
-        every = np.eye(len(mine) + 1)[:, :-1]
-        seen = np.flatnonzero((x[:, None, mine] == every).all(2).any(0))
-        at, values = seen.astype(float), every[seen]
-        level = np.array([*levels, "(others)"])[seen]
-    moved = np.tile(np.median(x, axis=0), (len(at), 1))
-    moved[:, mine] = values
-    return at, level, moved
-
-
-def _curves(
-    model: TableModel, columns: Sequence[Sequence[int]], grids: Sequence[ndarray]
-) -> Iterator[tuple[ndarray, ndarray, ndarray]]:
-    """Yield the predictions by the effect of each column alone, and the ends of a band."""
-    effects = [_effects(part, columns, grids) for part in model.parts]
-    if model.selected in (LINEAR, MEAN, SPARSE):
-        # What the selected model leaves out is uncertain too: the errors are those of the stack.
-        others = zip(effects[0], _effects(model.stack, columns, grids), strict=True)
-        whole = _errors(model.stack, columns, grids)
-        errors = [[np.hypot(e, b - a) for e, (a, b) in zip(whole, others, strict=True)]]
-    else:
-        errors = [_errors(part, columns, grids) for part in model.parts]
-    of_columns = zip(zip(*effects, strict=True), zip(*errors, strict=True), strict=True)
-    for own, spread in of_columns:
-        yield _in_units(model, own), *_ends(model, own, spread)
-
-
-def _effects(
-    part: BlendPart, columns: Sequence[Sequence[int]], grids: Sequence[ndarray]
-) -> list[ndarray]:
-    """Return the effect of each column on its grid."""
-    rows, basis = map(part.inputs.apply, grids), part.fit.design.basis
-    pairs = zip(columns, rows, strict=True)
-    return [column_effect(part.fit, mine, u, basis.values(u)) for mine, u in pairs]
-
-
-def _errors(
-    part: BlendPart, columns: Sequence[Sequence[int]], grids: Sequence[ndarray]
-) -> list[ndarray]:
-    """Return the standard errors of these effects."""
-    return standard_errors(part.fit, columns, [*map(part.inputs.apply, grids)])
-
-
-def _ends(
-    model: TableModel, effects: Sequence[ndarray], errors: Sequence[ndarray]
-) -> tuple[ndarray, ndarray]:
-    """Return the ends of bands; those of probabilities are symmetric about their log-odds.
-
-    The errors of logits are independent.
-    """
+def _moved(model: TableModel, latent: RowOutputs, difference: RowOutputs) -> ndarray:
+    """Return predictions for latent values moved by `difference`; of classes, each by itself."""
     if model.outputs is not None:
-        pairs = [*zip(effects, errors, strict=True)]
-        low, high = (_in_units(model, [m + d * e for m, e in pairs]) for d in (-BAND, BAND))
-        return np.minimum(low, high), np.maximum(low, high)
-    likely = np.clip(_in_units(model, effects), _RARE, 1 - _RARE)
-    variance = errors[0] ** 2
-    if variance.shape[1] > 1:
-        own, whole = likely**2 * variance, (likely**2 * variance).sum(1, keepdims=True)
-        variance = variance + (whole - own) / (1 - likely) ** 2
-    low, high = (expit(logit(likely) + d * np.sqrt(variance)) for d in (-BAND, BAND))
-    return low, high
-
-
-def _in_units(model: TableModel, effects: Sequence[ndarray]) -> RowOutputs:
-    """Return predictions from the mean outputs of the parts and the effects on each."""
-    pairs = zip(model.parts, effects, strict=True)
-    return np.asarray(
-        sum(part.weight * part.in_units(part.fit.mean + effect) for part, effect in pairs)
-    )
+        return in_units(latent + difference, model.outputs)
+    return np.asarray(expit(logit(np.clip(in_units(latent, None), _RARE, 1 - _RARE)) + difference))
 
 
 def importance_table(
@@ -201,60 +243,67 @@ def importance_table(
 
 
 def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
-    """Return degrees of freedom, fraction of variance and Bayes factor of each column's effect.
+    """Return degrees of freedom, fraction of variance and Bayes factor of each column.
 
-    The fraction is the covariance of an effect f_j with the sum f of all terms over the variance of
-    f, on training rows and summed over outputs: it is negative where an effect counteracts others,
-    and all add up to 1 (G. Li et al., Journal of Physical Chemistry A 114 (2010) 6022-6032, their
-    S_j). The last row is what several columns add together. Degrees of freedom and Bayes factor are
-    those of the first output in the candidate without pairs, see `MainPosterior`.
+    `degrees_of_freedom` is the number of coefficients of its lines and curves that the rows
+    determine. `variance_fraction` is the covariance of an effect f_j with the latent function f
+    over the variance of f, on training rows and summed over outputs: it is negative if an effect
+    counteracts others, and all add up to 1 (G. Li et al., Journal of Physical Chemistry A 114
+    (2010) 6022-6032, their S_j). `log10_bayes_factor` compares the evidence with that of the kernel
+    without the column, on the rows that determined the kernel. The last row is what several columns
+    add together; its degrees of freedom are those of the radial parts.
     """
     fit = model.fit
-    u = fit.u[spaced(len(fit.u), MAX_ROWS)]
-    h, whole = fit.design.basis.values(u), fit.raw(fit.design.functions(u))
+    rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
+    radial, _ = fit.centres.features(fit.encoder.radial(rows))
+    features = np.concatenate([fit.encoder.functions(rows), radial], 1)
+    whole = np.stack([fit.factor * each.latent(features) for each in fit.outputs], 1)
     whole = whole - whole.mean(0)
     size = np.abs(whole).max() or 1.0  # squares in other units may overflow
     left = whole = whole / size
-    found = []
-    for name, inputs in columns.items():
-        effect = column_effect(fit, inputs, u, h) / size
+    evidence, found = fit.sample.log_evidence(fit.kernel), []
+    determined = np.sum([each.determined for each in fit.outputs], axis=0)
+    for name, mine in columns.items():
+        effect = column_effect(fit, mine, rows, rows).value / size
         left = left - effect
-        places = np.concatenate([fit.design.basis.places[j] for j in inputs])
-        freedom, factor = (
-            one(places) for one in (fit.main.degrees_of_freedom, fit.main.log_bayes_factor)
-        )
-        found.append((name, freedom, float((effect * whole).sum()), factor / np.log(10)))
+        places = np.isin(fit.encoder.basis.column, mine)
+        freedom = float(determined[: len(places)][places].sum())
+        factor = (evidence - _without(fit, mine)) / np.log(10)
+        found.append((name, freedom, float((effect * whole).sum()), factor))
     found.sort(key=lambda row: -row[2])
-    found.append((REMAINDER, np.nan, float((left * whole).sum()), np.nan))
+    freedom = float(determined[len(fit.encoder.basis.column) :].sum())
+    found.append((REMAINDER, freedom, float((left * whole).sum()), np.nan))
     names = ["term", "degrees_of_freedom", "variance_fraction", "log10_bayes_factor"]
     table = DataFrame(found, columns=names)
     table["variance_fraction"] /= float((whole**2).sum()) or 1.0
     return table
 
 
-def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
-    """Return the strongest pairs with the standard deviation of their terms over training rows.
+def _without(fit: LatentFit, columns: Sequence[int]) -> float:
+    """Return the logarithm of the evidence of the kernel without these inputs."""
+    column, is_line, sample = fit.encoder.basis.column, fit.encoder.is_line, fit.sample
+    lines, curves = (~np.isin(column[part], columns) for part in (is_line, ~is_line))
+    others = replace(sample, lines=sample.lines[:, lines], curves=sample.curves[:, curves])
+    return others.log_evidence(fit.kernel.among(np.delete(np.arange(sample.inputs), columns)))
 
-    The unit is that of the output of the larger part: logits for classes, or the transformed
-    output.
+
+def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
+    """Return the strongest pairs with the standard deviation of what both add to their effects.
+
+    The deviation is over training rows, in the unit of the latent functions: logits for classes,
+    the transformed output for numbers.
     """
-    fit, terms, design = model.fit, model.fit.terms, model.fit.design
-    # The effect of jumps has the work of all pairs of rows.
-    u = fit.u[spaced(len(fit.u), JUMP_ROWS if design.jumps else MAX_ROWS)]
-    h, size = design.basis.values(u)[:, terms.places], np.abs(terms.pairs).max(initial=0.0) or 1.0
-    scaled = terms.pairs / size
-    energy, pairs = (scaled**2).sum(0), list[tuple[int, int]]()
-    if energy.size:
-        pairs = design.strongest_pairs(energy, 2 * MAX_PAIRS)
-    for nodes in design.jumps:
-        pairs += strongest(nodes.pair_energy(len(design.relevance)), 2 * MAX_PAIRS)
-    column, found = design.basis.column[terms.places], []
-    for i, j in dict.fromkeys(pairs):
-        a, b = column == i, column == j
-        joint = np.array([((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in scaled])
-        for sign, mine in ((1, [i, j]), (-1, [i]), (-1, [j])) if design.jumps else ():
-            joint += sign / size * jump_effect(fit, u, mine, u[:, mine]).T
-        found.append((inputs[i], inputs[j], size * np.sqrt(np.var(joint, axis=1).sum())))
+    fit = model.fit
+    rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
+    found = []
+    if len(fit.centres.inputs):
+        kernel = fit.kernel
+        rates = kernel.smooth * kernel.smooth_rates + kernel.rough * kernel.rough_rates
+        most = sorted(np.argsort(-rates, kind="stable")[:_PAIRED_INPUTS].tolist())
+        single = {j: column_effect(fit, [j], rows, rows).value for j in most}
+        for i, j in combinations(most, 2):
+            joint = column_effect(fit, [i, j], rows, rows).value - single[i] - single[j]
+            found.append((inputs[i], inputs[j], float(np.sqrt(np.var(joint, axis=0).sum()))))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
     return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
 
@@ -266,13 +315,14 @@ def pair_maps(
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> DataFrame:
-    """Return predictions over the inputs of each strong pair, other effects at their means.
+    """Return predictions over the inputs of each strong pair, averaged over the others.
 
     The grid covers the middle of both ranges; `rows` counts the training rows nearest to each of
     its points. The output is the first, or the last class.
     """
     x, o = points.x, len(outputs) - 1 if model.outputs is None else 0
-    basis, found = model.fit.design.basis, []
+    rows, found = model.u[spaced(len(model.u), _EFFECT_ROWS)], []
+    level = _mean_latent(model.fit, rows)
     for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():
         places, sides = [inputs.index(name) for name in names], []
         for values in x[:, places].T:
@@ -284,32 +334,14 @@ def pair_maps(
         grid = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
         moved = np.tile(np.median(x, axis=0), (len(grid), 1))
         moved[:, places] = grid
-        mine = np.isin(basis.column, places)
-        u = model.inputs.apply(moved)
-        h, joint = np.where(mine, basis.values(u), 0.0), list[ndarray]()
-        for fit in (part.fit for part in model.parts):
-            rows = fit.u[spaced(len(fit.u), JUMP_ROWS)]
-            mean = jump_effect(fit, rows, places, rows[:, places]).mean(0)
-            joint.append(fit.raw(h) - fit.terms.offset - mean)
-            joint[-1] += jump_effect(fit, rows, places, u[:, places])
+        effect = column_effect(model.fit, places, model.inputs.apply(moved), rows).value
         nearest = [
             np.abs(values[:, None] - side).argmin(1)
             for values, side in zip(x[:, places].T, sides, strict=True)
         ]
         cell = np.ravel_multi_index(nearest, [len(side) for side in sides])
         labels = {"input_1": names[0], "input_2": names[1], "output": outputs[o]}
-        labels |= {"x": grid[:, 0], "y": grid[:, 1], "value": _in_units(model, joint)[:, o]}
+        predicted = in_units(level + effect, model.outputs)[:, o]
+        labels |= {"x": grid[:, 0], "y": grid[:, 1], "value": predicted}
         found.append(DataFrame(labels | {"rows": np.bincount(cell, minlength=len(grid))}))
     return concat(found, ignore_index=True)
-
-
-def stack_weights(model: TableModel) -> list[tuple[str, float]]:
-    """Return the members and their weights.
-
-    Those of a transformed output are named `transformed ...`.
-    """
-    found = []
-    for part in model.parts:
-        of = "transformed " if part.name == TRANSFORMED else ""
-        found += [(of + name, part.weight * weight) for name, weight in part.fit.weights.items()]
-    return found

@@ -7,16 +7,12 @@ straight line comes first (d = 0). Functions with rho = 0 vanish on all rows and
 others continue between the rows as smoothly as possible: in intervals without rows curvature counts
 `_GAP_STIFFNESS` times as much, so that they cross gaps nearly straight.
 
-With the integral of f'^2 in place of S, and level ends, the same eigenproblem gives `steps`, which
-follow jumps.
-
 Sources: A. Demmler and C. Reinsch, Numerische Mathematik 24 (1975) 375-382; S. Wood, Generalized
 Additive Models (2017), 5.4.2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,15 +27,11 @@ from kanrun.engine.splines import Grid, dense_rows, extend, local_basis, mixed_b
 DEGREE = 3  # of the splines; the quadrature of f''^2 is exact for it
 INTERVALS, LINE_INTERVALS = 32, 2  # of the grid of an input, and if its function is a line
 GRID_EPS = 0.5  # fraction of equal spacing in the grid; the rest follows distinct values
-MIN_STEPS = 3  # inputs that distinguish fewer steps have none
 _GAP_STIFFNESS = 100.0
-# Penalty on the slopes at both ends, relative to the energy of a slope over the whole range.
-_LEVEL_ENDS = 1e3
 _ROUGHEST = 1e7  # roughness at which a function counts as zero on the rows
 _RIDGE = 1e-13  # relative, for a positive definite eigenproblem
 _SQUARED_ZERO = 1e-20  # total variance of the B-splines of a constant input
 _BLOCK, _BLOCK_NUMBERS = 4096, 1 << 23  # rows and numbers of functions that are used at once
-_MAX_STORED = 1 << 27  # numbers of a table's functions that are kept in memory: 1 GiB
 
 PerRow = Float[ndarray, " rows"]
 RowInputs = Float[ndarray, "rows inputs"]
@@ -53,28 +45,24 @@ class ReducedBasis:
     """Functions of all inputs side by side, with mean 0 on the training rows.
 
     Their variance there is the inverse of their roughness, so that all of a kind have one prior
-    variance. The roughness is relative to that of the first nonlinear component or step; it is 1
-    for lines of more than two values.
+    variance. The roughness is relative to that of the first curve; it is 1 for lines of more than
+    two values.
 
     Attributes:
         breakpoints: Grids, shape (inputs, G + 1).
         coefficients: B-spline coefficients of each function, shape (functions, G + 3).
         column: Input of each function.
-        order: Position of each function among those of its input and kind; 0 is the line.
-        steps: Whether each function is a step.
+        order: Position of each function among those of its input; 0 is the line.
     """
 
     breakpoints: ndarray
     coefficients: ndarray
     column: ndarray
     order: ndarray
-    steps: ndarray
 
     @staticmethod
-    def of(
-        u: RowInputs, functions: int, step_functions: int, weights: PerRow | float = 1.0
-    ) -> ReducedBasis:
-        """Return the basis of these rows, with limits for the functions of an input.
+    def of(u: RowInputs, functions: int, weights: PerRow | float = 1.0) -> ReducedBasis:
+        """Return the basis of these rows, with at most `functions` functions per input.
 
         A constant input has no functions. One with two values has a line, whose roughness is that
         of a jump by 1 relative to an input with equally many of both: levels of a category with one
@@ -95,24 +83,17 @@ class ReducedBasis:
             for column, grid in zip(u.T, breakpoints, strict=True)
         ]
         curvature = _energy(breakpoints, 2, np.where(empty, _GAP_STIFFNESS, 1.0))
-        ends, grid = breakpoints[:, [0, -1]], _grid(breakpoints)
-        slopes = _b_splines(ends.T, grid, 1).transpose(1, 0, 2)
-        level = _LEVEL_ENDS * np.diff(ends, axis=1)[:, :, None]
-        slope = _energy(breakpoints, 1, np.ones((u.shape[1], intervals)))
-        slope += slopes.transpose(0, 2, 1) @ slopes * level  # constant beyond both ends
         found, binary = list[ndarray](), has_two_values(u)
         for j, size in enumerate(std):
-            smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, functions, 1)
-            jumps = _demmler_reinsch(gram[j], mean[j], slope[j] * size, step_functions, 0)
+            smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, functions)
             jump = np.ptp(u[:, j]) / (2 * size) if binary[j] else 1.0
-            found += [smooth / jump, jumps if len(jumps) >= MIN_STEPS else jumps[:0]]
+            found.append(smooth / jump)
         counts = [len(each) for each in found]
         return ReducedBasis(
             breakpoints,
             np.concatenate(found),
-            np.repeat(np.repeat(range(u.shape[1]), 2), counts),
+            np.repeat(range(u.shape[1]), counts),
             np.concatenate([np.arange(count) for count in counts]),
-            np.repeat(np.tile([False, True], u.shape[1]), counts),
         )
 
     @cached_property
@@ -130,48 +111,11 @@ class ReducedBasis:
                 out[part, mine] = rows[:, j] @ self.coefficients[mine].T
         return out
 
-    def columns(self, u: RowInputs) -> Columns:
-        """Return the functions of many encoded rows."""
-        return Columns(lambda rows: self.values(u[rows]), len(u), len(self.column))
-
-
-class Columns:
-    """Functions (rows, functions) of a table, computed on access if they are too many to store."""
-
-    def __init__(self, of_rows: Callable[[Rows], ndarray], rows: int, functions: int) -> None:
-        self.shape = rows, functions
-        if rows * functions <= _MAX_STORED:
-            values = np.empty(self.shape)  # `of_rows` may take several times this memory
-            for part in blocks(rows, max(functions, 1)):
-                values[part] = of_rows(part)
-            of_rows = values.__getitem__
-        self._of_rows = of_rows
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Rows) -> ndarray:
-        return self._of_rows(rows)
-
 
 def has_two_values(u: RowInputs) -> ndarray:
     """Return which inputs have exactly two values."""
     low, high = u.min(0), u.max(0)
     return np.asarray((low < high) & ((u == low) | (u == high)).all(0))
-
-
-def exclude_each_other(u: RowInputs) -> ndarray:
-    """Return which two inputs (inputs, inputs) of two values have fewer than four combinations.
-
-    Their product is a constant plus a multiple of each, as of indicators of two levels.
-    """
-    two = has_two_values(u)
-    high = ((u > u.min(0)) & two).astype(float)
-    both = high.T @ high
-    first = high.sum(0)[:, None] - both
-    neither = len(u) - both - first - first.T
-    empty = np.minimum.reduce([both, first, first.T, neither]) == 0
-    return np.asarray(empty & two & two[:, None])
 
 
 def blocks(rows: int, width: int = 1) -> list[slice]:
@@ -223,12 +167,10 @@ def _energy(breakpoints: ndarray, derivative: int, stiffness: ndarray) -> ndarra
     return values.transpose(0, 2, 1) @ (values * scale)
 
 
-def _demmler_reinsch(
-    gram: ndarray, mean: ndarray, energy: ndarray, limit: int, first: int
-) -> ndarray:
+def _demmler_reinsch(gram: ndarray, mean: ndarray, energy: ndarray, limit: int) -> ndarray:
     """Return the B-spline coefficients (functions, splines) of the `limit` smoothest functions.
 
-    Their variance is the inverse of their roughness, relative to that of function `first`; no
+    Their variance is the inverse of their roughness, relative to that of the first curve; no
     roughness is below 1.
     """
     functions = len(gram)
@@ -246,5 +188,5 @@ def _demmler_reinsch(
     if len(coefficients) and coefficients[0, -1] < coefficients[0, 0]:
         coefficients[0] *= -1  # the line rises
     roughness = (1 - rho) / rho
-    unit = max(roughness[first], np.finfo(float).tiny) if len(rho) > first else np.inf
+    unit = max(roughness[1], np.finfo(float).tiny) if len(rho) > 1 else np.inf
     return np.asarray(coefficients / np.sqrt(np.maximum(roughness / unit, 1.0))[:, None])

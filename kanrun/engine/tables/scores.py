@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy import ndarray
-from scipy import optimize, special
+from scipy import special
 
+from kanrun.engine.tables.likelihoods import Power
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
-from kanrun.points import Array, Family, PiecewiseScaling, Points, deviation, in_own_units
+from kanrun.points import Array, Family, PiecewiseScaling, Points, in_own_units
 
 ROOM = 0.25  # of the range of scores, to which their maps continue on either side
 STRAIGHT_ROOM = 1e3  # the same for straight maps of inputs that may leave their range
-MARGIN = 0.1  # of the output's range, by which predictions may leave it
-# The same for the linear model: in long tails a line continues as far as the rows.
+#: Part of the output's range by which predictions may leave it.
+MARGIN = 0.1
+#: The same for a model of straight lines, which continue beyond the rows.
 LINEAR_MARGIN = 10.0
 # Inputs with at most this many distinct values are standardised, and have no gaps.
 _FEW_VALUES = 8
 _LIGHT_TAIL = 2.5  # standard deviations from the mean within which inputs are standardised
 _NORMAL_FRACTION = 0.5  # of the normal score in the score of other inputs
-_KNOTS, _OUTPUT_KNOTS = 33, 129  # of the maps of inputs and of a transformed output
+#: Points of the map of an input.
+_KNOTS = 33
+_QUANTILES = np.linspace(0, 1, _KNOTS)
+#: Points of the map of a transformed output within the training range, and beyond each end.
+_OUTPUT_KNOTS = 129
+_BEYOND = 8
 _GAP = 0.1  # of an input's range; between values further apart nothing is learned
 _SMALLEST = 1e-12  # relative difference of values that count as different
 _MAX_MARGIN = 1e6  # ranges of the output, by which any prediction may leave it at most
-# Standard deviations over the unit of a transform: positive outputs get nearly a logarithm.
-_UNIT = 100
-_POWER_TOLERANCE = 1e-6
 _LINK_STEP = 0.028  # between points of the map of a link: h^2 / 8 is the relative error of exp
 _BIN_ROWS, _MAX_BINS = 100, 8  # of predictions, in which the size of errors is estimated
 # Levels of the residuals over which a transformed output is averaged.
@@ -65,13 +68,10 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
     points = np.array([low, high])
     values = (points - mean) / std
     if len(distinct) > _FEW_VALUES and np.abs(values).max() > _LIGHT_TAIL and not straight:
-        points = np.quantile(distinct, np.linspace(0, 1, _KNOTS))
+        points = np.quantile(distinct, _QUANTILES)
         apart = np.diff(points) > _SMALLEST * (high - low)  # the slopes of nearer ones overflow
         points = np.append(points[:-1][apart], high)
-        order = np.argsort(x, kind="stable")
-        below = np.append(0.0, np.cumsum(weights[order]))  # weight of the first k rows in order
-        ends = (below[np.searchsorted(x[order], points, side)] for side in ("left", "right"))
-        rank = sum(ends) / (2 * count)
+        rank = _ranks(x, weights, points)
         normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
         values = (1 - _NORMAL_FRACTION) * (points - mean) / std + _NORMAL_FRACTION * normal
     if room:
@@ -93,92 +93,74 @@ def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True)
-class PowerTransform:
-    """Yeo-Johnson transform of y / unit, standardised on the training rows.
+def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
+    """Return the map of each score u to t, the mean of u and its uniform rank.
 
-    Source: I.-K. Yeo and R. Johnson, Biometrika 87 (2000) 954-959.
+    Ranks have the mean 0 and the variance 1 of u. Inputs with two values keep them.
     """
-
-    unit: float
-    power: float
-    mean: float
-    std: float
-
-    @staticmethod
-    def of(y: PerRow) -> PowerTransform | None:
-        """Return the transform between logarithm and logarithm of -y that makes y most normal.
-
-        None for constant y. Stronger ones have a pole, near which the way back turns small errors
-        into unlimited ones.
-        """
-        spread = float(deviation(y))
-        if not 0 < spread < np.inf:
-            return None
-        unit = spread / _UNIT
-        scaled = y / unit
-        slopes = float((np.sign(scaled) * np.log1p(np.abs(scaled))).mean())
-
-        def surprise(power: float) -> float:
-            """Return minus the log likelihood of a normal distribution over the rows."""
-            t = _both_sides(special.boxcox1p, scaled, power)
-            return float(np.log(t.var())) / 2 - (power - 1) * slopes
-
-        power = float(optimize.fminbound(surprise, 0.0, 2.0, xtol=_POWER_TOLERANCE))
-        t = _both_sides(special.boxcox1p, scaled, power)
-        return PowerTransform(unit, power, float(t.mean()), float(t.std()) or 1.0)
-
-    def apply(self, y: Array) -> Array:
-        """Transform outputs."""
-        t = _both_sides(special.boxcox1p, y / self.unit, self.power)
-        return (t - self.mean) / self.std
-
-    def invert(self, t: Array) -> Array:
-        """Return the outputs of transformed ones."""
-        t = t * self.std + self.mean
-        return self.unit * _both_sides(special.inv_boxcox1p, t, self.power)
+    weights = np.broadcast_to(weights, len(u))
+    points, values = [], []
+    for column in u.T:
+        distinct = np.unique(column)
+        at = distinct if len(distinct) <= _KNOTS else np.quantile(distinct, _QUANTILES)
+        at = at[np.append(True, np.diff(at) > _SMALLEST * np.ptp(at))]
+        ranks = np.sqrt(12) * (_ranks(column, weights, at) - 0.5)
+        if len(at) == 1:
+            at, ranks = at[0] + np.array([-1.0, 1.0]), np.array([-1.0, 1.0])
+        points.append(at)
+        values.append(at if len(at) == 2 else (at + ranks) / 2)
+    return PiecewiseScaling(tuple(points), tuple(values))
 
 
-def _both_sides(function: np.ufunc, a: Array, power: float) -> Array:
-    """Apply a Box-Cox function to the sizes of numbers, with power 2 - `power` below zero."""
-    up, down = function(np.abs(a), power), function(np.abs(a), 2 - power)
-    return np.asarray(np.where(a >= 0, up, -down))
+def _ranks(x: Array, weights: Array, points: Array) -> Array:
+    """Return the fraction of the rows below each point, with half of those at the point."""
+    order = np.argsort(x, kind="stable")
+    below = np.append(0.0, np.cumsum(weights[order]))  # weight of the first k rows in order
+    ends = (below[np.searchsorted(x[order], points, side)] for side in ("left", "right"))
+    return np.asarray(sum(ends) / (2 * weights.sum()))
 
 
 def output_map(
     y: RowOutputs,
-    transform: PowerTransform | None = None,
-    residuals: ndarray | None = None,
+    powers: Sequence[Power],
+    residuals: RowOutputs,
     *,
     margin: float = MARGIN,
-    bounds: tuple[Any, Any] = (-np.inf, np.inf),
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> PiecewiseScaling:
-    """Return the map between the model's outputs and the user's units.
+    """Return the map between latent functions and outputs in the user's units.
 
-    Without a transform, these units are equal. With a transform of a single output, the map
-    averages the output over the held-out `residuals` of the transformed output (smearing; N. Duan,
-    JASA 78 (1983) 605-610). Beyond the training range, the inverse transform continues as the
-    straight line between its ends. The map is constant beyond the training range widened by
-    `margin`, and at `bounds`.
+    A transformed output is averaged over the `residuals` of its transform (smearing; N. Duan, JASA
+    78 (1983) 605-610). Beyond the training range the inverse transform continues as a straight
+    line. The map is constant beyond the training range widened by `margin`, and at `bounds`.
     """
-    low, high = y.min(0), y.max(0)
-    size = np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
-    room = min(margin, _MAX_MARGIN) * size
-    least, most = np.maximum(low - room, bounds[0]), np.minimum(high + room, bounds[1])
-    if transform is None or residuals is None:
-        ends = tuple(np.array(pair) for pair in zip(least, most, strict=True))
-        return PiecewiseScaling(ends, ends)
-    first, last = transform.apply(np.array([low[0], high[0]]))
+    pairs = zip(y.T, powers, residuals.T, strict=True)
+    found = [_output_map(*each, min(margin, _MAX_MARGIN), bounds) for each in pairs]
+    points, values = zip(*found, strict=True)
+    return PiecewiseScaling(points, values)
+
+
+def _output_map(
+    y: PerRow, power: Power, residuals: PerRow, margin: float, bounds: tuple[float, float]
+) -> tuple[ndarray, ndarray]:
+    low, high = float(y.min()), float(y.max())
+    size = high - low if high > low else max(abs(low), 1.0)
+    least, most = max(low - margin * size, bounds[0]), min(high + margin * size, bounds[1])
+    if power.exponent == 1 or high == low:
+        ends = np.array([least, most])
+        return ends, power.apply(ends)
+    first, last = power.apply(np.array([low, high]))
     inside, step = np.linspace(first, last, _OUTPUT_KNOTS), (last - first) / 8
-    beyond = step * np.arange(1, 5)
+    room = max(4.0, 8 * margin + 1)
+    beyond = step * np.geomspace(1, room, _BEYOND)
     t = np.concatenate([first - beyond[::-1], inside, last + beyond])
     with_errors = t[:, None] + np.quantile(residuals, _ERROR_LEVELS)
     known = np.clip(with_errors, first, last)
-    straight = (with_errors - known) * (high - low) / (last - first)
-    means = np.clip(transform.invert(known) + straight, least[0], most[0]).mean(1)
-    rises = np.diff(np.maximum.accumulate(means)) > _SMALLEST * (most[0] - least[0])
+    straight = (with_errors - known) * size / (last - first)
+    means = np.clip(power.invert(known) + straight, least, most).mean(1)
+    rises = np.diff(np.maximum.accumulate(means)) > _SMALLEST * (most - least)
     rising = np.append(True, rises)
-    return PiecewiseScaling((means[rising],), (t[rising],))
+    return means[rising], t[rising]
 
 
 def per_exposure(points: Points, place: int, family: str) -> Points:

@@ -1,153 +1,261 @@
-"""The model of `model=auto`: candidates fitted by evidence, compared, as one KAN.
+"""The model of `model=auto`: one Gaussian model with one kernel, and a power of the output.
 
-The stack of candidates is fitted to scores of the inputs. Next to it stand the linear model in the
-user's units, the sparse fit and, for one output of numbers, the stack for the transformed output,
-which is blended with the first in the user's units. The linear model is selected unless the blend
-predicts held-out rows significantly better. Each fold holds rows out, repeats all of this without
-them - scores, variances, jumps, stack, transform, selection - and predicts them.
+A latent function per output (or logit) is a sum of lines and curves of each input, a smooth radial
+part and a rough radial part. The parameters of the kernel, the noise and the exponent of the output
+have the largest evidence on a sample of rows; then all rows determine the coefficients. Each fold
+repeats everything without its rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
+from scipy import linalg, optimize
 from scipy.special import softmax
 
 from kanrun.engine.networks import KAN
-from kanrun.engine.tables.cross_validation import (
-    BLEND,
-    LINEAR,
-    MEAN,
-    SPARSE,
-    STACK,
-    TRANSFORMED,
-    CandidateSelection,
-    Choice,
-    FoldFit,
-    Folding,
-    Folds,
-    assign_folds,
-)
-from kanrun.engine.tables.design import CURVATURES
-from kanrun.engine.tables.gaussian_process import INTERVALS
-from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
+from kanrun.engine.tables.encoder import CURVATURES, KINDS, Encoder, EncoderPolicy
+from kanrun.engine.tables.evidence import EvidenceRows, fit_kernel
+from kanrun.engine.tables.folds import Folds, assign_folds, loss_of, training_rows
+from kanrun.engine.tables.kernel import Centres, Kernel
+from kanrun.engine.tables.likelihoods import Likelihood, Power
+from kanrun.engine.tables.posterior import Posterior, condition
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs, blocks
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import (
     LINEAR_MARGIN,
     MARGIN,
     ROOM,
     STRAIGHT_ROOM,
-    PowerTransform,
     error_quantiles,
-    input_scores,
     link_map,
     output_map,
 )
-from kanrun.engine.tables.stacking import RowLogits, fit_likelihood, fit_numbers, probabilities
-from kanrun.engine.tables.table_candidates import JUMPS, NEIGHBOURHOODS
-from kanrun.engine.tables.table_fit import TableFit
-from kanrun.engine.tables.to_kan import OUTER_INTERVALS, add_offset, blend, table_outputs, to_kan
-from kanrun.engine.tables.variance_components import TablePolicy
-from kanrun.points import Family, PiecewiseScaling, Points
+from kanrun.monitoring import report_progress, time_limit_reached
+from kanrun.points import Family, PiecewiseScaling, Points, deviation
 
-_PLAIN_POWER = 0.15  # distance from 1 of a power that is not worth a transform
-_MIN_FREQUENCY = 1e-12  # of a class without rows, so that its logit is finite
-_LINK_NOISE = 0.3  # in logits or links, compared with which a hidden node is small
-_EXPOSURE_ROOM = 1e3  # factor by which exposures may leave those of the training rows
-_LINEAR_LINK_MARGIN = 1.0  # of the range of links, to which straight lines continue
+#: Rows from which the kernel is found, at most; twice as many take eight times as long.
+EVIDENCE_ROWS = 800
+#: The fewest of them, however many inputs there are.
+_FEWEST_EVIDENCE_ROWS = 200
+#: Numbers (inputs x rows^2) that the search for the kernel reads in each step.
+_EVIDENCE_WORK = 2e7
+#: Inputs whose work that of one more output equals.
+_OUTPUT_WORK = 10
+#: Classes, the most frequent first, from which the kernel is found.
+_EVIDENCE_CLASSES = 8
+#: Centres of the radial parts, at most.
+_CENTRES = 1500
+#: Centres that a table of any size has, as far as it has rows.
+_FEWEST_CENTRES = 300
+#: Rows among which centres are chosen.
+_CANDIDATE_ROWS = 6000
+#: Numbers of the matrix of features: 1 GiB.
+_NUMBERS = 1.2e8
+#: Multiplications of one step of Newton's method for all classes.
+_STEP_WORK = 8e10
+#: Rows from which on those that determine the kernel are in no fold: folds then need no kernel of
+#: their own.
+_SHARED_ROWS = 4 * EVIDENCE_ROWS
+#: Logarithm of the evidence that a kind of model must gain over the next simpler one: a factor of
+#: 20.
+_KIND_EVIDENCE = 3.0
+#: Prior variance of functions that the evidence leaves out.
+_ABSENT = 1e-12
+#: Limits of the logarithm of the factor of a classifier's logits.
+_FACTORS = (-2.0, 2.0)
+#: Margin of the link beyond its range, where straight lines continue.
+_LINEAR_LINK_MARGIN = 1.0
+#: Factor by which exposures may leave those of the training rows.
+_EXPOSURE_ROOM = 1e3
+#: Stream of the random numbers that choose rows.
+_STREAM = 20_511
 
 
 @dataclass(frozen=True, eq=False)
-class BlendPart:
-    """A candidate with its weight in a blend, and the maps between its units and the user's.
+class TablePolicy:
+    """What a caller may ask of the model of a table; see docs/tables.md."""
 
-    `outputs` is None for classes; `left_out` (rows, outputs) is in the user's units.
-    """
-
-    name: str
-    inputs: PiecewiseScaling
-    outputs: PiecewiseScaling | None
-    fit: TableFit
-    left_out: ndarray
-    weight: float = 1.0
-
-    def in_units(self, raw: RowLogits) -> RowOutputs:
-        """Return outputs in the user's units, or probabilities."""
-        return probabilities(raw) if self.outputs is None else self.outputs.invert(raw)
+    #: Distribution of outputs that are numbers, one of `kanrun.points.FAMILIES`.
+    family: str = "gaussian"
+    #: Whether inputs may act together: without, there are no radial parts.
+    pairs: bool = True
+    #: (Index of an input, shape) pairs, see `encoder.SHAPES`. Such inputs take no part in radial
+    #: parts; with a curvature the output is not transformed.
+    shapes: tuple[tuple[int, str], ...] = ()
+    #: `clip`, `linear`, `constant` or `zero`.
+    extrapolation: str = "clip"
+    #: Lower and upper limit of the outputs.
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    #: Folds of the cross-validation; below 2, rows are left out one by one in closed form.
+    folds: int = 5
+    #: Whether only one of the folds is left out.
+    single_fold: bool = False
 
     @property
-    def alone(self) -> BlendPart:
-        """Part without what only reports and refits need: rows, errors and posteriors."""
-        few = replace(self.fit, u=self.fit.u[:0], left_out=self.fit.left_out[:0], sparse=None)
-        return replace(self, left_out=self.left_out[:0], fit=replace(few, posteriors={}))
+    def is_local(self) -> bool:
+        """Whether there are radial parts, which do not continue as straight lines."""
+        return self.pairs and self.extrapolation not in ("linear", "zero")
 
-    def predict(self, x: RowInputs) -> RowOutputs:
-        """Predict without building a network."""
-        return self.in_units(self.fit.raw(self.fit.design.functions(self.inputs.apply(x))))
+    def additive(self) -> TablePolicy:
+        """Return the policy of one smooth effect per input, without folds."""
+        return replace(self, pairs=False, folds=0)
+
+
+@dataclass(frozen=True, eq=False)
+class LatentFit:
+    """Latent functions of a table: what was learned from its rows.
+
+    Attributes:
+        encoder: Maps of the inputs.
+        kernel: The kernel.
+        centres: Centres of its radial parts.
+        outputs: The posterior of each output, or of each logit; two classes have one.
+        sample: Rows that determined the kernel, with the likelihoods that it was found with.
+        factor: Factor of the latent functions, 1 except for classes.
+    """
+
+    encoder: Encoder
+    kernel: Kernel
+    centres: Centres
+    outputs: tuple[Posterior, ...]
+    sample: EvidenceRows
+    factor: float = 1.0
+
+    def features(self, x: RowInputs) -> tuple[ndarray, ndarray]:
+        """Return features (rows, features) at x, and the variance that they lack (rows,)."""
+        return _features(self.encoder, self.centres, self.encoder.inputs.apply(x))
+
+    def latent(self, x: RowInputs) -> RowOutputs:
+        """Return the latent functions at x in the user's units, shape (rows, outputs)."""
+        return self.at_scores(self.encoder.inputs.apply(x))
+
+    def at_scores(self, u: RowInputs) -> RowOutputs:
+        """Return the latent functions at scores u, shape (rows, outputs)."""
+        count = len(self.encoder.basis.column)
+        coefficients = np.stack([each.coefficients for each in self.outputs], 1)
+        heights = linalg.solve_triangular(
+            self.centres.root, coefficients[count:], lower=True, trans="T"
+        )
+        found = np.empty((len(u), len(self.outputs)))
+        for part in blocks(len(u), len(heights) + count + 1):
+            found[part] = self.encoder.functions(u[part]) @ coefficients[:count]
+            radial = self.kernel.radial(self.encoder.radial(u[part]), self.centres.inputs)
+            found[part] += radial @ heights
+        return np.asarray(self.factor * (found + [each.level for each in self.outputs]))
+
+    def deviations(self, x: RowInputs) -> RowOutputs:
+        """Return the standard deviations of the latent functions, without noise."""
+        features, lacking = self.features(x)
+        found = [each.variance(features) + each.scale * lacking for each in self.outputs]
+        return self.factor * np.sqrt(np.stack(found, 1))
+
+    @property
+    def kind(self) -> str:
+        """One of `encoder.KINDS`."""
+        return self.encoder.policy.kind
+
+    @property
+    def freedom(self) -> float:
+        """Effective number of coefficients of all outputs: the sum of 1 - V_kk / P_kk."""
+        return sum(float(each.determined.sum()) for each in self.outputs)
+
+    @property
+    def left_out(self) -> RowOutputs:
+        """Latent value of each training row by all others, shape (rows, outputs).
+
+        The mean is that of all rows, so that predictions do not depend on the row.
+        """
+        if self.kind == "mean":
+            return np.tile(
+                [each.level for each in self.outputs], (len(self.outputs[0].left_out), 1)
+            )
+        return np.stack([self.factor * each.left_out for each in self.outputs], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure:
+    """An input to which outputs are in proportion: its place, and the map to its logarithm."""
+
+    place: int
+    map: PiecewiseScaling
 
 
 @dataclass(frozen=True, eq=False)
 class TableModel:
-    """A fitted table: a network over scores of the inputs, and the maps to the user's units.
+    """A fitted table: latent functions, and the map to the user's units.
 
     Attributes:
-        outputs: Map of the outputs; None for classes.
-        parts: The selected candidate, or the two parts of a blend, the larger first.
-        stack: The stack, whether selected or not.
+        fit: The latent functions.
         family: Distribution of the outputs, with the dispersion of held-out rows.
-        selected: `stack`, `sparse`, `linear`, `mean`, `transformed` or `blend`.
-        left_out: Predictions (rows, outputs) of training rows by models without them.
+        outputs: Map between latent functions and outputs; None for classes.
+        u: Scores of the training rows, shape (rows, inputs).
+        left_out: Predictions (rows, outputs) of training rows by all other rows, in closed form.
+        folds: Predictions by folds; None without them.
+        policy: What was asked for.
         different: Indices of training rows, without copies of others.
+        exposure: Input to which outputs are in proportion, if there is one.
     """
 
-    network: KAN
-    inputs: PiecewiseScaling
-    outputs: PiecewiseScaling | None
-    parts: tuple[BlendPart, ...]
-    stack: BlendPart
+    fit: LatentFit
     family: Family
-    selected: str
-    left_out: ndarray
+    outputs: PiecewiseScaling | None
+    u: RowInputs
+    left_out: RowOutputs
     folds: Folds | None
-    different: ndarray
+    policy: TablePolicy
+    different: Int[ndarray, " different"]
+    exposure: Exposure | None = None
 
     @property
-    def fit(self) -> TableFit:
-        """Fit of the larger part."""
-        return self.parts[0].fit
+    def inputs(self) -> PiecewiseScaling:
+        """Map of the inputs to the network's units."""
+        known = self.fit.encoder.inputs
+        if self.exposure is None:
+            return known
+        points, values = [*known.points], [*known.values]
+        points.insert(self.exposure.place, self.exposure.map.points[0])
+        values.insert(self.exposure.place, self.exposure.map.values[0])
+        return PiecewiseScaling(tuple(points), tuple(values))
 
     @property
-    def held_out(self) -> ndarray:
+    def held_out(self) -> RowOutputs:
         """Predictions (rows, outputs) of the folds; without folds, of rows left out one by one."""
         return self.left_out if self.folds is None else self.folds.values
 
-    def raw(self, x: RowInputs) -> RowOutputs:
-        """Return the network's outputs: logits, or numbers in its own units."""
-        return table_outputs(self.network, self.inputs.apply(x))
+    @cached_property
+    def network(self) -> KAN:
+        """The latent functions as one KAN of the scores."""
+        from kanrun.engine.tables.to_kan import (
+            to_kan,  # builds networks only where they are asked for
+        )
+
+        return to_kan(self)
+
+    def latent(self, x: RowInputs) -> RowOutputs:
+        """Return the latent functions at x in the user's units, shape (rows, outputs)."""
+        if self.exposure is None:
+            return self.fit.latent(x)
+        place, logarithms = self.exposure.place, self.exposure.map
+        return self.fit.latent(np.delete(x, place, 1)) + logarithms.apply(x[:, [place]])
 
     def predict(self, x: RowInputs) -> RowOutputs:
         """Return predictions in the user's units, or probabilities of classes."""
-        raw = self.raw(x)
-        return np.asarray(softmax(raw, 1)) if self.outputs is None else self.outputs.invert(raw)
+        return in_units(self.latent(x), self.outputs)
 
     def clipped_fraction(self, x: RowInputs) -> float:
         """Return the fraction of rows whose prediction is clipped to the allowed range."""
         if self.outputs is None:
             return 0.0
-        raw, low, high = self.raw(x), *np.transpose([e[[0, -1]] for e in self.outputs.values])
-        return float(((raw < low) | (raw > high)).any(1).mean())
-
-    def repeated(self, place: Int[ndarray, " rows"]) -> TableModel:
-        """Return the model of rows that are copies of the training rows in these places."""
-        left_out, folds = self.left_out[place], self.folds
-        if folds is not None:
-            folds = replace(folds, values=folds.values[place], number=folds.number[place])
-        different = np.unique(place, return_index=True)[1]
-        return replace(self, left_out=left_out, folds=folds, different=different)
+        latent, ends = self.latent(x), [each[[0, -1]] for each in self.outputs.values]
+        low, high = np.transpose(ends)
+        return float(((latent < low) | (latent > high)).any(1).mean())
 
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
         """Return predictions and quantiles of the errors there, over held-out rows.
@@ -159,194 +267,301 @@ class TableModel:
         if self.outputs is None:
             return None
         inside = self.different[~np.isnan(self.held_out[self.different, 0])]
-        y, held_out = y[inside], self.held_out[inside]
-        predicted = self.outputs.apply(held_out)
-        errors, count = self.outputs.apply(y) - predicted, max(len(y), 1)
-        # Means without a row fall as its output rises: their order would be that of the errors.
-        rises = ((held_out - held_out.mean(0)) * (y - y.mean(0))).sum(0) > 0
-        predicted = np.where(rises, predicted, predicted.mean(0))
+        predicted = self.outputs.apply(self.held_out[inside])
+        errors, count = self.outputs.apply(y[inside]) - predicted, max(len(inside), 1)
         if self.family.has_link:
-            errors = self.family.normal_scores(y[:, 0], held_out[:, 0])[:, None]
+            scores = self.family.normal_scores(y[inside, 0], self.held_out[inside, 0])
+            errors = scores[:, None]
         stretched = np.clip(0.5 + (levels - 0.5) * (count + 1) / count, 0, 1)
         pairs = zip(predicted.T, errors.T, strict=True)
         return np.stack([error_quantiles(*pair, stretched) for pair in pairs])
 
+    def repeated(self, place: Int[ndarray, " rows"]) -> TableModel:
+        """Return the model of rows that are copies of the training rows in these places."""
+        left_out, folds = self.left_out[place], self.folds
+        if folds is not None:
+            folds = replace(folds, values=folds.values[place], number=folds.number[place])
+        different = np.unique(place, return_index=True)[1]
+        return replace(self, u=self.u[place], left_out=left_out, folds=folds, different=different)
+
     def with_exposure(self, place: int, exposures: PerRow) -> TableModel:
         """Return the model of outputs in proportion to a further input, at `place`.
 
-        `exposures` are its values in the training rows. The parts remain those of rates.
+        `exposures` are its values in the training rows.
         """
         assert self.outputs is not None  # An invariant: counts and sizes are numbers.
         ends = np.log([exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM])
-        means = link_map(self.family, self.outputs.values[0][[0, -1]] + ends, margin=0.0)
-        logs = link_map(self.family, ends, margin=0.0)
-        points, values = ([*each] for each in (self.inputs.points, self.inputs.values))
-        points.insert(place, logs.points[0])
-        values.insert(place, logs.values[0])
         scale, folds = exposures[:, None], self.folds
         return replace(
             self,
-            network=add_offset(self.network, place, tuple(ends)),
-            inputs=PiecewiseScaling(tuple(points), tuple(values)),
-            outputs=means,
+            outputs=link_map(self.family, self.outputs.values[0][[0, -1]] + ends, margin=0.0),
             left_out=self.left_out * scale,
             folds=folds and replace(folds, values=folds.values * scale),
+            exposure=Exposure(place, link_map(self.family, ends, margin=0.0)),
         )
+
+
+def in_units(latent: RowOutputs, outputs: PiecewiseScaling | None) -> ndarray:
+    """Return outputs in the user's units, or class probabilities, by latent functions."""
+    if outputs is not None:
+        return outputs.invert(latent)
+    split = np.concatenate([-latent / 2, latent / 2], 1) if latent.shape[1] == 1 else latent
+    return np.asarray(softmax(split, 1))
 
 
 def fit_table(
     points: Points, classes: int | None, policy: TablePolicy | None = None, seed: int = 0
 ) -> TableModel:
-    """Fit the model of these training rows, of which copies count as one measurement.
+    """Fit the model of these training rows.
 
-    `classes` is the number of classes that y numbers, None for numbers.
+    Args:
+        points: Inputs and outputs; y numbers the classes if there are any.
+        classes: Number of classes, None for numbers.
+        policy: What to fit, by default `TablePolicy()`.
+        seed: Of the rows that determine the kernel, and of the folds.
+
+    Source of the kernel and of its evidence: C. Rasmussen and C. Williams, Gaussian Processes for
+    Machine Learning (2006), chapters 2, 3 and 5.
     """
     policy = policy or TablePolicy()
     different, place = merge_copies(points)
-    model = _fitted(different, Family(policy.family, classes), policy, seed)
+    problem = _Problem(different, Family(policy.family, classes), policy, seed)
+    fit = problem.fit(different)
+    folds, factor = None, 1.0
+    if policy.folds > 1 and len(different) >= 2 * policy.folds:
+        folds, factor = problem.folds(fit)
+    factor = 1.0 if fit.kind == "mean" else factor
+    model = problem.model(different, replace(fit, factor=factor), folds)
     return model if len(different) == len(points) else model.repeated(place)
 
 
-def _fitted(points: Points, family: Family, policy: TablePolicy, seed: int) -> TableModel:
-    """Fit the candidates, select one of them or a blend, and build its network."""
-    every = {one.name: one for one in _candidates(points, family, policy)}
-    left_out = {name: one.left_out for name, one in every.items()}
-    rows, folds = np.arange(len(points)), None
-    compared = CandidateSelection(points, family, [left_out], rows, policy.robust)
-    if policy.folds > 1 and len(points) >= 2 * policy.folds:
-        # Whether jumps are searched for is decided by the number of all rows.
-        few = replace(policy, jump_rows=0) if len(points) >= policy.jump_rows else policy
+class _Learned(NamedTuple):
+    """What the evidence of some rows determines: see `LatentFit`."""
 
-        def fit(some: Points) -> FoldFit:
-            found = [*_candidates(some, family, few)]
-            return {x.name: x.left_out for x in found}, {x.name: x.alone.predict for x in found}
-
-        number = assign_folds(points, policy.folds, seed, family, single=policy.single_fold)
-        folding = Folding(points, family, policy.robust, fit, number)
-        compared, folds = folding.cross_validated(compared)
-    choice = compared.select()
-    held_out = choice.of(compared.predictions[-1])
-    model = _assemble(every, choice, held_out, folds, family, policy)
-    if family.has_link and not family.classes:
-        known = family.with_dispersion(points.y, model.held_out, points.shares)
-        model = replace(model, family=known)
-    return model
+    encoder: Encoder
+    kernel: Kernel
+    likelihoods: list[Likelihood]
+    sample: EvidenceRows
 
 
-def _candidates(points: Points, family: Family, policy: TablePolicy) -> Iterator[BlendPart]:
-    """Yield the stack, the sparse fit, the transformed stack if it applies, lines and the mean."""
-    x, y, weights, extrapolation = points.x, points.y, points.shares, policy.extrapolation
-    # Bells do not continue as straight lines beyond the rows.
-    local = policy.pairs and extrapolation not in ("linear", "zero")
-    wanted = {"pairs": policy.pairs, NEIGHBOURHOODS: local, JUMPS: local}
-    stack = replace(policy, candidates=tuple(n for n in policy.candidates if wanted.get(n, True)))
-    smooth = tuple(name for name in stack.candidates if name != JUMPS)
-    lines = replace(policy, candidates=(LINEAR,), functions=1, step_functions=0)
-    bent = [j for j, shape in policy.shapes if shape in CURVATURES]
-    room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(extrapolation, ROOM)
-    scores = input_scores(x, weights, straight=bent, room=room)
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """A table, and what is asked of its model."""
 
-    def fitted(
-        name: str, inputs: PiecewiseScaling, transform: PowerTransform | None = None
-    ) -> BlendPart:
-        evidence = {
-            LINEAR: lines,
-            TRANSFORMED: replace(stack, sparse_rounds=0, candidates=smooth),
-        }.get(name, stack)
-        u = inputs.apply(x)
-        if family.has_link:
-            fit, outputs = fit_likelihood(u, y, family, evidence, weights), None
-            if not family.classes:
-                highest = float(family.link(y.max())) if family.is_log else np.inf
-                wide = name == LINEAR or extrapolation == "linear"
-                margin = _LINEAR_LINK_MARGIN if wide else MARGIN
-                outputs = link_map(family, fit.left_out, highest=highest, margin=margin)
+    points: Points
+    family: Family
+    policy: TablePolicy
+    seed: int
+
+    def fit(self, points: Points, known: LatentFit | None = None) -> LatentFit:
+        """Return the latent functions of these rows; a `known` fit has their maps and kernel."""
+        weights = points.shares
+        if known is None:
+            rows = self._order(len(points))[: self._evidence_rows(len(points))]
+            encoder, kernel, likelihoods, sample = self._kernel(points, rows)
         else:
-            t = y if transform is None else transform.apply(y)
-            fit = fit_numbers(u, t, evidence, weights)
-            margin = LINEAR_MARGIN if name == LINEAR else MARGIN
+            encoder, kernel, sample = known.encoder, known.kernel, known.sample
+            likelihoods = [each.likelihood for each in known.outputs]
+            rows = np.arange(0)
+        u = encoder.inputs.apply(points.x)
+        centres = known.centres if known else self._centres(encoder, kernel, u)
+        likelihoods = [
+            replace(old, y=new.y, weights=weights)
+            for old, new in zip(likelihoods, self._likelihoods(points), strict=True)
+        ]
+        features, _ = _features(encoder, centres, u)
+        prior, variances = np.ones(features.shape[1]), (kernel.curves, kernel.lines)
+        prior[: len(encoder.basis.column)] = np.maximum(variances, _ABSENT)[
+            encoder.is_line.astype(int)
+        ]
+        constraints = encoder.constraints
+        if constraints is not None:
+            extra = features.shape[1] - constraints.shape[1]
+            constraints = np.pad(constraints, ((0, 0), (0, extra)))
+        rescale = len(rows) < len(points)
+        outputs = condition(features, prior, likelihoods, rescale=rescale, constraints=constraints)
+        return LatentFit(encoder, kernel, centres, tuple(outputs), sample)
+
+    def _order(self, rows: int) -> Int[ndarray, " rows"]:
+        return np.random.default_rng([self.seed, _STREAM]).permutation(rows)
+
+    def _encoder(self, points: Points, kind: str) -> Encoder:
+        rule = self.policy.extrapolation
+        usual = ROOM if kind == "full" else STRAIGHT_ROOM
+        room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(rule, usual)
+        policy = EncoderPolicy(self.policy.shapes, kind, room, rule == "zero")
+        return Encoder.of(points.x, points.shares, policy)
+
+    def _evidence_rows(self, rows: int) -> int:
+        outputs = min(self._outputs, _EVIDENCE_CLASSES)
+        work = self.points.x.shape[1] + _OUTPUT_WORK * (outputs - 1)
+        most = max(_FEWEST_EVIDENCE_ROWS, int(np.sqrt(_EVIDENCE_WORK / work)))
+        return min(rows, most, EVIDENCE_ROWS)
+
+    @property
+    def _outputs(self) -> int:
+        classes = self.family.classes
+        return self.points.y.shape[1] if not classes else 1 if classes == 2 else classes
+
+    def _likelihoods(self, points: Points) -> list[Likelihood]:
+        """Return the likelihood of each output, or of each class against the others."""
+        y, weights, family = points.y, points.shares, self.family
+        if family.classes:
+            first = 1 if family.classes == 2 else 0
+            every = [(y[:, 0] == k).astype(float) for k in range(first, family.classes)]
+            return [Likelihood(family, each, weights, Power(1.0, 0.0)) for each in every]
+        if family.has_link:
+            return [Likelihood(family, y[:, 0], weights, Power(1.0, 0.0))]
+        units = np.array(deviation(y, weights))
+        units = np.where(units > 0, units, 1.0).tolist()
+        return [
+            Likelihood(family, each, weights, Power(unit, float(np.median(each / unit))))
+            for each, unit in zip(y.T, units, strict=True)
+        ]
+
+    def _kernel(self, points: Points, rows: ndarray) -> _Learned:
+        """Return the kernel with the largest evidence on these rows.
+
+        Each kind of model must gain `_KIND_EVIDENCE` over the simpler ones.
+        """
+        found = [self._searched(points, rows, kind) for kind in KINDS]
+        gains = [
+            each.sample.log_evidence(each.kernel) - place * _KIND_EVIDENCE
+            for place, each in enumerate(found)
+        ]
+        return found[int(np.argmax(gains))]
+
+    def _searched(self, points: Points, rows: ndarray, kind: str) -> _Learned:
+        encoder = self._encoder(points, kind)
+        u = encoder.inputs.apply(points.x[rows])
+        functions, every = encoder.functions(u), self._likelihoods(points.take(rows))
+        frequent = list(range(len(every)))
+        if len(every) > _EVIDENCE_CLASSES and self.family.classes:
+            frequent.sort(key=lambda k: -float(every[k].y.sum()))
+            frequent = frequent[:_EVIDENCE_CLASSES]
+        is_local = self.policy.is_local and kind == "full"
+        taking_part = np.full(u.shape[1], is_local) & (np.ptp(u, axis=0) > 0)
+        taking_part[[j for j, _ in self.policy.shapes]] = False
+        sample = EvidenceRows(
+            encoder.radial(u),
+            functions[:, encoder.is_line],
+            functions[:, ~encoder.is_line],
+            [every[k] for k in frequent],
+            taking_part,
+        )
+        bent = kind != "full" or any(shape in CURVATURES for _, shape in self.policy.shapes)
+        kernel, found = fit_kernel(sample, powers=not bent)
+        for place, likelihood in zip(frequent, found, strict=True):
+            every[place] = likelihood
+        return _Learned(encoder, kernel, every, replace(sample, outputs=found))
+
+    def _centres(self, encoder: Encoder, kernel: Kernel, u: RowInputs) -> Centres:
+        rows = len(u)
+        affordable = min(_NUMBERS / rows, np.sqrt(_STEP_WORK / rows / self._outputs))
+        most = int(np.clip(affordable, _FEWEST_CENTRES, _CENTRES))
+        among = self._order(rows)[:_CANDIDATE_ROWS]
+        return Centres.of(kernel, encoder.radial(u[np.sort(among)]), most)
+
+    def folds(self, whole: LatentFit) -> tuple[Folds | None, float]:
+        """Return predictions of each fold by a fit without it, and the factor of logits.
+
+        Folds that would begin after the time limit are omitted. The factor of a fold's logits comes
+        from the other folds.
+        """
+        points, policy = self.points, self.policy
+        number = assign_folds(
+            points, policy.folds, self.seed, self.family, single=policy.single_fold
+        )
+        shared = len(points) >= _SHARED_ROWS and points.groups is None
+        if shared:
+            number[self._order(len(points))[: self._evidence_rows(len(points))]] = -1
+        latent = np.full((len(points), len(whole.outputs)), np.nan)
+        count, seconds = int(number.max()) + 1, list[float]()
+        fits, trained = list[LatentFit](), list[Points]()
+        for k in range(count):
+            report_progress("folds", k, count)
+            if time_limit_reached():
+                number = np.where(number >= k, -1, number)
+                break
+            before = time.process_time()
+            trained.append(points.take(training_rows(points, number, k)))
+            fits.append(self.fit(trained[-1], whole if shared else None))
+            latent[number == k] = fits[-1].latent(points.x[number == k])
+            seconds.append(time.process_time() - before)
+        inside = np.flatnonzero(number >= 0)
+        if not len(inside):
+            return None, 1.0
+        factors = [
+            self._factor(latent, inside[number[inside] != k] if count > 1 else inside)
+            for k in range(len(fits))
+        ]
+        models = [
+            self.model(train, replace(fit, factor=factor), None)
+            for train, fit, factor in zip(trained, fits, factors, strict=True)
+        ]
+        values = np.full((len(points), self.family.classes or points.y.shape[1]), np.nan)
+        for k, model in enumerate(models):
+            mine = number == k
+            values[mine] = in_units(factors[k] * latent[mine], model.outputs)
+        predict = [partial(TableModel.predict, each) for each in models]
+        return Folds(values, number, np.array(seconds), predict), self._factor(latent, inside)
+
+    def _factor(self, latent: RowOutputs, rows: ndarray) -> float:
+        """Return the factor of logits with the least log loss on held-out rows.
+
+        Its logarithm has a standard normal prior.
+        """
+        if not self.family.classes or not len(rows):
+            return 1.0
+        y, shares = self.points.y[rows], self.points.shares[rows]
+
+        def surprise(logarithm: float) -> float:
+            predicted = in_units(np.exp(logarithm) * latent[rows], None)
+            loss = loss_of(predicted, y, self.family, shares)
+            return loss * len(rows) + logarithm**2 / 2
+
+        found = optimize.minimize_scalar(surprise, bounds=_FACTORS, method="bounded")
+        return float(np.exp(found.x))
+
+    def model(self, points: Points, fit: LatentFit, folds: Folds | None) -> TableModel:
+        """Return the model of latent functions of these rows in the user's units."""
+        policy, family = self.policy, self.family
+        outputs, left_out = None, fit.left_out
+        is_wide, is_straight = policy.extrapolation == "linear", fit.kind != "full"
+        if family.has_link and not family.classes:
+            highest = float(family.link(points.y.max())) if family.is_log else np.inf
+            margin = _LINEAR_LINK_MARGIN if is_wide or is_straight else MARGIN
+            outputs = link_map(family, left_out, highest=highest, margin=margin)
+        elif not family.classes:
+            powers = [each.likelihood.power for each in fit.outputs]
+            residuals = [
+                each.likelihood.power.apply(each.likelihood.y) - each.left_out
+                for each in fit.outputs
+            ]
+            margin = np.inf if is_wide else LINEAR_MARGIN if is_straight else MARGIN
             outputs = output_map(
-                y,
-                transform,
-                (t - fit.left_out)[:, 0],
-                margin=np.inf if extrapolation == "linear" else margin,
+                np.stack([each.likelihood.y for each in fit.outputs], 1),
+                powers,
+                np.stack(residuals, 1),
+                margin=margin,
                 bounds=policy.bounds,
             )
-        part = BlendPart(name, inputs, outputs, fit, fit.left_out)
-        return replace(part, left_out=part.in_units(fit.left_out))
-
-    whole = fitted(STACK, scores)
-    yield whole
-    if not policy.alternatives:
-        return
-    if (sparse := whole.fit.sparse) is not None:
-        yield replace(whole, name=SPARSE, fit=sparse, left_out=whole.in_units(sparse.left_out))
-    if not (family.has_link or bent) and y.shape[1] == 1:
-        transform = PowerTransform.of(y[:, 0])
-        if transform and abs(transform.power - 1) > _PLAIN_POWER:
-            yield fitted(TRANSFORMED, scores, transform)
-    room = 0.0 if extrapolation == "constant" else STRAIGHT_ROOM
-    lines_fit = fitted(LINEAR, input_scores(x, weights, straight=range(x.shape[1]), room=room))
-    yield lines_fit
-    yield _constant(lines_fit, points, family)
-
-
-def _constant(lines: BlendPart, points: Points, family: Family) -> BlendPart:
-    """Return the mean of the outputs, or the frequencies of the classes, in the form of `lines`."""
-    shares, y, classes = points.shares[:, None], points.y, family.classes
-    values = y if classes is None else np.eye(classes)[y[:, 0].astype(int)]
-    total, rows = (shares * values).sum(0), shares.sum()
-    others = (total - shares * values) / (rows - shares)
-    base = total / rows
-    if classes:
-        base = np.log(np.maximum(base, _MIN_FREQUENCY))
-        base = base[1:] - base[:1] if classes == 2 else base
-    elif family.has_link:
-        base = family.link(base)
-    fit = replace(lines.fit.times(0.0, base), weights={MEAN: 1.0})
-    return replace(lines, name=MEAN, fit=fit, left_out=others)
-
-
-def _assemble(
-    every: Mapping[str, BlendPart],
-    choice: Choice,
-    left_out: ndarray,
-    folds: Folds | None,
-    family: Family,
-    policy: TablePolicy,
-) -> TableModel:
-    """Build the network of what was selected."""
-    parts, networks, intervals = [], [], None
-    if choice.name == BLEND:
-        designs = [every[name].fit.design for name in choice.weights]
-        bells = any(one.radial or one.jumps for one in designs)
-        intervals = INTERVALS if bells else OUTER_INTERVALS
-    for name, weight in sorted(choice.weights.items(), key=lambda pair: -pair[1]):
-        fit = every[name].fit
-        fit = fit.times(choice.amount) if family.classes else fit
-        parts.append(replace(every[name], weight=weight, fit=fit))
-        network = to_kan(
+        model = TableModel(
             fit,
+            family,
+            outputs,
+            fit.encoder.inputs.apply(points.x),
+            in_units(left_out, outputs),
+            folds,
             policy,
-            noise=np.minimum(fit.noise, _LINK_NOISE) if family.has_link else None,
-            split=family.classes == 2,
-            outer_intervals=intervals,
-            extrapolation="zero" if policy.extrapolation == "zero" else "linear",
+            np.arange(len(points)),
         )
-        networks.append(network)
-    first = every[STACK if choice.name == BLEND else choice.name]
-    if len(parts) > 1:
-        maps = [(o.values[0], p.weight * o.points[0]) for p in parts if (o := p.outputs)]
-        network = blend(networks, maps)
-    return TableModel(
-        network,
-        first.inputs,
-        first.outputs,
-        tuple(parts),
-        every[STACK],
-        family,
-        choice.name,
-        left_out,
-        folds,
-        np.arange(len(left_out)),
-    )
+        if not family.has_link or family.classes:
+            return model
+        known = family.with_dispersion(points.y, model.held_out, points.shares)
+        return replace(model, family=known)
+
+
+def _features(encoder: Encoder, centres: Centres, u: RowInputs) -> tuple[ndarray, ndarray]:
+    local, lacking = centres.features(encoder.radial(u))
+    return np.concatenate([encoder.functions(u), local], 1), lacking

@@ -7,7 +7,6 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from kanrun.engine.tables import TablePolicy, fit_table
-from kanrun.engine.tables.jumps import boost
 from kanrun.points import Points
 
 
@@ -32,7 +31,7 @@ def effects(rows, inputs, seed, noise=0.5):
     "points, policy",
     [
         (effects(40, 6, 0), TablePolicy(folds=4)),
-        (steps(260, 6, 0), TablePolicy(jump_rows=260, folds=2)),
+        (steps(260, 6, 0), TablePolicy(folds=2)),
         (replace(effects(40, 3, 0), groups=np.arange(40.0), forward=True), TablePolicy(folds=3)),
     ],
     ids=["selection", "jumps", "time"],
@@ -44,16 +43,3 @@ def test_predictions_of_a_fold_do_not_depend_on_its_outputs(points, policy):
     again = fit_table(other, None, policy).folds
     assert_array_equal(folds.values[mine], again.values[mine])
     assert np.isnan(folds.values[~mine]).any() or (folds.values != again.values)[~mine].any()
-
-
-@pytest.mark.parametrize("least, searched", [(80, {80, 60, 40}), (81, set())])
-def test_whether_jumps_are_searched_for_is_decided_by_all_rows(monkeypatch, least, searched):
-    seen = set()
-
-    def recorded(u, *others, **named):
-        seen.add(len(u))
-        return boost(u, *others, **named)
-
-    monkeypatch.setattr("kanrun.engine.tables.table_fit.boost", recorded)
-    fit_table(steps(80, 6, 0), None, TablePolicy(jump_rows=least, folds=4))
-    assert seen == searched

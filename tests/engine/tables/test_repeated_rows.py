@@ -34,7 +34,7 @@ def test_a_table_given_several_times_is_fitted_as_given_once(rows, times):
     fresh = np.sqrt(np.mean((model.predict(new.x) - new.y) ** 2))
     assert held_out == pytest.approx(fresh, rel=0.2)
     _, low, high = model.error_quantiles(again.y, np.array([0.05, 0.95]))[0].mean(0)
-    errors = new.y - model.predict(new.x)
+    errors = model.outputs.apply(new.y) - model.outputs.apply(model.predict(new.x))
     assert np.mean((low <= errors) & (errors <= high)) == pytest.approx(0.9, abs=0.06)
 
 

@@ -7,12 +7,16 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from kanrun.engine.tables.scores import (
-    PowerTransform,
-    error_quantiles,
-    input_scores,
-    output_map,
-)
+from kanrun.engine.tables.likelihoods import Power
+from kanrun.engine.tables.scores import error_quantiles, input_scores, output_map, rank_map
+
+
+def drawn(kind, rows, seed):
+    rng = np.random.default_rng(seed)
+    if kind == "negative":
+        return -rng.exponential(size=rows)
+    draws = {"normal": rng.normal, "lognormal": rng.lognormal, "exponential": rng.exponential}
+    return draws[kind](size=rows)
 
 
 def test_scores_increase_and_come_back():
@@ -65,36 +69,57 @@ def test_a_column_over_six_hundred_decades_has_finite_scores():
     assert (np.diff(found[:, 0]) >= 0).all()
 
 
-@given(st.integers(0, 1000), st.sampled_from(["normal", "lognormal", "exponential", "negative"]))
-def test_a_transform_comes_back(seed, kind):
-    rng = np.random.default_rng(seed)
-    draws = {"normal": rng.normal, "lognormal": rng.lognormal, "exponential": rng.exponential}
-    y = -rng.exponential(size=80) if kind == "negative" else draws[kind](size=80)
-    transform = PowerTransform.of(y)
-    assert_allclose(transform.invert(transform.apply(y)), y, rtol=1e-6, atol=1e-9 * np.abs(y).max())
+@given(
+    st.integers(0, 1000),
+    st.sampled_from(["normal", "lognormal", "exponential", "negative"]),
+    st.floats(-1, 3),
+)
+def test_power_comes_back(seed, kind, exponent):
+    y = drawn(kind, 80, seed)
+    power = Power.of(y, np.ones(80), float(y.std()), float(np.median(y) / y.std()), exponent)
+    assert_allclose(power.invert(power.apply(y)), y, rtol=1e-6, atol=1e-9 * np.abs(y).max())
+    assert power.log_slopes(y).mean() == pytest.approx(0, abs=1e-12)
 
 
-def test_predictions_stay_within_the_margin():
-    y = np.random.default_rng(1).lognormal(size=(100, 1))
-    transform = PowerTransform.of(y[:, 0])
-    assert transform is not None
-    for one, errors in ((None, np.zeros(1)), (transform, np.array([-0.1, 0.1]))):
-        there = output_map(y, one, errors).invert(np.array([[-1e9], [0.0], [1e9]]))
-        room = 0.1 * np.ptp(y)
-        assert there.min() >= y.min() - room - 1e-9
-        assert there.max() <= y.max() + room + 1e-9
-    free = output_map(y, margin=np.inf)
-    assert free.invert(np.array([[1e3]]))[0, 0] == 1e3
+def test_power_1_changes_only_the_unit():
+    y = drawn("normal", 50, 0)
+    assert_allclose(Power(2.0, 3.0).apply(y), y / 2 - 3, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 0.3, 1.7])
+def test_predictions_stay_within_the_margin(exponent):
+    y = drawn("lognormal", 100, 1)[:, None]
+    power = Power.of(y[:, 0], np.ones(100), 1.0, 0.0, exponent)
+    errors = np.resize([-0.1, 0.1], (100, 1))
+    ends = output_map(y, [power], errors).invert(np.array([[-1e9], [0.0], [1e9]]))
+    room = 0.1 * np.ptp(y)
+    assert ends.min() >= y.min() - room - 1e-9
+    assert ends.max() <= y.max() + room + 1e-9
+    free = output_map(y, [power], errors, margin=np.inf).invert(np.array([[-1e4], [1e4]]))
+    assert free[0, 0] < y.min() - 10 * room
+    assert free[1, 0] > y.max() + 10 * room
+    held = output_map(y, [power], errors, bounds=(0.5, 2.0)).invert(np.array([[-1e9], [1e9]]))
+    assert_allclose(held[:, 0], [0.5, 2.0])
 
 
 def test_the_way_back_is_the_mean_over_errors():
-    y = np.random.default_rng(2).lognormal(size=(2000, 1))
-    transform = PowerTransform.of(y[:, 0])
-    errors = np.random.default_rng(3).normal(scale=0.5, size=4000)
-    at = np.array([0.0])
-    mean = output_map(y, transform, errors).invert(at[:, None])[0, 0]
-    expected = transform.invert(np.quantile(errors, np.linspace(0.025, 0.975, 20))).mean()
-    assert mean == pytest.approx(expected, rel=1e-3)
+    y = drawn("lognormal", 2000, 2)
+    power = Power.of(y, np.ones(2000), 1.0, 0.0, 0.2)
+    errors = np.random.default_rng(3).normal(scale=0.2, size=2000)
+    middle = float(np.median(power.apply(y)))
+    mean = output_map(y[:, None], [power], errors[:, None]).invert(np.array([[middle]]))[0, 0]
+    levels = np.quantile(errors, np.linspace(0.025, 0.975, 20))
+    assert mean == pytest.approx(power.invert(middle + levels).mean(), rel=1e-3)
+
+
+def test_ranks_make_long_tails_and_clusters_even():
+    u = np.concatenate([np.linspace(0, 1, 90), [5.0, 10.0, 20.0]])[:, None]
+    t = rank_map(u).apply(u)[:, 0]
+    assert (np.diff(t) > 0).all()
+    ranks = 2 * t - u[:, 0]
+    assert_allclose(np.diff(ranks[:85]), ranks[1] - ranks[0], rtol=0.25)
+    two = np.array([[-0.5]] * 9 + [[2.0]])
+    assert_allclose(rank_map(two).apply(two), two)
 
 
 def test_errors_that_grow_with_the_prediction_have_wider_quantiles_there():

@@ -1,0 +1,110 @@
+"""Gaussian processes of nearly exact values, with the smooth part of the kernel of tables.
+
+The covariance is 1 + k(x, z) plus noise, and the hyperparameters maximise the likelihood. All is in
+double precision, since fits reach relative errors of 1e-6; the search of `tables.evidence` is
+faster, in single precision, and its priors suit noisy tables.
+
+Source: C. Rasmussen and C. Williams, Gaussian Processes for Machine Learning (2006), 5.4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+from scipy import linalg, optimize
+
+from kanrun.engine.tables.kernel import Kernel, RadialInputs
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
+
+#: Initial value and limits of each w_j, for inputs of variance 1.
+_RATES = (0.1, 1e-6, 1e2)
+#: The same of the kernel's variance, for outputs of variance 1.
+_VARIANCES = (30.0, 1e-2, 1e3)
+#: The same of the variance of the noise.
+_NOISES = (1e-6, 1e-9, 1.0)
+#: Additions to the noise, relative to the largest variance, of which the least that suffices is
+#: taken.
+_JITTERS = tuple(1e-10 * 100.0**power for power in range(5))
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcess:
+    """Posterior mean given rows x: 1' a + k(., x) a, with the `weights` a (rows,)."""
+
+    kernel: Kernel
+    noise: float
+    x: ndarray
+    weights: ndarray
+
+    def mean(self, x: RowInputs) -> PerRow:
+        return np.asarray(_covariance(self.kernel, x, self.x) @ self.weights)
+
+    def gradient(self, x: RowInputs) -> RowInputs:
+        """Return the derivatives of the posterior mean with respect to the inputs."""
+        near = (_covariance(self.kernel, x, self.x) - 1.0) * self.weights
+        return np.asarray(
+            self.kernel.smooth_rates * (near @ self.x - near.sum(1, keepdims=True) * x)
+        )
+
+
+def fit_process(x: RowInputs, y: PerRow, kernel: Kernel, noise: float) -> GaussianProcess:
+    """Return the process given these rows, with the least jitter that is sufficient.
+
+    Raises LinAlgError if there is none.
+    """
+    covariance = _covariance(kernel, x, x)
+    size = float(np.diag(covariance).max())
+    for jitter in _JITTERS:
+        try:
+            factor = linalg.cho_factor(covariance + (noise + jitter * size) * np.eye(len(x)))
+        except linalg.LinAlgError:
+            continue
+        return GaussianProcess(kernel, noise, x, linalg.cho_solve(factor, y))
+    raise linalg.LinAlgError("the covariance of the rows is not positive definite")
+
+
+def likeliest_kernel(
+    x: RowInputs, y: PerRow, *, steps: int, rtol: float, on_evaluation: Callable[[], object]
+) -> tuple[Kernel, float]:
+    """Return the kernel and the variance of the noise with the largest likelihood, by L-BFGS.
+
+    Inputs and outputs are standardised; an input that is constant gets the rate 0. The search ends
+    after `steps` or at the relative change `rtol`, and calls `on_evaluation` at each point.
+    """
+    inputs, rows = x.shape[1], len(x)
+    ranges = np.log(np.array([*[_RATES] * inputs, _VARIANCES, _NOISES]))
+    squares = x.T[:, :, None] - x.T[:, None]
+    squares *= squares / 2
+
+    def surprise(p: ndarray) -> tuple[float, ndarray]:
+        on_evaluation()
+        w, (variance, noise) = np.split(np.exp(p), [inputs])
+        near = variance * np.exp(-np.tensordot(w, squares, 1))
+        factor = linalg.cholesky(near + 1.0 + noise * np.eye(rows), lower=True, check_finite=False)
+        lower, _ = linalg.lapack.dpotri(factor, lower=1)
+        inverse = lower + np.tril(lower, -1).T
+        weights = inverse @ y
+        slope = (inverse - np.outer(weights, weights)) / 2
+        nearer = slope * near
+        by_rates = -w * np.tensordot(squares, nearer, ((1, 2), (0, 1)))
+        value = float(y @ weights) / 2 + float(np.log(np.diag(factor)).sum())
+        return value, np.append(by_rates, [nearer.sum(), noise * np.trace(slope)])
+
+    found = optimize.minimize(
+        surprise,
+        ranges[:, 0],
+        jac=True,
+        method="L-BFGS-B",
+        bounds=ranges[:, 1:],
+        options={"maxiter": steps, "ftol": rtol},
+    )
+    *w, variance, noise = np.exp(found.x).tolist()
+    rates = np.where(np.ptp(x, axis=0) > 0, w, 0.0)
+    return Kernel(rates, np.zeros(inputs), 0.0, 0.0, variance, 0.0), noise
+
+
+def _covariance(kernel: Kernel, x: ndarray, z: ndarray) -> ndarray:
+    return 1.0 + kernel.radial(RadialInputs(x, x), RadialInputs(z, z))

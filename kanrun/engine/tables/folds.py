@@ -1,0 +1,183 @@
+"""Folds of a table, losses on held-out rows, and baselines by scikit-learn."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
+from pandas import DataFrame
+
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
+from kanrun.monitoring import time_limit_reached
+from kanrun.points import Family, Points, deviation, in_own_units, root_mean_square
+
+OURS = "kanrun"
+_MIN_PROBABILITY = 1e-12  # keeps the log loss of a class that a model excludes finite
+Predict = Callable[[RowInputs], RowOutputs]
+_STREAM = 20_404  # of the random numbers of folds
+# Rows, and rows x classes x inputs^2, from which one fold is left out.
+_MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Predictions of held-out rows by models that know nothing of these rows.
+
+    Attributes:
+        values: Predictions, shape (rows, outputs); NaN for rows that no fold holds out.
+        number: Fold that holds out each row, shape (rows,); -1 for none.
+        seconds: CPU time of each fold's fit.
+        predict: Function of each fold from inputs (rows, inputs) to predictions by its model.
+    """
+
+    values: ndarray
+    number: ndarray
+    seconds: ndarray
+    predict: Sequence[Predict]
+
+
+def assign_folds(
+    points: Points, folds: int, seed: int, family: Family | None = None, *, single: bool = False
+) -> Int[ndarray, " rows"]:
+    """Return the fold that each row is left out of, stratified by class.
+
+    With `single`, or for large tables, only one fold is left out.
+
+    Groups stay together. Rows in time are divided into parts, each predicted by the rows before it;
+    the first part is never left out.
+    """
+    rng, (rows, inputs) = np.random.default_rng([seed, _STREAM]), points.x.shape
+    classes = family.classes if family else None
+    work = rows * (classes or 1) * inputs**2
+    single = single or rows > _MAX_FOLD_ROWS or work > _FOLD_WORK
+    if points.groups is not None:
+        place = np.unique(points.groups, return_inverse=True)[1]
+        groups = int(place.max()) + 1
+        parts = min(folds, groups - points.forward)
+        if points.forward:
+            fraction = np.searchsorted(np.sort(place), place) / rows
+        else:
+            fraction = rng.permutation(groups)[place] / groups
+        number = np.floor(fraction * (parts + points.forward)).astype(int) - points.forward
+        return np.where(number < parts - 1, -1, 0) if points.forward and single else number
+    order = rng.permutation(rows)
+    if classes:
+        order = order[np.argsort(points.y[order, 0], kind="stable")]
+    number = np.empty(rows, dtype=int)
+    number[order] = np.arange(rows) % min(folds, rows)
+    return np.where(number > 0, -1, number) if single else number
+
+
+def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " training"]:
+    """Return the rows that predict a fold: all others, or those before it if rows are in time."""
+    if not points.forward or points.groups is None:
+        return np.flatnonzero(number != fold)
+    return np.flatnonzero(points.groups < points.groups[number == fold].min())
+
+
+def row_losses(predicted: RowOutputs, y: ndarray, family: Family) -> PerRow:
+    """Return each row's log loss, deviance, or mean squared error over the outputs' variances."""
+    if family.classes:
+        likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
+        return np.asarray(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)))
+    if family.has_link:
+        return family.deviance(y, predicted)[:, 0]
+    std = deviation(y)
+    return np.asarray((((predicted - y) / np.where(std > 0, std, 1.0)) ** 2).mean(1))
+
+
+def loss_of(
+    predicted: RowOutputs, y: ndarray, family: Family, weights: ndarray | None = None
+) -> float:
+    """Return the root mean square error, the mean deviance, or the log loss of probabilities."""
+    if family.has_link:
+        return float(np.average(row_losses(predicted, y, family), weights=weights))
+    return float(root_mean_square(root_mean_square(predicted - y, weights)))
+
+
+def cross_validate(points: Points, family: Family, folds: Folds, *, baselines: bool) -> DataFrame:
+    """Compare the automatic model with the `baselines` on the same folds.
+
+    Returns:
+        A row per fold and model: `model`, `fold`, `loss` (see `loss_of`) and `cpu_seconds`.
+    """
+    models = _baselines(family) if baselines and not time_limit_reached() else {}
+    rows = []
+    for k, seconds in enumerate(folds.seconds):
+        held_out = np.flatnonzero(folds.number == k)
+        train = points.take(training_rows(points, folds.number, k))
+        test, found = points.take(held_out), {OURS: (folds.values[held_out], seconds)}
+        for name, estimator in models.items():
+            started = time.process_time()
+            predicted = _predicted(estimator, train, test.x, family)
+            found[name] = predicted, time.process_time() - started
+        for name, (predicted, spent) in found.items():
+            rows.append((name, k, loss_of(predicted, test.y, family, test.weights), spent))
+    return DataFrame(rows, columns=["model", "fold", "loss", "cpu_seconds"])
+
+
+def _baselines(family: Family) -> dict[str, Any]:
+    """Return estimators of scikit-learn by name."""
+    from sklearn import ensemble, linear_model
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+    from sklearn.multioutput import MultiOutputRegressor
+
+    if family.classes or family.name == "binomial":
+        return {
+            "majority" if family.classes else "mean": DummyClassifier(strategy="prior"),
+            "logistic regression": linear_model.LogisticRegression(max_iter=2000),
+            "gradient boosting": ensemble.HistGradientBoostingClassifier(random_state=0),
+        }
+    if family.has_link:
+        power = {"poisson": 1, "gamma": 2}[family.name]
+        return {
+            "mean": DummyRegressor(),
+            "log-linear regression": linear_model.TweedieRegressor(
+                power=power, alpha=1e-3, link="log", max_iter=2000
+            ),
+            "gradient boosting": ensemble.HistGradientBoostingRegressor(
+                loss=family.name, random_state=0
+            ),
+        }
+    boosting = ensemble.HistGradientBoostingRegressor(random_state=0)
+    return {
+        "mean": DummyRegressor(),
+        "ridge regression": linear_model.RidgeCV(np.logspace(-3, 4, 15)),
+        "gradient boosting": MultiOutputRegressor(boosting),
+    }
+
+
+def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> ndarray:
+    """Fit `estimator` to standardised inputs, and predict outputs or probabilities of classes.
+
+    Fractions become rows of both classes, with the fractions as weights.
+    """
+    mean, std = train.x.mean(0), deviation(train.x)
+    std = np.where(std > 0, std, 1.0)
+    inside, scaled, weights = (train.x - mean) / std, (x - mean) / std, train.weights
+    unit = 0 if family.has_link else in_own_units(train.y.ravel())[1]
+    y = np.ldexp(train.y, -unit)
+    if fractions := family.name == "binomial":
+        inside, y = np.tile(inside, (2, 1)), np.repeat([1, 0], len(train))
+        weights = np.concatenate([train.y, 1 - train.y])[:, 0] * np.tile(train.shares, 2)
+        kept = weights > 0
+        inside, y, weights = inside[kept], y[kept], weights[kept]
+    elif family.has_link:
+        y = y[:, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator.fit(inside, y, sample_weight=weights)
+    if fractions:
+        return np.asarray(estimator.predict_proba(scaled)[:, 1:])
+    if not family.classes:
+        found = np.asarray(estimator.predict(scaled), dtype=np.float64)
+        return np.ldexp(found.reshape(len(x), -1), unit)
+    out = np.zeros((len(x), family.classes))
+    out[:, estimator.classes_.astype(int)] = estimator.predict_proba(scaled)
+    return out

@@ -1,0 +1,156 @@
+"""The kernel of a table: lines and curves of each input, a smooth and a rough radial part.
+
+k(x, z) = v_l sum_j l_j(x) l_j(z) + v_c sum_jk c_jk(x) c_jk(z)
+          + v_s exp(-sum_j w_j (u_j(x) - u_j(z))^2 / 2) + v_r exp(-sum_j m_j |t_j(x) - t_j(z)|)
+
+l and c are the straight line and the curves of an input (`curves`), u its standardised value, and t
+the mean of u and its uniform rank. The rough part is the kernel to which random forests tend (E.
+Scornet, IEEE Transactions on Information Theory 62 (2016) 1485-1500).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy import ndarray
+from scipy import linalg
+from scipy.spatial.distance import cdist
+
+#: Fraction of a kernel's diagonal below which pivoted Cholesky is rounding.
+_CHOLESKY_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Hyperparameters of the kernel; variances are relative to outputs of variance near 1.
+
+    Attributes:
+        smooth_rates: w (inputs,); 0 for an input that takes no part in the smooth radial part.
+        rough_rates: m (inputs,).
+        lines: v_l, the variance of straight lines.
+        curves: v_c.
+        smooth: v_s; 0 if there is no such part.
+        rough: v_r.
+    """
+
+    smooth_rates: ndarray
+    rough_rates: ndarray
+    lines: float
+    curves: float
+    smooth: float
+    rough: float
+
+    @property
+    def radial_variance(self) -> float:
+        return self.smooth + self.rough
+
+    def among(self, columns: Sequence[int] | ndarray) -> Kernel:
+        """Return the kernel in which only these inputs have rates."""
+        inside = np.isin(np.arange(len(self.smooth_rates)), columns)
+        smooth, rough = (
+            np.where(inside, each, 0.0) for each in (self.smooth_rates, self.rough_rates)
+        )
+        return replace(self, smooth_rates=smooth, rough_rates=rough)
+
+    def radial(self, a: RadialInputs, b: RadialInputs) -> ndarray:
+        """Return the covariance (rows of a, rows of b) of the radial parts."""
+        found = np.zeros((len(a.u), len(b.u)))
+        if self.smooth:
+            root = np.sqrt(self.smooth_rates)
+            left, right = a.u * root, b.u * root
+            apart = left @ right.T
+            apart -= (left**2).sum(1)[:, None] / 2
+            apart -= (right**2).sum(1) / 2
+            np.minimum(apart, 0.0, out=apart)
+            found += self.smooth * np.exp(apart, out=apart)
+        if self.rough:
+            used = self.rough_rates > 0
+            left, right = (each.t[:, used] * self.rough_rates[used] for each in (a, b))
+            apart = cdist(left, right, "cityblock") if used.any() else np.zeros(found.shape)
+            np.negative(apart, out=apart)
+            found += self.rough * np.exp(apart, out=apart)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class RadialInputs:
+    """Standardised values u and their means with ranks t, each of shape (rows, inputs)."""
+
+    u: ndarray
+    t: ndarray
+
+    def __len__(self) -> int:
+        return len(self.u)
+
+    def __getitem__(self, rows: ndarray | slice) -> RadialInputs:
+        return RadialInputs(self.u[rows], self.t[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Centres:
+    """Rows at which the radial parts are known exactly.
+
+    Between them the parts are interpolated (the Nystroem method).
+
+    Attributes:
+        inputs: The R centres.
+        root: Lower Cholesky factor of their covariance, shape (R, R).
+        kernel: The kernel.
+    """
+
+    inputs: RadialInputs
+    root: ndarray
+    kernel: Kernel
+
+    @staticmethod
+    def of(kernel: Kernel, rows: RadialInputs, most: int) -> Centres:
+        """Choose at most `most` of these rows by pivoted Cholesky.
+
+        Each is the row with the largest variance given those before it (H. Harbrecht, M. Peters, R.
+        Schneider, Applied Numerical Mathematics 62 (2012) 428-440).
+        """
+        whole = kernel.radial_variance
+        most = min(most, len(rows)) if whole else 0
+        left = np.full(len(rows), whole)
+        columns, chosen = np.zeros((most, len(rows))), list[int]()
+        while len(chosen) < most and left.max() > _CHOLESKY_TOLERANCE * whole:
+            count, centre = len(chosen), int(left.argmax())
+            column = kernel.radial(rows[centre : centre + 1], rows)[0]
+            column -= columns[:count, centre] @ columns[:count]
+            columns[count] = column / np.sqrt(left[centre])
+            left = left - columns[count] ** 2
+            chosen.append(centre)
+        root = np.tril(columns[: len(chosen), chosen].T)
+        return Centres(rows[np.array(chosen, dtype=int)], root, kernel)
+
+    def features(self, rows: RadialInputs) -> tuple[ndarray, ndarray]:
+        """Return features (rows, R) of prior variance 1, and the variance they lack (rows,)."""
+        if not len(self.inputs):
+            return np.zeros((len(rows), 0)), np.full(len(rows), self.kernel.radial_variance)
+        covariance = self.kernel.radial(self.inputs, rows)
+        found = linalg.solve_triangular(
+            self.root, covariance, lower=True, overwrite_b=True, check_finite=False
+        ).T
+        return found, np.maximum(self.kernel.radial_variance - (found**2).sum(1), 0.0)
+
+    def averaged(self, rows: RadialInputs, columns: Sequence[int], points: RadialInputs) -> ndarray:
+        """Return the features at points (points, R), averaged over all inputs but `columns`.
+
+        These have the values of the points, the others those of each of the rows in turn. Both
+        radial parts are products over inputs, so that this takes one pass over the rows.
+        """
+        if not len(self.inputs):
+            return np.zeros((len(points), 0))
+        kernel, every = self.kernel, np.arange(len(self.kernel.smooth_rates))
+        apart = kernel.among(columns), kernel.among(np.delete(every, columns))
+        found = np.zeros((len(self.inputs), len(points)))
+        for smooth, rough in ((kernel.smooth, 0.0), (0.0, kernel.rough)):
+            own, others = (replace(each, smooth=smooth, rough=rough) for each in apart)
+            if variance := smooth + rough:
+                mean = others.radial(self.inputs, rows).mean(1, keepdims=True) / variance
+                found += mean * own.radial(self.inputs, points)
+        return np.asarray(
+            linalg.solve_triangular(self.root, found, lower=True, check_finite=False).T
+        )

@@ -1,0 +1,169 @@
+"""Likelihoods of outputs given a latent function f, with their derivatives with respect to f.
+
+All have the form log p(y | f) = -w D(y, mu(f)) / (2 phi) - w log(phi) / 2 with the deviance D of an
+exponential family, the weight w of a row and the dispersion phi. A row of weight w counts as w
+equal rows. Outputs that are numbers are transformed by a power, whose exponent is a parameter.
+
+Sources: P. McCullagh and J. Nelder, Generalized Linear Models (1989), 2.2 and 9.3; I.-K. Yeo and R.
+Johnson, Biometrika 87 (2000) 954-959.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+from scipy.special import boxcox1p, expit, inv_boxcox1p, xlogy
+
+from kanrun.points import Family
+
+#: Step of the central difference for the derivative with respect to the exponent.
+_POWER_STEP = 1e-5
+#: Size of an exponent below which the power is a logarithm.
+_LOGARITHM = 1e-12
+#: Largest difference of a latent value to its level; exp(30) is 1e13.
+_LARGEST_LINK = 30.0
+
+
+class Terms(NamedTuple):
+    """Log likelihood and its first three derivatives with respect to f, each of shape (rows,).
+
+    `curvature` is minus the second derivative; it is not negative.
+    """
+
+    value: ndarray
+    score: ndarray
+    curvature: ndarray
+    third: ndarray
+
+
+@dataclass(frozen=True)
+class Power:
+    """Yeo-Johnson power of y / unit - shift, divided by the geometric mean of its derivative.
+
+    Because of the division, likelihoods of different exponents can be compared without a Jacobian.
+    Exponent 1 changes nothing.
+
+    Attributes:
+        unit: Positive scale of the outputs.
+        shift: Subtracted after division by `unit`.
+        exponent: The power, 1 for a straight line; smaller values compress large outputs.
+        log_slope: Logarithm of the geometric mean of the derivative over the training rows.
+    """
+
+    unit: float
+    shift: float
+    exponent: float = 1.0
+    log_slope: float = 0.0
+
+    @staticmethod
+    def of(y: ndarray, weights: ndarray, unit: float, shift: float, exponent: float) -> Power:
+        """Return the transform with this exponent, normalised on outputs `y` (rows,)."""
+        plain = Power(unit, shift, exponent)
+        return Power(unit, shift, exponent, float(np.average(plain.log_slopes(y), weights=weights)))
+
+    def log_slopes(self, y: ndarray) -> ndarray:
+        """Return the logarithm of the derivative with respect to y / unit, shape (rows,)."""
+        scaled = y / self.unit - self.shift
+        slopes = (self.exponent - 1) * np.sign(scaled) * np.log1p(np.abs(scaled))
+        return np.asarray(slopes - self.log_slope)
+
+    def apply(self, y: ndarray) -> ndarray:
+        """Transform outputs of any shape."""
+        scaled = y / self.unit - self.shift
+        sizes = np.abs(scaled)
+        up, down = boxcox1p(sizes, self.exponent), boxcox1p(sizes, 2 - self.exponent)
+        return np.asarray(np.where(scaled >= 0, up, -down) * np.exp(-self.log_slope))
+
+    def invert(self, z: ndarray) -> ndarray:
+        """Return the outputs of transformed ones; infinite beyond the range of the transform."""
+        sizes = np.abs(z) * np.exp(self.log_slope)
+        exponent = self.exponent if abs(self.exponent) > _LOGARITHM else 0.0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            up, down = inv_boxcox1p(sizes, exponent), inv_boxcox1p(sizes, 2 - exponent)
+        scaled = np.where(z >= 0, up, -down)
+        scaled = np.where(np.isnan(scaled), np.copysign(np.inf, z), scaled)
+        return np.asarray(self.unit * (scaled + self.shift))
+
+
+@dataclass(frozen=True, eq=False)
+class Likelihood:
+    """Likelihood of one output.
+
+    Attributes:
+        family: Its distribution; `gaussian` without classes is a transformed number.
+        y: Outputs (rows,); 0 and 1 for a class against the others.
+        weights: Weights (rows,).
+        power: Transform of outputs that are numbers.
+        dispersion: phi.
+    """
+
+    family: Family
+    y: ndarray
+    weights: ndarray
+    power: Power
+    dispersion: float = 1.0
+
+    @property
+    def is_gaussian(self) -> bool:
+        return not self.family.has_link
+
+    def with_parameters(self, dispersion: float, exponent: float) -> Likelihood:
+        """Return the likelihood with other parameters."""
+        power = Power.of(self.y, self.weights, self.power.unit, self.power.shift, exponent)
+        return Likelihood(self.family, self.y, self.weights, power, dispersion)
+
+    def take(self, rows: ndarray) -> Likelihood:
+        """Return the likelihood of these rows; the transform stays."""
+        return Likelihood(
+            self.family, self.y[rows], self.weights[rows], self.power, self.dispersion
+        )
+
+    def start(self) -> float:
+        """Return the link of the mean output, about which the latent function varies."""
+        if self.is_gaussian:
+            return float(np.average(self.power.apply(self.y), weights=self.weights))
+        mean = float(np.average(self.y, weights=self.weights))
+        if not self.family.is_log:
+            count = float(self.weights.sum())
+            mean = (mean * count + 0.5) / (count + 1)
+        return float(self.family.link(np.array(mean)))
+
+    def terms(self, f: ndarray) -> Terms:
+        """Return the log likelihood and its derivatives at latent values `f` (rows,)."""
+        if self.is_gaussian:
+            error = self.power.apply(self.y) - f
+            deviance, score = error**2, error
+            curvature, third = np.ones_like(f), np.zeros_like(f)
+        else:
+            level = self.start()
+            f = np.clip(f, level - _LARGEST_LINK, level + _LARGEST_LINK)
+            deviance, score, curvature, third = self._link_terms(f)
+        scale = self.weights / self.dispersion
+        value = -scale * deviance / 2 - self.weights * np.log(self.dispersion) / 2
+        return Terms(value, scale * score, scale * curvature, scale * third)
+
+    def _link_terms(self, f: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray]:
+        y, name = self.y, self.family.name
+        if name == "gamma":
+            ratio = y * np.exp(-f)
+            return 2 * (ratio - 1 - np.log(ratio)), ratio - 1, ratio, ratio
+        if name == "poisson":
+            mean = np.exp(f)
+            return self.family.deviance(y, mean), y - mean, mean, -mean
+        mean = expit(f)
+        spread = mean * (1 - mean)
+        # That of fractions themselves is not 0, and the dispersion depends on it.
+        deviance = 2 * (np.logaddexp(0, f) - y * f + xlogy(y, y) + xlogy(1 - y, 1 - y))
+        return deviance, y - mean, spread, -spread * (1 - 2 * mean)
+
+    def by_exponent(self, f: ndarray) -> ndarray:
+        """Return the derivatives of the log likelihood with respect to the exponent, (rows,)."""
+        high, low = (
+            self.with_parameters(self.dispersion, self.power.exponent + step).power.apply(self.y)
+            for step in (_POWER_STEP, -_POWER_STEP)
+        )
+        slope = (high - low) / (2 * _POWER_STEP) * self.weights / self.dispersion
+        return np.asarray((f - self.power.apply(self.y)) * slope)

@@ -1,0 +1,323 @@
+"""The coefficients of a table's features given all rows, by Newton's method.
+
+With features h(x) of prior variances P and a level without prior, the latent function of an output
+is f(x) = level + h(x)' b. The most probable b minimises -log p(y | f) + b' P^-1 b / 2; its
+covariance is the inverse of H = h' W h + P^-1 (Laplace's approximation; exact for Gaussian
+outputs). The scale of all prior variances and the dispersion have the largest evidence on all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy import ndarray
+from scipy import linalg, optimize
+
+from kanrun.engine.tables.likelihoods import Likelihood
+from kanrun.errors import KanrunError
+
+#: Rows whose features are used at once.
+_BLOCK = 4096
+#: Newton steps at most, and the change of the latent values, in their standard deviations given the
+#: rows' information, at which they end.
+_STEPS = 40
+_TOLERANCE = 1e-3
+#: Largest change of a latent value in one step, so that exponentials do not overflow.
+_LARGEST_STEP = 4.0
+#: Smallest information of a row relative to the mean, so that no row has unlimited noise.
+_LEAST_INFORMATION = 1e-3
+#: Limits of the logarithm of the common scale of the prior variances.
+_SCALES = (-3.0, 3.0)
+#: Limits of the logarithm of the dispersion.
+_DISPERSIONS = (-18.0, 3.0)
+#: Smallest value of 1 - leverage.
+_LEAST_LEFT = 1e-6
+#: Rounds of scale and Newton steps for outputs with a link.
+_ROUNDS = 2
+#: Steps of non-negative least squares for each constraint.
+_NNLS_STEPS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Weighted moments of features about their means, so that the level needs no column."""
+
+    gram: ndarray
+    right: ndarray
+    square: float
+    count: float
+    mean: ndarray
+    level: float
+
+    @staticmethod
+    def of(features: ndarray, weights: ndarray, y: ndarray) -> Moments:
+        """Accumulate the moments of features (rows, p) and outputs `y` (rows,) by blocks."""
+        size = features.shape[1]
+        gram, right, total = np.zeros((size, size)), np.zeros(size), np.zeros(size)
+        for start in range(0, len(y), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            root = np.sqrt(weights[part])
+            x = features[part] * root[:, None]
+            gram += x.T @ x
+            right += x.T @ (root * y[part])
+            total += x.T @ root
+        count = float(weights.sum())
+        mean, level = total / count, float(weights @ y) / count
+        gram -= count * np.outer(mean, mean)
+        right -= count * level * mean
+        return Moments(gram, right, float(weights @ (y - level) ** 2), count, mean, level)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """The latent function of one output.
+
+    Attributes:
+        level: Its value where all features vanish.
+        coefficients: Most probable coefficients (features,).
+        factor: Lower Cholesky factor of H, shape (features, features).
+        mean: Weighted mean of the features over the rows (features,), where the level is certain.
+        likelihood: Likelihood with its parameters.
+        count: Information of all rows about the level.
+        left_out: Latent value of each row by all others (rows,).
+        determined: 1 - V_kk / P_kk of each coefficient (features,), with its variance V_kk given
+            the rows and its prior variance P_kk: near 1 if the rows determine it, else near 0.
+        scale: Factor of all prior variances.
+    """
+
+    level: float
+    coefficients: ndarray
+    factor: ndarray
+    mean: ndarray
+    count: float
+    likelihood: Likelihood
+    left_out: ndarray
+    determined: ndarray
+    scale: float = 1.0
+
+    def latent(self, features: ndarray) -> ndarray:
+        return np.asarray(self.level + features @ self.coefficients)
+
+    def variance(self, features: ndarray) -> ndarray:
+        """Return the variance of the latent function at features (points, p)."""
+        return self.spread(features - self.mean) + 1 / self.count
+
+    def spread(self, differences: ndarray) -> ndarray:
+        """Return the variance of differences of the latent function, for those of features."""
+        return np.asarray((_half_solved(self.factor, differences.T) ** 2).sum(0))
+
+
+def condition(
+    features: ndarray,
+    prior: ndarray,
+    likelihoods: Sequence[Likelihood],
+    *,
+    rescale: bool,
+    constraints: ndarray | None = None,
+) -> list[Posterior]:
+    """Return the posterior of each output, or of each class.
+
+    Args:
+        features: Shape (rows, features).
+        prior: Prior variances (features,).
+        likelihoods: One for each output; several classes are those of each class.
+        rescale: Whether to find the scale of the variances and the dispersion on these rows.
+        constraints: A such that A b >= 0 for the coefficients b, shape (constraints, features).
+    """
+    if likelihoods[0].is_gaussian:
+        return [
+            _conditioned(features, prior, each, each.power.apply(each.y), rescale, constraints)
+            for each in likelihoods
+        ]
+    return _by_newton(features, prior, likelihoods, rescale, constraints)
+
+
+def _conditioned(
+    features: ndarray,
+    prior: ndarray,
+    likelihood: Likelihood,
+    y: ndarray,
+    rescale: bool,
+    constraints: ndarray | None,
+) -> Posterior:
+    moments = Moments.of(features, likelihood.weights, y)
+    scale = 1.0
+    if rescale:
+        scale, dispersion = _scale([moments], prior, None, moments.count)
+        likelihood = replace(likelihood, dispersion=dispersion)
+    weights = likelihood.weights
+    found = _solved(features, moments, scale * prior, likelihood, weights, y, constraints)
+    return replace(found, scale=scale)
+
+
+def _by_newton(
+    features: ndarray,
+    prior: ndarray,
+    likelihoods: Sequence[Likelihood],
+    rescale: bool,
+    constraints: ndarray | None,
+) -> list[Posterior]:
+    """Improve the latent function of each class or output by steps of least squares, in turn."""
+    starts = [each.start() for each in likelihoods]
+    latent = np.tile(starts, (len(features), 1))
+    scale, found = 1.0, list[Posterior]()
+    for turn in range(_ROUNDS if rescale else 1):
+        for _ in range(_STEPS):
+            before, found = latent.copy(), []
+            change = 0.0
+            for place, likelihood in enumerate(likelihoods):
+                weights, y = _working(likelihoods, latent, place)
+                moments = Moments.of(features, weights / likelihood.dispersion, y)
+                one = _solved(
+                    features,
+                    moments,
+                    scale * prior,
+                    replace(likelihood, dispersion=1.0),
+                    weights / likelihood.dispersion,
+                    y,
+                    constraints,
+                )
+                found.append(replace(one, likelihood=likelihood, scale=scale))
+                step = one.latent(features) - before[:, place]
+                latent[:, place] += np.clip(step, -_LARGEST_STEP, _LARGEST_STEP)
+                change = max(
+                    change, float((np.abs(step) * np.sqrt(weights / weights.mean())).max())
+                )
+            if change < _TOLERANCE:
+                break
+        if rescale and turn == 0:
+            pairs = [_working(likelihoods, latent, k) for k in range(len(likelihoods))]
+            several = [Moments.of(features, w, y) for w, y in pairs]
+            known = 1.0 if likelihoods[0].family.has_known_dispersion else None
+            rows = float(likelihoods[0].weights.sum())
+            scale, dispersion = _scale(several, prior, known, rows)
+            likelihoods = [replace(each, dispersion=dispersion) for each in likelihoods]
+    return found
+
+
+def _working(
+    likelihoods: Sequence[Likelihood], latent: ndarray, place: int
+) -> tuple[ndarray, ndarray]:
+    """Return weights and outputs of the least squares problem that is one Newton step.
+
+    Both are for dispersion 1.
+    """
+    one = replace(likelihoods[place], dispersion=1.0)
+    f = latent[:, place]
+    if len(likelihoods) > 1:  # classes: the probabilities of all sum to one
+        from scipy.special import softmax
+
+        mean = softmax(latent, 1)[:, place]
+        weights, score = one.weights * mean * (1 - mean), one.weights * (one.y - mean)
+    else:
+        terms = one.terms(f)
+        weights, score = terms.curvature, terms.score
+    weights = np.maximum(weights, _LEAST_INFORMATION * weights.mean())
+    return weights, f + score / weights
+
+
+def _solved(
+    features: ndarray,
+    moments: Moments,
+    prior: ndarray,
+    likelihood: Likelihood,
+    weights: ndarray,
+    y: ndarray,
+    constraints: ndarray | None,
+) -> Posterior:
+    """Return the solution of least squares with weights over the dispersion of `likelihood`."""
+    dispersion = likelihood.dispersion
+    hessian = moments.gram / dispersion
+    hessian[np.diag_indices(len(hessian))] += 1 / prior
+    factor, right = _cholesky(hessian), moments.right / dispersion
+    if constraints is None:
+        coefficients = linalg.cho_solve((factor, True), right, check_finite=False)
+    else:
+        coefficients = _constrained(factor, right, constraints)
+    level = moments.level - float(moments.mean @ coefficients)
+    fitted = level + features @ coefficients
+    leverage = np.empty(len(y))
+    for start in range(0, len(y), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        half = _half_solved(factor, (features[part] - moments.mean).T)
+        leverage[part] = (half**2).sum(0)
+    variance = leverage + dispersion / moments.count
+    inverse, _ = linalg.lapack.dtrtri(factor, lower=1)
+    determined = 1 - (inverse**2).sum(0) / prior
+    left = np.maximum(1 - weights / dispersion * variance, _LEAST_LEFT)
+    return Posterior(
+        level,
+        coefficients,
+        factor,
+        moments.mean,
+        moments.count / dispersion,
+        likelihood,
+        y - (y - fitted) / left,
+        determined,
+    )
+
+
+def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
+    """Minimise b'H b / 2 - b'r subject to A b >= 0, by least squares for the multipliers.
+
+    Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23.
+    """
+    free, turned = _half_solved(factor, right), _half_solved(factor, constraints.T)
+    sizes = np.sqrt((turned**2).sum(0))
+    turned = turned / np.where(sizes > 0, sizes, 1.0)
+    steps = _NNLS_STEPS * (turned.shape[1] + 1)
+    free = free + turned @ optimize.nnls(turned, -free, maxiter=steps)[0]
+    return linalg.solve_triangular(factor, free, lower=True, trans="T", check_finite=False)
+
+
+def _scale(
+    moments: Sequence[Moments], prior: ndarray, known: float | None, rows: float
+) -> tuple[float, float]:
+    """Return the scale of the prior variances and the dispersion with the largest evidence.
+
+    Args:
+        moments: Those of each output.
+        prior: Prior variances (features,).
+        known: The dispersion, if it is known.
+        rows: Sum of the rows' weights; with a link, the weights of `moments` hold the information
+            of the rows too.
+    """
+    root = np.sqrt(prior)
+    parts = []
+    for each in moments:
+        values, vectors = linalg.eigh(root[:, None] * each.gram * root, check_finite=False)
+        parts.append((np.maximum(values, 0.0), (vectors.T @ (root * each.right)) ** 2, each))
+
+    def surprise(p: ndarray) -> float:
+        scale = np.exp(p[0])
+        dispersion = known or np.exp(p[1])
+        total = 0.0
+        for values, rights, each in parts:
+            both = dispersion + scale * values
+            total += np.log(both / dispersion).sum() + (rows - 1) * np.log(dispersion)
+            total += (each.square - (scale * rights / both).sum()) / dispersion
+        return float(total) / 2
+
+    first = float(np.log(max(moments[0].square / moments[0].count, 1e-8) * 0.1))
+    bounds = [_SCALES] if known else [_SCALES, _DISPERSIONS]
+    found = optimize.minimize(
+        surprise, [0.0] if known else [0.0, first], method="L-BFGS-B", bounds=bounds
+    ).x
+    return float(np.exp(found[0])), known or float(np.exp(found[1]))
+
+
+def _cholesky(matrix: ndarray) -> ndarray:
+    try:
+        return linalg.cholesky(matrix, lower=True, overwrite_a=True, check_finite=False)
+    except linalg.LinAlgError as error:
+        raise KanrunError(
+            "the covariance of the rows is not positive definite. "
+            "Check the table for values of extreme size."
+        ) from error
+
+
+def _half_solved(factor: ndarray, right: ndarray) -> ndarray:
+    """Return L^-1 r for a lower factor L."""
+    return np.asarray(linalg.solve_triangular(factor, right, lower=True, check_finite=False))
