@@ -40,7 +40,10 @@ from kanrun.config.models import (
     LBFGSSolver,
     LMSolver,
     MLPConfig,
+    ModelConfig,
+    ModelPlan,
     PolynomialConfig,
+    SolverConfig,
 )
 from kanrun.config.registry import (
     CANDIDATES,

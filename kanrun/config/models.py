@@ -39,6 +39,42 @@ def widths_of(hidden: Sequence[int] | str | None) -> tuple[int, ...]:
     return AUTO_WIDTHS if hidden == AUTO else tuple(map(int, hidden or ()))
 
 
+@dataclass(frozen=True)
+class ModelPlan:
+    """What a model asks of its training.
+
+    Attributes:
+        hidden: Widths of the hidden layers.
+        grows: Whether the shape is searched.
+        intervals: Grids in turn; () for models without grids.
+        refines: Whether grids are chosen in training.
+        degree: Degree of the splines, which scales the smoothness penalty.
+        selection: What chooses the weight of that penalty.
+        update_grid: Whether hidden grids follow the range of the activations.
+        grid_eps: Fraction of uniform spacing in a grid that is fitted to data.
+        scales_move: Whether numbers besides coefficients move an edge function.
+    """
+
+    hidden: tuple[int, ...] = ()
+    grows: bool = False
+    intervals: tuple[int, ...] = ()
+    refines: bool = False
+    degree: int = 0
+    selection: Literal["validation", "evidence"] = "validation"
+    update_grid: bool = False
+    grid_eps: float = 1.0
+    scales_move: bool = False
+
+
+@dataclass
+class ModelConfig:
+    """Settings of every model."""
+
+    def plan(self) -> ModelPlan:
+        """Return what the model asks of its training."""
+        return ModelPlan()
+
+
 @model(
     "kanrun.study.build:create_kan",
     network="kanrun.engine.networks.kan:KAN",
@@ -46,7 +82,7 @@ def widths_of(hidden: Sequence[int] | str | None) -> tuple[int, ...]:
     diagram="kanrun.study.evaluation:network_figure",
 )
 @dataclass
-class KANConfig:
+class KANConfig(ModelConfig):
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
     hidden: Annotated[
@@ -92,6 +128,22 @@ class KANConfig:
     ] = "normal"
     kind: str = "kan"
 
+    def plan(self) -> ModelPlan:
+        """Return its shape, grids and penalty."""
+        intervals = [self.intervals] if isinstance(self.intervals, int) else self.intervals
+        refines = intervals == "auto"
+        return ModelPlan(
+            widths_of(self.hidden),
+            self.hidden == AUTO,
+            () if refines else tuple(map(int, intervals)),
+            refines,
+            self.degree,
+            self.selection,
+            self.update_grid,
+            self.grid_eps,
+            not self.freeze_scales,
+        )
+
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield errors for a budget of a search that widths leave out, and for other layers."""
         if self.hidden != AUTO and self.budget != "normal":
@@ -106,7 +158,7 @@ class KANConfig:
 
 @model("kanrun.study.build:create_mlp", network="kanrun.engine.networks.classical:MLP", label="MLP")
 @dataclass
-class MLPConfig:
+class MLPConfig(ModelConfig):
     """A multi-layer perceptron."""
 
     # The default has fewer parameters than the default target has points.
@@ -114,16 +166,20 @@ class MLPConfig:
     activation: Annotated[Activation, "activation of the hidden nodes"] = "silu"
     kind: str = "mlp"
 
+    def plan(self) -> ModelPlan:
+        """Return its shape."""
+        return ModelPlan(tuple(self.hidden))
+
 
 @model(
-    "kanrun.study.build:create_curve",
+    "kanrun.study.build:create_polynomial",
     network="kanrun.engine.networks.classical:Polynomial",
     label="polynomial",
     inputs=1,
     closed_form=True,
 )
 @dataclass
-class PolynomialConfig:
+class PolynomialConfig(ModelConfig):
     """One polynomial by least squares, for one input variable."""
 
     degree: Annotated[int, Meta(ge=0, le=500), "degree of the polynomial"] = 10
@@ -131,14 +187,14 @@ class PolynomialConfig:
 
 
 @model(
-    "kanrun.study.build:create_curve",
+    "kanrun.study.build:create_bezier",
     network="kanrun.engine.networks.classical:Bezier",
     label="Bezier curve",
     inputs=1,
     closed_form=True,
 )
 @dataclass
-class BezierConfig:
+class BezierConfig(ModelConfig):
     """One Bezier curve by least squares, for one input variable."""
 
     control_points: Annotated[
@@ -148,14 +204,14 @@ class BezierConfig:
 
 
 @model(
-    "kanrun.study.build:create_curve",
+    "kanrun.study.build:create_bspline",
     network="kanrun.engine.networks.classical:BSpline",
     label="B-spline",
     inputs=1,
     closed_form=True,
 )
 @dataclass
-class BSplineConfig:
+class BSplineConfig(ModelConfig):
     """One B-spline by least squares, for one input variable."""
 
     control_points: Annotated[Count, "control points of the curve"] = 12
@@ -173,7 +229,7 @@ class BSplineConfig:
 
 @model("kanrun.engine.tables:fit_table", label="automatic model", tables_only=True)
 @dataclass
-class AutoConfig:
+class AutoConfig(ModelConfig):
     """Effects of inputs and pairs by evidence, stacked into one KAN; the default for tables."""
 
     pairs: Annotated[bool, "whether pairs of inputs may interact"] = True

@@ -84,6 +84,8 @@ class TargetKind(RegistryEntry):
 class ModelKind(RegistryEntry):
     """`builder` maps (settings, problem, generator) to a fresh network.
 
+    Its settings derive from `ModelConfig`, whose `plan()` says what training needs to know.
+
     Attributes:
         network: "module:Class" that a checkpoint of it is loaded into.
         label: Name in tables and figures.
@@ -106,7 +108,7 @@ class ModelKind(RegistryEntry):
 class SolverKind(RegistryEntry):
     """`builder` maps (network, objective, plan, generator) to a solver; `auto` has none.
 
-    Its settings have `steps` and `n_starts`, and reach it as `plan.settings`.
+    Its settings derive from `SolverConfig`, and reach it as `plan.settings`.
 
     Attributes:
         steps: Steps on each grid, if the settings give none.

@@ -15,17 +15,20 @@ from kanrun.config import (
     MODELS,
     SOLVERS,
     AutoSolver,
+    BezierConfig,
+    BSplineConfig,
     ExperimentConfig,
     KANConfig,
     MLPConfig,
+    PolynomialConfig,
     SamplingConfig,
     check,
 )
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
-from kanrun.config.models import AUTO, check_model, widths_of
-from kanrun.config.registry import resolve
+from kanrun.config.models import AUTO, GradientConfig, ModelPlan, check_model
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network
+from kanrun.engine.networks.classical import Bezier, BSpline, Polynomial
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import (
     GrowthPolicy,
@@ -67,7 +70,7 @@ class LearningProblem:
 
     def shape_of(self, model: Any) -> tuple[int, ...]:
         """Return the widths of the network that a model has here, inputs first."""
-        return (self.inputs, *widths_of(vars(model).get("hidden")), self.outputs)
+        return (self.inputs, *model.plan().hidden, self.outputs)
 
 
 def make_problem(
@@ -159,10 +162,8 @@ ADAM_BATCH = 1024  # samples of one step of Adam if `solver=auto` chooses it
 
 def intervals_of(model: Any) -> tuple[int, ...]:
     """Return the grid schedule; empty for models without grids."""
-    given = vars(model).get("intervals", ())
-    if given == "auto":
-        return AUTO_INTERVALS
-    return (given,) if isinstance(given, int) else tuple(int(intervals) for intervals in given)
+    plan: ModelPlan = model.plan()
+    return AUTO_INTERVALS if plan.refines else plan.intervals
 
 
 def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
@@ -209,15 +210,16 @@ def create_mlp(model: MLPConfig, problem: LearningProblem, generator: Generator)
     return network.to(problem.domain.device)
 
 
-def create_curve(model: Any, problem: LearningProblem, _: Generator) -> Network:
-    """Return the network of a curve of one input, whose functions its control points count."""
-    given = vars(model)
-    functions = given.get("control_points") or model.degree + 1
-    own = {"degree": model.degree} if {"control_points", "degree"} <= given.keys() else {}
-    curve: Network = resolve(MODELS[model.kind].network)(
-        functions, problem.outputs, problem.domain, **own
-    )
-    return curve
+def create_polynomial(model: PolynomialConfig, problem: LearningProblem, _: Generator) -> Network:
+    return Polynomial(model.degree + 1, problem.outputs, problem.domain)
+
+
+def create_bezier(model: BezierConfig, problem: LearningProblem, _: Generator) -> Network:
+    return Bezier(model.control_points, problem.outputs, problem.domain)
+
+
+def create_bspline(model: BSplineConfig, problem: LearningProblem, _: Generator) -> Network:
+    return BSpline(model.control_points, problem.outputs, problem.domain, degree=model.degree)
 
 
 def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, str]:
@@ -228,22 +230,22 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     """
     check_model(model, problem.inputs)
     check(solver, "solver.")
+    wanted: ModelPlan = model.plan()
     intervals, task = intervals_of(model), problem.data.task
-    if getattr(solver, "sparsity", 0) and not intervals:
+    gradient = solver if isinstance(solver, GradientConfig) else GradientConfig()
+    if gradient.sparsity and not intervals:
         raise UsageError(
-            f"solver.sparsity={solver.sparsity} weighs edges of a KAN, and model={model.kind} has "
-            "none."
+            f"solver.sparsity={gradient.sparsity} weighs edges of a KAN, and model={model.kind} "
+            "has none."
         )
     name, why, settings = _solver(model, solver, problem)
     second_order, closed_form = SOLVERS[name].second_order, MODELS[model.kind].closed_form
-    selection = getattr(model, "selection", "validation")
-    if selection == "evidence" and not second_order:
+    if wanted.selection == "evidence" and not second_order:
         raise UsageError(
             f"model.selection=evidence is for solver=lm, and solver={name} trains here. Use "
             "selection=validation."
         )
     edges = _edges(problem.shape_of(model))
-    automatic = getattr(model, "intervals", None) == "auto"
     unsmoothed = second_order and not intervals and not closed_form
     grows = isinstance(model, KANConfig) and (
         second_order or _classifier_grows(model, solver, name, problem)
@@ -254,17 +256,17 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         intervals,
         steps=solver.steps,
         starts=starts,
-        weight=0.0 if closed_form else _weight(solver, name, task, getattr(model, "degree", 0)),
+        weight=0.0 if closed_form else _weight(solver, name, task, wanted.degree),
         order=CLASSIFICATION_ORDER if task == "classification" else None,
-        selection=selection,
+        selection=wanted.selection,
         growth=_growth(model, solver, problem, starts) if grows else None,
-        update_grid=getattr(model, "update_grid", False),
-        grid_eps=getattr(model, "grid_eps", 1.0),
-        freeze_unseen=getattr(solver, "freeze_unseen", False),
-        stop_early=automatic,
-        max_unknowns=AUTO_COEFFICIENTS + edges if automatic else None,
-        patience=getattr(solver, "patience", None) or (PATIENCE if unsmoothed else None),
-        insert_knots=grows and second_order and model.hidden == AUTO,
+        update_grid=wanted.update_grid,
+        grid_eps=wanted.grid_eps,
+        freeze_unseen=solver.freeze_unseen,
+        stop_early=wanted.refines,
+        max_unknowns=AUTO_COEFFICIENTS + edges if wanted.refines else None,
+        patience=gradient.patience or (PATIENCE if unsmoothed else None),
+        insert_knots=grows and second_order and wanted.grows,
         settings=settings,
     )
     return plan, why
@@ -287,13 +289,13 @@ def _growth(
     Raises UsageError for `hidden=auto` with edges or nodes that no growth adds.
     """
     automatic, outputs = model.hidden == AUTO, problem.outputs
-    for name, usual in (("edge_scaling", "separate"), ("multiplication_nodes", [])):
-        if (given := getattr(model, name)) != usual:
-            if not automatic:
-                return None
-            raise UsageError(
-                f"model.{name}={given} needs a given shape. Set model.hidden, such as [5]."
-            )
+    unusual = "model.edge_scaling=single" * (model.edge_scaling == "single")
+    if model.multiplication_nodes:
+        unusual = f"model.multiplication_nodes={model.multiplication_nodes}"
+    if unusual and automatic:
+        raise UsageError(f"{unusual} needs a given shape. Set model.hidden, such as [5].")
+    if unusual:
+        return None
     if automatic:
         nodes, _ = BUDGETS[model.budget]
         return GrowthPolicy((problem.inputs, nodes, outputs, outputs))
@@ -326,8 +328,8 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
         name, why = choose_solver(rows, last, first, edge_unknowns, task, double=double)
         settings = SOLVERS[name].settings(**({"batch_size": ADAM_BATCH} if name == "adam" else {}))
     check_solver(name, task, dtype)
-    moving = not SOLVERS[name].second_order and not getattr(model, "freeze_scales", True)
-    if getattr(solver, "freeze_unseen", False) and moving:
+    moving = not SOLVERS[name].second_order and model.plan().scales_move
+    if solver.freeze_unseen and moving:
         why += (
             " solver.freeze_unseen freezes coefficients and w_b; w_s moves the function unless "
             "model.freeze_scales=true."
@@ -339,10 +341,10 @@ def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
     """Return the number of starts; 1 if linear in the unknowns, or too expensive."""
     if MODELS[model.kind].closed_form:
         return 1
-    hidden = getattr(model, "hidden", ())
-    if hidden == AUTO and second_order:
+    plan: ModelPlan = model.plan()
+    if plan.grows and second_order:
         return int(solver.n_starts or BUDGETS[model.budget][1])
-    several = second_order and (hidden or not intervals_of(model))
+    several = second_order and (plan.hidden or not intervals_of(model))
     return int(solver.n_starts or ((FEW_STARTS if edges > WIDE else STARTS) if several else 1))
 
 
@@ -377,9 +379,8 @@ def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
     down by it. Classes that can be separated have no finite minimum of cross-entropy: a penalty on
     curvature gives them one.
     """
-    given = getattr(solver, "smoothness_weight", "auto")
-    if given != "auto":
-        return float(given)
+    if solver.smoothness_weight != "auto":
+        return float(solver.smoothness_weight)
     if SOLVERS[name].second_order:
         return None
     if task == "classification":
