@@ -174,7 +174,9 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
 
 def _effect_records(problem: InterpretationProblem, result: Interpretation) -> Records:
     """Yield for each input the change of the formula, or else the network, if it is exchanged."""
-    model, (x, y), texts = result.formula or result.network, problem.points(), dict[str, float]()
+    model = result.formula or result.network
+    (x, y) = problem.points()
+    texts = dict[str, float]()
     if model is None or len(problem.inputs) < 2:
         return
     for index, name in enumerate(problem.inputs):

@@ -111,7 +111,8 @@ class Budget:
     """
 
     def __init__(self, units: float, *, timed: bool = False) -> None:
-        self._begun, self._seconds = work_done(), thread_time()
+        self._begun = work_done()
+        self._seconds = thread_time()
         self.units = min(units, _BELOW_LIMIT * (_clock.limit - self._begun))
         self._end = self._seconds + _OVERRUN * units + _MORE_SECONDS if timed else math.inf
         self.stopped = False

@@ -119,10 +119,17 @@ def apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
 
 #: Divisor in place of zero.
 TINY = 1e-300
-#: Digits of a float64 in an expression, and what is written there without any.
-DIGITS, _WHOLE = 17, (-1.0, 0.0, 1.0)
+#: Digits of a float64 in an expression.
+DIGITS = 17
+#: Numbers that are written as integers in an expression.
+_WHOLE = (-1.0, 0.0, 1.0)
 
-_POSITIVE, _UNIT, _NONZERO = Domain(low=0.0), Domain(-1.0, 1.0), Domain(period=1e300)
+#: Domain of roots and logarithms.
+_POSITIVE = Domain(low=0.0)
+#: Domain of inverse sines.
+_UNIT = Domain(-1.0, 1.0)
+#: Domain of reciprocals, whose only pole is at 0.
+_NONZERO = Domain(period=1e300)
 
 TABLE: dict[str, Candidate] = {
     candidate.name: candidate
@@ -164,7 +171,10 @@ pair, and the rounding of constants decides on the nicer name.
 #: The same functions up to constants: matched once.
 TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
 
-IDENTITY, CONSTANT = TABLE["x"], TABLE["0"]
+#: The candidate x.
+IDENTITY = TABLE["x"]
+#: The candidate 0, of which only the shift is free.
+CONSTANT = TABLE["0"]
 #: The function of edges that carry a value on: not a choice, and no part of a formula.
 CARRY = Candidate("=", X, 0.0, "")
 #: Complexity of powers beyond the table, without what their exponent adds.
@@ -190,13 +200,17 @@ def search_grid(candidate: Candidate) -> Array:
     """
     domain = candidate.domain
     if "a" not in candidate.free and (domain.low == 0.0 or domain.period):
-        a, b = _SIGNS, _BEYOND_POLES
+        a = _SIGNS
+        b = _BEYOND_POLES
     elif "a" not in candidate.free:
-        a, b = np.ones(1), _SHIFTS
+        a = np.ones(1)
+        b = _SHIFTS
     elif "b" not in candidate.free:
-        a, b = np.multiply.outer(_SIGNS, _RATES).ravel(), np.zeros(1)
+        a = np.multiply.outer(_SIGNS, _RATES).ravel()
+        b = np.zeros(1)
     elif candidate.name in ("sin", "cos"):
-        a, b = _FREQUENCIES, _PHASES
+        a = _FREQUENCIES
+        b = _PHASES
     else:
         sizes = np.multiply.outer(_SIGNS[: 1 if candidate.parity else 2], _SCALES)
         return np.array([(k, -k * centre) for k in sizes.ravel() for centre in _CENTRES])
@@ -207,14 +221,18 @@ def search_grid(candidate: Candidate) -> Array:
 GRID_STEPS = 81
 #: Shifts or centres beyond the range of the argument.
 _FAR = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0)
-#: Values of a and b on the grid: signs, shifts from a pole at the end of the range, other shifts,
-#: rates of exponentials, frequencies and phases of waves, scales and centres of other functions.
-_SIGNS, _BEYOND_POLES = np.array([1.0, -1.0]), 1 + np.logspace(-4, 1.5, 40)
+#: Signs of arguments on the grid.
+_SIGNS = np.array([1.0, -1.0])
+#: Shifts of arguments from a pole at the end of the range.
+_BEYOND_POLES = 1 + np.logspace(-4, 1.5, 40)
 _SHIFTS = np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
 _RATES = np.logspace(-1.5, 1.3, 60)
 _FREQUENCIES = np.concatenate([(0.25, 0.5, 0.75), np.arange(1.0, 30.0, 0.4)])
 _PHASES = np.arange(8) * np.pi / 8
-_SCALES, _CENTRES = np.logspace(-1, 1.5, 22), np.concatenate([np.linspace(-1.5, 1.5, 25), _FAR])
+#: Scales of other functions on the grid.
+_SCALES = np.logspace(-1, 1.5, 22)
+#: Centres of other functions on the grid.
+_CENTRES = np.concatenate([np.linspace(-1.5, 1.5, 25), _FAR])
 
 
 @lru_cache(maxsize=64)
@@ -245,7 +263,8 @@ def choose(
     name, for an own one that is taken, for a formula that is not a function of x0 alone, and if no
     candidate is left.
     """
-    declared, own = {name: kind.formula for name, kind in CANDIDATES.items()}, own or {}
+    declared = {name: kind.formula for name, kind in CANDIDATES.items()}
+    own = own or {}
     known = [*TABLE, *declared]
     chosen = known if names is None else list(dict.fromkeys(names))
     for name in chosen:

@@ -25,10 +25,14 @@ from kanrun.engine.symbolic.refit import ConstantsFitting
 from kanrun.formulas import variable
 from kanrun.formulas.parsing import parse_expression
 
-#: Relative accuracy of a constant at best, and the size below which its accuracy is absolute.
-PRECISION, _SMALL = 1e-9, 1e-3
-#: Largest denominator of a nice fraction, and maximum number of significant digits of a decimal.
-_MAX_DENOMINATOR, _MAX_DIGITS = 20, 9
+#: Relative accuracy of a constant at best.
+PRECISION = 1e-9
+#: Size of a constant below which its accuracy is absolute.
+_SMALL = 1e-3
+#: Largest denominator of a nice fraction.
+_MAX_DENOMINATOR = 20
+#: Maximum number of significant digits of a nice decimal number.
+_MAX_DIGITS = 9
 #: Probability that a number as simple lies as near by chance, below which a number is nice.
 _CHANCE = 0.05
 #: Units of nice numbers, by the bits that naming them costs.
@@ -102,12 +106,16 @@ def decimals(expression: Expr) -> list[Expr]:
 
 #: Digits of a float64 that are never its rounding alone.
 _SHOWN = 15
-#: Denominator from which on a decimal number that is not longer than the fraction is preferred,
-#: whole decimal numbers below which are written as integers, and characters of a decimal number
-#: that stands for itself.
-_LEAST_DECIMAL, _LARGEST_WHOLE, _SHORT = 5, 1e9, 11
-#: Size of a digit, and of a decimal point or a fraction bar, relative to an operation.
-_DIGIT, _FRACTION = 0.1, 0.3
+#: Denominator from which on a decimal number that is not longer than the fraction is preferred.
+_LEAST_DECIMAL = 5
+#: Size below which whole decimal numbers are written as integers.
+_LARGEST_WHOLE = 1e9
+#: Characters of a decimal number that stands for itself.
+_SHORT = 11
+#: Size of a digit, relative to an operation.
+_DIGIT = 0.1
+#: Size of a decimal point or a fraction bar, relative to an operation.
+_FRACTION = 0.3
 #: Size of what textbooks do not write, relative to an operation.
 _UNUSUAL = 10.0
 #: Digits to which the numbers of two forms agree: those of the constants of physics in files.
@@ -129,7 +137,8 @@ def as_written(expression: Expr) -> Expr:
                 value = short
             is_whole = value.is_integer() and abs(value) < _LARGEST_WHOLE
             return sympy.Integer(int(value)) if is_whole else sympy.Float(repr(value), DIGITS)
-        decimal, is_plain = repr(float(number)), number.q < _LEAST_DECIMAL
+        decimal = repr(float(number))
+        is_plain = number.q < _LEAST_DECIMAL
         if is_plain or len(decimal) > len(str(number)) or sympy.Rational(decimal) != number:
             return number
         return sympy.Float(decimal, DIGITS)
@@ -188,7 +197,8 @@ def has_form_of(expression: Expr, accepted: Sequence[Expr]) -> bool:
         texts = {each: f"{float(each):.{_FORM_DIGITS}g}" for each in long}
         return form.xreplace({each: sympy.Float(text) for each, text in texts.items()})
 
-    form, others = skeleton(expression), [skeleton(each) for each in accepted]
+    form = skeleton(expression)
+    others = [skeleton(each) for each in accepted]
     return form in others or size(form) <= min(map(size, others))
 
 
@@ -207,10 +217,11 @@ def round_numbers(expression: Expr, allowed: Callable[[Expr], bool]) -> Expr:
     return expression
 
 
-#: Standard errors within which no factor is 0; size of terms, relative to their sum, that cancel:
-#: the damped waves of the tests have terms of the size of their sum, sums of waves in place of one
-#: have 10 to 1000 times that.
-_DETERMINED, _CANCELS = 2.0, 10.0
+#: Standard errors within which no factor of a function may be 0.
+_DETERMINED = 2.0
+#: Size of terms, relative to their sum, from which on they cancel each other. Damped waves have
+#: terms of the size of their sum, sums of waves in their place 10 to 1000 times that.
+_CANCELS = 10.0
 
 #: A constant of an edge, by the edge's number and the constant's name.
 Key = tuple[int, str]
@@ -225,7 +236,8 @@ def standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
         value, _, jacobian = graph.linearise(data.x)
         residual = value - data.y
         if data.relative:
-            residual, jacobian = residual / value, jacobian / value[:, None]
+            residual = residual / value
+            jacobian = jacobian / value[:, None]
     freedom = residual.size - jacobian.shape[1]
     if freedom < 1 or not jacobian.size or not np.isfinite(jacobian).all():
         return {}
@@ -355,7 +367,8 @@ def confidence_intervals(
     """
     open_form, constants = open_constants(expression)
     numbers = list(constants.values())
-    freedom, values = y.size - len(numbers), np.array([float(each) for each in numbers])
+    freedom = y.size - len(numbers)
+    values = np.array([float(each) for each in numbers])
     if not numbers or freedom < 1:
         return []
     unknowns = [each.name for each in constants]
@@ -363,7 +376,8 @@ def confidence_intervals(
         fitting = ConstantsFitting(open_form, names, unknowns, (x, y), values)
         residual, jacobian = fitting.linearised(values)
         scale = y if relative else np.ones_like(y)
-        residual, jacobian = residual / scale, jacobian / scale[:, None]
+        residual = residual / scale
+        jacobian = jacobian / scale[:, None]
     if not (np.isfinite(jacobian).all() and np.isfinite(residual).all()):
         return []
     deviation = np.sqrt(residual @ residual / freedom) * _standard_deviations(jacobian)

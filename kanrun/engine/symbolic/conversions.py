@@ -126,7 +126,8 @@ def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | S
     for node in range(graph.inputs, graph.output + 1):
         parts = []
         for edge in (graph.edges[i] for i in graph.into(node)):
-            u, function = values[edge.source], edge.function
+            u = values[edge.source]
+            function = edge.function
             if u.is_Number:
                 u = number(float(function.value(np.array([float(u)]))[0]))
             elif isinstance(function, Symbolic):
@@ -145,7 +146,8 @@ def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | S
 
 def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Spline]) -> Expr:
     """Return c f(a u + b) + d without a scale or shift of the argument that is redundant."""
-    candidate, (a, b, c, d) = function.candidate, function.constants
+    candidate = function.candidate
+    (a, b, c, d) = function.constants
     if candidate is CONSTANT:
         return number(d)
     argument = number(a) * u + number(b)
@@ -156,11 +158,14 @@ def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Splin
     calls[candidate.name] = candidate
     scale, rest = _scaled(argument)
     if candidate.homogeneous:
-        argument, c = rest, c * float(candidate.value(np.array([float(scale)]))[0])
+        argument = rest
+        c = c * float(candidate.value(np.array([float(scale)]))[0])
     elif candidate.name == "log":
-        argument, d = rest, d + c * float(np.log(float(scale)))
+        argument = rest
+        d = d + c * float(np.log(float(scale)))
     elif candidate.name == "exp" and abs(shift := argument.as_coeff_Add()[0]) < _LARGEST_SHIFT:
-        argument, c = argument - shift, c * float(np.exp(float(shift)))
+        argument = argument - shift
+        c = c * float(np.exp(float(shift)))
     return number(c) * sympy.Function(candidate.name)(argument) + number(d)
 
 
@@ -281,7 +286,8 @@ class _GraphBuilder:
         b, rest = argument.as_coeff_Add()
         a, inner = rest.as_coeff_Mul()
         if inner.is_Add:
-            a, inner = sympy.Integer(1), rest
+            a = sympy.Integer(1)
+            inner = rest
         constants = (float(a), float(b), coefficient, 0.0)
         simple = standardised(Symbolic(candidate, constants, ""))
         moves = {
@@ -295,9 +301,10 @@ class _GraphBuilder:
         return self.node_of(inner), replace(simple, free=own if self.free else "")
 
 
-#: Largest exponent that becomes a factor: exp(u + b) = exp(b) exp(u); and size of a coefficient,
-#: relative to the largest of its sum, below which it is negligible.
-_LARGEST_SHIFT, _FAINT = 30.0, 1e-6
+#: Largest exponent that becomes a factor: exp(u + b) = exp(b) exp(u).
+_LARGEST_SHIFT = 30.0
+#: Size of a coefficient, relative to the largest of its sum, below which it is negligible.
+_FAINT = 1e-6
 #: Digits of constants in the label of a formula.
 _SHOWN = 3
 #: Largest root that is a candidate; others are exp(p log x), whose exponents a fit can move.
@@ -314,7 +321,8 @@ def to_expression(graph: Graph, names: Sequence[str]) -> Expr:
     for node in range(graph.inputs, graph.output + 1):
         terms = []
         for i in graph.into(node):
-            argument, function = values[graph.edges[i].source], graph.edges[i].function
+            argument = values[graph.edges[i].source]
+            function = graph.edges[i].function
             if i in numeric:
                 argument = sympy.Function(numeric[i])(argument)
             if isinstance(function, Symbolic):
@@ -337,8 +345,10 @@ def numeric_names(graph: Graph) -> dict[int, str]:
     return {index: f"f{number + 1}" for number, index in enumerate(graph.numeric_edges())}
 
 
-#: Points per interval at which a spline is fitted to an edge with its base; its fewest intervals.
-_POINTS_PER_INTERVAL, _MIN_INTERVALS = 6, 20
+#: Points per interval at which a spline is fitted to an edge with its base.
+_POINTS_PER_INTERVAL = 6
+#: Smallest number of intervals of that spline.
+_MIN_INTERVALS = 20
 
 
 def values_of(network: Network, output: int) -> Callable[[Array], Array]:
@@ -365,7 +375,8 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
     nodes: list[Operation] = []
     sources = list(range(layers[0].inputs))  # nodes that are the inputs of the layer
     for layer, products, values in zip(layers, network.products, activations, strict=False):
-        first, arguments = layers[0].inputs + len(nodes), values.double().cpu().numpy()
+        first = layers[0].inputs + len(nodes)
+        arguments = values.double().cpu().numpy()
         sums = [output] if layer is layers[-1] else list(range(layer.outputs))
         for target, o in enumerate(sums, first):
             for i in range(layer.inputs):
@@ -385,13 +396,15 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
 
 def _spline(layer: SplineLayer, out: int, into: int, arguments: Array) -> Spline:
     """Return the spline of an edge on its uniform grid, or else over its arguments."""
-    degree, own = max(layer.spec.degree, 1), layer.grid.intervals  # steps have no slope
+    degree = max(layer.spec.degree, 1)
+    own = layer.grid.intervals
     knots = layer.knots[into].double().cpu().numpy()
     ends = float(knots[layer.spec.degree]), float(knots[-layer.spec.degree - 1])
     if layer.uniform and ends[0] <= float(arguments.min()) and float(arguments.max()) <= ends[1]:
         intervals = own * -(-_MIN_INTERVALS // own)
     else:
-        ends, intervals = covering(arguments, 0.0), max(_MIN_INTERVALS, own)
+        ends = covering(arguments, 0.0)
+        intervals = max(_MIN_INTERVALS, own)
     points = np.linspace(*ends, _POINTS_PER_INTERVAL * (intervals + degree))
     at = torch.zeros(points.size, layer.inputs, dtype=torch.float64)
     at[:, into] = torch.as_tensor(points)

@@ -50,8 +50,10 @@ Objects = NDArray[np.object_]
 #: A function of two terms, of their values as of their expressions.
 Operation = Callable[..., Any]
 
-#: Bounds on the size of an entry's values, and the smallest range of them relative to their size.
-_LARGEST, _FLAT = 1e9, 1e-9
+#: Bound on the size of an entry's values, and the reciprocal of the lower one.
+_LARGEST = 1e9
+#: Smallest range of values, relative to their size.
+_FLAT = 1e-9
 
 PRODUCT: tuple[Operation, ...] = (operator.mul,)
 SUM: tuple[Operation, ...] = (operator.add,)
@@ -117,7 +119,8 @@ class Dictionary:
         They have no duplicates up to a factor (and, if `shifted`, up to a constant offset).
         """
         count_work(COSTS.value * self.values.size)
-        order, values = np.argsort(self.sizes, kind="stable"), self.values
+        order = np.argsort(self.sizes, kind="stable")
+        values = self.values
         values = values - values.mean(axis=1, keepdims=True) if shifted else values
         sizes = np.maximum(np.linalg.norm(values, axis=1, keepdims=True), _TINY)
         rows = (values[:, :: max(1, values.shape[1] // _COMPARED)] / sizes)[order]
@@ -130,10 +133,8 @@ class Dictionary:
 
         It must be defined on the whole range of its argument.
         """
-        low, high = (
-            self.values.min(axis=1, initial=np.inf),
-            self.values.max(axis=1, initial=-np.inf),
-        )
+        low = self.values.min(axis=1, initial=np.inf)
+        high = self.values.max(axis=1, initial=-np.inf)
         ends = np.multiply.outer(np.stack([low, high]), grid[:, 0]) + grid[:, 1]
         entry, row = np.nonzero(candidate.domain.allows(ends.min(axis=0), ends.max(axis=0)))
         with np.errstate(all="ignore"):
@@ -157,10 +158,12 @@ class Dictionary:
         keep = j <= i if self is others else i >= 0
         if distinct:
             keep &= self.families[i] != others.families[j]
-        first, second = self.chosen(i[keep]), others.chosen(j[keep])
+        first = self.chosen(i[keep])
+        second = others.chosen(j[keep])
         sizes = first.sizes + second.sizes
         sizes += np.where(np.maximum(first.sizes, second.sizes) > 1, 0.5, -0.5)
-        families, parts = first.families + " " + second.families, list[Dictionary]()
+        families = first.families + " " + second.families
+        parts = list[Dictionary]()
         for operation in operations:
             with np.errstate(all="ignore"):
                 values = operation(first.values, second.values)
@@ -181,9 +184,12 @@ class Dictionary:
         return self if good.all() else self.chosen(np.flatnonzero(good))
 
 
-#: Duplicates are found by about this many values, rounded to this many digits, of rows scaled to
-#: length 1; no row is shorter than the last number.
-_COMPARED, _DIGITS, _TINY = 12, 9, 1e-300
+#: Number of values, about, by which duplicates are found.
+_COMPARED = 12
+#: Digits to which these are rounded, in rows scaled to length 1.
+_DIGITS = 9
+#: Least length of a row.
+_TINY = 1e-300
 
 
 def _objects(entries: Sequence[Any]) -> Objects:
@@ -197,7 +203,10 @@ def _call(function: Callable[..., sympy.Expr], *builds: Build) -> sympy.Expr:
 _TURN = np.pi / 2
 _SCALES = (1.0, 2.0, 3.0, 0.5, 4.0, 5.0, 0.25, 1.5)
 _SHIFTS = (0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 4.0, 5.0)
-_SLOW, _FAST = (1.5, 2.5, 6.0, _TURN, 3 * np.pi), (7.0, 8.0, 9.0, 10.0, 20.0)
+#: Frequencies of slow waves, after the simplest ones.
+_SLOW = (1.5, 2.5, 6.0, _TURN, 3 * np.pi)
+#: Frequencies of fast waves.
+_FAST = (7.0, 8.0, 9.0, 10.0, 20.0)
 _WAVES = (1.0, np.pi, 0.5, 2 * np.pi, 2.0, 3.0, 4.0, 5.0, *_SLOW, *_FAST)
 _SHIFTED = [(1.0, b) for b in _SHIFTS]
 _MIRRORED = [(s, b) for b in _SHIFTS for s in (1.0, -1.0)]
@@ -224,9 +233,12 @@ _GRIDS: dict[str, list[tuple[float, float]]] = {
 }
 _ROOTS = ((1, 2), (-1, 2), (3, 2), (5, 2), (-3, 2), (1, 3), (2, 3))
 _POWERS = (*range(2, 7), *range(-1, -7, -1), *(Fraction(p, q) for p, q in _ROOTS))
-#: Exponents p of exp(p log u), from which a fit reaches others; k of u + k u^2; constants of a
-#: function of a function.
-_EXPONENTS, _SLOPES, _COMPOSED = np.arange(-49, 50) / 10, (1.0, -1.0, 0.5, -0.5, 2.0, -2.0), 12
+#: Exponents p of exp(p log u), from which a fit reaches others.
+_EXPONENTS = np.arange(-49, 50) / 10
+#: Coefficients k of u + k u^2.
+_SLOPES = (1.0, -1.0, 0.5, -0.5, 2.0, -2.0)
+#: Constants of a function of a function.
+_COMPOSED = 12
 _PLAIN = np.array([(1.0, 0.0)])
 
 
@@ -320,7 +332,8 @@ def generic_terms(t: Array, candidates: Sequence[Candidate], per_function: int) 
 
     The grids are scaled to the range of t or 1/t, and to its lower parts if most values lie there.
     """
-    inputs, parts = Dictionary.of_inputs(t[:, None]), list[Dictionary]()
+    inputs = Dictionary.of_inputs(t[:, None])
+    parts = list[Dictionary]()
     for terms in (inputs, powers_of(inputs, candidates, [-1])):
         for values in terms.values:
             for middle, half in _ranges(values):

@@ -17,9 +17,10 @@ from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, Array, Candidate, X, number
 
 CONSTANTS = "abcd"
-#: Points for each coefficient at which a spline is fitted to another one, and the size of a
-#: singular value of such a fit, relative to the largest, that counts as zero.
-_POINTS_EACH, _RCOND = 6, 1e-13
+#: Points for each coefficient at which a spline is fitted to another one.
+_POINTS_EACH = 6
+#: Size of a singular value of such a fit, relative to the largest, that counts as zero.
+_RCOND = 1e-13
 #: Complexity of a spline.
 _SPLINE = 10.0
 
@@ -75,7 +76,8 @@ class Spline:
 
     def value(self, t: Array) -> Array:
         inside = np.clip(t, self.low, self.high)
-        spline, beyond = BSpline(self.knots, self.parameters, self.degree), t - inside
+        spline = BSpline(self.knots, self.parameters, self.degree)
+        beyond = t - inside
         inner = np.asarray(spline(inside))
         return inner + beyond * spline(inside, 1) if beyond.any() else inner
 
@@ -133,7 +135,8 @@ class Symbolic:
     def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
         a, b, c, d = self.constants
         argument = a * t + b
-        f, slope = self.candidate.value(argument), self.candidate.slope(argument)
+        f = self.candidate.value(argument)
+        slope = self.candidate.slope(argument)
         columns = {"a": c * slope * t, "b": c * slope, "c": f, "d": np.ones_like(t)}
         chosen = [columns[name] for name in self.free]
         return c * f + d, c * a * slope, np.array(chosen).reshape(len(chosen), t.size).T
@@ -147,7 +150,8 @@ class Symbolic:
 
     def expression(self, argument: sympy.Expr = X) -> sympy.Expr:
         """Return c f(a u + b) + d of the argument u."""
-        exact, pairs = dict(self.exact), zip(CONSTANTS, self.constants, strict=True)
+        exact = dict(self.exact)
+        pairs = zip(CONSTANTS, self.constants, strict=True)
         a, b, c, d = (exact.get(name, number(value)) for name, value in pairs)
         if self.candidate is CONSTANT:
             return d
@@ -184,13 +188,18 @@ def standardised(function: Symbolic) -> Symbolic:
             d += c * float(np.log(size))
         else:
             c *= float(candidate.value(np.array([size]))[0] / candidate.value(np.ones(1))[0])
-        a, b = a / size, b / size
+        a = a / size
+        b = b / size
         if candidate.name == "x":
-            d, b = d + c * b, 0.0
+            d = d + c * b
+            b = 0.0
     elif "b" not in candidate.free:
-        c, b = c * float(np.exp(b)), 0.0
+        c = c * float(np.exp(b))
+        b = 0.0
     if a < 0 and candidate.parity:
-        a, b, c = -a, -b, c * candidate.parity
+        a = -a
+        b = -b
+        c = c * candidate.parity
     return replace(function, constants=(a, b, c, d))
 
 

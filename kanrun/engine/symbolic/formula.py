@@ -127,7 +127,8 @@ def drop_terms(graph: Graph, data: SearchData) -> Graph:
     Two replacements together may shorten it where one does not, as in exp(sqrt(x)) for a line.
     """
     settings = RefitSettings(_TERM_STEPS, gain=QUICK)
-    best, missed = (description_length(graph, data), graph), 0
+    best = (description_length(graph, data), graph)
+    missed = 0
     while missed < 2:
         trials = []
         values, outs = graph.edge_outputs(data.x)
@@ -137,7 +138,8 @@ def drop_terms(graph: Graph, data: SearchData) -> Graph:
                 CARRY,
             ):
                 continue
-            t, out = values[edge.source], outs[i]
+            t = values[edge.source]
+            out = outs[i]
             simpler = [flat(float(out.mean()))]
             if edge.function.candidate is not IDENTITY and np.ptp(t) > 0:
                 slope, height = np.polyfit(t, out, 1).tolist()
@@ -223,7 +225,8 @@ def finish_formula(
         graph = graph if numeric or keep_terms else drop_terms(graph, data)
         graph = refit(graph, data, _POLISHED)
         graph, changes = round_constants(graph, data, allowed())
-    expression, limit = to_expression(graph, names), allowed()
+    expression = to_expression(graph, names)
+    limit = allowed()
     if numeric:
         splines = tuple((name, graph.edges[i].function) for i, name in numeric.items())
         return Formula(expression, names, graph, changes, splines, graph)  # type: ignore[arg-type]
@@ -264,7 +267,8 @@ def widened(points: Array, factor: float | Array = 2.0) -> Array:
 def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
     """Return the same formula in other variable names, its splines called otherwise than these."""
     swap = {variable(old): variable(new) for old, new in zip(formula.names, names, strict=True)}
-    expression, prefix = formula.expression.xreplace(swap), "f"
+    expression = formula.expression.xreplace(swap)
+    prefix = "f"
     while any(re.fullmatch(rf"{prefix}_*\d+", name) for name in names):
         prefix += "f"
     splines = [(name.replace("f", prefix), spline) for name, spline in formula.splines]
@@ -362,7 +366,10 @@ def certify(formula: Formula | None, network: Function, held_out: VerificationDa
 
     A formula with a numeric edge is an approximation, however good: it is never the true function.
     """
-    x, y, fresh, truth = held_out.x, held_out.y, held_out.fresh, held_out.truth
+    x = held_out.x
+    y = held_out.y
+    fresh = held_out.fresh
+    truth = held_out.truth
 
     def rmse(function: Function) -> float:
         return float(np.sqrt(np.mean((function(x) - y) ** 2)))
@@ -370,7 +377,8 @@ def certify(formula: Formula | None, network: Function, held_out: VerificationDa
     is_known = is_form = None if truth is None else False
     difference = error = r2 = np.nan
     with np.errstate(all="ignore"):
-        network_error, variance = rmse(network), float(np.var(y))
+        network_error = rmse(network)
+        variance = float(np.var(y))
         if formula is not None:
             error = rmse(formula)
             difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))

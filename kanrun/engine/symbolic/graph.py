@@ -201,7 +201,8 @@ def without_edges(graph: Graph, dead: set[int]) -> Graph:
             and (edge.source < graph.inputs or edge.source in targets)
         ]
         if len(kept) < len(edges):
-            edges, changed = kept, True
+            edges = kept
+            changed = True
             continue
         for node in range(graph.inputs, graph.output):
             into = [edge for edge in edges if edge.target == node]
@@ -300,7 +301,8 @@ def fitted_grids(
 
 def covering(t: Array, margin: float) -> tuple[float, float]:
     """Return the range of t, widened by `margin` of itself, or by one half if t is constant."""
-    low, high = float(t.min()), float(t.max())
+    low = float(t.min())
+    high = float(t.max())
     width = high - low
     pad = margin * width if width > 1e-12 * max(abs(low), abs(high), TINY) else 0.5
     return low - pad, high + pad

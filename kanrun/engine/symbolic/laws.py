@@ -39,21 +39,32 @@ from kanrun.errors import KanrunError
 
 #: Work for formulas of one variable.
 _ONE_VARIABLE = 7.0
-#: Maximum number of inputs of a dictionary, and points at which terms are compared.
-_DICTIONARY_INPUTS, _POINTS = 5, 80
-#: Entries for functions of y and for y divided by a weight; for quotients and for functions of y
-#: divided by a weight; simplest entries that are tried as weights.
-_SIMPLE, _FEW, _WEIGHTS = 3200, 600, 8
-#: Sums of each kind that are looked at, and other formulas that are returned.
-_KEPT, _RETURNED = 6, 8
-#: Fraction of the variance that a sum may leave, and relative error of an exact formula.
-_PROMISING, _EXACT_SUM = 1e-4, 1e-10
+#: Maximum number of inputs of a dictionary.
+_DICTIONARY_INPUTS = 5
+#: Points at which terms are compared.
+_POINTS = 80
+#: Entries for functions of y and for y divided by a weight.
+_SIMPLE = 3200
+#: Entries for quotients and for functions of y divided by a weight.
+_FEW = 600
+#: Simplest entries that are tried as weights.
+_WEIGHTS = 8
+#: Sums of each kind that are looked at.
+_KEPT = 6
+#: Other formulas that are returned.
+_RETURNED = 8
+#: Fraction of the variance that a sum may leave.
+_PROMISING = 1e-4
+#: Relative error of an exact sum.
+_EXACT_SUM = 1e-10
 #: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
 _EXACT = 1e-11
 #: Number of the first functions of y that are regressed as quotients.
 _QUOTIENTS = 3
-#: Formulas that are returned, and their refit.
-_SHORTEST, _REFIT = 2, RefitSettings(steps=30, damping=1e-6)
+#: Number of formulas that are returned.
+_SHORTEST = 2
+#: Refit of these.
+_REFIT = RefitSettings(steps=30, damping=1e-6)
 
 
 def simple_laws(problem: SearchProblem) -> Iterator[Event]:
@@ -74,7 +85,8 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
 
     The network of each formula is its own graph.
     """
-    data, name = problem.data, "groups" if reduction.changes else "small expressions"
+    data = problem.data
+    name = "groups" if reduction.changes else "small expressions"
     groups = reduction.variables if reduction.changes else ()
     found = _expressions(reduction.data(data), problem, reduction)
     fits = (fit_expression(name, reduction.restored(each), data, groups) for each in found)
@@ -86,7 +98,8 @@ def _shortest(fits: Iterable[FittedStructure | None], limit: float) -> Iterator[
 
     Those found so far are not lost where the work is spent.
     """
-    others, is_spent = list[tuple[float, FittedStructure]](), False
+    others = list[tuple[float, FittedStructure]]()
+    is_spent = False
     try:
         for fitted in fits:
             if fitted is not None and fitted.is_certain:
@@ -110,7 +123,8 @@ def _expressions(
     inner: SearchData, problem: SearchProblem, reduction: Reduction
 ) -> Iterator[sympy.Expr]:
     """Yield formulas in the reduced variables that may be exact."""
-    count, candidates = inner.x.shape[1], problem.candidates
+    count = inner.x.shape[1]
+    candidates = problem.candidates
     if count == 0:
         yield sympy.Float(float(np.mean(inner.y)), DIGITS)
         return
@@ -211,7 +225,8 @@ def _kinds(
     search: Callable[..., Iterator[tuple[float, TermSum]]],
 ) -> Iterator[Iterator[tuple[float, TermSum]]]:
     """Yield the nearest sums of one kind after the other."""
-    simple, few = entries.first(_SIMPLE), entries.first(_FEW)
+    simple = entries.first(_SIMPLE)
+    few = entries.first(_FEW)
     for place, target in enumerate(output_transforms(y, names, size)):
         yield search(target, simple if place else entries)
         if place < _QUOTIENTS:

@@ -37,8 +37,10 @@ _ROUNDING = 1e-15
 UNDERFLOW = 1e-290
 #: Standard errors by which two errors may differ by chance.
 _CHANCE = 2.0
-#: Number of points that show a formula to be exact: for every constant, and in addition.
-_POINTS_PER_CONSTANT, _MORE_POINTS = 2, 5
+#: Number of points for every constant that show a formula to be exact.
+_POINTS_PER_CONSTANT = 2
+#: Number of points in addition.
+_MORE_POINTS = 5
 #: Standard errors up to which neighbouring residuals are uncorrelated.
 _UNCORRELATED = 3.5
 #: Fraction of a budget that the search for a structure may use.
@@ -90,7 +92,8 @@ class SearchData:
     def relative_to_size(self) -> SearchData:
         """Return the points with relative errors: those of which y has all its digits."""
         rows, held = (np.abs(y) > UNDERFLOW for y in (self.y, self.validation_y))
-        x, validation_x = self.x[rows], self.validation_x[held]
+        x = self.x[rows]
+        validation_x = self.validation_x[held]
         return SearchData(x, self.y[rows], validation_x, self.validation_y[held], relative=True)
 
     @property
@@ -106,7 +109,8 @@ class SearchData:
     @cached_property
     def logarithms(self) -> SearchData:
         """Points with log |y| in place of y."""
-        y, validation_y = np.log(np.abs(self.y)), np.log(np.abs(self.validation_y))
+        y = np.log(np.abs(self.y))
+        validation_y = np.log(np.abs(self.validation_y))
         return replace(self, y=y, validation_y=validation_y, relative=False)
 
     def mean(self, x: Array) -> Array:
@@ -200,7 +204,8 @@ def length_of(error: float, constants: int, complexity: float, data: SearchData)
 
     Inf without a point more than the constants need.
     """
-    count, each = data.count, 0.5 * float(np.log(data.count))
+    count = data.count
+    each = 0.5 * float(np.log(data.count))
     taken = constants + complexity / 2
     if taken and count <= taken + 1:
         return float("inf")

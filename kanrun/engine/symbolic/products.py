@@ -187,7 +187,8 @@ def scales(function: Candidate, z: Array, size: float, middle: float) -> Array:
 
     `size` and `middle` are the largest and the median absolute value of z.
     """
-    low, high = float(z.min()), float(z.max())
+    low = float(z.min())
+    high = float(z.max())
     if function is ONE_PLUS:
         up = np.geomspace(0.1 / size, 10 / middle, 9)
         down = [-_POLES / high] if high > 0 else []
@@ -294,7 +295,8 @@ class Products:
 
     def build(self) -> None:
         """Compute what the base leaves of all columns; keep those that explain most."""
-        sample, coordinates = self.sample, self.sample.coordinates
+        sample = self.sample
+        coordinates = self.sample.coordinates
         plain = [((i, Fraction(1)),) for i in range(sample.inputs, len(coordinates.atoms))]
         columns = [Column(None, monomial, 1.0) for monomial in plain]
         logs = [coordinates.logs[sample.inputs :].T]
@@ -305,7 +307,8 @@ class Products:
                 logs.append(values)
             if len(columns) > _BATCH:
                 found.append(self._explaining(columns, np.hstack(logs)))
-                columns, logs = [], []
+                columns = []
+                logs = []
         if columns:
             found.append(self._explaining(columns, np.hstack(logs)))
         gains = np.concatenate([gain for *_, gain in found])
@@ -365,7 +368,8 @@ class Products:
 
     def _refined(self, column: Column) -> list[tuple[float, Array, Column, float]]:
         """Return loss, exponents, column and power for each power near the least squares one."""
-        sample, z = self.sample, self.sample.coordinates.value(column.monomial)
+        sample = self.sample
+        z = self.sample.coordinates.value(column.monomial)
         if column.function is None or column.is_exponential:
             log = (
                 z * column.scale
@@ -381,7 +385,8 @@ class Products:
             grid = column.scale * _ABOVE_POLE / -low
         logs = log_columns(column.function, z, grid)
         finite = np.isfinite(logs).all(axis=0)
-        grid, logs = grid[finite], logs[:, finite]
+        grid = grid[finite]
+        logs = logs[:, finite]
         if not len(grid):
             return []
         rest = sample.projected(logs * sample.log_weights[:, None])
@@ -415,7 +420,8 @@ class Products:
     def _with_columns(
         self, chosen: Sequence[tuple[Column, float]], exponents: Array
     ) -> list[Template]:
-        factors, extra = list[Factor](), list[tuple[int, Fraction]]()
+        factors = list[Factor]()
+        extra = list[tuple[int, Fraction]]()
         for column, power in chosen:
             factor = column.factor(power)
             if factor is None:
@@ -430,10 +436,12 @@ class Products:
             return
         index = self._spread()
         values = self.values[:, index].astype(np.float64)
-        gram, share = values.T @ values, values.T @ self.target
+        gram = values.T @ values
+        share = values.T @ self.target
         count_work(COSTS.pair * gram.size + COSTS.product * values.size * len(index))
         with np.errstate(all="ignore"):
-            a, b = share[:, None], share[None, :]
+            a = share[:, None]
+            b = share[None, :]
             gain = (a**2 + b**2 - 2 * a * b * gram) / (1 - gram**2)
         gain[~(np.abs(gram) < 0.9999)] = -1
         rows, columns = np.triu_indices(len(index), 1)
@@ -478,7 +486,8 @@ class Products:
         return chosen
 
     def _pair(self, pair: Sequence[Column]) -> Iterator[Template]:
-        sample, logs = self.sample, []
+        sample = self.sample
+        logs = []
         for column in pair:
             z = sample.coordinates.value(column.monomial)
             if column.function is None:
@@ -509,7 +518,8 @@ def _on_values(sample: Sample, start: Array) -> Array:
     """Return the exponents that fit y itself, from those of log |y|, which noise biases."""
     logs = np.column_stack([np.ones(len(sample.y)), *sample.coordinates.logs[: sample.inputs]])
     sizes = np.sqrt(sample.noise**2 + (RELATIVE * sample.y) ** 2)
-    exponents, goal = start.copy(), np.abs(sample.y)
+    exponents = start.copy()
+    goal = np.abs(sample.y)
     with np.errstate(all="ignore"):
         for _ in range(8):
             value = np.exp(logs @ exponents)

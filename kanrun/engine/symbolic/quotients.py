@@ -22,14 +22,22 @@ from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import EXACT, SearchData
 from kanrun.formulas import to_numpy
 
-#: Quotients of polynomials: maximum degrees of numerator and denominator, number of monomials to
-#: choose from, number of terms in the end.
-_DEGREE, _DEGREE_BELOW, _MAX_MONOMIALS, _TERMS = 6, 4, 250, 12
-#: Error relative to y that counts as none, and factor by which it must fall with the last degree.
-_NO_ERROR, _SUDDEN = 1e-12, 1e-4
-#: Factor by which the error may grow with fewer monomials, and least error relative to y, or to y^2
-#: of a quadratic, that is asked for.
-_GROWTH, _EPSILON = 10.0, 5e-15
+#: Maximum degree of a numerator.
+_DEGREE = 6
+#: Maximum degree of a denominator.
+_DEGREE_BELOW = 4
+#: Number of monomials to choose from.
+_MAX_MONOMIALS = 250
+#: Largest number of terms in the end.
+_TERMS = 12
+#: Error relative to y that counts as none.
+_NO_ERROR = 1e-12
+#: Factor by which the error must fall with the last degree.
+_SUDDEN = 1e-4
+#: Factor by which the error may grow with fewer monomials.
+_GROWTH = 10.0
+#: Least error relative to y, or to y^2 of a quadratic, that is asked for.
+_EPSILON = 5e-15
 #: Number of points on which quotients are found; they have to reproduce all.
 _ROWS = 1000
 Powers = tuple[int, ...]
@@ -40,9 +48,12 @@ _ROUNDING = 3e-14
 #: Largest difference, relative to y, of a quotient, or of a root whose numbers were taken for
 #: fractions.
 _ROOT_ERROR = 1e-6
-#: Smallest range and largest size of an input that may be an angle, and number of angles that are
-#: tried, one after the other.
-_LEAST_TURN, _MOST_TURNS, _SETS = 0.95, 2.001 * math.pi, 6
+#: Smallest range of an input that may be an angle.
+_LEAST_TURN = 0.95
+#: Largest size of an input that may be an angle.
+_MOST_TURNS = 2.001 * math.pi
+#: Number of angles that are tried, one after the other.
+_SETS = 6
 
 
 def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr]:
@@ -52,9 +63,11 @@ def rational_functions(data: SearchData, waves: bool = False) -> list[sympy.Expr
     inputs of a root are small, a quotient imitates it, and is less simple than the root. With
     `waves`, inputs are angles where there are no such quotients in the inputs themselves.
     """
-    x, y = data.all_points.x, data.all_points.y
+    x = data.all_points.x
+    y = data.all_points.y
     size = np.abs(y) if data.relative else np.full(len(y), np.abs(y).max())
-    symbols, names = input_symbols(x.shape[1]), input_names(x.shape[1])
+    symbols = input_symbols(x.shape[1])
+    names = input_names(x.shape[1])
     for angle in (None, *(_angles(x) if waves else ())):
         variables = symbols if angle is None else _with_waves(symbols, angle)
         values = np.column_stack([to_numpy(each, names)(x) for each in variables])
@@ -160,7 +173,9 @@ def _sudden(
     The power 1 makes y a quotient, of which the constant is none of the latter; 2 makes it the
     solution of a quadratic. Errors of the power are relative to that of `size` (N,).
     """
-    inputs, goal, unit = x.shape[1], (y / size) ** power, size[:, None] ** power
+    inputs = x.shape[1]
+    goal = (y / size) ** power
+    unit = size[:, None] ** power
     max_terms = min(len(y) // 3, _MAX_MONOMIALS)
     powers = partial(_powers, inputs, waves=waves)
     found: tuple[int, _Monomials] | None = None
@@ -178,7 +193,8 @@ def _sudden(
         count_work(2 * COSTS.product * columns.size * columns.shape[1])
         # What is left of the goal, the last column, by the columns before each of its entries.
         triangle = np.asarray(np.linalg.qr(columns, mode="r"))
-        rest, before = triangle[:, -1], 1.0
+        rest = triangle[:, -1]
+        before = 1.0
         for count in counts:
             left = float(np.linalg.norm(rest[count:])) / math.sqrt(len(y))
             sudden = left <= allowed and left < _SUDDEN * before
@@ -198,14 +214,16 @@ def _sparse_quotient(
     vector of all columns is set to 1.
     """
     above, below, allowed = monomials
-    scale, below = np.abs(x).max(0), [above[0], *below]
+    scale = np.abs(x).max(0)
+    below = [above[0], *below]
     columns = _columns(x / scale, -t, above, below) / size[:, None]
     null = np.linalg.svd(np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[1])[2][-1]
     one = int(np.argmax(np.abs(null[: len(below)])))
     solved = few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
     if solved is None or np.count_nonzero(solved) > max_terms:
         return None
-    every, cut = [*below, *above], len(below)
+    every = [*below, *above]
+    cut = len(below)
     natural = np.insert(solved, one, 1.0) / np.prod(scale ** np.array(every), axis=1)
     natural = natural / next(c for c in natural if c)
     return _polynomial(natural[cut:], above) / _polynomial(natural[:cut], below)
@@ -224,7 +242,8 @@ def _quadratics(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr
     found = _sudden(_bases(x, size)[0], y, 2, size, _DEGREE, _EPSILON, waves)
     if found is None:
         return []
-    scale, (above, below, allowed) = np.abs(x).max(0), found
+    scale = np.abs(x).max(0)
+    (above, below, allowed) = found
     columns = _columns(x / scale, y, above, below) / size[:, None] ** 2
     solved = few_terms(columns, (y / size) ** 2, allowed)
     if solved is None or np.count_nonzero(solved) > _TERMS:
@@ -254,7 +273,8 @@ def _roots(quotient: sympy.Expr) -> list[sympy.Expr]:
 
 def _columns(x: Array, factor: Array, above: Sequence[Powers], below: Sequence[Powers]) -> Array:
     """Return the monomials `below` times a factor (N,), then those `above`, (N, monomials)."""
-    chosen, powers = [*below, *above], [np.ones_like(x)]
+    chosen = [*below, *above]
+    powers = [np.ones_like(x)]
     count_work(COSTS.term_value * len(x) * len(chosen))
     for _ in range(max(map(max, chosen))):
         powers.append(powers[-1] * x)
@@ -295,13 +315,15 @@ def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
 
     if (first := solve(kept)) is None:
         return None
-    solved, step = first, max(len(kept) // 2, 1)
+    solved = first
+    step = max(len(kept) // 2, 1)
     while step and len(kept) > 1:
         order = np.argsort(np.abs(solved) * np.linalg.norm(columns[:, kept], axis=0))
         fewer = [order[min(step, len(kept) - 1) :], *([np.delete(order, 1)] if step == 1 else [])]
         for chosen in (np.sort(kept[each]) for each in fewer):
             if (trial := solve(chosen)) is not None:
-                kept, solved = chosen, trial
+                kept = chosen
+                solved = trial
                 break
         else:
             step //= 2

@@ -22,25 +22,39 @@ from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
 from kanrun.points import Points
 
-#: Standard errors within which exponents of a power law are rounded, their accuracy at best, and
-#: their largest denominator.
-_DEVIATIONS, _KNOWN, _DENOMINATOR = 2.5, 1e-8, 6
-#: Maximum number of products or sums of which y may be a function alone, and the roughness of y
-#: along one, relative to that in no order.
-_INDICES, _ROUGH = 4000, 0.2
-#: A determinant and an exponent that are zero; the largest denominator of an exponent in a group,
-#: and the costs of groups: of fractional
-#: exponents, and of pivots by their smallest value relative to their largest.
-_SINGULAR, _LARGEST, _FRACTION_COST, _PIVOT_GAIN = 1e-8, 12, 3.0, 0.1
+#: Standard errors within which exponents of a power law are rounded.
+_DEVIATIONS = 2.5
+#: Accuracy of exponents at best.
+_KNOWN = 1e-8
+#: Largest denominator of exponents.
+_DENOMINATOR = 6
+#: Maximum number of products or sums of which y may be a function alone.
+_INDICES = 4000
+#: Largest roughness of y along one, relative to that in no order.
+_ROUGH = 0.2
+#: Determinant, or exponent, that counts as zero.
+_SINGULAR = 1e-8
+#: Largest denominator of an exponent in a group.
+_LARGEST = 12
+#: Cost of a fractional exponent in a group.
+_FRACTION_COST = 3.0
+#: Gain of a pivot by its smallest value relative to its largest.
+_PIVOT_GAIN = 0.1
 
-#: Quantile and ratio of absolute values from which on a column spans decades: values with uniform
-#: logarithms do over 1.7 decades, uniform values of both signs never. Points of one sign that are
-#: enough to find scalings, and the largest power of an input that is taken out as a factor.
-_TAIL, _DECADES, _ENOUGH, _LARGEST_POWER = 0.1, 20.0, 80, 6.5
+#: Quantile of absolute values by which a column spans decades.
+_TAIL = 0.1
+#: Ratio of such quantiles from which on it does: values with uniform logarithms do over 1.7
+#: decades, uniform values of both signs never.
+_DECADES = 20.0
+#: Points of one sign that are enough to find scalings.
+_ENOUGH = 80
+#: Largest power of an input that is taken out as a factor.
+_LARGEST_POWER = 6.5
 
-#: Number of inputs from which on only those that matter are searched, and how many these are at
-#: most: the formulas of physics in the score cards have up to 9 inputs.
-_MANY, _MOST = 10, 9
+#: Number of inputs from which on only those that matter are searched.
+_MANY = 10
+#: Largest number of these: the formulas of physics in the score cards have up to 9 inputs.
+_MOST = 9
 #: Increase of the error if an input is permuted, relative to the largest of all inputs, from which
 #: it matters: of 16 inputs with noise of 15% of the variance, idle ones have up to 0.03.
 _MATTERS = 0.05
@@ -118,13 +132,16 @@ def relevant_inputs(data: SearchData) -> Reduction:
     exclusive indicators, are left out. Of many, the most important ones by the model of tables are
     kept.
     """
-    x, inputs = data.all_points.x, data.x.shape[1]
+    x = data.all_points.x
+    inputs = data.x.shape[1]
     count_work(2 * COSTS.product * x.size * inputs)
-    kept, least = list[int](), _DEPENDENT * np.linalg.norm(x, axis=0)
+    kept = list[int]()
+    least = _DEPENDENT * np.linalg.norm(x, axis=0)
     basis = np.zeros((len(x), inputs + 1))
     basis[:, 0] = len(x) ** -0.5
     for j in range(inputs):
-        rest, before = x[:, j], basis[:, : len(kept) + 1]
+        rest = x[:, j]
+        before = basis[:, : len(kept) + 1]
         for _ in range(2):  # once more for its rounding
             rest = rest - before @ (before.T @ rest)
         if (size := float(np.linalg.norm(rest))) > least[j]:
@@ -168,7 +185,8 @@ def power_law(data: SearchData) -> sympy.Expr | None:
     """
     if not (data.is_positive and data.has_one_sign):
         return None
-    x, y = data.all_points.x, data.all_points.y
+    x = data.all_points.x
+    y = data.all_points.y
     sign = float(np.sign(y[0]))
     design = np.column_stack([np.log(x), np.ones(len(y))])
     solved, _, rank, _ = np.linalg.lstsq(design, np.log(sign * y), rcond=None)
@@ -176,9 +194,11 @@ def power_law(data: SearchData) -> sympy.Expr | None:
         return None
     rest = np.log(sign * y) - design @ solved
     errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)) * (rest @ rest) / (len(y) - rank))
-    law, inputs = sympy.Integer(1), x.shape[1]
+    law = sympy.Integer(1)
+    inputs = x.shape[1]
     for each, value, error in zip(input_symbols(inputs), solved.tolist(), errors, strict=False):
-        window, exponent = max(_DEVIATIONS * float(error), _KNOWN), sympy.Float(value, DIGITS)
+        window = max(_DEVIATIONS * float(error), _KNOWN)
+        exponent = sympy.Float(value, DIGITS)
         for denominator in range(_DENOMINATOR, 0, -1):
             nearest = sympy.Rational(round(value * denominator), denominator)
             exponent = nearest if abs(float(nearest) - value) <= window else exponent
@@ -199,7 +219,10 @@ def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduct
     have signs. If it need not be `alone`, the one that leaves least of y joins its inputs, and the
     other inputs stay; noise does not matter then.
     """
-    x, y, inputs, symbols = data.x, data.y, data.x.shape[1], input_symbols(data.x.shape[1])
+    x = data.x
+    y = data.y
+    inputs = data.x.shape[1]
+    symbols = input_symbols(data.x.shape[1])
     largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= _INDICES), 0)
     every = itertools.product(range(-largest, largest + 1), repeat=inputs)
     weights = [w for w in every if next((n for n in w if n), 0) > 0 and np.gcd.reduce(w) == 1]
@@ -209,7 +232,8 @@ def single_index(data: SearchData, *, alone: bool = True) -> tuple[float, Reduct
         count_work(COSTS.term_value * len(weights) * x.size)
         for each in weights:
             index = values @ np.array(each)
-            u, v = index[order := np.argsort(index)], y[order]
+            u = index[order := np.argsort(index)]
+            v = y[order]
             wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
             rest = v[1:-1] - v[:-2] - (v[2:] - v[:-2]) * (u[1:-1] - u[:-2]) / wide
             steps = float(np.median(np.abs(np.diff(v) if alone else y)))
@@ -244,7 +268,8 @@ def of_one_sign(data: SearchData) -> SearchData:
         rows = (np.sign(np.column_stack([x, y])[:, wide]) == most).all(axis=1)
         return x[rows], y[rows]
 
-    (x, y), (held_x, held_y) = kept(data.x, data.y), kept(data.validation_x, data.validation_y)
+    (x, y) = kept(data.x, data.y)
+    (held_x, held_y) = kept(data.validation_x, data.validation_y)
     if len(y) < _ENOUGH or len(held_y) < _ENOUGH / 10:
         return data
     return replace(data, x=x, y=y, validation_x=held_x, validation_y=held_y)
@@ -280,13 +305,15 @@ def in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
     The groups are expressed by the variables that suit best: positive, of small range, with small
     exponents.
     """
-    weights, inputs = np.array(vectors), x.shape[1]
+    weights = np.array(vectors)
+    inputs = x.shape[1]
     symbols = input_symbols(inputs)
     away = np.abs(x).min(0) / np.maximum(np.abs(x).max(0), TINY)
     mixed = np.asarray((x <= 0).any(axis=0))
     steps: list[tuple[float, int, Reduction]] = []
     for pivots in map(list, itertools.combinations(range(inputs), len(weights) or inputs + 1)):
-        matrix, others = weights[:, pivots], [j for j in range(inputs) if j not in pivots]
+        matrix = weights[:, pivots]
+        others = [j for j in range(inputs) if j not in pivots]
         if abs(np.linalg.det(matrix)) < _SINGULAR or (away[pivots] == 0).any():
             continue
         exponents = np.linalg.solve(matrix, weights[:, [*others, inputs]])

@@ -34,18 +34,30 @@ from kanrun.formulas import to_numpy, variable
 _NEAR = 2.0
 #: Fraction of the loss that steps of a quick refit must gain.
 QUICK = 1e-2
-#: Error below which no further start is made, and from which on the grids of a start stay coarse.
-GOOD, STALLED = 1e-2, 0.3
-#: Refits of a start between which the hidden grids follow their arguments, the steps of each, the
-#: weight of its smoothness penalty, and the margin of its grids.
-_ROUNDS, _COARSE_STEPS, _COARSE_PENALTY, _COARSE_MARGIN = 3, 12, 1e-8, 0.05
-#: Steps on each finer grid, and the weight of the smoothness penalty on them.
-_GRID_STEPS, PENALTY = 25, 1e-16
+#: Error below which no further start is made.
+GOOD = 1e-2
+#: Error from which on the grids of a start stay coarse.
+STALLED = 0.3
+#: Refits of a start between which the hidden grids follow their arguments.
+_ROUNDS = 3
+#: Steps of each of these refits.
+_COARSE_STEPS = 12
+#: Weight of their smoothness penalty.
+_COARSE_PENALTY = 1e-8
+#: Margin of their grids.
+_COARSE_MARGIN = 0.05
+#: Steps on each finer grid.
+_GRID_STEPS = 25
+#: Weight of the smoothness penalty on finer grids.
+PENALTY = 1e-16
 #: Factor by which the error may grow on a finer grid.
 _GRID_GROWTH = 1.5
-#: Error from which on the last grid is doubled, with less penalty, as a sharp function has large
-#: derivatives, while there are this many points for each coefficient.
-_UNRESOLVED, _SHARP_PENALTY, _POINTS_EACH = 3e-3, 1e-22, 4
+#: Error from which on the last grid is doubled, as for a sharp function.
+_UNRESOLVED = 3e-3
+#: Weight of the smoothness penalty on such grids: sharp functions have large derivatives.
+_SHARP_PENALTY = 1e-22
+#: Points for each coefficient up to which grids are doubled.
+_POINTS_EACH = 4
 
 #: Evaluations cost more than solutions here, and constants are wanted to the last digit: quick
 #: steps, whose damping falls with every step that helps, far below that of trainings.
@@ -85,8 +97,11 @@ class GraphFitting(Problem):
     """
 
     def __init__(self, graph: Graph, data: SearchData, settings: RefitSettings) -> None:
-        self.graph, self.x, self.y = graph, data.x, data.y
-        self._factor, self._sizes = np.full(data.y.size, data.y.size**-0.5), np.ones(1)
+        self.graph = graph
+        self.x = data.x
+        self.y = data.y
+        self._factor = np.full(data.y.size, data.y.size**-0.5)
+        self._sizes = np.ones(1)
         if data.relative:
             size = np.abs(data.y)
             self._factor /= np.fmin(np.fmax(np.abs(graph(data.x)), size / _NEAR), _NEAR * size)
@@ -180,7 +195,8 @@ def fit_constants(problem: ConstantsFitting) -> Array:
     """
     with np.errstate(all="ignore"):
         state, _ = minimise(problem, THOROUGH, StoppingCriteria(2000, 0.0, 1e-15, 12))
-        constants, last = state.unknowns.numpy(), inf
+        constants = state.unknowns.numpy()
+        last = inf
         while True:
             residual, rows = problem.linearised(constants)
             sizes = np.linalg.norm(rows, axis=0)
@@ -190,7 +206,8 @@ def fit_constants(problem: ConstantsFitting) -> Array:
             length = float(np.linalg.norm(move))
             if not length < last:
                 return constants
-            constants, last = constants + move / sizes, length
+            constants = constants + move / sizes
+            last = length
 
 
 def refit(graph: Graph, data: SearchData, settings: RefitSettings = RefitSettings()) -> Graph:
@@ -247,7 +264,8 @@ def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> Graph:
         settings = RefitSettings(_GRID_STEPS, penalty=penalty, gain=QUICK)
         return refit(fitted_grids(graph, data.x, intervals=intervals), data, settings)
 
-    best, last = graph, max(grids, default=0)
+    best = graph
+    last = max(grids, default=0)
     for intervals in grids:
         graph = finer(graph, intervals, PENALTY)
         if data.error(graph) > _GRID_GROWTH * data.error(best):

@@ -113,7 +113,8 @@ def output_transforms(
         with np.errstate(all="ignore"):
             values = function(sign * y)
         if np.isfinite(values).all() and np.ptp(values) >= _FLAT * np.abs(values).max():
-            outer, restored = TABLE[name], (sign * factor, sign * expression)
+            outer = TABLE[name]
+            restored = (sign * factor, sign * expression)
             found.append(OutputTransform(values, outer, *restored, size))
     return found
 
@@ -156,12 +157,14 @@ def solve_terms(
 
     Coefficients that are rounding are zero.
     """
-    t, below = transform.values, above.chosen([]) if below is None else below
+    t = transform.values
+    below = above.chosen([]) if below is None else below
     columns = len(above) + len(below) + 1
     count_work(COSTS.step + COSTS.product * LEAST_SQUARES * t.size * columns**2)
     under = below.values
     design = np.stack([*above.values, *(under * t), np.ones_like(t)], axis=1)
-    weighted, goal = design * transform.rows[:, None], t * transform.rows
+    weighted = design * transform.rows[:, None]
+    goal = t * transform.rows
     sizes = np.linalg.norm(weighted, axis=0)
     weighted = weighted / sizes
     solved = np.linalg.lstsq(weighted, goal, rcond=None)[0]
@@ -169,10 +172,12 @@ def solve_terms(
     if small.any() and not small.all():
         solved = np.zeros_like(solved)
         solved[~small] = np.linalg.lstsq(weighted[:, ~small], goal, rcond=None)[0]
-    solved, cut = solved / sizes, len(above)
+    solved = solved / sizes
+    cut = len(above)
     with np.errstate(all="ignore"):
         top = design[:, :cut] @ solved[:cut] + solved[-1]
-        y, values = transform.restore(t), transform.restore(top / (1 - solved[cut:-1] @ under))
+        y = transform.restore(t)
+        values = transform.restore(top / (1 - solved[cut:-1] @ under))
         scale = np.std(y) if np.ndim(transform.size) == 0 else transform.size
         error = float(np.sqrt(np.mean(((values - y) / scale) ** 2)))
     family = "+".join(sorted({*above.families, *below.families}))
@@ -199,9 +204,11 @@ def nearest_sums(
     With `quotients` one entry is above and one below. The fraction of the variance that they leave
     comes first. Of those that leave less than the fraction `floor` the simplest are best.
     """
-    rows, t = transform.rows, transform.values * transform.rows
+    rows = transform.rows
+    t = transform.values * transform.rows
     shared = entries.chosen([]) if shared is None else shared
-    values, fixed = entries.values * rows, np.concatenate([rows[None], shared.values * rows])
+    values = entries.values * rows
+    fixed = np.concatenate([rows[None], shared.values * rows])
     others = values * transform.values if quotients else None
     for left, i, j in nearest_pairs(t, values, fixed, kept, others=others, floor=floor):
         above, below = ([i], [j]) if quotients else ([i, j], [])
@@ -218,7 +225,8 @@ def nearest_terms(
     `floor` the simplest are best.
     """
     rows = transform.rows
-    basis, values = rows[:, None] / np.linalg.norm(rows), transform.values * rows
+    basis = rows[:, None] / np.linalg.norm(rows)
+    values = transform.values * rows
     rest = values - basis @ (basis.T @ values)
     with np.errstate(all="ignore"):
         left = 1 - covered(values, entries.values * rows, basis)[0] / np.sum(rest**2)
@@ -244,17 +252,21 @@ def nearest_pairs(
     """
     q = np.linalg.qr(fixed.T)[0]
     rest = y - q @ (q.T @ y)
-    total, is_same = float(np.linalg.norm(rest)), others is None
+    total = float(np.linalg.norm(rest))
+    is_same = others is None
     use, left = _directions(entries, q)
     others_use, right = (use, left) if others is None else _directions(others, q)
     if total == 0.0 or min(use.size, others_use.size) < 2:
         return []
-    p, s = left @ (rest / total), right @ (rest / total)
+    p = left @ (rest / total)
+    s = right @ (rest / total)
     step = max(_BLOCK // others_use.size, _ROWS)
     best: list[tuple[float, int, int]] = []
-    least, last = 1.0, np.inf
+    least = 1.0
+    last = np.inf
     for start in range(0, use.size, step):
-        skipped, rows = start if is_same else 0, slice(start, start + step)
+        skipped = start if is_same else 0
+        rows = slice(start, start + step)
         if least <= floor and use[start] + others_use[skipped] >= last:
             break  # the first ones are best
         explained = _explained(left[rows], p[rows], right[skipped:], s[skipped:])
@@ -264,11 +276,13 @@ def nearest_pairs(
         loss = np.maximum(1 - explained[row, column], floor)
         most = np.partition(loss, kept)[kept] if len(loss) > kept else 1.0
         few = np.flatnonzero(loss <= most)
-        i, j = use[row[few] + start], others_use[column[few] + skipped]
+        i = use[row[few] + start]
+        j = others_use[column[few] + skipped]
         best += zip(loss[few].tolist(), i.tolist(), j.tolist(), strict=True)
         best = sorted(best, key=lambda each: (each[0], each[1] + each[2]))[:kept]
         if len(best) == kept:
-            least, last = best[-1][0], sum(best[-1][1:])
+            least = best[-1][0]
+            last = sum(best[-1][1:])
     return best
 
 
@@ -299,7 +313,8 @@ def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
     """
     count_work(entries.size * (COSTS.value + COSTS.product * basis.shape[1]))
     left = entries - (entries @ basis) @ basis.T
-    power, both = np.einsum("mn,mn->m", left, left), left @ (values - basis @ (basis.T @ values))
+    power = np.einsum("mn,mn->m", left, left)
+    both = left @ (values - basis @ (basis.T @ values))
     usable = power > _LEFT**1.5 * np.einsum("mn,mn->m", entries, entries)
     power = np.where(usable, power, 1.0)
     return np.where(usable, both**2 / power, -np.inf), np.where(usable, both / power, 0.0)

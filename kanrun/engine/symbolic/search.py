@@ -54,14 +54,20 @@ from kanrun.engine.symbolic.symmetries import (
 
 #: Multiple of the best network's error at which a formula ends the search if it leaves noise.
 _NOISE_STOP = 1.05
-#: Intervals of the coarse fits of a structure, and of more of them.
-_COARSE_GRIDS, _MORE_INTERVALS = (3, 3, 7), 4
+#: Intervals of the coarse fits of a structure.
+_COARSE_GRIDS = (3, 3, 7)
+#: Intervals of more of them.
+_MORE_INTERVALS = 4
 #: Factor of the error of a structure without a formula.
 _NO_FORMULA = 100.0
 #: Maximum number of inputs of which a product is tried.
 _PRODUCT_INPUTS = 6
-#: Slopes and bends of random splines, and the margin of their grids.
-_START_SLOPES, _START_BENDS, _START_MARGIN = (0.3, 1.0), 0.1, 0.1
+#: Smallest and largest slope of random splines.
+_START_SLOPES = (0.3, 1.0)
+#: Size of the bends of random splines.
+_START_BENDS = 0.1
+#: Margin of the grids of random splines.
+_START_MARGIN = 0.1
 #: Edge whose spline is drawn at the start of a fit.
 _OPEN = Spline(-1.0, 1.0, np.zeros(0), 0)
 #: Hidden widths of fully connected KANs; the last ones are for more than two inputs.
@@ -81,7 +87,8 @@ class Skeleton:
     @classmethod
     def of_kan(cls, shape: Sequence[int]) -> Skeleton:
         """Return the fully connected sums of a KAN of widths `shape`."""
-        edges, first = list[Edge](), 0
+        edges = list[Edge]()
+        first = 0
         for inputs, outputs in itertools.pairwise(shape):
             targets = range(first + inputs, first + inputs + outputs)
             edges += [Edge(first + i, target, _OPEN) for target in targets for i in range(inputs)]
@@ -103,7 +110,8 @@ class Skeleton:
 
         Grids cover the arguments at x (N, inputs).
         """
-        graph, functions = self.graph, intervals + degree
+        graph = self.graph
+        functions = intervals + degree
         for i in graph.numeric_edges():
             slope = generator.choice([-1.0, 1.0]) * generator.uniform(*_START_SLOPES)
             bends = _START_BENDS * generator.normal(size=functions)
@@ -151,7 +159,8 @@ def _of_points(problem: SearchProblem, generator: np.random.Generator) -> Iterat
     Of points that a smooth fit shows to be noisy all sparse regressions come first, of exact ones
     none, and of others the short ones.
     """
-    run, data = _Search(problem, generator), problem.data
+    run = _Search(problem, generator)
+    data = problem.data
     yield from run.recorded(simple_laws(problem))
     if run.over():
         return
@@ -199,12 +208,14 @@ def _in_inputs(
     Simple `laws` of these points come first, and `sparse` regressions before networks, unless they
     have been tried.
     """
-    run, data = _Search(problem, generator), problem.data
+    run = _Search(problem, generator)
+    data = problem.data
     inputs = data.x.shape[1]
     yield from run.recorded(simple_laws(problem) if laws else iter(()))
     if run.over():
         return
-    reduction, every = reduce_variables(data), Reduction.none(inputs)
+    reduction = reduce_variables(data)
+    every = Reduction.none(inputs)
     if reduction.factor == 1 and set() < set(reduction.variables) < set(every.variables):
         inner = SearchProblem(reduction.data(data), problem.candidates, problem.policy)
         for event in _in_inputs(inner, generator):
@@ -230,8 +241,10 @@ class _Search:
     """Structures of a search so far."""
 
     def __init__(self, problem: SearchProblem, generator: np.random.Generator) -> None:
-        self.problem, self.generator = problem, generator
-        self.data, self.policy = problem.data, problem.policy
+        self.problem = problem
+        self.generator = generator
+        self.data = problem.data
+        self.policy = problem.policy
         self.budget = Budget(problem.policy.search_budget)
         self.structures: list[FittedStructure] = []
         self.pending: list[FittedStructure] = []
@@ -281,11 +294,13 @@ class _Search:
 
     def train(self, skeletons: Sequence[Skeleton]) -> Iterator[Event]:
         """Train structures; prune and snap those that are accurate."""
-        data, more = self.data, self.policy.starts - len(_COARSE_GRIDS)
+        data = self.data
+        more = self.policy.starts - len(_COARSE_GRIDS)
         for skeleton in skeletons:
             if self.over():
                 return
-            best, linear = self.coarse(skeleton, _COARSE_GRIDS), len(skeleton.graph.operations) == 1
+            best = self.coarse(skeleton, _COARSE_GRIDS)
+            linear = len(skeleton.graph.operations) == 1
             if data.error(best) > GOOD and more > 0 and not linear:
                 other = self.coarse(skeleton, (_MORE_INTERVALS,) * more)
                 best = min(best, other, key=data.error)
@@ -314,7 +329,8 @@ class _Search:
 
     def coarse(self, skeleton: Skeleton, grids: Sequence[int]) -> Graph:
         """Return the best of coarse fits on the grids, the last of which is the first good one."""
-        data, fits = self.data, list[Graph]()
+        data = self.data
+        fits = list[Graph]()
         for intervals in grids:
             start = skeleton.start(data.x, intervals, self.policy.degree, self.generator)
             fits.append(coarse_fit(start, data))
@@ -327,7 +343,8 @@ def fixed_shape(
     shape: Sequence[int], problem: SearchProblem, generator: np.random.Generator
 ) -> Iterator[Event]:
     """Train a KAN of widths `shape`, prune it, retrain it and snap it."""
-    run, name = _Search(problem, generator), "-".join(map(str, shape))
+    run = _Search(problem, generator)
+    name = "-".join(map(str, shape))
     grids = (*_COARSE_GRIDS, *(_MORE_INTERVALS,) * problem.policy.starts)[: problem.policy.starts]
     best = run.coarse(Skeleton.of_kan(shape), grids)
     trained = SearchStage("train", name, extend(best, run.data, run.policy.grids), run.data)

@@ -32,9 +32,10 @@ _MAX_TERMS = 400
 _SQUARE = 1e-4
 #: Size of a coefficient, relative to the largest, that is only rounding.
 _ROUNDING = 1e-14
-#: Relative difference of equal forms, ten times the rounding of a formula as forms cancel
-#: differently. It is relative to this quantile of the values where these are smaller.
-_EQUAL, _USUAL = 10 * EXACT, 0.9
+#: Relative difference of equal forms: ten times the rounding, as forms cancel differently.
+_EQUAL = 10 * EXACT
+#: Quantile of the values to which the difference is relative where they are smaller.
+_USUAL = 0.9
 #: Errors that sympy raises for expressions that a transform cannot take.
 CANNOT = (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError)
 Rewriting = Callable[[Expr], Expr]
@@ -48,7 +49,8 @@ def equivalent_forms(
     A form counts only if it has the values of `expression` at `points` (N, d), to rounding. Of
     equally short forms those with fewer minus signs come first.
     """
-    found, reference = {expression: size(expression)}, to_numpy(expression, names)(points)
+    found = {expression: size(expression)}
+    reference = to_numpy(expression, names)(points)
     allowance = Budget(budget)
     for steps in _TRANSFORMS:
         for start in dict.fromkeys([min(found, key=found.__getitem__), expression]):
@@ -75,7 +77,8 @@ def _claim(form: Expr, step: Rewriting, left: float) -> None:
     Sympy has no limit of its own: transforms that may take more than is left are not begun, though
     most take less.
     """
-    terms, operations = expansion_terms(form), float(sympy.count_ops(form))
+    terms = expansion_terms(form)
+    operations = float(sympy.count_ops(form))
     numbers = sum(1 if each.is_Float else len(str(each)) / _SHORT for each in decimals(form))
     most = COSTS.transform * operations * terms * (1 + numbers)
     if terms > _MAX_TERMS or (step not in _LIGHT and most > left):
@@ -108,7 +111,8 @@ def _terms(expression: Expr) -> int:
     if expression.is_Mul:
         return math.prod(_terms(each) for each in expression.args)
     if expression.is_Pow and expression.exp.is_Integer:
-        terms, power = _terms(expression.base), abs(int(expression.exp))
+        terms = _terms(expression.base)
+        power = abs(int(expression.exp))
         return math.comb(terms + power - 1, power) if terms > 1 else 1
     if isinstance(expression, TrigonometricFunction):
         # Sympy halves angles as long as their factor is even, and has twice the terms each time.
@@ -119,7 +123,8 @@ def _terms(expression: Expr) -> int:
 
 def _same(form: Expr, names: Sequence[str], points: Array, reference: Array) -> bool:
     """Return whether the form has the values of the reference (N,) wherever that is defined."""
-    value, defined = to_numpy(form, names)(points), np.isfinite(reference)
+    value = to_numpy(form, names)(points)
+    defined = np.isfinite(reference)
     if not defined.any() or not np.isfinite(value[defined]).all():
         return False
     size = np.abs(reference[defined])
@@ -194,7 +199,8 @@ def _roots(expression: Expr) -> Expr:
             return base**exponent
         above, below = map(sympy.expand, sympy.fraction(sympy.together(base)))
         if above.could_extract_minus_sign():
-            above, below = -above, -below
+            above = -above
+            below = -below
         return above**exponent * below ** (-exponent)
 
     return expression.replace(sympy.Pow, root)

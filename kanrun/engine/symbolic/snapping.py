@@ -44,17 +44,24 @@ SNAP_THRESHOLD = 0.05
 LONGER_SEARCH = 10.0
 #: Error below which splines of exact data can stay, so that it is no noise.
 SMOOTH = 2e-5
-#: Factor of the smallest error so far that a removal may cause, and an error that is no loss.
-_GROWTH, _NEGLIGIBLE_ERROR = 1.3, 1e-7
-#: Maximum number of assignments of a whole graph, and matches of an edge that are used.
-_ASSIGNMENTS, _PER_EDGE = 24, 5
-#: 1 - R^2 of the best match above which an edge gets formulas, and the fraction of the network's
-#: error that a formula of one edge may leave.
-_DOUBTED, _WITHIN = 3e-8, 0.1
+#: Factor of the smallest error so far that a removal may cause.
+_GROWTH = 1.3
+#: Error that counts as no loss.
+_NEGLIGIBLE_ERROR = 1e-7
+#: Maximum number of assignments of a whole graph.
+_ASSIGNMENTS = 24
+#: Maximum number of matches of an edge that are used.
+_PER_EDGE = 5
+#: 1 - R^2 of the best match above which an edge gets formulas.
+_DOUBTED = 3e-8
+#: Fraction of the network's error that a formula of one edge may leave.
+_WITHIN = 0.1
 #: Multiple of the network's error at which a formula is good enough if noise limits the network.
 _AS_GOOD = 1.02
-#: Errors below which constants are fitted for longer, and polished, before formulas are compared.
-_PROMISING, _POLISHED = 0.2, 1e-7
+#: Error below which constants are fitted for longer.
+_PROMISING = 0.2
+#: Error below which constants are polished before formulas are compared.
+_POLISHED = 1e-7
 _ELIMINATION = RefitSettings(steps=12, penalty=PENALTY, gain=QUICK)
 _QUICK = RefitSettings(steps=12, gain=QUICK, damping=1e-3)
 _THOROUGH = RefitSettings(steps=60, damping=1e-6)
@@ -97,7 +104,8 @@ def search_longer(tried: FittedStructure, problem: SearchProblem) -> Iterator[Ev
     The search continues until the formula is exact or, if noise limits the network, as good as the
     network.
     """
-    goal, budget = EXACT, Budget(LONGER_SEARCH)
+    goal = EXACT
+    budget = Budget(LONGER_SEARCH)
     if is_noise_limited(tried.network, problem.data):
         goal = max(goal, _AS_GOOD * tried.network_error)
     if not tried.is_exact and tried.error > goal:
@@ -150,7 +158,8 @@ def eliminate(graph: Graph, data: SearchData) -> Graph:
                 trial = refit_on_grids(trial, data, _ELIMINATION)
                 error = data.error(trial)
                 if error <= max(_GROWTH * best, _NEGLIGIBLE_ERROR):
-                    graph, best = trial, min(best, error)
+                    graph = trial
+                    best = min(best, error)
                     break
         else:
             return graph
@@ -180,7 +189,8 @@ def _assigned(tried: FittedStructure, goal: float, budget: Budget) -> FittedStru
             for match in choices[:_PER_EDGE]
         )
         assignments = heapq.nsmallest(_ASSIGNMENTS, longer, key=operator.itemgetter(0))
-    best, error = tried, np.inf
+    best = tried
+    error = np.inf
     for _, assigned in assignments:
         refitted = replace(tried, formula=_refitted(assigned, tried.data), snapped=assigned)
         best = min(best, refitted, key=lambda each: each.length)
@@ -206,11 +216,15 @@ def _with_edge_formulas(tried: FittedStructure, problem: SearchProblem, budget: 
     accurate than the network's. An edge that is the whole network is known to rounding; with noise,
     its formula would be a regression, which is not part of this function.
     """
-    graph, data, wider = tried.network, tried.data, dict(tried.matches)
+    graph = tried.network
+    data = tried.data
+    wider = dict(tried.matches)
     values, outs = graph.edge_outputs(data.x)
-    noisy, alone = is_noise_limited(graph, data), graph.active_edges == 1
+    noisy = is_noise_limited(graph, data)
+    alone = graph.active_edges == 1
     for i, found in tried.matches.items():
-        edge, known = graph.edges[i], outs[i]
+        edge = graph.edges[i]
+        known = outs[i]
         if edge.target == graph.output and graph.operation(edge.target) == "sum" and not noisy:
             known = known + data.y - values[graph.output]
         is_clear = bool(found) and found[0].loss <= _DOUBTED and not alone
@@ -254,7 +268,9 @@ def partly_symbolic(
     Earlier matches of an edge, formulas among them, are tried too. Returns the partly symbolic
     network and a decision for each edge. No candidate is tried after work of `allowance`.
     """
-    budget, graph, decisions = Budget(allowance), structure.network, list[Decision]()
+    budget = Budget(allowance)
+    graph = structure.network
+    decisions = list[Decision]()
     known = {i: structure.matches.get(i, []) for i in graph.numeric_edges()}
     for i in sorted(known, key=lambda i: min((each.score for each in known[i]), default=0.0)):
         decision = Decision(i, False, "", np.nan, "not tried: search budget exhausted")
@@ -274,7 +290,8 @@ def _snap_edge(
     matches = match_edge(values[graph.edges[index].source], outs[index], problem.candidates)
     names = {match.name for match in matches}
     matches += [match for match in known if match.name not in names]
-    why, best = "no candidate is defined on the range of its argument", None
+    why = "no candidate is defined on the range of its argument"
+    best = None
     for match in sorted(matches, key=lambda m: m.score)[:_MIXED_CANDIDATES]:
         trial = graph.with_function(index, match.function)
         trial = refit_on_grids(trial, data, _MIXED)
@@ -284,7 +301,8 @@ def _snap_edge(
             return trial, Decision(index, True, match.name, match.r2, why)
         if best is None:
             # The network may be exact.
-            ratio, best = error / (data.error(graph) or np.finfo(float).tiny), match
+            ratio = error / (data.error(graph) or np.finfo(float).tiny)
+            best = match
             why = f"its best candidate multiplies the network's error by {ratio:.3g}"
             if not np.isfinite(ratio):
                 why = "its best candidates leave their domain or their constants diverge"

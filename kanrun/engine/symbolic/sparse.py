@@ -57,7 +57,9 @@ class Ranking:
     """The fitted templates so far, one of each structure, by their bits."""
 
     def __init__(self, coordinates: Coordinates, y: Array, rows: Array) -> None:
-        self.coordinates, self.y, self.rows = coordinates, y, rows
+        self.coordinates = coordinates
+        self.y = y
+        self.rows = rows
         self.found: dict[object, Fitted] = {}
 
     def try_all(self, templates: Iterable[Template], steps: int = 30) -> None:
@@ -81,7 +83,8 @@ class Ranking:
 
 def smooth_columns(x: Array) -> Array:
     """Return smooth functions of x (N, inputs), of logarithms over decades, and their products."""
-    columns, lines = [np.ones(len(x))], list[Array]()
+    columns = [np.ones(len(x))]
+    lines = list[Array]()
     for column in x.T:
         parts = [column]
         if (column > 0).all() and column.max() > 10 * column.min():
@@ -99,8 +102,10 @@ def is_noise(residual: Array, value: Array, columns: Array) -> bool:
     size = np.abs(value) / (np.abs(value).max() or 1.0)
     rows = np.column_stack([columns, size, np.sqrt(size)])
     q = np.linalg.svd(rows / np.linalg.norm(rows, axis=0), full_matrices=False)[0]
-    inside, total = float(np.sum((q.T @ residual) ** 2)), float(residual @ residual)
-    k, n = q.shape[1], len(residual)
+    inside = float(np.sum((q.T @ residual) ** 2))
+    total = float(residual @ residual)
+    k = q.shape[1]
+    n = len(residual)
     ratio = (inside / k) / max((total - inside) / max(n - k, 1), 1e-300)
     return bool(stats.f.sf(ratio, k, max(n - k, 1)) > _CHANCE)
 
@@ -130,7 +135,8 @@ class SparseSearch:
 
     def __init__(self, problem: SearchProblem) -> None:
         points = problem.data.all_points
-        self.x, self.y = points.x, points.y
+        self.x = points.x
+        self.y = points.y
         self.size = float(np.std(self.y)) or 1.0
         self.rows = 1 / np.abs(self.y) if points.relative else np.full(len(self.y), 1 / self.size)
         self.coordinates = Coordinates.of_inputs(self.x, waves=_has_waves(problem))
@@ -194,7 +200,8 @@ def sparse_formulas(problem: SearchProblem, *, short: bool = False) -> Iterator[
 
     Of `short` ones, products with at most one function, only what leaves rounding or noise.
     """
-    search, budget = SparseSearch(problem), Budget(_FRACTION * problem.policy.budget)
+    search = SparseSearch(problem)
+    budget = Budget(_FRACTION * problem.policy.budget)
     try:
         with budget.enforced():
             search.run(_SINGLE if short else _LONGEST)

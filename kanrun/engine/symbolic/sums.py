@@ -65,7 +65,8 @@ class Dictionary:
 
 def constant_slopes(sample: Sample) -> Monomial:
     """Return the inputs whose slopes of log |y| are constant, with their exponents."""
-    d, weights = sample.inputs, sample.log_weights
+    d = sample.inputs
+    weights = sample.log_weights
     if d < 2:
         return ()
     logs = sample.coordinates.logs[:d]
@@ -93,7 +94,8 @@ def constant_slopes(sample: Sample) -> Monomial:
 
     full, rank, _ = rest(range(d))
     freedom = max(int((weights > 0.1 * weights.max()).sum()) - rank, 10)
-    ratios, powers = [], []
+    ratios = []
+    powers = []
     for i in range(d):
         left, fewer, solved = rest([j for j in range(d) if j != i])
         ratios.append((left - full) / max(rank - fewer, 1) / max(full / freedom, 1e-300))
@@ -110,7 +112,8 @@ def constant_slopes(sample: Sample) -> Monomial:
 
 def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> Dictionary:
     """Return the terms in the inputs that are not in `common`."""
-    coordinates, taken = sample.coordinates, frozenset(i for i, _ in common)
+    coordinates = sample.coordinates
+    taken = frozenset(i for i, _ in common)
     chosen = [
         m for m in monomials(coordinates, _MONOMIALS, halves=True) if _apart(sample, m, taken)
     ]
@@ -149,7 +152,8 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
     bases = [(m, coordinates.value(m), coordinates.bits(m)) for m in factors]
     found: list[tuple[Term, Array, float]] = []
     for monomial in arguments:
-        z, cost = coordinates.value(monomial), coordinates.bits(monomial)
+        z = coordinates.value(monomial)
+        cost = coordinates.bits(monomial)
         for function in sample.functions:
             if function.name in ("exp+1", "arcsin", "arccos", "tan"):
                 continue
@@ -182,7 +186,10 @@ class Sums:
     def __init__(
         self, sample: Sample, transform: Transform, common: Monomial, dictionary: Dictionary
     ) -> None:
-        self.sample, self.transform, self.common, self.usable = sample, transform, common, True
+        self.sample = sample
+        self.transform = transform
+        self.common = common
+        self.usable = True
         y = sample.y
         with np.errstate(all="ignore"):
             size = sample.coordinates.value(common)
@@ -200,7 +207,8 @@ class Sums:
         weights = np.where(good, weights, 0.0)
         self.weights = weights / (weights.max() or 1.0)
         self.target = np.where(good, target, 0.0) * self.weights
-        self.terms, self.bits = dictionary.terms, dictionary.bits
+        self.terms = dictionary.terms
+        self.bits = dictionary.bits
         if not self.usable:
             return
         columns = dictionary.values * self.weights
@@ -208,7 +216,8 @@ class Sums:
         keep = np.isfinite(norms) & (norms > 0)
         self.index = np.flatnonzero(keep)
         self.columns = columns[keep] / norms[keep, None]
-        self.norms, self.bits = norms[keep], dictionary.bits[keep]
+        self.norms = norms[keep]
+        self.bits = dictionary.bits[keep]
         self.terms = [dictionary.terms[i] for i in self.index]
         self.half = 0.5 * int((self.weights > 0).sum())
 
@@ -252,7 +261,8 @@ class Sums:
         gram = self.columns[:first] @ self.columns.T
         count_work(COSTS.product * gram.size * len(self.target) + COSTS.pair * gram.size)
         with np.errstate(all="ignore"):
-            a, b = share[:first, None], share[None, :]
+            a = share[:first, None]
+            b = share[None, :]
             gain = (a**2 + b**2 - 2 * a * b * gram) / (1 - gram**2)
         total = float(self.target @ self.target)
         gain[~(np.abs(gram) < 1 - 1e-9)] = -1
@@ -266,7 +276,8 @@ class Sums:
 
     def _distinct(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the choices whose terms differ by more than their scales."""
-        seen, kept = set[object](), []
+        seen = set[object]()
+        kept = []
         for chosen in choices:
             key = frozenset(
                 (

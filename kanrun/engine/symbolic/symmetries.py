@@ -29,30 +29,52 @@ from kanrun.engine.symbolic.reductions import (
     single_index,
 )
 
-#: Points from which the lengths of the smooth fit are found, and those that it goes through. Steps
-#: of the search, and its last gain of likelihood.
-_TUNED, _FITTED, _STEPS, _LIKELIHOOD_RTOL = 250, 600, 25, 2e-9
-#: Error from which on a fit says nothing, and below which it is as good as exact.
-NO_FIT, ACCURATE = 0.2, 1e-5
-#: Ratio of quantiles of |y| from which on errors are relative, and the quantile.
-_WIDE, _RARE = 1e4, 0.1
-#: Noise: minimum ratio of the largest and the smallest |y| for relative noise, minimum noise, error
-#: of a fit relative to its noise, and minimum gain of a fit of the logarithm in nats.
-_SIZES, _NOISE, _NOISE_FACTOR, _LIKELIER = 10.0, 5e-4, 1.5, 3.0
+#: Points from which the lengths of the smooth fit are found.
+_TUNED = 250
+#: Points that the smooth fit goes through.
+_FITTED = 600
+#: Steps of the search for its lengths.
+_STEPS = 25
+#: Gain of likelihood, relative to it, at which that search ends.
+_LIKELIHOOD_RTOL = 2e-9
+#: Error from which on a fit says nothing.
+NO_FIT = 0.2
+#: Error below which a fit is as good as exact.
+ACCURATE = 1e-5
+#: Ratio of quantiles of |y| from which on errors are relative.
+_WIDE = 1e4
+#: Lower one of these quantiles.
+_RARE = 0.1
+#: Minimum ratio of the largest and the smallest |y| for relative noise.
+_SIZES = 10.0
+#: Minimum noise.
+_NOISE = 5e-4
+#: Largest error of a fit, relative to its noise, that is noise.
+_NOISE_FACTOR = 1.5
+#: Minimum gain of a fit of the logarithm, in nats.
+_LIKELIER = 3.0
 #: Error of a smooth fit up to which points without noise are those of a smooth function.
 _SMOOTH = 0.02
 #: The factor by which the error of a fit may grow in fewer variables.
 _ERROR_GROWTH = 1.5
-#: Strength of an input without effect, relative to the strongest one; root of a small eigenvalue,
-#: and relative deviation of a constant.
-_IDLE, _TOLERANCE, _CONSTANT = 1e-4, 0.03, 1e-9
-#: Minimum number of points at which slopes are read, and their error relative to that of the fit.
-_SLOPES, _SLOPE_ERROR = 80, 3.5
-#: Pairs of inputs and single scalings that are tried.
-_PAIRS, _SCALINGS = 4, 3
-#: The largest number that a null vector may have to be multiplied by for whole entries, and the
-#: error of these.
-_DENOMINATOR, _RATIONAL = 6, 0.04
+#: Strength of an input without effect, relative to the strongest one.
+_IDLE = 1e-4
+#: Root of an eigenvalue that counts as small.
+_TOLERANCE = 0.03
+#: Relative deviation of a constant.
+_CONSTANT = 1e-9
+#: Minimum number of points at which slopes are read.
+_SLOPES = 80
+#: Error of slopes, relative to that of the fit.
+_SLOPE_ERROR = 3.5
+#: Pairs of inputs that are tried.
+_PAIRS = 4
+#: Single scalings that are tried.
+_SCALINGS = 3
+#: Largest number by which a null vector may be multiplied for whole entries.
+_DENOMINATOR = 6
+#: Largest error of whole entries.
+_RATIONAL = 0.04
 
 
 def reduce_variables(data: SearchData) -> Reduction:
@@ -68,7 +90,8 @@ def _reduction_of(data: SearchData) -> Reduction:
     reduction = Reduction.none(data.x.shape[1])
     if data.x.shape[1] == 1:
         return reduction
-    every, data = data, of_one_sign(data)
+    every = data
+    data = of_one_sign(data)
     factor = power_factor(data, every)
     starts = (reduction, factor) if factor else (reduction,)
     found = _least_rough(starts, (every, data) if data is not every else (data,))
@@ -95,7 +118,9 @@ def _reduction_of(data: SearchData) -> Reduction:
             noise = size * float(np.sqrt(np.mean(whole.factors(data.x) ** -2.0))) / then.y_std
             in_y = _error_in_y(here, step, then, new)
             if _is_as_good(fit.error, new.error, in_y, 0.0 if new.logarithmic else noise):
-                reduction, here, fit = whole, then, new
+                reduction = whole
+                here = then
+                fit = new
                 break
         else:
             break
@@ -110,12 +135,16 @@ def _smooth_start(
     It takes out the factor where that helps. A function of several variables may be too fast for a
     fit, and one of a group of them is not.
     """
-    step, fit = Reduction.none(data.x.shape[1]), smooth_fit(data)
+    step = Reduction.none(data.x.shape[1])
+    fit = smooth_fit(data)
     if factor and (new := smooth_fit(factor.data(data))).error < fit.error:
-        step, fit = factor, new
-    here, starts = step.data(data), (Reduction.none(data.x.shape[1]), factor or step)
+        step = factor
+        fit = new
+    here = step.data(data)
+    starts = (Reduction.none(data.x.shape[1]), factor or step)
     if fit.error >= NO_FIT and (joined := _least_rough(starts, (data,), alone=False)):
-        step, here = joined, joined.data(data)
+        step = joined
+        here = joined.data(data)
         fit = smooth_fit(here)
     return step, here, fit
 
@@ -164,7 +193,8 @@ def _proposals(data: SearchData, fit: GaussianProcessFit) -> list[Reduction]:
     centred = np.abs(data.x - data.x.mean(0)) / np.maximum(np.ptp(data.x, axis=0), TINY)
     inner = np.argsort(centred.max(axis=1), kind="stable")[: max(len(data.x) // 2, _SLOPES)]
     x = data.x[inner]
-    slopes, inputs = fit.gradient(x), x.shape[1]
+    slopes = fit.gradient(x)
+    inputs = x.shape[1]
     # Over decades, changes of the logarithm count.
     size = x * np.log(x).std(0) if data.is_positive else x.std(0)
     strength = np.sqrt(np.mean((slopes * size) ** 2, axis=0))
@@ -208,7 +238,8 @@ def _scalings(rows: Array, tolerance: float) -> list[Array]:
 
     Those with few entries come first.
     """
-    moments, inputs = rows.T @ rows / len(rows), rows.shape[1] - 1
+    moments = rows.T @ rows / len(rows)
+    inputs = rows.shape[1] - 1
     found: list[Array] = []
     for count in range(1, inputs + 1):
         ranked = []
@@ -228,7 +259,8 @@ def _scalings(rows: Array, tolerance: float) -> list[Array]:
 
 def _joined_pairs(x: Array, slopes: Array, tolerance: float) -> list[Reduction]:
     """Return steps to a u + b v, a u^2 + b v^2 or a / u + b / v for whole a and b, surest first."""
-    symbols, ranked = input_symbols(x.shape[1]), list[tuple[float, int, Reduction]]()
+    symbols = input_symbols(x.shape[1])
+    ranked = list[tuple[float, int, Reduction]]()
     with np.errstate(all="ignore"):
         forms = ((1, slopes), (2, slopes / (2 * x)), (-1, -slopes * x**2))
     for power, rates in forms:
@@ -297,7 +329,8 @@ def errors_are_relative(data: SearchData) -> bool:
         return True
     if not data.has_one_sign or size.max() <= _SIZES * size.min():
         return False
-    fit, held_out = _fit(data, data.is_positive, True), np.abs(data.validation_y)
+    fit = _fit(data, data.is_positive, True)
+    held_out = np.abs(data.validation_y)
     if fit.error > NO_FIT:
         return False
     logarithmic = float(np.sqrt(np.mean((np.log(held_out) - fit.predicted) ** 2)))
@@ -315,11 +348,16 @@ def _fit(data: SearchData, of_inputs: bool, of_output: bool) -> GaussianProcessF
     def outer(y: Array) -> Array:
         return np.log(np.abs(y)) if of_output else y
 
-    z, y = inner(data.x), outer(data.y)
-    middle, size = z.mean(0), np.where(z.std(0) > 0, z.std(0), 1.0)
-    mean, std = float(y.mean()), max(float(y.std()), TINY)
-    z, target = (z - middle) / size, (y - mean) / std
-    few, every = slice(0, _TUNED), slice(0, _FITTED)
+    z = inner(data.x)
+    y = outer(data.y)
+    middle = z.mean(0)
+    size = np.where(z.std(0) > 0, z.std(0), 1.0)
+    mean = float(y.mean())
+    std = max(float(y.std()), TINY)
+    z = (z - middle) / size
+    target = (y - mean) / std
+    few = slice(0, _TUNED)
+    every = slice(0, _FITTED)
     rows = len(z[few])
     work = rows**2 * (COSTS.product * rows + COSTS.likelihood * (2 + z.shape[1]))
     try:

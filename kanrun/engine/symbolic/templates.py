@@ -74,14 +74,16 @@ class Coordinates:
     @classmethod
     def of_inputs(cls, x: Array, waves: bool = True) -> Coordinates:
         """Return the inputs x (N, inputs), their differences and sums, and their waves."""
-        symbols, count = input_symbols(x.shape[1]), x.shape[1]
+        symbols = input_symbols(x.shape[1])
+        count = x.shape[1]
         bits = math.log2(count + 1) + 1
         atoms = [Atom(symbols[i], x[:, i], bits, frozenset([i])) for i in range(count)]
         for i in range(count):
             for j in range(i):
                 for sign in (-1, 1):
                     values = x[:, j] + sign * x[:, i]
-                    pair, expression = frozenset([i, j]), symbols[j] + sign * symbols[i]
+                    pair = frozenset([i, j])
+                    expression = symbols[j] + sign * symbols[i]
                     ratio = np.median(np.abs(x[:, j])) / max(np.median(np.abs(x[:, i])), 1e-300)
                     if 1e-2 < ratio < 1e2 and np.ptp(values) > 0:
                         cost = 2 * bits + OPERATION
@@ -274,7 +276,9 @@ class Fit:
     """
 
     def __init__(self, template: Template, coordinates: Coordinates, y: Array, rows: Array) -> None:
-        self.template, self.coordinates, self.rows = template, coordinates, rows
+        self.template = template
+        self.coordinates = coordinates
+        self.rows = rows
         self.y = y * rows
         self._bases = [coordinates.value(term.monomial) for term in template.terms()]
         self._arguments = [
@@ -284,10 +288,8 @@ class Fit:
 
     def values(self, constants: Array) -> Array:
         """Return the values (N,) of the template; nan where they are not real."""
-        template, scales = (
-            self.template,
-            iter(constants[len(self.template.above) + len(self.template.below) :]),
-        )
+        template = self.template
+        scales = iter(constants[len(self.template.above) + len(self.template.below) :])
         rows = []
         for term, base, arguments in zip(
             template.terms(), self._bases, self._arguments, strict=True
@@ -325,7 +327,8 @@ class Fit:
             loss = _squares(value - self.y)
             if not np.isfinite(loss):
                 return None
-            damping, jacobian = 1e-3, None
+            damping = 1e-3
+            jacobian = None
             for _ in range(steps):
                 jacobian = self.jacobian(constants, value)
                 norms = np.linalg.norm(jacobian, axis=0)
@@ -349,8 +352,11 @@ class Fit:
                     damping = max(4 * damping, 1e-12)
                 if not gained:
                     break
-                gain, damping = 1 - lower / loss, damping / 8
-                constants, value, loss = trial, new, lower
+                gain = 1 - lower / loss
+                damping = damping / 8
+                constants = trial
+                value = new
+                loss = lower
                 if gain < _GAIN:
                     break
         return Fitted.of(self, constants, value)
@@ -376,12 +382,14 @@ class Fitted:
 
     @classmethod
     def of(cls, fit: Fit, constants: Array, value: Array) -> Fitted | None:
-        template, y = fit.template.with_constants(constants), fit.y
+        template = fit.template.with_constants(constants)
+        y = fit.y
         jacobian = fit.jacobian(constants, value)
         norms = np.linalg.norm(jacobian, axis=0)
         if not (np.isfinite(norms).all() and norms.all()) or len(y) <= len(constants) + 2:
             return None
-        count, residual = len(y), y - value
+        count = len(y)
+        residual = y - value
         error = math.sqrt(_squares(residual) / (count - len(constants)))
         bits = count * math.log2(max(math.sqrt(_squares(residual) / count), ROUNDING))
         parts = jacobian * constants / max(error, ROUNDING)
@@ -401,7 +409,8 @@ def constants_bits(constants: Array, parts: Array, summands: int) -> float:
     if summands < 2:
         return plain
     first = int(np.argmax(np.linalg.norm(parts[:, :summands], axis=0)))
-    ratios, columns = constants.copy(), parts.copy()
+    ratios = constants.copy()
+    columns = parts.copy()
     ratios[:summands] = constants[:summands] / constants[first]
     ratios[first] = constants[first]
     columns[:, first] = parts[:, :summands].sum(axis=1)

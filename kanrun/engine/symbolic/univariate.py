@@ -61,36 +61,61 @@ from kanrun.errors import KanrunError
 
 #: Samples of an edge that are used.
 POINTS = 120
-#: Matching candidates: best candidates that are refitted, grid points of which their two starts are
-#: chosen, and the distance of these relative to a.
-_CANDIDATES, _RANKED, _APART = 12, 40, 0.3
+#: Best candidates of an edge that are refitted.
+_CANDIDATES = 12
+#: Grid points of which the two starts of a candidate are chosen.
+_RANKED = 40
+#: Distance of the two starts, relative to a.
+_APART = 0.3
 _MATCHED = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
-#: Formulas of one variable: work for one of several edges, relative error of values if nothing else
-#: is known, and accuracy of the values below which the first formula as good as that is taken.
-UNIVARIATE_BUDGET, _VALUE_ROUNDING, _PRECISE = 3.5, 3e-14, 1e-10
-#: Maximum degree and number of terms of a quotient of polynomials.
-_DEGREE, _QUOTIENT_TERMS = 16, 20
-#: Size of a dictionary; constants of a function that come from the range of the argument; entries
-#: that are multiplied by factors (half as many by one another); factors; entries of each family.
-_ENTRIES, _GENERIC, _SIMPLE, _FACTORS, _ALIKE = 3000, 90, 300, 20, 3
-#: Terms and pairs that are looked at; families of each kind that are refitted, formulas returned.
-_KEPT, _SINGLES = 60, 6
-#: Fraction of the variance that a term may leave of the values over a weight, and multiple of the
-#: accuracy up to which every pair is refitted.
-_PROMISING, _NEAR = 0.1, 1e3
-#: Formulas that are extended side by side, and the maximum number of terms that are added.
-_WIDTH, _TERMS = 4, 4
-#: Refit of all constants of a formula, which ends well below the goal.
-_CONSTANTS, _BELOW_GOAL = RefitSettings(steps=60, damping=1e-6, patience=4), 0.1
-#: Powers of the argument that are weights, and others that are over decades.
-_WEIGHTS, _ROOTS = (1, 2, 3, -1, -2), (Fraction(1, 2), Fraction(-1, 2))
+#: Work for one of several edges.
+UNIVARIATE_BUDGET = 3.5
+#: Relative error of values if nothing else is known.
+_VALUE_ROUNDING = 3e-14
+#: Accuracy of the values below which the first formula as good as that is taken.
+_PRECISE = 1e-10
+#: Maximum degree of a quotient of polynomials.
+_DEGREE = 16
+#: Maximum number of its terms.
+_QUOTIENT_TERMS = 20
+#: Size of a dictionary.
+_ENTRIES = 3000
+#: Constants of a function that come from the range of the argument.
+_GENERIC = 90
+#: Entries that are multiplied by factors; half as many by one another.
+_SIMPLE = 300
+#: Factors of entries.
+_FACTORS = 20
+#: Entries of each family.
+_ALIKE = 3
+#: Terms and pairs that are looked at.
+_KEPT = 60
+#: Families of each kind that are refitted, and formulas that are returned.
+_SINGLES = 6
+#: Fraction of the variance that a term may leave of the values over a weight.
+_PROMISING = 0.1
+#: Multiple of the accuracy up to which every pair is refitted.
+_NEAR = 1e3
+#: Formulas that are extended side by side.
+_WIDTH = 4
+#: Maximum number of terms that are added.
+_TERMS = 4
+#: Refit of all constants of a formula.
+_CONSTANTS = RefitSettings(steps=60, damping=1e-6, patience=4)
+#: Part of the goal below which that refit ends.
+_BELOW_GOAL = 0.1
+#: Powers of the argument that are weights.
+_WEIGHTS = (1, 2, 3, -1, -2)
+#: Powers that are weights over decades.
+_ROOTS = (Fraction(1, 2), Fraction(-1, 2))
 
 
 def _points(t: Array, values: Array, most: int = POINTS, *, relative: bool = False) -> SearchData:
     """Return at most this many values (N,), in the order of t (N,), to fit and choose on."""
     places = np.linspace(0, t.size - 1, min(t.size, most)).astype(int)
     order = np.argsort(t, kind="stable")[places]
-    x, y = t[order, None], values[order]
+    x = t[order, None]
+    y = values[order]
     return SearchData(x, y, x, y, relative)
 
 
@@ -109,7 +134,8 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
     They are defined on the range of t. Twins (sigmoid and tanh, ...) are matched once; candidates
     that are far off on the coarse grid are left out.
     """
-    data, mean = _points(t, values), float(values.mean())
+    data = _points(t, values)
+    mean = float(values.mean())
     varies = float(np.var(data.y)) > 0
     found = [_matched(flat(mean), float(varies))] if CONSTANT in candidates else []
     if not varies or not np.ptp(data.x):
@@ -130,7 +156,8 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
 def _match(data: SearchData, candidate: Candidate, a: float, b: float) -> EdgeMatch | None:
     """Return the candidate with its constants fitted, from f(a x + b) for x scaled to [-1, 1]."""
     t = data.x[:, 0]
-    middle, half = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2
+    middle = float(t[-1] + t[0]) / 2
+    half = float(t[-1] - t[0]) / 2
     begun = Symbolic(candidate, (a / half, b - a * middle / half, 1.0, 0.0), candidate.free)
     with np.errstate(all="ignore"):
         design = np.stack([begun.value(t), np.ones_like(t)], axis=1)
@@ -139,7 +166,8 @@ def _match(data: SearchData, candidate: Candidate, a: float, b: float) -> EdgeMa
     c, d = np.linalg.lstsq(design, data.y, rcond=None)[0].tolist()
     graph = Graph(1, ("sum",), (Edge(0, 1, begun.changed(c=c, d=d)),))
     fitted = refit(graph, data, replace(_MATCHED, floor=ROUNDING**0.5 * data.y_std))
-    result, loss = fitted.edges[0].function, data.error(fitted) ** 2
+    result = fitted.edges[0].function
+    loss = data.error(fitted) ** 2
     assert isinstance(result, Symbolic), "as the edge was begun"
     is_sound = result.allows(t) and np.isfinite(loss)
     return _matched(standardised(result), loss) if is_sound else None
@@ -210,8 +238,11 @@ class _UnivariateSearch:
     def __init__(
         self, data: SearchData, candidates: Sequence[Candidate], accuracy: float = 0.0
     ) -> None:
-        self.data, self.candidates = data, candidates
-        self.t, self.y, self.relative = data.x[:, 0], data.y, data.relative
+        self.data = data
+        self.candidates = candidates
+        self.t = data.x[:, 0]
+        self.y = data.y
+        self.relative = data.relative
         #: Size of y that errors are relative to.
         self.size = np.abs(data.y) if data.relative else np.full(data.y.size, data.y_std)
         self.goal = max(accuracy, _VALUE_ROUNDING * float(np.max(np.abs(data.y) / self.size)))
@@ -226,7 +257,8 @@ class _UnivariateSearch:
 
     def phases(self) -> Iterator[bool]:
         """Try one kind of formula after the other, and yield whether the next one is as usual."""
-        x, names = self.t[:, None], {each.name for each in self.candidates}
+        x = self.t[:, None]
+        names = {each.name for each in self.candidates}
         largest = np.full(self.y.size, np.abs(self.y).max())
         scale = self.size if self.relative else largest
         known = self.goal * float(np.min(self.size / scale))
@@ -234,7 +266,8 @@ class _UnivariateSearch:
         if quotient is not None:
             self.keep(quotient, wide=False)
         yield True
-        every, inputs = dictionary_of_one(self.t, self.candidates), Dictionary.of_inputs(x)
+        every = dictionary_of_one(self.t, self.candidates)
+        inputs = Dictionary.of_inputs(x)
         nice = every.simplest(_ENTRIES)
         factors = (inputs + functions_of(inputs, self.candidates, 4)).simplest(_FACTORS)
         wide = nice + nice.first(_SIMPLE).combined(factors, PRODUCT, distinct=True)
