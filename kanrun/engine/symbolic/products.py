@@ -22,8 +22,8 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, Domain, X
 from kanrun.engine.symbolic.templates import (
     FUNCTION,
+    IDENTITY_TRANSFORM,
     OPERATION,
-    TRANSFORMS,
     Coordinates,
     Factor,
     Monomial,
@@ -291,7 +291,7 @@ class Products:
             coefficient = float(value @ sample.y / (value @ value))
         if not np.isfinite(coefficient) or coefficient == 0:
             return []
-        return [Template(TRANSFORMS[0], Term(1.0), (Term(coefficient, monomial, factors),))]
+        return [Template(IDENTITY_TRANSFORM, Term(1.0), (Term(coefficient, monomial, factors),))]
 
     def build(self) -> None:
         """Compute what the base leaves of all columns; keep those that explain most."""

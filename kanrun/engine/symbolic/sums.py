@@ -25,8 +25,10 @@ from kanrun.engine.symbolic.products import (
     scales,
 )
 from kanrun.engine.symbolic.templates import (
+    IDENTITY_TRANSFORM,
+    LOGARITHM,
     OPERATION,
-    TRANSFORMS,
+    SQUARE,
     Factor,
     Monomial,
     Template,
@@ -335,9 +337,12 @@ class Sums:
 
 
 def sums(sample: Sample, functions: bool) -> Iterator[Template]:
-    """Yield sums for y and y^2, with and without the factor of constant slopes."""
+    """Yield sums for y and y^2, or with functions for y and log y.
+
+    They come with and without the factor of constant slopes.
+    """
     common = constant_slopes(sample)
     for factor in dict.fromkeys([common, ()]):
         dictionary = build_dictionary(sample, factor, functions)
-        for transform in TRANSFORMS[:2]:
+        for transform in (IDENTITY_TRANSFORM, LOGARITHM if functions else SQUARE):
             yield from Sums(sample, transform, factor, dictionary).templates()

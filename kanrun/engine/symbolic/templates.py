@@ -455,19 +455,6 @@ def _root(u: Array) -> Array:
     return np.asarray(np.sqrt(np.maximum(u, 0.0)))
 
 
-TRANSFORMS: tuple[Transform, ...] = (
-    Transform("y", _identity, np.ones_like, _identity, lambda u: u, 0.0),
-    Transform("y^2", np.square, lambda y: 2 * y, _root, sympy.sqrt, 3.5),
-    Transform("1/y", np.reciprocal, lambda y: 1 / y**2, np.reciprocal, lambda u: 1 / u, OPERATION),
-    Transform("sqrt", np.sqrt, lambda y: 0.5 / np.sqrt(y), np.square, lambda u: u**2, 3.5),
-    Transform(
-        "1/y^2",
-        lambda y: 1 / y**2,
-        lambda y: 2 / np.abs(y) ** 3,
-        lambda u: 1 / np.sqrt(u),
-        lambda u: 1 / sympy.sqrt(u),
-        5.0,
-    ),
-    Transform("sin", np.sin, np.cos, np.arcsin, sympy.asin, FUNCTION),
-    Transform("cos", np.cos, np.sin, np.arccos, sympy.acos, FUNCTION),
-)
+IDENTITY_TRANSFORM = Transform("y", _identity, np.ones_like, _identity, lambda u: u, 0.0)
+SQUARE = Transform("y^2", np.square, lambda y: 2 * y, _root, sympy.sqrt, 3.5)
+LOGARITHM = Transform("log y", np.log, np.reciprocal, np.exp, sympy.exp, FUNCTION)
