@@ -55,7 +55,7 @@ def pytest_runtest_setup():
 @pytest.fixture
 def unwritten(monkeypatch):
     """Figures are drawn but not written, which takes longer than a small training."""
-    monkeypatch.setattr("kanrun.study.execute.write_figure", lambda *_: None)
+    monkeypatch.setattr("kanrun.study.execution.write_figure", lambda *_: None)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ LIGHT = [  # in this order: who loads more comes later
     {
         "kanrun.runs": ["torch", "pandas", "matplotlib"],
         "kanrun.config": ["torch"],
-        "kanrun.study.execute": ["torch", "distributed", "matplotlib"],
+        "kanrun.study.execution": ["torch", "distributed", "matplotlib"],
         "kanrun.figures": ["torch", "matplotlib.pyplot"],
         "kanrun.targets.functions": ["torch"],
         "kanrun.formulas": ["torch"],

@@ -241,9 +241,11 @@ def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
     """Return columns as a DataFrame; a column without any value holds missing numbers."""
     import pandas
 
-    empty = [name for name, each in columns.items() if each and all(one is None for one in each)]
-    frame = pandas.DataFrame(dict(columns))
-    return frame.astype(dict.fromkeys(empty, float)) if empty else frame
+    numbers = {
+        name: [math.nan] * len(each) if all(one is None for one in each) else each
+        for name, each in columns.items()
+    }
+    return pandas.DataFrame(numbers)
 
 
 def plain_value(value: Any) -> Any:

@@ -127,7 +127,7 @@ def _run(
 ) -> tuple[int, Path]:
     """Open the folder and run in it; return the exit code and the folder, which is printed."""
     # Only a study that passed its check pays for the imports of a run.
-    from kanrun.study.execute import execute
+    from kanrun.study.execution import execute
 
     monitoring.enable_gc()
     folder: RunFolder | None = None

@@ -72,7 +72,7 @@ def explained_columns():
 def unwritten_by_all():
     """No run of a module writes its figures, those that several tests share among them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kanrun.study.execute.write_figure", lambda *_: None)
+        patch.setattr("kanrun.study.execution.write_figure", lambda *_: None)
         yield
 
 

@@ -17,7 +17,7 @@ from kanrun.config import ExperimentConfig
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs import Checkpoint, Claim, Note, Point, Row, RunFolder, Table
 from kanrun.runs.records import write_points
-from kanrun.study import execute, studies
+from kanrun.study import execution, studies
 from kanrun.study.studies import Study
 
 
@@ -63,7 +63,7 @@ def play(place, *configs, experiment=None, resume=False, quiet=True):
         folder = RunFolder.create(
             place, record, lambda new: write_points(new, study.points) if several else None
         )
-    return execute.execute(checked, folder, studies.RunOptions(quiet=quiet))
+    return execution.execute(checked, folder, studies.RunOptions(quiet=quiet))
 
 
 def check(cfg):

@@ -157,13 +157,13 @@ class _Execution:
                     self._end_point(point)
         executor, left, tasks = self._cfg.executor, sum(recorder.left), self._tasks()
         if executor.kind == "local" and left:
-            from kanrun.study.executors import run_local
+            from kanrun.study.workers import run_local
 
             workers = executor.workers or max(1, cores() // threads_of(self._cfg))
             seconds = max(0.0, self._limit.end - process_time())
             events = run_local(self._runner, tasks, checkpoints, min(workers, left), seconds)
         elif executor.kind == "dask" and left:
-            from kanrun.study.executors import run_dask
+            from kanrun.study.workers import run_dask
 
             events = run_dask(self._runner, tasks, checkpoints, str(executor.address))
         else:

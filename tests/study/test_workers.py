@@ -18,7 +18,7 @@ from toy_experiment import ToyConfig, play
 from kanrun.config import ExecutorConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, Status
-from kanrun.study import execute, executors
+from kanrun.study import execution, workers
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import run_serial
 
@@ -41,7 +41,7 @@ def cluster():
 def executor(request, monkeypatch):
     if request.param == "local":
         return "local", 2
-    monkeypatch.setattr(executors, "_CONNECT", 60.0)  # for a machine that is busy
+    monkeypatch.setattr(workers, "_CONNECT", 60.0)  # for a machine that is busy
     return "dask", None, request.getfixturevalue("cluster").scheduler_address
 
 
@@ -55,14 +55,14 @@ def test_numbers_are_those_of_a_serial_run_though_some_workers_die(run_toy, same
 
 
 @pytest.mark.parametrize(
-    "cores, given, workers", [(1, None, 1), (4, None, 4), (9, None, 6), (9, 2, 2)]
+    "cores, given, expected", [(1, None, 1), (4, None, 4), (9, None, 6), (9, 2, 2)]
 )
-def test_workers_are_as_many_as_cores_and_trainings(run_toy, monkeypatch, cores, given, workers):
+def test_workers_are_as_many_as_cores_and_trainings(run_toy, monkeypatch, cores, given, expected):
     seen = []
-    monkeypatch.setattr(execute, "cores", lambda: cores)
-    monkeypatch.setattr(executors, "run_local", lambda *a: seen.append(a[3]) or run_serial(*a[:3]))
+    monkeypatch.setattr(execution, "cores", lambda: cores)
+    monkeypatch.setattr(workers, "run_local", lambda *a: seen.append(a[3]) or run_serial(*a[:3]))
     run_toy(("local", given), **SIZES)
-    assert seen == [workers]
+    assert seen == [expected]
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path, capsys, mo
             note(*args)
             cluster.scale(1)
 
-        monkeypatch.setattr(executors, "_CONNECT", 60.0)
+        monkeypatch.setattr(workers, "_CONNECT", 60.0)
         monkeypatch.setattr(Recorder, "note", start_a_worker)
         cfg = ToyConfig(
             sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address)
@@ -217,4 +217,4 @@ def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence():
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(UsageError, match="no Dask scheduler answers"):
-            executors.dask_client(f"tcp://127.0.0.1:{port}").__enter__()
+            workers.dask_client(f"tcp://127.0.0.1:{port}").__enter__()
