@@ -24,7 +24,7 @@ from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
-from kanrun.study.build import make_plan
+from kanrun.study.recipe import Training
 
 from . import training
 from .forgetting_claims import claims_of
@@ -51,7 +51,7 @@ def check(cfg: ContinualConfig) -> None:
             )
         sequence = training.make_sequence(own, own.overlap, own.seed)
         for cell in cells_of(own):
-            make_plan(learner_of_cell(own, cell).model, own.solver, sequence.problem)
+            Training.of(learner_of_cell(own, cell).model, own.solver, sequence.problem)
 
 
 def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:

@@ -52,11 +52,10 @@ from kanrun.study import with_cell
 from kanrun.study.build import (
     PRECISIONS,
     LearningProblem,
-    factory,
-    make_plan,
     make_problem,
     problem_on,
 )
+from kanrun.study.recipe import Training
 from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target
 from kanrun.targets.datasets import check_known
@@ -236,12 +235,11 @@ def train_sequence(
     start = perf_counter()
     named = f"{learner.name}, trial {trial}"
     everything = sequence.everything
-    model = learner.settings(cfg, trial)
     draws = generator(seed, named)
-    network = factory(model, sequence.problem, cfg.solver.kind)(draws)
-    plan, _ = make_plan(model, cfg.solver, sequence.problem)
-    most = plan.steps or SOLVERS[plan.solver].steps
-    plan = replace(plan, steps=most)
+    training = Training.of(learner.settings(cfg, trial), cfg.solver, sequence.problem)
+    network = training.create(draws)
+    most = training.plan.steps or SOLVERS[training.plan.solver].steps
+    plan = replace(training.plan, steps=most)
     penalty = SmoothnessPenalty(plan.weight or 0.0)
     memory = learner.memory_of(trial)
     matrix = []
@@ -254,15 +252,7 @@ def train_sequence(
         plain = Objective.of(TrainingData(phase), plan, penalty)
         objective = memory.objective(network, plain)
         solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, draws)
-        step = 0
-        while step < most and not solver.converged and not (step and time_limit_reached()):
-            step += 1
-            try:
-                solver.step()
-            except TrainingFailed as error:
-                where = f"{named}, phase {number}, step {step}"
-                raise TrainingFailed(f"{where}: {error}") from error
-        steps += step
+        steps += _solved(solver, most, f"{named}, phase {number}")
         memory.learned(network, phase)
         matrix.append([_rmse(outputs(network, seen.x) - seen.y) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():
@@ -272,6 +262,18 @@ def train_sequence(
     seconds = perf_counter() - start
     errors = np.array(matrix)
     return LearnerTrial(trial, tuple(networks), errors, rmse, memory, steps, seconds)
+
+
+def _solved(solver: Solver, most: int, where: str) -> int:
+    """Take steps until the solver has converged or the time is up; return their number."""
+    step = 0
+    while step < most and not solver.converged and not (step and time_limit_reached()):
+        step += 1
+        try:
+            solver.step()
+        except TrainingFailed as error:
+            raise TrainingFailed(f"{where}, step {step}: {error}") from error
+    return step
 
 
 def _rmse(errors: torch.Tensor) -> float:

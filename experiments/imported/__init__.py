@@ -18,10 +18,11 @@ from kanrun.config import ImportConfig, SamplingConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import read_network
 from kanrun.errors import UsageError
-from kanrun.runs.records import Note, Record, Records, Row, Value
+from kanrun.runs.records import Note, Record, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.build import make_problem, with_scalings
 from kanrun.study.evaluation import model_records
+from kanrun.study.recipe import network_columns
 from kanrun.study.resources import generator
 from kanrun.targets import NAMED, Scaling, array_target
 
@@ -68,14 +69,9 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     problem = with_scalings(problem, *units)
     base = found.layers[0].spec.base
     network = network.to(problem.domain)
-    summary: dict[str, Value] = {
-        "target": path.name,
-        "model": network.kind,
+    summary = {
+        **network_columns(problem, network),
         "library": found.library,
-        "shape": network.shape_text,
-        "train_points": len(problem.data.everything),
-        "intervals": network.intervals,
-        "parameters": network.count(),
         "edges": sum(int(layer.mask.sum()) for layer in network.edge_layers),
     }
     return [

@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from kanrun.engine.networks import Network
 from kanrun.engine.training import Event, Plan, Trained, TrainingState, train
 from kanrun.runs.records import Claim, Record, Value
 from kanrun.study import Claims, follow
@@ -66,9 +67,8 @@ def train_and_record(
     return trained
 
 
-def summary_of(problem: LearningProblem, trained: Trained) -> dict[str, Value]:
-    """Return the columns of every summary: the network with its size, errors, scores, seconds."""
-    network = trained.network
+def network_columns(problem: LearningProblem, network: Network) -> dict[str, Value]:
+    """Return the columns of every summary on what was learned, and the network with its size."""
     return {
         "target": problem.dataset.target.name,
         "model": network.kind,
@@ -76,6 +76,14 @@ def summary_of(problem: LearningProblem, trained: Trained) -> dict[str, Value]:
         "train_points": len(problem.data.everything),
         "intervals": network.intervals,
         "parameters": network.count(),
+    }
+
+
+def summary_of(problem: LearningProblem, trained: Trained) -> dict[str, Value]:
+    """Return the columns of a training's summary: the network, its errors, scores, seconds."""
+    network = trained.network
+    return {
+        **network_columns(problem, network),
         **errors_by_split(trained.errors),
         "relative_error": relative_error(trained.errors.reported, problem.dataset),
         **scores(network, problem),
