@@ -214,12 +214,12 @@ class Growth:
     penalty: SmoothnessPenalty
     policy: GrowthPolicy
     trainings: list[GridTraining] = field(default_factory=list)
-    ending: Ending | None = None
+    reason: str = ""
 
     @property
     def record(self) -> Grown:
         """Shapes that were tried, in the order of training."""
-        return Grown([stage for t in self.trainings for stage in t.stages], self.explain())
+        return Grown([stage for t in self.trainings for stage in t.stages], self.reason)
 
     @property
     def best(self) -> GridTraining:
@@ -266,10 +266,10 @@ class Growth:
             least = min(start.loss for start in starts)
             rivals = [start for start in starts if start.loss <= RIVAL * least]
             self._climb(self._deeper(sorted(rivals, key=lambda start: start.loss)))
+        self.reason = self.explain(ending)
         if self.policy.given and ending not in SUFFICIENT:
             count, data = self.setup.plan.starts, self._part.data
             self._climb([random_start(create, count, data, self.penalty.weight, generator)])
-        self.ending = ending
 
     def _started(self, candidates: Sequence[Network]) -> RandomStart:
         setup, weight = self._part, self.penalty.weight
@@ -319,7 +319,7 @@ class Growth:
         }
         return next((ending for ending, holds in reached.items() if holds), None)
 
-    def explain(self) -> str:
+    def explain(self, ending: Ending) -> str:
         """Return the ending in words, as the run reports it."""
         spent = "the given shape has" if self.policy.given else "model.budget allows"
         gained = ", although the last one lowered the error" * (self._unhelpful == 0)
@@ -332,7 +332,7 @@ class Growth:
             Ending.POINTS: "the points support no larger network; more points would",
             Ending.TIME: "the time is over",
         }
-        return sentences[self.ending] if self.ending else ""
+        return sentences[ending]
 
     def _candidates(self, network: Network) -> list[list[Network]]:
         """Return networks with a node more: with nodes of the residual, and random ones.

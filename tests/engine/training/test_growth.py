@@ -206,8 +206,8 @@ def reason(*errors):
             rest = found, 1, 0.0, penalty, transfer, random
             training.stages.append(Stage(number, 4 * number, network, *rest))
         growth.trainings.append(training)
-    growth.ending = growth.find_ending()
-    return growth.explain()
+    ending = growth.find_ending()
+    return growth.explain(ending) if ending else ""
 
 
 @pytest.mark.parametrize(
