@@ -77,8 +77,8 @@ DEEPER, EXACT = 0.5, 1e-3
 
 #: Intervals of a start if the schedule begins with more than MAX_START_INTERVALS.
 START_INTERVALS, MAX_START_INTERVALS = 4, 8
-#: Maximum number of rounds; hidden grids are redrawn before each, and the worse half of the starts
-#: leaves after it.
+#: Number of rounds; hidden grids are redrawn before each, and the worse half of the starts leaves
+#: after each but the first, which is too short to tell.
 ROUNDS = 5
 #: Maximum number of batches of random starts.
 MAX_BATCHES = 5
@@ -129,13 +129,13 @@ def random_start(
 ) -> RandomStart:
     """Return the best of the networks that `create` makes, `count` at a time.
 
-    Further ones are made until one is good, or the best two differ by less than the standard error
-    of the lower loss, since others would be compared by noise.
+    Further ones are made until one is good, or the best of two batches differ by less than the
+    standard error of the lower loss, since others would be compared by noise.
     """
     found: list[RandomStart] = []
     for _ in range(MAX_BATCHES if count > 1 else 1):
         networks = [create(generator) for _ in range(count)]
-        found += survivors(networks, data, weight, generator)
+        found.append(best_start(networks, data, weight, generator))
         found.sort(key=lambda start: start.loss)
         best = found[0]
         agree = len(found) > 1 and found[1].loss - best.loss < best.noise
@@ -144,14 +144,13 @@ def random_start(
     return best
 
 
-def survivors(
+def best_start(
     networks: Sequence[Network], data: TrainingData, weight: float, generator: Generator
-) -> list[RandomStart]:
-    """Return the best of `networks` after short trainings on some random samples, best first.
+) -> RandomStart:
+    """Return the best of `networks` after short trainings on some random samples.
 
-    After each round the worse half leaves (successive halving: Jamieson and Talwalkar, arXiv
-    1502.07943). The comparison ends with a round that lowers the lowest loss by less than the
-    standard error of this loss, since noise would decide from there on.
+    After each round but the first, the worse half leaves (successive halving: Jamieson and
+    Talwalkar, arXiv 1502.07943).
 
     Raises TrainingFailed if none stays finite.
     """
@@ -165,7 +164,6 @@ def survivors(
     objective = Objective(samples, size, penalty=penalty)
     starts = [RandomStart(network) for network in networks]
     for number in range(ROUNDS):
-        before = starts[0].loss
         for start in starts:
             start.take_round(objective)
         starts.sort(key=lambda start: start.loss)
@@ -174,10 +172,11 @@ def survivors(
         if best.loss == inf:
             cause = explain_non_finite(best.network, data.train)
             raise TrainingFailed(f"None of {len(networks)} starts stayed finite: {cause}.")
-        if before - best.loss < best.noise or time_limit_reached():
+        if time_limit_reached():
             break
-        starts = starts[: max(1, len(starts) // 2)]
-    return starts
+        if number:
+            starts = starts[: max(1, len(starts) // 2)]
+    return best
 
 
 def _placed(network: Network, x: Tensor) -> Network:
@@ -273,7 +272,7 @@ class Growth:
 
     def _started(self, candidates: Sequence[Network]) -> RandomStart:
         setup, weight = self._part, self.penalty.weight
-        return survivors(candidates, setup.data, weight, setup.generator)[0]
+        return best_start(candidates, setup.data, weight, setup.generator)
 
     def _climb(self, starts: list[RandomStart]) -> None:
         """Add the best of the starts after finer and finer grids, while these limit the error."""

@@ -22,7 +22,7 @@ from kanrun.engine.training.solver_run import (
     spent,
 )
 from kanrun.engine.training.solvers import Solver
-from kanrun.engine.training.starts import Growth, RandomStart, survivors
+from kanrun.engine.training.starts import Growth, RandomStart
 
 X = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
 #: Outputs +1 and -1, so that errors are relative ones.
@@ -212,39 +212,31 @@ def test_an_identity_layer_stays_if_it_halves_the_error(before, after, deeper):
     assert (found is not shallow) == deeper
 
 
-@pytest.mark.parametrize("gain, rounds", [(0.9e-2, 2), (1.1e-2, starts.ROUNDS)])
-def test_starts_are_compared_while_a_round_gains_more_than_the_noise(gain, rounds, monkeypatch):
-    """Of four starts, the worse half leaves after each round."""
-    taken = []
+def test_the_worse_half_of_the_starts_leaves_after_each_round_but_the_first(monkeypatch):
+    networks, taken = [kan([1, 1]) for _ in range(4)], []
 
     def take_round(start, objective):
-        taken.append(start)
-        start.loss = 0.5 - gain * taken.count(start)
-        start.noise = 1e-2
+        taken.append(networks.index(start.network))
+        start.loss = networks.index(start.network)
 
     monkeypatch.setattr(RandomStart, "take_round", take_round)
-    monkeypatch.setattr(RandomStart, "__eq__", lambda one, other: one is other)
-    survivors([NETWORK] * 4, DATA, 0.0, Generator())
-    assert len(taken) == sum((4, 2, 1, 1, 1)[:rounds])
+    found = starts.best_start(networks, DATA, 0.0, Generator())
+    assert found.network is networks[0]
+    assert taken == [*range(4), *range(4), 0, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
     "losses, batches",
-    [((0.029**2, 1), 1), ((0.5, 0.509), 1), ((0.5, 0.511), 5), ((0.5, 0.4), 5)],
+    [([0.029**2], 1), ([0.5, 0.509], 2), ([0.5, 0.511, 0.52, 0.4, 0.3], 5), ([0.5, 0.4, 0.409], 3)],
 )
-def test_random_starts_are_drawn_until_one_is_good_or_two_agree(losses, batches, monkeypatch):
-    drawn = []
-
-    def found(networks, *_):
-        drawn.append(networks)
-        losses_now = (each / len(drawn) ** 2 for each in losses)
-        return [
-            RandomStart(NETWORK, loss=loss, noise=1e-2 / len(drawn) ** 2) for loss in losses_now
-        ]
-
-    monkeypatch.setattr(starts, "survivors", found)
-    starts.random_start(lambda _: NETWORK, 3, DATA, 0.0, Generator())
-    assert len(drawn) == batches
+def test_random_starts_are_drawn_until_one_is_good_or_two_batches_agree(
+    losses, batches, monkeypatch
+):
+    drawn = [RandomStart(NETWORK, loss=loss, noise=1e-2) for loss in reversed(losses)]
+    monkeypatch.setattr(starts, "best_start", lambda *_: drawn.pop())
+    found = starts.random_start(lambda _: NETWORK, 3, DATA, 0.0, Generator())
+    assert len(losses) - len(drawn) == batches
+    assert found.loss == min(losses)
 
 
 def test_a_step_multiplies_for_the_matrix_and_its_factor():
