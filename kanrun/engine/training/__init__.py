@@ -60,7 +60,7 @@ from kanrun.engine.training.solver_run import (
     take_steps,
 )
 from kanrun.engine.training.solvers import LevenbergMarquardt, Solver
-from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_start
+from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_starts
 from kanrun.monitoring import finished, time_limit_reached
 
 #: Steps of the final fit on training and validation points together.
@@ -154,8 +154,8 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
     settles = plan.update_grid and len(network.shape) > 2
     settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
     if plan.starts > 1 or settles:
-        start = random_start(create, plan.starts, setup.data, penalty.weight, generator)
-        network = start.network
+        starts = random_starts(create, plan.starts, setup.data, penalty.weight, generator)
+        network = starts[0].network
     return GridTraining(network, penalty, setup), []
 
 

@@ -64,8 +64,8 @@ from kanrun.engine.training.solver_run import Grown, Setup
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Loss of a start, relative to the lowest of its width, up to which it is compared on finer grids
-#: too: coarse grids mislead.
+#: Loss of a start, relative to the lowest, up to which it is compared on finer grids too: coarse
+#: grids mislead.
 RIVAL = 4.0
 #: Maximum number of samples on which shapes are compared; more would not change their order.
 MAX_SAMPLES = 1000
@@ -77,9 +77,10 @@ DEEPER, EXACT = 0.5, 1e-3
 
 #: Intervals of a start if the schedule begins with more than MAX_START_INTERVALS.
 START_INTERVALS, MAX_START_INTERVALS = 4, 8
-#: Number of rounds; hidden grids are redrawn before each, and the worse half of the starts leaves
-#: after each but the first, which is too short to tell.
+#: Number of rounds; hidden grids are redrawn before each.
 ROUNDS = 5
+#: Rounds, counted from 0, after which the worse half of the starts leaves.
+HALVED = (1, 2)
 #: Maximum number of batches of random starts.
 MAX_BATCHES = 5
 #: Relative error of a start at which no further batch is drawn.
@@ -124,32 +125,45 @@ class RandomStart:
         self.noise = float(squares.std(correction=0) * len(squares) ** 0.5)
 
 
-def random_start(
-    create: Create, count: int, data: TrainingData, weight: float, generator: Generator
-) -> RandomStart:
-    """Return the best of the networks that `create` makes, `count` at a time.
+def random_starts(
+    create: Create,
+    count: int,
+    data: TrainingData,
+    weight: float,
+    generator: Generator,
+    rivals: Sequence[RandomStart] = (),
+) -> list[RandomStart]:
+    """Return the best of the networks that `create` makes, `count` at a time, the best first.
 
-    Further ones are made until one is good, or the best of two batches differ by less than the
-    standard error of the lower loss, since others would be compared by noise.
+    Further ones are made until one is good, or the best of two batches, or of a batch and the
+    rivals, differ by less than the standard error of the lower loss, since others would be compared
+    by noise.
     """
     found: list[RandomStart] = []
+    best = sorted(rivals, key=lambda start: start.loss)[:1]
     for _ in range(MAX_BATCHES if count > 1 else 1):
         networks = [create(generator) for _ in range(count)]
-        found.append(best_start(networks, data, weight, generator))
-        found.sort(key=lambda start: start.loss)
-        best = found[0]
-        agree = len(found) > 1 and found[1].loss - best.loss < best.noise
-        if agree or best.loss < GOOD**2 or time_limit_reached():
+        batch = survivors(networks, data, weight, generator)
+        found += batch
+        best = sorted([*best, batch[0]], key=lambda start: start.loss)[:2]
+        agree = len(best) > 1 and best[1].loss - best[0].loss < best[0].noise
+        if agree or best[0].loss < GOOD**2 or time_limit_reached():
             break
-    return best
+    return _rivals(found)
 
 
-def best_start(
+def _rivals(starts: Sequence[RandomStart]) -> list[RandomStart]:
+    """Return the best two starts, or one if the second is much worse, the best first."""
+    first, *others = sorted(starts, key=lambda start: start.loss)
+    return [first, *(start for start in others[:1] if start.loss <= RIVAL * first.loss)]
+
+
+def survivors(
     networks: Sequence[Network], data: TrainingData, weight: float, generator: Generator
-) -> RandomStart:
-    """Return the best of `networks` after short trainings on some random samples.
+) -> list[RandomStart]:
+    """Return the best of `networks` after short trainings on some random samples, best first.
 
-    After each round but the first, the worse half leaves (successive halving: Jamieson and
+    The worse half leaves after each of the HALVED rounds (successive halving: Jamieson and
     Talwalkar, arXiv 1502.07943).
 
     Raises TrainingFailed if none stays finite.
@@ -174,9 +188,9 @@ def best_start(
             raise TrainingFailed(f"None of {len(networks)} starts stayed finite: {cause}.")
         if time_limit_reached():
             break
-        if number:
+        if number in HALVED:
             starts = starts[: max(1, len(starts) // 2)]
-    return best
+    return _rivals(starts)
 
 
 def _placed(network: Network, x: Tensor) -> Network:
@@ -214,6 +228,8 @@ class Growth:
     policy: GrowthPolicy
     trainings: list[GridTraining] = field(default_factory=list)
     reason: str = ""
+    #: The best starts of all widths.
+    _compared: list[RandomStart] = field(default_factory=list)
 
     @property
     def record(self) -> Grown:
@@ -254,25 +270,25 @@ class Growth:
         layer = create(generator).edge_layers[0]
         points, outputs = layer.grid.breakpoints, self.policy.largest[-1]
         empty = SplineLayer.on_grid(points, outputs, layer.spec, uniform=True)
-        self._climb([self._started([KAN.of_layers([empty])])])
+        self._climb(self._started([KAN.of_layers([empty])]))
         while (ending := self.find_ending()) is None:
             before = self.trainings[-1].stages[0].network
             if len(before.shape) == 2:
                 groups = [[add_identity_layer(before, x)]]
             else:
                 groups = self._candidates(before)
-            starts = [self._started(group) for group in groups if group]
-            least = min(start.loss for start in starts)
-            rivals = [start for start in starts if start.loss <= RIVAL * least]
-            self._climb(self._deeper(sorted(rivals, key=lambda start: start.loss)))
+            starts = [self._started(group)[0] for group in groups if group]
+            self._climb(self._deeper(_rivals(starts)))
         self.reason = self.explain(ending)
         if self.policy.given and ending not in SUFFICIENT:
-            count, data = self.setup.plan.starts, self._part.data
-            self._climb([random_start(create, count, data, self.penalty.weight, generator)])
+            count, data, weight = self.setup.plan.starts, self._part.data, self.penalty.weight
+            self._climb(random_starts(create, count, data, weight, generator, self._compared))
 
-    def _started(self, candidates: Sequence[Network]) -> RandomStart:
+    def _started(self, candidates: Sequence[Network]) -> list[RandomStart]:
         setup, weight = self._part, self.penalty.weight
-        return best_start(candidates, setup.data, weight, setup.generator)
+        found = survivors(candidates, setup.data, weight, setup.generator)
+        self._compared += found[:1]
+        return found
 
     def _climb(self, starts: list[RandomStart]) -> None:
         """Add the best of the starts after finer and finer grids, while these limit the error."""
@@ -396,7 +412,7 @@ class Growth:
             others = self.setup.plan.starts - len(deeper) + 1
             deeper += (self._drawn(network, deeper[0].shape) for _ in range(others))
         found = self._started(deeper)
-        return [found] if found.loss < DEEPER**2 * loss else starts
+        return found if found[0].loss < DEEPER**2 * loss else starts
 
     def _products(self, network: Network) -> Iterator[Network]:
         """Yield functions of a product: the two largest squares of the outputs, and a last layer.

@@ -207,34 +207,42 @@ def test_the_best_shape_continues_unless_its_fit_is_poor(error, continues):
 def test_an_identity_layer_stays_if_it_halves_the_error(before, after, deeper):
     one, shallow = growth(), RandomStart(kan([1, 2, 1]), loss=before)
     one.policy = starts.GrowthPolicy((1, 3, 2, 1))
-    one._started = lambda networks: RandomStart(networks[0], loss=after)
+    one._started = lambda networks: [RandomStart(networks[0], loss=after)]
     (found,) = one._deeper([shallow])
     assert (found is not shallow) == deeper
 
 
-def test_the_worse_half_of_the_starts_leaves_after_each_round_but_the_first(monkeypatch):
-    networks, taken = [kan([1, 1]) for _ in range(4)], []
+def test_the_worse_half_of_the_starts_leaves_after_two_rounds(monkeypatch):
+    networks, taken = [kan([1, 1]) for _ in range(8)], []
 
     def take_round(start, objective):
         taken.append(networks.index(start.network))
-        start.loss = networks.index(start.network)
+        start.loss = 1 + networks.index(start.network)
 
     monkeypatch.setattr(RandomStart, "take_round", take_round)
-    found = starts.best_start(networks, DATA, 0.0, Generator())
-    assert found.network is networks[0]
-    assert taken == [*range(4), *range(4), 0, 1, 0, 0]
+    found = starts.survivors(networks, DATA, 0.0, Generator())
+    assert [start.network for start in found] == networks[:2]
+    assert taken == [*range(8), *range(8), *range(4), 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
-    "losses, batches",
-    [([0.029**2], 1), ([0.5, 0.509], 2), ([0.5, 0.511, 0.52, 0.4, 0.3], 5), ([0.5, 0.4, 0.409], 3)],
+    "losses, rivals, batches",
+    [
+        ([0.029**2], [], 1),
+        ([0.5, 0.509], [], 2),
+        ([0.5, 0.511, 0.52, 0.4, 0.3], [], 5),
+        ([0.5, 0.4, 0.409], [], 3),
+        ([0.5], [0.505, 0.6], 1),
+    ],
 )
 def test_random_starts_are_drawn_until_one_is_good_or_two_batches_agree(
-    losses, batches, monkeypatch
+    losses, rivals, batches, monkeypatch
 ):
-    drawn = [RandomStart(NETWORK, loss=loss, noise=1e-2) for loss in reversed(losses)]
-    monkeypatch.setattr(starts, "best_start", lambda *_: drawn.pop())
-    found = starts.random_start(lambda _: NETWORK, 3, DATA, 0.0, Generator())
+    made = [RandomStart(NETWORK, loss=loss, noise=1e-2) for loss in [*rivals, *losses]]
+    drawn = made[len(rivals) :][::-1]
+    monkeypatch.setattr(starts, "survivors", lambda *_: [drawn.pop()])
+    rest = DATA, 0.0, Generator(), made[: len(rivals)]
+    found, *_ = starts.random_starts(lambda _: NETWORK, 3, *rest)
     assert len(losses) - len(drawn) == batches
     assert found.loss == min(losses)
 

@@ -22,7 +22,7 @@ from kanrun.engine.training import (
     train,
 )
 from kanrun.engine.training.data import output_scale
-from kanrun.engine.training.starts import best_start
+from kanrun.engine.training.starts import survivors
 from kanrun.monitoring import ProgressUpdate, finished, monitored, time_limit_reached
 
 
@@ -181,6 +181,6 @@ def test_the_loss_of_a_start_is_never_negative(weight):
     """What the penalty does not see must not be made negative by rounding."""
     data = TrainingData(easy("quadratic", 200))
     random = Generator().manual_seed(0)
-    start = best_start([create(random) for _ in range(4)], data, weight, random)
+    start, *_ = survivors([create(random) for _ in range(4)], data, weight, random)
     assert 0 <= start.loss < 1e-6
     assert output_scale(data.train, "regression") > 0
