@@ -100,10 +100,7 @@ def effects(
         for colour, output in zip(CYCLE, outputs, strict=False):
             _draw_effect(panel, rows[rows["output"] == output], colour, shorten(output))
         _show_input(panel, rows)
-        x = values.loc[values["input"] == name, "x"]
-        look: Any = {"ms": QUANTILE, "transform": panel.get_xaxis_transform(), "clip_on": False}
-        if len(x):  # without points, the layout takes the ends of the line for infinite
-            panel.plot(x, 0 * x, "|", color=GREY, **look)
+        _show_quantiles(panel, values.loc[values["input"] == name, "x"])
         panel.set_title(shorten(name))
     if panels:
         cut = _show_output(panels[0], table, is_probability=classes)
@@ -112,6 +109,13 @@ def effects(
     notes = [remark, note_of_some(len(shown), len(names), "inputs"), CUT * cut]
     remark = "; ".join(filter(None, notes))
     return finish(figure, panels[: len(outputs) > 1], remark, ncols=len(outputs))
+
+
+def _show_quantiles(panel: Axes, x: Series[float]) -> None:
+    """Draw a tick at each quantile of an input; without any, the layout would have no ends."""
+    look: Any = {"ms": QUANTILE, "transform": panel.get_xaxis_transform(), "clip_on": False}
+    if len(x):
+        panel.plot(x, 0 * x, "|", color=GREY, **look)
 
 
 def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:

@@ -274,7 +274,9 @@ def lay_out(table: DataFrame, whole: DataFrame | None = None, *, heading: bool =
     every = edges if whole is None else whole.drop_duplicates(KEYS)
     sides_of = {"in": every[every["layer"] == 0], "out": every[every["layer"] == depth - 1]}
     for level, column in ((0, "in"), (-1, "out")):
-        nodes[level] = max(nodes[level], int(sides_of[column][column].max()) + 1)
+        nodes[level] = 1 + np.max(
+            sides_of[column][column].to_numpy(dtype=int), initial=nodes[level] - 1
+        )
     wanted = max(BOX_ROOM * max(counts), NODE_ROOM * max(nodes)) + 2 * MARGIN
     width = float(np.clip(wanted, MIN_WIDTH, MAX_WIDTH))
     room = width - 2 * MARGIN

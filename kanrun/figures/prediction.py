@@ -40,6 +40,7 @@ from kanrun.figures.style import (
     styled,
     thin,
 )
+from kanrun.points import Array
 
 #: Splits on which predictions are judged, the most trustworthy last.
 JUDGED = ("train", "held out", "test")
@@ -366,30 +367,8 @@ def class_curves(held_out: DataFrame) -> Figure:
         label = str(name).removeprefix("probability:")
         order = np.argsort(-table[name].to_numpy(dtype=float), kind="stable")
         likely = table[name].to_numpy(dtype=float)[order]
-        hit = (truth == label).to_numpy()[order]
-        last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)  # of equal values
-        right = np.cumsum(hit)[last]
-        count = last + 1
-        hits = max(1, int(hit.sum()))
-        misses = max(1, int((~hit).sum()))
-        found = right / hits
-        false = (count - right) / misses
-        precision = right / count
-        area = float(
-            np.sum(np.diff(false, prepend=0.0) * (found - np.diff(found, prepend=0.0) / 2))
-        )
-        roc.plot(
-            [0.0, *false],
-            [0.0, *found],
-            color=colour,
-            label=f"{shorten(label)}, area {number(area)}",
-        )
-        mean = float(np.sum(np.diff(found, prepend=0.0) * precision))
-        drawn = count >= FEWEST_ROWS
-        recall.plot(found[drawn], precision[drawn], color=colour, label=f"mean {number(mean)}")
-        parts = np.array_split(np.arange(len(hit)), BINS)
-        means = [(likely[part].mean(), hit[part].mean()) for part in parts if len(part)]
-        calibration.plot(*np.transpose(means[::-1]), "o-", color=colour, ms=3)
+        hit = (truth == label).to_numpy().astype(float)[order]
+        _draw_class((roc, recall, calibration), hit, likely, label, colour)
     for axes in (roc, calibration):
         axes.plot([0, 1], [0, 1], **CHANCE)
     roc.set(xlabel="false positives", ylabel="true positives")
@@ -398,3 +377,24 @@ def class_curves(held_out: DataFrame) -> Figure:
     for axes in (roc, recall):
         axes.legend(loc="lower right" if axes is roc else "lower left")
     return figure
+
+
+def _draw_class(panels: Sequence[Axes], hit: Array, likely: Array, label: str, colour: str) -> None:
+    """Draw the three curves of a class: whether rows have it, the most likely ones first."""
+    roc, recall, calibration = panels
+    last = np.append(np.flatnonzero(np.diff(likely)), len(likely) - 1)  # of equal probabilities
+    count = last + 1
+    right = np.cumsum(hit)[last]
+    found = right / max(1, int(hit.sum()))
+    false = (count - right) / max(1, len(hit) - int(hit.sum()))
+    precision = right / count
+    steps = np.diff(found, prepend=0.0)
+    area = float(np.sum(np.diff(false, prepend=0.0) * (found - steps / 2)))
+    name = f"{shorten(label)}, area {number(area)}"
+    roc.plot([0.0, *false], [0.0, *found], color=colour, label=name)
+    drawn = count >= FEWEST_ROWS
+    mean = number(float(np.sum(steps * precision)))
+    recall.plot(found[drawn], precision[drawn], color=colour, label=f"mean {mean}")
+    parts = np.array_split(np.arange(len(hit)), BINS)
+    means = [(likely[part].mean(), hit[part].mean()) for part in parts if len(part)]
+    calibration.plot(*np.transpose(means[::-1]), "o-", color=colour, ms=3)
