@@ -368,12 +368,11 @@ def check_files(settings: Any) -> None:
             raise UsageError(no_file(value))
 
 
-def check_targets(settings: Any) -> None:
-    """Raise UsageError for targets that their kinds reject before anything heavy is loaded."""
-    for value in vars(settings).values():
-        kind = GROUPS["target"].get(getattr(value, "kind", ""))
-        if kind and kind.check and isinstance(value, kind.settings):
-            resolve(kind.check)(value)
+def check_target(settings: Any) -> None:
+    """Raise UsageError for a target that its kind rejects before anything heavy is loaded."""
+    target = getattr(settings, "target", None)
+    if target is not None and (check_settings := GROUPS["target"][target.kind].check):
+        resolve(check_settings)(target)
 
 
 def _values_of(made: Any, at: str = "") -> Iterator[tuple[str, Setting, Any]]:

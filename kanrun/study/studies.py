@@ -175,7 +175,7 @@ def check(study: Study, *, force: bool = False) -> Checked:
         try:
             cfg = study.config(point.number)
             rules.check_files(cfg)
-            rules.check_targets(cfg)
+            rules.check_target(cfg)
             check_memory(cfg, force=force)
             if cfg.tags:
                 check_tags(cfg.tags)
