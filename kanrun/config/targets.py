@@ -59,9 +59,7 @@ class GaussianPeaksTarget(FunctionTarget):
     kind: str = "gaussian_peaks"
 
 
-@target(
-    "kanrun.targets.functions:build_expression", check="kanrun.targets.functions:build_expression"
-)
+@target("kanrun.targets.functions:build_expression", check="kanrun.targets.functions:check_formula")
 @dataclass
 class ExpressionTarget:
     """A custom formula."""

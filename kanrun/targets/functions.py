@@ -98,6 +98,11 @@ def build_expression(config: ExpressionTarget) -> Target:
     return named_formula(config.formula, config.domain)
 
 
+def check_formula(config: ExpressionTarget) -> None:
+    """Raise UsageError for a formula that cannot be read."""
+    names_in(" ".join(config.formula.split()))
+
+
 def named_formula(text: str, domain: Any) -> Target:
     """Return a formula in variables of any names, with one (lower, upper) for all, or one for each.
 

@@ -238,7 +238,7 @@ def test_a_signal_while_a_run_begins_is_recorded(kanrun, monkeypatch):
 
 
 def test_a_table_takes_all_rows_unless_told(kanrun, fit, tmp_path):
-    (tmp_path / "a.csv").touch()
+    (tmp_path / "a.csv").write_text("a,b\n1,2\n")
     line = "fit -q target=table target.path=a.csv target.inputs=[a] target.outputs=[b]"
     kanrun(line)
     kanrun(line, "sampling.n_test=50")
