@@ -238,12 +238,19 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
-    """Return columns as a DataFrame; a column without any value holds missing numbers."""
+    """Return columns as a DataFrame.
+
+    Empty text is a missing value, as in CSV; a column without any value holds missing numbers.
+    """
     import pandas
 
+    known = {
+        name: [None if one == "" else one for one in each] if "" in each else each
+        for name, each in columns.items()
+    }
     numbers = {
         name: [math.nan] * len(each) if all(one is None for one in each) else each
-        for name, each in columns.items()
+        for name, each in known.items()
     }
     return pandas.DataFrame(numbers)
 

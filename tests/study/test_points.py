@@ -3,12 +3,14 @@
 import itertools
 from unittest.mock import Mock
 
+import numpy as np
+import psutil
 import pytest
 import toy_experiment
 from toy_experiment import Bare, ToyConfig, play
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs import Row, Run, Status
+from kanrun.runs import Claim, Row, Run, Status, Table
 from kanrun.runs.records import Point, read_points, write_points
 
 
@@ -90,6 +92,29 @@ def test_points_may_differ_in_tables_and_columns(tmp_path):
         names = ["seed", f"of size {number + 2}", "nothing", "test_rmse"]
         assert list(point.table("summary").columns) == names
         assert ("large" in point.tables) == (number > 0)
+
+
+class Growing(Bare):
+    """An experiment that notes the memory of the process after each point."""
+
+    def __init__(self):
+        self.held = []
+
+    def run(self, cfg, cell, seed):
+        yield Table("curve", {"x": np.arange(200) / 10})
+        yield Row("summary", {"test_rmse": 1.0})
+
+    def claims(self, tables):
+        self.held.append(psutil.Process().memory_info().rss)
+        return [Claim("the error is small", len(tables["summary"]), "at most 1", True)]
+
+
+@pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_the_memory_of_a_run_does_not_grow_with_its_points(tmp_path, count):
+    experiment = Growing()
+    configs = [ToyConfig(sizes=[size + 1], figures="none") for size in range(count)]
+    assert play(tmp_path, *configs, experiment=experiment).status == Status.COMPLETED
+    assert experiment.held[-1] - experiment.held[count // 4] < 4 * 2**20
 
 
 def test_points_are_checked_before_anything_runs(tmp_path):
