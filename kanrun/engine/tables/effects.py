@@ -159,7 +159,7 @@ def _effect_features(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: n
 
 def _mean_latent(fit: LatentFit, rows: RowInputs) -> ndarray:
     """Return the mean of each latent function over scores `rows`, shape (outputs,)."""
-    radial, _ = fit.centres.features(fit.encoder.radial(rows))
+    radial = fit.centres.features(fit.encoder.radial(rows))
     features = np.concatenate([fit.encoder.functions(rows), radial], 1)
     return np.array([fit.factor * each.latent(features).mean() for each in fit.outputs])
 
@@ -255,7 +255,7 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     """
     fit = model.fit
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    radial, _ = fit.centres.features(fit.encoder.radial(rows))
+    radial = fit.centres.features(fit.encoder.radial(rows))
     features = np.concatenate([fit.encoder.functions(rows), radial], 1)
     whole = np.stack([fit.factor * each.latent(features) for each in fit.outputs], 1)
     whole = whole - whole.mean(0)

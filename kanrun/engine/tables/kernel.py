@@ -125,15 +125,15 @@ class Centres:
         root = np.tril(columns[: len(chosen), chosen].T)
         return Centres(rows[np.array(chosen, dtype=int)], root, kernel)
 
-    def features(self, rows: RadialInputs) -> tuple[ndarray, ndarray]:
-        """Return features (rows, R) of prior variance 1, and the variance they lack (rows,)."""
+    def features(self, rows: RadialInputs) -> ndarray:
+        """Return features (rows, R) of prior variance 1."""
         if not len(self.inputs):
-            return np.zeros((len(rows), 0)), np.full(len(rows), self.kernel.radial_variance)
+            return np.zeros((len(rows), 0))
         covariance = self.kernel.radial(self.inputs, rows)
         found = linalg.solve_triangular(
             self.root, covariance, lower=True, overwrite_b=True, check_finite=False
         ).T
-        return found, np.maximum(self.kernel.radial_variance - (found**2).sum(1), 0.0)
+        return np.asarray(found)
 
     def averaged(self, rows: RadialInputs, columns: Sequence[int], points: RadialInputs) -> ndarray:
         """Return the features at points (points, R), averaged over all inputs but `columns`.

@@ -78,9 +78,7 @@ class Posterior:
         level: Its value where all features vanish.
         coefficients: Most probable coefficients (features,).
         factor: Lower Cholesky factor of H, shape (features, features).
-        mean: Weighted mean of the features over the rows (features,), where the level is certain.
         likelihood: Likelihood with its parameters.
-        count: Information of all rows about the level.
         left_out: Latent value of each row by all others (rows,).
         determined: 1 - V_kk / P_kk of each coefficient (features,), with its variance V_kk given
             the rows and its prior variance P_kk: near 1 if the rows determine it, else near 0.
@@ -90,8 +88,6 @@ class Posterior:
     level: float
     coefficients: ndarray
     factor: ndarray
-    mean: ndarray
-    count: float
     likelihood: Likelihood
     left_out: ndarray
     determined: ndarray
@@ -99,10 +95,6 @@ class Posterior:
 
     def latent(self, features: ndarray) -> ndarray:
         return np.asarray(self.level + features @ self.coefficients)
-
-    def variance(self, features: ndarray) -> ndarray:
-        """Return the variance of the latent function at features (points, p)."""
-        return self.spread(features - self.mean) + 1 / self.count
 
     def spread(self, differences: ndarray) -> ndarray:
         """Return the variance of differences of the latent function, for those of features."""
@@ -251,8 +243,6 @@ def _solved(
         level,
         coefficients,
         factor,
-        moments.mean,
-        moments.count / dispersion,
         likelihood,
         y - (y - fitted) / left,
         determined,

@@ -2,80 +2,35 @@
 
 A latent function per output (or logit) is a sum of lines and curves of each input, a smooth radial
 part and a rough radial part. The parameters of the kernel, the noise and the exponent of the output
-have the largest evidence on a sample of rows; then all rows determine the coefficients. Each fold
-repeats everything without its rows.
+have the largest evidence on a sample of rows, see `fitting`.
 """
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
-from scipy import linalg, optimize
+from scipy import linalg
 from scipy.special import softmax
 
 from kanrun.engine.networks import KAN
-from kanrun.engine.tables.encoder import CURVATURES, KINDS, Encoder, EncoderPolicy
-from kanrun.engine.tables.evidence import EvidenceRows, fit_kernel
-from kanrun.engine.tables.folds import Folds, assign_folds, loss_of, training_rows
+from kanrun.engine.tables.encoder import Encoder
+from kanrun.engine.tables.evidence import EvidenceRows
+from kanrun.engine.tables.folds import Folds
 from kanrun.engine.tables.kernel import Centres, Kernel
-from kanrun.engine.tables.likelihoods import Likelihood, Power
-from kanrun.engine.tables.posterior import Posterior, condition
+from kanrun.engine.tables.posterior import Posterior
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs, blocks
-from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import (
-    LINEAR_MARGIN,
-    MARGIN,
-    ROOM,
-    STRAIGHT_ROOM,
     error_quantiles,
     link_map,
-    output_map,
 )
-from kanrun.monitoring import report_progress, time_limit_reached
-from kanrun.points import Family, PiecewiseScaling, Points, deviation
+from kanrun.points import Family, PiecewiseScaling
 
-#: Rows from which the kernel is found, at most; twice as many take eight times as long.
-EVIDENCE_ROWS = 800
-#: The fewest of them, however many inputs there are.
-_FEWEST_EVIDENCE_ROWS = 200
-#: Numbers (inputs x rows^2) that the search for the kernel reads in each step.
-_EVIDENCE_WORK = 2e7
-#: Inputs whose work that of one more output equals.
-_OUTPUT_WORK = 10
-#: Classes, the most frequent first, from which the kernel is found.
-_EVIDENCE_CLASSES = 8
-#: Centres of the radial parts, at most.
-_CENTRES = 1500
-#: Centres that a table of any size has, as far as it has rows.
-_FEWEST_CENTRES = 300
-#: Rows among which centres are chosen.
-_CANDIDATE_ROWS = 6000
-#: Numbers of the matrix of features: 1 GiB.
-_NUMBERS = 1.2e8
-#: Multiplications of one step of Newton's method for all classes.
-_STEP_WORK = 8e10
-#: Rows from which on those that determine the kernel are in no fold: folds then need no kernel of
-#: their own.
-_SHARED_ROWS = 4 * EVIDENCE_ROWS
-#: Logarithm of the evidence that a kind of model must gain over the next simpler one: a factor of
-#: 20.
-_KIND_EVIDENCE = 3.0
-#: Prior variance of functions that the evidence leaves out.
-_ABSENT = 1e-12
-#: Limits of the logarithm of the factor of a classifier's logits.
-_FACTORS = (-2.0, 2.0)
-#: Margin of the link beyond its range, where straight lines continue.
-_LINEAR_LINK_MARGIN = 1.0
 #: Factor by which exposures may leave those of the training rows.
 _EXPOSURE_ROOM = 1e3
-#: Stream of the random numbers that choose rows.
-_STREAM = 20_511
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,10 +58,6 @@ class TablePolicy:
         """Whether there are radial parts, which do not continue as straight lines."""
         return self.pairs and self.extrapolation not in ("linear", "zero")
 
-    def additive(self) -> TablePolicy:
-        """Return the policy of one smooth effect per input, without folds."""
-        return replace(self, pairs=False, folds=0)
-
 
 @dataclass(frozen=True, eq=False)
 class LatentFit:
@@ -128,10 +79,6 @@ class LatentFit:
     sample: EvidenceRows
     factor: float = 1.0
 
-    def features(self, x: RowInputs) -> tuple[ndarray, ndarray]:
-        """Return features (rows, features) at x, and the variance that they lack (rows,)."""
-        return _features(self.encoder, self.centres, self.encoder.inputs.apply(x))
-
     def latent(self, x: RowInputs) -> RowOutputs:
         """Return the latent functions at x in the user's units, shape (rows, outputs)."""
         return self.at_scores(self.encoder.inputs.apply(x))
@@ -149,12 +96,6 @@ class LatentFit:
             radial = self.kernel.radial(self.encoder.radial(u[part]), self.centres.inputs)
             found[part] += radial @ heights
         return np.asarray(self.factor * (found + [each.level for each in self.outputs]))
-
-    def deviations(self, x: RowInputs) -> RowOutputs:
-        """Return the standard deviations of the latent functions, without noise."""
-        features, lacking = self.features(x)
-        found = [each.variance(features) + each.scale * lacking for each in self.outputs]
-        return self.factor * np.sqrt(np.stack(found, 1))
 
     @property
     def kind(self) -> str:
@@ -307,261 +248,3 @@ def in_units(latent: RowOutputs, outputs: PiecewiseScaling | None) -> ndarray:
         return outputs.invert(latent)
     split = np.concatenate([-latent / 2, latent / 2], 1) if latent.shape[1] == 1 else latent
     return np.asarray(softmax(split, 1))
-
-
-def fit_table(
-    points: Points, classes: int | None, policy: TablePolicy | None = None, seed: int = 0
-) -> TableModel:
-    """Fit the model of these training rows.
-
-    Args:
-        points: Inputs and outputs; y numbers the classes if there are any.
-        classes: Number of classes, None for numbers.
-        policy: What to fit, by default `TablePolicy()`.
-        seed: Of the rows that determine the kernel, and of the folds.
-
-    Source of the kernel and of its evidence: C. Rasmussen and C. Williams, Gaussian Processes for
-    Machine Learning (2006), chapters 2, 3 and 5.
-    """
-    policy = policy or TablePolicy()
-    different, place = merge_copies(points)
-    problem = _Problem(different, Family(policy.family, classes), policy, seed)
-    fit = problem.fit(different)
-    folds, factor = None, 1.0
-    if policy.folds > 1 and len(different) >= 2 * policy.folds:
-        folds, factor = problem.folds(fit)
-    factor = 1.0 if fit.kind == "mean" else factor
-    model = problem.model(different, replace(fit, factor=factor), folds)
-    return model if len(different) == len(points) else model.repeated(place)
-
-
-class _Learned(NamedTuple):
-    """What the evidence of some rows determines: see `LatentFit`."""
-
-    encoder: Encoder
-    kernel: Kernel
-    likelihoods: list[Likelihood]
-    sample: EvidenceRows
-
-
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """A table, and what is asked of its model."""
-
-    points: Points
-    family: Family
-    policy: TablePolicy
-    seed: int
-
-    def fit(self, points: Points, known: LatentFit | None = None) -> LatentFit:
-        """Return the latent functions of these rows; a `known` fit has their maps and kernel."""
-        weights = points.shares
-        if known is None:
-            rows = self._order(len(points))[: self._evidence_rows(len(points))]
-            encoder, kernel, likelihoods, sample = self._kernel(points, rows)
-        else:
-            encoder, kernel, sample = known.encoder, known.kernel, known.sample
-            likelihoods = [each.likelihood for each in known.outputs]
-            rows = np.arange(0)
-        u = encoder.inputs.apply(points.x)
-        centres = known.centres if known else self._centres(encoder, kernel, u)
-        likelihoods = [
-            replace(old, y=new.y, weights=weights)
-            for old, new in zip(likelihoods, self._likelihoods(points), strict=True)
-        ]
-        features, _ = _features(encoder, centres, u)
-        prior, variances = np.ones(features.shape[1]), (kernel.curves, kernel.lines)
-        prior[: len(encoder.basis.column)] = np.maximum(variances, _ABSENT)[
-            encoder.is_line.astype(int)
-        ]
-        constraints = encoder.constraints
-        if constraints is not None:
-            extra = features.shape[1] - constraints.shape[1]
-            constraints = np.pad(constraints, ((0, 0), (0, extra)))
-        rescale = len(rows) < len(points)
-        outputs = condition(features, prior, likelihoods, rescale=rescale, constraints=constraints)
-        return LatentFit(encoder, kernel, centres, tuple(outputs), sample)
-
-    def _order(self, rows: int) -> Int[ndarray, " rows"]:
-        return np.random.default_rng([self.seed, _STREAM]).permutation(rows)
-
-    def _encoder(self, points: Points, kind: str) -> Encoder:
-        rule = self.policy.extrapolation
-        usual = ROOM if kind == "full" else STRAIGHT_ROOM
-        room = {"linear": STRAIGHT_ROOM, "constant": 0.0}.get(rule, usual)
-        policy = EncoderPolicy(self.policy.shapes, kind, room, rule == "zero")
-        return Encoder.of(points.x, points.shares, policy)
-
-    def _evidence_rows(self, rows: int) -> int:
-        outputs = min(self._outputs, _EVIDENCE_CLASSES)
-        work = self.points.x.shape[1] + _OUTPUT_WORK * (outputs - 1)
-        most = max(_FEWEST_EVIDENCE_ROWS, int(np.sqrt(_EVIDENCE_WORK / work)))
-        return min(rows, most, EVIDENCE_ROWS)
-
-    @property
-    def _outputs(self) -> int:
-        classes = self.family.classes
-        return self.points.y.shape[1] if not classes else 1 if classes == 2 else classes
-
-    def _likelihoods(self, points: Points) -> list[Likelihood]:
-        """Return the likelihood of each output, or of each class against the others."""
-        y, weights, family = points.y, points.shares, self.family
-        if family.classes:
-            first = 1 if family.classes == 2 else 0
-            every = [(y[:, 0] == k).astype(float) for k in range(first, family.classes)]
-            return [Likelihood(family, each, weights, Power(1.0, 0.0)) for each in every]
-        if family.has_link:
-            return [Likelihood(family, y[:, 0], weights, Power(1.0, 0.0))]
-        units = np.array(deviation(y, weights))
-        units = np.where(units > 0, units, 1.0).tolist()
-        return [
-            Likelihood(family, each, weights, Power(unit, float(np.median(each / unit))))
-            for each, unit in zip(y.T, units, strict=True)
-        ]
-
-    def _kernel(self, points: Points, rows: ndarray) -> _Learned:
-        """Return the kernel with the largest evidence on these rows.
-
-        Each kind of model must gain `_KIND_EVIDENCE` over the simpler ones.
-        """
-        found = [self._searched(points, rows, kind) for kind in KINDS]
-        gains = [
-            each.sample.log_evidence(each.kernel) - place * _KIND_EVIDENCE
-            for place, each in enumerate(found)
-        ]
-        return found[int(np.argmax(gains))]
-
-    def _searched(self, points: Points, rows: ndarray, kind: str) -> _Learned:
-        encoder = self._encoder(points, kind)
-        u = encoder.inputs.apply(points.x[rows])
-        functions, every = encoder.functions(u), self._likelihoods(points.take(rows))
-        frequent = list(range(len(every)))
-        if len(every) > _EVIDENCE_CLASSES and self.family.classes:
-            frequent.sort(key=lambda k: -float(every[k].y.sum()))
-            frequent = frequent[:_EVIDENCE_CLASSES]
-        is_local = self.policy.is_local and kind == "full"
-        taking_part = np.full(u.shape[1], is_local) & (np.ptp(u, axis=0) > 0)
-        taking_part[[j for j, _ in self.policy.shapes]] = False
-        sample = EvidenceRows(
-            encoder.radial(u),
-            functions[:, encoder.is_line],
-            functions[:, ~encoder.is_line],
-            [every[k] for k in frequent],
-            taking_part,
-        )
-        bent = kind != "full" or any(shape in CURVATURES for _, shape in self.policy.shapes)
-        kernel, found = fit_kernel(sample, powers=not bent)
-        for place, likelihood in zip(frequent, found, strict=True):
-            every[place] = likelihood
-        return _Learned(encoder, kernel, every, replace(sample, outputs=found))
-
-    def _centres(self, encoder: Encoder, kernel: Kernel, u: RowInputs) -> Centres:
-        rows = len(u)
-        affordable = min(_NUMBERS / rows, np.sqrt(_STEP_WORK / rows / self._outputs))
-        most = int(np.clip(affordable, _FEWEST_CENTRES, _CENTRES))
-        among = self._order(rows)[:_CANDIDATE_ROWS]
-        return Centres.of(kernel, encoder.radial(u[np.sort(among)]), most)
-
-    def folds(self, whole: LatentFit) -> tuple[Folds | None, float]:
-        """Return predictions of each fold by a fit without it, and the factor of logits.
-
-        Folds that would begin after the time limit are omitted. The factor of a fold's logits comes
-        from the other folds.
-        """
-        points, policy = self.points, self.policy
-        number = assign_folds(
-            points, policy.folds, self.seed, self.family, single=policy.single_fold
-        )
-        shared = len(points) >= _SHARED_ROWS and points.groups is None
-        if shared:
-            number[self._order(len(points))[: self._evidence_rows(len(points))]] = -1
-        latent = np.full((len(points), len(whole.outputs)), np.nan)
-        count, seconds = int(number.max()) + 1, list[float]()
-        fits, trained = list[LatentFit](), list[Points]()
-        for k in range(count):
-            report_progress("folds", k, count)
-            if time_limit_reached():
-                number = np.where(number >= k, -1, number)
-                break
-            before = time.process_time()
-            trained.append(points.take(training_rows(points, number, k)))
-            fits.append(self.fit(trained[-1], whole if shared else None))
-            latent[number == k] = fits[-1].latent(points.x[number == k])
-            seconds.append(time.process_time() - before)
-        inside = np.flatnonzero(number >= 0)
-        if not len(inside):
-            return None, 1.0
-        factors = [
-            self._factor(latent, inside[number[inside] != k] if count > 1 else inside)
-            for k in range(len(fits))
-        ]
-        models = [
-            self.model(train, replace(fit, factor=factor), None)
-            for train, fit, factor in zip(trained, fits, factors, strict=True)
-        ]
-        values = np.full((len(points), self.family.classes or points.y.shape[1]), np.nan)
-        for k, model in enumerate(models):
-            mine = number == k
-            values[mine] = in_units(factors[k] * latent[mine], model.outputs)
-        predict = [partial(TableModel.predict, each) for each in models]
-        return Folds(values, number, np.array(seconds), predict), self._factor(latent, inside)
-
-    def _factor(self, latent: RowOutputs, rows: ndarray) -> float:
-        """Return the factor of logits with the least log loss on held-out rows.
-
-        Its logarithm has a standard normal prior.
-        """
-        if not self.family.classes or not len(rows):
-            return 1.0
-        y, shares = self.points.y[rows], self.points.shares[rows]
-
-        def surprise(logarithm: float) -> float:
-            predicted = in_units(np.exp(logarithm) * latent[rows], None)
-            loss = loss_of(predicted, y, self.family, shares)
-            return loss * len(rows) + logarithm**2 / 2
-
-        found = optimize.minimize_scalar(surprise, bounds=_FACTORS, method="bounded")
-        return float(np.exp(found.x))
-
-    def model(self, points: Points, fit: LatentFit, folds: Folds | None) -> TableModel:
-        """Return the model of latent functions of these rows in the user's units."""
-        policy, family = self.policy, self.family
-        outputs, left_out = None, fit.left_out
-        is_wide, is_straight = policy.extrapolation == "linear", fit.kind != "full"
-        if family.has_link and not family.classes:
-            highest = float(family.link(points.y.max())) if family.is_log else np.inf
-            margin = _LINEAR_LINK_MARGIN if is_wide or is_straight else MARGIN
-            outputs = link_map(family, left_out, highest=highest, margin=margin)
-        elif not family.classes:
-            powers = [each.likelihood.power for each in fit.outputs]
-            residuals = [
-                each.likelihood.power.apply(each.likelihood.y) - each.left_out
-                for each in fit.outputs
-            ]
-            margin = np.inf if is_wide else LINEAR_MARGIN if is_straight else MARGIN
-            outputs = output_map(
-                np.stack([each.likelihood.y for each in fit.outputs], 1),
-                powers,
-                np.stack(residuals, 1),
-                margin=margin,
-                bounds=policy.bounds,
-            )
-        model = TableModel(
-            fit,
-            family,
-            outputs,
-            fit.encoder.inputs.apply(points.x),
-            in_units(left_out, outputs),
-            folds,
-            policy,
-            np.arange(len(points)),
-        )
-        if not family.has_link or family.classes:
-            return model
-        known = family.with_dispersion(points.y, model.held_out, points.shares)
-        return replace(model, family=known)
-
-
-def _features(encoder: Encoder, centres: Centres, u: RowInputs) -> tuple[ndarray, ndarray]:
-    local, lacking = centres.features(encoder.radial(u))
-    return np.concatenate([encoder.functions(u), local], 1), lacking
