@@ -64,22 +64,7 @@ def records(
         yield from doubts(row.values["r2"], "check points")
     yield from _effect_records(problem, result)
     if formula is not None:
-        if problem.search.dimensions is not None:
-            yield Note(
-                f"{name}: the search used dimensionless groups; the formula has the units of "
-                "the output"
-            )
-        yield from _forms_rows(formula, problem, result)
-        yield formula_checkpoint(problem, result, formula, seed)
-        for each in intervals:
-            yield Row("constants", {"output": problem.output, **vars(each)})
-        if intervals:
-            listed = [*map(str, intervals[:_MAX_SHOWN])]
-            if more := len(intervals[_MAX_SHOWN:]):
-                listed.append(f"and {more} more in tables/constants.csv")
-            yield Note(f"{name}: constants with standard errors: {', '.join(listed)}")
-        if problem.held_out.truth is None:
-            yield prediction_table(problem, formula)
+        yield from _formula_records(problem, result, formula, intervals, seed)
     if result.approximation is not None:
         yield _forms_row(result.approximation, problem, "approximation")
     if fit is not None:
@@ -87,6 +72,32 @@ def records(
         if result.stages:
             edges = edge_table(result.stages, problem.search.data, problem.inputs, problem.output)
             yield edges if problem.only else replace(edges, name=f"edges-{problem.output}")
+
+
+def _formula_records(
+    problem: InterpretationProblem,
+    result: Interpretation,
+    formula: Formula,
+    intervals: Sequence[ConstantInterval],
+    seed: int,
+) -> Records:
+    """Yield a formula in all its forms, its constants with their errors, and its values."""
+    name = problem.name
+    if problem.search.dimensions is not None:
+        yield Note(
+            f"{name}: the search used dimensionless groups; the formula has the units of the output"
+        )
+    yield from _forms_rows(formula, problem, result)
+    yield formula_checkpoint(problem, result, formula, seed)
+    for each in intervals:
+        yield Row("constants", {"output": problem.output, **vars(each)})
+    if intervals:
+        listed = [*map(str, intervals[:_MAX_SHOWN])]
+        if more := len(intervals[_MAX_SHOWN:]):
+            listed.append(f"and {more} more in tables/constants.csv")
+        yield Note(f"{name}: constants with standard errors: {', '.join(listed)}")
+    if problem.held_out.truth is None:
+        yield prediction_table(problem, formula)
 
 
 def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> str:
