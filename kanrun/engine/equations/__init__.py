@@ -7,7 +7,6 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Generator
 
 from kanrun.engine.equations.collocation import EquationPolicy
-from kanrun.engine.equations.evolution_solution import solve_evolution
 from kanrun.engine.equations.fields import Field, OutputForm, Windows, breakpoints_of
 from kanrun.engine.equations.network_solution import NetworkSolver
 from kanrun.engine.equations.residuals import (
@@ -21,6 +20,7 @@ from kanrun.engine.equations.residuals import (
     arguments_at,
 )
 from kanrun.engine.equations.scan import SEEN_WIDTH, SEEN_WIDTH_IN_TWO
+from kanrun.engine.equations.slab_solution import solve_evolution
 from kanrun.engine.equations.system import (
     Array,
     Condition,

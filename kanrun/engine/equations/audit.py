@@ -25,15 +25,15 @@ from kanrun.engine.equations.scan import (
     interpolation_rows,
     strata,
 )
+from kanrun.engine.equations.slab import Slab, legendre_values, total
 from kanrun.engine.equations.space import Index, Space
 from kanrun.engine.equations.system import Array, EvolutionSystem, System
-from kanrun.engine.equations.window import Window, legendre_values, total
 from kanrun.formulas.equations import Derivative, Relation
 
-#: Jittered places of a cell at least, of one among many and of a window.
+#: Jittered places of a cell at least, of one among many and of a slab.
 PLACES_OF_CELL = 3
 PLACES_OF_WINDOW = 12
-#: Gauss points of a cell of space, and of a window.
+#: Gauss points of a cell of space, and of a slab.
 NODES_OF_CELL = 8
 NODES_OF_WINDOW = 16
 #: Largest part of the residual that its interpolant may leave, in a norm.
@@ -276,7 +276,7 @@ def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> 
     return found if several else [*found, *passed]
 
 
-class WindowAudit:
+class SlabAudit:
     """Audit of the windows of one system."""
 
     def __init__(self, system: EvolutionSystem) -> None:
@@ -285,14 +285,14 @@ class WindowAudit:
         #: Counted work of the last audit, in approximate CPU seconds.
         self.counted = 0.0
 
-    def __call__(self, window: Window, sizes: Array) -> Unseen | None:
+    def __call__(self, slab: Slab, sizes: Array) -> Unseen | None:
         """Return what a window has not seen; None if the formulas are polynomials."""
-        system, half = self.system, (window.end - window.start) / 2
+        system, half = self.system, (slab.end - slab.start) / 2
         if not system.scan.terms:
             return None
 
         def unit(relation: Relation, slopes: Array) -> float:
-            """Return the size of the time derivatives, integrated over the window."""
+            """Return the size of the time derivatives, integrated over the slab."""
             terms = [
                 np.abs(slopes[:, i]).max() * sizes[e.unknown] / self.length ** (e.index[-1] - 1)
                 for i, e in enumerate(relation.derivatives)
@@ -300,19 +300,19 @@ class WindowAudit:
             ]
             return float(max(terms, default=0.0) or 1.0) / (2 * half)
 
-        axes = self._axes(window)
+        axes = self._axes(slab)
         points = np.prod([len(each.nodes) + len(each.places) for each in axes])
         self.counted = SECONDS_OF_AUDIT + SECONDS_OF_POINT * float(points)
-        return unseen(system.equations, partial(self._values, window), axes, unit, sizes)
+        return unseen(system.equations, partial(self._values, slab), axes, unit, sizes)
 
-    def _axes(self, window: Window) -> tuple[Axis, Axis]:
-        system, span = self.system, np.array([window.start, window.end])
+    def _axes(self, slab: Slab) -> tuple[Axis, Axis]:
+        system, span = self.system, np.array([slab.start, slab.end])
         low, high = system.box[0].tolist()
         several = system.variables > 1
-        times = np.linspace(window.start, window.end, TRACED)
+        times = np.linspace(slab.start, slab.end, TRACED)
         x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
         points = np.stack([each.ravel() for each in np.meshgrid(x, times)], axis=1)
-        traced = window.solution(system, points[:, -system.variables :]).T
+        traced = slab.solution(system, points[:, -system.variables :]).T
         passed = [self.values(unknown, each) for unknown, each in enumerate(traced)]
         if not several:
             passed = [crossings(times, *pair) for pair in zip(traced, passed, strict=True)]
@@ -320,16 +320,16 @@ class WindowAudit:
         y = Axis.of(span, PLACES_OF_WINDOW, more, NODES_OF_WINDOW)
         if not several:
             return Axis.point(), y
-        ends = np.unique(np.concatenate([each.space.breakpoints for each in window.parts[0]]))
+        ends = np.unique(np.concatenate([each.space.breakpoints for each in slab.parts[0]]))
         ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (high - low)]
         return Axis.of(ends, PLACES_OF_CELL, places_in(system.scan, 0, ends, passed)), y
 
-    def _values(self, window: Window, each: Derivative, x: Array, y: Array) -> Array:
+    def _values(self, slab: Slab, each: Derivative, x: Array, y: Array) -> Array:
         """Return a derivative of the solution at all products of x and times y."""
-        (order, time), half = self.system.split(each), (window.end - window.start) / 2
-        s = np.clip((y - window.start) / half - 1, -1, 1)
+        (order, time), half = self.system.split(each), (slab.end - slab.start) / 2
+        s = np.clip((y - slab.start) / half - 1, -1, 1)
         times = legendre_values(s, half, [time])[0]
-        found = total(window.parts[each.unknown], x, times, order)
+        found = total(slab.parts[each.unknown], x, times, order)
         if self.system.lifts[each.unknown] != 0:
             # A polynomial of space, whose values at Gauss points determine it.
             low, high = self.system.box[0].tolist()

@@ -220,6 +220,12 @@ def resolved_cells(
     return np.sort(np.concatenate(done))
 
 
+def narrow_width(scan: Scan) -> float:
+    """Return the width of the narrowest cell of a scan, relative to the range of its variable."""
+    widths = [float(np.diff(ends).min() / (ends[-1] - ends[0])) for ends in scan.cells]
+    return min(widths)
+
+
 def narrow_ends(ends: Array) -> Array:
     """Return the ends of the cells narrower than those that a scan begins with."""
     narrow = _is_narrow(ends)

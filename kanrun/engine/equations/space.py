@@ -8,7 +8,7 @@ function for the other. Interval e holds the functions e to e + degree.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from math import pi
 from typing import Literal
@@ -31,6 +31,8 @@ Rule = tuple[Array, Array]
 DEGREE = 7
 #: Gauss points in each interval of the equations, and of a projection onto splines.
 GAUSS, PROJECTION = map(np.polynomial.legendre.leggauss, (4, 10))
+#: The same in the richer space that estimates errors, whose intervals are half as long.
+RICHER_GAUSS = np.polynomial.legendre.leggauss(3)
 #: Fraction of the breakpoints that follow |d^4 u / dx^4|^(1/4), the density of breakpoints at which
 #: splines have equal errors; the others are equally spaced.
 ADAPTED = 0.7
@@ -146,9 +148,22 @@ class Space:
         return Places(at, self.basis(at[:, 0], 0)[1], shares, values)
 
     @cached_property
+    def halved(self) -> Space:
+        """Space of splines on half the intervals; the same if it is constant."""
+        middle = (self.breakpoints[1:] + self.breakpoints[:-1])[np.diff(self.breakpoints) > 0] / 2
+        if not self.degree:
+            return self
+        return replace(self, breakpoints=np.sort(np.concatenate([self.breakpoints, middle])))
+
+    @cached_property
     def gauss(self) -> Places:
         """Gauss points of each interval."""
         return self.places(GAUSS)
+
+    @cached_property
+    def fewer_gauss(self) -> Places:
+        """Gauss points of each interval of the richer space."""
+        return self.places(RICHER_GAUSS)
 
     def _values(
         self, x: Float[Array, "intervals nodes"], derivative: int, unknown: int

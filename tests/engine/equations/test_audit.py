@@ -10,11 +10,11 @@ from made_systems import finished, parsed
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from kanrun.engine.equations import EquationPolicy, Grids, evolution, tensor_solution
+from kanrun.engine.equations import EquationPolicy, Grids, slabs, tensor_solution
 from kanrun.engine.equations.audit import Axis, ValueScan, crossings, unseen
-from kanrun.engine.equations.evolution import March, Marcher
-from kanrun.engine.equations.evolution_solution import solve_evolution
 from kanrun.engine.equations.scan import PLACES, Scan, resolved_cells
+from kanrun.engine.equations.slab_solution import solve_evolution
+from kanrun.engine.equations.slabs import Controller
 from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.equations.tensor_solution import solve_directly
 
@@ -149,11 +149,11 @@ def test_heat_source_in_time_is_not_stepped_over():
     assert at(found, 0.5, 0.1) == pytest.approx(np.sqrt(np.pi) * decay, rel=1e-5)
 
 
-def test_windows_have_breakpoints_where_a_source_is_narrow():
+def test_slabs_have_breakpoints_where_a_source_is_narrow():
     source = "2000*exp(-((x - 0.4321)/5e-4)^2)"
     system = make(f"u_t = u_xx + {source}", [WALLS, "u = 0 at t=0"], BOX)
-    march = next(Marcher(system, 1e-4).run())
-    space = march.windows[0].space
+    march = next(Controller(system, 1e-4).run())
+    space = march.slabs[0].space
     near = np.abs(space.breakpoints - 0.4321) < 1e-3
     assert near.sum() > 2
     assert len(space.breakpoints) < 80
@@ -161,14 +161,14 @@ def test_windows_have_breakpoints_where_a_source_is_narrow():
 
 def test_initial_values_narrower_than_the_first_intervals_are_seen():
     system = make("u_t = u_xx/1e6", [WALLS, "u = exp(-((x - 0.4321)/1e-5)^2) at t=0"], BOX)
-    state = Marcher(system, 1e-4)._first_state(March([], 0.0, 1e-4))
+    state = Controller(system, 1e-4).state
     assert state.space.evaluate(state.values[0], np.array([0.4321]))[0, 0] == pytest.approx(
         1, abs=1e-3
     )
 
 
-def test_what_no_window_represents_is_a_doubt(monkeypatch):
-    monkeypatch.setattr(evolution, "MAX_REFUSALS", 0)
+def test_what_no_slab_represents_is_a_doubt(monkeypatch):
+    monkeypatch.setattr(slabs, "MAX_REFUSALS", 0)
     found = solve("u_t = exp(-((t-0.7123)/1e-4)^2)*5641.9", tolerance=1e-2)
     assert "within a width that no grid here resolves, as at t=0.71" in found.doubt
     assert found.unseen > 0.1

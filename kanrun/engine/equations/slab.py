@@ -1,20 +1,22 @@
-"""One window of an evolution equation: splines of space times polynomials of time.
+"""One slab of an evolution equation: splines of space times polynomials of time.
 
-An unknown of order r in time is u = lift + sum_j C_j(x) P_j(s) on the window, s from -1 to 1, with
-Legendre polynomials P_j of degree 0 to DEGREE. Given values and r - 1 time derivatives at the start
-fix part of it; the unknowns of the least squares problem are the splines that multiply polynomials
-which vanish there with r - 1 derivatives. Residuals are taken at Gauss points of each interval of
-space and at the Radau points of time. In time this is the Radau IIA method of DEGREE stages for the
-system of first order (Hairer and Wanner, Solving ODEs II, section IV.5).
+An unknown of order r in time is u = lift + sum_j C_j(x) P_j(s) on the slab, s from -1 to 1, with
+Legendre polynomials P_j of degree 0 to the number of stages. Given values and r - 1 time
+derivatives at the start fix part of it; the unknowns of the least squares problem are the splines
+that multiply polynomials which vanish there with r - 1 derivatives. Residuals are taken at Gauss
+points of each interval of space and at the Radau points of time. In time this is the Radau IIA
+method for the system of first order (Hairer and Wanner, Solving ODEs II, section IV.5).
 
-A window on new breakpoints starts from the exact old state: its difference from the new splines
-fades out over the window as a polynomial of time.
+A slab on new breakpoints starts from the exact old state: its difference from the new splines fades
+out over the slab as a polynomial of time. A solved slab is corrected by one Newton step of the same
+problem in a richer space, which starts from the error of the slab before.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial, reduce
 from math import inf
@@ -40,26 +42,32 @@ from kanrun.engine.least_squares import ElementRows, Pattern
 
 #: Breakpoints of two spaces that differ by less than this fraction of the range are one.
 SAME_BREAKPOINT = 1e-14
+#: Stages of the richer space beyond those of a slab. One more shows the error of the time steps to
+#: within a factor of its own size; each costs a quarter of a slab's time.
+RICHER_STAGES = 2
 
 
 @dataclass(frozen=True)
 class Part:
-    """Splines (functions, DEGREE + 1) of one space times Legendre polynomials of time."""
+    """Splines (functions, degrees) of one space times Legendre polynomials of time."""
 
     space: Space
     coefficients: Array
 
 
 def total(parts: Sequence[Part], x: Array, times: Array, space_order: int = 0) -> Array:
-    """Return the sum of the parts at x (points,) and Legendre values (DEGREE + 1, times)."""
-    found = [part.space.evaluate(part.coefficients, x, space_order) @ times for part in parts]
+    """Return the sum of the parts at x (points,) and Legendre values (degrees, times)."""
+    found = [
+        part.space.evaluate(part.coefficients, x, space_order) @ times[: part.coefficients.shape[1]]
+        for part in parts
+    ]
     values: Array = np.sum(found, axis=0)
     return values
 
 
 @dataclass(frozen=True)
-class Window:
-    """Solved window: the parts of each unknown, whose sum is u - lift."""
+class Slab:
+    """Solved slab: the parts of each unknown, whose sum is u - lift."""
 
     start: float
     end: float
@@ -67,7 +75,7 @@ class Window:
 
     @property
     def space(self) -> Space:
-        """Space in which the window was solved; that of its last part."""
+        """Space in which the slab was solved; that of its last part."""
         return self.parts[0][-1].space
 
     @property
@@ -76,7 +84,7 @@ class Window:
         return len(self.parts) * self.space.functions * DEGREE
 
     def solution(self, system: EvolutionSystem, points: Array) -> Float[Array, "points unknowns"]:
-        """Return the unknowns at points (points, variables) of the window."""
+        """Return the unknowns at points (points, variables) of the slab."""
         none, (*space, at) = (0,) * system.variables, points.T
         x = space[0] if space else np.zeros(len(at))
         times = legvander(2 * (at - self.start) / (self.end - self.start) - 1, DEGREE)
@@ -91,33 +99,63 @@ class Window:
 
         Fading parts and their derivatives vanish at the end.
         """
-        half = (self.end - self.start) / 2
+        half, degrees = (self.end - self.start) / 2, self.parts[0][-1].coefficients.shape[1]
+        end = legendre_values(np.ones(1), half, range(max(orders)), degrees)[:, :, 0].T
         return [
-            parts[-1].coefficients @ legendre_values(np.ones(1), half, range(order))[:, :, 0].T
+            parts[-1].coefficients @ end[:, :order]
             for parts, order in zip(self.parts, orders, strict=True)
         ]
 
+    def jumps(self, state: EvolvingState, orders: Sequence[int]) -> list[tuple[Part, ...]]:
+        """Return parts that fade out by which time derivatives at the start miss those of `state`.
 
-def window_field(window: Window, system: EvolutionSystem) -> Field:
-    """Return a window as a network of splines, to rounding."""
+        Polynomials of a second derivative agree with those of the first at the Radau points only.
+        """
+        half, found = (self.end - self.start) / 2, list[tuple[Part, ...]]()
+        for parts, values, order in zip(self.parts, state.values, orders, strict=True):
+            given = values[:, :order] if state.exact is None else 0.0
+            at_start = legendre_values(-np.ones(1), half, range(order))[:, :, 0].T
+            missed = given - parts[-1].coefficients @ at_start
+            fading = held_polynomials(order, half, DEGREE, (-1.0, 1.0))
+            found.append((Part(self.space, missed @ fading),) if order > 1 else ())
+        return found
+
+    def with_parts(self, more: Sequence[Sequence[Part]]) -> Slab:
+        """Return the slab with more parts, which vanish at its end."""
+        pairs = zip(more, self.parts, strict=True)
+        return Slab(self.start, self.end, tuple((*a, *b) for a, b in pairs))
+
+    def norms(self, s: Array) -> Float[Array, "unknowns times"]:
+        """Return the root mean squares over space of all unknowns - lift at times s of [-1, 1]."""
+        squares = []
+        for parts in self.parts:
+            places = parts[-1].space.gauss
+            times = legendre_values(s, 1.0, [0], max(p.coefficients.shape[1] for p in parts))[0]
+            values = total(parts, places.at.ravel(), times)
+            squares.append(places.shares.ravel() @ np.square(values))
+        return np.sqrt(np.stack(squares))
+
+
+def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
+    """Return a slab as a network of splines, to rounding."""
     box = system.box.clone()
-    box[-1] = box.new_tensor([window.start, window.end])
+    box[-1] = box.new_tensor([slab.start, slab.end])
     count, edges, unit = len(system.orders), np.array([[-1.0, 1.0]]), np.eye(DEGREE + 1)
 
     def along(x: Array, times: Any) -> Array:
-        return np.stack([total(parts, x, times) for parts in window.parts], axis=1)
+        return np.stack([total(parts, x, times) for parts in slab.parts], axis=1)
 
     factors: list[Factor] = [lambda t: along(np.zeros(1), legvander(t, DEGREE).T).T]
     if system.variables > 1:
         # The breakpoints of all parts, and as many equal ones of time.
-        every = (Counter(part.space.edges.tolist()) for part in window.parts[0])
+        every = (Counter(part.space.edges.tolist()) for part in slab.parts[0])
         points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
         apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
         apart[-1] = True
         points = np.repeat(points, (apart * counts).astype(int))
         edges = np.stack([points, np.linspace(-1, 1, len(points))])
         factors = [
-            lambda t: along(window.space.outer(t), unit),
+            lambda t: along(slab.space.outer(t), unit),
             lambda t: np.repeat(legvander(t, DEGREE)[:, None], count, axis=1),
         ]
     if any(system.lifts):
@@ -149,24 +187,26 @@ def _lift_factors(system: EvolutionSystem, box: Tensor) -> tuple[Factor, Factor]
 def legendre_values(
     s: Array, half: float, orders: Sequence[int] | range, count: int = DEGREE + 1
 ) -> Float[Array, "orders degrees points"]:
-    """Return time derivatives of Legendre polynomials on a window of length 2 `half`."""
+    """Return time derivatives of Legendre polynomials on a slab of length 2 `half`."""
     unit = np.eye(count)
     rows = [legval(s, legder(unit, order)) / half**order for order in orders]
     return np.stack(rows)
 
 
 @cache
-def radau_points() -> tuple[Array, Array]:
-    """Return `DEGREE` Radau points of [-1, 1], the last of which is 1, and their weights."""
-    unit = np.eye(DEGREE + 1)
+def radau_points(stages: int) -> tuple[Array, Array]:
+    """Return `stages` Radau points of [-1, 1], the last of which is 1, and their weights."""
+    unit = np.eye(stages + 1)
     points = np.sort(legroots(unit[-1] - unit[-2]).real)
     points[-1] = 1.0
-    weights = np.linalg.solve(legvander(points, DEGREE - 1).T, 2.0 * unit[0, :-1])
+    weights = np.linalg.solve(legvander(points, stages - 1).T, 2.0 * unit[0, :-1])
     return points, weights.astype(np.float64)
 
 
 @cache
-def free_polynomials(order: int) -> Float[Array, "derivatives polynomials degrees"]:
+def free_polynomials(
+    order: int, stages: int = DEGREE
+) -> Float[Array, "derivatives polynomials degrees"]:
     """Return polynomials with an `order`-fold zero at -1, by Legendre, and their derivatives.
 
     Derivatives 0 to `order` are those of the system of first order: each one below the highest is
@@ -174,31 +214,31 @@ def free_polynomials(order: int) -> Float[Array, "derivatives polynomials degree
     collocation of a second derivative would amplify fast oscillations (van der Houwen,
     Sommeijer and Cong, BIT 31, 1991). The largest value of a polynomial is 1.
     """
-    points, _ = radau_points()
-    unit = np.eye(DEGREE)
-    interpolated = np.linalg.inv(legvander(points, DEGREE - 1)).T
+    points, _ = radau_points(stages)
+    unit = np.eye(stages)
+    interpolated = np.linalg.inv(legvander(points, stages - 1)).T
     found = [unit, legint(unit, lbnd=-1, axis=1)]
     for _ in range(order - 1):
         values = legval(points, found[-1].T)
         found.append(legint(values @ interpolated, lbnd=-1, axis=1))
     at = legval(np.linspace(-1, 1, 101), found[-1].T)
     sizes = np.abs(at).max(axis=1, keepdims=True)
-    width = DEGREE + 1
+    width = stages + 1
     return np.stack([np.pad(e, ((0, 0), (0, width - e.shape[1]))) / sizes for e in found[::-1]])
 
 
 def held_polynomials(
-    order: int, half: float, ends: tuple[float, ...] = (-1.0,)
+    order: int, half: float, stages: int, ends: tuple[float, ...] = (-1.0,)
 ) -> Float[Array, "order degrees"]:
     """Return polynomials with time derivative r of 1 at the start for r < order, by Legendre.
 
     All their other derivatives below `order` vanish at the `ends` (-1 is the start). With both ends
-    these fade out over the window.
+    these fade out over the slab.
     """
     count = len(ends) * order
     rows = [legendre_values(np.array([end]), half, range(order), count)[..., 0] for end in ends]
     found = np.linalg.inv(np.concatenate(rows)).T[:order]
-    return np.pad(found, ((0, 0), (0, DEGREE + 1 - count)))
+    return np.pad(found, ((0, 0), (0, stages + 1 - count)))
 
 
 @dataclass(frozen=True)
@@ -215,88 +255,121 @@ class EvolvingState:
 
     def moved(self, space: Space) -> EvolvingState:
         """Return the nearest state in another space."""
+        old = self.exact or self
         values = [
-            space.project(partial(self.space.evaluate, c), unknown)
-            for unknown, c in enumerate(self.values)
+            space.project(partial(old.space.evaluate, c), unknown)
+            for unknown, c in enumerate(old.values)
         ]
-        return EvolvingState(space, values, self)
+        return EvolvingState(space, values, old)
 
 
-@lru_cache(maxsize=1)
-def _layout(space: Space, unknowns: int, variables: int) -> tuple[TensorSpace, Pattern]:
+@lru_cache(maxsize=2)
+def _layout(
+    space: Space, unknowns: int, variables: int, stages: int
+) -> tuple[TensorSpace, Pattern]:
     """Return splines times polynomials of time, and the unknowns of each interval."""
-    times = Space(np.array([0.0, 1.0]), (), degree=DEGREE - 1)  # As many as are free.
+    times = Space(np.array([0.0, 1.0]), (), degree=stages - 1)  # As many as are free.
     axes = (space, times) if variables > 1 else (times, space)
     product = TensorSpace(axes, unknowns)
     return product, product.pattern([axis.gauss for axis in axes])
 
 
-class WindowProblem(TensorProblem):
+class SlabProblem(TensorProblem):
     """Equations from `start` to `end` as a least squares problem.
 
-    The unknowns are those of a window that begins at `state`, zero for its constant continuation.
-    Steps start from its Taylor polynomial.
+    The unknowns are those of a slab that begins at `state`, zero for its constant continuation.
+    Steps start from its Taylor polynomial. With a `base`, they are those of a correction of that
+    solved slab.
     """
 
     def __init__(
-        self, system: EvolutionSystem, state: EvolvingState, span: tuple[float, float], sizes: Array
+        self,
+        system: EvolutionSystem,
+        state: EvolvingState,
+        span: tuple[float, float],
+        sizes: Array,
+        base: Slab | None = None,
     ) -> None:
         self.system, self.state, self.span, self.sizes = system, state, span, sizes
-        self.half = (span[1] - span[0]) / 2
+        self.half, self.base = (span[1] - span[0]) / 2, base
+        self.stages = DEGREE if base is None else DEGREE + RICHER_STAGES
+        self.gauss = state.space.gauss if base is None else state.space.fewer_gauss
         self._fixed = [self._given(unknown) for unknown in range(len(system.orders))]
-        space, pattern = _layout(state.space, len(system.orders), system.variables)
+        count = len(system.orders)
+        space, pattern = _layout(state.space, count, system.variables, self.stages)
         super().__init__(space, self._unit_patches(pattern))
         zeros = self.unknowns.numpy()
         self.patches = [replace(e, scale=e.scale / self._unit(e, zeros)) for e in self.patches]
-        start = np.stack([self._continued(unknown) for unknown in range(len(system.orders))])
+        start = np.stack([self._continued(unknown) for unknown in range(count)])
         start = start if system.variables > 1 else start.swapaxes(1, 2)
         self.unknowns[torch.as_tensor(space.index)] = torch.as_tensor(start)
 
     def _given(self, unknown: int) -> list[Part]:
-        """Return the parts of an unknown that the start of the window fixes."""
+        """Return the parts of an unknown that the start of the slab fixes."""
         state, order = self.state, self.system.orders[unknown]
         values = state.values[unknown][:, :order]
-        held = values @ held_polynomials(order, self.half)
+        held = values @ held_polynomials(order, self.half, self.stages)
         if (old := state.exact) is None:
             return [Part(state.space, held)]
-        fading = held_polynomials(order, self.half, (-1.0, 1.0))
+        fading = held_polynomials(order, self.half, self.stages, (-1.0, 1.0))
         held = held - values @ fading
         return [Part(old.space, old.values[unknown][:, :order] @ fading), Part(state.space, held)]
 
     def _continued(self, unknown: int) -> Array:
         """Return the splines (functions, polynomials) of the Taylor polynomial at the start."""
         values, order = self.state.values[unknown], self.system.orders[unknown]
-        orders = range(order, values.shape[1])
+        orders, width = range(order, values.shape[1]), self.stages + 1
         powers = [legint(np.ones(1), each, lbnd=-1) * self.half**each for each in orders]
-        terms = np.array([np.pad(each, (0, DEGREE + 1 - len(each))) for each in powers])
-        terms = terms.reshape(-1, DEGREE + 1)
-        found: Array = values[:, order:] @ terms @ np.linalg.pinv(free_polynomials(order)[0])
+        terms = np.array([np.pad(each, (0, width - len(each))) for each in powers])
+        free = free_polynomials(order, self.stages)[0]
+        found: Array = values[:, order:] @ terms.reshape(-1, width) @ np.linalg.pinv(free)
         return found
 
     def _unit_patches(self, pattern: Pattern) -> list[Patch]:
         """Return the equations at Gauss points of space and Radau points of time."""
-        system, gauss = self.system, self.state.space.gauss
-        s, weights = radau_points()
-        at, numbers = self.span[0] + self.half * (s[None] + 1), np.arange(DEGREE)[None]
-        legendre_polynomials = legvander(s, DEGREE).T
+        system, gauss, stages = self.system, self.gauss, self.stages
+        s, weights = radau_points(stages)
+        at, numbers = self.span[0] + self.half * (s[None] + 1), np.arange(stages)[None]
+        legendre_polynomials = legvander(s, stages).T
 
         @cache
         def polynomials(order: int, unknown: int) -> Array:
             """Return derivatives of free polynomials, (1, points, polynomials)."""
-            free = free_polynomials(system.orders[unknown])[order] / self.half**order
+            free = free_polynomials(system.orders[unknown], stages)[order] / self.half**order
             return np.asarray(free @ legendre_polynomials).T[None]
 
         time = Places(at, numbers, weights[None] / 2, polynomials)
         places = (gauss, time) if system.variables > 1 else (time, gauss)
         blocks = [block_at("equation", each, places) for each in system.equations]
-        legendre_at = legendre_values(s, self.half, range(max(system.orders) + 1))
-        points, offsets = blocks[0].points.numpy(), dict[str, Array]()
+        offsets, points = self._offsets(self._fixed), blocks[0].points.numpy()
+        if self.base is not None:
+            base = self._offsets(self.base.parts)
+            offsets = {name: values + base[name] for name, values in offsets.items()}
         for each in system.derivatives:
-            order, time_order = system.split(each)
-            parts, lift = self._fixed[each.unknown], system.lift(each.unknown, each.index, points)
-            fixed = total(parts, gauss.at.ravel(), legendre_at[time_order], order)
-            offsets[each.name] = fixed.ravel() + lift
+            offsets[each.name] += system.lift(each.unknown, each.index, points)
         return [patch_at(block, places, pattern, offsets) for block in blocks]
+
+    def _offsets(self, parts: Sequence[Sequence[Part]]) -> dict[str, Array]:
+        """Return the derivatives of given parts of all unknowns at the points, by their names."""
+        s, orders = radau_points(self.stages)[0], range(max(self.system.orders) + 1)
+        times = legendre_values(s, self.half, orders, self.stages + 1)
+        x, found = self.gauss.at.ravel(), dict[str, Array]()
+        for each in self.system.derivatives:
+            order, time_order = self.system.split(each)
+            found[each.name] = total(parts[each.unknown], x, times[time_order], order).ravel()
+        return found
+
+    def starting(self, state: EvolvingState) -> SlabProblem:
+        """Return the problem with another state at the start, from one that starts at zero."""
+        found = copy(self)
+        found.state = state
+        found._fixed = [found._given(unknown) for unknown in range(len(self.sizes))]
+        more = found._offsets(found._fixed)
+        found.patches = [
+            replace(each, offsets={name: v + more[name] for name, v in each.offsets.items()})
+            for each in self.patches
+        ]
+        return found
 
     def _unit(self, patch: Patch, zeros: Array) -> float:
         """Return the unit of an equation: its time derivatives, of size sizes / time."""
@@ -322,18 +395,18 @@ class WindowProblem(TensorProblem):
 
     def splines(self, unknowns: Tensor) -> list[Array]:
         """Return the splines (functions, polynomials) of each unknown function."""
-        found = self.coefficients(unknowns).reshape(len(self.sizes), -1, DEGREE)
+        found = self.coefficients(unknowns).reshape(len(self.sizes), -1, self.stages)
         return [self.state.space.complete(each, number) for number, each in enumerate(found)]
 
-    def window(self, unknowns: Tensor) -> Window:
-        """Return the solved window."""
-        free = (free_polynomials(order)[0] for order in self.system.orders)
+    def slab(self, unknowns: Tensor) -> Slab:
+        """Return the solved slab, or the correction of the base."""
+        free = (free_polynomials(order, self.stages)[0] for order in self.system.orders)
         triples = zip(self._fixed, self.splines(unknowns), free, strict=True)
         parts = (
             (*fading, replace(held, coefficients=held.coefficients + found @ polynomials))
             for (*fading, held), found, polynomials in triples
         )
-        return Window(*self.span, tuple(parts))
+        return Slab(*self.span, tuple(parts))
 
     def last_coefficient(self, unknowns: Tensor) -> float:
         """Return the largest L2 norm of a term of the highest degree in time, relative to sizes."""

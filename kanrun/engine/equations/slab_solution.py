@@ -1,0 +1,184 @@
+"""Solutions of evolution equations as networks, slab by slab, with an error estimate.
+
+The whole range is solved with smaller and smaller local tolerances until the error that the slabs
+carry along (`slabs.py`) is below the tolerance, and as long as the next solution is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Events
+from collections.abc import Iterator
+from math import inf, isfinite
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from kanrun.engine.equations.audit import not_seen
+from kanrun.engine.equations.collocation import Collocation, EquationPolicy
+from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
+from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution
+from kanrun.engine.equations.scan import narrow_width
+from kanrun.engine.equations.slab import slab_field
+from kanrun.engine.equations.slabs import TINY, March, march_to_end
+from kanrun.engine.equations.space import DEGREE
+from kanrun.engine.equations.system import EvolutionSystem, System
+from kanrun.engine.equations.well_posed import growing_place
+from kanrun.errors import TrainingFailed
+
+#: First local tolerance relative to the wanted error.
+LOCAL = 0.2
+#: Largest local tolerance.
+LARGEST_TOLERANCE = 1e-2
+#: Smallest local tolerance: below it, steps of a slab do not converge for rounding.
+SMALLEST_TOLERANCE = 1e-13
+#: Bounds of the factor from one local tolerance to the next.
+FACTORS = (0.03, 0.3)
+#: Fraction of the wanted error at which the next local tolerance aims.
+AIMED = 0.3
+#: A smaller error than the wanted one follows if its solution is expected to take at most this
+#: counted work, in approximate CPU seconds.
+CHEAP = 3.0
+#: Counted work after which such a solution is given up.
+TRIED = 6.0
+#: An estimated error below which no smaller tolerance follows.
+ENOUGH = 1e-11
+#: Estimates are never below this relative error, which rounding leaves.
+ROUNDING_ERROR = 1e-12
+#: Rounding where formulas are narrow, in units in the last place over the relative width of the
+#: narrowest cell.
+NARROW_ROUNDING = 10.0
+#: New points of a slab at which residuals are measured.
+CHECKS = EquationPolicy(test_points=128)
+#: Unknowns count as at least this fraction of the largest one in residuals.
+QUIET = 1e-6
+
+
+def solve_evolution(
+    system: EvolutionSystem, tolerance: float, budget: float = inf
+) -> Events[EquationStage, None, Solution]:
+    """Solve with smaller and smaller local tolerances until the estimate is below `tolerance`.
+
+    Return the best solution that covers the whole range, and yield its slabs. The work is at most
+    `budget`, in approximate CPU seconds. What is given up if it is spent: a partial solution ends
+    early, a whole one does not meet the tolerance, and `stopped` says so.
+    """
+    local, left = min(LOCAL * tolerance, LARGEST_TOLERANCE), budget
+    best: March | None = None
+    while True:
+        is_met = best is not None and best.estimate <= tolerance
+        limit, before = (min(left, TRIED), None) if is_met else (left, best)
+        march = march_to_end(system, local, limit, before)
+        left -= march.counted
+        stopped = "" if is_met else march.stopped
+        if not march.accepted and best is None:
+            raise TrainingFailed(
+                "The equation cannot be followed from its initial values: its residual is not "
+                f"finite, or no slab is short enough ({stopped})."
+            )
+        if march.stopped:
+            best = best or march
+            break
+        is_better = best is None or march.estimate < best.estimate
+        best = march if best is None or is_better else best
+        doubt = _doubt(system, best)
+        following = _next_tolerance(march, tolerance, left)
+        if doubt or following is None:
+            break
+        if not is_better or (local := following) < SMALLEST_TOLERANCE:
+            stopped = "" if is_met else "rounding allows no smaller tolerance"
+            break
+    stages = tuple(_stages(system, best))
+    yield from stages
+    network = Windows([each.solution for each in stages])
+    narrow = NARROW_ROUNDING * np.finfo(float).eps / narrow_width(system.initial_scan)
+    estimate = max(best.estimate, ROUNDING_ERROR, narrow)
+    return Solution(
+        network,
+        stages,
+        best.end,
+        estimate if isfinite(estimate) else None,
+        tolerance,
+        stopped,
+        _doubt(system, best),
+        unseen=best.unseen,
+    )
+
+
+def _next_tolerance(march: March, tolerance: float, left: float) -> float | None:
+    """Return the next local tolerance; None if the error is small enough for the work it takes.
+
+    The work grows at least like the local tolerance to the power -1 / (DEGREE + 1).
+    """
+    estimate, is_met = max(march.estimate, TINY), march.estimate <= tolerance
+    factor = float(np.clip(AIMED * (ENOUGH if is_met else tolerance) / estimate, *FACTORS))
+    expected = march.counted * factor ** (-1 / (DEGREE + 1))
+    if is_met and (estimate <= ENOUGH or expected > min(CHEAP, left / 2)):
+        return None
+    return march.tolerance * factor
+
+
+def _doubt(system: EvolutionSystem, march: March) -> str | None:
+    """Return why a small estimate says little, if it does."""
+    if march.unresolved is not None:
+        return not_seen(system, march.unresolved)
+    for slab in (march.slabs[0], march.slabs[-1]):
+        if (place := growing_place(system, slab_field(slab, system))) is not None:
+            names = system.vocabulary.variables
+            at = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, place, strict=True))
+            return (
+                f"the equation is ill-posed: at {at} waves grow the faster the shorter they are, "
+                "as in heat conduction backwards in time, so that smallest errors of the initial "
+                "values change the solution"
+            )
+    return None
+
+
+def _stages(system: EvolutionSystem, march: March) -> Iterator[EquationStage]:
+    """Yield the slabs of a solution, with residuals at new points."""
+    before, sizes, changes = None, torch.as_tensor(march.sizes()), march.errors().tolist()
+    for number, (slab, change) in enumerate(zip(march.slabs, changes, strict=True)):
+        field = slab_field(slab, system)
+        equation, conditions = slab_residuals(system, field, before, sizes)
+        points, before = breakpoints_of(field), field
+        assert points is not None  # An invariant: slabs are splines.
+        points[:, -1] = field.box[-1, 1]
+        yield EquationStage(
+            window=number,
+            intervals=slab.space.intervals,
+            solution=field,
+            unknowns=slab.unknowns,
+            steps=march.steps // len(march.accepted),
+            objective=equation.rms**2,
+            equation=equation,
+            conditions=conditions,
+            change=change,
+            seconds=march.seconds / len(march.accepted),
+            points=points,
+        )
+
+
+def slab_residuals(
+    system: EvolutionSystem, field: Field, before: Field | None, sizes: Tensor
+) -> tuple[Residuals, Residuals]:
+    """Return the residuals of equations in a slab, and of the values at its start, at new points.
+
+    Those should be the values of the slab `before`, in the first one the initial values, relative
+    to the `sizes` of the unknowns in the whole range if these are larger. Other conditions are
+    built in.
+    """
+    part = System(system.vocabulary, field.box, system.equations, ())
+    rows = Collocation(part, CHECKS, Generator().manual_seed(0))
+    start, unknowns = rows.points(rows.candidates), range(len(system.orders))
+    start[:, -1] = field.box[-1, 0]
+    ended = start.clone()
+    ended[:, -1] = field.box[-1, 0] if before is None else before.box[-1, 1]
+    none, at = (0,) * system.variables, start.numpy()
+    with torch.no_grad():
+        own = field(rows.points(rows.unseen)).square().mean(0).sqrt()
+        rows.sizes = own.clamp(min=QUIET * max(float(own.max()), float(sizes.max()), TINY))
+        given = [system.initial_value(u, none, at) for u in unknowns] if before is None else ()
+        wanted = before(ended) if before else torch.as_tensor(np.stack(given, axis=1))
+        jumps = (field(start) - wanted) / rows.sizes.maximum(sizes)
+    equation, _ = rows.residuals(field, part.guesses())
+    return equation, Residuals.of([(start, each) for each in jumps.T])

@@ -1,0 +1,63 @@
+"""Well-posedness of evolution equations: the growth of short waves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.linalg import eigvals
+
+from kanrun.engine.equations.fields import Field
+from kanrun.engine.equations.residuals import arguments_at
+from kanrun.engine.equations.system import Array, EvolutionSystem, low_discrepancy
+
+#: New points of a slab at which the growth of waves is measured.
+GROWTH_POINTS = 64
+#: Wavenumbers, in units of the range, between which the growth of a disturbance is compared.
+WAVENUMBERS = (1e3, 1e4)
+#: An equation is ill-posed if that growth rises by more than this factor; rates of well-posed ones
+#: stay or fall.
+RISE = 2.0
+#: Growth below this fraction of the frequency is rounding.
+ROUNDING = 1e-6
+
+
+def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | None:
+    """Return a place where short waves grow without bound, the shorter the faster, or None.
+
+    The equations, linearised and with their factors frozen there, have the waves exp(i k x + l t).
+    A problem is well-posed only if the real parts of all l stay bounded as k grows (Kreiss and
+    Lorenz, Initial-boundary value problems, section 2.2).
+    """
+    points = low_discrepancy(field.box, GROWTH_POINTS, 3)
+    none, length = points.new_zeros(0), float(system.box[0].diff())
+    every = [each.slopes(arguments_at(each, field, none, points)) for each in system.equations]
+    for *slopes, point in zip(*every, points.tolist(), strict=True):
+        rates = [_growth(system, slopes, k / length) for k in WAVENUMBERS]
+        (slow, _), (fast, frequency) = rates
+        if fast > RISE * max(slow, 0.0) and fast > ROUNDING * frequency:
+            return tuple(point)
+    return None
+
+
+def _growth(system: EvolutionSystem, slopes: Sequence[Array], k: float) -> tuple[float, float]:
+    """Return the largest real part of the rates of a wave, and their largest size."""
+    offsets = np.cumsum([0, *system.orders])
+    # The first-order system of the unknowns and their time derivatives below the highest.
+    left = np.eye(offsets[-1], dtype=np.complex128)
+    right = np.eye(offsets[-1], k=1, dtype=np.complex128)
+    left[offsets[1:] - 1] = right[offsets[1:] - 1] = 0
+    for row, relation, each in zip(offsets[1:] - 1, system.equations, slopes, strict=True):
+        for slope, derivative in zip(each, relation.derivatives, strict=True):
+            space, time = system.split(derivative)
+            factor, column = slope * (1j * k) ** space, offsets[derivative.unknown] + time
+            if time == system.orders[derivative.unknown]:
+                left[row, column - 1] += factor
+            else:
+                right[row, column] -= factor
+    if not np.isfinite([left, right]).all():
+        return 0.0, 0.0
+    rates = eigvals(right, left)
+    if not np.isfinite(rates).all():
+        return 0.0, 0.0
+    return float(rates.real.max()), float(np.abs(rates).max())
