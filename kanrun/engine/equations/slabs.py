@@ -205,8 +205,8 @@ class Controller:
         self.state, self.error = self._first_states()
         #: Refusals of the next slab: for its share of the error, and for what it has not seen.
         self._resized, self._refused = 0, 0
-        #: That share before breakpoints were added, and a share above the local tolerance that had to
-        #: be accepted: where a kink disperses, the next slabs have no smaller one.
+        #: That share before breakpoints were added, and a share above the local tolerance that had
+        #: to be accepted: where a kink disperses, the next slabs have no smaller one.
         self._share = inf
         self._allowed = 0.0
 
