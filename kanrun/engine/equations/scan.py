@@ -52,6 +52,8 @@ MAX_CELLS = 2**15
 LINES = 6
 #: Powers up to this one are polynomials, which every grid resolves.
 POLYNOMIAL_POWER = 8
+#: Rounding where terms are narrow, in units in the last place over the relative width of a cell.
+NARROW_ROUNDING = 10.0
 #: Places that an audit has in each narrow cell.
 PLACES_OF_CELL = 3
 
@@ -220,10 +222,13 @@ def resolved_cells(
     return np.sort(np.concatenate(done))
 
 
-def narrow_width(scan: Scan) -> float:
-    """Return the width of the narrowest cell of a scan, relative to the range of its variable."""
+def narrow_rounding(scan: Scan) -> float:
+    """Return the relative error that rounding leaves where the explicit terms are narrow.
+
+    A place in the narrowest cell of a variable is known to within the spacing of float64 only.
+    """
     widths = [float(np.diff(ends).min() / (ends[-1] - ends[0])) for ends in scan.cells]
-    return min(widths)
+    return NARROW_ROUNDING * float(np.finfo(float).eps) / min(widths)
 
 
 def narrow_ends(ends: Array) -> Array:

@@ -18,7 +18,7 @@ from kanrun.engine.equations.audit import not_seen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
 from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution
-from kanrun.engine.equations.scan import narrow_width
+from kanrun.engine.equations.scan import narrow_rounding
 from kanrun.engine.equations.slab import slab_field
 from kanrun.engine.equations.slabs import TINY, March, march_to_end
 from kanrun.engine.equations.space import DEGREE
@@ -45,9 +45,6 @@ TRIED = 6.0
 ENOUGH = 1e-11
 #: Estimates are never below this relative error, which rounding leaves.
 ROUNDING_ERROR = 1e-12
-#: Rounding where formulas are narrow, in units in the last place over the relative width of the
-#: narrowest cell.
-NARROW_ROUNDING = 10.0
 #: New points of a slab at which residuals are measured.
 CHECKS = EquationPolicy(test_points=128)
 #: Unknowns count as at least this fraction of the largest one in residuals.
@@ -91,8 +88,7 @@ def solve_evolution(
     stages = tuple(_stages(system, best))
     yield from stages
     network = Windows([each.solution for each in stages])
-    narrow = NARROW_ROUNDING * np.finfo(float).eps / narrow_width(system.initial_scan)
-    estimate = max(best.estimate, ROUNDING_ERROR, narrow)
+    estimate = max(best.estimate, ROUNDING_ERROR, narrow_rounding(system.initial_scan))
     return Solution(
         network,
         stages,

@@ -29,7 +29,7 @@ from kanrun.engine.equations.residuals import (
     Solution,
     largest_response,
 )
-from kanrun.engine.equations.scan import narrow_ends
+from kanrun.engine.equations.scan import narrow_ends, narrow_rounding
 from kanrun.engine.equations.space import (
     DEGREE,
     GAUSS,
@@ -329,7 +329,9 @@ def solve_directly(
         stage.solution,
         (stage,),
         float(system.box[-1, 1]),
-        max(solver.estimate, ROUNDING_ERROR) if solver.changes else None,
+        max(solver.estimate, ROUNDING_ERROR, narrow_rounding(system.scan))
+        if solver.changes
+        else None,
         tolerance,
         stopped,
         doubt,
