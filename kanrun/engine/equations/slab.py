@@ -125,15 +125,25 @@ class Slab:
         pairs = zip(more, self.parts, strict=True)
         return Slab(self.start, self.end, tuple((*a, *b) for a, b in pairs))
 
+    def _squares(self, s: Array) -> Float[Array, "unknowns intervals times"]:
+        """Return the squares of all unknowns - lift, integrated over each interval of space."""
+        found, places = [], self.space.gauss
+        for parts in self.parts:
+            degrees = max(part.coefficients.shape[1] for part in parts)
+            values = total(parts, places.at.ravel(), legendre_values(s, 1.0, [0], degrees)[0])
+            squares = np.square(values).reshape(*places.at.shape, -1)
+            found.append((places.shares[..., None] * squares).sum(axis=1))
+        return np.stack(found)
+
     def norms(self, s: Array) -> Float[Array, "unknowns times"]:
         """Return the root mean squares over space of all unknowns - lift at times s of [-1, 1]."""
-        squares = []
-        for parts in self.parts:
-            places = parts[-1].space.gauss
-            times = legendre_values(s, 1.0, [0], max(p.coefficients.shape[1] for p in parts))[0]
-            values = total(parts, places.at.ravel(), times)
-            squares.append(places.shares.ravel() @ np.square(values))
-        return np.sqrt(np.stack(squares))
+        found: Array = np.sqrt(self._squares(s).sum(axis=1))
+        return found
+
+    def by_interval(self, s: Array, sizes: Array) -> Float[Array, " intervals"]:
+        """Return the sum of relative squares over times s and unknowns in each interval."""
+        found: Array = (self._squares(s).sum(axis=2) / np.square(sizes)[:, None]).sum(axis=0)
+        return found
 
 
 def slab_field(slab: Slab, system: EvolutionSystem) -> Field:

@@ -255,7 +255,7 @@ class Controller:
         own = own.with_parts(jumps)
         share = float((own.norms(ERROR_TIMES) / self.sizes[:, None]).max())
         if not share <= max(self.tolerance, self._allowed) and self._resized < MAX_RESIZED:
-            return False, self._resize(slab, share, length)
+            return False, self._resize(own, share, length)
         seen = self.audit(slab, self.sizes)
         march.counted += self.audit.counted
         if seen is not None and seen.size > self.tolerance + seen.allowed:
@@ -328,16 +328,19 @@ class Controller:
             self.state = self.state.moved(space)
             self.error = self.error.moved(space.halved)
 
-    def _resize(self, slab: Slab, share: float, length: float) -> float:
-        """Add breakpoints, or return a shorter length, for a slab with too large a share."""
+    def _resize(self, own: Slab, share: float, length: float) -> float:
+        """Halve intervals where a slab adds much of its error `own`, or return a shorter length."""
         self._resized += 1
         space, excess = self.state.space, share / self.tolerance
         if space.degree and share < self._share / 2 and space.intervals < MAX_INTERVALS:
             self._share = share
-            factor = float(np.clip(excess ** (1 / (DEGREE + 1)), 1.2, INTERVAL_GROWTH[1]))
-            values = [each[:, 0] for each in slab.at_end(self.system.orders)]
-            count = min(int(factor * space.intervals) + 1, MAX_INTERVALS)
-            self._move(self._kept_in(space.adapted(values, list(self.sizes), count)))
+            squares = np.zeros(space.intervals)
+            fine = own.space.gauss.at
+            number = np.searchsorted(space.breakpoints, fine.mean(axis=1), side="right") - 1
+            np.add.at(squares, number, own.by_interval(ERROR_TIMES, self.sizes))
+            chosen = squares > HALVED * squares.max()
+            middle = (space.breakpoints[1:] + space.breakpoints[:-1])[chosen] / 2
+            self._move(replace(space, breakpoints=with_breakpoints(space.breakpoints, middle)))
             return length
         return length * float(np.clip(SAFETY * excess ** (-1 / DEGREE), SLAB_GROWTH[0], SAFETY))
 
