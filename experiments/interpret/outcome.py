@@ -183,7 +183,7 @@ def outcome(
         outcome=kind,
         sentence=sentence,
         steps=(*steps, *stages),
-        rivals=choice.rivals if kind == "formula" and choice.noise else (),
+        rivals=choice.rivals if kind == "formula" else (),
         relative=data.relative,
     )
 
@@ -219,7 +219,7 @@ def _finish(
         graph = graph if accepted and any(each.symbolic for each in decisions) else None
         stages += [SearchStage("mix", choice.name, graph, data)] if graph is not None else []
     if graph is not None:
-        keep = choice.noise and graph is choice.formula
+        keep = bool(choice.rivals) and graph is choice.formula
         formula = finish_formula(graph, data, problem.policy, budget, keep_terms=keep)
         stages.append(SearchStage("round", choice.name, formula.graph, data))
         stages.append(SearchStage("verify", choice.name, formula.graph, data, formula))

@@ -7,6 +7,7 @@ the logarithms of the inputs are projected out, pairs of columns by their Gram m
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -160,26 +161,36 @@ def monomials(
     waves: bool = True,
     without: frozenset[int] = frozenset(),
 ) -> list[Monomial]:
-    """Return the `cap` simplest monomials of the atoms, each input at most once, simplest first."""
-    powers = [Fraction(p) for e in range(1, largest + 1) for p in (e, -e)]
-    powers += [Fraction(p, 2) for p in (1, -1)] if halves else []
-    level: list[tuple[float, Monomial, frozenset[int]]] = [(0.0, (), frozenset())]
-    found: list[tuple[float, Monomial]] = []
-    for _ in range(min(members, len(coordinates.atoms))):
-        grown = []
-        for _, monomial, used in level:
-            first = monomial[-1][0] + 1 if monomial else 0
-            for i in range(first, len(coordinates.atoms)):
-                atom = coordinates.atoms[i]
-                if atom.inputs & (used | without) or not (waves or atom.is_algebraic):
-                    continue
-                for p in powers:
-                    if p.denominator == 1 or coordinates.positive[i]:
-                        longer = (*monomial, (i, p))
-                        grown.append((coordinates.bits(longer), longer, used | atom.inputs))
-        level = sorted(grown, key=lambda entry: entry[0])[: 2 * cap]
-        found += [(bits, monomial) for bits, monomial, _ in level]
-    return [monomial for _, monomial in sorted(found, key=lambda entry: entry[0])[:cap]]
+    """Return the `cap` simplest monomials of the atoms, each input at most once, simplest first.
+
+    They are subsets of at most `members` powers of atoms. In the order of their bits, the next ones
+    after a subset are those with one more power, and with the next power in place of its last one.
+    """
+    exponents = [Fraction(p) for e in range(1, largest + 1) for p in (e, -e)]
+    exponents += [Fraction(p, 2) for p in (1, -1)] if halves else []
+    powers = sorted(
+        (coordinates.bits(((i, p),)), i, p)
+        for i, atom in enumerate(coordinates.atoms)
+        for p in exponents
+        if (p.denominator == 1 or coordinates.positive[i])
+        and not atom.inputs & without
+        and (waves or atom.is_algebraic)
+    )
+    found: list[Monomial] = []
+    waiting: list[tuple[float, tuple[int, ...]]] = [(powers[0][0], (0,))] if powers else []
+    while waiting and len(found) < cap:
+        bits, chosen = heapq.heappop(waiting)
+        last = chosen[-1] + 1
+        members_of = [coordinates.atoms[powers[k][1]].inputs for k in chosen]
+        is_product = sum(map(len, members_of)) == len(frozenset().union(*members_of))
+        if is_product:
+            found.append(tuple(sorted((powers[k][1], powers[k][2]) for k in chosen)))
+        if last < len(powers):
+            step = powers[last][0]
+            heapq.heappush(waiting, (bits + step - powers[last - 1][0], (*chosen[:-1], last)))
+            if is_product and len(chosen) < members:
+                heapq.heappush(waiting, (bits + step + OPERATION, (*chosen, last)))
+    return found
 
 
 def scales(function: Candidate, z: Array, size: float, middle: float) -> Array:
