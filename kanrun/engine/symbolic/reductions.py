@@ -52,7 +52,7 @@ _ENOUGH = 80
 _LARGEST_POWER = 6.5
 
 #: Number of inputs from which on only those that matter are searched.
-_MANY = 10
+MANY = 10
 #: Largest number of these: the formulas of physics in the score cards have up to 9 inputs.
 _MOST = 9
 #: Increase of the error if an input is permuted, relative to the largest of all inputs, from which
@@ -125,12 +125,10 @@ class Reduction:
         return expression.xreplace(dict(zip(symbols, self.variables, strict=True)))
 
 
-def relevant_inputs(data: SearchData) -> Reduction:
-    """Return the inputs that matter, unchanged, as the variables of a search.
+def independent_inputs(data: SearchData) -> Reduction:
+    """Return the inputs that are neither constant nor sums of others before them.
 
-    Constant inputs and those that are sums of others before them, such as the last of several
-    exclusive indicators, are left out. Of many, the most important ones by the model of tables are
-    kept.
+    The last of several exclusive indicators is such a sum.
     """
     x = data.all_points.x
     inputs = data.x.shape[1]
@@ -147,15 +145,26 @@ def relevant_inputs(data: SearchData) -> Reduction:
         if (size := float(np.linalg.norm(rest))) > least[j]:
             kept.append(j)
             basis[:, len(kept)] = rest / size
-    if len(kept) >= _MANY:
-        points = Points(x[:_ROWS, kept], data.all_points.y[:_ROWS, None])
+    symbols = input_symbols(inputs)
+    return Reduction(inputs, tuple(symbols[j] for j in kept))
+
+
+def relevant_inputs(data: SearchData) -> Reduction:
+    """Return the independent inputs that matter, unchanged, as the variables of a search.
+
+    Of many, the most important ones by the model of tables are kept.
+    """
+    independent = independent_inputs(data)
+    symbols = input_symbols(data.x.shape[1])
+    kept = [symbols.index(each) for each in independent.variables]
+    if len(kept) >= MANY:
+        points = Points(data.all_points.x[:_ROWS, kept], data.all_points.y[:_ROWS, None])
         count_work(len(points) * (_WORK + _INPUT_WORK * len(kept)))
         model = fit_table(points, None, _POLICY)
         table = importance_table(model, points, {str(j): [i] for i, j in enumerate(kept)}, 0)
         importance = table["permutation_importance"]
         kept = sorted(map(int, table["input"][importance >= _MATTERS * importance[0]][:_MOST]))
-    symbols = input_symbols(inputs)
-    return Reduction(inputs, tuple(symbols[j] for j in kept))
+    return Reduction(data.x.shape[1], tuple(symbols[j] for j in kept))
 
 
 def dimensionless(data: SearchData, dimensions: Array) -> Reduction:

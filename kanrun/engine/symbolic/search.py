@@ -31,8 +31,10 @@ from kanrun.engine.symbolic.problem import (
     length_of,
 )
 from kanrun.engine.symbolic.reductions import (
+    MANY,
     Reduction,
     dimensionless,
+    independent_inputs,
     of_one_sign,
     relevant_inputs,
 )
@@ -68,6 +70,8 @@ _START_SLOPES = (0.3, 1.0)
 _START_BENDS = 0.1
 #: Margin of the grids of random splines.
 _START_MARGIN = 0.1
+#: Largest number of inputs of sparse regressions in all of them.
+_WIDE_TABLE = 30
 #: Edge whose spline is drawn at the start of a fit.
 _OPEN = Spline(-1.0, 1.0, np.zeros(0), 0)
 #: Hidden widths of fully connected KANs; the last ones are for more than two inputs.
@@ -142,6 +146,15 @@ def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[E
     trains well enough, and again after a longer search. Stops at an exact formula, if only noise is
     left, or if the budget is spent.
     """
+    independent = independent_inputs(problem.data)
+    if MANY <= len(independent.variables) <= _WIDE_TABLE:
+        # Sums of few terms need no choice of inputs before.
+        inner = replace(problem, data=independent.data(problem.data), dimensions=None)
+        run = _Search(inner, generator)
+        for event in run.recorded(sparse_formulas(inner)):
+            yield in_all_inputs(event, independent, problem.data)
+        if run.over():
+            return
     groups = relevant_inputs(problem.data)
     if problem.dimensions is not None and problem.dimensions.any():
         groups = dimensionless(problem.data, problem.dimensions)

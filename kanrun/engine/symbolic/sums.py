@@ -47,9 +47,11 @@ _PAIRS = 40
 #: Candidates with three and four terms that are fitted.
 _LONGER = 20
 #: Numbers of simple terms from which elimination begins.
-_ELIMINATED = (40, 120)
+_ELIMINATED = (40, 120, 250)
+#: Number of rows, in effect, that a term must depend on: it would fit single outliers else.
+_ROWS = 4.0
 #: Largest number of terms of a sum.
-_MOST_TERMS = 8
+_MOST_TERMS = 12
 #: Chance at which the slope of log |y| in an input still counts as constant.
 _CONSTANT = 1e-4
 #: Part of the largest ratio of an F test up to which the slope still counts as constant.
@@ -129,7 +131,10 @@ def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> Dicti
     if functions:
         entries += _function_terms(sample, taken)
     values = np.array([value for _, value, _ in entries])
-    good = np.isfinite(values).all(axis=1) & (np.abs(values).max(axis=1) > 0)
+    sizes = np.abs(values).max(axis=1, keepdims=True)
+    good = np.isfinite(sizes[:, 0]) & (sizes[:, 0] > 0)
+    squares = np.where(good[:, None], values / np.where(good[:, None], sizes, 1.0), 1.0) ** 2
+    good &= squares.sum(axis=1) ** 2 >= _ROWS * (squares**2).sum(axis=1)
     count_work(COSTS.term_value * values.size)
     index = np.flatnonzero(good)
     return Dictionary(

@@ -5,7 +5,7 @@ import pytest
 from made_graphs import split
 
 from kanrun.engine.symbolic.quotients import rational_functions
-from kanrun.engine.symbolic.reductions import _MANY, relevant_inputs
+from kanrun.engine.symbolic.reductions import MANY, relevant_inputs
 from kanrun.engine.symbolic.symmetries import reduce_variables
 
 
@@ -13,13 +13,13 @@ def taken(found):
     return list(map(str, relevant_inputs(found).variables))
 
 
-@pytest.mark.parametrize("count", [_MANY - 1, _MANY + 2])
+@pytest.mark.parametrize("count", [MANY - 1, MANY + 2])
 def test_of_many_inputs_those_that_matter_are_taken(count):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, count))
     y = x[:, 1] + 2 * x[:, 4] * x[:, 6] + 0.3 * rng.normal(size=200)
     few = ["x1", "x4", "x6"]
-    assert taken(split(x, y)) == (few if count >= _MANY else [f"x{i}" for i in range(count)])
+    assert taken(split(x, y)) == (few if count >= MANY else [f"x{i}" for i in range(count)])
 
 
 def test_constant_inputs_and_the_last_of_exclusive_indicators_are_left_out():
