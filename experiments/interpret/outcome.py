@@ -183,7 +183,7 @@ def outcome(
         outcome=kind,
         sentence=sentence,
         steps=(*steps, *stages),
-        rivals=choice.rivals if kind == "formula" else (),
+        rivals=choice.rivals if kind == "formula" and not found.approximation else (),
         relative=data.relative,
     )
 
