@@ -219,7 +219,8 @@ class Sums:
         if not self.usable:
             return
         columns = dictionary.values * self.weights
-        norms = np.linalg.norm(columns, axis=1)
+        with np.errstate(over="ignore"):  # Terms whose norm overflows are left out.
+            norms = np.linalg.norm(columns, axis=1)
         keep = np.isfinite(norms) & (norms > 0)
         self.index = np.flatnonzero(keep)
         self.columns = columns[keep] / norms[keep, None]
