@@ -124,6 +124,7 @@ CODE = {
     "a logging stream": group(
         "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}"
     ),
+    "a launcher among the defaults": group("defaults: [override /hydra/launcher: basic]"),
     "an environment": group("hydra: {job: {env_set: {PYTHONPATH: x}}}"),
     "a tag of YAML": group("note: !!python/object/apply:os.system ['touch canary']"),
     "a name of YAML": group("note: !!python/name:os.system"),
