@@ -158,7 +158,7 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
         cfg = configure_data(target, model or "auto", solver, seed=seed, **settings)
     if progress is None:  # Python's own prompt, IPython or a notebook
         progress = hasattr(sys, "ps1") or hasattr(builtins, "get_ipython")
-    return fit_target(cfg, target, additive=model == ADDITIVE, progress=progress)
+    return fit_target(cfg, target, progress=progress)
 
 
 def configure_data(
@@ -230,22 +230,18 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def fit_target(cfg: FitConfig, target: Target, *, additive: bool, progress: bool = False) -> Model:
+def fit_target(cfg: FitConfig, target: Target, *, progress: bool = False) -> Model:
     """Train a model by the recipe of `kanrun fit`, and keep the tables that it records.
 
     Args:
         cfg: The configuration.
         target: The data.
-        additive: Whether `model=auto` is restricted to effects of single inputs, see
-            `TablePolicy.additive`.
         progress: Whether to show a progress line on standard error.
     """
     for note in target.notes:
         warnings.warn(note, stacklevel=3)
     automatic = MODELS[cfg.model.kind].tables_only
     prepared: Any = prepare(cfg, {}, cfg.seed, target)
-    if additive:
-        prepared = replace(prepared, policy=prepared.policy.additive())
     limit = TimeLimit(cfg.max_cpu_seconds or inf, time.process_time(), reserved=0.0)
     rows: dict[str, list[Plain]] = {}
     tables: dict[str, pd.DataFrame] = {}

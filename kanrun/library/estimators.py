@@ -31,7 +31,7 @@ from kanrun.errors import InvalidData
 from kanrun.experiments.fit.tables import MIN_ROWS
 from kanrun.experiments.interpret.interpretation import interpret
 from kanrun.experiments.interpret.outcome import Interpretation
-from kanrun.library import ADDITIVE, configure_data, fit_target
+from kanrun.library import configure_data, fit_target
 from kanrun.model.model import Model
 from kanrun.model.prediction import in_numpy, predicted_values
 from kanrun.points import Array, Family
@@ -109,7 +109,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(0 if seed is None else seed).randint(2**31)
         cfg = configure_data(target, self.model, self.solver, seed=int(seed), **settings)
-        self.model_: Model = fit_target(cfg, target, additive=self.model == ADDITIVE)
+        self.model_: Model = fit_target(cfg, target)
         if classification:
             self.classes_: NDArray[Any] = np.unique(y)
         return self

@@ -92,10 +92,13 @@ def _near(x: Array, y: Array, size: Array, waves: bool) -> list[sympy.Expr]:
     quotient = partial(quotient_of_polynomials, x[few], degree=_DEGREE, terms=_TERMS, waves=waves)
     plain = quotient(y[few], size=size[few])
     forms = [] if plain is None else [plain]
-    if plain is None or left(plain) > _ROUNDING:
-        squared = quotient(y[few] ** 2, size=size[few] ** 2)
+    with np.errstate(over="ignore"):
+        squares = size[few] ** 2
+    has_squares = bool(np.isfinite(squares).all() and squares.all())
+    if has_squares and (plain is None or left(plain) > _ROUNDING):
+        squared = quotient(y[few] ** 2, size=squares)
         forms += [] if squared is None else _roots(squared)
-    if not any(left(each) <= EXACT for each in forms):
+    if has_squares and not any(left(each) <= EXACT for each in forms):
         forms += _quadratics(x[few], y[few], size[few], waves)
     return [each for each in forms if each.free_symbols and left(each) <= _ROOT_ERROR]
 

@@ -45,7 +45,7 @@ _POWER_STD = 0.7
 _LOWEST = -14.0
 _HIGHEST = 4.0
 #: Limits of the logarithm of the dispersion.
-_DISPERSIONS = (-14.0, 3.0)
+_DISPERSIONS = (-26.0, 3.0)
 #: Limits of the exponent of the output.
 _EXPONENTS = (-1.0, 3.0)
 #: Dispersions from which the search begins: the evidence may have a second maximum near zero noise.
@@ -210,8 +210,8 @@ class _Problem:
         by_smooth, by_rough = between * smooth, between * rough
         gradient = np.concatenate(
             [
-                -kernel.smooth_rates[self.used] * (self.squares @ by_smooth.astype(np.float32)),
-                -kernel.rough_rates[self.used] * (self.distances @ by_rough.astype(np.float32)),
+                -kernel.smooth_rates[self.used] * (self.squares @ by_smooth),
+                -kernel.rough_rates[self.used] * (self.distances @ by_rough),
                 [
                     kernel.lines * np.vdot(slope, self.by_lines),
                     kernel.curves * np.vdot(slope, self.by_curves),
@@ -231,7 +231,7 @@ def _pairwise(radial: RadialInputs, used: ndarray) -> tuple[ndarray, ndarray]:
     The shape is (inputs, pairs). Single precision halves the time of each step.
     """
     first, second = np.triu_indices(len(radial), 1)
-    squares, distances = np.empty((2, len(used), len(first)), dtype=np.float32)
+    squares, distances = np.empty((2, len(used), len(first)))
     for place, j in enumerate(used):
         squares[place] = (radial.u[first, j] - radial.u[second, j]) ** 2 / 2
         distances[place] = np.abs(radial.t[first, j] - radial.t[second, j])
@@ -241,7 +241,7 @@ def _pairwise(radial: RadialInputs, used: ndarray) -> tuple[ndarray, ndarray]:
 def _decayed(rates: ndarray, distances: ndarray) -> ndarray:
     if not len(rates):
         return np.ones(distances.shape[1])
-    return np.asarray(np.exp(-(rates.astype(np.float32) @ distances).astype(np.float64)))
+    return np.asarray(np.exp(-(rates @ distances)))
 
 
 @dataclass(frozen=True, eq=False)
