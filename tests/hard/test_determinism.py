@@ -88,8 +88,8 @@ def relative_error(folder, model, precision, x_unit, y_unit):
     return float(summary.test_rmse[0]) / y_unit, float(summary.r2[0])
 
 
-#: Units near the ends of float64. Powers of two leave the digits as they are, without which the search
-#: for the kernel of exact points ends elsewhere.
+#: Units near the ends of float64. A power of two leaves the digits as they are: other units change
+#: the last one, and the search for the kernel of exact points then ends elsewhere.
 ENDS = [
     (model, "float64", 1 / unit, unit)
     for model, unit in (("kan", 1e-300), ("kan", 1e300), ("auto", 2.0**-996))
