@@ -235,10 +235,12 @@ def _residual(
     constants: Sequence[float],
     points: Array,
     near: Sequence[Array],
+    sizes: Sequence[float] = (),
 ) -> tuple[Array, float]:
     """Return |left - right| at points, and the largest term at the points `near`.
 
-    `values` are formulas of the derivatives.
+    `values` are formulas of the derivatives. A term is at least what derivatives of the given
+    `sizes` would make of it: where a solution is straight, its derivatives are rounding.
     """
     names, count = relation.vocabulary.variables, len(values)
     functions = [to_numpy(each, names) for each in values]
@@ -249,8 +251,10 @@ def _residual(
 
     size = _TINY
     for each in map(rows, near):
-        terms = relation.slopes(each)[:, :count] * each[:, len(names) : len(names) + count]
-        for part in (terms, relation.residual(each)):
+        slopes = relation.slopes(each)[:, :count]
+        terms = slopes * each[:, len(names) : len(names) + count]
+        usual = slopes * np.array(sizes) if sizes else terms
+        for part in (terms, usual, relation.residual(each)):
             size = max(size, float(np.abs(np.nan_to_num(part, posinf=0, neginf=0)).max()))
     return np.abs(np.nan_to_num(relation.residual(rows(points)))), size
 
@@ -272,7 +276,9 @@ def check_exact(
     ]
     for relation, points in places:
         values = [differentiate(formulas[d.unknown], names, d.index) for d in relation.derivatives]
-        residual, size = _residual(relation, values, constants, points, [points, inside])
+        sizes = [_usual_size(formulas[d.unknown], d.index, system) for d in relation.derivatives]
+        near = [points, inside]
+        residual, size = _residual(relation, values, constants, points, near, sizes)
         if not residual.max() <= _EXACT * size:
             at = int(residual.argmax())
             pairs = zip(names, points[at], strict=True)
@@ -282,6 +288,14 @@ def check_exact(
                 f"{', '.join(f'{name}={value:.3g}' for name, value in pairs)}. "
                 "Correct one of them, or remove equation.exact."
             )
+
+
+def _usual_size(formula: sympy.Expr, index: Sequence[int], system: System) -> float:
+    """Return the size of a function in the box, over the ranges to the orders of a derivative."""
+    points = low_discrepancy(system.box, _EXACT_POINTS, 0).numpy()
+    values = np.abs(np.nan_to_num(to_numpy(formula, system.vocabulary.variables)(points)))
+    ranges = np.diff(system.box.numpy())[:, 0]
+    return float(values.max() / np.prod(ranges ** np.array(index)))
 
 
 def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:

@@ -95,6 +95,18 @@ def test_what_cannot_be_solved_is_refused(formula, variables, conditions, more, 
         solve(formula, variables, conditions, **more)
 
 
+def test_an_exact_solution_with_a_step_between_the_points_is_accepted():
+    """All derivatives at the points are rounding, which says nothing against the solution."""
+    equation = EquationConfig(
+        variables=X,
+        formula="(u_x/(1 + A/w*sech((x - a)/w)^2/2))_x = 0",
+        conditions=["u = 0 at x=0", "u = 1 + A at x=1"],
+        exact="x + A*(1 + tanh((x - a)/w))/2",
+        constants={"w": 6.234e-5, "a": 0.1022, "A": 0.7368},
+    )
+    assert make_solve_problem(SolveConfig(equation=equation), 0).comparison is not None
+
+
 @pytest.mark.parametrize(
     "conditions, exact, largest",
     [
