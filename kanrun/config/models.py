@@ -230,7 +230,7 @@ class BSplineConfig(ModelConfig):
 @model("kanrun.engine.tables:fit_table", label="automatic model", tables_only=True)
 @dataclass
 class AutoConfig(ModelConfig):
-    """Effects of inputs and pairs by evidence, stacked into one KAN; the default for tables."""
+    """One Gaussian model of lines, curves and joint effects, as one KAN; the default for tables."""
 
     pairs: Annotated[bool, "whether pairs of inputs may interact"] = True
     extrapolation: Annotated[

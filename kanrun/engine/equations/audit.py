@@ -33,6 +33,9 @@ from kanrun.formulas.equations import Derivative, Relation
 #: Jittered places of a cell at least, of one among many and of a slab.
 PLACES_OF_CELL = 3
 PLACES_OF_WINDOW = 12
+#: Places near each end of a slab, as fractions of its length. A slab that is shortened towards a
+#: jump ends just beyond it, where evenly spaced places do not look.
+PLACES_OF_ENDS = 10.0 ** np.array([-8, -6, -4, -2])
 #: Gauss points of a cell of space, and of a slab.
 NODES_OF_CELL = 8
 NODES_OF_WINDOW = 16
@@ -317,6 +320,8 @@ class SlabAudit:
         if not several:
             passed = [crossings(times, *pair) for pair in zip(traced, passed, strict=True)]
         more = places_in(system.scan, system.variables - 1, span, passed)
+        inwards = np.multiply.outer([1, -1], PLACES_OF_ENDS * (slab.end - slab.start))
+        more.append((span[:, None] + inwards).ravel())
         y = Axis.of(span, PLACES_OF_WINDOW, more, NODES_OF_WINDOW)
         if not several:
             return Axis.point(), y
