@@ -152,14 +152,16 @@ def _output_map(
     first, last = power.apply(np.array([low, high]))
     inside, step = np.linspace(first, last, _OUTPUT_KNOTS), (last - first) / 8
     room = max(4.0, 8 * margin + 1)
-    beyond = step * np.geomspace(1, room, _BEYOND)
+    beyond = step * np.geomspace(0.1, room, _BEYOND)
     t = np.concatenate([first - beyond[::-1], inside, last + beyond])
     with_errors = t[:, None] + np.quantile(residuals, _ERROR_LEVELS)
     known = np.clip(with_errors, first, last)
     straight = (with_errors - known) * size / (last - first)
     means = np.clip(power.invert(known) + straight, least, most).mean(1)
-    rises = np.diff(np.maximum.accumulate(means)) > _SMALLEST * (most - least)
-    rising = np.append(True, rises)
+    smallest = _SMALLEST * (most - least)
+    start = int(np.flatnonzero(means <= means[0] + smallest)[-1])  # the innermost at the limit
+    means, t = means[start:], t[start:]
+    rising = np.append(True, np.diff(np.maximum.accumulate(means)) > smallest)
     return means[rising], t[rising]
 
 

@@ -140,3 +140,14 @@ def test_errors_that_grow_with_the_prediction_have_wider_quantiles_there():
     equal = error_quantiles(np.zeros(len(noise)), np.sort(noise), np.array([0.05, 0.95]))
     assert np.ptp(equal, axis=0).max() == 0
     assert not error_quantiles(predicted, 0 * noise, np.array([0.05, 0.95]))[:, 1:].any()
+
+
+@pytest.mark.parametrize("exponent", [0.5, 0.87, 1.5])
+def test_outputs_continue_evenly_beyond_those_of_the_rows(exponent):
+    """They once fell to the limit of the margin far too slowly below the least output."""
+    y = np.linspace(0.4, 3.6, 200)
+    power = Power.of(y, np.ones(len(y)), 1.0, 2.0, exponent)
+    first, last = power.apply(y[[0, -1]])
+    beyond = np.array([[first - 0.02 * (last - first)], [last + 0.02 * (last - first)]])
+    found = output_map(y[:, None], [power], np.zeros((len(y), 1))).invert(beyond)[:, 0]
+    assert_allclose(found, [0.4 - 0.02 * 3.2, 3.6 + 0.02 * 3.2], atol=0.005)
