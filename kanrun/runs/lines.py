@@ -44,6 +44,8 @@ LARGE = 2**20
 _INTEGERS = 2**63
 Stored = str | int | float | bool | tuple[str] | None
 _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+#: Name of a table as `file_name` returns it, never a path: its CSV file has this name.
+_TableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_=+,][A-Za-z0-9_.=+,-]*\Z")]
 
 
 class Line(msgspec.Struct, tag_field="kind", omit_defaults=True):
@@ -75,14 +77,14 @@ class BegunLine(Line, tag="begun"):
 class RowLine(Line, tag="row"):
     """One row of a table."""
 
-    table: str = ""
+    table: _TableName = ""
     values: dict[str, Stored] = {}
 
 
 class TableLine(Line, tag="table"):
     """A table by columns; if they are null, they are in the file of this size and checksum."""
 
-    table: str = ""
+    table: _TableName = ""
     columns: dict[str, msgspec.Raw] = {}
     size: int = 0
     sha256: _Digest | None = None

@@ -4,6 +4,7 @@ import errno
 import math
 import os
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -207,3 +208,17 @@ def test_a_csv_that_cannot_be_written_is_a_warning(folder, monkeypatch, caplog):
     assert caplog.text.count("metrics.csv: No space left on device") == 1
     assert read(folder, "metrics")["step"] == [0, 1]
     assert (folder.path / "metrics.csv").read_text() == "seed,step\n0,0\n0,1\n"
+
+
+@pytest.mark.parametrize("name", ["../outside", "/tmp/outside", "a/b", ".hidden", "a\n", ""])
+def test_tables_named_like_paths_are_damage_and_write_nothing(folder, name):
+    rows(folder, "a", {"x": 1})
+    path = folder.path / "records.jsonl"
+    line = path.read_bytes().replace(b'"table":"a"', b'"table":' + msgspec.json.encode(name))
+    path.write_bytes(line)
+    before = set(folder.path.parent.rglob("*"))
+    journal = Journal(folder.path)
+    assert journal.damaged
+    assert journal.tables == ()
+    folder.write_tables()
+    assert set(folder.path.parent.rglob("*.csv")) <= before
