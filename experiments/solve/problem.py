@@ -27,7 +27,7 @@ from scipy import integrate
 from torch import Generator
 
 from kanrun.config import EquationConfig, SolveConfig
-from kanrun.config.rules import typed
+from kanrun.config.conversion import typed
 from kanrun.engine.equations import (
     Ansatz,
     Array,

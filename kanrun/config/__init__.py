@@ -1,9 +1,10 @@
 """Settings as dataclasses, the registries of what they configure, their one check and their keys.
 
 A group with several kinds (targets, models, solvers) has one dataclass for each kind. `registry`
-shows how a kind is declared, and `rules` how its settings are. Nothing here imports
-torch. `keys_of` says of each key its type, default, allowed values and purpose: for `kanrun keys`,
-the page of keys in the documentation, TAB completion and the command line.
+shows how a kind is declared, `rules` how its settings are, and `conversion` makes them of plain
+values. Nothing here imports torch. `keys_of` says of each key its type, default, allowed values and
+purpose: for `kanrun keys`, the page of keys in the documentation, TAB completion and the command
+line.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from kanrun.config.comparisons import (
     ContinualConfig,
     ExtendGridConfig,
 )
+from kanrun.config.conversion import check
 from kanrun.config.experiments import (
     CurvesConfig,
     ExecutorConfig,
@@ -67,7 +69,6 @@ from kanrun.config.rules import (
     NonNegative,
     Positive,
     Setting,
-    check,
     copied,
     defaults_of,
     in_words,

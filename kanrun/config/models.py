@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from msgspec import Meta
 
+from kanrun.config.conversion import check
 from kanrun.config.registry import MODELS, model, solver
 from kanrun.config.rules import (
     FREE_TEXT,
@@ -17,7 +18,6 @@ from kanrun.config.rules import (
     Natural,
     NonNegative,
     Positive,
-    check,
     copied,
 )
 from kanrun.errors import UsageError

@@ -2,7 +2,7 @@
 
 Hydra composes the files that the choices of groups select, once for each combination of them
 (`composition.py`). All other arguments are set on the result as plain values (`arguments.py`),
-which get their types in `kanrun.config.rules`.
+which get their types in `kanrun.config.conversion`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from kanrun.config import EXPERIMENTS, GROUPS, groups_of, keys_of
-from kanrun.config.registry import implied_choices, module_of
-from kanrun.config.rules import (
+from kanrun.config.conversion import (
     MissingSettings,
     holder_of,
     merged,
     resolve_interpolations,
-    settings_of,
     typed_config,
 )
+from kanrun.config.registry import implied_choices, module_of
+from kanrun.config.rules import settings_of
 from kanrun.errors import UsageError, closest_names
 from kanrun.launch.arguments import Argument, ArgumentReader, full_key, split
 from kanrun.launch.composition import Source, compose_files
@@ -117,7 +117,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
     """Set the value of an argument, or remove its key; return the value that was there.
 
     Raises UsageError if that is impossible. Whether it is a key of its group is checked with the
-    types, in `kanrun.config.rules`.
+    types, in `kanrun.config.conversion`.
     """
     key, sign = argument.key, argument.sign
     first, _, rest = key.partition(".")

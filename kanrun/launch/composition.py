@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import CONF, EXPERIMENTS, GROUPS, defaults_of, groups_of, stored_choices
+from kanrun.config.conversion import merged
 from kanrun.config.registry import module_of
-from kanrun.config.rules import merged
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.launch.files import CheckedFolder, read_checked
 

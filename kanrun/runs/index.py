@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from kanrun.config.rules import with_values
+from kanrun.config.conversion import with_values
 from kanrun.errors import KanrunError, UsageError, did_you_mean
 from kanrun.runs import find_runs
 from kanrun.runs.reader import Run

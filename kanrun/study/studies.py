@@ -11,8 +11,14 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from kanrun.config import EXPERIMENTS, ExperimentConfig, rules
-from kanrun.config.rules import MissingSettings, typed_config, with_values
+from kanrun.config import EXPERIMENTS, ExperimentConfig
+from kanrun.config.conversion import (
+    MissingSettings,
+    check_files,
+    check_target,
+    typed_config,
+    with_values,
+)
 from kanrun.errors import UsageError
 from kanrun.runs.files import Key, write_atomic
 from kanrun.runs.reader import Run, config_path, read_config
@@ -174,8 +180,8 @@ def check(study: Study, *, force: bool = False) -> Checked:
     for point in study.points:
         try:
             cfg = study.config(point.number)
-            rules.check_files(cfg)
-            rules.check_target(cfg)
+            check_files(cfg)
+            check_target(cfg)
             check_memory(cfg, force=force)
             if cfg.tags:
                 check_tags(cfg.tags)

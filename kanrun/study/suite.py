@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.config import KANConfig
-from kanrun.config.rules import with_differences
+from kanrun.config.conversion import with_differences
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.study import BOUNDED, Claims, Tables

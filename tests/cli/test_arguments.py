@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from kanrun.config.rules import typed_config, with_values
+from kanrun.config.conversion import typed_config, with_values
 from kanrun.errors import UsageError
 from kanrun.launch import Source, compose
 from kanrun.launch.arguments import read_text

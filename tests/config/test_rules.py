@@ -22,7 +22,8 @@ from kanrun.config import (
     models,
     settings_of,
 )
-from kanrun.config.rules import DISTINCT, INCREASING, Count, NonNegative, typed
+from kanrun.config.conversion import typed
+from kanrun.config.rules import DISTINCT, INCREASING, Count, NonNegative
 from kanrun.errors import UsageError
 
 

@@ -9,7 +9,7 @@ sys.path.append(str(Path(__file__).parent / "toys"))
 
 import toy_experiment
 
-from kanrun.config import ExecutorConfig, rules
+from kanrun.config import ExecutorConfig, check
 from kanrun.runs import Run
 
 
@@ -25,7 +25,7 @@ def run_toy(tmp_path):
         place = ExecutorConfig(*executor)
         configs = [toy_experiment.ToyConfig(executor=place, **(settings | own)) for own in points]
         for cfg in configs:
-            rules.check(cfg)
+            check(cfg)
         outcome = toy_experiment.play(tmp_path / "outputs", *configs, quiet=False)
         return outcome, Run(sorted((tmp_path / "outputs" / "toy").glob("v*"))[-1])
 

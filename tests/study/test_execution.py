@@ -9,7 +9,7 @@ import pytest
 import toy_experiment
 from toy_experiment import Bare, ToyConfig, ToyStudy, play
 
-from kanrun.config import ExecutorConfig, rules
+from kanrun.config import ExecutorConfig, conversion
 from kanrun.errors import UsageError
 from kanrun.runs import Row, Run, Status
 from kanrun.study import studies
@@ -148,7 +148,7 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path, monkeypat
 def test_bad_settings_are_refused_before_anything_runs(settings, message):
     def checked():
         cfg = ToyConfig(**settings)
-        rules.check(cfg)
+        conversion.check(cfg)
         check(ToyStudy((cfg,)))
 
     with pytest.raises(UsageError, match=message):

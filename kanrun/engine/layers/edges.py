@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kanrun.config import KANConfig
-from kanrun.config.rules import typed
+from kanrun.config.conversion import typed
 from kanrun.engine.splines import (
     Batch,
     Extrapolation,

@@ -1,0 +1,200 @@
+"""The one conversion of plain values to typed settings.
+
+`typed` makes a dataclass of settings of plain values from the command line, a file, a cell of a
+suite, a stored run or `kanrun.fit`. It rejects the first unknown key, wrong type or broken rule by
+a sentence with key, value, rule and purpose. Conditions on several settings are the dataclass's
+method `conflicts(at)`, which yields one sentence for each conflict; `at` is the path of the
+dataclass, such as `model.`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, is_dataclass
+from itertools import chain
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+from kanrun.config.registry import EXPERIMENTS, GROUPS, Plain, foreign_setting, resolve
+from kanrun.config.rules import FILE, MISSING, Setting, settings_of, shown
+from kanrun.errors import UsageError, did_you_mean, no_file
+
+S = TypeVar("S")
+
+
+def typed_config(command: str, plain: Plain) -> Any:
+    """Return the typed and checked configuration of a command.
+
+    `plain` has plain values; top-level keys that the command does not have may serve
+    interpolations, and are omitted. Raises UsageError if a key, type or value is wrong, or an
+    interpolation does not resolve, and MissingSettings if a setting without default is not given.
+    """
+    settings = EXPERIMENTS.find(command).settings
+    resolved, own = resolve_interpolations(dict(plain)), settings_of(settings)
+    return _complete(settings, {key: value for key, value in resolved.items() if key in own})
+
+
+def with_differences(settings: S, differences: Plain, at: str = "") -> S:
+    """Return a copy of the dataclass `settings` with nested differences, typed and checked.
+
+    A group that names a `kind` is replaced as a whole. Raises UsageError.
+    """
+    plain = asdict(settings)  # type: ignore[call-overload]
+    for key, value in differences.items():
+        replaced = not at and key in GROUPS and isinstance(value, Mapping) and "kind" in value
+        plain[key] = value if replaced else merged(plain.get(key), value)
+    return _complete(type(settings), resolve_interpolations(plain), at)
+
+
+def _complete(settings: type[S], plain: Plain, at: str = "") -> S:
+    """Return the dataclass `settings` of plain values. Raises MissingSettings if one is missing."""
+    made = typed(settings, plain, at)
+    given = _values_of(made, at)
+    missing = sorted((path, one.about) for path, one, value in given if value == MISSING)
+    if missing:
+        raise MissingSettings([path for path, _ in missing], f" ({missing[0][1]})")
+    return made
+
+
+def typed(settings: type[S], values: Plain, at: str = "") -> S:
+    """Return the dataclass `settings` with these values, typed and checked; `at` is its path.
+
+    Raises UsageError for an unknown key, a wrong type, or a value that breaks its rule.
+    """
+    if not isinstance(values, Mapping):
+        path = at.removesuffix(".")
+        raise UsageError(
+            f"{path}={shown(values)} is not possible, since {path} has keys of its own. "
+            f"Set those, as {at}KEY=VALUE."
+        )
+    known, made = settings_of(settings), {}  # type: ignore[arg-type]  # a class is hashable
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_key(str(name), at, sorted(known), str(values.get("kind", "")))
+        made[name] = _typed_value(known[name], at + name, value)
+    result = settings(**made)
+    for sentence in getattr(result, "conflicts", lambda _: ())(at):
+        raise UsageError(sentence)
+    return result
+
+
+def check(settings: Any, at: str = "") -> None:
+    """Raise UsageError for the first setting that `typed` would reject."""
+    typed(type(settings), vars(settings), at)
+
+
+def check_files(settings: Any) -> None:
+    """Raise UsageError for the first setting that names a file which is not there."""
+    for _, one, value in _values_of(settings):
+        if FILE in one.marks and value and not os.path.exists(os.path.expanduser(value)):
+            raise UsageError(no_file(value))
+
+
+def check_target(settings: Any) -> None:
+    """Raise UsageError for a target that its kind rejects before anything heavy is loaded."""
+    target = getattr(settings, "target", None)
+    if target is not None and (check_settings := GROUPS["target"][target.kind].check):
+        resolve(check_settings)(target)
+
+
+def _values_of(made: Any, at: str = "") -> Iterator[tuple[str, Setting, Any]]:
+    """Yield path, setting and value of each setting, those of dataclasses in it included."""
+    for name, one in settings_of(type(made)).items():  # type: ignore[arg-type]
+        value = getattr(made, name)
+        if is_dataclass(value):
+            yield from _values_of(value, f"{at}{name}.")
+        else:
+            yield at + name, one, value
+
+
+def holder_of(plain: Any, key: str, make: bool = False) -> tuple[Any, Any]:
+    """Return the mapping or list that has a dotted key, and its last part or number there.
+
+    With `make`, mappings on the way are made. Raises LookupError, ValueError or TypeError.
+    """
+    *parents, last = key.split(".")
+    for part in parents:
+        if make and isinstance(plain, dict) and not isinstance(plain.get(part), dict | list):
+            plain[part] = {}
+        plain = plain[int(part) if isinstance(plain, list) else part]
+    return plain, int(last) if isinstance(plain, list) else last
+
+
+def with_values(plain: Plain, values: Plain) -> dict[str, Any]:
+    """Return a copy of a composed configuration with the values of a point, by dotted key.
+
+    The choice of a group (`target`, `study`) is no setting: the configuration has it already.
+    """
+    changed = deepcopy(dict(plain))
+    for key, value in values.items():
+        with contextlib.suppress(LookupError, ValueError, TypeError):
+            holder, last = holder_of(changed, key)
+            if not isinstance(holder[last], Mapping) or isinstance(value, Mapping):
+                holder[last] = deepcopy(value)
+    return changed
+
+
+def resolve_interpolations(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return plain values with `${...}` resolved. Raises UsageError for what does not resolve."""
+    if "${" not in str(plain):
+        return plain
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        resolved: Any = OmegaConf.to_container(OmegaConf.create(plain), resolve=True)
+    except OmegaConfBaseException as error:
+        reason = (error.msg or str(error)).partition("\n")[0].rstrip(".")
+        raise UsageError(f"{error.full_key}: {reason}.") from error
+    return dict(resolved)
+
+
+class MissingSettings(UsageError):
+    """Settings without a default that nothing sets, by their paths."""
+
+    def __init__(self, paths: list[str], about: str) -> None:
+        super().__init__(f"{' and '.join(paths)} must be given, as {paths[0]}=VALUE{about}.")
+        self.paths = paths
+
+
+def unknown_key(name: str, at: str, known: Sequence[str], kind: str = "") -> UsageError:
+    """Return the error for a key that is not there, with the keys next to it and what to write."""
+    group = at.removesuffix(".")
+    if kind in GROUPS.get(group, ()) and (sentence := foreign_setting(at + name, {group: kind})):
+        return UsageError(sentence)
+    keys = [one for one in known if one != "kind"]
+    others = (settings_of(one.settings) for one in GROUPS.get(group, {}).values())
+    near = dict.fromkeys(f"{at}{one}" for one in (*keys, *chain(*others)))
+    offer = did_you_mean(f"{at}{name}", near, max_names=1)
+    where = f"keys of {group}" if group else "keys"
+    return UsageError(f"there is no key {at}{name}{offer} ({where}: {', '.join(keys)}).")
+
+
+def _typed_value(one: Setting, path: str, value: Any) -> Any:
+    """Return the typed and checked value of a setting at its path. Raises UsageError."""
+    if isinstance(value, str) and value == MISSING:
+        return value
+    inner = get_args(one.type)[0] if get_origin(one.type) is Annotated else one.type
+    if is_dataclass(value):
+        inner, value = type(value), vars(value)
+    elif inner is Any and path in GROUPS and value is not None:
+        kinds = GROUPS[path]
+        if not isinstance(value, Mapping) or value.get("kind") is None:
+            raise UsageError(
+                f"{path}={shown(value)} is not a choice of the group, which has a kind: "
+                f"one of {', '.join(kinds)}."
+            )
+        inner = kinds.find(value["kind"], f"{path}.kind").settings
+    if is_dataclass(inner):
+        return typed(inner, value, f"{path}.")  # type: ignore[arg-type]
+    # A group's `kind` is chosen as executor=local.
+    return one.value(path.removesuffix(".kind"), value)
+
+
+def merged(old: Any, new: Any) -> Any:
+    """Return a copy of the value `new`; one that is a mapping is merged into the mapping `old`."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return deepcopy(new)
+    return {**old, **{key: merged(old.get(key), value) for key, value in new.items()}}
