@@ -130,6 +130,12 @@ class TableFitting:
     def _warnings(self, fitted: TableModel, checked: DataFrame) -> Records:
         """Yield warnings on copies of rows, on what was left out, and on negative predictions."""
         yield from _copies(fitted, self.problem.dataset)
+        if not all(output.has_converged for output in fitted.fit.outputs):
+            yield Note(
+                "Newton's method for the most probable effects ended before it converged, so the "
+                "predictions may be poor; look for inputs that separate the outputs completely",
+                warning=True,
+            )
         model, done = self.cfg.model, 0 if fitted.folds is None else len(fitted.folds.seconds)
         asked = {"cv": model.folds, "validation": 1}.get(model.selection, 0)
         why = "the time limit" if time_limit_reached() else "the size of the table"

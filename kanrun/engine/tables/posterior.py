@@ -20,9 +20,10 @@ from kanrun.errors import KanrunError
 
 #: Rows whose features are used at once.
 _BLOCK = 4096
-#: Newton steps at most, and the change of the latent values, in their standard deviations given the
-#: rows' information, at which they end.
+#: Newton steps at most.
 _STEPS = 40
+#: Largest change of a latent value at which Newton steps end, in its standard deviation given the
+#: information of its row.
 _TOLERANCE = 1e-3
 #: Largest change of a latent value in one step, so that exponentials do not overflow.
 _LARGEST_STEP = 4.0
@@ -83,6 +84,7 @@ class Posterior:
         determined: 1 - V_kk / P_kk of each coefficient (features,), with its variance V_kk given
             the rows and its prior variance P_kk: near 1 if the rows determine it, else near 0.
         scale: Factor of all prior variances.
+        has_converged: Whether Newton's method ended before its last step.
     """
 
     level: float
@@ -92,6 +94,7 @@ class Posterior:
     left_out: ndarray
     determined: ndarray
     scale: float = 1.0
+    has_converged: bool = True
 
     def latent(self, features: ndarray) -> ndarray:
         return np.asarray(self.level + features @ self.coefficients)
@@ -154,7 +157,7 @@ def _by_newton(
     """Improve the latent function of each class or output by steps of least squares, in turn."""
     starts = [each.start() for each in likelihoods]
     latent = np.tile(starts, (len(features), 1))
-    scale, found = 1.0, list[Posterior]()
+    scale, found, has_converged = 1.0, list[Posterior](), False
     for turn in range(_ROUNDS if rescale else 1):
         for _ in range(_STEPS):
             before, found = latent.copy(), []
@@ -177,7 +180,7 @@ def _by_newton(
                 change = max(
                     change, float((np.abs(step) * np.sqrt(weights / weights.mean())).max())
                 )
-            if change < _TOLERANCE:
+            if has_converged := change < _TOLERANCE:
                 break
         if rescale and turn == 0:
             pairs = [_working(likelihoods, latent, k) for k in range(len(likelihoods))]
@@ -186,7 +189,7 @@ def _by_newton(
             rows = float(likelihoods[0].weights.sum())
             scale, dispersion = _scale(several, prior, known, rows)
             likelihoods = [replace(each, dispersion=dispersion) for each in likelihoods]
-    return found
+    return [replace(each, has_converged=has_converged) for each in found]
 
 
 def _working(
@@ -236,7 +239,8 @@ def _solved(
         half = _half_solved(factor, (features[part] - moments.mean).T)
         leverage[part] = (half**2).sum(0)
     variance = leverage + dispersion / moments.count
-    inverse, _ = linalg.lapack.dtrtri(factor, lower=1)
+    # LAPACK prints a complaint about a matrix without rows.
+    inverse = linalg.lapack.dtrtri(factor, lower=1)[0] if len(factor) else factor
     determined = 1 - (inverse**2).sum(0) / prior
     left = np.maximum(1 - weights / dispersion * variance, _LEAST_LEFT)
     return Posterior(

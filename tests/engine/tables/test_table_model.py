@@ -342,3 +342,18 @@ def test_a_category_has_a_point_for_each_level_with_a_wider_band_where_rows_are_
     widths = (effects["upper"] - effects["lower"])[mine]
     assert widths.is_monotonic_increasing  # rarer levels are less certain
     assert set(effects["input"]) == {"city", "s"}
+
+
+def test_newton_steps_that_did_not_converge_are_reported(monkeypatch):
+    x = np.random.default_rng(0).uniform(-1, 1, (80, 2))
+    points = Points(x, (x[:, :1] + 0.5 * x[:, 1:] > 0).astype(float))
+    policy = TablePolicy(folds=0, pairs=False)
+    assert all(output.has_converged for output in fit_table(points, 2, policy).fit.outputs)
+    monkeypatch.setattr("kanrun.engine.tables.posterior._STEPS", 1)
+    assert not any(output.has_converged for output in fit_table(points, 2, policy).fit.outputs)
+
+
+def test_outputs_that_are_constant_print_nothing(capfd):
+    x = np.random.default_rng(0).uniform(-1, 1, (50, 2))
+    assert_allclose(fit_table(Points(x, np.full((50, 1), 2.5)), None).predict(x), 2.5)
+    assert capfd.readouterr() == ("", "")
