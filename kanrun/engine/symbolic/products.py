@@ -30,6 +30,7 @@ from kanrun.engine.symbolic.templates import (
     Monomial,
     Template,
     Term,
+    take_two_values,
 )
 
 #: Relative accuracy of values in the weights of rows: without it few large values decide alone.
@@ -172,7 +173,7 @@ def monomials(
         (coordinates.bits(((i, p),)), i, p)
         for i, atom in enumerate(coordinates.atoms)
         for p in exponents
-        if (p.denominator == 1 or coordinates.positive[i])
+        if coordinates.allows(((i, p),))
         and not atom.inputs & without
         and (waves or atom.is_algebraic)
     )
@@ -191,6 +192,12 @@ def monomials(
             if is_product and len(chosen) < members:
                 heapq.heappush(waiting, (bits + step + OPERATION, (*chosen, last)))
     return found
+
+
+def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Monomial]:
+    """Return those of the `cap` simplest monomials of which functions are more than lines."""
+    every = monomials(coordinates, cap, waves=waves)
+    return [each for each in every if not take_two_values(coordinates.value(each))]
 
 
 def scales(function: Candidate, z: Array, size: float, middle: float) -> Array:
@@ -282,6 +289,8 @@ class Products:
                 near.append(halves(p + (0.5 if halves(p) < p else -0.5)))
             if near[0].denominator > 1:
                 near.append(halves(p, 1))
+            if self.sample.coordinates.linear[i]:
+                near = [Fraction(0), Fraction(1)]
             choices.append(list(dict.fromkeys(near)))
         found = []
         for powers in itertools.islice(itertools.product(*choices), 16):
@@ -320,7 +329,7 @@ class Products:
                 found.append(self._explaining(columns, np.hstack(logs)))
                 columns = []
                 logs = []
-        if columns:
+        if columns or not found:
             found.append(self._explaining(columns, np.hstack(logs)))
         gains = np.concatenate([gain for *_, gain in found])
         every = [column for part, *_ in found for column in part]
@@ -330,8 +339,8 @@ class Products:
 
     def _arguments(self) -> list[Monomial]:
         coordinates = self.sample.coordinates
-        algebraic = monomials(coordinates, _ARGUMENTS, waves=False)
-        return sorted({*algebraic, *monomials(coordinates, _ARGUMENTS // 3)}, key=coordinates.bits)
+        algebraic = arguments(coordinates, _ARGUMENTS, waves=False)
+        return sorted({*algebraic, *arguments(coordinates, _ARGUMENTS // 3)}, key=coordinates.bits)
 
     def _of_argument(self, monomial: Monomial, waves: bool) -> Iterator[tuple[list[Column], Array]]:
         """Yield the columns of all functions of a monomial."""

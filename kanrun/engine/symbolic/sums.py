@@ -20,6 +20,7 @@ from kanrun.engine.symbolic.products import (
     ONE_PLUS,
     RELATIVE,
     Sample,
+    arguments,
     halves,
     monomials,
     scales,
@@ -34,6 +35,7 @@ from kanrun.engine.symbolic.templates import (
     Template,
     Term,
     Transform,
+    take_two_values,
 )
 
 #: Largest number of monomials in a dictionary.
@@ -149,16 +151,14 @@ def _apart(sample: Sample, monomial: Monomial, taken: frozenset[int]) -> bool:
 def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, Array, float]]:
     """Return monomials times functions F(c z) of simple monomials z."""
     coordinates = sample.coordinates
-    arguments = [m for m in monomials(coordinates, 300, waves=False) if _apart(sample, m, taken)][
-        :24
-    ]
+    inner = [m for m in arguments(coordinates, 300, waves=False) if _apart(sample, m, taken)][:24]
     factors = [
         (),
         *(m for m in monomials(coordinates, 200, waves=False) if _apart(sample, m, taken)),
     ][:16]
     bases = [(m, coordinates.value(m), coordinates.bits(m)) for m in factors]
     found: list[tuple[Term, Array, float]] = []
-    for monomial in arguments:
+    for monomial in inner:
         z = coordinates.value(monomial)
         cost = coordinates.bits(monomial)
         for function in sample.functions:
@@ -226,6 +226,7 @@ class Sums:
         self.columns = columns[keep] / norms[keep, None]
         self.norms = norms[keep]
         self.bits = dictionary.bits[keep]
+        self.linear = take_two_values(dictionary.values[keep])
         self.terms = [dictionary.terms[i] for i in self.index]
         self.half = 0.5 * int((self.weights > 0).sum())
 
@@ -257,6 +258,8 @@ class Sums:
 
     def _fitted(self, choices: Sequence[tuple[int, ...]]) -> Iterator[Template]:
         for chosen in choices:
+            if self.transform is not IDENTITY_TRANSFORM and self.linear[list(chosen)].all():
+                continue  # a function of terms that take two values
             yield self.template(chosen, self._solved(chosen)[1])
 
     def _score(self, rest: Array, bits: Array) -> Array:

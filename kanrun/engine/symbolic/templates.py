@@ -17,6 +17,7 @@ from functools import reduce
 
 import numpy as np
 import sympy
+from numpy.typing import NDArray
 from scipy.linalg import qr
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
@@ -36,8 +37,10 @@ _STEPS = 30
 _GAIN = 1e-7
 #: Relative change of a constant by which slopes are measured.
 _DIFFERENCE = 1e-7
-#: Largest numerator and denominator of a constant that is taken for a simple number.
-_SIMPLE = 6
+#: Range in radians above which a wave of an input with frequency 1 differs from a line.
+_LEAST_TURN = 0.5
+#: Size in radians of an input below which a wave with frequency 1 has few turns.
+_MOST_TURNS = 50.0
 
 #: Exponents of atoms, each an index and an exponent, in the order of the indices.
 Monomial = tuple[tuple[int, Fraction], ...]
@@ -58,6 +61,17 @@ class Atom:
         return not self.expression.has(sympy.sin, sympy.cos)
 
 
+def take_two_values(values: Array) -> NDArray[np.bool_]:
+    """Return whether `values` (..., N) have at most two distinct values each, shape (...).
+
+    An indicator of a text has. Every function and every power of it is a line in it on the points,
+    so the regressions have no columns of these.
+    """
+    low = values.min(axis=-1, keepdims=True)
+    high = values.max(axis=-1, keepdims=True)
+    return np.asarray(((values == low) | (values == high)).all(axis=-1))
+
+
 class Coordinates:
     """Atoms with their values at the points, from which monomials are computed."""
 
@@ -70,6 +84,7 @@ class Coordinates:
         self.values = values
         self.signs = np.sign(values)
         self.positive: list[bool] = [bool((column > 0).all()) for column in values]
+        self.linear: list[bool] = take_two_values(values).tolist()
 
     @classmethod
     def of_inputs(cls, x: Array, waves: bool = True) -> Coordinates:
@@ -88,18 +103,12 @@ class Coordinates:
                     if 1e-2 < ratio < 1e2 and np.ptp(values) > 0:
                         cost = 2 * bits + OPERATION
                         atoms.append(Atom(expression, values, cost, pair))
-                        if (
-                            waves
-                            and sign < 0
-                            and np.ptp(values) > 0.5
-                            and np.abs(values).max() < 50
-                        ):
+                        if waves and sign < 0 and _waves_differ(values):
                             wave = sympy.cos(expression)
                             atoms.append(Atom(wave, np.cos(values), cost + FUNCTION, pair))
         if waves:
             for i in range(count):
-                # Beyond a few turns a wave of a fixed frequency is a constant of its own.
-                if np.ptp(x[:, i]) > 0.5 and np.abs(x[:, i]).max() < 50:
+                if _waves_differ(x[:, i]):
                     for name in (sympy.sin, sympy.cos):
                         wave = np.sin(x[:, i]) if name is sympy.sin else np.cos(x[:, i])
                         inputs = frozenset([i])
@@ -107,8 +116,11 @@ class Coordinates:
         return cls(atoms)
 
     def allows(self, monomial: Monomial) -> bool:
-        """Return whether the monomial is real at all points."""
-        return all(p.denominator == 1 or self.positive[i] for i, p in monomial)
+        """Return whether the monomial is real at all points, and no power of two values."""
+        return all(
+            p in (0, 1) or ((p.denominator == 1 or self.positive[i]) and not self.linear[i])
+            for i, p in monomial
+        )
 
     def value(self, monomial: Monomial) -> Array:
         """Return the values (N,) of a monomial."""
@@ -139,6 +151,15 @@ class Coordinates:
         """Return the bits of a monomial."""
         each = [self.atoms[i].bits + exponent_bits(p) for i, p in monomial]
         return sum(each) + OPERATION * max(len(each) - 1, 0)
+
+
+def _waves_differ(values: Array) -> bool:
+    """Return whether a sine of `values` (N,) differs from a line and has few turns.
+
+    Beyond a few turns, a wave of a fixed frequency is a constant of its own.
+    """
+    is_moderate = np.ptp(values) > _LEAST_TURN and np.abs(values).max() < _MOST_TURNS
+    return bool(is_moderate and not take_two_values(values))
 
 
 def exponent_bits(p: Fraction) -> float:

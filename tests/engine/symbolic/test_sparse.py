@@ -86,6 +86,22 @@ def test_only_candidates_asked_for_are_in_the_formulas():
         assert not each.expression.has(sympy.sin, sympy.cos, sympy.log, sympy.tanh)
 
 
+@pytest.mark.parametrize("levels", [(0.0, 1.0), (1.0, 2.0)])
+@pytest.mark.parametrize("slope", [0.0, 10.0])
+def test_an_input_with_two_values_is_in_no_function_and_no_power(levels, slope):
+    rng = np.random.default_rng(0)
+    x = np.column_stack([rng.uniform(1, 3, 200), rng.choice(levels, 200)])
+    y = 40 + 100 * x[:, 1] + slope * x[:, 0] + 12 * rng.standard_normal(200)
+    found = found_in(SearchData(x, y, x, y))
+    level = sympy.Symbol("x1", real=True)
+    for each in found.rivals:
+        parts = each.expression.atoms(sympy.Function, sympy.Pow)
+        assert not [part for part in parts if part.free_symbols == {level}]
+    shortest = found.rivals[0].expression
+    assert shortest.has(level)
+    assert sympy.diff(shortest, level, 2) == 0
+
+
 def test_noise_alone_ends_no_search():
     x = uniform(1, 2, 200, 1)
     y = np.random.default_rng(0).standard_normal(200)
