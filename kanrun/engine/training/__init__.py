@@ -42,6 +42,7 @@ from kanrun.engine.training.grid_training import (
     GridTraining,
     first_penalty,
 )
+from kanrun.engine.training.growth import Growth
 from kanrun.engine.training.memory import INFORMATION, QuadraticMemory
 from kanrun.engine.training.objective import (
     DataFitting,
@@ -60,7 +61,7 @@ from kanrun.engine.training.solver_run import (
     take_steps,
 )
 from kanrun.engine.training.solvers import LevenbergMarquardt, Solver
-from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, Growth, random_starts
+from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, random_starts
 from kanrun.monitoring import finished, time_limit_reached
 
 #: Steps of the final fit on training and validation points together.

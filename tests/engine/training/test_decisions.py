@@ -9,8 +9,9 @@ from made_kan import kan
 from torch import Generator
 
 from kanrun.engine.training import Plan, Samples, TrainingData, grid_training, starts
-from kanrun.engine.training.data import Errors, second_order_work
+from kanrun.engine.training.data import Errors, GrowthPolicy, second_order_work
 from kanrun.engine.training.grid_training import ROUGH_WEIGHTS, GridTraining, finished
+from kanrun.engine.training.growth import Growth
 from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import (
     Clock,
@@ -22,7 +23,7 @@ from kanrun.engine.training.solver_run import (
     spent,
 )
 from kanrun.engine.training.solvers import Solver
-from kanrun.engine.training.starts import Growth, RandomStart
+from kanrun.engine.training.starts import RandomStart
 
 X = torch.linspace(-1, 1, 40, dtype=torch.float64)[:, None]
 #: Outputs +1 and -1, so that errors are relative ones.
@@ -190,7 +191,7 @@ def test_a_grid_is_left(losses, patience, taken):
 
 def growth(outputs=1, **policy):
     setup = Setup(DATA, Plan("lm", (4, 8), starts=4), Generator().manual_seed(0), Clock())
-    return Growth(setup, SmoothnessPenalty(), starts.GrowthPolicy((1, 3, outputs), **policy))
+    return Growth(setup, SmoothnessPenalty(), GrowthPolicy((1, 3, outputs), **policy))
 
 
 @pytest.mark.parametrize("error, continues", [(0.049, True), (0.051, False)])
@@ -206,7 +207,7 @@ def test_the_best_shape_continues_unless_its_fit_is_poor(error, continues):
 )
 def test_an_identity_layer_stays_if_it_halves_the_error(before, after, deeper):
     one, shallow = growth(), RandomStart(kan([1, 2, 1]), loss=before)
-    one.policy = starts.GrowthPolicy((1, 3, 2, 1))
+    one.policy = GrowthPolicy((1, 3, 2, 1))
     one._started = lambda networks: [RandomStart(networks[0], loss=after)]
     (found,) = one._deeper([shallow])
     assert (found is not shallow) == deeper

@@ -20,9 +20,9 @@ from kanrun.engine.training import (
 )
 from kanrun.engine.training.data import Errors, baseline_error
 from kanrun.engine.training.grid_training import GridTraining
+from kanrun.engine.training.growth import Growth
 from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import Clock, GridTransfer, Setup, Stage
-from kanrun.engine.training.starts import Growth
 from kanrun.monitoring import finished
 
 
