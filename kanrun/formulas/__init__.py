@@ -27,17 +27,19 @@ from sympy.printing.numpy import SciPyPrinter
 
 from kanrun.errors import UsageError
 from kanrun.formulas.parsing import (
-    CONSTANTS,
-    FUNCTIONS,
     PRECISION,
-    RECIPROCALS,
-    KnownFunction,
     constant,
     names_in,
     parse,
     parse_expression,
-    variable,
     variables_in,
+)
+from kanrun.formulas.vocabulary import (
+    CONSTANTS,
+    FUNCTIONS,
+    RECIPROCALS,
+    KnownFunction,
+    variable,
 )
 
 #: Digits that determine a float64.

@@ -12,89 +12,23 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import sympy
 from sympy import Expr
 
-from kanrun.errors import UsageError, did_you_mean
-
-#: Reciprocals to their functions: sympy's simplification writes these, and so may a formula.
-RECIPROCALS: dict[Any, Any] = {
-    sympy.cot: sympy.tan,
-    sympy.sec: sympy.cos,
-    sympy.csc: sympy.sin,
-    sympy.coth: sympy.tanh,
-    sympy.sech: sympy.cosh,
-    sympy.csch: sympy.sinh,
-}
-
-
-def variable(name: str) -> sympy.Symbol:
-    """Return the symbol of an input. It is real, so that sqrt(x0**2) is |x0|.
-
-    Expressions that are compared with parsed ones must be built from it.
-    """
-    return sympy.Symbol(name, real=True)
-
-
-@dataclass(frozen=True)
-class KnownFunction:
-    """A function of formulas: `build(*arguments)`, with `arguments` of them (None: two or more)."""
-
-    build: Callable[..., Expr]
-    arguments: int | None = 1
-
-
-def _step(argument: Expr) -> Expr:
-    """Return 1 for a positive argument, 0 for a negative one, 1/2 at zero."""
-    return (1 + sympy.sign(argument)) / 2
-
-
-def _bessel(order: Expr, argument: Expr) -> Expr:
-    """Return J_order(argument); values of orders above 8 were not compared with 30 digits."""
-    if not order.is_Integer or not 0 <= order <= 8:
-        raise ValueError("the order of besselj must be a whole number from 0 to 8")
-    return sympy.besselj(order, argument)
-
-
-def _table() -> dict[str, KnownFunction]:
-    circular, hyperbolic = ("sin", "cos", "tan"), ("sinh", "cosh", "tanh")
-    inverses = [f"a{name}" for name in (*circular, *hyperbolic)]
-    others = ("exp", "log", "sqrt", "sign", "erf", "floor", "Abs")
-    reciprocals = (function.__name__ for function in RECIPROCALS)
-    names = (*circular, *hyperbolic, *inverses, *reciprocals, *others)
-    unary: dict[str, Callable[..., Any]] = {name: getattr(sympy, name) for name in names}
-    unary |= {f"arc{name}": getattr(sympy, f"a{name}") for name in (*circular, "tanh")}
-    unary |= {
-        "ln": sympy.log,
-        "log10": lambda argument: sympy.log(argument, 10),
-        "log2": lambda argument: sympy.log(argument, 2),
-        "abs": sympy.Abs,
-        "sigmoid": lambda argument: 1 / (1 + sympy.exp(-argument)),
-        "gaussian": lambda argument: sympy.exp(-(argument**2)),
-        "heaviside": _step,
-        "j0": lambda argument: sympy.besselj(0, argument),
-        "j1": lambda argument: sympy.besselj(1, argument),
-    }
-    table = {name: KnownFunction(build) for name, build in unary.items()}
-    table["besselj"] = KnownFunction(_bessel, 2)
-    table["where"] = KnownFunction(lambda step, yes, no: no + (yes - no) * step, 3)
-    for name in ("Min", "Max"):
-        table[name] = table[name.lower()] = KnownFunction(getattr(sympy, name), None)
-    return table
-
-
-#: Functions by name. Aliases (arcsin, ln, ...) and sympy's spellings (Abs, Max) are included, so
-#: that the text of an expression reads back as that expression. sigmoid(x) is 1/(1 + exp(-x)),
-#: gaussian(x) is exp(-x^2), where(x < 0.5, 1, 0) is 1 below 0.5 and 0 above.
-FUNCTIONS: dict[str, KnownFunction] = _table()
-
-CONSTANTS: dict[str, Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
-
+from kanrun.errors import UsageError
+from kanrun.formulas.vocabulary import (
+    CONSTANTS,
+    FUNCTIONS,
+    INDEXED,
+    KnownFunction,
+    similar_names,
+    step,
+    variable,
+)
 
 # Maximum sizes of a formula, checked before anything is computed.
 _CHARACTERS = 20_000
@@ -110,7 +44,6 @@ PRECISION = 20  # digits of the value of a constant
 _QUOTED = 80  # characters of a formula in a message
 _CODE = 40  # characters of code that is not allowed
 
-_INDEXED = re.compile(r"x(0|[1-9]\d*)")
 _NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
 _NOT_REAL = (sympy.I, sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
 _ABSURD = "it holds a number of absurd size"
@@ -169,7 +102,7 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
 
 def variables_in(text: str) -> tuple[str, ...]:
     """Return x0, x1, ... up to the highest index in `text`, also if it cancels as in 0*x2."""
-    indices = [int(match[1]) for name in names_in(text) if (match := _INDEXED.fullmatch(name))]
+    indices = [int(match[1]) for name in names_in(text) if (match := INDEXED.fullmatch(name))]
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
 
 
@@ -276,9 +209,9 @@ class _Reader:
                 _check_exponent(exponent, base)
                 return _checked(base**exponent)
             case ast.Compare(ast.expr() as small, [ast.Lt() | ast.LtE()], [large]):
-                return _step(self.read(large, depth + 1) - self.read(small, depth + 1))
+                return step(self.read(large, depth + 1) - self.read(small, depth + 1))
             case ast.Compare(ast.expr() as large, [ast.Gt() | ast.GtE()], [small]):
-                return _step(self.read(large, depth + 1) - self.read(small, depth + 1))
+                return step(self.read(large, depth + 1) - self.read(small, depth + 1))
             case ast.Call():
                 return self._call(node, depth)
         raise _Refused(
@@ -306,7 +239,7 @@ class _Reader:
     def _is_variable(self, name: str) -> bool:
         if self.variables is not None:
             return name in self.variables
-        return _INDEXED.fullmatch(name) is not None
+        return INDEXED.fullmatch(name) is not None
 
     def _name(self, name: str) -> Expr:
         if self._is_variable(name):
@@ -324,7 +257,7 @@ class _Reader:
                 f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed"
             )
         own = sorted(self.variables or ())
-        known = _suggestion(name, [*own, *CONSTANTS, *FUNCTIONS])
+        known = similar_names(name, [*own, *CONSTANTS, *FUNCTIONS])
         use = f"the variables are {', '.join(own)}" if own else "use x0, x1, ... for variables"
         raise _Refused(f"unknown name {name!r}{known}; {use}")
 
@@ -337,7 +270,7 @@ class _Reader:
         if self._is_variable(name):
             raise _Refused(f"the variable {name} cannot be called; write products with *")
         if name not in self.functions:
-            known = _suggestion(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
+            known = similar_names(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
             raise _Refused(f"unknown function {name!r}{known}")
         if node.keywords:
             raise _Refused(f"{name} takes no named arguments")
@@ -402,8 +335,3 @@ def _checked(value: Expr) -> Expr:
 
 def _is_ordinary(number: Any) -> bool:
     return bool(1 / _MAGNITUDE < abs(number) < _MAGNITUDE)
-
-
-def _suggestion(name: str, known: Iterable[str]) -> str:
-    """Return similar names; one letter resembles any of the short names of functions."""
-    return did_you_mean(name, known) if len(name) > 1 else ""

@@ -24,7 +24,7 @@ from kanrun.config import (
 )
 from kanrun.errors import MALFORMED, UsageError
 from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
-from kanrun.formulas.parsing import KnownFunction
+from kanrun.formulas.vocabulary import KnownFunction
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import NAMED, Target, check_known, shown
 

@@ -1,0 +1,99 @@
+"""What a formula may name: its functions, constants and variables.
+
+Each function is built as a sympy expression. The reader of formulas (`parsing.py`) accepts these
+names and those that its caller adds, and rejects all others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import sympy
+from sympy import Expr
+
+from kanrun.errors import did_you_mean
+
+#: Reciprocals to their functions: sympy's simplification writes these, and so may a formula.
+RECIPROCALS: dict[Any, Any] = {
+    sympy.cot: sympy.tan,
+    sympy.sec: sympy.cos,
+    sympy.csc: sympy.sin,
+    sympy.coth: sympy.tanh,
+    sympy.sech: sympy.cosh,
+    sympy.csch: sympy.sinh,
+}
+
+
+def variable(name: str) -> sympy.Symbol:
+    """Return the symbol of an input. It is real, so that sqrt(x0**2) is |x0|.
+
+    Expressions that are compared with parsed ones must be built from it.
+    """
+    return sympy.Symbol(name, real=True)
+
+
+@dataclass(frozen=True)
+class KnownFunction:
+    """A function of formulas: `build(*arguments)`, with `arguments` of them (None: two or more)."""
+
+    build: Callable[..., Expr]
+    arguments: int | None = 1
+
+
+def step(argument: Expr) -> Expr:
+    """Return 1 for a positive argument, 0 for a negative one, 1/2 at zero."""
+    return (1 + sympy.sign(argument)) / 2
+
+
+def _bessel(order: Expr, argument: Expr) -> Expr:
+    """Return J_order(argument); values of orders above 8 were not compared with 30 digits."""
+    if not order.is_Integer or not 0 <= order <= 8:
+        raise ValueError("the order of besselj must be a whole number from 0 to 8")
+    return sympy.besselj(order, argument)
+
+
+def _table() -> dict[str, KnownFunction]:
+    circular, hyperbolic = ("sin", "cos", "tan"), ("sinh", "cosh", "tanh")
+    inverses = [f"a{name}" for name in (*circular, *hyperbolic)]
+    others = ("exp", "log", "sqrt", "sign", "erf", "floor", "Abs")
+    reciprocals = (function.__name__ for function in RECIPROCALS)
+    names = (*circular, *hyperbolic, *inverses, *reciprocals, *others)
+    unary: dict[str, Callable[..., Any]] = {name: getattr(sympy, name) for name in names}
+    unary |= {f"arc{name}": getattr(sympy, f"a{name}") for name in (*circular, "tanh")}
+    unary |= {
+        "ln": sympy.log,
+        "log10": lambda argument: sympy.log(argument, 10),
+        "log2": lambda argument: sympy.log(argument, 2),
+        "abs": sympy.Abs,
+        "sigmoid": lambda argument: 1 / (1 + sympy.exp(-argument)),
+        "gaussian": lambda argument: sympy.exp(-(argument**2)),
+        "heaviside": step,
+        "j0": lambda argument: sympy.besselj(0, argument),
+        "j1": lambda argument: sympy.besselj(1, argument),
+    }
+    table = {name: KnownFunction(build) for name, build in unary.items()}
+    table["besselj"] = KnownFunction(_bessel, 2)
+    table["where"] = KnownFunction(lambda switch, yes, no: no + (yes - no) * switch, 3)
+    for name in ("Min", "Max"):
+        table[name] = table[name.lower()] = KnownFunction(getattr(sympy, name), None)
+    return table
+
+
+#: Functions by name. Aliases (arcsin, ln, ...) and sympy's spellings (Abs, Max) are included, so
+#: that the text of an expression reads back as that expression. sigmoid(x) is 1/(1 + exp(-x)),
+#: gaussian(x) is exp(-x^2), where(x < 0.5, 1, 0) is 1 below 0.5 and 0 above.
+FUNCTIONS: dict[str, KnownFunction] = _table()
+CONSTANTS: dict[str, Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
+#: The name of an input by its number, such as x0.
+INDEXED = re.compile(r"x(0|[1-9]\d*)")
+
+
+def similar_names(name: str, known: Iterable[str]) -> str:
+    """Return a question that offers names similar to `name`, or "".
+
+    A single letter gets none, because it resembles each of the short names of functions.
+    """
+    return did_you_mean(name, known) if len(name) > 1 else ""
