@@ -26,7 +26,7 @@ from kanrun.runs.records import Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.recipe import Training
 
-from . import training
+from . import sequences, training
 from .forgetting_claims import claims_of
 from .learners import cells_of, learner_of_cell
 
@@ -36,28 +36,28 @@ def cells(cfg: ContinualConfig) -> list[Cell]:
     return [
         {**({"sequence": name} if name else {}), **cell}
         for name in cfg.sequences or [None]
-        for cell in cells_of(training.of_sequence(cfg, name))
+        for cell in cells_of(sequences.of_sequence(cfg, name))
     ]
 
 
 def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
     for name in cfg.sequences or [None]:
-        own = training.of_sequence(cfg, name)
+        own = sequences.of_sequence(cfg, name)
         if not isinstance(own.model, KANConfig):
             raise UsageError(
                 f"model={own.model.kind}: continual takes the KAN from `model`; MLPs are "
                 "`learners`."
             )
-        sequence = training.make_sequence(own, own.overlap, own.seed)
+        sequence = sequences.make_sequence(own, own.overlap, own.seed)
         for cell in cells_of(own):
             Training.of(learner_of_cell(own, cell).model, own.solver, sequence.problem)
 
 
 def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
     """Train all trials of one learner: yield a row each, and the tables of the best."""
-    cfg = training.of_sequence(cfg, cell.get("sequence"))
-    sequence = training.make_sequence(cfg, cell["overlap"], seed)
+    cfg = sequences.of_sequence(cfg, cell.get("sequence"))
+    sequence = sequences.make_sequence(cfg, cell["overlap"], seed)
     learner = learner_of_cell(cfg, cell)
     place = {"part": cell["part"], "learner": learner.name, "memory": learner.memory}
     place |= {key: cell[key] for key in ("overlap", "sequence") if key in cell}

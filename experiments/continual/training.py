@@ -1,6 +1,4 @@
-"""Task sequences, the training of a learner with a new solver in each phase, and its forgetting.
-
-Phases show one narrow peak each, or the rows of a target with one value, or range, of a column.
+"""The training of a learner with a new solver in each phase, and the measures of its forgetting.
 
 The measures are of the matrix R[i, j], the error on phase j's data after phase i. They are
 published for accuracies; for errors their signs turn. With T phases, counted from 1:
@@ -19,7 +17,6 @@ started from; R[T, j] - R[j, j] is what was lost since.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -32,7 +29,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
 
-from kanrun.config import SOLVERS, TARGETS, ContinualConfig, ExpressionTarget, TableTarget
+from kanrun.config import SOLVERS, ContinualConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import find_interval, sample_points
 from kanrun.engine.training import (
@@ -43,32 +40,22 @@ from kanrun.engine.training import (
     TrainingData,
 )
 from kanrun.engine.training import predict as outputs
-from kanrun.errors import TrainingFailed, UsageError
+from kanrun.errors import TrainingFailed
 from kanrun.model.prediction import in_numpy
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Array
 from kanrun.runs.records import Note, Row, Table, Value
-from kanrun.study import with_cell
-from kanrun.study.build import (
-    PRECISIONS,
-    LearningProblem,
-    make_problem,
-    problem_on,
-)
 from kanrun.study.recipe import Training
-from kanrun.study.resources import device_of, generator
-from kanrun.targets import Dataset, Points, Scaling, Target, build_target
-from kanrun.targets.datasets import check_known
-from kanrun.targets.functions import peaks_formula
+from kanrun.study.resources import generator
 
 from .learners import (
     Learner,
     Memory,
     evenly_chosen,
-    lattice,
     learners_of,
     without_memory,
 )
+from .sequences import TaskSequence
 
 Place = Mapping[str, Value]
 
@@ -78,114 +65,6 @@ MARGIN = 0.02
 DATA_POINTS = 50
 #: Points of each interval to which the best spline is fitted.
 SPLINE_POINTS = 20
-#: Largest number of phases.
-MAX_PHASES = 100
-#: Largest number of points of all phases.
-MAX_POINTS = 200_000
-
-
-@dataclass(frozen=True)
-class TaskSequence:
-    """Phases, and points of the whole domain for evaluation."""
-
-    problem: LearningProblem
-    phases: tuple[Samples, ...]
-    everything: Samples
-
-
-def of_sequence(cfg: ContinualConfig, name: str | None) -> ContinualConfig:
-    """Return the settings of the task sequence `name`, with the number of inputs of its target.
-
-    The phases of a target cannot overlap more. Raises UsageError for a target without phases, and
-    for one that is not one column of numbers.
-    """
-    if name is not None:
-        cfg = replace(with_cell(cfg, cfg.sequences[name]), sequences={})
-    if cfg.target is None and cfg.phase_column is None:
-        return cfg
-    if cfg.target is None or cfg.phase_column is None:
-        raise UsageError(
-            "the phases of a table need both target.path=FILE and phase_column=COLUMN."
-        )
-    target = cfg.target
-    if isinstance(target, TableTarget):
-        split = "time" if cfg.phases else "group"
-        target = replace(target, split=f"{split}:{cfg.phase_column}")
-    built = build_target(target)
-    if len(built.outputs) != 1 or built.classes:
-        raise UsageError("continual learns one column of numbers; name it, as target.outputs=[y].")
-    if not isinstance(target, TableTarget):
-        check_known("phase_column", cfg.phase_column, built.inputs, f"inputs of {built.name}")
-    parts = list(cfg.parts)
-    if "overlap" in parts:
-        parts.remove("overlap")
-    return replace(cfg, target=target, dimension=len(built.inputs), parts=parts)
-
-
-def _check_size(phases: int, points: int) -> None:
-    if phases > MAX_PHASES or points > MAX_POINTS:
-        raise UsageError(
-            f"{phases} phases with {points} points are too many: at most {MAX_PHASES} phases and "
-            f"{MAX_POINTS} points are possible. Set fewer peaks, or phases=5 for ranges of "
-            "phase_column."
-        )
-
-
-def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
-    """Return the phases: peaks in the order given by `seed`, or rows of a target by its column.
-
-    Nothing else of the peaks is random. Raises UsageError for too many phases or points.
-    """
-    if cfg.target is None:
-        target, points, judged = peaks(cfg, overlap, seed)
-        scalings = Scaling.identity(cfg.dimension), Scaling.identity(1)
-        dataset = Dataset(target, points, None, judged, *scalings)
-        problem = problem_on(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
-    else:
-        sampling = replace(cfg.sampling, validation_fraction=0.0)
-        if TARGETS[cfg.target.kind].table:
-            sampling = replace(sampling, n_train=None, n_test=0)
-        problem = make_problem(cfg, cfg.target, sampling, seed)
-    shown = problem.data.train
-    points = problem.dataset.train
-    groups: Any = points.groups
-    if groups is None:
-        groups = points.x[:, problem.dataset.target.inputs.index(str(cfg.phase_column))]
-    if cfg.target is not None and cfg.phases:
-        ends = np.quantile(groups, np.linspace(0, 1, cfg.phases + 1)[1:-1])
-        groups = np.searchsorted(ends, groups, side="right")
-    numbers = np.unique(groups)
-    _check_size(len(numbers), len(points))
-    phases = (shown.part(torch.from_numpy(np.flatnonzero(groups == n))) for n in numbers)
-    return TaskSequence(problem, tuple(phases), problem.data.test or shown)
-
-
-def peaks(cfg: ContinualConfig, overlap: float, seed: int) -> tuple[Target, Points, Points]:
-    """Return the sum of the peaks, the points of all phases with their numbers, and all points."""
-    _check_size(cfg.peaks**cfg.dimension, cfg.peaks**cfg.dimension * cfg.points)
-    axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
-    # To 12 digits, so that borders lie on knots.
-    centres = np.array(list(itertools.product(axis.round(12), repeat=cfg.dimension)))
-    order = np.arange(len(centres))[:: -1 if cfg.order == "descending" else 1]
-    if cfg.order == "random":
-        draws = generator(seed, "order of the peaks")
-        order = torch.randperm(len(centres), generator=draws).numpy()
-    low = centres.min(0) - cfg.spacing / 2
-    high = centres.max(0) + cfg.spacing / 2
-    half = cfg.spacing / 2 * (1 + overlap)
-    formula = peaks_formula(centres, cfg.sharpness)
-    domain = np.stack([low, high], 1)
-    if cfg.form == "step":
-        formula = f"heaviside({formula}-1/2)"
-    target = build_target(ExpressionTarget(formula, domain.tolist()))
-    assert target.function is not None  # an invariant: formulas are functions
-    boxes = ((np.maximum(at - half, low), np.minimum(at + half, high)) for at in centres[order])
-    parts = [lattice(*box, cfg.points) for box in boxes]
-    numbers = np.repeat(np.arange(float(len(parts))), [len(part) for part in parts])
-    shown = np.concatenate(parts)
-    everything = lattice(low, high, cfg.evaluation_points)
-    points = Points(shown, target.function(shown), groups=numbers)
-    return target, points, Points(everything, target.function(everything))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from doors import check_config, run_config, typed
 from kanrun.experiments import continual
 from kanrun.experiments.continual import claims_of as claims
 from kanrun.experiments.continual.learners import Learner, without_memory
-from kanrun.experiments.continual.training import make_sequence, of_sequence
+from kanrun.experiments.continual.sequences import make_sequence, of_sequence
 
 from kanrun.cli.app import main
 from kanrun.config import MLPConfig

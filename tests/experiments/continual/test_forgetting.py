@@ -13,9 +13,9 @@ from kanrun.experiments.continual.learners import (
     Replay,
     learner_of_shape,
 )
+from kanrun.experiments.continual.sequences import make_sequence
 from kanrun.experiments.continual.training import (
     capacity,
-    make_sequence,
     measure_forgetting,
     train_sequence,
 )
