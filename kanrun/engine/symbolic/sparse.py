@@ -16,6 +16,7 @@ from scipy import stats
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.conversions import graph_of_expression
+from kanrun.engine.symbolic.description_length import ROUNDING, Fitted, TemplateFitting
 from kanrun.engine.symbolic.problem import (
     Event,
     FittedStructure,
@@ -26,7 +27,7 @@ from kanrun.engine.symbolic.problem import (
 from kanrun.engine.symbolic.products import Products, Sample, functions_for
 from kanrun.engine.symbolic.snapping import matched
 from kanrun.engine.symbolic.sums import sums
-from kanrun.engine.symbolic.templates import ROUNDING, Coordinates, Fit, Fitted, Template
+from kanrun.engine.symbolic.templates import Coordinates, Template
 from kanrun.errors import KanrunError
 
 #: Probability of the residual's smooth part by chance, above which the residual counts as noise.
@@ -67,7 +68,7 @@ class Ranking:
         for template in templates:
             key = template.key()
             if key not in self.found:
-                fitted = Fit(template, self.coordinates, self.y, self.rows).run(steps)
+                fitted = TemplateFitting(template, self.coordinates, self.y, self.rows).run(steps)
                 if fitted is not None and np.isfinite(fitted.bits):
                     self.found[key] = fitted
 
@@ -123,7 +124,7 @@ def first_noise(y: Array, columns: Array) -> float:
 
 
 @dataclass(frozen=True)
-class Stage:
+class ProposalStage:
     """A stage that proposes templates, few of which have a smaller `size`."""
 
     size: float
@@ -147,17 +148,17 @@ class SparseSearch:
         self.sample = Sample(self.coordinates, self.y, noise, self.x.shape[1], functions)
         self.found_noise = False
 
-    def stages(self) -> Iterator[Stage]:
+    def stages(self) -> Iterator[ProposalStage]:
         """Yield the stages, from cheap to expensive ones."""
-        yield Stage(0.0, lambda: Products(self.sample).power_laws())
+        yield ProposalStage(0.0, lambda: Products(self.sample).power_laws())
         self._sharpen()
         products = Products(self.sample)
-        yield Stage(0.0, products.power_laws)
-        yield Stage(_SINGLE, products.singles)
+        yield ProposalStage(0.0, products.power_laws)
+        yield ProposalStage(_SINGLE, products.singles)
         self._sharpen()
-        yield Stage(_SUM, lambda: sums(self.sample, functions=False))
-        yield Stage(_SUM_OF_FUNCTIONS, lambda: sums(self.sample, functions=True))
-        yield Stage(_PAIR, products.pairs)
+        yield ProposalStage(_SUM, lambda: sums(self.sample, functions=False))
+        yield ProposalStage(_SUM_OF_FUNCTIONS, lambda: sums(self.sample, functions=True))
+        yield ProposalStage(_PAIR, products.pairs)
 
     def run(self, largest: float = _LONGEST) -> None:
         """Run the stages until only rounding or noise is left, and no shorter form is to come.

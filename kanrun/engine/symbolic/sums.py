@@ -61,7 +61,7 @@ _SMALL = 0.1
 
 
 @dataclass(frozen=True)
-class Dictionary:
+class TermColumns:
     """Terms with their values (terms, N) and bits (terms,)."""
 
     terms: list[Term]
@@ -116,7 +116,7 @@ def constant_slopes(sample: Sample) -> Monomial:
     return tuple((i, p) for i, p in chosen if sample.coordinates.allows(((i, p),)))
 
 
-def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> Dictionary:
+def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> TermColumns:
     """Return the terms in the inputs that are not in `common`."""
     coordinates = sample.coordinates
     taken = frozenset(i for i, _ in common)
@@ -139,7 +139,7 @@ def build_dictionary(sample: Sample, common: Monomial, functions: bool) -> Dicti
     good &= squares.sum(axis=1) ** 2 >= _ROWS * (squares**2).sum(axis=1)
     count_work(COSTS.term_value * values.size)
     index = np.flatnonzero(good)
-    return Dictionary(
+    return TermColumns(
         [entries[i][0] for i in index], values[index], np.array([entries[i][2] for i in index])
     )
 
@@ -191,7 +191,7 @@ class Sums:
     """Sparse regression of a transformation of y on a dictionary."""
 
     def __init__(
-        self, sample: Sample, transform: Transform, common: Monomial, dictionary: Dictionary
+        self, sample: Sample, transform: Transform, common: Monomial, dictionary: TermColumns
     ) -> None:
         self.sample = sample
         self.transform = transform

@@ -9,9 +9,10 @@ import sympy
 from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, choose
+from kanrun.engine.symbolic.description_length import TemplateFitting
 from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.sparse import sparse_formulas
-from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Coordinates, Fit, Template, Term
+from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Coordinates, Template, Term
 from kanrun.formulas import to_numpy
 from tests.engine.made_graphs import points, uniform
 
@@ -62,7 +63,7 @@ def test_a_term_without_evidence_costs_more_than_it_gains():
     coordinates, rows = Coordinates.of_inputs(x), np.ones(400)
     square, plain = (Term(1.0, ((0, Fraction(power)),)) for power in (2, 1))
     short, long = (
-        Fit(Template(IDENTITY_TRANSFORM, Term(1.0), terms), coordinates, y, rows).run()
+        TemplateFitting(Template(IDENTITY_TRANSFORM, Term(1.0), terms), coordinates, y, rows).run()
         for terms in ((square,), (square, plain))
     )
     assert long.error < 1.01 * short.error
@@ -74,8 +75,12 @@ def test_terms_that_cancel_each_other_need_all_their_digits():
     y = x[:, 0] + 1e-3 * np.random.default_rng(1).standard_normal(400)
     coordinates, rows = Coordinates.of_inputs(x), np.ones(400)
     terms = tuple(Term(1.0, ((0, Fraction(power)),)) for power in (1, 2, 3))
-    one = Fit(Template(IDENTITY_TRANSFORM, Term(1.0), terms[:1]), coordinates, y, rows).run()
-    three = Fit(Template(IDENTITY_TRANSFORM, Term(1.0), terms), coordinates, y, rows).run()
+    one = TemplateFitting(
+        Template(IDENTITY_TRANSFORM, Term(1.0), terms[:1]), coordinates, y, rows
+    ).run()
+    three = TemplateFitting(
+        Template(IDENTITY_TRANSFORM, Term(1.0), terms), coordinates, y, rows
+    ).run()
     assert three.bits > one.bits + 20
 
 
