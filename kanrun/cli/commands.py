@@ -229,6 +229,11 @@ SpreadsheetSafe = Annotated[
 ]
 
 
+def output_option(content: str) -> Any:
+    """Return the option that names the file to write, with the sentence `content` as its help."""
+    return typer.Option("--output", "-o", metavar="FILE", help=content)
+
+
 Replace = Annotated[bool, typer.Option("--force", help="Replace files that exist.")]
 ModelName = Annotated[
     str | None,

@@ -23,6 +23,7 @@ from kanrun.cli.commands import (
     RunNames,
     SpreadsheetSafe,
     check_new,
+    output_option,
     runs_commands,
 )
 from kanrun.errors import KanrunError, StorageFailed, tell
@@ -189,9 +190,7 @@ def compare_runs(
 def report_runs(
     names: RunNames,
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")
-    ] = Path("report.html"),
+    output: Annotated[Path, output_option("Where the page goes.")] = Path("report.html"),
     force: Replace = False,
     outputs: Outputs = OUTPUTS,
 ) -> None:

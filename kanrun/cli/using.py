@@ -24,6 +24,7 @@ from kanrun.cli.commands import (
     Strict,
     check_new,
     kanrun_commands,
+    output_option,
     runs_commands,
 )
 from kanrun.errors import UsageError, tell
@@ -44,12 +45,7 @@ def predict(  # noqa: PLR0913  # options of a command
     *,
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="File of the predictions; its ending chooses CSV, TSV or Parquet.",
-        ),
+        output_option("File of the predictions; its ending chooses CSV, TSV or Parquet."),
     ],
     model: ModelName = None,
     interval: Annotated[
@@ -120,12 +116,7 @@ def export(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file; a formula's is LaTeX for .tex, else text.",
-        ),
+        output_option("The file; a formula's is LaTeX for .tex, else text."),
     ],
     model: ModelName = None,
     force: Replace = False,
@@ -147,9 +138,7 @@ def export(
 @kanrun_commands.command("lesson", cls=Command)
 def lesson(
     *,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")
-    ] = Path("lesson.html"),
+    output: Annotated[Path, output_option("The HTML file.")] = Path("lesson.html"),
     force: Replace = False,
     outputs: Outputs = OUTPUTS,
     quiet: Quiet = False,
