@@ -35,6 +35,8 @@ from kanrun.study.resources import threads_of
 from kanrun.targets import Dataset, Target, build_target
 
 MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them
+#: Largest relative difference of cross-validated losses that a percentage shows as 0.0%.
+SAME_LOSS = 5e-4
 
 #: What is said of the simpler kinds of models.
 _REASONS = {
@@ -277,7 +279,8 @@ def _compared(checked: DataFrame, family: Family) -> Records:
 def rank_note(losses: DataFrame, loss: str) -> Records:
     """Compare the losses (folds, models) of the automatic model with those of the next one.
 
-    Losses whose difference is within its standard error over folds count as equal.
+    Losses count as equal if their difference is within its standard error over the folds, or below
+    `SAME_LOSS`: the standard error is 0 for a single fold, and tiny if all folds agree.
     """
     means = losses.mean().drop(OURS)
     if not len(means) or means.min() <= 0:  # 0 for constant outputs
@@ -285,8 +288,11 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
     other, ours = str(means.idxmin()), losses[OURS]
     higher = ours.mean() / means[other] - 1
     difference = (ours - losses[other]).to_numpy()
-    is_equal = abs(difference.mean()) <= deviation(difference) / len(difference) ** 0.5
-    if is_equal:
+    is_tiny = bool(abs(higher) < SAME_LOSS)
+    is_equal = bool(abs(difference.mean()) <= deviation(difference) / len(difference) ** 0.5)
+    if is_tiny:
+        text = f"{OURS} and {other} differ in cross-validated {loss} by less than {SAME_LOSS:.2%}"
+    elif is_equal:
         text = (
             f"{OURS} and {other} have the same cross-validated {loss} within one standard error; "
             f"that of {OURS} is {abs(higher):.1%} {'higher' if higher > 0 else 'lower'}"
@@ -299,7 +305,7 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
         text = (
             f"{OURS} has the lowest cross-validated {loss}, {-higher:.1%} below the next ({other})"
         )
-    yield Note(text, warning=higher > 0 and not is_equal)
+    yield Note(text, warning=higher > 0 and not is_equal and not is_tiny)
 
 
 def _held_out(fitted: TableModel, dataset: Dataset) -> Table:

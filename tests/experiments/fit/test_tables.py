@@ -323,10 +323,20 @@ def test_folds_and_baselines_that_are_left_out_are_named(settings, said):
         ([1.24, 0.96], "ridge has the lowest cross-validated RMSE; that of kanrun is 10.0% higher"),
         ([1.25, 0.95], "within one standard error; that of kanrun is 10.0% higher"),
         ([0.75, 1.05], "within one standard error; that of kanrun is 10.0% lower"),
+        # Differences that are equal in all folds have no standard error, but round to 0.0%.
+        ([1.0004, 1.0004], "kanrun and ridge differ in cross-validated RMSE by less than 0.05%"),
+        ([0.9996, 0.9996], "kanrun and ridge differ in cross-validated RMSE by less than 0.05%"),
+        (
+            [1.0006, 1.0006],
+            "ridge has the lowest cross-validated RMSE; that of kanrun is 0.1% higher",
+        ),
+        # Of a single fold there is no standard error.
+        ([1.0004], "kanrun and ridge differ in cross-validated RMSE by less than 0.05%"),
+        ([1.01], "ridge has the lowest cross-validated RMSE; that of kanrun is 1.0% higher"),
     ],
 )
-def test_the_lowest_loss_is_named_unless_it_is_within_its_standard_error(ours, said):
-    losses = pd.DataFrame({"kanrun": ours, "mean": 2.0, "ridge": [1.0, 1.0]})
+def test_the_lowest_loss_is_named_unless_the_difference_is_noise_or_rounds_to_zero(ours, said):
+    losses = pd.DataFrame({"kanrun": ours, "mean": 2.0, "ridge": 1.0})
     (note,) = rank_note(losses, "RMSE")
     assert note.text.endswith(said)
     assert note.warning == said.startswith("ridge")
