@@ -17,6 +17,7 @@ from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.description_length import ROUNDING, Fitted, TemplateFitting
+from kanrun.engine.symbolic.function_columns import Sample, functions_for
 from kanrun.engine.symbolic.problem import (
     Event,
     FittedStructure,
@@ -24,7 +25,7 @@ from kanrun.engine.symbolic.problem import (
     SearchData,
     SearchProblem,
 )
-from kanrun.engine.symbolic.products import Products, Sample, functions_for
+from kanrun.engine.symbolic.products import Products
 from kanrun.engine.symbolic.snapping import matched
 from kanrun.engine.symbolic.sums import sums
 from kanrun.engine.symbolic.templates import Coordinates, Template

@@ -16,7 +16,7 @@ from scipy import stats
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.products import (
+from kanrun.engine.symbolic.function_columns import (
     ONE_PLUS,
     RELATIVE,
     Sample,
