@@ -1,21 +1,18 @@
-"""Expressions and trained networks as graphs, and graphs as expressions.
+"""Expressions as graphs, and graphs as expressions.
 
 Constants of an expression are refitted, rounded and certified like a network's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
 import sympy
-import torch
 from sympy import Expr
 
-from kanrun.engine.layers import SplineLayer
-from kanrun.engine.networks import Network
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import (
     CONSTANT,
@@ -23,7 +20,6 @@ from kanrun.engine.symbolic.candidates import (
     IDENTITY,
     TABLE,
     TINY,
-    Array,
     Candidate,
     X,
     apart,
@@ -43,8 +39,6 @@ from kanrun.engine.symbolic.graph import (
     EdgeFunction,
     Graph,
     Operation,
-    covering,
-    without_edges,
 )
 from kanrun.errors import KanrunError
 from kanrun.formulas import variable
@@ -343,71 +337,3 @@ def function_label(function: EdgeFunction) -> str:
 def numeric_names(graph: Graph) -> dict[int, str]:
     """Return a name for each edge that is a spline: f1, f2, ..."""
     return {index: f"f{number + 1}" for number, index in enumerate(graph.numeric_edges())}
-
-
-#: Points per interval at which a spline is fitted to an edge with its base.
-_POINTS_PER_INTERVAL = 6
-#: Smallest number of intervals of that spline.
-_MIN_INTERVALS = 20
-
-
-def values_of(network: Network, output: int) -> Callable[[Array], Array]:
-    """Return output `output` of the network as a function of x (N, inputs)."""
-
-    def values(x: Array) -> Array:
-        with torch.no_grad():
-            out = network(torch.as_tensor(x).to(network.edge_layers[0].knots))[:, output]
-        return np.asarray(out.double().cpu().numpy())
-
-    return values
-
-
-def graph_of(network: Network, x: Array, output: int) -> Graph:
-    """Return output `output` of `network` as a graph, without its pruned edges.
-
-    Every edge becomes a spline, base function included, by least squares over its own grid or else
-    over the range of its argument for x (N, inputs).
-    """
-    layers = network.edge_layers
-    with torch.no_grad():
-        activations = network.activations(torch.as_tensor(x).to(layers[0].knots))
-    edges: list[Edge] = []
-    nodes: list[Operation] = []
-    sources = list(range(layers[0].inputs))  # nodes that are the inputs of the layer
-    for layer, products, values in zip(layers, network.products, activations, strict=False):
-        first = layers[0].inputs + len(nodes)
-        arguments = values.double().cpu().numpy()
-        sums = [output] if layer is layers[-1] else list(range(layer.outputs))
-        for target, o in enumerate(sums, first):
-            for i in range(layer.inputs):
-                if bool(layer.mask[o, i]):
-                    spline = _spline(layer, o, i, arguments[:, i])
-                    edges.append(Edge(sources[i], target, spline))
-        nodes += ["sum"] * len(sums)
-        nodes += ["product"] * products
-        after = first + len(sums)
-        for product in range(products):
-            factor = after - 2 * (products - product)
-            edges += [Edge(factor + k, after + product, IDENTITY_EDGE) for k in (0, 1)]
-        sources = [*range(first, after - 2 * products), *range(after, after + products)]
-    edges.sort(key=lambda edge: (edge.target, edge.source))
-    return without_edges(Graph(layers[0].inputs, tuple(nodes), tuple(edges)), set())
-
-
-def _spline(layer: SplineLayer, out: int, into: int, arguments: Array) -> Spline:
-    """Return the spline of an edge on its uniform grid, or else over its arguments."""
-    degree = max(layer.spec.degree, 1)
-    own = layer.grid.intervals
-    knots = layer.knots[into].double().cpu().numpy()
-    ends = float(knots[layer.spec.degree]), float(knots[-layer.spec.degree - 1])
-    if layer.uniform and ends[0] <= float(arguments.min()) and float(arguments.max()) <= ends[1]:
-        intervals = own * -(-_MIN_INTERVALS // own)
-    else:
-        ends = covering(arguments, 0.0)
-        intervals = max(_MIN_INTERVALS, own)
-    points = np.linspace(*ends, _POINTS_PER_INTERVAL * (intervals + degree))
-    at = torch.zeros(points.size, layer.inputs, dtype=torch.float64)
-    at[:, into] = torch.as_tensor(points)
-    with torch.no_grad():
-        values = layer.edge_values(at.to(layer.knots))[:, out, into].double().cpu().numpy()
-    return Spline.through(points, values, ends, intervals, degree)

@@ -30,13 +30,7 @@ from kanrun.engine.symbolic.function_columns import (
     log_columns,
     scales,
 )
-from kanrun.engine.symbolic.templates import (
-    IDENTITY_TRANSFORM,
-    Factor,
-    Monomial,
-    Template,
-    Term,
-)
+from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Factor, Monomial, Template, Term
 
 #: Largest number of monomials that are arguments of functions.
 _ARGUMENTS = 400

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from kanrun.engine.networks.counting import kan_parameters, size_of
 from kanrun.engine.networks.reshaping import prune_edges, scores
-from kanrun.engine.symbolic.conversions import graph_of
+from kanrun.engine.symbolic.network_graphs import graph_of
 
 
 def network(shape=(2, 3, 2, 1), products=(2, 1), **spec):
