@@ -37,7 +37,8 @@ from kanrun.engine.symbolic.refit import (
     fit_constants,
     refit,
 )
-from kanrun.engine.symbolic.simplification import equivalent_forms, half_angles
+from kanrun.engine.symbolic.rewritings import half_angles
+from kanrun.engine.symbolic.simplification import equivalent_forms
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
 

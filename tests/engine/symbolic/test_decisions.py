@@ -16,8 +16,8 @@ from kanrun.engine.symbolic.formula import round_constants
 from kanrun.engine.symbolic.laws import in_all_inputs
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
+from kanrun.engine.symbolic.rewritings import reciprocals
 from kanrun.engine.symbolic.search import Skeleton, choose_formula
-from kanrun.engine.symbolic.simplification import _reciprocals
 from kanrun.engine.symbolic.symmetries import ACCURATE
 from kanrun.formulas import parse
 
@@ -325,7 +325,7 @@ def test_matches_stay_with_their_edges_in_all_inputs():
 
 def test_a_product_over_a_sum_is_divided_by_a_factor():
     product = parse("x0*x1/(x0 + x1)")
-    found = _reciprocals(product)
+    found = reciprocals(product)
     assert sympy.simplify(found - product) == 0
     assert str(found) == "x1/(1 + x1/x0)"
 
