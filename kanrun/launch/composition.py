@@ -3,6 +3,8 @@
 Hydra gets choices of groups alone, never values. The defaults of all settings lie beneath the files
 of a command, and those of a kind beneath its group. Nothing in a configuration is built by naming a
 class: Hydra's own settings are composed and dropped, and files cannot change them (`files.py`).
+Hydra imports installed modules under `hydra_plugins` when it starts; its public interface has no
+way to prevent that.
 """
 
 from __future__ import annotations
