@@ -5,14 +5,10 @@ Candidates, matching, selection in context, structures, certificates.
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, choose, input_names, input_symbols
-from kanrun.engine.symbolic.constants import (
+from kanrun.engine.symbolic.constant_errors import (
     ConstantInterval,
-    as_written,
     confidence_intervals,
-    exact_decimals,
-    has_form_of,
     open_constants,
-    round_numbers,
     significant,
 )
 from kanrun.engine.symbolic.conversions import function_label
@@ -26,13 +22,7 @@ from kanrun.engine.symbolic.formula import (
     rename_variables,
     widened,
 )
-from kanrun.engine.symbolic.graph import (
-    Edge,
-    Graph,
-    depths,
-    edge_name,
-    shape_of,
-)
+from kanrun.engine.symbolic.graph import Edge, Graph, depths, edge_name, shape_of
 from kanrun.engine.symbolic.identity import Evidence, evidence
 from kanrun.engine.symbolic.laws import fit_expression
 from kanrun.engine.symbolic.problem import (
@@ -45,10 +35,7 @@ from kanrun.engine.symbolic.problem import (
     SearchStage,
     titled,
 )
-from kanrun.engine.symbolic.refit import (
-    ConstantsFitting,
-    fit_constants,
-)
+from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
 from kanrun.engine.symbolic.simplification import equivalent_forms, proven_equal
 from kanrun.engine.symbolic.snapping import (
@@ -60,3 +47,9 @@ from kanrun.engine.symbolic.snapping import (
 )
 from kanrun.engine.symbolic.symmetries import errors_are_relative
 from kanrun.engine.symbolic.univariate import match_edge
+from kanrun.engine.symbolic.written_numbers import (
+    as_written,
+    exact_decimals,
+    has_form_of,
+    round_numbers,
+)

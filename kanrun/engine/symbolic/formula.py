@@ -16,16 +16,7 @@ import sympy
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, IDENTITY, Array, input_names
-from kanrun.engine.symbolic.constants import (
-    PRECISION,
-    as_written,
-    nice,
-    nice_phase,
-    open_constants,
-    round_numbers,
-    size,
-    standard_errors,
-)
+from kanrun.engine.symbolic.constant_errors import open_constants, standard_errors
 from kanrun.engine.symbolic.conversions import canonicalise, numeric_names, to_expression
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic, flat
 from kanrun.engine.symbolic.graph import Graph
@@ -39,6 +30,14 @@ from kanrun.engine.symbolic.refit import (
 )
 from kanrun.engine.symbolic.rewritings import half_angles
 from kanrun.engine.symbolic.simplification import equivalent_forms
+from kanrun.engine.symbolic.written_numbers import (
+    PRECISION,
+    as_written,
+    nice,
+    nice_phase,
+    round_numbers,
+    size,
+)
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from sympy import Expr
 
-from kanrun.engine.symbolic.constants import open_constants
+from kanrun.engine.symbolic.constant_errors import open_constants
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting
 

@@ -15,7 +15,7 @@ import sympy
 from sympy import Expr
 
 from kanrun.engine.symbolic.candidates import DIGITS, apart
-from kanrun.engine.symbolic.constants import as_written, nice, size, window_of
+from kanrun.engine.symbolic.written_numbers import as_written, nice, size, window_of
 
 #: Relative difference of a sum's smallest coefficient from that of a perfect square.
 _SQUARE = 1e-4

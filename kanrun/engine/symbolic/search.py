@@ -11,7 +11,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import Array, input_symbols
-from kanrun.engine.symbolic.constants import is_determined
+from kanrun.engine.symbolic.constant_errors import is_determined
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.formula import finish_formula

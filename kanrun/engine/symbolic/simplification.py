@@ -16,9 +16,9 @@ from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.constants import decimals, exact_decimals, size
 from kanrun.engine.symbolic.problem import EXACT
 from kanrun.engine.symbolic.rewritings import HEAVY, LIGHT, TRANSFORMS, Rewriting
+from kanrun.engine.symbolic.written_numbers import decimals, exact_decimals, size
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy
 

@@ -9,7 +9,6 @@ from made_graphs import edge, one_edge
 
 from kanrun.engine.symbolic import Graph, SearchData, reductions, snapping, symmetries
 from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, choose
-from kanrun.engine.symbolic.constants import as_written
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms, powers_of
 from kanrun.engine.symbolic.formula import round_constants
@@ -19,6 +18,7 @@ from kanrun.engine.symbolic.regression import OutputTransform, output_transforms
 from kanrun.engine.symbolic.rewritings import reciprocals
 from kanrun.engine.symbolic.search import Skeleton, choose_formula
 from kanrun.engine.symbolic.symmetries import ACCURATE
+from kanrun.engine.symbolic.written_numbers import as_written
 from kanrun.formulas import parse
 
 #: The package exports functions of these names.

@@ -20,12 +20,8 @@ from kanrun.engine.symbolic import (
     choose,
     finish_formula,
 )
-from kanrun.engine.symbolic.constants import (
-    as_written,
+from kanrun.engine.symbolic.constant_errors import (
     confidence_intervals,
-    exact_decimals,
-    has_form_of,
-    nice,
     open_constants,
     significant,
     standard_errors,
@@ -37,6 +33,7 @@ from kanrun.engine.symbolic.problem import SearchPolicy
 from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms, proven_equal
 from kanrun.engine.symbolic.snapping import search_longer, select
+from kanrun.engine.symbolic.written_numbers import as_written, exact_decimals, has_form_of, nice
 from kanrun.formulas import parse, to_numpy
 
 POLICY, BUDGET, XS = SearchPolicy(), 5.0, ["x0", "x1"]

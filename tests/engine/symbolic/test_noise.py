@@ -8,7 +8,7 @@ from made_graphs import edge, one_edge, split
 from scipy.special import erf
 
 import kanrun
-from kanrun.engine.symbolic.constants import is_determined
+from kanrun.engine.symbolic.constant_errors import is_determined
 from kanrun.engine.symbolic.formula import drop_terms, finish_formula, round_constants
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import (
