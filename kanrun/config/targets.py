@@ -23,6 +23,9 @@ from kanrun.config.rules import (
     copied,
 )
 
+#: Numbers, text, lists or mappings. Mappings are not declared as such, because the shell may set
+#: keys of one that does not exist yet.
+AsTyped = Annotated[Any, FREE_TEXT]
 _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret"
 
 
@@ -31,9 +34,7 @@ class FunctionTarget:
     """Settings of functions with a domain of their own."""
 
     domain: Annotated[
-        Any,
-        "one [lower, upper] for each variable, or one for all; null is the function's own",
-        FREE_TEXT,
+        AsTyped, "one [lower, upper] for each variable, or one for all; null is the function's own"
     ] = None
 
 
@@ -68,10 +69,9 @@ class ExpressionTarget:
         str, "formula in x0, x1, ... or in other names, which are sorted", FREE_TEXT
     ] = MISSING
     domain: Annotated[
-        Any,
+        AsTyped,
         "one [lower, upper] for each variable, or one for all, or by name as {t: [0,1], r: "
         "[1,2]}; null is [-1, 1]",
-        FREE_TEXT,
     ] = None
     units: Annotated[dict[str, str], _UNITS, FREE_TEXT] = copied({})
     kind: str = "expression"
@@ -265,45 +265,36 @@ class EquationConfig:
     """One or more differential equations on a box."""
 
     name: Annotated[str, "name in tables and figures"] = "own"
-    # Any instead of dict: the shell may set keys of a mapping that does not exist yet.
     variables: Annotated[
-        Any, "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last", FREE_TEXT
+        AsTyped, "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last"
     ] = MISSING
     unknowns: Annotated[list[str], Meta(min_length=1), "unknown functions", DISTINCT] = copied(
         ["u"]
     )
-    constants: Annotated[Any, "numbers by name, for use in all formulas", FREE_TEXT] = None
+    constants: Annotated[AsTyped, "numbers by name, for use in all formulas"] = None
     continuation: Annotated[
-        Any,
+        AsTyped,
         "parameter continuation: values of constants to solve for first, each solution being "
         "the initial guess for the next: {nu: [0.1, 0.03]}",
-        FREE_TEXT,
     ] = None
-    formula: Annotated[Any, "the equation, such as u_t = u_xx; a list for a system", FREE_TEXT] = (
-        MISSING
-    )
+    formula: Annotated[AsTyped, "the equation, such as u_t = u_xx; a list for a system"] = MISSING
     conditions: Annotated[
-        Any,
+        AsTyped,
         "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: {at: 'x=0, x=1', "
         "formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
-        FREE_TEXT,
     ] = None
-    exact: Annotated[Any, "formula of the solution, if known; a list for a system", FREE_TEXT] = (
-        None
-    )
+    exact: Annotated[AsTyped, "formula of the solution, if known; a list for a system"] = None
     reference: Annotated[
-        Any,
+        AsTyped,
         "table with the variables and unknowns as columns: known values at some points, at "
         "which the run reports errors: a file, columns by name, or the name of a table of the "
         "program",
-        FREE_TEXT,
     ] = None
-    unknown_parameters: Annotated[Any, "unknown parameters with initial guesses", FREE_TEXT] = None
+    unknown_parameters: Annotated[AsTyped, "unknown parameters with initial guesses"] = None
     data: Annotated[
-        Any,
+        AsTyped,
         "measurements: a table with the variables and unknowns as columns, or {points: 200, "
         "noise: 0.01, constants: {...}} to draw them from a reference solution",
-        FREE_TEXT,
     ] = None
     ansatz: Annotated[AnsatzConfig, "form of the unknowns"] = copied(AnsatzConfig())
     intervals: Annotated[
