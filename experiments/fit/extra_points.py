@@ -1,9 +1,10 @@
-"""What follows a training on a function: more points where the network errs, and rough places.
+"""After training on a function: add points where the error is large, and report kinks and jumps.
 
-A random sample leaves gaps between the hidden activations and few points near their ends. The
-network errs there alone, where neither training nor validation points lie, by a factor that depends
-on the seed. A function can be evaluated anywhere: new random points show such places, and the worst
-of them join the training points. Where the function itself is not smooth, no network does better.
+A random sample leaves gaps between the values of the hidden activations, and few values near the
+ends of their ranges. The error is large only there, where neither training nor validation points
+lie, and how large depends on the seed. Because a function can be evaluated anywhere, new random
+points reveal such places, and those with the largest errors are added to the training points. Where
+the function itself is not smooth, no network does better.
 """
 
 from __future__ import annotations
@@ -26,25 +27,29 @@ from kanrun.targets.datasets import draw, shown
 from kanrun.targets.datasets import generator as stream
 from kanrun.targets.smoothness import rough_places
 
-#: Largest number of points that join by default.
+#: Default maximum number of added points.
 EXTRA_POINTS = 1000
-#: Random points of a check, among which the worst are looked for.
+#: Number of new random points on which each check measures the error.
 CHECK_POINTS = 4000
-#: Largest number of checks; each adds at most this fraction of the maximum number of points.
+#: Largest number of rounds; each adds at most 1 / ROUNDS of the maximum number of points.
 ROUNDS = 4
-#: Error on new points divided by that on the first training points up to which both agree. Another
-#: round follows one that lowered the error on new points by this factor.
+#: A further round follows if the error on new points is more than this multiple of the first
+#: training error, or if the last round divided it by more than this.
 AGREEING = 2.0
-#: Relative error on new points below which more points are not worth their time.
+#: Relative error on new points below which no more points are added.
 ACCURATE = 1e-12
-#: Number of test points with the largest errors, close to which kinks are looked for.
+#: Number of test points, those with the largest errors, near which kinks are searched for.
 LARGEST_ERRORS = 16
-#: What is said of a place at which a function is not smooth.
+#: Words in notes for a place at which a function is not smooth.
 NOT_SMOOTH = "a kink, a jump or an infinite slope"
 
 
 def most_extra_points(cfg: FitConfig, grows: bool) -> int:
-    """Return the maximum number of further points; a given number of training points stays."""
+    """Return the maximum number of added points.
+
+    The default is 0 if the number of training points was set, if there is noise, or if the network
+    does not grow.
+    """
     if cfg.extra_points is not None:
         return cfg.extra_points
     as_needed = cfg.sampling.n_train is None and not cfg.sampling.noise
@@ -52,7 +57,10 @@ def most_extra_points(cfg: FitConfig, grows: bool) -> int:
 
 
 def insertion_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
-    """Say where knots were inserted: for each input the narrowest interval."""
+    """Yield a note for each input with inserted knots: the narrowest interval that received them.
+
+    The note also says whether the function has a kink or a jump there.
+    """
     kinks = [stage.transfer.kink for stage in trained.stages if stage.transfer.kink]
     for i in dict.fromkeys(kink[0] for kink in kinks):
         ends = min((kink[1:] for kink in kinks if kink[0] == i), key=lambda one: one[1] - one[0])
@@ -69,7 +77,10 @@ def insertion_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note
 
 
 def _rough_places(dataset: Dataset, points: Array) -> Array:
-    """Return places close to `points` at which the function is not smooth; none of a table."""
+    """Return the places close to `points` at which the function is not smooth.
+
+    There are none if the target is a table, which has no function to examine.
+    """
     target = dataset.target
     if target.function is None:
         return points[:0]
@@ -80,9 +91,10 @@ def _rough_places(dataset: Dataset, points: Array) -> Array:
 
 
 def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
-    """Say where a function is not smooth, if most of the largest errors on test points are there.
+    """Yield a note if most of the largest test errors are where the function is not smooth.
 
-    The function itself is examined there, since errors of any network may be concentrated.
+    The function itself is examined, because the errors of a network may be concentrated in places
+    for other reasons.
     """
     dataset = problem.dataset
     test = problem.data.test
@@ -106,13 +118,13 @@ def add_points(
 ) -> tuple[LearningProblem, Trained, float]:
     """Add up to `most` points of the problem's function where `trained` errs most.
 
-    Points are added while this halves the error on new points, and until the network is as accurate
-    there as it first was on its training points. The error on points that joined says little, since
-    they have the largest residuals.
+    A further round follows while the error on new points is more than twice the first training
+    error, or if the last round more than halved it, up to ROUNDS rounds. The training error itself
+    is no criterion after that, because the added points are those with the largest residuals.
 
     Returns:
-        The problem with the points and the network trained on them that is most accurate on new
-        points, and its error there relative to that first training error.
+        The problem and the training of the round with the lowest error on new points, and that
+        error divided by the first training error.
     """
     target = problem.dataset.target
     rng = stream(seed, "extra")
@@ -135,14 +147,23 @@ def add_points(
 
 
 def more_points_help(errors: list[float], first: float, accurate: float) -> bool:
-    """Return whether another round of points follows, from the errors on new points until now."""
+    """Return whether to add another round of points.
+
+    Args:
+        errors: RMSE on new points before each round so far.
+        first: Training RMSE before points were added.
+        accurate: RMSE at which the network is accurate enough.
+    """
     last = errors[-1]
     helped = len(errors) > 1 and errors[-1] < errors[-2] / AGREEING
     return len(errors) <= ROUNDS and last > accurate and (helped or last > AGREEING * first)
 
 
 def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:
-    """Return the training of the same network from the grid and the penalty on that it has."""
+    """Continue training the network on the points of `problem`.
+
+    It starts from the network's current grid and penalty.
+    """
     network = trained.network
     penalty = trained.chosen.penalty
     finer = [grid for grid in plan.intervals if grid > (network.intervals or 0)]

@@ -1,9 +1,9 @@
 """Read a trained network of pykan or efficient-kan as a run of kanrun.
 
-Reproduces nothing from a paper: the network computes the numbers of its library, which
-`kanrun.engine.networks.imported` states exactly, and the run records it on the inputs that its
-checkpoint holds (else on uniform points of its first grid). `predict`, `export`, `interpret` and
-`runs report` then work as on a network that was trained here.
+Reproduces nothing from a paper: the network computes the same numbers as in its own library
+(`kanrun.engine.networks.imported` states which), and the run records its outputs on the inputs
+that are stored in its checkpoint or, if there are none, on uniform points of its first grid.
+`predict`, `export`, `interpret` and `runs report` then work as for a network trained by kanrun.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kanrun.study.recipe import network_columns
 from kanrun.study.resources import generator
 from kanrun.targets import NAMED, Scaling, array_target
 
-#: Points that are recorded: inputs of the checkpoint, or uniform ones of the first grid.
+#: Largest number of points on which the outputs of the network are recorded.
 SAMPLES = 2000
 
 
@@ -36,10 +36,10 @@ def cells(cfg: ImportConfig) -> list[Cell]:
 
 
 def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
-    """Return note, summary, predictions, edges and the network of `cfg.file`.
+    """Read the network in `cfg.file` and return its note, summary, predictions, edges and model.
 
-    Its points have its own outputs as y. Raises UsageError for a file that cannot be read, and for
-    names that do not fit the network.
+    The network's own outputs serve as the true outputs of the recorded points. Raises UsageError
+    if the file cannot be read, or if the names do not match the network or are not distinct.
     """
     path = Path(cfg.file).expanduser()
     found = read_network(path, cfg.base)
@@ -49,8 +49,8 @@ def prepare(cfg: ImportConfig, cell: Cell, seed: int) -> list[Record]:
     if x is None or len(x) < 2:
         first = found.layers[0]
         where = "uniform points of its first grid"
-        # The library's own grid is the middle of the breakpoints, which reach to its outermost
-        # knots.
+        # The breakpoints extend to the outermost knots of the library's extended grid. The grid
+        # proper leaves out `degree` of them at either end.
         points = first.grid.breakpoints
         degree = first.spec.degree
         random = generator(seed, "samples")
@@ -87,9 +87,10 @@ def run(cfg: ImportConfig, cell: Cell, seed: int, prepared: list[Record] | None 
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield the predictions, the edges and the network.
+    """Yield figures of the predictions, the edges and the network.
 
-    Edges are drawn where the samples lie: their grids reach far beyond.
+    Each edge is drawn only over the range of its samples, because imported grids extend far beyond
+    it. An edge with fewer than two points in that range is drawn over its whole grid.
     """
     from kanrun.figures import training_figures
     from kanrun.figures.style import as_bool
@@ -106,7 +107,10 @@ def claims(tables: Tables) -> Claims:
 
 
 def _names(given: Sequence[str], usual: tuple[str, ...], key: str) -> tuple[str, ...]:
-    """Return the names. Raises UsageError for another number of them."""
+    """Return the names `given`, or `usual` if there are none.
+
+    Raises UsageError if the number of names does not match the network.
+    """
     if given and len(given) != len(usual):
         raise UsageError(
             f"{key}={list(given)} has {len(given)} names; the network has {len(usual)}."

@@ -1,8 +1,9 @@
-"""A trained model, or the formula of `kanrun interpret`, as a file that works without kanrun.
+"""Export a trained model, or a formula of `kanrun interpret`, to a file that works without kanrun.
 
-Formulas are text, LaTeX, Python or C, with the names of the user's inputs. One that a run folder
-holds is read again by the whitelist of `kanrun.formulas` before any source is printed from it. The
-splines f1, f2, ... of partly numeric formulas become piecewise polynomials.
+Formulas are written as text, LaTeX, Python or C, with the names of the user's inputs. A formula
+from a run folder is parsed again by `kanrun.formulas`, which accepts only listed functions, before
+source code is generated from it. The splines f1, f2, ... of partly numeric formulas become
+piecewise polynomials.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from kanrun.targets.table_text import canonical, days_from, is_number, number_fr
 
 FORMATS = ("c", "javascript", "json", "onnx", "python", "torch")
 TABLE_FORMATS = ("c", "javascript", "json", "python")
-"""Those that encode the columns of a table themselves."""
+"""Formats whose files encode the columns of a table themselves."""
 
 _PREDICT = '''
 
@@ -56,11 +57,12 @@ def predict(table: Any) -> Array:
     """Outputs (rows, outputs) for a table or for rows of numbers; see the top of the file."""
     return evaluate(MODEL, encode(MODEL, table))
 '''
-#: Digits of a constant in sources; decimals are read as exact fractions.
+#: Significant digits of the constants in source code.
 DIGITS = 17
-#: Fractions of integers up to this one are written as such; others are decimals that were read.
+#: Largest denominator of fractions that stay fractions. Larger ones come from decimals, which are
+#: parsed as exact fractions, and are written as decimals again.
 MAX_DENOMINATOR = 1000
-#: Names that parameters of a C function cannot have, besides the functions of formulas.
+#: Names that parameters of a C function cannot have, in addition to the functions of formulas.
 _C_NAMES = (
     "auto break case char const continue default do double else enum extern float for goto if "
     "inline int long register restrict return short signed sizeof static struct switch typedef "
@@ -71,10 +73,10 @@ _COMMENTS = {"text": "", "latex": "% ", "python": "# ", "c": "// "}
 
 
 def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
-    """Return the content of `file`, the model in the format `form`.
+    """Return the content of `file`: the model in the format `form`.
 
-    Raises UsageError for an unknown format, a kind of network that the format cannot hold, and
-    where the package that writes it is missing.
+    Raises UsageError if the format is unknown, if it cannot hold this kind of network, or if the
+    package that writes it is not installed.
     """
     check_known("--format", form, FORMATS, "formats of a model")
     if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
@@ -104,7 +106,7 @@ def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
 
 
 def _python_source(document: Document) -> str:
-    """Return a Python file that needs NumPy only: `runtime` with all that it imports of kanrun."""
+    """Return a Python file that needs only NumPy: `runtime` and what it imports from kanrun."""
     lines = inspect.getsource(runtime).splitlines(keepends=True)
     own = "".join(line for line in lines if not line.startswith("from kanrun."))
     used = (canonical, days_from, features_of, is_number, number_from, place_of, text_of)
@@ -122,7 +124,7 @@ def identifier(text: str) -> str:
 def _program_bytes(model: Exportable) -> bytes:
     """Return a .pt2 file for `torch.export.load`: x (rows, inputs) to y (rows, outputs).
 
-    Rows are of any number; torch itself suffices to load and run it.
+    The number of rows is arbitrary. Only torch is needed to load and run the file.
     """
     kind = next(model.network.parameters()).dtype
     x = torch.as_tensor(model.domain.mean(1), dtype=kind).repeat(3, 1)
@@ -135,7 +137,10 @@ def _program_bytes(model: Exportable) -> bytes:
 
 
 class _InUnits(nn.Module):
-    """Trained network between the maps of its units."""
+    """Trained network with inputs and outputs in the user's units.
+
+    Inputs are converted to the network's units, and outputs back. Classes give probabilities.
+    """
 
     def __init__(self, model: Exportable) -> None:
         super().__init__()
@@ -146,7 +151,7 @@ class _InUnits(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         scaled = _mapped(self.inputs, x.double(), inverse=False).to(x.dtype)
         if isinstance(self.network, Windows):
-            # No branches: all windows are evaluated at all points, and each point takes its own.
+            # No branches: evaluate all windows at all points, then select the window of each point.
             pairs = zip(self.network.parts, self.network.lowest, strict=True)
             every = torch.stack([field(scaled.maximum(low)) for field, low in pairs])
             window = torch.searchsorted(self.network.ends, scaled[:, -1].contiguous())
@@ -158,7 +163,7 @@ class _InUnits(nn.Module):
 
 
 def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) -> Tensor:
-    """Map between the user's units and the network's, see `kanrun.points`, in float64."""
+    """Convert from the user's units to the network's, or back if `inverse`, in float64."""
     if isinstance(scaling, Scaling):
         shift, scale = torch.as_tensor(scaling.shift), torch.as_tensor(scaling.scale)
         return x * scale + shift if inverse else (x - shift) / scale
@@ -166,7 +171,7 @@ def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) ->
     ways = (scaling.values, scaling.points) if inverse else (scaling.points, scaling.values)
     for i, (points, values) in enumerate(zip(*ways, strict=True)):
         at, level = torch.as_tensor(points), torch.as_tensor(values)
-        # How far x is in each piece: none of it before, all of it after.
+        # Length of each piece that lies below x: 0 if x is before the piece, all of it if after.
         inside = (x[:, i, None] - at[:-1]).clamp(min=0).minimum(at.diff())
         columns.append(level[0] + inside @ (level.diff() / at.diff()))
     return torch.stack(columns, 1)
@@ -175,10 +180,10 @@ def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) ->
 def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: str) -> bytes:
     """Return the content of `file`; `stored` describes the formula of each output.
 
-    `form` is `formula` (LaTeX for .tex, Python for .py, C for .c, else text), `python` or `c`.
-    Besides the description that a run stores, `stored` may have the `domain` (inputs, 2), the
-    `units` of inputs and outputs by name, and `splines`: (knots, coefficients) by name. Raises
-    UsageError for other forms, and where the text is not a formula.
+    `form` is `formula` (LaTeX for .tex, Python for .py, C for .c, otherwise text), `python` or `c`.
+    In addition to what a run stores about a formula, an entry of `stored` may have the `domain`
+    (inputs, 2), the `units` of inputs and outputs by name, and the `splines`: (knots, coefficients)
+    by name. Raises UsageError if `form` is another one, or if the stored text is not a formula.
     """
     suffix = Path(file).suffix.lower()
     kind = _LANGUAGES.get(suffix, "text") if form == "formula" else form
@@ -186,7 +191,7 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
         raise UsageError(
             f"a formula has no form --format {form}; export it as formula, python or c."
         )
-    # A line for each input and output of which more is known than the formula says.
+    # A comment for each input and output whose name, unit or range the formula does not show.
     first, units, known = stored[0], stored[0].get("units") or {}, []
     domain = first.get("domain") or [None] * len(first["inputs"])
     names = [str(each) for each in first["variables"]]
@@ -219,7 +224,10 @@ def _quoted(name: str) -> str:
 
 
 def _formula_source(one: Plain, kind: str, name: str, names: Sequence[str]) -> str:
-    """Return the source of the formula of one output in `names`, after those of its splines."""
+    """Return the source code of the formula of one output, preceded by that of its splines.
+
+    `names` are the names of the variables in the source code.
+    """
     given, splines = [str(each) for each in one["variables"]], one.get("splines") or {}
     functions = {each: KnownFunction(sympy.Function(each, real=True)) for each in splines}
     try:
@@ -257,7 +265,10 @@ _decimal = partial(sympy.Float, dps=DIGITS)
 
 
 def _piecewise(knots: Sequence[float], coefficients: Sequence[float]) -> sympy.Expr:
-    """Return a spline of t in polynomials around the middle of each interval, linear beyond."""
+    """Return a spline in t as a piecewise polynomial, with straight lines beyond the grid.
+
+    The polynomial of each interval is written in powers of the distance from its midpoint.
+    """
     degree = len(knots) - len(coefficients) - 1
     spline = ScipySpline(np.array(knots), np.array(coefficients), degree)
     grid = spline.t[degree : len(coefficients) + 1]

@@ -30,40 +30,40 @@ from kanrun.figures.style import (
 
 #: Largest number of inputs whose effects are drawn.
 MAX_INPUTS = 12
-#: Ticks of probabilities, of which many are thinned out.
+#: Candidate ticks of a probability axis; every other one is taken if all would be too many.
 TICKS = (1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
-#: Number of ticks of probabilities below which more are taken.
+#: Smallest number of ticks of a probability axis; with fewer, another choice of ticks is tried.
 FEWEST_TICKS = 3
-#: Number of ticks of probabilities above which fewer are taken.
+#: Largest number of ticks of a probability axis; with more, another choice of ticks is tried.
 MOST_TICKS = 7
-#: Smallest probability that is drawn.
+#: Smallest probability that is drawn; smaller ones are raised to it, and 1 - p likewise.
 SMALLEST_PROBABILITY = 1e-6
 #: Height of a panel of effects (inches).
 EFFECT = 1.9
 #: Height of a map of a pair (inches).
 MAP = 2.6
-#: Free part of an axis around its data.
+#: Margin on either side of the data, as a fraction of their range.
 ROOM = 0.08
-#: Bands reach at most this many times the range of the curves beyond them.
+#: Bands are cut off at this distance above and below the curves, relative to the curves' range.
 BAND_ROOM = 1.0
-#: Free room of an axis of levels before the first and after the last one (levels).
+#: Margins of an axis of levels before the first and after the last level (in levels).
 LEVELS_ROOM = (0.3, 0.7)
-#: Distance of the name of a level from its dot and from the axis (points).
+#: Distance of the name of a level from its dot and from the axis (in points).
 BESIDE_DOT = (3, 4)
-#: Letters of all names of levels, two more for each, up to which they stand side by side below a
-#: third of the page.
+#: Largest total length of the names of levels, plus two letters per name, at which they fit side by
+#: side under a panel a third of a page wide.
 LEVEL_LETTERS = 24
-#: Length of the ticks at quantiles of an input (points).
+#: Length of the ticks at quantiles of an input (in points).
 QUANTILE = 5
-#: Area of the smallest dot of rows on a map (square points).
+#: Area of a dot on a map in the limit of no rows (square points).
 SMALLEST = 1
-#: Area that the largest dot of rows has in addition (square points).
+#: Additional area of the dot with the most rows (square points).
 LARGER = 14
-#: Remark on bands that are wider.
+#: Remark below a figure in which bands were cut off.
 CUT = "wide bands are cut"
-#: Name of the level of all rows that have none of the named levels.
+#: Name of the level of all rows that do not have one of the named levels.
 REST = "(others)"
-#: Begin of the name of an input that is a day of the week, from 0 (Monday).
+#: Prefix of the name of an input that is a day of the week, from 0 (Monday).
 WEEKDAY = "weekday of "
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -112,7 +112,10 @@ def effects(
 
 
 def _show_quantiles(panel: Axes, x: Series[float]) -> None:
-    """Draw a tick at each quantile of an input; without any, the layout would have no ends."""
+    """Draw a tick at each quantile of an input.
+
+    Nothing is drawn without quantiles, because an empty line has no extent for the layout.
+    """
     look: Any = {"ms": QUANTILE, "transform": panel.get_xaxis_transform(), "clip_on": False}
     if len(x):
         panel.plot(x, 0 * x, "|", color=GREY, **look)
@@ -133,7 +136,7 @@ def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
 
 
 def _show_input(panel: Axes, rows: DataFrame) -> None:
-    """Set the axis of an input: of its levels with their names, of dates, or of numbers."""
+    """Set the horizontal axis of a panel: names of levels, days of the week, dates or numbers."""
     x = rows["x"].to_numpy(dtype=float)
     levels = rows["level"].astype(object).fillna("")
     if levels.all():
@@ -145,7 +148,7 @@ def _show_input(panel: Axes, rows: DataFrame) -> None:
             return
         panel.set_xticks(list(names), [])
         panel.set_xlim(x.min() - LEVELS_ROOM[0], x.max() + LEVELS_ROOM[1])
-        # Within the panel: the one below leaves no room for long names.
+        # Inside the panel, because the panel below leaves no room for long names.
         look: Any = {"rotation": 90, "va": "bottom", "ha": "left", "size": 7.5, "zorder": 4}
         look |= {"xycoords": panel.get_xaxis_transform(), "textcoords": "offset points"}
         for at, name in names.items():
@@ -164,22 +167,23 @@ def _show_input(panel: Axes, rows: DataFrame) -> None:
 
 
 def _level_names(levels: list[str]) -> list[str]:
-    """Return the names of levels; the rest of a column with one named level is `not NAME`."""
+    """Return the names of levels. If there is one named level, the other one becomes `not NAME`."""
     if len(levels) == 2 and levels[1] == REST:
         return [levels[0], f"not {levels[0]}"]
     return levels
 
 
 def _mark_few(axis: Axis, values: Any) -> None:
-    """Put the ticks at the values themselves if these are few."""
+    """Place ticks at the distinct values if there are few of them."""
     if len(different := np.unique(values)) <= FEW_TICKS["nbins"]:
         axis.set_ticks(different)
 
 
 def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool:
-    """Set the axis that all panels share, of log-odds for probabilities.
+    """Set scale, limits and ticks of the vertical axis that all panels share.
 
-    Return whether a wide band is cut.
+    Probabilities get a logit scale. The limits follow the curves: bands are cut off where they
+    extend too far beyond them. Return whether a band was cut off.
     """
     parts = table[["value", "lower", "upper"]].astype(float)
     if is_probability:
@@ -208,7 +212,10 @@ def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool
 
 
 def _name_side(axis: Axis, name: str, values: Series[float]) -> str:
-    """Set the ticks of a side of a map, and return its label; levels of a text are named."""
+    """Set the ticks of an axis of a map and return its label.
+
+    The ticks of an indicator `column=level` are `not level` and `level`.
+    """
     column, _, level = name.partition("=")
     if level and set(values) <= {0, 1}:
         axis.set_ticks([0, 1], [f"not {shorten(level)}", shorten(level)])

@@ -1,4 +1,4 @@
-"""Run folders read back by `load_run`: configuration, tables and trained models."""
+"""Stored runs, as `load_run` returns them: configuration, tables and trained models."""
 
 from __future__ import annotations
 
@@ -18,36 +18,37 @@ from kanrun.model.model import Model
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 
-SLIDER_NAME = re.compile(r".*-seed\d+-stages")  # of checkpoints with models under a slider
+#: Names of checkpoints that hold the models under a slider of a report.
+SLIDER_NAME = re.compile(r".*-seed\d+-stages")
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run read back, or a point of it: `config`, `tables`, models, and its `points`."""
+    """A stored run, or one point of it: its `config`, `tables`, models and `points`."""
 
     run: Run
 
     @cached_property
     def points(self) -> tuple[LoadedRun, ...]:
-        """Points in the order of their numbers; of a run of one point the run itself."""
+        """Points of the run in the order of their numbers; a run of one point contains itself."""
         return tuple(LoadedRun(point) for point in self.run.points)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Stored configuration as plain values."""
+        """Stored configuration as a dictionary of plain values."""
         return deepcopy(self.run.config)
 
     @cached_property
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """Recorded tables by name, each read when it is first asked for."""
+        """Recorded tables by name. Each is read on first access."""
         return self.run.frames
 
     @property
     def models(self) -> list[str]:
-        """Names of the stored models: by cell, if there are several, then the lowest seed first."""
+        """Names of the stored models, sorted by cell (if there are several), then by seed."""
 
         def natural(name: str) -> list[str | int]:
-            """Return the words and numbers of a name, such as cell 10 behind cell 2."""
+            """Return a sort key in which numbers count as numbers: cell 2 comes before cell 10."""
             parts = enumerate(re.split(r"(\d+)", name))
             return [int(part) if place % 2 else part for place, part in parts]
 
@@ -56,9 +57,9 @@ class LoadedRun:
         return sorted(names, key=natural)
 
     def model(self, name: str | None = None) -> Model:
-        """Return the model called `name`, or that of the first seed.
+        """Return the model called `name`, by default the first of `models`.
 
-        Raises UsageError for a run without models or of several points, and for an unknown name.
+        Raises UsageError if the run has no models or several points, or if `name` is unknown.
         """
         self.run.check_single()
         self.run.check_checkpoints()
@@ -74,10 +75,10 @@ class LoadedRun:
         return replace(from_checkpoint(self.run.checkpoint(chosen), Model), tables=self.tables)
 
     def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
-        """Write the model called `name` (the first seed's), or the run's formula, to `file`.
+        """Write the model called `name`, or the formula of the run, to `file`.
 
-        Returns notes for the user. Raises UsageError for an unknown format, and if the file cannot
-        be written.
+        The default is the first of `models`. Returns notes for the user. Raises UsageError if the
+        format is unknown or the file cannot be written.
         """
         from kanrun.exports import formula_bytes, identifier
 

@@ -1,8 +1,9 @@
-"""The journal of a run, read back: which trainings ended, and all tables.
+"""Reading the journal of a run: which trainings have ended, and the tables.
 
-It is the only truth about a run (`lines.py` describes its lines); whatever else the folder has of
-results follows from it. A first pass finds what the trainings did and which records are void; each
-table is then read in a pass of its own, record by record.
+The journal is the single source of truth about a run (`lines.py` describes its lines); all other
+results in the folder are derived from it. A first pass finds which trainings finished or failed and
+which records are void, because a later attempt or a later table replaces them. Each table is then
+read in a pass of its own, record by record.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ if TYPE_CHECKING:
     import pandas
 
 JOURNAL_FILE = "records.jsonl"
-#: Tables of every run, listed first: files of the folder itself, while others are in `tables/`.
+#: Tables that every run has. They are listed first, and their files lie in the run folder itself;
+#: other tables are in `tables/`.
 TOP_TABLES = ("metrics", "summary")
-#: Beginnings of the lines that hold rows.
+#: How lines that hold rows begin.
 _ROWS = (b'{"kind":"row"', b'{"kind":"table"')
 _decoder = msgspec.json.Decoder(LINES)
 _columns_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -60,31 +62,40 @@ _columns_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 @dataclass
 class _Attempt:
-    """What an unfinished training has recorded: the place of its checkpoints, and its tables."""
+    """Records of an unfinished training.
+
+    Attributes:
+        checkpoints: Byte position in the journal of each checkpoint, by its SHA-256 checksum.
+        tables: Names of the tables that have records.
+    """
 
     checkpoints: dict[str, int] = field(default_factory=dict)
     tables: set[str] = field(default_factory=set)
 
 
 class Journal:
-    """What the journal of a run says, or the part of it on one point; half a last line is left out.
+    """Contents of the journal of a run, or of its part about one point.
 
-    Memory grows with the number of trainings, not with that of their records.
+    An incomplete last line is ignored. Memory grows with the number of trainings, not with the
+    number of their records.
 
     Attributes:
-        end: Byte behind the last line that can be read.
-        damaged: Whether a whole line there cannot be read: nothing behind it counts.
+        end: Byte position after the last line that was read.
+        damaged: Whether a complete line is unreadable. It and all later lines are ignored.
         digests: Digest of the cell of each training that has begun.
-        finished: Trainings that have finished, with large tables that they wrote.
+        finished: Finished trainings, with the large tables that each wrote.
         failed: Trainings that failed and have not been repeated.
-        results: Results by point.
-        begins: First byte of the records of each point.
+        results: Result of each point that has ended.
+        begins: Byte position of the first record of each point.
     """
 
     def __init__(
         self, folder: Path, point: int | None = None, start: int = 0, *, rows: bool = True
     ) -> None:
-        """Read the journal in `folder` from the byte `start` on, without `rows` more quickly."""
+        """Read the journal in `folder` from the byte `start` on.
+
+        Without `rows`, lines that hold rows of tables are skipped, which is faster.
+        """
         self.path, self.end, self.damaged = folder / JOURNAL_FILE, start, False
         self._folder, self._point, self._start = folder, point, start
         self.digests: dict[Key, str] = {}
@@ -92,12 +103,13 @@ class Journal:
         self.failed: dict[Key, FailedLine] = {}
         self.results: dict[int, ResultLine] = {}
         self.begins: dict[int, int] = {}
-        self._columns: dict[str, dict[str, None]] = {}  # ordered sets, by table
+        self._columns: dict[str, dict[str, None]] = {}  # columns in order, by table
         self._marks: dict[str, set[str]] = defaultdict(set)
         self._sizes = Counter[str]()
         self._attempts: dict[Key, _Attempt] = defaultdict(_Attempt)
         self._large: dict[Key, tuple[TableLine, ...]] = {}
-        # Stretches of bytes whose records of a training are void, in one table or in all.
+        # For each training, (table, start, end): its records between these bytes are void, in all
+        # tables if the table is None.
         self._void: dict[Key, list[tuple[str | None, int, int]]] = defaultdict(list)
         if self.path.is_symlink() or not self.path.is_file():
             return
@@ -109,7 +121,7 @@ class Journal:
     def _lines(
         self, wanted: Callable[[bytes], bool], end: int | None = None
     ) -> Iterator[tuple[int, Any, int]]:
-        """Yield place, line and size of the wanted lines, up to the first damaged one."""
+        """Yield byte position, line and size of the wanted lines, up to the first damaged one."""
         try:
             with open(self.path, "rb") as stream:
                 stream.seek(self._start)
@@ -166,7 +178,7 @@ class Journal:
         return set(self._attempts[key].checkpoints) if key in self._attempts else set()
 
     def is_finished(self, key: Key) -> bool:
-        """Return whether a training has finished, and its large tables are whole."""
+        """Return whether a training has finished and its large tables are undamaged."""
         if key not in self.finished:
             return False
         try:
@@ -184,23 +196,27 @@ class Journal:
         return read_points(self._folder)
 
     def _swept(self, table: str, point: int | None) -> Mapping[str, Any]:
-        """Return the settings of a point that its records in the table of all points show."""
+        """Return the swept settings that are added as columns to the records of a point.
+
+        Only the summary of all points gets them, and only those that are not its columns already.
+        """
         if point is None or table != "summary" or self._point is not None:
             return {}
         own, swept = self._columns[table], self._points[point].values
         return {name: value for name, value in swept.items() if name not in own}
 
     def header(self, table: str) -> list[str]:
-        """Return the columns of a table: point, swept settings, cell, seed, and its own."""
+        """Return the columns of a table: point, swept settings, cell, seed, and recorded ones."""
         marks: dict[str, Any] = {mark: 0 for mark in MARKS if mark in self._marks[table]}
         first, own = RowLine(**marks, table=table), dict.fromkeys(self._columns[table], ())
         header = marked(first, own, self._swept(table, first.point))
         return [name for name in header if name != "point" or self._point is None]
 
     def blocks(self, table: str) -> Iterator[tuple[Key, Columns]]:
-        """Yield the records of a table as columns with the training that wrote them, as recorded.
+        """Yield the records of a table in the order of the journal.
 
-        Raises StorageFailed for columns that are no numbers or text, or lost.
+        Each comes as the key of its training and its columns. Raises StorageFailed if the columns
+        cannot be decoded, or if their file is missing or damaged.
         """
         holding = b'"table":' + msgspec.json.encode(table)
         for at, line, _ in self._lines(lambda text: holding in text, self.end):
@@ -217,7 +233,7 @@ class Journal:
             yield line.key, block
 
     def _columns_of(self, line: RowLine | TableLine) -> dict[str, list[Any]]:
-        """Return the columns of one record. Raises StorageFailed if their file is not whole."""
+        """Return the columns of one record. Raises StorageFailed if their file is damaged."""
         if isinstance(line, RowLine):
             return values_of(line)
         stored = self._large_columns(line) if line.sha256 else line.columns
@@ -230,7 +246,7 @@ class Journal:
         )
 
     def _large_columns(self, line: TableLine) -> dict[str, msgspec.Raw]:
-        """Return the columns in a file of their own. Raises StorageFailed if it is not whole."""
+        """Read the columns of a table from its own file. Raises StorageFailed if it is damaged."""
         path = large_file(self._folder, str(line.sha256))
         content = read_bytes(path, TABLE_LIMIT)
         if len(content) != line.size or hashlib.sha256(content).hexdigest() != line.sha256:
@@ -238,10 +254,10 @@ class Journal:
         return _columns_decoder.decode(content)
 
     def columns(self, table: str) -> dict[str, list[Any]]:
-        """Return a table as lists by column, in the order of point, cell and seed.
+        """Return a table as lists by column, with rows sorted by point, cell and seed.
 
-        Fields that were not recorded are None. Raises StorageFailed for a damaged journal, and a
-        table that is too large to be read.
+        Fields that were not recorded are None. Raises StorageFailed if the journal is damaged or
+        the table is too large to be read.
         """
         if self.damaged:
             raise StorageFailed(

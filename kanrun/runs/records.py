@@ -1,4 +1,4 @@
-"""Records: what an experiment yields, and the content of a run's small files.
+"""Records: what an experiment yields, and the contents of the small files of a run.
 
 These are `run.json` (`Manifest`), `points.csv` (`Point`) and `labels.json` (`RunLabels`).
 """
@@ -29,7 +29,7 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table; all tables but `metrics` and `summary` are in `tables/`."""
+    """One row of a table. Tables other than `metrics` and `summary` are stored in `tables/`."""
 
     table: str
     values: dict[str, Value]
@@ -37,7 +37,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as columns of equal length; it replaces what its training wrote before."""
+    """A whole table as columns of equal length; it replaces earlier records of its training."""
 
     name: str
     columns: dict[str, NDArray[Any]]
@@ -45,7 +45,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Arrays and a description that JSON can hold, in `checkpoints/<name>.safetensors`."""
+    """Arrays, and a description that fits in JSON, stored in `checkpoints/<name>.safetensors`."""
 
     name: str
     arrays: dict[str, NDArray[Any]]
@@ -56,7 +56,7 @@ class Checkpoint:
 class Note:
     """A sentence for the user and the log: a choice with its reason, or a warning.
 
-    A `detail` is shown with -v only.
+    A note with `detail` is shown only with -v.
     """
 
     text: str
@@ -69,7 +69,7 @@ Records = Iterator[Record]
 
 
 class Status(StrEnum):
-    """State of a run or of a point of it."""
+    """State of a run, or of one of its points."""
 
     RUNNING = "RUNNING"
     COMPLETED = "COMPLETED"
@@ -83,10 +83,10 @@ class Claim:
 
     Attributes:
         sentence: The claim.
-        measured: The measured value; None if it was not finite and comes from a file.
+        measured: The measured value. A value that was not finite is None when read from a file.
         bound: The bound in words, such as "at most 1e-12".
         holds: Whether the measured value is within the bound.
-        spread: Range over the seeds, such as "3e-7 .. 8e-7 over 5 seeds".
+        spread: Range of the values, such as "3e-7 .. 8e-7 over 5 seeds".
     """
 
     sentence: str
@@ -98,20 +98,21 @@ class Claim:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of `run.json`; times are ISO 8601 with their zone.
+    """Contents of `run.json`. Times are ISO 8601 with their time zone.
 
     Attributes:
-        overrides: Arguments that give the configuration; of several points, see `points.csv`.
+        overrides: Arguments that set the configuration. For several points, see `points.csv`.
         config: Configuration of the first point, as composed.
         seeds: Seeds of the first point.
         cells: Number of cells of the first point.
         points: Number of points.
         trainings: Number of trainings of all points.
-        seconds: Wall-clock seconds, summed over resumed parts.
-        git: Commit, and in `of` whose: kanrun's or the working directory's; None without one.
+        seconds: Wall-clock seconds, including those before the run was resumed.
+        git: Commit, and in `of` its repository: kanrun's or that of the working directory. None if
+            there is neither.
         metrics: Medians over seeds of the numeric columns of `summary.csv`, for one point.
-        claims: Claims of a run of one point; those of several are in `records.jsonl`.
-        failures: Point, cell, seed, reason and trace of the first trainings that failed.
+        claims: Claims, if the run has one point. Those of several points are in `records.jsonl`.
+        failures: Point, cell, seed, reason and traceback of the first failed trainings.
         checkpoints: Checksum of each checkpoint that the run left.
     """
 
@@ -148,14 +149,14 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Point:
-    """One setting of a study.
+    """One combination of swept values.
 
     Attributes:
         number: Number of the point, from 0.
         overrides: Arguments that would give this point without -m.
-        values: Swept keys by their full name ("model.degree", "target" for a group); empty in a
-            study of one point.
-        base: Number of the composed configuration that the values are set on.
+        values: Swept values by full key ("model.degree", or "target" for a group). Empty if the
+            study has only one point.
+        base: Number of the composed configuration to which the values are applied.
     """
 
     number: int
@@ -171,7 +172,8 @@ class Point:
 def write_points(folder: Path, points: Sequence[Point]) -> None:
     """Write `points.csv`: number, base, one column for each swept key, and the overrides as JSON.
 
-    A value is JSON, except for text that would not be read as JSON. Raises StorageFailed.
+    Values are written as JSON, except for text that cannot be mistaken for JSON. Raises
+    StorageFailed if the file cannot be written.
     """
     keys = list(points[0].values)
     rows: list[list[Any]] = [["point", "base", *keys, "overrides"]]
@@ -199,7 +201,7 @@ def read_points(folder: Path) -> list[Point]:
 
 
 def value_text(value: Any) -> str:
-    """Return the text of a swept value in tables."""
+    """Return a swept value as text for tables: see `write_points`."""
     return value if isinstance(value, str) and _value(value) == value else json.dumps(value)
 
 
@@ -212,7 +214,7 @@ def _value(text: str) -> Any:
 
 @dataclass(frozen=True)
 class RunLabels:
-    """Tags by which a run is found, and a sentence about it; both may change at any time."""
+    """Tags by which a run can be found, and a note about it. Both may be changed at any time."""
 
     tags: tuple[str, ...] = ()
     note: str = ""
@@ -227,7 +229,7 @@ class RunLabels:
 
     @classmethod
     def read(cls, folder: Path) -> RunLabels:
-        """Return the labels of the run in `folder`; none if the file is missing or damaged."""
+        """Return the labels of the run in `folder`, empty if the file is missing or damaged."""
         try:
             return read_json(folder / LABELS_FILE, cls)
         except StorageFailed:

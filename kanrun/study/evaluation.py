@@ -1,6 +1,6 @@
 """Records of a training: rows of steps and grids, scores, tables, and models.
 
-Scores and tables are in the units of the data.
+Scores and predictions are in the units of the data.
 """
 
 from __future__ import annotations
@@ -42,16 +42,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-#: Largest number of unknowns, and of entries of the Jacobian, for effective degrees of freedom.
+#: Effective degrees of freedom are computed for at most this many parameters, and at most this
+#: many entries of the Jacobian.
 MOST_UNKNOWNS, MOST_NUMBERS = 1500, 20_000_000
-#: Points of one split that the table of predictions keeps.
+#: Largest number of points of each split in the table of predictions.
 MOST_POINTS = 2000
-#: By the number of inputs, points of each side of the grid on which a prediction is drawn.
+#: Points along each side of the grid on which predictions are drawn, by number of inputs.
 POINTS_PER_SIDE = {1: 400, 2: 61}
-#: Edges, the most important first, that the table of edges keeps; points of each, as many as
-#: MOST_ROWS rows allow: 400 edges with 101 points each take 0.8 CPU s to write and to read.
+#: Limits of the table of edges: number of edges (those with the largest scores are kept), largest
+#: and smallest number of points per edge, and the number of rows aimed at between the two. 400
+#: edges with 101 points each would take 0.8 CPU s to write and read.
 MOST_EDGES, EDGE_POINTS, FEWEST_POINTS, MOST_ROWS = 400, 101, 26, 10_000
-#: Columns of the table of edges; the last two are there if nodes multiply.
+#: Columns of the table of edges. The last two exist only if there are multiplication nodes.
 EDGE_COLUMNS = (
     *("layer", "out", "in", "x", "x_data", "seen", "y", "score", "pruned"),
     *("input_name", "output_name", "symbolic", "operation"),
@@ -59,7 +61,7 @@ EDGE_COLUMNS = (
 
 
 def scores(network: Network, problem: LearningProblem) -> dict[str, Value]:
-    """Return maximum error and R^2 on the test points; for classes accuracy, cross-entropy."""
+    """Return scores on the test points: maximum error and R^2, or accuracy etc. for classes."""
     points, samples = problem.dataset.test, problem.data.test
     measured: dict[str, Value] = {"test_max_error": None, "r2": None}
     if points is None or samples is None or not len(points):
@@ -95,9 +97,9 @@ def _rms(values: Array, weights: Array | None) -> float:
 def relative_error(error: float | None, dataset: Dataset) -> float | None:
     """Return an RMSE divided by the standard deviation of the training outputs.
 
-    Predicting the mean has 1, whatever the unit of the outputs. In summaries the error is that of
-    the test points, or else of the validation or held-out points. None for constant outputs and
-    classes.
+    Predicting the mean gives 1, whatever the unit of the outputs. In summaries, the RMSE is that on
+    the test points or, without any, on the validation or held-out points. Return None for constant
+    outputs and for classes.
     """
     if error is None or dataset.classes:
         return None
@@ -117,7 +119,7 @@ def doubts(r2: Value, points: str) -> Iterator[Note]:
 
 
 def truncation_notes(trained: Trained) -> Iterator[Note]:
-    """Yield a warning if conjugate gradients ended before its tolerance in some steps."""
+    """Yield a warning if conjugate gradients stopped short of its tolerance in some steps."""
     if truncated := sum(stage.truncated for stage in trained.stages):
         yield Note(
             f"{truncated} of {sum(stage.steps for stage in trained.stages)} steps are approximate: "
@@ -132,7 +134,7 @@ def effective_parameters(
 ) -> float | None:
     """Return the effective degrees of freedom: the parameters that the training points determine.
 
-    None for classes, and if the matrices would be large.
+    Return None for classes, and if the matrices would be too large.
     """
     samples = problem.data.everything
     unknowns = network.get_unknowns().numel()
@@ -145,7 +147,7 @@ def effective_parameters(
 def linear_rmse(problem: LearningProblem) -> float | None:
     """Return the test RMSE of ordinary least squares on the same training points, a baseline.
 
-    None without test points, and for classification.
+    Return None if there are no test points, and for classes.
     """
     points, known, test = problem.dataset.test, problem.data.everything, problem.data.test
     if points is None or test is None or not len(points) or problem.dataset.classes:
@@ -166,9 +168,9 @@ def model_records(
 ) -> Records:
     """Yield the predictions of a trained network, its edges if it has any, and its checkpoint.
 
-    Predictions are on the points of each split, and on a grid for up to two inputs. The checkpoint
-    is named by target, shape, points and seed. `learned` are further fields of `Model`: errors,
-    gaps and family.
+    Predictions are made on the points of each split and, for up to two inputs, on a grid. The name
+    of the checkpoint consists of target, shape, number of training points and seed. `learned` holds
+    further fields of `Model`: errors, gaps and family.
     """
     model, dataset = model_of(network, problem, seed, **learned), problem.dataset
     parts: list[tuple[str, Array, Array]] = [
@@ -200,10 +202,10 @@ def model_records(
 def judged_columns(
     outputs: Sequence[str], classes: Sequence[str] | None, truth: Array, predicted: Array
 ) -> dict[str, Any]:
-    """Return truth and prediction of each output as columns.
+    """Return columns with the true and the predicted values of each output.
 
-    The truth of classes is their numbers, the prediction their probabilities; both become labels,
-    with None for NaN.
+    For classes, `truth` holds class numbers and `predicted` probabilities. Both are converted to
+    labels, the predicted one being the most probable; NaN becomes None.
     """
     columns: dict[str, Any] = {}
     if classes:
@@ -220,7 +222,7 @@ def judged_columns(
 def network_figure(
     network: Network, x: Any, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Figure:
-    """Return the diagram of `KAN.plot`, scored on x or on uniform points of the first grid."""
+    """Return the diagram of `KAN.plot`, scored on `x` or on uniform points of the first grid."""
     from kanrun.figures import network_diagram
 
     first = network.edge_layers[0]
@@ -245,10 +247,10 @@ def edge_columns(
 ) -> dict[str, Any]:
     """Return the learned function of every edge over its grid, with its score.
 
-    The score is the standard deviation of the edge's output on the data. x is in the units of the
-    layer (standardised for tables), `x_data` in those of the data, by `invert`; `seen` is True
-    within the range of the data. If a layer has multiplication nodes, its sums are nodes of their
-    own, joined to the nodes by a further layer of edges.
+    The score is the standard deviation of the edge's output on the data. The column `x` is in the
+    units of the layer (standardised for tables); `x_data` is `x` converted to the units of the data
+    by `invert`. `seen` is True within the range of the data. If a layer has multiplication nodes,
+    its sums appear as nodes of their own, and a further layer of edges joins them to the nodes.
     """
     rows, multiply, layers = list[tuple[Any, ...]](), any(network.products), network.edge_layers
     edges = min(sum(layer.mask.numel() for layer in layers), MOST_EDGES)
@@ -284,7 +286,7 @@ def edge_columns(
 
 
 def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tuple[Any, ...]]:
-    """Yield rows of `edge_columns` from sums (samples, sums) to nodes, products last."""
+    """Yield the rows of `edge_columns` that join `sums` (samples, sums) to nodes, products last."""
     plain = sums.shape[1] - 2 * products
     for number, each in enumerate(in_numpy(sums).T):
         x, multiplies = np.linspace(each.min(), each.max(), points), number >= plain
@@ -293,18 +295,18 @@ def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tu
         yield depth, out, number, x, x, True, x, float(each.std()), False, "", "", "=", operation
 
 
-#: Columns of the table `stages` that the table `growth` does not have.
+#: Columns of the table `stages` that are omitted from the table `growth`.
 ONLY_STAGES = {"stage", "penalty", "carried_by", "function_change", "error_before", "error_after"}
 
 
 def step_row(step: Step) -> dict[str, Value]:
-    """Return the place of a step, the errors after it, and the seconds of training so far."""
+    """Return the row of a step: its number, grid, errors after it, and training seconds so far."""
     place: dict[str, Value] = {"stage": step.stage, "step": step.step, "intervals": step.intervals}
     return {**place, **errors_by_split(step.errors), "seconds": step.seconds}
 
 
 def stage_row(stage: Stage) -> dict[str, Value]:
-    """Return a grid, its errors, and the transfer to it with the errors before and after."""
+    """Return the row of a stage: its grid, its errors, and the errors around the transfer to it."""
     return {
         "stage": stage.stage,
         "intervals": stage.intervals,
@@ -321,18 +323,18 @@ def stage_row(stage: Stage) -> dict[str, Value]:
 
 
 def growth_row(stage: Stage) -> dict[str, Value]:
-    """Return a shape that was tried, its grid, size, errors and steps."""
+    """Return the row of a shape that was tried: its grid, size, errors and steps."""
     row = {name: value for name, value in stage_row(stage).items() if name not in ONLY_STAGES}
     return {"shape": stage.network.shape_text, **row}
 
 
 def errors_by_split(errors: Errors) -> dict[str, Value]:
-    """Return the RMSE of each split by the name of its column."""
+    """Return the RMSE of each split under its column name, such as `train_rmse`."""
     names = ("train", "validation", "test")
     return {f"{name}_rmse": getattr(errors, name) for name in names}
 
 
-#: Maximum numbers of parameters of all networks under one slider, and of their test points.
+#: Largest number of values stored for one slider, and largest number of its test points.
 MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
 
 
@@ -349,7 +351,10 @@ class Slider:
 
 
 def model_of(network: Network, problem: LearningProblem, seed: int = 0, **learned: Any) -> Model:
-    """Return `network` with all that predicting needs; `learned` are further fields of `Model`."""
+    """Return `network` together with all data that prediction needs.
+
+    `learned` holds further fields of `Model`.
+    """
     dataset, target = problem.dataset, problem.dataset.target
     return Model(
         network,
@@ -370,7 +375,8 @@ def slider_checkpoint(
 ) -> Iterator[Checkpoint]:
     """Yield the KANs that a report shows under one slider, with test points.
 
-    Yields nothing for networks of another kind, and for too many numbers.
+    Yield nothing if a network is not a KAN, or if more than MOST_SLIDER_NUMBERS values would be
+    stored.
     """
     points = problem.dataset.test or problem.dataset.train
     some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))

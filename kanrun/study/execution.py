@@ -1,4 +1,4 @@
-"""Execution of a study: tasks through an executor, records to the run folder, claims, figures."""
+"""Execution of a study: run the tasks, record the results, check claims and draw figures."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ from kanrun.study.recorder import Recorder
 from kanrun.study.resources import TaskRunner, TimeLimit, cores, run_serial, threads_of
 from kanrun.study.studies import Checked, RunOptions
 
-#: Fraction of the time limit beyond which the CPU time that was used is named.
+#: The status names the CPU time that was used if it is above this multiple of the time limit.
 _OVERRUN = 1.1
 
 
 def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifest:
     """Run all points, cells and seeds of a study into `folder` and return its record.
 
-    In a folder from `RunFolder.reopen` finished trainings are kept. A training that fails is
-    recorded with its cause and the others continue; the status is then FAILED. KeyboardInterrupt
-    (also `Terminated`) is recorded as INTERRUPTED and raised again, with all rows kept. With
-    `max_cpu_seconds`, trainings stop with the best that they have, others do not begin, and the run
-    is COMPLETED with that reason. Raises StorageFailed if nothing can be written. Progress and
-    results go to standard error.
+    If the folder comes from `RunFolder.reopen`, its finished trainings are kept. If a training
+    fails, its cause is recorded, the other trainings continue, and the status becomes FAILED.
+    KeyboardInterrupt (including `Terminated`) is recorded as INTERRUPTED and raised again; all rows
+    are kept. If `max_cpu_seconds` is used up, running trainings stop with their best result, no
+    others begin, and the status is COMPLETED with that reason. Progress and results go to standard
+    error. Raises StorageFailed if the folder cannot be written.
     """
     try:
         folder.finish(**_Execution(checked, folder, options).run())
@@ -91,11 +91,11 @@ class _Execution:
             error_console(), self._recorder.total, options.quiet, options.verbose
         )
         self._ended_early = False
-        # By point, the first training that failed, or else claims that could not be checked.
+        # For each point, its first failed training or, without one, the failed check of its claims.
         self._failures: dict[int, tuple[Task | Point, Failure]] = {}
 
     def run(self) -> dict[str, Any]:
-        """Train, draw, check claims; return the changes of `run.json`."""
+        """Train, draw figures and check claims; return the fields of `run.json` to update."""
         result = ResultLine(0)
         with self._reporter:
             self._train()
@@ -136,7 +136,7 @@ class _Execution:
                 write_figure(self._folder.path / "figures" / file_name(name), draw(), formats)
 
     def _tasks(self, restoring: bool = False) -> Iterator[Task]:
-        """Yield the tasks of all points in their order, without those that had finished."""
+        """Yield the tasks of all points in order, omitting finished ones unless `restoring`."""
         recorder = self._recorder
         kept = set() if restoring else set(recorder.finished)
         for point in self._study.points:
@@ -172,11 +172,11 @@ class _Execution:
         with limited, contextlib.closing(events):
             for event in events:
                 self._take(event)
-            # Only the time limit leaves trainings out.
+            # Trainings are left only if the time limit was reached.
             self._ended_early = time_limit_reached() or any(recorder.left)
 
     def _take(self, event: TaskEvent) -> None:
-        """Record, show and track an event; check the claims of a point that has ended."""
+        """Record, show and track an event; after the last training of a point, check its claims."""
         self._recorder.handle(event)
         self._reporter.handle(event)
         match event:
@@ -193,12 +193,15 @@ class _Execution:
         self._reporter.warn(text)
 
     def _end_point(self, point: Point) -> None:
-        """Write the result of a point whose trainings have all ended to the journal."""
+        """Write the result of a point to the journal, after all its trainings have ended."""
         self._folder.record(self._result(self._recorder.tables_of(point), point))
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:
-        """Turn an error of the body into a warning: the results are complete without it."""
+        """Turn an error of the body into a warning, because the results are complete without it.
+
+        StorageFailed is raised all the same.
+        """
         try:
             yield
         except StorageFailed:
@@ -207,9 +210,10 @@ class _Execution:
             self._warn(f"{what}: {Failure.of(error).reason}")
 
     def _result(self, tables: Tables, point: Point) -> ResultLine:
-        """Return medians over seeds (of one cell, as cells measure different things), and claims.
+        """Return the result of a point: medians of its summary over seeds, and its claims.
 
-        No claim holds if trainings failed or were cut short.
+        With several cells there are no medians, because cells measure different things. If
+        trainings failed or were cut short, all claims are marked as not holding.
         """
         result, number = ResultLine(point.number), point.number
         failed, total = self._recorder.failed[number], self._recorder.trainings[number]
@@ -225,7 +229,7 @@ class _Execution:
             result.claims = tuple(self._study.experiment.claims(tables))
         except Exception as error:
             reason = f"checking the claims failed: {Failure.of(error).reason}"
-            if failed and not self._several:  # incomplete tables may be why
+            if failed and not self._several:  # perhaps because the tables are incomplete
                 self._folder.note(reason)
             self._failures.setdefault(number, (point, Failure(reason, traceback.format_exc())))
             result.reason = result.reason or reason
@@ -240,7 +244,12 @@ class _Execution:
         return result
 
     def _failure(self) -> Failure | None:
-        """Return why the run failed: the first training that failed, or broken claims."""
+        """Return why the run failed, or None if it did not.
+
+        If there is only one training, or only one point and its trainings succeeded, the failure is
+        returned as it is. Otherwise the reason gives the number of failed trainings (of failed
+        points, if there are several) and quotes the first failure.
+        """
         if not self._failures:
             return None
         (named, first), recorder = next(iter(self._failures.values())), self._recorder

@@ -1,8 +1,8 @@
-"""What experiments share: a training is prepared and run, and its columns and claims are written.
+"""Functions that experiments share for training, summaries and claims.
 
-`Training.of` turns a model, a solver and a problem into a plan and a factory; `train_and_record`
-trains, records events and warns; `summary_of` returns the columns that every summary has; and
-`claims_by` judges groups of rows.
+`Training.of` turns a model, a solver and a problem into a plan and a factory of networks.
+`train_and_record` trains and yields records and warnings. `summary_of` returns the columns that
+every summary has, and `claims_by` makes one claim per group of rows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kanrun.study.suite import claim_at_most, value_range
 
 @dataclass(frozen=True)
 class Training:
-    """Input of one training; `why` explains its solver, and `create` makes new networks."""
+    """Inputs of one training. `create` makes new networks; `why` explains the choice of solver."""
 
     problem: LearningProblem
     plan: Plan
@@ -36,22 +36,22 @@ class Training:
 
     @classmethod
     def of(cls, model: Any, solver: Any, problem: LearningProblem, **changes: Any) -> Training:
-        """Return the training of a model on a problem; `changes` replace fields of its plan.
+        """Return the training of `model` on `problem`; `changes` replace fields of its plan.
 
         Raises:
-            UsageError: For settings that do not fit the problem or each other.
+            UsageError: If settings conflict with the problem or with each other.
         """
         plan, why = make_plan(model, solver, problem)
         return cls(problem, replace(plan, **changes), factory(model, problem, plan.solver), why)
 
     def events(self, seed: int, state: TrainingState | None = None) -> Events[Event, None, Trained]:
-        """Train from `state` on: yield what happens, and return the result."""
+        """Train, continuing from `state` if there is one. Yield the events; return the result."""
         draws = generator(seed, "training")
         return train(self.create, self.problem.data, self.plan, draws, state)
 
 
 def nothing(event: Event) -> Iterable[Record]:
-    """Return no records of an event."""
+    """Return no records: the default for events that are not recorded."""
     return ()
 
 
@@ -61,14 +61,17 @@ def train_and_record(
     records_of: Callable[[Event], Iterable[Record]] = nothing,
     state: TrainingState | None = None,
 ) -> Events[Record, None, Trained]:
-    """Train from `state` on and return the result; yield records of the events, and warnings."""
+    """Train, continuing from `state` if there is one.
+
+    Yield the records of each event, then warnings; return the result.
+    """
     trained = yield from follow(training.events(seed, state), records_of)
     yield from truncation_notes(trained)
     return trained
 
 
 def network_columns(problem: LearningProblem, network: Network) -> dict[str, Value]:
-    """Return the columns of every summary on what was learned, and the network with its size."""
+    """Return the summary columns that describe the target, the network and its size."""
     return {
         "target": problem.dataset.target.name,
         "model": network.kind,
@@ -80,7 +83,7 @@ def network_columns(problem: LearningProblem, network: Network) -> dict[str, Val
 
 
 def summary_of(problem: LearningProblem, trained: Trained) -> dict[str, Value]:
-    """Return the columns of a training's summary: the network, its errors, scores, seconds."""
+    """Return the summary columns of a training: network, RMSEs, scores and seconds."""
     network = trained.network
     return {
         **network_columns(problem, network),
@@ -100,17 +103,20 @@ def claims_by(
     measure: Callable[[pd.Series], float] | None = None,
     of: str = "seeds",
 ) -> Claims:
-    """Yield one claim on a column for each group of rows, in the order of the rows.
+    """Yield one claim about the values in `column` for each group of rows.
+
+    Groups come in the order of their first rows.
 
     Args:
-        rows: The measured rows.
-        sentence: The claim. `{name}` stands for the value of the column `name`; rows that agree in
-            all columns that the sentence names are a group.
-        column: Column of the measured values.
-        bound: The bound, or the column that holds it.
-        claim: Whether the bound is the largest or the smallest value that is allowed.
-        measure: Value of a group that counts, such as its median; None counts all of them.
-        of: What the values belong to.
+        rows: Rows with measured values.
+        sentence: Text of the claim. `{name}` is replaced by the group's value in the column `name`.
+            Rows with equal values in all these columns form a group; without any, all rows do.
+        column: Name of the column of measured values.
+        bound: The bound, or the name of the column that holds it.
+        claim: `claim_at_most` or `claim_at_least`.
+        measure: Reduces the values of a group to one number, such as their median, which must
+            satisfy the bound. If it is None, all values must.
+        of: Plural noun for what the values belong to, such as "seeds" in "over 5 seeds".
     """
     keys = list(dict.fromkeys(name for _, name, *_ in Formatter().parse(sentence) if name))
     groups: Any = rows.groupby(keys, sort=False) if keys else [((), rows)] * bool(len(rows))

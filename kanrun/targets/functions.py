@@ -1,4 +1,4 @@
-"""Targets that are functions, known by name or formula, and the check that they are finite."""
+"""Targets that are functions, given by name or formula, and the check that they are finite."""
 
 from __future__ import annotations
 
@@ -28,21 +28,26 @@ from kanrun.formulas.vocabulary import KnownFunction
 from kanrun.points import Array, Points
 from kanrun.targets.datasets import NAMED, Target, check_known, shown
 
-_LONGEST_NAME = 60  # characters of a formula as the name of its target
+#: Largest number of characters of a formula that serves as the name of its target.
+_LONGEST_NAME = 60
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 
-#: Functions and those at whose zeros they have their poles.
+#: For each function with poles, the function whose zeros they are.
 _POLES: dict[Any, Any] = {
     **dict.fromkeys((sympy.tan, sympy.sec), sympy.cos),
     **dict.fromkeys((sympy.cot, sympy.csc), sympy.sin),
     **dict.fromkeys((sympy.coth, sympy.csch), sympy.sinh),
 }
-_RANDOM = 4000  # points of the box at which a function is tried
-_LINES, _PER_LINE = 20, 201  # axes through the centre on which it is tried, and points on each
-_CORNERS = 10  # dimensions up to which all corners are tried; beyond, two of them
-_POLE = 1e6  # times the median of the values: larger ones near the zero of a denominator are a pole
+#: Number of random points of the domain at which a function is checked.
+_RANDOM = 4000
+#: Largest number of axes through the centre along which it is checked, and points on each.
+_LINES, _PER_LINE = 20, 201
+#: Largest number of variables with which it is checked at all corners, otherwise at only two.
+_CORNERS = 10
+#: A value near a zero of a denominator is a pole if it exceeds the median value this many times.
+_POLE = 1e6
 
-#: Points without a known function between them.
+#: Targets that are a few points, with no known function between them.
 GIVEN_POINTS: dict[str, Points] = {
     "lecture_points": Points(
         np.array([[0.0], [1.0], [2.0], [5.0]]), np.array([[5.0], [1.0], [3.0], [2.0]])
@@ -59,7 +64,10 @@ def formula_target(
     *,
     checked: bool = True,
 ) -> Target:
-    """Return the target of an expression in `inputs`, after checking its values on its domain."""
+    """Return the target of an expression in the variables `inputs`.
+
+    If `checked`, its values are tested on its domain: see `check_finite`.
+    """
     value, box = to_numpy(expression, inputs), read_domain(domain, inputs, default)
     numbered = _numbered(expression, inputs)
     target = Target(name, tuple(inputs), ("y",), box, numbered, lambda x: value(x)[:, None])
@@ -67,7 +75,10 @@ def formula_target(
 
 
 def build_named(config: NamedTarget) -> Target:
-    """Return a function or points by name; the domain of points is the range of their inputs."""
+    """Return the named function, or the named points.
+
+    The default domain of points is the range of their inputs.
+    """
     check_known("target.name", config.name, [*NAMED, *GIVEN_POINTS], "named functions")
     if (points := GIVEN_POINTS.get(config.name)) is not None:
         box = read_domain(config.domain, ("x0",), points.box)
@@ -94,21 +105,23 @@ def peaks_formula(centres: Array, sharpness: float) -> str:
 
 
 def build_expression(config: ExpressionTarget) -> Target:
-    """Return the user's formula."""
+    """Return the target of the user's formula."""
     return named_formula(config.formula, config.domain)
 
 
 def check_formula(config: ExpressionTarget) -> None:
-    """Raise UsageError for a formula that cannot be read."""
+    """Raise UsageError if the formula cannot be parsed."""
     names_in(" ".join(config.formula.split()))
 
 
 def named_formula(text: str, domain: Any) -> Target:
-    """Return a formula in variables of any names, with one (lower, upper) for all, or one for each.
+    """Return the target of the formula `text`, whose variables may have any names.
 
-    The inputs come in the order of a mapping of ranges, otherwise in alphabetical order, or are
-    x0, x1, ... up to the last one written, even if it cancels as x2 in x0 + 0*x2. A formula need
-    not depend on all variables with a range. Raises UsageError for a variable without a range.
+    `domain` is one range (lower, upper) for all variables, a list of ranges, or a mapping from
+    variables to ranges. The inputs have the order of the mapping; otherwise they are in
+    alphabetical order or, if the formula has variables such as x2, they are x0, x1, ... up to the
+    largest number written, even if it cancels, as x2 does in x0 + 0*x2. A formula need not depend
+    on all variables of the mapping. Raises UsageError if a variable has no range in it.
     """
     text = " ".join(text.split())
     names = names_in(text)
@@ -132,12 +145,13 @@ Pairs = tuple[tuple[float, float], tuple[float, float]]
 
 @dataclass(frozen=True)
 class SpecialFunction:
-    """Function `name` of scipy.special in two variables.
+    """A function of scipy.special in two variables.
 
     Attributes:
-        domain: Default domain, on which it is finite and smooth.
-        leading: Arguments before the variables.
-        swapped: Whether scipy's order is (x1, x0).
+        name: Its name in scipy.special.
+        domain: Default domain, on which the function is finite and smooth.
+        leading: Fixed arguments that come before the variables.
+        swapped: Whether scipy takes the variables in the order (x1, x0).
     """
 
     name: str
@@ -146,7 +160,7 @@ class SpecialFunction:
     swapped: bool = False
 
     def __call__(self, x: Array) -> Array:
-        """Evaluate points (points, 2); complex values give their real parts."""
+        """Evaluate the function at `x` (points, 2); return the real part of complex values."""
         from scipy import special
 
         columns = x.T[::-1] if self.swapped else x.T
@@ -181,7 +195,7 @@ SPECIAL: dict[str, SpecialFunction] = {
 
 
 def build_special(config: SpecialTarget) -> Target:
-    """Return a function of scipy.special by name, on its domain or the configured one."""
+    """Return the named function of scipy.special, by default on its own domain."""
     check_known("target.name", config.name, SPECIAL, "special functions")
     function = SPECIAL[config.name]
     inputs = ("x0", "x1")
@@ -190,11 +204,12 @@ def build_special(config: SpecialTarget) -> Target:
 
 
 def build_feynman(config: FeynmanTarget) -> Target:
-    """Return a formula by its equation, or of a file; its inputs are x0, x1, ... as listed.
+    """Return the target of one Feynman formula, bundled or from the file `config.path`.
 
-    Each entry of a file has the formula `prepared`, under `vars` sample_range and sample_type of
-    v1, v2, ..., and perhaps `accept`, a list of its other forms. Raises UsageError for an unknown
-    formula, and for another format.
+    Its inputs are x0, x1, ... in the order of the variables v1, v2, ... of the file. Each entry of
+    a file has the formula `prepared`; `vars`, with sample_range and sample_type of each variable;
+    and optionally `accept`, a list of equivalent formulas. Raises UsageError if the formula is
+    unknown or its entry has another format.
     """
     path, name = config.path, config.id
     formulas = feynman_formulas(path)
@@ -223,15 +238,15 @@ def build_feynman(config: FeynmanTarget) -> Target:
     )
 
 
-#: Function of the files that formulas do not have, and their pi, of 14 digits or more.
+#: A function that formula files use but formulas of users cannot, and pi as such files write it.
 _FILE_FUNCTIONS, _PI = {"neg": KnownFunction(operator.neg)}, re.compile(r"3\.1415926535897\d*")
 
 
 @dataclass(frozen=True)
 class _FileRange:
-    """Range of a variable: uniform (`uni`), uniform logarithms (`log`) or whole numbers (`int`).
+    """Distribution of a variable: uniform (`uni`), log-uniform (`log`) or whole numbers (`int`).
 
-    The sign is positive, or with `both_signs` random.
+    With `both_signs`, values get a random sign.
     """
 
     low: float
@@ -241,7 +256,7 @@ class _FileRange:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> _FileRange:
-        """Return the range of an entry, uniform and positive if it does not say."""
+        """Read the distribution of an entry, by default uniform and positive."""
         low, high = map(constant, entry["sample_range"][:2])
         scale, sign = entry.get("sample_type", ("uni", "pos"))
         if scale not in ("uni", "log", "int") or sign not in ("pos", "pos_neg"):
@@ -253,7 +268,7 @@ class _FileRange:
         return (-self.high if self.both_signs else self.low, self.high)
 
     def place(self, uniform: Array) -> Array:
-        """Return values for random numbers (N,) that are uniform on [0, 1)."""
+        """Convert random numbers (N,), uniform on [0, 1), to values (N,) of the variable."""
         sign: Any = 1.0
         if self.both_signs:
             sign, uniform = np.where(uniform < 0.5, -1.0, 1.0), 2 * uniform % 1
@@ -265,10 +280,10 @@ class _FileRange:
 
 @cache
 def feynman_formulas(path: str | None = None) -> dict[str, Any]:
-    """Return the formulas of a file by name, see `build_feynman`.
+    """Return the entries of a formula file by name; `build_feynman` describes them.
 
-    Without a file, these are the 27 of the KAN paper's Table 2 (arXiv 2404.19756) by their
-    equation. Raises UsageError for a file that is not one.
+    Without a file, return the 27 formulas of Table 2 of the KAN paper (arXiv 2404.19756), by
+    equation number. Raises UsageError if the file cannot be read or has no formulas by name.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -284,11 +299,11 @@ def feynman_formulas(path: str | None = None) -> dict[str, Any]:
 
 
 def read_domain(value: Any, inputs: Sequence[str], default: Any) -> Array:
-    """Return the box (inputs, 2) of a setting.
+    """Convert the setting `target.domain` to an array (inputs, 2) of lower and upper bounds.
 
-    `value` is one pair for each variable, or one pair for all; numbers may be text such as
-    "0.4*pi". None takes `default`, or [-1, 1]. Raises UsageError for other values, other numbers
-    of variables, and lower >= upper.
+    `value` is one pair for each variable or one pair for all. Numbers may be text such as "0.4*pi".
+    If `value` is None, `default` is used or, without one, [-1, 1] for all. Raises UsageError if the
+    value has another form, the wrong number of pairs, or a pair with lower >= upper.
     """
     dimension = len(inputs)
     if value is None:
@@ -327,8 +342,8 @@ def _is_list(value: Any) -> bool:
 def check_finite(target: Target) -> Target:
     """Return the target if its function is finite and real at points all over its domain.
 
-    Raises UsageError with the first point at which it is not. If a denominator of its expression
-    changes sign between two points, the function is also tried near the zero.
+    Otherwise raise UsageError with the first point at which it is not. If a denominator of the
+    expression changes sign between two of the points, the function is also checked near its zero.
     """
     assert target.function is not None
     domain, dimension = target.domain, len(target.domain)
@@ -348,7 +363,7 @@ def check_finite(target: Target) -> Target:
             f"and {others} of the {len(points)} points tried; change target.domain."
         )
     for zero in _zeros_of_denominators(target, points):
-        # NaN if a zero is divided by zero, which may be no pole.
+        # 0/0 gives NaN, which fails this comparison, because it need not be a pole.
         if np.abs(target.function(zero)).max() > _POLE * np.median(np.abs(values)):
             raise UsageError(
                 f"{target.name} is not finite near {shown(zero[0], target.inputs)}, where it "
@@ -358,7 +373,7 @@ def check_finite(target: Target) -> Target:
 
 
 def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
-    """Yield a zero (1, inputs) of each denominator with both signs on the points."""
+    """Yield a zero (1, inputs) of each denominator that has both signs at `points`."""
     if target.expression is None:
         return
     powers = target.expression.atoms(sympy.Pow)
@@ -369,7 +384,7 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
         value = to_numpy(denominator, [f"x{i}" for i in range(len(target.inputs))])
         signs = np.sign(value(points))
         if (signs > 0).any() and (signs < 0).any():
-            from scipy.optimize import brentq  # late, as it loads slowly
+            from scipy.optimize import brentq  # imported late because it loads slowly
 
             ends = points[[np.nanargmin(signs), np.nanargmax(signs)]]
             share = brentq(lambda t, v=value, e=ends: v(e[0] + t * (e[1] - e[0])), 0, 1)

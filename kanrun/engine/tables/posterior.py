@@ -1,9 +1,10 @@
-"""The coefficients of a table's features given all rows, by Newton's method.
+"""Posterior of the coefficients of a table's features given all rows, by Newton's method.
 
-With features h(x) of prior variances P and a level without prior, the latent function of an output
-is f(x) = level + h(x)' b. The most probable b minimises -log p(y | f) + b' P^-1 b / 2; its
-covariance is the inverse of H = h' W h + P^-1 (Laplace's approximation; exact for Gaussian
-outputs). The scale of all prior variances and the dispersion have the largest evidence on all rows.
+The latent function of an output is f(x) = level + h(x)' b, with features h(x), coefficients b that
+have the prior variances P, and a level without prior. The most probable b minimises
+-log p(y | f) + b' P^-1 b / 2. Its covariance is the inverse of H = h' W h + P^-1, where W is the
+information of the rows (Laplace's approximation; exact for Gaussian outputs). The common scale of
+the prior variances and the dispersion maximise the evidence on all rows.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from scipy import linalg, optimize
 from kanrun.engine.tables.likelihoods import Likelihood
 from kanrun.errors import KanrunError
 
-#: Rows whose features are used at once.
+#: Number of rows that are processed at once, to limit memory.
 _BLOCK = 4096
-#: Newton steps at most.
+#: Largest number of Newton steps.
 _STEPS = 40
-#: Largest change of a latent value at which Newton steps end, in its standard deviation given the
-#: information of its row.
+#: Newton steps end when no latent value changes by more than this, weighted by the square root of
+#: the row's information relative to the mean.
 _TOLERANCE = 1e-3
 #: Largest change of a latent value in one step, so that exponentials do not overflow.
 _LARGEST_STEP = 4.0
-#: Smallest information of a row relative to the mean, so that no row has unlimited noise.
+#: Smallest information of a row relative to the mean; it limits the noise variance of the row.
 _LEAST_INFORMATION = 1e-3
 #: Limits of the logarithm of the common scale of the prior variances.
 _SCALES = (-3.0, 3.0)
@@ -35,15 +36,16 @@ _SCALES = (-3.0, 3.0)
 _DISPERSIONS = (-18.0, 3.0)
 #: Smallest value of 1 - leverage.
 _LEAST_LEFT = 1e-6
-#: Rounds of scale and Newton steps for outputs with a link.
+#: Rounds of Newton steps for outputs with a link. After the first one, the scale and the dispersion
+#: are estimated.
 _ROUNDS = 2
-#: Steps of non-negative least squares for each constraint.
+#: Largest number of steps of non-negative least squares per constraint.
 _NNLS_STEPS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Weighted moments of features about their means, so that the level needs no column."""
+    """Weighted central moments of features and outputs, so that the level needs no column."""
 
     gram: ndarray
     right: ndarray
@@ -54,7 +56,7 @@ class Moments:
 
     @staticmethod
     def of(features: ndarray, weights: ndarray, y: ndarray) -> Moments:
-        """Accumulate the moments of features (rows, p) and outputs `y` (rows,) by blocks."""
+        """Compute the moments of `features` (rows, p) and outputs `y` (rows,) block by block."""
         size = features.shape[1]
         gram, right, total = np.zeros((size, size)), np.zeros(size), np.zeros(size)
         for start in range(0, len(y), _BLOCK):
@@ -73,18 +75,18 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """The latent function of one output.
+    """Posterior of the latent function of one output.
 
     Attributes:
-        level: Its value where all features vanish.
+        level: Value where all features vanish.
         coefficients: Most probable coefficients (features,).
         factor: Lower Cholesky factor of H, shape (features, features).
         likelihood: Likelihood with its parameters.
-        left_out: Latent value of each row by all others (rows,).
-        determined: 1 - V_kk / P_kk of each coefficient (features,), with its variance V_kk given
-            the rows and its prior variance P_kk: near 1 if the rows determine it, else near 0.
-        scale: Factor of all prior variances.
-        has_converged: Whether Newton's method ended before its last step.
+        left_out: Leave-one-out prediction of the latent value of each row (rows,).
+        determined: 1 - V_kk / P_kk for each coefficient (features,), where V_kk is its posterior
+            and P_kk its prior variance: near 1 if the rows determine it, near 0 if they do not.
+        scale: Common factor of the prior variances.
+        has_converged: Whether Newton's method converged within the largest number of steps.
     """
 
     level: float
@@ -100,7 +102,10 @@ class Posterior:
         return np.asarray(self.level + features @ self.coefficients)
 
     def spread(self, differences: ndarray) -> ndarray:
-        """Return the variance of differences of the latent function, for those of features."""
+        """Return the posterior variance of differences between two latent values.
+
+        `differences` (pairs, features) holds the differences of their features.
+        """
         return np.asarray((_half_solved(self.factor, differences.T) ** 2).sum(0))
 
 
@@ -117,9 +122,9 @@ def condition(
     Args:
         features: Shape (rows, features).
         prior: Prior variances (features,).
-        likelihoods: One for each output; several classes are those of each class.
-        rescale: Whether to find the scale of the variances and the dispersion on these rows.
-        constraints: A such that A b >= 0 for the coefficients b, shape (constraints, features).
+        likelihoods: One for each output or, for several classes, one for each class.
+        rescale: Whether to estimate the scale of the prior variances and the dispersion.
+        constraints: Matrix A of shape (constraints, features): coefficients satisfy A b >= 0.
     """
     if likelihoods[0].is_gaussian:
         return [
@@ -154,7 +159,12 @@ def _by_newton(
     rescale: bool,
     constraints: ndarray | None,
 ) -> list[Posterior]:
-    """Improve the latent function of each class or output by steps of least squares, in turn."""
+    """Fit the latent functions by iteratively reweighted least squares (Newton's method).
+
+    In each step, the outputs (or classes) are updated one after another, with the others fixed. If
+    `rescale`, the scale and the dispersion are estimated after the first convergence, followed by
+    further steps.
+    """
     starts = [each.start() for each in likelihoods]
     latent = np.tile(starts, (len(features), 1))
     scale, found, has_converged = 1.0, list[Posterior](), False
@@ -195,13 +205,13 @@ def _by_newton(
 def _working(
     likelihoods: Sequence[Likelihood], latent: ndarray, place: int
 ) -> tuple[ndarray, ndarray]:
-    """Return weights and outputs of the least squares problem that is one Newton step.
+    """Return the weights and the responses of the least squares problem of one Newton step.
 
-    Both are for dispersion 1.
+    They belong to output (or class) `place`, for dispersion 1.
     """
     one = replace(likelihoods[place], dispersion=1.0)
     f = latent[:, place]
-    if len(likelihoods) > 1:  # classes: the probabilities of all sum to one
+    if len(likelihoods) > 1:  # the probabilities of all classes sum to one
         from scipy.special import softmax
 
         mean = softmax(latent, 1)[:, place]
@@ -222,7 +232,7 @@ def _solved(
     y: ndarray,
     constraints: ndarray | None,
 ) -> Posterior:
-    """Return the solution of least squares with weights over the dispersion of `likelihood`."""
+    """Solve weighted least squares with the prior; weights are divided by the dispersion."""
     dispersion = likelihood.dispersion
     hessian = moments.gram / dispersion
     hessian[np.diag_indices(len(hessian))] += 1 / prior
@@ -254,7 +264,7 @@ def _solved(
 
 
 def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarray:
-    """Minimise b'H b / 2 - b'r subject to A b >= 0, by least squares for the multipliers.
+    """Minimise b'H b / 2 - b'r subject to A b >= 0, by non-negative least squares for multipliers.
 
     Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23.
     """
@@ -269,14 +279,14 @@ def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarr
 def _scale(
     moments: Sequence[Moments], prior: ndarray, known: float | None, rows: float
 ) -> tuple[float, float]:
-    """Return the scale of the prior variances and the dispersion with the largest evidence.
+    """Return the scale of the prior variances and the dispersion that maximise the evidence.
 
     Args:
-        moments: Those of each output.
+        moments: Moments of each output.
         prior: Prior variances (features,).
-        known: The dispersion, if it is known.
-        rows: Sum of the rows' weights; with a link, the weights of `moments` hold the information
-            of the rows too.
+        known: Dispersion if it is known, otherwise None.
+        rows: Sum of the weights of the rows. With a link, the weights in `moments` differ, because
+            they include the information of the rows.
     """
     root = np.sqrt(prior)
     parts = []
@@ -313,5 +323,5 @@ def _cholesky(matrix: ndarray) -> ndarray:
 
 
 def _half_solved(factor: ndarray, right: ndarray) -> ndarray:
-    """Return L^-1 r for a lower factor L."""
+    """Return L^-1 r for a lower triangular factor L and right-hand sides r."""
     return np.asarray(linalg.solve_triangular(factor, right, lower=True, check_finite=False))

@@ -1,4 +1,4 @@
-"""Maps between a table's units and those of its model: scores of inputs, and outputs."""
+"""Maps between a table's units and those of its model, for inputs (scores) and outputs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,41 @@ from kanrun.engine.tables.likelihoods import Power
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.points import Array, Family, PiecewiseScaling, Points, in_own_units
 
-ROOM = 0.25  # of the range of scores, to which their maps continue on either side
-STRAIGHT_ROOM = 1e3  # the same for straight maps of inputs that may leave their range
-#: Part of the output's range by which predictions may leave it.
+#: Fraction of the range of scores by which their maps extend on either side.
+ROOM = 0.25
+#: The same for linear maps of inputs that may leave their training range.
+STRAIGHT_ROOM = 1e3
+#: Fraction of the training range of the output by which predictions may exceed it.
 MARGIN = 0.1
-#: The same for a model of straight lines, which continue beyond the rows.
+#: The same for a linear model, which extrapolates.
 LINEAR_MARGIN = 10.0
-# Inputs with at most this many distinct values are standardised, and have no gaps.
+#: Inputs with at most this many distinct values are only standardised, and have no gaps.
 _FEW_VALUES = 8
-_LIGHT_TAIL = 2.5  # standard deviations from the mean within which inputs are standardised
-_NORMAL_FRACTION = 0.5  # of the normal score in the score of other inputs
-#: Points of the map of an input.
+#: Inputs whose values are all within this many standard deviations of the mean are only
+#: standardised.
+_LIGHT_TAIL = 2.5
+#: Weight of the normal score in the score of other inputs.
+_NORMAL_FRACTION = 0.5
+#: Number of points of the map of an input.
 _KNOTS = 33
 _QUANTILES = np.linspace(0, 1, _KNOTS)
-#: Points of the map of a transformed output within the training range, and beyond each end.
+#: Number of points of the map of a transformed output within the training range.
 _OUTPUT_KNOTS = 129
+#: Number of points of that map beyond each end of the training range.
 _BEYOND = 8
-_GAP = 0.1  # of an input's range; between values further apart nothing is learned
-_SMALLEST = 1e-12  # relative difference of values that count as different
-_MAX_MARGIN = 1e6  # ranges of the output, by which any prediction may leave it at most
-_LINK_STEP = 0.028  # between points of the map of a link: h^2 / 8 is the relative error of exp
-_BIN_ROWS, _MAX_BINS = 100, 8  # of predictions, in which the size of errors is estimated
-# Levels of the residuals over which a transformed output is averaged.
+#: Neighbouring values further apart than this fraction of the input's range enclose a gap, in which
+#: nothing is learned.
+_GAP = 0.1
+#: Smallest relative difference of values that count as different.
+_SMALLEST = 1e-12
+#: Upper limit of the margin, in multiples of the training range of the output.
+_MAX_MARGIN = 1e6
+#: Distance h between points of the map of a link. The relative error for exp is h^2 / 8.
+_LINK_STEP = 0.028
+#: Smallest number of rows in a bin of predictions, and largest number of bins, for estimating the
+#: scale of errors.
+_BIN_ROWS, _MAX_BINS = 100, 8
+#: Quantile levels of the residuals over which a transformed output is averaged.
 _ERROR_LEVELS = np.linspace(0.025, 0.975, 20)
 
 
@@ -45,11 +58,12 @@ def input_scores(
     straight: Collection[int] = (),
     room: float = ROOM,
 ) -> PiecewiseScaling:
-    """Return the map of each input; those of `straight` are only standardised.
+    """Return the map from each input to its score.
 
-    Other inputs with a long tail become the mean of their standardised value and their normal
-    score, as a piecewise linear map through quantiles of the distinct values. Maps continue by
-    `room` of their range on either side.
+    Most inputs, and all whose numbers are in `straight`, are only standardised. The score of other
+    inputs with a long tail is the average of the standardised value and the normal score,
+    interpolated linearly between quantiles of the distinct values. Maps extend beyond the data by
+    `room` times their range on either side.
     """
     weights = np.broadcast_to(weights, len(x))
     maps = [_score(column, weights, j in straight, room) for j, column in enumerate(x.T)]
@@ -69,7 +83,7 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
     values = (points - mean) / std
     if len(distinct) > _FEW_VALUES and np.abs(values).max() > _LIGHT_TAIL and not straight:
         points = np.quantile(distinct, _QUANTILES)
-        apart = np.diff(points) > _SMALLEST * (high - low)  # the slopes of nearer ones overflow
+        apart = np.diff(points) > _SMALLEST * (high - low)  # slopes between closer points overflow
         points = np.append(points[:-1][apart], high)
         rank = _ranks(x, weights, points)
         normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
@@ -83,7 +97,7 @@ def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array
 
 
 def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
-    """Return the ends (gaps, 2) of the wide gaps between neighbouring values of each input."""
+    """Return the ends of the wide gaps between neighbouring values, (gaps, 2) for each input."""
     found = []
     for column in x.T:
         distinct = np.unique(column)
@@ -94,9 +108,9 @@ def gaps_of(x: RowInputs) -> tuple[ndarray, ...]:
 
 
 def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
-    """Return the map of each score u to t, the mean of u and its uniform rank.
+    """Return the map from each score u to the average of u and its rank.
 
-    Ranks have the mean 0 and the variance 1 of u. Inputs with two values keep them.
+    Ranks are scaled to mean 0 and variance 1, like u. Inputs with only two values keep them.
     """
     weights = np.broadcast_to(weights, len(u))
     points, values = [], []
@@ -113,7 +127,7 @@ def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
 
 
 def _ranks(x: Array, weights: Array, points: Array) -> Array:
-    """Return the fraction of the rows below each point, with half of those at the point."""
+    """Return the weighted fraction of the rows with x below each of `points`; ties count half."""
     order = np.argsort(x, kind="stable")
     below = np.append(0.0, np.cumsum(weights[order]))  # weight of the first k rows in order
     ends = (below[np.searchsorted(x[order], points, side)] for side in ("left", "right"))
@@ -159,16 +173,16 @@ def _output_map(
     straight = (with_errors - known) * size / (last - first)
     means = np.clip(power.invert(known) + straight, least, most).mean(1)
     smallest = _SMALLEST * (most - least)
-    start = int(np.flatnonzero(means <= means[0] + smallest)[-1])  # the innermost at the limit
+    start = int(np.flatnonzero(means <= means[0] + smallest)[-1])  # innermost point at the limit
     means, t = means[start:], t[start:]
     rising = np.append(True, np.diff(np.maximum.accumulate(means)) > smallest)
     return means[rising], t[rising]
 
 
 def per_exposure(points: Points, place: int, family: str) -> Points:
-    """Return the points with outputs per unit of the input at `place`, which is left out.
+    """Divide the outputs by the exposures, which are the input at `place`, and drop this input.
 
-    The weights of counts are multiplied by it.
+    For counts (`poisson`), the weights are multiplied by the exposures.
     """
     exposures = points.x[:, place]
     return replace(
@@ -182,10 +196,11 @@ def per_exposure(points: Points, place: int, family: str) -> Points:
 def link_map(
     family: Family, eta: ndarray, *, highest: float = np.inf, margin: float = MARGIN
 ) -> PiecewiseScaling:
-    """Return the map between means and their link, for rows with the predictions `eta`.
+    """Return the map from the mean to its link function, for predictions `eta` of the link.
 
-    It continues by `margin` of their range on either side, up to the link `highest`, and is
-    constant beyond. Straight lines between points have a relative error of at most 1e-4.
+    It covers the range of `eta` up to `highest`, extended on either side by `margin` times its
+    width (at least 1), and is constant beyond. Linear interpolation between its points has a
+    relative error of at most 1e-4.
     """
     low, high = float(eta.min()), float(min(eta.max(), highest))
     room = margin * max(high - low, 1.0)
@@ -194,19 +209,20 @@ def link_map(
 
 
 def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarray:
-    """Return quantiles of errors that vary with the prediction.
+    """Return quantiles of the errors at `levels`, as they vary with the prediction.
 
-    The size of the errors in bins of predictions is shrunk towards that of all by the part of its
-    variance that chance explains (empirical Bayes), and follows straight lines between bins. It is
-    the same everywhere if the predictions are equal.
+    Predictions are sorted into bins of equal size. The scale of the errors in each bin is shrunk
+    towards the common scale by the fraction of the variance between bins that chance explains
+    (empirical Bayes). Between bins it is interpolated linearly. If all predictions are equal, the
+    scale is constant.
 
     Returns:
-        A row per bin, ordered by its mean prediction, the first column; the others are quantiles.
+        One row per bin, in increasing order of prediction: mean prediction, then the quantiles.
     """
     bins = int(np.clip(len(errors) // _BIN_ROWS, 1, _MAX_BINS))
     parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
     middles = np.array([predicted[part].mean() for part in parts])
-    # Squares of errors in units of any size under- or overflow.
+    # Without this scaling, squares of errors may underflow or overflow.
     relative, smallest = in_own_units(errors)[0], np.sqrt(np.finfo(float).tiny)
     squares = [relative[part] ** 2 for part in parts]
     sizes = np.array([max(float(each.mean()), smallest) for each in squares])
