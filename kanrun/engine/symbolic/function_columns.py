@@ -222,3 +222,20 @@ def log_columns(function: Candidate, z: Array, grid: Array) -> Array:
     with np.errstate(all="ignore"):
         values = function.value(np.multiply.outer(z, grid))
         return np.asarray(np.log(np.abs(values)))
+
+
+def gains_of_pairs(gram: Array, first: Array, second: Array, largest: float) -> Array:
+    """Return the sum of squares that each pair of columns of length 1 explains, shape (M, L).
+
+    Args:
+        gram: Products of the columns with each other, shape (M, L).
+        first: Products of the M columns with the target.
+        second: Products of the L columns with the target.
+        largest: Size of a product from which on two columns count as one, which explains -1.
+    """
+    a = first[:, None]
+    b = second[None, :]
+    with np.errstate(all="ignore"):
+        gain = (a**2 + b**2 - 2 * a * b * gram) / (1 - gram**2)
+    gain[~(np.abs(gram) < largest)] = -1
+    return np.asarray(gain)

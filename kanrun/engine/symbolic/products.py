@@ -26,6 +26,7 @@ from kanrun.engine.symbolic.function_columns import (
     Column,
     Sample,
     arguments,
+    gains_of_pairs,
     halves,
     log_columns,
     scales,
@@ -262,11 +263,7 @@ class Products:
         gram = values.T @ values
         share = values.T @ self.target
         count_work(COSTS.pair * gram.size + COSTS.product * values.size * len(index))
-        with np.errstate(all="ignore"):
-            a = share[:, None]
-            b = share[None, :]
-            gain = (a**2 + b**2 - 2 * a * b * gram) / (1 - gram**2)
-        gain[~(np.abs(gram) < 0.9999)] = -1
+        gain = gains_of_pairs(gram, share, share, 0.9999)
         rows, columns = np.triu_indices(len(index), 1)
         order = np.argsort(-gain[rows, columns])
         seen: set[object] = set()

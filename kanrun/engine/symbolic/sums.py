@@ -21,6 +21,7 @@ from kanrun.engine.symbolic.function_columns import (
     RELATIVE,
     Sample,
     arguments,
+    gains_of_pairs,
     halves,
     monomials,
     scales,
@@ -271,12 +272,8 @@ class Sums:
         share = self.columns @ self.target
         gram = self.columns[:first] @ self.columns.T
         count_work(COSTS.product * gram.size * len(self.target) + COSTS.pair * gram.size)
-        with np.errstate(all="ignore"):
-            a = share[:first, None]
-            b = share[None, :]
-            gain = (a**2 + b**2 - 2 * a * b * gram) / (1 - gram**2)
+        gain = gains_of_pairs(gram, share[:first], share, 1 - 1e-9)
         total = float(self.target @ self.target)
-        gain[~(np.abs(gram) < 1 - 1e-9)] = -1
         rest = np.maximum(total - gain, 1e-12 * total)
         score = self.half * np.log2(rest / total) + self.bits[:first, None] + self.bits[None, :]
         rows = np.arange(first)[:, None]
