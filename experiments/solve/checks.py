@@ -274,9 +274,15 @@ def check_exact(
         for each in system.conditions
         for face in each.faces
     ]
+    # A function in the box, over the ranges to the orders, is the size of its derivative.
+    ranges = np.diff(system.box.numpy())[:, 0]
+    largest = [np.abs(np.nan_to_num(to_numpy(each, names)(inside))).max() for each in formulas]
     for relation, points in places:
         values = [differentiate(formulas[d.unknown], names, d.index) for d in relation.derivatives]
-        sizes = [_usual_size(formulas[d.unknown], d.index, system) for d in relation.derivatives]
+        sizes = [
+            largest[each.unknown] / np.prod(ranges ** np.array(each.index))
+            for each in relation.derivatives
+        ]
         near = [points, inside]
         residual, size = _residual(relation, values, constants, points, near, sizes)
         if not residual.max() <= _EXACT * size:
@@ -288,14 +294,6 @@ def check_exact(
                 f"{', '.join(f'{name}={value:.3g}' for name, value in pairs)}. "
                 "Correct one of them, or remove equation.exact."
             )
-
-
-def _usual_size(formula: sympy.Expr, index: Sequence[int], system: System) -> float:
-    """Return the size of a function in the box, over the ranges to the orders of a derivative."""
-    points = low_discrepancy(system.box, _EXACT_POINTS, 0).numpy()
-    values = np.abs(np.nan_to_num(to_numpy(formula, system.vocabulary.variables)(points)))
-    ranges = np.diff(system.box.numpy())[:, 0]
-    return float(values.max() / np.prod(ranges ** np.array(index)))
 
 
 def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:

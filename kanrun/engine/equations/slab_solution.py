@@ -1,7 +1,7 @@
 """Solutions of evolution equations as networks, slab by slab, with an error estimate.
 
 The whole range is solved with smaller and smaller local tolerances until the error that the slabs
-carry along (`slabs.py`) is below the tolerance, and as long as the next solution is cheap.
+carry along (`controller.py`) is below the tolerance, and as long as the next solution is cheap.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Generator, Tensor
 
 from kanrun.engine.equations.audit import not_seen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
+from kanrun.engine.equations.controller import march_to_end
 from kanrun.engine.equations.fields import Field, Windows, breakpoints_of
+from kanrun.engine.equations.march import TINY, March
 from kanrun.engine.equations.residuals import EquationStage, Residuals, Solution
 from kanrun.engine.equations.scan import narrow_rounding
 from kanrun.engine.equations.slab import slab_field
-from kanrun.engine.equations.slabs import TINY, March, march_to_end
 from kanrun.engine.equations.space import DEGREE
 from kanrun.engine.equations.system import EvolutionSystem, System
 from kanrun.engine.equations.well_posed import growing_place
@@ -60,8 +61,31 @@ def solve_evolution(
     `budget`, in approximate CPU seconds. What is given up if it is spent: a partial solution ends
     early, a whole one does not meet the tolerance, and `stopped` says so.
     """
-    local, left = min(LOCAL * tolerance, LARGEST_TOLERANCE), budget
+    best, stopped, doubt = _best_march(system, tolerance, budget)
+    stages = tuple(_stages(system, best))
+    yield from stages
+    network = Windows([each.solution for each in stages])
+    estimate = max(best.estimate, ROUNDING_ERROR, narrow_rounding(system.initial_scan))
+    return Solution(
+        network,
+        stages,
+        best.end,
+        estimate if isfinite(estimate) else None,
+        tolerance,
+        stopped,
+        doubt,
+        unseen=best.unseen,
+    )
+
+
+def _best_march(
+    system: EvolutionSystem, tolerance: float, budget: float
+) -> tuple[March, str, str | None]:
+    """Return the best march, why no better one followed, and its doubt."""
+    local = min(LOCAL * tolerance, LARGEST_TOLERANCE)
+    left = budget
     best: March | None = None
+    doubt: str | None = None
     while True:
         is_met = best is not None and best.estimate <= tolerance
         limit, before = (min(left, TRIED), None) if is_met else (left, best)
@@ -74,31 +98,21 @@ def solve_evolution(
                 f"finite, or no slab is short enough ({stopped})."
             )
         if march.stopped:
-            best = best or march
+            if best is None:
+                best = march
+                doubt = _doubt(system, march)
             break
         is_better = best is None or march.estimate < best.estimate
-        best = march if best is None or is_better else best
-        doubt = _doubt(system, best)
+        if best is None or is_better:
+            best = march
+            doubt = _doubt(system, march)
         following = _next_tolerance(march, tolerance, left)
         if doubt or following is None:
             break
         if not is_better or (local := following) < SMALLEST_TOLERANCE:
             stopped = "" if is_met else "rounding allows no smaller tolerance"
             break
-    stages = tuple(_stages(system, best))
-    yield from stages
-    network = Windows([each.solution for each in stages])
-    estimate = max(best.estimate, ROUNDING_ERROR, narrow_rounding(system.initial_scan))
-    return Solution(
-        network,
-        stages,
-        best.end,
-        estimate if isfinite(estimate) else None,
-        tolerance,
-        stopped,
-        _doubt(system, best),
-        unseen=best.unseen,
-    )
+    return best, stopped, doubt
 
 
 def _next_tolerance(march: March, tolerance: float, left: float) -> float | None:
@@ -106,7 +120,8 @@ def _next_tolerance(march: March, tolerance: float, left: float) -> float | None
 
     The work grows at least like the local tolerance to the power -1 / (DEGREE + 1).
     """
-    estimate, is_met = max(march.estimate, TINY), march.estimate <= tolerance
+    estimate = max(march.estimate, TINY)
+    is_met = march.estimate <= tolerance
     factor = float(np.clip(AIMED * (ENOUGH if is_met else tolerance) / estimate, *FACTORS))
     expected = march.counted * factor ** (-1 / (DEGREE + 1))
     if is_met and (estimate <= ENOUGH or expected > min(CHEAP, left / 2)):
@@ -132,11 +147,14 @@ def _doubt(system: EvolutionSystem, march: March) -> str | None:
 
 def _stages(system: EvolutionSystem, march: March) -> Iterator[EquationStage]:
     """Yield the slabs of a solution, with residuals at new points."""
-    before, sizes, changes = None, torch.as_tensor(march.sizes()), march.errors().tolist()
-    for number, (slab, change) in enumerate(zip(march.slabs, changes, strict=True)):
+    before = None
+    sizes = torch.as_tensor(march.sizes())
+    pairs = zip(march.slabs, march.errors().tolist(), strict=True)
+    for number, (slab, change) in enumerate(pairs):
         field = slab_field(slab, system)
         equation, conditions = slab_residuals(system, field, before, sizes)
-        points, before = breakpoints_of(field), field
+        before = field
+        points = breakpoints_of(field)
         assert points is not None  # An invariant: slabs are splines.
         points[:, -1] = field.box[-1, 1]
         yield EquationStage(
@@ -165,11 +183,13 @@ def slab_residuals(
     """
     part = System(system.vocabulary, field.box, system.equations, ())
     rows = Collocation(part, CHECKS, Generator().manual_seed(0))
-    start, unknowns = rows.points(rows.candidates), range(len(system.orders))
+    start = rows.points(rows.candidates)
+    unknowns = range(len(system.orders))
     start[:, -1] = field.box[-1, 0]
     ended = start.clone()
     ended[:, -1] = field.box[-1, 0] if before is None else before.box[-1, 1]
-    none, at = (0,) * system.variables, start.numpy()
+    none = (0,) * system.variables
+    at = start.numpy()
     with torch.no_grad():
         own = field(rows.points(rows.unseen)).square().mean(0).sqrt()
         rows.sizes = own.clamp(min=QUIET * max(float(own.max()), float(sizes.max()), TINY))

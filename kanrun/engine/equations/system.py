@@ -307,6 +307,10 @@ class EvolutionSystem(System):
         function = derivative_function(self.lifts[unknown], self.vocabulary.variables, index)
         return function(points)
 
+    def lift_degree(self, unknown: int) -> int:
+        """Return the largest degree in space of the lift of an unknown."""
+        return sum(len(rows) for rows in self.walls[unknown] if rows is not None)
+
     def initial_value(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
         """Return a given time derivative of an unknown at points (points, variables)."""
         value, names = self.initial[unknown, index[-1]], self.vocabulary.variables

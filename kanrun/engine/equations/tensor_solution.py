@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from kanrun.engine.equations.audit import Unseen, not_seen, tensor_unseen
+from kanrun.engine.equations.audit import not_seen, tensor_unseen
 from kanrun.engine.equations.collocation import Collocation, EquationPolicy
 from kanrun.engine.equations.contradiction import find_contradiction
 from kanrun.engine.equations.fields import Field, breakpoints_of, spline_field
@@ -55,6 +55,7 @@ from kanrun.engine.equations.tensor_splines import (
     patch_at,
     patches,
 )
+from kanrun.engine.equations.unseen import Unseen
 from kanrun.engine.least_squares import ElementRows, StackedRows, minimise
 from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import parse_relation
@@ -200,12 +201,13 @@ class TensorSolver:
         coefficients = problem.coefficients(problem.unknowns)
         if len(self.box) == 1:
             coefficients = coefficients[..., 0]
-        self.unseen = tensor_unseen(self.rows, self._axes(problem), coefficients, field)
+        axes = self._axes(problem)
+        self.unseen = tensor_unseen(self.rows, axes, coefficients, field)
         unseen = patches(self.rows, space, UNSEEN, field, condition_weight=1.0)
         count = len(self.system.equations)
         equation = _residuals(unseen[:count], vector)
         self.response = RESPONSE * self.sensitivity * equation.rms if equation.rms else 0.0
-        ends = [torch.as_tensor(axis.breakpoints) for axis in self._axes(problem)]
+        ends = [torch.as_tensor(axis.breakpoints) for axis in axes]
         return EquationStage(
             intervals=space.axes[0].intervals,
             solution=field,

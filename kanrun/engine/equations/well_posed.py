@@ -30,7 +30,8 @@ def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | 
     Lorenz, Initial-boundary value problems, section 2.2).
     """
     points = low_discrepancy(field.box, GROWTH_POINTS, 3)
-    none, length = points.new_zeros(0), float(system.box[0].diff())
+    none = points.new_zeros(0)
+    length = float(system.box[0].diff())
     every = [each.slopes(arguments_at(each, field, none, points)) for each in system.equations]
     for *slopes, point in zip(*every, points.tolist(), strict=True):
         rates = [_growth(system, slopes, k / length) for k in WAVENUMBERS]
@@ -50,7 +51,8 @@ def _growth(system: EvolutionSystem, slopes: Sequence[Array], k: float) -> tuple
     for row, relation, each in zip(offsets[1:] - 1, system.equations, slopes, strict=True):
         for slope, derivative in zip(each, relation.derivatives, strict=True):
             space, time = system.split(derivative)
-            factor, column = slope * (1j * k) ** space, offsets[derivative.unknown] + time
+            factor = slope * (1j * k) ** space
+            column = offsets[derivative.unknown] + time
             if time == system.orders[derivative.unknown]:
                 left[row, column - 1] += factor
             else:

@@ -10,13 +10,14 @@ from made_systems import finished, parsed
 from scipy.integrate import quad
 from scipy.optimize import brentq
 
-from kanrun.engine.equations import EquationPolicy, Grids, slabs, tensor_solution
-from kanrun.engine.equations.audit import Axis, ValueScan, crossings, unseen
+from kanrun.engine.equations import EquationPolicy, Grids, controller, tensor_solution
+from kanrun.engine.equations.audit import ValueScan, crossings
+from kanrun.engine.equations.controller import Controller
 from kanrun.engine.equations.scan import PLACES, Scan, resolved_cells
 from kanrun.engine.equations.slab_solution import solve_evolution
-from kanrun.engine.equations.slabs import Controller
 from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.equations.tensor_solution import solve_directly
+from kanrun.engine.equations.unseen import Axis, unseen
 
 TIME = {"t": [0, 1]}
 BOX = {"x": [0, 1], "t": [0, 1]}
@@ -179,7 +180,7 @@ def test_initial_values_narrower_than_the_first_intervals_are_seen():
 
 
 def test_what_no_slab_represents_is_a_doubt(monkeypatch):
-    monkeypatch.setattr(slabs, "MAX_REFUSALS", 0)
+    monkeypatch.setattr(controller, "MAX_REFUSALS", 0)
     found = solve("u_t = exp(-((t-0.7123)/1e-4)^2)*5641.9", tolerance=1e-2)
     assert "within a width that no grid here resolves, as at t=0.71" in found.doubt
     assert found.unseen > 0.1

@@ -9,10 +9,10 @@ import torch
 from made_systems import finished, parsed
 from scipy.integrate import solve_ivp
 
-from kanrun.engine.equations import Windows, slab_solution, slabs
+from kanrun.engine.equations import Windows, controller, slab_solution
+from kanrun.engine.equations.controller import Controller, march_to_end
 from kanrun.engine.equations.slab import slab_field
 from kanrun.engine.equations.slab_solution import slab_residuals, solve_evolution
-from kanrun.engine.equations.slabs import Controller, march_to_end
 from kanrun.engine.equations.space import with_kinks
 from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.equations.well_posed import growing_place
@@ -103,15 +103,12 @@ def test_estimates_carry_errors_that_grow_and_those_of_the_initial_values():
     assert error > 10 * march.accepted[0].errors[0] ** 0.5
     assert 0.3 * error < march.estimate < 3 * error
     layer = ["u = cos(3*x) - exp(-x*5e4) at t=0", "u = 0 at x=0", "u = exp(-t)*cos(3) at x=1"]
-    controller = Controller(make(BOX, "u_t = u_xx*4e-10 - u", layer), 1e-5)
-    x, state = np.geomspace(1e-7, 1e-3, 400), controller.state
-    left = (
-        np.cos(3 * x)
-        - np.exp(-x * 5e4)
-        - controller.system.lift(0, (0, 0), np.stack([x, 0 * x], 1))
-    )
+    start = Controller(make(BOX, "u_t = u_xx*4e-10 - u", layer), 1e-5)
+    x = np.geomspace(1e-7, 1e-3, 400)
+    state = start.state
+    left = np.cos(3 * x) - np.exp(-x * 5e4) - start.system.lift(0, (0, 0), np.stack([x, 0 * x], 1))
     left -= state.space.evaluate(state.values[0], x)[:, 0]
-    carried = controller.error.space.evaluate(controller.error.values[0], x)[:, 0]
+    carried = start.error.space.evaluate(start.error.values[0], x)[:, 0]
     assert 1e-12 < np.abs(left).max() < 1e-7
     np.testing.assert_allclose(carried, left, atol=0.3 * np.abs(left).max())
 
@@ -333,8 +330,7 @@ def test_ill_posed_equations_are_told_from_well_posed_ones(name):
 def test_time_that_ran_out_is_said(monkeypatch):
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
     ends = iter([False] * 3)
-    for module in (slabs,):
-        monkeypatch.setattr(module, "time_limit_reached", lambda: next(ends, True))
+    monkeypatch.setattr(controller, "time_limit_reached", lambda: next(ends, True))
     assert solve(system, 1e-6).stopped == "CPU time ran out"
 
 

@@ -1,0 +1,258 @@
+"""The equations of one slab as a least squares problem.
+
+Unknowns are the splines that multiply the free polynomials of time (`time_polynomials.py`).
+Residuals are taken at Gauss points of each interval of space and at the Radau points of time. A
+solved slab is corrected by one Newton step of the same problem in a richer space, which starts from
+the error of the slab before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from functools import cache, lru_cache
+from math import inf, isfinite
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.polynomial.legendre import legint, legvander
+from torch import Tensor
+
+from kanrun.engine.equations.slab import EvolvingState, Part, Slab, total
+from kanrun.engine.equations.space import DEGREE, Places, Space
+from kanrun.engine.equations.system import Array, EvolutionSystem
+from kanrun.engine.equations.tensor_splines import (
+    Patch,
+    TensorProblem,
+    TensorSpace,
+    block_at,
+    patch_at,
+)
+from kanrun.engine.equations.time_polynomials import (
+    free_polynomials,
+    held_polynomials,
+    legendre_values,
+    radau_points,
+)
+from kanrun.engine.least_squares import ElementRows, Pattern, gauss_newton
+
+#: Stages of the richer space beyond those of a slab. One more shows the error of the time steps to
+#: within a factor of its own size; each costs a quarter of a slab's time.
+RICHER_STAGES = 2
+#: Gauss-Newton steps of a slab at most.
+MAX_STEPS = 12
+#: A slab is shortened if a step exceeds this many sizes of the unknowns.
+DIVERGED = 1e6
+#: A step keeps the Jacobian if the last one was smaller than the one before by this factor, the
+#: first one than the unknowns.
+SAME_JACOBIAN = 0.1
+#: Steps end at a change below this fraction of the local tolerance.
+CONVERGED = 1e-3
+#: The same for steps that no longer become smaller.
+NEARLY_CONVERGED = 1e-2
+
+
+@lru_cache(maxsize=2)
+def _layout(
+    space: Space, unknowns: int, variables: int, stages: int
+) -> tuple[TensorSpace, Pattern]:
+    """Return splines times polynomials of time, and the unknowns of each interval."""
+    times = Space(np.array([0.0, 1.0]), (), degree=stages - 1)  # As many as are free.
+    axes = (space, times) if variables > 1 else (times, space)
+    product = TensorSpace(axes, unknowns)
+    return product, product.pattern([axis.gauss for axis in axes])
+
+
+class SlabProblem(TensorProblem):
+    """Equations from `start` to `end` as a least squares problem.
+
+    The unknowns are those of a slab that begins at `state`, zero for its constant continuation.
+    Steps start from the Taylor polynomial of `state`. With a `base`, the unknowns are those of a
+    correction of that solved slab. `span` holds the start and the end, and `sizes` (unknowns,)
+    those of the unknown functions.
+    """
+
+    def __init__(
+        self,
+        system: EvolutionSystem,
+        state: EvolvingState,
+        span: tuple[float, float],
+        sizes: Array,
+        base: Slab | None = None,
+    ) -> None:
+        self.system = system
+        self.state = state
+        self.span = span
+        self.sizes = sizes
+        self.half = (span[1] - span[0]) / 2
+        self.base = base
+        self.stages = DEGREE if base is None else DEGREE + RICHER_STAGES
+        self.gauss = state.space.gauss if base is None else state.space.fewer_gauss
+        self._fixed = [self._given(unknown) for unknown in range(len(system.orders))]
+        count = len(system.orders)
+        space, pattern = _layout(state.space, count, system.variables, self.stages)
+        super().__init__(space, self._unit_patches(pattern))
+        zeros = self.unknowns.numpy()
+        self.patches = [replace(e, scale=e.scale / self._unit(e, zeros)) for e in self.patches]
+        start = np.stack([self._continued(unknown) for unknown in range(count)])
+        start = start if system.variables > 1 else start.swapaxes(1, 2)
+        self.unknowns[torch.as_tensor(space.index)] = torch.as_tensor(start)
+
+    def _given(self, unknown: int) -> list[Part]:
+        """Return the parts of an unknown that the start of the slab fixes."""
+        state = self.state
+        order = self.system.orders[unknown]
+        values = state.values[unknown][:, :order]
+        held = values @ held_polynomials(order, self.half, self.stages)
+        if (old := state.exact) is None:
+            return [Part(state.space, held)]
+        fading = held_polynomials(order, self.half, self.stages, (-1.0, 1.0))
+        held = held - values @ fading
+        return [Part(old.space, old.values[unknown][:, :order] @ fading), Part(state.space, held)]
+
+    def _continued(self, unknown: int) -> Array:
+        """Return the splines (functions, polynomials) of the Taylor polynomial at the start."""
+        values = self.state.values[unknown]
+        order = self.system.orders[unknown]
+        width = self.stages + 1
+        powers = [
+            legint(np.ones(1), each, lbnd=-1) * self.half**each
+            for each in range(order, values.shape[1])
+        ]
+        terms = np.array([np.pad(each, (0, width - len(each))) for each in powers])
+        free = free_polynomials(order, self.stages)[0]
+        found: Array = values[:, order:] @ terms.reshape(-1, width) @ np.linalg.pinv(free)
+        return found
+
+    def _unit_patches(self, pattern: Pattern) -> list[Patch]:
+        """Return the equations at Gauss points of space and Radau points of time."""
+        system = self.system
+        stages = self.stages
+        s, weights = radau_points(stages)
+        at = self.span[0] + self.half * (s[None] + 1)
+        numbers = np.arange(stages)[None]
+        legendre_polynomials = legvander(s, stages).T
+
+        @cache
+        def polynomials(order: int, unknown: int) -> Array:
+            """Return derivatives of free polynomials, (1, points, polynomials)."""
+            free = free_polynomials(system.orders[unknown], stages)[order] / self.half**order
+            return np.asarray(free @ legendre_polynomials).T[None]
+
+        time = Places(at, numbers, weights[None] / 2, polynomials)
+        places = (self.gauss, time) if system.variables > 1 else (time, self.gauss)
+        blocks = [block_at("equation", each, places) for each in system.equations]
+        offsets = self._offsets(self._fixed)
+        points = blocks[0].points.numpy()
+        if self.base is not None:
+            base = self._offsets(self.base.parts)
+            offsets = {name: values + base[name] for name, values in offsets.items()}
+        for each in system.derivatives:
+            offsets[each.name] += system.lift(each.unknown, each.index, points)
+        return [patch_at(block, places, pattern, offsets) for block in blocks]
+
+    def _offsets(self, parts: Sequence[Sequence[Part]]) -> dict[str, Array]:
+        """Return the derivatives of given parts of all unknowns at the points, by their names."""
+        s, _ = radau_points(self.stages)
+        orders = range(max(self.system.orders) + 1)
+        times = legendre_values(s, self.half, orders, self.stages + 1)
+        x = self.gauss.at.ravel()
+        found = dict[str, Array]()
+        for each in self.system.derivatives:
+            order, time_order = self.system.split(each)
+            found[each.name] = total(parts[each.unknown], x, times[time_order], order).ravel()
+        return found
+
+    def starting(self, state: EvolvingState) -> SlabProblem:
+        """Return the problem with another state at the start, from one that starts at zero."""
+        found = copy(self)
+        found.state = state
+        found._fixed = [found._given(unknown) for unknown in range(len(self.sizes))]
+        more = found._offsets(found._fixed)
+        found.patches = [
+            replace(each, offsets={name: v + more[name] for name, v in each.offsets.items()})
+            for each in self.patches
+        ]
+        return found
+
+    def _unit(self, patch: Patch, zeros: Array) -> float:
+        """Return the unit of an equation: its time derivatives, of size sizes / time."""
+        with np.errstate(all="ignore"):
+            slopes = patch.relation.slopes(patch.arguments(zeros))
+        terms = [
+            np.abs(slopes[:, i]).max() * self.sizes[each.unknown]
+            for i, each in enumerate(patch.relation.derivatives)
+            if each.index[-1] > 0
+        ]
+        largest = float(max(terms, default=1.0))
+        return largest if np.isfinite(largest) and largest > 0 else 1.0
+
+    def residual(self, unknowns: Tensor) -> Float[Tensor, " rows"]:
+        """Return the residuals of all equations, interval by interval of space."""
+        vector = unknowns.numpy()
+        cells = self.state.space.intervals
+        found = [each.residual(vector).reshape(cells, -1) for each in self.patches]
+        return torch.as_tensor(np.concatenate(found, axis=1).ravel())
+
+    def rows(self, unknowns: Tensor) -> ElementRows:
+        """Return the derivatives of the residuals; all equations have the same cells."""
+        blocks = [each.rows(unknowns.numpy()) for each in self.patches]
+        return ElementRows(blocks[0].pattern, torch.cat([each.values for each in blocks], dim=1))
+
+    def solved(self, tolerance: float) -> tuple[Tensor | None, int]:
+        """Solve by Gauss-Newton steps to within a fraction of the local tolerance.
+
+        Returns:
+            The unknowns, or None if the steps do not converge, and the number of steps.
+        """
+        unknowns = self.unknowns
+        newton = None
+        before = inf
+        ratio = inf
+        for taken in range(MAX_STEPS):
+            residual = self.residual(unknowns)
+            if not bool(torch.isfinite(residual).all()):
+                return None, taken + 1
+            if newton is None or ratio > SAME_JACOBIAN:
+                newton = gauss_newton(self.rows(unknowns))
+            move = newton(residual)
+            change = self.largest_change(move)
+            if not isfinite(change) or change > DIVERGED:
+                return None, taken + 1
+            unknowns = unknowns + move
+            small = change < CONVERGED * tolerance
+            if small or (change < NEARLY_CONVERGED * tolerance and change > before / 2):
+                return unknowns, taken + 1
+            ratio = change / (before if taken else 1.0)
+            before = change
+        return None, MAX_STEPS
+
+    def splines(self, unknowns: Tensor) -> list[Array]:
+        """Return the splines (functions, polynomials) of each unknown function."""
+        found = self.coefficients(unknowns).reshape(len(self.sizes), -1, self.stages)
+        return [self.state.space.complete(each, number) for number, each in enumerate(found)]
+
+    def slab(self, unknowns: Tensor) -> Slab:
+        """Return the solved slab, or the correction of the base."""
+        free = (free_polynomials(order, self.stages)[0] for order in self.system.orders)
+        triples = zip(self._fixed, self.splines(unknowns), free, strict=True)
+        parts = (
+            (*fading, replace(held, coefficients=held.coefficients + found @ polynomials))
+            for (*fading, held), found, polynomials in triples
+        )
+        return Slab(*self.span, tuple(parts))
+
+    def last_coefficient(self, unknowns: Tensor) -> float:
+        """Return the largest L2 norm of a term of the highest degree in time, relative to sizes."""
+        gauss = self.state.space.gauss
+        norms = []
+        for unknown, found in enumerate(self.splines(unknowns)):
+            values = gauss.values(0, unknown) @ found[:, -1][gauss.functions][..., None]
+            norms.append(np.sqrt((np.square(values[..., 0]) * gauss.shares).sum()))
+        return float((norms / self.sizes).max())
+
+    def largest_change(self, move: Tensor) -> float:
+        """Return the largest change of a spline by a step, relative to the sizes."""
+        return float((np.abs(self.splines(move)).max(axis=(1, 2)) / self.sizes).max())
