@@ -60,13 +60,20 @@ class ValueScan:
 
     def __init__(self, system: System) -> None:
         self.scan = system.scan
-        self.names = system.vocabulary.unknowns
+        names = system.vocabulary.unknowns
+        terms = self.scan.terms
+        #: Whether each unknown is in a term with other names.
+        self._crossed = [any(len(term) > 1 and name in term for term in terms) for name in names]
+        #: Whether each unknown is in a term alone.
+        self._alone = [(name,) in terms for name in names]
+        #: Whether there may be such values at all.
+        self.is_needed = any(self._crossed + self._alone)
         self._known: dict[int, tuple[float, float, Array]] = {}
 
     def __call__(self, unknown: int, values: Array) -> Array:
         """Return such values (sorted) in the range of the `values` of an unknown."""
-        crossed = any(len(n) > 1 and self.names[unknown] in n for n in self.scan.terms)
-        if not crossed and (self.names[unknown],) not in self.scan.terms:
+        crossed = self._crossed[unknown]
+        if not (crossed or self._alone[unknown]):
             return np.zeros(0)
         low = float(values.min())
         high = float(values.max())
@@ -155,13 +162,7 @@ class SlabAudit:
         span = np.array([slab.start, slab.end])
         low, high = system.box[0].tolist()
         several = system.variables > 1
-        times = np.linspace(slab.start, slab.end, TRACED)
-        x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
-        points = np.stack([each.ravel() for each in np.meshgrid(x, times)], axis=1)
-        traced = slab.solution(system, points[:, -system.variables :]).T
-        passed = [self.values(unknown, each) for unknown, each in enumerate(traced)]
-        if not several:
-            passed = [crossings(times, *pair) for pair in zip(traced, passed, strict=True)]
+        passed = self._passed(slab)
         more = places_in(system.scan, system.variables - 1, span, passed)
         inwards = np.multiply.outer([1, -1], PLACES_OF_ENDS * (slab.end - slab.start))
         more.append((span[:, None] + inwards).ravel())
@@ -171,6 +172,22 @@ class SlabAudit:
         ends = np.unique(np.concatenate([each.space.breakpoints for each in slab.parts[0]]))
         ends = ends[np.diff(ends, prepend=-np.inf) > SAME * (high - low)]
         return Axis.of(ends, PLACES_OF_CELL, places_in(system.scan, 0, ends, passed)), y
+
+    def _passed(self, slab: Slab) -> list[Array]:
+        """Return what `places_in` needs of each unknown, from its values in the slab."""
+        system = self.system
+        if not self.values.is_needed:  # A trace takes longer than the rest of the audit.
+            return [np.zeros(0)] * len(system.orders)
+        low, high = system.box[0].tolist()
+        several = system.variables > 1
+        times = np.linspace(slab.start, slab.end, TRACED)
+        x = np.linspace(low, high, TRACED_IN_SPACE) if several else np.zeros(1)
+        points = np.stack([each.ravel() for each in np.meshgrid(x, times)], axis=1)
+        traced = slab.solution(system, points[:, -system.variables :]).T
+        passed = [self.values(unknown, each) for unknown, each in enumerate(traced)]
+        if not several:
+            passed = [crossings(times, *pair) for pair in zip(traced, passed, strict=True)]
+        return passed
 
     def _values(self, slab: Slab, each: Derivative, x: Array, y: Array) -> Array:
         """Return a derivative of the solution at x and times y, (points of x, times)."""
@@ -208,7 +225,7 @@ def tensor_unseen(
     blocks = rows.equations(points, field)
     units = {id(block.relation): block.unit for block in blocks}
     ends = [np.unique(axis.breakpoints) for axis in axes]
-    passed, sizes = _passed(rows, field, points, ends)
+    passed, sizes = _traced(rows, field, points, ends)
     cells = [
         Axis.of(each, PLACES_OF_CELL, places_in(scan, number, each, passed))
         for number, each in enumerate(ends)
@@ -228,7 +245,7 @@ def tensor_unseen(
     return unseen(system.equations, derivative, (x, y), unit, sizes)
 
 
-def _passed(
+def _traced(
     rows: Collocation, field: Field, points: Tensor, ends: Sequence[Array]
 ) -> tuple[list[Array], Array]:
     """Trace a solution at points (points, variables) and, of one variable, at the ends of cells.
