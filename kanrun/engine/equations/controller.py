@@ -39,7 +39,7 @@ from kanrun.monitoring import report_progress, time_limit_reached
 #: Slabs shorter than this fraction of the range follow layers, such as those next to jumps of the
 #: initial values, whose breakpoints no later slab needs.
 LAYER = 1e-3
-#: Times of a slab, from -1 to 1, at which its error is measured, and their weights.
+#: Times of a slab, from -1 to 1, at which its error is measured.
 ERROR_TIMES = np.array([-0.8, -0.4, 0.0, 0.4, 0.8, 1.0])
 #: Fraction of its size that an unknown keeps from one slab to the next.
 SIZE_MEMORY = 0.1
