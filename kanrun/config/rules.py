@@ -100,7 +100,7 @@ class Setting:
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """Texts of its type, and words that TAB offers."""
+        """Texts that the type of the setting allows, followed by further texts that TAB offers."""
         return (*literals(self.type), *self.words)
 
     @property

@@ -51,11 +51,14 @@ Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class NumpyFunction:
-    """A function of points (..., d) to values (...) in float64.
+    """A formula compiled to a list of NumPy operations: points (..., d) to float64 values (...).
 
-    NaN or infinity where it is not real or not finite.
+    Values are NaN or infinite where the formula is not real or not finite.
 
-    Each of the `lines` fills one register; the last register is the value. `width` is d.
+    Attributes:
+        width: Number of variables d.
+        lines: Operations in order. Each stores one register: a column of the points, a constant, or
+            a function of earlier registers. The last register is the value of the formula.
     """
 
     width: int

@@ -119,7 +119,7 @@ def doubts(r2: Value, points: str) -> Iterator[Note]:
 
 
 def truncation_notes(trained: Trained) -> Iterator[Note]:
-    """Yield a warning if conjugate gradients stopped short of its tolerance in some steps."""
+    """Yield a warning if conjugate gradients stopped short of their tolerance in some steps."""
     if truncated := sum(stage.truncated for stage in trained.stages):
         yield Note(
             f"{truncated} of {sum(stage.steps for stage in trained.stages)} steps are approximate: "

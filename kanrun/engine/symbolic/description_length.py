@@ -20,7 +20,7 @@ from kanrun.engine.symbolic.templates import OPERATION, Coordinates, Template
 
 #: Root mean square error, relative to the size of y, that counts as rounding.
 ROUNDING = 1e-14
-#: Largest number of steps of a fit of constants.
+#: Largest number of iterations when the constants of a template are fitted.
 _STEPS = 30
 #: Relative gain of the sum of squares below which a fit of constants ends.
 _GAIN = 1e-7

@@ -37,7 +37,7 @@ from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD, matched
 from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.errors import KanrunError
 
-#: Work for formulas of one variable.
+#: Allowance of work (see `Budget`) for the search for formulas of one variable.
 _ONE_VARIABLE = 7.0
 #: Maximum number of inputs of a dictionary.
 _DICTIONARY_INPUTS = 5

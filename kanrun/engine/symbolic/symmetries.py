@@ -37,11 +37,12 @@ _FITTED = 600
 _STEPS = 25
 #: Gain of likelihood, relative to it, at which that search ends.
 _LIKELIHOOD_RTOL = 2e-9
-#: Error from which on a fit says nothing.
+#: A smooth fit with a relative error of this or more is too inaccurate to reveal symmetries.
 NO_FIT = 0.2
 #: Error below which a fit is as good as exact.
 ACCURATE = 1e-5
-#: Ratio of quantiles of |y| from which on errors are relative.
+#: Errors are measured relative to y if the ratio of an upper to a lower quantile of |y| exceeds
+#: this (its square if y changes sign).
 _WIDE = 1e4
 #: Lower one of these quantiles.
 _RARE = 0.1

@@ -98,7 +98,7 @@ _PROMISING = 0.1
 _NEAR = 1e3
 #: Formulas that are extended side by side.
 _WIDTH = 4
-#: Maximum number of terms that are added.
+#: Largest number of terms that `grow` adds to a formula, one after another.
 _TERMS = 4
 #: Refit of all constants of a formula.
 _CONSTANTS = RefitSettings(steps=60, damping=1e-6, patience=4)
