@@ -27,7 +27,6 @@ from kanrun.study.evaluation import doubts
 
 from .edge_records import edge_table, finite_row, match_rows
 from .outcome import REPRODUCING, Interpretation
-from .physical_constants import name_constants
 from .problem import Function, InterpretationProblem
 
 #: Maximum number of constants whose intervals are printed.
@@ -101,15 +100,11 @@ def _formula_records(
 
 
 def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> str:
-    """Return the formula as it is printed: with constants of physics, or the digits that count."""
+    """Return the formula as it is printed: with the digits that the points determine."""
     formula = result.formula
     if formula is None:
         return ""
-    if result.outcome != "exact":
-        return to_text(significant(formula.expression, intervals), formula.names)
-    shown, values = name_constants(formula.expression, formula.names)
-    listed = ", ".join(f"{symbol} = {value:.10g}" for symbol, value in values.items())
-    return to_text(shown, formula.names) + (f" with {listed}" if listed else "")
+    return to_text(significant(formula.expression, intervals), formula.names)
 
 
 def summary_row(

@@ -1,4 +1,4 @@
-"""Laws of physics from tables with their noise, and the constants of physics in exact formulas."""
+"""Laws of physics from tables with their noise, and the tables of an interpretation."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -6,11 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.constants
 import sympy
 from doors import typed
 from kanrun.experiments import interpret as experiment
-from kanrun.experiments.interpret.physical_constants import CONSTANTS, name_constants
 from kanrun.experiments.interpret.problem import decimal_scales
 from kanrun.experiments.interpret.tables import exchange_effect, prediction_table
 
@@ -60,57 +58,6 @@ def test_a_law_is_found_in_its_table(name, tmp_path):
     notes = [record.text for record in records if isinstance(record, Note)]
     said = next(text for text in notes if "by their effect" in text)
     assert ("not needed: mass" in said) == (name == "pendulum")
-
-
-def decimal(text):
-    """Return the formula with its fractions as numbers of 17 digits."""
-    expression = parse(text, ["x0", "x1", "c"])
-    long = [each for each in expression.atoms(sympy.Rational) if len(str(each)) > 5]
-    return expression.xreplace({each: sympy.Float(sympy.N(each, 17), 17) for each in long})
-
-
-ALPHA = {"alpha": 7.2973525693e-3, "epsilon_0": 8.8541878128e-12}
-
-
-@pytest.mark.parametrize(
-    "text, shown, values",
-    [
-        ("x0/(1 - 1.1126500560536183e-17*x1^2)", "x0/(1 - x1**2/c**2)", {"c": 299792458.0}),
-        ("8987742437.98822*x0", "x0/(4*pi*epsilon_0)", {"epsilon_0": 8.854e-12}),
-        ("c*x0/299792458", "c*x0/c_", {"c_": 299792458.0}),  # c is a variable of the user
-        ("0.48780487804878048*x0", "x0/a", {"a": 2.05}),  # the reciprocal of a short number
-        ("224844343.5*x0", "3*c*x0/4", {"c": 299792458.0}),
-        ("7.259792662674554e50*x0", "c**6*x0", {"c": 299792458.0}),
-        ("7738484996082.338*x0", "x0/(2*alpha*epsilon_0)", ALPHA),  # shorter than c*h*x0/e**2
-        ("1.527841*x0", "1.527841*x0", {}),
-        ("8987742438.8*x0", "x0/(4*pi*epsilon_0)", {"epsilon_0": 8.854e-12}),  # 0.9e-10 off
-        ("8987742439.0*x0", "8987742439.0*x0", {}),  # 1.1e-10 off
-    ],
-)
-def test_constants_of_physics_are_named(text, shown, values):
-    found, named = name_constants(decimal(text), ["x0", "x1", "c"] if "c*" in text else ["x0"])
-    assert (str(found), named) == (shown, values)
-
-
-def test_the_constants_are_those_of_codata():
-    named = {
-        "c": "speed of light in vacuum",
-        "h": "Planck constant",
-        "hbar": "reduced Planck constant",
-        "k_B": "Boltzmann constant",
-        "e": "elementary charge",
-        "epsilon_0": "vacuum electric permittivity",
-        "G": "Newtonian constant of gravitation",
-        "m_e": "electron mass",
-        "alpha": "fine-structure constant",
-        "mu_B": "Bohr magneton",
-        "N_A": "Avogadro constant",
-        "g": "standard acceleration of gravity",
-    }
-    for name, values in CONSTANTS.items():
-        known = scipy.constants.value(named.pop(name))
-        assert values == pytest.approx([known] * len(values), rel=3e-4)
-    assert not named
 
 
 def test_predictions_are_in_the_units_of_the_data():
