@@ -17,7 +17,7 @@ from kanrun.figures.panels import (
     finish,
     grid_of_panels,
     heat_map,
-    name_columns,
+    name_places,
     one_panel,
     panels_by,
     series,
@@ -167,7 +167,7 @@ def against(summary: DataFrame, across: str, by: str) -> Figure:
         series(panel, summary, (across, column), by, floor=SMALLEST, spread="dots")
         panel.set(yscale="log", xlabel=LABELS[across], ylabel=label)
         if across == "shape":
-            name_columns(panel, [f"[{shape}]".replace("-", ",") for shape in places])
+            name_places(panel.xaxis, [f"[{shape}]".replace("-", ",") for shape in places])
     floored = (summary["worst_forgetting"] < SMALLEST).any()
     remark = DOTS + (f"; at 10{power('-11')}: that or less" if floored else "")
     return finish(figure, panels[:1], remark, ncols=2)

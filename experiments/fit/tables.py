@@ -118,14 +118,10 @@ class TableFitting:
         dataset, target = self.problem.dataset, self.problem.dataset.target
         inputs = [name for j, name in enumerate(target.inputs) if j != self.offset]
         columns = target.code.columns if target.code else ()
-        categories = {
-            column.name: {level: inputs.index(f"{column.name}={level}") for level in levels}
-            for column in columns
-            if (levels := column.levels)
-        }
+        levels = {column.name: column.level_names for column in columns if column.levels}
         names = inputs, dataset.classes or target.outputs
         dates = [column.name for column in columns if column.parts is not None]
-        for name, table in report_tables(fitted, train, *names, categories, seed):
+        for name, table in report_tables(fitted, train, *names, levels, seed):
             of_dates = {"is_date": table["input"].isin(dates)} if name == "effects" else {}
             yield _table(name, table.assign(**of_dates))
 

@@ -7,7 +7,8 @@ The JSON export is this document. Lists of numbers are as long as their name say
   place of a missing number (null: none may be missing); `indicator`, whether an additional input is
   1 for a missing number; `parts` of dates (`day of year`, `weekday`, `hour`), in addition to their
   days since 1970-01-01, or null; `day_first`, whether days come before months; `missing`: texts
-  that stand for a missing number or date too, numbers with 17 digits and words in lower case.
+  that stand for a missing number or date too, numbers with 17 digits and words in lower case;
+  `other`: the level without an indicator, if there is only one, or null.
 - `inputs`, `outputs`, `classes`: names of the model's inputs, in the order of what the columns
   become; of its outputs; the labels of a classifier, or null.
 - `domain`: [lowest, highest] trained value of each input.
@@ -92,6 +93,7 @@ def document_of(model: Exportable) -> Document:
     Raises UsageError for a network without such a form, and for NaN.
     """
     plain = {"levels": None, "fill": None, "indicator": False, "parts": None, "missing": ()}
+    plain |= {"other": None}
     columns = [{"name": name, **plain} for name in model.inputs]
     document = {
         "schema": SCHEMA,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import draw_map, finish, small_multiples
+from kanrun.figures.panels import MAX_LETTERS, draw_map, finish, name_places, small_multiples
 from kanrun.figures.style import (
     BAND,
     BLACK,
@@ -46,12 +46,10 @@ MAP = 2.6
 ROOM = 0.08
 #: Bands are cut off at this distance above and below the curves, relative to the curves' range.
 BAND_ROOM = 1.0
-#: Margins of an axis of levels before the first and after the last level (in levels).
-LEVELS_ROOM = (0.3, 0.7)
-#: Distance of the name of a level from its dot and from the axis (in points).
-BESIDE_DOT = (3, 4)
-#: Largest total length of the names of levels, plus two letters per name, at which they fit side by
-#: side under a panel a third of a page wide.
+#: Margin on either side of the levels of an input, as a fraction of their range.
+LEVELS_ROOM = 0.2
+#: Total length of the names of levels, with two letters between them, up to which they stand side
+#: by side below a panel of effects.
 LEVEL_LETTERS = 24
 #: Length of the ticks at quantiles of an input (in points).
 QUANTILE = 5
@@ -61,8 +59,6 @@ SMALLEST = 1
 LARGER = 14
 #: Remark below a figure in which bands were cut off.
 CUT = "wide bands are cut"
-#: Name of the level of all rows that do not have one of the named levels.
-REST = "(others)"
 #: Prefix of the name of an input that is a day of the week, from 0 (Monday).
 WEEKDAY = "weekday of "
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -85,7 +81,7 @@ def effects(
     share the scale of the output. Probabilities of `classes` are drawn over their log-odds, so that
     effects on rare classes show; of two classes the second is drawn.
     """
-    table = first_seed(table)
+    table = _placed(first_seed(table))
     values = first_seed(values)
     outputs = table["output"].unique()
     outputs = outputs[1:] if classes and len(outputs) == 2 else outputs
@@ -99,7 +95,7 @@ def effects(
         rows = table[table["input"] == name].sort_values("x")
         for colour, output in zip(CYCLE, outputs, strict=False):
             _draw_effect(panel, rows[rows["output"] == output], colour, shorten(output))
-        _show_input(panel, rows)
+        _show_input(panel.xaxis, rows, LEVEL_LETTERS)
         _show_quantiles(panel, values.loc[values["input"] == name, "x"])
         panel.set_title(shorten(name))
     if panels:
@@ -109,6 +105,13 @@ def effects(
     notes = [remark, note_of_some(len(shown), len(names), "inputs"), CUT * cut]
     remark = "; ".join(filter(None, notes))
     return finish(figure, panels[: len(outputs) > 1], remark, ncols=len(outputs))
+
+
+def _placed(rows: DataFrame) -> DataFrame:
+    """Return the rows with their levels as text, at the places 0, 1, ... of each input's axis."""
+    levels = rows["level"].astype(object).fillna("").astype(str)
+    places = rows.groupby("input")["x"].rank("dense") - 1
+    return rows.assign(level=levels, x=rows["x"].where(levels == "", places))
 
 
 def _show_quantiles(panel: Axes, x: Series[float]) -> None:
@@ -124,9 +127,10 @@ def _show_quantiles(panel: Axes, x: Series[float]) -> None:
 def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
     """Draw the effect of an input on one output, with its band."""
     x, value, lower, upper = rows[["x", "value", "lower", "upper"]].to_numpy(dtype=float).T
-    is_level = bool(rows["level"].astype(object).fillna("").all())
+    is_level = bool(rows["level"].all())
     if is_level:
         panel.vlines(x, lower, upper, color=colour)
+        panel.margins(x=LEVELS_ROOM)
     else:
         panel.fill_between(x, lower, upper, color=colour, **BAND)
     style = "o" if is_level else "o-" if len(rows) <= 2 else "-"
@@ -135,47 +139,19 @@ def _draw_effect(panel: Axes, rows: DataFrame, colour: str, label: str) -> None:
         panel.plot(x, rows["ale"], **{**DASHED, "color": BLACK, "zorder": 2})
 
 
-def _show_input(panel: Axes, rows: DataFrame) -> None:
-    """Set the horizontal axis of a panel: names of levels, days of the week, dates or numbers."""
-    x = rows["x"].to_numpy(dtype=float)
-    levels = rows["level"].astype(object).fillna("")
+def _show_input(axis: Axis, rows: DataFrame, letters: int = MAX_LETTERS) -> None:
+    """Set the ticks of the axis of an input: names of levels or of days, dates, or numbers."""
+    levels = rows.drop_duplicates("x").sort_values("x")["level"]
     if levels.all():
-        shown = _level_names(list(dict.fromkeys(levels)))
-        names = {at: shorten(level) for at, level in zip(np.unique(x), shown, strict=True)}
-        if sum(len(name) + 2 for name in names.values()) <= LEVEL_LETTERS:
-            panel.set_xticks(list(names), list(names.values()))
-            panel.set_xlim(x.min() - max(LEVELS_ROOM), x.max() + max(LEVELS_ROOM))
-            return
-        panel.set_xticks(list(names), [])
-        panel.set_xlim(x.min() - LEVELS_ROOM[0], x.max() + LEVELS_ROOM[1])
-        # Inside the panel, because the panel below leaves no room for long names.
-        look: Any = {"rotation": 90, "va": "bottom", "ha": "left", "size": 7.5, "zorder": 4}
-        look |= {"xycoords": panel.get_xaxis_transform(), "textcoords": "offset points"}
-        for at, name in names.items():
-            panel.annotate(name, (at, 0), BESIDE_DOT, **look)
-        return
-    panel.margins(x=ROOM / 2)
-    if str(rows["input"].iloc[0]).startswith(WEEKDAY):
-        panel.set_xticks(range(len(DAYS)), DAYS)
+        name_places(axis, list(levels), letters)
+    elif str(rows["input"].iloc[0]).startswith(WEEKDAY):
+        axis.set_ticks(range(len(DAYS)), DAYS)
     elif "is_date" in rows and as_bool(rows["is_date"]).any():
         locator = AutoDateLocator(minticks=2, maxticks=4)  # type: ignore[no-untyped-call]
-        panel.xaxis.set_major_locator(locator)
+        axis.set_major_locator(locator)
         form = ConciseDateFormatter(locator, show_offset=False)  # type: ignore[no-untyped-call]
-        panel.xaxis.set_major_formatter(form)
-    else:
-        _mark_few(panel.xaxis, x)
-
-
-def _level_names(levels: list[str]) -> list[str]:
-    """Return the names of levels. If there is one named level, the other one becomes `not NAME`."""
-    if len(levels) == 2 and levels[1] == REST:
-        return [levels[0], f"not {levels[0]}"]
-    return levels
-
-
-def _mark_few(axis: Axis, values: Any) -> None:
-    """Place ticks at the distinct values if there are few of them."""
-    if len(different := np.unique(values)) <= FEW_TICKS["nbins"]:
+        axis.set_major_formatter(form)
+    elif len(different := np.unique(rows["x"])) <= FEW_TICKS["nbins"]:
         axis.set_ticks(different)
 
 
@@ -211,40 +187,31 @@ def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool
     return bool(ends[0] < low or ends[1] > high)
 
 
-def _name_side(axis: Axis, name: str, values: Series[float]) -> str:
-    """Set the ticks of an axis of a map and return its label.
-
-    The ticks of an indicator `column=level` are `not level` and `level`.
-    """
-    column, _, level = name.partition("=")
-    if level and set(values) <= {0, 1}:
-        axis.set_ticks([0, 1], [f"not {shorten(level)}", shorten(level)])
-        return shorten(column)
-    if name.startswith(WEEKDAY):
-        axis.set_ticks(range(len(DAYS)), DAYS)
-    else:
-        _mark_few(axis, values)
-    return shorten(name)
-
-
 @styled
 def pair_maps(table: DataFrame) -> Figure:
     """Draw a map per strong pair of inputs: the prediction with all others at their mean.
 
-    `table` has the columns input_1, input_2, output, x, y, value and rows. Dots show where training
-    rows lie. All maps share the colours of the output.
+    `table` has the columns input_1, input_2, output, x, y, level_1, level_2 (names of levels, whose
+    numbers are x and y), value and rows. Dots show where training rows lie. All maps share the
+    colours of the output.
     """
     table = first_seed(table)
     pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))
     figure, panels = small_multiples(len(pairs), 2, MAP)
     limits = float(table["value"].min()), float(table["value"].max())
-    for panel, ((first, second), rows) in zip(panels, pairs, strict=True):
-        image = draw_map(panel, rows["x"], rows["y"], rows["value"], limits)
-        some = rows[rows["rows"] > 0]
-        size = SMALLEST + LARGER * np.sqrt(some["rows"] / rows["rows"].max())
-        panel.scatter(some["x"], some["y"], s=size, color="white", alpha=0.6)
-        panel.set_xlabel(_name_side(panel.xaxis, first, rows["x"]))
-        panel.set_ylabel(_name_side(panel.yaxis, second, rows["y"]))
+    for panel, (names, rows) in zip(panels, pairs, strict=True):
+        sides = [
+            _placed(DataFrame({"input": name, "x": rows[at], "level": rows[level]}))
+            for name, at, level in zip(names, "xy", ("level_1", "level_2"), strict=True)
+        ]
+        x, y = (side["x"] for side in sides)
+        image = draw_map(panel, x, y, rows["value"], limits)
+        some = rows["rows"] > 0
+        size = SMALLEST + LARGER * np.sqrt(rows["rows"][some] / rows["rows"].max())
+        panel.scatter(x[some], y[some], s=size, color="white", alpha=0.6)
+        for axis, side, name in zip((panel.xaxis, panel.yaxis), sides, names, strict=True):
+            _show_input(axis, side)
+            axis.set_label_text(shorten(name))
     if panels:
         figure.colorbar(image, ax=panels, label=shorten(table["output"].iloc[0]))
     return figure

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from matplotlib.tri import Triangulation
@@ -52,10 +52,8 @@ AROUND_ROWS = 0.6
 MAX_NUMBERED = 144
 #: Most letters of a panel's title on one line.
 TITLE_LETTERS = 30
-#: Most letters of the name of a column of a map.
-COLUMN_LETTERS = 18
-#: Most letters of the name of a row of a map.
-ROW_LETTERS = 24
+#: Most letters of the name of a place of an axis.
+PLACE_LETTERS = 24
 #: Letters of all names below an axis up to which they stand side by side.
 MAX_LETTERS = 34
 TURNED: Look = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
@@ -207,10 +205,14 @@ def name_rows(panel: Axes, names: Sequence[str]) -> None:
     panel.grid(axis="y", visible=False)
 
 
-def name_columns(panel: Axes, names: Sequence[str]) -> None:
-    """Name the places 0, 1, ... below a panel, turned if they would touch each other."""
-    turned = sum(len(name) + 2 for name in names) > MAX_LETTERS
-    panel.set_xticks(range(len(names)), names, **(TURNED if turned else {}))
+def name_places(axis: Axis, names: Sequence[object], letters: int = MAX_LETTERS) -> None:
+    """Name the places 0, 1, ... of an axis.
+
+    Names below a panel are turned if they have more than `letters` together with two between them.
+    """
+    shown = [shorten(name, PLACE_LETTERS) for name in names]
+    turned = isinstance(axis, XAxis) and sum(len(name) + 2 for name in shown) > letters
+    axis.set_ticks(range(len(shown)), shown, **(TURNED if turned else {}))
 
 
 def heat_map(
@@ -224,8 +226,8 @@ def heat_map(
     """Draw a matrix with named rows and columns; write numbers by `form` if there are few cells."""
     image: Any = panel.imshow(values, **{"aspect": "auto", **look})
     panel.grid(visible=False)
-    name_columns(panel, [shorten(name, COLUMN_LETTERS) for name in columns])
-    panel.set_yticks(range(len(rows)), [shorten(name, ROW_LETTERS) for name in rows])
+    name_places(panel.xaxis, columns)
+    name_places(panel.yaxis, rows)
     if form is not None and values.size <= MAX_NUMBERED:
         for (i, j), value in np.ndenumerate(values):
             if np.isfinite(value):

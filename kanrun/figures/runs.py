@@ -28,7 +28,7 @@ from kanrun.figures.panels import (
     heat_map,
     mark_stages,
     medians,
-    name_columns,
+    name_places,
     one_panel,
     series,
     shape_name,
@@ -192,7 +192,7 @@ def over_settings(table: DataFrame, settings: Sequence[str], result: str) -> Fig
         values = table[shown[0]]
         if values.dtype == "category":
             medians(panel, table.assign(at=values.cat.codes), ("at", result), "_", **BAR, **look)
-            name_columns(panel, [shorten(word) for word in values.cat.categories])
+            name_places(panel.xaxis, list(values.cat.categories))
             panel.margins(x=0.1)
         else:
             medians(panel, table, (shown[0], result), **look)

@@ -57,7 +57,7 @@ def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
     ale = np.full_like(value, np.nan)
     if code.levels is None and len(at) > 1:
         ale = _local_effects(every, at, x[:, mine[0]]) + predicted_values(model, x).mean(0)
-    level = "" if code.levels is None else [*code.levels, "(others)"]
+    level = "" if code.levels is None else code.level_names
     found = []
     for o, output in explained_outputs(model):
         labels = {"input": name, "level": level, "output": output, "x": at}

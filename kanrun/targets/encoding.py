@@ -148,6 +148,8 @@ def column_kinds(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict
     return kinds
 
 
+#: Name of all levels without an indicator, if there are several or none in the training rows.
+OTHERS = "(others)"
 EMPTY = "(missing)"  # the level of rows without one, as `text_of` writes it
 
 
@@ -162,6 +164,7 @@ class ColumnCode:
         parts: Some of `DAYS` for a column of dates, which become days since 1970-01-01.
         day_first: Whether dates that do not begin with the year begin with the day.
         missing: Canonical texts that stand for missing values.
+        other: The level without an indicator, if the training rows have only one; otherwise None.
     """
 
     name: str
@@ -171,6 +174,7 @@ class ColumnCode:
     parts: tuple[str, ...] | None = None
     day_first: bool = False
     missing: tuple[str, ...] = ()
+    other: str | None = None
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -179,6 +183,11 @@ class ColumnCode:
             return tuple(f"{self.name}={level}" for level in self.levels)
         missing = (f"{self.name} is missing",) if self.indicator else ()
         return (self.name, *(f"{part} of {self.name}" for part in self.parts or ()), *missing)
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """Names of the levels of a category; the last one is that of rows without an indicator."""
+        return (*(self.levels or ()), OTHERS if self.other is None else self.other)
 
     def encode(self, values: Values, first: int = 0) -> tuple[Array, int]:
         """Return features (rows, features), and how many values have an unknown level.
@@ -324,8 +333,9 @@ def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode
     """Return the code of a category, None if its texts do not repeat, and a note on many levels."""
     counts = Counter(map(text_of, values))
     kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
+    other = None
     if len(counts) == len(kept) <= 2:  # of two that cover all rows, the second alone
-        kept = sorted(kept)[1:]
+        other, *kept = sorted(kept)
     if not kept:
         return None, [
             f"the column {name!r} is left out: its texts do not repeat, or never change "
@@ -336,7 +346,7 @@ def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode
         "inputs; if it is not a category, leave it out"
     )
     said += "" if in_memory else f" (target.exclude=[{name}])"
-    return ColumnCode(name, tuple(sorted(kept))), [said] * (len(counts) > MANY_LEVELS)
+    return ColumnCode(name, tuple(sorted(kept)), other=other), [said] * (len(counts) > MANY_LEVELS)
 
 
 def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:

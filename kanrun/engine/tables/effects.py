@@ -49,13 +49,14 @@ _EFFECT_ROWS = 200
 #: Rows, and values of an input, from which the variance by the choice of the rows is estimated.
 _SAMPLE_ROWS = 60
 _SAMPLE_PLACES = 13
-#: Inputs with the largest rates in the kernel, whose pairs are compared.
-_PAIRED_INPUTS = 12
+#: Columns with the largest rates in the kernel, whose pairs are compared.
+_PAIRED_COLUMNS = 12
 #: Stream of the random numbers that choose rows; the next one permutes them.
 _STREAM = 31
 
-#: Inputs that are levels of one column, by the names of columns and levels.
-Categories = Mapping[str, Mapping[str, int]]
+#: By the name of a column of text: the names of its levels. All but the last have an input, which
+#: is called `column=level`.
+Levels = Mapping[str, Sequence[str]]
 
 
 class Effect(NamedTuple):
@@ -70,21 +71,21 @@ def report_tables(
     points: Points,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    categories: Categories,
+    levels: Levels,
     seed: int,
 ) -> Iterator[tuple[str, DataFrame]]:
     """Yield all tables by name; without radial parts there are no tables of pairs."""
-    levels = np.linspace(0, 1, QUANTILES)
-    yield "effects", effect_table(model, points, inputs, outputs, categories)
-    columns = _columns(inputs, categories)
+    quantiles = np.linspace(0, 1, QUANTILES)
+    yield "effects", effect_table(model, points, inputs, outputs, levels)
+    columns = _columns(inputs, levels)
     yield "importance", importance_table(model, points, columns, seed)
     yield "anova", anova_table(model, columns)
-    labels = {"input": np.repeat(inputs, QUANTILES), "level": np.tile(levels, len(inputs))}
-    values = np.quantile(points.x, levels, axis=0).T.ravel()
+    labels = {"input": np.repeat(inputs, QUANTILES), "level": np.tile(quantiles, len(inputs))}
+    values = np.quantile(points.x, quantiles, axis=0).T.ravel()
     yield "input_values", DataFrame(labels | {"x": values})
-    if len(pairs := pair_table(model, inputs)):
+    if len(pairs := pair_table(model, columns)):
         yield "pairs", pairs
-        yield "pair_maps", pair_maps(model, points, pairs, inputs, outputs)
+        yield "pair_maps", pair_maps(model, points, pairs, inputs, outputs, levels)
     yield "kernel", kernel_table(model, inputs)
 
 
@@ -107,11 +108,19 @@ def kernel_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
     return DataFrame(rows, columns=["part", "name", "value"])
 
 
-def _columns(inputs: Sequence[str], categories: Categories) -> dict[str, list[int]]:
-    """Return the indices of the inputs of each column, categories first."""
-    columns = {name: [*places.values()] for name, places in categories.items()}
+def _columns(inputs: Sequence[str], levels: Levels) -> dict[str, list[int]]:
+    """Return the indices of the inputs of each column, columns of text first."""
+    columns = {
+        name: [inputs.index(f"{name}={level}") for level in names[:-1]]
+        for name, names in levels.items()
+    }
     taken = {j for places in columns.values() for j in places}
     return columns | {name: [j] for j, name in enumerate(inputs) if j not in taken}
+
+
+def _level_numbers(indicators: ndarray) -> ndarray:
+    """Return the number of each row's level, shape (rows,), from indicators (rows, levels - 1)."""
+    return np.asarray(np.where(indicators.any(1), indicators.argmax(1), indicators.shape[1]))
 
 
 def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> Effect:
@@ -169,31 +178,30 @@ def effect_table(
     points: Points,
     inputs: Sequence[str],
     outputs: Sequence[str],
-    categories: Categories = MappingProxyType({}),
+    levels: Levels = MappingProxyType({}),
 ) -> DataFrame:
     """Return predictions along each input, averaged over the others, with a 95% band.
 
-    The band (`lower` to `upper`) is that of the effect given the kernel, pointwise. A category has
-    one point for each `level`, and one for other rows.
+    The band (`lower` to `upper`) is that of the effect given the kernel, pointwise. A column of
+    text has one point for each `level` in the rows, where `x` is the number of the level.
     """
     x, found = points.x, []
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    level = _mean_latent(model.fit, rows)
-    for name, mine in _columns(inputs, categories).items():
+    mean = _mean_latent(model.fit, rows)
+    for name, mine in _columns(inputs, levels).items():
         at, labels = np.unique(x[:, mine[0]]), np.array([""])
         if len(at) > 2:
             at = np.linspace(at[0], at[-1], CURVE_POINTS)
         values = at[:, None]
-        if name in categories:
-            every = np.eye(len(mine) + 1)[:, :-1]
-            seen = np.flatnonzero((x[:, None, mine] == every).all(2).any(0))
-            at, values = seen.astype(float), every[seen]
-            labels = np.array([*categories[name], "(others)"])[seen]
+        if name in levels:
+            seen = np.unique(_level_numbers(x[:, mine]))
+            at, values = seen.astype(float), np.eye(len(mine) + 1)[seen, :-1]
+            labels = np.array(levels[name])[seen]
         moved = np.tile(np.median(x, axis=0), (len(at), 1))
         moved[:, mine] = values
         effect = column_effect(model.fit, mine, model.inputs.apply(moved), rows)
-        middle = in_units(level + effect.value, model.outputs)
-        ends = [_moved(model, level + effect.value, d * effect.std) for d in (-BAND, BAND)]
+        middle = in_units(mean + effect.value, model.outputs)
+        ends = [_moved(model, mean + effect.value, d * effect.std) for d in (-BAND, BAND)]
         curves = zip(middle.T, np.minimum(*ends).T, np.maximum(*ends).T, strict=True)
         for output, (value, lower, upper) in zip(outputs, curves, strict=True):
             names = {"input": name, "level": np.resize(labels, len(at)), "output": output}
@@ -287,11 +295,11 @@ def _without(fit: LatentFit, columns: Sequence[int]) -> float:
     return others.log_evidence(fit.kernel.among(np.delete(np.arange(sample.inputs), columns)))
 
 
-def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
+def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
     """Return the strongest pairs with the standard deviation of what both add to their effects.
 
     The deviation is over training rows, in the unit of the latent functions: logits for classes,
-    the transformed output for numbers.
+    the transformed output for numbers. `columns` has the indices of the inputs of each column.
     """
     fit = model.fit
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
@@ -299,11 +307,13 @@ def pair_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
     if len(fit.centres.inputs):
         kernel = fit.kernel
         rates = kernel.smooth * kernel.smooth_rates + kernel.rough * kernel.rough_rates
-        most = sorted(np.argsort(-rates, kind="stable")[:_PAIRED_INPUTS].tolist())
-        single = {j: column_effect(fit, [j], rows, rows).value for j in most}
-        for i, j in combinations(most, 2):
-            joint = column_effect(fit, [i, j], rows, rows).value - single[i] - single[j]
-            found.append((inputs[i], inputs[j], float(np.sqrt(np.var(joint, axis=0).sum()))))
+        largest = sorted(columns, key=lambda name: -rates[list(columns[name])].max())
+        paired = [name for name in columns if name in largest[:_PAIRED_COLUMNS]]
+        single = {name: column_effect(fit, columns[name], rows, rows).value for name in paired}
+        for pair in combinations(paired, 2):
+            inputs = [j for name in pair for j in columns[name]]
+            joint = column_effect(fit, inputs, rows, rows).value - sum(single[name] for name in pair)
+            found.append((*pair, float(np.sqrt(np.var(joint, axis=0).sum()))))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
     return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
 
@@ -314,34 +324,67 @@ def pair_maps(
     pairs: DataFrame,
     inputs: Sequence[str],
     outputs: Sequence[str],
+    levels: Levels = MappingProxyType({}),
 ) -> DataFrame:
-    """Return predictions over the inputs of each strong pair, averaged over the others.
+    """Return predictions over the columns of each strong pair, averaged over the others.
 
     The grid covers the middle of both ranges; `rows` counts the training rows nearest to each of
-    its points. The output is the first, or the last class.
+    its points. Of a column of text, the values are the numbers of its most frequent levels, and
+    `level_1` or `level_2` has their names. The output is the first, or the last class.
     """
     x, o = points.x, len(outputs) - 1 if model.outputs is None else 0
     rows, found = model.u[spaced(len(model.u), _EFFECT_ROWS)], []
-    level = _mean_latent(model.fit, rows)
+    mean = _mean_latent(model.fit, rows)
+    columns = _columns(inputs, levels)
     for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():
-        places, sides = [inputs.index(name) for name in names], []
-        for values in x[:, places].T:
-            side = np.unique(values)
-            if len(side) > MAP_POINTS:
-                low, high = np.quantile(values, MAP_QUANTILES)
-                side = np.linspace(low, high, MAP_POINTS)
-            sides.append(side)
-        grid = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
-        moved = np.tile(np.median(x, axis=0), (len(grid), 1))
-        moved[:, places] = grid
-        effect = column_effect(model.fit, places, model.inputs.apply(moved), rows).value
-        nearest = [
-            np.abs(values[:, None] - side).argmin(1)
-            for values, side in zip(x[:, places].T, sides, strict=True)
-        ]
-        cell = np.ravel_multi_index(nearest, [len(side) for side in sides])
+        sides = [_map_side(x[:, columns[name]], levels.get(name, ())) for name in names]
+        indices = np.indices([len(side.values) for side in sides]).reshape(2, -1)
+        moved = np.tile(np.median(x, axis=0), (indices.shape[1], 1))
         labels = {"input_1": names[0], "input_2": names[1], "output": outputs[o]}
-        predicted = in_units(level + effect, model.outputs)[:, o]
-        labels |= {"x": grid[:, 0], "y": grid[:, 1], "value": predicted}
-        found.append(DataFrame(labels | {"rows": np.bincount(cell, minlength=len(grid))}))
+        keys = ("x", "level_1"), ("y", "level_2")
+        for name, side, index, (value, level) in zip(names, sides, indices, keys, strict=True):
+            moved[:, columns[name]] = side.inputs[index]
+            labels |= {value: side.values[index], level: side.levels[index]}
+        mine = [j for name in names for j in columns[name]]
+        effect = column_effect(model.fit, mine, model.inputs.apply(moved), rows).value
+        near = np.all([side.nearest >= 0 for side in sides], axis=0)
+        nearest = [side.nearest[near] for side in sides]
+        cell = np.ravel_multi_index(nearest, [len(side.values) for side in sides])
+        labels |= {"value": in_units(mean + effect, model.outputs)[:, o]}
+        found.append(DataFrame(labels | {"rows": np.bincount(cell, minlength=len(moved))}))
     return concat(found, ignore_index=True)
+
+
+class _Side(NamedTuple):
+    """One side of a map.
+
+    Attributes:
+        values: Values of the column along the side, or numbers of its levels, shape (places,).
+        levels: Names of the levels, shape (places,); empty for a column of numbers.
+        inputs: Inputs of the model at these values, shape (places, inputs of the column).
+        nearest: Index of the place nearest to each row, shape (rows,); -1 if its level has none.
+    """
+
+    values: ndarray
+    levels: ndarray
+    inputs: ndarray
+    nearest: ndarray
+
+
+def _map_side(x: ndarray, levels: Sequence[str]) -> _Side:
+    """Return the side of a map for a column whose inputs are `x`, shape (rows, inputs)."""
+    if not levels:
+        values = np.unique(x)
+        if len(values) > MAP_POINTS:
+            low, high = np.quantile(x, MAP_QUANTILES)
+            values = np.linspace(low, high, MAP_POINTS)
+        nearest = np.abs(x - values).argmin(1)
+        return _Side(values, np.full(len(values), ""), values[:, None], nearest)
+    numbers = _level_numbers(x)
+    counts = np.bincount(numbers, minlength=len(levels))
+    frequent = np.argsort(-counts, kind="stable")[: min(MAP_POINTS, np.count_nonzero(counts))]
+    values = np.sort(frequent)
+    places = np.full(len(levels), -1)
+    places[values] = np.arange(len(values))
+    indicators = np.eye(len(levels))[values, :-1]
+    return _Side(values.astype(float), np.array(levels)[values], indicators, places[numbers])

@@ -118,8 +118,8 @@ def _effects(run: Run) -> Iterator[Living]:
 def _labels(rows: pd.DataFrame, levels: bool) -> list[str] | None:
     """Return names of the places of an effect: levels, or dates; None for numbers."""
     if levels:
-        names = rows["level"].tolist()
-        return [names[0], f"not {names[0]}"] if names[1:] == ["(others)"] else names
+        names: list[str] = rows["level"].tolist()
+        return names
     if rows["is_date"].astype(str).eq("True").all():
         return pd.to_datetime(rows["x"], unit="D").dt.strftime("%Y-%m-%d").tolist()
     return None

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from pandas import DataFrame
 from sklearn.linear_model import RidgeCV
 
 from kanrun.engine.networks import KAN
@@ -17,6 +18,7 @@ from kanrun.engine.tables.effects import (
     column_effect,
     effect_table,
     importance_table,
+    pair_maps,
     pair_table,
 )
 from kanrun.engine.tables.folds import assign_folds, training_rows
@@ -222,7 +224,7 @@ def test_reports_name_what_matters():
     assert anova["log10_bayes_factor"]["d"] < 0
     assert 3 < anova["degrees_of_freedom"]["c"] < 15
     assert (importance["std"] > 0).all()
-    pairs = pair_table(model, names)
+    pairs = pair_table(model, {name: [j] for j, name in enumerate(names)})
     assert {pairs["input_1"][0], pairs["input_2"][0]} == {"a", "b"}
     effects = effect_table(model, points, names, ["y"])
     near = effects[(effects["input"] == "c") & (effects["x"].abs() < 1.5)]
@@ -334,14 +336,20 @@ def test_a_category_has_a_point_for_each_level_with_a_wider_band_where_rows_are_
     x = np.column_stack([np.eye(3)[level][:, :2], rng.normal(size=100)])
     y = np.array([0.0, 5.0, 9.0])[level] + x[:, 2] + rng.normal(size=100)
     model = fit_table(Points(x, y[:, None]), None, TablePolicy(folds=0))
-    categories = {"city": {"a": 0, "b": 1}}
-    effects = effect_table(model, Points(x, y[:, None]), ["a", "b", "s"], ["y"], categories)
+    levels = {"city": ["a", "b", "(others)"]}
+    inputs = ["city=a", "city=b", "s"]
+    points = Points(x, y[:, None])
+    effects = effect_table(model, points, inputs, ["y"], levels)
     mine = effects["input"] == "city"
-    assert effects["level"][mine].tolist() == ["a", "b", "(others)"]
+    assert effects["level"][mine].tolist() == levels["city"]
     np.testing.assert_allclose(np.diff(effects["value"][mine]), [5, 4], atol=1.0)
     widths = (effects["upper"] - effects["lower"])[mine]
     assert widths.is_monotonic_increasing  # rarer levels are less certain
     assert set(effects["input"]) == {"city", "s"}
+    pairs = DataFrame({"input_1": ["city"], "input_2": ["s"]})
+    maps = pair_maps(model, points, pairs, inputs, ["y"], levels)
+    rows = maps.groupby("level_1")["rows"].sum()
+    assert rows.to_dict() == {"a": 60, "b": 30, "(others)": 10}
 
 
 def test_newton_steps_that_did_not_converge_are_reported(monkeypatch):
