@@ -312,7 +312,8 @@ def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataF
         single = {name: column_effect(fit, columns[name], rows, rows).value for name in paired}
         for pair in combinations(paired, 2):
             inputs = [j for name in pair for j in columns[name]]
-            joint = column_effect(fit, inputs, rows, rows).value - sum(single[name] for name in pair)
+            alone = single[pair[0]] + single[pair[1]]
+            joint = column_effect(fit, inputs, rows, rows).value - alone
             found.append((*pair, float(np.sqrt(np.var(joint, axis=0).sum()))))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
     return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
