@@ -1,6 +1,7 @@
 """Files of run folders, as tests read and change them."""
 
 import json
+from zlib import crc32
 
 from kanrun.cli.app import main
 from kanrun.runs.artifacts import checkpoint_path, write_checkpoint
@@ -33,3 +34,8 @@ def finished(line, outputs):
     words = line.split()
     assert main([*words, "-q", "--outputs", str(outputs)]) == 0
     return (outputs / words[0] / "latest").resolve()
+
+
+def sealed(line):
+    """Return a line of the journal, JSON as text, with its checksum."""
+    return f'{line[:-1]},"crc":{crc32(line.encode())}}}\n'.encode()

@@ -1,9 +1,8 @@
 """Checkpoints and figures of a run as files.
 
 A checkpoint is a safetensors file of arrays with a description in its header, so that both are
-written in one rename and always belong together. The JSON file next to it repeats the description
-for people and scripts. A SHA-256 over both shows damage: a flipped bit, a cut file, an array that
-was exchanged. It does not show an edit whose author computes it again.
+written in one rename and always belong together. A SHA-256 over both shows damage: a flipped bit, a
+cut file, an array that was exchanged. It does not show an edit whose author computes it again.
 """
 
 from __future__ import annotations
@@ -63,21 +62,16 @@ class _Description:
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:
-    """Return `folder/<name>.safetensors`; the description has the suffix `.json`."""
+    """Return `folder/<name>.safetensors`."""
     return folder / f"{file_name(name)}.safetensors"
 
 
 class SealedCheckpoint(NamedTuple):
-    """A checkpoint as the content of its two files, with its checksum."""
+    """A checkpoint as the content of its file, with its checksum and its description as JSON."""
 
     checksum: str
     content: bytes
     description: str
-
-    def write(self, path: Path) -> None:
-        """Write the safetensors file `path` and its description. Raises StorageFailed."""
-        write_atomic(path, self.content, durable=True)
-        write_json(path.with_suffix(".json"), json.loads(self.description))
 
 
 def seal(checkpoint: Checkpoint) -> SealedCheckpoint:
@@ -111,7 +105,9 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
     Raises ValueError for what cannot be stored, StorageFailed if the files cannot be written.
     """
-    seal(checkpoint).write(path)
+    sealed = seal(checkpoint)
+    write_atomic(path, sealed.content, durable=True)
+    write_json(path.with_suffix(".json"), json.loads(sealed.description))
 
 
 def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:

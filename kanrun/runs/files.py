@@ -226,17 +226,6 @@ class Appender:
         return self._descriptor
 
 
-def read_csv(path: Path) -> list[list[str]]:
-    """Return the whole lines of a CSV file as lists of text. Raises StorageFailed."""
-    check_regular(path, TABLE_LIMIT)
-    try:
-        with open(path, "rb") as stream:
-            lines = (line.decode("utf-8", "replace") for line in stream if line.endswith(b"\n"))
-            return list(csv.reader(lines))
-    except (csv.Error, OSError) as error:
-        raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
-
-
 def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
     """Return columns as a DataFrame.
 

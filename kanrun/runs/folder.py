@@ -23,17 +23,16 @@ from kanrun.config.registry import RECORDED, loaded_plugins
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs.artifacts import checkpoint_path, checksums, seal
 from kanrun.runs.files import (
-    JSON_LIMIT,
     Appender,
     file_name,
     make_folder,
     storing,
     sync,
-    to_json,
+    write_atomic,
     write_json,
 )
 from kanrun.runs.journal import JOURNAL_FILE, Journal
-from kanrun.runs.lines import CheckpointLine, Line, row_line, table_line
+from kanrun.runs.lines import CheckpointLine, Line, encoded, rows_lines
 from kanrun.runs.reader import Run, process
 from kanrun.runs.records import MANIFEST_FILE, Checkpoint, Manifest, Row, Status, Table
 from kanrun.runs.tables import CsvTables
@@ -59,7 +58,7 @@ _SOURCE = Path(__file__).parents[2]
 _CODE = ("kanrun", "experiments", "conf")
 _SUFFIXES = {".py", ".yaml", ".csv"}
 GIT_SECONDS = 5  # that a git command may take
-_PLACES = ("tables", "records", "checkpoints", "figures")
+_PLACES = ("tables", "checkpoints", "figures")
 
 
 class RunFolder:
@@ -155,38 +154,30 @@ class RunFolder:
         if marks is not None:
             self.record(CheckpointLine(**marks, sha256=sealed.checksum))
         self.sync()
-        sealed.write(checkpoint_path(make_folder(self.path / "checkpoints"), checkpoint.name))
+        path = checkpoint_path(make_folder(self.path / "checkpoints"), checkpoint.name)
+        write_atomic(path, sealed.content, durable=True)
 
     def discard(self, checkpoint: str) -> None:
         """Delete the checkpoint of that name, if it is there."""
         path = checkpoint_path(self.path / "checkpoints", checkpoint)
         with storing(path):
             path.unlink(missing_ok=True)
-            path.with_suffix(".json").unlink(missing_ok=True)
 
     def note(self, text: str) -> None:
         """Add a note to `run.json`, at its next writing."""
         self.manifest = dataclasses.replace(self.manifest, notes=(*self.manifest.notes, text))
 
     def record(self, line: Line) -> None:
-        """Append one line to the journal. Raises KanrunError for a line that nobody would read."""
-        text = to_json(line) + b"\n"
-        if len(text) > JSON_LIMIT:
-            raise KanrunError(f"a record has {len(text)} bytes; {JSON_LIMIT} are read at most.")
-        self._journal.write(text)
+        """Append one line to the journal. Raises KanrunError for one that nobody would read."""
+        self._journal.write(encoded(line))
 
-    def row(self, row: Row, marks: Mapping[str, int]) -> None:
-        """Record a row of a training."""
-        line = row_line(file_name(row.table), row.values, marks)
-        self.record(line)
-        self._tables.append(line)
-
-    def table(self, table: Table, marks: Mapping[str, int]) -> None:
-        """Record a table of a training, which replaces what it wrote to the table before.
-
-        Raises ValueError for columns of different lengths.
-        """
-        self.record(table_line(self.path, file_name(table.name), table.columns, marks))
+    def rows(self, record: Row | Table, marks: dict[str, int]) -> None:
+        """Record rows of a training. Raises ValueError for columns of different lengths."""
+        table, columns = file_name(record.name), record.columns
+        for line in rows_lines(table, columns, marks):
+            self.record(line)
+        if all(len(values) == 1 for values in columns.values()):
+            self._tables.append(table, marks | {name: one for name, (one,) in columns.items()})
 
     def size(self) -> int:
         """Return the size of the journal in bytes."""

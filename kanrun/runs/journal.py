@@ -2,17 +2,15 @@
 
 The journal is the single source of truth about a run (`lines.py` describes its lines); all other
 results in the folder are derived from it. A first pass finds which trainings finished or failed and
-which records are void, because a later attempt or a later table replaces them. Each table is then
-read in a pass of its own, record by record.
+which records are void, because a later attempt replaces them. Each table is then read in a pass of
+its own, line by line.
 """
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache, cached_property
 from itertools import chain
 from pathlib import Path
@@ -21,29 +19,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from kanrun.errors import MALFORMED, StorageFailed
-from kanrun.runs.files import (
-    JSON_LIMIT,
-    MARKS,
-    TABLE_LIMIT,
-    Columns,
-    Key,
-    frame_of,
-    read_bytes,
-)
+from kanrun.runs.files import JSON_LIMIT, MARKS, TABLE_LIMIT, Columns, Key, frame_of
 from kanrun.runs.lines import (
-    LINES,
     BegunLine,
     CheckpointLine,
     FailedLine,
     FinishedLine,
     ResultLine,
-    ResumedLine,
-    RowLine,
-    TableLine,
-    large_file,
-    marked,
-    restored_values,
-    values_of,
+    RowsLine,
+    decoded,
 )
 from kanrun.runs.records import Point, read_points
 
@@ -55,22 +39,7 @@ JOURNAL_FILE = "records.jsonl"
 #: other tables are in `tables/`.
 TOP_TABLES = ("metrics", "summary")
 #: How lines that hold rows begin.
-_ROWS = (b'{"kind":"row"', b'{"kind":"table"')
-_decoder = msgspec.json.Decoder(LINES)
-_columns_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-@dataclass
-class _Attempt:
-    """Records of an unfinished training.
-
-    Attributes:
-        checkpoints: Byte position in the journal of each checkpoint, by its SHA-256 checksum.
-        tables: Names of the tables that have records.
-    """
-
-    checkpoints: dict[str, int] = field(default_factory=dict)
-    tables: set[str] = field(default_factory=set)
+_ROWS = b'{"kind":"rows"'
 
 
 class Journal:
@@ -83,10 +52,12 @@ class Journal:
         end: Byte position after the last line that was read.
         damaged: Whether a complete line is unreadable. It and all later lines are ignored.
         digests: Digest of the cell of each training that has begun.
-        finished: Finished trainings, with the large tables that each wrote.
+        finished: Finished trainings.
         failed: Trainings that failed and have not been repeated.
         results: Result of each point that has ended.
         begins: Byte position of the first record of each point.
+        checkpoints: For each unfinished training, the byte position in the journal of each
+            checkpoint that it can continue from, by its checksum.
     """
 
     def __init__(
@@ -99,18 +70,16 @@ class Journal:
         self.path, self.end, self.damaged = folder / JOURNAL_FILE, start, False
         self._folder, self._point, self._start = folder, point, start
         self.digests: dict[Key, str] = {}
-        self.finished: dict[Key, tuple[TableLine, ...]] = {}
+        self.finished: set[Key] = set()
         self.failed: dict[Key, FailedLine] = {}
         self.results: dict[int, ResultLine] = {}
         self.begins: dict[int, int] = {}
+        self.checkpoints: dict[Key, dict[str, int]] = defaultdict(dict)
         self._columns: dict[str, dict[str, None]] = {}  # columns in order, by table
         self._marks: dict[str, set[str]] = defaultdict(set)
         self._sizes = Counter[str]()
-        self._attempts: dict[Key, _Attempt] = defaultdict(_Attempt)
-        self._large: dict[Key, tuple[TableLine, ...]] = {}
-        # For each training, (table, start, end): its records between these bytes are void, in all
-        # tables if the table is None.
-        self._void: dict[Key, list[tuple[str | None, int, int]]] = defaultdict(list)
+        # For each training, the stretches of bytes in which its records are void.
+        self._void: dict[Key, list[tuple[int, int]]] = defaultdict(list)
         if self.path.is_symlink() or not self.path.is_file():
             return
         for at, line, size in self._lines(lambda text: rows or not text.startswith(_ROWS)):
@@ -130,7 +99,7 @@ class Journal:
                     if end is not None and at >= end:
                         return
                     if wanted(text):
-                        yield at, _decoder.decode(text), len(text)
+                        yield at, decoded(text), len(text)
                     at += len(text)
         except OSError as error:
             raise StorageFailed(f"cannot read {self.path}: {error.strerror or error}.") from error
@@ -140,51 +109,31 @@ class Journal:
     def _take(self, line: Any, at: int, size: int) -> None:
         key = line.key
         match line:
-            case RowLine() | TableLine():
-                own = line.values if isinstance(line, RowLine) else line.columns
-                self._columns.setdefault(line.table, {}).update(dict.fromkeys(own))
+            case RowsLine():
+                self._columns.setdefault(line.table, {}).update(dict.fromkeys(line.columns))
                 self._marks[line.table].update(line.marks)
-                self._sizes[line.table] += size + getattr(line, "size", 0)
+                self._sizes[line.table] += size
                 self.begins.setdefault(key[0], at)
-                tables = self._attempts[key].tables
-                if isinstance(line, TableLine) and line.table in tables:
-                    self._void[key].append((line.table, 0, at))
-                if isinstance(line, TableLine) and line.sha256:
-                    self._large[key] = (*self._large.get(key, ()), line)
-                tables.add(line.table)
             case BegunLine():
+                if key in self.digests:
+                    own = self.checkpoints.pop(key, {})
+                    since = own.get(line.checkpoint or "", 0)
+                    self.checkpoints[key] |= {
+                        n: place for n, place in own.items() if place <= since
+                    }
+                    self._void[key].append((since, at))
                 self.digests[key] = sys.intern(line.digest)
-                if attempt := self._attempts.get(key):
-                    since = attempt.checkpoints.get(line.checkpoint or "", 0)
-                    kept = attempt.checkpoints.items()
-                    attempt.checkpoints = {name: place for name, place in kept if place <= since}
-                    self._void[key].append((None, since, at))
-            case CheckpointLine():
-                self._attempts[key].checkpoints[line.sha256] = at
-            case FinishedLine():
-                self.finished[key] = self._large.pop(key, ())
                 self.failed.pop(key, None)
-                self._attempts.pop(key, None)
+                self.results.pop(key[0], None)
+            case CheckpointLine():
+                self.checkpoints[key][line.sha256] = at
+            case FinishedLine():
+                self.finished.add(key)
+                self.checkpoints.pop(key, None)
             case FailedLine():
                 self.failed[key] = line
             case ResultLine():
                 self.results[key[0]] = line
-            case ResumedLine():
-                self.failed.clear()
-                self.results = {n: one for n, one in self.results.items() if not one.reason}
-
-    def checkpoints(self, key: Key) -> set[str]:
-        """Return the checksums of the checkpoints that an unfinished training wrote."""
-        return set(self._attempts[key].checkpoints) if key in self._attempts else set()
-
-    def is_finished(self, key: Key) -> bool:
-        """Return whether a training has finished and its large tables are undamaged."""
-        if key not in self.finished:
-            return False
-        try:
-            return all(map(self._large_columns, self.finished[key]))
-        except StorageFailed:
-            return False
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -195,63 +144,42 @@ class Journal:
     def _points(self) -> Sequence[Point]:
         return read_points(self._folder)
 
-    def _swept(self, table: str, point: int | None) -> Mapping[str, Any]:
-        """Return the swept settings that are added as columns to the records of a point.
-
-        Only the summary of all points gets them, and only those that are not its columns already.
-        """
-        if point is None or table != "summary" or self._point is not None:
+    def _swept(self, table: str, point: int) -> Mapping[str, Any]:
+        """Return the swept settings of a point, which are columns of the summary of all points."""
+        several = self._point is None and "point" in self._marks[table]
+        if table != "summary" or not several:
             return {}
-        own, swept = self._columns[table], self._points[point].values
-        return {name: value for name, value in swept.items() if name not in own}
+        return {name: swept_text(value) for name, value in self._points[point].values.items()}
 
     def header(self, table: str) -> list[str]:
         """Return the columns of a table: point, swept settings, cell, seed, and recorded ones."""
-        marks: dict[str, Any] = {mark: 0 for mark in MARKS if mark in self._marks[table]}
-        first, own = RowLine(**marks, table=table), dict.fromkeys(self._columns[table], ())
-        header = marked(first, own, self._swept(table, first.point))
-        return [name for name in header if name != "point" or self._point is None]
+        own = self._columns[table]
+        swept = [name for name in self._swept(table, 0) if name not in own]
+        point, *others = MARKS
+        marks = self._marks[table] - (set() if self._point is None else {point})
+        leading = [point, *swept, *others]
+        return [name for name in leading if name in marks or name in swept] + list(own)
 
     def blocks(self, table: str) -> Iterator[tuple[Key, Columns]]:
-        """Yield the records of a table in the order of the journal.
+        """Yield the rows of a table line by line, as the key of their training and columns.
 
-        Each comes as the key of its training and its columns. Raises StorageFailed if the columns
-        cannot be decoded, or if their file is missing or damaged.
+        Raises StorageFailed if the columns cannot be decoded.
         """
         holding = b'"table":' + msgspec.json.encode(table)
         for at, line, _ in self._lines(lambda text: holding in text, self.end):
-            if not isinstance(line, RowLine | TableLine) or line.table != table:
+            key = line.key
+            if not isinstance(line, RowsLine) or line.table != table:
                 continue
-            if self._point not in (None, line.point) or self._is_void(line, at):
+            is_void = any(start <= at < end for start, end in self._void.get(key, ()))
+            if is_void or self._point not in (None, line.point):
                 continue
             try:
-                block = marked(line, self._columns_of(line), self._swept(table, line.point))
+                columns = line.values()
+                rows = len(next(iter(columns.values()), ()))
+                leading = {**self._swept(table, key[0]), **line.marks}
             except MALFORMED as error:
                 raise StorageFailed(f"{self.path} is damaged at byte {at}: {error}.") from error
-            if self._point is not None:
-                block.pop("point", None)
-            yield line.key, block
-
-    def _columns_of(self, line: RowLine | TableLine) -> dict[str, list[Any]]:
-        """Return the columns of one record. Raises StorageFailed if their file is damaged."""
-        if isinstance(line, RowLine):
-            return values_of(line)
-        stored = self._large_columns(line) if line.sha256 else line.columns
-        return {name: restored_values(values) for name, values in stored.items()}
-
-    def _is_void(self, line: RowLine | TableLine, at: int) -> bool:
-        stretches = self._void.get(line.key, ())
-        return any(
-            start <= at < end and table in (None, line.table) for table, start, end in stretches
-        )
-
-    def _large_columns(self, line: TableLine) -> dict[str, msgspec.Raw]:
-        """Read the columns of a table from its own file. Raises StorageFailed if it is damaged."""
-        path = large_file(self._folder, str(line.sha256))
-        content = read_bytes(path, TABLE_LIMIT)
-        if len(content) != line.size or hashlib.sha256(content).hexdigest() != line.sha256:
-            raise StorageFailed(f"{path} is damaged: its size or checksum is not the recorded one.")
-        return _columns_decoder.decode(content)
+            yield key, {**{name: [value] * rows for name, value in leading.items()}, **columns}
 
     def columns(self, table: str) -> dict[str, list[Any]]:
         """Return a table as lists by column, with rows sorted by point, cell and seed.
@@ -301,3 +229,8 @@ class RunTables(Mapping[str, "pandas.DataFrame"]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def swept_text(value: Any) -> Any:
+    """Return a swept value as a column of a table holds it: lists and mappings as JSON."""
+    return value if isinstance(value, str | int | float) else msgspec.json.encode(value).decode()

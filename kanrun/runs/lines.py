@@ -1,49 +1,41 @@
 """Lines of the journal of a run, `records.jsonl`, the only file that must survive.
 
 Every line is one record with the point (if there are several), the cell (likewise) and the seed of
-its training. Lines are appended and never changed: a training that begins again says so, and its
-earlier records no longer count. Everything else in the folder follows from these lines.
+its training, and ends with a checksum. Lines are appended and never changed: a training that begins
+again says so, and its earlier records no longer count. All else in the folder follows from them.
 
 The lines, by their `kind`:
 
 - `begun`: an attempt at a training. Its earlier records are void, except those up to the checkpoint
   from which the attempt continues. `digest` identifies the settings of the cell.
-- `row` and `table`: rows of a table. A `table` replaces all rows that its training wrote to the
-  table before. Columns that are too large for a line are in `records/<sha256>.json`.
+- `rows`: rows of a table, by columns. A large table takes several lines.
 - `checkpoint`: the training can continue from the checkpoint of this checksum.
 - `finished` and `failed`: how the attempt ended.
 - `result`: medians and claims of a point whose trainings have all ended.
-- `resumed`: from here on, failed trainings are repeated.
 
 Numbers that JSON lacks (NaN, infinities, integers above 64 bits) are lists of one text: `["nan"]`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
+from zlib import crc32
 
 import msgspec
 
-from kanrun.runs.files import (
-    MARKS,
-    Columns,
-    Key,
-    make_folder,
-    plain_value,
-    write_atomic,
-)
-from kanrun.runs.records import Claim, value_text
+from kanrun.errors import KanrunError
+from kanrun.runs.files import JSON_LIMIT, MARKS, Columns, Key, plain_value, to_json
+from kanrun.runs.records import Claim
 
-#: Bytes of the columns of a table from which on they are written to a file of their own.
-LARGE = 2**20
+#: Values of a table in one line; more lines cost more to read, longer ones more memory.
+MOST_VALUES = 50_000
 #: Integers of at least this size are stored as text.
 _INTEGERS = 2**63
+#: What stands before the checksum, which is the last key of a line.
+_CHECKSUM = b',"crc":'
 Stored = str | int | float | bool | tuple[str] | None
-_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 #: Name of a table as `file_name` returns it, never a path: its CSV file has this name.
 _TableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_=+,][A-Za-z0-9_.=+,-]*\Z")]
 
@@ -74,20 +66,15 @@ class BegunLine(Line, tag="begun"):
     checkpoint: str | None = None
 
 
-class RowLine(Line, tag="row"):
-    """One row of a table."""
-
-    table: _TableName = ""
-    values: dict[str, Stored] = {}
-
-
-class TableLine(Line, tag="table"):
-    """A table by columns; if they are null, they are in the file of this size and checksum."""
+class RowsLine(Line, tag="rows"):
+    """Rows of a table as lists by column, which are decoded when they are asked for."""
 
     table: _TableName = ""
     columns: dict[str, msgspec.Raw] = {}
-    size: int = 0
-    sha256: _Digest | None = None
+
+    def values(self) -> dict[str, list[Any]]:
+        """Return the columns. Raises one of MALFORMED for what is none."""
+        return {name: _restored(values) for name, values in self.columns.items()}
 
 
 class CheckpointLine(Line, tag="checkpoint"):
@@ -122,24 +109,54 @@ class ResultLine(Line, tag="result"):
     reason: str | None = None
 
 
-class ResumedLine(Line, tag="resumed"):
-    """The run was resumed."""
-
-
-LINES = (
-    BegunLine
-    | RowLine
-    | TableLine
-    | CheckpointLine
-    | FinishedLine
-    | FailedLine
-    | ResultLine
-    | ResumedLine
+_decoder = msgspec.json.Decoder(
+    BegunLine | RowsLine | CheckpointLine | FinishedLine | FailedLine | ResultLine
 )
 _values_decoder = msgspec.json.Decoder(list[Stored])
 
 
-def stored_value(value: Any) -> Stored:
+def encoded(line: Line) -> bytes:
+    """Return a line with its checksum. Raises KanrunError for one that is too long to be read."""
+    text = to_json(line)
+    if len(text) > JSON_LIMIT:
+        raise KanrunError(f"a record has {len(text)} bytes; {JSON_LIMIT} are read at most.")
+    return b"%s%s%d}\n" % (text[:-1], _CHECKSUM, crc32(text))
+
+
+def decoded(text: bytes) -> Any:
+    """Return the line of `encoded`. Raises one of MALFORMED for another text."""
+    head, _, checksum = text.rpartition(_CHECKSUM)
+    if crc32(head + b"}") != int(checksum.removesuffix(b"}\n")):
+        raise ValueError("its checksum is another")
+    return _decoder.decode(head + b"}")
+
+
+def rows_lines(table: str, columns: Columns, marks: Mapping[str, Any]) -> Iterator[RowsLine]:
+    """Yield the lines of rows of a table. Raises ValueError for columns of different lengths."""
+    lists = {plain_value(name): _stored(values) for name, values in columns.items()}
+    sizes = {name: len(values) for name, values in lists.items()}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
+    step = max(1, MOST_VALUES // max(1, len(lists)))
+    for first in range(0, max(1, *sizes.values()), step):
+        parts = {name: values[first : first + step] for name, values in lists.items()}
+        raw = {name: msgspec.Raw(msgspec.json.encode(part)) for name, part in parts.items()}
+        yield RowsLine(**marks, table=table, columns=raw)
+
+
+def _stored(values: Any) -> list[Stored]:
+    """Return an array or a sequence as the journal holds it."""
+    listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    kinds = set(map(type, listed))
+    # Most columns are numbers or plain text, which need no second look.
+    if kinds == {float} and all(map(math.isfinite, listed)):
+        return listed
+    if kinds == {str} and "".join(listed).isascii():
+        return listed
+    return list(map(_stored_value, listed))
+
+
+def _stored_value(value: Any) -> Stored:
     """Return a value as the journal holds it; what is neither number nor text becomes text."""
     if hasattr(value, "item"):  # numpy's numbers
         value = value.item()
@@ -153,80 +170,13 @@ def stored_value(value: Any) -> Stored:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def stored_values(values: Any) -> list[Stored]:
-    """Return an array or a sequence as the journal holds it."""
-    import numpy as np  # which the help of the command line does without
-
-    if isinstance(values, np.ndarray) and values.dtype.kind in "bif" and np.isfinite(values).all():
-        stored: list[Stored] = values.tolist()
-        return stored
-    listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
-    if set(map(type, listed)) == {str} and "".join(listed).isascii():
-        return listed
-    return list(map(stored_value, listed))
+def _restored(encoded_values: msgspec.Raw) -> list[Any]:
+    values = _values_decoder.decode(encoded_values)
+    return list(map(_restored_value, values)) if tuple in set(map(type, values)) else values
 
 
-def restored_value(value: Stored) -> Any:
-    """Return what `stored_value` was given. Raises ValueError for a list that it never makes."""
+def _restored_value(value: Stored) -> Any:
     if not isinstance(value, tuple):
         return value
     (text,) = value
     return int(text) if text.lstrip("-").isdecimal() else float(text)
-
-
-def restored_values(encoded: msgspec.Raw) -> list[Any]:
-    """Return the values of a column. Raises ValueError for what is none."""
-    values = _values_decoder.decode(encoded)
-    return list(map(restored_value, values)) if tuple in set(map(type, values)) else values
-
-
-def values_of(line: RowLine) -> dict[str, list[Any]]:
-    """Return a row as columns."""
-    return {name: [restored_value(value)] for name, value in line.values.items()}
-
-
-def row_line(table: str, values: Mapping[str, Any], marks: Mapping[str, Any]) -> RowLine:
-    """Return the line of one row."""
-    stored = {plain_value(name): stored_value(value) for name, value in values.items()}
-    return RowLine(**marks, table=table, values=stored)
-
-
-def table_line(folder: Path, table: str, columns: Columns, marks: Mapping[str, Any]) -> TableLine:
-    """Return the line of a table; large columns are written to a file, durably.
-
-    Raises ValueError for columns of different lengths, StorageFailed if the file cannot be written.
-    """
-    lists = {plain_value(name): stored_values(values) for name, values in columns.items()}
-    if len(set(map(len, lists.values()))) > 1:
-        sizes = {name: len(values) for name, values in lists.items()}
-        raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
-    encode = msgspec.json.encode
-    raw = {name: encode(values) for name, values in lists.items()}
-    parts = {name: msgspec.Raw(values) for name, values in raw.items()}
-    if sum(map(len, raw.values())) <= LARGE:
-        return TableLine(**marks, table=table, columns=parts)
-    content = encode(parts)
-    digest = hashlib.sha256(content).hexdigest()
-    make_folder(folder / "records")
-    write_atomic(large_file(folder, digest), content, durable=True)
-    names = dict.fromkeys(parts, msgspec.Raw(b"null"))
-    return TableLine(**marks, table=table, columns=names, size=len(content), sha256=digest)
-
-
-def marked(line: RowLine | TableLine, columns: Columns, swept: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a record behind point, swept settings (of a summary), cell and seed."""
-    rows = len(next(iter(columns.values()), ()))
-    leading: dict[str, Any] = line.marks
-    if line.point is not None and line.table == "summary":
-        settings = {
-            name: value if isinstance(value, str | int | float) else value_text(value)
-            for name, value in swept.items()
-            if name not in columns
-        }
-        leading = {"point": line.point, **settings, **line.marks}
-    return {**{name: [value] * rows for name, value in leading.items()}, **columns}
-
-
-def large_file(folder: Path, digest: str) -> Path:
-    """Return the file of a table whose columns have this SHA-256."""
-    return folder / "records" / f"{digest}.json"

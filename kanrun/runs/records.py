@@ -1,6 +1,6 @@
 """Records: what an experiment yields, and the contents of the small files of a run.
 
-These are `run.json` (`Manifest`), `points.csv` (`Point`) and `labels.json` (`RunLabels`).
+These are `run.json` (`Manifest`), `points.json` (`Point`) and `labels.json` (`RunLabels`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from kanrun.errors import MALFORMED, StorageFailed, UsageError
-from kanrun.runs.files import csv_lines, read_csv, read_json, storing, write_atomic, write_json
+from kanrun.errors import StorageFailed, UsageError
+from kanrun.runs.files import plain, read_json, storing, write_atomic, write_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MANIFEST_FILE, LABELS_FILE, POINTS_FILE = "run.json", "labels.json", "points.csv"
+MANIFEST_FILE, LABELS_FILE, POINTS_FILE = "run.json", "labels.json", "points.json"
 Value = str | int | float | bool | None
 Time = Annotated[datetime, Meta(tz=True)]
 
@@ -34,10 +34,20 @@ class Row:
     table: str
     values: dict[str, Value]
 
+    @property
+    def name(self) -> str:
+        """Name of the table."""
+        return self.table
+
+    @property
+    def columns(self) -> dict[str, tuple[Value]]:
+        """The row as columns of one value."""
+        return {name: (value,) for name, value in self.values.items()}
+
 
 @dataclass(frozen=True)
 class Table:
-    """A whole table as columns of equal length; it replaces earlier records of its training."""
+    """Rows of a table as columns of equal length."""
 
     name: str
     columns: dict[str, NDArray[Any]]
@@ -101,7 +111,7 @@ class Manifest:
     """Contents of `run.json`. Times are ISO 8601 with their time zone.
 
     Attributes:
-        overrides: Arguments that set the configuration. For several points, see `points.csv`.
+        overrides: Arguments that set the configuration. For several points, see `points.json`.
         config: Configuration of the first point, as composed.
         seeds: Seeds of the first point.
         cells: Number of cells of the first point.
@@ -170,46 +180,23 @@ class Point:
 
 
 def write_points(folder: Path, points: Sequence[Point]) -> None:
-    """Write `points.csv`: number, base, one column for each swept key, and the overrides as JSON.
-
-    Values are written as JSON, except for text that cannot be mistaken for JSON. Raises
-    StorageFailed if the file cannot be written.
-    """
-    keys = list(points[0].values)
-    rows: list[list[Any]] = [["point", "base", *keys, "overrides"]]
-    for point in points:
-        values = [value_text(point.values[key]) for key in keys]
-        rows.append([point.number, point.base, *values, json.dumps(point.overrides)])
-    write_atomic(folder / POINTS_FILE, csv_lines(rows), durable=True)
+    """Write `points.json`. Raises StorageFailed if it cannot be written."""
+    text = json.dumps(plain(points), indent=1)
+    write_atomic(folder / POINTS_FILE, text.encode(), durable=True)
 
 
 def read_points(folder: Path) -> list[Point]:
-    """Return the points in `points.csv`. Raises StorageFailed if it is missing or damaged."""
-    path, points = folder / POINTS_FILE, list[Point]()
-    header, *rows = read_csv(path) or [[]]
-    try:
-        for number, (own, base, *values, overrides) in enumerate(rows):
-            keyed = dict(zip(header[2:-1], map(_value, values), strict=True))
-            points.append(Point(number, tuple(map(str, json.loads(overrides))), keyed, int(base)))
-            if int(own) != number or int(base) < 0:
-                raise ValueError(f"row {number} has the point {own} of the base {base}")
-        if not points:
-            raise ValueError("it has no rows")
-    except MALFORMED as error:
-        raise StorageFailed(f"{path} does not describe points: {error}.") from error
+    """Return the points in `points.json`. Raises StorageFailed if it is missing or damaged."""
+    path = folder / POINTS_FILE
+    points = read_json(path, list[Point])
+    if not points:
+        raise StorageFailed(f"{path} has no points.")
+    for number, point in enumerate(points):
+        if point.number != number or point.base < 0:
+            raise StorageFailed(
+                f"{path} does not describe points: entry {number} is {point} of base {point.base}."
+            )
     return points
-
-
-def value_text(value: Any) -> str:
-    """Return a swept value as text for tables: see `write_points`."""
-    return value if isinstance(value, str) and _value(value) == value else json.dumps(value)
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 @dataclass(frozen=True)

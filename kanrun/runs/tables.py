@@ -8,16 +8,13 @@ whole tables, the columns that a file did not begin with, and no rows that no lo
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kanrun.errors import StorageFailed
 from kanrun.runs.files import Appender, Columns, csv_lines, make_folder, plain_value, write_atomic
 from kanrun.runs.journal import TOP_TABLES, Journal
-from kanrun.runs.lines import RowLine, marked, values_of
-from kanrun.runs.records import Point, read_points
 
 #: Bytes of a CSV file that are written at once.
 _BLOCK = 2**20
@@ -31,18 +28,16 @@ class CsvTables:
         self._folder = folder
         self._files: dict[str, tuple[Appender, list[str]] | None] = {}  # with their headers
 
-    def append(self, line: RowLine) -> None:
+    def append(self, table: str, values: Mapping[str, Any]) -> None:
         """Append a row; a file that failed once is left alone."""
-        table = line.table
         try:
-            swept = {} if line.point is None else self._points[line.point].values
-            block = marked(line, values_of(line), swept)
             if table not in self._files:
                 file = Appender(self._path(table))
-                self._files[table] = file, list(block)
-                file.write(csv_lines([list(block)]))
+                self._files[table] = file, list(values)
+                file.write(csv_lines([list(values)]))
             if (opened := self._files[table]) is not None:
-                opened[0].write(_csv(opened[1], block))
+                file, header = opened
+                file.write(csv_lines([[plain_value(values.get(name)) for name in header]]))
         except StorageFailed as error:
             self._files[table] = None
             _warn(error)
@@ -59,10 +54,6 @@ class CsvTables:
                 write_atomic(self._path(table), _parts(journal, table), durable=True)
         except StorageFailed as error:
             _warn(error)
-
-    @cached_property
-    def _points(self) -> Sequence[Point]:
-        return read_points(self._folder)
 
     def _path(self, table: str) -> Path:
         place = self._folder if table in TOP_TABLES else make_folder(self._folder / "tables")
@@ -84,14 +75,8 @@ def _parts(journal: Journal, table: str) -> Iterator[bytes]:
 def _csv(header: Sequence[str], block: Columns) -> bytes:
     """Return the rows of a block with these columns."""
     rows = len(next(iter(block.values()), ()))
-    lists = [_plain(block.get(name, [None] * rows)) for name in header]
-    return csv_lines(zip(*lists, strict=True))
-
-
-def _plain(values: Sequence[Any]) -> Sequence[Any]:
-    """Return the values of a column, texts in one line."""
-    texts = [value for value in values if isinstance(value, str)]
-    return values if "".join(texts).isprintable() else list(map(plain_value, values))
+    lists = (block.get(name, [None] * rows) for name in header)
+    return csv_lines(zip(*(map(plain_value, values) for values in lists), strict=True))
 
 
 def _warn(error: StorageFailed) -> None:

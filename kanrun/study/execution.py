@@ -153,7 +153,8 @@ class _Execution:
             self._reporter.skip(len(recorder.finished))
             done = Run(self._folder.path).journal.results
             for point in self._study.points if self._several else ():
-                if not recorder.left[point.number] and point.number not in done:
+                ended = point.number in done and not done[point.number].reason
+                if not recorder.left[point.number] and not ended:
                     self._end_point(point)
         executor, left, tasks = self._cfg.executor, sum(recorder.left), self._tasks()
         if executor.kind == "local" and left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from kanrun.runs.artifacts import checkpoint_path, checksum_of, read_checkpoint
 from kanrun.runs.files import Key, to_json
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.journal import Journal, RunTables
-from kanrun.runs.lines import BegunLine, FailedLine, FinishedLine, ResumedLine
+from kanrun.runs.lines import BegunLine, FailedLine, FinishedLine
 from kanrun.runs.records import Checkpoint, Note, Point, Row, Table
 from kanrun.study import Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.studies import Checked
@@ -64,13 +64,12 @@ class Recorder:
                     f"Cannot resume {self._folder.path}: its recorded cells differ from those of "
                     "the current configuration. Start a new run."
                 )
-            if journal.is_finished(task.key):
+            if task.key in journal.finished:
                 self.finished.add(task.key)
                 self.left[task.point] -= 1
             elif continuing and (checkpoint := self._checkpoint(task, journal)):
                 checkpoints[task.key] = checkpoint
         self._begins = journal.begins
-        self._folder.record(ResumedLine())
         self._folder.write_tables()
         return checkpoints
 
@@ -82,14 +81,8 @@ class Recorder:
                 checkpoint = self._continued.pop(task.key, None)
                 line = BegunLine(**self._marks(task), digest=_digest(task), checkpoint=checkpoint)
                 self._folder.record(line)
-            case Row():
-                columns = {name: (value,) for name, value in what.values.items()}
-                own = self._own(task, what.table, columns)
-                values = {name: value for name, (value,) in own.items()}
-                self._folder.row(Row(what.table, values), self._marks(task))
-            case Table():
-                own = self._own(task, what.name, what.columns)
-                self._folder.table(Table(what.name, own), self._marks(task))
+            case Row() | Table():
+                self._rows(task, what)
             case Checkpoint(name=name):
                 marks = self._marks(task) if name == _RESUME else None
                 self._folder.checkpoint(replace(what, name=self._name(task, name)), marks)
@@ -131,18 +124,19 @@ class Recorder:
         cell = {"cell": task.index} if self._cells[task.point] > 1 else {}
         return {**point, **cell, "seed": task.seed}
 
-    def _own(self, task: Task, table: str, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """Return columns without those that say which training they belong to."""
-        marks = self._marks(task)
+    def _rows(self, task: Task, record: Row | Table) -> None:
+        """Record rows without the columns that say which training they belong to."""
+        marks, columns = self._marks(task), dict[str, Any](record.columns)
         for mark, value in marks.items():
-            if any(each != value for each in columns.get(mark, ())):
+            own = columns.pop(mark, ())
+            if any(each != value for each in own):
                 raise KanrunError(
-                    f"table {table!r} has {mark}={columns[mark]} in a row of {task}; `{mark}` is "
+                    f"table {record.name!r} has {mark}={own} in a row of {task}; `{mark}` is "
                     "the recorder's column."
                 )
         if self._several:
             self._begins.setdefault(task.point, self._folder.size())
-        return {name: values for name, values in columns.items() if name not in marks}
+        self._folder.rows(Table(record.name, columns), marks)
 
     def _fail(self, task: Task, failure: Failure) -> None:
         settings = dict(task.cell)
@@ -160,7 +154,7 @@ class Recorder:
         """Return the checkpoint of an unfinished task, if it is whole and the journal knows it."""
         path = checkpoint_path(self._folder.path / "checkpoints", self._name(task, _RESUME))
         checksum = checksum_of(path)
-        if checksum is None or checksum not in journal.checkpoints(task.key):
+        if checksum is None or checksum not in journal.checkpoints.get(task.key, {}):
             return None
         try:
             stored = read_checkpoint(path, checksum)

@@ -104,7 +104,7 @@ class Study:
             raise UsageError(f"{self.source}: {text}" if self.source else text) from error
 
     def store(self, folder: Path) -> None:
-        """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.csv`."""
+        """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.json`."""
         for number, base in enumerate(self.bases):
             text = OmegaConf.to_yaml(OmegaConf.create(dict(base)))
             write_atomic(config_path(folder, number), text.encode(), durable=True)

@@ -142,14 +142,14 @@ def test_resume_of_several_points_that_are_complete_or_damaged(kanrun, fit):
     assert "nothing left to do" in again.err
     kanrun("runs resume latest -q --strict", code=1)
     change_record(folder, status="INTERRUPTED")
-    points = (folder / "points.csv").read_text()
+    points = (folder / "points.json").read_text()
     for content, said in (
-        ("", "it has no rows"),
-        (points.replace("1,", "5,", 1), "does not describe points"),
-        (points.replace("[", "{"), "does not describe points"),
-        (points.replace("\n1,0", "\n1,7"), "config-"),
+        ("[]", "has no points"),
+        (points.replace('"number": 1', '"number": 5'), "does not describe points"),
+        (points.replace("[", "{"), "is not valid JSON"),
+        (points.replace('"base": 0', '"base": 7'), "config-"),
     ):
-        (folder / "points.csv").write_text(content)
+        (folder / "points.json").write_text(content)
         (line,) = kanrun("runs resume fit/v0001", code=None).err.splitlines()
         assert said in line
     assert fit.seeds == [0, 1]

@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from run_files import change_record, finished
+from run_files import change_record, finished, sealed
 
 from kanrun.cli.app import main
 
@@ -66,7 +66,9 @@ def text(name, content):
 
 def row(table, **values):
     """A line of the journal."""
-    return json.dumps({"kind": "row", "seed": 0, "table": table, "values": values}) + "\n"
+    columns = {name: [value] for name, value in values.items()}
+    line = {"kind": "rows", "seed": 0, "table": table, "columns": columns}
+    return sealed(json.dumps(line)).decode()
 
 
 def record(**changes):

@@ -25,7 +25,7 @@ def make_points(outputs, *errors):
         if error is None:
             folder.record(FailedLine(**marks, reason="it diverged"))
             continue
-        folder.row(Row("summary", {"test_rmse": error}), marks)
+        folder.rows(Row("summary", {"test_rmse": error}), marks)
         folder.record(FinishedLine(**marks))
         folder.record(ResultLine(number, metrics={"test_rmse": error}))
     folder.finish(Status.FAILED if None in errors else Status.COMPLETED)

@@ -1,7 +1,6 @@
 """What a run leaves: run.json through its states, tables, checkpoints, figures, and refusals."""
 
 import errno
-import json
 import os
 from unittest.mock import Mock
 
@@ -57,9 +56,6 @@ def test_checkpoints_come_back_to_the_bit_with_their_description(folder):
     assert read.meta == {"shape": [2, 5, 1], "best": float("inf"), "lambda": 0.1 + 0.2, "seed": 3}
     for key, array in arrays.items():
         np.testing.assert_array_equal(read.arrays[key], array, strict=True)
-    assert (
-        json.loads((folder.path / "checkpoints" / "model-0.json").read_text())["meta"]["seed"] == 3
-    )
     assert Run(folder.path).checkpoints == ("model-0",)
     folder.discard("model-0")
     assert Run(folder.path).checkpoints == ()
@@ -75,7 +71,7 @@ def test_a_checkpoint_with_objects_is_refused(folder):
 
 def test_names_cannot_leave_the_folder(folder):
     for name in ("../../evil", "/etc/evil", "a/b", "..", "", "ümläut", "x" * 300):
-        folder.row(Row(name, {"a": 1}), {"seed": 0})
+        folder.rows(Row(name, {"a": 1}), {"seed": 0})
         folder.checkpoint(Checkpoint(name, {"a": np.ones(1)}))
         assert Run(folder.path).table(name)["a"].tolist() == [1]
         assert Run(folder.path).checkpoint(name).name == name
@@ -112,13 +108,13 @@ def test_figures_have_the_same_bytes_each_time(folder):
 
 def test_a_full_disk_is_one_clear_error(folder, monkeypatch):
     row = Row("metrics", {"step": 0})
-    folder.row(row, {"seed": 0})
+    folder.rows(row, {"seed": 0})
 
     full = Mock(side_effect=OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", full)
         with pytest.raises(StorageFailed, match=r"records\.jsonl: No space left on device"):
-            folder.row(row, {"seed": 1})
+            folder.rows(row, {"seed": 1})
         patch.setattr(os, "fsync", full)
         with pytest.raises(StorageFailed, match=r"records\.jsonl: No space left"):
             folder.finish(Status.COMPLETED)

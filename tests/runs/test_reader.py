@@ -24,7 +24,7 @@ from kanrun.runs import (
 
 def make_run(outputs, command="fit", status=Status.COMPLETED):
     folder = RunFolder.create(outputs, Manifest(command))
-    folder.row(Row("metrics", {"step": 0}), {"seed": 0})
+    folder.rows(Row("metrics", {"step": 0}), {"seed": 0})
     if status is not None:
         folder.finish(status)
     return folder
@@ -223,7 +223,7 @@ def test_a_point_looks_like_a_run_of_it_alone(tmp_path, make_points):
     assert best.columns("summary") == {"seed": [0], "test_rmse": [1.0]}
     assert best.manifest.overrides == ("a=1",)
     assert whole.best.name == best.name
-    (tmp_path / "fit/v0001/points.csv").write_text("point\n")
+    (tmp_path / "fit/v0001/points.json").write_text("point\n")
     assert not Run(whole.path).has_points
 
 

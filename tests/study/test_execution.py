@@ -28,7 +28,7 @@ def test_one_training_leaves_everything(run_toy, capsys):
     assert manifest.metrics["test_rmse"] == run.table("summary")["test_rmse"][0]
     assert [claim.holds for claim in manifest.claims] == [True, False]
     assert outcome.claims == manifest.claims
-    assert list(run.tables) == ["metrics", "summary", "curve", "details"]
+    assert list(run.tables) == ["metrics", "summary", "curve", "details", "trace"]
     assert list(run.table("metrics").columns)[:3] == ["seed", "stage", "step"]
     assert len(run.table("curve")) == 3
     assert run.checkpoints == ("model-3-0",)

@@ -89,8 +89,8 @@ def make_run(outputs, text="plain"):
     folder.checkpoint(to_checkpoint("grids-seed0-stages", slider))
     x = np.linspace(-1, 1, 20)
     columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
-    folder.table(Table("predictions", {"split": np.full(20, "test"), **columns}), SEED)
-    folder.row(Row("summary", {"target": text, "test_rmse": 0.25}), SEED)
+    folder.rows(Table("predictions", {"split": np.full(20, "test"), **columns}), SEED)
+    folder.rows(Row("summary", {"target": text, "test_rmse": 0.25}), SEED)
     (folder.path / "figures").mkdir()
     (folder.path / "figures" / "loss.svg").write_text(
         f"<svg xmlns='http://www.w3.org/2000/svg'><dc:description>Loss &lt;b&gt;</dc:description>"
@@ -178,7 +178,7 @@ def run_of(outputs, network):
     model = Model(network, ("x", "t"), ("u",), domain, *scalings, None)
     folder.checkpoint(to_checkpoint("model-0-seed0", model))
     points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u_true": np.ones(5)}
-    folder.table(Table("solution_0", points), SEED)
+    folder.rows(Table("solution_0", points), SEED)
     folder.finish(Status.COMPLETED)
     return Run(folder.path)
 
@@ -193,13 +193,13 @@ def test_effects_of_a_table_are_moved_where_its_network_is_too_large(tmp_path, m
     folder = RunFolder.create(tmp_path, Manifest("fit"))
     model = Model(trained(), ("a", "b"), ("y",), DOMAIN, *map(Scaling.identity, (2, 1)), None)
     folder.checkpoint(to_checkpoint("table-2-3-1-seed0", model))
-    folder.row(Row("summary", {"cv_rmse": 0.5}), SEED)
-    folder.table(Table("importance", {"input": np.array(["town", "size"])}), SEED)
+    folder.rows(Row("summary", {"cv_rmse": 0.5}), SEED)
+    folder.rows(Table("importance", {"input": np.array(["town", "size"])}), SEED)
     effect = {"output": ["y"] * 4, "x": [0.0, 1, 0, 2], "value": [1.0, 2, 3, 4]}
     effect |= {"lower": [0.0, 1, 2, 3], "upper": [2.0, 3, 4, 5], "is_date": [False] * 4}
     inputs = {"input": ["size"] * 2 + ["town"] * 2, "level": ["", "", "Bonn", "Ulm"]}
     columns = {name: np.array(values) for name, values in {**inputs, **effect}.items()}
-    folder.table(Table("effects", columns), SEED)
+    folder.rows(Table("effects", columns), SEED)
     folder.finish(Status.COMPLETED)
     (living,) = interactive_data(Run(folder.path))
     assert living["title"] == "How y depends on each input, the others at their means"
@@ -231,12 +231,12 @@ def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path):
 def test_curves_are_held_by_their_control_points(tmp_path):
     folder = RunFolder.create(tmp_path, Manifest("curves"))
     levels = {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]}
-    folder.table(Table("de_casteljau", levels), SEED)
+    folder.rows(Table("de_casteljau", levels), SEED)
     control = {"x": np.arange(5.0), "y": np.arange(5.0) ** 2}
     moved = {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)}
-    folder.table(Table("bspline_control", control | moved), SEED)
+    folder.rows(Table("bspline_control", control | moved), SEED)
     knots = {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}
-    folder.table(Table("bspline_knots", knots), SEED)
+    folder.rows(Table("bspline_knots", knots), SEED)
     folder.finish(Status.COMPLETED)
     bezier, spline = interactive_data(Run(folder.path))
     assert (bezier["control"], bezier["knots"]) == ([[0, 0], [1, 2], [2, 0]], None)

@@ -95,8 +95,8 @@ def run(cfg, cell, seed, resume=None):
         place = {"seed": seed, "stage": step // 3, "step": step}
         yield Row("metrics", {**place, "train_rmse": rmse, "seconds": time.time()})
         if step % 2 == 1:
+            yield Table("trace", {"x": np.arange(step), "y": state[0] + np.arange(step)})
             yield Checkpoint("resume", {"state": state}, {"step": step + 1})
-            yield Table("curve", {"x": np.arange(step), "y": state[0] + np.arange(step)})
     yield Checkpoint(f"model-{size}-{seed}", {"state": state})
     yield Table("curve", {"x": np.arange(size), "y": state})
     yield Row("details", {"size": size, "last": float(state[-1])})
