@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from kanrun.figures.network import draw_network, lay_out, strongest_edges
-from kanrun.figures.panels import heat_map, name_rows, one_panel
+from kanrun.figures.network import draw_network, lay_out
+from kanrun.figures.panels import heat_map, name_rows, one_panel, small_multiples
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 GAP = 0.3
 #: Height of the title of a stage (inches).
 HEADING = 0.62
-#: Distance of the title from the edge of the figure (inches).
-ABOVE = 0.05
+#: Distance of the title from the nodes of the outputs, whose names stand between them (points).
+ABOVE = 20
 #: Width of the narrowest stage (inches).
 MIN_WIDTH = 1.9
 #: Width of the widest row of stages (inches).
@@ -57,7 +56,7 @@ def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
     chosen = first_seed(summary)["structure"].iloc[0]
     rows = stages[stages["structure"] == chosen].drop_duplicates("stage", keep="last")
     return [
-        f"{edges} edges, {parameters} parameters\n"
+        f"{edges} edge{'s' * (edges != 1)}, {parameters} parameter{'s' * (parameters != 1)}\n"
         + (f"test RMSE {number(error)}" if np.isfinite(error) else "undefined on some points")
         for edges, parameters, error in zip(
             rows["active_edges"], rows["parameters"], rows["test_rmse"], strict=True
@@ -72,25 +71,15 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     Columns are those of `network_diagram` and `stage`; `under` has a caption for each stage.
     """
     stages: Any = first_seed(table).groupby("stage")
-    parts = [(str(stage), *strongest_edges(rows)) for stage, rows in stages]
-    layouts = [lay_out(part) for _, part, _ in parts]
-    high = max(layout.height for layout in layouts) + HEADING
-    room = max(MIN_WIDTH, *(layout.width for layout in layouts)) + GAP
-    columns = min(max(1, int(MAX_WIDTH / room)), len(parts))
-    width = room * columns
-    height = high * math.ceil(len(parts) / columns)
-    figure = Figure(figsize=(width, height))
-    below = [*under, *[""] * (len(parts) - len(under))]
-    for place, ((stage, part, remark), layout) in enumerate(zip(parts, layouts, strict=True)):
-        row, column = divmod(place, columns)
-        middle = room * (column + 0.5)
-        top = height - high * row
-        corner = (middle - layout.width / 2) / width, (top - high) / height
-        size = layout.width / width, layout.height / height
-        draw_network(figure.add_axes((*corner, *size)), part, layout)
-        title = shorten(stage, 40) + ", the strongest edges" * bool(remark)
-        at = middle / width, (top - ABOVE) / height
-        figure.text(*at, f"{title}\n{below[place]}", ha="center", va="top")
+    diagrams = {str(stage): lay_out(rows) for stage, rows in stages}
+    height = max(diagram.height for diagram in diagrams.values()) + HEADING
+    width = max(MIN_WIDTH, *(diagram.width for diagram in diagrams.values())) + GAP
+    figure, panels = small_multiples(len(diagrams), max(1, int(MAX_WIDTH / width)), height, width)
+    captions = [*under, *[""] * (len(diagrams) - len(under))]
+    for panel, (stage, diagram), caption in zip(panels, diagrams.items(), captions, strict=True):
+        draw_network(panel, diagram)
+        strongest = ", the strongest edges" * bool(diagram.remark)
+        panel.set_title(f"{shorten(stage, 40)}{strongest}\n{caption}", size="medium", pad=ABOVE)
     return figure
 
 

@@ -1,6 +1,6 @@
 """Edge functions of a KAN: one panel each, and as a diagram with nodes in layers.
 
-Lengths of the diagram are in inches.
+Lengths of the diagram are in inches, unless another unit is named.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import small_multiples
+from kanrun.figures.panels import one_panel, small_multiples
 from kanrun.figures.style import (
     AXIS,
     BLACK,
     BLUE,
     GREY,
     VERMILLION,
+    Look,
     as_bool,
     first_seed,
     note_of_some,
@@ -40,12 +41,16 @@ MAX_PANELS = 20
 MAX_EDGES = 60
 #: Columns of panels.
 COLUMNS = 5
-#: Width and height of a panel with its texts (inches).
+#: Width and height of a panel with its texts.
 PANEL = np.array((1.3, 1.42))
-#: Width and height that the texts of a panel take left of and below its axes (inches).
+#: Width and height that the texts of a panel take left of and below its axes.
 BEFORE = np.array((0.2, 0.2))
-#: Width and height that the texts of a panel take right of and above its axes (inches).
+#: Width and height that the texts of a panel take right of and above its axes.
 AFTER = np.array((0.05, 0.37))
+#: Height of a remark above the panels.
+HEAD = 0.22
+#: Distance of a remark from the edge of the figure.
+HEAD_EDGE = 0.05
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
@@ -58,36 +63,28 @@ MAX_TITLE = 10
 MAX_SYMBOL = 16
 #: Label of an identity edge, which is drawn as a line alone.
 CARRIED = "="
+#: Distance of two levels of nodes.
+LEVEL = 1.75
+#: Height that labels and margins take in addition to the levels.
+AROUND = 0.6
 #: Side of the largest box of an edge function.
 BOX = 0.5
 #: Fraction of the room of a box that the box takes.
 BOX_PART = 0.8
 #: Fraction of a box that its function takes.
 CURVE_PART = 0.84
-#: Distance of boxes from nodes.
-GAP = 0.6
-#: Margin of the figure.
-MARGIN = 0.3
-#: Width of a letter of a label.
-LETTER = 0.065
-#: Height of a label.
-LABEL = 0.15
-#: Distance of a label from the edge of the figure.
-LABEL_EDGE = 0.2
-#: Distance of a label from its node.
-LABEL_NODE = 0.1
-#: Height of a heading.
-HEAD = 0.22
-#: Distance of a heading from the edge of the figure.
-HEAD_EDGE = 0.05
 #: Wanted room of a box.
 BOX_ROOM = 0.62
 #: Wanted room of a node.
 NODE_ROOM = 0.45
-#: Smallest width of a figure.
-MIN_WIDTH = 2.4
-#: Largest width of a figure.
-MAX_WIDTH = 13.0
+#: Smallest width of a diagram.
+MIN_WIDTH = 1.8
+#: Largest width of a diagram.
+MAX_WIDTH = 12.4
+#: Width of a letter of a label.
+LETTER = 0.065
+#: Distance of a label from its node (points).
+BESIDE_NODE = 6
 #: Opacity of a pruned edge.
 GHOST = 0.16
 #: Opacity of the weakest edge.
@@ -100,8 +97,8 @@ THIN = 0.4
 THICKER = 1.4
 #: Widths of lines at a small box, in points per inch of its side.
 WIDEST = 2.5
-#: Area of a node (square points).
-NODE = 26
+#: Diameter of a node (points).
+NODE = 5
 #: Diameters of the circle and of the cross of a node that multiplies (points).
 PRODUCT = (8, 4.5)
 #: Largest size of text at nodes (points), and points by inch of room.
@@ -110,12 +107,10 @@ NODE_TEXT = (8, 60)
 BOX_TEXT = (7, 17.5)
 #: Smallest size of text that is written at boxes (points).
 READABLE = 3
-#: Distance of a box from its text.
-LABEL_GAP = 0.04
+#: Texts stand at a distance from their nodes and boxes, which is given in points.
+OFFSET: Look = {"textcoords": "offset points", "zorder": 5}
 #: Background of the text of a box.
 WHITE = {"facecolor": "white", "alpha": 0.85, "lw": 0, "pad": 0.6}
-#: What is drawn over what.
-EDGES_AT, BOXES_AT, CURVES_AT, NODES_AT, TEXT_AT = range(1, 6)
 
 
 @styled
@@ -229,140 +224,138 @@ def network_diagram(table: DataFrame) -> Figure:
     is an edge that carries a value on, a line alone), `pruned` (true: the edge is a ghost), and
     `operation` (`product` if the node that the edge leads to multiplies).
     """
-    whole = first_seed(table)
-    shown, remark = strongest_edges(whole)
-    layout = lay_out(shown, whole, heading=bool(remark))
-    figure = Figure(figsize=(layout.width, layout.height))
-    draw_network(figure.add_axes((0.0, 0.0, 1.0, 1.0)), shown, layout)
-    set_remark(figure, remark, y=1 - HEAD_EDGE / layout.height)
+    diagram = lay_out(first_seed(table))
+    figure, axes = one_panel(diagram.height, width=diagram.width, room=0)
+    draw_network(axes, diagram)
+    set_remark(figure, diagram.remark)
     return figure
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Size of a diagram, and the places (count, 2) of its nodes and boxes.
+class Diagram:
+    """Places of the nodes and boxes of a network, of one seed.
 
     Attributes:
-        nodes: Places of the nodes by level, inputs first.
-        edges: A row for each edge, in the order of the boxes.
-        boxes: Centres of the boxes; `sides` are their sides.
-        labels: Labels of inputs and of outputs by their numbers, with whether they stand upright
-            for lack of room.
+        table: Rows of the edges that are drawn.
+        edges: The first row of each of these edges.
+        nodes: Places (count, 2) of the nodes of each level, inputs first.
+        boxes: Centres (edges, 2) of the boxes of the edges.
+        sides: Sides (edges,) of the boxes.
+        names: Names of inputs and of outputs by their numbers.
+        remark: Says that not all edges are drawn, if so.
     """
 
-    width: float
-    height: float
-    nodes: list[Array]
+    table: DataFrame
     edges: DataFrame
+    width: float
+    nodes: list[Array]
     boxes: Array
     sides: Array
-    labels: list[tuple[dict[int, str], bool]]
+    names: tuple[dict[int, str], dict[int, str]]
+    remark: str
+
+    @property
+    def height(self) -> float:
+        """Height of the diagram with its labels."""
+        return LEVEL * (len(self.nodes) - 1) + AROUND
 
 
-def lay_out(table: DataFrame, whole: DataFrame | None = None, *, heading: bool = False) -> Layout:
-    """Return the layout of the network in `table` (one seed), with room for a heading.
-
-    Inputs and outputs are those of `whole`, which may have more edges.
-    """
+def lay_out(table: DataFrame) -> Diagram:
+    """Return the diagram of the network in `table`, columns as for `network_diagram`."""
+    shown, remark = strongest_edges(table)
     # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
-    edges = table.drop_duplicates(KEYS).sort_values(["layer", "in", "out"])
-    layer, out, source = edges[KEYS].to_numpy(dtype=int).T
+    edges = shown.drop_duplicates(KEYS).sort_values(["layer", "in", "out"])
+    every = table.drop_duplicates(KEYS)
+    layer, out, source = every[KEYS].to_numpy(dtype=int).T
     depth = int(layer.max(initial=0)) + 1
-    counts = np.bincount(layer, minlength=depth)
     nodes = np.ones(depth + 1, dtype=int)
     np.maximum.at(nodes, [*layer, *(layer + 1)], [*(source + 1), *(out + 1)])
-    every = edges if whole is None else whole.drop_duplicates(KEYS)
-    sides_of = {"in": every[every["layer"] == 0], "out": every[every["layer"] == depth - 1]}
-    for level, column in ((0, "in"), (-1, "out")):
-        nodes[level] = 1 + np.max(
-            sides_of[column][column].to_numpy(dtype=int), initial=nodes[level] - 1
-        )
-    wanted = max(BOX_ROOM * max(counts), NODE_ROOM * max(nodes)) + 2 * MARGIN
+    layer = edges["layer"].to_numpy(dtype=int)
+    counts = np.bincount(layer, minlength=depth)
+    wanted = max(BOX_ROOM * counts.max(), NODE_ROOM * nodes.max())
     width = float(np.clip(wanted, MIN_WIDTH, MAX_WIDTH))
-    room = width - 2 * MARGIN
-    sides = np.minimum(BOX, BOX_PART * room / counts.clip(1))
-    labels = []
-    beside = []
-    for column, name, letter, count in (
-        ("in", "input_name", "x", nodes[0]),
-        ("out", "output_name", "y", nodes[-1]),
-    ):
-        ends = sides_of[column].drop_duplicates(column)
-        names = zip(ends[column], _texts(ends, name), strict=True)
-        texts = {i: shorten(text or f"{letter}{i}", MAX_LETTERS) for i, text in names}
-        length = LETTER * max(map(len, texts.values()), default=1)
-        labels.append((texts, bool(length > room / count)))
-        beside.append(LABEL_EDGE + (length if labels[-1][1] else LABEL))
-    levels = beside[0] + np.cumsum([0.0, *(2 * GAP + sides / BOX_PART)])
 
     def places(count: int, level: float) -> Array:
-        across = MARGIN + room * (np.arange(count) + 0.5) / count
-        return np.column_stack([across, np.full(count, level)])
+        across = width * (np.arange(count) + 0.5) / count
+        return np.column_stack([across, np.full(count, LEVEL * level)])
 
-    boxes = np.concatenate(list(map(places, counts, (levels[:-1] + levels[1:]) / 2)))
-    at_nodes = list(map(places, nodes, levels))
-    height = float(levels[-1]) + beside[1]
-    return Layout(width, height + HEAD * heading, at_nodes, edges, boxes, sides[layer], labels)
+    return Diagram(
+        shown,
+        edges,
+        width,
+        [places(count, level) for level, count in enumerate(nodes)],
+        np.concatenate([places(count, level + 0.5) for level, count in enumerate(counts)]),
+        np.minimum(BOX, BOX_PART * width / counts[layer]),
+        (
+            _names(every[every["layer"] == 0], "in", "input_name", "x"),
+            _names(every[every["layer"] == depth - 1], "out", "output_name", "y"),
+        ),
+        remark,
+    )
 
 
-def draw_network(axes: Axes, table: DataFrame, layout: Layout) -> None:
-    """Draw a network with one seed into `axes`, whose limits become the layout's size."""
-    axes.set(xlim=(0, layout.width), ylim=(0, layout.height), aspect="equal")
+def _names(edges: DataFrame, column: str, name: str, letter: str) -> dict[int, str]:
+    """Return the labels of inputs or outputs by their numbers."""
+    nodes = edges.drop_duplicates(column)
+    texts = zip(nodes[column].astype(int), _texts(nodes, name), strict=True)
+    return {i: shorten(text or f"{letter}{i}", MAX_LETTERS) for i, text in texts}
+
+
+def draw_network(axes: Axes, diagram: Diagram) -> None:
+    """Draw a diagram into `axes`, whose unit becomes one inch or less."""
+    highest = LEVEL * (len(diagram.nodes) - 1)
+    axes.set(xlim=(0, diagram.width), ylim=(0, highest), aspect="equal")
     axes.set_axis_off()
-    _draw_edges(axes, table, layout)
-    x, y = np.concatenate(layout.nodes).T
-    axes.scatter(x, y, s=NODE, c=BLACK, zorder=NODES_AT)
-    products = layout.edges[_texts(layout.edges, "operation") == "product"]
+    _draw_edges(axes, diagram)
+    look: Any = {"color": BLACK, "clip_on": False, "zorder": 4}
+    axes.plot(*np.concatenate(diagram.nodes).T, "o", ms=NODE, **look)
+    products = diagram.edges[_texts(diagram.edges, "operation") == "product"]
     for layer, out in products[["layer", "out"]].drop_duplicates().to_numpy():
-        place = layout.nodes[layer + 1][out]
-        axes.plot(*place, "o", ms=PRODUCT[0], color=BLACK, zorder=NODES_AT)
-        axes.plot(*place, "x", ms=PRODUCT[1], mew=1.2, color="white", zorder=TEXT_AT)
-    for (labels, upright), level, side in zip(
-        layout.labels, (layout.nodes[0], layout.nodes[-1]), (-1, 1), strict=True
-    ):
-        points = min(NODE_TEXT[0], NODE_TEXT[1] * (layout.width - 2 * MARGIN) / len(level))
-        look: Any = {"ha": "center", "size": points, "rotation": 90 * upright, "zorder": TEXT_AT}
-        for index, text in labels.items():
-            x, y = level[index]
-            va = "bottom" if side > 0 else "top"
-            axes.text(x, y + side * LABEL_NODE, text, va=va, **look)
+        place = diagram.nodes[layer + 1][out]
+        axes.plot(*place, "o", ms=PRODUCT[0], **look)
+        axes.plot(*place, "x", ms=PRODUCT[1], mew=1.2, **{**look, "color": "white"})
+    ends = diagram.nodes[0], diagram.nodes[-1]
+    for names, level, side in zip(diagram.names, ends, (-1, 1), strict=True):
+        room = diagram.width / len(level)
+        upright = LETTER * max(map(len, names.values()), default=0) > room
+        look = {"size": min(NODE_TEXT[0], NODE_TEXT[1] * room), "rotation": 90 * upright}
+        look |= {"ha": "center", "va": "bottom" if side > 0 else "top"}
+        for index, text in names.items():
+            axes.annotate(text, level[index], (0, side * BESIDE_NODE), **OFFSET, **look)
 
 
-def _draw_edges(axes: Axes, table: DataFrame, layout: Layout) -> None:
+def _draw_edges(axes: Axes, diagram: Diagram) -> None:
     """Draw boxes with the functions of edges, each joined to its two nodes."""
-    edges = layout.edges
+    edges = diagram.edges
     order = ["layer", "in", "out"]
-    groups: Any = table.sort_values("x").groupby(order)
+    groups: Any = diagram.table.sort_values("x").groupby(order)
     ghosts = are_pruned(edges)
     strengths = _relative_scores(edges).where(~ghosts, 0.0) ** 0.5
-    parts = edges[order].to_numpy(dtype=int), layout.boxes, layout.sides, groups
-    looks = _texts(edges, "symbolic"), ghosts, strengths
-    every = zip(*parts, *looks, strict=True)
-    for (layer, source, out), centre, side, (_, rows), symbol, ghost, strength in every:
+    looks = _texts(edges, "symbolic"), ghosts, strengths, diagram.boxes, diagram.sides
+    for ((layer, source, out), rows), symbol, ghost, strength, centre, side in zip(
+        groups, *looks, strict=True
+    ):
         alpha = GHOST if ghost else WEAKEST + (1 - WEAKEST) * strength
         width = (THIN + THICKER * strength) * np.clip(WIDEST * side, THIN, 1.0)
         half = np.array([0, side / 2 * (symbol != CARRIED)])
-        below = layout.nodes[layer][source]
-        above = layout.nodes[layer + 1][out]
+        below = diagram.nodes[layer][source]
+        above = diagram.nodes[layer + 1][out]
         for line in ((below, centre - half), (centre + half, above)):
-            look: Any = {"color": AXIS, "alpha": alpha, "lw": width}
-            axes.plot(*np.transpose(line), zorder=EDGES_AT, **look)
+            axes.plot(*np.transpose(line), color=AXIS, alpha=alpha, lw=width, zorder=1)
         if symbol == CARRIED:
             continue
         alpha = max(alpha, PALEST)
-        look = {"fc": "white", "ec": to_rgba(AXIS, alpha), "lw": min(2 * side, 0.6)}
-        axes.add_patch(Rectangle(centre - side / 2, side, side, zorder=BOXES_AT, **look))
-        curve = _curve(rows[["x", "y"]].to_numpy(dtype=float), centre, CURVE_PART * side)
+        look: Any = {"fc": "white", "ec": to_rgba(AXIS, alpha), "lw": min(2 * side, 0.6)}
+        axes.add_patch(Rectangle(centre - side / 2, side, side, zorder=2, **look))
         colour = GREY if ghost else VERMILLION if symbol else BLUE
-        look = {"color": colour, "alpha": alpha, "lw": min(WIDEST * side, 1.2)}
-        axes.plot(*curve.T, zorder=CURVES_AT, **look)
+        curve = _curve(rows[["x", "y"]].to_numpy(dtype=float), centre, CURVE_PART * side)
+        look = {"color": colour, "alpha": alpha, "lw": min(WIDEST * side, 1.2), "zorder": 3}
+        axes.plot(*curve.T, **look)
         points = min(BOX_TEXT[0], BOX_TEXT[1] * side)
         if symbol and not ghost and points >= READABLE:
             look = {"ha": "center", "va": "bottom", "size": points, "color": VERMILLION}
-            x, y = centre
-            up = y + side / 2 + LABEL_GAP
             text = shorten(symbol, MAX_SYMBOL)
-            axes.text(x, up, text, zorder=TEXT_AT, bbox=WHITE, **look)
+            axes.annotate(text, centre + half, (0, 3), bbox=WHITE, **OFFSET, **look)
 
 
 def _curve(points: Array, centre: Array, side: float) -> Array:

@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from pandas import CategoricalDtype, DataFrame, Series, to_numeric
 
+from kanrun.figures.classes import class_curves, class_predictions, confusion
 from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import (
     KEYS,
@@ -35,7 +36,7 @@ from kanrun.figures.panels import (
     small_multiples,
     ticks_at,
 )
-from kanrun.figures.prediction import class_curves, predictions, residuals
+from kanrun.figures.prediction import predictions, residuals
 from kanrun.figures.style import (
     BLUE,
     CYCLE,
@@ -47,6 +48,7 @@ from kanrun.figures.style import (
     as_bool,
     first_seed,
     formula_text,
+    named_columns,
     set_remark,
     shorten,
     styled,
@@ -243,16 +245,20 @@ def training_figures(
         yield "loss", partial(loss_curve, tables["metrics"], error)
     if "growth" in tables and tables["growth"]["shape"].nunique() > 1:
         yield "growth", partial(growth, tables["growth"])
-    formula = formulas.get(str(tables["summary"]["target"].iloc[0]), "")
-    title = f"y = {formula_text(formula)}" if 0 < len(formula) <= LONGEST_TITLE else None
     predicted = tables["predictions"]
     judged = tables.get("held_out", predicted)
-    few = sum(str(name).startswith("input:") for name in predicted) <= 2 and not classifies
-    yield "predictions", partial(predictions, predicted if few else judged, title)
-    yield "residuals", partial(residuals, judged)
-    two = sum(str(name).startswith("probability:") for name in judged) == 2
-    if classifies and "held_out" in tables and (two or on_request):
-        yield "class_curves", partial(class_curves, tables["held_out"])
+    if classifies:
+        yield "predictions", partial(class_predictions, judged)
+        yield "residuals", partial(confusion, judged)
+        two = len(named_columns(judged, "probability:")) == 2
+        if "held_out" in tables and (two or on_request):
+            yield "class_curves", partial(class_curves, judged)
+    else:
+        formula = formulas.get(str(tables["summary"]["target"].iloc[0]), "")
+        title = f"y = {formula_text(formula)}" if 0 < len(formula) <= LONGEST_TITLE else None
+        few = len(named_columns(predicted, "input:")) <= 2
+        yield "predictions", partial(predictions, predicted if few else judged, title)
+        yield "residuals", partial(residuals, judged)
     if "edges" in tables and (on_request or not is_table):
         yield "edges", partial(edges, tables["edges"])
         yield "network", partial(network_diagram, tables["edges"])

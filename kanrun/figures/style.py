@@ -53,6 +53,8 @@ CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
 MARKERS = "osD^vPX"
 DASHED: Look = {"color": GREY, "lw": 0.7, "ls": (0, (4, 3)), "zorder": 1}
 SPLITS = {"train": BLUE, "held out": BLUE, "validation": ORANGE, "test": VERMILLION}
+#: Splits on which predictions are judged, the most trustworthy last.
+JUDGED = ("train", "held out", "test")
 SEQUENTIAL = "viridis"
 DIVERGING = "RdBu_r"
 #: A band around a curve, single seeds beside their median, a thin line beside a thick one.
@@ -178,6 +180,11 @@ def first_seed(table: DataFrame) -> DataFrame:
         if name in table and len(table):
             table = table[table[name] == table[name].min()]
     return table
+
+
+def named_columns(table: DataFrame, prefix: str) -> dict[str, str]:
+    """Return the columns that start with `prefix`, and their names without it."""
+    return {name: name.removeprefix(prefix) for name in map(str, table) if name.startswith(prefix)}
 
 
 def thin(table: DataFrame, max_rows: int = MAX_POINTS) -> DataFrame:
