@@ -129,6 +129,15 @@ class TableTarget:
         "column of exposures to which the mean of counts or sizes is proportional; null: none",
         FREE_TEXT,
     ] = None
+    encoding: Annotated[
+        str | None, "encoding of a text file, such as cp1252; null: UTF-8 or UTF-16, else cp1252"
+    ] = None
+    skip_rows: Annotated[
+        Natural | None, "rows above the header; null: they are found, with a warning"
+    ] = None
+    drop_rows: Annotated[
+        list[Count], "rows to leave out, numbered as in messages: the header is row 1"
+    ] = copied([])
     exclude: Annotated[
         list[str], "columns that inputs=[all] does not take", DISTINCT, FREE_TEXT
     ] = copied([])
@@ -137,7 +146,8 @@ class TableTarget:
     ] = copied([])
     missing: Annotated[
         Literal["indicator", "drop", "error"],
-        "missing inputs: median and an indicator, rows dropped, or an error",
+        "missing inputs: median and an indicator, rows dropped, or an error; rows without output "
+        "are dropped, or an error",
     ] = "indicator"
     missing_values: Annotated[
         list[str],
@@ -178,6 +188,11 @@ class TableTarget:
             taken = self.outputs if key == "split=time:" else [*self.inputs, *self.outputs]
             if name and name in taken:
                 yield f"the column {name!r} of {at}{key} is an input or an output too."
+        if self.encoding is not None:
+            try:
+                "".encode(self.encoding)
+            except LookupError:
+                yield f"{at}encoding={self.encoding} is no encoding of Python, such as cp1252."
         labels = self.task == "classification"
         if labels and self.family != "gaussian":
             yield f"{at}family={self.family} is for numbers; remove it or {at}task=classification."

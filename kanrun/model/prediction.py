@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -23,15 +24,14 @@ from kanrun.model.trained import TrainedNetwork
 from kanrun.runs.files import as_text, formulas_in
 from kanrun.targets import (
     PiecewiseScaling,
+    TableFile,
     TableLimits,
-    column_kinds,
-    column_names,
     is_parquet,
-    read_blocks,
     read_inputs,
 )
 from kanrun.targets.encoding import unknown_levels
-from kanrun.targets.table_files import table_writer
+from kanrun.targets.table_files import check_columns
+from kanrun.targets.table_output import table_writer
 from kanrun.targets.table_text import is_missing, read_numbers
 
 Array = NDArray[np.float64]
@@ -283,25 +283,30 @@ def predict_table(
             "columns probability:CLASS show how certain it is. Remove the option."
         )
     needed = [column.name for column in model.code.columns] if model.code else model.inputs
-    if not set(needed) <= set(column_names(source, LIMITS)):
-        read_inputs(source, needed)  # which names the column that is not there
+    table = TableFile(source, limits=LIMITS)
+    columns = table.names()
+    check_columns(needed, columns, source.name)
     binary, safe = is_parquet(output), options.spreadsheet_safe
     unknown, counts, row, formulas = Counter[str](), Counter[Any](), 1, 0
-    with table_writer(output, column_kinds(source, LIMITS) if binary else {}) as write:
-        for part in read_blocks(source, None, LIMITS):
-            block = dict(part.columns)
+    with table_writer(output, () if is_parquet(source) else columns) as write:
+        for part in table.blocks():
+            block: dict[str, Any] = {name: part[name].to_numpy() for name in columns}
             x, new = _inputs(model, source, block, row)
             raw = network_outputs(model, x)
             counts, unknown = counts + count_out_of_range(model, x, raw), unknown + new
             for name, values in _added(model, x, raw, row, options).items():
-                block[f"prediction:{name}" if name in part.columns else name] = values.tolist()
+                block[f"prediction:{name}" if name in columns else name] = values
             if not binary:
                 formulas += sum(map(formulas_in, block.values()))
             if safe and not binary:
                 block = {as_text(name): list(map(as_text, each)) for name, each in block.items()}
-            write(block)
+            write(pd.DataFrame(block))
             row += len(x)
-    found = [*unknown_levels(unknown, row - 1), *range_warnings(model, counts)]
+    found = [
+        *table.notes.values(),
+        *unknown_levels(unknown, row - 1),
+        *range_warnings(model, counts),
+    ]
     if formulas and not safe:
         said = f"{formulas} cells of {output.name} would be run by a spreadsheet"
         found.append(f"{said}; --spreadsheet-safe writes them as text")
@@ -309,7 +314,7 @@ def predict_table(
 
 
 def _inputs(
-    model: TrainedNetwork, source: Path, block: dict[str, list[Any]], row: int
+    model: TrainedNetwork, source: Path, block: dict[str, Any], row: int
 ) -> tuple[Array, Counter[str]]:
     """Return the model's inputs of a block that begins with data row `row`."""
     if model.code is not None:

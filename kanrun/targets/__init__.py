@@ -29,13 +29,7 @@ from kanrun.targets.datasets import (
     generator,
     make_dataset,
 )
-from kanrun.targets.encoding import TableCode, column_kinds, read_inputs
-from kanrun.targets.table_files import (
-    check_output,
-    column_names,
-    is_parquet,
-    read_blocks,
-    read_table,
-)
+from kanrun.targets.encoding import TableCode, read_inputs
+from kanrun.targets.table_files import TableFile, TableLimits, column_names, is_parquet
+from kanrun.targets.table_output import check_output
 from kanrun.targets.table_targets import planar_points
-from kanrun.targets.table_text import TableLimits

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kanrun.errors import UsageError
 from kanrun.points import Array
-from kanrun.targets.table_files import (
-    ColumnBlock,
-    check_path,
-    is_parquet,
-    opened_parquet,
-    read_blocks,
-    read_table,
-)
+from kanrun.targets.table_files import DEFAULT_LIMITS, TableFile, TableLimits
 from kanrun.targets.table_text import (
-    DEFAULT_LIMITS,
     Faults,
-    TableLimits,
     Values,
-    is_missing,
-    is_number,
     number_from,
     read_days,
     read_numbers,
     text_of,
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 MAX_LEVELS = 500  # of a category that have an indicator, the most frequent first
 #: Levels beyond which a warning names the column: numbers and dates in a notation that is not
@@ -43,9 +34,9 @@ _MIN_ROWS = 2  # with a level; rarer ones have no indicator, as unknown ones
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
 _PERIODS = 1.2  # that dates must span, so that a part differs from the date itself
 _TEXT_FRACTION = 0.5  # of values from which on a column is a category
-_WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)
-_NAME = re.compile(r"[+-]?0\d")  # 007 is a name
-_SHOWN = 40  # characters of a value in a message
+#: Characters of a value, and values, that a message shows.
+_SHOWN = 40
+_LISTED = 5
 
 
 # The next two are written into exported Python files, and depend on NumPy alone.
@@ -75,77 +66,80 @@ def features_of(column: dict[str, Any], values: Any) -> Array:
     return np.stack(features, 1)
 
 
-def numbers_of(
-    file: Path,
-    table: ColumnBlock,
-    names: Sequence[str],
-    words: Collection[str] = (),
-    **advice: str,
+def read_numeric(
+    where: str, table: DataFrame, words: Collection[str] = (), remedy: str = ""
 ) -> Array:
-    """Return these columns as numbers, shape (rows, names); `words` are missing values too.
+    """Return columns of numbers, shape (rows, columns); `words` are missing values too.
 
-    Raises UsageError for values that are none, with their count and first row, and with the
-    `advice` on `text` or on `missing` values.
+    Raises UsageError as `check_values`.
     """
-    read = {name: read_numbers(table.columns[name], words) for name in names}
-    check_values(file, table, {name: faults for name, (_, faults) in read.items()}, advice)
-    return np.stack([read[name][0] for name in names], 1)
+    columns = []
+    faulty: dict[str, Faults] = {}
+    for name in map(str, table):
+        numbers, faulty[name] = read_numbers(table[name].to_numpy(), words)
+        columns.append(numbers)
+    check_values(where, table, list(table.index), faulty, remedy)
+    return np.stack(columns, 1)
 
 
 def check_values(
-    file: Path, table: ColumnBlock, columns: Mapping[str, Faults], advice: Mapping[str, str]
+    where: str,
+    table: Mapping[str, Any] | DataFrame,
+    rows: Sequence[int],
+    columns: Mapping[str, Faults],
+    remedy: str = "",
+    kind: str = "number",
 ) -> None:
-    """Raise UsageError for columns with values that are missing, infinite or no numbers."""
+    """Raise UsageError for columns with values that are missing, infinite or of another kind.
+
+    Args:
+        where: What has the columns, such as the name of a file.
+        table: Values by column.
+        rows: Numbers of the rows.
+        columns: Indices of values by what is wrong with them, by column.
+        remedy: What helps with texts; {name}, {rows} and {texts} are those of the first column.
+        kind: What the values should be.
+    """
     rules = {"missing": "missing value", "infinite": "infinite value", "text": "value"}
     bad = {name: f for name, faults in columns.items() if (f := rules.keys() & faults.keys())}
     if not bad:
         return
     name, *others = bad
-    sentences = []
+    values = np.asarray(table[name])
+    sentences, wrong = [], []
     for rule in (rule for rule in rules if rule in bad[name]):
-        first, count = columns[name][rule][0], len(columns[name][rule])
-        words, place = rules[rule] + "s" * (count > 1), f"row {table.rows[first]}"
+        indices = columns[name][rule]
+        wrong += indices
+        first, several = indices[0], len(indices) > 1
+        words, place = rules[rule] + "s" * several, f"in row {rows[first]}"
         if rule == "text":
-            words += " that are not numbers" if count > 1 else " that is not a number"
-            place = f"{str(table.columns[name][first])[:_SHOWN]!r} in {place}"
-        else:
-            place = f"in {place}"
-        sentences.append(f"{count} {words} (first {place})")
+            words += f" that are not {kind}s" if several else f" that is not a {kind}"
+            place = f"{str(values[first])[:_SHOWN]!r} {place}"
+        sentences.append(f"{len(indices)} {words} (first {place})")
     also = f"; so have {', '.join(others[:5])}" if others else ""
-    hint = advice.get("text" if "text" in bad[name] else "missing")
+    advice = ""
+    if texts := [str(values[i])[:_SHOWN] for i in columns[name].get("text", ())]:
+        places = [int(rows[i]) for i in sorted(wrong)]
+        advice = remedy.format(name=name, rows=_listed(places), texts=_listed(texts))
     raise UsageError(
-        f"column {name!r} of {file.name} has {', '.join(sentences)}{also}; "
-        f"correct or remove such rows{f'; {hint}' if hint else ''}."
+        f"column {name!r} of {where} has {', '.join(sentences)}{also}; "
+        f"correct or remove such rows{advice}."
     )
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """Return the first values as a list to type."""
+    distinct = list(dict.fromkeys(values))
+    shown = [repr(value) for value in distinct[:_LISTED]]
+    return f"[{','.join([*shown, *['...'] * (len(distinct) > _LISTED)])}]"
 
 
 def read_inputs(
     path: str | Path, names: Sequence[str], limits: TableLimits = DEFAULT_LIMITS
 ) -> Array:
-    """Return these columns of numbers, shape (rows, names). Raises UsageError as `numbers_of`."""
-    return numbers_of(Path(path), read_table(path, names, limits), names)
-
-
-def column_kinds(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> dict[str, Any]:
-    """Return the kind of each column with a name: `whole`, `numbers` (or missing), or `text`.
-
-    The kinds of a Parquet file are its types.
-    """
-    if is_parquet(file := check_path(path)):
-        with opened_parquet(file, limits) as stored:
-            return {field.name: field.type for field in stored.schema_arrow}
-    kinds: dict[str, str] = {}
-    for block in read_blocks(path, None, limits):
-        for name, values in block.columns.items():
-            kind = kinds.get(name, "whole")
-            if kind == "whole" and not all(map(_WHOLE.match, values)):
-                kind = "numbers"
-            if kind == "numbers" and not all(
-                is_missing(text) or (is_number(text) and not _NAME.match(text)) for text in values
-            ):
-                kind = "text"
-            kinds[name] = kind
-    return kinds
+    """Return these columns of numbers, shape (rows, names). Raises UsageError as `read_numeric`."""
+    table = TableFile(path, limits=limits)
+    return read_numeric(table.file.name, table.read(names))
 
 
 #: Name of all levels without an indicator, if there are several or none in the training rows.
@@ -247,15 +241,17 @@ class Reading:
         categorical: Columns whose values are names.
         missing: Canonical texts that stand for missing values.
         day_first: Whether dates begin with the day; None: the values decide.
-        rows: Numbers of the rows in messages; None: from 0, for columns in memory.
-        advice: What to do about text among numbers.
+        file: Name of the file of the columns; None: they are in memory.
+        rows: Numbers of the rows in messages; None: from 0.
+        remedy: What to do about text among numbers, see `check_values`.
     """
 
     categorical: Collection[str] = ()
     missing: tuple[str, ...] = ()
     day_first: bool | None = None
+    file: str | None = None
     rows: Sequence[int] | None = None
-    advice: str = "correct such rows, or name the column in categorical_columns"
+    remedy: str = ", or name the column in categorical_columns"
 
     def code(self, name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
         """Return the code of a column, None without information, and notes on it.
@@ -265,21 +261,17 @@ class Reading:
         """
         known, faults = read_numbers(values, self.missing)
         notes = list(number_notes(name, values, faults))
-        wrong, what = [*faults["text"], *faults["infinite"]], "numbers"
+        kind, wrong = "number", [*faults["text"], *faults["infinite"]]
         parts: tuple[str, ...] | None = None
         days, bad, day_first = read_days(values if wrong else (), self.missing, self.day_first)
         if len(bad["text"]) < len(wrong):
-            known, wrong, what, parts = days, bad["text"], "dates", ()
+            known, wrong, kind, parts, faults = days, bad["text"], "date", (), bad
         given = len(values) - len(faults["missing"])
         if name in self.categorical or len(wrong) > _TEXT_FRACTION * given:
-            return _category(name, values, in_memory=self.rows is None)
-        if wrong:
-            first, several = min(wrong), "s" * (len(wrong) > 1)
-            row = first if self.rows is None else self.rows[first]
-            raise UsageError(
-                f"column {name!r} has {what} and {len(wrong)} other value{several}, first "
-                f"{str(values[first])[:_SHOWN]!r} in row {row}; {self.advice}."
-            )
+            return _category(name, values, in_memory=self.file is None)
+        faulty = {rule: faults[rule] for rule in ("text", "infinite") if faults[rule]}
+        rows = range(len(values)) if self.rows is None else self.rows
+        check_values(self.file or "x", {name: values}, rows, {name: faulty}, self.remedy, kind)
         present = known[~np.isnan(known)]
         if not len(present):
             return None, [f"the column {name!r} is left out: it is empty"]
@@ -289,7 +281,7 @@ class Reading:
             parts = tuple(part for part in long if len(np.unique(place_of(present, part))) > 1)
             if day_first is None and any(str(value).strip()[4:5] != "-" for value in values):
                 in_memory = "use pandas.to_datetime(..., dayfirst=True)"
-                way = in_memory if self.rows is None else "set target.day_first=true"
+                way = in_memory if self.file is None else "set target.day_first=true"
                 notes.append(
                     f"the dates of column {name!r} are read with the month first, and no value "
                     f"says so; for days first {way}"

@@ -1,14 +1,15 @@
-"""Files of tables: their kinds and limits, and their rows, read and written block by block.
+"""Files of tables, read block by block.
 
-A table of any length takes the memory of a block. Values stay as they stand: texts, or what Parquet
-holds. Text goes through Python's `csv`. That takes no longer than pandas in text mode (0.6 s of CPU
-compared with 0.8 s for four million cells), rejects broken quotes, and distinguishes a blank line
-from a row of empty fields, so that a message can name the row of the file.
+pandas and pyarrow parse the files; what is here says how a file is written (encoding, separator,
+lines above the header), and keeps damaged, ambiguous and huge files out with one sentence.
+Values stay as they are written: text, or what Parquet and Excel hold. The index of each block has
+the numbers of the rows in the file, the header of a text file being row 1.
 """
 
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import csv
 import gzip
@@ -16,50 +17,83 @@ import importlib
 import io
 import lzma
 import os
-import secrets
+import re
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, islice, zip_longest
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import InvalidData, UsageError, did_you_mean, no_file
-from kanrun.targets.table_text import (
-    DEFAULT_LIMITS,
-    SEPARATORS,
-    TableLimits,
-    cleaned,
-    lines_of,
-    opened_text,
-    opened_workbook,
-    read_numbers,
-    rows_of,
-    separator_of,
-)
+from kanrun.targets.table_text import is_number
 
-COMPRESSIONS = (".gz", ".bz2", ".xz", ".zip")
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+#: Separators that a text file may have by its ending, the likeliest first.
+_SEPARATORS: dict[str, tuple[str, ...]] = {
+    ".csv": (",", ";", "\t"),
+    ".tsv": ("\t",),
+    ".tab": ("\t",),
+    ".txt": ("\t", ";", ",", " "),
+    ".dat": ("\t", ";", ",", " "),
+}
+#: Functions that open a compressed file, by its ending.
+COMPRESSIONS: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
 _PARQUET = (".parquet", ".pq")
 EXCEL = ".xlsx"
-_KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}"
+_KINDS = f"{', '.join(_SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
 _NAMES_SHOWN = 20
+#: Bytes that are read at once; the first of them show the separator and the header.
+_PIECE = 2**18
+#: Rows of the beginning that are compared to find the header.
+_HEAD_ROWS = 50
+_DAMAGED = (
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+#: Numbers, with signs around them: of a decimal comma, of dots and of commas between thousands.
+_COMMA = re.compile(r"[^\w.,]*(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?[^\w.,]*$", re.ASCII)
+_DOTS = re.compile(r"[^\w.,]*\d{1,3}(\.\d{3})+(,\d+)?[^\w.,]*$", re.ASCII)
+_THOUSANDS = re.compile(r"[^\w.,]*\d{1,3}(,\d{3})+[^\w.,]*$", re.ASCII)
 
 
 @dataclass(frozen=True)
-class ColumnBlock:
-    """Columns of some rows by name, and the numbers of these rows in the file."""
+class TableLimits:
+    """Limits of one file; a small compressed file may hold any amount of text."""
 
-    rows: Sequence[int]
-    columns: Mapping[str, list[Any]]
+    #: Characters of a text file, unpacked bytes of a workbook or Parquet file.
+    characters: int = 2**30
+    #: Rows times columns.
+    cells: int = 10**8
+    #: Columns: each takes 0.1 ms of work before the first row is read, and an input of a network.
+    columns: int = 50_000
+    #: Rows of a block.
+    block: int = 10_000
 
-    def take(self, kept: NDArray[np.bool_]) -> ColumnBlock:
-        """Return the rows of a mask."""
-        columns = {name: list(compress(values, kept)) for name, values in self.columns.items()}
-        return ColumnBlock(list(compress(self.rows, kept)), columns)
+    def check_cells(self, rows: int, columns: int, file: Path) -> None:
+        """Raise UsageError for a table with too many columns or cells."""
+        if columns > self.columns:
+            raise UsageError(
+                f"{file.name} has {columns} columns, and at most {self.columns} are read; take out "
+                "those that are not needed, or exchange rows and columns."
+            )
+        if rows * columns > self.cells:
+            raise UsageError(
+                f"{file.name} has more than {self.cells} cells; take out columns or rows that are "
+                "not needed."
+            )
+
+
+DEFAULT_LIMITS = TableLimits()
 
 
 def check_path(path: str | Path) -> Path:
@@ -81,16 +115,16 @@ def check_path(path: str | Path) -> Path:
         raise UsageError(
             f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}."
         ) from None
-    if not is_table(file) and ending_of(file) != ".zip":
+    if not is_table(file):
         raise UsageError(
-            f"{str(path)!r} is not a kind of table that kanrun reads; it reads {_KINDS}, {EXCEL}."
+            f"{str(path)!r} is not a kind of table that kanrun reads; it reads {_KINDS}."
         )
     return file
 
 
 def is_table(file: Path) -> bool:
     """Return whether the name is that of a table that kanrun reads."""
-    return is_parquet(file) or ending_of(file) in (*SEPARATORS, EXCEL)
+    return ending_of(file) in (*_SEPARATORS, EXCEL, *_PARQUET)
 
 
 def is_parquet(file: Path) -> bool:
@@ -99,21 +133,9 @@ def is_parquet(file: Path) -> bool:
 
 
 def ending_of(file: Path) -> str:
-    """Return .csv for data.csv and data.csv.gz, and .zip for an archive of unknown content."""
-    suffixes = [suffix.lower() for suffix in file.suffixes]
-    if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS and suffixes[-2] in SEPARATORS:
-        return suffixes[-2]
-    return suffixes[-1] if suffixes else ""
-
-
-def check_output(file: Path) -> None:
-    """Raise UsageError for a file that is not a table, and for Parquet without pyarrow."""
-    if is_parquet(file):
-        pyarrow_for("writing", file)
-    elif ending_of(file) not in SEPARATORS:
-        raise UsageError(
-            f"{str(file)!r} is not a kind of table that kanrun writes; it writes {_KINDS}."
-        )
+    """Return .csv for data.csv and data.csv.gz."""
+    name = Path(file.stem) if file.suffix.lower() in COMPRESSIONS else file
+    return name.suffix.lower()
 
 
 def pyarrow_for(doing: str, file: Path) -> tuple[Any, Any]:
@@ -145,199 +167,344 @@ def check_distinct(names: Sequence[str], where: str) -> None:
         raise InvalidData(f"{where} has two columns called {name!r}; rename one.")
 
 
-@contextlib.contextmanager
-def opened_parquet(
-    file: Path, limits: TableLimits, wanted: Sequence[str] | None = None
-) -> Iterator[Any]:
-    """Open a Parquet file for reading. Raises UsageError for a damaged or too large one."""
-    pyarrow, parquet = pyarrow_for("reading", file)
-    try:
-        with parquet.ParquetFile(file) as stored:
-            names, metadata = stored.schema_arrow.names, stored.metadata
-            check_distinct(list(filter(None, names)), file.name)
-            check_columns(wanted or (), names, file.name)
-            count = len(names if wanted is None else wanted)
-            limits.check_cells(metadata.num_rows, count, file)
-            for group in map(metadata.row_group, range(metadata.num_row_groups)):
-                columns = map(group.column, range(group.num_columns))
-                largest = max(column.total_uncompressed_size for column in columns)
-                if largest > limits.characters:
-                    raise UsageError(
-                        f"{file.name} has a column of {largest} bytes in one group of rows; "
-                        "write it in smaller groups."
-                    )
-            yield stored
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UsageError(
-            f"{file.name} cannot be read as Parquet ({str(error).splitlines()[0][:100]})."
-        ) from None
+class TableFile:
+    """A file with a table.
 
+    Args:
+        path: A text file, also compressed, an Excel workbook or a Parquet file.
+        encoding: Encoding of a text file; None: UTF-8 or UTF-16, otherwise Windows-1252.
+        skip_rows: Rows above the header of a text file or workbook; None: they are found.
+        limits: Sizes beyond which the file is refused.
 
-def column_names(path: str | Path, limits: TableLimits = DEFAULT_LIMITS) -> list[str]:
-    """Return the names of the columns that have one, in their order."""
-    return list(next(read_blocks(path, None, limits)).columns)
+    Attributes:
+        notes: How the file was read, by the argument that would change it, once it has been read.
 
-
-def read_blocks(
-    path: str | Path, names: Sequence[str] | None, limits: TableLimits
-) -> Iterator[ColumnBlock]:
-    """Yield these columns (None: all with a name), some thousand rows at a time.
-
-    Raises UsageError for a file that is not a table, and for unknown columns.
+    Raises:
+        UsageError: For a file that is no table.
     """
-    file = check_path(path)
-    if not is_parquet(file):
-        yield from _text_blocks(file, names, limits)
-        return
-    with opened_parquet(file, limits, names) as stored:
-        if not stored.metadata.num_rows:
-            raise UsageError(f"{file.name} has no rows.")
-        wanted, start = list(stored.schema_arrow.names if names is None else names), 1
-        for part in stored.iter_batches(batch_size=limits.block, columns=wanted):
-            rows = range(start, start + part.num_rows)
-            yield ColumnBlock(rows, {name: part.column(name).to_pylist() for name in wanted})
-            start += part.num_rows
 
+    def __init__(
+        self,
+        path: str | Path,
+        encoding: str | None = None,
+        skip_rows: int | None = None,
+        limits: TableLimits = DEFAULT_LIMITS,
+    ) -> None:
+        self.file, self.limits = check_path(path), limits
+        self.encoding, self.skip_rows = encoding, skip_rows
+        self.notes: dict[str, str] = {}
 
-def read_table(
-    path: str | Path, names: Sequence[str] | None = None, limits: TableLimits = DEFAULT_LIMITS
-) -> ColumnBlock:
-    """Return these columns of all rows, see `read_blocks`."""
-    rows: list[int] = []
-    columns: dict[str, list[Any]] = {}
-    for block in read_blocks(path, names, limits):
-        rows += block.rows
-        for name, values in block.columns.items():
-            columns.setdefault(name, []).extend(values)
-    return ColumnBlock(rows, columns)
+    def names(self) -> list[str]:
+        """Return the names of the columns that have one, in their order."""
+        return list(next(self._blocks(None))[1].columns)
 
+    def blocks(self, names: Sequence[str] | None = None) -> Iterator[DataFrame]:
+        """Yield these columns (None: all with a name), some thousand rows at a time.
 
-@contextlib.contextmanager
-def _opened_rows(
-    file: Path, limits: TableLimits
-) -> Iterator[tuple[str, Iterator[tuple[int, list[Any]]]]]:
-    """Open a text file or workbook: its separator (of a workbook "") and its numbered rows."""
-    if file.suffix.lower() == EXCEL:
-        with opened_workbook(file) as rows:
-            yield "", rows
-        return
-    with opened_text(file) as stream:
-        first = next((line for line in lines_of(file, stream, limits) if line.strip()), "")
-        stream.seek(0)
-        separator = separator_of(ending_of(file), first.strip())
-        lines = lines_of(file, stream, limits)
-        lines = map(str.strip, lines) if separator == " " else lines
-        yield separator, rows_of(file, lines, separator)
+        Numbers with a decimal comma are written with a point. Raises UsageError for a file that is
+        not a table, and for unknown columns.
+        """
+        for separator, block in self._blocks(names):
+            yield _cleaned(block, separator)
 
+    def read(self, names: Sequence[str] | None = None) -> DataFrame:
+        """Return these columns of all rows, as `blocks` does."""
+        from pandas import concat
 
-def _text_blocks(
-    file: Path, names: Sequence[str] | None, limits: TableLimits
-) -> Iterator[ColumnBlock]:
-    """Yield the rows of a text file or workbook; its first line has number 1.
+        separators, blocks = zip(*self._blocks(names), strict=True)
+        return _cleaned(concat(blocks), separators[0])
 
-    Texts are stripped, and short rows filled with empty fields. Raises UsageError for a row with
-    more fields than the header.
-    """
-    with _opened_rows(file, limits) as (separator, rows):
-        header = [str(name).strip() for name in next(rows, (0, []))[1]]
-        if not header:
-            raise UsageError(f"{file.name} has no rows.")
-        limits.check_cells(0, len(header), file)
-        named = list(filter(None, header))  # a column without a name is not read
-        check_distinct(named, file.name)
-        wanted = named if names is None else list(names)
-        check_columns(wanted, named, file.name)
-        count = 0
-        while block := list(islice(rows, limits.block)):
-            count += len(block)
-            limits.check_cells(count, len(header), file)
-            for number, row in block:
-                if len(row) > len(header):
-                    raise UsageError(
-                        f"{file.name}: row {number} has {len(row)} fields, but the header has "
-                        f"{len(header)}."
-                    )
-            numbers, lines = zip(*block, strict=True)
-            columns = {name: values for name, *values in zip_longest(header, *lines, fillvalue="")}
-            yield ColumnBlock(numbers, {name: cleaned(columns[name], separator) for name in wanted})
-    if not count:
-        raise UsageError(f"{file.name} has a header but no rows.")
+    def _blocks(self, names: Sequence[str] | None) -> Iterator[tuple[str, DataFrame]]:
+        """Yield the separator (of Parquet and workbooks: none) and the values as they are."""
+        if is_parquet(self.file):
+            for block in self._parquet_blocks(names):
+                yield "", block
+            return
+        workbook = self.file.suffix.lower() == EXCEL
+        with self._workbook() if workbook else self._text() as (separator, frames):
+            header: list[str] = []
+            wanted: list[str] = []
+            count = 0
+            for frame in frames:
+                rows = frame[(frame != "").any(axis=1)]
+                if not header:
+                    header = [str(name).strip() for name in rows.iloc[0]]
+                    wanted = self._wanted(header, names)
+                    rows = rows.iloc[1:]
+                count += len(rows)
+                self.limits.check_cells(count, len(header), self.file)
+                if len(rows):
+                    places = [header.index(name) for name in wanted]
+                    yield separator, rows.iloc[:, places].set_axis(wanted, axis=1)
+        if not count:
+            raise UsageError(f"{self.file.name} has a header but no rows.")
 
+    def _wanted(self, header: Sequence[str], names: Sequence[str] | None) -> list[str]:
+        """Return the columns to read: these, or all with a name. Raises UsageError."""
+        self.limits.check_cells(0, len(header), self.file)
+        named = list(filter(None, header))
+        check_distinct(named, self.file.name)
+        check_columns(names or (), named, self.file.name)
+        return named if names is None else list(names)
 
-#: Columns of some rows by name; the values of a column are of one type in all blocks.
-Columns = Mapping[str, Any]
+    def _rows_above(self, rows: Sequence[Sequence[Any]]) -> int:
+        """Return how many of the first rows are above the header, which a note says.
 
+        The header is the first row that is as wide as most rows and has a name in each field but
+        the first. If it holds numbers, the first row is the header. Titles of a sheet are one field
+        followed by empty ones.
+        """
+        filled = [i for i, row in enumerate(rows) if any(value != "" for value in row)]
+        filled = [i for i in filled if i >= (self.skip_rows or 0)]
+        if not filled:
+            raise UsageError(f"{self.file.name} has no rows.")
+        if self.skip_rows is not None:
+            return filled[0]
+        widths = Counter(len(rows[i]) for i in filled)
+        width = max(widths, key=lambda width: (widths[width], width))
+        headers = (i for i in filled if len(rows[i]) == width and all(rows[i][1:]))
+        found = next(headers, filled[0])
+        if found == filled[0] or any(is_number(str(name)) for name in rows[found]):
+            return filled[0]
+        self.notes["skip_rows"] = (
+            f"{self.file.name} has {found} row{'s' * (found > 1)} above its header, which "
+            f"{'are' if found > 1 else 'is'} not read"
+        )
+        return found
 
-@contextlib.contextmanager
-def table_writer(file: Path, kinds: Mapping[str, Any]) -> Iterator[Callable[[Columns], None]]:
-    """Yield a function that appends a block to `file`, which appears, whole, when the body ends.
+    @contextlib.contextmanager
+    def _text(self) -> Iterator[tuple[str, Iterator[DataFrame]]]:
+        """Open a text file: its separator, and its rows from the header on."""
+        from pandas import read_csv
+        from pandas.errors import ParserError
 
-    `file` is one that `check_output` accepts. Parquet columns get the types of `kinds`, see
-    `column_kinds`. Raises UsageError for a file that cannot be written.
-    """
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
-    try:
+        with _opened(self.file) as raw:
+            stream = _Characters(self.file, raw, self.encoding, self.limits)
+            separator, rows = _layout(ending_of(self.file), stream.head)
+            above = self._rows_above(rows)
+            blocks = read_csv(
+                stream,
+                sep=r"\s+" if separator == " " else separator,
+                header=None,
+                skiprows=above,
+                dtype=object,
+                na_filter=False,
+                skip_blank_lines=False,
+                skipinitialspace=True,
+                chunksize=self.limits.block,
+            )
+            try:
+                yield separator, (block.set_axis(block.index + above + 1) for block in blocks)
+            except ParserError as error:
+                raise UsageError(f"{self.file.name}: {_reason(str(error))}.") from None
+            if stream.fallback:
+                self.notes["encoding"] = (
+                    f"{self.file.name} is not text in UTF-8 and is read as Windows-1252"
+                )
+
+    @contextlib.contextmanager
+    def _workbook(self) -> Iterator[tuple[str, Iterator[DataFrame]]]:
+        """Read the one sheet with content of a workbook; formulas have their stored values."""
+        from pandas import read_excel
+
+        name = self.file.name
         try:
-            with contextlib.ExitStack() as opened:
-                if is_parquet(file):
-                    yield _parquet(opened, temporary, kinds)
-                else:
-                    yield _text(opened, temporary, file)
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
+            with zipfile.ZipFile(self.file) as archive:
+                size = sum(member.file_size for member in archive.infolist())
+            if size > self.limits.characters:
+                raise UsageError(_too_long(name, self.limits))
+            sheets = read_excel(
+                self.file, sheet_name=None, header=None, dtype=object, na_filter=False
+            )
+        except ImportError:
+            raise UsageError(
+                f"reading {name} needs openpyxl, which is not installed; run: "
+                "pip install 'kanrun[excel]'."
+            ) from None
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UsageError(
+                f"{name} cannot be read as a workbook of Excel ({error}); save it as CSV."
+            ) from None
+        filled = {title: sheet for title, sheet in sheets.items() if (sheet != "").any(axis=None)}
+        if len(filled) != 1:
+            raise UsageError(
+                f"{name} has {len(filled)} sheets with content ({', '.join(filled) or 'none'}); "
+                "a workbook with one is needed. Save the sheet as CSV."
+            )
+        (sheet,) = filled.values()
+        above = self._rows_above(sheet.head(_HEAD_ROWS).to_numpy().tolist())
+        yield "", iter([sheet.set_axis(sheet.index + 1).iloc[above:]])
+
+    def _parquet_blocks(self, names: Sequence[str] | None) -> Iterator[DataFrame]:
+        """Yield blocks of a Parquet file. Raises UsageError for a damaged or too large one."""
+        pyarrow, parquet = pyarrow_for("reading", self.file)
+        try:
+            with parquet.ParquetFile(self.file) as stored:
+                known, metadata = stored.schema_arrow.names, stored.metadata
+                check_distinct(list(filter(None, known)), self.file.name)
+                check_columns(names or (), known, self.file.name)
+                wanted = list(known if names is None else names)
+                self.limits.check_cells(metadata.num_rows, len(wanted), self.file)
+                size = sum(
+                    metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups)
+                )
+                if size > self.limits.characters:
+                    raise UsageError(_too_long(self.file.name, self.limits))
+                if not metadata.num_rows:
+                    raise UsageError(f"{self.file.name} has no rows.")
+                start = 1
+                for part in stored.iter_batches(batch_size=self.limits.block, columns=wanted):
+                    block = part.to_pandas(integer_object_nulls=True, ignore_metadata=True)
+                    yield block[wanted].set_axis(range(start, start + len(block)))
+                    start += len(block)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UsageError(
+                f"{self.file.name} cannot be read as Parquet ({str(error).splitlines()[0][:100]})."
+            ) from None
+
+
+def column_names(path: str | Path) -> list[str]:
+    """Return the names of the columns that have one, in their order."""
+    return TableFile(path).names()
+
+
+class _Characters(io.TextIOBase):
+    """The text of a file, decoded and checked piece by piece while pandas reads it.
+
+    Attributes:
+        head: The beginning of the text, with at least one line.
+        fallback: Whether the text is not UTF-8 and has been read as Windows-1252.
+    """
+
+    def __init__(self, file: Path, raw: Any, encoding: str | None, limits: TableLimits) -> None:
+        self.file, self.raw, self.limits = file, raw, limits
+        self.guessed, self.fallback = encoding is None, False
+        start = raw.peek(2)[:2]
+        wide = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        self._decode_as(encoding or ("utf-16" if wide else "utf-8-sig"))
+        self.characters = 0
+        self.head = self._piece()
+        while "\n" not in self.head and (piece := self._piece()):
+            self.head += piece
+
+    def read(self, _size: int | None = -1) -> str:
+        """Return the next piece, of any length; "" at the end."""
+        text, self.head = self.head, ""
+        return text or self._piece()
+
+    def _decode_as(self, encoding: str) -> None:
+        self.form = encoding
+        self.decoder = codecs.getincrementaldecoder(encoding)()
+
+    def _piece(self) -> str:
+        text, data = "", b"?"
+        while data and not text:
+            data = self.raw.read(_PIECE)
+            text = self._decoded(data)
+        self.characters += len(text)
+        if "\0" in text:
+            raise UsageError(
+                f"{self.file.name} is a binary file; a text table or Parquet is needed."
+            )
+        if self.characters > self.limits.characters:
+            raise UsageError(_too_long(self.file.name, self.limits))
+        return text
+
+    def _decoded(self, data: bytes) -> str:
+        before = self.decoder.getstate()[0]
+        try:
+            return self.decoder.decode(data, final=not data)
+        except UnicodeError:
+            if not self.guessed or self.form == "utf-16":
+                raise UsageError(
+                    f"{self.file.name} is not text in {self.form}; correct target.encoding."
+                ) from None
+            if self.fallback:
+                raise UsageError(
+                    f"{self.file.name} is text neither in UTF-8 nor in Windows-1252; name its "
+                    "encoding in target.encoding."
+                ) from None
+        self.fallback = True
+        self._decode_as("cp1252")
+        return self._decoded(before + data)
+
+
+def _too_long(name: str, limits: TableLimits) -> str:
+    return f"{name} holds more than {limits.characters} characters; larger tables are not read."
+
+
+def _reason(error: str) -> str:
+    """Return why pandas does not read a text, in the words of the other messages."""
+    fields = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", error)
+    if fields:
+        wanted, row, count = fields.groups()
+        return f"row {row} has {count} fields, but the header has {wanted}"
+    return f"it cannot be read as a table ({error.strip().rpartition('error: ')[2]})"
+
+
+def _layout(ending: str, head: str) -> tuple[str, list[list[str]]]:
+    """Return the separator of a text with this beginning, and the fields of its first rows.
+
+    Of the marks that may be the separator, it is the one by which most rows have the same number
+    of fields.
+    """
+    marks = _SEPARATORS.get(ending, _SEPARATORS[".csv"])
+    lines = head.splitlines(keepends=True)[:_HEAD_ROWS]
+    found: dict[str, list[list[str]]] = {}
+    equal: dict[str, int] = {}
+    for mark in marks:
+        stripped = map(str.strip, lines) if mark == " " else lines
+        found[mark] = []
+        with contextlib.suppress(csv.Error):
+            found[mark] += csv.reader(stripped, delimiter=mark, skipinitialspace=True)
+        widths = Counter(len(row) for row in found[mark] if len(row) > 1)
+        equal[mark] = max(widths.values(), default=0)
+    separator = max(marks, key=lambda mark: equal[mark])
+    return separator, found[separator]
+
+
+def _cleaned(block: DataFrame, separator: str) -> DataFrame:
+    """Return texts without blanks around them, and numbers in them as Python writes these."""
+    from pandas import DataFrame
+
+    if not separator:
+        return block
+    columns = {
+        name: _decimal_points(list(map(str.strip, block[name])), separator) for name in block
+    }
+    return DataFrame(columns, block.index, dtype=object)
+
+
+def _decimal_points(column: list[str], separator: str) -> list[str]:
+    """Return a column with decimal points, unless commas separate it.
+
+    Between other separators than commas, decimal commas become points, and dots of thousands go.
+    `1,234` has a decimal comma between semicolons, or if another value certainly has one; `1.234`
+    has thousands only if another value certainly has.
+    """
+    if separator == ",":
+        return column
+    certain = any(_COMMA.match(text) and not _THOUSANDS.match(text) for text in column)
+    if not (certain or separator == ";"):
+        return column
+    dots = any(("," in text or text.count(".") > 1) and _DOTS.match(text) for text in column)
+    return [
+        text.replace(".", "").replace(",", ".")
+        if (dots and _DOTS.match(text)) or _COMMA.match(text)
+        else text
+        for text in column
+    ]
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Open a text file for reading bytes. Raises UsageError for one that is damaged."""
+    try:
+        with COMPRESSIONS.get(file.suffix.lower(), open)(file, "rb") as raw:
+            yield raw
+    except _DAMAGED as error:
         raise UsageError(
-            f"cannot write {file}: {error.strerror or error}; choose another --output."
-        ) from error
-
-
-def _text(opened: contextlib.ExitStack, temporary: Path, file: Path) -> Callable[[Columns], None]:
-    raw: Any = opened.enter_context(temporary.open("xb"))
-    ending = file.suffix.lower()
-    if ending == ".gz":  # the same bytes whenever it is written
-        raw = opened.enter_context(gzip.GzipFile(fileobj=raw, mode="wb", filename="", mtime=0))
-    elif ending == ".bz2":
-        raw = opened.enter_context(bz2.BZ2File(raw, "wb"))
-    elif ending == ".xz":
-        raw = opened.enter_context(lzma.LZMAFile(raw, "wb"))  # noqa: SIM115
-    elif ending == ".zip":
-        archive = opened.enter_context(zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED))
-        raw = opened.enter_context(archive.open(file.stem, "w", force_zip64=True))
-    stream = opened.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
-    writer = csv.writer(stream, delimiter=SEPARATORS[ending_of(file)], lineterminator="\n")
-    started = False
-
-    def write(block: Columns) -> None:
-        nonlocal started
-        if not started:
-            writer.writerow(block)
-            started = True
-        columns = (c.tolist() if isinstance(c, np.ndarray) else c for c in block.values())
-        writer.writerows(zip(*columns, strict=True))
-
-    return write
-
-
-def _parquet(
-    opened: contextlib.ExitStack, temporary: Path, kinds: Mapping[str, Any]
-) -> Callable[[Columns], None]:
-    pyarrow, parquet = pyarrow_for("writing", temporary)
-    writer: Any = None
-
-    def column(name: str, values: Sequence[Any]) -> Any:
-        kind = kinds.get(name)
-        if kind == "whole":
-            return pyarrow.array([int(value) for value in values])
-        if kind == "numbers":
-            return pyarrow.array(read_numbers(values)[0], from_pandas=True)  # null for NaN
-        return pyarrow.array(values, pyarrow.string() if kind == "text" else kind)
-
-    def write(block: Columns) -> None:
-        nonlocal writer
-        table = pyarrow.table({name: column(name, values) for name, values in block.items()})
-        if writer is None:
-            writer = opened.enter_context(parquet.ParquetWriter(temporary, table.schema))
-        writer.write_table(table)
-
-    return write
+            f"{file.name} is damaged or not compressed as its name says ({error})."
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{file.name} cannot be read: {error.strerror or error}.") from None

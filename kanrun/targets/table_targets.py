@@ -7,7 +7,7 @@ from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -25,19 +25,11 @@ from kanrun.targets.encoding import (
     check_values,
     encode_columns,
     number_notes,
-    numbers_of,
     read_inputs,
+    read_numeric,
 )
-from kanrun.targets.table_files import (
-    check_columns,
-    check_path,
-    column_names,
-    read_table,
-)
-from kanrun.targets.table_text import canonical, is_number, read_days, read_numbers, text_of
-
-if TYPE_CHECKING:
-    pass
+from kanrun.targets.table_files import TableFile, check_columns, check_path
+from kanrun.targets.table_text import Values, canonical, is_number, read_days, read_numbers, text_of
 
 #: Loader of sklearn.datasets and task, by name.
 BUNDLED = {
@@ -48,7 +40,18 @@ BUNDLED = {
     "breast_cancer": ("load_breast_cancer", "classification"),
     "digits": ("load_digits", "classification"),
 }
-_INDICATOR = "set target.missing=indicator"
+#: What helps with texts among numbers of inputs, and of outputs.
+_REMEDY = (
+    ' (target.drop_rows={rows}), say that they mean missing ("target.missing_values={texts}"), or '
+    "that the column is a category (target.categorical_columns=[{name}])"
+)
+_OUTPUT_REMEDY = (
+    " (target.drop_rows={rows}), say that they mean missing, which leaves such rows out "
+    '("target.missing_values={texts}"), or that the column holds labels '
+    "(target.task=classification)"
+)
+#: Texts in the last row of a sheet that sums up the others.
+_TOTALS = frozenset(("total", "totals", "sum", "mean", "average", "summe", "gesamt", "mittelwert"))
 #: Names of columns that identify rows, without information on others.
 _IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed: 0"))
 _SPIRAL_POINTS, _UNEVEN = 24, 0.2
@@ -69,38 +72,46 @@ def build_table(config: TableTarget) -> Target:
 
 
 def check_names(config: TableTarget) -> None:
-    """Raise UsageError for a column that the first row of the file does not name."""
-    file = check_path(config.path)
-    check_columns([*_inputs(config), *config.outputs], column_names(file), file.name)
+    """Raise UsageError for a column that the header of the file does not name."""
+    table = _file(config)
+    check_columns([*_inputs(config, table), *config.outputs], table.names(), table.file.name)
+
+
+def _file(asked: TableTarget) -> TableFile:
+    return TableFile(asked.path, asked.encoding, asked.skip_rows)
 
 
 @lru_cache(maxsize=4)
 def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target:
     asked = msgspec.json.decode(settings, type=TableTarget)
-    inputs = _inputs(asked)
+    table = _file(asked)
+    inputs = _inputs(asked, table)
     roles = filter(None, (asked.weight_column, asked.split_column))
-    rows = _Rows(asked, asked.path, [*inputs, *asked.outputs, *roles])
-    notes = rows.drop_missing(inputs)
+    rows = _Rows(asked, table, [*inputs, *asked.outputs, *roles])
+    rows.drop_rows()
+    rows.drop_missing(inputs)
     weights = rows.drop_weightless()
     if list(asked.inputs) == ["all"] and (counting := rows.counting(inputs)):
         inputs = tuple(name for name in inputs if name != counting)
-        counts = f"the column {counting!r} counts the rows and is left out"
-        notes.append(f"{counts}; name it in target.inputs to keep it")
+        rows.notes.append(
+            f"the column {counting!r} counts the rows and is left out; name it in target.inputs to "
+            "keep it"
+        )
     code, x, said = rows.encode(inputs)
     y, classes = rows.outputs()
     for name in () if classes else asked.outputs:
-        values = rows.table.columns[name]
-        notes += number_notes(name, values, read_numbers(values, rows.words)[1])
+        values = rows.table[name].to_numpy()
+        rows.notes += number_notes(name, values, read_numbers(values, rows.words)[1])
     test = None
     if asked.test_path:
-        others = _Rows(asked, asked.test_path, [*inputs, *asked.outputs])
+        others = _Rows(asked, TableFile(asked.test_path), [*inputs, *asked.outputs])
         others.drop_missing(())
-        read = code.encode(others.table.columns, 1)[0] if code else others.numbers(inputs)
-        test = Points(read, others.outputs(classes)[0])
+        x_test = code.encode(others.values(inputs), 1)[0] if code else others.numbers(inputs)
+        test = Points(x_test, others.outputs(classes)[0])
     points = Points(x, y, weights, rows.groups(), asked.split.startswith("time:"))
     return check_family(
         Target(
-            rows.file.name,
+            table.file.name,
             code.features if code else inputs,
             tuple(asked.outputs),
             points.box,
@@ -111,17 +122,16 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
             family=asked.family,
             offset=asked.offset,
             code=code,
-            notes=(*notes, *said),
+            notes=(*rows.notes, *said),
         )
     )
 
 
-def _inputs(asked: TableTarget) -> tuple[str, ...]:
+def _inputs(asked: TableTarget, table: TableFile) -> tuple[str, ...]:
     """Return the columns that are inputs. Raises UsageError for unknown columns, and for none."""
-    file = check_path(asked.path)
-    names = column_names(file)
+    names = table.names()
     roles = [one for one in (asked.weight_column, asked.split_column, asked.offset) if one]
-    check_columns([*asked.exclude, *roles], names, file.name)
+    check_columns([*asked.exclude, *roles], names, table.file.name)
     if list(asked.inputs) != ["all"] or "all" in names:
         return tuple(dict.fromkeys([*asked.inputs, *([asked.offset] if asked.offset else [])]))
     taken = {*asked.outputs, *asked.exclude, asked.weight_column}
@@ -130,53 +140,85 @@ def _inputs(asked: TableTarget) -> tuple[str, ...]:
     kept = tuple(name for name in names if name not in taken)
     if not kept:
         raise UsageError(
-            f"{file.name} has no column left to predict from; name some in target.inputs."
+            f"{table.file.name} has no column left to predict from; name some in target.inputs."
         )
     return kept
 
 
 class _Rows:
-    """Rows of a table file, with the settings that say how to read them."""
+    """Rows of a table file, with the settings that say how to read them, and notes on them."""
 
-    def __init__(self, asked: TableTarget, path: str, names: Sequence[str]) -> None:
-        self.asked, self.file = asked, check_path(path)
-        self.table = read_table(self.file, list(dict.fromkeys(names)))
+    def __init__(self, asked: TableTarget, source: TableFile, names: Sequence[str]) -> None:
+        self.asked, self.name = asked, source.file.name
+        self.table = source.read(list(dict.fromkeys(names)))
         self.words = tuple(map(canonical, asked.missing_values))
+        self.notes = [f"{note}; target.{key} decides" for key, note in source.notes.items()]
 
-    def numbers(self, names: Sequence[str], **advice: str) -> Array:
+    def values(self, names: Sequence[str]) -> dict[str, Values]:
+        """Return columns as they are in the file."""
+        return {name: self.table[name].to_numpy() for name in names}
+
+    def numbers(self, names: Sequence[str], remedy: str = "") -> Array:
         """Return columns of numbers, shape (rows, names)."""
-        return numbers_of(self.file, self.table, names, self.words, **advice)
+        return read_numeric(self.name, self.table[list(names)], self.words, remedy)
 
     def counting(self, inputs: Sequence[str]) -> str | None:
         """Return the first column with the name of an identifier whose values count the rows."""
         for name in inputs:
             if name.strip().casefold() in _IDENTIFIERS and len(inputs) > 1:
-                numbers, faults = read_numbers(self.table.columns[name])
+                numbers, faults = read_numbers(self.table[name].to_numpy())
                 if not faults and len(numbers) > 1 and (np.diff(numbers) == 1).all():
                     return name
         return None
 
-    def drop_missing(self, inputs: Sequence[str]) -> list[str]:
-        """Drop rows with missing values if this is asked for, and return notes on them."""
-        notes: list[str] = []
-        if self.asked.missing != "drop":
-            return notes
-        kept = np.ones(len(self.table.rows), dtype=bool)
-        for what, names in (("inputs", inputs), ("outputs", self.asked.outputs)):
-            labels = what == "outputs" and self.asked.task == "classification"
-            columns = [self.table.columns[name] for name in names]
-            given = np.all([_given(column, labels, self.words) for column in columns], axis=0)
-            if not given.all():
-                count = f"{(~given).sum()} of {len(given)} rows of {self.file.name}"
-                notes.append(f"{count} have missing {what} and are left out")
-            kept &= given
-        if kept.sum() < min(2, len(kept)):
+    def drop_rows(self) -> None:
+        """Drop the rows that the settings name, and note a last row of totals."""
+        asked = self.asked.drop_rows
+        if unknown := [row for row in asked if row not in self.table.index]:
+            raise UsageError(f"target.drop_rows={unknown}: {self.name} has no such row of data.")
+        self.table = self.table.drop(index=asked)
+        if self.table.empty:
+            raise UsageError(f"target.drop_rows leaves no row of {self.name}.")
+        row = self.table.index[-1]
+        for text in map(text_of, self.table.iloc[-1]):
+            if text.casefold().rstrip(": ") in _TOTALS:
+                self.notes.append(
+                    f"row {row}, the last of {self.name}, holds {text!r} and is used as data; "
+                    f"target.drop_rows=[{row}] leaves it out"
+                )
+
+    def drop_missing(self, inputs: Sequence[str]) -> None:
+        """Drop rows without output, and those with missing inputs if this is asked for."""
+        way = self.asked.missing
+        self._drop("outputs", self.asked.outputs if way != "error" else ())
+        self._drop("inputs", inputs if way == "drop" else ())
+
+    def _drop(self, what: str, names: Sequence[str]) -> None:
+        """Drop rows in which one of the columns is missing; of text only empty values are."""
+        labels = what == "outputs" and self.asked.task == "classification"
+        given = np.ones(len(self.table), dtype=bool)
+        for name in names:
+            values = self.table[name].to_numpy()
+            _, faults = read_numbers(values, self.words)
+            if labels or (what == "inputs" and faults["text"]):
+                given &= [
+                    text_of(value) != EMPTY and canonical(value) not in self.words
+                    for value in values
+                ]
+            else:
+                given[faults["missing"]] = False
+        if given.all():
+            return
+        if given.sum() < 2:
             raise UsageError(
-                f"{self.file.name} has too few rows without missing values ({kept.sum()}); "
-                f"{_INDICATOR}."
+                f"{self.name} has too few rows without missing {what} ({given.sum()}); at least "
+                "two are needed."
             )
-        self.table = self.table.take(kept)
-        return notes
+        self.notes.append(
+            f"{(~given).sum()} of {len(given)} rows of {self.name} have missing {what} and are "
+            "left out"
+        )
+        self.table = self.table[given]
 
     def drop_weightless(self) -> Array | None:
         """Drop rows of weight zero, and return the weights of the others over their mean."""
@@ -185,46 +227,40 @@ class _Rows:
         weights = self.numbers([column])[:, 0]
         kept = weights > 0
         if (weights < 0).any():
-            raise UsageError(f"the column {column!r} of {self.file.name} has a negative weight.")
+            raise UsageError(f"the column {column!r} of {self.name} has a negative weight.")
         if kept.sum() < 2:
             raise UsageError(
-                f"the column {column!r} of {self.file.name} leaves {kept.sum()} rows with a weight."
+                f"the column {column!r} of {self.name} leaves {kept.sum()} rows with a weight."
             )
-        self.table = self.table.take(kept)
+        self.table = self.table[kept]
         return np.asarray(weights[kept] / weights[kept].mean())
 
     def encode(self, inputs: tuple[str, ...]) -> tuple[TableCode | None, Array, tuple[str, ...]]:
         """Return the code of the inputs, their numbers (rows, features), and notes."""
-        categorical = self.asked.categorical_columns
-        if self.asked.missing == "error" and not categorical:
-            hint = f"or {_INDICATOR}"
-            return None, self.numbers(inputs, text=hint, missing=hint), ()
-        raw = {name: self.table.columns[name] for name in inputs}
-        advice = (
-            f"correct such rows of {self.file.name}, name the text in target.missing_values if it "
-            "means missing, or the column in target.categorical_columns"
-        )
-        day_first, rows = self.asked.day_first, self.table.rows
-        return encode_columns(raw, Reading(categorical, self.words, day_first, rows, advice))
+        asked, categorical = self.asked, self.asked.categorical_columns
+        if asked.missing == "error" and not categorical:
+            return None, self.numbers(inputs), ()
+        rows = list(self.table.index)
+        reading = Reading(categorical, self.words, asked.day_first, self.name, rows, _REMEDY)
+        return encode_columns(self.values(inputs), reading)
 
     def outputs(self, known: tuple[str, ...] | None = None) -> tuple[Array, tuple[str, ...] | None]:
         """Return the outputs (rows, outputs), and the classes that they number.
 
         Raises UsageError for a class that is not `known`, if these are given.
         """
-        names, missing = self.asked.outputs, "or set target.missing=drop"
+        names = self.asked.outputs
         if self.asked.task != "classification":
-            text = "text labels need target.task=classification"
-            return self.numbers(names, text=text, missing=missing), None
+            return self.numbers(names, _OUTPUT_REMEDY), None
         # Only empty values are missing: a class may be called NA.
-        labels = list(map(text_of, self.table.columns[names[0]]))
+        labels = list(map(text_of, self.table[names[0]]))
         empty = [i for i, label in enumerate(labels) if label == EMPTY]
         faults = {names[0]: {"missing": empty} if empty else {}}
-        check_values(self.file, self.table, faults, {"missing": missing})
+        check_values(self.name, self.table, list(self.table.index), faults)
         classes, index = classes_of([*labels, *(known or ())], names[0])
         if known and (unknown := [name for name in classes if name not in known]):
             raise UsageError(
-                f"{self.file.name} has the class {unknown[0]!r}, which is in no row of "
+                f"{self.name} has the class {unknown[0]!r}, which is in no row of "
                 f"{Path(self.asked.path).name}."
             )
         return index[: len(labels), None].astype(np.float64), classes
@@ -234,19 +270,11 @@ class _Rows:
         way, _, column = self.asked.split.partition(":")
         if not column:
             return None
-        values = self.table.columns[column]
+        values = self.table[column].to_numpy()
         if way == "group":
             return np.unique(list(map(str, values)), return_inverse=True)[1].astype(np.float64)
         days, faults, _ = read_days(values, self.words, self.asked.day_first)
         return self.numbers([column])[:, 0] if faults["text"] else days
-
-
-def _given(values: Sequence[Any], labels: bool, words: Sequence[str]) -> NDArray[np.bool_]:
-    """Return which values are not missing; of labels and text only empty ones are."""
-    numbers, faults = read_numbers(values, words)
-    if labels or faults["text"] or faults["infinite"]:
-        return np.array([text_of(value) != EMPTY for value in values])
-    return ~np.isnan(numbers)
 
 
 def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
@@ -301,14 +329,18 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), None
     path, columns = config.path, list(config.columns or ())
     if not columns:  # x and y if both are there, otherwise the first two that hold numbers
-        found = read_table(path).columns
-        shown = ", ".join(list(found)[:_SHOWN])
-        if all(map(is_number, found)):
+        found = TableFile(path).read()
+        shown = ", ".join(found.columns[:_SHOWN])
+        if all(map(is_number, found.columns)):
             raise UsageError(
                 f"{path} begins with numbers ({shown}); name its columns in a first row, as x,y."
             )
-        numeric = [name for name in found if "text" not in read_numbers(found[name])[1]]
-        columns = ["x", "y"] if {"x", "y"} <= found.keys() else numeric[:2]
+        numeric = [
+            name
+            for name in map(str, found)
+            if "text" not in read_numbers(found[name].to_numpy())[1]
+        ]
+        columns = ["x", "y"] if {"x", "y"} <= set(found.columns) else numeric[:2]
         if len(columns) < 2:
             raise UsageError(
                 f"{path} has {len(numeric)} columns of numbers among {shown}; a curve needs two."

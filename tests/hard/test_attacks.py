@@ -198,7 +198,7 @@ ELSEWHERE = {
         lambda f: (record(status="FAILED")(f), link("figures", "elsewhere")(f)), RESUME
     ),
     "a model's name": run(lambda f: f, f"{PREDICT} --model ../../secret"),
-    "an archive that climbs": table(b"PK\x05\x06" + bytes(18), "t.zip"),
+    "an empty archive": table(b"PK\x05\x06" + bytes(18), "t.xlsx"),
 }
 DEEP = "[" * 200_000
 HUGE = b'{"a":{"dtype":"F64","shape":[1000000000000],"data_offsets":[0,8000000000000]}}'

@@ -61,7 +61,7 @@ def test_two_rows_must_remain_of_those_with_missing_values(tmp_path):
     path.write_text("a,price\n1,1\n,2\n3,3\n")
     assert len(built(path, missing="drop").points) == 2
     path.write_text("a,price\n1,1\n,2\n,3\n")
-    with pytest.raises(UsageError, match=r"few\.csv has too few rows without missing values \(1\)"):
+    with pytest.raises(UsageError, match=r"few\.csv has too few rows without missing inputs \(1\)"):
         built(path, missing="drop")
 
 
@@ -73,10 +73,12 @@ def test_missing_values_are_refused_on_request(file):
 def test_numbers_with_a_little_text_are_refused(tmp_path):
     path = tmp_path / "b.csv"
     path.write_text("a,b\n1,2\n2,3\noops,4\n")
-    with pytest.raises(UsageError, match="has numbers and 1 other value, first 'oops' in row 4"):
+    with pytest.raises(
+        UsageError, match=r"has 1 value that is not a number \(first 'oops' in row 4\)"
+    ):
         built(path, "b")
     path.write_text("a,b\n1,2\n2,3\np,4\nq,5\n")
-    with pytest.raises(UsageError, match="has numbers and 2 other values"):
+    with pytest.raises(UsageError, match="has 2 values that are not numbers"):
         built(path, "b")
     path.write_text("a,b\n1,2\np,3\np,4\nq,5\n")
     assert built(path, "b").inputs == ("a=p",)  # of more than half text, a category

@@ -84,7 +84,7 @@ def test_the_order_of_ambiguous_dates_is_said_set_and_kept(tmp_path):
 def test_a_bad_date_is_named_with_its_row(tmp_path):
     dates = [f"2021-02-{i:02d}" for i in (1, 2, 30, 4, 5, 6)]
     with pytest.raises(
-        UsageError, match="'a' has dates and 1 other value, first '2021-02-30' in row 4"
+        UsageError, match=r"1 value that is not a date \(first '2021-02-30' in row 4\)"
     ):
         built(tmp_path, dates)
     target = built(tmp_path, [*dates[:2], *dates[3:]])

@@ -192,7 +192,7 @@ def test_a_constant_column_is_noted_and_only_shifted(tmp_path):
         (
             {"outputs": ["species"]},
             {},
-            "(first 'a' in row 2); correct or remove such rows; text labels need target.task=",
+            "or that the column holds labels (target.task=classification)",
         ),
         (
             {"task": "classification", "outputs": ["label", "grade"]},
@@ -222,7 +222,7 @@ def test_refusals(path, fields, sampling, sentence):
         ),
         (
             "a,y\n1,u\n2,\n",
-            "column 'y' of data.csv has 1 missing value (first in row 3)",
+            "data.csv has too few rows without missing outputs (1); at least two are needed",
         ),
         ("a,y\n1,inf\n2,1\n", "column 'y' holds inf, which is not a class"),
         ("a,y\n1,1e5000\n2,1\n", "column 'y' holds 1e5000, which is not a class"),
