@@ -234,7 +234,6 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
 
 def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | FittedStructure]:
     """Yield what the search finds: in the given network, or in the data."""
-    generator = np.random.default_rng(np.random.SeedSequence([seed, _SEARCH]))
     problem = given.search
     source = given.network
     hidden = given.cfg.model.hidden
@@ -248,9 +247,10 @@ def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage
             yield from refine_to_formula(name, source.pruned, problem)
     elif hidden not in (None, AUTO):
         shape = (data.x.shape[1], *hidden, 1)
+        generator = np.random.default_rng(np.random.SeedSequence([seed, _SEARCH]))
         yield from fixed_shape(shape, problem, generator)
     else:
-        yield from search(problem, generator)
+        yield from search(problem)
 
 
 def _in_user_units(

@@ -278,6 +278,9 @@ def _judge(
     kind = "exact" if is_recovered else "formula"
     if reference.error == inf:
         return kind, f"the shortest description of so few points; its relative error is {error:.2g}"
+    if structure.network is structure.formula:
+        said = "its relative error on held-out points is"
+        return kind, f"the shortest description that was found; {said} {error:.2g}"
     return kind, f"the formula is as good as the network ({_describe(error, reference)}){notes}"
 
 

@@ -49,15 +49,14 @@ class TemplateFitting:
     def values(self, constants: Array) -> Array:
         """Return the values (N,) of the template; nan where they are not real."""
         template = self.template
-        scales = iter(constants[len(self.template.above) + len(self.template.below) :])
+        inner = iter(constants[len(template.above) + len(template.below) :].tolist())
         rows = []
         for term, base, arguments in zip(
             template.terms(), self._bases, self._arguments, strict=True
         ):
             row = base
             for factor, argument in zip(term.factors, arguments, strict=True):
-                value = factor.function.value(next(scales) * argument)
-                row = row * (value ** float(factor.power) if factor.power != 1 else value)
+                row = row * factor.with_constants(inner).value(argument)
             rows.append(row)
         cut = 1 + len(template.above)
         result = constants[: cut - 1] @ np.array(rows[1:cut])
@@ -119,7 +118,7 @@ class TemplateFitting:
                 loss = lower
                 if gain < _GAIN:
                     break
-        return Fitted.of(self, constants, value)
+            return Fitted.of(self, constants, value)
 
 
 def _squares(residual: Array) -> float:

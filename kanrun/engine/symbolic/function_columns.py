@@ -90,6 +90,8 @@ def _function(name: str, expression: sympy.Expr, bits: float) -> Candidate:
 
 
 ONE_PLUS = _function("1+x", 1 + X, OPERATION + 1)
+SINE = _function("sin", sympy.sin(X), FUNCTION)
+COSINE = _function("cos", sympy.cos(X), FUNCTION)
 #: Functions of products by the candidates that they are made of.
 _MADE: dict[str, tuple[Candidate, ...]] = {
     "exp": (
@@ -97,8 +99,8 @@ _MADE: dict[str, tuple[Candidate, ...]] = {
         _function("exp-1", sympy.exp(X) - 1, FUNCTION + OPERATION + 1),
         _function("exp+1", sympy.exp(X) + 1, FUNCTION + OPERATION + 1),
     ),
-    "sin": (_function("sin", sympy.sin(X), FUNCTION),),
-    "cos": (_function("cos", sympy.cos(X), FUNCTION),),
+    "sin": (SINE, COSINE),
+    "cos": (SINE, COSINE),
     "tan": (_function("tan", sympy.tan(X), FUNCTION),),
     "tanh": (_function("tanh", sympy.tanh(X), FUNCTION),),
     "log": (
@@ -115,7 +117,7 @@ def functions_for(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     names = {each.name for each in candidates}
     own = [each for each in candidates if each.name not in TABLE]
     made = [each for name, functions in _MADE.items() if name in names for each in functions]
-    return (ONE_PLUS, *made, *own)
+    return tuple(dict.fromkeys((ONE_PLUS, *made, *own)))
 
 
 def monomials(

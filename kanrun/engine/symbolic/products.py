@@ -109,9 +109,7 @@ class Products:
         with np.errstate(all="ignore"):
             value = sample.coordinates.value(monomial)
             for f in factors:
-                value = value * f.function.value(
-                    f.scale * sample.coordinates.value(f.monomial)
-                ) ** float(f.power)
+                value = value * f.value(sample.coordinates.value(f.monomial))
             coefficient = float(value @ sample.y / (value @ value))
         if not np.isfinite(coefficient) or coefficient == 0:
             return []

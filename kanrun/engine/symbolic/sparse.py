@@ -35,6 +35,8 @@ from kanrun.errors import KanrunError
 _CHANCE = 1e-3
 #: Largest number of formulas that are ranked.
 RANKED = 10
+#: Formulas that are tried without each of their terms after every stage.
+_SHORTENED = 3
 #: Largest error, relative to the standard deviation of y, that may be noise.
 _NO_FIT = 0.7
 #: Multiple of rounding that counts as exact.
@@ -172,6 +174,8 @@ class SparseSearch:
                 break
             if best is None or not (self.is_over() and best.size <= stage.size):
                 self.ranking.try_all(stage.propose())
+                for each in self.ranking.ordered[:_SHORTENED]:
+                    self.ranking.try_all(each.template.shorter())
         best = self.ranking.best
         self.found_noise = self.is_over() and best is not None and best.size <= _LONGEST
 

@@ -7,18 +7,21 @@ further terms by projection, and simple terms are eliminated backward where no p
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 from scipy import stats
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.function_columns import (
     ONE_PLUS,
     RELATIVE,
+    WAVES,
     Sample,
     arguments,
     gains_of_pairs,
@@ -47,12 +50,16 @@ _FUNCTIONS = 5000
 _FIRST = 1000
 #: Pairs that are fitted, and to which further terms are added.
 _PAIRS = 40
+#: Waves with a phase that are fitted, and to which further terms are added.
+_WAVES = 10
 #: Candidates with three and four terms that are fitted.
 _LONGER = 20
 #: Numbers of simple terms from which elimination begins.
 _ELIMINATED = (40, 120, 250)
 #: Number of rows, in effect, that a term must depend on: it would fit single outliers else.
 _ROWS = 4.0
+#: Relative difference of two frequencies up to which a sine and a cosine may be one wave.
+_ONE_FREQUENCY = 0.25
 #: Largest number of terms of a sum.
 _MOST_TERMS = 12
 #: Chance at which the slope of log |y| in an input still counts as constant.
@@ -150,42 +157,81 @@ def _apart(sample: Sample, monomial: Monomial, taken: frozenset[int]) -> bool:
 
 
 def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, Array, float]]:
-    """Return monomials times functions F(c z) of simple monomials z."""
+    """Return monomials, or exponentials for waves, times functions F(c z) of simple monomials z."""
     coordinates = sample.coordinates
     inner = [m for m in arguments(coordinates, 300, waves=False) if _apart(sample, m, taken)][:24]
     factors = [
         (),
         *(m for m in monomials(coordinates, 200, waves=False) if _apart(sample, m, taken)),
     ][:16]
-    bases = [(m, coordinates.value(m), coordinates.bits(m)) for m in factors]
+    bases = [(Term(1.0, m), coordinates.value(m), coordinates.bits(m)) for m in factors]
     found: list[tuple[Term, Array, float]] = []
     for monomial in inner:
         z = coordinates.value(monomial)
         cost = coordinates.bits(monomial)
+        damped = list[tuple[Term, Array, float]]()
         for function in sample.functions:
             if function.name in ("exp+1", "arcsin", "arccos", "tan"):
                 continue
-            powers = [Fraction(1, 2), Fraction(-1)] if function is ONE_PLUS else [Fraction(1)]
-            size = float(np.abs(z).max())
-            grid = scales(function, z, size, float(np.median(np.abs(z))) or size)
-            if function.name in ("exp", "exp-1", "tanh", "log", "log(1+x)"):
-                grid = grid[:: 2 if len(grid) > 12 else 1]
-            if function.name == "log":
-                grid = np.array([1.0]) if z.min() > 0 else np.zeros(0)
-            with np.errstate(all="ignore"):
-                table = function.value(np.multiply.outer(z, grid))
-            for scale, column in zip(grid.tolist(), table.T, strict=True):
-                for power in powers:
-                    factor = Factor(function, monomial, power, scale)
-                    with np.errstate(all="ignore"):
-                        value = column ** float(power) if power != 1 else column
-                    if not np.isfinite(value).all() or np.ptp(value) == 0:
-                        continue
-                    for other, base, bits in bases:
-                        total = cost + bits + function.complexity + 3 * OPERATION + 5
-                        found.append((Term(1.0, other, (factor,)), base * value, total))
+            for factor, value in _factors_of(function, monomial, z):
+                total = cost + function.complexity + 3 * OPERATION + 5
+                found += [
+                    (Term(1.0, term.monomial, (*term.factors, factor)), base * value, total + bits)
+                    for term, base, bits in [*bases, *(damped if function.name in WAVES else [])]
+                ]
+                if function.name == "exp" and len(monomial) == 1 and monomial[0][1] == 1:
+                    damped.append((Term(1.0, (), (factor,)), value, function.complexity))
     found.sort(key=lambda entry: entry[2])
     return found[:_FUNCTIONS]
+
+
+def _factors_of(
+    function: Candidate, monomial: Monomial, z: Array
+) -> Iterator[tuple[Factor, Array]]:
+    """Yield powers of F(c z) for scales c, with their values (N,), that are finite."""
+    powers = [Fraction(1, 2), Fraction(-1)] if function is ONE_PLUS else [Fraction(1)]
+    size = float(np.abs(z).max())
+    grid = scales(function, z, size, float(np.median(np.abs(z))) or size)
+    if function.name in ("exp", "exp-1", "tanh", "log", "log(1+x)"):
+        grid = grid[:: 2 if len(grid) > 12 else 1]
+    if function.name == "log":
+        grid = np.array([1.0]) if z.min() > 0 else np.zeros(0)
+    for scale, power in itertools.product(grid.tolist(), powers):
+        factor = Factor(function, monomial, power, scale)
+        with np.errstate(all="ignore"):
+            value = factor.value(z)
+        if np.isfinite(value).all() and np.ptp(value) > 0:
+            yield factor, value
+
+
+def in_phase(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """Return the terms with a cosine with a phase for each sine and cosine of one argument."""
+    kept = list[Term]()
+    for term in terms:
+        for place, other in enumerate(kept):
+            pair = {each.factors[-1].function.name: each for each in (term, other) if each.factors}
+            if set(pair) != {"sin", "cos"} or term.monomial != other.monomial:
+                continue
+            wave = pair["cos"].factors[-1]
+            sine = pair["sin"].factors[-1]
+            is_near = math.isclose(sine.scale, wave.scale, rel_tol=_ONE_FREQUENCY)
+            if not is_near or _shape(pair["sin"]) != _shape(pair["cos"]):
+                continue
+            a = pair["cos"].coefficient
+            b = pair["sin"].coefficient
+            *others, wave = pair["cos"].factors
+            factors = (*others, replace(wave, shift=-math.atan2(b, a)))
+            kept[place] = Term(math.hypot(a, b), term.monomial, factors)
+            break
+        else:
+            kept.append(term)
+    return tuple(kept)
+
+
+def _shape(term: Term) -> object:
+    """Return what a wave's term has beside its constants and the name of the wave."""
+    *others, wave = term.factors
+    return wave.monomial, [(each.function, each.monomial) for each in others]
 
 
 class Sums:
@@ -233,9 +279,11 @@ class Sums:
 
     def template(self, chosen: Sequence[int], solved: Array) -> Template:
         coefficients = solved / self.norms[list(chosen)]
-        above = tuple(
-            Term(float(c), self.terms[i].monomial, self.terms[i].factors)
-            for i, c in zip(chosen, coefficients, strict=True)
+        above = in_phase(
+            [
+                replace(self.terms[i], coefficient=float(c))
+                for i, c in zip(chosen, coefficients, strict=True)
+            ]
         )
         return Template(self.transform, Term(self.sign, self.common), above)
 
@@ -249,11 +297,11 @@ class Sums:
         """Yield pairs, triples, sums of four, and what elimination leaves of simple terms."""
         if not self.usable or len(self.terms) < 2:
             return
-        pairs = self._pairs()
-        yield from self._fitted(pairs[:_PAIRS])
+        chosen = [*self._waves(), *self._pairs()[:_PAIRS]]
+        yield from self._fitted(chosen)
         for _ in range(2):
-            pairs = self._longer(pairs[:_PAIRS])
-            yield from self._fitted(pairs[:_LONGER])
+            chosen = self._longer(chosen)[:_PAIRS]
+            yield from self._fitted(chosen[:_LONGER])
         for count in _ELIMINATED:
             yield from self._fitted(self._eliminated(count))
 
@@ -281,6 +329,18 @@ class Sums:
         flat = np.argpartition(score.ravel(), min(4 * _PAIRS, score.size - 1))[: 4 * _PAIRS]
         flat = flat[np.argsort(score.ravel()[flat])]
         return self._distinct([tuple(map(int, divmod(k, len(self.terms)))) for k in flat.tolist()])
+
+    def _waves(self) -> list[tuple[int, ...]]:
+        """Return the sines with the cosine of the same argument that explain most, and a number."""
+        places: dict[object, list[int]] = {}
+        for i, term in enumerate(self.terms):
+            if term.factors and term.factors[-1].function.name in ("sin", "cos"):
+                *others, wave = term.factors
+                key = term.monomial, tuple(others), wave.monomial, wave.scale
+                places.setdefault(key, []).append(i)
+        plain = [i for i, term in enumerate(self.terms) if term == Term(1.0)]
+        waves = [(*plain, *pair) for pair in places.values() if len(pair) == 2]
+        return self._distinct(sorted(waves, key=lambda each: self._solved(each)[0]))[:_WAVES]
 
     def _distinct(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the choices whose terms differ by more than their scales."""
@@ -312,9 +372,9 @@ class Sums:
             left = np.maximum(float(rest @ rest) - gain, 0)
             score = self._score(left, self.bits + self.bits[list(chosen)].sum())
             for k in np.argsort(score)[:4].tolist():
-                found[frozenset((*chosen, k))] = float(score[k])
-        order = sorted(found, key=lambda key: found[key])
-        return self._distinct([tuple(sorted(key)) for key in order if len(key) > len(choices[0])])
+                if k not in chosen:
+                    found[frozenset((*chosen, k))] = float(score[k])
+        return self._distinct([tuple(sorted(key)) for key in sorted(found, key=found.__getitem__)])
 
     def _eliminated(self, count: int) -> list[tuple[int, ...]]:
         """Return what is left of the simplest terms when they are eliminated one by one."""

@@ -160,12 +160,27 @@ def exponent_bits(p: Fraction) -> float:
 
 @dataclass(frozen=True)
 class Factor:
-    """F(scale * monomial)^power of a `function` F, or with an `argument` of a fixed scale."""
+    """F(scale * monomial + shift)^power of a `function` F; a shift of None is 0 and no constant."""
 
     function: Candidate
     monomial: Monomial
     power: Fraction
     scale: float
+    shift: float | None = None
+
+    @property
+    def constants(self) -> list[float]:
+        return [self.scale] if self.shift is None else [self.scale, self.shift]
+
+    def with_constants(self, values: Iterator[float]) -> Factor:
+        """Return the factor with the next constants."""
+        scale = next(values)
+        return replace(self, scale=scale, shift=None if self.shift is None else next(values))
+
+    def value(self, argument: Array) -> Array:
+        """Return the values (N,) of the factor for those of its monomial."""
+        value = self.function.value(self.scale * argument + (self.shift or 0.0))
+        return value ** float(self.power) if self.power != 1 else value
 
     @property
     def bits(self) -> float:
@@ -207,12 +222,17 @@ class Template:
         yield from self.above
         yield from self.below
 
+    def shorter(self) -> Iterator[Template]:
+        """Yield the template without one of the terms of a sum."""
+        for term in self.above if len(self.above) > 1 else ():
+            yield replace(self, above=tuple(each for each in self.above if each is not term))
+
     @property
     def constants(self) -> Array:
-        """Coefficients of the terms, then the scales of the factors."""
+        """Coefficients of the terms, then the constants of the factors."""
         coefficients = [term.coefficient for term in (*self.above, *self.below)]
-        scales = [factor.scale for term in self.terms() for factor in term.factors]
-        return np.array(coefficients + scales)
+        inner = (c for term in self.terms() for factor in term.factors for c in factor.constants)
+        return np.array([*coefficients, *inner])
 
     def with_constants(self, constants: Array) -> Template:
         """Return the template with other constants."""
@@ -220,7 +240,7 @@ class Template:
         coefficients = [next(values) for _ in (*self.above, *self.below)]
 
         def changed(term: Term, coefficient: float) -> Term:
-            factors = tuple(replace(factor, scale=next(values)) for factor in term.factors)
+            factors = tuple(factor.with_constants(values) for factor in term.factors)
             return Term(coefficient, term.monomial, factors)
 
         common = changed(self.common, self.common.coefficient)
@@ -233,7 +253,10 @@ class Template:
         """Return the structure without its constants."""
 
         def shape(term: Term) -> object:
-            factors = [(f.function.name, f.monomial, f.power, f.scale > 0) for f in term.factors]
+            factors = [
+                (f.function.name, f.monomial, f.power, f.scale > 0, f.shift is None)
+                for f in term.factors
+            ]
             return term.monomial, tuple(sorted(factors, key=str))
 
         above, below = (
@@ -265,6 +288,7 @@ class Template:
             result = number(term.coefficient) * coordinates.expression(term.monomial)
             for f in term.factors:
                 argument = number(f.scale) * coordinates.expression(f.monomial)
+                argument += number(f.shift or 0.0)
                 value = f.function.expression.subs(
                     dict.fromkeys(f.function.expression.free_symbols, argument)
                 )

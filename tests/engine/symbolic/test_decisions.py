@@ -16,7 +16,7 @@ from kanrun.engine.symbolic.laws import in_all_inputs
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.rewritings import reciprocals
-from kanrun.engine.symbolic.search import Skeleton, choose_formula
+from kanrun.engine.symbolic.search import choose_formula
 from kanrun.engine.symbolic.symmetries import ACCURATE
 from kanrun.engine.symbolic.written_numbers import as_written
 from kanrun.formulas import parse
@@ -116,43 +116,6 @@ def test_a_structure_is_searched_longer_unless_it_is_good(formula, network, long
     monkeypatch.setattr(snapping, "_assigned", lambda tried, *_: tried)
     tried = FittedStructure("1-1", with_error(network), SCRIPTED, with_error(formula))
     assert bool(list(snapping.search_longer(tried, PROBLEM))) == longer
-
-
-@pytest.mark.parametrize(
-    "errors, grids, refined, snapped",
-    [
-        # Four intervals more where three grids are not GOOD, finer ones below STALLED.
-        ([0.9, search.GOOD * 0.99], [3, 3], True, True),
-        ([0.9, 0.8, search.GOOD * 1.01, 0.7], [3, 3, 7, 4], True, True),
-        ([search.STALLED * 1.01] * 4, [3, 3, 7, 4], False, False),
-        ([search.STALLED * 0.99] * 4, [3, 3, 7, 4], True, False),
-        ([0.9, 0.8, 0.7, 0.049], [3, 3, 7, 4], True, True),
-        ([0.9, 0.8, 0.7, 0.051], [3, 3, 7, 4], True, False),
-    ],
-)
-def test_a_structure_is_refined_and_snapped(errors, grids, refined, snapped, monkeypatch):
-    each, tried, extended, told = iter(errors), [], [], []
-
-    def start(skeleton, x, intervals, degree, generator):
-        tried.append(intervals)
-        return with_error(next(each))
-
-    monkeypatch.setattr(Skeleton, "start", start)
-    monkeypatch.setattr(search, "coarse_fit", lambda graph, data: graph)
-    monkeypatch.setattr(search, "extend", lambda graph, *_: extended.append(graph) or graph)
-    monkeypatch.setattr(search, "snapped", lambda *_: told.append(1) or iter(()))
-    run = search._Search(PROBLEM, np.random.default_rng(0))
-    (stage,) = run.train([Skeleton.of_kan((1, 1, 1))])
-    assert (tried, bool(extended), bool(told)) == (grids, refined, snapped)
-    assert stage.error == min(errors)
-
-
-@pytest.mark.parametrize("formula, over", [(1.04e-2, True), (1.06e-2, False)])
-def test_a_search_is_over_where_only_noise_is_left(formula, over):
-    run = search._Search(PROBLEM, np.random.default_rng(0))
-    run.trained = [search.SearchStage("train", "1-1", with_error(1e-2), SCRIPTED)]
-    run.structures = [FittedStructure("1-1", LINE, SCRIPTED, with_error(formula))]
-    assert run.over() == over
 
 
 @pytest.mark.parametrize("factor, taken", [(99.0, True), (101.0, False)])

@@ -15,7 +15,7 @@ from kanrun.engine.symbolic.graph import (
 )
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.search import Skeleton
+from kanrun.engine.symbolic.shapes import random_kan
 from kanrun.formulas import parse
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
@@ -78,7 +78,7 @@ def test_canonical_keeps_the_function_and_drops_redundant_constants():
 
 
 def test_splines_on_another_grid_keep_their_function():
-    graph = Skeleton.of_kan((2, 3, 1)).start(X, 5, 3, np.random.default_rng(1))
+    graph = random_kan((2, 3, 1), X, 5, 3, np.random.default_rng(1))
     finer = fitted_grids(graph, X, intervals=10, margin=0.05)
     assert np.abs(finer(X) - graph(X)).max() < 5e-2 * np.std(graph(X))
 

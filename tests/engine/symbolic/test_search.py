@@ -73,7 +73,7 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch):
 
     def tried(budget):
         problem = SearchProblem(samples, choose(None), SearchPolicy(budget=budget))
-        events = search(problem, np.random.default_rng(0))
+        events = search(problem)
         return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
 
     idle = tried(3.0)

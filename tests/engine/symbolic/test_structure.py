@@ -206,7 +206,7 @@ def test_formulas_of_both_signs_over_decades_are_found_on_all_points():
     few = np.abs(y) < 1e280
     data = SearchData(x[few], y[few], x[few], y[few]).relative_to_size()
     problem = SearchProblem(data, choose(None), SearchPolicy(budget=8.0))
-    found = [e for e in search(problem, np.random.default_rng(0)) if isinstance(e, FittedStructure)]
+    found = [e for e in search(problem) if isinstance(e, FittedStructure)]
     assert found[-1].is_certain
 
 
