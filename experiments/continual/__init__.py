@@ -28,55 +28,48 @@ from kanrun.study.recipe import Training
 
 from . import sequences, training
 from .forgetting_claims import claims_of
-from .learners import cells_of, learner_of_cell
+from .learners import cells_of, learner_of
 
 
 def cells(cfg: ContinualConfig) -> list[Cell]:
-    """Return the cells of every sequence and part."""
-    return [
-        {**({"sequence": name} if name else {}), **cell}
-        for name in cfg.sequences or [None]
-        for cell in cells_of(sequences.of_sequence(cfg, name))
-    ]
+    """Return one cell for each learner of each part."""
+    return cells_of(sequences.with_target(cfg))
 
 
 def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
-    for name in cfg.sequences or [None]:
-        own = sequences.of_sequence(cfg, name)
-        if not isinstance(own.model, KANConfig):
-            raise UsageError(
-                f"model={own.model.kind}: continual takes the KAN from `model`; MLPs are "
-                "`learners`."
-            )
-        sequence = sequences.make_sequence(own, own.overlap, own.seed)
-        for cell in cells_of(own):
-            Training.of(learner_of_cell(own, cell).model, own.solver, sequence.problem)
+    cfg = sequences.with_target(cfg)
+    if not isinstance(cfg.model, KANConfig):
+        raise UsageError(
+            f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are `learners`."
+        )
+    sequence = sequences.make_sequence(cfg, cfg.overlap, cfg.seed)
+    for cell in cells_of(cfg):
+        Training.of(learner_of(cfg, cell["learner"]).model, cfg.solver, sequence.problem)
 
 
 def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
     """Train all trials of one learner: yield a row each, and the tables of the best."""
-    cfg = sequences.of_sequence(cfg, cell.get("sequence"))
+    cfg = sequences.with_target(cfg)
     sequence = sequences.make_sequence(cfg, cell["overlap"], seed)
-    learner = learner_of_cell(cfg, cell)
+    learner = learner_of(cfg, cell["learner"])
     place = {"part": cell["part"], "learner": learner.name, "memory": learner.memory}
-    place |= {key: cell[key] for key in ("overlap", "sequence") if key in cell}
+    place |= {"network": cell["network"], "overlap": cell["overlap"]}
     tried = []
     for number in range(cell["trials"]):
         if number and time_limit_reached():
             break
         tried.append(training.train_sequence(learner, cfg, sequence, number, seed))
-        yield tried[-1].row("metrics", place)
+        yield Row("metrics", {**place, **tried[-1].columns})
     best = min(tried, key=lambda trial: trial.selected)
     for (i, j), error in np.ndenumerate(best.matrix):
         yield Row("matrix", {**place, "after": i + 1, "on": j + 1, "error": float(error)})
-    if cell["part"] == "learners" and "sequence" not in cell:
+    if cell["part"] == "learners":
         yield training.functions(learner, sequence, best)
         yield training.data(sequence)
-    row = training.summary(place, learner, cfg, sequence, tried)
-    yield row
-    if seed == cfg.seed and row.values["determined"]:
-        yield training.capacity(row)
+    seconds = sum(trial.columns["seconds"] for trial in tried)
+    columns = training.summary(learner, sequence, best)
+    yield Row("summary", {**place, **columns, "seconds": seconds})
 
 
 def figures(tables: Tables) -> Figures:
@@ -87,8 +80,8 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Return the claims of each part that was run; of a single table none."""
+    """Return the claims of each part that was run; there are none unless peaks are learned."""
     summary = tables.get("summary")
-    if summary is None or ("sequence" not in summary and summary["file"].notna().any()):
+    if summary is None or summary["file"].notna().any():
         return []
     return claims_of(summary)

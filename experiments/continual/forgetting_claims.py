@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -21,10 +20,8 @@ from kanrun.study.suite import (
 
 #: Largest forgetting of a KAN of one edge, in units of the peaks' height: a quarter of its error.
 MAX_KAN_FORGETTING = 1e-6
-#: Smallest forgetting of an MLP that counts as forgetting, in units of the peaks' height.
-MIN_MLP_FORGETTING = 1e-1
-#: Smallest forgetting of a KAN that counts as forgetting, in units of the peaks' height.
-VISIBLE_FORGETTING = 1e-2
+#: Smallest forgetting that counts as forgetting, in units of the peaks' height, by the role.
+MIN_FORGETTING = {"kan": 1e-2, "mlp": 1e-1}
 #: Required is an error of 4.1e-6 with the best spline's being 4.01e-6: this many times it.
 NEAR_BEST = 1.02
 #: Errors count up to the peaks' height: there is no more to forget.
@@ -35,17 +32,14 @@ MEASURES = {
     "rmse": "RMSE on everything",
     "learned": "mean error of a phase when it is new",
 }
-#: Largest ratios of MEASURES, those that are claimed. Over five seeds and two processors replay
-#: measures at most 0.056, 0.075 and 6.9, rehearsal with LBFGS 0.0013, 0.0015 and 1.9, information
-#: 0.20, 0.31 and 2.8 in `study=memory`.
-BOUNDS: dict[str, Any] = {
+#: Largest ratios of MEASURES. Over five seeds and two processors replay measures at most 0.056,
+#: 0.075 and 6.9, rehearsal with LBFGS 0.0013, 0.0015 and 1.9, information 0.20, 0.31 and 2.8 in
+#: `study=memory`.
+BOUNDS: dict[Any, tuple[float, ...]] = {
     "replay": (0.1, 0.1, 10.0),
     "rehearse": (0.1, 0.1, 3.0),
     "information": (0.4, 0.5, 5.0),
 }
-#: The same for sequences of tasks, discontinuous and noisy ones among them, where rehearsal forgets
-#: as much as nothing kept does (0.82), and measures 0.50 and 2.5 over five seeds.
-SEQUENCE_BOUNDS = BOUNDS | {"rehearse": (None, 0.8, 4.0)}
 #: Memories that keep what MLPs learned.
 KEEPS_MLP = ("replay", "rehearse")
 #: Smallest RMSE on everything of MLPs with other memories: half of the lowest one measured (0.12).
@@ -67,25 +61,27 @@ def claims_of(summary: pd.DataFrame) -> Claims:
     """
     several = bool((summary["phases"] > 1).any())
     for part, rows in summary.groupby("part", sort=False):
-        if part in ERRORS:
-            yield from ERRORS[str(part)](rows)
-        if several:
-            yield from FORGETTING[str(part)](rows)
+        if part == "overlap":
+            yield from _overlap(rows) if several else ()
+            continue
+        yield from _order(rows) if part == "intervals" else _near_best(rows)
+        for name, some in rows.groupby("learner", sort=False) if several else ():
+            yield from (*_forgetting(str(name), some), *_kept(str(name), some, rows))
 
 
-def _near_best(learned: pd.DataFrame) -> Claims:
-    known = learned[learned.groupby("learner")["best_spline_rmse"].transform("count") > 0]
+def _near_best(rows: pd.DataFrame) -> Claims:
+    known = rows[rows.groupby("learner")["best_spline_rmse"].transform("count") > 0]
     best = known.groupby("learner")["best_spline_rmse"].transform(maximum)
-    rows = known.assign(best=best.map("{:.3g}".format), bound=NEAR_BEST * best)
+    known = known.assign(best=best.map("{:.3g}".format), bound=NEAR_BEST * best)
     sentence = "{learner}: RMSE on everything after the last phase (best spline {best})"
-    yield from claims_by(rows, sentence, "rmse", "bound")
+    yield from claims_by(known, sentence, "rmse", "bound")
 
 
 def _order(rows: pd.DataFrame) -> Claims:
     known = rows.groupby("intervals").filter(lambda one: one["best_spline_rmse"].notna().any())
     if known["intervals"].nunique() > 1:
         theory = -(known["degree"].iloc[0] + 1)
-        (reach, slopes) = _slopes(known, "rmse")
+        reach, slopes = _slopes(known, "rmse")
         sentence = f"the KAN's error on everything falls as G^{theory:g}, {reach} (exponent)"
         yield claim_near(sentence, slopes, theory, ORDER)
 
@@ -96,50 +92,38 @@ def _slopes(rows: pd.DataFrame, column: str) -> tuple[str, pd.Series]:
     return f"G = {fits['low'].min():g} to {fits['high'].max():g}", fits["exponent"]
 
 
-def _is_plain(rows: pd.DataFrame) -> pd.Series:
-    """Return which rows are KANs of one edge that train nothing but coefficients."""
-    return (rows["role"] == "kan") & rows["trained_extras"].isna()
-
-
-def _judged(name: Any, rows: pd.DataFrame, where: str = "") -> Claims:
-    """Claim that a learner remembers, or forgets if it keeps nothing."""
-    worst = rows["worst_forgetting"]
+def _forgetting(name: str, some: pd.DataFrame, where: str = "") -> Claims:
+    """Claim that a local KAN remembers, or that another learner without memory forgets."""
+    worst = some["worst_forgetting"]
+    role, memory = some[["role", "memory"]].iloc[0]
     where = f"{where} (worst phase)"
-    if _is_plain(rows).all():
+    if role == "local kan":
         sentence = f"{name}: no phase is forgotten{where}"
         yield claim_at_most(sentence, worst, MAX_KAN_FORGETTING, of=RUNS)
-    elif (rows["memory"] == "none").all():
-        mlp = (rows["role"] == "mlp").all()
-        verb = "of the same parameters, forgets" if mlp else "forgetting is back"
-        bound = MIN_MLP_FORGETTING if mlp else VISIBLE_FORGETTING
-        yield claim_at_least(f"{name}: {verb}{where}", worst, bound, of=RUNS)
+    elif memory == "none":
+        yield claim_at_least(f"{name}: forgets{where}", worst, MIN_FORGETTING[role], of=RUNS)
 
 
-def _learners(rows: pd.DataFrame) -> Claims:
-    for name, some in rows[rows["memory"] == "none"].groupby("learner", sort=False):
-        yield from _judged(name, some)
-    for (learner, other), some in rows.groupby(["learner", "no_memory_learner"], sort=False):
-        if some["memory"].iloc[0] not in KEEPS_MLP and (some["role"] == "mlp").all():
-            # The importance of weights either lets it forget or keeps it from learning.
-            sentence = f"{learner}: does not both keep and learn the phases (RMSE on everything)"
-            yield claim_at_least(sentence, some["rmse"], MIN_UNKEPT_ERROR, of=RUNS)
-            continue
-        yield from _kept(learner, some, rows[rows["learner"] == other], ["seed"])
+def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
+    """Claim that a memory keeps what networks forget without it, and lets them learn.
 
-
-def _kept(name: Any, some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> Claims:
-    """Claim that a memory keeps what networks forget without it, and lets them learn."""
-    # Only those without memory that have forgotten something count, and errors beyond the peaks'
-    # height as that; NaN is left for the claims to see.
-    measures = list(MEASURES)
-    keys = [key for key in ("sequence", *keys) if key in some]
-    bare = without[~(without["worst_forgetting"] < VISIBLE_FORGETTING)].set_index(keys)[measures]
-    shares = (some.set_index(keys)[measures] / bare.clip(upper=HEIGHT)).loc[bare.index]
-    bounds = (SEQUENCE_BOUNDS if "sequence" in some else BOUNDS)[some["memory"].iloc[0]]
-    for (column, what), bound in zip(MEASURES.items(), bounds, strict=True):
-        if bound and len(shares):
-            sentence = f"{name}: {what} over that without memory"
-            yield claim_at_most(sentence, shares[column], bound, of=RUNS)
+    Only networks without memory that have forgotten something count, and errors beyond the peaks'
+    height as that; NaN is left for the claims to see.
+    """
+    role, memory, network = some[["role", "memory", "network"]].iloc[0]
+    bare = rows[(rows["memory"] == "none") & (rows["network"] == network)]
+    bare = bare[~(bare["worst_forgetting"] < MIN_FORGETTING["kan"])].set_index("seed")
+    if memory == "none" or not len(bare):
+        return
+    if role == "mlp" and memory not in KEEPS_MLP:
+        # The importance of weights either lets it forget or keeps it from learning.
+        sentence = f"{name}: does not both keep and learn the phases (RMSE on everything)"
+        yield claim_at_least(sentence, some["rmse"], MIN_UNKEPT_ERROR, of=RUNS)
+        return
+    shares = some.set_index("seed")[list(MEASURES)] / bare[list(MEASURES)].clip(upper=HEIGHT)
+    for (column, what), bound in zip(MEASURES.items(), BOUNDS[memory], strict=True):
+        sentence = f"{name}: {what} over that without memory"
+        yield claim_at_most(sentence, shares.loc[bare.index, column], bound, of=RUNS)
 
 
 def _overlap(rows: pd.DataFrame) -> Claims:
@@ -149,12 +133,12 @@ def _overlap(rows: pd.DataFrame) -> Claims:
             reach = "do not overlap" if apart else f"overlap by up to {some['overlap'].max():g}"
             shares = some["worst_forgetting"] / some["best_spline_rmse"].astype(float)
             if apart or shares.isna().any():
-                yield from _judged(name, some, f" with phases that {reach}")
+                yield from _forgetting(str(name), some, f" with phases that {reach}")
                 continue
             sentence = f"{name}: forgetting over the best spline's error with phases that {reach}"
             yield claim_at_most(sentence, shares, OVERLAPPING, of=RUNS)
-    plain = rows[_is_plain(rows) & (rows["memory"] == "none") & (rows["overlap"] > 0)]
-    most = plain[plain["overlap"] == plain["overlap"].max()]
+    plain = rows[(rows["role"] == "local kan") & (rows["memory"] == "none")]
+    most = plain[(plain["overlap"] > 0) & (plain["overlap"] == plain["overlap"].max())]
     if most["intervals"].nunique() > 1:
         # A phase that ends inside another one's peak sees its last basis functions in part, and
         # fits them to the spline's own error there: what is forgotten falls with the grid as that
@@ -166,24 +150,3 @@ def _overlap(rows: pd.DataFrame) -> Claims:
         )
         bound = ORDER - (int(most["degree"].iloc[0]) + 1)
         yield claim_at_most(sentence, median(slopes), bound, value_range(slopes))
-
-
-def _depth(rows: pd.DataFrame) -> Claims:
-    deep = rows[rows["layers"] > 1]
-    bare = deep[deep["memory"] == "none"]
-    if len(bare):
-        worst = bare["worst_forgetting"]
-        sentence = "KANs of more than one layer forget too"
-        yield claim_at_least(sentence, worst, VISIBLE_FORGETTING, of=RUNS)
-    for memory, some in deep[deep["memory"] != "none"].groupby("memory", sort=False):
-        yield from _kept(f"memory={memory} in deeper KANs", some, bare, ["seed", "shape"])
-
-
-#: Claims of each part on errors, and those on forgetting.
-ERRORS = {"learners": _near_best, "intervals": _order}
-FORGETTING: dict[str, Any] = {
-    "learners": _learners,
-    "intervals": partial(_judged, "KAN", where=" on any of these grids"),
-    "overlap": _overlap,
-    "depth": _depth,
-}

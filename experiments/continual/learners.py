@@ -10,6 +10,7 @@ learned, as a quadratic function of all unknowns (`kanrun.engine.training.memory
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
@@ -63,10 +64,6 @@ class Memory:
 
     def learned(self, network: Network, phase: Samples) -> None:
         """Remember a phase that is over."""
-
-    def determined(self) -> float | None:
-        """Return how many directions of the unknowns are remembered; None if not known."""
-        return None
 
 
 @dataclass
@@ -133,9 +130,6 @@ class Information(Memory):
         self.quadratic.learn(network, phase.x, "regression", weight, HIDDEN if self.tie else 0.0)
         self.kept = [*self.quadratic.factors, *self.quadratic.targets]
 
-    def determined(self) -> float | None:
-        return self.quadratic.determined(self.tie) if self.quadratic and self.tie else None
-
 
 @dataclass
 class Learner:
@@ -180,16 +174,14 @@ class Learner:
         return replace(self.model, hidden=list(match.hidden))
 
     @property
-    def trained_extras(self) -> str | None:
-        """Trained parts of a KAN other than its coefficients; None if there are none."""
-        if not isinstance(self.model, KANConfig):
-            return None
-        extras = ["trainable scales"] * (not self.model.freeze_scales)
-        return ", ".join(extras + ["grid updates"] * self.model.update_grid) or None
+    def is_local(self) -> bool:
+        """Whether it is a KAN that trains nothing but coefficients, so that edges stay local."""
+        model = self.model
+        return isinstance(model, KANConfig) and model.freeze_scales and not model.update_grid
 
 
-def learners_of(cfg: ContinualConfig) -> dict[str, Learner]:
-    """Return the learners that the settings list, by name.
+def learners_of(cfg: ContinualConfig) -> dict[str, dict[str, Any]]:
+    """Return the entries of `learners` by name, with the name of the first of equal networks.
 
     Raises UsageError for invalid entries.
     """
@@ -197,28 +189,30 @@ def learners_of(cfg: ContinualConfig) -> dict[str, Learner]:
         raise UsageError(
             "learners=[] has nothing to train; give one, such as [{name: KAN, kind: kan}]."
         )
-    found = dict[str, Learner]()
+    listed = dict[str, dict[str, Any]]()
+    networks = dict[str, str]()
     for entry in cfg.learners:
-        learner = learner_of(cfg, entry, "learners")
-        if learner.name in found:
+        learner = learner_of(cfg, entry)
+        if learner.name in listed:
             raise UsageError(
                 f"learners has two entries named {learner.name!r}. Give each a name of its own."
             )
-        found[learner.name] = learner
-    return found
+        network = networks.setdefault(f"{learner.model} {learner.depths}", learner.name)
+        listed[learner.name] = {"learner": entry, "network": network}
+    return listed
 
 
-def learner_of(cfg: ContinualConfig, entry: Any, where: str) -> Learner:
-    """Return the learner of an entry of the list `where`.
+def learner_of(cfg: ContinualConfig, entry: Any) -> Learner:
+    """Return the learner of an entry of `learners`, or of a cell.
 
     Raises UsageError if its model, memory and solver do not fit together.
     """
     own = {one.name for one in fields(Learner)} - {"model"}
     network = dict(entry) if isinstance(entry, Mapping) else {}
     settings = {key: network.pop(key) for key in list(network) if key in own}
-    learner = typed(Learner(), settings or entry, where)
+    learner = typed(Learner(), settings or entry, "learners")
     base = cfg.model if learner.kind == "kan" else MLPConfig()
-    learner.model = model = typed(base, network, f"{where}.{learner.name}")
+    learner.model = model = typed(base, network, f"learners.{learner.name}")
     name = learner.name
     if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
         raise UsageError(
@@ -231,37 +225,22 @@ def learner_of(cfg: ContinualConfig, entry: Any, where: str) -> Learner:
     return learner
 
 
-def learner_of_shape(
-    cfg: ContinualConfig, hidden: Sequence[int], memory: str, intervals: int | None
-) -> Learner:
-    """Return a KAN of these widths.
-
-    Without `intervals` it has about as many coefficients as `model`, on at least 3 intervals.
-    """
-    shape = (cfg.dimension, *hidden, 1)
-    name = "-".join(map(str, shape)) + (f", {memory}" if memory != "none" else "")
-    if intervals is not None:
-        name = f"KAN, G = {intervals}"
-    per_edge = round(coefficients_of(cfg) / KANSize(shape, 1, 0).edges)
-    intervals = max(_MIN_INTERVALS, per_edge - cfg.model.degree) if intervals is None else intervals
-    entry = {"name": name, "memory": memory, "hidden": list(hidden), "intervals": intervals}
-    return learner_of(cfg, entry, "memories")
-
-
 def cells_of(cfg: ContinualConfig) -> list[Cell]:
-    """Return the cells of every part of one sequence; those of later parts are trained once."""
-    learners = learners_of(cfg) if "learners" in cfg.parts else {}
-    found: dict[str, list[dict[str, Any]]] = {
-        "learners": [{"learner": name, "trials": cfg.trials} for name in learners],
-        "intervals": [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals],
-        "overlap": [
-            {"learner": name, "overlap": overlap}
-            for overlap in cfg.overlaps
-            for name in cfg.overlap_learners
-        ],
+    """Return the cells of every part, each with the entry of its learner."""
+    listed = learners_of(cfg) if {"learners", "overlap"} & {*cfg.parts} else {}
+    named = cfg.overlap_learners if "overlap" in cfg.parts else []
+    if unknown := [name for name in named if name not in listed]:
+        raise UsageError(
+            f"overlap_learners names {unknown[0]!r}, which is none of {', '.join(listed)}."
+        )
+    pairs = itertools.product(cfg.overlaps, named)
+    cells: dict[str, list[dict[str, Any]]] = {
+        "learners": [{**entry, "trials": cfg.trials} for entry in listed.values()],
+        "intervals": [cell_of(f"KAN, G = {g}", "none", intervals=g) for g in cfg.intervals],
+        "overlap": [{**listed[name], "overlap": overlap} for overlap, name in pairs],
         # A single layer is there only to be compared with: it needs no memory.
         "depth": [
-            {"hidden": list(hidden), "memory": memory}
+            cell_of_shape(cfg, hidden, memory)
             for hidden in cfg.shapes
             for memory in (cfg.memories if hidden else ["none"])
         ],
@@ -269,31 +248,22 @@ def cells_of(cfg: ContinualConfig) -> list[Cell]:
     return [
         {"part": part, "overlap": cfg.overlap, "trials": 1, **cell}
         for part in cfg.parts
-        for cell in found[part]
+        for cell in cells[part]
     ]
 
 
-def learner_of_cell(cfg: ContinualConfig, cell: Cell) -> Learner:
-    """Return the learner of a cell: one of the list by its name, or a KAN of a shape."""
-    if "learner" not in cell:
-        return learner_of_shape(cfg, cell["hidden"], cell["memory"], cell.get("intervals"))
-    named = learners_of(cfg)
-    if cell["learner"] not in named:
-        raise UsageError(
-            f"overlap_learners names {cell['learner']!r}, which is none of {', '.join(named)}."
-        )
-    return named[cell["learner"]]
+def cell_of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> dict[str, Any]:
+    """Return the cell of a KAN of these widths with about as many coefficients as `model`."""
+    shape = (cfg.dimension, *hidden, 1)
+    per_edge = round(coefficients_of(cfg) / KANSize(shape, 1, 0).edges)
+    intervals = max(_MIN_INTERVALS, per_edge - cfg.model.degree)
+    return cell_of("-".join(map(str, shape)), memory, hidden=list(hidden), intervals=intervals)
 
 
-def without_memory(learner: Learner, learners: Mapping[str, Learner]) -> str | None:
-    """Return the name of the learner that differs in having no memory alone, if there is one."""
-    same = (
-        name
-        for name, other in learners.items()
-        if other.memory == "none" != learner.memory
-        and (other.model, other.depths) == (learner.model, learner.depths)
-    )
-    return next(same, None)
+def cell_of(network: str, memory: str, **settings: Any) -> dict[str, Any]:
+    """Return the cell of a KAN with this name and these settings."""
+    name = network if memory == "none" else f"{network}, {memory}"
+    return {"network": network, "learner": {"name": name, "memory": memory, **settings}}
 
 
 def coefficients_of(cfg: ContinualConfig) -> int:

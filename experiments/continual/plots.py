@@ -93,14 +93,11 @@ def figures_of(tables: Tables) -> Figures:
         return
     summary = tables["summary"]
     matrix = tables["matrix"]
-    keys = [key for key in ("part", "sequence") if key in summary]
-    for (part, *sequence), rows in summary.groupby(keys, sort=False):
-        ending = "_".join(["", *map(str, sequence)])
+    for part, rows in summary.groupby("part", sort=False):
         if part == "learners":
-            own = matrix[(matrix[keys] == rows[keys].iloc[0]).all(axis=1)]
-            yield f"matrices{ending}", partial(matrices, own)
+            yield "matrices", partial(matrices, matrix[matrix["part"] == part])
         else:
-            yield f"forgetting_against_{part}{ending}", partial(against, rows, *VARIED[str(part)])
+            yield f"forgetting_against_{part}", partial(against, rows, *VARIED[str(part)])
     if summary["memory"].nunique() > MIN_MEMORIES:
         yield "memory_against_error", partial(memory_against_error, summary)
 

@@ -15,7 +15,6 @@ import torch
 from kanrun.config import TARGETS, ContinualConfig, ExpressionTarget, TableTarget
 from kanrun.engine.training import Samples
 from kanrun.errors import UsageError
-from kanrun.study import with_cell
 from kanrun.study.build import PRECISIONS, LearningProblem, make_problem, problem_on
 from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target
@@ -26,8 +25,6 @@ from .learners import lattice
 
 #: Largest number of phases.
 MAX_PHASES = 100
-#: Largest number of points of all phases.
-MAX_POINTS = 200_000
 
 
 @dataclass(frozen=True)
@@ -37,16 +34,15 @@ class TaskSequence:
     problem: LearningProblem
     phases: tuple[Samples, ...]
     everything: Samples
+    of_peaks: bool
 
 
-def of_sequence(cfg: ContinualConfig, name: str | None) -> ContinualConfig:
-    """Return the settings of the task sequence `name`, with the number of inputs of its target.
+def with_target(cfg: ContinualConfig) -> ContinualConfig:
+    """Return the settings with the number of inputs of the target, and the way it is split.
 
     The phases of a target cannot overlap more. Raises UsageError for a target without phases, and
     for one that is not one column of numbers.
     """
-    if name is not None:
-        cfg = replace(with_cell(cfg, cfg.sequences[name]), sequences={})
     if cfg.target is None and cfg.phase_column is None:
         return cfg
     if cfg.target is None or cfg.phase_column is None:
@@ -62,25 +58,14 @@ def of_sequence(cfg: ContinualConfig, name: str | None) -> ContinualConfig:
         raise UsageError("continual learns one column of numbers; name it, as target.outputs=[y].")
     if not isinstance(target, TableTarget):
         check_known("phase_column", cfg.phase_column, built.inputs, f"inputs of {built.name}")
-    parts = list(cfg.parts)
-    if "overlap" in parts:
-        parts.remove("overlap")
+    parts = [part for part in cfg.parts if part != "overlap"]
     return replace(cfg, target=target, dimension=len(built.inputs), parts=parts)
-
-
-def _check_size(phases: int, points: int) -> None:
-    if phases > MAX_PHASES or points > MAX_POINTS:
-        raise UsageError(
-            f"{phases} phases with {points} points are too many: at most {MAX_PHASES} phases and "
-            f"{MAX_POINTS} points are possible. Set fewer peaks, or phases=5 for ranges of "
-            "phase_column."
-        )
 
 
 def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
     """Return the phases: peaks in the order given by `seed`, or rows of a target by its column.
 
-    Nothing else of the peaks is random. Raises UsageError for too many phases or points.
+    Nothing else of the peaks is random. Raises UsageError for too many phases.
     """
     if cfg.target is None:
         target, points, judged = peaks(cfg, overlap, seed)
@@ -101,14 +86,19 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
         ends = np.quantile(groups, np.linspace(0, 1, cfg.phases + 1)[1:-1])
         groups = np.searchsorted(ends, groups, side="right")
     numbers = np.unique(groups)
-    _check_size(len(numbers), len(points))
+    if len(numbers) > MAX_PHASES:
+        raise UsageError(
+            f"{len(numbers)} phases are too many: at most {MAX_PHASES} are possible. Set fewer "
+            "peaks, or phases=5 for ranges of phase_column."
+        )
     phases = (shown.part(torch.from_numpy(np.flatnonzero(groups == n))) for n in numbers)
-    return TaskSequence(problem, tuple(phases), problem.data.test or shown)
+    everything = problem.data.test or shown
+    of_peaks = cfg.target is None and cfg.form == "smooth"
+    return TaskSequence(problem, tuple(phases), everything, of_peaks)
 
 
 def peaks(cfg: ContinualConfig, overlap: float, seed: int) -> tuple[Target, Points, Points]:
     """Return the sum of the peaks, the points of all phases with their numbers, and all points."""
-    _check_size(cfg.peaks**cfg.dimension, cfg.peaks**cfg.dimension * cfg.points)
     axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
     # To 12 digits, so that borders lie on knots.
     centres = np.array(list(itertools.product(axis.round(12), repeat=cfg.dimension)))

@@ -17,7 +17,6 @@ started from; R[T, j] - R[j, j] is what was lost since.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -44,20 +43,12 @@ from kanrun.errors import TrainingFailed
 from kanrun.model.prediction import in_numpy
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Array
-from kanrun.runs.records import Note, Row, Table, Value
+from kanrun.runs.records import Table
 from kanrun.study.recipe import Training
 from kanrun.study.resources import generator
 
-from .learners import (
-    Learner,
-    Memory,
-    evenly_chosen,
-    learners_of,
-    without_memory,
-)
+from .learners import Learner, Memory, evenly_chosen
 from .sequences import TaskSequence
-
-Place = Mapping[str, Value]
 
 #: A grid that follows the data extends beyond them by this fraction of their range.
 MARGIN = 0.02
@@ -94,9 +85,10 @@ class LearnerTrial:
         """Error on all phases' data after the last one, by which the best trial is chosen."""
         return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
 
-    def row(self, table: str, place: Place, **more: Value) -> Row:
-        """Return its measures as a row."""
-        values: dict[str, Value] = {
+    @property
+    def columns(self) -> dict[str, Any]:
+        """Measures as columns of a row."""
+        return {
             "trial": self.number,
             "shape": self.networks[-1].shape_text,
             "rmse": self.rmse,
@@ -104,7 +96,6 @@ class LearnerTrial:
             "steps": self.steps,
             "seconds": self.seconds,
         }
-        return Row(table, {**place, **values, **more})
 
 
 def train_sequence(
@@ -185,11 +176,11 @@ def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:
     """Return the RMSE on everything of the best spline fit on the grid of a [1, 1] KAN.
 
-    No training, on any order of the data, can do much better than this least squares fit. None for
-    other networks, and if an interval of the grid holds no point of any phase.
+    No training, on any order of the data, can do much better than this least squares fit. None if
+    an interval of the grid holds no point of any phase.
     """
     function = sequence.problem.dataset.target.function
-    if network.shape != (1, 1) or not network.edge_layers or function is None:
+    if function is None:
         return None
     grid = network.edge_layers[0].grid
     seen = find_interval(torch.cat([phase.x for phase in sequence.phases]), grid)
@@ -203,54 +194,24 @@ def best_spline(network: Network, sequence: TaskSequence) -> float | None:
     return float(np.sqrt(np.mean(errors**2)))
 
 
-def summary(
-    place: Place,
-    learner: Learner,
-    cfg: ContinualConfig,
-    sequence: TaskSequence,
-    tried: Sequence[LearnerTrial],
-) -> Row:
-    """Return the row of a learner: the best trial's measures, and the seconds of all.
-
-    Learners of the list are named together with the same one without a memory, if it is there.
-    """
-    best = min(tried, key=lambda trial: trial.selected)
+def summary(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> dict[str, Any]:
+    """Return the columns of a learner: its network, and the measures of its best trial."""
     network = best.networks[-1]
-    extras = learner.trained_extras
-    memory = best.memory
-    role = ("kan" if network.shape == (1, 1) else "deep kan") if network.edge_layers else "mlp"
-    named = learners_of(cfg) if cfg.learners else {}
-    plain = learner.memory == "none" and extras is None
-    known = memory.determined()
-    unknowns = network.get_unknowns().numel()
-    return best.row(
-        "summary",
-        place,
-        file=None if cfg.target is None else sequence.problem.dataset.target.name,
-        role=role,
-        trained_extras=extras,
-        no_memory_learner=without_memory(learner, named) if learner.name in named else None,
-        layers=len(network.shape) - 1,
-        intervals=network.intervals,
-        degree=network.edge_layers[0].spec.degree if network.edge_layers else None,
-        parameters=network.count(),
-        phases=len(sequence.phases),
-        stored=sum(tensor.numel() for tensor in memory.kept),
-        unknowns=unknowns,
-        determined=known,
-        relative_error=best.rmse / float(sequence.everything.y.std()),
-        best_spline_rmse=best_spline(network, sequence) if plain else None,
-        seconds=sum(trial.seconds for trial in tried),
-    )
-
-
-def capacity(row: Row) -> Note:
-    """Return a sentence on how many directions of a network its quadratic memory fixes."""
-    found = row.values
-    return Note(
-        f"{found['learner']}: {found['determined']:.0f} of {found['unknowns']} directions of the "
-        f"unknowns are remembered after {found['phases']} phases."
-    )
+    is_local = network.shape == (1, 1) and learner.is_local
+    known = learner.memory == "none" and is_local
+    target = sequence.problem.dataset.target
+    return {
+        **best.columns,
+        "file": None if sequence.of_peaks else target.name,
+        "role": "local kan" if is_local else learner.model.kind,
+        "intervals": network.intervals,
+        "degree": network.edge_layers[0].spec.degree if network.edge_layers else None,
+        "parameters": network.count(),
+        "phases": len(sequence.phases),
+        "stored": sum(tensor.numel() for tensor in best.memory.kept),
+        "relative_error": best.rmse / float(sequence.everything.y.std()),
+        "best_spline_rmse": best_spline(network, sequence) if known else None,
+    }
 
 
 def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> Table:

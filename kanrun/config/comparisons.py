@@ -159,8 +159,7 @@ class ContinualConfig(ExperimentConfig):
 
     A phase sees the box around the centre of its peak alone. With a table as `target`, the rows
     with one value of `phase_column` are a phase, in the order of the values; with any other target,
-    or with `phases`, ranges of that column are. `sequences` are further settings of the tasks, by
-    name, which the study goes through one after the other.
+    or with `phases`, ranges of that column are.
 
     A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation
     (mlp: as many parameters as `model`), and what it keeps of earlier phases: `memory: none`,
@@ -180,7 +179,7 @@ class ContinualConfig(ExperimentConfig):
         Annotated[int, Meta(ge=2)] | None,
         "ranges of phase_column with equally many rows; null: a phase for each value",
     ] = None
-    peaks: Annotated[Count, "peaks along each axis, around 0"] = 5
+    peaks: Annotated[int, Meta(ge=1, le=100), "peaks along each axis, around 0"] = 5
     spacing: Annotated[Positive, "distance of the centres, and width of a phase"] = 0.4
     sharpness: Annotated[Positive, "sharpness of the peaks"] = 300.0
     form: Annotated[
@@ -208,10 +207,6 @@ class ContinualConfig(ExperimentConfig):
         list(get_args(ContinualPart))
     )
     learners: Annotated[list[Any], "networks and their memories"] = MISSING
-    sequences: Annotated[
-        dict[str, Any],
-        "task sequences by name, each of settings that differ; {}: the one of the settings",
-    ] = copied({})
     intervals: Annotated[list[Count], "grids of `model` in the part intervals"] = copied(
         [100, 200, 400]
     )

@@ -124,15 +124,6 @@ class QuadraticMemory:
         found = torch.linalg.qr(torch.cat([stacked, right], 2), mode="r").R[:, :size]
         self.factors[number], self.targets[number] = found[..., :-1], found[..., -1]
 
-    def determined(self, prior: float) -> float:
-        """Return how many directions of the unknowns are remembered rather than free.
-
-        That is the sum of s^2 / (s^2 + prior) over the curvatures s^2 (MacKay, Neural Computation 4
-        (1992) 415-447, eq. 4.9): the capacity that earlier fits use up.
-        """
-        values = torch.cat([torch.linalg.svdvals(factor).flatten() for factor in self.factors])
-        return float((values.square() / (values.square() + prior)).sum())
-
     def rows(self) -> DenseRows | LocalRows:
         """Return R as rows of a Jacobian."""
         if self.kind == "information":

@@ -123,11 +123,3 @@ def test_too_many_pairs_are_refused_and_blocks_are_not(monkeypatch):
         QuadraticMemory.anchor(network, "information", 0.0)
     blocks = QuadraticMemory.anchor(network, "information_block", 0.0)
     assert sum(factor.numel() for factor in blocks.factors) < 48**2 / 4
-
-
-def test_each_sample_of_a_phase_determines_one_direction():
-    network, phase = kan(hidden=()), samples(1, 4)
-    memory = QuadraticMemory.anchor(network, "information", 0.0)
-    assert memory.determined(PRIOR) == 0
-    memory.learn(network, phase.x, "regression", 1.0)
-    assert memory.determined(PRIOR) == pytest.approx(4, abs=1e-3)

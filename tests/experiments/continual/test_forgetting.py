@@ -5,27 +5,22 @@ import numpy as np
 import pytest
 import torch
 from doors import typed
-from kanrun.experiments.continual import learners
+from kanrun.experiments import continual
 from kanrun.experiments.continual.learners import (
     Information,
     Learner,
     PseudoRehearsal,
     Replay,
-    learner_of_shape,
+    learner_of,
 )
 from kanrun.experiments.continual.sequences import make_sequence
-from kanrun.experiments.continual.training import (
-    capacity,
-    measure_forgetting,
-    train_sequence,
-)
+from kanrun.experiments.continual.training import measure_forgetting, train_sequence
 
 from kanrun.config import ContinualConfig
 from kanrun.engine.networks import MLP
-from kanrun.engine.training import Objective, Samples, objective, output_scale, predict
+from kanrun.engine.training import Objective, Samples, output_scale, predict
 from kanrun.engine.training.objective import SmoothnessLoss, SmoothnessPenalty
 from kanrun.errors import TrainingFailed
-from kanrun.runs.records import Row
 
 
 def flat_kan(intervals=20):
@@ -153,48 +148,22 @@ def test_a_training_that_diverges_says_where(steps):
         train_sequence(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
 
 
-def two_peaks(memory, steps, hidden=(2,)):
-    """Errors of a KAN on two peaks, learned one after the other, R[i, j]; and the end."""
-    solver = f"solver=lm solver.steps={steps} solver.damping=0.01"
-    cfg = typed("continual", solver, "model.intervals=60 learners=[{name:KAN}] peaks=2")
-    learner = learner_of_shape(cfg, hidden, memory, None)
-    found = train_sequence(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
-    return found.matrix, found
-
-
-def test_the_anchor_of_rehearsal_neither_lets_unknowns_drift_nor_keeps_them(monkeypatch):
-    errors = {}
-    for anchor in (1e-12, objective.ANCHOR, 1e-2):
-        monkeypatch.setattr(objective, "ANCHOR", anchor)
-        errors[anchor] = two_peaks("rehearse", 20)[1].rmse
-    drifting, kept, stiff = errors.values()
-    assert kept < 1e-3
-    assert min(drifting, stiff) > 5 * kept
-
-
 @pytest.mark.parametrize(
-    "constant, low, high", [("WEIGHT", 1, 1e6), ("TIE", 1e-8, 1), ("HIDDEN", 0.0, 10.0)]
+    "memory, forgets_at_most, learns_at_most", [("rehearse", 0.1, 3.0), ("information", 0.1, 5.0)]
 )
-def test_curvature_weighs_between_forgetting_and_not_learning(monkeypatch, constant, low, high):
-    after = {}
-    for value in (low, getattr(learners, constant), high):
-        monkeypatch.setattr(learners, constant, value)
-        after[value] = two_peaks("information", 20, (3, 3))[0][1]
-    forgetting, both, learning_less = after.values()
-    assert forgetting[0] > 1.5 * both[0]
-    assert learning_less[1] > 5 * both[1]
-
-
-def test_the_summary_counts_directions_that_are_remembered():
-    values = {"learner": "KAN", "determined": 20.0, "unknowns": 50, "phases": 2}
-    said = capacity(Row("summary", values)).text
-    assert said.startswith("KAN: 20 of 50 directions of the unknowns are remembered after 2 phases")
-
-
-def test_curvature_keeps_a_phase_that_a_hidden_layer_would_forget():
-    forgotten, none = two_peaks("none", 10)
-    assert none.memory.determined() is None
-    errors, kept = two_peaks("information", 10)
-    assert 0 < kept.memory.determined() < kept.networks[-1].get_unknowns().numel()
-    assert errors[1, 1] < errors[0, 1] / 5
-    assert errors[1, 0] < forgotten[1, 0] / 10
+def test_a_memory_keeps_a_phase_that_a_hidden_layer_would_forget(
+    memory, forgets_at_most, learns_at_most
+):
+    matrices = []
+    for kept in ("none", memory):
+        cfg = typed(
+            "continual",
+            "solver=lm solver.steps=10 solver.damping=0.01 model.intervals=60 peaks=2",
+            f"parts=[depth] shapes=[[2]] memories=[{kept}]",
+        )
+        (cell,) = continual.cells(cfg)
+        learner = learner_of(cfg, cell["learner"])
+        matrices.append(train_sequence(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0).matrix)
+    forgotten, errors = matrices
+    assert errors[1, 1] < learns_at_most * forgotten[1, 1]
+    assert errors[1, 0] < forgets_at_most * forgotten[1, 0]
