@@ -58,7 +58,7 @@ def with_target(cfg: ContinualConfig) -> ContinualConfig:
         raise UsageError("continual learns one column of numbers; name it, as target.outputs=[y].")
     if not isinstance(target, TableTarget):
         check_known("phase_column", cfg.phase_column, built.inputs, f"inputs of {built.name}")
-    parts = [part for part in cfg.parts if part != "overlap"]
+    parts: list[Any] = [part for part in cfg.parts if part != "overlap"]
     return replace(cfg, target=target, dimension=len(built.inputs), parts=parts)
 
 
