@@ -9,8 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from kanrun.figures.panels import draw_map, finish, grid_of_panels, log_log, series
-from kanrun.figures.style import BLACK, CYCLE, DIVERGING, GREY, SEQUENTIAL, styled
+from kanrun.figures.panels import (
+    finish,
+    grid_of_panels,
+    log_log,
+    map_with_bar,
+    series,
+    value_limits,
+)
+from kanrun.figures.style import BLACK, CYCLE, GREY, styled
 from kanrun.study import Tables
 
 #: Number of values of the second variable at which sections are drawn.
@@ -144,22 +151,18 @@ def curves_figure(tables: SolutionTables) -> Figure:
 def maps_figure(tables: SolutionTables) -> Figure:
     """Draw solutions of two variables, their errors (if known), residuals, points and knots."""
     (across, up), table = tables.variables, tables.solution
-    rows = []
+    rows: list[Any] = []
     for unknown, residual in zip(tables.unknowns, tables.residuals, strict=True):
         title = residual if len(tables.unknowns) > 1 else "residual"
-        shown = [(unknown, table[unknown], SEQUENTIAL), (title, table[residual], DIVERGING)]
+        shown: list[Any] = [(unknown, table[unknown], value_limits(table[unknown]))]
         if (error := tables.error(unknown)) is not None:
-            shown.insert(1, ("error", error, DIVERGING))
-        rows.append(shown)
+            shown.append(("error", error, None))
+        rows.append([*shown, (title, table[residual], None)])
     figure, grid = grid_of_panels(len(rows), len(rows[0]) + 1, 2.3, sharey=True)
     x, y = (table[name].to_numpy(dtype=float) for name in (across, up))
     for line, shown in zip(grid, rows, strict=True):
-        for axes, (title, values, colours) in zip(line, shown, strict=False):
-            limits = float(values.min()), float(values.max())
-            if colours == DIVERGING:
-                limits = -float(values.abs().max()), float(values.abs().max())
-            image = draw_map(axes, x, y, values.to_numpy(dtype=float), limits, colours)
-            figure.colorbar(image, ax=axes, pad=0.03, aspect=20, location="bottom")
+        for axes, (title, values, limits) in zip(line, shown, strict=False):
+            map_with_bar(axes, x, y, values.to_numpy(dtype=float), limits)
             axes.set(title=title, xlabel=across)
         line[0].set_ylabel(up)
         line[-1].set(title="points and knots", xlabel=across)

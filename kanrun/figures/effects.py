@@ -10,10 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import NullLocator
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import MAX_LETTERS, draw_map, finish, name_places, small_multiples
+from kanrun.figures.panels import (
+    MAX_LETTERS,
+    draw_map,
+    finish,
+    name_places,
+    small_multiples,
+    value_limits,
+)
 from kanrun.figures.style import (
     BAND,
     BLACK,
@@ -30,12 +37,6 @@ from kanrun.figures.style import (
 
 #: Largest number of inputs whose effects are drawn.
 MAX_INPUTS = 12
-#: Candidate ticks of a probability axis; every other one is taken if all would be too many.
-TICKS = (1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
-#: Smallest number of ticks of a probability axis; with fewer, another choice of ticks is tried.
-FEWEST_TICKS = 3
-#: Largest number of ticks of a probability axis; with more, another choice of ticks is tried.
-MOST_TICKS = 7
 #: Smallest probability that is drawn; smaller ones are raised to it, and 1 - p likewise.
 SMALLEST_PROBABILITY = 1e-6
 #: Height of a panel of effects (inches).
@@ -176,14 +177,8 @@ def _show_output(panel: Axes, table: DataFrame, *, is_probability: bool) -> bool
     room = ROOM * (high - low) or 1.0
     panel.set_ylim(*scale.inverted().transform(np.array([low - room, high + room])))
     if is_probability:
-        bottom, top = panel.get_ylim()
-        few = MaxNLocator(**FEW_TICKS).tick_values(bottom, top)
-        for places in (TICKS, TICKS[1::2], few):
-            ticks: Any = [tick for tick in places if bottom < tick < top]
-            if FEWEST_TICKS <= len(ticks) <= MOST_TICKS:
-                break
-        panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        panel.set_yticks([], minor=True)
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(NullLocator())
     return bool(ends[0] < low or ends[1] > high)
 
 
@@ -198,7 +193,7 @@ def pair_maps(table: DataFrame) -> Figure:
     table = first_seed(table)
     pairs: Any = list(table.groupby(["input_1", "input_2"], sort=False))
     figure, panels = small_multiples(len(pairs), 2, MAP)
-    limits = float(table["value"].min()), float(table["value"].max())
+    limits = value_limits(table["value"])
     for panel, (names, rows) in zip(panels, pairs, strict=True):
         sides = [
             _placed(DataFrame({"input": name, "x": rows[at], "level": rows[level]}))

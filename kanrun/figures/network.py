@@ -41,16 +41,16 @@ MAX_PANELS = 20
 MAX_EDGES = 60
 #: Columns of panels.
 COLUMNS = 5
-#: Width and height of a panel with its texts.
-PANEL = np.array((1.3, 1.42))
-#: Width and height that the texts of a panel take left of and below its axes.
-BEFORE = np.array((0.2, 0.2))
-#: Width and height that the texts of a panel take right of and above its axes.
-AFTER = np.array((0.05, 0.37))
-#: Height of a remark above the panels.
-HEAD = 0.22
-#: Distance of a remark from the edge of the figure.
-HEAD_EDGE = 0.05
+#: Height and width of a panel with its texts.
+PANEL = (1.42, 1.3)
+#: Room for a remark above the panels.
+HEAD = 0.2
+#: Room for the title of a panel.
+ABOVE = 0.37
+#: Room for the name of an axis.
+BESIDE = 0.2
+#: Distances of panels, as fractions of their widths and heights.
+SPACING = (0.24, 0.67)
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
@@ -140,18 +140,16 @@ def edges(table: DataFrame) -> Figure:
     ends = groups.head(1).sort_values(KEYS)
     scores = "\nscore " + ends["score"].astype(float).map(number)
     titles = map(str.__add__, titles_of(ends), scores)
-    head = HEAD * bool(remark)
-    figure, panels = small_multiples(len(ends), COLUMNS, PANEL[1], PANEL[0], room=head)
-    # Each text has its room: to measure all of them takes a quarter of the time.
+    figure, panels = small_multiples(len(ends), COLUMNS, *PANEL, room=HEAD)
+    # Each text has its room: to measure all of them takes a third of the time.
     figure.set_layout_engine(None)
-    size = figure.get_size_inches()
-    around = BEFORE + AFTER
-    ends_at = 1 - np.add(AFTER, (0, head)) / size
-    figure.subplots_adjust(*BEFORE / size, *ends_at, *around / (PANEL - around))
+    width, height = figure.get_size_inches()
+    top = 1 - (HEAD + ABOVE) / height
+    figure.subplots_adjust(BESIDE / width, BESIDE / height, 0.99, top, *SPACING)
     for panel, (_, rows), title, up in zip(panels, groups, titles, limits, strict=True):
         _draw_panel(panel, rows.sort_values("x"), up)
         panel.set_title(title, size=8)
-    set_remark(figure, remark, y=1 - HEAD_EDGE / size[1])
+    set_remark(figure, remark, y=1 - 0.05 / height)
     return figure
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 from pandas import DataFrame, Series
@@ -22,11 +22,14 @@ from kanrun.figures.style import (
     BLUE,
     CYCLE,
     DASHED,
+    DIVERGING,
     GREY,
     MARKERS,
     SEED,
     SEQUENTIAL,
     Look,
+    error_limit,
+    number,
     set_remark,
     shorten,
 )
@@ -237,6 +240,14 @@ def heat_map(
     return image
 
 
+def value_limits(values: Numbers) -> tuple[float, float]:
+    """Return the smallest and the largest finite value; if they are equal, 1 less and 1 more."""
+    finite = np.asarray(values, dtype=float)
+    finite = finite[np.isfinite(finite)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    return (low, high) if low < high else (low - 1, high + 1)
+
+
 def draw_map(
     panel: Axes,
     x: Numbers,
@@ -251,8 +262,7 @@ def draw_map(
     a line.
     """
     panel.grid(visible=False)
-    low, high = limits if limits[0] < limits[1] else (limits[0] - 1, limits[0] + 1)
-    look: Any = {"vmin": low, "vmax": high, "cmap": colours, "rasterized": True}
+    look: Any = {"vmin": limits[0], "vmax": limits[1], "cmap": colours, "rasterized": True}
     points = DataFrame({"x": x, "y": y, "value": values}, dtype=float)
     points = points.replace([np.inf, -np.inf], np.nan).dropna()
     sides = points[["x", "y"]].nunique()
@@ -264,6 +274,32 @@ def draw_map(
         return panel.tripcolor(joined, points["value"], shading="gouraud", **look)
     except (ValueError, RuntimeError):
         return panel.scatter(points["x"], points["y"], c=points["value"], **look)
+
+
+def map_with_bar(
+    panel: Axes,
+    x: Numbers,
+    y: Numbers,
+    values: Numbers,
+    limits: tuple[float, float] | None = None,
+    label: str = "",
+) -> None:
+    """Draw values at points as `draw_map`, with a colour bar below that is called `label`.
+
+    Without `limits` the values are errors: colours are centred at zero, and a few large errors,
+    whose largest is named, do not hide the others.
+    """
+    bar: Any = {"location": "bottom", "pad": 0.04, "aspect": 20, "ticks": MaxNLocator(3)}
+    if limits is None:
+        sizes = np.abs(np.asarray(values, dtype=float))
+        limit = error_limit(sizes)
+        largest = float(np.nanmax(sizes, initial=0.0))
+        image = draw_map(panel, x, y, values, (-limit, limit), DIVERGING)
+        bar |= {"extend": "both" if largest > limit else "neither"}
+        label = f"largest {number(largest)}"
+    else:
+        image = draw_map(panel, x, y, values, limits)
+    panel.figure.colorbar(image, ax=panel, **bar).set_label(label, loc="left")
 
 
 def mark_stages(panel: Axes, steps: Values, stages: Iterable[Any], names: NDArray[Any]) -> None:

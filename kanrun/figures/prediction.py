@@ -7,18 +7,17 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
 from kanrun.figures.panels import (
     WIDTH,
-    draw_map,
     grid_of_panels,
+    map_with_bar,
     small_multiples,
+    value_limits,
 )
 from kanrun.figures.style import (
     BLACK,
-    DIVERGING,
     GREY,
     JUDGED,
     NUMBERS,
@@ -53,11 +52,6 @@ FEW_POINTS: Look = {"s": 26, "c": BLACK, "alpha": 1.0, "zorder": 4}
 UNSEEN: Look = {**POINTS, "s": 14, "c": BLACK, "marker": "x", "label": "test points"}
 TRUTH: Look = {"color": BLACK, "lw": 2.4, "alpha": 0.45, "label": "truth"}
 REFERENCE: Look = {"color": BLACK, "lw": 0.8, "zorder": 1}
-BELOW: Look = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
-#: Length over width of the colour bar below two maps.
-LONG = 44
-#: Length over width of the colour bar below one map.
-SHORT = 22
 
 #: For each output, its rows: the columns split, fold, truth, guess and `input:<name>`.
 Outputs = dict[str, DataFrame]
@@ -142,8 +136,7 @@ def _curves(inputs: Inputs, outputs: Outputs) -> Figure:
 def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
     """Draw truth, prediction and error of each output side by side.
 
-    Without truth, draw the prediction alone. Truth and prediction share their colours; those of the
-    error are centred at zero.
+    Without truth, draw the prediction alone. Truth and prediction share their colours.
     """
     (across, up), some = inputs.values(), next(iter(outputs.values()))["split"]
     split = next((name for name in ("grid", "test", "train") if (some == name).any()), "")
@@ -153,25 +146,12 @@ def _maps(inputs: Inputs, outputs: Outputs) -> Figure:
     figure, grid = grid_of_panels(len(drawn), columns, width=width, sharey=True)
     for line, (output, rows) in zip(grid, drawn.items(), strict=True):
         x, y, truth, guess = rows[[*inputs, "truth", "guess"]].to_numpy(dtype=float).T
-        finite = np.concatenate([truth, guess])[np.isfinite([*truth, *guess])]
-        limits = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        shown = [("truth", truth), ("prediction", guess)][not known :]
-        for axes, (title, values) in zip(line, shown, strict=False):
-            image = draw_map(axes, x, y, values, limits)
-            axes.set_title(title)
-        figure.colorbar(image, ax=line[:2], aspect=LONG, label=shorten(output), **BELOW)
-        if known:
-            error = guess - truth
-            limit = error_limit(error)
-            largest = float(np.nanmax(np.abs(error), initial=0.0))
-            image = draw_map(line[2], x, y, error, (-limit, limit), DIVERGING)
-            line[2].set_title("prediction - truth")
-            extend = "both" if largest > limit else "neither"
-            look: Any = {"aspect": SHORT, "ticks": MaxNLocator(3), "extend": extend}
-            bar = figure.colorbar(image, ax=line[2], **look, **BELOW)
-            bar.set_label(f"largest {number(largest)}", loc="left")
-        for axes in line:
-            axes.set_xlabel(across)
+        limits = value_limits([*truth, *guess])
+        shown: Any = [("truth", truth, limits), ("prediction", guess, limits)][not known :]
+        shown += [("prediction - truth", guess - truth, None)] * known
+        for axes, (title, values, common) in zip(line, shown, strict=True):
+            map_with_bar(axes, x, y, values, common, shorten(output))
+            axes.set(title=title, xlabel=across)
         line[0].set_ylabel(up)
     return figure
 

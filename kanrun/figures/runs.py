@@ -15,12 +15,8 @@ from pandas import CategoricalDtype, DataFrame, Series, to_numeric
 from kanrun.figures.classes import class_curves, class_predictions, confusion
 from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import (
-    KEYS,
-    are_pruned,
     edges,
     network_diagram,
-    strongest_edges,
-    titles_of,
 )
 from kanrun.figures.panels import (
     DOTS,
@@ -33,7 +29,6 @@ from kanrun.figures.panels import (
     one_panel,
     series,
     shape_name,
-    small_multiples,
     ticks_at,
 )
 from kanrun.figures.prediction import predictions, residuals
@@ -56,7 +51,6 @@ from kanrun.figures.style import (
 
 #: Values that span at least this factor have a logarithmic axis.
 DECADE = 10.0
-MAX_EDGES = 11
 #: Errors that learning curves may show, the preferred first.
 ERRORS = ("validation_rmse", "test_rmse", "train_rmse")
 #: Line styles; validation comes last, since it often lies on test.
@@ -65,8 +59,6 @@ DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}
 TRIED: Look = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
 #: Height of a learning curve (inches).
 CURVE = 2.8
-#: Height of a panel beside edges (inches).
-SMALL_PANEL = 1.6
 #: Height of a curve over settings (inches).
 OVER = 3.0
 #: Name of the axis of points without settings that differ.
@@ -78,7 +70,7 @@ LONGEST_TITLE = 60  # characters of a formula
 
 @styled
 def loss_curve(metrics: DataFrame, error: str = "RMSE") -> Figure:
-    """Draw the error over steps on a logarithmic axis; mark the grid stages of the first seed.
+    """Draw the error over steps on a logarithmic axis, and the grid stages of the first seed.
 
     `error` names the recorded errors. `metrics` has the columns seed, stage, step, intervals,
     train_rmse, validation_rmse, test_rmse, and may have best (whether a step's network is the best
@@ -134,44 +126,27 @@ def growth(growth: DataFrame) -> Figure:
 
 
 @styled
-def overlaid(runs: Mapping[str, Mapping[str, DataFrame]]) -> Figure:
-    """Draw learning curves and the strongest edges of the first run, coloured by run.
+def overlaid(runs: Mapping[str, DataFrame]) -> Figure:
+    """Draw the lowest error of each run over its recorded steps.
 
-    `runs` maps a run's name to its tables `metrics` (columns stage, step and errors) and `edges`
-    (as for `edges`). Edges are drawn if several runs have them.
+    `runs` maps the name of a run to its table `metrics`.
     """
-    metrics, functions = (
-        {name: first_seed(tables[kind]) for name, tables in runs.items() if kind in tables}
-        for kind in ("metrics", "edges")
-    )
-    groups: Any = []
-    remark = ""
-    if len(functions) > 1:
-        first = next(iter(functions.values()))
-        shown, remark = strongest_edges(first[~are_pruned(first)], MAX_EDGES)
-        groups = list(shown.groupby(KEYS))
-    columns, height = (4, SMALL_PANEL) if groups else (1, CURVE)
-    figure, panels = small_multiples(bool(metrics) + len(groups), columns, height)
-    colours = dict(zip(runs, itertools.cycle(CYCLE), strict=False))
-    for axes, (key, group) in zip(panels[bool(metrics) :], groups, strict=True):
-        for name, table in functions.items():
-            rows = table[(table[KEYS] == key).all(axis=1)].sort_values("x")
-            axes.plot(rows["x"], rows["y"], color=colours[name], label=shorten(name))
-        axes.set_title(titles_of(group)[0])
+    curves = {name: first_seed(metrics) for name, metrics in runs.items()}
     common = [
         name
         for name in ERRORS
-        if all(name in table and (table[name] > 0).any() for table in metrics.values())
+        if all(name in rows and (rows[name] > 0).any() for rows in curves.values())
     ]
     error = common[0] if common else ""
-    for name, table in metrics.items() if error else ():
-        # The network with the lowest value so far is kept.
-        lowest = table[error].where(table[error] > 0).cummin().to_numpy(dtype=float)
-        panels[0].plot(lowest, color=colours[name], label=shorten(name))
-    if metrics:
-        what = error.replace("_rmse", " RMSE") or "RMSE"
-        panels[0].set(yscale="log", xlabel="recorded step", ylabel=f"lowest {what} so far")
-    return finish(figure, panels[:2], remark, ncols=min(4, len(runs)))
+    figure, panel = one_panel(CURVE)
+    for (name, rows), colour in zip(curves.items(), itertools.cycle(CYCLE)):
+        if error:
+            # The network with the lowest error so far is kept.
+            lowest = rows[error].where(rows[error] > 0).cummin().to_numpy(dtype=float)
+            panel.plot(lowest, color=colour, label=shorten(name))
+    what = error.replace("_rmse", " RMSE") or "RMSE"
+    panel.set(yscale="log", xlabel="recorded step", ylabel=f"lowest {what} so far")
+    return finish(figure, [panel], ncols=min(4, len(runs)))
 
 
 @styled

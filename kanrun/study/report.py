@@ -260,22 +260,19 @@ def _side(runs: Sequence[Run], read: Callable[[Run], Plain]) -> Side:
 
 
 def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
-    """Draw learning curves and edge functions of several runs over each other into one file.
+    """Draw the learning curves of several runs over each other into one file.
 
     Raises UsageError for a run whose tables cannot be read.
     """
     from kanrun.figures import overlaid
 
-    tables: dict[str, dict[str, Any]] = {
-        run.name: {name: run.table(name) for name in ("metrics", "edges") if name in run.tables}
-        for run in runs
-    }
-    if not any(tables.values()):
+    curves = {run.name: run.table("metrics") for run in runs if "metrics" in run.tables}
+    if not curves:
         return []
     kind = stem.suffix[1:]
     if kind in FIGURE_FORMATS:
-        return write_figure(stem.with_suffix(""), overlaid(tables), [kind])
-    return write_figure(stem, overlaid(tables))
+        return write_figure(stem.with_suffix(""), overlaid(curves), [kind])
+    return write_figure(stem, overlaid(curves))
 
 
 def redraw(

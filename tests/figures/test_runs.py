@@ -30,7 +30,7 @@ def test_the_loss_curve_has_the_errors_and_the_stages():
     assert len(curves) == 9
     assert_array_equal(curves[0].get_ydata(), table.query("seed == 0")["train_rmse"])
     assert axes.get_yscale() == "log"
-    assert figure.get_label().startswith("The error over steps on a logarithmic axis; ")
+    assert figure.get_label().startswith("The error over steps on a logarithmic axis, ")
     others = [line.get_xdata() for line in axes.lines if line not in curves]
     assert sorted(x[0] for x in others if len(x)) == [4, 8]
     assert sorted(text.get_text() for text in axes.texts) == [" 10", " 20", " 5"]
