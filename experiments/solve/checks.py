@@ -203,17 +203,6 @@ def contradiction_sentence(contradiction: Contradiction, names: Sequence[str]) -
     return found + bool(missed) * f", and functions that satisfy it miss {' and '.join(missed)}"
 
 
-def check_hard(system: System) -> None:
-    """Raise UsageError if conditions to be built in are incompatible where their faces meet."""
-    for corner in system.corners:
-        if corner.relation not in system.equations:
-            raise UsageError(
-                f"constraints=hard: at {_place(corner.face, system.vocabulary.variables)} "
-                f"{corner.relation.text} differs from the conditions of the faces that meet there. "
-                "Make them agree, or write constraints=soft."
-            )
-
-
 def _given_value(wanted: Derivative, given: Sequence[Any], names: Sequence[str]) -> Any:
     """Return the value of a derivative from the first condition that gives it along its face.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sympy
 import torch
-from kanrun.experiments.solve.checks import check_hard, check_memory
+from kanrun.experiments.solve.checks import check_memory
 
 from kanrun.config import EquationConfig, SolveConfig
 from kanrun.engine.equations import (
@@ -304,7 +304,7 @@ def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
     method: EvolutionSystem | Grids
     if not whole and (evolution := evolution_system(system)) is not None:
         method, several = evolution, f"2-{2 * count * terms} ({terms} products)"
-    elif is_direct(system) and cfg.constraints == "soft":
+    elif is_direct(system):
         method = Grids(tuple(given.intervals or (_TENSOR_INTERVALS,)), given.intervals is None)
         several = "2-2r (r products)"
         unknowns = count * (method.intervals[-1] + SPLINE_DEGREE) ** variables
@@ -338,8 +338,6 @@ def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> 
         int(entry.get("factors", 1 if plain else given.factors or inputs)),
         separated=not plain and not hidden and "factors" not in entry and given.factors is None,
     )
-    if cfg.constraints == "hard":
-        check_hard(system)
     choice, unknowns = _network(cfg, entry, form, [inputs, *hidden, form.outputs], system.order)
     check_memory(system, policy_of(cfg), unknowns)
     return choice
@@ -349,7 +347,7 @@ def _network(
     cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], order: int
 ) -> tuple[NetworkChoice, int]:
     """Return a network, and its number of unknowns; of a KAN on the finest planned grid."""
-    given, hard, widths = cfg.equation, cfg.constraints == "hard", "-".join(map(str, shape))
+    given, widths = cfg.equation, "-".join(map(str, shape))
     intervals = tuple(given.intervals or _INTERVALS)
     if entry["kind"] == "mlp":
         activation = str(entry.get("activation", "tanh"))
@@ -359,7 +357,7 @@ def _network(
                 "derivatives. Write activation: tanh."
             )
         create = partial(MLP, tuple(shape), activation, dtype=torch.float64)
-        ansatz = Ansatz(create, form, (None,) * len(intervals), hard=hard)
+        ansatz = Ansatz(create, form, (None,) * len(intervals))
         return NetworkChoice(f"MLP {widths}", ansatz), sum((a + 1) * b for a, b in pairwise(shape))
     degree = int(entry.get("degree", max(_DEGREE, order + 2)))
     if not order < degree <= _MAX_DEGREE:
@@ -373,6 +371,6 @@ def _network(
     spec = EdgeSpec(degree=degree, base="zero")
     domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
     kan = partial(KAN.create, shape, intervals[0], spec, domain=domain, initialisation="spline")
-    ansatz = Ansatz(kan, form, intervals, given.intervals is None, free_terms, hard)
+    ansatz = Ansatz(kan, form, intervals, given.intervals is None, free_terms)
     edges = form.outputs if form.separated else sum(a * b for a, b in pairwise(shape))
     return NetworkChoice(label, ansatz), edges * (intervals[-1] + degree)

@@ -274,7 +274,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     network: Mapping[str, Any] | None = None,
     terms: int | None = None,
     intervals: Sequence[int] | None = None,
-    constraints: str = "soft",
     tolerance: float = 1e-6,
     budget: float = 60.0,
     seed: int = 0,
@@ -295,7 +294,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         network: An entry of the setting `networks` of `kanrun solve`.
         terms: Number of products that are summed.
         intervals: Grids in turn; default: as fine as helps.
-        constraints: `soft`, or `hard` to build in the conditions where possible.
         tolerance: Estimated relative error at which a solution in windows of time or on tensor
             products of splines ends.
         budget: Total work, in approximate seconds of one core.
@@ -334,7 +332,6 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         seed=seed,
         equation=given,
         networks=networks,
-        constraints=constraints,  # type: ignore[arg-type]  # checked below
         tolerance=tolerance,
         budget=budget,
     )

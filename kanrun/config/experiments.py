@@ -367,10 +367,6 @@ class SolveConfig(ExperimentConfig):
     networks: Annotated[list[Any], Meta(min_length=1), "networks that solve it, in turn"] = copied(
         [{"kind": "kan"}]
     )
-    constraints: Annotated[
-        Literal["soft", "hard"],
-        "conditions as weighted residuals (soft), or built into the solution where possible (hard)",
-    ] = "soft"
     tolerance: Annotated[
         float,
         Meta(ge=1e-12, le=0.1),

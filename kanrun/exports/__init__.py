@@ -79,11 +79,6 @@ def export_bytes(model: Exportable, form: str, file: Path) -> bytes:
     package that writes it is not installed.
     """
     check_known("--format", form, FORMATS, "formats of a model")
-    if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
-        raise UsageError(
-            "a solution with constraints=hard is computed from formulas of its own, which no "
-            "export holds; solve it with constraints=soft."
-        )
     if form == "torch":
         return _program_bytes(model)
     document = document_of(model)

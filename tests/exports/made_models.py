@@ -75,10 +75,10 @@ def classifier():
     return model(kan((2, 4, 3)), outputs=("kind",), classes=("red", "green", "blue"))
 
 
-def field(low=0.0, **more):
+def field(low=0.0):
     box = torch.tensor([[8.0, 14.0], [low, low + 1.0]], dtype=torch.float64)
     sizes = torch.tensor([2.0, -0.3], dtype=torch.float64)
-    return Field(kan((2, 3, 12)), OutputForm(2, 3, 2), box, sizes, **more)
+    return Field(kan((2, 3, 12)), OutputForm(2, 3, 2), box, sizes)
 
 
 def radial():

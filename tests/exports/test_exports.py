@@ -16,11 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from made_models import HOSTILE, MODELS, field, hostile, kan, model, table
+from made_models import HOSTILE, MODELS, hostile, kan, model, table
 from processes import run
 
-from kanrun.engine.equations import Windows
-from kanrun.engine.equations.fields import HardConditions
 from kanrun.engine.networks import Network
 from kanrun.errors import UsageError
 from kanrun.exports import (
@@ -34,7 +32,6 @@ from kanrun.exports import (
 )
 from kanrun.exports.javascript import LAYERS
 from kanrun.model.prediction import predicted_values
-from kanrun.targets import Scaling
 from kanrun.targets.table_text import read_days
 
 POINTS = 300
@@ -333,10 +330,6 @@ def test_a_model_without_a_document_is_refused_in_one_sentence():
     one = replace(model(kan()), network=Own())
     with pytest.raises(UsageError, match="--format torch"):
         document_of(one)
-    units = {"outputs": ("u", "v"), "output_scaling": Scaling.identity(2)}
-    built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
-    with pytest.raises(UsageError, match="constraints=hard"):
-        content(replace(one, network=Windows([field(), built_in]), **units), "torch")
     with pytest.raises(UsageError, match="c, javascript, json, onnx, python, torch"):
         content(one, "matlab")
     assert set(FORMATS) == {"c", "javascript", "json", "onnx", "python", "torch"}

@@ -11,11 +11,10 @@ from importlib import resources
 import numpy as np
 import pytest
 import torch
-from made_models import kan
+from made_models import kan, radial
 from processes import run
 
 from kanrun.engine.equations import Field, OutputForm, Windows
-from kanrun.engine.equations.fields import HardConditions
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.edges import BASES
 from kanrun.engine.networks import MLP
@@ -183,9 +182,9 @@ def run_of(outputs, network):
     return Run(folder.path)
 
 
-def field_to(end, hard=None):
+def field_to(end):
     box = torch.tensor([[-1.0, 1.0], [end - 1.0, end]], dtype=torch.float64)
-    return Field(trained(), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard)
+    return Field(trained(), OutputForm(), box, torch.ones(1, dtype=torch.float64))
 
 
 def test_effects_of_a_table_are_moved_where_its_network_is_too_large(tmp_path, monkeypatch):
@@ -219,13 +218,10 @@ def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path):
 
 
 def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path):
-    hard = HardConditions(("x", "t"), ("x",), ("t",))
-    (living,) = interactive_data(run_of(tmp_path, field_to(1.0, hard)))
-    assert (
-        living["said"]
-        == "The page cannot evaluate a solution with constraints=hard; its figures show it."
-    )
-    assert living["said"] in page_of(tmp_path, run_of(tmp_path, field_to(1.0, hard)))
+    (living,) = interactive_data(run_of(tmp_path, radial()))
+    said = "The page cannot evaluate a model of kind kan; its figures show it."
+    assert living["said"] == said
+    assert said in page_of(tmp_path, run_of(tmp_path, radial()))
 
 
 def test_curves_are_held_by_their_control_points(tmp_path):

@@ -33,16 +33,6 @@ POINTS_PER_UNKNOWN = 2.5
 ADDED_POINTS = 0.2
 #: Points of a face at which sizes are estimated, and at which the size of a term is measured.
 SIZE_POINTS, UNIT_POINTS = 60, 256
-#: Residuals are down-weighted within this distance (relative to the box) of an incompatible corner,
-#: whose infinite derivatives no network can represent. Without this they spoil the rest of the
-#: solution.
-CORNER_RADIUS = 0.1
-#: The distance shrinks if the conditions differ by less than this fraction of their terms: with the
-#: power 1/4 of it for values, 1 for slopes. With the full distance, a front whose slope differed by
-#: 7% from that of the wall was wrong by 8e-4 instead of 4e-5.
-CORNER_FULL_GAP = 0.3
-#: Exponent of the weight by the distance from an incompatible corner, of squared residuals.
-CORNER_POWER = 4
 #: Changes of an unknown below this fraction of its estimated size do not count.
 NEGLIGIBLE = 1e-6
 #: Weights of conditions and observations where residuals are compared with those of equations.
@@ -178,22 +168,8 @@ class Collocation:
         return self.scaled(blocks, solution)
 
     def scaled(self, blocks: Sequence[Block], solution: Field | None = None) -> list[Block]:
-        """Return blocks with the sizes of their terms as units, and smaller weights at corners.
-
-        Units make residuals independent of those of the user.
-        """
-        (low, high), found = self.system.box.T, list[Block]()
-        for block in blocks:
-            contained, shares = {each.unknown for each in block.relation.derivatives}, block.shares
-            for corner in self.system.corners if block.kind != "data" else ():
-                if contained & {each.unknown for each in corner.relation.derivatives}:
-                    fixed, values = map(list, zip(*corner.face, strict=True))
-                    gap = min(corner.gap / CORNER_FULL_GAP, 1.0)
-                    reach = CORNER_RADIUS * (gap if corner.relation.order else gap**0.25)
-                    away = (block.points[:, fixed] - low.new_tensor(values)) / (high - low)[fixed]
-                    shares = shares * (away.norm(dim=1) / reach).clamp(max=1) ** CORNER_POWER
-            found.append(replace(block, unit=self._unit(block, solution), shares=shares))
-        return found
+        """Return blocks with the sizes of their terms as units, in which the user's cancel."""
+        return [replace(block, unit=self._unit(block, solution)) for block in blocks]
 
     def _unit(self, block: Block, solution: Field | None = None) -> float:
         """Return the largest root mean square of a term |dR/du_a| times the size of u_a.

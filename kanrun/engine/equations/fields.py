@@ -3,38 +3,27 @@
 A `Field` maps the box to [-1, 1] in every variable, calls its network, and combines the outputs
 into the unknowns. Each unknown is one output, or a sum of products of outputs, u = N_1 N_2 + N_3
 N_4 + ... With a network of one layer the latter contains the separated form sum_r prod_i f_ri(x_i).
-
-Hard conditions are built in as u = g(x) + b(x) N(x), with b zero on the faces of these conditions.
-g satisfies them, one variable after the other: with the Hermite polynomials H of the ends e and the
-orders m that have conditions, g <- g + sum H_em(x_i) (value_em - d^m g / dx_i^m at x_i = e), the
-Boolean sum of Gordon (1971). b is the product of (x_i - e) to the number of conditions there,
-scaled to 1 inside the box.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, astuple, dataclass
-from functools import cached_property
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
-import sympy
 import torch
 from jaxtyping import Bool, Float
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
-from kanrun.engine.equations.system import Array, System, derivative_function, exact_number
+from kanrun.engine.equations.system import Array
 from kanrun.engine.equations.taylor import Monomials, network_jets
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN, Network, from_description
 from kanrun.engine.splines import equally_spaced
 from kanrun.errors import KanrunError
-from kanrun.formulas import variable
-from kanrun.formulas.parsing import parse_expression
 
 Coordinates = Float[Tensor, "points variables"]
 #: Factor of products from points (points,) of [-1, 1] to values (points, unknowns, terms).
@@ -76,32 +65,6 @@ class OutputForm:
         return summed
 
 
-@dataclass(frozen=True)
-class HardConditions:
-    """Functions g and b of each unknown, as formulas of `variables` that are stored as text."""
-
-    variables: tuple[str, ...]
-    offsets: tuple[str, ...]
-    factors: tuple[str, ...]
-
-    def apply(self, jets: Tensor, x: Tensor, monomials: Monomials) -> Tensor:
-        """Return the jets (components, points, unknowns) of g + b N from those of N."""
-        points, found = x.detach().cpu().numpy(), list[Tensor]()
-        for formulas in self._formulas:
-            components = []
-            for index in monomials.indices:
-                functions = (derivative_function(f, self.variables, index) for f in formulas)
-                columns = [function(points) for function in functions]
-                components.append(np.stack(columns, axis=1) / monomials.factorial(index))
-            found.append(torch.as_tensor(np.stack(components)).to(x))
-        return found[0] + monomials.multiply(found[1], jets)
-
-    @cached_property
-    def _formulas(self) -> list[list[sympy.Expr]]:
-        both = self.offsets, self.factors
-        return [[parse_expression(text, self.variables) for text in texts] for texts in both]
-
-
 class Field(Network):
     """Network as unknowns on a box: x (points, variables) -> (points, unknowns).
 
@@ -109,21 +72,13 @@ class Field(Network):
         box: Ranges of the variables, which become the network's inputs on [-1, 1], shape
             (variables, 2).
         sizes: Values of the unknowns for outputs of 1, shape (unknowns,).
-        hard: Conditions that are built in, or None.
     """
 
     kind = "field"
 
-    def __init__(
-        self,
-        network: Network,
-        form: OutputForm,
-        box: Tensor,
-        sizes: Tensor,
-        hard: HardConditions | None = None,
-    ) -> None:
+    def __init__(self, network: Network, form: OutputForm, box: Tensor, sizes: Tensor) -> None:
         super().__init__()
-        self.network, self.form, self.hard = network, form, hard
+        self.network, self.form = network, form
         self.register_buffer("box", box)
         self.register_buffer("sizes", sizes)
 
@@ -149,13 +104,12 @@ class Field(Network):
 
     def with_network(self, network: Network) -> Field:
         """Return the same field of another network."""
-        return Field(network, self.form, self.box, self.sizes, self.hard)
+        return Field(network, self.form, self.box, self.sizes)
 
     def forward(self, x: Float[Tensor, "*points variables"]) -> Float[Tensor, "*points unknowns"]:
         value, rows = Monomials(((0,) * len(self.box),)), x.reshape(-1, x.shape[-1])
         found = self.form.combine(self.network(self.inner(rows))[None], value) * self.sizes
-        result = found if self.hard is None else self.hard.apply(found, rows, value)
-        return result[0].reshape(*x.shape[:-1], self.form.unknowns)
+        return found[0].reshape(*x.shape[:-1], self.form.unknowns)
 
     def jets(
         self, x: Coordinates, monomials: Monomials
@@ -164,8 +118,9 @@ class Field(Network):
         outputs, parameters = network_jets(self.network, self.inner(x), monomials)
         half = self.half_extent
         stretch = torch.stack([(half ** -half.new_tensor(i)).prod() for i in monomials.indices])
-        found = self.form.combine(outputs, monomials) * stretch[:, None, None] * self.sizes
-        return found if self.hard is None else self.hard.apply(found, x, monomials), parameters
+        return self.form.combine(outputs, monomials) * stretch[
+            :, None, None
+        ] * self.sizes, parameters
 
     def derivatives(
         self, x: Coordinates, indices: Sequence[Sequence[int]]
@@ -205,17 +160,14 @@ class Field(Network):
             "network": self.network.describe(),
             "form": list(astuple(self.form)),
             "variables": len(self.box),
-            "hard": self.hard and asdict(self.hard),
         }
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Field:
         form = OutputForm(*description["form"])
         box = torch.zeros(int(description["variables"]), 2, dtype=torch.float64)
-        network, given = from_description(description["network"]), description.get("hard") or {}
-        texts = {name: tuple(map(str, each)) for name, each in given.items()}
-        hard = HardConditions(**texts) if texts else None
-        return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64), hard)
+        network = from_description(description["network"])
+        return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64))
 
 
 class Windows(Network):
@@ -291,7 +243,6 @@ def spline_field(
     degree: int,
     factors: Sequence[Factor],
     sizes: Tensor | None = None,
-    hard: HardConditions | None = None,
 ) -> Field:
     """Return the field of one layer of splines whose factors have given values.
 
@@ -301,7 +252,6 @@ def spline_field(
         degree: Degree of the splines.
         factors: The factor of each variable.
         sizes: Values of the unknowns for outputs of 1; 1 by default.
-        hard: Conditions that are built in.
     """
     points, ends = interpolation_points(edges, degree), torch.as_tensor(edges)
     values = [factor(x) for factor, x in zip(factors, points, strict=True)]
@@ -315,7 +265,7 @@ def spline_field(
         spline = make_interp_spline(x, each.reshape(len(x), -1), degree, knots)
         found[:, number, number] = torch.as_tensor(spline.c.T)
     units = box.new_ones(unknowns) if sizes is None else sizes
-    return Field(KAN.of_layers([layer]), form, box, units, hard)
+    return Field(KAN.of_layers([layer]), form, box, units)
 
 
 def edges_of(solution: Field | None) -> Float[Tensor, "variables points"] | None:
@@ -331,41 +281,3 @@ def breakpoints_of(solution: Field) -> Coordinates | None:
     found = solution.outer(edges.T)
     found[0], found[-1] = solution.box.T  # Without rounding.
     return found
-
-
-def hard_conditions(system: System) -> HardConditions | None:
-    """Return all conditions of the system that can be built in, or None if there are none.
-
-    These give an unknown, or its derivative across the face, on a whole face of the box, with all
-    lower derivatives given there too. Other conditions stay residuals. The conditions must agree
-    where their faces meet.
-    """
-    names, offsets, factors = system.vocabulary.variables, list[str](), list[str]()
-    known = defaultdict[tuple[int, int], dict[tuple[sympy.Expr, int], sympy.Expr]](dict)
-    for condition, derivative, formula in system.given:
-        for (number, place), *more in condition.faces:
-            order, end = derivative.index[number], exact_number(place)
-            if not more and order == sum(derivative.index):
-                value = sympy.expand(formula.subs(variable(names[number]), end))
-                known[derivative.unknown, number][end, order] = value
-    for unknown in range(len(system.vocabulary.unknowns)):
-        offset, factor = sympy.Integer(0), sympy.Integer(1)
-        for number, name in enumerate(names):
-            x, ends = variable(name), sorted(known[unknown, number])
-            given = [(e, m) for e, m in ends if {(e, lower) for lower in range(m)} <= {*ends}]
-            low, high = map(exact_number, system.box[number].tolist())
-            powers = [sympy.S.One * x**p for p in range(len(given))]
-            rows = [[sympy.diff(p, x, m).subs(x, e) for p in powers] for e, m in given]
-            # Hermite polynomials: the derivative of order m at e is 1 for one (e, m), all others
-            # are 0.
-            hermite = sympy.Matrix([powers]) * sympy.Matrix(rows).inv() if given else []
-            offset += sum(
-                polynomial * (known[unknown, number][e, m] - sympy.diff(offset, x, m)).subs(x, e)
-                for (e, m), polynomial in zip(given, hermite, strict=True)
-            )
-            for end, _ in given:
-                towards = (x - end) if end == low else (end - x)
-                factor *= len({e for e, _ in given}) * towards / (high - low)
-        offsets.append(str(offset))
-        factors.append(str(factor))
-    return None if set(factors) == {"1"} else HardConditions(names, tuple(offsets), tuple(factors))

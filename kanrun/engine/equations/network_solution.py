@@ -35,7 +35,6 @@ from kanrun.engine.equations.collocation import (
 from kanrun.engine.equations.fields import (
     Factor,
     Field,
-    hard_conditions,
     interpolation_points,
     spline_field,
 )
@@ -130,7 +129,7 @@ def polynomial_field(field: Field, terms: int) -> Field:
     ]
     (layer,) = field.network.edge_layers
     edges, degree = layer.grid.breakpoints.numpy(), layer.spec.degree
-    return spline_field(field.box, edges, degree, factors, field.sizes, field.hard)
+    return spline_field(field.box, edges, degree, factors, field.sizes)
 
 
 def with_polynomials(field: Field) -> Field:
@@ -156,7 +155,6 @@ class NetworkSolver:
         #: Counted work in approximate CPU seconds, and why the grids end early.
         self.seconds, self.stopped = 0.0, ""
         self.rows, self.weights = Collocation(system, policy, generator), ConditionWeights()
-        self.hard = hard_conditions(system) if ansatz.hard else None
         self.inside = self.rows.points(self.rows.inside, policy.start_points)
 
     def stages(self, first: Field | None) -> Events[EquationStage, None, EquationStage]:
@@ -311,7 +309,7 @@ class NetworkSolver:
                 shape, kind = layer.coefficients.shape, layer.coefficients.dtype
                 drawn = torch.randn(shape, generator=self.generator, dtype=kind)
                 layer.coefficients.copy_(drawn * size)
-        candidate = Field(network, form, self.system.box, self.rows.sizes, self.hard)
+        candidate = Field(network, form, self.system.box, self.rows.sizes)
         return self.with_fitted_grids(candidate, self.inside)
 
     def _decomposed_values(self) -> Field | None:
@@ -325,7 +323,7 @@ class NetworkSolver:
             for condition, derivative, value in system.given
             if condition.faces == (((2, low),),) and not any(derivative.index)
         }
-        possible = len(system.box) == 3 and system.is_evolution and not self.hard
+        possible = len(system.box) == 3 and system.is_evolution
         if not possible or not any(known.values()):
             return None
         (layer,) = self._random().network.edge_layers

@@ -348,7 +348,6 @@ class Ansatz:
         intervals: Grids in turn. A network without grids has None for each round of weights.
         grows: Whether finer grids follow as long as they help.
         free_terms: Whether initial values determine the number of terms.
-        hard: Whether conditions are built in where possible.
     """
 
     create: Callable[..., Network]
@@ -356,7 +355,6 @@ class Ansatz:
     intervals: tuple[int | None, ...]
     grows: bool = False
     free_terms: bool = False
-    hard: bool = False
 
 
 #: How a system is solved: by networks on truncated Taylor series, on tensor products of splines, or

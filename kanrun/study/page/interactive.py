@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanrun.engine.equations import Field, Windows
+from kanrun.engine.equations import Windows
 from kanrun.errors import MALFORMED, KanrunError, UsageError
 from kanrun.exports.document import document_of
 from kanrun.model.checkpoints import from_checkpoint
@@ -50,8 +50,6 @@ def model_values(model: Model) -> Living:
     Raises UsageError for one that it cannot evaluate.
     """
     network = model.network
-    if isinstance(network, Field) and network.hard is not None:
-        raise UsageError("The page cannot evaluate a solution with constraints=hard.")
     document = document_of(model)
     if not {layer["kind"] for layer in document["layers"]} <= _LAYERS:
         raise UsageError(f"The page cannot evaluate a model of kind {network.kind}.")

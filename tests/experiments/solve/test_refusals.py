@@ -81,13 +81,6 @@ ENDS = ["u = 0 at x=0, x=1"]
             {"unknown_parameters": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}},
             "no column 'u'",
         ),
-        (
-            "u_t = u_xx",
-            XT,
-            ["u = 0 at x=0, x=1", "u = x at t=0"],
-            {"constraints": "hard", "intervals": [5]},
-            "=hard: at .* differs",
-        ),
     ],
 )
 def test_what_cannot_be_solved_is_refused(formula, variables, conditions, more, message):
