@@ -119,14 +119,13 @@ def condition_warnings(system: System) -> list[str]:
         )
     gaps: dict[str, list[tuple[Face, float]]] = {}
     for corner in system.corners:
-        if corner.relation not in system.equations:
-            gaps.setdefault(corner.relation.text, []).append((corner.face, corner.difference))
+        gaps.setdefault(corner.relation.text, []).append((corner.face, corner.difference))
     for text, places in gaps.items():
         faces = " and ".join(_place(face, names) for face, _ in places)
         found.append(
             f"{text} differs by {max(gap for _, gap in places):.3g} from the conditions that meet "
-            f"it at {faces}: the solution or its slopes jump there, and residuals are "
-            "down-weighted around it"
+            f"it at {faces}: the solution or its slopes jump there, and conditions near it are met "
+            "in the mean only"
         )
     return found
 
@@ -152,7 +151,7 @@ def missing_conditions(system: System) -> list[str]:
 
 
 def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
-    """Return the corners where a relation contradicts the other conditions.
+    """Return the corners where a condition contradicts the other ones.
 
     A condition on a face also determines the derivatives along the face.
     """
@@ -168,20 +167,17 @@ def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
             for face in each.faces
             if {*face} < {*corner}
         ]
-        relations: list[tuple[Any, Relation]] = [
-            (each, each.relation)
-            for each in system.conditions
-            if any({*face} < {*corner} for face in each.faces)
-        ]
-        for own, relation in [*relations, *((None, each) for each in system.equations)]:
-            others = [known for each, *known in there if each is not own]
+        for each in system.conditions:
+            if not any({*face} < {*corner} for face in each.faces):
+                continue
+            relation, others = each.relation, [known for own, *known in there if own is not each]
             values = [_given_value(d, others, names) for d in relation.derivatives]
             unknown = relation.expression.has(*map(variable, relation.vocabulary.constants))
-            if unknown or any(each is None for each in values):
+            if unknown or any(value is None for value in values):
                 continue
             residual, size = _residual(relation, values, system.guesses().tolist(), at, near)
             if (gap := float(residual.max())) > _INCOMPATIBLE * size:
-                found.append(IncompatibleCorner(corner, relation, min(gap / size, 1.0), gap))
+                found.append(IncompatibleCorner(corner, relation, gap))
                 break
     return tuple(found)
 

@@ -118,10 +118,10 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
     if solution.solved_until < (end := float(system.box[-1, 1])):
         until = f"it was solved up to {solution.solved_until:.6g} of {end:.6g} only"
         return "failed", f"{until} ({solution.doubt or solution.stopped}); {left}"
-    # The raw residual of an evolution stays large next to contradicting conditions, and in
-    # equations of high order, where the error is small: only what no window represents counts.
-    evolved = solution.estimate is not None and system.is_evolution
-    counted = max(0.0 if evolved else residual, solution.unseen or 0.0)
+    # The raw residual stays large next to contradicting conditions, and in evolution equations of
+    # high order, where the error is small: only what no window represents counts.
+    local = solution.estimate is not None and bool(system.is_evolution or system.corners)
+    counted = max(0.0 if local else residual, solution.unseen or 0.0)
     values = [each for each in (counted, conditions, change, error) if each is not None]
     if not np.isfinite(values).all() or max(values) >= FAILED:
         differ = f"the last two solutions differ by {change:.1e}, " if change else ""

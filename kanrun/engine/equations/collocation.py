@@ -33,6 +33,9 @@ POINTS_PER_UNKNOWN = 2.5
 ADDED_POINTS = 0.2
 #: Points of a face at which sizes are estimated, and at which the size of a term is measured.
 SIZE_POINTS, UNIT_POINTS = 60, 256
+#: Networks have no collocation points within this distance of an incompatible corner, relative to the box: the
+#: solution has infinite derivatives there, which would spoil the rest of it.
+CORNER_RADIUS = 0.1
 #: Changes of an unknown below this fraction of its estimated size do not count.
 NEGLIGIBLE = 1e-6
 #: Weights of conditions and observations where residuals are compared with those of equations.
@@ -103,9 +106,17 @@ class Collocation:
         self.sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
 
     def points(self, seed: int, count: int | None = None, solution: Field | None = None) -> Tensor:
-        """Return `count` points (default: `test_points`), half of them following the knots."""
-        count = count or self.policy.test_points
-        return low_discrepancy(self.system.box, count, seed, edges_of(solution))
+        """Return about `count` points (default: `test_points`), half of them following the knots.
+
+        None is next to an incompatible corner.
+        """
+        box, count = self.system.box, count or self.policy.test_points
+        points = low_discrepancy(box, count, seed, edges_of(solution))
+        for corner in self.system.corners:
+            fixed, values = map(list, zip(*corner.face, strict=True))
+            away = (points[:, fixed] - box.new_tensor(values)) / box.diff()[fixed, 0]
+            points = points[away.norm(dim=1) > CORNER_RADIUS]
+        return points
 
     def collocation(self, solution: Field) -> tuple[Tensor, Tensor]:
         """Return the points inside and their quadrature weights.
@@ -227,7 +238,8 @@ class Collocation:
 
     def change(self, solution: Field, previous: Field) -> float:
         """Return the largest relative root mean square change of an unknown."""
-        points = self.points(self.unseen, None, solution)
+        box, count = self.system.box, self.policy.test_points
+        points = low_discrepancy(box, count, self.unseen, edges_of(solution))
         with torch.no_grad():
             now, then = solution(points), previous(points)
         size = now.square().mean(0).sqrt().maximum(NEGLIGIBLE * self.sizes)

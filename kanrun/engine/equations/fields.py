@@ -118,9 +118,8 @@ class Field(Network):
         outputs, parameters = network_jets(self.network, self.inner(x), monomials)
         half = self.half_extent
         stretch = torch.stack([(half ** -half.new_tensor(i)).prod() for i in monomials.indices])
-        return self.form.combine(outputs, monomials) * stretch[
-            :, None, None
-        ] * self.sizes, parameters
+        found = self.form.combine(outputs, monomials) * stretch[:, None, None] * self.sizes
+        return found, parameters
 
     def derivatives(
         self, x: Coordinates, indices: Sequence[Sequence[int]]

@@ -74,15 +74,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class IncompatibleCorner:
-    """Place where faces meet and a relation contradicts the conditions.
-
-    `gap` is the contradiction relative to the largest term, at most 1; `difference` is absolute.
-    """
+    """Place where faces meet and a condition differs from the others by `difference`."""
 
     face: Face
     relation: Relation
-    gap: float
-    difference: float = 0.0
+    difference: float
 
 
 @dataclass(frozen=True)
@@ -103,8 +99,8 @@ class System:
 
     Attributes:
         constants: Initial guesses of the unknown parameters.
-        corners: Places where faces meet and conditions, their slopes or the equation contradict
-            each other. The solution has infinite derivatives there.
+        corners: Places where faces meet and conditions or their slopes contradict each other. The
+            solution has infinite derivatives there.
     """
 
     vocabulary: Vocabulary
