@@ -33,8 +33,8 @@ POINTS_PER_UNKNOWN = 2.5
 ADDED_POINTS = 0.2
 #: Points of a face at which sizes are estimated, and at which the size of a term is measured.
 SIZE_POINTS, UNIT_POINTS = 60, 256
-#: Networks have no collocation points within this distance of an incompatible corner, relative to the box: the
-#: solution has infinite derivatives there, which would spoil the rest of it.
+#: Networks have no collocation points within this distance of an incompatible corner, relative to
+#: the box: the solution has infinite derivatives there, which would spoil the rest of it.
 CORNER_RADIUS = 0.1
 #: Changes of an unknown below this fraction of its estimated size do not count.
 NEGLIGIBLE = 1e-6
