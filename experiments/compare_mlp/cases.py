@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as Steps
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from time import perf_counter
 from typing import Annotated, Any
 
-import torch
 from msgspec import Meta
-from torch import Generator, Tensor, nn
+from torch import Generator
 
 from kanrun.config import CompareMLPConfig, KANConfig, MLPConfig
-from kanrun.config.models import check_model, widths_of
-from kanrun.config.rules import MISSING, Count, Positive, copied
+from kanrun.config.models import widths_of
+from kanrun.config.rules import DISTINCT, MISSING, Count, Positive, copied
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Trained
 from kanrun.errors import UsageError
@@ -32,8 +29,6 @@ from kanrun.study.resources import generator
 from kanrun.study.suite import refuse_unused, typed
 
 Model = KANConfig | MLPConfig
-#: Passes over the training points of which the fastest counts, since noise only ever adds time.
-PASSES = 9
 #: Largest number of steps on a grid with the search for the penalty's weight, divided by the steps
 #: without it. MLPs may take as many.
 SEARCH = 3
@@ -46,9 +41,9 @@ class CaseSettings:
     target: Annotated[dict[str, Any], "what is learned, such as {kind: named, name: product}"] = (
         MISSING
     )
-    shapes: Annotated[list[list[Count]], Meta(min_length=1), "hidden widths, one list per KAN"] = (
-        copied([[]])
-    )
+    shapes: Annotated[
+        list[list[Count]], Meta(min_length=1), "hidden widths, one list per KAN", DISTINCT
+    ] = copied([[]])
     sampling: Annotated[dict[str, Any], "differences from sampling"] = copied({})
     bound: Annotated[Positive | None, "kolmogorov_arnold: the relative error to be reached"] = None
 
@@ -94,64 +89,33 @@ def case_of(cfg: CompareMLPConfig, case: Cell, seed: int) -> Case:
         raise UsageError(
             f"{name} is the same at all training points, so that there is nothing to compare."
         )
-    return Case(problem, own, name + _difference(cfg, case))
+    return Case(problem, own, name)
 
 
-def _difference(cfg: CompareMLPConfig, case: Cell) -> str:
-    """Return the settings in which a case differs from others of its target, as (train 500)."""
-
-    def named(one: Cell) -> str:
-        target = one["target"]
-        names = (target.get(key) for key in ("name", "formula", "id", "kind"))
-        return Path(str(target.get("path", ""))).name or str(next(filter(None, names), None))
-
-    def given(one: Cell) -> dict[str, Any]:
-        return {**one["target"], **(one.get("sampling") or {})}
-
-    others = [given(other) for other in cases_of(cfg) if named(other) == named(case)]
-    words = ", ".join(
-        f"{key.removeprefix('n_')} {value}"
-        for key, value in given(case).items()
-        if value is not None and any(other.get(key) != value for other in others)
-    )
-    return f" ({words})" if words else ""
-
-
-def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConfig:
-    """Return the KAN with these hidden widths, trained along `grid`: a number or a schedule."""
+def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: list[int]) -> KANConfig:
+    """Return the KAN with these hidden widths, trained along the schedule `grid`."""
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(
             f"compare-mlp compares KANs with MLPs; model={cfg.model.kind} is none, use model=kan."
         )
-    model = replace(cfg.model, hidden=hidden, intervals=grid)
-    try:
-        check_model(model, 1)
-    except UsageError as error:
-        raise UsageError(str(error).replace("model.intervals=", "the entry of grids ")) from error
-    return model
+    return replace(cfg.model, hidden=hidden, intervals=grid)
 
 
-def schedule_of(grid: Any) -> list[int]:
-    """Return the schedule of an entry of `grids`, which may be a single number."""
-    return list(grid) if isinstance(grid, list) else [grid]
-
-
-def schedule_text(grid: Any) -> str:
+def schedule_text(grid: Sequence[int]) -> str:
     """Return the schedule as text, as 5,10,20."""
-    return ",".join(map(str, schedule_of(grid)))
+    return ",".join(map(str, grid))
 
 
 def kan_name(case: Case, model: KANConfig) -> str:
-    """Return a KAN's shape and last grid; all its grids if another of `grids` ends on that one."""
-    last = schedule_of(model.intervals)[-1:]
-    unique = [schedule_of(other)[-1:] for other in case.cfg.grids].count(last) == 1
-    grid = last[0] if unique else schedule_text(model.intervals)
-    return f"[{','.join(map(str, case.problem.shape_of(model)))}] G = {grid}"
+    """Return a KAN's shape and grids."""
+    assert isinstance(model.intervals, list)  # an invariant of `kan_settings`
+    return f"[{schedule_text(case.problem.shape_of(model))}] G = {schedule_text(model.intervals)}"
 
 
 def kan_of(case: Case, model: KANConfig) -> Network:
     """Return an untrained KAN on the last grid of its schedule, to count and to time."""
-    model = replace(model, intervals=schedule_of(model.intervals)[-1])
+    assert isinstance(model.intervals, list)  # an invariant of `kan_settings`
+    model = replace(model, intervals=model.intervals[-1])
     return factory(model, case.problem)(generator(0, "size"))
 
 
@@ -208,21 +172,7 @@ def result(case: Case, trained: Trained, **marks: Value) -> Row:
         **columns,
         "target": case.name,
         **trained.network.flops(),
-        "inference_seconds": inference_seconds(trained.network, case.problem.data.train.x),
         "error": columns["test_cross_entropy" if classes else "test_rmse"],
         "error_name": "test cross-entropy" if classes else "test RMSE",
     }
     return Row("summary", {"comparison": case.cfg.comparison, **marks, **values})
-
-
-def inference_seconds(network: nn.Module, x: Tensor) -> float:
-    """Return the seconds of one pass over `x`, the fastest of several."""
-    times = []
-    with torch.no_grad():
-        for _ in range(1 + PASSES):
-            start = perf_counter()
-            network(x)
-            if x.is_cuda:
-                torch.cuda.synchronize()
-            times.append(perf_counter() - start)
-    return min(times)

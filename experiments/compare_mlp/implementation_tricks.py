@@ -7,7 +7,6 @@ trained for that, and the model needs a base.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 #: Variants without initial scales, which are no setting.
 UNSCALED = {"no initial scales", "no tricks"}
+FIGURES = ("variants",)
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
@@ -77,13 +77,6 @@ def unscaled(network: Network, random: Generator) -> Network:
                     normal: Any = {"generator": random, "dtype": torch.float64}
                     parameter.copy_(torch.randn(parameter.shape, **normal))
     return network
-
-
-def figures() -> tuple[Callable[..., Any], ...]:
-    """Return the errors of all variants."""
-    from . import plots
-
-    return (plots.variants,)
 
 
 def claims(tables: Tables) -> Claims:

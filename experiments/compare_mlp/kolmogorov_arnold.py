@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from kanrun.config import CompareMLPConfig
 from kanrun.runs.records import Records
 from kanrun.study import Cell, Claims, Tables
@@ -12,6 +9,8 @@ from kanrun.study.recipe import claims_by
 from kanrun.study.suite import median
 
 from .cases import Case, model_of, result, schedule_text, train
+
+FIGURES = ("errors",)
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
@@ -24,13 +23,6 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
     trained = yield from train(case, model_of(case, cell), seed)
     marks = {"bound": cell["case"]["bound"], "grid": schedule_text(cell["grid"])}
     yield result(case, trained, activation=case.cfg.model.base, **marks)
-
-
-def figures() -> tuple[Callable[..., Any], ...]:
-    """Return the errors of all targets beside their bounds."""
-    from . import plots
-
-    return (plots.errors,)
 
 
 def claims(tables: Tables) -> Claims:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,12 @@ from .cases import (
 )
 from .verdict import judge, log_ratios
 
-#: Sizes that are counted where the setting growth leaves them out.
-GROWTH: dict[str, list[int]] = {"widths": [8, 16, 32], "depths": [2, 4], "intervals": [5]}
+#: Widths of the networks whose parameters are counted.
+WIDTHS = (4, 8, 16, 32)
+#: Numbers of layers of these networks.
+DEPTHS = (2, 4, 8)
+#: Intervals of the KANs among them; None stands for an MLP.
+GRIDS = (None, 5, 10, 20, 40)
 #: Largest difference of a measured exponent of growth from its law. The lecture's laws omit biases
 #: and scales, which are less than this fraction at 16 nodes or 20 functions per edge.
 GROWTH_TOLERANCE = 0.1
@@ -54,6 +58,7 @@ LAWS = (
     ("kan", "depth", 1, "a KAN grow with L layers"),
     ("kan", "functions", 1, "a KAN grow with G + k functions an edge"),
 )
+FIGURES = ("pareto", "scaling", "growth")
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
@@ -66,8 +71,6 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
         raise UsageError(
             "match=null compares MLPs of given widths; add some, such as widths=[8,16,32]."
         )
-    if unknown := sorted(dict(cfg.growth).keys() - GROWTH.keys()):
-        raise UsageError(f"growth has no {unknown[0]}; it takes widths, depths and intervals.")
     kans = [{"hidden": h, "grid": g} for h, g in itertools.product(case["shapes"], cfg.grids)]
     kinds = list(itertools.product(cfg.depths, cfg.activations))
     equal = [{"matches": kan, "depth": d, "activation": a} for kan in kans for d, a in kinds]
@@ -131,12 +134,12 @@ def matched(case: Case, kan: Network, cell: Cell) -> SizeMatch:
     return match_flops(*ends, cell["depth"], cell["activation"], kan.flops()["flops"] or 0.0)
 
 
-def growth_rows(widths: list[int], depths: list[int], intervals: list[int]) -> Iterator[Row]:
+def growth_rows() -> Iterator[Row]:
     """Yield parameters of real modules with N nodes in each of L layers, next to the formulas."""
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     spec = EdgeSpec(base="silu")
     random = torch.Generator().manual_seed(0)
-    for width, depth, grid in itertools.product(widths, depths, (None, *intervals)):
+    for width, depth, grid in itertools.product(WIDTHS, DEPTHS, GRIDS):
         shape = [width] * (depth + 1)
         functions = None
         network: Network
@@ -151,13 +154,6 @@ def growth_rows(widths: list[int], depths: list[int], intervals: list[int]) -> I
         size = {"width": width, "depth": depth, "intervals": grid, "functions": functions}
         counts = {"parameters": network.count(), "formula": formula}
         yield Row("growth", {"model": network.kind, **size, **counts})
-
-
-def figures() -> tuple[Callable[..., Any], ...]:
-    """Return error against size, its power laws, and the growth of parameters."""
-    from . import plots
-
-    return plots.pareto, plots.scaling, plots.growth
 
 
 def claims(tables: Tables) -> Claims:

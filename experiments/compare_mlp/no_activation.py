@@ -5,7 +5,6 @@ Its function is compared with least squares, and with the product of its matrice
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ LINEAR = {
     "from_least_squares": ("is ordinary least squares", SOLVED),
     "from_product": ("is the product of its matrices", EXACT),
 }
+FIGURES = ("differences",)
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
@@ -82,13 +82,6 @@ def product(network: MLP) -> Tensor:
         whole = layer.weight.detach() @ whole
         whole[:, -1] += layer.bias.detach()
     return whole
-
-
-def figures() -> tuple[Callable[..., Any], ...]:
-    """Return the differences by depth."""
-    from . import plots
-
-    return (plots.differences,)
 
 
 def claims(tables: Tables) -> Claims:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 from kanrun.config import CompareMLPConfig
@@ -16,6 +15,7 @@ from .cases import Case, model_of, result, train
 #: Largest number of solver steps of an MLP. The universal approximation theorem is about the best
 #: weights, not about those that are found soon.
 STEPS = 300
+FIGURES = ("widths",)
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
@@ -38,13 +38,6 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
     yield row
     reached = {"target": case.name, **marks, "relative_error": row.values["relative_error"]}
     yield from (Row("reached", {**reached, "wanted": error}) for error in case.cfg.errors)
-
-
-def figures() -> tuple[Callable[..., Any], ...]:
-    """Return the error against the width."""
-    from . import plots
-
-    return (plots.widths,)
 
 
 def claims(tables: Tables) -> Claims:

@@ -104,7 +104,7 @@ class CompareMLPConfig(TrainingConfig):
 
     A case is {target: ..., shapes: [[1], [5]], sampling: ...}: the hidden widths of its KANs, and
     differences from `sampling`. With a `target` that is the only case, and `model.hidden` the only
-    shape. Grids are lists of schedules or numbers; each is one KAN, judged at its last grid.
+    shape. Each schedule of `grids` is one KAN, judged at its last grid.
     """
 
     target: Annotated[Any, "the only target, instead of cases"] = None
@@ -119,9 +119,12 @@ class CompareMLPConfig(TrainingConfig):
         "comparison to run, which reads some of the settings below",
     ] = "matched"
     cases: Annotated[list[Any], "targets with the shapes of their KANs"] = MISSING
-    grids: Annotated[list[Any], Meta(min_length=1), "grids, each a number or a schedule"] = copied(
-        [[5], [5, 10, 20]]
-    )
+    grids: Annotated[
+        list[Annotated[list[Count], Meta(min_length=1), INCREASING]],
+        Meta(min_length=1),
+        "schedules of grids, one KAN for each",
+        DISTINCT,
+    ] = copied([[5], [5, 10, 20]])
     match: Annotated[
         Literal["parameters", "flops"] | None,
         "quantity that MLPs share with the KAN; null takes widths instead",
@@ -136,9 +139,6 @@ class CompareMLPConfig(TrainingConfig):
     errors: Annotated[list[Positive], "relative errors to reach in universal_approximation"] = (
         copied([])
     )
-    growth: Annotated[
-        dict[str, list[int]], "widths, depths and intervals whose parameters are counted"
-    ] = copied({})
 
 
 @experiment(

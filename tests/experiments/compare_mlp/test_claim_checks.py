@@ -6,7 +6,6 @@ import pytest
 from kanrun.experiments.compare_mlp.implementation_tricks import claims as trick_claims
 from kanrun.experiments.compare_mlp.matched import (
     growth_claims,
-    growth_rows,
     matched_logs,
     verdict_claims,
 )
@@ -36,33 +35,19 @@ def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims():
 
 
 @pytest.mark.parametrize("shift, winner", [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")])
-def test_a_draw_is_called_a_draw(shift, winner):
+def test_the_interval_is_that_of_student_over_seeds(shift, winner):
     noise = np.random.default_rng(1).normal(size=(6, 3))
-    verdict = judge(shift + noise - noise.mean())
+    logs = shift + noise - noise.mean()
+    verdict = judge(logs)
+    low, high = stats.t.interval(0.95, 5, logs.mean(), stats.sem(logs.mean(1)))
     assert verdict.winner == winner
-    assert verdict.ratio == pytest.approx(10**shift)
-    assert verdict.low <= verdict.ratio <= verdict.high
-    assert judge(shift + noise - noise.mean()) == verdict  # no chance of the moment
+    assert np.log10([verdict.ratio, verdict.low, verdict.high]) == pytest.approx([shift, low, high])
 
 
-def test_the_interval_of_many_seeds_is_that_of_student():
-    logs = stats.norm.ppf((np.arange(12) + 0.5) / 12)
-    half = stats.t.ppf(0.975, 11) * logs.std(ddof=1) / 12**0.5
-    verdict = judge(logs[:, None])
-    assert np.log10([verdict.low, verdict.high]) == pytest.approx([-half, half], rel=0.02)
-    assert judge(np.zeros((6, 1))).winner == "a draw"
-
-
-@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
-def test_of_a_few_seeds_that_agree_none_wins(seeds):
-    each = np.linspace(1.0, 1.1, seeds)
-    verdict = judge(each[:, None])
-    assert (verdict.winner, verdict.above) == ("undecided", False)
-    assert (np.log10(verdict.low), np.log10(verdict.high)) == pytest.approx(
-        (each.min(), each.max())
-    )
-    assert f"the range of {seeds} seed" in verdict.interval
-    assert "too few for 95%" in verdict.interval
+def test_one_seed_or_a_failed_training_decides_nothing():
+    for logs, said in (([1.0], "undecided"), ([1.0, np.nan], "undecided, an error is not finite")):
+        verdict = judge(np.array(logs)[:, None])
+        assert (verdict.winner, verdict.above) == (said, False)
 
 
 def test_validation_and_not_test_errors_choose_the_opponent():
@@ -92,14 +77,6 @@ def test_without_validation_points_training_errors_choose_the_opponent():
         validation_rmse=[1.0, 5.0, np.nan]
     )  # held out: what is no number does not win
     assert_allclose(matched_logs(diverged), [[-1.0]])
-
-
-@pytest.mark.parametrize("widths, said", [([16, 8], True), ([16], False)])
-def test_growth_is_claimed_where_there_are_two_values(widths, said):
-    rows = [row.values for row in growth_rows(widths, depths=[2], intervals=[5])]
-    _, *laws = growth_claims(pd.DataFrame(rows))
-    assert ["N nodes" in claim.sentence for claim in laws] == [True, True] * said
-    assert all(claim.holds for claim in laws)
 
 
 def test_growth_claims_see_a_wrong_law():

@@ -1,7 +1,5 @@
 """kanrun compare-mlp at small sizes, through the study that the command runs."""
 
-from dataclasses import replace
-
 import pytest
 from doors import check_config, run_config, typed
 from kanrun.experiments import compare_mlp
@@ -18,7 +16,7 @@ RUNGE = "{target:{kind:named,name:runge},shapes:[[]]}"
 #: Without a search for the weight, which takes most of the time.
 SMALL = (
     "executor=serial n_seeds=1 solver.n_starts=1 solver.steps=3 solver.smoothness_weight=1e-20 "
-    "sampling.n_train=60 sampling.n_test=40 grids=[3,[3,6]] depths=[2] activations=[tanh] "
+    "sampling.n_train=60 sampling.n_test=40 grids=[[3],[3,6]] depths=[2] activations=[tanh] "
     "cases=[{target:{kind:named,name:product},shapes:[[2]]}]"
 )
 
@@ -33,27 +31,21 @@ def run(tmp_path, unwritten):
 
 
 def test_matched_networks_are_equal_in_parameters_and_judged(run, figures_of):
-    growth = "growth={widths:[4,8,16],depths:[2,4,8],intervals:[5,20,40]}"
-    finished = run(f"n_seeds=2 {growth}")
-    product = summary = finished.table("summary")
+    finished = run("n_seeds=2")
+    summary = finished.table("summary")
     assert len(summary) == 2 * (2 + 2)
-    assert (product.loc[product["model"] == "mlp", "off"].abs() <= 0.03).all()
-    for kan, rows in product.groupby(
-        "kan"
-    ):  # a KAN whose coarser grid validation chose is the smaller one
+    assert (summary.loc[summary["model"] == "mlp", "off"].abs() <= 0.03).all()
+    for kan, rows in summary.groupby("kan"):
         sizes = rows.groupby("model")["parameters"].max()
-        assert sizes["kan"] <= 1.03 * sizes["mlp"], kan
-    assert (summary[["seconds", "inference_seconds", "flops", "kanbefair_flops"]] > 0).all(
-        axis=None
-    )
+        assert sizes["kan"] <= 1.03 * sizes["mlp"], kan  # validation may choose a coarser grid
+    assert (summary[["seconds", "flops", "kanbefair_flops"]] > 0).all(axis=None)
     counts = finished.table("counts")
     same = counts[counts["convention"] == "spline"]
     assert (same["count"] == same["exact"]).all()
-    sentences = [claim.sentence for claim in finished.manifest.claims]
-    assert sentences[0].startswith("product: at equal parameters")
-    assert all(
-        claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence
-    )
+    verdict, *growth = finished.manifest.claims
+    assert verdict.sentence.startswith("product: at equal parameters")
+    assert len(growth) == 6
+    assert all(claim.holds for claim in growth)
     assert figures_of(compare_mlp, finished) == {"pareto", "scaling", "growth"}
 
 
@@ -62,39 +54,9 @@ def product(*lines):
     return cases.case_of(settings(*lines), PRODUCT, 0)
 
 
-def test_schedules_that_end_on_one_grid_are_told_apart():
-    case = product("grids=[[3,6],[2,6],4]")
-    models = [cases.kan_settings(case.cfg, [2], grid) for grid in case.cfg.grids]
-    names = ["[2,2,1] G = 3,6", "[2,2,1] G = 2,6", "[2,2,1] G = 4"]
-    assert [cases.kan_name(case, model) for model in models] == names
-
-
-F = {"kind": "expression", "formula": "x0*x1"}
-
-
-@pytest.mark.parametrize(
-    "both, names",
-    [
-        (
-            [{"target": {**F, "domain": [[0, 1], [0, 1]]}}, {"target": F}],
-            ["f (domain [[0, 1], [0, 1]])", "f"],
-        ),
-        (
-            [{"target": {**F, "formula": "x0/2"}}, {"target": {**F, "formula": "x1/2"}}],
-            ["x0/2", "x1/2"],
-        ),
-        ([{"target": F}, {"target": F, "sampling": {"n_train": 90}}], ["f", "f (train 90)"]),
-    ],
-)
-def test_cases_are_told_apart_where_their_targets_names_are_alike(both, names):
-    cfg = replace(settings(), cases=both)
-    found = [cases.case_of(cfg, case, 0).name for case in both]
-    assert [name.replace("x0*x1", "f") for name in found] == names
-
-
 @pytest.mark.parametrize("comparison, hidden", [("matched", [3]), ("kolmogorov_arnold", [5])])
 def test_a_target_of_ones_own_takes_the_place_of_the_cases(comparison, hidden):
-    own = "target.formula=x0*sin(x1) model.hidden=[3] grids=[3]"
+    own = "target.formula=x0*sin(x1) model.hidden=[3] grids=[[3]]"
     cfg = settings(own, f"comparison={comparison}")
     cell = compare_mlp.cells(cfg)[0]
     case = cases.case_of(cfg, cell["case"], 0)
@@ -113,22 +75,10 @@ def test_both_sides_take_the_same_number_of_steps():
     assert trained.stages[0].steps <= steps
 
 
-UNSEARCHED = "solver.steps=null"
-
-
 def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans():
-    case = product(UNSEARCHED, "grids=[3,40]")
+    case = product("solver.steps=null grids=[[3],[40]]")
     assert steps_without_kan(case, [[1], [2]]) == 20  # of the small grid
     assert steps_without_kan(case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
-
-
-@pytest.mark.parametrize("intervals, steps", [(97, 20), (98, 10)])
-def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals, steps):
-    case = product(UNSEARCHED)
-    model = cases.kan_settings(case.cfg, [1], intervals)
-    unknowns = cases.kan_of(case, model).get_unknowns().numel()
-    plan = cases.training_of(case, model).plan
-    assert cases.steps_of(case, model) == plan.steps_for(unknowns) == steps
 
 
 def test_mlps_match_in_operations_too():
@@ -141,12 +91,12 @@ def test_mlps_match_in_operations_too():
 
 def test_a_match_that_cannot_be_near_is_said(run):
     case = "cases=[{target:{kind:expression,formula:x0+x5},shapes:[[]]}]"
-    finished = run(f"{case} grids=[1] depths=[5]")
+    finished = run(f"{case} grids=[[1]] depths=[5]")
     assert any("no MLP of depth 5 matches" in note for note in finished.manifest.notes)
 
 
 def test_given_widths_need_no_match(run):
-    finished = run("match=null widths=[2,4] grids=[3]")
+    finished = run("match=null widths=[2,4] grids=[[3]]")
     assert list(finished.table("summary")["shape"]) == ["2-2-1", "2-2-2-1", "2-4-4-1"]
     assert all("product" not in claim.sentence for claim in finished.manifest.claims)
 
@@ -162,7 +112,7 @@ def test_universal_approximation(run):
 
 def test_kolmogorov_arnold(run):
     case = RUNGE.replace("{target", "{bound:0.5,target")
-    finished = run(f"comparison=kolmogorov_arnold n_seeds=2 grids=[2,[2,4]] cases=[{case}]")
+    finished = run(f"comparison=kolmogorov_arnold n_seeds=2 grids=[[2],[2,4]] cases=[{case}]")
     assert set(finished.table("summary")["shape"]) == {"1-3-1"}
     coarse, fine = finished.manifest.claims
     assert coarse.sentence.startswith("[1,3,1] fits runge with G = 2:")
@@ -181,7 +131,9 @@ def test_no_activation_is_least_squares(run):
 
 def test_implementation_tricks(run):
     solver = "solver=lbfgs solver.steps=4 solver.smoothness_weight=auto"
-    finished = run(f"comparison=implementation_tricks grids=[3] n_seeds=2 {solver} model.base=silu")
+    finished = run(
+        f"comparison=implementation_tricks grids=[[3]] n_seeds=2 {solver} model.base=silu"
+    )
     summary = finished.table("summary")
     assert set(summary["variant"]) == set(VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
@@ -195,7 +147,7 @@ ALL_ROWS = "sampling.n_train=null sampling.n_test=null"
 
 
 def test_real_tables(run):
-    case = "cases=[{target:{kind:bundled,name:iris},shapes:[[]]}] grids=[2] depths=[1] n_seeds=2"
+    case = "cases=[{target:{kind:bundled,name:iris},shapes:[[]]}] grids=[[2]] depths=[1] n_seeds=2"
     solver = "solver=lbfgs solver.steps=15 solver.smoothness_weight=auto"
     finished = run(f"{case} {solver} {ALL_ROWS}")
     summary = finished.table("summary")
@@ -210,40 +162,28 @@ PRODUCTS = "{target:{kind:named,name:product},shapes:[[2]]}"
 IRIS = f"target=bundled target.name=iris {ALL_ROWS}"
 
 
+def both(comparison, line):
+    return f"comparison={comparison} widths=[2] errors=[0.1] {line}"
+
+
 @pytest.mark.parametrize(
     "line, message",
     [
         ("cases=[]", "names nothing to learn"),
         ("cases=[{target:product}]", "cases.target=product is not a mapping"),
-        ("grids=[3,[3]]", "product: the KAN \\[2,2,1\\] G = 3 is listed twice"),
-        (f"cases=[{PRODUCTS},{PRODUCTS}]", "is listed twice"),
-        (f"cases=[{PRODUCTS.replace('[2]', '[2],[2]')}]", "is listed twice"),
+        ("grids=[[3],[3]]", "grids=.* each once|twice"),
+        (f"cases=[{PRODUCTS},{PRODUCTS}]", "cases has product twice"),
+        (f"cases=[{PRODUCTS.replace('[2]', '[2],[2]')}]", "cases.shapes"),
         ("solver=adam solver.sparsity=0.1", "model=mlp has none"),
         ("match=null", "match=null compares MLPs of given widths"),
         ("depths=[0]", "depths from 1 on"),
         ("model=mlp", "use model=kan"),
         ("comparison=universal_approximation widths=[2]", "errors=.. must list"),
         ("comparison=universal_approximation errors=[0.1]", "names no width"),
-        *(
-            (
-                f"comparison=kolmogorov_arnold cases=[{{bound:{bound},{PRODUCTS[1:]}]",
-                "above 0|=nan is not|is not a number",
-            )
-            for bound in ("small", 0, "nan")
-        ),
-        (
-            f"comparison=kolmogorov_arnold cases=[{PRODUCTS},{PRODUCTS}]",
-            r"product: the KAN \[2,5,1\] G = 3 is listed twice",
-        ),
-        *(
-            (f"comparison={comparison} widths=[2] errors=[0.1] {wrong}", message)
-            for comparison in ("universal_approximation", "no_activation")
-            for wrong, message in (
-                ("precision=float32", "works in float64"),
-                ("solver.steps=-1", "solver.steps=-1"),
-                (IRIS, "not cross-entropy"),
-            )
-        ),
+        (f"comparison=kolmogorov_arnold cases=[{{bound:0,{PRODUCTS[1:]}]", "above 0"),
+        (both("universal_approximation", "precision=float32"), "works in float64"),
+        (both("no_activation", "solver.steps=-1"), "solver.steps=-1"),
+        (both("no_activation", IRIS), "not cross-entropy"),
         ("target=lecture_points", "has no test points"),
         ("'target.formula=sign(x0 + 5)'", "nothing to compare"),
         ("model.hidden=[3]", r"model.hidden=.3. is not used here. Set shapes of the cases"),
