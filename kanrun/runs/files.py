@@ -128,6 +128,16 @@ def plain(value: Any) -> Any:
     return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
 
 
+def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by their path: {"model": {"degree": 3}} is {"model.degree": 3}."""
+    flat = dict[str, Any]()
+    for key, value in settings.items():
+        path = f"{prefix}{key}"
+        nested = isinstance(value, Mapping) and value
+        flat |= flattened(value, f"{path}.") if nested else {path: value}
+    return flat
+
+
 def to_json(value: Any) -> bytes:
     """Return `value` as one line of JSON; numbers that are not finite become null.
 

@@ -53,11 +53,10 @@ _PACKAGES = (
     "safetensors",
     "distributed",
 )
-#: Folder of kanrun's source, its parts that make numbers, and the kinds of their files.
+#: Folder of kanrun's source.
 _SOURCE = Path(__file__).parents[2]
-_CODE = ("kanrun", "experiments", "conf")
-_SUFFIXES = {".py", ".yaml", ".csv"}
-GIT_SECONDS = 5  # that a git command may take
+#: Seconds that a git command may take.
+GIT_SECONDS = 5
 _PLACES = ("tables", "checkpoints", "figures")
 
 
@@ -301,51 +300,25 @@ def versions() -> dict[str, str]:
 def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:
     """Return the commit from which a run can be repeated, or None without one.
 
-    It is `{"of": "kanrun", "commit": ..., "dirty": ...}` if kanrun's own `source` is a git
-    checkout; `dirty` means that its code or configuration differ from the commit, None that this is
-    unknown. Otherwise it is `{"of": "working directory", "commit": ...}` if that lies in a
-    repository.
+    `of` says whose it is: kanrun's, if its `source` is a git checkout, or else that of the working
+    directory.
     """
     is_own = (source / ".git").exists()
-    commit = _git(source if is_own else working or Path.cwd(), "rev-parse", "HEAD")
-    if not commit or not is_own:
-        return {"of": "working directory", "commit": commit} if commit else None
-    # `git status` would run the filters that a repository's own settings name.
-    listed = _git(source, "ls-tree", "-r", "-z", "HEAD", "--", *_CODE)
-    paths = (path for folder in _CODE for path in (source / folder).rglob("*"))
-    names = [path.relative_to(source).as_posix() for path in paths if path.suffix in _SUFFIXES]
-    blobs = _git(source, "hash-object", "--no-filters", "--", *names)
-    dirty = None
-    if listed is not None and blobs is not None:
-        entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
-        committed = {name: kind.split()[2] for kind, _, name in entries}
-        code = {name: blob for name, blob in committed.items() if Path(name).suffix in _SUFFIXES}
-        dirty = code != dict(zip(names, blobs.split(), strict=True))
-    return {"of": "kanrun", "commit": commit, "dirty": dirty}
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    """Return the output of a git command that only reads objects, or None.
-
-    Other commands start programs, such as filters, that a repository's own settings name, and a
-    folder from elsewhere may be a repository.
-    """
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
-    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
-    environment |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
     try:
+        # Unlike others, this git command starts no program that a repository's settings name.
         done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", *arguments],
-            cwd=folder,
-            env=environment,
+            ["git", "rev-parse", "HEAD"],
+            cwd=source if is_own else working or Path.cwd(),
+            env={name: value for name, value in os.environ.items() if name not in elsewhere},
             capture_output=True,
             text=True,
             timeout=GIT_SECONDS,
-            check=False,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return {"of": "kanrun" if is_own else "working directory", "commit": done.stdout.strip()}
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import contextlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 from kanrun.config.conversion import with_values
 from kanrun.errors import KanrunError, UsageError, did_you_mean
 from kanrun.runs import find_runs
+from kanrun.runs.files import flattened
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Claim
 
@@ -304,15 +305,6 @@ def _point_rows(run: Run) -> Iterator[Record]:
 
 def _counted(claims: Sequence[Claim]) -> Record:
     return {"claims": len(claims), "claims_hold": sum(claim.holds for claim in claims)}
-
-
-def flattened(settings: Mapping[str, Any], prefix: str = "") -> Record:
-    """Return nested settings by their path: {"model": {"degree": 3}} is {"model.degree": 3}."""
-    flat: Record = {}
-    for key, value in settings.items():
-        path = f"{prefix}{key}"
-        flat |= flattened(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
-    return flat
 
 
 def listed(index: RunIndex, rows: Sequence[Record], names: Sequence[str]) -> dict[str, list[Any]]:

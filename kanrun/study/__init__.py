@@ -7,6 +7,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from kanrun.config import ExperimentConfig
@@ -14,7 +15,7 @@ from kanrun.config.conversion import with_differences
 from kanrun.config.registry import Plain
 from kanrun.errors import KanrunError, UsageError
 from kanrun.monitoring import ProgressUpdate
-from kanrun.runs.files import Key
+from kanrun.runs.files import Key, flattened
 from kanrun.runs.records import Claim, Point, Record, Row
 
 if TYPE_CHECKING:
@@ -38,11 +39,8 @@ BOUNDED = {
     "test_rmse": "median test RMSE",
     "seconds": "longest training in seconds",
 }
-#: Keys whose value says enough.
-_PLAIN = ("part", "model", "learner", "target", "case", "schedule", "name", "activation")
-#: Keys of a target or schedule that name it.
-_NAMES = ("name", "formula", "id", "path")
-_LONGEST = 40
+#: Characters of a setting in the name of a cell; longer ones are cut.
+LONGEST_NAME = 60
 
 
 class Experiment(Protocol):
@@ -179,14 +177,13 @@ def check_size(trainings: int) -> None:
 
 
 def names_of(cells: Sequence[Cell]) -> list[str]:
-    """Return a name for each cell from the settings in which cells differ, or `cell N`.
-
-    Targets are called by name or formula, schedules by their grids, others by key and value.
-    """
-    described = [_described(cell) for cell in cells]
-    keys = list(dict.fromkeys(key for words in described for key in words))
-    telling = [key for key in keys if len({words.get(key) for words in described}) > 1]
-    names = [", ".join(words[key] for key in telling if words.get(key)) for words in described]
+    """Return a name for each cell: the settings in which cells differ, or else `cell N`."""
+    flat = [flattened(cell) for cell in cells]
+    keys = dict.fromkeys(chain.from_iterable(flat))
+    # Claims on a cell do not name it.
+    known = [key for key in keys if key.partition(".")[0] not in ("bound", "bounds")]
+    telling = [key for key in known if len({str(one.get(key)) for one in flat}) > 1]
+    names = [", ".join(_named(key, one[key]) for key in telling if key in one) for one in flat]
     often = Counter(names)
     return [
         name if name and often[name] == 1 else f"{name}{', ' if name else ''}cell {index}"
@@ -194,39 +191,9 @@ def names_of(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def _described(cell: Cell) -> dict[str, str]:
-    """Return words for each setting of a cell; settings of a group are named by their own key."""
-    words: dict[str, str] = {}
-    for key, value in cell.items():
-        if key in ("bound", "bounds"):  # claims on a cell do not name it
-            continue
-        called = _called(value)
-        if called is not None:
-            words[key] = called if key in _PLAIN else f"{key} {called}"
-        elif isinstance(value, Mapping):
-            words |= {f"{key}.{inner}": word for inner, word in _described(value).items()}
-    return words
-
-
-def _called(value: Any) -> str | None:
-    """Return a value in a word; None for a group without a name, whose settings are named alone."""
-    if isinstance(value, Mapping):
-        if "target" in value:  # a case is named by its target
-            return _called(value["target"])
-        if {"kind", "first", "last"} <= value.keys():
-            nested = "" if value.get("nested", True) else ", not nested"
-            return f"{value['kind']} from {value['first']} to {value['last']}{nested}"
-        if "intervals" in value:
-            kind = value.get("kind", "list")
-            return ("" if kind == "list" else f"{kind} ") + f"grids {_called(value['intervals'])}"
-        return next((_short(str(value[key])) for key in _NAMES if value.get(key)), None)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return _short(f"[{','.join(str(_called(item)) for item in value)}]")
-    return _short(str(value))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+def _named(key: str, value: Any) -> str:
+    text = f"{key}={value}"
+    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
 
 
 def follow(

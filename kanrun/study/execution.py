@@ -36,10 +36,11 @@ from kanrun.study import (
     report,
     tasks_of,
 )
-from kanrun.study.progress import Reporter, Tracker, error_console
+from kanrun.study.progress import Reporter, error_console
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import TaskRunner, TimeLimit, cores, run_serial, threads_of
 from kanrun.study.studies import Checked, RunOptions
+from kanrun.study.trackers import Tracker
 
 #: The status names the CPU time that was used if it is above this multiple of the time limit.
 _OVERRUN = 1.1

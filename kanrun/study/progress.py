@@ -1,49 +1,55 @@
-"""Listeners to a run: its progress on standard error, and trackers.
+"""Progress of a run on standard error: a bar on a terminal, a line every few seconds elsewhere.
 
-Standard error gets a bar on a terminal, a few lines elsewhere. A tracker (MLflow, TensorBoard,
-trackio; off by default) gets the settings, the rows of `metrics.csv`, and at the end the medians of
-`summary.csv`. Its first error is a warning, after which it gets nothing; the run continues.
+The bar counts trainings. How far one is follows from the parts that it reports: each part fills
+half of what was left, and its end the rest, so the bar never goes back and ends at 100%. The time
+left is that of the same pace.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 import os
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
 from kanrun.config.registry import Plain
-from kanrun.errors import printable, tell
+from kanrun.errors import printable
 from kanrun.monitoring import ProgressUpdate
-from kanrun.runs.files import MARKS, Key
-from kanrun.runs.index import flattened
+from kanrun.runs.files import Key
 from kanrun.runs.records import Note, Row
 from kanrun.study import Failure, Finished, Started, Task, TaskEvent
 
-#: Seconds between lines on the progress of a training without a terminal, and seconds of work
-#: from which the time left is estimated.
+#: Seconds between lines on the progress of a training without a terminal.
 SECONDS_BETWEEN_LINES = 5.0
-#: Errors by which trainings are compared: the first that is there.
+#: Seconds over which the pace is measured: longer than any run.
+_WHOLE_RUN = 1e9
+#: Errors by which trainings are told apart: the first that is there.
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
 #: Notes that are remembered so that they are not shown again for the next seed.
 _MOST_NOTES = 1000
-#: Smallest and largest width of the bar, and its part of the terminal.
-_NARROW, _WIDE, _PART = 6, 24, 5
-_WIDTH = 120  # characters of a line on standard error without a terminal
-#: Numbers are shown as whole below the first, with few digits below the second or from the third,
-#: and with many nearer to 1 than the last (such as r2, where the distance from 1 is what counts).
-_WHOLE, _SMALL, _LARGE, _NEAR_ONE = 1e9, 1e-2, 1e5, 1e-3
+#: Smallest width of the bar, in characters; terminals of more than five times as many get a fifth.
+_NARROW = 6
+#: Largest width of the bar, in characters.
+_WIDE = 24
+#: Width of a terminal, in characters, from which the time left is shown.
+_ROOM_FOR_TIME = 60
+#: Characters of a line on standard error without a terminal.
+_WIDTH = 120
+#: Whole numbers below this are shown without an exponent.
+_WHOLE = 1e9
+#: Smaller numbers are shown with an exponent.
+_SMALL = 1e-2
+#: Numbers from here on are shown with an exponent.
+_LARGE = 1e5
+#: Numbers that are closer to 1, such as r2, are shown with many digits: their distance counts.
+_NEAR_ONE = 1e-3
 
 
 def error_console() -> Console:
@@ -68,36 +74,54 @@ def shown(value: Any) -> str:
     return f"{number:.4g}" if _SMALL <= abs(number) < _LARGE else f"{number:.2e}"
 
 
+@dataclass
+class _Running:
+    """How far a training is: its share of 1, and its share when the present part began."""
+
+    part: str = ""
+    share: float = 0.0
+    before: float = 0.0
+
+    def advance(self, update: ProgressUpdate) -> None:
+        """Take in the progress of a part; one without a total does not fill the bar."""
+        if update.part != self.part:
+            self.part, self.before = update.part, self.share
+        if update.total:
+            done = min(1.0, update.done / update.total)
+            self.share = max(self.share, self.before + (1 - self.before) / 2 * done)
+
+
 class Reporter:
-    """Shows events: a bar on a terminal, else a line per stage or task; warnings only if quiet."""
+    """Shows the events of `total` trainings; only warnings and failures if quiet."""
 
     def __init__(
-        self, console: Console, total: int, quiet: bool = False, verbose: bool = False
+        self,
+        console: Console,
+        total: int,
+        quiet: bool = False,
+        verbose: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console, self._total, self._quiet, self._verbose = console, total, quiet, verbose
-        self._done = self._kept = 0
-        self._stage: Any = None
-        self._last = ""  # the best step of the stage
+        self._console, self._quiet, self._verbose = console, quiet, verbose
+        self._total, self._done = total, 0
+        self._running: dict[Key | None, _Running] = {}
         self._notes: set[str] = set()
         self._results: dict[Key, Plain] = {}  # summary of a training, until it ends
-        # Lowest error by target, since only errors on one target compare.
-        self._best: dict[Any, float] = {}
-        self._start = self._clock = self._began = time.monotonic()
-        self._part = ProgressUpdate("", 0)
+        self._clock, self._told = clock, clock()
+        width = max(_NARROW, min(_WIDE, console.width // 5))
+        text = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._bar = Progress(
-            SpinnerColumn(),
-            BarColumn(bar_width=max(_NARROW, min(_WIDE, console.width // _PART))),
-            *([MofNCompleteColumn()] if total > 1 else []),
-            TextColumn(
-                "{task.fields[text]}",
-                markup=False,
-                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-            ),
+            BarColumn(bar_width=width),
+            TaskProgressColumn(),
+            *([TimeRemainingColumn(compact=True)] if console.width >= _ROOM_FOR_TIME else []),
+            TextColumn("{task.description}", markup=False, table_column=text),
             console=console,
             expand=True,
+            get_time=clock,
+            speed_estimate_period=_WHOLE_RUN,
             disable=quiet or not console.is_terminal or console.is_dumb_terminal,
         )
-        self._bar.add_task("", total=None if total == 1 else total, text="starting")
+        self._bar.add_task("starting", total=total)
 
     def __enter__(self) -> Reporter:
         self._bar.start()
@@ -109,60 +133,40 @@ class Reporter:
     def skip(self, tasks: int) -> None:
         """Count tasks that an earlier attempt finished."""
         if tasks and not self._quiet:
-            self._done = self._kept = tasks
             self._say(f"{tasks} of {self._total} trainings were finished before and are kept")
+        self._done = tasks
+        self._bar.reset(self._bar.task_ids[0], completed=tasks)
 
     def handle(self, event: TaskEvent) -> None:
         """Show `event`."""
-        (task, what), several = event, self._total > 1
+        task, what = event
         match what:
             case Note():
                 self._note(what)
             case Row(table="summary"):
                 self._results[task.key] = what.values
-            case Row(table="metrics") if not several:
-                self._step(what.values)
             case ProgressUpdate():
-                self.show_progress(what)
-            case Started() if several:
-                best = f"best {shown(min(self._best.values()))}, " if len(self._best) == 1 else ""
-                self._show(f"{best}now {task}{self._left()}")
-            case Finished():
-                self._done += 1
-                text = self._last
-                self._end_stage()
-                if several:
-                    text = f"{self._result(task, what.seconds)}{self._left()}"
-                    self._line(text)
-                self._show(text)
+                self.show_progress(what, task.key)
+            case Started() if self._total > 1:
+                self._show(str(task))
             case Failure(restarts=True) if not self._quiet:
                 self._say(f"{task} failed and restarts: {what.reason}")
-            case Failure(restarts=False) if several:
-                self._done += 1
-                self._say(f"{task} failed: {what.reason}{self._left()}", "red")
+            case Finished() | Failure(restarts=False):
+                self._end(task, what)
 
     def warn(self, text: str) -> None:
         """Show a warning."""
         self._say(f"warning: {text}", "yellow")
 
-    def show_progress(self, update: ProgressUpdate) -> None:
-        """Show progress with the time that the part can still take.
-
-        It is shown on the bar, elsewhere as one line every few seconds.
-        """
-        now, before, self._part = time.monotonic(), self._part, update
-        total, done = update.total, update.done
-        if (before.part, before.total) != (update.part, total) or done < before.done:
-            self._began = now
-        words = [f"{update.part}: {done}" + (f" of {total}" if total else "")]
+    def show_progress(self, update: ProgressUpdate, key: Key | None = None) -> None:
+        """Show progress of a training on the bar, elsewhere as one line every few seconds."""
+        self._running.setdefault(key, _Running()).advance(update)
+        text = f"{update.part}: {update.done}" + (f" of {update.total}" if update.total else "")
         if update.error is not None and math.isfinite(update.error):
-            words.append(f"best {update.error:.3g}")
-        if total and done and (left := (now - self._began) * (total - done) / done) >= 1:
-            words.append(f"at most {left:.0f} s left here")
-        text = ", ".join(words)
+            text += f", best {update.error:.3g}"
         self._show(text)
-        if now - self._clock >= SECONDS_BETWEEN_LINES:
-            self._clock = now
+        if (now := self._clock()) - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = now
             self._line(text)
 
     def _note(self, note: Note) -> None:
@@ -172,188 +176,40 @@ class Reporter:
             return
         if len(self._notes) < _MOST_NOTES:
             self._notes.add(note.text)
-        self._end_stage()
         (self.warn if note.warning else self._say)(note.text)
 
-    def _step(self, values: Plain) -> None:
-        """Show a step of a run of one training."""
-        stage = values.get("stage"), values.get("intervals")
-        parts = [] if stage[1] is None else [f"{stage[1]} intervals"]
-        parts += [f"step {values['step']}"] if values.get("step") is not None else []
-        for name in ("train", "validation"):
-            if isinstance(value := values.get(f"{name}_rmse"), (int, float)):
-                parts.append(f"{name} {shown(value)}")
-        if changed := stage != self._stage:
-            self._end_stage()
-            self._stage = stage
-        text = ", ".join(parts)
-        if changed or values.get("best", True):  # later steps may be trials that are not kept
-            self._last = text
-        self._show(text)
-
-    def _end_stage(self) -> None:
-        """Print the best step of the stage, once, before anything that comes after it."""
-        self._line(self._last)
-        self._last = ""
-
-    def _result(self, task: Task, seconds: float) -> str:
-        """Return the result of `task`, and the lowest error on its target so far."""
+    def _end(self, task: Task, end: Finished | Failure) -> None:
+        """Count a training that has ended; of several, tell its result."""
+        self._done += 1
+        for key in (task.key, None):  # serial trainings report without a key
+            self._running.pop(key, None)
         values = self._results.pop(task.key, {})
-        text = ", ".join(filter(None, (str(task), values.get("shape"))))
-        text += f": done in {seconds:.1f} s"
         name = next((one for one in _ERRORS if isinstance(values.get(one), (int, float))), None)
-        if name is None or not math.isfinite(values[name]):
-            return text
-        error, target = float(values[name]), (name, values.get("target"))
-        best = self._best[target] = min(error, self._best.get(target, math.inf))
-        text += f", {name.replace('_', ' ').replace('rmse', 'RMSE')} {shown(error)}"
-        return f"{text}, the best so far" if error == best else f"{text} (best {shown(best)})"
-
-    def _left(self) -> str:
-        """Return an estimate of the time that all trainings still take, after the first seconds."""
-        done, seconds = self._done - self._kept, time.monotonic() - self._start
-        if seconds < SECONDS_BETWEEN_LINES or not done or self._done == self._total:
-            return ""
-        return f"; about {seconds / done * (self._total - self._done):.0f} s left"
+        if isinstance(end, Failure):
+            text = f"{task} failed: {end.reason}"
+        else:
+            text = f"{task}: done in {end.seconds:.1f} s"
+            if name is not None:
+                text += f", {name.replace('_', ' ').replace('rmse', 'RMSE')} {shown(values[name])}"
+        self._show(text)
+        if self._total > 1 and isinstance(end, Failure):
+            self._say(text, "red")
+        elif self._total > 1:
+            self._line(text)
 
     def _show(self, text: str) -> None:
-        """Show a text on the bar, if there is one."""
-        total = self._total if self._total > 1 or self._done else None
-        self._bar.update(self._bar.task_ids[0], text=text, total=total, completed=self._done)
+        """Show a text and how far all trainings are on the bar."""
+        done = self._done + sum(one.share for one in self._running.values())
+        self._bar.update(self._bar.task_ids[0], description=text, completed=done)
 
     def _line(self, text: str) -> None:
-        """Print a line if there is no bar to show it."""
-        if self._bar.disable and not self._quiet and text:
-            self._say(text)
+        """Print a line with the share that is done, if there is no bar to show it."""
+        if self._bar.disable and not self._quiet:
+            bar, pace = self._bar.tasks[0], ""
+            if (bar.elapsed or 0) >= SECONDS_BETWEEN_LINES and (left := bar.time_remaining):
+                pace = f", about {left:.0f} s left"
+            self._say(f"{text} ({bar.percentage:.0f}%{pace})")
 
     def _say(self, text: str, style: str = "") -> None:
         # Brackets in paths and formulas are no markup; long lines wrap only on terminals.
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
-
-
-Numbers = Mapping[str, float]
-#: Characters of a setting that MLflow stores.
-MAX_CHARACTERS = 500
-
-
-class Backend(NamedTuple):
-    """Functions that log numbers at a step, if there is one, and that end with a status."""
-
-    log: Callable[[Numbers, int | None], None]
-    end: Callable[[str], Any]
-    prefix: str = "result/"  # of the names of results
-
-
-class Tracker:
-    """One tracker of one run, if a name is given; its errors are warnings."""
-
-    def __init__(self, name: str | None, command: str, folder: Path, settings: Plain) -> None:
-        self._name, self._steps = name, Counter[Any]()
-        self._backend: Backend | None = None
-        if name is not None:
-            flat = {key: value for key, value in flattened(settings).items() if value is not None}
-            with self._warning():
-                self._backend = BACKENDS[name](command, folder, flat)
-
-    def row(self, values: Plain, key: Sequence[int]) -> None:
-        """Log a row of `metrics`, under the name of the training if there are several."""
-        if self._backend is None:
-            return
-        training = tuple((name, at) for name, at in zip(MARKS, key, strict=False) if at)
-        prefix = "".join(f"{name} {value}/" for name, value in training)
-        with self._warning():
-            if numbers := _numbers(values, prefix):
-                self._backend.log(numbers, self._steps[training])
-        self._steps[training] += 1
-
-    def end(self, results: Plain, status: str) -> None:
-        """Log the medians of the run, and its status."""
-        if self._backend is not None:
-            with self._warning():
-                self._backend.log(_numbers(results, self._backend.prefix), None)
-                self._backend.end(status)
-
-    @contextlib.contextmanager
-    def _warning(self) -> Iterator[None]:
-        """Turn the first error of the tracker into a warning, and use it no longer."""
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # where trackers say what they do
-                yield
-        except Exception as error:  # No error of a tracker ends the run.
-            self._backend = None
-            cause = " ".join(f"{type(error).__name__}: {error}".split())
-            hint = f" (pip install {self._name})" if isinstance(error, ImportError) else ""
-            tell(f"tracker={self._name} does not work and is left out: {cause}{hint}")
-
-
-def _numbers(values: Plain, prefix: str = "") -> Numbers:
-    return {
-        f"{prefix}{name}": float(value)
-        for name, value in values.items()
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and name not in MARKS
-    }
-
-
-def _mlflow(command: str, folder: Path, settings: Plain) -> Backend:
-    """Log to an SQLite file next to the runs, or to MLFLOW_TRACKING_URI."""
-    # Without a limit, a training waits minutes for a dead server.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
-    from mlflow import MlflowClient
-
-    # It reports every step of its own database.
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    place = f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
-    client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or place)
-    name = f"kanrun-{command}"
-    found = client.get_experiment_by_name(name)
-    experiment = found.experiment_id if found else client.create_experiment(name)
-    run = client.create_run(experiment, run_name=folder.name).info.run_id
-    for key, value in settings.items():
-        client.log_param(run, key, str(value)[:MAX_CHARACTERS])
-
-    def log(numbers: Numbers, step: int | None) -> None:
-        for key, value in numbers.items():
-            client.log_metric(run, key.replace(" ", "_"), value, step=step)
-
-    def end(status: str) -> None:
-        client.set_terminated(run, "FINISHED" if status == "COMPLETED" else "FAILED")
-
-    return Backend(log, end, prefix="")
-
-
-def _tensorboard(_: str, folder: Path, settings: Plain) -> Backend:
-    """Log into the folder `tensorboard` of the run."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer: Any = SummaryWriter(str(folder / "tensorboard"))
-    lines = (f"    {key}: {value}" for key, value in settings.items())
-    writer.add_text("settings", "\n".join(lines))
-
-    def log(numbers: Numbers, step: int | None) -> None:
-        for key, value in numbers.items():
-            writer.add_scalar(key, value, step)
-
-    return Backend(log, lambda _: writer.close())
-
-
-def _trackio(command: str, folder: Path, settings: Plain) -> Backend:
-    """Log into trackio's own database on this machine."""
-    import trackio
-
-    trackio.init(project=f"kanrun-{command}", name=folder.name, config=dict(settings))
-
-    def log(numbers: Numbers, step: int | None) -> None:
-        trackio.log({key: value for key, value in numbers.items() if key != "step"}, step=step)
-
-    return Backend(log, lambda _: trackio.finish())
-
-
-BACKENDS: dict[str, Callable[[str, Path, Plain], Backend]] = {
-    "mlflow": _mlflow,
-    "tensorboard": _tensorboard,
-    "trackio": _trackio,
-}

@@ -20,8 +20,8 @@ from kanrun.config.registry import Plain
 from kanrun.errors import KanrunError, UsageError, printable
 from kanrun.runs import Run
 from kanrun.runs.artifacts import FIGURE_FORMATS, write_figure
-from kanrun.runs.files import MARKS, file_name, frame_of, write_atomic
-from kanrun.runs.index import ABOUT_A_RUN, RESULTS, flattened
+from kanrun.runs.files import MARKS, file_name, flattened, frame_of, write_atomic
+from kanrun.runs.index import ABOUT_A_RUN, RESULTS
 from kanrun.runs.reader import ERRORS
 from kanrun.runs.records import Claim
 from kanrun.study import chosen_figures

@@ -20,7 +20,7 @@ from kanrun.config.conversion import (
     with_values,
 )
 from kanrun.errors import UsageError
-from kanrun.runs.files import Key, write_atomic
+from kanrun.runs.files import Key, flattened, write_atomic
 from kanrun.runs.reader import Run, config_path, read_config
 from kanrun.runs.records import (
     POINTS_FILE,
@@ -280,7 +280,7 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     by the ratios of rows and of inputs of the training data.
     """
     from kanrun.runs import find_run
-    from kanrun.runs.index import RunIndex, flattened
+    from kanrun.runs.index import RunIndex
 
     wanted, index = flattened(asdict(study.config(0))), RunIndex(outputs)
     found = []

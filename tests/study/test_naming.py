@@ -3,7 +3,7 @@
 from kanrun.study import names_of
 
 
-def test_targets_are_called_by_name_and_what_all_share_is_left_out():
+def test_what_all_cells_share_is_left_out():
     cells = [
         {
             "target": {"kind": "named", "name": "product"},
@@ -16,12 +16,17 @@ def test_targets_are_called_by_name_and_what_all_share_is_left_out():
             "model": {"hidden": [4, 2], "degree": 3},
         },
     ]
-    assert names_of(cells) == ["product, hidden [2]", "x0^2, hidden []", "x0^2, hidden [4,2]"]
+    assert names_of(cells) == [
+        "target.kind=named, target.name=product, model.hidden=[2]",
+        "target.kind=expression, model.hidden=[], target.formula=x0^2",
+        "target.kind=expression, model.hidden=[4, 2], target.formula=x0^2",
+    ]
 
 
-def test_cells_that_words_do_not_tell_apart_have_numbers():
-    assert names_of([{}, {}, {"part": "a"}]) == ["cell 0", "cell 1", "a"]
+def test_cells_that_their_settings_do_not_tell_apart_have_numbers():
+    assert names_of([{}, {}, {"part": "a"}]) == ["cell 0", "cell 1", "part=a"]
     long = "sin(x0) + " * 10
-    cells = [{"target": {"formula": formula}} for formula in (f"{long}1", f"{long}2", "x0")]
-    start = "sin(x0) + sin(x0) + sin(x0) + sin(x0) +…, cell"
-    assert names_of(cells) == [f"{start} 0", f"{start} 1", "x0"]
+    first, second, other = names_of([{"f": f"{long}1"}, {"f": f"{long}2"}, {"f": "x0"}])
+    assert first.endswith("…, cell 0")
+    assert second.endswith("…, cell 1")
+    assert other == "f=x0"

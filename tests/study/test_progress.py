@@ -31,22 +31,13 @@ def reporting(**options):
     return stream, Reporter(Console(file=stream, width=100), 1, **options)
 
 
-def metrics(**values):
-    return TaskEvent(TASK, Row("metrics", values))
-
-
 def trainings(total):
     for index in range(total):
         task = Task(CFG, index, {}, 0)
         yield TaskEvent(task, Started())
         yield TaskEvent(task, Note("solver=auto chose [lm]"))
         yield TaskEvent(task, Note("a column is constant", warning=True))
-        for step in range(30):
-            place = {"stage": step // 10, "step": step, "intervals": 5}
-            yield metrics(**place, train_rmse=0.1, validation_rmse=0.2)
-        summary = {"target": f"t{index // 2}", "shape": "2-5-1"}
-        error = {"validation_rmse": 0.1 * (index + 1)}
-        yield TaskEvent(task, Row("summary", {**summary, **error}))
+        yield TaskEvent(task, Row("summary", {"validation_rmse": 0.1 * (index + 1)}))
         yield TaskEvent(task, Failure("it diverged") if index == 2 else Finished(1.0))
 
 
@@ -59,46 +50,26 @@ def test_a_terminal_gets_a_bar_that_never_wraps(width, total):
     assert max(len(line) for part in plain.split("\n") for line in part.split("\r")) <= width
 
 
-def test_the_bar_shows_the_best_so_far_beside_what_runs():
+def test_the_bar_shows_what_runs_and_ends_at_the_whole():
     second = Task(CFG, 1, {}, 0)
-    result = TaskEvent(TASK, Row("summary", {"rmse": 0.1}))
-    events = (
-        TaskEvent(TASK, Started()),
-        result,
-        TaskEvent(TASK, Finished(1.0)),
-        TaskEvent(second, Started()),
-    )
+    events = [TaskEvent(TASK, Started()), TaskEvent(TASK, Finished(1.0))]
+    events += [TaskEvent(second, Started()), TaskEvent(second, ProgressUpdate("folds", 4, 5))]
     text = shown(events, 2, 120, terminal=True)
-    assert "1/2" in text
-    assert "best 0.1, now cell 1, seed 0" in text
+    assert "70%" in text
+    assert "folds: 4 of 5" in text
+    assert "100%" in shown([*events, TaskEvent(second, Finished(1.0))], 2, 120, terminal=True)
 
 
-def test_a_file_gets_a_line_a_stage_or_a_task():
-    lines = shown(trainings(1)).splitlines()
-    assert lines[:2] == ["solver=auto chose [lm]", "warning: a column is constant"]
-    assert lines[2:] == [
-        f"5 intervals, step {step}, train 0.1, validation 0.2" for step in (9, 19, 29)
-    ]
-    lines = shown(trainings(4), 4).splitlines()
-    assert lines[2:] == [
-        "cell 0, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.1, the best so far",
-        "cell 1, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.2 (best 0.1)",
+def test_a_file_gets_notes_and_a_line_a_training_of_several():
+    said = ["solver=auto chose [lm]", "warning: a column is constant"]
+    assert shown(trainings(1)).splitlines() == said
+    assert shown(trainings(4), 4).splitlines() == [
+        *said,
+        "cell 0, seed 0: done in 1.0 s, validation RMSE 0.1 (25%)",
+        "cell 1, seed 0: done in 1.0 s, validation RMSE 0.2 (50%)",
         "cell 2, seed 0 failed: it diverged",
-        "cell 3, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.4, the best so far",
+        "cell 3, seed 0: done in 1.0 s, validation RMSE 0.4 (100%)",
     ]
-
-
-def test_a_stage_is_told_by_its_best_step_before_what_is_said_after_it():
-    events = [
-        metrics(stage=1, step=1, train_rmse=0.5, best=True),
-        metrics(stage=1, step=2, train_rmse=0.2, best=True),
-        metrics(stage=1, step=3, train_rmse=0.9, best=False),
-        TaskEvent(TASK, Note("two nodes were pruned")),
-        metrics(stage=2, step=1, train_rmse=0.3, best=False),
-        TaskEvent(TASK, Finished(1.0)),
-    ]
-    lines = ["step 2, train 0.2", "two nodes were pruned", "step 1, train 0.3"]
-    assert shown(events).splitlines() == lines
 
 
 def test_quiet_shows_warnings_and_failures_only():
@@ -173,28 +144,17 @@ def test_tables_and_claims_fit_the_width(width):
         assert "DOES NOT HOLD  it is small: measured not a number, bound: at most 1" in text
 
 
-def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch):
-    seconds = iter([0.0, 1.0, 6.0, 7.0, 16.0])
-    monkeypatch.setattr("kanrun.study.progress.time.monotonic", lambda: next(seconds))
-    stream, reporter = reporting()
-    for done, error in ((1, 0.5), (6, 0.25), (7, 0.25), (16, 0.125)):
-        reporter.show_progress(ProgressUpdate("grid of 8", done, 21, error))
+def test_how_far_a_training_is_shown_every_few_seconds():
+    seconds = [0.0]
+    stream, reporter = reporting(clock=lambda: seconds[0])
+    with reporter:
+        parts = [("starts", 1, 4, 1.0), ("starts", 4, 4, 9.0), ("grid of 8", 5, 10, 18.0)]
+        for part, done, total, at in parts:
+            seconds[0] = at
+            reporter.show_progress(ProgressUpdate(part, done, total, 0.25))
     assert stream.getvalue().splitlines() == [
-        "grid of 8: 6 of 21, best 0.25, at most 12 s left here",
-        "grid of 8: 16 of 21, best 0.125, at most 5 s left here",
-    ]
-
-
-def test_the_time_left_of_all_trainings_is_estimated_after_some_seconds(monkeypatch):
-    seconds = iter([0.0, 2.0, 6.0, 6.0])
-    monkeypatch.setattr("kanrun.study.progress.time.monotonic", lambda: next(seconds))
-    lines = shown(
-        [TaskEvent(Task(CFG, index, {}, 0), Finished(2.0)) for index in range(3)], 4
-    ).splitlines()
-    assert lines == [
-        "cell 0, seed 0: done in 2.0 s",
-        "cell 1, seed 0: done in 2.0 s; about 6 s left",
-        "cell 2, seed 0: done in 2.0 s; about 2 s left",
+        "starts: 4 of 4, best 0.25 (50%, about 11 s left)",
+        "grid of 8: 5 of 10, best 0.25 (62%, about 13 s left)",
     ]
 
 

@@ -12,7 +12,7 @@ import pytest
 from processes import python
 
 from kanrun.runs import Status
-from kanrun.study import progress
+from kanrun.study import trackers
 
 
 class Heard:
@@ -30,7 +30,7 @@ class Heard:
 def test_settings_rows_and_results_reach_the_tracker(run_toy, monkeypatch):
     heard = []
     monkeypatch.setitem(
-        progress.BACKENDS, "mlflow", lambda *a: heard.append(Heard(*a)) or heard[-1]
+        trackers.BACKENDS, "mlflow", lambda *a: heard.append(Heard(*a)) or heard[-1]
     )
     _, run = run_toy(sizes=[2, 3], tracker="mlflow")
     (one,) = heard
@@ -57,7 +57,7 @@ def test_a_tracker_that_fails_warns_once_and_the_run_is_complete(
 
     if fails != "begin":
         monkeypatch.setattr(Broken, fails, broken)
-    monkeypatch.setitem(progress.BACKENDS, "trackio", broken if fails == "begin" else Broken)
+    monkeypatch.setitem(trackers.BACKENDS, "trackio", broken if fails == "begin" else Broken)
     outcome, _ = run_toy(tracker="trackio")
     assert outcome.status == Status.COMPLETED
     err = capsys.readouterr().err

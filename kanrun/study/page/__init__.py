@@ -25,8 +25,8 @@ from typing import Any
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Manifest, Run, Status, find_runs
 from kanrun.runs.artifacts import read_caption
-from kanrun.runs.files import write_named_file
-from kanrun.runs.index import flattened, local_time
+from kanrun.runs.files import flattened, write_named_file
+from kanrun.runs.index import local_time
 from kanrun.study.page.interactive import Living, interactive_data
 from kanrun.study.progress import shown
 from kanrun.study.report import as_columns, differences, outcome, points_table
