@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -38,7 +37,6 @@ _FIRST = (
     "test_cross_entropy",
     "rmse",
     "worst_forgetting",
-    "quartiles",
     "learner",
     "target",
     "model",
@@ -49,12 +47,8 @@ _FIRST = (
 )
 #: Columns of the table of points behind its results.
 _FURTHER = ("validation_rmse", "parameters", "seconds")
-#: Results of which the first one that is there says what a training reached.
+#: Results that say what a training reached; the first one of these that a summary has is named.
 _REACHED = (*RESULTS, "test_deviance", "cv_cross_entropy", "validation_rmse", "train_rmse")
-#: Letters whose names begin with a vowel, as in "an MLP".
-_SPOKEN_VOWELS = "AEFHILMNORSX"
-#: Errors whose quartiles over seeds are shown next to their median.
-_QUARTILES = ("test_rmse", "rmse")
 _MOST_ROWS = 40
 #: Characters of a line in a file or pipe.
 _UNBOUNDED = 100_000
@@ -142,20 +136,16 @@ def print_summary(console: Console, summary: Columns) -> None:
         return
     table, title = summary, None
     seeds = len(set(summary.get("seed", ())))
-    if seeds > 1 and "cell" in summary:  # medians, quartiles of the error, and text if all agree
-        groups, title = frame_of(summary).groupby("cell", sort=False), f"medians over {seeds} seeds"
-        frame = groups.agg(_agreed).drop(columns="seed").reset_index()
-        if error := next((name for name in _QUARTILES if name in summary), None):
-            ends = groups[error].quantile(np.array([0.25, 0.75])).map(shown).unstack()
-            quartiles = [" .. ".join(pair) if all(pair) else "" for pair in ends.to_numpy()]
-            frame.insert(list(frame).index(error) + 1, "quartiles", quartiles)
-        table = {str(name): values.tolist() for name, values in frame.items()}
+    if seeds > 1 and "cell" in summary:
+        title = f"medians over {seeds} seeds"
+        frame = frame_of(summary).groupby("cell", sort=False).agg(_agreed).reset_index()
+        table = {str(name): values.tolist() for name, values in frame.drop(columns="seed").items()}
     elif seeds > 1 and rows <= _MOST_ROWS:
         table = {name: [*values, _agreed(values)] for name, values in summary.items()}
         table = {**table, "seed": [*map(str, summary["seed"]), "median"]}
     there = {name: each for name, each in table.items() if any(map(shown, each))} or table
     # Columns in which rows differ have priority.
-    alike = {name for name in there if len({*map(shown, there[name])}) == 1} - {*_QUARTILES}
+    alike = {name for name in there if len({*map(shown, there[name])}) == 1}
     order = sorted((*_FIRST, *there), key=alike.__contains__)
     more, left_out = print_table(console, there, first=order, title=title, most=_MOST_ROWS)
     missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
@@ -166,20 +156,18 @@ def print_summary(console: Console, summary: Columns) -> None:
 def outcome(summary: Columns) -> str:
     """Return what the training of one model reached, or "" for other summaries.
 
-    Such as "a KAN [2,1,1] with 50 intervals: test RMSE 6.4e-7".
+    Such as "KAN [2,1,1] with 50 intervals: test RMSE 6.4e-7".
     """
     row = {name: column[0] for name, column in summary.items() if shown(column[0])}
     error = next((name for name in _REACHED if name in row), None)
     if error is None or len(summary[error]) > 1 or row.get("model") not in MODELS:
         return ""
     kind = MODELS[row["model"]]
-    label = kind.label or kind.name
-    article = "an" if label[0] in (_SPOKEN_VOWELS if label.isupper() else "AEIOUaeiou") else "a"
     shape = "" if kind.closed_form else f" [{row['shape'].replace('-', ',')}]"
     size = "intervals" if "intervals" in row else "parameters"
     name = error.replace("cv", "cross-validated").replace("_", " ").replace("rmse", "RMSE")
     reached = shown(row[error]).replace("e-0", "e-")
-    return f"{article} {label}{shape} with {shown(row[size])} {size}: {name} {reached}"
+    return f"{kind.label or kind.name}{shape} with {shown(row[size])} {size}: {name} {reached}"
 
 
 def _agreed(column: Iterable[Any]) -> Any:
@@ -328,23 +316,25 @@ def points_table(run: Run) -> dict[str, list[Any]]:
 
 
 def print_points(console: Console, run: Run) -> None:
-    """Print the points of a run with the swept settings, their results, and which is the best."""
+    """Print the points of a run with the swept settings, their results, and which is the best.
+
+    Of many points, those with the lowest errors are printed, in the order of their numbers.
+    """
     points, best, table = run.points, run.best, points_table(run)
-    # Those with the lowest errors in the order of their numbers.
     errors = [math.inf if point.error is None else point.error for point in points]
     some = sorted(sorted(range(len(points)), key=errors.__getitem__)[:_MOST_ROWS])
-    marked = best if best.error is not None else None
-    names = ["point", "status", *_swept(points[0]), *RESULTS, *_FURTHER]
-    known = {name: [table[name][at] for at in some] for name in names if name in table}
-    columns = {name: each for name, each in known.items() if any(one is not None for one in each)}
-    columns["point"] = [f"{at}{' *' * (points[at] is marked)}" for at in some]
-    _, left_out = print_table(console, columns, first=("point", *RESULTS))
+    columns = {name: [values[row] for row in some] for name, values in table.items()}
+    columns["point"] = [
+        f"{row}{' *' * (points[row] is best and best.error is not None)}" for row in some
+    ]
+    first = ("point", *RESULTS, "status", *_swept(points[0]), *_FURTHER)
+    _, left_out = print_table(console, columns, first=first)
     claims = [claim for result in run.journal.results.values() for claim in result.claims]
     held, where = sum(claim.holds for claim in claims), run.path / "summary.csv"
     for line, needed in (
         (f"the best {len(some)} of {len(points)} points; all in {where}", len(some) < len(points)),
         (f"more columns in {where}: {', '.join(left_out)}", left_out),
-        (f"*: the best point, {best.name}", marked),
+        (f"*: the best point, {best.name}", best.error is not None),
         (f"{held} of {len(claims)} claims hold; see one point for its own", claims),
     ):
         if needed:

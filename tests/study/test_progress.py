@@ -82,19 +82,19 @@ def test_quiet_shows_warnings_and_failures_only():
     [
         (
             {"model": "kan", "shape": "2-1-1", "intervals": 50, "test_rmse": 6.4e-7},
-            "a KAN [2,1,1] with 50 intervals: test RMSE 6.40e-7",
+            "KAN [2,1,1] with 50 intervals: test RMSE 6.40e-7",
         ),
         (
             {"model": "mlp", "shape": "2-16-1", "parameters": 65, "test_accuracy": 0.98},
-            "an MLP [2,16,1] with 65 parameters: test accuracy 0.98",
+            "MLP [2,16,1] with 65 parameters: test accuracy 0.98",
         ),
         (
             {"model": "polynomial", "shape": "1-1", "parameters": 11, "validation_rmse": 0.1},
-            "a polynomial with 11 parameters: validation RMSE 0.1",
+            "polynomial with 11 parameters: validation RMSE 0.1",
         ),
         (
             {"model": "auto", "shape": "4-1", "intervals": 8, "cv_rmse": 2.5},
-            "an automatic model [4,1] with 8 intervals: cross-validated RMSE 2.5",
+            "automatic model [4,1] with 8 intervals: cross-validated RMSE 2.5",
         ),
         ({"equation": "heat", "rmse": 1e-9}, ""),
         ({}, ""),

@@ -31,16 +31,11 @@ from kanrun.study.page.interactive import Living, interactive_data
 from kanrun.study.progress import shown
 from kanrun.study.report import as_columns, differences, outcome, points_table
 
-#: Largest size of a page in bytes.
-LARGEST = 5 * 10**6
-#: Bytes of a page that are kept free for text and scripts.
-TEXT = 150_000
 #: Largest number of interactive parts of a page.
 MOST_NETWORKS = 10
 #: Attributes of cells with the verdict on a claim.
 _MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
-#: Largest SVG figure in bytes; a larger one is embedded as PNG.
-_LARGEST_SVG = 400_000
+#: Largest number of rows of a table.
 _MOST_ROWS = 200
 _OF_CLAIMS = ("measured", "bound", "spread")
 _TABLES = (
@@ -69,11 +64,10 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
             body += [_tag("h3", "Results"), _table(as_columns(best, results))]
         if settings:
             body.append(_folded("Settings that differ", as_columns(best, settings)))
-    room = (LARGEST - TEXT) // len(runs)
     sources = list[str]()
     for run in runs:
         title = _tag(heading, run.name)
-        body += ["<section>", title, *_section(run, sources, room), "</section>"]
+        body += ["<section>", title, *_section(run, sources), "</section>"]
     page = html_page(f"kanrun: {names}", [*body, *sources], ("network.js", "page.js"))
     write_named_file(output, page.encode())
 
@@ -102,10 +96,9 @@ def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
     )
 
 
-def _section(run: Run, sources: list[str], room: int) -> Iterator[str]:
-    """Yield all of one run; figures are left out once they would need more than `room` bytes."""
+def _section(run: Run, sources: list[str]) -> Iterator[str]:
+    """Yield all of one run; the data of its interactive parts are added to `sources`."""
     single = run.best
-    before = len(sources)
     manifest = None
     yield _tag("p", f"Status: {run.status}")
     try:
@@ -118,14 +111,14 @@ def _section(run: Run, sources: list[str], room: int) -> Iterator[str]:
     if run.has_points:
         text = f"A run of {len(run.points)} points; below is its best, {single.name}."
         yield _tag("p", text)
-    yield from _living(single, sources, room)
+    yield from _living(single, sources)
     if manifest and (claims := manifest.claims):
         columns = {"": ["holds" if claim.holds else "does not hold" for claim in claims]}
         for head, name in (("claim", "sentence"), *((one, one) for one in _OF_CLAIMS)):
             columns[head] = [shown(getattr(claim, name)) for claim in claims]
         yield _tag("h3", "Claims") + _table(columns)
     yield from (_tag("p", f"Note: {note}") for note in (manifest.notes if manifest else ()))
-    yield from _figures(single, run, room - sum(map(len, sources[before:])))
+    yield from _figures(single, run)
     yield from _tables(run, single)
     if manifest:
         names = ("seconds", "host", "device", "precision", "threads")
@@ -135,21 +128,19 @@ def _section(run: Run, sources: list[str], room: int) -> Iterator[str]:
         yield _folded("Environment", _pairs(facts))
 
 
-def _living(run: Run, sources: list[str], room: int) -> Iterator[str]:
+def _living(run: Run, sources: list[str]) -> Iterator[str]:
     """Yield the interactive parts of a run; their data are added to `sources`."""
     for data in interactive_data(run):
         yield _tag("h3", data["title"])
         if data["kind"] == "absent":
             yield _tag("p", data["said"])
             continue
-        name = f"living-{len(sources)}"
-        content = json_script(name, data)
-        room -= len(content)
-        if room < 0 or len(sources) >= MOST_NETWORKS:
-            text = f"It is left out: a page holds {MOST_NETWORKS} networks at most, and 5 MB."
+        if len(sources) >= MOST_NETWORKS:
+            text = f"It is left out: a page holds {MOST_NETWORKS} networks at most."
             yield _tag("p", f"{text} Write a page of fewer runs.")
             return
-        sources.append(content)
+        name = f"living-{len(sources)}"
+        sources.append(json_script(name, data))
         yield f'<div class="living" data-source="{name}"></div>'
 
 
@@ -197,25 +188,18 @@ def _tables(run: Run, single: Run) -> Iterator[str]:
         yield _folded("Settings", _pairs(flattened(single.config)))
 
 
-def _figures(single: Run, run: Run, room: int) -> Iterator[str]:
-    """Yield the figures of a run and its best point, each as a small SVG or as PNG."""
+def _figures(single: Run, run: Run) -> Iterator[str]:
+    """Yield the figures of a run and of its best point, as PNG if there is one, else as SVG."""
     for folder in dict.fromkeys([run.figures_folder, single.figures_folder]):
-        files = {path for path in folder.glob("*.*g") if not path.is_symlink()}
-        for stem in sorted({path.with_suffix("") for path in files}):
-            png = stem.with_suffix(".png")
-            svg = stem.with_suffix(".svg")
-            small = svg in files and svg.stat().st_size <= _LARGEST_SVG
-            vector = small or png not in files
-            shown_file = svg if vector else png
-            image = base64.b64encode(shown_file.read_bytes()).decode()
-            room -= len(image)
-            if room < 0:
-                yield _tag("p", f"Further figures are in {folder}: the page would be too large.")
-                return
-            name = escape(stem.name, quote=True)
-            kind = "svg+xml" if vector else "png"
+        files = {path.stem: path for kind in ("svg", "png") for path in folder.glob(f"*.{kind}")}
+        for stem, path in sorted(files.items()):
+            if path.is_symlink():
+                continue
+            image = base64.b64encode(path.read_bytes()).decode()
+            name = escape(stem, quote=True)
+            kind = "png" if path.suffix == ".png" else "svg+xml"
             shows = f'<img alt="figure {name}" src="data:image/{kind};base64,{image}">'
-            caption = f"{escape(read_caption(shown_file))} <code>{name}</code>"
+            caption = f"{escape(read_caption(path))} <code>{name}</code>"
             yield f"<figure>{shows}<figcaption>{caption}</figcaption></figure>"
 
 

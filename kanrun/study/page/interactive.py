@@ -29,6 +29,8 @@ Living = dict[str, Any]
 _LAYERS = {"splines", "dense", "sums_of_products"}
 
 
+#: Days from 1970-01-01 to a Monday.
+MONDAY = 4
 #: Largest number of inputs whose effects are on a page.
 INPUTS = 12
 #: Largest number of values (coefficients, knots, masks) that a network on a page may have.
@@ -59,7 +61,7 @@ def model_values(model: Model) -> Living:
 def _networks(run: Run) -> Iterator[Living]:
     """Yield the network of the first seed, with its stages under a slider if they were recorded.
 
-    A table's network that is too large is left to the effects of its inputs.
+    A network that the page cannot evaluate is named, unless the effects of its inputs are shown.
     """
     for stored in map(run.checkpoint, filter(SLIDER_NAME.fullmatch, run.checkpoints)):
         if _size(stored) <= NUMBERS:
@@ -70,21 +72,18 @@ def _networks(run: Run) -> Iterator[Living]:
             points = {"x": one.x.tolist(), "y": labels.tolist(), "recorded": _recorded(run)}
             yield _network(one.title, one.slider, stages, points)
             return
-    if not (names := LoadedRun(run).models):
-        return
-    name = names[0]
-    stored = run.checkpoint(name)
-    title = f"The network {name}"
-    absent = {"kind": "absent", "title": title}
-    if (size := _size(stored)) > NUMBERS:
-        if "effects" not in run.tables:
-            yield absent | {"said": f"It has {size} numbers, too many for a page."}
-        return
-    model = from_checkpoint(stored, Model)
-    try:
-        yield _stored_network(run, title, model, _test_points(run, name, model))
-    except UsageError as error:
-        yield absent | {"said": f"{str(error).rstrip('.')}; its figures show it."}
+    is_table = "effects" in run.tables
+    for name in LoadedRun(run).models[:1]:
+        stored = run.checkpoint(name)
+        absent = {"kind": "absent", "title": f"The network {name}"}
+        try:
+            if (size := _size(stored)) > NUMBERS:
+                raise UsageError(f"It has {size} numbers, too many for a page.")
+            model = from_checkpoint(stored, Model)
+            yield _stored_network(run, absent["title"], model, _test_points(run, name, model))
+        except UsageError as error:
+            if not is_table:
+                yield absent | {"said": f"{str(error).rstrip('.')}; its figures show it."}
 
 
 def _recorded(run: Run) -> float | None:
@@ -114,13 +113,15 @@ def _effects(run: Run) -> Iterator[Living]:
 
 
 def _labels(rows: pd.DataFrame, levels: bool) -> list[str] | None:
-    """Return names of the places of an effect: levels, or dates; None for numbers."""
+    """Return names of the places of an effect: levels, dates or weekdays; None for numbers."""
     if levels:
-        names: list[str] = rows["level"].tolist()
-        return names
-    if rows["is_date"].astype(str).eq("True").all():
-        return pd.to_datetime(rows["x"], unit="D").dt.strftime("%Y-%m-%d").tolist()
-    return None
+        return [str(level) for level in rows["level"]]
+    days, form = rows["x"], "%Y-%m-%d"
+    if str(rows["input"].iloc[0]).startswith("weekday of "):
+        days, form = days.round() + MONDAY, "%a"
+    elif not rows["is_date"].astype(str).eq("True").all():
+        return None
+    return pd.to_datetime(days, unit="D").dt.strftime(form).tolist()
 
 
 def _size(stored: Checkpoint) -> int:
