@@ -15,8 +15,8 @@ and 5.1.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -43,19 +43,24 @@ _VARIANCE_STD = 3.0
 _POWER_STD = 0.7
 #: Limits of the logarithms of rates and variances.
 _LOWEST = -14.0
-_HIGHEST = 4.0
+_HIGHEST = 8.0
 #: Limits of the logarithm of the dispersion.
-_DISPERSIONS = (-26.0, 3.0)
+_DISPERSIONS = (-23.0, 3.0)
 #: Limits of the exponent of the output.
 _EXPONENTS = (-1.0, 3.0)
-#: Dispersions from which the search begins: the evidence may have a second maximum near zero noise.
-_STARTS = (0.3, 0.01)
-#: Steps from each start, of which the better one continues.
-_START_STEPS = 12
-#: Steps at most.
-_STEPS = 60
-#: Relative change of the evidence at which the search ends: 0.005 for evidences near 500.
-_TOLERANCE = 1e-5
+#: Dispersions, and variances of the smooth part, from which the search begins: the evidence may
+#: have a second maximum near zero noise.
+_STARTS = ((0.3, 0.5), (1e-4, 10.0))
+#: Rows with which the search begins; a step on 800 rows takes about 20 times as long.
+_FIRST_ROWS = 200
+#: Steps at most, with the first rows and with all rows.
+_STEPS = 100
+#: Relative change of the evidence at which the search with the first rows ends.
+_FIRST_TOLERANCE = 1e-5
+#: The same with all rows: 0.05 for evidences near 500.
+_TOLERANCE = 1e-4
+#: Steps that the approximation of the curvature remembers.
+_MEMORY = 30
 #: Newton steps for the most probable latent values.
 _NEWTON_STEPS = 30
 #: Halvings of a step of Newton's method that does not increase the posterior.
@@ -93,32 +98,43 @@ class EvidenceRows:
         covariance = kernel.radial(self.radial, self.radial)
         covariance += kernel.lines * self.lines @ self.lines.T
         covariance += kernel.curves * self.curves @ self.curves.T + _LEVEL_VARIANCE
-        found = [_laplace(covariance, each, np.zeros(len(covariance))) for each in self.outputs]
-        return sum(each.value if each else -np.inf for each in found)
+        modes = [_mode(covariance, each, np.zeros(len(covariance))) for each in self.outputs]
+        return sum(mode.evidence if mode else -np.inf for mode in modes)
+
+    def first(self, count: int) -> EvidenceRows:
+        """Return the first `count` of the rows."""
+        part = slice(count)
+        outputs = [each.take(part) for each in self.outputs]
+        return EvidenceRows(
+            self.radial[part], self.lines[part], self.curves[part], outputs, self.taking_part
+        )
 
 
 def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likelihood]]:
     """Return the kernel with the largest evidence, and the likelihoods with their parameters.
 
+    The search begins with the first rows, from several dispersions. The best of these results, and
+    the curvature of the evidence there, are the start and the units of the search with all rows.
     Without `powers` the outputs are not transformed.
     """
-    problem = _Problem(rows, powers)
-    ends = problem.bounds()
+    problem = _Problem(rows.first(_FIRST_ROWS), powers)
+    starts = _STARTS if problem.has_dispersion else _STARTS[:1]
+    results = [
+        problem.search(problem.start(*each), problem.std, _FIRST_TOLERANCE) for each in starts
+    ]
+    best = min(results, key=lambda result: result.surprise)
+    if len(rows.lines) > _FIRST_ROWS:
+        problem = _Problem(rows, powers)
+        best = problem.search(best.parameters, best.units, _TOLERANCE)
+    return problem.unpacked(best.parameters)
 
-    def search(start: ndarray, steps: int) -> Any:
-        return optimize.minimize(
-            problem.value_and_gradient,
-            np.clip(start, *ends.T),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=optimize.Bounds(*ends.T),
-            options={"maxiter": steps, "ftol": _TOLERANCE},
-        )
 
-    starts = _STARTS if problem.has_dispersion and len(problem.used) else _STARTS[:1]
-    begun = [search(problem.start(dispersion), _START_STEPS) for dispersion in starts]
-    best = min(begun, key=lambda result: float(result.fun))
-    return problem.unpacked(search(best.x, _STEPS).x)
+class _Result(NamedTuple):
+    """Hyperparameters where a search ended, minus their log posterior, and their uncertainty."""
+
+    parameters: ndarray
+    surprise: float
+    units: ndarray
 
 
 class _Problem:
@@ -134,8 +150,7 @@ class _Problem:
         used = np.flatnonzero(rows.taking_part)
         self.used, count = used, len(rows.lines)
         self.squares, self.distances = _pairwise(rows.radial, used)
-        self.by_lines = rows.lines @ rows.lines.T
-        self.by_curves = rows.curves @ rows.curves.T
+        self.by_lines, self.by_curves = (_Symmetric.of(each) for each in (rows.lines, rows.curves))
         first = rows.outputs[0]
         self.has_dispersion = not first.family.has_known_dispersion
         self.has_power = powers and first.is_gaussian
@@ -157,14 +172,15 @@ class _Problem:
         size = 2 * len(self.used) + 4
         own = [_DISPERSIONS] * self.has_dispersion + [_EXPONENTS] * self.has_power
         found = np.array([(_LOWEST, _HIGHEST)] * size + own * len(self.rows.outputs))
-        empty = [not np.any(part) for part in (self.by_lines, self.by_curves)]
+        empty = [not np.any(part) for part in (self.rows.lines, self.rows.curves)]
         empty += [not len(self.used)] * 2
         found[size - 4 : size][empty] = _LOWEST
         return found
 
-    def start(self, dispersion: float) -> ndarray:
-        """Return the prior means, with this dispersion."""
+    def start(self, dispersion: float, smooth: float) -> ndarray:
+        """Return the prior means, with this dispersion and this variance of the smooth part."""
         found = self.middle.copy()
+        found[2 * len(self.used) + 2] = np.log(smooth)
         if self.has_dispersion:
             found[2 * len(self.used) + 4 :: 1 + self.has_power] = np.log(dispersion)
         return found
@@ -186,35 +202,62 @@ class _Problem:
             likelihoods.append(output.with_parameters(dispersion, exponent))
         return Kernel(smooth_rates, rough_rates, *variances.tolist()), likelihoods
 
+    def search(self, start: ndarray, units: ndarray, tolerance: float) -> _Result:
+        """Minimise from `start` by steps that are measured in `units`, one for each parameter."""
+        ends = self.bounds() / units[:, None]
+
+        def scaled(p: ndarray) -> tuple[float, ndarray]:
+            value, gradient = self.value_and_gradient(p * units)
+            return value, gradient * units
+
+        found: Any = optimize.minimize(
+            scaled,
+            np.clip(start / units, *ends.T),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=optimize.Bounds(*ends.T),
+            options={"maxiter": _STEPS, "ftol": tolerance, "maxcor": _MEMORY},
+        )
+        variances = np.diag(found.hess_inv.todense())
+        return _Result(found.x * units, float(found.fun), np.sqrt(variances) * units)
+
     def value_and_gradient(self, p: ndarray) -> tuple[float, ndarray]:
         kernel, likelihoods = self.unpacked(p)
         smooth = kernel.smooth * _decayed(kernel.smooth_rates[self.used], self.squares)
         rough = kernel.rough * _decayed(kernel.rough_rates[self.used], self.distances)
-        covariance = squareform(smooth + rough, checks=False)
-        covariance += kernel.lines * self.by_lines + kernel.curves * self.by_curves
-        covariance[np.diag_indices(len(covariance))] += kernel.radial_variance
+        lines, curves = self.by_lines, self.by_curves
+        covariance = squareform(
+            smooth + rough + kernel.lines * lines.pairs + kernel.curves * curves.pairs, checks=False
+        )
+        np.fill_diagonal(
+            covariance,
+            kernel.radial_variance
+            + kernel.lines * lines.diagonal
+            + kernel.curves * curves.diagonal,
+        )
         covariance += _LEVEL_VARIANCE
-        value, slope = 0.0, np.zeros_like(covariance)
-        own = list[float]()
+        value, own = 0.0, list[float]()
+        pairs, diagonal = np.zeros_like(smooth), np.zeros(len(covariance))
         for place, likelihood in enumerate(likelihoods):
-            found = _laplace(covariance, likelihood, self.latent[place])
-            if found is None:
+            mode = _mode(covariance, likelihood, self.latent[place])
+            if mode is None:
                 return np.inf, np.zeros_like(p)
-            value += found.value
-            slope += found.slope
-            self.latent[place] = found.latent
-            own += [found.by_dispersion] * self.has_dispersion
-            own += [found.by_exponent] * self.has_power
-        between = squareform(slope, checks=False) * 2
-        trace = float(np.trace(slope))
-        by_smooth, by_rough = between * smooth, between * rough
+            slopes = _slopes(covariance, likelihood, mode)
+            value += mode.evidence
+            pairs += squareform(slopes.by_covariance, checks=False)
+            diagonal += np.diag(slopes.by_covariance)
+            self.latent[place] = mode.latent
+            own += [slopes.by_dispersion] * self.has_dispersion
+            own += [slopes.by_exponent] * self.has_power
+        pairs *= 2
+        by_smooth, by_rough, trace = pairs * smooth, pairs * rough, float(diagonal.sum())
         gradient = np.concatenate(
             [
                 -kernel.smooth_rates[self.used] * (self.squares @ by_smooth),
                 -kernel.rough_rates[self.used] * (self.distances @ by_rough),
                 [
-                    kernel.lines * np.vdot(slope, self.by_lines),
-                    kernel.curves * np.vdot(slope, self.by_curves),
+                    kernel.lines * (pairs @ lines.pairs + diagonal @ lines.diagonal),
+                    kernel.curves * (pairs @ curves.pairs + diagonal @ curves.diagonal),
                     by_smooth.sum() + kernel.smooth * trace,
                     by_rough.sum() + kernel.rough * trace,
                 ],
@@ -225,10 +268,22 @@ class _Problem:
         return float(off @ off) / 2 - value, off / self.std - gradient
 
 
+class _Symmetric(NamedTuple):
+    """A symmetric matrix by its entries above the diagonal, row by row, and its diagonal."""
+
+    pairs: ndarray
+    diagonal: ndarray
+
+    @staticmethod
+    def of(columns: ndarray) -> _Symmetric:
+        """Return the products of these rows (rows, columns) with each other."""
+        return _Symmetric(squareform(columns @ columns.T, checks=False), (columns**2).sum(1))
+
+
 def _pairwise(radial: RadialInputs, used: ndarray) -> tuple[ndarray, ndarray]:
     """Return half the squared differences of u and the distances of t for all pairs of rows.
 
-    The shape is (inputs, pairs). Single precision halves the time of each step.
+    Both have the shape (inputs, pairs).
     """
     first, second = np.triu_indices(len(radial), 1)
     squares, distances = np.empty((2, len(used), len(first)))
@@ -241,36 +296,50 @@ def _pairwise(radial: RadialInputs, used: ndarray) -> tuple[ndarray, ndarray]:
 def _decayed(rates: ndarray, distances: ndarray) -> ndarray:
     if not len(rates):
         return np.ones(distances.shape[1])
-    return np.asarray(np.exp(-(rates @ distances)))
+    exponents = rates @ distances
+    np.negative(exponents, out=exponents)
+    return np.asarray(np.exp(exponents, out=exponents))
 
 
 @dataclass(frozen=True, eq=False)
-class _Laplace:
-    """Evidence of one output, and its derivatives.
+class _Mode:
+    """Most probable latent values of one output, and the evidence there.
 
-    `slope` (rows, rows) is the derivative with respect to the covariance.
+    Attributes:
+        latent: Latent values less the likelihood's own level, shape (rows,).
+        scores: K^-1 times the latent values, shape (rows,).
+        root: W^1/2, shape (rows,).
+        factor: Lower Cholesky factor of I + W^1/2 K W^1/2.
+        evidence: Logarithm of the evidence.
     """
 
-    value: float
-    slope: ndarray
     latent: ndarray
-    by_dispersion: float
-    by_exponent: float
+    scores: ndarray
+    root: ndarray
+    factor: ndarray
+    evidence: float
+
+    def solved(self, right: ndarray) -> ndarray:
+        """Return (K + W^-1)^-1 r."""
+        inner = linalg.cho_solve((self.factor, True), self.root * right, check_finite=False)
+        return np.asarray(self.root * inner)
 
 
-def _laplace(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Laplace | None:
-    """Return the evidence; None if the covariance is not positive definite.
+def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode | None:
+    """Return the mode; None if the covariance is not positive definite.
 
-    `start` holds latent values about the likelihood's own level, from which Newton's method begins.
+    `start` holds latent values from which Newton's method begins.
     """
+    if likelihood.is_gaussian:
+        return _gaussian_mode(covariance, likelihood)
     level, f = likelihood.start(), start
     a, best = np.zeros(len(start)), -np.inf
     for _ in range(_NEWTON_STEPS):
         terms = likelihood.terms(level + f)
-        factor = _factor(covariance, terms.curvature)
+        factor = _factor(covariance, root := np.sqrt(terms.curvature))
         if factor is None:
             return None
-        root, right = np.sqrt(terms.curvature), terms.curvature * f + terms.score
+        right = terms.curvature * f + terms.score
         solved = linalg.cho_solve((factor, True), root * (covariance @ right), check_finite=False)
         target, moved, value = right - root * solved, f, -np.inf
         for _ in range(_HALVINGS):
@@ -280,56 +349,68 @@ def _laplace(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _La
                 break
             target = (target + a) / 2
         change, a, f, best = value - best, target, moved, value
-        if likelihood.is_gaussian:
-            return _derivatives(covariance, likelihood, _Mode(level + f, a, best, factor))
         if change < _NEWTON_TOLERANCE:
             break
-    factor = _factor(covariance, likelihood.terms(level + f).curvature)
+    root = np.sqrt(likelihood.terms(level + f).curvature)
+    factor = _factor(covariance, root)
+    return None if factor is None else _Mode(f, a, root, factor, best - _half_log(factor))
+
+
+def _gaussian_mode(covariance: ndarray, likelihood: Likelihood) -> _Mode | None:
+    """Return the mode of a Gaussian likelihood, without differences of nearly equal numbers."""
+    y, weights = likelihood.power.apply(likelihood.y), likelihood.weights
+    root = np.sqrt(weights / likelihood.dispersion)
+    factor = _factor(covariance, root)
     if factor is None:
         return None
-    found = _derivatives(covariance, likelihood, _Mode(level + f, a, best, factor))
-    return replace(found, latent=f)
+    a = root * linalg.cho_solve((factor, True), root * y, check_finite=False)
+    value = -float(y @ a + weights.sum() * np.log(likelihood.dispersion)) / 2
+    return _Mode(y - a / root**2, a, root, factor, value - _half_log(factor))
 
 
-def _factor(covariance: ndarray, curvature: ndarray) -> ndarray | None:
+def _half_log(factor: ndarray) -> float:
+    return float(np.log(np.diag(factor)).sum())
+
+
+def _factor(covariance: ndarray, root: ndarray) -> ndarray | None:
     """Return the lower Cholesky factor of I + W^1/2 K W^1/2; None if there is none."""
-    root = np.sqrt(curvature)
-    inner = root[:, None] * covariance * root
+    inner = root[:, None] * covariance
+    inner *= root
     inner[np.diag_indices(len(inner))] += 1
-    try:
-        return np.asarray(linalg.cholesky(inner, lower=True, overwrite_a=True, check_finite=False))
-    except linalg.LinAlgError:
-        return None
+    # The transpose of a symmetric matrix is in the order of columns that LAPACK works in.
+    factor, failure = linalg.lapack.dpotrf(inner.T, lower=1, clean=0, overwrite_a=1)
+    return None if failure else factor
 
 
-@dataclass(frozen=True, eq=False)
-class _Mode:
-    """Most probable latent values f = level + K a, their log posterior, and the factor there."""
+class _Slopes(NamedTuple):
+    """Derivatives of the evidence of one output.
 
-    f: ndarray
-    a: ndarray
-    value: float
-    factor: ndarray
+    `by_covariance` (rows, rows) is valid on and above the diagonal.
+    """
+
+    by_covariance: ndarray
+    by_dispersion: float
+    by_exponent: float
 
 
-def _derivatives(covariance: ndarray, likelihood: Likelihood, mode: _Mode) -> _Laplace:
-    """Return the evidence and its derivatives at the most probable latent values."""
-    terms, a = likelihood.terms(mode.f), mode.a
-    value = mode.value - float(np.log(np.diag(mode.factor)).sum())
-    inverse, _ = linalg.lapack.dpotri(mode.factor, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+def _slopes(covariance: ndarray, likelihood: Likelihood, mode: _Mode) -> _Slopes:
+    """Return the derivatives of the evidence at the most probable latent values."""
+    a, root, weights = mode.scores, mode.root, likelihood.weights
+    inverse = linalg.lapack.dpotri(mode.factor, lower=1)[0].T
     # Variance of each latent value given the rows, times its curvature.
     known = 1 - np.diag(inverse)
-    root = np.sqrt(terms.curvature)
-    weighted = root[:, None] * inverse * root  # (K + W^-1)^-1
-    slope = (np.outer(a, a) - weighted) / 2
-    penalty = likelihood.weights * (np.log(likelihood.dispersion) + 1) / 2
-    by_dispersion = float((known / 2 - terms.value - penalty).sum())
+    inverse *= root[:, None]
+    inverse *= -root
+    inverse += a[:, None] * a
+    inverse /= 2
     if likelihood.is_gaussian:
-        by_exponent = float(likelihood.by_exponent(mode.f).sum())
-        return _Laplace(value, slope, mode.f, by_dispersion, by_exponent)
+        errors = a / root  # over their standard deviations
+        by_dispersion = float((known + errors**2 - weights).sum()) / 2
+        return _Slopes(inverse, by_dispersion, -float(a @ likelihood.by_exponent()))
+    terms = likelihood.terms(likelihood.start() + mode.latent)
     by_latent = known / np.maximum(terms.curvature, _SMALLEST) * terms.third / 2
-    moved = by_latent - weighted @ (covariance @ by_latent)
-    slope += (np.outer(moved, a) + np.outer(a, moved)) / 2
-    by_dispersion -= float(moved @ (covariance @ terms.score))
-    return _Laplace(value, slope, mode.f, by_dispersion, 0.0)
+    moved = by_latent - mode.solved(covariance @ by_latent)
+    inverse += (np.outer(moved, a) + np.outer(a, moved)) / 2
+    penalty = weights * (np.log(likelihood.dispersion) + 1) / 2
+    by_dispersion = float((known / 2 - terms.value - penalty).sum())
+    return _Slopes(inverse, by_dispersion - float(moved @ (covariance @ terms.score)), 0.0)

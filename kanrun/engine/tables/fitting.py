@@ -63,6 +63,8 @@ _SHARED_ROWS = 4 * EVIDENCE_ROWS
 #: Logarithm of the evidence that a kind of model must gain over the next simpler one: a factor of
 #: 20.
 _KIND_EVIDENCE = 3.0
+#: Variance of lines from which that of a linear model is found.
+_LINES = 0.3
 #: Prior variance of functions that the evidence leaves out.
 _ABSENT = 1e-12
 #: Limits of the logarithm of the factor of a classifier's logits.
@@ -128,7 +130,8 @@ class _Problem:
             likelihoods = [each.likelihood for each in known.outputs]
             rows = np.arange(0)
         u = encoder.inputs.apply(points.x)
-        centres = known.centres if known else self._centres(encoder, kernel, u)
+        noise = min(each.dispersion for each in likelihoods)
+        centres = known.centres if known else self._centres(encoder, kernel, u, noise)
         likelihoods = [
             replace(old, y=new.y, weights=weights)
             for old, new in zip(likelihoods, self._likelihoods(points), strict=True)
@@ -214,18 +217,21 @@ class _Problem:
             [every[k] for k in frequent],
             taking_part,
         )
-        bent = kind != "full" or any(shape in CURVATURES for _, shape in self.policy.shapes)
-        kernel, found = fit_kernel(sample, powers=not bent)
+        if kind == "full":
+            bent = any(shape in CURVATURES for _, shape in self.policy.shapes)
+            kernel, found = fit_kernel(sample, powers=not bent)
+        else:
+            kernel, found = _fit_lines(sample)
         for place, likelihood in zip(frequent, found, strict=True):
             every[place] = likelihood
         return _Learned(encoder, kernel, every, replace(sample, outputs=found))
 
-    def _centres(self, encoder: Encoder, kernel: Kernel, u: RowInputs) -> Centres:
+    def _centres(self, encoder: Encoder, kernel: Kernel, u: RowInputs, noise: float) -> Centres:
         rows = len(u)
         affordable = min(_NUMBERS / rows, np.sqrt(_STEP_WORK / rows / self._outputs))
         most = int(np.clip(affordable, _FEWEST_CENTRES, _CENTRES))
         among = self._order(rows)[:_CANDIDATE_ROWS]
-        return Centres.of(kernel, encoder.radial(u[np.sort(among)]), most)
+        return Centres.of(kernel, encoder.radial(u[np.sort(among)]), most, noise)
 
     def folds(self, whole: LatentFit) -> tuple[Folds | None, float]:
         """Return predictions of each fold by a fit without it, and the factor of logits.
@@ -325,3 +331,15 @@ class _Problem:
             return model
         known = family.with_dispersion(points.y, model.held_out, points.shares)
         return replace(model, family=known)
+
+
+def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, list[Likelihood]]:
+    """Return the kernel of lines alone, or of the mean, and the likelihoods.
+
+    The variance of the lines is the geometric mean of those that each output finds.
+    """
+    prior = np.full(rows.lines.shape[1], _LINES)
+    found = [condition(rows.lines, prior, [each], rescale=True)[0] for each in rows.outputs]
+    variance = _LINES * float(np.exp(np.mean([np.log(each.scale) for each in found])))
+    rates = np.zeros(rows.inputs)
+    return Kernel(rates, rates, variance, 0.0, 0.0, 0.0), [each.likelihood for each in found]

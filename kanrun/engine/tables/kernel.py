@@ -18,8 +18,12 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
-#: Fraction of a kernel's diagonal below which pivoted Cholesky is rounding.
+#: Fraction of a kernel's diagonal that pivoted Cholesky may leave at any row.
 _CHOLESKY_TOLERANCE = 1e-6
+#: The same, as a fraction of the variance of the noise.
+_NOISE_TOLERANCE = 0.01
+#: Fraction of the diagonal below which pivoted Cholesky is rounding.
+_ROUNDING = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,17 +109,20 @@ class Centres:
     kernel: Kernel
 
     @staticmethod
-    def of(kernel: Kernel, rows: RadialInputs, most: int) -> Centres:
-        """Choose at most `most` of these rows by pivoted Cholesky.
+    def of(kernel: Kernel, rows: RadialInputs, most: int, noise: float) -> Centres:
+        """Choose at most `most` of these rows by pivoted Cholesky, fewer if the rest is noise.
 
         Each is the row with the largest variance given those before it (H. Harbrecht, M. Peters, R.
         Schneider, Applied Numerical Mathematics 62 (2012) 428-440).
         """
         whole = kernel.radial_variance
         most = min(most, len(rows)) if whole else 0
+        smallest = max(
+            min(_CHOLESKY_TOLERANCE * whole, _NOISE_TOLERANCE * noise), _ROUNDING * whole
+        )
         left = np.full(len(rows), whole)
         columns, chosen = np.zeros((most, len(rows))), list[int]()
-        while len(chosen) < most and left.max() > _CHOLESKY_TOLERANCE * whole:
+        while len(chosen) < most and left.max() > smallest:
             count, centre = len(chosen), int(left.argmax())
             column = kernel.radial(rows[centre : centre + 1], rows)[0]
             column -= columns[:count, centre] @ columns[:count]

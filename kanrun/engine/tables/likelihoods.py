@@ -115,7 +115,7 @@ class Likelihood:
         power = Power.of(self.y, self.weights, self.power.unit, self.power.shift, exponent)
         return Likelihood(self.family, self.y, self.weights, power, dispersion)
 
-    def take(self, rows: ndarray) -> Likelihood:
+    def take(self, rows: ndarray | slice) -> Likelihood:
         """Return the likelihood of these rows; the transform stays."""
         return Likelihood(
             self.family, self.y[rows], self.weights[rows], self.power, self.dispersion
@@ -159,11 +159,10 @@ class Likelihood:
         deviance = 2 * (np.logaddexp(0, f) - y * f + xlogy(y, y) + xlogy(1 - y, 1 - y))
         return deviance, y - mean, spread, -spread * (1 - 2 * mean)
 
-    def by_exponent(self, f: ndarray) -> ndarray:
-        """Return the derivatives of the log likelihood with respect to the exponent, (rows,)."""
+    def by_exponent(self) -> ndarray:
+        """Return the derivatives of the transformed outputs with respect to the exponent."""
         high, low = (
             self.with_parameters(self.dispersion, self.power.exponent + step).power.apply(self.y)
             for step in (_POWER_STEP, -_POWER_STEP)
         )
-        slope = (high - low) / (2 * _POWER_STEP) * self.weights / self.dispersion
-        return np.asarray((f - self.power.apply(self.y)) * slope)
+        return np.asarray((high - low) / (2 * _POWER_STEP))

@@ -33,7 +33,7 @@ _LEAST_INFORMATION = 1e-3
 #: Limits of the logarithm of the common scale of the prior variances.
 _SCALES = (-3.0, 3.0)
 #: Limits of the logarithm of the dispersion.
-_DISPERSIONS = (-18.0, 3.0)
+_DISPERSIONS = (-23.0, 3.0)
 #: Smallest value of 1 - leverage.
 _LEAST_LEFT = 1e-6
 #: Rounds of Newton steps for outputs with a link. After the first one, the scale and the dispersion
