@@ -59,13 +59,6 @@ _STREAM = 31
 Levels = Mapping[str, Sequence[str]]
 
 
-class Effect(NamedTuple):
-    """Centred effect on each latent function and its standard deviation, each (points, outputs)."""
-
-    value: RowOutputs
-    std: RowOutputs
-
-
 def report_tables(
     model: TableModel,
     points: Points,
@@ -123,14 +116,20 @@ def _level_numbers(indicators: ndarray) -> ndarray:
     return np.asarray(np.where(indicators.any(1), indicators.argmax(1), indicators.shape[1]))
 
 
-def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> Effect:
-    """Return the effect of these inputs at scores u, averaged over scores `rows` of the others."""
-    moved, mean = (_effect_features(fit, columns, each, rows) for each in (u, rows))
-    features = moved - mean.mean(0)
-    value = [fit.factor * features @ each.coefficients for each in fit.outputs]
-    variance = [fit.factor**2 * each.spread(features) for each in fit.outputs]
-    sampled = _sampling_variance(fit, columns, u, rows)
-    return Effect(np.stack(value, 1), np.sqrt(np.stack(variance, 1) + sampled))
+def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> RowOutputs:
+    """Return the centred effect of these inputs on each latent function, shape (points, outputs).
+
+    It is that at scores `u` (points, inputs), averaged over scores `rows` of the other inputs.
+    """
+    features = _contrasts(fit, columns, u, rows)
+    return np.stack([fit.factor * features @ each.coefficients for each in fit.outputs], 1)
+
+
+def _effect_std(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> RowOutputs:
+    """Return the standard deviation of `column_effect`, by the rows' outputs and their choice."""
+    features = _contrasts(fit, columns, u, rows)
+    variance = np.stack([fit.factor**2 * each.spread(features) for each in fit.outputs], 1)
+    return np.asarray(np.sqrt(variance + _sampling_variance(fit, columns, u, rows)))
 
 
 def _sampling_variance(
@@ -157,13 +156,18 @@ def _sampling_variance(
     return np.stack([np.interp(u[:, columns[0]], at[:, 0], one) for one in variance.T], 1)
 
 
-def _effect_features(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> ndarray:
-    """Return the features (points, features) at u, averaged over rows; others' functions are 0."""
-    encoder = fit.encoder
-    functions = encoder.functions(u)
-    functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
-    radial = fit.centres.averaged(encoder.radial(rows), columns, encoder.radial(u))
-    return np.concatenate([functions, radial], 1)
+def _contrasts(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> ndarray:
+    """Return the features at u (points, features), averaged over rows, less their mean over rows.
+
+    Functions of other inputs are 0.
+    """
+    encoder, averaged = fit.encoder, list[ndarray]()
+    for scores in (u, rows):
+        functions = encoder.functions(scores)
+        functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
+        radial = fit.centres.averaged(encoder.radial(rows), columns, encoder.radial(scores))
+        averaged.append(np.concatenate([functions, radial], 1))
+    return np.asarray(averaged[0] - averaged[1].mean(0))
 
 
 def _mean_latent(fit: LatentFit, rows: RowInputs) -> ndarray:
@@ -199,9 +203,11 @@ def effect_table(
             labels = np.array(levels[name])[seen]
         moved = np.tile(np.median(x, axis=0), (len(at), 1))
         moved[:, mine] = values
-        effect = column_effect(model.fit, mine, model.inputs.apply(moved), rows)
-        middle = in_units(mean + effect.value, model.outputs)
-        ends = [_moved(model, mean + effect.value, d * effect.std) for d in (-BAND, BAND)]
+        scores = model.inputs.apply(moved)
+        latent = mean + column_effect(model.fit, mine, scores, rows)
+        width = BAND * _effect_std(model.fit, mine, scores, rows)
+        middle = in_units(latent, model.outputs)
+        ends = [_moved(model, latent, d) for d in (-width, width)]
         curves = zip(middle.T, np.minimum(*ends).T, np.maximum(*ends).T, strict=True)
         for output, (value, lower, upper) in zip(outputs, curves, strict=True):
             names = {"input": name, "level": np.resize(labels, len(at)), "output": output}
@@ -272,7 +278,7 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     evidence, found = fit.sample.log_evidence(fit.kernel), []
     determined = np.sum([each.determined for each in fit.outputs], axis=0)
     for name, mine in columns.items():
-        effect = column_effect(fit, mine, rows, rows).value / size
+        effect = column_effect(fit, mine, rows, rows) / size
         left = left - effect
         places = np.isin(fit.encoder.basis.column, mine)
         freedom = float(determined[: len(places)][places].sum())
@@ -309,11 +315,11 @@ def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataF
         rates = kernel.smooth * kernel.smooth_rates + kernel.rough * kernel.rough_rates
         largest = sorted(columns, key=lambda name: -rates[list(columns[name])].max())
         paired = [name for name in columns if name in largest[:_PAIRED_COLUMNS]]
-        single = {name: column_effect(fit, columns[name], rows, rows).value for name in paired}
+        single = {name: column_effect(fit, columns[name], rows, rows) for name in paired}
         for pair in combinations(paired, 2):
             inputs = [j for name in pair for j in columns[name]]
             alone = single[pair[0]] + single[pair[1]]
-            joint = column_effect(fit, inputs, rows, rows).value - alone
+            joint = column_effect(fit, inputs, rows, rows) - alone
             found.append((*pair, float(np.sqrt(np.var(joint, axis=0).sum()))))
     table = DataFrame(found, columns=["input_1", "input_2", "std"])
     return table.sort_values("std", ascending=False, ignore_index=True)[:MAX_PAIRS]
@@ -347,7 +353,7 @@ def pair_maps(
             moved[:, columns[name]] = side.inputs[index]
             labels |= {value: side.values[index], level: side.levels[index]}
         mine = [j for name in names for j in columns[name]]
-        effect = column_effect(model.fit, mine, model.inputs.apply(moved), rows).value
+        effect = column_effect(model.fit, mine, model.inputs.apply(moved), rows)
         near = np.all([side.nearest >= 0 for side in sides], axis=0)
         nearest = [side.nearest[near] for side in sides]
         cell = np.ravel_multi_index(nearest, [len(side.values) for side in sides])

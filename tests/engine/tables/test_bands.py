@@ -97,11 +97,10 @@ def test_effects_of_levels_hold_no_products_of_levels():
     level, z = rng.integers(0, 6, 300), rng.uniform(-1, 1, 300)
     heights = np.array([0.0, 2.0, -1.0, 1.0, 0.5, -2.0])
     y = heights[level] + 2 * np.where(level % 2, -1, 1) * z + 0.5 * rng.normal(size=300)
-    x = np.column_stack([np.eye(6)[level], z])
-    points, names = Points(x, y[:, None]), [*"uvwxyz", "t"]
-    categories = {"kind": {name: j for j, name in enumerate("uvwxyz")}}
+    x = np.column_stack([np.eye(6)[level, :-1], z])
+    points, names = Points(x, y[:, None]), [*(f"kind={name}" for name in "uvwxy"), "t"]
     model = fit_table(points, None, POLICY)
-    table = effect_table(model, points, names, ["y"], categories)
+    table = effect_table(model, points, names, ["y"], {"kind": [*"uvwxyz"]})
     found = table[table["input"] == "kind"]
     expected, value = heights - heights[level].mean(), found["value"].to_numpy()
     assert np.abs(value - value[level].mean() - expected).max() < 0.4

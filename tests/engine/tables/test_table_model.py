@@ -326,7 +326,7 @@ def test_few_of_many_inputs_are_found():
     y = 2 * x[:, 0] + x[:, 1] ** 2 + 0.3 * rng.normal(size=560)
     model = fit_table(Points(x[:80], y[:80, None]), None, UNFOLDED)
     assert np.mean((model.predict(x[80:])[:, 0] - y[80:]) ** 2) < 0.3 * y.var()
-    sizes = [column_effect(model.fit, [j], model.u, model.u).value.std() for j in range(40)]
+    sizes = [column_effect(model.fit, [j], model.u, model.u).std() for j in range(40)]
     assert set(np.argsort(sizes)[-2:]) == {0, 1}
 
 
