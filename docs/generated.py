@@ -90,15 +90,14 @@ def keys() -> str:
                 "",
                 f"## {first}",
                 "",
-                "| key | where | type | default | allowed | what it is |",
-                "|---|---|---|---|---|---|",
+                "| key | where | rule | default | what it is |",
+                "|---|---|---|---|---|",
             ]
         cells = [
             f"`{key.path}`",
             ", ".join(key.where),
-            key.type,
+            ", ".join(key.choices) if key.rule == "group" else key.rule,
             f"`{key.default}`" if key.default else "",
-            key.allowed or ", ".join(key.choices),
             key.about,
         ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")

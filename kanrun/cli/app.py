@@ -167,7 +167,7 @@ def keys(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the settings: type, default, allowed values, purpose."""
+    """Show the settings: rule, default, purpose."""
     known = keys_of(command)
     found = [key for key in known if key.path.startswith(prefix)]
     if not found:
@@ -177,9 +177,9 @@ def keys(
         print(json.dumps([asdict(key) for key in found], indent=2))
         return
     for key in found:
-        values = key.allowed or ", ".join(key.choices)
         default = f"default {key.default}" if key.default else ""
-        facts = filter(None, (key.type, default, values if values != key.type else ""))
+        choices = ", ".join(key.choices) if key.rule == "group" else ""
+        facts = filter(None, (key.rule, choices, default))
         where = "" if len(key.where) > MAX_PLACES else f" ({', '.join(key.where)})"
         lines = (f"{key.path}{where}", key.about, "; ".join(facts))
         print("\n    ".join(filter(None, lines)))

@@ -115,7 +115,7 @@ class _Call:
         self._keys = {
             key.path: key
             for key in keys_of(command)
-            if key.type != "group" and ("=" not in key.where[0] or key.where[0] in places)
+            if key.rule != "group" and ("=" not in key.where[0] or key.where[0] in places)
         }
 
     def matching(self, beginning: str) -> list[str]:
@@ -154,7 +154,7 @@ class _Call:
             found = resolve(known)
             names = list(found() if callable(found) else found)
         defaults = [setting.default] * (setting.default not in ("", "null", "must be given"))
-        if setting.type.startswith("list") and " or text" not in setting.type:
+        if setting.rule.startswith("a list") and " or text" not in setting.rule:
             return [*(f"[{one}" for one in names), *defaults]
         return names or defaults
 

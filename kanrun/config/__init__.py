@@ -71,7 +71,6 @@ from kanrun.config.rules import (
     Setting,
     copied,
     defaults_of,
-    in_words,
     settings_of,
     shown,
 )
@@ -99,23 +98,21 @@ class Key:
 
     Attributes:
         path: The key as typed, such as "model.degree".
-        type: Its type in words.
+        rule: Its rule in words; "group" for a group.
         default: Its default value as typed.
-        allowed: Its rule in words.
         about: Its purpose.
         where: Commands that have it, or the choice of a group that has it, such as "model=kan".
         choices: Values that TAB offers, if they can be listed.
-        free_text: Whether its text is taken as typed (see `kanrun.launch.arguments`).
+        free_text: How text taken as typed is read (see `kanrun.launch.arguments`).
     """
 
     path: str
-    type: str
+    rule: str
     default: str
-    allowed: str
     about: str
     where: tuple[str, ...]
     choices: tuple[str, ...] = ()
-    free_text: bool = False
+    free_text: str = ""
 
 
 def keys_of(command: str | None = None) -> list[Key]:
@@ -136,19 +133,17 @@ def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
     """Yield the keys of a dataclass of settings at a path, such as `model.`."""
     for name, one in settings_of(settings).items():
         if name in GROUPS and not at:
-            yield Key(name, "group", "", "", one.about, (where,), tuple(choices_of(name)))
+            yield Key(name, "group", "", one.about, (where,), tuple(choices_of(name)))
             for kind in GROUPS[name].values():
                 yield from _keys(kind.settings, f"{name}.", f"{name}={kind.name}")
         elif is_dataclass(one.default):
             yield from _keys(type(one.default), f"{at}{name}.", where)
         elif name != "kind" or one.about:
             path = at.removesuffix(".") if name == "kind" else f"{at}{name}"
-            hint, listed = in_words(one.type), one.choices
-            listed += ("true", "false") if "true or false" in hint else ()
-            listed += ("null",) if listed and "null" in hint else ()
-            free = bool({FREE_TEXT, FILE} & one.marks)
+            listed = one.choices + ("true", "false") * ("true or false" in one.rule)
+            listed += ("null",) * (bool(listed) and "null" in one.rule)
             default = shown(one.default)
-            yield Key(path, hint, default, one.allowed, one.about, (where,), listed, free)
+            yield Key(path, one.rule, default, one.about, (where,), listed, one.free_text)
 
 
 def stored_choices(group: str) -> list[str]:

@@ -127,7 +127,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
             f"`override /{first}: NAME` in its defaults."
         )
     top = settings_of(EXPERIMENTS[command].settings)
-    paths = {one.path for one in keys_of(command) if one.type != "group"}
+    paths = {one.path for one in keys_of(command) if one.rule != "group"}
     try:
         holder, last = holder_of(plain, key)
         there = holder[last]

@@ -202,14 +202,14 @@ class ArgumentReader:
         # The cells of a suite have the keys of the configuration, as in suite.0.target.formula.
         inner_key = re.sub(r"^\w+\.\d+\.", "", key)
         kinds = [
-            one.type if one.path == inner_key else "text" if "mapping" in one.type else "any"
+            one.free_text if one.path == inner_key else "text" if "mapping" in one.rule else "any"
             for one in keys_of(self._command)
             if one.free_text and f"{inner_key}.".startswith(f"{one.path}.")
         ]
         if not kinds:
             return self._parsed(key, text)
         kind, parts = kinds[0], [text]
-        if self._several and (key not in FIXED or kind.startswith("list")):
+        if self._several and (key not in FIXED or kind == "list"):
             choice = _CHOICE.fullmatch(text)
             parts = split(choice[1] if choice else text) or [""]
         for number, part in enumerate(parts if key == "from_run" else ()):
@@ -245,7 +245,7 @@ def read_text(text: str, kind: str, key: str) -> Any:
 
     Args:
         text: The text as typed.
-        kind: Type of the setting in words, such as "list of text".
+        kind: How it is read: "text", "list" (of text) or "structure".
         key: The setting, for errors.
 
     Raises:
@@ -253,9 +253,9 @@ def read_text(text: str, kind: str, key: str) -> Any:
     """
     if text.lower() == "null":
         return None
-    if kind.startswith("text"):
+    if kind == "text":
         return _string(text)
-    if not kind.startswith("list of text"):
+    if kind != "list":
         return _structure(text, key, inside=False)
     listed = text.startswith("[") and text.endswith("]")
     parts = split(text[1:-1] if listed else text)

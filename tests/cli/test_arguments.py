@@ -59,7 +59,7 @@ def test_a_text_arrives_as_typed(text):
 )
 @settings(max_examples=60)
 def test_columns_arrive_as_typed(names):
-    assert arrives(f"[{', '.join(names)}]", "list of text") == names
+    assert arrives(f"[{', '.join(names)}]", "list") == names
 
 
 TEXTS_AS_TYPED = [
@@ -110,8 +110,8 @@ STRUCTURES = [
         (kind, *case)
         for kind, cases in {
             "text": TEXTS_AS_TYPED,
-            "list of text": LISTS,
-            "any": STRUCTURES,
+            "list": LISTS,
+            "structure": STRUCTURES,
         }.items()
         for case in cases
     ],

@@ -93,7 +93,7 @@ def test_a_cluster_in_a_run_that_goes_on(kanrun, interrupted):
     text = stored.read_text().replace("kind: serial", "kind: dask")
     stored.write_text(text.replace("address: null", "address: tcp://127.0.0.1:1"))
     assert "Name the scheduler again with --address" in said("")
-    assert "executor=cloud is not one of serial, local, dask" in said("--executor cloud")
+    assert "executor=cloud must be one of dask, local, serial" in said("--executor cloud")
     named = said("--address tcp://127.0.0.1:2")
     assert "executor.address=tcp://127.0.0.1:2" in named
 

@@ -134,7 +134,7 @@ def test_the_figures_of_a_command_are_declared():
 
 def test_every_key_of_every_command_has_a_sentence_and_a_type():
     keys = keys_of()
-    assert [key.path for key in keys if not key.about or not key.type] == []
+    assert [key.path for key in keys if not key.about or not key.rule] == []
     assert {key.path for key in keys} >= {
         "seed",
         "executor.workers",
@@ -155,9 +155,9 @@ def test_defaults_and_rules_are_shown_as_they_are_typed(capsys):
     (one,) = json.loads(capsys.readouterr().out)
     assert one["default"] == "[5,10,20,50]"
     assert one["where"] == ["model=kan"]
-    assert one["allowed"] == "at least 1, or auto; increasing"
+    assert one["rule"].startswith("a whole number at least 1, a list of")
     assert main(["keys", "solver.learning_rate"]) == 0
-    assert "number; default 0.01; above 0" in capsys.readouterr().out
+    assert "a number above 0; default 0.01" in capsys.readouterr().out
 
 
 def test_unknown_prefixes_and_commands_are_refused(capsys):

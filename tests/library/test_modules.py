@@ -127,7 +127,7 @@ REFUSALS = {
     "KAN([2])": r"shape=\[2\] must be widths",
     "MLP([2, 1], 'silly')": "activation=silly is not known",
     "KAN([2, 1], [5, 10])": "intervals=.* must be a whole number. Use refine",
-    "KAN([2, 1], edges=EdgeSpec(base='relo'))": "base=relo is not one of .*did you mean relu",
+    "KAN([2, 1], edges=EdgeSpec(base='relo'))": "base=relo must be one of .*did you mean relu",
     "KAN([2, 1], edges='silu')": "edges='silu' must be an EdgeSpec",
     "KAN([2, 1], domain=(1, -1))": "lower < upper",
     "KAN([2, 1], domain=[[0, 1], [0, 1], [0, 1]])": (

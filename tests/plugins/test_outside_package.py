@@ -60,7 +60,11 @@ def test_help_and_refusals_load_no_torch(site, tmp_path):
         ("fit --cfg job model=chebyshev model.degree=5", 0, "degree: 5"),
         ("fit model=chebishev", 2, "did you mean chebyshev?"),
         ("fit model=chebyshev model.degre=3", 2, "did you mean model.degree?"),
-        ("fit model=chebyshev model.degree=99", 2, "must be from 1 to 30 (degree of the polynomi"),
+        (
+            "fit model=chebyshev model.degree=99",
+            2,
+            "must be a whole number from 1 to 30 (degree of the polynomi",
+        ),
         ("fit target=ring", 2, "did you mean rings"),
         ("fit solver=momentum solver.momentum=1", 2, "solver.momentum=1"),
         ("noise-levels levels=[-1]", 2, "levels"),

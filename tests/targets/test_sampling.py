@@ -104,10 +104,10 @@ def test_a_function_has_1000_training_points_by_default():
 @pytest.mark.parametrize(
     "sampling, sentence",
     [
-        ({"noise": float("inf")}, "sampling.noise=inf must be finite and at least 0"),
+        ({"noise": float("inf")}, "sampling.noise has a number that is not finite"),
         (
             {"validation_fraction": 0.51},
-            "sampling.validation_fraction=0.51 must be from 0 to 0.5 (fraction",
+            "sampling.validation_fraction=0.51 must be a number from 0 to 0.5 (fraction",
         ),
         ({"seed": -1}, "seed=-1 must not be negative"),
         ({"n_test": None}, "sampling.n_test must be a number; null is for tables"),

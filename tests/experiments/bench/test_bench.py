@@ -169,7 +169,7 @@ def test_claims_on_time_to_accuracy():
         ("layers=[[1,2]]", "must have 4 entries"),
         ("n_seeds=2", "n_seeds=2: bench repeats in rounds"),
         ("device=auto", "device=auto: bench measures only part=layers"),
-        ("libraries=[pykna]", "pykna, which is not one of pykan, inkan.*did you mean pykan"),
+        ("libraries=[pykna]", "libraries=.pykna. must be a list of inkan.*did you mean pykan"),
     ],
 )
 def test_refusals(line, said):

@@ -170,7 +170,7 @@ def both(comparison, line):
     "line, message",
     [
         ("cases=[]", "names nothing to learn"),
-        ("cases=[{target:product}]", "cases.target=product is not a mapping"),
+        ("cases=[{target:product}]", "cases.target=product must be a mapping"),
         ("grids=[[3],[3]]", "grids=.* each once|twice"),
         (f"cases=[{PRODUCTS},{PRODUCTS}]", "cases has product twice"),
         (f"cases=[{PRODUCTS.replace('[2]', '[2],[2]')}]", "cases.shapes"),

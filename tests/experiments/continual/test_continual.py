@@ -252,7 +252,7 @@ def test_the_groups_of_a_column_are_learned_one_after_the_other(tmp_path):
 @pytest.mark.parametrize(
     "line, sentence",
     [
-        ("overlaps=[0.5,50]", "has 50, which must be above -1 and below 2"),
+        ("overlaps=[0.5,50]", "must be a list of numbers above -1 and below 2"),
         ("peaks=1000", "peaks=1000"),
         ("phase_column=year", "need both"),
         ("solver=auto", "solver=auto could give learners different solvers"),

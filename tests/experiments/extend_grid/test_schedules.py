@@ -36,13 +36,16 @@ def test_grids():
 @pytest.mark.parametrize(
     "entry, message",
     [
-        ({"intervals": [3, 10, 5]}, r"schedules.intervals=.3,10,5. must increase"),
-        ({"intervals": [3, 3]}, "must increase"),
-        ({"intervals": []}, "at least 1 entry"),
-        ({"intervals": [0, 3]}, "has 0, which must be at least 1"),
-        ({"kind": "doubling", "first": 0, "last": 3}, "first=0 must be at least 1"),
+        ({"intervals": [3, 10, 5]}, r"schedules.intervals=.3,10,5. must be .*, increasing"),
+        ({"intervals": [3, 3]}, ", increasing"),
+        ({"intervals": []}, "a non-empty list"),
+        ({"intervals": [0, 3]}, "must be a list of .*whole numbers at least 1"),
+        ({"kind": "doubling", "first": 0, "last": 3}, "first=0 must be a whole number at least 1"),
         ({"kind": "doubling", "first": 8, "last": 4}, "last=4 is less than"),
-        ({"kind": "plateau", "intervals": [3], "patience": 0}, "patience=0 must be at least 1"),
+        (
+            {"kind": "plateau", "intervals": [3], "patience": 0},
+            "patience=0 must be a whole number at least 1",
+        ),
     ],
 )
 def test_impossible_schedules_are_refused(entry, message):

@@ -209,7 +209,7 @@ def test_shapes_are_settings_by_the_name_of_the_input():
             convex,
             r"'age' is both in model\.monotone and in model\.curvature",
         ),
-        ({"age": "rising"}, {}, "is not one of increasing, decreasing"),
+        ({"age": "rising"}, {}, "with decreasing, increasing"),
     ):
         with pytest.raises(UsageError, match=said):
             fit(frame, y, monotone=shapes, **more)
