@@ -51,6 +51,9 @@ SECONDS_OF_AUDIT = 1.5e-3
 SECONDS_OF_POINT = 1.4e-7
 #: Unknowns count as at least this fraction of their estimated sizes.
 QUIET = 1e-6
+#: Length of the range in which values of an unknown are examined, in ranges that it has had: as
+#: much room on either side means that the next slabs rarely need another scan.
+ROOM_AND_VALUES = 3
 #: Ends of cells that differ by less than this fraction of the range are one.
 SAME = 1e-13
 
@@ -84,8 +87,10 @@ class ValueScan:
             room = (high - low) or abs(high) or 1.0
             low -= room
             high += room
-            found = np.sort(self.scan.narrow_values(unknown, low, high))
-            found = strata(low, high, PLACES) if crossed else found
+            # The places of a variable are as many over the values alone, without the room.
+            places = PLACES * ROOM_AND_VALUES
+            found = np.sort(self.scan.narrow_values(unknown, low, high, places))
+            found = strata(low, high, places) if crossed else found
             self._known[unknown] = low, high, found
         return found
 

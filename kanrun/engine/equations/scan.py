@@ -25,9 +25,12 @@ Array = NDArray[np.float64]
 #: Function of one variable at points (points,), with values of the same shape.
 Curve = Callable[[Array], Array]
 
-#: Places along one variable at which functions of it are examined. They are drawn in equal strata,
-#: so that no wave aliases, and at most 1.6e-5 of the range apart.
+#: Places along one variable at which functions of it are examined, one in each of as many strata.
+#: Neighbours are at most (1 + JITTER) / PLACES = 1.2e-5 of the range apart.
 PLACES = 2**17
+#: Width within which a place is drawn, relative to its stratum. No wave is aliased, since the
+#: phases of a wave with one period in a stratum differ by up to half a period.
+JITTER = 0.5
 #: Places of each variable at which functions of two variables are examined.
 PLACES_OF_TWO = 2**10
 #: Width of the narrowest features that are looked for in one variable, relative to its range.
@@ -112,11 +115,14 @@ class Scan:
         """Return places of a variable in the cells narrower than those a scan begins with."""
         return narrow_places(self.cells[number])
 
-    def narrow_values(self, number: int, low: float, high: float) -> Array:
-        """Return values of an unknown between which terms of it alone change fast."""
+    def narrow_values(self, number: int, low: float, high: float, places: int) -> Array:
+        """Return values of an unknown between which terms of it alone change fast.
+
+        The terms are examined at `places` values between `low` and `high`.
+        """
         terms = self.terms.get((self.unknowns[number],), [])
         curves = [_along(term, (self.unknowns[number],), 0, np.zeros(1)) for term in terms]
-        return narrow_places(resolved_cells(curves, low, high))
+        return narrow_places(resolved_cells(curves, low, high, places=places))
 
 
 def _terms(expressions: Iterable[Expr], symbols: set[sympy.Symbol]) -> set[Expr]:
@@ -192,16 +198,23 @@ def interpolation_rows(s: Array, nodes: int = NODES) -> Array:
 
 
 def resolved_cells(
-    curves: Sequence[Curve], low: float, high: float, jumps: Sequence[float] = ()
+    curves: Sequence[Curve],
+    low: float,
+    high: float,
+    jumps: Sequence[float] = (),
+    places: int = PLACES,
 ) -> Array:
-    """Return the ends of cells of a range on which functions are resolved, as far as possible."""
+    """Return the ends of cells of a range on which functions are resolved, as far as possible.
+
+    Functions are examined at `places` points of the range.
+    """
     ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), np.asarray(jumps, dtype=np.float64))
     left, width, allowed = ends[:-1], np.diff(ends), np.zeros((len(curves), 1))
     drawn, done = np.random.default_rng(0), [ends]
     nodes = (leggauss(NODES)[0] + 1) / 2
     while curves and 0 < len(left) <= MAX_CELLS:
-        count = max(TESTS, ceil(PLACES * width.max() / (high - low)))
-        shares = (np.arange(count) + drawn.random((len(left), count))) / count
+        count = max(TESTS, ceil(places * width.max() / (high - low)))
+        shares = jittered(drawn, len(left), count)
         rows = interpolation_rows(2 * shares.ravel() - 1).reshape(*shares.shape, NODES)
         points = left[:, None] + width[:, None] * np.hstack(
             [np.tile(nodes, (len(left), 1)), shares]
@@ -254,6 +267,12 @@ def narrow_places(ends: Array) -> Array:
 
 def strata(low: float, high: float, count: int) -> Array:
     """Return jittered places in equal strata of a range."""
-    drawn = np.random.default_rng(count)
-    found: Array = low + (high - low) * (np.arange(count) + drawn.random(count)) / count
+    shares = jittered(np.random.default_rng(count), 1, count)[0]
+    found: Array = low + (high - low) * shares
     return found
+
+
+def jittered(drawn: np.random.Generator, ranges: int, count: int) -> Array:
+    """Return jittered places in `count` equal strata of [0, 1], (ranges, count)."""
+    shares: Array = (1 - JITTER) / 2 + JITTER * drawn.random((ranges, count))
+    return (np.arange(count) + shares) / count

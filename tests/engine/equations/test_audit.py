@@ -59,6 +59,14 @@ def test_scan_finds_pulses_at_any_place(name, width):
         assert np.abs(narrow - place).min() < 4 * width
 
 
+@pytest.mark.parametrize("more", ["", " + exp(t*u)"], ids=["of u alone", "of u and t"])
+def test_scan_of_an_unknown_looks_as_closely_between_its_values_as_that_of_a_variable(more):
+    for place in np.random.default_rng(1).uniform(0, 1, 20):
+        scan = ValueScan(make(f"u_t = 1 + {PULSES['bump'](f'(u - {place:.9f})/1e-5')}{more}"))
+        found = scan(0, np.array([0.0, 1.0]))
+        assert np.abs(found - place).min() < 1e-5
+
+
 def test_scan_of_smooth_terms_keeps_its_first_cells():
     system = make(
         "u_t = u_xx*cos(x) + exp(-t)*sin(20*x) + x^2*u*u_x + exp(x - t)",
