@@ -28,8 +28,7 @@ from kanrun.engine.symbolic.refit import (
     fit_constants,
     refit,
 )
-from kanrun.engine.symbolic.rewritings import half_angles
-from kanrun.engine.symbolic.simplification import equivalent_forms
+from kanrun.engine.symbolic.simplification import equivalent_forms, half_angles
 from kanrun.engine.symbolic.written_numbers import (
     PRECISION,
     as_written,

@@ -1,13 +1,16 @@
 """Equivalent forms of an expression, of which the shortest with the same values is kept.
 
-Rewritings are applied within a budget of work; values at the points, or sympy, decide whether two
+Sympy's ways to write an expression are applied within a budget of work, and `size` compares the
+forms. Some of them hold for some points only: values at the points, or sympy, decide whether two
 expressions are equal.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import sympy
@@ -15,10 +18,16 @@ from sympy import Expr
 from sympy.functions.elementary.trigonometric import TrigonometricFunction
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
-from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.candidates import Array, apart
 from kanrun.engine.symbolic.problem import EXACT
-from kanrun.engine.symbolic.rewritings import HEAVY, LIGHT, TRANSFORMS, Rewriting
-from kanrun.engine.symbolic.written_numbers import decimals, exact_decimals, size
+from kanrun.engine.symbolic.written_numbers import (
+    as_written,
+    decimals,
+    exact_decimals,
+    nice,
+    size,
+    window_of,
+)
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy
 
@@ -28,16 +37,135 @@ _MAX_TERMS = 400
 _EQUAL = 10 * EXACT
 #: Quantile of the values to which the difference is relative where they are smaller.
 _USUAL = 0.9
-#: Operations of a heavy rewriting for each operation of the expression, however small that is.
-_STEPS = 4
-#: Part of its largest possible work that a heavy rewriting takes on average.
-_HEAVY_WORK = 0.35
-#: Part of their largest possible work that other rewritings take on average.
+#: Part of its largest possible work that a way of writing takes on average.
 _USUAL_WORK = 0.05
+#: The same of those in `_HEAVY`.
+_HEAVY_WORK = 0.35
 #: Digits of a fraction that takes as long as a decimal number: exact arithmetic keeps all digits.
 _SHORT = 4
-#: Errors that sympy raises for expressions that a transform cannot take.
-CANNOT = (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError)
+#: Relative difference of a sum's smallest coefficient from that of a perfect square.
+_SQUARE = 1e-4
+#: Errors that sympy raises for expressions that it cannot write in a way.
+_CANNOT = (ArithmeticError, AttributeError, RuntimeError, TypeError, ValueError)
+
+
+def half_angles(expression: Expr) -> Expr:
+    """Write cosines as squares of sines: sin(x)^2 for 1/2 - cos(2 x)/2."""
+    return sympy.expand(expression.replace(sympy.cos, lambda u: 1 - 2 * sympy.sin(u / 2) ** 2))
+
+
+def _positive(expression: Expr) -> Expr:
+    """Simplify as if the variables were positive."""
+    positive, variables = sympy.posify(expression)
+    return sympy.simplify(sympy.expand_log(positive, force=True)).xreplace(variables)
+
+
+def _logarithms(expression: Expr) -> Expr:
+    """Write inverse hyperbolic functions as logarithms, and logarithms of quotients as sums."""
+    for function in (sympy.atanh, sympy.acoth):
+        expression = expression.replace(function, lambda u, f=function: f(u).rewrite(sympy.log))
+    whole = expression.replace(sympy.log, lambda u: sympy.log(sympy.factor(u)))
+    return sympy.expand(sympy.expand_log(whole, force=True))
+
+
+def _by_functions(expression: Expr) -> Expr:
+    """Collect the terms of each function: x + (y - x) exp(z) for x - x exp(z) + y exp(z)."""
+    functions = sorted(expression.atoms(sympy.Function), key=str)
+    return sympy.collect(sympy.expand(expression), functions)
+
+
+def _reciprocals(expression: Expr) -> Expr:
+    """Divide a denominator by factors of the numerator: 1/(1/x + 1/y) for x y/(x + y)."""
+    above, below = sympy.fraction(sympy.together(expression))
+    factors = (above, *sympy.Mul.make_args(above))
+    return min((above / each / sympy.expand(below / each) for each in factors), key=size)
+
+
+def _squares(expression: Expr) -> Expr:
+    """Write c (a - k b)^2 for c a^2 - 2 c k a b + c k^2 b^2 in sums."""
+
+    def root(square: Expr) -> Expr | None:
+        powers = [factor.as_base_exp() for factor in sympy.Mul.make_args(square)]
+        even = all((exponent / 2).is_Integer for base, exponent in powers if base != 1)
+        return sympy.Mul(*(base ** (exponent / 2) for base, exponent in powers)) if even else None
+
+    def squares(total: Expr) -> Expr:
+        terms = {rest: factor for factor, rest in map(apart, total.args)}
+        ranked = sorted(terms, key=lambda each: -abs(float(terms[each])))
+        roots = [(each, found) for each in ranked if (found := root(each)) is not None]
+        parts = []
+        for (first, a), (second, b) in itertools.combinations(roots, 2):
+            if {first, second, a * b} <= terms.keys() and math.isclose(
+                terms[a * b] ** 2, 4 * terms[first] * terms[second], rel_tol=_SQUARE
+            ):
+                parts.append(terms[first] * (a + terms[a * b] / (2 * terms[first]) * b) ** 2)
+                for each in (first, second, a * b):
+                    del terms[each]
+        return sympy.Add(*parts, *(factor * rest for rest, factor in terms.items()))
+
+    return sympy.together(expression).replace(lambda part: part.is_Add, squares)
+
+
+def _common_factors(expression: Expr) -> Expr:
+    """Factor out the coefficient of a sum to which all others have the shortest nice ratios.
+
+    2.6 x + 2.6 becomes 2.6 (x + 1), its square 6.76 (x + 1)^2.
+    """
+
+    def ratios(pairs: Sequence[tuple[Expr, Expr]], factor: Expr) -> list[Expr] | None:
+        values = [float(c / factor) for c, _ in pairs]
+        found = [nice(value, window_of(value)) for value in values]
+        exact = [each for each in found if each is not None and each.is_Rational]
+        return exact if len(exact) == len(pairs) else None
+
+    def shown(found: Sequence[Expr]) -> int:
+        return len("".join(str(as_written(each)).rstrip("0") for each in found))
+
+    def split(base: Expr) -> tuple[Expr, Expr]:
+        pairs = [apart(term) for term in sympy.Add.make_args(base)]
+        every = {abs(c): ratios(pairs, abs(c)) for c, _ in pairs} if base.is_Add else {}
+        near = {factor: found for factor, found in every.items() if found is not None}
+        if not near:
+            return sympy.S.One, base
+        factor = min(near, key=lambda each: shown(near[each]))
+        rests = (rest for _, rest in pairs)
+        return factor, sympy.Add(*(r * rest for r, rest in zip(near[factor], rests, strict=True)))
+
+    def power(base: Expr, exponent: Expr) -> Expr:
+        factor, rest = split(base)
+        return factor**exponent * rest**exponent if exponent.is_number else base**exponent
+
+    parts = map(split, sympy.Mul.make_args(expression.replace(sympy.Pow, power)))
+    return sympy.Mul(*(each for pair in parts for each in pair))
+
+
+#: A function from an expression to another form of it.
+Writing = Callable[[Expr], Expr]
+_expand_functions = partial(sympy.expand, trig=True, power_exp=True, log=True, deep=True)
+_factor = partial(sympy.factor, deep=True)
+_join_logarithms = partial(sympy.logcombine, force=True)
+_join_powers = partial(sympy.powsimp, force=True, deep=True)
+#: Ways of writing, one after another, each from the shortest form so far.
+_WAYS: tuple[tuple[Writing, ...], ...] = (
+    (_common_factors,),
+    (sympy.expand,),
+    (_by_functions,),
+    (_reciprocals,),
+    (_expand_functions, sympy.together, sympy.cancel),
+    (_logarithms,),
+    (_logarithms, _join_logarithms),
+    (_join_powers,),
+    (_squares,),
+    (sympy.factor_terms,),
+    (_factor,),
+    (sympy.simplify,),
+    (_positive,),
+)
+#: Ways that take most of the time.
+_HEAVY = (_factor, sympy.simplify, _positive)
+#: Ways whose time is proportional to the size of the expression alone. With polynomials with long
+#: coefficients, or trigonometric functions of multiples, one call of another takes minutes.
+_LIGHT = (_common_factors, _squares, _join_powers, sympy.together, sympy.expand, sympy.factor_terms)
 
 
 def equivalent_forms(
@@ -51,7 +179,7 @@ def equivalent_forms(
     found = {expression: size(expression)}
     reference = to_numpy(expression, names)(points)
     allowance = Budget(budget)
-    for steps in TRANSFORMS:
+    for steps in _WAYS:
         for start in dict.fromkeys([min(found, key=found.__getitem__), expression]):
             form = start
             try:
@@ -60,30 +188,34 @@ def equivalent_forms(
                     form = step(form)
                 if form not in found and _same(form, names, points, reference):
                     found[form] = size(form)
-            except (KanrunError, _TooLarge, *CANNOT):
+            except (KanrunError, _TooLarge, *_CANNOT):
                 # The expression as it is stands.
                 continue
     return sorted(found, key=lambda form: (found[form], str(form).count("-")))
 
 
 class _TooLarge(Exception):
-    """A transform would take more work than is left, or expand too far."""
+    """A way of writing would take more work than is left, or expand too far."""
 
 
-def _claim(form: Expr, step: Rewriting, left: float) -> None:
-    """Count the work of a transform before it runs, by the size of the expression.
+def _claim(form: Expr, step: Writing, left: float) -> None:
+    """Count the work of a step before it runs, by the size of the expression.
 
-    Sympy has no limit of its own: transforms that may take more than is left are not begun, though
-    most take less.
+    Sympy has no limit of its own: steps that may take more than is left are not begun, though most
+    take less.
     """
     terms = expansion_terms(form)
     operations = float(sympy.count_ops(form))
+    count_work(COSTS.operation * operations)
+    if terms > _MAX_TERMS:
+        raise _TooLarge
+    if step in _LIGHT:
+        return
     numbers = sum(1 if each.is_Float else len(str(each)) / _SHORT for each in decimals(form))
     most = COSTS.transform * operations * terms * (1 + numbers)
-    if terms > _MAX_TERMS or (step not in LIGHT and most > left):
+    if most > left:
         raise _TooLarge
-    fraction, steps = (_HEAVY_WORK, _STEPS) if step in HEAVY else (_USUAL_WORK, 1)
-    count_work(COSTS.operation * steps * operations + (step not in LIGHT) * fraction * most)
+    count_work((_HEAVY_WORK if step in _HEAVY else _USUAL_WORK) * most)
 
 
 def proven_equal(first: Expr, second: Expr, budget: float) -> str:
@@ -92,7 +224,7 @@ def proven_equal(first: Expr, second: Expr, budget: float) -> str:
     try:
         _claim(difference, sympy.simplify, budget)
         zero = sympy.simplify(sympy.expand(difference))
-    except (_TooLarge, *CANNOT):
+    except (_TooLarge, *_CANNOT):
         return "unknown"
     if zero == 0:
         return "yes"

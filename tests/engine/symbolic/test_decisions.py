@@ -15,7 +15,6 @@ from kanrun.engine.symbolic.formula import round_constants
 from kanrun.engine.symbolic.laws import in_all_inputs
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
-from kanrun.engine.symbolic.rewritings import reciprocals
 from kanrun.engine.symbolic.search import choose_formula
 from kanrun.engine.symbolic.symmetries import ACCURATE
 from kanrun.engine.symbolic.written_numbers import as_written
@@ -284,13 +283,6 @@ def test_matches_stay_with_their_edges_in_all_inputs():
     sines = [i for i, e in enumerate(whole.network.edges) if e.function.candidate.name == "sin"]
     assert sorted(whole.matches) == sines
     assert whole.network.parameters.size == found.network.parameters.size
-
-
-def test_a_product_over_a_sum_is_divided_by_a_factor():
-    product = parse("x0*x1/(x0 + x1)")
-    found = reciprocals(product)
-    assert sympy.simplify(found - product) == 0
-    assert str(found) == "x1/(1 + x1/x0)"
 
 
 @pytest.mark.parametrize("sign, factor", [(1, "x0**(3/2)"), (-1, "x0**2")])

@@ -133,8 +133,6 @@ def test_rounding_needs_the_data_to_allow_it():
         ("2*atanh((x1-1)/(x1+1))", "log(x1)"),
         ("log(2*x0)*x1-log(2)*x1", "x1*log(x0)"),
         ("2*log(x0)+log(3*x1)-log(3)", "log(x0^2*x1)"),
-        ("x0*(4+3*x0-x0^2-x1)/(1+x0)", "x0*(4-x0-x1/(1+x0))"),
-        ("log((x0+1)^x1/(x0+2)^x1)", "x1*log((x0+1)/(x0+2))"),
         ("-x0*(exp(x1)-1)^3", "x0*(1-exp(x1))^3"),
         ("x0-x0*exp(-x1)+x1*exp(-x1)", "x0+(x1-x0)*exp(-x1)"),
         ("x0*x1", "x0*x1"),
@@ -144,18 +142,6 @@ def test_simplification_undoes_detours(text, expected):
     shorter = equivalent_forms(parse(text), XS, UNIT, BUDGET)[0]
     assert sympy.simplify(shorter - parse(expected)) == 0
     assert sympy.count_ops(shorter) <= sympy.count_ops(parse(expected)) + 1
-
-
-def test_a_logarithm_comes_out_of_decimal_numbers():
-    x = uniform(0.2, 2, 300, 2)
-    y = x[:, 0] * np.log(x[:, 1])
-    ratio = edge(1, 3, "1/x", 1.0, 0.95, -1.9, 1.0, free="bcd")  # (x1 - 0.95) / (x1 + 0.95)
-    inverse = edge(3, 4, "arctanh", 1.0, 0.0, 2.0, float(np.log(0.95)))
-    edges = (edge(0, 2, "x", 1.0, 0.0, 1.0, 0.0, free="c"), ratio, inverse)
-    carried = (Edge(2, 5, IDENTITY_EDGE), Edge(4, 5, IDENTITY_EDGE), Edge(5, 6, IDENTITY_EDGE))
-    graph = Graph(2, ("sum", "sum", "sum", "product", "sum"), (*edges, *carried))
-    assert_allclose(graph(x), y, atol=1e-12)
-    assert str(finish_formula(graph, split(x, y), POLICY).expression) == "x0*log(x1)"
 
 
 def test_what_is_too_large_to_simplify_comes_back_at_once():
@@ -226,7 +212,6 @@ def test_a_formula_with_a_numeric_edge_is_never_the_truth():
     [
         ("2.6371234123*x0/(2.6371234123*x1^2+2.6371234123)", "x0/(x1**2 + 1)"),
         ("exp(-(3.1622776601683795*x0-0.94868329805051377)^2)", "exp(-10*(x0 - 0.3)**2)"),
-        ("32*x0/(10*x0+7)", "3.2*x0/(x0 + 0.7)"),
         ("2.13*x0", "2.13*x0"),
     ],
 )
@@ -302,36 +287,20 @@ POSITIVE = np.concatenate([POSITIVE, widened(POSITIVE)])
 
 
 @pytest.mark.parametrize(
-    "points, text, meant",
+    "text, meant",
     [
-        (UNIT + np.array([0.0, 1.0]), *case)
-        for case in (
-            ("x1*sqrt(-1/((x0-x1)*(x0+x1)))", "x1/sqrt(x1^2-x0^2)"),
-            ("log((x1/x0)^(x0*x1))", "x0*x1*log(x1/x0)"),
-            ("x0*exp(atanh(x0/3))", "x0*sqrt((x0+3)/(3-x0))"),
-        )
-    ]
-    + [
-        (POSITIVE, *case)
-        for case in (
-            ("x0*x1*x2/(x0*x1 + x0*x2 + x1*x2)", "1/(1/x2 + 1/x1 + 1/x0)"),
-            ("x0*x1*x3/(x1*x3 + x2*x3 + x0*x2)", "x0*x1/(x0*x2/x3 + x1 + x2)"),
-            ("2*pi*x0^(3/2)/sqrt(x1)", "2*pi*sqrt(x0**3/x1)"),
-            ("x0 - 3*log(x2/x1)", "x0 + 3*log(x1/x2)"),
-            # No sign of a variable is left before a root.
-            ("x0*x3*sqrt(1+(x1^2+x2^2)/x3^2)", "x0*sqrt(x1^2+x2^2+x3^2)"),
-            ("x1*sqrt(x0^2/x1^2-2*x0*cos(x2-x3)/x1+1)", "sqrt(x0^2-2*x0*x1*cos(x2-x3)+x1^2)"),
-            ("(1+x1^2/x0^2)^(-3/2)/x0^2", "x0/(x0^2+x1^2)^(3/2)"),
-            ("x0*x3/(3 - 6*x1^2/x2^2 + 3*x1^4/x2^4)", "x0*x2^4*x3/(3*(x1^2 - x2^2)^2)"),
-            ("x0*sqrt(x1/x0)*cos(x2)", "sqrt(x0*x1)*cos(x2)"),
-            ("5*(x0 + x1)/(x0*x1/2 + 5)", "(x0 + x1)/(x0*x1/10 + 1)"),
-            ("sqrt((100*x0^2 + 20*x0*x1*x2 + x1^2*x2^2)/x3)", "(10*x0 + x1*x2)/sqrt(x3)"),
-        )
+        ("x0*x1*x2/(x0*x1 + x0*x2 + x1*x2)", "1/(1/x2 + 1/x1 + 1/x0)"),
+        ("x0*x1*x3/(x1*x3 + x2*x3 + x0*x2)", "x0*x1/(x0*x2/x3 + x1 + x2)"),
+        ("x0*x3*sqrt(1+(x1^2+x2^2)/x3^2)", "x0*sqrt(x1^2+x2^2+x3^2)"),
+        ("x1*sqrt(x0^2/x1^2-2*x0*cos(x2-x3)/x1+1)", "sqrt(x0^2-2*x0*x1*cos(x2-x3)+x1^2)"),
+        ("(1+x1^2/x0^2)^(-3/2)/x0^2", "x0/(x0^2+x1^2)^(3/2)"),
+        ("x0*x3/(3 - 6*x1^2/x2^2 + 3*x1^4/x2^4)", "x0*x2^4*x3/(3*(x1^2 - x2^2)^2)"),
+        ("sqrt((100*x0^2 + 20*x0*x1*x2 + x1^2*x2^2)/x3)", "(10*x0 + x1*x2)/sqrt(x3)"),
     ],
 )
-def test_what_textbooks_do_not_write_is_written_otherwise(points, text, meant):
-    names = [f"x{i}" for i in range(points.shape[1])]
-    assert equivalent_forms(parse(text), names, points, BUDGET)[0] == parse(meant)
+def test_what_textbooks_do_not_write_is_written_otherwise(text, meant):
+    names = [f"x{i}" for i in range(4)]
+    assert equivalent_forms(parse(text), names, POSITIVE, BUDGET)[0] == parse(meant)
 
 
 def test_a_sign_that_the_points_show_stays_before_its_root():
