@@ -24,7 +24,6 @@ from kanrun.engine.symbolic.formula import (
 )
 from kanrun.engine.symbolic.graph import Edge, Graph, depths, edge_name, shape_of
 from kanrun.engine.symbolic.identity import Evidence, evidence
-from kanrun.engine.symbolic.laws import fit_expression
 from kanrun.engine.symbolic.problem import (
     EXACT,
     FittedStructure,
@@ -36,13 +35,12 @@ from kanrun.engine.symbolic.problem import (
     titled,
 )
 from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
-from kanrun.engine.symbolic.search import choose_formula, search
+from kanrun.engine.symbolic.search import choose_formula, fit_expression, search
 from kanrun.engine.symbolic.shapes import fixed_shape
 from kanrun.engine.symbolic.simplification import equivalent_forms, proven_equal
 from kanrun.engine.symbolic.snapping import (
     Decision,
     edge_scores,
-    matched,
     partly_symbolic,
     refine_to_formula,
 )

@@ -70,32 +70,6 @@ def graph_of_expression(expression: Expr, inputs: int, *, wide: bool = False) ->
     return builder.graph()
 
 
-def composed(
-    variables: Sequence[Expr],
-    factor: Expr,
-    inner: Graph,
-    inputs: int,
-    outer: Symbolic | None = None,
-) -> tuple[Graph, int]:
-    """Return factor(x) * inner(u(x)), or `outer` of that, as one graph.
-
-    The place of inner's first edge in it comes second.
-    """
-    builder = _GraphBuilder(inputs, free=False)
-    number = {i: builder.node_of(each) for i, each in enumerate(variables)}
-    first = len(builder.edges)
-    for node in range(inner.inputs, inner.output + 1):
-        into = [inner.edges[i] for i in inner.into(node)]
-        terms = [(number[edge.source], edge.function) for edge in into]
-        number[node] = builder.add(inner.operation(node), terms)
-    output = number[inner.output]
-    if factor != 1:
-        output = builder.add("product", [(output, IDENTITY_EDGE), *builder.factors(factor)])
-    if outer is not None:
-        builder.add("sum", [(output, outer)])
-    return builder.graph(), first
-
-
 def canonicalise(graph: Graph) -> Graph:
     """Remove redundant constants, linear detours and subgraphs; the function stays the same.
 
@@ -178,7 +152,6 @@ def _scaled(expression: Expr) -> tuple[Expr, Expr]:
 @dataclass
 class _GraphBuilder:
     inputs: int
-    free: bool = True  # whether numbers are constants that a fit may move
     wide: bool = False  # whether 0, 1 and -1 are as well, but where that would be redundant
     operations: list[Operation] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
@@ -257,7 +230,7 @@ class _GraphBuilder:
 
     def line(self, slope: float) -> Symbolic:
         """Return slope * t."""
-        fixed = not self.free or (slope in (1.0, -1.0) and not self.wide)
+        fixed = slope in (1.0, -1.0) and not self.wide
         return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if fixed else "c")
 
     def scaled(self, function: _Simple, factor: float) -> _Simple:
@@ -266,14 +239,12 @@ class _GraphBuilder:
         scaled = function.scaled(factor)
         if isinstance(scaled, Spline):
             return scaled
-        keeps = not self.free or "c" in scaled.free or "c" not in scaled.candidate.free
+        keeps = "c" in scaled.free or "c" not in scaled.candidate.free
         return scaled if keeps else replace(scaled, free=scaled.free + "c")
 
     def shifted(self, function: _Simple, constant: float) -> _Simple:
         function = self.line(1.0) if function is IDENTITY_EDGE else function
-        if self.free or isinstance(function, Spline):
-            return function.shifted(constant)
-        return replace(function.shifted(constant), free=function.free)
+        return function.shifted(constant)
 
     def _called(self, candidate: Candidate, argument: Expr, coefficient: float) -> _Term:
         """Return coefficient * f(a node + b)."""
@@ -292,7 +263,7 @@ class _GraphBuilder:
         if self.wide:
             moves |= {"a", "c"} if candidate.homogeneous and inner.is_Symbol else {"a", "b", "c"}
         own = "".join(name for name in candidate.free if name in moves)
-        return self.node_of(inner), replace(simple, free=own if self.free else "")
+        return self.node_of(inner), replace(simple, free=own)
 
 
 #: Largest exponent that becomes a factor: exp(u + b) = exp(b) exp(u).

@@ -90,6 +90,11 @@ class Reduction:
         """True if the variables differ from the inputs."""
         return self != Reduction.none(self.inputs)
 
+    @property
+    def is_choice(self) -> bool:
+        """True if the variables are inputs, and nothing is taken out as a factor."""
+        return self.factor == 1 and all(each.is_Symbol for each in self.variables)
+
     def groups(self, x: Array) -> Array:
         """Return u (N, variables) at x (N, inputs)."""
         columns = [to_numpy(each, input_names(self.inputs))(x) for each in self.variables]

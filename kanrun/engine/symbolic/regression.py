@@ -8,8 +8,9 @@ values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import sympy
@@ -23,8 +24,29 @@ from kanrun.engine.symbolic.candidates import (
     X,
     combination,
 )
-from kanrun.engine.symbolic.dictionary import Build, Dictionary, Objects
+from kanrun.engine.symbolic.dictionary import Build, Dictionary, Objects, expand_dictionary
+from kanrun.engine.symbolic.problem import SearchData
 
+#: Points at which terms are compared.
+_POINTS = 80
+#: Entries for functions of y and for y divided by a weight.
+_SIMPLE = 3200
+#: Entries for quotients and for functions of y divided by a weight.
+_FEW = 600
+#: Simplest entries that are tried as weights.
+_WEIGHTS = 8
+#: Sums of each kind that are looked at.
+_KEPT = 6
+#: Other formulas that are returned.
+_RETURNED = 8
+#: Fraction of the variance that a sum may leave.
+_PROMISING = 1e-4
+#: Relative error of an exact sum.
+_EXACT_SUM = 1e-10
+#: Fraction of the variance that rounding leaves: of pairs that leave no more the simplest is best.
+_EXACT = 1e-11
+#: Number of the first functions of y that are regressed as quotients.
+_QUOTIENTS = 3
 #: Number of pairs that are compared at once, so that they fit into the cache of a processor.
 _BLOCK = 100_000
 #: Least number of terms that are compared with all others at once.
@@ -330,3 +352,48 @@ def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
     norm = np.linalg.norm(left, axis=1)
     use = np.flatnonzero(norm > _LEFT * np.linalg.norm(entries, axis=1))
     return use, left[use] / norm[use, None]
+
+
+def pair_formulas(data: SearchData, candidates: Sequence[Candidate]) -> Iterator[sympy.Expr]:
+    """Yield formulas of y from a dictionary of small expressions, exact ones first.
+
+    Those that reproduce some of the points come as they are found, the plainest of each kind first;
+    then the few nearest ones.
+    """
+    pick = np.linspace(0, len(data.y) - 1, min(_POINTS, len(data.y))).astype(int)
+    entries = expand_dictionary(data.x[pick], candidates)
+    names = {candidate.name for candidate in candidates}
+    found: list[TermSum] = []
+    y = data.y[pick]
+    size: Array | float = np.abs(y) if data.relative else 1.0
+    search = partial(nearest_sums, kept=_KEPT, floor=_EXACT)
+    for sums in _kinds(entries, y, names, size, search):
+        near = [each for left, each in sums if left < _PROMISING]
+        exact = [each.expression() for each in near if each.error <= _EXACT_SUM]
+        yield from sorted(exact, key=sympy.count_ops)
+        found += near
+    nearest = sorted(found, key=lambda each: each.error)
+    yield from (each.expression() for each in nearest[:_RETURNED])
+
+
+def _kinds(
+    entries: Dictionary,
+    y: Array,
+    names: set[str],
+    size: Array | float,
+    search: Callable[..., Iterator[tuple[float, TermSum]]],
+) -> Iterator[Iterator[tuple[float, TermSum]]]:
+    """Yield the nearest sums of one kind after the other."""
+    simple = entries.first(_SIMPLE)
+    few = entries.first(_FEW)
+    for place, target in enumerate(output_transforms(y, names, size)):
+        yield search(target, simple if place else entries)
+        if place < _QUOTIENTS:
+            yield search(target, few, quotients=True)
+    weights = zip(entries.values[:_WEIGHTS], entries.builds, strict=False)
+    weighted = [output_transforms(y, names, size, weight) for weight in weights]
+    for plain, *_ in weighted:
+        yield search(plain, few, quotients=True)
+    for targets in weighted:
+        for place, target in enumerate(targets):
+            yield search(target, few if place else simple)

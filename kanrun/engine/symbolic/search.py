@@ -1,51 +1,68 @@
-"""Search for a formula of points: the structure that they show, and sparse regressions."""
+"""Search for a formula of points, in the coordinates that they show.
+
+A list of stages proposes expressions: power laws and quotients of polynomials, sparse regressions
+of noisy points, and in the groups of inputs that a smooth fit shows, functions of one of them and
+sums of small expressions. The constants of all are fitted to the points, and their description
+lengths are compared.
+"""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import sympy
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
-from kanrun.engine.symbolic.candidates import input_symbols
+from kanrun.engine.symbolic.candidates import DIGITS
 from kanrun.engine.symbolic.constant_errors import is_determined
-from kanrun.engine.symbolic.conversions import graph_of_expression
-from kanrun.engine.symbolic.formula import finish_formula
-from kanrun.engine.symbolic.laws import (
-    in_all_inputs,
-    of_logarithm,
-    simple_laws,
-    structured_formulas,
-)
+from kanrun.engine.symbolic.conversions import graph_of_expression, to_expression
+from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.problem import (
     Event,
     FittedStructure,
+    Rival,
     SearchData,
     SearchProblem,
+    SearchStage,
     length_of,
 )
+from kanrun.engine.symbolic.quotients import rational_functions
 from kanrun.engine.symbolic.reductions import (
     MANY,
     Reduction,
     dimensionless,
     independent_inputs,
-    of_one_sign,
+    power_law,
     relevant_inputs,
 )
-from kanrun.engine.symbolic.sparse import sparse_formulas
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.regression import pair_formulas
+from kanrun.engine.symbolic.snapping import SNAP_THRESHOLD
+from kanrun.engine.symbolic.sparse import SparseSearch, has_waves
 from kanrun.engine.symbolic.symmetries import (
     NO_FIT,
     is_exactly_smooth,
     reduce_variables,
     smooth_fit,
 )
+from kanrun.engine.symbolic.univariate import match_formulas
+from kanrun.errors import KanrunError
 
 #: Factor of the error of a structure without a formula.
 _NO_FORMULA = 100.0
 #: Largest number of inputs of sparse regressions in all of them.
 _WIDE_TABLE = 30
+#: Allowance of work (see `Budget`) for the search for formulas of one variable.
+_ONE_VARIABLE = 7.0
+#: Largest number of inputs of a dictionary of small expressions.
+_DICTIONARY_INPUTS = 5
+#: Number of formulas of one stage that are returned unless one is exact.
+_SHORTEST = 2
+#: Fit of the constants of a formula.
+_REFIT = RefitSettings(steps=30, damping=1e-6)
 
 
 def search(problem: SearchProblem) -> Iterator[Event]:
@@ -54,108 +71,26 @@ def search(problem: SearchProblem) -> Iterator[Event]:
     Yields a `SearchStage` and a `FittedStructure` for each formula that is near. Stops at an exact
     one, if only noise is left, or if the budget is spent.
     """
+    run = _Search(problem)
     independent = independent_inputs(problem.data)
     if MANY <= len(independent.variables) <= _WIDE_TABLE:
         # Sums of few terms need no choice of inputs before.
-        inner = replace(problem, data=independent.data(problem.data), dimensions=None)
-        run = _Search(inner)
-        for event in run.recorded(sparse_formulas(inner)):
-            yield in_all_inputs(event, independent, problem.data)
-        if run.over():
-            return
-    groups = relevant_inputs(problem.data)
+        yield from run.sparse(independent)
+    if run.over():
+        return
     if problem.dimensions is not None and problem.dimensions.any():
-        groups = dimensionless(problem.data, problem.dimensions)
-    if groups.changes and not groups.variables:
-        yield from structured_formulas(problem, groups)
-        return
-    inner = replace(problem, data=groups.data(problem.data), dimensions=None)
-    for event in _of_points(inner):
-        yield in_all_inputs(event, groups, problem.data)
-
-
-def _of_points(problem: SearchProblem) -> Iterator[Event]:
-    """Search by simple laws, sparse regressions and symmetries.
-
-    Of points that a smooth fit shows to be noisy all sparse regressions come first, of exact ones
-    none, and of others the short ones.
-    """
-    run = _Search(problem)
-    data = problem.data
-    yield from run.recorded(simple_laws(problem))
-    if run.over():
-        return
-    noisy = not data.relative and smooth_fit(data).is_noise and smooth_fit(data).error < NO_FIT
-    if not (data.relative or is_exactly_smooth(data)):
-        yield from run.recorded(sparse_formulas(problem, short=not noisy))
-        if run.over():
-            return
-    if data.relative and not data.has_one_sign:
-        yield from _of_one_sign(problem)
+        yield from run.stages(dimensionless(problem.data, problem.dimensions))
     else:
-        yield from _in_inputs(problem, laws=False, sparse=not noisy)
-
-
-def _of_one_sign(problem: SearchProblem) -> Iterator[Event]:
-    """Search where signs do not change, so that logarithms exist, and measure on all points.
-
-    An exact formula is rounded there: roots of what changes its sign cancel in a shorter form.
-    """
-    inner = of_one_sign(problem.data)
-    inputs = inner.x.shape[1]
-    signs = np.where((inner.x < 0).all(axis=0), -1, 1).tolist()
-    turned = (s * u for s, u in zip(signs, input_symbols(inputs), strict=True))
-    step = Reduction(inputs, tuple(turned))
-    part = replace(problem, data=step.data(inner))
-    for event in _in_inputs(part, sparse=True):
-        found = event
-        if isinstance(event, FittedStructure) and event.formula and event.is_exact:
-            with contextlib.suppress(WorkSpent):
-                rounded = finish_formula(event.formula, part.data, problem.policy)
-                graph = graph_of_expression(rounded.expression, inputs)
-                found = replace(event, formula=graph, network=graph)
-        yield in_all_inputs(found, step, problem.data)
-
-
-def _in_inputs(
-    problem: SearchProblem, *, laws: bool = True, sparse: bool = False
-) -> Iterator[Event]:
-    """Search the points themselves, then for relative errors those of log |y|.
-
-    Simple `laws` of these points come first, and `sparse` regressions last, unless they have been
-    tried.
-    """
-    run = _Search(problem)
-    data = problem.data
-    inputs = data.x.shape[1]
-    yield from run.recorded(simple_laws(problem) if laws else iter(()))
-    if run.over():
-        return
-    reduction = reduce_variables(data)
-    every = Reduction.none(inputs)
-    if reduction.factor == 1 and set() < set(reduction.variables) < set(every.variables):
-        inner = SearchProblem(reduction.data(data), problem.candidates, problem.policy)
-        for event in _in_inputs(inner, sparse=sparse):
-            yield in_all_inputs(event, reduction, data)
-        return
-    # The groups may be wrong.
-    for step in dict.fromkeys((reduction, every)):
-        if run.over():
-            return
-        yield from run.recorded(structured_formulas(problem, step))
-    yield from run.recorded(sparse_formulas(problem) if sparse and not run.over() else iter(()))
-    if run.over():
-        return
-    if data.relative:
-        logarithms = SearchProblem(data.logarithms, problem.candidates, problem.policy)
-        for event in _in_inputs(logarithms, sparse=sparse):
-            yield of_logarithm(event, data)
+        yield from run.stages(relevant_inputs(problem.data))
 
 
 class _Search:
-    """Formulas of a search so far."""
+    """Formulas of a search so far, all of them of the given inputs."""
 
     def __init__(self, problem: SearchProblem) -> None:
+        self.problem = problem
+        self.data = problem.data
+        self.waves = has_waves(problem.candidates)
         self.budget = Budget(problem.policy.search_budget)
         self.structures: list[FittedStructure] = []
 
@@ -163,11 +98,150 @@ class _Search:
         """Return whether a formula is certain, only noise is left, or the budget is spent."""
         return self.budget.over or any(each.is_certain or each.noise for each in self.structures)
 
-    def recorded(self, events: Iterator[Event]) -> Iterator[Event]:
-        """Yield the events; structures among them are remembered."""
-        for event in events:
-            self.structures += [event] if isinstance(event, FittedStructure) else []
-            yield event
+    def stages(self, given: Reduction) -> Iterator[Event]:
+        """Search in the variables of a reduction, and in the fewer ones that points show.
+
+        Of points that a smooth fit shows to be noisy all sparse regressions come first, of exact
+        ones none, and of others the short ones.
+        """
+        inner = given.data(self.data)
+        if not given.variables:
+            yield from self.fitted("groups", given, [sympy.Float(np.mean(inner.y), DIGITS)])
+            return
+        yield from self.fitted("power law", given, _power_laws(inner))
+        if not self.over():
+            quotients = rational_functions(inner, self.waves)
+            yield from self.fitted("rational function", given, quotients)
+        if self.over():
+            return
+        noisy = not inner.relative and smooth_fit(inner).is_noise
+        noisy = noisy and smooth_fit(inner).error < NO_FIT
+        if not (inner.relative or is_exactly_smooth(inner)):
+            yield from self.sparse(given, short=not noisy)
+        if self.over():
+            return
+        step = given.then(reduce_variables(inner))
+        if step.is_choice:
+            given = step
+        # The groups may be wrong.
+        for each in dict.fromkeys((step, given)):
+            if not self.over():
+                yield from self.expressions(each)
+        if not (noisy or self.over()):
+            yield from self.sparse(given)
+
+    def expressions(self, given: Reduction) -> Iterator[Event]:
+        """Search for functions of one variable, or for small expressions of several."""
+        inner = given.data(self.data)
+        count = len(given.variables)
+        candidates = self.problem.candidates
+        name = "small expressions" if given.is_choice else "groups"
+        found: Iterable[sympy.Expr] = ()
+        if count == 0:
+            found = [sympy.Float(np.mean(inner.y), DIGITS)]
+        elif count == 1:
+            matches = match_formulas(
+                inner.x[:, 0],
+                inner.y,
+                candidates,
+                0.0,
+                Budget(_ONE_VARIABLE),
+                relative=inner.relative,
+            )
+            graphs = (each.function for each in matches if isinstance(each.function, Graph))
+            found = (to_expression(graph, ["x0"]) for graph in graphs)
+        elif count <= _DICTIONARY_INPUTS:
+            found = pair_formulas(inner, candidates)
+        if count > 1 and len(given.variables) < given.inputs:
+            yield from self.fitted(name, given, rational_functions(inner, self.waves))
+        if not self.over():
+            yield from self.fitted(name, given, found, SNAP_THRESHOLD)
+
+    def fitted(
+        self,
+        name: str,
+        given: Reduction,
+        expressions: Iterable[sympy.Expr],
+        limit: float | None = None,
+    ) -> Iterator[Event]:
+        """Yield the first exact formula, or else the shortest ones with an error below the limit.
+
+        Expressions are those of the variables of `given`. Those found so far are not lost where the
+        work is spent.
+        """
+        groups = () if given.is_choice else given.variables
+        others = list[FittedStructure]()
+        is_spent = False
+        try:
+            for expression in expressions:
+                each = fit_expression(name, given.restored(expression), self.data, groups)
+                if each is not None and each.is_certain:
+                    others = [each]
+                    break
+                if each is not None and each.error < (limit or self.data.no_skill_error):
+                    others.append(each)
+        except WorkSpent:
+            is_spent = True
+        for each in sorted(others, key=operator.attrgetter("length"))[:_SHORTEST]:
+            self.structures.append(each)
+            yield from _matched(each)
+        if is_spent:
+            raise WorkSpent
+
+    def sparse(self, given: Reduction, *, short: bool = False) -> Iterator[Event]:
+        """Yield the formula of the shortest description by sparse regressions, with its rivals.
+
+        Of `short` ones, products with at most one function, only what leaves rounding or noise.
+        """
+        inner = replace(self.problem, data=given.data(self.data))
+        found = SparseSearch(inner)
+        found.run(short=short)
+        if short and not found.found_noise:
+            return
+        rivals = tuple(
+            Rival(given.restored(each.template.expression(found.coordinates)), each.bits)
+            for each in found.ranking.ordered
+        )
+        for rival in rivals:
+            tried = _structure("sparse regression", rival.expression, self.data)
+            if tried is not None:
+                self.structures.append(replace(tried, rivals=rivals, noise=found.found_noise))
+                yield from _matched(self.structures[-1])
+                return
+
+
+def _power_laws(data: SearchData) -> Iterator[sympy.Expr]:
+    if (law := power_law(data)) is not None:
+        yield law
+
+
+def _matched(found: FittedStructure) -> Iterator[Event]:
+    """Yield a formula that was found without a network, as one stage."""
+    yield SearchStage("match", found.name, found.network, found.data, groups=found.groups)
+    yield found
+
+
+def _structure(
+    name: str, expression: sympy.Expr, data: SearchData, groups: tuple[sympy.Expr, ...] = ()
+) -> FittedStructure | None:
+    """Return the expression as a graph, or None if it is not one or not finite."""
+    try:
+        graph = graph_of_expression(expression, data.x.shape[1])
+    except KanrunError:
+        return None
+    is_finite = np.isfinite(data.overall_error(graph))
+    return FittedStructure(name, graph, data, graph, groups=groups) if is_finite else None
+
+
+def fit_expression(
+    name: str, expression: sympy.Expr, data: SearchData, groups: tuple[sympy.Expr, ...] = ()
+) -> FittedStructure | None:
+    """Return the expression as a refitted graph, or None if it is not one or not finite."""
+    found = _structure(name, expression, data, groups)
+    if found is None:
+        return None
+    graph = min((refit(found.network, data, _REFIT), found.network), key=data.overall_error)
+    return replace(found, network=graph, formula=graph)
 
 
 def choose_formula(

@@ -71,12 +71,6 @@ _MIXED_CANDIDATES = 3
 _MIXED = RefitSettings(steps=15, penalty=PENALTY, gain=QUICK)
 
 
-def matched(tried: FittedStructure) -> Iterator[Event]:
-    """Yield a formula that was found without a network, as one stage."""
-    yield SearchStage("match", tried.name, tried.network, tried.data, groups=tried.groups)
-    yield tried
-
-
 def refine_to_formula(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event]:
     """Prune, retrain and snap a trained network, with formulas on edges where they are needed."""
     for event in snapped(name, trained, problem):

@@ -7,29 +7,20 @@ description is rounding, or is noise: smooth functions explain no more of it tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
-from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.conversions import graph_of_expression
+from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import ROUNDING, Fitted, TemplateFitting
 from kanrun.engine.symbolic.function_columns import Sample, functions_for
-from kanrun.engine.symbolic.problem import (
-    Event,
-    FittedStructure,
-    Rival,
-    SearchData,
-    SearchProblem,
-)
+from kanrun.engine.symbolic.problem import SearchProblem
 from kanrun.engine.symbolic.products import Products
-from kanrun.engine.symbolic.snapping import matched
 from kanrun.engine.symbolic.sums import sums
 from kanrun.engine.symbolic.templates import Coordinates, Template
-from kanrun.errors import KanrunError
 
 #: Probability of the residual's smooth part by chance, above which the residual counts as noise.
 _CHANCE = 1e-3
@@ -139,11 +130,12 @@ class SparseSearch:
 
     def __init__(self, problem: SearchProblem) -> None:
         points = problem.data.all_points
+        self.part = _FRACTION * problem.policy.budget
         self.x = points.x
         self.y = points.y
         self.size = float(np.std(self.y)) or 1.0
         self.rows = 1 / np.abs(self.y) if points.relative else np.full(len(self.y), 1 / self.size)
-        self.coordinates = Coordinates.of_inputs(self.x, waves=_has_waves(problem))
+        self.coordinates = Coordinates.of_inputs(self.x, waves=has_waves(problem.candidates))
         self.ranking = Ranking(self.coordinates, self.y, self.rows)
         self.columns = smooth_columns(self.x)
         noise = 0.0 if points.relative else first_noise(self.y, self.columns)
@@ -163,11 +155,22 @@ class SparseSearch:
         yield ProposalStage(_SUM_OF_FUNCTIONS, lambda: sums(self.sample, functions=True))
         yield ProposalStage(_PAIR, products.pairs)
 
-    def run(self, largest: float = _LONGEST) -> None:
+    def run(self, *, short: bool = False) -> None:
         """Run the stages until only rounding or noise is left, and no shorter form is to come.
 
-        Stages whose formulas have more than the `largest` size are left out.
+        It ends with the budget of its part of the search. Of `short` formulas, those that are
+        products with at most one function are tried.
         """
+        budget = Budget(self.part)
+        try:
+            with budget.enforced():
+                self._run(_SINGLE if short else _LONGEST)
+        except WorkSpent:
+            if budget.left > 0:
+                raise
+
+    def _run(self, largest: float) -> None:
+        """Run the stages whose formulas have at most the `largest` size."""
         for stage in self.stages():
             best = self.ranking.best
             if stage.size > largest:
@@ -197,43 +200,6 @@ class SparseSearch:
             self.sample = replace(self.sample, noise=min(self.sample.noise, error))
 
 
-def _has_waves(problem: SearchProblem) -> bool:
-    return any(each.name in ("sin", "cos") for each in problem.candidates)
-
-
-def sparse_formulas(problem: SearchProblem, *, short: bool = False) -> Iterator[Event]:
-    """Yield the formula of the shortest description, with its rivals.
-
-    Of `short` ones, products with at most one function, only what leaves rounding or noise.
-    """
-    search = SparseSearch(problem)
-    budget = Budget(_FRACTION * problem.policy.budget)
-    try:
-        with budget.enforced():
-            search.run(_SINGLE if short else _LONGEST)
-    except WorkSpent:
-        if budget.left > 0:
-            raise
-    if short and not search.found_noise:
-        return
-    ranked = search.ranking.ordered
-    rivals = tuple(
-        Rival(each.template.expression(search.coordinates), each.bits) for each in ranked
-    )
-    for rival in rivals:
-        formula = _structure(rival, problem.data, rivals, noisy=search.found_noise)
-        if formula is not None:
-            yield from matched(formula)
-            return
-
-
-def _structure(
-    rival: Rival, data: SearchData, rivals: tuple[Rival, ...], *, noisy: bool
-) -> FittedStructure | None:
-    try:
-        graph = graph_of_expression(rival.expression, data.x.shape[1])
-    except KanrunError:
-        return None
-    if not np.isfinite(data.overall_error(graph)):
-        return None
-    return FittedStructure("sparse regression", graph, data, graph, rivals=rivals, noise=noisy)
+def has_waves(candidates: Sequence[Candidate]) -> bool:
+    """Return whether sines or cosines are among the candidates."""
+    return any(each.name in ("sin", "cos") for each in candidates)

@@ -12,7 +12,6 @@ from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, choose
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms, powers_of
 from kanrun.engine.symbolic.formula import round_constants
-from kanrun.engine.symbolic.laws import in_all_inputs
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import choose_formula
@@ -272,17 +271,6 @@ def test_points_of_one_sign_are_used_if_they_are_enough(count, kept):
     x = np.concatenate([sizes, -sizes])[:, None]
     y = np.concatenate([0 * sizes + 1, np.exp(3 * sizes)])
     assert len(reductions.of_one_sign(SearchData(x, y, x, y)).y) == (count if kept else 2 * count)
-
-
-def test_matches_stay_with_their_edges_in_all_inputs():
-    variables = tuple(sympy.symbols("x0 x1"))
-    groups = reductions.Reduction(3, (2 * variables[0] + 3 * variables[1], sympy.Symbol("x2")))
-    edges = tuple(edge(i, 2, "sin", 1.0, 0.0, 1.0 + i, 0.0) for i in range(2))
-    found = FittedStructure("2-1", Graph(2, ("sum",), edges), DATA, matches={0: [], 1: []})
-    whole = in_all_inputs(found, groups, SearchData(np.ones((5, 3)), Y[:5], np.ones((5, 3)), Y[:5]))
-    sines = [i for i, e in enumerate(whole.network.edges) if e.function.candidate.name == "sin"]
-    assert sorted(whole.matches) == sines
-    assert whole.network.parameters.size == found.network.parameters.size
 
 
 @pytest.mark.parametrize("sign, factor", [(1, "x0**(3/2)"), (-1, "x0**2")])

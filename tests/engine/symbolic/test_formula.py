@@ -27,7 +27,7 @@ from kanrun.engine.symbolic.constant_errors import (
     standard_errors,
 )
 from kanrun.engine.symbolic.conversions import to_expression
-from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
+from kanrun.engine.symbolic.edge_functions import Spline
 from kanrun.engine.symbolic.formula import Formula, widened
 from kanrun.engine.symbolic.problem import SearchPolicy
 from kanrun.engine.symbolic.refit import refit

@@ -8,18 +8,13 @@ import sympy
 from made_graphs import evaluate, points, uniform
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun.engine.symbolic import SearchPolicy, choose, search
+from kanrun.engine.symbolic import SearchPolicy, choose, fit_expression, search
 from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.formula import finish_formula
-from kanrun.engine.symbolic.laws import (
-    fit_expression,
-    pair_formulas,
-    rational_functions,
-    simple_laws,
-)
 from kanrun.engine.symbolic.problem import FittedStructure, SearchData, SearchProblem
+from kanrun.engine.symbolic.quotients import rational_functions
 from kanrun.engine.symbolic.reductions import dimensionless, power_law
-from kanrun.engine.symbolic.regression import output_transforms
+from kanrun.engine.symbolic.regression import output_transforms, pair_formulas
 from kanrun.engine.symbolic.symmetries import _is_as_good, reduce_variables
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, to_numpy
@@ -134,7 +129,7 @@ def test_a_quotient_that_is_nearly_a_root_is_the_root(square, high):
     text = f"x0*x1/sqrt(1 - x1^2/{square})"
     data, x = points(text, 0.1, high, 2), uniform(high, 8 * high, 50, 2, 8)
     problem = SearchProblem(data, choose(None))
-    (found,) = (each for each in simple_laws(problem) if isinstance(each, FittedStructure))
+    *_, found = (each for each in search(problem) if isinstance(each, FittedStructure))
     assert found.is_exact
     assert_allclose(found.formula(x), evaluate(parse(text), x), rtol=1e-9)
 
