@@ -71,7 +71,7 @@ def search(problem: SearchProblem) -> Iterator[Event]:
     Yields a `SearchStage` and a `FittedStructure` for each formula that is near. Stops at an exact
     one, if only noise is left, or if the budget is spent.
     """
-    run = _Search(problem)
+    run = FormulaSearch(problem)
     independent = independent_inputs(problem.data)
     if MANY <= len(independent.variables) <= _WIDE_TABLE:
         # Sums of few terms need no choice of inputs before.
@@ -84,7 +84,7 @@ def search(problem: SearchProblem) -> Iterator[Event]:
         yield from run.stages(relevant_inputs(problem.data))
 
 
-class _Search:
+class FormulaSearch:
     """Formulas of a search so far, all of them of the given inputs."""
 
     def __init__(self, problem: SearchProblem) -> None:

@@ -10,8 +10,9 @@ from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, choose
 from kanrun.engine.symbolic.description_length import TemplateFitting
+from kanrun.engine.symbolic.reductions import Reduction
 from kanrun.engine.symbolic.refit import refit
-from kanrun.engine.symbolic.sparse import sparse_formulas
+from kanrun.engine.symbolic.search import FormulaSearch
 from kanrun.engine.symbolic.templates import IDENTITY_TRANSFORM, Coordinates, Template, Term
 from kanrun.formulas import to_numpy
 from tests.engine.made_graphs import points, uniform
@@ -27,8 +28,8 @@ def noisy(text, low, high, inputs, noise, count=300):
 
 
 def found_in(data, names=None, budget=30.0):
-    problem = SearchProblem(data, choose(names), SearchPolicy(budget))
-    return list(sparse_formulas(problem))[-1]
+    run = FormulaSearch(SearchProblem(data, choose(names), SearchPolicy(budget)))
+    return list(run.sparse(Reduction.none(data.x.shape[1])))[-1]
 
 
 @pytest.mark.parametrize(
@@ -112,9 +113,4 @@ def test_an_input_with_two_values_is_in_no_function_and_no_power(levels, slope):
 def test_noise_alone_ends_no_search():
     x = uniform(1, 2, 200, 1)
     y = np.random.default_rng(0).standard_normal(200)
-    assert not any(each.noise for each in sparse_formulas_of(SearchData(x, y, x, y)))
-
-
-def sparse_formulas_of(data):
-    events = sparse_formulas(SearchProblem(data, choose(None), SearchPolicy(4.0)))
-    return [each for each in events if hasattr(each, "noise")]
+    assert not found_in(SearchData(x, y, x, y), budget=4.0).noise
