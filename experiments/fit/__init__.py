@@ -9,7 +9,7 @@ training points) and in the selection of the grid, by validation points instead 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -166,11 +166,8 @@ def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:
 
     Raises UsageError for settings against a rule.
     """
-    sampling = cfg.sampling
-    if vars(cfg.model).get("selection") == "evidence":
-        sampling = replace(sampling, validation_fraction=0.0)
-    problem = make_problem(cfg, target or cfg.target, sampling, seed)
-    if cfg.extra_points and (problem.dataset.target.function is None or sampling.noise):
+    problem = make_problem(cfg, target or cfg.target, cfg.sampling, seed)
+    if cfg.extra_points and (problem.dataset.target.function is None or cfg.sampling.noise):
         raise UsageError(
             f"extra_points={cfg.extra_points} needs a function without noise, of which more points "
             "can be drawn. Set it to 0."

@@ -49,7 +49,6 @@ class ModelPlan:
         intervals: Grids in turn; () for models without grids.
         refines: Whether grids are chosen in training.
         degree: Degree of the splines, which scales the smoothness penalty.
-        selection: What chooses the weight of that penalty.
         update_grid: Whether hidden grids follow the range of the activations.
         grid_eps: Fraction of uniform spacing in a grid that is fitted to data.
         scales_move: Whether numbers besides coefficients move an edge function.
@@ -60,7 +59,6 @@ class ModelPlan:
     intervals: tuple[int, ...] = ()
     refines: bool = False
     degree: int = 0
-    selection: Literal["validation", "evidence"] = "validation"
     update_grid: bool = False
     grid_eps: float = 1.0
     scales_move: bool = False
@@ -116,11 +114,6 @@ class KANConfig(ModelConfig):
     ] = 1.0
     update_grid: Annotated[bool, "whether hidden grids follow the range of the activations"] = True
     freeze_scales: Annotated[bool, "whether w_b and w_s keep their initial values"] = False
-    selection: Annotated[
-        Literal["validation", "evidence"],
-        "choice of the smoothness weight: by points held out (sampling.validation_fraction), or "
-        "by the evidence of all training points, for noisy data (solver=lm)",
-    ] = "validation"
     budget: Annotated[
         Literal["fast", "normal", "thorough"],
         "work of hidden=auto: up to 3 (fast), 6 (normal) or 12 (thorough) nodes of the first "
@@ -138,7 +131,6 @@ class KANConfig(ModelConfig):
             () if refines else tuple(map(int, intervals)),
             refines,
             self.degree,
-            self.selection,
             self.update_grid,
             self.grid_eps,
             not self.freeze_scales,

@@ -204,7 +204,7 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         intervals: Number of grid intervals, or a list of them for finer and finer grids (`kan`).
         degree: Degree of the splines or polynomials.
         pairs: Whether pairs of inputs may interact (`auto`).
-        selection: Criterion by which the model is selected, such as `evidence` (`auto` and `kan`).
+        selection: Criterion by which the model is selected, such as `evidence` (`auto`).
         folds: Number of folds of the cross-validation (`auto`).
         extrapolation: Behaviour outside the training range, such as `linear` or `constant`.
         bounds: Smallest and largest possible prediction (`auto`).

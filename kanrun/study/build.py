@@ -240,11 +240,6 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         )
     name, why, settings = _solver(model, solver, problem)
     second_order, closed_form = SOLVERS[name].second_order, MODELS[model.kind].closed_form
-    if wanted.selection == "evidence" and not second_order:
-        raise UsageError(
-            f"model.selection=evidence is for solver=lm, and solver={name} trains here. Use "
-            "selection=validation."
-        )
     edges = _edges(problem.shape_of(model))
     unsmoothed = second_order and not intervals and not closed_form
     grows = isinstance(model, KANConfig) and (
@@ -258,7 +253,6 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
         starts=starts,
         weight=0.0 if closed_form else _weight(solver, name, task, wanted.degree),
         order=CLASSIFICATION_ORDER if task == "classification" else None,
-        selection=wanted.selection,
         growth=_growth(model, solver, problem, starts) if grows else None,
         update_grid=wanted.update_grid,
         grid_eps=wanted.grid_eps,
@@ -301,8 +295,7 @@ def _growth(
         return GrowthPolicy((problem.inputs, nodes, outputs, outputs))
     shape = problem.shape_of(model)
     contains = max(shape[1:-1], default=1) > 1 and min(shape[1:-1]) >= outputs
-    # A choice among shapes needs points that are held out.
-    chooses = solver.select_width and starts > 1 and model.selection == "validation"
+    chooses = solver.select_width and starts > 1
     return GrowthPolicy(shape, given=True) if contains and chooses else None
 
 

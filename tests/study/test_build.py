@@ -145,11 +145,10 @@ def test_a_closed_form_has_one_start_and_no_search_of_a_penalty():
         (KANConfig(hidden=[16]), LMSolver(), 8, ((2, 16, 1), True)),
         (KANConfig(hidden=[17]), LMSolver(), 3, ((2, 17, 1), True)),
         (KANConfig(hidden=[17]), LMSolver(n_starts=2), 2, ((2, 17, 1), True)),
-        # One node has no smaller shape, and a choice needs several starts and points held out.
+        # One node has no smaller shape, and a choice needs several starts.
         (KANConfig(hidden=[1]), LMSolver(), 8, None),
         (KANConfig(hidden=[2]), LMSolver(n_starts=1), 1, None),
         (KANConfig(hidden=[2]), LMSolver(select_width=False), 8, None),
-        (KANConfig(hidden=[2], selection="evidence"), LMSolver(), 8, None),
         (KANConfig(hidden=[2], edge_scaling="single"), LMSolver(), 8, None),
         (KANConfig(hidden=[2], multiplication_nodes=[1]), LMSolver(), 8, None),
         (KANConfig(hidden=[]), LMSolver(), 1, None),

@@ -61,7 +61,7 @@ from kanrun.engine.training.solver_run import (
     take_steps,
 )
 from kanrun.engine.training.solvers import LevenbergMarquardt, Solver
-from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, random_starts
+from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, survivors
 from kanrun.monitoring import finished, time_limit_reached
 
 #: Steps of the final fit on training and validation points together.
@@ -155,8 +155,8 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
     settles = plan.update_grid and len(network.shape) > 2
     settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
     if plan.starts > 1 or settles:
-        starts = random_starts(create, plan.starts, setup.data, penalty.weight, generator)
-        network = starts[0].network
+        networks = [network, *(create(generator) for _ in range(plan.starts - 1))]
+        network = survivors(networks, setup.data, penalty.weight, generator)[0].network
     return GridTraining(network, penalty, setup), []
 
 

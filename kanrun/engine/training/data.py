@@ -261,7 +261,6 @@ class Plan:
         first_weight: Weight with which the choice begins, relative to outputs of unit standard
             deviation and a domain of unit width.
         order: Order of the penalised differences; None: degree + 2.
-        selection: What chooses the weight and the grid: `validation` points, or the `evidence`.
         growth: Limits within which the shape grows from the additive model; None: a given shape.
         update_grid: Whether hidden grids follow the activations.
         grid_eps: Fraction of uniform spacing in redrawn grids; the rest follows quantiles.
@@ -280,7 +279,6 @@ class Plan:
     weight: float | None = None
     first_weight: float = 1e-18
     order: int | None = None
-    selection: str = "validation"
     growth: GrowthPolicy | None = None
     update_grid: bool = True
     grid_eps: float = 1.0

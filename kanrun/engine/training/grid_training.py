@@ -12,7 +12,7 @@ from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network, Regridded
 from kanrun.engine.networks.reshaping import halve_intervals
 from kanrun.engine.training.data import Plan, baseline_error, measure, predict
-from kanrun.engine.training.objective import SmoothnessPenalty, update_penalty_weight
+from kanrun.engine.training.objective import SmoothnessPenalty
 from kanrun.engine.training.solver_run import (
     Best,
     GridTransfer,
@@ -46,17 +46,26 @@ WEIGHT_FACTOR = 100.0
 TRIES, LAST_TRIES = 5, 8
 #: Fraction of the validation error that a weight must gain.
 MIN_GAIN = 0.03
-# Upwards the search looks past MISSES weights that do not help (noise makes plateaus) and are up to
-# TOO_FAR times worse. Grids with more unknowns than UPWARD_UNKNOWNS do not search upwards (noise
-# shows on coarse grids already), nor do fits with a relative error below CLEAN.
-MISSES, TOO_FAR, UPWARD_UNKNOWNS, CLEAN = 4, 1.5, 1000, 1e-6
-# A first fit with a relative error above NOISY is followed by second differences of these weights,
-# from nearly straight edges down. A later grid looks past PLATEAU_WEIGHTS of them that do not help.
-NOISY, ROUGH_ORDER, ROUGH_STEPS, PLATEAU_WEIGHTS = 0.05, 2, 8, 2
+#: Weights in a row that may not help on the way to higher ones, since noise makes plateaus.
+MISSES = 3
+#: Largest number of higher weights; with WEIGHT_FACTOR more would leave the bounds.
+HIGHER_TRIES = 16
+#: Ratio of the errors after and before a weight at which no further weight is tried.
+TOO_FAR = 1.5
+#: Number of unknowns up to which higher weights are tried: noise shows on coarse grids already.
+UPWARD_UNKNOWNS = 1000
+#: Relative error below which data count as free of noise, so that no higher weight is tried.
+CLEAN = 1e-6
+#: Relative error of a first fit above which data count as noisy: second differences are tried.
+NOISY = 0.05
+#: Order of these differences.
+ROUGH_ORDER = 2
+#: Their weights, from nearly straight edges down.
 ROUGH_WEIGHTS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-# The evidence: second differences with this weight at the start, and the maximum number of updates
-# with this many steps each, until the weight changes by less than the factor SETTLED.
-EVIDENCE_WEIGHT, EVIDENCE_UPDATES, EVIDENCE_STEPS, SETTLED = 1e-6, 12, 3, 1.2
+#: Steps with each of these weights.
+ROUGH_STEPS = 8
+#: Lower weights of second differences in a row that may not help on a later grid.
+PLATEAU_WEIGHTS = 2
 #: A residual is concentrated if fewer than this fraction of the samples hold half of its square.
 RARE = 0.05
 #: Knots are inserted if the validation error stays below this many times the lowest.
@@ -176,15 +185,11 @@ class GridTraining:
             self.log = StepLog(number, snapshot.steps, snapshot.truncated)
             run, transfer = self._resumed(snapshot), snapshot.transfer
         yield from self._run(run, transfer)
-        inflation = 1.0
-        if plan.second_order and plan.weight is None:
-            if plan.selection == "evidence":
-                inflation, tries = (yield from self._maximise_evidence()), 0
-            elif self.log.stage == 1 and tries:
+        if plan.second_order and plan.weight is None and tries:
+            if self.log.stage == 1:
                 yield from self._smooth()
-            if tries:
-                budget = plan.steps_for(self.best.network.unknowns_at(None))
-                yield from self._search(budget, tries, settled=run.settled)
+            budget = plan.steps_for(self.best.network.unknowns_at(None))
+            yield from self._search(budget, tries, settled=run.settled)
         self.network = self.best.network
         stage = Stage(
             self.log.stage,
@@ -196,7 +201,6 @@ class GridTraining:
             self.penalty,
             transfer,
             setup.generator.get_state(),
-            inflation,
             self.log.truncated,
         )
         self.stages.append(stage)
@@ -291,31 +295,38 @@ class GridTraining:
                 self.best, self.penalty = Best(network, reached.error), penalty
 
     def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
-        """Try lower weights while they help, and higher weights if the first lower one does not.
+        """Try lower weights while they help, and higher weights if no lower one does.
 
         Higher weights are tried only after the steps have settled: before, they would win by their
         additional steps.
         """
-        moved, missed, weight = False, 0, self.penalty.weight
         patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
-        for _ in range(0 if time_limit_reached() else tries):
-            weight /= WEIGHT_FACTOR
-            if weight < MIN_WEIGHT * 0.9 or missed > patience:
-                break
-            helped, _ = yield from self._try(weight, max(3, budget // 2))
-            moved, missed = moved or helped, 0 if helped else missed + 1
+        lower = yield from self._walk(1 / WEIGHT_FACTOR, max(3, budget // 2), tries, patience)
         noisy = self.best.error >= CLEAN * baseline_error(self.setup.data)
         small = self.best.network.unknowns_at(None) <= UPWARD_UNKNOWNS
-        if moved or not (settled and noisy and small):
-            return
-        missed, weight = 0, self.penalty.weight * WEIGHT_FACTOR
-        while weight < MAX_WEIGHT and missed < MISSES and not time_limit_reached():
+        if settled and noisy and small and not lower:
+            yield from self._walk(WEIGHT_FACTOR, max(3, budget // 3), HIGHER_TRIES, MISSES)
+
+    def _walk(
+        self, factor: float, steps: int, tries: int, patience: int
+    ) -> Events[Step, None, bool]:
+        """Try weights, each `factor` times the last; return whether validation kept one.
+
+        It ends after more than `patience` weights in a row that do not help, and at one that is
+        far worse.
+        """
+        kept, missed, weight = False, 0, self.penalty.weight
+        for _ in range(tries):
+            weight *= factor
+            inside = MIN_WEIGHT * 0.9 <= weight < MAX_WEIGHT
+            if missed > patience or not inside or time_limit_reached():
+                break
             before = self.best.error
-            helped, reached = yield from self._try(weight, max(3, budget // 3))
-            missed = 0 if helped else missed + 1
+            helped, reached = yield from self._try(weight, steps)
+            kept, missed = kept or helped, 0 if helped else missed + 1
             if reached > TOO_FAR * before:
                 break
-            weight *= WEIGHT_FACTOR
+        return kept
 
     def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
         """Return whether validation keeps this weight, and the error that it led to."""
@@ -325,26 +336,6 @@ class GridTraining:
         if helped:
             self.best, self.penalty = reached, penalty
         return helped, reached.error
-
-    def _maximise_evidence(self) -> Events[Step, None, float]:
-        """Increase the evidence of the weight.
-
-        Return the expected error of new points over the training error.
-        """
-        network, inflation = self.best.network, 1.0
-        for _ in range(EVIDENCE_UPDATES):
-            weight, inflation = update_penalty_weight(network, self.setup.data.train, self.penalty)
-            before = self.penalty.weight
-            if max(weight / before, before / weight) < SETTLED or time_limit_reached():
-                break
-            self.penalty = replace(self.penalty, weight=max(weight, MIN_WEIGHT))
-            solver = self.setup.solver(deepcopy(network), self.penalty)
-            run = SolverRun(solver, EVIDENCE_STEPS, self.setup)
-            yield from run.run(Best(network, 0.0), self.log)
-            network = solver.network
-        errors = measure(network, self.setup.data.untested)
-        self.best = Best(network, errors.train * inflation)
-        return inflation
 
     def _trained(
         self, network: Network, penalty: SmoothnessPenalty, steps: int
@@ -364,6 +355,4 @@ def without_help(errors: Sequence[float]) -> int:
 
 def first_penalty(plan: Plan) -> SmoothnessPenalty:
     """Return the penalty that a training begins with."""
-    if plan.weight is None and plan.selection == "evidence":
-        return SmoothnessPenalty(EVIDENCE_WEIGHT, ROUGH_ORDER)
     return SmoothnessPenalty(plan.first_weight if plan.weight is None else plan.weight, plan.order)

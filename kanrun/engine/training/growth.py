@@ -55,7 +55,6 @@ from kanrun.engine.training.starts import (
     STOPPING,
     Create,
     RandomStart,
-    random_starts,
     rivals_among,
     survivors,
 )
@@ -100,8 +99,6 @@ class Growth:
     policy: GrowthPolicy
     trainings: list[GridTraining] = field(default_factory=list)
     reason: str = ""
-    #: The best starts of all widths.
-    _compared: list[RandomStart] = field(default_factory=list)
 
     @property
     def record(self) -> Grown:
@@ -153,14 +150,11 @@ class Growth:
             self._climb(self._deeper(rivals_among(starts)))
         self.reason = self.explain(ending)
         if self.policy.given and ending not in SUFFICIENT:
-            count, data, weight = self.setup.plan.starts, self._part.data, self.penalty.weight
-            self._climb(random_starts(create, count, data, weight, generator, self._compared))
+            self._climb(self._started([create(generator) for _ in range(self.setup.plan.starts)]))
 
     def _started(self, candidates: Sequence[Network]) -> list[RandomStart]:
         setup, weight = self._part, self.penalty.weight
-        found = survivors(candidates, setup.data, weight, setup.generator)
-        self._compared += found[:1]
-        return found
+        return survivors(candidates, setup.data, weight, setup.generator)
 
     def _climb(self, starts: list[RandomStart]) -> None:
         """Add the best of the starts after finer and finer grids, while these limit the error."""

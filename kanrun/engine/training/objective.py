@@ -1,4 +1,4 @@
-"""The objective of a training, as a function and as a least squares problem, and its evidence.
+"""The objective of a training, as a function and as a least squares problem.
 
     F(u) = mean |f(x; u) - y|^2 / scale^2 + weight P(c)
     P(c) = sum over edges of sum_i h_i |m! [xi_i ... xi_{i+m}] w_s c|^2
@@ -15,13 +15,6 @@ degree lets the spline converge at its full order.
 Samples with weights are rows scaled by their roots. The Jacobian of a KAN is kept by its non-zeros
 (k + 1 of each edge), that of other networks is dense; it is computed piece by piece if memory would
 not hold it.
-
-The evidence takes errors as normal, and weight P(c) as minus the logarithm of a normal prior. With
-the Gauss-Newton matrix G of the mean squared error F, the matrix D of the penalty and the effective
-degrees of freedom e = tr((G + w D)^+ G), it is largest at w = (e - f) F / ((n - e) P), with n the
-number of output values and f the number of unknowns that the penalty leaves free (Fellner-Schall).
-Sources: S. Wood and M. Fasiolo, Biometrics 73 (2017) 1071-1081; D. MacKay, Neural Computation 4
-    (1992) 415-447.
 """
 
 from __future__ import annotations
@@ -59,10 +52,6 @@ JACOBIAN_NUMBERS = 1 << 25
 #: Without a penalty, a coefficient is frozen while it would have to move this far to account for
 #: the residual, in standard deviations of the outputs.
 MAX_COEFFICIENT_CHANGE = 1e4
-#: Factor by which the evidence changes the penalty's weight at most in one update.
-MAX_FACTOR = 1e3
-#: The smallest value that counts as curvature or as degrees of freedom.
-TINY, MIN_FREEDOM = 1e-300, 1e-6
 
 
 @dataclass(frozen=True)
@@ -263,23 +252,3 @@ def degrees_of_freedom(
     kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
     effective = (((vectors.T @ gram) * vectors.T).sum(1)[kept] / values[kept]).sum()
     return int(kept.sum()), float(effective)
-
-
-def update_penalty_weight(
-    network: Network, samples: Samples, penalty: SmoothnessPenalty
-) -> tuple[float, float]:
-    """Return the next penalty weight of the Fellner-Schall iteration, and an error ratio.
-
-    The weight changes by a factor of at most MAX_FACTOR. The ratio is that of the expected test
-    error (generalised cross-validation) to the training error.
-    """
-    (rank, effective), values = degrees_of_freedom(network, samples, penalty), samples.y.numel()
-    rows = penalty.rows(network)
-    rough = float(rows.times(network.get_unknowns()).square().sum()) / penalty.weight
-    factor = _residual_factor(samples, output_scale(samples, "regression"))
-    error = float(((predict(network, samples.x) - samples.y) * factor).square().sum())
-    rest = max(values - effective, 1.0)
-    learned = max(effective - (rank - len(rows)), MIN_FREEDOM)
-    wanted = learned * error / (rest * max(rough, TINY))
-    bounded = min(max(wanted, penalty.weight / MAX_FACTOR), penalty.weight * MAX_FACTOR)
-    return bounded, values / rest

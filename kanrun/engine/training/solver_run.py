@@ -108,15 +108,13 @@ class Stage:
     transfer: GridTransfer
     #: State of the generator.
     random: Tensor
-    #: Expected error of new points over the training error, if nothing is held out.
-    inflation: float = 1.0
     #: Number of steps whose linear system was solved only in part.
     truncated: int = 0
 
     @property
     def selected(self) -> float:
         """Error that grids are compared by."""
-        return self.errors.selected * self.inflation
+        return self.errors.selected
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,6 @@ MAX_START_INTERVALS = 8
 ROUNDS = 5
 #: Rounds, counted from 0, after which the worse half of the starts leaves.
 HALVED = (1, 2)
-#: Maximum number of batches of random starts.
-MAX_BATCHES = 5
-#: Relative error of a start at which no further batch is drawn.
-GOOD = 0.03
 #: Number of samples for each unknown that a start is trained on.
 SAMPLES_PER_UNKNOWN = 5
 #: Minimum number of samples that a start is trained on.
@@ -57,13 +53,11 @@ class RandomStart:
 
     Attributes:
         loss: The objective, relative to outputs of unit standard deviation.
-        noise: Standard error of the mean squared residual over the samples, in the same unit.
     """
 
     network: Network
     damping: float = DAMPING
     loss: float = inf
-    noise: float = 0.0
 
     def take_round(self, objective: Objective) -> None:
         """Move the network by a few quick steps, with grids that follow its activations."""
@@ -72,35 +66,6 @@ class RandomStart:
         state, _ = minimise(problem, POLICY, STOPPING, max(self.damping, LEAST_DAMPING))
         self.network.set_unknowns(state.unknowns)
         self.loss, self.damping = state.loss, state.damping
-        squares = problem.residual(state.unknowns)[: objective.samples.y.numel()].square()
-        self.noise = float(squares.std(correction=0) * len(squares) ** 0.5)
-
-
-def random_starts(
-    create: Create,
-    count: int,
-    data: TrainingData,
-    weight: float,
-    generator: Generator,
-    rivals: Sequence[RandomStart] = (),
-) -> list[RandomStart]:
-    """Return the best of the networks that `create` makes, `count` at a time, the best first.
-
-    Further ones are made until one is good, or the best of two batches, or of a batch and the
-    rivals, differ by less than the standard error of the lower loss, since others would be compared
-    by noise.
-    """
-    found: list[RandomStart] = []
-    best = sorted(rivals, key=lambda start: start.loss)[:1]
-    for _ in range(MAX_BATCHES if count > 1 else 1):
-        networks = [create(generator) for _ in range(count)]
-        batch = survivors(networks, data, weight, generator)
-        found += batch
-        best = sorted([*best, batch[0]], key=lambda start: start.loss)[:2]
-        agree = len(best) > 1 and best[1].loss - best[0].loss < best[0].noise
-        if agree or best[0].loss < GOOD**2 or time_limit_reached():
-            break
-    return rivals_among(found)
 
 
 def rivals_among(starts: Sequence[RandomStart]) -> list[RandomStart]:

@@ -120,24 +120,6 @@ def test_a_poor_first_fit_tries_second_differences(first, count, kept):
     assert (len(weights), last) == (count, kept)
 
 
-@pytest.mark.parametrize("factor, updates", [(1.19, 1), (1.21, 12), (1 / 1.21, 12), (1 / 1.19, 1)])
-def test_the_evidence_ends_where_the_weight_settles(factor, updates, monkeypatch):
-    weights = []
-
-    def update(network, samples, penalty):
-        weights.append(penalty.weight)
-        return factor * penalty.weight, 1.25
-
-    monkeypatch.setattr(grid_training, "update_penalty_weight", update)
-    monkeypatch.setattr(SolverRun, "run", lambda *_: iter(()))
-    one = training(weight=1e-6, order=2)
-    one.best = SimpleNamespace(network=NETWORK)
-    list(one._maximise_evidence())
-    assert len(weights) == updates
-    error = grid_training.measure(NETWORK, DATA).train
-    assert one.best.error == pytest.approx(1.25 * error)
-
-
 @pytest.mark.parametrize(
     "train, selected, inserted",
     [(0.89, 1.04, True), (0.91, 1.0, False), (0.89, 1.06, False)],
@@ -224,28 +206,6 @@ def test_the_worse_half_of_the_starts_leaves_after_two_rounds(monkeypatch):
     found = starts.survivors(networks, DATA, 0.0, Generator())
     assert [start.network for start in found] == networks[:2]
     assert taken == [*range(8), *range(8), *range(4), 0, 1, 0, 1]
-
-
-@pytest.mark.parametrize(
-    "losses, rivals, batches",
-    [
-        ([0.029**2], [], 1),
-        ([0.5, 0.509], [], 2),
-        ([0.5, 0.511, 0.52, 0.4, 0.3], [], 5),
-        ([0.5, 0.4, 0.409], [], 3),
-        ([0.5], [0.505, 0.6], 1),
-    ],
-)
-def test_random_starts_are_drawn_until_one_is_good_or_two_batches_agree(
-    losses, rivals, batches, monkeypatch
-):
-    made = [RandomStart(NETWORK, loss=loss, noise=1e-2) for loss in [*rivals, *losses]]
-    drawn = made[len(rivals) :][::-1]
-    monkeypatch.setattr(starts, "survivors", lambda *_: [drawn.pop()])
-    rest = DATA, 0.0, Generator(), made[: len(rivals)]
-    found, *_ = starts.random_starts(lambda _: NETWORK, 3, *rest)
-    assert len(losses) - len(drawn) == batches
-    assert found.loss == min(losses)
 
 
 def test_a_step_multiplies_for_the_matrix_and_its_factor():
