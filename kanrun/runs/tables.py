@@ -75,8 +75,10 @@ def _parts(journal: Journal, table: str) -> Iterator[bytes]:
 def _csv(header: Sequence[str], block: Columns) -> bytes:
     """Return the rows of a block with these columns."""
     rows = len(next(iter(block.values()), ()))
-    lists = (block.get(name, [None] * rows) for name in header)
-    return csv_lines(zip(*(map(plain_value, values) for values in lists), strict=True))
+    lists = [block.get(name, [None] * rows) for name in header]
+    # Numbers of the journal are plain already.
+    plain = (map(plain_value, each) if str in set(map(type, each)) else each for each in lists)
+    return csv_lines(zip(*plain, strict=True))
 
 
 def _warn(error: StorageFailed) -> None:

@@ -279,24 +279,23 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     Runs are comparable if target, model and solver are of the same kinds. Their time is multiplied
     by the ratios of rows and of inputs of the training data.
     """
-    from kanrun.runs import find_run
-    from kanrun.runs.index import RunIndex
+    from kanrun.runs import find_runs
 
-    wanted, index = flattened(asdict(study.config(0))), RunIndex(outputs)
-    found = []
-    where = f"status = '{Status.COMPLETED}' AND command = '{study.command}' AND seconds > 0"
-    for row in index.rows(where):
-        settings = index.settings(row["name"])
+    wanted, found = flattened(asdict(study.config(0))), list[tuple[list[str], Run]]()
+    for run in reversed(find_runs(outputs)):
+        if run.path.parent.name != study.command or run.status != Status.COMPLETED:
+            continue
+        settings = flattened(run.manifest.config)
         names = sorted(name for name in {*wanted, *settings} if not name.startswith(_EVEN))
         names = [name for name in names if settings.get(name) != wanted.get(name)]
-        if not any(name.endswith(".kind") for name in names):
-            found.append((names, row))
+        if run.manifest.seconds and not any(name.endswith(".kind") for name in names):
+            found.append((names, run))
     if not found:
         return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
-    names, row = min(found, key=lambda pair: len(pair[0]))
+    names, run = min(found, key=lambda pair: len(pair[0]))
     about = f", which differs in {_some(names, ', ', MAX_DIFFERENCES)}" if names else ""
-    seconds = row["seconds"] / (row["trainings"] or 1)
-    summary = find_run(row["name"], outputs).columns("summary")
+    seconds = (run.manifest.seconds or 0) / run.manifest.trainings
+    summary = run.columns("summary")
     if problem is not None and {"train_points", "shape"} <= summary.keys():
         then = int(summary["train_points"][0]), int(str(summary["shape"][0]).partition("-")[0])
         now = len(problem.data.everything), problem.inputs
@@ -305,5 +304,5 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
             about += "; scaled from {} rows of {} inputs to {} of {}".format(*then, *now)
     return (
         f"estimated time: {seconds:.3g} s per training, {seconds * trainings:.3g} s in total "
-        f"(from run {row['name']}{about})"
+        f"(from run {run.name}{about})"
     )

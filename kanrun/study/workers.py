@@ -52,9 +52,9 @@ def run_local(
     """Run the tasks in `workers` processes.
 
     The time limit of each worker is its share of these CPU seconds; no task begins after that. A
-    task that fails, or whose process dies, is run once more in a fresh process.
+    task whose process dies is run once more in a fresh process.
     """
-    waiting, again, failed = iter(tasks), deque[Task](), set[Key]()
+    waiting, again, died = iter(tasks), deque[Task](), set[Key]()
     busy: dict[Any, _Worker] = {}  # by connection
     idle: list[_Worker] = []
     try:
@@ -77,10 +77,12 @@ def run_local(
                     if what.time_was_up:
                         waiting = iter(())
                         again.clear()
+                elif isinstance(what, Failure) and what.trace:
+                    idle.append(busy.pop(connection))
                 elif isinstance(what, Failure):
                     busy.pop(connection).end()
-                    if task.key not in failed:
-                        failed.add(task.key)
+                    if task.key not in died:
+                        died.add(task.key)
                         again.append(task)
                         what = replace(what, restarts=True)
                 yield TaskEvent(task, what)
@@ -158,8 +160,8 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float) -> None:
                     connection.send(event)
 
 
-#: Seconds to connect in, between looks at the workers, and between looks at results.
-_CONNECT, _LOOK, _POLL = 3.0, 2.0, 0.02
+#: Seconds in which a scheduler must answer.
+_CONNECT = 3.0
 #: Tasks that the scheduler has at a time: enough for any cluster, few enough for its memory.
 _AHEAD = 1000
 
@@ -169,20 +171,20 @@ def run_dask(
 ) -> TaskEvents:
     """Run the tasks on the cluster at `address`; the records of a task arrive together at its end.
 
-    A task returns its failure as a value and is then run once more, on another worker if there is
-    one. If a worker dies, the scheduler runs its task again, as often as its `allowed-failures`
-    says; the task then counts as failed once, since the scheduler cannot distinguish a task that
+    If a worker dies, the scheduler runs its task again, as often as its `allowed-failures` says.
+    The task then runs once more from here, since the scheduler cannot distinguish a task that
     killed a worker from one that waited there. Raises UsageError if no scheduler answers,
     KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
     """
     distributed: Any = importlib.import_module("distributed")
     with dask_client(address) as client:
-        waiting, futures, failed = iter(tasks), dict[Any, Task](), set[Key]()
+        waiting, futures, died = iter(tasks), dict[Any, Task](), set[Key]()
         completed = distributed.as_completed([], loop=client.loop)
 
-        def submit(task: Task, **where: Any) -> TaskEvent:
-            checkpoint = checkpoints.pop(task.key, None)
-            future = client.submit(run_task, runner, task, checkpoint, pure=False, **where)
+        def submit(task: Task) -> TaskEvent:
+            future = client.submit(
+                run_task, runner, task, checkpoints.pop(task.key, None), pure=False
+            )
             futures[future] = task
             completed.add(future)
             return TaskEvent(task, Started())
@@ -190,27 +192,24 @@ def run_dask(
         try:
             for task in islice(waiting, _AHEAD):
                 yield submit(task)
-            for future in _as_they_come(completed, client):
-                if future is None:
-                    said = f"waiting for one, as `dask worker {address}` starts it"
-                    warning = Note(f"no worker at {address}: {said}", warning=True)
-                    yield TaskEvent(next(iter(futures.values())), warning)
-                    continue
+            if not client.nthreads():
+                said = f"waiting for one, as `dask worker {address}` starts it"
+                note = Note(f"no worker at {address}: {said}", warning=True)
+                yield TaskEvent(next(iter(futures.values())), note)
+            for future in completed:
                 # If its worker died with the result, the scheduler runs the task again.
                 if future.status == "lost":
                     completed.add(future)
                     continue
                 task = futures.pop(future)
-                events, worker = _events(future, task, address)
+                events = _events(future, task, address)
                 future.release()
                 end = events[-1].what
-                if isinstance(end, Failure) and task.key not in failed:
-                    failed.add(task.key)
+                if isinstance(end, Failure) and not end.trace and task.key not in died:
+                    died.add(task.key)
                     yield TaskEvent(task, replace(end, restarts=True))
-                    others = [name for name in client.nthreads() if name != worker] or None
-                    yield submit(task, workers=others, allow_other_workers=bool(others))
+                    yield submit(task)
                     continue
-                failed.discard(task.key)
                 yield from events
                 for following in islice(waiting, 1):
                     yield submit(following)
@@ -219,33 +218,12 @@ def run_dask(
                 client.cancel(list(futures))
 
 
-def _as_they_come(completed: Any, client: Any) -> Iterator[Any]:
-    """Yield the futures as they complete, and None once whenever there is no worker."""
-    told, looked = False, 0.0
-    while not completed.is_empty():
-        if completed.has_ready():
-            yield next(completed)
-        elif time.monotonic() - looked < _LOOK:
-            time.sleep(_POLL)
-        else:
-            looked = time.monotonic()
-            with contextlib.suppress(Exception):  # a scheduler that is gone shows in the futures
-                missing = not client.nthreads()
-                if missing and not told:
-                    yield None
-                told = missing
+def run_task(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> list[TaskEvent]:
+    """Return the events of `task`, in a worker of the cluster."""
+    return list(runner.events(task, resume))
 
 
-def run_task(
-    runner: TaskRunner, task: Task, resume: Checkpoint | None
-) -> tuple[list[TaskEvent], str | None]:
-    """Return the events of `task` in a worker of the cluster, and the worker's address."""
-    from distributed import get_worker
-
-    return list(runner.events(task, resume)), str(get_worker().address)
-
-
-def _events(future: Any, task: Task, address: str) -> tuple[list[TaskEvent], str | None]:
+def _events(future: Any, task: Task, address: str) -> list[TaskEvent]:
     """Return the result of `run_task`. Raises KanrunError if the cluster went away."""
     from distributed.scheduler import KilledWorker
 
@@ -255,15 +233,13 @@ def _events(future: Any, task: Task, address: str) -> tuple[list[TaskEvent], str
             "with --address ADDRESS on another one or with --executor local here."
         )
     try:  # a finished result may be lost, and fail when it is computed again, until it is here
-        found: tuple[list[TaskEvent], str | None] = future.result()
+        events: list[TaskEvent] = future.result()
     except KilledWorker as error:
         deaths = int(error.allowed_failures) + 1
-        failure = Failure(f"its worker on the Dask cluster died, {deaths} times")
+        return [TaskEvent(task, Failure(f"its worker on the Dask cluster died, {deaths} times"))]
     except Exception as error:
-        failure = Failure.of(error)
-    else:
-        return found
-    return [TaskEvent(task, failure)], None
+        return [TaskEvent(task, Failure.of(error))]
+    return events
 
 
 @contextlib.contextmanager
