@@ -31,8 +31,7 @@ from kanrun.runs.files import (
     write_atomic,
     write_json,
 )
-from kanrun.runs.journal import JOURNAL_FILE, Journal
-from kanrun.runs.lines import CheckpointLine, Line, encoded, rows_lines
+from kanrun.runs.journal import JOURNAL_FILE, CheckpointLine, Journal, Line, encoded, rows_lines
 from kanrun.runs.reader import Run, process
 from kanrun.runs.records import MANIFEST_FILE, Checkpoint, Manifest, Row, Status, Table
 from kanrun.runs.tables import CsvTables

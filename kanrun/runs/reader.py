@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from dataclasses import replace
 from functools import cached_property
@@ -36,8 +35,10 @@ ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _FIGURES = {".png", ".svg", ".pdf"}
 #: Bytes of a configuration that are read.
 CONFIG_LIMIT = 4 * 2**20
-#: Pids are below this; place of the start time in /proc/PID/stat behind the name.
-MAX_PID, START_FIELD = 2**31, 19
+#: Pids are below this.
+MAX_PID = 2**31 - 1
+#: Seconds by which two readings of one start may differ, since clocks are corrected.
+SAME_START = 5.0
 
 
 class Run:
@@ -317,28 +318,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def process_start(pid: int) -> str | None:
-    """Return a mark of when process `pid` started, if the system has one (Linux), else None.
-
-    Pids are used again; pairs of a pid and this mark are not.
-    """
-    try:
-        line = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-        fields = line.rpartition(")")[2].split()  # the command's name may hold blanks and brackets
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}-{fields[START_FIELD]}"
-    except (OSError, IndexError):
-        return None
-
-
 def process() -> dict[str, Any]:
     """Return the manifest's fields `host`, `pid` and `process_start` for this process."""
-    pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "process_start": process_start(pid)}
+    own = psutil.Process()
+    return {"host": socket.gethostname(), "pid": own.pid, "process_start": own.create_time()}
 
 
-def is_alive(pid: int | None, start: str | None) -> bool:
-    """Return whether the process `pid` of this host that started at the mark `start` exists."""
-    if pid is None or not 0 < pid < MAX_PID or not psutil.pid_exists(pid):
+def is_alive(pid: int | None, start: float | None) -> bool:
+    """Return whether the process `pid` of this host that started at `start` (seconds) exists.
+
+    Pids are used again; pairs of a pid and a start are not.
+    """
+    try:
+        began = psutil.Process(pid if pid and 0 < pid < MAX_PID else MAX_PID).create_time()
+    except (psutil.Error, OverflowError):
         return False
-    return start is None or process_start(pid) in (None, start)
+    return start is None or abs(began - start) < SAME_START

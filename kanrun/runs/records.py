@@ -149,7 +149,7 @@ class Manifest:
     versions: dict[str, str] = field(default_factory=dict)
     host: str | None = None
     pid: int | None = None
-    process_start: str | None = None
+    process_start: float | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
     failures: tuple[dict[str, Any], ...] = ()

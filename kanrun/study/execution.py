@@ -1,9 +1,16 @@
-"""Execution of a study: run the tasks, record the results, check claims and draw figures."""
+"""Execution of a study: run the tasks, record the results, check claims and draw figures.
+
+Every event of an executor is written to the journal, shown, and told to the tracker. Which
+trainings have ended is counted from the same events; a resumed run reads it from the journal.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import logging
 import traceback
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from inspect import signature
@@ -11,24 +18,27 @@ from math import inf
 from time import process_time
 from typing import Any
 
-from kanrun.errors import StorageFailed
-from kanrun.monitoring import monitored, time_limit_reached
-from kanrun.runs.artifacts import write_figure
-from kanrun.runs.files import Key, file_name
+from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
+from kanrun.runs.artifacts import checkpoint_path, checksum_of, read_checkpoint, write_figure
+from kanrun.runs.files import Key, file_name, to_json
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.lines import ResultLine
+from kanrun.runs.journal import BegunLine, FailedLine, FinishedLine, Journal, ResultLine
 from kanrun.runs.reader import Run
 from kanrun.runs.records import (
     Checkpoint,
     Manifest,
+    Note,
     Point,
     Row,
     RunLabels,
     Status,
+    Table,
 )
 from kanrun.study import (
     Failure,
     Finished,
+    Started,
     Tables,
     Task,
     TaskEvent,
@@ -37,13 +47,19 @@ from kanrun.study import (
     tasks_of,
 )
 from kanrun.study.progress import Reporter, error_console
-from kanrun.study.recorder import Recorder
 from kanrun.study.resources import TaskRunner, TimeLimit, cores, run_serial, threads_of
 from kanrun.study.studies import Checked, RunOptions
-from kanrun.study.trackers import Tracker
 
 #: The status names the CPU time that was used if it is above this multiple of the time limit.
 _OVERRUN = 1.1
+#: The name under which an experiment yields the checkpoint that it resumes from. It is stored as
+#: `resume-<cell>-<seed>`, and deleted when its task finishes.
+_RESUME = "resume"
+#: Failures and notes that `run.json` lists; `records.jsonl` and `run.log` have all of them.
+MOST_LISTED = 100
+#: Letters of the digest of a cell's settings.
+DIGEST_LENGTH = 16
+_logger = logging.getLogger("kanrun")
 
 
 def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifest:
@@ -76,8 +92,9 @@ class _Execution:
     """One execution of a study."""
 
     def __init__(self, checked: Checked, folder: RunFolder, options: RunOptions) -> None:
-        self._study, self._folder = checked.study, folder
+        self._study, self._folder, self._checked = checked.study, folder, checked
         self._several = len(checked.trainings) > 1
+        self._total = sum(checked.trainings)
         self._runner = TaskRunner(checked.study.experiment, dict(checked.prepared))
         self._cfg = cfg = checked.study.config(0)
         if folder.manifest.resumed:
@@ -86,14 +103,25 @@ class _Execution:
             RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
         began = process_time() if options.began is None else options.began
         self._limit = TimeLimit(cfg.max_cpu_seconds or inf, began)
-        self._tracker = Tracker(cfg.tracker, checked.study.command, folder.path, asdict(cfg))
-        self._recorder = Recorder(folder, checked)
-        self._reporter = Reporter(
-            error_console(), self._recorder.total, options.quiet, options.verbose
-        )
+        self._tracker = None
+        if cfg.tracker is not None:
+            from kanrun.study.trackers import Tracker
+
+            self._tracker = Tracker(cfg.tracker, checked.study.command, folder.path, asdict(cfg))
+        self._reporter = Reporter(error_console(), self._total, options.quiet, options.verbose)
         self._ended_early = False
-        # For each point, its first failed training or, without one, the failed check of its claims.
+        #: Trainings that have finished, in this attempt or an earlier one.
+        self._finished: set[Key] = set()
+        #: Numbers of trainings of each point that have not ended, and that have failed.
+        self._left, self._failed = list(checked.trainings), Counter[int]()
+        #: The first failed trainings, as `run.json` lists them.
+        self._listed: list[FailedLine] = []
+        #: For each point its first failed training, or else the failed check of its claims.
         self._failures: dict[int, tuple[Task | Point, Failure]] = {}
+        #: Checksums of the checkpoints that tasks continue from.
+        self._continued: dict[Key, str] = {}
+        #: Byte at which the records of each point begin that has trainings left.
+        self._begins: dict[int, int] = {}
 
     def run(self) -> dict[str, Any]:
         """Train, draw figures and check claims; return the fields of `run.json` to update."""
@@ -101,29 +129,30 @@ class _Execution:
         with self._reporter:
             self._train()
             tables = Run(self._folder.path).frames
-            if self._recorder.finished and self._cfg.figures != "none":
+            if self._finished and self._cfg.figures != "none":
                 with self._optional("the figures could not be drawn"):
                     self._draw(tables)
-            if self._recorder.finished and not self._several:
+            if self._finished and not self._several:
                 result = self._result(tables, self._study.points[0])
         failed, limit = self._failure(), self._limit
         reason, status = failed and failed.reason, Status.FAILED if failed else Status.COMPLETED
         if not failed and self._ended_early:
-            missing, used = sum(self._recorder.left), process_time() - limit.began
+            missing, used = sum(self._left), process_time() - limit.began
             reason = f"stopped after max_cpu_seconds={limit.seconds:g} (CPU time); "
             reason += "kept the best result so far"
             if missing:
-                reason += f"; {missing} of {self._recorder.total} trainings did not begin"
+                reason += f"; {missing} of {self._total} trainings did not begin"
             if used > _OVERRUN * limit.seconds:
                 reason += f"; it took {used:.3g} s, as a step that has begun is not cut short"
-        self._tracker.end(result.metrics, status)
+        if self._tracker:
+            self._tracker.end(result.metrics, status)
         return {
             "status": status,
             "reason": reason,
             "trace": failed and failed.trace,
             "metrics": result.metrics,
             "claims": result.claims,
-            "failures": tuple(entry for _, entry in sorted(self._recorder.failures.items())),
+            "failures": tuple(one.entry for one in sorted(self._listed, key=lambda one: one.key)),
         }
 
     def _draw(self, tables: Tables) -> None:
@@ -138,26 +167,17 @@ class _Execution:
 
     def _tasks(self, restoring: bool = False) -> Iterator[Task]:
         """Yield the tasks of all points in order, omitting finished ones unless `restoring`."""
-        recorder = self._recorder
-        kept = set() if restoring else set(recorder.finished)
+        kept = set() if restoring else set(self._finished)
         for point in self._study.points:
-            if restoring or recorder.left[point.number]:
+            if restoring or self._left[point.number]:
                 cfg = self._study.config(point.number)
                 tasks = tasks_of(self._study.experiment, cfg, point)
                 yield from (task for task in tasks if task.key not in kept)
 
     def _train(self) -> None:
-        recorder, checkpoints = self._recorder, dict[Key, Checkpoint]()
-        if self._folder.manifest.resumed:
-            resumes = "resume" in signature(self._study.experiment.run).parameters
-            checkpoints = recorder.restore(self._tasks(restoring=True), resumes)
-            self._reporter.skip(len(recorder.finished))
-            done = Run(self._folder.path).journal.results
-            for point in self._study.points if self._several else ():
-                ended = point.number in done and not done[point.number].reason
-                if not recorder.left[point.number] and not ended:
-                    self._end_point(point)
-        executor, left, tasks = self._cfg.executor, sum(recorder.left), self._tasks()
+        resumed = self._folder.manifest.resumed
+        checkpoints = self._restore() if resumed else dict[Key, Checkpoint]()
+        executor, left, tasks = self._cfg.executor, sum(self._left), self._tasks()
         if executor.kind == "local" and left:
             from kanrun.study.workers import run_local
 
@@ -175,28 +195,149 @@ class _Execution:
             for event in events:
                 self._take(event)
             # Trainings are left only if the time limit was reached.
-            self._ended_early = time_limit_reached() or any(recorder.left)
+            self._ended_early = time_limit_reached() or any(self._left)
+
+    def _restore(self) -> dict[Key, Checkpoint]:
+        """Find what an earlier attempt finished; return the checkpoints of the other trainings.
+
+        Raises UsageError if the cells differ from those of the run that was interrupted.
+        """
+        journal, checkpoints = Journal(self._folder.path), dict[Key, Checkpoint]()
+        continues = "resume" in signature(self._study.experiment.run).parameters
+        for task in self._tasks(restoring=True):
+            if journal.digests.get(task.key, digest := _digest(task)) != digest:
+                raise UsageError(
+                    f"Cannot resume {self._folder.path}: its recorded cells differ from those of "
+                    "the current configuration. Start a new run."
+                )
+            if task.key in journal.finished:
+                self._finished.add(task.key)
+                self._left[task.point] -= 1
+            elif continues and (checkpoint := self._checkpoint(task, journal)):
+                checkpoints[task.key] = checkpoint
+        self._begins = journal.begins
+        self._folder.write_tables()
+        self._reporter.skip(len(self._finished))
+        for point in self._study.points if self._several else ():
+            ended = journal.results.get(point.number)
+            if not self._left[point.number] and (ended is None or ended.reason):
+                self._end_point(point)
+        return checkpoints
 
     def _take(self, event: TaskEvent) -> None:
-        """Record, show and track an event; after the last training of a point, check its claims."""
-        self._recorder.handle(event)
-        self._reporter.handle(event)
-        match event:
-            case task, Row(table="metrics") as row:
-                self._tracker.row(row.values, task.key if self._recorder.total > 1 else ())
-            case task, Finished() | Failure(restarts=False) as end:
-                if isinstance(end, Failure):
-                    self._failures.setdefault(task.point, (task, end))
-                if self._several and not self._recorder.left[task.point]:
-                    self._end_point(self._study.points[task.point])
+        """Record, show and track an event; after the last training of a point, check its claims.
 
-    def _warn(self, text: str) -> None:
-        self._recorder.note(text, warning=True)
-        self._reporter.warn(text)
+        Raises StorageFailed, and KanrunError for what is no record.
+        """
+        task, what = event
+        self._record(task, what)
+        self._reporter.handle(event)
+        if self._tracker and isinstance(what, Row) and what.table == "metrics":
+            self._tracker.row(what.values, task.key if self._total > 1 else ())
+        ended = isinstance(what, Finished) or (isinstance(what, Failure) and not what.restarts)
+        if ended and self._several and not self._left[task.point]:
+            self._end_point(self._study.points[task.point])
+
+    def _record(self, task: Task, what: Any) -> None:
+        """Write what an event brings to the folder."""
+        match what:
+            case Started():
+                checkpoint = self._continued.pop(task.key, None)
+                line = BegunLine(**self._marks(task), digest=_digest(task), checkpoint=checkpoint)
+                self._folder.record(line)
+            case Row() | Table():
+                self._rows(task, what)
+            case Checkpoint(name=name):
+                marks = self._marks(task) if name == _RESUME else None
+                self._folder.checkpoint(replace(what, name=self._name(task, name)), marks)
+            case Note():
+                self._note(f"{task}: {what.text}" if self._total > 1 else what.text, what.warning)
+            case Finished():
+                self._folder.record(FinishedLine(**self._marks(task)))
+                self._folder.sync()
+                self._finished.add(task.key)
+                self._left[task.point] -= 1
+                self._folder.discard(self._name(task, _RESUME))
+                _logger.info("%s finished in %.2f s", task, what.seconds)
+            case Failure(restarts=True):
+                self._folder.discard(self._name(task, _RESUME))
+                _logger.info("%s failed and restarts: %s", task, what.reason)
+            case Failure():
+                self._fail(task, what)
+            case ProgressUpdate():
+                pass
+            case _:
+                raise KanrunError(
+                    f"the experiment yielded a {type(what).__name__}, which is not a record."
+                )
+
+    def _note(self, text: str, warning: bool = False) -> None:
+        """Add a sentence to the log, and to the notes of the run up to a number."""
+        if len(self._folder.manifest.notes) < MOST_LISTED or not self._several:
+            self._folder.note(text)
+        _logger.info("%s%s", "warning: " if warning else "", text)
+
+    def _marks(self, task: Task) -> dict[str, int]:
+        """Return the columns that say which training a row belongs to."""
+        point = {"point": task.point} if self._several else {}
+        cell = {"cell": task.index} if self._checked.cells[task.point] > 1 else {}
+        return {**point, **cell, "seed": task.seed}
+
+    def _rows(self, task: Task, record: Row | Table) -> None:
+        """Record rows without the columns that say which training they belong to."""
+        marks, columns = self._marks(task), dict[str, Any](record.columns)
+        for mark, value in marks.items():
+            own = columns.pop(mark, ())
+            if any(each != value for each in own):
+                raise KanrunError(
+                    f"table {record.name!r} has {mark}={own} in a row of {task}; `{mark}` is "
+                    "the recorder's column."
+                )
+        if self._several:
+            self._begins.setdefault(task.point, self._folder.size())
+        self._folder.rows(Table(record.name, columns), marks)
+
+    def _fail(self, task: Task, failure: Failure) -> None:
+        line = FailedLine(
+            **self._marks(task),
+            settings=dict(task.cell),
+            reason=failure.reason,
+            trace=failure.trace,
+        )
+        self._folder.record(line)
+        if len(self._listed) < MOST_LISTED:
+            self._listed.append(line)
+        self._failures.setdefault(task.point, (task, failure))
+        self._failed[task.point] += 1
+        self._left[task.point] -= 1
+        _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")
+
+    def _checkpoint(self, task: Task, journal: Journal) -> Checkpoint | None:
+        """Return the checkpoint of an unfinished task, if it is whole and the journal knows it."""
+        path = checkpoint_path(self._folder.path / "checkpoints", self._name(task, _RESUME))
+        checksum = checksum_of(path)
+        if checksum is None or checksum not in journal.checkpoints.get(task.key, {}):
+            return None
+        try:
+            stored = read_checkpoint(path, checksum)
+        except StorageFailed:
+            return None
+        self._continued[task.key] = checksum
+        return replace(stored, name=_RESUME)
+
+    def _name(self, task: Task, checkpoint: str) -> str:
+        """Return the name under which a checkpoint of a task is stored."""
+        point = f"point{task.point}-" if self._several else ""
+        if checkpoint == _RESUME:
+            return f"{point}{_RESUME}-{task.index}-{task.seed}"
+        cell = f"cell{task.index}-" if self._checked.cells[task.point] > 1 else ""
+        return f"{point}{cell}{checkpoint}"
 
     def _end_point(self, point: Point) -> None:
         """Write the result of a point to the journal, after all its trainings have ended."""
-        self._folder.record(self._result(self._recorder.tables_of(point), point))
+        start = self._begins.pop(point.number, 0)
+        tables = Journal(self._folder.path, point.number, start).frames
+        self._folder.record(self._result(tables, point))
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:
@@ -209,7 +350,9 @@ class _Execution:
         except StorageFailed:
             raise
         except Exception as error:
-            self._warn(f"{what}: {Failure.of(error).reason}")
+            warning = f"{what}: {Failure.of(error).reason}"
+            self._note(warning, warning=True)
+            self._reporter.warn(warning)
 
     def _result(self, tables: Tables, point: Point) -> ResultLine:
         """Return the result of a point: medians of its summary over seeds, and its claims.
@@ -218,7 +361,7 @@ class _Execution:
         trainings failed or were cut short, all claims are marked as not holding.
         """
         result, number = ResultLine(point.number), point.number
-        failed, total = self._recorder.failed[number], self._recorder.trainings[number]
+        failed, total = self._failed[number], self._checked.trainings[number]
         if failed:
             result.reason = f"{failed} of its trainings failed"
         summary = tables.get("summary")
@@ -236,7 +379,7 @@ class _Execution:
             self._failures.setdefault(number, (point, Failure(reason, traceback.format_exc())))
             result.reason = result.reason or reason
         if failed or self._ended_early or time_limit_reached():
-            ended = total - failed - self._recorder.left[number]
+            ended = total - failed - self._left[number]
             why = "the others failed" if failed else "stopped by max_cpu_seconds"
             came = f"from {ended} of {total} trainings, {why}"
             result.claims = tuple(
@@ -254,10 +397,15 @@ class _Execution:
         """
         if not self._failures:
             return None
-        (named, first), recorder = next(iter(self._failures.values())), self._recorder
-        if recorder.total == 1 or not (recorder.failures or self._several):
+        named, first = next(iter(self._failures.values()))
+        if self._total == 1 or not (self._listed or self._several):
             return first
-        what = f"{recorder.failed[0]} of {recorder.total} trainings"
+        what = f"{self._failed[0]} of {self._total} trainings"
         if self._several:
             what = f"{len(self._failures)} of {len(self._study.points)} points"
         return Failure(f"{what} failed; the first, {named}: {first.reason}", first.trace)
+
+
+def _digest(task: Task) -> str:
+    """Return a digest of the settings of a task's cell."""
+    return hashlib.sha256(to_json(task.cell)).hexdigest()[:DIGEST_LENGTH]

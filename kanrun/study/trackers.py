@@ -34,15 +34,14 @@ class Backend(NamedTuple):
 
 
 class Tracker:
-    """One tracker of one run, if a name is given; its errors are warnings."""
+    """One tracker of one run; its errors are warnings."""
 
-    def __init__(self, name: str | None, command: str, folder: Path, settings: Plain) -> None:
+    def __init__(self, name: str, command: str, folder: Path, settings: Plain) -> None:
         self._name, self._steps = name, Counter[Any]()
         self._backend: Backend | None = None
-        if name is not None:
-            flat = {key: value for key, value in flattened(settings).items() if value is not None}
-            with self._warning():
-                self._backend = BACKENDS[name](command, folder, flat)
+        flat = {key: value for key, value in flattened(settings).items() if value is not None}
+        with self._warning():
+            self._backend = BACKENDS[name](command, folder, flat)
 
     def row(self, values: Plain, key: Sequence[int]) -> None:
         """Log a row of `metrics`, under the name of the training if there are several."""

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from run_files import sealed
 
 from kanrun.errors import StorageFailed
-from kanrun.runs import Manifest, Row, Run, RunFolder, Status, Table, lines
+from kanrun.runs import Manifest, Row, Run, RunFolder, Status, Table, journal
 from kanrun.runs.files import Appender
-from kanrun.runs.journal import Journal
-from kanrun.runs.lines import BegunLine, FinishedLine
+from kanrun.runs.journal import BegunLine, FinishedLine, Journal
 
 SEED = {"seed": 0}
 
@@ -115,7 +114,7 @@ def test_what_a_training_begins_again_is_void(folder):
 
 
 def test_large_tables_are_several_lines(folder, monkeypatch):
-    monkeypatch.setattr(lines, "MOST_VALUES", 100)
+    monkeypatch.setattr(journal, "MOST_VALUES", 100)
     columns = {"x": np.random.default_rng(0).normal(size=130), "name": ["ä"] * 130}
     folder.rows(Table("curve", columns), SEED)
     assert (folder.path / "records.jsonl").read_bytes().count(b"\n") == 3
@@ -211,8 +210,8 @@ def test_tables_named_like_paths_are_damage_and_write_nothing(folder, name):
     path = folder.path / "records.jsonl"
     path.write_bytes(sealed(json.dumps({"kind": "rows", "table": name, "columns": {"x": [1]}})))
     before = set(folder.path.parent.rglob("*"))
-    journal = Journal(folder.path)
-    assert journal.damaged
-    assert journal.tables == ()
+    read_again = Journal(folder.path)
+    assert read_again.damaged
+    assert read_again.tables == ()
     folder.write_tables()
     assert set(folder.path.parent.rglob("*.csv")) <= before

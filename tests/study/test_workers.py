@@ -19,7 +19,6 @@ from kanrun.config import ExecutorConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, Status
 from kanrun.study import execution, workers
-from kanrun.study.recorder import Recorder
 from kanrun.study.resources import run_serial
 
 SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
@@ -93,7 +92,7 @@ def test_all_workers_work_and_end_when_the_study_is_stopped(tmp_path, monkeypatc
         at_first_note.append(workers())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("kanrun.study.recorder.Recorder.note", stop)
+    monkeypatch.setattr("kanrun.study.execution._Execution._note", stop)
     with pytest.raises(KeyboardInterrupt):
         play(tmp_path, cfg)
     assert (at_first_note, workers()) == ([2], 0)
@@ -183,7 +182,7 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path):
 
 
 def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path, capsys, monkeypatch):
-    note = Recorder.note
+    note = execution._Execution._note
     with local_cluster(0) as cluster:
 
         def start_a_worker(*args):
@@ -191,7 +190,7 @@ def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path, capsys, mo
             cluster.scale(1)
 
         monkeypatch.setattr(workers, "_CONNECT", 60.0)
-        monkeypatch.setattr(Recorder, "note", start_a_worker)
+        monkeypatch.setattr(execution._Execution, "_note", start_a_worker)
         cfg = ToyConfig(
             sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address)
         )
