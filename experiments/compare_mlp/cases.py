@@ -64,7 +64,7 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
     """
     refuse_unused(cfg.model, {"intervals": "grids=[[...]]"})
     if cfg.target is not None:
-        shape = list(widths_of(getattr(cfg.model, "hidden", None)))
+        shape = list(widths_of(getattr(cfg.model, "hidden", ())))
         return [asdict(CaseSettings(asdict(cfg.target), [shape]))]
     if not cfg.cases:
         raise UsageError(

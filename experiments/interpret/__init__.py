@@ -1,10 +1,10 @@
 """Find the formula behind a function, a table or a trained network, and verify it.
 
 Reproduces the interpretability chapter of the KAN paper (arXiv 2404.19756, section 2.5 and Figure
-2.4): train, prune, snap edges to symbolic functions, refit their constants, read the formula.
-Unlike in the paper, all steps are automatic: the shape is searched from simple to deep, with
-multiplication nodes as in KAN 2.0 (arXiv 2408.10205); candidates are accepted by the validation
-error after a joint refit of all constants; the formula is verified.
+2.4) on the network of a run: prune, snap edges to symbolic functions, refit their constants, read
+the formula. Unlike in the paper, all steps are automatic; candidates are accepted by the validation
+error after a joint refit of all constants; the formula is verified. Without a network, the formula
+is searched in the points.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ import threadpoolctl  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from rich.console import Console
 
-from kanrun.config import InterpretConfig, KANConfig
-from kanrun.config.models import AUTO
+from kanrun.config import InterpretConfig
 from kanrun.engine.symbolic import (
     EXACT,
     Budget,
@@ -26,7 +25,6 @@ from kanrun.engine.symbolic import (
     equivalent_forms,
     errors_are_relative,
     exact_decimals,
-    fixed_shape,
     has_form_of,
     input_symbols,
     limited,
@@ -78,7 +76,6 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     names: Sequence[str] | None = None,
     candidates: Sequence[str] | None = None,
     custom_candidates: Mapping[str, str] | None = None,
-    hidden: Sequence[int] | None = None,
     seed: int = 0,
     budget: float = 30.0,
 ) -> Interpretation:
@@ -95,7 +92,6 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
             have letters, digits and underscores (`size m2` is size_m2), else x0, x1, ...
         candidates: Names of the functions that an edge may become; default: all built-in functions.
         custom_candidates: Additional functions of x0, by name.
-        hidden: Hidden widths of the KAN; default: the shape is searched.
         seed: Seed of the split and the search.
         budget: Total work, in approximate CPU seconds. Standard error shows the progress.
 
@@ -115,9 +111,6 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     """
     target, points = _target_in_memory(x, y, output, names)
     cfg = InterpretConfig(
-        model=KANConfig(
-            hidden=None if hidden is None else list(hidden), intervals="auto", base="zero"
-        ),
         candidates=None if candidates is None else list(candidates),
         custom_candidates=dict(custom_candidates or {}),
         budget=budget,
@@ -205,7 +198,7 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
     steps = list[SearchStage]()
     structures = list[FittedStructure]()
     budget, searching = (Budget(x, timed=True) for x in (policy.budget, policy.search_budget))
-    if given.network is None and cfg.model.hidden in (None, AUTO):
+    if given.network is None:
         data = problem.data
         if not is_constant(data) and errors_are_relative(data):
             given = replace(given, search=replace(problem, data=data.relative_to_size()))
@@ -236,7 +229,6 @@ def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage
     """Yield what the search finds: in the given network, or in the data."""
     problem = given.search
     source = given.network
-    hidden = given.cfg.model.hidden
     data = problem.data
     if is_constant(data):
         return
@@ -245,10 +237,6 @@ def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage
         yield SearchStage("train", name, source.whole, data, source.itself)
         if data.error(source.pruned) < data.no_skill_error:
             yield from refine_to_formula(name, source.pruned, problem)
-    elif hidden not in (None, AUTO):
-        shape = (data.x.shape[1], *hidden, 1)
-        generator = np.random.default_rng(np.random.SeedSequence([seed, _SEARCH]))
-        yield from fixed_shape(shape, problem, generator)
     else:
         yield from search(problem)
 

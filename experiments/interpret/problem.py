@@ -12,8 +12,7 @@ import sympy
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kanrun.config import InterpretConfig, KANConfig
-from kanrun.config.models import check_model
+from kanrun.config import InterpretConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.reshaping import prune_edges, prune_on_validation
 from kanrun.engine.symbolic import (
@@ -209,30 +208,6 @@ def problems_in(
     return [replace(problems[0], notes=(*notes, *problems[0].notes)), *problems[1:]]
 
 
-def _policy(cfg: InterpretConfig) -> SearchPolicy:
-    """Return the policy of the search; raise UsageError for a setting that breaks a rule."""
-    model = cfg.model
-    if not isinstance(model, KANConfig):
-        raise UsageError(f"model={model.kind} has no edge functions to interpret; use model=kan.")
-    plain = KANConfig(base="zero")
-    for name in ("base", "edge_scaling", "extrapolation", "initialisation", "grid_eps"):
-        if (given := getattr(model, name)) != (default := getattr(plain, name)):
-            raise UsageError(
-                f"model.{name}={given}: kanrun interpret trains plain splines; leave it at "
-                f"{default}."
-            )
-    check_model(replace(model, hidden=model.hidden if model.hidden is not None else []), 1)
-    if model.degree < 1:
-        raise UsageError(
-            f"model.degree={model.degree} must be at least 1: step functions have no slope."
-        )
-    policy = SearchPolicy(cfg.budget, cfg.simplify_budget, int(model.degree), cfg.n_starts)
-    if model.intervals != "auto":
-        grids = model.intervals if isinstance(model.intervals, list) else [int(model.intervals)]
-        policy = replace(policy, grids=tuple(grids))
-    return policy
-
-
 def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Model, Target | None]:
     """Return the configuration with the run's target and sampling, its model, and its samples.
 
@@ -288,7 +263,8 @@ def _problem(
     )
     data = SearchData(x, y, chosen_x, chosen_y)
     candidates = choose(cfg.candidates, cfg.custom_candidates)
-    search = SearchProblem(data, candidates, _policy(cfg), _dimensions(cfg, target, index))
+    policy = SearchPolicy(cfg.budget, cfg.simplify_budget)
+    search = SearchProblem(data, candidates, policy, _dimensions(cfg, target, index))
     random = np.random.default_rng(_VERIFICATION_SEED).random((_VERIFICATION_POINTS, x.shape[1]))
     box = scaling.apply(target.domain.T).T
     fresh = scaling.apply(target.inputs_at(random))

@@ -259,7 +259,6 @@ class CurvesConfig(ExperimentConfig):
     examples=(
         "kanrun interpret",
         "kanrun interpret 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
-        "kanrun interpret 'model.hidden=[5]'",
         "kanrun interpret 'candidates=[sin,exp,x^2]' 'custom_candidates.bump=1/(1+x0^2)'",
         "kanrun interpret from_run=fit/latest",
         "kanrun interpret study=symbolic_suite executor=local",
@@ -269,12 +268,9 @@ class CurvesConfig(ExperimentConfig):
 )
 @dataclass
 class InterpretConfig(ExperimentConfig):
-    """`kanrun interpret`; `model.hidden=null` searches the shape, numbers fix it."""
+    """`kanrun interpret`."""
 
     target: Annotated[Any, "function or table to interpret"] = MISSING
-    model: Annotated[Any, "KAN whose edges become formulas; model.intervals are its grids"] = (
-        MISSING
-    )
     sampling: Annotated[SamplingConfig, "points of the target"] = copied(SamplingConfig())
     from_run: Annotated[
         str | None,
@@ -296,7 +292,6 @@ class InterpretConfig(ExperimentConfig):
     error_tolerance: Annotated[
         NonNegative, "relative increase of the network's error that a formula may cause"
     ] = 0.1
-    n_starts: Annotated[Count, "random starts of each structure on the coarse grid"] = 6
     budget: Annotated[
         Positive, "counted work for each output, in approximate CPU seconds of one core"
     ] = 60.0

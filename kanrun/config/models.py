@@ -34,9 +34,9 @@ AUTO: Literal["auto"] = "auto"
 AUTO_WIDTHS = (5,)
 
 
-def widths_of(hidden: Sequence[int] | str | None) -> tuple[int, ...]:
-    """Return the hidden widths of a setting; without a search, null is none."""
-    return AUTO_WIDTHS if hidden == AUTO else tuple(map(int, hidden or ()))
+def widths_of(hidden: Sequence[int] | str) -> tuple[int, ...]:
+    """Return the hidden widths of a setting."""
+    return AUTO_WIDTHS if hidden == AUTO else tuple(map(int, hidden))
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ class KANConfig(ModelConfig):
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
     hidden: Annotated[
-        list[Count] | Literal["auto"] | None,
+        list[Count] | Literal["auto"],
         "nodes of each hidden layer; auto grows the shape (kanrun fit with solver=lm, and "
-        "classes with solver=auto; elsewhere it is [5]); null lets kanrun interpret search it",
+        "classes with solver=auto; elsewhere it is [5])",
     ] = AUTO
     multiplication_nodes: Annotated[
         list[Natural], "nodes of each hidden layer that multiply two sums (KAN 2.0); [] is none"
@@ -367,11 +367,6 @@ class AdamSolver(GradientConfig):
 def check_model(model: Any, inputs: int) -> None:
     """Raise UsageError for a setting of `model` that breaks a rule, or a wrong number of inputs."""
     kind = MODELS[model.kind]
-    if vars(model).get("hidden", ()) is None:
-        raise UsageError(
-            "model.hidden=null is for kanrun interpret, which searches the shape. Set the widths "
-            "here."
-        )
     check(model, "model.")
     if kind.tables_only:
         raise UsageError(

@@ -203,7 +203,7 @@ def estimate_memory(cfg: ExperimentConfig) -> MemoryEstimate:
     )
     parameters = max(_parameters(part, inputs, outputs) for part in parts)
     points = max((part.get("n_train") or 0) + (part.get("n_test") or 0) for part in parts)
-    width = inputs + outputs + max(sum(widths_of(part.get("hidden"))) for part in parts)
+    width = inputs + outputs + max(sum(widths_of(part.get("hidden", ()))) for part in parts)
     numbers = COPIES * (float(parameters) + float(points) * width)
     return MemoryEstimate(parameters, points, numbers * BYTES[cfg.precision])
 

@@ -255,11 +255,11 @@ def test_many_points_are_composed_once():
 
 
 def test_mappings_of_points_are_merged_into_the_files_and_empty_ones_empty_a_setting():
-    words = ["growth={depths: [2]},{functions: [4]},{}", "sampling={}"]
-    study = compose(Source("compare-mlp"), words, several=True)
-    found, default = [study.config(point).growth for point in range(3)], composed("compare-mlp")[0]
-    assert found == [default.growth | {"depths": [2]}, default.growth | {"functions": [4]}, {}]
-    assert study.config(2).sampling == default.sampling
+    words = ["equation.variables={x: [0, 2]},{y: [0, 1]},{}", "equation=heat"]
+    study = compose(Source("solve"), words, several=True)
+    found = [study.config(point).equation.variables for point in range(3)]
+    default = {"x": [0, 1], "t": [0, 1]}
+    assert found == [default | {"x": [0, 2]}, default | {"y": [0, 1]}, {}]
 
 
 def test_a_setting_of_a_cell_can_vary():

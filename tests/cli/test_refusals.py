@@ -114,7 +114,7 @@ FLAGS = [
 
 OTHER_COMMANDS = [
     ("extend-grid shapes=[5]", "shapes=[5] must be a non-empty list of lists of whole"),
-    ("compare-mlp growth=5", "growth=5 must be a mapping {name: value}"),
+    ("interpret custom_candidates=5", "custom_candidates=5 must be a mapping {name: value}"),
     ("solve equation.ansatz.terms=x", "equation.ansatz.terms=x must be a whole number"),
     ("interpret error_tolerance=nan", "error_tolerance has a number that is not finite"),
     ("solve target=runge", "target is not a group of solve; its groups: equation"),

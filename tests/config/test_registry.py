@@ -122,11 +122,12 @@ def test_the_figures_of_a_command_are_declared():
             drawn = {name for tables in TABLES[command] for name, _ in figures(tables)}
         elif command == "compare-mlp":
             comparisons = settings_of(kind.settings)["comparison"].choices
-            groups = [experiment.comparison_of(name).figures() for name in comparisons]
-            drawn = {draw.__name__ for group in groups for draw in group}
+            groups = [experiment.comparison_of(name).FIGURES for name in comparisons]
+            drawn = {name for group in groups for name in group}
+        elif command == "bench":
+            drawn = set()
         else:
-            place = "table_suite" if command == "bench" else "plots"
-            drawn = {draw.__name__ for draw in resolve(f"{kind.builder}.{place}:FIGURES")}
+            drawn = {draw.__name__ for draw in resolve(f"{kind.builder}.plots:FIGURES")}
         found = {pattern: fnmatch.filter(drawn, pattern) for pattern in kind.figures}
         assert set().union(*found.values()) == drawn, command
         assert all(found.values()), command

@@ -64,24 +64,19 @@ def opponents(values):
     return matched.verdict_claims(six_seeds(summary), "parameters")
 
 
+LOCAL_KAN = {"learner": "KAN", "role": "local kan", "network": "KAN", "memory": "none", "phases": 5}
+
+
 def learners(values):
-    kan = {
-        "learner": "KAN",
-        "role": "kan",
-        "trained_extras": None,
-        "memory": "none",
-        "no_memory_learner": None,
-        "phases": 5,
-    }
-    rows = table(values, "worst_forgetting", rmse=values, part="learners", **kan)
+    rows = table(values, "worst_forgetting", rmse=values, part="learners", **LOCAL_KAN)
     return continual_claims.claims_of(rows.assign(best_spline_rmse=values))
 
 
 def on_grids(values):
     fine = table([4e-4 + error for error in values], "rmse", intervals=20, worst_forgetting=values)
     coarse = fine.assign(intervals=10, rmse=16 * 4e-4, worst_forgetting=0.0)
-    kan = {"role": "kan", "trained_extras": None, "phases": 5, "best_spline_rmse": 4e-4}
-    both = pd.concat([coarse, fine]).assign(part="intervals", degree=3, **kan)
+    both = pd.concat([coarse, fine]).assign(part="intervals", degree=3, **LOCAL_KAN)
+    both["best_spline_rmse"] = 4e-4
     return continual_claims.claims_of(both)
 
 

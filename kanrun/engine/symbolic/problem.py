@@ -220,16 +220,10 @@ class SearchPolicy:
     Attributes:
         budget: Total work; no result depends on a clock.
         simplify_budget: Work for the transforms of an expression.
-        degree: Degree of the splines.
-        starts: Maximum number of starts of a network.
-        grids: Numbers of intervals of a network, one after another.
     """
 
     budget: float = 60.0
     simplify_budget: float = 2.0
-    degree: int = 3
-    starts: int = 6
-    grids: tuple[int, ...] = (5, 10, 20)
 
     @property
     def search_budget(self) -> float:

@@ -251,12 +251,6 @@ def _smoothness_rows(graph: Graph, weight: float) -> Array:
     return np.concatenate([np.zeros((0, graph.parameters.size)), *blocks])
 
 
-def coarse_fit(graph: Graph, data: SearchData) -> Graph:
-    """Fit a graph while its hidden grids follow their arguments."""
-    settings = RefitSettings(_COARSE_STEPS, penalty=_COARSE_PENALTY, gain=QUICK)
-    return refit_on_grids(graph, data, settings, _ROUNDS, _COARSE_MARGIN)
-
-
 def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> Graph:
     """Refine the grids while the validation error falls, then double them for sharp functions."""
 

@@ -62,6 +62,8 @@ _AS_GOOD = 1.02
 _PROMISING = 0.2
 #: Error below which constants are polished before formulas are compared.
 _POLISHED = 1e-7
+#: Numbers of intervals of a network that lost edges, one after another.
+_GRIDS = (10, 20)
 _ELIMINATION = RefitSettings(steps=12, penalty=PENALTY, gain=QUICK)
 _QUICK = RefitSettings(steps=12, gain=QUICK, damping=1e-3)
 _THOROUGH = RefitSettings(steps=60, damping=1e-6)
@@ -85,7 +87,7 @@ def snapped(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event
     pruned = network = eliminate(trained, data)
     yield SearchStage("prune", name, pruned, data)
     if pruned is not trained:
-        network = extend(pruned, data, problem.policy.grids[-2:])
+        network = extend(pruned, data, _GRIDS)
     yield SearchStage("retrain", name, network, data)
     tried = select(name, network, problem)
     yield from _stages(tried)

@@ -39,7 +39,7 @@ class Scripted(SearchData):
 
 
 SCRIPTED = Scripted(X, Y, X, Y)
-PROBLEM = SearchProblem(SCRIPTED, choose(["x"]), SearchPolicy(starts=4))
+PROBLEM = SearchProblem(SCRIPTED, choose(["x"]), SearchPolicy())
 
 
 def with_error(error):

@@ -15,7 +15,6 @@ from kanrun.engine.symbolic.graph import (
 )
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.shapes import random_kan
 from kanrun.formulas import parse
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
@@ -78,7 +77,11 @@ def test_canonical_keeps_the_function_and_drops_redundant_constants():
 
 
 def test_splines_on_another_grid_keep_their_function():
-    graph = random_kan((2, 3, 1), X, 5, 3, np.random.default_rng(1))
+    bends = np.random.default_rng(1).normal(size=(6, 8)).cumsum(1)
+    splines = [Spline(-3.0, 3.0, each, 3) for each in bends]
+    places = [(0, 2), (1, 2), (0, 3), (1, 3), (2, 4), (3, 4)]
+    edges = tuple(Edge(*place, each) for place, each in zip(places, splines, strict=True))
+    graph = Graph(2, ("sum", "sum", "sum"), edges)
     finer = fitted_grids(graph, X, intervals=10, margin=0.05)
     assert np.abs(finer(X) - graph(X)).max() < 5e-2 * np.std(graph(X))
 

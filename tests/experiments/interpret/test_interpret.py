@@ -28,7 +28,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import j1
 
 from kanrun import interpret
-from kanrun.config import MLPConfig
 from kanrun.engine.symbolic import (
     Budget,
     Edge,
@@ -50,7 +49,7 @@ from kanrun.targets import Scaling
 
 BOX = "target.domain=[[-1,1],[-1,1]]"
 SUM = "target.formula=x0^2+sin(2*x1)+0*x2 target.domain=[[-1,1],[-1,1],[-1,1]]"
-SHORT = "budget=10 model.intervals=[5,10]"
+SHORT = "budget=10"
 SMALL = f"{SHORT} sampling.n_train=400 sampling.n_test=100"
 ALL_ROWS = "sampling.n_train=null sampling.n_test=null"
 
@@ -65,7 +64,26 @@ def run(tmp_path_factory, *lines):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    return run(tmp_path_factory, SUM, "model.hidden=[]")
+    """A run on points alone."""
+    return run(tmp_path_factory, SUM)
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    """A run of `kanrun fit`."""
+    network = "model.hidden=[] model.intervals=[10] sampling.n_train=400 sampling.n_test=100"
+    cfg = typed("fit", f"target.formula=x0^2+sin(2*x1) {BOX} solver=lm {network}")
+    return run_config(cfg, tmp_path_factory.mktemp("outputs"))
+
+
+@pytest.fixture(scope="module")
+def snapped(tmp_path_factory, fitted):
+    """The interpretation of that run."""
+    return run_config(source(fitted), tmp_path_factory.mktemp("outputs"))
+
+
+def source(run, *lines):
+    return typed("interpret", f"{SHORT} from_run={run.path.absolute()}", *lines)
 
 
 def test_the_formula_is_recovered_and_certified(finished):
@@ -73,33 +91,9 @@ def test_the_formula_is_recovered_and_certified(finished):
     assert list(summary["seed"]) == [0]
     assert set(summary["formula"]) == {"x0**2 + sin(2*x1)"}
     assert (summary["formula_rmse"] < 1e-10).all()
-    assert (summary["network_rmse"] < 1e-2).all()
-    assert (summary["largest_difference"] < 1e-1).all()
     assert set(summary["verified"]) == {"yes"}
     assert not {"recovered", "in_view"} & set(summary)
-    assert set(summary["active_edges"]) == {2}
     assert (summary["seconds"] > 0).all()
-
-
-def test_stages_edges_and_candidates_are_recorded(finished):
-    stages = finished.table("stages")
-    assert list(stages["stage"]) == [
-        "train",
-        "prune",
-        "retrain",
-        "snap",
-        "refit",
-        "round",
-        "verify",
-    ]
-    assert stages["shape"].iloc[-1] == "2-1"
-    edges = finished.table("edges")
-    assert {"stage", "layer", "out", "in", "x", "y", "score", "symbolic", "pruned"} <= set(
-        edges.columns
-    )
-    candidates = finished.table("candidates")
-    best = candidates[candidates["rank"] == 0]
-    assert set(best["candidate"]) == {"x^2", "sin"}
 
 
 def test_the_forms_read_back_as_the_formula(finished):
@@ -113,39 +107,23 @@ def test_the_forms_read_back_as_the_formula(finished):
     assert json.dumps(meta)
 
 
-def test_figures_and_claims(finished):
-    names = {path.stem for path in (finished.path / "figures").iterdir()}
+def test_stages_edges_and_candidates_of_a_network_are_recorded_and_drawn(snapped):
+    stages = snapped.table("stages")
+    assert list(stages["stage"])[:3] == ["train", "prune", "retrain"]
+    assert list(stages["stage"])[-3:] == ["refit", "round", "verify"]
+    assert stages["shape"].iloc[-1] == "2-1"
+    assert {"stage", "symbolic", "pruned"} <= set(snapped.table("edges").columns)
+    candidates = snapped.table("candidates")
+    best = candidates[candidates["rank"] == 0]
+    assert set(best["candidate"]) == {"x^2", "sin"}
+    names = {path.stem for path in (snapped.path / "figures").iterdir()}
     assert {"stages", "network", "candidates"} <= names
-    tables = {name: finished.table(name) for name in finished.tables}
+    tables = {name: snapped.table(name) for name in snapped.tables}
     assert not [*experiment.claims(tables)], "claims are those of suites"
 
 
-@pytest.mark.slow
-def test_a_formula_loses_the_spare_nodes_of_a_fixed_shape(tmp_path_factory):
-    formula = f"target.formula=exp(x0+x1^2) {BOX} model.hidden=[2]"
-    usual = "sampling.n_train=2000 sampling.n_test=1000 model.intervals=[5,10,20]"
-    finished = run(tmp_path_factory, formula, usual)
-    assert finished.table("stages")["shape"].iloc[[0, -1]].tolist() == ["2-2-1", "2-1-1"]
-    assert finished.table("summary")["verified"].tolist() == ["yes"]
-
-
-@pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
-    """A run of `kanrun fit` with a silu base, which no spline is."""
-    network = "model.hidden=[] model.intervals=[10] sampling.n_train=400 sampling.n_test=100"
-    cfg = typed("fit", f"target.formula=x0^2+sin(2*x1) {BOX} solver=lm {network}")
-    return run_config(cfg, tmp_path_factory.mktemp("outputs"))
-
-
-def source(run, *lines):
-    return typed("interpret", f"{SHORT} from_run={run.path.absolute()}", *lines)
-
-
-def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_against(
-    tmp_path_factory, fitted
-):
-    result = run_config(source(fitted), tmp_path_factory.mktemp("outputs"))
-    summary = result.table("summary").iloc[0]
+def test_the_formula_of_a_network_is_held_against_it(snapped, fitted):
+    summary = snapped.table("summary").iloc[0]
     assert summary["structure"] == "given network"
     assert summary["verified"] == "yes"
     network = load_run(fitted.path).model()
@@ -157,16 +135,12 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     error = network(held)[:, 0] - (held[:, 0] ** 2 + np.sin(2 * held[:, 1]))
     assert summary["network_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-6)
     assert 0 < summary["graph_difference"] < 1e-3 * summary["largest_difference"]
-    assert "as a graph of splines" in (result.path / "run.json").read_text()
-    stages = result.table("stages")
-    assert stages["test_rmse"].iloc[0] == pytest.approx(
-        float(np.sqrt(np.mean(error**2))) / problem.unit, rel=1e-6
-    )
+    assert "as a graph of splines" in (snapped.path / "run.json").read_text()
 
 
 @pytest.mark.parametrize(
     "line",
-    ["target=runge", "target.domain=[[0,1]]", "sampling.noise=0.1", "study=paper", "study=nguyen"],
+    ["target=runge", "target.domain=[[0,1]]", "sampling.noise=0.1", "study=nguyen"],
 )
 def test_a_run_brings_its_own_target_and_points(fitted, line):
     with pytest.raises(UsageError, match="has no effect next to from_run") as refused:
@@ -219,8 +193,6 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory):
         ("candidates=[]", "No candidate is left"),
         ("custom_candidates.f=open(x0)", "open"),
         ("custom_candidates.exp=x0^2", "Choose another name"),
-        ("model.base=silu", "leave it at zero"),
-        ("model.degree=0", "at least 1"),
         ("sampling.validation_fraction=0", "validation"),
         ("precision=float32", "precision=float32: kanrun interpret uses the cpu and float64"),
         ("threads=2", "threads=2: kanrun interpret uses one"),
@@ -234,7 +206,6 @@ def test_bad_settings_are_refused(line, message):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"model": MLPConfig()}, "no edge functions"),
         ({"from_run": "no/such/run"}, "from_run=no/such/run is not an absolute path"),
         ({"from_run": "/no/such/run"}, "from_run=/no/such/run is not the folder of a run"),
     ],

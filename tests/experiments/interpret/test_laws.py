@@ -44,8 +44,7 @@ def test_a_law_is_found_in_its_table(name, tmp_path):
     frame.to_csv(path, index=False)
     cfg = typed(
         "interpret",
-        f"target.path={path} target.outputs=measured model.intervals=[5,10] "
-        "sampling.validation_fraction=0.2 budget=12",
+        f"target.path={path} target.outputs=measured sampling.validation_fraction=0.2 budget=12",
     )
     records = list(experiment.run(cfg, {}, 0))
     summary = next(
