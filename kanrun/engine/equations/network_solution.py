@@ -10,7 +10,6 @@ evaluated at points that no step has used.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Generator as Events
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,6 @@ import numpy as np
 import sympy
 import torch
 from jaxtyping import Float
-from numpy.polynomial.legendre import legvander
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.collocation import (
@@ -40,7 +38,6 @@ from kanrun.engine.equations.fields import (
 )
 from kanrun.engine.equations.residuals import (
     Ansatz,
-    Block,
     EquationStage,
     ResidualProblem,
     sensitivity,
@@ -48,6 +45,7 @@ from kanrun.engine.equations.residuals import (
 )
 from kanrun.engine.equations.space import products, split_intervals
 from kanrun.engine.equations.system import Array, System
+from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares import LMPolicy, StoppingCriteria, minimise
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import equally_spaced
@@ -91,8 +89,6 @@ ENOUGH_CHANGE = 1e-9, 1e-6
 SECONDS_OF_STEP = 5e-3
 SECONDS_OF_ENTRY = 1e-8
 SECONDS_OF_PRODUCT = 5e-11
-#: Terms that are added where the sensitivity is measured.
-TERMS_ADDED = 2
 #: Points at which the sensitivity is measured.
 SENSITIVITY_POINTS = 1000
 
@@ -113,35 +109,23 @@ def insert_knots(
     return solution.with_network(KAN.of_layers([moved, *finer]))
 
 
-def polynomial_field(field: Field, terms: int) -> Field:
-    """Return zero times Legendre polynomials of the lowest degrees, on the grids of `field`.
+def with_free_term(field: Field) -> Field:
+    """Return the same function in a separated form with one more term, which is zero times one.
 
-    Residuals are linear in the first factors, so that a step solves a linear equation among all
-    functions sum_r f_r(x_1) P_r(x_2, ...).
+    It adds functions of the first variable, such as a constant, which other terms may have lost.
     """
-    every = itertools.product(range(terms), repeat=len(field.box) - 1)
-    degrees = np.array(sorted(every, key=lambda each: (sum(each), each))[:terms]).T
-    ones = np.ones((field.form.unknowns, terms))
-    factors: list[Factor] = [lambda t: t[:, None, None] * 0 * ones]
-    factors += [
-        lambda t, each=each: legvander(t, terms - 1)[:, None, each] * ones  # type: ignore[misc]
-        for each in degrees
-    ]
-    (layer,) = field.network.edge_layers
-    edges, degree = layer.grid.breakpoints.numpy(), layer.spec.degree
-    return spline_field(field.box, edges, degree, factors, field.sizes)
-
-
-def with_polynomials(field: Field) -> Field:
-    """Return a field in a separated form with `TERMS_ADDED` terms, zero times polynomials."""
-    form, wider = field.form, polynomial_field(field, field.form.terms + TERMS_ADDED)
-    before, after = (
-        each.network.edge_layers[0].coefficients.unflatten(0, (form.unknowns, -1, form.factors))
-        for each in (field, wider)
+    form, (layer,) = replace(field.form, terms=field.form.terms + 1), field.network.edge_layers
+    wider = SplineLayer.on_grid(
+        layer.grid.breakpoints, form.outputs, layer.spec, uniform=layer.uniform
     )
-    with torch.no_grad():
-        after[:, TERMS_ADDED:] = before
-    return wider
+    wider.mask.copy_(form.mask(len(field.box)))
+    after, before = (
+        each.coefficients.detach().unflatten(0, (form.unknowns, -1, form.factors))
+        for each in (wider, layer)
+    )
+    after[:, 0, 1:] = 1.0
+    after[:, 1:] = before
+    return Field(KAN.of_layers([wider]), form, field.box, field.sizes)
 
 
 class NetworkSolver:
@@ -256,8 +240,7 @@ class NetworkSolver:
         """Return `EquationStage.sensitivity` of a stage."""
         field, rows = stage.solution, self.rows
         if field.form.separated:
-            # Directions that the terms may have lost, such as a constant.
-            field = with_polynomials(field)
+            field = with_free_term(field)
         blocks = rows.blocks(field, EQUAL_WEIGHTS, stage.solution)
         problem = ResidualProblem(field, blocks, stage.constants)
         return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
@@ -273,13 +256,8 @@ class NetworkSolver:
         is_small = len(first.get_unknowns()) <= SMALL_NETWORK
         small = not one and not form.separated and is_small
         rounds = policy.rounds_if_small if small else policy.rounds
-        special = list[Field]()
-        if form.separated:
-            special = [polynomial_field(first, form.terms)]
-        if one and first.intervals is not None:
-            special = self._smooth(first)
-        count = RANDOM_IF_SEPARATED if form.separated else rounds[0][0] - len(special)
-        fields = [first, *(self._random() for _ in range(count - 1)), *special]
+        count = RANDOM_IF_SEPARATED if form.separated else rounds[0][0]
+        fields = [first, *(self._random() for _ in range(count - 1))]
         racing = [(0.0, each, self.system.guesses()) for each in fields]
         for kept, steps in rounds:
             stopping = StoppingCriteria(max_steps=steps, rtol=START_RTOL)
@@ -356,23 +334,6 @@ class NetworkSolver:
         )
         factors: list[Factor] = [lambda _: each, lambda _: other, lambda _: np.ones_like(each)]
         return spline_field(box, edges, degree, factors, sizes)
-
-    def _smooth(self, field: Field) -> list[Field]:
-        """Return the smoothest functions that satisfy conditions and observations, in one variable.
-
-        The first minimises derivatives of the equations' order, the second minimises slopes.
-        """
-        policy, found = self.policy, list[Field]()
-        points, shares = self.rows.collocation(field)
-        borders = self.rows.borders(policy.boundary_points, FIRST_WEIGHTS)
-        for order in (self.system.order, 1):
-            relations = self.system.bends(order)
-            bends = [Block("equation", each, points, shares=shares) for each in relations]
-            blocks = [*self.rows.scaled(bends), *borders]
-            problem = ResidualProblem(field, blocks, self.system.guesses())
-            state, _ = minimise(problem, LM, COARSE)
-            found.append(problem.solution(state.unknowns)[0])
-        return found
 
     def with_fitted_grids(self, solution: Field, points: Tensor) -> Field:
         """Return the field with hidden grids that contain its activations.

@@ -18,15 +18,9 @@ from kanrun.engine.equations import (
     OutputForm,
     solve,
 )
-from kanrun.engine.equations.collocation import FIRST_WEIGHTS, Collocation, ConditionWeights
+from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.fields import edges_of
 from kanrun.engine.equations.network_solution import NetworkSolver, insert_knots
-from kanrun.engine.equations.residuals import (
-    ZERO,
-    EquationStage,
-    ResidualProblem,
-    Residuals,
-)
 from kanrun.engine.equations.system import low_discrepancy
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
@@ -176,111 +170,6 @@ def test_conditions_are_measured_between_the_points_of_their_rows(intervals, wav
     trained, _ = block.rows(zero, system.guesses(), jacobian=False)
     assert float(trained.abs().max()) < 1e-12
     assert rows.residuals(zero, system.guesses())[1].rms > 0.3
-
-
-@pytest.mark.parametrize("drawn, size", [(0.0, 0.02), (0.5, 0.1), (1.0, 0.5)])
-def test_random_networks_begin_between_two_sizes(drawn, size, monkeypatch):
-    problem, create = parsed(LINE, "u_x = 1", ["u = 0 at x=0"]), kan(1, intervals=500)
-    solver = NetworkSolver(problem, Ansatz(create, PLAIN, (500,)), SMALL, Generator())
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor(drawn))
-    assert float(solver._random().get_unknowns().std()) == pytest.approx(size, rel=0.15)
-
-
-@pytest.mark.parametrize("variables, smooth", [(LINE, True), ({"x": (0, 1), "y": (0, 1)}, False)])
-def test_smooth_functions_race_in_one_variable(variables, smooth, monkeypatch):
-    problem, called = parsed(variables, "u_x = 1", ["u = 0 at x=0"]), []
-    solver = NetworkSolver(
-        problem, Ansatz(kan(len(variables)), PLAIN, (4,)), SMALL, Generator().manual_seed(0)
-    )
-    monkeypatch.setattr(solver, "_smooth", lambda field: called.append(field) or [])
-    solver.first_guess()
-    assert bool(called) == smooth
-
-
-@pytest.mark.parametrize("intervals, drawn", [(45, 3), (46, 2)])
-def test_more_networks_of_up_to_100_unknowns_race(intervals, drawn, monkeypatch):
-    problem, count = parsed({"x": (0, 1), "y": (0, 1)}, "u_x = 1", ["u = 0 at x=0"]), []
-    policy = replace(SMALL, rounds=((2, 1),), rounds_if_small=((3, 1),))
-    ansatz = Ansatz(kan(2, intervals=intervals), PLAIN, (intervals,))
-    solver = NetworkSolver(problem, ansatz, policy, Generator().manual_seed(0))
-    field = solver._random()
-    monkeypatch.setattr(solver, "_random", lambda: count.append(1) or field)
-    solver.first_guess()
-    assert len(count) == drawn
-
-
-class Losses(ResidualProblem):
-    """Parts of an objective by kind."""
-
-    def __init__(self, **losses):
-        self.losses = losses
-
-    def loss(self, unknowns, kind):
-        return self.losses[kind]
-
-
-def weights_after(*losses, weights=FIRST_WEIGHTS):
-    """Return the weights after grids with these losses of equation, conditions and observations."""
-    found = ConditionWeights()
-    found.present = weights
-    for equation, condition, data in losses:
-        found.follow(Losses(equation=equation, condition=condition, data=data), ZERO)
-    return found.present
-
-
-@pytest.mark.parametrize(
-    "losses, start, expected",
-    [
-        ([(1.0, 1.0, 0.9)], (100.0, 100.0), (1e3, 100.0)),
-        ([(1.0, 1.0, 1.1)], (5e5, 100.0), (1e6, 10.0)),
-        ([(1.0, 1.0, 1.1)], (1e6, 0.05), (1e6, 0.01)),
-        # Incompatible: above ten times the equation, and rising; the weight stays from then on.
-        ([(1.0, 10.9, 0.0), (1.0, 11.0, 0.0), (1.0, 1.0, 0.0)], (100.0, 1.0), (100.0, 1.0)),
-        ([(1.0, 11.0, 0.0), (1.0, 10.9, 0.0)], (100.0, 1.0), (1e4, 1.0)),
-        ([(1.0, 9.8, 0.0), (1.0, 9.9, 0.0)], (100.0, 1.0), (1e4, 1.0)),
-        ([(1.0, 11.0, 0.0), (1.0, 12.0, 0.0)], (1e3, 1.0), (1e3, 1.0)),
-    ],
-)
-def test_weights_of_conditions_grow_unless_they_are_incompatible(losses, start, expected):
-    assert weights_after(*losses, weights=start) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(
-    "rms, data, change, more, expected",
-    [
-        (float("inf"), 0.0, None, {}, True),
-        (1e-9, 0.0, None, {}, False),
-        # Noise: below a quarter of the misfit, and no change above 1e-3.
-        (0.24, 1.0, 0.9e-3, {}, True),
-        (0.26, 1.0, 0.9e-3, {}, False),
-        (0.24, 1.0, 1.1e-3, {}, False),
-        # A grid that was not planned must change the solution.
-        (1.0, 0.0, 0.9e-9, {"grows": True}, True),
-        (1.0, 0.0, 1.1e-9, {"grows": True}, False),
-        (1.0, 0.0, 0.9e-6, {"grows": True, "variables": 2}, True),
-        (1.0, 0.0, 1.1e-6, {"grows": True, "variables": 2}, False),
-        (1.0, 0.0, 0.9e-9, {}, False),
-    ],
-)
-def test_no_grid_follows_where_none_is_worth_it(rms, data, change, more, expected):
-    variables = {"x": (0, 1), "t": (0, 1)} if more.pop("variables", 1) > 1 else LINE
-    problem, residuals = parsed(variables, "u_x = 1", ["u = 0 at x=0"]), Residuals(rms, rms, ())
-    ansatz = Ansatz(kan(len(problem.box)), PLAIN, (4, 8), **more)
-    solver = NetworkSolver(problem, ansatz, SMALL, Generator())
-    stage = EquationStage(
-        intervals=4,
-        solution=solver._random(),
-        unknowns=1,
-        steps=1,
-        objective=1.0,
-        equation=residuals,
-        conditions=residuals,
-        change=change,
-        seconds=0.0,
-        points=ZERO,
-        data=data,
-    )
-    assert solver._is_enough(stage) == expected
 
 
 def test_half_of_the_points_follow_breakpoints_within_the_box():
