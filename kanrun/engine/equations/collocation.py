@@ -36,6 +36,8 @@ SIZE_POINTS, UNIT_POINTS = 60, 256
 #: Networks have no collocation points within this distance of an incompatible corner, relative to
 #: the box: the solution has infinite derivatives there, which would spoil the rest of it.
 CORNER_RADIUS = 0.1
+#: Given values below this fraction of the sources of the equations count as zero.
+VANISHING = 1e-12
 #: Changes of an unknown below this fraction of its estimated size do not count.
 NEGLIGIBLE = 1e-6
 #: Weights of conditions and observations where residuals are compared with those of equations.
@@ -89,21 +91,24 @@ class Collocation:
         self.inside, self.candidates, self.unseen = drawn
         self.added = system.box.new_zeros(0, len(system.box))
         self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
-        # Observations and conditions tell the sizes; if those are zero, the sources of equations.
-        sizes = torch.zeros_like(self.sizes)
-        borders, inside = self.borders(SIZE_POINTS, EQUAL_WEIGHTS), self.points(self.unseen)
-        for blocks in (borders, self.equations(inside)):
-            for block in (each for each in blocks if each.partner is None):
-                derivatives = block.relation.derivatives
-                zeros = block.points.new_zeros(len(block.points), len(derivatives))
-                arguments = arguments_of(block.points, zeros, system.guesses())
-                residual = torch.as_tensor(block.relation.residual(arguments)).nan_to_num()
-                if (largest := float((residual - block.target).abs().max())) > 0:
-                    unknowns = [each.unknown for each in derivatives]
-                    sizes[unknowns] = sizes[unknowns].clamp(min=largest / block.unit)
-            if bool((sizes > 0).any()):
-                break
+        # Observations and conditions tell the sizes; if those vanish, the sources of equations.
+        given = self._largest(self.borders(SIZE_POINTS, EQUAL_WEIGHTS))
+        sources = self._largest(self.equations(self.points(self.unseen)))
+        sizes = given if float(given.max()) > VANISHING * float(sources.max()) else sources
         self.sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
+
+    def _largest(self, blocks: Sequence[Block]) -> Tensor:
+        """Return the sizes of the unknowns from values that blocks give, 0 where none does."""
+        sizes = torch.zeros_like(self.sizes)
+        for block in (each for each in blocks if each.partner is None):
+            derivatives = block.relation.derivatives
+            zeros = block.points.new_zeros(len(block.points), len(derivatives))
+            arguments = arguments_of(block.points, zeros, self.system.guesses())
+            residual = torch.as_tensor(block.relation.residual(arguments)).nan_to_num()
+            if (largest := float((residual - block.target).abs().max())) > 0:
+                unknowns = [each.unknown for each in derivatives]
+                sizes[unknowns] = sizes[unknowns].clamp(min=largest / block.unit)
+        return sizes
 
     def points(self, seed: int, count: int | None = None, solution: Field | None = None) -> Tensor:
         """Return about `count` points (default: `test_points`), half of them following the knots.
