@@ -109,6 +109,7 @@ class TableFitting:
             summary,
             seed,
             errors=whole.error_quantiles(dataset.train.y, error_levels()),
+            widening=fitted.widening(),
             gaps=gaps_of(dataset.train.x),
             family=whole.family if family.has_link and not family.classes else None,
         )

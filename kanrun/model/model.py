@@ -16,7 +16,8 @@ from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
 from kanrun.model.effects import partial_dependence
 from kanrun.model.prediction import (
     Array,
-    count_out_of_range,
+    count_departures,
+    departures,
     derivative_values,
     in_units,
     interval_bounds,
@@ -79,7 +80,7 @@ class Model(TrainedNetwork):
         """
         rows, single = input_rows(x, self.inputs, self.code)
         raw = network_outputs(self, rows)
-        if found := range_warnings(self, count_out_of_range(self, rows, raw)):
+        if found := range_warnings(self, count_departures(departures(self, rows, raw), len(rows))):
             warnings.warn("; ".join(found), UserWarning, stacklevel=2)
         values = in_units(self, raw)
         return values[0] if single else values
@@ -120,7 +121,7 @@ class Model(TrainedNetwork):
             UsageError: If the model stores no held-out errors, or `level` is out of range.
         """
         rows, single = input_rows(x, self.inputs, self.code)
-        low, high = interval_bounds(self, network_outputs(self, rows), level)
+        low, high = interval_bounds(self, rows, network_outputs(self, rows), level)
         return (low[0], high[0]) if single else (low, high)
 
     def quantile(self, x: Data, probability: float) -> Array:
@@ -137,7 +138,7 @@ class Model(TrainedNetwork):
             UsageError: If the model stores no held-out errors, or `probability` is out of range.
         """
         rows, single = input_rows(x, self.inputs, self.code)
-        found = quantile_values(self, network_outputs(self, rows), probability)
+        found = quantile_values(self, rows, network_outputs(self, rows), probability)
         return found[0] if single else found
 
     def score(self, x: Data, y: Data) -> float:

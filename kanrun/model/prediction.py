@@ -29,15 +29,17 @@ from kanrun.targets import (
     is_parquet,
     read_inputs,
 )
-from kanrun.targets.encoding import unknown_levels
+from kanrun.targets.encoding import OTHERS, unknown_levels
 from kanrun.targets.table_files import check_columns
 from kanrun.targets.table_output import table_writer
-from kanrun.targets.table_text import is_missing, read_numbers
+from kanrun.targets.table_text import is_missing, read_numbers, text_of
 
 Array = NDArray[np.float64]
 #: Standard deviation of the noise on logits that formulas are fitted to: a probability changes by
 #: at most 0.075 then.
 LOGIT_NOISE = 0.3
+#: Probabilities of a normal distribution one standard deviation below and above its mean.
+ONE_DEVIATION = (0.1587, 0.8413)
 
 
 def in_numpy(tensor: torch.Tensor) -> Array:
@@ -117,8 +119,12 @@ def error_levels(count: int = 199) -> Array:
     return np.linspace(0.005, 0.995, count)
 
 
-def quantile_values(model: TrainedNetwork, raw: Array, probability: float) -> Array:
-    """Return the outputs (samples, outputs) that are not exceeded with this probability."""
+def quantile_values(model: TrainedNetwork, x: Array, raw: Array, probability: float) -> Array:
+    """Return the outputs (samples, outputs) that are not exceeded with this probability.
+
+    Errors are those of held-out rows. Outside the training range they have a further variance, see
+    `TrainedNetwork.widening`.
+    """
     if model.errors is None:
         raise UsageError(
             "this model stores no held-out errors, so it has no intervals and quantiles. "
@@ -130,42 +136,66 @@ def quantile_values(model: TrainedNetwork, raw: Array, probability: float) -> Ar
             f"the probability {probability:g} of a quantile must be from {levels[0]:g} to "
             f"{levels[-1]:g}."
         )
-    errors = np.zeros_like(raw)
-    for o, (middles, *quantiles) in enumerate(model.errors.swapaxes(1, 2)):
-        at = [np.interp(probability, levels, each) for each in np.transpose(quantiles)]
-        errors[:, o] = np.interp(raw[:, o], middles, at)
+    errors = _error_quantile(model.errors, raw, probability)
     if model.family:
         return model.family.quantile(errors, model.output_scaling.invert(raw))
+    if model.widening is not None:
+        low, high = (_error_quantile(model.errors, raw, p) for p in ONE_DEVIATION)
+        deviation = np.maximum((high - low) / 2, np.finfo(float).tiny)
+        variance = _variance_outside(model.domain, model.widening, x)
+        errors *= np.sqrt(1 + variance / deviation**2)
     return model.output_scaling.invert(raw + errors)
 
 
-def interval_bounds(model: TrainedNetwork, raw: Array, level: float) -> tuple[Array, Array]:
+def _error_quantile(errors: Array, raw: Array, probability: float) -> Array:
+    """Return this quantile of the errors of held-out rows at predictions `raw`."""
+    levels, found = error_levels(errors.shape[2] - 1), np.zeros_like(raw)
+    for o, (middles, *quantiles) in enumerate(errors.swapaxes(1, 2)):
+        at = [np.interp(probability, levels, each) for each in np.transpose(quantiles)]
+        found[:, o] = np.interp(raw[:, o], middles, at)
+    return found
+
+
+def _variance_outside(domain: Array, widening: Array, x: Array) -> Array:
+    """Return the variance (samples, outputs) due to inputs that lie outside the training range."""
+    low, high = domain.T
+    beyond = np.maximum([low - x, x - high], 0) / np.where(high > low, high - low, 1.0)
+    return np.asarray(np.einsum("sni,sio->no", beyond**2, widening**2))
+
+
+def interval_bounds(
+    model: TrainedNetwork, x: Array, raw: Array, level: float
+) -> tuple[Array, Array]:
     """Return lower and upper bounds (samples, outputs) of the prediction interval. See `Model`."""
     widest = float(np.ptp(error_levels()))
     if model.errors is not None and not 0 < level <= widest:
         raise UsageError(f"level={level} of an interval must be above 0 and at most {widest:g}.")
-    low, high = (quantile_values(model, raw, (1 + side * level) / 2) for side in (-1, 1))
+    low, high = (quantile_values(model, x, raw, (1 + side * level) / 2) for side in (-1, 1))
     return low, high
 
 
-def count_out_of_range(model: TrainedNetwork, x: Array, raw: Array) -> Counter[Any]:
-    """Count all samples, those outside the training range or in a gap of it, and clipped ones.
+def departures(model: TrainedNetwork, x: Array, raw: Array) -> dict[Any, NDArray[np.bool_]]:
+    """Return which samples leave what the model was trained on, by the way in which they do.
 
-    The keys are "samples", ("outside", j) and ("gap", j) for input j, and "clipped" for predictions
-    that were clipped to the allowed range.
+    The keys are ("outside", j) and ("gap", j) for input j, and "clipped" for predictions that were
+    clipped to the allowed range; the values have the shape (samples,).
     """
     low, high = model.domain.T
-    counts = Counter[Any]({"samples": len(x)})
-    for j, outside in enumerate(((x < low) | (x > high)).sum(0)):
-        counts["outside", j] = int(outside)
+    outside = (x < low) | (x > high)
+    found: dict[Any, NDArray[np.bool_]] = {("outside", j): each for j, each in enumerate(outside.T)}
     for j, gaps in enumerate(model.gaps):
-        inside = (((x[:, j] > first) & (x[:, j] < last)).sum() for first, last in gaps)
-        counts["gap", j] = int(sum(inside))
+        inside = [(x[:, j] > first) & (x[:, j] < last) for first, last in gaps]
+        found["gap", j] = np.any(inside, axis=0) if inside else np.zeros(len(x), bool)
     scaling = model.output_scaling
     if not model.classes and isinstance(scaling, PiecewiseScaling):
         low, high = np.transpose([(values[0], values[-1]) for values in scaling.values])
-        counts["clipped"] = int(((raw < low) | (raw > high)).any(1).sum())
-    return counts
+        found["clipped"] = ((raw < low) | (raw > high)).any(1)
+    return found
+
+
+def count_departures(found: dict[Any, NDArray[np.bool_]], samples: int) -> Counter[Any]:
+    """Return the number of samples of each of the `departures`, and of all as "samples"."""
+    return Counter({"samples": samples} | {key: int(each.sum()) for key, each in found.items()})
 
 
 def range_warnings(model: TrainedNetwork, counts: Counter[Any]) -> list[str]:
@@ -270,7 +300,8 @@ def predict_table(
 
     The file keeps all columns and adds one per output, in the units of training; a classifier adds
     the label and one column of probabilities per class. An added column whose name is taken is
-    called `prediction:NAME`.
+    called `prediction:NAME`. The column `outside` names what of a row lies outside the training
+    data: inputs outside their range or in gaps of it, unseen levels, and clipped predictions.
 
     Cells that a spreadsheet would run are counted in a warning, unless they are marked. Rows
     outside the trained range or in gaps of it are predicted and counted in a warning. Raises
@@ -293,8 +324,11 @@ def predict_table(
             block: dict[str, Any] = {name: part[name].to_numpy() for name in columns}
             x, new = _inputs(model, source, block, row)
             raw = network_outputs(model, x)
-            counts, unknown = counts + count_out_of_range(model, x, raw), unknown + new
-            for name, values in _added(model, x, raw, row, options).items():
+            left = departures(model, x, raw)
+            counts, unknown = counts + count_departures(left, len(x)), unknown + new
+            added = _added(model, x, raw, row, options)
+            added["outside"] = _named(model, left, block)
+            for name, values in added.items():
                 block[f"prediction:{name}" if name in columns else name] = values
             if not binary:
                 formulas += sum(map(formulas_in, block.values()))
@@ -330,6 +364,28 @@ def _inputs(
     return x, Counter()
 
 
+def _named(
+    model: TrainedNetwork, left: dict[Any, NDArray[np.bool_]], block: dict[str, Any]
+) -> NDArray[Any]:
+    """Return for each row what it leaves of the training data, "" for nothing."""
+    columns = model.code.columns if model.code else ()
+    places: dict[str, NDArray[np.bool_]] = {}
+    for key, rows in left.items():
+        name = key if key == "clipped" else model.inputs[key[1]]
+        places[f"{name} in a gap" if key[0] == "gap" else name] = rows
+    for column in columns:
+        if column.levels is not None:
+            known = {*column.level_names} - {OTHERS}
+            texts = map(text_of, block[column.name])
+            places[f"{column.name} unseen"] = np.array([text not in known for text in texts])
+            for name in column.features:
+                places.pop(name)
+    found = np.full(len(next(iter(places.values()))), "", dtype=object)
+    for name, rows in places.items():
+        found[rows] = [f"{text}, {name}" if text else name for text in found[rows]]
+    return found
+
+
 def _added(
     model: TrainedNetwork, x: Array, raw: Array, row: int, options: PredictionOptions
 ) -> dict[str, NDArray[Any]]:
@@ -346,11 +402,11 @@ def _added(
     prefix = "probability:" if model.classes else ""
     added |= {f"{prefix}{name}": values[:, o] for o, name in enumerate(names)}
     if options.level is not None:
-        low, high = interval_bounds(model, raw, options.level)
+        low, high = interval_bounds(model, x, raw, options.level)
         for o, name in enumerate(names):
             added |= {f"lower:{name}": low[:, o], f"upper:{name}": high[:, o]}
     for p in options.quantiles:
-        bounds = quantile_values(model, raw, p)
+        bounds = quantile_values(model, x, raw, p)
         added |= {f"quantile {p:g}:{name}": bounds[:, o] for o, name in enumerate(names)}
     added |= {name: derivative_values(model, name, x) for name in options.derivatives}
     if options.explain:

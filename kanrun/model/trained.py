@@ -29,6 +29,9 @@ class TrainedNetwork:
         code: Encoding of the columns of a table, if they are not plain numbers.
         errors: Quantiles of held-out errors in the units of the network, shape (outputs, bins,
             1 + levels); normal scores if there is a family.
+        widening: Standard deviation of an output about its prediction if an input lies outside its
+            training range by the size of this range, below it and above it, in the units of the
+            network, shape (2, inputs, outputs). It grows in proportion to the distance.
         gaps: Intervals of each input inside the training range without data, shape (gaps, 2).
         family: Distribution of outputs that are not plain numbers, such as counts, else None.
         tables: Tables that the training recorded.
@@ -45,6 +48,7 @@ class TrainedNetwork:
     seed: int = 0
     code: TableCode | None = None
     errors: Array | None = None
+    widening: Array | None = None
     gaps: tuple[Array, ...] = ()
     family: Family | None = None
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, repr=False)

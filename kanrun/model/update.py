@@ -21,7 +21,8 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
 from kanrun.model.prediction import (
-    count_out_of_range,
+    count_departures,
+    departures,
     label_text,
     network_outputs,
     range_warnings,
@@ -57,8 +58,8 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
             f"The network has {unknowns} unknowns, which {len(known)} remembered and {len(rows)} "
             "new rows do not determine. Fit a smaller one, such as model=kan hidden=[3]."
         )
-    counted = count_out_of_range(model, rows, network_outputs(model, rows))
-    if found := range_warnings(model, counted):
+    left = departures(model, rows, network_outputs(model, rows))
+    if found := range_warnings(model, count_departures(left, len(rows))):
         warnings.warn("; ".join(found), UserWarning, stacklevel=3)
     _train(network, given, torch.as_tensor(model.input_scaling.apply(known)), counts, model.classes)
     ends = [model.domain[:, 0], model.domain[:, 1], *rows]
@@ -69,6 +70,7 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
         network=network.to(next(model.network.parameters()).dtype),
         domain=np.stack([np.min(ends, 0), np.max(ends, 0)], 1),
         errors=None,
+        widening=None,
         gaps=tuple(
             np.array([gap for gap in gaps if not ((gap[0] < at) & (at < gap[1])).any()])
             for gaps, at in zip(model.gaps, rows.T, strict=False)

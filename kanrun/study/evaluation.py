@@ -170,7 +170,7 @@ def model_records(
 
     Predictions are made on the points of each split and, for up to two inputs, on a grid. The name
     of the checkpoint consists of target, shape, number of training points and seed. `learned` holds
-    further fields of `Model`: errors, gaps and family.
+    further fields of `Model`: errors, widening, gaps and family.
     """
     model, dataset = model_of(network, problem, seed, **learned), problem.dataset
     parts: list[tuple[str, Array, Array]] = [

@@ -58,6 +58,7 @@ def test_blocks_give_the_same_as_the_whole(tmp_path, fitted):
     pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
     assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
     assert_allclose(out["upper:y"], fitted.interval(data, 0.9)[1][:, 0], rtol=1e-12)
+    assert out["outside"].dropna().to_dict() == {3: "a in a gap", 29: "a"}
     assert any(
         "3.3% of the rows have a outside the training range" in sentence for sentence in said
     )
@@ -65,6 +66,25 @@ def test_blocks_give_the_same_as_the_whole(tmp_path, fitted):
         "3.3% of the rows have a in a gap of the training data, such as" in sentence
         for sentence in said
     )
+
+
+def test_intervals_widen_outside_the_training_range(fitted):
+    widths = [np.ptp(fitted.interval([a, 0.5], 0.9)) for a in (2.5, 3.0, 3.3, 3.6, 6.0)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.3)
+    assert widths[1] < widths[2] < widths[3] < widths[4]
+    assert widths[4] > 1.1 * widths[1]
+
+
+def test_levels_that_no_training_row_has_are_outside(tmp_path):
+    rng = np.random.default_rng(0)
+    city = rng.choice(["Bonn", "Kiel", "Ulm"], 60)
+    y = 3.0 * (city == "Ulm") + 0.1 * rng.normal(size=60)
+    model = fit(pd.DataFrame({"city": city, "a": rng.uniform(size=60)}), y)
+    new = pd.DataFrame({"city": ["Bonn", "Kiel", "Ulm", "Rom"], "a": [0.5, 0.5, 0.5, -1.0]})
+    new.to_csv(tmp_path / "new.csv", index=False)
+    predict_table(model, tmp_path / "new.csv", tmp_path / "out.csv")
+    out = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert [*out["outside"]] == ["", "", "", "a, city unseen"]
 
 
 def test_types_come_back_from_parquet(fitted, tmp_path):

@@ -172,8 +172,7 @@ def _contrasts(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray
 
 def _mean_latent(fit: LatentFit, rows: RowInputs) -> ndarray:
     """Return the mean of each latent function over scores `rows`, shape (outputs,)."""
-    radial = fit.centres.features(fit.encoder.radial(rows))
-    features = np.concatenate([fit.encoder.functions(rows), radial], 1)
+    features = fit.features(rows)
     return np.array([fit.factor * each.latent(features).mean() for each in fit.outputs])
 
 
@@ -269,8 +268,7 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     """
     fit = model.fit
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    radial = fit.centres.features(fit.encoder.radial(rows))
-    features = np.concatenate([fit.encoder.functions(rows), radial], 1)
+    features = fit.features(rows)
     whole = np.stack([fit.factor * each.latent(features) for each in fit.outputs], 1)
     whole = whole - whole.mean(0)
     size = np.abs(whole).max() or 1.0  # squares in other units may overflow

@@ -136,8 +136,8 @@ class _Problem:
             replace(old, y=new.y, weights=weights)
             for old, new in zip(likelihoods, self._likelihoods(points), strict=True)
         ]
-        local = centres.features(encoder.radial(u))
-        features = np.concatenate([encoder.functions(u), local], 1)
+        radial = centres.features(encoder.radial(u))
+        features = np.concatenate([encoder.functions(u), radial], 1)
         prior, variances = np.ones(features.shape[1]), (kernel.curves, kernel.lines)
         prior[: len(encoder.basis.column)] = np.maximum(variances, _ABSENT)[
             encoder.is_line.astype(int)

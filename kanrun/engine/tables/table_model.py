@@ -22,7 +22,14 @@ from kanrun.engine.tables.evidence import EvidenceRows
 from kanrun.engine.tables.folds import Folds
 from kanrun.engine.tables.kernel import Centres, Kernel
 from kanrun.engine.tables.posterior import Posterior
-from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs, blocks
+from kanrun.engine.tables.reduced_basis import (
+    PerRow,
+    RowInputs,
+    RowOutputs,
+    blocks,
+    has_two_values,
+    spaced,
+)
 from kanrun.engine.tables.scores import (
     error_quantiles,
     link_map,
@@ -31,6 +38,8 @@ from kanrun.points import Family, PiecewiseScaling
 
 #: Factor by which exposures may leave those of the training rows.
 _EXPOSURE_ROOM = 1e3
+#: Rows over which the widening of intervals outside the training range is averaged.
+_WIDENING_ROWS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +105,11 @@ class LatentFit:
             radial = self.kernel.radial(self.encoder.radial(u[part]), self.centres.inputs)
             found[part] += radial @ heights
         return np.asarray(self.factor * (found + [each.level for each in self.outputs]))
+
+    def features(self, u: RowInputs) -> ndarray:
+        """Return functions and features of the radial parts at scores u, shape (rows, features)."""
+        radial = self.centres.features(self.encoder.radial(u))
+        return np.concatenate([self.encoder.functions(u), radial], 1)
 
     @property
     def kind(self) -> str:
@@ -216,6 +230,34 @@ class TableModel:
         stretched = np.clip(0.5 + (levels - 0.5) * (count + 1) / count, 0, 1)
         pairs = zip(predicted.T, errors.T, strict=True)
         return np.stack([error_quantiles(*pair, stretched) for pair in pairs])
+
+    def widening(self) -> ndarray | None:
+        """Return standard deviations of outputs about predictions one range beyond the rows.
+
+        An input lies below (first) or above its training range by the size of this range; the shape
+        is (2, inputs, outputs), in the network's units. They are those of the change of the latent
+        function over this distance, given the kernel, and of what the prediction leaves out of it
+        since it continues only a little. None for classes and outputs with a link.
+        """
+        if self.outputs is None or self.family.has_link:
+            return None
+        u, fit, found = self.u, self.fit, np.zeros((2, self.u.shape[1], len(self.fit.outputs)))
+        rows, low, high = u[spaced(len(u), _WIDENING_ROWS)], u.min(0), u.max(0)
+        for j in np.flatnonzero((high > low) & ~has_two_values(u)):
+            ends, size = fit.encoder.inputs.values[j][[0, -1]], high[j] - low[j]
+            for side, (end, far) in enumerate([(low[j], low[j] - size), (high[j], high[j] + size)]):
+                inside, beyond, held = (
+                    np.where(np.arange(u.shape[1]) == j, score, rows)
+                    for score in (end, far, np.clip(far, *ends))
+                )
+                features = fit.features(beyond)
+                change = features - fit.features(inside)
+                radial = features[:, len(fit.encoder.basis.column) :]
+                unknown = np.maximum(fit.kernel.radial_variance - (radial**2).sum(1), 0.0)
+                variances = [each.spread(change) + each.scale * unknown for each in fit.outputs]
+                missed = fit.at_scores(beyond) - fit.at_scores(held)
+                found[side, j] = np.sqrt((np.stack(variances, 1) + missed**2).mean(0))
+        return found
 
     def repeated(self, place: Int[ndarray, " rows"]) -> TableModel:
         """Return the model of rows that are copies of the training rows in these places."""
