@@ -36,7 +36,7 @@ SEARCH = 3
 
 @dataclass
 class CaseSettings:
-    """An entry of `cases`."""
+    """Settings of one case, an entry of the setting `cases`."""
 
     target: Annotated[dict[str, Any], "what is learned, such as {kind: named, name: product}"] = (
         MISSING
@@ -102,12 +102,12 @@ def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: list[int]) -> K
 
 
 def schedule_text(grid: Sequence[int]) -> str:
-    """Return the schedule as text, as 5,10,20."""
+    """Return a schedule of grids as text, such as 5,10,20."""
     return ",".join(map(str, grid))
 
 
 def kan_name(case: Case, model: KANConfig) -> str:
-    """Return a KAN's shape and grids."""
+    """Return the name of a KAN in tables: its shape and its grids."""
     assert isinstance(model.intervals, list)  # an invariant of `kan_settings`
     return f"[{schedule_text(case.problem.shape_of(model))}] G = {schedule_text(model.intervals)}"
 

@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no grid update": {"update_grid": False},
     "no tricks": {"base": "zero", "update_grid": False},
 }
-#: Variants without initial scales, which are no setting.
+#: Variants that start from unscaled parameters, for which there is no setting.
 UNSCALED = {"no initial scales", "no tricks"}
 FIGURES = ("variants",)
 

@@ -47,10 +47,10 @@ WIDTHS = (4, 8, 16, 32)
 DEPTHS = (2, 4, 8)
 #: Intervals of the KANs among them; None stands for an MLP.
 GRIDS = (None, 5, 10, 20, 40)
-#: Largest difference of a measured exponent of growth from its law. The lecture's laws omit biases
-#: and scales, which are less than this fraction at 16 nodes or 20 functions per edge.
+#: Largest accepted difference between a measured exponent of growth and its law. The lecture's laws
+#: omit biases and scales, which are less than this fraction at 16 nodes or 20 functions per edge.
 GROWTH_TOLERANCE = 0.1
-#: Model and column of each law of growth, its power, and what the column is.
+#: Growth laws: the model, the column that grows, its power, and a description of the column.
 LAWS = (
     ("mlp", "width", 2, "an MLP grow with N nodes a layer"),
     ("mlp", "depth", 1, "an MLP grow with L layers"),
@@ -157,7 +157,7 @@ def growth_rows() -> Iterator[Row]:
 
 
 def claims(tables: Tables) -> Claims:
-    """Claim who wins at equal size, and the growth laws."""
+    """Return the claims on which network has the lower error, and on how parameters grow."""
     summary = tables["summary"]
     match = summary["match"].iloc[0]
     if isinstance(match, str):

@@ -27,7 +27,7 @@ STEPS = 100
 EXACT = 1e-12
 #: Largest relative difference from least squares of a converged iteration.
 SOLVED = 1e-8
-#: Column of each difference, what it shows, and its bound.
+#: For each column of differences: a description, and the bound of its claim.
 LINEAR = {
     "from_least_squares": ("is ordinary least squares", SOLVED),
     "from_product": ("is the product of its matrices", EXACT),

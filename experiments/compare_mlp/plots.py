@@ -29,13 +29,14 @@ from kanrun.study.suite import exponent
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
 SIZES = {"parameters": "parameters", "flops": "FLOPs per sample", "seconds": "seconds of training"}
-#: Column and label of what parameters grow with, and the power that the lecture states.
+#: Quantities that the number of parameters grows with: column, label, and the power that the
+#: lecture states.
 LAWS = {"width": ("nodes N", 2), "depth": ("layers L", 1), "functions": ("G + k", 1)}
 DIFFERENCES = {
     "from_least_squares": "from ordinary least squares",
     "from_product": "from the product of the matrices",
 }
-#: Number of sizes from which on an exponent is shown.
+#: Smallest number of sizes for which an exponent is shown.
 MIN_SIZES = 3
 #: Sizes nearer to each other than this factor count as one.
 ONE_SIZE = 1.4
@@ -112,7 +113,7 @@ def scaling(summary: DataFrame) -> Figure:
 
 
 def along(growth: DataFrame, name: str) -> DataFrame:
-    """Return the sizes that differ in `name` alone, the largest in what else they grow with."""
+    """Return rows that differ only in `name`; the other sizes are the largest that occur."""
     others = growth[list({"width", "depth", "functions"} - {name})]
     return growth[(others.isna() | (others == others.max())).all(axis=1)]
 

@@ -12,8 +12,8 @@ from kanrun.study import Cell, Claims, Tables
 
 from .cases import Case, model_of, result, train
 
-#: Largest number of solver steps of an MLP. The universal approximation theorem is about the best
-#: weights, not about those that are found soon.
+#: Largest number of solver steps of an MLP. It is large because the universal approximation theorem
+#: is about the best possible weights.
 STEPS = 300
 FIGURES = ("widths",)
 
@@ -41,9 +41,9 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
 
 
 def claims(tables: Tables) -> Claims:
-    """Claim that some width reaches each error.
+    """Claim that networks of some width reach each of the wanted errors.
 
-    The best seed decides, since the theorem says that weights exist.
+    The seed with the lowest error decides, since the theorem states that suitable weights exist.
     """
     keys = ["target", "activation", "wanted"]
     best = tables["reached"].groupby([*keys, "width"], sort=False)["relative_error"].min()

@@ -31,7 +31,7 @@ class Verdict:
 
     @property
     def winner(self) -> str:
-        """Winner of MLP's error over KAN's, in words."""
+        """Which network wins, in words, if the ratio is the MLP's error over the KAN's."""
         if not np.isfinite([self.ratio, self.low]).all():
             return "undecided, an error is not finite" if self.seeds > 1 else "undecided"
         if self.above:
@@ -66,9 +66,10 @@ def judge(logs: Array) -> Verdict:
 
 
 def log_ratios(errors: pd.Series, others: pd.Series) -> Array:
-    """Return log10(errors / others) by seed and pair, which index both; shape (seeds, pairs).
+    """Return log10 of the ratios of errors, shape (seeds, pairs).
 
-    Seeds that lack a pair are left out; NaN stays.
+    `errors` and `others` are indexed by seed and pair. Seeds without all pairs are left out; NaN is
+    kept.
     """
     both = errors.index.intersection(others.index)
     smallest = np.finfo(float).tiny

@@ -20,9 +20,9 @@ from kanrun.study.suite import (
 
 #: Largest forgetting of a KAN of one edge, in units of the peaks' height: a quarter of its error.
 MAX_KAN_FORGETTING = 1e-6
-#: Smallest forgetting that counts as forgetting, in units of the peaks' height, by the role.
+#: Smallest value that counts as forgetting, in units of the peaks' height, for KANs and MLPs.
 MIN_FORGETTING = {"kan": 1e-2, "mlp": 1e-1}
-#: Required is an error of 4.1e-6 with the best spline's being 4.01e-6: this many times it.
+#: Largest accepted ratio of the error to that of the best spline; 4.1e-6 and 4.01e-6 were measured.
 NEAR_BEST = 1.02
 #: Errors count up to the peaks' height: there is no more to forget.
 HEIGHT = 1.0
@@ -44,11 +44,12 @@ BOUNDS: dict[Any, tuple[float, ...]] = {
 KEEPS_MLP = ("replay", "rehearse")
 #: Smallest RMSE on everything of MLPs with other memories: half of the lowest one measured (0.12).
 MIN_UNKEPT_ERROR = 0.05
-#: Phases that overlap differ by the spline's own error there: they forget at most this many times
-#: the best spline's error on everything. Measured are 6.1, 3.8 and 3.5 with G = 200, 400, 800.
+#: Largest accepted forgetting of phases that overlap, in units of the best spline's error: in the
+#: overlap they differ by the spline's own error. Measured are 6.1, 3.8 and 3.5 with G = 200, 400
+#: and 800.
 OVERLAPPING = 10.0
-#: Required of every fitted order: this near the theory's, G^-(k + 1) (de Boor, A Practical Guide to
-#: Splines, ch. XII).
+#: Largest accepted difference between a fitted order of convergence and its theoretical value, -(k
+#: + 1) (de Boor, A Practical Guide to Splines, ch. XII).
 ORDER = 0.3
 RUNS = "trainings"  # several of them may share a seed
 
@@ -116,7 +117,7 @@ def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
     if memory == "none" or not len(bare):
         return
     if role == "mlp" and memory not in KEEPS_MLP:
-        # The importance of weights either lets it forget or keeps it from learning.
+        # If the weights are tied firmly, the network cannot learn; if loosely, it forgets.
         sentence = f"{name}: does not both keep and learn the phases (RMSE on everything)"
         yield claim_at_least(sentence, some["rmse"], MIN_UNKEPT_ERROR, of=RUNS)
         return
@@ -140,9 +141,9 @@ def _overlap(rows: pd.DataFrame) -> Claims:
     plain = rows[(rows["role"] == "local kan") & (rows["memory"] == "none")]
     most = plain[(plain["overlap"] > 0) & (plain["overlap"] == plain["overlap"].max())]
     if most["intervals"].nunique() > 1:
-        # A phase that ends inside another one's peak sees its last basis functions in part, and
-        # fits them to the spline's own error there: what is forgotten falls with the grid as that
-        # error.
+        # A phase that ends inside another one's peak determines its last basis functions only in
+        # part. They are wrong by the spline's own error there, so the forgetting decreases with the
+        # grid as that error does.
         reach, slopes = _slopes(most, "worst_forgetting")
         sentence = (
             f"what overlapping phases forget falls at least as the spline's error, {reach} "

@@ -36,8 +36,8 @@ from kanrun.study.suite import typed
 #: new phase. Higher weights forget less and learn less. Chosen on five peaks with three seeds: a
 #: [1, 5, 5, 1] KAN ends with an RMSE of 1e-3 to 3e-3.
 WEIGHT = 1e2
-#: Weight of the numbers that the unknowns have when a phase begins. With a lower one, steps are
-#: longer than the curvature holds for.
+#: Weight that ties the unknowns to their values at the beginning of a phase. With a lower weight,
+#: steps leave the region in which the curvature is accurate.
 TIE = 1e-4
 #: Weight of what hidden layers compute, relative to outputs. Without it, the KAN above ends with an
 #: RMSE of 5e-3 to 2e-2 (weight 1000) or 3e-2 to 4e-2.
@@ -54,7 +54,7 @@ def evenly_chosen(phase: Samples, count: int) -> Samples:
 
 @dataclass
 class Memory:
-    """A memory that keeps nothing; `kept` is the additional state of other memories."""
+    """A memory that stores nothing. Other memories derive from it and store `kept`."""
 
     kept: list[Tensor] = field(default_factory=list, kw_only=True)
 
@@ -73,7 +73,7 @@ class Replay(Memory):
     points: int
 
     def with_past(self, samples: Samples) -> Samples:
-        """Return the samples, and those that are kept."""
+        """Return the samples of the phase together with the stored ones."""
         return samples.join(Samples(*self.kept) if self.kept else None)
 
     def objective(self, network: Network, plain: Objective) -> Objective:
@@ -133,9 +133,10 @@ class Information(Memory):
 
 @dataclass
 class Learner:
-    """An entry of `learners`, whose other keys are settings of the `model`.
+    """One learner of the study, an entry of the setting `learners`.
 
-    Trials go through all pairs of `depths` (mlp) and `strengths` (ewc), the depths first.
+    Keys that are not attributes are settings of its `model`. Its trials are all pairs of `depths`
+    (of an MLP) and `strengths` (of EWC), the depths first.
     """
 
     name: Annotated[str, "what it is called in tables and figures"] = MISSING
@@ -154,7 +155,7 @@ class Learner:
     kind: Annotated[Literal["kan", "mlp"], "a network"] = "kan"
 
     def memory_of(self, trial: int) -> Memory:
-        """Return a memory without content."""
+        """Return an empty memory of the given kind."""
         past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
         if self.memory == "ewc":
             strength = self.strengths[past % len(self.strengths)]
@@ -175,7 +176,7 @@ class Learner:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is a KAN that trains nothing but coefficients, so that edges stay local."""
+        """Whether only coefficients of a KAN are trained, so that its edges stay local."""
         model = self.model
         return isinstance(model, KANConfig) and model.freeze_scales and not model.update_grid
 
@@ -238,7 +239,7 @@ def cells_of(cfg: ContinualConfig) -> list[Cell]:
         "learners": [{**entry, "trials": cfg.trials} for entry in listed.values()],
         "intervals": [cell_of(f"KAN, G = {g}", "none", intervals=g) for g in cfg.intervals],
         "overlap": [{**listed[name], "overlap": overlap} for overlap, name in pairs],
-        # A single layer is there only to be compared with: it needs no memory.
+        # A single layer needs no memory, and serves only as a comparison.
         "depth": [
             cell_of_shape(cfg, hidden, memory)
             for hidden in cfg.shapes

@@ -52,7 +52,7 @@ SMALLEST_SIDE = 1.65
 LARGEST_SIDE = 3.3
 #: Largest number of matrices in a row.
 MAX_MATRICES = 4
-#: The error is drawn against what is kept if there are more memories than these.
+#: The figure of errors against stored numbers is drawn if there are more memories than this.
 MIN_MEMORIES = 2
 #: Quantile of the errors at which the colours of matrices end.
 BRIGHTEST = 0.95
@@ -64,7 +64,8 @@ PLAIN = (0.01, 1000)
 LINE_LETTERS = 12
 #: Most letters of a name next to a row.
 NAME_LETTERS = 36
-#: Columns across and of the lines of the parts that vary something; labels.
+#: For each part that varies a setting: the column of the horizontal axis, and the column that
+#: distinguishes the lines.
 VARIED = {
     "intervals": ("intervals", "memory"),
     "overlap": ("overlap", "learner"),

@@ -100,7 +100,7 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
 def peaks(cfg: ContinualConfig, overlap: float, seed: int) -> tuple[Target, Points, Points]:
     """Return the sum of the peaks, the points of all phases with their numbers, and all points."""
     axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
-    # To 12 digits, so that borders lie on knots.
+    # Rounded to 12 digits, so that borders of phases coincide with knots.
     centres = np.array(list(itertools.product(axis.round(12), repeat=cfg.dimension)))
     order = np.arange(len(centres))[:: -1 if cfg.order == "descending" else 1]
     if cfg.order == "random":

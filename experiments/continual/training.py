@@ -231,7 +231,7 @@ def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> T
 
 
 def data(sequence: TaskSequence) -> Table:
-    """Return some points of each phase, the first and the last corner among them."""
+    """Return some points of each phase for figures, including its first and its last corner."""
     parts = [evenly_chosen(phase, DATA_POINTS) for phase in sequence.phases]
     numbers = np.repeat(np.arange(1, len(parts) + 1), [len(part) for part in parts])
     return Table("data", {"phase": numbers, **_columns(functools.reduce(Samples.join, parts), "y")})

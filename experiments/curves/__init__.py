@@ -24,9 +24,11 @@ from .parts import PARTS, ROUNDING, check_settings
 
 #: Required: how far a fitted order may stay below the theory's.
 TOLERANCE = 0.3
-#: Required of identities that hold but for rounding, relative to what is compared.
+#: Largest accepted deviation of an identity that holds exactly but for rounding, relative to the
+#: compared values.
 IDENTITY = 1e-12
-#: A derivative that jumps differs from rounding by as many digits as from 1.
+#: Smallest relative jump of a derivative that counts as a jump: it is as many digits above rounding
+#: as below 1.
 JUMPS = 1e-3
 #: Runge's phenomenon is at the ends: for equispaced points the error grows outside 0.73 of [-1, 1]
 #: (Epperson, The American Mathematical Monthly 94, 1987), and is largest beyond this.

@@ -26,7 +26,7 @@ PER_SPAN = 16  # parameters looked at in each interval, its left end and no righ
 
 
 def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degree: int) -> Array:
-    """Return `inner` between k + 1 knots at either end."""
+    """Return the knots `inner` with k + 1 equal knots at either end."""
     return np.concatenate(
         [np.full(degree + 1, low), np.asarray(inner, dtype=float), np.full(degree + 1, high)]
     )
@@ -146,13 +146,13 @@ def bezier_pieces(curve: BSpline) -> tuple[Array, Array]:
 
 
 def spans(curve: BSpline) -> Array:
-    """Return both ends (spans, 2) of every interval of the domain that is not empty."""
+    """Return the ends of all non-empty knot spans of the domain, shape (spans, 2)."""
     ends = np.unique(curve.t[curve.k : len(curve.c) + 1])
     return np.stack([ends[:-1], ends[1:]], axis=1)
 
 
 def samples(curve: BSpline, per_span: int = PER_SPAN) -> Array:
-    """Return `per_span` parameters from the left end of each span, and the domain's end."""
+    """Return `per_span` evenly spaced parameters of each span, and the end of the domain."""
     ends = spans(curve)
     inside = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.arange(per_span) / per_span
     return np.append(inside, ends[-1, 1])
@@ -221,7 +221,7 @@ def identities(curve: BSpline, moved: Array) -> dict[str, float]:
     )
     outside = (t < curve.t[:n, None]) | (t > curve.t[curve.k + 1 :, None])
     pieces, ends = bezier_pieces(curve)
-    # Without right ends, which belong to the next piece.
+    # The right end of a piece belongs to the next piece.
     inside = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * u[:-1]
     apart = np.stack([de_casteljau(piece, u[:-1]) for piece in pieces]) - curve(inside)
     sums = bernstein(u, n - 1) @ curve.c

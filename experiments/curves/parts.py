@@ -30,8 +30,9 @@ from .geometry import (
     polynomial_through,
 )
 
-#: Smallest number of points of the splines to which orders are fitted, past the first bends of the
-#: function; fewer if there are not two such splines.
+#: Smallest number of points of the splines that orders of convergence are fitted to; coarser
+#: splines do not yet follow the function. If fewer than two splines have as many, coarser ones
+#: count too.
 FIRST_FITTED = 40
 #: Errors up to this count as rounding: no order is fitted to them.
 ROUNDING = 1e-12
@@ -56,7 +57,7 @@ MAX_FIT = 500_000_000
 
 @dataclass(frozen=True)
 class Function:
-    """A function of one variable on [low, high]; maps (samples) to (samples, 1)."""
+    """A function of one variable on [low, high], from (samples,) to (samples, 1)."""
 
     values: Callable[[Array], Array]
     low: float
@@ -165,7 +166,7 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
 
 
 def planar_settings(cfg: CurvesConfig) -> tuple[Array, Array, int]:
-    """Return the user's points (or the default ones), their parameters, and control points."""
+    """Return the points of the curve, their parameters, and the number of control points."""
     points, given = planar_points(cfg.target)
     parameters = check_parameters(parameters_along(points, cfg.spacing) if given is None else given)
     count = len(points)
@@ -293,7 +294,7 @@ def continuity(cfg: CurvesConfig, _: int) -> Records:
 def planar(cfg: CurvesConfig, _: int) -> Records:
     """Yield a planar curve through all points, and one near them with fewer control points.
 
-    Distances from the points are at their parameters, in their units.
+    The distance of a point is taken to the curve at the point's own parameter.
     """
     points, parameters, count = planar_settings(cfg)
     through = interpolate(parameters, points, cfg.degree)

@@ -33,7 +33,7 @@ from kanrun.figures.style import (
 
 #: Jumps below this, zero among them, are drawn here.
 SMALLEST_JUMP = 1e-17
-#: Errors above this are drawn here: ticks beyond larger ones are no numbers.
+#: Larger errors are drawn here, since matplotlib cannot label ticks far beyond.
 LARGEST_ERROR = 1e100
 #: Lower end of the axis of errors, in sizes of the function.
 SMALLEST_ERROR = 1e-8
@@ -47,7 +47,7 @@ PLANE = 3.2
 AWAY = 10
 #: Distance of a name above its curve (units of the axis).
 ABOVE = 0.02
-#: Distance of a repeated knot from the one above it (units of the axis).
+#: Vertical distance between marks of a repeated knot (units of the axis).
 BELOW = -0.06
 #: Number of points up to which they are drawn black and in front.
 MANY = 600

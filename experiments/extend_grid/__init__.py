@@ -47,14 +47,14 @@ def _cells_of(cfg: ExtendGridConfig, part: str) -> list[Cell]:
         grids = cfg.scratch_intervals or schedule_of(cfg.schedules[0]).grids
         return [cell([g], model={"hidden": hidden}) for hidden in cfg.shapes for g in grids]
     if part == "order":
-        # Widths that compete do not try the penalty on every grid.
+        # If several widths compete, the penalty is not tried on every grid.
         narrowest = min(cfg.shapes, key=sum)
         sampling = {"n_train": cfg.order_points}
         models = ({"hidden": narrowest, "degree": k} for k in cfg.degrees)
         return [cell(cfg.order_intervals, model=model, sampling=sampling) for model in models]
     grids = cfg.overfit_intervals
     given = {"n_train": cfg.overfit_points}
-    # Without a penalty, nothing but the training error may choose a network.
+    # Without a penalty, networks are selected by the training error alone.
     bare: dict[str, Any] = {
         "solver": {"smoothness_weight": 0.0},
         "sampling": {**given, "validation_fraction": 0.0},

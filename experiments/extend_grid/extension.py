@@ -151,7 +151,13 @@ def schedule_of(entry: Any) -> Schedule:
 
 @dataclass(frozen=True)
 class Extension:
-    """A training, the grids that `max_parameters` rules out, and columns that its rows share."""
+    """A training with grid extension, and what its rows share.
+
+    Attributes:
+        training: The training.
+        left_out: Numbers of intervals of grids with more parameters than `max_parameters`.
+        marks: Columns that all rows have in common.
+    """
 
     training: Training
     left_out: list[int]
@@ -395,7 +401,7 @@ def overfit_ratio(rows: pd.DataFrame) -> pd.Series:
 
 
 def warm_start_claims(stages: pd.DataFrame) -> Claims:
-    """Claim that extending grids reaches the finest error sooner than training from scratch."""
+    """Claim that extending grids reaches the lowest error sooner than the finest grid alone."""
     scratch = stages[stages["part"] == "scratch"]
     extended = stages[(stages["part"] == "schedules") & stages["compared"]]
     both = scratch.merge(extended, on=["shape", "seed", "intervals"], suffixes=("", "_extended"))

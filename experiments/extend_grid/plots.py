@@ -31,8 +31,8 @@ from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, Look, styled
 from kanrun.study import Tables
 from kanrun.study.suite import exponents
 
-#: Column of the stages, label and look of each mark of the grid from which on networks can
-#: reproduce their points. One mark may lie on the other.
+#: For each column of `stages` that marks a grid: the label and look of the mark. From the marked
+#: grid on, networks can reproduce all training points. The two marks may coincide.
 MARKS: dict[str, dict[str, Any]] = {
     "threshold": {
         "label": "parameters = training points",

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 
 
 def cells(cfg: FitConfig) -> list[Cell]:
-    """Return one cell, or those of the suite."""
+    """Return the cells of the suite, or a single cell without changes."""
     return suite_cells(cfg.suite)
 
 
@@ -91,7 +91,7 @@ def run(
     resume: Checkpoint | None = None,
     prepared: Fit | TableFitting | None = None,
 ) -> Records:
-    """Train one network; one row per step as it trains, the rest at the end."""
+    """Train one network. Yield a row per step, and all other records at the end."""
     yield from (prepared or prepare(cfg, cell, seed)).run(cell, seed, resume)
 
 
@@ -128,7 +128,7 @@ class Fit:
         return describe_training(self.cfg.model, self.training.plan, self.training.problem)
 
     def run(self, cell: Cell, seed: int, resume: Checkpoint | None) -> Records:
-        """Train; one row per step as it trains, the rest at the end."""
+        """Yield a row per step during the training, and all other records at its end."""
         training = self.training
         model = self.cfg.model
         problem = training.problem

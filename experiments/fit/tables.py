@@ -330,7 +330,7 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> Table:
 def _summary(
     fitting: TableFitting, fitted: TableModel, whole: TableModel, checked: DataFrame
 ) -> dict[str, Any]:
-    """Return errors of the fit, of rates if there are exposures, and sizes of the whole network."""
+    """Return the summary: errors (of rates if there are exposures), and sizes of the network."""
     dataset, family, network = fitting.problem.dataset, fitting.family, whole.network
     train, test = fitting.rates(dataset.train), dataset.test and fitting.rates(dataset.test)
     loss = "cross_entropy" if family.classes else "deviance" if family.has_link else "rmse"

@@ -124,7 +124,8 @@ def _program_bytes(model: Exportable) -> bytes:
     kind = next(model.network.parameters()).dtype
     x = torch.as_tensor(model.domain.mean(1), dtype=kind).repeat(3, 1)
     rows = torch.export.Dim("rows", min=1)
-    # Not under no_grad, where curves remember the basis at samples, whose number would be fixed.
+    # Not under no_grad: curves would then store the basis at the samples, and the number of samples
+    # would be fixed.
     program = torch.export.export(_InUnits(model), (x,), dynamic_shapes=({0: rows},), strict=False)
     stored = io.BytesIO()
     torch.export.save(program, stored)

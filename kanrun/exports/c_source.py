@@ -21,9 +21,10 @@ from kanrun.points import Array
 from kanrun.targets.table_text import is_number
 
 _PARTS = ("day of year", "weekday", "hour")
-#: Largest difference of an edge to one polynomial, relative to its coefficients, to be written so.
+#: Largest difference, relative to its coefficients, at which an edge is written as a single
+#: polynomial.
 POLYNOMIAL = 1e-13
-#: Decimals of coefficients relative to the largest one: edges of one shape share theirs.
+#: Decimals, relative to the largest coefficient, to which two edges must agree to share one shape.
 DECIMALS = 15
 LINE = 120  # characters of a line
 
@@ -193,7 +194,7 @@ def _splines(layer: Document) -> Document:
 
 
 def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Array]:
-    """Return a spline, on a single interval if it is one polynomial on its grid."""
+    """Return the spline on as few intervals as it needs: one if it is a single polynomial."""
     if not degree:
         return knots, coefficients
     grid = knots[degree : len(knots) - degree]

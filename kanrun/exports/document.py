@@ -116,7 +116,7 @@ def document_of(model: Exportable) -> Document:
 
 
 def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
-    """Return a network after the map of its inputs."""
+    """Return the document of a network, preceded by the map of its inputs."""
     if isinstance(network, Field) and isinstance(inputs, Scaling):  # which has units of its own
         middle, half = network.box.mean(1).numpy(), network.half_extent.numpy()
         inputs = Scaling(inputs.shift + middle * inputs.scale, half * inputs.scale)
@@ -194,7 +194,7 @@ def _edges(layer: SplineLayer, products: int) -> Document:
 
 
 def _splines(grid: Grid, coefficients: Array, base_weights: Array, alive: Any) -> Document:
-    """Return a layer of the edges (out, in) that are alive."""
+    """Return the document of a layer: its edges of shape (out, in), without the pruned ones."""
     return {
         "kind": "splines",
         "inputs": len(grid.knots),

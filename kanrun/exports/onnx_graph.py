@@ -23,9 +23,11 @@ from kanrun.exports.document import Document
 
 #: Versions of 2022, which every runtime of today reads.
 OPSET, IR_VERSION = 17, 8
-#: Units of inputs and outputs from its inverse to itself are far enough from the ends of float32.
+#: Largest unit of inputs and outputs; the smallest is its inverse. Both are far from the limits of
+#: float32.
 _EXTREME = 1e30
-#: Largest constant, such as how far splines continue beyond a grid: float32 ends at 3e38.
+#: Larger constants are replaced by this one, such as the distance up to which splines are
+#: continued; float32 ends at 3e38.
 _LARGEST = 1e18
 
 
@@ -67,7 +69,10 @@ def onnx_bytes(pieces: Document) -> bytes:
 
 
 class _Graph:
-    """Nodes and constants in the order of their creation; numbers are of the present `kind`."""
+    """Nodes and constants of an ONNX graph, in the order in which they were created.
+
+    Numbers have the element type `kind`, float32 or float64.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -102,7 +107,7 @@ class _Graph:
         return _Traced(self, name)
 
     def _cast(self, value: _Traced, name: str = "") -> _Traced:
-        """Return a value as numbers of the present kind."""
+        """Convert a value to the current element type."""
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.kind))
         return self.add("Cast", value, name=name, to=kind)
 
@@ -153,7 +158,8 @@ class _Traced(NDArrayOperatorsMixin):
         return self
 
 
-#: Operators by NumPy's names, if these are not the same but for the first letter.
+#: ONNX operators by the name of the NumPy function, where the names differ in more than the first
+#: letter.
 _OPERATORS = {
     "subtract": "Sub",
     "multiply": "Mul",

@@ -24,7 +24,8 @@ from kanrun.targets.table_text import canonical, days_from, number_from, text_of
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]
 
-#: Beyond a grid, in its units, as far as splines continue linearly: nothing overflows.
+#: Distance beyond a grid, in units of an interval, up to which splines continue linearly. It keeps
+#: squares from overflowing.
 FARTHEST = 1e154
 ROWS = 500  # computed at once: a layer has rows x inputs x outputs numbers
 ERF = np.frompyfunc(math.erf, 1, 1)
@@ -102,7 +103,7 @@ def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
 
 
 def _entries(table: Any, at: Any) -> Any:
-    """Return table[at]; stand-ins for arrays (`onnx_graph`) take the entries themselves."""
+    """Return table[at]. The stand-ins of `onnx_graph` for arrays return the entries themselves."""
     return table[at] if isinstance(at, np.ndarray) else at.entries_of(table)
 
 

@@ -211,7 +211,10 @@ def shorten(value: Any, max_letters: int = 30) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with three digits: 53.8, and 5.38e-07 outside 0.001 to 100,000."""
+    """Return a number with three significant digits, such as 53.8 or 5.38e-07.
+
+    Powers of ten are used below 0.001 and from 100,000 on.
+    """
     low, high = PLAIN_RANGE
     if value and not low <= abs(value) < high:
         return f"{value:.2e}"

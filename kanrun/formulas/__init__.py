@@ -45,7 +45,7 @@ from kanrun.formulas.vocabulary import (
 #: Digits that determine a float64.
 DIGITS = 17
 
-#: A column of the points, a constant, or a function of one register or, two by two, of several.
+#: Operation of a register: a column of the points, a constant, or a function of earlier registers.
 Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
 
 
@@ -102,7 +102,7 @@ def to_numpy(
     registers: dict[sympy.Basic, int] = {}
 
     def visit(node: Expr) -> int:
-        """Return the register of `node`, from the leaves up; each distinct one is computed once."""
+        """Compile `node` and everything below it, each expression once; return its register."""
         if node not in registers:
             if node.is_Symbol:
                 lines.append(names.index(str(node)))
@@ -139,7 +139,8 @@ def _operation(node: Expr) -> tuple[Callable[..., Any], Sequence[Expr]]:
         raise UsageError(
             f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}"
         )
-    # Derivatives of jumps are those almost everywhere; their second argument is the value at 0.
+    # Delta functions become 0, their value almost everywhere. The second argument of Heaviside is
+    # its value at 0.
     is_jump = node.func in (sympy.DiracDelta, sympy.Heaviside)
     return known[node.func], node.args[:1] if is_jump else node.args
 

@@ -37,7 +37,7 @@ RowFunction = Callable[[Array], Array]
 #: The highest total order of a derivative.
 MAX_ORDER = 6
 
-#: Names, of which the exponent of 1e3 is none, and whether they are called.
+#: A name and whether it is called. The exponent of a number such as 1e3 is no name.
 _NAMES = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(\s*\()?")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _DIFFERENTIATED = re.compile(r"\)_(\w+)")
@@ -117,7 +117,7 @@ class Vocabulary:
         return index
 
     def index(self, suffix: str) -> tuple[int, ...] | None:
-        """Count each variable in `suffix`; None if it contains other letters."""
+        """Return how often each variable occurs in `suffix`; None if it contains other letters."""
         if not suffix:
             return (0,) * len(self.variables)
         for number, name in enumerate(self.variables):
@@ -172,7 +172,7 @@ class Relation:
 
     @cached_property
     def residual(self) -> RowFunction:
-        """Left minus right side at rows of the arguments (points, names)."""
+        """Return left minus right side, shape (points,), for arguments of shape (points, names)."""
         return to_numpy(self.expression, self.names)
 
     @cached_property
@@ -188,13 +188,13 @@ class Relation:
 
     @cached_property
     def is_linear(self) -> bool:
-        """True if it is linear in its derivatives."""
+        """Whether the relation is linear in the unknowns and their derivatives."""
         names = [variable(each.name) for each in self.derivatives]
         return not any(sympy.diff(self.expression, name).has(*names) for name in names)
 
     @property
     def order(self) -> int:
-        """Highest total order of a derivative in it."""
+        """Highest order of a derivative in the relation, summed over the variables."""
         return max((sum(derivative.index) for derivative in self.derivatives), default=0)
 
 
@@ -273,7 +273,7 @@ def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
 
 
 def _as_calls(text: str) -> str:
-    """Return a formula with (...)_x and f(...)_x written as d_x((...)) and d_x(f(...))."""
+    """Return a formula in which (...)_x and f(...)_x are written as d_x((...)) and d_x(f(...))."""
     while match := _DIFFERENTIATED.search(text):
         start, depth = match.start(), 1
         while depth and start:

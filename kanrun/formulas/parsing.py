@@ -87,7 +87,7 @@ def parse_expression(
 
 
 def constant(value: object, known: Mapping[str, float] | None = None) -> float:
-    """Return a finite number from a number, or from text such as "0.4*pi" with `known` names."""
+    """Return a finite number, given as a number or as text such as `0.4*pi` with `known` names."""
     if isinstance(value, str):
         known = known or {}
         put = {variable(name): sympy.Rational(repr(number)) for name, number in known.items()}
@@ -135,7 +135,7 @@ def _tree(text: object) -> ast.Expression:
         )
     try:
         with warnings.catch_warnings():
-            # Python's advice on odd code; such text is rejected anyway.
+            # Python warns of odd code; such text is rejected anyway.
             warnings.simplefilter("ignore")
             tree = ast.parse(source.replace("^", "**"), mode="eval")
     except SyntaxError as error:

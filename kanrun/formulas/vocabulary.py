@@ -16,7 +16,7 @@ from sympy import Expr
 
 from kanrun.errors import did_you_mean
 
-#: Reciprocals to their functions: sympy's simplification writes these, and so may a formula.
+#: Reciprocals of functions, which sympy's simplification produces; formulas may use them too.
 RECIPROCALS: dict[Any, Any] = {
     sympy.cot: sympy.tan,
     sympy.sec: sympy.cos,

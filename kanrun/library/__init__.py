@@ -60,7 +60,7 @@ ADDITIVE = "additive"
 RESUME = "resume"
 #: Settings of a run folder, which a fit in memory does not have.
 RUN_SETTINGS = {"executor", "n_seeds", "figures", "figure_formats", "tags", "note", "suite"}
-#: Names of groups and of their choice, which are no settings of `fit`.
+#: Names of configuration groups and of their choices, which are no settings of `fit`.
 GROUP_NAMES = {"kind", "target", "sampling"}
 
 
@@ -169,7 +169,7 @@ def configure_data(
     validation_fraction: float = 0.2,
     **settings: Any,
 ) -> FitConfig:
-    """Return the configuration for data in memory, of which no rows are test rows by default."""
+    """Return the configuration for data in memory. By default, all rows are training rows."""
     described = TableTarget(
         "x",
         list(target.inputs),

@@ -30,7 +30,7 @@ from kanrun.study import Failure, Finished, Started, Task, TaskEvent
 SECONDS_BETWEEN_LINES = 5.0
 #: Seconds over which the pace is measured: longer than any run.
 _WHOLE_RUN = 1e9
-#: Errors by which trainings are told apart: the first that is there.
+#: Errors of a training that progress shows: the first of these that is recorded.
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
 #: Notes that are remembered so that they are not shown again for the next seed.
 _MOST_NOTES = 1000

@@ -21,8 +21,9 @@ from kanrun.study import BOUNDED, Claims, Tables
 
 Entry = TypeVar("Entry")
 
-#: Largest ratio of the worst seed to the median: networks that learned the same function differ
-#: by less than two orders of magnitude, and a worse one is a bad minimum.
+#: Largest accepted ratio of the worst seed's error to the median. Networks that learned the same
+#: function differ by less than two orders of magnitude; a larger ratio means that a seed ended in a
+#: bad minimum.
 WORST_OVER_MEDIAN = 100.0
 
 

@@ -47,13 +47,15 @@ from kanrun.errors import UsageError
 PROBES = 2048
 #: Exponents of the power law for base weights and coefficients.
 POWER = (0.25, 1.75)
-#: Standard deviations of coefficients: of the paper, and times the root of the inputs of `spline`.
+#: Standard deviations of initial coefficients: `PAPER` is the KAN paper's, and `SPLINE` is
+#: multiplied by the root of the number of inputs.
 PAPER, SPLINE = 0.1, 0.3
-#: Points of an interval at which splines take the base back.
+#: Number of points per interval at which splines are fitted to the base function that they
+#: subtract.
 POINTS = 3
 #: Keeps the root of a norm differentiable at an edge that is zero.
 EPSILON = 1e-12
-#: Power of |phi| of which each norm has the mean, and numbers of a layer's edges that it needs.
+#: For each norm, the power of |phi| whose mean it is.
 POWERS = {"rms": 2, "mean_abs": 1}
 NUMBERS = ("coefficients", "base_weight", "spline_weight")
 #: Maximum number of edge values in a chunk.

@@ -86,8 +86,8 @@ def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
     return b, torch.addcmul(share, b, 1 - share)
 
 
-#: (b, b') by name, both elementwise and differentiable to any order in every mode (torch's own
-#: silu is not).
+#: Base functions b and their derivatives b' by name. Both are elementwise and can be differentiated
+#: to any order in every mode, which torch's own silu cannot.
 BASES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "silu": _silu,
     "identity": lambda x: (x, torch.ones_like(x)),
@@ -178,7 +178,7 @@ class Edges:
         return EdgesAt(x, basis, place.interval, base)
 
     def sums(self, at: EdgesAt) -> Float[Tensor, "samples out"]:
-        """Return the sums over inputs: the layer's outputs."""
+        """Return the sums over the inputs, which are the layer's outputs."""
         y = sums_of_splines(
             at.basis, at.interval, self.coefficients * self.spline_weight[..., None]
         )

@@ -66,7 +66,7 @@ class RadialLayer(SplineLayer):
         return splines + (found + self.level).reshape(splines.shape)
 
     def _ranked(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples inputs"]:
-        """Return t(x)."""
+        """Return the functions t_i at x, piecewise linear maps to ranks."""
         columns = x.T.contiguous()
         above = torch.searchsorted(self.points, columns).clamp(1, self.points.shape[1] - 1)
         low, high = self.points.gather(1, above - 1), self.points.gather(1, above)

@@ -188,7 +188,7 @@ class SplineLayer(nn.Module):
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         check_samples(x, self.inputs, self.knots)
         if x.ndim != 2:
-            # Not -1, which is undefined without samples.
+            # The size is written out, because -1 is undefined if there are no samples.
             rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
             return SplineLayer.forward(self, rows).reshape(*x.shape[:-1], len(self.mask))
         grid = self.grid
@@ -218,7 +218,7 @@ class SplineLayer(nn.Module):
     # -------------------- unknowns: the coefficients, then the weights of the base
 
     def unknowns_at(self, intervals: int | None = None) -> int:
-        """Return the number of unknowns on grids of `intervals` (None: its own)."""
+        """Return the number of unknowns with `intervals` grid intervals; None: the present ones."""
         functions = (intervals or self.grid.intervals) + self.spec.degree
         return self.mask.numel() * (functions + (self.trained_base is not None))
 
@@ -263,7 +263,7 @@ class SplineLayer(nn.Module):
         if self.uniform:
             points = uniform_breakpoints(old[:, 0], old[:, -1], intervals)
             return self.moved(points, uniform=True)
-        # The density of the old intervals, by linear interpolation of the breakpoints.
+        # The new breakpoints have the density of the old ones: they are interpolated linearly.
         at = torch.linspace(0, old.shape[1] - 1, intervals + 1, dtype=old.dtype)
         below = at.floor().long().clamp(max=old.shape[1] - 2)
         points = torch.lerp(old[:, below], old[:, below + 1], (at - below).to(old))

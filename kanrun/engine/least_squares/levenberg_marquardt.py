@@ -49,11 +49,11 @@ SMALLEST_COLUMN, TINY = 1e-30, 1e-300
 
 @dataclass(frozen=True)
 class Linearisation:
-    """|r + J d|^2 as a function of the step d from one point.
+    """The quadratic model |r + J d|^2 of the objective, as a function of the step d.
 
     Attributes:
-        rows: J.
-        residual: r.
+        rows: Rows of the Jacobian J.
+        residual: Residual r.
         frozen: Unknowns that must not move.
     """
 
@@ -173,7 +173,7 @@ def minimise(
 ) -> tuple[State, int]:
     """Minimise the loss; return the final state and the number of steps.
 
-    `ended` is called before each step.
+    `ended` is called before each step, and ends the iteration if it returns True.
     """
     state, slow = begin(problem, policy, damping), 0
     for taken in range(stopping.max_steps):
@@ -284,7 +284,7 @@ class NormalEquations:
             self._matrix.mul_(self.scale[:, None]).mul_(self.scale)
 
     def free(self, g: Tensor) -> Tensor:
-        """Return `g` with zeros for frozen unknowns."""
+        """Return a copy of `g` with zeros for the frozen unknowns."""
         return g if self.linear.frozen is None else g.masked_fill(self.linear.frozen, 0)
 
     def decrease(self, move: Unknowns) -> float:

@@ -33,9 +33,9 @@ Solve = Callable[[Tensor], Tensor]
 
 @dataclass(eq=False)
 class LocalRows:
-    """Rows of J by columns and values, (rows, terms) each.
+    """Jacobian rows with few non-zeros: their columns and values, each of shape (rows, terms).
 
-    `squares` are squared norms of columns, `gram` is J^T J.
+    `squares` are the squared norms of the columns, and `gram` is J^T J.
     """
 
     index: Int[Tensor, "rows terms"]
@@ -210,7 +210,7 @@ class Pattern:
 
 
 class ElementRows:
-    """Rows of J as one matrix per element, shape (elements, rows, terms)."""
+    """Jacobian rows as one dense block per element, of shape (elements, rows, terms)."""
 
     def __init__(self, pattern: Pattern, values: Float[Tensor, "elements rows terms"]) -> None:
         self.pattern, self.values, self.unknowns = pattern, values, pattern.unknowns
@@ -250,9 +250,9 @@ def gauss_newton(rows: ElementRows) -> Solve:
 
 
 def banded_solver(bands: Tensor, diagonal: Tensor, scale: Tensor, damping: float) -> Solve:
-    """Factorise the bands of J^T J between `scale`, with `diagonal` + `damping` as diagonal.
+    """Factorise the banded matrix J^T J, scaled by `scale`, with `damping` added to its diagonal.
 
-    Solutions are NaN without a factor.
+    If it cannot be factorised, solutions are NaN.
     """
     from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 

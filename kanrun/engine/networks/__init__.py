@@ -18,9 +18,9 @@ COMPOSED = {
 
 
 def from_description(description: dict[str, Any]) -> Network:
-    """Return an empty network from its `describe()`, which waits for its state_dict.
+    """Return a network with the structure that `describe()` returned, without its parameters.
 
-    Raise KanrunError if unknown.
+    They are loaded by `load_state_dict`. Raises KanrunError if the kind of network is unknown.
     """
     kind = str(description.get("kind"))
     if kind not in COMPOSED and kind not in MODELS:

@@ -129,9 +129,10 @@ class MLP(Network):
     def linearise(
         self, x: Float[Tensor, "samples inputs"]
     ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
-        """Return (f(x), J), layer by layer.
+        """Return f(x) and the Jacobian, computed layer by layer.
 
-        d y / d W = (d y / d z) (inputs of the layer), z the sums before activation.
+        The derivative of an output with respect to a weight is its derivative with respect to the
+        node's sum, times the weight's input.
         """
         act, sums = ACTIVATIONS[self.activation], list[Tensor]()
         reaching = [x.detach().requires_grad_()]
@@ -154,7 +155,7 @@ class MLP(Network):
 
 
 class Curve(Network):
-    """basis(x) @ coefficients with coefficients (functions, outputs)."""
+    """A linear model: basis functions at x times `coefficients` (functions, outputs)."""
 
     domain: Tensor
 
@@ -172,7 +173,7 @@ class Curve(Network):
     def linearise(
         self, x: Float[Tensor, "samples 1"]
     ) -> tuple[Float[Tensor, "samples out"], DenseRows]:
-        """Return (f(x), J): a curve is linear in its coefficients, d y_o / d c_fo = basis_f."""
+        """Return f(x) and the Jacobian, which consists of the values of the basis functions."""
         with torch.no_grad():
             basis = self.basis(x)
             each = torch.eye(self.coefficients.shape[1], dtype=x.dtype, device=x.device)

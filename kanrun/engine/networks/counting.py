@@ -43,7 +43,7 @@ ACTIVATION_FLOPS = {
 
 @dataclass(frozen=True)
 class KANSize:
-    """A KAN as parameter formulas see it: widths (inputs first), G, k."""
+    """Size of a KAN: widths (inputs first), number of intervals G and degree k."""
 
     shape: tuple[int, ...]
     intervals: int
@@ -53,13 +53,13 @@ class KANSize:
 
     @property
     def edges(self) -> int:
-        """E, one function each."""
+        """Number of edges E; each has one function."""
         sums = [n + m for n, m in itertools.zip_longest(self.shape[1:], self.products, fillvalue=0)]
         return sum(a * b for a, b in zip(self.shape[:-1], sums, strict=True))
 
     @property
     def nodes(self) -> int:
-        """H, the nodes that are not inputs."""
+        """Number of nodes H that are not inputs."""
         return sum(self.shape[1:])
 
 
@@ -115,10 +115,7 @@ def size_of(kan: Network) -> KANSize:
 
 
 def kan_parameters(size: KANSize, spec: EdgeSpec) -> int:
-    """Return the trained numbers of a KAN of this size and kind without building it.
-
-    `KAN.count` of a fresh one.
-    """
+    """Return the number of trained parameters of a new KAN of this size, without building it."""
     base = spec.base != "zero"
     every = 1 if spec.edge_scaling == "single" else 1 + base
     scales = {"all": every, "base": int(base), "none": 0}[spec.trained_scales]
@@ -126,7 +123,7 @@ def kan_parameters(size: KANSize, spec: EdgeSpec) -> int:
 
 
 def mlp_parameters(shape: Sequence[int]) -> int:
-    """Return sum n_out (n_in + 1)."""
+    """Return the number of parameters of an MLP: the sum of n_out (n_in + 1) over its layers."""
     return sum(b * (a + 1) for a, b in itertools.pairwise(shape))
 
 
@@ -203,9 +200,9 @@ Measure = Callable[[tuple[int, ...]], float]
 
 @dataclass(frozen=True)
 class SizeMatch:
-    """Hidden widths found, their measure, and whether that is within the tolerance.
+    """Hidden widths of the network nearest in size to another, and whether it is near enough.
 
-    Else it is the nearest.
+    `off` is the relative difference of the sizes.
     """
 
     hidden: tuple[int, ...]

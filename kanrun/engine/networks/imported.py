@@ -41,7 +41,7 @@ _MARKS = {"pykan": "act_fun.0.grid", "efficient-kan": "layers.0.grid"}
 
 @dataclass
 class ImportedNetwork:
-    """Layers of a network, the products of each, and the inputs that the file holds."""
+    """Layers and products of another library's network, and which inputs the file contains."""
 
     library: str
     layers: list[SplineLayer] = field(default_factory=list)
@@ -133,7 +133,7 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _bare(state: State, name: str) -> tuple[dict[str, Tensor], str]:
-    """Return the tensors in float64 by their keys without a common prefix, and the library."""
+    """Return the tensors in float64, by keys without a common prefix, and the library."""
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]

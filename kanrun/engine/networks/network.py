@@ -85,7 +85,7 @@ class Network(nn.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Widths, inputs first, outputs last."""
+        """Widths of all layers, from the inputs to the outputs."""
         raise NotImplementedError(f"{type(self).__name__} has no shape.")
 
     @property
@@ -175,11 +175,14 @@ class Network(nn.Module):
         return y.detach(), DenseRows(jacobian.detach().flatten(0, 1))
 
     def lower(self) -> list[Network]:
-        """Return the networks of the first layers, whose unknowns are the first of this one's."""
+        """Return the networks that consist of the first layers, from one layer on.
+
+        Their unknowns are the first ones of this network.
+        """
         return []
 
     def unknowns_at(self, intervals: int | None) -> int:
-        """Return the number of unknowns on grids of `intervals` (None: its own)."""
+        """Return the number of unknowns with `intervals` grid intervals; None: the present ones."""
         return sum(parameter.numel() for _, parameter in self.unknowns())
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
@@ -229,7 +232,7 @@ class Network(nn.Module):
         return ()
 
     def plain(self: N) -> N:
-        """Return a copy, to train or change it."""
+        """Return a copy that can be trained or changed."""
         return deepcopy(self)
 
     def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
@@ -269,7 +272,10 @@ class Network(nn.Module):
         return None
 
     def refined(self, intervals: int, x: Inputs) -> Regridded:
-        """Return the network on `intervals` intervals over the same ranges, measured on `x`."""
+        """Return the network with `intervals` intervals over the same ranges.
+
+        The change of its function is measured on `x`.
+        """
         return self._measured([layer.refined(intervals) for layer in self.edge_layers], x)
 
     def regrid(
@@ -314,7 +320,7 @@ class Network(nn.Module):
         return all(layer.grid.covers(values, share) for layer, values in self.edge_inputs(x)[1:])
 
     def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded:
-        """Return the network of moved layers, the methods, and the change of its function on x."""
+        """Return the network with moved layers, the methods, and how much its outputs changed."""
         if not moved:
             return Regridded(deepcopy(self))
         new = self.of_layers([layer for layer, _ in moved], self.products[:-1])

@@ -116,9 +116,9 @@ def prune_on_validation(
     output: int,
     slack: float = SLACK,
 ) -> Network:
-    """Return the smallest network whose validation error is within `slack` of the whole one's.
+    """Return the smallest network whose validation error is within `slack` of that of `kan`.
 
-    Selected on output `output` of validation points; `slack` 0.05 allows 5%.
+    The error is that of the output with index `output`; `slack` 0.05 allows 5% more.
     """
     like = kan.edge_layers[0].knots
     inside, target = torch.as_tensor(validation_x).to(like), torch.as_tensor(validation_y).to(like)
