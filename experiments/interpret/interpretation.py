@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -272,19 +272,27 @@ def _in_user_units(
     )
 
 
+def _expression_in_user_units(
+    expression: sympy.Expr,
+    symbols: Iterable[sympy.Symbol],
+    names: Sequence[str],
+    problem: InterpretationProblem,
+) -> sympy.Expr:
+    """Return the expression in `symbols` as one of the variables `names`, in the user's units."""
+    shifts = problem.scaling.shift.tolist()
+    scales = problem.scaling.scale.tolist()
+    swap = {
+        symbol: (variable(name) - _number(below)) / _number(scale)
+        for symbol, name, below, scale in zip(symbols, names, shifts, scales, strict=True)
+    }
+    return expression.xreplace(swap) * _number(problem.unit) + _number(problem.shift)
+
+
 def _rival_in_user_units(rival: Rival, problem: InterpretationProblem) -> Rival:
     """Return a form in the user's units and names, as it was found."""
-    swap = {
-        old: (variable(new) - _number(below)) / _number(scale)
-        for old, new, below, scale in zip(
-            input_symbols(len(problem.inputs)),
-            as_variables(problem.inputs),
-            problem.scaling.shift.tolist(),
-            problem.scaling.scale.tolist(),
-            strict=True,
-        )
-    }
-    expression = rival.expression.xreplace(swap) * _number(problem.unit) + _number(problem.shift)
+    symbols = input_symbols(len(problem.inputs))
+    names = as_variables(problem.inputs)
+    expression = _expression_in_user_units(rival.expression, symbols, names, problem)
     return replace(rival, expression=as_written(expression))
 
 
@@ -295,25 +303,19 @@ def _function_in_user_units(function: Function, problem: InterpretationProblem) 
 def _formula_in_user_units(
     formula: Formula, problem: InterpretationProblem, work: float
 ) -> Formula:
-    unit = problem.unit
-    shift = problem.shift
     scaling = problem.scaling
-    shifts = scaling.shift.tolist()
-    scales = scaling.scale.tolist()
-    if not any(shifts) and not shift and {unit, *scales} == {1.0}:
+    factors = {problem.unit, *scaling.scale.tolist()}
+    if not scaling.shift.any() and not problem.shift and factors == {1.0}:
         return formula
     names = formula.names
-    swap = {
-        variable(name): (variable(name) - _number(below)) / _number(scale)
-        for name, below, scale in zip(names, shifts, scales, strict=True)
-    }
-    expression = exact_decimals(formula.expression).xreplace(swap) * _number(unit) + _number(shift)
+    decimals = exact_decimals(formula.expression)
+    expression = _expression_in_user_units(decimals, map(variable, names), names, problem)
     if formula.splines:
         values = _function_in_user_units(formula, problem)
         return replace(formula, expression=expression, values=values)
     points = scaling.invert(problem.search.data.validation_x)
     values_there = to_numpy(expression, names)(points)
-    allowed = EXACT * abs(shift)
+    allowed = EXACT * abs(problem.shift)
 
     def same(form: sympy.Expr) -> bool:
         other = to_numpy(form, names)(points)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from math import inf
 
 import numpy as np
 import sympy
@@ -39,9 +38,6 @@ from .problem import Function, InterpretationProblem
 
 #: Stages whose networks are numeric: a formula is compared with the best of them.
 _NUMERIC = ("train", "prune", "retrain")
-#: The smallest network whose error is at most this many times the smallest error is snapped edge by
-#: edge.
-_NEAR = 3.0
 #: Work for snapping edge by edge (approximate CPU seconds).
 _MIXED_WORK = 3.0
 #: Difference from the true function beyond the data, relative to its size, that a formula called
@@ -51,8 +47,6 @@ _EXTRAPOLATED = 1e-9
 _FAR = 1e3
 #: Outcomes of formulas that reproduce all points: their constants have no error by residuals.
 REPRODUCING = ("exact", "agrees", "wrong")
-#: Relative error of a network above which the outcome reports the variance it explains.
-_POOR = 0.1
 #: Largest standard deviation of a constant output, relative to its size.
 _CONSTANT = 1e-14
 #: Smallest divisor of a ratio of errors.
@@ -118,26 +112,18 @@ class Interpretation:
         return self.formula._repr_html_() + said if self.formula else said
 
 
-@dataclass(frozen=True)
-class NumericReference:
-    """Network that a formula is compared with, its error, and the tolerance of a formula."""
+def allowed_error(error: float, tolerance: float, data: SearchData) -> float:
+    """Return the error that a formula may have in place of a network with this `error`."""
+    return max((1 + tolerance) * error, data.exact)
 
-    network: Function
-    error: float
-    tolerance: float
-    data: SearchData
 
-    def allowed(self, error: float) -> float:
-        """Return the error that a formula may have in place of a network with this `error`."""
-        return max((1 + self.tolerance) * error, self.data.exact)
-
-    def accepts(self, model: Function, error: float) -> bool:
-        """Return whether a formula is as good as the network, or not significantly worse."""
-        if error <= min(self.allowed(self.error), 1.0):
-            return True
-        return self.error > self.data.exact and self.data.not_significantly_worse(
-            model, self.network
-        )
+def stands_for(
+    model: Function, error: float, network: SearchStage, tolerance: float, data: SearchData
+) -> bool:
+    """Return whether a formula is as good as a network, or not significantly worse."""
+    if error <= min(allowed_error(network.error, tolerance, data), 1.0):
+        return True
+    return network.error > data.exact and data.not_significantly_worse(model, network.model)
 
 
 def outcome(
@@ -148,34 +134,28 @@ def outcome(
 ) -> Iterator[SearchStage | Interpretation]:
     """Yield the stages from the best structure to its formula, then the interpretation.
 
-    The formula is verified against the given network, or else the trained one. Its error may exceed
-    the network's by `error_tolerance`. The rest of the budget is for rounding and simplification.
+    The formula is verified against the given network, whose error it may exceed by
+    `error_tolerance`. The rest of the budget is for rounding and simplification.
     """
     data = given.search.data
     if is_constant(data):
         yield _constant(given)
         return
-    numeric = [step for step in steps if step.stage in _NUMERIC]
-    errors = [step.error for step in numeric] + [each.network_error for each in structures]
-    best = min(errors, default=inf)
+    networks = [step for step in steps if step.stage in _NUMERIC]
+    errors = [*(step.error for step in networks), *(each.network_error for each in structures)]
     choice = choose_formula(structures, data)
-    if best >= data.no_skill_error or choice is None:
-        sentence = f"budget={given.cfg.budget:g} was spent before a formula was tried; raise it"
-        if errors and best >= data.no_skill_error:
-            sentence = (
-                "no structure found: no network predicts held-out points better than the mean"
-            )
+    if errors and min(errors) >= data.no_skill_error:
+        sentence = "no structure found: nothing predicts held-out points better than the mean"
         yield Interpretation("failed", sentence, steps=tuple(steps))
         return
-    # A network that interpolates has no error.
-    measures = [step for step in numeric if not data.interpolated_by(step.graph.parameters.size)]
-    nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
-    error = min([choice.network_error, *(step.error for step in measures)])
-    error = inf if numeric and not measures else error
-    reference = NumericReference(nearest, error, given.cfg.error_tolerance, data)
-    found, stages = _finish(choice, structures, given, budget, reference)
+    if choice is None:
+        sentence = f"budget={given.cfg.budget:g} was spent before a formula was tried; raise it"
+        yield Interpretation("failed", sentence, steps=tuple(steps))
+        return
+    network = min(networks, key=lambda step: step.error, default=None)
+    found, stages = _finish(choice, given, budget, network)
     yield from stages
-    kind, sentence = _judge(found, choice.error, given, reference)
+    kind, sentence = _judge(found, choice, given, network)
     if kind == "failed":
         found = replace(found, formula=None, approximation=found.approximation or found.formula)
     yield replace(
@@ -190,66 +170,57 @@ def outcome(
 
 def _finish(
     choice: FittedStructure,
-    structures: Sequence[FittedStructure],
     given: InterpretationProblem,
     budget: Budget,
-    reference: NumericReference,
+    network: SearchStage | None,
 ) -> tuple[Interpretation, list[SearchStage]]:
-    """Round the formula if it is as good as the network, else snap as many edges as possible.
+    """Round the formula if it stands for the network, else snap as many edges as possible.
 
     The certificate and the stages come with what is returned, which is not judged yet.
     """
     problem = given.search
     data = given.search.data
+    tolerance = given.cfg.error_tolerance
     graph = choice.formula
     stages = list[SearchStage]()
     decisions = tuple[Decision, ...]()
     formula = None
     approximation = None
-    if graph is None or not reference.accepts(graph, choice.error):
+    if network and not (graph and stands_for(graph, choice.error, network, tolerance, data)):
         if graph is not None:
             approximation = finish_formula(graph, data, problem.policy, budget)
-        choice = smallest_near(structures)
-        graph = choice.network
-        allowed = reference.allowed(choice.network_error)
+        allowed = allowed_error(choice.network_error, tolerance, data)
         # Half of the rest is for the formula.
         with budget.enforced(0.5):
-            graph, decisions = partly_symbolic(choice, problem, allowed, _MIXED_WORK)
-        accepted = graph.numeric_edges() or reference.accepts(graph, data.error(graph))
-        graph = graph if accepted and any(each.symbolic for each in decisions) else None
+            mixed, decisions = partly_symbolic(choice, problem, allowed, _MIXED_WORK)
+        accepted = mixed.numeric_edges() or stands_for(
+            mixed, data.error(mixed), network, tolerance, data
+        )
+        graph = mixed if accepted and any(each.symbolic for each in decisions) else None
         stages += [SearchStage("mix", choice.name, graph, data)] if graph is not None else []
     if graph is not None:
         keep = bool(choice.rivals) and graph is choice.formula
         formula = finish_formula(graph, data, problem.policy, budget, keep_terms=keep)
         stages.append(SearchStage("round", choice.name, formula.graph, data))
         stages.append(SearchStage("verify", choice.name, formula.graph, data, formula))
-    network = given.network.itself if given.network is not None else choice.network
-    certificate = certify(formula, network, given.held_out)
+    verified = given.network.itself if given.network is not None else choice.network
+    certificate = certify(formula, verified, given.held_out)
     return Interpretation(
-        "", "", formula, network, certificate, 0.0, choice, (), approximation, decisions
+        "", "", formula, verified, certificate, 0.0, choice, (), approximation, decisions
     ), stages
-
-
-def smallest_near(structures: Sequence[FittedStructure]) -> FittedStructure:
-    """Return the smallest network whose error is near the smallest error."""
-    limit = _NEAR * min(each.network_error for each in structures)
-    near = [each for each in structures if each.network_error <= limit]
-    return min(near, key=lambda each: each.network.active_edges)
 
 
 def _judge(
     found: Interpretation,
-    formula_error: float,
+    choice: FittedStructure,
     given: InterpretationProblem,
-    reference: NumericReference,
+    network: SearchStage | None,
 ) -> tuple[str, str]:
     """Return the outcome as a word and as a sentence."""
-    structure = found.structure_fit
     formula = found.formula
-    data = reference.data
+    data = given.search.data
     certificate = found.certificate
     held_out = given.held_out
-    assert structure is not None, "an invariant of what `_finish` returns"
     assert certificate is not None, "an invariant of what `_finish` returns"
     fresh = replace(data, validation_x=held_out.x, validation_y=held_out.y)
     fresh = fresh.relative_to_size() if data.relative else fresh
@@ -258,30 +229,28 @@ def _judge(
         if error <= data.exact and data.has_enough_points(formula.graph.parameters.size):
             return _reproducing(found, error, given, data)
     notes = ""
-    if found.approximation is not None:
-        ratio = formula_error / max(reference.error, _TINY)
+    if found.approximation is not None and network is not None:
+        ratio = choice.error / max(network.error, _TINY)
         notes = (
             f"; the best formula of candidates alone has {ratio:.3g} times the error of the network"
         )
-    if _POOR < structure.network_error < inf:
-        explained = 1 - (structure.network_error / data.error(data.mean)) ** 2
-        notes += f"; the network itself explains {explained:.3g} of the variance"
     if formula is None:
         return "failed", f"no structure found: every edge stays numeric{notes}"
     if not fresh.error(formula) < fresh.no_skill_error:
         return "failed", f"no formula explains any of the variance of new points{notes}"
     if formula.splines:
-        count = f"{len(formula.splines)} of {structure.network.active_edges}"
+        count = f"{len(formula.splines)} of {choice.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good{notes}"
     is_recovered = certificate.recovered == "yes" and _is_known(formula, held_out)
     error = data.error(formula)
-    kind = "exact" if is_recovered else "formula"
-    if reference.error == inf:
-        return kind, f"the shortest description of so few points; its relative error is {error:.2g}"
-    if structure.network is structure.formula:
-        said = "its relative error on held-out points is"
-        return kind, f"the shortest description that was found; {said} {error:.2g}"
-    return kind, f"the formula is as good as the network ({_describe(error, reference)}){notes}"
+    said = f"the shortest description that was found; its relative error is {error:.2g}"
+    if network is not None:
+        ratio = error / max(network.error, _TINY)
+        said = (
+            f"the formula is as good as the network; its error is {ratio:.2g} times the network's"
+        )
+    where = ", measured on log |y| because the noise is proportional to y" if data.relative else ""
+    return "exact" if is_recovered else "formula", f"{said} on held-out points{where}{notes}"
 
 
 def _reproducing(
@@ -307,20 +276,6 @@ def _reproducing(
     if is_identity and certificate.recovered == "yes":
         sentence += " and agrees with the true formula"
     return "exact" if is_identity else "agrees", sentence
-
-
-def _describe(error: float, reference: NumericReference) -> str:
-    """Describe the relative error of a formula that is as good as the network."""
-    data = reference.data
-    said = f"its relative error on held-out points is {error:.1g}"
-    if error > reference.data.exact:
-        ratio = error / max(reference.error, _TINY)
-        said = f"its error on held-out points is {ratio:.2g} times the network's"
-    if error > reference.allowed(reference.error):
-        said += f", which is not significant with {data.validation_y.size} points"
-    return said + (
-        ", measured on log |y| because the noise is proportional to y" if data.relative else ""
-    )
 
 
 def is_truth(formula: Formula, held_out: VerificationData, width: float | Array = 2.0) -> bool:

@@ -125,17 +125,16 @@ class CompareMLPConfig(TrainingConfig):
         "schedules of grids, one KAN for each",
         DISTINCT,
     ] = copied([[5], [5, 10, 20]])
-    match: Annotated[
-        Literal["parameters", "flops"] | None,
-        "quantity that MLPs share with the KAN; null takes widths instead",
-    ] = "parameters"
+    match: Annotated[Literal["parameters", "flops"], "quantity that MLPs share with the KAN"] = (
+        "parameters"
+    )
     depths: Annotated[list[Natural], Meta(min_length=1), "hidden layers of the MLPs"] = copied(
         [1, 2]
     )
     activations: Annotated[list[str], Meta(min_length=1), "activations of the MLPs"] = copied(
         ["tanh", "silu"]
     )
-    widths: Annotated[list[Count], "widths of further MLPs, matched or not"] = copied([])
+    widths: Annotated[list[Count], "widths of further MLPs"] = copied([])
     errors: Annotated[list[Positive], "relative errors to reach in universal_approximation"] = (
         copied([])
     )

@@ -12,11 +12,10 @@ from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret import score_claims
 from kanrun.experiments.interpret.outcome import (
     Interpretation,
-    NumericReference,
     is_constant,
     is_truth,
     outcome,
-    smallest_near,
+    stands_for,
 )
 from kanrun.experiments.interpret.plots import score_card
 from kanrun.experiments.interpret.problem import (
@@ -323,19 +322,11 @@ def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong():
 def test_a_formula_stands_for_a_network_up_to_its_error(error, tolerance, worse, same):
     x, y = np.ones((20, 1)), np.arange(20.0)
     models = {off: lambda x, off=off: np.arange(20.0) + off for off in (0.1, 0.2)}
-    reference = NumericReference(models[0.1], error, tolerance, SearchData(x, y, x, y))
+    network = SimpleNamespace(model=models[0.1], error=error)
+    given = network, tolerance, SearchData(x, y, x, y)
     for model, largest in ((models[0.2], worse), (models[0.1], same)):
-        assert reference.accepts(model, largest * (1 - 1e-9))
-        assert np.isinf(largest) or not reference.accepts(model, largest * (1 + 1e-9))
-
-
-@pytest.mark.parametrize("error, edges", [(0.3, 1), (0.31, 2), (np.inf, 2)])
-def test_the_smallest_network_near_the_best_is_snapped(error, edges):
-    structures = [
-        SimpleNamespace(network_error=error, network=SimpleNamespace(active_edges=number))
-        for error, number in ((0.1, 3), (0.2, 2), (error, 1))
-    ]
-    assert smallest_near(structures).network.active_edges == edges
+        assert stands_for(model, largest * (1 - 1e-9), *given)
+        assert np.isinf(largest) or not stands_for(model, largest * (1 + 1e-9), *given)
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-20, 1e20])
