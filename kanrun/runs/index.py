@@ -13,7 +13,7 @@ import contextlib
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -94,35 +94,18 @@ class RunIndex:
     """The runs below `outputs` as they are now, for conditions and queries that only read."""
 
     def __init__(self, outputs: Path) -> None:
-        self._runs = find_runs(outputs)
+        runs = find_runs(outputs)
+        pairs = [_run_row(run) for run in runs]
+        self._settings = {row["name"]: settings for row, settings in pairs}
         self._connection = sqlite3.connect(":memory:")
-        self._tables = set[str]()
-        self._settings: dict[str, Record] = {}
-
-    def columns(self) -> list[str]:
-        """Return the columns of `runs`."""
-        return self._columns("runs")
-
-    def _columns(self, table: str) -> list[str]:
-        answer = self._reading([table]).execute(f"SELECT * FROM {table}")
-        return [column[0] for column in answer.description]
-
-    def _reading(self, tables: Iterable[str]) -> sqlite3.Connection:
-        """Return the connection, which may only read, once it has these tables."""
-        self._connection.set_authorizer(None)
-        for table in sorted(set(tables) - self._tables):
-            if table == "runs":
-                pairs = [_run_row(run) for run in self._runs]
-                self._settings = {row["name"]: settings for row, settings in pairs}
-                rows = [{**settings, **row} for row, settings in pairs]
-            else:
-                rows = [row for run in self._runs for row in _point_rows(run)]
-            _fill(self._connection, table, rows)
-            self._tables.add(table)
+        #: Names of the columns of each table.
+        self.columns = {
+            "runs": _fill(self._connection, "runs", [{**own, **row} for row, own in pairs]),
+            "points": _fill(self._connection, "points", [r for run in runs for r in _points(run)]),
+        }
         self._connection.set_authorizer(
             lambda action, *_: sqlite3.SQLITE_OK if action in _READS else sqlite3.SQLITE_DENY
         )
-        return self._connection
 
     def rows(
         self,
@@ -156,14 +139,13 @@ class RunIndex:
 
     def column(self, name: str) -> str:
         """Return a column of `runs` as the index spells it. Raises UsageError."""
-        known = {column.lower(): column for column in self.columns()}
+        known = {column.lower(): column for column in self.columns["runs"]}
         if name.lower() not in known:
             raise self._unknown_column(name, "runs")
         return known[name.lower()]
 
     def settings(self, name: str) -> Record:
         """Return the settings of a run by their path, such as `model.hidden`."""
-        self._reading(["runs"])
         return self._settings[name]
 
     def query(self, sql: str) -> dict[str, list[Any]]:
@@ -173,7 +155,7 @@ class RunIndex:
 
     def _asked(self, sql: str, shown: str, *values: str) -> tuple[list[str], list[Any]]:
         try:
-            answer = self._reading(_tables_in(sql)).execute(_strict(sql), values)
+            answer = self._connection.execute(_strict(sql), values)
             names = [column[0].replace("`", '"') for column in answer.description or ()]
             return names, answer.fetchall()
         except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
@@ -189,20 +171,15 @@ class RunIndex:
 
     def _unknown_column(self, name: str, sql: str) -> UsageError:
         """Return the error of a column that the tables in `sql` do not have."""
-        tables = _tables_in(sql)
-        known = [column for table in tables for column in self._columns(table)]
+        tables = [table for table in _FIELDS if re.search(rf"\b{table}\b", sql.lower())]
+        known = [column for table in tables for column in self.columns[table]]
         hint = did_you_mean(name, known) or "; see them with --json."
         if name in known:
             hint = f'; names with a dot need double quotes: "{name}".'
-        elif name in self.columns():
+        elif name in self.columns["runs"]:
             hint = f'; runs have it: SELECT runs."{name}" FROM points JOIN runs ON run = runs.name.'
         rows = " or ".join(table.removesuffix("s") for table in tables)
         return UsageError(f"no {rows or 'table'} has a column {name!r}{hint}")
-
-
-def _tables_in(sql: str) -> list[str]:
-    """Return the tables that a query names."""
-    return [table for table in _FIELDS if re.search(rf"\b{table}\b", sql.lower())]
 
 
 def _strict(sql: str) -> str:
@@ -218,8 +195,8 @@ def _strict(sql: str) -> str:
     return _QUOTED.sub(quoted, sql)
 
 
-def _fill(connection: sqlite3.Connection, table: str, rows: Sequence[Record]) -> None:
-    """Make a table of rows, with the columns of `_FIELDS` first."""
+def _fill(connection: sqlite3.Connection, table: str, rows: Sequence[Record]) -> list[str]:
+    """Make a table of rows, with the columns of `_FIELDS` first, and return its columns."""
     names: dict[str, str] = {}  # as first spelled: SQLite's names have no case
     for name in chain(_FIELDS[table], *rows):
         names.setdefault(name.lower(), name)
@@ -229,6 +206,7 @@ def _fill(connection: sqlite3.Connection, table: str, rows: Sequence[Record]) ->
         f"INSERT INTO {table} VALUES ({', '.join('?' * len(columns))})",
         ([_value(row.get(name)) for name in columns] for row in rows),
     )
+    return columns
 
 
 def _quoted(column: str) -> str:
@@ -287,7 +265,7 @@ def _run_row(run: Run) -> tuple[Record, Record]:
     return row, settings
 
 
-def _point_rows(run: Run) -> Iterator[Record]:
+def _points(run: Run) -> Iterator[Record]:
     with contextlib.suppress(KanrunError):
         for number, point in enumerate(run.points):
             manifest = point.manifest
