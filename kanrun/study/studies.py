@@ -42,23 +42,9 @@ from kanrun.study.resources import (
 
 #: Names that a sentence lists: of columns, and of points or cells.
 MAX_COLUMNS, MAX_NAMES = 20, 12
-#: Settings in which runs differ that a sentence names.
-MAX_DIFFERENCES = 4
 MEBIBYTE = 2**20
 #: Bytes by which the process may grow while it keeps what was prepared for tasks.
 MOST_PREPARED = 128 * MEBIBYTE
-#: Settings that do not change the time of a training.
-_EVEN = (
-    "seed",
-    "n_seeds",
-    "tags",
-    "note",
-    "tracker",
-    "figure_formats",
-    "max_cpu_seconds",
-    "executor.",
-    "sampling.n_test",
-)
 
 
 @dataclass(frozen=True)
@@ -274,35 +260,36 @@ def _some(names: Sequence[str], mark: str = "; ", most: int = MAX_NAMES) -> str:
 
 
 def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -> str:
-    """Return the time per training and in total, from the most similar comparable run that ended.
+    """Return the time per training and in total, from the latest comparable run that ended.
 
-    Runs are comparable if target, model and solver are of the same kinds. Their time is multiplied
-    by the ratios of rows and of inputs of the training data.
+    Runs are comparable if all their settings `kind` are equal. Their time is multiplied by the
+    ratios of rows and of inputs of the training data.
     """
     from kanrun.runs import find_runs
 
-    wanted, found = flattened(asdict(study.config(0))), list[tuple[list[str], Run]]()
-    for run in reversed(find_runs(outputs)):
-        if run.path.parent.name != study.command or run.status != Status.COMPLETED:
-            continue
-        settings = flattened(run.manifest.config)
-        names = sorted(name for name in {*wanted, *settings} if not name.startswith(_EVEN))
-        names = [name for name in names if settings.get(name) != wanted.get(name)]
-        if run.manifest.seconds and not any(name.endswith(".kind") for name in names):
-            found.append((names, run))
-    if not found:
+    wanted, about = _kinds(asdict(study.config(0))), ""
+    complete = (
+        run
+        for run in reversed(find_runs(outputs))
+        if run.path.parent.name == study.command and run.status == Status.COMPLETED
+    )
+    run = next((run for run in complete if _kinds(run.manifest.config) == wanted), None)
+    if run is None:
         return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
-    names, run = min(found, key=lambda pair: len(pair[0]))
-    about = f", which differs in {_some(names, ', ', MAX_DIFFERENCES)}" if names else ""
-    seconds = (run.manifest.seconds or 0) / run.manifest.trainings
-    summary = run.columns("summary")
+    seconds, summary = (run.manifest.seconds or 0) / run.manifest.trainings, run.columns("summary")
     if problem is not None and {"train_points", "shape"} <= summary.keys():
         then = int(summary["train_points"][0]), int(str(summary["shape"][0]).partition("-")[0])
         now = len(problem.data.everything), problem.inputs
         seconds *= now[0] / then[0] * now[1] / then[1]
         if now != then:
-            about += "; scaled from {} rows of {} inputs to {} of {}".format(*then, *now)
+            about = ", scaled from {} rows of {} inputs to {} of {}".format(*then, *now)
     return (
         f"estimated time: {seconds:.3g} s per training, {seconds * trainings:.3g} s in total "
         f"(from run {run.name}{about})"
     )
+
+
+def _kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the kinds of target, model, solver and others, but for the executor."""
+    flat = flattened(settings).items()
+    return {key: value for key, value in flat if key.endswith(".kind") and key != "executor.kind"}

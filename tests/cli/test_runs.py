@@ -172,7 +172,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun, fit):
     assert not Path("outputs").exists()
     kanrun("fit -q model.degree=2")
     again = kanrun("fit --dry-run n_seeds=3").out
-    assert "from run fit/v0001, which differs in model.degree" in again
+    assert "(from run fit/v0001" in again
     other = kanrun("fit --dry-run model=mlp").out
     assert "no comparable run of fit" in other
     assert sorted(path.name for path in Path("outputs/fit").iterdir()) == ["latest", "v0001"]
