@@ -23,14 +23,14 @@ class ProgressUpdate:
 
     Attributes:
         part: Name of the part, as the user sees it.
-        done: Number of finished units, such as steps or folds.
-        total: Number of all units; None: unknown.
+        done: Finished units, such as steps, folds, or seconds of a budget.
+        total: All units; None: unknown.
         error: Lowest error so far; None if the part has no errors.
     """
 
     part: str
-    done: int
-    total: int | None = None
+    done: float
+    total: float | None = None
     error: float | None = None
 
 
@@ -49,7 +49,7 @@ _monitor = _Monitor()
 
 
 def report_progress(
-    part: str, done: int, total: int | None = None, error: float | None = None
+    part: str, done: float, total: float | None = None, error: float | None = None
 ) -> None:
     """Report progress to the listener of this thread, if it has one; see `ProgressUpdate`."""
     if _monitor.listener is not None:

@@ -82,6 +82,9 @@ def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
     """Interpret every output of the target; yield a row for each stage."""
     import time
 
+    from kanrun.engine.symbolic.budget import work_done
+    from kanrun.monitoring import report_progress
+
     from .interpretation import interpretation
     from .outcome import Interpretation
     from .problem import problems_of
@@ -90,8 +93,9 @@ def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
     found = []
     for problem in problems_of(_settings(cfg, cell), seed):
         yield from problem.notes
-        began = time.process_time()
+        began, before = time.process_time(), work_done()
         for event in interpretation(problem, seed):
+            report_progress("seconds of search", work_done() - before, cfg.budget)
             if isinstance(event, Interpretation):
                 seconds = time.process_time() - began
                 yield from records(problem, event, seed, seconds, cell if cfg.suite else None)

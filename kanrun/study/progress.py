@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column
 from rich.text import Text
 
@@ -79,13 +86,15 @@ class _Running:
     """How far a training is: its share of 1, and its share when the present part began."""
 
     part: str = ""
+    done: float = 0.0
     share: float = 0.0
     before: float = 0.0
 
     def advance(self, update: ProgressUpdate) -> None:
         """Take in the progress of a part; one without a total does not fill the bar."""
-        if update.part != self.part:
+        if update.part != self.part or update.done < self.done:  # a part may begin again
             self.part, self.before = update.part, self.share
+        self.done = update.done
         if update.total:
             done = min(1.0, update.done / update.total)
             self.share = max(self.share, self.before + (1 - self.before) / 2 * done)
@@ -111,6 +120,7 @@ class Reporter:
         width = max(_NARROW, min(_WIDE, console.width // 5))
         text = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         self._bar = Progress(
+            SpinnerColumn(),
             BarColumn(bar_width=width),
             TaskProgressColumn(),
             *([TimeRemainingColumn(compact=True)] if console.width >= _ROOM_FOR_TIME else []),
@@ -161,7 +171,8 @@ class Reporter:
     def show_progress(self, update: ProgressUpdate, key: Key | None = None) -> None:
         """Show progress of a training on the bar, elsewhere as one line every few seconds."""
         self._running.setdefault(key, _Running()).advance(update)
-        text = f"{update.part}: {update.done}" + (f" of {update.total}" if update.total else "")
+        text = f"{update.part}: {update.done:.4g}"
+        text += f" of {update.total:.4g}" if update.total else ""
         if update.error is not None and math.isfinite(update.error):
             text += f", best {update.error:.3g}"
         self._show(text)

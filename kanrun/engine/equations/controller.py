@@ -360,7 +360,9 @@ def march_to_end(
     """Return the slabs of one local tolerance, and why they end early."""
     controller = Controller(system, tolerance, budget, before)
     for march in controller.run():
-        report_progress("slabs", len(march.accepted), None, march.accepted[-1].errors.max() ** 0.5)
+        error = float(march.accepted[-1].errors.max() ** 0.5)
+        low, high = controller.low, controller.high
+        report_progress("time", march.end - low, high - low, error)
     march = controller.march
     if march.end < controller.high:
         march.stopped = "slabs became too short"
