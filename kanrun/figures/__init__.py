@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from kanrun.figures.classes import class_curves, class_predictions, confusion
+from kanrun.figures.classes import class_curves, confusion
 from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import edges, network_diagram
 from kanrun.figures.prediction import predictions, residuals

@@ -1,37 +1,31 @@
-"""Predicted classes and their probabilities: confusion matrices, a map of classes, and curves."""
+"""Predicted classes and their probabilities: confusion matrices, and curves."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, to_rgba
 from matplotlib.figure import Figure
-from pandas import CategoricalDtype, DataFrame, Series, concat, crosstab
+from pandas import DataFrame, Series, crosstab
 
 from kanrun.figures.panels import (
     MAX_NUMBERED,
-    draw_map,
     grid_of_panels,
     heat_map,
     small_multiples,
 )
 from kanrun.figures.style import (
-    BAND,
     BLACK,
     CYCLE,
     JUDGED,
-    MARKERS,
-    NUMBERS,
     Look,
     first_seed,
     named_columns,
     number,
     shorten,
     styled,
-    thin,
 )
 from kanrun.points import Array
 
@@ -39,105 +33,57 @@ from kanrun.points import Array
 MAX_CLASSES = 30
 #: Height and width of a confusion matrix (inches).
 MATRIX = (3.2, 4.2)
-#: Height of a map of classes and of curves of probabilities (inches).
+#: Height of a panel of curves (inches).
 SIDE = 3.2
 #: Number of groups of rows with similar probabilities, whose mean is compared with the observed
 #: frequency.
 GROUPS = 10
 #: Number of rows whose precision is drawn first: that of fewer rows jumps between 0 and 1.
 FEWEST_ROWS = 10
-POINTS: Look = {"s": 12, "lw": 0.3, "ec": "white"}
-WRONG: Look = {"s": 45, "fc": "none", "ec": BLACK, "label": "misclassified"}
 CHANCE: Look = {"color": BLACK, "lw": 0.8, "ls": ":"}
-#: Columns of the true and of the predicted class.
-SIDES = ["truth", "guess"]
-
-
-@styled
-def class_predictions(table: DataFrame) -> Figure:
-    """Draw the confusion matrix of the first seed; of two numeric inputs, also a map of classes.
-
-    `table` has the columns seed, split, `input:<name>` per input, and `truth:<name>` and
-    `prediction:<name>` of the output. The matrix is that of the test points, or else of the
-    held-out or training points.
-    """
-    output, rows = _labelled(table)
-    split = max(set(rows["split"]) & set(JUDGED), key=JUDGED.index, default="train")
-    inputs = named_columns(rows, "input:")
-    is_map = all(rows[name].dtype.kind in NUMBERS for name in inputs) and len(inputs) == 2
-    if not is_map or not (rows["split"] == "grid").any():
-        return _matrices(output, rows, [split])
-    figure, ((left, right),) = grid_of_panels(1, 2, SIDE)
-    _draw_matrix(right, output, rows, split)
-    (x, across), (y, up) = inputs.items()
-    left.set(xlabel=across, ylabel=up, title="areas: prediction; points: truth")
-    grid = rows[rows["split"] == "grid"]
-    codes = grid["guess"].cat.codes
-    codes = codes.where(codes.between(0, len(CYCLE) - 1))
-    pale = ListedColormap([to_rgba(colour, BAND["alpha"]) for colour in CYCLE])
-    draw_map(left, grid[x], grid[y], codes, (-0.5, len(CYCLE) - 0.5), pale)
-    points = thin(rows[rows["split"] != "grid"]).dropna()
-    for colour, label, marker in zip(CYCLE, rows["truth"].cat.categories, MARKERS, strict=False):
-        some = points[points["truth"] == label]
-        pen: Any = {"c": colour, "marker": marker, "label": shorten(label), **POINTS}
-        left.scatter(some[x], some[y], **pen)
-    wrong = points[points["truth"] != points["guess"]]
-    left.scatter(wrong[x], wrong[y], **WRONG)
-    left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
-    return figure
 
 
 @styled
 def confusion(table: DataFrame) -> Figure:
-    """Draw a confusion matrix of the first seed's training, held-out and test points each.
+    """Draw confusion matrices of the first seed: of the training, held-out and test points.
 
-    `table` is as for `class_predictions`.
-    """
-    output, rows = _labelled(table)
-    return _matrices(output, rows, [split for split in JUDGED if (rows["split"] == split).any()])
-
-
-def _labelled(table: DataFrame) -> tuple[str, DataFrame]:
-    """Return the output's name, and the first seed's rows with truth and guess as categories.
-
-    The categories are texts in the order of the values. A label 7 may have been read as 7.0.
+    `table` has the columns seed, split, and `truth:<name>` and `prediction:<name>` of the output.
     """
     rows = first_seed(table)
-    ((column, output),) = named_columns(rows, "prediction:").items()
-    unknown = Series(index=rows.index, dtype=object)
-    sides = {"truth": rows.get(f"truth:{output}", unknown), "guess": rows[column]}
-    values = sorted(concat(sides.values()).dropna().unique())
-    texts = [f"{value:.15g}" if isinstance(value, float) else str(value) for value in values]
-    for name, side in sides.items():
-        sides[name] = side.astype(CategoricalDtype(values)).cat.rename_categories(texts)
-    return output, rows.assign(**sides)
-
-
-def _matrices(output: str, rows: DataFrame, splits: Sequence[str]) -> Figure:
-    """Draw the confusion matrices of these splits, two in a row."""
+    ((guess, output),) = named_columns(rows, "prediction:").items()
+    known = rows.dropna(subset=[f"truth:{output}", guess])
+    # A label 7 may have been read as 7.0 in one of the columns.
+    truth, predicted = (
+        known[name].map(lambda value: f"{value:.15g}" if isinstance(value, float) else str(value))
+        for name in (f"truth:{output}", guess)
+    )
+    splits = [split for split in JUDGED if (known["split"] == split).any()]
     figure, panels = small_multiples(len(splits), 2, *MATRIX)
     for axes, split in zip(panels, splits, strict=True):
-        _draw_matrix(axes, output, rows, split)
+        some = known["split"] == split
+        _draw_matrix(axes, truth[some], predicted[some], f"{shorten(output)}, {split}")
     return figure
 
 
-def _draw_matrix(axes: Axes, output: str, rows: DataFrame, split: str) -> None:
-    """Draw the confusion matrix of a split; nothing if no row has a truth and a prediction."""
-    rows = rows.loc[rows["split"] == split, SIDES].dropna()
-    if rows.empty:
-        axes.set_axis_off()
-        return
-    counts = crosstab(rows["truth"], rows["guess"], dropna=False)
-    counts = counts.iloc[:MAX_CLASSES, :MAX_CLASSES]
+def _draw_matrix(axes: Axes, truth: Series[str], predicted: Series[str], name: str) -> None:
+    """Draw a confusion matrix with the accuracy and the share of the largest class."""
+    labels = sorted({*truth, *predicted}, key=_order)[:MAX_CLASSES]
+    counts = crosstab(truth, predicted).reindex(index=labels, columns=labels, fill_value=0)
     values = counts.to_numpy(dtype=float)
-    names = list(counts.index), list(counts.columns)
-    image = heat_map(axes, values, *names, "{:.0f}".format, cmap="Blues", vmin=0)
-    right = (rows["truth"] == rows["guess"]).mean()
-    largest = rows["truth"].value_counts(normalize=True).max()
-    title = f"{shorten(output)}, {split}: {right:.1%} correct\n(largest class {largest:.1%})"
+    image = heat_map(axes, values, labels, labels, "{:.0f}".format, cmap="Blues", vmin=0)
+    largest = truth.value_counts(normalize=True).max()
+    title = f"{name}: {(truth == predicted).mean():.1%} correct\n(largest class {largest:.1%})"
     axes.set(xlabel="prediction", ylabel="truth", title=title)
     if counts.size > MAX_NUMBERED:
         axes.figure.colorbar(image, ax=axes, shrink=0.8, label="points")
+
+
+def _order(label: str) -> tuple[float, str]:
+    """Return a key that sorts numbers by their values, and other labels as text."""
+    try:
+        return float(label), label
+    except ValueError:
+        return math.inf, label
 
 
 @styled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -71,8 +70,6 @@ STAGE_ROOM = 0.09
 LARGE = 6
 #: Size of the markers of the last ones (points).
 SMALL = 2
-#: Triangles between points, which are slow: once for all maps of a figure.
-_triangulation = functools.lru_cache(maxsize=1)(Triangulation)
 
 
 def grid_of_panels(
@@ -270,7 +267,7 @@ def draw_map(
         cells = points.pivot(index="y", columns="x", values="value")
         return panel.pcolormesh(cells.columns, cells.index, cells, shading="nearest", **look)
     try:
-        joined = _triangulation(tuple(points["x"]), tuple(points["y"]))
+        joined = Triangulation(points["x"], points["y"])
         return panel.tripcolor(joined, points["value"], shading="gouraud", **look)
     except (ValueError, RuntimeError):
         return panel.scatter(points["x"], points["y"], c=points["value"], **look)

@@ -203,8 +203,7 @@ def residuals(table: DataFrame) -> Figure:
         if parts:
             left.legend()
         if beyond := int((np.abs(errors) > limit).sum()):
-            where = f" of {shorten(output)}" * (len(outputs) > 1)
-            remarks.append(f"{beyond} points{where} beyond, drawn at the border")
+            remarks.append(f"{beyond} points of {shorten(output)} beyond, drawn at the border")
         right.axhline(0, **REFERENCE)
         left.set(xlabel="prediction - truth", ylabel="points (%)")
         right.set(xlabel=f"prediction of {shorten(output)}", ylabel="prediction - truth")

@@ -12,7 +12,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from pandas import CategoricalDtype, DataFrame, Series, to_numeric
 
-from kanrun.figures.classes import class_curves, class_predictions, confusion
+from kanrun.figures.classes import class_curves, confusion
 from kanrun.figures.effects import effects, pair_maps
 from kanrun.figures.network import (
     edges,
@@ -61,8 +61,6 @@ TRIED: Look = {"marker": ".", "ls": "", "alpha": 0.3, "zorder": 1}
 CURVE = 2.8
 #: Height of a curve over settings (inches).
 OVER = 3.0
-#: Name of the axis of points without settings that differ.
-ALL = "all points"
 #: Bars in place of dots for medians over words.
 BAR: Look = {"ms": 14, "mew": 2}
 LONGEST_TITLE = 60  # characters of a formula
@@ -156,10 +154,10 @@ def over_settings(table: DataFrame, settings: Sequence[str], result: str) -> Fig
     `table` has one row per point and seed. Of more than two settings, draw the two with the most
     values, and take medians over the others.
     """
-    table = table[np.isfinite(table[result].astype(float))].assign(**{ALL: ""})
-    shown = sorted(settings, key=lambda name: -table[name].nunique())[:2] or [ALL]
+    table = table[np.isfinite(table[result].astype(float))].copy()
+    shown = sorted(settings, key=lambda name: -table[name].nunique())[:2]
     left = ", ".join(name for name in settings if name not in shown)
-    for name in shown:  # numbers, if all words are some, or else categories in their order
+    for name in shown:
         numbers = to_numeric(table[name], errors="coerce")
         words = CategoricalDtype(list(table[name].unique()), ordered=True)
         table[name] = table[name].astype(words) if numbers.hasnans else numbers
@@ -223,8 +221,7 @@ def training_figures(
     predicted = tables["predictions"]
     judged = tables.get("held_out", predicted)
     if classifies:
-        yield "predictions", partial(class_predictions, judged)
-        yield "residuals", partial(confusion, judged)
+        yield "predictions", partial(confusion, judged)
         two = len(named_columns(judged, "probability:")) == 2
         if "held_out" in tables and (two or on_request):
             yield "class_curves", partial(class_curves, judged)

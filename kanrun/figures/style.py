@@ -69,8 +69,10 @@ MAX_POINTS = 4000
 NUMBERS = "fiub"
 #: Numbers in this range are written without a power of ten.
 PLAIN_RANGE = (1e-3, 1e5)
-#: Largest number of decades of an axis, and the multiples of powers of ten that get ticks.
-LOG_TICKS = ((0.8, None), (1.2, (1.0, 2.0, 5.0)), (2.0, (1.0, 3.0)))
+#: A logarithmic axis of fewer decades has ticks like a linear one.
+PART_OF_DECADE = 0.8
+#: A logarithmic axis of fewer decades also has ticks at 2 and 5 times the powers of ten.
+FEW_DECADES = 2.0
 #: Letters of a remark by inch of a figure's width.
 LETTERS = 16
 #: Options of MaxNLocator for all linear axes.
@@ -166,10 +168,10 @@ def _finish_axis(axis: XAxis | YAxis) -> None:
         return
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high / low)
-    for limit, factors in LOG_TICKS:
-        if decades < limit:
-            axis.set_major_locator(LogLocator(subs=factors) if factors else few)
-            break
+    if decades < PART_OF_DECADE:
+        axis.set_major_locator(few)
+    elif decades < FEW_DECADES:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     plain = PLAIN_RANGE[0] <= low and high < PLAIN_RANGE[1]
     axis.set_major_formatter(lambda x, _: f"{x:g}" if plain else write_powers(f"{x:.2e}"))
 

@@ -349,7 +349,7 @@ def _swept(run: Run) -> Plain:
 def draw_points(run: Run, formats: Sequence[str]) -> list[Path]:
     """Draw the result over the swept keys into `figures/points`, and return the files.
 
-    Nothing is drawn without a result that more than one row has.
+    Nothing is drawn if no setting differs, or if fewer than two rows have a result.
     """
     if "summary" not in run.tables:
         return []
@@ -365,4 +365,4 @@ def draw_points(run: Run, formats: Sequence[str]) -> list[Path]:
     table = table.dropna(subset=known[:1])
     keys = [key for key in values[0] if key not in ("seed", "n_seeds") and table[key].nunique() > 1]
     stem = run.path / "figures" / "points"
-    return write_figure(stem, over_settings(table, keys, known[0]), formats)
+    return write_figure(stem, over_settings(table, keys, known[0]), formats) if keys else []

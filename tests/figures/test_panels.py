@@ -45,7 +45,7 @@ def test_a_common_factor_is_a_power(exponent):
 @pytest.mark.parametrize(
     "low, high, shown",
     [
-        (40, 800, ["100", "300"]),
+        (40, 800, ["50", "100", "200", "500"]),
         (8, 60, ["10", "20", "50"]),
         (3e-6, 2e-2, ["10⁻⁵", "10⁻⁴", "10⁻³", "10⁻²"]),
     ],
