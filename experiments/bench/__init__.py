@@ -21,7 +21,6 @@ from pandas import DataFrame
 from torch import Tensor
 
 from kanrun.config import (
-    BenchConfig,
     ExperimentConfig,
     KANConfig,
     LBFGSSolver,
@@ -39,6 +38,7 @@ from kanrun.study.build import LearningProblem, make_problem
 from kanrun.study.recipe import Training
 from kanrun.study.suite import claim_at_least
 
+from .config import BenchConfig
 from .timing import (
     MODULES,
     foreign_code,

@@ -23,7 +23,6 @@ from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kanrun.config import BenchConfig
 from kanrun.engine.tables import fit_table
 from kanrun.engine.tables.folds import OURS, loss_of
 from kanrun.errors import UsageError, did_you_mean
@@ -32,6 +31,7 @@ from kanrun.points import Family
 from kanrun.runs.records import Note, Records
 from kanrun.targets import Points
 
+from .config import BenchConfig
 from .timing import rows_of
 
 XGBOOST_NAME = "xgboost, rounds chosen"

@@ -33,7 +33,6 @@ import torch
 from pandas import DataFrame
 from torch import Tensor, nn
 
-from kanrun.config import BenchConfig
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import uniform_breakpoints
 from kanrun.errors import KanrunError
@@ -42,6 +41,8 @@ from kanrun.runs.records import Claim, Note, Records, Row
 from kanrun.study.build import PRECISIONS
 from kanrun.study.resources import device_of
 from kanrun.study.suite import claim_at_most
+
+from .config import BenchConfig
 
 Step = Callable[[], Any]
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Records
 from kanrun.study import Cell, Claims, Figures, Tables
 
 from .cases import case_of, cases_of, training_of
+from .config import CompareMLPConfig
 
 
 def comparison_of(name: str) -> Any:

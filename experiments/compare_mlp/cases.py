@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 from torch import Generator
 
-from kanrun.config import CompareMLPConfig, KANConfig, MLPConfig
+from kanrun.config import KANConfig, MLPConfig
 from kanrun.config.models import widths_of
 from kanrun.config.rules import DISTINCT, MISSING, Count, Positive, copied
 from kanrun.engine.networks import Network
@@ -27,6 +27,8 @@ from kanrun.study.build import (
 from kanrun.study.recipe import Training, summary_of, train_and_record
 from kanrun.study.resources import generator
 from kanrun.study.suite import refuse_unused, typed
+
+from .config import CompareMLPConfig
 
 Model = KANConfig | MLPConfig
 #: Largest number of steps on a grid with the search for the penalty's weight, divided by the steps

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Generator
 
-from kanrun.config import SOLVERS, CompareMLPConfig
+from kanrun.config import SOLVERS
 from kanrun.engine.networks import Network
 from kanrun.errors import UsageError
 from kanrun.runs.records import Records
@@ -22,6 +22,7 @@ from kanrun.study import Cell, Claims, Tables
 
 from . import cases
 from .cases import Case, Model, result, train, training_of
+from .config import CompareMLPConfig
 from .verdict import judge, log_ratios
 
 #: Settings that switch off the tricks of each variant.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from kanrun.config import CompareMLPConfig
 from kanrun.runs.records import Records
 from kanrun.study import Cell, Claims, Tables
 from kanrun.study.recipe import claims_by
 from kanrun.study.suite import median
 
 from .cases import Case, model_of, result, schedule_text, train
+from .config import CompareMLPConfig
 
 FIGURES = ("errors",)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kanrun.config import CompareMLPConfig, MLPConfig
+from kanrun.config import MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.counting import (
@@ -39,6 +39,7 @@ from .cases import (
     steps_of,
     train,
 )
+from .config import CompareMLPConfig
 from .verdict import judge, log_ratios
 
 #: Widths of the networks whose parameters are counted.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanrun.config import SOLVERS, CompareMLPConfig
+from kanrun.config import SOLVERS
 from kanrun.engine.networks import MLP
 from kanrun.engine.training import DataFitting, LevenbergMarquardt, Objective, output_scale
 from kanrun.errors import UsageError
@@ -19,6 +19,7 @@ from kanrun.study import Cell, Claims, Tables
 from kanrun.study.suite import claim_at_most
 
 from .cases import Case, model_of, result, train
+from .config import CompareMLPConfig
 
 #: Largest number of solver steps: a linear map needs few.
 STEPS = 100

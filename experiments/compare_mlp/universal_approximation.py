@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Claim, Records, Row
 from kanrun.study import Cell, Claims, Tables
 
 from .cases import Case, model_of, result, train
+from .config import CompareMLPConfig
 
 #: Largest number of solver steps of an MLP. It is large because the universal approximation theorem
 #: is about the best possible weights.

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanrun.config import ContinualConfig, KANConfig
+from kanrun.config import KANConfig
 from kanrun.errors import UsageError
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Records, Row
@@ -27,6 +27,7 @@ from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.recipe import Training
 
 from . import sequences, training
+from .config import ContinualConfig
 from .forgetting_claims import claims_of
 from .learners import cells_of, learner_of
 

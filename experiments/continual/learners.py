@@ -20,7 +20,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from kanrun.config import AutoSolver, ContinualConfig, KANConfig, MLPConfig
+from kanrun.config import AutoSolver, KANConfig, MLPConfig
 from kanrun.config.models import widths_of
 from kanrun.config.rules import MISSING, Count, NonNegative, copied
 from kanrun.engine.networks import Network
@@ -31,6 +31,8 @@ from kanrun.points import Array
 from kanrun.study import Cell
 from kanrun.study.build import intervals_of
 from kanrun.study.suite import typed
+
+from .config import ContinualConfig
 
 #: For `information`, weight of what a phase has learned, relative to the mean squared error of a
 #: new phase. Higher weights forget less and learn less. Chosen on five peaks with three seeds: a

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from kanrun.config import TARGETS, ContinualConfig, ExpressionTarget, TableTarget
+from kanrun.config import TARGETS, ExpressionTarget, TableTarget
 from kanrun.engine.training import Samples
 from kanrun.errors import UsageError
 from kanrun.study.build import PRECISIONS, LearningProblem, make_problem, problem_on
@@ -21,6 +21,7 @@ from kanrun.targets import Dataset, Points, Scaling, Target, build_target
 from kanrun.targets.datasets import check_known
 from kanrun.targets.functions import peaks_formula
 
+from .config import ContinualConfig
 from .learners import lattice
 
 #: Largest number of phases.

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
 
-from kanrun.config import SOLVERS, ContinualConfig
+from kanrun.config import SOLVERS
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import find_interval, sample_points
 from kanrun.engine.training import (
@@ -47,6 +47,7 @@ from kanrun.runs.records import Table
 from kanrun.study.recipe import Training
 from kanrun.study.resources import generator
 
+from .config import ContinualConfig
 from .learners import Learner, Memory, evenly_chosen
 from .sequences import TaskSequence
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 import numpy as np
 from pandas import DataFrame, Series
 
-from kanrun.config import CurvesConfig
 from kanrun.runs.records import Claim, Records
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.suite import claim_at_least, claim_at_most
 
+from .config import CurvesConfig
 from .parts import PARTS, ROUNDING, check_settings
 
 #: Required: how far a fitted order may stay below the theory's.

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 from scipy.interpolate import BSpline
 
-from kanrun.config import CurvesConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Records, Row, Table, Value
 from kanrun.study.suite import exponent
@@ -19,6 +18,7 @@ from kanrun.targets import build_target, planar_points
 from kanrun.targets.functions import GIVEN_POINTS
 
 from . import geometry
+from .config import CurvesConfig
 from .geometry import (
     Array,
     approximate,

@@ -21,13 +21,13 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from kanrun.config import ExtendGridConfig
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.evaluation import truncation_notes
 from kanrun.study.recipe import summary_of, train_and_record
 
 from . import extension
+from .config import ExtendGridConfig
 from .extension import Extension, penalises, schedule_of
 
 

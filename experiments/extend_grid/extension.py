@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from msgspec import Meta
 
-from kanrun.config import SOLVERS, ExtendGridConfig, KANConfig
+from kanrun.config import SOLVERS, KANConfig
 from kanrun.config.rules import INCREASING, Count
 from kanrun.engine.networks.counting import size_of
 from kanrun.engine.training import Event, Plan, Step, Trained, fit
@@ -47,6 +47,8 @@ from kanrun.study.suite import (
     typed,
     value_range,
 )
+
+from .config import ExtendGridConfig
 
 #: Target, number of training points and degree k of the results in `published.csv`, which omits
 #: trainings that diverged or were not run.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import MODELS, TARGETS, FitConfig
+from kanrun.config import MODELS, TARGETS
 from kanrun.engine.training import (
     Event,
     Grown,
@@ -55,6 +55,7 @@ from kanrun.study.recipe import Training, summary_of, train_and_record
 from kanrun.study.suite import bound_claims
 from kanrun.targets import NAMED, Target
 
+from .config import FitConfig
 from .extra_points import (
     add_points,
     insertion_notes,

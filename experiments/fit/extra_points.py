@@ -16,7 +16,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from kanrun.config import FitConfig
 from kanrun.engine.training import Plan, Trained, baseline_error, fit, predict
 from kanrun.points import Array
 from kanrun.runs.records import Note
@@ -26,6 +25,8 @@ from kanrun.targets import Dataset, deviation
 from kanrun.targets.datasets import draw, shown
 from kanrun.targets.datasets import generator as stream
 from kanrun.targets.smoothness import rough_places
+
+from .config import FitConfig
 
 #: Default maximum number of added points.
 EXTRA_POINTS = 1000

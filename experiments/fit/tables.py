@@ -10,7 +10,7 @@ import numpy as np
 from pandas import DataFrame
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kanrun.config import TARGETS, AutoConfig, FitConfig, check
+from kanrun.config import TARGETS, AutoConfig, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
 from kanrun.engine.tables.effects import report_tables
 from kanrun.engine.tables.folds import OURS, cross_validate, loss_of
@@ -33,6 +33,8 @@ from kanrun.study.evaluation import (
 )
 from kanrun.study.resources import threads_of
 from kanrun.targets import Dataset, Target, build_target
+
+from .config import FitConfig
 
 MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them
 #: Largest relative difference of cross-validated losses that a percentage shows as 0.0%.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from kanrun.config import ImportConfig, SamplingConfig
+from kanrun.config import SamplingConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import read_network
 from kanrun.errors import UsageError
@@ -25,6 +25,8 @@ from kanrun.study.evaluation import model_records
 from kanrun.study.recipe import network_columns
 from kanrun.study.resources import generator
 from kanrun.targets import NAMED, Scaling, array_target
+
+from .config import ImportConfig
 
 #: Largest number of points on which the outputs of the network are recorded.
 SAMPLES = 2000

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from kanrun.config import InterpretConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Claim, Records
 from kanrun.study import suite_cells, with_cell
 from kanrun.study.suite import claim_at_least, claim_at_most, maximum
+
+from .config import InterpretConfig
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures

@@ -13,7 +13,6 @@ import threadpoolctl  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from rich.console import Console
 
-from kanrun.config import InterpretConfig
 from kanrun.engine.symbolic import (
     EXACT,
     Budget,
@@ -52,6 +51,7 @@ from kanrun.targets import (
     is_frame,
 )
 
+from .config import InterpretConfig
 from .outcome import Interpretation, is_constant, outcome
 from .problem import (
     Function,

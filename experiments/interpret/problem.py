@@ -12,7 +12,6 @@ import sympy
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kanrun.config import InterpretConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.reshaping import prune_edges, prune_on_validation
 from kanrun.engine.symbolic import (
@@ -44,6 +43,8 @@ from kanrun.targets import (
     check_gaussian,
     make_dataset,
 )
+
+from .config import InterpretConfig
 
 Function = Callable[[Array], Array]
 

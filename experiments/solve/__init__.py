@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kanrun.config import SolveConfig
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Tables
+
+from .config import SolveConfig
 
 if TYPE_CHECKING:
     from kanrun.figures import Figures

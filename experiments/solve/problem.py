@@ -26,7 +26,6 @@ from kanrun.experiments.solve.settings import (
 from scipy import integrate
 from torch import Generator
 
-from kanrun.config import EquationConfig, SolveConfig
 from kanrun.config.conversion import typed
 from kanrun.engine.equations import (
     Ansatz,
@@ -45,6 +44,8 @@ from kanrun.formulas import constant, to_numpy, variable
 from kanrun.monitoring import finished
 from kanrun.study import Cell, with_cell
 from kanrun.study.resources import generator
+
+from .config import EquationConfig, SolveConfig
 
 #: From points (points, variables) to values of the unknowns (points, unknowns).
 Reference = Callable[[Array], Array]

@@ -15,7 +15,6 @@ import sympy
 import torch
 from kanrun.experiments.solve.checks import check_memory
 
-from kanrun.config import EquationConfig, SolveConfig
 from kanrun.engine.equations import (
     Ansatz,
     Array,
@@ -40,6 +39,8 @@ from kanrun.formulas import constant, variable
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
 from kanrun.formulas.parsing import parse_expression
 from kanrun.targets import column_names, frame_columns, input_rows, read_inputs
+
+from .config import EquationConfig, SolveConfig
 
 _NETWORK_KEYS = {
     "kan": {"kind", "hidden", "terms", "factors", "degree"},

@@ -26,7 +26,7 @@ from kanrun.experiments.solve.verdict import (
 from numpy.typing import ArrayLike
 from pandas import DataFrame
 
-from kanrun.config import AnsatzConfig, EquationConfig, SolveConfig, check
+from kanrun.config import check
 from kanrun.engine.equations import (
     Ansatz,
     Array,
@@ -42,6 +42,8 @@ from kanrun.model.model import Model
 from kanrun.points import Scaling
 from kanrun.runs.records import Checkpoint, Table
 from kanrun.study.resources import generator
+
+from .config import AnsatzConfig, EquationConfig, SolveConfig
 
 #: Points of the table along each variable: of a curve, of a map, and of the map through the middle
 #: of a 3-D box.

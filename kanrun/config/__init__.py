@@ -16,21 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import kanrun.conf
-from kanrun.config.comparisons import (
-    BenchConfig,
-    CompareMLPConfig,
-    ContinualConfig,
-    ExtendGridConfig,
-)
 from kanrun.config.conversion import check
 from kanrun.config.experiments import (
-    CurvesConfig,
     ExecutorConfig,
     ExperimentConfig,
-    FitConfig,
-    ImportConfig,
-    InterpretConfig,
-    SolveConfig,
+    SamplingConfig,
+    TrainingConfig,
 )
 from kanrun.config.models import (
     AdamSolver,
@@ -75,15 +66,12 @@ from kanrun.config.rules import (
     shown,
 )
 from kanrun.config.targets import (
-    AnsatzConfig,
     BundledTarget,
-    EquationConfig,
     ExpressionTarget,
     FeynmanTarget,
     GaussianPeaksTarget,
     NamedTarget,
     PointsTarget,
-    SamplingConfig,
     SpecialTarget,
     TableTarget,
 )

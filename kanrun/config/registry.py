@@ -22,12 +22,16 @@ name one, because reading a file must not run code.
 from __future__ import annotations
 
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from importlib.metadata import entry_points
+from importlib.util import module_from_spec
 from typing import Any, Generic, TypeVar
 
+from kanrun.components import COMPONENTS
 from kanrun.errors import UsageError, did_you_mean
 
 #: Plain data by name: settings (nested), the values of a row, a description.
@@ -233,11 +237,11 @@ GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver"
 target, model, solver = TARGETS.declares, MODELS.declares, SOLVERS.declares
 
 
-def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Callable[[C], C]:
-    """Declare a command; by default its module is kanrun.experiments.<name>."""
+def experiment(name: str, summary: str, **more: Any) -> Callable[[C], C]:
+    """Declare a command; its functions are in the module of its settings, or around `config`."""
 
     def declare(settings: C) -> C:
-        builder = module or f"kanrun.experiments.{module_of(name)}"
+        builder = settings.__module__.removesuffix(".config")
         EXPERIMENTS.add(name, summary, settings, builder, **more)
         return settings
 
@@ -314,7 +318,9 @@ def load_plugins() -> None:
     """
     if _loaded:
         return
-    _loaded[""] = ""  # what a plug-in imports may read a registry again
+    _loaded[""] = ""  # what these modules import may read a registry again
+    for module in COMPONENTS:
+        _import_alone(module)
     for point in entry_points(group=GROUP):
         try:
             point.load()
@@ -325,6 +331,19 @@ def load_plugins() -> None:
             package = point.dist
             version = f"{package.name} {package.version}" if package else "no package"
             _loaded[point.value.partition(":")[0]] = version
+
+
+def _import_alone(name: str) -> None:
+    """Import a module of settings without the package around it, which may load torch."""
+    if name in sys.modules:
+        return
+    outer, folder, _ = name.rsplit(".", 2)
+    places = [f"{path}/{folder}" for path in importlib.import_module(outer).__path__]
+    spec = PathFinder.find_spec(name, places)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = module = module_from_spec(spec)
+    spec.loader.exec_module(module)
 
 
 def loaded_plugins() -> Mapping[str, str]:

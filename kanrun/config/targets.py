@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,11 +13,9 @@ from kanrun.config.rules import (
     DISTINCT,
     FILE,
     FREE_TEXT,
-    INCREASING,
     MISSING,
     Count,
     Natural,
-    NonNegative,
     Positive,
     Words,
     copied,
@@ -243,85 +241,3 @@ class PointsTarget:
         """Yield a conflict if columns are given without a file."""
         if self.path is None and (self.columns is not None or self.parameter is not None):
             yield f"{at}columns and {at}parameter are columns of a file; give {at}path too."
-
-
-@dataclass
-class SamplingConfig:
-    """Numbers of points; for tables null means a seeded split of all rows."""
-
-    n_train: Annotated[
-        Count | None,
-        "training points, validation points included; null is 1000 points of a function, which "
-        "join others in `fit` if needed (extra_points), and the rows of a table that are not "
-        "test rows",
-    ] = None
-    n_test: Annotated[Natural | None, "test points"] = 1000
-    noise: Annotated[NonNegative, "standard deviation of the noise relative to the target's"] = 0.0
-    validation_fraction: Annotated[
-        float, Meta(ge=0, le=0.5), "fraction of the training points held out for model selection"
-    ] = 0.1
-
-
-@dataclass
-class AnsatzConfig:
-    """Form of the unknown functions in terms of the outputs of a network."""
-
-    terms: Annotated[
-        Count | None, "number of products that are summed; null is 8, 1 for one variable"
-    ] = None
-    factors: Annotated[
-        Count | None,
-        "factors of each product, sums of functions of all variables; null is one per variable",
-    ] = None
-
-
-@dataclass
-class EquationConfig:
-    """One or more differential equations on a box."""
-
-    name: Annotated[str, "name in tables and figures"] = "own"
-    variables: Annotated[
-        AsTyped, "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last"
-    ] = MISSING
-    unknowns: Annotated[list[str], Meta(min_length=1), "unknown functions", DISTINCT] = copied(
-        ["u"]
-    )
-    constants: Annotated[AsTyped, "numbers by name, for use in all formulas"] = None
-    continuation: Annotated[
-        AsTyped,
-        "parameter continuation: values of constants to solve for first, each solution being "
-        "the initial guess for the next: {nu: [0.1, 0.03]}",
-    ] = None
-    formula: Annotated[AsTyped, "the equation, such as u_t = u_xx; a list for a system"] = MISSING
-    conditions: Annotated[
-        AsTyped,
-        "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: {at: 'x=0, x=1', "
-        "formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
-    ] = None
-    exact: Annotated[AsTyped, "formula of the solution, if known; a list for a system"] = None
-    reference: Annotated[
-        AsTyped,
-        "table with the variables and unknowns as columns: known values at some points, at "
-        "which the run reports errors: a file, columns by name, or the name of a table of the "
-        "program",
-    ] = None
-    unknown_parameters: Annotated[AsTyped, "unknown parameters with initial guesses"] = None
-    data: Annotated[
-        AsTyped,
-        "measurements: a table with the variables and unknowns as columns, or {points: 200, "
-        "noise: 0.01, constants: {...}} to draw them from a reference solution",
-    ] = None
-    ansatz: Annotated[AnsatzConfig, "form of the unknowns"] = copied(AnsatzConfig())
-    intervals: Annotated[
-        Annotated[list[Count], Meta(min_length=1)] | None,
-        "grids in turn; null is as fine as helps, in general 5, 10, 20, 40 and finer ones",
-        INCREASING,
-    ] = None
-
-    def conflicts(self, at: str) -> Iterator[str]:
-        """Yield an error for each mapping that is not one."""
-        for name in ("variables", "constants", "continuation", "conditions", "unknown_parameters"):
-            value = getattr(self, name)
-            sentences = name == "conditions" and isinstance(value, list | tuple)
-            if not sentences and not isinstance(value, Mapping | None) and value != MISSING:
-                yield f"{at}{name}={value} must be a mapping, such as {{x: [0,1]}}."

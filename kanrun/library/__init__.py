@@ -28,7 +28,6 @@ from kanrun.config import (
     SOLVERS,
     AutoConfig,
     ExpressionTarget,
-    FitConfig,
     KANConfig,
     SamplingConfig,
     TableTarget,
@@ -36,6 +35,7 @@ from kanrun.config import (
 from kanrun.config.registry import Plain, foreign_setting
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import prepare
+from kanrun.experiments.fit.config import FitConfig
 from kanrun.model.checkpoints import from_checkpoint
 from kanrun.model.model import Model
 from kanrun.monitoring import monitored, request_stop

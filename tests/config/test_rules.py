@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
+from kanrun.experiments.fit.config import FitConfig
 from msgspec import Meta
 
 from kanrun.config import (
@@ -12,7 +13,6 @@ from kanrun.config import (
     GROUPS,
     BSplineConfig,
     ExecutorConfig,
-    FitConfig,
     KANConfig,
     TableTarget,
     check,

@@ -1,8 +1,7 @@
 """Systems from text, and what a solver returns."""
 
+from kanrun.experiments.solve.config import EquationConfig
 from kanrun.experiments.solve.settings import EquationParser
-
-from kanrun.config import EquationConfig
 
 
 def parsed(variables, formula, conditions, unknowns=("u",), **more):

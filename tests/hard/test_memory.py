@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from kanrun.experiments.fit.config import FitConfig
 from run_files import finished
 
-from kanrun.config.experiments import FitConfig
+from kanrun.config import SamplingConfig
 from kanrun.config.models import KANConfig, MLPConfig
-from kanrun.config.targets import SamplingConfig
 from kanrun.runs import Run
 from kanrun.study.resources import estimate_memory
 

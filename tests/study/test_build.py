@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from kanrun.experiments.fit.config import FitConfig
 from torch import Generator
 
 from kanrun.config import (
     AutoSolver,
     BSplineConfig,
     ExperimentConfig,
-    FitConfig,
     KANConfig,
     LBFGSSolver,
     LMSolver,

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from kanrun.experiments.bench import table_suite
+from kanrun.experiments.bench.config import BenchConfig
 from kanrun.experiments.bench.table_suite import (
     models,
     ranks,
@@ -11,7 +12,6 @@ from kanrun.experiments.bench.table_suite import (
     tables,
 )
 
-from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Row
 

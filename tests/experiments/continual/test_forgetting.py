@@ -6,6 +6,7 @@ import pytest
 import torch
 from doors import typed
 from kanrun.experiments import continual
+from kanrun.experiments.continual.config import ContinualConfig
 from kanrun.experiments.continual.learners import (
     Information,
     Learner,
@@ -16,7 +17,6 @@ from kanrun.experiments.continual.learners import (
 from kanrun.experiments.continual.sequences import make_sequence
 from kanrun.experiments.continual.training import measure_forgetting, train_sequence
 
-from kanrun.config import ContinualConfig
 from kanrun.engine.networks import MLP
 from kanrun.engine.training import Objective, Samples, output_scale, predict
 from kanrun.engine.training.objective import SmoothnessLoss, SmoothnessPenalty

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from kanrun.experiments.fit import extra_points, make_fit
+from kanrun.experiments.fit.config import FitConfig
 from kanrun.experiments.fit.extra_points import add_points, more_points_help, most_extra_points
 
 from kanrun.config import (
     BSplineConfig,
     ExpressionTarget,
-    FitConfig,
     KANConfig,
     LMSolver,
     MLPConfig,

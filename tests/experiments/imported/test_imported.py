@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from kanrun.experiments.imported import prepare
+from kanrun.experiments.imported.config import ImportConfig
 from run_files import finished
 
 from kanrun import load_run
-from kanrun.config import ImportConfig
 
 STATES = Path(__file__).parents[2] / "engine" / "networks" / "states"
 

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import sympy
 from kanrun.experiments.solve import run
+from kanrun.experiments.solve.config import EquationConfig, SolveConfig
 from kanrun.experiments.solve.needles import SHAPES, WIDTHS, needle_cells, needle_claims
 from kanrun.experiments.solve.problem import settings_of
 from kanrun.experiments.solve.settings import EquationParser
 from kanrun.experiments.solve.verdict import error_points
 from scipy.integrate import quad
 
-from kanrun.config import EquationConfig, SolveConfig
 from kanrun.engine.equations.system import on_face
 from kanrun.formulas import variable
 from kanrun.runs.records import Row

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from kanrun.experiments.solve import settings
 from kanrun.experiments.solve.checks import check_memory, condition_warnings
+from kanrun.experiments.solve.config import EquationConfig, SolveConfig
 from kanrun.experiments.solve.problem import make_solve_problem
 from kanrun.experiments.solve.solution_report import solve
 
-from kanrun.config import EquationConfig, SolveConfig
 from kanrun.engine.equations import EquationPolicy
 from kanrun.errors import UsageError
 

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from kanrun.experiments.solve.config import EquationConfig, SolveConfig
 from kanrun.experiments.solve.problem import make_solve_problem, reference_of
 from kanrun.experiments.solve.settings import EquationParser
 from kanrun.experiments.solve.verdict import error_points
 
 import kanrun
 from kanrun import load_run
-from kanrun.config import EquationConfig, SolveConfig
 from kanrun.errors import UsageError
 
 GROUP = Path(__file__).parents[3] / "conf/equation"

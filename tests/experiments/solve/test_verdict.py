@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kanrun.experiments.solve.config import EquationConfig
 from kanrun.experiments.solve.problem import Comparison
 from kanrun.experiments.solve.settings import EquationParser
 from kanrun.experiments.solve.verdict import (
@@ -18,7 +19,6 @@ from kanrun.experiments.solve.verdict import (
     verdict,
 )
 
-from kanrun.config import EquationConfig
 from kanrun.engine.equations.residuals import Residuals
 
 STAGE = {

@@ -1,0 +1,141 @@
+"""Settings of `kanrun solve`: the equation, and how it is solved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from kanrun.config.experiments import ExperimentConfig
+from kanrun.config.registry import experiment
+from kanrun.config.rules import (
+    DISTINCT,
+    FREE_TEXT,
+    INCREASING,
+    MISSING,
+    Count,
+    Natural,
+    Positive,
+    copied,
+)
+
+#: Numbers, text, lists or mappings. Mappings are not declared as such, because the shell may set
+#: keys of one that does not exist yet.
+AsTyped = Annotated[Any, FREE_TEXT]
+
+
+@dataclass
+class AnsatzConfig:
+    """Form of the unknown functions in terms of the outputs of a network."""
+
+    terms: Annotated[
+        Count | None, "number of products that are summed; null is 8, 1 for one variable"
+    ] = None
+    factors: Annotated[
+        Count | None,
+        "factors of each product, sums of functions of all variables; null is one per variable",
+    ] = None
+
+
+@dataclass
+class EquationConfig:
+    """One or more differential equations on a box."""
+
+    name: Annotated[str, "name in tables and figures"] = "own"
+    variables: Annotated[
+        AsTyped, "range of each variable, such as {x: [0,1], t: [0,1]}; time comes last"
+    ] = MISSING
+    unknowns: Annotated[list[str], Meta(min_length=1), "unknown functions", DISTINCT] = copied(
+        ["u"]
+    )
+    constants: Annotated[AsTyped, "numbers by name, for use in all formulas"] = None
+    continuation: Annotated[
+        AsTyped,
+        "parameter continuation: values of constants to solve for first, each solution being "
+        "the initial guess for the next: {nu: [0.1, 0.03]}",
+    ] = None
+    formula: Annotated[AsTyped, "the equation, such as u_t = u_xx; a list for a system"] = MISSING
+    conditions: Annotated[
+        AsTyped,
+        "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: {at: 'x=0, x=1', "
+        "formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
+    ] = None
+    exact: Annotated[AsTyped, "formula of the solution, if known; a list for a system"] = None
+    reference: Annotated[
+        AsTyped,
+        "table with the variables and unknowns as columns: known values at some points, at "
+        "which the run reports errors: a file, columns by name, or the name of a table of the "
+        "program",
+    ] = None
+    unknown_parameters: Annotated[AsTyped, "unknown parameters with initial guesses"] = None
+    data: Annotated[
+        AsTyped,
+        "measurements: a table with the variables and unknowns as columns, or {points: 200, "
+        "noise: 0.01, constants: {...}} to draw them from a reference solution",
+    ] = None
+    ansatz: Annotated[AnsatzConfig, "form of the unknowns"] = copied(AnsatzConfig())
+    intervals: Annotated[
+        Annotated[list[Count], Meta(min_length=1)] | None,
+        "grids in turn; null is as fine as helps, in general 5, 10, 20, 40 and finer ones",
+        INCREASING,
+    ] = None
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        """Yield an error for each mapping that is not one."""
+        for name in ("variables", "constants", "continuation", "conditions", "unknown_parameters"):
+            value = getattr(self, name)
+            sentences = name == "conditions" and isinstance(value, list | tuple)
+            if not sentences and not isinstance(value, Mapping | None) and value != MISSING:
+                yield f"{at}{name}={value} must be a mapping, such as {{x: [0,1]}}."
+
+
+@experiment(
+    "solve",
+    "Solve a differential equation and report its reliability.",
+    examples=(
+        "kanrun solve",
+        "kanrun solve equation=pendulum",
+        "kanrun solve 'equation.variables={x: [0,1]}' 'equation.formula=u_xx = -u' "
+        '\'equation.conditions=["u = 0 at x=0","u_x = 1 at x=0"]\'',
+        "kanrun solve -m equation=heat,wave,beam",
+        "kanrun solve study=paper",
+    ),
+    implied=dict.fromkeys(("equation.variables", "equation.formula"), "equation=own"),
+    figures=("convergence*", "windows*", "solution_*", "sections_*"),
+)
+@dataclass
+class SolveConfig(ExperimentConfig):
+    """`kanrun solve`.
+
+    A network is {kind: kan, hidden: [], degree: 5} (6 for equations of order 4) with the ansatz of
+    the equation, or {kind: kan, hidden: [2], terms: 1, factors: 1}, or
+    {kind: mlp, hidden: [20, 20], activation: tanh}.
+    """
+
+    equation: Annotated[EquationConfig, "equation to solve"] = copied(EquationConfig())
+    networks: Annotated[list[Any], Meta(min_length=1), "networks that solve it, in turn"] = copied(
+        [{"kind": "kan"}]
+    )
+    tolerance: Annotated[
+        float,
+        Meta(ge=1e-12, le=0.1),
+        "estimated relative L2 error at which a solution in windows of time or on tensor "
+        "products of splines ends",
+    ] = 1e-06
+    budget: Annotated[Positive, "total work, in approximate seconds of one core"] = 60.0
+    collocation_points: Annotated[
+        int, Meta(ge=10, le=1000000), "collocation points inside the box"
+    ] = 2000
+    boundary_points: Annotated[int, Meta(ge=2, le=100000), "points of each face of the box"] = 60
+    suite: Annotated[
+        list[Any],
+        "equations of the group with further settings: {equation: heat, bounds: {l2: 1e-6}}",
+    ] = copied([])
+    needles: Annotated[
+        Natural | None,
+        "seed of 60 generated problems with narrow features, which are solved instead; their "
+        "known solutions do not enter the verdict",
+    ] = None
+    steps: Annotated[Count, "steps of Levenberg-Marquardt per grid"] = 30

@@ -1,0 +1,19 @@
+"""The modules that declare kanrun's own targets, models, solvers and experiments.
+
+`kanrun.config.registry` imports them when a registry is first read. They import nothing heavy.
+Plug-ins name theirs by entry points.
+"""
+
+#: Folders in `experiments/` whose `config.py` declares a command, in the order of `kanrun --help`.
+_EXPERIMENTS = (
+    "fit",
+    "curves",
+    "interpret",
+    "imported",
+    "solve",
+    "extend_grid",
+    "compare_mlp",
+    "continual",
+    "bench",
+)
+COMPONENTS = tuple(f"kanrun.experiments.{name}.config" for name in _EXPERIMENTS)
