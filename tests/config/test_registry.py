@@ -156,7 +156,7 @@ def test_defaults_and_rules_are_shown_as_they_are_typed(capsys):
     (one,) = json.loads(capsys.readouterr().out)
     assert one["default"] == "[5,10,20,50]"
     assert one["where"] == ["model=kan"]
-    assert one["rule"].startswith("a whole number at least 1, a list of")
+    assert one["rule"].startswith("a whole number at least 1, a non-empty list")
     assert main(["keys", "solver.learning_rate"]) == 0
     assert "a number above 0; default 0.01" in capsys.readouterr().out
 
