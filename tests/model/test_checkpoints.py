@@ -13,7 +13,6 @@ from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import (
     Plan,
     Samples,
-    Snapshot,
     Stage,
     Step,
     TrainingData,
@@ -79,8 +78,7 @@ def steps(events):
     "solver, network",
     [("lm", "kan"), ("lm", "mlp"), ("lbfgs", "kan"), ("lbfgs", LOCAL), ("adam", LOCAL)],
 )
-def test_from_the_middle_of_a_grid(solver, network, tmp_path, monkeypatch):
-    monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
+def test_from_a_grid_on(solver, network, tmp_path):
     create, settings = NETWORKS[network]
     plan = Plan(
         solver,
@@ -89,23 +87,17 @@ def test_from_the_middle_of_a_grid(solver, network, tmp_path, monkeypatch):
         **settings,
     )
     whole, trained = followed(create, plan)
-    places = [at for at, event in enumerate(whole) if isinstance(event, Snapshot)]
-    assert len(places) >= 2
-    for at in (places[len(places) // 2], places[-1]):
-        stages = [event for event in whole[:at] if isinstance(event, Stage)]
-        rest, again = followed(create, plan, stored(TrainingState(stages, whole[at]), tmp_path))
-        assert steps(rest) == steps(whole[at:])
+    stages = [event for event in whole if isinstance(event, Stage)]
+    for count, stage in enumerate(stages[:-1], 1):
+        done = stored(TrainingState(stages[:count]), tmp_path)
+        rest, again = followed(create, plan, done)
+        assert steps(rest) == steps(whole[whole.index(stage) :])
         assert again.errors == trained.errors
         assert len(again.stages) == len(trained.stages)
         for one, other in zip(
             again.network.parameters(), trained.network.parameters(), strict=True
         ):
             assert torch.equal(one, other)
-
-
-def test_no_snapshots_while_training_is_quick():
-    events, _ = followed(kan, Plan("adam", (3,), steps=5))
-    assert not any(isinstance(event, Snapshot) for event in events)
 
 
 EDGES = {

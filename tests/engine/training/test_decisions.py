@@ -17,9 +17,9 @@ from kanrun.engine.training.solver_run import (
     Clock,
     GridTransfer,
     Setup,
-    SolverRun,
     Stage,
     StepLog,
+    followed_steps,
     spent,
 )
 from kanrun.engine.training.solvers import Solver
@@ -166,9 +166,10 @@ def test_steps_are_spent_below_a_relative_gain():
 )
 def test_a_grid_is_left(losses, patience, taken):
     setup = Setup(DATA, Plan("lm", (4,), patience=patience), Generator(), Clock())
-    run, best = SolverRun(FakeSolver(*losses), 9, setup), grid_training.Best(NETWORK, 0.0)
-    list(run.run(best, StepLog(1)))
-    assert (run.taken, run.settled) == (taken, True)
+    log, best = StepLog(1), grid_training.Best(NETWORK, 0.0)
+    steps = followed_steps(FakeSolver(*losses), 9, setup, best, log)
+    assert finished(steps, lambda step: None)
+    assert log.steps == taken
 
 
 def growth(outputs=1, **policy):
