@@ -146,6 +146,9 @@ def furnished(tmp_path_factory):
     pd.DataFrame({"length": length, "g": g, "period": period}).to_csv(
         folder / "pendulum.csv", index=False
     )
+    counts = pd.DataFrame({"age": length, "exposure": g, "claims": rng.poisson(g * length)})
+    for file in ("counts.csv", "new.csv"):
+        counts.to_csv(folder / file, index=False)
     names = {
         study: [
             job["target"]
@@ -187,8 +190,8 @@ def test_every_block_of_a_page_runs(name, furnished, tmp_path, monkeypatch, requ
     for language, code in blocks(text):
         if language == "python":
             exec(compile(code, name, "exec"), space)
-        elif language != "text" and not code.startswith("make fit "):
-            # The first installs the project and runs this suite; text is what a command prints.
+        elif language != "text" and not code.startswith("make "):
+            # They install the project and run this suite; text is what a command prints.
             assert language == "sh"
             block = shortened(code)
             if (address := "tcp://10.0.0.1:8786") in block:  # of the reader's cluster
