@@ -14,9 +14,9 @@ import pandas as pd
 
 from kanrun.errors import UsageError
 from kanrun.model.effects import effect_figure, partial_dependence
-from kanrun.model.prediction import predicted_values
+from kanrun.model.prediction import contributions, training_sample
 from kanrun.model.trained import TrainedNetwork
-from kanrun.targets import NAMED, root_mean_square
+from kanrun.targets import NAMED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,9 +58,8 @@ FACTS = {
 class ModelSummary:
     """Facts of a fit by name, and the contributions of the inputs, most important first.
 
-    The column `permutation_importance` is the increase of the error if the values of an input are
-    permuted: as in the table `importance`, or else of the RMSE (for a classifier, of the fraction
-    of wrong labels) on the training rows.
+    Contributions are the table `importance` of the training or, without one, the `effect` of each
+    input: the root mean square of what it adds to the predictions of the training rows.
     """
 
     facts: dict[str, Any]
@@ -68,21 +67,19 @@ class ModelSummary:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        width = max(map(len, self.facts))
-        lines = [f"{name:<{width}}  {_shown(value)}" for name, value in self.facts.items()]
+        facts = pd.Series({name: _shown(value) for name, value in self.facts.items()}).to_string()
         table = self.contributions.to_string(index=False, float_format="{:.4g}".format)
-        return "\n".join([*lines, "", table, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([facts, "", table, *(f"note: {note}" for note in self.notes)])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        rows = (
-            f"<tr><th>{html.escape(n)}</th><td>{html.escape(_shown(v))}</td></tr>"
-            for n, v in self.facts.items()
-        )
+        facts = pd.Series({name: _shown(value) for name, value in self.facts.items()}).to_frame()
         table = self.contributions.to_html(index=False, float_format="{:.4g}".format, border=0)
         notes = "".join(f"<li>{html.escape(note)}</li>" for note in self.notes)
-        return f"<table>{''.join(rows)}</table>{table}" + (f"<ul>{notes}</ul>" if notes else "")
+        return (
+            facts.to_html(header=False, border=0) + table + (f"<ul>{notes}</ul>" if notes else "")
+        )
 
 
 def summary_of(model: TrainedNetwork) -> ModelSummary:
@@ -95,25 +92,10 @@ def summary_of(model: TrainedNetwork) -> ModelSummary:
     if "importance" in model.tables:
         table = _of_seed(model, "importance").drop(columns="seed", errors="ignore")
         return ModelSummary(facts, table, model.notes)
-    rows = _of_seed(model, "predictions").query("split == 'train'")
-    x = rows[[f"input:{name}" for name in model.inputs]].to_numpy(dtype=float)
-    truth = rows[[f"truth:{name}" for name in model.outputs]].to_numpy()
-
-    def error(at: np.ndarray) -> float:
-        values = predicted_values(model, at)
-        if model.classes:
-            labels = np.array(model.classes)[values.argmax(1)]
-            return float((labels != truth[:, 0].astype(str)).mean())
-        return float(root_mean_square((values - truth.astype(float)).ravel()))
-
-    order, before, increases = np.random.default_rng(0).permutation(len(x)), error(x), []
-    for column in range(x.shape[1]):
-        permuted = x.copy()
-        permuted[:, column] = permuted[order, column]
-        increases.append(error(permuted) - before)
-    table = pd.DataFrame({"input": model.inputs, "permutation_importance": increases})
-    table = table.sort_values("permutation_importance", ascending=False, kind="stable")
-    return ModelSummary(facts, table, model.notes)
+    _, added = contributions(model, training_sample(model))
+    effects = [float(np.sqrt(np.mean(values**2))) for values in added.values()]
+    table = pd.DataFrame({"input": list(added), "effect": effects})
+    return ModelSummary(facts, table.sort_values("effect", ascending=False), model.notes)
 
 
 def _of_seed(model: TrainedNetwork, name: str) -> pd.DataFrame:
