@@ -46,8 +46,9 @@ from kanrun.study import (
     report,
     tasks_of,
 )
+from kanrun.study.executors import TaskRunner, run_dask, run_local, run_serial
 from kanrun.study.progress import Reporter, error_console
-from kanrun.study.resources import TaskRunner, TimeLimit, cores, run_serial, threads_of
+from kanrun.study.resources import TimeLimit, cores, threads_of
 from kanrun.study.studies import Checked, RunOptions
 
 #: The status names the CPU time that was used if it is above this multiple of the time limit.
@@ -179,14 +180,10 @@ class _Execution:
         checkpoints = self._restore() if resumed else dict[Key, Checkpoint]()
         executor, left, tasks = self._cfg.executor, sum(self._left), self._tasks()
         if executor.kind == "local" and left:
-            from kanrun.study.workers import run_local
-
             workers = executor.workers or max(1, cores() // threads_of(self._cfg))
             seconds = max(0.0, self._limit.end - process_time())
             events = run_local(self._runner, tasks, checkpoints, min(workers, left), seconds)
         elif executor.kind == "dask" and left:
-            from kanrun.study.workers import run_dask
-
             events = run_dask(self._runner, tasks, checkpoints, str(executor.address))
         else:
             events = run_serial(self._runner, tasks, checkpoints)

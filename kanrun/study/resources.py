@@ -1,29 +1,20 @@
-"""Resources of trainings: cores, threads, devices, CPU time, memory, random generators.
-
-`TaskRunner` runs one training within them, and `run_serial` is the executor of this process.
-"""
+"""Resources of trainings: cores, threads, devices, CPU time, memory, random generators."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import threading
-import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 from kanrun.config import ExperimentConfig
 from kanrun.config.models import widths_of
 from kanrun.errors import UsageError
-from kanrun.monitoring import time_limit_reached, uninterrupted
-from kanrun.runs.files import Key
-from kanrun.runs.records import Checkpoint
-from kanrun.study import Experiment, Failure, Finished, Started, Task, TaskEvent
+from kanrun.monitoring import uninterrupted
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +35,6 @@ MEMORY_FRACTION = 0.9
 #: Largest number of threads per core; more crash the system's libraries.
 THREADS_PER_CORE = 16
 _GIB = 2**30
-TaskEvents = Generator[TaskEvent, None, None]
-Checkpoints = dict[Key, Checkpoint]  # to resume from; each is taken out once
 
 
 def cores() -> int:
@@ -103,54 +92,6 @@ def using_threads(threads: int) -> Iterator[None]:
         # A Dask worker may train in several threads: one that ends must not affect the others.
         if threading.current_thread() is threading.main_thread():
             torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class TaskRunner:
-    """All that a worker needs to run tasks: the experiment, and what was prepared for some.
-
-    Pickled, an experiment that is a module becomes its name, and is imported where it is unpickled.
-    """
-
-    experiment: Experiment
-    prepared: dict[Key, Any] = field(default_factory=dict)  # stays in this process
-
-    def events(self, task: Task, resume: Checkpoint | None) -> Iterator[TaskEvent]:
-        """Run a task: yield its records, and how it ended; an error is a failure of its task."""
-        clock = time.monotonic()
-        limit = getattr(self.experiment, "using_threads", using_threads)
-        further: dict[str, Any] = {} if resume is None else {"resume": resume}
-        if task.key in self.prepared:
-            further["prepared"] = self.prepared.pop(task.key)
-        try:
-            with limit(threads_of(task.cfg)):
-                for record in self.experiment.run(task.cfg, task.cell, task.seed, **further):
-                    yield TaskEvent(task, record)
-        except Exception as error:
-            yield TaskEvent(task, Failure.of(error))
-        else:
-            yield TaskEvent(task, Finished(time.monotonic() - clock, time_limit_reached()))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        is_module = isinstance(self.experiment, ModuleType)
-        place = self.experiment.__name__ if is_module else self.experiment  # type: ignore[attr-defined]
-        return _unpickled, (place,)
-
-
-def _unpickled(place: Any) -> TaskRunner:
-    return TaskRunner(importlib.import_module(place) if isinstance(place, str) else place)
-
-
-def run_serial(runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoints) -> TaskEvents:
-    """Run the tasks one after the other in this process.
-
-    The first task always runs; no further task starts once the time limit is reached.
-    """
-    for number, task in enumerate(tasks):
-        if number and time_limit_reached():
-            return
-        yield TaskEvent(task, Started())
-        yield from runner.events(task, checkpoints.pop(task.key, None))
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:

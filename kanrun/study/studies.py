@@ -198,7 +198,7 @@ def check(study: Study, *, force: bool = False) -> Checked:
         cells.append(tasks[-1].index + 1)
         trainings.append(len(tasks))
     if cfg.executor.kind == "dask":
-        from kanrun.study.workers import dask_client
+        from kanrun.study.executors import dask_client
 
         with dask_client(str(cfg.executor.address)):
             pass

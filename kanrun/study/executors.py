@@ -1,4 +1,4 @@
-"""Executors: tasks in other processes of this machine, or on a Dask cluster.
+"""Executors: tasks in this process, in other processes of this machine, or on a Dask cluster.
 
 An executor is a generator of events, and takes tasks as it gets to them. It never raises for a task
 that failed: the failure is an event, and the other tasks continue. Closing the generator stops all
@@ -23,23 +23,74 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing.connection import Connection, wait
+from types import ModuleType
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
-from kanrun.monitoring import ProgressUpdate, monitored
+from kanrun.monitoring import ProgressUpdate, monitored, time_limit_reached
 from kanrun.runs.files import Key
 from kanrun.runs.records import Checkpoint, Note
-from kanrun.study import Failure, Finished, Started, Task, TaskEvent
-from kanrun.study.resources import Checkpoints, TaskEvents, TaskRunner
+from kanrun.study import Experiment, Failure, Finished, Started, Task, TaskEvent
+from kanrun.study.resources import threads_of, using_threads
 
+TaskEvents = Generator[TaskEvent, None, None]
+Checkpoints = dict[Key, Checkpoint]  # to resume from; each is taken out once
 #: Seconds between two progress messages of a worker.
 TOLD_EVERY = 0.5
 #: Seconds that a worker process gets to end before it is killed.
 PATIENCE = 5.0
+
+
+@dataclass(frozen=True)
+class TaskRunner:
+    """All that a worker needs to run tasks: the experiment, and what was prepared for some.
+
+    Pickled, an experiment that is a module becomes its name, and is imported where it is unpickled.
+    """
+
+    experiment: Experiment
+    prepared: dict[Key, Any] = field(default_factory=dict)  # stays in this process
+
+    def events(self, task: Task, resume: Checkpoint | None) -> Iterator[TaskEvent]:
+        """Run a task: yield its records, and how it ended; an error is a failure of its task."""
+        clock = time.monotonic()
+        limit = getattr(self.experiment, "using_threads", using_threads)
+        further: dict[str, Any] = {} if resume is None else {"resume": resume}
+        if task.key in self.prepared:
+            further["prepared"] = self.prepared.pop(task.key)
+        try:
+            with limit(threads_of(task.cfg)):
+                for record in self.experiment.run(task.cfg, task.cell, task.seed, **further):
+                    yield TaskEvent(task, record)
+        except Exception as error:
+            yield TaskEvent(task, Failure.of(error))
+        else:
+            yield TaskEvent(task, Finished(time.monotonic() - clock, time_limit_reached()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        is_module = isinstance(self.experiment, ModuleType)
+        place = self.experiment.__name__ if is_module else self.experiment  # type: ignore[attr-defined]
+        return _unpickled, (place,)
+
+
+def _unpickled(place: Any) -> TaskRunner:
+    return TaskRunner(importlib.import_module(place) if isinstance(place, str) else place)
+
+
+def run_serial(runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoints) -> TaskEvents:
+    """Run the tasks one after the other in this process.
+
+    The first task always runs; no further task starts once the time limit is reached.
+    """
+    for number, task in enumerate(tasks):
+        if number and time_limit_reached():
+            return
+        yield TaskEvent(task, Started())
+        yield from runner.events(task, checkpoints.pop(task.key, None))
 
 
 def run_local(

@@ -18,8 +18,8 @@ from toy_experiment import ToyConfig, play
 from kanrun.config import ExecutorConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, Status
-from kanrun.study import execution, workers
-from kanrun.study.resources import run_serial
+from kanrun.study import execution, executors
+from kanrun.study.executors import run_serial
 
 SIZES = {"sizes": [2, 3, 4], "n_seeds": 2}
 
@@ -40,7 +40,7 @@ def cluster():
 def executor(request, monkeypatch):
     if request.param == "local":
         return "local", 2
-    monkeypatch.setattr(workers, "_CONNECT", 60.0)  # for a machine that is busy
+    monkeypatch.setattr(executors, "_CONNECT", 60.0)  # for a machine that is busy
     return "dask", None, request.getfixturevalue("cluster").scheduler_address
 
 
@@ -59,7 +59,7 @@ def test_numbers_are_those_of_a_serial_run_though_some_workers_die(run_toy, same
 def test_workers_are_as_many_as_cores_and_trainings(run_toy, monkeypatch, cores, given, expected):
     seen = []
     monkeypatch.setattr(execution, "cores", lambda: cores)
-    monkeypatch.setattr(workers, "run_local", lambda *a: seen.append(a[3]) or run_serial(*a[:3]))
+    monkeypatch.setattr(execution, "run_local", lambda *a: seen.append(a[3]) or run_serial(*a[:3]))
     run_toy(("local", given), **SIZES)
     assert seen == [expected]
 
@@ -189,7 +189,7 @@ def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path, capsys, mo
             note(*args)
             cluster.scale(1)
 
-        monkeypatch.setattr(workers, "_CONNECT", 60.0)
+        monkeypatch.setattr(executors, "_CONNECT", 60.0)
         monkeypatch.setattr(execution._Execution, "_note", start_a_worker)
         cfg = ToyConfig(
             sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address)
@@ -214,4 +214,4 @@ def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence():
 
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(UsageError, match="no Dask scheduler answers"):
-            workers.dask_client(f"tcp://127.0.0.1:{port}").__enter__()
+            executors.dask_client(f"tcp://127.0.0.1:{port}").__enter__()
