@@ -28,8 +28,6 @@ Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
 Claims = Iterable[Claim]
 Figures = Iterable[tuple[str, Callable[[], "Figure"]]]  # names, and functions that draw
 Cfg = TypeVar("Cfg", bound=ExperimentConfig)
-Event = TypeVar("Event")
-Trained = TypeVar("Trained")
 MOST_TASKS = 100_000
 
 #: Columns that a suite's entry may bound.
@@ -194,19 +192,6 @@ def names_of(cells: Sequence[Cell]) -> list[str]:
 def _named(key: str, value: Any) -> str:
     text = f"{key}={value}"
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
-
-
-def follow(
-    events: Generator[Event, None, Trained], records_of: Callable[[Event], Iterable[Record]]
-) -> Generator[Record, None, Trained]:
-    """Yield the records of each event of a training; return the result of the training."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            trained: Trained = end.value
-            return trained
-        yield from records_of(event)
 
 
 def suite_cells(suite: Sequence[Plain]) -> list[Plain]:

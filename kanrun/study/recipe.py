@@ -18,7 +18,7 @@ import pandas as pd
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Event, Plan, Trained, TrainingState, train
 from kanrun.runs.records import Claim, Record, Value
-from kanrun.study import Claims, follow
+from kanrun.study import Claims
 from kanrun.study.build import Create, LearningProblem, factory, make_plan
 from kanrun.study.evaluation import errors_by_split, relative_error, scores, truncation_notes
 from kanrun.study.resources import generator
@@ -44,30 +44,28 @@ class Training:
         plan, why = make_plan(model, solver, problem)
         return cls(problem, replace(plan, **changes), factory(model, problem, plan.solver), why)
 
-    def events(self, seed: int, state: TrainingState | None = None) -> Events[Event, None, Trained]:
-        """Train, continuing from `state` if there is one. Yield the events; return the result."""
-        draws = generator(seed, "training")
-        return train(self.create, self.problem.data, self.plan, draws, state)
-
-
-def nothing(event: Event) -> Iterable[Record]:
-    """Return no records: the default for events that are not recorded."""
-    return ()
-
 
 def train_and_record(
     training: Training,
     seed: int,
-    records_of: Callable[[Event], Iterable[Record]] = nothing,
+    records_of: Callable[[Event], Iterable[Record]] | None = None,
     state: TrainingState | None = None,
 ) -> Events[Record, None, Trained]:
     """Train, continuing from `state` if there is one.
 
-    Yield the records of each event, then warnings; return the result.
+    Yield the records of each event, if they are asked for, then warnings; return the result.
     """
-    trained = yield from follow(training.events(seed, state), records_of)
-    yield from truncation_notes(trained)
-    return trained
+    data, draws = training.problem.data, generator(seed, "training")
+    events = train(training.create, data, training.plan, draws, state)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            trained: Trained = end.value
+            yield from truncation_notes(trained)
+            return trained
+        if records_of is not None:
+            yield from records_of(event)
 
 
 def network_columns(problem: LearningProblem, network: Network) -> dict[str, Value]:

@@ -163,21 +163,14 @@ def _end(path: Path, options: RunOptions) -> int:
     """Print the folder, then what was reached or why the run failed; return the exit code."""
     print(path, flush=True)
     run = Run(path)
-    manifest = run.manifest
-    reason = manifest.reason
+    status, reason = run.manifest.status, run.manifest.reason
     if run.is_complete and not options.quiet and not run.has_points:
         from kanrun.study import report
 
         if reached := report.outcome(run.columns("summary")):
             print(reached, file=sys.stderr)
-    if manifest.status != Status.COMPLETED or reason:
-        tell(reason or f"the run ended {manifest.status}")
-    # A run with several trainings has listed what failed already, unless it was quiet.
-    for failure in manifest.failures if options.quiet and manifest.trainings > 1 else ():
-        from kanrun.study.report import training_of
-
-        reason = failure.get("reason", "failed")
-        tell(f"{training_of(failure)}: {reason}")
+    if status != Status.COMPLETED or reason:
+        tell(reason or f"the run ended {status}")
     code = 0 if run.is_complete else 1
     for point in run.points if options.strict else ():
         name = f"{point.point}: " if point.point else ""

@@ -15,7 +15,7 @@ from kanrun.experiments.fit.config import FitConfig
 from run_files import finished
 
 from kanrun.config import SamplingConfig
-from kanrun.config.models import KANConfig, MLPConfig
+from kanrun.config.models import KANConfig
 from kanrun.runs import Run
 from kanrun.study.resources import estimate_memory
 
@@ -42,16 +42,6 @@ def test_force_runs_what_may_not_fit(command, monkeypatch):
     assert re.search(r"would take at least \S+ GiB of memory, .* or add --force", said)
     assert not (Path.cwd() / "outputs").exists()
     assert command(f"{line} --force").run.status == "COMPLETED"
-
-
-def test_the_numbers_of_a_network_are_counted_as_they_are_made():
-    kan = FitConfig(model=KANConfig(hidden=[5, 4], intervals=[3, 20], degree=3))
-    assert estimate_memory(kan).parameters == (1 * 5 + 5 * 4 + 4 * 1) * 23
-    mlp = FitConfig(
-        model=MLPConfig(hidden=[16, 8]), sampling=SamplingConfig(n_train=500, n_test=200)
-    )
-    assert estimate_memory(mlp).parameters == 16 + 16 * 8 + 8
-    assert estimate_memory(mlp).points == 700
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import sqlite3
 import sys
-import types
 from unittest.mock import Mock
 
 import numpy as np
@@ -71,34 +70,6 @@ def test_a_package_that_is_not_there_is_named(run_toy, monkeypatch, capsys):
     outcome, _ = run_toy(tracker="mlflow")
     assert outcome.status == Status.COMPLETED
     assert "(pip install mlflow)" in capsys.readouterr().err
-
-
-def test_mlflow_is_called_as_its_client_is(run_toy, monkeypatch):
-    calls = []
-
-    class Client:
-        def __init__(self, uri):
-            calls.append(("uri", (uri,)))
-
-        def __getattr__(self, name):
-            def call(*args, **_):
-                calls.append((name, args))
-                run = types.SimpleNamespace(info=types.SimpleNamespace(run_id="r1"))
-                return {
-                    "get_experiment_by_name": None,
-                    "create_experiment": "e1",
-                    "create_run": run,
-                }.get(name)
-
-            return call
-
-    monkeypatch.setitem(sys.modules, "mlflow", types.SimpleNamespace(MlflowClient=Client))
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    _, run = run_toy(tracker="mlflow")
-    assert calls[0][1][0] == f"sqlite:///{run.path.parents[1].absolute()}/mlflow.db"
-    assert ("create_run", ("e1",)) in calls
-    assert ("set_terminated", ("r1", "FINISHED")) in calls
-    assert any(name == "log_metric" and args[1] == "test_rmse" for name, args in calls)
 
 
 @pytest.fixture
