@@ -44,6 +44,11 @@ class Training:
         plan, why = make_plan(model, solver, problem)
         return cls(problem, replace(plan, **changes), factory(model, problem, plan.solver), why)
 
+    def events(self, seed: int, state: TrainingState | None = None) -> Events[Event, None, Trained]:
+        """Train, continuing from `state` if there is one. Yield the events; return the result."""
+        draws = generator(seed, "training")
+        return train(self.create, self.problem.data, self.plan, draws, state)
+
 
 def train_and_record(
     training: Training,
@@ -55,8 +60,7 @@ def train_and_record(
 
     Yield the records of each event, if they are asked for, then warnings; return the result.
     """
-    data, draws = training.problem.data, generator(seed, "training")
-    events = train(training.create, data, training.plan, draws, state)
+    events = training.events(seed, state)
     while True:
         try:
             event = next(events)
