@@ -5,160 +5,153 @@ import numpy as np
 import pandas as pd
 import pytest
 import sample_tables as sample
-from matplotlib.collections import PathCollection, QuadMesh, TriMesh
+from matplotlib.collections import QuadMesh, TriMesh
+from numpy.testing import assert_allclose
 from sample_tables import legend, stored
 
 from kanrun import figures
 
-
-def texts(axes):
-    return [text.get_text() for text in axes.texts]
+NO_QUANTILES = pd.DataFrame({"input": [], "x": []})
 
 
-def drawn(axes, kind=PathCollection):
-    return [item for item in axes.collections if isinstance(item, kind)]
-
-
-def heights(points):
-    return np.asarray(points.get_offsets())[:, 1]
+def ticks(axis):
+    return [text.get_text() for text in axis.get_ticklabels()]
 
 
 def test_one_input_gives_curves_and_training_points():
     (axes,) = stored(figures.predictions(sample.predictions(1)))
     truth, prediction = axes.lines
     assert (truth.get_label(), prediction.get_label()) == ("truth", "prediction")
-    assert np.all(np.diff(np.asarray(prediction.get_xdata(), dtype=float)) > 0)
-    np.testing.assert_allclose(
-        np.asarray(prediction.get_ydata()) - np.asarray(truth.get_ydata()), 0.1
-    )
+    assert_allclose(prediction.get_ydata() - truth.get_ydata(), 0.1)
     (points,) = axes.collections
     assert len(points.get_offsets()) == 60  # of the first seed
 
 
 @pytest.mark.parametrize("lattice, kind", [(True, QuadMesh), (False, TriMesh)])
-def test_two_inputs_give_three_maps(lattice, kind):
-    maps = [
-        axes
-        for axes in stored(figures.predictions(sample.predictions(2, lattice=lattice)))
-        if axes.get_title()
-    ]
-    assert [axes.get_title() for axes in maps] == ["truth", "prediction", "prediction - truth"]
-    images = [drawn(axes, kind)[0] for axes in maps]
-    assert images[0].get_clim() == images[1].get_clim()
-    np.testing.assert_allclose(np.asarray(images[2].get_array()), 0.1)
-    assert images[2].get_clim() == pytest.approx((-0.1, 0.1))
-
-
-def test_two_inputs_without_truth_or_on_a_line():
-    unknown = figures.predictions(sample.predictions(2, truth=False))
-    assert [axes.get_title() for axes in unknown.axes if axes.get_title()] == ["prediction"]
-    stored(unknown)
-    line = sample.predictions(2).assign(**{"input:x1": lambda table: table["input:x0"]})
-    stored(figures.predictions(line))
-    stored(figures.predictions(line.iloc[:1]))
+def test_two_inputs_give_maps_of_truth_prediction_and_error(lattice, kind):
+    panels = stored(figures.predictions(sample.predictions(2, lattice=lattice)))[:3]
+    assert [axes.get_title() for axes in panels] == ["truth", "prediction", "prediction - truth"]
+    truth, prediction, error = (axes.collections[0] for axes in panels)
+    assert isinstance(truth, kind)
+    assert truth.get_clim() == prediction.get_clim()
+    assert_allclose(error.get_array(), 0.1)
+    assert error.get_clim() == pytest.approx((-0.1, 0.1))
 
 
 def test_more_inputs_give_a_parity_plot_with_the_error():
     figure = figures.predictions(sample.predictions(3))
-    (axes,) = figure.axes
-    train, test = drawn(axes)
-    offsets = np.asarray(test.get_offsets())
-    np.testing.assert_allclose(offsets[:, 1] - offsets[:, 0], 0.1)
+    (axes,) = stored(figure)
+    train, test = axes.collections
+    assert_allclose(np.diff(test.get_offsets()), 0.1)
     assert len(train.get_offsets()) == 60
     assert legend(figure) == ["train, RMSE 0.1", "test, RMSE 0.1"]
-    stored(figure)
 
 
-def test_of_many_outputs_four_are_drawn_and_that_is_said():
+def test_four_of_six_outputs_are_drawn():
     table = sample.predictions(3)
-    for number in range(6):
-        table[f"truth:o{number}"] = table["truth:y"]
-        table[f"prediction:o{number}"] = table["prediction:y"]
-    table = table.drop(columns=["truth:y", "prediction:y"])
+    copies = {
+        f"{side}:o{number}": table[f"{side}:y"]
+        for side in ("truth", "prediction")
+        for number in range(6)
+    }
+    table = table.drop(columns=["truth:y", "prediction:y"]).assign(**copies)
     figure = figures.predictions(table)
-    assert len([axes for axes in figure.axes if axes.collections]) == 4
+    assert len(stored(figure)) == 4
     assert figure.get_suptitle() == "4 of 6 outputs"
-    stored(figure)
     assert len(figures.residuals(table).axes) == 8
 
 
 def test_residuals_are_prediction_minus_truth():
     figure = figures.residuals(sample.predictions(2))
-    left, right = figure.axes
-    np.testing.assert_allclose(heights(right.collections[0]), 0.1)
+    left, right = stored(figure)
+    assert_allclose(np.asarray(right.collections[0].get_offsets())[:, 1], 0.1)
     assert legend(figure) == ["train", "test"]
     outlines = [np.asarray(patch.get_xy()).T for patch in left.patches]
     assert sum(40 * abs(np.trapezoid(y, x)) / np.ptp(x) for x, y in outlines) == pytest.approx(200)
-    stored(figure)
-    stored(figures.residuals(sample.predictions(2, truth=False)))
 
 
-def test_a_few_large_errors_do_not_hide_the_others():
+def test_few_large_errors_do_not_hide_the_others():
     table = sample.predictions(2, rows=400)
     table["prediction:y"] = table["truth:y"] + np.where(np.arange(len(table)) % 399 == 0, 1.0, 1e-6)
     figure = figures.residuals(table)
-    right = figure.axes[1]
-    assert max(np.abs(heights(points)).max() for points in right.collections) < 1e-5
+    assert np.abs(figure.axes[1].get_ylim()).max() < 1e-4
     assert "points of y beyond, drawn at the border" in figure.get_suptitle()
-    figure = figures.predictions(table)
-    assert drawn(figure.axes[2], TriMesh)[0].get_clim()[1] < 1e-5
-    assert "largest 1" in [axes.get_xlabel() for axes in figure.axes]
-    stored(figure)
+    error = figures.predictions(table).axes[2]
+    assert error.collections[0].get_clim()[1] < 1e-5
+    assert any(axes.get_xlabel() == "largest 1" for axes in error.figure.axes)
+
+
+def odd_predictions():
+    """Tables that are incomplete or unusual."""
+    plane = sample.predictions(2)
+    line = plane.assign(**{"input:x1": plane["input:x0"]})
+    holes = plane["prediction:y"].where(np.arange(len(plane)) % 3 > 0)
+    long = "price in $ and " + "very " * 20 + "long"
+    names = {"input:x0": f"input:{long}", "truth:y": "truth:$x", "prediction:y": "prediction:$x"}
+    return {
+        "no truth": sample.predictions(2, truth=False),
+        "points on a line": line,
+        "one point": line.iloc[:1],
+        "not finite": plane.assign(**{"prediction:y": holes}),
+        "dollar signs": sample.predictions(1).rename(columns=names),
+    }
+
+
+@pytest.mark.parametrize("name", odd_predictions())
+def test_odd_predictions_can_be_drawn(name):
+    stored(figures.predictions(odd_predictions()[name]))
+    stored(figures.residuals(odd_predictions()[name]))
 
 
 def test_each_edge_has_a_panel_with_its_function():
-    figure = figures.edges(sample.edges([2, 3, 1]))
-    titles = [axes.get_title() for axes in figure.axes]
+    panels = stored(figures.edges(sample.edges([2, 3, 1])))
+    titles = [axes.get_title() for axes in panels]
     assert len(titles) == 9
     assert titles[0] == "column 0 → h1.0\nscore 1"
-    assert [titles[i].partition("\n")[0] for i in (1, -1)] == ["column 1 → h1.0", "h1.2 → target"]
-    heights = [np.ptp(axes.get_ylim()) for axes in figure.axes]
-    np.testing.assert_allclose(heights[:6], 4.4)  # one scale for a layer, that of its largest edge
-    second = figure.axes[1]
-    np.testing.assert_allclose(np.ptp(second.lines[0].get_ydata()), 4)
-    assert second.get_xlim() == (-1, 1)
-    stored(figure)
+    assert titles[-1].startswith("h1.2 → target")
+    # All panels of a layer have one scale, that of its largest edge.
+    assert_allclose([np.ptp(axes.get_ylim()) for axes in panels[:6]], 4.4)
+    assert_allclose(np.ptp(panels[1].lines[0].get_ydata()), 4)
+    assert panels[1].get_xlim() == (-1, 1)
 
 
-def test_of_many_edges_the_twenty_that_are_strongest_in_their_layers_are_drawn():
+def test_strongest_twenty_edges_of_their_layers_are_drawn():
     table = sample.edges([4, 10, 5])
-    last = table["layer"] == 1
-    figure = figures.edges(table.assign(score=np.where(last, 1.0 + table["in"], 0.0)))
+    figure = figures.edges(table.assign(score=np.where(table["layer"] == 1, 1.0 + table["in"], 0)))
     assert len(figure.axes) == 20
     assert figure.get_suptitle() == "20 of 90 edges, the strongest of their layers"
     assert figure.axes[0].get_title().startswith("h1.6 → target")
 
 
-def test_edges_are_in_the_units_of_the_data_and_grey_where_none_reach():
+def test_edges_have_units_of_the_data_and_are_grey_beyond_the_samples():
     table = sample.edges([1, 1])
     table = table.assign(x_data=10 * table["x"] + 50, seen=table["x"] <= 0)
     (axes,) = figures.edges(table).axes
     grey, blue = axes.lines
     assert axes.get_xlabel() == "40 to 60"
     assert grey.get_linewidth() < blue.get_linewidth()
-    assert [np.isfinite(each.get_ydata()).sum() for each in (grey, blue)] == [21, 11]
+    assert [np.isfinite(line.get_ydata()).sum() for line in (grey, blue)] == [21, 11]
 
 
-def test_the_diagram_draws_each_edge_between_its_nodes():
-    table = sample.edges([2, 3, 1])
-    (axes,) = stored(figures.network_diagram(table))
+def test_diagram_joins_each_edge_to_its_nodes():
+    (axes,) = stored(figures.network_diagram(sample.edges([2, 3, 1])))
     below, above, curves = (axes.lines[part:27:3] for part in range(3))
     assert len(axes.patches) == len(below) == len(above) == len(curves) == 9
     assert np.all(np.diff([line.get_linewidth() for line in below[:3]]) < 0)  # scores fall
-    places = next(line.get_xydata() for line in axes.lines if line.get_marker() == "o")
-    assert len(places) == 6
-    ends = np.array([line.get_xydata()[0] for line in below[:6]])
-    np.testing.assert_allclose(np.unique(ends, axis=0), places[:2])  # lines start at the two inputs
-    assert {"column 0", "column 1", "target"} <= set(texts(axes))
+    nodes = axes.lines[27].get_xydata()
+    assert len(nodes) == 6
+    starts = np.unique([line.get_xydata()[0] for line in below[:6]], axis=0)
+    assert_allclose(starts, nodes[:2])
+    assert {text.get_text() for text in axes.texts} == {"column 0", "column 1", "target"}
 
 
-def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts():
+def test_diagram_labels_symbolic_edges_and_fades_pruned_ones():
     table = sample.edges([2, 2, 1])
     first = (table["layer"] == 0) & (table["out"] == 0)
     table["symbolic"] = np.where(first & (table["in"] == 0), "sin", None)
     table["pruned"] = first & (table["in"] == 1)
     (axes,) = figures.network_diagram(table).axes
-    assert "sin" in texts(axes)
+    assert "sin" in [text.get_text() for text in axes.texts]
     curves = axes.lines[2:18:3]
     assert len({curve.get_color() for curve in curves}) == 3
     # In the order of inputs: (0,0), (0,1), (1,0), (1,1).
@@ -166,27 +159,12 @@ def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts():
 
 
 @pytest.mark.parametrize("shape", [[1, 1], [100, 1, 1], [1, 30, 30]])
-def test_diagrams_of_odd_shapes(shape):
-    stored(figures.network_diagram(sample.edges(shape)))
-
-
-def test_values_that_are_not_finite_and_missing_scores_do_not_stop_a_figure():
-    table = sample.edges([2, 2, 1])
+def test_networks_of_odd_shapes_and_with_unknown_values_can_be_drawn(shape):
+    table = sample.edges(shape)
+    stored(figures.network_diagram(table))
     table.loc[table["out"] == 1, ["y", "score"]] = np.nan
     stored(figures.network_diagram(table))
     stored(figures.edges(table))
-    broken = sample.predictions(2)
-    broken.loc[::3, "prediction:y"] = np.nan
-    stored(figures.predictions(broken))
-    stored(figures.residuals(broken))
-
-
-def test_names_with_dollar_signs_and_long_names_are_text():
-    table = sample.predictions(1).rename(
-        columns={"input:x0": "input:price in $ and " + "very " * 20 + "long", "truth:y": "truth:$x"}
-    )
-    table = table.rename(columns={"prediction:y": "prediction:$x"})
-    stored(figures.predictions(table))
 
 
 def test_figures_leave_the_settings_of_the_caller_alone():
@@ -196,127 +174,109 @@ def test_figures_leave_the_settings_of_the_caller_alone():
     assert figure.axes[0].xaxis.label.get_fontsize() == 8
 
 
-NAMES = {0.0: "setosa", 1.0: "virginica"}
-
-
-def flowers(names=NAMES):
-    """Labels as runs record them: setosa below the diagonal, 10% of the test points wrong."""
+def flowers(names=("setosa", "virginica")):
+    """Labels as runs record them: 10% of the test points are wrong."""
     table = sample.predictions(3).drop(columns=["truth:y", "prediction:y"])
-    kind = (table[[f"input:x{i}" for i in range(3)]].sum(axis=1) > 0).astype(float)
+    kind = (table[["input:x0", "input:x1", "input:x2"]].sum(axis=1) > 0).astype(int)
     wrong = (table["split"] == "test") & (np.arange(len(table)) % 10 == 0)
     truth = kind.where(table["split"] != "grid")
-    found = kind.where(~wrong, 1 - kind)
-    return table.assign(**{"truth:kind": truth.map(names), "prediction:kind": found.map(names)})
+    sides = {"truth:kind": truth, "prediction:kind": kind.where(~wrong, 1 - kind)}
+    return table.assign(
+        **{side: values.map(dict(enumerate(names))) for side, values in sides.items()}
+    )
 
 
 def test_classes_give_a_confusion_matrix_of_each_split():
     train, test = figures.confusion(flowers()).axes
-    assert [text.get_text() for text in test.get_xticklabels()] == ["setosa", "virginica"]
+    assert ticks(test.xaxis) == ["setosa", "virginica"]
     counts = [np.asarray(axes.images[0].get_array()) for axes in (train, test)]
-    assert [int(each.sum()) for each in counts] == [60, 60]
-    assert [int(each.trace()) for each in counts] == [60, 54]
+    assert [int(matrix.sum()) for matrix in counts] == [60, 60]
+    assert [int(matrix.trace()) for matrix in counts] == [60, 54]
     assert test.get_title() == "kind, test: 90.0% correct\n(largest class 53.3%)"
 
 
 def test_odd_tables_of_classes_can_be_drawn():
     table = flowers()
     holes = table["prediction:kind"].where(np.arange(len(table)) % 3 > 0)
-    numbers = flowers(names={0.0: 7, 1.0: 10})
-    for odd in (
-        table.assign(**{"prediction:kind": holes}),
-        table.query("split == 'train'"),
-        table.head(0),
-        numbers,
-    ):
+    for odd in (table.assign(**{"prediction:kind": holes}), table.head(60), table.head(0)):
         stored(figures.confusion(odd))
-    ticks = figures.confusion(numbers).axes[0].get_xticklabels()
-    assert [text.get_text() for text in ticks] == ["7", "10"]
+    assert ticks(figures.confusion(flowers((7, 10))).axes[0].xaxis) == ["7", "10"]
 
 
-def test_effects_name_levels_in_full_and_show_dates_as_dates():
-    columns = {"seed": 0, "output": "y", "value": [1.0, 2.0], "lower": 0.5, "upper": 2.5}
+def effect(name, x, level="", lower=0.5, upper=2.5, is_date=False):
+    """The effect of an input, from 1 to 2."""
+    columns = {"seed": 0, "input": name, "level": level, "output": "y", "is_date": is_date}
+    value = np.linspace(1, 2, len(x))
+    return pd.DataFrame({"x": x, "value": value, "lower": lower, "upper": upper} | columns)
+
+
+def test_effects_name_levels_dates_and_weekdays():
     level = ["Northern Heights East", "Harbour"]
-    city = pd.DataFrame({"input": "city", "level": level, "x": [0.0, 1.0], **columns})
-    sold = pd.DataFrame({"input": "sold", "level": "", "x": [17_897.0, 19_400.0], **columns})
-    table = pd.concat([city.assign(is_date=False), sold.assign(is_date=True)])
-    values = pd.DataFrame({"seed": 0, "input": ["sold"], "x": [18_000.0]})
-    figure = figures.effects(table, ["sold", "city", "sold"], values)
-    stored(figure)
-    sold, city = figure.axes
-    assert min(axes.get_position().width for axes in figure.axes) > 0.3
-    assert [text.get_text() for text in city.get_xticklabels()] == level
-    assert (city.get_title(), sold.get_title()) == ("city", "sold")
-    assert {"2020", "2022"} <= {text.get_text() for text in sold.get_xticklabels()}
-    np.testing.assert_allclose(sold.lines[0].get_ydata(), [1, 2])
+    table = pd.concat(
+        [
+            effect("sold", [17_897.0, 19_400.0], is_date=True),
+            effect("city", [0.0, 3.0], level),
+            effect("weekday of sold", [0.0, 6.0]),
+        ]
+    )
+    order = ["sold", "city", "weekday of sold", "sold"]
+    quantiles = pd.DataFrame({"seed": 0, "input": ["sold"], "x": [18_000.0]})
+    sold, city, day = stored(figures.effects(table, order, quantiles))
+    assert min(axes.get_position().width for axes in (sold, city, day)) > 0.15
+    assert ticks(city.xaxis) == level
+    assert ticks(day.xaxis)[::6] == ["Mon", "Sun"]
+    assert {"2020", "2022"} <= set(ticks(sold.xaxis))
+    assert_allclose(sold.lines[0].get_ydata(), [1, 2])
     assert city.get_ylim() == sold.get_ylim()
 
 
-@pytest.mark.parametrize("letters, below", [(10, True), (11, False)])
-def test_short_names_of_levels_stand_level_below_the_axis(letters, below):
-    level = ["n" * letters, "s" * 10]
-    columns = {"seed": 0, "input": "side", "output": "y", "value": 1.0, "lower": 0.5, "upper": 1.5}
-    table = pd.DataFrame({"level": level, "x": [0.0, 1.0], **columns})
-    (axes,) = stored(
-        figures.effects(table, ["side"], pd.DataFrame({"seed": [], "input": [], "x": []}))
-    )
-    ticks = axes.get_xticklabels()
-    assert [text.get_text() for text in ticks] == level
-    assert all((text.get_rotation() == 0) is below for text in ticks)
+@pytest.mark.parametrize("letters, upright", [(10, True), (11, False)])
+def test_long_names_of_levels_are_turned(letters, upright):
+    table = effect("side", [0.0, 1.0], ["n" * letters, "s" * 10])
+    (axes,) = stored(figures.effects(table, ["side"], NO_QUANTILES))
+    assert all((text.get_rotation() == 0) is upright for text in axes.get_xticklabels())
 
 
-def test_levels_and_weekdays_have_names_and_bands_are_within_the_axis():
-    columns = {"seed": 0, "output": "y", "value": [1.0, 2.0], "lower": [0.5, 1.5]}
-    lit = pd.DataFrame({"input": "lit", "level": ["yes", "no"], "x": [0.0, 1.0], **columns})
-    day = {"input": "weekday of sold", "level": "", "x": [0.0, 6.0], **columns}
-    table = pd.concat([lit, pd.DataFrame(day)]).assign(is_date=False, upper=[1.2, 2.8, 1.2, 9.0])
-    figure = figures.effects(
-        table, ["lit", "weekday of sold"], pd.DataFrame({"input": [], "x": []})
+def test_wide_bands_of_effects_are_cut_and_others_are_within_the_axis():
+    table = pd.concat(
+        [effect("a", [0.0, 1.0], upper=[1.2, 2.8]), effect("b", [0.0, 1.0], upper=[1.2, 9.0])]
     )
-    stored(figure)
-    lit, day = figure.axes
-    assert [text.get_text() for text in lit.get_xticklabels()] == ["yes", "no"]
-    assert [text.get_text() for text in day.get_xticklabels()][::6] == ["Mon", "Sun"]
-    low, high = lit.get_ylim()
+    figure = figures.effects(table, ["a", "b"], NO_QUANTILES)
+    low, high = stored(figure)[0].get_ylim()
     assert low < 0.5
-    assert 2.8 < high < 4, "a band is shown as far as it is no wider than the curves"
+    assert 2.8 < high < 4
     assert figure.get_suptitle() == "wide bands are cut"
 
 
 def test_effects_on_classes_are_drawn_over_log_odds():
-    columns = {"input": "age", "level": "", "x": [0.0, 1.0, 2.0], "lower": np.nan, "upper": np.nan}
     likely = np.array([0.001, 0.01, 0.1])
-    parts = (("no", 1 - likely), ("yes", likely))
-    rows = [pd.DataFrame({**columns, "output": name, "value": p, "ale": p}) for name, p in parts]
-    table, quantiles = pd.concat(rows), pd.DataFrame({"input": ["age"] * 3, "x": [0.0, 1.0, 2.0]})
-    (axes,) = stored(figures.effects(table, ["age"], quantiles, "a remark", classes=True))
-    line, ale, _ = axes.lines
-    np.testing.assert_allclose(line.get_ydata(), likely)
-    np.testing.assert_allclose(ale.get_ydata(), likely)
+    age = effect("age", [0.0, 1.0, 2.0], lower=np.nan, upper=np.nan)
+    rows = [
+        age.assign(output=name, value=p, ale=p) for name, p in (("no", 1 - likely), ("yes", likely))
+    ]
+    figure = figures.effects(pd.concat(rows), ["age"], NO_QUANTILES, "a remark", classes=True)
+    (axes,) = stored(figure)
+    for line in axes.lines:  # the effect and the accumulated local effects
+        assert_allclose(line.get_ydata(), likely)
     assert axes.get_yscale() == "logit"
-    assert {"0.001", "0.01", "0.1"} <= {text.get_text() for text in axes.get_yticklabels()}
+    assert {"0.001", "0.01", "0.1"} <= set(ticks(axes.yaxis))
     assert axes.get_ylabel() == "probability of yes"
 
 
-def test_pair_maps_share_colours_and_show_cells_at_their_places():
-    x, y = (each.ravel() for each in np.meshgrid([0.0, 1.0], np.linspace(0, 4, 5), indexing="ij"))
-    part = pd.DataFrame({"output": "y", "x": x, "y": y, "value": x + y, "rows": 1})
-    part["level_1"] = part["level_2"] = ""
-    table = pd.concat([part.assign(input_1=name, input_2="b") for name in ("a", "c")])
-    figure = figures.pair_maps(table)
-    stored(figure)
-    first, second, bar = figure.axes
-    meshes = [drawn(axes, QuadMesh)[0] for axes in figure.axes[:2]]
+def test_pair_maps_share_colours_and_name_levels():
+    x, y = (side.ravel() for side in np.meshgrid([0.0, 1.0], np.arange(5.0), indexing="ij"))
+    part = {"output": "y", "x": x, "y": y, "level_1": "", "level_2": "", "value": x + y, "rows": 1}
+    numbers = pd.DataFrame({"input_1": "a", "input_2": "b"} | part)
+    city = {"input_1": "city", "input_2": "weekday of date"}
+    cities = pd.DataFrame(city | part | {"level_1": np.repeat(["Bonn", "Kiel"], 5), "x": 3 * x})
+    first, second, bar = stored(figures.pair_maps(pd.concat([numbers, cities])))
+    meshes = [axes.collections[0] for axes in (first, second)]
     assert [mesh.get_clim() for mesh in meshes] == [(0, 5), (0, 5)]
-    corners = meshes[0].get_coordinates()
-    assert corners.shape == (6, 3, 2)
-    np.testing.assert_allclose(np.diff(corners[:, 0, 1]), 1)
-    assert [axes.get_xlabel() for axes in (first, second)] == ["a", "c"]
-    assert [text.get_text() for text in first.get_xticklabels()] == ["0", "1"]
-    city = part.assign(input_1="city", level_1=np.repeat(["Bonn", "Kiel"], 5), x=3 * x)
-    named = figures.pair_maps(city.assign(input_2="weekday of date")).axes[0]
-    assert (named.get_xlabel(), named.get_ylabel()) == ("city", "weekday of date")
-    assert [text.get_text() for text in named.get_xticklabels()] == ["Bonn", "Kiel"]
-    assert [text.get_text() for text in named.get_yticklabels()][:2] == ["Mon", "Tue"]
+    assert meshes[0].get_coordinates().shape == (6, 3, 2)
+    assert_allclose(np.diff(meshes[0].get_coordinates()[:, 0, 1]), 1)
+    assert ticks(first.xaxis) == ["0", "1"]
+    assert (second.get_xlabel(), second.get_ylabel()) == ("city", "weekday of date")
+    assert (ticks(second.xaxis), ticks(second.yaxis)[:2]) == (["Bonn", "Kiel"], ["Mon", "Tue"])
     assert bar.get_ylabel() == "y"
 
 
@@ -333,5 +293,5 @@ def test_curves_of_two_classes_are_those_of_the_second():
     assert label == ["b, area 0.933"]  # 14 of 15 pairs are in order
     assert recall.get_legend_handles_labels()[1][0].startswith("mean 0.9")
     middle, observed = calibration.lines[0].get_data()
-    np.testing.assert_allclose(observed, truth)
-    np.testing.assert_allclose(middle, np.linspace(0.1, 0.8, 8))
+    assert_allclose(observed, truth)
+    assert_allclose(middle, np.linspace(0.1, 0.8, 8))
