@@ -287,15 +287,10 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
     other, ours = str(means.idxmin()), losses[OURS]
     higher = ours.mean() / means[other] - 1
     difference = (ours - losses[other]).to_numpy()
-    is_tiny = bool(abs(higher) < SAME_LOSS)
-    is_equal = bool(abs(difference.mean()) <= deviation(difference) / len(difference) ** 0.5)
-    if is_tiny:
-        text = f"{OURS} and {other} differ in cross-validated {loss} by less than {SAME_LOSS:.2%}"
-    elif is_equal:
-        text = (
-            f"{OURS} and {other} have the same cross-validated {loss} within one standard error; "
-            f"that of {OURS} is {abs(higher):.1%} {'higher' if higher > 0 else 'lower'}"
-        )
+    noise = deviation(difference) / len(difference) ** 0.5
+    is_equal = bool(abs(difference.mean()) <= max(noise, SAME_LOSS * means[other]))
+    if is_equal:
+        text = f"the cross-validated {loss} of {OURS} and {other} differ by no more than chance"
     elif higher > 0:
         text = (
             f"{other} has the lowest cross-validated {loss}; that of {OURS} is {higher:.1%} higher"
@@ -304,7 +299,7 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
         text = (
             f"{OURS} has the lowest cross-validated {loss}, {-higher:.1%} below the next ({other})"
         )
-    yield Note(text, warning=higher > 0 and not is_equal and not is_tiny)
+    yield Note(text, warning=higher > 0 and not is_equal)
 
 
 def _held_out(fitted: TableModel, dataset: Dataset) -> Table:

@@ -27,7 +27,6 @@ from kanrun.engine.symbolic import (
     has_form_of,
     input_symbols,
     limited,
-    proven_equal,
     refine_to_formula,
     rename_variables,
     round_numbers,
@@ -257,11 +256,9 @@ def _in_user_units(
         scaled = {name: problem.unit * getattr(certificate, name) for name in errors}
         certificate = replace(certificate, **scaled)
         if formula and problem.expression is not None and not formula.splines:
-            work = min(problem.search.policy.simplify_budget, budget.left)
-            proven = proven_equal(formula.expression, problem.expression, work)
             is_form = has_form_of(formula.expression, problem.accepted)
             form = "yes" if result.outcome == "exact" and is_form else "no"
-            certificate = replace(certificate, proven_equal=proven, accepted_form=form)
+            certificate = replace(certificate, accepted_form=form)
     return replace(
         result,
         formula=formula and rename_variables(formula, names),

@@ -145,12 +145,11 @@ def summary_row(
 def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) -> dict[str, Value]:
     """Return how the formula of a suite's entry compares with the known function."""
     verdict = "unknown" if problem.held_out.truth is None else "no"
-    missing = Certificate(recovered=verdict, same_form=verdict, proven_equal=verdict)
+    missing = Certificate(recovered=verdict, same_form=verdict)
     found = result.certificate or missing
     return {
         "recovered": found.recovered,
         "same_form": found.same_form,
-        "proven_equal": found.proven_equal,
         "accepted_form": found.accepted_form,
         "in_view": entry.get("in_view", True),
         "noise": problem.cfg.sampling.noise,

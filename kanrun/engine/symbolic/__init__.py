@@ -36,7 +36,7 @@ from kanrun.engine.symbolic.problem import (
 )
 from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 from kanrun.engine.symbolic.search import choose_formula, fit_expression, search
-from kanrun.engine.symbolic.simplification import equivalent_forms, proven_equal
+from kanrun.engine.symbolic.simplification import equivalent_forms
 from kanrun.engine.symbolic.snapping import (
     Decision,
     edge_scores,

@@ -295,7 +295,6 @@ class Certificate:
             one.
         same_form: `yes` if it is after its constants are fitted to the true function, without a
             part that has no effect then, and not much longer.
-        proven_equal: `yes` or `no` if sympy shows whether it is the true function, else `unknown`.
         accepted_form: `yes` or `no`, whether it is written as the true function, or as short.
     """
 
@@ -306,7 +305,6 @@ class Certificate:
     points: int = 0
     recovered: str = "unknown"
     same_form: str = "unknown"
-    proven_equal: str = "unknown"
     accepted_form: str = "unknown"
 
 

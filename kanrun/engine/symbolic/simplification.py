@@ -23,7 +23,6 @@ from kanrun.engine.symbolic.problem import EXACT
 from kanrun.engine.symbolic.written_numbers import (
     as_written,
     decimals,
-    exact_decimals,
     nice,
     size,
     window_of,
@@ -216,19 +215,6 @@ def _claim(form: Expr, step: Writing, left: float) -> None:
     if most > left:
         raise _TooLarge
     count_work((_HEAVY_WORK if step in _HEAVY else _USUAL_WORK) * most)
-
-
-def proven_equal(first: Expr, second: Expr, budget: float) -> str:
-    """Return `yes` or `no` if sympy shows whether the two are equal, else `unknown`."""
-    difference = exact_decimals(first) - exact_decimals(second)
-    try:
-        _claim(difference, sympy.simplify, budget)
-        zero = sympy.simplify(sympy.expand(difference))
-    except (_TooLarge, *_CANNOT):
-        return "unknown"
-    if zero == 0:
-        return "yes"
-    return "no" if not zero.atoms(sympy.Float) else "unknown"
 
 
 def expansion_terms(expression: Expr) -> int:

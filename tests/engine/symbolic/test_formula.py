@@ -31,7 +31,7 @@ from kanrun.engine.symbolic.edge_functions import Spline
 from kanrun.engine.symbolic.formula import Formula, widened
 from kanrun.engine.symbolic.problem import SearchPolicy
 from kanrun.engine.symbolic.refit import refit
-from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms, proven_equal
+from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms
 from kanrun.engine.symbolic.snapping import search_longer, select
 from kanrun.engine.symbolic.written_numbers import as_written, exact_decimals, has_form_of, nice
 from kanrun.formulas import parse, to_numpy
@@ -158,11 +158,8 @@ def test_what_is_too_large_to_simplify_comes_back_at_once():
     assert len(equivalent_forms(exact_decimals(bells), XS, UNIT, BUDGET)) < 6, (
         "nothing with so many digits is factored"
     )
-    assert proven_equal(large, many, BUDGET) == "unknown"
     assert expansion_terms(parse("sin(256*x0/3)")) == 1
     assert expansion_terms(parse("sin(512*x0/3)")) == 512, "an angle is halved nine times"
-    waves = parse("sin(2**99*x0)^2"), parse("1/2 - cos(2**100*x0)/2")
-    assert proven_equal(*waves, BUDGET) == "unknown"
 
 
 def certificate_of(formula, truth, x):
@@ -177,12 +174,10 @@ def test_the_certificate_tells_truth_from_likeness():
     formula = finish_formula(graph, split(x, truth(x)), POLICY)
     good = certificate_of(formula, truth, x)
     assert (good.recovered, good.same_form) == ("yes", "yes")
-    assert proven_equal(formula.expression, true, BUDGET) == "yes"
     assert good.difference < 1e-12
     other = to_numpy(parse("sin(3*x0)"), ["x0"])
     off = certificate_of(formula, other, x)
     assert (off.recovered, off.same_form) == ("no", "yes")
-    assert proven_equal(formula.expression, parse("sin(3*x0)"), BUDGET) == "no"
     assert certify(formula, other, VerificationData(x, other(x), x, x, None)).recovered == "unknown"
 
 

@@ -11,10 +11,8 @@ from kanrun.experiments.curves.geometry import (
     check_parameters,
     clamped_knots,
     de_casteljau,
-    identities,
     interpolate,
     parameters_along,
-    random_curve,
 )
 from numpy.testing import assert_allclose
 from scipy.interpolate import BSpline
@@ -32,16 +30,6 @@ def curve_with(degree, inner, seed=0):
     return BSpline(
         clamped_knots(inner, 0.0, 1.0, degree), drawn(len(inner) + degree + 1, 2, seed=seed), degree
     )
-
-
-@pytest.mark.parametrize("degree", [1, 4])
-def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size(degree):
-    found = identities(random_curve(degree, 14, np.random.default_rng(2)), np.ones(2))
-    assert found["pieces"] == found["pieces_expected"] == 14 - degree
-    assert found["most_spans"] == degree + 1
-    assert found["stray_samples"] == 0
-    assert max(found["casteljau"], found["partition"], found["reproduction"]) < 1e-13
-    assert found["lowest"] == 0
 
 
 @pytest.mark.parametrize(

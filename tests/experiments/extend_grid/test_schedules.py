@@ -53,13 +53,6 @@ def test_impossible_schedules_are_refused(entry, message):
         schedule_of(entry)
 
 
-def test_a_plan_follows_its_schedule():
-    plan = Plan("lm", starts=1, weight=0.0)
-    assert Schedule([3, 6]).applied(plan) is plan
-    plateau = Schedule(kind="plateau", first=2, last=9, patience=4, steps=50).applied(plan)
-    assert (plateau.steps, plateau.patience, plateau.stop_early) == (50, 4, True)
-
-
 def test_a_plateau_leaves_a_grid_when_validation_stalls():
     adam = Plan("adam", (3, 6), weight=0.0, settings=AdamSolver(learning_rate=0.2))
     plan = Schedule([3, 6], "plateau", patience=5, steps=400).applied(adam)

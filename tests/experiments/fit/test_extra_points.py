@@ -8,7 +8,7 @@ import pytest
 import torch
 from kanrun.experiments.fit import extra_points, make_fit
 from kanrun.experiments.fit.config import FitConfig
-from kanrun.experiments.fit.extra_points import add_points, more_points_help, most_extra_points
+from kanrun.experiments.fit.extra_points import add_points, most_extra_points
 
 from kanrun.config import (
     BSplineConfig,
@@ -63,25 +63,6 @@ def test_points_join_until_new_points_are_fitted_as_well():
 def test_points_join_by_default_where_the_shape_grows(given, n_train, noise, grows, most):
     cfg = replace(settings(noise, n_train), extra_points=given)
     assert most_extra_points(cfg, grows) == most
-
-
-@pytest.mark.parametrize(
-    "errors, helps",
-    [
-        # Up to twice the first error of 0.01 no point is missing, unless a round halved the error.
-        ([0.02], False),
-        ([0.0201], True),
-        ([0.04, 0.0199], True),
-        ([0.04, 0.02], False),
-        ([0.0001], False),
-        ([1.0, 0.0001], False),
-        ([1.0, 0.00011], True),
-        ([1.0, 0.9, 0.8, 0.7], True),
-        ([1.0, 0.9, 0.8, 0.7, 0.6], False),
-    ],
-)
-def test_points_join_as_long_as_they_help(errors, helps):
-    assert more_points_help(errors, 0.01, 0.0001) == helps
 
 
 def test_the_network_of_the_lowest_error_is_chosen(monkeypatch):
