@@ -139,7 +139,8 @@ def read_inputs(
 ) -> Array:
     """Return these columns of numbers, shape (rows, names). Raises UsageError as `read_numeric`."""
     table = TableFile(path, limits=limits)
-    return read_numeric(table.file.name, table.read(names))
+    columns = table.read(list(dict.fromkeys(names)))  # a column may be named twice
+    return read_numeric(table.file.name, columns[list(names)])
 
 
 #: Name of all levels without an indicator, if there are several or none in the training rows.

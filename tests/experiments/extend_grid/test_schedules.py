@@ -39,7 +39,7 @@ def test_grids():
         ({"intervals": [3, 10, 5]}, r"schedules.intervals=.3,10,5. must be .*, increasing"),
         ({"intervals": [3, 3]}, ", increasing"),
         ({"intervals": []}, "a non-empty list"),
-        ({"intervals": [0, 3]}, "must be a list of .*whole numbers at least 1"),
+        ({"intervals": [0, 3]}, "must be a non-empty list of whole numbers at least 1"),
         ({"kind": "doubling", "first": 0, "last": 3}, "first=0 must be a whole number at least 1"),
         ({"kind": "doubling", "first": 8, "last": 4}, "last=4 is less than"),
         (

@@ -15,7 +15,6 @@ from kanrun.config import (
     ExpressionTarget,
     KANConfig,
     LMSolver,
-    MLPConfig,
     PolynomialConfig,
     SamplingConfig,
 )
@@ -122,19 +121,13 @@ def notes_on(formula, model, **sampling):
     return [r.text for r in make_fit(cfg, 0).run({}, 0, None) if isinstance(r, Note)]
 
 
-MODELS = {
-    "KAN": KANConfig(hidden=[1], intervals=[4]),
-    "MLP": MLPConfig(hidden=[5]),
-    "polynomial": PolynomialConfig(),
-    "spline": BSplineConfig(),
-}
+MODELS = {"KAN": KANConfig(hidden=[1], intervals=[4]), "spline": BSplineConfig()}
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_kink_is_said_to_limit_the_accuracy_and_a_smooth_function_is_not(model):
-    several = model in ("KAN", "MLP")
-    smooth = "exp(sin(pi*x0) + x1^2)" if several else "1/(1 + 25*x0^2)"
-    kinked = "exp(x0) + abs(x1 - 0.3)" if several else "exp(x0) + abs(x0 - 0.3)"
+    smooth = "exp(sin(pi*x0) + x1^2)" if model == "KAN" else "1/(1 + 25*x0^2)"
+    kinked = f"exp(x0) + abs({'x1' if model == 'KAN' else 'x0'} - 0.3)"
     assert "kink" not in "".join(notes_on(smooth, MODELS[model]))
     notes = [text for text in notes_on(kinked, MODELS[model]) if "kink" in text]
     assert re.search(r"x[01]=0\.3(000\d*)?$", notes[-1])
@@ -145,9 +138,8 @@ def test_a_kink_far_from_the_largest_errors_is_not_said():
     assert "kink" not in "".join(notes)
 
 
-@pytest.mark.parametrize("iterations, warned", [(2000, False), (2, True)])
-def test_steps_by_truncated_conjugate_gradients_are_counted(iterations, warned, monkeypatch):
+def test_steps_by_truncated_conjugate_gradients_are_counted(monkeypatch):
     monkeypatch.setattr(levenberg_marquardt, "MATRIX_UNKNOWNS", 0)
-    monkeypatch.setattr(levenberg_marquardt, "CG_MAX_ITERATIONS", iterations)
+    monkeypatch.setattr(levenberg_marquardt, "CG_MAX_ITERATIONS", 2)
     notes = notes_on("exp(x0) + sin(x1)", KANConfig(hidden=[], intervals=[3]))
-    assert any(re.match(r"[1-9]\d* of \d+ steps are approximate", text) for text in notes) == warned
+    assert any(re.match(r"[1-9]\d* of \d+ steps are approximate", text) for text in notes)
