@@ -139,8 +139,9 @@ def read_inputs(
 ) -> Array:
     """Return these columns of numbers, shape (rows, names). Raises UsageError as `read_numeric`."""
     table = TableFile(path, limits=limits)
-    columns = table.read(list(dict.fromkeys(names)))  # a column may be named twice
-    return read_numeric(table.file.name, columns[list(names)])
+    distinct = list(dict.fromkeys(names))  # an axis of a curve may be its parameter
+    values = read_numeric(table.file.name, table.read(distinct))
+    return values[:, [distinct.index(name) for name in names]]
 
 
 #: Name of all levels without an indicator, if there are several or none in the training rows.

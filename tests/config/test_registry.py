@@ -93,7 +93,7 @@ TABLES = {
             "metrics": DataFrame({"part": ["schedules"]}),
         }
     ],
-    "fit": [TRAINED],
+    "fit": [TRAINED, TRAINED | {"summary": DataFrame({"target": ["t"]})}],
     "import": [{name: TRAINED[name] for name in ("summary", "predictions", "edges")}],
     "interpret": [
         {"summary": DataFrame({"cell": [0]})},
