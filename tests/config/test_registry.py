@@ -77,6 +77,8 @@ TRAINED |= {"importance": DataFrame({"input": ["x"]})}
 TRAINED |= {"metrics": DataFrame({"seed": [0, 0], "train_rmse": [1.0, 0.5]})}
 TRAINED |= {"edges": EDGES, "summary": DataFrame({"target": ["t"], "test_accuracy": [1.0]})}
 STAGES = {"structure": ["s"], "stage": ["train"], "active_edges": [1], "parameters": [1]}
+#: The summary of a training without classes.
+NUMBERS = {"summary": DataFrame({"target": ["t"]})}
 #: Tables for which a command draws each of its figures.
 TABLES = {
     "continual": [
@@ -93,8 +95,8 @@ TABLES = {
             "metrics": DataFrame({"part": ["schedules"]}),
         }
     ],
-    "fit": [TRAINED, TRAINED | {"summary": DataFrame({"target": ["t"]})}],
-    "import": [{name: TRAINED[name] for name in ("summary", "predictions", "edges")}],
+    "fit": [TRAINED, TRAINED | NUMBERS],
+    "import": [NUMBERS | {name: TRAINED[name] for name in ("predictions", "edges")}],
     "interpret": [
         {"summary": DataFrame({"cell": [0]})},
         {
