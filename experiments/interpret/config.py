@@ -42,19 +42,12 @@ class InterpretConfig(ExperimentConfig):
     custom_candidates: Annotated[
         dict[str, str], "additional functions of x0, by name", FREE_TEXT
     ] = copied({})
-    prune_threshold: Annotated[
-        float | None,
-        "minimum score of an edge of from_run; null chooses it on the validation points",
-    ] = None
     error_tolerance: Annotated[
         NonNegative, "relative increase of the network's error that a formula may cause"
     ] = 0.1
     budget: Annotated[
         Positive, "counted work for each output, in approximate CPU seconds of one core"
     ] = 60.0
-    simplify_budget: Annotated[
-        NonNegative, "work for simplification, in approximate CPU seconds of one core"
-    ] = 2.0
     suite: Annotated[
         list[Any],
         "cells, each as differences from the rest of the configuration; a cell with "

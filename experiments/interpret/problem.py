@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.engine.networks import Network
-from kanrun.engine.networks.reshaping import prune_edges, prune_on_validation
+from kanrun.engine.networks.reshaping import prune_on_validation
 from kanrun.engine.symbolic import (
     Graph,
     SearchData,
@@ -264,7 +264,7 @@ def _problem(
     )
     data = SearchData(x, y, chosen_x, chosen_y)
     candidates = choose(cfg.candidates, cfg.custom_candidates)
-    policy = SearchPolicy(cfg.budget, cfg.simplify_budget)
+    policy = SearchPolicy(cfg.budget)
     search = SearchProblem(data, candidates, policy, _dimensions(cfg, target, index))
     random = np.random.default_rng(_VERIFICATION_SEED).random((_VERIFICATION_POINTS, x.shape[1]))
     box = scaling.apply(target.domain.T).T
@@ -297,7 +297,7 @@ def _problem(
     )
     if network is None:
         return problem
-    given = source_network(network, data, index, cfg.prune_threshold)
+    given = source_network(network, data, index)
     change = f"{given.difference * unit:.1e}"
     text = f"{problem.name}: as a graph of splines the network changes by at most {change}"
     if not given.faithful:
@@ -305,20 +305,15 @@ def _problem(
     return replace(problem, network=given, notes=(Note(text, warning=not given.faithful),))
 
 
-def source_network(
-    network: Network, samples: SearchData, index: int, threshold: float | None
-) -> SourceNetwork:
+def source_network(network: Network, samples: SearchData, index: int) -> SourceNetwork:
     """Return output `index` of the network, and as a graph, whole and pruned.
 
-    Edges with a score below `threshold` are pruned; None chooses it on the validation points.
+    The validation points choose which edges are pruned.
     """
     itself = values_of(network, index)
     whole = graph_of(network, samples.x, index)
-    if threshold is not None:
-        smaller = prune_edges(network, samples.x, threshold)
-    else:
-        validation = samples.validation_x, samples.validation_y
-        smaller = prune_on_validation(network, samples.x, *validation, index)
+    validation = samples.validation_x, samples.validation_y
+    smaller = prune_on_validation(network, samples.x, *validation, index)
     apart = np.concatenate([whole(x) - itself(x) for x in (samples.x, samples.validation_x)])
     allowed = max(_FAITHFUL * samples.error(itself), _ROUNDING) * samples.y_std
     faithful = bool(np.sqrt(np.mean(apart**2)) <= allowed)

@@ -78,7 +78,7 @@ def test_refusals_leave_no_folder(words, message, refused):
 @pytest.mark.slow
 def test_interpret_finds_a_formula_of_the_imported_network(outputs, command):
     command(f"import {STATES / 'trained'} --outputs {outputs}")
-    line = f"from_run=import/latest budget=30 simplify_budget=1 -q --outputs {outputs}"
+    line = f"from_run=import/latest budget=30 -q --outputs {outputs}"
     found = command(f"interpret {line}").run.table("summary").iloc[0]
     assert found["network_rmse"] < 1e-12
     assert found["r2"] > 0.999
