@@ -14,6 +14,7 @@ from kanrun.config import TARGETS, AutoConfig, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
 from kanrun.engine.tables.effects import report_tables
 from kanrun.engine.tables.folds import OURS, cross_validate, loss_of
+from kanrun.engine.tables.proper_scores import held_out_scores, new_scores
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
@@ -350,10 +351,16 @@ def _summary(
         inside = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
         classes = dataset.classes
         summary |= _quality(fitted.held_out[inside], train.take(inside), family, classes, "cv")
+        if not family.has_link:
+            scores = held_out_scores(fitted, train.y)._asdict()
+            summary |= {f"cv_{name}": value for name, value in scores.items()}
     if test:
         predicted = fitted.predict(test.x)
         summary[f"test_{loss}"] = loss_of(predicted, test.y, family, test.weights)
         summary |= _quality(predicted, test, family, dataset.classes, "test")
+        if not family.has_link:
+            scores = new_scores(fitted, train.y, test.x, test.y)._asdict()
+            summary |= {f"test_{name}": value for name, value in scores.items()}
     summary["clipped_fraction"] = fitted.clipped_fraction((test or train).x)
     if not family.has_link:
         error = summary.get("test_rmse", summary.get("cv_rmse"))

@@ -211,13 +211,21 @@ def link_map(
 def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarray:
     """Return quantiles of the errors at `levels`, as they vary with the prediction.
 
+    Returns:
+        One row per bin, in increasing order of prediction: mean prediction, then the quantiles.
+    """
+    middles, scale = error_scale(predicted, errors)
+    quantiles = np.quantile(errors / np.interp(predicted, middles, scale), levels)
+    return np.column_stack([middles, scale[:, None] * quantiles])
+
+
+def error_scale(predicted: PerRow, errors: PerRow) -> tuple[ndarray, ndarray]:
+    """Return mean predictions of bins (bins,), and the relative scale of the errors in each.
+
     Predictions are sorted into bins of equal size. The scale of the errors in each bin is shrunk
     towards the common scale by the fraction of the variance between bins that chance explains
     (empirical Bayes). Between bins it is interpolated linearly. If all predictions are equal, the
     scale is constant.
-
-    Returns:
-        One row per bin, in increasing order of prediction: mean prediction, then the quantiles.
     """
     bins = int(np.clip(len(errors) // _BIN_ROWS, 1, _MAX_BINS))
     parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
@@ -230,6 +238,4 @@ def error_quantiles(predicted: PerRow, errors: PerRow, levels: ndarray) -> ndarr
     logs = np.log(sizes) / 2 - np.log(sizes).mean() / 2
     chance = max(kurtosis - 1, smallest) * bins / (4 * len(errors))
     varied = np.ptp(predicted) > 0
-    scale = np.exp(varied * logs * max(0.0, 1 - chance / max(logs.var(), chance)))
-    quantiles = np.quantile(errors / np.interp(predicted, middles, scale), levels)
-    return np.column_stack([middles, scale[:, None] * quantiles])
+    return middles, np.exp(varied * logs * max(0.0, 1 - chance / max(logs.var(), chance)))

@@ -1,0 +1,121 @@
+"""Proper scores of predictive distributions: logarithmic score and CRPS of numbers.
+
+The error of a prediction has Student's t distribution in the units of the model. Its scale may vary
+with the prediction (`error_scale`). The logarithmic score (`nlpd`) is minus the logarithm of the
+density of an output, in the units of the file. The continuous ranked probability score (`crps`) is
+the mean of twice the quantile losses over all levels, in the units of the output.
+
+Source: T. Gneiting and A. Raftery, Journal of the American Statistical Association 102 (2007)
+359-378.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy import ndarray
+from scipy import optimize, stats
+
+from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
+from kanrun.engine.tables.scores import error_scale
+from kanrun.engine.tables.table_model import TableModel
+from kanrun.points import PiecewiseScaling
+
+#: Levels at which quantile losses are averaged.
+_LEVELS = (np.arange(100) + 0.5) / 100
+#: Limits of the degrees of freedom; the largest is a normal distribution for all purposes.
+_FREEDOM = (2.1, 1000.0)
+#: Limits of the scale, relative to the root mean square of the errors.
+_SCALES = (0.01, 3.0)
+
+
+class ProperScores(NamedTuple):
+    """Mean scores of rows; lower is better."""
+
+    nlpd: float
+    crps: float
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorDistribution:
+    """Student's t distribution of the errors of one output.
+
+    Attributes:
+        middles: Predictions, in increasing order, shape (bins,).
+        scales: Scale of the distribution there, shape (bins,).
+        freedom: Degrees of freedom, infinite for a normal distribution.
+    """
+
+    middles: ndarray
+    scales: ndarray
+    freedom: float
+
+    @staticmethod
+    def of(predicted: PerRow, errors: PerRow) -> ErrorDistribution:
+        """Return the most likely distribution of these errors."""
+        middles, scale = error_scale(predicted, errors)
+        relative = errors / np.interp(predicted, middles, scale)
+        unit = max(float(np.sqrt(np.mean(relative**2))), np.sqrt(np.finfo(float).tiny))
+
+        def surprise(p: ndarray) -> float:
+            size, freedom = np.exp(p)
+            return float(p[0] - stats.t.logpdf(relative / unit / size, freedom).mean())
+
+        bounds = np.log([_SCALES, _FREEDOM])
+        size, freedom = np.exp(
+            optimize.minimize(surprise, np.log([0.8, 8.0]), method="L-BFGS-B", bounds=bounds).x
+        )
+        return ErrorDistribution(middles, scale * unit * size, float(freedom))
+
+    def scores(self, outputs: PiecewiseScaling, place: int, latent: PerRow, y: PerRow) -> ndarray:
+        """Return the scores of output `place` at latent values for the outputs y, (2, rows)."""
+        points, values = outputs.points[place], outputs.values[place]
+        part = np.clip(np.searchsorted(points, y, "right") - 1, 0, len(points) - 2)
+        slope = (np.diff(values) / np.diff(points))[part]
+        size = np.interp(latent, self.middles, self.scales)
+        error = values[part] + slope * (y - points[part]) - latent
+        nlpd = np.log(size / slope) - stats.t.logpdf(error / size, self.freedom)
+        at = latent[:, None] + size[:, None] * stats.t.ppf(_LEVELS, self.freedom)
+        off = y[:, None] - np.interp(at, values, points)
+        return np.stack([nlpd, 2 * (off * (_LEVELS - (off < 0))).mean(1)])
+
+
+def held_out_scores(model: TableModel, y: RowOutputs) -> ProperScores:
+    """Return the scores of the training rows, y (rows, outputs), by models without them.
+
+    The distribution of the errors of a fold is that of the other folds.
+    """
+    inside = model.different[~np.isnan(model.held_out[model.different, 0])]
+    number = np.zeros(len(y)) if model.folds is None else model.folds.number
+    assert model.outputs is not None  # An invariant: callers ask for numbers only.
+    latent, found = model.outputs.apply(model.held_out), []
+    for fold in np.unique(number[inside]):
+        rows, others = inside[number[inside] == fold], inside[number[inside] != fold]
+        found.append(_scores(model, y, latent, others if len(others) else rows, rows))
+    return ProperScores(*np.concatenate(found, 1).mean(1).tolist())
+
+
+def new_scores(model: TableModel, trained: RowOutputs, x: RowInputs, y: RowOutputs) -> ProperScores:
+    """Return the scores of new rows x with outputs y; `trained` are those of the training rows."""
+    assert model.outputs is not None  # An invariant: callers ask for numbers only.
+    inside = model.different[~np.isnan(model.held_out[model.different, 0])]
+    both = np.concatenate([model.held_out[inside], model.predict(x)])
+    known, new = np.split(np.arange(len(both)), [len(inside)])
+    outputs = np.concatenate([trained[inside], y])
+    found = _scores(model, outputs, model.outputs.apply(both), known, new)
+    return ProperScores(*found.mean(1).tolist())
+
+
+def _scores(
+    model: TableModel, y: RowOutputs, latent: RowOutputs, known: ndarray, rows: ndarray
+) -> ndarray:
+    """Return the scores (2, rows) of some rows by the errors of the `known` ones."""
+    assert model.outputs is not None  # An invariant: callers ask for numbers only.
+    errors, found = model.outputs.apply(y) - latent, []
+    for place in range(y.shape[1]):
+        distribution = ErrorDistribution.of(latent[known, place], errors[known, place])
+        mine = latent[rows, place], y[rows, place]
+        found.append(distribution.scores(model.outputs, place, *mine))
+    return np.asarray(np.mean(found, axis=0))
