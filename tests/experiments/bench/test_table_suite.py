@@ -60,6 +60,10 @@ def test_large_tables_have_fewer_models(monkeypatch):
     rows = rows_of("weather")
     assert {row["model"] for row in rows} == {*models(None)} - {"random forest"}
     assert rows[0]["score"] > 0.8
+    assert rows[0]["crps"] < 0.8
+    assert 1 < rows[0]["nlpd"] < 1.8
+    for row in rows:
+        assert row["coverage"] == pytest.approx(0.9, abs=0.08)
 
 
 def test_ranks_count_the_best_as_one():
@@ -71,8 +75,13 @@ def test_ranks_count_the_best_as_one():
             "model": ["x", "y", "x", "y"],
             "score": [0.9, 0.8, 0.7, 0.1],
             "cpu_seconds": 1.0,
+            "nlpd": [0.1, 0.2, 0.4, 0.3],
+            "crps": [0.1, 0.2, 0.3, 0.4],
+            "coverage": [0.8, 0.9, 1.0, 0.9],
         }
     )
     rows = [record.values for record in ranks(frame) if isinstance(record, Row)]
     assert [(row["model"], row["mean_rank"]) for row in rows] == [("x", 1.0), ("y", 2.0)]
     assert np.isclose(float(rows[1]["worst_score"] or 0), 0.1)
+    assert [(row["nlpd_rank"], row["crps_rank"]) for row in rows] == [(1.5, 1.0), (1.5, 2.0)]
+    assert np.allclose([row["coverage"] for row in rows], 0.9)

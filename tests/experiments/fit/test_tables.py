@@ -47,6 +47,8 @@ def test_a_table_is_fitted_by_the_automatic_model(run):
     assert summary["cv_rmse"] == pytest.approx(means["kanrun"], rel=1e-9)
     assert 4 < means["kanrun"] < means["ridge regression"] < means["mean"]
     assert "test_rmse" not in summary
+    assert summary["cv_crps"] < summary["cv_rmse"]
+    assert summary["cv_nlpd"] < 1.5 + np.log(summary["cv_rmse"])
     prices = loaded.tables["predictions"].query("split == 'train'")["truth:price"]
     assert summary["relative_error"] == pytest.approx(
         summary["cv_rmse"] / prices.std(ddof=0), rel=1e-9

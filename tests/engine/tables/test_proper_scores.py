@@ -1,0 +1,32 @@
+"""Proper scores: those of known distributions, and of the rows of folds and new rows."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from kanrun.engine.tables import fit_table
+from kanrun.engine.tables.likelihoods import Power
+from kanrun.engine.tables.proper_scores import ErrorDistribution, held_out_scores, new_scores
+from kanrun.points import Points
+
+
+def test_scores_of_a_normal_distribution_are_those_of_its_formulas():
+    rng = np.random.default_rng(0)
+    distribution = ErrorDistribution.of(rng.normal(size=4000), 0.5 * rng.normal(size=4000))
+    half = Power(unit=0.5, shift=0.0)
+    latent, z = np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.2, 0.3])
+    nlpd, crps = distribution.scores(half, (-9.0, 9.0), latent, z / 2)
+    off = (z - latent) / 0.5
+    expected = off * (2 * stats.norm.cdf(off) - 1) + 2 * stats.norm.pdf(off) - np.pi**-0.5
+    np.testing.assert_allclose(nlpd, -stats.norm.logpdf(off) - np.log(4), rtol=0.1)
+    np.testing.assert_allclose(crps, 0.25 * expected, rtol=0.05)
+
+
+def test_scores_of_held_out_rows_are_those_of_new_rows():
+    rng, std = np.random.default_rng(0), 3.0
+    x = rng.uniform(-1, 1, (2300, 2))
+    y = (10 * np.sin(2 * x[:, 0]) + 10 * x[:, 1] + std * rng.normal(size=len(x)))[:, None]
+    model = fit_table(Points(x[:300], y[:300]), None)
+    for scores in (held_out_scores(model, y[:300]), new_scores(model, y[:300], x[300:], y[300:])):
+        assert scores.nlpd == pytest.approx(np.log(std) + 0.5 * np.log(2 * np.pi * np.e), abs=0.1)
+        assert scores.crps == pytest.approx(std / np.sqrt(np.pi), rel=0.1)
