@@ -63,7 +63,7 @@ class ErrorDistribution:
             size, freedom = np.exp(p)
             return float(p[0] - stats.t.logpdf(relative / unit / size, freedom).mean())
 
-        bounds = np.log([_SCALES, _FREEDOM])
+        bounds = optimize.Bounds(*np.log([_SCALES, _FREEDOM]).T)
         size, freedom = np.exp(
             optimize.minimize(surprise, np.log([0.8, 8.0]), method="L-BFGS-B", bounds=bounds).x
         )
