@@ -42,23 +42,23 @@ MAX_EDGES = 60
 #: Columns of panels.
 COLUMNS = 5
 #: Height and width of a panel with its texts.
-PANEL = (1.42, 1.3)
+PANEL = (1.55, 1.3)
 #: Room for a remark above the panels.
 HEAD = 0.2
 #: Room for the title of a panel.
-ABOVE = 0.37
+ABOVE = 0.5
 #: Room for the name of an axis.
 BESIDE = 0.2
 #: Distances of panels, as fractions of their widths and heights.
-SPACING = (0.24, 0.67)
+SPACING = (0.24, 0.82)
 #: The axis of a function is this much longer than the function's range in either direction.
 ROOM = 0.55
 #: A function that varies by less is constant.
 ROUNDING = 1e-12
 #: Most letters of the label of a node.
 MAX_LETTERS = 18
-#: Most letters of a name in the title of a panel.
-MAX_TITLE = 10
+#: Most letters of a line in the title of a panel.
+MAX_TITLE = 17
 #: Most letters of the symbol of an edge.
 MAX_SYMBOL = 16
 #: Label of an identity edge, which is drawn as a line alone.
@@ -164,7 +164,7 @@ def _draw_panel(panel: Axes, rows: DataFrame, limits: Array) -> None:
     panel.grid(visible=False)
     panel.set(xlim=x[[0, -1]], ylim=limits, xticks=[], yticks=[])  # ticks take most of the time
     for axis, ends in ((panel.xaxis, x[[0, -1]]), (panel.yaxis, limits)):
-        low, high = (write_powers(f"{float(f'{end:.2g}'):.6g}") for end in ends)
+        low, high = (write_powers(f"{float(f'{end:.3g}'):.6g}") for end in ends)
         text = f"{low} to {high}".replace("-", "\N{MINUS SIGN}")
         axis.set_label_text(text, size="x-small", color=GREY)
 
@@ -195,15 +195,17 @@ def are_pruned(table: DataFrame) -> Series[bool]:
 
 
 def titles_of(edges: DataFrame) -> list[str]:
-    """Return `source → node` of each edge, with the names of inputs and outputs if it has them."""
+    """Return `source → node` of each edge, with the names of inputs and outputs if it has them.
+
+    Long names stand on two lines.
+    """
     names = zip(_texts(edges, "input_name"), _texts(edges, "output_name"), strict=True)
-    return [
-        f"{shorten(name or f'h{layer}.{source}', MAX_TITLE)} → "
-        f"{shorten(output or f'h{layer + 1}.{out}', MAX_TITLE)}"
-        for (layer, out, source), (name, output) in zip(
-            edges[KEYS].to_numpy(dtype=int), names, strict=True
-        )
-    ]
+    titles = []
+    for (layer, out, source), ends in zip(edges[KEYS].to_numpy(dtype=int), names, strict=True):
+        first, last = ends[0] or f"h{layer}.{source}", ends[1] or f"h{layer + 1}.{out}"
+        between = " → " if len(first + last) < MAX_TITLE else " →\n"
+        titles.append(shorten(first, MAX_TITLE) + between + shorten(last, MAX_TITLE))
+    return titles
 
 
 def _texts(rows: DataFrame, column: str) -> Series[str]:
@@ -255,7 +257,13 @@ class Diagram:
     @property
     def height(self) -> float:
         """Height of the diagram with its labels."""
-        return LEVEL * (len(self.nodes) - 1) + AROUND
+        upright = map(self.upright, self.names, (self.nodes[0], self.nodes[-1]))
+        return LEVEL * (len(self.nodes) - 1) + AROUND + sum(upright)
+
+    def upright(self, names: dict[int, str], level: Array) -> float:
+        """Return the height of the labels of a level that stand upright; 0 if they lie."""
+        length = LETTER * max(map(len, names.values()), default=0)
+        return length if length > self.width / len(level) else 0.0
 
 
 def lay_out(table: DataFrame) -> Diagram:
@@ -314,9 +322,8 @@ def draw_network(axes: Axes, diagram: Diagram) -> None:
         axes.plot(*place, "x", ms=PRODUCT[1], mew=1.2, **{**look, "color": "white"})
     ends = diagram.nodes[0], diagram.nodes[-1]
     for names, level, side in zip(diagram.names, ends, (-1, 1), strict=True):
-        room = diagram.width / len(level)
-        upright = LETTER * max(map(len, names.values()), default=0) > room
-        look = {"size": min(NODE_TEXT[0], NODE_TEXT[1] * room), "rotation": 90 * upright}
+        size = min(NODE_TEXT[0], NODE_TEXT[1] * diagram.width / len(level))
+        look = {"size": size, "rotation": 90 * bool(diagram.upright(names, level))}
         look |= {"ha": "center", "va": "bottom" if side > 0 else "top"}
         for index, text in names.items():
             axes.annotate(text, level[index], (0, side * BESIDE_NODE), **OFFSET, **look)
