@@ -24,7 +24,7 @@ ContinualPart = Literal["learners", "intervals", "overlap", "depth"]
         "kanrun continual target.path=houses.csv target.outputs=price phase_column=year",
     ),
     implied=IMPLIED_TARGETS,
-    figures=("phases", "matrices*", "forgetting_against_*", "memory_against_error"),
+    figures=("phases", "matrices", "forgetting_against_*"),
 )
 @dataclass
 class ContinualConfig(ExperimentConfig):

@@ -18,16 +18,13 @@ from kanrun.figures.panels import (
     grid_of_panels,
     heat_map,
     name_places,
-    one_panel,
     panels_by,
     series,
 )
 from kanrun.figures.style import (
     BLACK,
     BLUE,
-    CYCLE,
     GREY,
-    MARKERS,
     PALE,
     VERMILLION,
     first_seed,
@@ -52,8 +49,6 @@ SMALLEST_SIDE = 1.65
 LARGEST_SIDE = 3.3
 #: Largest number of matrices in a row.
 MAX_MATRICES = 4
-#: The figure of errors against stored numbers is drawn if there are more memories than this.
-MIN_MEMORIES = 2
 #: Quantile of the errors at which the colours of matrices end.
 BRIGHTEST = 0.95
 #: Errors and forgetting below this are drawn here: logarithms need a floor.
@@ -99,8 +94,6 @@ def figures_of(tables: Tables) -> Figures:
             yield "matrices", partial(matrices, matrix[matrix["part"] == part])
         else:
             yield f"forgetting_against_{part}", partial(against, rows, *VARIED[str(part)])
-    if summary["memory"].nunique() > MIN_MEMORIES:
-        yield "memory_against_error", partial(memory_against_error, summary)
 
 
 @styled
@@ -169,21 +162,6 @@ def against(summary: DataFrame, across: str, by: str) -> Figure:
     floored = (summary["worst_forgetting"] < SMALLEST).any()
     remark = DOTS + (f"; at 10{power('-11')}: that or less" if floored else "")
     return finish(figure, panels[:1], remark, ncols=2)
-
-
-@styled
-def memory_against_error(summary: DataFrame) -> Figure:
-    """Draw the error on everything against the numbers that are kept, with a mark for each network.
-
-    `summary` has the columns memory, stored, rmse.
-    """
-    figure, panel = one_panel()
-    for index, (memory, rows) in enumerate(summary.groupby("memory", sort=False)):
-        look: Any = {"color": CYCLE[index % len(CYCLE)], "alpha": 0.7, "label": memory}
-        panel.plot(rows["stored"], rows["rmse"], MARKERS[index % len(MARKERS)], **look)
-    panel.set_xscale("symlog", linthresh=1)
-    panel.set(yscale="log", xlabel="numbers kept of earlier phases", ylabel="RMSE on everything")
-    return finish(figure, [panel], "one mark for each network and seed", ncols=4)
 
 
 @styled

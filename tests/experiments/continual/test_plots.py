@@ -70,14 +70,3 @@ def test_cells_carry_their_numbers_in_a_colour_that_can_be_read():
     axes = figure.axes[0]
     assert [text.get_text() for text in axes.texts] == ["2e-6", "0.35", "12"]
     assert [to_rgb(text.get_color())[0] > 0.5 for text in axes.texts] == [False, True, True]
-
-
-def test_memories_are_drawn_by_what_they_keep_if_there_are_several():
-    kept = {"none": 0, "rehearse": 10, "information": 185_330}
-    rows = [{"part": "depth", "memory": m, "stored": n, "rmse": 0.1} for m, n in kept.items()]
-    tables = {"summary": DataFrame(rows), "matrix": matrix([[0.1]])}
-    panel = dict(drawn.figures_of(tables))["memory_against_error"]().axes[0]
-    assert {line.get_label(): line.get_xdata()[0] for line in panel.lines} == kept
-    assert "memory_against_error" not in dict(
-        drawn.figures_of({**tables, "summary": DataFrame(rows[:2])})
-    )
