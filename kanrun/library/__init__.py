@@ -52,6 +52,7 @@ from kanrun.targets import (
     is_frame,
 )
 from kanrun.targets.datasets import check_known
+from kanrun.targets.encoding import Reading
 from kanrun.targets.functions import named_formula
 
 #: Name of the model of tables without interactions between inputs.
@@ -150,7 +151,7 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
             x,
             y,
             classification=classes,
-            categorical_columns=categorical_columns,
+            reading=Reading(categorical_columns),
             weights=sample_weight,
             family=family,
             offset=offset,

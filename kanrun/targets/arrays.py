@@ -16,6 +16,8 @@ from kanrun.targets.table_text import is_number
 
 #: Inputs of a function: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any
+#: How columns in memory are read.
+IN_MEMORY = Reading()
 _SHOWN = 10  # names in a message
 _WHOLE = 2.0**53  # below which float64 holds every whole number
 
@@ -135,20 +137,20 @@ def array_target(
     y: Data,
     *,
     classification: bool = False,
-    categorical_columns: Sequence[str] = (),
+    reading: Reading = IN_MEMORY,
     weights: Data = None,
     family: str = "gaussian",
     offset: str | None = None,
 ) -> Target:
     """Return rows in memory as a target.
 
-    Columns of a DataFrame are encoded as those of a table file; an array's inputs are x0, x1, ...
+    Columns of a DataFrame are encoded; an array's inputs are x0, x1, ...
 
     Args:
         x: Inputs, shape (rows, inputs), or a DataFrame.
         y: Outputs, shape (rows,) or (rows, outputs), or labels, shape (rows,).
         classification: Whether y holds labels.
-        categorical_columns: Columns of numbers of a DataFrame that are categories.
+        reading: How the columns of a DataFrame are read.
         weights: How many rows each row counts as, shape (rows,).
         family: Distribution of outputs that are numbers, one of `kanrun.points.FAMILIES`.
         offset: Input to which the mean of counts or sizes is proportional.
@@ -157,8 +159,13 @@ def array_target(
         InvalidData: For values that are not finite numbers, for fewer than two rows, and for
             lengths that differ.
     """
-    names, inputs, code, notes = _inputs(x, categorical_columns)
-    outputs, values, classes = _labels(y) if classification else _outputs(y)
+    names, inputs, code, notes = _inputs(x, reading)
+    classes = None
+    if classification:
+        outputs, values, classes = _labels(y)
+    else:
+        outputs, values, said = _outputs(y, reading)
+        notes = (*notes, *said)
     if len(inputs) != len(values):
         raise InvalidData(f"x has {len(inputs)} rows and y has {len(values)}.")
     outputs = _apart(outputs, y, x)
@@ -221,13 +228,13 @@ def check_family(target: Target) -> Target:
 
 
 def _inputs(
-    x: Data, categorical: Sequence[str]
+    x: Data, reading: Reading
 ) -> tuple[tuple[str, ...], Array, TableCode | None, tuple[str, ...]]:
     if not is_frame(x):
-        if categorical:
+        if reading.categorical:
             raise InvalidData(
-                f"categorical_columns={list(categorical)} name columns of a DataFrame, and x is "
-                "an array."
+                f"categorical_columns={list(reading.categorical)} name columns of a DataFrame, and "
+                "x is an array."
             )
         array = _matrix(as_array(x), "x", "(rows, inputs)")
         if 0 in array.shape:
@@ -239,22 +246,23 @@ def _inputs(
             return names, as_numbers(array), None, ()
         x = dict(zip(names, array.T, strict=True))
     columns = frame_columns(x)
-    check_columns(categorical, list(columns), "categorical_columns: x")
+    check_columns(list(reading.categorical), list(columns), "categorical_columns: x")
     if not columns or not len(next(iter(columns.values()))):
         raise InvalidData("x is empty: it has no columns or no rows.")
-    code, numbers, notes = encode_columns(columns, Reading(categorical))
+    code, numbers, notes = encode_columns(columns, reading)
     return code.features if code else tuple(columns), numbers, code, notes
 
 
-def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
+def _outputs(y: Data, reading: Reading) -> tuple[tuple[str, ...], Array, Sequence[str]]:
+    """Return names, values (rows, outputs) and notes on them."""
     if is_frame(y):
         columns = frame_columns(y, what="y")
-        return tuple(columns), _stacked(columns, "y's column"), None
+        return tuple(columns), *reading.outputs(columns)
     values = _matrix(as_numbers(y, "y"), "y", "(rows,) or (rows, outputs)")
     if not values.shape[1]:
         raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
     name, several = str(getattr(y, "name", None) or "y"), values.shape[1] > 1
-    return tuple(f"y{o}" for o in range(values.shape[1])) if several else (name,), values, None
+    return tuple(f"y{o}" for o in range(values.shape[1])) if several else (name,), values, ()
 
 
 def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
@@ -275,8 +283,10 @@ def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
 def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
     from pandas import isna  # late: completion reads names of columns, and pandas loads slowly
 
-    name = next(iter(frame_columns(y, what="y"))) if is_frame(y) else getattr(y, "name", None)
-    labels = as_array(y, "y")
+    name, labels = getattr(y, "name", None), y
+    if is_frame(y):
+        name, labels = next(iter(frame_columns(y, what="y").items()))
+    labels = as_array(labels, "y")
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.ndim != 1:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from kanrun.targets.table_text import (
     read_numbers,
     text_of,
 )
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 MAX_LEVELS = 500  # of a category that have an indicator, the most frequent first
 #: Levels beyond which a warning names the column: numbers and dates in a notation that is not
@@ -66,25 +63,9 @@ def features_of(column: dict[str, Any], values: Any) -> Array:
     return np.stack(features, 1)
 
 
-def read_numeric(
-    where: str, table: DataFrame, words: Collection[str] = (), remedy: str = ""
-) -> Array:
-    """Return columns of numbers, shape (rows, columns); `words` are missing values too.
-
-    Raises UsageError as `check_values`.
-    """
-    columns = []
-    faulty: dict[str, Faults] = {}
-    for name in map(str, table):
-        numbers, faulty[name] = read_numbers(table[name].to_numpy(), words)
-        columns.append(numbers)
-    check_values(where, table, list(table.index), faulty, remedy)
-    return np.stack(columns, 1)
-
-
 def check_values(
     where: str,
-    table: Mapping[str, Any] | DataFrame,
+    table: Mapping[str, Values],
     rows: Sequence[int],
     columns: Mapping[str, Faults],
     remedy: str = "",
@@ -101,13 +82,13 @@ def check_values(
         kind: What the values should be.
     """
     rules = {"missing": "missing value", "infinite": "infinite value", "text": "value"}
-    bad = {name: f for name, faults in columns.items() if (f := rules.keys() & faults.keys())}
+    bad = {name: faults for name, faults in columns.items() if any(map(faults.get, rules))}
     if not bad:
         return
     name, *others = bad
-    values = np.asarray(table[name])
+    values = table[name]
     sentences, wrong = [], []
-    for rule in (rule for rule in rules if rule in bad[name]):
+    for rule in (rule for rule in rules if bad[name].get(rule)):
         indices = columns[name][rule]
         wrong += indices
         first, several = indices[0], len(indices) > 1
@@ -137,10 +118,12 @@ def _listed(values: Sequence[Any]) -> str:
 def read_inputs(
     path: str | Path, names: Sequence[str], limits: TableLimits = DEFAULT_LIMITS
 ) -> Array:
-    """Return these columns of numbers, shape (rows, names). Raises UsageError as `read_numeric`."""
-    table = TableFile(path, limits=limits)
+    """Return these columns of numbers, shape (rows, names). Raises UsageError for other values."""
+    file = TableFile(path, limits=limits)
     distinct = list(dict.fromkeys(names))  # an axis of a curve may be its parameter
-    values = read_numeric(table.file.name, table.read(distinct))
+    table = file.read(distinct)
+    reading = Reading(file=file.file.name, rows=list(table.index))
+    values, _ = reading.outputs({name: table[name].to_numpy() for name in distinct})
     return values[:, [distinct.index(name) for name in names]]
 
 
@@ -245,7 +228,9 @@ class Reading:
         day_first: Whether dates begin with the day; None: the values decide.
         file: Name of the file of the columns; None: they are in memory.
         rows: Numbers of the rows in messages; None: from 0.
-        remedy: What to do about text among numbers, see `check_values`.
+        remedy: What to do about text among numbers of inputs, see `check_values`.
+        output_remedy: The same of outputs.
+        fills: Whether missing inputs are filled; otherwise they are refused.
     """
 
     categorical: Collection[str] = ()
@@ -254,6 +239,26 @@ class Reading:
     file: str | None = None
     rows: Sequence[int] | None = None
     remedy: str = ", or name the column in categorical_columns"
+    output_remedy: str = ""
+    fills: bool = True
+
+    def outputs(self, table: Mapping[str, Values]) -> tuple[Array, list[str]]:
+        """Return columns of numbers, shape (rows, columns), and notes on them.
+
+        Raises UsageError for values that are none.
+        """
+        columns: list[Array] = []
+        faulty: dict[str, Faults] = {}
+        notes: list[str] = []
+        for name, values in table.items():
+            numbers, faulty[name] = read_numbers(values, self.missing)
+            columns.append(numbers)
+            notes += number_notes(name, values, faulty[name])
+        check_values(self.file or "y", table, self._rows(columns[0]), faulty, self.output_remedy)
+        return np.stack(columns, 1), notes
+
+    def _rows(self, values: Values) -> Sequence[int]:
+        return range(len(values)) if self.rows is None else self.rows
 
     def code(self, name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
         """Return the code of a column, None without information, and notes on it.
@@ -271,9 +276,10 @@ class Reading:
         given = len(values) - len(faults["missing"])
         if name in self.categorical or len(wrong) > _TEXT_FRACTION * given:
             return _category(name, values, in_memory=self.file is None)
-        faulty = {rule: faults[rule] for rule in ("text", "infinite") if faults[rule]}
-        rows = range(len(values)) if self.rows is None else self.rows
-        check_values(self.file or "x", {name: values}, rows, {name: faulty}, self.remedy, kind)
+        rules = ("text", "infinite") if self.fills else ("text", "infinite", "missing")
+        faulty = {rule: faults[rule] for rule in rules if faults[rule]}
+        where, rows = self.file or "x", self._rows(values)
+        check_values(where, {name: values}, rows, {name: faulty}, self.remedy, kind)
         present = known[~np.isnan(known)]
         if not len(present):
             return None, [f"the column {name!r} is left out: it is empty"]

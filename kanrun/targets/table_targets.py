@@ -21,12 +21,7 @@ from kanrun.targets.datasets import Target, check_known
 from kanrun.targets.encoding import (
     EMPTY,
     Reading,
-    TableCode,
-    check_values,
-    encode_columns,
-    number_notes,
     read_inputs,
-    read_numeric,
 )
 from kanrun.targets.table_files import TableFile, check_columns, check_path
 from kanrun.targets.table_text import Values, canonical, is_number, read_days, read_numbers, text_of
@@ -97,33 +92,32 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
             f"the column {counting!r} counts the rows and is left out; name it in target.inputs to "
             "keep it"
         )
-    code, x, said = rows.encode(inputs)
-    y, classes = rows.outputs()
-    for name in () if classes else asked.outputs:
-        values = rows.table[name].to_numpy()
-        rows.notes += number_notes(name, values, read_numbers(values, rows.words)[1])
+    labels = asked.task == "classification"
+    target = array_target(
+        rows.values(inputs),
+        {asked.outputs[0]: rows.labels()} if labels else rows.values(asked.outputs),
+        classification=labels,
+        reading=rows.reading(inputs),
+        weights=weights,
+        family=asked.family,
+        offset=asked.offset,
+    )
+    assert target.points is not None
+    points = replace(target.points, groups=rows.groups(), forward=asked.split.startswith("time:"))
     test = None
     if asked.test_path:
         others = _Rows(asked, TableFile(asked.test_path), [*inputs, *asked.outputs])
         others.drop_missing(())
-        x_test = code.encode(others.values(inputs), 1)[0] if code else others.numbers(inputs)
-        test = Points(x_test, others.outputs(classes)[0])
-    points = Points(x, y, weights, rows.groups(), asked.split.startswith("time:"))
-    return check_family(
-        Target(
-            table.file.name,
-            code.features if code else inputs,
-            tuple(asked.outputs),
-            points.box,
-            points=points,
-            test=test,
-            is_table=True,
-            classes=classes,
-            family=asked.family,
-            offset=asked.offset,
-            code=code,
-            notes=(*rows.notes, *said),
+        x, reading = others.values(inputs), others.reading(())
+        test = Points(
+            target.code.encode(x, 1)[0] if target.code else reading.outputs(x)[0],
+            others.known_labels(target.classes)
+            if target.classes
+            else reading.outputs(others.values(asked.outputs))[0],
         )
+    notes = (*rows.notes, *target.notes)
+    return check_family(
+        replace(target, name=table.file.name, points=points, test=test, notes=notes)
     )
 
 
@@ -158,9 +152,19 @@ class _Rows:
         """Return columns as they are in the file."""
         return {name: self.table[name].to_numpy() for name in names}
 
-    def numbers(self, names: Sequence[str], remedy: str = "") -> Array:
-        """Return columns of numbers, shape (rows, names)."""
-        return read_numeric(self.name, self.table[list(names)], self.words, remedy)
+    def reading(self, inputs: Sequence[str]) -> Reading:
+        """Return how columns are read, with what their refusals advise."""
+        asked = self.asked
+        return Reading(
+            [name for name in asked.categorical_columns if name in inputs],
+            self.words,
+            asked.day_first,
+            self.name,
+            list(self.table.index),
+            _REMEDY,
+            _OUTPUT_REMEDY,
+            asked.missing != "error",
+        )
 
     def counting(self, inputs: Sequence[str]) -> str | None:
         """Return the first column with the name of an identifier whose values count the rows."""
@@ -224,7 +228,7 @@ class _Rows:
         """Drop rows of weight zero, and return the weights of the others over their mean."""
         if (column := self.asked.weight_column) is None:
             return None
-        weights = self.numbers([column])[:, 0]
+        weights = self.reading(()).outputs(self.values([column]))[0][:, 0]
         kept = weights > 0
         if (weights < 0).any():
             raise UsageError(f"the column {column!r} of {self.name} has a negative weight.")
@@ -235,35 +239,36 @@ class _Rows:
         self.table = self.table[kept]
         return np.asarray(weights[kept] / weights[kept].mean())
 
-    def encode(self, inputs: tuple[str, ...]) -> tuple[TableCode | None, Array, tuple[str, ...]]:
-        """Return the code of the inputs, their numbers (rows, features), and notes."""
-        asked, categorical = self.asked, self.asked.categorical_columns
-        if asked.missing == "error" and not categorical:
-            return None, self.numbers(inputs), ()
-        rows = list(self.table.index)
-        reading = Reading(categorical, self.words, asked.day_first, self.name, rows, _REMEDY)
-        return encode_columns(self.values(inputs), reading)
+    def labels(self) -> NDArray[Any]:
+        """Return the labels of the rows (rows,): whole numbers if all are, otherwise texts."""
+        column = self.asked.outputs[0]
+        texts = list(map(text_of, self.table[column]))
+        if EMPTY in texts:
+            raise UsageError(
+                f"column {column!r} of {self.name} has missing labels; target.missing=drop leaves "
+                "out such rows."
+            )
+        labels: list[Any] = texts
+        if all(map(is_number, texts)):
+            if fraction := next((text for text in texts if not float(text).is_integer()), None):
+                raise UsageError(
+                    f"column {column!r} holds {fraction}, which is not a class; labels are text or "
+                    "whole numbers (numbers of any kind: target.task=regression)."
+                )
+            # Exactly, as float64 would merge two long ones.
+            labels = [int(Decimal(text)) for text in texts]
+        return np.array(labels, dtype=object)
 
-    def outputs(self, known: tuple[str, ...] | None = None) -> tuple[Array, tuple[str, ...] | None]:
-        """Return the outputs (rows, outputs), and the classes that they number.
-
-        Raises UsageError for a class that is not `known`, if these are given.
-        """
-        names = self.asked.outputs
-        if self.asked.task != "classification":
-            return self.numbers(names, _OUTPUT_REMEDY), None
-        # Only empty values are missing: a class may be called NA.
-        labels = list(map(text_of, self.table[names[0]]))
-        empty = [i for i, label in enumerate(labels) if label == EMPTY]
-        faults = {names[0]: {"missing": empty} if empty else {}}
-        check_values(self.name, self.table, list(self.table.index), faults)
-        classes, index = classes_of([*labels, *(known or ())], names[0])
-        if known and (unknown := [name for name in classes if name not in known]):
+    def known_labels(self, classes: Sequence[str]) -> Array:
+        """Return the numbers (rows, 1) of the labels among the classes of the training rows."""
+        number = {name: float(index) for index, name in enumerate(classes)}
+        labels = list(map(str, self.labels()))
+        if unknown := [label for label in labels if label not in number]:
             raise UsageError(
                 f"{self.name} has the class {unknown[0]!r}, which is in no row of "
                 f"{Path(self.asked.path).name}."
             )
-        return index[: len(labels), None].astype(np.float64), classes
+        return np.array([[number[label]] for label in labels])
 
     def groups(self) -> Array | None:
         """Return the numbers of the groups of the rows, or their times."""
@@ -274,29 +279,9 @@ class _Rows:
         if way == "group":
             return np.unique(list(map(str, values)), return_inverse=True)[1].astype(np.float64)
         days, faults, _ = read_days(values, self.words, self.asked.day_first)
-        return self.numbers([column])[:, 0] if faults["text"] else days
-
-
-def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
-    """Return the classes, sorted by number if all are whole, and the index of each row's."""
-    keys: dict[str, Any] = {text: text for text in texts}
-    if all(map(is_number, keys)):
-        for text in keys:
-            number = float(text)
-            if not number.is_integer():
-                raise UsageError(
-                    f"column {column!r} holds {text}, which is not a class; labels are text or "
-                    "whole numbers (numbers of any kind: target.task=regression)."
-                )
-            # Exactly, as float64 would merge two long ones.
-            keys[text] = int(number if "e" in text.casefold() else Decimal(text))
-    values = np.array([keys[text] for text in texts], dtype=object)  # integers of any size
-    known, index = np.unique(values, return_inverse=True)
-    if len(known) < 2:
-        raise UsageError(
-            f"column {column!r} has the one class {str(known[0])!r} only; at least two are needed."
-        )
-    return tuple(map(str, known)), index
+        if not faults["text"]:
+            return days
+        return self.reading(()).outputs(self.values([column]))[0][:, 0]
 
 
 def build_bundled(config: BundledTarget) -> Target:

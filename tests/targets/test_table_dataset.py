@@ -218,7 +218,7 @@ def test_refusals(path, fields, sampling, sentence):
     [
         (
             "a,y\n1,u\n2,u\n",
-            "column 'y' has the one class 'u' only; at least two are needed",
+            "y has one class only, 'u'; at least two classes are needed",
         ),
         (
             "a,y\n1,u\n2,\n",
