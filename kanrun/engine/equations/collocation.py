@@ -28,9 +28,6 @@ INTERVALS_WITHOUT_GRID = 20
 POINTS_PER_INTERVAL = 10
 #: Lower bound of the number of points per unknown, in several variables.
 POINTS_PER_UNKNOWN = 2.5
-#: Fraction of the points that are added after each grid where the residual is largest. Points are
-#: never exchanged: the error of a travelling front then swings between 0.018 and 0.105.
-ADDED_POINTS = 0.2
 #: Points of a face at which sizes are estimated, and at which the size of a term is measured.
 SIZE_POINTS, UNIT_POINTS = 60, 256
 #: Networks have no collocation points within this distance of an incompatible corner, relative to
@@ -89,7 +86,6 @@ class Collocation:
         self.system, self.policy = system, policy
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
-        self.added = system.box.new_zeros(0, len(system.box))
         self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
         # Observations and conditions tell the sizes; if those vanish, the sources of equations.
         given = self._largest(self.borders(SIZE_POINTS, EQUAL_WEIGHTS))
@@ -128,7 +124,7 @@ class Collocation:
 
         A rule over the grid is used in one variable. The rows are then the integral of the squared
         residual, for which splines converge faster than at points anywhere in the intervals.
-        Otherwise the points are low-discrepancy and added points of equal weights.
+        Otherwise the points are low-discrepancy points of equal weights.
         """
         policy, ends, box = self.policy, breakpoints_of(solution), self.system.box
         if len(box) == 1:
@@ -142,7 +138,7 @@ class Collocation:
             return torch.as_tensor(places.at.reshape(-1, 1)), shares * len(shares)
         unknowns = len(solution.get_unknowns())
         count = max(policy.collocation_points, round(POINTS_PER_UNKNOWN * unknowns))
-        return torch.cat([self.points(self.inside, count, solution), self.added]), ONE
+        return self.points(self.inside, count, solution), ONE
 
     def blocks(
         self, field: Field, weights: tuple[float, float], solution: Field | None = None
@@ -249,15 +245,6 @@ class Collocation:
             now, then = solution(points), previous(points)
         size = now.square().mean(0).sqrt().maximum(NEGLIGIBLE * self.sizes)
         return float(((now - then).square().mean(0).sqrt() / size).max())
-
-    def add_points(self, solution: Field, constants: Tensor) -> None:
-        """Add new points where the residual of the equations is largest."""
-        count, points = len(self.system.box), self.policy.collocation_points
-        if count > 1:
-            candidates = self.points(self.candidates + len(self.added) + 1, 4 * points)
-            squares = self.squares(solution, constants, candidates)
-            worst = squares.topk(round(ADDED_POINTS * points)).indices
-            self.added = torch.cat([self.added, candidates[worst]])
 
 
 class ConditionWeights:

@@ -4,8 +4,7 @@ Initial guesses on a coarse grid come first: random networks that race, or initi
 grid Levenberg-Marquardt minimises the residuals of the equation, its conditions and observations
 together. The conditions have a moderate weight at first and a larger one on each finer grid: a
 large weight on a coarse grid makes bad minima. Knots are inserted where the residual is large, half
-of the collocation points follow them, and points of large residual are added. Each grid is
-evaluated at points that no step has used.
+of the collocation points follow them. Each grid is evaluated at points that no step has used.
 """
 
 from __future__ import annotations
@@ -170,7 +169,6 @@ class NetworkSolver:
             if time_limit_reached() or not grows or self._is_enough(stage):
                 return stage
             self.weights.follow(problem, torch.cat([solution.get_unknowns(), constants]))
-            self.rows.add_points(solution, constants)
             following = finer.pop(0) if finer else None
             if (intervals := solution.intervals) is not None:
                 points = self.rows.points(self.rows.candidates, None, solution)
