@@ -46,8 +46,9 @@ HALVED = 0.01
 NARROWEST = 1e-6
 #: Breakpoints that differ by less than this fraction of the range are one.
 SAME_BREAKPOINT = 1e-9
-#: Fraction of the mean squared residual per interval below which residuals count as equal.
-NEGLIGIBLE_SQUARES = 1e-12
+#: Smaller squared residuals of intervals count as this fraction of their mean, so that no interval
+#: stays wide because a coarse solution is zero there, as between the walls of a standing wave.
+NEGLIGIBLE_SQUARES = 1e-2
 
 
 @dataclass(frozen=True)

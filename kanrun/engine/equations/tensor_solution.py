@@ -73,7 +73,7 @@ QUIET = 1e-6
 #: the error is small enough.
 MAX_WORK, CHEAP_WORK = 6e9, 1.5e8
 #: Intervals at most, in one variable.
-MAX_INTERVALS = 2048
+MAX_INTERVALS = 8192
 #: A last grid that is less than twice as fine has at least this many times the intervals.
 LAST_GROWTH = 1.25
 #: Bounds of the factor by which the error of the next grid is assumed to fall, the larger of the

@@ -1,7 +1,6 @@
 """Evolution equations in slabs: exact solutions, estimates, built-in conditions, walls, jumps."""
 
 import itertools
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from kanrun.engine.equations import Windows, controller, slab_solution
 from kanrun.engine.equations.controller import Controller, march_to_end
 from kanrun.engine.equations.slab import slab_field
 from kanrun.engine.equations.slab_solution import slab_residuals, solve_evolution
-from kanrun.engine.equations.space import with_kinks
 from kanrun.engine.equations.system import evolution_system
 from kanrun.engine.equations.well_posed import growing_place
 from kanrun.engine.networks import from_description
@@ -262,20 +260,6 @@ def test_a_wall_value_that_jumps_is_met_from_then_on():
         decay = 2 * np.exp(-(modes**2) * age) / modes
         wanted = 1 - x - np.sin(np.outer(x, modes)) @ decay if age else (x == 0)
         np.testing.assert_allclose(solution.network(points)[:, 0].detach(), wanted, atol=1e-5)
-
-
-def test_a_window_too_short_for_breakpoints_in_units_of_time():
-    system = make(BOX, "u_t = u_xx", ["periodic in x", "u = sin(2*pi*x) at t=0"])
-    (window,) = next(Controller(system, 1e-3).run()).slabs
-    short = replace(window, start=0.2, end=0.2 + 1e-15)
-    found, again = (slab_field(each, system).get_unknowns() for each in (window, short))
-    assert torch.equal(found, again)
-
-
-def test_more_kinks_than_breakpoints_between_which_they_could_be():
-    kinks = np.repeat([0.3, 0.6], 2)
-    assert with_kinks(np.array([0.0, 0.5, 1.0]), kinks).tolist() == [0, 0.3, 0.3, 0.5, 0.6, 0.6, 1]
-    assert with_kinks(np.linspace(0, 1, 5), kinks).tolist() == [0, 0.3, 0.3, 0.6, 0.6, 0.75, 1]
 
 
 def test_initial_values_with_a_kink_have_short_intervals_there_only():

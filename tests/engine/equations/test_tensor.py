@@ -12,14 +12,8 @@ from numpy.testing import assert_allclose
 from kanrun.engine.equations import EquationPolicy, Grids, is_direct
 from kanrun.engine.equations.collocation import Collocation
 from kanrun.engine.equations.space import Space
-from kanrun.engine.equations.tensor_solution import (
-    LAST_GROWTH,
-    MAX_WORK,
-    TensorSolver,
-    solve_directly,
-)
+from kanrun.engine.equations.tensor_solution import solve_directly
 from kanrun.engine.equations.tensor_splines import TensorProblem, TensorSpace, patches
-from kanrun.engine.least_squares import ElementRows, Pattern
 
 SQUARE = {"x": [0, 1], "y": [0, 1]}
 ZERO = "u = 0 at x=0, x=1, y=0, y=1"
@@ -68,14 +62,6 @@ def test_rows_are_slopes_of_the_residuals():
         torch.testing.assert_close(band[: len(wanted)], wanted, rtol=1e-10, atol=1e-10)
     outside = torch.ones_like(gram).tril(-len(bands)).bool()
     assert not bool(gram[outside].any())
-
-
-def test_products_of_many_elements_are_summed_piece_by_piece(monkeypatch):
-    index = torch.arange(12)[:, None] + torch.arange(5)
-    rows = ElementRows(Pattern(index, 16), torch.randn(12, 4, 5, dtype=torch.float64))
-    whole = rows.gram()
-    monkeypatch.setattr("kanrun.engine.least_squares.rows.PIECE", 3 * 5**2)
-    torch.testing.assert_close(rows.gram(), whole)
 
 
 def test_the_paper_s_problem_is_a_short_sum_with_an_honest_estimate():
@@ -167,35 +153,6 @@ def test_one_variable(formula, conditions, exact):
     assert found.estimate < 1e-9
     line = TensorSpace((Space(x[::5], ()), Space.constant()), 1)
     assert line.project(found.last[0].solution).shape == (1, 15, 1)
-
-
-@pytest.mark.parametrize(
-    "changes, estimate",
-    [
-        ([], np.inf),
-        ([1e-3], 1e-4),
-        ([1.0, 0.5, 0.05, 0.01], 0.002),
-        ([1.0, 0.5, 0.1, 0.01], 0.002),
-        ([1.0, 1e-3, 1e-6], 1e-8),
-        ([1e-3, 2e-3], 2e-3),
-    ],
-)
-def test_the_error_falls_by_the_larger_of_the_last_two_factors(changes, estimate):
-    generator = torch.Generator().manual_seed(0)
-    solver = TensorSolver(make("u_xx + u_yy = -1", [ZERO]), POLICY, generator, None)
-    solver.changes = changes
-    assert solver.estimate == pytest.approx(estimate)
-
-
-def test_the_last_grid_is_as_fine_as_work_allows():
-    generator = torch.Generator().manual_seed(0)
-    solver = TensorSolver(make("u_xx + u_yy = -1", [ZERO]), POLICY, generator, None)
-    assert solver.finest(8) == 16
-    last = solver.finest(64)
-    assert 64 * LAST_GROWTH <= last < 128
-    assert solver.work(last) <= MAX_WORK < solver.work(last + 1)
-    assert solver.finest(last) is None
-    assert solver.finest(int(last / LAST_GROWTH) + 1) is None
 
 
 def test_systems_in_two_variables_without_data_are_direct():
