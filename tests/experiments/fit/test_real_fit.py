@@ -39,10 +39,10 @@ def place(tmp_path):
         ("solver=lm precision=float32", "solver=lm ... float64"),
         (f"model=kan solver=lm target.task=classification {GOOD}", "solver=lm ... classes"),
         ("model=bezier", "one input"),
-        (f"{TABLE} target.path=one.csv sampling.n_train=100", "100 training ... one.csv"),
-        (f"{TABLE} target.path=one.csv model=kan", "2 training and 1 test ... one.csv has 1 row"),
+        ("target=runge model=auto", "model=auto is for tables"),
+        (f"{TABLE} target.path=two.csv sampling.n_train=100", "100 training ... two.csv"),
+        (f"{TABLE} target.path=one.csv model=kan", "there is 1 row ... fewer than 2"),
         (f"{TABLE} target.path=two.csv", "at least 10 training rows ... two.csv has 2"),
-        (f"{TABLE} target.path=one.csv sampling.n_test=0", "2 training ... one.csv has 1 row"),
         (f"{GOOD} target.outputs=prize", "'prize' ... price"),
     ],
 )

@@ -120,15 +120,6 @@ def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run)
         assert isinstance(caught.value, UsageError)
 
 
-def test_a_run_is_loaded_by_name_and_refused_at_once(run, table, monkeypatch):
-    monkeypatch.chdir(table)
-    assert load_run("fit/v0001").models == load_run(run).models
-    with pytest.raises(UsageError, match="there is no run 'fat/latest' in outputs"):
-        load_run("fat/latest")
-    with pytest.raises(UsageError, match="there is no run"):
-        load_run(table)
-
-
 @pytest.mark.usefixtures("unwritten")
 def test_any_table_goes_in_and_every_column_comes_out(command):
     rng = np.random.default_rng(1)
@@ -184,10 +175,6 @@ def test_a_key_of_another_model_is_refused_until_that_model_is_named(table, comm
     assert load_run(done.folder).config["model"]["kind"] == "kan"
 
 
-def test_functions_refuse_it(refused):
-    assert "model=auto is for tables" in refused("fit target=runge model=auto")
-
-
 def test_shapes_are_settings_by_the_name_of_the_input():
     rng = np.random.default_rng(5)
     frame = pd.DataFrame({"age": rng.uniform(20, 60, 60), "size": rng.normal(size=60)})
@@ -226,8 +213,6 @@ def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused():
     held = fit(x, y, bounds=[0, 1], **settings).predict(at)
     assert held.min() >= 0
     assert held.max() <= 1
-    huge = fit(x, 2.0**60 * y, bounds=[0, 2.0**60], **settings).predict(at)
-    assert_allclose(huge, 2.0**60 * held, rtol=1e-6, atol=2.0**40)
     with pytest.raises(UsageError, match="is too narrow: the outputs range from 0 to 1"):
         fit(x, y, bounds=[0, 0.5])
 
@@ -299,7 +284,6 @@ def test_negative_predictions_of_counts_are_named():
 @pytest.mark.parametrize(
     "settings, said",
     [
-        ({"folds": 20}, "20 of 20 folds of the cross-validation were left out because of the size"),
         (
             {"folds": 20, "baselines": True},
             "the baselines were left out because of the size of the table",
