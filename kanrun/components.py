@@ -16,4 +16,8 @@ _EXPERIMENTS = (
     "continual",
     "bench",
 )
-COMPONENTS = tuple(f"kanrun.experiments.{name}.config" for name in _EXPERIMENTS)
+COMPONENTS = (
+    "kanrun.targets.settings",
+    "kanrun.model.settings",
+    *(f"kanrun.experiments.{name}.config" for name in _EXPERIMENTS),
+)

@@ -20,23 +20,19 @@ import torch
 from pandas import DataFrame
 from torch import Tensor
 
-from kanrun.config import (
-    ExperimentConfig,
-    KANConfig,
-    LBFGSSolver,
-    LMSolver,
-    NamedTarget,
-    SamplingConfig,
-)
-from kanrun.config.models import check_model
+from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.engine.training import Clock, Grown, Step, TrainingData
 from kanrun.errors import UsageError
+from kanrun.model.planning import check_model
+from kanrun.model.problem import LearningProblem
+from kanrun.model.settings import KANConfig, LBFGSSolver, LMSolver
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
-from kanrun.study.build import LearningProblem, make_problem
 from kanrun.study.recipe import Training
+from kanrun.study.resources import make_problem
 from kanrun.study.suite import claim_at_least
+from kanrun.targets.settings import NamedTarget
 
 from .config import BenchConfig
 from .timing import (

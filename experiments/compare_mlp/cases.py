@@ -10,22 +10,17 @@ from typing import Annotated, Any
 from msgspec import Meta
 from torch import Generator
 
-from kanrun.config import KANConfig, MLPConfig
-from kanrun.config.models import widths_of
 from kanrun.config.rules import DISTINCT, MISSING, Count, Positive, copied
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Trained
 from kanrun.errors import UsageError
+from kanrun.model.planning import factory, parameters_of
+from kanrun.model.problem import LearningProblem
+from kanrun.model.settings import KANConfig, MLPConfig, widths_of
 from kanrun.runs.records import Record, Row, Value
 from kanrun.study import Cell, with_cell
-from kanrun.study.build import (
-    LearningProblem,
-    factory,
-    make_problem,
-    parameters_of,
-)
 from kanrun.study.recipe import Training, summary_of, train_and_record
-from kanrun.study.resources import generator
+from kanrun.study.resources import generator, make_problem
 from kanrun.study.suite import refuse_unused, typed
 
 from .config import CompareMLPConfig

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kanrun.config import MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.counting import (
@@ -24,6 +23,7 @@ from kanrun.engine.networks.counting import (
     size_of,
 )
 from kanrun.errors import UsageError
+from kanrun.model.settings import MLPConfig
 from kanrun.points import Array
 from kanrun.runs.records import Note, Records, Row
 from kanrun.study import Cell, Claims, Tables

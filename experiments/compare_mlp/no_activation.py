@@ -43,7 +43,7 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
             f"widths={cfg.widths} must be the one width of the hidden layers, such as [8]."
         )
     kind = SOLVERS[cfg.solver.kind]
-    if not (kind.second_order and kind.builder):
+    if not (kind.second_order and kind.kind != "auto"):
         raise UsageError(
             f"solver={cfg.solver.kind} does not end exactly at the least squares solution; "
             "use solver=lm."

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanrun.config import KANConfig
 from kanrun.errors import UsageError
+from kanrun.model.settings import KANConfig
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables

@@ -20,16 +20,14 @@ import torch
 from msgspec import Meta
 from torch import Tensor
 
-from kanrun.config import AutoSolver, KANConfig, MLPConfig
-from kanrun.config.models import widths_of
 from kanrun.config.rules import MISSING, Count, NonNegative, copied
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, match_parameters
 from kanrun.engine.training import Objective, QuadraticMemory, Samples, output_scale
 from kanrun.errors import UsageError
+from kanrun.model.settings import AutoSolver, KANConfig, MLPConfig, widths_of
 from kanrun.points import Array
 from kanrun.study import Cell
-from kanrun.study.build import intervals_of
 from kanrun.study.suite import typed
 
 from .config import ContinualConfig
@@ -217,7 +215,7 @@ def learner_of(cfg: ContinualConfig, entry: Any) -> Learner:
     base = cfg.model if learner.kind == "kan" else MLPConfig()
     learner.model = model = typed(base, network, f"learners.{learner.name}")
     name = learner.name
-    if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
+    if isinstance(model, KANConfig) and len(model.schedule) > 1:
         raise UsageError(
             f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid."
         )
@@ -272,7 +270,7 @@ def cell_of(network: str, memory: str, **settings: Any) -> dict[str, Any]:
 def coefficients_of(cfg: ContinualConfig) -> int:
     """Return the spline coefficients of `model`, which every learner has about as many of."""
     shape = (cfg.dimension, *widths_of(cfg.model.hidden), 1)
-    intervals = intervals_of(cfg.model)[0]
+    intervals = int(cfg.model.schedule[0])
     degree = int(cfg.model.degree)
     return KANSize(shape, intervals, degree).edges * (intervals + degree)
 

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from kanrun.config import TARGETS, ExpressionTarget, TableTarget
+from kanrun.config import TARGETS
 from kanrun.engine.training import Samples
 from kanrun.errors import UsageError
-from kanrun.study.build import PRECISIONS, LearningProblem, make_problem, problem_on
-from kanrun.study.resources import device_of, generator
+from kanrun.model.problem import PRECISIONS, LearningProblem, problem_on
+from kanrun.study.resources import device_of, generator, make_problem
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target
 from kanrun.targets.datasets import check_known
 from kanrun.targets.functions import peaks_formula
+from kanrun.targets.settings import ExpressionTarget, TableTarget
 
 from .config import ContinualConfig
 from .learners import lattice

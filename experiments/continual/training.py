@@ -122,7 +122,7 @@ def train_sequence(
             network = moved.network
         plain = Objective.of(TrainingData(phase), plan, penalty)
         objective = memory.objective(network, plain)
-        solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, draws)
+        solver: Solver = plan.settings.create(network, objective, plan, draws)
         steps += _solved(solver, most, f"{named}, phase {number}")
         memory.learned(network, phase)
         matrix.append([_rmse(outputs(network, seen.x) - seen.y) for seen in sequence.phases])

@@ -10,7 +10,7 @@ from msgspec import Meta
 from kanrun.config.experiments import ExperimentConfig
 from kanrun.config.registry import experiment
 from kanrun.config.rules import DISTINCT, MISSING, Count, Natural, copied
-from kanrun.config.targets import ExpressionTarget, PointsTarget
+from kanrun.targets.settings import ExpressionTarget, PointsTarget
 
 CurvesPart = Literal[
     "equispaced", "lecture", "bezier", "bspline", "continuity", "planar", "identities"

@@ -19,23 +19,21 @@ import numpy as np
 import pandas as pd
 from msgspec import Meta
 
-from kanrun.config import SOLVERS, KANConfig
+from kanrun.config import SOLVERS
 from kanrun.config.rules import INCREASING, Count
 from kanrun.engine.networks.counting import size_of
 from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
+from kanrun.model.planning import parameters_of
 from kanrun.model.prediction import predicted_values
+from kanrun.model.problem import LearningProblem
+from kanrun.model.settings import KANConfig
 from kanrun.runs.records import Claim, Row, Value
 from kanrun.study import Cell, Claims, with_cell
-from kanrun.study.build import (
-    LearningProblem,
-    make_problem,
-    parameters_of,
-)
 from kanrun.study.evaluation import model_of, stage_row, step_row
 from kanrun.study.recipe import Training, claims_by
-from kanrun.study.resources import generator
+from kanrun.study.resources import generator, make_problem
 from kanrun.study.suite import (
     claim_at_least,
     claim_at_most,

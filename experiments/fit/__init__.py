@@ -23,6 +23,8 @@ from kanrun.engine.training import (
 )
 from kanrun.errors import UsageError
 from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
+from kanrun.model.planning import describe_training
+from kanrun.model.problem import LearningProblem
 from kanrun.runs.records import Checkpoint, Note, Records, Row
 from kanrun.study import (
     Cell,
@@ -33,11 +35,6 @@ from kanrun.study import (
     check_bounds,
     suite_cells,
     with_cell,
-)
-from kanrun.study.build import (
-    LearningProblem,
-    describe_training,
-    make_problem,
 )
 from kanrun.study.evaluation import (
     doubts,
@@ -50,6 +47,7 @@ from kanrun.study.evaluation import (
     step_row,
 )
 from kanrun.study.recipe import Training, summary_of, train_and_record
+from kanrun.study.resources import make_problem
 from kanrun.study.suite import bound_claims
 from kanrun.targets import NAMED, Target
 

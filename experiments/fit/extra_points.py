@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from kanrun.engine.training import Plan, Trained, baseline_error, fit, predict
+from kanrun.model.problem import LearningProblem, joined
 from kanrun.points import Array
 from kanrun.runs.records import Note
-from kanrun.study.build import LearningProblem, joined
 from kanrun.study.resources import generator
 from kanrun.targets import Dataset, deviation
 from kanrun.targets.datasets import draw, shown

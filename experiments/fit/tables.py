@@ -10,7 +10,7 @@ import numpy as np
 from pandas import DataFrame
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from kanrun.config import TARGETS, AutoConfig, check
+from kanrun.config import TARGETS, check
 from kanrun.engine.tables import TableModel, TablePolicy, fit_table
 from kanrun.engine.tables.effects import report_tables
 from kanrun.engine.tables.folds import OURS, cross_validate, loss_of
@@ -19,11 +19,12 @@ from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.model.prediction import error_levels
+from kanrun.model.problem import LearningProblem, with_scalings
+from kanrun.model.settings import AutoConfig
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation
 from kanrun.runs.records import Checkpoint, Note, Records, Row, Table
 from kanrun.study import Cell, bound_rows
-from kanrun.study.build import LearningProblem, make_problem, with_scalings
 from kanrun.study.class_scores import class_scores, unpredicted_classes
 from kanrun.study.evaluation import (
     doubts,
@@ -32,7 +33,7 @@ from kanrun.study.evaluation import (
     r_squared,
     relative_error,
 )
-from kanrun.study.resources import threads_of
+from kanrun.study.resources import make_problem, threads_of
 from kanrun.targets import Dataset, Target, build_target
 
 from .config import FitConfig

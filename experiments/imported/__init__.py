@@ -18,12 +18,12 @@ from kanrun.config import SamplingConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import read_network
 from kanrun.errors import UsageError
+from kanrun.model.problem import with_scalings
 from kanrun.runs.records import Note, Record, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
-from kanrun.study.build import make_problem, with_scalings
 from kanrun.study.evaluation import model_records
 from kanrun.study.recipe import network_columns
-from kanrun.study.resources import generator
+from kanrun.study.resources import generator, make_problem
 from kanrun.targets import NAMED, Scaling, array_target
 
 from .config import ImportConfig

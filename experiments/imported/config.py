@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from kanrun.config.experiments import ExperimentConfig
-from kanrun.config.models import Base
 from kanrun.config.registry import experiment
 from kanrun.config.rules import DISTINCT, FREE_TEXT, MISSING, copied
+from kanrun.model.settings import Base
 
 
 @experiment(

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperCommand
 
 from kanrun.config import CONF, EXPERIMENTS, TARGETS, default_choices, groups_of, keys_of
-from kanrun.config.registry import implied_choices, resolve
+from kanrun.config.registry import implied_choices
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import find_runs
 
@@ -150,9 +150,8 @@ class _Call:
             return []
         setting = self._keys[key]
         names = list(setting.choices)
-        if key in ("target.name", "target.id") and (known := TARGETS[self._kinds["target"]].names):
-            found = resolve(known)
-            names = list(found() if callable(found) else found)
+        if key in ("target.name", "target.id"):
+            names = list(TARGETS[self._kinds["target"]].names())
         defaults = [setting.default] * (setting.default not in ("", "null", "must be given"))
         if setting.rule.startswith("a list") and " or text" not in setting.rule:
             return [*(f"[{one}" for one in names), *defaults]

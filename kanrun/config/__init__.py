@@ -1,10 +1,10 @@
 """Settings as dataclasses, the registries of what they configure, their one check and their keys.
 
-A group with several kinds (targets, models, solvers) has one dataclass for each kind. `registry`
-shows how a kind is declared, `rules` how its settings are, and `conversion` makes them of plain
-values. Nothing here imports torch. `keys_of` says of each key its type, default, allowed values and
-purpose: for `kanrun keys`, the page of keys in the documentation, TAB completion and the command
-line.
+A group with several kinds (targets, models, solvers) has one dataclass for each kind, declared
+where it is built. `registry` shows how a kind is declared, `rules` how its settings are, and
+`conversion` makes them of plain values. Nothing here imports torch. `keys_of` says of each key its
+rule, default and purpose: for `kanrun keys`, the page of keys in the documentation, TAB completion
+and the command line.
 """
 
 from __future__ import annotations
@@ -23,21 +23,6 @@ from kanrun.config.experiments import (
     SamplingConfig,
     TrainingConfig,
 )
-from kanrun.config.models import (
-    AdamSolver,
-    AutoConfig,
-    AutoSolver,
-    BezierConfig,
-    BSplineConfig,
-    KANConfig,
-    LBFGSSolver,
-    LMSolver,
-    MLPConfig,
-    ModelConfig,
-    ModelPlan,
-    PolynomialConfig,
-    SolverConfig,
-)
 from kanrun.config.registry import (
     CANDIDATES,
     EXPERIMENTS,
@@ -47,6 +32,7 @@ from kanrun.config.registry import (
     TARGETS,
     candidate,
     experiment,
+    is_plugin,
     model,
     solver,
     target,
@@ -64,16 +50,6 @@ from kanrun.config.rules import (
     defaults_of,
     settings_of,
     shown,
-)
-from kanrun.config.targets import (
-    BundledTarget,
-    ExpressionTarget,
-    FeynmanTarget,
-    GaussianPeaksTarget,
-    NamedTarget,
-    PointsTarget,
-    SpecialTarget,
-    TableTarget,
 )
 
 CONF = Path(kanrun.conf.__path__[0])
@@ -123,7 +99,7 @@ def _keys(settings: Any, at: str, where: str) -> Iterator[Key]:
         if name in GROUPS and not at:
             yield Key(name, "group", "", one.about, (where,), tuple(choices_of(name)))
             for kind in GROUPS[name].values():
-                yield from _keys(kind.settings, f"{name}.", f"{name}={kind.name}")
+                yield from _keys(kind, f"{name}.", f"{name}={kind.kind}")
         elif is_dataclass(one.default):
             yield from _keys(type(one.default), f"{at}{name}.", where)
         elif name != "kind" or one.about:
@@ -138,7 +114,7 @@ def stored_choices(group: str) -> list[str]:
     """Return the choices of a group that no file has: plug-ins, and all kinds without a folder."""
     without_files = not (CONF / group).is_dir()
     kinds = GROUPS.get(group, {}).items()
-    return sorted(name for name, kind in kinds if without_files or kind.is_plugin)
+    return sorted(name for name, kind in kinds if without_files or is_plugin(kind))
 
 
 def choices_of(group: str) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import asdict, is_dataclass
 from itertools import chain
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from kanrun.config.registry import EXPERIMENTS, GROUPS, Plain, foreign_setting, resolve
+from kanrun.config.registry import EXPERIMENTS, GROUPS, Plain, foreign_setting
 from kanrun.config.rules import FILE, MISSING, Setting, settings_of, shown
 from kanrun.errors import UsageError, did_you_mean, no_file
 
@@ -95,8 +95,8 @@ def check_files(settings: Any) -> None:
 def check_target(settings: Any) -> None:
     """Raise UsageError for a target that its kind rejects before anything heavy is loaded."""
     target = getattr(settings, "target", None)
-    if target is not None and (check_settings := GROUPS["target"][target.kind].check):
-        resolve(check_settings)(target)
+    if target is not None:
+        target.check()
 
 
 def _values_of(made: Any, at: str = "") -> Iterator[tuple[str, Setting, Any]]:
@@ -165,7 +165,7 @@ def unknown_key(name: str, at: str, known: Sequence[str], kind: str = "") -> Usa
     if kind in GROUPS.get(group, ()) and (sentence := foreign_setting(at + name, {group: kind})):
         return UsageError(sentence)
     keys = [one for one in known if one != "kind"]
-    others = (settings_of(one.settings) for one in GROUPS.get(group, {}).values())
+    others = (settings_of(one) for one in GROUPS.get(group, {}).values())
     near = dict.fromkeys(f"{at}{one}" for one in (*keys, *chain(*others)))
     offer = did_you_mean(f"{at}{name}", near, max_names=1)
     where = f"keys of {group}" if group else "keys"
@@ -186,7 +186,7 @@ def _typed_value(one: Setting, path: str, value: Any) -> Any:
                 f"{path}={shown(value)} is not a choice of the group, which has a kind: "
                 f"one of {', '.join(kinds)}."
             )
-        inner = kinds.find(value["kind"], f"{path}.kind").settings
+        inner = kinds.find(value["kind"], f"{path}.kind")
     if is_dataclass(inner):
         return typed(inner, value, f"{path}.")  # type: ignore[arg-type]
     # A group's `kind` is chosen as executor=local.

@@ -1,22 +1,23 @@
 """Registries of target kinds, models, solvers, candidate functions and experiments.
 
-A kind is declared by a decorator on the dataclass of its settings:
+Settings that choose something build it. A kind is the dataclass of its settings, which a decorator
+declares; its methods build what the settings describe:
 
-    @model("my_package.chebyshev:create", label="Chebyshev KAN")
+    @model
     @dataclass
-    class ChebyshevConfig:
+    class ChebyshevConfig(ModelConfig):
         \"\"\"Chebyshev polynomials on the edges.\"\"\"
 
         degree: Annotated[int, Meta(ge=0), "degree of the polynomials"] = 5
         kind: str = "chebyshev"
 
-Its name is the default of `kind`, and its summary the first line of the docstring. Its builder is
-named as "module:name" and imported on first use, so that help, errors and completion load no torch.
-`TARGETS`, `MODELS`, `SOLVERS`, `CANDIDATES` and `EXPERIMENTS` hold what is declared, by name.
+        def create(self, problem, generator): ...
 
-Another package adds to them by a module that declares, a plug-in, which is imported when a registry
-is first read. Entry points of the group `kanrun.plugins` name plug-ins. A configuration file cannot
-name one, because reading a file must not run code.
+Its name is the default of `kind`. Heavy packages are imported inside the methods, so that help,
+errors and completion load no torch. Modules that declare are imported when a registry is first
+read: those of `COMPONENTS`, then plug-ins, which are modules of other packages that entry
+points of the group `kanrun.plugins` name. A configuration file cannot name one, because reading a
+file must not run code.
 """
 
 from __future__ import annotations
@@ -40,181 +41,36 @@ Plain = Mapping[str, Any]
 GROUP = "kanrun.plugins"
 #: Text before a module's name among the versions of a run.
 RECORDED = "plug-in "
-_loaded: dict[str, str] = {}  # modules, and their package with its version
+_loaded: dict[str, str] = {}  # modules of plug-ins, and their package with its version
 
-
-@dataclass(frozen=True)
-class RegistryEntry:
-    """A choice, before anything heavy is imported.
-
-    Attributes:
-        name: The name as typed.
-        summary: One sentence.
-        settings: Dataclass of its settings.
-        builder: "module:name" of what builds it.
-    """
-
-    name: str
-    summary: str
-    settings: Any = None
-    builder: str = ""
-
-    @property
-    def is_plugin(self) -> bool:
-        """True if another package declares it."""
-        return str(self.settings.__module__).partition(".")[0] != "kanrun"
-
-    def build(self) -> Any:
-        """Import the builder's module and return the builder."""
-        return resolve(self.builder)
-
-
-@dataclass(frozen=True)
-class TargetKind(RegistryEntry):
-    """`builder` maps settings to a `kanrun.targets.Target`.
-
-    Attributes:
-        table: Whether it has rows, and is not a function.
-        check: "module:name" of what rejects its settings without torch and without reading rows.
-        names: "module:name" of the names that its `name` or `id` may be, or what returns them.
-    """
-
-    table: bool = False
-    check: str = ""
-    names: str = ""
-
-
-@dataclass(frozen=True)
-class ModelKind(RegistryEntry):
-    """`builder` maps (settings, problem, generator) to a fresh network.
-
-    Its settings derive from `ModelConfig`, whose `plan()` says what training needs to know.
-
-    Attributes:
-        network: "module:Class" that a checkpoint of it is loaded into.
-        label: Name in tables and figures.
-        diagram: "module:function" that draws its network.
-        inputs: Number of inputs that it takes; None: any.
-        closed_form: Whether it is fitted by linear least squares, whatever the solver.
-        tables_only: Whether its builder fits targets that are tables, and returns a network of
-            another kind.
-    """
-
-    network: str = ""
-    label: str = ""
-    diagram: str = ""
-    inputs: int | None = None
-    closed_form: bool = False
-    tables_only: bool = False
-
-
-@dataclass(frozen=True)
-class SolverKind(RegistryEntry):
-    """`builder` maps (network, objective, plan, generator) to a solver; `auto` has none.
-
-    Its settings derive from `SolverConfig`, and reach it as `plan.settings`.
-
-    Attributes:
-        steps: Steps on each grid, if the settings give none.
-        label: Name in sentences.
-        second_order: Whether it minimises squares in float64 and searches the penalty's weight.
-        curvature: Whether it measures steps by the curvature of the objective. It then takes a
-            small smoothness penalty, and hidden grids follow the activations again after its first
-            steps.
-    """
-
-    steps: int = 200
-    label: str = ""
-    second_order: bool = False
-    curvature: bool = False
-
-
-@dataclass(frozen=True)
-class CandidateKind(RegistryEntry):
-    """A candidate function of x0 for edges, in addition to the engine's table."""
-
-    formula: str = "x0"
-
-
-@dataclass(frozen=True)
-class ExperimentKind(RegistryEntry):
-    """A command; `builder` is its module.
-
-    Its primary configuration is conf/<file>.yaml; a plug-in's is made from `groups`.
-
-    Attributes:
-        examples: Commands that its help shows.
-        groups: A plug-in's groups and their default choices.
-        table_model: Default model if the target is a table.
-        implied: Keys, and the choice that setting each of them stands for.
-        argument: Key that an argument without a key sets.
-        figures: Names of its figures; `*` stands for any text.
-    """
-
-    examples: tuple[str, ...] = ()
-    groups: Mapping[str, str] = field(default_factory=dict)
-    table_model: str = ""
-    implied: Mapping[str, str] = field(default_factory=dict)
-    argument: str = ""
-    figures: tuple[str, ...] = ()
-
-    @property
-    def file(self) -> str:
-        """Name as a module and a file have it, such as extend_grid."""
-        return module_of(self.name)
-
-
-def resolve(place: str) -> Any:
-    """Import and return the object of "module:name", or the module of "module" alone."""
-    module, _, name = place.partition(":")
-    found = importlib.import_module(module)
-    return getattr(found, name) if name else found
-
-
-def module_of(command: str) -> str:
-    """Return a command's name as a module and a file have it."""
-    return command.replace("-", "_")
-
-
-K = TypeVar("K", bound=RegistryEntry)
+K = TypeVar("K")
 C = TypeVar("C", bound=type[Any])
 
 
 class Registry(Mapping[str, K], Generic[K]):
     """Kinds of one sort by name, in the order of their declaration; plug-ins come last."""
 
-    def __init__(self, what: str, kind: type[K]) -> None:
+    def __init__(self, what: str) -> None:
         self.what = what
-        self._kind = kind
         self._kinds: dict[str, K] = {}
 
-    def add(self, name: str, summary: str, *more: Any, **fields: Any) -> None:
-        """Add the kind with these fields. Raises ValueError for a name that is taken."""
+    def add(self, name: str, kind: K) -> None:
+        """Add a kind. Raises ValueError for a name that is taken."""
         if name in self._kinds:
             raise ValueError(f"there are two kinds of {self.what} called {name!r}")
-        self._kinds[name] = self._kind(name, summary, *more, **fields)
-
-    def declares(self, builder: str, **more: Any) -> Callable[[C], C]:
-        """Return a decorator that adds a dataclass of settings, named by its `kind`."""
-
-        def declare(settings: C) -> C:
-            summary = (settings.__doc__ or "").strip().partition("\n")[0]
-            self.add(settings.kind, summary, settings, builder, **more)
-            return settings
-
-        return declare
+        self._kinds[name] = kind
 
     def __getitem__(self, name: str) -> K:
         if name not in self._kinds:
-            load_plugins()
+            load_components()
         return self._kinds[name]
 
     def __iter__(self) -> Iterator[str]:
-        load_plugins()
+        load_components()
         return iter(self._kinds)
 
     def __len__(self) -> int:
-        load_plugins()
+        load_components()
         return len(self._kinds)
 
     def find(self, name: object, key: str = "") -> K:
@@ -225,32 +81,101 @@ class Registry(Mapping[str, K], Generic[K]):
         return self[str(name)]
 
 
-TARGETS = Registry("target", TargetKind)
-MODELS = Registry("model", ModelKind)
-SOLVERS = Registry("solver", SolverKind)
-CANDIDATES = Registry("candidate", CandidateKind)
-EXPERIMENTS = Registry("experiment", ExperimentKind)
+def module_of(command: str) -> str:
+    """Return a command's name as a module and a file have it, such as extend_grid."""
+    return command.replace("-", "_")
+
+
+@dataclass(frozen=True)
+class ExperimentKind:
+    """A command.
+
+    Its primary configuration is conf/<file>.yaml; a plug-in's is made from `groups`.
+
+    Attributes:
+        name: The name as typed.
+        summary: One sentence.
+        settings: Dataclass of its settings.
+        examples: Commands that its help shows.
+        groups: A plug-in's groups and their default choices.
+        table_model: Default model if the target is a table.
+        implied: Keys, and the choice that setting each of them stands for.
+        argument: Key that an argument without a key sets.
+        figures: Names of its figures; `*` stands for any text.
+    """
+
+    name: str
+    summary: str
+    settings: Any
+    examples: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)
+    table_model: str = ""
+    implied: Mapping[str, str] = field(default_factory=dict)
+    argument: str = ""
+    figures: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Name of its files."""
+        return module_of(self.name)
+
+    @property
+    def module(self) -> str:
+        """Name of the module with its functions: that of its settings, or of `config` there."""
+        return str(self.settings.__module__).removesuffix(".config")
+
+    def build(self) -> Any:
+        """Import and return the module with its functions."""
+        return importlib.import_module(self.module)
+
+
+TARGETS: Registry[Any] = Registry("target")
+MODELS: Registry[Any] = Registry("model")
+SOLVERS: Registry[Any] = Registry("solver")
+#: Formulas in x0 by name.
+CANDIDATES: Registry[str] = Registry("candidate")
+EXPERIMENTS: Registry[ExperimentKind] = Registry("experiment")
 
 #: Groups whose choices have separate settings, distinguished by `kind`.
 GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
 
-target, model, solver = TARGETS.declares, MODELS.declares, SOLVERS.declares
+
+def target(settings: C) -> C:
+    """Declare a kind of target: a dataclass that derives from `TargetConfig`."""
+    TARGETS.add(settings.kind, settings)
+    return settings
+
+
+def model(settings: C) -> C:
+    """Declare a model: a dataclass that derives from `ModelConfig`."""
+    MODELS.add(settings.kind, settings)
+    return settings
+
+
+def solver(settings: C) -> C:
+    """Declare a solver: a dataclass that derives from `SolverConfig`."""
+    SOLVERS.add(settings.kind, settings)
+    return settings
 
 
 def experiment(name: str, summary: str, **more: Any) -> Callable[[C], C]:
-    """Declare a command; its functions are in the module of its settings, or around `config`."""
+    """Declare a command by the dataclass of its settings; `more` are fields of its kind."""
 
     def declare(settings: C) -> C:
-        builder = settings.__module__.removesuffix(".config")
-        EXPERIMENTS.add(name, summary, settings, builder, **more)
+        EXPERIMENTS.add(name, ExperimentKind(name, summary, settings, **more))
         return settings
 
     return declare
 
 
-def candidate(name: str, formula: str, summary: str = "") -> None:
+def candidate(name: str, formula: str) -> None:
     """Declare a function of x0 that an edge may be, such as "sinc" with "sin(x0)/x0"."""
-    CANDIDATES.add(name, summary, formula=formula)
+    CANDIDATES.add(name, formula)
+
+
+def is_plugin(settings: type) -> bool:
+    """Return whether another package declares these settings."""
+    return settings.__module__.partition(".")[0] != "kanrun"
 
 
 def group_of(experiment: ExperimentKind, key: str) -> str:
@@ -280,7 +205,7 @@ def foreign_setting(path: str, chosen: Mapping[str, str]) -> str:
 
 def _kinds_with(group: str, key: str) -> list[str]:
     kinds = GROUPS[group].items() if key != "kind" else ()
-    return [name for name, kind in kinds if key in kind.settings.__dataclass_fields__]
+    return [name for name, kind in kinds if key in kind.__dataclass_fields__]
 
 
 def implied_choices(
@@ -311,8 +236,8 @@ def implied_choices(
     return [f"{group}={name}" for group, name in implied.items()]
 
 
-def load_plugins() -> None:
-    """Import the plug-ins of installed packages, once.
+def load_components() -> None:
+    """Import the modules that declare kinds, once.
 
     An entry point that cannot be imported is skipped with a warning.
     """
@@ -348,7 +273,7 @@ def _import_alone(name: str) -> None:
 
 def loaded_plugins() -> Mapping[str, str]:
     """Return the modules that are loaded as plug-ins, with their packages and versions."""
-    load_plugins()
+    load_components()
     return {module: version for module, version in _loaded.items() if module}
 
 

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import CONF, EXPERIMENTS, GROUPS, defaults_of, groups_of, stored_choices
 from kanrun.config.conversion import merged
-from kanrun.config.registry import module_of
+from kanrun.config.registry import is_plugin, module_of
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.launch.files import CheckedFolder, read_checked
 
@@ -117,7 +117,7 @@ def compose_files(source: Source, choices: Sequence[str], given: Iterable[str]) 
     for group, kinds in GROUPS.items():
         chosen = composed.get(group)
         if isinstance(chosen, dict) and chosen.get("kind") in kinds:
-            composed[group] = defaults_of(kinds[chosen["kind"]].settings) | chosen
+            composed[group] = defaults_of(kinds[chosen["kind"]]) | chosen
     plain: dict[str, Any] = merged(defaults_of(EXPERIMENTS[source.command].settings), composed)
     return {str(name): value for name, value in plain.items()}
 
@@ -129,9 +129,9 @@ def _store(primary: str) -> None:
     store.store(PRIMARY, {"defaults": [primary]}, provider="kanrun")
     for group, kinds in GROUPS.items():
         for name in stored_choices(group):
-            store.store(name, defaults_of(kinds[name].settings), group, provider="kanrun")
+            store.store(name, defaults_of(kinds[name]), group, provider="kanrun")
     for one in EXPERIMENTS.values():
-        if one.is_plugin:
+        if is_plugin(one.settings):
             chosen = [{group: choice} for group, choice in one.groups.items()]
             defaults = [*chosen, {"executor": "serial"}, "_self_", {"study": None}]
             store.store(one.file, {"defaults": defaults}, provider="kanrun")

@@ -23,21 +23,14 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from kanrun.config import (
-    MODELS,
-    SOLVERS,
-    AutoConfig,
-    ExpressionTarget,
-    KANConfig,
-    SamplingConfig,
-    TableTarget,
-)
+from kanrun.config import MODELS, SOLVERS, SamplingConfig
 from kanrun.config.registry import Plain, foreign_setting
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.experiments.fit import prepare
 from kanrun.experiments.fit.config import FitConfig
 from kanrun.model.checkpoints import from_checkpoint
 from kanrun.model.model import Model
+from kanrun.model.settings import AutoConfig, KANConfig
 from kanrun.monitoring import monitored, request_stop
 from kanrun.runs.records import Checkpoint, Note, Row, Table
 from kanrun.study import with_cell
@@ -54,6 +47,7 @@ from kanrun.targets import (
 from kanrun.targets.datasets import check_known
 from kanrun.targets.encoding import Reading
 from kanrun.targets.functions import named_formula
+from kanrun.targets.settings import ExpressionTarget, TableTarget
 
 #: Name of the model of tables without interactions between inputs.
 ADDITIVE = "additive"
@@ -194,12 +188,12 @@ def configure(
     if model == ADDITIVE:
         model, settings = "auto", {"pairs": False, "selection": "evidence", **settings}
     kind = MODELS.find(model, "model")
-    solver_settings = SOLVERS.find(solver or "auto", "solver").settings()
+    solver_settings = SOLVERS.find(solver or "auto", "solver")()
     if kind.tables_only and solver is not None:
         raise UsageError(
             f"model={model} uses no solver. Write model=kan to train with solver={solver}."
         )
-    model_settings = kind.settings()
+    model_settings = kind()
     if isinstance(model_settings, AutoConfig):
         model_settings.baselines = False
     cfg = FitConfig(target=target, model=model_settings, solver=solver_settings, sampling=sampling)

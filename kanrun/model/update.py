@@ -16,7 +16,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from kanrun.config import SOLVERS
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Objective, Plan, QuadraticMemory, Samples, Solver, Task
 from kanrun.errors import InvalidData, UsageError
@@ -118,7 +117,7 @@ def _train(network: Network, given: Samples, known: Tensor, counts: Array, class
         objective = replace(plain, memory=memory)
     else:
         objective = plain.rehearsing(network, known, torch.tensor(counts))
-    solver: Solver = SOLVERS[plan.solver].build()(network, objective, plan, torch.Generator())
+    solver: Solver = plan.settings.create(network, objective, plan, torch.Generator())
     for _ in range(MAX_STEPS):
         before = solver.loss
         if solver.step() > (1 - MIN_GAIN) * before or solver.converged:

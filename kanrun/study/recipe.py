@@ -17,9 +17,10 @@ import pandas as pd
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Event, Plan, Trained, TrainingState, train
+from kanrun.model.planning import Create, factory, make_plan
+from kanrun.model.problem import LearningProblem
 from kanrun.runs.records import Claim, Record, Value
 from kanrun.study import Claims
-from kanrun.study.build import Create, LearningProblem, factory, make_plan
 from kanrun.study.evaluation import errors_by_split, relative_error, scores, truncation_notes
 from kanrun.study.resources import generator
 from kanrun.study.suite import claim_at_most, value_range

@@ -11,13 +11,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
-from kanrun.config import ExperimentConfig
-from kanrun.config.models import widths_of
+from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.errors import UsageError
+from kanrun.model.settings import widths_of
 from kanrun.monitoring import uninterrupted
 
 if TYPE_CHECKING:
     import torch
+
+    from kanrun.model.problem import LearningProblem
 
 #: Fraction of a time limit that trainings may use, since their last step ends a little later, and
 #: that they may use in any case.
@@ -77,6 +79,24 @@ def device_of(cfg: ExperimentConfig) -> str:
             f"device={cfg.device} is not there: torch finds no such device; use device=auto or cpu."
         )
     return cfg.device
+
+
+def make_problem(
+    cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
+) -> LearningProblem:
+    """Sample `target`, settings or a target as it is, for `seed`.
+
+    Raises UsageError for what breaks a rule.
+    """
+    import torch
+
+    from kanrun.model.problem import PRECISIONS, problem_on
+    from kanrun.targets import Target, build_target, check_gaussian, make_dataset
+
+    known = target if isinstance(target, Target) else build_target(target)
+    check_gaussian(known)
+    dataset = make_dataset(known, sampling, seed)
+    return problem_on(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
 
 
 @contextlib.contextmanager

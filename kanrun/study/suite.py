@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from kanrun.config import KANConfig
 from kanrun.config.conversion import with_differences
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
@@ -123,9 +122,8 @@ def typed(settings: Entry, entry: Any, where: str) -> Entry:
 
 def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
     """Raise UsageError for a setting of the KAN that the experiment takes from `instead`."""
-    usual = KANConfig()
-    for name, place in instead.items():
-        if isinstance(model, KANConfig) and getattr(model, name) != getattr(usual, name):
+    for name, place in instead.items() if model.kind == "kan" else ():
+        if getattr(model, name) != getattr(type(model)(), name):
             raise UsageError(
                 f"model.{name}={getattr(model, name)} is not used here. Set {place} instead."
             )

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.config import TARGETS, SamplingConfig, check
+from kanrun.config.conversion import check
+from kanrun.config.experiments import SamplingConfig
+from kanrun.config.registry import TARGETS
 from kanrun.errors import UsageError, did_you_mean
 from kanrun.points import (
     Array,
@@ -184,9 +186,9 @@ def split_order(
 
 def build_target(config: Any) -> Target:
     """Build the target of its settings. Raises UsageError for settings or data against a rule."""
-    kind = TARGETS.find(getattr(config, "kind", None), "target.kind")
+    TARGETS.find(getattr(config, "kind", None), "target.kind")
     check(config, "target.")
-    target: Target = kind.build()(config)
+    target: Target = config.build()
     return target
 
 

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import sympy
 
-from kanrun.config import (
+from kanrun.errors import MALFORMED, UsageError
+from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
+from kanrun.formulas.vocabulary import KnownFunction
+from kanrun.points import Array, Points
+from kanrun.targets.datasets import NAMED, Target, check_known, shown
+from kanrun.targets.settings import (
     ExpressionTarget,
     FeynmanTarget,
     GaussianPeaksTarget,
     NamedTarget,
     SpecialTarget,
 )
-from kanrun.errors import MALFORMED, UsageError
-from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
-from kanrun.formulas.vocabulary import KnownFunction
-from kanrun.points import Array, Points
-from kanrun.targets.datasets import NAMED, Target, check_known, shown
 
 #: Largest number of characters of a formula that serves as the name of its target.
 _LONGEST_NAME = 60

@@ -13,7 +13,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.config import BundledTarget, PointsTarget, TableTarget
 from kanrun.errors import UsageError
 from kanrun.points import Array, Points
 from kanrun.targets.arrays import array_target, check_family
@@ -23,6 +22,7 @@ from kanrun.targets.encoding import (
     Reading,
     read_inputs,
 )
+from kanrun.targets.settings import BundledTarget, PointsTarget, TableTarget
 from kanrun.targets.table_files import TableFile, check_columns, check_path
 from kanrun.targets.table_text import Values, canonical, is_number, read_days, read_numbers, text_of
 

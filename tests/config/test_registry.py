@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import os
+from importlib import import_module
 
 import pytest
 from pandas import DataFrame
@@ -13,14 +14,12 @@ from kanrun.config import (
     EXPERIMENTS,
     GROUPS,
     MODELS,
-    SOLVERS,
-    TARGETS,
     default_choices,
     groups_of,
     keys_of,
     settings_of,
 )
-from kanrun.config.registry import ModelKind, Registry, group_of, resolve
+from kanrun.config.registry import Registry, group_of
 from kanrun.errors import UsageError
 
 
@@ -40,16 +39,15 @@ FUNCTIONS = ("cells", "run", "figures", "claims")
 
 
 def test_every_builder_exists():
-    for kind in (*TARGETS.values(), *MODELS.values(), *SOLVERS.values(), *EXPERIMENTS.values()):
-        assert not kind.builder or kind.build() is not None
     for kind in EXPERIMENTS.values():
         assert all(callable(getattr(kind.build(), name)) for name in FUNCTIONS)
-    assert all(resolve(kind.network).kind == name for name, kind in MODELS.items() if kind.network)
+    networks = {name: kind for name, kind in MODELS.items() if not kind.tables_only}
+    assert all(kind.network().kind == name for name, kind in networks.items())
 
 
 def test_names_are_those_of_kind():
     for table in GROUPS.values():
-        assert all(kind.settings.kind == name and kind.summary for name, kind in table.items())
+        assert all(kind.kind == name and kind.__doc__ for name, kind in table.items())
 
 
 def test_an_unknown_name_is_refused():
@@ -60,10 +58,10 @@ def test_an_unknown_name_is_refused():
 
 
 def test_a_name_can_be_taken_once():
-    table = Registry("model", ModelKind)
-    table.add("one", "")
+    table = Registry("model")
+    table.add("one", None)
     with pytest.raises(ValueError, match="two kinds of model called 'one'"):
-        table.add("one", "")
+        table.add("one", None)
 
 
 ROW = DataFrame({"seed": [0]})
@@ -129,7 +127,7 @@ def test_the_figures_of_a_command_are_declared():
         elif command == "bench":
             drawn = set()
         else:
-            drawn = {draw.__name__ for draw in resolve(f"{kind.builder}.plots:FIGURES")}
+            drawn = {draw.__name__ for draw in import_module(f"{kind.module}.plots").FIGURES}
         found = {pattern: fnmatch.filter(drawn, pattern) for pattern in kind.figures}
         assert set().union(*found.values()) == drawn, command
         assert all(found.values()), command

@@ -8,21 +8,13 @@ import pytest
 from kanrun.experiments.fit.config import FitConfig
 from msgspec import Meta
 
-from kanrun.config import (
-    EXPERIMENTS,
-    GROUPS,
-    BSplineConfig,
-    ExecutorConfig,
-    KANConfig,
-    TableTarget,
-    check,
-    copied,
-    models,
-    settings_of,
-)
+from kanrun.config import EXPERIMENTS, GROUPS, ExecutorConfig, check, copied, settings_of
 from kanrun.config.conversion import typed
 from kanrun.config.rules import DISTINCT, INCREASING, Count, NonNegative
 from kanrun.errors import UsageError
+from kanrun.model import settings
+from kanrun.model.settings import BSplineConfig, KANConfig
+from kanrun.targets.settings import TableTarget
 
 
 @dataclass
@@ -124,8 +116,9 @@ def test_settings_of_kanrun(settings, at, sentence):
 
 
 def all_settings():
-    for table in (*GROUPS.values(), EXPERIMENTS):
-        yield from (kind.settings for kind in table.values())
+    for table in GROUPS.values():
+        yield from table.values()
+    yield from (kind.settings for kind in EXPERIMENTS.values())
 
 
 @pytest.mark.parametrize("settings", list(all_settings()), ids=lambda settings: settings.__name__)
@@ -140,5 +133,5 @@ def test_choices_are_those_of_the_engine():
     from kanrun.engine.layers import BASES
     from kanrun.engine.networks import ACTIVATIONS
 
-    assert set(models.BASES) == set(BASES)
-    assert set(models.ACTIVATIONS) == set(ACTIVATIONS)
+    assert set(settings.BASES) == set(BASES)
+    assert set(settings.ACTIVATIONS) == set(ACTIVATIONS)

@@ -15,7 +15,7 @@ from kanrun.experiments.fit.config import FitConfig
 from run_files import finished
 
 from kanrun.config import SamplingConfig
-from kanrun.config.models import KANConfig
+from kanrun.model.settings import KANConfig
 from kanrun.runs import Run
 from kanrun.study.resources import estimate_memory
 

@@ -54,8 +54,7 @@ def test_an_update_ends_with_a_step_that_gains_little(first, monkeypatch, last, 
         return solver.loss
 
     solver.step = step
-    made = SimpleNamespace(build=lambda: lambda *_: solver)
-    monkeypatch.setattr("kanrun.model.update.SOLVERS", {"lm": made})
+    monkeypatch.setattr("kanrun.model.settings.LMSolver.create", lambda *_: solver)
     first.update(X[:1], Y[:1])
     assert len(losses) == 3 - taken
 

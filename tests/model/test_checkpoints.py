@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Generator
 
-from kanrun.config import AdamSolver
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import (
     Plan,
@@ -23,6 +22,7 @@ from kanrun.engine.training import (
 from kanrun.errors import KanrunError
 from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
 from kanrun.model.model import Model
+from kanrun.model.settings import AdamSolver
 from kanrun.runs import Checkpoint
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
 

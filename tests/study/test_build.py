@@ -9,25 +9,23 @@ import pytest
 from kanrun.experiments.fit.config import FitConfig
 from torch import Generator
 
-from kanrun.config import (
+from kanrun.config import ExperimentConfig, SamplingConfig
+from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessPenalty
+from kanrun.errors import UsageError
+from kanrun.model import planning, settings
+from kanrun.model.planning import factory, lbfgs_weight, make_plan
+from kanrun.model.settings import (
     AutoSolver,
     BSplineConfig,
-    ExperimentConfig,
     KANConfig,
     LBFGSSolver,
     LMSolver,
     MLPConfig,
-    NamedTarget,
     PolynomialConfig,
-    SamplingConfig,
-    TableTarget,
 )
-from kanrun.engine.training import Clock, LevenbergMarquardt, Setup, SmoothnessPenalty
-from kanrun.errors import UsageError
-from kanrun.study import build
-from kanrun.study.build import factory, lbfgs_weight, make_plan, make_problem
-from kanrun.study.resources import TimeLimit, estimate_memory
+from kanrun.study.resources import TimeLimit, estimate_memory, make_problem
 from kanrun.targets.arrays import array_target
+from kanrun.targets.settings import NamedTarget, TableTarget
 
 
 def problem(name="product"):
@@ -111,8 +109,8 @@ def test_the_weight_of_lbfgs_is_that_of_one_grid_for_all_degrees(degree):
 def test_an_automatic_schedule_is_nested_and_bounded(monkeypatch):
     plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem())
     assert (plan.intervals, plan.max_unknowns) == (tuple(4 * 2**i for i in range(9)), 2006)
-    monkeypatch.setattr(build, "AUTO_INTERVALS", (3, 6))
-    monkeypatch.setattr(build, "AUTO_COEFFICIENTS", 50)
+    monkeypatch.setattr(settings, "AUTO_INTERVALS", (3, 6))
+    monkeypatch.setattr(planning, "AUTO_COEFFICIENTS", 50)
     plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem())
     assert (plan.intervals, plan.max_unknowns, plan.stop_early) == ((3, 6), 56, True)
 

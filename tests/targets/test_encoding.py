@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun.config import SamplingConfig, TableTarget
+from kanrun.config import SamplingConfig
 from kanrun.errors import UsageError
 from kanrun.targets import TableCode, build_target, make_dataset
 from kanrun.targets.encoding import unknown_levels
+from kanrun.targets.settings import TableTarget
 
 TEXT = """id,age,sex,city,income,note,price
 a1,30,m,Bern,5.5,x,1

@@ -8,17 +8,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from omegaconf import OmegaConf
 from scipy import special
 
-from kanrun.config import (
+from kanrun.errors import UsageError
+from kanrun.formulas import to_numpy
+from kanrun.targets import build_target
+from kanrun.targets.functions import NAMED, SPECIAL, feynman_formulas
+from kanrun.targets.settings import (
     ExpressionTarget,
     FeynmanTarget,
     GaussianPeaksTarget,
     NamedTarget,
     SpecialTarget,
 )
-from kanrun.errors import UsageError
-from kanrun.formulas import to_numpy
-from kanrun.targets import build_target
-from kanrun.targets.functions import NAMED, SPECIAL, feynman_formulas
 
 pi, exp, sin, cos, sqrt, log, arcsin = np.pi, np.exp, np.sin, np.cos, np.sqrt, np.log, np.arcsin
 

@@ -6,9 +6,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from kanrun.config import TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import TableCode, build_target
+from kanrun.targets.settings import TableTarget
 from kanrun.targets.table_text import number_from, read_days
 
 

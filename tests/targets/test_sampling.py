@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun.config import ExpressionTarget, NamedTarget, SamplingConfig
+from kanrun.config import SamplingConfig
 from kanrun.errors import UsageError
 from kanrun.targets import build_target, generator, make_dataset
 from kanrun.targets.datasets import split_order
+from kanrun.targets.settings import ExpressionTarget, NamedTarget
 
 TARGET = NamedTarget(name="exp_sin_square")
 

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun.config import BundledTarget, SamplingConfig, TableTarget
+from kanrun.config import SamplingConfig
 from kanrun.errors import UsageError
 from kanrun.targets import build_target, make_dataset
 from kanrun.targets.arrays import input_rows
+from kanrun.targets.settings import BundledTarget, TableTarget
 from kanrun.targets.table_targets import BUNDLED
 
 ROWS = 200

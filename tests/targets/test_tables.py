@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from kanrun.config import TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import TableFile, TableLimits, read_inputs
+from kanrun.targets.settings import TableTarget
 from kanrun.targets.table_targets import build_table
 
 TEXT = "a,b,sepal length (cm)\n1,2,3.5\n4,-5e-1,.25\n"

@@ -25,8 +25,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from kanrun.config import KANConfig
 from kanrun.config.conversion import typed
+from kanrun.config.registry import MODELS
 from kanrun.engine.splines import (
     Batch,
     Extrapolation,
@@ -277,7 +277,7 @@ def of_sums(nodes: Float[Tensor, nodes * rest], products: int) -> Float[Tensor, 
 def checked_edges(edges: EdgeSpec, degree: int, intervals: int, initialisation: str) -> EdgeSpec:
     """Return the edges of a fresh layer, with splines of `degree`.
 
-    Raise UsageError for a setting that breaks the rule of `KANConfig`.
+    Raise UsageError for a setting that breaks the rule of a KAN.
     """
     if not isinstance(edges, EdgeSpec):
         raise UsageError(f"edges={edges!r} must be an EdgeSpec, such as EdgeSpec(base='silu').")
@@ -288,7 +288,7 @@ def checked_edges(edges: EdgeSpec, degree: int, intervals: int, initialisation: 
         )
     spec = replace(edges, degree=degree)
     shared = {key: value for key, value in asdict(spec).items() if key != "trained_scales"}
-    typed(KANConfig, {"intervals": intervals, "initialisation": initialisation, **shared})
+    typed(MODELS["kan"], {"intervals": intervals, "initialisation": initialisation, **shared})
     return spec
 
 

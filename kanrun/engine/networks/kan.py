@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor, nn
 
-from kanrun.config.registry import MODELS, resolve
+from kanrun.config.registry import MODELS
 from kanrun.engine.layers import (
     SPLINES,
     Domain,
@@ -247,7 +247,7 @@ class KAN(Network):
         Returns:
             A matplotlib Figure.
         """
-        return resolve(MODELS[self.kind].diagram)(self, x, inputs, outputs)
+        return MODELS[self.kind].draw(self, x, inputs, outputs)
 
     def refine(self, intervals: int) -> KAN:
         """Return the network with every grid on `intervals` intervals over the same range.

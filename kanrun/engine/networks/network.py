@@ -1,7 +1,7 @@
 """The base class of all models: the protocol of training, checkpoints, counting and reports.
 
 A model is one file: a subclass of `Network` with `forward`, `kind`, `shape`, `describe` and
-`from_description`, and its line in `kanrun/config/models.py` or a plug-in. Everything else has a
+`from_description`, and its line in `kanrun/model/settings.py` or a plug-in. Everything else has a
 default that is true for any network of trainable numbers:
 
 - counting: `trained`, `count` (every parameter with `requires_grad`), `flops` (unknown);

@@ -18,7 +18,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from kanrun.config import CANDIDATES
+from kanrun.config.registry import CANDIDATES
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy, variable
 
@@ -263,7 +263,7 @@ def choose(
     name, for an own one that is taken, for a formula that is not a function of x0 alone, and if no
     candidate is left.
     """
-    declared = {name: kind.formula for name, kind in CANDIDATES.items()}
+    declared = dict(CANDIDATES)
     own = own or {}
     known = [*TABLE, *declared]
     chosen = known if names is None else list(dict.fromkeys(names))

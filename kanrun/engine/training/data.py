@@ -291,7 +291,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.settings is None:
-            object.__setattr__(self, "settings", SOLVERS[self.solver].settings())
+            object.__setattr__(self, "settings", SOLVERS[self.solver]())
 
     @property
     def schedule(self) -> tuple[int | None, ...]:
@@ -301,7 +301,7 @@ class Plan:
     @property
     def second_order(self) -> bool:
         """True if the solver minimises squares by second-order steps."""
-        return SOLVERS[self.solver].second_order
+        return bool(self.settings.second_order)
 
     def steps_for(self, unknowns: int) -> int:
         """Return the maximum number of steps on a grid with `unknowns`.
@@ -311,7 +311,7 @@ class Plan:
         if self.steps is not None:
             return self.steps
         if not (self.second_order and self.intervals):
-            return SOLVERS[self.solver].steps
+            return int(self.settings.default_steps)
         return next(steps for most, steps in LM_STEPS if unknowns <= most)
 
 

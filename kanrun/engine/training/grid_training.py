@@ -8,7 +8,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network, Regridded
 from kanrun.engine.networks.reshaping import halve_intervals
 from kanrun.engine.training.data import Plan, baseline_error, measure, predict
@@ -216,7 +215,7 @@ class GridTraining:
         self.best = Best(network, errors.selected)
         solver = setup.solver(network, self.penalty)
         hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
-        if self.log.stage == 1 and hidden and SOLVERS[plan.solver].curvature:
+        if self.log.stage == 1 and hidden and plan.settings.curvature:
             # Once the hidden ranges have settled, hidden grids that do not fit them are redrawn.
             most = min(SETTLING, plan.steps_for(network.unknowns_at(None)))
             yield from followed_steps(solver, most, setup, self.best, self.log)

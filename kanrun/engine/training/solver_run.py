@@ -11,7 +11,6 @@ from time import perf_counter
 
 from torch import Generator, Tensor, nn
 
-from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import (
     Errors,
@@ -61,9 +60,8 @@ class Setup:
 
     def solver(self, network: Network, penalty: SmoothnessPenalty) -> Solver:
         """Create the plan's solver on `network`."""
-        create = SOLVERS[self.plan.solver].build()
         objective = Objective.of(self.data, self.plan, penalty)
-        solver: Solver = create(network, objective, self.plan, self.generator)
+        solver: Solver = self.plan.settings.create(network, objective, self.plan, self.generator)
         return solver
 
 

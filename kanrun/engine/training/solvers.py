@@ -15,7 +15,6 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Generator
 
-from kanrun.config import AdamSolver
 from kanrun.engine.least_squares import LMPolicy, begin, step
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Plan, explain_non_finite
@@ -118,7 +117,7 @@ class Adam:
         self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> None:
         self.network, self.objective, self.generator = network, objective, generator
-        options: AdamSolver = plan.settings
+        options = plan.settings
         self.options, self._steps = options, plan.steps_for(0)
         self.rows = min(options.batch_size or len(objective.samples), len(objective.samples))
         self._named = network.trained()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from made_kan import points
 
-from kanrun.config.models import INITIALISATIONS
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
+from kanrun.model.settings import INITIALISATIONS
 
 
 def make(scheme, inputs=40, outputs=60, intervals=5, *, spec=None, seed=0, dtype=torch.float64):

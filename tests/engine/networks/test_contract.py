@@ -9,7 +9,7 @@ from made_kan import kan
 from torch.func import functional_call
 from torch.testing import assert_close
 
-from kanrun.config.registry import MODELS, resolve
+from kanrun.config.registry import MODELS
 from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial, from_description
 
 
@@ -114,7 +114,7 @@ def test_copies_and_stored_forms_are_the_same_function(make):
     assert torch.equal(copy.deepcopy(network)(x), y)
     assert rebuilt.shape == network.shape
     assert rebuilt.describe() == network.describe()
-    assert type(network) is resolve(MODELS[network.kind].network)
+    assert type(network) is MODELS[network.kind].network()
 
 
 @pytest.mark.parametrize("adapt", [0.0, 0.3])

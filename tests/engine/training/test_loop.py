@@ -9,7 +9,6 @@ import torch
 from made_kan import kan, normal, points
 from torch import Generator
 
-from kanrun.config import AdamSolver
 from kanrun.engine.training import (
     Plan,
     Samples,
@@ -23,6 +22,7 @@ from kanrun.engine.training import (
 )
 from kanrun.engine.training.data import output_scale
 from kanrun.engine.training.starts import survivors
+from kanrun.model.settings import AdamSolver
 from kanrun.monitoring import ProgressUpdate, finished, monitored, time_limit_reached
 
 

@@ -7,7 +7,7 @@ from scipy.optimize import least_squares
 from scipy.stats import entropy
 from torch import Generator
 
-from kanrun.config import SOLVERS, AdamSolver, LBFGSSolver
+from kanrun.config import SOLVERS
 from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import MLP
 from kanrun.engine.training import (
@@ -22,8 +22,9 @@ from kanrun.engine.training import (
 )
 from kanrun.engine.training.data import measure
 from kanrun.errors import TrainingFailed, UsageError
+from kanrun.model.settings import AdamSolver, LBFGSSolver
 
-NAMES = [name for name, kind in SOLVERS.items() if kind.builder]  # auto picks one of the others
+NAMES = [name for name in SOLVERS if name != "auto"]  # auto picks one of the others
 
 
 def generator(seed=0):

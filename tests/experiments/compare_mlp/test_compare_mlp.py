@@ -7,8 +7,8 @@ from kanrun.experiments.compare_mlp import cases
 from kanrun.experiments.compare_mlp.implementation_tricks import VARIANTS
 from kanrun.experiments.compare_mlp.matched import matched, steps_without_kan
 
-from kanrun.config import MLPConfig
 from kanrun.errors import UsageError
+from kanrun.model.settings import MLPConfig
 from kanrun.monitoring import finished
 
 PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}

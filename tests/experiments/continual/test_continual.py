@@ -10,8 +10,8 @@ from kanrun.experiments.continual import claims_of as claims
 from kanrun.experiments.continual.sequences import make_sequence
 
 from kanrun.cli.app import main
-from kanrun.config import MLPConfig
 from kanrun.errors import UsageError
+from kanrun.model.settings import MLPConfig
 
 pytestmark = pytest.mark.usefixtures("unwritten_by_all")
 #: What summaries have of a local KAN that keeps nothing.

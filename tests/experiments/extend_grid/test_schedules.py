@@ -8,9 +8,9 @@ import torch
 from kanrun.experiments.extend_grid.extension import Schedule, schedule_of
 from torch import Generator
 
-from kanrun.config import AdamSolver
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 from kanrun.errors import UsageError
+from kanrun.model.settings import AdamSolver
 
 
 def data():

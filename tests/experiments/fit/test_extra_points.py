@@ -10,19 +10,14 @@ from kanrun.experiments.fit import extra_points, make_fit
 from kanrun.experiments.fit.config import FitConfig
 from kanrun.experiments.fit.extra_points import add_points, most_extra_points
 
-from kanrun.config import (
-    BSplineConfig,
-    ExpressionTarget,
-    KANConfig,
-    LMSolver,
-    PolynomialConfig,
-    SamplingConfig,
-)
+from kanrun.config import SamplingConfig
 from kanrun.engine.least_squares import levenberg_marquardt
 from kanrun.engine.training import fit
 from kanrun.errors import UsageError
+from kanrun.model.settings import BSplineConfig, KANConfig, LMSolver, PolynomialConfig
 from kanrun.runs.records import Note, Row
 from kanrun.study.resources import generator
+from kanrun.targets.settings import ExpressionTarget
 
 
 def settings(noise=0.0, n_train=25):

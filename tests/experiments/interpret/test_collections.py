@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kanrun.config import FeynmanTarget, SamplingConfig
+from kanrun.config import SamplingConfig
 from kanrun.errors import UsageError
 from kanrun.formulas import parse
 from kanrun.targets import build_target, make_dataset
+from kanrun.targets.settings import FeynmanTarget
 
 FORMULAS = """
 Area:

@@ -1,145 +1,33 @@
-"""From the configuration to what the engine trains: the problem, fresh networks, and the plan."""
+"""From settings to a training: fresh networks, and the plan with its solver."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from kanrun.config import (
-    MODELS,
-    SOLVERS,
-    AutoSolver,
-    BezierConfig,
-    BSplineConfig,
-    ExperimentConfig,
-    KANConfig,
-    MLPConfig,
-    PolynomialConfig,
-    SamplingConfig,
-    check,
-)
-from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
-from kanrun.config.models import AUTO, GradientConfig, ModelPlan, check_model
-from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP, Network
-from kanrun.engine.networks.classical import Bezier, BSpline, Polynomial
+from kanrun.config.conversion import check
+from kanrun.config.registry import SOLVERS
+from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import KANSize, kan_parameters
 from kanrun.engine.training import (
     GrowthPolicy,
     Plan,
-    Samples,
     Task,
-    TrainingData,
     affords_starts,
     check_solver,
     choose_solver,
 )
 from kanrun.errors import UsageError
-from kanrun.points import Array
-from kanrun.study.resources import device_of
-from kanrun.targets import Dataset, PiecewiseScaling, Points, Scaling, Target
-
-PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}
-
-
-@dataclass(frozen=True)
-class LearningProblem:
-    """`dataset` in the user's units and `data` as the engine trains on them.
-
-    `domain` (inputs, 2) bounds the grid.
-    """
-
-    dataset: Dataset
-    data: TrainingData
-    domain: Tensor
-
-    @property
-    def inputs(self) -> int:
-        return len(self.dataset.target.inputs)
-
-    @property
-    def outputs(self) -> int:
-        """Outputs of a network: the target's, or one for each class."""
-        return len(self.dataset.classes or self.dataset.target.outputs)
-
-    def shape_of(self, model: Any) -> tuple[int, ...]:
-        """Return the widths of the network that a model has here, inputs first."""
-        return (self.inputs, *model.plan().hidden, self.outputs)
-
-
-def make_problem(
-    cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
-) -> LearningProblem:
-    """Sample `target`, settings or a target as it is, for `seed`.
-
-    Raises UsageError for what breaks a rule.
-    """
-    # They load sympy, which a stored model does not need.
-    from kanrun.targets import build_target, check_gaussian, make_dataset
-
-    known = target if isinstance(target, Target) else build_target(target)
-    check_gaussian(known)
-    dataset = make_dataset(known, sampling, seed)
-    return problem_on(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
-
-
-def with_scalings(
-    problem: LearningProblem,
-    inputs: Scaling | PiecewiseScaling,
-    outputs: Scaling | PiecewiseScaling | None,
-) -> LearningProblem:
-    """Return the same points in other units; `outputs` None keeps those of the output."""
-    outputs = outputs or problem.dataset.output_scaling
-    return _changed(problem, input_scaling=inputs, output_scaling=outputs)
-
-
-def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
-    """Return the problem with `points` among its training points, or with them `only`."""
-    return _changed(problem, train=points if only else problem.dataset.train.join(points))
-
-
-def _changed(problem: LearningProblem, **changes: Any) -> LearningProblem:
-    dataset = replace(problem.dataset, **changes)
-    return problem_on(dataset, problem.domain.dtype, problem.domain.device)
-
-
-def problem_on(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
-    """Return the problem of learning a dataset."""
-
-    def tensor(array: Array) -> Tensor:
-        return torch.tensor(array, dtype=dtype, device=device)
-
-    def samples(points: Points | None) -> Samples | None:
-        if points is None:
-            return None
-        y = points.y if dataset.classes else dataset.output_scaling.apply(points.y)
-        weights = None if points.weights is None else tensor(points.weights)
-        return Samples(tensor(dataset.input_scaling.apply(points.x)), tensor(y), weights)
-
-    train = samples(dataset.train)
-    assert train is not None
-    # Float32 would not hold every unit.
-    units = torch.tensor(dataset.output_scaling.scale, dtype=torch.float64)
-    task: Task = "classification" if dataset.classes else "regression"
-    data = TrainingData(train, samples(dataset.validation), samples(dataset.test), units, task)
-    domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)
-    # A constant input gets a range, so that its grid has a positive length.
-    flat = (domain[:, 1] <= domain[:, 0])[:, None]
-    domain = torch.where(flat, domain + domain.new_tensor([-0.5, 0.5]), domain)
-    return LearningProblem(dataset, data, domain)
-
+from kanrun.model.problem import LearningProblem
+from kanrun.model.settings import AUTO, AutoSolver, GradientConfig, KANConfig, ModelPlan
 
 Create = Callable[[Generator], Network]
 
-#: Grids of `model.intervals=auto`, as far as size allows and validation gains; each contains the
-#: one before.
-AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 #: Maximum number of coefficients on a grid of `model.intervals=auto`.
 AUTO_COEFFICIENTS = 2000
 #: Second-order steps without a lower validation error until a model without a smoothness penalty
@@ -160,12 +48,6 @@ DOUBLE = 8
 ADAM_BATCH = 1024  # samples of one step of Adam if `solver=auto` chooses it
 
 
-def intervals_of(model: Any) -> tuple[int, ...]:
-    """Return the grid schedule; empty for models without grids."""
-    plan: ModelPlan = model.plan()
-    return AUTO_INTERVALS if plan.refines else plan.intervals
-
-
 def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
     """Return a function from a generator to a fresh network that `solver` trains.
 
@@ -175,51 +57,23 @@ def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
     second_order = SOLVERS[solver].second_order
     if isinstance(model, KANConfig) and model.initialisation == "auto":
         model = replace(model, initialisation="spline" if second_order else "paper")
-    create = partial(MODELS[model.kind].build(), model, problem)
+    create = partial(model.create, problem)
     return (lambda generator: create(generator).for_second_order()) if second_order else create
 
 
-def create_kan(model: KANConfig, problem: LearningProblem, generator: Generator) -> Network:
-    return KAN.create(
-        problem.shape_of(model),
-        intervals_of(model)[0],
-        edge_spec(model, "adam"),
-        domain=problem.domain,
-        initialisation=model.initialisation,
-        generator=generator,
-        products=model.multiplication_nodes,
-    )
-
-
-def edge_spec(model: KANConfig, solver: str) -> EdgeSpec:
-    """Return the edges of a KAN that `solver` trains; `auto` counts as second order."""
-    trained: Literal["all", "base", "none"] = "base" if SOLVERS[solver].second_order else "all"
-    trained = "none" if model.freeze_scales else trained
-    return EdgeSpec(
-        model.degree,
-        model.base,
-        model.edge_scaling,
-        model.extrapolation,
-        trained,
-    )
-
-
-def create_mlp(model: MLPConfig, problem: LearningProblem, generator: Generator) -> Network:
-    shape = problem.shape_of(model)
-    network = MLP(shape, model.activation, dtype=problem.domain.dtype, generator=generator)
-    return network.to(problem.domain.device)
-
-
-def create_polynomial(model: PolynomialConfig, problem: LearningProblem, _: Generator) -> Network:
-    return Polynomial(model.degree + 1, problem.outputs, problem.domain)
-
-
-def create_bezier(model: BezierConfig, problem: LearningProblem, _: Generator) -> Network:
-    return Bezier(model.control_points, problem.outputs, problem.domain)
-
-
-def create_bspline(model: BSplineConfig, problem: LearningProblem, _: Generator) -> Network:
-    return BSpline(model.control_points, problem.outputs, problem.domain, degree=model.degree)
+def check_model(model: Any, inputs: int) -> None:
+    """Raise UsageError for a setting of `model` that breaks a rule, or a wrong number of inputs."""
+    check(model, "model.")
+    if model.tables_only:
+        raise UsageError(
+            f"model={model.kind} is for tables, and for kanrun fit alone. Use model=kan or mlp "
+            "here."
+        )
+    if model.inputs is not None and inputs != model.inputs:
+        raise UsageError(
+            f"model={model.kind} is a curve of one input, and the target has {inputs}. Use "
+            "model=kan or mlp."
+        )
 
 
 def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, str]:
@@ -231,7 +85,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     check_model(model, problem.inputs)
     check(solver, "solver.")
     wanted: ModelPlan = model.plan()
-    intervals, task = intervals_of(model), problem.data.task
+    intervals, task = model.schedule, problem.data.task
     gradient = solver if isinstance(solver, GradientConfig) else GradientConfig()
     if gradient.sparsity and not intervals:
         raise UsageError(
@@ -239,7 +93,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
             "has none."
         )
     name, why, settings = _solver(model, solver, problem)
-    second_order, closed_form = SOLVERS[name].second_order, MODELS[model.kind].closed_form
+    second_order, closed_form = SOLVERS[name].second_order, model.closed_form
     edges = _edges(problem.shape_of(model))
     unsmoothed = second_order and not intervals and not closed_form
     grows = isinstance(model, KANConfig) and (
@@ -271,7 +125,7 @@ def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: Learnin
     automatic = model.hidden == AUTO and isinstance(solver, AutoSolver)
     if problem.data.task != "classification" or name == "adam" or not automatic:
         return False
-    first = parameters_of(model, problem, "lm", intervals_of(model)[:1])
+    first = parameters_of(model, problem, "lm", model.schedule[:1])
     return problem.domain.dtype.itemsize == DOUBLE and affords_starts(first)
 
 
@@ -308,7 +162,7 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
     name, why, settings = solver.kind, f"{solver.kind}: chosen by solver={solver.kind}.", solver
     task, dtype = problem.data.task, problem.domain.dtype
     if isinstance(solver, AutoSolver):
-        grids, rows = intervals_of(model), len(problem.data.train) * problem.outputs
+        grids, rows = model.schedule, len(problem.data.train) * problem.outputs
         last = parameters_of(model, problem, name, grids[-1:])
         first = parameters_of(model, problem, name, grids[:1])
         edge_unknowns = last
@@ -319,7 +173,7 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
                 last = max(min(last, AUTO_COEFFICIENTS + edges), first)
         double = dtype.itemsize == DOUBLE
         name, why = choose_solver(rows, last, first, edge_unknowns, task, double=double)
-        settings = SOLVERS[name].settings(**({"batch_size": ADAM_BATCH} if name == "adam" else {}))
+        settings = SOLVERS[name](**({"batch_size": ADAM_BATCH} if name == "adam" else {}))
     check_solver(name, task, dtype)
     moving = not SOLVERS[name].second_order and model.plan().scales_move
     if solver.freeze_unseen and moving:
@@ -332,12 +186,12 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
 
 def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
     """Return the number of starts; 1 if linear in the unknowns, or too expensive."""
-    if MODELS[model.kind].closed_form:
+    if model.closed_form:
         return 1
     plan: ModelPlan = model.plan()
     if plan.grows and second_order:
         return int(solver.n_starts or BUDGETS[model.budget][1])
-    several = second_order and (plan.hidden or not intervals_of(model))
+    several = second_order and (plan.hidden or not model.schedule)
     return int(solver.n_starts or ((FEW_STARTS if edges > WIDE else STARTS) if several else 1))
 
 
@@ -346,7 +200,7 @@ def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
     if plan.growth and not plan.growth.given:
         return f"a KAN that grows to at most {plan.growth.largest[1]} nodes (hidden=auto)"
     kind, up_to = SOLVERS[plan.solver], "up to " if plan.stop_early else ""
-    solver = "Least squares" if MODELS[model.kind].closed_form else kind.label or plan.solver
+    solver = "Least squares" if model.closed_form else kind.label or plan.solver
     parameters = parameters_of(model, problem, plan.solver, plan.intervals[-1:])
     parameters = min(parameters, plan.max_unknowns or parameters)
     grids = f", {up_to}{len(plan.intervals)} grids" if len(plan.intervals) > 1 else ""
@@ -362,7 +216,7 @@ def parameters_of(
         return factory(model, problem, solver)(Generator()).count()
     shape = problem.shape_of(model)
     size = KANSize(shape, intervals[0], model.degree, tuple(model.multiplication_nodes))
-    return kan_parameters(size, edge_spec(model, solver))
+    return kan_parameters(size, model.edges(second_order=SOLVERS[solver].second_order))
 
 
 def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:

@@ -1,16 +1,18 @@
-"""Settings of the models, and of the solvers that train them."""
+"""Settings of the models and of the solvers that train them; each builds what it describes.
+
+Torch and the engine are imported inside the methods, so that `kanrun --help` loads neither.
+"""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from msgspec import Meta
 
-from kanrun.config.conversion import check
-from kanrun.config.registry import MODELS, model, solver
+from kanrun.config.registry import model, solver
 from kanrun.config.rules import (
     FREE_TEXT,
     INCREASING,
@@ -20,7 +22,13 @@ from kanrun.config.rules import (
     Positive,
     copied,
 )
-from kanrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from kanrun.engine.networks import Network
+    from kanrun.engine.training import Objective, Plan, Solver
+    from kanrun.model.problem import LearningProblem
 
 Base = Literal["silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian"]
 Activation = Literal["silu", "relu", "tanh", "gelu", "sin", "identity"]
@@ -64,24 +72,53 @@ class ModelPlan:
     scales_move: bool = False
 
 
+#: Grids of `model.intervals=auto`, as far as size allows and validation gains; each contains the
+#: one before.
+AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
 @dataclass
 class ModelConfig:
-    """Settings of every model."""
+    """Settings of every model.
+
+    Attributes:
+        label: Name in tables and figures.
+        inputs: Number of inputs that it takes; None: any.
+        closed_form: Whether it is fitted by linear least squares, whatever the solver.
+        tables_only: Whether it fits targets that are tables, without solver or plan.
+    """
+
+    label: ClassVar[str] = ""
+    inputs: ClassVar[int | None] = None
+    closed_form: ClassVar[bool] = False
+    tables_only: ClassVar[bool] = False
+
+    @staticmethod
+    def network() -> Any:
+        """Return the class of its networks, which checkpoints are loaded into."""
+        raise NotImplementedError
+
+    def create(self, problem: LearningProblem, generator: Generator) -> Network:
+        """Return a fresh network for a problem."""
+        raise NotImplementedError
 
     def plan(self) -> ModelPlan:
         """Return what the model asks of its training."""
         return ModelPlan()
 
+    @property
+    def schedule(self) -> tuple[int, ...]:
+        """Grids in turn; empty for models without grids."""
+        plan = self.plan()
+        return AUTO_INTERVALS if plan.refines else plan.intervals
 
-@model(
-    "kanrun.study.build:create_kan",
-    network="kanrun.engine.networks.kan:KAN",
-    label="KAN",
-    diagram="kanrun.study.evaluation:network_figure",
-)
+
+@model
 @dataclass
 class KANConfig(ModelConfig):
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
+
+    label: ClassVar[str] = "KAN"
 
     hidden: Annotated[
         list[Count] | Literal["auto"],
@@ -121,6 +158,47 @@ class KANConfig(ModelConfig):
     ] = "normal"
     kind: str = "kan"
 
+    @staticmethod
+    def network() -> Any:
+        """Return `KAN`."""
+        from kanrun.engine.networks import KAN
+
+        return KAN
+
+    def create(self, problem: LearningProblem, generator: Generator) -> Network:
+        """Return a KAN on the first grid, with edges that a first-order solver trains."""
+        from kanrun.engine.networks import KAN
+
+        return KAN.create(
+            problem.shape_of(self),
+            self.schedule[0],
+            self.edges(second_order=False),
+            domain=problem.domain,
+            initialisation=self.initialisation,
+            generator=generator,
+            products=self.multiplication_nodes,
+        )
+
+    @staticmethod
+    def draw(network: Any, x: Any, inputs: Any, outputs: Any) -> Any:
+        """Return the diagram of `KAN.plot`."""
+        from kanrun.model.edge_functions import network_figure
+
+        return network_figure(network, x, inputs, outputs)
+
+    def edges(self, *, second_order: bool) -> Any:
+        """Return the `EdgeSpec` of its edges, of which second-order solvers train no scales."""
+        from kanrun.engine.layers import EdgeSpec
+
+        trained: Literal["all", "base", "none"] = "base" if second_order else "all"
+        return EdgeSpec(
+            self.degree,
+            self.base,
+            self.edge_scaling,
+            self.extrapolation,
+            "none" if self.freeze_scales else trained,
+        )
+
     def plan(self) -> ModelPlan:
         """Return its shape, grids and penalty."""
         intervals = [self.intervals] if isinstance(self.intervals, int) else self.intervals
@@ -148,67 +226,117 @@ class KANConfig(ModelConfig):
             )
 
 
-@model("kanrun.study.build:create_mlp", network="kanrun.engine.networks.classical:MLP", label="MLP")
+@model
 @dataclass
 class MLPConfig(ModelConfig):
     """A multi-layer perceptron."""
+
+    label: ClassVar[str] = "MLP"
 
     # The default has fewer parameters than the default target has points.
     hidden: Annotated[list[Count], "nodes of each hidden layer"] = copied([16, 16])
     activation: Annotated[Activation, "activation of the hidden nodes"] = "silu"
     kind: str = "mlp"
 
+    @staticmethod
+    def network() -> Any:
+        """Return `MLP`."""
+        from kanrun.engine.networks import MLP
+
+        return MLP
+
+    def create(self, problem: LearningProblem, generator: Generator) -> Network:
+        """Return an MLP with random weights."""
+        from kanrun.engine.networks import MLP
+
+        shape, dtype = problem.shape_of(self), problem.domain.dtype
+        network = MLP(shape, self.activation, dtype=dtype, generator=generator)
+        return network.to(problem.domain.device)
+
     def plan(self) -> ModelPlan:
         """Return its shape."""
         return ModelPlan(tuple(self.hidden))
 
 
-@model(
-    "kanrun.study.build:create_polynomial",
-    network="kanrun.engine.networks.classical:Polynomial",
-    label="polynomial",
-    inputs=1,
-    closed_form=True,
-)
+@model
 @dataclass
 class PolynomialConfig(ModelConfig):
     """One polynomial by least squares, for one input variable."""
 
+    label: ClassVar[str] = "polynomial"
+    inputs: ClassVar[int | None] = 1
+    closed_form: ClassVar[bool] = True
+
     degree: Annotated[int, Meta(ge=0, le=500), "degree of the polynomial"] = 10
     kind: str = "polynomial"
 
+    @staticmethod
+    def network() -> Any:
+        """Return `Polynomial`."""
+        from kanrun.engine.networks import Polynomial
 
-@model(
-    "kanrun.study.build:create_bezier",
-    network="kanrun.engine.networks.classical:Bezier",
-    label="Bezier curve",
-    inputs=1,
-    closed_form=True,
-)
+        return Polynomial
+
+    def create(self, problem: LearningProblem, generator: Generator) -> Network:
+        """Return a polynomial without values."""
+        from kanrun.engine.networks import Polynomial
+
+        return Polynomial(self.degree + 1, problem.outputs, problem.domain)
+
+
+@model
 @dataclass
 class BezierConfig(ModelConfig):
     """One Bezier curve by least squares, for one input variable."""
+
+    label: ClassVar[str] = "Bezier curve"
+    inputs: ClassVar[int | None] = 1
+    closed_form: ClassVar[bool] = True
 
     control_points: Annotated[
         int, Meta(ge=2, le=1001), "control points, one more than the degree"
     ] = 8
     kind: str = "bezier"
 
+    @staticmethod
+    def network() -> Any:
+        """Return `Bezier`."""
+        from kanrun.engine.networks import Bezier
 
-@model(
-    "kanrun.study.build:create_bspline",
-    network="kanrun.engine.networks.classical:BSpline",
-    label="B-spline",
-    inputs=1,
-    closed_form=True,
-)
+        return Bezier
+
+    def create(self, problem: LearningProblem, generator: Generator) -> Network:
+        """Return a Bezier curve without values."""
+        from kanrun.engine.networks import Bezier
+
+        return Bezier(self.control_points, problem.outputs, problem.domain)
+
+
+@model
 @dataclass
 class BSplineConfig(ModelConfig):
     """One B-spline by least squares, for one input variable."""
 
+    label: ClassVar[str] = "B-spline"
+    inputs: ClassVar[int | None] = 1
+    closed_form: ClassVar[bool] = True
+
     control_points: Annotated[Count, "control points of the curve"] = 12
     degree: Annotated[int, Meta(ge=0, le=HIGHEST_DEGREE), "degree of the curve"] = 3
     kind: str = "bspline"
+
+    @staticmethod
+    def network() -> Any:
+        """Return `BSpline`."""
+        from kanrun.engine.networks import BSpline
+
+        return BSpline
+
+    def create(self, problem: LearningProblem, generator: Generator) -> Network:
+        """Return a B-spline without values."""
+        from kanrun.engine.networks import BSpline
+
+        return BSpline(self.control_points, problem.outputs, problem.domain, degree=self.degree)
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield an error for fewer than degree + 1 control points."""
@@ -219,10 +347,13 @@ class BSplineConfig(ModelConfig):
             )
 
 
-@model("kanrun.engine.tables:fit_table", label="automatic model", tables_only=True)
+@model
 @dataclass
 class AutoConfig(ModelConfig):
     """One Gaussian model of lines, curves and joint effects, as one KAN; the default for tables."""
+
+    label: ClassVar[str] = "automatic model"
+    tables_only: ClassVar[bool] = True
 
     pairs: Annotated[bool, "whether pairs of inputs may interact"] = True
     extrapolation: Annotated[
@@ -267,7 +398,27 @@ class AutoConfig(ModelConfig):
 
 @dataclass(kw_only=True)
 class SolverConfig:
-    """Settings of every solver."""
+    """Settings of every solver.
+
+    Attributes:
+        label: Name in sentences.
+        default_steps: Steps on each grid, if the settings give none.
+        second_order: Whether it minimises squares in float64 and searches the penalty's weight.
+        curvature: Whether it measures steps by the curvature of the objective. It then takes a
+            small smoothness penalty, and hidden grids follow the activations again after its first
+            steps.
+    """
+
+    label: ClassVar[str] = ""
+    default_steps: ClassVar[int] = 200
+    second_order: ClassVar[bool] = False
+    curvature: ClassVar[bool] = False
+
+    def create(
+        self, network: Network, objective: Objective, plan: Plan, generator: Generator
+    ) -> Solver:
+        """Return the solver that lowers an objective on a network, in place."""
+        raise NotImplementedError
 
     steps: Annotated[Count | None, "steps on each grid; null is the solver's default"] = None
     n_starts: Annotated[
@@ -310,23 +461,24 @@ class GradientConfig(SolverConfig):
     ] = None
 
 
-@solver("", second_order=True)
+@solver
 @dataclass
 class AutoSolver(WidthConfig):
     """Chosen by the numbers of parameters and data; the run says which and why."""
 
+    second_order: ClassVar[bool] = True
+
     kind: str = "auto"
 
 
-@solver(
-    "kanrun.engine.training.solvers:create_lm",
-    steps=300,
-    label="Levenberg-Marquardt",
-    second_order=True,
-)
+@solver
 @dataclass
 class LMSolver(WidthConfig):
     """Levenberg-Marquardt in float64."""
+
+    label: ClassVar[str] = "Levenberg-Marquardt"
+    default_steps: ClassVar[int] = 300
+    second_order: ClassVar[bool] = True
 
     damping: Annotated[
         Positive | None,
@@ -342,20 +494,42 @@ class LMSolver(WidthConfig):
     ] = 0.02
     kind: str = "lm"
 
+    def create(
+        self, network: Network, objective: Objective, plan: Plan, generator: Generator
+    ) -> Solver:
+        """Return Levenberg-Marquardt on a network."""
+        from kanrun.engine.training.solvers import create_lm
 
-@solver("kanrun.engine.training.lbfgs:LBFGS", label="LBFGS", curvature=True)
+        return create_lm(network, objective, plan, generator)
+
+
+@solver
 @dataclass
 class LBFGSSolver(GradientConfig):
     """LBFGS with a line search."""
 
+    label: ClassVar[str] = "LBFGS"
+    curvature: ClassVar[bool] = True
+
     history_size: Annotated[Count, "past steps that the metric is built from"] = 30
     kind: str = "lbfgs"
 
+    def create(
+        self, network: Network, objective: Objective, plan: Plan, generator: Generator
+    ) -> Solver:
+        """Return LBFGS on a network."""
+        from kanrun.engine.training.lbfgs import LBFGS
 
-@solver("kanrun.engine.training.solvers:Adam", steps=1000, label="Adam")
+        return LBFGS(network, objective, plan, generator)
+
+
+@solver
 @dataclass
 class AdamSolver(GradientConfig):
     """Adam, in batches where solver.batch_size is given."""
+
+    label: ClassVar[str] = "Adam"
+    default_steps: ClassVar[int] = 1000
 
     learning_rate: Annotated[Positive, "initial step size"] = 0.01
     lr_schedule: Annotated[Literal["cosine", "constant"], "decay of the step size"] = "cosine"
@@ -363,18 +537,10 @@ class AdamSolver(GradientConfig):
     weight_decay: Annotated[NonNegative, "decay of all parameters in each step"] = 0.0
     kind: str = "adam"
 
+    def create(
+        self, network: Network, objective: Objective, plan: Plan, generator: Generator
+    ) -> Solver:
+        """Return Adam on a network."""
+        from kanrun.engine.training.solvers import Adam
 
-def check_model(model: Any, inputs: int) -> None:
-    """Raise UsageError for a setting of `model` that breaks a rule, or a wrong number of inputs."""
-    kind = MODELS[model.kind]
-    check(model, "model.")
-    if kind.tables_only:
-        raise UsageError(
-            f"model={model.kind} is for tables, and for kanrun fit alone. Use model=kan or mlp "
-            "here."
-        )
-    if kind.inputs is not None and inputs != kind.inputs:
-        raise UsageError(
-            f"model={model.kind} is a curve of one input, and the target has {inputs}. Use "
-            "model=kan or mlp."
-        )
+        return Adam(network, objective, plan, generator)

@@ -1,10 +1,10 @@
-"""Settings of what is learned or solved: kinds of targets with their sampling, and equations."""
+"""Settings of the kinds of targets; each builds the target that it describes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -20,6 +20,10 @@ from kanrun.config.rules import (
     Words,
     copied,
 )
+from kanrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from kanrun.targets.datasets import Target
 
 #: Numbers, text, lists or mappings. Mappings are not declared as such, because the shell may set
 #: keys of one that does not exist yet.
@@ -27,8 +31,30 @@ AsTyped = Annotated[Any, FREE_TEXT]
 _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret"
 
 
+class TargetConfig:
+    """Settings of every target.
+
+    Attributes:
+        table: Whether it has rows, and is not a function.
+    """
+
+    table: ClassVar[bool] = False
+
+    def build(self) -> Target:
+        """Return the target. Raises UsageError for settings or data against a rule."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise UsageError for settings that are refused without torch and without all rows."""
+
+    @staticmethod
+    def names() -> Iterable[str]:
+        """Return the names that `name` or `id` may be."""
+        return ()
+
+
 @dataclass(kw_only=True)
-class FunctionTarget:
+class FunctionTarget(TargetConfig):
     """Settings of functions with a domain of their own."""
 
     domain: Annotated[
@@ -36,7 +62,7 @@ class FunctionTarget:
     ] = None
 
 
-@target("kanrun.targets.functions:build_named", names="kanrun.targets:NAMED")
+@target
 @dataclass
 class NamedTarget(FunctionTarget):
     """A function, or points, that kanrun knows by name."""
@@ -44,8 +70,21 @@ class NamedTarget(FunctionTarget):
     name: Annotated[str, "name of the function or points"] = MISSING
     kind: str = "named"
 
+    def build(self) -> Target:
+        """Return the target."""
+        from kanrun.targets.functions import build_named
 
-@target("kanrun.targets.functions:build_peaks")
+        return build_named(self)
+
+    @staticmethod
+    def names() -> Iterable[str]:
+        """Return the known names."""
+        from kanrun.targets.datasets import NAMED
+
+        return NAMED
+
+
+@target
 @dataclass
 class GaussianPeaksTarget(FunctionTarget):
     """Sum of exp(-sharpness |x - c|^2) over the centres c, on [-1, 1]^dimension."""
@@ -57,10 +96,16 @@ class GaussianPeaksTarget(FunctionTarget):
     dimension: Annotated[int, Meta(ge=1, le=10), "number of variables"] = 1
     kind: str = "gaussian_peaks"
 
+    def build(self) -> Target:
+        """Return the target."""
+        from kanrun.targets.functions import build_peaks
 
-@target("kanrun.targets.functions:build_expression", check="kanrun.targets.functions:check_formula")
+        return build_peaks(self)
+
+
+@target
 @dataclass
-class ExpressionTarget:
+class ExpressionTarget(TargetConfig):
     """A custom formula."""
 
     formula: Annotated[
@@ -74,8 +119,20 @@ class ExpressionTarget:
     units: Annotated[dict[str, str], _UNITS, FREE_TEXT] = copied({})
     kind: str = "expression"
 
+    def build(self) -> Target:
+        """Return the target."""
+        from kanrun.targets.functions import build_expression
 
-@target("kanrun.targets.functions:build_special", names="kanrun.targets.functions:SPECIAL")
+        return build_expression(self)
+
+    def check(self) -> None:
+        """Raise UsageError for a formula that cannot be read."""
+        from kanrun.targets.functions import check_formula
+
+        check_formula(self)
+
+
+@target
 @dataclass
 class SpecialTarget(FunctionTarget):
     """A function of scipy.special in two variables."""
@@ -83,8 +140,21 @@ class SpecialTarget(FunctionTarget):
     name: Annotated[str, "name of the function"] = MISSING
     kind: str = "special"
 
+    def build(self) -> Target:
+        """Return the target."""
+        from kanrun.targets.functions import build_special
 
-@target("kanrun.targets.functions:build_feynman", names="kanrun.targets.functions:feynman_formulas")
+        return build_special(self)
+
+    @staticmethod
+    def names() -> Iterable[str]:
+        """Return the known names."""
+        from kanrun.targets.functions import SPECIAL
+
+        return SPECIAL
+
+
+@target
 @dataclass
 class FeynmanTarget(FunctionTarget):
     """One of the 27 dimensionless Feynman formulas, such as I.6.2, or a formula of a file."""
@@ -99,15 +169,26 @@ class FeynmanTarget(FunctionTarget):
     units: Annotated[dict[str, str], _UNITS, FREE_TEXT] = copied({})
     kind: str = "feynman"
 
+    def build(self) -> Target:
+        """Return the target."""
+        from kanrun.targets.functions import build_feynman
 
-@target(
-    "kanrun.targets.table_targets:build_table",
-    table=True,
-    check="kanrun.targets.table_targets:check_names",
-)
+        return build_feynman(self)
+
+    @staticmethod
+    def names() -> Iterable[str]:
+        """Return the known names."""
+        from kanrun.targets.functions import feynman_formulas
+
+        return feynman_formulas()
+
+
+@target
 @dataclass
-class TableTarget:
+class TableTarget(TargetConfig):
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
+
+    table: ClassVar[bool] = True
 
     path: Annotated[str, "file of the table", FILE] = MISSING
     inputs: Annotated[
@@ -169,6 +250,18 @@ class TableTarget:
     units: Annotated[dict[str, str], _UNITS, FREE_TEXT] = copied({})
     kind: str = "table"
 
+    def build(self) -> Target:
+        """Return the target."""
+        from kanrun.targets.table_targets import build_table
+
+        return build_table(self)
+
+    def check(self) -> None:
+        """Raise UsageError for columns that the file does not have."""
+        from kanrun.targets.table_targets import check_names
+
+        check_names(self)
+
     @property
     def split_column(self) -> str | None:
         """Column of groups or of times."""
@@ -206,22 +299,33 @@ class TableTarget:
             )
 
 
-@target(
-    "kanrun.targets.table_targets:build_bundled",
-    table=True,
-    names="kanrun.targets.table_targets:BUNDLED",
-)
+@target
 @dataclass
-class BundledTarget:
+class BundledTarget(TargetConfig):
     """A table that scikit-learn brings, by its name."""
+
+    table: ClassVar[bool] = True
 
     name: Annotated[str, "name of the table"] = MISSING
     kind: str = "bundled"
 
+    def build(self) -> Target:
+        """Return the target."""
+        from kanrun.targets.table_targets import build_bundled
 
-@target("")
+        return build_bundled(self)
+
+    @staticmethod
+    def names() -> Iterable[str]:
+        """Return the known names."""
+        from kanrun.targets.table_targets import BUNDLED
+
+        return BUNDLED
+
+
+@target
 @dataclass
-class PointsTarget:
+class PointsTarget(TargetConfig):
     """Points of the plane in the order of a curve, from two columns of a file, or kanrun's own."""
 
     path: Annotated[str | None, "file of the points; null is kanrun's own", FILE] = None
@@ -236,6 +340,10 @@ class PointsTarget:
         FREE_TEXT,
     ] = None
     kind: str = "points"
+
+    def build(self) -> Target:
+        """Raise UsageError: only `kanrun curves` takes points."""
+        raise UsageError("target.kind=points is for kanrun curves. Choose another target.")
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield a conflict if columns are given without a file."""
