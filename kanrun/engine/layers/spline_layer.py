@@ -24,6 +24,7 @@ from kanrun.engine.layers.edges import (
     continued_base,
     domain_of,
 )
+from kanrun.engine.layers.initialisation import initialise
 from kanrun.engine.splines import (
     Breakpoints,
     Grid,
@@ -104,8 +105,6 @@ class SplineLayer(nn.Module):
         ends = domain_of(domain, inputs, dtype, device)
         points = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
         self._build(points, outputs, spec, uniform=True)
-        from kanrun.engine.layers import initialise
-
         initialise(self, initialisation, generator)
 
     @classmethod

@@ -1,0 +1,90 @@
+"""Initialisation of spline layers.
+
+Each scheme fills a SplineLayer in place from a generator. With G + k basis functions and the base,
+an input feeds G + k + 1 terms of an edge; the three variance-aware schemes share the variance among
+them.
+Sources: `paper`, arXiv 2404.19756 section 2.2 (Xavier w_b, w_s = 1, coefficients N(0, 0.1^2));
+`lecun`, `glorot`, `power_law`: Rigas et al., arXiv 2509.03417; `spline`, for solvers that move the
+coefficients alone: no base (w_b = 0), coefficients N(0, 0.3^2 / inputs).
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator
+
+from kanrun.engine.layers.edges import base_values
+from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
+from kanrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from kanrun.engine.layers.spline_layer import SplineLayer
+
+#: Points per input for the expectations of the variance-aware schemes.
+PROBES = 2048
+#: Exponents of the power law for base weights and coefficients.
+POWER = (0.25, 1.75)
+#: Standard deviations of initial coefficients: `PAPER` is the KAN paper's, and `SPLINE` is
+#: multiplied by the root of the number of inputs.
+PAPER, SPLINE = 0.1, 0.3
+#: Number of points per interval at which splines are fitted to the base function that they
+#: subtract.
+POINTS = 3
+
+
+def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> None:
+    """Fill `layer`: normal base weights and coefficients of the scheme's sizes; w_s = 1.
+
+    A `single` weight takes the base weight's place; under `spline` it is 1 and the splines subtract
+    the base. Without a generator torch's own is used.
+    """
+    if not isinstance(generator, Generator | None):
+        raise UsageError(
+            f"generator={generator!r} must be a torch.Generator, or None for torch's own."
+        )
+    weight = getattr(layer, layer.base_name)
+    sizes = _deviations(layer, scheme, generator)
+    with torch.no_grad():
+        for parameter, deviation in zip((weight, layer.coefficients), sizes, strict=True):
+            # Drawn in float64 on the CPU, so that a seed means the same start in every precision
+            # and on every device.
+            drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(drawn * deviation)
+        if scheme == "spline" and layer.spec.edge_scaling == "single":
+            weight.fill_(1.0)
+            points = sample_points(layer.grid, POINTS)
+            values = base_values(layer.spec.base, layer.grid, points)[:, None, :]
+            layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
+
+
+def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) -> list[float]:
+    """Return the standard deviations of base weights and of coefficients."""
+    grid, inputs, outputs = layer.grid, layer.inputs, layer.outputs
+    terms = grid.functions + 1
+    if scheme == "paper":
+        return [sqrt(2 / (inputs + outputs)), PAPER]
+    if scheme == "power_law":
+        return [(inputs * terms) ** -power for power in POWER]
+    if scheme == "spline":
+        return [0.0, SPLINE / sqrt(inputs)]
+    share = torch.rand(PROBES, inputs, generator=generator, dtype=torch.float64).to(layer.knots)
+    x = torch.lerp(grid.low.expand_as(share), grid.high.expand_as(share), share)
+    # Mean squares of the base and of a basis function: of values forwards, of slopes backwards.
+    squares = [
+        (
+            base_values(layer.spec.base, grid, x, derivative).square().mean(),
+            local_basis(x, grid, derivative)[0].square().sum(-1).mean() / grid.functions,
+        )
+        for derivative in (0, 1)
+    ]
+    if scheme == "lecun":
+        variance, forwards, backwards = float(x.var()), inputs * terms, 0
+    else:
+        variance, forwards, backwards = 2.0 / terms, inputs, outputs
+    sizes = [
+        float(forwards * value + backwards * slope) for value, slope in zip(*squares, strict=True)
+    ]
+    return [sqrt(variance / size) if size > 0 else 0.0 for size in sizes]
