@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kanrun.config.registry import MODELS
 from kanrun.engine.networks import Network, from_description
 from kanrun.errors import MALFORMED, KanrunError
 from kanrun.runs.records import Checkpoint
@@ -102,7 +103,7 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
         if _described(description) > sum(value.numel() for value in state.values()):
             # Memory would be taken for all of them.
             raise ValueError("it describes more numbers than are stored")
-        network = from_description(description)
+        network = from_description(description, *_solutions(description))
         network.to(floats.pop())
         network.load_state_dict(state)
     except (RuntimeError, *MALFORMED) as error:
@@ -110,6 +111,15 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
             f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
         ) from error
     return network
+
+
+def _solutions(description: dict[str, Any]) -> tuple[type[Network], ...]:
+    """Return the classes of solutions of equations, unless a setting chooses this network."""
+    if description.get("kind") in MODELS:
+        return ()
+    from kanrun.engine.equations.fields import Field, Windows  # late, as few checkpoints need them
+
+    return Field, Windows
 
 
 def _described(description: dict[str, Any]) -> int:

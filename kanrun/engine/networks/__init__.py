@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from kanrun.config.registry import MODELS
@@ -11,19 +10,17 @@ from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.network import Network, Regridded
 from kanrun.errors import KanrunError
 
-#: Networks that a checkpoint may hold but no setting chooses: kinds, and their classes.
-COMPOSED = {"field": "Field", "windows": "Windows"}
 
-
-def from_description(description: dict[str, Any]) -> Network:
+def from_description(description: dict[str, Any], *others: type[Network]) -> Network:
     """Return a network with the structure that `describe()` returned, without its parameters.
 
-    They are loaded by `load_state_dict`. Raises KanrunError if the kind of network is unknown.
+    They are loaded by `load_state_dict`. `others` are classes of networks that no setting chooses.
+    Raises KanrunError if the kind of network is unknown.
     """
     kind = str(description.get("kind"))
-    if kind not in COMPOSED and kind not in MODELS:
+    known = {other.kind: other for other in others}
+    if kind not in known and kind not in MODELS:
         raise KanrunError(f"A network of kind {kind!r} is not known to this version of kanrun.")
-    module, _, name = COMPOSED.get(kind, "").partition(":")
-    made = getattr(import_module(module), name) if name else MODELS[kind].network()
+    made = known[kind] if kind in known else MODELS[kind].network()
     network: Network = made.from_description(description)
     return network
