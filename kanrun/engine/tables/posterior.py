@@ -25,7 +25,7 @@ _BLOCK = 4096
 _STEPS = 40
 #: Newton steps end when no latent value changes by more than this, weighted by the square root of
 #: the row's information relative to the mean.
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-6
 #: Largest change of a latent value in one step, so that exponentials do not overflow.
 _LARGEST_STEP = 4.0
 #: Smallest information of a row relative to the mean; it limits the noise variance of the row.

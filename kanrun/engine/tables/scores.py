@@ -116,7 +116,9 @@ def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
     points, values = [], []
     for column in u.T:
         distinct = np.unique(column)
-        at = distinct if len(distinct) <= _KNOTS else np.quantile(distinct, _QUANTILES)
+        at = distinct
+        if len(distinct) > _KNOTS:  # between values, ranks are steps
+            at = np.quantile(distinct, _QUANTILES, method="nearest")
         at = at[np.append(True, np.diff(at) > _SMALLEST * np.ptp(at))]
         ranks = np.sqrt(12) * (_ranks(column, weights, at) - 0.5)
         if len(at) == 1:

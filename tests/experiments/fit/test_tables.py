@@ -265,7 +265,7 @@ def test_the_frequencies_of_classes_are_the_model_of_noise(classes):
         rng.normal(size=(40, 2)), y, task="classification", baselines=False, folds=3, pairs=False
     )
     assert model.tables["summary"]["selected_model"][0] == "mean"
-    np.testing.assert_allclose(model([[0.0, 0]])[0], np.bincount(y.astype(int)) / 40, rtol=1e-4)
+    np.testing.assert_allclose(model([[0.0, 0]])[0], np.bincount(y.astype(int)) / 40, rtol=1e-7)
     expected = np.mean(y == np.bincount(y.astype(int)).argmax())
     for labels in (y, y.astype(int), *([y == 1] if classes == 2 else [])):
         assert model.score(rng.normal(size=(40, 2)), labels) == expected
