@@ -33,6 +33,8 @@ GAP = 0.3
 HEADING = 0.62
 #: Distance of the title from the nodes of the outputs, whose names stand between them (points).
 ABOVE = 20
+#: Distance of two rows of stages (inches).
+BETWEEN = 0.15
 #: Width of the narrowest stage (inches).
 MIN_WIDTH = 1.9
 #: Width of the widest row of stages (inches).
@@ -75,6 +77,7 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     height = max(diagram.height for diagram in diagrams.values()) + HEADING
     width = max(MIN_WIDTH, *(diagram.width for diagram in diagrams.values())) + GAP
     figure, panels = small_multiples(len(diagrams), max(1, int(MAX_WIDTH / width)), height, width)
+    figure.set_layout_engine("constrained", h_pad=BETWEEN)
     captions = [*under, *[""] * (len(diagrams) - len(under))]
     for panel, (stage, diagram), caption in zip(panels, diagrams.items(), captions, strict=True):
         draw_network(panel, diagram)
