@@ -1,7 +1,6 @@
 """Equations that are refused or remarked on, and references that other resolutions give."""
 
 import runpy
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from kanrun.experiments.solve import settings
-from kanrun.experiments.solve.checks import check_memory, condition_warnings
+from kanrun.experiments.solve.checks import condition_warnings
 from kanrun.experiments.solve.config import EquationConfig, SolveConfig
 from kanrun.experiments.solve.problem import make_solve_problem
 from kanrun.experiments.solve.solution_report import solve
 
-from kanrun.engine.equations import EquationPolicy
 from kanrun.errors import UsageError
 
 X, XT = {"x": [0, 1]}, {"x": [0, 1], "t": [0, 1]}
@@ -138,18 +136,6 @@ def test_more_than_memory_holds_is_refused(refused):
     assert "Use fewer points, intervals or terms" in said
 
 
-def test_half_of_the_memory_may_be_needed(monkeypatch):
-    policy = EquationPolicy(collocation_points=100, boundary_points=10)
-    known = system(["periodic in x", "u = 1 at t=0"])
-    # 100 residuals of the equation, 10 of each of 3 conditions, and 2 matrices of 10 unknowns.
-    needed = 8 * 10 * (3 * 130 + 2 * 10)
-    for memory, fits in ((2 * needed, True), (2 * needed - 1, False)):
-        sizes = {"SC_PAGE_SIZE": memory, "SC_PHYS_PAGES": 1}
-        monkeypatch.setattr("os.sysconf", sizes.__getitem__)
-        with nullcontext() if fits else pytest.raises(UsageError, match="130 residuals of 10"):
-            check_memory(known, policy, 10)
-
-
 def test_default_networks_have_these_grids_and_degrees():
     cfg = SolveConfig(
         equation=EquationConfig(variables=X, formula="u_xx = u^3", conditions=ENDS),
@@ -200,14 +186,6 @@ def test_a_corner_knows_how_large_its_contradiction_is():
     (corner,) = system(["u = 0 at x=0", "u = 0.01 + x at t=0"]).corners
     assert corner.face == ((0, 0.0), (1, 0.0))
     assert corner.difference == pytest.approx(0.01)
-
-
-def test_the_finest_planned_grid_is_counted(monkeypatch):
-    given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=ENDS, intervals=[5, 20])
-    networks, counted = [{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}], []
-    monkeypatch.setattr(settings, "check_memory", lambda *given: counted.append(given[-1]))
-    settings.network_choices(SolveConfig(equation=given, networks=networks), system(ENDS))
-    assert counted == [4 * 25, 3 * 4 + 5]
 
 
 references = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("references.py"))))
