@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 #: Separators that a text file may have by its ending, the likeliest first.
-_SEPARATORS: dict[str, tuple[str, ...]] = {
+SEPARATORS: dict[str, tuple[str, ...]] = {
     ".csv": (",", ";", "\t"),
     ".tsv": ("\t",),
     ".tab": ("\t",),
@@ -48,7 +48,7 @@ COMPRESSIONS: dict[str, Callable[..., Any]] = {
 }
 _PARQUET = (".parquet", ".pq")
 EXCEL = ".xlsx"
-_KINDS = f"{', '.join(_SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
+_KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
 _NAMES_SHOWN = 20
 #: Bytes that are read at once; the first of them show the separator and the header.
 _PIECE = 2**18
@@ -124,7 +124,7 @@ def check_path(path: str | Path) -> Path:
 
 def is_table(file: Path) -> bool:
     """Return whether the name is that of a table that kanrun reads."""
-    return ending_of(file) in (*_SEPARATORS, EXCEL, *_PARQUET)
+    return ending_of(file) in (*SEPARATORS, EXCEL, *_PARQUET)
 
 
 def is_parquet(file: Path) -> bool:
@@ -448,7 +448,7 @@ def _layout(ending: str, head: str) -> tuple[str, list[list[str]]]:
     Of the marks that may be the separator, it is the one by which most rows have the same number
     of fields.
     """
-    marks = _SEPARATORS.get(ending, _SEPARATORS[".csv"])
+    marks = SEPARATORS.get(ending, SEPARATORS[".csv"])
     lines = head.splitlines(keepends=True)[:_HEAD_ROWS]
     found: dict[str, list[list[str]]] = {}
     equal: dict[str, int] = {}

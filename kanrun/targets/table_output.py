@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kanrun.errors import UsageError
-from kanrun.targets.table_files import COMPRESSIONS, ending_of, is_parquet, pyarrow_for
+from kanrun.targets.table_files import (
+    COMPRESSIONS,
+    SEPARATORS,
+    ending_of,
+    is_parquet,
+    pyarrow_for,
+)
 from kanrun.targets.table_text import is_missing, is_number, read_numbers
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t", ".txt": "\t", ".dat": "\t"}
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)
 #: Texts such as 007, which are names.
 _NAME = re.compile(r"[+-]?0\d")
@@ -29,10 +34,10 @@ def check_output(file: Path) -> None:
     """Raise UsageError for a file that is not a table, and for Parquet without pyarrow."""
     if is_parquet(file):
         pyarrow_for("writing", file)
-    elif ending_of(file) not in _SEPARATORS:
+    elif ending_of(file) not in SEPARATORS:
         raise UsageError(
             f"{str(file)!r} is not a kind of table that kanrun writes; it writes "
-            f"{', '.join(_SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), .parquet."
+            f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), .parquet."
         )
 
 
@@ -67,7 +72,7 @@ def _text(temporary: Path, file: Path) -> Iterator[Callable[[DataFrame], None]]:
 
         def write(block: DataFrame) -> None:
             nonlocal started
-            separator = _SEPARATORS[ending_of(file)]
+            separator = SEPARATORS[ending_of(file)][0]
             block.to_csv(
                 stream, sep=separator, index=False, header=not started, lineterminator="\n"
             )

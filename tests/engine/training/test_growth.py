@@ -18,11 +18,11 @@ from kanrun.engine.training import (
     TrainingData,
     train,
 )
-from kanrun.engine.training.data import Errors, baseline_error
+from kanrun.engine.training.data import baseline_error
 from kanrun.engine.training.grid_training import GridTraining
 from kanrun.engine.training.growth import Growth
 from kanrun.engine.training.objective import SmoothnessPenalty
-from kanrun.engine.training.solver_run import Clock, GridTransfer, Setup, Stage
+from kanrun.engine.training.solver_run import Clock, Setup
 from kanrun.monitoring import finished
 
 
@@ -178,58 +178,6 @@ def test_a_function_of_a_product_of_two_inputs_begins_with_it():
         assert network.shape == (3, 2, 1, 1)
         error = (network(task.train.x) - task.train.y).square().mean().sqrt()
         assert error < allowed * baseline_error(task)
-
-
-def test_one_input_has_no_product():
-    growth = growth_of(data(lambda x: x, 1), 1, 2, 1, 1)
-    assert not list(growth._products(fresh((1, 2, 1), Generator())))
-
-
-def test_half_of_the_random_candidates_are_shallow_after_a_deep_network():
-    growth = growth_of(data(lambda x: x[:, :1] * x[:, 1:], 2), 2, 3, 1, 1)
-    grown, random = growth._candidates(fresh((2, 2, 1, 1), Generator().manual_seed(0)))
-    assert [network.shape for network in grown] == [(2, 3, 1, 1)] * 2
-    assert [network.shape for network in random] == [(2, 3, 1), (2, 3, 1, 1)]
-
-
-def reason(*errors):
-    """Return why a growth ends whose widths 1, 2, ... had these errors on grids of 4 and 8."""
-    task = data(lambda x: x[:, :1] * x[:, 1:], 2)
-    growth = growth_of(task, 2, 4, 1, 1)
-    setup, penalty = growth.setup, growth.penalty
-    transfer, random = GridTransfer("start", 0.0, None, 1.0), Generator().get_state()
-    for nodes, pair in enumerate(errors, 1):
-        network = fresh((2, nodes, 1), Generator().manual_seed(0))
-        training = GridTraining(network, penalty, setup)
-        for number, error in enumerate(pair, 1):
-            found = Errors(0.0, error * baseline_error(task), None)
-            rest = found, 1, 0.0, penalty, transfer, random
-            training.stages.append(Stage(number, 4 * number, network, *rest))
-        growth.trainings.append(training)
-    ending = growth.find_ending()
-    return growth.explain(ending) if ending else ""
-
-
-@pytest.mark.parametrize(
-    "here, there, expected",
-    [
-        # A cubic network falls by 2^3 from a grid to the next, unless it is too narrow.
-        ([(8.1e-2, 1e-2)], [(7.9e-2, 1e-2)], "the grid limits the error"),
-        # A node helps if the error falls below HELPED = 0.9 of the lowest; UNHELPFUL = 2 end it.
-        ([(1, 0.91), (1, 0.91), (1, 0.82)], [(1, 0.91), (1, 0.91), (1, 0.81)], "further nodes"),
-        ([(1, 0.99e-13)], [(1, 1.01e-13)], "only rounding is left"),
-        ([(1, 0.5), (1, 0.4), (1, 0.3), (1, 0.2)], [(1, 0.5), (1, 0.4), (1, 0.3)], "model.budget"),
-        # The last node lowers the error, or only the one before does.
-        (
-            [(1, 0.5), (1, 0.4), (1, 0.31), (1, 0.27)],
-            [(1, 0.5), (1, 0.4), (1, 0.3), (1, 0.28)],
-            "although",
-        ),
-    ],
-)
-def test_the_growth_ends_on_one_side_of_each_bound(here, there, expected):
-    assert expected in reason(*here)
-    assert expected not in reason(*there)
 
 
 @pytest.mark.slow
