@@ -23,8 +23,7 @@ from torch import Tensor
 from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.engine.training import Clock, Grown, Step, TrainingData
 from kanrun.errors import UsageError
-from kanrun.model.planning import check_model
-from kanrun.model.problem import LearningProblem
+from kanrun.model.planning import LearningProblem, check_model
 from kanrun.model.settings import KANConfig, LBFGSSolver, LMSolver
 from kanrun.monitoring import time_limit_reached
 from kanrun.runs.records import Note, Records, Row

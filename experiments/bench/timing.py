@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import uniform_breakpoints
 from kanrun.errors import KanrunError
-from kanrun.model.problem import PRECISIONS
+from kanrun.model.planning import PRECISIONS
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.runs.records import Claim, Note, Records, Row
 from kanrun.study.resources import device_of

@@ -14,8 +14,7 @@ from kanrun.config.rules import DISTINCT, MISSING, Count, Positive, copied
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Trained
 from kanrun.errors import UsageError
-from kanrun.model.planning import factory, parameters_of
-from kanrun.model.problem import LearningProblem
+from kanrun.model.planning import LearningProblem, factory, parameters_of
 from kanrun.model.settings import KANConfig, MLPConfig, widths_of
 from kanrun.runs.records import Record, Row, Value
 from kanrun.study import Cell, with_cell

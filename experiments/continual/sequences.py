@@ -15,7 +15,7 @@ import torch
 from kanrun.config import TARGETS
 from kanrun.engine.training import Samples
 from kanrun.errors import UsageError
-from kanrun.model.problem import PRECISIONS, LearningProblem, problem_on
+from kanrun.model.planning import PRECISIONS, LearningProblem, problem_on
 from kanrun.study.resources import device_of, generator, make_problem
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target
 from kanrun.targets.datasets import check_known

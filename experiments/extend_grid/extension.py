@@ -25,9 +25,8 @@ from kanrun.engine.networks.counting import size_of
 from kanrun.engine.training import Event, Plan, Step, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
-from kanrun.model.planning import parameters_of
+from kanrun.model.planning import LearningProblem, parameters_of
 from kanrun.model.prediction import predicted_values
-from kanrun.model.problem import LearningProblem
 from kanrun.model.settings import KANConfig
 from kanrun.runs.records import Claim, Row, Value
 from kanrun.study import Cell, Claims, with_cell

@@ -23,8 +23,7 @@ from kanrun.engine.training import (
 )
 from kanrun.errors import UsageError
 from kanrun.model.checkpoints import from_checkpoint, to_checkpoint
-from kanrun.model.planning import describe_training
-from kanrun.model.problem import LearningProblem
+from kanrun.model.planning import LearningProblem, describe_training
 from kanrun.runs.records import Checkpoint, Note, Records, Row
 from kanrun.study import (
     Cell,

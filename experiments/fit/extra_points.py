@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from kanrun.engine.training import Plan, Trained, baseline_error, fit, predict
-from kanrun.model.problem import LearningProblem, joined
+from kanrun.model.planning import LearningProblem, joined
 from kanrun.points import Array
 from kanrun.runs.records import Note
 from kanrun.study.resources import generator

@@ -18,8 +18,8 @@ from kanrun.engine.tables.proper_scores import held_out_scores, new_scores
 from kanrun.engine.tables.repeated_rows import merge_copies
 from kanrun.engine.tables.scores import gaps_of, per_exposure
 from kanrun.errors import UsageError, did_you_mean
+from kanrun.model.planning import LearningProblem, with_scalings
 from kanrun.model.prediction import error_levels
-from kanrun.model.problem import LearningProblem, with_scalings
 from kanrun.model.settings import AutoConfig
 from kanrun.monitoring import time_limit_reached
 from kanrun.points import Family, Points, deviation

@@ -18,7 +18,7 @@ from kanrun.config import SamplingConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.imported import read_network
 from kanrun.errors import UsageError
-from kanrun.model.problem import with_scalings
+from kanrun.model.planning import with_scalings
 from kanrun.runs.records import Note, Record, Records, Row
 from kanrun.study import Cell, Claims, Figures, Tables
 from kanrun.study.evaluation import model_records

@@ -82,6 +82,15 @@ class EquationConfig:
         INCREASING,
     ] = None
 
+    def check(self) -> None:
+        """Raise UsageError for an equation that cannot be read."""
+        from kanrun.formulas.equations import Vocabulary, parse_relation
+
+        constants = (*(self.unknown_parameters or ()), *(self.constants or ()))
+        vocabulary = Vocabulary(tuple(self.variables), tuple(self.unknowns), constants)
+        for text in self.formula if isinstance(self.formula, list | tuple) else [self.formula]:
+            parse_relation(str(text), vocabulary)
+
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield an error for each mapping that is not one."""
         for name in ("variables", "constants", "continuation", "conditions", "unknown_parameters"):

@@ -92,11 +92,12 @@ def check_files(settings: Any) -> None:
             raise UsageError(no_file(value))
 
 
-def check_target(settings: Any) -> None:
-    """Raise UsageError for a target that its kind rejects before anything heavy is loaded."""
-    target = getattr(settings, "target", None)
-    if target is not None:
-        target.check()
+def check_choices(settings: Any) -> None:
+    """Raise UsageError for a target or equation that is refused before torch is loaded."""
+    for group in ("target", "equation"):
+        chosen: Any = getattr(settings, group, None)
+        if chosen is not None:
+            chosen.check()
 
 
 def _values_of(made: Any, at: str = "") -> Iterator[tuple[str, Setting, Any]]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from kanrun.engine.networks import Network
     from kanrun.engine.training import Objective, Plan, Solver
-    from kanrun.model.problem import LearningProblem
+    from kanrun.model.planning import LearningProblem
 
 Base = Literal["silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian"]
 Activation = Literal["silu", "relu", "tanh", "gelu", "sin", "identity"]
@@ -167,9 +167,7 @@ class KANConfig(ModelConfig):
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
         """Return a KAN on the first grid, with edges that a first-order solver trains."""
-        from kanrun.engine.networks import KAN
-
-        return KAN.create(
+        made: Network = self.network().create(
             problem.shape_of(self),
             self.schedule[0],
             self.edges(second_order=False),
@@ -178,6 +176,7 @@ class KANConfig(ModelConfig):
             generator=generator,
             products=self.multiplication_nodes,
         )
+        return made
 
     @staticmethod
     def draw(network: Any, x: Any, inputs: Any, outputs: Any) -> Any:
@@ -247,10 +246,8 @@ class MLPConfig(ModelConfig):
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
         """Return an MLP with random weights."""
-        from kanrun.engine.networks import MLP
-
         shape, dtype = problem.shape_of(self), problem.domain.dtype
-        network = MLP(shape, self.activation, dtype=dtype, generator=generator)
+        network: Network = self.network()(shape, self.activation, dtype=dtype, generator=generator)
         return network.to(problem.domain.device)
 
     def plan(self) -> ModelPlan:
@@ -279,9 +276,8 @@ class PolynomialConfig(ModelConfig):
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
         """Return a polynomial without values."""
-        from kanrun.engine.networks import Polynomial
-
-        return Polynomial(self.degree + 1, problem.outputs, problem.domain)
+        made: Network = self.network()(self.degree + 1, problem.outputs, problem.domain)
+        return made
 
 
 @model
@@ -307,9 +303,8 @@ class BezierConfig(ModelConfig):
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
         """Return a Bezier curve without values."""
-        from kanrun.engine.networks import Bezier
-
-        return Bezier(self.control_points, problem.outputs, problem.domain)
+        made: Network = self.network()(self.control_points, problem.outputs, problem.domain)
+        return made
 
 
 @model
@@ -334,9 +329,10 @@ class BSplineConfig(ModelConfig):
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
         """Return a B-spline without values."""
-        from kanrun.engine.networks import BSpline
-
-        return BSpline(self.control_points, problem.outputs, problem.domain, degree=self.degree)
+        made: Network = self.network()(
+            self.control_points, problem.outputs, problem.domain, degree=self.degree
+        )
+        return made
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Yield an error for fewer than degree + 1 control points."""

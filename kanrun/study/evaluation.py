@@ -27,8 +27,8 @@ from kanrun.engine.training import (
 from kanrun.model.checkpoints import to_checkpoint
 from kanrun.model.edge_functions import MOST_POINTS, edge_columns
 from kanrun.model.model import Model
+from kanrun.model.planning import LearningProblem
 from kanrun.model.prediction import in_numpy, predicted_values
-from kanrun.model.problem import LearningProblem
 from kanrun.points import Array
 from kanrun.runs.records import Checkpoint, Note, Records, Table, Value
 from kanrun.study.class_scores import class_scores

@@ -17,8 +17,7 @@ import pandas as pd
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Event, Plan, Trained, TrainingState, train
-from kanrun.model.planning import Create, factory, make_plan
-from kanrun.model.problem import LearningProblem
+from kanrun.model.planning import Create, LearningProblem, factory, make_plan
 from kanrun.runs.records import Claim, Record, Value
 from kanrun.study import Claims
 from kanrun.study.evaluation import errors_by_split, relative_error, scores, truncation_notes

@@ -19,7 +19,7 @@ from kanrun.monitoring import uninterrupted
 if TYPE_CHECKING:
     import torch
 
-    from kanrun.model.problem import LearningProblem
+    from kanrun.model.planning import LearningProblem
 
 #: Fraction of a time limit that trainings may use, since their last step ends a little later, and
 #: that they may use in any case.
@@ -90,7 +90,7 @@ def make_problem(
     """
     import torch
 
-    from kanrun.model.problem import PRECISIONS, problem_on
+    from kanrun.model.planning import PRECISIONS, problem_on
     from kanrun.targets import Target, build_target, check_gaussian, make_dataset
 
     known = target if isinstance(target, Target) else build_target(target)

@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from kanrun.config import EXPERIMENTS, ExperimentConfig
 from kanrun.config.conversion import (
     MissingSettings,
+    check_choices,
     check_files,
-    check_target,
     typed_config,
     with_values,
 )
@@ -167,7 +167,7 @@ def check(study: Study, *, force: bool = False) -> Checked:
         try:
             cfg = study.config(point.number)
             check_files(cfg)
-            check_target(cfg)
+            check_choices(cfg)
             check_memory(cfg, force=force)
             if cfg.tags:
                 check_tags(cfg.tags)
