@@ -20,7 +20,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import expit, logit
 
 from kanrun.engine.tables.folds import loss_of
-from kanrun.engine.tables.reduced_basis import RowInputs, RowOutputs, spaced
+from kanrun.engine.tables.reduced_basis import RowOutputs, spaced
 from kanrun.engine.tables.table_model import LatentFit, TableModel, in_units
 from kanrun.points import Points
 
@@ -121,13 +121,14 @@ def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndar
 
     It is that at scores `u` (points, inputs), averaged over scores `rows` of the other inputs.
     """
-    features = _contrasts(fit, columns, u, rows)
-    return np.stack([fit.factor * features @ each.coefficients for each in fit.outputs], 1)
+    contrasts = _contrasts(fit, columns, u, rows)
+    return np.asarray(fit.factor * sum(map(np.matmul, contrasts, fit.weights)))
 
 
 def _effect_std(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> RowOutputs:
     """Return the standard deviation of `column_effect`, by the rows' outputs and their choice."""
-    features = _contrasts(fit, columns, u, rows)
+    functions, covariances = _contrasts(fit, columns, u, rows)
+    features = np.concatenate([functions, fit.centres.whitened(covariances)], 1)
     variance = np.stack([fit.factor**2 * each.spread(features) for each in fit.outputs], 1)
     return np.asarray(np.sqrt(variance + _sampling_variance(fit, columns, u, rows)))
 
@@ -156,24 +157,22 @@ def _sampling_variance(
     return np.stack([np.interp(u[:, columns[0]], at[:, 0], one) for one in variance.T], 1)
 
 
-def _contrasts(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> ndarray:
-    """Return the features at u (points, features), averaged over rows, less their mean over rows.
+def _contrasts(
+    fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray
+) -> tuple[ndarray, ndarray]:
+    """Return functions (points, functions) and covariances with the centres (points, R) at u.
 
-    Functions of other inputs are 0.
+    They are averaged over rows, less their mean over rows. Functions of other inputs are 0.
     """
-    encoder, averaged = fit.encoder, list[ndarray]()
-    for scores in (u, rows):
-        functions = encoder.functions(scores)
-        functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
-        radial = fit.centres.averaged(encoder.radial(rows), columns, encoder.radial(scores))
-        averaged.append(np.concatenate([functions, radial], 1))
-    return np.asarray(averaged[0] - averaged[1].mean(0))
-
-
-def _mean_latent(fit: LatentFit, rows: RowInputs) -> ndarray:
-    """Return the mean of each latent function over scores `rows`, shape (outputs,)."""
-    features = fit.features(rows)
-    return np.array([fit.factor * each.latent(features).mean() for each in fit.outputs])
+    encoder = fit.encoder
+    both, count = np.concatenate([u, rows]), len(u)
+    functions = encoder.functions(both)
+    functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
+    covariances = fit.centres.averaged(encoder.radial(rows), columns, encoder.radial(both))
+    return (
+        functions[:count] - functions[count:].mean(0),
+        covariances[:count] - covariances[count:].mean(0),
+    )
 
 
 def effect_table(
@@ -190,7 +189,7 @@ def effect_table(
     """
     x, found = points.x, []
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    mean = _mean_latent(model.fit, rows)
+    mean = model.fit.at_scores(rows).mean(0)
     for name, mine in _columns(inputs, levels).items():
         at, labels = np.unique(x[:, mine[0]]), np.array([""])
         if len(at) > 2:
@@ -268,8 +267,7 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     """
     fit = model.fit
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
-    features = fit.features(rows)
-    whole = np.stack([fit.factor * each.latent(features) for each in fit.outputs], 1)
+    whole = fit.at_scores(rows)
     whole = whole - whole.mean(0)
     size = np.abs(whole).max() or 1.0  # squares in other units may overflow
     left = whole = whole / size
@@ -339,7 +337,7 @@ def pair_maps(
     """
     x, o = points.x, len(outputs) - 1 if model.outputs is None else 0
     rows, found = model.u[spaced(len(model.u), _EFFECT_ROWS)], []
-    mean = _mean_latent(model.fit, rows)
+    mean = model.fit.at_scores(rows).mean(0)
     columns = _columns(inputs, levels)
     for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():
         sides = [_map_side(x[:, columns[name]], levels.get(name, ())) for name in names]

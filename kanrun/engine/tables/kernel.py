@@ -134,30 +134,35 @@ class Centres:
 
     def features(self, rows: RadialInputs) -> ndarray:
         """Return features (rows, R) of prior variance 1."""
+        return self.whitened(self.kernel.radial(rows, self.inputs))
+
+    def whitened(self, covariance: ndarray) -> ndarray:
+        """Return the features of covariances (rows, R) with the centres."""
         if not len(self.inputs):
-            return np.zeros((len(rows), 0))
-        covariance = self.kernel.radial(self.inputs, rows)
+            return covariance
         found = linalg.solve_triangular(
-            self.root, covariance, lower=True, overwrite_b=True, check_finite=False
-        ).T
-        return np.asarray(found)
+            self.root, covariance.T, lower=True, overwrite_b=True, check_finite=False
+        )
+        return np.asarray(found.T)
+
+    def transposed(self, coefficients: ndarray) -> ndarray:
+        """Return the weights of covariances (R, outputs) by those of features (R, outputs)."""
+        if not len(self.inputs):
+            return coefficients
+        return linalg.solve_triangular(self.root, coefficients, lower=True, trans="T")
 
     def averaged(self, rows: RadialInputs, columns: Sequence[int], points: RadialInputs) -> ndarray:
-        """Return the features at points (points, R), averaged over all inputs but `columns`.
+        """Return covariances with the centres (points, R), averaged over all inputs but `columns`.
 
         These have the values of the points, the others those of each of the rows in turn. Both
         radial parts are products over inputs, so that this takes one pass over the rows.
         """
-        if not len(self.inputs):
-            return np.zeros((len(points), 0))
         kernel, every = self.kernel, np.arange(len(self.kernel.smooth_rates))
         apart = kernel.among(columns), kernel.among(np.delete(every, columns))
-        found = np.zeros((len(self.inputs), len(points)))
+        found = np.zeros((len(points), len(self.inputs)))
         for smooth, rough in ((kernel.smooth, 0.0), (0.0, kernel.rough)):
             own, others = (replace(each, smooth=smooth, rough=rough) for each in apart)
             if variance := smooth + rough:
-                mean = others.radial(self.inputs, rows).mean(1, keepdims=True) / variance
-                found += mean * own.radial(self.inputs, points)
-        return np.asarray(
-            linalg.solve_triangular(self.root, found, lower=True, check_finite=False).T
-        )
+                mean = others.radial(rows, self.inputs).mean(0) / variance
+                found += mean * own.radial(points, self.inputs)
+        return found

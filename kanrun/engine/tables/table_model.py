@@ -13,7 +13,6 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Int
 from numpy import ndarray
-from scipy import linalg
 from scipy.special import softmax
 
 from kanrun.engine.networks import KAN
@@ -92,16 +91,19 @@ class LatentFit:
         """Return the latent functions at x in the user's units, shape (rows, outputs)."""
         return self.at_scores(self.encoder.inputs.apply(x))
 
+    @cached_property
+    def weights(self) -> tuple[ndarray, ndarray]:
+        """Weights of functions (functions, outputs), and of the kernel at centres (R, outputs)."""
+        coefficients = np.stack([each.coefficients for each in self.outputs], 1)
+        functions, radial = np.split(coefficients, [len(self.encoder.basis.column)])
+        return functions, self.centres.transposed(radial)
+
     def at_scores(self, u: RowInputs) -> RowOutputs:
         """Return the latent functions at scores u, shape (rows, outputs)."""
-        count = len(self.encoder.basis.column)
-        coefficients = np.stack([each.coefficients for each in self.outputs], 1)
-        heights = linalg.solve_triangular(
-            self.centres.root, coefficients[count:], lower=True, trans="T"
-        )
+        weights, heights = self.weights
         found = np.empty((len(u), len(self.outputs)))
-        for part in blocks(len(u), len(heights) + count + 1):
-            found[part] = self.encoder.functions(u[part]) @ coefficients[:count]
+        for part in blocks(len(u), len(weights) + len(heights) + 1):
+            found[part] = self.encoder.functions(u[part]) @ weights
             radial = self.kernel.radial(self.encoder.radial(u[part]), self.centres.inputs)
             found[part] += radial @ heights
         return np.asarray(self.factor * (found + [each.level for each in self.outputs]))

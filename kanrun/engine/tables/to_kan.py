@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy import ndarray
-from scipy import linalg
 
 from kanrun.engine.layers import EdgeSpec, RadialLayer, SplineLayer
 from kanrun.engine.networks import KAN
@@ -44,9 +43,8 @@ def _of_fit(model: TableModel) -> KAN:
     if model.family.classes == 2:
         mixing = np.array([[-0.5], [0.5]])
     mixing = mixing * fit.factor
-    count = len(encoder.basis.column)
-    coefficients = mixing @ np.stack([each.coefficients for each in outputs])
-    edges = _monotone(_edges(encoder, coefficients[:, :count]), encoder)
+    functions, radial = fit.weights
+    edges = _monotone(_edges(encoder, mixing @ functions.T), encoder)
     extrapolation: Extrapolation = "zero" if encoder.policy.ends else "linear"
     level = mixing @ np.array([each.level for each in outputs])
     kernel, centres = fit.kernel, fit.centres
@@ -54,9 +52,7 @@ def _of_fit(model: TableModel) -> KAN:
         edges[:, 0] += level[:, None]  # B-splines sum to one
         return KAN.of_layers([_layer(encoder.basis.breakpoints, edges, extrapolation)])
     splines = _layer(encoder.basis.breakpoints, edges, extrapolation)
-    heights = linalg.solve_triangular(
-        centres.root, coefficients[:, count:].T, lower=True, trans="T"
-    ).T
+    heights = mixing @ radial.T
     arrays = {
         "level": level,
         "heights": np.stack([kernel.smooth * heights, kernel.rough * heights]),
