@@ -65,6 +65,11 @@ _SHARED_ROWS = 4 * EVIDENCE_ROWS
 _KIND_EVIDENCE = 3.0
 #: Variance of lines from which that of a linear model is found.
 _LINES = 0.3
+#: Distance of the quartiles of a normal distribution over its standard deviation. Outputs have this
+#: unit before their power, so that long tails do not make most of them small.
+_NORMAL_QUARTILES = 1.349
+#: Smallest unit of outputs, as a fraction of their standard deviation: most may be equal.
+_LEAST_UNIT = 0.1
 #: Prior variance of functions that the evidence leaves out.
 _ABSENT = 1e-12
 #: Limits of the logarithm of the factor of a classifier's logits.
@@ -180,7 +185,9 @@ class _Problem:
             return [Likelihood(family, each, weights, Power(1.0, 0.0)) for each in every]
         if family.has_link:
             return [Likelihood(family, y[:, 0], weights, Power(1.0, 0.0))]
-        units = np.array(deviation(y, weights))
+        std = np.array(deviation(y, weights))
+        quartiles = np.quantile(y, [0.25, 0.75], axis=0)
+        units = np.maximum(np.ptp(quartiles, axis=0) / _NORMAL_QUARTILES, _LEAST_UNIT * std)
         units = np.where(units > 0, units, 1.0).tolist()
         return [
             Likelihood(family, each, weights, Power(unit, float(np.median(each / unit))))
