@@ -27,13 +27,10 @@ S = TypeVar("S")
 def typed_config(command: str, plain: Plain) -> Any:
     """Return the typed and checked configuration of a command.
 
-    `plain` has plain values; top-level keys that the command does not have may serve
-    interpolations, and are omitted. Raises UsageError if a key, type or value is wrong, or an
-    interpolation does not resolve, and MissingSettings if a setting without default is not given.
+    Raises UsageError if a key, type or value is wrong, or an interpolation does not resolve, and
+    MissingSettings if a setting without default is not given.
     """
-    settings = EXPERIMENTS.find(command).settings
-    resolved, own = resolve_interpolations(dict(plain)), settings_of(settings)
-    return _complete(settings, {key: value for key, value in resolved.items() if key in own})
+    return _complete(EXPERIMENTS.find(command).settings, resolve_interpolations(dict(plain)))
 
 
 def with_differences(settings: S, differences: Plain, at: str = "") -> S:

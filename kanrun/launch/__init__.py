@@ -75,7 +75,6 @@ def compose(
             there = {one.key: _set_argument(source.command, plain, one) for one in settings}
             if "suite" in plain:
                 plain["suite"] = _with_equations(source, "suite", plain["suite"])
-            check_used(source.command, plain)
             replaced.append(there)
             composed.append(plain)
         before = replaced[bases[key]]
@@ -137,7 +136,7 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
         ) from error
     except (KeyError, TypeError):
         there = None
-        if sign == "~" or not (first in top or sign in ("+", "++")):
+        if sign == "~" or first not in top:
             raise _no_key(command, key) from None
     if sign == "~":
         if key in paths:
@@ -151,14 +150,14 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
     return there
 
 
-def _no_key(command: str, key: str, more: str = "") -> UsageError:
+def _no_key(command: str, key: str) -> UsageError:
     """Return the error for a key that the command does not have, with the nearest one."""
     paths = [*dict(groups_of(command)), *(one.path for one in keys_of(command))]
     # A key of a group may be meant, without its group.
     names = {path.rpartition(".")[2]: path for path in paths} | {path: path for path in paths}
     near = closest_names(key, names, 1, NEARLY)
     offer = f"; did you mean {names[near[0]]}?" if near else ""
-    return UsageError(f"there is no key {key}{more}{offer} (see kanrun keys --command {command}).")
+    return UsageError(f"there is no key {key}{offer} (see kanrun keys --command {command}).")
 
 
 def _with_equations(source: Source, key: str, value: Any) -> Any:
@@ -180,24 +179,6 @@ def _with_equations(source: Source, key: str, value: Any) -> Any:
         ArgumentReader(source).check_choice("equation", str(value), source.choices("equation"))
         return compose_files(source, [f"equation={value}"], ())["equation"]
     return value
-
-
-def check_used(command: str, plain: Mapping[str, Any]) -> None:
-    """Raise UsageError for a key that is not a setting and that no interpolation uses."""
-    for name in plain:
-        own = name in settings_of(EXPERIMENTS[command].settings)
-        if not own and not _is_interpolated(plain, name):
-            raise _no_key(command, name, f", and nothing uses ${{{name}}}")
-
-
-def _is_interpolated(plain: Mapping[str, Any], name: str) -> bool:
-    """Return whether other values change, or do not resolve, without the value of `name`."""
-    try:
-        resolved = [resolve_interpolations({**plain, name: value}) for value in (plain[name], "?")]
-    except UsageError:
-        return True
-    with_it, without_it = (str({**values, name: None}) for values in resolved)
-    return with_it != without_it
 
 
 def _new_value(command: str, there: Any, argument: Argument) -> Any:

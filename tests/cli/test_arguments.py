@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from kanrun.config.conversion import typed_config, with_values
-from kanrun.errors import UsageError
 from kanrun.launch import Source, compose
 from kanrun.launch.arguments import read_text
 
@@ -124,21 +123,8 @@ def test_interpolations_stay(monkeypatch):
     monkeypatch.setenv("KANRUN_TEST_FOLDER", "/data")
     assert arrives("${oc.env:KANRUN_TEST_FOLDER}/a (1).csv") == "/data/a (1).csv"
     assert arrives("'${oc.env:KANRUN_TEST_FOLDER}/a.csv'") == "/data/a.csv"
-    (one,) = composed("fit", "+width=4", "model.hidden=[${width}]", "seed=${n_seeds}")
-    assert (one.model.hidden, one.seed) == ([4], 1)
-
-
-def test_groups_and_keys_of_ones_own_that_interpolations_use(tmp_path):
-    (tmp_path / "widths").mkdir()
-    (tmp_path / "widths" / "narrow.yaml").write_text("first: 2\n")
-    source = Source("fit", config_dir=str(tmp_path))
-    words = ["+widths=narrow", "model.hidden=[${widths.first}]", "seed=${oc.select:first,1}"]
-    study = compose(source, [*words, "+first=1,2"], several=True)
-    assert [point.values for point in study.points] == [{"first": 1}, {"first": 2}]
-    assert [study.config(number).seed for number in range(2)] == [1, 2]
-    assert study.config(0).model.hidden == [2]
-    with pytest.raises(UsageError, match="no key widths, and nothing uses"):
-        compose(source, ["+widths=narrow"])
+    (one,) = composed("fit", "model.hidden=[${n_seeds}]", "seed=${n_seeds}")
+    assert (one.model.hidden, one.seed) == ([1], 1)
 
 
 @pytest.mark.parametrize(

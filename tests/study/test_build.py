@@ -123,7 +123,7 @@ def test_damping_and_tolerances_reach_levenberg_marquardt():
     made = Setup(data.data, plan, Generator(), Clock()).solver(network, SmoothnessPenalty())
     assert (made.tolerance, made.plateau_tolerance) == (0.0, 0.1)
     assert isinstance(made, LevenbergMarquardt)
-    assert made.damping == 0.5
+    assert made.policy.damping == 0.5
 
 
 def test_a_closed_form_has_one_start_and_no_search_of_a_penalty():
