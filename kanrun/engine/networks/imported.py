@@ -6,16 +6,17 @@ become breakpoints here, with zero coefficients for the functions that reach ove
 `extrapolation=base` does the rest: the functions are equal everywhere, rounding excepted.
 
 pykan adds, in this order, an affine map of each sum, products of groups of sums, and an affine map
-of each node (pykan 0.2.8, `MultKAN.forward`). Maps of sums are folded into the edges. Symbolic
-edges, products of more than two sums and constants that are added to products have no counterpart
-and are rejected.
+of each node (pykan 0.2.8, `MultKAN.forward`). Maps of sums are folded into the edges. Products of
+more than two sums, and constants that follow a product, take further layers whose edges are
+identities. Symbolic edges have no counterpart and are rejected by name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,8 @@ from kanrun.engine.splines import equally_spaced, extend
 from kanrun.errors import UsageError, no_file
 
 State = Mapping[str, Any]
-#: Base function of both libraries without a configuration.
-DEFAULT_BASE = "silu"
-#: Factors of a product of kanrun, and of pykan without a configuration.
-ARITY = 2
+#: Base function of both libraries, and factors of a product of pykan, without a configuration.
+DEFAULT_BASE, DEFAULT_ARITY = "silu", 2
 #: Edges that a message names.
 _NAMED = 3
 #: Key of the grid of the first layer, by library, after a prefix such as `module.`.
@@ -176,39 +175,80 @@ def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> Impor
         depth += 1
     constants = _symbolic_constants(state, config, depth)
     for number in range(depth):
-        node_scale, node_shift = state[f"node_scale_{number}"], state[f"node_bias_{number}"]
+        node_scale, later = state[f"node_scale_{number}"], state[f"node_bias_{number}"]
         scale, shift = state[f"subnode_scale_{number}"], state[f"subnode_bias_{number}"]
         shift = shift + scale * constants[number]
-        products = len(scale) - len(node_scale)
-        plain = len(node_scale) - products
-        _check_products(config, number, products, node_shift[plain:], last=number == depth - 1)
-        # The nodes after those of one sum are products of two: the factor of one goes to the first.
-        first = [*range(plain), *range(plain, len(scale), 2)]
-        scale[first] *= node_scale
-        shift[first] *= node_scale
-        shift[:plain] += node_shift[:plain]
+        groups = _groups(len(scale), len(later), config, number)
+        for node, group in enumerate(groups):
+            scale[group[0]] *= node_scale[node]
+            shift[group[0]] *= node_scale[node]
+            if len(group) == 1:  # what is added to a product waits for a layer after it
+                shift[group[0]] += later[node]
+                later[node] = 0
+        order, products, groups = _paired(groups)
         key = f"act_fun.{number}."
-        mask = state[key + "mask"].T
-        factor = mask * scale[:, None]
-        scales = (state[key + name].T * factor for name in ("scale_base", "scale_sp"))
-        edges = state[key + "coef"].transpose(0, 1), *scales
-        found.layers.append(_layer(state[key + "grid"], edges, base, mask != 0, shift))
+        mask = state[key + "mask"].T[order]
+        factor = mask * scale[order, None]
+        scales = (state[key + name].T[order] * factor for name in ("scale_base", "scale_sp"))
+        edges = state[key + "coef"].transpose(0, 1)[order], *scales
+        found.layers.append(_layer(state[key + "grid"], edges, base, mask != 0, shift[order]))
         found.products.append(products)
+        _multiply(found, groups, later, last=number == depth - 1)
     return found
 
 
-def _check_products(
-    config: dict[str, Any], number: int, products: int, shift: Tensor, *, last: bool
+def _multiply(
+    found: ImportedNetwork, groups: list[list[int]], shift: Tensor, *, last: bool
 ) -> None:
-    """Raise UsageError for products that a layer of kanrun does not have."""
-    arity = config.get("mult_arity", ARITY)
-    factors = arity[number + 1] if isinstance(arity, list) else [arity]
-    unlike = bool(products) and (set(factors) != {ARITY} or last)
-    if unlike or len(shift) != products or bool(shift.any()):
+    """Add layers of identities until each group is one node, in order and with its constant."""
+    natural = [[node] for node in range(len(groups))]
+    while groups != natural or bool(shift.any()) or (last and found.products[-1]):
+        width, (order, products, after) = sum(map(len, groups)), _paired(groups)
+        ready = {group[0]: node for node, group in enumerate(groups) if len(group) == 1}
+        constants = [float(shift[ready[one]]) if one in ready else 0.0 for one in order]
+        shift[list(ready.values())] = 0
+        weights = torch.eye(width, dtype=torch.float64)[order]
+        grid = torch.arange(4, dtype=torch.float64).expand(width, -1)
+        edges = weights.new_zeros(*weights.shape, 2), weights, weights.clone()
+        more = torch.tensor(constants, dtype=torch.float64)
+        found.layers.append(_layer(grid, edges, "identity", weights != 0, more))
+        found.products.append(products)
+        groups = after
+
+
+def _groups(sums: int, nodes: int, config: dict[str, Any], number: int) -> list[list[int]]:
+    """Return the sums of which each node is the product, in the order of the nodes."""
+    given = config.get("mult_arity", DEFAULT_ARITY)
+    if isinstance(given, list):
+        factors = list(given[number + 1])
+    else:
+        factors = [given] * ((sums - nodes) // max(given - 1, 1))
+    plain = nodes - len(factors)
+    if plain < 0 or min(factors, default=2) < 2 or plain + sum(factors) != sums:
         raise UsageError(
-            f"Layer {number} has products of other than two sums, products as outputs, or "
-            "constants that are added to products (node_bias). Layers of kanrun have none of these."
+            f"Layer {number} has {sums} sums for {nodes} nodes, which products of "
+            f"{given} factors do not give. Import the checkpoint with its configuration."
         )
+    starts = accumulate([1] * plain + factors, initial=0)
+    return [list(range(*ends)) for ends in pairwise(starts)]
+
+
+def _paired(groups: Sequence[Sequence[int]]) -> tuple[list[int], int, list[list[int]]]:
+    """Return the order of a layer's sums, its products, and the groups of its nodes afterwards.
+
+    A layer multiplies two sums, its last ones; further factors of a group wait as nodes.
+    """
+    waiting = [(g, one) for g, group in enumerate(groups) for one in (group[2:] or group[1:1])]
+    single = [(g, group[0]) for g, group in enumerate(groups) if len(group) == 1]
+    plain = sorted([*single, *waiting])
+    multiplied = [g for g, group in enumerate(groups) if len(group) > 1]
+    after: list[list[int]] = [[] for _ in groups]
+    for place, g in enumerate(multiplied, len(plain)):
+        after[g].append(place)
+    for place, (g, _) in enumerate(plain):
+        after[g].append(place)
+    order = [one for _, one in plain] + [one for g in multiplied for one in groups[g][:2]]
+    return order, len(multiplied), after
 
 
 def _symbolic_constants(

@@ -34,6 +34,7 @@ def difference(network, name, folder=STATES):
         ("pruned", (2, 3, 2, 1)),
         ("affine", (2, 3, 1)),
         ("products", (2, 4, 1)),
+        ("arities", (2, 4, 3, 3, 1, 1)),  # products of three take layers of identities
     ],
 )
 def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(name, shape):
@@ -49,7 +50,7 @@ def test_a_checkpoint_of_pykan_gives_its_outputs_inside_and_outside_its_grids(na
 @pytest.mark.skipif(find_spec("kan") is None, reason="pykan is not installed (extra peers)")
 def test_networks_that_pykan_trains_now_give_its_outputs(tmp_path):
     python(STATES / "make_pykan_states.py", cwd=tmp_path)
-    for name in ("trained", "pruned", "affine", "products"):
+    for name in ("trained", "pruned", "affine", "products", "arities"):
         assert difference(KAN.from_pykan(tmp_path / name), name, tmp_path) < 1e-12
 
 
@@ -120,16 +121,6 @@ def test_broken_states_are_rejected(change, message):
     change(state)
     with pytest.raises(UsageError, match=message):
         KAN.from_pykan(state)
-
-
-def test_products_that_layers_do_not_have_are_rejected(tmp_path):
-    state = state_of("products")
-    state["node_bias_0"][-1] = 1.0
-    torch.save(state_of("products"), tmp_path / "m_state")
-    (tmp_path / "m_config.yml").write_text("mult_arity: 3\n")
-    for source in (state, tmp_path / "m"):
-        with pytest.raises(UsageError, match="Layer 0 has products of other than two sums"):
-            KAN.from_pykan(source)
 
 
 def test_files_that_hold_no_tensors_are_rejected(tmp_path):

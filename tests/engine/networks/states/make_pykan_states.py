@@ -13,6 +13,11 @@ SHAPES = {
     "pruned": {"width": [2, 4, 2, 1], "k": 2, "base_fun": "identity", "grid_eps": 0.5},
     "affine": {"width": [2, 3, 1], "base_fun": "zero", "affine_trainable": True, "grid_eps": 1.0},
     "products": {"width": [2, [2, 2], 1]},
+    "arities": {
+        "width": [2, [1, 2], [0, 1]],
+        "mult_arity": [[], [3, 2], [2]],
+        "affine_trainable": True,
+    },
     "symbolic": {"width": [2, 1, 1]},
 }
 
