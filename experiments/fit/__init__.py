@@ -17,6 +17,8 @@ from kanrun.config import MODELS, TARGETS
 from kanrun.engine.training import (
     Event,
     Grown,
+    Snapshot,
+    Stage,
     Step,
     Trained,
     TrainingState,
@@ -177,7 +179,7 @@ class Progress:
     def __init__(self, state: TrainingState, resume: Checkpoint | None, why: str) -> None:
         self._why = why if resume is None else ""  # reported once, before the first step
         self._stages = list(state.stages)
-        self._lowest: float | None = None
+        self._lowest = resume.meta["lowest"] if resume and state.snapshot else None
 
     def __call__(self, event: Event) -> Records:
         if isinstance(event, Step):
@@ -197,10 +199,13 @@ class Progress:
             shapes = ", ".join(f"{name} ({error:.1e})" for name, error in lowest.items())
             yield Note(f"tried the shapes {shapes} (validation error), until {event.reason}")
             return
-        self._stages.append(event)
-        self._lowest = None
-        yield Row("stages", stage_row(event))
-        yield to_checkpoint("resume", TrainingState(self._stages))
+        if isinstance(event, Stage):
+            self._stages.append(event)
+            self._lowest = None
+            yield Row("stages", stage_row(event))
+        snapshot = event if isinstance(event, Snapshot) else None
+        state = TrainingState(self._stages, snapshot)
+        yield to_checkpoint("resume", state, lowest=self._lowest)
 
 
 def results(one: Fit, problem: LearningProblem, cell: Cell, seed: int, trained: Trained) -> Records:

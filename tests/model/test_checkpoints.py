@@ -12,6 +12,7 @@ from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import (
     Plan,
     Samples,
+    Snapshot,
     Stage,
     Step,
     TrainingData,
@@ -78,7 +79,8 @@ def steps(events):
     "solver, network",
     [("lm", "kan"), ("lm", "mlp"), ("lbfgs", "kan"), ("lbfgs", LOCAL), ("adam", LOCAL)],
 )
-def test_from_a_grid_on(solver, network, tmp_path):
+def test_from_the_middle_of_a_grid(solver, network, tmp_path, monkeypatch):
+    monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", -1.0)  # a snapshot after every step
     create, settings = NETWORKS[network]
     plan = Plan(
         solver,
@@ -87,17 +89,23 @@ def test_from_a_grid_on(solver, network, tmp_path):
         **settings,
     )
     whole, trained = followed(create, plan)
-    stages = [event for event in whole if isinstance(event, Stage)]
-    for count, stage in enumerate(stages[:-1], 1):
-        done = stored(TrainingState(stages[:count]), tmp_path)
-        rest, again = followed(create, plan, done)
-        assert steps(rest) == steps(whole[whole.index(stage) :])
+    places = [at for at, event in enumerate(whole) if isinstance(event, Snapshot)]
+    assert len(places) >= 2
+    for at in (places[len(places) // 2], places[-1]):
+        stages = [event for event in whole[:at] if isinstance(event, Stage)]
+        rest, again = followed(create, plan, stored(TrainingState(stages, whole[at]), tmp_path))
+        assert steps(rest) == steps(whole[at:])
         assert again.errors == trained.errors
         assert len(again.stages) == len(trained.stages)
         for one, other in zip(
             again.network.parameters(), trained.network.parameters(), strict=True
         ):
             assert torch.equal(one, other)
+
+
+def test_no_snapshots_while_training_is_quick():
+    events, _ = followed(kan, Plan("adam", (3,), steps=5))
+    assert not any(isinstance(event, Snapshot) for event in events)
 
 
 EDGES = {

@@ -1,9 +1,10 @@
 """Training: objective, solvers behind one interface, grids, and the loop (here).
 
 The loop: starts or the growth of a shape, grid after grid, selection, the final fit. `train` is a
-generator: it yields a `Step` after every solver step, a `Stage` after every grid, and returns a
-`Trained`. The stages hold all that is needed to resume, so that an interrupted training continues
-to the same numbers. Test errors are measured and reported; nothing is selected by them.
+generator: it yields a `Step` after every solver step, a `Stage` after every grid, a `Snapshot` from
+time to time on a grid that takes long, and returns a `Trained`. The stages and the snapshot after
+them hold all that is needed to resume, so that an interrupted training continues to the same
+numbers. Test errors are measured and reported; nothing is selected by them.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ from kanrun.engine.training.solver_run import (
     Clock,
     Grown,
     Setup,
+    Snapshot,
     Stage,
     Step,
     TrainingState,
@@ -90,15 +92,16 @@ def train(
 ) -> Events[Event, None, Trained]:
     """Train a network that `create` makes, resuming from `progress`.
 
-    Raises TrainingFailed at the stage and step of a value that is not finite; the stages yielded
-    before hold the last good states.
+    Raises TrainingFailed at the stage and step of a value that is not finite; the stages and
+    snapshots yielded before hold the last good states.
     """
-    stages = list(progress.stages) if progress else []
-    at = stages[-1] if stages else None
+    state = progress or TrainingState()
+    snapshot = state.snapshot
+    at = snapshot or (state.stages[-1] if state.stages else None)
     setup = Setup(data, plan, generator, Clock(at.seconds if at else 0.0))
     if at:
         generator.set_state(at.random)
-        training = GridTraining(at.network, at.penalty, setup, stages)
+        training = GridTraining(at.network, at.penalty, setup, list(state.stages))
     else:
         training, grown = _first(create, setup)
         with setup.clock.stopped():
@@ -109,7 +112,8 @@ def train(
             break
         position = len(training.stages)
         tries = LAST_TRIES if position == len(schedule) - 1 else TRIES
-        stage = yield from training.advance(schedule[position], tries)
+        stage = yield from training.advance(schedule[position], tries, snapshot)
+        snapshot = None
         with setup.clock.stopped():
             yield stage
     while plan.insert_knots and not time_limit_reached():

@@ -17,19 +17,21 @@ from kanrun.engine.training.solver_run import (
     GridTransfer,
     Grown,
     Setup,
+    Snapshot,
+    SolverRun,
     Stage,
     Step,
     StepLog,
-    followed_steps,
     take_steps,
 )
-from kanrun.engine.training.solvers import Solver
 from kanrun.monitoring import finished, time_limit_reached
 
 #: A hidden grid is kept while the activations fill this fraction of it.
 FILLED = 0.8
 #: Steps of LBFGS before hidden grids follow the ranges that it found.
 SETTLING = 30
+#: Seconds of training on one grid between two snapshots.
+SNAPSHOT_SECONDS = 10.0
 #: A grid helps if the validation error falls below this fraction of the best before. After
 #: UNHELPFUL grids in a row without help an automatic schedule ends.
 HELPED, UNHELPFUL = 0.9, 2
@@ -68,7 +70,7 @@ RARE = 0.05
 #: Knots are inserted if the validation error stays below this many times the lowest.
 RISEN = 1.05
 
-Event = Step | Stage | Grown
+Event = Step | Stage | Snapshot | Grown
 
 
 @dataclass
@@ -158,25 +160,35 @@ class GridTraining:
         return None
 
     def compare(self, intervals: int | None) -> None:
-        """Train on a grid of `intervals` at a constant weight, to be compared with others."""
-        stage = finished(self.advance(intervals, 0), self.events.append)
-        self.events.append(stage)
+        """Train on a grid of `intervals` at a constant weight, to be compared with others.
 
-    def advance(self, intervals: int | None, tries: int) -> Events[Step, None, Stage]:
-        """Move to a grid of `intervals` and train there.
+        Nothing resumes in the middle of a comparison, so the events lack snapshots.
+        """
+        steps = list[Step | Snapshot]()
+        stage = finished(self.advance(intervals, 0), steps.append)
+        self.events += [*(step for step in steps if isinstance(step, Step)), stage]
+
+    def advance(
+        self, intervals: int | None, tries: int, snapshot: Snapshot | None = None
+    ) -> Events[Step | Snapshot, None, Stage]:
+        """Move to a grid of `intervals` and train there; `snapshot` resumes in the middle.
 
         At most `tries` weights of the penalty are tried; with 0 a poor first fit is not smoothed.
         """
         setup, plan = self.setup, self.setup.plan
-        self.log = StepLog(len(self.stages) + 1)
-        solver, transfer = yield from self._begun(intervals)
-        budget = plan.steps_for(solver.network.unknowns_at(None))
-        left = budget - self.log.steps
-        settled = yield from followed_steps(solver, left, setup, self.best, self.log)
+        number = len(self.stages) + 1
+        if snapshot is None:
+            self.log = StepLog(number)
+            run, transfer = yield from self._begun(intervals)
+        else:
+            self.log = StepLog(number, snapshot.steps, snapshot.truncated)
+            run, transfer = self._resumed(snapshot), snapshot.transfer
+        yield from self._run(run, transfer)
         if plan.second_order and plan.weight is None and tries:
             if self.log.stage == 1:
                 yield from self._smooth()
-            yield from self._search(budget, tries, settled=settled)
+            budget = plan.steps_for(self.best.network.unknowns_at(None))
+            yield from self._search(budget, tries, settled=run.settled)
         self.network = self.best.network
         stage = Stage(
             self.log.stage,
@@ -193,8 +205,8 @@ class GridTraining:
         self.stages.append(stage)
         return stage
 
-    def _begun(self, intervals: int | None) -> Events[Step, None, tuple[Solver, GridTransfer]]:
-        """Return the solver on the next grid, whose hidden grids have settled."""
+    def _begun(self, intervals: int | None) -> Events[Step, None, tuple[SolverRun, GridTransfer]]:
+        """Return the main run on the next grid, before its first step."""
         before = self.stages[-1].errors.train if self.stages else None
         network, setup, plan, x = self.network, self.setup, self.setup.plan, self.setup.data.train.x
         moved, adapts = Regridded(network), plan.update_grid and plan.grid_eps < 1
@@ -213,17 +225,55 @@ class GridTraining:
         network = moved.network
         errors = measure(network, setup.data.untested)
         self.best = Best(network, errors.selected)
+        budget = plan.steps_for(network.unknowns_at(None))
         solver = setup.solver(network, self.penalty)
         hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
         if self.log.stage == 1 and hidden and plan.settings.curvature:
             # Once the hidden ranges have settled, hidden grids that do not fit them are redrawn.
-            most = min(SETTLING, plan.steps_for(network.unknowns_at(None)))
-            yield from followed_steps(solver, most, setup, self.best, self.log)
+            yield from SolverRun(solver, min(SETTLING, budget), setup).run(self.best, self.log)
             if not network.covers(x, FILLED):
                 moved = network.regrid(x, grid_eps=plan.grid_eps)
                 solver = setup.solver(moved.network, self.penalty)
+        run = SolverRun(solver, budget - self.log.steps, setup)
         method = "start" if moved.how == "unchanged" else moved.how
-        return solver, GridTransfer(method, moved.change, before, errors.train)
+        return run, GridTransfer(method, moved.change, before, errors.train)
+
+    def _resumed(self, snapshot: Snapshot) -> SolverRun:
+        """Return the main run in the middle of its steps."""
+        budget = self.setup.plan.steps_for(snapshot.network.unknowns_at(None))
+        solver = self.setup.solver(snapshot.network, self.penalty)
+        solver.restore(snapshot.solver)
+        run = SolverRun(solver, budget - (snapshot.steps - snapshot.taken), self.setup)
+        run.taken, run.stalled = snapshot.taken, snapshot.stalled
+        run.unimproved = snapshot.unimproved
+        self.best = Best(snapshot.best, snapshot.lowest)
+        return run
+
+    def _run(self, run: SolverRun, transfer: GridTransfer) -> Events[Step | Snapshot, None, None]:
+        """Take the steps of the main run, with a snapshot from time to time."""
+        shown = self.setup.clock.seconds
+        for step in run.run(self.best, self.log):
+            yield step
+            # A settled run takes no further step.
+            early = step.seconds - shown < SNAPSHOT_SECONDS or run.settled
+            if early or (state := run.solver.state()) is None:
+                continue
+            shown = step.seconds
+            yield Snapshot(
+                deepcopy(run.solver.network),
+                deepcopy(self.best.network),
+                self.best.error,
+                state,
+                run.taken,
+                self.log.steps,
+                run.stalled,
+                run.unimproved,
+                step.seconds,
+                self.penalty,
+                transfer,
+                self.setup.generator.get_state(),
+                self.log.truncated,
+            )
 
     # -------------------- the weight of the penalty
 
@@ -291,8 +341,8 @@ class GridTraining:
     ) -> Events[Step, None, Best]:
         """Return the best network of some steps from `network`, whose own error does not count."""
         reached = Best(network, inf)
-        solver = self.setup.solver(network, penalty)
-        yield from followed_steps(solver, steps, self.setup, reached, self.log)
+        run = SolverRun(self.setup.solver(network, penalty), steps, self.setup)
+        yield from run.run(reached, self.log)
         return reached
 
 

@@ -124,10 +124,37 @@ class Grown:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """A grid in the middle of its steps: what it takes to resume to the same numbers."""
+
+    #: The network of the solver, and the best one with its validation error.
+    network: Network
+    best: Network
+    lowest: float
+    #: State of the solver.
+    solver: dict[str, Tensor]
+    #: Steps of the solver, and of the stage.
+    taken: int
+    steps: int
+    stalled: int
+    unimproved: int
+    seconds: float
+    penalty: SmoothnessPenalty
+    transfer: GridTransfer
+    random: Tensor
+    #: See `Stage`.
+    truncated: int = 0
+
+
+@dataclass(frozen=True)
 class TrainingState:
-    """Progress of an interrupted training: its finished stages."""
+    """Progress of an interrupted training.
+
+    Finished stages, and the last snapshot of the following one.
+    """
 
     stages: Sequence[Stage] = ()
+    snapshot: Snapshot | None = None
 
 
 class Best:
@@ -158,46 +185,55 @@ class StepLog:
     truncated: int = 0
 
 
-def followed_steps(
-    solver: Solver, limit: int, setup: Setup, best: Best, log: StepLog
-) -> Events[Step, None, bool]:
-    """Take up to `limit` steps, offering the network to `best` as it is measured.
+class SolverRun:
+    """Up to `limit` steps of `solver`.
 
-    The clock stands while test errors are measured and the consumer looks at them. Return whether
-    the solver converged, stalled or lost patience. Raises TrainingFailed if the error on training
-    points is not finite.
+    `settled` says whether it converged, stalled or lost patience before. The clock stands while
+    test errors are measured and the consumer looks at them.
     """
-    data, clock, patience = setup.data, setup.clock, setup.plan.patience
-    parts = (data.train, data.validation, data.test)
-    rows = sum(len(part) for part in parts if part is not None)
-    # Steps between two measurements: more than 1 if a step looks at few of many samples.
-    every = max(1, rows // (MEASURED_FACTOR * solver.rows))
-    taken, stalled, unimproved, settled = 0, 0, 0, False
-    while taken < limit and not settled and not time_limit_reached():
-        before = solver.loss
-        solver.step()
-        taken += 1
-        log.steps += 1
-        log.truncated += solver.truncated
-        if taken % every and taken < limit and not solver.converged:
-            continue
-        errors = measure(solver.network, data.untested)
-        if not errors.train < float("inf"):
-            cause = explain_non_finite(solver.network, data.train)
-            raise TrainingFailed(
-                f"The error is not finite at stage {log.stage}, step {log.steps}: {cause}."
-            )
-        unimproved = 0 if best.offer(solver.network, errors) else unimproved + 1
-        stalled = stalled + 1 if _gains_less(solver, before, solver.plateau_tolerance) else 0
-        impatient = patience is not None and unimproved >= patience
-        settled = spent(solver, before) or stalled >= PLATEAU or impatient
-        part = f"grid of {solver.network.intervals}" if solver.network.intervals else "steps"
-        report_progress(part, taken, limit, best.error)
-        seconds = clock.seconds
-        with clock.stopped():
-            errors = replace(errors, test=rmse(solver.network, data.test, data))
-            yield Step(log.stage, log.steps, solver.network.intervals, errors, seconds)
-    return settled
+
+    def __init__(self, solver: Solver, limit: int, setup: Setup) -> None:
+        self.solver, self.settled, self._limit, self._setup = solver, False, limit, setup
+        data = setup.data
+        parts = (data.train, data.validation, data.test)
+        rows = sum(len(part) for part in parts if part is not None)
+        # Steps between two measurements: more than 1 if a step looks at few of many samples.
+        self._every = max(1, rows // (MEASURED_FACTOR * solver.rows))
+        self.taken = self.stalled = self.unimproved = 0
+
+    def run(self, best: Best, log: StepLog) -> Events[Step, None, bool]:
+        """Take the steps, offering the network to `best` as it is measured; return `settled`.
+
+        Raises TrainingFailed if the error on training points is not finite.
+        """
+        solver, clock, data = self.solver, self._setup.clock, self._setup.data
+        patience = self._setup.plan.patience
+        while self.taken < self._limit and not self.settled and not time_limit_reached():
+            before = solver.loss
+            solver.step()
+            self.taken += 1
+            log.steps += 1
+            log.truncated += solver.truncated
+            if self.taken % self._every and self.taken < self._limit and not solver.converged:
+                continue
+            errors = measure(solver.network, data.untested)
+            if not errors.train < float("inf"):
+                cause = explain_non_finite(solver.network, data.train)
+                raise TrainingFailed(
+                    f"The error is not finite at stage {log.stage}, step {log.steps}: {cause}."
+                )
+            self.unimproved = 0 if best.offer(solver.network, errors) else self.unimproved + 1
+            slow = _gains_less(solver, before, solver.plateau_tolerance)
+            self.stalled = self.stalled + 1 if slow else 0
+            impatient = patience is not None and self.unimproved >= patience
+            self.settled = spent(solver, before) or self.stalled >= PLATEAU or impatient
+            part = f"grid of {solver.network.intervals}" if solver.network.intervals else "steps"
+            report_progress(part, self.taken, self._limit, best.error)
+            seconds = clock.seconds
+            with clock.stopped():
+                errors = replace(errors, test=rmse(solver.network, data.test, data))
+                yield Step(log.stage, log.steps, solver.network.intervals, errors, seconds)
+        return self.settled
 
 
 def take_steps(solver: Solver, limit: int) -> int:

@@ -13,9 +13,9 @@ from math import cos, pi
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
-from kanrun.engine.least_squares import LMPolicy, begin, step
+from kanrun.engine.least_squares import LMPolicy, LocalRows, begin, step
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Plan, explain_non_finite
 from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessLoss
@@ -26,6 +26,8 @@ from kanrun.errors import TrainingFailed
 LM_WITH_GRID, SMALL, LARGE_DAMPING = LMPolicy(damping=1e-4), 300, 1e-7
 #: Other networks have long valleys: many cheap steps lead further than few searched ones.
 LM_WITHOUT_GRID = LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10)
+#: State of Adam for each parameter, and torch's name of it.
+KEPT = {"steps": "step", "first": "exp_avg", "second": "exp_avg_sq"}
 
 
 @runtime_checkable
@@ -55,6 +57,15 @@ class Solver(Protocol):
             TrainingFailed: If the objective is not finite.
         """
 
+    def state(self) -> dict[str, Tensor] | None:
+        """Return what a new solver on the same network needs to continue to the same numbers.
+
+        None after steps from which it cannot.
+        """
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from another solver's `state()`."""
+
 
 class LevenbergMarquardt:
     """Iteration on the fit of a network.
@@ -80,6 +91,11 @@ class LevenbergMarquardt:
             cause = explain_non_finite(self.network, problem.samples)
             raise TrainingFailed(f"The error is not finite before the first step: {cause}.")
 
+    @property
+    def damping(self) -> float:
+        """Damping of the next step."""
+        return self._state.damping
+
     def step(self) -> float:
         """Take one step (or none, then `converged`); return the objective."""
         self._state = step(self.problem, self._state, self.policy)
@@ -88,6 +104,31 @@ class LevenbergMarquardt:
         self.converged = not self._state.improved
         self.truncated = self._state.truncated
         return self.loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the damping, largest column norms, frozen unknowns, and rows of the penalty.
+
+        These come from the network that the iteration began on, whose scales may be trained.
+        """
+        kept = {
+            "damping": torch.tensor(self.damping, dtype=torch.float64),
+            "sizes": self._state.max_squared_norms,
+            "frozen": self.problem.frozen,
+            "penalty": self.problem.penalty_rows.values if len(self.problem.penalty_rows) else None,
+        }
+        return {key: value for key, value in kept.items() if value is not None}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from another solver's `state()`."""
+        problem = self.problem
+        if "penalty" in state:
+            made = problem.penalty_rows
+            problem.penalty_rows = LocalRows(made.index, state["penalty"], made.unknowns)
+            self._state = begin(problem, self.policy)
+            self.loss = self._state.loss
+        damping, norms = float(state["damping"]), state.get("sizes")
+        self._state = replace(self._state, damping=damping, max_squared_norms=norms)
+        problem.frozen = state.get("frozen")
 
 
 def create_lm(
@@ -160,3 +201,25 @@ class Adam:
         self._taken += 1
         self.loss = float(value.detach())
         return self.loss
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the moments, the number of steps, and the frozen numbers.
+
+        Moments are `first/`, `second/` and `steps/` with a parameter's name.
+        """
+        kept = {"taken": torch.tensor(self._taken)}
+        kept |= {f"free/{number}": free for number, free in enumerate(self._free.values())}
+        for name, parameter in self._named.items():
+            if state := self._optimiser.state.get(parameter):
+                kept |= {f"{kind}/{name}": state[key].clone() for kind, key in KEPT.items()}
+        return kept
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from another solver's `state()`."""
+        for name, parameter in self._named.items():
+            if f"steps/{name}" in state:
+                self._optimiser.state[parameter] = {
+                    key: state[f"{kind}/{name}"].clone() for kind, key in KEPT.items()
+                }
+        self._taken = int(state["taken"])
+        self._free = {p: state[f"free/{number}"] for number, p in enumerate(self._free)}

@@ -11,6 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from kanrun.cli.app import main
+from kanrun.engine.training import grid_training
 from kanrun.engine.training.solvers import Adam
 from kanrun.targets import read_inputs
 
@@ -147,11 +148,12 @@ def test_steps_say_which_network_was_the_best_so_far(command):
 
 
 @pytest.mark.usefixtures("unwritten")
-def test_a_fit_that_was_interrupted_goes_on_from_its_last_grid_to_the_same_numbers(
+def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_numbers(
     command, monkeypatch
 ):
-    sizes = "sampling.n_train=100 sampling.n_test=30 model.intervals=[3,6]"
-    line = f"fit -q solver=adam solver.steps=15 solver.batch_size=70 {sizes}"
+    sizes = "sampling.n_train=100 sampling.n_test=30 model.intervals=3"
+    line = f"fit -q solver=adam solver.steps=30 solver.batch_size=70 {sizes}"
+    monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", 0.0)
     whole = command(line).run
     step, taken, last = Adam.step, 0, 20
 
@@ -166,7 +168,7 @@ def test_a_fit_that_was_interrupted_goes_on_from_its_last_grid_to_the_same_numbe
     command(line, code=130)
     last = 1000
     resumed = command("runs resume latest -q").run
-    assert taken == 35  # 19 steps, the interrupted one, and the second grid again
+    assert taken == 31  # 19 steps, the interrupted one, and 11
     first, second = (run.table("metrics").drop(columns="seconds") for run in (whole, resumed))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
