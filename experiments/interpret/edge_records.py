@@ -20,7 +20,6 @@ from kanrun.engine.symbolic import (
     depths,
     edge_name,
     edge_scores,
-    function_label,
 )
 from kanrun.engine.symbolic.candidates import CARRY
 from kanrun.runs.records import Row, Table, Value
@@ -57,7 +56,7 @@ def match_rows(
         if found is None:
             found = Decision(index, False, "", np.nan, "no candidates fit the network together")
             if result.formula is not None and fit.snapped is not None:
-                name = function_label(fit.snapped.edges[index].function)
+                name = fit.snapped.edges[index].function.label
                 r2 = next((each.r2 for each in matches if each.name == name), np.nan)
                 why = "the formula is as good as the network"
                 found = Decision(index, True, name, r2, why)
@@ -122,7 +121,7 @@ def _curves(graph: Graph, samples: SearchData) -> dict[tuple[int, int], dict[str
         high = float(values[edge.source].max())
         t = np.linspace(*((low, high) if np.isfinite(high - low) else (0.0, 1.0)), _POINTS)
         operation = graph.operation(edge.target)
-        label = function_label(edge.function)
+        label = edge.function.label
         y = edge.function.value(t)
         size = float(score) if np.isfinite(score) else 1.0
         other = rows.get((edge.source, edge.target))

@@ -11,8 +11,8 @@ from kanrun.engine.symbolic.constant_errors import (
     open_constants,
     significant,
 )
-from kanrun.engine.symbolic.conversions import function_label
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
+from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.engine.symbolic.formula import (
     Certificate,
     Formula,
@@ -44,7 +44,6 @@ from kanrun.engine.symbolic.snapping import (
     refine_to_formula,
 )
 from kanrun.engine.symbolic.symmetries import errors_are_relative
-from kanrun.engine.symbolic.univariate import match_edge
 from kanrun.engine.symbolic.written_numbers import (
     as_written,
     exact_decimals,

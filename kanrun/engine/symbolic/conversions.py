@@ -48,12 +48,11 @@ _Simple: TypeAlias = Spline | Symbolic
 _Term = tuple[int, _Simple]
 
 
-def graph_of_expression(expression: Expr, inputs: int, *, wide: bool = False) -> Graph:
+def graph_of_expression(expression: Expr, inputs: int) -> Graph:
     """Return the graph of an expression in x0, x1, ..., of this many inputs.
 
-    Every number in it but 0, 1 and -1 is free. With `wide` each of its functions has all constants
-    that a candidate has. Raises KanrunError for a function that is not a candidate, and if a number
-    is not finite or not real.
+    Every number in it but 0, 1 and -1 is free. Raises KanrunError for a function that is not a
+    candidate, and if a number is not finite or not real.
     """
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise KanrunError("A number of the expression is not finite.")
@@ -64,7 +63,7 @@ def graph_of_expression(expression: Expr, inputs: int, *, wide: bool = False) ->
             raise KanrunError(f"The number {number} of the expression is not real.")
         return value
 
-    builder = _GraphBuilder(inputs, wide=wide)
+    builder = _GraphBuilder(inputs)
     builder.sum_of(expression.replace(lambda e: e.is_number and not e.is_Number, decimal))
     count_work(COSTS.operation * len(builder.edges))
     return builder.graph()
@@ -100,8 +99,6 @@ def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | S
                 u = number(float(function.value(np.array([float(u)]))[0]))
             elif isinstance(function, Symbolic):
                 u = _opaque_call(function, u, calls)
-            elif isinstance(function, Graph):
-                u = _opaque(function, [u], calls)
             else:
                 calls[name := f"spline {len(calls)}"] = function
                 u = sympy.Function(name)(u)
@@ -152,7 +149,6 @@ def _scaled(expression: Expr) -> tuple[Expr, Expr]:
 @dataclass
 class _GraphBuilder:
     inputs: int
-    wide: bool = False  # whether 0, 1 and -1 are as well, but where that would be redundant
     operations: list[Operation] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     known: dict[Expr, int] = field(default_factory=dict)
@@ -230,7 +226,7 @@ class _GraphBuilder:
 
     def line(self, slope: float) -> Symbolic:
         """Return slope * t."""
-        fixed = slope in (1.0, -1.0) and not self.wide
+        fixed = slope in (1.0, -1.0)
         return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if fixed else "c")
 
     def scaled(self, function: _Simple, factor: float) -> _Simple:
@@ -260,8 +256,6 @@ class _GraphBuilder:
             for name, value in zip(CONSTANTS, simple.constants, strict=True)
             if value not in (0.0, 1.0, -1.0)
         }
-        if self.wide:
-            moves |= {"a", "c"} if candidate.homogeneous and inner.is_Symbol else {"a", "b", "c"}
         own = "".join(name for name in candidate.free if name in moves)
         return self.node_of(inner), replace(simple, free=own)
 
@@ -270,8 +264,6 @@ class _GraphBuilder:
 _LARGEST_SHIFT = 30.0
 #: Size of a coefficient, relative to the largest of its sum, below which it is negligible.
 _FAINT = 1e-6
-#: Digits of constants in the label of a formula.
-_SHOWN = 3
 #: Largest root that is a candidate; others are exp(p log x), whose exponents a fit can move.
 _ROOTS = 6
 
@@ -295,14 +287,6 @@ def to_expression(graph: Graph, names: Sequence[str]) -> Expr:
             terms.append(argument)
         values.append(sympy.Add(*terms) if graph.operation(node) == "sum" else sympy.Mul(*terms))
     return values[graph.output]
-
-
-def function_label(function: EdgeFunction) -> str:
-    """Return a candidate's name or a formula's text; it is empty for a spline."""
-    if not isinstance(function, Graph):
-        return function.candidate.name if isinstance(function, Symbolic) else ""
-    shown = to_expression(function, ["x"])
-    return str(shown.xreplace({each: each.n(_SHOWN) for each in shown.atoms(sympy.Float)}))
 
 
 def numeric_names(graph: Graph) -> dict[int, str]:

@@ -26,10 +26,8 @@ from kanrun.engine.symbolic.candidates import (
     TWINS,
     Array,
     Candidate,
-    X,
     input_names,
     power,
-    search_grid,
 )
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.formulas import variable
@@ -44,6 +42,11 @@ _INNER = 300
 _THIRDS = 200
 #: Size of the dictionary.
 _DICTIONARY_ENTRIES = 8000
+
+#: Entries of one input without products.
+_OF_ONE = 3000
+#: Simplest functions of one input that multiply others.
+_ONES = 20
 
 Build = Callable[[], sympy.Expr]
 Objects = NDArray[np.object_]
@@ -282,8 +285,10 @@ def expand_dictionary(x: Array, candidates: Sequence[Candidate]) -> Dictionary:
 
     These are functions of inputs, products and sums of two of these, functions of those, and
     operations of these with an input. Terms that join two inputs come before functions of
-    functions.
+    functions. Those of one input are more: see `dictionary_of_one`.
     """
+    if x.shape[1] == 1:
+        return dictionary_of_one(x[:, 0], candidates)
     simple = [each for each in candidates if each.complexity <= _SIMPLE]
     inputs = Dictionary.of_inputs(x)
     every = inputs + functions_of(inputs, candidates, 2 * _CONSTANTS_EACH)
@@ -307,8 +312,8 @@ _SIMPLE = 3.0
 def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
     """Return terms of one input t (N,).
 
-    These are powers, functions with constants that formulas are written with, and functions of
-    these and of sums of two powers.
+    These are powers, functions with constants that formulas are written with, functions of these
+    and of sums of two powers, and products of two.
     """
     inputs = Dictionary.of_inputs(t[:, None])
     simple = [each for each in candidates if each.complexity <= _SIMPLE]
@@ -324,37 +329,7 @@ def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
         logarithm = positive.functions(TABLE["log"], _PLAIN)
         parts.append(logarithm.functions(TABLE["exp"], exponents))
     parts.append(functions_of(Dictionary.joined(inner, t.size), simple, _COMPOSED))
-    return Dictionary.joined(parts, t.size)
-
-
-def generic_terms(t: Array, candidates: Sequence[Candidate], per_function: int) -> Dictionary:
-    """Return functions of one input t (N,), and of 1/t, with constants from search grids of edges.
-
-    The grids are scaled to the range of t or 1/t, and to its lower parts if most values lie there.
-    """
-    inputs = Dictionary.of_inputs(t[:, None])
-    parts = list[Dictionary]()
-    for terms in (inputs, powers_of(inputs, candidates, [-1])):
-        for values in terms.values:
-            for middle, half in _ranges(values):
-                for each in without_twins(candidates):
-                    if not each.expression.is_polynomial(X):
-                        grid = search_grid(each)
-                        grid = grid[:: max(1, len(grid) // per_function)] / (half, 1.0)
-                        grid -= np.outer(grid[:, 0], (0.0, middle))
-                        parts.append(terms.functions(each, grid))
-    return Dictionary.joined(parts, t.size)
-
-
-#: Ratio of a range of positive values to the next lower part.
-_LOWER_PART = 100.0
-
-
-def _ranges(values: Array) -> list[tuple[float, float]]:
-    """Return the middle and half width of the range of values (N,), and of its lower parts."""
-    half = float(np.ptp(values)) / 2
-    found = [(float(values.max()) - half, half)]
-    while values.min() > 0 and np.median(values) * _LOWER_PART < 2 * half:
-        half /= _LOWER_PART
-        found.append((half, half))
-    return found
+    every = Dictionary.joined(parts, t.size).simplest(_OF_ONE)
+    factors = (inputs + functions_of(inputs, candidates, _CONSTANTS_EACH)).simplest(_ONES)
+    products = every.first(_INNER).combined(factors, PRODUCT, distinct=True)
+    return (every + products).simplest(_DICTIONARY_ENTRIES)

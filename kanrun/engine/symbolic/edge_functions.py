@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 import sympy
@@ -33,6 +34,9 @@ class Spline:
     high: float
     parameters: Array
     degree: int = 3
+
+    #: A spline has no name.
+    label: ClassVar[str] = ""
 
     @classmethod
     def through(
@@ -124,6 +128,11 @@ class Symbolic:
     @property
     def complexity(self) -> float:
         return self.candidate.complexity
+
+    @property
+    def label(self) -> str:
+        """Name of the candidate."""
+        return self.candidate.name
 
     def constant(self, name: str) -> float:
         return self.constants[CONSTANTS.index(name)]

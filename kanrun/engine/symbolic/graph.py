@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Literal, TypeAlias, Union
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -21,8 +21,7 @@ from kanrun.engine.symbolic.candidates import CARRY, TINY, Array
 from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 
 Operation = Literal["sum", "product"]
-#: What an edge may have: a graph of one input is a formula of one variable.
-EdgeFunction: TypeAlias = Union[Spline, Symbolic, "Graph"]
+EdgeFunction: TypeAlias = Spline | Symbolic
 #: 1 - R^2 at which only the rounding errors of float64 are left.
 ROUNDING = 1e-14
 #: Ratio of c f to c f + d at which constants diverge.
@@ -96,14 +95,6 @@ class Graph:
         """Return the output (N,) at x (N, inputs); nan or inf where an edge is not defined."""
         return self.edge_outputs(x)[0][self.output]
 
-    def value(self, t: Array) -> Array:
-        """Return the output at t (N,) of a graph of one input, as other functions of edges do."""
-        return self(t[:, None])
-
-    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
-        value, slopes, jacobian = self.linearise(t[:, None])
-        return value, slopes[0], jacobian
-
     def linearise(self, x: Array) -> tuple[Array, list[Array], Array]:
         """Return the output (N,), its slopes by every input, and its Jacobian (N, parameters)."""
         count_work(COSTS.linearised(len(self.edges), self.parameters.size, x.shape[0]))
@@ -165,12 +156,16 @@ class Graph:
 class EdgeMatch:
     """`function` fits the edge with 1 - R^2 = `loss`."""
 
-    function: EdgeFunction
+    function: Symbolic
     loss: float
-    complexity: float
-    name: str
-    #: Loss below which all candidates count as equal.
-    floor: float = ROUNDING
+
+    @property
+    def name(self) -> str:
+        return self.function.label
+
+    @property
+    def complexity(self) -> float:
+        return self.function.complexity
 
     @property
     def r2(self) -> float:
@@ -179,7 +174,7 @@ class EdgeMatch:
     @property
     def score(self) -> float:
         """Lower is better: digits of R^2, each worth what one more unit of complexity must gain."""
-        return float(np.log10(max(self.loss, self.floor))) + _DIGITS_PER_UNIT * self.complexity
+        return float(np.log10(max(self.loss, ROUNDING))) + _DIGITS_PER_UNIT * self.complexity
 
 
 def without_edges(graph: Graph, dead: set[int]) -> Graph:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.function_columns import (
     EXPONENT_STEPS,
     LARGEST_EXPONENT,
@@ -45,6 +45,10 @@ _REFINED = 150
 KEPT = 40
 #: Scales between two of a grid to which a scale is refined.
 _FINER = 13
+#: Relative half widths of the ranges of scales that are searched one after another.
+_ZOOMS = (0.1, 0.03, 0.01)
+#: Scales of each of these ranges.
+_ZOOMED = 7
 #: Smallest values of c z in 1 + c z.
 _ABOVE_POLE = np.concatenate(
     [[0.01, 0.02], np.arange(0.04, 0.97, 0.04), [0.98, 0.99, 0.999, 0.9999]]
@@ -56,7 +60,7 @@ _COLUMNS = 8000
 #: Powers of functions that are tried.
 POWERS = (0.5, -0.5, 1.0, -1.0, 1.5, -1.5, 2.0, -2.0, 2.5, -2.5, 3.0, -3.0, 4.0, -4.0, 5.0, -5.0)
 #: Powers of each function that are fitted.
-_POWERS_KEPT = 4
+_POWERS_KEPT = 8
 #: Directions of columns, in single precision.
 Single = NDArray[np.float32]
 
@@ -205,22 +209,34 @@ class Products:
         if column.function is ONE_PLUS and (low := float((column.scale * z).min())) < 0:
             # The argument must stay above -1.
             grid = column.scale * _ABOVE_POLE / -low
-        logs = log_columns(column.function, z, grid)
-        finite = np.isfinite(logs).all(axis=0)
-        grid = grid[finite]
-        logs = logs[:, finite]
-        if not len(grid):
-            return []
-        rest = sample.projected(logs * sample.log_weights[:, None])
-        # Losses of all powers (powers, scales), from the products of the target and the columns.
-        tried = np.array(POWERS)[:, None]
-        losses = tried**2 * np.sum(rest**2, axis=0) - 2 * tried * (self.target @ rest)
+        losses = self._losses(column.function, z, grid, np.array(POWERS))
         best = losses.argmin(axis=1)
         found = []
         for k in np.argsort(losses[np.arange(len(best)), best])[:_POWERS_KEPT].tolist():
-            chosen = Column(column.function, column.monomial, float(grid[best[k]]))
-            found.append((*self._rest(logs[:, best[k]] * POWERS[k]), chosen, POWERS[k]))
+            scale = float(grid[best[k]])
+            for width in _ZOOMS:
+                near = scale * np.linspace(1 - width, 1 + width, _ZOOMED)
+                power = np.array([POWERS[k]])
+                scale = float(near[self._losses(column.function, z, near, power)[0].argmin()])
+            log = log_columns(column.function, z, np.array([scale]))[:, 0]
+            if np.isfinite(log).all():
+                chosen = Column(column.function, column.monomial, scale)
+                found.append((*self._rest(log * POWERS[k]), chosen, POWERS[k]))
         return found
+
+    def _losses(self, function: Candidate, z: Array, grid: Array, powers: Array) -> Array:
+        """Return what powers of F(c z) with the scales c leave of log |y|, (powers, scales).
+
+        It is inf where the function is not defined, and lacks what does not depend on both.
+        """
+        count_work(COSTS.value * z.size * (len(grid) + 2 * len(powers)))
+        logs = log_columns(function, z, grid)
+        finite = np.isfinite(logs).all(axis=0)
+        rest = self.sample.projected(logs[:, finite] * self.sample.log_weights[:, None])
+        tried = powers[:, None]
+        losses = np.full((len(powers), len(grid)), np.inf)
+        losses[:, finite] = tried**2 * np.sum(rest**2, axis=0) - 2 * tried * (self.target @ rest)
+        return losses
 
     def _solve(self, logs: Sequence[Array]) -> Array:
         sample = self.sample
@@ -339,7 +355,7 @@ def _near(power: float) -> list[Fraction]:
 def _on_values(sample: Sample, start: Array) -> Array:
     """Return the exponents that fit y itself, from those of log |y|, which noise biases."""
     logs = np.column_stack([np.ones(len(sample.y)), *sample.coordinates.logs[: sample.inputs]])
-    sizes = np.sqrt(sample.noise**2 + (RELATIVE * sample.y) ** 2)
+    sizes = np.hypot(sample.noise, RELATIVE * sample.y)
     exponents = start.copy()
     goal = np.abs(sample.y)
     with np.errstate(all="ignore"):

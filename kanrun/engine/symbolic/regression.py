@@ -390,7 +390,8 @@ def _kinds(
         yield search(target, simple if place else entries)
         if place < _QUOTIENTS:
             yield search(target, few, quotients=True)
-    weights = zip(entries.values[:_WEIGHTS], entries.builds, strict=False)
+    divisors = entries.chosen(np.flatnonzero(entries.values.all(axis=1))[:_WEIGHTS])
+    weights = zip(divisors.values, divisors.builds, strict=True)
     weighted = [output_transforms(y, names, size, weight) for weight in weights]
     for plain, *_ in weighted:
         yield search(plain, few, quotients=True)

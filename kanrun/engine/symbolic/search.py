@@ -18,8 +18,7 @@ import sympy
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
 from kanrun.engine.symbolic.candidates import DIGITS
 from kanrun.engine.symbolic.constant_errors import is_determined
-from kanrun.engine.symbolic.conversions import graph_of_expression, to_expression
-from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.conversions import graph_of_expression
 from kanrun.engine.symbolic.problem import (
     Event,
     FittedStructure,
@@ -48,15 +47,12 @@ from kanrun.engine.symbolic.symmetries import (
     reduce_variables,
     smooth_fit,
 )
-from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.errors import KanrunError
 
 #: Factor of the error of a structure without a formula.
 _NO_FORMULA = 100.0
 #: Largest number of inputs of sparse regressions in all of them.
 _WIDE_TABLE = 30
-#: Allowance of work (see `Budget`) for the search for formulas of one variable.
-_ONE_VARIABLE = 7.0
 #: Largest number of inputs of a dictionary of small expressions.
 _DICTIONARY_INPUTS = 5
 #: Number of formulas of one stage that are returned unless one is exact.
@@ -127,31 +123,19 @@ class FormulaSearch:
         for each in dict.fromkeys((step, given)):
             if not self.over():
                 yield from self.expressions(each)
-        if not (noisy or self.over()):
-            yield from self.sparse(given)
+            if not (noisy or self.over()) and each.variables:
+                yield from self.sparse(each)
 
     def expressions(self, given: Reduction) -> Iterator[Event]:
         """Search for functions of one variable, or for small expressions of several."""
         inner = given.data(self.data)
         count = len(given.variables)
-        candidates = self.problem.candidates
         name = "small expressions" if given.is_choice else "groups"
         found: Iterable[sympy.Expr] = ()
         if count == 0:
             found = [sympy.Float(np.mean(inner.y), DIGITS)]
-        elif count == 1:
-            matches = match_formulas(
-                inner.x[:, 0],
-                inner.y,
-                candidates,
-                0.0,
-                Budget(_ONE_VARIABLE),
-                relative=inner.relative,
-            )
-            graphs = (each.function for each in matches if isinstance(each.function, Graph))
-            found = (to_expression(graph, ["x0"]) for graph in graphs)
         elif count <= _DICTIONARY_INPUTS:
-            found = pair_formulas(inner, candidates)
+            found = pair_formulas(inner, self.problem.candidates)
         if count > 1 and len(given.variables) < given.inputs:
             yield from self.fitted(name, given, rational_functions(inner, self.waves))
         if not self.over():

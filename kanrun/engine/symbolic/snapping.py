@@ -15,15 +15,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent
-from kanrun.engine.symbolic.candidates import TINY
 from kanrun.engine.symbolic.conversions import canonicalise
 from kanrun.engine.symbolic.edge_functions import flat
+from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.engine.symbolic.graph import EdgeMatch, Graph, sound, without_edges
 from kanrun.engine.symbolic.problem import (
     EXACT,
     Event,
     FittedStructure,
-    Matches,
     SearchData,
     SearchProblem,
     SearchStage,
@@ -36,28 +35,19 @@ from kanrun.engine.symbolic.refit import (
     refit,
     refit_on_grids,
 )
-from kanrun.engine.symbolic.univariate import UNIVARIATE_BUDGET, match_edge, match_formulas
 
 #: Relative error up to which a network is snapped.
 SNAP_THRESHOLD = 0.05
-#: Work for a longer search in a structure.
-LONGER_SEARCH = 10.0
-#: Error below which splines of exact data can stay, so that it is no noise.
-SMOOTH = 2e-5
 #: Factor of the smallest error so far that a removal may cause.
 _GROWTH = 1.3
 #: Error that counts as no loss.
 _NEGLIGIBLE_ERROR = 1e-7
+#: Work for the assignments of a graph.
+_WORK = 10.0
 #: Maximum number of assignments of a whole graph.
 _ASSIGNMENTS = 24
 #: Maximum number of matches of an edge that are used.
 _PER_EDGE = 5
-#: 1 - R^2 of the best match above which an edge gets formulas.
-_DOUBTED = 3e-8
-#: Fraction of the network's error that a formula of one edge may leave.
-_WITHIN = 0.1
-#: Multiple of the network's error at which a formula is good enough if noise limits the network.
-_AS_GOOD = 1.02
 #: Error below which constants are fitted for longer.
 _PROMISING = 0.2
 #: Error below which constants are polished before formulas are compared.
@@ -74,15 +64,7 @@ _MIXED = RefitSettings(steps=15, penalty=PENALTY, gain=QUICK)
 
 
 def refine_to_formula(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event]:
-    """Prune, retrain and snap a trained network, with formulas on edges where they are needed."""
-    for event in snapped(name, trained, problem):
-        yield event
-        if isinstance(event, FittedStructure):
-            yield from search_longer(event, problem)
-
-
-def snapped(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event]:
-    """Prune a trained network, refine its grids again, and snap its edges to single candidates."""
+    """Prune a trained network, retrain it on finer grids, and snap its edges to candidates."""
     data = problem.data
     pruned = network = eliminate(trained, data)
     yield SearchStage("prune", name, pruned, data)
@@ -92,24 +74,6 @@ def snapped(name: str, trained: Graph, problem: SearchProblem) -> Iterator[Event
     tried = select(name, network, problem)
     yield from _stages(tried)
     yield tried
-
-
-def search_longer(tried: FittedStructure, problem: SearchProblem) -> Iterator[Event]:
-    """Search a structure that is not exact once more, with formulas on edges that need them.
-
-    The search continues until the formula is exact or, if noise limits the network, as good as the
-    network.
-    """
-    goal = EXACT
-    budget = Budget(LONGER_SEARCH)
-    if is_noise_limited(tried.network, problem.data):
-        goal = max(goal, _AS_GOOD * tried.network_error)
-    if not tried.is_exact and tried.error > goal:
-        longer = replace(tried, matches=_with_edge_formulas(tried, problem, budget))
-        longer = _assigned(longer, goal, budget)
-        if longer.error < tried.error:
-            yield from _stages(longer)
-        yield longer
 
 
 def _stages(tried: FittedStructure) -> Iterator[SearchStage]:
@@ -162,21 +126,17 @@ def eliminate(graph: Graph, data: SearchData) -> Graph:
 
 
 def select(name: str, network: Graph, problem: SearchProblem) -> FittedStructure:
-    """Return the first exact formula of single candidates, else the best."""
+    """Return the first exact formula with a candidate on every edge, else the best.
+
+    The assignments with the lowest total scores are tried.
+    """
     values, outs = network.edge_outputs(problem.data.x)
     matches = {
         i: match_edge(values[network.edges[i].source], outs[i], problem.candidates)
         for i in network.numeric_edges()
     }
     tried = FittedStructure(name, network, problem.data, matches=matches)
-    return _assigned(tried, EXACT, Budget(LONGER_SEARCH))
-
-
-def _assigned(tried: FittedStructure, goal: float, budget: Budget) -> FittedStructure:
-    """Return the structure with its best formula so far or with a match on every edge.
-
-    The assignments with the lowest total scores are tried.
-    """
+    budget = Budget(_WORK)
     assignments: list[tuple[float, Graph]] = [(0.0, tried.network)]
     for i, choices in tried.matches.items():
         longer = (
@@ -191,7 +151,7 @@ def _assigned(tried: FittedStructure, goal: float, budget: Budget) -> FittedStru
         refitted = replace(tried, formula=_refitted(assigned, tried.data), snapped=assigned)
         best = min(best, refitted, key=lambda each: each.length)
         error = min(error, refitted.error)
-        if error <= goal or budget.over:
+        if error <= EXACT or budget.over:
             break
     return best
 
@@ -203,43 +163,6 @@ def _refitted(graph: Graph, data: SearchData) -> Graph | None:
         if data.error(fitted) < limit:
             fitted = refit(fitted, data, settings)
     return fitted if sound(fitted, data.all_points.x) else None
-
-
-def _with_edge_formulas(tried: FittedStructure, problem: SearchProblem, budget: Budget) -> Matches:
-    """Add formulas of one variable to the matches of edges that no single candidate fits.
-
-    The values of an edge into the output are the part of y that the other edges leave, more
-    accurate than the network's. An edge that is the whole network is known to rounding; with noise,
-    its formula would be a regression, which is not part of this function.
-    """
-    graph = tried.network
-    data = tried.data
-    wider = dict(tried.matches)
-    values, outs = graph.edge_outputs(data.x)
-    noisy = is_noise_limited(graph, data)
-    alone = graph.active_edges == 1
-    for i, found in tried.matches.items():
-        edge = graph.edges[i]
-        known = outs[i]
-        if edge.target == graph.output and graph.operation(edge.target) == "sum" and not noisy:
-            known = known + data.y - values[graph.output]
-        is_clear = bool(found) and found[0].loss <= _DOUBTED and not alone
-        if is_clear or (noisy and alone) or budget.over:
-            continue
-        accuracy = tried.network_error * data.y_std / max(float(np.std(known)), TINY)
-        exact = 0.0 if alone else _WITHIN * accuracy
-        allowance = Budget(budget.left if alone else min(budget.left, UNIVARIATE_BUDGET))
-        more = match_formulas(values[edge.source], known, problem.candidates, exact, allowance)
-        wider[i] = sorted([*found, *more], key=lambda match: match.score)
-    return wider
-
-
-def is_noise_limited(graph: Graph, data: SearchData) -> bool:
-    """Return whether the residuals of a network or a formula are noise.
-
-    Not small, and independent of the inputs.
-    """
-    return data.error(graph) > SMOOTH and data.residuals_are_noise(graph)
 
 
 @dataclass(frozen=True)

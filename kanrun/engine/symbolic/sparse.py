@@ -133,7 +133,7 @@ class SparseSearch:
         self.part = _FRACTION * problem.policy.budget
         self.x = points.x
         self.y = points.y
-        self.size = float(np.std(self.y)) or 1.0
+        self.size = 1.0 if points.relative else float(np.std(self.y)) or 1.0
         self.rows = 1 / np.abs(self.y) if points.relative else np.full(len(self.y), 1 / self.size)
         self.coordinates = Coordinates.of_inputs(self.x, waves=has_waves(problem.candidates))
         self.ranking = Ranking(self.coordinates, self.y, self.rows)

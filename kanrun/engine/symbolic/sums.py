@@ -254,7 +254,7 @@ class Sums:
                 seen = np.abs(y) > 4 * sample.noise
                 self.usable = bool((y[seen] * size[seen] > 0).all())
             target = transform.forward(y / size)
-            errors = np.sqrt(sample.noise**2 + (RELATIVE * y) ** 2)
+            errors = np.hypot(sample.noise, RELATIVE * y)
             weights = 1 / (np.abs(transform.slope(y / size) / size) * errors)
         good = np.isfinite(target) & np.isfinite(weights)
         self.usable = self.usable and bool(good.mean() > 0.7)

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 
 from kanrun.engine.symbolic.candidates import TABLE, choose
 from kanrun.engine.symbolic.edge_functions import Symbolic, standardised
-from kanrun.engine.symbolic.univariate import match_edge
+from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.errors import UsageError
 
 

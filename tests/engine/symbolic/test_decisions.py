@@ -8,14 +8,13 @@ import sympy
 from made_graphs import edge, one_edge
 
 from kanrun.engine.symbolic import Graph, SearchData, reductions, snapping, symmetries
-from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, choose
+from kanrun.engine.symbolic.candidates import IDENTITY, choose
 from kanrun.engine.symbolic.conversions import graph_of_expression
-from kanrun.engine.symbolic.dictionary import dictionary_of_one, generic_terms, powers_of
+from kanrun.engine.symbolic.dictionary import dictionary_of_one
 from kanrun.engine.symbolic.formula import round_constants
 from kanrun.engine.symbolic.problem import FittedStructure, SearchPolicy, SearchProblem
 from kanrun.engine.symbolic.regression import OutputTransform, output_transforms, solve_terms
 from kanrun.engine.symbolic.search import choose_formula
-from kanrun.engine.symbolic.symmetries import ACCURATE
 from kanrun.engine.symbolic.written_numbers import as_written
 from kanrun.formulas import parse
 
@@ -79,15 +78,6 @@ def test_a_model_is_worse_beyond_two_standard_errors(mean, worse):
     assert data.not_significantly_worse(first, second) != worse
 
 
-@pytest.mark.parametrize("flips, noise", [(166, True), (164, False)])
-def test_residuals_whose_neighbours_are_alike_are_no_noise(flips, noise):
-    """Residuals of +1 and -1, whose correlation is 1 - flips / 200; 3.5 / sqrt(401) is 0.175."""
-    x = np.linspace(0, 1, 401)[:, None]
-    residuals = (-1.0) ** (np.arange(401) * flips // 400)
-    data = SearchData(x, 0 * x[:, 0], x, 0 * x[:, 0])
-    assert data.residuals_are_noise(lambda x: residuals) == noise
-
-
 @pytest.mark.parametrize(
     "before, after, edges", [(1.0, 1.29, 1), (1.0, 1.31, 2), (1e-12, 0.99e-7, 1), (0, 1.01e-7, 2)]
 )
@@ -97,23 +87,6 @@ def test_an_edge_goes_if_the_error_grows_little(before, after, edges, monkeypatc
     monkeypatch.setattr(Scripted, "error", lambda self, graph: errors[len(graph.edges)])
     both = Graph(1, ("sum",), tuple(edge(0, 1, name, 1.0, 0.0, 1.0, 0.0) for name in ("x", "sin")))
     assert len(snapping.eliminate(both, SCRIPTED).edges) == edges
-
-
-@pytest.mark.parametrize("error, limited", [(2.1e-5, True), (1.9e-5, False)])
-def test_small_residuals_are_no_noise(error, limited):
-    assert snapping.is_noise_limited(with_error(error), SCRIPTED) == limited
-
-
-@pytest.mark.parametrize(
-    "formula, network, longer",
-    # Noise limits the second network, and a formula within 2 % of it is good enough.
-    [(1.01e-12, 1e-6, True), (0.9e-12, 1e-6, False), (1.01e-2, 1e-2, False), (1.03e-2, 1e-2, True)],
-)
-def test_a_structure_is_searched_longer_unless_it_is_good(formula, network, longer, monkeypatch):
-    monkeypatch.setattr(snapping, "_with_edge_formulas", lambda *_: {})
-    monkeypatch.setattr(snapping, "_assigned", lambda tried, *_: tried)
-    tried = FittedStructure("1-1", with_error(network), SCRIPTED, with_error(formula))
-    assert bool(list(snapping.search_longer(tried, PROBLEM))) == longer
 
 
 @pytest.mark.parametrize("factor, taken", [(99.0, True), (101.0, False)])
@@ -134,25 +107,6 @@ def test_transforms_of_the_output_are_undone_by_their_functions(sign):
     assert len(found) == 12
     for each in found:
         np.testing.assert_allclose(each.restore(each.values), y)
-
-
-@pytest.mark.parametrize(
-    "before, after, in_y, noise, good",
-    [
-        # The error may grow by 1.5, or up to ACCURATE, if the fit was within 3 %.
-        (0.02, 0.0299, 9.0, 0.0, True),
-        (0.02, 0.0301, 0.0, 0.0, False),
-        (1e-9, 0.99 * ACCURATE, 9.0, 0.0, True),
-        (1e-9, 1.01 * ACCURATE, 0.0, 0.0, False),
-        # Else also the error of y counts, and noise may make an error.
-        (0.1, 0.149, 0.149, 0.0, True),
-        (0.1, 0.149, 0.151, 0.0, False),
-        (0.1, 0.59, 0.149, 0.4, True),
-        (0.1, 0.61, 0.149, 0.4, False),
-    ],
-)
-def test_a_fit_in_fewer_variables_is_as_good(before, after, in_y, noise, good):
-    assert symmetries._is_as_good(before, after, in_y, noise) == good
 
 
 class Slopes(symmetries.GaussianProcessFit):
@@ -203,14 +157,6 @@ def test_numbers_of_an_expression_are_free_constants_but_for_0_and_1(text, free)
     assert [each.function.free for each in graph_of_expression(parse(text), 1).edges] == free
 
 
-@pytest.mark.parametrize("more, found", [(0, 0), (1, 1)])
-def test_powers_beyond_the_table_need_most_of_it(more, found):
-    t = X[:, 0]
-    some = list(TABLE.values())[: len(TABLE) // 2 + more]
-    line = dictionary_of_one(t, choose(["x"])).first(1)
-    assert len(powers_of(line, some, [7])) == found
-
-
 def test_a_constant_input_does_not_disturb_a_smooth_fit():
     x = np.column_stack([X[:, 0], np.ones(101)])
     fit = symmetries.smooth_fit(SearchData(x, x[:, 0] ** 2, x, x[:, 0] ** 2))
@@ -225,43 +171,10 @@ def test_a_quotient_of_terms_leaves_no_error():
     assert found.coefficients == pytest.approx([2, -1 / 3, 1])
 
 
-@pytest.mark.parametrize(
-    "grids, errors, tried",
-    [
-        # A finer grid may have 1.5 times the lowest error before.
-        ((5, 10), [1.51e-3], [5]),
-        ((5, 10), [1.49e-3, 1.49e-3], [5, 10]),
-        ((5, 10, 12), [0.5e-3, 0.76e-3], [5, 10]),
-        # The last one is doubled up to 101 / 4 intervals, while errors above 3e-3 halve.
-        ((5,), [0.1, 0.051], [5, 10]),
-        ((5,), [0.1, 0.049, 0.02], [5, 10, 20]),
-        ((5,), [3.1e-3, 0.0], [5, 10]),
-        ((5,), [2.9e-3], [5]),
-        ((13,), [0.1], [13]),
-        ((12,), [0.1, 0.01], [12, 24]),
-    ],
-)
-def test_grids_of_a_structure_become_finer(grids, errors, tried, monkeypatch):
-    each, found = iter(errors), []
-    monkeypatch.setattr(refits, "refit", lambda *_: with_error(next(each)))
-    monkeypatch.setattr(
-        refits, "fitted_grids", lambda g, x, intervals: found.append(intervals) or g
-    )
-    start = 1e-3 if grids[1:] else 1.0
-    best = refits.extend(with_error(start), SCRIPTED, grids)
-    assert found == tried
-    assert SCRIPTED.error(best) == min([start, *errors])
-
-
 def test_entries_that_are_others_times_a_factor_or_shifted_are_dropped():
     line = dictionary_of_one(X[:, 0], choose(["x"])).first(1)
     both = line.functions(IDENTITY, np.array([(1.0, 0.0), (-2.0, 0.0), (1.0, 3.0)]))
     assert [len(both.simplest(9, shifted=shifted)) for shifted in (True, False)] == [1, 2]
-
-
-def test_generic_terms_follow_the_range_of_their_input():
-    found = [generic_terms(X[:, 0] + shift, choose(["sin"]), 9).values for shift in (0, 100)]
-    assert len(found[0]) == len(found[1]) > 3
 
 
 @pytest.mark.parametrize("count, kept", [(79, False), (80, True)])

@@ -1,11 +1,10 @@
 """Graphs: values and Jacobians by finite differences, canonical forms."""
 
 import numpy as np
-import pytest
 from made_graphs import edge, one_edge
 from numpy.testing import assert_allclose
 
-from kanrun.engine.symbolic.conversions import canonicalise, graph_of_expression
+from kanrun.engine.symbolic.conversions import canonicalise
 from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.graph import (
     Edge,
@@ -15,7 +14,6 @@ from kanrun.engine.symbolic.graph import (
 )
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.formulas import parse
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
 
@@ -49,21 +47,6 @@ def check_jacobian(graph, x, atol):
 
 def test_the_jacobian_is_the_derivative_in_the_parameters():
     check_jacobian(mixed(), X, 2e-8)
-
-
-@pytest.mark.parametrize("target", ["sum", "product"])
-@pytest.mark.parametrize(
-    "text", ["1.5/(0.4*sin(1.3*x0+0.2)+2.3) + 0.7*x0", "1.5*(0.7*x0+0.4)/(exp(0.5*x0)+2)"]
-)
-def test_an_edge_may_be_a_graph_of_its_own(text, target):
-    function = graph_of_expression(parse(text), 1, wide=True)
-    beside = edge(0, 1, "x^2", 1.0, 0.1, 0.6, 0.3)
-    last = edge(1, 2, "tanh", 0.4, 0.0, 1.0, 0.0)
-    graph = Graph(1, (target, "sum"), (beside, Edge(0, 1, function), last))
-    whole = canonicalise(graph)
-    assert not any(isinstance(edge.function, Graph) for edge in whole.edges)
-    assert_allclose(whole(X[:, :1]), graph(X[:, :1]), rtol=1e-12)
-    check_jacobian(graph, X[:, :1], 1e-7)
 
 
 def test_canonical_keeps_the_function_and_drops_redundant_constants():

@@ -50,6 +50,10 @@ def test_the_form_is_found_under_noise(text, inputs, noise):
     assert exact.error(refit(found.formula, exact)) < 1e-9
 
 
+def test_a_scale_of_exact_points_is_refined_to_rounding():
+    assert found_in(points("x0/(exp(x0/7) - 1)", 0.1, 18, 1)).is_certain
+
+
 def test_rivals_come_in_the_order_of_their_bits_and_with_their_formulas():
     _, data = noisy("x0/(1 - 0.01*x1^2)", 1, 3, 2, 0.05)
     found = found_in(data)
