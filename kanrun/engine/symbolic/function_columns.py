@@ -34,6 +34,8 @@ EXPONENT_STEPS = 2
 _POLES = np.array([0.2, 0.5, 0.8, 0.95, 0.99, 0.9999])
 #: Scales of the arguments of waves in natural units.
 _NATURAL = np.array([0.5, 1.0, 2.0, 3.0, np.pi, 2 * np.pi])
+#: Ranges in radians of fast waves: steps are so small that one is near each frequency.
+_FAST = np.arange(4.0, 60.0, 1.3)
 #: Functions with periods.
 WAVES = ("sin", "cos", "tan")
 #: Largest exponent of a monomial.
@@ -180,7 +182,9 @@ def scales(function: Candidate, z: Array, size: float, middle: float) -> Array:
         down += [-_POLES / low, -up] if low < 0 else []
         return np.concatenate([up, *([-up] if high <= 0 else []), *down])
     if function.name in WAVES:
-        turns = np.geomspace(0.3, 40, 26) if function.name != "tan" else np.geomspace(0.3, 3, 8)
+        turns = np.geomspace(0.3, 3, 12 if function.name != "tan" else 8)
+        if function.name != "tan":
+            turns = np.concatenate([turns, _FAST])
         return np.concatenate([turns / (high - low), _NATURAL[_NATURAL * (high - low) < 40]])
     if function.name in ("arcsin", "arccos"):
         return np.array([0.3, 0.6, 0.9, 0.99, 0.9999]) / size

@@ -143,6 +143,7 @@ Writing = Callable[[Expr], Expr]
 _expand_functions = partial(sympy.expand, trig=True, power_exp=True, log=True, deep=True)
 _factor = partial(sympy.factor, deep=True)
 _join_logarithms = partial(sympy.logcombine, force=True)
+_split_powers = partial(sympy.powdenest, force=True)
 _join_powers = partial(sympy.powsimp, force=True, deep=True)
 #: Ways of writing, one after another, each from the shortest form so far.
 _WAYS: tuple[tuple[Writing, ...], ...] = (
@@ -157,6 +158,7 @@ _WAYS: tuple[tuple[Writing, ...], ...] = (
     (_squares,),
     (sympy.factor_terms,),
     (_factor,),
+    (_factor, _split_powers),
     (sympy.simplify,),
     (_positive,),
 )
@@ -164,7 +166,15 @@ _WAYS: tuple[tuple[Writing, ...], ...] = (
 _HEAVY = (_factor, sympy.simplify, _positive)
 #: Ways whose time is proportional to the size of the expression alone. With polynomials with long
 #: coefficients, or trigonometric functions of multiples, one call of another takes minutes.
-_LIGHT = (_common_factors, _squares, _join_powers, sympy.together, sympy.expand, sympy.factor_terms)
+_LIGHT = (
+    _common_factors,
+    _squares,
+    _join_powers,
+    _split_powers,
+    sympy.together,
+    sympy.expand,
+    sympy.factor_terms,
+)
 
 
 def equivalent_forms(
