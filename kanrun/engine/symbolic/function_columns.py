@@ -34,8 +34,12 @@ EXPONENT_STEPS = 2
 _POLES = np.array([0.2, 0.5, 0.8, 0.95, 0.99, 0.9999])
 #: Scales of the arguments of waves in natural units.
 _NATURAL = np.array([0.5, 1.0, 2.0, 3.0, np.pi, 2 * np.pi])
-#: Ranges in radians of fast waves: steps are so small that one is near each frequency.
-_FAST = np.arange(4.0, 60.0, 1.3)
+#: Range in radians from which on the steps of frequencies have one size.
+_SLOW = 4.0
+#: Size of these steps, from which a fit reaches the next frequency.
+_APART = 1.3
+#: Range of a fast wave of several inputs, and of one.
+FAST = (60.0, 300.0)
 #: Functions with periods.
 WAVES = ("sin", "cos", "tan")
 #: Largest exponent of a monomial.
@@ -169,10 +173,13 @@ def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Mo
     return [each for each in every if not take_two_values(coordinates.value(each))]
 
 
-def scales(function: Candidate, z: Array, size: float, middle: float) -> Array:
+def scales(
+    function: Candidate, z: Array, size: float, middle: float, fastest: float = FAST[0]
+) -> Array:
     """Return the scales of z (N,) that are tried in a function.
 
-    `size` and `middle` are the largest and the median absolute value of z.
+    `size` and `middle` are the largest and the median absolute value of z, `fastest` the largest
+    range of waves in radians.
     """
     low = float(z.min())
     high = float(z.max())
@@ -184,8 +191,8 @@ def scales(function: Candidate, z: Array, size: float, middle: float) -> Array:
     if function.name in WAVES:
         turns = np.geomspace(0.3, 3, 12 if function.name != "tan" else 8)
         if function.name != "tan":
-            turns = np.concatenate([turns, _FAST])
-        return np.concatenate([turns / (high - low), _NATURAL[_NATURAL * (high - low) < 40]])
+            turns = np.concatenate([turns, np.arange(_SLOW, fastest, _APART)])
+        return np.concatenate([turns / (high - low), _NATURAL[_NATURAL * (high - low) < fastest]])
     if function.name in ("arcsin", "arccos"):
         return np.array([0.3, 0.6, 0.9, 0.99, 0.9999]) / size
     if function.name in ("exp-1", "exp+1", "tanh"):

@@ -19,6 +19,7 @@ from scipy import stats
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.function_columns import (
+    FAST,
     ONE_PLUS,
     RELATIVE,
     WAVES,
@@ -50,8 +51,8 @@ _FUNCTIONS = 5000
 _FIRST = 1000
 #: Pairs that are fitted, and to which further terms are added.
 _PAIRS = 40
-#: Waves with a phase that are fitted, and to which further terms are added.
-_WAVES = 10
+#: Waves with a phase, damped or not, that are fitted, and to which terms are added.
+_WAVES = 6
 #: Candidates with three and four terms that are fitted.
 _LONGER = 20
 #: Numbers of simple terms from which elimination begins.
@@ -173,7 +174,8 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
         for function in sample.functions:
             if function.name in ("exp+1", "arcsin", "arccos", "tan"):
                 continue
-            for factor, value in _factors_of(function, monomial, z):
+            fastest = FAST[sample.inputs == 1 and monomial == ((0, Fraction(1)),)]
+            for factor, value in _factors_of(function, monomial, z, fastest):
                 total = cost + function.complexity + 3 * OPERATION + 5
                 found += [
                     (Term(1.0, term.monomial, (*term.factors, factor)), base * value, total + bits)
@@ -186,12 +188,12 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
 
 
 def _factors_of(
-    function: Candidate, monomial: Monomial, z: Array
+    function: Candidate, monomial: Monomial, z: Array, fastest: float
 ) -> Iterator[tuple[Factor, Array]]:
     """Yield powers of F(c z) for scales c, with their values (N,), that are finite."""
     powers = [Fraction(1, 2), Fraction(-1)] if function is ONE_PLUS else [Fraction(1)]
     size = float(np.abs(z).max())
-    grid = scales(function, z, size, float(np.median(np.abs(z))) or size)
+    grid = scales(function, z, size, float(np.median(np.abs(z))) or size, fastest)
     if function.name in ("exp", "exp-1", "tanh", "log", "log(1+x)"):
         grid = grid[:: 2 if len(grid) > 12 else 1]
     if function.name == "log":
@@ -340,7 +342,9 @@ class Sums:
                 places.setdefault(key, []).append(i)
         plain = [i for i, term in enumerate(self.terms) if term == Term(1.0)]
         waves = [(*plain, *pair) for pair in places.values() if len(pair) == 2]
-        return self._distinct(sorted(waves, key=lambda each: self._solved(each)[0]))[:_WAVES]
+        ranked = self._distinct(sorted(waves, key=lambda each: self._solved(each)[0]))
+        damped = [each for each in ranked if len(self.terms[each[-1]].factors) > 1]
+        return [*[each for each in ranked if each not in damped][:_WAVES], *damped[:_WAVES]]
 
     def _distinct(self, choices: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
         """Return the choices whose terms differ by more than their scales."""
