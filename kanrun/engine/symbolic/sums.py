@@ -177,9 +177,12 @@ def _function_terms(sample: Sample, taken: frozenset[int]) -> list[tuple[Term, A
             fastest = FAST[sample.inputs == 1 and monomial == ((0, Fraction(1)),)]
             for factor, value in _factors_of(function, monomial, z, fastest):
                 total = cost + function.complexity + 3 * OPERATION + 5
+                beside = [*bases, *(damped if function.name in WAVES else [])]
+                if function.name in WAVES and factor.scale * np.ptp(z) > FAST[0]:
+                    beside = bases[:1]
                 found += [
                     (Term(1.0, term.monomial, (*term.factors, factor)), base * value, total + bits)
-                    for term, base, bits in [*bases, *(damped if function.name in WAVES else [])]
+                    for term, base, bits in beside
                 ]
                 if function.name == "exp" and len(monomial) == 1 and monomial[0][1] == 1:
                     damped.append((Term(1.0, (), (factor,)), value, function.complexity))

@@ -32,7 +32,7 @@ from kanrun.engine.symbolic.formula import Formula, widened
 from kanrun.engine.symbolic.problem import SearchPolicy
 from kanrun.engine.symbolic.refit import refit
 from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms
-from kanrun.engine.symbolic.snapping import search_longer, select
+from kanrun.engine.symbolic.snapping import select
 from kanrun.engine.symbolic.written_numbers import as_written, exact_decimals, has_form_of, nice
 from kanrun.formulas import parse, to_numpy
 
@@ -85,8 +85,7 @@ def recovered(names, scales):
         assert isinstance(one.function, Symbolic)
         network = network.with_function(i, as_spline(one.function, values[one.source]))
     problem = SearchProblem(split(x, y), choose(None))
-    tried = select("planted", network, problem)
-    *_, found = tried, *search_longer(tried, problem)
+    found = select("planted", network, problem)
     assert found.formula is not None
     assert found.error < 1e-9
 
