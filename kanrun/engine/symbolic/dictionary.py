@@ -111,11 +111,6 @@ class Dictionary:
         """Return the first entries."""
         return self.chosen(slice(max_entries))
 
-    def of_different_families(self, order: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-        """Return the indices of `order` that come first of their family, up to a number of them."""
-        first = np.unique(self.families[order].astype(str), return_index=True)[1]
-        return order[np.sort(first)[:most]]
-
     def simplest(self, max_entries: int, *, shifted: bool = True) -> Dictionary:
         """Return the `max_entries` simplest entries, simplest first.
 

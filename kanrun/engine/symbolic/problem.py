@@ -15,7 +15,6 @@ from functools import cached_property
 
 import numpy as np
 import sympy
-from scipy.spatial import cKDTree
 
 from kanrun.engine.symbolic.candidates import TINY, Array, Candidate, input_symbols
 from kanrun.engine.symbolic.graph import EdgeMatch, Graph
@@ -41,8 +40,6 @@ _CHANCE = 2.0
 _POINTS_PER_CONSTANT = 2
 #: Number of points in addition.
 _MORE_POINTS = 5
-#: Standard errors up to which neighbouring residuals are uncorrelated.
-_UNCORRELATED = 3.5
 #: Fraction of a budget that the search for a structure may use.
 _SEARCH_FRACTION = 0.85
 
@@ -164,28 +161,6 @@ class SearchData:
         )
         worse = first - second
         return bool(np.mean(worse) <= _CHANCE * np.std(worse) / np.sqrt(worse.size))
-
-    def residuals_are_noise(self, model: Model) -> bool:
-        """Return whether the residuals of a model are pure noise.
-
-        Residuals of points that are neighbours, in all inputs or along one of them, are
-        uncorrelated within `_UNCORRELATED` standard errors.
-        """
-        points = self.all_points
-        x = points.x[:, np.ptp(points.x, axis=0) > 0]
-        residuals = self.residuals(model, points.x, points.y)
-        size = float(np.std(residuals))
-        if not 0 < size < np.inf:
-            return False
-        residuals = (residuals - residuals.mean()) / size
-        nearest = np.asarray(cKDTree(x / x.std(0)).query(x / x.std(0), 2)[1])[:, 1]
-        # Pairs of nearest neighbours are counted twice, which makes their correlation sqrt(2) times
-        # as uncertain.
-        products = [residuals * residuals[nearest] / np.sqrt(2)]
-        ordered = residuals[np.argsort(x, axis=0)]
-        products += [column[1:] * column[:-1] for column in ordered.T]
-        largest = max(float(np.mean(each)) for each in products)
-        return bool(largest <= _UNCORRELATED / np.sqrt(residuals.size))
 
 
 def description_length(graph: Graph, data: SearchData) -> float:

@@ -150,18 +150,14 @@ class TermSum:
         above: Terms of the numerator.
         below: Terms of a denominator 1 - ..., if any.
         coefficients: Coefficients of the terms above, of those below, and the constant.
-        family: Functions of the terms.
         error: Error of y, relative to its standard deviation or to the sizes of the transform.
-        complexity: Complexity of the terms and of the transform.
     """
 
     transform: OutputTransform
     above: Objects
     below: Objects
     coefficients: Array
-    family: str
     error: float
-    complexity: float
 
     def expression(self) -> sympy.Expr:
         """Return y as an expression."""
@@ -202,10 +198,8 @@ def solve_terms(
         values = transform.restore(top / (1 - solved[cut:-1] @ under))
         scale = np.std(y) if np.ndim(transform.size) == 0 else transform.size
         error = float(np.sqrt(np.mean(((values - y) / scale) ** 2)))
-    family = "+".join(sorted({*above.families, *below.families}))
     error = error if np.isfinite(error) else np.inf
-    size = transform.outer.complexity + float(above.sizes.sum() + below.sizes.sum())
-    return TermSum(transform, above.builds, below.builds, solved, family, error, size)
+    return TermSum(transform, above.builds, below.builds, solved, error)
 
 
 #: Part of the values that a term must make to be kept.
@@ -219,42 +213,20 @@ def nearest_sums(
     *,
     quotients: bool = False,
     floor: float = 0.0,
-    shared: Dictionary | None = None,
 ) -> Iterator[tuple[float, TermSum]]:
-    """Yield the `kept` nearest sums of two entries, a constant and all `shared` terms, best first.
+    """Yield the `kept` nearest sums of two entries and a constant, best first.
 
     With `quotients` one entry is above and one below. The fraction of the variance that they leave
     comes first. Of those that leave less than the fraction `floor` the simplest are best.
     """
     rows = transform.rows
     t = transform.values * transform.rows
-    shared = entries.chosen([]) if shared is None else shared
     values = entries.values * rows
-    fixed = np.concatenate([rows[None], shared.values * rows])
+    fixed = rows[None]
     others = values * transform.values if quotients else None
     for left, i, j in nearest_pairs(t, values, fixed, kept, others=others, floor=floor):
         above, below = ([i], [j]) if quotients else ([i, j], [])
-        terms = shared + entries.chosen(above)
-        yield left, solve_terms(transform, terms, entries.chosen(below))
-
-
-def nearest_terms(
-    transform: OutputTransform, entries: Dictionary, kept: int, floor: float = 0.0
-) -> list[tuple[float, int]]:
-    """Return the entries that leave least of the transform, as (fraction left, index).
-
-    They are of `kept` different families. A constant is in each sum. Of those that leave less than
-    `floor` the simplest are best.
-    """
-    rows = transform.rows
-    basis = rows[:, None] / np.linalg.norm(rows)
-    values = transform.values * rows
-    rest = values - basis @ (basis.T @ values)
-    with np.errstate(all="ignore"):
-        left = 1 - covered(values, entries.values * rows, basis)[0] / np.sum(rest**2)
-    left = np.maximum(np.nan_to_num(left, nan=np.inf), floor)
-    order = entries.of_different_families(np.lexsort([entries.sizes, left]), kept)
-    return [(float(left[i]), int(i)) for i in order if np.isfinite(left[i])]
+        yield left, solve_terms(transform, entries.chosen(above), entries.chosen(below))
 
 
 def nearest_pairs(

@@ -33,9 +33,6 @@ class Scripted(SearchData):
     def error(self, model):
         return model.edges[0].function.constants[2]
 
-    def residuals_are_noise(self, model):
-        return True
-
 
 SCRIPTED = Scripted(X, Y, X, Y)
 PROBLEM = SearchProblem(SCRIPTED, choose(["x"]), SearchPolicy())
