@@ -35,6 +35,7 @@ from kanrun.study.evaluation import (
 )
 from kanrun.study.resources import make_problem, threads_of
 from kanrun.targets import Dataset, Target, build_target
+from kanrun.targets.encoding import EMPTY
 
 from .config import FitConfig
 
@@ -132,6 +133,7 @@ class TableFitting:
 
     def _warnings(self, fitted: TableModel, checked: DataFrame) -> Records:
         """Yield warnings on copies of rows, on what was left out, and on negative predictions."""
+        yield from _missing(self.problem.dataset)
         yield from _copies(fitted, self.problem.dataset)
         if not all(output.has_converged for output in fitted.fit.outputs):
             yield Note(
@@ -157,6 +159,18 @@ class TableFitting:
                 f"model.bounds=[0,{2 * train.y.max():.2g}]",
                 warning=True,
             )
+
+
+def _missing(dataset: Dataset) -> Records:
+    """Yield a sentence that counts the missing values of training rows by column."""
+    columns = dataset.target.code.columns if dataset.target.code else ()
+    names = {f"{each.name} is missing": each.name for each in columns}
+    names |= {f"{each.name}={EMPTY}": each.name for each in columns}
+    totals = zip(dataset.target.inputs, dataset.train.x.sum(0), strict=True)
+    counts = {names[name]: int(total) for name, total in totals if name in names}
+    if counts:
+        listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+        yield Note(f"missing values, whose effect is that of an input of their own: {listed}")
 
 
 def _copies(fitted: TableModel, dataset: Dataset) -> Records:

@@ -131,6 +131,7 @@ def test_any_table_goes_in_and_every_column_comes_out(command):
     data.to_csv("rents.csv", index=False)
     rents = "target.path=rents.csv target.outputs=rent target.exclude=[id]"
     done = command(f"fit {rents} model.folds=2 model.baselines=false")
+    assert "input of their own: size 2" in done.out + done.err
     assert load_run(done.folder).model().inputs == (
         *(f"city={name}" for name in ("Basel", "Bern", "Chur")),
         "size",
