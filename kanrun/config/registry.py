@@ -60,6 +60,10 @@ class Registry(Mapping[str, K], Generic[K]):
             raise ValueError(f"there are two kinds of {self.what} called {name!r}")
         self._kinds[name] = kind
 
+    def sort(self, key: Callable[[K], int]) -> None:
+        """Order the kinds by a number."""
+        self._kinds = dict(sorted(self._kinds.items(), key=lambda pair: key(pair[1])))
+
     def __getitem__(self, name: str) -> K:
         if name not in self._kinds:
             load_components()
@@ -246,6 +250,9 @@ def load_components() -> None:
     _loaded[""] = ""  # what these modules import may read a registry again
     for module in COMPONENTS:
         _import_alone(module)
+    # Some may have been imported before, by their experiments.
+    places = {module: place for place, module in enumerate(COMPONENTS)}
+    EXPERIMENTS.sort(lambda kind: places.get(kind.settings.__module__, len(places)))
     for point in entry_points(group=GROUP):
         try:
             point.load()
