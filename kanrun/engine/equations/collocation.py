@@ -28,8 +28,12 @@ INTERVALS_WITHOUT_GRID = 20
 POINTS_PER_INTERVAL = 10
 #: Lower bound of the number of points per unknown, in several variables.
 POINTS_PER_UNKNOWN = 2.5
-#: Points of a face at which sizes are estimated, and at which the size of a term is measured.
-SIZE_POINTS, UNIT_POINTS = 60, 256
+#: Number of points per face at which the magnitudes of the unknowns are estimated from the
+#: conditions. Fewer points may miss a narrow peak of the given values; more only take time.
+SIZE_POINTS = 60
+#: Largest number of points at which the sizes of the terms of a relation are measured. More points
+#: give steadier units of the residuals and take more time.
+UNIT_POINTS = 256
 #: Networks have no collocation points within this distance of an incompatible corner, relative to
 #: the box: the solution has infinite derivatives there, which would spoil the rest of it.
 CORNER_RADIUS = 0.1
@@ -41,9 +45,15 @@ NEGLIGIBLE = 1e-6
 EQUAL_WEIGHTS = 1.0, 1.0
 #: Weights of conditions and observations on the first grid, relative to the equation.
 FIRST_WEIGHTS = 100.0, 100.0
-#: Factor of these weights from grid to grid, the largest weight of conditions, and the smallest of
-#: observations.
-WEIGHT_GROWTH, MAX_WEIGHT, MIN_DATA_WEIGHT = 10.0, 1e6, 1e-2
+#: Factor by which the weight of conditions rises, and that of observations falls, from one grid to
+#: the next. With a larger factor the bounds below are reached on coarser grids.
+WEIGHT_GROWTH = 10.0
+#: Largest weight of conditions, relative to the equation. A larger weight satisfies conditions
+#: more closely, but costs the normal equations digits.
+MAX_WEIGHT = 1e6
+#: Smallest weight of observations, relative to the equation. With a smaller weight, noise affects
+#: the solution less, but unknown parameters are determined less well.
+MIN_DATA_WEIGHT = 1e-2
 #: Conditions are incompatible if their part of the objective rises and exceeds that of the equation
 #: by this factor.
 INCOMPATIBLE_FACTOR = 10.0

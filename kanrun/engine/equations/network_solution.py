@@ -62,15 +62,26 @@ START_SIZES = (0.02, 0.5)
 INITIAL_VALUE_TOLERANCE = 1e-3
 #: Unknowns of a small network.
 SMALL_NETWORK = 100
-#: Unknowns of a grid that follows automatically, and terms of given initial values, at most.
-MAX_UNKNOWNS, MAX_TERMS = 1000, 16
-#: Steps of all grids; stopping criteria on coarser grids than the last one, and a relative decrease
-#: at which steps of a race end.
+#: Largest number of unknowns of a grid that is added automatically. A larger number allows finer
+#: grids, whose steps take much longer.
+MAX_UNKNOWNS = 1000
+#: Largest number of products that represent given initial values if the number of terms is free.
+#: More products represent more complicated initial values and add unknowns.
+MAX_TERMS = 16
+#: Levenberg-Marquardt steps on all grids.
 LM = LMPolicy(damping=1e-4, min_damping=1e-15, damping_search=False, max_trials=12)
-COARSE, START_RTOL = StoppingCriteria(max_steps=15, rtol=1e-2), 1e-2
-#: Margin of a new hidden grid beyond the activations, and the fraction that they must fill of an
-#: old one.
-MARGIN, FILLED = 0.1, 0.5
+#: Stopping criteria on grids coarser than the finest planned one. Stricter criteria spend steps
+#: on a solution that the next grid improves anyway.
+COARSE = StoppingCriteria(max_steps=15, rtol=1e-2)
+#: Relative decrease of the objective below which a step of a race counts as slow; a race ends
+#: after three slow steps in a row. A smaller value gives poor starts more steps.
+START_RTOL = 1e-2
+#: Margin of a new hidden grid beyond the activations, as a fraction of their range. A larger
+#: margin leaves activations more room to grow but makes the grid coarser.
+MARGIN = 0.1
+#: Smallest fraction of a hidden grid that the activations must fill; otherwise the grid is
+#: redrawn. A larger value redraws grids more often.
+FILLED = 0.5
 
 
 #: A relative decrease at which steps end on the last planned grid and on finer ones.
@@ -78,9 +89,12 @@ STAGE_RTOL = 1e-3
 #: First damping on a refined grid if unknowns are linear in the coefficients. A larger one holds
 #: back smooth changes, which the equation of a beam hardly sees next to those of single splines.
 DAMPING_IF_LINEAR = 1e-12
-#: No grid follows once the residual is below this fraction of the difference from the observations,
-#: and the last one changed the solution by no more than `SETTLED_CHANGE`.
-NOISE_FRACTION, SETTLED_CHANGE = 0.25, 1e-3
+#: Largest residual of the equation, as a fraction of the difference from the observations, at
+#: which refinement may stop because noise dominates. A larger value stops on coarser grids.
+NOISE_FRACTION = 0.25
+#: Largest relative change of the solution between two grids at which refinement may stop for that
+#: reason. A larger value stops on coarser grids.
+SETTLED_CHANGE = 1e-3
 #: Change between grids at which refinement stops, in one variable and in several.
 ENOUGH_CHANGE = 1e-9, 1e-6
 #: Counted work in approximate CPU seconds: of a step, of an entry of its Jacobian, and of a product

@@ -27,17 +27,22 @@ from kanrun.formulas.equations import Relation
 
 #: Smallest diagonal entries that are taken for zero in scalings.
 TINY = 1e-300
-#: Damping at which the sensitivity is measured, where other functions fit as well, and steps of the
-#: power method.
-OPEN_DAMPING, POWER_STEPS = 1e-15, 20
+#: Damping, relative to columns of unit norm, at which the sensitivity is measured. A larger value
+#: hides that other functions fit as well; a smaller one is lost in rounding.
+OPEN_DAMPING = 1e-15
+#: Number of steps of the power method that measures the sensitivity. With fewer steps the
+#: sensitivity is underestimated; each step is one solution of the normal equations.
+POWER_STEPS = 20
 #: Unknowns count as at least this fraction of their sizes in relative changes.
 QUIET = 1e-3
 #: Singular values below this fraction of the largest do not determine a parameter.
 SINGULAR = 1e-12
 #: Values of the unknown parameters of a system without any.
 NO_CONSTANTS = torch.zeros(0, dtype=torch.float64)
-#: One number for all points.
-ZERO, ONE = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+#: Default target of a block: the residual itself is to vanish at all points.
+ZERO = torch.zeros(1, dtype=torch.float64)
+#: Default quadrature weight of a block: all points count equally.
+ONE = torch.ones(1, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,12 @@ RICHER_GAUSS = np.polynomial.legendre.leggauss(3)
 #: Fraction of the breakpoints that follow |d^4 u / dx^4|^(1/4), the density of breakpoints at which
 #: splines have equal errors; the others are equally spaced.
 ADAPTED = 0.7
-#: Points per interval at which that density is measured, and the intervals over which it is
-#: widened and averaged.
-DENSITY_POINTS, DENSITY_WIDTH = 8, 1
+#: Number of points per interval at which that density is measured. Fewer points may miss a peak of
+#: the density; more only take time.
+DENSITY_POINTS = 8
+#: Width, in intervals, of the window in which the density is replaced by its maximum and then
+#: averaged. A wider window spreads fine intervals further around a narrow feature.
+DENSITY_WIDTH = 1
 #: Factor by which halving an interval is assumed to reduce its squared residual. An interval is
 #: halved twice before another one is halved once if its residual is this many times larger.
 HALVED = 0.01

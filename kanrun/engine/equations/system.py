@@ -31,8 +31,12 @@ from kanrun.formulas.equations import (
 
 #: Derivatives of formulas that stay compiled.
 COMPILED = 1024
-#: Points between which zeros of formulas are searched for, and their error.
-JUMP_POINTS, JUMP_ERROR = 2001, 1e-15
+#: Number of equally spaced points between which jumps and kinks of formulas are searched for. With
+#: fewer points, two that lie close together may be missed.
+JUMP_POINTS = 2001
+#: Absolute error of the place of a jump, in units of the variable. The ends of the range are
+#: excluded by this fraction of it. A larger value puts a breakpoint beside the jump.
+JUMP_ERROR = 1e-15
 Array = NDArray[np.float64]
 #: Homogeneous linear conditions of an unknown at both ends, or None. Entry (i, r) is the factor of
 #: the derivative of order r in condition i.

@@ -61,25 +61,34 @@ from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import parse_relation
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Products below this fraction of the estimated error do not count; without an estimate, products
-#: that are rounding relative to the largest.
-NEGLIGIBLE_PRODUCT, ROUNDING = 1e-3, 1e-15
+#: Products smaller than this fraction of the estimated error (at most 1), relative to the largest
+#: product, are left out. A larger value gives shorter and less accurate solutions.
+NEGLIGIBLE_PRODUCT = 1e-3
+#: Smallest relative size below which products are always left out, whatever the estimated error. A
+#: larger value limits the accuracy; a smaller one keeps products that are only rounding.
+ROUNDING = 1e-15
 #: Nodes of [-1, 1] in each interval, away from Gauss points, at which residuals are measured, and
 #: their weights. A network has few digits of the highest derivatives in the smallest cells.
 UNSEEN = np.array([-0.97, -0.6, 0.05, 0.55, 0.93]), np.full(5, 0.4)
 #: Unknowns count as at least this fraction of their estimated sizes in relative changes.
 QUIET = 1e-6
-#: Multiplications of one factorisation at most, and those below which a finer grid follows although
-#: the error is small enough.
-MAX_WORK, CHEAP_WORK = 6e9, 1.5e8
+#: Largest number of multiplications of one factorisation. A larger number allows finer grids,
+#: which take more time and memory.
+MAX_WORK = 6e9
+#: Number of multiplications of a factorisation up to which a finer grid is solved although the
+#: tolerance is met. A larger number spends more time on accuracy that was not asked for.
+CHEAP_WORK = 1.5e8
 #: Intervals at most, in one variable.
 MAX_INTERVALS = 8192
 #: A last grid that is less than twice as fine has at least this many times the intervals.
 LAST_GROWTH = 1.25
-#: Bounds of the factor by which the error of the next grid is assumed to fall, the larger of the
-#: last two; and that factor before there are two. In 8 smooth problems it fell by 0.002 to 0.01, in
-#: 6 with corners by 0.02 to 0.9.
-FALL, FIRST_FALL = (0.01, 1.0), 0.1
+#: Bounds of the assumed ratio of the next change to the last one, which is the larger of the last
+#: two ratios. Larger bounds give larger estimates of the error and more grids. The ratio was 0.002
+#: to 0.01 in 8 smooth problems, and 0.02 to 0.9 in 6 with corners.
+FALL = (0.01, 1.0)
+#: The same ratio as long as only one change is known. A larger value gives a larger first estimate
+#: of the error.
+FIRST_FALL = 0.1
 #: Error relative to the largest one that a residual may cause, the sensitivity times the residual.
 #: It was at most 0.7 and mostly below 0.1 in 54 problems with narrow features.
 RESPONSE = 0.1
@@ -92,9 +101,12 @@ SECONDS_OF_INTERVAL = 5e-5
 SECONDS_OF_GRID = 0.03
 #: Estimates are never below this relative error, which rounding leaves.
 ROUNDING_ERROR = 1e-11
-#: An estimated error below which no finer grid follows; nor does one after a small error if the
-#: last change is more than this fraction of the one before: rounding.
-ENOUGH, STALLED = 1e-11, 0.5
+#: Relative change expected from the next grid below which no finer grid follows once the tolerance
+#: is met. A smaller value refines down to rounding.
+ENOUGH = 1e-11
+#: Ratio of the last change to the one before above which no finer grid follows once the tolerance
+#: is met, since rounding dominates. A larger value solves more grids that gain nothing.
+STALLED = 0.5
 
 
 class TensorSolver:

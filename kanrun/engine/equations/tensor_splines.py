@@ -45,8 +45,12 @@ from kanrun.monitoring import time_limit_reached
 #: Weight of conditions relative to the equation. Residuals of conditions were 1e-4 to 1e-2 of those
 #: of the equation in 14 problems; a larger weight costs normal equations their digits.
 CONDITION_WEIGHT = 1e4
-#: Damping of the first step of nonlinear equations from a start, and of all others.
-NONLINEAR_DAMPING, DAMPING = 1e-6, 1e-18
+#: Damping of the first step of nonlinear equations from a start, relative to columns of unit norm.
+#: A larger value takes shorter steps; with a smaller one they may diverge.
+NONLINEAR_DAMPING = 1e-6
+#: Damping of all other first steps, and the smallest damping. A larger value holds back smooth
+#: changes; with a smaller one the factorisation may fail in rounding.
+DAMPING = 1e-18
 LM = LMPolicy(min_damping=DAMPING, damping_search=False, max_trials=30)
 #: Steps end where the objective falls by less than `rtol`: from a start, and near a solution.
 FIRST = StoppingCriteria(max_steps=60, rtol=1e-3, patience=3)
@@ -56,8 +60,12 @@ LIGHT = 1.0
 #: Mean squared residual below which no further start is tried, in one variable and in two. Blasius'
 #: equation from 0 to 10 has 2e-7 at its solution on 8 intervals, and a bad minimum at 2e-3.
 SMALL_LOSS = 1e-6, 1e-2
-#: Random starts in one variable, and bounds of their size in units of the solution.
-RANDOM, SIZES = 8, (0.03, 3.0)
+#: Largest number of random starts of nonlinear equations in one variable. More starts find a
+#: solution more often and take more time.
+RANDOM = 8
+#: Bounds of the standard deviation of random starts, in units of the solution; drawn on a log
+#: scale. Larger bounds reach solutions that are further from the smooth start.
+SIZES = (0.03, 3.0)
 
 
 @dataclass(frozen=True)

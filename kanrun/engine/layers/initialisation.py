@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 PROBES = 2048
 #: Exponents of the power law for base weights and coefficients.
 POWER = (0.25, 1.75)
-#: Standard deviations of initial coefficients: `PAPER` is the KAN paper's, and `SPLINE` is
-#: multiplied by the root of the number of inputs.
-PAPER, SPLINE = 0.1, 0.3
+#: Standard deviation of the initial coefficients under `paper`, from the KAN paper. Larger values
+#: begin with rougher functions.
+PAPER = 0.1
+#: Standard deviation of the initial coefficients under `spline`, before it is divided by the root
+#: of the number of inputs. Larger values begin with rougher functions.
+SPLINE = 0.3
 #: Number of points per interval at which splines are fitted to the base function that they
 #: subtract.
 POINTS = 3

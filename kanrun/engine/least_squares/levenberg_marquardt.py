@@ -27,9 +27,15 @@ from torch import Tensor
 from kanrun.engine.least_squares.rows import Rows, Solve, StackedRows, banded_solver
 
 Unknowns = Float[Tensor, " unknowns"]
-# A damping search: maximum number of smaller and of larger dampings tried, and the gain that ends
-# the search downwards, as a fraction of the remaining objective or of what the step gains.
-MAX_DECREASES, MAX_INCREASES, MIN_GAIN = 3, 6, 0.1
+#: Largest number of smaller dampings that a damping search tries, each a tenth of the last. More
+#: trials lengthen a step that goes well, at one solution each.
+MAX_DECREASES = 3
+#: Largest number of larger dampings that a damping search tries before the step counts as failed:
+#: three times 10, then times 100. With fewer, training ends earlier.
+MAX_INCREASES = 6
+#: Gain of a smaller damping below which the search ends, as a fraction of the remaining objective
+#: or of the step's decrease, whichever is smaller. A smaller value tries more dampings.
+MIN_GAIN = 0.1
 #: Fraction of the step at which its second directional derivative is measured.
 ACCELERATION_STEP = 0.1
 #: Objective after the straight step, relative to the one before, between which bending is tried.
@@ -42,9 +48,11 @@ CG_TOLERANCE = 1e-8
 CG_MAX_ITERATIONS = 60
 #: Where rounding leaves no Cholesky factor: factors of the damping, and what is added to it.
 RETRIES = ((30.0, 1e-13), (1000.0, 1e-12))
-#: Squared column norms count as at least this fraction of the largest one; and the smallest
-#: divisor.
-SMALLEST_COLUMN, TINY = 1e-30, 1e-300
+#: Squared column norms count as at least this fraction of the largest one. With a larger value,
+#: unknowns of little effect move less; a smaller one scales rounding up.
+SMALLEST_COLUMN = 1e-30
+#: Smallest divisor, which prevents division by zero. A larger value would change small quotients.
+TINY = 1e-300
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,12 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
 
 #: Relative distance within which a match counts as close.
 TOLERANCE = {"parameters": 0.02, "flops": 0.02}
-#: Widest layer that is tried, and the distance from even widths within which a match is searched.
-WIDEST, REACH = 1 << 14, 16
+#: Largest number of neurons of a hidden layer that is tried. If more are needed, the match is not
+#: close.
+WIDEST = 1 << 14
+#: Largest difference, in neurons, of the tried widths from the best equal widths. A larger value
+#: finds closer matches with less even widths.
+REACH = 16
 
 Measure = Callable[[tuple[int, ...]], float]
 

@@ -30,8 +30,10 @@ from kanrun.engine.splines import equally_spaced, extend
 from kanrun.errors import UsageError, no_file
 
 State = Mapping[str, Any]
-#: Base function of both libraries, and factors of a product of pykan, without a configuration.
-DEFAULT_BASE, DEFAULT_ARITY = "silu", 2
+#: Base function of a checkpoint without a configuration: the default of both libraries.
+DEFAULT_BASE = "silu"
+#: Number of factors of a product without a configuration: pykan's default.
+DEFAULT_ARITY = 2
 #: Edges that a message names.
 _NAMED = 3
 #: Key of the grid of the first layer, by library, after a prefix such as `module.`.

@@ -143,8 +143,12 @@ def prune_on_validation(
 
 #: Points of an interval at which a function is carried to a spline.
 POINTS = 5
-#: Highest degree of the polynomials of a residual, and their maximum number of products.
-DEGREE, MAX_PRODUCTS = 6, 600
+#: Highest degree of the polynomials to which a residual is fitted. A higher degree recognises more
+#: complicated factors but needs more samples.
+DEGREE = 6
+#: Number of polynomials and products of two that a fit must stay below; the degree is lowered
+#: until it does. The time of the fit grows with the cube of this number.
+MAX_PRODUCTS = 600
 #: Ridge of the fit by products, relative to polynomials of unit variance.
 RIDGE = 1e-6
 

@@ -66,10 +66,13 @@ from kanrun.monitoring import finished, time_limit_reached
 
 #: Steps of the final fit on training and validation points together.
 FINAL_STEPS = 6
-#: Penalty of second differences of a shape that grows on indicators of classes, which are noisy;
-#: and the logit of an indicator of 1 with which the classifier begins. Chosen on three functions of
-#: three inputs with 3% wrong labels.
-INDICATOR_PENALTY, LOGITS = SmoothnessPenalty(1e-5, 2), 5.0
+#: Penalty of second differences while a shape grows on indicators of classes, which are noisy. A
+#: larger weight gives smoother functions; a smaller one fits wrong labels. Chosen on three
+#: functions of three inputs with 3% wrong labels.
+INDICATOR_PENALTY = SmoothnessPenalty(1e-5, 2)
+#: Logit with which the classifier begins where the fitted indicator is 1. A larger value begins
+#: with more confident probabilities.
+LOGITS = 5.0
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,11 @@ from kanrun.errors import UsageError
 
 Task = Literal["regression", "classification"]
 
-#: Rows of a piece of `predict`, and numbers of the widest layer there: little memory, and what
-#: stays in a cache.
-PREDICT_ROWS, PREDICT_NUMBERS = 2048, 1 << 17
+#: Largest number of rows that `predict` evaluates at once. More rows need more memory.
+PREDICT_ROWS = 2048
+#: Largest number of values in the widest layer that `predict` evaluates at once. A larger number
+#: no longer fits the processor's cache; a smaller one makes more calls.
+PREDICT_NUMBERS = 1 << 17
 #: Multiplications of a Levenberg-Marquardt step up to which it is chosen: about a second on two
 #: cores.
 LM_WORK = 1e11

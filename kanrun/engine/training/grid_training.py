@@ -32,17 +32,28 @@ FILLED = 0.8
 SETTLING = 30
 #: Seconds of training on one grid between two snapshots.
 SNAPSHOT_SECONDS = 10.0
-#: A grid helps if the validation error falls below this fraction of the best before. After
-#: UNHELPFUL grids in a row without help an automatic schedule ends.
-HELPED, UNHELPFUL = 0.9, 2
+#: A grid helps if its error falls below this fraction of the lowest error before. A larger value
+#: continues for smaller gains.
+HELPED = 0.9
+#: Number of grids in a row without help that end an automatic schedule, and of rounds of knot
+#: insertion that are tried. A larger number overcomes longer plateaus and takes more time.
+UNHELPFUL = 2
 #: Relative validation error at which an automatic schedule ends: only rounding is left.
 ROUNDING = 1e-13
-#: Bounds of the penalty weight.
-MIN_WEIGHT, MAX_WEIGHT = 1e-30, 1e2
+#: Smallest weight of the smoothness penalty that is tried. A smaller value lets searches go on to
+#: rougher functions.
+MIN_WEIGHT = 1e-30
+#: Weight of the smoothness penalty below which all tried weights stay. A larger value lets
+#: searches go on to smoother functions.
+MAX_WEIGHT = 1e2
 #: Factor between weights that are tried.
 WEIGHT_FACTOR = 100.0
-#: Number of lower weights tried on a grid, and on the last one.
-TRIES, LAST_TRIES = 5, 8
+#: Largest number of lower weights tried on each grid but the last. More tries take more steps
+#: there.
+TRIES = 5
+#: Largest number of lower weights tried on the last grid, whose result is final. More tries may
+#: lower its error and take more steps.
+LAST_TRIES = 8
 #: Fraction of the validation error that a weight must gain.
 MIN_GAIN = 0.03
 #: Weights in a row that may not help on the way to higher ones, since noise makes plateaus.

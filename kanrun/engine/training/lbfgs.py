@@ -32,16 +32,25 @@ from kanrun.engine.training.objective import Objective, SmoothnessLoss
 
 #: Samples that expectations are taken over.
 SAMPLES = 1024
-# Added to a block: the fraction DAMPING of its diagonal, and of the diagonal's mean the objective,
-# within the bounds UNSEEN. Damping that falls with the residual is Levenberg-Marquardt's (Yamashita
-# and Fukushima, 2001): far from the solution, functions with few samples must not move too far.
-DAMPING, UNSEEN = 1e-4, (1e-6, 1e-2)
-#: Multiplications and numbers of a layer's blocks up to which they are kept whole; beyond, their
-#: diagonals.
-WORK, NUMBERS = 2e9, 1 << 23
-#: Curvatures count as at least this fraction of the layer's largest, and as TINY; so does the sum
-#: of a gradient's entries that a first step is divided by.
-LEAST, TINY = 1e-6, 1e-300
+#: Fraction of its diagonal that is added to a block of the curvature. A larger value shortens
+#: steps; with a smaller one, rounding may spoil the factorisation.
+DAMPING = 1e-4
+#: Bounds of the fraction of a block's mean diagonal that is added to its diagonal. The fraction is
+#: the objective, clipped to these bounds, so that damping falls with the residual (Yamashita and
+#: Fukushima, 2001). With larger bounds, functions with few samples move less.
+UNSEEN = (1e-6, 1e-2)
+#: Largest number of multiplications for which a layer's blocks are inverted whole; beyond it, only
+#: their diagonals are. A larger number gives better steps that cost more.
+WORK = 2e9
+#: Largest number of entries for which a layer's blocks are kept whole; beyond it, only their
+#: diagonals are. A larger number needs more memory.
+NUMBERS = 1 << 23
+#: Curvatures count as at least this fraction of the layer's largest one; diagonals of whole
+#: blocks, of its square. A larger value shortens the steps of parameters with little effect.
+LEAST = 1e-6
+#: Smallest curvature and smallest divisor, which prevents division by zero. A larger value would
+#: change small quotients.
+TINY = 1e-300
 
 
 class Curvature:
@@ -127,8 +136,12 @@ def _inverse(curvatures: Tensor) -> Tensor:
     return 0.5 / _floored(curvatures)
 
 
-#: Fractions of the slope that a step must keep as descent, and that may remain; below 1.
-ENOUGH, REMAINING = 1e-4, 0.9
+#: Smallest decrease of an acceptable step, as a fraction of the decrease that the slope predicts.
+#: A larger value rejects longer steps. Above 0, below `REMAINING`.
+ENOUGH = 1e-4
+#: Largest slope after an acceptable step, as a fraction of the slope before. A smaller value makes
+#: line searches more exact and more expensive. Below 1.
+REMAINING = 0.9
 #: Maximum ratio of a longer step to the one before; above 2.
 GROWTH = 10.0
 #: Fraction of the bracket that a cut keeps on either side; below 0.5.

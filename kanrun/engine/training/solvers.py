@@ -21,9 +21,15 @@ from kanrun.engine.training.data import Plan, explain_non_finite
 from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessLoss
 from kanrun.errors import TrainingFailed
 
-#: Steps of networks with grids; with more than SMALL unknowns fewer steps are taken, from a lower
-#: first damping.
-LM_WITH_GRID, SMALL, LARGE_DAMPING = LMPolicy(damping=1e-4), 300, 1e-7
+#: Levenberg-Marquardt for networks with grids. A larger first damping makes the first steps
+#: shorter.
+LM_WITH_GRID = LMPolicy(damping=1e-4)
+#: Largest number of unknowns of a network that begins with the damping of `LM_WITH_GRID`. Larger
+#: networks take fewer steps and begin with `LARGE_DAMPING`.
+SMALL = 300
+#: Damping of the first step of networks with grids and more than `SMALL` unknowns. A larger value
+#: wastes some of their few steps; a smaller one risks steps that fail.
+LARGE_DAMPING = 1e-7
 #: Other networks have long valleys: many cheap steps lead further than few searched ones.
 LM_WITHOUT_GRID = LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10)
 #: State of Adam for each parameter, and torch's name of it.
