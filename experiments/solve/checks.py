@@ -29,18 +29,28 @@ from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import Derivative, Relation
 
-#: Points of a face at which conditions are compared, and their largest difference relative to their
-#: size.
-_FACE_POINTS, _AGREEMENT = 40, 1e-9
+#: Number of points of a face at which conditions are compared and exact solutions are checked.
+#: With fewer points, contradictions in a small part of a face are missed.
+_FACE_POINTS = 40
+#: Largest difference of two conditions that agree, relative to their size. A smaller value refuses
+#: conditions that differ only by rounding.
+_AGREEMENT = 1e-9
 #: Relative difference of conditions from which on a corner is incompatible.
 _INCOMPATIBLE = 1e-4
-#: Largest residual of an exact solution relative to the largest term, and the points at which it is
-#: evaluated.
-_EXACT, _EXACT_POINTS = 1e-6, 200
+#: Largest residual of an exact solution, relative to the largest term. A larger value accepts
+#: wrong solutions; a smaller one refuses solutions with rounded constants.
+_EXACT = 1e-6
+#: Number of points inside the box at which that residual is evaluated. With fewer points, local
+#: errors of a solution are missed.
+_EXACT_POINTS = 200
 #: Digits with which a residual is evaluated again that may be rounding.
 _DIGITS = 50
-#: Fraction of the memory that the rows of one problem may take, and copies of them during a step.
-_MEMORY, _COPIES = 0.5, 3
+#: Largest fraction of the machine's memory that the rows of one problem may take; larger problems
+#: are refused. The message calls it half.
+_MEMORY = 0.5
+#: Number of copies of the rows that a step holds in memory. A larger number refuses smaller
+#: problems.
+_COPIES = 3
 #: Sizes below this count as zero.
 _TINY = 1e-300
 

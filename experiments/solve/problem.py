@@ -50,13 +50,22 @@ from .config import EquationConfig, SolveConfig
 #: From points (points, variables) to values of the unknowns (points, unknowns).
 Reference = Callable[[Array], Array]
 
-#: Methods for ordinary equations in turn, with relative tolerances; absolute tolerance, and number
-#: of evaluations beyond which there is no reference.
+#: Methods for ordinary equations with their relative tolerances, tried in this order.
 METHODS: tuple[tuple[Literal["DOP853", "Radau"], float], ...] = ("DOP853", 1e-13), ("Radau", 1e-10)
-ABSOLUTE, EVALUATIONS = 1e-12, 50_000
-#: First grid on tensor products; tolerances in windows and on tensor products, where slopes that
-#: differ in a corner make smaller ones expensive; the largest estimated error of a reference.
-FIRST_GRID, TOLERANCES, LARGEST_ERROR = Grids((8,), grows=True), (1e-8, 1e-5), 1e-4
+#: Absolute tolerance of both methods, in units of the solution. A smaller value gives more
+#: accurate references and needs more evaluations.
+ABSOLUTE = 1e-12
+#: Largest number of evaluations of the slopes by one method; beyond it, the method has failed. A
+#: larger number solves harder equations and takes more time.
+EVALUATIONS = 50_000
+#: First grid of references on tensor products; finer ones follow automatically.
+FIRST_GRID = Grids((8,), grows=True)
+#: Tolerances of references in windows and on tensor products. Smaller ones give more accurate
+#: references; on tensor products they are expensive if slopes differ in a corner.
+TOLERANCES = (1e-8, 1e-5)
+#: Largest estimated relative error of a reference; one with a larger error is not used. A larger
+#: value allows less accurate references.
+LARGEST_ERROR = 1e-4
 #: Observations that are drawn from a reference solution by default.
 _OBSERVATIONS = 200
 

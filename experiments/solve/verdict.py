@@ -41,10 +41,13 @@ SOLVED_RESIDUAL = 1e-2
 UNREFINED_RESIDUAL = 1e-4
 #: At or above this value of either, nothing of the solution is to be trusted.
 FAILED = 0.1
-#: Largest sensitivity (see `EquationStage`) of a determined equation, and the same if an unknown
-#: has fewer conditions in a variable than the equation's order. It was at most 300 for the
-#: well-posed of 38 equations, and 1e5 or more for those with a condition too few.
-MAX_SENSITIVITY, MAX_SENSITIVITY_IF_MISSING = 1e4, 500.0
+#: Largest sensitivity (see `EquationStage`) of a determined equation. It was at most 300 for the
+#: well-posed of 38 equations, and 1e5 or more for those with a condition too few. A larger value
+#: accepts underdetermined equations; a smaller one rejects determined ones.
+MAX_SENSITIVITY = 1e4
+#: The same limit if an unknown has fewer conditions in a variable than the equation's order, which
+#: is why it is stricter.
+MAX_SENSITIVITY_IF_MISSING = 500.0
 #: Largest relative error against a known solution. Errors never raise a verdict.
 SOLVED_ERROR = 1e-2
 #: Factor between the last difference from the observations and the smallest on any grid (the first
@@ -66,9 +69,12 @@ ERROR_POINTS = 10_000
 #: Points in each place where the solution is narrow, and the widths within which they lie.
 NEAR_POINTS = 2_000
 NEAR = 10.0
-#: Unknown parameters are claimed to lie within this many standard errors, for this fraction of
-#: seeds.
-STANDARD_ERRORS, MIN_FRACTION = 2.0, 0.8
+#: Largest distance of an unknown parameter from its true value, in standard errors, at which it
+#: counts as found. A larger value makes the claim easier to meet.
+STANDARD_ERRORS = 2.0
+#: Smallest fraction of seeds for which unknown parameters are claimed to be found. A larger value
+#: makes the claim harder to meet.
+MIN_FRACTION = 0.8
 
 
 def maximum(values: Iterable[float | None]) -> float | None:

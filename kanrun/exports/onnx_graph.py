@@ -21,8 +21,12 @@ from kanrun.errors import UsageError
 from kanrun.exports import runtime
 from kanrun.exports.document import Document
 
-#: Versions of 2022, which every runtime of today reads.
-OPSET, IR_VERSION = 17, 8
+#: Version of the ONNX operators, from 2022, which every runtime of today reads. Older runtimes may
+#: refuse a higher version.
+OPSET = 17
+#: Version of the ONNX file format, from 2022, which every runtime of today reads. Older runtimes
+#: may refuse a higher version.
+IR_VERSION = 8
 #: Largest unit of inputs and outputs; the smallest is its inverse. Both are far from the limits of
 #: float32.
 _EXTREME = 1e30

@@ -21,10 +21,17 @@ if TYPE_CHECKING:
 
 #: Largest number of points of a split in a table.
 MOST_POINTS = 2000
-#: Limits of the table of edges: number of edges (those with the largest scores are kept), largest
-#: and smallest number of points per edge, and the number of rows aimed at between the two. 400
-#: edges with 101 points each would take 0.8 CPU s to write and read.
-MOST_EDGES, EDGE_POINTS, FEWEST_POINTS, MOST_ROWS = 400, 101, 26, 10_000
+#: Largest number of edges in the table of edges; those with the largest scores are kept. With
+#: `EDGE_POINTS` points each they would take 0.8 CPU s to write and read.
+MOST_EDGES = 400
+#: Largest number of points per edge. More points draw smoother curves and make larger tables.
+EDGE_POINTS = 101
+#: Smallest number of points per edge, even if the table then has more than `MOST_ROWS` rows. With
+#: fewer points, curves look broken.
+FEWEST_POINTS = 26
+#: Number of rows of the table at which the number of points per edge begins to decrease. A larger
+#: number makes smoother curves and larger tables for networks with many edges.
+MOST_ROWS = 10_000
 #: Columns of the table of edges. The last two exist only if there are multiplication nodes.
 EDGE_COLUMNS = (
     *("layer", "out", "in", "x", "x_data", "seen", "y", "score", "pruned"),

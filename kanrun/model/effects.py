@@ -21,9 +21,15 @@ from kanrun.targets.encoding import ColumnCode, features_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Training rows and values of a column of which partial dependence is computed, and the quantiles
-#: of the rows' own curves at the ends of its band.
-EFFECT_ROWS, EFFECT_POINTS, EFFECT_BAND = 500, 41, (0.1, 0.9)
+#: Largest number of training rows over which partial dependence is averaged. More rows give
+#: steadier curves and take more time.
+EFFECT_ROWS = 500
+#: Largest number of values of a column at which partial dependence is computed. More values show
+#: finer details and take more time.
+EFFECT_POINTS = 41
+#: Quantiles of the curves of single rows at the ends of the band. Quantiles nearer to 0 and 1 make
+#: a wider band.
+EFFECT_BAND = (0.1, 0.9)
 
 
 def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:

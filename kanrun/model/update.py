@@ -34,8 +34,11 @@ from kanrun.targets import Data, as_array, as_numbers, input_rows
 Kind = TypeVar("Kind", bound=TrainedNetwork)
 #: Half of the curvature of the cross-entropy is what leaving old outputs costs, to second order.
 CURVATURE = 0.5
-#: An update ends after this many steps, or after one that lowers the objective by less.
-MAX_STEPS, MIN_GAIN = 100, 1e-4
+#: Largest number of steps of an update. More steps fit the new rows better and take more time.
+MAX_STEPS = 100
+#: Relative decrease of the objective by one step below which an update ends. A smaller value takes
+#: more steps.
+MIN_GAIN = 1e-4
 
 
 def update_model(model: Kind, x: Data, y: Data) -> Kind:

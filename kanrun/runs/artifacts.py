@@ -35,8 +35,10 @@ if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
-#: Names of the description and of the checksum in the header.
-_KEY, _CHECKSUM = "kanrun", "sha256"
+#: Name of the description in the header of a checkpoint. A file without it is refused.
+_KEY = "kanrun"
+#: Name of the checksum in the header of a checkpoint. A file without it counts as corrupted.
+_CHECKSUM = "sha256"
 DOTS_PER_INCH = 200
 #: Options and metadata of each format, and the key of the caption there: dates would make the bytes
 #: differ, and a lower compression level takes a third of the time for files that are 15% larger.

@@ -38,7 +38,12 @@ from kanrun.runs.tables import CsvTables
 
 #: Answers of file systems without locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-VERSION, LATEST, _HIDDEN = re.compile(r"v(\d{4,9})"), "latest", ".new-"
+#: Names of the folders of runs, `v` and a number of 4 to 9 digits. Other folders are not runs.
+VERSION = re.compile(r"v(\d{4,9})")
+#: Name of the link to the run with the highest number.
+LATEST = "latest"
+#: Prefix of folders that are being filled and have no number yet.
+_HIDDEN = ".new-"
 _PACKAGES = (
     "kanrun",
     "torch",

@@ -22,7 +22,12 @@ from kanrun.runs.files import plain, read_json, storing, write_atomic, write_jso
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MANIFEST_FILE, LABELS_FILE, POINTS_FILE = "run.json", "labels.json", "points.json"
+#: File of the manifest in the folder of a run; a folder without it is not a run.
+MANIFEST_FILE = "run.json"
+#: File of the labels in the folder of a run; missing if there are no labels.
+LABELS_FILE = "labels.json"
+#: File of the points in the folder of a run; missing if there is only one point.
+POINTS_FILE = "points.json"
 Value = str | int | float | bool | None
 Time = Annotated[datetime, Meta(tz=True)]
 

@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     pass
 
 
-#: Effective degrees of freedom are computed for at most this many parameters, and at most this
-#: many entries of the Jacobian.
-MOST_UNKNOWNS, MOST_NUMBERS = 1500, 20_000_000
+#: Largest number of parameters for which the effective degrees of freedom are computed. The time
+#: grows with the cube of this number.
+MOST_UNKNOWNS = 1500
+#: Largest number of entries of the Jacobian for which the effective degrees of freedom are
+#: computed, at 8 bytes each. A larger number needs more memory.
+MOST_NUMBERS = 20_000_000
 #: Points along each side of the grid on which predictions are drawn, by number of inputs.
 POINTS_PER_SIDE = {1: 400, 2: 61}
 
@@ -243,8 +246,12 @@ def errors_by_split(errors: Errors) -> dict[str, Value]:
     return {f"{name}_rmse": getattr(errors, name) for name in names}
 
 
-#: Largest number of values stored for one slider, and largest number of its test points.
-MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
+#: Largest number of values stored for one slider; a larger slider is left out. A larger number
+#: makes larger reports.
+MOST_SLIDER_NUMBERS = 100_000
+#: Largest number of test points of one slider. More points show more detail and make larger
+#: reports.
+MOST_SLIDER_POINTS = 300
 
 
 @dataclass(frozen=True)

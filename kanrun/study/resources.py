@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 
     from kanrun.model.planning import LearningProblem
 
-#: Fraction of a time limit that trainings may use, since their last step ends a little later, and
-#: that they may use in any case.
-STEPS_FRACTION, LEAST_FRACTION = 0.98, 1 / 3
-#: CPU seconds for figures and claims (loading matplotlib takes 0.7, six figures at most 1.2), and
-#: of the program before the command is read and after its results are shown.
-RESULTS_SECONDS, PROGRAM_SECONDS = 2.5, 0.8
+#: Fraction of a time limit that trainings and the reserved seconds may use, since the last step
+#: ends a little later. With a larger fraction, commands may exceed the limit.
+STEPS_FRACTION = 0.98
+#: Fraction of a time limit that trainings may use in any case. With a larger fraction, commands
+#: with a short limit exceed it by more.
+LEAST_FRACTION = 1 / 3
+#: CPU seconds reserved for figures and claims: loading matplotlib takes 0.7, six figures at most
+#: 1.2. With fewer, commands may exceed the limit; with more, trainings end earlier.
+RESULTS_SECONDS = 2.5
+#: CPU seconds reserved for the program before the command is read and after its results are shown.
+#: With fewer, commands may exceed the limit; with more, trainings end earlier.
+PROGRAM_SECONDS = 0.8
 #: Copies of the numbers: a training holds the network, its best state, a gradient and a trial step;
 #: at the points, values, slopes and what a solver keeps of both. Peaks of `kanrun fit` exceed this
 #: estimate, so that no run is rejected by mistake.

@@ -40,8 +40,10 @@ from kanrun.study.resources import (
     using_threads,
 )
 
-#: Names that a sentence lists: of columns, and of points or cells.
-MAX_COLUMNS, MAX_NAMES = 20, 12
+#: Largest number of columns that a message lists; the others are counted.
+MAX_COLUMNS = 20
+#: Largest number of points or cells that a message lists; the others are counted.
+MAX_NAMES = 12
 MEBIBYTE = 2**20
 #: Bytes by which the process may grow while it keeps what was prepared for tasks.
 MOST_PREPARED = 128 * MEBIBYTE

@@ -40,8 +40,11 @@ _POLES: dict[Any, Any] = {
 }
 #: Number of random points of the domain at which a function is checked.
 _RANDOM = 4000
-#: Largest number of axes through the centre along which it is checked, and points on each.
-_LINES, _PER_LINE = 20, 201
+#: Largest number of axes through the centre along which a function is checked. More axes find more
+#: undefined places and take more time.
+_LINES = 20
+#: Number of points on each of these axes. With fewer points, narrow undefined places are missed.
+_PER_LINE = 201
 #: Largest number of variables with which it is checked at all corners, otherwise at only two.
 _CORNERS = 10
 #: A value near a zero of a denominator is a pole if it exceeds the median value this many times.
@@ -238,8 +241,10 @@ def build_feynman(config: FeynmanTarget) -> Target:
     )
 
 
-#: A function that formula files use but formulas of users cannot, and pi as such files write it.
-_FILE_FUNCTIONS, _PI = {"neg": KnownFunction(operator.neg)}, re.compile(r"3\.1415926535897\d*")
+#: Functions that formula files use but formulas of users cannot.
+_FILE_FUNCTIONS = {"neg": KnownFunction(operator.neg)}
+#: Pi as formula files write it, with at least 13 decimals.
+_PI = re.compile(r"3\.1415926535897\d*")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,12 @@ _OUTPUT_REMEDY = (
 _TOTALS = frozenset(("total", "totals", "sum", "mean", "average", "summe", "gesamt", "mittelwert"))
 #: Names of columns that identify rows, without information on others.
 _IDENTIFIERS = frozenset(("id", "index", "row", "rownames", "no", "nr", "unnamed: 0"))
-_SPIRAL_POINTS, _UNEVEN = 24, 0.2
+#: Number of points of the built-in spiral, which has two turns. More points make the curve easier
+#: to follow.
+_SPIRAL_POINTS = 24
+#: Largest shift of a point along the built-in spiral, in radians, and the spiral's growth per
+#: radian. A larger value spaces the points less evenly.
+_UNEVEN = 0.2
 _SHOWN = 10  # names of columns in a message
 
 
