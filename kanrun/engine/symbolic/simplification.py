@@ -73,6 +73,23 @@ def _by_functions(expression: Expr) -> Expr:
     return sympy.collect(sympy.expand(expression), functions)
 
 
+def _divided(expression: Expr) -> Expr:
+    """Divide the parts of a numerator that other variables than the denominator's tell apart.
+
+    (x + x y + y)/(x + 1) becomes y + x/(x + 1).
+    """
+    above, below = sympy.fraction(sympy.together(expression))
+    if below.is_number or not below.is_polynomial():
+        return expression
+    factors = sympy.Mul.make_args(sympy.factor_terms(above))
+    others = sorted(above.free_symbols - below.free_symbols, key=str)
+    for factor in (each for each in factors if each.is_Add):
+        parts = sympy.collect(sympy.expand(factor), others, evaluate=False)
+        terms = (sympy.cancel(part / below) * product for product, part in parts.items())
+        return sympy.Add(*terms) * sympy.Mul(*(each for each in factors if each != factor))
+    return expression
+
+
 def _reciprocals(expression: Expr) -> Expr:
     """Divide a denominator by factors of the numerator: 1/(1/x + 1/y) for x y/(x + y)."""
     above, below = sympy.fraction(sympy.together(expression))
@@ -150,6 +167,7 @@ _WAYS: tuple[tuple[Writing, ...], ...] = (
     (_common_factors,),
     (sympy.expand,),
     (_by_functions,),
+    (_divided,),
     (_reciprocals,),
     (_expand_functions, sympy.together, sympy.cancel),
     (_logarithms,),

@@ -22,6 +22,8 @@ from kanrun.engine.symbolic.products import Products
 from kanrun.engine.symbolic.sums import sums
 from kanrun.engine.symbolic.templates import Coordinates, Template
 
+#: Frequencies of fast waves in half ranges of an input, near each of which one of them is.
+_FAST = range(9, 22, 2)
 #: Probability of the residual's smooth part by chance, above which the residual counts as noise.
 _CHANCE = 1e-3
 #: Largest number of formulas that are ranked.
@@ -79,6 +81,7 @@ class Ranking:
 def smooth_columns(x: Array) -> Array:
     """Return smooth functions of x (N, inputs), of logarithms over decades, and their products."""
     columns = [np.ones(len(x))]
+    waves = list[Array]()
     lines = list[Array]()
     for column in x.T:
         parts = [column]
@@ -89,7 +92,8 @@ def smooth_columns(x: Array) -> Array:
             columns += [t, t**2, t**3, np.sin(3 * t), np.cos(5 * t), np.sin(7 * t)]
             columns += [t * other for other in lines]
             lines.append(t)
-    return np.column_stack(columns)[:, : max(1, len(x) // 4)]
+            waves += [wave(k * t) for k in _FAST for wave in (np.sin, np.cos)]
+    return np.column_stack([*columns, *waves])[:, : max(1, len(x) // 4)]
 
 
 def is_noise(residual: Array, value: Array, columns: Array) -> bool:
