@@ -67,7 +67,7 @@ class Key:
         about: Its purpose.
         where: Commands that have it, or the choice of a group that has it, such as "model=kan".
         choices: Values that TAB offers, if they can be listed.
-        free_text: How text taken as typed is read (see `kanrun.launch.arguments`).
+        free_text: How its text is read as typed: "text", "list" or "structure"; "" if it is not.
     """
 
     path: str
