@@ -166,7 +166,7 @@ def test_claims_on_time_to_accuracy():
     "line, said",
     [
         ("part=speed", "part=speed"),
-        ("layers=[[1,2]]", "must have 4 entries"),
+        ("layers=[[1,2]]", "lists of 4 whole numbers"),
         ("n_seeds=2", "n_seeds=2: bench repeats in rounds"),
         ("device=auto", "device=auto: bench measures only part=layers"),
         ("libraries=[pykna]", "libraries=.pykna. must be a list of inkan.*did you mean pykan"),
