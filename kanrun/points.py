@@ -259,14 +259,16 @@ class Family:
             weights: Weights, shape (rows,).
         """
         kept = ~np.isnan(mean[:, 0])
-        y, mean = y[kept, 0], mean[kept, 0]
+        y = y[kept, 0]
+        mean = mean[kept, 0]
         squares = self.score(y, mean) ** 2 / np.maximum(self.weight(mean), np.finfo(float).tiny)
         dispersion = float(np.average(squares, weights=weights[kept]))
         family = replace(self, dispersion=max(dispersion, _SMALLEST))
         if self.name != "binomial":
             return family
         sample = slice(None, None, len(y) // _END_ROWS + 1)
-        y, mean = y[sample], mean[sample]
+        y = y[sample]
+        mean = mean[sample]
         low = family._end(mean, (y == 0).mean())
         high = 1 - family._end(1 - mean, (y == 1).mean())
         return replace(family, ends=(low, max(high, low)))
@@ -316,7 +318,8 @@ class Family:
 
     def check(self, y: Array, what: str) -> None:
         """Raise InvalidData if the family does not allow the outputs `y`, called `what`."""
-        lowest, highest = float(y.min()), float(y.max())
+        lowest = float(y.min())
+        highest = float(y.max())
         rule = {
             "poisson": "counts, 0 or above and not all 0" * (lowest < 0 or highest == 0),
             "gamma": "numbers above 0" * (lowest <= 0),

@@ -20,7 +20,8 @@ _left = []
 
 def _limited(function, check):
     """Return the function, of which the first calls of each test are checked."""
-    left, is_compiling = [CHECKED], torch.compiler.is_compiling
+    left = [CHECKED]
+    is_compiling = torch.compiler.is_compiling
     _left.append(left)
     check = functools.cache(check)
 

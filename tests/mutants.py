@@ -149,7 +149,8 @@ def tests_of(mutant, found, n_lines, most):
     Of these come first that execute a line with its name; else those whose path shares most words
     with that of the file, then short ones.
     """
-    known, users = found[mutant.path][mutant.node.lineno], set()
+    known = found[mutant.path][mutant.node.lineno]
+    users = set()
     if names := re.findall(r"\w+", mutant.name):
         word = re.compile(rf"\b({'|'.join(names)})\b")
         known = set().union(*found[mutant.path].values())

@@ -133,7 +133,8 @@ def test_every_study_is_in_the_lecture():
         for row in text.splitlines()
         if row.startswith("|")
     ]
-    command, listed = "", set()
+    command = ""
+    listed = set()
     for first, study in rows[2:]:
         command = first or command
         listed.add((command, study))

@@ -44,7 +44,8 @@ def blocks(text):
 
 
 def test_the_lecture_is_whole_in_its_chapters():
-    chapters, text = SITE.lecture(), (DOCS / "lecture.md").read_text(encoding="utf-8")
+    chapters = SITE.lecture()
+    text = (DOCS / "lecture.md").read_text(encoding="utf-8")
     assert len(chapters) == text.count("\n## ") + 1
     assert sum(len(chapter.split()) for chapter in chapters.values()) == len(text.split())
     for name, chapter in chapters.items():
@@ -141,7 +142,8 @@ def furnished(tmp_path_factory):
         shutil.copy(states / f"trained_{part}", folder / "model" / f"0.5_{part}")
     shutil.copy(states / "efficient_kan_a.pt", folder / "kan.pt")
     rng = np.random.default_rng(0)
-    length, g = rng.uniform(0.1, 2, 100), rng.uniform(5, 15, 100)
+    length = rng.uniform(0.1, 2, 100)
+    g = rng.uniform(5, 15, 100)
     period = 2 * np.pi * np.sqrt(length / g)
     pd.DataFrame({"length": length, "g": g, "period": period}).to_csv(
         folder / "pendulum.csv", index=False

@@ -198,7 +198,8 @@ def _densities(
 
     Models without densities have a normal one with the deviation of their cross-validated errors.
     """
-    model, values = getattr(predicted, "__self__", None), predicted(held.x)
+    model = getattr(predicted, "__self__", None)
+    values = predicted(held.x)
     if isinstance(model, TableModel) and model.outputs is not None:
         errors: Any = model.error_quantiles(train.y, INTERVAL)
         latent = model.outputs.apply(values)[:, 0]
@@ -206,7 +207,8 @@ def _densities(
         error = model.outputs.apply(held.y)[:, 0] - latent
         found = new_scores(model, train.y, held.x, held.y)
         return found._asdict() | {"coverage": float(((low <= error) & (error <= high)).mean())}
-    number, residuals = np.arange(len(train)) % FOLDS, train.y.copy()
+    number = np.arange(len(train)) % FOLDS
+    residuals = train.y.copy()
     for fold in range(FOLDS):
         rows = np.flatnonzero(number == fold)
         residuals[rows] -= fit(train.take(np.flatnonzero(number != fold)))(train.x[rows])

@@ -77,8 +77,11 @@ class TableFitting:
             yield from self._records(cell, seed)
 
     def _records(self, cell: Cell, seed: int) -> Records:
-        problem, started = self.problem, time.perf_counter()
-        dataset, family, checked = problem.dataset, self.family, DataFrame()
+        problem = self.problem
+        started = time.perf_counter()
+        dataset = problem.dataset
+        family = self.family
+        checked = DataFrame()
         train = self.rates(dataset.train)
         yield from (Note(text, warning=True) for text in dataset.notes)
         before = time.process_time()
@@ -104,7 +107,8 @@ class TableFitting:
         yield from bound_rows(cell, summary)
         if classes := dataset.classes:
             held = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
-            y, guesses = train.y[held, 0], fitted.held_out[held]
+            y = train.y[held, 0]
+            guesses = fitted.held_out[held]
             yield from unpredicted_classes(y, guesses, classes, "held-out rows")
         yield from self._reports(fitted, train, seed)
         yield _held_out(whole, dataset)
@@ -121,7 +125,8 @@ class TableFitting:
 
     def _reports(self, fitted: TableModel, train: Points, seed: int) -> Records:
         """Yield effects, importance and the other tables of the engine."""
-        dataset, target = self.problem.dataset, self.problem.dataset.target
+        dataset = self.problem.dataset
+        target = self.problem.dataset.target
         inputs = [name for j, name in enumerate(target.inputs) if j != self.offset]
         columns = target.code.columns if target.code else ()
         levels = {column.name: column.level_names for column in columns if column.levels}
@@ -141,7 +146,8 @@ class TableFitting:
                 "predictions may be poor; look for inputs that separate the outputs completely",
                 warning=True,
             )
-        model, done = self.cfg.model, 0 if fitted.folds is None else len(fitted.folds.seconds)
+        model = self.cfg.model
+        done = 0 if fitted.folds is None else len(fitted.folds.seconds)
         asked = {"cv": model.folds, "validation": 1}.get(model.selection, 0)
         why = "the time limit" if time_limit_reached() else "the size of the table"
         if done < asked:
@@ -175,7 +181,8 @@ def _missing(dataset: Dataset) -> Records:
 
 def _copies(fitted: TableModel, dataset: Dataset) -> Records:
     """Yield warnings that count the copies of training rows among these and the test rows."""
-    train, test = dataset.train, dataset.test
+    train = dataset.train
+    test = dataset.test
     if copies := len(train) - len(fitted.different):
         yield Note(
             f"{copies} of {len(train)} training rows are copies of others: they are equal in all "
@@ -242,7 +249,8 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
 
     Raises UsageError for unknown inputs, and for classes.
     """
-    target, classes = problem.dataset.target, problem.dataset.classes
+    target = problem.dataset.target
+    classes = problem.dataset.classes
     names = [name for name in target.inputs if name != target.offset]
     asked = {**model.monotone, **model.curvature}
     if unknown := [name for name in asked if name not in names]:
@@ -300,7 +308,8 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
     means = losses.mean().drop(OURS)
     if not len(means) or means.min() <= 0:  # 0 for constant outputs
         return
-    other, ours = str(means.idxmin()), losses[OURS]
+    other = str(means.idxmin())
+    ours = losses[OURS]
     higher = ours.mean() / means[other] - 1
     difference = (ours - losses[other]).to_numpy()
     noise = deviation(difference) / len(difference) ** 0.5
@@ -324,7 +333,8 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> Table:
     `row` counts the rows of their split from 0; `fold` is -1 for rows left out one by one and for
     test rows. Classes have their probabilities.
     """
-    train, classes = dataset.train, dataset.classes
+    train = dataset.train
+    classes = dataset.classes
     rows = np.flatnonzero(~np.isnan(fitted.held_out[:, 0]))
     number = np.full(len(train), -1) if fitted.folds is None else fitted.folds.number
     test = dataset.test or train.take(rows[:0])
@@ -344,8 +354,11 @@ def _summary(
     fitting: TableFitting, fitted: TableModel, whole: TableModel, checked: DataFrame
 ) -> dict[str, Any]:
     """Return the summary: errors (of rates if there are exposures), and sizes of the network."""
-    dataset, family, network = fitting.problem.dataset, fitting.family, whole.network
-    train, test = fitting.rates(dataset.train), dataset.test and fitting.rates(dataset.test)
+    dataset = fitting.problem.dataset
+    family = fitting.family
+    network = whole.network
+    train = fitting.rates(dataset.train)
+    test = dataset.test and fitting.rates(dataset.test)
     loss = "cross_entropy" if family.classes else "deviance" if family.has_link else "rmse"
     summary: dict[str, Any] = {
         "target": dataset.target.name,
@@ -392,7 +405,8 @@ def _quality(
     prefix: str,
 ) -> dict[str, Any]:
     """Return the scores of class probabilities, D^2 (`Family`) or R^2, by their columns."""
-    y, start = points.y, "cv_" * (prefix == "cv")
+    y = points.y
+    start = "cv_" * (prefix == "cv")
     if classes:
         right = float((predicted.argmax(1) == y[:, 0]).mean())
         return {f"{prefix}_accuracy": right, **class_scores(y[:, 0], predicted, classes, prefix)}

@@ -94,7 +94,8 @@ def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
     found = []
     for problem in problems_of(_settings(cfg, cell), seed):
         yield from problem.notes
-        began, before = time.process_time(), work_done()
+        began = time.process_time()
+        before = work_done()
         for event in interpretation(problem, seed):
             report_progress("seconds of search", work_done() - before, cfg.budget)
             if isinstance(event, Interpretation):

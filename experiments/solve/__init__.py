@@ -61,7 +61,8 @@ def run(cfg: SolveConfig, cell: Cell, seed: int) -> Records:
     problem = make_solve_problem(cfg, seed, cell.get("near", ()))
     choice = network_choices(cfg, problem.system)[cell["network"]]
     problem = problem.compared_for(choice.method)
-    points, number = error_points(problem, seed), str(cell["network"])
+    points = error_points(problem, seed)
+    number = str(cell["network"])
     number = f"{cell['name']}_{number}" if "name" in cell else number
     yield from (Note(text, warning=True) for text in condition_warnings(problem.system))
     for each in solutions(cfg, problem, choice, seed):

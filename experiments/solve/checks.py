@@ -57,7 +57,8 @@ _TINY = 1e-300
 
 def check_determined(system: System) -> None:
     """Raise UsageError for underdetermined equations and contradictory conditions."""
-    names, variables = system.vocabulary.unknowns, system.vocabulary.variables
+    names = system.vocabulary.unknowns
+    variables = system.vocabulary.variables
     if not system.conditions and not system.observations:
         raise UsageError(
             "equation.conditions is empty, so the solution is not unique. "
@@ -170,7 +171,8 @@ def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
     """
     faces = {face for each in system.conditions for face in each.faces}
     corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
-    found, names = list[IncompatibleCorner](), system.vocabulary.variables
+    found = list[IncompatibleCorner]()
+    names = system.vocabulary.variables
     for corner in sorted(each for each in corners if len(dict(each)) == len(each)):
         places = (corner, *((each,) for each in corner))
         at, *near = (on_face(face, system.box, _FACE_POINTS).numpy() for face in places)
@@ -183,7 +185,8 @@ def incompatible_corners(system: System) -> tuple[IncompatibleCorner, ...]:
         for each in system.conditions:
             if not any({*face} < {*corner} for face in each.faces):
                 continue
-            relation, others = each.relation, [known for own, *known in there if own is not each]
+            relation = each.relation
+            others = [known for own, *known in there if own is not each]
             values = [_given_value(d, others, names) for d in relation.derivatives]
             unknown = relation.expression.has(*map(variable, relation.vocabulary.constants))
             if unknown or any(value is None for value in values):
@@ -240,7 +243,8 @@ def _residual(
     `values` are formulas of the derivatives. A term is at least what derivatives of the given
     `sizes` would make of it: where a solution is straight, its derivatives are rounding.
     """
-    names, count = relation.vocabulary.variables, len(values)
+    names = relation.vocabulary.variables
+    count = len(values)
     functions = [to_numpy(each, names) for each in values]
 
     def rows(at: Array) -> Array:
@@ -279,7 +283,8 @@ def check_exact(
     system: System, formulas: Sequence[sympy.Expr], parameters: Mapping[str, float]
 ) -> None:
     """Raise UsageError if an exact solution does not satisfy the equations and conditions."""
-    names, unknown = system.vocabulary.variables, system.vocabulary.constants
+    names = system.vocabulary.variables
+    unknown = system.vocabulary.constants
     if set(unknown) - set(parameters):
         return
     constants = [parameters[name] for name in unknown]

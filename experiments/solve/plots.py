@@ -136,7 +136,8 @@ def curves_figure(tables: SolutionTables) -> Figure:
             title = "error"
         right.plot(table[at], table[tables.residuals[index]].abs(), **look)
     if tables.knots is not None:
-        zeros, bottom = np.zeros(len(tables.knots)), left.get_xaxis_transform()
+        zeros = np.zeros(len(tables.knots))
+        bottom = left.get_xaxis_transform()
         left.plot(tables.knots["at"], zeros, "|", color=GREY, transform=bottom)
     left.legend()
     for axes, text in ((left, tables.label), (middle, title), (right, "residual")):
@@ -179,7 +180,8 @@ def maps_figure(tables: SolutionTables) -> Figure:
 
 def solution_tables(tables: Tables) -> dict[str, SolutionTables]:
     """Return the tables of each solution by their common ending, such as 0 or heat_0."""
-    found, summary = {}, tables["summary"]
+    found = {}
+    summary = tables["summary"]
     labels = summary["network"].unique().tolist() if summary["equation"].nunique() == 1 else []
     for name in (each.removeprefix("solution_") for each in tables if each.startswith("solution_")):
         at = int(name.rpartition("_")[2])
@@ -187,7 +189,8 @@ def solution_tables(tables: Tables) -> dict[str, SolutionTables]:
         names = [each for each in map(str, solution) if not each.endswith("_true")]
         residuals = [each for each in names if each.startswith("residual_")]
         names = [each for each in names if each not in residuals]
-        variables, unknowns = names[: -len(residuals)], names[-len(residuals) :]
+        variables = names[: -len(residuals)]
+        unknowns = names[-len(residuals) :]
         found[name] = SolutionTables(
             str(labels[at]) if at < len(labels) else name,
             solution,

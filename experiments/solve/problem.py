@@ -113,7 +113,8 @@ class SolveProblem:
         if self.recorded is not None:
             from scipy.spatial import KDTree
 
-            values, tree = self.recorded[1], KDTree(self.recorded[0])
+            values = self.recorded[1]
+            tree = KDTree(self.recorded[0])
             return Comparison("recorded", lambda at: values[tree.query(at)[1]])
         found = None if self.known is None else reference_of(self.known)
         return None if found is None else Comparison("numerical", found)
@@ -152,7 +153,8 @@ def make_solve_problem(cfg: SolveConfig, seed: int, near: Sequence[str] = ()) ->
 
     Raises UsageError for an invalid equation, condition, box or table.
     """
-    equation, truth = cfg.equation, dict[str, float]()
+    equation = cfg.equation
+    truth = dict[str, float]()
     parser = EquationParser(equation)
     system = parser.system()
     if (data := equation.data) is not None:
@@ -174,7 +176,8 @@ def make_solve_problem(cfg: SolveConfig, seed: int, near: Sequence[str] = ()) ->
             "Remove it from equation.continuation."
         )
     recorded = None if equation.reference is None else read_reference(equation.reference, system)
-    known, narrow = _known(equation, truth), [parser.formula(text) for text in near]
+    known = _known(equation, truth)
+    narrow = [parser.formula(text) for text in near]
     return SolveProblem(equation.name, system, exact, recorded, truth, known, easier, narrow)
 
 
@@ -194,7 +197,8 @@ def _known(equation: EquationConfig, truth: Mapping[str, float]) -> System | Non
 
 def _continued_constants(equation: EquationConfig) -> list[dict[str, Any]]:
     """Return the constants of each easier problem."""
-    given, constants = dict(equation.continuation or {}), dict(equation.constants or {})
+    given = dict(equation.continuation or {})
+    constants = dict(equation.constants or {})
     for name, values in given.items():
         if name not in constants:
             raise UsageError(
@@ -244,7 +248,8 @@ def reference_of(system: System) -> Reference | None:
         evolution = None
     if evolution is None and not is_direct(system):
         return None
-    method, tolerance = evolution or FIRST_GRID, TOLERANCES[evolution is None]
+    method = evolution or FIRST_GRID
+    tolerance = TOLERANCES[evolution is None]
     drawn = Generator().manual_seed(0)
     try:
         solution = finished(solve(system, method, EquationPolicy(), drawn, tolerance=tolerance))
@@ -268,7 +273,8 @@ def _integrate(system: EvolutionSystem) -> Reference | None:
     States are the unknowns and their derivatives below the highest, for which the equations are
     solved.
     """
-    vocabulary, orders = system.vocabulary, system.orders
+    vocabulary = system.vocabulary
+    orders = system.orders
     (low, high), (time,) = system.box[0].tolist(), vocabulary.variables
     states = [(unknown, order) for unknown, top in enumerate(orders) for order in range(top)]
 
@@ -288,7 +294,8 @@ def _integrate(system: EvolutionSystem) -> Reference | None:
 
         def slope(t: float, y: Array, calls: Any = calls) -> Array:
             next(calls)
-            row, rate = np.concatenate([[t], y])[None], np.append(y[1:], 0.0)
+            row = np.concatenate([[t], y])[None]
+            rate = np.append(y[1:], 0.0)
             rate[last] = [float(each(row)[0]) for each in right]
             return rate
 

@@ -120,7 +120,8 @@ class EquationParser:
 
     def each_unknown(self, key: str, noun: str) -> list[str]:
         """Return the texts of a setting that has one for each unknown."""
-        given, unknowns = getattr(self.equation, key), self.vocabulary.unknowns
+        given = getattr(self.equation, key)
+        unknowns = self.vocabulary.unknowns
         texts = list(map(str, given if isinstance(given, list | tuple) else [given]))
         if len(texts) != len(unknowns):
             counts = [(len(texts), noun), (len(unknowns), "unknown")]
@@ -153,7 +154,8 @@ class EquationParser:
             raise UsageError(
                 f"{where} has the key {sorted(unknown)[0]}; the keys are at, periodic, formula."
             )
-        relation, variables = self.relation(str(given["formula"])), self.vocabulary.variables
+        relation = self.relation(str(given["formula"]))
+        variables = self.vocabulary.variables
         if "at" in given:
             faces = (self._face(where, part) for part in str(given["at"]).split(","))
             return Condition(relation, tuple(faces))
@@ -165,7 +167,9 @@ class EquationParser:
         return Condition(relation, periodic=variables.index(given["periodic"]))
 
     def _face(self, where: str, text: str) -> Face:
-        fixed, variables, where = [], self.vocabulary.variables, f"{where}.at={text.strip()!r}"
+        fixed = []
+        variables = self.vocabulary.variables
+        where = f"{where}.at={text.strip()!r}"
         for part in text.split("&"):
             match = _FACE.fullmatch(part)
             if match is None or match[1] not in variables:
@@ -173,7 +177,8 @@ class EquationParser:
                     f"{where} is not a valid place. Write {variables[0]}=VALUE, several with "
                     f"commas, and {variables[0]}=VALUE & {variables[-1]}=VALUE where both hold."
                 )
-            number, value = variables.index(match[1]), constant(match[2], self.fixed)
+            number = variables.index(match[1])
+            value = constant(match[2], self.fixed)
             low, high = self.box[number]
             if not low <= value <= high:
                 raise UsageError(
@@ -204,7 +209,9 @@ def _conditions_by_name(given: Any, equations: Sequence[Relation]) -> dict[str, 
         if "at" in entry:
             found[f"[{text}]"] = entry
             continue
-        ring, names, vocabulary = entry["periodic"], [entry["formula"]], equations[0].vocabulary
+        ring = entry["periodic"]
+        names = [entry["formula"]]
+        vocabulary = equations[0].vocabulary
         if names == [None]:
             if ring not in vocabulary.variables:
                 variables = ", ".join(vocabulary.variables)
@@ -225,7 +232,8 @@ def read_observations(data: Any, system: System) -> tuple[list[str], Array]:
 
     `data` is a file or a mapping of columns. Raises UsageError if a column is missing or invalid.
     """
-    names, unknowns = system.vocabulary.variables, list(system.vocabulary.unknowns)
+    names = system.vocabulary.variables
+    unknowns = list(system.vocabulary.unknowns)
     known = column_names(data) if isinstance(data, str) else data
     unknowns = [name for name in unknowns if name in known] or unknowns
     return unknowns, _columns("data", data, [*names, *unknowns])
@@ -300,11 +308,16 @@ def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
 
     None if there is none, or a setting asks for another.
     """
-    given, count, variables = cfg.equation, len(system.vocabulary.unknowns), len(system.box)
-    whole, shape, terms = given.intervals or given.continuation, f"1-{count}", SPLINE_DEGREE + 1
+    given = cfg.equation
+    count = len(system.vocabulary.unknowns)
+    variables = len(system.box)
+    whole = given.intervals or given.continuation
+    shape = f"1-{count}"
+    terms = SPLINE_DEGREE + 1
     method: EvolutionSystem | Grids
     if not whole and (evolution := evolution_system(system)) is not None:
-        method, several = evolution, f"2-{2 * count * terms} ({terms} products)"
+        method = evolution
+        several = f"2-{2 * count * terms} ({terms} products)"
     elif is_direct(system):
         method = Grids(tuple(given.intervals or (_TENSOR_INTERVALS,)), given.intervals is None)
         several = "2-2r (r products)"
@@ -316,7 +329,9 @@ def _direct(cfg: SolveConfig, system: System) -> NetworkChoice | None:
 
 
 def _network_choice(cfg: SolveConfig, entry: dict[str, Any], system: System) -> NetworkChoice:
-    kind, equation, inputs = entry.get("kind"), cfg.equation, len(system.box)
+    kind = entry.get("kind")
+    equation = cfg.equation
+    inputs = len(system.box)
     if kind not in _NETWORK_KEYS:
         raise UsageError(f"networks has {entry}, whose kind is none of {', '.join(_NETWORK_KEYS)}.")
     if unknown := set(entry) - _NETWORK_KEYS[kind]:
@@ -348,7 +363,8 @@ def _network(
     cfg: SolveConfig, entry: dict[str, Any], form: OutputForm, shape: list[int], order: int
 ) -> tuple[NetworkChoice, int]:
     """Return a network, and its number of unknowns; of a KAN on the finest planned grid."""
-    given, widths = cfg.equation, "-".join(map(str, shape))
+    given = cfg.equation
+    widths = "-".join(map(str, shape))
     intervals = tuple(given.intervals or _INTERVALS)
     if entry["kind"] == "mlp":
         activation = str(entry.get("activation", "tanh"))

@@ -86,7 +86,8 @@ class SolvedEquation:
     @cached_property
     def model(self) -> Model:
         """Solution as a `kanrun.Model`."""
-        system, network = self.problem.system, self.solution.network
+        system = self.problem.system
+        network = self.solution.network
         names = system.vocabulary.variables, system.vocabulary.unknowns
         scale, unscale = (Scaling.identity(len(each)) for each in names)
         box: Array = system.box.numpy()
@@ -127,15 +128,18 @@ class SolvedEquation:
         Returns:
             Residuals, shape (points, equations).
         """
-        at, network = torch.as_tensor(self._points(x)), self.solution.network
-        equations, constants = self.problem.system.equations, self.solution.last[-1].constants
+        at = torch.as_tensor(self._points(x))
+        network = self.solution.network
+        equations = self.problem.system.equations
+        constants = self.solution.last[-1].constants
         rows = (arguments_at(each, network, constants, at) for each in equations)
         return np.stack([e.residual(r) for e, r in zip(equations, rows, strict=True)], axis=1)
 
     @property
     def constants(self) -> dict[str, float]:
         """Unknown parameters by name."""
-        names, values = self.problem.system.vocabulary.constants, self.solution.last[-1].constants
+        names = self.problem.system.vocabulary.constants
+        values = self.solution.last[-1].constants
         return dict(zip(names, values.tolist(), strict=True))
 
     @property
@@ -146,7 +150,9 @@ class SolvedEquation:
 
     def summary(self) -> dict[str, Any]:
         """Return the certificate as one row: verdict, errors, residuals, sizes and parameters."""
-        last, found, truth = self.solution.last, dict[str, float](), self.problem.truth
+        last = self.solution.last
+        found = dict[str, float]()
+        truth = self.problem.truth
         for name, value in self.constants.items():
             found |= {name: value, f"{name}_error": self.standard_errors[name]}
             found |= {f"{name}_true": truth[name]} if name in truth else {}
@@ -181,13 +187,16 @@ class SolvedEquation:
         The solution comes with the known one and the residuals. In three variables the grid is the
         plane through the middle of the last one's range.
         """
-        box, vocabulary = self.problem.system.box.numpy(), self.problem.system.vocabulary
+        box = self.problem.system.box.numpy()
+        vocabulary = self.problem.system.vocabulary
         names = vocabulary.variables
         axes = [np.linspace(low, high, RESOLUTION[len(box)]) for low, high in box]
         if len(box) == 3:
             axes[2] = box[2:].mean(1)
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(box))
-        values, residual, comparison = self(points), self.residual(points), self.problem.comparison
+        values = self(points)
+        residual = self.residual(points)
+        comparison = self.problem.comparison
         columns = dict(zip(names, points.T, strict=True))
         for i, unknown in enumerate(vocabulary.unknowns):
             columns[unknown] = values[:, i]
@@ -209,7 +218,8 @@ class SolvedEquation:
             yield Table(f"knots_{name}", {"window": window, "variable": variables, "at": at})
 
     def _points(self, x: ArrayLike) -> Array:
-        points, variables = np.asarray(x, dtype=np.float64), len(self.problem.system.box)
+        points = np.asarray(x, dtype=np.float64)
+        variables = len(self.problem.system.box)
         points = points[:, None] if points.ndim == 1 and variables == 1 else points
         if points.ndim != 2 or points.shape[1] != variables:
             raise UsageError(
@@ -244,8 +254,11 @@ def solutions(
     cfg: SolveConfig, problem: SolveProblem, choice: NetworkChoice, seed: int
 ) -> Iterator[EquationStage | SolvedEquation]:
     """Yield every grid as it ends, then the solution."""
-    known, method, start = problem.comparison, choice.method, None
-    drawn, began = generator(seed, "training"), time.process_time()
+    known = problem.comparison
+    method = choice.method
+    start = None
+    drawn = generator(seed, "training")
+    began = time.process_time()
     fixed = replace(method, grows=False) if isinstance(method, Ansatz) else method
     for system in (*problem.easier, problem.system):
         chosen = method if system is problem.system else fixed

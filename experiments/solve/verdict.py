@@ -99,7 +99,8 @@ def verdict(solution: Solution, system: System, error: float | None) -> tuple[st
 
     `error` is the relative error against a known solution, which may lower the verdict.
     """
-    last, names = solution.last, system.vocabulary.variables
+    last = solution.last
+    names = system.vocabulary.variables
     change = maximum(e.change for e in last)
     worst = max((e.equation for e in last), key=attrgetter("rms"))
     residual = residual_rms(solution)
@@ -191,13 +192,15 @@ def error_points(problem: SolveProblem, seed: int) -> ErrorPoints:
     """
     if problem.recorded is not None:
         return ErrorPoints(problem.recorded[0], np.ones(len(problem.recorded[0])))
-    box, names = problem.system.box, problem.system.vocabulary.variables
+    box = problem.system.box
+    names = problem.system.vocabulary.variables
     parts = [low_discrepancy(box, ERROR_POINTS, seed).numpy()]
     places = list[tuple[RowFunction, float]]()
     for formula in problem.near:
         number = next(i for i, name in enumerate(names) if formula.has(variable(name)))
         slope = float(formula.diff(variable(names[number])))
-        place, points = to_numpy(formula, names), low_discrepancy(box, NEAR_POINTS, seed).numpy()
+        place = to_numpy(formula, names)
+        points = low_discrepancy(box, NEAR_POINTS, seed).numpy()
         points[:, number] += (np.linspace(-NEAR, NEAR, NEAR_POINTS) - place(points)) / slope
         parts.append(points)
         density = NEAR_POINTS * abs(slope) * float(box[number].diff()) / (2 * NEAR)
@@ -216,20 +219,23 @@ def errors(
     found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
     if known is None or not len(points.at):
         return found
-    at, truth = torch.as_tensor(points.at), known.values(points.at)
+    at = torch.as_tensor(points.at)
+    truth = known.values(points.at)
     with torch.no_grad():
         difference = network(at).numpy() - truth
 
     def mean_square(values: Array) -> float:
         return float(np.average(np.sum(values**2, axis=1), weights=points.weights))
 
-    square, size = mean_square(difference), mean_square(truth)
+    square = mean_square(difference)
+    size = mean_square(truth)
     found |= {"mse": square / truth.shape[1], "max_error": float(np.abs(difference).max())}
     if not truth.any():  # No error is relative to zero.
         return found
     found["l2"] = float(np.sqrt(square / size))
     if known.slopes is not None:
-        units, slopes = np.eye(points.at.shape[1], dtype=int).tolist(), known.slopes(points.at)
+        units = np.eye(points.at.shape[1], dtype=int).tolist()
+        slopes = known.slopes(points.at)
         computed = network.derivatives(at, units).numpy().reshape(slopes.shape)
         square += mean_square(computed - slopes)
         found["h1"] = float(np.sqrt(square / (size + mean_square(slopes))))
@@ -247,7 +253,8 @@ def claims_of(summary: DataFrame) -> Iterator[Claim]:
         sentence = (
             f"{first} solves {rows['equation'].iloc[0]}: fraction of seeds with the verdict solved"
         )
-        fraction, change = float((rows["verdict"] == "solved").mean()), rows["grid_change"].dropna()
+        fraction = float((rows["verdict"] == "solved").mean())
+        change = rows["grid_change"].dropna()
         spread = f"change from the last grid {value_range(change)}" if len(change) > 1 else None
         yield claim_at_least(sentence, fraction, 1, spread)
     solved = summary[summary["verdict"] == "solved"].dropna(subset=["l2", "grid_change"])
@@ -262,12 +269,14 @@ def claims_of(summary: DataFrame) -> Iterator[Claim]:
     for (equation, network), rows in summary.groupby(["equation", "network"], sort=False):
         for name in (each for each in bounds if rows[each].notna().any()):
             column = name.removesuffix("_bound")
-            sentence, spread = f"{equation}, {network}: median {column}", value_range(rows[column])
+            sentence = f"{equation}, {network}: median {column}"
+            spread = value_range(rows[column])
             yield claim_at_most(sentence, median(rows[column]), float(rows[name].iloc[0]), spread)
         true = rows.filter(regex="_true$").dropna(axis=1, how="all").iloc[0]
         for label, value in true.items() if not single or network == first else ():
             name = str(label).removesuffix("_true")
-            found, away = rows[name], (rows[name] - value).abs() / rows[f"{name}_error"]
+            found = rows[name]
+            away = (rows[name] - value).abs() / rows[f"{name}_error"]
             fraction = float((away <= STANDARD_ERRORS).mean())
             spread = f"{found.min():.5g} .. {found.max():.5g}, true {value:.5g}"
             sentence = f"{name} is found within {STANDARD_ERRORS:g} standard errors"

@@ -48,7 +48,8 @@ class ExperimentCommand(Command):
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the groups with their choices, and the examples."""
-        name, examples = ctx.obj.name, ctx.obj.examples
+        name = ctx.obj.name
+        examples = ctx.obj.examples
         with formatter.section("Configuration groups (group=choice)"):
             formatter.write_dl([(group, ", ".join(choices)) for group, choices in groups_of(name)])
         with formatter.section("Examples"):
@@ -276,8 +277,10 @@ def _advice(error: Any) -> str:
     """Return the sentence of an error of Typer's, with what to write instead."""
     # Newer versions of Typer convert by pydantic, which begins so.
     text = " ".join(error.format_message().split()).replace("Value error, ", "")
-    context, option = getattr(error, "ctx", None), getattr(error, "option_name", "")
-    name, known = option.lstrip("-"), EXPERIMENTS.get(context.info_name) if context else None
+    context = getattr(error, "ctx", None)
+    option = getattr(error, "option_name", "")
+    name = option.lstrip("-")
+    known = EXPERIMENTS.get(context.info_name) if context else None
     if hasattr(error, "possibilities"):  # there is no such option
         near = [one for one in error.possibilities or () if one != "--help"]
         text = error.message + (f"; did you mean {near[0]}?" if near else "")

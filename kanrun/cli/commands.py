@@ -98,7 +98,8 @@ class _Call:
     """A call that is being typed: the choices of its groups, and the keys that it has with them."""
 
     def __init__(self, command: str, words: Sequence[str], outputs: Path) -> None:
-        self._groups, self._outputs = dict(groups_of(command)), outputs
+        self._groups = dict(groups_of(command))
+        self._outputs = outputs
         typed = dict(word.lstrip("+~").partition("=")[::2] for word in words)
         chosen = {key: value for key, value in typed.items() if key in self._groups}
         with contextlib.suppress(KanrunError):

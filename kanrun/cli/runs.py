@@ -144,7 +144,8 @@ def show_run(
         _print_json(content)
         return
     _print_about(found)
-    tags, note = ", ".join(found.labels.tags), found.labels.note
+    tags = ", ".join(found.labels.tags)
+    note = found.labels.note
     lines = [f"{name}: {text}" for name, text in (("tags", tags), ("note", note)) if text]
     _print_lines(f"  {line}" for line in (*lines, *_unfinished(found), *found.figures))
 

@@ -176,7 +176,8 @@ def _typed_value(one: Setting, path: str, value: Any) -> Any:
         return value
     inner = get_args(one.type)[0] if get_origin(one.type) is Annotated else one.type
     if is_dataclass(value):
-        inner, value = type(value), vars(value)
+        inner = type(value)
+        value = vars(value)
     elif inner is Any and path in GROUPS and value is not None:
         kinds = GROUPS[path]
         if not isinstance(value, Mapping) or value.get("kind") is None:

@@ -220,7 +220,8 @@ def implied_choices(
     A key such as target.formula selects its target, unless a target or a study is chosen. A table
     selects the experiment's model of tables, unless a model or a study is.
     """
-    keys, implied = set(keys), dict[str, str]()
+    keys = set(keys)
+    implied = dict[str, str]()
     if "study" in choices:
         return []
     for key, choice in experiment.implied.items():

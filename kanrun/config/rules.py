@@ -132,7 +132,8 @@ def copied(default: Any) -> Any:
 @functools.cache
 def settings_of(kind: type) -> Mapping[str, Setting]:
     """Return the settings of a dataclass by name, in the order of their declaration."""
-    hints, found = get_type_hints(kind, include_extras=True), {}
+    hints = get_type_hints(kind, include_extras=True)
+    found = {}
     for one in fields(kind):
         notes = getattr(hints[one.name], "__metadata__", ())
         about = next((note for note in notes if isinstance(note, str)), "")
@@ -198,12 +199,14 @@ def _one_in_words(info: inspect.Type, several: bool) -> str:
             noun = "non-empty list" if least == 1 and not most else "list"
             more = f" of {size}{_in_words(item, True)}"
         case inspect.DictType(value_type=item):
-            noun, more = "mapping", f" {{name: value}} with {_in_words(item, True)}"
+            noun = "mapping"
+            more = f" {{name: value}} with {_in_words(item, True)}"
         case inspect.IntType() | inspect.FloatType():
             noun = "whole number" if isinstance(info, inspect.IntType) else "number"
             more = _bounds_in_words(info)
         case _:
-            noun, more = "text", ""
+            noun = "text"
+            more = ""
     return f"{noun}s{more}" if several else f"{'' if noun == 'text' else 'a '}{noun}{more}"
 
 

@@ -161,12 +161,14 @@ class _InUnits(nn.Module):
 def _mapped(scaling: Scaling | PiecewiseScaling, x: Tensor, *, inverse: bool) -> Tensor:
     """Convert from the user's units to the network's, or back if `inverse`, in float64."""
     if isinstance(scaling, Scaling):
-        shift, scale = torch.as_tensor(scaling.shift), torch.as_tensor(scaling.scale)
+        shift = torch.as_tensor(scaling.shift)
+        scale = torch.as_tensor(scaling.scale)
         return x * scale + shift if inverse else (x - shift) / scale
     columns = []
     ways = (scaling.values, scaling.points) if inverse else (scaling.points, scaling.values)
     for i, (points, values) in enumerate(zip(*ways, strict=True)):
-        at, level = torch.as_tensor(points), torch.as_tensor(values)
+        at = torch.as_tensor(points)
+        level = torch.as_tensor(values)
         # Length of each piece that lies below x: 0 if x is before the piece, all of it if after.
         inside = (x[:, i, None] - at[:-1]).clamp(min=0).minimum(at.diff())
         columns.append(level[0] + inside @ (level.diff() / at.diff()))
@@ -188,7 +190,9 @@ def formula_bytes(stored: Sequence[Plain], form: str, file: str | Path, name: st
             f"a formula has no form --format {form}; export it as formula, python or c."
         )
     # A comment for each input and output whose name, unit or range the formula does not show.
-    first, units, known = stored[0], stored[0].get("units") or {}, []
+    first = stored[0]
+    units = stored[0].get("units") or {}
+    known = []
     domain = first.get("domain") or [None] * len(first["inputs"])
     names = [str(each) for each in first["variables"]]
     if kind == "c":
@@ -224,7 +228,8 @@ def _formula_source(one: Plain, kind: str, name: str, names: Sequence[str]) -> s
 
     `names` are the names of the variables in the source code.
     """
-    given, splines = [str(each) for each in one["variables"]], one.get("splines") or {}
+    given = [str(each) for each in one["variables"]]
+    splines = one.get("splines") or {}
     functions = {each: KnownFunction(sympy.Function(each, real=True)) for each in splines}
     try:
         expression = parse(str(one["formula"]["text"]), given, functions)

@@ -31,12 +31,14 @@ LINE = 120  # characters of a line
 
 def c_source(document: Document, name: str) -> str:
     """Return the text of the file; the C identifier `name` prefixes every exported name."""
-    outputs, columns = document["classes"] or document["outputs"], document["columns"]
+    outputs = document["classes"] or document["outputs"]
+    columns = document["columns"]
     encoded = any(
         column[key] is not None for column in columns for key in ("levels", "fill", "parts")
     )
     units = _units(document["output_map"] or [{"shift": 0.0, "scale": 1.0}])
-    model, arrays = _network(document), dict[str, str]()
+    model = _network(document)
+    arrays = dict[str, str]()
     data = (
         f"static const unit output_units[] = {_list(map(_structure, units))};\n"
         f"static const network model = {_structure(model)};"
@@ -199,7 +201,8 @@ def _fewest(knots: Array, coefficients: Array, degree: int) -> tuple[Array, Arra
         return knots, coefficients
     grid = knots[degree : len(knots) - degree]
     single = np.repeat(grid[[0, -1]], degree + 1)
-    spline, x = ScipySpline(knots, coefficients, degree), np.linspace(grid[0], grid[-1], degree + 1)
+    spline = ScipySpline(knots, coefficients, degree)
+    x = np.linspace(grid[0], grid[-1], degree + 1)
     one = make_interp_spline(x, spline(x), degree, single)
     shares = np.linspace(0, 1, degree + 2)[:, None]
     every = grid[:-1] + shares * np.diff(grid)

@@ -118,7 +118,8 @@ def document_of(model: Exportable) -> Document:
 def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
     """Return the document of a network, preceded by the map of its inputs."""
     if isinstance(network, Field) and isinstance(inputs, Scaling):  # which has units of its own
-        middle, half = network.box.mean(1).numpy(), network.half_extent.numpy()
+        middle = network.box.mean(1).numpy()
+        half = network.half_extent.numpy()
         inputs = Scaling(inputs.shift + middle * inputs.scale, half * inputs.scale)
     return {"input_map": _maps(inputs), "layers": _layers(network)}
 
@@ -144,7 +145,8 @@ def _layers(network: Network) -> list[Document]:
         return [_splines(network.grid, coefficients, 0 * alive, alive)]
     if isinstance(network, Polynomial | Bezier):
         kind = "chebyshev" if isinstance(network, Polynomial) else "bernstein"
-        points, domain = network.coefficients.tolist(), network.domain[0].tolist()
+        points = network.coefficients.tolist()
+        domain = network.domain[0].tolist()
         return [{"kind": kind, "domain": domain, "coefficients": points}]
     if isinstance(network, Field):
         sums = {"terms": network.form.terms, "factors": network.form.factors}
@@ -153,7 +155,8 @@ def _layers(network: Network) -> list[Document]:
     if isinstance(network, Windows):
         inputs = Scaling.identity(network.shape[0])
         windows = [_part(field, inputs) for field in network.parts]
-        ends, starts = network.ends.tolist(), network.lowest[1:, -1].tolist()
+        ends = network.ends.tolist()
+        starts = network.lowest[1:, -1].tolist()
         return [{"kind": "windows", "ends": ends, "starts": starts, "windows": windows}]
     raise UsageError(
         f"A model of kind {network.kind} is not one network of splines or linear layers; export it "
@@ -183,7 +186,8 @@ def _layer(layer: SplineLayer, products: int) -> Document:
 
 
 def _edges(layer: SplineLayer, products: int) -> Document:
-    spec, grid = layer.spec, layer.grid
+    spec = layer.spec
+    grid = layer.grid
     if layer.uniform:  # in float32 their spacing is rounded, which a uniform layer never sees
         points = uniform_breakpoints(grid.low, grid.high, grid.intervals)
         grid = replace(grid, knots=extend(points, spec.degree))
@@ -230,11 +234,13 @@ def in_pieces(document: Document) -> Document:
     for layer in [each.get("splines", each) for each in layers]:
         if layer["kind"] != "splines":
             continue
-        degree, knots = layer["degree"], np.asarray(layer.pop("knots"))
+        degree = layer["degree"]
+        knots = np.asarray(layer.pop("knots"))
         breakpoints = knots[:, degree : knots.shape[1] - degree]
         layer["breakpoints"], half = breakpoints.tolist(), np.diff(breakpoints) / 2
         for edge in layer["edges"]:
-            points, part = breakpoints[edge["from"]], half[edge["from"]]
+            points = breakpoints[edge["from"]]
+            part = half[edge["from"]]
             spline = ScipySpline(knots[edge["from"]], edge.pop("coefficients"), degree)
             powers = [  # Taylor's series about the middle of each interval
                 spline(points[:-1] + part, nu=power) * part**power / factorial(power)

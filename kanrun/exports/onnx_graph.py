@@ -120,7 +120,8 @@ class _Traced(NDArrayOperatorsMixin):
     """A value of a graph: operations of NumPy on it become nodes (NEP 13 and 18)."""
 
     def __init__(self, graph: _Graph, name: str) -> None:
-        self.graph, self.name = graph, name
+        self.graph = graph
+        self.name = name
 
     def __array_ufunc__(self, function: Any, method: str, *inputs: Any) -> _Traced:
         name = function.__name__
@@ -133,12 +134,14 @@ class _Traced(NDArrayOperatorsMixin):
         return _FUNCTIONS[function](self.graph, *args, **kwargs)
 
     def __getitem__(self, key: tuple[Any, ...]) -> _Traced:
-        found, axis = self, 0
+        found = self
+        axis = 0
         for part in key:
             if part is None:
                 found = self.graph.add("Unsqueeze", found, np.array([axis]))
             elif not isinstance(part, slice):
-                found, axis = self.graph.add("Gather", found, np.array(part), axis=axis), axis - 1
+                found = self.graph.add("Gather", found, np.array(part), axis=axis)
+                axis = axis - 1
             elif part != slice(None):
                 ends = (part.start or 0, np.iinfo(np.int64).max if part.stop is None else part.stop)
                 places = [np.array([number]) for number in (*ends, axis, part.step or 1)]
@@ -209,7 +212,8 @@ def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:
         if layer["kind"] == "windows":
             # All windows are evaluated at all points, and each point takes its own.
             first, *later = layer["windows"]
-            found, least = _network(graph, first, x), np.full(len(part["input_map"]), -np.inf)
+            found = _network(graph, first, x)
+            least = np.full(len(part["input_map"]), -np.inf)
             for end, start, window in zip(layer["ends"], layer["starts"], later, strict=True):
                 least[-1] = start
                 inside = _network(graph, window, graph.add("Max", x, least.copy()))

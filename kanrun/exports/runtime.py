@@ -39,7 +39,8 @@ def encode(model: Data, table: Any) -> Array:
     """
     names = [column["name"] for column in model["columns"]]
     if not hasattr(table, "keys"):
-        rows, inputs = np.asarray(table), len(model["inputs"])
+        rows = np.asarray(table)
+        inputs = len(model["inputs"])
         if rows.ndim == 1:
             rows = rows[:, None] if inputs == 1 else rows[None]
         if rows.ndim == 2 and rows.shape[1] == inputs and rows.dtype.kind in "biuf":
@@ -109,14 +110,19 @@ def _entries(table: Any, at: Any) -> Any:
 
 def _splines(layer: Data, x: Any) -> Any:
     """Return the nodes of a layer of edges: the last 2 m sums are the factors of m products."""
-    points, sums, policy = np.asarray(layer["breakpoints"]), layer["sums"], layer["extrapolation"]
-    inputs, intervals = points.shape[0], points.shape[1] - 1
+    points = np.asarray(layer["breakpoints"])
+    sums = layer["sums"]
+    policy = layer["extrapolation"]
+    inputs = points.shape[0]
+    intervals = points.shape[1] - 1
     pieces = np.zeros((layer["degree"] + 1, inputs, intervals, sums))
     weights = np.zeros((inputs, sums))
     for edge in layer["edges"]:
         pieces[:, edge["from"], :, edge["to"]] = np.transpose(edge["pieces"])
         weights[edge["from"], edge["to"]] = edge["base_weight"]
-    low, high, half = points[:, 0], points[:, -1], np.diff(points) / 2
+    low = points[:, 0]
+    high = points[:, -1]
+    half = np.diff(points) / 2
     held = np.clip(x, low, high)
     at = np.where(held[:, :, None] >= points[:, 1:-1], 1, 0).sum(2) + np.arange(inputs) * intervals
     steep = 1 / _entries(half.ravel(), at)
@@ -153,8 +159,10 @@ def _radial(layer: Data, x: Any) -> Any:
     if not layer["centres"]:
         return found
     t = mapped(layer["ranks"], x, "points", "values")
-    centres, ranked = np.asarray(layer["centres"]), np.asarray(layer["ranked"])
-    smooth, rough = np.zeros(len(centres)), np.zeros(len(centres))
+    centres = np.asarray(layer["centres"])
+    ranked = np.asarray(layer["ranked"])
+    smooth = np.zeros(len(centres))
+    rough = np.zeros(len(centres))
     for i, (w, m) in enumerate(zip(layer["smooth_rates"], layer["rough_rates"], strict=True)):
         smooth = smooth - 0.5 * w * (x[:, i : i + 1] - centres[:, i]) ** 2
         rough = rough - m * abs(t[:, i : i + 1] - ranked[:, i])
@@ -165,7 +173,8 @@ def _radial(layer: Data, x: Any) -> Any:
 def _chebyshev(layer: Data, x: Any) -> Any:
     """Return a sum of Chebyshev polynomials of t, which runs from -1 to 1 over the domain."""
     low, high = layer["domain"]
-    t, coefficients = 2 * ((x - low) / (high - low)) - 1, np.asarray(layer["coefficients"])
+    t = 2 * ((x - low) / (high - low)) - 1
+    coefficients = np.asarray(layer["coefficients"])
     later = last = t * (0 * coefficients[0])
     for row in coefficients[:0:-1]:
         later, last = row + 2 * t * later - last, later

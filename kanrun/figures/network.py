@@ -202,7 +202,8 @@ def titles_of(edges: DataFrame) -> list[str]:
     names = zip(_texts(edges, "input_name"), _texts(edges, "output_name"), strict=True)
     titles = []
     for (layer, out, source), ends in zip(edges[KEYS].to_numpy(dtype=int), names, strict=True):
-        first, last = ends[0] or f"h{layer}.{source}", ends[1] or f"h{layer + 1}.{out}"
+        first = ends[0] or f"h{layer}.{source}"
+        last = ends[1] or f"h{layer + 1}.{out}"
         between = " → " if len(first + last) < MAX_TITLE else " →\n"
         titles.append(shorten(first, MAX_TITLE) + between + shorten(last, MAX_TITLE))
     return titles

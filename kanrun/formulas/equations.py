@@ -275,13 +275,15 @@ def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
 def _as_calls(text: str) -> str:
     """Return a formula in which (...)_x and f(...)_x are written as d_x((...)) and d_x(f(...))."""
     while match := _DIFFERENTIATED.search(text):
-        start, depth = match.start(), 1
+        start = match.start()
+        depth = 1
         while depth and start:
             start -= 1
             depth += {")": 1, "(": -1}.get(text[start], 0)
         while start and text[start - 1].isalnum():  # the name of a function
             start -= 1
-        inner, suffix = text[start : match.start() + 1], match[1]
+        inner = text[start : match.start() + 1]
+        suffix = match[1]
         text = f"{text[:start]}d_{suffix}({inner}){text[match.end() :]}"
     return text.strip()
 

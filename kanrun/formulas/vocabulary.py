@@ -56,7 +56,8 @@ def _bessel(order: Expr, argument: Expr) -> Expr:
 
 
 def _table() -> dict[str, KnownFunction]:
-    circular, hyperbolic = ("sin", "cos", "tan"), ("sinh", "cosh", "tanh")
+    circular = ("sin", "cos", "tan")
+    hyperbolic = ("sinh", "cosh", "tanh")
     inverses = [f"a{name}" for name in (*circular, *hyperbolic)]
     others = ("exp", "log", "sqrt", "sign", "erf", "floor", "Abs")
     reciprocals = (function.__name__ for function in RECIPROCALS)

@@ -61,7 +61,8 @@ def compose(
     keys = [found[0].key for found in read if found[0].sign != "~"]
     swept = {found[0].key for found in read if len(found) > 1}
     bases: dict[tuple[str, ...], int] = {}
-    composed, points = [], []
+    composed = []
+    points = []
     replaced: list[dict[str, Any]] = []  # of each base, by key: the values of its files
     for number, chosen in enumerate(itertools.product(*read)):
         groups = {one.key: one for one in chosen if one.is_group}
@@ -98,8 +99,10 @@ def shown_config(study: Study, resolve: bool) -> str:
 
 def compose_again(run: Run, words: Sequence[str], outputs: Path) -> Study:
     """Return the study of a recorded run with further arguments. Raises UsageError."""
-    command, argv = run.manifest.command, run.manifest.argv
-    given, several = {full_key(command, word) for word in words}, run.has_points
+    command = run.manifest.command
+    argv = run.manifest.argv
+    given = {full_key(command, word) for word in words}
+    several = run.has_points
     kept = [
         key + ",".join(f"'{one}'" if several and len(split(one)) > 1 else one for one in texts)
         for key, texts in run.values_by_key.items()
@@ -118,7 +121,8 @@ def _set_argument(command: str, plain: dict[str, Any], argument: Argument) -> An
     Raises UsageError if that is impossible. Whether it is a key of its group is checked with the
     types, in `kanrun.config.conversion`.
     """
-    key, sign = argument.key, argument.sign
+    key = argument.key
+    sign = argument.sign
     first, _, rest = key.partition(".")
     if rest == "kind" and first in GROUPS:
         raise UsageError(

@@ -112,7 +112,8 @@ class ArgumentReader:
         if (unnamed := EXPERIMENTS[self._command].argument) and not re.search("[=~]", word):
             word = f"{unnamed}={word}"
         whole, equals, text = word.partition("=")
-        key, text = whole.lstrip("+~").strip(), text.strip()
+        key = whole.lstrip("+~").strip()
+        text = text.strip()
         sign = whole[: len(whole) - len(whole.lstrip("+~"))]
         if not key or not (equals or sign == "~"):
             raise UsageError(
@@ -139,7 +140,8 @@ class ArgumentReader:
         """Return how the command reads a table, if a word is the name of one."""
         from kanrun.targets.table_files import is_table
 
-        groups, settings = dict(groups_of(self._command)), EXPERIMENTS[self._command].settings
+        groups = dict(groups_of(self._command))
+        settings = EXPERIMENTS[self._command].settings
         if not is_table(Path(word)) or "target" not in settings_of(settings):
             return ""
         return f"write target.path={word}" + " target.outputs=COLUMN" * ("target" in groups)
@@ -168,7 +170,8 @@ class ArgumentReader:
             return
         if group == "target" and (hint := self._table_hint(name)):
             raise UsageError(f"{group}={name} is not a choice of {group}; {hint}.")
-        offer, listed = did_you_mean(name, options, max_names=1), ", ".join(options)
+        offer = did_you_mean(name, options, max_names=1)
+        listed = ", ".join(options)
         choices = f"{offer} (choices: {listed})." if offer else f"; choose one of {listed}."
         raise UsageError(f"{group}={name} is not a choice of {group}{choices}")
 
@@ -208,7 +211,8 @@ class ArgumentReader:
         ]
         if not kinds:
             return self._parsed(key, text)
-        kind, parts = kinds[0], [text]
+        kind = kinds[0]
+        parts = [text]
         if self._several and (key not in FIXED or kind == "list"):
             choice = _CHOICE.fullmatch(text)
             parts = split(choice[1] if choice else text) or [""]
@@ -313,7 +317,8 @@ def _split(text: str, nested: bool = True, mark: str = ",", most: int = -1) -> l
     closing: list[str] = []
     start = at = 0
     while at < len(text):
-        before, letter = text[start:at].strip(), text[at]
+        before = text[start:at].strip()
+        letter = text[at]
         if (closing or not before or before.endswith(":")) and (quoted := _QUOTED.match(text, at)):
             at = quoted.end()
             continue

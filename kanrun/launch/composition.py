@@ -243,7 +243,8 @@ def read_checked(file: Path) -> tuple[str, DictConfig | ListConfig]:
     except RecursionError:
         raise UsageError(f"{file} is nested too deeply.") from None
     except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", error)
         place = f"{file}, line {mark.line + 1}," if mark else str(file)
         raise UsageError(f"{place} is not valid YAML: {problem}.") from error
     plain: Any = OmegaConf.to_container(config, resolve=False)

@@ -128,7 +128,8 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     if formula is not None and (family, offset) != ("gaussian", None):
         raise UsageError("family and offset belong to data; a formula has neither.")
     if formula is not None:
-        target, described = named_formula(formula, domain), ExpressionTarget(formula, domain)
+        target = named_formula(formula, domain)
+        described = ExpressionTarget(formula, domain)
         cfg = configure(described, SamplingConfig(), model or "kan", solver, seed=seed, **settings)
     else:
         if y is None:
@@ -186,7 +187,8 @@ def configure(
         UsageError: If the model and its solver do not have a setting, or a value breaks its rule.
     """
     if model == ADDITIVE:
-        model, settings = "auto", {"pairs": False, "selection": "evidence", **settings}
+        model = "auto"
+        settings = {"pairs": False, "selection": "evidence", **settings}
     kind = MODELS.find(model, "model")
     solver_settings = SOLVERS.find(solver or "auto", "solver")()
     if kind.tables_only and solver is not None:
@@ -240,7 +242,8 @@ def fit_target(cfg: FitConfig, target: Target, *, progress: bool = False) -> Mod
     limit = TimeLimit(cfg.max_cpu_seconds or inf, time.process_time(), reserved=0.0)
     rows: dict[str, list[Plain]] = {}
     tables: dict[str, pd.DataFrame] = {}
-    notes, checkpoints = list[str](), list[Checkpoint]()
+    notes = list[str]()
+    checkpoints = list[Checkpoint]()
     with (
         Reporter(Console(stderr=True), total=1, quiet=not progress) as reporter,
         using_threads(threads_of(cfg)),

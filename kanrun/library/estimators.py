@@ -89,12 +89,14 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self._several = y.ndim > 1
         # Merge equal rows, in a fixed order.
         kept = np.flatnonzero(weights)
-        columns, y = columns[kept], y[kept]
+        columns = columns[kept]
+        y = y[kept]
         parts = enumerate((*columns.T, *np.reshape(y, (len(y), -1)).T))
         keys = pd.DataFrame({i: c.astype(str) if c.dtype == object else c for i, c in parts})
         number = keys.groupby(list(keys), dropna=False).ngroup().to_numpy()
         _, rows = np.unique(number, return_index=True)
-        columns, y = columns[rows], y[rows]
+        columns = columns[rows]
+        y = y[rows]
         weights = np.bincount(number, weights[kept]).astype(np.float64)
         x = dict(zip(names, columns.T, strict=True)) if names else columns.astype(np.float64)
         given = self.get_params(deep=False)
@@ -159,7 +161,8 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         Returns:
             Activations of shape (rows, nodes); without hidden layers, the scaled inputs.
         """
-        rows, network = self._rows(X), self.model_.network
+        rows = self._rows(X)
+        network = self.model_.network
         first = next(network.parameters())
         inside = torch.as_tensor(self.model_.input_scaling.apply(rows)).to(first)
         with torch.no_grad():
@@ -248,7 +251,8 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
         """
         if self.family == "gaussian":
             return float(super().score(X, y, sample_weight))
-        truth, predicted = np.reshape(as_numbers(y, "y"), (-1, 1)), self.predict(X)[:, None]
+        truth = np.reshape(as_numbers(y, "y"), (-1, 1))
+        predicted = self.predict(X)[:, None]
         explained = Family(self.family).explained(truth, predicted, sample_weight)
         return np.nan if explained is None else explained
 

@@ -72,16 +72,20 @@ def edge_columns(
     by `invert`. `seen` is True within the range of the data. If a layer has multiplication nodes,
     its sums appear as nodes of their own, and a further layer of edges joins them to the nodes.
     """
-    rows, multiply, layers = list[tuple[Any, ...]](), any(network.products), network.edge_layers
+    rows = list[tuple[Any, ...]]()
+    multiply = any(network.products)
+    layers = network.edge_layers
     edges = min(sum(layer.mask.numel() for layer in layers), MOST_EDGES)
     points = max(FEWEST_POINTS, min(EDGE_POINTS, MOST_ROWS // edges))
     with torch.no_grad():
-        reaching, depth = network.activations(x), 0
+        reaching = network.activations(x)
+        depth = 0
         for index, layer in enumerate(layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
             share = torch.linspace(0, 1, points, dtype=score.dtype, device=score.device)
             on_grid = torch.lerp(layer.grid.low, layer.grid.high, share[:, None])
-            y, at = layer.edge_values(on_grid).cpu().numpy(), in_numpy(on_grid)
+            y = layer.edge_values(on_grid).cpu().numpy()
+            at = in_numpy(on_grid)
             ends = in_numpy(reaching[index])
             seen = (at >= ends.min(0)) & (at <= ends.max(0))
             data = invert(at) if index == 0 else at
@@ -109,7 +113,8 @@ def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tu
     """Yield the rows of `edge_columns` that join `sums` (samples, sums) to nodes, products last."""
     plain = sums.shape[1] - 2 * products
     for number, each in enumerate(in_numpy(sums).T):
-        x, multiplies = np.linspace(each.min(), each.max(), points), number >= plain
+        x = np.linspace(each.min(), each.max(), points)
+        multiplies = number >= plain
         out = plain + (number - plain) // 2 if multiplies else number
         operation = "product" if multiplies else "sum"
         yield depth, out, number, x, x, True, x, float(each.std()), False, "", "", "=", operation

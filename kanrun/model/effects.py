@@ -42,13 +42,16 @@ def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
     Zhu, Journal of the Royal Statistical Society B 82 (2020) 1059-1086); not of texts. Raises
     UsageError for an unknown column.
     """
-    columns, sample = input_columns(model), training_sample(model)
+    columns = input_columns(model)
+    sample = training_sample(model)
     check_known("column", name, columns, "input columns of this model")
-    mine, x = columns[name], sample[:: -(-len(sample) // EFFECT_ROWS)]
+    mine = columns[name]
+    x = sample[:: -(-len(sample) // EFFECT_ROWS)]
     codes = model.code.columns if model.code else ()
     code = next((one for one in codes if one.name == name), ColumnCode(name))
     if code.levels is not None:
-        features, at = np.eye(len(code.levels) + 1)[:, :-1], np.arange(len(code.levels) + 1.0)
+        features = np.eye(len(code.levels) + 1)[:, :-1]
+        at = np.arange(len(code.levels) + 1.0)
     else:
         at = np.unique(np.quantile(x[:, mine[0]], np.linspace(0, 1, EFFECT_POINTS)))
         features = features_of(vars(code), at)
@@ -57,7 +60,8 @@ def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
         moved = x.copy()
         moved[:, mine] = each
         curves.append(predicted_values(model, moved))
-    every, value = np.stack(curves), np.mean(curves, axis=1)
+    every = np.stack(curves)
+    value = np.mean(curves, axis=1)
     own = every - every.mean(0)
     lower, upper = np.quantile(own - own.mean(1, keepdims=True), EFFECT_BAND, axis=1) + value
     ale = np.full_like(value, np.nan)
@@ -77,7 +81,8 @@ def _local_effects(curves: Array, at: Array, values: Array) -> Array:
 
     `curves` (points, rows, outputs) are predictions of rows with `values` when these are `at`.
     """
-    cell, rows = np.clip(np.searchsorted(at, values) - 1, 0, len(at) - 2), np.arange(len(values))
+    cell = np.clip(np.searchsorted(at, values) - 1, 0, len(at) - 2)
+    rows = np.arange(len(values))
     counts = np.bincount(cell, minlength=len(at) - 1)[:, None]
     steps = np.zeros((len(at) - 1, curves.shape[2]))
     np.add.at(steps, cell, curves[cell + 1, rows] - curves[cell, rows])
@@ -89,6 +94,7 @@ def effect_figure(model: TrainedNetwork, table: pd.DataFrame) -> Figure:
     """Draw the partial dependence of columns, tables of `partial_dependence`."""
     from kanrun import figures  # which load matplotlib
 
-    names, plain = table["input"].unique().tolist(), table[table["level"] == ""]
+    names = table["input"].unique().tolist()
+    plain = table[table["level"] == ""]
     remark = "line: all rows; dashed: rows nearby; band: 80% of rows"
     return figures.effects(table, names, plain, remark, classes=model.classes is not None)

@@ -166,7 +166,8 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
     check_model(model, problem.inputs)
     check(solver, "solver.")
     wanted: ModelPlan = model.plan()
-    intervals, task = model.schedule, problem.data.task
+    intervals = model.schedule
+    task = problem.data.task
     gradient = solver if isinstance(solver, GradientConfig) else GradientConfig()
     if gradient.sparsity and not intervals:
         raise UsageError(
@@ -174,7 +175,8 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
             "has none."
         )
     name, why, settings = _solver(model, solver, problem)
-    second_order, closed_form = SOLVERS[name].second_order, model.closed_form
+    second_order = SOLVERS[name].second_order
+    closed_form = model.closed_form
     edges = _edges(problem.shape_of(model))
     unsmoothed = second_order and not intervals and not closed_form
     grows = isinstance(model, KANConfig) and (
@@ -217,7 +219,8 @@ def _growth(
 
     Raises UsageError for `hidden=auto` with edges or nodes that no growth adds.
     """
-    automatic, outputs = model.hidden == AUTO, problem.outputs
+    automatic = model.hidden == AUTO
+    outputs = problem.outputs
     unusual = "model.edge_scaling=single" * (model.edge_scaling == "single")
     if model.multiplication_nodes:
         unusual = f"model.multiplication_nodes={model.multiplication_nodes}"
@@ -240,10 +243,14 @@ def _edges(shape: tuple[int, ...]) -> int:
 
 def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str, Any]:
     """Return name, reason and settings of the solver, `auto` resolved. Raises UsageError."""
-    name, why, settings = solver.kind, f"{solver.kind}: chosen by solver={solver.kind}.", solver
-    task, dtype = problem.data.task, problem.domain.dtype
+    name = solver.kind
+    why = f"{solver.kind}: chosen by solver={solver.kind}."
+    settings = solver
+    task = problem.data.task
+    dtype = problem.domain.dtype
     if isinstance(solver, AutoSolver):
-        grids, rows = model.schedule, len(problem.data.train) * problem.outputs
+        grids = model.schedule
+        rows = len(problem.data.train) * problem.outputs
         last = parameters_of(model, problem, name, grids[-1:])
         first = parameters_of(model, problem, name, grids[:1])
         edge_unknowns = last
@@ -280,7 +287,8 @@ def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
     """Describe a training, such as "Levenberg-Marquardt, 495 parameters, 4 grids"."""
     if plan.growth and not plan.growth.given:
         return f"a KAN that grows to at most {plan.growth.largest[1]} nodes (hidden=auto)"
-    kind, up_to = SOLVERS[plan.solver], "up to " if plan.stop_early else ""
+    kind = SOLVERS[plan.solver]
+    up_to = "up to " if plan.stop_early else ""
     solver = "Least squares" if model.closed_form else kind.label or plan.solver
     parameters = parameters_of(model, problem, plan.solver, plan.intervals[-1:])
     parameters = min(parameters, plan.max_unknowns or parameters)

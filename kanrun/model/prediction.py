@@ -149,7 +149,8 @@ def quantile_values(model: TrainedNetwork, x: Array, raw: Array, probability: fl
 
 def _error_quantile(errors: Array, raw: Array, probability: float) -> Array:
     """Return this quantile of the errors of held-out rows at predictions `raw`."""
-    levels, found = error_levels(errors.shape[2] - 1), np.zeros_like(raw)
+    levels = error_levels(errors.shape[2] - 1)
+    found = np.zeros_like(raw)
     for o, (middles, *quantiles) in enumerate(errors.swapaxes(1, 2)):
         at = [np.interp(probability, levels, each) for each in np.transpose(quantiles)]
         found[:, o] = np.interp(raw[:, o], middles, at)
@@ -317,15 +318,20 @@ def predict_table(
     table = TableFile(source, limits=LIMITS)
     columns = table.names()
     check_columns(needed, columns, source.name)
-    binary, safe = is_parquet(output), options.spreadsheet_safe
-    unknown, counts, row, formulas = Counter[str](), Counter[Any](), 1, 0
+    binary = is_parquet(output)
+    safe = options.spreadsheet_safe
+    unknown = Counter[str]()
+    counts = Counter[Any]()
+    row = 1
+    formulas = 0
     with table_writer(output, () if is_parquet(source) else columns) as write:
         for part in table.blocks():
             block: dict[str, Any] = {name: part[name].to_numpy() for name in columns}
             x, new = _inputs(model, source, block, row)
             raw = network_outputs(model, x)
             left = departures(model, x, raw)
-            counts, unknown = counts + count_departures(left, len(x)), unknown + new
+            counts = counts + count_departures(left, len(x))
+            unknown = unknown + new
             added = _added(model, x, raw, row, options)
             added["outside"] = _named(model, left, block)
             for name, values in added.items():
@@ -390,7 +396,8 @@ def _added(
     model: TrainedNetwork, x: Array, raw: Array, row: int, options: PredictionOptions
 ) -> dict[str, NDArray[Any]]:
     """Return the added columns of a block that begins with data row `row`."""
-    values, names = in_units(model, raw), model.classes or model.outputs
+    values = in_units(model, raw)
+    names = model.classes or model.outputs
     if not np.isfinite(values).all():
         bad = np.flatnonzero((~np.isfinite(values)).any(1))
         raise UsageError(

@@ -217,7 +217,8 @@ class KANConfig(ModelConfig):
         """Yield errors for a budget of a search that widths leave out, and for other layers."""
         if self.hidden != AUTO and self.budget != "normal":
             yield f"{at}budget={self.budget} is for {at}hidden=auto, not {self.hidden}."
-        products, widths = self.multiplication_nodes, widths_of(self.hidden)
+        products = self.multiplication_nodes
+        widths = widths_of(self.hidden)
         if products and (len(products) != len(widths) or any(map(operator.gt, products, widths))):
             yield (
                 f"{at}multiplication_nodes={products} must have a number for each layer of "
@@ -246,7 +247,8 @@ class MLPConfig(ModelConfig):
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
         """Return an MLP with random weights."""
-        shape, dtype = problem.shape_of(self), problem.domain.dtype
+        shape = problem.shape_of(self)
+        dtype = problem.domain.dtype
         network: Network = self.network()(shape, self.activation, dtype=dtype, generator=generator)
         return network.to(problem.domain.device)
 

@@ -58,7 +58,8 @@ class TrainedNetwork:
         """Raise ValueError if a part does not fit the network or is not finite."""
         both = self.input_scaling, self.output_scaling
         with np.errstate(all="ignore"):
-            scales, zeros = [a.scale for a in both], [a.invert(0 * a.scale) for a in both]
+            scales = [a.scale for a in both]
+            zeros = [a.invert(0 * a.scale) for a in both]
         for name, size, axis in (
             ("inputs", len(self.inputs), 0),
             ("domain", len(self.domain), 0),

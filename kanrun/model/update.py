@@ -83,7 +83,8 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
 
 def remembered(model: TrainedNetwork) -> tuple[Array, Array]:
     """Return encoded inputs that the model has learned at, and how many rows each stands for."""
-    known, tables = training_sample(model), model.tables
+    known = training_sample(model)
+    tables = model.tables
     if "memory" in tables:
         return known, tables["memory"]["rows"].to_numpy(dtype=np.float64)
     learned = tables["summary"]["train_points"].iloc[0] if "summary" in tables else len(known)
@@ -113,7 +114,8 @@ def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
 def _train(network: Network, given: Samples, known: Tensor, counts: Array, classes: Any) -> None:
     """Train on the new samples, next to the old outputs at the known inputs."""
     task: Task = "classification" if classes else "regression"
-    plan, plain = Plan("lbfgs" if classes else "lm"), Objective(given, 1.0, task)
+    plan = Plan("lbfgs" if classes else "lm")
+    plain = Objective(given, 1.0, task)
     if classes:
         memory = QuadraticMemory.anchor(network, "information_block", 0.0)
         memory.learn(network, known, task, CURVATURE * counts.sum() / len(given))

@@ -38,7 +38,8 @@ def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
     Raises UsageError for a run outside `outputs`, a point of a run, a link, and a running run;
     StorageFailed if the folder cannot be deleted.
     """
-    path, place = run.path.resolve(), outputs.resolve()
+    path = run.path.resolve()
+    place = outputs.resolve()
     if run.point is not None:
         raise UsageError(f"{run.name} is a point of a run, which is removed as a whole.")
     if run.path.is_symlink() or path.parent.parent != place or not VERSION.fullmatch(path.name):
@@ -130,7 +131,8 @@ def run_at(text: str, outputs: Path) -> Run | None:
     if not text.strip():
         return None
     # Unlike Path's method, this keeps a name such as ~old.
-    path, number = Path(os.path.expanduser(text)).resolve(), None
+    path = Path(os.path.expanduser(text)).resolve()
+    number = None
     if not (path / MANIFEST_FILE).is_file():
         path, number = path.parent, path.name
     if not (path / MANIFEST_FILE).is_file():

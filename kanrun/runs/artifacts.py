@@ -224,5 +224,6 @@ def read_caption(path: Path) -> str:
         return unescape(described[1].decode(errors="replace")) if described else ""
     if (chunk := re.search(rb"(.{4})tEXt(Description\0)", data, re.DOTALL)) is None:
         return ""
-    start, length = chunk.start(2), int.from_bytes(chunk[1], "big")
+    start = chunk.start(2)
+    length = int.from_bytes(chunk[1], "big")
     return data[chunk.end() : start + length].decode("latin-1")

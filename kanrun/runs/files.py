@@ -204,7 +204,8 @@ class Appender:
 
     def write(self, lines: bytes) -> None:
         """Append whole lines; on return the operating system has them. Raises StorageFailed."""
-        descriptor, left = self._opened(), memoryview(lines)
+        descriptor = self._opened()
+        left = memoryview(lines)
         with storing(self.path):
             while left:
                 left = left[os.write(descriptor, left) :]
@@ -224,7 +225,8 @@ class Appender:
     def close(self) -> None:
         """Close the file; the next writing opens it again."""
         if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
+            descriptor = self._descriptor
+            self._descriptor = None
             with storing(self.path):
                 os.close(descriptor)
 

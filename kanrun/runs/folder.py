@@ -176,7 +176,8 @@ class RunFolder:
 
     def rows(self, record: Row | Table, marks: dict[str, int]) -> None:
         """Record rows of a training. Raises ValueError for columns of different lengths."""
-        table, columns = file_name(record.name), record.columns
+        table = file_name(record.name)
+        columns = record.columns
         for line in rows_lines(table, columns, marks):
             self.record(line)
         if all(len(values) == 1 for values in columns.values()):
@@ -243,7 +244,8 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
         # A folder that is not empty cannot be replaced by a rename.
         (hidden / ".lock").touch()
         fill(hidden)
-        number, folder = _highest(parent), hidden
+        number = _highest(parent)
+        folder = hidden
         while folder is hidden:
             number += 1
             try:
@@ -276,7 +278,8 @@ def _highest(parent: Path) -> int:
 
 def _link_latest(parent: Path) -> None:
     """Point `latest` at the highest number, where the file system has links."""
-    link, temporary = parent / LATEST, parent / f".{LATEST}.{secrets.token_hex(4)}.tmp"
+    link = parent / LATEST
+    temporary = parent / f".{LATEST}.{secrets.token_hex(4)}.tmp"
     number = 0
     with contextlib.suppress(OSError, NotImplementedError):
         # Whoever links last looks again, so that the order of two processes does not matter.

@@ -226,11 +226,14 @@ def _value(value: Any) -> Any:
 
 def _run_row(run: Run) -> tuple[Record, Record]:
     """Return the row of a run, and the settings of it or its best point."""
-    labels, best, settings = run.labels, run, Record()
+    labels = run.labels
+    best = run
+    settings = Record()
     with contextlib.suppress(KanrunError):
         best = run.best
     with contextlib.suppress(KanrunError):
-        point, config = best.point, run.manifest.config
+        point = best.point
+        config = run.manifest.config
         if point is not None:
             config = best.config if point.base else with_values(config, point.values)
         settings = flattened(config)
@@ -246,8 +249,10 @@ def _run_row(run: Run) -> tuple[Record, Record]:
     }
     with contextlib.suppress(KanrunError):
         manifest = run.manifest
-        several, record = manifest.points > 1, vars(manifest)
-        claims, failures = manifest.claims, len(manifest.failures)
+        several = manifest.points > 1
+        record = vars(manifest)
+        claims = manifest.claims
+        failures = len(manifest.failures)
         if several:
             claims = tuple(one for result in run.journal.results.values() for one in result.claims)
             failures = len(run.journal.failed) or failures

@@ -232,8 +232,12 @@ class Journal:
 
         Without `rows`, lines that hold rows of tables are skipped, which is faster.
         """
-        self.path, self.end, self.damaged = folder / JOURNAL_FILE, start, False
-        self._folder, self._point, self._start = folder, point, start
+        self.path = folder / JOURNAL_FILE
+        self.end = start
+        self.damaged = False
+        self._folder = folder
+        self._point = point
+        self._start = start
         self.digests: dict[Key, str] = {}
         self.finished: set[Key] = set()
         self.failed: dict[Key, FailedLine] = {}

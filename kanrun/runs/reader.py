@@ -102,7 +102,9 @@ class Run:
         """Content of `run.json`, for a point as of a run of it alone. Raises StorageFailed."""
         if self.point is None:
             return read_json(self.path / MANIFEST_FILE, Manifest)
-        whole, number, start = self._whole.manifest, self.point.number, f"{self.point}: "
+        whole = self._whole.manifest
+        number = self.point.number
+        start = f"{self.point}: "
         failed = self.journal.failed.items()
         failures = tuple(one.entry for key, one in failed if key[0] == number)
         result = self.journal.results.get(number)
@@ -183,7 +185,8 @@ class Run:
 
     def check_ended(self, force: bool) -> None:
         """Raise UsageError if the run is running, or may be on another host without `force`."""
-        host, pid = self.manifest.host, self.manifest.pid
+        host = self.manifest.host
+        pid = self.manifest.pid
         if self.is_alive and host == socket.gethostname():
             raise UsageError(
                 f"{self.path} is still running (process {pid}). Wait, or stop it first."

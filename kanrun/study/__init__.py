@@ -117,7 +117,8 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Return `error` as a failure; errors that are not kanrun's are named by their type."""
-        text, name = " ".join(str(error).split()), type(error).__name__
+        text = " ".join(str(error).split())
+        name = type(error).__name__
         named = f"{name}: {text}" if text else name
         reason = text if text and isinstance(error, KanrunError) else named
         return cls(reason, "".join(traceback.format_exception(error)))

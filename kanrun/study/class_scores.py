@@ -51,7 +51,8 @@ def area_under_curve(hit: NDArray[np.bool_], score: Array) -> float:
 
     Equal scores count one half (Mann and Whitney 1947). NaN if all rows are hit, or none.
     """
-    hits, misses = int(hit.sum()), int((~hit).sum())
+    hits = int(hit.sum())
+    misses = int((~hit).sum())
     if not hits or not misses:
         return float("nan")
     ranks = Series(score).rank().to_numpy()

@@ -50,7 +50,8 @@ POINTS_PER_SIDE = {1: 400, 2: 61}
 
 def scores(network: Network, problem: LearningProblem) -> dict[str, Value]:
     """Return scores on the test points: maximum error and R^2, or accuracy etc. for classes."""
-    points, samples = problem.dataset.test, problem.data.test
+    points = problem.dataset.test
+    samples = problem.data.test
     measured: dict[str, Value] = {"test_max_error": None, "r2": None}
     if points is None or samples is None or not len(points):
         return measured
@@ -137,7 +138,9 @@ def linear_rmse(problem: LearningProblem) -> float | None:
 
     Return None if there are no test points, and for classes.
     """
-    points, known, test = problem.dataset.test, problem.data.everything, problem.data.test
+    points = problem.dataset.test
+    known = problem.data.everything
+    test = problem.data.test
     if points is None or test is None or not len(points) or problem.dataset.classes:
         return None
 
@@ -160,7 +163,8 @@ def model_records(
     of the checkpoint consists of target, shape, number of training points and seed. `learned` holds
     further fields of `Model`: errors, widening, gaps and family.
     """
-    model, dataset = model_of(network, problem, seed, **learned), problem.dataset
+    model = model_of(network, problem, seed, **learned)
+    dataset = problem.dataset
     parts: list[tuple[str, Array, Array]] = [
         (name, points.x[:MOST_POINTS], points.y[:MOST_POINTS])
         for name in ("train", "validation", "test")
@@ -181,7 +185,8 @@ def model_records(
     yield Table("predictions", columns)
     if network.products:
         names = model.inputs, model.classes or model.outputs
-        x, invert = problem.data.train.x[:MOST_POINTS], model.input_scaling.invert
+        x = problem.data.train.x[:MOST_POINTS]
+        invert = model.input_scaling.invert
         yield Table("edges", edge_columns(network, x, *names, invert))
     name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
     yield to_checkpoint(name, model)
@@ -271,7 +276,8 @@ def model_of(network: Network, problem: LearningProblem, seed: int = 0, **learne
 
     `learned` holds further fields of `Model`.
     """
-    dataset, target = problem.dataset, problem.dataset.target
+    dataset = problem.dataset
+    target = problem.dataset.target
     return Model(
         network,
         target.inputs,

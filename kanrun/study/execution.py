@@ -76,10 +76,12 @@ def execute(checked: Checked, folder: RunFolder, options: RunOptions) -> Manifes
     try:
         folder.finish(**_Execution(checked, folder, options).run())
     except BaseException as error:
-        status, failure = Status.FAILED, Failure.of(error)
+        status = Status.FAILED
+        failure = Failure.of(error)
         if isinstance(error, KeyboardInterrupt):
             sender = "Ctrl-C" if type(error) is KeyboardInterrupt else str(error)
-            status, failure = Status.INTERRUPTED, Failure(f"stopped by {sender}")
+            status = Status.INTERRUPTED
+            failure = Failure(f"stopped by {sender}")
         with contextlib.suppress(StorageFailed):  # the error that ends the run says more
             folder.finish(status, failure.reason, failure.trace)
         raise
@@ -93,7 +95,9 @@ class _Execution:
     """One execution of a study."""
 
     def __init__(self, checked: Checked, folder: RunFolder, options: RunOptions) -> None:
-        self._study, self._folder, self._checked = checked.study, folder, checked
+        self._study = checked.study
+        self._folder = folder
+        self._checked = checked
         self._several = len(checked.trainings) > 1
         self._total = sum(checked.trainings)
         self._runner = TaskRunner(checked.study.experiment, dict(checked.prepared))
@@ -135,10 +139,13 @@ class _Execution:
                     self._draw(tables)
             if self._finished and not self._several:
                 result = self._result(tables, self._study.points[0])
-        failed, limit = self._failure(), self._limit
-        reason, status = failed and failed.reason, Status.FAILED if failed else Status.COMPLETED
+        failed = self._failure()
+        limit = self._limit
+        reason = failed and failed.reason
+        status = Status.FAILED if failed else Status.COMPLETED
         if not failed and self._ended_early:
-            missing, used = sum(self._left), process_time() - limit.began
+            missing = sum(self._left)
+            used = process_time() - limit.began
             reason = f"stopped after max_cpu_seconds={limit.seconds:g} (CPU time); "
             reason += "kept the best result so far"
             if missing:
@@ -157,7 +164,8 @@ class _Execution:
         }
 
     def _draw(self, tables: Tables) -> None:
-        given, formats = self._cfg.figures, self._cfg.figure_formats
+        given = self._cfg.figures
+        formats = self._cfg.figure_formats
         if self._several:
             report.draw_points(Run(self._folder.path), formats)
             return
@@ -178,7 +186,9 @@ class _Execution:
     def _train(self) -> None:
         resumed = self._folder.manifest.resumed
         checkpoints = self._restore() if resumed else dict[Key, Checkpoint]()
-        executor, left, tasks = self._cfg.executor, sum(self._left), self._tasks()
+        executor = self._cfg.executor
+        left = sum(self._left)
+        tasks = self._tasks()
         if executor.kind == "local" and left:
             workers = executor.workers or max(1, cores() // threads_of(self._cfg))
             seconds = max(0.0, self._limit.end - process_time())
@@ -199,7 +209,8 @@ class _Execution:
 
         Raises UsageError if the cells differ from those of the run that was interrupted.
         """
-        journal, checkpoints = Journal(self._folder.path), dict[Key, Checkpoint]()
+        journal = Journal(self._folder.path)
+        checkpoints = dict[Key, Checkpoint]()
         continues = "resume" in signature(self._study.experiment.run).parameters
         for task in self._tasks(restoring=True):
             if journal.digests.get(task.key, digest := _digest(task)) != digest:
@@ -282,7 +293,8 @@ class _Execution:
 
     def _rows(self, task: Task, record: Row | Table) -> None:
         """Record rows without the columns that say which training they belong to."""
-        marks, columns = self._marks(task), dict[str, Any](record.columns)
+        marks = self._marks(task)
+        columns = dict[str, Any](record.columns)
         for mark, value in marks.items():
             own = columns.pop(mark, ())
             if any(each != value for each in own):
@@ -357,8 +369,10 @@ class _Execution:
         With several cells there are no medians, because cells measure different things. If
         trainings failed or were cut short, all claims are marked as not holding.
         """
-        result, number = ResultLine(point.number), point.number
-        failed, total = self._failed[number], self._checked.trainings[number]
+        result = ResultLine(point.number)
+        number = point.number
+        failed = self._failed[number]
+        total = self._checked.trainings[number]
         if failed:
             result.reason = f"{failed} of its trainings failed"
         summary = tables.get("summary")

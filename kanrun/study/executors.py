@@ -105,7 +105,9 @@ def run_local(
     The time limit of each worker is its share of these CPU seconds; no task begins after that. A
     task whose process dies is run once more in a fresh process.
     """
-    waiting, again, died = iter(tasks), deque[Task](), set[Key]()
+    waiting = iter(tasks)
+    again = deque[Task]()
+    died = set[Key]()
     busy: dict[Any, _Worker] = {}  # by connection
     idle: list[_Worker] = []
     try:
@@ -229,7 +231,9 @@ def run_dask(
     """
     distributed: Any = importlib.import_module("distributed")
     with dask_client(address) as client:
-        waiting, futures, died = iter(tasks), dict[Any, Task](), set[Key]()
+        waiting = iter(tasks)
+        futures = dict[Any, Task]()
+        died = set[Key]()
         completed = distributed.as_completed([], loop=client.loop)
 
         def submit(task: Task) -> TaskEvent:
@@ -315,7 +319,8 @@ def dask_client(address: str) -> Iterator[Any]:
             with contextlib.suppress(Exception):  # whatever answers there
                 answers.append(distributed.Client(address, timeout=_CONNECT, set_as_default=False))
 
-        shown, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        shown = sys.unraisablehook
+        sys.unraisablehook = lambda _: None
         try:
             # Answers of other servers can keep a client waiting for ever, or make it allocate all
             # memory: the thread is abandoned if it does not return.

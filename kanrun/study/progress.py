@@ -111,8 +111,11 @@ class Reporter:
         verbose: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console, self._quiet, self._verbose = console, quiet, verbose
-        self._total, self._done = total, 0
+        self._console = console
+        self._quiet = quiet
+        self._verbose = verbose
+        self._total = total
+        self._done = 0
         self._running: dict[Key | None, _Running] = {}
         self._notes: set[str] = set()
         self._results: dict[Key, Plain] = {}  # summary of a training, until it ends
@@ -216,7 +219,8 @@ class Reporter:
     def _line(self, text: str) -> None:
         """Print a line with the share that is done, if there is no bar to show it."""
         if self._bar.disable and not self._quiet:
-            bar, pace = self._bar.tasks[0], ""
+            bar = self._bar.tasks[0]
+            pace = ""
             if (bar.elapsed or 0) >= SECONDS_BETWEEN_LINES and (left := bar.time_remaining):
                 pace = f", about {left:.0f} s left"
             self._say(f"{text} ({bar.percentage:.0f}%{pace})")

@@ -82,7 +82,8 @@ def print_table(
     """
     rows = len(next(iter(columns.values()), ()))
     cells = {name: [shown(value) or "-" for value in each[:most]] for name, each in columns.items()}
-    chosen, used = set[str](), -2
+    chosen = set[str]()
+    used = -2
     for name in dict.fromkeys([*(name for name in first if name in columns), *columns]):
         needs = max([len(printable(name)), *map(len, cells[name])]) + 2
         if used + needs <= console.width or not chosen:
@@ -134,7 +135,8 @@ def print_summary(console: Console, summary: Columns) -> None:
                 pairs.add_row(Text(printable(name)), Text(value))
         console.print(pairs)
         return
-    table, title = summary, None
+    table = summary
+    title = None
     seeds = len(set(summary.get("seed", ())))
     if seeds > 1 and "cell" in summary:
         title = f"medians over {seeds} seeds"
@@ -286,7 +288,9 @@ def redraw(
     if run.has_points and not effects:
         return draw_points(run, formats)
     experiment = EXPERIMENTS.find(run.manifest.command, "command").build()
-    tables, place, written = run.frames, run.figures_folder, list[Path]()
+    tables = run.frames
+    place = run.figures_folder
+    written = list[Path]()
     if "summary" not in tables:
         raise UsageError(f"{run.name} has no results to draw: none of its trainings finished.")
     if effects:
@@ -320,7 +324,9 @@ def print_points(console: Console, run: Run) -> None:
 
     Of many points, those with the lowest errors are printed, in the order of their numbers.
     """
-    points, best, table = run.points, run.best, points_table(run)
+    points = run.points
+    best = run.best
+    table = points_table(run)
     errors = [math.inf if point.error is None else point.error for point in points]
     some = sorted(sorted(range(len(points)), key=errors.__getitem__)[:_MOST_ROWS])
     columns = {name: [values[row] for row in some] for name, values in table.items()}
@@ -330,7 +336,8 @@ def print_points(console: Console, run: Run) -> None:
     first = ("point", *RESULTS, "status", *_swept(points[0]), *_FURTHER)
     _, left_out = print_table(console, columns, first=first)
     claims = [claim for result in run.journal.results.values() for claim in result.claims]
-    held, where = sum(claim.holds for claim in claims), run.path / "summary.csv"
+    held = sum(claim.holds for claim in claims)
+    where = run.path / "summary.csv"
     for line, needed in (
         (f"the best {len(some)} of {len(points)} points; all in {where}", len(some) < len(points)),
         (f"more columns in {where}: {', '.join(left_out)}", left_out),

@@ -85,13 +85,15 @@ def rerun(run: Run, options: RunOptions) -> int:
     code, folder = run_study(_placed(study, run.path, options), options)
     if folder is None or code:
         return code
-    old, new = run.columns("summary"), Run(folder).columns("summary")
+    old = run.columns("summary")
+    new = Run(folder).columns("summary")
     if not old:
         raise UsageError(f"{run.name} has no summary to compare with.")
     compared = [name for name in old if not any(word in name for word in _TIMES)]
     different = [name for name in compared if old[name] != new.get(name)]
     for name in different:
-        then, now = old[name], new.get(name, [])
+        then = old[name]
+        now = new.get(name, [])
         pairs = (f"{a!r} then, {b!r} now" for a, b in zip(then, now, strict=False) if a != b)
         difference = next(pairs, f"{len(then)} rows then, {len(now)} now")
         tell(f"{name} differs from {run.name}: {difference}")
@@ -163,7 +165,8 @@ def _end(path: Path, options: RunOptions) -> int:
     """Print the folder, then what was reached or why the run failed; return the exit code."""
     print(path, flush=True)
     run = Run(path)
-    status, reason = run.manifest.status, run.manifest.reason
+    status = run.manifest.status
+    reason = run.manifest.reason
     if run.is_complete and not options.quiet and not run.has_points:
         from kanrun.study import report
 
@@ -190,7 +193,8 @@ def logging_to(path: Path) -> Iterator[None]:
     """
     if path.is_symlink():
         raise UsageError(f"{path} is a link; a run that is resumed must lie in one folder.")
-    file, console = logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler()
+    file = logging.FileHandler(path, encoding="utf-8")
+    console = logging.StreamHandler()
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     console.setFormatter(logging.Formatter("kanrun: %(message)s"))
     console.setLevel(logging.WARNING)

@@ -163,8 +163,11 @@ def check(study: Study, *, force: bool = False) -> Checked:
     if it has them. `force` skips the memory check. Raises UsageError, which names the point if
     there are several.
     """
-    cells, trainings = list[int](), list[int]()
-    prepared, before, process = dict[Key, Any](), 0, psutil.Process()
+    cells = list[int]()
+    trainings = list[int]()
+    prepared = dict[Key, Any]()
+    before = 0
+    process = psutil.Process()
     for point in study.points:
         try:
             cfg = study.config(point.number)
@@ -210,7 +213,8 @@ def check(study: Study, *, force: bool = False) -> Checked:
 def manifest_of(checked: Checked) -> Manifest:
     """Return the record of a run that is about to begin."""
     study = checked.study
-    cfg, points = study.config(0), study.points
+    cfg = study.config(0)
+    points = study.points
     return Manifest(
         study.command,
         study.argv,
@@ -229,8 +233,11 @@ def manifest_of(checked: Checked) -> Manifest:
 
 def describe_plan(checked: Checked, outputs: Path) -> Iterator[str]:
     """Yield sentences on the run of a study that was checked: its size, memory and time."""
-    study, trainings = checked.study, sum(checked.trainings)
-    cfg, points, cells = study.config(0), len(study.points), checked.cells[0]
+    study = checked.study
+    trainings = sum(checked.trainings)
+    cfg = study.config(0)
+    points = len(study.points)
+    cells = checked.cells[0]
     parts = [_plural(points, "point")] if points > 1 else []
     parts += [_plural(cells, "cell"), _plural(checked.trainings[0] // cells, "seed")]
     differ = len({*zip(checked.cells, checked.trainings, strict=True)}) > 1
@@ -269,7 +276,8 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     """
     from kanrun.runs import find_runs
 
-    wanted, about = _kinds(asdict(study.config(0))), ""
+    wanted = _kinds(asdict(study.config(0)))
+    about = ""
     complete = (
         run
         for run in reversed(find_runs(outputs))
@@ -278,7 +286,8 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
     run = next((run for run in complete if _kinds(run.manifest.config) == wanted), None)
     if run is None:
         return f"time: unknown, since no comparable run of {study.command} in {outputs} has ended"
-    seconds, summary = (run.manifest.seconds or 0) / run.manifest.trainings, run.columns("summary")
+    seconds = (run.manifest.seconds or 0) / run.manifest.trainings
+    summary = run.columns("summary")
     if problem is not None and {"train_points", "shape"} <= summary.keys():
         then = int(summary["train_points"][0]), int(str(summary["shape"][0]).partition("-")[0])
         now = len(problem.data.everything), problem.inputs

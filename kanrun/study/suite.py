@@ -63,7 +63,8 @@ def claim_at_most(
 ) -> Claim:
     """Return the claim that all of `values` are at most `bound`; `of` says what they belong to."""
     numbers = pd.Series(values, dtype=float)
-    largest, spread = maximum(numbers), spread or value_range(numbers, of)
+    largest = maximum(numbers)
+    spread = spread or value_range(numbers, of)
     return Claim(sentence, largest, f"at most {bound:g}", largest <= bound, spread)
 
 
@@ -76,7 +77,8 @@ def claim_at_least(
 ) -> Claim:
     """Return the claim that all of `values` are at least `bound`; `of` says what they belong to."""
     numbers = pd.Series(values, dtype=float)
-    smallest, spread = minimum(numbers), spread or value_range(numbers, of)
+    smallest = minimum(numbers)
+    spread = spread or value_range(numbers, of)
     return Claim(sentence, smallest, f"at least {bound:g}", smallest >= bound, spread)
 
 
@@ -84,7 +86,8 @@ def claim_near(sentence: str, values: pd.Series | float, theory: float, within: 
     """Return the claim that the median of `values` is `theory`, give or take `within`."""
     numbers = pd.Series(values, dtype=float)
     middle = median(numbers)
-    bound, holds = f"{theory:g} +/- {within:g}", abs(middle - theory) <= within
+    bound = f"{theory:g} +/- {within:g}"
+    holds = abs(middle - theory) <= within
     return Claim(sentence, middle, bound, holds, value_range(numbers))
 
 
@@ -132,7 +135,8 @@ def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
 def bound_claims(tables: Tables) -> Claims:
     """Yield one claim per bound, and one that no seed is far worse than the median."""
     for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
-        values, bound = rows["value"], float(rows["bound"].iloc[0])
+        values = rows["value"]
+        bound = float(rows["bound"].iloc[0])
         measured = maximum(values) if column == "seconds" else median(values)
         sentence = f"{label}: {BOUNDED[str(column)]}"
         yield claim_at_most(sentence, measured, bound, value_range(values))

@@ -205,7 +205,9 @@ def check_family(target: Target) -> Target:
 
     Raises InvalidData for others, and for unusable exposures.
     """
-    family, offset, inputs = target.family, target.offset, target.inputs
+    family = target.family
+    offset = target.offset
+    inputs = target.inputs
     check_known("family", family, FAMILIES, "families of distributions")
     if family != "gaussian" and len(target.outputs) > 1:
         raise InvalidData(f"family={family} takes one output, and there are {len(target.outputs)}.")
@@ -261,7 +263,8 @@ def _outputs(y: Data, reading: Reading) -> tuple[tuple[str, ...], Array, Sequenc
     values = _matrix(as_numbers(y, "y"), "y", "(rows,) or (rows, outputs)")
     if not values.shape[1]:
         raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
-    name, several = str(getattr(y, "name", None) or "y"), values.shape[1] > 1
+    name = str(getattr(y, "name", None) or "y")
+    several = values.shape[1] > 1
     return tuple(f"y{o}" for o in range(values.shape[1])) if several else (name,), values, ()
 
 
@@ -283,7 +286,8 @@ def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
 def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
     from pandas import isna  # late: completion reads names of columns, and pandas loads slowly
 
-    name, labels = getattr(y, "name", None), y
+    name = getattr(y, "name", None)
+    labels = y
     if is_frame(y):
         name, labels = next(iter(frame_columns(y, what="y").items()))
     labels = as_array(labels, "y")

@@ -153,10 +153,12 @@ def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
     assert target.function is not None
     x = target.inputs_at(rng.random((count, len(target.domain))))
     y = target.function(x)
-    bad, redraws = ~np.isfinite(y).all(axis=1), 0 if target.place is None else _REDRAWS
+    bad = ~np.isfinite(y).all(axis=1)
+    redraws = 0 if target.place is None else _REDRAWS
     while bad.any() and redraws:
         x[bad] = target.inputs_at(rng.random((int(bad.sum()), len(target.domain))))
-        y[bad], redraws = target.function(x[bad]), redraws - 1
+        y[bad] = target.function(x[bad])
+        redraws = redraws - 1
         bad = ~np.isfinite(y).all(axis=1)
     if bad.any():
         point = shown(x[bad.argmax()], target.inputs)
@@ -222,7 +224,8 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset
     train = drawn.take(np.sort(order[:kept]))
     if target.is_table:
         box = train.box
-        inputs, outputs = _standardise(train.x, train.weights), Scaling.identity(1)
+        inputs = _standardise(train.x, train.weights)
+        outputs = Scaling.identity(1)
         if target.classes is None:
             outputs = _standardise(train.y, train.weights)
     else:
@@ -276,7 +279,9 @@ def _split_rows(
     target: Target, points: Points, sampling: SamplingConfig, rng: np.random.Generator
 ) -> tuple[Points, Points | None]:
     """Split the rows of a table: the latest test, or whole groups, or a fair sample."""
-    rows, train, test = len(points), sampling.n_train, sampling.n_test
+    rows = len(points)
+    train = sampling.n_train
+    test = sampling.n_test
     if train is not None and train < _MIN_TRAIN:
         raise UsageError(f"sampling.n_train={train} must be at least {_MIN_TRAIN} for a table.")
     if test is None:
@@ -298,12 +303,14 @@ def _split_rows(
         order = np.argsort(place, kind="stable")
         if train < len(order):  # no group is torn
             torn = int((groups[order[:train]] == groups[order[train]]).sum())
-            train, test = train - torn, test + torn
+            train = train - torn
+            test = test + torn
         if train < _MIN_TRAIN:
             raise UsageError(
                 f"{target.name} has too few groups for test rows; reduce sampling.n_test."
             )
-    chosen, others = np.sort(order[:train]), np.sort(order[train : train + test])
+    chosen = np.sort(order[:train])
+    others = np.sort(order[train : train + test])
     return points.take(chosen), points.take(others) if test else None
 
 
@@ -341,9 +348,11 @@ def _notes(target: Target, train: Points) -> list[str]:
             f"{target.name} is {len(target.points)} given points without a known function, so "
             "nothing is tested"
         ]
-    names, values = list(target.inputs), train.x
+    names = list(target.inputs)
+    values = train.x
     if target.classes is None:
-        names, values = [*names, *target.outputs], np.concatenate([train.x, train.y], axis=1)
+        names = [*names, *target.outputs]
+        values = np.concatenate([train.x, train.y], axis=1)
     columns = zip(names, constant(values), values[0], strict=True)
     return [
         *(

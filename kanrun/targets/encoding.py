@@ -87,12 +87,15 @@ def check_values(
         return
     name, *others = bad
     values = table[name]
-    sentences, wrong = [], []
+    sentences = []
+    wrong = []
     for rule in (rule for rule in rules if bad[name].get(rule)):
         indices = columns[name][rule]
         wrong += indices
-        first, several = indices[0], len(indices) > 1
-        words, place = rules[rule] + "s" * several, f"in row {rows[first]}"
+        first = indices[0]
+        several = len(indices) > 1
+        words = rules[rule] + "s" * several
+        place = f"in row {rows[first]}"
         if rule == "text":
             words += f" that are not {kind}s" if several else f" that is not a {kind}"
             place = f"{str(values[first])[:_SHOWN]!r} {place}"
@@ -188,7 +191,8 @@ class ColumnCode:
                 f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}."
             )
         if self.fill is None and faults["missing"]:
-            count, row = len(faults["missing"]), first + min(faults["missing"])
+            count = len(faults["missing"])
+            row = first + min(faults["missing"])
             raise UsageError(
                 f"the column {self.name!r} has {count} missing value{'s' * (count > 1)}, first in "
                 f"data row {row}, and the model was trained on none. Fill in or remove such rows."
@@ -209,7 +213,8 @@ class TableCode:
 
     def encode(self, raw: Mapping[str, Values], first: int = 0) -> tuple[Array, Counter[str]]:
         """Return inputs (rows, features), and for each column how many rows have unknown levels."""
-        parts, unknown = [], Counter[str]()
+        parts = []
+        unknown = Counter[str]()
         for column in self.columns:
             part, count = column.encode(raw[column.name], first)
             parts.append(part)
@@ -268,17 +273,23 @@ class Reading:
         """
         known, faults = read_numbers(values, self.missing)
         notes = list(number_notes(name, values, faults))
-        kind, wrong = "number", [*faults["text"], *faults["infinite"]]
+        kind = "number"
+        wrong = [*faults["text"], *faults["infinite"]]
         parts: tuple[str, ...] | None = None
         days, bad, day_first = read_days(values if wrong else (), self.missing, self.day_first)
         if len(bad["text"]) < len(wrong):
-            known, wrong, kind, parts, faults = days, bad["text"], "date", (), bad
+            known = days
+            wrong = bad["text"]
+            kind = "date"
+            parts = ()
+            faults = bad
         given = len(values) - len(faults["missing"])
         if name in self.categorical or len(wrong) > _TEXT_FRACTION * given:
             return _category(name, values, in_memory=self.file is None)
         rules = ("text", "infinite") if self.fills else ("text", "infinite", "missing")
         faulty = {rule: faults[rule] for rule in rules if faults[rule]}
-        where, rows = self.file or "x", self._rows(values)
+        where = self.file or "x"
+        rows = self._rows(values)
         check_values(where, {name: values}, rows, {name: faulty}, self.remedy, kind)
         present = known[~np.isnan(known)]
         if not len(present):
@@ -325,7 +336,8 @@ def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> 
         text = str(values[faults["written"][0]])
         yield f"column {name!r} is read as numbers: {text!r} is {number_from(text):.15g}"
     if faults["word"]:
-        count, text = len(faults["word"]), str(values[faults["word"][0]])
+        count = len(faults["word"])
+        text = str(values[faults["word"][0]])
         yield f"column {name!r} has {count} missing value{'s' * (count > 1)} written {text!r}"
 
 

@@ -71,7 +71,8 @@ def formula_target(
 
     If `checked`, its values are tested on its domain: see `check_finite`.
     """
-    value, box = to_numpy(expression, inputs), read_domain(domain, inputs, default)
+    value = to_numpy(expression, inputs)
+    box = read_domain(domain, inputs, default)
     numbered = _numbered(expression, inputs)
     target = Target(name, tuple(inputs), ("y",), box, numbered, lambda x: value(x)[:, None])
     return check_finite(target) if checked else target
@@ -131,7 +132,8 @@ def named_formula(text: str, domain: Any) -> Target:
     if isinstance(domain, Mapping):
         if missing := [name for name in names if name not in domain]:
             raise UsageError(f"domain has no range of the variable {missing[0]!r} of {text!r}.")
-        names, domain = tuple(map(str, domain)), list(domain.values())
+        names = tuple(map(str, domain))
+        domain = list(domain.values())
     elif any(re.fullmatch(r"x\d+", name) for name in names) or not names:
         names = variables_in(text)
     shown = text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 3] + "..."
@@ -214,7 +216,8 @@ def build_feynman(config: FeynmanTarget) -> Target:
     and optionally `accept`, a list of equivalent formulas. Raises UsageError if the formula is
     unknown or its entry has another format.
     """
-    path, name = config.path, config.id
+    path = config.path
+    name = config.id
     formulas = feynman_formulas(path)
     check_known("target.id", name, formulas, f"formulas of {path}" if path else "27 formulas")
     entry = formulas[name]
@@ -230,7 +233,8 @@ def build_feynman(config: FeynmanTarget) -> Target:
         raise UsageError(
             f"target.path={path}: the entry {name} lacks prepared, or vars with ranges."
         ) from error
-    inputs, boxes = [f"x{i}" for i in range(len(names))], [each.ends for each in ranges]
+    inputs = [f"x{i}" for i in range(len(names))]
+    boxes = [each.ends for each in ranges]
     # 0/0 on part of a published range is no reason to reject it.
     target = formula_target(name, expression, inputs, config.domain, boxes, checked=path is None)
     target = replace(target, accepted=tuple(accepted))
@@ -276,7 +280,8 @@ class _FileRange:
         """Convert random numbers (N,), uniform on [0, 1), to values (N,) of the variable."""
         sign: Any = 1.0
         if self.both_signs:
-            sign, uniform = np.where(uniform < 0.5, -1.0, 1.0), 2 * uniform % 1
+            sign = np.where(uniform < 0.5, -1.0, 1.0)
+            uniform = 2 * uniform % 1
         if self.scale == "log":
             return np.asarray(sign * self.low * (self.high / self.low) ** uniform)
         values = self.low + (self.high - self.low) * uniform
@@ -351,7 +356,8 @@ def check_finite(target: Target) -> Target:
     expression changes sign between two of the points, the function is also checked near its zero.
     """
     assert target.function is not None
-    domain, dimension = target.domain, len(target.domain)
+    domain = target.domain
+    dimension = len(target.domain)
     lower, upper = domain.T
     lines = np.tile(domain.mean(axis=1), (min(dimension, _LINES), _PER_LINE, 1))
     for i, line in enumerate(lines):

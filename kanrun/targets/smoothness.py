@@ -44,7 +44,8 @@ def rough_places(
     Returns:
         Places of shape (points, inputs), with NaN for points that have none nearby.
     """
-    places, rough = points.copy(), np.zeros(len(points), dtype=bool)
+    places = points.copy()
+    rough = np.zeros(len(points), dtype=bool)
     for axis in [*range(len(domain))] * ROUNDS:
         moved, changes = _largest_change(function, places, axis, domain[axis], sizes)
         places[~rough, axis] = moved[~rough]

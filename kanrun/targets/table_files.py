@@ -190,8 +190,10 @@ class TableFile:
         skip_rows: int | None = None,
         limits: TableLimits = DEFAULT_LIMITS,
     ) -> None:
-        self.file, self.limits = check_path(path), limits
-        self.encoding, self.skip_rows = encoding, skip_rows
+        self.file = check_path(path)
+        self.limits = limits
+        self.encoding = encoding
+        self.skip_rows = skip_rows
         self.notes: dict[str, str] = {}
 
     def names(self) -> list[str]:
@@ -340,7 +342,8 @@ class TableFile:
         pyarrow, parquet = pyarrow_for("reading", self.file)
         try:
             with parquet.ParquetFile(self.file) as stored:
-                known, metadata = stored.schema_arrow.names, stored.metadata
+                known = stored.schema_arrow.names
+                metadata = stored.metadata
                 check_distinct(list(filter(None, known)), self.file.name)
                 check_columns(names or (), known, self.file.name)
                 wanted = list(known if names is None else names)
@@ -377,8 +380,11 @@ class _Characters(io.TextIOBase):
     """
 
     def __init__(self, file: Path, raw: Any, encoding: str | None, limits: TableLimits) -> None:
-        self.file, self.raw, self.limits = file, raw, limits
-        self.guessed, self.fallback = encoding is None, False
+        self.file = file
+        self.raw = raw
+        self.limits = limits
+        self.guessed = encoding is None
+        self.fallback = False
         start = raw.peek(2)[:2]
         wide = start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
         self._decode_as(encoding or ("utf-16" if wide else "utf-8-sig"))
@@ -389,7 +395,8 @@ class _Characters(io.TextIOBase):
 
     def read(self, _size: int | None = -1) -> str:
         """Return the next piece, of any length; "" at the end."""
-        text, self.head = self.head, ""
+        text = self.head
+        self.head = ""
         return text or self._piece()
 
     def _decode_as(self, encoding: str) -> None:
@@ -397,7 +404,8 @@ class _Characters(io.TextIOBase):
         self.decoder = codecs.getincrementaldecoder(encoding)()
 
     def _piece(self) -> str:
-        text, data = "", b"?"
+        text = ""
+        data = b"?"
         while data and not text:
             data = self.raw.read(_PIECE)
             text = self._decoded(data)

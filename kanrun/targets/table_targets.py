@@ -113,7 +113,8 @@ def _read_target(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Targe
     if asked.test_path:
         others = _Rows(asked, TableFile(asked.test_path), [*inputs, *asked.outputs])
         others.drop_missing(())
-        x, reading = others.values(inputs), others.reading(())
+        x = others.values(inputs)
+        reading = others.reading(())
         test = Points(
             target.code.encode(x, 1)[0] if target.code else reading.outputs(x)[0],
             others.known_labels(target.classes)
@@ -300,7 +301,8 @@ def build_bundled(config: BundledTarget) -> Target:
 
     loader, task = BUNDLED[name]
     data = getattr(sklearn.datasets, loader)(as_frame=True)
-    y, classification = data.target, task == "classification"
+    y = data.target
+    classification = task == "classification"
     if classification:
         y = y.map(lambda number: f"{y.name} {data.target_names[number]}")
     return replace(array_target(data.data, y, classification=classification), name=name)
@@ -317,7 +319,8 @@ def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
         angle += _UNEVEN * np.sin(5 * np.arange(_SPIRAL_POINTS))
         radius = 2 * _UNEVEN + _UNEVEN * angle
         return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1), None
-    path, columns = config.path, list(config.columns or ())
+    path = config.path
+    columns = list(config.columns or ())
     if not columns:  # x and y if both are there, otherwise the first two that hold numbers
         found = TableFile(path).read()
         shown = ", ".join(found.columns[:_SHOWN])

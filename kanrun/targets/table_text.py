@@ -74,9 +74,11 @@ def days_from(texts: list[str], day_first: bool) -> Array:
     Dates are 2024-12-31, or 31.12.2024 with the day first, or 12/31/2024 with the month first.
     Times with a zone become those of UTC.
     """
-    instants, minutes = [], []
+    instants = []
+    minutes = []
     for text in texts:
-        year, rest = text, ""
+        year = text
+        rest = ""
         date = re.fullmatch(r"(\d{1,2})[./-](\d{1,2})[./-](\d{4})(.*)", text)
         if date:
             first, second, year, rest = date.groups()

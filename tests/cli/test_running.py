@@ -100,7 +100,8 @@ def test_resume_of_several_points_runs_what_ended_early_and_what_never_began(kan
     assert "`kanrun runs resume outputs/fit/v0001` continues" in stopped.err
     shown = kanrun("runs show fit/v0001").out
     assert "2 of 12 trainings are finished and kept, 10 restart" in shown
-    fit.stop_at, fit.seeds[:] = None, []
+    fit.stop_at = None
+    fit.seeds[:] = []
     result = kanrun(
         "runs resume outputs/fit/v0001 -q", code=1
     )  # degree 7 fails, and stops no other

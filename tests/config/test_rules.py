@@ -82,7 +82,8 @@ def test_whole_numbers_may_have_a_point_and_names_may_be_numbers():
 
 
 def test_defaults_are_not_shared():
-    first, second = Settings(), Settings()
+    first = Settings()
+    second = Settings()
     first.kinds.append("b")
     assert second.kinds == ["a"]
 

@@ -33,7 +33,8 @@ def header_of(file):
 
 def unexplained(folder):
     """Return `command table column` of each column in the runs below a folder that is not."""
-    known, found = explained(), set()
+    known = explained()
+    found = set()
     for record in folder.rglob("run.json"):
         command = json.loads(record.read_text(encoding="utf-8"))["command"]
         if f"kanrun {command}" not in known:  # a command of a plug-in

@@ -51,7 +51,8 @@ def kan(shape=(2, 3, 1), intervals=5, products=(), **spec):
 
 
 def model(network, **more):
-    count, outputs = network.shape[0], network.shape[-1]
+    count = network.shape[0]
+    outputs = network.shape[-1]
     named = Model(
         network,
         tuple(f"x{i}" for i in range(count)),

@@ -74,7 +74,8 @@ def compiled(source, name):
 
 
 def through_c(library, name, x, outputs):
-    y, pointer = np.empty((len(x), outputs)), ctypes.POINTER(ctypes.c_double)
+    y = np.empty((len(x), outputs))
+    pointer = ctypes.POINTER(ctypes.c_double)
     x = np.ascontiguousarray(x)
     for one, into in zip(x, y, strict=True):
         getattr(library, f"{name}_evaluate")(

@@ -89,7 +89,8 @@ def numeric_value(x0, x1):
 
 
 def test_partly_numeric_formulas_are_complete_in_python_and_c(tmp_path):
-    x0, x1 = np.linspace(1.5, 3.5, 200), np.linspace(1.2, 0.9, 200)
+    x0 = np.linspace(1.5, 3.5, 200)
+    x1 = np.linspace(1.2, 0.9, 200)
     (tmp_path / "f.py").write_bytes(formula_bytes([partly_numeric()], "python", "f.py", "f"))
     f = runpy.run_path(str(tmp_path / "f.py"))["f"]
     np.testing.assert_allclose(f(x0, x1), numeric_value(x0, x1), rtol=1e-12)

@@ -152,7 +152,8 @@ def test_long_sums_are_read():
 
 
 def test_listed_variables_replace_x0_and_win_over_constants():
-    age, e = variable("age"), variable("e")
+    age = variable("age")
+    e = variable("e")
     assert parse("age^2 + e", ["age", "e"]) == age**2 + e
     with pytest.raises(
         UsageError, match=r"unknown name 'aeg'; did you mean age.*the variables are age, size"

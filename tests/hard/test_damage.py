@@ -52,7 +52,8 @@ def test_damaged_checkpoints_are_refused(trained, tmp_path, count):
     run = load_run(folder)
     name = run.models[0]
     path = folder / "checkpoints" / f"{name}.safetensors"
-    content, expected = path.read_bytes(), predicted_values(run.model(name), POINTS)
+    content = path.read_bytes()
+    expected = predicted_values(run.model(name), POINTS)
     outcomes = Counter()
     for kind, changed in damaged(content, count):
         path.write_bytes(changed)
@@ -93,7 +94,8 @@ def forged(trained, folder, change):
     shutil.copytree(trained, folder)
     loaded = load_run(folder)
     stored = loaded.run.checkpoint(loaded.models[0])
-    arrays, meta = dict(stored.arrays), json.loads(json.dumps(stored.meta))
+    arrays = dict(stored.arrays)
+    meta = json.loads(json.dumps(stored.meta))
     arrays, meta = change(arrays, meta) or (arrays, meta)
     forge(folder, stored.name, arrays, meta)
     return folder

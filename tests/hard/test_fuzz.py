@@ -74,7 +74,8 @@ def damaged(rng, content):
     """`content` with some bytes changed, taken out, doubled or put in."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 6)):
-        at, size = rng.randrange(len(data) + 1), rng.randint(1, 12)
+        at = rng.randrange(len(data) + 1)
+        size = rng.randint(1, 12)
         data[at : at + rng.choice([0, size])] = rng.choice(
             [
                 b"",

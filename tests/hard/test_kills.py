@@ -70,7 +70,8 @@ def numbers(run):
 )
 def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path, words, count):
     folder = tmp_path
-    silent, random_times = folder / "said.txt", random.Random(0)
+    silent = folder / "said.txt"
+    random_times = random.Random(0)
     code, life = run_to_end(words, folder / "whole", silent)
     assert code == 0, silent.read_text()
     code, life = run_to_end(words, folder / "whole", silent)  # the first also made caches
@@ -115,7 +116,8 @@ def begun(outputs, silent, before=lambda: None):
     ],
 )
 def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, times, code, sender):
-    outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
+    outputs = tmp_path / "outputs"
+    silent = tmp_path / "said.txt"
     process = begun(outputs, silent)
     for _ in range(times):
         os.kill(process, number)
@@ -132,7 +134,8 @@ def test_signals_end_a_run_cleanly_however_often_they_come(tmp_path, number, tim
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_second_interruption_does_not_wait_for_the_step(tmp_path, monkeypatch):
     """The steps of this process never end: the first Ctrl-C has no effect on them."""
-    outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
+    outputs = tmp_path / "outputs"
+    silent = tmp_path / "said.txt"
     monkeypatch.setattr("kanrun.monitoring.interrupt", lambda error: None)
     process = begun(outputs, silent)
     os.kill(process, signal.SIGINT)
@@ -145,7 +148,8 @@ def test_a_second_interruption_does_not_wait_for_the_step(tmp_path, monkeypatch)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_run_under_nohup_outlives_its_terminal(tmp_path):
-    outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
+    outputs = tmp_path / "outputs"
+    silent = tmp_path / "said.txt"
     process = begun(outputs, silent, lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     os.kill(process, signal.SIGHUP)
     time.sleep(0.3)

@@ -87,7 +87,8 @@ class Disk:
 
 def recorded(top, patch, body):
     """The operations below `top` that `body` asks of the system."""
-    operations, paths = [], {}
+    operations = []
+    paths = {}
 
     def note(kind, path, *more):
         if Path(path).is_relative_to(top):
@@ -207,7 +208,9 @@ def test_what_a_power_cut_leaves_can_be_read_and_resumed(
     operations = recorded(top, monkeypatch, lambda: main(command))
     monkeypatch.setattr(reader, "is_alive", lambda *_: False)  # no process outlives a power cut
     whole = numbers(find_runs(top / "outputs")[0])
-    rng, count, found = random.Random(0), 0, set()
+    rng = random.Random(0)
+    count = 0
+    found = set()
     shares = {"nothing unsynced": lambda: 0.0, "part": rng.random, "all of it": lambda: 1.0}
     for number, disk in prefixes(top, operations, every):
         for entries in (True, False):

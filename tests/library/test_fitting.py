@@ -182,7 +182,8 @@ def test_an_interval_needs_a_level_that_was_measured(automatic):
 
 
 def test_ctrl_c_keeps_the_best_so_far(monkeypatch):
-    original, presses = LevenbergMarquardt.step, [1]
+    original = LevenbergMarquardt.step
+    presses = [1]
 
     def interrupted(self):
         if self.network.intervals == 6:

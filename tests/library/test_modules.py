@@ -24,7 +24,8 @@ def drawn(*shape, **more):
 def test_it_learns_in_a_plain_training_loop_and_goes_on_refined():
     x = points()
     y = torch.exp(torch.sin(math.pi * x[:, :1]) + x[:, 1:] ** 2)
-    kan, errors = drawn(2, 5, 1), []
+    kan = drawn(2, 5, 1)
+    errors = []
     for network in (kan, None):
         network = network or kan.refine(10)  # noqa: PLW2901
         optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
@@ -56,7 +57,8 @@ def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision(
 
 
 def test_transforms_autocast_and_export():
-    kan, x = drawn(2, 3, 2), points(20)
+    kan = drawn(2, 3, 2)
+    x = points(20)
     jacobian = torch.vmap(torch.func.jacrev(kan))(x)
     step = 1e-3 * torch.tensor([1.0, 0.0])
     assert_close(jacobian[..., 0], (kan(x + step) - kan(x - step)) / 2e-3, rtol=0.02, atol=1e-3)
@@ -70,7 +72,8 @@ def test_transforms_autocast_and_export():
 
 
 def test_refine_keeps_the_function_and_prune_drops_weak_edges():
-    kan, x = drawn(2, 3, 1, dtype=torch.float64), points(dtype=torch.float64)
+    kan = drawn(2, 3, 1, dtype=torch.float64)
+    x = points(dtype=torch.float64)
     fine = kan.refine(20)
     assert fine.intervals == 20
     assert_close(fine(x), kan(x), rtol=0, atol=1e-12)
@@ -85,7 +88,9 @@ def test_refine_keeps_the_function_and_prune_drops_weak_edges():
 
 def test_an_edge_is_a_function_with_derivatives():
     kan = drawn(2, 3, 1, dtype=torch.float64)
-    edge, at, h = kan.edge(0, -1, 2), torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64), 1e-4
+    edge = kan.edge(0, -1, 2)
+    at = torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64)
+    h = 1e-4
     layer = kan.edge_layers[0]
     assert_close(edge(at), layer.edge_values(at[:, None].expand(-1, 2))[:, 2, 1])
     assert_close(edge(at, 1), (edge(at + h) - edge(at - h)) / (2 * h), rtol=1e-5, atol=1e-6)

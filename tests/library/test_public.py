@@ -70,7 +70,8 @@ def test_the_examples_of_the_reference_hold(name, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_types_hold_for_a_program_outside(tmp_path):
     """mypy --strict on a program that uses the package as a wheel lays it out."""
-    root, site = Path(__file__).parents[2], tmp_path / "site"
+    root = Path(__file__).parents[2]
+    site = tmp_path / "site"
     shutil.copytree(root / "kanrun", site / "kanrun")
     shutil.copytree(root / "experiments", site / "kanrun" / "experiments")
     (tmp_path / "program.py").write_text(PROGRAM)

@@ -45,7 +45,8 @@ def table(folder, rows=30):
         {"id": [f"00{i}" for i in range(rows)], "b": rng.uniform(0, 1, rows).round(6)}
     )
     data["a"], data["n"], data["late"] = 0.5, np.arange(rows), [None] * (rows - 1) + [1.5]
-    data.loc[3, "a"], data.loc[29, "a"] = 1.5, 40.0
+    data.loc[3, "a"] = 1.5
+    data.loc[29, "a"] = 40.0
     data.to_csv(folder / "new.csv", index=False)
     return data
 

@@ -47,7 +47,8 @@ def test_tests_of_the_written_package_say_that_it_must_be_installed(package):
 @pytest.mark.slow
 def test_the_written_package_installs_and_passes_its_own_test(package, tmp_path):
     """In an environment that has nothing but the dependencies of kanrun, by their path."""
-    place, root = tmp_path / "env", Path(__file__).parents[2]
+    place = tmp_path / "env"
+    root = Path(__file__).parents[2]
     python("-m", "venv", "--without-pip", place)
     (site,) = place.glob("lib/python*/site-packages")
     dependencies = [path for path in sys.path if path.endswith("site-packages")]

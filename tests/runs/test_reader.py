@@ -211,7 +211,8 @@ def test_a_point_looks_like_a_run_of_it_alone(tmp_path, make_points):
     make_points(tmp_path, 3.0, 1.0, None)
     with pytest.raises(UsageError, match=r"run of 3 points; .* The best is fit/v0001/1\."):
         find_run("fit/latest", tmp_path, one=True)
-    whole, best = find_run("fit/latest", tmp_path), find_run("fit/1/1", tmp_path, one=True)
+    whole = find_run("fit/latest", tmp_path)
+    best = find_run("fit/1/1", tmp_path, one=True)
     assert whole.status == "FAILED"
     assert [point.status for point in whole.points] == ["COMPLETED", "COMPLETED", "FAILED"]
     assert whole.points[2].manifest.reason == "it diverged"

@@ -116,7 +116,8 @@ def test_an_automatic_schedule_is_nested_and_bounded(monkeypatch):
 
 
 def test_damping_and_tolerances_reach_levenberg_marquardt():
-    solver, data = LMSolver(damping=0.5, tolerance=0.0, plateau_tolerance=0.1), problem()
+    solver = LMSolver(damping=0.5, tolerance=0.0, plateau_tolerance=0.1)
+    data = problem()
     model = KANConfig(intervals=[4, 8])
     plan, _ = make_plan(model, solver, data)
     network = factory(model, data)(Generator().manual_seed(0))

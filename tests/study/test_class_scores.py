@@ -24,7 +24,8 @@ def test_areas_are_those_of_scikit_learn(count):
 
 
 def test_a_class_that_is_never_predicted_is_named():
-    y, p = np.array([0.0, 0, 1]), np.array([[0.9, 0.1]] * 3)
+    y = np.array([0.0, 0, 1])
+    p = np.array([[0.9, 0.1]] * 3)
     (note,) = unpredicted_classes(y, p, ["no", "yes"], "held-out rows")
     assert note.warning
     assert note.text.startswith("the class yes, which 1 of 3 held-out rows have, is predicted for")

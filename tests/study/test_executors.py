@@ -106,7 +106,8 @@ def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
 ):
     sizes = list(range(2, 152))
     dying = sizes[::3] + sizes[1::3]
-    address, ended = None, threading.Event()
+    address = None
+    ended = threading.Event()
     if kind == "dask":
         cluster = request.getfixturevalue("cluster")
         address = cluster.scheduler_address

@@ -63,7 +63,8 @@ def computed(expression, tmp_path):
 
 
 def test_the_parts_compute_what_scipy_computes(tmp_path):
-    points, at = [[0, 5], [1, 1], [2, 3], [5, 2]], [0.0, 0.7, 3.3, 5.0]
+    points = [[0, 5], [1, 1], [2, 3], [5, 2]]
+    at = [0.0, 0.7, 3.3, 5.0]
     knots = [0, 0, 0, 0, 0.25, 0.5, 0.5, 0.75, 1, 1, 1, 1]
     found = computed(
         f"""{{

@@ -49,7 +49,9 @@ class Browser:
         os.close(reads)
         os.close(writes)
         self._out, self._in = os.fdopen(to_browser, "wb"), os.fdopen(from_browser, "rb")
-        self._number, self._buffer, self.events = 0, b"", []
+        self._number = 0
+        self._buffer = b""
+        self.events = []
         (page,) = [
             one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page"
         ]

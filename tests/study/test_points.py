@@ -185,7 +185,8 @@ def test_what_lies_behind_a_damaged_line_is_repeated(run_toy, same_tables):
 
 def test_csv_tables_that_were_damaged_are_written_anew(run_toy):
     _, run = run_toy(sizes=[2, 3, 4], fails=[4])
-    table, curve = run.path / "summary.csv", run.path / "tables" / "curve.csv"
+    table = run.path / "summary.csv"
+    curve = run.path / "tables" / "curve.csv"
     table.write_bytes(bytes(range(256)))
     curve.unlink()
     play(run.path, ToyConfig(sizes=[2, 3, 4]), resume=True)

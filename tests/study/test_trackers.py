@@ -16,8 +16,11 @@ from kanrun.study import trackers
 
 class Heard:
     def __init__(self, command, folder, settings):
-        self.command, self.settings, self.rows = command, settings, []
-        self.ended, self.prefix = None, ""
+        self.command = command
+        self.settings = settings
+        self.rows = []
+        self.ended = None
+        self.prefix = ""
 
     def log(self, numbers, step):
         self.rows.append((numbers, step))

@@ -140,7 +140,8 @@ def test_weights_groups_and_times_of_rows(tmp_path):
 
 
 def test_test_rows_from_a_file_of_their_own(tmp_path):
-    file, other = dated(tmp_path), tmp_path / "test.csv"
+    file = dated(tmp_path)
+    other = tmp_path / "test.csv"
     other.write_text("when,plant,weight,a,y\n2023-02-01,b,1,3,0.5\n2023-02-02,z,1,4,0.7\n")
     target = built(file, "y", test_path=str(other))
     data = make_dataset(target, SamplingConfig(n_train=None, n_test=0, validation_fraction=0.0), 0)

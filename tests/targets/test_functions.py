@@ -96,7 +96,8 @@ def test_refusals(config, sentence):
 
 
 def test_special_functions_keep_the_domains_of_the_recorded_errors():
-    pi, circle = np.pi, ((-np.pi, np.pi), (0.0, np.pi))
+    pi = np.pi
+    circle = ((-np.pi, np.pi), (0.0, np.pi))
     known = {
         "ellipj": ((-5, 5), (0, 0.9)),
         **dict.fromkeys(("ellipkinc", "ellipeinc"), ((-pi, pi), (-1, 0.9))),

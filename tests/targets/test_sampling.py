@@ -66,7 +66,8 @@ def test_streams_do_not_disturb_each_other():
 
 
 def test_noise_is_relative_and_never_on_the_test():
-    noisy, clean = dataset(n_train=20000, noise=0.3), dataset(n_train=20000)
+    noisy = dataset(n_train=20000, noise=0.3)
+    clean = dataset(n_train=20000)
     assert_array_equal(noisy.train.x, clean.train.x)
     error = noisy.train.y - clean.train.y
     assert error.std() == pytest.approx(0.3 * clean.train.y.std(), rel=0.03)

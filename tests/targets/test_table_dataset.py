@@ -249,13 +249,15 @@ def test_a_table_is_what_a_file_of_it_would_be(name, tmp_path):
         names = [f"target {label}" for label in getattr(sklearn, loader)().target_names]
         frame["target"] = [names[number] for number in frame["target"]]
     frame.to_csv(tmp_path / "table.csv", index=False)
-    inputs, outputs = list(data.target.inputs), list(data.target.outputs)
+    inputs = list(data.target.inputs)
+    outputs = list(data.target.outputs)
     assert [*inputs, *outputs] == list(frame.columns)
     file = TableTarget(str(tmp_path / "table.csv"), inputs, outputs, task)
     other = make_dataset(build_target(file), ALL_ROWS, seed=3)
     assert data.classes == other.classes
     for part in ("train", "validation", "test"):
-        ours, theirs = getattr(data, part), getattr(other, part)
+        ours = getattr(data, part)
+        theirs = getattr(other, part)
         if ours is None or theirs is None:  # of linnerud, whose rows are too few for validation
             assert ours is theirs
             continue

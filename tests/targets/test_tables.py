@@ -201,7 +201,8 @@ def test_paths_that_are_no_file(tmp_path):
 
 
 def test_a_file_without_permission(write, monkeypatch):
-    path, denied = write(TEXT), PermissionError(errno.EACCES, "Permission denied")
+    path = write(TEXT)
+    denied = PermissionError(errno.EACCES, "Permission denied")
     monkeypatch.setattr("builtins.open", Mock(side_effect=denied))  # root may read everything
     _refused(path, ["a"], "data.csv cannot be read: Permission denied")
 

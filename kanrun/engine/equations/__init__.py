@@ -63,8 +63,6 @@ def solve(
     solver = NetworkSolver(system, method, policy, generator)
     stage = yield from solver.stages(first)
     last = (replace(stage, sensitivity=solver.sensitivity(stage)),)
-    end, unseen = (
-        float(system.box[-1, 1]),
-        solver.rows.narrow_residual(stage.solution, stage.constants),
-    )
+    end = float(system.box[-1, 1])
+    unseen = solver.rows.narrow_residual(stage.solution, stage.constants)
     return Solution(stage.solution, last, end, stopped=solver.stopped, unseen=unseen)

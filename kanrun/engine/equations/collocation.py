@@ -93,7 +93,8 @@ class Collocation:
 
     def __init__(self, system: System, policy: EquationPolicy, generator: Generator) -> None:
         """Draw the seeds of points, and estimate the magnitude of each unknown; 1 by default."""
-        self.system, self.policy = system, policy
+        self.system = system
+        self.policy = policy
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
         self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
@@ -121,7 +122,8 @@ class Collocation:
 
         None is next to an incompatible corner.
         """
-        box, count = self.system.box, count or self.policy.test_points
+        box = self.system.box
+        count = count or self.policy.test_points
         points = low_discrepancy(box, count, seed, edges_of(solution))
         for corner in self.system.corners:
             fixed, values = map(list, zip(*corner.face, strict=True))
@@ -136,7 +138,9 @@ class Collocation:
         residual, for which splines converge faster than at points anywhere in the intervals.
         Otherwise the points are low-discrepancy points of equal weights.
         """
-        policy, ends, box = self.policy, breakpoints_of(solution), self.system.box
+        policy = self.policy
+        ends = breakpoints_of(solution)
+        box = self.system.box
         if len(box) == 1:
             if ends is None:
                 even = torch.linspace(-1, 1, INTERVALS_WITHOUT_GRID + 1, dtype=box.dtype)
@@ -176,7 +180,9 @@ class Collocation:
         blocks, (weight, data_weight), system = list[Block](), weights, self.system
         edges = edges_of(solution)
         for condition in system.conditions:
-            faces, ring, partner = condition.faces, condition.periodic, None
+            faces = condition.faces
+            ring = condition.periodic
+            partner = None
             if ring is not None:
                 low, high = system.box[ring].tolist()
                 faces = (((ring, low),),)
@@ -200,8 +206,10 @@ class Collocation:
         each differentiation. Slopes dR/du_a are those at random values of these sizes. With
         `solution` they are evaluated there too, and the smaller result counts.
         """
-        relation, fixed = block.relation, self.system.guesses()
-        half, drawn = self.system.box.diff()[:, 0] / 2, np.random.default_rng(0)
+        relation = block.relation
+        fixed = self.system.guesses()
+        half = self.system.box.diff()[:, 0] / 2
+        drawn = np.random.default_rng(0)
         scale = [
             float(self.sizes[each.unknown] / (half ** half.new_tensor(each.index)).prod())
             for each in relation.derivatives
@@ -228,7 +236,8 @@ class Collocation:
         count = 2 * max(self.policy.boundary_points, 3 * (solution.intervals or 0)) + 1
         borders = self.borders(count, EQUAL_WEIGHTS, solution)
         inside = self.equations(self.points(self.unseen, None, solution), solution)
-        problem, found = ResidualProblem(solution, (), constants), []
+        problem = ResidualProblem(solution, (), constants)
+        found = []
         for blocks in (inside, [block for block in borders if block.kind == "condition"]):
             rows = problem.evaluate(problem.unknowns, blocks, jacobian=False)
             pairs = zip(blocks, rows, strict=True)
@@ -249,10 +258,12 @@ class Collocation:
 
     def change(self, solution: Field, previous: Field) -> float:
         """Return the largest relative root mean square change of an unknown."""
-        box, count = self.system.box, self.policy.test_points
+        box = self.system.box
+        count = self.policy.test_points
         points = low_discrepancy(box, count, self.unseen, edges_of(solution))
         with torch.no_grad():
-            now, then = solution(points), previous(points)
+            now = solution(points)
+            then = previous(points)
         size = now.square().mean(0).sqrt().maximum(NEGLIGIBLE * self.sizes)
         return float(((now - then).square().mean(0).sqrt() / size).max())
 
@@ -268,7 +279,8 @@ class ConditionWeights:
     """
 
     def __init__(self) -> None:
-        self._part, self._stays = 0.0, False
+        self._part = 0.0
+        self._stays = False
         #: Of conditions and of observations.
         self.present = FIRST_WEIGHTS
 
@@ -283,4 +295,5 @@ class ConditionWeights:
             conditions = min(conditions * WEIGHT_GROWTH, MAX_WEIGHT)
         if problem.loss(unknowns, "data") > equation:
             data = max(data / WEIGHT_GROWTH, MIN_DATA_WEIGHT)
-        self.present, self._part = (conditions, data), part
+        self.present = (conditions, data)
+        self._part = part

@@ -72,7 +72,8 @@ def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
 
     The residual also stays the same if layers are narrower than the grid.
     """
-    system, axes = rows.system, list[Space]()
+    system = rows.system
+    axes = list[Space]()
     even = np.linspace(0, 1, INTERVALS[len(system.box) - 1] + 1)
     for number, (low, high) in enumerate(system.box.tolist()):
         shares = np.union1d(even, [*LAYERS, *(1 - LAYERS)]) if number == layered else even
@@ -90,8 +91,10 @@ def _solved(
     It is solved by an orthogonal factorisation: normal equations have too few digits for layers.
     """
     parts = patches(rows, space, GAUSS, solution, condition_weight=condition_weight)
-    problem, count = TensorProblem(space, parts), len(rows.system.equations)
-    zero, matrices = problem.unknowns.numpy(), list[Array]()
+    problem = TensorProblem(space, parts)
+    count = len(rows.system.equations)
+    zero = problem.unknowns.numpy()
+    matrices = list[Array]()
     for each in (part.rows(zero) for part in parts):
         index = each.pattern.index.numpy()[:, None].repeat(each.values.shape[1], axis=1)
         dense = np.zeros((*index.shape[:2], space.size))
@@ -108,7 +111,8 @@ def _solved(
 
 def _missed(rows: Collocation, problem: TensorProblem) -> tuple[Missed, ...]:
     """Return the conditions that a solution of the equation misses most."""
-    vector, parts = problem.unknowns.numpy(), problem.patches[len(rows.system.equations) :]
+    vector = problem.unknowns.numpy()
+    parts = problem.patches[len(rows.system.equations) :]
     faces = ((each.relation, face) for each in rows.system.conditions for face in each.faces)
     found = [
         Missed(relation.text, face, float(np.abs(relation.residual(part.arguments(vector))).max()))

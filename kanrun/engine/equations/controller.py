@@ -361,7 +361,8 @@ def march_to_end(
     controller = Controller(system, tolerance, budget, before)
     for march in controller.run():
         error = float(march.accepted[-1].errors.max() ** 0.5)
-        low, high = controller.low, controller.high
+        low = controller.low
+        high = controller.high
         report_progress("time", march.end - low, high - low, error)
     march = controller.march
     if march.end < controller.high:

@@ -78,7 +78,8 @@ class Field(Network):
 
     def __init__(self, network: Network, form: OutputForm, box: Tensor, sizes: Tensor) -> None:
         super().__init__()
-        self.network, self.form = network, form
+        self.network = network
+        self.form = form
         self.register_buffer("box", box)
         self.register_buffer("sizes", sizes)
 
@@ -107,7 +108,8 @@ class Field(Network):
         return Field(network, self.form, self.box, self.sizes)
 
     def forward(self, x: Float[Tensor, "*points variables"]) -> Float[Tensor, "*points unknowns"]:
-        value, rows = Monomials(((0,) * len(self.box),)), x.reshape(-1, x.shape[-1])
+        value = Monomials(((0,) * len(self.box),))
+        rows = x.reshape(-1, x.shape[-1])
         found = self.form.combine(self.network(self.inner(rows))[None], value) * self.sizes
         return found[0].reshape(*x.shape[:-1], self.form.unknowns)
 
@@ -252,7 +254,8 @@ def spline_field(
         factors: The factor of each variable.
         sizes: Values of the unknowns for outputs of 1; 1 by default.
     """
-    points, ends = interpolation_points(edges, degree), torch.as_tensor(edges)
+    points = interpolation_points(edges, degree)
+    ends = torch.as_tensor(edges)
     values = [factor(x) for factor, x in zip(factors, points, strict=True)]
     (_, unknowns, terms), count = values[0].shape, len(factors)
     form = OutputForm(unknowns, terms, count, separated=count > 1)

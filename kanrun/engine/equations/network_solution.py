@@ -147,10 +147,14 @@ class NetworkSolver:
     def __init__(
         self, system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator
     ) -> None:
-        self.system, self.ansatz, self.policy, self.generator = system, ansatz, policy, generator
+        self.system = system
+        self.ansatz = ansatz
+        self.policy = policy
+        self.generator = generator
         self._began = process_time()
         #: Counted work in approximate CPU seconds, and why the grids end early.
-        self.seconds, self.stopped = 0.0, ""
+        self.seconds = 0.0
+        self.stopped = ""
         self.rows, self.weights = Collocation(system, policy, generator), ConditionWeights()
         self.inside = self.rows.points(self.rows.inside, policy.start_points)
 
@@ -163,7 +167,8 @@ class NetworkSolver:
         constants = self.system.guesses()
         solution, constants = self.first_guess() if first is None else (first, constants)
         stage: EquationStage | None = None
-        coarsest, planned = solution.intervals or 0, [*self.ansatz.intervals]
+        coarsest = solution.intervals or 0
+        planned = [*self.ansatz.intervals]
         finer = [each for each in planned if (each or 0) > coarsest] if coarsest else planned[1:]
         if not finer and coarsest not in planned and self._may_double(solution):
             finer = [2 * coarsest]
@@ -173,7 +178,8 @@ class NetworkSolver:
             number += 1
             coarse = (solution.intervals or 0) < finest
             stage, problem = self._solve(solution, constants, stage, coarse=coarse)
-            solution, constants = stage.solution, stage.constants
+            solution = stage.solution
+            constants = stage.constants
             report_progress("grids", number, None, sqrt(stage.objective))
             yield stage
             grows = bool(finer) or (self.ansatz.grows and self._may_double(solution))
@@ -196,7 +202,8 @@ class NetworkSolver:
 
     def _is_enough(self, stage: EquationStage) -> bool:
         """Return whether no finer grid is worth it."""
-        rms, change = stage.equation.rms, stage.change
+        rms = stage.equation.rms
+        change = stage.change
         if not isfinite(rms):
             return True
         if change is None:
@@ -209,7 +216,8 @@ class NetworkSolver:
         self, solution: Field, constants: Tensor, before: EquationStage | None, *, coarse: bool
     ) -> tuple[EquationStage, ResidualProblem]:
         """Solve on one grid after that of `before`; return its record and the problem."""
-        rows, steps = self.rows, self.policy.steps
+        rows = self.rows
+        steps = self.policy.steps
         blocks = rows.blocks(solution, self.weights.present, solution)
         problem = ResidualProblem(solution, blocks, constants)
         stopping = replace(COARSE, max_steps=min(COARSE.max_steps, steps))
@@ -244,13 +252,15 @@ class NetworkSolver:
 
     def _count(self, problem: ResidualProblem, steps: int) -> None:
         """Count the work of steps."""
-        points, unknowns = sum(len(b.points) for b in problem.blocks), len(problem.unknowns)
+        points = sum(len(b.points) for b in problem.blocks)
+        unknowns = len(problem.unknowns)
         of_entry = SECONDS_OF_ENTRY + SECONDS_OF_PRODUCT * unknowns
         self.seconds += steps * (SECONDS_OF_STEP + points * unknowns * of_entry)
 
     def sensitivity(self, stage: EquationStage) -> float:
         """Return `EquationStage.sensitivity` of a stage."""
-        field, rows = stage.solution, self.rows
+        field = stage.solution
+        rows = self.rows
         if field.form.separated:
             field = with_free_term(field)
         blocks = rows.blocks(field, EQUAL_WEIGHTS, stage.solution)
@@ -259,7 +269,9 @@ class NetworkSolver:
 
     def first_guess(self) -> tuple[Field, Tensor]:
         """Return the best of several networks: all take a few steps, the better ones more."""
-        policy, form, one = self.policy, self.ansatz.form, len(self.system.box) == 1
+        policy = self.policy
+        form = self.ansatz.form
+        one = len(self.system.box) == 1
         if form.separated and (started := self._decomposed_values()) is not None:
             return started, self.system.guesses()
         borders = self.rows.borders(policy.boundary_points, FIRST_WEIGHTS)
@@ -289,14 +301,16 @@ class NetworkSolver:
         return best, constants
 
     def _random(self) -> Field:
-        form, network = self.ansatz.form, self.ansatz.create(generator=self.generator)
+        form = self.ansatz.form
+        network = self.ansatz.create(generator=self.generator)
         if form.separated:
             network.edge_layers[0].mask.copy_(form.mask(len(self.system.box)))
         low, high = map(log, START_SIZES)
         size = exp(low + (high - low) * float(torch.rand((), generator=self.generator)))
         with torch.no_grad():
             for layer in network.edge_layers:
-                shape, kind = layer.coefficients.shape, layer.coefficients.dtype
+                shape = layer.coefficients.shape
+                kind = layer.coefficients.dtype
                 drawn = torch.randn(shape, generator=self.generator, dtype=kind)
                 layer.coefficients.copy_(drawn * size)
         candidate = Field(network, form, self.system.box, self.rows.sizes)
@@ -307,7 +321,8 @@ class NetworkSolver:
 
         Products come from the singular value decomposition of the values on a grid of their own.
         """
-        system, low = self.system, float(self.system.box[-1, 0])
+        system = self.system
+        low = float(self.system.box[-1, 0])
         known = {
             derivative.unknown: value
             for condition, derivative, value in system.given
@@ -317,7 +332,8 @@ class NetworkSolver:
         if not possible or not any(known.values()):
             return None
         (layer,) = self._random().network.edge_layers
-        intervals, names = layer.grid.breakpoints.shape[1] - 1, system.vocabulary.variables
+        intervals = layer.grid.breakpoints.shape[1] - 1
+        names = system.vocabulary.variables
         given = [to_numpy(known.get(u, sympy.S.Zero), names) for u in range(len(self.rows.sizes))]
         at = self.rows.points(self.rows.unseen)
         at[:, 2] = low
@@ -334,7 +350,9 @@ class NetworkSolver:
 
     def _products(self, given: Sequence[RowFunction], edges: Array, degree: int) -> Field:
         """Return products for initial values on `edges`."""
-        box, form, sizes = self.system.box, self.ansatz.form, self.rows.sizes
+        box = self.system.box
+        form = self.ansatz.form
+        sizes = self.rows.sizes
         inner = torch.as_tensor(interpolation_points(edges, degree)).T
         x, y = (box.mean(1) + inner * box.diff()[:, 0] / 2).T[:2]
         points = torch.cartesian_prod(x, y, box[2, :1]).numpy()

@@ -59,7 +59,8 @@ class Residuals:
         if not parts:
             return cls(0.0, 0.0, ())
         points, residual = (torch.cat(each) for each in zip(*parts, strict=True))
-        at, rms = int(residual.abs().argmax()), float(residual.square().mean().sqrt())
+        at = int(residual.abs().argmax())
+        rms = float(residual.square().mean().sqrt())
         return cls(rms, float(residual[at].abs()), tuple(points[at].tolist()))
 
 
@@ -121,7 +122,8 @@ class Block:
         residual, slopes = self.residual(field, constants, self.points, jacobian=jacobian)
         if self.partner is not None:
             other = self.residual(field, constants, self.partner, jacobian=jacobian)
-            residual, slopes = residual - other[0], slopes - other[1]
+            residual = residual - other[0]
+            slopes = slopes - other[1]
         scale = self.scale * self.shares.sqrt()
         return (residual - self.target) * scale, slopes * scale[:, None]
 
@@ -219,7 +221,8 @@ def standard_errors(
 def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"]) -> float:
     """Return the largest relative change of an unknown at points for a change of residuals by 1."""
     field = problem.solution(problem.unknowns)[0]
-    monomials, parts = Monomials.covering([], points.shape[1]), list[Tensor]()
+    monomials = Monomials.covering([], points.shape[1])
+    parts = list[Tensor]()
     for number, size in enumerate(field.sizes.tolist()):
         with torch.enable_grad():
             jets, parameters = field.jets(points, monomials)

@@ -92,7 +92,8 @@ class Scan:
         return tuple(map(self._cells, range(len(self.names))))
 
     def _cells(self, number: int) -> Array:
-        name, drawn = self.names[number], np.random.default_rng(number)
+        name = self.names[number]
+        drawn = np.random.default_rng(number)
         curves = list[Curve]()
         for contained, terms in self.terms.items():
             if name not in contained or not set(contained) <= set(self.names):
@@ -167,10 +168,14 @@ def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
     """Return whether a function of two variables is resolved on equal cells; False for three."""
     if len(contained) != 2:
         return False
-    function, drawn = to_numpy(term, contained), np.random.default_rng(0)
+    function = to_numpy(term, contained)
+    drawn = np.random.default_rng(0)
     box = scan.box[[scan.names.index(name) for name in contained]]
-    strata, nodes = np.arange(PLACES_OF_TWO // CELLS_OF_TWO), leggauss(NODES)[0]
-    largest, low, high = 0.0, np.inf, -np.inf
+    strata = np.arange(PLACES_OF_TWO // CELLS_OF_TWO)
+    nodes = leggauss(NODES)[0]
+    largest = 0.0
+    low = np.inf
+    high = -np.inf
     for cell in np.ndindex(CELLS_OF_TWO, CELLS_OF_TWO):
         places = [2 * (strata + drawn.random(len(strata))) / len(strata) - 1 for _ in cell]
         values = []
@@ -185,7 +190,8 @@ def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
         x, y = map(interpolation_rows, places)
         error = np.abs(values[1] - x @ values[0] @ y.T).max()
         largest = max(largest, float(np.nan_to_num(error, nan=np.inf)))
-        low, high = min(low, float(values[1].min())), max(high, float(values[1].max()))
+        low = min(low, float(values[1].min()))
+        high = max(high, float(values[1].max()))
     return largest <= RESOLVED * (high - low) + ROUNDING * max(abs(low), abs(high))
 
 
@@ -209,8 +215,11 @@ def resolved_cells(
     Functions are examined at `places` points of the range.
     """
     ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), np.asarray(jumps, dtype=np.float64))
-    left, width, allowed = ends[:-1], np.diff(ends), np.zeros((len(curves), 1))
-    drawn, done = np.random.default_rng(0), [ends]
+    left = ends[:-1]
+    width = np.diff(ends)
+    allowed = np.zeros((len(curves), 1))
+    drawn = np.random.default_rng(0)
+    done = [ends]
     nodes = (leggauss(NODES)[0] + 1) / 2
     while curves and 0 < len(left) <= MAX_CELLS:
         count = max(TESTS, ceil(places * width.max() / (high - low)))
@@ -229,9 +238,11 @@ def resolved_cells(
             is_seen = np.abs(found[:, NODES:] - predicted).max(axis=1) <= bound
             open_cells |= ~is_seen & np.isfinite(found).any(axis=1)
         open_cells &= width > 2 * NARROWEST * (high - low)
-        left, width = left[open_cells], width[open_cells] / 2
+        left = left[open_cells]
+        width = width[open_cells] / 2
         done.append(left + width)
-        left, width = np.concatenate([left, left + width]), np.tile(width, 2)
+        left = np.concatenate([left, left + width])
+        width = np.tile(width, 2)
     return np.sort(np.concatenate(done))
 
 
@@ -258,9 +269,13 @@ def _is_narrow(ends: Array) -> NDArray[np.bool_]:
 
 def narrow_places(ends: Array) -> Array:
     """Return jittered places in the cells narrower than those that a scan begins with."""
-    width, drawn, narrow = np.diff(ends), np.random.default_rng(1), _is_narrow(ends)
-    left, width = ends[:-1][narrow], width[narrow]
-    strata, jitter = np.arange(PLACES_OF_CELL), drawn.random((len(left), PLACES_OF_CELL))
+    width = np.diff(ends)
+    drawn = np.random.default_rng(1)
+    narrow = _is_narrow(ends)
+    left = ends[:-1][narrow]
+    width = width[narrow]
+    strata = np.arange(PLACES_OF_CELL)
+    jitter = drawn.random((len(left), PLACES_OF_CELL))
     found: Array = left[:, None] + width[:, None] * (strata + jitter) / PLACES_OF_CELL
     return found.ravel()
 

@@ -116,7 +116,8 @@ class Space:
     @cached_property
     def grid(self) -> Grid:
         """Knots: repeated at the ends, or continued periodically."""
-        ends, degree = self.breakpoints, self.degree
+        ends = self.breakpoints
+        degree = self.degree
         around = np.diff(ends) if self.periodic else np.zeros(1)
         right = ends[-1] + np.cumsum(np.resize(around, degree))
         left = (ends[0] - np.cumsum(np.resize(around[::-1], degree)))[::-1]
@@ -145,9 +146,11 @@ class Space:
         """Return the nodes of a rule in each interval, or one `fixed` point."""
         nodes, weights = rule
         widths = np.diff(self.breakpoints) / (self.breakpoints[-1] - self.breakpoints[0])
-        at, shares = self.points(nodes), widths[:, None] * weights / 2
+        at = self.points(nodes)
+        shares = widths[:, None] * weights / 2
         if fixed is not None or not self.degree:
-            at, shares = np.array([[fixed or 0.0]]), np.ones((1, 1))
+            at = np.array([[fixed or 0.0]])
+            shares = np.ones((1, 1))
         values = cache(partial(self._values, at))
         return Places(at, self.basis(at[:, 0], 0)[1], shares, values)
 
@@ -307,7 +310,8 @@ def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) 
     number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
     sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
     floor = float(sums.sum()) * NEGLIGIBLE_SQUARES / len(sums) + np.finfo(float).tiny
-    ends, sizes = edges.tolist(), (sums + floor).tolist()
+    ends = edges.tolist()
+    sizes = (sums + floor).tolist()
     narrowest = 2 * NARROWEST * (ends[-1] - ends[0])
     while len(sizes) < intervals and (largest := max(sizes)) > 0:
         place = sizes.index(largest)

@@ -60,7 +60,8 @@ class Condition:
 
         None for factors that vary, and for unknown parameters.
         """
-        contained, expression = self.relation.derivatives, self.relation.expression
+        contained = self.relation.derivatives
+        expression = self.relation.expression
         factors = {each: sympy.diff(expression, variable(each.name)) for each in contained}
         unknown = map(variable, self.relation.vocabulary.constants)
         varies = not all(each.is_number for each in factors.values())
@@ -157,7 +158,8 @@ class System:
         relations = [*self.equations]
         if number == len(self.box) - 1:
             relations += [each.relation for each in self.conditions]
-        found, at = set[float](), np.linspace(low, high, JUMP_POINTS)
+        found = set[float]()
+        at = np.linspace(low, high, JUMP_POINTS)
         kinds = sympy.sign, sympy.Abs, sympy.Max, sympy.Min
         for part in {each for e in relations for each in e.expression.atoms(*kinds)}:
             terms = part.args if len(part.args) > 1 else (0, *part.args)
@@ -179,7 +181,8 @@ class System:
         return self._scan([each.relation.expression for each in self.conditions])
 
     def _scan(self, more: Sequence[Expr]) -> Scan:
-        names, unknowns = self.vocabulary.variables, self.vocabulary.unknowns
+        names = self.vocabulary.variables
+        unknowns = self.vocabulary.unknowns
         jumps = tuple(tuple(self.jumps(number)) for number in range(len(self.box)))
         expressions = (*(each.expression for each in self.equations), *more)
         return Scan(expressions, names, unknowns, self.box.numpy(), jumps)
@@ -187,7 +190,8 @@ class System:
     @property
     def is_evolution(self) -> bool:
         """True if all conditions in the last variable are initial."""
-        last, end = len(self.box) - 1, float(self.box[-1, 1])
+        last = len(self.box) - 1
+        end = float(self.box[-1, 1])
         faces = [face for each in self.conditions for face in each.faces]
         values = [value for face in faces for number, value in face if number == last]
         periodic = any(each.periodic == last for each in self.conditions)
@@ -313,7 +317,8 @@ class EvolutionSystem(System):
 
     def initial_value(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
         """Return a given time derivative of an unknown at points (points, variables)."""
-        value, names = self.initial[unknown, index[-1]], self.vocabulary.variables
+        value = self.initial[unknown, index[-1]]
+        names = self.vocabulary.variables
         return derivative_function(value, names, (0,) * self.variables)(points)
 
 
@@ -386,7 +391,8 @@ def _lift(system: System, low: list[_WallRow], high: list[_WallRow]) -> Expr:
     ends = list(map(exact_number, system.box[0].tolist()))
     half = (ends[1] - ends[0]) / 2
     inner = (variable(system.vocabulary.variables[0]) - ends[0]) / half - 1
-    powers, orders = np.eye(len(given) + 1), range(MAX_ORDER + 1)
+    powers = np.eye(len(given) + 1)
+    orders = range(MAX_ORDER + 1)
     derivatives = [polyder(powers, order) / float(half) ** order for order in orders]
     rows = [row @ [polyval(end, each) for each in derivatives] for row, _, end in given]
     total = sympy.Integer(0)

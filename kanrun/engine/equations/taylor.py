@@ -128,7 +128,8 @@ def network_jets(
     Raises:
         UsageError: For networks that are neither MLPs nor KANs without a base.
     """
-    z, parameters = monomials.variables(x), list[Tensor]()
+    z = monomials.variables(x)
+    parameters = list[Tensor]()
     if isinstance(network, MLP):
         for layer in network.linear:
             if parameters:

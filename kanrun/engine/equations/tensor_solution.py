@@ -184,7 +184,9 @@ class TensorSolver:
         Raises:
             TrainingFailed: If the residual of the initial guess is not finite.
         """
-        began, before, is_first = process_time(), self.field, self.problem is None
+        began = process_time()
+        before = self.field
+        is_first = self.problem is None
         pairs = zip(self._breakpoints(intervals), self.periodic, strict=True)
         x, y, *_ = *(Space(each, (), ring) for each, ring in pairs), Space.constant()
         space = TensorSpace((x, y), self.count)
@@ -268,10 +270,12 @@ class TensorSolver:
 
     def _sensitivity(self, solved: TensorProblem) -> float:
         """Return `EquationStage.sensitivity` by the power method, in units of the solution."""
-        space, names = solved.space, self.system.vocabulary
+        space = solved.space
+        names = self.system.vocabulary
         values = [parse_relation(f"{name} = 0", names) for name in names.unknowns]
         problem = TensorProblem(space, patches(self.rows, space, GAUSS, self.field))
-        blocks, inside = list[ElementRows](), space.places(GAUSS)
+        blocks = list[ElementRows]()
+        inside = space.places(GAUSS)
         vector = solved.unknowns.numpy()
         for relation, quiet in zip(values, QUIET * self.rows.sizes, strict=True):
             patch = patch_at(block_at("equation", relation, inside), inside, space.pattern(inside))
@@ -285,7 +289,8 @@ class TensorSolver:
 
         In one variable it is the spline itself.
         """
-        axes, factors = self._axes(problem), products(problem.coefficients(problem.unknowns), least)
+        axes = self._axes(problem)
+        factors = products(problem.coefficients(problem.unknowns), least)
         if len(axes) == 1:
             factors = [factors[0] * factors[1]]
         pairs = zip(axes, factors, strict=True)
@@ -317,8 +322,10 @@ def solve_directly(
     After the planned grids, finer ones follow if `grids` grows, until the estimated error is below
     the tolerance and further ones are expensive.
     """
-    solver, planned = TensorSolver(system, policy, generator, first), [*grids.intervals]
-    residuals, stopped = list[float](), ""
+    solver = TensorSolver(system, policy, generator, first)
+    planned = [*grids.intervals]
+    residuals = list[float]()
+    stopped = ""
     while planned:
         stage = solver.solve(planned.pop(0))
         report_progress("grids", len(solver.changes) + 1, None, sqrt(stage.objective))
@@ -336,7 +343,8 @@ def solve_directly(
         if planned and solver.seconds > policy.budget:
             stopped = "the budget is spent"
             break
-    found, doubt = solver.unseen, None
+    found = solver.unseen
+    doubt = None
     if found is not None and not solver.has_seen(tolerance):
         doubt = not_seen(system, found.place)
     return Solution(

@@ -226,7 +226,8 @@ def patches(
     Periodic conditions are those of the space. Units are those of `solution`.
     Other `equations` take the place of those of the system.
     """
-    system, found = rows.system, list[tuple[Block, list[Places]]]()
+    system = rows.system
+    found = list[tuple[Block, list[Places]]]()
     inside = space.places(rule)
     for relation in system.equations if equations is None else equations:
         found.append((block_at("equation", relation, inside), inside))
@@ -275,21 +276,26 @@ def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
 
     These are zeros for linear equations.
     """
-    best, least, taken = np.zeros(space.shape), inf, 0
+    best = np.zeros(space.shape)
+    least = inf
+    taken = 0
     if rows.system.is_linear:
         return best, taken
     weights = [
         patches(rows, space, GAUSS, condition_weight=weight) for weight in (LIGHT, CONDITION_WEIGHT)
     ]
     for start in _starts(rows, space):
-        found, loss = start, inf
+        found = start
+        loss = inf
         for parts in weights:
             problem = TensorProblem(space, parts, found)
             state, steps = minimise(problem, LM, FIRST, NONLINEAR_DAMPING, ended=time_limit_reached)
             taken += steps
-            found, loss = problem.coefficients(state.unknowns), state.loss
+            found = problem.coefficients(state.unknowns)
+            loss = state.loss
         if loss < least:
-            best, least = found, loss
+            best = found
+            least = loss
         if least <= SMALL_LOSS[len(rows.system.box) - 1] or time_limit_reached():
             break
     return best, taken
@@ -305,7 +311,8 @@ def _starts(rows: Collocation, space: TensorSpace) -> Iterator[Array]:
         smooth = problem.coefficients(state.unknowns)
         yield smooth
     yield zeros
-    drawn, sizes = np.random.default_rng(rows.inside), rows.sizes.numpy()[:, None, None]
+    drawn = np.random.default_rng(rows.inside)
+    sizes = rows.sizes.numpy()[:, None, None]
     for _ in range(RANDOM if len(rows.system.box) == 1 else 0):
         size = np.exp(drawn.uniform(*np.log(SIZES)))
         yield smooth + size * sizes * drawn.standard_normal(space.shape)

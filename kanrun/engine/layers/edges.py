@@ -169,7 +169,8 @@ class Edges:
 
     def at(self, x: Inputs, derivative: Literal[0, 1] = 0) -> EdgesAt:
         """Return the bases at x, or their slopes."""
-        name, grid = self.spec.base, self.grid
+        name = self.spec.base
+        grid = self.grid
         if derivative or name == "zero" or is_traced():
             basis, interval = local_basis(x, grid, derivative)
             return EdgesAt(x, basis, interval, base_values(name, grid, x, derivative))
@@ -230,7 +231,10 @@ def linearised(
 
     Layer by layer, d y / d x_out is propagated backwards.
     """
-    trace, columns, unknowns, y = list[tuple[EdgesAt, Tensor]](), list[Tensor](), 0, x
+    trace = list[tuple[EdgesAt, Tensor]]()
+    columns = list[Tensor]()
+    unknowns = 0
+    y = x
     for layer, count in zip(layers, products, strict=True):
         at = layer.at(y)
         sums = layer.sums(at)

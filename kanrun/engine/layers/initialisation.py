@@ -65,7 +65,9 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> 
 
 def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) -> list[float]:
     """Return the standard deviations of base weights and of coefficients."""
-    grid, inputs, outputs = layer.grid, layer.inputs, layer.outputs
+    grid = layer.grid
+    inputs = layer.inputs
+    outputs = layer.outputs
     terms = grid.functions + 1
     if scheme == "paper":
         return [sqrt(2 / (inputs + outputs)), PAPER]
@@ -84,9 +86,13 @@ def _deviations(layer: SplineLayer, scheme: str, generator: Generator | None) ->
         for derivative in (0, 1)
     ]
     if scheme == "lecun":
-        variance, forwards, backwards = float(x.var()), inputs * terms, 0
+        variance = float(x.var())
+        forwards = inputs * terms
+        backwards = 0
     else:
-        variance, forwards, backwards = 2.0 / terms, inputs, outputs
+        variance = 2.0 / terms
+        forwards = inputs
+        backwards = outputs
     sizes = [
         float(forwards * value + backwards * slope) for value, slope in zip(*squares, strict=True)
     ]

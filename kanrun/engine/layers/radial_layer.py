@@ -58,7 +58,8 @@ class RadialLayer(SplineLayer):
         splines = super().forward(x)
         rows = x.reshape(-1, x.shape[-1])
         root = self.smooth_rates.sqrt()
-        left, right = rows * root, self.centres * root
+        left = rows * root
+        right = self.centres * root
         smooth = left @ right.T - (left**2).sum(1, keepdim=True) / 2 - (right**2).sum(1) / 2
         near, far = (self._ranked(each) * self.rough_rates for each in (rows, self.centres))
         rough = torch.cdist(near, far, p=1.0)
@@ -69,7 +70,8 @@ class RadialLayer(SplineLayer):
         """Return the functions t_i at x, piecewise linear maps to ranks."""
         columns = x.T.contiguous()
         above = torch.searchsorted(self.points, columns).clamp(1, self.points.shape[1] - 1)
-        low, high = self.points.gather(1, above - 1), self.points.gather(1, above)
+        low = self.points.gather(1, above - 1)
+        high = self.points.gather(1, above)
         # Inputs with fewer points repeat their last one.
         width = (high - low).clamp(min=torch.finfo(x.dtype).tiny)
         share = ((columns - low) / width).clamp(0, 1)

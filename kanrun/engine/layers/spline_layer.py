@@ -118,7 +118,8 @@ class SplineLayer(nn.Module):
         return layer
 
     def _build(self, breakpoints: Tensor, outputs: int, spec: EdgeSpec, *, uniform: bool) -> None:
-        self.spec, self.uniform = spec, uniform
+        self.spec = spec
+        self.uniform = uniform
         inputs, points = breakpoints.shape
         self.register_buffer("knots", extend(breakpoints, spec.degree))
         alive = torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device)
@@ -273,7 +274,8 @@ class SplineLayer(nn.Module):
 
         Only the splines are carried; scales, base and mask stay.
         """
-        grid, spec = self.grid.double(), self.spec
+        grid = self.grid.double()
+        spec = self.spec
         knots = extend(breakpoints.double(), spec.degree)
         target = replace(grid, knots=knots, uniform=uniform)
         carried, method = carry_coefficients(self.coefficients.detach().double(), grid, target)

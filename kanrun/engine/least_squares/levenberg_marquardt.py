@@ -183,7 +183,8 @@ def minimise(
 
     `ended` is called before each step, and ends the iteration if it returns True.
     """
-    state, slow = begin(problem, policy, damping), 0
+    state = begin(problem, policy, damping)
+    slow = 0
     for taken in range(stopping.max_steps):
         before = state.loss
         settled = not state.improved or slow >= stopping.patience
@@ -216,7 +217,8 @@ def _searched_step(
     problem: Problem, equations: NormalEquations, state: State, policy: LMPolicy
 ) -> State:
     """Take smaller dampings while they help, or larger ones until one does."""
-    start, mu = state.loss, state.damping
+    start = state.loss
+    mu = state.damping
     at = partial(_damped_step, problem, equations, state)
     best = at(mu)
     if best[0] < start:
@@ -225,7 +227,9 @@ def _searched_step(
             trial = at(lower) if lower < mu else best
             if not trial[0] < best[0]:
                 break
-            gained, best, mu = best[0] - trial[0], trial, lower
+            gained = best[0] - trial[0]
+            best = trial
+            mu = lower
             if gained < MIN_GAIN * min(best[0], start - best[0]):
                 break
     else:
@@ -253,7 +257,9 @@ def _damped_step(
     low, high = (bound * state.loss for bound in ACCELERATION_RANGE)
     if low < best[0] < high:
         # The acceleration is -(J^T J)^-1 J^T r'', r'' the second directional derivative of r.
-        linear, h, move = equations.linear, ACCELERATION_STEP, best[1]
+        linear = equations.linear
+        h = ACCELERATION_STEP
+        move = best[1]
         there = problem.residual(state.unknowns + h * move)
         second = 2 * (there - linear.residual - h * linear.rows.times(move)) / h**2
         acceleration = -solve(equations.free(linear.rows.transposed(second)))
@@ -331,7 +337,9 @@ class NormalEquations:
         equation has a high order or the grid is fine; the iteration restores them.
         """
         rows = self.linear.rows
-        solution, residual, direction = torch.zeros_like(g), g, near(g)
+        solution = torch.zeros_like(g)
+        residual = g
+        direction = near(g)
         first = size = float(residual @ direction)
         for _ in range(CG_MAX_ITERATIONS):
             if not size > CG_TOLERANCE**2 * first:
@@ -342,7 +350,8 @@ class NormalEquations:
             solution += length * direction
             residual = residual - length * image
             moved = near(residual)
-            before, size = size, float(residual @ moved)
+            before = size
+            size = float(residual @ moved)
             direction = moved + size / before * direction
         self.truncated |= size > CG_TOLERANCE**2 * first
         return solution

@@ -142,7 +142,8 @@ class StackedRows:
         return torch.cat([block.times(d) for block in self.blocks()])
 
     def transposed(self, r: Tensor) -> Tensor:
-        total, start = r.new_zeros(self.unknowns), 0
+        total = r.new_zeros(self.unknowns)
+        start = 0
         for block in self.blocks():
             total += block.transposed(r[start : start + len(block)])
             start += len(block)
@@ -192,7 +193,8 @@ class Pattern:
     @cached_property
     def _below(self) -> tuple[Tensor, Tensor]:
         """Entries of products on and below the diagonal, and their places in the bands."""
-        row, column = self.index[:, :, None], self.index[:, None, :]
+        row = self.index[:, :, None]
+        column = self.index[:, None, :]
         entries = (row >= column).flatten().nonzero()[:, 0]
         return entries, (column * (self.width + 1) + row - column).flatten()[entries]
 
@@ -230,7 +232,8 @@ class ElementRows:
 
     def gram(self) -> Tensor:
         """Return J^T J as bands (width + 1, unknowns)."""
-        index, unknowns = self.pattern.index, self.unknowns
+        index = self.pattern.index
+        unknowns = self.unknowns
         each = max(1, PIECE // index.shape[1] ** 2)
         if len(index) <= each:
             return self.pattern.bands(self.values.mT @ self.values)

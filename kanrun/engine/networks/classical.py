@@ -134,7 +134,8 @@ class MLP(Network):
         The derivative of an output with respect to a weight is its derivative with respect to the
         node's sum, times the weight's input.
         """
-        act, sums = ACTIVATIONS[self.activation], list[Tensor]()
+        act = ACTIVATIONS[self.activation]
+        sums = list[Tensor]()
         reaching = [x.detach().requires_grad_()]
         with torch.enable_grad():
             for linear in self.linear:
@@ -146,7 +147,8 @@ class MLP(Network):
         by_layer = zip(*slopes, strict=True)
         for linear, before, each in zip(self.linear, reaching, by_layer, strict=False):
             weight, bias = linear.parameters()
-            upstream, inputs = torch.stack(each, 1), before.detach()[:, None, None, :]
+            upstream = torch.stack(each, 1)
+            inputs = before.detach()[:, None, None, :]
             if weight.requires_grad:
                 columns.append((upstream[..., None] * inputs).flatten(2))
             if bias.requires_grad:
@@ -195,7 +197,8 @@ class Curve(Network):
 
     def unit(self, x: Tensor) -> Tensor:
         """Return the position of x (..., 1) in the domain, from 0 to 1."""
-        low, high = self.domain[0, :1], self.domain[0, 1:]
+        low = self.domain[0, :1]
+        high = self.domain[0, 1:]
         return (x - low) / (high - low)
 
     @property
@@ -226,7 +229,8 @@ class Polynomial(Curve):
     kind = "polynomial"
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
-        t, functions = 2 * self.unit(x).movedim(-1, 0) - 1, self.coefficients.shape[0]
+        t = 2 * self.unit(x).movedim(-1, 0) - 1
+        functions = self.coefficients.shape[0]
         values = torch.cat([torch.ones_like(t), t])
         while len(values) < functions:
             # From T_0, ..., T_m up to m further at once: T_(m + k) = 2 T_m T_k - T_(m - k).

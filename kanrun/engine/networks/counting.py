@@ -132,7 +132,8 @@ def kanbefair_flops(size: KANSize, base: str) -> float:
 
     Every basis function of the grid, once for each EDGE.
     """
-    g, k = size.intervals, size.degree
+    g = size.intervals
+    k = size.degree
     total = 0.0
     for n_in, n_out in itertools.pairwise(size.shape):
         total += n_in * n_out * (9 * k * (g + 1.5 * k) + 2 * g - 2.5 * k + 1)
@@ -155,7 +156,8 @@ def mlp_flops(shape: Sequence[int], activation: str) -> dict[str, float | None]:
 
 def layer_flops(layer: SplineLayer) -> int:
     """Return the FLOPs of a spline layer for one sample, without the scaling of coefficients."""
-    k, functions = layer.spec.degree, layer.grid.functions
+    k = layer.spec.degree
+    functions = layer.grid.functions
     edges = layer.inputs * layer.outputs
     terms = k + 1 if prefers_sparse(functions, k) else functions
     basis = basis_flops(k, uniform=layer.uniform, extrapolation=layer.spec.extrapolation)
@@ -172,7 +174,8 @@ def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
     recurrence (without the search for the interval). The policy for points outside the grid is part
     of both.
     """
-    k, linear = degree, extrapolation == "linear"
+    k = degree
+    linear = extrapolation == "linear"
     # Inside or not, and a product with that.
     policy = {"linear": 0, "constant": 3, "base": 3, "zero": 3 + k + 1}[extrapolation]
     if k == 0:

@@ -61,7 +61,8 @@ def read_network(source: str | Path | State, base: str | None = None) -> Importe
     Raises:
         UsageError: If the file cannot be read, or the network has parts that kanrun lacks.
     """
-    config, samples = dict[str, Any](), None
+    config = dict[str, Any]()
+    samples = None
     name = "the state dict"
     if isinstance(source, str | Path):
         name = str(source)
@@ -172,13 +173,16 @@ def _efficient_kan(state: dict[str, Tensor], base: str) -> ImportedNetwork:
 
 
 def _pykan(state: dict[str, Tensor], config: dict[str, Any], base: str) -> ImportedNetwork:
-    found, depth = ImportedNetwork("pykan"), 0
+    found = ImportedNetwork("pykan")
+    depth = 0
     while f"act_fun.{depth}.grid" in state:
         depth += 1
     constants = _symbolic_constants(state, config, depth)
     for number in range(depth):
-        node_scale, later = state[f"node_scale_{number}"], state[f"node_bias_{number}"]
-        scale, shift = state[f"subnode_scale_{number}"], state[f"subnode_bias_{number}"]
+        node_scale = state[f"node_scale_{number}"]
+        later = state[f"node_bias_{number}"]
+        scale = state[f"subnode_scale_{number}"]
+        shift = state[f"subnode_bias_{number}"]
         shift = shift + scale * constants[number]
         groups = _groups(len(scale), len(later), config, number)
         for node, group in enumerate(groups):
@@ -260,7 +264,8 @@ def _symbolic_constants(
 
     Raises UsageError for symbolic edges that are functions.
     """
-    found, functions = list[Tensor](), list[str]()
+    found = list[Tensor]()
+    functions = list[str]()
     for number in range(depth):
         outputs = state[f"act_fun.{number}.mask"].shape[1]
         mask = state.get(f"symbolic_fun.{number}.mask", torch.zeros(outputs, 1))
@@ -296,7 +301,8 @@ def _layer(
     """
     coefficients, base_weight, spline_weight = edges
     alive = torch.ones_like(base_weight, dtype=torch.bool) if alive is None else alive.clone()
-    degree, steps = grid.shape[1] - 1 - coefficients.shape[2], grid.diff(dim=1)
+    degree = grid.shape[1] - 1 - coefficients.shape[2]
+    steps = grid.diff(dim=1)
     flat = (steps == 0).all(1)  # both libraries take such splines for zero
     if bool((equal := (steps <= 0).any(1) & ~flat).any()):
         raise UsageError(
@@ -310,14 +316,13 @@ def _layer(
         # B-splines sum to one on all of the grid, and keep their end values beyond it.
         into = int((spline_weight[out] * alive[out]).abs().argmax())
         if spline_weight[out, into] == 0 or not alive[out, into]:
-            coefficients[out, into], spline_weight[out, into] = 0.0, 1.0
+            coefficients[out, into] = 0.0
+            spline_weight[out, into] = 1.0
             base_weight[out, into] *= alive[out, into]
             alive[out, into] = True
         coefficients[out, into] += shift[out] / spline_weight[out, into]  # type: ignore[index]
-    spec, uniform = (
-        EdgeSpec(degree, base, extrapolation="base"),
-        equally_spaced(extend(grid, degree)),
-    )
+    spec = EdgeSpec(degree, base, extrapolation="base")
+    uniform = equally_spaced(extend(grid, degree))
     layer = SplineLayer.on_grid(grid, len(coefficients), spec, uniform=uniform)
     numbers = {"coefficients": coefficients, "base_weight": base_weight, "mask": alive}
     layer.load_state_dict({"knots": layer.knots, "spline_weight": spline_weight, **numbers})

@@ -109,7 +109,8 @@ class KAN(Network):
         super().__init__()
         shape = checked_shape(shape)
         spec = checked_edges(edges, degree, intervals, initialisation)
-        products, hidden = tuple(multiplication_nodes) or (0,) * (len(shape) - 2), shape[1:-1]
+        products = tuple(multiplication_nodes) or (0,) * (len(shape) - 2)
+        hidden = shape[1:-1]
         if len(products) != len(hidden) or not all(
             0 <= count <= width for count, width in zip(products, hidden, strict=True)
         ):

@@ -190,7 +190,8 @@ class Network(nn.Module):
 
         These are the differences of w_s c, and a row for each w_b; none without splines.
         """
-        parts, start = list[tuple[Tensor, Tensor]](), 0
+        parts = list[tuple[Tensor, Tensor]]()
+        start = 0
         for layer in self.edge_layers:
             parts += layer.penalty_rows(order, start)
             start += layer.unknowns_at()
@@ -217,7 +218,8 @@ class Network(nn.Module):
             entropy: Weight of the entropy.
             kind: Norm m_e: the mean of |phi| (`mean_abs`) or the root mean square (`rms`).
         """
-        total, tiny = torch.zeros((), dtype=x.dtype, device=x.device), torch.finfo(x.dtype).tiny
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        tiny = torch.finfo(x.dtype).tiny
         for layer, products in zip(self.edge_layers, self.products, strict=True):
             norms = edge_norms(layer, x, kind)[layer.mask]
             size = norms.sum()
@@ -304,7 +306,8 @@ class Network(nn.Module):
         """
         moved = []
         for number, (layer, values) in enumerate(self.edge_inputs(x)):
-            grid, count = layer.grid, intervals or layer.grid.intervals
+            grid = layer.grid
+            count = intervals or layer.grid.intervals
             if number == 0 and inputs == "keep":
                 same = count == grid.intervals
                 moved.append((layer, "insertion") if same else layer.refined(count))
@@ -326,7 +329,8 @@ class Network(nn.Module):
         new = self.of_layers([layer for layer, _ in moved], self.products[:-1])
         methods = {method for _, method in moved}
         with torch.no_grad():
-            before, after = self(x), new(x)
+            before = self(x)
+            after = new(x)
         size = max(largest_but_rare(before), torch.finfo(before.dtype).tiny)
         change = largest_but_rare(after - before) / size
         return Regridded(new, methods.pop() if len(methods) == 1 else "both", change)

@@ -121,7 +121,8 @@ def prune_on_validation(
     The error is that of the output with index `output`; `slack` 0.05 allows 5% more.
     """
     like = kan.edge_layers[0].knots
-    inside, target = torch.as_tensor(validation_x).to(like), torch.as_tensor(validation_y).to(like)
+    inside = torch.as_tensor(validation_x).to(like)
+    target = torch.as_tensor(validation_y).to(like)
     found = scores(kan, torch.as_tensor(x).to(like))
     levels = torch.cat([edge.flatten() for edge in found]).unique()
 
@@ -129,7 +130,8 @@ def prune_on_validation(
         with torch.no_grad():
             return float((network(inside)[:, output] - target).square().mean().sqrt())
 
-    allowed, best = (1 + slack) * error(kan), kan
+    allowed = (1 + slack) * error(kan)
+    best = kan
     # Edges below a level are pruned: one more edge, or several equal ones, each time.
     for threshold in levels[1:]:
         smaller = prune_edges(kan, x, float(threshold))
@@ -211,7 +213,8 @@ def halve_intervals(
         of its interval with the largest; None if they are not concentrated in any.
     """
     layer, *others = network.edge_layers
-    at, points = find_interval(x, layer.grid), layer.grid.breakpoints
+    at = find_interval(x, layer.grid)
+    points = layer.grid.breakpoints
     sums, counts = (
         x.new_zeros(layer.grid.intervals, layer.inputs).scatter_add_(0, at, values)
         for values in (squares[:, None].expand(at.shape), torch.ones_like(x))
@@ -245,7 +248,8 @@ def product_directions(
 
     Returns none if the samples cannot determine the products of even the lowest degree.
     """
-    inputs, pairs = x.shape[1], list(combinations(range(x.shape[1]), 2))
+    inputs = x.shape[1]
+    pairs = list(combinations(range(x.shape[1]), 2))
     most = min(MAX_PRODUCTS, len(x) // 2)
     fitting = [d for d in range(1, degree + 1) if len(pairs) * d * d + inputs * d < most]
     if not (pairs and fitting):

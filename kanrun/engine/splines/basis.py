@@ -51,7 +51,8 @@ class Place(NamedTuple):
 def locate(x: Batch, grid: Grid) -> Place:
     """Return the position of x in the grid."""
     if not (grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE):
-        held, limit = x.clamp(grid.low, grid.high), largest(x.dtype)
+        held = x.clamp(grid.low, grid.high)
+        limit = largest(x.dtype)
         return Place(held, (x - held).clamp(-limit, limit), find_interval(held, grid), None)
     place = positions(x, grid)
     interval = place.held.long().clamp(0, grid.intervals - 1)
@@ -60,7 +61,8 @@ def locate(x: Batch, grid: Grid) -> Place:
 
 def positions(x: Batch, grid: Grid) -> Place:
     """Return the position of x in a uniform grid, counted in intervals from its lower end."""
-    limit, scale = largest(x.dtype), grid.scale
+    limit = largest(x.dtype)
+    scale = grid.scale
     t = (x - grid.low) * scale
     held = t.clamp(0, grid.intervals)
     return Place(held, (t - held).clamp(-limit, limit), held, scale)
@@ -147,7 +149,8 @@ def _uniform(place: Place, grid: Grid, derivative: int) -> Tensor:
     Values are continued linearly by other powers: outside the grid, h^m is replaced by
     h^(m-1) (h + m b), with b the distance from the grid in intervals.
     """
-    h, continued = place.held, not derivative and grid.extrapolation == "linear"
+    h = place.held
+    continued = not derivative and grid.extrapolation == "linear"
     powers = [torch.ones_like(h), h][: grid.degree - derivative + 1]
     while len(powers) <= grid.degree - derivative - continued:
         powers.append(powers[-1] * h)
@@ -163,11 +166,13 @@ def _recurrence(place: Place, grid: Grid, derivative: int) -> Tensor:
 
     Up to degree k - derivative, this is the recurrence of values; above, that of derivatives.
     """
-    k, held = grid.degree, place.held
+    k = grid.degree
+    held = place.held
     near = near_knots(place.interval, grid)
     values = slopes = torch.ones_like(held)[None]
     for d in range(1, k + 1):
-        upper, lower = near[k : k + d], near[k - d : k]
+        upper = near[k : k + d]
+        lower = near[k - d : k]
         share = values / (upper - lower)
         if d == k and not derivative and grid.extrapolation == "linear":
             slopes = widen(-k * share, k * share)

@@ -95,13 +95,15 @@ def design_matrix(
 
 def fit_coefficients(x: Inputs, y: Float[Tensor, "samples out inputs"], grid: Grid) -> Coefficients:
     """Fit splines by least squares: the spline of output o and input i to y[:, o, i] at x[:, i]."""
-    at, fine = x.double(), grid.double()
+    at = x.double()
+    fine = grid.double()
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
     found = None
     if x.numel() * grid.functions**2 > DENSE_WORK:
         found = _banded_solution(at, values, fine)
     if found is None:
-        design, right = design_matrix(at, fine).cpu(), values.cpu()
+        design = design_matrix(at, fine).cpu()
+        right = values.cpu()
         solved = torch.linalg.lstsq(design, right, rcond=RANK_TOLERANCE, driver="gelsd")
         found = solved.solution.to(values)
     return found.permute(2, 0, 1).to(y.dtype)
@@ -117,9 +119,11 @@ def _banded_solution(
     """
     from scipy.interpolate import make_lsq_spline
 
-    order, found = x.argsort(0), []
+    order = x.argsort(0)
+    found = []
     for i, knots in enumerate(grid.knots.cpu().numpy()):
-        at, y = x[order[:, i], i].cpu().numpy(), values[i, order[:, i]].cpu().numpy()
+        at = x[order[:, i], i].cpu().numpy()
+        y = values[i, order[:, i]].cpu().numpy()
         try:
             found.append(
                 torch.from_numpy(make_lsq_spline(at, y, knots, grid.degree, method="qr").c)
@@ -141,7 +145,8 @@ def sample_points(grid: Grid, per_interval: int) -> Inputs:
 
 def contains(fine: Grid, coarse: Grid) -> bool:
     """Return whether both have the same domain and `fine` has every breakpoint of `coarse`."""
-    old, new = coarse.breakpoints, fine.breakpoints
+    old = coarse.breakpoints
+    new = fine.breakpoints
     if fine.degree != coarse.degree or new.shape[1] < old.shape[1]:
         return False
     miss = (new.gather(1, _nearest(new, old)) - old).abs()
@@ -168,7 +173,9 @@ def insert_knots(
     divided by the width of the end interval.
     """
     # Use the old breakpoints themselves: the new ones may lie on their other side by rounding.
-    k, old, knots = coarse.degree, coarse.breakpoints, fine.knots.clone()
+    k = coarse.degree
+    old = coarse.breakpoints
+    knots = fine.knots.clone()
     knots[:, k : knots.shape[1] - k].scatter_(1, _nearest(fine.breakpoints, old), old)
     # The first k supports begin outside the domain, but their mirror images begin inside.
     mirrored = replace(coarse, knots=-coarse.knots.flip(1))
@@ -182,12 +189,15 @@ def _means(coefficients: Tensor, coarse: Grid, knots: Tensor) -> Tensor:
     The weights of the means follow from the recurrence of the basis, evaluated at the next inner
     knot of the function's support in each degree.
     """
-    k, count = coarse.degree, knots.shape[1] - coarse.degree - 1
+    k = coarse.degree
+    count = knots.shape[1] - coarse.degree - 1
     piece = find_interval(((knots[:, :count] + knots[:, 1 : count + 1]) / 2).T, coarse).T
     near = near_knots(piece.T, coarse).mT
     weights = torch.ones_like(knots[None, :, :count])
     for d in range(1, k + 1):
-        argument, upper, lower = knots[:, d : d + count], near[k : k + d], near[k - d : k]
+        argument = knots[:, d : d + count]
+        upper = near[k : k + d]
+        lower = near[k - d : k]
         share = weights / (upper - lower)
         weights = widen((upper - argument) * share, (argument - lower) * share)
     index = torch.stack([piece + p for p in range(k + 1)]).expand(len(coefficients), *weights.shape)

@@ -74,7 +74,8 @@ class Grid:
 
     def covers(self, values: Inputs, share: float) -> bool:
         """Return whether `values` lie inside the grid and span at least `share` of every range."""
-        low, high = values.amin(0), values.amax(0)
+        low = values.amin(0)
+        high = values.amax(0)
         inside = (low >= self.low) & (high <= self.high)
         return bool((inside & (high - low >= share * (self.high - self.low))).all())
 
@@ -133,7 +134,8 @@ def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, 
 def extend(breakpoints: Breakpoints, degree: int) -> Float[Tensor, "inputs knots"]:
     """Return the knots for `breakpoints`: `degree` more points at either end, equally spaced."""
     steps = torch.arange(1, degree + 1, dtype=breakpoints.dtype, device=breakpoints.device)
-    first, last = breakpoints[:, :1], breakpoints[:, -1:]
+    first = breakpoints[:, :1]
+    last = breakpoints[:, -1:]
     left = first - (breakpoints[:, 1:2] - first) * steps.flip(0)
     right = last + (last - breakpoints[:, -2:-1]) * steps
     return torch.cat([left, breakpoints, right], dim=1)
@@ -143,7 +145,8 @@ def equally_spaced(knots: Float[Tensor, "inputs knots"]) -> bool:
     """Return whether the knots of each input are equally spaced up to rounding."""
     if knots.is_meta:
         return True
-    first, last = knots[:, :1].double(), knots[:, -1:].double()
+    first = knots[:, :1].double()
+    last = knots[:, -1:].double()
     steps = torch.linspace(0, 1, knots.shape[1], dtype=torch.float64, device=knots.device)
     apart = (knots - torch.lerp(first, last, steps)).abs()
     tolerance = SPACING_ROUNDINGS * torch.finfo(knots.dtype).eps
@@ -214,12 +217,15 @@ def breakpoints_from_data(
         low, high = ends.unbind(1)
         inside = torch.cat([x, ends.T]).clamp(low, high)
         return mixed_breakpoints(inside, low, high, intervals, adapt, 0.0)
-    order, rare = x.sort(0).values, rare_samples(x.shape[0])
-    low, high = order[rare], order[x.shape[0] - 1 - rare]
+    order = x.sort(0).values
+    rare = rare_samples(x.shape[0])
+    low = order[rare]
+    high = order[x.shape[0] - 1 - rare]
     width = high - low
     # Distances from a constant are measured by the width of its own grid.
     reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
-    near, infinite = (order >= low - reach) & (order <= high + reach), torch.inf
+    near = (order >= low - reach) & (order <= high + reach)
+    infinite = torch.inf
     low = torch.where(near, order, infinite).amin(0)
     high = torch.where(near, order, -infinite).amax(0)
     return mixed_breakpoints(order.clamp(low, high), low, high, intervals, adapt, margin)
@@ -245,7 +251,8 @@ def mixed_breakpoints(
     order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float
 ) -> Tensor:
     """Return breakpoints over [low, high] and a margin: (1 - adapt) uniform + adapt quantiles."""
-    width, grain = high - low, _grain(low, high)
+    width = high - low
+    grain = _grain(low, high)
     least = (intervals * grain - width) / 2
     pad = torch.where(
         width <= grain,
@@ -260,7 +267,8 @@ def mixed_breakpoints(
     quantile[:, 0], quantile[:, -1] = uniform[:, 0], uniform[:, -1]
     mixed = torch.lerp(uniform, quantile, adapt)
     # Widen narrow intervals to about the fraction `share` of the uniform interval; keep the ends.
-    low, high = uniform[:, :1], uniform[:, -1:]
+    low = uniform[:, :1]
+    high = uniform[:, -1:]
     share = (intervals * grain[:, None] / (high - low)).clamp(MINIMUM_SPACING, MAXIMUM_SHARE)
     widths = torch.maximum(mixed.diff(dim=1) / (high - low), share / intervals)
     inner = low + (high - low) * (torch.cumsum(widths, 1)[:, :-1] / widths.sum(1, keepdim=True))

@@ -58,7 +58,8 @@ def sums_of_splines(
     table: Coefficients,
 ) -> Float[Tensor, "samples out"]:
     """Return the sums over all inputs of the splines with the coefficients `table`."""
-    functions, local = table.shape[-1], basis.shape[-1]
+    functions = table.shape[-1]
+    local = basis.shape[-1]
     large = is_traced() or interval.numel() * functions > DENSE_NUMBERS
     if large and prefers_sparse(functions, local - 1):
         index = table_index(interval, local, functions)
@@ -178,14 +179,17 @@ class _Slope(torch.autograd.Function):
     def forward(
         ctx: Any, by: int, first: Tensor, second: Tensor, index: Tensor, rows: int
     ) -> Tensor:
-        ctx.by, ctx.rows = by, rows
+        ctx.by = by
+        ctx.rows = rows
         ctx.save_for_backward(first, second, index)
         return _by_kernel(by, first, second, index, rows)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         first, second, index = ctx.saved_tensors
-        factors, needed, found = [first, second], ctx.needs_input_grad[1:3], list[Tensor | None]()
+        factors = [first, second]
+        needed = ctx.needs_input_grad[1:3]
+        found = list[Tensor | None]()
         factors.insert(ctx.by, grad)
         for by in (each for each in FACTORS if each != ctx.by):
             one, other = (factors[i] for i in FACTORS if i != by)
@@ -226,7 +230,8 @@ def _centred(distance: Tensor, degree: int, derivative: int) -> Tensor:
     from the centre. Only the terms of the nearer half are summed, so that large terms do not
     cancel.
     """
-    reach, power = (degree + 1) / 2 - distance.abs(), degree - derivative
+    reach = (degree + 1) / 2 - distance.abs()
+    power = degree - derivative
     first, *others = (
         (-1) ** m * comb(degree + 1, m) / factorial(power) * (reach - m).clamp(min=0) ** power
         for m in range(degree // 2 + 1)
@@ -241,8 +246,10 @@ def _functions(place: Place, count: int, grid: Grid, derivative: int, dim: int =
     `place` and slopes are in units of an interval. Positions are counted from the beginning of the
     interval in which the first function ends.
     """
-    k, linear = grid.degree, grid.extrapolation == "linear"
-    held, beyond = place.held.unsqueeze(dim), place.beyond.unsqueeze(dim)
+    k = grid.degree
+    linear = grid.extrapolation == "linear"
+    held = place.held.unsqueeze(dim)
+    beyond = place.beyond.unsqueeze(dim)
     centres = torch.arange(count, dtype=held.dtype, device=held.device) - (k - 1) / 2
     centres = centres if dim else centres[:, None, None]
     values = _centred(held - centres, k, derivative)
@@ -305,9 +312,11 @@ class _GatheredSums(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, base, steep, knots, table, weight = ctx.saved_tensors
-        grid, rows = Grid(knots, *ctx.rest), kept(table.flatten(1).T)
+        grid = Grid(knots, *ctx.rest)
+        rows = kept(table.flatten(1).T)
         place = locate(x, grid)
-        first, local = first_places(kept(place.interval), grid.functions), grid.degree + 1
+        first = first_places(kept(place.interval), grid.functions)
+        local = grid.degree + 1
         basis, slopes = (kept(_functions(place, local, grid, order, 0)) for order in (0, 1))
         slopes = slopes * grid.scale
         by_x = (_combined(slopes, rows, first, steep, weight) * gradient[:, None]).sum(-1)
@@ -354,7 +363,8 @@ def fused_sums(
     if prefers_sparse(grid.functions, grid.degree) or (
         table.numel() > FUSED_DENSE_NUMBERS and x.is_cpu and is_single_threaded()
     ):
-        y, kind = _gathered_sums(x, *base, grid.knots, table, weight, *rest), x.device.type
+        y = _gathered_sums(x, *base, grid.knots, table, weight, *rest)
+        kind = x.device.type
         return y.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else y
     rows = _every_function(x, *base, grid.knots, *rest)
     return rows.flatten(1) @ torch.cat([table, weight[..., None]], -1).flatten(1).T

@@ -74,7 +74,8 @@ def likeliest_kernel(
     Inputs and outputs are standardised; an input that is constant gets the rate 0. The search ends
     after `steps` or at the relative change `rtol`, and calls `on_evaluation` at each point.
     """
-    inputs, rows = x.shape[1], len(x)
+    inputs = x.shape[1]
+    rows = len(x)
     ranges = np.log(np.array([*[_RATES] * inputs, _VARIANCES, _NOISES]))
     squares = x.T[:, :, None] - x.T[:, None]
     squares *= squares / 2

@@ -165,7 +165,8 @@ def _contrasts(
     They are averaged over rows, less their mean over rows. Functions of other inputs are 0.
     """
     encoder = fit.encoder
-    both, count = np.concatenate([u, rows]), len(u)
+    both = np.concatenate([u, rows])
+    count = len(u)
     functions = encoder.functions(both)
     functions[:, ~np.isin(encoder.basis.column, columns)] = 0.0
     covariances = fit.centres.averaged(encoder.radial(rows), columns, encoder.radial(both))
@@ -187,17 +188,20 @@ def effect_table(
     The band (`lower` to `upper`) is that of the effect given the kernel, pointwise. A column of
     text has one point for each `level` in the rows, where `x` is the number of the level.
     """
-    x, found = points.x, []
+    x = points.x
+    found = []
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
     mean = model.fit.at_scores(rows).mean(0)
     for name, mine in _columns(inputs, levels).items():
-        at, labels = np.unique(x[:, mine[0]]), np.array([""])
+        at = np.unique(x[:, mine[0]])
+        labels = np.array([""])
         if len(at) > 2:
             at = np.linspace(at[0], at[-1], CURVE_POINTS)
         values = at[:, None]
         if name in levels:
             seen = np.unique(_level_numbers(x[:, mine]))
-            at, values = seen.astype(float), np.eye(len(mine) + 1)[seen, :-1]
+            at = seen.astype(float)
+            values = np.eye(len(mine) + 1)[seen, :-1]
             labels = np.array(levels[name])[seen]
         moved = np.tile(np.median(x, axis=0), (len(at), 1))
         moved[:, mine] = values
@@ -239,16 +243,20 @@ def importance_table(
         number = model.folds.number
         held_out = [np.flatnonzero(number == k)[:MAX_ROWS] for k in range(number.max() + 1)]
         folds = [*zip(model.folds.predict, held_out, strict=True)]
-    rng, increases = np.random.default_rng([seed, _STREAM + 1]), []
+    rng = np.random.default_rng([seed, _STREAM + 1])
+    increases = []
     every = np.arange(points.x.shape[1])
     for predict, rows in folds:
-        x, y, order = points.x[rows], points.y[rows], rng.permutation(len(rows))
+        x = points.x[rows]
+        y = points.y[rows]
+        order = rng.permutation(len(rows))
         before, *permuted = (
             loss_of(predict(np.where(np.isin(every, mine), x[order], x)), y, model.family)
             for mine in ([], *columns.values())
         )
         increases.append(np.array(permuted) - before)
-    means, stds = np.mean(increases, axis=0), np.std(increases, axis=0)
+    means = np.mean(increases, axis=0)
+    stds = np.std(increases, axis=0)
     table = DataFrame({"input": list(columns), "permutation_importance": means, "std": stds})
     by = "permutation_importance"
     return table.sort_values(by, ascending=False, kind="stable", ignore_index=True)
@@ -271,7 +279,8 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
     whole = whole - whole.mean(0)
     size = np.abs(whole).max() or 1.0  # squares in other units may overflow
     left = whole = whole / size
-    evidence, found = fit.sample.log_evidence(fit.kernel), []
+    evidence = fit.sample.log_evidence(fit.kernel)
+    found = []
     determined = np.sum([each.determined for each in fit.outputs], axis=0)
     for name, mine in columns.items():
         effect = column_effect(fit, mine, rows, rows) / size
@@ -291,7 +300,9 @@ def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> Data
 
 def _without(fit: LatentFit, columns: Sequence[int]) -> float:
     """Return the logarithm of the evidence of the kernel without these inputs."""
-    column, is_line, sample = fit.encoder.basis.column, fit.encoder.is_line, fit.sample
+    column = fit.encoder.basis.column
+    is_line = fit.encoder.is_line
+    sample = fit.sample
     lines, curves = (~np.isin(column[part], columns) for part in (is_line, ~is_line))
     others = replace(sample, lines=sample.lines[:, lines], curves=sample.curves[:, curves])
     return others.log_evidence(fit.kernel.among(np.delete(np.arange(sample.inputs), columns)))
@@ -335,8 +346,10 @@ def pair_maps(
     its points. Of a column of text, the values are the numbers of its most frequent levels, and
     `level_1` or `level_2` has their names. The output is the first, or the last class.
     """
-    x, o = points.x, len(outputs) - 1 if model.outputs is None else 0
-    rows, found = model.u[spaced(len(model.u), _EFFECT_ROWS)], []
+    x = points.x
+    o = len(outputs) - 1 if model.outputs is None else 0
+    rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
+    found = []
     mean = model.fit.at_scores(rows).mean(0)
     columns = _columns(inputs, levels)
     for names in pairs[["input_1", "input_2"]].to_numpy()[:MAX_MAPS].tolist():

@@ -187,8 +187,10 @@ class _Problem:
 
     def unpacked(self, p: ndarray) -> tuple[Kernel, list[Likelihood]]:
         """Return the kernel and the likelihoods of a vector of hyperparameters."""
-        size, inputs = len(self.used), len(self.rows.taking_part)
-        smooth_rates, rough_rates = np.zeros(inputs), np.zeros(inputs)
+        size = len(self.used)
+        inputs = len(self.rows.taking_part)
+        smooth_rates = np.zeros(inputs)
+        rough_rates = np.zeros(inputs)
         smooth_rates[self.used] = np.exp(p[:size])
         rough_rates[self.used] = np.exp(p[size : 2 * size])
         variances = np.exp(p[2 * size : 2 * size + 4])
@@ -225,7 +227,8 @@ class _Problem:
         kernel, likelihoods = self.unpacked(p)
         smooth = kernel.smooth * _decayed(kernel.smooth_rates[self.used], self.squares)
         rough = kernel.rough * _decayed(kernel.rough_rates[self.used], self.distances)
-        lines, curves = self.by_lines, self.by_curves
+        lines = self.by_lines
+        curves = self.by_curves
         covariance = squareform(
             smooth + rough + kernel.lines * lines.pairs + kernel.curves * curves.pairs, checks=False
         )
@@ -236,8 +239,10 @@ class _Problem:
             + kernel.curves * curves.diagonal,
         )
         covariance += _LEVEL_VARIANCE
-        value, own = 0.0, list[float]()
-        pairs, diagonal = np.zeros_like(smooth), np.zeros(len(covariance))
+        value = 0.0
+        own = list[float]()
+        pairs = np.zeros_like(smooth)
+        diagonal = np.zeros(len(covariance))
         for place, likelihood in enumerate(likelihoods):
             mode = _mode(covariance, likelihood, self.latent[place])
             if mode is None:
@@ -250,7 +255,9 @@ class _Problem:
             own += [slopes.by_dispersion] * self.has_dispersion
             own += [slopes.by_exponent] * self.has_power
         pairs *= 2
-        by_smooth, by_rough, trace = pairs * smooth, pairs * rough, float(diagonal.sum())
+        by_smooth = pairs * smooth
+        by_rough = pairs * rough
+        trace = float(diagonal.sum())
         gradient = np.concatenate(
             [
                 -kernel.smooth_rates[self.used] * (self.squares @ by_smooth),
@@ -332,8 +339,10 @@ def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode 
     """
     if likelihood.is_gaussian:
         return _gaussian_mode(covariance, likelihood)
-    level, f = likelihood.start(), start
-    a, best = np.zeros(len(start)), -np.inf
+    level = likelihood.start()
+    f = start
+    a = np.zeros(len(start))
+    best = -np.inf
     for _ in range(_NEWTON_STEPS):
         terms = likelihood.terms(level + f)
         factor = _factor(covariance, root := np.sqrt(terms.curvature))
@@ -341,14 +350,19 @@ def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode 
             return None
         right = terms.curvature * f + terms.score
         solved = linalg.cho_solve((factor, True), root * (covariance @ right), check_finite=False)
-        target, moved, value = right - root * solved, f, -np.inf
+        target = right - root * solved
+        moved = f
+        value = -np.inf
         for _ in range(_HALVINGS):
             moved = covariance @ target
             value = float(likelihood.terms(level + moved).value.sum() - target @ moved / 2)
             if value >= best - _NEWTON_TOLERANCE:
                 break
             target = (target + a) / 2
-        change, a, f, best = value - best, target, moved, value
+        change = value - best
+        a = target
+        f = moved
+        best = value
         if change < _NEWTON_TOLERANCE:
             break
     root = np.sqrt(likelihood.terms(level + f).curvature)
@@ -358,7 +372,8 @@ def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode 
 
 def _gaussian_mode(covariance: ndarray, likelihood: Likelihood) -> _Mode | None:
     """Return the mode of a Gaussian likelihood, without differences of nearly equal numbers."""
-    y, weights = likelihood.power.apply(likelihood.y), likelihood.weights
+    y = likelihood.power.apply(likelihood.y)
+    weights = likelihood.weights
     root = np.sqrt(weights / likelihood.dispersion)
     factor = _factor(covariance, root)
     if factor is None:
@@ -395,7 +410,9 @@ class _Slopes(NamedTuple):
 
 def _slopes(covariance: ndarray, likelihood: Likelihood, mode: _Mode) -> _Slopes:
     """Return the derivatives of the evidence at the most probable latent values."""
-    a, root, weights = mode.scores, mode.root, likelihood.weights
+    a = mode.scores
+    root = mode.root
+    weights = likelihood.weights
     inverse = linalg.lapack.dpotri(mode.factor, lower=1)[0].T
     # Variance of each latent value given the rows, times its curvature.
     known = 1 - np.diag(inverse)

@@ -98,7 +98,8 @@ def fit_table(
     different, place = merge_copies(points)
     problem = _Problem(different, Family(policy.family, classes), policy, seed)
     fit = problem.fit(different)
-    folds, factor = None, 1.0
+    folds = None
+    factor = 1.0
     if policy.folds > 1 and len(different) >= 2 * policy.folds:
         folds, factor = problem.folds(fit)
     factor = 1.0 if fit.kind == "mean" else factor
@@ -131,7 +132,9 @@ class _Problem:
             rows = self._order(len(points))[: self._evidence_rows(len(points))]
             encoder, kernel, likelihoods, sample = self._kernel(points, rows)
         else:
-            encoder, kernel, sample = known.encoder, known.kernel, known.sample
+            encoder = known.encoder
+            kernel = known.kernel
+            sample = known.sample
             likelihoods = [each.likelihood for each in known.outputs]
             rows = np.arange(0)
         u = encoder.inputs.apply(points.x)
@@ -143,7 +146,8 @@ class _Problem:
         ]
         radial = centres.features(encoder.radial(u))
         features = np.concatenate([encoder.functions(u), radial], 1)
-        prior, variances = np.ones(features.shape[1]), (kernel.curves, kernel.lines)
+        prior = np.ones(features.shape[1])
+        variances = (kernel.curves, kernel.lines)
         prior[: len(encoder.basis.column)] = np.maximum(variances, _ABSENT)[
             encoder.is_line.astype(int)
         ]
@@ -178,7 +182,9 @@ class _Problem:
 
     def _likelihoods(self, points: Points) -> list[Likelihood]:
         """Return the likelihood of each output, or of each class against the others."""
-        y, weights, family = points.y, points.shares, self.family
+        y = points.y
+        weights = points.shares
+        family = self.family
         if family.classes:
             first = 1 if family.classes == 2 else 0
             every = [(y[:, 0] == k).astype(float) for k in range(first, family.classes)]
@@ -209,7 +215,8 @@ class _Problem:
     def _searched(self, points: Points, rows: ndarray, kind: str) -> _Learned:
         encoder = self._encoder(points, kind)
         u = encoder.inputs.apply(points.x[rows])
-        functions, every = encoder.functions(u), self._likelihoods(points.take(rows))
+        functions = encoder.functions(u)
+        every = self._likelihoods(points.take(rows))
         frequent = list(range(len(every)))
         if len(every) > _EVIDENCE_CLASSES and self.family.classes:
             frequent.sort(key=lambda k: -float(every[k].y.sum()))
@@ -246,7 +253,8 @@ class _Problem:
         Folds that would begin after the time limit are omitted. The factor of a fold's logits comes
         from the other folds.
         """
-        points, policy = self.points, self.policy
+        points = self.points
+        policy = self.policy
         number = assign_folds(
             points, policy.folds, self.seed, self.family, single=policy.single_fold
         )
@@ -254,8 +262,10 @@ class _Problem:
         if shared:
             number[self._order(len(points))[: self._evidence_rows(len(points))]] = -1
         latent = np.full((len(points), len(whole.outputs)), np.nan)
-        count, seconds = int(number.max()) + 1, list[float]()
-        fits, trained = list[LatentFit](), list[Points]()
+        count = int(number.max()) + 1
+        seconds = list[float]()
+        fits = list[LatentFit]()
+        trained = list[Points]()
         for k in range(count):
             report_progress("folds", k, count)
             if time_limit_reached():
@@ -291,7 +301,8 @@ class _Problem:
         """
         if not self.family.classes or not len(rows):
             return 1.0
-        y, shares = self.points.y[rows], self.points.shares[rows]
+        y = self.points.y[rows]
+        shares = self.points.shares[rows]
 
         def surprise(logarithm: float) -> float:
             predicted = in_units(np.exp(logarithm) * latent[rows], None)
@@ -303,9 +314,12 @@ class _Problem:
 
     def model(self, points: Points, fit: LatentFit, folds: Folds | None) -> TableModel:
         """Return the model of latent functions of these rows in the user's units."""
-        policy, family = self.policy, self.family
-        outputs, left_out = None, fit.left_out
-        is_wide, is_straight = policy.extrapolation == "linear", fit.kind != "full"
+        policy = self.policy
+        family = self.family
+        outputs = None
+        left_out = fit.left_out
+        is_wide = policy.extrapolation == "linear"
+        is_straight = fit.kind != "full"
         if family.has_link and not family.classes:
             highest = float(family.link(points.y.max())) if family.is_log else np.inf
             margin = _LINEAR_LINK_MARGIN if is_wide or is_straight else MARGIN

@@ -112,7 +112,8 @@ def cross_validate(points: Points, family: Family, folds: Folds, *, baselines: b
     for k, seconds in enumerate(folds.seconds):
         held_out = np.flatnonzero(folds.number == k)
         train = points.take(training_rows(points, folds.number, k))
-        test, found = points.take(held_out), {OURS: (folds.values[held_out], seconds)}
+        test = points.take(held_out)
+        found = {OURS: (folds.values[held_out], seconds)}
         for name, estimator in models.items():
             started = time.process_time()
             predicted = _predicted(estimator, train, test.x, family)
@@ -158,16 +159,22 @@ def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> nda
 
     Fractions become rows of both classes, with the fractions as weights.
     """
-    mean, std = train.x.mean(0), deviation(train.x)
+    mean = train.x.mean(0)
+    std = deviation(train.x)
     std = np.where(std > 0, std, 1.0)
-    inside, scaled, weights = (train.x - mean) / std, (x - mean) / std, train.weights
+    inside = (train.x - mean) / std
+    scaled = (x - mean) / std
+    weights = train.weights
     unit = 0 if family.has_link else in_own_units(train.y.ravel())[1]
     y = np.ldexp(train.y, -unit)
     if fractions := family.name == "binomial":
-        inside, y = np.tile(inside, (2, 1)), np.repeat([1, 0], len(train))
+        inside = np.tile(inside, (2, 1))
+        y = np.repeat([1, 0], len(train))
         weights = np.concatenate([train.y, 1 - train.y])[:, 0] * np.tile(train.shares, 2)
         kept = weights > 0
-        inside, y, weights = inside[kept], y[kept], weights[kept]
+        inside = inside[kept]
+        y = y[kept]
+        weights = weights[kept]
     elif family.has_link:
         y = y[:, 0]
     with warnings.catch_warnings():

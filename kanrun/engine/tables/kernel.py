@@ -63,7 +63,8 @@ class Kernel:
         found = np.zeros((len(a.u), len(b.u)))
         if self.smooth:
             root = np.sqrt(self.smooth_rates)
-            left, right = a.u * root, b.u * root
+            left = a.u * root
+            right = b.u * root
             apart = left @ right.T
             apart -= (left**2).sum(1)[:, None] / 2
             apart -= (right**2).sum(1) / 2
@@ -121,9 +122,11 @@ class Centres:
             min(_CHOLESKY_TOLERANCE * whole, _NOISE_TOLERANCE * noise), _ROUNDING * whole
         )
         left = np.full(len(rows), whole)
-        columns, chosen = np.zeros((most, len(rows))), list[int]()
+        columns = np.zeros((most, len(rows)))
+        chosen = list[int]()
         while len(chosen) < most and left.max() > smallest:
-            count, centre = len(chosen), int(left.argmax())
+            count = len(chosen)
+            centre = int(left.argmax())
             column = kernel.radial(rows[centre : centre + 1], rows)[0]
             column -= columns[:count, centre] @ columns[:count]
             columns[count] = column / np.sqrt(left[centre])
@@ -157,7 +160,8 @@ class Centres:
         These have the values of the points, the others those of each of the rows in turn. Both
         radial parts are products over inputs, so that this takes one pass over the rows.
         """
-        kernel, every = self.kernel, np.arange(len(self.kernel.smooth_rates))
+        kernel = self.kernel
+        every = np.arange(len(self.kernel.smooth_rates))
         apart = kernel.among(columns), kernel.among(np.delete(every, columns))
         found = np.zeros((len(points), len(self.inputs)))
         for smooth, rough in ((kernel.smooth, 0.0), (0.0, kernel.rough)):

@@ -74,7 +74,8 @@ class Power:
         """Transform outputs of any shape."""
         scaled = y / self.unit - self.shift
         sizes = np.abs(scaled)
-        up, down = boxcox1p(sizes, self.exponent), boxcox1p(sizes, 2 - self.exponent)
+        up = boxcox1p(sizes, self.exponent)
+        down = boxcox1p(sizes, 2 - self.exponent)
         return np.asarray(np.where(scaled >= 0, up, -down) * np.exp(-self.log_slope))
 
     def invert(self, z: ndarray) -> ndarray:
@@ -82,7 +83,8 @@ class Power:
         sizes = np.abs(z) * np.exp(self.log_slope)
         exponent = self.exponent if abs(self.exponent) > _LOGARITHM else 0.0
         with np.errstate(invalid="ignore", divide="ignore"):
-            up, down = inv_boxcox1p(sizes, exponent), inv_boxcox1p(sizes, 2 - exponent)
+            up = inv_boxcox1p(sizes, exponent)
+            down = inv_boxcox1p(sizes, 2 - exponent)
         scaled = np.where(z >= 0, up, -down)
         scaled = np.where(np.isnan(scaled), np.copysign(np.inf, z), scaled)
         return np.asarray(self.unit * (scaled + self.shift))
@@ -135,8 +137,10 @@ class Likelihood:
         """Return the log likelihood and its derivatives at latent values `f` (rows,)."""
         if self.is_gaussian:
             error = self.power.apply(self.y) - f
-            deviance, score = error**2, error
-            curvature, third = np.ones_like(f), np.zeros_like(f)
+            deviance = error**2
+            score = error
+            curvature = np.ones_like(f)
+            third = np.zeros_like(f)
         else:
             level = self.start()
             f = np.clip(f, level - _LARGEST_LINK, level + _LARGEST_LINK)
@@ -146,7 +150,8 @@ class Likelihood:
         return Terms(value, scale * score, scale * curvature, scale * third)
 
     def _link_terms(self, f: ndarray) -> tuple[ndarray, ndarray, ndarray, ndarray]:
-        y, name = self.y, self.family.name
+        y = self.y
+        name = self.family.name
         if name == "gamma":
             ratio = y * np.exp(-f)
             return 2 * (ratio - 1 - np.log(ratio)), ratio - 1, ratio, ratio

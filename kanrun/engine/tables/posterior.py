@@ -58,7 +58,9 @@ class Moments:
     def of(features: ndarray, weights: ndarray, y: ndarray) -> Moments:
         """Compute the moments of `features` (rows, p) and outputs `y` (rows,) block by block."""
         size = features.shape[1]
-        gram, right, total = np.zeros((size, size)), np.zeros(size), np.zeros(size)
+        gram = np.zeros((size, size))
+        right = np.zeros(size)
+        total = np.zeros(size)
         for start in range(0, len(y), _BLOCK):
             part = slice(start, start + _BLOCK)
             root = np.sqrt(weights[part])
@@ -67,7 +69,8 @@ class Moments:
             right += x.T @ (root * y[part])
             total += x.T @ root
         count = float(weights.sum())
-        mean, level = total / count, float(weights @ y) / count
+        mean = total / count
+        level = float(weights @ y) / count
         gram -= count * np.outer(mean, mean)
         right -= count * level * mean
         return Moments(gram, right, float(weights @ (y - level) ** 2), count, mean, level)
@@ -167,10 +170,13 @@ def _by_newton(
     """
     starts = [each.start() for each in likelihoods]
     latent = np.tile(starts, (len(features), 1))
-    scale, found, has_converged = 1.0, list[Posterior](), False
+    scale = 1.0
+    found = list[Posterior]()
+    has_converged = False
     for turn in range(_ROUNDS if rescale else 1):
         for _ in range(_STEPS):
-            before, found = latent.copy(), []
+            before = latent.copy()
+            found = []
             change = 0.0
             for place, likelihood in enumerate(likelihoods):
                 weights, y = _working(likelihoods, latent, place)
@@ -215,10 +221,12 @@ def _working(
         from scipy.special import softmax
 
         mean = softmax(latent, 1)[:, place]
-        weights, score = one.weights * mean * (1 - mean), one.weights * (one.y - mean)
+        weights = one.weights * mean * (1 - mean)
+        score = one.weights * (one.y - mean)
     else:
         terms = one.terms(f)
-        weights, score = terms.curvature, terms.score
+        weights = terms.curvature
+        score = terms.score
     weights = np.maximum(weights, _LEAST_INFORMATION * weights.mean())
     return weights, f + score / weights
 
@@ -236,7 +244,8 @@ def _solved(
     dispersion = likelihood.dispersion
     hessian = moments.gram / dispersion
     hessian[np.diag_indices(len(hessian))] += 1 / prior
-    factor, right = _cholesky(hessian), moments.right / dispersion
+    factor = _cholesky(hessian)
+    right = moments.right / dispersion
     if constraints is None:
         coefficients = linalg.cho_solve((factor, True), right, check_finite=False)
     else:
@@ -268,7 +277,8 @@ def _constrained(factor: ndarray, right: ndarray, constraints: ndarray) -> ndarr
 
     Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23.
     """
-    free, turned = _half_solved(factor, right), _half_solved(factor, constraints.T)
+    free = _half_solved(factor, right)
+    turned = _half_solved(factor, constraints.T)
     sizes = np.sqrt((turned**2).sum(0))
     turned = turned / np.where(sizes > 0, sizes, 1.0)
     steps = _NNLS_STEPS * (turned.shape[1] + 1)

@@ -90,9 +90,11 @@ def held_out_scores(model: TableModel, y: RowOutputs) -> ProperScores:
     inside = model.different[~np.isnan(model.held_out[model.different, 0])]
     number = np.zeros(len(y)) if model.folds is None else model.folds.number
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
-    latent, found = model.outputs.apply(model.held_out), []
+    latent = model.outputs.apply(model.held_out)
+    found = []
     for fold in np.unique(number[inside]):
-        rows, others = inside[number[inside] == fold], inside[number[inside] != fold]
+        rows = inside[number[inside] == fold]
+        others = inside[number[inside] != fold]
         found.append(_scores(model, y, latent, others if len(others) else rows, rows))
     return ProperScores(*np.concatenate(found, 1).mean(1).tolist())
 
@@ -115,7 +117,8 @@ def _scores(
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
     found = []
     for place, output in enumerate(model.fit.outputs):
-        power, ends = output.likelihood.power, model.outputs.points[place][[0, -1]]
+        power = output.likelihood.power
+        ends = model.outputs.points[place][[0, -1]]
         errors = power.apply(y[:, place]) - latent[:, place]
         distribution = ErrorDistribution.of(latent[known, place], errors[known])
         limits = float(ends[0]), float(ends[1])

@@ -83,7 +83,8 @@ class ReducedBasis:
             for column, grid in zip(u.T, breakpoints, strict=True)
         ]
         curvature = _energy(breakpoints, 2, np.where(empty, _GAP_STIFFNESS, 1.0))
-        found, binary = list[ndarray](), has_two_values(u)
+        found = list[ndarray]()
+        binary = has_two_values(u)
         for j, size in enumerate(std):
             smooth = _demmler_reinsch(gram[j], mean[j], curvature[j] * size**3, functions)
             jump = np.ptp(u[:, j]) / (2 * size) if binary[j] else 1.0
@@ -114,7 +115,8 @@ class ReducedBasis:
 
 def has_two_values(u: RowInputs) -> ndarray:
     """Return which inputs have exactly two values."""
-    low, high = u.min(0), u.max(0)
+    low = u.min(0)
+    high = u.max(0)
     return np.asarray((low < high) & ((u == low) | (u == high)).all(0))
 
 
@@ -160,7 +162,8 @@ def _energy(breakpoints: ndarray, derivative: int, stiffness: ndarray) -> ndarra
     splines).
     """
     nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
-    half, inputs = np.diff(breakpoints, axis=1)[:, :, None] / 2, len(breakpoints)
+    half = np.diff(breakpoints, axis=1)[:, :, None] / 2
+    inputs = len(breakpoints)
     at = (breakpoints[:, :-1, None] + half * (nodes + 1)).reshape(inputs, -1)
     values = _b_splines(at.T, _grid(breakpoints), derivative).transpose(1, 0, 2)
     scale = (stiffness[:, :, None] * half * weights).reshape(inputs, -1, 1)
@@ -179,7 +182,8 @@ def _demmler_reinsch(gram: ndarray, mean: ndarray, energy: ndarray, limit: int) 
     whole = gram + energy + np.outer(mean, mean)
     whole[np.diag_indices(functions)] += _RIDGE * np.trace(whole) / functions
     rho, vectors = linalg.eigh(gram, whole)
-    rho, vectors = rho[::-1][:limit], vectors.T[::-1][:limit]
+    rho = rho[::-1][:limit]
+    vectors = vectors.T[::-1][:limit]
     seen = rho > 1 / _ROUGHEST
     rho = np.minimum(rho[seen], 1.0)
     coefficients = vectors[seen] / np.sqrt(rho)[:, None]

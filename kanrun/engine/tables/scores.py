@@ -73,8 +73,11 @@ def input_scores(
 
 def _score(x: Array, weights: Array, straight: bool, room: float) -> tuple[Array, Array]:
     x, exponent = in_own_units(x)
-    distinct, count = np.unique(x), float(weights.sum())
-    low, high, mean = distinct[0], distinct[-1], float(weights @ x) / count
+    distinct = np.unique(x)
+    count = float(weights.sum())
+    low = distinct[0]
+    high = distinct[-1]
+    mean = float(weights @ x) / count
     std = float(np.sqrt(weights @ (x - mean) ** 2 / count))
     if std <= _SMALLEST * max(abs(low), abs(high)):
         size = max(abs(low), 1.0)
@@ -113,7 +116,8 @@ def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
     Ranks are scaled to mean 0 and variance 1, like u. Inputs with only two values keep them.
     """
     weights = np.broadcast_to(weights, len(u))
-    points, values = [], []
+    points = []
+    values = []
     for column in u.T:
         distinct = np.unique(column)
         at = distinct
@@ -122,7 +126,8 @@ def rank_map(u: RowInputs, weights: PerRow | float = 1.0) -> PiecewiseScaling:
         at = at[np.append(True, np.diff(at) > _SMALLEST * np.ptp(at))]
         ranks = np.sqrt(12) * (_ranks(column, weights, at) - 0.5)
         if len(at) == 1:
-            at, ranks = at[0] + np.array([-1.0, 1.0]), np.array([-1.0, 1.0])
+            at = at[0] + np.array([-1.0, 1.0])
+            ranks = np.array([-1.0, 1.0])
         points.append(at)
         values.append(at if len(at) == 2 else (at + ranks) / 2)
     return PiecewiseScaling(tuple(points), tuple(values))
@@ -159,14 +164,17 @@ def output_map(
 def _output_map(
     y: PerRow, power: Power, residuals: PerRow, margin: float, bounds: tuple[float, float]
 ) -> tuple[ndarray, ndarray]:
-    low, high = float(y.min()), float(y.max())
+    low = float(y.min())
+    high = float(y.max())
     size = high - low if high > low else max(abs(low), 1.0)
-    least, most = max(low - margin * size, bounds[0]), min(high + margin * size, bounds[1])
+    least = max(low - margin * size, bounds[0])
+    most = min(high + margin * size, bounds[1])
     if power.exponent == 1 or high == low:
         ends = np.array([least, most])
         return ends, power.apply(ends)
     first, last = power.apply(np.array([low, high]))
-    inside, step = np.linspace(first, last, _OUTPUT_KNOTS), (last - first) / 8
+    inside = np.linspace(first, last, _OUTPUT_KNOTS)
+    step = (last - first) / 8
     room = max(4.0, 8 * margin + 1)
     beyond = step * np.geomspace(0.1, room, _BEYOND)
     t = np.concatenate([first - beyond[::-1], inside, last + beyond])
@@ -176,7 +184,8 @@ def _output_map(
     means = np.clip(power.invert(known) + straight, least, most).mean(1)
     smallest = _SMALLEST * (most - least)
     start = int(np.flatnonzero(means <= means[0] + smallest)[-1])  # innermost point at the limit
-    means, t = means[start:], t[start:]
+    means = means[start:]
+    t = t[start:]
     rising = np.append(True, np.diff(np.maximum.accumulate(means)) > smallest)
     return means[rising], t[rising]
 
@@ -204,7 +213,8 @@ def link_map(
     width (at least 1), and is constant beyond. Linear interpolation between its points has a
     relative error of at most 1e-4.
     """
-    low, high = float(eta.min()), float(min(eta.max(), highest))
+    low = float(eta.min())
+    high = float(min(eta.max(), highest))
     room = margin * max(high - low, 1.0)
     values = np.linspace(low - room, high + room, int((high - low + 2 * room) / _LINK_STEP) + 2)
     return PiecewiseScaling((family.mean(values),), (values,))
@@ -233,7 +243,8 @@ def error_scale(predicted: PerRow, errors: PerRow) -> tuple[ndarray, ndarray]:
     parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
     middles = np.array([predicted[part].mean() for part in parts])
     # Without this scaling, squares of errors may underflow or overflow.
-    relative, smallest = in_own_units(errors)[0], np.sqrt(np.finfo(float).tiny)
+    relative = in_own_units(errors)[0]
+    smallest = np.sqrt(np.finfo(float).tiny)
     squares = [relative[part] ** 2 for part in parts]
     sizes = np.array([max(float(each.mean()), smallest) for each in squares])
     kurtosis = np.mean([(each**2).mean() for each in squares] / sizes**2)

@@ -176,7 +176,8 @@ class TableModel:
         known = self.fit.encoder.inputs
         if self.exposure is None:
             return known
-        points, values = [*known.points], [*known.values]
+        points = [*known.points]
+        values = [*known.values]
         points.insert(self.exposure.place, self.exposure.map.points[0])
         values.insert(self.exposure.place, self.exposure.map.values[0])
         return PiecewiseScaling(tuple(points), tuple(values))
@@ -199,7 +200,8 @@ class TableModel:
         """Return the latent functions at x in the user's units, shape (rows, outputs)."""
         if self.exposure is None:
             return self.fit.latent(x)
-        place, logarithms = self.exposure.place, self.exposure.map
+        place = self.exposure.place
+        logarithms = self.exposure.map
         return self.fit.latent(np.delete(x, place, 1)) + logarithms.apply(x[:, [place]])
 
     def predict(self, x: RowInputs) -> RowOutputs:
@@ -210,7 +212,8 @@ class TableModel:
         """Return the fraction of rows whose prediction is clipped to the allowed range."""
         if self.outputs is None:
             return 0.0
-        latent, ends = self.latent(x), [each[[0, -1]] for each in self.outputs.values]
+        latent = self.latent(x)
+        ends = [each[[0, -1]] for each in self.outputs.values]
         low, high = np.transpose(ends)
         return float(((latent < low) | (latent > high)).any(1).mean())
 
@@ -225,7 +228,8 @@ class TableModel:
             return None
         inside = self.different[~np.isnan(self.held_out[self.different, 0])]
         predicted = self.outputs.apply(self.held_out[inside])
-        errors, count = self.outputs.apply(y[inside]) - predicted, max(len(inside), 1)
+        errors = self.outputs.apply(y[inside]) - predicted
+        count = max(len(inside), 1)
         if self.family.has_link:
             scores = self.family.normal_scores(y[inside, 0], self.held_out[inside, 0])
             errors = scores[:, None]
@@ -243,10 +247,15 @@ class TableModel:
         """
         if self.outputs is None or self.family.has_link:
             return None
-        u, fit, found = self.u, self.fit, np.zeros((2, self.u.shape[1], len(self.fit.outputs)))
-        rows, low, high = u[spaced(len(u), _WIDENING_ROWS)], u.min(0), u.max(0)
+        u = self.u
+        fit = self.fit
+        found = np.zeros((2, self.u.shape[1], len(self.fit.outputs)))
+        rows = u[spaced(len(u), _WIDENING_ROWS)]
+        low = u.min(0)
+        high = u.max(0)
         for j in np.flatnonzero((high > low) & ~has_two_values(u)):
-            ends, size = fit.encoder.inputs.values[j][[0, -1]], high[j] - low[j]
+            ends = fit.encoder.inputs.values[j][[0, -1]]
+            size = high[j] - low[j]
             for side, (end, far) in enumerate([(low[j], low[j] - size), (high[j], high[j] + size)]):
                 inside, beyond, held = (
                     np.where(np.arange(u.shape[1]) == j, score, rows)
@@ -263,7 +272,8 @@ class TableModel:
 
     def repeated(self, place: Int[ndarray, " rows"]) -> TableModel:
         """Return the model of rows that are copies of the training rows in these places."""
-        left_out, folds = self.left_out[place], self.folds
+        left_out = self.left_out[place]
+        folds = self.folds
         if folds is not None:
             folds = replace(folds, values=folds.values[place], number=folds.number[place])
         different = np.unique(place, return_index=True)[1]
@@ -276,7 +286,8 @@ class TableModel:
         """
         assert self.outputs is not None  # An invariant: counts and sizes are numbers.
         ends = np.log([exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM])
-        scale, folds = exposures[:, None], self.folds
+        scale = exposures[:, None]
+        folds = self.folds
         return replace(
             self,
             outputs=link_map(self.family, self.outputs.values[0][[0, -1]] + ends, margin=0.0),

@@ -38,7 +38,8 @@ def to_kan(model: TableModel) -> KAN:
 
 def _of_fit(model: TableModel) -> KAN:
     fit = model.fit
-    encoder, outputs = fit.encoder, fit.outputs
+    encoder = fit.encoder
+    outputs = fit.outputs
     mixing = np.eye(len(outputs))
     if model.family.classes == 2:
         mixing = np.array([[-0.5], [0.5]])
@@ -47,7 +48,8 @@ def _of_fit(model: TableModel) -> KAN:
     edges = _monotone(_edges(encoder, mixing @ functions.T), encoder)
     extrapolation: Extrapolation = "zero" if encoder.policy.ends else "linear"
     level = mixing @ np.array([each.level for each in outputs])
-    kernel, centres = fit.kernel, fit.centres
+    kernel = fit.kernel
+    centres = fit.centres
     if not len(centres.inputs) and extrapolation == "linear":
         edges[:, 0] += level[:, None]  # B-splines sum to one
         return KAN.of_layers([_layer(encoder.basis.breakpoints, edges, extrapolation)])
@@ -84,7 +86,8 @@ def _with_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
     numbers = dict(first.named_numbers())
     line = np.linspace(*ends, first.points.shape[1])
     for name in ("centres", "smooth_rates", "rough_rates", "points", "ranks"):
-        value, axis = line if name == "points" else 0.0, 1 if name == "centres" else 0
+        value = line if name == "points" else 0.0
+        axis = 1 if name == "centres" else 0
         numbers[name] = torch.as_tensor(np.insert(numbers[name].numpy(), place, value, axis))
     return KAN.of_layers([RadialLayer.of(layer, numbers)])
 

@@ -137,7 +137,9 @@ def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) ->
 
 def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
     """Return the training that continues, and the growth that led to it."""
-    plan, samples, generator = setup.plan, setup.data.train, setup.generator
+    plan = setup.plan
+    samples = setup.data.train
+    generator = setup.generator
     penalty = first_penalty(plan)
     if plan.growth and setup.data.task == "classification":
         return _grown_classifier(create, setup, plan.growth)
@@ -186,7 +188,8 @@ def _grown_classifier(
 
 def _final_fit(chosen: Stage, setup: Setup) -> Network:
     """Return the chosen network after more steps on training and validation points together."""
-    network, everything = deepcopy(chosen.network), setup.data.everything
+    network = deepcopy(chosen.network)
+    everything = setup.data.everything
     linear = network.fit_linear(everything.x, everything.y, everything.roots)
     if not linear and setup.plan.second_order and setup.data.validation is not None:
         data = replace(setup.data, train=everything, validation=None)

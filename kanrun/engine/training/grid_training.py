@@ -139,8 +139,10 @@ class GridTraining:
         which would be infinite for a kink. Insertions are undone, and nothing returned, unless one
         or two of them lower the training error and the validation error does not rise.
         """
-        setup, before = self.setup, self.chosen
-        network, train = before.network, setup.data.train
+        setup = self.setup
+        before = self.chosen
+        network = before.network
+        train = setup.data.train
         exact = self.lowest <= ROUNDING * baseline_error(setup.data)
         if exact or len(network.shape) > 2 or setup.data.validation is None:
             return None
@@ -152,7 +154,8 @@ class GridTraining:
             penalty = replace(before.penalty, weight=0.0)
             budget = setup.plan.steps_for(network.unknowns_at(None))
             steps = take_steps(setup.solver(network, penalty), budget)
-            errors, old = measure(network, setup.data), before.errors.train
+            errors = measure(network, setup.data)
+            old = before.errors.train
             if errors.train < HELPED * old and errors.selected < RISEN * self.lowest:
                 stage = replace(
                     before,
@@ -186,14 +189,16 @@ class GridTraining:
 
         At most `tries` weights of the penalty are tried; with 0 a poor first fit is not smoothed.
         """
-        setup, plan = self.setup, self.setup.plan
+        setup = self.setup
+        plan = self.setup.plan
         number = len(self.stages) + 1
         if snapshot is None:
             self.log = StepLog(number)
             run, transfer = yield from self._begun(intervals)
         else:
             self.log = StepLog(number, snapshot.steps, snapshot.truncated)
-            run, transfer = self._resumed(snapshot), snapshot.transfer
+            run = self._resumed(snapshot)
+            transfer = snapshot.transfer
         yield from self._run(run, transfer)
         if plan.second_order and plan.weight is None and tries:
             if self.log.stage == 1:
@@ -219,8 +224,12 @@ class GridTraining:
     def _begun(self, intervals: int | None) -> Events[Step, None, tuple[SolverRun, GridTransfer]]:
         """Return the main run on the next grid, before its first step."""
         before = self.stages[-1].errors.train if self.stages else None
-        network, setup, plan, x = self.network, self.setup, self.setup.plan, self.setup.data.train.x
-        moved, adapts = Regridded(network), plan.update_grid and plan.grid_eps < 1
+        network = self.network
+        setup = self.setup
+        plan = self.setup.plan
+        x = self.setup.data.train.x
+        moved = Regridded(network)
+        adapts = plan.update_grid and plan.grid_eps < 1
         if network.intervals is not None and intervals is not None:
             if adapts or (plan.update_grid and not network.covers(x, FILLED)):
                 moved = network.regrid(
@@ -302,7 +311,8 @@ class GridTraining:
             reached = yield from self._trained(network, penalty, ROUGH_STEPS)
             network = reached.network
             if reached.error < self.best.error:
-                self.best, self.penalty = Best(network, reached.error), penalty
+                self.best = Best(network, reached.error)
+                self.penalty = penalty
 
     def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
         """Try lower weights while they help, and higher weights if no lower one does.
@@ -325,7 +335,9 @@ class GridTraining:
         It ends after more than `patience` weights in a row that do not help, and at one that is
         far worse.
         """
-        kept, missed, weight = False, 0, self.penalty.weight
+        kept = False
+        missed = 0
+        weight = self.penalty.weight
         for _ in range(tries):
             weight *= factor
             inside = MIN_WEIGHT * 0.9 <= weight < MAX_WEIGHT
@@ -333,7 +345,8 @@ class GridTraining:
                 break
             before = self.best.error
             helped, reached = yield from self._try(weight, steps)
-            kept, missed = kept or helped, 0 if helped else missed + 1
+            kept = kept or helped
+            missed = 0 if helped else missed + 1
             if reached > TOO_FAR * before:
                 break
         return kept
@@ -344,7 +357,8 @@ class GridTraining:
         reached = yield from self._trained(deepcopy(self.best.network), penalty, steps)
         helped = reached.error < (1 - MIN_GAIN) * self.best.error
         if helped:
-            self.best, self.penalty = reached, penalty
+            self.best = reached
+            self.penalty = penalty
         return helped, reached.error
 
     def _trained(

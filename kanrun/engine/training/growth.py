@@ -135,9 +135,11 @@ class Growth:
 
     def run(self, create: Create) -> None:
         """Grow from the additive model on the first grid of the networks that `create` makes."""
-        x, generator = self._part.data.train.x, self.setup.generator
+        x = self._part.data.train.x
+        generator = self.setup.generator
         layer = create(generator).edge_layers[0]
-        points, outputs = layer.grid.breakpoints, self.policy.largest[-1]
+        points = layer.grid.breakpoints
+        outputs = self.policy.largest[-1]
         empty = SplineLayer.on_grid(points, outputs, layer.spec, uniform=True)
         self._climb(self._started([KAN.of_layers([empty])]))
         while (ending := self.find_ending()) is None:
@@ -153,13 +155,15 @@ class Growth:
             self._climb(self._started([create(generator) for _ in range(self.setup.plan.starts)]))
 
     def _started(self, candidates: Sequence[Network]) -> list[RandomStart]:
-        setup, weight = self._part, self.penalty.weight
+        setup = self._part
+        weight = self.penalty.weight
         return survivors(candidates, setup.data, weight, setup.generator)
 
     def _climb(self, starts: list[RandomStart]) -> None:
         """Add the best of the starts after finer and finer grids, while these limit the error."""
         found = [GridTraining(start.network, self.penalty, self._part) for start in starts]
-        most, schedule = min(COMPARED_UNKNOWNS, self._supported), self.setup.plan.schedule
+        most = min(COMPARED_UNKNOWNS, self._supported)
+        schedule = self.setup.plan.schedule
         for training in found:
             for intervals in schedule[:-1] or schedule:
                 large = training.network.unknowns_at(intervals) > most
@@ -221,7 +225,8 @@ class Growth:
         Every second random one is shallow: the network before may be deep without need. Random ones
         have to be trained first, so both kinds compete among themselves.
         """
-        x, half = self._part.data.train.x, self.setup.plan.starts // 2
+        x = self._part.data.train.x
+        half = self.setup.plan.starts // 2
         shape = (network.shape[0], network.shape[1] + 1, *network.shape[2:])
         grown = [add_node(network, *node, x) for node in self._squares(network, half)]
         others = self.setup.plan.starts - len(grown)
@@ -245,7 +250,8 @@ class Growth:
         self, network: Network, count: int, degree: int = DEGREE
     ) -> Iterator[tuple[Tensor, Outer]]:
         """Yield nodes, inner and outer functions, that explain the residual of the worst output."""
-        train, layers = self._part.data.train, network.edge_layers
+        train = self._part.data.train
+        layers = network.edge_layers
         residual = train.y - predict(network, train.x)
         output = int(residual.var(0).argmax())
         slope = torch.ones_like(residual[:, 0])
@@ -254,7 +260,8 @@ class Growth:
                 slope = layers[2].edge_values(network.activations(train.x)[2], 1)[:, output, output]
         roots = 1.0 if train.roots is None else train.roots
         grid = layers[0].grid
-        domain, at = grid.breakpoints[:, [0, -1]], sample_points(grid, DEGREE)
+        domain = grid.breakpoints[:, [0, -1]]
+        at = sample_points(grid, DEGREE)
         rows = residual[:, output, None] * roots, slope[:, None] * roots
         for size, vector in product_directions(train.x, *rows, domain, count, degree):
             values = (legendre_polynomials(at, domain, vector.shape[1]) * vector).sum(-1)
@@ -268,7 +275,8 @@ class Growth:
 
     def _deeper(self, starts: list[RandomStart]) -> list[RandomStart]:
         """Return networks with an identity as last layer, trained, if that is better."""
-        network, loss = starts[0].network, starts[0].loss
+        network = starts[0].network
+        loss = starts[0].loss
         deep = len(network.shape) != 3 or len(self.policy.largest) == 3
         if deep or network.shape[1] < 2 or loss < EXACT**2:
             return starts
@@ -286,8 +294,10 @@ class Growth:
         A product of polynomials begins with the identity as last layer, one of two inputs with the
         best last layer.
         """
-        first, last = network.edge_layers[0], network.edge_layers[-1]
-        train, points = self._part.data.train, first.grid.breakpoints
+        first = network.edge_layers[0]
+        last = network.edge_layers[-1]
+        train = self._part.data.train
+        points = first.grid.breakpoints
         hidden = SplineLayer.on_grid(points, 0, first.spec, uniform=True)
         outer = SplineLayer.on_grid(points[:0], last.outputs, last.spec, uniform=True)
         for degree in (DEGREE, 1):

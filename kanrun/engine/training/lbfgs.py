@@ -69,7 +69,8 @@ class Curvature:
             part = samples.part(slice(None, None, -(-len(samples) // SAMPLES)))
             counts = 1.0 if part.roots is None else part.roots.double().square()
             # Each layer's inputs, and u^2 of its sums, added up over the network's outputs.
-            reaching, sums = [part.x.detach()], list[Tensor]()
+            reaching = [part.x.detach()]
+            sums = list[Tensor]()
             with torch.enable_grad():
                 for layer, products in zip(network.edge_layers, network.products, strict=True):
                     y = layer(reaching[-1])
@@ -99,11 +100,15 @@ class Curvature:
         return (inverse @ gradient[..., None])[..., 0]
 
     def _add(self, layer: SplineLayer, x: Tensor, steepness: Tensor) -> None:
-        weight, grid = self._penalty.weight, layer.grid.double()
+        weight = self._penalty.weight
+        grid = layer.grid.double()
         squares = _floored(layer.scales()[1].detach().double().square())
-        edges, functions, coefficients = layer.mask.numel(), grid.functions, layer.coefficients
+        edges = layer.mask.numel()
+        functions = grid.functions
+        coefficients = layer.coefficients
         c = coefficients.detach().double()
-        design, operator = design_matrix(x, grid), difference_operator(grid, self._penalty.order)
+        design = design_matrix(x, grid)
+        operator = difference_operator(grid, self._penalty.order)
         if edges * functions**3 <= WORK and edges * functions**2 <= NUMBERS:
             gram = torch.stack([(design * u[:, None]).mT @ design for u in steepness.T]) / len(x)
             blocks = (gram + weight * operator.mT @ operator) * (2 * squares[..., None, None])
@@ -172,10 +177,13 @@ def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> 
     `start` itself if none is lower. `start.slope` must be negative. `low` is the lowest point with
     enough descent so far; once there is a `high`, an acceptable point lies between them.
     """
-    lowest, low, t = start, start, first
+    lowest = start
+    low = start
+    t = first
     high: LinePoint | None = None
     for _ in range(EVALUATIONS):
-        point, before = at(t), low
+        point = at(t)
+        before = low
         if point.value < lowest.value:
             lowest = point
         bound = start.value + ENOUGH * t * start.slope
@@ -200,7 +208,8 @@ def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> 
 
 def _cubic(a: LinePoint, b: LinePoint) -> float:
     """Return the minimum of the cubic through `a` and `b`, or their middle if it has none."""
-    middle, width = 0.5 * (a.t + b.t), b.t - a.t
+    middle = 0.5 * (a.t + b.t)
+    width = b.t - a.t
     if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
         return middle
     d1 = a.slope + b.slope - 3 * (b.value - a.value) / width
@@ -228,7 +237,8 @@ class LBFGS:
     def __init__(
         self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> None:
-        self.network, self.objective = network, objective
+        self.network = network
+        self.objective = objective
         self._history_size = plan.settings.history_size
         self.rows = len(objective.samples)
         self.parameters = list(network.trained().values())
@@ -253,7 +263,8 @@ class LBFGS:
             self._renew()
         self._taken += 1
         if not self._searched():
-            fresh, self._pairs = not self._pairs, []
+            fresh = not self._pairs
+            self._pairs = []
             self._renew()
             self.converged = fresh or not self._searched()
         return self.loss
@@ -281,8 +292,10 @@ class LBFGS:
         self._here = self._at(self._read())
 
     def _searched(self) -> bool:
-        origin, start = self._read(), self._here
-        direction, shares = -start.gradient, []
+        origin = self._read()
+        start = self._here
+        direction = -start.gradient
+        shares = []
         for move, change in reversed(self._pairs):
             share = float(move @ direction) / float(move @ change)
             direction = direction - share * change
@@ -307,7 +320,8 @@ class LBFGS:
         self._write(origin + found.t * direction if found.t else origin)
         if not found.value < start.value:
             return False
-        move, change = found.t * direction, found.gradient - start.gradient
+        move = found.t * direction
+        change = found.gradient - start.gradient
         if float(move @ change) > CURVED * float(move.norm() * change.norm()):
             self._pairs = [*self._pairs, (move, change)][-self._history_size :]
         self._here, self.loss = found, found.value

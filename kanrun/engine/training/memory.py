@@ -66,7 +66,9 @@ class QuadraticMemory:
         Raises:
             UsageError: If all pairs of the unknowns are too many to keep.
         """
-        memory, unknowns, root = cls(kind, [], []), network.get_unknowns(), weight**0.5
+        memory = cls(kind, [], [])
+        unknowns = network.get_unknowns()
+        root = weight**0.5
         # The number of blocks and the unknowns of each, group by group.
         groups = {
             "information": [(1, len(unknowns))],
@@ -92,14 +94,17 @@ class QuadraticMemory:
 
         Each unit of a hidden layer counts as `hidden` units of an output; with 0 only outputs do.
         """
-        shapes, root = [target.shape for target in self.targets], (weight / len(x)) ** 0.5
+        shapes = [target.shape for target in self.targets]
+        root = (weight / len(x)) ** 0.5
         sizes = [shape.numel() for shape in shapes]
-        centres, below = network.get_unknowns().split(sizes), network.lower() if hidden else ()
+        centres = network.get_unknowns().split(sizes)
+        below = network.lower() if hidden else ()
         for part in x.split(PIECE):
             output, jacobian = network.linearise(part)
             rows = jacobian.dense()
             if task == "classification":  # A J, whose squares are the curvature of the loss
-                shares, rows = output.softmax(1), rows.unflatten(0, output.shape)
+                shares = output.softmax(1)
+                rows = rows.unflatten(0, output.shape)
                 rows = rows - (shares[:, None] @ rows)
                 rows = (shares.sqrt()[..., None] * rows).flatten(0, 1)
             inner = (hidden * lower.linearise(part)[1].dense() for lower in below)
@@ -128,8 +133,10 @@ class QuadraticMemory:
         """Return R as rows of a Jacobian."""
         if self.kind == "information":
             return DenseRows(self.factors[0][0])
-        widest, start = max(factor.shape[2] for factor in self.factors), 0
-        indices, values = list[Tensor](), list[Tensor]()
+        widest = max(factor.shape[2] for factor in self.factors)
+        start = 0
+        indices = list[Tensor]()
+        values = list[Tensor]()
         for factor in self.factors:
             blocks, size, _ = factor.shape
             columns = torch.arange(start, start + blocks * size, device=factor.device)

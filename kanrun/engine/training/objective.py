@@ -198,7 +198,8 @@ class DataFitting(Problem):
             if others:
                 rows = StackedRows(lambda: blocks, rows.unknowns)
         else:
-            there, output = deepcopy(self.network), predict(self.network, x)
+            there = deepcopy(self.network)
+            output = predict(self.network, x)
             factors = self._factor.expand(self.samples.y.shape)
             parts = list(zip(x.tensor_split(pieces), factors.tensor_split(pieces), strict=True))
 
@@ -230,7 +231,8 @@ def _residual_factor(samples: Samples, scale: float) -> Tensor:
 
     A scalar, or a value for each of y's numbers if samples have weights.
     """
-    factor, roots = samples.y.new_tensor(1 / (scale * samples.y.numel() ** 0.5)), samples.roots
+    factor = samples.y.new_tensor(1 / (scale * samples.y.numel() ** 0.5))
+    roots = samples.roots
     return factor if roots is None else (factor * roots).expand(samples.y.shape)
 
 

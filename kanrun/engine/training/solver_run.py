@@ -161,7 +161,8 @@ class Best:
     """A copy of the network with the lowest validation error so far, and that error."""
 
     def __init__(self, network: Network, error: float) -> None:
-        self.network, self.error = deepcopy(network), error
+        self.network = deepcopy(network)
+        self.error = error
         self._like: nn.Module = network
 
     def offer(self, network: Network, errors: Errors) -> bool:
@@ -172,7 +173,8 @@ class Best:
         if network is self._like:  # then only its parameters have changed
             self.network.load_state_dict(network.state_dict())
         else:
-            self.network, self._like = deepcopy(network), network
+            self.network = deepcopy(network)
+            self._like = network
         return True
 
 
@@ -193,7 +195,10 @@ class SolverRun:
     """
 
     def __init__(self, solver: Solver, limit: int, setup: Setup) -> None:
-        self.solver, self.settled, self._limit, self._setup = solver, False, limit, setup
+        self.solver = solver
+        self.settled = False
+        self._limit = limit
+        self._setup = setup
         data = setup.data
         parts = (data.train, data.validation, data.test)
         rows = sum(len(part) for part in parts if part is not None)
@@ -206,7 +211,9 @@ class SolverRun:
 
         Raises TrainingFailed if the error on training points is not finite.
         """
-        solver, clock, data = self.solver, self._setup.clock, self._setup.data
+        solver = self.solver
+        clock = self._setup.clock
+        data = self._setup.data
         patience = self._setup.plan.patience
         while self.taken < self._limit and not self.settled and not time_limit_reached():
             before = solver.loss
@@ -238,7 +245,8 @@ class SolverRun:
 
 def take_steps(solver: Solver, limit: int) -> int:
     """Take up to `limit` steps while they are worth their time; return their number."""
-    taken, going = 0, True
+    taken = 0
+    going = True
     while taken < limit and going:
         before = solver.loss
         solver.step()

@@ -87,11 +87,14 @@ class LevenbergMarquardt:
         tolerance: float = 0.0,
         plateau_tolerance: float = 0.0,
     ) -> None:
-        self.problem, self.policy = problem, policy
-        self.tolerance, self.plateau_tolerance = tolerance, plateau_tolerance
+        self.problem = problem
+        self.policy = policy
+        self.tolerance = tolerance
+        self.plateau_tolerance = plateau_tolerance
         self.network, self.rows = problem.network, len(problem.samples)
         self._state = begin(problem, policy)
-        self.loss, self.converged = self._state.loss, False
+        self.loss = self._state.loss
+        self.converged = False
         self.truncated = False
         if not self.loss < float("inf"):
             cause = explain_non_finite(self.network, problem.samples)
@@ -132,7 +135,8 @@ class LevenbergMarquardt:
             problem.penalty_rows = LocalRows(made.index, state["penalty"], made.unknowns)
             self._state = begin(problem, self.policy)
             self.loss = self._state.loss
-        damping, norms = float(state["damping"]), state.get("sizes")
+        damping = float(state["damping"])
+        norms = state.get("sizes")
         self._state = replace(self._state, damping=damping, max_squared_norms=norms)
         problem.frozen = state.get("frozen")
 
@@ -141,9 +145,12 @@ def create_lm(
     network: Network, objective: Objective, plan: Plan, generator: Generator
 ) -> LevenbergMarquardt:
     """Return Levenberg-Marquardt with the damping and tolerances that suit the network."""
-    settings, policy, tolerances = plan.settings, LM_WITHOUT_GRID, (0.0, 0.0)
+    settings = plan.settings
+    policy = LM_WITHOUT_GRID
+    tolerances = (0.0, 0.0)
     if network.intervals is not None:
-        policy, tolerances = LM_WITH_GRID, (settings.tolerance, settings.plateau_tolerance)
+        policy = LM_WITH_GRID
+        tolerances = (settings.tolerance, settings.plateau_tolerance)
         if network.unknowns_at(None) > SMALL:
             policy = replace(policy, damping=LARGE_DAMPING)
     if settings.damping is not None:
@@ -163,7 +170,9 @@ class Adam:
     def __init__(
         self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> None:
-        self.network, self.objective, self.generator = network, objective, generator
+        self.network = network
+        self.objective = objective
+        self.generator = generator
         options = plan.settings
         self.options, self._steps = options, plan.steps_for(0)
         self.rows = min(options.batch_size or len(objective.samples), len(objective.samples))
@@ -182,7 +191,8 @@ class Adam:
 
         Raise TrainingFailed at a loss that is not finite.
         """
-        samples, options = self.objective.samples, self.options
+        samples = self.objective.samples
+        options = self.options
         if self.rows < len(samples):
             index = torch.randint(len(samples), (self.rows,), generator=self.generator)
             samples = samples.part(index.to(samples.x.device))

@@ -90,7 +90,8 @@ def survivors(
     if count < len(samples):
         index = torch.randperm(len(samples), generator=generator)[:count]
         samples = samples.part(index.to(samples.x.device))
-    size, penalty = output_scale(data.train, data.task), SmoothnessPenalty(weight)
+    size = output_scale(data.train, data.task)
+    penalty = SmoothnessPenalty(weight)
     objective = Objective(samples, size, penalty=penalty)
     starts = [RandomStart(network) for network in networks]
     for number in range(ROUNDS):

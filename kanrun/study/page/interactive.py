@@ -116,9 +116,11 @@ def _labels(rows: pd.DataFrame, levels: bool) -> list[str] | None:
     """Return names of the places of an effect: levels, dates or weekdays; None for numbers."""
     if levels:
         return [str(level) for level in rows["level"]]
-    days, form = rows["x"], "%Y-%m-%d"
+    days = rows["x"]
+    form = "%Y-%m-%d"
     if str(rows["input"].iloc[0]).startswith("weekday of "):
-        days, form = days.round() + MONDAY, "%a"
+        days = days.round() + MONDAY
+        form = "%a"
     elif not rows["is_date"].astype(str).eq("True").all():
         return None
     return pd.to_datetime(days, unit="D").dt.strftime(form).tolist()

@@ -106,7 +106,8 @@ def test_scan_covers_the_range_of_an_unknown():
 
 
 def test_crossings_are_where_a_function_has_the_values():
-    at, values = np.array([0.0, 1.0, 3.0]), np.array([0.0, 2.0, 1.0])
+    at = np.array([0.0, 1.0, 3.0])
+    values = np.array([0.0, 2.0, 1.0])
     assert crossings(at, values, np.array([0.5, 1.5, 5.0])).tolist() == [0.25, 0.75, 2.0]
     assert not len(crossings(at, values, np.zeros(0)))
 
@@ -138,9 +139,12 @@ def test_source_pulse_is_not_stepped_over():
 
 def test_jump_just_before_the_end_of_a_slab_is_not_stepped_over():
     """The slab that ends 3e-9 beyond the jump once missed 2e-5 of the integral."""
-    place, width, height = 1.778, 5.887e-5, 0.7389
+    place = 1.778
+    width = 5.887e-5
+    height = 0.7389
     pulse = f"where(abs(t - {place}) < {width}, {height}/(2*{width}), 0)"
-    formula, start = f"u_t = 3.924*cos(3.924*t) + {pulse}", f"u = {-height / 2} at t=0"
+    formula = f"u_t = 3.924*cos(3.924*t) + {pulse}"
+    start = f"u = {-height / 2} at t=0"
     found = solve(formula, (start,), {"t": [0, 4.869]})
     error = abs(at(found, 4.869) - np.sin(3.924 * 4.869) - height / 2)
     assert not found.doubt

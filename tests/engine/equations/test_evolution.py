@@ -126,7 +126,8 @@ def test_estimates_count_rounding_where_formulas_are_narrow():
 
 
 def test_derivatives_of_the_sixth_order():
-    box, conditions = {"x": [0, 2 * np.pi], "t": [0, 0.05]}, ["periodic in x", "u = sin(x) at t=0"]
+    box = {"x": [0, 2 * np.pi], "t": [0, 0.05]}
+    conditions = ["periodic in x", "u = sin(x) at t=0"]
     found = solve(make(box, "u_t = u_xxxxxx - u_xxxxx", conditions), 1e-3)
     x, t = np.random.default_rng(0).random((2, 50)) * [[2 * np.pi], [0.05]]
     values = found.network(torch.as_tensor(np.stack([x, t], 1))).detach()[:, 0]
@@ -143,7 +144,8 @@ def test_stiff_reaction_has_components_of_very_different_sizes():
 
     def slope(_, y):
         a, b, c = y
-        fast, slow = 3e7 * b**2, 1e4 * b * c - 0.04 * a
+        fast = 3e7 * b**2
+        slow = 1e4 * b * c - 0.04 * a
         return [slow, -slow - fast, fast]
 
     wanted = solve_ivp(slope, (0, 40), [1, 0, 0], "Radau", rtol=1e-10, atol=1e-14).y[:, -1]
@@ -265,7 +267,8 @@ def test_a_wall_value_that_jumps_is_met_from_then_on():
 def test_initial_values_with_a_kink_have_short_intervals_there_only():
     system = make(BOX, "u_t = u_xx", ["periodic in x", "u = abs(x - 0.3) at t=0"])
     space = next(Controller(system, 1e-4).run()).slabs[0].space
-    width, middle = np.diff(space.breakpoints), (space.breakpoints[1:] + space.breakpoints[:-1]) / 2
+    width = np.diff(space.breakpoints)
+    middle = (space.breakpoints[1:] + space.breakpoints[:-1]) / 2
     short = middle[width < 1e-4]
     near = np.minimum(np.abs(short - 0.3), np.minimum(short, 1 - short))
     assert len(short)

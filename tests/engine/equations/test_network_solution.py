@@ -40,12 +40,14 @@ PLAIN, LINE = OutputForm(), {"x": (0, 1)}
 
 def kan(inputs, degree=5, intervals=4, outputs=1):
     domain = torch.tensor([[-1.0, 1.0]] * inputs, dtype=torch.float64)
-    spec, shape = EdgeSpec(degree=degree, base="zero"), (inputs, outputs)
+    spec = EdgeSpec(degree=degree, base="zero")
+    shape = (inputs, outputs)
     return partial(KAN.create, shape, intervals, spec, domain=domain, initialisation="spline")
 
 
 def solution(problem, create, form=PLAIN, **more):
-    intervals, policy = more.pop("intervals", (4, 8)), more.pop("policy", SMALL)
+    intervals = more.pop("intervals", (4, 8))
+    policy = more.pop("policy", SMALL)
     ansatz = Ansatz(create, form, intervals)
     return finished(solve(problem, ansatz, policy, Generator().manual_seed(0), **more))
 
@@ -75,7 +77,8 @@ def test_units_of_the_solution_and_of_the_variable_change_nothing():
     plain = parsed(LINE, "u_xx + u = 3*cos(x)", ["u = 1 at x=0, x=1"])
     formula = f"u_xx*{unit!r}^2 + u = 3*cos(x/{unit!r})*{unit!r}"
     scaled = parsed({"x": (0, unit)}, formula, [f"u = {unit!r} at x=0, x={unit!r}"])
-    ours, theirs = solution(plain, kan(1)), solution(scaled, kan(1))
+    ours = solution(plain, kan(1))
+    theirs = solution(scaled, kan(1))
     at = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
     with torch.no_grad():
         assert_close(theirs.network(at * unit) / unit, ours.network(at), rtol=1e-7, atol=1e-7)
@@ -132,7 +135,8 @@ def values(solution, at):
 
 
 def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are():
-    before, at = field(OutputForm(1, 2, 2)), points()
+    before = field(OutputForm(1, 2, 2))
+    at = points()
     squares = (at[:, 0] < 0.5).double()
     after = insert_knots(before, 12, at, squares)
     assert_close(values(after, at), values(before, at), rtol=1e-11, atol=1e-11)
@@ -144,9 +148,12 @@ def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are():
 
 
 def test_initial_values_in_two_space_variables_are_products_on_a_grid_that_resolves_them():
-    box, start = {"x": [0, 1], "y": [0, 2], "t": [0, 3]}, "u = y*sin(6*pi*x) + x at t=0"
-    heat, drawn = parsed(box, "u_t = u_xx + u_yy", [start]), Generator().manual_seed(0)
-    form, create = OutputForm(1, 4, 3, separated=True), kan(3, intervals=5, outputs=12)
+    box = {"x": [0, 1], "y": [0, 2], "t": [0, 3]}
+    start = "u = y*sin(6*pi*x) + x at t=0"
+    heat = parsed(box, "u_t = u_xx + u_yy", [start])
+    drawn = Generator().manual_seed(0)
+    form = OutputForm(1, 4, 3, separated=True)
+    create = kan(3, intervals=5, outputs=12)
     ansatz = Ansatz(create, form, (5, 10), grows=True, free_terms=True)
     found, _ = NetworkSolver(heat, ansatz, EquationPolicy(), drawn).first_guess()
     at = low_discrepancy(heat.box, 300, 0)

@@ -39,7 +39,8 @@ def by_autograd(model, x, output, index):
 
 @pytest.mark.parametrize("kind", ["zero", "mlp"])
 def test_components_are_the_derivatives(kind):
-    model, monomials = network(kind), Monomials.covering(INDICES, 2)
+    model = network(kind)
+    monomials = Monomials.covering(INDICES, 2)
     x = made_kan.points(7, 2, -0.9, 0.9)
     with torch.enable_grad():
         jets, _ = network_jets(model, x, monomials)

@@ -25,7 +25,8 @@ def make(formula, conditions, unknowns=("u",), variables=None):
 
 
 def solve(system, intervals, tolerance=1e-6, *, grows=False):
-    grids, drawn = Grids(tuple(intervals), grows), torch.Generator().manual_seed(0)
+    grids = Grids(tuple(intervals), grows)
+    drawn = torch.Generator().manual_seed(0)
     return finished(solve_directly(system, grids, POLICY, drawn, tolerance))
 
 
@@ -43,18 +44,21 @@ def test_rows_are_slopes_of_the_residuals():
     conditions = ["periodic in x", "u = x at y=0", "v_y + u^2 = 0 at y=1", "v = 1 at y=0"]
     system = make(formulas, conditions, "uv")
     assert is_direct(system)
-    x, y = np.linspace(0, 1, 10) ** 1.1, np.linspace(0, 1, 4)
+    x = np.linspace(0, 1, 10) ** 1.1
+    y = np.linspace(0, 1, 4)
     space = TensorSpace((Space(x, (), periodic=True), Space(y, ())), 2)
     drawn = torch.Generator().manual_seed(0)
     rows = Collocation(system, POLICY, drawn)
     parts = patches(rows, space, np.polynomial.legendre.leggauss(3))
     problem = TensorProblem(space, parts, np.zeros(space.shape))
     at, move = (torch.randn(space.size, generator=drawn).double() for _ in range(2))
-    linear, h = problem.linearise(at), 1e-6
+    linear = problem.linearise(at)
+    h = 1e-6
     slope = (problem.residual(at + h * move) - problem.residual(at - h * move)) / (2 * h)
     along = linear.rows.times(move)
     assert float((along - slope).norm() / slope.norm()) < 1e-8
-    bands, unit = linear.rows.gram(), torch.eye(space.size, dtype=torch.float64)
+    bands = linear.rows.gram()
+    unit = torch.eye(space.size, dtype=torch.float64)
     dense = torch.stack([linear.rows.times(each) for each in unit], dim=1)
     gram = dense.T @ dense
     for below, band in enumerate(bands):

@@ -58,7 +58,8 @@ def test_which_layers_are_gathered(threads, functions, outputs, gathered, monkey
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     monkeypatch.setattr(products, "_gathered_sums", lambda *a: called.append(1) or a[5] @ a[5].T)
     points = torch.linspace(-1, 1, functions - 2, dtype=torch.float64).expand(2, -1)
-    grid, x = Grid(extend(points, 3), 3, True), torch.zeros(outputs, 2, dtype=torch.float64)
+    grid = Grid(extend(points, 3), 3, True)
+    x = torch.zeros(outputs, 2, dtype=torch.float64)
     table = torch.ones(outputs, 2, functions, dtype=torch.float64)
     products.fused_sums(x, table, grid, (x, x), torch.ones_like(x))
     assert bool(called) == gathered

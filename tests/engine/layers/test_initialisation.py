@@ -37,7 +37,8 @@ def test_lecun_keeps_the_variance(intervals):
 
 
 def test_glorot_is_between_forward_and_backward():
-    square, wide = make("glorot", 50, 50), make("glorot", 50, 400)
+    square = make("glorot", 50, 50)
+    wide = make("glorot", 50, 400)
     assert wide.base_weight.std() < square.base_weight.std()
     assert wide.coefficients.std() < square.coefficients.std()
 
@@ -49,7 +50,8 @@ def test_splines_alone():
 
 @pytest.mark.parametrize("scheme", INITIALISATIONS[1:])
 def test_a_seed_means_the_same_start_everywhere(scheme):
-    wide, narrow = make(scheme, 4, 3), make(scheme, 4, 3, dtype=torch.float32)
+    wide = make(scheme, 4, 3)
+    narrow = make(scheme, 4, 3, dtype=torch.float32)
     torch.testing.assert_close(wide.coefficients.float(), narrow.coefficients, rtol=1e-4, atol=1e-6)
     assert torch.equal(
         make(scheme, 4, 3, seed=1).coefficients, make(scheme, 4, 3, seed=1).coefficients

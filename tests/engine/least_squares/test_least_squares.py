@@ -88,10 +88,8 @@ def test_local_rows_are_the_dense_matrix(monkeypatch, sparse_gain, piece):
     monkeypatch.setattr(rows_module, "SPARSE_GAIN", sparse_gain)
     monkeypatch.setattr(rows_module, "PIECE", piece)
     local, dense = random_rows()
-    d, r = (
-        torch.linspace(-1, 2, 25, dtype=torch.float64),
-        torch.linspace(1, 3, 40, dtype=torch.float64),
-    )
+    d = torch.linspace(-1, 2, 25, dtype=torch.float64)
+    r = torch.linspace(1, 3, 40, dtype=torch.float64)
     assert_close(local.times(d), dense @ d)
     assert_close(local.transposed(r), dense.T @ r)
     assert_close(local.gram(), dense.T @ dense)
@@ -107,7 +105,8 @@ class UnitSteps(NormalEquations):
     """A unit gradient and steps of -1, each of which should gain 1; all dampings are kept."""
 
     def __init__(self):
-        self.gradient, self.dampings = torch.ones(1), []
+        self.gradient = torch.ones(1)
+        self.dampings = []
 
     def decrease(self, move):
         return 1.0
@@ -134,7 +133,9 @@ STATE = State(torch.zeros(1), 1.0, 1e-3, True)
     ],
 )
 def test_the_damping_of_quick_steps_follows_the_gain(objectives, tried, damping):
-    problem, equations, each = Rosenbrock(), UnitSteps(), iter(objectives)
+    problem = Rosenbrock()
+    equations = UnitSteps()
+    each = iter(objectives)
     problem.objective = lambda unknowns: next(each)
     policy = LMPolicy(damping_search=False)
     state = levenberg_marquardt._quick_step(problem, equations, STATE, policy)
@@ -173,7 +174,8 @@ def test_the_gain_ratio_of_a_linear_problem_is_1(damping, matrix, iterations, mo
 
 
 def test_no_step_is_taken_without_a_factor(monkeypatch):
-    problem, policy = Linear(), LMPolicy(damping_search=False)
+    problem = Linear()
+    policy = LMPolicy(damping_search=False)
     equations = NormalEquations(problem.linearise(problem.unknowns))
     monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda matrix: (matrix, torch.tensor(1)))
     assert equations.solver(0.0)(equations.gradient).isnan().all()
@@ -196,7 +198,8 @@ def test_no_step_is_taken_without_a_factor(monkeypatch):
     ],
 )
 def test_a_damping_search_goes_on_while_it_gains(losses, powers, damping, monkeypatch):
-    each, tried = iter(losses), []
+    each = iter(losses)
+    tried = []
 
     def damped(problem, equations, state, mu):
         tried.append(round(math.log10(mu)))

@@ -84,7 +84,8 @@ def test_forward_leaves_no_trace(make):
     x = data(network, 5)
     given = x.clone()
     state = torch.get_rng_state()
-    first, again = network(x), network(x)
+    first = network(x)
+    again = network(x)
     assert torch.equal(first, again)
     assert torch.equal(x, given)
     assert torch.equal(torch.get_rng_state(), state)
@@ -201,7 +202,8 @@ def network(request):
 
 def test_the_protocol_answers_for_every_network(network):
     x = data(network, 12)
-    y, unknowns_ = network(x), network.get_unknowns()
+    y = network(x)
+    unknowns_ = network.get_unknowns()
     assert network.unknowns_at(network.intervals) == network.unknowns_at(None) == unknowns_.numel()
     _, rows = network.linearise(x)
     assert network.unknowns_at(1) <= unknowns_.numel() <= network.count()
@@ -221,7 +223,8 @@ def test_the_protocol_answers_for_every_network(network):
 
 def test_what_the_protocol_gives_anew_is_the_same_function(network):
     x = data(network, 40)
-    y, shape = network(x), network.shape
+    y = network(x)
+    shape = network.shape
     intervals = None if network.intervals is None else 2 * network.intervals
     for moved in (
         network.refined(intervals or 4, x),

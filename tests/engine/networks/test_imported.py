@@ -86,7 +86,8 @@ def test_a_base_function_without_a_name_is_asked_for(tmp_path):
 def test_symbolic_edges_are_named_and_constant_ones_are_carried_over(tmp_path):
     with pytest.raises(UsageError, match=r"0 to 0 of layer 0 \(sin\), 1 to 0 of layer 0 \(x\^2\)"):
         KAN.from_pykan(STATES / "symbolic")
-    state, plain = state_of("trained"), KAN.from_pykan(STATES / "trained")
+    state = state_of("trained")
+    plain = KAN.from_pykan(STATES / "trained")
     state["symbolic_fun.1.mask"][0, 2] = 1.0
     state["symbolic_fun.1.affine"][0, 2] = torch.tensor([1.0, 0.0, 3.0, 0.25])
     with pytest.raises(UsageError, match="2 to 0 of layer 1"):

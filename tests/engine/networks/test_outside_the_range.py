@@ -16,7 +16,8 @@ DOMAIN = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)
 
 
 def model(network, inputs=2):
-    names, scalings = ("height", "width")[:inputs], map(Scaling.identity, (inputs, 1))
+    names = ("height", "width")[:inputs]
+    scalings = map(Scaling.identity, (inputs, 1))
     return Model(network, names, ("y",), DOMAIN.numpy()[:inputs], *scalings, None)
 
 

@@ -19,7 +19,8 @@ def network(shape=(2, 3, 2, 1), products=(2, 1), **spec):
 
 
 def test_a_product_node_multiplies_two_sums():
-    net, x = network(), points(40, 2)
+    net = network()
+    x = points(40, 2)
     first, second, third = (
         layer(at) for layer, at in zip(net.edge_layers, net.activations(x), strict=False)
     )
@@ -38,7 +39,8 @@ def test_refinement_is_exact():
 
 
 def test_scores_add_up_and_pruning_keeps_both_factors():
-    net, x = network((2, 2, 1), (1,)), points(40, 2)
+    net = network((2, 2, 1), (1,))
+    x = points(40, 2)
     first, last = scores(net, x)
     assert first.shape == (3, 2)
     assert_close(float(last.sum()), 1.0)

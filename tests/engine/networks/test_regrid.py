@@ -52,7 +52,8 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(
             for layer, t in zip(network.edge_layers, network.activations(x), strict=False)
         ),
     )
-    old, found = network(x), new.network(x)
+    old = network(x)
+    found = new.network(x)
     assert_close(
         found,
         old,

@@ -27,7 +27,8 @@ def network(shape=(3, 4, 2)):
 
 
 def test_scores_are_shares_of_the_outputs():
-    net, x = network(), points(200, 3)
+    net = network()
+    x = points(200, 3)
     result = scores(net, x)
     for edges, above in itertools.pairwise(result):
         assert_close(edges.sum(1), above.sum(0))
@@ -35,7 +36,8 @@ def test_scores_are_shares_of_the_outputs():
 
 
 def test_a_dead_edge_is_pruned_without_any_change():
-    net, x = network(), points(200, 3)
+    net = network()
+    x = points(200, 3)
     with torch.no_grad():
         net.edge_layers[0].coefficients[1, 2] = 0.0
         net.edge_layers[0].base_weight[1, 2] = 0.0
@@ -61,7 +63,8 @@ def test_edges_into_a_node_without_a_way_out_go_too():
 
 
 def test_the_threshold_chosen_on_validation_points_keeps_the_error():
-    net, x = network((3, 4, 1)), points(200, 3)
+    net = network((3, 4, 1))
+    x = points(200, 3)
     with torch.no_grad():
         for layer in net.edge_layers:
             layer.base_weight[:] *= 1e-9
@@ -76,14 +79,16 @@ def test_the_threshold_chosen_on_validation_points_keeps_the_error():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_all_edges_but_the_best_go_where_validation_allows(dtype):
     """In single precision a level and a little more than it are one number."""
-    net, x = network((3, 1)), points(200, 3).to(dtype)
+    net = network((3, 1))
+    x = points(200, 3).to(dtype)
     net.to(dtype)
     smaller = prune_on_validation(net, x, x, torch.zeros(200, dtype=dtype), 0, slack=1e6)
     assert int(smaller.edge_layers[0].mask.sum()) == 1
 
 
 def test_no_edge_goes_where_the_error_is_not_a_number():
-    net, x = network(), points(200, 3)
+    net = network()
+    x = points(200, 3)
     broken = deepcopy(net)
     with torch.no_grad():
         broken.edge_layers[1].coefficients[0, 0, 0] = torch.nan
@@ -119,7 +124,8 @@ def slow(layer, x, kind):
 def test_values_and_gradients(intervals, spec, kind, monkeypatch):
     monkeypatch.setattr(layers, "CHUNK", 12 * 7)
     layer, x = made(intervals, spec)
-    found, expected = edge_norms(layer, x, kind), slow(layer, x, kind)
+    found = edge_norms(layer, x, kind)
+    expected = slow(layer, x, kind)
     assert_close(found, expected, atol=1e-7, rtol=1e-10)
     wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
     weights = torch.arange(12.0, dtype=torch.float64).view(4, 3)

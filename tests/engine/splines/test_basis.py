@@ -80,10 +80,13 @@ def test_values_sum_to_one_on_the_closed_domain(degree, intervals, uniform, seed
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 6])
 def test_policies_continue_hold_or_drop_the_end_values(degree, uniform):
     grid, hold, drop = (make_grid(degree, 4, uniform, outside) for outside in POLICIES)
-    ends, step = torch.stack([grid.low, grid.high]), torch.tensor([[-0.7], [0.7]]).double()
+    ends = torch.stack([grid.low, grid.high])
+    step = torch.tensor([[-0.7], [0.7]]).double()
     for made in (grid, hold, drop):
         assert all_functions(ends, made).sum(-1).allclose(torch.ones_like(ends))
-    values, slopes, far = all_functions(ends, grid), all_functions(ends, grid, 1), ends + step
+    values = all_functions(ends, grid)
+    slopes = all_functions(ends, grid, 1)
+    far = ends + step
     close = partial(assert_close, atol=1e-12, rtol=0)
     close(all_functions(far, grid), values + step[..., None] * slopes)
     close(all_functions(far, grid, 1), slopes)

@@ -24,10 +24,8 @@ def value(coefficients, grid, x):
 
 def assert_same_function(coefficients, coarse, fine, x):
     assert contains(fine, coarse)
-    old, new = (
-        value(coefficients, coarse, x),
-        value(insert_knots(coefficients, coarse, fine), fine, x),
-    )
+    old = value(coefficients, coarse, x)
+    new = value(insert_knots(coefficients, coarse, fine), fine, x)
     assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
 
 

@@ -84,10 +84,8 @@ def test_outliers_do_not_stretch_the_grid(far, adapt):
     x = made_kan.points(500, 2, seed=0)
     with_outliers = x.clone()
     with_outliers[: len(far), 0] = torch.tensor(far, dtype=torch.float64)
-    found, expected = (
-        breakpoints_from_data(with_outliers, 8, adapt, 0.05),
-        breakpoints_from_data(x, 8, adapt, 0.05),
-    )
+    found = breakpoints_from_data(with_outliers, 8, adapt, 0.05)
+    expected = breakpoints_from_data(x, 8, adapt, 0.05)
     assert_close(found[0], expected[0], atol=0.05, rtol=0)
     assert torch.equal(found[1], expected[1])
     constant = torch.full((500, 1), 0.3, dtype=torch.float64)
@@ -108,10 +106,8 @@ def test_a_grid_within_a_range_stays_there():
 
 
 def test_ends_are_exact_and_old_points_stay():
-    low, high = (
-        torch.tensor([0.1, -3.0], dtype=torch.float64),
-        torch.tensor([0.7, 5.0], dtype=torch.float64),
-    )
+    low = torch.tensor([0.1, -3.0], dtype=torch.float64)
+    high = torch.tensor([0.7, 5.0], dtype=torch.float64)
     points = uniform_breakpoints(low, high, 7)
     assert torch.equal(points[:, 0], low)
     assert torch.equal(points[:, -1], high)

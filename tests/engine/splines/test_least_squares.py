@@ -28,7 +28,8 @@ def grid_of(intervals, degree, dtype=torch.float64):
 
 def test_the_solution_is_numpys():
     grid = grid_of(5, 3)
-    x, y = made_kan.points(200, 1), made_kan.normal(200, 2, 1)
+    x = made_kan.points(200, 1)
+    y = made_kan.normal(200, 2, 1)
     found = fit_coefficients(x, y, grid)[:, 0]
     expected = np.linalg.lstsq(design_matrix(x, grid)[0].numpy(), y[..., 0].numpy(), rcond=None)[
         0
@@ -59,7 +60,8 @@ def test_the_band_gives_the_dense_solution(degree, spread, monkeypatch):
     if spread == "uneven":
         x = torch.cat([x, 1e-3 * made_kan.normal(4000, 1)])
     y = torch.stack([torch.sin(9 * x), 1e6 + torch.exp(x)], 1)
-    dense, at = fit_coefficients(x, y, grid), sample_points(grid, 7)
+    dense = fit_coefficients(x, y, grid)
+    at = sample_points(grid, 7)
     monkeypatch.setattr(fitting, "DENSE_WORK", 0)
     values = spline_values(at, dense, grid)
     monkeypatch.setattr(fitting, "design_matrix", None)

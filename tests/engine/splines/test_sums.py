@@ -51,17 +51,16 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
     with torch.no_grad():
         values, interval = local_basis(x, grid)
         slopes, _ = local_basis(x, grid, 1)
-        rows, steep = (
-            dense_rows(values, interval, grid.functions),
-            dense_rows(slopes, interval, grid.functions),
-        )
+        rows = dense_rows(values, interval, grid.functions)
+        steep = dense_rows(slopes, interval, grid.functions)
         assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
         assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("spare, calls", [(-1, 1), (0, 0)])
 def test_few_numbers_are_multiplied_densely_on_any_grid(monkeypatch, spare, calls):
-    called, gathered = list[int](), products.weighted_rows
+    called = list[int]()
+    gathered = products.weighted_rows
     grid, x, table, _ = case(3, True, "linear", 0.9)
     monkeypatch.setattr(products, "SPARSE_ABOVE", 0.0)
     monkeypatch.setattr(products, "DENSE_NUMBERS", x.numel() * grid.functions + spare)

@@ -18,7 +18,8 @@ X = np.linspace(-1, 1, 200)[:, None]
 
 def work_of(steps, points=200):
     x = X[:points]
-    before, y = work_done(), np.sin(2 * x[:, 0])
+    before = work_done()
+    y = np.sin(2 * x[:, 0])
     settings = RefitSettings(steps=steps, gain=0.0, patience=1000)
     refit(one_edge("sin", 1.0, 0.1, 1.0, 0.0), SearchData(x, y, x, y), settings)
     return work_done() - before
@@ -59,7 +60,8 @@ def test_a_budget_inside_a_limit_ends_before_it():
 def test_a_timed_budget_stops_by_the_clock_whatever_is_counted(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(budget_module, "thread_time", lambda: clock[0])
-    timed, untimed = Budget(2.0, timed=True), Budget(2.0)
+    timed = Budget(2.0, timed=True)
+    untimed = Budget(2.0)
     with timed.enforced():
         clock[0] = 5.9  # below 1.5 * 2 + 3
         count_work(0.0)

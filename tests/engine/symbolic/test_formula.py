@@ -80,7 +80,8 @@ def recovered(names, scales):
     y = planted(x)
     if not np.isfinite(y).all():
         return
-    values, network = planted.edge_outputs(x)[0], planted
+    values = planted.edge_outputs(x)[0]
+    network = planted
     for i, one in enumerate(planted.edges):
         assert isinstance(one.function, Symbolic)
         network = network.with_function(i, as_spline(one.function, values[one.source]))
@@ -298,7 +299,8 @@ def test_what_textbooks_do_not_write_is_written_otherwise(text, meant):
 
 
 def test_a_sign_that_the_points_show_stays_before_its_root():
-    signed, odd = uniform(-2, 2, 50, 2), parse("x0*sqrt(1+x1^2/x0^2)")
+    signed = uniform(-2, 2, 50, 2)
+    odd = parse("x0*sqrt(1+x1^2/x0^2)")
     found = equivalent_forms(odd, XS, signed, BUDGET)[0]
     assert_allclose(evaluate(found, signed), evaluate(odd, signed))
 

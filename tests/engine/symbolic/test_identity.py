@@ -57,7 +57,8 @@ SPECIAL = {
 
 def points_show(formula, x, y=None, relative=False):
     x = x.reshape(len(x), -1)
-    expression, names = parse(formula), [f"x{i}" for i in range(x.shape[1])]
+    expression = parse(formula)
+    names = [f"x{i}" for i in range(x.shape[1])]
     y = to_numpy(expression, names)(x) if y is None else y
     return evidence(expression, names, SearchData(x, y, x, y, relative))
 

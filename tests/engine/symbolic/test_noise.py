@@ -56,7 +56,8 @@ def test_errors_are_relative_over_decades(decades, relative):
 
 @pytest.mark.parametrize("largest, relative", [(0.9e8, False), (1.1e8, True)])
 def test_errors_are_relative_where_few_values_hide_all_others(largest, relative):
-    x, y = np.linspace(0, 1, 200)[:, None], np.resize([1.0, -1.0], 200)
+    x = np.linspace(0, 1, 200)[:, None]
+    y = np.resize([1.0, -1.0], 200)
     y[0] = largest
     data = SearchData(x, y, x, y)
     assert errors_are_relative(data) == relative
@@ -94,7 +95,8 @@ def test_a_shorter_description_is_more_accurate_or_smaller():
     assert length_of(1e-3, 10, 20.0, samples) < length_of(1e-2, 1, 2.0, samples)
     assert length_of(1e-2, 1, 2.0, samples) < length_of(1e-2, 2, 2.0, samples)
     assert length_of(0.1 * EXACT, 1, 2.0, samples) == length_of(EXACT, 1, 2.0, samples)
-    x, y = samples.x[:8], samples.y[:8]
+    x = samples.x[:8]
+    y = samples.y[:8]
     few = SearchData(x, y, x, y)
     assert length_of(1e-2, 2, 2.0, few) < length_of(1e-9, 6, 2.0, few), (
         "eight points do not pay for six constants"

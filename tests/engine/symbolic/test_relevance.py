@@ -24,7 +24,8 @@ def test_of_many_inputs_those_that_matter_are_taken(count):
 
 def test_constant_inputs_and_the_last_of_exclusive_indicators_are_left_out():
     rng = np.random.default_rng(1)
-    levels, size = np.eye(3)[rng.integers(0, 3, 60)], rng.uniform(1, 9, 60)
+    levels = np.eye(3)[rng.integers(0, 3, 60)]
+    size = rng.uniform(1, 9, 60)
     x = np.column_stack([levels, np.full(60, 7.0), size, 2 * size - 1, size**2])
     found = split(x, levels[:, 1] + size + rng.normal(size=60))
     assert taken(found) == ["x0", "x1", "x4", "x6"]

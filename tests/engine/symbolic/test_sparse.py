@@ -67,7 +67,8 @@ def test_rivals_come_in_the_order_of_their_bits_and_with_their_formulas():
 def test_a_term_without_evidence_costs_more_than_it_gains():
     x = uniform(1, 2, 400, 1)
     y = 2 * x[:, 0] ** 2 + 0.1 * np.random.default_rng(1).standard_normal(400)
-    coordinates, rows = Coordinates.of_inputs(x), np.ones(400)
+    coordinates = Coordinates.of_inputs(x)
+    rows = np.ones(400)
     square, plain = (Term(1.0, ((0, Fraction(power)),)) for power in (2, 1))
     short, long = (
         TemplateFitting(Template(IDENTITY_TRANSFORM, Term(1.0), terms), coordinates, y, rows).run()
@@ -80,7 +81,8 @@ def test_a_term_without_evidence_costs_more_than_it_gains():
 def test_terms_that_cancel_each_other_need_all_their_digits():
     x = uniform(1, 2, 400, 1)
     y = x[:, 0] + 1e-3 * np.random.default_rng(1).standard_normal(400)
-    coordinates, rows = Coordinates.of_inputs(x), np.ones(400)
+    coordinates = Coordinates.of_inputs(x)
+    rows = np.ones(400)
     terms = tuple(Term(1.0, ((0, Fraction(power)),)) for power in (1, 2, 3))
     one = TemplateFitting(
         Template(IDENTITY_TRANSFORM, Term(1.0), terms[:1]), coordinates, y, rows

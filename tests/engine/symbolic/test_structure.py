@@ -117,7 +117,8 @@ def test_signs_and_decades_are_no_obstacle(text, angles, reduction):
 def test_a_quotient_that_is_nearly_a_root_is_the_root(square, high):
     """x1/sqrt(1 - x1^2) up to 0.03 is a quotient of degree 2 to 1e-12."""
     text = f"x0*x1/sqrt(1 - x1^2/{square})"
-    data, x = points(text, 0.1, high, 2), uniform(high, 8 * high, 50, 2, 8)
+    data = points(text, 0.1, high, 2)
+    x = uniform(high, 8 * high, 50, 2, 8)
     problem = SearchProblem(data, choose(None))
     *_, found = (each for each in search(problem) if isinstance(each, FittedStructure))
     assert found.is_exact

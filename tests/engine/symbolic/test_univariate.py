@@ -39,7 +39,8 @@ def test_arguments_at_which_functions_overflow_are_no_obstacle():
 
 def test_the_nearest_pair_is_the_one_that_least_squares_finds():
     generator = np.random.default_rng(1)
-    entries, y = generator.normal(size=(40, 30)), generator.normal(size=30)
+    entries = generator.normal(size=(40, 30))
+    y = generator.normal(size=30)
     loss, i, j = nearest_pairs(y, entries, np.ones((1, 30)), 5)[0]
     centred = y - y.mean()
 
@@ -80,7 +81,8 @@ def test_work_is_cut_off_at_its_limit():
 
 def test_what_an_entry_explains_and_its_slope_are_those_of_least_squares():
     rng = np.random.default_rng(5)
-    values, entries = rng.normal(size=50), 3.0 * rng.normal(size=(4, 50))
+    values = rng.normal(size=50)
+    entries = 3.0 * rng.normal(size=(4, 50))
     basis = np.linalg.qr(rng.normal(size=(50, 2)))[0]
     explained, slopes = covered(values, np.vstack([entries, basis[:, 0]]), basis)
     without = np.linalg.lstsq(basis, values)[1][0]

@@ -100,14 +100,17 @@ def test_each_class_has_its_own_band():
 
 def test_effects_of_levels_hold_no_products_of_levels():
     rng = np.random.default_rng(5)
-    level, z = rng.integers(0, 6, 300), rng.uniform(-1, 1, 300)
+    level = rng.integers(0, 6, 300)
+    z = rng.uniform(-1, 1, 300)
     heights = np.array([0.0, 2.0, -1.0, 1.0, 0.5, -2.0])
     y = heights[level] + 2 * np.where(level % 2, -1, 1) * z + 0.5 * rng.normal(size=300)
     x = np.column_stack([np.eye(6)[level, :-1], z])
-    points, names = Points(x, y[:, None]), [*(f"kind={name}" for name in "uvwxy"), "t"]
+    points = Points(x, y[:, None])
+    names = [*(f"kind={name}" for name in "uvwxy"), "t"]
     model = fit_table(points, None, POLICY)
     table = effect_table(model, points, names, ["y"], {"kind": [*"uvwxyz"]})
     found = table[table["input"] == "kind"]
-    expected, value = heights - heights[level].mean(), found["value"].to_numpy()
+    expected = heights - heights[level].mean()
+    value = found["value"].to_numpy()
     assert np.abs(value - value[level].mean() - expected).max() < 0.4
     assert (found["upper"] - found["lower"]).max() < 0.8

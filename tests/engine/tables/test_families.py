@@ -51,7 +51,9 @@ def test_deviances_are_those_of_scikit_learn():
 
 @pytest.mark.parametrize("name", ["poisson", "gamma", "binomial"])
 def test_scores_and_weights_are_derivatives_of_the_likelihood(name):
-    family, y, step = Family(name), np.array([0.1, 0.2, 0.7, 0.9]), 1e-5
+    family = Family(name)
+    y = np.array([0.1, 0.2, 0.7, 0.9])
+    step = 1e-5
     eta = family.link(MEANS)
     low, high = (family.deviance(y, family.mean(eta + d)) for d in (-step, step))
     assert_allclose(family.score(y, MEANS), (low - high) / (4 * step), rtol=1e-6)
@@ -101,7 +103,8 @@ def test_a_known_mean_is_found(name, dispersion, level, bound):
     points, _ = draw(name, 300, 0, dispersion, level)
     new, truth = draw(name, 2000, 1, dispersion, level)
     model = fit_table(points, None, TablePolicy(family=name, **UNFOLDED))
-    family, predicted = Family(name), model.predict(new.x)
+    family = Family(name)
+    predicted = model.predict(new.x)
 
     def loss(mean):
         return family.deviance(new.y[:, 0], mean).mean()
@@ -131,7 +134,8 @@ def test_intervals_cover_counts_and_widen_with_the_mean(dispersion):
     new, _ = draw("poisson", 2000, 1, dispersion)
     low, high = model.interval(new.x, 0.9)
     assert 0.88 < np.mean((low <= new.y) & (new.y <= high)) < 0.97
-    wide, order = high - low, np.argsort(model.predict(new.x))
+    wide = high - low
+    order = np.argsort(model.predict(new.x))
     assert wide[order[-200:]].mean() > 2.5 * wide[order[:200]].mean()
 
 

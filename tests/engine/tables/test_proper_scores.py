@@ -14,7 +14,8 @@ def test_scores_of_a_normal_distribution_are_those_of_its_formulas():
     rng = np.random.default_rng(0)
     distribution = ErrorDistribution.of(rng.normal(size=4000), 0.5 * rng.normal(size=4000))
     half = Power(unit=0.5, shift=0.0)
-    latent, z = np.array([0.0, 0.0, 1.0]), np.array([0.0, 1.2, 0.3])
+    latent = np.array([0.0, 0.0, 1.0])
+    z = np.array([0.0, 1.2, 0.3])
     nlpd, crps = distribution.scores(half, (-9.0, 9.0), latent, z / 2)
     off = (z - latent) / 0.5
     expected = off * (2 * stats.norm.cdf(off) - 1) + 2 * stats.norm.pdf(off) - np.pi**-0.5
@@ -23,7 +24,8 @@ def test_scores_of_a_normal_distribution_are_those_of_its_formulas():
 
 
 def test_scores_of_held_out_rows_are_those_of_new_rows():
-    rng, std = np.random.default_rng(0), 3.0
+    rng = np.random.default_rng(0)
+    std = 3.0
     x = rng.uniform(-1, 1, (2300, 2))
     y = (10 * np.sin(2 * x[:, 0]) + 10 * x[:, 1] + std * rng.normal(size=len(x)))[:, None]
     model = fit_table(Points(x[:300], y[:300]), None)

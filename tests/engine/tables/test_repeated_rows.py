@@ -22,7 +22,8 @@ def repeated(points, times, seed=1):
 
 @pytest.mark.parametrize("rows, times", [(60, 4), (120, 2)])
 def test_a_table_given_several_times_is_fitted_as_given_once(rows, times):
-    points, new = noisy(rows), noisy(2000, 1)
+    points = noisy(rows)
+    new = noisy(2000, 1)
     again, order = repeated(points, times)
     model = fit_table(again, None)
     assert len(model.different) == rows

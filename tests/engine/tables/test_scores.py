@@ -124,7 +124,8 @@ def test_ranks_make_long_tails_and_clusters_even():
 
 def test_errors_that_grow_with_the_prediction_have_wider_quantiles_there():
     rng = np.random.default_rng(4)
-    predicted, noise = rng.uniform(0, 1, 2000), rng.normal(size=2000)
+    predicted = rng.uniform(0, 1, 2000)
+    noise = rng.normal(size=2000)
     found = error_quantiles(predicted, (0.1 + predicted) * noise, np.array([0.05, 0.95]))
     assert found.shape == (8, 3)
     assert_allclose(found[:, 2] / (1.645 * (0.1 + found[:, 0])), 1, atol=0.15)

@@ -33,7 +33,8 @@ UNFOLDED = TablePolicy(folds=0)  # without cross-validation, which takes most of
 def nasty(seed):
     """Return a synthetic table with long tails, ties, outliers and gaps."""
     rng = np.random.default_rng(seed)
-    rows, inputs = int(rng.integers(30, 250)), int(rng.integers(1, 8))
+    rows = int(rng.integers(30, 250))
+    inputs = int(rng.integers(1, 8))
     kinds = (
         lambda: rng.lognormal(sigma=rng.uniform(0.5, 3), size=rows),
         lambda: np.round(rng.normal(size=rows) * 2),
@@ -60,7 +61,8 @@ def nasty(seed):
 )
 def test_inside_the_training_box_predictions_are_bounded(seed):
     points, rng = nasty(seed)
-    low, high = points.x.min(0), points.x.max(0)
+    low = points.x.min(0)
+    high = points.x.max(0)
     inside = rng.uniform(low, high, size=(300, len(low)))
     width = float(np.ptp(points.y))
     free = fit_table(points, None, TablePolicy(extrapolation="linear", folds=0)).predict(inside)
@@ -103,7 +105,8 @@ def rmse(model, new):
 def test_on_long_tails_a_linear_truth_costs_nothing(tails, rows, bound):
     ratios = []
     for seed, tail in enumerate(tails):
-        points, new = linear(rows, seed, tail), linear(400, 100 + seed, tail)
+        points = linear(rows, seed, tail)
+        new = linear(400, 100 + seed, tail)
         model = fit_table(points, None, UNFOLDED)
         assert model.fit.kind == "linear"
         ratios.append(rmse(model, new) / ridge_rmse(points, new))
@@ -152,7 +155,8 @@ def test_additive_tables_get_additive_models():
     rng = np.random.default_rng(4)
     x = rng.uniform(-2, 2, (400, 4))
     y = np.sin(2 * x[:, 0]) + x[:, 1] - 0.5 * x[:, 2] ** 2 + 0.2 * rng.normal(size=400)
-    points, names = Points(x, y[:, None]), {"a": [0], "b": [1], "c": [2], "d": [3]}
+    points = Points(x, y[:, None])
+    names = {"a": [0], "b": [1], "c": [2], "d": [3]}
     anova = anova_table(fit_table(points, None, UNFOLDED), names).set_index("term")
     assert abs(anova["variance_fraction"][REMAINDER]) < 0.01
 
@@ -213,7 +217,8 @@ def test_reports_name_what_matters():
     rng = np.random.default_rng(3)
     x = rng.normal(size=(300, 4))
     y = np.sin(2 * x[:, 2]) + x[:, 0] * x[:, 1] + 0.1 * rng.normal(size=300)
-    points, names = Points(x, y[:, None]), ["a", "b", "c", "d"]
+    points = Points(x, y[:, None])
+    names = ["a", "b", "c", "d"]
     model = fit_table(points, None, UNFOLDED)
     importance = importance_table(model, points, {name: [j] for j, name in enumerate(names)}, 0)
     assert importance["input"].iloc[-1] == "d"
@@ -233,7 +238,8 @@ def test_reports_name_what_matters():
 
 def test_importance_is_measured_on_rows_that_models_of_folds_were_not_fitted_to():
     rng = np.random.default_rng(5)
-    x, exponents = rng.normal(size=(60, 2)), np.array([40, -30])
+    x = rng.normal(size=(60, 2))
+    exponents = np.array([40, -30])
     y = 2.0**70 * (x[:, :1] + 0.1 * rng.normal(size=(60, 1)))  # in units that are scaled
     points = Points(np.ldexp(x, exponents), y)
     model = fit_table(points, None, TablePolicy(folds=3))
@@ -252,7 +258,8 @@ def test_classes_far_apart_get_sure_probabilities():
     x = rng.normal(size=(240, 3))
     rings = x[:, 0] ** 2 + 0.01 * rng.normal(size=240)
     labels = np.digitize(rings, [0.3, 1.2]).astype(float)[:, None]
-    train, new = Points(x[:160], labels[:160]), Points(x[160:], labels[160:])
+    train = Points(x[:160], labels[:160])
+    new = Points(x[160:], labels[160:])
     model = fit_table(train, 3, TablePolicy(folds=2))
     likely = model.predict(new.x)[np.arange(80), new.y[:, 0].astype(int)]
     assert -np.log(likely).mean() < 0.25

@@ -154,7 +154,8 @@ def test_no_knots_are_inserted_for_noise_or_without_points_held_out():
 
 
 def test_residuals_are_concentrated_on_one_side_of_the_bound():
-    network, x = fresh((2, 1), Generator()), points(400, 2)
+    network = fresh((2, 1), Generator())
+    x = points(400, 2)
     squares = (x[:, 1] > 0.9).double()
     part = float(squares.mean())
     assert halve_intervals(network, x, squares, 0.9 * part) is None

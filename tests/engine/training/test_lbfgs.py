@@ -101,6 +101,7 @@ def test_the_minimum_of_a_cubic_is_found_from_either_end():
 
 
 def test_a_diagonal_of_the_inverse_multiplies_the_gradient():
-    curvature, parameter = object.__new__(Curvature), torch.nn.Parameter(torch.ones(2))
+    curvature = object.__new__(Curvature)
+    parameter = torch.nn.Parameter(torch.ones(2))
     curvature._inverses = {parameter: torch.tensor([2.0, 3.0])}
     assert curvature.solve(parameter, torch.tensor([5.0, 7.0])).tolist() == [10.0, 21.0]

@@ -67,7 +67,9 @@ def whole():
 
 
 def test_grids_extend_and_errors_fall(whole):
-    steps, stages, trained = whole.steps, whole.stages, whole.trained
+    steps = whole.steps
+    stages = whole.stages
+    trained = whole.trained
     assert [stage.intervals for stage in stages] == [4, 16]
     assert trained.network.shape == (2, 2, 1)
     assert trained.errors.test < 1e-3

@@ -48,7 +48,9 @@ def test_phases_add_up_to_their_quadratic_functions(kind):
         "information_block": lambda n: (edges[:, None] == edges).double(),
         "information_diagonal": torch.eye,
     }
-    first, memory, pasts = network.get_unknowns(), QuadraticMemory.anchor(network, kind, 0.0), []
+    first = network.get_unknowns()
+    memory = QuadraticMemory.anchor(network, kind, 0.0)
+    pasts = []
     anchor = QuadraticMemory.anchor(network, kind, PRIOR)
     for seed, weight in ((1, 100.0), (2, 7.0)):
         pasts.append((network.get_unknowns(), samples(seed), weight))
@@ -64,7 +66,8 @@ def test_phases_add_up_to_their_quadratic_functions(kind):
 
 def test_a_linear_model_remembers_all_that_it_has_learned():
     network = kan(hidden=())
-    first, second = samples(1, 60), samples(2, 60)
+    first = samples(1, 60)
+    second = samples(2, 60)
     second.x[:, 0] = second.x[:, 0].abs()
     memory = QuadraticMemory.anchor(network, "information", PRIOR)
     memory.learn(network, first.x, "regression", 100.0)
@@ -85,7 +88,9 @@ def test_a_linear_model_remembers_all_that_it_has_learned():
 
 @pytest.mark.parametrize("network", [kan(), MLP((2, 3, 3, 1), "tanh").double()])
 def test_hidden_layers_are_remembered_in_their_share(network):
-    x, u, found = samples(1).x, network.get_unknowns(), []
+    x = samples(1).x
+    u = network.get_unknowns()
+    found = []
     memories = [QuadraticMemory.anchor(network, "information", 0.0) for _ in range(2)]
     for memory, share in zip(memories, (0.0, 0.5), strict=True):
         memory.learn(network, x, "regression", 7.0, share)
@@ -100,10 +105,12 @@ def test_hidden_layers_are_remembered_in_their_share(network):
 
 
 def test_classes_are_remembered_by_the_curvature_of_their_cross_entropy():
-    network, phase = MLP((2, 3), "tanh").double(), samples(3)
+    network = MLP((2, 3), "tanh").double()
+    phase = samples(3)
     memory = QuadraticMemory.anchor(network, "information", 0.0)
     memory.learn(network, phase.x, "classification", 1.0)
-    u, step = network.get_unknowns(), 1e-3
+    u = network.get_unknowns()
+    step = 1e-3
     shares = network(phase.x).softmax(1).detach()
     direction = made_kan.normal(len(u))
     network.set_unknowns(u + step * direction)

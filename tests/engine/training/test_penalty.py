@@ -40,17 +40,20 @@ def by_loops(kan):
     """Divided differences, per edge, on Greville points of the unit domain."""
     total = 0.0
     for layer in kan.edge_layers:
-        m, k = layer.spec.degree + 2, layer.spec.degree
+        m = layer.spec.degree + 2
+        k = layer.spec.degree
         knots, (base, scales) = layer.knots.tolist(), layer.scales()
         total += float(base.square().sum())
         for out in range(layer.outputs):
             for into in range(layer.inputs):
-                low, high = knots[into][k], knots[into][-k - 1]
+                low = knots[into][k]
+                high = knots[into][-k - 1]
                 c = (scales[out, into] * layer.coefficients[out, into]).detach().numpy()
                 xi = np.array([sum(knots[into][n + 1 : n + k + 1]) / k for n in range(len(c))])
                 xi = (xi - low) / (high - low)
                 for i in range(len(c) - m):
-                    near, h = slice(i, i + m + 1), (xi[i + m] - xi[i]) / m
+                    near = slice(i, i + m + 1)
+                    h = (xi[i + m] - xi[i]) / m
                     divided = KroghInterpolator(xi[near], c[near]).c[m]
                     total += h * (factorial(m) * divided) ** 2
     return total

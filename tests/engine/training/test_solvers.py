@@ -79,7 +79,8 @@ def test_every_solver_lowers_every_network(name, network):
 
 
 def test_lm_reaches_the_minimum_that_scipy_finds():
-    model, clean = mlp((2, 2, 1)), samples(60)
+    model = mlp((2, 2, 1))
+    clean = samples(60)
     data = Samples(clean.x, clean.y + 0.1 * made_kan.normal(60, 1))
     start = model.get_unknowns()
 
@@ -127,7 +128,8 @@ def test_a_local_step_moves_nothing_that_saw_no_data(name):
     x = made_kan.points(100, 1, high=0.0)
     data = TrainingData(Samples(x, torch.sin(5 * x)))
     right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[:, None]  # past 3 intervals of 0.1
-    before, unseen = model(right).detach(), ~model.support(x)[0]
+    before = model(right).detach()
+    unseen = ~model.support(x)[0]
     plan = Plan(
         name,
         steps=20,
@@ -191,7 +193,8 @@ X = samples(seed=1).x
 
 
 def by_loops(network, kind):
-    total, x = 0.0, X
+    total = 0.0
+    x = X
     for layer in network.edge_layers:
         values = layer.edge_values(x).detach()
         sizes = values.abs().mean(0) if kind == "mean_abs" else values.square().mean(0).sqrt()
@@ -222,7 +225,8 @@ def test_training_with_it_leaves_fewer_edges(solver):
         "adam": lambda weight: AdamSolver(learning_rate=0.05, sparsity=weight),
         "lbfgs": lambda weight: LBFGSSolver(sparsity=weight),
     }
-    shares, steps = {}, {"adam": 100, "lbfgs": 30}[solver]
+    shares = {}
+    steps = {"adam": 100, "lbfgs": 30}[solver]
     for weight in (0.0, 1e-2):
         network = kan((2, 4, 1), 5)
         plan = Plan(solver, steps=steps, settings=settings[solver](weight))

@@ -65,7 +65,8 @@ def parts(tmp_path_factory, unwritten_by_all):
 
 def test_a_local_kan_forgets_nothing_and_an_mlp_of_its_parameters_forgets(paper):
     summary = paper.table("summary").set_index("learner")
-    kan, mlp = summary.loc["KAN"], summary.loc["MLP tanh"]
+    kan = summary.loc["KAN"]
+    mlp = summary.loc["MLP tanh"]
     assert kan["parameters"] == 203
     assert kan["worst_forgetting"] <= 1e-6
     assert kan["rmse"] <= 4.1e-6

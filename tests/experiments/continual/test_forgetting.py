@@ -70,7 +70,8 @@ def test_measures_follow_their_definitions_on_matrices_by_hand(matrix, measures)
 
 def test_phases_tile_the_domain_and_overlap_as_asked():
     cfg = ContinualConfig()
-    touching, wide = make_sequence(cfg, 0.0, 0), make_sequence(cfg, 0.5, 0)
+    touching = make_sequence(cfg, 0.0, 0)
+    wide = make_sequence(cfg, 0.5, 0)
     ends = [end for phase in touching.phases for end in box(phase)]
     assert ends == pytest.approx([-1, -0.6, -0.6, -0.2, -0.2, 0.2, 0.2, 0.6, 0.6, 1], abs=1e-12)
     assert box(wide.phases[1]) == pytest.approx([-0.7, -0.1])
@@ -95,8 +96,11 @@ def test_orders_and_dimensions_say_which_peak_comes_when():
 
 
 def test_replay_keeps_some_points_and_rehearsal_none():
-    first, second, network = phase(-1, 0), phase(0, 1), flat_kan()
-    replay, rehearse = Replay(5), PseudoRehearsal()
+    first = phase(-1, 0)
+    second = phase(0, 1)
+    network = flat_kan()
+    replay = Replay(5)
+    rehearse = PseudoRehearsal()
     for memory in (replay, rehearse):
         own = memory.objective(network, Objective(first, 1.0)).samples
         assert torch.equal(own.x, first.x)
@@ -115,15 +119,15 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
     network = MLP(
         (1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
-    first, memory = phase(-1, 0), Information("information_diagonal", 1.0, 0.0)
+    first = phase(-1, 0)
+    memory = Information("information_diagonal", 1.0, 0.0)
     memory.learned(network, first)
     own = Objective(first, output_scale(first, "regression"))
-    anchored, rough = (
-        memory.objective(network, own),
-        SmoothnessLoss(network, SmoothnessPenalty(0.0)),
-    )
+    anchored = memory.objective(network, own)
+    rough = SmoothnessLoss(network, SmoothnessPenalty(0.0))
     for parameter in network.parameters():
-        losses, costs = [], []
+        losses = []
+        costs = []
         for shift in (-0.1, 0.1, 0.1):
             with torch.no_grad():
                 parameter.add_(shift)

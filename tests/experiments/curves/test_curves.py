@@ -107,7 +107,8 @@ def test_a_curve_goes_through_the_users_points_and_another_near_them(run, tmp_pa
     rows = "\n".join(f"p{i},{a},{np.cos(a)},{np.sin(2 * a)}" for i, a in enumerate(angle))
     path = points_file(tmp_path, f"name,time,y,x\n{rows}\n")
     done = run(f"parts=[planar] target.path={path} control_points=30")
-    points, summary = done.table("planar_points"), done.table("summary")
+    points = done.table("planar_points")
+    summary = done.table("summary")
     assert_allclose(points["x"], np.sin(2 * angle), rtol=1e-15)
     assert summary["control_points"].tolist() == [60, 30]
     assert summary["max_distance"][0] < 1e-14

@@ -60,7 +60,8 @@ def test_points_join_by_default_where_the_shape_grows(given, n_train, noise, gro
 
 
 def test_the_network_of_the_lowest_error_is_chosen(monkeypatch):
-    errors, chosen = [1.0, 0.8e-2, 0.9e-2], 1
+    errors = [1.0, 0.8e-2, 0.9e-2]
+    chosen = 1
 
     class Off(torch.nn.Module):
         """The target, with an error near one end, where no training point lies."""

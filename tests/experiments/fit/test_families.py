@@ -15,7 +15,8 @@ from kanrun.points import Family
 @pytest.fixture(scope="module")
 def counts():
     rng = np.random.default_rng(0)
-    age, exposure = rng.uniform(-1, 1, 200), rng.uniform(0.2, 4, 200)
+    age = rng.uniform(-1, 1, 200)
+    exposure = rng.uniform(0.2, 4, 200)
     claims = rng.poisson(exposure * np.exp(1 + age))
     return pd.DataFrame({"age": age, "exposure": exposure, "claims": claims})
 
@@ -41,7 +42,8 @@ def run(folder):
 def test_counts_with_exposures_are_predicted_from_a_file(folder, run, counts, command):
     words = "-o out.csv --interval=0.9 --quantiles=0.25,0.95"
     command(f"predict {run} {folder}/counts.csv {words}")
-    model, out = load_run(run).model(), pd.read_csv("out.csv")
+    model = load_run(run).model()
+    out = pd.read_csv("out.csv")
     mean, low, high = (out[f"{part}:claims"] for part in ("prediction", "lower", "upper"))
     truth = counts["exposure"] * np.exp(1 + counts["age"])
     assert Family("poisson").deviance(truth, mean).mean() < 0.1
@@ -57,7 +59,8 @@ def test_counts_with_exposures_are_predicted_from_a_file(folder, run, counts, co
 
 def test_exports_of_counts_predict_them(run, counts, command):
     command(f"export {run} --format python -o counts.py")
-    predict, x = runpy.run_path("counts.py")["predict"], counts[["age", "exposure"]]
+    predict = runpy.run_path("counts.py")["predict"]
+    x = counts[["age", "exposure"]]
     assert_allclose(predict(dict(x))[:, 0], load_run(run).model().predict(x), rtol=1e-9)
 
 

@@ -155,7 +155,9 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
     line = f"fit -q solver=adam solver.steps=30 solver.batch_size=70 {sizes}"
     monkeypatch.setattr(grid_training, "SNAPSHOT_SECONDS", 0.0)
     whole = command(line).run
-    step, taken, last = Adam.step, 0, 20
+    step = Adam.step
+    taken = 0
+    last = 20
 
     def interrupted(self):
         nonlocal taken

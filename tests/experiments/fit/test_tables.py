@@ -19,7 +19,8 @@ HOUSES = "'target.path={}/houses.csv' 'target.inputs=[rooms,area (m2)]'"
 def table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("table")
     rng = np.random.default_rng(0)
-    rooms, area = rng.integers(1, 6, 150).astype(float), rng.uniform(10, 60, 150)
+    rooms = rng.integers(1, 6, 150).astype(float)
+    area = rng.uniform(10, 60, 150)
     price = 20 * rooms + 3 * area + 2 * rooms * np.sqrt(area) + 5 * rng.normal(size=150)
     data = pd.DataFrame(
         {
@@ -73,7 +74,8 @@ def test_a_table_is_fitted_by_the_automatic_model(run):
 
 
 def test_figures_of_edges_are_drawn_on_request(run, command, refused):
-    figures, line = run / "figures", f"runs figures '{run}'"
+    figures = run / "figures"
+    line = f"runs figures '{run}'"
     assert not (figures / "network.png").exists()
     assert command(f"{line} --figure network").out == f"{figures / 'network.png'}\n"
     drawn = command(f"{line} --effect rooms --format svg").out.split()
@@ -221,14 +223,16 @@ def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused():
 def test_many_levels_are_random_effects_also_for_levels_that_no_row_has():
     rng = np.random.default_rng(0)
     effects = rng.normal(size=100)
-    town, x = np.repeat(np.arange(100), 2), rng.uniform(-2, 2, 200)
+    town = np.repeat(np.arange(100), 2)
+    x = rng.uniform(-2, 2, 200)
     y = x + effects[town] + rng.normal(size=200)
 
     def frame(town, x):
         return pd.DataFrame({"x": x, "town": [f"t{k}" for k in town]})
 
     model = fit(frame(town, x), y, pairs=False, selection="evidence")
-    sums, new = np.bincount(town, y - x), rng.uniform(-2, 2, 100)
+    sums = np.bincount(town, y - x)
+    new = rng.uniform(-2, 2, 100)
     error, shrunk, mean = (
         np.std(each - effects)
         for each in (model.predict(frame(range(100), new)) - new, sums / 3, sums / 2)

@@ -25,7 +25,8 @@ def outputs(tmp_path_factory):
 
 def test_the_run_predicts_what_pykan_recorded(outputs, command):
     points = torch.load(STATES / "products_points", weights_only=True)
-    x, y = points["x"].numpy(), points["y"].numpy()
+    x = points["x"].numpy()
+    y = points["y"].numpy()
     pd.DataFrame(x, columns=["length", "mass"]).to_csv("x.csv", index=False)
     command(f"predict import/1 x.csv --output y.csv --outputs {outputs}")
     predicted = pd.read_csv("y.csv")["period"].to_numpy()

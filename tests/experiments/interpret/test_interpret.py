@@ -214,7 +214,8 @@ def test_settings_that_no_arguments_give_are_refused(changes, message):
 
 
 def test_entries_of_a_suite_are_judged_by_their_functions(tmp_path_factory):
-    first, second = {"formula": "x0^2"}, {"formula": "sin(x0)"}
+    first = {"formula": "x0^2"}
+    second = {"formula": "sin(x0)"}
     suite = [{"target": first}, {"target": second, "in_view": False}]
     cfg = settings("target.formula=x0 target.domain=[[0,1]]")
     found = run_config(replace(cfg, suite=suite), tmp_path_factory.mktemp("outputs"))
@@ -319,7 +320,8 @@ def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong():
     ],
 )
 def test_a_formula_stands_for_a_network_up_to_its_error(error, tolerance, worse, same):
-    x, y = np.ones((20, 1)), np.arange(20.0)
+    x = np.ones((20, 1))
+    y = np.arange(20.0)
     models = {off: lambda x, off=off: np.arange(20.0) + off for off in (0.1, 0.2)}
     network = SimpleNamespace(model=models[0.1], error=error)
     given = network, tolerance, SearchData(x, y, x, y)

@@ -60,12 +60,15 @@ def test_a_law_is_found_in_its_table(name, tmp_path):
 
 
 def test_predictions_are_in_the_units_of_the_data():
-    x, held_out = np.array([[1.0]]), SimpleNamespace(x=np.array([[0.5]]), y=np.array([2.0]))
+    x = np.array([[1.0]])
+    held_out = SimpleNamespace(x=np.array([[0.5]]), y=np.array([2.0]))
     scaling = Scaling(np.array([1.0]), np.array([4.0]))
     problem = SimpleNamespace(
         points=lambda: (x, x[:, 0]), held_out=held_out, scaling=scaling, unit=10.0, shift=3.0
     )
-    problem.inputs, problem.output, problem.only = ("a",), "y", True
+    problem.inputs = ("a",)
+    problem.output = "y"
+    problem.only = True
     found = prediction_table(problem, lambda x: x[:, 0] ** 2).columns
     points = found["split"] != "grid"
     assert list(found["split"][points]) == ["train", "test"]

@@ -81,7 +81,8 @@ def test_edges_are_called_by_the_names_of_the_inputs():
 
 def test_splines_have_no_name_of_a_column():
     spline = Spline(0.0, 1.0, np.ones(4), 3)
-    x, y = variable("x0"), variable("x1")
+    x = variable("x0")
+    y = variable("x1")
     inner = sympy.Function("f1")(x) + y
     partly = Formula(inner, ("x0", "x1"), Graph(2, ("sum",), ()), (), (("f1", spline),))
     assert str(rename_variables(partly, ("x1", "x0"))) == "x0 + f1(x1)"

@@ -23,7 +23,8 @@ def etdrk4(linear, nonlinear, start, end, steps):
     h = end / steps
     circle = np.exp(2j * np.pi * (np.arange(CONTOUR) + 0.5) / CONTOUR)
     z = h * linear[..., None] + circle
-    whole, half = np.exp(h * linear), np.exp(h * linear / 2)
+    whole = np.exp(h * linear)
+    half = np.exp(h * linear / 2)
     to_half = h * np.mean((np.exp(z / 2) - 1) / z, axis=-1)
     first = h * np.mean((-4 - z + np.exp(z) * (4 - 3 * z + z**2)) / z**3, axis=-1)
     middle = 2 * h * np.mean((2 + z + np.exp(z) * (z - 2)) / z**3, axis=-1)
@@ -71,7 +72,8 @@ def allen_cahn(count=4096, steps=2000):
 
 def kuramoto_sivashinsky(count=512, steps=20_000):
     x, k = _waves(0, 2 * np.pi, count)
-    flux, linear = _flux(k), 100 / 16**2 * k**2 - 100 / 16**4 * k**4 + 0j
+    flux = _flux(k)
+    linear = 100 / 16**2 * k**2 - 100 / 16**4 * k**4 + 0j
     start = np.fft.fft(np.cos(x) * (1 + np.sin(x)))
     v = etdrk4(linear, lambda v: 100 / 16 * flux(v), start, 1.0, steps)
     return _table(x, 1.0, u=np.fft.ifft(v).real)
@@ -118,7 +120,8 @@ def sine_gordon(count=512, steps=4000):
 
 
 def burgers(count=64, nodes=200):
-    viscosity, x = 0.01 / np.pi, np.linspace(-1, 1, count + 1)
+    viscosity = 0.01 / np.pi
+    x = np.linspace(-1, 1, count + 1)
     at, weights = np.polynomial.hermite.hermgauss(nodes)
     origin = x[:, None] - np.sqrt(4 * viscosity) * at
     shares = weights * np.exp(-np.cos(np.pi * origin) / (2 * np.pi * viscosity))
@@ -131,12 +134,17 @@ def cavity(size=40, viscosity=0.01):
     The second lines of points carry the slopes (Trefethen, Spectral Methods in MATLAB, 2000).
     """
     chebyshev = np.polynomial.chebyshev
-    points, one = chebyshev.chebpts2(size + 1), np.eye(size + 1)
+    points = chebyshev.chebpts2(size + 1)
+    one = np.eye(size + 1)
     inverse = np.linalg.inv(chebyshev.chebvander(points, size))
     d = 2 * chebyshev.chebval(points, chebyshev.chebder(one)).T @ inverse
-    nodes, dx, dy = (points + 1) / 2, np.kron(d, one), np.kron(one, d)
+    nodes = (points + 1) / 2
+    dx = np.kron(d, one)
+    dy = np.kron(one, d)
     laplace = np.kron(d @ d, one) + np.kron(one, d @ d)
-    bend, dx_laplace, dy_laplace = laplace @ laplace, dx @ laplace, dy @ laplace
+    bend = laplace @ laplace
+    dx_laplace = dx @ laplace
+    dy_laplace = dy @ laplace
     number = np.arange((size + 1) ** 2).reshape(size + 1, size + 1)
     border = np.unique(np.concatenate([number[[0, -1]].ravel(), number[:, [0, -1]].ravel()]))
     second = [number[1, 1:-1], number[-2, 1:-1], number[2:-2, 1], number[2:-2, -2]]
@@ -144,7 +152,9 @@ def cavity(size=40, viscosity=0.01):
     lid = 4 * nodes[2:-2] * (1 - nodes[2:-2])
     stream = np.zeros((size + 1) ** 2)
     for _ in range(8):
-        u, v, vorticity = dy @ stream, -dx @ stream, laplace @ stream
+        u = dy @ stream
+        v = -dx @ stream
+        vorticity = laplace @ stream
         residual = u * (dx @ vorticity) + v * (dy @ vorticity) - viscosity * (bend @ stream)
         jacobian = u[:, None] * dx_laplace + v[:, None] * dy_laplace - viscosity * bend
         jacobian += (dx @ vorticity)[:, None] * dy - (dy @ vorticity)[:, None] * dx

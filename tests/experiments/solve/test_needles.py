@@ -65,7 +65,9 @@ def check_identity(relation, exact, names, points, sizes_at):
 @pytest.mark.parametrize("cell", KNOWN)
 def test_solutions_satisfy_equations_inside_the_pulses_and_conditions(cell):
     parser = parser_of(cell)
-    system, exact, names = parser.system(), parser.exact(), parser.vocabulary.variables
+    system = parser.system()
+    exact = parser.exact()
+    names = parser.vocabulary.variables
     problem = SimpleNamespace(
         system=system, recorded=None, near=[parser.formula(text) for text in cell["near"]]
     )

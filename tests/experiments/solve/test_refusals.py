@@ -201,7 +201,8 @@ references = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("refe
 def test_references_do_not_depend_on_the_resolution(name):
     make = references.REFERENCES[name]
     arguments, allowed = references.COARSER[make]
-    coarse, recorded = make(*arguments), pd.read_csv(references.FOLDER / f"{name}.csv")
+    coarse = make(*arguments)
+    recorded = pd.read_csv(references.FOLDER / f"{name}.csv")
     assert list(coarse) == list(recorded)
     unknowns = [each for each in recorded if each not in ("x", "y", "t")]
     for unknown in unknowns:

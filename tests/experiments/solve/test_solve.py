@@ -227,7 +227,8 @@ def test_refusals(words, sentence, refused):
 
 @pytest.mark.slow
 def test_continuation_in_a_constant_reaches_a_layer():
-    conditions, constants = ["u = 2 at x=0", "u = -1.5 at x=1"], {"n": 0.01}
+    conditions = ["u = 2 at x=0", "u = -1.5 at x=1"]
+    constants = {"n": 0.01}
     found = kanrun.solve(
         "n*u_xx = u_x*(1 - u^2)",
         {"x": [0, 1]},

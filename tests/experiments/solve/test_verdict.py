@@ -116,7 +116,8 @@ def test_errors_are_relative_to_the_solution_and_its_slopes():
     network = MagicMock(return_value=torch.tensor(3 * points + [[0.3], [-0.4]]))
     network.derivatives.return_value = torch.full((2, 1), 3.5)
     found = errors(known, network, ErrorPoints(points, np.ones(2)))
-    square, size = 0.3**2 + 0.4**2, 1.5**2 + 6.0**2
+    square = 0.3**2 + 0.4**2
+    size = 1.5**2 + 6.0**2
     assert found["mse"] == pytest.approx(square / 2)
     assert found["max_error"] == pytest.approx(0.4)
     assert found["l2"] == pytest.approx((square / size) ** 0.5)

@@ -80,11 +80,13 @@ def cells(cfg):
 
 def run(cfg, cell, seed, resume=None):
     size = cell["size"]
-    state, start = np.random.default_rng((size, seed)).normal(size=size), 0
+    state = np.random.default_rng((size, seed)).normal(size=size)
+    start = 0
     if resume is None:
         yield Note(f"size {size} was chosen")
     else:
-        state, start = resume.arrays["state"], resume.meta["step"]
+        state = resume.arrays["state"]
+        start = resume.meta["step"]
     for step in range(start, cfg.steps):
         if step == 3:
             _misbehave(cfg, size, seed)
