@@ -1,10 +1,11 @@
 """Find the formula behind a function, a table or a trained network, and verify it.
 
-Reproduces the interpretability chapter of the KAN paper (arXiv 2404.19756, section 2.5 and Figure
-2.4) on the network of a run: prune, snap edges to symbolic functions, refit their constants, read
-the formula. Unlike in the paper, all steps are automatic; candidates are accepted by the validation
-error after a joint refit of all constants; the formula is verified. Without a network, the formula
-is searched in the points.
+For the network of a run, the command reproduces the interpretability chapter of the KAN paper
+(arXiv 2404.19756, section 2.5 and Figure 2.4): it prunes the network, replaces edges with symbolic
+functions, refits their constants, and reads off the formula. Unlike in the paper, all steps are
+automatic, candidates are accepted by the validation error after all constants were refitted
+together, and the formula is verified. Without a network, the formula is searched for directly in
+the points.
 """
 
 from __future__ import annotations
@@ -27,30 +28,34 @@ if TYPE_CHECKING:
     from kanrun.study import Cell, Claims, Tables
 
 
-#: Fraction of a target's seeds that have to recover it.
+#: A target counts as recovered if at least this fraction of its seeds recovers the formula.
 MIN_FRACTION = 0.8
-#: CPU seconds that an interpretation may take: a multiple of its budget.
+#: Claimed limit of the CPU seconds of an interpretation, as a multiple of its budget.
 MAX_RATIO = 1.25
-#: CPU seconds that it may take in addition.
+#: CPU seconds that an interpretation may take in addition to this multiple.
 MORE_SECONDS = 2.0
-#: Smallest fraction of the targets without noise that is recovered.
+#: Claimed smallest fraction of the targets without noise that are recovered.
 RECOVERED = 0.85
-#: Smallest fraction of the targets with noise that is recovered in form.
+#: Claimed smallest fraction of the targets with noise that are recovered up to their constants.
 NOISY = 7 / 11
-#: Smallest fraction of the exact formulas that is in an accepted form.
+#: Claimed smallest fraction of the exact formulas that are written in an accepted form.
 ACCEPTED = 0.9
 
 
 def cells(cfg: InterpretConfig) -> list[Cell]:
-    """Return the cells of the suite, or one."""
+    """Return the cells of the suite, or a single cell if there is no suite.
+
+    A cell maps names of settings to the values that differ from the rest of the configuration.
+    """
     return suite_cells(cfg.suite)
 
 
 def check(cfg: InterpretConfig) -> None:
-    """Build everything that a run would build, without training.
+    """Check the settings by building everything that a run would build, without searching.
 
     Raises:
-        UsageError: For settings that do not fit: more threads, another device or less precision.
+        UsageError: If `threads` is above 1, the device is not the CPU, the precision is not
+            float64, `from_run` is combined with a suite, or another setting breaks a rule.
     """
     if cfg.threads is not None and cfg.threads > 1:
         raise UsageError(
@@ -75,12 +80,12 @@ def check(cfg: InterpretConfig) -> None:
 
 
 def _settings(cfg: InterpretConfig, cell: Cell) -> InterpretConfig:
-    """Return the settings of a cell; `in_view` concerns the claims alone."""
+    """Return the settings of a cell, without its entry `in_view`, which only claims use."""
     return with_cell(cfg, {key: value for key, value in cell.items() if key != "in_view"})
 
 
 def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
-    """Interpret every output of the target; yield a row for each stage."""
+    """Interpret every output of the target, and yield the records of its stages and its result."""
     import time
 
     from kanrun.engine.symbolic.budget import work_done
@@ -108,9 +113,9 @@ def run(cfg: InterpretConfig, cell: Cell, seed: int) -> Records:
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield the stages, the final network, and the map of candidates.
+    """Yield the figures by name: predictions, stages, final network and map of candidates.
 
-    For a suite the score card.
+    For a suite, the only figure is the score card.
     """
     from kanrun.figures import network_diagram, predictions, residuals
 
@@ -131,14 +136,18 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Yield the claims of a suite, on known functions."""
+    """Yield the claims about a suite; a run without a suite has none."""
     summary = tables["summary"]
     if "in_view" in summary:
         yield from score_claims(summary)
 
 
 def score_claims(summary: pd.DataFrame) -> Claims:
-    """Yield the claims on targets whose truth is known, those in view and others apart."""
+    """Yield the claims about the targets whose true function is known.
+
+    Targets that were in view when rules of the search were chosen are judged separately from those
+    that were not (column `in_view`).
+    """
     known = summary[summary["recovered"] != "unknown"]
     noisy = known["noise"] > 0
     for rows, column, sentence, fraction in (
@@ -169,7 +178,7 @@ def score_claims(summary: pd.DataFrame) -> Claims:
         yield claim_at_most(sentence, ratio, 1.0, spread)
 
 
-#: Outcomes as score cards call them, and whether a target was in view when rules were chosen.
+#: Words for the outcomes in claims.
 OUTCOMES = {
     "exact": "exact",
     "agrees": "agreeing",
@@ -178,10 +187,11 @@ OUTCOMES = {
     "failed": "failed",
     "wrong": "wrong",
 }
+#: Ends of the sentences of claims, by whether the targets were in view when rules were chosen.
 VIEWS = {True: ", in view of the rules", False: ", not in view of the rules"}
 
 
 def _count(sentence: str, found: pd.Series, fraction: float, spread: str | None = None) -> Claim:
-    """Return the claim that at least this fraction of the entries of `found` is true."""
+    """Return the claim that at least `fraction` of the entries of `found` are true."""
     required = math.ceil(fraction * len(found) - 1e-9)
     return claim_at_least(f"{sentence}, of {len(found)}", float(found.sum()), required, spread)

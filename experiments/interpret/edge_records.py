@@ -1,4 +1,4 @@
-"""Records of the edges of a structure: what they were matched to, and their curves by stage."""
+"""Records of the edges of a structure: their matches, their decisions, and their curves."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from kanrun.runs.records import Row, Table, Value
 
 from .outcome import Interpretation
 
-#: Points of the curve of an edge.
+#: Number of points of the curve of an edge.
 _POINTS = 81
 
 
 def finite_row(table: str, **values: Value) -> Row:
-    """Return a row with None for numbers that are not finite."""
+    """Return a row of `table` in which numbers that are not finite are replaced by None."""
     finite = {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in values.items()
@@ -42,9 +42,10 @@ def finite_row(table: str, **values: Value) -> Row:
 def match_rows(
     result: Interpretation, fit: FittedStructure, inputs: Sequence[str]
 ) -> Iterator[Row]:
-    """Yield the matches of each edge of the pruned network, best first, and what it became.
+    """Yield the matches of each edge of the pruned network, best first, and the decision about it.
 
-    An accepted formula replaced all edges at once; otherwise they were decided one by one.
+    If a formula was accepted, it replaced all edges at once; otherwise the edges were decided one
+    by one.
     """
     decisions = {decision.index: decision for decision in result.decisions}
     for index, matches in fit.matches.items():
@@ -73,7 +74,7 @@ def match_rows(
 def edge_table(
     steps: Sequence[SearchStage], samples: SearchData, inputs: Sequence[str], output: str
 ) -> Table:
-    """Return the edges of the structure at each stage, with the columns of the network diagram."""
+    """Return the curves of all edges at each stage, with the columns of `network_diagram`."""
     rows = [
         {**row, "stage": f"{number} {step.stage}", "pruned": False}
         for number, step in enumerate(steps, 1)
@@ -86,7 +87,10 @@ def edge_table(
 def _stage_rows(
     graph: Graph, samples: SearchData, inputs: Sequence[str], output: str
 ) -> Iterator[dict[str, Any]]:
-    """Yield the edges of a graph with their places, and one more for each level that one skips."""
+    """Yield a row per edge of a graph, with its layer and its positions in the layers.
+
+    An edge that skips layers is drawn as several successive edges, so it has one row per layer.
+    """
     depth = depths(graph)
     taken = Counter[int]()
 
@@ -113,7 +117,10 @@ def _stage_rows(
 
 
 def _curves(graph: Graph, samples: SearchData) -> dict[tuple[int, int], dict[str, Any]]:
-    """Return curve and score of each edge by its nodes; parallel edges, as of x exp(x), are one."""
+    """Return the curve and the score of each edge, by its source and target node.
+
+    Parallel edges between the same nodes, as in x exp(x), are combined into one.
+    """
     values = graph.edge_outputs(samples.x)[0]
     rows: dict[tuple[int, int], dict[str, Any]] = {}
     for edge, score in zip(graph.edges, edge_scores(graph, samples), strict=True):

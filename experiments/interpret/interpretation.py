@@ -1,4 +1,4 @@
-"""From data or a trained network to a formula with its certificate, in the user's units."""
+"""Find a formula for data or a trained network, verify it, and return it in the user's units."""
 
 from __future__ import annotations
 
@@ -58,12 +58,13 @@ from .problem import (
     problems_in,
 )
 
+#: Smallest number of points from which `interpret` searches a formula.
 _MIN_POINTS = 20
-#: One point of this many is held out, and one of the rest is for choosing.
+#: One point in this many is held out; of the remaining ones, one in this many is for validation.
 _HELD_OUT = 5
-#: Purpose of the random numbers of a search, next to the seed.
+#: Number that is combined with the seed for the random numbers of a search.
 _SEARCH = 5
-#: Work of simplifying formulas in the user's units once more.
+#: Work of simplifying a formula again after it was converted to the user's units.
 _RESCALED = 0.2
 
 
@@ -83,23 +84,25 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     Args:
         x: Inputs, shape (samples, inputs); or a trained `kanrun.Model`, whose training inputs are
             used.
-        y: Outputs, shape (samples,) or (samples, outputs); None for a model. A fifth of the points
-            is held out.
-        output: Index of the output to interpret. Outputs of a classifier are the logits of its
-            classes, with a mean of zero, or for two classes the log-odds of the second.
-        names: Names of the variables; default: those of the columns or inputs, of which formulas
-            have letters, digits and underscores (`size m2` is size_m2), else x0, x1, ...
+        y: Outputs, shape (samples,) or (samples, outputs); None if `x` is a model. A fifth of the
+            points is held out for verification.
+        output: Index of the output to interpret. The outputs of a classifier are the logits of its
+            classes, shifted to a mean of zero; with two classes, the only output is the log-odds
+            of the second class.
+        names: Names of the variables. By default, they are the names of the columns or of the
+            model's inputs, and x0, x1, ... if there are none. In formulas, other characters than
+            letters, digits and underscores are replaced (`size m2` becomes size_m2).
         candidates: Names of the functions that an edge may become; default: all built-in functions.
         custom_candidates: Additional functions of x0, by name.
         seed: Seed of the split and the search.
-        budget: Total work, in approximate CPU seconds. Standard error shows the progress.
+        budget: Total work, in approximate CPU seconds. Progress is shown on stderr.
 
     Returns:
         The formula with its outcome and certificate.
 
     Raises:
-        UsageError: If the data are not finite, too few, or have constant inputs only; if `output`
-            or `names` do not fit them.
+        UsageError: If the data are not finite, there are too few points, all inputs are constant,
+            or `output` or `names` do not match the data.
 
     Examples:
         >>> import numpy as np
@@ -130,7 +133,7 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
 def _target_in_memory(
     x: Data, y: Data, output: int, names: Sequence[str] | None
 ) -> tuple[Target, Points]:
-    """Return the data or the model of a call as a target, with its points."""
+    """Return the arguments of `interpret` as a target, and its points."""
     if isinstance(x, Model):
         sample = training_sample(x)
         values = logit_values if x.classes else predicted_values
@@ -163,7 +166,7 @@ def _target_in_memory(
 
 
 def _split(rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return a fifth of the rows, and the rest."""
+    """Return the first fifth of `rows`, and the rest."""
     part = len(rows) // _HELD_OUT
     return rows[:part], rows[part:]
 
@@ -187,9 +190,10 @@ def interpretation(
 
 
 def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | Interpretation]:
-    """Yield the stages of the search and of its outcome, then the interpretation.
+    """Yield the stages of the search, the stages of the formula, then the interpretation.
 
-    If the search took far longer than it counted, the interpretation says that it was stopped.
+    If the search took much more CPU time than its budget, it was stopped, and the sentence of the
+    interpretation says so.
     """
     cfg = given.cfg
     problem = given.search
@@ -225,7 +229,7 @@ def _events(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | I
 
 
 def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage | FittedStructure]:
-    """Yield what the search finds: in the given network, or in the data."""
+    """Yield the stages and structures of the search, which uses the given network or the data."""
     problem = given.search
     source = given.network
     data = problem.data
@@ -243,7 +247,11 @@ def _structures(given: InterpretationProblem, seed: int) -> Iterator[SearchStage
 def _in_user_units(
     result: Interpretation, problem: InterpretationProblem, budget: Budget
 ) -> Interpretation:
-    """Return the result in the user's units and names; simplified as far as the budget allows."""
+    """Convert a result to the user's units and names, and simplify its formulas within the budget.
+
+    Errors are multiplied by the unit of the output. If the true function is known, the certificate
+    also says whether the formula is written in an accepted form.
+    """
     names = as_variables(problem.inputs)
     certificate = result.certificate
     network = result.network
@@ -275,7 +283,7 @@ def _expression_in_user_units(
     names: Sequence[str],
     problem: InterpretationProblem,
 ) -> sympy.Expr:
-    """Return the expression in `symbols` as one of the variables `names`, in the user's units."""
+    """Write an expression in the variables `names` for `symbols`, and in the user's units."""
     shifts = problem.scaling.shift.tolist()
     scales = problem.scaling.scale.tolist()
     swap = {
@@ -286,7 +294,7 @@ def _expression_in_user_units(
 
 
 def _rival_in_user_units(rival: Rival, problem: InterpretationProblem) -> Rival:
-    """Return a form in the user's units and names, as it was found."""
+    """Convert a rival formula to the user's units and names, without simplifying it."""
     symbols = input_symbols(len(problem.inputs))
     names = as_variables(problem.inputs)
     expression = _expression_in_user_units(rival.expression, symbols, names, problem)
@@ -324,7 +332,7 @@ def _formula_in_user_units(
 
 
 def _number(value: float) -> sympy.Expr:
-    """Return 0 and powers of ten exactly, other numbers as decimal numbers."""
+    """Return `value` as a sympy number: exact if it is 0 or a power of ten, otherwise a Float."""
     text = f"{value:.0e}"
     is_exact = value == 0 or (text.startswith("1e") and float(text) == value)
     return sympy.Rational(text) if is_exact else sympy.Float(value, 17)

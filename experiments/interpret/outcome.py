@@ -1,6 +1,7 @@
-"""The result of an interpretation: the best formula of a search rounded, verified and judged.
+"""Round, verify and judge the best formula of a search.
 
-If no formula is as good as the network, as many of its edges as possible become symbolic.
+If no formula is as good as the network, as many edges of the network as possible are replaced with
+symbolic functions, and the others stay numeric.
 """
 
 from __future__ import annotations
@@ -36,16 +37,18 @@ from kanrun.points import Array
 
 from .problem import Function, InterpretationProblem
 
-#: Stages whose networks are numeric: a formula is compared with the best of them.
+#: Stages whose graphs are numeric; a formula is compared with the best of these networks.
 _NUMERIC = ("train", "prune", "retrain")
-#: Work for snapping edge by edge (approximate CPU seconds).
+#: Work for replacing edges one by one (approximate CPU seconds).
 _MIXED_WORK = 3.0
-#: Difference from the true function beyond the data, relative to its size, that a formula called
-#: exact may have: rounding, multiplied by extrapolation.
+#: Largest relative difference between an exact formula and the true function outside the data,
+#: where extrapolation amplifies rounding errors.
 _EXTRAPOLATED = 1e-9
-#: Largest width of a domain, relative to the data's, on which a known function shows identity.
+#: A formula is the known true function if both agree on domains up to this many times as wide as
+#: the data.
 _FAR = 1e3
-#: Outcomes of formulas that reproduce all points: their constants have no error by residuals.
+#: Outcomes of formulas that reproduce all points, so that residuals say nothing about the errors of
+#: their constants.
 REPRODUCING = ("exact", "agrees", "wrong")
 #: Largest standard deviation of a constant output, relative to its size.
 _CONSTANT = 1e-14
@@ -58,23 +61,30 @@ class Interpretation:
     """Result of an interpretation.
 
     Attributes:
-        outcome: `exact` (the formula reproduces all points, and they show that it is their
-            function, or it is the known true formula), `agrees` (it reproduces all points, but so
-            might an approximation), `formula` (as good as the network), `partly numeric` (it
-            contains functions f1, f2, ... where no candidate was good enough), `wrong` (it would be
-            exact, but is not the known true formula), or `failed`, without a formula.
+        outcome: One of
+
+            - `exact`: the formula reproduces all points, and either the points rule out an
+              approximation or the formula equals the known true function;
+            - `agrees`: the formula reproduces all points, but may be an approximation;
+            - `formula`: the formula is as good as the network or, without a network, the shortest
+              description;
+            - `partly numeric`: the formula contains functions f1, f2, ... because no candidate was
+              good enough there;
+            - `wrong`: the formula seems exact, but is not the known true function;
+            - `failed`: there is no formula.
         sentence: The outcome as a sentence.
-        formula: The formula, a function of points (samples, inputs).
-        network: The network that it was compared with, or verified against.
-        certificate: The verification.
-        seconds: Time of the search.
+        formula: The formula, which maps points (samples, inputs) to values (samples,); None if
+            there is none.
+        network: The function with which the formula was compared.
+        certificate: The verification of the formula.
+        seconds: Duration of the interpretation (seconds).
         structure_fit: The structure that was chosen, with its network and the matches of its edges.
         steps: Stages of all structures.
-        approximation: The best formula of candidates alone, if it is worse than the network.
-        decisions: For every edge, whether it became symbolic, and the reason.
-        rivals: The shortest descriptions of the points, the first that of the formula, with bits.
-        relative: Whether noise is proportional to the output, so that errors are those of its
-            logarithm.
+        approximation: The best formula without splines, if it is worse than the network.
+        decisions: For each edge, whether it became symbolic, and the reason.
+        rivals: The formulas with the shortest descriptions and their bits; the first is `formula`.
+        relative: Whether the noise is proportional to the output; errors are then those of the
+            logarithm of the output.
     """
 
     outcome: str
@@ -97,7 +107,7 @@ class Interpretation:
 
     @property
     def stages(self) -> list[SearchStage]:
-        """Steps of the structure chosen, the last one of each stage."""
+        """Stages of the structure that was chosen; if a stage was repeated, only its last step."""
         chosen = {step.stage: step for step in self.steps if step.name == self.structure}
         return list(chosen.values())
 
@@ -113,14 +123,25 @@ class Interpretation:
 
 
 def allowed_error(error: float, tolerance: float, data: SearchData) -> float:
-    """Return the error that a formula may have in place of a network with this `error`."""
+    """Return the largest error of a formula that may replace a network with this `error`."""
     return max((1 + tolerance) * error, data.exact)
 
 
 def stands_for(
     model: Function, error: float, network: SearchStage, tolerance: float, data: SearchData
 ) -> bool:
-    """Return whether a formula is as good as a network, or not significantly worse."""
+    """Return whether a formula may replace a network.
+
+    Args:
+        model: The formula.
+        error: Relative validation error of the formula.
+        network: Stage whose network is compared.
+        tolerance: Relative increase of the network's error that is allowed.
+        data: Points of the search.
+
+    Returns:
+        True if the error is within the tolerance or not significantly larger than the network's.
+    """
     if error <= min(allowed_error(network.error, tolerance, data), 1.0):
         return True
     return network.error > data.exact and data.not_significantly_worse(model, network.model)
@@ -134,8 +155,11 @@ def outcome(
 ) -> Iterator[SearchStage | Interpretation]:
     """Yield the stages from the best structure to its formula, then the interpretation.
 
-    The formula is verified against the given network, whose error it may exceed by
-    `error_tolerance`. The rest of the budget is for rounding and simplification.
+    Args:
+        given: The problem.
+        steps: Stages of the search.
+        structures: Structures that the search found.
+        budget: Budget of the interpretation; what is left is used for rounding and simplification.
     """
     data = given.search.data
     if is_constant(data):
@@ -174,9 +198,10 @@ def _finish(
     budget: Budget,
     network: SearchStage | None,
 ) -> tuple[Interpretation, list[SearchStage]]:
-    """Round the formula if it stands for the network, else snap as many edges as possible.
+    """Round the formula if it may replace the network; otherwise replace as many edges as possible.
 
-    The certificate and the stages come with what is returned, which is not judged yet.
+    Returns:
+        The interpretation, with its certificate but still without an outcome, and its stages.
     """
     problem = given.search
     data = given.search.data
@@ -190,7 +215,7 @@ def _finish(
         if graph is not None:
             approximation = finish_formula(graph, data, problem.policy, budget)
         allowed = allowed_error(choice.network_error, tolerance, data)
-        # Half of the rest is for the formula.
+        # The other half of the remaining work is for rounding and simplifying the formula.
         with budget.enforced(0.5):
             mixed, decisions = partly_symbolic(choice, problem, allowed, _MIXED_WORK)
         accepted = mixed.numeric_edges() or stands_for(
@@ -216,7 +241,7 @@ def _judge(
     given: InterpretationProblem,
     network: SearchStage | None,
 ) -> tuple[str, str]:
-    """Return the outcome as a word and as a sentence."""
+    """Return the outcome of an interpretation as a word (see `Interpretation`) and a sentence."""
     formula = found.formula
     data = given.search.data
     certificate = found.certificate
@@ -256,7 +281,7 @@ def _judge(
 def _reproducing(
     found: Interpretation, error: float, given: InterpretationProblem, data: SearchData
 ) -> tuple[str, str]:
-    """Return the outcome of a formula that reproduces all points up to this `error`."""
+    """Return the outcome and the sentence of a formula with this `error`, which counts as exact."""
     formula = found.formula
     certificate = found.certificate
     assert formula is not None, "an invariant of `_judge`"
@@ -279,9 +304,10 @@ def _reproducing(
 
 
 def is_truth(formula: Formula, held_out: VerificationData, width: float | Array = 2.0) -> bool:
-    """Return whether the formula is the true function on a domain wider by `width`.
+    """Return whether the formula equals the true function on a domain `width` times as wide.
 
-    True without a true function.
+    `width` is a number or one factor per new point, shape (points, 1). The result is True if the
+    true function is not known.
     """
     if held_out.truth is None:
         return True
@@ -295,7 +321,7 @@ def is_truth(formula: Formula, held_out: VerificationData, width: float | Array 
 
 
 def _is_known(formula: Formula, held_out: VerificationData) -> bool:
-    """Return whether the true function is known, and is the formula far from the points too."""
+    """Return whether the true function is known and equals the formula even far from the data."""
     if held_out.truth is None:
         return False
     widths = np.geomspace(1, _FAR, len(held_out.fresh))[:, None]
@@ -305,12 +331,12 @@ def _is_known(formula: Formula, held_out: VerificationData) -> bool:
 
 
 def is_constant(data: SearchData) -> bool:
-    """Return whether the output does not vary by more than rounding."""
+    """Return whether the output varies by no more than rounding."""
     return float(np.std(data.y)) <= _CONSTANT * max(float(np.abs(data.y).max()), _TINY)
 
 
 def _constant(given: InterpretationProblem) -> Interpretation:
-    """Return the interpretation of an output that does not vary."""
+    """Return the interpretation of a constant output."""
     data = given.search.data
     graph = Graph(data.x.shape[1], ("sum",), ())
     names = tuple(input_names(graph.inputs))

@@ -27,18 +27,19 @@ from kanrun.figures.style import (
 if TYPE_CHECKING:
     import pandas
 
-#: Distance of two stages (inches).
+#: Horizontal distance between two stages (inches).
 GAP = 0.3
 #: Height of the title of a stage (inches).
 HEADING = 0.62
-#: Distance of the title from the nodes of the outputs, whose names stand between them (points).
+#: Distance of the title from the output nodes (points); the names of the outputs stand in between.
 ABOVE = 20
-#: Distance of two rows of stages (inches).
+#: Vertical distance between two rows of stages (inches).
 BETWEEN = 0.15
 #: Width of the narrowest stage (inches).
 MIN_WIDTH = 1.9
 #: Width of the widest row of stages (inches).
 MAX_WIDTH = 11.0
+#: Colours of the outcomes.
 OUTCOMES = {
     "exact": GREEN,
     "agrees": SKY,
@@ -47,13 +48,14 @@ OUTCOMES = {
     "failed": VERMILLION,
     "wrong": BLACK,
 }
+#: Largest number of candidates in the map.
 MAX_CANDIDATES = 30
-#: The smallest 1 - R^2 that is told from rounding.
+#: Smallest value of 1 - R^2 in the map; smaller ones are rounding.
 ROUNDING = 1e-16
 
 
 def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
-    """Return the caption of each stage of the first seed: active edges, parameters, test RMSE."""
+    """Return captions of the first seed's stages: numbers of edges and parameters, test RMSE."""
     stages = first_seed(stages)
     chosen = first_seed(summary)["structure"].iloc[0]
     rows = stages[stages["structure"] == chosen].drop_duplicates("stage", keep="last")
@@ -68,9 +70,11 @@ def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
 
 @styled
 def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> Figure:
-    """Draw the first seed's network at every `stage` of the table, in rows, sorted by name.
+    """Draw the first seed's network at every stage, in rows of panels sorted by stage.
 
-    Columns are those of `network_diagram` and `stage`; `under` has a caption for each stage.
+    Args:
+        table: Edges, with the columns of `network_diagram` and the column `stage`.
+        under: Caption of each stage.
     """
     stages: Any = first_seed(table).groupby("stage")
     diagrams = {str(stage): lay_out(rows) for stage, rows in stages}
@@ -88,9 +92,10 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
 
 @styled
 def candidate_map(table: pandas.DataFrame) -> Figure:
-    """Draw a map of the first seed's edges by candidates: digits of R^2, -log10(1 - R^2).
+    """Draw how well each candidate fits each edge of the first seed, as -log10(1 - R^2).
 
-    `table` has the columns edge, index, candidate, one_minus_r2, rank.
+    Rows are edges and columns are candidates. `table` has the columns edge, index, candidate,
+    one_minus_r2 and rank.
     """
     table = first_seed(table).drop_duplicates(["index", "candidate"])
     best = table.groupby("candidate")["one_minus_r2"].min().sort_values()
@@ -112,9 +117,9 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
 
 @styled
 def score_card(table: pandas.DataFrame) -> Figure:
-    """Draw the median seconds over the seeds of each target, coloured by the most frequent outcome.
+    """Draw a bar per target: its median duration over seeds, coloured by its most frequent outcome.
 
-    `table` is a suite's summary with the columns target, outcome, seconds.
+    `table` is the summary of a suite, with the columns target, outcome and seconds.
     """
     groups: Any = list(table.groupby("target", sort=False))
     figure, axes = one_panel(0.2 * len(groups) + 0.6, width=6.5)

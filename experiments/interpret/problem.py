@@ -1,4 +1,4 @@
-"""Problems of interpretations: points in units near one, and perhaps a trained network."""
+"""Prepare interpretations: points in suitable units and, optionally, a trained network."""
 
 from __future__ import annotations
 
@@ -48,26 +48,32 @@ from .config import InterpretConfig
 
 Function = Callable[[Array], Array]
 
-#: Fraction of the network's own error by which its graph may differ without a warning.
+#: There is no warning if the RMS difference between a network and its graph is at most this
+#: fraction of the network's error.
 _FAITHFUL = 0.1
-#: Difference of network and graph, relative to the standard deviation of y, that is only rounding.
+#: RMS difference between a network and its graph, relative to the standard deviation of y, up to
+#: which the difference is only rounding.
 _ROUNDING = 1e-12
-#: Points for the certificate, which no part of the search has seen.
+#: Number of new points for the certificate.
 _VERIFICATION_POINTS = 1000
-#: Seed of these points.
+#: Seed of these new points.
 _VERIFICATION_SEED = 20240430
-#: Size of numbers above which (or below its reciprocal) a column is scaled.
+#: A column is scaled if its size is above this number or below its reciprocal.
 _LARGE = 1e3
-#: Ratio of the largest value to the median above which the median is scaled.
+#: If the largest value of a column exceeds the median by this factor, the median is its size.
 _FEW_HUGE = 1e12
 
 
 @dataclass(frozen=True)
 class SourceNetwork:
-    """A network trained elsewhere: `itself`, and as a graph, `whole` and `pruned`.
+    """A network that was trained by another run.
 
-    `difference` is the largest between itself and whole; `faithful` says whether that is small
-    compared with its error.
+    Attributes:
+        itself: The network as a function from inputs (N, inputs) to one output (N,).
+        whole: The network as a graph of splines.
+        pruned: The pruned network as a graph of splines.
+        difference: Largest absolute difference between `itself` and `whole` on the samples.
+        faithful: Whether that difference is small compared with the network's error.
     """
 
     itself: Function
@@ -85,18 +91,18 @@ class InterpretationProblem:
         cfg: The settings.
         inputs: Names of the inputs.
         search: Points, candidates, policy and physical dimensions, in the units of the search.
-        held_out: Points of the verification, in the units of the search.
-        scaling: From the user's inputs to the units of the search.
-        unit: The output of the search is the user's less `shift`, divided by `unit`.
+        held_out: Points for the verification, in the units of the search.
+        scaling: Map from the user's inputs to the units of the search.
+        unit: Output in the units of the search = (output in the user's units - `shift`) / `unit`.
         shift: See `unit`.
-        network: A network trained elsewhere, in the units of the search.
-        name: Name of the target (and output).
+        network: The network of a run, in the units of the search; None without one.
+        name: Name of the target, followed by the name of the output if there are several.
         output: Name of the output.
-        only: Whether the target has no other output.
+        only: Whether the target has only this output.
         expression: The true function in the user's units, if it is known.
-        accepted: The forms of it that count as its own.
-        notes: Notes on the data.
-        labels: Classes of the points of the verification, if the output is a logit.
+        accepted: Forms in which the true function may be written.
+        notes: Notes about the data.
+        labels: Classes of the held-out points, if the output is a logit.
 
     Raises:
         UsageError: If no input varies.
@@ -129,11 +135,15 @@ class InterpretationProblem:
 
 
 def decimal_scales(values: Array) -> Scaling:
-    """Return powers of ten that bring very large or small columns (samples, features) near one.
+    """Return a scaling by powers of ten that brings very large or very small columns near one.
 
-    Units such as metres for distances between stars must not decide what is found. Other columns
-    stay unchanged: formulas have simple constants in their own units. Few values that are larger
-    than all others by many decades do not count.
+    The result of a search must not depend on units such as metres for distances between stars.
+    Other columns stay unchanged, because formulas have simple constants in the user's units. The
+    size of a column is its largest absolute value, or the median if that is smaller by many
+    decades.
+
+    Args:
+        values: Columns, shape (samples, features).
     """
     size = np.abs(values).max(axis=0, initial=0.0)
     usual = np.median(np.abs(values), axis=0)
@@ -144,11 +154,10 @@ def decimal_scales(values: Array) -> Scaling:
 
 
 def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
-    """Return one problem for each output of the configured target, or of a run.
+    """Return one problem for each output of the configured target, or of the run `from_run`.
 
     Raises:
-        UsageError: For a setting that breaks a rule, for classification, or for a run without a
-            KAN.
+        UsageError: If a setting breaks a rule, the target has classes, or the run has no KAN.
     """
     if cfg.from_run is None:
         check_gaussian(known := build_target(cfg.target))
@@ -160,7 +169,8 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
         labels = (dataset.test or dataset.validation or dataset.train).y[:, 0]
         return [replace(each, labels=labels) for each in problems_in(_logits(dataset, model), cfg)]
     if isinstance(model.input_scaling, PiecewiseScaling):
-        # The edges of the automatic model are functions of scores, not of the inputs.
+        # The edges of the automatic table model are functions of scores (transformed inputs), so
+        # the formula is searched for in the data.
         return problems_in(dataset, cfg)
     inputs = model.input_scaling
     outputs = model.output_scaling
@@ -169,7 +179,7 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
 
 
 def _logits(dataset: Dataset, model: Model) -> Dataset:
-    """Return a classifier's inputs with its logits as outputs."""
+    """Return the dataset of a classifier with the classifier's logits as outputs."""
     noises = {"train": LOGIT_NOISE, "validation": LOGIT_NOISE, "test": 0.0}
     parts = {name: getattr(dataset, name) for name in noises}
     logits = {
@@ -185,10 +195,16 @@ def _logits(dataset: Dataset, model: Model) -> Dataset:
 def problems_in(
     dataset: Dataset, cfg: InterpretConfig, network: Network | None = None
 ) -> list[InterpretationProblem]:
-    """Return one problem for each output; of `network`, whose units are those of `dataset`.
+    """Return one problem for each output of a dataset.
+
+    Args:
+        dataset: The points.
+        cfg: The settings.
+        network: Network to interpret, which has the scalings of `dataset`; None: search in the
+            points, whose scalings are then chosen by `decimal_scales`.
 
     Raises:
-        UsageError: As `problems_of`.
+        UsageError: If the outputs are classes, or there are no validation points.
     """
     if dataset.classes:
         raise UsageError(
@@ -210,9 +226,12 @@ def problems_in(
 
 
 def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Model, Target | None]:
-    """Return the configuration with the run's target and sampling, its model, and its samples.
+    """Load the run `cfg.from_run`.
 
-    Samples stand for the target of a network that was imported.
+    Returns:
+        The configuration with the target and the sampling of the run, the model of the run, and
+        None. If the run imported its network, it has no target; the last item is then a target made
+        of its samples.
 
     Raises:
         UsageError: If `cfg.from_run` is not the absolute path of a run of one KAN.
@@ -256,7 +275,7 @@ def _problem(
     outputs = dataset.output_scaling
     assert isinstance(scaling, Scaling), "make_dataset scales by shift and scale"
     assert isinstance(outputs, Scaling), "make_dataset scales by shift and scale"
-    # Too few points to set some aside are used twice.
+    # Without validation points, the training points are also used for validation.
     chosen = dataset.validation or dataset.train
     (x, y), (chosen_x, chosen_y), (test_x, test_y) = (
         (scaling.apply(part.x), outputs.apply(part.y)[:, index])
@@ -306,9 +325,9 @@ def _problem(
 
 
 def source_network(network: Network, samples: SearchData, index: int) -> SourceNetwork:
-    """Return output `index` of the network, and as a graph, whole and pruned.
+    """Return output `index` of the network as a function, as a graph, and as a pruned graph.
 
-    The validation points choose which edges are pruned.
+    The error on the validation points decides which edges are pruned.
     """
     itself = values_of(network, index)
     whole = graph_of(network, samples.x, index)
@@ -323,7 +342,10 @@ def source_network(network: Network, samples: SearchData, index: int) -> SourceN
 
 
 def _dimensions(cfg: InterpretConfig, target: Target, index: int) -> Array | None:
-    """Return the exponents of the base units of inputs and output, or None without units."""
+    """Return the exponents of base units, shape (inputs + 1, base units), or None without units.
+
+    The last row belongs to output `index`.
+    """
     units = getattr(cfg.target, "units", {})
     if not units:
         return None
@@ -336,7 +358,7 @@ def _dimensions(cfg: InterpretConfig, target: Target, index: int) -> Array | Non
 
 
 def _notes(dataset: Dataset) -> list[Note]:
-    """Return the notes on the data, and the variables of inputs with other names."""
+    """Return the notes about the data, and a note about inputs that are renamed in formulas."""
     names = dataset.target.inputs
     pairs = zip(as_variables(names), names, strict=True)
     renamed = ", ".join(f"{short} is {name}" for short, name in pairs if short != name)

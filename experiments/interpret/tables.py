@@ -31,11 +31,11 @@ from .problem import Function, InterpretationProblem
 
 #: Maximum number of constants whose intervals are printed.
 _MAX_SHOWN = 5
-#: Bits by which the second description may be longer if the data do not decide.
+#: The data do not decide between the two shortest descriptions if they differ by fewer bits.
 _UNDECIDED = 10.0
-#: Digits of the constants of a rival.
+#: Number of digits with which the constants of rivals are printed.
 _FEW_DIGITS = 5
-#: Points of the curve of a formula of one input.
+#: Number of points of the curve of a formula of one input.
 _GRID = 400
 
 
@@ -46,9 +46,15 @@ def records(
     cpu_seconds: float,
     entry: Cell | None,
 ) -> Records:
-    """Yield everything that is recorded of a result, which is in the user's units.
+    """Yield all records of a result.
 
-    `entry` is the entry of a suite, whose results are compared with the known functions.
+    Args:
+        problem: The problem.
+        result: The result, in the user's units.
+        seed: Seed of the search.
+        cpu_seconds: CPU time of the interpretation (seconds).
+        entry: Entry of the suite, whose result is compared with the known function; None without a
+            suite.
     """
     formula = result.formula
     name = problem.name
@@ -80,7 +86,7 @@ def _formula_records(
     intervals: Sequence[ConstantInterval],
     seed: int,
 ) -> Records:
-    """Yield a formula in all its forms, its constants with their errors, and its values."""
+    """Yield the records of a formula: its forms, its constants with errors, and its values."""
     name = problem.name
     if problem.search.dimensions is not None:
         yield Note(
@@ -100,7 +106,7 @@ def _formula_records(
 
 
 def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> str:
-    """Return the formula as it is printed: with the digits that the points determine."""
+    """Return the formula as text, with as many digits as the points determine; "" without one."""
     formula = result.formula
     if formula is None:
         return ""
@@ -110,7 +116,10 @@ def _written(result: Interpretation, intervals: Sequence[ConstantInterval]) -> s
 def summary_row(
     problem: InterpretationProblem, result: Interpretation, formula_text: str, cpu_seconds: float
 ) -> Row:
-    """Return the formula, its errors on held-out points in the user's units, and the outcome."""
+    """Return the row of the summary: formula, outcome, and errors on held-out points.
+
+    Errors are in the user's units.
+    """
     formula = result.formula
     fit = result.structure_fit
     network = problem.network
@@ -143,7 +152,7 @@ def summary_row(
 
 
 def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) -> dict[str, Value]:
-    """Return how the formula of a suite's entry compares with the known function."""
+    """Return the columns of the summary that compare the formula with the known function."""
     verdict = "unknown" if problem.held_out.truth is None else "no"
     missing = Certificate(recovered=verdict, same_form=verdict)
     found = result.certificate or missing
@@ -157,7 +166,10 @@ def _score(problem: InterpretationProblem, result: Interpretation, entry: Cell) 
 
 
 def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
-    """Return one stage of one structure: size, errors in the units of the search, seconds."""
+    """Return the row of one stage: size of the structure, errors, and seconds.
+
+    Errors are in the units of the search.
+    """
     samples = problem.search.data
     held_out = problem.held_out
     with np.errstate(all="ignore"):
@@ -178,7 +190,10 @@ def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
 
 
 def _effect_records(problem: InterpretationProblem, result: Interpretation) -> Records:
-    """Yield for each input the change of the formula, or else the network, if it is exchanged."""
+    """Yield the effect of each input (see `exchange_effect`) on the formula, and a note about all.
+
+    Without a formula, effects are those of the network.
+    """
     model = result.formula or result.network
     (x, y) = problem.points()
     texts = dict[str, float]()
@@ -196,9 +211,10 @@ def _effect_records(problem: InterpretationProblem, result: Interpretation) -> R
 
 
 def exchange_effect(model: Function, x: Array, y: Array, index: int) -> float:
-    """Return the RMS change of a model, over the std of y, if values of an input are exchanged.
+    """Return how much a model changes when the values of one input are exchanged between rows.
 
-    It is sqrt(2) if nothing else matters. Points at which the model is not finite do not count.
+    The result is the RMS change divided by the standard deviation of y; it is about sqrt(2) if the
+    other inputs do not matter. Points at which the change is not finite count as unchanged.
     """
     exchanged = x.copy()
     exchanged[:, index] = np.roll(x[:, index], len(x) // 2)
@@ -214,9 +230,9 @@ def _forms_row(formula: Formula, problem: InterpretationProblem, kind: str) -> R
 def _forms_rows(
     formula: Formula, problem: InterpretationProblem, result: Interpretation
 ) -> Records:
-    """Yield the formula and its rivals with the bits of their descriptions and probabilities.
+    """Yield rows for the formula and its rivals, with description lengths and probabilities.
 
-    A note says so if the data do not decide between the first two.
+    If the data do not decide between the first two, a note follows.
     """
     forms = _forms_row(formula, problem, result.outcome).values
     if not result.rivals:
@@ -244,14 +260,14 @@ def _forms_rows(
 
 
 def _shown(expression: sympy.Expr) -> dict[sympy.Expr, sympy.Expr]:
-    """Return the decimal numbers of an expression with few digits."""
+    """Map the decimal numbers of an expression to the same numbers with few digits."""
     return {each: sympy.Float(each, _FEW_DIGITS) for each in expression.atoms(sympy.Float)}
 
 
 def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[ConstantInterval]:
-    """Return the constants of a formula with their errors.
+    """Return the confidence intervals of the constants of the formula.
 
-    There are none if it reproduces all points or is numeric.
+    There are none if the formula reproduces all points or contains splines.
     """
     formula = result.formula
     if formula is None or formula.splines or result.outcome in REPRODUCING:
@@ -261,9 +277,10 @@ def _intervals(problem: InterpretationProblem, result: Interpretation) -> list[C
 
 
 def prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
-    """Return the values of a formula at the points of the search and of the verification.
+    """Return the predictions of a formula at the points of the search and at the held-out points.
 
-    Of one input, also on a grid over these points, where the truth is not known.
+    If there is one input, the table also has an evenly spaced grid over the range of these points,
+    with the split `grid` and an unknown truth (nan).
     """
     x, y = problem.points()
     held_out = problem.held_out
@@ -287,7 +304,10 @@ def prediction_table(problem: InterpretationProblem, formula: Formula) -> Table:
 def accuracy_records(
     found: Sequence[tuple[InterpretationProblem, Interpretation]],
 ) -> Records:
-    """Yield the fractions of labels that the formulas of all logits and the network predict."""
+    """Yield the accuracy of the formulas of all logits and of the network on held-out points.
+
+    There are no records if the outputs are not logits or a formula is missing.
+    """
     first = found[0][0]
     formulas = [result.formula for _, result in found]
     if first.labels is None or not all(formulas):
@@ -307,10 +327,10 @@ def accuracy_records(
 def formula_checkpoint(
     problem: InterpretationProblem, result: Interpretation, formula: Formula, seed: int
 ) -> Checkpoint:
-    """Return the formula in all its forms with its domain and certificate.
+    """Return a checkpoint with the formula in all its forms, its domain and its certificate.
 
-    `splines` are the knots (intervals + 2 degree + 1,) and the coefficients (intervals + degree,)
-    of f1, f2, ...
+    The entry `splines` has, for each function f1, f2, ... of a partly numeric formula, its knots
+    (intervals + 2 degree + 1,) and coefficients (intervals + degree,).
     """
     certificate = finite_row("", **vars(result.certificate)).values if result.certificate else {}
     meta = {

@@ -1,6 +1,7 @@
-"""From data and networks to formulas.
+"""Find formulas for data and for trained networks.
 
-Candidates, matching, selection in context, structures, certificates.
+The package matches candidate functions to the edges of a network, searches for the structure of a
+formula, fits and rounds its constants, and certifies the result on new points.
 """
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, count_work, limited

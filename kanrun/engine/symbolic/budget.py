@@ -1,9 +1,10 @@
-"""Work instead of seconds: a search ends at the same structure on an idle and on a busy machine.
+"""Limit a search by counted work instead of seconds.
 
-What takes time counts its work before it begins: evaluations of graphs and fits by their size,
-dictionaries and regressions by their entries, sympy by the size of the expression. A unit is one
-second of one core of a busy machine. If the CPU time of a search is far beyond its count all the
-same, the search stops by the clock (`Budget`).
+A search therefore ends at the same structure on an idle and on a busy machine. Every slow operation
+adds its estimated work to a counter before it starts. The estimates are made from the size of a
+graph or a fit, the number of entries of a dictionary or a regression, and the size of an expression
+that sympy transforms. A unit of work is one second of one core of a busy machine. If a search
+nevertheless takes much more CPU time than its counted work, it is stopped by the clock (`Budget`).
 """
 
 from __future__ import annotations
@@ -23,19 +24,25 @@ Event = TypeVar("Event")
 
 @dataclass(frozen=True)
 class WorkCosts:
-    """Units of work, from CPU seconds of parts of the search on points and terms of many sizes.
+    """Units of work per operation, measured in CPU seconds for various numbers of points and terms.
 
     Attributes:
-        edge: The evaluation of a function of an edge, plus `value` for each of its values; a spline
+        edge: One evaluation of an edge's function, in addition to `value` for each point; a spline
             takes `SPLINE` times as long.
-        slopes: Its slopes and columns of a Jacobian, plus `entry` for each of their entries.
-        step: A step of a fit, plus `trial` for each of its trials.
-        product: A multiplication of matrices, in factors and solutions too.
-        term: An entry of a dictionary, plus `term_value` for each of its values.
-        pair: A pair of terms whose explained variance is compared.
-        operation: An operation of an expression that becomes a graph, or the rounding of a number.
-        transform: One that sympy transforms, for each expanded term and decimal number.
-        likelihood: A value of the covariance of a Gaussian process, for each input.
+        value: One value of an edge's function.
+        slopes: The slopes and Jacobian columns of one edge, in addition to `entry` for each entry.
+        entry: One entry of a Jacobian.
+        step: One step of a fit, in addition to `trial` for each trial step.
+        trial: One trial step of a fit.
+        product: One scalar multiplication in a matrix product, factorisation or solution.
+        term: One entry of a dictionary, in addition to `term_value` for each point.
+        term_value: One value of a dictionary entry.
+        pair: One pair of terms whose explained variance is compared.
+        operation: One operation of an expression that is converted to a graph, or the rounding of
+            one number.
+        transform: One operation of an expression that sympy transforms, for each expanded term and
+            decimal number.
+        likelihood: One covariance of a Gaussian process, for each input.
     """
 
     edge: float = 1e-5
@@ -53,28 +60,30 @@ class WorkCosts:
     likelihood: float = 7e-9
 
     def evaluated(self, edges: int, splines: int, points: int) -> float:
-        """Return the units of the values of a graph with `edges`, `splines` of them numeric."""
+        """Return the units for evaluating a graph with `edges` edges, `splines` of them splines."""
         return (edges + (SPLINE - 1) * splines) * (self.edge + self.value * points)
 
     def linearised(self, edges: int, parameters: int, points: int) -> float:
-        """Return the units of the slopes and the Jacobian of a graph."""
+        """Return the units for computing the slopes and the Jacobian of a graph."""
         return self.slopes * edges + self.entry * points * (parameters + edges)
 
 
-#: Time of a spline, relative to that of another function.
+#: Time to evaluate a spline, relative to the time of a candidate function.
 SPLINE = 3
-#: Multiplications of a least squares solution by singular values for each entry and column.
+#: Number of multiplications that a least-squares solution by singular value decomposition takes,
+#: per matrix entry and column.
 LEAST_SQUARES = 10
 COSTS = WorkCosts()
-#: CPU seconds at which a search stops by the clock: a multiple of its budget, and so many more.
+#: A timed search is stopped after this many CPU seconds per unit of its budget, plus _MORE_SECONDS.
 _OVERRUN = 1.5
+#: CPU seconds that a timed search may take in addition, whatever its budget.
 _MORE_SECONDS = 3.0
-#: Fraction of an outer limit that a budget may use, so that its owner stops cleanly.
+#: Fraction of an enclosing limit that a budget may use, so that the inner budget ends first.
 _BELOW_LIMIT = 0.95
 
 
 class _Clock(threading.local):
-    """Work of this thread so far, and its work and CPU seconds at which it stops."""
+    """Work that this thread has done, and the work and the CPU time at which it must stop."""
 
     done: float = 0.0
     limit: float = math.inf
@@ -85,29 +94,30 @@ _clock = _Clock()
 
 
 def work_done() -> float:
-    """Return the work of this thread so far.
+    """Return the units of work that this thread has done.
 
-    As with `time.thread_time`, only differences have a meaning.
+    As with `time.thread_time`, only the difference between two calls is meaningful.
     """
     return _clock.done
 
 
 def count_work(units: float) -> None:
-    """Advance the clock of this thread; raise WorkSpent at a limit."""
+    """Add `units` to the work of this thread, and raise WorkSpent if a limit is exceeded."""
     _clock.done += units
     if _clock.done > _clock.limit or thread_time() > _clock.end:
         raise WorkSpent
 
 
 class WorkSpent(Exception):
-    """Exhaustion of the work that a part of a search was allowed."""
+    """Raised when a part of a search has used up the work that it was allowed."""
 
 
 class Budget:
-    """An allowance of `units` of this thread's work, from now on, slightly below an outer limit.
+    """Allow this thread `units` of work from now on.
 
-    If it is `timed`, the CPU seconds of the thread are limited too, as no count is certain: it is
-    then `stopped` where they are used up.
+    Inside another budget, at most 95% of the work left there is allowed. Because the counted work
+    is an estimate, a `timed` budget also limits the CPU seconds of the thread; `stopped` tells
+    whether that limit was reached.
     """
 
     def __init__(self, units: float, *, timed: bool = False) -> None:
@@ -127,7 +137,7 @@ class Budget:
 
     @property
     def seconds(self) -> float:
-        """CPU seconds since the budget began."""
+        """CPU seconds of this thread since the budget was created."""
         return thread_time() - self._seconds
 
     @property
@@ -136,7 +146,7 @@ class Budget:
 
     @contextlib.contextmanager
     def enforced(self, fraction: float = 1.0) -> Iterator[None]:
-        """Raise WorkSpent inside after this `fraction` of what is left, or at an outer limit."""
+        """Raise WorkSpent in the block after `fraction` of the work left, or at an outer limit."""
         outer = _clock.limit, _clock.end
         _clock.limit = min(outer[0], work_done() + fraction * self.left)
         _clock.end = min(outer[1], self._end)
@@ -148,7 +158,7 @@ class Budget:
 
 
 def limited(events: Iterator[Event], budget: Budget) -> Iterator[Event]:
-    """Yield the events that come within the budget."""
+    """Yield the events of a search until the events end or the budget is used up."""
     while True:
         try:
             with budget.enforced():

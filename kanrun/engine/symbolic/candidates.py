@@ -1,9 +1,10 @@
 """The table of candidate functions for edges.
 
-A candidate is one sympy expression f in x0 with its domain; an edge is matched by c f(a x + b) + d.
-Numeric forms and derivatives come from the expression alone. `free` names the constants that are
-not redundant: a power takes its argument's scale into c, exp its shift into c, log its scale into
-d, so those stay fixed.
+A candidate is a sympy expression f in x0 with a domain. An edge is matched by c f(a x + b) + d. The
+NumPy function and the derivative of a candidate are generated from the expression. `free` names the
+constants that are not redundant. For powers, the scale a of the argument can be absorbed in c; for
+exp, the shift b can be absorbed in c; for log, the scale a can be absorbed in d. Such redundant
+constants stay fixed.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ X = variable("x0")
 
 @dataclass(frozen=True)
 class Domain:
-    """Open interval (low, high) of a candidate's argument.
+    """Open interval (low, high) in which the argument of a candidate must lie.
 
-    The argument may not cross `pole`, nor any other pole at multiples of the `period` from it.
+    If there is a `period`, the argument must not cross a pole either; the poles lie at `pole` plus
+    all multiples of `period`.
     """
 
     low: float = -np.inf
@@ -41,7 +43,7 @@ class Domain:
     period: float | None = None
 
     def allows(self, low: Array | float, high: Array | float) -> NDArray[np.bool_]:
-        """Return whether each interval [low, high] lies inside and crosses no pole."""
+        """Return, for each interval [low, high], whether it is in the domain and has no pole."""
         inside = np.isfinite(low) & np.isfinite(high) & (low >= self.low) & (high <= self.high)
         if self.period is None:
             return np.asarray(inside)
@@ -52,7 +54,15 @@ class Domain:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A function f with its `complexity` (1 for x), its `domain`, and `free` ones of a, b, c, d."""
+    """A function f for edges c f(a x + b) + d.
+
+    Attributes:
+        name: Name of the function in settings and tables.
+        expression: f as a sympy expression in x0.
+        complexity: Complexity of f; 1 for f(x) = x.
+        free: Letters of the constants a, b, c, d that are not redundant.
+        domain: Arguments at which f is defined.
+    """
 
     name: str
     expression: sympy.Expr
@@ -70,13 +80,16 @@ class Candidate:
 
     @cached_property
     def parity(self) -> int:
-        """1 if f is even, -1 if it is odd: a > 0 then loses nothing; else 0."""
+        """1 if f is even, -1 if f is odd, otherwise 0.
+
+        For an even or odd function, it suffices to try positive values of the scale a.
+        """
         mirrored = self.expression.xreplace({X: -X})
         return int(mirrored == self.expression) - int(mirrored == -self.expression)
 
     @property
     def homogeneous(self) -> bool:
-        """True if f(s x) = s^p f(x) for s > 0: the scale of the argument is redundant."""
+        """True if f(s x) = s^p f(x) for all s > 0, so that the argument needs no scale."""
         return "a" not in self.free and self.name != "log"
 
 
@@ -91,44 +104,44 @@ def _numeric(expression: sympy.Expr) -> Numeric:
 
 
 def number(value: float) -> sympy.Expr:
-    """Return a number for an expression: an integer if it is -1, 0 or 1."""
+    """Return `value` as a sympy number: an Integer if it is -1, 0 or 1, otherwise a Float."""
     return sympy.Integer(int(value)) if value in _WHOLE else sympy.Float(value, DIGITS)
 
 
 def combination(factors: Sequence[float] | Array, terms: Sequence[sympy.Expr]) -> sympy.Expr:
-    """Return the sum of factors times terms."""
+    """Return the linear combination of `terms` with the coefficients `factors`."""
     return sympy.Add(
         *(number(float(factor)) * term for factor, term in zip(factors, terms, strict=True))
     )
 
 
 def input_names(count: int) -> list[str]:
-    """Return x0, x1, ..."""
+    """Return the names x0, x1, ... of `count` inputs."""
     return [f"x{i}" for i in range(count)]
 
 
 def input_symbols(count: int) -> list[sympy.Symbol]:
-    """Return the variables x0, x1, ..."""
+    """Return the sympy symbols x0, x1, ... of `count` inputs."""
     return [variable(name) for name in input_names(count)]
 
 
 def apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
-    """Return the constant factors of a product, and the rest."""
+    """Return the constant factor of a product, and the product without that factor."""
     return product.as_independent(*product.free_symbols, as_Add=False)  # type: ignore[no-any-return]
 
 
-#: Divisor in place of zero.
+#: Smallest divisor; divisors that could be zero are replaced by at least this.
 TINY = 1e-300
-#: Digits of a float64 in an expression.
+#: Number of decimal digits with which a float64 is written in an expression.
 DIGITS = 17
-#: Numbers that are written as integers in an expression.
+#: Numbers that become integers in an expression.
 _WHOLE = (-1.0, 0.0, 1.0)
 
 #: Domain of roots and logarithms.
 _POSITIVE = Domain(low=0.0)
-#: Domain of inverse sines.
+#: Domain of arcsin, arccos and arctanh.
 _UNIT = Domain(-1.0, 1.0)
-#: Domain of reciprocals, whose only pole is at 0.
+#: Domain of reciprocals; the period is so large that 0 is the only pole.
 _NONZERO = Domain(period=1e300)
 
 TABLE: dict[str, Candidate] = {
@@ -164,26 +177,26 @@ TABLE: dict[str, Candidate] = {
 }
 """Candidates by name.
 
-sigmoid, arccos and cos are tanh, arcsin and sin with other constants. Matching keeps one of each
-pair, and the rounding of constants decides on the nicer name.
+sigmoid, arccos and cos equal tanh, arcsin and sin with other constants. Only one function of each
+pair is matched; when constants are rounded, the name with the simpler constants is chosen.
 """
 
-#: The same functions up to constants: matched once.
+#: Functions that differ only by constants. If both are candidates, the second one is matched.
 TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
 
 #: The candidate x.
 IDENTITY = TABLE["x"]
-#: The candidate 0, of which only the shift is free.
+#: The candidate 0, whose only free constant is the shift d; a constant function.
 CONSTANT = TABLE["0"]
-#: The function of edges that carry a value on: not a choice, and no part of a formula.
+#: The function of edges that pass a value unchanged. It is never matched and adds no complexity.
 CARRY = Candidate("=", X, 0.0, "")
-#: Complexity of powers beyond the table, without what their exponent adds.
+#: Complexity of powers that are not in the table, before the share of their exponent is added.
 _POWER_SIZE = 2.5
 
 
 @lru_cache(maxsize=64)
 def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
-    """Return x^exponent, from the table if it is there."""
+    """Return the candidate x^exponent: that of the table if there is one, otherwise a new one."""
     p = sympy.Rational(exponent)
     found = next((each for each in TABLE.values() if each.expression == X**p), None)
     if found is not None:
@@ -194,9 +207,12 @@ def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
 
 
 def search_grid(candidate: Candidate) -> Array:
-    """Return points (a, b) for arguments a tau + b of tau in [-1, 1].
+    """Return the pairs (a, b) that are tried in f(a tau + b) for tau in [-1, 1].
 
-    Constants that are redundant do not vary.
+    Redundant constants do not vary.
+
+    Returns:
+        Array of shape (pairs, 2).
     """
     domain = candidate.domain
     if "a" not in candidate.free and (domain.low == 0.0 or domain.period):
@@ -217,29 +233,33 @@ def search_grid(candidate: Candidate) -> Array:
     return np.array(list(itertools.product(a, b)))
 
 
-#: Equal steps of the argument at which candidates are compared with an edge.
+#: Number of equally spaced arguments at which candidates are compared with an edge.
 GRID_STEPS = 81
-#: Shifts or centres beyond the range of the argument.
+#: Shifts and centres outside the range [-1, 1] of tau.
 _FAR = (-5.0, -3.0, -2.0, 2.0, 3.0, 5.0)
 #: Signs of arguments on the grid.
 _SIGNS = np.array([1.0, -1.0])
-#: Shifts of arguments from a pole at the end of the range.
+#: Distances of a pole at 0, or of the end 0 of a domain, from the middle of the argument's range.
 _BEYOND_POLES = 1 + np.logspace(-4, 1.5, 40)
 _SHIFTS = np.concatenate([np.linspace(-1.5, 1.5, 31), _FAR])
 _RATES = np.logspace(-1.5, 1.3, 60)
 _FREQUENCIES = np.concatenate([(0.25, 0.5, 0.75), np.arange(1.0, 30.0, 0.4)])
 _PHASES = np.arange(8) * np.pi / 8
-#: Scales of other functions on the grid.
+#: Scales of the functions that have no special rule in `search_grid`.
 _SCALES = np.logspace(-1, 1.5, 22)
-#: Centres of other functions on the grid.
+#: Centres of the functions that have no special rule in `search_grid`.
 _CENTRES = np.concatenate([np.linspace(-1.5, 1.5, 25), _FAR])
 
 
 @lru_cache(maxsize=64)
 def grid_values(candidate: Candidate) -> tuple[Array, Array]:
-    """Return the points (a, b) of the search grid, and f(a tau + b) at equal steps of tau.
+    """Return the pairs (a, b) of the search grid, and the values f(a tau + b).
 
-    It is defined for all tau in [-1, 1].
+    Pairs are left out if f(a tau + b) is not defined for all tau in [-1, 1].
+
+    Returns:
+        The pairs, shape (pairs, 2), and the values at equally spaced tau in [-1, 1], shape
+        (pairs, GRID_STEPS).
     """
     grid = search_grid(candidate)
     ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
@@ -250,18 +270,22 @@ def grid_values(candidate: Candidate) -> tuple[Array, Array]:
     return grid[usable], f[usable]
 
 
-#: Arguments at which the domain of a user's function is probed.
+#: Arguments at which a user's function is evaluated to find its domain.
 _PROBES = np.linspace(-8.0, 8.0, 4001)
 
 
 def choose(
     names: Sequence[str] | None, own: Mapping[str, str] | None = None
 ) -> tuple[Candidate, ...]:
-    """Return the candidates called `names`, and the user's `own`, name to formula in x0.
+    """Return the candidates with these names, followed by the user's functions.
 
-    None stands for all candidates of the table and of plug-ins. Raises UsageError for an unknown
-    name, for an own one that is taken, for a formula that is not a function of x0 alone, and if no
-    candidate is left.
+    Args:
+        names: Names of candidates of the table or of plug-ins; None: all of these.
+        own: The user's functions: names and formulas in x0.
+
+    Raises:
+        UsageError: If a name is unknown, a user's function has the name of a candidate, a formula
+            is not a function of x0 alone, or no candidate but the constant is left.
     """
     declared = dict(CANDIDATES)
     own = own or {}
@@ -284,7 +308,7 @@ def choose(
         if expression.free_symbols != {X}:
             what = f"custom_candidates.{name}" if name in own else f"The plug-in's candidate {name}"
             raise UsageError(f"{what}={formula} must be a function of x0.")
-        # Poles inside the interval of finite values are met while matching.
+        # Poles between the first and the last finite value are detected while matching.
         finite = np.isfinite(_numeric(expression)(_PROBES))
         inside = _PROBES[finite] if finite.any() else _PROBES
         low = -np.inf if inside[0] == _PROBES[0] else float(inside[0])

@@ -1,6 +1,6 @@
-"""Constants of formulas: what the points determine of them, and their confidence intervals.
+"""Standard errors and confidence intervals of the constants of a formula.
 
-Standard errors come from the residuals of a formula.
+They are estimated from the residuals of the formula at the points to which it was fitted.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from kanrun.engine.symbolic.problem import EXACT, SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting
 from kanrun.formulas import variable
 
-#: Standard errors within which no factor of a function may be 0.
+#: A factor c counts as determined if |c| is more than this many standard errors.
 _DETERMINED = 2.0
-#: Size of terms, relative to their sum, from which on they cancel each other. Damped waves have
-#: terms of the size of their sum, sums of waves in their place 10 to 1000 times that.
+#: Terms count as cancelling if the standard deviation of one of them is more than this multiple of
+#: the standard deviation of their sum. In a formula for a damped wave, the terms are as large as
+#: their sum; in sums of waves that only imitate it, they are 10 to 1000 times as large.
 _CANCELS = 10.0
-#: A constant of an edge, by the edge's number and the constant's name.
+#: A constant of an edge: the index of the edge and the letter (a, b, c or d) of the constant.
 Key = tuple[int, str]
 
 
 def standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
-    """Return the standard error of every free constant of a symbolic edge.
+    """Return the standard errors of the free constants of all symbolic edges.
 
-    With fewer points than constants there are none.
+    The result is empty if there are no more points than constants, or the Jacobian is not finite.
     """
     with np.errstate(all="ignore"):
         value, _, jacobian = graph.linearise(data.x)
@@ -53,10 +54,10 @@ def standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
 
 
 def is_determined(graph: Graph, data: SearchData) -> bool:
-    """Return whether noisy points determine the terms of a formula.
+    """Return whether the points determine all terms of a formula.
 
-    No factor of a function may be 0 within `_DETERMINED` standard errors, and no term of the output
-    may be more than `_CANCELS` times as large as it: such terms cancel each other.
+    This holds if the formula is exact. Otherwise every factor c must be more than `_DETERMINED`
+    standard errors away from 0, and the terms of the output must not cancel (`_CANCELS`).
     """
     if data.overall_error(graph) <= EXACT:
         return True
@@ -75,7 +76,7 @@ def is_determined(graph: Graph, data: SearchData) -> bool:
 
 
 def _standard_deviations(jacobian: Array) -> Array:
-    """Return the standard deviations of constants (constants,) for noise of size 1."""
+    """Return the standard deviations (constants,) of the constants for noise with variance 1."""
     norms = np.linalg.norm(jacobian, axis=0)
     norms[norms == 0] = 1.0
     scaled = jacobian / norms
@@ -85,7 +86,15 @@ def _standard_deviations(jacobian: Array) -> Array:
 
 @dataclass(frozen=True)
 class ConstantInterval:
-    """A number in a formula, as it is written, its confidence interval and standard error."""
+    """A number of a formula with its confidence interval and standard error.
+
+    Attributes:
+        text: The number as the formula writes it.
+        value: The number.
+        low: Lower end of the confidence interval.
+        high: Upper end of the confidence interval.
+        standard_error: Standard error of the number.
+    """
 
     text: str
     value: float
@@ -95,7 +104,7 @@ class ConstantInterval:
 
     @property
     def digits(self) -> int:
-        """Number of significant digits, the last one being that of the standard error."""
+        """Number of significant digits, up to the decimal place of the standard error."""
         if not (self.standard_error > 0 and self.value):
             return DIGITS
         size = np.floor(np.log10(abs(self.value))) - np.floor(np.log10(self.standard_error))
@@ -106,12 +115,19 @@ class ConstantInterval:
 
 
 def open_constants(expression: Expr, units: bool = False) -> tuple[Expr, dict[sympy.Symbol, Expr]]:
-    """Return the expression with an unknown for each of its constants, and their numbers.
+    """Replace the constants of an expression with symbols.
 
-    Constants are the factors and summands that are numbers, signs aside, and exponents that are not
-    whole. Equal numbers are different unknowns, unless they belong to the same part of the formula.
-    With `units`, the expression, every argument of a function and every summand but the first have
-    a factor, also where that is 1, so that no two constants do the same.
+    Constants are numeric factors and summands other than -1, 0 and 1, and numeric exponents that
+    are not integers. Two equal numbers get different symbols, unless they belong to two occurrences
+    of the same subexpression.
+
+    Args:
+        expression: The expression.
+        units: Whether the expression, every argument of a function, and every summand but the first
+            get a factor even if it is 1. No two constants are then redundant.
+
+    Returns:
+        The expression with symbols, and the number for which each symbol stands.
     """
     constants: dict[sympy.Symbol, Expr] = {}
     known: dict[Expr, Expr] = {}
@@ -162,10 +178,22 @@ def confidence_intervals(
     *,
     relative: bool = False,
 ) -> list[ConstantInterval]:
-    """Return the intervals of a formula's constants, from x (N, inputs) and y (N,).
+    """Return confidence intervals of the constants of a formula.
 
-    They rest on the residuals and the Gauss-Newton matrix, relative to y if the noise is
-    `relative`. With fewer points than constants there are none.
+    The intervals follow from the residuals and the Gauss-Newton matrix, with Student's t
+    distribution.
+
+    Args:
+        expression: The formula.
+        names: Names of the inputs.
+        x: Inputs, shape (N, inputs).
+        y: Outputs, shape (N,).
+        confidence: Probability that an interval contains the constant.
+        relative: Whether the noise is proportional to y.
+
+    Returns:
+        One interval per constant; none if there are no more points than constants, or a residual
+        or a derivative is not finite.
     """
     open_form, constants = open_constants(expression)
     numbers = list(constants.values())
@@ -194,7 +222,10 @@ def confidence_intervals(
 
 
 def significant(expression: Expr, intervals: Sequence[ConstantInterval]) -> Expr:
-    """Return a formula with as many digits of its constants as the points determine."""
+    """Return the formula with its decimal constants rounded to the digits that the data determine.
+
+    If there are fewer `intervals` than constants, the formula is returned unchanged.
+    """
     open_form, constants = open_constants(expression)
     if len(intervals) < len(constants):
         return expression

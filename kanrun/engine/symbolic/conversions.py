@@ -1,6 +1,6 @@
-"""Expressions as graphs, and graphs as expressions.
+"""Convert sympy expressions to graphs, and graphs to expressions.
 
-Constants of an expression are refitted, rounded and certified like a network's.
+As a graph, an expression can be refitted, rounded and certified in the same way as a network.
 """
 
 from __future__ import annotations
@@ -44,15 +44,17 @@ from kanrun.errors import KanrunError
 from kanrun.formulas import variable
 
 _Simple: TypeAlias = Spline | Symbolic
-#: A term: the node whose value it takes, and its function of that.
+#: A term: a node, and a function of the value of the node.
 _Term = tuple[int, _Simple]
 
 
 def graph_of_expression(expression: Expr, inputs: int) -> Graph:
-    """Return the graph of an expression in x0, x1, ..., of this many inputs.
+    """Convert an expression in x0, x1, ... to a graph with `inputs` inputs.
 
-    Every number in it but 0, 1 and -1 is free. Raises KanrunError for a function that is not a
-    candidate, and if a number is not finite or not real.
+    All numbers but 0, 1 and -1 become free constants.
+
+    Raises:
+        KanrunError: If a function is not a candidate, or a number is not finite or not real.
     """
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise KanrunError("A number of the expression is not finite.")
@@ -70,12 +72,12 @@ def graph_of_expression(expression: Expr, inputs: int) -> Graph:
 
 
 def canonicalise(graph: Graph) -> Graph:
-    """Remove redundant constants, linear detours and subgraphs; the function stays the same.
+    """Remove redundant constants, redundant linear edges and repeated subgraphs.
 
-    Constants of a sum become one term of it, those of a product one factor. A sum within a power, a
-    logarithm or a product has 1 as its leading coefficient, a sum within exp has no constant. The
-    data determine every constant that remains free, so that rounding it makes sense. Numbers that
-    are 0, 1 or -1 are no longer free.
+    The function stays the same. Constants of a sum are combined into one summand, those of a
+    product into one factor. A sum inside a power, a logarithm or a product gets the leading
+    coefficient 1; a sum inside exp loses its constant. The data can then determine every free
+    constant, so rounding it is meaningful. Numbers that are 0, 1 or -1 are no longer free.
     """
     count_work(COSTS.operation * len(graph.edges))
     builder = _GraphBuilder(graph.inputs)
@@ -88,7 +90,10 @@ def canonicalise(graph: Graph) -> Graph:
 
 
 def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | Spline]) -> Expr:
-    """Return the graph as an expression of calls, which sympy does not change, of its functions."""
+    """Return the graph as an expression in which its functions are undefined sympy functions.
+
+    Sympy therefore does not transform them. `calls` receives the functions by their names.
+    """
     values = list(inputs)
     for node in range(graph.inputs, graph.output + 1):
         parts = []
@@ -110,7 +115,10 @@ def _opaque(graph: Graph, inputs: Sequence[Expr], calls: dict[str, Candidate | S
 
 
 def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Spline]) -> Expr:
-    """Return c f(a u + b) + d without a scale or shift of the argument that is redundant."""
+    """Return c f(a u + b) + d with an undefined function for f.
+
+    A redundant scale or shift of the argument is moved to c or d.
+    """
     candidate = function.candidate
     (a, b, c, d) = function.constants
     if candidate is CONSTANT:
@@ -135,9 +143,9 @@ def _opaque_call(function: Symbolic, u: Expr, calls: dict[str, Candidate | Splin
 
 
 def _scaled(expression: Expr) -> tuple[Expr, Expr]:
-    """Return the size of the leading coefficient of an expression, and it without that factor.
+    """Return the absolute value of the leading coefficient, and the expression divided by it.
 
-    A leading coefficient that is negligible gives way to the largest.
+    If the leading coefficient is negligible, the largest one is used instead.
     """
     constant, rest = expression.as_coeff_Add()
     sizes = [abs(float(apart(term)[0])) for term in rest.as_ordered_terms()]
@@ -159,14 +167,14 @@ class _GraphBuilder:
         return Graph(self.inputs, tuple(self.operations), tuple(ordered))
 
     def add(self, operation: Operation, terms: Sequence[tuple[int, EdgeFunction]]) -> int:
-        """Add a node of these terms and return it."""
+        """Add a node that combines these terms by `operation`, and return its index."""
         self.operations.append(operation)
         node = self.inputs + len(self.operations) - 1
         self.edges += [Edge(source, node, function) for source, function in terms]
         return node
 
     def node_of(self, expression: Expr) -> int:
-        """Return the node with the expression's value: an input, or one that is made for it."""
+        """Return the node that has the value of the expression; add one if there is none."""
         if expression.is_Symbol:
             return int(str(expression)[1:])
         if expression not in self.known:
@@ -178,7 +186,7 @@ class _GraphBuilder:
         return self.known[expression]
 
     def sum_of(self, expression: Expr) -> int:
-        """Return a sum node of the expression's terms; a constant goes into the first of them."""
+        """Add a sum node with the expression's terms; its constant is added to the first term."""
         constant, rest = expression.as_coeff_Add()
         (source, function), *terms = self.terms(sympy.Add.make_args(rest))
         if constant != 0:
@@ -186,7 +194,7 @@ class _GraphBuilder:
         return self.add("sum", [(source, function), *terms])
 
     def factors(self, expression: Expr) -> list[_Term]:
-        """Return the factors of a product, its coefficient in the first of them."""
+        """Return the factors of a product; its coefficient multiplies the first factor."""
         coefficient, rest = apart(expression)
         (source, function), *others = self.terms(sympy.Mul.make_args(rest))
         if coefficient != 1:
@@ -194,7 +202,7 @@ class _GraphBuilder:
         return [(source, function), *others]
 
     def terms(self, parts: Sequence[Expr]) -> list[_Term]:
-        """Return the expressions as functions of one node each, splines first."""
+        """Return each expression as a function of one node; splines come first."""
         terms = [self.term(each) for each in parts]
         return sorted(terms, key=lambda term: not isinstance(term[1], Spline))
 
@@ -243,7 +251,7 @@ class _GraphBuilder:
         return function.shifted(constant)
 
     def _called(self, candidate: Candidate, argument: Expr, coefficient: float) -> _Term:
-        """Return coefficient * f(a node + b)."""
+        """Return the term coefficient * f(argument), with argument = a * node + b."""
         b, rest = argument.as_coeff_Add()
         a, inner = rest.as_coeff_Mul()
         if inner.is_Add:
@@ -260,18 +268,18 @@ class _GraphBuilder:
         return self.node_of(inner), replace(simple, free=own)
 
 
-#: Largest exponent that becomes a factor: exp(u + b) = exp(b) exp(u).
+#: A shift b in exp(u + b) becomes the factor exp(b) if |b| is smaller than this.
 _LARGEST_SHIFT = 30.0
-#: Size of a coefficient, relative to the largest of its sum, below which it is negligible.
+#: A coefficient is negligible if it is below this fraction of the largest coefficient of its sum.
 _FAINT = 1e-6
-#: Largest root that is a candidate; others are exp(p log x), whose exponents a fit can move.
+#: Largest denominator of a fixed exponent; other powers become exp(p log x), whose p can be fitted.
 _ROOTS = 6
 
 
 def to_expression(graph: Graph, names: Sequence[str]) -> Expr:
     """Return the graph as one expression in the variables `names`.
 
-    Its splines are functions f1, f2, ...
+    Splines become undefined functions f1, f2, ... (see `numeric_names`).
     """
     values: list[Expr] = [variable(name) for name in names]
     numeric = numeric_names(graph)
@@ -290,5 +298,5 @@ def to_expression(graph: Graph, names: Sequence[str]) -> Expr:
 
 
 def numeric_names(graph: Graph) -> dict[int, str]:
-    """Return a name for each edge that is a spline: f1, f2, ..."""
+    """Return the names f1, f2, ... of the spline edges, by the index of the edge."""
     return {index: f"f{number + 1}" for number, index in enumerate(graph.numeric_edges())}

@@ -1,8 +1,7 @@
-"""The fit of a template's constants, and the description length of the fitted template in bits.
+"""Fit the constants of a template, and compute the description length of the result in bits.
 
-The price of a hypothesis is the bits of its structure, of each constant at the precision that the
-points support, and of the residuals, whose size is at least that of rounding: exact points are
-noise of that size.
+The description length is the sum of the bits of the structure, of each constant at the precision
+that the points support, and of the residuals. Residuals smaller than rounding count as rounding.
 """
 
 from __future__ import annotations
@@ -18,21 +17,24 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.templates import OPERATION, Coordinates, Template
 
-#: Root mean square error, relative to the size of y, that counts as rounding.
+#: RMS error, relative to the size of y, below which an error counts as rounding.
 ROUNDING = 1e-14
 #: Largest number of iterations when the constants of a template are fitted.
 _STEPS = 30
-#: Relative gain of the sum of squares below which a fit of constants ends.
+#: A fit of constants ends when a step reduces the sum of squares by less than this fraction.
 _GAIN = 1e-7
-#: Relative change of a constant by which slopes are measured.
+#: Relative change of a constant in the finite differences of the Jacobian.
 _DIFFERENCE = 1e-7
 
 
 class TemplateFitting:
-    """Least squares fit of a template's constants to y (N,) by Levenberg and Marquardt.
+    """Levenberg-Marquardt fit of the constants of a template to y.
 
-    `rows` (N,) are the reciprocals of the units of errors: of the standard deviation of y, or of
-    |y| where errors are relative.
+    Args:
+        template: The template; its constants are the start of the fit.
+        coordinates: Values of the atoms at the points.
+        y: Outputs, shape (N,).
+        rows: Factors of the residuals, shape (N,): 1 / std(y), or 1 / |y| if errors are relative.
     """
 
     def __init__(self, template: Template, coordinates: Coordinates, y: Array, rows: Array) -> None:
@@ -47,7 +49,7 @@ class TemplateFitting:
         ]
 
     def values(self, constants: Array) -> Array:
-        """Return the values (N,) of the template; nan where they are not real."""
+        """Return the weighted values (N,) of the template; nan where they are not real."""
         template = self.template
         inner = iter(constants[len(template.above) + len(template.below) :].tolist())
         rows = []
@@ -68,7 +70,7 @@ class TemplateFitting:
         return value * self.rows
 
     def jacobian(self, constants: Array, value: Array) -> Array:
-        """Return the slopes (N, constants) by differences."""
+        """Return the Jacobian (N, constants) by finite differences."""
         columns = []
         for k, constant in enumerate(constants):
             step = _DIFFERENCE * abs(constant) or _DIFFERENCE
@@ -78,7 +80,7 @@ class TemplateFitting:
         return np.array(columns).T
 
     def run(self, steps: int = _STEPS) -> Fitted | None:
-        """Return the fitted template, or None if it is not finite."""
+        """Fit the constants; return None if values or derivatives are not finite."""
         constants = self.template.constants
         count_work(COSTS.trial * (1 + len(constants)) * 2)
         with np.errstate(all="ignore"):
@@ -127,10 +129,14 @@ def _squares(residual: Array) -> float:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A template with fitted constants, its RMS error and its bits.
+    """A template with fitted constants.
 
-    `size` are the bits of its structure, and of constants of few digits. The residual (N,) has the
-    units of rows.
+    Attributes:
+        template: The template.
+        error: RMS error, in the unit in which residuals are weighted.
+        bits: Description length.
+        size: Bits of the structure, plus log2(N) / 2 for each constant.
+        residual: Weighted residuals, shape (N,).
     """
 
     template: Template
@@ -159,10 +165,17 @@ class Fitted:
 
 
 def constants_bits(constants: Array, parts: Array, summands: int) -> float:
-    """Return the bits of constants, or of the ratios of the summands' coefficients if fewer.
+    """Return the bits of the constants of a template.
 
-    `parts` (N, constants) are the changes of the values, in units of the noise, if a constant
-    changes by its own size. What a part adds to the others says how many digits its constant needs.
+    The coefficients of the summands may instead be described by their ratios to the largest one, if
+    that needs fewer bits.
+
+    Args:
+        constants: Constants, shape (constants,); the first `summands` are coefficients of a sum.
+        parts: Derivatives of the values with respect to each constant, times the constant, in units
+            of the noise, shape (N, constants). The component of a column that is orthogonal to
+            the others determines how many digits the constant needs.
+        summands: Number of summands.
     """
     plain = _bits_of_parts(constants, parts)
     if summands < 2:
@@ -190,9 +203,13 @@ def _bits_of_parts(constants: Array, parts: Array) -> float:
 
 
 def constant_bits(value: float, size: float, error: float, count: int) -> float:
-    """Return the bits of a constant: its digits, or its name.
+    """Return the bits of a constant, written with digits or as a simple fraction if that is near.
 
-    `size` is its effect in units of the noise, `error` its relative standard error.
+    Args:
+        value: The constant.
+        size: Effect of the constant on all values, in units of the noise.
+        error: Relative standard error of the constant.
+        count: Number of points.
     """
     generic = max(math.log2(max(size, 1.0)) + 1, math.log2(count) / 2)
     near = Fraction(value).limit_denominator(4) if abs(value) < 100 else Fraction(round(value))

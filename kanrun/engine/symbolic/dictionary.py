@@ -1,9 +1,8 @@
-"""The dictionary of terms: functions of the inputs with their values at the points.
+"""The dictionary of terms for sparse regression: small expressions and their values at the points.
 
-Terms are grown from the inputs by two operations: functions f(k u + b) of terms u, with constants
-(k, b) that formulas are written with, and products, quotients, sums and differences of two terms.
-Terms of one input and of several, of inputs and of linear combinations of them are of the same
-kind. The sparse regression of `regression.py` takes any of them.
+Terms are built from the inputs by two operations: functions f(k u + b) of a term u, with constants
+(k, b) that are common in formulas, and products, quotients, sums and differences of two terms. The
+regressions in `regression.py` choose among these terms.
 """
 
 from __future__ import annotations
@@ -32,30 +31,30 @@ from kanrun.engine.symbolic.candidates import (
 from kanrun.engine.symbolic.edge_functions import Symbolic
 from kanrun.formulas import variable
 
-#: Constants of a function of a term; twice as many of a function of an input.
+#: Number of pairs (k, b) that are tried in each function of a term; twice as many for an input.
 _CONSTANTS_EACH = 4
-#: Simplest entries of which products and sums of two are formed.
+#: Number of the simplest entries from which products and sums of two are formed.
 _FACTORS = 120
-#: Simplest entries of these of which functions are formed.
+#: Number of the simplest products and sums of which functions are formed.
 _INNER = 300
-#: Simplest entries that are joined with an input.
+#: Number of the simplest entries that are combined with an input.
 _THIRDS = 200
-#: Size of the dictionary.
+#: Largest number of entries of the dictionary.
 _DICTIONARY_ENTRIES = 8000
 
-#: Entries of one input without products.
+#: Largest number of entries of one input before products are added.
 _OF_ONE = 3000
-#: Simplest functions of one input that multiply others.
+#: Number of the simplest functions of one input that multiply other entries.
 _ONES = 20
 
 Build = Callable[[], sympy.Expr]
 Objects = NDArray[np.object_]
-#: A function of two terms, of their values as of their expressions.
+#: A function of two terms; it can be applied to arrays of values and to sympy expressions.
 Operation = Callable[..., Any]
 
-#: Bound on the size of an entry's values, and the reciprocal of the lower one.
+#: Entries are dropped if their largest absolute value is above this or below its reciprocal.
 _LARGEST = 1e9
-#: Smallest range of values, relative to their size.
+#: Entries are dropped as constant if their range is below this fraction of their size.
 _FLAT = 1e-9
 
 PRODUCT: tuple[Operation, ...] = (operator.mul,)
@@ -71,10 +70,13 @@ EVERY: tuple[Operation, ...] = (
 
 @dataclass(frozen=True)
 class Dictionary:
-    """Terms with their `values` (entries, N) at the points.
+    """Terms and their values at N points.
 
-    `sizes` (entries,) are complexities, 1 for an input. `families` (entries,) name the functions in
-    the entries without their constants. `builds` (entries,) return their expressions.
+    Attributes:
+        values: Values of the terms, shape (entries, N).
+        sizes: Complexities of the terms, shape (entries,); 1 for an input.
+        families: Names of the functions in each term, without constants, shape (entries,).
+        builds: Functions without arguments that return the expression of each term, (entries,).
     """
 
     values: Array
@@ -92,7 +94,7 @@ class Dictionary:
 
     @classmethod
     def joined(cls, parts: Sequence[Dictionary], points: int) -> Dictionary:
-        """Return the entries of all parts, at the same number of points."""
+        """Concatenate dictionaries whose values are at the same `points` points."""
         none = cls(np.zeros((0, points)), np.zeros(0), _objects([]), _objects([]))
         columns = zip(*(vars(part).values() for part in (none, *parts)), strict=True)
         return cls(*map(np.concatenate, columns))
@@ -108,13 +110,13 @@ class Dictionary:
         return Dictionary(*(column[index] for column in vars(self).values()))
 
     def first(self, max_entries: int) -> Dictionary:
-        """Return the first entries."""
+        """Return at most the first `max_entries` entries."""
         return self.chosen(slice(max_entries))
 
     def simplest(self, max_entries: int, *, shifted: bool = True) -> Dictionary:
-        """Return the `max_entries` simplest entries, simplest first.
+        """Return the `max_entries` simplest entries, simplest first, without duplicates.
 
-        They have no duplicates up to a factor (and, if `shifted`, up to a constant offset).
+        Entries are duplicates if they differ by a factor or, if `shifted`, also by a constant.
         """
         count_work(COSTS.value * self.values.size)
         order = np.argsort(self.sizes, kind="stable")
@@ -127,9 +129,10 @@ class Dictionary:
         return self.chosen(order[np.sort(first)[:max_entries]])
 
     def functions(self, candidate: Candidate, grid: Array) -> Dictionary:
-        """Return f(k u + b) of all entries u for the rows (k, b) of `grid`, simple rows first.
+        """Return f(k u + b) for all entries u and all rows (k, b) of `grid`, shape (rows, 2).
 
-        It must be defined on the whole range of its argument.
+        The rows are sorted by increasing complexity. Results are left out if f is not defined on
+        the whole range of its argument.
         """
         low = self.values.min(axis=1, initial=np.inf)
         high = self.values.max(axis=1, initial=-np.inf)
@@ -148,9 +151,9 @@ class Dictionary:
     def combined(
         self, others: Dictionary, operations: Sequence[Operation] = EVERY, *, distinct: bool = False
     ) -> Dictionary:
-        """Return the operations on pairs of an entry and one of `others`.
+        """Apply `operations` to all pairs of an entry and an entry of `others`.
 
-        With `distinct` both are of different families.
+        With `distinct`, pairs of the same family are left out.
         """
         i, j = np.indices((len(self), len(others))).reshape(2, -1)
         keep = j <= i if self is others else i >= 0
@@ -182,11 +185,11 @@ class Dictionary:
         return self if good.all() else self.chosen(np.flatnonzero(good))
 
 
-#: Number of values, about, by which duplicates are found.
+#: Approximate number of values of each entry that are compared to find duplicates.
 _COMPARED = 12
-#: Digits to which these are rounded, in rows scaled to length 1.
+#: Number of decimal places to which these values are rounded, in rows scaled to length 1.
 _DIGITS = 9
-#: Least length of a row.
+#: Smallest norm by which a row is divided.
 _TINY = 1e-300
 
 
@@ -201,7 +204,7 @@ def _call(function: Callable[..., sympy.Expr], *builds: Build) -> sympy.Expr:
 _TURN = np.pi / 2
 _SCALES = (1.0, 2.0, 3.0, 0.5, 4.0, 5.0, 0.25, 1.5)
 _SHIFTS = (0.0, 1.0, -1.0, 2.0, -2.0, 3.0, -3.0, 0.5, -0.5, 4.0, 5.0)
-#: Frequencies of slow waves, after the simplest ones.
+#: Frequencies of slow waves that are tried after the simplest ones.
 _SLOW = (1.5, 2.5, 6.0, _TURN, 3 * np.pi)
 #: Frequencies of fast waves.
 _FAST = (7.0, 8.0, 9.0, 10.0, 20.0)
@@ -210,8 +213,8 @@ _SHIFTED = [(1.0, b) for b in _SHIFTS]
 _MIRRORED = [(s, b) for b in _SHIFTS for s in (1.0, -1.0)]
 _SATURATING = [(k, b) for b in (0.0, 1.0, -1.0) for k in (*_SCALES, 10.0)]
 
-#: For each candidate the pairs (k, b) of k u + b, simple ones first. If only b / k matters, k is 1
-#: or -1.
+#: Pairs (k, b) for the argument k u + b of each candidate, simple ones first. If only b / k
+#: matters, k is 1 or -1.
 _GRIDS: dict[str, list[tuple[float, float]]] = {
     "x": _SHIFTED[1:3],
     **dict.fromkeys(("1/x", "1/x^2", "x^2", "x^3", "abs"), _SHIFTED),
@@ -231,17 +234,17 @@ _GRIDS: dict[str, list[tuple[float, float]]] = {
 }
 _ROOTS = ((1, 2), (-1, 2), (3, 2), (5, 2), (-3, 2), (1, 3), (2, 3))
 _POWERS = (*range(2, 7), *range(-1, -7, -1), *(Fraction(p, q) for p, q in _ROOTS))
-#: Exponents p of exp(p log u), from which a fit reaches others.
+#: Exponents p that are tried in exp(p log u); a fit can then reach other exponents.
 _EXPONENTS = np.arange(-49, 50) / 10
-#: Coefficients k of u + k u^2.
+#: Coefficients k that are tried in u + k u^2.
 _SLOPES = (1.0, -1.0, 0.5, -0.5, 2.0, -2.0)
-#: Constants of a function of a function.
+#: Number of pairs (k, b) that are tried in a function of a function.
 _COMPOSED = 12
 _PLAIN = np.array([(1.0, 0.0)])
 
 
 def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the functions among the candidates, one of each pair that differs by constants."""
+    """Return the nonlinear candidates, with one of each pair that differs only by constants."""
     names = {candidate.name for candidate in candidates}
     own = [each for each in candidates if each.complexity > 1 and each.name not in TWINS]
     return [*own, TABLE["sin"]] if "cos" in names and "sin" not in names else own
@@ -250,9 +253,9 @@ def without_twins(candidates: Sequence[Candidate]) -> list[Candidate]:
 def powers_of(
     terms: Dictionary, candidates: Sequence[Candidate], exponents: Sequence[Fraction | int]
 ) -> Dictionary:
-    """Return powers of each term that are candidates.
+    """Return the powers of each term with these exponents, as far as they are candidates.
 
-    Powers beyond the table are, if most of the table is.
+    Powers that are not in the table are allowed if more than half of the table is.
     """
     beyond = 2 * len(candidates) > len(TABLE)
     usable = [
@@ -267,7 +270,7 @@ def powers_of(
 def functions_of(
     terms: Dictionary, candidates: Sequence[Candidate], max_constants: int
 ) -> Dictionary:
-    """Return the candidates of each term, with the `max_constants` simplest constants of each."""
+    """Apply each candidate to each term, with its `max_constants` simplest pairs (k, b)."""
     parts = [
         terms.functions(each, np.array(_GRIDS.get(each.name, [(1.0, 0.0)]))[:max_constants])
         for each in without_twins(candidates)
@@ -276,11 +279,11 @@ def functions_of(
 
 
 def expand_dictionary(x: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return terms of several inputs x (N, inputs), simplest first.
+    """Return the dictionary of inputs x (N, inputs), simplest terms first.
 
-    These are functions of inputs, products and sums of two of these, functions of those, and
-    operations of these with an input. Terms that join two inputs come before functions of
-    functions. Those of one input are more: see `dictionary_of_one`.
+    The terms are functions of inputs, functions of these, products, quotients, sums and differences
+    of two of the simplest of them, functions of the results, and combinations of the simplest terms
+    with an input. For a single input, see `dictionary_of_one`.
     """
     if x.shape[1] == 1:
         return dictionary_of_one(x[:, 0], candidates)
@@ -300,15 +303,15 @@ def expand_dictionary(x: Array, candidates: Sequence[Candidate]) -> Dictionary:
     return every.simplest(_DICTIONARY_ENTRIES, shifted=False)
 
 
-#: Complexity up to which functions are tried on sums and products too.
+#: Largest complexity of functions that are also applied to sums and products.
 _SIMPLE = 3.0
 
 
 def dictionary_of_one(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Return terms of one input t (N,).
+    """Return the dictionary of a single input t (N,).
 
-    These are powers, functions with constants that formulas are written with, functions of these
-    and of sums of two powers, and products of two.
+    The terms are powers, functions with common constants, functions of these and of sums of two
+    powers, and products of two terms.
     """
     inputs = Dictionary.of_inputs(t[:, None])
     simple = [each for each in candidates if each.complexity <= _SIMPLE]

@@ -1,7 +1,8 @@
-"""Functions on the edges of a graph: a spline, or a candidate with its constants.
+"""Functions on the edges of a graph: splines, and candidates with their constants.
 
-Both are immutable. They map NumPy arguments (N,) to values (N,), slopes (N,), and columns (N,
-size), the derivatives by the edge's own parameters.
+Both classes are immutable. `value` maps arguments (N,) to values (N,). `evaluate` returns values
+(N,), derivatives with respect to the argument (N,), and derivatives with respect to the parameters
+of the edge (N, parameters).
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from kanrun.engine.symbolic.budget import COSTS, LEAST_SQUARES, count_work
 from kanrun.engine.symbolic.candidates import CARRY, CONSTANT, Array, Candidate, X, number
 
 CONSTANTS = "abcd"
-#: Points for each coefficient at which a spline is fitted to another one.
+#: Number of points per coefficient at which a spline is fitted to another spline.
 _POINTS_EACH = 6
-#: Size of a singular value of such a fit, relative to the largest, that counts as zero.
+#: Singular values of a fit count as zero if they are below this fraction of the largest.
 _RCOND = 1e-13
 #: Complexity of a spline.
 _SPLINE = 10.0
@@ -28,7 +29,10 @@ _SPLINE = 10.0
 
 @dataclass(frozen=True)
 class Spline:
-    """A spline with G + degree coefficients on G equal intervals of [low, high], linear beyond."""
+    """A spline phi on G equal intervals of [low, high], which continues linearly beyond.
+
+    `parameters` (G + degree,) are its B-spline coefficients.
+    """
 
     low: float
     high: float
@@ -42,10 +46,10 @@ class Spline:
     def through(
         cls, points: Array, values: Array, ends: tuple[float, float], intervals: int, degree: int
     ) -> Spline:
-        """Return the least squares spline on `intervals` equal intervals between `ends`.
+        """Fit a spline on `intervals` equal intervals between `ends` by least squares.
 
-        It is fitted to values (N,) at points (N,). Coefficients that no point determines are as
-        small as possible.
+        The spline is fitted to values (N,) at points (N,). If the points do not determine all
+        coefficients, those of minimum norm are returned.
         """
         size = intervals + degree
         count_work(points.size * size * (COSTS.entry + COSTS.product * LEAST_SQUARES * size))
@@ -74,7 +78,7 @@ class Spline:
 
     @property
     def knots(self) -> Array:
-        """Equal steps, `degree` of them beyond each end."""
+        """Extended knots: equally spaced, with `degree` knots beyond each end."""
         steps = np.arange(-self.degree, self.intervals + self.degree + 1) / self.intervals
         return self.low + (self.high - self.low) * steps
 
@@ -93,24 +97,27 @@ class Spline:
         return columns @ self.parameters, slopes @ self.parameters, columns
 
     def refined(self, intervals: int, ends: tuple[float, float]) -> Spline:
-        """Return the least squares spline on another grid."""
+        """Return the least-squares approximation of this spline on another grid."""
         points = np.linspace(*ends, _POINTS_EACH * (intervals + self.degree) + 1)
         return Spline.through(points, self.value(points), ends, intervals, self.degree)
 
 
 @lru_cache(maxsize=1024)
 def _basis(knots: tuple[float, ...], degree: int) -> tuple[BSpline, BSpline]:
-    """Return all B-splines on these knots as one function, and their slopes."""
+    """Return all B-splines on these knots as one vector-valued function, and its derivative."""
     functions = BSpline(np.array(knots), np.eye(len(knots) - degree - 1), degree)
     return functions, functions.derivative()
 
 
 @dataclass(frozen=True)
 class Symbolic:
-    """phi(t) = c f(a t + b) + d.
+    """A candidate f with its constants: phi(t) = c f(a t + b) + d.
 
-    `free` names the constants that a fit may move, `exact` those that were rounded, with their
-    number.
+    Attributes:
+        candidate: f.
+        constants: a, b, c, d.
+        free: Letters of the constants that a fit may change.
+        exact: Letters and exact values of the constants that were rounded.
     """
 
     candidate: Candidate
@@ -158,7 +165,7 @@ class Symbolic:
         return replace(self, constants=(a, b, c, d), free=free)
 
     def expression(self, argument: sympy.Expr = X) -> sympy.Expr:
-        """Return c f(a u + b) + d of the argument u."""
+        """Return c f(a u + b) + d as a sympy expression, for the argument u."""
         exact = dict(self.exact)
         pairs = zip(CONSTANTS, self.constants, strict=True)
         a, b, c, d = (exact.get(name, number(value)) for name, value in pairs)
@@ -171,7 +178,7 @@ class Symbolic:
         return self.changed(c=self.constants[2] * factor, d=self.constants[3] * factor)
 
     def shifted(self, shift: float) -> Symbolic:
-        """Return phi + shift, with a free constant."""
+        """Return phi + shift, whose constant d is free."""
         free = self.free if "d" in self.free else self.free + "d"
         return replace(self, free=free).changed(d=self.constants[3] + shift)
 
@@ -183,9 +190,9 @@ class Symbolic:
 
 
 def standardised(function: Symbolic) -> Symbolic:
-    """Return the same function with its redundant constants at their simplest.
+    """Return the same function with its redundant constants in standard form.
 
-    These are a = 1 or -1 for powers and log, b = 0 for exp, a > 0 for odd and even functions.
+    For powers and log, a is 1 or -1; for exp, b is 0; for odd and even functions, a is positive.
     """
     a, b, c, d = function.constants
     candidate = function.candidate
@@ -212,7 +219,7 @@ def standardised(function: Symbolic) -> Symbolic:
     return replace(function, constants=(a, b, c, d))
 
 
-#: The function of an edge that carries a value on.
+#: The function of an edge that passes a value unchanged.
 IDENTITY_EDGE = Symbolic(CARRY, (1.0, 0.0, 1.0, 0.0), "")
 
 

@@ -1,4 +1,7 @@
-"""The candidates of an edge: c f(a t + b) + d by least squares, from the best points of a grid."""
+"""Match candidates c f(a t + b) + d to an edge by least squares.
+
+Fits start from the best pairs (a, b) of a grid.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +25,27 @@ from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.regression import covered
 
-#: Samples of an edge that are used.
+#: Largest number of samples of an edge that are used.
 _POINTS = 120
-#: Best candidates of an edge that are refitted.
+#: Largest number of candidates whose constants are fitted; those that fit best on the grid.
 _CANDIDATES = 12
-#: Grid points of which the two starts of a candidate are chosen.
+#: Number of the best pairs (a, b) among which the two starts of a candidate are chosen.
 _RANKED = 40
-#: Distance of the two starts, relative to a.
+#: Smallest distance between the two starts, as a fraction of |a|.
 _APART = 0.3
 _FIT = RefitSettings(steps=40, gain=3e-4, patience=5, damping=1e-4)
 
 
 def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
-    """Return the candidates' matches of an edge's values (N,) at t (N,), best score first.
+    """Match candidates to an edge, best score first.
 
-    They are defined on the range of t. Twins (sigmoid and tanh, ...) are matched once; candidates
-    that are far off on the coarse grid are left out.
+    Candidates that are not defined on the whole range of t, or that fit badly on the coarse grid,
+    are left out. Of two candidates that differ only by constants (see `TWINS`), one is matched.
+
+    Args:
+        t: Arguments of the edge, shape (N,).
+        values: Values of the edge, shape (N,).
+        candidates: The candidates.
     """
     places = np.linspace(0, t.size - 1, min(t.size, _POINTS)).astype(int)
     order = np.argsort(t, kind="stable")[places]
@@ -63,7 +71,10 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
 
 
 def _match(data: SearchData, candidate: Candidate, a: float, b: float) -> EdgeMatch | None:
-    """Return the candidate with its constants fitted, from f(a x + b) for x scaled to [-1, 1]."""
+    """Fit the constants of a candidate; None if the result is not finite or not defined.
+
+    The start (a, b) is that of f(a tau + b) for the argument tau, scaled to [-1, 1].
+    """
     t = data.x[:, 0]
     middle = float(t[-1] + t[0]) / 2
     half = float(t[-1] - t[0]) / 2
@@ -83,9 +94,11 @@ def _match(data: SearchData, candidate: Candidate, a: float, b: float) -> EdgeMa
 
 
 def _coarse(data: SearchData, candidate: Candidate) -> tuple[float, list[tuple[float, float]]]:
-    """Return the smallest loss on the grid, the constants (a, b) there, and the best ones apart.
+    """Compare a candidate with an edge for all pairs (a, b) of the grid.
 
-    The edge is taken at equal steps.
+    Returns:
+        The smallest 1 - R^2, and up to two starts (a, b): the best one, and the best of those that
+        are far from it. If no pair explains anything, inf and no start.
     """
     grid, f = grid_values(candidate)
     t = data.x[:, 0]

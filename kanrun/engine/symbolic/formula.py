@@ -1,6 +1,8 @@
-"""From a graph to a formula: constants polished and rounded, then one simplified expression.
+"""Turn a graph into a formula and verify it.
 
-And its certificate.
+The constants of the graph are refitted and rounded, and the graph becomes one simplified
+expression. The certificate compares the formula with the network and with the true function, if
+that is known, on new points.
 """
 
 from __future__ import annotations
@@ -42,35 +44,39 @@ from kanrun.formulas import to_latex, to_numpy, to_python, to_text, variable
 
 #: Relative increase of the validation error that rounding may cause.
 _ROUNDING_TOLERANCE = 0.02
-#: Size of a shift, relative to the largest value of its function, below which it is zero.
+#: A shift counts as zero if it is smaller than this fraction of its function's largest value.
 _NEGLIGIBLE = 1e-9
-#: Steps of the refit without a term.
+#: Largest number of steps of the refit after a term was simplified.
 _TERM_STEPS = 40
-#: Operations of a formula in the form of the true one, relative to those of that.
+#: A formula in the form of the true one may have this many times as many operations.
 _LONGER = 1.5
-#: Operations that it may have in addition.
+#: Number of operations that such a formula may have in addition.
 _MORE_OPERATIONS = 2
-#: Relative error of a formula in the true form, when its constants are fitted to exact points.
+#: Largest error, relative to the standard deviation of y, of a formula in the true form after its
+#: constants are fitted to exact points.
 _SAME_FORM = 1e-6
-#: Change of a formula, relative to the deviation of y, that is none.
+#: Setting a constant to 0 has no effect if the RMS change of the formula, relative to the standard
+#: deviation of y, is smaller than this.
 _NO_EFFECT = 1e-9
-#: Standard errors within which a constant may be a nice number.
+#: A constant may be rounded to a nice number within this many standard errors.
 _WINDOW = 3
 
-#: A constant of an edge, by the edge's number and the constant's name, and the number that it may
-#: be.
+#: A proposed rounding: the index of the edge, the letter of the constant, and the nice number.
 Proposal = tuple[int, str, sympy.Expr]
-#: Edge, name, value before and number after.
+#: A rounded constant: index of the edge, letter, value before rounding, and number as text.
 Rounded = tuple[int, str, float, str]
 
 
 def round_constants(
     graph: Graph, data: SearchData, allowed: float
 ) -> tuple[Graph, tuple[Rounded, ...]]:
-    """Fix constants at nice numbers one after another while the others are refitted.
+    """Fix constants at nice numbers one after another, refitting the others each time.
 
-    A number stays if the relative validation error is then at most `allowed` or, if the points have
-    noise, if the description of all points becomes shorter.
+    A nice number is kept if the relative validation error stays at most `allowed`. If the points
+    are noisy, it is also kept if the description length does not increase.
+
+    Returns:
+        The graph, and the constants that were rounded.
     """
     changes: list[Rounded] = []
     rejected: set[Proposal] = set()
@@ -98,10 +104,11 @@ def _symbolic(graph: Graph, index: int) -> Symbolic:
 
 
 def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposal | None:
-    """Return the free constant that is nearest to a nice number, relative to its standard error.
+    """Return the rounding to try next, or None.
 
-    Negligible shifts come first, simple numbers before others. Every constant that is fixed makes
-    the others more certain, so that a number that was too uncertain before may be nice now.
+    It is the constant closest to a nice number, measured in standard errors plus a penalty for
+    complicated numbers; negligible shifts come first. Fixing a constant reduces the standard errors
+    of the others, so a constant that was too uncertain for a nice number may get one later.
     """
     outs = graph.edge_outputs(data.x)[1]
     proposals: list[tuple[float, int, Proposal]] = []
@@ -121,9 +128,10 @@ def _nearest(graph: Graph, data: SearchData, rejected: set[Proposal]) -> Proposa
 
 
 def drop_terms(graph: Graph, data: SearchData) -> Graph:
-    """Replace functions by lines and constants while that shortens the description.
+    """Replace functions with lines or constants as long as that shortens the description.
 
-    Two replacements together may shorten it where one does not, as in exp(sqrt(x)) for a line.
+    Two replacements together may shorten it where neither does alone, for example when exp(sqrt(x))
+    stands in for a line.
     """
     settings = RefitSettings(_TERM_STEPS, gain=QUICK)
     best = (description_length(graph, data), graph)
@@ -160,10 +168,16 @@ _POLISHED = RefitSettings(steps=100, gain=1e-6, damping=1e-10)
 
 @dataclass(frozen=True)
 class Formula:
-    """An `expression` in the variables `names`, its graph, and the constants that were rounded.
+    """A formula, which can be called like a function.
 
-    Partly numeric formulas contain functions f1, f2, ...: the `splines` of edges that no candidate
-    replaced. `values` evaluates them.
+    Attributes:
+        expression: The formula as a sympy expression.
+        names: Names of the input variables.
+        graph: The graph from which the expression was made.
+        rounded: The constants that were rounded.
+        splines: Names f1, f2, ... and splines of the edges that stayed numeric; the expression
+            contains these functions.
+        values: Function that evaluates the formula if it has splines; otherwise None.
     """
 
     expression: sympy.Expr
@@ -189,7 +203,10 @@ class Formula:
         return size(self.expression)
 
     def forms(self) -> dict[str, str]:
-        """Return text, LaTeX, sympy's srepr and a Python module (empty if it is partly numeric)."""
+        """Return the formula as text, LaTeX, sympy's srepr and the source of a Python module.
+
+        The Python module is empty if the formula contains splines.
+        """
         return {
             "text": str(self),
             "latex": to_latex(self.expression, self.names),
@@ -206,11 +223,18 @@ def finish_formula(
     *,
     keep_terms: bool = False,
 ) -> Formula:
-    """Return the formula of a graph, as far as the budget allows, by default that of the policy.
+    """Return the formula of a graph.
 
-    It is refitted, freed of needless terms, its constants are rounded where the validation error
-    allows it, and it is simplified unless it is partly numeric. With `keep_terms` all its terms are
-    needed: the search weighed each of them.
+    Terms that do not pay are simplified, the constants are refitted and rounded as far as the
+    validation error allows, and the expression is simplified. A graph with splines is neither freed
+    of terms nor simplified. When the budget is used up, the remaining steps are skipped.
+
+    Args:
+        graph: The graph.
+        data: Points of the search.
+        policy: Work that may be used.
+        budget: Budget in place of that of the policy.
+        keep_terms: Whether all terms are kept, because the search has already weighed each of them.
     """
     changes: tuple[Rounded, ...] = ()
     budget = budget or Budget(policy.budget)
@@ -237,15 +261,15 @@ def finish_formula(
         try:
             return data.error(to_numpy(expression, names)) <= limit
         except KanrunError:
-            # A function without a numeric form: the expression as it is stands.
+            # The trial has a function without a numeric form, so the old expression is kept.
             return False
 
-    # A shorter form must agree beyond the data too: on a domain twice as wide.
+    # Forms are compared on a domain twice as wide, because they must agree beyond the data too.
     points = np.concatenate([data.validation_x, data.x[:200]])
     points = np.concatenate([points, widened(points)])
     with contextlib.suppress(WorkSpent), budget.enforced():
         tidy = round_numbers(expression, passes)
-        # Differences from a cosine near 1 lose digits that squares of sines have.
+        # 1 - cos(u) loses digits for small u; 2 sin(u/2)^2 does not.
         tidy = max((tidy, half_angles(tidy)), key=is_exact)
         forms = equivalent_forms(tidy, names, points, policy.simplify_budget)
         expression = round_numbers(max(forms, key=is_exact), passes)
@@ -253,9 +277,17 @@ def finish_formula(
 
 
 def widened(points: Array, factor: float | Array = 2.0) -> Array:
-    """Return points (N, inputs) spread over a domain wider by `factor`, for each point if (N, 1).
+    """Move points away from the centre of their domain by `factor`.
 
-    Inputs of one sign keep it: x is sqrt(x^2) for positive x.
+    If an input has the same sign at all points, values that would lose it stay unchanged, because
+    forms such as x and sqrt(x^2) agree only for positive x.
+
+    Args:
+        points: Points, shape (N, inputs).
+        factor: A number, or one factor per point, shape (N, 1).
+
+    Returns:
+        Points of shape (N, inputs).
     """
     middle = (points.min(0) + points.max(0)) / 2
     wide = middle + factor * (points - middle)
@@ -264,7 +296,7 @@ def widened(points: Array, factor: float | Array = 2.0) -> Array:
 
 
 def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
-    """Return the same formula in other variable names, its splines called otherwise than these."""
+    """Rename the variables of a formula, and its splines where their names would clash."""
     swap = {variable(old): variable(new) for old, new in zip(formula.names, names, strict=True)}
     expression = formula.expression.xreplace(swap)
     prefix = "f"
@@ -276,26 +308,29 @@ def rename_variables(formula: Formula, names: Sequence[str]) -> Formula:
     return replace(formula, expression=expression, names=tuple(names), splines=tuple(splines))
 
 
-#: What tables say of facts that may be unknown.
+#: Words for true, false and unknown in tables.
 YES_NO = {True: "yes", False: "no", None: "unknown"}
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Verification of a formula on points that nothing was chosen on.
+    """Verification of a formula on points that were used neither for fitting nor for selection.
 
     Attributes:
-        difference: Largest difference between formula and network on `points` points of the domain.
-        formula_rmse: Root mean square error of the formula on the true function, or on held-out
-            data.
-        network_rmse: The same of the network.
-        r2: R^2 of the formula on these points.
-        points: Number of points for `difference`.
-        recovered: `yes` if the formula is exact on the true function, else `no`; `unknown` without
-            one.
-        same_form: `yes` if it is after its constants are fitted to the true function, without a
-            part that has no effect then, and not much longer.
-        accepted_form: `yes` or `no`, whether it is written as the true function, or as short.
+        difference: Largest absolute difference between formula and network on new points of the
+            domain.
+        formula_rmse: RMSE of the formula on the held-out points, whose outputs are those of the
+            true function if it is known.
+        network_rmse: RMSE of the network on the held-out points.
+        r2: R^2 of the formula on the held-out points.
+        points: Number of new points on which `difference` was measured.
+        recovered: `yes` if the formula equals the true function to rounding, otherwise `no`;
+            `unknown` if the true function is not known.
+        same_form: `yes` if the formula equals the true function once its constants are fitted to
+            exact points, none of these constants could be 0, and the formula is not much longer
+            than the true one; otherwise `no` or `unknown`.
+        accepted_form: `yes` if the formula is written in an accepted form of the true function or
+            is at most as long as the shortest one; otherwise `no` or `unknown`.
     """
 
     difference: float = np.nan
@@ -310,10 +345,15 @@ class Certificate:
 
 @dataclass(frozen=True)
 class VerificationData:
-    """Points (x, y) that nothing was chosen on, their domain, and the true function if known.
+    """Points for the verification of a formula, which the search has not seen.
 
-    Of the `fresh` points, drawn as those, nothing is known but the function. `operations` counts
-    those of the true formula.
+    Attributes:
+        x: Inputs of the held-out points, shape (N, inputs).
+        y: Outputs of the held-out points, shape (N,).
+        domain: Lower and upper bound of each input, shape (inputs, 2).
+        fresh: New points of the domain, shape (points, inputs), for which no outputs were given.
+        truth: The true function, if it is known.
+        operations: Number of operations of the true formula, if it is known.
     """
 
     x: Array
@@ -325,10 +365,15 @@ class VerificationData:
 
 
 def has_true_form(formula: Formula, data: SearchData, operations: int | None) -> bool:
-    """Return whether a formula, its constants fitted to points without noise, is their function.
+    """Return whether a formula becomes the true function once its constants are fitted.
 
-    It may have `_LONGER` times the operations of the true one and `_MORE_OPERATIONS`, and no
-    constant that could as well be 0.
+    The number of operations of the formula is limited by `_LONGER` and `_MORE_OPERATIONS`, and
+    setting any of its constants to 0 must change it.
+
+    Args:
+        formula: The formula.
+        data: Points of the true function, without noise.
+        operations: Number of operations of the true formula; None: no limit.
     """
     expression = formula.expression
     most = np.inf if operations is None else _LONGER * operations + _MORE_OPERATIONS
@@ -337,7 +382,8 @@ def has_true_form(formula: Formula, data: SearchData, operations: int | None) ->
     form, numbers = open_constants(expression)
     if not numbers:
         return False
-    # Constants in units of what was found, and y in units of its size: a fit stops early else.
+    # Constants are scaled by their values and y by its size, because the fit would stop early if
+    # their sizes differed much.
     start = np.array([float(each) for each in numbers.values()])
     units = {symbol: sympy.Float(c, 17) * symbol for symbol, c in zip(numbers, start, strict=True)}
     names = [each.name for each in numbers]
@@ -361,7 +407,8 @@ def has_true_form(formula: Formula, data: SearchData, operations: int | None) ->
 def certify(formula: Formula | None, network: Function, held_out: VerificationData) -> Certificate:
     """Verify a formula on held-out points and on new points of the domain.
 
-    A formula with a numeric edge is an approximation, however good: it is never the true function.
+    A formula with splines never counts as the true function, however small its error is. If
+    `formula` is None, only the error of the network is measured.
     """
     x = held_out.x
     y = held_out.y

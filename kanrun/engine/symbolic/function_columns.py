@@ -1,7 +1,7 @@
-"""The points of a search, and the columns of its regressions: functions F(c z) of monomials z.
+"""Columns of the sparse regressions: functions F(c z) of monomials z, for a grid of scales c.
 
-Monomials come in the order of their bits. Each function has a grid of scales c that suits the
-values of its argument z.
+Monomials are enumerated by increasing description length (bits). The grid of scales depends on the
+function and on the values of z.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from kanrun.engine.symbolic.templates import (
     take_two_values,
 )
 
-#: Relative accuracy of values in the weights of rows: without it few large values decide alone.
+#: Relative error of y that row weights assume in addition to the noise; otherwise, a few large
+#: values would decide alone.
 RELATIVE = 0.01
-#: Denominator of exponents: they are multiples of a half.
+#: Exponents are multiples of 1 / EXPONENT_STEPS.
 EXPONENT_STEPS = 2
-#: Values of -c z nearest to 1 in 1 + c z.
+#: Largest values of -c z over the points for which 1 + c z is tried; 1 + c z is 0 at the value 1.
 _POLES = np.array([0.2, 0.5, 0.8, 0.95, 0.99, 0.9999])
-#: Scales of the arguments of waves in natural units.
+#: Scales c of sines and cosines that are tried whatever the range of z.
 _NATURAL = np.array([0.5, 1.0, 2.0, 3.0, np.pi, 2 * np.pi])
-#: Range in radians from which on the steps of frequencies have one size.
+#: Range of c z (radians) from which on the tried ranges are equally spaced.
 _SLOW = 4.0
-#: Size of these steps, from which a fit reaches the next frequency.
+#: Distance between these ranges (radians); a fit can bridge it.
 _APART = 1.3
-#: Range of a fast wave of several inputs, and of one.
+#: Largest range of c z (radians) in a wave, if z has several inputs, and if z is the only input.
 FAST = (60.0, 300.0)
-#: Functions with periods.
+#: Periodic functions.
 WAVES = ("sin", "cos", "tan")
 #: Largest exponent of a monomial.
 LARGEST_EXPONENT = 6
@@ -48,7 +49,15 @@ LARGEST_EXPONENT = 6
 
 @dataclass(frozen=True)
 class Sample:
-    """Points of a search: coordinates, y (N,), an estimate of its noise, and functions to use."""
+    """Points of a search, and the functions that it may use.
+
+    Attributes:
+        coordinates: Atoms with their values at the points.
+        y: Outputs, shape (N,).
+        noise: Estimated standard deviation of the noise of y; 0 if errors are relative.
+        inputs: Number of inputs; they are the first atoms.
+        functions: Functions of monomials that may be used.
+    """
 
     coordinates: Coordinates
     y: Array
@@ -58,7 +67,10 @@ class Sample:
 
     @cached_property
     def log_weights(self) -> Array:
-        """Reciprocals of the errors of log |y|, at most 1."""
+        """Weights (N,) of log |y| in regressions: reciprocals of its errors, scaled to at most 1.
+
+        Points at which |y| is below twice the noise have the weight 0.
+        """
         size = np.abs(self.y)
         if not self.noise:
             return np.where(size > 0, 1.0, 0.0)
@@ -81,12 +93,12 @@ class Sample:
 
     @cached_property
     def orthonormal(self) -> Array:
-        """Orthonormal basis of the base."""
+        """Orthonormal basis of the columns of `base`."""
         u, s, _ = np.linalg.svd(self.base, full_matrices=False)
         return np.asarray(u[:, s > 1e-9 * s[0]])
 
     def projected(self, columns: Array) -> Array:
-        """Return what the base leaves of columns (N, columns)."""
+        """Project `columns` (N, columns) onto the orthogonal complement of `base`."""
         count_work(2 * COSTS.product * columns.size * self.orthonormal.shape[1])
         return columns - self.orthonormal @ (self.orthonormal.T @ columns)
 
@@ -98,7 +110,7 @@ def _function(name: str, expression: sympy.Expr, bits: float) -> Candidate:
 ONE_PLUS = _function("1+x", 1 + X, OPERATION + 1)
 SINE = _function("sin", sympy.sin(X), FUNCTION)
 COSINE = _function("cos", sympy.cos(X), FUNCTION)
-#: Functions of products by the candidates that they are made of.
+#: Functions that may be applied to monomials, by the candidate from which they are made.
 _MADE: dict[str, tuple[Candidate, ...]] = {
     "exp": (
         _function("exp", sympy.exp(X), FUNCTION),
@@ -119,7 +131,7 @@ _MADE: dict[str, tuple[Candidate, ...]] = {
 
 
 def functions_for(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Return the functions of products that are made of the candidates, those of users included."""
+    """Return the functions of monomials that belong to the candidates, including the user's own."""
     names = {each.name for each in candidates}
     own = [each for each in candidates if each.name not in TABLE]
     made = [each for name, functions in _MADE.items() if name in names for each in functions]
@@ -135,10 +147,20 @@ def monomials(
     waves: bool = True,
     without: frozenset[int] = frozenset(),
 ) -> list[Monomial]:
-    """Return the `cap` simplest monomials of the atoms, each input at most once, simplest first.
+    """Return the `cap` simplest monomials in which each input occurs at most once, simplest first.
 
-    They are subsets of at most `members` powers of atoms. In the order of their bits, the next ones
-    after a subset are those with one more power, and with the next power in place of its last one.
+    A monomial is a product of powers of atoms. Monomials are enumerated in the order of their bits:
+    the successors of a monomial are the monomial with one more power, and the monomial with its
+    last power replaced by the next one.
+
+    Args:
+        coordinates: The atoms.
+        cap: Largest number of monomials.
+        largest: Largest absolute value of an exponent.
+        halves: Whether exponents 1/2 and -1/2 are allowed.
+        members: Largest number of powers in a monomial.
+        waves: Whether atoms that are sines or cosines are allowed.
+        without: Indices of inputs that must not occur.
     """
     exponents = [Fraction(p) for e in range(1, largest + 1) for p in (e, -e)]
     exponents += [Fraction(p, 2) for p in (1, -1)] if halves else []
@@ -168,7 +190,10 @@ def monomials(
 
 
 def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Monomial]:
-    """Return those of the `cap` simplest monomials of which functions are more than lines."""
+    """Return the `cap` simplest monomials, without those that take at most two values.
+
+    Every function of the latter equals a straight line on the points.
+    """
     every = monomials(coordinates, cap, waves=waves)
     return [each for each in every if not take_two_values(coordinates.value(each))]
 
@@ -176,10 +201,14 @@ def arguments(coordinates: Coordinates, cap: int, waves: bool = True) -> list[Mo
 def scales(
     function: Candidate, z: Array, size: float, middle: float, fastest: float = FAST[0]
 ) -> Array:
-    """Return the scales of z (N,) that are tried in a function.
+    """Return the scales c that are tried in function(c z).
 
-    `size` and `middle` are the largest and the median absolute value of z, `fastest` the largest
-    range of waves in radians.
+    Args:
+        function: The function.
+        z: Values of the monomial, shape (N,).
+        size: Largest absolute value of z.
+        middle: Median absolute value of z.
+        fastest: Largest range of c z in sines and cosines (radians).
     """
     low = float(z.min())
     high = float(z.max())
@@ -204,7 +233,11 @@ def scales(
 
 @dataclass(frozen=True)
 class Column:
-    """log |F(scale z)| of a monomial z; without a function log |z|; linear for exp."""
+    """A column of the regression of log |y|.
+
+    With the function F, it is log |F(scale z)| of the monomial z, and scale * z if F is exp.
+    Without a function, it is log |z|.
+    """
 
     function: Candidate | None
     monomial: Monomial
@@ -215,7 +248,10 @@ class Column:
         return self.function is not None and self.function.name == "exp"
 
     def factor(self, power: float) -> Factor | None:
-        """Return the factor of this column with this coefficient, or None for a plain monomial."""
+        """Return the factor of a product whose logarithm is `power` times this column.
+
+        The result is None if the column has no function.
+        """
         if self.function is None:
             return None
         if self.is_exponential:
@@ -224,27 +260,28 @@ class Column:
 
 
 def halves(value: float, steps: int = EXPONENT_STEPS) -> Fraction:
-    """Return the nearest multiple of a half."""
+    """Return the multiple of 1 / steps nearest to `value`, limited to LARGEST_EXPONENT."""
     return Fraction(
         round(float(np.clip(value, -LARGEST_EXPONENT, LARGEST_EXPONENT)) * steps), steps
     )
 
 
 def log_columns(function: Candidate, z: Array, grid: Array) -> Array:
-    """Return log |F(c z)| (N, scales) for the scales c of a grid; nan where it is not defined."""
+    """Return log |F(c z)|, shape (N, scales), for the scales c in `grid`; nan if not defined."""
     with np.errstate(all="ignore"):
         values = function.value(np.multiply.outer(z, grid))
         return np.asarray(np.log(np.abs(values)))
 
 
 def gains_of_pairs(gram: Array, first: Array, second: Array, largest: float) -> Array:
-    """Return the sum of squares that each pair of columns of length 1 explains, shape (M, L).
+    """Return the sum of squares of a target that each pair of unit columns explains, shape (M, L).
 
     Args:
-        gram: Products of the columns with each other, shape (M, L).
-        first: Products of the M columns with the target.
-        second: Products of the L columns with the target.
-        largest: Size of a product from which on two columns count as one, which explains -1.
+        gram: Inner products of M columns with L columns, shape (M, L).
+        first: Inner products of the M columns with the target, shape (M,).
+        second: Inner products of the L columns with the target, shape (L,).
+        largest: Two columns count as equal if the absolute value of their inner product is at least
+            this; the result is then -1.
     """
     a = first[:, None]
     b = second[None, :]

@@ -1,8 +1,8 @@
-"""Gaussian processes of nearly exact values, with the smooth part of the kernel of tables.
+"""Gaussian process regression of nearly noiseless values.
 
-The covariance is 1 + k(x, z) plus noise, and the hyperparameters maximise the likelihood. All is in
-double precision, since fits reach relative errors of 1e-6; the search of `tables.evidence` is
-faster, in single precision, and its priors suit noisy tables.
+The covariance is 1 + k(x, z) plus noise, where k is the smooth part of `tables.kernel`. The
+hyperparameters maximise the marginal likelihood, without priors. In contrast, the priors in
+`tables.evidence` suit noisy tables.
 
 Source: C. Rasmussen and C. Williams, Gaussian Processes for Machine Learning (2006), 5.4.1.
 """
@@ -21,18 +21,25 @@ from kanrun.engine.tables.reduced_basis import PerRow, RowInputs
 
 #: Initial value and limits of each w_j, for inputs of variance 1.
 _RATES = (0.1, 1e-6, 1e2)
-#: The same of the kernel's variance, for outputs of variance 1.
+#: Initial value and limits of the kernel's variance, for outputs of variance 1.
 _VARIANCES = (30.0, 1e-2, 1e3)
-#: The same of the variance of the noise.
+#: Initial value and limits of the variance of the noise, for outputs of variance 1.
 _NOISES = (1e-6, 1e-9, 1.0)
-#: Additions to the noise, relative to the largest variance, of which the least that suffices is
-#: taken.
+#: Jitter that is added to the diagonal, relative to the largest variance; the smallest one for
+#: which the Cholesky factorisation succeeds is used.
 _JITTERS = tuple(1e-10 * 100.0**power for power in range(5))
 
 
 @dataclass(frozen=True, eq=False)
 class GaussianProcess:
-    """Posterior mean given rows x: 1' a + k(., x) a, with the `weights` a (rows,)."""
+    """Posterior mean of a Gaussian process.
+
+    Attributes:
+        kernel: The kernel k.
+        noise: Variance of the noise.
+        x: Training inputs, shape (rows, inputs).
+        weights: Weights a (rows,); the mean at z is sum_i (1 + k(z, x_i)) a_i.
+    """
 
     kernel: Kernel
     noise: float
@@ -51,9 +58,10 @@ class GaussianProcess:
 
 
 def fit_process(x: RowInputs, y: PerRow, kernel: Kernel, noise: float) -> GaussianProcess:
-    """Return the process given these rows, with the least jitter that is sufficient.
+    """Condition the process on rows x (rows, inputs) with outputs y (rows,).
 
-    Raises LinAlgError if there is none.
+    Raises:
+        LinAlgError: If the covariance is not positive definite, even with the largest jitter.
     """
     covariance = _covariance(kernel, x, x)
     size = float(np.diag(covariance).max())
@@ -69,10 +77,14 @@ def fit_process(x: RowInputs, y: PerRow, kernel: Kernel, noise: float) -> Gaussi
 def likeliest_kernel(
     x: RowInputs, y: PerRow, *, steps: int, rtol: float, on_evaluation: Callable[[], object]
 ) -> tuple[Kernel, float]:
-    """Return the kernel and the variance of the noise with the largest likelihood, by L-BFGS.
+    """Return the kernel and the noise variance with the largest marginal likelihood, by L-BFGS.
 
-    Inputs and outputs are standardised; an input that is constant gets the rate 0. The search ends
-    after `steps` or at the relative change `rtol`, and calls `on_evaluation` at each point.
+    Args:
+        x: Standardised inputs, shape (rows, inputs); the rate of a constant input becomes 0.
+        y: Standardised outputs, shape (rows,).
+        steps: Largest number of steps.
+        rtol: Relative change of the likelihood at which the search ends.
+        on_evaluation: Function that is called at each evaluation of the likelihood.
     """
     inputs = x.shape[1]
     rows = len(x)

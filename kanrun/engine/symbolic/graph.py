@@ -1,8 +1,8 @@
 """A formula as a graph: inputs, nodes that add or multiply, and a function on every edge.
 
-A pruned KAN is such a graph with sums only. Multiplication nodes are those of KAN 2.0 (Liu et al.,
-arXiv 2408.10205, section 3.1). Numeric, partly symbolic and symbolic networks are the same graph
-with other edge functions: one evaluation, one Jacobian and one refit serve them all.
+A pruned KAN is a graph with only sums. Multiplication nodes are those of KAN 2.0 (Liu et al., arXiv
+2408.10205, section 3.1). Numeric, partly symbolic and symbolic networks differ only in their edge
+functions, so evaluation, Jacobian and refit are the same for all.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from kanrun.engine.symbolic.edge_functions import Spline, Symbolic
 
 Operation = Literal["sum", "product"]
 EdgeFunction: TypeAlias = Spline | Symbolic
-#: 1 - R^2 at which only the rounding errors of float64 are left.
+#: Value of 1 - R^2 below which only float64 rounding errors are left.
 ROUNDING = 1e-14
-#: Ratio of c f to c f + d at which constants diverge.
+#: The constants of an edge count as diverged if c f is this many times as large as c f + d.
 _DIVERGED = 1e7
-#: Digits of R^2 that one more unit of complexity must gain.
+#: Number of decimal digits of 1 - R^2 that one unit of complexity must gain.
 _DIGITS_PER_UNIT = 0.5
 
 
@@ -40,15 +40,19 @@ class Edge:
 
     @property
     def carries(self) -> bool:
-        """True if the edge only carries a value on."""
+        """True if the edge passes a value unchanged."""
         return isinstance(self.function, Symbolic) and self.function.candidate is CARRY
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes and edges; node i < inputs is an input, node inputs + i does operations[i].
+    """A directed acyclic graph that computes one output.
 
-    Edges run from lower to higher nodes and are sorted by target.
+    Attributes:
+        inputs: Number of inputs; nodes 0 to inputs - 1 are the inputs.
+        operations: Operation of each further node: node inputs + i adds or multiplies the values of
+            its incoming edges. The last node is the output.
+        edges: Edges from lower to higher nodes, sorted by target.
     """
 
     inputs: int
@@ -68,7 +72,7 @@ class Graph:
         )
 
     def parameter_slices(self) -> list[slice]:
-        """Return the places of every edge's parameters among all."""
+        """Return, for each edge, the slice of its parameters in `parameters`."""
         ends = np.cumsum([0, *(edge.function.parameters.size for edge in self.edges)]).tolist()
         return [slice(*pair) for pair in itertools.pairwise(ends)]
 
@@ -96,7 +100,12 @@ class Graph:
         return self.edge_outputs(x)[0][self.output]
 
     def linearise(self, x: Array) -> tuple[Array, list[Array], Array]:
-        """Return the output (N,), its slopes by every input, and its Jacobian (N, parameters)."""
+        """Return the output at x (N, inputs) with its derivatives.
+
+        Returns:
+            The output (N,), its derivatives with respect to each input (one array (N,) per input),
+            and its Jacobian with respect to the parameters (N, parameters).
+        """
         count_work(COSTS.linearised(len(self.edges), self.parameters.size, x.shape[0]))
         values, parts = self._forward(x, lambda function, t: function.evaluate(t))
         upstream = [np.zeros(x.shape[0]) for _ in values]
@@ -116,14 +125,23 @@ class Graph:
         return values[self.output], upstream[: self.inputs], jacobian
 
     def edge_outputs(self, x: Array) -> tuple[list[Array], list[Array]]:
-        """Return the value of every node, and of every edge."""
+        """Return the values (N,) of every node and of every edge function at x (N, inputs)."""
         values, outs = self._forward(x, lambda function, t: (function.value(t),))
         return values, [out for (out,) in outs]
 
     def _forward(
         self, x: Array, of: Callable[[EdgeFunction, Array], tuple[Array, ...]]
     ) -> tuple[list[Array], list[tuple[Array, ...]]]:
-        """Return the value of every node, and `of` every edge's function at its argument."""
+        """Evaluate the graph at x (N, inputs).
+
+        Args:
+            x: Inputs, shape (N, inputs).
+            of: Function that evaluates an edge function at arguments (N,); the first array that it
+                returns holds the values of the edge.
+
+        Returns:
+            The values (N,) of every node, and the results of `of` for every edge.
+        """
         count_work(COSTS.evaluated(len(self.edges), len(self.numeric_edges()), x.shape[0]))
         values: list[Array] = [x[:, i] for i in range(self.inputs)]
         outs: list[tuple[Array, ...]] = []
@@ -154,7 +172,7 @@ class Graph:
 
 @dataclass(frozen=True)
 class EdgeMatch:
-    """`function` fits the edge with 1 - R^2 = `loss`."""
+    """A candidate `function` fitted to an edge, and its `loss` 1 - R^2."""
 
     function: Symbolic
     loss: float
@@ -173,15 +191,15 @@ class EdgeMatch:
 
     @property
     def score(self) -> float:
-        """Lower is better: digits of R^2, each worth what one more unit of complexity must gain."""
+        """log10(1 - R^2) plus a price for complexity; lower is better."""
         return float(np.log10(max(self.loss, ROUNDING))) + _DIGITS_PER_UNIT * self.complexity
 
 
 def without_edges(graph: Graph, dead: set[int]) -> Graph:
-    """Remove edges, and nodes that no longer lead from an input to the output.
+    """Remove the edges with indices `dead`, and nodes that no longer connect inputs to the output.
 
-    A removed edge of a sum counts as zero, of a product as one. A node with a single edge on each
-    side, one of them an identity, is removed too.
+    A removed edge counts as zero in a sum and as one in a product. A node with one incoming and one
+    outgoing edge is also removed if one of these edges passes its value unchanged.
     """
     edges = [edge for i, edge in enumerate(graph.edges) if i not in dead]
     changed = True
@@ -214,7 +232,10 @@ def without_edges(graph: Graph, dead: set[int]) -> Graph:
 
 
 def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
-    """Return `graph` with other edges and only the nodes in use, among them the output."""
+    """Return a graph with these edges, and with only the nodes that they use, renumbered.
+
+    The inputs and the output of `graph` are kept.
+    """
     inputs = graph.inputs
     used = sorted({edge.target for edge in edges} | {graph.output})
     number = {node: inputs + i for i, node in enumerate(used)} | {i: i for i in range(inputs)}
@@ -235,9 +256,10 @@ def depths(graph: Graph) -> list[int]:
 
 
 def shape_of(graph: Graph) -> str:
-    """Return the widths of the layers, such as 2-1-1; a layer with products counts them: 2-1+1p-1.
+    """Return the widths of the layers as text, such as 2-1-1.
 
-    The first width is the number of inputs in use.
+    The first width is the number of inputs in use. Products are counted separately: 1+1p is a layer
+    with one sum and one product.
     """
     depth = depths(graph)
     widths = [str(len({e.source for e in graph.edges if e.source < graph.inputs}))]
@@ -250,7 +272,7 @@ def shape_of(graph: Graph) -> str:
 
 
 def edge_name(graph: Graph, index: int, inputs: Sequence[str]) -> str:
-    """Return a name such as `size to node 2`."""
+    """Return the name of an edge, such as `size to node 2`."""
     names = []
     for node in (graph.edges[index].source, graph.edges[index].target):
         inner = "output" if node == graph.output else f"node {node - graph.inputs}"
@@ -259,10 +281,10 @@ def edge_name(graph: Graph, index: int, inputs: Sequence[str]) -> str:
 
 
 def sound(graph: Graph, x: Array) -> bool:
-    """Return whether every candidate is defined, without a pole, on the range of its argument.
+    """Return whether all candidates are defined on their arguments, and no constants have diverged.
 
-    Constants must not diverge: if a candidate is used as the limit of another one, c f and d cancel
-    each other.
+    A candidate must have no pole in the range of its argument. Constants diverge if a candidate
+    imitates another one as a limit; c f and d then cancel each other.
     """
     with np.errstate(all="ignore"):
         values, outs = graph.edge_outputs(x)
@@ -278,10 +300,17 @@ def sound(graph: Graph, x: Array) -> bool:
 def fitted_grids(
     graph: Graph, x: Array, *, intervals: int | None = None, margin: float = 0.02, keep: bool = True
 ) -> Graph:
-    """Return the graph with every spline's grid over the range of its argument and a margin.
+    """Adapt the grid of every spline to the range of its argument.
 
-    Nodes are treated in order. With `keep` the splines keep their functions, to least-squares
-    accuracy. Without, they keep their coefficients, and the functions are stretched.
+    Edges are adapted one after another, in the order of their nodes.
+
+    Args:
+        graph: The graph.
+        x: Inputs, shape (N, inputs), which determine the ranges.
+        intervals: Number of intervals of the new grids; None keeps the numbers.
+        margin: Fraction of the range by which a grid extends beyond it on either side.
+        keep: Whether splines keep their functions (refitted by least squares). Otherwise they keep
+            their coefficients, so that the functions are stretched.
     """
     for i in range(len(graph.edges)):
         function = graph.edges[i].function
@@ -295,7 +324,10 @@ def fitted_grids(
 
 
 def covering(t: Array, margin: float) -> tuple[float, float]:
-    """Return the range of t, widened by `margin` of itself, or by one half if t is constant."""
+    """Return the range of t, widened on either side by `margin` times its width.
+
+    If t is constant, the range is widened by 0.5 on either side.
+    """
     low = float(t.min())
     high = float(t.max())
     width = high - low

@@ -1,9 +1,10 @@
-"""Whether points show that a formula is their function, and not merely near to it.
+"""Decide whether points show that a formula is their true function and not an approximation.
 
-Over a range, a smooth function is as near as rounding to many truncated series and sums, which end
-with a term about as large as the error. If every constant of a formula changes by its own size, the
-singular values of the Jacobian are the sizes of its independent parts. In an approximation they
-fall to the error step by step; in the function itself they end far above it.
+Many truncated series approximate a smooth function on a range to rounding accuracy. Their last term
+is about as large as their error. To measure the sizes of the independent parts of any formula, each
+column of its Jacobian is multiplied by its constant; the singular values are these sizes. In an
+approximation, they decrease step by step to the error. In the true function, the smallest one is
+far above the error.
 """
 
 from __future__ import annotations
@@ -19,27 +20,30 @@ from kanrun.engine.symbolic.problem import SearchData
 from kanrun.engine.symbolic.refit import ConstantsFitting
 from kanrun.engine.symbolic.sparse import is_noise, smooth_columns
 
-#: Size of the next part, over the error, from which on the points show that there is none: 15 bits.
-#: Approximations of 40 special functions on four ranges have at most 3 bits, those of theta
-#: functions, whose terms fall faster and faster, up to 14.5; most formulas of the score cards have
-#: more than 30.
+#: The points show that there is no further part if its expected size is at least this many times
+#: the error (15 bits). Approximations of 40 special functions on four ranges have at most 3 bits;
+#: those of theta functions, whose terms decrease ever faster, have up to 14.5; most true formulas
+#: of the score cards have more than 30.
 _VISIBLE = 2.0**15
-#: Error, relative to the std of y, of residuals that are rounding in any case.
+#: Residuals whose RMS is below this fraction of the standard deviation of y count as rounding.
 _TINY = 2e-14
-#: Size of a part, relative to the largest, that is only rounding: its constants are redundant.
+#: Parts smaller than this fraction of the largest part are rounding, due to redundant constants.
 _REDUNDANT = 1e-15
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence that a formula is the function of points; sizes are relative to the std of y.
+    """Evidence that a formula is the true function of the points.
+
+    Sizes and errors are relative to the standard deviation of y. For the parts of a formula, see
+    the docstring of this module.
 
     Attributes:
-        error: RMS error of the formula, at least the rounding of its largest part.
+        error: RMS error of the formula, but at least the rounding error of its largest part.
         smallest: Size of its smallest part.
-        next_part: Size that the next part would have if the formula were an approximation: smaller
-            by the largest ratio of two successive parts.
-        is_rounding: Whether the residuals are rounding: tiny, or not smooth.
+        next_part: Expected size of the next part if the formula were a truncated series: the size
+            of the smallest part divided by the largest ratio of two successive parts.
+        is_rounding: Whether the residuals are rounding, that is, tiny or not smooth.
     """
 
     error: float
@@ -49,12 +53,12 @@ class Evidence:
 
     @property
     def is_shown(self) -> bool:
-        """True if a next part would be seen above the error, and the residuals are no part."""
+        """True if a missing part would exceed the error clearly, and the residuals are rounding."""
         return self.is_rounding and self.next_part >= _VISIBLE * self.error
 
 
 def evidence(expression: Expr, names: Sequence[str], data: SearchData) -> Evidence:
-    """Return the evidence of all points for an expression in the variables `names`."""
+    """Return the evidence of all points that `expression`, in the variables `names`, is true."""
     points = data.all_points
     form, constants = open_constants(expression, units=True)
     numbers = np.array([float(each) for each in constants.values()])
@@ -64,7 +68,7 @@ def evidence(expression: Expr, names: Sequence[str], data: SearchData) -> Eviden
         residual, jacobian = fitting.linearised(numbers)
         rows = np.column_stack([residual, jacobian * numbers])
         rows = rows / points.y[:, None] if data.relative else rows
-    # Slopes by an exponent have no value where the base is zero.
+    # Derivatives with respect to an exponent are undefined where the base is zero.
     finite = np.isfinite(rows).all(axis=1)
     rows = rows[finite] / data.y_std
     if not len(rows):

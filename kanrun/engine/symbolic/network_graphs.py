@@ -1,4 +1,4 @@
-"""Trained networks as graphs: every edge that is not pruned becomes a spline on its own."""
+"""Convert trained networks to graphs, in which every edge that is not pruned becomes a spline."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edge_functions import IDENTITY_EDGE, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation, covering, without_edges
 
-#: Points per interval at which a spline is fitted to an edge with its base.
+#: Number of points per interval at which a spline is fitted to an edge and its base function.
 _POINTS_PER_INTERVAL = 6
-#: Smallest number of intervals of that spline.
+#: Smallest number of intervals of these splines.
 _MIN_INTERVALS = 20
 
 
 def values_of(network: Network, output: int) -> Callable[[Array], Array]:
-    """Return output `output` of the network as a function of x (N, inputs)."""
+    """Return output number `output` of the network as a function from (N, inputs) to (N,)."""
 
     def values(x: Array) -> Array:
         with torch.no_grad():
@@ -31,10 +31,11 @@ def values_of(network: Network, output: int) -> Callable[[Array], Array]:
 
 
 def graph_of(network: Network, x: Array, output: int) -> Graph:
-    """Return output `output` of `network` as a graph, without its pruned edges.
+    """Return output number `output` of `network` as a graph, without its pruned edges.
 
-    Every edge becomes a spline, base function included, by least squares over its own grid or else
-    over the range of its argument for x (N, inputs).
+    Every edge, including its base function, is approximated by a spline by least squares. The
+    spline covers the grid of the edge if that is uniform and contains all arguments for x (N,
+    inputs); otherwise it covers the range of the arguments.
     """
     layers = network.edge_layers
     with torch.no_grad():
@@ -63,7 +64,7 @@ def graph_of(network: Network, x: Array, output: int) -> Graph:
 
 
 def _spline(layer: SplineLayer, out: int, into: int, arguments: Array) -> Spline:
-    """Return the spline of an edge on its uniform grid, or else over its arguments."""
+    """Return the spline that approximates the edge from input `into` to output `out` of a layer."""
     degree = max(layer.spec.degree, 1)
     own = layer.grid.intervals
     knots = layer.knots[into].double().cpu().numpy()

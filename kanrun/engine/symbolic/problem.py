@@ -1,10 +1,11 @@
-"""The data of a search, and the description length by which formulas are compared on them.
+"""The data of a search, and the description length by which formulas are compared.
 
-The description length is N log(error) + log(N) / 2 for every free constant and unit of complexity,
-in nats, over all N points (Schwarz, Annals of Statistics 6, 1978, 461). For few points it is N / (N
-- k - 1) for each of the k constants and halves of units if that is more (Hurvich and Tsai,
-Biometrika 76, 1989, 297). On noisy data every further constant must pay for itself. On exact data N
-log(error) dominates, down to EXACT, below which only the size counts.
+The description length is N log(error) + (k + c) log(N) / 2 in nats, for N points, k free constants
+and complexity c (Schwarz, Annals of Statistics 6, 1978, 461). For few points, each constant and
+each two units of complexity cost N / (N - k - c/2 - 1) - log(N) / 2 in addition, if this is more
+than 0 (Hurvich and Tsai, Biometrika 76, 1989, 297). On noisy data, an additional constant is
+accepted only if it reduces the error enough. On exact data, N log(error) dominates. Errors below
+EXACT count as EXACT, so that only constants and complexity decide among exact formulas.
 """
 
 from __future__ import annotations
@@ -22,23 +23,24 @@ from kanrun.formulas import to_text, variable
 
 Model = Callable[[Array], Array]
 
-#: Relative error up to which a formula reproduces points exactly: rounding, multiplied by what
-#: formulas of some depth make of it. The formulas of the score cards leave at most 6e-15; a
-#: quotient of polynomials of ten terms comes within 6e-12 of an exponential. Search, outcome and
-#: certificate mean this by "exact".
+#: Largest relative error at which a formula counts as exact in the search, the outcome and the
+#: certificate. It allows for float64 rounding that nested functions amplify: the true formulas of
+#: the score cards leave errors of at most 6e-15. A quotient of polynomials with ten terms can
+#: approximate an exponential to 6e-12.
 EXACT = 1e-12
-#: Part of the error of an exact formula that is rounding. Quotients that imitate a root or an
-#: exponential of small arguments leave more; the formulas of the score cards leave less.
+#: Fraction of the error allowed for exact formulas up to which a formula is certain. Quotients that
+#: imitate a root or an exponential of small arguments have larger errors; the true formulas of the
+#: score cards have smaller ones.
 _CERTAIN = 0.02
-#: Rounding of a value relative to it, in some operations.
+#: Relative rounding error of a value after a few operations.
 _ROUNDING = 1e-15
-#: Size below which values have lost digits to underflow: they have no relative error.
+#: Outputs smaller than this have lost digits to underflow and are left out of relative errors.
 UNDERFLOW = 1e-290
-#: Standard errors by which two errors may differ by chance.
+#: Number of standard errors by which two mean squared errors may differ by chance.
 _CHANCE = 2.0
-#: Number of points for every constant that show a formula to be exact.
+#: Number of points per constant that are needed to show that a formula is exact.
 _POINTS_PER_CONSTANT = 2
-#: Number of points in addition.
+#: Number of points that are needed in addition to those per constant.
 _MORE_POINTS = 5
 #: Fraction of a budget that the search for a structure may use.
 _SEARCH_FRACTION = 0.85
@@ -46,9 +48,15 @@ _SEARCH_FRACTION = 0.85
 
 @dataclass(frozen=True, eq=False)
 class SearchData:
-    """Points for fitting, x (N, inputs) and y (N,), and points for choosing.
+    """Training points, to which constants are fitted, and validation points, which select formulas.
 
-    With `relative` noise, errors are those of log |y|, and values have the sign of y.
+    Attributes:
+        x: Inputs of the training points, shape (N, inputs).
+        y: Outputs of the training points, shape (N,).
+        validation_x: Inputs of the validation points.
+        validation_y: Outputs of the validation points.
+        relative: Whether the noise is proportional to y. Errors are then errors of log |y|, and the
+            values of a formula must have the sign of y.
     """
 
     x: Array
@@ -59,19 +67,19 @@ class SearchData:
 
     @cached_property
     def y_std(self) -> float:
-        """Standard deviation of y, or of log |y|: errors are relative to it."""
+        """Standard deviation of y, or of log |y| if errors are relative; the unit of errors."""
         return max(float(np.std(np.log(np.abs(self.y)) if self.relative else self.y)), TINY)
 
     @cached_property
     def exact(self) -> float:
-        """Error of a formula that reproduces the points: EXACT, or what the rounding of y makes."""
+        """Largest error of an exact formula: EXACT, or the error due to rounding of y if larger."""
         rounding = 0.0 if self.relative else float(np.abs(self.y).max()) * _ROUNDING / self.y_std
         return max(EXACT, rounding)
 
     def residuals(self, model: Model, x: Array, y: Array) -> Array:
-        """Return the residuals of a model at x (N, inputs), y (N,).
+        """Return the residuals (N,) of a model at x (N, inputs) for outputs y (N,).
 
-        Nan without a real logarithm.
+        If errors are relative, residuals are log(value / y); they are nan if the signs differ.
         """
         with np.errstate(all="ignore"):
             values = model(x)
@@ -79,7 +87,7 @@ class SearchData:
 
     @cached_property
     def all_points(self) -> SearchData:
-        """All points, for fitting and for choosing; too few points are used twice."""
+        """Training and validation points together, both as training and as validation points."""
         if np.array_equal(self.x, self.validation_x):
             return self
         x = np.concatenate([self.x, self.validation_x])
@@ -87,7 +95,7 @@ class SearchData:
         return SearchData(x, y, x, y, self.relative)
 
     def relative_to_size(self) -> SearchData:
-        """Return the points with relative errors: those of which y has all its digits."""
+        """Return the points with relative errors, without those whose y has lost digits."""
         rows, held = (np.abs(y) > UNDERFLOW for y in (self.y, self.validation_y))
         x = self.x[rows]
         validation_x = self.validation_x[held]
@@ -100,7 +108,7 @@ class SearchData:
 
     @property
     def has_one_sign(self) -> bool:
-        """True if all outputs have the sign of the first one."""
+        """True if all outputs are positive or all are negative."""
         return bool((self.all_points.y * self.y[0] > 0).all())
 
     @cached_property
@@ -111,7 +119,10 @@ class SearchData:
         return replace(self, y=y, validation_y=validation_y, relative=False)
 
     def mean(self, x: Array) -> Array:
-        """Return the mean of y, geometric for relative noise, for each row of x."""
+        """Return the mean of y as a constant prediction for each row of x, shape (N,).
+
+        For relative noise, it is the geometric mean.
+        """
         mean = float(np.mean(self.logarithms.y if self.relative else self.y))
         return np.full(len(x), np.sign(self.y[0]) * np.exp(mean) if self.relative else mean)
 
@@ -137,13 +148,13 @@ class SearchData:
         return self.count <= parameters + 1
 
     def overall_error(self, model: Model) -> float:
-        """Return the `error` over all points, including those that constants were fitted to."""
+        """Return the `error` over training and validation points together."""
         return self.all_points.error(model)
 
     def error(self, model: Model) -> float:
-        """Return the RMS error on the validation data relative to the std of y.
+        """Return the RMS error on the validation points, divided by `y_std`.
 
-        Inf if the model is not finite.
+        It is inf if the model is not finite at a point.
         """
         residuals = self.residuals(model, self.validation_x, self.validation_y)
         with np.errstate(all="ignore"):
@@ -164,9 +175,9 @@ class SearchData:
 
 
 def description_length(graph: Graph, data: SearchData) -> float:
-    """Return the description length in nats, up to a constant of the data.
+    """Return the description length of a graph in nats, up to a constant that depends on the data.
 
-    Inf if the graph is not finite on them.
+    It is inf if the graph is not finite at a point.
     """
     error = data.overall_error(graph)
     if not np.isfinite(error):
@@ -175,9 +186,9 @@ def description_length(graph: Graph, data: SearchData) -> float:
 
 
 def length_of(error: float, constants: int, complexity: float, data: SearchData) -> float:
-    """Return the nats for a relative `error` over all points.
+    """Return the description length in nats of a formula with this relative `error` on all points.
 
-    Inf without a point more than the constants need.
+    It is inf if there are too few points for the number of constants and the complexity.
     """
     count = data.count
     each = 0.5 * float(np.log(data.count))
@@ -190,11 +201,11 @@ def length_of(error: float, constants: int, complexity: float, data: SearchData)
 
 @dataclass(frozen=True)
 class SearchPolicy:
-    """Size of a search. Work is in units of about one second of one core (`budget`).
+    """Work that a search may use, in units of about one second of one core (see `budget`).
 
     Attributes:
-        budget: Total work; no result depends on a clock.
-        simplify_budget: Work for the transforms of an expression.
+        budget: Total work of search, rounding and simplification.
+        simplify_budget: Work for one simplification of an expression.
     """
 
     budget: float = 60.0
@@ -208,10 +219,14 @@ class SearchPolicy:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """Data of a formula search, the candidate functions of edges, and its policy.
+    """What a formula search is given.
 
-    `dimensions` are the exponents of the base units of the inputs and, last, the output, shape
-    (inputs + 1, bases), if they are known.
+    Attributes:
+        data: Training and validation points.
+        candidates: Functions that formulas may contain.
+        policy: Work that the search may use.
+        dimensions: Exponents of the base units of each input and, in the last row, of the output,
+            shape (inputs + 1, base units); None if units are unknown.
     """
 
     data: SearchData
@@ -225,11 +240,18 @@ Matches = dict[int, list[EdgeMatch]]
 
 @dataclass(frozen=True)
 class SearchStage:
-    """One stage of one structure, with its relative validation error on `data`.
+    """One stage of the search with one structure.
 
-    Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched) and
-    `refit`. The chosen structure adds `mix` (if edges stay numeric), `round` and `verify`. `values`
-    is the stage's model if that is not `graph`; `groups` are as in `FittedStructure`.
+    Attributes:
+        stage: `train`, `prune`, `retrain`, `snap` (edges replaced by their matches), `refit` (all
+            constants fitted together) or `match` (found without a network). For the structure that
+            is chosen, `mix` (some edges stay numeric), `round` and `verify` follow.
+        name: Name of the structure.
+        graph: The structure at this stage.
+        data: Points on which `error` is measured.
+        values: Function that is evaluated in place of `graph`, if they differ; otherwise None.
+        seconds: Duration of the stage.
+        groups: See `FittedStructure`.
     """
 
     stage: str
@@ -251,7 +273,7 @@ class SearchStage:
 
 @dataclass(frozen=True)
 class Rival:
-    """A formula with the bits of its description; only differences of bits have a meaning."""
+    """A formula and its description length in bits; only differences of bits are meaningful."""
 
     expression: sympy.Expr
     bits: float
@@ -259,12 +281,19 @@ class Rival:
 
 @dataclass(frozen=True)
 class FittedStructure:
-    """A pruned and retrained `network`, the matches of its edges, and its best `formula`.
+    """A structure that a search found, with its best formula.
 
-    Found in fewer variables, it has these as `groups`: expressions in x0, x1, ...
-    Without a formula, that is None, with an infinite `error` and description `length`. `snapped` is
-    the graph before the refit of its constants. `rivals` are the shortest descriptions that a
-    ranking of many formulas has, and `noise` says whether the first leaves noise alone.
+    Attributes:
+        name: Name of the structure.
+        network: The pruned and retrained network, or the formula if no network was trained.
+        data: Points of the search.
+        formula: The best formula; None if there is none. `error` and `length` are then inf.
+        snapped: The formula before its constants were refitted; None if no network was trained.
+        matches: Matches of each edge of the network, by the index of the edge.
+        groups: Variables of the formula, as expressions in the inputs x0, x1, ..., if the formula
+            was searched in fewer variables than there are inputs; otherwise empty.
+        rivals: The formulas with the shortest descriptions, if many formulas were ranked.
+        noise: Whether the residual of the first rival is only noise or rounding.
     """
 
     name: str
@@ -291,7 +320,7 @@ class FittedStructure:
 
     @property
     def is_exact(self) -> bool:
-        """True if the formula reproduces enough points for its constants."""
+        """True if the formula reproduces the points, and they are enough for its constants."""
         return (
             self.formula is not None
             and self.error <= self.data.exact
@@ -300,7 +329,7 @@ class FittedStructure:
 
     @property
     def is_certain(self) -> bool:
-        """True if it is exact to rounding, as imitations of a formula hardly ever are."""
+        """True if the error is at rounding level, which approximations hardly ever reach."""
         return self.is_exact and self.error <= _CERTAIN * self.data.exact
 
 
@@ -308,7 +337,7 @@ Event = SearchStage | FittedStructure
 
 
 def titled(event: Event, names: Sequence[str]) -> Event:
-    """Return the event with its groups in its name, in the variables `names`."""
+    """Return the event with its groups added to its name, written in the variables `names`."""
     if not event.groups:
         return event
     swap = dict(zip(input_symbols(len(names)), map(variable, names), strict=True))

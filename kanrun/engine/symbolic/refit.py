@@ -1,7 +1,8 @@
-"""Fits of graphs: a joint refit of constants and splines, and training on finer and finer grids.
+"""Fit graphs to points: refit constants and splines together, and train on ever finer grids.
 
-Loss = mean squared residual + penalty * var(y) * sum over splines of G^(2m - 1) |D^m c|^2, m =
-degree + 2.
+The loss is the mean squared residual plus penalty * var(y) * sum over splines of
+G^(2m - 1) |D^m c|^2. Here G is the number of intervals of a spline, c its coefficients, D^m the
+m-th difference and m = degree + 2.
 """
 
 from __future__ import annotations
@@ -30,37 +31,39 @@ from kanrun.engine.symbolic.graph import Graph, fitted_grids
 from kanrun.engine.symbolic.problem import SearchData
 from kanrun.formulas import to_numpy, variable
 
-#: Factor within which values of a graph are near y.
+#: For relative errors, residuals are divided by the graph's value, limited to within this factor of
+#: |y|.
 _NEAR = 2.0
-#: Fraction of the loss that steps of a quick refit must gain.
+#: A quick refit ends when steps reduce the loss by less than this fraction.
 QUICK = 1e-2
-#: Error below which no further start is made.
+#: Relative error below which no further random start is tried.
 GOOD = 1e-2
-#: Error from which on the grids of a start stay coarse.
+#: Relative error from which on the grids of a random start are not refined.
 STALLED = 0.3
-#: Refits of a start between which the hidden grids follow their arguments.
+#: Number of refits of a random start; the hidden grids are adapted between them.
 _ROUNDS = 3
-#: Steps of each of these refits.
+#: Largest number of steps of each of these refits.
 _COARSE_STEPS = 12
-#: Weight of their smoothness penalty.
+#: Weight of the smoothness penalty in these refits.
 _COARSE_PENALTY = 1e-8
-#: Margin of their grids.
+#: Margin of the grids in these refits, as a fraction of the range of the argument.
 _COARSE_MARGIN = 0.05
-#: Steps on each finer grid.
+#: Largest number of steps on each finer grid.
 _GRID_STEPS = 25
 #: Weight of the smoothness penalty on finer grids.
 PENALTY = 1e-16
-#: Factor by which the error may grow on a finer grid.
+#: Refinement ends if the error on a finer grid exceeds the lowest error by this factor.
 _GRID_GROWTH = 1.5
-#: Error from which on the last grid is doubled, as for a sharp function.
+#: Relative error from which on the last grid is doubled, because the function may be sharp.
 _UNRESOLVED = 3e-3
-#: Weight of the smoothness penalty on such grids: sharp functions have large derivatives.
+#: Weight of the smoothness penalty on doubled grids; sharp functions have large derivatives.
 _SHARP_PENALTY = 1e-22
-#: Points for each coefficient up to which grids are doubled.
+#: Smallest number of points per coefficient of a doubled grid.
 _POINTS_EACH = 4
 
-#: Evaluations cost more than solutions here, and constants are wanted to the last digit: quick
-#: steps, whose damping falls with every step that helps, far below that of trainings.
+#: Levenberg-Marquardt policy for graphs. Evaluating a graph costs more than solving the linear
+#: system, and constants are wanted to the last digit. Therefore each step tries one damping after
+#: the other, and the damping may fall far below that of network training.
 POLICY = LMPolicy(
     min_damping=1e-16,
     max_damping=1e8,
@@ -69,16 +72,23 @@ POLICY = LMPolicy(
     damping_decrease=((-inf, 8.0),),
 )
 
-#: Constants alone, of any size and to the last digit: thorough steps.
+#: Levenberg-Marquardt policy for the constants of an expression, which may have any size and are
+#: wanted to the last digit.
 THOROUGH = LMPolicy(min_damping=1e-18)
 
 
 @dataclass(frozen=True)
 class RefitSettings:
-    """Stopping criteria of a refit, and terms that it adds to the mean squared residual.
+    """Settings of a refit.
 
-    It ends after `steps`, below a root mean square residual of `floor`, or if `patience` steps in a
-    row each gain less than the fraction `gain`.
+    Attributes:
+        steps: Largest number of steps.
+        floor: RMS residual below which the refit ends.
+        gain: The refit ends if `patience` successive steps each reduce the loss by less than this
+            fraction.
+        patience: See `gain`.
+        penalty: Weight of the smoothness penalty.
+        damping: Initial damping of the Levenberg-Marquardt method.
     """
 
     steps: int = 40
@@ -90,10 +100,11 @@ class RefitSettings:
 
 
 class GraphFitting(Problem):
-    """Fit of a graph's parameters to the points of a search.
+    """Least-squares problem for the parameters of a graph.
 
-    Residuals are relative to y if errors are, or to the graph's values where these are near y. A
-    vector of unknowns and its numpy array share their memory.
+    If the errors of the data are relative, residuals are divided by the initial values of the
+    graph, limited to within a factor `_NEAR` of |y|. A tensor of unknowns shares its memory with
+    the NumPy array.
     """
 
     def __init__(self, graph: Graph, data: SearchData, settings: RefitSettings) -> None:
@@ -105,7 +116,7 @@ class GraphFitting(Problem):
         if data.relative:
             size = np.abs(data.y)
             self._factor /= np.fmin(np.fmax(np.abs(graph(data.x)), size / _NEAR), _NEAR * size)
-            # Constants may have any size: unknowns have one.
+            # Constants may differ in size by many decades, so they are scaled.
             norms = np.linalg.norm(graph.linearise(data.x)[2] * self._factor[:, None], axis=0)
             self._sizes = 1 / np.where(np.isfinite(norms) & (norms > 0), norms, 1.0)
         self.unknowns = torch.from_numpy(graph.parameters / self._sizes)
@@ -133,7 +144,7 @@ class GraphFitting(Problem):
 
 
 class _Modulus(sympy.Function):  # type: ignore[misc]  # sympy has no types
-    """Absolute value of a real number, also where sympy cannot tell that its argument is real."""
+    """Absolute value of an argument that is real even if sympy cannot infer that."""
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         """Return the derivative."""
@@ -141,7 +152,7 @@ class _Modulus(sympy.Function):  # type: ignore[misc]  # sympy has no types
 
 
 class _Floor(sympy.Function):  # type: ignore[misc]  # sympy has no types
-    """Largest whole number below a real number: it has no slope."""
+    """Floor of a real number, with derivative 0."""
 
     def fdiff(self, argindex: int = 1) -> sympy.Expr:
         """Return the derivative."""
@@ -149,7 +160,7 @@ class _Floor(sympy.Function):  # type: ignore[misc]  # sympy has no types
 
 
 def _slope(expression: sympy.Expr, name: str) -> sympy.Expr:
-    """Return the slope by a variable in functions that have a numeric form."""
+    """Return the derivative with respect to a variable, in functions that NumPy can evaluate."""
     smooth = expression.replace(sympy.Abs, _Modulus).replace(sympy.floor, _Floor)
     slope = sympy.diff(smooth, variable(name)).replace(_Modulus, sympy.Abs)
     slope = slope.replace(sympy.Heaviside, lambda u, _: (1 + sympy.sign(u)) / 2)
@@ -157,7 +168,15 @@ def _slope(expression: sympy.Expr, name: str) -> sympy.Expr:
 
 
 class ConstantsFitting(Problem):
-    """Fit of an expression's constants to y (N,) at x (N, inputs), from a given start."""
+    """Least-squares problem for the constants of an expression.
+
+    Args:
+        expression: The expression, in the inputs `names` and the symbols `constants`.
+        names: Names of the inputs.
+        constants: Names of the constants.
+        data: Inputs x (N, inputs) and outputs y (N,).
+        start: Initial values of the constants.
+    """
 
     def __init__(
         self,
@@ -188,10 +207,10 @@ class ConstantsFitting(Problem):
 
 
 def fit_constants(problem: ConstantsFitting) -> Array:
-    """Return the least squares constants (constants,), from the problem's start.
+    """Return the least-squares constants (constants,), starting from the problem's initial values.
 
-    Sums of squares determine constants to half of float64's digits. Gauss-Newton steps give the
-    others, as long as each is shorter than the one before.
+    Minimising the sum of squares fixes them only to half of float64's digits. Gauss-Newton steps
+    give the remaining digits; they continue as long as each step is shorter than the last.
     """
     with np.errstate(all="ignore"):
         state, _ = minimise(problem, THOROUGH, StoppingCriteria(2000, 0.0, 1e-15, 12))
@@ -211,9 +230,9 @@ def fit_constants(problem: ConstantsFitting) -> Array:
 
 
 def refit(graph: Graph, data: SearchData, settings: RefitSettings = RefitSettings()) -> Graph:
-    """Fit a graph to the points of a search; return the best one met on the way.
+    """Refit the parameters of a graph to the training points, and return the best graph.
 
-    A graph that is not finite on the data is returned unchanged: nothing can be fitted from there.
+    A graph that is not finite on these points cannot be fitted and is returned unchanged.
     """
     if not graph.parameters.size:
         return graph
@@ -229,9 +248,9 @@ def refit(graph: Graph, data: SearchData, settings: RefitSettings = RefitSetting
 def refit_on_grids(
     graph: Graph, data: SearchData, settings: RefitSettings, rounds: int = 1, margin: float = 0.02
 ) -> Graph:
-    """Refit, draw the grids over the ranges of their arguments, `rounds` times.
+    """Refit a graph, adapting its grids to the ranges of their arguments.
 
-    Then refit once more.
+    A refit followed by an adaptation is repeated `rounds` times; a last refit follows.
     """
     for _ in range(rounds):
         graph = fitted_grids(refit(graph, data, settings), data.x, margin=margin)
@@ -239,7 +258,10 @@ def refit_on_grids(
 
 
 def _smoothness_rows(graph: Graph, weight: float) -> Array:
-    """Return rows whose squares sum to weight * sum_edges G^(2m - 1) |D^m c|^2."""
+    """Return a matrix R such that |R p|^2 is the smoothness penalty of the parameters p.
+
+    The penalty is `weight` times the sum over splines in the docstring of this module.
+    """
     blocks = []
     for edge, columns in zip(graph.edges, graph.parameter_slices(), strict=True):
         if isinstance(edge.function, Spline):
@@ -252,7 +274,11 @@ def _smoothness_rows(graph: Graph, weight: float) -> Array:
 
 
 def extend(graph: Graph, data: SearchData, grids: Sequence[int]) -> Graph:
-    """Refine the grids while the validation error falls, then double them for sharp functions."""
+    """Train a graph on finer grids, and return the one with the lowest validation error.
+
+    The splines get each number of intervals in `grids` in turn, until the error grows. As long as
+    the error is large, the last number is then doubled, because the function may be sharp.
+    """
 
     def finer(graph: Graph, intervals: int, penalty: float) -> Graph:
         settings = RefitSettings(_GRID_STEPS, penalty=penalty, gain=QUICK)

@@ -1,9 +1,10 @@
-"""Search for a formula of points, in the coordinates that they show.
+"""Search for a formula that describes points.
 
-A list of stages proposes expressions: power laws and quotients of polynomials, sparse regressions
-of noisy points, and in the groups of inputs that a smooth fit shows, functions of one of them and
-sums of small expressions. The constants of all are fitted to the points, and their description
-lengths are compared.
+Several stages propose expressions. First come power laws and quotients of polynomials, then sparse
+regressions. A smooth fit then reveals whether y depends on fewer variables, such as products or
+sums of inputs; in these variables, functions of one variable and sums of small expressions are
+tried. The constants of every proposed expression are fitted to the points, and the expressions are
+compared by their description lengths.
 """
 
 from __future__ import annotations
@@ -49,28 +50,28 @@ from kanrun.engine.symbolic.symmetries import (
 )
 from kanrun.errors import KanrunError
 
-#: Factor of the error of a structure without a formula.
+#: The error of a network without a formula counts this many times when structures are compared.
 _NO_FORMULA = 100.0
-#: Largest number of inputs of sparse regressions in all of them.
+#: Largest number of inputs for which sparse regressions in all inputs are tried.
 _WIDE_TABLE = 30
-#: Largest number of inputs of a dictionary of small expressions.
+#: Largest number of variables for which a dictionary of small expressions is built.
 _DICTIONARY_INPUTS = 5
-#: Number of formulas of one stage that are returned unless one is exact.
+#: Largest number of formulas that one stage returns if none is exact.
 _SHORTEST = 2
-#: Fit of the constants of a formula.
+#: Settings with which the constants of a proposed expression are fitted.
 _REFIT = RefitSettings(steps=30, damping=1e-6)
 
 
 def search(problem: SearchProblem) -> Iterator[Event]:
-    """Search for a formula in the inputs that matter, from simple to long ones.
+    """Search for a formula in the relevant inputs; short formulas are tried first.
 
-    Yields a `SearchStage` and a `FittedStructure` for each formula that is near. Stops at an exact
-    one, if only noise is left, or if the budget is spent.
+    Yields a `SearchStage` and a `FittedStructure` for each formula that fits well. The search stops
+    if a formula is exact, if the residual is only noise, or if the budget is used up.
     """
     run = FormulaSearch(problem)
     independent = independent_inputs(problem.data)
     if MANY <= len(independent.variables) <= _WIDE_TABLE:
-        # Sums of few terms need no choice of inputs before.
+        # Sparse regressions select terms, so the inputs need not be selected first.
         yield from run.sparse(independent)
     if run.over():
         return
@@ -81,7 +82,7 @@ def search(problem: SearchProblem) -> Iterator[Event]:
 
 
 class FormulaSearch:
-    """Formulas of a search so far, all of them of the given inputs."""
+    """A running search: the problem, the budget, and the formulas in x0, x1, ... found so far."""
 
     def __init__(self, problem: SearchProblem) -> None:
         self.problem = problem
@@ -91,14 +92,15 @@ class FormulaSearch:
         self.structures: list[FittedStructure] = []
 
     def over(self) -> bool:
-        """Return whether a formula is certain, only noise is left, or the budget is spent."""
+        """Return whether a formula is certain, a residual is only noise, or the budget is used."""
         return self.budget.over or any(each.is_certain or each.noise for each in self.structures)
 
     def stages(self, given: Reduction) -> Iterator[Event]:
-        """Search in the variables of a reduction, and in the fewer ones that points show.
+        """Search in the variables of `given`, then in the fewer variables that a smooth fit finds.
 
-        Of points that a smooth fit shows to be noisy all sparse regressions come first, of exact
-        ones none, and of others the short ones.
+        If the smooth fit shows that the points are noisy, all sparse regressions are run before the
+        variables are reduced. If it shows that the points are exact, none is run before; otherwise
+        only those for short formulas are.
         """
         inner = given.data(self.data)
         if not given.variables:
@@ -119,7 +121,7 @@ class FormulaSearch:
         step = given.then(reduce_variables(inner))
         if step.is_choice:
             given = step
-        # The groups may be wrong.
+        # The reduction may be wrong, so the search is repeated in the given variables.
         for each in dict.fromkeys((step, given)):
             if not self.over():
                 yield from self.expressions(each)
@@ -148,10 +150,16 @@ class FormulaSearch:
         expressions: Iterable[sympy.Expr],
         limit: float | None = None,
     ) -> Iterator[Event]:
-        """Yield the first exact formula, or else the shortest ones with an error below the limit.
+        """Fit expressions, and yield the first certain formula or else the shortest good ones.
 
-        Expressions are those of the variables of `given`. Those found so far are not lost where the
-        work is spent.
+        If the budget is used up, the formulas fitted so far are yielded before WorkSpent is raised.
+
+        Args:
+            name: Name of the structures.
+            given: Reduction whose variables are x0, x1, ... in the expressions.
+            expressions: Expressions to try, in this order.
+            limit: Formulas with at least this relative error are dropped; by default the error at
+                which a model has no skill.
         """
         groups = () if given.is_choice else given.variables
         others = list[FittedStructure]()
@@ -173,9 +181,10 @@ class FormulaSearch:
             raise WorkSpent
 
     def sparse(self, given: Reduction, *, short: bool = False) -> Iterator[Event]:
-        """Yield the formula of the shortest description by sparse regressions, with its rivals.
+        """Yield the formula with the shortest description among sparse regressions, with rivals.
 
-        Of `short` ones, products with at most one function, only what leaves rounding or noise.
+        With `short`, only products with at most one function are tried, and the formula is yielded
+        only if its residual is rounding or noise.
         """
         inner = replace(self.problem, data=given.data(self.data))
         found = SparseSearch(inner)
@@ -200,7 +209,7 @@ def _power_laws(data: SearchData) -> Iterator[sympy.Expr]:
 
 
 def _matched(found: FittedStructure) -> Iterator[Event]:
-    """Yield a formula that was found without a network, as one stage."""
+    """Yield the stage and the structure of a formula that was found without a network."""
     yield SearchStage("match", found.name, found.network, found.data, groups=found.groups)
     yield found
 
@@ -208,7 +217,7 @@ def _matched(found: FittedStructure) -> Iterator[Event]:
 def _structure(
     name: str, expression: sympy.Expr, data: SearchData, groups: tuple[sympy.Expr, ...] = ()
 ) -> FittedStructure | None:
-    """Return the expression as a graph, or None if it is not one or not finite."""
+    """Return the structure of an expression, or None if it has no graph or is not finite."""
     try:
         graph = graph_of_expression(expression, data.x.shape[1])
     except KanrunError:
@@ -220,7 +229,10 @@ def _structure(
 def fit_expression(
     name: str, expression: sympy.Expr, data: SearchData, groups: tuple[sympy.Expr, ...] = ()
 ) -> FittedStructure | None:
-    """Return the expression as a refitted graph, or None if it is not one or not finite."""
+    """Refit the constants of an expression to the points, and return its structure.
+
+    The result is None if the expression has no graph or is not finite on the points.
+    """
     found = _structure(name, expression, data, groups)
     if found is None:
         return None
@@ -231,12 +243,16 @@ def fit_expression(
 def choose_formula(
     structures: Sequence[FittedStructure], data: SearchData
 ) -> FittedStructure | None:
-    """Return the exact formula of least complexity, else the one of the shortest description.
+    """Return the best structure, or None if there is none.
 
-    Formulas that are exact to rounding come before others, which may imitate them. If a ranking of
-    many formulas leaves noise alone, its first one is chosen.
-    Formulas that noisy points do not determine are for want of others. A network without a formula
-    counts as one with `_NO_FORMULA` times its error. None if nothing was trained.
+    The rules are, in this order:
+
+    - If formulas are certain (exact to rounding), the least complex one is chosen; otherwise the
+      least complex exact one.
+    - If the residual of a ranked formula is only noise, that formula is chosen.
+    - Otherwise the shortest description is chosen. Formulas whose terms the points do not determine
+      are considered only if there is no other formula. A network without a formula is compared as
+      if its error were `_NO_FORMULA` times as large.
     """
     certain = [each for each in structures if each.is_certain]
     if exact := certain or [each for each in structures if each.is_exact]:

@@ -1,9 +1,10 @@
-"""The automatic model of a table: one Gaussian model with one kernel, found by its evidence.
+"""The automatic model of a table: a Gaussian process whose kernel maximises the evidence.
 
-Columns become scores, functions of each input, and ranks (`encoder`). The kernel over them
-(`kernel`) and the likelihood of the outputs (`likelihoods`) have the largest evidence on a sample
-of rows (`evidence`); all rows determine the coefficients (`posterior`). `fitting` puts these
-together and repeats them in each fold (`folds`); `to_kan` writes a `table_model` as one KAN.
+`encoder` maps each input to a score (a transformed value), to functions of the score, and to a
+rank. `evidence` finds the parameters of the kernel (`kernel`) and of the likelihood of the outputs
+(`likelihoods`) that maximise the evidence on a sample of rows. `posterior` then determines the
+coefficients from all rows. `fitting` combines these steps and repeats them for each fold (`folds`).
+`to_kan` converts the result, a `TableModel`, to one KAN.
 """
 
 from kanrun.engine.tables.fitting import fit_table

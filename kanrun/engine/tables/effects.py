@@ -1,8 +1,9 @@
-"""Effects of the inputs of a fitted table with their bands, importance, evidence, and pairs.
+"""Effects of the columns of a fitted table: curves with bands, importance, and interactions.
 
-The effect of columns is what the latent function adds on average over rows when they have given
-values (partial dependence), less its mean. It is linear in the coefficients, whose posterior gives
-its band. What no single column adds is shown by pairs.
+The effect of a set of columns is the partial dependence of the latent function: its average over
+rows when these columns have fixed values, minus the mean over rows. An effect is linear in the
+coefficients of the model, so their posterior gives its band. Interactions are shown for pairs of
+columns.
 """
 
 from __future__ import annotations
@@ -24,38 +25,41 @@ from kanrun.engine.tables.reduced_basis import RowOutputs, spaced
 from kanrun.engine.tables.table_model import LatentFit, TableModel, in_units
 from kanrun.points import Points
 
-#: Points of the effect of an input with many values.
+#: Number of points of the effect curve of an input with many values.
 CURVE_POINTS = 61
-#: Quantiles that describe the distribution of an input.
+#: Number of quantiles that describe the distribution of an input.
 QUANTILES = 41
-#: Rows of a fold, at most, on which importance is measured.
+#: Largest number of rows per fold on which importance is measured.
 MAX_ROWS = 2000
-#: Pairs in the table of pairs, and maps of the strongest of them.
+#: Largest number of pairs in the table of pairs.
 MAX_PAIRS = 12
+#: Number of the strongest pairs for which maps are computed.
 MAX_MAPS = 4
-#: Parts of the rows that take the place of folds.
+#: Number of parts of the training rows that replace folds if there are none.
 PARTS = 5
-#: Name of what several columns add together.
+#: Name of the interactions of several columns in the table of variances.
 REMAINDER = "(interactions)"
-#: Points along each side of a map, and the quantiles at its ends.
+#: Largest number of points along each side of a map.
 MAP_POINTS = 25
+#: Quantiles of a column at which the side of its map begins and ends.
 MAP_QUANTILES = (0.01, 0.99)
-#: Standard deviations of a pointwise band of 95%.
+#: Half width of a pointwise 95% band, in standard deviations.
 BAND = 1.96
-#: Least probability of a class in a band, so that its log-odds are finite.
+#: Smallest probability of a class in a band; it keeps the log-odds finite.
 _RARE = 1e-12
-#: Rows over which effects are averaged, and at which pairs are compared.
+#: Number of rows over which effects are averaged, and at which pairs are compared.
 _EFFECT_ROWS = 200
-#: Rows, and values of an input, from which the variance by the choice of the rows is estimated.
+#: Number of rows from which the variance of an effect due to the choice of rows is estimated.
 _SAMPLE_ROWS = 60
+#: Number of values of an input at which this variance is estimated.
 _SAMPLE_PLACES = 13
-#: Columns with the largest rates in the kernel, whose pairs are compared.
+#: Number of columns whose pairs are compared: those with the largest rates in the kernel.
 _PAIRED_COLUMNS = 12
-#: Stream of the random numbers that choose rows; the next one permutes them.
+#: Number that is combined with the seed to choose rows; the next number permutes them.
 _STREAM = 31
 
-#: By the name of a column of text: the names of its levels. All but the last have an input, which
-#: is called `column=level`.
+#: Names of the levels of each column of text, by the name of the column. Every level but the last
+#: is an indicator among the inputs, called `column=level`.
 Levels = Mapping[str, Sequence[str]]
 
 
@@ -67,7 +71,10 @@ def report_tables(
     levels: Levels,
     seed: int,
 ) -> Iterator[tuple[str, DataFrame]]:
-    """Yield all tables by name; without radial parts there are no tables of pairs."""
+    """Yield the tables of effects, importance, variances, input values, pairs and the kernel.
+
+    Without radial parts, the model has no interactions, and there are no tables of pairs.
+    """
     quantiles = np.linspace(0, 1, QUANTILES)
     yield "effects", effect_table(model, points, inputs, outputs, levels)
     columns = _columns(inputs, levels)
@@ -83,10 +90,12 @@ def report_tables(
 
 
 def kernel_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
-    """Return the hyperparameters: a row per input with its rates, and one per variance.
+    """Return the hyperparameters of the model.
 
-    The columns are `part` (`smooth rate`, `rough rate`, `variance`, `noise`, `power`), `name` and
-    `value`. Rates are those of standardised inputs.
+    Returns:
+        One row per rate of an input, per variance of the kernel, and per noise variance and power
+        of an output. The columns are `part` (`smooth rate`, `rough rate`, `variance`, `noise`,
+        `power`), `name` and `value`. Rates refer to standardised inputs.
     """
     fit = model.fit
     kernel = fit.kernel
@@ -102,7 +111,7 @@ def kernel_table(model: TableModel, inputs: Sequence[str]) -> DataFrame:
 
 
 def _columns(inputs: Sequence[str], levels: Levels) -> dict[str, list[int]]:
-    """Return the indices of the inputs of each column, columns of text first."""
+    """Return the indices of the inputs that belong to each column, with columns of text first."""
     columns = {
         name: [inputs.index(f"{name}={level}") for level in names[:-1]]
         for name, names in levels.items()
@@ -112,21 +121,29 @@ def _columns(inputs: Sequence[str], levels: Levels) -> dict[str, list[int]]:
 
 
 def _level_numbers(indicators: ndarray) -> ndarray:
-    """Return the number of each row's level, shape (rows,), from indicators (rows, levels - 1)."""
+    """Return the level number of each row, shape (rows,), for indicators (rows, levels - 1)."""
     return np.asarray(np.where(indicators.any(1), indicators.argmax(1), indicators.shape[1]))
 
 
 def column_effect(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> RowOutputs:
-    """Return the centred effect of these inputs on each latent function, shape (points, outputs).
+    """Return the centred effect of some inputs on each latent function, shape (points, outputs).
 
-    It is that at scores `u` (points, inputs), averaged over scores `rows` of the other inputs.
+    Args:
+        fit: The latent functions.
+        columns: Indices of the inputs.
+        u: Scores of the points, shape (points, inputs).
+        rows: Scores of rows (rows, inputs), over which the other inputs are averaged.
     """
     contrasts = _contrasts(fit, columns, u, rows)
     return np.asarray(fit.factor * sum(map(np.matmul, contrasts, fit.weights)))
 
 
 def _effect_std(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray) -> RowOutputs:
-    """Return the standard deviation of `column_effect`, by the rows' outputs and their choice."""
+    """Return the standard deviation of `column_effect`, shape (points, outputs).
+
+    It includes the posterior uncertainty of the coefficients and the variance due to the choice of
+    the rows over which the effect is averaged.
+    """
     functions, covariances = _contrasts(fit, columns, u, rows)
     features = np.concatenate([functions, fit.centres.whitened(covariances)], 1)
     variance = np.stack([fit.factor**2 * each.spread(features) for each in fit.outputs], 1)
@@ -136,9 +153,9 @@ def _effect_std(fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarra
 def _sampling_variance(
     fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray
 ) -> RowOutputs:
-    """Return the variance of an effect (points, outputs) by the choice of the rows.
+    """Return the variance of an effect (points, outputs) that is due to the choice of the rows.
 
-    It is the variance over rows of their own effects, over the number of rows.
+    It is the variance of the effect curves of single rows, divided by the number of rows.
     """
     if not len(fit.centres.inputs):
         return np.zeros((len(u), len(fit.outputs)))
@@ -160,9 +177,12 @@ def _sampling_variance(
 def _contrasts(
     fit: LatentFit, columns: Sequence[int], u: ndarray, rows: ndarray
 ) -> tuple[ndarray, ndarray]:
-    """Return functions (points, functions) and covariances with the centres (points, R) at u.
+    """Return the features whose weighted sum is the centred effect of some inputs.
 
-    They are averaged over rows, less their mean over rows. Functions of other inputs are 0.
+    Returns:
+        Functions of these inputs at the points `u`, shape (points, functions), and covariances with
+        the R centres, averaged over `rows`, shape (points, R). Both are centred by their means over
+        rows. Functions of other inputs are 0.
     """
     encoder = fit.encoder
     both = np.concatenate([u, rows])
@@ -183,10 +203,10 @@ def effect_table(
     outputs: Sequence[str],
     levels: Levels = MappingProxyType({}),
 ) -> DataFrame:
-    """Return predictions along each input, averaged over the others, with a 95% band.
+    """Return predictions along each column, averaged over the other columns, with a 95% band.
 
-    The band (`lower` to `upper`) is that of the effect given the kernel, pointwise. A column of
-    text has one point for each `level` in the rows, where `x` is the number of the level.
+    The band (`lower` to `upper`) holds pointwise, for the given kernel. A column of text has one
+    point per `level` that occurs in the rows; `x` is then the number of the level.
     """
     x = points.x
     found = []
@@ -219,7 +239,10 @@ def effect_table(
 
 
 def _moved(model: TableModel, latent: RowOutputs, difference: RowOutputs) -> ndarray:
-    """Return predictions for latent values moved by `difference`; of classes, each by itself."""
+    """Return predictions for latent values that are changed by `difference`.
+
+    For classes, the log-odds of each class are changed independently.
+    """
     if model.outputs is not None:
         return in_units(latent + difference, model.outputs)
     return np.asarray(expit(logit(np.clip(in_units(latent, None), _RARE, 1 - _RARE)) + difference))
@@ -228,12 +251,12 @@ def _moved(model: TableModel, latent: RowOutputs, difference: RowOutputs) -> nda
 def importance_table(
     model: TableModel, points: Points, columns: Mapping[str, Sequence[int]], seed: int
 ) -> DataFrame:
-    """Return the importance of columns of inputs, the most important first.
+    """Return the permutation importance of each column, the most important first.
 
-    The permutation importance is the increase of the loss (RMSE or log loss) when the values of the
-    column are permuted: the mean over folds, and `std` the standard deviation over them. Each fold
-    has its own model and the rows that this was not fitted to. Without folds, five parts of the
-    training rows take their place.
+    `permutation_importance` is the increase of the loss (see `loss_of`) when the values of a column
+    are permuted, averaged over folds; `std` is its standard deviation over folds. In each fold, the
+    model of the fold predicts the rows to which it was not fitted. Without folds, the model
+    predicts five parts of its own training rows.
     """
     folds: list[tuple[Callable[[ndarray], ndarray], ndarray]]
     if model.folds is None:
@@ -265,13 +288,13 @@ def importance_table(
 def anova_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
     """Return degrees of freedom, fraction of variance and Bayes factor of each column.
 
-    `degrees_of_freedom` is the number of coefficients of its lines and curves that the rows
-    determine. `variance_fraction` is the covariance of an effect f_j with the latent function f
-    over the variance of f, on training rows and summed over outputs: it is negative if an effect
-    counteracts others, and all add up to 1 (G. Li et al., Journal of Physical Chemistry A 114
-    (2010) 6022-6032, their S_j). `log10_bayes_factor` compares the evidence with that of the kernel
-    without the column, on the rows that determined the kernel. The last row is what several columns
-    add together; its degrees of freedom are those of the radial parts.
+    `degrees_of_freedom` is the effective number of coefficients of the column's lines and curves.
+    `variance_fraction` is the covariance of the effect f_j with the latent function f divided by
+    the variance of f, on training rows and summed over outputs. It is negative if an effect
+    counteracts others; all fractions add up to 1 (S_j in G. Li et al., Journal of Physical
+    Chemistry A 114 (2010) 6022-6032). `log10_bayes_factor` is the logarithm of the ratio of the
+    evidence with the column to the evidence without it, on the rows that determined the kernel. The
+    last row describes the interactions; its degrees of freedom are those of the radial parts.
     """
     fit = model.fit
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
@@ -309,10 +332,11 @@ def _without(fit: LatentFit, columns: Sequence[int]) -> float:
 
 
 def pair_table(model: TableModel, columns: Mapping[str, Sequence[int]]) -> DataFrame:
-    """Return the strongest pairs with the standard deviation of what both add to their effects.
+    """Return the pairs of columns with the strongest interactions.
 
-    The deviation is over training rows, in the unit of the latent functions: logits for classes,
-    the transformed output for numbers. `columns` has the indices of the inputs of each column.
+    `std` is the standard deviation over training rows of the joint effect of both columns minus
+    their single effects. It has the unit of the latent functions: logits for classes, the
+    transformed output for numbers. `columns` maps each column to the indices of its inputs.
     """
     fit = model.fit
     rows = model.u[spaced(len(model.u), _EFFECT_ROWS)]
@@ -340,11 +364,12 @@ def pair_maps(
     outputs: Sequence[str],
     levels: Levels = MappingProxyType({}),
 ) -> DataFrame:
-    """Return predictions over the columns of each strong pair, averaged over the others.
+    """Return predictions on a grid over both columns of each strong pair.
 
-    The grid covers the middle of both ranges; `rows` counts the training rows nearest to each of
-    its points. Of a column of text, the values are the numbers of its most frequent levels, and
-    `level_1` or `level_2` has their names. The output is the first, or the last class.
+    Predictions are averaged over the other columns. The grid covers the ranges between the 1% and
+    99% quantiles; `rows` is the number of training rows nearest to a grid point. For a column of
+    text, the grid has its most frequent levels by number, and `level_1` or `level_2` has their
+    names. The output is the first one or, for classes, the last class.
     """
     x = points.x
     o = len(outputs) - 1 if model.outputs is None else 0
@@ -372,13 +397,14 @@ def pair_maps(
 
 
 class _Side(NamedTuple):
-    """One side of a map.
+    """Grid points of one column of a map.
 
     Attributes:
-        values: Values of the column along the side, or numbers of its levels, shape (places,).
-        levels: Names of the levels, shape (places,); empty for a column of numbers.
-        inputs: Inputs of the model at these values, shape (places, inputs of the column).
-        nearest: Index of the place nearest to each row, shape (rows,); -1 if its level has none.
+        values: Values of the column, or numbers of its levels, shape (points,).
+        levels: Names of the levels, shape (points,); empty strings for a column of numbers.
+        inputs: Inputs of the model at these values, shape (points, inputs of the column).
+        nearest: Index of the grid point nearest to each row, shape (rows,); -1 if the level of the
+            row is not on the grid.
     """
 
     values: ndarray
@@ -388,7 +414,7 @@ class _Side(NamedTuple):
 
 
 def _map_side(x: ndarray, levels: Sequence[str]) -> _Side:
-    """Return the side of a map for a column whose inputs are `x`, shape (rows, inputs)."""
+    """Return the grid points of a column whose inputs in the rows are `x`, shape (rows, inputs)."""
     if not levels:
         values = np.unique(x)
         if len(values) > MAP_POINTS:

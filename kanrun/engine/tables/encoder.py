@@ -1,4 +1,4 @@
-"""What the model of a table sees of its inputs: scores, functions of each, and ranks."""
+"""Transform the inputs of a table for its model: scores, functions of the scores, and ranks."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from kanrun.engine.tables.reduced_basis import DEGREE, PerRow, ReducedBasis, Row
 from kanrun.engine.tables.scores import input_scores, rank_map
 from kanrun.points import PiecewiseScaling
 
-#: Smooth functions of one input, its straight line included.
+#: Largest number of smooth functions of one input, including the straight line.
 _FUNCTIONS = 10
-#: Functions of all inputs together, so that wide tables keep at least lines and one curve each.
+#: Largest number of functions of all inputs together; each input keeps at least a line and a curve.
 _ALL_FUNCTIONS = 600
-#: Kinds of models: the mean alone, straight lines in the user's units, and all parts.
+#: Kinds of models: only the mean, straight lines in the user's units, or all parts.
 KINDS = ("mean", "linear", "full")
-#: Shapes that an effect may keep, and their signs.
+#: Shapes to which an effect can be constrained, and the signs of their first or second derivative.
 SHAPES = {"increasing": 1, "decreasing": -1, "convex": 1, "concave": -1}
-#: Shapes of the second derivative.
+#: Shapes that constrain the second derivative.
 CURVATURES = ("convex", "concave")
 
 
 @dataclass(frozen=True)
 class EncoderPolicy:
-    """What a caller decides of the maps.
+    """Settings of an `Encoder`.
 
     Attributes:
-        shapes: (Index of an input, shape) pairs, see `SHAPES`; such inputs are only standardised.
-        kind: One of `KINDS`: without curves, inputs are only standardised.
-        room: Scores continue by this fraction of their range on either side, and are constant
-            beyond.
-        ends: Whether an input beyond its range adds nothing.
+        shapes: Pairs (index of an input, shape), see `SHAPES`; these inputs are only standardised.
+        kind: One of `KINDS`. Unless it is `full`, all inputs are only standardised.
+        room: Fraction of their range by which scores continue on either side; beyond, scores are
+            constant.
+        ends: Whether the lines and curves of an input are 0 outside its training range.
     """
 
     shapes: tuple[tuple[int, str], ...] = ()
@@ -47,13 +47,13 @@ class EncoderPolicy:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Maps of a table's inputs, learned from the inputs alone.
+    """Transformations of a table's inputs, learned without the outputs.
 
     Attributes:
         inputs: Map from the user's units to scores u.
-        ranks: Map from scores u to t, the mean of u and its uniform rank.
-        basis: Straight lines and curves of the scores.
-        policy: What the caller decided.
+        ranks: Map from scores u to t, the average of u and its rank (see `rank_map`).
+        basis: Straight lines and curves, as functions of the scores.
+        policy: The settings.
     """
 
     inputs: PiecewiseScaling
@@ -63,7 +63,7 @@ class Encoder:
 
     @staticmethod
     def of(x: RowInputs, weights: PerRow, policy: EncoderPolicy) -> Encoder:
-        """Learn the maps from rows x (rows, inputs) in the user's units."""
+        """Learn the transformations from rows x (rows, inputs) in the user's units."""
         shaped = [j for j, _ in policy.shapes]
         straight = shaped if policy.kind == "full" else range(x.shape[1])
         inputs = input_scores(x, weights, straight=straight, room=policy.room)
@@ -91,10 +91,10 @@ class Encoder:
 
     @cached_property
     def constraints(self) -> ndarray | None:
-        """A matrix A (conditions, functions): effects c keep their shapes if A c >= 0, with ends.
+        """Matrix A (conditions, functions) of the shape constraints; None if there are none.
 
-        A spline with increasing coefficients increases; one whose slope has increasing coefficients
-        is convex.
+        Effects with the coefficients c keep their shapes if A c >= 0. A spline increases if its
+        B-spline coefficients increase, and is convex if those of its derivative increase.
         """
         rows = []
         for j, shape in self.policy.shapes:

@@ -1,12 +1,14 @@
-"""The kernel with the largest evidence (restricted likelihood), by Laplace's approximation.
+"""Find the kernel with the largest evidence (restricted likelihood), by Laplace's approximation.
 
-With a latent function f of covariance K and a level of nearly unlimited variance,
+Let f be the latent function, whose covariance K includes a constant of nearly unlimited variance.
+The evidence is
 
     log Z = log p(y | f) - f' K^-1 f / 2 - log |I + W^1/2 K W^1/2| / 2
 
-at the most probable f, where W is minus the second derivative of log p. For Gaussian outputs this
-is the restricted likelihood itself. Several outputs, and each class against the others, share the
-kernel. The logarithms of all hyperparameters have independent normal priors.
+at the most probable f, where W is minus the second derivative of log p. For Gaussian outputs, this
+is the exact restricted likelihood. All outputs (or, for classes, all one-against-rest problems)
+share the kernel. The logarithms of the hyperparameters, and the exponents of the outputs, have
+independent normal priors.
 
 Source: C. Rasmussen and C. Williams, Gaussian Processes for Machine Learning (2006), algorithms 3.1
 and 5.1.
@@ -26,14 +28,15 @@ from scipy.spatial.distance import squareform
 from kanrun.engine.tables.kernel import Kernel, RadialInputs
 from kanrun.engine.tables.likelihoods import Likelihood
 
-#: Variance of the level in the latent function, about the link of the mean output.
+#: Prior variance of the constant in the latent function, relative to the link of the mean output.
 _LEVEL_VARIANCE = 100.0
-#: Prior mean of the sum of all w, and of all m: independent of the number of inputs.
+#: Prior median of the sum of the smooth rates w of all inputs.
 _SMOOTH_RATE = 1.0
+#: Prior median of the sum of the rough rates m of all inputs.
 _ROUGH_RATE = 0.5
-#: Prior means of the four variances.
+#: Prior medians of the variances of lines, curves, smooth part and rough part.
 _VARIANCES = (0.3, 0.3, 0.5, 0.3)
-#: Prior mean of the dispersion.
+#: Prior median of the dispersion.
 _DISPERSION = 0.3
 #: Standard deviation of the logarithm of a rate.
 _RATE_STD = 1.0
@@ -41,46 +44,49 @@ _RATE_STD = 1.0
 _VARIANCE_STD = 3.0
 #: Standard deviation of the exponent of the output about 1.
 _POWER_STD = 0.7
-#: Limits of the logarithms of rates and variances.
+#: Lower limit of the logarithms of rates and variances.
 _LOWEST = -14.0
+#: Upper limit of the logarithms of rates and variances.
 _HIGHEST = 8.0
 #: Limits of the logarithm of the dispersion.
 _DISPERSIONS = (-23.0, 3.0)
 #: Limits of the exponent of the output.
 _EXPONENTS = (-1.0, 3.0)
-#: Dispersions, and variances of the smooth part, from which the search begins: the evidence may
-#: have a second maximum near zero noise.
+#: Pairs (dispersion, variance of the smooth part) from which the search starts. There are two,
+#: because the evidence may have a second maximum near zero noise.
 _STARTS = ((0.3, 0.5), (1e-4, 10.0))
-#: Rows with which the search begins; a step on 800 rows takes about 20 times as long.
+#: Number of rows with which the search begins; a step on 800 rows takes about 20 times as long.
 _FIRST_ROWS = 200
-#: Steps at most, with the first rows and with all rows.
+#: Largest number of steps of each search.
 _STEPS = 100
-#: Relative change of the evidence at which the search with the first rows ends.
+#: Relative change of the log evidence at which the search with the first rows ends.
 _FIRST_TOLERANCE = 1e-5
-#: The same with all rows: 0.05 for evidences near 500.
+#: Relative change of the log evidence at which the search with all rows ends.
 _TOLERANCE = 1e-4
-#: Steps that the approximation of the curvature remembers.
+#: Number of previous steps from which L-BFGS approximates the curvature.
 _MEMORY = 30
-#: Newton steps for the most probable latent values.
+#: Largest number of Newton steps to the most probable latent values.
 _NEWTON_STEPS = 30
-#: Halvings of a step of Newton's method that does not increase the posterior.
+#: Largest number of halvings of a Newton step that does not increase the posterior.
 _HALVINGS = 10
-#: Curvature below which a row counts as without information.
+#: Smallest curvature of a row by which is divided.
 _SMALLEST = 1e-12
-#: Change of the log posterior at which Newton's method ends.
+#: Change of the log posterior below which Newton's method ends.
 _NEWTON_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
 class EvidenceRows:
-    """Rows from which the kernel is found; parts without columns have no variance.
+    """Rows from which the kernel is found.
 
     Attributes:
         radial: Inputs of the radial parts.
-        lines: Values of the straight lines, shape (rows, lines).
-        curves: Values of the curves, scaled to one prior variance, shape (rows, curves).
+        lines: Values of the straight lines, shape (rows, lines); without lines, their variance in
+            the kernel is 0.
+        curves: Values of the curves, shape (rows, curves), scaled so that all have the same prior
+            variance; without curves, their variance in the kernel is 0.
         outputs: Likelihood of each output, or of each class against the others.
-        taking_part: Whether each input takes part in the radial parts, shape (inputs,).
+        taking_part: Whether each input is used in the radial parts, shape (inputs,).
     """
 
     radial: RadialInputs
@@ -94,7 +100,7 @@ class EvidenceRows:
         return len(self.taking_part)
 
     def log_evidence(self, kernel: Kernel) -> float:
-        """Return the logarithm of the evidence for these hyperparameters, without their prior."""
+        """Return the log evidence of a kernel on the rows, without the prior of the kernel."""
         covariance = kernel.radial(self.radial, self.radial)
         covariance += kernel.lines * self.lines @ self.lines.T
         covariance += kernel.curves * self.curves @ self.curves.T + _LEVEL_VARIANCE
@@ -113,9 +119,12 @@ class EvidenceRows:
 def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likelihood]]:
     """Return the kernel with the largest evidence, and the likelihoods with their parameters.
 
-    The search begins with the first rows, from several dispersions. The best of these results, and
-    the curvature of the evidence there, are the start and the units of the search with all rows.
-    Without `powers` the outputs are not transformed.
+    The search starts on the first rows, from the pairs in `_STARTS`. The best result is the start
+    of the search on all rows, whose steps are scaled by the curvature of the evidence there.
+
+    Args:
+        rows: The rows.
+        powers: Whether the exponents of Gaussian outputs are fitted; otherwise they stay 1.
     """
     problem = _Problem(rows.first(_FIRST_ROWS), powers)
     starts = _STARTS if problem.has_dispersion else _STARTS[:1]
@@ -130,7 +139,13 @@ def fit_kernel(rows: EvidenceRows, *, powers: bool) -> tuple[Kernel, list[Likeli
 
 
 class _Result(NamedTuple):
-    """Hyperparameters where a search ended, minus their log posterior, and their uncertainty."""
+    """Result of a search.
+
+    Attributes:
+        parameters: Vector of hyperparameters, see `_Problem`.
+        surprise: Minus their log posterior.
+        units: Approximate standard deviation of each parameter.
+    """
 
     parameters: ndarray
     surprise: float
@@ -140,9 +155,9 @@ class _Result(NamedTuple):
 class _Problem:
     """Minus the log posterior of the hyperparameters, with its gradient.
 
-    Their vector holds log w and log m of the inputs that take part, the logarithms of the four
-    variances, and for each output the logarithm of its dispersion and its exponent, where it has
-    them.
+    The vector of hyperparameters holds, in this order: log w and then log m of the inputs in the
+    radial parts, the logarithms of the four variances, and for each output the logarithm of its
+    dispersion (if that is unknown) and its exponent (if that is fitted).
     """
 
     def __init__(self, rows: EvidenceRows, powers: bool) -> None:
@@ -168,7 +183,7 @@ class _Problem:
         self.std = np.array(std + own_std * len(rows.outputs))
 
     def bounds(self) -> ndarray:
-        """Return the limits (parameters, 2)."""
+        """Return the lower and upper limit of each parameter, shape (parameters, 2)."""
         size = 2 * len(self.used) + 4
         own = [_DISPERSIONS] * self.has_dispersion + [_EXPONENTS] * self.has_power
         found = np.array([(_LOWEST, _HIGHEST)] * size + own * len(self.rows.outputs))
@@ -178,7 +193,7 @@ class _Problem:
         return found
 
     def start(self, dispersion: float, smooth: float) -> ndarray:
-        """Return the prior means, with this dispersion and this variance of the smooth part."""
+        """Return the prior means, with the dispersion and the smooth part's variance replaced."""
         found = self.middle.copy()
         found[2 * len(self.used) + 2] = np.log(smooth)
         if self.has_dispersion:
@@ -186,7 +201,7 @@ class _Problem:
         return found
 
     def unpacked(self, p: ndarray) -> tuple[Kernel, list[Likelihood]]:
-        """Return the kernel and the likelihoods of a vector of hyperparameters."""
+        """Convert a vector of hyperparameters to the kernel and the likelihoods."""
         size = len(self.used)
         inputs = len(self.rows.taking_part)
         smooth_rates = np.zeros(inputs)
@@ -205,7 +220,7 @@ class _Problem:
         return Kernel(smooth_rates, rough_rates, *variances.tolist()), likelihoods
 
     def search(self, start: ndarray, units: ndarray, tolerance: float) -> _Result:
-        """Minimise from `start` by steps that are measured in `units`, one for each parameter."""
+        """Minimise from `start` by L-BFGS-B; parameters are divided by `units` (parameters,)."""
         ends = self.bounds() / units[:, None]
 
         def scaled(p: ndarray) -> tuple[float, ndarray]:
@@ -276,21 +291,21 @@ class _Problem:
 
 
 class _Symmetric(NamedTuple):
-    """A symmetric matrix by its entries above the diagonal, row by row, and its diagonal."""
+    """A symmetric matrix, stored as its entries above the diagonal, by rows, and its diagonal."""
 
     pairs: ndarray
     diagonal: ndarray
 
     @staticmethod
     def of(columns: ndarray) -> _Symmetric:
-        """Return the products of these rows (rows, columns) with each other."""
+        """Return the Gram matrix of rows (rows, columns)."""
         return _Symmetric(squareform(columns @ columns.T, checks=False), (columns**2).sum(1))
 
 
 def _pairwise(radial: RadialInputs, used: ndarray) -> tuple[ndarray, ndarray]:
-    """Return half the squared differences of u and the distances of t for all pairs of rows.
+    """Return (u_j - u_k)^2 / 2 and |t_j - t_k| for all pairs of rows j < k.
 
-    Both have the shape (inputs, pairs).
+    Both have the shape (inputs used, pairs).
     """
     first, second = np.triu_indices(len(radial), 1)
     squares, distances = np.empty((2, len(used), len(first)))
@@ -313,8 +328,9 @@ class _Mode:
     """Most probable latent values of one output, and the evidence there.
 
     Attributes:
-        latent: Latent values less the likelihood's own level, shape (rows,).
-        scores: K^-1 times the latent values, shape (rows,).
+        latent: Latent values minus the level `Likelihood.start()` (not for Gaussian outputs), shape
+            (rows,).
+        scores: K^-1 times these values, shape (rows,).
         root: W^1/2, shape (rows,).
         factor: Lower Cholesky factor of I + W^1/2 K W^1/2.
         evidence: Logarithm of the evidence.
@@ -327,15 +343,15 @@ class _Mode:
     evidence: float
 
     def solved(self, right: ndarray) -> ndarray:
-        """Return (K + W^-1)^-1 r."""
+        """Return (K + W^-1)^-1 r for the right-hand side r (rows,)."""
         inner = linalg.cho_solve((self.factor, True), self.root * right, check_finite=False)
         return np.asarray(self.root * inner)
 
 
 def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode | None:
-    """Return the mode; None if the covariance is not positive definite.
+    """Return the most probable latent values; None if the covariance is not positive definite.
 
-    `start` holds latent values from which Newton's method begins.
+    Newton's method begins at the latent values `start` (rows,).
     """
     if likelihood.is_gaussian:
         return _gaussian_mode(covariance, likelihood)
@@ -371,7 +387,7 @@ def _mode(covariance: ndarray, likelihood: Likelihood, start: ndarray) -> _Mode 
 
 
 def _gaussian_mode(covariance: ndarray, likelihood: Likelihood) -> _Mode | None:
-    """Return the mode of a Gaussian likelihood, without differences of nearly equal numbers."""
+    """Return the mode for Gaussian outputs in closed form, which avoids cancellation."""
     y = likelihood.power.apply(likelihood.y)
     weights = likelihood.weights
     root = np.sqrt(weights / likelihood.dispersion)
@@ -388,19 +404,23 @@ def _half_log(factor: ndarray) -> float:
 
 
 def _factor(covariance: ndarray, root: ndarray) -> ndarray | None:
-    """Return the lower Cholesky factor of I + W^1/2 K W^1/2; None if there is none."""
+    """Return the lower Cholesky factor of I + W^1/2 K W^1/2; None if factorisation fails."""
     inner = root[:, None] * covariance
     inner *= root
     inner[np.diag_indices(len(inner))] += 1
-    # The transpose of a symmetric matrix is in the order of columns that LAPACK works in.
+    # LAPACK expects column-major order, which the transpose of this symmetric matrix has.
     factor, failure = linalg.lapack.dpotrf(inner.T, lower=1, clean=0, overwrite_a=1)
     return None if failure else factor
 
 
 class _Slopes(NamedTuple):
-    """Derivatives of the evidence of one output.
+    """Derivatives of the log evidence of one output.
 
-    `by_covariance` (rows, rows) is valid on and above the diagonal.
+    Attributes:
+        by_covariance: With respect to the covariance, shape (rows, rows); only valid on and above
+            the diagonal.
+        by_dispersion: With respect to the logarithm of the dispersion.
+        by_exponent: With respect to the exponent of the output.
     """
 
     by_covariance: ndarray

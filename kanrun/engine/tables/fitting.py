@@ -1,8 +1,8 @@
-"""Fitting of `TableModel`: the kernel by its evidence, the coefficients by all rows, and folds.
+"""Fit a `TableModel` and the models of its folds.
 
-The evidence of at most `EVIDENCE_ROWS` rows chooses the kind of model, the kernel, the noise and
-the exponent of the output. All rows determine the coefficients. Each fold repeats both without its
-rows.
+The evidence of at most `EVIDENCE_ROWS` rows selects the kind of model, the kernel, the noise and
+the exponent of the output. All rows then determine the coefficients. For each fold, both steps are
+repeated without the rows of the fold.
 """
 
 from __future__ import annotations
@@ -37,59 +37,61 @@ from kanrun.engine.tables.table_model import LatentFit, TableModel, TablePolicy,
 from kanrun.monitoring import report_progress, time_limit_reached
 from kanrun.points import Family, Points, deviation
 
-#: Rows from which the kernel is found, at most; twice as many take eight times as long.
+#: Largest number of rows from which the kernel is found; twice as many take eight times as long.
 EVIDENCE_ROWS = 800
-#: The fewest of them, however many inputs there are.
+#: Smallest number of rows from which the kernel is found, however many inputs there are.
 _FEWEST_EVIDENCE_ROWS = 200
-#: Numbers (inputs x rows^2) that the search for the kernel reads in each step.
+#: Largest value of inputs x rows^2, the amount of numbers that a step of the kernel search reads.
 _EVIDENCE_WORK = 2e7
-#: Inputs whose work that of one more output equals.
+#: Number of inputs that take as much work as one additional output.
 _OUTPUT_WORK = 10
-#: Classes, the most frequent first, from which the kernel is found.
+#: Largest number of classes from which the kernel is found; the most frequent ones are used.
 _EVIDENCE_CLASSES = 8
-#: Centres of the radial parts, at most.
+#: Largest number of centres of the radial parts.
 _CENTRES = 1500
-#: Centres that a table of any size has, as far as it has rows.
+#: Largest number of centres of very large tables, for which more would be too expensive.
 _FEWEST_CENTRES = 300
-#: Rows among which centres are chosen.
+#: Number of rows among which centres are chosen.
 _CANDIDATE_ROWS = 6000
-#: Numbers of the matrix of features: 1 GiB.
+#: Largest number of entries of the matrix of features (1 GiB).
 _NUMBERS = 1.2e8
-#: Multiplications of one step of Newton's method for all classes.
+#: Largest number of multiplications of one Newton step for all classes.
 _STEP_WORK = 8e10
-#: Rows from which on those that determine the kernel are in no fold: folds then need no kernel of
-#: their own.
+#: From this number of rows on, the rows that determine the kernel are in no fold, so that all folds
+#: can use the same kernel.
 _SHARED_ROWS = 4 * EVIDENCE_ROWS
-#: Logarithm of the evidence that a kind of model must gain over the next simpler one: a factor of
-#: 20.
+#: A kind of model must increase the log evidence by this much over the next simpler kind (a Bayes
+#: factor of 20).
 _KIND_EVIDENCE = 3.0
-#: Variance of lines from which that of a linear model is found.
+#: Initial variance of the lines of a linear model.
 _LINES = 0.3
-#: Distance of the quartiles of a normal distribution over its standard deviation. Outputs have this
-#: unit before their power, so that long tails do not make most of them small.
+#: Interquartile range of a normal distribution divided by its standard deviation. Before the power
+#: transform, outputs are scaled by their interquartile range, so that long tails do not make most
+#: of them small.
 _NORMAL_QUARTILES = 1.349
-#: Smallest unit of outputs, as a fraction of their standard deviation: most may be equal.
+#: Smallest scale of outputs, as a fraction of their standard deviation; it is needed if most
+#: outputs are equal.
 _LEAST_UNIT = 0.1
-#: Prior variance of functions that the evidence leaves out.
+#: Prior variance of functions whose variance in the kernel is 0.
 _ABSENT = 1e-12
 #: Limits of the logarithm of the factor of a classifier's logits.
 _FACTORS = (-2.0, 2.0)
-#: Margin of the link beyond its range, where straight lines continue.
+#: Margin of the link map for linear models (see `link_map`), in which straight lines continue.
 _LINEAR_LINK_MARGIN = 1.0
-#: Stream of the random numbers that choose rows.
+#: Number that is combined with the seed for the random numbers that choose rows.
 _STREAM = 20_511
 
 
 def fit_table(
     points: Points, classes: int | None, policy: TablePolicy | None = None, seed: int = 0
 ) -> TableModel:
-    """Fit the model of these training rows.
+    """Fit the automatic model to training rows.
 
     Args:
-        points: Inputs and outputs; y numbers the classes if there are any.
-        classes: Number of classes, None for numbers.
-        policy: What to fit, by default `TablePolicy()`.
-        seed: Of the rows that determine the kernel, and of the folds.
+        points: Inputs and outputs; for classes, y holds the number of the class.
+        classes: Number of classes; None if the outputs are numbers.
+        policy: Settings of the model; by default `TablePolicy()`.
+        seed: Seed for the choice of the rows that determine the kernel, and for the folds.
 
     Source of the kernel and of its evidence: C. Rasmussen and C. Williams, Gaussian Processes for
     Machine Learning (2006), chapters 2, 3 and 5.
@@ -108,7 +110,7 @@ def fit_table(
 
 
 class _Learned(NamedTuple):
-    """What the evidence of some rows determines: see `LatentFit`."""
+    """What the evidence determines from a sample of rows; the attributes are as in `LatentFit`."""
 
     encoder: Encoder
     kernel: Kernel
@@ -118,7 +120,7 @@ class _Learned(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """A table, and what is asked of its model."""
+    """A table and the settings of its model."""
 
     points: Points
     family: Family
@@ -126,7 +128,11 @@ class _Problem:
     seed: int
 
     def fit(self, points: Points, known: LatentFit | None = None) -> LatentFit:
-        """Return the latent functions of these rows; a `known` fit has their maps and kernel."""
+        """Fit the latent functions to `points`.
+
+        If `known` is given, its input transformations, kernel and centres are used, and only the
+        coefficients are fitted.
+        """
         weights = points.shares
         if known is None:
             rows = self._order(len(points))[: self._evidence_rows(len(points))]
@@ -248,10 +254,13 @@ class _Problem:
         return Centres.of(kernel, encoder.radial(u[np.sort(among)]), most, noise)
 
     def folds(self, whole: LatentFit) -> tuple[Folds | None, float]:
-        """Return predictions of each fold by a fit without it, and the factor of logits.
+        """Predict each fold by a model that was fitted without it.
 
-        Folds that would begin after the time limit are omitted. The factor of a fold's logits comes
-        from the other folds.
+        Folds that would begin after the time limit are omitted. The logits of a fold are multiplied
+        by a factor that was estimated on the other folds.
+
+        Returns:
+            The folds (None if all were omitted), and the factor of logits from all folds.
         """
         points = self.points
         policy = self.policy
@@ -295,9 +304,9 @@ class _Problem:
         return Folds(values, number, np.array(seconds), predict), self._factor(latent, inside)
 
     def _factor(self, latent: RowOutputs, rows: ndarray) -> float:
-        """Return the factor of logits with the least log loss on held-out rows.
+        """Return the factor of the latent functions with the lowest log loss on held-out rows.
 
-        Its logarithm has a standard normal prior.
+        The logarithm of the factor has a standard normal prior. The factor is 1 for numbers.
         """
         if not self.family.classes or not len(rows):
             return 1.0
@@ -313,7 +322,7 @@ class _Problem:
         return float(np.exp(found.x))
 
     def model(self, points: Points, fit: LatentFit, folds: Folds | None) -> TableModel:
-        """Return the model of latent functions of these rows in the user's units."""
+        """Return the model in the user's units for latent functions fitted to `points`."""
         policy = self.policy
         family = self.family
         outputs = None
@@ -355,9 +364,9 @@ class _Problem:
 
 
 def _fit_lines(rows: EvidenceRows) -> tuple[Kernel, list[Likelihood]]:
-    """Return the kernel of lines alone, or of the mean, and the likelihoods.
+    """Return the kernel of a linear or constant model, and the likelihoods.
 
-    The variance of the lines is the geometric mean of those that each output finds.
+    The variance of the lines is the geometric mean of the estimates from the individual outputs.
     """
     prior = np.full(rows.lines.shape[1], _LINES)
     found = [condition(rows.lines, prior, [each], rescale=True)[0] for each in rows.outputs]

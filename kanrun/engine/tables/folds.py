@@ -1,4 +1,4 @@
-"""Folds of a table, losses on held-out rows, and baselines by scikit-learn."""
+"""Folds of a table, losses on held-out rows, and baseline models of scikit-learn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_FOLD_ROWS, _FOLD_WORK = 10_000, 2e7
 
 @dataclass(frozen=True, eq=False)
 class Folds:
-    """Predictions of held-out rows by models that know nothing of these rows.
+    """Predictions of held-out rows by models that were fitted without these rows.
 
     Attributes:
         values: Predictions, shape (rows, outputs); NaN for rows that no fold holds out.
@@ -45,12 +45,14 @@ class Folds:
 def assign_folds(
     points: Points, folds: int, seed: int, family: Family | None = None, *, single: bool = False
 ) -> Int[ndarray, " rows"]:
-    """Return the fold that each row is left out of, stratified by class.
+    """Assign each row to the fold that holds it out, stratified by class.
 
-    With `single`, or for large tables, only one fold is left out.
+    Rows of a group stay together. Rows that are ordered in time are divided into successive parts,
+    each of which is predicted from the rows before it; the first part is in no fold. With `single`,
+    or for large tables, there is only one fold.
 
-    Groups stay together. Rows in time are divided into parts, each predicted by the rows before it;
-    the first part is never left out.
+    Returns:
+        The number of the fold of each row, shape (rows,); -1 for rows in no fold.
     """
     rng, (rows, inputs) = np.random.default_rng([seed, _STREAM]), points.x.shape
     classes = family.classes if family else None
@@ -75,14 +77,17 @@ def assign_folds(
 
 
 def training_rows(points: Points, number: ndarray, fold: int) -> Int[ndarray, " training"]:
-    """Return the rows that predict a fold: all others, or those before it if rows are in time."""
+    """Return the training rows of a fold: all others, or only earlier rows if rows have times."""
     if not points.forward or points.groups is None:
         return np.flatnonzero(number != fold)
     return np.flatnonzero(points.groups < points.groups[number == fold].min())
 
 
 def row_losses(predicted: RowOutputs, y: ndarray, family: Family) -> PerRow:
-    """Return each row's log loss, deviance, or mean squared error over the outputs' variances."""
+    """Return the loss of each row: log loss, deviance, or standardised squared error.
+
+    The standardised squared error is averaged over outputs, each divided by its variance.
+    """
     if family.classes:
         likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
         return np.asarray(-np.log(np.clip(likely, _MIN_PROBABILITY, 1)))
@@ -95,7 +100,7 @@ def row_losses(predicted: RowOutputs, y: ndarray, family: Family) -> PerRow:
 def loss_of(
     predicted: RowOutputs, y: ndarray, family: Family, weights: ndarray | None = None
 ) -> float:
-    """Return the root mean square error, the mean deviance, or the log loss of probabilities."""
+    """Return the RMSE, the mean deviance (outputs with a link) or the log loss (classes)."""
     if family.has_link:
         return float(np.average(row_losses(predicted, y, family), weights=weights))
     return float(root_mean_square(root_mean_square(predicted - y, weights)))
@@ -124,7 +129,7 @@ def cross_validate(points: Points, family: Family, folds: Folds, *, baselines: b
 
 
 def _baselines(family: Family) -> dict[str, Any]:
-    """Return estimators of scikit-learn by name."""
+    """Return the baseline estimators of scikit-learn by name."""
     from sklearn import ensemble, linear_model
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.multioutput import MultiOutputRegressor
@@ -155,9 +160,10 @@ def _baselines(family: Family) -> dict[str, Any]:
 
 
 def _predicted(estimator: Any, train: Points, x: ndarray, family: Family) -> ndarray:
-    """Fit `estimator` to standardised inputs, and predict outputs or probabilities of classes.
+    """Fit `estimator` to standardised inputs, and predict outputs or class probabilities at `x`.
 
-    Fractions become rows of both classes, with the fractions as weights.
+    For fractions (`binomial`), each row is replaced by one row of each class, weighted by y and
+    1 - y.
     """
     mean = train.x.mean(0)
     std = deviation(train.x)

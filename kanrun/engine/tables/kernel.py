@@ -1,11 +1,12 @@
-"""The kernel of a table: lines and curves of each input, a smooth and a rough radial part.
+"""The kernel of a table: lines and curves of each input, plus a smooth and a rough radial part.
 
 k(x, z) = v_l sum_j l_j(x) l_j(z) + v_c sum_jk c_jk(x) c_jk(z)
           + v_s exp(-sum_j w_j (u_j(x) - u_j(z))^2 / 2) + v_r exp(-sum_j m_j |t_j(x) - t_j(z)|)
 
-l and c are the straight line and the curves of an input (`curves`), u its standardised value, and t
-the mean of u and its uniform rank. The rough part is the kernel to which random forests tend (E.
-Scornet, IEEE Transactions on Information Theory 62 (2016) 1485-1500).
+l_j is the straight line of input j, c_jk its curves (`reduced_basis`), u_j its score (`scores`),
+and t_j the average of u_j and its rank. v_l, v_c, v_s and v_r are variances, w_j and m_j are rates.
+The rough part is the limit of the kernels of random forests (E. Scornet, IEEE Transactions on
+Information Theory 62 (2016) 1485-1500).
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from numpy import ndarray
 from scipy import linalg
 from scipy.spatial.distance import cdist
 
-#: Fraction of a kernel's diagonal that pivoted Cholesky may leave at any row.
+#: Pivoted Cholesky may leave at most this fraction of the radial variance at each row.
 _CHOLESKY_TOLERANCE = 1e-6
-#: The same, as a fraction of the variance of the noise.
+#: Pivoted Cholesky may leave at most this fraction of the noise variance at each row.
 _NOISE_TOLERANCE = 0.01
-#: Fraction of the diagonal below which pivoted Cholesky is rounding.
+#: Fraction of the radial variance below which what pivoted Cholesky leaves is rounding.
 _ROUNDING = 1e-13
 
 
@@ -31,12 +32,12 @@ class Kernel:
     """Hyperparameters of the kernel; variances are relative to outputs of variance near 1.
 
     Attributes:
-        smooth_rates: w (inputs,); 0 for an input that takes no part in the smooth radial part.
-        rough_rates: m (inputs,).
+        smooth_rates: w, shape (inputs,); 0 for inputs that are not in the smooth part.
+        rough_rates: m, shape (inputs,); 0 for inputs that are not in the rough part.
         lines: v_l, the variance of straight lines.
-        curves: v_c.
-        smooth: v_s; 0 if there is no such part.
-        rough: v_r.
+        curves: v_c, the variance of curves.
+        smooth: v_s, the variance of the smooth part; 0 if there is no smooth part.
+        rough: v_r, the variance of the rough part; 0 if there is no rough part.
     """
 
     smooth_rates: ndarray
@@ -51,7 +52,7 @@ class Kernel:
         return self.smooth + self.rough
 
     def among(self, columns: Sequence[int] | ndarray) -> Kernel:
-        """Return the kernel in which only these inputs have rates."""
+        """Return the kernel with the rates of all inputs but `columns` set to 0."""
         inside = np.isin(np.arange(len(self.smooth_rates)), columns)
         smooth, rough = (
             np.where(inside, each, 0.0) for each in (self.smooth_rates, self.rough_rates)
@@ -59,7 +60,7 @@ class Kernel:
         return replace(self, smooth_rates=smooth, rough_rates=rough)
 
     def radial(self, a: RadialInputs, b: RadialInputs) -> ndarray:
-        """Return the covariance (rows of a, rows of b) of the radial parts."""
+        """Return the covariances of the radial parts, shape (rows of a, rows of b)."""
         found = np.zeros((len(a.u), len(b.u)))
         if self.smooth:
             root = np.sqrt(self.smooth_rates)
@@ -81,7 +82,10 @@ class Kernel:
 
 @dataclass(frozen=True, eq=False)
 class RadialInputs:
-    """Standardised values u and their means with ranks t, each of shape (rows, inputs)."""
+    """Inputs of the radial parts: scores u, and t, the averages of scores and ranks.
+
+    Both have the shape (rows, inputs).
+    """
 
     u: ndarray
     t: ndarray
@@ -95,13 +99,13 @@ class RadialInputs:
 
 @dataclass(frozen=True, eq=False)
 class Centres:
-    """Rows at which the radial parts are known exactly.
+    """Inducing points of the radial parts (Nystroem approximation).
 
-    Between them the parts are interpolated (the Nystroem method).
+    At these rows, the approximate covariance is exact.
 
     Attributes:
-        inputs: The R centres.
-        root: Lower Cholesky factor of their covariance, shape (R, R).
+        inputs: Inputs of the R centres.
+        root: Lower Cholesky factor of the covariance of the centres, shape (R, R).
         kernel: The kernel.
     """
 
@@ -111,10 +115,12 @@ class Centres:
 
     @staticmethod
     def of(kernel: Kernel, rows: RadialInputs, most: int, noise: float) -> Centres:
-        """Choose at most `most` of these rows by pivoted Cholesky, fewer if the rest is noise.
+        """Choose at most `most` of the rows as centres by pivoted Cholesky factorisation.
 
-        Each is the row with the largest variance given those before it (H. Harbrecht, M. Peters, R.
-        Schneider, Applied Numerical Mathematics 62 (2012) 428-440).
+        The next centre is the row with the largest variance given the previous centres (H.
+        Harbrecht, M. Peters, R. Schneider, Applied Numerical Mathematics 62 (2012) 428-440). The
+        choice ends early if the remaining variances are small compared with the variance `noise` of
+        the noise and with the kernel.
         """
         whole = kernel.radial_variance
         most = min(most, len(rows)) if whole else 0
@@ -136,11 +142,14 @@ class Centres:
         return Centres(rows[np.array(chosen, dtype=int)], root, kernel)
 
     def features(self, rows: RadialInputs) -> ndarray:
-        """Return features (rows, R) of prior variance 1."""
+        """Return features (rows, R) whose inner products approximate the radial covariance.
+
+        Coefficients of these features have the prior variance 1.
+        """
         return self.whitened(self.kernel.radial(rows, self.inputs))
 
     def whitened(self, covariance: ndarray) -> ndarray:
-        """Return the features of covariances (rows, R) with the centres."""
+        """Convert covariances with the centres, shape (rows, R), to features, shape (rows, R)."""
         if not len(self.inputs):
             return covariance
         found = linalg.solve_triangular(
@@ -149,16 +158,20 @@ class Centres:
         return np.asarray(found.T)
 
     def transposed(self, coefficients: ndarray) -> ndarray:
-        """Return the weights of covariances (R, outputs) by those of features (R, outputs)."""
+        """Convert coefficients of features (R, outputs) to weights of covariances (R, outputs)."""
         if not len(self.inputs):
             return coefficients
         return linalg.solve_triangular(self.root, coefficients, lower=True, trans="T")
 
     def averaged(self, rows: RadialInputs, columns: Sequence[int], points: RadialInputs) -> ndarray:
-        """Return covariances with the centres (points, R), averaged over all inputs but `columns`.
+        """Return covariances with the centres, averaged over all inputs but `columns`.
 
-        These have the values of the points, the others those of each of the rows in turn. Both
-        radial parts are products over inputs, so that this takes one pass over the rows.
+        Inputs `columns` have the values of `points`; the other inputs have the values of each of
+        `rows` in turn, over which the covariances are averaged. Because both radial parts are
+        products over inputs, one pass over the rows is enough.
+
+        Returns:
+            Covariances of shape (points, R).
         """
         kernel = self.kernel
         every = np.arange(len(self.kernel.smooth_rates))

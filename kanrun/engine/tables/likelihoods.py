@@ -1,8 +1,9 @@
 """Likelihoods of outputs given a latent function f, with their derivatives with respect to f.
 
-All have the form log p(y | f) = -w D(y, mu(f)) / (2 phi) - w log(phi) / 2 with the deviance D of an
-exponential family, the weight w of a row and the dispersion phi. A row of weight w counts as w
-equal rows. Outputs that are numbers are transformed by a power, whose exponent is a parameter.
+All have the form log p(y | f) = -w D(y, mu(f)) / (2 phi) - w log(phi) / 2, where D is the deviance
+of an exponential family, mu the mean, w the weight of a row and phi the dispersion. A row with
+weight w counts as w equal rows. Gaussian outputs are first transformed by a power, whose exponent
+is a parameter.
 
 Sources: P. McCullagh and J. Nelder, Generalized Linear Models (1989), 2.2 and 9.3; I.-K. Yeo and R.
 Johnson, Biometrika 87 (2000) 954-959.
@@ -21,9 +22,9 @@ from kanrun.points import Family
 
 #: Step of the central difference for the derivative with respect to the exponent.
 _POWER_STEP = 1e-5
-#: Size of an exponent below which the power is a logarithm.
+#: Exponents smaller than this in absolute value count as 0: the power is then a logarithm.
 _LOGARITHM = 1e-12
-#: Largest difference of a latent value to its level; exp(30) is 1e13.
+#: Largest allowed difference between a latent value and its level; exp(30) is about 1e13.
 _LARGEST_LINK = 30.0
 
 
@@ -48,8 +49,9 @@ class Power:
 
     Attributes:
         unit: Positive scale of the outputs.
-        shift: Subtracted after division by `unit`.
-        exponent: The power, 1 for a straight line; smaller values compress large outputs.
+        shift: Number that is subtracted after division by `unit`.
+        exponent: Exponent of the power; 1 leaves outputs linear, and smaller values compress large
+            outputs.
         log_slope: Logarithm of the geometric mean of the derivative over the training rows.
     """
 
@@ -65,7 +67,7 @@ class Power:
         return Power(unit, shift, exponent, float(np.average(plain.log_slopes(y), weights=weights)))
 
     def log_slopes(self, y: ndarray) -> ndarray:
-        """Return the logarithm of the derivative with respect to y / unit, shape (rows,)."""
+        """Return the logarithm of the transform's derivative with respect to y / unit, (rows,)."""
         scaled = y / self.unit - self.shift
         slopes = (self.exponent - 1) * np.sign(scaled) * np.log1p(np.abs(scaled))
         return np.asarray(slopes - self.log_slope)
@@ -79,7 +81,7 @@ class Power:
         return np.asarray(np.where(scaled >= 0, up, -down) * np.exp(-self.log_slope))
 
     def invert(self, z: ndarray) -> ndarray:
-        """Return the outputs of transformed ones; infinite beyond the range of the transform."""
+        """Map transformed outputs back to outputs; infinite beyond the range of the transform."""
         sizes = np.abs(z) * np.exp(self.log_slope)
         exponent = self.exponent if abs(self.exponent) > _LOGARITHM else 0.0
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -95,11 +97,11 @@ class Likelihood:
     """Likelihood of one output.
 
     Attributes:
-        family: Its distribution; `gaussian` without classes is a transformed number.
-        y: Outputs (rows,); 0 and 1 for a class against the others.
-        weights: Weights (rows,).
-        power: Transform of outputs that are numbers.
-        dispersion: phi.
+        family: Distribution of the output.
+        y: Outputs, shape (rows,); 1 for a class and 0 for the others.
+        weights: Weights of the rows, shape (rows,).
+        power: Transform of Gaussian outputs.
+        dispersion: Dispersion phi; for Gaussian outputs the variance of the noise.
     """
 
     family: Family
@@ -113,12 +115,12 @@ class Likelihood:
         return not self.family.has_link
 
     def with_parameters(self, dispersion: float, exponent: float) -> Likelihood:
-        """Return the likelihood with other parameters."""
+        """Return the likelihood with this dispersion and this exponent of the output."""
         power = Power.of(self.y, self.weights, self.power.unit, self.power.shift, exponent)
         return Likelihood(self.family, self.y, self.weights, power, dispersion)
 
     def take(self, rows: ndarray | slice) -> Likelihood:
-        """Return the likelihood of these rows; the transform stays."""
+        """Return the likelihood of some of the rows, with the same transform."""
         return Likelihood(
             self.family, self.y[rows], self.weights[rows], self.power, self.dispersion
         )
@@ -160,7 +162,7 @@ class Likelihood:
             return self.family.deviance(y, mean), y - mean, mean, -mean
         mean = expit(f)
         spread = mean * (1 - mean)
-        # That of fractions themselves is not 0, and the dispersion depends on it.
+        # The last two terms make the deviance 0 if the mean equals y; the dispersion depends on it.
         deviance = 2 * (np.logaddexp(0, f) - y * f + xlogy(y, y) + xlogy(1 - y, 1 - y))
         return deviance, y - mean, spread, -spread * (1 - 2 * mean)
 

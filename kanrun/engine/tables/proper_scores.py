@@ -1,9 +1,10 @@
-"""Proper scores of predictive distributions: logarithmic score and CRPS of numbers.
+"""Proper scores of predictive distributions of numbers: logarithmic score and CRPS.
 
-The error of a prediction has Student's t distribution in the units of the model. Its scale may vary
-with the prediction (`error_scale`). The logarithmic score (`nlpd`) is minus the logarithm of the
-density of an output, in the units of the file. The continuous ranked probability score (`crps`) is
-the mean of twice the quantile losses over all levels, in the units of the output.
+Errors of predictions are modelled by Student's t distribution in the units of the latent function,
+with a scale that may vary with the prediction (`error_scale`). The logarithmic score (`nlpd`) is
+minus the logarithm of the predictive density at the output, in the user's units. The continuous
+ranked probability score (`crps`) is twice the quantile loss, averaged over quantile levels, in the
+units of the output.
 
 Source: T. Gneiting and A. Raftery, Journal of the American Statistical Association 102 (2007)
 359-378.
@@ -25,14 +26,14 @@ from kanrun.engine.tables.table_model import TableModel
 
 #: Levels at which quantile losses are averaged.
 _LEVELS = (np.arange(100) + 0.5) / 100
-#: Limits of the degrees of freedom; the largest is a normal distribution for all purposes.
+#: Limits of the degrees of freedom; the upper limit is practically a normal distribution.
 _FREEDOM = (2.1, 1000.0)
 #: Limits of the scale, relative to the root mean square of the errors.
 _SCALES = (0.01, 3.0)
 
 
 class ProperScores(NamedTuple):
-    """Mean scores of rows; lower is better."""
+    """Scores averaged over rows; lower is better."""
 
     nlpd: float
     crps: float
@@ -44,7 +45,7 @@ class ErrorDistribution:
 
     Attributes:
         middles: Predictions, in increasing order, shape (bins,).
-        scales: Scale of the distribution there, shape (bins,).
+        scales: Scale of the distribution at each of these predictions, shape (bins,).
         freedom: Degrees of freedom, infinite for a normal distribution.
     """
 
@@ -54,7 +55,7 @@ class ErrorDistribution:
 
     @staticmethod
     def of(predicted: PerRow, errors: PerRow) -> ErrorDistribution:
-        """Return the most likely distribution of these errors."""
+        """Fit the distribution to `errors` of predictions by maximum likelihood."""
         middles, scale = error_scale(predicted, errors)
         relative = errors / np.interp(predicted, middles, scale)
         unit = max(float(np.sqrt(np.mean(relative**2))), np.sqrt(np.finfo(float).tiny))
@@ -72,7 +73,14 @@ class ErrorDistribution:
     def scores(
         self, power: Power, limits: tuple[float, float], latent: PerRow, y: PerRow
     ) -> ndarray:
-        """Return the scores (2, rows) at latent values for the outputs y, within some limits."""
+        """Return the logarithmic score and the CRPS of each row, shape (2, rows).
+
+        Args:
+            power: Transform between outputs and latent values.
+            limits: Lower and upper limit of the outputs.
+            latent: Predicted latent values, shape (rows,).
+            y: Outputs, shape (rows,).
+        """
         size = np.interp(latent, self.middles, self.scales)
         error = power.apply(y) - latent
         nlpd = np.log(size * power.unit) - power.log_slopes(y)
@@ -83,9 +91,9 @@ class ErrorDistribution:
 
 
 def held_out_scores(model: TableModel, y: RowOutputs) -> ProperScores:
-    """Return the scores of the training rows, y (rows, outputs), by models without them.
+    """Return the scores of the training rows y (rows, outputs), predicted by held-out models.
 
-    The distribution of the errors of a fold is that of the other folds.
+    The error distribution of a fold is estimated from the other folds.
     """
     inside = model.different[~np.isnan(model.held_out[model.different, 0])]
     number = np.zeros(len(y)) if model.folds is None else model.folds.number
@@ -100,7 +108,11 @@ def held_out_scores(model: TableModel, y: RowOutputs) -> ProperScores:
 
 
 def new_scores(model: TableModel, trained: ndarray, x: RowInputs, y: RowOutputs) -> ProperScores:
-    """Return the scores of new rows x with outputs y; `trained` are those of the training rows."""
+    """Return the scores of new rows x with outputs y.
+
+    The error distribution is estimated from the held-out predictions of the training rows, whose
+    outputs are `trained`.
+    """
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
     inside = model.different[~np.isnan(model.held_out[model.different, 0])]
     both = np.concatenate([model.held_out[inside], model.predict(x)])
@@ -113,7 +125,7 @@ def new_scores(model: TableModel, trained: ndarray, x: RowInputs, y: RowOutputs)
 def _scores(
     model: TableModel, y: ndarray, latent: ndarray, known: ndarray, rows: ndarray
 ) -> ndarray:
-    """Return the scores (2, rows) of some rows by the errors of the `known` ones."""
+    """Return the scores (2, rows) of `rows`, with the error distribution of the `known` rows."""
     assert model.outputs is not None  # An invariant: callers ask for numbers only.
     found = []
     for place, output in enumerate(model.fit.outputs):

@@ -1,11 +1,11 @@
-"""Functions of one input, from smooth to rough: Demmler-Reinsch bases of a cubic spline space.
+"""Functions of one input, ordered from smooth to rough: Demmler-Reinsch bases of cubic splines.
 
-Let B be the B-splines of a grid with mean m on the training rows, G = (B - m)'(B - m) / n, and S
-the integral of f''^2 for inputs of standard deviation 1. The eigenvectors of G v = rho (G + S + m
-m') v are uncorrelated on the rows and are ordered by their roughness d = (1 - rho) / rho; the
-straight line comes first (d = 0). Functions with rho = 0 vanish on all rows and are left out. The
-others continue between the rows as smoothly as possible: in intervals without rows curvature counts
-`_GAP_STIFFNESS` times as much, so that they cross gaps nearly straight.
+Let B be the values of the B-splines on the n training rows, m their mean, G = (B - m)'(B - m) / n,
+and S the matrix of the integral of f''^2 for inputs with standard deviation 1. The eigenvectors of
+G v = rho (G + S + m m') v are uncorrelated on the rows. They are ordered by their roughness
+d = (1 - rho) / rho; the straight line comes first (d = 0). Functions with rho = 0 vanish on all
+rows and are left out. In intervals without rows, S is multiplied by `_GAP_STIFFNESS`, so that
+functions cross gaps nearly straight.
 
 Sources: A. Demmler and C. Reinsch, Numerische Mathematik 24 (1975) 375-382; S. Wood, Generalized
 Additive Models (2017), 5.4.2.
@@ -42,17 +42,18 @@ Rows = slice | ndarray
 
 @dataclass(frozen=True, eq=False)
 class ReducedBasis:
-    """Functions of all inputs side by side, with mean 0 on the training rows.
+    """Functions of all inputs, with mean 0 on the training rows.
 
-    Their variance there is the inverse of their roughness, so that all of a kind have one prior
-    variance. The roughness is relative to that of the first curve; it is 1 for lines of more than
-    two values.
+    The variance of a function on the rows is the inverse of its roughness, so that all lines can
+    have the same prior variance, and all curves too. The roughness is relative to that of the first
+    curve of the input; for lines of inputs with more than two values it is 1.
 
     Attributes:
         breakpoints: Grids, shape (inputs, G + 1).
         coefficients: B-spline coefficients of each function, shape (functions, G + 3).
-        column: Input of each function.
-        order: Position of each function among those of its input; 0 is the line.
+        column: Index of the input of each function, shape (functions,).
+        order: Position of each function among those of its input, shape (functions,); 0 is the
+            line.
     """
 
     breakpoints: ndarray
@@ -62,11 +63,12 @@ class ReducedBasis:
 
     @staticmethod
     def of(u: RowInputs, functions: int, weights: PerRow | float = 1.0) -> ReducedBasis:
-        """Return the basis of these rows, with at most `functions` functions per input.
+        """Return the basis for scores `u` of training rows, with at most `functions` per input.
 
-        A constant input has no functions. One with two values has a line, whose roughness is that
-        of a jump by 1 relative to an input with equally many of both: levels of a category with one
-        prior variance are then random effects, and rare ones are shrunk most.
+        A constant input has no functions. An input with two values has only a line, which is scaled
+        by the size of the jump between the values, relative to an input with equally frequent
+        values. The levels of a category are then random effects with the same prior variance, and
+        effects of rare levels are shrunk most.
         """
         weights = np.broadcast_to(weights, len(u))
         intervals = INTERVALS if functions > 1 else LINE_INTERVALS
@@ -103,7 +105,7 @@ class ReducedBasis:
         return tuple(np.flatnonzero(self.column == j) for j in range(len(self.breakpoints)))
 
     def values(self, u: RowInputs) -> RowFunctions:
-        """Evaluate the functions, which continue as straight lines beyond the grids."""
+        """Evaluate the functions; beyond their grids, they continue as straight lines."""
         out = np.empty((len(u), len(self.column)))
         grid = _grid(self.breakpoints)
         for part in blocks(len(u), u.shape[1] * grid.functions):
@@ -114,20 +116,23 @@ class ReducedBasis:
 
 
 def has_two_values(u: RowInputs) -> ndarray:
-    """Return which inputs have exactly two values."""
+    """Return whether each input has exactly two values, shape (inputs,)."""
     low = u.min(0)
     high = u.max(0)
     return np.asarray((low < high) & ((u == low) | (u == high)).all(0))
 
 
 def blocks(rows: int, width: int = 1) -> list[slice]:
-    """Return slices of at most `_BLOCK` rows, and `_BLOCK_NUMBERS` for rows of this width."""
+    """Return slices that divide `rows` rows of `width` numbers each into blocks.
+
+    A block has at most `_BLOCK` rows and `_BLOCK_NUMBERS` numbers.
+    """
     size = min(_BLOCK, max(_BLOCK_NUMBERS // width, 1))
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
 def spaced(rows: int, count: int) -> Int[ndarray, " places"]:
-    """Return at most `count` of the places of rows, at equal distances."""
+    """Return the indices of at most `count` evenly spaced rows."""
     return np.linspace(0, rows - 1, min(rows, count)).astype(int)
 
 
@@ -136,13 +141,16 @@ def _grid(breakpoints: ndarray) -> Grid:
 
 
 def _b_splines(u: ndarray, grid: Grid, derivative: int = 0) -> ndarray:
-    """Return values or derivatives (rows, inputs, splines) of the B-splines of each input."""
+    """Return the B-splines of each input, or their derivatives, shape (rows, inputs, splines)."""
     local, interval = local_basis(torch.as_tensor(np.ascontiguousarray(u)), grid, derivative)
     return dense_rows(local, interval, grid.functions).numpy()
 
 
 def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarray, ndarray]:
-    """Return the covariance and the mean of the B-splines of each input on the rows."""
+    """Return the covariance (inputs, splines, splines) and the mean (inputs, splines) of B-splines.
+
+    Both are weighted over the rows.
+    """
     fraction = weights / weights.sum()
     grid = _grid(breakpoints)
     mean = np.zeros((len(breakpoints), grid.functions))
@@ -156,10 +164,12 @@ def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray) -> tuple[ndarra
 
 
 def _energy(breakpoints: ndarray, derivative: int, stiffness: ndarray) -> ndarray:
-    """Integrate products of derivatives, by Gauss points in each interval.
+    """Integrate products of derivatives of B-splines by Gauss-Legendre quadrature.
 
-    Intervals count by their `stiffness` (inputs, intervals). The shape is (inputs, splines,
-    splines).
+    Intervals are weighted by `stiffness`, shape (inputs, intervals).
+
+    Returns:
+        Matrices of shape (inputs, splines, splines).
     """
     nodes, weights = np.polynomial.legendre.leggauss(DEGREE)
     half = np.diff(breakpoints, axis=1)[:, :, None] / 2
@@ -173,8 +183,8 @@ def _energy(breakpoints: ndarray, derivative: int, stiffness: ndarray) -> ndarra
 def _demmler_reinsch(gram: ndarray, mean: ndarray, energy: ndarray, limit: int) -> ndarray:
     """Return the B-spline coefficients (functions, splines) of the `limit` smoothest functions.
 
-    Their variance is the inverse of their roughness, relative to that of the first curve; no
-    roughness is below 1.
+    The variance of a function is the inverse of its roughness, which is divided by that of the
+    first curve and is at least 1.
     """
     functions = len(gram)
     if not np.isfinite(gram).all() or np.trace(gram) < _SQUARED_ZERO or not limit:

@@ -1,4 +1,4 @@
-"""Rows of a table that repeat others: copies of one measurement, which tell nothing new."""
+"""Merge repeated rows of a table, which are copies of one measurement and carry no information."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from kanrun.points import Points
 
 
 def merge_copies(points: Points) -> tuple[Points, Int[ndarray, " rows"]]:
-    """Return the points without copies of rows, and the place of each row among them.
+    """Merge rows that are copies of each other.
 
-    Copies are equal in all inputs and outputs, and chance does not explain this. The row that
-    remains has the sum of their weights, and the mean of all weights is 1. Of copies at several
-    times the earliest remains.
+    Rows are copies if they are equal in all inputs and outputs, unless that may be chance (see
+    `_is_unexplained`). The merged row has the sum of the weights of its copies; weights are then
+    scaled to the mean 1. If the copies have different times, the earliest one is kept.
+
+    Returns:
+        The points without copies, and the index of each original row among them, shape (rows,).
     """
     rows, inputs = points.x.shape
     table = DataFrame(np.concatenate([points.x, points.y], 1))
@@ -36,13 +39,13 @@ def merge_copies(points: Points) -> tuple[Points, Int[ndarray, " rows"]]:
 
 
 def _is_unexplained(different: DataFrame, inputs: int, rows: int) -> Bool[ndarray, " different"]:
-    """Return for which of these different rows of a table chance does not explain repetitions.
+    """Return for each of these distinct rows whether repetitions of it cannot be chance.
 
-    In columns of many values, a value does not occur more often, on average, than there are values.
-    Some such column must have mostly distinct values: more than half of the rows have a value of
-    their own. Outputs that inputs of few values determine do not count, since they are equal
-    wherever the inputs are. Repetitions are then those of rows whose values in the columns of many
-    values belong to no other row.
+    A column has many values if the square of their number exceeds the number of rows. At least one
+    such column must have mostly unique values (more than half of the distinct rows); otherwise all
+    repetitions may be chance. If only outputs have many values and the inputs determine the
+    outputs, repetitions may be chance too. Otherwise, a repetition cannot be chance if no other
+    distinct row has the same values in the columns with many values.
     """
     counts = {int(j): different[j].value_counts() for j in different.columns}
     many = [j for j, count in counts.items() if len(count) ** 2 > rows]

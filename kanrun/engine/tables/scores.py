@@ -1,4 +1,7 @@
-"""Maps between a table's units and those of its model, for inputs (scores) and outputs."""
+"""Maps between the user's units and those of the model of a table, for inputs and outputs.
+
+The transformed value of an input is called its score.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ from kanrun.points import Array, Family, PiecewiseScaling, Points, in_own_units
 
 #: Fraction of the range of scores by which their maps extend on either side.
 ROOM = 0.25
-#: The same for linear maps of inputs that may leave their training range.
+#: This fraction for linear models and linear extrapolation.
 STRAIGHT_ROOM = 1e3
 #: Fraction of the training range of the output by which predictions may exceed it.
 MARGIN = 0.1
-#: The same for a linear model, which extrapolates.
+#: This fraction for a linear model, which extrapolates.
 LINEAR_MARGIN = 10.0
 #: Inputs with at most this many distinct values are only standardised, and have no gaps.
 _FEW_VALUES = 8

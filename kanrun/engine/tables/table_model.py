@@ -1,8 +1,8 @@
-"""The model of `model=auto`: one Gaussian model with one kernel, and a power of the output.
+"""The model of `model=auto`: a Gaussian process with a power transform of the output.
 
-A latent function per output (or logit) is a sum of lines and curves of each input, a smooth radial
-part and a rough radial part. The parameters of the kernel, the noise and the exponent of the output
-have the largest evidence on a sample of rows, see `fitting`.
+The latent function of each output (or logit) is the sum of a level, lines and curves of each input,
+a smooth radial part and a rough radial part (see `kernel`). The parameters of the kernel, the noise
+and the exponent of the output maximise the evidence on a sample of rows (see `fitting`).
 """
 
 from __future__ import annotations
@@ -35,49 +35,53 @@ from kanrun.engine.tables.scores import (
 )
 from kanrun.points import Family, PiecewiseScaling
 
-#: Factor by which exposures may leave those of the training rows.
+#: Exposures may be outside the range of the training rows by this factor.
 _EXPOSURE_ROOM = 1e3
-#: Rows over which the widening of intervals outside the training range is averaged.
+#: Number of rows over which the widening of intervals outside the training range is averaged.
 _WIDENING_ROWS = 8
 
 
 @dataclass(frozen=True, eq=False)
 class TablePolicy:
-    """What a caller may ask of the model of a table; see docs/tables.md."""
+    """Settings of the model of a table; see docs/tables.md."""
 
     #: Distribution of outputs that are numbers, one of `kanrun.points.FAMILIES`.
     family: str = "gaussian"
-    #: Whether inputs may act together: without, there are no radial parts.
+    #: Whether inputs may interact; otherwise there are no radial parts.
     pairs: bool = True
-    #: (Index of an input, shape) pairs, see `encoder.SHAPES`. Such inputs take no part in radial
-    #: parts; with a curvature the output is not transformed.
+    #: Pairs (index of an input, shape), see `encoder.SHAPES`. These inputs are not in the radial
+    #: parts. If a shape is convex or concave, the output is not transformed.
     shapes: tuple[tuple[int, str], ...] = ()
-    #: `clip`, `linear`, `constant` or `zero`.
+    #: Extrapolation beyond the training range: `clip`, `linear`, `constant` or `zero`.
     extrapolation: str = "clip"
     #: Lower and upper limit of the outputs.
     bounds: tuple[float, float] = (-np.inf, np.inf)
-    #: Folds of the cross-validation; below 2, rows are left out one by one in closed form.
+    #: Number of folds of the cross-validation; below 2, leave-one-out predictions replace folds.
     folds: int = 5
-    #: Whether only one of the folds is left out.
+    #: Whether only one of the folds is held out.
     single_fold: bool = False
 
     @property
     def is_local(self) -> bool:
-        """Whether there are radial parts, which do not continue as straight lines."""
+        """Whether there are radial parts.
+
+        Linear and zero extrapolation exclude them, because radial parts do not continue as straight
+        lines.
+        """
         return self.pairs and self.extrapolation not in ("linear", "zero")
 
 
 @dataclass(frozen=True, eq=False)
 class LatentFit:
-    """Latent functions of a table: what was learned from its rows.
+    """Latent functions of the outputs, as fitted to the rows of a table.
 
     Attributes:
-        encoder: Maps of the inputs.
+        encoder: Transformations of the inputs.
         kernel: The kernel.
-        centres: Centres of its radial parts.
-        outputs: The posterior of each output, or of each logit; two classes have one.
-        sample: Rows that determined the kernel, with the likelihoods that it was found with.
-        factor: Factor of the latent functions, 1 except for classes.
+        centres: Centres of the radial parts.
+        outputs: Posterior of each output or, for classes, each logit; two classes have one logit.
+        sample: Rows that determined the kernel, with the likelihoods fitted to them.
+        factor: Factor of the latent functions; 1 unless the outputs are classes.
     """
 
     encoder: Encoder
@@ -93,7 +97,10 @@ class LatentFit:
 
     @cached_property
     def weights(self) -> tuple[ndarray, ndarray]:
-        """Weights of functions (functions, outputs), and of the kernel at centres (R, outputs)."""
+        """Weights of the lines and curves (functions, outputs), and of the R centres (R, outputs).
+
+        The latter multiply the radial covariances with the centres.
+        """
         coefficients = np.stack([each.coefficients for each in self.outputs], 1)
         functions, radial = np.split(coefficients, [len(self.encoder.basis.column)])
         return functions, self.centres.transposed(radial)
@@ -109,7 +116,7 @@ class LatentFit:
         return np.asarray(self.factor * (found + [each.level for each in self.outputs]))
 
     def features(self, u: RowInputs) -> ndarray:
-        """Return functions and features of the radial parts at scores u, shape (rows, features)."""
+        """Return all features at scores u, shape (rows, features): functions, then radial ones."""
         radial = self.centres.features(self.encoder.radial(u))
         return np.concatenate([self.encoder.functions(u), radial], 1)
 
@@ -120,14 +127,14 @@ class LatentFit:
 
     @property
     def freedom(self) -> float:
-        """Effective number of coefficients of all outputs: the sum of 1 - V_kk / P_kk."""
+        """Effective number of coefficients, summed over outputs (see `Posterior.determined`)."""
         return sum(float(each.determined.sum()) for each in self.outputs)
 
     @property
     def left_out(self) -> RowOutputs:
-        """Latent value of each training row by all others, shape (rows, outputs).
+        """Leave-one-out latent values of the training rows, shape (rows, outputs).
 
-        The mean is that of all rows, so that predictions do not depend on the row.
+        The constant model uses the mean of all rows, so that its predictions are equal.
         """
         if self.kind == "mean":
             return np.tile(
@@ -138,7 +145,12 @@ class LatentFit:
 
 @dataclass(frozen=True, eq=False)
 class Exposure:
-    """An input to which outputs are in proportion: its place, and the map to its logarithm."""
+    """An input (exposure) to which the outputs are proportional.
+
+    Attributes:
+        place: Index of the input.
+        map: Map from the exposure to its logarithm.
+    """
 
     place: int
     map: PiecewiseScaling
@@ -146,18 +158,18 @@ class Exposure:
 
 @dataclass(frozen=True, eq=False)
 class TableModel:
-    """A fitted table: latent functions, and the map to the user's units.
+    """The fitted model of a table: latent functions, and their map to the user's units.
 
     Attributes:
         fit: The latent functions.
-        family: Distribution of the outputs, with the dispersion of held-out rows.
+        family: Distribution of the outputs, with the dispersion on held-out rows.
         outputs: Map between latent functions and outputs; None for classes.
         u: Scores of the training rows, shape (rows, inputs).
-        left_out: Predictions (rows, outputs) of training rows by all other rows, in closed form.
-        folds: Predictions by folds; None without them.
-        policy: What was asked for.
-        different: Indices of training rows, without copies of others.
-        exposure: Input to which outputs are in proportion, if there is one.
+        left_out: Leave-one-out predictions of the training rows, shape (rows, outputs).
+        folds: Predictions of held-out rows by folds; None without folds.
+        policy: The settings.
+        different: Indices of the training rows that are not copies of earlier ones.
+        exposure: Input to which the outputs are proportional; None without one.
     """
 
     fit: LatentFit
@@ -172,7 +184,7 @@ class TableModel:
 
     @property
     def inputs(self) -> PiecewiseScaling:
-        """Map of the inputs to the network's units."""
+        """Map from inputs in the user's units to scores, the inputs of the network."""
         known = self.fit.encoder.inputs
         if self.exposure is None:
             return known
@@ -184,12 +196,15 @@ class TableModel:
 
     @property
     def held_out(self) -> RowOutputs:
-        """Predictions (rows, outputs) of the folds; without folds, of rows left out one by one."""
+        """Held-out predictions of the training rows, shape (rows, outputs).
+
+        They come from the folds or, without folds, from leaving out one row at a time.
+        """
         return self.left_out if self.folds is None else self.folds.values
 
     @cached_property
     def network(self) -> KAN:
-        """The latent functions as one KAN of the scores."""
+        """The latent functions as one KAN, whose inputs are the scores."""
         from kanrun.engine.tables.to_kan import (
             to_kan,  # builds networks only where they are asked for
         )
@@ -205,7 +220,7 @@ class TableModel:
         return self.fit.latent(np.delete(x, place, 1)) + logarithms.apply(x[:, [place]])
 
     def predict(self, x: RowInputs) -> RowOutputs:
-        """Return predictions in the user's units, or probabilities of classes."""
+        """Return predictions at x in the user's units, or class probabilities."""
         return in_units(self.latent(x), self.outputs)
 
     def clipped_fraction(self, x: RowInputs) -> float:
@@ -218,11 +233,19 @@ class TableModel:
         return float(((latent < low) | (latent > high)).any(1).mean())
 
     def error_quantiles(self, y: RowOutputs, levels: ndarray) -> ndarray | None:
-        """Return predictions and quantiles of the errors there, over held-out rows.
+        """Return quantiles of the errors on held-out rows, as they vary with the prediction.
 
-        Both are in the network's units; with a link errors are normal scores. The shape is
-        (outputs, bins, 1 + levels), see `scores.error_quantiles`; None for classes. The levels are
-        stretched for the finite number of rows.
+        Predictions and errors are in the network's units; for outputs with a link, errors are
+        normal scores. The quantile levels are moved away from 0.5 to correct for the finite number
+        of rows.
+
+        Args:
+            y: Outputs of the training rows, shape (rows, outputs).
+            levels: Quantile levels, shape (levels,).
+
+        Returns:
+            Array of shape (outputs, bins, 1 + levels), see `scores.error_quantiles`; None for
+            classes.
         """
         if self.outputs is None:
             return None
@@ -238,12 +261,16 @@ class TableModel:
         return np.stack([error_quantiles(*pair, stretched) for pair in pairs])
 
     def widening(self) -> ndarray | None:
-        """Return standard deviations of outputs about predictions one range beyond the rows.
+        """Return how uncertain predictions become outside the training range.
 
-        An input lies below (first) or above its training range by the size of this range; the shape
-        is (2, inputs, outputs), in the network's units. They are those of the change of the latent
-        function over this distance, given the kernel, and of what the prediction leaves out of it
-        since it continues only a little. None for classes and outputs with a link.
+        For each input, the others having values of training rows, the standard deviation is that of
+        the change of the latent function from the end of the training range to a point one range
+        width beyond it, given the kernel. It includes the difference between the latent function
+        and the prediction, whose inputs are clipped.
+
+        Returns:
+            Standard deviations in the network's units, shape (2, inputs, outputs), below (first)
+            and above the training range; None for classes and outputs with a link.
         """
         if self.outputs is None or self.family.has_link:
             return None
@@ -271,7 +298,10 @@ class TableModel:
         return found
 
     def repeated(self, place: Int[ndarray, " rows"]) -> TableModel:
-        """Return the model of rows that are copies of the training rows in these places."""
+        """Return the model for the original rows, which include copies (see `merge_copies`).
+
+        `place` (rows,) has the index of each original row among the training rows.
+        """
         left_out = self.left_out[place]
         folds = self.folds
         if folds is not None:
@@ -280,9 +310,11 @@ class TableModel:
         return replace(self, u=self.u[place], left_out=left_out, folds=folds, different=different)
 
     def with_exposure(self, place: int, exposures: PerRow) -> TableModel:
-        """Return the model of outputs in proportion to a further input, at `place`.
+        """Return the model whose outputs are multiplied by an additional input, the exposure.
 
-        `exposures` are its values in the training rows.
+        Args:
+            place: Index of the additional input.
+            exposures: Exposures of the training rows, shape (rows,).
         """
         assert self.outputs is not None  # An invariant: counts and sizes are numbers.
         ends = np.log([exposures.min() / _EXPOSURE_ROOM, exposures.max() * _EXPOSURE_ROOM])
@@ -298,7 +330,11 @@ class TableModel:
 
 
 def in_units(latent: RowOutputs, outputs: PiecewiseScaling | None) -> ndarray:
-    """Return outputs in the user's units, or class probabilities, by latent functions."""
+    """Convert latent values (rows, outputs) to outputs in the user's units.
+
+    If the map `outputs` is None, the latent values are logits, and class probabilities (rows,
+    classes) are returned.
+    """
     if outputs is not None:
         return outputs.invert(latent)
     split = np.concatenate([-latent / 2, latent / 2], 1) if latent.shape[1] == 1 else latent

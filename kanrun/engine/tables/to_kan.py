@@ -1,7 +1,8 @@
-"""The latent functions of a table as one KAN of the scores.
+"""Convert the latent functions of a table to one KAN, whose inputs are the scores.
 
-Lines and curves are the spline edges from the inputs to the outputs. Each centre of the radial
-parts is two hidden nodes, whose inner edges are the terms of its distances, see `RadialLayer`.
+The sum of the line and the curves of an input becomes a spline edge from the input to an output.
+Each centre of the radial parts becomes two hidden nodes (smooth and rough), whose incoming edges
+are the terms of the distance from the centre (see `RadialLayer`).
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from kanrun.engine.tables.reduced_basis import DEGREE
 if TYPE_CHECKING:
     from kanrun.engine.tables.table_model import TableModel
 
-#: What all edges have in common.
+#: Specification of all edges.
 _SPEC = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
 
 
 def to_kan(model: TableModel) -> KAN:
-    """Return the network that equals `model.latent`; two classes have the outputs -f/2 and f/2."""
+    """Return the network that computes `model.latent`; for two classes, it returns -f/2 and f/2."""
     network = _of_fit(model)
     if model.exposure is None:
         return network
@@ -69,9 +70,12 @@ def _of_fit(model: TableModel) -> KAN:
 
 
 def _with_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
-    """Return the network of one output with a further input, at `place`, that is added to it.
+    """Return the network of one output with an additional input that is added to the output.
 
-    `ends` are those of the input's grid.
+    Args:
+        network: The network.
+        place: Index of the additional input.
+        ends: Ends of the grid of the additional input.
     """
     (first,) = network.edge_layers
     cuts = np.linspace(*ends, first.grid.intervals + 1)
@@ -93,16 +97,17 @@ def _with_offset(network: KAN, place: int, ends: tuple[float, float]) -> KAN:
 
 
 def _edges(encoder: Encoder, weights: ndarray) -> ndarray:
-    """Return the B-spline coefficients of weighted sums of functions (outputs, functions).
+    """Return the B-spline coefficients of the edges, shape (outputs, inputs, splines).
 
-    The shape is (outputs, inputs, splines).
+    An edge is the sum of the functions of its input with these `weights`, shape (outputs,
+    functions).
     """
     basis = encoder.basis
     return np.stack([weights[:, mine] @ basis.coefficients[mine] for mine in basis.places], 1)
 
 
 def _monotone(edges: ndarray, encoder: Encoder) -> ndarray:
-    """Set differences of the wrong sign, which are due to rounding, to zero on monotone edges."""
+    """Make the coefficients of monotone edges exactly monotone, by removing rounding errors."""
     for j, shape in encoder.policy.shapes:
         if shape in CURVATURES:
             continue
@@ -127,6 +132,6 @@ def _layer(
 
 
 def _padded(rows: Sequence[ndarray]) -> ndarray:
-    """Return rows of different lengths as one array, in which the last number is repeated."""
+    """Stack rows of different lengths, repeating the last number of shorter rows."""
     size = max(map(len, rows))
     return np.stack([np.pad(row, (0, size - len(row)), mode="edge") for row in rows])
