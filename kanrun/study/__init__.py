@@ -1,4 +1,8 @@
-"""Experiment protocol, and the expansion of a point into tasks (cells x seeds)."""
+"""The protocol of an experiment, and the expansion of a point into tasks.
+
+A study has one point per combination of swept values. The experiment divides a point into cells,
+such as the networks that it compares. A task trains one cell of one point with one seed.
+"""
 
 from __future__ import annotations
 
@@ -26,60 +30,62 @@ if TYPE_CHECKING:
 Cell = Mapping[str, Any]
 Tables = Mapping[str, "pandas.DataFrame"]  # the tables of a point, by name
 Claims = Iterable[Claim]
-Figures = Iterable[tuple[str, Callable[[], "Figure"]]]  # names, and functions that draw
+Figures = Iterable[tuple[str, Callable[[], "Figure"]]]  # name and drawing function of each figure
 Cfg = TypeVar("Cfg", bound=ExperimentConfig)
+#: Largest number of trainings in one run.
 MOST_TASKS = 100_000
 
-#: Columns that a suite's entry may bound.
+#: Columns of the summary that an entry of a suite may bound, with their descriptions in claims.
 BOUNDED = {
     "train_rmse": "median training RMSE",
     "validation_rmse": "median validation RMSE",
     "test_rmse": "median test RMSE",
     "seconds": "longest training in seconds",
 }
-#: Characters of a setting in the name of a cell; longer ones are cut.
+#: Largest number of characters of one setting in the name of a cell; longer settings are cut.
 LONGEST_NAME = 60
 
 
 class Experiment(Protocol):
     """A module (or object) with these four functions.
 
-    It may have further ones:
+    Three further functions are optional:
 
-    - `check(cfg)` raises UsageError for settings that cannot run;
-    - `prepare(cfg, cell, seed)` builds all that `run` needs, or raises UsageError. Before a study
-      runs, the first seed of each cell is prepared; as far as memory goes, the result is kept, and
-      `run` takes it as its argument `prepared`, which is None for other tasks;
-    - `using_threads(n)` is a context manager that limits the threads of one training; without it,
-      torch's threads are limited.
+    - `check(cfg)` raises UsageError if the settings cannot run.
+    - `prepare(cfg, cell, seed)` builds everything that `run` needs, or raises UsageError. It is
+      called for the first seed of each cell before the study runs. If memory allows, the result is
+      kept and passed to `run` as the argument `prepared`; for all other tasks, `prepared` is None.
+    - `using_threads(n)` is a context manager that limits the number of threads of one training. By
+      default, the number of torch's threads is limited.
 
-    `run` may take an argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt
-    yielded last under the name `resume`. It must then yield the records after that checkpoint only.
+    `run` may take an argument `resume: Checkpoint | None`: the last checkpoint that an earlier
+    attempt at the training yielded under the name `resume`. If it is given, `run` continues from
+    there and yields only the records after that checkpoint.
     """
 
     def cells(self, cfg: Any, /) -> Sequence[Cell]:
-        """Return the cells: differences from `cfg`, or any settings that `run` understands."""
+        """Return the cells, each as differences from `cfg` or as settings that `run` interprets."""
 
     def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]:
         """Train one cell with one seed and yield its records."""
 
     def figures(self, tables: Tables, /) -> Figures:
-        """Yield the name of each figure, and a function that draws it from recorded tables."""
+        """Yield the name of each figure and a function that draws it from the recorded tables."""
 
     def claims(self, tables: Tables, /) -> Claims:
-        """Check claims on recorded tables."""
+        """Check the claims of the experiment against the recorded tables, and return them."""
 
 
 @dataclass(frozen=True)
 class Task:
     """One training: a cell of a point of the study, with one seed."""
 
-    cfg: ExperimentConfig  # of its point
-    index: int  # of the cell
+    cfg: ExperimentConfig  # configuration of the point
+    index: int  # number of the cell in the point, from 0
     cell: Cell
     seed: int
     point: int = 0
-    label: str = ""  # for people
+    label: str = ""  # name of the task in messages
 
     @property
     def key(self) -> Key:
@@ -92,12 +98,15 @@ class Task:
 
 @dataclass(frozen=True)
 class Started:
-    """Begin of a task."""
+    """A task has begun."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """End of a task; `time_was_up` if the time limit of its worker was reached."""
+    """A task has ended without an error.
+
+    `time_was_up` is true if the time limit had been reached, so the training may be incomplete.
+    """
 
     seconds: float
     time_was_up: bool = False
@@ -107,7 +116,8 @@ class Finished:
 class Failure:
     """Why a task failed: one sentence, and the traceback if there is one.
 
-    The records of a task that `restarts` do not count; those of one that failed for good stay.
+    If `restarts`, the task runs again and its records so far are void. Otherwise its records are
+    kept.
     """
 
     reason: str
@@ -116,7 +126,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Return `error` as a failure; errors that are not kanrun's are named by their type."""
+        """Convert `error`. The reason names the type of errors other than KanrunError."""
         text = " ".join(str(error).split())
         name = type(error).__name__
         named = f"{name}: {text}" if text else name
@@ -125,16 +135,17 @@ class Failure:
 
 
 class TaskEvent(NamedTuple):
-    """An event of a task; progress is not recorded."""
+    """An event of a task. All events except progress updates are recorded."""
 
     task: Task
     what: Started | Record | ProgressUpdate | Finished | Failure
 
 
 def chosen_figures(experiment: Any, tables: Tables, names: Sequence[str]) -> Figures:
-    """Yield the figures with these names, also those drawn on request only, or the usual ones.
+    """Yield the figures called `names`, or the experiment's default figures if `names` is empty.
 
-    Raises UsageError for a name that the tables have no figure of.
+    `names` may include figures that are drawn only on request. Raises UsageError if `tables` does
+    not yield a figure of that name.
     """
     if not names:
         yield from experiment.figures(tables)
@@ -147,9 +158,9 @@ def chosen_figures(experiment: Any, tables: Tables, names: Sequence[str]) -> Fig
 
 
 def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> list[Task]:
-    """Return cells x seeds of a point in their order: all seeds of a cell, then the next cell.
+    """Return the tasks of a point: all seeds of the first cell, then all seeds of the next cell.
 
-    Raises UsageError if the experiment has no cells, or more than a run folder is made for.
+    Raises UsageError if the experiment has no cells, or if there are more than MOST_TASKS tasks.
     """
     cells = list(experiment.cells(cfg))
     if not cells:
@@ -167,7 +178,7 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig, point: Point) -> lis
 
 
 def check_size(trainings: int) -> None:
-    """Raise UsageError for more trainings than a run folder is made for."""
+    """Raise UsageError if `trainings` is larger than MOST_TASKS."""
     if trainings > MOST_TASKS:
         raise UsageError(
             f"{trainings} trainings are more than {MOST_TASKS} in one run. Take fewer points, "
@@ -176,10 +187,13 @@ def check_size(trainings: int) -> None:
 
 
 def names_of(cells: Sequence[Cell]) -> list[str]:
-    """Return a name for each cell: the settings in which cells differ, or else `cell N`."""
+    """Return a distinct name for each cell, made of the settings in which the cells differ.
+
+    If these settings do not distinguish a cell from all others, its name ends with `cell N`.
+    """
     flat = [flattened(cell) for cell in cells]
     keys = dict.fromkeys(chain.from_iterable(flat))
-    # Claims on a cell do not name it.
+    # Bounds of claims are no settings of the network, so they are not part of the name.
     known = [key for key in keys if key.partition(".")[0] not in ("bound", "bounds")]
     telling = [key for key in known if len({str(one.get(key)) for one in flat}) > 1]
     names = [", ".join(_named(key, one[key]) for key in telling if key in one) for one in flat]
@@ -196,14 +210,15 @@ def _named(key: str, value: Any) -> str:
 
 
 def suite_cells(suite: Sequence[Plain]) -> list[Plain]:
-    """Return the entries of a suite as cells; without a suite, one cell without differences."""
+    """Return the entries of `suite` as cells; if it is empty, return one cell without changes."""
     return list(suite) or [{}]
 
 
 def with_cell(cfg: Cfg, cell: Plain) -> Cfg:
-    """Return `cfg` with the differences of a cell, typed and checked. Raises UsageError.
+    """Return `cfg` with the settings of `cell` applied, typed and checked.
 
-    A group entry that names a `kind` replaces the group.
+    If the cell sets the `kind` of a group, it replaces the whole group. Raises UsageError if the
+    cell does not fit the configuration.
     """
     differences = {key: value for key, value in cell.items() if key != "bounds"}
     if not differences:
@@ -215,7 +230,7 @@ def with_cell(cfg: Cfg, cell: Plain) -> Cfg:
 
 
 def check_bounds(cell: Plain) -> None:
-    """Raise UsageError for bounds on other columns, and bounds that are not positive numbers."""
+    """Raise UsageError unless the cell's `bounds` map columns of BOUNDED to positive numbers."""
     bounds = cell.get("bounds", {})
     if not isinstance(bounds, Mapping):
         raise UsageError(
@@ -234,7 +249,7 @@ def check_bounds(cell: Plain) -> None:
 
 
 def bound_rows(cell: Plain, summary: Plain) -> Iterator[Row]:
-    """Yield one row per bound of `cell`, with the value that it bounds."""
+    """Yield one row of the table `bounds` per bound of `cell`, with the value from `summary`."""
     for column, bound in cell.get("bounds", {}).items():
         shape = summary["shape"].replace("-", ",")
         label = f"{summary['target']} [{shape}], N = {summary['train_points']}"

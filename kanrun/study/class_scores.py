@@ -1,4 +1,4 @@
-"""How well classes are predicted: accuracy, area under the ROC curve, and recall by class."""
+"""Scores of predicted classes: the area under the ROC curve, and the recall of each class."""
 
 from __future__ import annotations
 
@@ -11,25 +11,27 @@ from pandas import Series
 from kanrun.points import Array
 from kanrun.runs.records import Note, Value
 
-#: Largest number of classes whose recall is listed.
+#: Largest number of classes whose recall is listed; further classes are counted.
 MAX_LISTED = 8
 
 
 def class_scores(
     y: NDArray[np.float64], probabilities: Array, classes: Sequence[str], prefix: str
 ) -> dict[str, Value]:
-    """Return the columns of a summary on classes, their names beginning with `prefix`.
+    """Return the columns of a summary that score predicted classes.
 
     Args:
-        y: Numbers of the true classes, shape (rows,).
+        y: Numbers of the true classes, from 0, shape (rows,).
         probabilities: Predicted probabilities, shape (rows, classes).
         classes: Labels of the classes.
-        prefix: What the rows are: `test` or `cv`.
+        prefix: Beginning of the column names: `test` for test rows, `cv` for held-out rows.
 
     Returns:
-        `PREFIX_auc`, the area under the ROC curve (of more than two classes the mean over them);
-        `PREFIX_recall`, the fraction of each class that is recognised, as text; and
-        `largest_class`, the share of the largest class, which guessing reaches.
+        Values by column name. `PREFIX_auc` is the area under the ROC curve. With more than two
+        classes, it is the mean over the areas of each class against all others; None if only one
+        class occurs. `PREFIX_recall` is the fraction of correctly predicted rows of each class, as
+        text. `largest_class` is the fraction of rows in the largest class: the accuracy of always
+        predicting that class.
     """
     counts = np.bincount(y.astype(int), minlength=len(classes))
     guess = probabilities.argmax(axis=1)
@@ -47,9 +49,11 @@ def class_scores(
 
 
 def area_under_curve(hit: NDArray[np.bool_], score: Array) -> float:
-    """Return the probability that a row that is hit has a larger score than one that is not.
+    """Return the area under the ROC curve of `score` for the rows where `hit` is true.
 
-    Equal scores count one half (Mann and Whitney 1947). NaN if all rows are hit, or none.
+    It is the probability that a random row with `hit` scores higher than a random row without;
+    equal scores count one half (Mann and Whitney, 1947). Return NaN if `hit` is the same for all
+    rows. Both arguments have the shape (rows,).
     """
     hits = int(hit.sum())
     misses = int((~hit).sum())
@@ -62,7 +66,10 @@ def area_under_curve(hit: NDArray[np.bool_], score: Array) -> float:
 def unpredicted_classes(
     y: NDArray[np.float64], probabilities: Array, classes: Sequence[str], rows: str
 ) -> Iterator[Note]:
-    """Yield a warning for each class that occurs in the rows and is predicted for none of them."""
+    """Yield a warning for each class that occurs in `y` but is predicted for no row.
+
+    `rows` describes the rows in the warning, such as "test rows".
+    """
     guess = probabilities.argmax(axis=1)
     for number in np.unique(y.astype(int)):
         if not (guess == number).any():

@@ -1,4 +1,4 @@
-"""Records of a training: rows of steps and grids, scores, tables, and models.
+"""Records of a training: rows for each step and grid, scores, tables, and models.
 
 Scores and predictions are in the units of the data.
 """
@@ -44,12 +44,16 @@ MOST_UNKNOWNS = 1500
 #: Largest number of entries of the Jacobian for which the effective degrees of freedom are
 #: computed, at 8 bytes each. A larger number needs more memory.
 MOST_NUMBERS = 20_000_000
-#: Points along each side of the grid on which predictions are drawn, by number of inputs.
+#: Number of points along each axis of the grid on which predictions are drawn, by number of inputs.
 POINTS_PER_SIDE = {1: 400, 2: 61}
 
 
 def scores(network: Network, problem: LearningProblem) -> dict[str, Value]:
-    """Return scores on the test points: maximum error and R^2, or accuracy etc. for classes."""
+    """Return scores on the test points, by column name.
+
+    For numbers these are the maximum error and R^2. For classes they are the accuracy, the
+    cross-entropy and the columns of `class_scores`. Without test points, all scores are None.
+    """
     points = problem.dataset.test
     samples = problem.data.test
     measured: dict[str, Value] = {"test_max_error": None, "r2": None}
@@ -79,16 +83,16 @@ def _deviation(y: Array, weights: Array | None) -> float | None:
 
 
 def _rms(values: Array, weights: Array | None) -> float:
-    """Return the root mean square over rows and outputs."""
+    """Return the root mean square of `values` over rows and outputs."""
     return float(root_mean_square(root_mean_square(values, weights)))
 
 
 def relative_error(error: float | None, dataset: Dataset) -> float | None:
     """Return an RMSE divided by the standard deviation of the training outputs.
 
-    Predicting the mean gives 1, whatever the unit of the outputs. In summaries, the RMSE is that on
-    the test points or, without any, on the validation or held-out points. Return None for constant
-    outputs and for classes.
+    Predicting the mean gives 1, whatever the unit of the outputs. Summaries use the RMSE on the
+    test points; if there are none, that on the validation or held-out points. Return None if the
+    outputs are constant or are classes.
     """
     if error is None or dataset.classes:
         return None
@@ -108,7 +112,7 @@ def doubts(r2: Value, points: str) -> Iterator[Note]:
 
 
 def truncation_notes(trained: Trained) -> Iterator[Note]:
-    """Yield a warning if conjugate gradients stopped short of their tolerance in some steps."""
+    """Yield a warning if conjugate gradients did not reach their tolerance in some steps."""
     if truncated := sum(stage.truncated for stage in trained.stages):
         yield Note(
             f"{truncated} of {sum(stage.steps for stage in trained.stages)} steps are approximate: "
@@ -121,9 +125,9 @@ def truncation_notes(trained: Trained) -> Iterator[Note]:
 def effective_parameters(
     network: Network, problem: LearningProblem, penalty: SmoothnessPenalty
 ) -> float | None:
-    """Return the effective degrees of freedom: the parameters that the training points determine.
+    """Return the effective degrees of freedom: how many parameters the training points determine.
 
-    Return None for classes, and if the matrices would be too large.
+    Return None for classes, or if the matrices would be too large.
     """
     samples = problem.data.everything
     unknowns = network.get_unknowns().numel()
@@ -134,9 +138,9 @@ def effective_parameters(
 
 
 def linear_rmse(problem: LearningProblem) -> float | None:
-    """Return the test RMSE of ordinary least squares on the same training points, a baseline.
+    """Return the test RMSE of ordinary least squares on the same training points, as a baseline.
 
-    Return None if there are no test points, and for classes.
+    Return None if there are no test points, or if the outputs are classes.
     """
     points = problem.dataset.test
     known = problem.data.everything
@@ -157,11 +161,12 @@ def linear_rmse(problem: LearningProblem) -> float | None:
 def model_records(
     network: Network, problem: LearningProblem, summary: dict[str, Any], seed: int, **learned: Any
 ) -> Records:
-    """Yield the predictions of a trained network, its edges if it has any, and its checkpoint.
+    """Yield the tables `predictions` and `edges` of a trained network, and its checkpoint.
 
-    Predictions are made on the points of each split and, for up to two inputs, on a grid. The name
-    of the checkpoint consists of target, shape, number of training points and seed. `learned` holds
-    further fields of `Model`: errors, widening, gaps and family.
+    Predictions are made on the points of each split and, if there are one or two inputs, on a grid.
+    The table `edges` is omitted for networks without edge functions. The name of the checkpoint
+    consists of target, shape, number of training points and seed. `learned` holds further fields of
+    `Model`: errors, widening, gaps and family.
     """
     model = model_of(network, problem, seed, **learned)
     dataset = problem.dataset
@@ -197,8 +202,9 @@ def judged_columns(
 ) -> dict[str, Any]:
     """Return columns with the true and the predicted values of each output.
 
-    For classes, `truth` holds class numbers and `predicted` probabilities. Both are converted to
-    labels, the predicted one being the most probable; NaN becomes None.
+    `truth` has the shape (rows, outputs), and so has `predicted` for numbers. For classes, `truth`
+    holds class numbers (rows, 1) and `predicted` probabilities (rows, classes). The columns then
+    hold the true and the most probable label; an unknown class (NaN) becomes None.
     """
     columns: dict[str, Any] = {}
     if classes:
@@ -217,13 +223,16 @@ ONLY_STAGES = {"stage", "penalty", "carried_by", "function_change", "error_befor
 
 
 def step_row(step: Step) -> dict[str, Value]:
-    """Return the row of a step: its number, grid, errors after it, and training seconds so far."""
+    """Return the row of a step: its number and grid, the errors after it, and seconds so far."""
     place: dict[str, Value] = {"stage": step.stage, "step": step.step, "intervals": step.intervals}
     return {**place, **errors_by_split(step.errors), "seconds": step.seconds}
 
 
 def stage_row(stage: Stage) -> dict[str, Value]:
-    """Return the row of a stage: its grid, its errors, and the errors around the transfer to it."""
+    """Return the row of a stage, which is the training on one grid.
+
+    It includes the errors before and after the function was transferred to this grid.
+    """
     return {
         "stage": stage.stage,
         "intervals": stage.intervals,
@@ -261,7 +270,10 @@ MOST_SLIDER_POINTS = 300
 
 @dataclass(frozen=True)
 class Slider:
-    """Models that a report shows under one slider, their labels, and test points (x, y)."""
+    """Models that a report shows under one slider, one per label, with common test points (x, y).
+
+    `slider` names what the slider changes, such as the grid.
+    """
 
     title: str
     slider: str
@@ -272,7 +284,7 @@ class Slider:
 
 
 def model_of(network: Network, problem: LearningProblem, seed: int = 0, **learned: Any) -> Model:
-    """Return `network` together with all data that prediction needs.
+    """Return `network` as a model, with all data that prediction needs, such as the scalings.
 
     `learned` holds further fields of `Model`.
     """
@@ -295,10 +307,10 @@ def model_of(network: Network, problem: LearningProblem, seed: int = 0, **learne
 def slider_checkpoint(
     problem: LearningProblem, networks: Mapping[str, Network], slider: str, title: str, seed: int
 ) -> Iterator[Checkpoint]:
-    """Yield the KANs that a report shows under one slider, with test points.
+    """Yield a checkpoint of the KANs that a report shows under one slider, with test points.
 
-    Yield nothing if a network is not a KAN, or if more than MOST_SLIDER_NUMBERS values would be
-    stored.
+    `networks` maps the labels of the slider to the networks. Yield nothing if a network is not a
+    KAN, or if more than MOST_SLIDER_NUMBERS values would be stored.
     """
     points = problem.dataset.test or problem.dataset.train
     some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))

@@ -1,7 +1,8 @@
 """Execution of a study: run the tasks, record the results, check claims and draw figures.
 
-Every event of an executor is written to the journal, shown, and told to the tracker. Which
-trainings have ended is counted from the same events; a resumed run reads it from the journal.
+Every event of an executor is written to the journal and shown; rows of metrics are also sent to the
+tracker. The numbers of finished and failed trainings follow from these events. A resumed run reads
+from the journal which trainings have finished.
 """
 
 from __future__ import annotations
@@ -51,14 +52,15 @@ from kanrun.study.progress import Reporter, error_console
 from kanrun.study.resources import TimeLimit, cores, threads_of
 from kanrun.study.studies import Checked, RunOptions
 
-#: The status names the CPU time that was used if it is above this multiple of the time limit.
+#: If the CPU time of a stopped run exceeds this multiple of the limit, `reason` states that time.
 _OVERRUN = 1.1
 #: The name under which an experiment yields the checkpoint that it resumes from. It is stored as
 #: `resume-<cell>-<seed>`, and deleted when its task finishes.
 _RESUME = "resume"
-#: Failures and notes that `run.json` lists; `records.jsonl` and `run.log` have all of them.
+#: Largest number of failures that `run.json` lists, and of notes if the run has several points.
+#: `records.jsonl` has all failures, and `run.log` has both.
 MOST_LISTED = 100
-#: Letters of the digest of a cell's settings.
+#: Number of hexadecimal digits that are kept of the digest of a cell's settings.
 DIGEST_LENGTH = 16
 _logger = logging.getLogger("kanrun")
 
@@ -115,17 +117,17 @@ class _Execution:
             self._tracker = Tracker(cfg.tracker, checked.study.command, folder.path, asdict(cfg))
         self._reporter = Reporter(error_console(), self._total, options.quiet, options.verbose)
         self._ended_early = False
-        #: Trainings that have finished, in this attempt or an earlier one.
+        #: Keys of the trainings that have finished, in this attempt or an earlier one.
         self._finished: set[Key] = set()
-        #: Numbers of trainings of each point that have not ended, and that have failed.
+        #: By point, the number of trainings that have not ended, and of those that have failed.
         self._left, self._failed = list(checked.trainings), Counter[int]()
-        #: The first failed trainings, as `run.json` lists them.
+        #: Failed trainings that `run.json` lists, at most MOST_LISTED.
         self._listed: list[FailedLine] = []
-        #: For each point its first failed training, or else the failed check of its claims.
+        #: By point, its first failed training; if no training failed, the failed check of claims.
         self._failures: dict[int, tuple[Task | Point, Failure]] = {}
-        #: Checksums of the checkpoints that tasks continue from.
+        #: Checksums of the checkpoints from which trainings of a resumed run continue.
         self._continued: dict[Key, str] = {}
-        #: Byte at which the records of each point begin that has trainings left.
+        #: Byte position in the journal of the first record of each point that is not complete.
         self._begins: dict[int, int] = {}
 
     def run(self) -> dict[str, Any]:
@@ -205,9 +207,9 @@ class _Execution:
             self._ended_early = time_limit_reached() or any(self._left)
 
     def _restore(self) -> dict[Key, Checkpoint]:
-        """Find what an earlier attempt finished; return the checkpoints of the other trainings.
+        """Read which trainings have finished; return the checkpoints of those that can continue.
 
-        Raises UsageError if the cells differ from those of the run that was interrupted.
+        Raises UsageError if the cells differ from those of the interrupted run.
         """
         journal = Journal(self._folder.path)
         checkpoints = dict[Key, Checkpoint]()
@@ -235,7 +237,8 @@ class _Execution:
     def _take(self, event: TaskEvent) -> None:
         """Record, show and track an event; after the last training of a point, check its claims.
 
-        Raises StorageFailed, and KanrunError for what is no record.
+        Raises StorageFailed if the folder cannot be written, and KanrunError if the experiment
+        yielded an object that is not a record.
         """
         task, what = event
         self._record(task, what)
@@ -247,7 +250,7 @@ class _Execution:
             self._end_point(self._study.points[task.point])
 
     def _record(self, task: Task, what: Any) -> None:
-        """Write what an event brings to the folder."""
+        """Write the content of an event to the run folder, and count trainings that have ended."""
         match what:
             case Started():
                 checkpoint = self._continued.pop(task.key, None)
@@ -280,7 +283,10 @@ class _Execution:
                 )
 
     def _note(self, text: str, warning: bool = False) -> None:
-        """Add a sentence to the log, and to the notes of the run up to a number."""
+        """Write a note to the log and to `run.json`.
+
+        In a run of several points, `run.json` gets only the first MOST_LISTED notes.
+        """
         if len(self._folder.manifest.notes) < MOST_LISTED or not self._several:
             self._folder.note(text)
         _logger.info("%s%s", "warning: " if warning else "", text)
@@ -292,7 +298,10 @@ class _Execution:
         return {**point, **cell, "seed": task.seed}
 
     def _rows(self, task: Task, record: Row | Table) -> None:
-        """Record rows without the columns that say which training they belong to."""
+        """Record rows of a training. Columns such as `seed` are added by the recorder.
+
+        Raises KanrunError if the experiment sets such a column to another value.
+        """
         marks = self._marks(task)
         columns = dict[str, Any](record.columns)
         for mark, value in marks.items():
@@ -322,7 +331,10 @@ class _Execution:
         _logger.info("%s failed: %s\n%s", task, failure.reason, failure.trace or "")
 
     def _checkpoint(self, task: Task, journal: Journal) -> Checkpoint | None:
-        """Return the checkpoint of an unfinished task, if it is whole and the journal knows it."""
+        """Return the checkpoint from which an unfinished task can continue, or None.
+
+        It is None if the file is missing or damaged, or if the journal does not list its checksum.
+        """
         path = checkpoint_path(self._folder.path / "checkpoints", self._name(task, _RESUME))
         checksum = checksum_of(path)
         if checksum is None or checksum not in journal.checkpoints.get(task.key, {}):
@@ -350,9 +362,9 @@ class _Execution:
 
     @contextlib.contextmanager
     def _optional(self, what: str) -> Iterator[None]:
-        """Turn an error of the body into a warning, because the results are complete without it.
+        """Turn an error in the body into a warning, since results are complete without the body.
 
-        StorageFailed is raised all the same.
+        StorageFailed is still raised. `what` begins the warning.
         """
         try:
             yield
@@ -366,8 +378,8 @@ class _Execution:
     def _result(self, tables: Tables, point: Point) -> ResultLine:
         """Return the result of a point: medians of its summary over seeds, and its claims.
 
-        With several cells there are no medians, because cells measure different things. If
-        trainings failed or were cut short, all claims are marked as not holding.
+        If the point has several cells, medians are omitted, because cells measure different things.
+        If trainings failed or were cut short, all claims are marked as not holding.
         """
         result = ResultLine(point.number)
         number = point.number

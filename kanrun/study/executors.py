@@ -1,13 +1,13 @@
 """Executors: tasks in this process, in other processes of this machine, or on a Dask cluster.
 
-An executor is a generator of events, and takes tasks as it gets to them. It never raises for a task
-that failed: the failure is an event, and the other tasks continue. Closing the generator stops all
-work.
+An executor is a generator of events that takes tasks from an iterable when it can run them. A
+failed task does not raise: its failure is an event, and the other tasks continue. Closing the
+generator stops all work.
 
-The local executor has one pipe for each worker process. There is no shared queue with a lock that a
-killed worker could hold, and no pool that breaks when one process dies, as those of
-`concurrent.futures` and loky do. A lost worker is an end of file on its pipe, its exit code is
-known, and the records of a task arrive as it yields them.
+The local executor has one pipe per worker process. It uses neither a shared queue, whose lock a
+killed worker could hold, nor the pools of `concurrent.futures` and loky, which break when one
+process dies. If a worker dies, reading from its pipe meets the end of the file, and its exit code
+tells why. The records of a task arrive as soon as the task yields them.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from kanrun.study import Experiment, Failure, Finished, Started, Task, TaskEvent
 from kanrun.study.resources import threads_of, using_threads
 
 TaskEvents = Generator[TaskEvent, None, None]
-Checkpoints = dict[Key, Checkpoint]  # to resume from; each is taken out once
-#: Seconds between two progress messages of a worker.
+Checkpoints = dict[Key, Checkpoint]  # to resume from; a checkpoint is removed when it is used
+#: Smallest number of seconds between two progress messages of a worker.
 TOLD_EVERY = 0.5
 #: Seconds that a worker process gets to end before it is killed.
 PATIENCE = 5.0
@@ -47,16 +47,17 @@ PATIENCE = 5.0
 
 @dataclass(frozen=True)
 class TaskRunner:
-    """All that a worker needs to run tasks: the experiment, and what was prepared for some.
+    """The experiment, and the results of its `prepare` for some tasks: what a worker needs.
 
-    Pickled, an experiment that is a module becomes its name, and is imported where it is unpickled.
+    If the experiment is a module, pickling stores its name, and unpickling imports the module.
+    Prepared results are not pickled.
     """
 
     experiment: Experiment
     prepared: dict[Key, Any] = field(default_factory=dict)  # stays in this process
 
     def events(self, task: Task, resume: Checkpoint | None) -> Iterator[TaskEvent]:
-        """Run a task: yield its records, and how it ended; an error is a failure of its task."""
+        """Run a task, and yield its records and its end: Finished, or Failure after an error."""
         clock = time.monotonic()
         limit = getattr(self.experiment, "using_threads", using_threads)
         further: dict[str, Any] = {} if resume is None else {"resume": resume}
@@ -102,8 +103,9 @@ def run_local(
 ) -> TaskEvents:
     """Run the tasks in `workers` processes.
 
-    The time limit of each worker is its share of these CPU seconds; no task begins after that. A
-    task whose process dies is run once more in a fresh process.
+    `seconds` is the limit of CPU time of all workers together, of which each gets an equal part.
+    Once a worker has used up its part, no further task begins. If a process dies, its task runs
+    once more in a new process.
     """
     waiting = iter(tasks)
     again = deque[Task]()
@@ -156,14 +158,14 @@ class _Worker:
         theirs.close()
 
     def give(self, task: Task, resume: Checkpoint | None) -> None:
-        """Send a task; a second attempt starts from its beginning, without a checkpoint."""
+        """Send a task to the worker, with the checkpoint from which to continue, if any."""
         self._task = task
-        # A worker that died idle is reported by `next_event`.
+        # If the worker has died since its last task, `next_event` reports it.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((task, resume))
 
     def next_event(self) -> TaskEvent:
-        """Wait for the next event of the worker: a failure if it is gone."""
+        """Wait for the next event of the worker. If its process has died, return a Failure."""
         try:
             event: TaskEvent = self.connection.recv()
         except (EOFError, ConnectionResetError):
@@ -178,7 +180,7 @@ class _Worker:
         return event
 
     def end(self) -> None:
-        """End the process, whatever it does at the moment."""
+        """End the process, even in the middle of a task."""
         self.connection.close()
         self._process.terminate()
         self._process.join(PATIENCE)
@@ -188,7 +190,10 @@ class _Worker:
 
 
 def _serve(connection: Connection, runner: TaskRunner, seconds: float) -> None:
-    """Take tasks in a worker process with this time limit, and send back their records."""
+    """Receive tasks in a worker process and send back their events.
+
+    `seconds` is the limit of the worker's CPU time.
+    """
     last = -TOLD_EVERY
 
     def send(update: ProgressUpdate) -> None:
@@ -213,21 +218,25 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float) -> None:
                     connection.send(event)
 
 
-#: Seconds in which a scheduler must answer.
+#: Seconds within which a Dask scheduler must answer.
 _CONNECT = 3.0
-#: Tasks that the scheduler has at a time: enough for any cluster, few enough for its memory.
+#: Largest number of tasks that the scheduler holds at a time. It should exceed the number of
+#: workers; more tasks need more of the scheduler's memory.
 _AHEAD = 1000
 
 
 def run_dask(
     runner: TaskRunner, tasks: Iterable[Task], checkpoints: Checkpoints, address: str
 ) -> TaskEvents:
-    """Run the tasks on the cluster at `address`; the records of a task arrive together at its end.
+    """Run the tasks on the Dask cluster at `address`. All records of a task arrive at its end.
 
-    If a worker dies, the scheduler runs its task again, as often as its `allowed-failures` says.
-    The task then runs once more from here, since the scheduler cannot distinguish a task that
-    killed a worker from one that waited there. Raises UsageError if no scheduler answers,
-    KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
+    If a worker dies, the scheduler repeats its task as often as the cluster's setting
+    `allowed-failures` permits. After that, the task is submitted once more, since the scheduler
+    cannot distinguish a task that killed a worker from one that only waited there.
+
+    Raises:
+        UsageError: If no scheduler answers.
+        KanrunError: If the cluster goes away. Finished tasks are kept, and the run can be resumed.
     """
     distributed: Any = importlib.import_module("distributed")
     with dask_client(address) as client:
@@ -252,7 +261,7 @@ def run_dask(
                 note = Note(f"no worker at {address}: {said}", warning=True)
                 yield TaskEvent(next(iter(futures.values())), note)
             for future in completed:
-                # If its worker died with the result, the scheduler runs the task again.
+                # The worker died before it sent the result, so the scheduler runs the task again.
                 if future.status == "lost":
                     completed.add(future)
                     continue
@@ -274,12 +283,12 @@ def run_dask(
 
 
 def run_task(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> list[TaskEvent]:
-    """Return the events of `task`, in a worker of the cluster."""
+    """Run `task` in a worker of the cluster and return its events."""
     return list(runner.events(task, resume))
 
 
 def _events(future: Any, task: Task, address: str) -> list[TaskEvent]:
-    """Return the result of `run_task`. Raises KanrunError if the cluster went away."""
+    """Return the events of a finished future. Raises KanrunError if the cluster went away."""
     from distributed.scheduler import KilledWorker
 
     if future.status == "cancelled":
@@ -287,7 +296,7 @@ def _events(future: Any, task: Task, address: str) -> list[TaskEvent]:
             f"the Dask cluster at {address} went away; `kanrun runs resume` continues the rest, "
             "with --address ADDRESS on another one or with --executor local here."
         )
-    try:  # a finished result may be lost, and fail when it is computed again, until it is here
+    try:  # until it arrives here, a finished result may be lost, and fail when computed again
         events: list[TaskEvent] = future.result()
     except KilledWorker as error:
         deaths = int(error.allowed_failures) + 1
@@ -299,7 +308,7 @@ def _events(future: Any, task: Task, address: str) -> list[TaskEvent]:
 
 @contextlib.contextmanager
 def dask_client(address: str) -> Iterator[Any]:
-    """Give a client of the cluster at `address`. Raises UsageError if no scheduler answers."""
+    """Yield a client of the cluster at `address`. Raises UsageError if no scheduler answers."""
     try:
         distributed: Any = importlib.import_module("distributed")
     except ImportError as error:
@@ -322,8 +331,8 @@ def dask_client(address: str) -> Iterator[Any]:
         shown = sys.unraisablehook
         sys.unraisablehook = lambda _: None
         try:
-            # Answers of other servers can keep a client waiting for ever, or make it allocate all
-            # memory: the thread is abandoned if it does not return.
+            # Another kind of server at this address could keep the client waiting for ever, or make
+            # it allocate all memory. So the thread is abandoned if it does not return in time.
             (thread := threading.Thread(target=connect, daemon=True)).start()
             thread.join(3 * _CONNECT)
         finally:

@@ -1,8 +1,8 @@
 """Progress of a run on standard error: a bar on a terminal, a line every few seconds elsewhere.
 
-The bar counts trainings. How far one is follows from the parts that it reports: each part fills
-half of what was left, and its end the rest, so the bar never goes back and ends at 100%. The time
-left is that of the same pace.
+The bar counts trainings; a running training counts as a fraction. Each part that a training
+reports, such as a grid, fills half of the fraction that was left, and the end of the training fills
+the rest. So the bar never goes back, and it ends at 100%. The time left assumes a constant pace.
 """
 
 from __future__ import annotations
@@ -33,29 +33,30 @@ from kanrun.runs.files import Key
 from kanrun.runs.records import Note, Row
 from kanrun.study import Failure, Finished, Started, Task, TaskEvent
 
-#: Seconds between lines on the progress of a training without a terminal.
+#: Smallest number of seconds between two lines of progress if there is no terminal.
 SECONDS_BETWEEN_LINES = 5.0
-#: Seconds over which the pace is measured: longer than any run.
+#: Seconds over which the pace is averaged. It is longer than any run, so the whole run counts.
 _WHOLE_RUN = 1e9
-#: Errors of a training that progress shows: the first of these that is recorded.
+#: Errors in the summary of a training; the first one that was recorded is shown when it ends.
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")
-#: Notes that are remembered so that they are not shown again for the next seed.
+#: Largest number of notes that are remembered, so that they are not shown again for other seeds.
 _MOST_NOTES = 1000
-#: Smallest width of the bar, in characters; terminals of more than five times as many get a fifth.
+#: Smallest width of the bar, in characters. Between the two limits, it is a fifth of the terminal.
 _NARROW = 6
 #: Largest width of the bar, in characters.
 _WIDE = 24
-#: Width of a terminal, in characters, from which the time left is shown.
+#: Smallest width of a terminal, in characters, on which the time left is shown.
 _ROOM_FOR_TIME = 60
-#: Characters of a line on standard error without a terminal.
+#: Width of standard error, in characters, if it is not a terminal.
 _WIDTH = 120
 #: Whole numbers below this are shown without an exponent.
 _WHOLE = 1e9
-#: Smaller numbers are shown with an exponent.
+#: Numbers below this are shown with an exponent.
 _SMALL = 1e-2
 #: Numbers from here on are shown with an exponent.
 _LARGE = 1e5
-#: Numbers that are closer to 1, such as r2, are shown with many digits: their distance counts.
+#: Numbers that are closer to 1 than this, such as an R^2, are shown with ten digits, because their
+#: distance from 1 matters.
 _NEAR_ONE = 1e-3
 
 
@@ -68,7 +69,7 @@ def error_console() -> Console:
 
 
 def shown(value: Any) -> str:
-    """Return a value as people read it: a few digits of a number, "" for a missing one."""
+    """Return a value as text for people: numbers with a few digits, "" for None and NaN."""
     if value is None or value != value:  # noqa: PLR0124  (missing values differ from themselves)
         return ""
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
@@ -83,7 +84,14 @@ def shown(value: Any) -> str:
 
 @dataclass
 class _Running:
-    """How far a training is: its share of 1, and its share when the present part began."""
+    """Progress of one training.
+
+    Attributes:
+        part: Name of the part that it last reported.
+        done: Progress within that part, in the part's units.
+        share: Fraction of the training that counts as done, from 0 to 1.
+        before: `share` when the part began.
+    """
 
     part: str = ""
     done: float = 0.0
@@ -91,7 +99,7 @@ class _Running:
     before: float = 0.0
 
     def advance(self, update: ProgressUpdate) -> None:
-        """Take in the progress of a part; one without a total does not fill the bar."""
+        """Update the progress. A part without a known total does not move the bar."""
         if update.part != self.part or update.done < self.done:  # a part may begin again
             self.part, self.before = update.part, self.share
         self.done = update.done
@@ -101,7 +109,7 @@ class _Running:
 
 
 class Reporter:
-    """Shows the events of `total` trainings; only warnings and failures if quiet."""
+    """Shows the events of `total` trainings; if `quiet`, only warnings and failures."""
 
     def __init__(
         self,
@@ -144,7 +152,7 @@ class Reporter:
         self._bar.stop()
 
     def skip(self, tasks: int) -> None:
-        """Count tasks that an earlier attempt finished."""
+        """Count `tasks` as done, because an earlier attempt finished them."""
         if tasks and not self._quiet:
             self._say(f"{tasks} of {self._total} trainings were finished before and are kept")
         self._done = tasks
@@ -172,7 +180,10 @@ class Reporter:
         self._say(f"warning: {text}", "yellow")
 
     def show_progress(self, update: ProgressUpdate, key: Key | None = None) -> None:
-        """Show progress of a training on the bar, elsewhere as one line every few seconds."""
+        """Show the progress of a training on the bar; without a bar, as a line every few seconds.
+
+        `key` identifies the training; it is None if trainings run one after the other.
+        """
         self._running.setdefault(key, _Running()).advance(update)
         text = f"{update.part}: {update.done:.4g}"
         text += f" of {update.total:.4g}" if update.total else ""
@@ -184,7 +195,7 @@ class Reporter:
             self._line(text)
 
     def _note(self, note: Note) -> None:
-        """Show a note once."""
+        """Show a note, unless the same text has been shown before."""
         hidden = self._quiet or (note.detail and not self._verbose)
         if note.text in self._notes or (hidden and not note.warning):
             return
@@ -193,7 +204,7 @@ class Reporter:
         (self.warn if note.warning else self._say)(note.text)
 
     def _end(self, task: Task, end: Finished | Failure) -> None:
-        """Count a training that has ended; of several, tell its result."""
+        """Count a training that has ended. If there are several trainings, print its result."""
         self._done += 1
         for key in (task.key, None):  # serial trainings report without a key
             self._running.pop(key, None)
@@ -212,12 +223,12 @@ class Reporter:
             self._line(text)
 
     def _show(self, text: str) -> None:
-        """Show a text and how far all trainings are on the bar."""
+        """Show `text` and the overall progress on the bar."""
         done = self._done + sum(one.share for one in self._running.values())
         self._bar.update(self._bar.task_ids[0], description=text, completed=done)
 
     def _line(self, text: str) -> None:
-        """Print a line with the share that is done, if there is no bar to show it."""
+        """If there is no bar, print `text` with the percentage done and the time left."""
         if self._bar.disable and not self._quiet:
             bar = self._bar.tasks[0]
             pace = ""

@@ -27,7 +27,10 @@ from kanrun.study.suite import claim_at_most, value_range
 
 @dataclass(frozen=True)
 class Training:
-    """Inputs of one training. `create` makes new networks; `why` explains the choice of solver."""
+    """Everything that one training needs.
+
+    `create` makes a new random network; `why` explains the choice of the solver.
+    """
 
     problem: LearningProblem
     plan: Plan
@@ -58,7 +61,8 @@ def train_and_record(
 ) -> Events[Record, None, Trained]:
     """Train, continuing from `state` if there is one.
 
-    Yield the records of each event, if they are asked for, then warnings; return the result.
+    For each event, yield the records that `records_of` returns for it, if given. At the end, yield
+    warnings, and return the trained network with its errors.
     """
     events = training.events(seed, state)
     while True:

@@ -1,4 +1,4 @@
-"""Results of runs, at their end and by `kanrun runs`: printed, compared and drawn again."""
+"""Print, compare and redraw the results of runs, at the end of a run and for `kanrun runs`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kanrun.study import chosen_figures
 from kanrun.study.progress import shown
 
 Columns = Mapping[str, Sequence[Any]]
-#: Columns that a narrow terminal shows first; in the table they keep their order.
+#: Columns of a summary that are shown with priority if the terminal is too narrow for all columns.
 _FIRST = (
     "cell",
     "seed",
@@ -45,12 +45,13 @@ _FIRST = (
     "parameters",
     "seconds",
 )
-#: Columns of the table of points behind its results.
+#: Columns of the table of points that have priority after the results and the swept settings.
 _FURTHER = ("validation_rmse", "parameters", "seconds")
-#: Results that say what a training reached; the first one of these that a summary has is named.
+#: Columns that measure how good a training is; `outcome` names the first one in a summary.
 _REACHED = (*RESULTS, "test_deviance", "cv_cross_entropy", "validation_rmse", "train_rmse")
+#: Largest number of rows of a table, or of failures, that are printed.
 _MOST_ROWS = 40
-#: Characters of a line in a file or pipe.
+#: Width of standard output, in characters, if it is a file or a pipe.
 _UNBOUNDED = 100_000
 
 
@@ -63,7 +64,7 @@ def output_console() -> Console:
 
 
 def print_line(console: Console, line: str | Text) -> None:
-    """Print one line, which stays one line in files and pipes."""
+    """Print one line. Only on a terminal is it wrapped."""
     text = line if isinstance(line, Text) else Text(printable(line))
     console.print(text, soft_wrap=not console.is_terminal)
 
@@ -76,9 +77,18 @@ def print_table(
     title: str | None = None,
     most: int | None = None,
 ) -> tuple[int, list[str]]:
-    """Print the columns that fit the console; return the number of rows and the columns left out.
+    """Print the columns of a table that fit the width of the console.
 
-    Columns of `first` have priority; the first of them is always there, cut if need be.
+    Args:
+        console: Console to print to.
+        columns: Values by column name, all of one length.
+        first: Names of columns with priority. The first of them is always printed, if necessary
+            truncated.
+        title: Title above the table.
+        most: Largest number of rows to print; None prints all.
+
+    Returns:
+        The number of rows that were not printed, and the names of the columns that were not.
     """
     rows = len(next(iter(columns.values()), ()))
     cells = {name: [shown(value) or "-" for value in each[:most]] for name, each in columns.items()}
@@ -107,9 +117,9 @@ def _is_numeric(values: Sequence[Any]) -> bool:
 
 
 def print_results(console: Console, run: Run) -> None:
-    """Print the points or the summary of a run, its claims, and which trainings failed."""
+    """Print the points or the summary of a run, its claims, and its failed trainings."""
     manifest = run.manifest
-    with contextlib.suppress(KanrunError):  # of tables that are damaged
+    with contextlib.suppress(KanrunError):  # tables may be damaged
         if run.has_points:
             print_points(console, run)
         elif columns := run.columns("summary"):
@@ -120,10 +130,11 @@ def print_results(console: Console, run: Run) -> None:
 
 
 def print_summary(console: Console, summary: Columns) -> None:
-    """Print the columns of `summary.csv` so that they fit the width.
+    """Print the columns of `summary.csv` that fit the width of the console.
 
-    One row becomes names and values, seed and cell last; the seeds of one cell a table with their
-    median; several cells with several seeds a table of medians, one line per cell.
+    A single row is printed as pairs of names and values, with seed and cell last. Several seeds of
+    one cell become a table with an additional row for their median. Several cells with several
+    seeds become a table of medians over seeds, one row per cell.
     """
     rows = len(next(iter(summary.values()), ()))
     if rows <= 1:
@@ -156,9 +167,10 @@ def print_summary(console: Console, summary: Columns) -> None:
 
 
 def outcome(summary: Columns) -> str:
-    """Return what the training of one model reached, or "" for other summaries.
+    """Describe the result of training one model in a few words.
 
-    Such as "KAN [2,1,1] with 50 intervals: test RMSE 6.4e-7".
+    An example is "KAN [2,1,1] with 50 intervals: test RMSE 6.4e-7". Return "" if the summary has
+    several rows, no error, or no known model.
     """
     row = {name: column[0] for name, column in summary.items() if shown(column[0])}
     error = next((name for name in _REACHED if name in row), None)
@@ -173,7 +185,10 @@ def outcome(summary: Columns) -> str:
 
 
 def _agreed(column: Iterable[Any]) -> Any:
-    """Return the median of numbers without missing ones; of other values the common one."""
+    """Return the median of numbers, ignoring missing ones.
+
+    Other values give their common value, or None if they differ.
+    """
     values = list(column)
     if _is_numeric(values):
         numbers = [float(value) for value in values if shown(value)]
@@ -182,7 +197,7 @@ def _agreed(column: Iterable[Any]) -> Any:
 
 
 def print_claims(console: Console, claims: Sequence[Claim]) -> None:
-    """Print each claim with measured value, bound, spread, and whether it holds."""
+    """Print each claim with its measured value, bound and spread, and whether it holds."""
     if claims:
         console.print(Text("CLAIMS", style="bold"))
     for claim in claims:
@@ -204,20 +219,20 @@ def print_failures(console: Console, failures: Sequence[Plain]) -> None:
 
 
 def training_of(failure: Plain) -> str:
-    """Return the training that failed, such as "point 3, cell 0, seed 1"."""
+    """Return the name of the training that failed, such as "point 3, cell 0, seed 1"."""
     return ", ".join(f"{key} {failure[key]}" for key in MARKS if key in failure)
 
 
 _ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
-Side = dict[str, list[Any]]  # by name, one value a run; None where a run has none
+Side = dict[str, list[Any]]  # name -> one value per run, None if the run has no such value
 
 
 def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
-    """Return the settings, results and origins of runs, by name with one value a run.
+    """Return the settings, results and origins of several runs, each as name -> values per run.
 
-    Settings and origins (command, commit, versions, machine) are those that differ, also those that
-    a run does not have. Results are medians over seeds; those that every run has come first. Raises
-    UsageError for fewer than two runs.
+    Only settings and origins (command, commit, versions, machine) that differ between runs are
+    returned, including those that some runs lack. Results are medians over seeds, those that every
+    run has first. Raises UsageError if there are fewer than two runs.
     """
     if len(runs) < 2:
         raise UsageError(f"two runs or more are compared, not {len(runs)}.")
@@ -234,14 +249,17 @@ def differences(runs: Sequence[Run]) -> tuple[Side, Side, Side]:
 
 
 def as_columns(runs: Sequence[Run], side: Side, title: str = "") -> Side:
-    """Return `side` as a table: names in a column called `title`, and one column per run."""
+    """Return `side` as a table: a column `title` with the names, and one column per run."""
     return {title: list(side)} | {
         run.name: [values[at] for values in side.values()] for at, run in enumerate(runs)
     }
 
 
 def _side(runs: Sequence[Run], read: Callable[[Run], Plain]) -> Side:
-    """Return what `read` says of each run, by name; nothing if its record cannot be read."""
+    """Return name -> values of all runs, where `read` returns the values of one run by name.
+
+    A run whose record cannot be read has the value None everywhere.
+    """
     each: list[Plain] = [{} for _ in runs]
     for at, run in enumerate(runs):
         with contextlib.suppress(KanrunError):
@@ -250,9 +268,10 @@ def _side(runs: Sequence[Run], read: Callable[[Run], Plain]) -> Side:
 
 
 def draw_comparison(runs: Sequence[Run], stem: Path) -> list[Path]:
-    """Draw the learning curves of several runs over each other into one file.
+    """Draw the learning curves of several runs into one figure, and return the paths of its files.
 
-    Raises UsageError for a run whose tables cannot be read.
+    The suffix of `stem` selects the format; without a known suffix, it is PNG. Nothing is drawn if
+    no run has learning curves.
     """
     from kanrun.figures import overlaid
 
@@ -271,13 +290,23 @@ def redraw(
     names: Sequence[str],
     effects: Sequence[str],
 ) -> list[Path]:
-    """Draw figures of a run, or of one point, again from its tables, and return their files.
+    """Draw figures of a run, or of one of its points, again from the recorded tables.
 
-    These are the figures with `names`, also those that are drawn on request only, or the usual
-    ones. Of a run of several points it is the figure over the swept keys. With `effects`, it is
-    the partial dependence of these columns by the model of the first seed, with its numbers as CSV.
-    Raises UsageError for a run that is running, an unknown command, format, name or column, and
-    names together with `effects` or several points.
+    Args:
+        run: A run or a point of a run. For a run of several points, the result is drawn over the
+            swept settings.
+        formats: File formats of the figures.
+        names: Names of the figures to draw, which may include figures that are drawn only on
+            request; if empty, the default figures.
+        effects: Names of input columns. If given, draw instead the partial dependence of the first
+            seed's model on each of them, and write its values as CSV.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UsageError: If the run is still running, if the command, a format, a name or a column is
+            unknown, or if `names` is combined with `effects` or with a run of several points.
     """
     run.check_ended(force=True)
     if names and (effects or run.has_points):
@@ -310,7 +339,7 @@ def redraw(
 
 
 def points_table(run: Run) -> dict[str, list[Any]]:
-    """Return name, status, swept settings and results of each point of a run as columns."""
+    """Return the name, status, swept settings and results of each point of a run, by column."""
     rows = list[dict[str, Any]]()
     for point in run.points:
         rows.append({"point": point.name, "status": point.status, **_swept(point)})
@@ -320,9 +349,10 @@ def points_table(run: Run) -> dict[str, list[Any]]:
 
 
 def print_points(console: Console, run: Run) -> None:
-    """Print the points of a run with the swept settings, their results, and which is the best.
+    """Print the points of a run: swept settings, results, and which point is best.
 
-    Of many points, those with the lowest errors are printed, in the order of their numbers.
+    If there are more than 40 points, only those with the lowest errors are printed, in the order of
+    their numbers.
     """
     points = run.points
     best = run.best
@@ -354,9 +384,9 @@ def _swept(run: Run) -> Plain:
 
 
 def draw_points(run: Run, formats: Sequence[str]) -> list[Path]:
-    """Draw the result over the swept keys into `figures/points`, and return the files.
+    """Draw the result over the swept settings as `figures/points`, and return the paths.
 
-    Nothing is drawn if no setting differs, or if fewer than two rows have a result.
+    Nothing is drawn if no setting differs between points, or if fewer than two rows have a result.
     """
     if "summary" not in run.tables:
         return []

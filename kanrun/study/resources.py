@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 #: Fraction of a time limit that trainings and the reserved seconds may use, since the last step
 #: ends a little later. With a larger fraction, commands may exceed the limit.
 STEPS_FRACTION = 0.98
-#: Fraction of a time limit that trainings may use in any case. With a larger fraction, commands
-#: with a short limit exceed it by more.
+#: Fraction of a time limit that trainings may always use, even if less is left after the reserved
+#: seconds. With a larger fraction, commands with a short limit exceed it by more.
 LEAST_FRACTION = 1 / 3
 #: CPU seconds reserved for figures and claims: loading matplotlib takes 0.7, six figures at most
 #: 1.2. With fewer, commands may exceed the limit; with more, trainings end earlier.
@@ -33,9 +33,9 @@ RESULTS_SECONDS = 2.5
 #: CPU seconds reserved for the program before the command is read and after its results are shown.
 #: With fewer, commands may exceed the limit; with more, trainings end earlier.
 PROGRAM_SECONDS = 0.8
-#: Copies of the numbers: a training holds the network, its best state, a gradient and a trial step;
-#: at the points, values, slopes and what a solver keeps of both. Peaks of `kanrun fit` exceed this
-#: estimate, so that no run is rejected by mistake.
+#: Number of copies of all parameters and points that a training holds in memory at least. For the
+#: parameters these are the network, its best state, a gradient and a trial step. `kanrun fit` needs
+#: more than this estimate, so no run is rejected by mistake.
 COPIES = 4
 BYTES = {"float32": 4, "float64": 8}
 #: Largest fraction of the machine's memory that a training may need.
@@ -53,19 +53,21 @@ def cores() -> int:
 
 
 def threads_of(cfg: ExperimentConfig) -> int:
-    """Return the threads of one training: `threads`, or 1.
+    """Return the number of threads of one training: the setting `threads`, or 1 by default.
 
-    The matrices of most trainings are so small that a second thread costs more than it brings. One
-    rule for every executor keeps the numbers equal: sums over several threads round differently.
+    The matrices of most trainings are so small that a second thread costs more than it saves. All
+    executors use this rule, so they produce equal numbers: rounding depends on the number of
+    threads.
     """
     return cfg.threads or 1
 
 
 def device_of(cfg: ExperimentConfig) -> str:
-    """Return the device to train on, `auto` resolved: cuda, else mps for float32, else cpu.
+    """Return the device to train on.
 
-    Imports torch unless it is the cpu. Raises UsageError for a device that is not there, and for
-    float64 on mps.
+    `device=auto` selects cuda if it is available, otherwise mps if the precision is float32,
+    otherwise cpu. torch is imported unless `device=cpu`. Raises UsageError if the device is not
+    available, or for float64 on mps.
     """
     if cfg.device == "cpu":
         return "cpu"
@@ -90,9 +92,10 @@ def device_of(cfg: ExperimentConfig) -> str:
 def make_problem(
     cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int
 ) -> LearningProblem:
-    """Sample `target`, settings or a target as it is, for `seed`.
+    """Return the learning problem of a target, with points sampled for `seed`.
 
-    Raises UsageError for what breaks a rule.
+    `target` is a `Target` or the settings of one. Raises UsageError if the target cannot be built
+    or sampled as the settings ask.
     """
     import torch
 
@@ -107,7 +110,10 @@ def make_problem(
 
 @contextlib.contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """Let torch use this many threads in the body, then (in the main thread) the former number."""
+    """Limit torch to `threads` threads in the body.
+
+    In the main thread, the former number is restored afterwards.
+    """
     import torch
 
     before = torch.get_num_threads()
@@ -115,15 +121,16 @@ def using_threads(threads: int) -> Iterator[None]:
     try:
         yield
     finally:
-        # A Dask worker may train in several threads: one that ends must not affect the others.
+        # A Dask worker may run several trainings in threads; the end of one must not change the
+        # number of threads of the others.
         if threading.current_thread() is threading.main_thread():
             torch.set_num_threads(before)
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """Return a CPU generator for (`seed`, `purpose`) alone; no two purposes share a stream.
+    """Return a torch generator on the CPU, seeded by `seed` and `purpose`.
 
-    The same pair always gives the same numbers.
+    The same pair always gives the same numbers. Different purposes give independent numbers.
     """
     import numpy as np
     import torch
@@ -137,9 +144,9 @@ class TimeLimit:
     """CPU time limit of a run.
 
     Attributes:
-        seconds: CPU seconds of the run.
-        began: CPU seconds of the process when the run began.
-        reserved: CPU seconds for what is not training.
+        seconds: Limit of the run's CPU time, in seconds.
+        began: CPU time of the process when the run began, in seconds.
+        reserved: CPU seconds reserved for everything but training.
     """
 
     seconds: float
@@ -148,13 +155,19 @@ class TimeLimit:
 
     @property
     def end(self) -> float:
-        """CPU seconds of the process at which trainings stop; they get at least one third."""
+        """CPU time of the process at which trainings stop, in seconds.
+
+        Trainings get at least a third of the limit.
+        """
         left = STEPS_FRACTION * self.seconds - self.reserved
         return self.began + max(left, self.seconds * LEAST_FRACTION)
 
 
 class MemoryEstimate(NamedTuple):
-    """Parameters of the largest network, points of the largest sample, and bytes of both."""
+    """Number of parameters of the largest network and of points of the largest sample.
+
+    `memory` is the estimate for both, in bytes.
+    """
 
     parameters: int
     points: int
@@ -162,7 +175,7 @@ class MemoryEstimate(NamedTuple):
 
 
 def estimate_memory(cfg: ExperimentConfig) -> MemoryEstimate:
-    """Estimate the least size of any training; columns that are not named in `cfg` do not count."""
+    """Return a lower bound of the memory of a training; columns not named in `cfg` do not count."""
     parts = [vars(part) for part in _parts(cfg)]
     inputs, outputs = (
         max([1, *(len(part[name]) for part in parts if isinstance(part.get(name), list))])
@@ -176,7 +189,10 @@ def estimate_memory(cfg: ExperimentConfig) -> MemoryEstimate:
 
 
 def check_memory(cfg: ExperimentConfig, *, force: bool = False) -> None:
-    """Raise UsageError if a training of `cfg` cannot fit into this machine, unless `force`d."""
+    """Raise UsageError if a training of `cfg` cannot fit into the memory of this machine.
+
+    With `force`, memory is not checked. The number of threads is checked in any case.
+    """
     import psutil  # type: ignore[import-untyped]
 
     if cfg.threads is not None and cfg.threads > (allowed := THREADS_PER_CORE * cores()):
@@ -196,7 +212,7 @@ def check_memory(cfg: ExperimentConfig, *, force: bool = False) -> None:
 
 
 def _parts(settings: Any) -> Iterator[Any]:
-    """Yield all dataclasses in `settings`, itself included."""
+    """Yield `settings`, if it is a dataclass, and all dataclasses inside."""
     if is_dataclass(settings) and not isinstance(settings, type):
         yield settings
         for one in fields(settings):

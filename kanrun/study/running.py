@@ -1,4 +1,4 @@
-"""A run from its study to its exit code: started, resumed, or repeated."""
+"""Start, resume or repeat a run, and determine its exit code."""
 
 from __future__ import annotations
 
@@ -34,14 +34,15 @@ from kanrun.study.studies import (
     manifest_of,
 )
 
-#: Columns that measure the machine and not the training.
+#: Words in the names of columns that measure the machine, not the training.
 _TIMES = ("seconds", "time", "flops_per_second", "clock")
 
 
 def run_study(study: Study, options: RunOptions) -> tuple[int, Path | None]:
-    """Check all points, make the run folder, run, and return the exit code and the folder.
+    """Check all points, make the run folder and run; return the exit code and the folder.
 
-    Standard output gets the folder as its only line. Raises UsageError before the folder exists.
+    The path of the folder is the only line on standard output. With `options.dry_run`, the plan is
+    printed instead, and the folder is None. Raises UsageError before the folder is made.
     """
     checked = check(study, force=options.force)
     if options.dry_run:
@@ -53,9 +54,10 @@ def run_study(study: Study, options: RunOptions) -> tuple[int, Path | None]:
 
 
 def resume_run(run: Run, options: RunOptions) -> int:
-    """Continue a run that stopped early from its stored configuration, and return the exit code.
+    """Continue a run that stopped early, from its stored configuration; return the exit code.
 
-    Finished trainings are kept. Raises UsageError for a run that is running, or cannot be resumed.
+    Finished trainings are kept. If the run is complete, only its CSV tables are written again.
+    Raises UsageError if the run is still running or cannot be resumed.
     """
     if run.point is not None:
         raise UsageError(f"{run.name} is a point of a run, which is resumed as a whole.")
@@ -73,9 +75,10 @@ def resume_run(run: Run, options: RunOptions) -> int:
 
 
 def rerun(run: Run, options: RunOptions) -> int:
-    """Run `run`, or a point of it, again from its stored configuration, and compare the summaries.
+    """Repeat a run, or one of its points, in a new folder, and compare the two summaries.
 
-    Returns 1 if numbers differ that the same version on the same machine should reproduce.
+    Return 0 if all columns except times are equal, 1 if some differ, or the exit code of the new
+    run if it failed. The same version on the same machine should reproduce all numbers.
     """
     require_plugins(run.manifest.versions)
     study = replace(Study.read(run.path), argv=("kanrun", *sys.argv[1:]))
@@ -104,9 +107,10 @@ def rerun(run: Run, options: RunOptions) -> int:
 
 
 def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
-    """Return a stored study where it is to run now.
+    """Return a stored study with the executor that `options` selects.
 
-    A stored address is not used, since who answers there can run code here.
+    The stored address of a Dask scheduler is not used, because whoever answers there could run code
+    on this machine. Raises UsageError if an address is missing or not needed.
     """
     executor = study.config(0).executor
     if options.executor not in (None, executor.kind):
@@ -127,15 +131,15 @@ def _placed(study: Study, folder: Path, options: RunOptions) -> Study:
 def _run(
     opened: Callable[[], RunFolder], checked: Checked, options: RunOptions
 ) -> tuple[int, Path]:
-    """Open the folder and run in it; return the exit code and the folder, which is printed."""
-    # Only a study that passed its check pays for the imports of a run.
+    """Open the folder with `opened`, run in it, and print and return its path and the exit code."""
+    # This import is slow, so it waits until the study has passed its checks.
     from kanrun.study.execution import execute
 
     monitoring.enable_gc()
     folder: RunFolder | None = None
     with signals_raise() as signals:
         try:
-            with monitoring.uninterrupted():  # else a signal could leave a folder that nobody knows
+            with monitoring.uninterrupted():  # or else a signal could leave a folder behind
                 folder = opened()
             with stdout_kept_clean(), logging_to(folder.path / "run.log"):
                 execute(checked, folder, options)
@@ -153,7 +157,7 @@ def _run(
             print(folder.path)
             return exit_code(signals), folder.path
         except Exception as error:
-            # A run that cannot be resumed, such as one of other cells, is refused.
+            # A run that cannot be resumed, for example because its cells changed, is refused.
             if folder is None or (folder.manifest.resumed and isinstance(error, UsageError)):
                 raise
             if os.environ.get("KANRUN_DEBUG") == "1":  # run.json has the reason
@@ -162,7 +166,10 @@ def _run(
 
 
 def _end(path: Path, options: RunOptions) -> int:
-    """Print the folder, then what was reached or why the run failed; return the exit code."""
+    """Print the folder, and its result or why the run failed; return the exit code.
+
+    With `options.strict`, print the claims that do not hold; the exit code is then 1.
+    """
     print(path, flush=True)
     run = Run(path)
     status = run.manifest.status
@@ -214,8 +221,8 @@ def logging_to(path: Path) -> Iterator[None]:
 def stdout_kept_clean() -> Iterator[None]:
     """Send standard output of the body and its child processes to standard error.
 
-    Standard output then has the run folder as its only line, whatever libraries write to it, also
-    past Python.
+    The path of the run folder then remains the only line on standard output, whatever libraries
+    write to it, even if they bypass `sys.stdout`.
     """
     sys.stdout.flush()
     try:
@@ -239,8 +246,9 @@ def stdout_kept_clean() -> Iterator[None]:
 def signals_raise() -> Iterator[list[int]]:
     """Stop the body cleanly: Ctrl-C as KeyboardInterrupt, SIGTERM and SIGHUP as Terminated.
 
-    Yields the numbers of the signals that came, of which only the first one raises. A second Ctrl-C
-    ends the process at once, with what is recorded. SIGHUP stays ignored if it was (nohup).
+    Yield the list of the numbers of received signals. Only the first signal raises. A second Ctrl-C
+    ends the process at once; everything recorded so far is kept. If SIGHUP was ignored before (by
+    nohup), it stays ignored.
     """
     came: list[int] = []
 
@@ -274,5 +282,5 @@ def signals_raise() -> Iterator[list[int]]:
 
 
 def exit_code(signals: Sequence[int]) -> int:
-    """Return the exit code of a command that stopped after these signals."""
+    """Return the exit code of a command that these signals stopped: 130 for Ctrl-C, or 143."""
     return 143 if signals and signals[0] != signal.SIGINT else 130

@@ -1,4 +1,7 @@
-"""A study: points x cells x seeds of one run, and all that can be said before the run exists."""
+"""A study, and everything that can be checked and estimated before its run folder exists.
+
+A study is what one run executes: its points, the cells of each point, and their seeds.
+"""
 
 from __future__ import annotations
 
@@ -45,21 +48,21 @@ MAX_COLUMNS = 20
 #: Largest number of points or cells that a message lists; the others are counted.
 MAX_NAMES = 12
 MEBIBYTE = 2**20
-#: Bytes by which the process may grow while it keeps what was prepared for tasks.
+#: Number of bytes by which the process may grow to keep the prepared data of tasks.
 MOST_PREPARED = 128 * MEBIBYTE
 
 
 @dataclass(frozen=True)
 class Study:
-    """A command, its points, and the configurations that they are made of.
+    """A command, its points, and the configurations to which the points apply their values.
 
     Attributes:
         command: The command, such as "fit".
         argv: Arguments as typed, for the record.
-        bases: Composed configurations as plain values, interpolations kept; one for each
-            combination of group choices. Each has every key of the values that are set on it.
+        bases: Composed configurations as plain values, with interpolations unresolved; one for each
+            combination of group choices. A point sets its values only on keys that its base has.
         points: The points in the order of their numbers.
-        source: File that the bases were read from, for errors.
+        source: File from which the bases were read, for error messages; "" if there is none.
     """
 
     command: str
@@ -70,7 +73,7 @@ class Study:
 
     @cached_property
     def experiment(self) -> Experiment:
-        """Experiment of the command. Raises UsageError if there is none of that name."""
+        """Experiment of the command. Raises UsageError if the command is unknown."""
         experiment: Experiment = EXPERIMENTS.find(self.command).build()
         return experiment
 
@@ -92,7 +95,7 @@ class Study:
             raise UsageError(f"{self.source}: {text}" if self.source else text) from error
 
     def store(self, folder: Path) -> None:
-        """Write `config.yaml`, `config-1.yaml`, ..., and of several points `points.json`."""
+        """Write the bases to `config.yaml`, `config-1.yaml`, ..., and several points as JSON."""
         for number, base in enumerate(self.bases):
             text = OmegaConf.to_yaml(OmegaConf.create(dict(base)))
             write_atomic(config_path(folder, number), text.encode(), durable=True)
@@ -101,7 +104,7 @@ class Study:
 
     @classmethod
     def read(cls, folder: Path) -> Study:
-        """Return the study that the run in `folder` stored. Raises StorageFailed."""
+        """Read the study of the run in `folder`. Raises StorageFailed if a file is damaged."""
         manifest = Run(folder).manifest
         points: tuple[Point, ...] = (Point(0, manifest.overrides),)
         if (folder / POINTS_FILE).is_file():
@@ -117,15 +120,15 @@ class RunOptions:
     """Options of a run that are not settings.
 
     Attributes:
-        outputs: Folder of run folders.
-        quiet: Print warnings and errors only.
+        outputs: Folder that contains the run folders.
+        quiet: Print only warnings and errors.
         verbose: Print how choices were made.
         strict: Exit with code 1 if a claim does not hold.
-        force: Run what may not fit into memory; resume a run that another host started.
-        dry_run: Say what would run, and write nothing.
-        began: CPU seconds of this process when the run was asked for.
-        executor: Executor to resume on; default: the original one.
-        address: Address of the Dask scheduler to resume on.
+        force: Run even if memory may not suffice, and resume a run that another host started.
+        dry_run: Print what would run, and write nothing.
+        began: CPU time of this process when the command began, in seconds; default: now.
+        executor: Kind of executor on which to resume; default: the original one.
+        address: Address of the Dask scheduler on which to resume.
     """
 
     outputs: Path = Path("outputs")
@@ -141,13 +144,14 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Checked:
-    """A study whose points can run.
+    """A study that has passed all checks.
 
     Attributes:
         study: The study.
         cells: Number of cells of each point.
         trainings: Number of trainings of each point.
-        prepared: What was prepared for the first task, and for others as far as memory goes.
+        prepared: Results of the experiment's `prepare` for the first task, and for as many other
+            tasks as fit in memory, by the key of the task.
     """
 
     study: Study
@@ -159,9 +163,9 @@ class Checked:
 def check(study: Study, *, force: bool = False) -> Checked:
     """Check everything that can be checked before a run exists, and write nothing.
 
-    Calls `check` of the experiment for each point, and `prepare` for the first seed of each cell,
-    if it has them. `force` skips the memory check. Raises UsageError, which names the point if
-    there are several.
+    For each point, the experiment's `check` is called, and its `prepare` for the first seed of each
+    cell, if the experiment has these functions. With `force`, memory is not checked. Raises
+    UsageError; the message names the point if there are several.
     """
     cells = list[int]()
     trainings = list[int]()
@@ -178,7 +182,7 @@ def check(study: Study, *, force: bool = False) -> Checked:
                 check_tags(cfg.tags)
             if cfg.device not in {"auto", "cpu"}:
                 device_of(cfg)
-            # Loaded after all that is rejected without it: a recipe may load torch.
+            # Loading the experiment may import torch, so the checks that do not need it come first.
             experiment = study.experiment
             prepare: Any = getattr(experiment, "prepare", None)
             limit = getattr(experiment, "using_threads", using_threads)
@@ -191,7 +195,8 @@ def check(study: Study, *, force: bool = False) -> Checked:
                 if task.seed == cfg.seed:
                     with limit(threads_of(cfg)):
                         ready = prepare(cfg, task.cell, task.seed)
-                    # What the first one has loaded stays in any case.
+                    # Memory is counted from the end of the first `prepare`: the libraries that it
+                    # loaded stay in memory, whether or not results are kept.
                     used = process.memory_info().rss
                     before = before or used
                     if not prepared or used - before < most:
@@ -211,7 +216,7 @@ def check(study: Study, *, force: bool = False) -> Checked:
 
 
 def manifest_of(checked: Checked) -> Manifest:
-    """Return the record of a run that is about to begin."""
+    """Return the content of `run.json` for a run that is about to begin."""
     study = checked.study
     cfg = study.config(0)
     points = study.points
@@ -232,7 +237,7 @@ def manifest_of(checked: Checked) -> Manifest:
 
 
 def describe_plan(checked: Checked, outputs: Path) -> Iterator[str]:
-    """Yield sentences on the run of a study that was checked: its size, memory and time."""
+    """Yield lines about the run of a checked study: its size, memory and estimated time."""
     study = checked.study
     trainings = sum(checked.trainings)
     cfg = study.config(0)
@@ -269,10 +274,10 @@ def _some(names: Sequence[str], mark: str = "; ", most: int = MAX_NAMES) -> str:
 
 
 def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -> str:
-    """Return the time per training and in total, from the latest comparable run that ended.
+    """Estimate the time per training and in total from the latest comparable completed run.
 
-    Runs are comparable if all their settings `kind` are equal. Their time is multiplied by the
-    ratios of rows and of inputs of the training data.
+    Runs of one command are comparable if all their settings named `kind` are equal, except for the
+    executor's. The time is scaled in proportion to the number of training rows and of inputs.
     """
     from kanrun.runs import find_runs
 
@@ -301,6 +306,6 @@ def _estimated_time(study: Study, trainings: int, outputs: Path, problem: Any) -
 
 
 def _kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the kinds of target, model, solver and others, but for the executor."""
+    """Return all settings named `kind`, such as `model.kind`, except that of the executor."""
     flat = flattened(settings).items()
     return {key: value for key, value in flat if key.endswith(".kind") and key != "executor.kind"}

@@ -1,6 +1,6 @@
-"""Statistics over seeds, exponents of power laws, and claims on them.
+"""Statistics over seeds, exponents of power laws, and claims about them.
 
-NaN propagates: no claim holds because a training that failed or diverged was left out.
+NaN propagates, so a claim cannot hold merely because failed or diverged trainings were left out.
 """
 
 from __future__ import annotations
@@ -27,25 +27,28 @@ WORST_OVER_MEDIAN = 100.0
 
 
 def maximum(values: pd.Series) -> float:
-    """Return the largest value; NaN if there is none or one is NaN."""
+    """Return the largest value, or NaN if `values` is empty or contains NaN."""
     return float(values.astype(float).max(skipna=False))
 
 
 def minimum(values: pd.Series) -> float:
-    """Return the smallest value; NaN if any is not finite, so that divergence cannot pass."""
+    """Return the smallest value, or NaN if any value is not finite.
+
+    So a diverged training (infinite error) does not satisfy a lower bound.
+    """
     numbers = values.astype(float)
     return float(numbers.min()) if np.isfinite(numbers).all() else float("nan")
 
 
 def median(values: pd.Series) -> float:
-    """Return the median; NaN if there is none or one is NaN."""
+    """Return the median, or NaN if `values` is empty or contains NaN."""
     return float(values.astype(float).median(skipna=False))
 
 
 def value_range(values: pd.Series, of: str = "seeds") -> str | None:
-    """Describe the range of several values and the number of NaN; return None for one value.
+    """Describe the range of `values` and the number of NaN, as in "1e-6 .. 3e-6 over 5 seeds".
 
-    `of` names what the values belong to, one each.
+    `of` is the plural noun for what each value belongs to. Return None for fewer than two values.
     """
     if len(values) < 2:
         return None
@@ -61,7 +64,15 @@ def claim_at_most(
     spread: str | None = None,
     of: str = "seeds",
 ) -> Claim:
-    """Return the claim that all of `values` are at most `bound`; `of` says what they belong to."""
+    """Return the claim that all `values` are at most `bound`.
+
+    Args:
+        sentence: Text of the claim.
+        values: Measured value or values; the largest one is reported.
+        bound: Upper bound.
+        spread: Description of the values; default: their range.
+        of: Plural noun for what each value belongs to, used in the range.
+    """
     numbers = pd.Series(values, dtype=float)
     largest = maximum(numbers)
     spread = spread or value_range(numbers, of)
@@ -75,7 +86,10 @@ def claim_at_least(
     spread: str | None = None,
     of: str = "seeds",
 ) -> Claim:
-    """Return the claim that all of `values` are at least `bound`; `of` says what they belong to."""
+    """Return the claim that all `values` are at least `bound`; the smallest one is reported.
+
+    The other arguments are those of `claim_at_most`.
+    """
     numbers = pd.Series(values, dtype=float)
     smallest = minimum(numbers)
     spread = spread or value_range(numbers, of)
@@ -83,7 +97,7 @@ def claim_at_least(
 
 
 def claim_near(sentence: str, values: pd.Series | float, theory: float, within: float) -> Claim:
-    """Return the claim that the median of `values` is `theory`, give or take `within`."""
+    """Return the claim that the median of `values` differs from `theory` by at most `within`."""
     numbers = pd.Series(values, dtype=float)
     middle = median(numbers)
     bound = f"{theory:g} +/- {within:g}"
@@ -92,9 +106,10 @@ def claim_near(sentence: str, values: pd.Series | float, theory: float, within: 
 
 
 def exponent(x: pd.Series, y: pd.Series) -> float:
-    """Return p of y = c x^p by least squares of log y on log x.
+    """Return the exponent p of a power law y = c x^p, fitted by least squares of log y on log x.
 
-    NaN if fewer than two different x > 0 have a positive y, or if a y is not finite.
+    Only pairs with x > 0 and y > 0 are used. Return NaN if they have fewer than two different x, or
+    if any y is not finite.
     """
     kept = (y > 0) & (x > 0)
     if x[kept].nunique() < 2 or not np.isfinite(y.astype(float)).all():
@@ -103,7 +118,11 @@ def exponent(x: pd.Series, y: pd.Series) -> float:
 
 
 def exponents(table: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
-    """Return, by group, the exponent of y over `intervals`, and their range (`low`, `high`)."""
+    """Fit the column `y` as a power of the column `intervals` in each group of the columns `by`.
+
+    Return one row per group, with the columns `by`, `exponent`, and `low` and `high`: the smallest
+    and the largest number of intervals.
+    """
     groups = table.groupby(by, sort=False)
     fitted = ((key, rows["intervals"], rows[y]) for key, rows in groups)
     rows = [(*key, exponent(x, errors), x.min(), x.max()) for key, x, errors in fitted]
@@ -111,9 +130,10 @@ def exponents(table: pd.DataFrame, by: list[str], y: str) -> pd.DataFrame:
 
 
 def typed(settings: Entry, entry: Any, where: str) -> Entry:
-    """Return the dataclass `settings` with the differences of one entry of the list `where`.
+    """Return the dataclass `settings` with the values that `entry` sets.
 
-    Raises UsageError for anything but a mapping, and for an invalid key, type or value.
+    `where` names the setting that lists the entry, for error messages. Raises UsageError if `entry`
+    is not a mapping, or if a key, type or value is invalid.
     """
     if not isinstance(entry, Mapping):
         takes = ", ".join(sorted(one.name for one in fields(settings)))  # type: ignore[arg-type]
@@ -124,7 +144,10 @@ def typed(settings: Entry, entry: Any, where: str) -> Entry:
 
 
 def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
-    """Raise UsageError for a setting of the KAN that the experiment takes from `instead`."""
+    """Raise UsageError if a setting of the KAN is set that the experiment does not use.
+
+    `instead` maps the names of such settings to the settings that are used in their place.
+    """
     for name, place in instead.items() if model.kind == "kan" else ():
         if getattr(model, name) != getattr(type(model)(), name):
             raise UsageError(
@@ -133,7 +156,10 @@ def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
 
 
 def bound_claims(tables: Tables) -> Claims:
-    """Yield one claim per bound, and one that no seed is far worse than the median."""
+    """Yield one claim per bound of the table `bounds`.
+
+    For bounds on the test RMSE, also claim that no seed is far worse than the median.
+    """
     for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
         values = rows["value"]
         bound = float(rows["bound"].iloc[0])

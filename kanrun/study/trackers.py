@@ -1,7 +1,8 @@
 """Trackers of a run: MLflow, TensorBoard and trackio, all off by default.
 
-A tracker gets the settings, the rows of `metrics.csv`, and at the end the medians of `summary.csv`.
-Its first error is a warning, after which it gets nothing; the run continues.
+A tracker receives the settings, the rows of `metrics.csv`, and at the end the medians of
+`summary.csv`. If it raises an error, a warning is printed, the tracker is not used any more, and
+the run continues.
 """
 
 from __future__ import annotations
@@ -21,20 +22,24 @@ from kanrun.errors import tell
 from kanrun.runs.files import MARKS, flattened
 
 Numbers = Mapping[str, float]
-#: Characters of a setting that MLflow stores.
+#: Largest number of characters of a setting that are sent to MLflow; the rest is cut.
 MAX_CHARACTERS = 500
 
 
 class Backend(NamedTuple):
-    """Functions that log numbers at a step, if there is one, and that end with a status."""
+    """Functions of one tracker.
+
+    `log(numbers, step)` logs numbers at a step, which is None for results. `end(status)` ends the
+    tracked run.
+    """
 
     log: Callable[[Numbers, int | None], None]
     end: Callable[[str], Any]
-    prefix: str = "result/"  # of the names of results
+    prefix: str = "result/"  # before the names of results
 
 
 class Tracker:
-    """One tracker of one run; its errors are warnings."""
+    """One tracker of one run. Errors of the tracker become warnings."""
 
     def __init__(self, name: str, command: str, folder: Path, settings: Plain) -> None:
         self._name, self._steps = name, Counter[Any]()
@@ -44,7 +49,11 @@ class Tracker:
             self._backend = BACKENDS[name](command, folder, flat)
 
     def row(self, values: Plain, key: Sequence[int]) -> None:
-        """Log a row of `metrics`, under the name of the training if there are several."""
+        """Log a row of `metrics`.
+
+        If there are several trainings, `key` identifies the training (point, cell and seed), and
+        the names of the numbers start with it; otherwise `key` is empty.
+        """
         if self._backend is None:
             return
         training = tuple((name, at) for name, at in zip(MARKS, key, strict=False) if at)
@@ -55,7 +64,7 @@ class Tracker:
         self._steps[training] += 1
 
     def end(self, results: Plain, status: str) -> None:
-        """Log the medians of the run, and its status."""
+        """Log the results (medians over seeds), and end the tracked run with `status`."""
         if self._backend is not None:
             with self._warning():
                 self._backend.log(_numbers(results, self._backend.prefix), None)
@@ -63,7 +72,7 @@ class Tracker:
 
     @contextlib.contextmanager
     def _warning(self) -> Iterator[None]:
-        """Turn the first error of the tracker into a warning, and use it no longer."""
+        """Turn an error of the tracker into a warning, and stop using the tracker."""
         try:
             with contextlib.redirect_stdout(sys.stderr):  # where trackers say what they do
                 yield
@@ -92,7 +101,7 @@ def _mlflow(command: str, folder: Path, settings: Plain) -> Backend:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
     from mlflow import MlflowClient
 
-    # It reports every step of its own database.
+    # MLflow logs every step of setting up its database at level INFO.
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     place = f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
     client = MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or place)

@@ -1,12 +1,12 @@
 """One self-contained HTML page of runs: settings, claims, tables, figures, interactive networks.
 
-Whatever a run folder holds, its text reaches the page escaped, its figures as images (in which no
-script runs), its numbers as JSON. A content security policy allows the two scripts of the page, by
-their hashes, and no connection.
+A run folder is not trusted: its text is escaped, its figures are embedded as images (in which no
+script runs), and its numbers as JSON. A content security policy permits only the scripts of the
+page, by their hashes, and no connection.
 
-The lesson is such a page, whose sections each have one thing to move. Most of them draw what they
-compute (`lesson.js`); three show recorded runs: those that have the tag `lesson`, or small ones of
-`STUDIES`, which are run first.
+The lesson is a page of the same kind; each section has one thing that the reader can move. Most
+sections compute what they draw (`lesson.js`). Three show recorded runs: the latest with the tag
+`lesson`, or else the small runs of `STUDIES`, which are made first.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from kanrun.study.page.interactive import Living, interactive_data
 from kanrun.study.progress import shown
 from kanrun.study.report import as_columns, differences, outcome, points_table
 
-#: Largest number of interactive parts of a page.
+#: Largest number of interactive networks and curves on a page; the others are left out.
 MOST_NETWORKS = 10
-#: Attributes of cells with the verdict on a claim.
+#: HTML attributes of table cells that say whether a claim holds.
 _MARKS = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
-#: Largest number of rows of a table.
+#: Largest number of rows of a table that are shown; the others are counted.
 _MOST_ROWS = 200
 _OF_CLAIMS = ("measured", "bound", "spread")
 _TABLES = (
@@ -51,7 +51,7 @@ _TABLES = (
 
 
 def write_report(runs: Sequence[Run], output: Path) -> None:
-    """Write the page of `runs` to `output`, atomically. Raises UsageError if that fails."""
+    """Write a page about `runs` to the file `output`. Raises UsageError if that fails."""
     names = ", ".join(run.name for run in runs)
     body = list[str]()
     heading = "h1"
@@ -73,7 +73,11 @@ def write_report(runs: Sequence[Run], output: Path) -> None:
 
 
 def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
-    """Return a page of this body with files of this folder as its only scripts."""
+    """Return an HTML page.
+
+    `body` lists pieces of HTML. `scripts` names files of this folder, the only scripts that the
+    page may run.
+    """
     folder = resources.files(__name__)
     style, *texts = ((folder / name).read_text("utf-8") for name in ("page.css", *scripts))
     digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in texts)
@@ -97,7 +101,7 @@ def html_page(title: str, body: Sequence[str], scripts: Sequence[str]) -> str:
 
 
 def _section(run: Run, sources: list[str]) -> Iterator[str]:
-    """Yield all of one run; the data of its interactive parts are added to `sources`."""
+    """Yield the HTML about one run; append the data of its interactive parts to `sources`."""
     single = run.best
     manifest = None
     yield _tag("p", f"Status: {run.status}")
@@ -129,7 +133,7 @@ def _section(run: Run, sources: list[str]) -> Iterator[str]:
 
 
 def _living(run: Run, sources: list[str]) -> Iterator[str]:
-    """Yield the interactive parts of a run; their data are added to `sources`."""
+    """Yield the HTML of a run's interactive parts; append their data to `sources`."""
     for data in interactive_data(run):
         yield _tag("h3", data["title"])
         if data["kind"] == "absent":
@@ -145,7 +149,7 @@ def _living(run: Run, sources: list[str]) -> Iterator[str]:
 
 
 def _results(run: Run, manifest: Manifest) -> Iterator[str]:
-    """Yield what a run reached, how to repeat it, and its metrics."""
+    """Yield HTML with the outcome of a run, its command, how to repeat it, and its metrics."""
     with contextlib.suppress(KanrunError):
         for said in _reached(run.columns("summary")):
             yield f'<p class="number">{escape(said)}</p>'
@@ -159,7 +163,7 @@ def _results(run: Run, manifest: Manifest) -> Iterator[str]:
 
 
 def _reached(summary: Mapping[str, Sequence[Any]]) -> Iterator[str]:
-    """Yield the formulas of a run with their verification, or what its training reached."""
+    """Yield a sentence per formula that the run found, or one about the error of its training."""
     if not all(summary.values()):
         return
     if "verified" not in summary:
@@ -176,7 +180,7 @@ def _call(manifest: Manifest) -> str:
 
 
 def _tables(run: Run, single: Run) -> Iterator[str]:
-    """Yield the points of a run, and the tables and settings of its best point."""
+    """Yield HTML with the points of `run`, and the tables and settings of its point `single`."""
     if run.has_points:
         yield _folded("Points", points_table(run))
     for name in _TABLES:
@@ -189,7 +193,7 @@ def _tables(run: Run, single: Run) -> Iterator[str]:
 
 
 def _figures(single: Run, run: Run) -> Iterator[str]:
-    """Yield the figures of a run and of its best point, as PNG if there is one, else as SVG."""
+    """Yield HTML with the figures of `run` and its point `single`: PNG if there is one, or SVG."""
     for folder in dict.fromkeys([run.figures_folder, single.figures_folder]):
         files = {path.stem: path for kind in ("svg", "png") for path in folder.glob(f"*.{kind}")}
         for stem, path in sorted(files.items()):
@@ -237,7 +241,10 @@ def _tag(name: str, text: str) -> str:
 
 
 def json_script(name: str, value: Any) -> str:
-    """Return an element of JSON that cannot end it or hold a number that JSON lacks."""
+    """Return `value` as JSON in a script element with the id `name`.
+
+    The text cannot close the element early. NaN and infinities, which JSON lacks, become null.
+    """
     finite = json.loads(json.dumps(value), parse_constant=lambda _: None)
     text = json.dumps(finite, allow_nan=False, separators=(",", ":"))
     text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -246,12 +253,12 @@ def json_script(name: str, value: Any) -> str:
 
 #: Tag of the runs that the lesson shows.
 TAG = "lesson"
-#: Arguments of the small run of each command, if no run of it has the tag.
+#: Arguments of the run that is made for each command if none of its runs has the tag.
 STUDIES: dict[str, tuple[str, ...]] = {
     "curves": ("parts=[bezier,bspline]",),
     "fit": ("model.hidden=[2]", "model.intervals=[3,6,12,24]", "sampling.n_test=300"),
 }
-#: Recorded parts: the command, and which of its interactive parts it is.
+#: Sections with recorded runs: the command, and a test that selects one of its interactive parts.
 PARTS: dict[str, tuple[str, Callable[[Living], bool]]] = {
     "bezier": ("curves", lambda part: part["kind"] == "curve" and not part["knots"]),
     "local": ("curves", lambda part: part["kind"] == "curve" and bool(part["knots"])),
@@ -260,7 +267,7 @@ PARTS: dict[str, tuple[str, Callable[[Living], bool]]] = {
 
 
 def recorded_runs(outputs: Path) -> dict[str, Run]:
-    """Return the latest complete run with the tag of each command of the lesson."""
+    """Return the latest complete run with the tag `lesson` of each command of STUDIES, if any."""
     found = [run for run in find_runs(outputs) if TAG in run.labels.tags]
     found = [run for run in found if run.status == Status.COMPLETED]
     found.sort(key=Run.began)
@@ -268,9 +275,10 @@ def recorded_runs(outputs: Path) -> dict[str, Run]:
 
 
 def write_lesson(runs: Mapping[str, Run], output: Path) -> None:
-    """Write the page to `output`, atomically, from a run of each command of `STUDIES`.
+    """Write the lesson to the file `output`. `runs` has a run for each command of STUDIES.
 
-    Raises UsageError if a run has no such part, and if the file cannot be written.
+    Raises UsageError if a run lacks an interactive part that the lesson shows, or if the file
+    cannot be written.
     """
     body = (resources.files(__package__) / "lesson.html").read_text("utf-8")
     sources = []

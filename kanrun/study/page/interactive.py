@@ -1,6 +1,7 @@
-"""Interactive parts of a report: networks and curves as plain values for its scripts.
+"""Interactive parts of a report (networks, effects, curves) as plain values for its scripts.
 
-Networks are in the form of all exports (`kanrun.exports.document`), which network.js evaluates.
+Networks have the form of exported documents (`kanrun.exports.document`), which network.js can
+evaluate.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from kanrun.runs import Checkpoint, Run
 from kanrun.study.evaluation import Slider
 
 Living = dict[str, Any]
-#: Layers that network.js evaluates.
+#: Kinds of layers that network.js can evaluate.
 _LAYERS = {"splines", "dense", "sums_of_products"}
 
 
-#: Days from 1970-01-01 to a Monday.
+#: Number of days from 1970-01-01 to the next Monday.
 MONDAY = 4
 #: Largest number of inputs whose effects are on a page.
 INPUTS = 12
@@ -40,16 +41,16 @@ POINTS = 300
 
 
 def interactive_data(run: Run) -> Iterator[Living]:
-    """Return all interactive parts of `run`; what cannot be read is left out."""
+    """Yield all interactive parts of `run`. Parts that cannot be read are left out."""
     for make in (_networks, _effects, _curves):
         with contextlib.suppress(KanrunError, *MALFORMED):
             yield from make(run)
 
 
 def model_values(model: Model) -> Living:
-    """Return a model as network.js evaluates it.
+    """Return a model in the form that network.js evaluates.
 
-    Raises UsageError for one that it cannot evaluate.
+    Raises UsageError if network.js cannot evaluate a layer of the model.
     """
     network = model.network
     document = document_of(model)
@@ -59,9 +60,10 @@ def model_values(model: Model) -> Living:
 
 
 def _networks(run: Run) -> Iterator[Living]:
-    """Yield the network of the first seed, with its stages under a slider if they were recorded.
+    """Yield the network of the first seed; if its stages were recorded, with a slider over them.
 
-    A network that the page cannot evaluate is named, unless the effects of its inputs are shown.
+    If the page cannot evaluate the network, yield a sentence that says why, unless the effects of
+    the inputs are shown instead.
     """
     for stored in map(run.checkpoint, filter(SLIDER_NAME.fullmatch, run.checkpoints)):
         if _size(stored) <= NUMBERS:
@@ -87,13 +89,16 @@ def _networks(run: Run) -> Iterator[Living]:
 
 
 def _recorded(run: Run) -> float | None:
-    """Return the test RMSE of a run of one training, which the page shows until something moves."""
+    """Return the test RMSE of a run of one training, or None.
+
+    The page shows it until the reader moves something.
+    """
     column = run.columns("summary").get("test_rmse", [])
     return float(column[0]) if len(column) == 1 and column[0] is not None else None
 
 
 def _effects(run: Run) -> Iterator[Living]:
-    """Yield the effects of the most important inputs of a table, each with the others at means."""
+    """Yield the effect of each of the most important inputs, with the others at their means."""
     table = run.table("effects")
     table = table[table["seed"] == table["seed"].min()] if "seed" in table else table
     outputs = list(table["output"].unique())
@@ -113,7 +118,7 @@ def _effects(run: Run) -> Iterator[Living]:
 
 
 def _labels(rows: pd.DataFrame, levels: bool) -> list[str] | None:
-    """Return names of the places of an effect: levels, dates or weekdays; None for numbers."""
+    """Return the labels of the values of an input: levels, dates or weekdays; None for numbers."""
     if levels:
         return [str(level) for level in rows["level"]]
     days = rows["x"]
@@ -149,7 +154,10 @@ def _network(
 
 
 def _stored_network(run: Run, title: str, model: Model, points: Living) -> Living:
-    """Return a network, or a stage for each of its time windows with the test points there."""
+    """Return a network with test points.
+
+    A network of several time windows has one stage per window, with the test points in that window.
+    """
     if not isinstance(model.network, Windows):
         shown = _thinned(points, POINTS)
         shown["recorded"] = _recorded(run) if len(shown["x"]) < len(points["x"]) else None
@@ -171,7 +179,7 @@ def _stored_network(run: Run, title: str, model: Model, points: Living) -> Livin
 
 
 def _test_points(run: Run, name: str, model: Model) -> Living:
-    """Return points of the predictions, or of a solution, whose truth may be unknown."""
+    """Return test points with true outputs, of a fit or of a solution; empty if none are known."""
     inputs = list(model.inputs)
     outputs = [f"{name}_true" for name in model.outputs]
     if "predictions" in run.tables:
@@ -188,7 +196,7 @@ def _test_points(run: Run, name: str, model: Model) -> Living:
 
 
 def _curves(run: Run) -> Iterator[Living]:
-    """Yield the Bézier curve and the B-spline of `kanrun curves` by their control points."""
+    """Yield the Bézier curve and the B-spline of `kanrun curves`, given by control points."""
     curve = {"kind": "curve", "knots": None}
     if "de_casteljau" in run.tables:
         control = _rows(run.table("de_casteljau").query("level == 0"), ["x", "y"])
