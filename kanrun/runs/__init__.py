@@ -1,4 +1,4 @@
-"""Run folders: their only writer (`RunFolder`), their reader (`Run`), and runs by name."""
+"""Run folders: the only writer (`RunFolder`), the reader (`Run`), and finding runs by name."""
 
 from __future__ import annotations
 
@@ -27,16 +27,19 @@ from kanrun.runs.records import (
     Value,
 )
 
-#: Number of names in a sentence that lists some of many.
+#: Largest number of run names in an error message.
 _SHOWN = 3
+#: Point numbers of this many digits or more are refused.
 _DIGITS = 10
 
 
 def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
-    """Delete the folder of `run`, or only check that it may be deleted.
+    """Delete the folder of `run`; with `check_only`, only check that it may be deleted.
 
-    Raises UsageError for a run outside `outputs`, a point of a run, a link, and a running run;
-    StorageFailed if the folder cannot be deleted.
+    Raises:
+        UsageError: If the run is outside `outputs`, is still running, is a point of a run, or if
+            its folder is a link.
+        StorageFailed: If the folder cannot be deleted.
     """
     path = run.path.resolve()
     place = outputs.resolve()
@@ -52,7 +55,7 @@ def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
 
 
 def find_runs(outputs: Path) -> list[Run]:
-    """Return the runs below `outputs` in order of command and number."""
+    """Return all runs in `outputs`, sorted by command and number."""
     return [run for command in sorted(_subfolders(outputs)) for run in _runs_of(outputs, command)]
 
 
@@ -63,7 +66,7 @@ def _runs_of(outputs: Path, command: str) -> list[Run]:
 
 
 def _subfolders(parent: Path) -> list[str]:
-    """Return the names of the folders in `parent` without links and hidden ones."""
+    """Return the names of the folders in `parent`, except links and hidden folders."""
     try:
         with os.scandir(parent) as entries:
             return [
@@ -76,16 +79,24 @@ def _subfolders(parent: Path) -> list[str]:
 
 
 def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
-    """Return the run or point that `text` names; the first rule that fits counts.
+    """Return the run or point that `text` names.
 
-    1. `fit/v0003`, `fit/3`, and `fit/v0003/7` for point 7 of a run of several; `fit/latest` is the
-       highest number of that command, `latest` that of the command whose newest run began last;
-    2. the path of a run's folder, with the number of a point behind it;
-    3. a tag that one run alone has;
-    4. the beginning of a name that no other run's name begins with.
+    These forms are tried in turn:
 
-    Raises UsageError, with similar names, if no run or more than one is meant. With `one`, a run of
-    several points is an error, which names the best.
+    1. A name, such as `fit/v0003` or `fit/3`; for point 7 of a run of several points, `fit/3/7`.
+       `fit/latest` is the run of `fit` with the highest number. `latest` is the run that began
+       last among the latest runs of all commands.
+    2. The path of a run folder, or of a point: `PATH/7`.
+    3. A tag that only one run has.
+    4. The beginning of the name of exactly one run.
+
+    Args:
+        text: What the user typed.
+        outputs: Folder that contains the run folders.
+        one: Whether to refuse a run of several points; the error names its best point.
+
+    Raises:
+        UsageError: If `text` names no run, with similar names, or if it names several.
     """
     wanted = text.strip().rstrip("/")
     run = _named(wanted, outputs) or run_at(text, outputs) or _only(wanted, outputs)
@@ -103,7 +114,7 @@ def find_run(text: str, outputs: Path, *, one: bool = False) -> Run:
 
 
 def _named(wanted: str, outputs: Path) -> Run | None:
-    """Return the run of rule 1."""
+    """Return the run or point that is named in form 1 of `find_run`, or None."""
     if wanted == LATEST:
         runs = [runs[-1] for name in _subfolders(outputs) if (runs := _runs_of(outputs, name))]
         return max(runs, key=Run.began, default=None)
@@ -118,7 +129,7 @@ def _named(wanted: str, outputs: Path) -> Run | None:
 
 
 def _point(run: Run, number: str | None) -> Run | None:
-    """Return the point of that number; the run itself without one."""
+    """Return the point `number` of `run`, or None if there is none; without a number, the run."""
     if number is None:
         return run
     points = run.points if run.has_points else ()
@@ -127,10 +138,10 @@ def _point(run: Run, number: str | None) -> Run | None:
 
 
 def run_at(text: str, outputs: Path) -> Run | None:
-    """Return the run or point at a path, if there is one; links such as `latest` are followed."""
+    """Return the run or point at the path `text`, or None. Links such as `latest` are followed."""
     if not text.strip():
         return None
-    # Unlike Path's method, this keeps a name such as ~old.
+    # Unlike Path.expanduser, this does not raise for a name such as ~old.
     path = Path(os.path.expanduser(text)).resolve()
     number = None
     if not (path / MANIFEST_FILE).is_file():
@@ -144,7 +155,7 @@ def run_at(text: str, outputs: Path) -> Run | None:
 
 
 def _only(wanted: str, outputs: Path) -> Run | None:
-    """Return the run of rules 3 and 4. Raises UsageError if several runs are meant."""
+    """Return the run in form 3 or 4 of `find_run`, or None. Raises UsageError if several fit."""
     runs = find_runs(outputs) if wanted else []
     tagged = [run for run in runs if wanted in run.labels.tags]
     found = tagged or [run for run in runs if run.name.startswith(wanted)]

@@ -1,8 +1,9 @@
 """Checkpoints and figures of a run as files.
 
-A checkpoint is a safetensors file of arrays with a description in its header, so that both are
-written in one rename and always belong together. A SHA-256 over both shows damage: a flipped bit, a
-cut file, an array that was exchanged. It does not show an edit whose author computes it again.
+A checkpoint is a safetensors file of arrays with a description in its header. Both are in one file,
+so they always belong together. A SHA-256 checksum over both reveals damage, such as a flipped bit,
+a truncated file or an exchanged array. It does not protect against someone who edits the file and
+computes the checksum again.
 """
 
 from __future__ import annotations
@@ -40,15 +41,16 @@ _KEY = "kanrun"
 #: Name of the checksum in the header of a checkpoint. A file without it counts as corrupted.
 _CHECKSUM = "sha256"
 DOTS_PER_INCH = 200
-#: Options and metadata of each format, and the key of the caption there: dates would make the bytes
-#: differ, and a lower compression level takes a third of the time for files that are 15% larger.
+#: For each format: options of saving, metadata, and the metadata key of the caption. Dates are
+#: removed because they would make the bytes differ from run to run. PNG's compression level 3 takes
+#: a third of the default's time, for files that are 15% larger.
 _SAVING: dict[str, tuple[dict[str, Any], dict[str, None], str]] = {
     "png": ({"pil_kwargs": {"compress_level": 3}}, {}, "Description"),
     "svg": ({}, {"Date": None}, "Description"),
     "pdf": ({}, {"CreationDate": None}, "Subject"),
 }
 FIGURE_FORMATS = tuple(_SAVING)
-#: Settings of matplotlib while a figure is saved; all others have their defaults.
+#: Settings of matplotlib while a figure is saved; all other settings have their default values.
 _SETTINGS: Any = {
     "svg.hashsalt": "kanrun",
     "svg.fonttype": "path",
@@ -69,7 +71,7 @@ def checkpoint_path(folder: Path, name: str) -> Path:
 
 
 class SealedCheckpoint(NamedTuple):
-    """A checkpoint as the content of its file, with its checksum and its description as JSON."""
+    """The content of a checkpoint's file, its checksum, and its description as JSON."""
 
     checksum: str
     content: bytes
@@ -77,9 +79,10 @@ class SealedCheckpoint(NamedTuple):
 
 
 def seal(checkpoint: Checkpoint) -> SealedCheckpoint:
-    """Return the content of the files of `checkpoint`.
+    """Convert `checkpoint` to the content of its file, with a checksum.
 
-    Raises ValueError for an array without plain numbers or a description that JSON cannot hold.
+    Raises ValueError if an array holds anything but numbers and booleans, or if the description
+    cannot be written as JSON.
     """
     import numpy as np
     import safetensors.numpy
@@ -103,9 +106,10 @@ def seal(checkpoint: Checkpoint) -> SealedCheckpoint:
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write `checkpoint` to the safetensors file `path`, and its description to JSON next to it.
+    """Write `checkpoint` to the safetensors file `path`, and its description to a JSON file beside.
 
-    Raises ValueError for what cannot be stored, StorageFailed if the files cannot be written.
+    Raises ValueError if the checkpoint cannot be stored (see `seal`), and StorageFailed if the
+    files cannot be written.
     """
     sealed = seal(checkpoint)
     write_atomic(path, sealed.content, durable=True)
@@ -115,8 +119,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
     """Return the checkpoint stored in the safetensors file `path`.
 
-    Nothing in the file is ever run. Raises StorageFailed if it is missing, damaged in any bit, or
-    not the one of `checksum`.
+    Nothing in the file is executed. Raises StorageFailed if the file is missing or damaged, or if
+    its checksum is not `checksum` (if given).
     """
     import safetensors
 
@@ -148,7 +152,7 @@ def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
 
 
 def checksum_of(path: Path) -> str | None:
-    """Return the checksum in the header of a checkpoint, if that can be read."""
+    """Return the checksum in the header of a checkpoint, or None if the header cannot be read."""
     import safetensors
 
     with (
@@ -167,7 +171,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
-    """Return the SHA-256 of the description and of names, types, shapes, bytes of the arrays."""
+    """Return the SHA-256 of the description and of each array's name, type, shape and bytes."""
     import numpy as np
 
     digest = hashlib.sha256(description.encode())
@@ -179,11 +183,15 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
 
 
 def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Write `figure` as `stem`.png, .svg or .pdf, each atomically, and return the files.
+    """Write `figure` to `stem`.png, `stem`.svg or `stem`.pdf, and return the paths.
 
-    Its label is stored as its caption. The figure loses its layout engine.
-    The bytes depend only on what is drawn, not on the time or the user's matplotlib settings.
-    Raises StorageFailed, and UsageError for a format that is not in `FIGURE_FORMATS`.
+    Each file is written atomically. The figure's label is stored as its caption. The layout engine
+    is run once and removed from the figure. The bytes depend only on what is drawn, not on the time
+    or the user's matplotlib settings.
+
+    Raises:
+        UsageError: If a format is not in `FIGURE_FORMATS`.
+        StorageFailed: If a file cannot be written.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -200,8 +208,9 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
         if (engine := figure.get_layout_engine()) is not None:
-            # Once for all formats: with an engine, each saving draws the figure twice. Long labels
-            # need the resolution of the file, whose renderer then knows the sizes of texts.
+            # The layout is computed once for all formats, since with an engine each saving draws
+            # the figure twice. The resolution is that of the file, because the sizes of texts, and
+            # so the layout of long labels, depend on it.
             figure.set_dpi(DOTS_PER_INCH)
             FigureCanvasAgg(figure)
             engine.execute(figure)
@@ -217,7 +226,7 @@ def write_figure(stem: Path, figure: Figure, formats: Sequence[str] = ("png",)) 
 
 
 def read_caption(path: Path) -> str:
-    """Return the caption in the metadata of a .png or .svg figure, "" if there is none."""
+    """Return the caption in the metadata of a .png or .svg file, or "" if it has none."""
     data = path.read_bytes()
     if path.suffix == ".svg":
         described = re.search(rb"<dc:description>(.*?)</dc:description>", data, re.DOTALL)

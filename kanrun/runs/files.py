@@ -1,7 +1,7 @@
-"""Files of a run: whole or absent ones, JSON with types, safe names, lines, and CSV.
+"""Tools for the files of a run: atomic writing, typed JSON, safe names, appended lines, and CSV.
 
-CSV holds text as it is, such as a formula that begins with a minus sign, but for line breaks, which
-become blanks: every row is one line.
+CSV files hold text unchanged, even a formula that begins with a minus sign. Only line breaks become
+blanks, so that every row is one line.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-JSON_LIMIT = 64 * 2**20  # bytes of a JSON file that are read
-#: Bytes of a table from which on it is not read.
+JSON_LIMIT = 64 * 2**20  # largest number of bytes of a JSON file that is read
+#: Largest number of bytes of a table in the journal that is read.
 TABLE_LIMIT = 4 * 2**30
 #: Columns that say which training a row belongs to.
 MARKS = ("point", "cell", "seed")
 Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
 Key = tuple[int, int, int]  # numbers of the point and the cell, and the seed
-#: Text that a spreadsheet would run as a formula, and such text behind apostrophes.
+#: Numbers. `_FORMULA` is text that a spreadsheet would run as a formula; `_MARKED` is such text
+#: after apostrophes.
 _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FORMULA = re.compile(rf"(?:[=@\t\r]|[+-](?!{_NUMBER}\Z|inf\Z|nan\Z))")
 _MARKED = re.compile(rf"'+{_FORMULA.pattern}")
@@ -43,7 +44,7 @@ _MARKED = re.compile(rf"'+{_FORMULA.pattern}")
 
 @contextlib.contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Raise an OSError of the body as StorageFailed, which names the file and the cause."""
+    """Convert an OSError in the body to a StorageFailed that names `path` and the cause."""
     try:
         yield
     except OSError as error:
@@ -53,10 +54,15 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: bytes | Iterable[bytes], durable: bool = False) -> None:
-    """Replace `path` in one rename: readers see the old file or the new one, whatever kills kanrun.
+    """Write a file so that readers see either the old or the new content, even if kanrun is killed.
 
-    `content` may come in parts. `durable` waits until the new file would survive a power cut.
-    Raises StorageFailed; the old file is then unharmed.
+    Args:
+        path: The file. It is replaced by renaming a temporary file.
+        content: Bytes, or an iterable of parts.
+        durable: Whether to wait until the new file would survive a power cut.
+
+    Raises:
+        StorageFailed: If the file cannot be written. The old file is then unchanged.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with storing(path):
@@ -85,7 +91,10 @@ def write_named_file(file: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut, if the system can."""
+    """Flush a file, or the names in a folder, to disk, so that they survive a power cut.
+
+    Nothing happens if the system cannot do this.
+    """
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -95,7 +104,10 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder that survives a power cut, if it is not there. Raises StorageFailed."""
+    """Make the folder `path` if it is missing, so that it survives a power cut, and return `path`.
+
+    Raises StorageFailed if the folder cannot be made.
+    """
     if not path.is_dir():
         with storing(path):
             path.mkdir(exist_ok=True)
@@ -121,15 +133,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Return a dataclass, numbers, arrays, paths, ... as dicts, lists, text and numbers.
+    """Convert dataclasses, arrays, paths and other values to dicts, lists, text and numbers.
 
-    Raises TypeError for a type that JSON does not have.
+    Raises TypeError for a type that cannot be converted to JSON.
     """
     return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
 
 
 def flattened(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by their path: {"model": {"degree": 3}} is {"model.degree": 3}."""
+    """Return nested settings by path: {"model": {"degree": 3}} becomes {"model.degree": 3}."""
     flat = dict[str, Any]()
     for key, value in settings.items():
         path = f"{prefix}{key}"
@@ -147,21 +159,21 @@ def to_json(value: Any) -> bytes:
 
 
 def write_json(path: Path, value: Any, durable: bool = False) -> None:
-    """Write `value` as indented JSON, as `to_json`. Raises StorageFailed."""
+    """Write `value` as indented JSON; see `to_json` and `write_atomic`."""
     write_atomic(path, msgspec.json.format(to_json(value), indent=2) + b"\n", durable)
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Return the JSON file `path` as a `kind`, such as a dataclass, without keys that it lacks.
+    """Read the JSON file `path` as an object of the type `kind`, such as a dataclass.
 
-    Raises StorageFailed if the file is missing, too large or not JSON, and, naming the key, for a
-    value of another type.
+    Keys that `kind` does not have are ignored. Raises StorageFailed if the file is missing, too
+    large or not JSON, or if a value has another type; the message then names the key.
     """
     return json_as(read_bytes(path, JSON_LIMIT), kind, path)
 
 
 def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
-    """Return the JSON `text` of the file `path` as a `kind`. Raises StorageFailed."""
+    """Convert the JSON `text` to the type `kind`; `path` is for messages. Raises StorageFailed."""
     try:
         return msgspec.convert(json.loads(text), kind)
     except msgspec.ValidationError as error:
@@ -171,10 +183,11 @@ def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
 
 
 def file_name(name: str, longest: int = 100) -> str:
-    """Return `name` as a plain file name: itself if it is safe, else cleaned, cut and hashed.
+    """Return a safe file name for `name`: `name` itself if it is safe and not too long.
 
-    ASCII letters, digits and `_.=+,-` are kept; all else, and a leading dot or dash, becomes `_`.
-    Different names give different files, up to a collision of 32 bits of SHA-256.
+    Otherwise, all characters except ASCII letters, digits and `_.=+,-` become `_`, and so does a
+    leading dot or dash; the name is cut to `longest` characters, and a hash is appended. Different
+    names give different file names, except for collisions of 32 bits of SHA-256.
     """
     cleaned = re.sub(r"[^\w.=+,-]", "_", name, flags=re.ASCII)[:longest]
     if cleaned[:1] in {".", "-"}:
@@ -196,14 +209,14 @@ def _plain(value: Any) -> Any:
 
 
 class Appender:
-    """A file that grows by whole lines, opened at the first of them."""
+    """A file to which whole lines are appended. It is opened when it is first used."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
 
     def write(self, lines: bytes) -> None:
-        """Append whole lines; on return the operating system has them. Raises StorageFailed."""
+        """Append whole lines, unbuffered. Raises StorageFailed."""
         descriptor = self._opened()
         left = memoryview(lines)
         with storing(self.path):
@@ -223,7 +236,7 @@ class Appender:
                 os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Close the file; the next writing opens it again."""
+        """Close the file. The next write opens it again."""
         if self._descriptor is not None:
             descriptor = self._descriptor
             self._descriptor = None
@@ -239,9 +252,9 @@ class Appender:
 
 
 def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
-    """Return columns as a DataFrame.
+    """Convert columns to a DataFrame.
 
-    Empty text is a missing value, as in CSV; a column without any value holds missing numbers.
+    Empty text becomes a missing value, as in CSV. A column without any value becomes NaN.
     """
     import pandas
 
@@ -257,7 +270,7 @@ def frame_of(columns: Mapping[str, Sequence[Any]]) -> pandas.DataFrame:
 
 
 def plain_value(value: Any) -> Any:
-    """Return a value as tables hold it: numbers of Python, text of one line."""
+    """Convert a value to what tables store: a Python number, or text without line breaks."""
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, str):
@@ -273,11 +286,15 @@ def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
 
 
 def as_text(value: Any) -> Any:
-    """Return text so that spreadsheets show it; without one apostrophe it is `value` again."""
+    """Return `value` so that spreadsheets show it as text instead of running it as a formula.
+
+    An apostrophe is put before text that would run, and before such text that already begins with
+    apostrophes. Removing one apostrophe restores the text. Other values are returned unchanged.
+    """
     risky = isinstance(value, str) and (_FORMULA.match(value) or _MARKED.match(value))
     return f"'{value}" if risky else value
 
 
 def formulas_in(values: Sequence[Any]) -> int:
-    """Count the values that a spreadsheet would run."""
+    """Count the values that a spreadsheet would run as formulas."""
     return sum(isinstance(value, str) and bool(_FORMULA.match(value)) for value in values)

@@ -1,4 +1,4 @@
-"""Writer of run folders, the only one, and the lock of a run."""
+"""The writer of run folders, and the lock that gives one process the right to write a run."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from kanrun.runs.reader import Run, process
 from kanrun.runs.records import MANIFEST_FILE, Checkpoint, Manifest, Row, Status, Table
 from kanrun.runs.tables import CsvTables
 
-#: Answers of file systems without locks.
+#: Error numbers of file systems that have no locks.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
-#: Names of the folders of runs, `v` and a number of 4 to 9 digits. Other folders are not runs.
+#: Names of run folders: `v` and a number of 4 to 9 digits. Other folders are not runs.
 VERSION = re.compile(r"v(\d{4,9})")
 #: Name of the link to the run with the highest number.
 LATEST = "latest"
@@ -67,9 +67,10 @@ _PLACES = ("tables", "checkpoints", "figures")
 class RunFolder:
     """Writes one run: `run.json`, the journal, checkpoints, and the CSV tables that people read.
 
-    `create` makes a new folder, `reopen` resumes a run that stopped early. Until `finish`, no other
-    process writes the run. Writing methods raise StorageFailed if the disk is full or read-only;
-    a CSV table that cannot be written is a warning, since the journal has its rows.
+    `create` makes a new folder; `reopen` resumes a run that stopped early. Until `finish`, a lock
+    keeps other processes from writing the run. Methods that write raise StorageFailed if the disk
+    is full or read-only. If a CSV table cannot be written, a warning is logged instead, since the
+    journal has its rows.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -85,10 +86,10 @@ class RunFolder:
     def create(
         cls, outputs: Path, manifest: Manifest, fill: Callable[[Path], None] = lambda _: None
     ) -> RunFolder:
-        """Return a new folder `outputs/<command>/vNNNN` with `run.json`, status RUNNING.
+        """Make a new folder `outputs/<command>/vNNNN` with `run.json`, whose status is RUNNING.
 
-        What `fill` writes into the folder that it is given appears together with the folder.
-        Raises UsageError if `outputs` cannot be written.
+        `fill` is called with a hidden folder, and may write files into it before it becomes the run
+        folder. Raises UsageError if `outputs` cannot be written.
         """
         manifest = dataclasses.replace(
             manifest,
@@ -110,15 +111,19 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path, *, force: bool = False) -> RunFolder:
-        """Return the folder of a run that was killed, interrupted, or failed, RUNNING again.
+        """Open the folder of a run that was killed, was interrupted or failed, to continue it.
 
-        `force` assumes that a run of another host has ended, which cannot be seen from here. Raises
-        UsageError if the run is running, StorageFailed if its `run.json` cannot be read.
+        Its status becomes RUNNING. If the run was started on another host, whether it has ended
+        cannot be seen from here; `force` assumes that it has.
+
+        Raises:
+            UsageError: If the run is still running, or may be on another host.
+            StorageFailed: If `run.json` cannot be read.
         """
         _ = Run(path).manifest  # without one, no lock is left there
         with contextlib.ExitStack() as stack:
             stack.enter_context(holding(path))
-            # Until the lock was held, others might have written the record.
+            # Another process may have written run.json before the lock was held.
             run = Run(path)
             run.check_ended(force)
             for place in (path, *(path / name for name in _PLACES)):
@@ -130,7 +135,7 @@ class RunFolder:
                     with contextlib.suppress(OSError):
                         leftover.unlink()
             journal = Journal(path)
-            if journal.path.is_file():  # without half a last line, and what lies behind damage
+            if journal.path.is_file():  # cut off an incomplete last line, and all after damage
                 with storing(journal.path):
                     os.truncate(journal.path, journal.end)
             folder = cls(path, run.manifest)
@@ -148,10 +153,11 @@ class RunFolder:
         return folder
 
     def checkpoint(self, checkpoint: Checkpoint, marks: Mapping[str, int] | None = None) -> None:
-        """Store `checkpoint`, replacing one of its name, after syncing the journal.
+        """Store `checkpoint`, replacing any checkpoint of the same name.
 
-        With `marks`, their training can continue from it: the journal then says so first, and
-        whichever checkpoint of the training is there is one that it knows.
+        If `marks` is given, it identifies a training that can continue from the checkpoint. The
+        checksum is then written to the journal first, so that the journal knows whichever
+        checkpoint is stored if the process is killed.
         """
         sealed = seal(checkpoint)
         if marks is not None:
@@ -161,21 +167,25 @@ class RunFolder:
         write_atomic(path, sealed.content, durable=True)
 
     def discard(self, checkpoint: str) -> None:
-        """Delete the checkpoint of that name, if it is there."""
+        """Delete the checkpoint called `checkpoint`, if it exists."""
         path = checkpoint_path(self.path / "checkpoints", checkpoint)
         with storing(path):
             path.unlink(missing_ok=True)
 
     def note(self, text: str) -> None:
-        """Add a note to `run.json`, at its next writing."""
+        """Add a note to `run.json`. It is written with the next change of that file."""
         self.manifest = dataclasses.replace(self.manifest, notes=(*self.manifest.notes, text))
 
     def record(self, line: Line) -> None:
-        """Append one line to the journal. Raises KanrunError for one that nobody would read."""
+        """Append one line to the journal. Raises KanrunError if it is too long to be read."""
         self._journal.write(encoded(line))
 
     def rows(self, record: Row | Table, marks: dict[str, int]) -> None:
-        """Record rows of a training. Raises ValueError for columns of different lengths."""
+        """Record rows of the training that `marks` identifies (point, cell and seed).
+
+        A single row is also appended to its CSV table. Raises ValueError if the columns have
+        different lengths.
+        """
         table = file_name(record.name)
         columns = record.columns
         for line in rows_lines(table, columns, marks):
@@ -192,15 +202,16 @@ class RunFolder:
         self._journal.sync()
 
     def write_tables(self) -> None:
-        """Write the CSV tables anew from the journal."""
+        """Write all CSV tables again from the journal."""
         self._tables.write()
 
     def finish(
         self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any
     ) -> None:
-        """Write the tables anew and the final `run.json`, and release the run.
+        """Write the CSV tables and the final `run.json`, and release the lock.
 
-        It says nothing of records that a power cut could still take away.
+        The journal is flushed to disk first, so that `run.json` describes only records that survive
+        a power cut. `changes` are further fields of `run.json`.
         """
         try:
             self.sync()
@@ -225,18 +236,22 @@ class RunFolder:
 
 
 def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
-    """Return a new folder for a run of `command`; `outputs/<command>/latest` points at the newest.
+    """Make a new folder for a run of `command`, and point `outputs/<command>/latest` at it.
 
-    Of processes that allocate at once, the loser of a number takes the next one, and a number is
-    never used twice. `fill` writes into a hidden folder, which then gets its number in one rename.
-    Raises UsageError if `outputs` cannot be written, StorageFailed if the disk is full.
+    `fill` writes into a hidden folder, which is then renamed to the next free number. If several
+    processes do this at once, each gets another number. A number is not used again after its run
+    was deleted, because `latest` still names it.
+
+    Raises:
+        UsageError: If `outputs` cannot be written.
+        StorageFailed: If the disk is full.
     """
     parent = outputs / command
     hidden = parent / f"{_HIDDEN}{secrets.token_hex(4)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for abandoned in parent.glob(f"{_HIDDEN}*"):  # by a process that was killed
-            # A folder without run.json may be about to get it.
+            # A folder without run.json raises an error here and is kept: it may be in preparation.
             with contextlib.suppress(KanrunError, OSError):
                 if not Run(abandoned).is_alive:
                     shutil.rmtree(abandoned, ignore_errors=True)
@@ -269,7 +284,7 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None]) -> Path:
 
 
 def _highest(parent: Path) -> int:
-    """Return the highest number in use; a dangling `latest` names a folder that was deleted."""
+    """Return the highest number in use, or 0. A dangling `latest` counts: its run was deleted."""
     names = [entry.name for entry in os.scandir(parent)]
     with contextlib.suppress(OSError):
         names.append(os.readlink(parent / LATEST))
@@ -282,7 +297,8 @@ def _link_latest(parent: Path) -> None:
     temporary = parent / f".{LATEST}.{secrets.token_hex(4)}.tmp"
     number = 0
     with contextlib.suppress(OSError, NotImplementedError):
-        # Whoever links last looks again, so that the order of two processes does not matter.
+        # After linking, each process looks for a higher number again, so the result does not depend
+        # on which of two processes links last.
         while (highest := _highest(parent)) != number:
             number = highest
             temporary.symlink_to(f"v{number:04d}", target_is_directory=True)
@@ -296,7 +312,7 @@ def now() -> datetime:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, platform, plug-ins, and packages that numbers depend on."""
+    """Return the versions of Python, the platform, plug-ins, and packages that affect results."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -305,15 +321,15 @@ def versions() -> dict[str, str]:
 
 
 def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:
-    """Return the commit from which a run can be repeated, or None without one.
+    """Return the git commit of the code, or None if there is none.
 
-    `of` says whose it is: kanrun's, if its `source` is a git checkout, or else that of the working
-    directory.
+    The result has the keys `commit` and `of`. If `source` is a git checkout, `of` is "kanrun";
+    otherwise the commit is that of the working directory, and `of` is "working directory".
     """
     is_own = (source / ".git").exists()
     elsewhere = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
     try:
-        # Unlike others, this git command starts no program that a repository's settings name.
+        # Unlike some git commands, this one starts no program that the repository configures.
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=source if is_own else working or Path.cwd(),
@@ -330,11 +346,15 @@ def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str,
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Lock the run in `folder` for this process in the body.
+    """Lock the run in `folder` for this process while the body runs.
 
-    The lock is the system's, not the file's, which stays: it ends with its process and is never
-    stale. On file systems without locks nothing is locked, and `run.json` alone says who writes.
-    Raises UsageError if another process holds the run, StorageFailed if it cannot be written.
+    The operating system releases the lock when the process ends, so the lock is never stale,
+    although the file `.lock` remains. On file systems without locks, nothing is locked, and only
+    `run.json` says which process writes the run.
+
+    Raises:
+        UsageError: If another process holds the lock.
+        StorageFailed: If the lock file cannot be written.
     """
     path = folder / ".lock"
     with storing(path):

@@ -1,10 +1,11 @@
-"""All runs of an outputs folder as two tables of SQL, which are built in memory when asked for.
+"""All runs of an outputs folder as two SQL tables, which are built in memory on request.
 
-- `runs`: one row per run, with what `run.json` says (`FIELDS`), medians over seeds of the numbers
-  in its summary, such as `test_rmse`, and settings by their path, such as `"model.hidden"`; a run
-  of several points has the numbers and settings of its best point, and `best`;
-- `points`: one row per point, with `run`, `point`, `name`, `status`, `reason`, `claims`,
-  `claims_hold`, the medians, and the swept settings.
+- `runs` has one row per run. Its columns are the fields of `run.json` (`FIELDS`), medians over
+  seeds of the numbers in the summary, such as `test_rmse`, and settings by their path, such as
+  `"model.hidden"`. A run of several points has the numbers and settings of its best point, which
+  the column `best` names.
+- `points` has one row per point, with the columns `run`, `point`, `name`, `status`, `reason`,
+  `claims`, `claims_hold`, the medians, and the swept settings.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ FIELDS = (
     "note",
     "best",
 )
-#: Settings that say what was learned or solved; the first that is given.
+#: Settings that say what was learned or solved. The first one that a run sets is its `target`.
 LEARNED = (
     "target.name",
     "target.formula",
@@ -64,16 +65,16 @@ LEARNED = (
     "equation.formula",
     "file",
 )
-#: Results that a list shows if some run has them.
+#: Results that `kanrun runs list` shows if at least one run has them.
 RESULTS = ("test_rmse", "test_accuracy", "cv_rmse", "cv_accuracy", "cv_deviance", "rmse", "l2")
-#: Settings that say nothing of a training.
+#: Settings that do not affect training.
 ABOUT_A_RUN = ("from_run", "max_cpu_seconds", "figure_formats", "tracker", "tags", "note")
 #: First columns of each table.
 _FIELDS = {
     "runs": (*FIELDS, "began"),
     "points": ("run", "point", "name", "status", "reason", "claims", "claims_hold"),
 }
-#: Columns of a table, below SQLite's own limit of 2000.
+#: Largest number of columns of a table, below SQLite's limit of 2000. Further columns are dropped.
 _MOST_COLUMNS = 1900
 _READS = {
     sqlite3.SQLITE_SELECT,
@@ -81,9 +82,9 @@ _READS = {
     sqlite3.SQLITE_FUNCTION,
     sqlite3.SQLITE_RECURSIVE,
 }
-#: SQLite's whole numbers are below this.
+#: Integers of at least this size do not fit into SQLite's 64 bits and are stored as text.
 _INTEGERS = 2**63
-#: Texts, comments and quoted names of SQL; the group is a name in double quotes.
+#: Matches texts, comments and quoted names in SQL; the group captures a name in double quotes.
 _QUOTED = re.compile(
     r"""'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|`[^`]*`|\[[^\]]*\]|"((?:[^"]|"")*)\"""", re.DOTALL
 )
@@ -91,7 +92,7 @@ Record = dict[str, Any]
 
 
 class RunIndex:
-    """The runs below `outputs` as they are now, for conditions and queries that only read."""
+    """A read-only SQL index of the runs in `outputs`, as they are when it is made."""
 
     def __init__(self, outputs: Path) -> None:
         runs = find_runs(outputs)
@@ -114,16 +115,17 @@ class RunIndex:
         tag: str | None = None,
         status: str | None = None,
     ) -> list[Record]:
-        """Return the rows of the runs that fulfil all conditions, newest first unless sorted.
+        """Return the runs that satisfy all conditions, as rows by column name.
 
         Args:
             where: SQL condition on the columns of `runs`.
-            sort: Column to sort by; with - in front, from the largest.
-            tag: Tag that the runs have.
-            status: Word in the status.
+            sort: Column to sort by, ascending; with a leading `-`, descending. By default, the
+                newest run comes first.
+            tag: Tag that the runs must have.
+            status: Text that the status must contain, in any case.
 
         Raises:
-            UsageError: If the condition is invalid, or no run has such a column.
+            UsageError: If the condition is invalid, or if no run has one of the columns.
         """
         order = "began DESC, name DESC"
         if sort is not None:
@@ -138,18 +140,24 @@ class RunIndex:
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     def column(self, name: str) -> str:
-        """Return a column of `runs` as the index spells it. Raises UsageError."""
+        """Return the spelling of a column of `runs`, given in any case.
+
+        Raises UsageError if there is no such column.
+        """
         known = {column.lower(): column for column in self.columns["runs"]}
         if name.lower() not in known:
             raise self._unknown_column(name, "runs")
         return known[name.lower()]
 
     def settings(self, name: str) -> Record:
-        """Return the settings of a run by their path, such as `model.hidden`."""
+        """Return the settings of the run `name` by their path, such as `model.hidden`."""
         return self._settings[name]
 
     def query(self, sql: str) -> dict[str, list[Any]]:
-        """Return the answer to an SQL query as columns. Raises UsageError for all but reading."""
+        """Return the result of an SQL query as lists by column.
+
+        Raises UsageError if the query is invalid or would change anything.
+        """
         columns, rows = self._asked(sql, sql)
         return {name: [row[at] for row in rows] for at, name in enumerate(columns)}
 
@@ -170,7 +178,7 @@ class RunIndex:
             ) from error
 
     def _unknown_column(self, name: str, sql: str) -> UsageError:
-        """Return the error of a column that the tables in `sql` do not have."""
+        """Return the error for a column `name` that the tables in `sql` do not have."""
         tables = [table for table in _FIELDS if re.search(rf"\b{table}\b", sql.lower())]
         known = [column for table in tables for column in self.columns[table]]
         hint = did_you_mean(name, known) or "; see them with --json."
@@ -183,9 +191,10 @@ class RunIndex:
 
 
 def _strict(sql: str) -> str:
-    """Return SQL with backticks around names for double quotes.
+    """Replace double quotes around names in SQL by backticks.
 
-    SQLite takes a name in double quotes that is not a column for text, one in backticks never.
+    If a name in double quotes is not a column, SQLite silently treats it as text. In backticks, it
+    is an error.
     """
 
     def quoted(token: re.Match[str]) -> str:
@@ -196,8 +205,8 @@ def _strict(sql: str) -> str:
 
 
 def _fill(connection: sqlite3.Connection, table: str, rows: Sequence[Record]) -> list[str]:
-    """Make a table of rows, with the columns of `_FIELDS` first, and return its columns."""
-    names: dict[str, str] = {}  # as first spelled: SQLite's names have no case
+    """Create a table from rows, with the columns of `_FIELDS` first; return its column names."""
+    names: dict[str, str] = {}  # first spelling, by lower case: SQLite's names ignore case
     for name in chain(_FIELDS[table], *rows):
         names.setdefault(name.lower(), name)
     columns = list(names.values())[:_MOST_COLUMNS]
@@ -214,7 +223,7 @@ def _quoted(column: str) -> str:
 
 
 def _value(value: Any) -> Any:
-    """Return a value as SQLite holds it: text for lists, and for whole numbers beyond 64 bits."""
+    """Convert a value to what SQLite stores: lists, and integers beyond 64 bits, become text."""
     if value is None or isinstance(value, str | float):
         return value
     if isinstance(value, int) and abs(value) < _INTEGERS:
@@ -225,7 +234,7 @@ def _value(value: Any) -> Any:
 
 
 def _run_row(run: Run) -> tuple[Record, Record]:
-    """Return the row of a run, and the settings of it or its best point."""
+    """Return the row of a run, and its settings (those of its best point, if it has several)."""
     labels = run.labels
     best = run
     settings = Record()
@@ -291,10 +300,16 @@ def _counted(claims: Sequence[Claim]) -> Record:
 
 
 def listed(index: RunIndex, rows: Sequence[Record], names: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the columns `names`, or those that distinguish the runs.
+    """Return the columns of a list of runs, as lists by column.
 
-    First comes what was learned, when, and with which error, then the settings in which the runs
-    that have them differ, the most common first. Raises UsageError for a column that no run has.
+    Args:
+        index: The index.
+        rows: Rows of `index`.
+        names: Columns to return. If empty, these are what was learned, when and with which error,
+            followed by the settings in which the runs differ, the most common settings first.
+
+    Raises:
+        UsageError: If no run has one of the columns.
     """
     asked = {name: index.column(name) for name in names if rows}
     if not names:
@@ -314,12 +329,12 @@ def listed(index: RunIndex, rows: Sequence[Record], names: Sequence[str]) -> dic
 
 
 def local_time(time: Any) -> Any:
-    """Return a time in the zone of this machine, to the minute; other values as they are."""
+    """Return a time as text in the local time zone, to the minute; other values unchanged."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M") if isinstance(time, datetime) else time
 
 
 def _shown(name: str, value: Any) -> Any:
-    """Return a value of the index as a list shows it: times of this zone, items of a list."""
+    """Return a value of the column `name` for display: local times, and lists without brackets."""
     if name in {"started", "ended"}:
         return local_time(value and datetime.fromisoformat(value))
     if isinstance(value, str) and value[:1] == "[":

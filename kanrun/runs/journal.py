@@ -1,21 +1,23 @@
 """The journal of a run, `records.jsonl`: the only file that must survive.
 
-Every line is one record with the point (if there are several), the cell (likewise) and the seed of
-its training, and ends with a checksum. Lines are appended and never changed: a training that begins
-again says so, and its earlier records no longer count. All else in the folder follows from them.
+Every line is one record. It identifies its training by point and cell (each only if there are
+several) and seed, and ends with a checksum. Lines are appended and never changed. If a training
+begins again, a line says so, and the earlier records of the training become void. All tables can be
+restored from the journal.
 
-The lines, by their `kind`:
+The kinds of lines are:
 
-- `begun`: an attempt at a training. Its earlier records are void, except those up to the checkpoint
-  from which the attempt continues. `digest` identifies the settings of the cell.
-- `rows`: rows of a table, by columns. A large table takes several lines.
-- `checkpoint`: the training can continue from the checkpoint of this checksum.
-- `finished` and `failed`: how the attempt ended.
-- `result`: medians and claims of a point whose trainings have all ended.
+- `begun`: an attempt at a training begins. Earlier records of the training become void, except
+  those up to the checkpoint from which the attempt continues. `digest` identifies the settings of
+  the cell.
+- `rows`: rows of a table, as lists by column. A large table takes several lines.
+- `checkpoint`: the training can continue from the checkpoint with this checksum.
+- `finished` or `failed`: the attempt has ended.
+- `result`: medians and claims of a point; all of its trainings have ended.
 
-Numbers that JSON lacks (NaN, infinities, integers above 64 bits) are lists of one text: `["nan"]`.
-`Journal` reads the lines: a first pass finds which trainings ended and which records are void; each
-table is then read in a pass of its own, line by line.
+Numbers that JSON lacks (NaN, infinities, integers beyond 64 bits) are stored as text in a list of
+one element, such as `["nan"]`. `Journal` first reads all lines to find which trainings have ended
+and which records are void. Each table is then read in a separate pass, line by line.
 """
 
 from __future__ import annotations
@@ -52,21 +54,25 @@ JOURNAL_FILE = "records.jsonl"
 #: Tables that every run has. They are listed first, and their files lie in the run folder itself;
 #: other tables are in `tables/`.
 TOP_TABLES = ("metrics", "summary")
-#: How lines that hold rows begin.
+#: Beginning of the lines that hold rows.
 _ROWS = b'{"kind":"rows"'
-#: Values of a table in one line; more lines cost more to read, longer ones more memory.
+#: Largest number of values of a table in one line. Fewer make more lines, which take longer to
+#: read; more need more memory.
 MOST_VALUES = 50_000
 #: Integers of at least this size are stored as text.
 _INTEGERS = 2**63
-#: What stands before the checksum, which is the last key of a line.
+#: Text before the checksum, which is the last key of a line.
 _CHECKSUM = b',"crc":'
 Stored = str | int | float | bool | tuple[str] | None
-#: Name of a table as `file_name` returns it, never a path: its CSV file has this name.
+#: Name of a table as returned by `file_name`, so never a path. Its CSV file has this name.
 _TableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_=+,][A-Za-z0-9_.=+,-]*\Z")]
 
 
 class Line(msgspec.Struct, tag_field="kind", omit_defaults=True):
-    """A line of the journal; a training of a run of one point or cell has no number of it."""
+    """A line of the journal.
+
+    If the run has only one point, `point` is None; if the point has only one cell, `cell` is None.
+    """
 
     point: int | None = None
     cell: int | None = None
@@ -85,25 +91,25 @@ class Line(msgspec.Struct, tag_field="kind", omit_defaults=True):
 
 
 class BegunLine(Line, tag="begun"):
-    """An attempt at a training, which continues from the checkpoint of this checksum, if any."""
+    """An attempt at a training begins, from the checkpoint with this checksum or from scratch."""
 
     digest: str = ""
     checkpoint: str | None = None
 
 
 class RowsLine(Line, tag="rows"):
-    """Rows of a table as lists by column, which are decoded when they are asked for."""
+    """Rows of a table as lists by column. The lists are decoded only on request."""
 
     table: _TableName = ""
     columns: dict[str, msgspec.Raw] = {}
 
     def values(self) -> dict[str, list[Any]]:
-        """Return the columns. Raises one of MALFORMED for what is none."""
+        """Return the decoded columns. Raises one of MALFORMED if they are damaged."""
         return {name: _restored(values) for name, values in self.columns.items()}
 
 
 class CheckpointLine(Line, tag="checkpoint"):
-    """A checkpoint that the training can continue from."""
+    """A checkpoint from which the training can continue, identified by its checksum."""
 
     sha256: str = ""
 
@@ -113,7 +119,7 @@ class FinishedLine(Line, tag="finished"):
 
 
 class FailedLine(Line, tag="failed"):
-    """The training has failed; what it recorded stays until it begins again."""
+    """The training has failed. Its records are kept until it begins again."""
 
     settings: dict[str, Any] = {}
     reason: str = ""
@@ -127,7 +133,7 @@ class FailedLine(Line, tag="failed"):
 
 
 class ResultLine(Line, tag="result"):
-    """Result of a point: medians over seeds, claims, and why it failed, if it did."""
+    """Result of a point: medians over seeds, claims, and, if it failed, the reason."""
 
     metrics: dict[str, float | None] = {}
     claims: tuple[Claim, ...] = ()
@@ -141,7 +147,7 @@ _values_decoder = msgspec.json.Decoder(list[Stored])
 
 
 def encoded(line: Line) -> bytes:
-    """Return a line with its checksum. Raises KanrunError for one that is too long to be read."""
+    """Return a line as text with its checksum. Raises KanrunError if it is too long to be read."""
     text = to_json(line)
     if len(text) > JSON_LIMIT:
         raise KanrunError(f"a record has {len(text)} bytes; {JSON_LIMIT} are read at most.")
@@ -149,7 +155,7 @@ def encoded(line: Line) -> bytes:
 
 
 def decoded(text: bytes) -> Any:
-    """Return the line of `encoded`. Raises one of MALFORMED for another text."""
+    """Return the line that `encoded` wrote as `text`. Raises one of MALFORMED if it is damaged."""
     head, _, checksum = text.rpartition(_CHECKSUM)
     if crc32(head + b"}") != int(checksum.removesuffix(b"}\n")):
         raise ValueError("its checksum is another")
@@ -157,7 +163,11 @@ def decoded(text: bytes) -> Any:
 
 
 def rows_lines(table: str, columns: Columns, marks: Mapping[str, Any]) -> Iterator[RowsLine]:
-    """Yield the lines of rows of a table. Raises ValueError for columns of different lengths."""
+    """Yield the lines that hold these rows of `table`.
+
+    `marks` identifies the training (point, cell and seed). Raises ValueError if the columns have
+    different lengths.
+    """
     lists = {plain_value(name): _stored(values) for name, values in columns.items()}
     sizes = {name: len(values) for name, values in lists.items()}
     if len(set(sizes.values())) > 1:
@@ -170,10 +180,10 @@ def rows_lines(table: str, columns: Columns, marks: Mapping[str, Any]) -> Iterat
 
 
 def _stored(values: Any) -> list[Stored]:
-    """Return an array or a sequence as the journal holds it."""
+    """Convert an array or a sequence to a list that the journal can store."""
     listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
     kinds = set(map(type, listed))
-    # Most columns are numbers or plain text, which need no second look.
+    # Most columns hold only finite numbers or ASCII text, which need no conversion.
     if kinds == {float} and all(map(math.isfinite, listed)):
         return listed
     if kinds == {str} and "".join(listed).isascii():
@@ -182,7 +192,7 @@ def _stored(values: Any) -> list[Stored]:
 
 
 def _stored_value(value: Any) -> Stored:
-    """Return a value as the journal holds it; what is neither number nor text becomes text."""
+    """Convert a value to what the journal stores. Other objects than numbers become text."""
     if hasattr(value, "item"):  # numpy's numbers
         value = value.item()
     if value is None or isinstance(value, bool):
@@ -208,29 +218,30 @@ def _restored_value(value: Stored) -> Any:
 
 
 class Journal:
-    """Contents of the journal of a run, or of its part about one point.
+    """Contents of the journal of a run, or only those about one point.
 
-    An incomplete last line is ignored. Memory grows with the number of trainings, not with the
-    number of their records.
+    An incomplete last line is ignored. The memory needed grows with the number of trainings, but
+    not with the number of their records.
 
     Attributes:
         end: Byte position after the last line that was read.
-        damaged: Whether a complete line is unreadable. It and all later lines are ignored.
-        digests: Digest of the cell of each training that has begun.
-        finished: Finished trainings.
-        failed: Trainings that failed and have not been repeated.
-        results: Result of each point that has ended.
-        begins: Byte position of the first record of each point.
-        checkpoints: For each unfinished training, the byte position in the journal of each
-            checkpoint that it can continue from, by its checksum.
+        damaged: Whether a complete line is unreadable. That line and all later ones are ignored.
+        digests: Digest of the cell's settings, for each training that has begun.
+        finished: Keys of the finished trainings.
+        failed: For each training that failed and was not repeated, the line that says so.
+        results: Result of each point whose trainings have all ended.
+        begins: Byte position of the first rows of each point.
+        checkpoints: For each unfinished training, the checkpoints from which it can continue, as
+            checksum -> byte position of the line in the journal.
     """
 
     def __init__(
         self, folder: Path, point: int | None = None, start: int = 0, *, rows: bool = True
     ) -> None:
-        """Read the journal in `folder` from the byte `start` on.
+        """Read the journal in `folder`, starting at the byte position `start`.
 
-        Without `rows`, lines that hold rows of tables are skipped, which is faster.
+        With `point`, only lines about that point are used. Without `rows`, lines that hold rows of
+        tables are skipped, which is faster.
         """
         self.path = folder / JOURNAL_FILE
         self.end = start
@@ -247,7 +258,7 @@ class Journal:
         self._columns: dict[str, dict[str, None]] = {}  # columns in order, by table
         self._marks: dict[str, set[str]] = defaultdict(set)
         self._sizes = Counter[str]()
-        # For each training, the stretches of bytes in which its records are void.
+        # For each training, the ranges of byte positions in which its records are void.
         self._void: dict[Key, list[tuple[int, int]]] = defaultdict(list)
         if self.path.is_symlink() or not self.path.is_file():
             return
@@ -259,7 +270,10 @@ class Journal:
     def _lines(
         self, wanted: Callable[[bytes], bool], end: int | None = None
     ) -> Iterator[tuple[int, Any, int]]:
-        """Yield byte position, line and size of the wanted lines, up to the first damaged one."""
+        """Yield the byte position, content and size in bytes of each wanted line.
+
+        It stops at the first damaged line, or at the byte position `end`.
+        """
         try:
             with open(self.path, "rb") as stream:
                 stream.seek(self._start)
@@ -314,14 +328,20 @@ class Journal:
         return read_points(self._folder)
 
     def _swept(self, table: str, point: int) -> Mapping[str, Any]:
-        """Return the swept settings of a point, which are columns of the summary of all points."""
+        """Return the swept settings of a point, if they are columns of `table`.
+
+        Only the summary of all points has such columns.
+        """
         several = self._point is None and "point" in self._marks[table]
         if table != "summary" or not several:
             return {}
         return {name: swept_text(value) for name, value in self._points[point].values.items()}
 
     def header(self, table: str) -> list[str]:
-        """Return the columns of a table: point, swept settings, cell, seed, and recorded ones."""
+        """Return the column names of a table.
+
+        Point, swept settings, cell and seed come first, followed by the recorded columns.
+        """
         own = self._columns[table]
         swept = [name for name in self._swept(table, 0) if name not in own]
         point, *others = MARKS
@@ -330,9 +350,10 @@ class Journal:
         return [name for name in leading if name in marks or name in swept] + list(own)
 
     def blocks(self, table: str) -> Iterator[tuple[Key, Columns]]:
-        """Yield the rows of a table line by line, as the key of their training and columns.
+        """Yield the rows of a table, one line of the journal at a time, without void records.
 
-        Raises StorageFailed if the columns cannot be decoded.
+        Each item is the key of the training and the rows as lists by column. Raises StorageFailed
+        if the columns cannot be decoded.
         """
         holding = b'"table":' + msgspec.json.encode(table)
         for at, line, _ in self._lines(lambda text: holding in text, self.end):
@@ -353,8 +374,8 @@ class Journal:
     def columns(self, table: str) -> dict[str, list[Any]]:
         """Return a table as lists by column, with rows sorted by point, cell and seed.
 
-        Fields that were not recorded are None. Raises StorageFailed if the journal is damaged or
-        the table is too large to be read.
+        Values that were not recorded are None. Raises StorageFailed if the journal is damaged, or
+        if the table is too large to be read.
         """
         if self.damaged:
             raise StorageFailed(
@@ -378,12 +399,12 @@ class Journal:
 
     @property
     def frames(self) -> RunTables:
-        """Tables by name, each read when it is first asked for."""
+        """Tables by name; a table is read when it is first used."""
         return RunTables(self.tables, lambda name: frame_of(self.columns(name)))
 
 
 class RunTables(Mapping[str, "pandas.DataFrame"]):
-    """Tables by name, each read when it is first asked for."""
+    """Mapping of table names to DataFrames; a table is read when it is first used."""
 
     def __init__(self, names: tuple[str, ...], read: Callable[[str], pandas.DataFrame]) -> None:
         self._names, self._read = names, cache(read)
@@ -401,5 +422,5 @@ class RunTables(Mapping[str, "pandas.DataFrame"]):
 
 
 def swept_text(value: Any) -> Any:
-    """Return a swept value as a column of a table holds it: lists and mappings as JSON."""
+    """Convert a swept value to an entry of a table: lists and mappings become JSON text."""
     return value if isinstance(value, str | int | float) else msgspec.json.encode(value).decode()

@@ -1,4 +1,4 @@
-"""Reader of run folders, in any state and from anyone."""
+"""The reader of run folders, whatever their state and origin: nothing in them is trusted."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ from kanrun.runs.records import (
 if TYPE_CHECKING:
     import pandas
 
-#: Errors by which runs compare, held-out points first: the test points choose nothing.
+#: Errors by which points and runs are compared; the first one that was recorded is used. Held-out
+#: points come first, so that test points choose nothing.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _FIGURES = {".png", ".svg", ".pdf"}
-#: Bytes of a configuration that are read.
+#: Largest number of bytes of a configuration file that is read.
 CONFIG_LIMIT = 4 * 2**20
-#: Pids are below this.
+#: All process numbers are below this.
 MAX_PID = 2**31 - 1
-#: Seconds by which two readings of one start may differ, since clocks are corrected.
+#: Largest difference between two readings of the start of one process, in seconds. Readings differ
+#: when the clock is corrected.
 SAME_START = 5.0
 
 
 class Run:
-    """A run folder, or one point of it, read only.
+    """A run folder, or one point of a run, for reading.
 
-    Nothing is read before it is asked for, and nothing in the folder is ever run. A point of a run
-    looks like a run of that point alone: its tables have its rows, without the column `point`.
+    Files are read only when they are needed, and nothing in the folder is executed. A point of a
+    run looks like a run of only that point: its tables hold its rows, without the column `point`.
     """
 
     def __init__(self, path: Path, name: str | None = None, point: Point | None = None) -> None:
@@ -59,12 +61,12 @@ class Run:
 
     @property
     def address(self) -> str:
-        """Path of the folder; of a point, with its number behind."""
+        """Path of the folder; for a point, followed by `/` and its number."""
         return f"{self.path}/{self.point.number}" if self.point else str(self.path)
 
     @cached_property
     def points(self) -> tuple[Run, ...]:
-        """Points of a run of several; of all others the run itself."""
+        """The points of a run of several points; otherwise only the run itself."""
         if self.point is not None or not (self.path / POINTS_FILE).is_file():
             return (self,)
         points = []
@@ -76,7 +78,7 @@ class Run:
 
     @property
     def has_points(self) -> bool:
-        """True for a run of several points; False if these cannot be read."""
+        """True for a run of several points, if they can be read."""
         try:
             return len(self.points) > 1
         except StorageFailed:
@@ -84,7 +86,7 @@ class Run:
 
     @cached_property
     def values_by_key(self) -> dict[str, list[str]]:
-        """Values of each argument over the points, by what precedes them, such as `seed=`."""
+        """All values of each argument over the points, by the text before them, such as `seed=`."""
         values = dict[str, dict[str, None]]()
         for point in self.points if self.has_points else (self,):
             for word in (point.point or point.manifest).overrides:
@@ -94,12 +96,15 @@ class Run:
 
     @property
     def overrides(self) -> list[str]:
-        """Arguments that give the configurations of the points."""
+        """Arguments that reproduce the configurations of all points, such as `seed=0,1`."""
         return [f"{key}{','.join(texts)}" for key, texts in self.values_by_key.items()]
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Content of `run.json`, for a point as of a run of it alone. Raises StorageFailed."""
+        """Content of `run.json`; for a point, as if the run had only that point.
+
+        Raises StorageFailed if the file cannot be read.
+        """
         if self.point is None:
             return read_json(self.path / MANIFEST_FILE, Manifest)
         whole = self._whole.manifest
@@ -130,13 +135,13 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        """True if the run has nothing left to do."""
+        """True if the run has completed, no training failed, and its journal is undamaged."""
         ended = self.manifest.status == Status.COMPLETED and not self.manifest.failures
         return ended and not self._records.damaged
 
     @cached_property
     def journal(self) -> Journal:
-        """What the trainings of the run did, without their tables; of a point, that of its run."""
+        """Journal of the whole run, read without rows of tables."""
         return self._whole.journal if self.point else Journal(self.path, rows=False)
 
     @property
@@ -146,7 +151,10 @@ class Run:
 
     @property
     def error(self) -> float | None:
-        """Error by which runs compare: the median over seeds of the first of `ERRORS`."""
+        """Error by which runs are compared, or None.
+
+        It is the median over seeds of the first of `ERRORS` that was recorded.
+        """
         try:
             metrics = self.manifest.metrics
         except KanrunError:
@@ -155,12 +163,15 @@ class Run:
 
     @property
     def best(self) -> Run:
-        """Point with the lowest error, or the first; of a run of one point the run itself."""
+        """Point with the lowest error, or the first point if no errors are known.
+
+        For a run of one point, it is the run itself.
+        """
         known = [(error, point) for point in self.points if (error := point.error) is not None]
         return min(known, key=lambda pair: pair[0])[1] if known else self.points[0]
 
     def check_single(self) -> None:
-        """Raise UsageError for a run of several points, which names the best."""
+        """Raise UsageError if the run has several points. The message names the best point."""
         if self.has_points:
             raise UsageError(
                 f"{self.name} is a run of {len(self.points)} points; name one of them. The best is "
@@ -168,7 +179,10 @@ class Run:
             )
 
     def began(self) -> float:
-        """Return when the run began, in seconds since 1970, from its record or else its folder."""
+        """Return when the run began, in seconds since 1970.
+
+        If `run.json` does not say, it is the time when the folder was last changed, or 0.
+        """
         with contextlib.suppress(KanrunError):
             if (started := self._whole.manifest.started) is not None:
                 return started.timestamp()
@@ -178,13 +192,19 @@ class Run:
 
     @property
     def is_alive(self) -> bool:
-        """True if a process writes the run (assumed of other hosts)."""
+        """True if a process is writing the run.
+
+        If the run was started on another host and its status is RUNNING, it is assumed to be alive.
+        """
         one = self._whole.manifest
         elsewhere = one.host != socket.gethostname()
         return one.status == Status.RUNNING and (elsewhere or is_alive(one.pid, one.process_start))
 
     def check_ended(self, force: bool) -> None:
-        """Raise UsageError if the run is running, or may be on another host without `force`."""
+        """Raise UsageError if the run is still running.
+
+        A run of another host may still be running; with `force`, it is assumed to have ended.
+        """
         host = self.manifest.host
         pid = self.manifest.pid
         if self.is_alive and host == socket.gethostname():
@@ -199,7 +219,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """Status as text; `INTERRUPTED (killed)` for a run whose process is gone."""
+        """Status as text; `INTERRUPTED (killed)` if the process of a running run is gone."""
         if self.point is not None:
             own = self.manifest.status
             return self._whole.status if own == Status.RUNNING else str(own)
@@ -214,16 +234,17 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """Configuration as plain values, interpolations kept. Raises StorageFailed.
+        """Configuration as plain values, with interpolations unresolved.
 
-        Of several points it is the first's.
+        For a run of several points, it is that of the first point. Raises StorageFailed if it
+        cannot be read.
         """
         point = self.point or Point(0)
         return with_values(read_config(config_path(self.path, point.base)), point.values)
 
     @cached_property
     def _records(self) -> Journal:
-        """Journal of the run, or the part of it on this point."""
+        """Journal of the run, or only its lines about this point."""
         return Journal(self.path, self.point.number if self.point else None)
 
     @property
@@ -233,18 +254,18 @@ class Run:
 
     @property
     def frames(self) -> RunTables:
-        """Tables by name, each read when it is first asked for."""
+        """Tables by name; a table is read when it is first used."""
         return self._records.frames
 
     def table(self, name: str) -> pandas.DataFrame:
-        """Return a table as recorded so far. Raises KanrunError if there is none of that name."""
+        """Return a table as recorded so far. Raises KanrunError if it does not exist."""
         if file_name(name) not in self.tables:
             there = ", ".join(self.tables) or "none yet"
             raise KanrunError(f"run {self.name} has no table {name!r}; there are: {there}.")
         return frame_of(self.columns(name))
 
     def columns(self, name: str) -> dict[str, list[Any]]:
-        """Return a table as lists by column; empty if there is none of that name."""
+        """Return a table as lists by column; an empty mapping if the table does not exist."""
         table = file_name(name)
         return self._records.columns(table) if table in self.tables else {}
 
@@ -254,7 +275,7 @@ class Run:
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """Names of the checkpoints that are there."""
+        """Names of the stored checkpoints."""
         files = sorted((self.path / "checkpoints").glob(f"{self._prefix}*.safetensors"))
         return tuple(path.stem.removeprefix(self._prefix) for path in files)
 
@@ -277,7 +298,7 @@ class Run:
 
     @property
     def _checksums(self) -> dict[str, str]:
-        """Checksums in `run.json`; none while a run writes checkpoints, or without it."""
+        """Checksums of checkpoints in `run.json`; empty while the run is RUNNING."""
         if not (self.path / MANIFEST_FILE).exists():
             return {}
         manifest = self._whole.manifest
@@ -285,27 +306,27 @@ class Run:
 
     @property
     def figures_folder(self) -> Path:
-        """Folder of the figures; each point has its own."""
+        """Folder of the figures; a point has a separate folder."""
         folder = self.path / "figures"
         return folder / f"point{self.point.number}" if self.point else folder
 
     @property
     def figures(self) -> tuple[Path, ...]:
-        """Files of the figures that are there."""
+        """Paths of the stored figures."""
         there = self.figures_folder.glob("*.*")
         return tuple(sorted(path for path in there if path.suffix in _FIGURES))
 
 
 def config_path(folder: Path, base: int) -> Path:
-    """Return the path of a composed configuration: `config.yaml`, `config-1.yaml`, ..."""
+    """Return the path of composed configuration `base`: `config.yaml`, `config-1.yaml`, ..."""
     return folder / (f"config-{base}.yaml" if base else "config.yaml")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return a stored configuration as plain values, interpolations kept.
+    """Return a stored configuration as plain values, with interpolations unresolved.
 
-    Raises StorageFailed if it is missing or damaged, and for tags of objects and for aliases, which
-    can multiply.
+    Raises StorageFailed if it is missing or damaged, or if it contains YAML tags of objects, or
+    aliases, with which a small file can expand to a huge one.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -328,9 +349,9 @@ def process() -> dict[str, Any]:
 
 
 def is_alive(pid: int | None, start: float | None) -> bool:
-    """Return whether the process `pid` of this host that started at `start` (seconds) exists.
+    """Return whether a process of this host with this number and start time exists.
 
-    Pids are used again; pairs of a pid and a start are not.
+    The start time (seconds since 1970) is compared as well, because process numbers are reused.
     """
     try:
         began = psutil.Process(pid if pid and 0 < pid < MAX_PID else MAX_PID).create_time()

@@ -1,6 +1,6 @@
-"""Records: what an experiment yields, and the contents of the small files of a run.
+"""Records that an experiment yields, and the contents of the small files of a run.
 
-These are `run.json` (`Manifest`), `points.json` (`Point`) and `labels.json` (`RunLabels`).
+These files are `run.json` (`Manifest`), `points.json` (`Point`) and `labels.json` (`RunLabels`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def columns(self) -> dict[str, tuple[Value]]:
-        """The row as columns of one value."""
+        """The row as columns with one value each."""
         return {name: (value,) for name, value in self.values.items()}
 
 
@@ -60,7 +60,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Arrays, and a description that fits in JSON, stored in `checkpoints/<name>.safetensors`."""
+    """Arrays and a description (`meta`), stored in `checkpoints/<name>.safetensors`.
+
+    `meta` must be convertible to JSON.
+    """
 
     name: str
     arrays: dict[str, NDArray[Any]]
@@ -94,7 +97,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence that a run checks.
+    """A statement that a run checked, with the result.
 
     Attributes:
         sentence: The claim.
@@ -117,18 +120,19 @@ class Manifest:
 
     Attributes:
         overrides: Arguments that set the configuration. For several points, see `points.json`.
-        config: Configuration of the first point, as composed.
+        config: Composed configuration of the first point.
         seeds: Seeds of the first point.
         cells: Number of cells of the first point.
         points: Number of points.
         trainings: Number of trainings of all points.
         seconds: Wall-clock seconds, including those before the run was resumed.
-        git: Commit, and in `of` its repository: kanrun's or that of the working directory. None if
-            there is neither.
-        metrics: Medians over seeds of the numeric columns of `summary.csv`, for one point.
+        git: `commit` of the code and `of`, which says whether it is kanrun's or that of the working
+            directory. None if neither is a git repository.
+        metrics: Medians over seeds of the numeric columns of `summary.csv`. Empty if the run has
+            several points or cells.
         claims: Claims, if the run has one point. Those of several points are in `records.jsonl`.
-        failures: Point, cell, seed, reason and traceback of the first failed trainings.
-        checkpoints: Checksum of each checkpoint that the run left.
+        failures: Point, cell, seed, settings, reason and traceback of the first failed trainings.
+        checkpoints: Checksum of each stored checkpoint, by name.
     """
 
     command: str
@@ -169,8 +173,8 @@ class Point:
     Attributes:
         number: Number of the point, from 0.
         overrides: Arguments that would give this point without -m.
-        values: Swept values by full key ("model.degree", or "target" for a group). Empty if the
-            study has only one point.
+        values: Swept values by full key, such as "model.degree", or "target" for a group. Empty if
+            the study has only one point.
         base: Number of the composed configuration to which the values are applied.
     """
 
@@ -206,7 +210,7 @@ def read_points(folder: Path) -> list[Point]:
 
 @dataclass(frozen=True)
 class RunLabels:
-    """Tags by which a run can be found, and a note about it. Both may be changed at any time."""
+    """Tags by which a run can be found, and a note about the run. Both can be changed later."""
 
     tags: tuple[str, ...] = ()
     note: str = ""
@@ -229,7 +233,7 @@ class RunLabels:
 
 
 def check_tags(tags: Iterable[str]) -> None:
-    """Raise UsageError for a tag that could not be typed as the name of a run."""
+    """Raise UsageError for a tag that could not be typed in place of the name of a run."""
     for tag in tags:
         if not re.fullmatch(r"[\w.+-]{1,40}", tag) or tag == "latest":
             raise UsageError(

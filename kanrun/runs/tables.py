@@ -1,8 +1,8 @@
 """CSV files of a run's tables, for people and other programs; kanrun itself reads the journal.
 
-While a run writes its journal, its rows are appended to the CSV files as well, without any
-guarantee. All files are written anew at the end of the run and when it is resumed: then they get
-whole tables, the columns that a file did not begin with, and no rows that no longer count.
+While a run is running, single rows are also appended to the CSV files, so that people can watch
+them. These files may be incomplete. At the end of a run, and when it is resumed, all files are
+written again from the journal. They then have all tables and columns, and no void rows.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from kanrun.errors import StorageFailed
 from kanrun.runs.files import Appender, Columns, csv_lines, make_folder, plain_value, write_atomic
 from kanrun.runs.journal import TOP_TABLES, Journal
 
-#: Bytes of a CSV file that are written at once.
+#: Approximate number of bytes of a CSV file that are written at once.
 _BLOCK = 2**20
 _logger = logging.getLogger("kanrun")
 
 
 class CsvTables:
-    """Writes the CSV files of the run in `folder`; what cannot be written is a warning."""
+    """Writes the CSV files of the run in `folder`. Failures to write are logged as warnings."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._files: dict[str, tuple[Appender, list[str]] | None] = {}  # with their headers
 
     def append(self, table: str, values: Mapping[str, Any]) -> None:
-        """Append a row; a file that failed once is left alone."""
+        """Append a row to the file of `table`. After a failure, that file is not written again.
+
+        The first row determines the columns; values of other columns are dropped for now.
+        """
         try:
             if table not in self._files:
                 file = Appender(self._path(table))
@@ -43,7 +46,7 @@ class CsvTables:
             _warn(error)
 
     def write(self) -> None:
-        """Write all files anew from the journal, in constant memory."""
+        """Write all files again from the journal, in constant memory."""
         for opened in self._files.values():
             if opened is not None:
                 opened[0].close()
@@ -61,7 +64,7 @@ class CsvTables:
 
 
 def _parts(journal: Journal, table: str) -> Iterator[bytes]:
-    """Yield a table as CSV in parts of about `_BLOCK` bytes."""
+    """Yield a table as CSV, in parts of about `_BLOCK` bytes."""
     header = journal.header(table)
     part = bytearray(csv_lines([header]))
     for _, block in journal.blocks(table):
@@ -73,10 +76,10 @@ def _parts(journal: Journal, table: str) -> Iterator[bytes]:
 
 
 def _csv(header: Sequence[str], block: Columns) -> bytes:
-    """Return the rows of a block with these columns."""
+    """Return the rows of `block` as CSV, with the columns in `header`."""
     rows = len(next(iter(block.values()), ()))
     lists = [block.get(name, [None] * rows) for name in header]
-    # Numbers of the journal are plain already.
+    # Numbers in the journal are Python numbers already, so only text needs conversion.
     plain = (map(plain_value, each) if str in set(map(type, each)) else each for each in lists)
     return csv_lines(zip(*plain, strict=True))
 
