@@ -6,8 +6,8 @@ Bernstein basis and de Casteljau's construction (`bernstein_basis`, `de_castelja
 basis on its knots, a curve with its control polygon and Bézier pieces, and what one moved control
 point changes (`bspline_basis`, `bspline_pieces`, `local_control`); how smooth a knot of
 multiplicity m leaves a curve (`continuity`); planar curves through and near points (`planar`).
-Beyond the lecture: Chebyshev points, measured orders, and identities on random curves, of which
-alone every seed is done.
+Beyond the lecture, it adds Chebyshev points, measured orders of convergence, and identities that
+are checked on random curves. Only these identities are repeated for every seed.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from kanrun.study.suite import claim_at_least, claim_at_most
 from .config import CurvesConfig
 from .parts import PARTS, ROUNDING, check_settings
 
-#: Required: how far a fitted order may stay below the theory's.
+#: Largest accepted difference by which a fitted order of convergence is below the theoretical one.
 TOLERANCE = 0.3
-#: Largest accepted deviation of an identity that holds exactly but for rounding, relative to the
-#: compared values.
+#: Largest accepted relative deviation from an identity that is exact except for rounding.
 IDENTITY = 1e-12
-#: Smallest relative jump of a derivative that counts as a jump: it is as many digits above rounding
-#: as below 1.
+#: Smallest relative change of a derivative at a knot that counts as a jump. Rounding is far below.
 JUMPS = 1e-3
-#: Runge's phenomenon is at the ends: for equispaced points the error grows outside 0.73 of [-1, 1]
-#: (Epperson, The American Mathematical Monthly 94, 1987), and is largest beyond this.
+#: Runge's phenomenon: for equispaced points on [-1, 1], the error grows with N where |x| > 0.73
+#: (Epperson, The American Mathematical Monthly 94, 1987). It is claimed to be largest where |x| is
+#: at least this.
 ENDS = 0.8
-#: Identity that each column of `identities` checks, and its bound.
+#: For each column of the table `identities`: the identity that it checks, and its bound.
 IDENTITIES = {
     "casteljau": ("de Casteljau's construction equals the sum of Bernstein polynomials", IDENTITY),
     "partition": ("the B-spline basis sums to 1: largest deviation", IDENTITY),
@@ -50,12 +49,12 @@ def check(cfg: CurvesConfig) -> None:
 
 
 def cells(cfg: CurvesConfig) -> list[Cell]:
-    """Return one cell per part."""
+    """Return one cell for each entry of the setting `parts`."""
     return [{"part": part} for part in cfg.parts]
 
 
 def run(cfg: CurvesConfig, cell: Cell, seed: int) -> Records:
-    """Yield the tables of one part; only the identities are checked on every seed."""
+    """Yield the tables of one part. Parts other than `identities` run only for the first seed."""
     if seed == cfg.seed or cell["part"] == "identities":
         yield from PARTS[cell["part"]](cfg, seed)
 
@@ -133,7 +132,10 @@ def convergence(fitted: DataFrame) -> Claims:
 
 
 def continuity(jumps: DataFrame) -> Claims:
-    """Claim C^(k - m) at a knot of multiplicity m, and no more; jumps are relative."""
+    """Claim that a spline of degree k is C^(k - m), and no smoother, at a knot of multiplicity m.
+
+    `jumps` is the table `continuity`; its jumps are relative to the size of the derivative.
+    """
     free = jumps["degree"] - jumps["multiplicity"]
     smooth = jumps["derivative"] <= free
     simple = jumps["multiplicity"] == 1

@@ -1,11 +1,11 @@
-"""Polynomials, B-spline curves and Bézier curves through and near points, with their identities.
+"""Polynomials, B-spline curves and Bézier curves through and near points, and their identities.
 
-Curves are scipy's `BSpline`: s(t) = sum_i c_i B_i(t) with n control points c_i (n, dims), knots t_0
-<= ... <= t_{n+k} and degree k. Here the first and the last k + 1 knots are equal (clamped), so that
-a curve runs from its first control point to its last. A knot of multiplicity m inside leaves it
-C^(k - m) there; at a knot it takes the piece to the right. Sources: C. de Boor, A Practical Guide
-to Splines, ch. IX-XIV; L. Piegl and W. Tiller, The NURBS Book, ch. 9; G. Farin, Curves and Surfaces
-for CAGD, ch. 4-5 and 8.
+Curves are objects of scipy's `BSpline`: s(t) = sum_i c_i B_i(t) with degree k, n control points c_i
+of shape (n, dims), and knots t_0 <= ... <= t_{n+k}. Here the first k + 1 knots are equal, and so
+are the last k + 1 (clamped knots), so a curve runs from its first control point to its last. At an
+inner knot of multiplicity m the curve is C^(k - m), and its value is that of the piece to the
+right. Sources: C. de Boor, A Practical Guide to Splines, ch. IX-XIV; L. Piegl and W. Tiller, The
+NURBS Book, ch. 9; G. Farin, Curves and Surfaces for CAGD, ch. 4-5 and 8.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from scipy.interpolate import BPoly, BSpline, make_interp_spline, make_lsq_splin
 from kanrun.errors import UsageError
 
 Array = NDArray[np.float64]
-#: Exponent of the distance of two points that gives the distance of their parameters.
+#: By spacing, the power of the distance between two points that is proportional to the distance
+#: between their parameters.
 SPACINGS = {"chord": 1.0, "centripetal": 0.5, "uniform": 0.0}
-PER_SPAN = 16  # parameters looked at in each interval, its left end and no right one among them
+PER_SPAN = 16  # samples per knot span, including its left end but not its right end
 
 
 def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degree: int) -> Array:
@@ -33,16 +34,24 @@ def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degre
 
 
 def polynomial_through(x: Array, y: Array, at: Array) -> Array:
-    """Return the polynomial of degree N - 1 through x (N), y (N, dims) at `at`: (samples, dims).
+    """Evaluate the polynomial of degree N - 1 through N points.
 
-    By the first barycentric form, p = l(at) sum_j w_j y_j / (at - x_j) with l = prod_j (at - x_j),
-    which is backward stable for any points (N. J. Higham, IMA J. Numer. Anal. 24, 2004). The second
-    form, scipy's BarycentricInterpolator, is not: through 40 equispaced points of Runge's function
-    it errs by 7e-8 of the polynomial's size and the first by 7e-12, through 80 it is infinite.
-    Lengths are in quarters of the range, so that products neither overflow nor vanish: of more than
-    1000 points they leave the range of a float64. The abscissae must differ.
+    The first barycentric form p = l(at) sum_j w_j y_j / (at - x_j), l = prod_j (at - x_j), is
+    backward stable for any points (N. J. Higham, IMA J. Numer. Anal. 24, 2004). The second form,
+    which scipy's BarycentricInterpolator uses, is not: for 40 equispaced points of Runge's function
+    its error is 7e-8 of the polynomial's size, and that of the first form 7e-12; for 80 points its
+    result is infinite. Lengths are measured in quarters of the range, so that the products neither
+    overflow nor underflow for up to 1000 points.
+
+    Args:
+        x: Different abscissae, shape (N,).
+        y: Values, shape (N, dims).
+        at: Abscissae at which to evaluate, shape (samples,).
+
+    Returns:
+        Values of the polynomial, shape (samples, dims).
     """
-    # 64 bits of fraction on most processors
+    # A long double has a fraction of 64 bits on most processors.
     nodes, values, places = (np.asarray(v, np.longdouble) for v in (x, y, at))
     quarter = np.ptp(nodes) / 4
     apart = (nodes[:, None] - nodes) / quarter
@@ -56,9 +65,11 @@ def polynomial_through(x: Array, y: Array, at: Array) -> Array:
 
 
 def parameters_along(points: Array, spacing: str) -> Array:
-    """Return parameters in [0, 1] with steps proportional to a power of the points' distances.
+    """Return the parameters of the points of a curve, from 0 to 1, shape (points,).
 
-    Raises UsageError for fewer than 2 points, and where two neighbours are the same point.
+    The difference of two successive parameters is proportional to a power of the distance of their
+    points (see SPACINGS). Raises UsageError if there are fewer than 2 points, or if two successive
+    points are equal.
     """
     if len(points) < 2:
         raise UsageError(f"A curve needs at least 2 points, not {len(points)}")
@@ -83,9 +94,10 @@ def check_parameters(parameters: Array) -> Array:
 
 
 def interpolate(parameters: Array, points: Array, degree: int) -> BSpline:
-    """Return the curve with curve(parameters) = points, on knots that average k parameters.
+    """Return the B-spline curve with curve(parameters) = points.
 
-    Every basis function then sees a point (Schoenberg and Whitney's condition).
+    Its inner knots are means of `degree` successive parameters, so every basis function has a point
+    in its support, and the curve is unique (the condition of Schoenberg and Whitney).
     """
     inner = np.lib.stride_tricks.sliding_window_view(parameters, degree)[1:-1].mean(1)
     knots = clamped_knots(inner, parameters[0], parameters[-1], degree)
@@ -93,9 +105,9 @@ def interpolate(parameters: Array, points: Array, degree: int) -> BSpline:
 
 
 def approximate(parameters: Array, points: Array, degree: int, control_points: int) -> BSpline:
-    """Return the curve with that many control points that fits the points in least squares.
+    """Return the B-spline curve with `control_points` control points nearest to the points.
 
-    Its knots leave as many points in each interval.
+    It is the least squares fit. Its knots put about the same number of points into each interval.
     """
     t = parameters
     count = len(points)
@@ -109,20 +121,26 @@ def approximate(parameters: Array, points: Array, degree: int, control_points: i
 
 
 def bernstein(u: Array, degree: int) -> Array:
-    """Return the Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i): (samples, n + 1)."""
+    """Return the Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i), shape (samples, n + 1)."""
     values: Array = BPoly(np.eye(degree + 1)[:, None], [0.0, 1.0])(u)
     return values
 
 
 def de_casteljau(control: Array, u: Array) -> Array:
-    """Return the points (samples, dims) at u, dividing the polygon's sides as u : 1 - u."""
+    """Return the points of a Bézier curve at the parameters `u`, shape (samples, dims).
+
+    De Casteljau's construction repeatedly divides the sides of the polygon in the ratio u : 1 - u.
+    """
     return np.broadcast_to(
         construction(control[:, None], u[:, None])[-1][0], (len(u), control.shape[1])
     )
 
 
 def construction(control: Array, u: float | Array) -> list[Array]:
-    """Return de Casteljau's points at u, level by level, from control points to the curve."""
+    """Return the points of de Casteljau's construction at `u`, one array per level.
+
+    The first level has the control points, the last one the point of the curve.
+    """
     levels = [control]
     while len(levels[-1]) > 1:
         levels.append((1 - u) * levels[-1][:-1] + u * levels[-1][1:])
@@ -130,11 +148,15 @@ def construction(control: Array, u: float | Array) -> list[Array]:
 
 
 def bezier_pieces(curve: BSpline) -> tuple[Array, Array]:
-    """Return the polynomial pieces as Bézier curves: control points (pieces, k + 1, dims), ends.
+    """Return the polynomial pieces of a curve as Bézier curves.
 
-    Knot insertion leaves the curve as it is; with every knot k-fold its control points are those of
-    the pieces. With n control points and simple knots there are n - k of them; a knot of
-    multiplicity m takes m - 1 away.
+    Knots are inserted until each inner knot has multiplicity k. This does not change the curve, and
+    its control points are then those of the pieces. A curve with n control points and simple knots
+    has n - k pieces; a knot of multiplicity m removes m - 1 of them.
+
+    Returns:
+        Control points of the pieces, shape (pieces, k + 1, dims), and the ends of their parameter
+        intervals, shape (pieces, 2).
     """
     ends = spans(curve)
     for at in ends[1:, 0]:
@@ -146,23 +168,24 @@ def bezier_pieces(curve: BSpline) -> tuple[Array, Array]:
 
 
 def spans(curve: BSpline) -> Array:
-    """Return the ends of all non-empty knot spans of the domain, shape (spans, 2)."""
+    """Return the ends of all non-empty knot spans in the domain, shape (spans, 2)."""
     ends = np.unique(curve.t[curve.k : len(curve.c) + 1])
     return np.stack([ends[:-1], ends[1:]], axis=1)
 
 
 def samples(curve: BSpline, per_span: int = PER_SPAN) -> Array:
-    """Return `per_span` evenly spaced parameters of each span, and the end of the domain."""
+    """Return `per_span` evenly spaced parameters in each knot span, and the end of the domain."""
     ends = spans(curve)
     inside = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.arange(per_span) / per_span
     return np.append(inside, ends[-1, 1])
 
 
 def jumps(curve: BSpline, knot: float) -> Iterator[dict[str, float]]:
-    """Yield the derivatives 0 ... k on both sides of a knot.
+    """Yield a row for each derivative, from 0 to k, that compares its values beside a knot.
 
-    `left` and `right` are those of the first dimension, `relative` is the largest difference over
-    all dimensions as a share of that derivative's size on the curve.
+    The columns `left` and `right` are its values in the first dimension on both sides. `relative`
+    is the largest difference over all dimensions, divided by the largest value of the derivative on
+    the curve.
     """
     for derivative in range(curve.k + 1):
         left = curve(np.nextafter(knot, -np.inf), derivative)
@@ -173,20 +196,20 @@ def jumps(curve: BSpline, knot: float) -> Iterator[dict[str, float]]:
 
 
 def move_point(curve: BSpline, index: int, by: Array) -> BSpline:
-    """Return the curve with its control point `index` moved."""
+    """Return the curve with the control point `index` moved by the vector `by`, shape (dims,)."""
     control = curve.c.copy()
     control[index] += by
     return BSpline(curve.t, control, curve.k)
 
 
 def basis_on(curve: BSpline, t: Array) -> Array:
-    """Return all basis functions of the curve at t: (samples, functions)."""
+    """Return the values of all basis functions of the curve at `t`, shape (samples, functions)."""
     values: Any = BSpline.design_matrix(t, curve.t, curve.k).toarray()
     return np.asarray(values)
 
 
 def random_curve(degree: int, control_points: int, draws: np.random.Generator) -> BSpline:
-    """Return a planar curve on [0, 1] with normal control points and simple knots at random."""
+    """Return a planar curve on [0, 1] with random simple knots and normal random control points."""
     gaps = 0.1 + draws.random(control_points - degree)
     inner = (gaps.cumsum() / gaps.sum())[:-1]
     return BSpline(
@@ -195,20 +218,30 @@ def random_curve(degree: int, control_points: int, draws: np.random.Generator) -
 
 
 def with_multiple_knot(degree: int, multiplicity: int) -> BSpline:
-    """Return a function on [0, 1] with the knots 1/4, 1/2 (`multiplicity` times) and 3/4."""
+    """Return a spline function on [0, 1] with the inner knots 1/4, 1/2 and 3/4.
+
+    The knot 1/2 has the given multiplicity.
+    """
     inner = [0.25, *[0.5] * multiplicity, 0.75]
     control = np.cos(2 * np.arange(len(inner) + degree + 1.0))[:, None]
     return BSpline(clamped_knots(inner, 0.0, 1.0, degree), control, degree)
 
 
 def identities(curve: BSpline, moved: Array) -> dict[str, float]:
-    """Return the largest deviations from identities of a curve with simple knots, relative to it.
+    """Check identities on a curve with simple knots.
 
-    `casteljau`: de Casteljau's points from the sum of Bernstein polynomials; `partition`: the sum
-    of the basis from 1; `lowest`: smallest value of a basis function; `pieces` and
-    `pieces_expected`: Bézier pieces found, and control points less the degree; `reproduction`: the
-    pieces from the curve; `most_spans`: spans that moving one control point by `moved` changed, the
-    most; `stray_samples`: samples outside its support that changed in any bit.
+    Returns:
+        casteljau: Largest distance between de Casteljau's points and the sum of Bernstein
+            polynomials, relative to the largest coordinate of the control points.
+        partition: Largest deviation of the sum of all basis functions from 1.
+        lowest: Smallest value of a basis function.
+        pieces: Number of Bézier pieces.
+        pieces_expected: Number of control points minus the degree.
+        reproduction: Largest distance between the pieces and the curve, relative as above.
+        most_spans: Largest number of knot spans that change if one control point is moved by
+            `moved`.
+        stray_samples: Number of samples that changed although they lie outside the support of the
+            moved control point's basis function.
     """
     size = float(np.abs(curve.c).max())
     u = np.linspace(0, 1, 101)
@@ -221,7 +254,7 @@ def identities(curve: BSpline, moved: Array) -> dict[str, float]:
     )
     outside = (t < curve.t[:n, None]) | (t > curve.t[curve.k + 1 :, None])
     pieces, ends = bezier_pieces(curve)
-    # The right end of a piece belongs to the next piece.
+    # The right end of a piece is left out, because there the curve evaluates the next piece.
     inside = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * u[:-1]
     apart = np.stack([de_casteljau(piece, u[:-1]) for piece in pieces]) - curve(inside)
     sums = bernstein(u, n - 1) @ curve.c

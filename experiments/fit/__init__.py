@@ -1,10 +1,10 @@
 """Train one model on one target, and show what it learned.
 
 The default reproduces the setting of the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3): a
-[2, 5, 1] network on exp(sin(pi x0) + x1^2), with a grid that is extended during training. It
-differs from the paper in the solver (second order, with a smoothness penalty chosen on held-out
-training points) and in the selection of the grid, by validation points instead of test points. A
-`suite` in the configuration makes it a study over targets and shapes.
+[2, 5, 1] network on exp(sin(pi x0) + x1^2), with a grid that is extended during training. There are
+two differences. The solver is of second order, with a smoothness penalty chosen on held-out
+training points. The grid is selected by validation points instead of test points. If the setting
+`suite` lists several targets or shapes, all of them are trained.
 """
 
 from __future__ import annotations
@@ -65,14 +65,17 @@ if TYPE_CHECKING:
 
 
 def cells(cfg: FitConfig) -> list[Cell]:
-    """Return the cells of the suite, or a single cell without changes."""
+    """Return the entries of the suite as cells, or a single cell without changes."""
     return suite_cells(cfg.suite)
 
 
 def prepare(
     cfg: FitConfig, cell: Cell, seed: int, target: Target | None = None
 ) -> Fit | TableFitting:
-    """Build everything that a training needs, unless `target` is built already."""
+    """Build everything that a training needs. `target` replaces the target of the settings.
+
+    Raises UsageError if the settings conflict.
+    """
     check_bounds(cell)
     cfg = with_cell(cfg, cell)
     if MODELS.find(cfg.model.kind, "model.kind").tables_only:
@@ -94,7 +97,10 @@ def run(
 
 
 def figures(tables: Tables) -> Figures:
-    """Yield loss, predictions and residuals, and for KANs the edges and the network."""
+    """Yield the default figures of a training; none if the run has several cells.
+
+    They show the loss, predictions and residuals, and for KANs also the edges and the network.
+    """
     from kanrun.figures import training_figures
 
     if "cell" not in tables["summary"]:
@@ -102,7 +108,7 @@ def figures(tables: Tables) -> Figures:
 
 
 def more_figures(tables: Tables) -> Figures:
-    """Yield all figures, also those that are only drawn on request."""
+    """Yield all figures, including those that are drawn only on request."""
     from kanrun.figures import training_figures
 
     yield from training_figures(tables, NAMED, on_request=True)
@@ -115,7 +121,7 @@ def claims(tables: Tables) -> Claims:
 
 @dataclass(frozen=True)
 class Fit:
-    """A training with the settings that it comes from."""
+    """A training together with its settings."""
 
     cfg: FitConfig
     training: Training
@@ -160,9 +166,9 @@ class Fit:
 
 
 def make_fit(cfg: FitConfig, seed: int, target: Target | None = None) -> Fit:
-    """Build what the training of one seed needs, unless `target` is built already.
+    """Build everything that the training of one seed needs.
 
-    Raises UsageError for settings against a rule.
+    `target` replaces the target of the settings. Raises UsageError if the settings conflict.
     """
     problem = make_problem(cfg, target or cfg.target, cfg.sampling, seed)
     if cfg.extra_points and (problem.dataset.target.function is None or cfg.sampling.noise):
@@ -209,7 +215,7 @@ class Progress:
 
 
 def results(one: Fit, problem: LearningProblem, cell: Cell, seed: int, trained: Trained) -> Records:
-    """Yield summary, bounds, predictions, edges and the trained model."""
+    """Yield the tables summary, bounds, predictions and edges, and the checkpoint of the model."""
     network = trained.network
     dataset = problem.dataset
     plan = one.training.plan

@@ -1,10 +1,10 @@
 """After training on a function: add points where the error is large, and report kinks and jumps.
 
 A random sample leaves gaps between the values of the hidden activations, and few values near the
-ends of their ranges. The error is large only there, where neither training nor validation points
-lie, and how large depends on the seed. Because a function can be evaluated anywhere, new random
-points reveal such places, and those with the largest errors are added to the training points. Where
-the function itself is not smooth, no network does better.
+ends of their ranges. In these gaps, where neither training nor validation points lie, the error can
+be large, by an amount that depends on the seed. Because a function can be evaluated anywhere, new
+random points reveal the gaps, and the points with the largest errors are added to the training
+points. More points do not help where the function itself is not smooth.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from .config import FitConfig
 EXTRA_POINTS = 1000
 #: Number of new random points on which each check measures the error.
 CHECK_POINTS = 4000
-#: Largest number of rounds; each adds at most 1 / ROUNDS of the maximum number of points.
+#: Largest number of rounds. Each round adds at most 1 / ROUNDS of the maximum number of points.
 ROUNDS = 4
 #: A further round follows if the error on new points is more than this multiple of the first
-#: training error, or if the last round divided it by more than this.
+#: training error, or if the last round reduced the error on new points by more than this factor.
 AGREEING = 2.0
 #: Relative error on new points below which no more points are added.
 ACCURATE = 1e-12
@@ -58,9 +58,10 @@ def most_extra_points(cfg: FitConfig, grows: bool) -> int:
 
 
 def insertion_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
-    """Yield a note for each input with inserted knots: the narrowest interval that received them.
+    """Yield a note for each input whose grid received additional knots.
 
-    The note also says whether the function has a kink or a jump there.
+    The note names the narrowest interval with such knots, and says whether the function has a kink
+    or a jump there.
     """
     kinks = [stage.transfer.kink for stage in trained.stages if stage.transfer.kink]
     for i in dict.fromkeys(kink[0] for kink in kinks):
@@ -78,9 +79,9 @@ def insertion_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note
 
 
 def _rough_places(dataset: Dataset, points: Array) -> Array:
-    """Return the places close to `points` at which the function is not smooth.
+    """Return the locations near `points` at which the function is not smooth, (count, inputs).
 
-    There are none if the target is a table, which has no function to examine.
+    The result is empty if the target is a table, which has no function to examine.
     """
     target = dataset.target
     if target.function is None:
@@ -94,8 +95,8 @@ def _rough_places(dataset: Dataset, points: Array) -> Array:
 def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
     """Yield a note if most of the largest test errors are where the function is not smooth.
 
-    The function itself is examined, because the errors of a network may be concentrated in places
-    for other reasons.
+    This is checked on the function itself, because the errors of a network may be concentrated for
+    other reasons.
     """
     dataset = problem.dataset
     test = problem.data.test
@@ -117,15 +118,15 @@ def kink_notes(problem: LearningProblem, trained: Trained) -> Iterator[Note]:
 def add_points(
     problem: LearningProblem, trained: Trained, plan: Plan, most: int, seed: int
 ) -> tuple[LearningProblem, Trained, float]:
-    """Add up to `most` points of the problem's function where `trained` errs most.
+    """Add up to `most` samples of the problem's function where the errors of `trained` are largest.
 
-    A further round follows while the error on new points is more than twice the first training
-    error, or if the last round more than halved it, up to ROUNDS rounds. The training error itself
-    is no criterion after that, because the added points are those with the largest residuals.
+    Up to ROUNDS rounds follow each other as long as the error on new points is more than twice the
+    first training error, or the last round more than halved the error on new points. Later training
+    errors are not used, because the added points are those with the largest residuals.
 
     Returns:
-        The problem and the training of the round with the lowest error on new points, and that
-        error divided by the first training error.
+        The problem and the trained network of the round with the lowest error on new points, and
+        that error divided by the first training error.
     """
     target = problem.dataset.target
     rng = stream(seed, "extra")
@@ -163,7 +164,7 @@ def more_points_help(errors: list[float], first: float, accurate: float) -> bool
 def _continued(problem: LearningProblem, trained: Trained, plan: Plan, seed: int) -> Trained:
     """Continue training the network on the points of `problem`.
 
-    It starts from the network's current grid and penalty.
+    Training starts with the network's current grid and penalty, and may extend the grid.
     """
     network = trained.network
     penalty = trained.chosen.penalty

@@ -1,4 +1,4 @@
-"""The automatic model of a table: its settings, its cross-validation and its records."""
+"""Fit the automatic model (`model=auto`) to a table: settings, cross-validation and records."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ from kanrun.targets.encoding import EMPTY
 
 from .config import FitConfig
 
-MIN_ROWS = 10  # to train on: the variances of several kinds of terms are estimated from them
-#: Largest relative difference of cross-validated losses that a percentage shows as 0.0%.
+MIN_ROWS = 10  # smallest number of training rows; fewer do not determine the model's variances
+#: Largest relative difference of two cross-validated losses that count as equal: about 0.0%.
 SAME_LOSS = 5e-4
 
-#: What is said of the simpler kinds of models.
+#: Notes about the simpler kinds of models, by kind.
 _REASONS = {
     "mean": "selected the mean of the outputs (the frequencies of classes): the evidence for an "
     "effect of any input is too small",
@@ -53,7 +53,11 @@ _REASONS = {
 
 @dataclass(frozen=True)
 class TableFitting:
-    """One table and how it is fitted: all rows train, unless sampling.n_test asks for test rows."""
+    """One table and the settings of its fit.
+
+    All rows are training rows, unless `sampling` asks for test rows. `offset` is the index of the
+    input that is the exposure, if there is one.
+    """
 
     cfg: FitConfig
     problem: LearningProblem
@@ -66,13 +70,16 @@ class TableFitting:
         return Family(self.policy.family, len(self.problem.dataset.classes or ()) or None)
 
     def rates(self, points: Points) -> Points:
-        """Return the points that are fitted: per unit of an exposure, if there is one."""
+        """Return the points to fit: outputs per unit of exposure, if there is an exposure."""
         if self.offset is None:
             return points
         return per_exposure(points, self.offset, self.policy.family)
 
     def run(self, cell: Cell, seed: int, _: Checkpoint | None) -> Records:
-        """Cross-validate, fit all rows, and report; a resumed run starts again."""
+        """Fit all training rows, cross-validate, and yield all records.
+
+        A resumed run starts from the beginning.
+        """
         with threadpool_limits(limits=threads_of(self.cfg)):  # the matrices are too small for more
             yield from self._records(cell, seed)
 
@@ -124,7 +131,7 @@ class TableFitting:
         )
 
     def _reports(self, fitted: TableModel, train: Points, seed: int) -> Records:
-        """Yield effects, importance and the other tables of the engine."""
+        """Yield the tables of effects, importance and others that describe the fitted model."""
         dataset = self.problem.dataset
         target = self.problem.dataset.target
         inputs = [name for j, name in enumerate(target.inputs) if j != self.offset]
@@ -137,7 +144,7 @@ class TableFitting:
             yield _table(name, table.assign(**of_dates))
 
     def _warnings(self, fitted: TableModel, checked: DataFrame) -> Records:
-        """Yield warnings on copies of rows, on what was left out, and on negative predictions."""
+        """Yield warnings about duplicate rows, steps that were left out, and bad predictions."""
         yield from _missing(self.problem.dataset)
         yield from _copies(fitted, self.problem.dataset)
         if not all(output.has_converged for output in fitted.fit.outputs):
@@ -168,7 +175,7 @@ class TableFitting:
 
 
 def _missing(dataset: Dataset) -> Records:
-    """Yield a sentence that counts the missing values of training rows by column."""
+    """Yield a note with the number of missing values in each column of the training rows."""
     columns = dataset.target.code.columns if dataset.target.code else ()
     names = {f"{each.name} is missing": each.name for each in columns}
     names |= {f"{each.name}={EMPTY}": each.name for each in columns}
@@ -180,7 +187,10 @@ def _missing(dataset: Dataset) -> Records:
 
 
 def _copies(fitted: TableModel, dataset: Dataset) -> Records:
-    """Yield warnings that count the copies of training rows among these and the test rows."""
+    """Yield warnings with the numbers of training rows, and of test rows, that are duplicates.
+
+    A test row is a duplicate if it equals a training row.
+    """
     train = dataset.train
     test = dataset.test
     if copies := len(train) - len(fitted.different):
@@ -206,9 +216,9 @@ def _table(name: str, table: DataFrame) -> Table:
 
 
 def prepare_table(cfg: FitConfig, seed: int, target: Target | None) -> TableFitting:
-    """Read and split the table, unless `target` is the table.
+    """Read and split the table of the settings, or `target` in its place.
 
-    Raises UsageError as `make_problem` does, and for a target that is not a table.
+    Raises UsageError if the target is not a table, has too few rows, or does not suit the settings.
     """
     check(cfg.model, "model.")
     model: AutoConfig = cfg.model
@@ -245,9 +255,9 @@ def prepare_table(cfg: FitConfig, seed: int, target: Target | None) -> TableFitt
 
 
 def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str], ...]:
-    """Return the shapes to keep by the index of the input.
+    """Return the required shapes (monotone or curved) as pairs of input index and shape.
 
-    Raises UsageError for unknown inputs, and for classes.
+    Raises UsageError for unknown inputs, or if there are more than two classes.
     """
     target = problem.dataset.target
     classes = problem.dataset.classes
@@ -264,9 +274,10 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
 
 
 def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[float, float]:
-    """Return the limits of the outputs.
+    """Return the lower and the upper bound of the outputs; infinite without `model.bounds`.
 
-    Raises UsageError for training rows beyond them, for classes, and for families with a link.
+    Raises UsageError if training outputs lie outside, or if the outputs are classes or belong to
+    another family than the Gaussian.
     """
     if model.bounds is None:
         return -np.inf, np.inf
@@ -287,7 +298,7 @@ def _bounds(model: AutoConfig, problem: LearningProblem, family: str) -> tuple[f
 
 
 def _compared(checked: DataFrame, family: Family) -> Records:
-    """Yield the losses on the folds, and the rank among the baselines."""
+    """Yield the cross-validated losses of the model and the baselines, and how they compare."""
     if not len(checked):
         return
     loss = "log loss" if family.classes else "deviance" if family.has_link else "RMSE"
@@ -300,10 +311,15 @@ def _compared(checked: DataFrame, family: Family) -> Records:
 
 
 def rank_note(losses: DataFrame, loss: str) -> Records:
-    """Compare the losses (folds, models) of the automatic model with those of the next one.
+    """Yield a note that compares the automatic model with the best baseline.
 
-    Losses count as equal if their difference is within its standard error over the folds, or below
-    `SAME_LOSS`: the standard error is 0 for a single fold, and tiny if all folds agree.
+    Args:
+        losses: Cross-validated losses, shape (folds, models), with the models as columns.
+        loss: Name of the loss.
+
+    Two mean losses count as equal if their difference is at most its standard error over the folds,
+    or at most the fraction SAME_LOSS of the baseline's loss. The fraction matters because the
+    standard error is 0 for a single fold, and tiny if all folds agree.
     """
     means = losses.mean().drop(OURS)
     if not len(means) or means.min() <= 0:  # 0 for constant outputs
@@ -328,10 +344,12 @@ def rank_note(losses: DataFrame, loss: str) -> Records:
 
 
 def _held_out(fitted: TableModel, dataset: Dataset) -> Table:
-    """Return predictions of training rows by models without them, and of the test rows.
+    """Return the table `held_out`: predictions of held-out training rows and of test rows.
 
-    `row` counts the rows of their split from 0; `fold` is -1 for rows left out one by one and for
-    test rows. Classes have their probabilities.
+    A held-out row is predicted by a model that was fitted without it. The column `row` is the
+    number of the row in its split, from 0. `fold` is the number of the held-out fold; it is -1 for
+    test rows, and if training rows were left out one at a time. For classes, the table also has
+    their probabilities.
     """
     train = dataset.train
     classes = dataset.classes
@@ -353,7 +371,11 @@ def _held_out(fitted: TableModel, dataset: Dataset) -> Table:
 def _summary(
     fitting: TableFitting, fitted: TableModel, whole: TableModel, checked: DataFrame
 ) -> dict[str, Any]:
-    """Return the summary: errors (of rates if there are exposures), and sizes of the network."""
+    """Return the row of the table `summary`: sizes of the network, errors and scores.
+
+    If there is an exposure, the errors are those of outputs per unit of exposure. `fitted` is the
+    model of these rates, and `whole` that of the outputs.
+    """
     dataset = fitting.problem.dataset
     family = fitting.family
     network = whole.network
@@ -404,7 +426,11 @@ def _quality(
     classes: tuple[str, ...] | None,
     prefix: str,
 ) -> dict[str, Any]:
-    """Return the scores of class probabilities, D^2 (`Family`) or R^2, by their columns."""
+    """Return the scores of predictions by column name.
+
+    For classes these are the accuracy and `class_scores`; for families with a link, D^2 (see
+    `Family`); otherwise R^2.
+    """
     y = points.y
     start = "cv_" * (prefix == "cv")
     if classes:
