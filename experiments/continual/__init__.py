@@ -1,18 +1,19 @@
 """Continual learning: five peaks, one per phase, and how much of each is forgotten.
 
 Reproduces the KAN paper's section 3.4 (arXiv 2404.19756, Figure 3.4): a [1, 1] KAN learns sum
-exp(-300 (x - c)^2) peak by peak and forgets nothing, an MLP forgets. `parts` says what is run:
+exp(-300 (x - c)^2) peak by peak and forgets nothing, whereas an MLP forgets. The setting `parts`
+selects what is run:
 
-- `learners`: the paper's figure, one row per learner, with replay and EWC as baselines and KAN
-  defaults as ablations;
-- `intervals`: the KAN on finer grids, to see the order of its error;
-- `overlap`: phases that reach into each other; `depth`: deeper KANs of the same parameters, and
-  what keeps them from forgetting.
+- `learners`: the paper's figure, one row per learner, with replay and EWC (elastic weight
+  consolidation) as baselines, and with defaults of KANs as ablations;
+- `intervals`: the KAN on finer grids, to measure the order of convergence of its error;
+- `overlap`: phases whose data overlap;
+- `depth`: deeper KANs with about as many parameters, and memories that keep them from forgetting.
 
-It differs from the paper in that it measures forgetting (the paper shows pictures), and in that
-every learner has the same parameters, solver, steps a phase and number of trials, the best of which
-counts. Solver state is reset in every phase. MLPs differ in depth from trial to trial; EWC goes
-through its strengths for each; KANs differ in their random start alone.
+There are two differences. The paper shows pictures; here, forgetting is measured. All learners have
+about the same number of parameters, the same solver and number of steps per phase, and the same
+number of trials, of which the best counts. The solver is reset in every phase. The trials of an MLP
+differ in its depth, those of EWC in its strength, and those of KANs only in the random start.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def check(cfg: ContinualConfig) -> None:
 
 
 def run(cfg: ContinualConfig, cell: Cell, seed: int) -> Records:
-    """Train all trials of one learner: yield a row each, and the tables of the best."""
+    """Train all trials of one learner. Yield a row for each, and the tables of the best trial."""
     cfg = sequences.with_target(cfg)
     sequence = sequences.make_sequence(cfg, cell["overlap"], seed)
     learner = learner_of(cfg, cell["learner"])
@@ -81,7 +82,7 @@ def figures(tables: Tables) -> Figures:
 
 
 def claims(tables: Tables) -> Claims:
-    """Return the claims of each part that was run; there are none unless peaks are learned."""
+    """Return the claims of each part that was run. There are claims only about learning peaks."""
     summary = tables.get("summary")
     if summary is None or summary["file"].notna().any():
         return []

@@ -18,47 +18,47 @@ from kanrun.study.suite import (
     value_range,
 )
 
-#: Largest forgetting of a KAN of one edge, in units of the peaks' height: a quarter of its error.
+#: Largest accepted forgetting of a [1, 1] KAN, in units of the peaks' height. It is a quarter of
+#: the KAN's error.
 MAX_KAN_FORGETTING = 1e-6
 #: Smallest value that counts as forgetting, in units of the peaks' height, for KANs and MLPs.
 MIN_FORGETTING = {"kan": 1e-2, "mlp": 1e-1}
-#: Largest accepted ratio of the error to that of the best spline; 4.1e-6 and 4.01e-6 were measured.
+#: Largest accepted ratio of the KAN's RMSE to that of the best spline on the same grid.
 NEAR_BEST = 1.02
-#: Errors count up to the peaks' height: there is no more to forget.
+#: Height of the peaks. Larger errors count as this, because there is no more to forget.
 HEIGHT = 1.0
-#: What a memory is compared by with the same trainings without it.
+#: Columns in which a training with a memory is compared with the same training without it.
 MEASURES = {
     "worst_forgetting": "forgetting",
     "rmse": "RMSE on everything",
     "learned": "mean error of a phase when it is new",
 }
-#: Largest ratios of MEASURES. Over five seeds and two processors replay measures at most 0.056 and
-#: 0.075, rehearsal with LBFGS 0.0013, 0.0015 and 1.9, information 0.20, 0.31 and 2.8 in
-#: `study=memory`. What replay costs a new phase varies from trial to trial (1 to 25 times).
+#: For each memory, the largest accepted ratios of MEASURES with the memory to those without. Replay
+#: has no bound for the error of a new phase, since it varies much from trial to trial.
 BOUNDS: dict[Any, tuple[float, ...]] = {
     "replay": (0.1, 0.1),
     "rehearse": (0.1, 0.1, 3.0),
     "information": (0.4, 0.5, 5.0),
 }
-#: Memories that keep what MLPs learned.
+#: Memories with which MLPs do not forget.
 KEEPS_MLP = ("replay", "rehearse")
-#: Smallest RMSE on everything of MLPs with other memories: half of the lowest one measured (0.12).
+#: Smallest RMSE on all evaluation points that is claimed for MLPs with other memories. It is half
+#: the lowest measured value.
 MIN_UNKEPT_ERROR = 0.05
-#: Largest accepted forgetting of phases that overlap, in units of the best spline's error: in the
-#: overlap they differ by the spline's own error. Measured are 6.1, 3.8 and 3.5 with G = 200, 400
-#: and 800.
+#: Largest accepted forgetting of phases that overlap, in units of the best spline's error. It is
+#: not zero, because in the overlap the fits to both phases differ by about that error.
 OVERLAPPING = 10.0
 #: Largest accepted difference between a fitted order of convergence and its theoretical value, -(k
 #: + 1) (de Boor, A Practical Guide to Splines, ch. XII).
 ORDER = 0.3
-RUNS = "trainings"  # several of them may share a seed
+RUNS = "trainings"  # noun in claims: several trainings may share a seed, so "seeds" would be wrong
 
 
 def claims_of(summary: pd.DataFrame) -> Claims:
-    """Yield the claims of every part that is there.
+    """Yield the claims of every part that was run.
 
-    A single phase cannot be forgotten. If the phases leave out some of a grid, no error on
-    everything can be expected, and there is no best spline.
+    There are no claims about forgetting a single phase. If no phase covers some interval of the
+    grid, nothing is claimed about the error on all evaluation points, and there is no best spline.
     """
     several = bool((summary["phases"] > 1).any())
     for part, rows in summary.groupby("part", sort=False):
@@ -88,13 +88,13 @@ def _order(rows: pd.DataFrame) -> Claims:
 
 
 def _slopes(rows: pd.DataFrame, column: str) -> tuple[str, pd.Series]:
-    """Return the range of grids in words, and the exponent of a column for each seed."""
+    """Return the range of grids in words, and for each seed the exponent of `column` over G."""
     fits = exponents(rows, ["seed"], column)
     return f"G = {fits['low'].min():g} to {fits['high'].max():g}", fits["exponent"]
 
 
 def _forgetting(name: str, some: pd.DataFrame, where: str = "") -> Claims:
-    """Claim that a local KAN remembers, or that another learner without memory forgets."""
+    """Claim that a local KAN does not forget, or that another learner without memory forgets."""
     worst = some["worst_forgetting"]
     role, memory = some[["role", "memory"]].iloc[0]
     where = f"{where} (worst phase)"
@@ -106,10 +106,11 @@ def _forgetting(name: str, some: pd.DataFrame, where: str = "") -> Claims:
 
 
 def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
-    """Claim that a memory keeps what networks forget without it, and lets them learn.
+    """Claim that a memory prevents forgetting, and still lets networks learn new phases.
 
-    Only networks without memory that have forgotten something count, and errors beyond the peaks'
-    height as that; NaN is left for the claims to see.
+    Trainings with the memory are compared with those of the same network and seed without it, if
+    the latter forgot something. Errors above the peaks' height are reduced to that height. NaN is
+    kept, so that the claims fail.
     """
     role, memory, network = some[["role", "memory", "network"]].iloc[0]
     bare = rows[(rows["memory"] == "none") & (rows["network"] == network)]
@@ -117,7 +118,7 @@ def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
     if memory == "none" or not len(bare):
         return
     if role == "mlp" and memory not in KEEPS_MLP:
-        # If the weights are tied firmly, the network cannot learn; if loosely, it forgets.
+        # If the memory is strong, the network cannot learn new phases; if it is weak, it forgets.
         sentence = f"{name}: does not both keep and learn the phases (RMSE on everything)"
         yield claim_at_least(sentence, some["rmse"], MIN_UNKEPT_ERROR, of=RUNS)
         return
@@ -128,7 +129,7 @@ def _kept(name: str, some: pd.DataFrame, rows: pd.DataFrame) -> Claims:
 
 
 def _overlap(rows: pd.DataFrame) -> Claims:
-    """Judge phases that touch or lie apart, and those that overlap and share coefficients."""
+    """Claim what is forgotten, separately for phases that overlap and for those that do not."""
     for name, learner in rows.groupby("learner", sort=False):
         for apart, some in learner.groupby(learner["overlap"] <= 0, sort=False):
             reach = "do not overlap" if apart else f"overlap by up to {some['overlap'].max():g}"
@@ -141,9 +142,9 @@ def _overlap(rows: pd.DataFrame) -> Claims:
     plain = rows[(rows["role"] == "local kan") & (rows["memory"] == "none")]
     most = plain[(plain["overlap"] > 0) & (plain["overlap"] == plain["overlap"].max())]
     if most["intervals"].nunique() > 1:
-        # A phase that ends inside another one's peak determines its last basis functions only in
-        # part. They are wrong by the spline's own error there, so the forgetting decreases with the
-        # grid as that error does.
+        # If a phase ends inside the peak of another phase, its data determine the last basis
+        # functions only in part. There they are wrong by about the error of the best spline, so
+        # forgetting decreases as fast as that error on finer grids.
         reach, slopes = _slopes(most, "worst_forgetting")
         sentence = (
             f"what overlapping phases forget falls at least as the spline's error, {reach} "

@@ -1,11 +1,14 @@
-"""The learners: networks of equal size, and what they keep of earlier phases.
+"""The learners: networks of about equal size, and their memories of earlier phases.
 
-The memory `none` keeps nothing. `replay` keeps some of each phase's data and trains on them too
-(Robins, Connection Science 7, 1995). `ewc` keeps the importance of each unknown, and penalises
-its changes by that (Kirkpatrick et al., arXiv 1612.00796, eq. 3). Two more keep no data: `rehearse`
-keeps the boxes that the phases covered and trains on the network's own outputs there, as they were
-when the phase began (pseudo-rehearsal, Robins 1995); `information` keeps the curvature of what was
-learned, as a quadratic function of all unknowns (`kanrun.engine.training.memory`).
+- `none` keeps nothing.
+- `replay` keeps some of each phase's data and also trains on them (Robins, Connection Science 7,
+  1995).
+- `ewc` keeps the importance of each trainable parameter and penalises its changes in proportion
+  (elastic weight consolidation, Kirkpatrick et al., arXiv 1612.00796, eq. 3).
+- `rehearse` keeps only the boxes that the phases covered. In each new phase it also trains on the
+  outputs that the network had in these boxes when the phase began (pseudo-rehearsal, Robins 1995).
+- `information` keeps the curvature of the losses of earlier phases, as a quadratic function of all
+  parameters (`kanrun.engine.training.memory`).
 """
 
 from __future__ import annotations
@@ -32,43 +35,42 @@ from kanrun.study.suite import typed
 
 from .config import ContinualConfig
 
-#: For `information`, weight of what a phase has learned, relative to the mean squared error of a
-#: new phase. Higher weights forget less and learn less. Chosen on five peaks with three seeds: a
-#: [1, 5, 5, 1] KAN ends with an RMSE of 1e-3 to 3e-3.
+#: Weight of the curvature of each earlier phase for `information`, relative to the mean squared
+#: error of the new phase. With a higher weight, learners forget less and learn less.
 WEIGHT = 1e2
-#: Weight that ties the unknowns to their values at the beginning of a phase. With a lower weight,
-#: steps leave the region in which the curvature is accurate.
+#: Weight of the penalty on changes of the parameters from their values at the beginning of a phase.
+#: With a lower weight, steps leave the region in which the curvature is accurate.
 TIE = 1e-4
-#: Weight of what hidden layers compute, relative to outputs. Without it, the KAN above ends with an
-#: RMSE of 5e-3 to 2e-2 (weight 1000) or 3e-2 to 4e-2.
+#: Weight of keeping the outputs of hidden layers, relative to the outputs of the network. Without
+#: it, deep KANs end with an error several times as large.
 HIDDEN = 0.1
-#: Fewest intervals of a grid of the part depth.
+#: Smallest number of intervals of the KANs in the part `depth`.
 _MIN_INTERVALS = 3
 
 
 def evenly_chosen(phase: Samples, count: int) -> Samples:
-    """Return at most `count` samples of a phase, evenly spaced with the first and the last."""
+    """Return at most `count` evenly spaced samples of a phase, including the first and the last."""
     places = torch.linspace(0, len(phase) - 1, min(count, len(phase)), device=phase.x.device)
     return phase.part(places.round().long())
 
 
 @dataclass
 class Memory:
-    """A memory that stores nothing. Other memories derive from it and store `kept`."""
+    """A memory that keeps nothing. Subclasses store their tensors in `kept`, which are counted."""
 
     kept: list[Tensor] = field(default_factory=list, kw_only=True)
 
     def objective(self, network: Network, plain: Objective) -> Objective:
-        """Return the objective of a phase, whose `plain` one has its samples alone."""
+        """Return the objective of a phase with the memory, given the `plain` one without it."""
         return plain
 
     def learned(self, network: Network, phase: Samples) -> None:
-        """Remember a phase that is over."""
+        """Update the memory after `network` has been trained on `phase`."""
 
 
 @dataclass
 class Replay(Memory):
-    """A memory of evenly chosen points of each phase."""
+    """A memory of `points` evenly spaced samples of each phase."""
 
     points: int
 
@@ -89,9 +91,12 @@ class PseudoRehearsal(Memory):
     """A memory of the boxes of the phases, each of shape (2, inputs)."""
 
     def objective(self, network: Network, plain: Objective) -> Objective:
-        """Add the network's own outputs in the boxes of earlier phases, outside this one."""
+        """Add the network's present outputs in the boxes of earlier phases to the targets.
+
+        Points inside the box of the new phase are left out.
+        """
         phase = plain.samples.x
-        # Points lie half a step inside of their boxes.
+        # Without the border, the outermost points lie half a step inside the boxes.
         ends = [(low, high) for low, high in (box.cpu().numpy() for box in self.kept)]
         inner = [lattice(low, high, len(phase), border=False) for low, high in ends]
         x = torch.cat([phase[:0], *(torch.as_tensor(points).to(phase) for points in inner)])
@@ -104,11 +109,17 @@ class PseudoRehearsal(Memory):
 
 @dataclass
 class Information(Memory):
-    """A memory of the curvature of what was learned, between unknowns as its kind says.
+    """A memory of the curvature of the losses of earlier phases.
 
-    `weight` is that of a phase's curvature, `tie` that of the numbers which unknowns have when a
-    phase begins. With `information_diagonal`, weight 1 and no tie it is Laplace's approximation of
-    the phases' losses by the Fisher information of normal outputs (ewc).
+    With `information_diagonal`, weight 1 and no tie, it is Laplace's approximation of the losses by
+    the Fisher information of normal outputs, as in EWC.
+
+    Attributes:
+        kind: `information` keeps the curvature between all parameters, `information_diagonal` only
+            that of each parameter.
+        weight: Weight of the curvature of each phase.
+        tie: Weight of the penalty on changes of the parameters since the phase began.
+        quadratic: The curvature of all phases so far; None before the first phase ends.
     """
 
     kind: str
@@ -117,7 +128,7 @@ class Information(Memory):
     quadratic: QuadraticMemory | None = None
 
     def objective(self, network: Network, plain: Objective) -> Objective:
-        """Add what leaving remembered functions costs, and leaving the present numbers."""
+        """Add the penalties on forgetting earlier phases and on changing the present parameters."""
         memory = QuadraticMemory.anchor(network, self.kind, self.tie)
         if self.quadratic:
             memory = self.quadratic.joined(memory)
@@ -135,8 +146,8 @@ class Information(Memory):
 class Learner:
     """One learner of the study, an entry of the setting `learners`.
 
-    Keys that are not attributes are settings of its `model`. Its trials are all pairs of `depths`
-    (of an MLP) and `strengths` (of EWC), the depths first.
+    Keys of the entry that are not attributes are settings of its `model`. Trials go through all
+    `depths` of an MLP; with EWC, they do so for one of the `strengths` after the other.
     """
 
     name: Annotated[str, "what it is called in tables and figures"] = MISSING
@@ -155,7 +166,7 @@ class Learner:
     kind: Annotated[Literal["kan", "mlp"], "a network"] = "kan"
 
     def memory_of(self, trial: int) -> Memory:
-        """Return an empty memory of the given kind."""
+        """Return an empty memory for the trial with this number."""
         past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
         if self.memory == "ewc":
             strength = self.strengths[past % len(self.strengths)]
@@ -167,7 +178,10 @@ class Learner:
         return PseudoRehearsal() if self.memory == "rehearse" else Memory()
 
     def settings(self, cfg: ContinualConfig, trial: int) -> Any:
-        """Return the settings of the network: an MLP's depth goes with the trial."""
+        """Return the settings of the network; the depth of an MLP depends on the trial.
+
+        The widths of an MLP are chosen so that it has about as many parameters as `cfg.model`.
+        """
         if not isinstance(self.model, MLPConfig):
             return self.model
         depth = self.depths[trial % len(self.depths)]
@@ -176,15 +190,19 @@ class Learner:
 
     @property
     def is_local(self) -> bool:
-        """Whether only coefficients of a KAN are trained, so that its edges stay local."""
+        """Whether only spline coefficients are trained on a fixed grid.
+
+        A sample then changes the edge functions only near its inputs.
+        """
         model = self.model
         return isinstance(model, KANConfig) and model.freeze_scales and not model.update_grid
 
 
 def learners_of(cfg: ContinualConfig) -> dict[str, dict[str, Any]]:
-    """Return the entries of `learners` by name, with the name of the first of equal networks.
+    """Return the entries of the setting `learners` by the names of the learners.
 
-    Raises UsageError for invalid entries.
+    Each value has the keys `learner`, the entry, and `network`, the name of the first learner that
+    has the same network. Raises UsageError if an entry is invalid.
     """
     if not cfg.learners:
         raise UsageError(
@@ -227,7 +245,7 @@ def learner_of(cfg: ContinualConfig, entry: Any) -> Learner:
 
 
 def cells_of(cfg: ContinualConfig) -> list[Cell]:
-    """Return the cells of every part, each with the entry of its learner."""
+    """Return the cells of every part. Each contains the entry of its learner."""
     listed = learners_of(cfg) if {"learners", "overlap"} & {*cfg.parts} else {}
     named = cfg.overlap_learners if "overlap" in cfg.parts else []
     if unknown := [name for name in named if name not in listed]:
@@ -239,7 +257,7 @@ def cells_of(cfg: ContinualConfig) -> list[Cell]:
         "learners": [{**entry, "trials": cfg.trials} for entry in listed.values()],
         "intervals": [cell_of(f"KAN, G = {g}", "none", intervals=g) for g in cfg.intervals],
         "overlap": [{**listed[name], "overlap": overlap} for overlap, name in pairs],
-        # A single layer needs no memory, and serves only as a comparison.
+        # KANs without hidden layers need no memory; they serve as a comparison.
         "depth": [
             cell_of_shape(cfg, hidden, memory)
             for hidden in cfg.shapes
@@ -254,7 +272,7 @@ def cells_of(cfg: ContinualConfig) -> list[Cell]:
 
 
 def cell_of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> dict[str, Any]:
-    """Return the cell of a KAN of these widths with about as many coefficients as `model`."""
+    """Return the cell of a KAN of these hidden widths with about as many coefficients as `model`."""
     shape = (cfg.dimension, *hidden, 1)
     per_edge = round(coefficients_of(cfg) / KANSize(shape, 1, 0).edges)
     intervals = max(_MIN_INTERVALS, per_edge - cfg.model.degree)
@@ -262,13 +280,13 @@ def cell_of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> d
 
 
 def cell_of(network: str, memory: str, **settings: Any) -> dict[str, Any]:
-    """Return the cell of a KAN with this name and these settings."""
+    """Return the cell of a KAN with this name, memory and settings."""
     name = network if memory == "none" else f"{network}, {memory}"
     return {"network": network, "learner": {"name": name, "memory": memory, **settings}}
 
 
 def coefficients_of(cfg: ContinualConfig) -> int:
-    """Return the spline coefficients of `model`, which every learner has about as many of."""
+    """Return the number of spline coefficients of `model`, which all learners have about."""
     shape = (cfg.dimension, *widths_of(cfg.model.hidden), 1)
     intervals = int(cfg.model.schedule[0])
     degree = int(cfg.model.degree)
@@ -278,7 +296,7 @@ def coefficients_of(cfg: ContinualConfig) -> int:
 def lattice(low: Array, high: Array, points: int, *, border: bool = True) -> Array:
     """Return about `points` evenly spaced points of a box, shape (points, dimension).
 
-    They include its border, or else lie half a step inside.
+    With `border`, the outermost points lie on the border of the box, otherwise half a step inside.
     """
     each = max(1 + border, round(points ** (1 / len(low))))
     inset = 0.0 if border else (high - low) / (2 * each)

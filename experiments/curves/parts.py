@@ -1,4 +1,4 @@
-"""Parts of `kanrun curves`: each yields its tables and rows."""
+"""The parts of `kanrun curves`. Each part is a function of (settings, seed) that yields records."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ from .geometry import (
     polynomial_through,
 )
 
-#: Smallest number of points of the splines that orders of convergence are fitted to; coarser
-#: splines do not yet follow the function. If fewer than two splines have as many, coarser ones
-#: count too.
+#: Smallest number of points of the splines to whose errors an order of convergence is fitted.
+#: Coarser splines do not yet follow the function; they are used only if fewer than two splines have
+#: this many points.
 FIRST_FITTED = 40
-#: Errors up to this count as rounding: no order is fitted to them.
+#: Errors up to this count as rounding and are left out when an order is fitted.
 ROUNDING = 1e-12
-#: Default number of control points of the curve near the planar points, at most.
+#: Largest default number of control points of the curve near the planar points.
 MAX_CONTROL_POINTS = 100
-#: Points at which a function's error is measured.
+#: Number of points at which the error of an interpolant is measured.
 SAMPLES = 8001
-#: One of this many samples is drawn.
+#: One in this many of these points is drawn.
 DRAWN = 8
-#: Points that are drawn of a planar curve through given points.
+#: Approximate number of points at which planar curves are drawn.
 PLANAR_SAMPLES = 4000
-#: Points that are drawn of each span of a B-spline curve.
+#: Number of points at which a B-spline curve is drawn, per knot span.
 SPAN_SAMPLES = 48
-#: Degrees whose identities are checked.
+#: Degrees of the random curves on which identities are checked.
 CHECKED = range(1, 13)
-#: Control points of the random curves beyond twice the degree.
+#: A random curve of degree k has 2 k + FURTHER control points.
 FURTHER = 6
+#: Parameters from 0 to 1 at which curves are drawn.
 UNIT = np.linspace(0, 1, 401)
 #: Maximum number of entries in the matrix of a least squares fit.
 MAX_FIT = 500_000_000
@@ -57,7 +58,7 @@ MAX_FIT = 500_000_000
 
 @dataclass(frozen=True)
 class Function:
-    """A function of one variable on [low, high], from (samples,) to (samples, 1)."""
+    """A function of one variable on [low, high]. It maps shape (samples,) to (samples, 1)."""
 
     values: Callable[[Array], Array]
     low: float
@@ -72,18 +73,21 @@ class Function:
         return np.linspace(self.low, self.high, count)
 
     def chebyshev(self, count: int) -> Array:
-        """Return Chebyshev points of the second kind, both ends included."""
+        """Return Chebyshev points of the second kind, which include both ends."""
         return self.low + (self.high - self.low) * (np.polynomial.chebyshev.chebpts2(count) + 1) / 2
 
     def error(self, x: Array, values: Array) -> dict[str, float]:
-        """Return the largest error at x and its `place`: 0 in the middle, 1 at the ends."""
+        """Return the largest absolute error of `values` at `x`, and its `place`.
+
+        `place` is 0 in the middle of the interval and 1 at its ends.
+        """
         distance = np.abs(values - self(x))[:, 0]
         place = (2 * float(x[distance.argmax()]) - self.low - self.high) / (self.high - self.low)
         return {"max_error": float(distance.max()), "place": abs(place)}
 
 
 def check_settings(cfg: CurvesConfig) -> None:
-    """Raise UsageError for settings of the chosen parts that cannot work."""
+    """Raise UsageError if the settings of the selected parts cannot be used."""
     if cfg.precision != "float64":
         raise UsageError("curves computes in float64; leave precision out.")
     if "equispaced" in cfg.parts:
@@ -108,7 +112,7 @@ def function_of(cfg: CurvesConfig) -> Function:
     try:
         target = build_target(cfg.function)
         default = build_target(CurvesConfig().function)
-    except UsageError as error:  # which names the key that other commands have
+    except UsageError as error:  # its message names the key of other commands
         raise UsageError(str(error).replace("target.domain", "function.domain")) from None
     if len(target.inputs) != 1 or target.function is None:
         raise UsageError(
@@ -122,7 +126,10 @@ def function_of(cfg: CurvesConfig) -> Function:
 
 
 def polygon(name: str, points: list[list[float]]) -> Array:
-    """Return the points (n, 2) of a control polygon, at least two of them different."""
+    """Return the points of a control polygon, shape (n, 2).
+
+    Raises UsageError if all points are equal. `name` is the setting that lists them.
+    """
     if all(point == points[0] for point in points):
         raise UsageError(
             f"{name} has {len(points)} times the same point; "
@@ -132,7 +139,7 @@ def polygon(name: str, points: list[list[float]]) -> Array:
 
 
 def check_degree(degree: int, control_points: int) -> None:
-    """Raise UsageError for too few control points."""
+    """Raise UsageError unless there are more control points than the degree."""
     if control_points <= degree:
         raise UsageError(
             f"A curve of degree {degree} needs at least {degree + 1} control points, not "
@@ -141,7 +148,10 @@ def check_degree(degree: int, control_points: int) -> None:
 
 
 def spline_of(cfg: CurvesConfig) -> BSpline:
-    """Return the planar B-spline curve on [0, 1], by default with equally spaced inner knots."""
+    """Return the planar B-spline curve of the settings on [0, 1].
+
+    By default, its inner knots are equally spaced. Raises UsageError if the settings conflict.
+    """
     control = polygon("bspline", cfg.bspline)
     check_degree(cfg.degree, len(control))
     if cfg.moved_point >= len(control):
@@ -166,7 +176,10 @@ def spline_of(cfg: CurvesConfig) -> BSpline:
 
 
 def planar_settings(cfg: CurvesConfig) -> tuple[Array, Array, int]:
-    """Return the points of the curve, their parameters, and the number of control points."""
+    """Return the given points, their parameters, and the number of control points near them.
+
+    Raises UsageError if there are too few points, or too many or too few control points.
+    """
     points, given = planar_points(cfg.target)
     parameters = check_parameters(parameters_along(points, cfg.spacing) if given is None else given)
     count = len(points)
@@ -187,24 +200,37 @@ def planar_settings(cfg: CurvesConfig) -> tuple[Array, Array, int]:
 
 
 def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
-    """Return a table of the named columns from arrays of one or several columns, side by side."""
+    """Return the table `name`.
+
+    `columns` has the column names, separated by blanks. `values` are arrays of shape (rows,) or
+    (rows, count), which are put side by side.
+    """
     whole = np.column_stack(values).astype(float)
     return Table(name, {key: whole[:, i] for i, key in enumerate(columns.split())})
 
 
 def family(name: str, columns: str, values: Array) -> Table:
-    """Return a table of curves (curves, rows, columns - 1); the first column numbers them."""
+    """Return a table of several curves from `values`, shape (curves, rows, columns - 1).
+
+    The first column is the number of the curve.
+    """
     number = np.repeat(np.arange(len(values)), values.shape[1])
     return table(name, columns, number, np.concatenate(values))
 
 
 def functions(name: str, columns: str, x: Array, values: Array) -> Table:
-    """Return a table of several functions of x (samples) from values (samples, functions)."""
+    """Return a table of several functions: number, argument `x` (samples,) and value.
+
+    `values` has the shape (samples, functions).
+    """
     return family(name, columns, np.stack([np.broadcast_to(x, values.T.shape), values.T], 2))
 
 
 def equispaced(cfg: CurvesConfig, _: int) -> Records:
-    """Yield a polynomial through more and more points, and splines of every degree."""
+    """Yield polynomials through more and more points, and splines of several degrees.
+
+    Also yield their errors, and the order of convergence of the splines of each degree.
+    """
     f = function_of(cfg)
     x = f.equispaced(SAMPLES)
     drawn = []
@@ -237,7 +263,7 @@ def equispaced(cfg: CurvesConfig, _: int) -> Records:
 
 
 def lecture(_: CurvesConfig, __: int) -> Records:
-    """Yield curves through the four points, and curves with these as control points."""
+    """Yield curves through the four points of the lecture, and curves with control points there."""
     four = GIVEN_POINTS["lecture_points"]
     points = np.concatenate([four.x, four.y], axis=1)
     at = points[:, 0]
@@ -253,7 +279,7 @@ def lecture(_: CurvesConfig, __: int) -> Records:
 
 
 def bezier(cfg: CurvesConfig, _: int) -> Records:
-    """Yield the Bernstein basis, and a Bézier curve's point by repeated division of lines."""
+    """Yield the Bernstein basis, a Bézier curve, and de Casteljau's construction of one point."""
     control = polygon("bezier", cfg.bezier)
     basis = geometry.bernstein(UNIT, len(control) - 1)
     yield functions("bernstein_basis", "function u value", UNIT, basis)
@@ -280,7 +306,7 @@ def bspline(cfg: CurvesConfig, _: int) -> Records:
 
 
 def continuity(cfg: CurvesConfig, _: int) -> Records:
-    """Yield the jumps of derivatives at a knot of multiplicity 1 ... k."""
+    """Yield the jumps of all derivatives at a knot of multiplicity 1 to k, for each degree k."""
     for degree in sorted({*cfg.degrees, cfg.degree}):
         curves = [geometry.with_multiple_knot(degree, m) for m in range(1, degree + 1)]
         for multiplicity, curve in enumerate(curves, 1):
@@ -294,7 +320,7 @@ def continuity(cfg: CurvesConfig, _: int) -> Records:
 def planar(cfg: CurvesConfig, _: int) -> Records:
     """Yield a planar curve through all points, and one near them with fewer control points.
 
-    The distance of a point is taken to the curve at the point's own parameter.
+    The distance between a point and a curve is measured at the parameter of that point.
     """
     points, parameters, count = planar_settings(cfg)
     through = interpolate(parameters, points, cfg.degree)
@@ -318,7 +344,7 @@ def planar(cfg: CurvesConfig, _: int) -> Records:
 
 
 def identities(_: CurvesConfig, seed: int) -> Records:
-    """Yield the deviations from identities, on one random curve of each degree."""
+    """Yield the deviations from `geometry.identities` on one random curve of each degree."""
     for degree in CHECKED:
         draws = np.random.default_rng([seed, degree])
         curve = geometry.random_curve(degree, 2 * degree + FURTHER, draws)
@@ -327,9 +353,11 @@ def identities(_: CurvesConfig, seed: int) -> Records:
 
 
 def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, float | None]:
-    """Return the slope of log error against log spacing, and the range of points it is fitted to.
+    """Fit the order of convergence: the slope of log error against log spacing.
 
-    The order is None if fewer than two numbers of points count, and NaN if an error is NaN.
+    Return `order`, and `first_points` and `last_points`, the range of numbers of points that is
+    fitted. All are None if fewer than two numbers of points can be used. The order is NaN if an
+    error is NaN.
     """
     table = DataFrame({"points": points, "error": errors}, dtype=float)
     fine = table[table["points"] >= FIRST_FITTED]

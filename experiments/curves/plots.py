@@ -1,4 +1,4 @@
-"""Figures of `kanrun curves`: each function draws the tables that its parameters name."""
+"""Figures of `kanrun curves`. The parameters of each function name the tables that it draws."""
 
 from __future__ import annotations
 
@@ -31,31 +31,31 @@ from kanrun.figures.style import (
     thin,
 )
 
-#: Jumps below this, zero among them, are drawn here.
+#: Jumps below this value, including zero, are drawn at this value.
 SMALLEST_JUMP = 1e-17
-#: Larger errors are drawn here, since matplotlib cannot label ticks far beyond.
+#: Larger errors are drawn at this value, since matplotlib cannot label much larger ticks.
 LARGEST_ERROR = 1e100
-#: Lower end of the axis of errors, in sizes of the function.
+#: Lower end of the axis of errors, relative to the range of the function's values.
 SMALLEST_ERROR = 1e-8
-#: Number of control points up to which they are labelled.
+#: Largest number of control points that are labelled.
 MAX_LABELS = 20
-#: Degree up to which basis functions are named.
+#: Largest degree whose Bernstein polynomials are labelled.
 MAX_NAMED = 8
-#: Height of a plane (inches).
+#: Height of a panel that shows planar curves (inches).
 PLANE = 3.2
 #: Distance of a label from its point (points).
 AWAY = 10
-#: Distance of a name above its curve (units of the axis).
+#: Vertical distance of a label from the top of its curve (units of the axis).
 ABOVE = 0.02
 #: Vertical distance between marks of a repeated knot (units of the axis).
 BELOW = -0.06
-#: Number of points up to which they are drawn black and in front.
+#: Largest number of points that are drawn black and in front of the curves.
 MANY = 600
-#: Number of points up to which they are drawn larger.
+#: Largest number of points that are drawn larger.
 FEW = 60
-#: Diameters of a few points and of more (points).
+#: Diameters of at most FEW points, and of more points (points).
 SIZES = (3.2, 2)
-#: Part of the colour map that the levels of a construction take.
+#: Fraction of the colour map that the levels of de Casteljau's construction use.
 LEVELS = 0.85
 CURVE: Look = {"lw": 2, "zorder": 3}
 GIVEN: Look = {"color": BLACK, "zorder": 4}
@@ -67,7 +67,7 @@ ON_TOP = "outside upper center"
 
 
 def _groups(table: DataFrame, by: str) -> Iterator[tuple[int, DataFrame, str]]:
-    """Yield number, rows and colour of each group of a numeric column."""
+    """Yield the number, the rows and the colour of each group of equal values in column `by`."""
     for index, (number, rows) in enumerate(table.groupby(table[by].astype(int))):
         yield int(str(number)), rows, CYCLE[index % len(CYCLE)]
 
@@ -76,8 +76,8 @@ def _groups(table: DataFrame, by: str) -> Iterator[tuple[int, DataFrame, str]]:
 def interpolation(interpolation: DataFrame) -> Figure:
     """Draw polynomial and spline through few, more and many equispaced points, and their errors.
 
-    Columns are points, x, truth, polynomial, spline. Of more than three numbers of points, the
-    first, middle and last are drawn.
+    The table has the columns points, x, truth, polynomial and spline. If there are more than three
+    numbers of points, the first, the middle and the last one are drawn.
     """
     groups: Any = list(interpolation.groupby("points"))
     groups = [groups[i] for i in sorted({0, len(groups) // 2, len(groups) - 1})]
@@ -105,9 +105,9 @@ def interpolation(interpolation: DataFrame) -> Figure:
 def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
     """Draw the largest error against the number of points, with the order fitted to each spline.
 
-    `summary` and `errors` have the columns curve, degree, points, max_error; `orders` degree,
-    order, last_points (missing if none was fitted). Dotted lines have the theory's slope, up to the
-    last point of each fit.
+    `summary` and `errors` have the columns curve, degree, points and max_error. `orders` has the
+    columns degree, order and last_points, which are missing if no order was fitted. Dotted lines
+    have the theoretical slope and end at the last point of each fit.
     """
     figure, axes = one_panel(3.2)
     both = pd.concat([summary[summary["curve"] != "spline"], errors]).sort_values("points")
@@ -138,7 +138,7 @@ def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
 def lecture_points(
     lecture_points: DataFrame, lecture_through: DataFrame, lecture_drawn: DataFrame
 ) -> Figure:
-    """Draw curves through four points (x, y), and curves with these as control points."""
+    """Draw curves through four points (x, y), and curves whose control points they are."""
     figure, ((left, right),) = grid_of_panels(1, 2, sharex=True, sharey=True)
     _draw(right, lecture_points, "--", color=GREY)
     through = lecture_through.set_index("x")
@@ -186,10 +186,10 @@ def bspline_basis(bspline_basis: DataFrame, bspline_knots: DataFrame) -> Figure:
 
 @styled
 def continuity(multiple_knots: DataFrame, continuity: DataFrame) -> Figure:
-    """Draw splines with a knot of multiplicity 1 ... k, and how much derivatives jump there.
+    """Draw splines with a knot of multiplicity 1 to k, and how much derivatives jump there.
 
-    `multiple_knots` has the columns curve (multiplicity less 1), t, value; `continuity` degree,
-    multiplicity, derivative, relative.
+    `multiple_knots` has the columns curve (the multiplicity minus 1), t and value. `continuity` has
+    the columns degree, multiplicity, derivative and relative (the relative jump).
     """
     degree = int(multiple_knots["curve"].max()) + 1
     figure, ((left, right),) = grid_of_panels(1, 2)
@@ -214,7 +214,7 @@ def continuity(multiple_knots: DataFrame, continuity: DataFrame) -> Figure:
 def de_casteljau(bezier_curve: DataFrame, de_casteljau: DataFrame) -> Figure:
     """Draw a Bézier curve (x, y) and de Casteljau's construction of one point (level, x, y).
 
-    Level 0 is the control points, the last one the curve's point.
+    Level 0 has the control points, the last level the point of the curve.
     """
     figure, axes = one_panel(PLANE)
     _draw(axes, bezier_curve, "-", color=BLACK, lw=2, label="Bézier curve")
@@ -235,9 +235,9 @@ def bspline_pieces(
     bezier_pieces: DataFrame,
     bezier_control: DataFrame,
 ) -> Figure:
-    """Draw a B-spline curve in its Bézier pieces, with both control polygons and the knots.
+    """Draw the Bézier pieces of a B-spline curve, the control polygons of both, and the knots.
 
-    All have the columns x, y; points of the curve and control points of its pieces also piece.
+    All tables have the columns x and y. `bezier_pieces` and `bezier_control` also have `piece`.
     """
     figure, axes = one_panel(PLANE)
     pieces = bezier_pieces["piece"].nunique()
@@ -257,9 +257,10 @@ def bspline_pieces(
 def local_control(
     local_control: DataFrame, bspline_control: DataFrame, bspline_knots: DataFrame
 ) -> Figure:
-    """Draw a B-spline curve before and after one control point moved; equal samples are black.
+    """Draw a B-spline curve before and after one control point moved; what did not change is black.
 
-    Curve and control points have the columns x, y, moved_x, moved_y; knots x, y.
+    `local_control` and `bspline_control` have the columns x, y, moved_x and moved_y;
+    `bspline_knots` has x and y.
     """
     control = bspline_control
     figure, axes = one_panel(PLANE)
@@ -285,9 +286,9 @@ def local_control(
 
 @styled
 def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: DataFrame) -> Figure:
-    """Draw a curve through planar points, and one near them with its fewer control points.
+    """Draw a curve through planar points, and a curve near them with fewer control points.
 
-    Curves have the columns x, y, near_x, near_y; points and control points x, y.
+    `planar_curves` has the columns x, y, near_x and near_y; the other tables have x and y.
     """
     curves = planar_curves
     points = planar_points
@@ -308,12 +309,16 @@ def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: D
 
 
 def _draw(axes: Axes, points: DataFrame, style: str, prefix: str = "", **look: Any) -> None:
-    """Draw the columns y against x, or those with a prefix."""
+    """Draw the column `<prefix>y` against `<prefix>x`."""
     axes.plot(points[f"{prefix}x"], points[f"{prefix}y"], style, **look)
 
 
 def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
-    """Draw a control polygon, with labels above corners that point up and below the others."""
+    """Draw a control polygon.
+
+    If `name` is given and there are not too many points, label them `name` and their number, above
+    corners that point up and below the other corners.
+    """
     _draw(axes, points, "o--", color=GREY, zorder=1, label="control polygon")
     if not name or len(points) > MAX_LABELS:
         return
@@ -326,12 +331,12 @@ def _polygon(axes: Axes, points: DataFrame, name: str = "") -> None:
 
 
 def _widened(marked: Series[bool]) -> Series[bool]:
-    """Return the marked rows and those next to them."""
+    """Mark also the neighbours of the marked rows."""
     return marked | marked.shift(fill_value=False) | marked.shift(-1, fill_value=False)
 
 
 def _set_equal(axes: Axes) -> None:
-    """Give both axes of the plane one scale."""
+    """Give both axes of a plane the same scale."""
     axes.margins(0.1)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(xlabel="x", ylabel="y")
