@@ -1,13 +1,13 @@
-"""KAN against MLP, with everything equal that can be: data, seeds, solver, starts, steps.
+"""Compare KANs with MLPs under equal conditions: data, seeds, solver, starts and steps.
 
 Reproduces the comparison of the KAN paper's section 3.1 (arXiv 2404.19756, Figure 3.1: error
-against parameters on toy functions) and the lecture's counts of parameters. `comparison` names the
-module beside this one that says what is compared.
+against parameters on toy functions) and the lecture's counts of parameters. The setting
+`comparison` selects what is compared; each value is the name of a module in this package.
 
-It differs from the paper in that MLPs get the same second-order solver as KANs, and that sizes are
-counted equally: exact trainable parameters of the modules, every published convention next to them,
-FLOPs as executed and as others count. An interval over seeds decides who wins, or whether it is a
-draw.
+There are two differences from the paper. MLPs get the same second-order solver as KANs. Sizes are
+counted in the same way for both: trainable parameters of the modules, parameters by every published
+convention, FLOPs as executed, and FLOPs as others count them. A confidence interval over seeds
+decides which network wins, or whether it is a draw.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ from .config import CompareMLPConfig
 
 
 def comparison_of(name: str) -> Any:
-    """Return the module of a comparison.
+    """Return the module that implements a comparison.
 
-    It has four functions: `networks(cfg, case)` lists the cells of a case, and refuses settings
-    that the comparison cannot use; `model_of(case, cell)` returns the settings of a network;
-    `run(case, cell, seed)` trains it and yields its records; `claims(tables)` judges. `FIGURES`
-    names the functions of `plots`. A cell of a KAN has a `grid`, one of an MLP its `activation`.
+    It defines four functions. `networks(cfg, case)` returns the cells of a case, and raises
+    UsageError for settings that the comparison cannot use. `model_of(case, cell)` returns the
+    settings of a network. `run(case, cell, seed)` trains it and yields its records.
+    `claims(tables)` returns the claims. `FIGURES` lists the functions in `plots` that draw its
+    figures. A cell (one network of a case) has a `grid` if it is a KAN, and an `activation` if it
+    is an MLP.
     """
     return import_module(f"{__name__}.{name}")
 
 
 def cells(cfg: CompareMLPConfig) -> list[Cell]:
-    """Return one cell per network, and for `matched` one in which parameters are counted."""
+    """Return one cell per network; for `matched`, also one cell that only counts parameters."""
     comparison = comparison_of(cfg.comparison)
     listed = [(case, cell) for case in cases_of(cfg) for cell in comparison.networks(cfg, case)]
     found: list[Cell] = [{"case": case, **cell} for case, cell in listed]
@@ -46,7 +48,7 @@ def check(cfg: CompareMLPConfig) -> None:
     """Build everything that a run would build, without training.
 
     Raises:
-        UsageError: For what cannot be trained, and for cases of one name.
+        UsageError: If a network cannot be trained, or if two cases have the same name.
     """
     comparison = comparison_of(cfg.comparison)
     names = [case_of(cfg, case, cfg.seed).name for case in cases_of(cfg)]
@@ -60,7 +62,7 @@ def check(cfg: CompareMLPConfig) -> None:
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Records:
-    """Train one network: yield a row of the summary with its sizes, seconds and errors."""
+    """Train one network, and yield its records, such as its row of the summary."""
     comparison = comparison_of(cfg.comparison)
     if "case" in cell:
         yield from comparison.run(case_of(cfg, cell["case"], seed), cell, seed)

@@ -1,4 +1,7 @@
-"""One network of a comparison: its settings from a case, its equal budget, and its row."""
+"""The networks of a comparison: their settings, their equal budgets of steps, and their results.
+
+A case is a target on which several networks are compared.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ from kanrun.study.suite import refuse_unused, typed
 from .config import CompareMLPConfig
 
 Model = KANConfig | MLPConfig
-#: Largest number of steps on a grid with the search for the penalty's weight, divided by the steps
-#: without it. MLPs may take as many.
+#: Largest factor by which the search for the penalty's weight increases the number of steps of a
+#: KAN. MLPs, which have no penalty, may take as many steps.
 SEARCH = 3
 
 
@@ -46,7 +49,7 @@ class CaseSettings:
 
 @dataclass(frozen=True)
 class Case:
-    """A target that networks are compared on; `name` distinguishes it from the other cases."""
+    """A sampled target on which networks are compared. `name` is distinct among all cases."""
 
     problem: LearningProblem
     cfg: CompareMLPConfig
@@ -54,9 +57,9 @@ class Case:
 
 
 def cases_of(cfg: CompareMLPConfig) -> list[Any]:
-    """Return the cases that are listed, or the one target that is given in their place.
+    """Return the entries of the setting `cases`, or a single case if `target` is set instead.
 
-    Raises UsageError if there is none, and for an entry that is not a case.
+    Raises UsageError if there are no cases, or if an entry is not a case.
     """
     refuse_unused(cfg.model, {"intervals": "grids=[[...]]"})
     if cfg.target is not None:
@@ -71,7 +74,11 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
 
 
 def case_of(cfg: CompareMLPConfig, case: Cell, seed: int) -> Case:
-    """Return the case's target sampled for `seed`. Raises UsageError for invalid settings."""
+    """Return the case with its target sampled for `seed`.
+
+    Raises UsageError if settings are invalid, if there are no test points, or if the outputs are
+    constant.
+    """
     own = with_cell(cfg, {key: case[key] for key in ("target", "sampling") if case.get(key)})
     problem = make_problem(own, own.target, own.sampling, seed)
     name = problem.dataset.target.name
@@ -89,7 +96,10 @@ def case_of(cfg: CompareMLPConfig, case: Cell, seed: int) -> Case:
 
 
 def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: list[int]) -> KANConfig:
-    """Return the KAN with these hidden widths, trained along the schedule `grid`."""
+    """Return the settings of the KAN with these hidden widths and the schedule of grids `grid`.
+
+    Raises UsageError if `cfg.model` is not a KAN.
+    """
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(
             f"compare-mlp compares KANs with MLPs; model={cfg.model.kind} is none, use model=kan."
@@ -109,30 +119,36 @@ def kan_name(case: Case, model: KANConfig) -> str:
 
 
 def kan_of(case: Case, model: KANConfig) -> Network:
-    """Return an untrained KAN on the last grid of its schedule, to count and to time."""
+    """Return an untrained KAN on the last grid of its schedule, for counting its size."""
     assert isinstance(model.intervals, list)  # an invariant of `kan_settings`
     model = replace(model, intervals=model.intervals[-1])
     return factory(model, case.problem)(generator(0, "size"))
 
 
 def model_of(case: Case, cell: Cell) -> Model:
-    """Return the network of a cell: a KAN, or an MLP, before its widths are matched to a KAN."""
+    """Return the settings of a cell's network: a KAN, or an MLP.
+
+    The widths of an MLP that is matched to a KAN are not yet determined and are all 1.
+    """
     if "activation" in cell:
         return MLPConfig(cell.get("hidden", [1] * cell.get("depth", 0)), cell["activation"])
-    # Without widths, those of the theorem of Kolmogorov and Arnold.
+    # The default is the width 2 n + 1 of the Kolmogorov-Arnold theorem for n inputs.
     hidden = cell.get("hidden", [2 * case.problem.inputs + 1])
     return kan_settings(case.cfg, hidden, cell["grid"])
 
 
 def steps_of(case: Case, model: KANConfig) -> int:
-    """Return the steps of a KAN on all grids, including the search for the penalty's weight."""
+    """Return the largest number of steps of a KAN on all grids of its schedule.
+
+    It includes the search for the weight of the penalty.
+    """
     plan = training_of(case, model).plan
     sizes = (parameters_of(model, case.problem, plan.solver, (g,)) for g in plan.intervals)
     return sum(map(plan.steps_for, sizes)) * (SEARCH if plan.weight is None else 1)
 
 
 def training_of(case: Case, model: Model, steps: int | None = None) -> Training:
-    """Return the training of a network: an MLP takes up to `steps` steps, without a penalty."""
+    """Return the training of a network. An MLP takes up to `steps` steps, without a penalty."""
     is_kan = isinstance(model, KANConfig)
     changes: dict[str, Any] = {"growth": None} if is_kan else {"steps": steps, "weight": 0.0}
     return Training.of(model, case.cfg.solver, case.problem, **changes)
@@ -145,9 +161,10 @@ def train(
     steps: int | None = None,
     begin: Callable[[Network, Generator], Network] | None = None,
 ) -> Steps[Record, None, Trained]:
-    """Train an MLP for up to `steps` steps, or a KAN along its schedule; starts are the same.
+    """Train an MLP for up to `steps` steps, or a KAN along its schedule of grids.
 
-    Validation may choose a coarser grid and thus a smaller KAN. `begin` may change fresh networks.
+    Both have the same number of random starts. Validation may select a coarser grid of a KAN, which
+    is then smaller. If `begin` is given, it is applied to each new network before training.
     """
     training = training_of(case, model, steps)
     if begin is not None:
@@ -158,9 +175,10 @@ def train(
 
 
 def result(case: Case, trained: Trained, **marks: Value) -> Row:
-    """Return the row of the summary: size by every measure, seconds, errors.
+    """Return a row of the summary with the sizes, seconds and errors of a trained network.
 
-    Networks are compared by `error`: cross-entropy for classes, otherwise the RMSE.
+    The column `error`, by which networks are compared, is the test cross-entropy for classes and
+    otherwise the test RMSE. `marks` are further columns.
     """
     columns = summary_of(case.problem, trained)
     classes = case.problem.data.task == "classification"

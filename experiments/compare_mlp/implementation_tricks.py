@@ -1,7 +1,7 @@
-"""The lecture's three tricks of KANs, each switched off in turn.
+"""The lecture's three implementation tricks of KANs, each switched off in turn.
 
-The tricks are the residual base, initial scales and the grid update. All parameters have to be
-trained for that, and the model needs a base.
+The tricks are the residual base function, the initial scales and the grid update. The comparison
+needs a solver that trains all parameters, and a model with a base function.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .cases import Case, Model, result, train, training_of
 from .config import CompareMLPConfig
 from .verdict import judge, log_ratios
 
-#: Settings that switch off the tricks of each variant.
+#: For each variant, the settings that switch off its tricks.
 VARIANTS: dict[str, dict[str, Any]] = {
     "all tricks": {},
     "no residual base": {"base": "zero"},
@@ -33,19 +33,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no grid update": {"update_grid": False},
     "no tricks": {"base": "zero", "update_grid": False},
 }
-#: Variants that start from unscaled parameters, for which there is no setting.
+#: Variants without initial scales. There is no setting for that; see `unscaled`.
 UNSCALED = {"no initial scales", "no tricks"}
 FIGURES = ("variants",)
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
-    """Return every variant of each KAN of a case."""
+    """Return one cell for each variant of each KAN of a case."""
     listed = itertools.product(case["shapes"], cfg.grids, VARIANTS)
     return [{"hidden": hidden, "grid": grid, "variant": name} for hidden, grid, name in listed]
 
 
 def model_of(case: Case, cell: Cell) -> Model:
-    """Return the KAN of a cell with the settings of its variant."""
+    """Return the settings of a cell's KAN in its variant.
+
+    Raises UsageError if the solver does not train all parameters, or if there is no base function.
+    """
     model = cases.model_of(case, cell)
     if SOLVERS[training_of(case, model).plan.solver].second_order:
         raise UsageError(
@@ -70,7 +73,10 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
 
 
 def unscaled(network: Network, random: Generator) -> Network:
-    """Return the network with coefficients and base weights standard normal at any width."""
+    """Set coefficients and base weights to standard normal numbers, and return the network.
+
+    Unlike the usual initial values, they are not scaled with the width of the layers.
+    """
     with torch.no_grad():
         for layer in network.edge_layers:
             for name, parameter in layer.named_parameters():
@@ -86,7 +92,7 @@ def claims(tables: Tables) -> Claims:
     pair = summary["target"] + " " + summary["shape"]
     log = np.log10(summary["error"])
     groups = log.groupby([summary["variant"], summary["seed"], pair])
-    # Grids of one pair count together.
+    # Schedules of grids for the same target and shape are averaged.
     errors = 10 ** groups.agg(lambda each: each.mean(skipna=False))
     for variant in summary["variant"].unique():
         if variant == "all tricks" or "all tricks" not in errors:

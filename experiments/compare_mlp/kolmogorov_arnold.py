@@ -14,19 +14,19 @@ FIGURES = ("errors",)
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
-    """Return a KAN for each schedule of grids; without hidden widths it has the theorem's."""
+    """Return a KAN for each schedule of grids, with the hidden width of the theorem."""
     return [{"grid": grid} for grid in cfg.grids]
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
-    """Train the shape of the theorem on one function."""
+    """Train a KAN with the shape of the theorem on one function."""
     trained = yield from train(case, model_of(case, cell), seed)
     marks = {"bound": cell["case"]["bound"], "grid": schedule_text(cell["grid"])}
     yield result(case, trained, activation=case.cfg.model.base, **marks)
 
 
 def claims(tables: Tables) -> Claims:
-    """Claim that the relative test RMSE is within the bound of the case, if it has one."""
+    """Claim that the median relative test RMSE is at most the bound of the case, if it has one."""
     summary = tables["summary"]
     rows = summary[summary["bound"].notna()].astype({"shape": str})
     rows["shape"] = rows["shape"].str.replace("-", ",")

@@ -1,4 +1,4 @@
-"""KANs against MLPs of the same parameters or FLOPs, and how parameters grow with the shape."""
+"""KANs against MLPs with equal numbers of parameters or FLOPs, and the growth of parameters."""
 
 from __future__ import annotations
 
@@ -42,16 +42,17 @@ from .cases import (
 from .config import CompareMLPConfig
 from .verdict import judge, log_ratios
 
-#: Widths of the networks whose parameters are counted.
+#: Numbers of nodes per layer of the networks whose parameters are counted.
 WIDTHS = (4, 8, 16, 32)
 #: Numbers of layers of these networks.
 DEPTHS = (2, 4, 8)
-#: Intervals of the KANs among them; None stands for an MLP.
+#: Numbers of grid intervals of these networks; None stands for an MLP.
 GRIDS = (None, 5, 10, 20, 40)
-#: Largest accepted difference between a measured exponent of growth and its law. The lecture's laws
-#: omit biases and scales, which are less than this fraction at 16 nodes or 20 functions per edge.
+#: Largest accepted difference between a measured exponent of growth and that of the lecture's law.
+#: The laws omit biases and scales; with 16 nodes, or 20 functions per edge, these are a smaller
+#: fraction of all parameters than this.
 GROWTH_TOLERANCE = 0.1
-#: Growth laws: the model, the column that grows, its power, and a description of the column.
+#: Growth laws: the model, the column that grows, the power, and how claims describe the growth.
 LAWS = (
     ("mlp", "width", 2, "an MLP grow with N nodes a layer"),
     ("mlp", "depth", 1, "an MLP grow with L layers"),
@@ -63,7 +64,7 @@ FIGURES = ("pareto", "scaling", "growth")
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
-    """Return the KANs of a case, the MLPs that match each of them, and MLPs of given widths."""
+    """Return the KANs of a case, the MLPs matched to each KAN, and MLPs with the given widths."""
     if min(cfg.depths) < 1:
         raise UsageError(
             f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on."
@@ -76,7 +77,7 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
-    """Train one network; count the parameters of a KAN by every convention."""
+    """Train one network. For a KAN, also count its parameters by every published convention."""
     cfg = case.cfg
     model = model_of(case, cell)
     first = seed == case.cfg.seed
@@ -96,7 +97,7 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
 
 
 def _mlp(case: Case, cell: Cell, seed: int, marks: dict[str, Any]) -> Records:
-    """Train an MLP of given widths, or the one that is nearest to a KAN in size."""
+    """Train an MLP with given widths, or the MLP that is nearest to a KAN in size."""
     activation = cell["activation"]
     if "matches" not in cell:
         steps = steps_without_kan(case, cell["case"]["shapes"])
@@ -118,13 +119,19 @@ def _mlp(case: Case, cell: Cell, seed: int, marks: dict[str, Any]) -> Records:
 
 
 def steps_without_kan(case: Case, shapes: list[list[int]]) -> int:
-    """Return the largest budget of the case's KANs, for MLPs that are matched to none."""
+    """Return the number of steps of MLPs that are not matched to a KAN.
+
+    It is the largest number of steps of all KANs of the case.
+    """
     kans = itertools.product(shapes, case.cfg.grids)
     return max(steps_of(case, kan_settings(case.cfg, hidden, grid)) for hidden, grid in kans)
 
 
 def matched(case: Case, kan: Network, cell: Cell) -> SizeMatch:
-    """Return the MLP of a cell's depth nearest to `kan` in parameters or executed FLOPs."""
+    """Return the size of the MLP with the cell's depth that is nearest to the size of `kan`.
+
+    Sizes are numbers of parameters, or of executed FLOPs if `match=flops`.
+    """
     ends = case.problem.inputs, case.problem.outputs
     if case.cfg.match == "parameters":
         return match_parameters(*ends, cell["depth"], float(kan.count()))
@@ -132,7 +139,10 @@ def matched(case: Case, kan: Network, cell: Cell) -> SizeMatch:
 
 
 def growth_rows() -> Iterator[Row]:
-    """Yield parameters of real modules with N nodes in each of L layers, next to the formulas."""
+    """Yield the numbers of parameters of networks with N nodes in each of L layers.
+
+    Each row has the number counted in a module, and that of the formula.
+    """
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     spec = EdgeSpec(base="silu")
     random = torch.Generator().manual_seed(0)
@@ -162,7 +172,7 @@ def claims(tables: Tables) -> Claims:
 
 
 def verdict_claims(summary: pd.DataFrame, match: str) -> Claims:
-    """Claim, for each target, that at equal size the KAN's test error is below the MLPs'."""
+    """Claim for each target that the KAN has a lower test error than an MLP of equal size."""
     targets: Any = summary.groupby("target", sort=False)
     for target, rows in targets:
         logs = matched_logs(rows)
@@ -177,10 +187,10 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Claims:
 
 
 def matched_logs(rows: pd.DataFrame) -> Array:
-    """Return log10(MLP's error / KAN's) of all rows of one target, shape (seeds, KANs).
+    """Return log10 of (MLP's test error / KAN's test error) on one target, shape (seeds, KANs).
 
-    Of the MLPs matched to a KAN, the one with the lowest validation error of each seed counts
-    (training error if nothing is held out): test errors choose nothing.
+    For each seed and KAN, only the matched MLP with the lowest validation error is used (the lowest
+    training error if there are no validation points), so that test errors choose nothing.
     """
     keys = ["seed", "kan"]
     held_out = rows["validation_rmse"].notna().any()
@@ -193,7 +203,10 @@ def matched_logs(rows: pd.DataFrame) -> Array:
 
 
 def growth_claims(growth: pd.DataFrame) -> Claims:
-    """Claim O(N^2 L) parameters of MLPs and O(N^2 L (G + k)) of KANs, on larger sizes."""
+    """Claim that MLPs have O(N^2 L) parameters and KANs O(N^2 L (G + k)).
+
+    The exponents are fitted to the larger half of the sizes.
+    """
     from .plots import along
 
     wrong = (growth["parameters"] - growth["formula"]).abs()

@@ -1,6 +1,6 @@
-"""An MLP without activations is one linear map, however deep.
+"""An MLP without activations is a single linear map, however many layers it has.
 
-Its function is compared with least squares, and with the product of its matrices.
+Its outputs are compared with ordinary least squares, and with the product of its weight matrices.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from kanrun.study.suite import claim_at_most
 from .cases import Case, model_of, result, train
 from .config import CompareMLPConfig
 
-#: Largest number of solver steps: a linear map needs few.
+#: Largest number of solver steps. A linear map needs few.
 STEPS = 100
-#: Largest relative difference from the product of the matrices: six products in float64 of 1e-16
-#: each, with room for the condition of the matrices.
+#: Largest accepted relative difference from the product of the matrices. It covers the rounding of
+#: float64 for ill-conditioned matrices.
 EXACT = 1e-12
-#: Largest relative difference from least squares of a converged iteration.
+#: Largest accepted relative difference between the trained MLP and least squares.
 SOLVED = 1e-8
-#: For each column of differences: a description, and the bound of its claim.
+#: For each column of differences, its description in claims, and the bound.
 LINEAR = {
     "from_least_squares": ("is ordinary least squares", SOLVED),
     "from_product": ("is the product of its matrices", EXACT),
@@ -37,7 +37,10 @@ FIGURES = ("differences",)
 
 
 def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
-    """Return a linear MLP for each depth."""
+    """Return an MLP without activations for each depth.
+
+    Raises UsageError unless there is exactly one width and a second-order solver.
+    """
     if len(cfg.widths) != 1:
         raise UsageError(
             f"widths={cfg.widths} must be the one width of the hidden layers, such as [8]."
@@ -52,7 +55,7 @@ def networks(cfg: CompareMLPConfig, case: Cell) -> list[Cell]:
 
 
 def run(case: Case, cell: Cell, seed: int) -> Records:
-    """Train one depth until no step lowers the error; compare it with the exact linear map."""
+    """Train one MLP until no step lowers the error, and compare it with the exact linear map."""
     trained = yield from train(case, model_of(case, cell), seed, STEPS)
     network = trained.network
     points = case.problem.data.everything
@@ -77,7 +80,10 @@ def run(case: Case, cell: Cell, seed: int) -> Records:
 
 
 def product(network: MLP) -> Tensor:
-    """Return slopes and offset of the linear map of all layers, shape (outputs, inputs + 1)."""
+    """Return the product of all layers as one linear map, shape (outputs, inputs + 1).
+
+    The last column is the offset.
+    """
     whole = torch.eye(network.shape[0], network.shape[0] + 1, dtype=torch.float64)
     for layer in list[Any](network.linear):
         whole = layer.weight.detach() @ whole
@@ -86,7 +92,7 @@ def product(network: MLP) -> Tensor:
 
 
 def claims(tables: Tables) -> Claims:
-    """Claim that an MLP without activations is one linear map, whatever the depth."""
+    """Claim that an MLP without activations is one linear map, whatever its depth."""
     rows = tables["linear"]
     depths = f"with {rows['depth'].min()} to {rows['depth'].max()} hidden layers"
     for column, (what, bound) in LINEAR.items():

@@ -272,7 +272,7 @@ def cells_of(cfg: ContinualConfig) -> list[Cell]:
 
 
 def cell_of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> dict[str, Any]:
-    """Return the cell of a KAN of these hidden widths with about as many coefficients as `model`."""
+    """Return the cell of a KAN of these widths with about as many coefficients as `model`."""
     shape = (cfg.dimension, *hidden, 1)
     per_edge = round(coefficients_of(cfg) / KANSize(shape, 1, 0).edges)
     intervals = max(_MIN_INTERVALS, per_edge - cfg.model.degree)

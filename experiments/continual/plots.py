@@ -1,4 +1,4 @@
-"""Figures of `kanrun continual`: what is known after each phase, and how much was forgotten."""
+"""Figures of `kanrun continual`: predictions after each phase, and how much was forgotten."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from kanrun.study import Tables
 MAX_ROWS = 12
 #: Largest number of phases on one page.
 MAX_COLUMNS = 8
-#: Number of phases up to which matrices show their numbers.
+#: Largest number of phases for which matrices show their numbers.
 MAX_NUMBERED = 10
 #: Width of a page of matrices (inches).
 PAGE = 8.5
@@ -49,15 +49,15 @@ SMALLEST_SIDE = 1.65
 LARGEST_SIDE = 3.3
 #: Largest number of matrices in a row.
 MAX_MATRICES = 4
-#: Quantile of the errors at which the colours of matrices end.
+#: Quantile of the errors at the upper end of the colour scale of matrices.
 BRIGHTEST = 0.95
-#: Errors and forgetting below this are drawn here: logarithms need a floor.
+#: Smaller errors and forgetting are drawn at this value, since zero has no logarithm.
 SMALLEST = 1e-11
 #: Range of numbers that are written without a power of ten.
 PLAIN = (0.01, 1000)
-#: Most letters in a line next to a row.
+#: Largest number of letters in one line of a row's label.
 LINE_LETTERS = 12
-#: Most letters of a name next to a row.
+#: Largest number of letters of a learner's name in a row's label.
 NAME_LETTERS = 36
 #: For each part that varies a setting: the column of the horizontal axis, and the column that
 #: distinguishes the lines.
@@ -79,10 +79,10 @@ PHASES = (
 
 
 def figures_of(tables: Tables) -> Figures:
-    """Yield the name and the drawing of the figures of every part that was run."""
+    """Yield the name and the drawing function of each figure of the parts that were run."""
     functions = tables.get("functions")
     if functions is not None and "x1" not in functions:
-        # Each learner has a cell of its own.
+        # Each learner is one cell, so `first_seed` would keep only the first learner.
         known = first_seed(functions.drop(columns="cell", errors="ignore"))
         yield "phases", partial(phases, known, tables["data"])
     if "matrix" not in tables or "summary" not in tables:
@@ -98,10 +98,10 @@ def figures_of(tables: Tables) -> Figures:
 
 @styled
 def phases(functions: DataFrame, data: DataFrame) -> Figure:
-    """Draw what each learner (row) knows after each phase (column), below the phases' data.
+    """Draw the predictions of each learner (row) after each phase (column), below the phases' data.
 
-    `functions` has the columns learner, kind (kan or mlp), after, x0, truth, output; `data` seed,
-    phase, x0, y.
+    `functions` has the columns learner, kind (kan or mlp), after (the number of the phase just
+    learned), x0, truth and output. `data` has the columns seed, phase, x0 and y.
     """
     low = functions["truth"].min()
     high = functions["truth"].max()
@@ -138,7 +138,11 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
 
 
 def _some_of(column: Any, max_values: int) -> list[Any]:
-    """Return the different values; of more than `max_values`, evenly spaced ones with the last."""
+    """Return the different values of `column` in order.
+
+    If there are more than `max_values`, return evenly spaced ones, including the first and the
+    last.
+    """
     values = list(dict.fromkeys(column))
     count = min(len(values), max_values)
     return [values[i] for i in np.linspace(0, len(values) - 1, count).round().astype(int)]
@@ -146,9 +150,10 @@ def _some_of(column: Any, max_values: int) -> list[Any]:
 
 @styled
 def against(summary: DataFrame, across: str, by: str) -> Figure:
-    """Draw forgetting, and the error on everything, against one column, with lines by another.
+    """Draw the forgetting and the error on all phases against one setting, with lines for another.
 
-    `summary` has both columns, and worst_forgetting and rmse.
+    `across` is the column of the horizontal axis; lines join the rows with equal values of the
+    column `by`. `summary` also has the columns worst_forgetting and rmse.
     """
     figure, (panels,) = grid_of_panels(1, 2, sharex=True)
     places = list(dict.fromkeys(summary[across]))
@@ -168,7 +173,7 @@ def against(summary: DataFrame, across: str, by: str) -> Figure:
 def matrices(matrix: DataFrame) -> Figure:
     """Draw R[i, j], the error on phase j's data after phase i: medians over seeds, by learner.
 
-    `matrix` has the columns learner, after, on, error.
+    `matrix` has the columns learner, after (i), on (j) and error.
     """
     learners = _some_of(matrix["learner"], MAX_ROWS)
     count = int(matrix["after"].nunique())
@@ -196,7 +201,7 @@ def matrices(matrix: DataFrame) -> Figure:
 
 
 def short_number(value: float) -> str:
-    """Return a number in few letters: 2e-6, 0.03, 1.5, 120, 2e4."""
+    """Return a number in few characters, such as 2e-6, 0.03, 1.5, 120 or 2e4."""
     if value == 0 or PLAIN[0] <= value < PLAIN[1]:
         return f"{value:.0f}" if value == 0 or value >= 10 else f"{value:.2g}"
     return np.format_float_scientific(value, 0, trim="-", exp_digits=1).replace("+", "")

@@ -1,6 +1,7 @@
-"""Task sequences: phases that show parts of a function one after the other.
+"""Task sequences: phases that show different data of a function one after the other.
 
-Phases show one narrow peak each, or the rows of a target with one value, or range, of a column.
+Each phase shows one narrow peak, or the rows of a target with one value, or one range of values, of
+a column.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ MAX_PHASES = 100
 
 @dataclass(frozen=True)
 class TaskSequence:
-    """Phases, and points of the whole domain for evaluation."""
+    """The phases of a sequence, and points of the whole domain for evaluation.
+
+    Attributes:
+        problem: Learning problem of all phases together.
+        phases: Samples of each phase, in the order of training.
+        everything: Evaluation points.
+        of_peaks: Whether the function is the sum of smooth peaks, about which claims are made.
+    """
 
     problem: LearningProblem
     phases: tuple[Samples, ...]
@@ -40,10 +48,11 @@ class TaskSequence:
 
 
 def with_target(cfg: ContinualConfig) -> ContinualConfig:
-    """Return the settings with the number of inputs of the target, and the way it is split.
+    """Adapt the settings to `cfg.target`, if it is set: number of inputs, and split into phases.
 
-    The phases of a target cannot overlap more. Raises UsageError for a target without phases, and
-    for one that is not one column of numbers.
+    The part `overlap` is removed, because only the phases of peaks can overlap. Raises UsageError
+    if only one of `target` and `phase_column` is set, or if the output is not one column of
+    numbers.
     """
     if cfg.target is None and cfg.phase_column is None:
         return cfg
@@ -65,9 +74,10 @@ def with_target(cfg: ContinualConfig) -> ContinualConfig:
 
 
 def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
-    """Return the phases: peaks in the order given by `seed`, or rows of a target by its column.
+    """Return the phases: the peaks, or the rows of the target, grouped by `phase_column`.
 
-    Nothing else of the peaks is random. Raises UsageError for too many phases.
+    `overlap` widens the phases of peaks. If `cfg.order` is random, `seed` determines the order of
+    the peaks. Raises UsageError if there are more than MAX_PHASES phases.
     """
     if cfg.target is None:
         target, points, judged = peaks(cfg, overlap, seed)
@@ -100,9 +110,12 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
 
 
 def peaks(cfg: ContinualConfig, overlap: float, seed: int) -> tuple[Target, Points, Points]:
-    """Return the sum of the peaks, the points of all phases with their numbers, and all points."""
+    """Return the sum of the peaks as a target, the points of all phases, and evaluation points.
+
+    The `groups` of the phases' points are the numbers of the phases, from 0, in training order.
+    """
     axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
-    # Rounded to 12 digits, so that borders of phases coincide with knots.
+    # Rounding to 12 digits makes the borders of phases coincide with knots.
     centres = np.array(list(itertools.product(axis.round(12), repeat=cfg.dimension)))
     order = np.arange(len(centres))[:: -1 if cfg.order == "descending" else 1]
     if cfg.order == "random":

@@ -1,7 +1,7 @@
-"""The training of a learner with a new solver in each phase, and the measures of its forgetting.
+"""The training of a learner, with a new solver in each phase, and the measures of its forgetting.
 
-The measures are of the matrix R[i, j], the error on phase j's data after phase i. They are
-published for accuracies; for errors their signs turn. With T phases, counted from 1:
+The measures are computed from the matrix R[i, j], the error on phase j's data after phase i. They
+were published for accuracies; for errors, their signs are reversed. With T phases, counted from 1:
 
 - average error: mean over j of R[T, j] (average accuracy, Lopez-Paz and Ranzato, arXiv 1706.08840,
   eq. 2);
@@ -10,8 +10,8 @@ published for accuracies; for errors their signs turn. With T phases, counted fr
 - backward transfer: mean over j < T of R[j, j] - R[T, j] (arXiv 1706.08840, eq. 3): negative is
   forgetting.
 
-The lowest error of a phase may be one from before it was learned, if earlier phases spoiled what it
-started from; R[T, j] - R[j, j] is what was lost since.
+The lowest error on a phase may have occurred before the phase was learned, if earlier phases left
+the network in a bad state. R[T, j] - R[j, j] is what was lost since phase j was learned.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from .config import ContinualConfig
 from .learners import Learner, Memory, evenly_chosen
 from .sequences import TaskSequence
 
-#: A grid that follows the data extends beyond them by this fraction of their range.
+#: Margin by which a grid that follows the data extends beyond them, as a fraction of their range.
 MARGIN = 0.02
 #: Largest number of points of a phase in the table `data`.
 DATA_POINTS = 50
-#: Points of each interval to which the best spline is fitted.
+#: Number of points in each interval to which the best spline is fitted.
 SPLINE_POINTS = 20
 
 
@@ -65,12 +65,12 @@ class LearnerTrial:
 
     Attributes:
         number: Number of the trial.
-        networks: Networks after each phase.
-        matrix: `matrix[i, j]` is the RMSE on phase j's data after phase i.
+        networks: Network after each phase.
+        matrix: `matrix[i, j]` is the RMSE on phase j's data after phase i, shape (phases, phases).
         rmse: RMSE at the evaluation points after the last phase.
-        memory: What was kept.
-        steps: Solver steps of all phases.
-        seconds: Seconds of training.
+        memory: The memory after the last phase.
+        steps: Number of solver steps in all phases.
+        seconds: Wall-clock seconds of training.
     """
 
     number: int
@@ -83,12 +83,12 @@ class LearnerTrial:
 
     @property
     def selected(self) -> float:
-        """Error on all phases' data after the last one, by which the best trial is chosen."""
+        """RMSE on the data of all phases after the last phase. The best trial has the lowest."""
         return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
 
     @property
     def columns(self) -> dict[str, Any]:
-        """Measures as columns of a row."""
+        """The measures of the trial, by column name."""
         return {
             "trial": self.number,
             "shape": self.networks[-1].shape_text,
@@ -102,7 +102,10 @@ class LearnerTrial:
 def train_sequence(
     learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int
 ) -> LearnerTrial:
-    """Train on one phase after the other. Raises TrainingFailed if a value is not finite."""
+    """Train one trial of a learner on all phases, one after the other.
+
+    Raises TrainingFailed if an error becomes NaN or infinite.
+    """
     start = perf_counter()
     named = f"{learner.name}, trial {trial}"
     everything = sequence.everything
@@ -136,7 +139,10 @@ def train_sequence(
 
 
 def _solved(solver: Solver, most: int, where: str) -> int:
-    """Take steps until the solver has converged or the time is up; return their number."""
+    """Take up to `most` steps and return their number.
+
+    Stop earlier if the solver has converged, or if the time limit is reached.
+    """
     step = 0
     while step < most and not solver.converged and not (step and time_limit_reached()):
         step += 1
@@ -152,11 +158,11 @@ def _rmse(errors: torch.Tensor) -> float:
 
 
 def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float]:
-    """Return all measures of one matrix; a single phase has nothing to forget.
+    """Return all measures of the matrix R; with a single phase, those of forgetting are 0.
 
-    `learned` is the mean of R[j, j]: how well each phase was learned when it was there.
-    `forgetting` is the mean over the phases before the last, `worst_forgetting` the largest of
-    them, `worst_since_learned` the largest R[T, j] - R[j, j].
+    `learned` is the mean of R[j, j], the error on each phase just after it was learned.
+    `forgetting` is the mean, and `worst_forgetting` the maximum, of the forgetting of all phases
+    but the last. `worst_since_learned` is the largest R[T, j] - R[j, j].
     """
     last = matrix[-1]
     own = matrix.diagonal()
@@ -175,10 +181,11 @@ def measure_forgetting(matrix: Float[Array, "phases phases"]) -> dict[str, float
 
 
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:
-    """Return the RMSE on everything of the best spline fit on the grid of a [1, 1] KAN.
+    """Return the RMSE at the evaluation points of the best spline on the grid of a [1, 1] KAN.
 
-    No training, on any order of the data, can do much better than this least squares fit. None if
-    an interval of the grid holds no point of any phase.
+    The spline is a least squares fit to the function, so no training can be much better, whatever
+    the order of the data. Return None if some interval of the grid contains no point of any phase,
+    or if the target is a table.
     """
     function = sequence.problem.dataset.target.function
     if function is None:
@@ -196,7 +203,7 @@ def best_spline(network: Network, sequence: TaskSequence) -> float | None:
 
 
 def summary(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> dict[str, Any]:
-    """Return the columns of a learner: its network, and the measures of its best trial."""
+    """Return the summary columns of a learner: its network and the measures of its best trial."""
     network = best.networks[-1]
     is_local = network.shape == (1, 1) and learner.is_local
     known = learner.memory == "none" and is_local
@@ -216,7 +223,10 @@ def summary(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> dic
 
 
 def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> Table:
-    """Return predictions after each phase, and the true values, on all evaluation points."""
+    """Return a table of the predictions after each phase and the true values.
+
+    It has one row per phase and evaluation point.
+    """
     everything = sequence.everything
     phases = len(best.networks)
     known = torch.cat([outputs(network, everything.x) for network in best.networks])
@@ -232,7 +242,7 @@ def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> T
 
 
 def data(sequence: TaskSequence) -> Table:
-    """Return some points of each phase for figures, including its first and its last corner."""
+    """Return a table of at most DATA_POINTS points of each phase, for figures."""
     parts = [evenly_chosen(phase, DATA_POINTS) for phase in sequence.phases]
     numbers = np.repeat(np.arange(1, len(parts) + 1), [len(part) for part in parts])
     return Table("data", {"phase": numbers, **_columns(functools.reduce(Samples.join, parts), "y")})
