@@ -1,4 +1,8 @@
-"""Differential equations: Taylor series, residuals as least squares, solutions on a box."""
+"""Solvers of differential equations on a box.
+
+Every solver minimises the sum of squared residuals of the equations and their conditions. There are
+three: networks with exact derivatives, tensor products of splines, and slabs of time.
+"""
 
 from collections.abc import Generator as Events
 from dataclasses import replace
@@ -44,17 +48,22 @@ def solve(
     tolerance: float = 1e-6,
     first: Field | None = None,
 ) -> Events[EquationStage, None, Solution]:
-    """Solve the system; yield every grid and return the solution.
+    """Solve the system; yield a record of every grid and return the solution.
 
     Args:
         system: Equations with their conditions.
-        method: How they are solved.
-        policy: Constants of the general solver.
-        generator: Source of random starts and points.
-        tolerance: Estimated relative L2 error at which a solution with an estimate ends.
-        first: Initial guess.
+        method: Solver, given by its settings: `Ansatz` for networks, `Grids` for tensor products of
+            splines, `EvolutionSystem` for slabs of time.
+        policy: Constants of the network solver, and the budget of all solvers.
+        generator: Source of random initial guesses and points.
+        tolerance: Estimated relative L2 error at which solvers that estimate their error stop;
+            networks do not.
+        first: Initial guess; not used in slabs of time.
+
+    Raises:
+        TrainingFailed: If the residual is not finite at any initial guess.
     """
-    # Threads wait for one another longer than a banded factorisation takes in one of them.
+    # With several threads, a banded factorisation takes longer than with a single one.
     with threadpool_limits(1 if isinstance(method, EvolutionSystem | Grids) else None):
         if isinstance(method, EvolutionSystem):
             return (yield from solve_evolution(method, tolerance, policy.budget))

@@ -1,9 +1,9 @@
-"""Audits of solutions at places that no fit has used, close together where formulas may change.
+"""Audit of a solution: does its grid resolve all features of the equations?
 
-Formulas may change fast in time, in space, and near certain values of every unknown. An audit puts
-places there, and asks whether the residual at these places is predicted by interpolation
-(`unseen.py`). Slabs and solutions on tensor products of splines differ in how their derivatives
-are evaluated, and in the units of their residuals.
+An audit evaluates the residual at test points that were not used for fitting. They are dense where
+formulas may change fast: at certain times, positions and values of the unknowns, found by
+`scan.py`. A solution passes if interpolation predicts the residual there (`unseen.py`). This module
+audits slabs of time, and solutions on tensor products of splines.
 """
 
 from __future__ import annotations
@@ -32,49 +32,56 @@ from kanrun.engine.equations.time_polynomials import legendre_values
 from kanrun.engine.equations.unseen import Axis, Unseen, unseen
 from kanrun.formulas.equations import Derivative, Relation
 
-#: Least number of jittered places in one of many cells.
+#: Smallest number of test points per cell and variable.
 PLACES_OF_CELL = 3
-#: The same in a slab, which is one cell of time.
+#: Smallest number of test points in time of a slab, which is a single cell of time.
 PLACES_OF_SLAB = 12
-#: Places near each end of a slab, as fractions of its length. A slab that is shortened towards a
-#: jump ends just beyond it, where evenly spaced places do not look.
+#: Distances of additional test points from each end of a slab, as fractions of its length. A slab
+#: that is shortened towards a jump ends just beyond the jump, where other test points miss it.
 PLACES_OF_ENDS = 10.0 ** np.array([-8, -6, -4, -2])
-#: Gauss points of a slab in time, at which the residual is interpolated.
+#: Number of Gauss points in time at which the residual of a slab is interpolated.
 NODES_OF_SLAB = 16
-#: Times of a slab at which unknowns are traced.
+#: Number of times in a slab at which the values of the unknowns are evaluated.
 TRACED = 65
-#: Points of space at which unknowns are traced.
+#: Number of points in space at which the values of the unknowns are evaluated.
 TRACED_IN_SPACE = 201
-#: Counted work of an audit, in approximate CPU seconds.
+#: Assumed CPU seconds of an audit, apart from those per point.
 SECONDS_OF_AUDIT = 1.5e-3
-#: Counted work of a point in an audit, in approximate CPU seconds.
+#: Assumed CPU seconds per point of an audit.
 SECONDS_OF_POINT = 1.4e-7
-#: Unknowns count as at least this fraction of their estimated sizes.
+#: Smallest size of an unknown, as a fraction of its estimated size.
 QUIET = 1e-6
-#: Length of the range in which values of an unknown are examined, in ranges that it has had: as
-#: much room on either side means that the next slabs rarely need another scan.
+#: Length of the range of values of an unknown that is scanned, relative to the range of values that
+#: occurred. The margin on either side avoids a new scan in most of the next slabs.
 ROOM_AND_VALUES = 3
-#: Ends of cells that differ by less than this fraction of the range are one.
+#: Ends of cells that differ by less than this fraction of the range count as equal.
 SAME = 1e-13
 
 
 class ValueScan:
-    """Values of the unknowns near which terms of them change fast, scanned as far as they went."""
+    """Finds values of the unknowns near which terms of the equations change fast.
+
+    Ranges of values that were scanned once are remembered.
+    """
 
     def __init__(self, system: System) -> None:
         self.scan = system.scan
         names = system.vocabulary.unknowns
         terms = self.scan.terms
-        #: Whether each unknown is in a term with other names.
+        #: For each unknown, whether a term contains it together with other names.
         self._crossed = [any(len(term) > 1 and name in term for term in terms) for name in names]
-        #: Whether each unknown is in a term alone.
+        #: For each unknown, whether a term contains it and no other name.
         self._alone = [(name,) in terms for name in names]
-        #: Whether there may be such values at all.
+        #: Whether any explicit term contains an unknown.
         self.is_needed = any(self._crossed + self._alone)
         self._known: dict[int, tuple[float, float, Array]] = {}
 
     def __call__(self, unknown: int, values: Array) -> Array:
-        """Return such values (sorted) in the range of the `values` of an unknown."""
+        """Return values of an unknown near which terms may change fast, sorted.
+
+        `values` are values that the unknown takes; the result covers at least their range. For
+        unknowns in terms with other names, the result is dense in the whole range.
+        """
         crossed = self._crossed[unknown]
         if not (crossed or self._alone[unknown]):
             return np.zeros(0)
@@ -87,7 +94,7 @@ class ValueScan:
             room = (high - low) or abs(high) or 1.0
             low -= room
             high += room
-            # The places of a variable are as many over the values alone, without the room.
+            # The density is that of `PLACES` points in the range of values without the margin.
             places = PLACES * ROOM_AND_VALUES
             found = np.sort(self.scan.narrow_values(unknown, low, high, places))
             found = strata(low, high, places) if crossed else found
@@ -96,7 +103,13 @@ class ValueScan:
 
 
 def crossings(at: Array, values: Array, targets: Array) -> Array:
-    """Return where a function with `values` at the points `at` has one of the sorted `targets`."""
+    """Return the points at which a piecewise linear function takes one of several values.
+
+    Args:
+        at: Points, increasing, shape (points,).
+        values: Values of the function at these points, shape (points,).
+        targets: The values to be found, sorted.
+    """
     first = np.searchsorted(targets, np.minimum(values[1:], values[:-1]))
     last = np.searchsorted(targets, np.maximum(values[1:], values[:-1]))
     counts = last - first
@@ -108,14 +121,16 @@ def crossings(at: Array, values: Array, targets: Array) -> Array:
 
 
 def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> list[Array]:
-    """Return the places of a variable between the ends of `span` where formulas may change fast.
+    """Return arrays of test points in part of a variable's range, where formulas may change fast.
+
+    Some of the points may lie outside that part.
 
     Args:
         scan: Scan of the formulas.
         number: Number of the variable.
-        span: Ends of the part of its range.
-        passed: Places at which each unknown has narrow values; if there are several variables, the
-            narrow values.
+        span: Sorted array whose first and last entries are the ends of that part.
+        passed: One array per unknown. If there is one variable: the points at which the unknown
+            takes a value near which terms change fast. If there are several: these values.
     """
     low, high = span[[0, -1]]
     found = [scan.narrow(number)]
@@ -128,19 +143,22 @@ def places_in(scan: Scan, number: int, span: Array, passed: Sequence[Array]) -> 
 
 
 class SlabAudit:
-    """Audit of the slabs of one system."""
+    """Audit of the slabs of one system; call it with a slab.
+
+    Attributes:
+        counted: Estimated CPU seconds of the last audit.
+    """
 
     def __init__(self, system: EvolutionSystem) -> None:
         self.system = system
         self.values = ValueScan(system)
         self.length = float(system.box[-1].diff())
-        #: Counted work of the last audit, in approximate CPU seconds.
         self.counted = 0.0
 
     def __call__(self, slab: Slab, sizes: Array) -> Unseen | None:
-        """Return what a slab has not seen; None if the formulas are polynomials.
+        """Audit a slab and return its unseen residual; None if all formulas are polynomials.
 
-        `sizes` are those of the unknowns, (unknowns,).
+        `sizes` are the magnitudes of the unknowns, shape (unknowns,).
         """
         system = self.system
         half = (slab.end - slab.start) / 2
@@ -148,7 +166,7 @@ class SlabAudit:
             return None
 
         def unit(relation: Relation, slopes: Array) -> float:
-            """Return the size of the time derivatives, integrated over the slab."""
+            """Return the unit of a residual: the largest time derivative term per slab length."""
             terms = [
                 np.abs(slopes[:, i]).max() * sizes[e.unknown] / self.length ** (e.index[-1] - 1)
                 for i, e in enumerate(relation.derivatives)
@@ -162,7 +180,7 @@ class SlabAudit:
         return unseen(system.equations, partial(self._values, slab), axes, unit, sizes)
 
     def _axes(self, slab: Slab) -> tuple[Axis, Axis]:
-        """Return the cells and places of space and of time."""
+        """Return the cells and test points in space and in time."""
         system = self.system
         span = np.array([slab.start, slab.end])
         low, high = system.box[0].tolist()
@@ -179,9 +197,9 @@ class SlabAudit:
         return Axis.of(ends, PLACES_OF_CELL, places_in(system.scan, 0, ends, passed)), y
 
     def _passed(self, slab: Slab) -> list[Array]:
-        """Return what `places_in` needs of each unknown, from its values in the slab."""
+        """Return the argument `passed` of `places_in` from the values of the unknowns in a slab."""
         system = self.system
-        if not self.values.is_needed:  # A trace takes longer than the rest of the audit.
+        if not self.values.is_needed:  # Evaluating them takes longer than the rest of the audit.
             return [np.zeros(0)] * len(system.orders)
         low, high = system.box[0].tolist()
         several = system.variables > 1
@@ -195,14 +213,14 @@ class SlabAudit:
         return passed
 
     def _values(self, slab: Slab, each: Derivative, x: Array, y: Array) -> Array:
-        """Return a derivative of the solution at x and times y, (points of x, times)."""
+        """Evaluate a derivative of the solution on the tensor grid of points `x` and times `y`."""
         order, time = self.system.split(each)
         half = (slab.end - slab.start) / 2
         s = np.clip((y - slab.start) / half - 1, -1, 1)
         times = legendre_values(s, half, [time])[0]
         found = total(slab.parts[each.unknown], x, times, order)
         if self.system.lifts[each.unknown] != 0:
-            # A polynomial of space, whose values at Gauss points determine it.
+            # The lift is a polynomial of space, so values at a few Gauss points determine it.
             low, high = self.system.box[0].tolist()
             count = self.system.lift_degree(each.unknown) + 1
             nodes = low + (leggauss(count)[0] + 1) / 2 * (high - low)
@@ -215,13 +233,17 @@ class SlabAudit:
 def tensor_unseen(
     rows: Collocation, axes: Sequence[Space], coefficients: Array, field: Field
 ) -> Unseen | None:
-    """Return what a solution on tensor products of splines has not seen; None for polynomials.
+    """Audit a solution on tensor products of splines.
 
     Args:
-        rows: Units of the equations.
-        axes: Splines of each variable.
-        coefficients: Coefficients of the unknowns, (unknowns, functions, functions).
-        field: The same solution.
+        rows: Collocation of the system, for the units of its residuals.
+        axes: Space of splines of each variable.
+        coefficients: Coefficients of the solution, shape (unknowns, functions, functions), or
+            (unknowns, functions) in one variable.
+        field: The same solution as a network.
+
+    Returns:
+        The unseen residual, or None if all formulas are polynomials.
     """
     system = rows.system
     if not (scan := system.scan).terms:
@@ -253,9 +275,10 @@ def tensor_unseen(
 def _traced(
     rows: Collocation, field: Field, points: Tensor, ends: Sequence[Array]
 ) -> tuple[list[Array], Array]:
-    """Trace a solution at points (points, variables) and, of one variable, at the ends of cells.
+    """Evaluate the unknowns at `points`, and in one variable also at the ends of the cells.
 
-    Return what `places_in` needs of each unknown, and the sizes of the unknowns, (unknowns,).
+    Return the argument `passed` of `places_in`, and the root mean squares of the unknowns, shape
+    (unknowns,).
     """
     single = len(ends) == 1
     traced = torch.cat([points, torch.as_tensor(ends[0])[:, None]]) if single else points
@@ -272,7 +295,7 @@ def _traced(
 
 
 def not_seen(system: System, place: Sequence[float]) -> str:
-    """Return the doubt about a solution that does not represent its residual at a place."""
+    """Return the warning that the grid does not resolve the formulas near the point `place`."""
     pairs = zip(system.vocabulary.variables, place, strict=True)
     where = ", ".join(f"{name}={value:.6g}" for name, value in pairs)
     return f"the formulas change within a width that no grid here resolves, as at {where}"

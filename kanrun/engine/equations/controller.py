@@ -1,17 +1,18 @@
-"""The controller of a march: sizes each slab, adapts its breakpoints, and accepts or refuses it.
+"""Time stepping with error control: chooses the length and breakpoints of each slab of time.
 
-A solution is a row of slabs (`slab.py`): splines of space times polynomials of time, by
-collocation. One Newton step in a richer space is the error estimate: started from zero it gives
-what a slab adds to the error, which sizes the slab; started from the error of the slab before, it
-gives the error that is reported. An audit at places that no fit has used (`audit.py`), close
-together in time, in space and in every unknown, accepts a slab only if its residual there is small
-or represented on its cells.
+A solution consists of consecutive slabs of time (`slab.py`). On each, it is a sum of splines of
+space times polynomials of time, found by collocation. Its error is estimated by one Newton step in
+a richer space. A step that starts from zero error gives the error that this slab adds, which
+controls its length. A step that starts from the error at the end of the previous slab gives the
+accumulated error, which is reported. An audit (`audit.py`) evaluates the residual at points that
+were not used for fitting and that are dense in time, space and the values of every unknown. It
+accepts a slab only if the residual there is small or a smooth function on every cell.
 
-`Controller` keeps one invariant: in each slab of a solution without `unresolved` place, the unseen
-residual is at most the local tolerance, relative to the unknowns, down to the widths `SEEN_WIDTH`
-in one variable and `SEEN_WIDTH_IN_TWO` in two; and the counted work is at most the budget and one
-more slab. If the carried error exceeds the tolerance, everything is solved again with a smaller
-local tolerance.
+`Controller` guarantees two things unless `March.unresolved` is set. In each slab, the part of the
+residual that the audit cannot predict is at most the local tolerance plus `Unseen.allowed`;
+features down to the relative widths `SEEN_WIDTH` in one variable and `SEEN_WIDTH_IN_TWO` in two are
+found. The estimated CPU time exceeds the budget by at most one slab. If the accumulated error
+exceeds the wanted one, `slab_solution.py` solves again with a smaller local tolerance.
 """
 
 from __future__ import annotations
@@ -36,64 +37,75 @@ from kanrun.engine.equations.unseen import Unseen
 from kanrun.engine.least_squares import gauss_newton
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Slabs shorter than this fraction of the range follow layers, such as those next to jumps of the
-#: initial values, whose breakpoints no later slab needs.
+#: Slabs shorter than this fraction of the range of time are assumed to resolve transient layers,
+#: for example after jumps of the initial values. Their breakpoints are not required again.
 LAYER = 1e-3
-#: Times of a slab, from -1 to 1, at which its error is measured.
+#: Times at which the error of a slab is measured; -1 is its start and 1 its end.
 ERROR_TIMES = np.array([-0.8, -0.4, 0.0, 0.4, 0.8, 1.0])
-#: Fraction of its size that an unknown keeps from one slab to the next.
+#: The size of an unknown, to which errors are relative, falls at most to this fraction per slab.
 SIZE_MEMORY = 0.1
-#: Largest term of the highest degree in time of an accepted slab, in local tolerances.
+#: Largest norm of the term of the highest degree in time of an accepted slab, in local tolerances.
 LAST_COEFFICIENT = 2.0
 #: Estimated error of the splines at the end of a slab above which breakpoints are added, in local
 #: tolerances.
 SPLINE_ERROR = 0.02
-#: Fraction of that error below which breakpoints are taken away.
+#: Fraction of `SPLINE_ERROR` below which breakpoints are removed.
 SUPERFLUOUS = 1e-3
-#: Number of intervals at first, at the local tolerance 1e-6. It grows by its power
-#: -1 / (DEGREE + 1), as the lengths of first slabs shrink.
+#: Number of intervals of the first slab at the local tolerance `AT_TOLERANCE`. At other tolerances
+#: it is multiplied by (tolerance / AT_TOLERANCE)^(-1 / (DEGREE + 1)).
 FIRST_INTERVALS = 20
-#: Smallest number of intervals at that tolerance.
+#: Smallest number of intervals of later slabs at the local tolerance `AT_TOLERANCE`.
 MIN_INTERVALS = 14
-#: Smallest number of intervals at any tolerance.
+#: Smallest number of intervals at any local tolerance.
 FEWEST_INTERVALS = 8
-#: Local tolerance at which these numbers are given.
+#: Local tolerance to which `FIRST_INTERVALS` and `MIN_INTERVALS` refer.
 AT_TOLERANCE = 1e-6
-#: Bounds of the factor from one number of intervals to the next.
+#: Bounds of the ratio of the numbers of intervals of two successive slabs.
 INTERVAL_GROWTH = (0.8, 1.5)
-#: The first slab is the range divided by this.
+#: The length of the first slab is the range of time divided by this number (at `AT_TOLERANCE`).
 FIRST_SLABS = 64.0
-#: The shortest slab is the range divided by this.
+#: The shortest allowed slab is the range of time divided by this number.
 MAX_SLABS = 1e20
-#: Bounds of the factor from one length to the next.
+#: Bounds of the ratio of the lengths of two successive slabs.
 SLAB_GROWTH = (0.2, 2.0)
-#: The next length is this fraction of the predicted one.
+#: Fraction of the predicted length of the next slab that is used.
 SAFETY = 0.9
-#: Factor of the length after a slab whose steps do not converge.
+#: Factor by which a slab is shortened if its Gauss-Newton steps do not converge.
 SHORTENED = 0.3
-#: Time derivatives at the start of a slab, beyond those that it is given, from which its steps
-#: start.
+#: Number of additional time derivatives at the end of a slab from which the initial guess of the
+#: next slab is extrapolated.
 FOLLOWED = 2
-#: Times that one slab is refused for its share of the error; the carried error counts it anyway.
+#: Largest number of times that a slab is refused because it adds too much error. After that it is
+#: accepted, and the accumulated error includes it.
 MAX_RESIZED = 4
-#: Fraction of such a share that the next slab may have at once.
+#: After a slab with too large an error had to be accepted, the next slab may add this fraction of
+#: its error without being refused.
 ALLOWANCE = 0.7
-#: Times that one slab is refused for what it has not seen.
+#: Largest number of times that a slab is refused because of features that it does not resolve.
 MAX_REFUSALS = 60
-#: Part of what a slab has not seen above which breakpoints are added instead of shortening it.
+#: If the part of the unresolved residual that is due to time is below 1 minus this fraction,
+#: breakpoints are added; otherwise the slab is shortened.
 SPATIAL = 0.5
-#: Counted work of a step, in approximate CPU seconds.
+#: Assumed CPU seconds per Gauss-Newton step, apart from those per unknown.
 SECONDS_OF_STEP = 1e-3
-#: Counted work of an unknown in a step, in approximate CPU seconds.
+#: Assumed CPU seconds per unknown and Gauss-Newton step.
 SECONDS_OF_UNKNOWN = 2.4e-6
-#: Steps that take as long as the correction of a slab.
+#: Number of Gauss-Newton steps that take as long as the error estimate of a slab.
 STEPS_OF_CORRECTION = 3
-#: Counted work, in approximate CPU seconds, of the residuals and the network of a slab.
+#: Assumed CPU seconds to evaluate the residuals of a slab and to turn it into a network.
 SECONDS_OF_SLAB = 6e-3
 
 
 class Controller:
-    """Solves an evolution system slab by slab for one local tolerance."""
+    """Solver of an evolution system, slab by slab, with one local tolerance.
+
+    Args:
+        system: The system.
+        tolerance: Local tolerance: largest error that a slab may add, relative to the unknowns.
+        budget: Largest amount of work, in estimated CPU seconds.
+        before: Solution with a larger local tolerance, whose breakpoints are a lower bound; or
+            None.
+    """
 
     def __init__(
         self,
@@ -107,34 +119,34 @@ class Controller:
         self.budget = budget
         self.before = before
         self.low, self.high = system.box[-1].tolist()
-        # Before formulas jump in time, so that the last point of a slab sees them as before.
+        # Slabs end slightly before a jump in time, where formulas still have the old values.
         self.early = jump_margin(system)
         jumps = system.jumps(system.variables - 1)
         self.goals = [*(time - self.early for time in jumps), self.high]
         self.refinement: float = (tolerance / AT_TOLERANCE) ** (-1 / (DEGREE + 1))
         self.audit = SlabAudit(system)
-        #: Breakpoints that every slab has, since formulas change fast there.
+        #: Breakpoints that every slab must have, because formulas change fast there.
         self.kept = narrow_ends(system.scan.cells[0]) if system.variables > 1 else np.zeros(0)
         self.march = March(tolerance, self.low)
-        #: Sizes of the unknowns, (unknowns,).
+        #: Magnitudes of the unknowns, to which errors are relative, shape (unknowns,).
         self.sizes: Array
         #: Approximate solution at the end of the last slab.
         self.state: EvolvingState
-        #: Its error, in the richer space.
+        #: Estimated error of `state`, in the richer space.
         self.error: EvolvingState
         self._begin()
-        #: Refusals of the next slab for its share of the error.
+        #: Number of times that the current slab was refused because it adds too much error.
         self._resized = 0
-        #: Refusals of the next slab for what it has not seen.
+        #: Number of times that the current slab was refused by the audit.
         self._refused = 0
-        #: That share before breakpoints were added.
+        #: Error that the current slab added before breakpoints were added.
         self._share = inf
-        #: A share above the local tolerance that had to be accepted: where a kink disperses, the
-        #: next slabs have no smaller one.
+        #: Error above the local tolerance that the next slab may add. It is set where a slab had to
+        #: be accepted with such an error, because the next slabs then rarely do better.
         self._allowed = 0.0
 
     def run(self) -> Iterator[March]:
-        """Yield the slabs so far after each one."""
+        """Solve slab by slab; yield all slabs so far after each accepted slab."""
         march = self.march
         began = process_time()
         first = (self.high - self.low) / (FIRST_SLABS * self.refinement)
@@ -144,7 +156,7 @@ class Controller:
         shortest = (self.high - self.low) / MAX_SLABS
         while march.end < self.high and length > shortest and not self.is_over():
             remaining = goal - march.end
-            if length * (1 + 1e-9) < remaining < 2 * length:  # The last two slabs share it.
+            if length * (1 + 1e-9) < remaining < 2 * length:  # Two slabs of equal length remain.
                 length = remaining / 2
             end = goal if remaining <= length * (1 + 1e-9) else march.end + length
             if end <= march.end:
@@ -162,7 +174,7 @@ class Controller:
             yield march
 
     def is_over(self) -> bool:
-        """Return whether the budget, or the CPU time of the command, is spent."""
+        """Return whether the budget or the time limit of the command is used up."""
         evaluated = SECONDS_OF_SLAB * len(self.march.accepted)
         return self.march.counted + evaluated > self.budget or time_limit_reached()
 
@@ -199,7 +211,7 @@ class Controller:
         return True, following
 
     def _refused_length(self, slab: Slab) -> float | None:
-        """Audit a slab; return the next length if the audit refuses the slab, None otherwise."""
+        """Audit a slab; return the length of the next attempt if it is refused, otherwise None."""
         march = self.march
         seen = self.audit(slab, self.sizes)
         march.counted += self.audit.counted
@@ -214,12 +226,17 @@ class Controller:
         return None
 
     def _count(self, steps: int, unknowns: int) -> None:
-        """Count the work of steps."""
+        """Add the number and the estimated CPU seconds of Gauss-Newton steps to the march."""
         self.march.steps += steps
         self.march.counted += steps * (SECONDS_OF_STEP + SECONDS_OF_UNKNOWN * unknowns)
 
     def _correction(self, slab: Slab) -> tuple[SlabProblem, Callable[[Tensor], Tensor], Slab]:
-        """Return the problem of the error of a slab, its Newton step, and the slab's own share."""
+        """Estimate the error that a slab adds, by one Newton step in a richer space.
+
+        Returns:
+            The least squares problem for the error of the slab; the Newton step, which maps
+            residuals to unknowns; and the error if there is none at the start of the slab.
+        """
         space = slab.space.halved
         zeros = [np.zeros((space.functions, order)) for order in self.system.orders]
         zero = EvolvingState(space, zeros)
@@ -229,7 +246,10 @@ class Controller:
         return problem, newton, problem.slab(newton(problem.residual(problem.unknowns)))
 
     def _accept(self, slab: Slab, error: Slab) -> None:
-        """Add a slab, and make its end the start of the next one, on other breakpoints perhaps."""
+        """Append a slab with its accumulated `error` to the march, and prepare the next slab.
+
+        The next slab starts from the end of this one, on adapted breakpoints if necessary.
+        """
         squares = np.square(error.norms(ERROR_TIMES))
         values = self._measure(slab)
         found = Accepted(slab, squares.mean(axis=1), squares[:, -1], values)
@@ -242,13 +262,24 @@ class Controller:
         self._move(space)
 
     def _move(self, space: Space) -> None:
-        """Let the next slab begin in another space."""
+        """Transfer the state and its error to another space, in which the next slab begins."""
         if space is not self.state.space:
             self.state = self.state.moved(space)
             self.error = self.error.moved(space.halved)
 
     def _resize(self, own: Slab, share: float, length: float) -> float:
-        """Halve intervals where a slab adds much of its error `own`, or return a shorter length."""
+        """Halve intervals, or shorten the slab, because the slab adds too much error.
+
+        Intervals are halved as long as that at least halves the error.
+
+        Args:
+            own: Error that the slab adds.
+            share: Largest norm of this error, relative to the unknowns.
+            length: Length of the refused slab.
+
+        Returns:
+            Length of the next attempt.
+        """
         self._resized += 1
         space = self.state.space
         excess = share / self.tolerance
@@ -265,7 +296,15 @@ class Controller:
         return length * float(np.clip(SAFETY * excess ** (-1 / DEGREE), SLAB_GROWTH[0], SAFETY))
 
     def _refined(self, seen: Unseen, length: float) -> float:
-        """Return a length that ends before what a slab has not seen, or add breakpoints."""
+        """Add breakpoints, or shorten the slab, because the audit found unresolved features.
+
+        Args:
+            seen: Result of the audit.
+            length: Length of the refused slab.
+
+        Returns:
+            Length of the next attempt; a shortened slab ends before the first unresolved feature.
+        """
         x, y = seen.axes
         by_y = np.sqrt(np.square(seen.left_by_y).mean(axis=0))
         space = self.state.space
@@ -286,14 +325,16 @@ class Controller:
         return length * (share if share > SHORTENED else SHORTENED)
 
     def _kept_in(self, space: Space) -> Space:
-        """Return a space that also has the breakpoints of every slab."""
+        """Return `space` with the breakpoints that every slab must have."""
         return replace(space, breakpoints=with_breakpoints(space.breakpoints, self.kept))
 
     def _fewest(self, intervals: int) -> int:
-        """Return a number of intervals that is given for `AT_TOLERANCE`, or more.
+        """Return the smallest allowed number of intervals at the current time and tolerance.
 
-        Early errors grow, so that a grid is not coarser than that of a solution `before` at any
-        later time, relative to its tolerance; slabs of layers that vanish do not count.
+        It is `intervals`, which refers to `AT_TOLERANCE`, scaled to the local tolerance. If a
+        previous solution `before` is known, it is at least the number of intervals that `before`
+        needed at any later time, scaled in the same way, because early errors may grow. Very short
+        slabs of `before`, which resolve transient layers, are ignored.
         """
         found = max(round(intervals * self.refinement), FEWEST_INTERVALS)
         if (before := self.before) is None:
@@ -304,7 +345,7 @@ class Controller:
         return max(found, round(finer * max((e.space.intervals for e in later), default=0)))
 
     def _begin(self) -> None:
-        """Take state, error and sizes from the initial values, or from those after a jump."""
+        """Set state, error and sizes from the initial values, or from the values after a jump."""
         accepted = self.march.accepted
         values = FirstValues(self.system, self.march.end, accepted[-1].slab if accepted else None)
         self.sizes = values.sizes
@@ -313,7 +354,10 @@ class Controller:
         self.state = state
 
     def _measure(self, slab: Slab) -> Array:
-        """Update the sizes of the unknowns from a slab; return their mean squares, (unknowns,)."""
+        """Update the sizes of the unknowns from a slab.
+
+        Return the mean squares of the unknowns over the slab, shape (unknowns,).
+        """
         times = slab.start + (ERROR_TIMES + 1) / 2 * (slab.end - slab.start)
         places = slab.space.gauss
         t, x = np.meshgrid(times, places.at.ravel(), indexing="ij")
@@ -326,7 +370,11 @@ class Controller:
         return found
 
     def _next_space(self, space: Space, values: list[Array]) -> Space:
-        """Return the space of the next slab from the values at the end of the last one."""
+        """Return the space of the next slab.
+
+        `values` are the spline coefficients of the unknowns at the end of the last slab, which has
+        the space `space`. The same space is returned if its spline error is small enough.
+        """
         if not space.degree:
             return space
         pairs = zip(values, self.sizes, strict=True)
@@ -341,12 +389,23 @@ class Controller:
 
 
 def next_length(length: float, last: float) -> float:
-    """Return the length of the next slab after a `last` coefficient, in local tolerances."""
+    """Return the length of the next slab.
+
+    Args:
+        length: Length of this slab.
+        last: Norm of its term of the highest degree in time, in local tolerances.
+    """
     return length * float(np.clip(SAFETY * max(last, TINY) ** (-1 / DEGREE), *SLAB_GROWTH))
 
 
 def next_intervals(intervals: int, fewest: int, error: float) -> int | None:
-    """Return the number of intervals for an error in local tolerances, or None if it stays."""
+    """Return the number of intervals of the next slab, or None to keep the breakpoints.
+
+    Args:
+        intervals: Number of intervals of this slab.
+        fewest: Smallest allowed number of intervals.
+        error: Estimated error of the splines, in local tolerances.
+    """
     relative = error / SPLINE_ERROR
     if relative <= 1 and not (relative < SUPERFLUOUS and intervals > fewest):
         return None
@@ -357,7 +416,10 @@ def next_intervals(intervals: int, fewest: int, error: float) -> int | None:
 def march_to_end(
     system: EvolutionSystem, tolerance: float, budget: float, before: March | None = None
 ) -> March:
-    """Return the slabs of one local tolerance, and why they end early."""
+    """Solve a system with one local tolerance, from the start to the end of the range of time.
+
+    For the arguments, see `Controller`. If the solution ends early, `March.stopped` says why.
+    """
     controller = Controller(system, tolerance, budget, before)
     for march in controller.run():
         error = float(march.accepted[-1].errors.max() ** 0.5)

@@ -1,8 +1,9 @@
-"""Functions that solve an equation: a network on a box, or several in consecutive windows.
+"""Solutions as functions: one network on a box, or one network per window of time.
 
-A `Field` maps the box to [-1, 1] in every variable, calls its network, and combines the outputs
-into the unknowns. Each unknown is one output, or a sum of products of outputs, u = N_1 N_2 + N_3
-N_4 + ... With a network of one layer the latter contains the separated form sum_r prod_i f_ri(x_i).
+A `Field` scales every variable from the box to [-1, 1], evaluates its network, and combines the
+outputs N_1, N_2, ... into the unknowns. Each unknown is one output, or a sum of products of outputs
+such as u = N_1 N_2 + N_3 N_4. With a network of one layer, this includes the separated form
+u = sum_r prod_i f_ri(x_i).
 """
 
 from __future__ import annotations
@@ -26,16 +27,22 @@ from kanrun.engine.splines import equally_spaced
 from kanrun.errors import KanrunError
 
 Coordinates = Float[Tensor, "points variables"]
-#: Factor of products from points (points,) of [-1, 1] to values (points, unknowns, terms).
+#: One factor of each product in the separated form; maps points of its variable, scaled to [-1, 1]
+#: (points,), to values (points, unknowns, terms).
 Factor = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
 class OutputForm:
-    """Map from the outputs of a network to `unknowns` functions.
+    """How the outputs of a network are combined into unknown functions.
 
-    Each unknown is a sum of `terms` products of `factors` outputs; factors = 1 is the plain output.
-    In a `separated` form each factor depends on one variable: u = sum_r prod_i f_ri(x_i).
+    Each unknown is a sum of products of outputs.
+
+    Attributes:
+        unknowns: Number of unknown functions.
+        terms: Number of products that are summed for each unknown.
+        factors: Number of outputs that are multiplied in each product.
+        separated: Whether factor i depends on variable i alone: u = sum_r prod_i f_ri(x_i).
     """
 
     unknowns: int = 1
@@ -49,7 +56,7 @@ class OutputForm:
         return self.unknowns * self.terms * self.factors
 
     def mask(self, inputs: int) -> Bool[Tensor, "outputs inputs"]:
-        """Return which edges a network of one layer keeps."""
+        """Return a mask of the edges that a network of one layer needs for this form."""
         if not self.separated:
             return torch.ones(self.outputs, inputs, dtype=torch.bool)
         return torch.eye(inputs, dtype=torch.bool).repeat(self.unknowns * self.terms, 1)
@@ -57,7 +64,7 @@ class OutputForm:
     def combine(
         self, outputs: Tensor, monomials: Monomials
     ) -> Float[Tensor, "components points unknowns"]:
-        """Return the jets of the unknowns from those of the outputs."""
+        """Compute the jets of the unknowns from the jets of the network's outputs."""
         total, *more = outputs.unflatten(-1, (self.unknowns, self.terms, self.factors)).unbind(-1)
         for factor in more:
             total = monomials.multiply(total, factor)
@@ -66,12 +73,13 @@ class OutputForm:
 
 
 class Field(Network):
-    """Network as unknowns on a box: x (points, variables) -> (points, unknowns).
+    """Solution on a box: maps points (points, variables) to unknowns (points, unknowns).
 
     Attributes:
-        box: Ranges of the variables, which become the network's inputs on [-1, 1], shape
-            (variables, 2).
-        sizes: Values of the unknowns for outputs of 1, shape (unknowns,).
+        network: Network whose inputs are the variables, scaled to [-1, 1].
+        form: How its outputs are combined into the unknowns.
+        box: Range of each variable, shape (variables, 2).
+        sizes: Factors by which the combined outputs are multiplied, shape (unknowns,).
     """
 
     kind = "field"
@@ -96,15 +104,15 @@ class Field(Network):
         return self.box.diff()[:, 0] / 2
 
     def inner(self, x: Coordinates) -> Coordinates:
-        """Return the inputs of the network for x: -1 and 1 at the ends of the box."""
+        """Scale points `x` in the box to the network's inputs, which lie in [-1, 1]."""
         return (x - self.box.mean(1)) / self.half_extent
 
     def outer(self, t: Coordinates) -> Coordinates:
-        """Return the points whose inputs to the network are t."""
+        """Map network inputs `t` in [-1, 1] back to points in the box."""
         return self.box.mean(1) + t * self.half_extent
 
     def with_network(self, network: Network) -> Field:
-        """Return the same field of another network."""
+        """Return a field with another network but the same form, box and sizes."""
         return Field(network, self.form, self.box, self.sizes)
 
     def forward(self, x: Float[Tensor, "*points variables"]) -> Float[Tensor, "*points unknowns"]:
@@ -116,7 +124,10 @@ class Field(Network):
     def jets(
         self, x: Coordinates, monomials: Monomials
     ) -> tuple[Float[Tensor, "components points unknowns"], list[Tensor]]:
-        """Return the jets of the unknowns at x in the user's units, see `network_jets`."""
+        """Compute the jets of the unknowns at `x`, in the user's units.
+
+        Also return the network's parameters with one copy per point, see `network_jets`.
+        """
         outputs, parameters = network_jets(self.network, self.inner(x), monomials)
         half = self.half_extent
         stretch = torch.stack([(half ** -half.new_tensor(i)).prod() for i in monomials.indices])
@@ -126,7 +137,7 @@ class Field(Network):
     def derivatives(
         self, x: Coordinates, indices: Sequence[Sequence[int]]
     ) -> Float[Tensor, "points unknowns indices"]:
-        """Return several derivatives of every unknown at x."""
+        """Compute several derivatives of every unknown at `x`, one per multi-index in `indices`."""
         every = list(map(tuple, indices))
         monomials = Monomials.covering(every, len(self.box))
         with torch.enable_grad():
@@ -135,7 +146,7 @@ class Field(Network):
 
     @property
     def _trained(self) -> Bool[Tensor, " numbers"]:
-        """Mask of the network's unknowns that belong to trained edges."""
+        """Mask of the network's coefficients that belong to edges which are not masked out."""
         layers = self.network.edge_layers
         masks = [e.mask[..., None].expand_as(e.coefficients).flatten() for e in layers]
         return torch.cat(masks) if masks else torch.ones_like(self.network.get_unknowns()) > 0
@@ -172,9 +183,10 @@ class Field(Network):
 
 
 class Windows(Network):
-    """Fields in consecutive windows of the last variable: field i up to `ends[i]`.
+    """Solution in consecutive windows of time (the last variable), with one field per window.
 
-    Where formulas jump between two windows, values are those after it.
+    Between two windows there may be a tiny gap, at a jump of the formulas in time. Points in the
+    gap get the value at the start of the later window.
     """
 
     kind = "windows"
@@ -187,7 +199,7 @@ class Windows(Network):
 
     @property
     def parts(self) -> list[Field]:
-        """Fields in their order."""
+        """Fields in the order of their windows."""
         return [field for field in self.fields if isinstance(field, Field)]
 
     @property
@@ -197,7 +209,10 @@ class Windows(Network):
 
     @property
     def lowest(self) -> Float[Tensor, "windows variables"]:
-        """Values below which none is in a window: its start, for all but the first."""
+        """Lower bounds to which points are clipped: the start of each window but the first.
+
+        Bounds of the first window, and of other variables than time, are minus infinity.
+        """
         starts = torch.stack([field.box[:, 0] for field in self.parts])
         found = torch.full_like(starts, -torch.inf)
         found[1:, -1] = starts[1:, -1]
@@ -213,7 +228,7 @@ class Windows(Network):
     def derivatives(
         self, x: Coordinates, indices: Sequence[Sequence[int]]
     ) -> Float[Tensor, "points unknowns indices"]:
-        """Return `Field.derivatives` in the window of each point."""
+        """Compute `Field.derivatives` at `x`, in the window of each point."""
         return self._joined(x, lambda field, part: field.derivatives(part, indices))
 
     def _joined(self, x: Tensor, function: Callable[[Field, Tensor], Tensor]) -> Tensor:
@@ -232,7 +247,10 @@ class Windows(Network):
 
 
 def interpolation_points(edges: Array, degree: int) -> Float[Array, "variables functions"]:
-    """Return points at which values determine splines: means of knots that repeat the ends."""
+    """Return points at which splines can be interpolated: means of `degree` neighbouring knots.
+
+    The knots are the breakpoints `edges`, shape (variables, breakpoints), with repeated ends.
+    """
     clamped = np.pad(edges, ((0, 0), (degree - 1, degree - 1)), mode="edge")
     found: Array = sliding_window_view(clamped, degree, axis=1).mean(-1)
     return found.clip(-1, 1)
@@ -245,14 +263,15 @@ def spline_field(
     factors: Sequence[Factor],
     sizes: Tensor | None = None,
 ) -> Field:
-    """Return the field of one layer of splines whose factors have given values.
+    """Interpolate a sum of products by splines, and return it as a field with one layer.
 
     Args:
-        box: Ranges of the variables, shape (variables, 2).
-        edges: Breakpoints on [-1, 1]. Box units do not resolve the shortest windows.
+        box: Range of each variable, shape (variables, 2).
+        edges: Breakpoints of each variable, scaled to [-1, 1], because float64 would not resolve
+            the shortest windows in units of the box.
         degree: Degree of the splines.
-        factors: The factor of each variable.
-        sizes: Values of the unknowns for outputs of 1; 1 by default.
+        factors: Function of each variable that returns its factors of all products.
+        sizes: Factors by which the sums are multiplied, shape (unknowns,); 1 by default.
     """
     points = interpolation_points(edges, degree)
     ends = torch.as_tensor(edges)
@@ -271,15 +290,21 @@ def spline_field(
 
 
 def edges_of(solution: Field | None) -> Float[Tensor, "variables points"] | None:
-    """Return the breakpoints of each variable on [-1, 1]; None for a network without grids."""
+    """Return the breakpoints of each variable, scaled to [-1, 1].
+
+    Return None if there is no solution or its network has no grids.
+    """
     layers = solution.network.edge_layers if solution is not None else ()
     return layers[0].grid.breakpoints if layers else None
 
 
 def breakpoints_of(solution: Field) -> Coordinates | None:
-    """Return the breakpoints of each variable in the units of the box; None without grids."""
+    """Return the breakpoints of each variable in units of the box, shape (points, variables).
+
+    Return None if the network has no grids.
+    """
     if (edges := edges_of(solution)) is None:
         return None
     found = solution.outer(edges.T)
-    found[0], found[-1] = solution.box.T  # Without rounding.
+    found[0], found[-1] = solution.box.T  # The ends are exact, without rounding.
     return found

@@ -1,7 +1,7 @@
-"""The values from which a march starts, or from which it goes on after formulas jump in time.
+"""Values from which the solver in slabs of time starts, or restarts after a jump in time.
 
-Initial values become splines on breakpoints that are halved where the error of the splines is
-large. What the splines miss is the first error that the slabs carry along.
+Initial values are approximated by splines whose intervals are halved where the error is large. The
+remaining error is the first contribution to the accumulated error of the slabs.
 """
 
 from __future__ import annotations
@@ -16,39 +16,42 @@ from kanrun.engine.equations.slab import EvolvingState, Slab
 from kanrun.engine.equations.space import Space, kinks_of, with_breakpoints, with_kinks
 from kanrun.engine.equations.system import Array, EvolutionSystem
 
-#: Units in the last place of the largest time by which slabs end before formulas jump, and begin
-#: after it.
+#: Time by which slabs end before a jump in time and start after it, in units in the last place of
+#: the largest time.
 ROUNDINGS = 8
-#: The shortest slab after a jump in time, in units of that.
+#: Length of the shortest slab after a jump in time, as a multiple of `jump_margin`.
 RESOLVED = 10
-#: Relative error of splines at initial values that rounding leaves.
+#: Smallest relative error of splines at the initial values that is aimed at, because of rounding.
 ROUNDING = 1e-13
-#: Gauss points of an interval at which initial values are compared.
+#: Gauss rule in each interval with which the error of the splines is measured.
 ERROR_RULE = np.polynomial.legendre.leggauss(20)
-#: Points of space at which the sizes of unknowns are measured.
+#: Number of points in space at which the sizes of the unknowns are measured.
 SIZE_POINTS = 201
-#: Relative L2 error of the splines at the initial values, in local tolerances.
+#: Largest relative L2 error of the splines at the initial values, in local tolerances.
 INITIAL_ERROR = 0.01
-#: Intervals at most.
+#: Number of intervals above which none is halved.
 MAX_INTERVALS = 4000
-#: An interval is halved if its squared error is above this fraction of the largest.
+#: An interval is halved if its squared error is above this fraction of the largest one.
 HALVED = 0.02
-#: Shortest interval of initial values, relative to the range and the local tolerance.
+#: Length below which intervals are not halved, divided by the local tolerance and the range.
 SHORTEST_INTERVAL = 0.01
 
 
 def jump_margin(system: EvolutionSystem) -> float:
-    """Return the time by which slabs end before formulas jump, and begin after it."""
+    """Return the time by which slabs end before a jump in time, and start after it."""
     return ROUNDINGS * float(np.spacing(float(system.box[-1].abs().max())))
 
 
 class FirstValues:
-    """Initial values of u - lift, or those after a jump in time, which are those before it.
+    """Values of u - lift from which the next slab starts.
+
+    At the start of the range they are the initial values. After a jump in time, they are computed
+    from the end of the previous slab: u does not jump, but the lift may.
 
     Args:
         system: The equations and their initial values.
         time: Start of the next slab.
-        slab: Slab that ends at the jump; None at the start of the range.
+        slab: Previous slab, which ends at the jump; None at the start of the range.
     """
 
     def __init__(self, system: EvolutionSystem, time: float, slab: Slab | None) -> None:
@@ -57,18 +60,25 @@ class FirstValues:
         self.slab = slab
         self.unknowns = range(len(system.orders))
         self.low, self.high = system.box[0].tolist()
-        #: Range of time.
+        #: Length of the range of time.
         self.duration = float(system.box[-1, 1]) - float(system.box[-1, 0])
 
     @cached_property
     def _ended(self) -> list[Array]:
-        """Splines of the unknowns and their time derivatives at the end of the slab."""
+        """Result of `Slab.at_end` for the previous slab; empty if there is none."""
         return self.slab.at_end(self.system.orders) if self.slab else []
 
     def value(self, x: Array, unknown: int) -> Array:
-        """Return an unknown and its time derivatives at x (points,), (points, order).
+        """Return u - lift and its time derivatives below the order of the equation.
 
-        Given values of walls are those after the jump.
+        The lift is the one after the jump.
+
+        Args:
+            x: Points in space, shape (points,).
+            unknown: Number of the unknown.
+
+        Returns:
+            Values, shape (points, order).
         """
         system = self.system
         slab = self.slab
@@ -85,7 +95,10 @@ class FirstValues:
 
     @cached_property
     def sizes(self) -> Array:
-        """Root mean squares of the unknowns, (unknowns,); the largest one for those of zero."""
+        """Root mean square of each unknown, shape (unknowns,).
+
+        Unknowns that are zero get the value of the largest one, or 1 if all are zero.
+        """
         several = self.system.variables > 1
         x = np.linspace(self.low, self.high, SIZE_POINTS) if several else np.zeros(1)
         values = (self.value(x, unknown)[:, 0] for unknown in self.unknowns)
@@ -94,12 +107,15 @@ class FirstValues:
         return np.where(found > SMALLEST_SIZE * largest, found, largest)
 
     def state(self, intervals: int, kept: Array, tolerance: float) -> EvolvingState:
-        """Return the values as splines, within a fraction of the local tolerance.
+        """Approximate the values by splines, with a small fraction of the local tolerance as error.
 
         Args:
-            intervals: Number of equal intervals to begin with.
-            kept: Breakpoints that every slab has, (breakpoints,).
+            intervals: Number of equal intervals to start with.
+            kept: Breakpoints that every slab must have, shape (breakpoints,).
             tolerance: Local tolerance.
+
+        Returns:
+            The splines. Their error is larger if intervals became too short or too many.
         """
         system = self.system
         if system.variables == 1:
@@ -110,7 +126,7 @@ class FirstValues:
         scanned = np.zeros(0) if self.slab else narrow_ends(system.initial_scan.cells[0])
         breakpoints = with_breakpoints(breakpoints, np.union1d(kept, scanned))
         shortest = SHORTEST_INTERVAL * tolerance
-        if self.slab:  # Diffusion widens layers of this length in times that float64 resolves.
+        if self.slab:  # Thinner layers would diffuse faster than slabs can resolve.
             shortest = max(shortest, np.sqrt(RESOLVED * jump_margin(system) / self.duration))
         shortest *= self.high - self.low
         bound = max(INITIAL_ERROR * tolerance, ROUNDING)
@@ -129,9 +145,11 @@ class FirstValues:
             breakpoints = np.sort(np.concatenate([breakpoints, middle[halved]]))
 
     def _squares(self, space: Space, values: list[Array]) -> Array:
-        """Return what each interval adds to the largest squared relative error, (intervals,).
+        """Return the squared relative error of the splines `values` in each interval, (intervals,).
 
-        A derivative of order r counts by what it changes within the whole range of time.
+        Of all unknowns and time derivatives, the one with the largest total error is used. The
+        error of a derivative of order r is multiplied by the r-th power of the range of time, so
+        that all errors have the unit of the unknown.
         """
         places = space.places(ERROR_RULE)
         squares = np.zeros(space.intervals)
@@ -145,9 +163,11 @@ class FirstValues:
         return squares
 
     def error(self, state: EvolvingState, before: EvolvingState | None) -> EvolvingState:
-        """Return the error of a `state` of these values, and of that `before` a jump, in its space.
+        """Return the error with which the next slab starts, in the space of halved intervals.
 
-        The space is the richer one, of half the intervals.
+        Args:
+            state: Splines that approximate the values, from `state`.
+            before: Error at the end of the previous slab, which is added; None at the start.
         """
         if self.system.variables == 1:
             return before or EvolvingState(state.space, [0 * each for each in state.values])

@@ -1,7 +1,7 @@
-"""The record of a march: accepted slabs from the start on, with the errors that they carry.
+"""Record of a solution in slabs of time: the accepted slabs and their accumulated errors.
 
-Errors are mean squares of each unknown in each slab. Only the whole march says how large an unknown
-is, so that relative errors of all slabs are taken from it.
+Errors are stored as mean squares, for each unknown and slab. They become relative errors only when
+they are divided by the sizes of the unknowns over all slabs.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ import numpy as np
 from kanrun.engine.equations.slab import Slab
 from kanrun.engine.equations.system import Array
 
-#: Relative size below which an unknown counts as zero.
+#: An unknown counts as at least this fraction of the largest unknown when errors are divided by
+#: its size.
 SMALLEST_SIZE = 1e-12
-#: Smallest divisor.
+#: Smallest divisor; protects against division by zero.
 TINY = 1e-300
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """Accepted slab with mean squares of each unknown, of shape (unknowns,).
+    """Accepted slab with its estimated error.
 
     Attributes:
         slab: The slab.
-        errors: Mean squares of the estimated error over the slab.
-        last_errors: Those at its end.
-        values: Mean squares of the unknowns over the slab.
+        errors: Mean square of each unknown's estimated error over the slab, shape (unknowns,).
+        last_errors: Mean square of each unknown's estimated error over space at the end of the
+            slab, shape (unknowns,).
+        values: Mean square of each unknown over the slab, shape (unknowns,).
     """
 
     slab: Slab
@@ -38,22 +40,28 @@ class Accepted:
 
 @dataclass
 class March:
-    """Slabs of one solution from the start on, and where it ended."""
+    """Accepted slabs of one solution, from the start to `end`, with one local tolerance.
+
+    Attributes:
+        tolerance: Local tolerance.
+        end: Time up to which the system is solved.
+        accepted: Accepted slabs in order.
+        steps: Number of Gauss-Newton steps, including those of refused slabs.
+    """
 
     tolerance: float
     end: float
     accepted: list[Accepted] = field(default_factory=list)
     steps: int = 0
-    #: Largest residual of a slab at unseen places, relative to the sizes and times the slab's
-    #: length.
+    #: Largest `Unseen.size` of an accepted slab.
     unseen: float = 0.0
-    #: Place of a residual that no slab represents.
+    #: Point of a feature that no slab resolves, or None.
     unresolved: list[float] | None = None
-    #: Counted work, in approximate CPU seconds.
+    #: Estimated CPU seconds so far, from the number of operations.
     counted: float = 0.0
-    #: CPU seconds.
+    #: Measured CPU seconds so far.
     seconds: float = 0.0
-    #: Why it ends early.
+    #: Why the solution ends before the end of the range; empty if it does not.
     stopped: str = ""
 
     @property
@@ -61,26 +69,29 @@ class March:
         return [each.slab for each in self.accepted]
 
     def _mean(self, squares: list[Array]) -> Array:
-        """Return the mean over all slabs of squares of each slab, (unknowns,)."""
+        """Return the mean over all slabs, weighted by their lengths, of one array per slab."""
         lengths = np.array([each.slab.end - each.slab.start for each in self.accepted])
         found: Array = lengths @ np.stack(squares) / lengths.sum()
         return found
 
     def sizes(self) -> Array:
-        """Return the root mean squares of the unknowns over all slabs, (unknowns,)."""
+        """Return the root mean square of each unknown over all slabs, shape (unknowns,)."""
         squares = self._mean([each.values for each in self.accepted])
         found: Array = np.sqrt(np.maximum(squares, SMALLEST_SIZE**2 * squares.max()) + TINY)
         return found
 
     def errors(self) -> Array:
-        """Return the largest estimated relative L2 error of an unknown in each slab, (slabs,)."""
+        """Return the estimated relative L2 error in each slab, of its worst unknown, (slabs,)."""
         squares = np.stack([each.errors for each in self.accepted])
         found: Array = (np.sqrt(squares) / self.sizes()).max(axis=1)
         return found
 
     @property
     def estimate(self) -> float:
-        """Estimated relative L2 error, in the whole range or at the end if that is larger."""
+        """Estimated relative L2 error of the worst unknown, over all slabs or at the end.
+
+        The larger of the two values is used.
+        """
         squares = self._mean([each.errors for each in self.accepted])
         last = self.accepted[-1].last_errors
         return float((np.sqrt(np.maximum(squares, last)) / self.sizes()).max())

@@ -1,10 +1,11 @@
-"""Solutions by networks on truncated Taylor series, grid by grid.
+"""Solver that fits networks to differential equations, on finer and finer grids.
 
-Initial guesses on a coarse grid come first: random networks that race, or initial values. On every
-grid Levenberg-Marquardt minimises the residuals of the equation, its conditions and observations
-together. The conditions have a moderate weight at first and a larger one on each finer grid: a
-large weight on a coarse grid makes bad minima. Knots are inserted where the residual is large, half
-of the collocation points follow them. Each grid is evaluated at points that no step has used.
+The initial guess on the coarsest grid is the best of several random networks, or is computed from
+the initial values. On every grid, Levenberg-Marquardt minimises the residuals of the equations,
+conditions and observations together. The weight of the conditions is moderate at first and grows
+with each grid, because a large weight on a coarse grid leads to bad minima. Knots are inserted
+where residuals are large, and half of the collocation points follow the knots. Residuals are
+reported at points that were not used for fitting.
 """
 
 from __future__ import annotations
@@ -53,14 +54,14 @@ from kanrun.formulas import to_numpy
 from kanrun.formulas.equations import RowFunction
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Random networks next to the polynomials that a separated form can start from.
+#: Number of random networks that are tried for a separated form (see `OutputForm`).
 RANDOM_IF_SEPARATED = 5
 #: Bounds of the standard deviation of random coefficients in units of the solution; drawn on a log
 #: scale.
 START_SIZES = (0.02, 0.5)
-#: Largest relative difference from the initial values on the first grid.
+#: Largest relative error with which products on the first grid represent the initial values.
 INITIAL_VALUE_TOLERANCE = 1e-3
-#: Unknowns of a small network.
+#: Largest number of unknowns of a network that counts as small.
 SMALL_NETWORK = 100
 #: Largest number of unknowns of a grid that is added automatically. A larger number allows finer
 #: grids, whose steps take much longer.
@@ -84,35 +85,42 @@ MARGIN = 0.1
 FILLED = 0.5
 
 
-#: A relative decrease at which steps end on the last planned grid and on finer ones.
+#: Relative decrease of the objective below which steps end on the last planned grid and on finer
+#: ones.
 STAGE_RTOL = 1e-3
-#: First damping on a refined grid if unknowns are linear in the coefficients. A larger one holds
-#: back smooth changes, which the equation of a beam hardly sees next to those of single splines.
+#: First damping on a refined grid if the solution is linear in the coefficients. A larger value
+#: suppresses smooth changes, which change the residual of a fourth-order equation very little.
 DAMPING_IF_LINEAR = 1e-12
 #: Largest residual of the equation, as a fraction of the difference from the observations, at
 #: which refinement may stop because noise dominates. A larger value stops on coarser grids.
 NOISE_FRACTION = 0.25
-#: Largest relative change of the solution between two grids at which refinement may stop for that
-#: reason. A larger value stops on coarser grids.
+#: Largest relative change of the solution between two grids at which refinement may stop because
+#: noise dominates. A larger value stops on coarser grids.
 SETTLED_CHANGE = 1e-3
-#: Change between grids at which refinement stops, in one variable and in several.
+#: Relative change of the solution between two grids below which automatic refinement stops, for one
+#: variable and for several.
 ENOUGH_CHANGE = 1e-9, 1e-6
-#: Counted work in approximate CPU seconds: of a step, of an entry of its Jacobian, and of a product
-#: in its normal equations.
+#: Assumed CPU seconds of a step, apart from those below.
 SECONDS_OF_STEP = 5e-3
+#: Assumed CPU seconds per entry of the Jacobian.
 SECONDS_OF_ENTRY = 1e-8
+#: Assumed CPU seconds per multiplication in the normal equations.
 SECONDS_OF_PRODUCT = 5e-11
-#: Points at which the sensitivity is measured.
+#: Number of points at which the sensitivity is measured.
 SENSITIVITY_POINTS = 1000
 
 
 def insert_knots(
     solution: Field, intervals: int, points: Tensor, squares: Float[Tensor, " points"]
 ) -> Field:
-    """Return the same function on more intervals, most of them where `squares` are large.
+    """Return the same function on `intervals` intervals, most of them where residuals are large.
 
-    `squares` are squared residuals at `points`. Each interval of a variable collects those of its
-    slab, and the interval with the largest sum is halved. Hidden layers keep uniform knots.
+    Args:
+        solution: Function to refine.
+        intervals: New number of intervals per variable.
+        points: Points at which residuals are known, shape (points, variables).
+        squares: Squared residuals at the points. In each variable, the interval with the largest
+            sum is halved repeatedly. Hidden layers keep uniform knots.
     """
     first, *hidden = solution.network.edge_layers
     pairs = zip(first.grid.breakpoints, solution.inner(points).T, strict=True)
@@ -123,9 +131,10 @@ def insert_knots(
 
 
 def with_free_term(field: Field) -> Field:
-    """Return the same function in a separated form with one more term, which is zero times one.
+    """Return the same function in a separated form with an additional term of value zero.
 
-    It adds functions of the first variable, such as a constant, which other terms may have lost.
+    The first factor of the term is zero and the others are one, so that small changes of its
+    coefficients can add any function of the first variable.
     """
     form, (layer,) = replace(field.form, terms=field.form.terms + 1), field.network.edge_layers
     wider = SplineLayer.on_grid(
@@ -142,7 +151,12 @@ def with_free_term(field: Field) -> Field:
 
 
 class NetworkSolver:
-    """Solver of one system by networks; `stages` yields a record of each grid."""
+    """Solver that fits networks to one system; `stages` yields a record of each grid.
+
+    Attributes:
+        seconds: Estimated CPU seconds so far, from the number of operations.
+        stopped: Why refinement ended early; empty if it did not.
+    """
 
     def __init__(
         self, system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator
@@ -152,17 +166,21 @@ class NetworkSolver:
         self.policy = policy
         self.generator = generator
         self._began = process_time()
-        #: Counted work in approximate CPU seconds, and why the grids end early.
+        # Estimated from the number of operations, so that the same run always stops at the same
+        # grid.
         self.seconds = 0.0
         self.stopped = ""
         self.rows, self.weights = Collocation(system, policy, generator), ConditionWeights()
         self.inside = self.rows.points(self.rows.inside, policy.start_points)
 
     def stages(self, first: Field | None) -> Events[EquationStage, None, EquationStage]:
-        """Solve grid by grid from a `first` guess; yield every grid and return the last.
+        """Solve grid by grid; yield the record of every grid and return the last.
+
+        Args:
+            first: Initial guess; None to compute one.
 
         Raises:
-            TrainingFailed: If the residual is not finite at any start.
+            TrainingFailed: If the residual is not finite at any initial guess.
         """
         constants = self.system.guesses()
         solution, constants = self.first_guess() if first is None else (first, constants)
@@ -201,7 +219,11 @@ class NetworkSolver:
         return solution.intervals is not None and count <= MAX_UNKNOWNS
 
     def _is_enough(self, stage: EquationStage) -> bool:
-        """Return whether no finer grid is worth it."""
+        """Return whether refinement can stop.
+
+        It stops if the residual is not finite, if noise of the observations dominates, or if the
+        solution hardly changes from grid to grid.
+        """
         rms = stage.equation.rms
         change = stage.change
         if not isfinite(rms):
@@ -215,7 +237,10 @@ class NetworkSolver:
     def _solve(
         self, solution: Field, constants: Tensor, before: EquationStage | None, *, coarse: bool
     ) -> tuple[EquationStage, ResidualProblem]:
-        """Solve on one grid after that of `before`; return its record and the problem."""
+        """Solve on the grid of `solution`; return the record of the grid and the solved problem.
+
+        `before` is the record of the previous grid. `coarse` chooses looser stopping criteria.
+        """
         rows = self.rows
         steps = self.policy.steps
         blocks = rows.blocks(solution, self.weights.present, solution)
@@ -251,14 +276,14 @@ class NetworkSolver:
         return stage, problem
 
     def _count(self, problem: ResidualProblem, steps: int) -> None:
-        """Count the work of steps."""
+        """Add the estimated CPU seconds of `steps` steps to `seconds`."""
         points = sum(len(b.points) for b in problem.blocks)
         unknowns = len(problem.unknowns)
         of_entry = SECONDS_OF_ENTRY + SECONDS_OF_PRODUCT * unknowns
         self.seconds += steps * (SECONDS_OF_STEP + points * unknowns * of_entry)
 
     def sensitivity(self, stage: EquationStage) -> float:
-        """Return `EquationStage.sensitivity` of a stage."""
+        """Compute `EquationStage.sensitivity` for a record."""
         field = stage.solution
         rows = self.rows
         if field.form.separated:
@@ -268,7 +293,11 @@ class NetworkSolver:
         return sensitivity(problem, rows.points(rows.unseen, SENSITIVITY_POINTS, field))
 
     def first_guess(self) -> tuple[Field, Tensor]:
-        """Return the best of several networks: all take a few steps, the better ones more."""
+        """Return an initial guess of the solution, and of the unknown parameters.
+
+        A separated form starts from the initial values if possible. Otherwise, random networks take
+        a few steps each; in further rounds, only the best ones take more steps.
+        """
         policy = self.policy
         form = self.ansatz.form
         one = len(self.system.box) == 1
@@ -317,9 +346,10 @@ class NetworkSolver:
         return self.with_fitted_grids(candidate, self.inside)
 
     def _decomposed_values(self) -> Field | None:
-        """Return given initial values at all times, in two variables besides time, or None.
+        """Return a field that has the initial values at all times, as sums of products.
 
-        Products come from the singular value decomposition of the values on a grid of their own.
+        The products come from the singular value decomposition of the initial values on a grid.
+        Return None unless there are two variables besides time and nonzero initial values.
         """
         system = self.system
         low = float(self.system.box[-1, 0])
@@ -349,7 +379,11 @@ class NetworkSolver:
             intervals *= 2
 
     def _products(self, given: Sequence[RowFunction], edges: Array, degree: int) -> Field:
-        """Return products for initial values on `edges`."""
+        """Return the field of one grid for `_decomposed_values`.
+
+        `given` are the initial values as functions, one per unknown; `edges` are the breakpoints of
+        each variable on [-1, 1].
+        """
         box = self.system.box
         form = self.ansatz.form
         sizes = self.rows.sizes
@@ -366,10 +400,10 @@ class NetworkSolver:
         return spline_field(box, edges, degree, factors, sizes)
 
     def with_fitted_grids(self, solution: Field, points: Tensor) -> Field:
-        """Return the field with hidden grids that contain its activations.
+        """Return the field with hidden grids that match the activations at `points`.
 
-        Second derivatives are zero beyond a grid, so no activation may lie there; nor may a grid be
-        much too wide.
+        Second derivatives are zero outside a grid, so all activations must lie inside. Grids of
+        which the activations fill too small a fraction are redrawn as well.
         """
         blocks = self.rows.borders(self.policy.boundary_points, EQUAL_WEIGHTS)
         inner = solution.inner(torch.cat([points, *(block.points for block in blocks)]))

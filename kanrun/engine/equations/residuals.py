@@ -1,9 +1,9 @@
-"""Differential equations as least squares problems on networks, and records of solutions.
+"""Differential equations as least squares problems for networks, and records of solutions.
 
-Each `Block` is a relation (left - right = 0) at points: the equation inside the box, a condition on
-its border, an observation, or the difference between two opposite faces. Its rows are the residuals
-times sqrt(weight / points), so that the objective is the sum over blocks of weight * mean
-residual^2. Jacobian rows are exact, see `network_jets`.
+A `Block` is a relation (left - right = 0) at many points: an equation inside the box, a condition
+on its border, observations, or the difference between two opposite faces. The rows of a block are
+the residuals times sqrt(weight / number of points), so that the objective is the sum of
+weight * mean squared residual over all blocks. The Jacobian is exact, see `network_jets`.
 """
 
 from __future__ import annotations
@@ -25,19 +25,21 @@ from kanrun.engine.least_squares import DenseRows, Linearisation, NormalEquation
 from kanrun.engine.networks import Network
 from kanrun.formulas.equations import Relation
 
-#: Smallest diagonal entries that are taken for zero in scalings.
+#: Smallest divisor in scalings; protects against division by zero.
 TINY = 1e-300
-#: Damping, relative to columns of unit norm, at which the sensitivity is measured. A larger value
-#: hides that other functions fit as well; a smaller one is lost in rounding.
+#: Damping of the normal equations with which the sensitivity is measured, for Jacobian columns of
+#: unit norm. A larger value hides that other functions fit as well; a smaller one is lost in
+#: rounding.
 OPEN_DAMPING = 1e-15
 #: Number of steps of the power method that measures the sensitivity. With fewer steps the
 #: sensitivity is underestimated; each step is one solution of the normal equations.
 POWER_STEPS = 20
-#: Unknowns count as at least this fraction of their sizes in relative changes.
+#: Relative changes of an unknown are relative to at least this fraction of its estimated size.
 QUIET = 1e-3
-#: Singular values below this fraction of the largest do not determine a parameter.
+#: Smallest singular value used for standard errors, relative to the largest; smaller ones are
+#: raised to it.
 SINGULAR = 1e-12
-#: Values of the unknown parameters of a system without any.
+#: Empty vector: the unknown parameters of a system that has none.
 NO_CONSTANTS = torch.zeros(0, dtype=torch.float64)
 #: Default target of a block: the residual itself is to vanish at all points.
 ZERO = torch.zeros(1, dtype=torch.float64)
@@ -47,7 +49,13 @@ ONE = torch.ones(1, dtype=torch.float64)
 
 @dataclass(frozen=True)
 class Residuals:
-    """Residuals at new points relative to the largest term."""
+    """Residuals at points that were not used for fitting, in units of the largest term.
+
+    Attributes:
+        rms: Root mean square residual.
+        largest: Largest absolute residual.
+        place: Point of the largest residual, one value per variable.
+    """
 
     rms: float
     largest: float
@@ -55,7 +63,7 @@ class Residuals:
 
     @classmethod
     def of(cls, parts: Sequence[tuple[Tensor, Tensor]]) -> Residuals:
-        """Return the residuals of parts: points (rows, variables) and residuals (rows,) of each."""
+        """Summarise pairs of points (rows, variables) and residuals (rows,)."""
         if not parts:
             return cls(0.0, 0.0, ())
         points, residual = (torch.cat(each) for each in zip(*parts, strict=True))
@@ -66,13 +74,18 @@ class Residuals:
 
 @dataclass(frozen=True)
 class Block:
-    """Relation at its points, shape (points, variables).
+    """Relation at many points, as rows of a least squares problem.
 
     Attributes:
         kind: `equation`, `condition` or `data`.
+        relation: Relation whose residual (left - right) is to vanish.
+        points: Points, shape (points, variables).
+        weight: Weight of the mean squared residual in the objective.
         target: Values (points,) that are subtracted from the residual, such as observations.
-        partner: Points at which the relation is subtracted: a periodic condition.
-        unit: Divides the residuals, so that blocks in different units can be compared.
+        partner: Opposite points of a periodic condition, in the shape of `points`: the residual
+            there is subtracted. None for other relations.
+        unit: Number by which residuals are divided, so that blocks in different units can be
+            compared.
         shares: Quadrature weights (points,) with mean 1.
     """
 
@@ -92,15 +105,16 @@ class Block:
 
     @property
     def scale(self) -> float:
-        """Factor from a residual to a row, without the root of its share."""
+        """Factor that turns a residual into a row, apart from the root of its quadrature weight."""
         return sqrt(self.weight / len(self.points)) / self.unit
 
     def residual(
         self, field: Field, constants: Tensor, x: Tensor, *, jacobian: bool = False
     ) -> tuple[Float[Tensor, " points"], Float[Tensor, "points columns"]]:
-        """Return left - right at x and, if asked for, its derivatives.
+        """Compute left - right at `x`, and its Jacobian if `jacobian` is true.
 
-        Columns are the unknowns of the field, then the unknown parameters.
+        The columns of the Jacobian are the unknowns of the field, then the unknown parameters.
+        Otherwise, the second result has no columns.
         """
         with torch.enable_grad():
             jets, parameters = field.jets(x, self.monomials)
@@ -118,7 +132,10 @@ class Block:
         return residual, torch.cat([by_network, slopes[:, len(parts) :]], dim=1)
 
     def rows(self, field: Field, constants: Tensor, *, jacobian: bool) -> tuple[Tensor, Tensor]:
-        """Return the rows (points,) and, if asked for, their derivatives (points, unknowns)."""
+        """Compute the rows, shape (points,), and their Jacobian, shape (points, unknowns).
+
+        The Jacobian has no columns if `jacobian` is false.
+        """
         residual, slopes = self.residual(field, constants, self.points, jacobian=jacobian)
         if self.partner is not None:
             other = self.residual(field, constants, self.partner, jacobian=jacobian)
@@ -129,7 +146,11 @@ class Block:
 
 
 class ResidualProblem(Problem):
-    """Blocks as one problem in the unknowns of a copy of `field`, then the unknown parameters."""
+    """Least squares problem made of blocks, starting from `field` and `constants`.
+
+    The vector of unknowns holds the trained coefficients of the field (which is copied), then the
+    unknown parameters.
+    """
 
     def __init__(
         self, field: Field, blocks: Sequence[Block], constants: Float[Tensor, " constants"]
@@ -140,7 +161,7 @@ class ResidualProblem(Problem):
     def solution(
         self, unknowns: Float[Tensor, " unknowns"]
     ) -> tuple[Field, Float[Tensor, " constants"]]:
-        """Return the field and the parameters at `unknowns`."""
+        """Return the field and the unknown parameters that the vector `unknowns` stands for."""
         values, constants = unknowns.tensor_split([self._count])
         self._field.set_unknowns(values)
         return deepcopy(self._field), constants.clone()
@@ -153,20 +174,23 @@ class ResidualProblem(Problem):
         return Linearisation(DenseRows(torch.cat(slopes)), torch.cat(rows))
 
     def loss(self, unknowns: Tensor, kind: str) -> float:
-        """Return the part of the objective from blocks of this kind."""
+        """Return the sum of squared rows over all blocks of one `kind`."""
         chosen = [block for block in self.blocks if block.kind == kind]
         found = self.evaluate(unknowns, chosen, jacobian=False)
         return float(sum(rows.square().sum() for rows, _ in found))
 
     def misfit(self, unknowns: Tensor) -> float:
-        """Return the relative root mean square difference from the observations; 0 without any."""
+        """Return the relative root mean square difference from the observations.
+
+        It is relative to the units of the blocks, and 0 if there are no observations.
+        """
         data = [block.weight for block in self.blocks if block.kind == "data"]
         return sqrt(self.loss(unknowns, "data") / sum(data)) if data else 0.0
 
     def evaluate(
         self, unknowns: Tensor, blocks: Sequence[Block] | None = None, *, jacobian: bool = True
     ) -> list[tuple[Tensor, Tensor]]:
-        """Return the rows of each block and their derivatives."""
+        """Return the rows and their Jacobian for each of `blocks`, by default for all blocks."""
         values, constants = unknowns.tensor_split([self._count])
         self._field.set_unknowns(values)
         chosen = self.blocks if blocks is None else blocks
@@ -174,14 +198,23 @@ class ResidualProblem(Problem):
 
 
 def arguments_of(points: Tensor, values: Tensor, constants: Tensor) -> Array:
-    """Return arguments of a relation, shape (points, names), from values of its derivatives."""
+    """Join points, values of derivatives and parameters to the arguments of a relation.
+
+    Args:
+        points: Shape (points, variables).
+        values: Values of the derivatives in the relation, shape (points, derivatives).
+        constants: Unknown parameters, shape (constants,).
+
+    Returns:
+        Arguments, shape (points, names).
+    """
     return torch.cat([points, values, constants.expand(len(points), -1)], dim=1).numpy()
 
 
 def arguments_at(
     relation: Relation, field: Field | Windows, constants: Tensor, points: Tensor
 ) -> Array:
-    """Return the arguments of a relation at points, shape (points, names)."""
+    """Return the arguments of a relation for a solution at `points`, shape (points, names)."""
     every = relation.derivatives
     found = field.derivatives(points, [each.index for each in every])
     values = found[:, [each.unknown for each in every], range(len(every))]
@@ -191,16 +224,17 @@ def arguments_at(
 def standard_errors(
     problem: ResidualProblem, unknowns: Tensor
 ) -> tuple[Float[Tensor, " constants"], float]:
-    """Return the standard errors of the unknown parameters, and their largest inflation.
+    """Return the standard errors of the unknown parameters, and the largest inflation of one.
 
-    The errors are roots of the diagonal of s^2 (J^T J)^-1; NaN without observations. The inflation
-    is the factor by which an error exceeds its value if the other parameters were known. It is
-    large if several parameters change the solution in the same way.
+    The errors are the square roots of the diagonal of s^2 (J^T J)^-1, or NaN if there are no
+    observations. The inflation is the factor by which a standard error exceeds the error that the
+    parameter would have if all other parameters were known. It is large if several parameters
+    change the solution in the same way.
 
-    J has the rows of the observations in their own units, below those of the equation and its
-    conditions, which count as exact observations. s^2 is the mean squared residual of the
-    observations over their degrees of freedom. The diagonal is read from the last rows of R in J =
-    QR, since J^T J is singular to working precision on fine grids.
+    J is the Jacobian of all rows, scaled so that those of the observations are in the units of the
+    data; equations and conditions count as exact observations. s^2 is the sum of squared residuals
+    of the observations, divided by their degrees of freedom. The diagonal is computed from the last
+    rows of R in J = QR, because J^T J is numerically singular on fine grids.
     """
     constants = problem.solution(unknowns)[1]
     data = [block for block in problem.blocks if block.kind == "data"]
@@ -219,7 +253,11 @@ def standard_errors(
 
 
 def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"]) -> float:
-    """Return the largest relative change of an unknown at points for a change of residuals by 1."""
+    """Return the largest relative change of the solution per change of the residuals.
+
+    Both changes are root mean squares, that of the solution over `points`. Large values mean that
+    other functions satisfy the equations and conditions almost as well.
+    """
     field = problem.solution(problem.unknowns)[0]
     monomials = Monomials.covering([], points.shape[1])
     parts = list[Tensor]()
@@ -235,11 +273,11 @@ def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variable
 
 
 def largest_response(linear: Linearisation, relative: Rows) -> float:
-    """Return the largest singular value of U J^+ by the power method.
+    """Return the largest singular value of U J^+ (J^+ is the pseudo-inverse), by the power method.
 
-    U (`relative`) holds the derivatives of the relative unknowns by the parameters, J those of the
-    residuals. Values up to 1e7 occur if many functions make the residuals small: underdetermined
-    equations. The value is infinite if conjugate gradients did not solve for it.
+    U (`relative`) is the Jacobian of the solution, divided by its size, with respect to the
+    coefficients; J is the Jacobian of the residuals. For underdetermined equations, values up to
+    1e7 occur. The value is infinite if conjugate gradients did not converge.
     """
     equations = NormalEquations(linear)
     solve = equations.solver(OPEN_DAMPING)
@@ -254,20 +292,30 @@ def largest_response(linear: Linearisation, relative: Rows) -> float:
 
 @dataclass(frozen=True)
 class EquationStage:
-    """Finished grid.
+    """Record of a solution on one grid, or of one window of time.
 
     Attributes:
-        change: Relative root mean square change of the solution from the previous grid.
+        intervals: Number of intervals per variable; None for networks without grids.
+        solution: Solution on this grid.
+        unknowns: Number of unknowns of the least squares problem.
+        steps: Number of steps.
+        objective: Sum of squared rows at the solution; in a window of time, `equation.rms` squared.
+        equation: Residuals of the equations at points not used for fitting.
+        conditions: Residuals of the conditions at points not used for fitting.
+        change: Relative root mean square change of the solution from the previous grid; in a window
+            of time, the estimated relative error. None on the first grid.
+        seconds: CPU time in seconds.
+        points: Collocation points inside the box, shape (points, variables).
+        window: Number of the window of time.
+        constants: Unknown parameters, shape (constants,).
         standard_errors: Standard errors of the unknown parameters; NaN without observations.
-        seconds: CPU time of this window.
-        points: Collocation points inside, shape (points, variables).
-        sensitivity: Largest relative change of the solution for a change of all residuals by 1
-            (root mean square).
+        sensitivity: Largest relative change of the solution if all residuals change by 1 in the
+            root mean square; None if it was not computed.
         data: Root mean square difference from the observations, relative to the sizes of the
             unknowns.
-        least_data: Smallest value of `data` on any grid.
-        inflation: Factor on a standard error from not knowing the other parameters, see
-            `standard_errors`.
+        least_data: Smallest value of `data` on any grid so far.
+        inflation: Largest factor by which a standard error grows because the other parameters are
+            unknown too, see `standard_errors`.
     """
 
     intervals: int | None
@@ -291,17 +339,22 @@ class EquationStage:
 
 @dataclass(frozen=True)
 class Solution:
-    """Solved system: its field or windows, their last grids, and the end of the last one.
+    """Solution of a system, with what is known about its accuracy.
 
     Attributes:
-        estimate: Estimated relative L2 error over all windows, from a second solution; None without
-            one.
-        tolerance: What the estimate should be below.
-        stopped: Why the solution ends before the range does, or above the tolerance.
-        doubt: Why the estimate says little, as for ill-posed equations.
-        contradiction: Contradiction between the equation and its conditions, if there is one.
-        unseen: Largest residual that no grid represents at places which no fit has used; None if
-            the solver did not look for it.
+        network: The solution as a function: one field, or one field per window of time.
+        last: Record of the last grid, or of each window.
+        solved_until: Value of the last variable up to which the system was solved.
+        estimate: Estimated relative L2 error of the whole solution; None if the solver does not
+            estimate errors.
+        tolerance: Error below which the estimate should be; None if there is no estimate.
+        stopped: Why the solver stopped before the end of the range, or above the tolerance; empty
+            if it did neither.
+        doubt: Why the estimate may be wrong, for example because the equation is ill-posed; or
+            None.
+        contradiction: Contradiction between the equation and its conditions, or None.
+        unseen: Largest part of the residual, at points not used for fitting, that varies on a scale
+            finer than the grid; None if the solver did not look for it.
     """
 
     network: Field | Windows
@@ -317,7 +370,10 @@ class Solution:
 
 @dataclass(frozen=True)
 class Missed:
-    """Condition on a face, and by how much functions that satisfy the equation miss it."""
+    """Condition that functions satisfying the equation violate on a face.
+
+    `difference` is the largest absolute value of left - right there; `text` is the condition.
+    """
 
     text: str
     face: Face
@@ -329,9 +385,10 @@ class Contradiction:
     """Contradiction between an equation and its conditions.
 
     Attributes:
-        residual: Smallest residual of functions that meet the conditions, relative to the terms of
-            the equation.
-        missed: Conditions that functions miss which satisfy the equation; empty if none does.
+        residual: Smallest possible root mean square residual of a function that satisfies the
+            conditions, relative to the terms of the equation.
+        missed: Conditions that functions violate if they satisfy the equation; empty if no function
+            satisfies it.
     """
 
     residual: float
@@ -340,7 +397,12 @@ class Contradiction:
 
 @dataclass(frozen=True)
 class Grids:
-    """Intervals of grids in turn, and whether finer ones follow as long as they help."""
+    """Grids of the solver on tensor products of splines.
+
+    Attributes:
+        intervals: Number of intervals per variable of each planned grid.
+        grows: Whether finer grids follow as long as they help.
+    """
 
     intervals: tuple[int, ...]
     grows: bool
@@ -348,14 +410,16 @@ class Grids:
 
 @dataclass(frozen=True)
 class Ansatz:
-    """Form of a solution: networks, how their outputs form the unknowns, and the grids.
+    """Settings of the network solver: the network, the form of the unknowns, and the grids.
 
     Attributes:
-        create: Creates a network with the inputs of the box on [-1, 1], from the keyword
-            `generator`.
-        intervals: Grids in turn. A network without grids has None for each round of weights.
+        create: Function of the keyword `generator` that creates a network whose inputs are the
+            variables, scaled to [-1, 1].
+        form: How the outputs of the network are combined into the unknowns.
+        intervals: Number of intervals of each planned grid. A network without grids has None for
+            each repetition of the training with new weights of the conditions.
         grows: Whether finer grids follow as long as they help.
-        free_terms: Whether initial values determine the number of terms.
+        free_terms: Whether the number of terms is chosen from the initial values.
     """
 
     create: Callable[..., Network]
@@ -365,6 +429,6 @@ class Ansatz:
     free_terms: bool = False
 
 
-#: How a system is solved: by networks on truncated Taylor series, on tensor products of splines, or
-#: in windows of splines times polynomials of time.
+#: Settings of a solver: for networks, for tensor products of splines, or for slabs of time with
+#: solutions that are splines of space times polynomials of time.
 Method = Ansatz | Grids | EvolutionSystem

@@ -1,9 +1,10 @@
-"""Places where the explicit terms of equations change too fast for a grid that has not seen them.
+"""Search for narrow features in the formulas of equations, before they are solved.
 
-Explicit terms are the parts of formulas that are known functions of the variables and of the
-unknowns. A function is resolved on a cell if its interpolant at Gauss points predicts its values at
-jittered places that the interpolant has not used; other cells are halved. The same comparison at
-the residual of a solution (`audit.py`) shows what the solution has not seen.
+The explicit terms of an equation are those parts of its formulas that are functions of the
+variables and the unknowns, but not polynomials. A term is resolved on a cell if its interpolant at
+Gauss points predicts its values at other, randomly shifted points; other cells are halved. Cells
+that become narrow mark a narrow feature. `audit.py` applies the same test to the residual of a
+solution.
 """
 
 from __future__ import annotations
@@ -22,51 +23,59 @@ from sympy import Expr
 from kanrun.formulas import to_numpy, variable
 
 Array = NDArray[np.float64]
-#: Function of one variable at points (points,), with values of the same shape.
+#: Function of one variable; maps points (points,) to values (points,).
 Curve = Callable[[Array], Array]
 
-#: Places along one variable at which functions of it are examined, one in each of as many strata.
-#: Neighbours are at most (1 + JITTER) / PLACES = 1.2e-5 of the range apart.
+#: Number of test points along one variable, one in each of as many equal parts (strata) of the
+#: range. Neighbours are at most (1 + JITTER) / PLACES = 1.2e-5 of the range apart.
 PLACES = 2**17
-#: Width within which a place is drawn, relative to its stratum. No wave is aliased, since the
-#: phases of a wave with one period in a stratum differ by up to half a period.
+#: Width of the interval from which a test point is drawn, relative to its stratum. The random shift
+#: prevents aliasing with waves whose period is one stratum.
 JITTER = 0.5
-#: Places of each variable at which functions of two variables are examined.
+#: Number of test points per variable for functions of two variables.
 PLACES_OF_TWO = 2**10
-#: Width of the narrowest features that are looked for in one variable, relative to its range.
+#: Width of the narrowest features in one variable that are found, relative to its range.
 SEEN_WIDTH = 1e-5
-#: The same for features that are narrow in two variables together.
+#: Width of the narrowest features in two variables together that are found, relative to the ranges.
 SEEN_WIDTH_IN_TWO = 1e-3
-#: Cells that a scan of one variable begins with, and cells of each variable in a scan of two.
+#: Number of equal cells with which a scan of one variable begins.
 FIRST_CELLS = 64
+#: Number of cells per variable in a scan of functions of two variables.
 CELLS_OF_TWO = 16
-#: Gauss points of a cell, and the least number of places at which they are tested.
+#: Number of Gauss points per cell.
 NODES = 12
+#: Smallest number of test points per cell.
 TESTS = 24
-#: Largest difference on a resolved cell, relative to the range of the function.
+#: Largest error of the interpolant on a resolved cell, relative to the range of the function's
+#: values.
 RESOLVED = 1e-8
-#: The same relative to its largest value: rounding.
+#: Additional error that is allowed for rounding, relative to the function's largest value.
 ROUNDING = 1e-12
-#: Cells narrower than this fraction of the range are not halved.
+#: Cells are not halved if the halves would be narrower than this fraction of the range.
 NARROWEST = 1e-6
-#: Largest number of cells that are halved together.
+#: Largest number of unresolved cells of one size; with more, halving stops.
 MAX_CELLS = 2**15
-#: Lines parallel to an axis along which functions of several variables are examined.
+#: Number of random lines parallel to an axis along which functions of several variables are
+#: examined.
 LINES = 6
-#: Powers up to this one are polynomials, which every grid resolves.
+#: Largest exponent of a power that counts as a polynomial, which every grid resolves.
 POLYNOMIAL_POWER = 8
-#: Rounding where terms are narrow, in units in the last place over the relative width of a cell.
+#: Rounding error near narrow features, in units of the float64 epsilon divided by the relative
+#: width of the narrowest cell.
 NARROW_ROUNDING = 10.0
-#: Places that an audit has in each narrow cell.
+#: Number of test points that an audit places in each narrow cell.
 PLACES_OF_CELL = 3
 
 
 @dataclass(frozen=True)
 class Scan:
-    """Explicit terms of `expressions`, on `box` (variables, 2) of the variables `names`.
+    """Search for narrow features in the explicit terms of formulas.
 
     Attributes:
+        expressions: Formulas.
+        names: Names of the variables.
         unknowns: Names of the unknowns.
+        box: Range of each variable, shape (variables, 2).
         jumps: Known jumps and kinks inside the range of each variable.
     """
 
@@ -78,7 +87,7 @@ class Scan:
 
     @cached_property
     def terms(self) -> dict[tuple[str, ...], list[Expr]]:
-        """Terms that are no polynomials, by the variables and unknowns that they contain."""
+        """Explicit terms, grouped by the names of the variables and unknowns in them."""
         found: dict[tuple[str, ...], list[Expr]] = {}
         every = (*self.names, *self.unknowns)
         for term in _terms(self.expressions, {variable(name) for name in every}):
@@ -88,7 +97,7 @@ class Scan:
 
     @cached_property
     def cells(self) -> tuple[Array, ...]:
-        """Ends of the cells of each variable on which all explicit terms of it are resolved."""
+        """For each variable, the ends of cells on which all explicit terms are resolved."""
         return tuple(map(self._cells, range(len(self.names))))
 
     def _cells(self, number: int) -> Array:
@@ -106,20 +115,26 @@ class Scan:
 
     @cached_property
     def is_crossed(self) -> bool:
-        """Whether terms of several variables or unknowns may be narrow in them together."""
+        """Whether a term may have features that are narrow in several of its arguments together."""
         several = [names for names in self.terms if len(names) > 1]
         if any(set(names) & set(self.unknowns) for names in several):
             return True
         return any(not _resolved_in_two(t, n, self) for n in several for t in self.terms[n])
 
     def narrow(self, number: int) -> Array:
-        """Return places of a variable in the cells narrower than those a scan begins with."""
+        """Return test points in the narrow cells of variable `number`."""
         return narrow_places(self.cells[number])
 
     def narrow_values(self, number: int, low: float, high: float, places: int) -> Array:
-        """Return values of an unknown between which terms of it alone change fast.
+        """Return values of an unknown near which terms change fast.
 
-        The terms are examined at `places` values between `low` and `high`.
+        Only terms that contain no other variable or unknown are examined.
+
+        Args:
+            number: Number of the unknown.
+            low: Smallest value to examine.
+            high: Largest value to examine.
+            places: Number of values at which terms are evaluated.
         """
         terms = self.terms.get((self.unknowns[number],), [])
         curves = [_along(term, (self.unknowns[number],), 0, np.zeros(1)) for term in terms]
@@ -127,10 +142,10 @@ class Scan:
 
 
 def _terms(expressions: Iterable[Expr], symbols: set[sympy.Symbol]) -> set[Expr]:
-    """Return the parts of expressions that are functions of `symbols` alone but no polynomials.
+    """Return the largest sub-expressions that depend on `symbols` alone and are not polynomials.
 
-    Factors of the same variables form one part, since one of them may be zero where another one
-    changes fast.
+    Factors that depend on the same symbols are kept together, because a factor may change fast just
+    where another one is zero.
     """
     found = set[Expr]()
     for node in expressions:
@@ -152,7 +167,7 @@ def _terms(expressions: Iterable[Expr], symbols: set[sympy.Symbol]) -> set[Expr]
 
 
 def _along(term: Expr, names: Sequence[str], number: int, fixed: Array) -> Curve:
-    """Return a term as a function of one variable, the others being `fixed`."""
+    """Return a term as a function of variable `number`, with the others at the values `fixed`."""
     function = to_numpy(term, names)
 
     def curve(at: Array) -> Array:
@@ -165,7 +180,7 @@ def _along(term: Expr, names: Sequence[str], number: int, fixed: Array) -> Curve
 
 
 def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
-    """Return whether a function of two variables is resolved on equal cells; False for three."""
+    """Return whether a term in two variables is resolved on equal cells; False for three."""
     if len(contained) != 2:
         return False
     function = to_numpy(term, contained)
@@ -196,7 +211,10 @@ def _resolved_in_two(term: Expr, contained: Sequence[str], scan: Scan) -> bool:
 
 
 def interpolation_rows(s: Array, nodes: int = NODES) -> Array:
-    """Return the values at s (points,) of the polynomials that are 1 at one of the Gauss points."""
+    """Return the matrix that maps values at Gauss points to the interpolant's values at `s`.
+
+    `s` are points on [-1, 1], shape (points,). The matrix has the shape (points, nodes).
+    """
     at, weights = leggauss(nodes)
     norms = weights[:, None] * (np.arange(nodes) + 0.5)
     found: Array = legvander(s, nodes - 1) @ (legvander(at, nodes - 1) * norms).T
@@ -210,9 +228,16 @@ def resolved_cells(
     jumps: Sequence[float] = (),
     places: int = PLACES,
 ) -> Array:
-    """Return the ends of cells of a range on which functions are resolved, as far as possible.
+    """Halve cells of a range until functions are resolved on each; return the ends of the cells.
 
-    Functions are examined at `places` points of the range.
+    Very narrow cells stay even if functions are not resolved on them.
+
+    Args:
+        curves: Functions to resolve.
+        low: Lower end of the range.
+        high: Upper end of the range.
+        jumps: Additional ends of cells.
+        places: Number of test points, if they were spread over the whole range.
     """
     ends = np.union1d(np.linspace(low, high, FIRST_CELLS + 1), np.asarray(jumps, dtype=np.float64))
     left = ends[:-1]
@@ -247,16 +272,19 @@ def resolved_cells(
 
 
 def narrow_rounding(scan: Scan) -> float:
-    """Return the relative error that rounding leaves where the explicit terms are narrow.
+    """Estimate the relative rounding error of a solution near narrow explicit terms.
 
-    A place in the narrowest cell of a variable is known to within the spacing of float64 only.
+    It is the rounding error of a coordinate relative to the width of the narrowest cell.
     """
     widths = [float(np.diff(ends).min() / (ends[-1] - ends[0])) for ends in scan.cells]
     return NARROW_ROUNDING * float(np.finfo(float).eps) / min(widths)
 
 
 def narrow_ends(ends: Array) -> Array:
-    """Return the ends of the cells narrower than those that a scan begins with."""
+    """Return the ends of narrow cells: those that a scan has halved. The range's ends are left out.
+
+    `ends` are the ends of all cells.
+    """
     narrow = _is_narrow(ends)
     found = np.union1d(ends[:-1][narrow], ends[1:][narrow])
     return np.setdiff1d(found, ends[[0, -1]])
@@ -268,7 +296,10 @@ def _is_narrow(ends: Array) -> NDArray[np.bool_]:
 
 
 def narrow_places(ends: Array) -> Array:
-    """Return jittered places in the cells narrower than those that a scan begins with."""
+    """Return random test points in narrow cells, `PLACES_OF_CELL` in each.
+
+    `ends` are the ends of all cells.
+    """
     width = np.diff(ends)
     drawn = np.random.default_rng(1)
     narrow = _is_narrow(ends)
@@ -281,13 +312,16 @@ def narrow_places(ends: Array) -> Array:
 
 
 def strata(low: float, high: float, count: int) -> Array:
-    """Return jittered places in equal strata of a range."""
+    """Return one random point in each of `count` equal parts of a range, sorted."""
     shares = jittered(np.random.default_rng(count), 1, count)[0]
     found: Array = low + (high - low) * shares
     return found
 
 
 def jittered(drawn: np.random.Generator, ranges: int, count: int) -> Array:
-    """Return jittered places in `count` equal strata of [0, 1], (ranges, count)."""
+    """Draw one random point in each of `count` equal parts of [0, 1], `ranges` times.
+
+    The result has the shape (ranges, count).
+    """
     shares: Array = (1 - JITTER) / 2 + JITTER * drawn.random((ranges, count))
     return (np.arange(count) + shares) / count

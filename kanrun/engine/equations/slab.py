@@ -1,9 +1,10 @@
 """Solution of an evolution equation on one slab: splines of space times polynomials of time.
 
-An unknown of order r in time is u = lift + sum_j C_j(x) P_j(s) on the slab, s from -1 to 1, with
-Legendre polynomials P_j (`time_polynomials.py`) of degree 0 to the number of stages. A slab on new
-breakpoints starts from the exact old state: its difference from the new splines fades out over the
-slab as a polynomial of time. `slab_problem.py` solves for the splines.
+On a slab, an unknown is u = lift + sum_j C_j(x) P_j(s), where the C_j are splines and the P_j are
+Legendre polynomials of s, which runs from -1 to 1 (`time_polynomials.py`). The lift satisfies the
+inhomogeneous conditions at the ends of space. If a slab has other breakpoints than the previous
+one, it still starts from exactly the old values: the difference between the old and the new splines
+fades out over the slab as a polynomial of time. `slab_problem.py` solves for the splines.
 """
 
 from __future__ import annotations
@@ -25,22 +26,34 @@ from kanrun.engine.equations.space import DEGREE, Space
 from kanrun.engine.equations.system import Array, EvolutionSystem
 from kanrun.engine.equations.time_polynomials import held_polynomials, legendre_values
 
-#: Breakpoints of two spaces that differ by less than this fraction of the range are one.
+#: Breakpoints on [-1, 1] that differ by less than this count as equal.
 SAME_BREAKPOINT = 1e-14
 
 
 @dataclass(frozen=True)
 class Part:
-    """Splines (functions, degrees) of one space times Legendre polynomials of time."""
+    """Term of a solution on a slab: splines of space times Legendre polynomials of time.
+
+    Attributes:
+        space: Space of the splines.
+        coefficients: Spline coefficients for each Legendre polynomial, shape (functions, degrees).
+    """
 
     space: Space
     coefficients: Array
 
 
 def total(parts: Sequence[Part], x: Array, times: Array, space_order: int = 0) -> Array:
-    """Return the sum of the parts at x (points,) and Legendre values (degrees, times).
+    """Evaluate the sum of parts, or its derivative of order `space_order` in space.
 
-    The sum, or its derivative of order `space_order` in space, has shape (points, times).
+    Args:
+        parts: Parts of one unknown.
+        x: Points in space, shape (points,).
+        times: Values of Legendre polynomials, or of their time derivatives, shape (degrees, times).
+        space_order: Order of the derivative in space.
+
+    Returns:
+        Values, shape (points, times).
     """
     found = [
         part.space.evaluate(part.coefficients, x, space_order) @ times[: part.coefficients.shape[1]]
@@ -52,7 +65,13 @@ def total(parts: Sequence[Part], x: Array, times: Array, space_order: int = 0) -
 
 @dataclass(frozen=True)
 class Slab:
-    """Solved slab: the parts of each unknown, whose sum is u - lift."""
+    """Solution on a slab of time.
+
+    Attributes:
+        start: Time at which the slab starts.
+        end: Time at which the slab ends.
+        parts: Parts of each unknown; the sum of the parts of u is u - lift.
+    """
 
     start: float
     end: float
@@ -60,7 +79,7 @@ class Slab:
 
     @property
     def space(self) -> Space:
-        """Space in which the slab was solved; that of its last part."""
+        """Space in which the slab was solved, which is the space of the last part."""
         return self.parts[0][-1].space
 
     @property
@@ -69,7 +88,7 @@ class Slab:
         return len(self.parts) * self.space.functions * DEGREE
 
     def solution(self, system: EvolutionSystem, points: Array) -> Float[Array, "points unknowns"]:
-        """Return the unknowns at points (points, variables) of the slab."""
+        """Evaluate the unknowns at `points` in the slab, shape (points, variables)."""
         none = (0,) * system.variables
         *space, at = points.T
         x = space[0] if space else np.zeros(len(at))
@@ -81,9 +100,11 @@ class Slab:
         return np.stack(columns, axis=1)
 
     def at_end(self, orders: Sequence[int]) -> list[Array]:
-        """Return the coefficients (functions, order) of each unknown and its time derivatives.
+        """Return each unknown (without lift) and its time derivatives at the end of the slab.
 
-        Fading parts and their derivatives vanish at the end.
+        There is one array of spline coefficients per unknown, of shape (functions, order), for the
+        derivatives 0 to order - 1. Only the last part is used, because the others vanish at the
+        end.
         """
         half = (self.end - self.start) / 2
         degrees = self.parts[0][-1].coefficients.shape[1]
@@ -94,9 +115,11 @@ class Slab:
         ]
 
     def jumps(self, state: EvolvingState, orders: Sequence[int]) -> list[tuple[Part, ...]]:
-        """Return parts that fade out by which time derivatives at the start miss those of `state`.
+        """Return the differences of `state` from the slab at its start, as parts that fade out.
 
-        Polynomials of a second derivative agree with those of the first at the Radau points only.
+        There are none for equations of first order in time. For higher orders, the derivative of
+        the polynomials agrees with the polynomials of the derivative at the Radau points only, so
+        that time derivatives at the start differ from those of `state`.
         """
         half = (self.end - self.start) / 2
         found = list[tuple[Part, ...]]()
@@ -109,12 +132,15 @@ class Slab:
         return found
 
     def with_parts(self, more: Sequence[Sequence[Part]]) -> Slab:
-        """Return the slab with more parts, which vanish at its end."""
+        """Return the slab with additional parts, which must vanish at its end."""
         pairs = zip(more, self.parts, strict=True)
         return Slab(self.start, self.end, tuple((*a, *b) for a, b in pairs))
 
     def _squares(self, s: Array) -> Float[Array, "unknowns intervals times"]:
-        """Return the squares of all unknowns - lift, integrated over each interval of space."""
+        """Return the square of each u - lift at times `s`, integrated over each interval of space.
+
+        The sum over the intervals is the mean over space.
+        """
         found = []
         places = self.space.gauss
         for parts in self.parts:
@@ -125,22 +151,30 @@ class Slab:
         return np.stack(found)
 
     def norms(self, s: Array) -> Float[Array, "unknowns times"]:
-        """Return the root mean squares over space of all unknowns - lift at times s of [-1, 1]."""
+        """Return the root mean square over space of each u - lift at times `s` from -1 to 1."""
         found: Array = np.sqrt(self._squares(s).sum(axis=1))
         return found
 
     def by_interval(self, s: Array, sizes: Array) -> Float[Array, " intervals"]:
-        """Return the sum of relative squares over times s and unknowns in each interval."""
+        """Return the square of u - lift for each interval of space.
+
+        Squares are divided by the squared `sizes` of the unknowns, and summed over the times `s`
+        and the unknowns.
+        """
         found: Array = (self._squares(s).sum(axis=2) / np.square(sizes)[:, None]).sum(axis=0)
         return found
 
 
 @dataclass(frozen=True)
 class EvolvingState:
-    """Solution at one time: u - lift and its time derivatives, (functions, derivatives) each.
+    """Solution at one time, from which a slab starts.
 
-    From derivatives beyond those below the order, steps start. `exact` is the state that this one
-    approximates, if it lies in another space.
+    Attributes:
+        space: Space of the splines.
+        values: Spline coefficients of each u - lift and its time derivatives, shape (functions,
+            derivatives). Derivatives below the order of the equation are initial values of the
+            slab; further ones only improve the initial guess.
+        exact: State on other breakpoints that this state approximates, or None.
     """
 
     space: Space
@@ -148,7 +182,7 @@ class EvolvingState:
     exact: EvolvingState | None = None
 
     def moved(self, space: Space) -> EvolvingState:
-        """Return the nearest state in another space."""
+        """Approximate the state by least squares in another space, such as other breakpoints."""
         old = self.exact or self
         values = [
             space.project(partial(old.space.evaluate, c), unknown)
@@ -158,7 +192,7 @@ class EvolvingState:
 
 
 def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
-    """Return a slab as a network of splines, to rounding."""
+    """Convert a slab to a network of splines; the values agree to rounding."""
     box = system.box.clone()
     box[-1] = box.new_tensor([slab.start, slab.end])
     count = len(system.orders)
@@ -170,7 +204,7 @@ def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
 
     factors: list[Factor] = [lambda t: along(np.zeros(1), legvander(t, DEGREE).T).T]
     if system.variables > 1:
-        # The breakpoints of all parts, and as many equal ones of time.
+        # Breakpoints of all parts in space, and as many equally spaced ones in time.
         every = (Counter(part.space.edges.tolist()) for part in slab.parts[0])
         points, counts = np.array(sorted(reduce(Counter.__or__, every).items())).T
         apart = np.diff(points, prepend=-inf) > SAME_BREAKPOINT
@@ -191,7 +225,7 @@ def slab_field(slab: Slab, system: EvolutionSystem) -> Field:
 
 
 def _lift_factors(system: EvolutionSystem, box: Tensor) -> tuple[Factor, Factor]:
-    """Return Legendre polynomials of space and functions of time whose products are the lifts."""
+    """Return the factors of the lifts: Legendre polynomials of space, and functions of time."""
     unknowns = range(len(system.orders))
     highest = max(map(system.lift_degree, unknowns))
     nodes, weights = leggauss(highest + 1)

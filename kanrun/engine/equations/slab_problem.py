@@ -1,9 +1,8 @@
-"""The equations of one slab as a least squares problem.
+"""The equations on one slab of time as a least squares problem.
 
-Unknowns are the splines that multiply the free polynomials of time (`time_polynomials.py`).
-Residuals are taken at Gauss points of each interval of space and at the Radau points of time. A
-solved slab is corrected by one Newton step of the same problem in a richer space, which starts from
-the error of the slab before.
+The unknowns are the splines that multiply the free polynomials of time (`time_polynomials.py`).
+Residuals are evaluated at Gauss points in space and at Radau points in time. The same class, in a
+richer space, estimates the error of a solved slab: one Newton step gives a correction.
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ from kanrun.engine.equations.time_polynomials import (
 )
 from kanrun.engine.least_squares import ElementRows, Pattern, gauss_newton
 
-#: Stages of the richer space beyond those of a slab. One more shows the error of the time steps to
-#: within a factor of its own size; each costs a quarter of a slab's time.
+#: Number of additional Radau points in the space that estimates errors. With more points, errors in
+#: time are estimated more accurately; each costs a quarter of a slab's time.
 RICHER_STAGES = 2
-#: Gauss-Newton steps of a slab at most.
+#: Largest number of Gauss-Newton steps of a slab.
 MAX_STEPS = 12
-#: A slab is shortened if a step exceeds this many sizes of the unknowns.
+#: A step that changes an unknown by more than this multiple of its size counts as divergence.
 DIVERGED = 1e6
-#: A step keeps the Jacobian if the last one was smaller than the one before by this factor, the
-#: first one than the unknowns.
+#: A step reuses the Jacobian if the previous change was at most this fraction of the change before
+#: (for the first step: of the size of the unknowns).
 SAME_JACOBIAN = 0.1
-#: Steps end at a change below this fraction of the local tolerance.
+#: Steps have converged if the change is below this fraction of the local tolerance.
 CONVERGED = 1e-3
-#: The same for steps that no longer become smaller.
+#: The same fraction if the changes no longer halve from step to step.
 NEARLY_CONVERGED = 1e-2
 
 
@@ -58,20 +57,26 @@ NEARLY_CONVERGED = 1e-2
 def _layout(
     space: Space, unknowns: int, variables: int, stages: int
 ) -> tuple[TensorSpace, Pattern]:
-    """Return splines times polynomials of time, and the unknowns of each interval."""
-    times = Space(np.array([0.0, 1.0]), (), degree=stages - 1)  # As many as are free.
+    """Return the space of splines times free polynomials, and the unknowns of each interval."""
+    # `degree` only serves to count the free polynomials, of which there are `stages`.
+    times = Space(np.array([0.0, 1.0]), (), degree=stages - 1)
     axes = (space, times) if variables > 1 else (times, space)
     product = TensorSpace(axes, unknowns)
     return product, product.pattern([axis.gauss for axis in axes])
 
 
 class SlabProblem(TensorProblem):
-    """Equations from `start` to `end` as a least squares problem.
+    """Equations on one slab of time as a least squares problem.
 
-    The unknowns are those of a slab that begins at `state`, zero for its constant continuation.
-    Steps start from the Taylor polynomial of `state`. With a `base`, the unknowns are those of a
-    correction of that solved slab. `span` holds the start and the end, and `sizes` (unknowns,)
-    those of the unknown functions.
+    The initial guess continues the state at the start by its Taylor polynomial.
+
+    Args:
+        system: The system.
+        state: Solution at the start of the slab; with a `base`, its error there.
+        span: Start and end of the slab.
+        sizes: Magnitudes of the unknown functions, shape (unknowns,).
+        base: Solved slab to be corrected: the unknowns are then those of the correction. None to
+            solve for the solution itself.
     """
 
     def __init__(
@@ -101,7 +106,7 @@ class SlabProblem(TensorProblem):
         self.unknowns[torch.as_tensor(space.index)] = torch.as_tensor(start)
 
     def _given(self, unknown: int) -> list[Part]:
-        """Return the parts of an unknown that the start of the slab fixes."""
+        """Return the parts of an unknown that the state at the start of the slab determines."""
         state = self.state
         order = self.system.orders[unknown]
         values = state.values[unknown][:, :order]
@@ -113,7 +118,11 @@ class SlabProblem(TensorProblem):
         return [Part(old.space, old.values[unknown][:, :order] @ fading), Part(state.space, held)]
 
     def _continued(self, unknown: int) -> Array:
-        """Return the splines (functions, polynomials) of the Taylor polynomial at the start."""
+        """Return the initial guess for an unknown: its Taylor polynomial at the start.
+
+        It is given by spline coefficients for the free polynomials, shape (functions,
+        polynomials).
+        """
         values = self.state.values[unknown]
         order = self.system.orders[unknown]
         width = self.stages + 1
@@ -127,7 +136,7 @@ class SlabProblem(TensorProblem):
         return found
 
     def _unit_patches(self, pattern: Pattern) -> list[Patch]:
-        """Return the equations at Gauss points of space and Radau points of time."""
+        """Return the unscaled equations at Gauss points of space and Radau points of time."""
         system = self.system
         stages = self.stages
         s, weights = radau_points(stages)
@@ -137,7 +146,7 @@ class SlabProblem(TensorProblem):
 
         @cache
         def polynomials(order: int, unknown: int) -> Array:
-            """Return derivatives of free polynomials, (1, points, polynomials)."""
+            """Return time derivatives of the free polynomials, shape (1, points, polynomials)."""
             free = free_polynomials(system.orders[unknown], stages)[order] / self.half**order
             return np.asarray(free @ legendre_polynomials).T[None]
 
@@ -154,7 +163,10 @@ class SlabProblem(TensorProblem):
         return [patch_at(block, places, pattern, offsets) for block in blocks]
 
     def _offsets(self, parts: Sequence[Sequence[Part]]) -> dict[str, Array]:
-        """Return the derivatives of given parts of all unknowns at the points, by their names."""
+        """Evaluate all derivatives in the equations for known `parts` of the unknowns.
+
+        Return values at the collocation points, shape (points,), by the name of the derivative.
+        """
         s, _ = radau_points(self.stages)
         orders = range(max(self.system.orders) + 1)
         times = legendre_values(s, self.half, orders, self.stages + 1)
@@ -166,7 +178,10 @@ class SlabProblem(TensorProblem):
         return found
 
     def starting(self, state: EvolvingState) -> SlabProblem:
-        """Return the problem with another state at the start, from one that starts at zero."""
+        """Return the same problem with another state at the start.
+
+        This problem must have a state of zeros at its start.
+        """
         found = copy(self)
         found.state = state
         found._fixed = [found._given(unknown) for unknown in range(len(self.sizes))]
@@ -178,7 +193,11 @@ class SlabProblem(TensorProblem):
         return found
 
     def _unit(self, patch: Patch, zeros: Array) -> float:
-        """Return the unit of an equation: its time derivatives, of size sizes / time."""
+        """Return the unit of an equation's residual.
+
+        It is the largest coefficient of a time derivative times the size of its unknown, evaluated
+        at the vector `zeros`, or 1 if this is zero or not finite.
+        """
         with np.errstate(all="ignore"):
             slopes = patch.relation.slopes(patch.arguments(zeros))
         terms = [
@@ -190,22 +209,25 @@ class SlabProblem(TensorProblem):
         return largest if np.isfinite(largest) and largest > 0 else 1.0
 
     def residual(self, unknowns: Tensor) -> Float[Tensor, " rows"]:
-        """Return the residuals of all equations, interval by interval of space."""
+        """Return the residuals of all equations, ordered by the intervals of space."""
         vector = unknowns.numpy()
         cells = self.state.space.intervals
         found = [each.residual(vector).reshape(cells, -1) for each in self.patches]
         return torch.as_tensor(np.concatenate(found, axis=1).ravel())
 
     def rows(self, unknowns: Tensor) -> ElementRows:
-        """Return the derivatives of the residuals; all equations have the same cells."""
+        """Return the Jacobian of the residuals, one dense block per interval of space."""
         blocks = [each.rows(unknowns.numpy()) for each in self.patches]
         return ElementRows(blocks[0].pattern, torch.cat([each.values for each in blocks], dim=1))
 
     def solved(self, tolerance: float) -> tuple[Tensor | None, int]:
-        """Solve by Gauss-Newton steps to within a fraction of the local tolerance.
+        """Solve by Gauss-Newton steps, until a step changes little relative to `tolerance`.
+
+        Args:
+            tolerance: Local tolerance, relative to the sizes of the unknown functions.
 
         Returns:
-            The unknowns, or None if the steps do not converge, and the number of steps.
+            The vector of unknowns (None if the steps do not converge), and the number of steps.
         """
         unknowns = self.unknowns
         newton = None
@@ -230,12 +252,12 @@ class SlabProblem(TensorProblem):
         return None, MAX_STEPS
 
     def splines(self, unknowns: Tensor) -> list[Array]:
-        """Return the splines (functions, polynomials) of each unknown function."""
+        """Return spline coefficients, shape (functions, polynomials), for each unknown function."""
         found = self.coefficients(unknowns).reshape(len(self.sizes), -1, self.stages)
         return [self.state.space.complete(each, number) for number, each in enumerate(found)]
 
     def slab(self, unknowns: Tensor) -> Slab:
-        """Return the solved slab, or the correction of the base."""
+        """Convert a vector of unknowns to a slab: the solution, or the correction of `base`."""
         free = (free_polynomials(order, self.stages)[0] for order in self.system.orders)
         triples = zip(self._fixed, self.splines(unknowns), free, strict=True)
         parts = (
@@ -245,7 +267,10 @@ class SlabProblem(TensorProblem):
         return Slab(*self.span, tuple(parts))
 
     def last_coefficient(self, unknowns: Tensor) -> float:
-        """Return the largest L2 norm of a term of the highest degree in time, relative to sizes."""
+        """Return the largest norm of an unknown's term of the highest degree in time.
+
+        It is the root mean square over space, relative to the size of the unknown.
+        """
         gauss = self.state.space.gauss
         norms = []
         for unknown, found in enumerate(self.splines(unknowns)):
@@ -254,5 +279,5 @@ class SlabProblem(TensorProblem):
         return float((norms / self.sizes).max())
 
     def largest_change(self, move: Tensor) -> float:
-        """Return the largest change of a spline by a step, relative to the sizes."""
+        """Return the largest change of a coefficient in the step `move`, relative to the sizes."""
         return float((np.abs(self.splines(move)).max(axis=(1, 2)) / self.sizes).max())

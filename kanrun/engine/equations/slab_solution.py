@@ -1,7 +1,8 @@
-"""Solutions of evolution equations as networks, slab by slab, with an error estimate.
+"""Solver for evolution equations: networks in consecutive slabs of time, with an error estimate.
 
-The whole range is solved with smaller and smaller local tolerances until the error that the slabs
-carry along (`controller.py`) is below the tolerance, and as long as the next solution is cheap.
+The whole range is solved with smaller and smaller local tolerances until the accumulated error
+(`controller.py`) is below the wanted one. After that, more accurate solutions follow as long as
+they are cheap.
 """
 
 from __future__ import annotations
@@ -27,39 +28,50 @@ from kanrun.engine.equations.system import EvolutionSystem, System
 from kanrun.engine.equations.well_posed import growing_place
 from kanrun.errors import TrainingFailed
 
-#: First local tolerance relative to the wanted error.
+#: First local tolerance, as a fraction of the wanted error.
 LOCAL = 0.2
 #: Largest local tolerance.
 LARGEST_TOLERANCE = 1e-2
-#: Smallest local tolerance: below it, steps of a slab do not converge for rounding.
+#: Smallest local tolerance. With a smaller one, rounding keeps Gauss-Newton steps from converging.
 SMALLEST_TOLERANCE = 1e-13
-#: Bounds of the factor from one local tolerance to the next.
+#: Bounds of the ratio of two successive local tolerances.
 FACTORS = (0.03, 0.3)
-#: Fraction of the wanted error at which the next local tolerance aims.
+#: The next local tolerance is chosen so that the expected error is this fraction of the wanted one.
 AIMED = 0.3
-#: A smaller error than the wanted one follows if its solution is expected to take at most this
-#: counted work, in approximate CPU seconds.
+#: If the wanted error is reached, a more accurate solution is tried if it is expected to take at
+#: most this time, in estimated CPU seconds.
 CHEAP = 3.0
-#: Counted work after which such a solution is given up.
+#: Estimated CPU seconds after which such a more accurate solution is abandoned.
 TRIED = 6.0
-#: An estimated error below which no smaller tolerance follows.
+#: Estimated error below which no more accurate solution is tried.
 ENOUGH = 1e-11
-#: Estimates are never below this relative error, which rounding leaves.
+#: Smallest relative error that is reported, because of rounding.
 ROUNDING_ERROR = 1e-12
-#: New points of a slab at which residuals are measured.
+#: Policy with the number of points of a slab at which residuals are measured after the fit.
 CHECKS = EquationPolicy(test_points=128)
-#: Unknowns count as at least this fraction of the largest one in residuals.
+#: In the units of residuals, the size of an unknown is at least this fraction of the largest size.
 QUIET = 1e-6
 
 
 def solve_evolution(
     system: EvolutionSystem, tolerance: float, budget: float = inf
 ) -> Events[EquationStage, None, Solution]:
-    """Solve with smaller and smaller local tolerances until the estimate is below `tolerance`.
+    """Solve an evolution system in slabs of time, and yield a record of each slab.
 
-    Return the best solution that covers the whole range, and yield its slabs. The work is at most
-    `budget`, in approximate CPU seconds. What is given up if it is spent: a partial solution ends
-    early, a whole one does not meet the tolerance, and `stopped` says so.
+    Solve with smaller and smaller local tolerances until the estimated error is below `tolerance`.
+
+    Args:
+        system: The system.
+        tolerance: Wanted relative L2 error.
+        budget: Largest amount of work, in estimated CPU seconds.
+
+    Returns:
+        The most accurate solution that covers the whole range. If the budget does not suffice for
+        the first one, the solution ends early; if it does not suffice for the wanted error, the
+        estimate is above `tolerance`. In both cases, `Solution.stopped` says so.
+
+    Raises:
+        TrainingFailed: If not even the first slab can be solved.
     """
     best, stopped, doubt = _best_march(system, tolerance, budget)
     stages = tuple(_stages(system, best))
@@ -81,7 +93,10 @@ def solve_evolution(
 def _best_march(
     system: EvolutionSystem, tolerance: float, budget: float
 ) -> tuple[March, str, str | None]:
-    """Return the best march, why no better one followed, and its doubt."""
+    """Return the most accurate march, why the solver stopped early, and the doubt about the march.
+
+    The second result is empty if the wanted error is reached; for the third see `_doubt`.
+    """
     local = min(LOCAL * tolerance, LARGEST_TOLERANCE)
     left = budget
     best: March | None = None
@@ -116,9 +131,10 @@ def _best_march(
 
 
 def _next_tolerance(march: March, tolerance: float, left: float) -> float | None:
-    """Return the next local tolerance; None if the error is small enough for the work it takes.
+    """Return the next local tolerance; None if the wanted error is met and more would be expensive.
 
-    The work grows at least like the local tolerance to the power -1 / (DEGREE + 1).
+    The work is assumed to grow like the local tolerance to the power -1 / (DEGREE + 1). `left` is
+    the remaining budget.
     """
     estimate = max(march.estimate, TINY)
     is_met = march.estimate <= tolerance
@@ -130,7 +146,10 @@ def _next_tolerance(march: March, tolerance: float, left: float) -> float | None
 
 
 def _doubt(system: EvolutionSystem, march: March) -> str | None:
-    """Return why a small estimate says little, if it does."""
+    """Return why the estimated error may be wrong, or None.
+
+    The reason is a feature that no slab resolves, or an ill-posed equation.
+    """
     if march.unresolved is not None:
         return not_seen(system, march.unresolved)
     for slab in (march.slabs[0], march.slabs[-1]):
@@ -146,7 +165,7 @@ def _doubt(system: EvolutionSystem, march: March) -> str | None:
 
 
 def _stages(system: EvolutionSystem, march: March) -> Iterator[EquationStage]:
-    """Yield the slabs of a solution, with residuals at new points."""
+    """Yield a record of each slab, with residuals at points that were not used for fitting."""
     before = None
     sizes = torch.as_tensor(march.sizes())
     pairs = zip(march.slabs, march.errors().tolist(), strict=True)
@@ -175,11 +194,18 @@ def _stages(system: EvolutionSystem, march: March) -> Iterator[EquationStage]:
 def slab_residuals(
     system: EvolutionSystem, field: Field, before: Field | None, sizes: Tensor
 ) -> tuple[Residuals, Residuals]:
-    """Return the residuals of equations in a slab, and of the values at its start, at new points.
+    """Measure the residuals of a slab at points that were not used for fitting.
 
-    Those should be the values of the slab `before`, in the first one the initial values, relative
-    to the `sizes` of the unknowns in the whole range if these are larger. Other conditions are
-    built in.
+    Args:
+        system: The system.
+        field: Solution on the slab.
+        before: Solution on the previous slab; None for the first slab.
+        sizes: Magnitudes of the unknowns over the whole range of time, shape (unknowns,).
+
+    Returns:
+        Residuals of the equations; and differences at the start of the slab from the end of the
+        previous slab or from the initial values, relative to the size of each unknown in this slab
+        or in the whole range, whichever is larger. All other conditions hold by construction.
     """
     part = System(system.vocabulary, field.box, system.equations, ())
     rows = Collocation(part, CHECKS, Generator().manual_seed(0))

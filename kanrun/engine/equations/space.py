@@ -1,8 +1,9 @@
-"""Splines of one variable with conditions built in.
+"""Spaces of splines of one variable that satisfy the boundary conditions.
 
-The splines of a window are periodic, or combinations of clamped B-splines that satisfy linear
-homogeneous conditions at both ends. An equation in one variable has the space of one constant
-function for the other. Interval e holds the functions e to e + degree.
+Splines are periodic, or combinations of clamped B-splines that satisfy linear homogeneous
+conditions at both ends. For equations in one variable, the second axis of a tensor product is the
+space of one constant function. On interval e, only the basis functions e to e + degree differ from
+zero.
 """
 
 from __future__ import annotations
@@ -24,45 +25,49 @@ from kanrun.engine.least_squares import ElementRows, Pattern, gauss_newton
 from kanrun.engine.splines import Grid, local_basis
 
 Index = NDArray[np.int64]
-#: Nodes of [-1, 1] in each interval, and their weights, whose sum is 2.
+#: Quadrature rule: nodes on [-1, 1], and weights whose sum is 2.
 Rule = tuple[Array, Array]
 
-#: Degree of the splines and of the polynomials of time.
+#: Degree of the splines and of the polynomials in time.
 DEGREE = 7
-#: Gauss points in each interval of the equations, and of a projection onto splines.
+#: Gauss rules in each interval: 4 points for the residuals of equations, 10 points for the least
+#: squares projection of a function onto splines.
 GAUSS, PROJECTION = map(np.polynomial.legendre.leggauss, (4, 10))
-#: The same in the richer space that estimates errors, whose intervals are half as long.
+#: Gauss rule for residuals in the space of half as long intervals that estimates errors.
 RICHER_GAUSS = np.polynomial.legendre.leggauss(3)
-#: Fraction of the breakpoints that follow |d^4 u / dx^4|^(1/4), the density of breakpoints at which
-#: splines have equal errors; the others are equally spaced.
+#: Fraction of the breakpoints whose density is proportional to |d^4 u / dx^4|^(1/4), so that all
+#: intervals have similar errors; the others are equally spaced.
 ADAPTED = 0.7
-#: Number of points per interval at which that density is measured. Fewer points may miss a peak of
-#: the density; more only take time.
+#: Number of points per interval at which |d^4 u / dx^4|^(1/4) is evaluated. Fewer points may miss a
+#: peak; more only take time.
 DENSITY_POINTS = 8
-#: Width, in intervals, of the window in which the density is replaced by its maximum and then
-#: averaged. A wider window spreads fine intervals further around a narrow feature.
+#: Width, in intervals, of the moving maximum and the moving average that smooth the density of
+#: breakpoints. A larger width spreads fine intervals further around a narrow feature.
 DENSITY_WIDTH = 1
 #: Factor by which halving an interval is assumed to reduce its squared residual. An interval is
 #: halved twice before another one is halved once if its residual is this many times larger.
 HALVED = 0.01
 #: Intervals narrower than twice this fraction of the range are not halved.
 NARROWEST = 1e-6
-#: Breakpoints that differ by less than this fraction of the range are one.
+#: Breakpoints that differ by less than this fraction of the range count as equal.
 SAME_BREAKPOINT = 1e-9
-#: Smaller squared residuals of intervals count as this fraction of their mean, so that no interval
-#: stays wide because a coarse solution is zero there, as between the walls of a standing wave.
+#: An interval's squared residual counts as at least this fraction of the mean over all intervals,
+#: so that no interval stays wide merely because a coarse solution happens to be zero there.
 NEGLIGIBLE_SQUARES = 1e-2
 
 
 @dataclass(frozen=True)
 class Places:
-    """Points of one variable, shape (intervals, nodes), and the functions of their intervals.
+    """Points in the intervals of one variable, with the basis functions at these points.
 
     Attributes:
-        functions: Numbers of these functions, shape (intervals, local).
-        shares: Quadrature weights whose sum is 1.
-        values: Derivatives of the functions by the order and the unknown whose conditions are built
-            in, shape (intervals, nodes, local).
+        at: The points, shape (intervals, nodes).
+        functions: Numbers of the basis functions that differ from zero on each interval, shape
+            (intervals, local).
+        shares: Quadrature weights, shape (intervals, nodes); their sum is 1.
+        values: Function of the order of a derivative and the number of an unknown. It returns that
+            derivative of the basis functions which satisfy the boundary conditions of the unknown,
+            shape (intervals, nodes, local).
     """
 
     at: Array
@@ -73,10 +78,11 @@ class Places:
 
 @dataclass(frozen=True, eq=False)
 class Space:
-    """Splines on `breakpoints` (intervals + 1,).
+    """Splines of one variable, with boundary conditions for each unknown.
 
     Attributes:
-        walls: Conditions of each unknown; periodic splines have none.
+        breakpoints: Ends of the intervals, shape (intervals + 1,).
+        walls: Homogeneous boundary conditions of each unknown; empty if there are none.
         periodic: Whether the splines are periodic.
         degree: `DEGREE`, or 0 for one constant function on one interval.
     """
@@ -93,13 +99,13 @@ class Space:
 
     @property
     def edges(self) -> Array:
-        """Breakpoints on [-1, 1]."""
+        """Breakpoints, scaled to [-1, 1]."""
         low, high = self.breakpoints[[0, -1]]
         found: Array = 2 * (self.breakpoints - low) / (high - low) - 1
         return found
 
     def outer(self, t: Array) -> Array:
-        """Return the points of the range for those of [-1, 1]."""
+        """Map points `t` in [-1, 1] to the range of the variable."""
         low, high = self.breakpoints[[0, -1]]
         found: Array = np.clip(low + (t + 1) / 2 * (high - low), low, high)
         return found
@@ -110,12 +116,12 @@ class Space:
 
     @property
     def functions(self) -> int:
-        """Number of basis functions, before the conditions are built in."""
+        """Number of basis functions, including those that boundary conditions eliminate."""
         return self.intervals + (0 if self.periodic else self.degree)
 
     @cached_property
     def grid(self) -> Grid:
-        """Knots: repeated at the ends, or continued periodically."""
+        """Grid whose breakpoints continue as knots beyond both ends: repeated, or periodically."""
         ends = self.breakpoints
         degree = self.degree
         around = np.diff(ends) if self.periodic else np.zeros(1)
@@ -125,25 +131,35 @@ class Space:
 
     @cached_property
     def order(self) -> Index:
-        """Place of each function: 0, n-1, 1, n-2, ... if periodic, so that the cycle is a band."""
+        """Position of each basis function in a vector of unknowns, shape (functions,).
+
+        Periodic functions alternate between the two ends (0, n-1, 1, n-2, ...), so that matrices of
+        cyclic neighbours stay banded.
+        """
         places = np.arange(self.functions)
         if self.periodic:
             places = np.minimum(2 * places, 2 * (self.functions - 1 - places) + 1)
         return places
 
     def basis(self, x: Array, derivative: int) -> tuple[Array, Index]:
-        """Return the derivatives of the functions at x (points,), and their numbers."""
+        """Return derivatives of the nonzero basis functions at `x` (points,), and their numbers.
+
+        `derivative` is the order. Both results have the shape (points, degree + 1).
+        """
         values, interval = local_basis(torch.as_tensor(x)[:, None], self.grid, derivative)
         numbers = interval.numpy() + np.arange(self.degree + 1)
         return values[:, 0].numpy(), numbers % self.functions
 
     def points(self, nodes: Array) -> Float[Array, "intervals nodes"]:
-        """Return nodes of [-1, 1] in each interval."""
+        """Map `nodes` in [-1, 1] to each interval."""
         shares = (nodes + 1) / 2
         return self.breakpoints[:-1, None] + np.diff(self.breakpoints)[:, None] * shares
 
     def places(self, rule: Rule, fixed: float | None = None) -> Places:
-        """Return the nodes of a rule in each interval, or one `fixed` point."""
+        """Return the nodes of a quadrature rule in each interval.
+
+        Return the single point `fixed` instead if given, and 0 in a constant space.
+        """
         nodes, weights = rule
         widths = np.diff(self.breakpoints) / (self.breakpoints[-1] - self.breakpoints[0])
         at = self.points(nodes)
@@ -156,7 +172,7 @@ class Space:
 
     @cached_property
     def halved(self) -> Space:
-        """Space of splines on half the intervals; the same if it is constant."""
+        """Space in which every interval is halved; the same space if it is constant."""
         middle = (self.breakpoints[1:] + self.breakpoints[:-1])[np.diff(self.breakpoints) > 0] / 2
         if not self.degree:
             return self
@@ -164,12 +180,12 @@ class Space:
 
     @cached_property
     def gauss(self) -> Places:
-        """Gauss points of each interval."""
+        """Gauss points of each interval, at which residuals are evaluated."""
         return self.places(GAUSS)
 
     @cached_property
     def fewer_gauss(self) -> Places:
-        """Gauss points of each interval of the richer space."""
+        """Fewer Gauss points of each interval, for a space of halved intervals."""
         return self.places(RICHER_GAUSS)
 
     def _values(
@@ -188,9 +204,11 @@ class Space:
 
     @cached_property
     def _eliminated(self) -> list[list[tuple[int, int, Array]]]:
-        """Factors of the functions next to a wall by those that follow, for each unknown.
+        """For each unknown, the basis functions that boundary conditions eliminate.
 
-        Each entry is the end, the number of functions, and their factors (functions, following).
+        An entry holds the end (0 lower, 1 upper), the number of eliminated functions next to it,
+        and a matrix of shape (eliminated, following): the coefficients of the eliminated functions
+        are this matrix times those of the functions that follow.
         """
         found: list[list[tuple[int, int, Array]]] = [[] for _ in self.walls]
         for each, ends in zip(found, self.walls, strict=True):
@@ -206,20 +224,30 @@ class Space:
         return found
 
     def complete(self, coefficients: Array, unknown: int) -> Array:
-        """Return coefficients (functions, ...) with the eliminated ones set, in place."""
+        """Compute the eliminated coefficients from the others, in place, and return all.
+
+        `coefficients` has the shape (functions, ...); `unknown` chooses the boundary conditions.
+        """
         for side, count, follow in self._eliminated[unknown] if self.walls else ():
             turned = coefficients[::-1] if side else coefficients
             turned[:count] = np.tensordot(follow, turned[count : count + follow.shape[1]], 1)
         return coefficients
 
     def evaluate(self, coefficients: Array, x: Array, derivative: int = 0) -> Array:
-        """Return splines with coefficients (functions, ...) at x (points,), shape (points, ...)."""
+        """Evaluate splines, or their derivatives of order `derivative`, at `x` (points,).
+
+        `coefficients` has the shape (functions, ...), the result (points, ...).
+        """
         values, numbers = self.basis(x, derivative)
         found: Array = np.einsum("xl,xl...->x...", values, coefficients[numbers])
         return found
 
     def project(self, function: Callable[[Array], Array], unknown: int) -> Array:
-        """Return the coefficients (functions, ...) of the least squares fit of a function."""
+        """Fit a function by least squares, and return the spline coefficients (functions, columns).
+
+        `function` maps points (points,) to values (points, columns). The fit satisfies the boundary
+        conditions of `unknown`.
+        """
         places = self.places(PROJECTION)
         pattern = Pattern(torch.as_tensor(self.order[places.functions]), self.functions)
         roots = np.sqrt(places.shares)
@@ -230,10 +258,11 @@ class Space:
         return self.complete(torch.stack(found, dim=-1).numpy()[self.order], unknown)
 
     def error(self, coefficients: Array) -> float:
-        """Estimate the root mean square difference of a spline from what it approximates.
+        """Estimate the root mean square error of a spline that approximates a smooth function u.
 
-        The best spline of degree p differs by 2 / (2 pi)^(p+1) h^(p+1) |u^(p+1)| in the mean; the
-        derivative of order p + 1 is read from the jumps of the one below.
+        On intervals of length h, the mean error of the best spline of degree p is about
+        2 / (2 pi)^(p+1) h^(p+1) |u^(p+1)|. The derivative of order p + 1 is estimated from the
+        jumps of the spline's derivative of order p.
         """
         width = np.diff(self.breakpoints)
         middle = (self.breakpoints[1:] + self.breakpoints[:-1]) / 2
@@ -247,9 +276,12 @@ class Space:
     def adapted(
         self, coefficients: Sequence[Array], sizes: Sequence[float], intervals: int
     ) -> Space:
-        """Return the space whose breakpoints follow splines (functions,) of the given sizes.
+        """Return a space of about `intervals` intervals that are fine where splines curve strongly.
 
-        Kinks stay where they are.
+        Args:
+            coefficients: Coefficients of each spline, shape (functions,).
+            sizes: Magnitude of each spline, by which its derivatives are divided.
+            intervals: Number of intervals. Repeated breakpoints (kinks) stay where they are.
         """
         places, counts = np.unique(self.breakpoints, return_counts=True)
         kinks = np.repeat(places, np.where(counts > 1, counts, 0))
@@ -269,10 +301,11 @@ class Space:
 
 
 def with_kinks(breakpoints: Array, kinks: Array) -> Array:
-    """Return breakpoints of which the nearest ones, if there are enough, give way to `kinks`.
+    """Insert `kinks` into breakpoints, each position as often as it occurs in `kinks`.
 
-    A breakpoint of multiplicity m leaves DEGREE - m continuous derivatives. It has m - 1 intervals
-    of length 0 beside it, whose rows have the weight 0.
+    For each position, the nearest inner breakpoint is removed if there are enough. At a breakpoint
+    of multiplicity m, splines have DEGREE - m continuous derivatives; its m - 1 intervals of length
+    0 have quadrature weights of 0.
     """
     for place in {*kinks} if len(breakpoints) > 2 + len({*kinks}) else ():
         breakpoints = np.delete(breakpoints, 1 + np.abs(breakpoints[1:-1] - place).argmin())
@@ -280,7 +313,7 @@ def with_kinks(breakpoints: Array, kinks: Array) -> Array:
 
 
 def with_breakpoints(breakpoints: Array, more: Array) -> Array:
-    """Return breakpoints with those of `more` that differ from all of them."""
+    """Add those points of `more` to `breakpoints` that do not coincide with one of them."""
     after = np.searchsorted(breakpoints, more).clip(1, len(breakpoints) - 1)
     distance = np.minimum(np.abs(more - breakpoints[after - 1]), np.abs(more - breakpoints[after]))
     new = more[distance > SAME_BREAKPOINT * (breakpoints[-1] - breakpoints[0])]
@@ -288,16 +321,17 @@ def with_breakpoints(breakpoints: Array, more: Array) -> Array:
 
 
 def kinks_of(system: System, number: int) -> Array:
-    """Return the places at which the solution has a kink in a variable, each by its multiplicity.
+    """Return the positions of kinks in variable `number`, each repeated by its multiplicity.
 
-    There its derivatives below the order of the equations are continuous.
+    The equations jump or have a kink there. As repeated breakpoints, these positions leave only
+    derivatives below the order of the equations continuous.
     """
     order = max(highest_orders(system.equations, number))
     return np.repeat(system.jumps(number), DEGREE + 1 - order)
 
 
 def _widened(density: Array, *, periodic: bool) -> Array:
-    """Return the largest density of the neighbourhood of each point, averaged over it."""
+    """Smooth a density (points,): take the moving maximum, then the moving average."""
     from scipy.ndimage import maximum_filter1d, uniform_filter1d
 
     mode: Literal["wrap", "nearest"] = "wrap" if periodic else "nearest"
@@ -306,7 +340,11 @@ def _widened(density: Array, *, periodic: bool) -> Array:
 
 
 def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) -> Tensor:
-    """Return edges whose intervals with the largest sums of `squares` are halved in turn."""
+    """Halve intervals between `edges` until there are `intervals` of them; return the new edges.
+
+    The interval with the largest sum of `squares` is halved first. `squares` are squared residuals
+    at the points `at`; both have the shape (points,).
+    """
     number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
     sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
     floor = float(sums.sum()) * NEGLIGIBLE_SQUARES / len(sums) + np.finfo(float).tiny
@@ -325,10 +363,15 @@ def split_intervals(edges: Tensor, at: Tensor, squares: Tensor, intervals: int) 
 
 
 def products(matrices: Array, least: float, most: int | None = None) -> list[Array]:
-    """Return factors whose products are `matrices` (unknowns, rows, columns), as few as possible.
+    """Write matrices as sums of outer products of two vectors, by singular value decomposition.
 
-    Products below `least`, relative to the largest, and those beyond `most` are left out. Factors
-    have the shapes (unknowns, rows, terms) and (unknowns, columns, terms).
+    Args:
+        matrices: One matrix per unknown, shape (unknowns, rows, columns).
+        least: Terms with singular values below this fraction of the largest are left out.
+        most: Largest number of terms; None for no limit.
+
+    Returns:
+        The two factors, shapes (unknowns, rows, terms) and (unknowns, columns, terms).
     """
     left, s, right = np.linalg.svd(matrices, full_matrices=False)
     terms = max(1, min(int((s > least * s[:, :1]).sum(1).max()), most or s.shape[1]))

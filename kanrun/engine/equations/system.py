@@ -1,4 +1,8 @@
-"""Differential equations on a box with conditions, also in the form of windows, and points."""
+"""Systems of differential equations on a box, with their conditions and observations.
+
+`EvolutionSystem` is the form that the solver in slabs of time needs. Points in the box and on its
+faces are drawn here too.
+"""
 
 from __future__ import annotations
 
@@ -29,36 +33,43 @@ from kanrun.formulas.equations import (
     parse_relation,
 )
 
-#: Derivatives of formulas that stay compiled.
+#: Largest number of compiled derivatives of formulas that are kept in memory.
 COMPILED = 1024
 #: Number of equally spaced points between which jumps and kinks of formulas are searched for. With
 #: fewer points, two that lie close together may be missed.
 JUMP_POINTS = 2001
-#: Absolute error of the place of a jump, in units of the variable. The ends of the range are
-#: excluded by this fraction of it. A larger value puts a breakpoint beside the jump.
+#: Absolute error of the position of a jump, in units of the variable. Jumps closer to an end of the
+#: range than this fraction of its length are ignored. A larger value puts breakpoints beside jumps.
 JUMP_ERROR = 1e-15
 Array = NDArray[np.float64]
-#: Homogeneous linear conditions of an unknown at both ends, or None. Entry (i, r) is the factor of
-#: the derivative of order r in condition i.
+#: Homogeneous linear conditions on an unknown at the lower and the upper end of space; None for an
+#: end without conditions. Entry (i, r) is the factor of the derivative of order r in condition i.
 Walls = tuple[Array | None, Array | None]
-#: Factors of the space derivatives of a condition by their order, and its value.
+#: A condition at an end of space: the factor of the space derivative of each order, and the
+#: prescribed value of their sum.
 _WallRow = tuple[Array, Expr]
-#: A face of the box: numbers and values of the variables that are fixed there.
+#: A face, edge or corner of the box: (number, value) of each variable that is fixed there.
 Face = tuple[tuple[int, float], ...]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Relation on faces of the box, or between both ends of a `periodic` variable."""
+    """Relation that holds on `faces` of the box, or between both ends of a variable.
+
+    Attributes:
+        periodic: Number of the variable at whose two ends left - right must be equal; None for a
+            condition on faces.
+    """
 
     relation: Relation
     faces: tuple[Face, ...] = ()
     periodic: int | None = None
 
     def linear(self) -> tuple[dict[Derivative, Expr], Expr] | None:
-        """Return the factors of the derivatives, and the other terms.
+        """Return the constant factor of each derivative, and the terms without derivatives.
 
-        None for factors that vary, and for unknown parameters.
+        Return None if a factor is not a number, if the condition is periodic, or if it contains an
+        unknown parameter.
         """
         contained = self.relation.derivatives
         expression = self.relation.expression
@@ -70,7 +81,10 @@ class Condition:
         return factors, expression.subs({variable(each.name): 0 for each in contained})
 
     def given(self) -> tuple[Derivative, Expr] | None:
-        """Return the only derivative of a linear condition and its value."""
+        """Return the single derivative in a linear condition, and the value prescribed for it.
+
+        Return None if the condition is not linear or contains several derivatives.
+        """
         if (linear := self.linear()) is None or len(linear[0]) != 1:
             return None
         ((derivative, factor),) = linear[0].items()
@@ -79,7 +93,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class IncompatibleCorner:
-    """Place where faces meet and a condition differs from the others by `difference`."""
+    """Corner at which `relation`, a condition on one face, contradicts those on the other faces.
+
+    `difference` is the residual that the other conditions leave in `relation` at the corner.
+    """
 
     face: Face
     relation: Relation
@@ -88,9 +105,9 @@ class IncompatibleCorner:
 
 @dataclass(frozen=True)
 class Observations:
-    """Observed values (points,) of one unknown at points (points, variables).
+    """Observed values of one unknown, shape (points,), at points of shape (points, variables).
 
-    `relation` is unknown = 0.
+    `relation` is "unknown = 0", so that its residual is the value of the unknown.
     """
 
     relation: Relation
@@ -100,12 +117,13 @@ class Observations:
 
 @dataclass(frozen=True)
 class System:
-    """Equations on `box` (variables, 2) with conditions and observations.
+    """Equations on a box with conditions and observations.
 
     Attributes:
-        constants: Initial guesses of the unknown parameters.
-        corners: Places where faces meet and conditions or their slopes contradict each other. The
-            solution has infinite derivatives there.
+        box: Range of each variable, shape (variables, 2). Time is the last variable.
+        constants: Initial guesses of the unknown parameters by name.
+        corners: Corners of the box at which conditions or their derivatives contradict each other.
+            The solution may have infinite derivatives there.
     """
 
     vocabulary: Vocabulary
@@ -118,29 +136,29 @@ class System:
 
     @property
     def order(self) -> int:
-        """Highest order of a derivative in the equations."""
+        """Highest order of a derivative in the equations, summed over the variables."""
         return max(each.order for each in self.equations)
 
     @cached_property
     def is_linear(self) -> bool:
-        """Linearity of equations and conditions in the unknowns."""
+        """Whether all equations and conditions are linear in the unknowns."""
         relations = [*self.equations, *(each.relation for each in self.conditions)]
         return all(each.is_linear for each in relations)
 
     @cached_property
     def derivatives(self) -> tuple[Derivative, ...]:
-        """Derivatives that the equations contain, each once."""
+        """Derivatives that occur in the equations, without duplicates."""
         return tuple({d.name: d for each in self.equations for d in each.derivatives}.values())
 
     def bends(self, order: int) -> list[Relation]:
-        """Return the relations by which derivatives of this order in each variable are zero."""
+        """Return relations such as u_xx = 0 (for order 2), one per unknown and variable."""
         vocabulary = self.vocabulary
         names = [f"{u}_{x * order}" for u in vocabulary.unknowns for x in vocabulary.variables]
         return [parse_relation(f"{name} = 0", vocabulary) for name in names]
 
     @cached_property
     def given(self) -> list[tuple[Condition, Derivative, Expr]]:
-        """Conditions that give one derivative a value, see `Condition.given`."""
+        """Conditions that prescribe a single derivative, with that derivative and its value."""
         found = ((each, each.given()) for each in self.conditions)
         return [(each, *given) for each, given in found if given is not None]
 
@@ -149,10 +167,11 @@ class System:
         return self.box.new_tensor([self.constants[name] for name in self.vocabulary.constants])
 
     def jumps(self, number: int) -> list[float]:
-        """Return the places inside the range of a variable at which formulas jump or have a kink.
+        """Return the values of variable `number` at which formulas jump or have a kink, sorted.
 
-        These are zeros of arguments of `sign`, `abs`, `min` and `max` that depend on it alone. In
-        the last variable conditions count too.
+        There, the argument of `sign` or `abs`, or the difference of two arguments of `min` or
+        `max`, is zero. Only arguments that depend on this variable alone are examined. Conditions
+        are searched as well for the last variable, otherwise only equations.
         """
         (low, high), name = self.box[number].tolist(), self.vocabulary.variables[number]
         relations = [*self.equations]
@@ -177,7 +196,7 @@ class System:
 
     @cached_property
     def scan(self) -> Scan:
-        """Scan of the explicit terms of the equations and of the conditions."""
+        """Scan of the explicit terms of equations and conditions for narrow features."""
         return self._scan([each.relation.expression for each in self.conditions])
 
     def _scan(self, more: Sequence[Expr]) -> Scan:
@@ -189,7 +208,7 @@ class System:
 
     @property
     def is_evolution(self) -> bool:
-        """True if all conditions in the last variable are initial."""
+        """Whether conditions in the last variable (time) exist, but none at its upper end."""
         last = len(self.box) - 1
         end = float(self.box[-1, 1])
         faces = [face for each in self.conditions for face in each.faces]
@@ -199,7 +218,7 @@ class System:
 
 
 def highest_orders(equations: Sequence[Relation], number: int) -> list[int]:
-    """Return the highest order of each unknown in one variable."""
+    """Return, for each unknown, the highest order of its derivatives in variable `number`."""
     orders = [0] * len(equations[0].vocabulary.unknowns)
     for each in (derivative for relation in equations for derivative in relation.derivatives):
         orders[each.unknown] = max(orders[each.unknown], each.index[number])
@@ -207,7 +226,7 @@ def highest_orders(equations: Sequence[Relation], number: int) -> list[int]:
 
 
 def differentiate(expression: Expr, names: Sequence[str], index: Sequence[int]) -> Expr:
-    """Return the derivative of a formula by the multi-index `index`."""
+    """Differentiate `expression` `index[i]` times with respect to the variable `names[i]`."""
     for name, times in zip(names, index, strict=True):
         expression = sympy.diff(expression, variable(name), times) if times else expression
     return expression
@@ -217,12 +236,15 @@ def differentiate(expression: Expr, names: Sequence[str], index: Sequence[int]) 
 def derivative_function(
     expression: Expr, names: tuple[str, ...], index: tuple[int, ...]
 ) -> RowFunction:
-    """Return a derivative of a formula as a function of points (points, variables)."""
+    """Return a derivative of a formula (see `differentiate`) as a compiled function of points.
+
+    It maps points of shape (points, variables) to values of shape (points,).
+    """
     return to_numpy(differentiate(expression, names, index), names)
 
 
 def exact_number(value: float) -> sympy.Rational:
-    """Return the number that a float is written as, for exact arithmetic."""
+    """Return the shortest decimal that rounds to `value` as an exact rational: 0.1 becomes 1/10."""
     return sympy.Rational(repr(float(value)))
 
 
@@ -231,12 +253,13 @@ def low_discrepancy(
 ) -> Float[Tensor, "points variables"]:
     """Return the first `count` points of a scrambled Sobol sequence in a box.
 
-    If `edges` (breakpoints on [-1, 1]) are given, half of each variable's density is the same in
-    all intervals, whatever their length; the other half stays uniform. A Sobol sequence must not be
-    thinned by a stride: every fourth point lies in a quarter of the box.
+    If `edges` (breakpoints of each variable, scaled to [-1, 1]) are given, half of the point
+    density of each variable is spread evenly over its intervals, whatever their length; the other
+    half stays uniform. To get fewer points, reduce `count`; do not take every fourth point, because
+    those may all lie in the same quarter of the box.
     """
     sequence = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
-    # Powers of two are balanced.
+    # The sequence is drawn up to a power of two, at which it is balanced.
     share = sequence.random_base2(max(0, (count - 1).bit_length()))[:count]
     if edges is not None:
         for s, row in zip(share.T, (edges.cpu().numpy() + 1) / 2, strict=True):
@@ -248,11 +271,12 @@ def low_discrepancy(
 def on_face(
     face: Face, box: Tensor, count: int, edges: Float[Tensor, "variables ends"] | None = None
 ) -> Float[Tensor, "points variables"]:
-    """Return about `count` points of a face.
+    """Return about `count` points of a face; a single point if all variables are fixed on it.
 
-    They follow `edges` (breakpoints on [-1, 1]), at least three for each: evenly spaced in every
-    interval along one variable, and a low-discrepancy sequence along two, in which sums of products
-    see as many values of each variable as there are points.
+    If `edges` (breakpoints of each variable, scaled to [-1, 1]) are given, the points follow them
+    and number at least about three per interval. On a face with one free variable, points are
+    evenly spaced within each interval. With two, they form a low-discrepancy sequence, so that each
+    variable takes as many different values as there are points.
     """
     fixed = dict(face)
     free = [number for number in range(len(box)) if number not in fixed]
@@ -272,13 +296,17 @@ def on_face(
 
 @dataclass(frozen=True, kw_only=True)
 class EvolutionSystem(System):
-    """System in time and at most one space variable, with its conditions by kind.
+    """System in time and at most one space variable, with its conditions sorted by kind.
+
+    Solvers work with u - lift, which satisfies homogeneous conditions at the ends of space (walls).
 
     Attributes:
-        orders: Order in time of each unknown.
-        initial: Initial values of unknowns and their time derivatives, by unknown and order.
-        walls: Homogeneous conditions of each unknown at both ends of space.
-        lifts: Functions that satisfy the given conditions at the ends; 0 for homogeneous ones.
+        orders: Highest order of the time derivatives of each unknown.
+        initial: Initial values, with the key (number of the unknown, order of the time derivative).
+        walls: Homogeneous form of the conditions on each unknown at both ends of space.
+        lifts: For each unknown, a function that satisfies its conditions at the ends of space; 0 if
+            all of them are homogeneous.
+        periodic: Whether the unknowns are periodic in space.
     """
 
     orders: tuple[int, ...]
@@ -293,41 +321,45 @@ class EvolutionSystem(System):
 
     @cached_property
     def scan(self) -> Scan:
-        """Scan of the explicit terms of the equations and of the values at walls."""
+        """Scan of the explicit terms of equations and lifts for narrow features."""
         return self._scan(self.lifts)
 
     @cached_property
     def initial_scan(self) -> Scan:
-        """Scan of the initial values too."""
+        """Scan of the explicit terms of equations, lifts and initial values."""
         return self._scan([*self.lifts, *self.initial.values()])
 
     def split(self, derivative: Derivative) -> tuple[int, int]:
-        """Return the orders of a derivative in space and in time."""
+        """Return the order in space and the order in time of a derivative."""
         *space, time = derivative.index
         return sum(space), time
 
     def lift(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
-        """Return a derivative of the lift of an unknown at points (points, variables)."""
+        """Return the derivative `index` of the lift of an unknown at `points`, shape (points,)."""
         function = derivative_function(self.lifts[unknown], self.vocabulary.variables, index)
         return function(points)
 
     def lift_degree(self, unknown: int) -> int:
-        """Return the largest degree in space of the lift of an unknown."""
+        """Return an upper bound of the polynomial degree in space of the lift of an unknown."""
         return sum(len(rows) for rows in self.walls[unknown] if rows is not None)
 
     def initial_value(self, unknown: int, index: tuple[int, ...], points: Array) -> Array:
-        """Return a given time derivative of an unknown at points (points, variables)."""
+        """Return the prescribed initial value of a time derivative of an unknown at `points`.
+
+        Only the order in time, `index[-1]`, is used. The values have the shape (points,).
+        """
         value = self.initial[unknown, index[-1]]
         names = self.vocabulary.variables
         return derivative_function(value, names, (0,) * self.variables)(points)
 
 
 def evolution_system(system: System) -> EvolutionSystem | None:
-    """Return the system in the form of windows, or None if it has another form.
+    """Return the system in the form that the solver in slabs of time needs, or None.
 
-    It needs time and at most one space variable; initial values of every unknown; and conditions at
-    the ends of space that are periodic, or linear in the derivatives of one unknown with constant
-    factors. Unknown parameters and observations need the whole range at once.
+    A system has this form if it has time and at most one space variable, initial values of every
+    unknown, and conditions at the ends of space that are either periodic or linear in the
+    derivatives of one unknown with constant factors. It must have no unknown parameters and no
+    observations, because these must be fitted over the whole range of time.
     """
     if len(system.box) > 2 or not system.is_evolution or system.constants or system.observations:
         return None
@@ -351,7 +383,7 @@ def evolution_system(system: System) -> EvolutionSystem | None:
             walls[row[0]][place == float(system.box[0, 1])].append(row[1:])
     orders = tuple(highest_orders(system.equations, time))
     needed = {(unknown, order) for unknown in range(count) for order in range(orders[unknown])}
-    # A well-posed problem has as many conditions at the ends as derivatives across them.
+    # A well-posed problem has as many conditions at the ends of space as its order in space.
     across = sum(highest_orders(system.equations, 0)) if time and not periodic else 0
     if 0 in orders or initial.keys() != needed or sum(map(len, chain(*walls))) != across:
         return None
@@ -371,7 +403,10 @@ def evolution_system(system: System) -> EvolutionSystem | None:
 
 
 def _wall_row(system: System, condition: Condition, place: float) -> tuple[int, Array, Expr] | None:
-    """Return unknown, factors of its space derivatives by order and given value of a condition."""
+    """Return the unknown of a condition at an end of space, its factors and prescribed value.
+
+    Return None if the condition is not linear, contains several unknowns or time derivatives.
+    """
     factors, rest = condition.linear() or ({}, sympy.S.Zero)
     unknowns = {each.unknown for each in factors}
     if len(unknowns) != 1 or any(each.index[-1] for each in factors):
@@ -384,7 +419,11 @@ def _wall_row(system: System, condition: Condition, place: float) -> tuple[int, 
 
 
 def _lift(system: System, low: list[_WallRow], high: list[_WallRow]) -> Expr:
-    """Return the sum of given values times polynomials of space that satisfy the conditions."""
+    """Return a function of space and time that satisfies the conditions of an unknown at both ends.
+
+    It is the sum, over the conditions, of the prescribed value (a function of time) times a
+    polynomial of space.
+    """
     given = [(row, value, end) for end, rows in ((-1, low), (1, high)) for row, value in rows]
     if all(value == 0 for _, value, _ in given):
         return sympy.Integer(0)

@@ -1,13 +1,13 @@
 """Truncated Taylor series of functions, and their propagation through a network.
 
-A *jet* holds the Taylor coefficients of a function at each point. Component a is (1 / a!) d^a f /
-dx^a for each multi-index a of a `Monomials` set; component 0 is the value. Sums of jets are sums of
-tensors, and products are truncated products of polynomials. A univariate function enters by its own
-Taylor series (Faa di Bruno's formula as composed series; Griewank and Walther, Evaluating
-Derivatives, ch. 13). A jet is a tensor (components, points, width).
+A *jet* holds the Taylor coefficients of functions at each point, as a tensor of shape (components,
+points, width). Component a is (1 / a!) d^a f / dx^a, one for each multi-index a of a `Monomials`
+set; component 0 is the value. The jet of a sum is the sum of the tensors, and the jet of a product
+is the truncated product of polynomials. The jet of f(z), with a univariate function f, is the
+Taylor series of f at the jet of z (Griewank and Walther, Evaluating Derivatives, ch. 13).
 
-Every point has its own copy of the parameters, so that reverse mode gives the Jacobian of all
-points at once: values at a point depend on the copy of that point alone.
+The parameters are copied for every point. The value at a point then depends on its own copy alone,
+so that one backward pass gives the Jacobian rows of all points.
 """
 
 from __future__ import annotations
@@ -32,13 +32,16 @@ Index = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Monomials:
-    """Multi-indices of a jet: with each index all smaller ones, the zero index first."""
+    """Multi-indices of the components of a jet.
+
+    The zero index comes first. With each index, the set contains all componentwise smaller ones.
+    """
 
     indices: tuple[Index, ...]
 
     @classmethod
     def covering(cls, needed: Iterable[Index], variables: int) -> Monomials:
-        """Return the smallest set that contains `needed`, for functions of this many variables."""
+        """Return the smallest set that contains `needed`; `variables` is their number."""
         below: set[Index] = {(0,) * variables}
         for index in needed:
             below |= set(itertools.product(*(range(each + 1) for each in index)))
@@ -50,16 +53,16 @@ class Monomials:
         return sum(self.indices[-1])
 
     def factorial(self, index: Index) -> int:
-        """Return a!, the ratio of a derivative to its component."""
+        """Return a! for a multi-index a: a derivative divided by its Taylor coefficient."""
         return math.prod(map(math.factorial, index))
 
     def derivative(self, jet: Tensor, index: Index) -> Tensor:
-        """Return the derivative by `index` (points, width) from a jet."""
+        """Return the derivative with the multi-index `index` from a jet, shape (points, width)."""
         return jet[self.indices.index(index)] * self.factorial(index)
 
     @cached_property
     def products(self) -> tuple[tuple[tuple[int, int], ...], ...]:
-        """For each component, the pairs of components whose product contributes to it."""
+        """For each component of a product, the pairs of components that contribute to it."""
         place = {index: number for number, index in enumerate(self.indices)}
         pairs: list[list[tuple[int, int]]] = [[] for _ in self.indices]
         for (i, a), (j, b) in itertools.product(enumerate(self.indices), repeat=2):
@@ -70,14 +73,14 @@ class Monomials:
     def variables(
         self, x: Float[Tensor, "points variables"]
     ) -> Float[Tensor, "components points variables"]:
-        """Return the jets of the variables themselves at x."""
+        """Return the jets of the functions x -> x_i at the points `x`."""
         slopes = [[float(sum(a) == 1 == a[i]) for i in range(x.shape[1])] for a in self.indices]
         jet = x.new_tensor(slopes)[:, None].repeat(1, len(x), 1)
         jet[0] = x
         return jet
 
     def multiply(self, a: Tensor, b: Tensor) -> Tensor:
-        """Return the jet of the product."""
+        """Return the jet of the product of two functions with the jets `a` and `b`."""
         return torch.stack(
             [
                 sum((a[i] * b[j] for i, j in pairs[1:]), a[pairs[0][0]] * b[pairs[0][1]])
@@ -86,9 +89,10 @@ class Monomials:
         )
 
     def compose(self, derivatives: Sequence[Tensor], z: Tensor) -> Tensor:
-        """Return the jet of f(z) from the derivatives of f at z_0, one per order from 0 on.
+        """Return the jet of f(z) from the jet `z` and the derivatives of f at the value of z.
 
-        Further axes of `derivatives` stand for several functions of the same argument.
+        `derivatives` has one tensor per order, from 0 on, in the shape of the value of z. Further
+        axes hold several functions of the same argument.
         """
         trailing = (1,) * (derivatives[0].ndim - z.ndim + 1)
         power = shift = torch.cat([torch.zeros_like(z[:1]), z[1:]])  # z - z_0
@@ -103,7 +107,10 @@ class Monomials:
 
 
 def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> list[Tensor]:
-    """Return an elementwise function and its derivatives up to `order`, differentiable in z."""
+    """Return the derivatives of order 0 to `order` of an elementwise function at `z`.
+
+    They are differentiable with respect to `z`.
+    """
     with torch.enable_grad():
         at = z if z.requires_grad else z.detach().requires_grad_()
         found = [function(at)]
@@ -114,19 +121,23 @@ def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> 
 
 
 def _copies(parameter: Tensor, z: Tensor) -> Tensor:
-    """Return a parameter for each point of z, to differentiate by."""
+    """Copy a parameter for each point of the jet `z`, and track gradients of the copies."""
     return parameter.detach().expand(z.shape[1], *parameter.shape).requires_grad_()
 
 
 def network_jets(
     network: Network, x: Float[Tensor, "points inputs"], monomials: Monomials
 ) -> tuple[Float[Tensor, "components points outputs"], list[Tensor]]:
-    """Return the jets of a network at x, and its trained parameters, a copy for each point.
+    """Compute the jets of a network's outputs at `x`.
 
     Call it under `torch.enable_grad`.
 
+    Returns:
+        The jets, and the trained parameters with one copy per point, shape (points, ...), with
+        respect to which `point_jacobian` differentiates.
+
     Raises:
-        UsageError: For networks that are neither MLPs nor KANs without a base.
+        UsageError: If the network is neither an MLP nor a KAN without a base function.
     """
     z = monomials.variables(x)
     parameters = list[Tensor]()
@@ -163,5 +174,10 @@ def network_jets(
 def point_jacobian(
     total: Float[Tensor, ""], parameters: Sequence[Tensor]
 ) -> Float[Tensor, "points unknowns"]:
-    """Return the derivatives of values by the parameters of their points; `total` is their sum."""
+    """Return the Jacobian of one value per point with respect to the network's parameters.
+
+    Args:
+        total: Sum of the values over all points.
+        parameters: Parameters with one copy per point, from `network_jets`.
+    """
     return torch.cat([each.flatten(1) for each in torch.autograd.grad(total, parameters)], dim=1)

@@ -1,8 +1,8 @@
-"""Direct solutions of equations in at most two variables on tensor products of splines.
+"""Solver for equations in at most two variables on tensor products of splines.
 
-Every grid has twice the intervals of the one before, most of them where the residual is large, and
-starts from its solution. The singular value decomposition of the coefficients gives the KAN: the
-shortest sum of products of one function per variable.
+Every grid has twice as many intervals as the previous one, most of them where the residual is
+large, and starts from the previous solution. A singular value decomposition of the coefficients
+turns the result into a KAN: the shortest sum of products of one function per variable.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ NEGLIGIBLE_PRODUCT = 1e-3
 #: Smallest relative size below which products are always left out, whatever the estimated error. A
 #: larger value limits the accuracy; a smaller one keeps products that are only rounding.
 ROUNDING = 1e-15
-#: Nodes of [-1, 1] in each interval, away from Gauss points, at which residuals are measured, and
-#: their weights. A network has few digits of the highest derivatives in the smallest cells.
+#: Nodes on [-1, 1], away from the Gauss points, at which the residuals in each interval are
+#: measured after the fit, and their weights.
 UNSEEN = np.array([-0.97, -0.6, 0.05, 0.55, 0.93]), np.full(5, 0.4)
-#: Unknowns count as at least this fraction of their estimated sizes in relative changes.
+#: Relative changes of an unknown are relative to at least this fraction of its estimated size.
 QUIET = 1e-6
 #: Largest number of multiplications of one factorisation. A larger number allows finer grids,
 #: which take more time and memory.
@@ -78,28 +78,31 @@ MAX_WORK = 6e9
 #: Number of multiplications of a factorisation up to which a finer grid is solved although the
 #: tolerance is met. A larger number spends more time on accuracy that was not asked for.
 CHEAP_WORK = 1.5e8
-#: Intervals at most, in one variable.
+#: Largest number of intervals of the first variable.
 MAX_INTERVALS = 8192
-#: A last grid that is less than twice as fine has at least this many times the intervals.
+#: Smallest ratio of the numbers of intervals of successive grids. If `MAX_WORK` allows less, no
+#: finer grid follows.
 LAST_GROWTH = 1.25
-#: Bounds of the assumed ratio of the next change to the last one, which is the larger of the last
-#: two ratios. Larger bounds give larger estimates of the error and more grids. The ratio was 0.002
-#: to 0.01 in 8 smooth problems, and 0.02 to 0.9 in 6 with corners.
+#: Bounds of the ratio by which the change of the solution is assumed to fall on the next grid.
+#: Within these bounds, the larger of the last two observed ratios is used. Larger bounds give
+#: larger estimates of the error and more grids.
 FALL = (0.01, 1.0)
-#: The same ratio as long as only one change is known. A larger value gives a larger first estimate
-#: of the error.
+#: The assumed ratio as long as only one change is known. A larger value gives a larger first
+#: estimate of the error.
 FIRST_FALL = 0.1
-#: Error relative to the largest one that a residual may cause, the sensitivity times the residual.
-#: It was at most 0.7 and mostly below 0.1 in 54 problems with narrow features.
+#: Assumed ratio of the error to its upper bound, which is the sensitivity times the residual. A
+#: larger value gives larger estimates of the error in one variable.
 RESPONSE = 0.1
-#: Residual above which finer grids follow whatever the estimate: layers that no point has seen.
+#: Residual above which finer grids follow whatever the estimated error, because narrow layers may
+#: lie between the points.
 SETTLED = 1e-2
-#: Counted work in approximate CPU seconds: of a multiplication, of an interval in a step, and of a
-#: grid.
+#: Assumed CPU seconds per multiplication of a factorisation.
 SECONDS_OF_WORK = 4e-10
+#: Assumed CPU seconds per interval and step.
 SECONDS_OF_INTERVAL = 5e-5
+#: Assumed CPU seconds per grid.
 SECONDS_OF_GRID = 0.03
-#: Estimates are never below this relative error, which rounding leaves.
+#: Smallest relative error that is reported, because of rounding.
 ROUNDING_ERROR = 1e-11
 #: Relative change expected from the next grid below which no finer grid follows once the tolerance
 #: is met. A smaller value refines down to rounding.
@@ -113,11 +116,11 @@ class TensorSolver:
     """Solver of one system, grid by grid.
 
     Attributes:
-        field: Solution of the last grid, or the initial guess.
-        problem: Problem of the last grid; its unknowns are the solution.
-        changes: Relative changes of the solution from grid to grid.
-        estimate: Estimated relative error.
-        sensitivity: See `EquationStage`, on the first grid.
+        field: Solution on the last grid; before the first grid, the initial guess or None.
+        problem: Least squares problem of the last grid; its `unknowns` are the solution.
+        changes: Relative root mean square changes of the solution from grid to grid.
+        sensitivity: `EquationStage.sensitivity`, measured on the first grid.
+        seconds: Estimated CPU seconds so far, from the number of operations.
     """
 
     def __init__(
@@ -131,40 +134,43 @@ class TensorSolver:
         self.problem: TensorProblem | None = None
         self.changes = list[float]()
         self.sensitivity: float | None = None
-        #: Likely change of the solution for a change of the equation by the last residual.
+        #: Relative error of the solution that the last residual probably causes.
         self.response = 0.0
         self.unseen: Unseen | None = None
-        #: Intervals of each variable relative to the first one.
+        #: Number of intervals of each variable, divided by that of the first variable.
         self.shares = [1.0] * len(self.box)
-        #: Counted work, in approximate CPU seconds.
         self.seconds = 0.0
 
     @property
     def estimate(self) -> float:
-        """Estimated relative error; infinite before there are two grids.
+        """Estimated relative error; infinite before the second grid.
 
-        In one variable, where finer grids cost little, it is at least what the residual may change.
+        It is the expected change from the next grid. In one variable, it is at least the error that
+        the residual probably causes.
         """
         return max(self.remaining, self.response if len(self.box) == 1 else 0.0)
 
     @property
     def remaining(self) -> float:
-        """Change from the next grid if changes fall as before; infinite before there are two."""
+        """Expected relative change of the solution on the next grid.
+
+        Changes are assumed to fall as before. The value is infinite before the second grid.
+        """
         fall = max(self.falls[-2:], default=FIRST_FALL)
         return self.changes[-1] * float(np.clip(fall, *FALL)) if self.changes else inf
 
     def has_seen(self, tolerance: float) -> bool:
-        """Return whether the last grid represents the residual at unseen places."""
+        """Return whether the last grid resolves all features of the equations, see `Unseen`."""
         found = self.unseen
         return found is None or found.size <= tolerance + found.allowed
 
     @property
     def falls(self) -> list[float]:
-        """Factors from one change to the next."""
+        """Ratios of successive `changes`."""
         return [after / max(before, QUIET**2) for before, after in pairwise(self.changes)]
 
     def work(self, intervals: int) -> float:
-        """Return the multiplications of a factorisation on this many intervals."""
+        """Estimate the number of multiplications of a factorisation on `intervals` intervals."""
         pairs = zip(self.shares, self.periodic, strict=True)
         lengths = [round(share * intervals) + (0 if ring else DEGREE) for share, ring in pairs]
         near = min(lengths) + 1 if len(lengths) > 1 else 1
@@ -172,17 +178,25 @@ class TensorSolver:
         return float(np.prod(lengths)) * self.count * width**2
 
     def finest(self, intervals: int) -> int | None:
-        """Return twice as many intervals, or as many as `MAX_WORK` allows; None for hardly more."""
+        """Return the number of intervals of the next grid.
+
+        It is twice as large, or as large as `MAX_WORK` and `MAX_INTERVALS` allow; None if that is
+        hardly larger.
+        """
         finer = min(2 * intervals, MAX_INTERVALS)
         while self.work(finer) > MAX_WORK:
             finer -= 1
         return finer if finer >= LAST_GROWTH * intervals else None
 
     def solve(self, intervals: int) -> EquationStage:
-        """Solve on this many intervals of each variable, or on those of an initial guess.
+        """Solve on the next grid and return its record.
+
+        Args:
+            intervals: Number of intervals of the first variable. The first grid has those of the
+                initial guess instead if there is one.
 
         Raises:
-            TrainingFailed: If the residual of the initial guess is not finite.
+            TrainingFailed: If the residual is not finite at any initial guess.
         """
         began = process_time()
         before = self.field
@@ -237,7 +251,11 @@ class TensorSolver:
         )
 
     def _breakpoints(self, intervals: int) -> list[Array]:
-        """Return breakpoints of all variables, most of them where residuals are large."""
+        """Return the breakpoints of the next grid, one array per variable.
+
+        After the first grid, most of them lie where residuals are large. On the first grid they are
+        those of the initial guess, or equally spaced and finer where explicit terms are narrow.
+        """
         if (problem := self.problem) is not None:
             squares = problem.residual(problem.unknowns).square().nan_to_num()
             points = torch.as_tensor(np.concatenate([each.points for each in problem.patches]))
@@ -269,7 +287,7 @@ class TensorSolver:
         return problem.space.axes[: len(self.box)]
 
     def _sensitivity(self, solved: TensorProblem) -> float:
-        """Return `EquationStage.sensitivity` by the power method, in units of the solution."""
+        """Compute `EquationStage.sensitivity` by the power method, relative to the solution."""
         space = solved.space
         names = self.system.vocabulary
         values = [parse_relation(f"{name} = 0", names) for name in names.unknowns]
@@ -285,9 +303,10 @@ class TensorSolver:
         return largest_response(problem.linearise(solved.unknowns), relative)
 
     def _field(self, problem: TensorProblem, least: float) -> Field:
-        """Return the sum of products larger than `least`, by singular value decompositions.
+        """Return the solution as a sum of products, by singular value decomposition.
 
-        In one variable it is the spline itself.
+        Products below `least`, relative to the largest, are left out. In one variable, the result
+        is the spline itself.
         """
         axes = self._axes(problem)
         factors = products(problem.coefficients(problem.unknowns), least)
@@ -303,7 +322,7 @@ class TensorSolver:
 
 
 def _residuals(parts: Sequence[Patch], vector: Array) -> Residuals:
-    """Return the residuals of patches relative to their units; all patches weigh the same."""
+    """Summarise the residuals of patches in their units, with the same weight for each patch."""
     scale = sqrt(sum(len(each.points) for each in parts) / max(len(parts), 1))
     every = [(each.points, each.residual(vector) * scale) for each in parts]
     return Residuals.of([(torch.as_tensor(at), torch.as_tensor(found)) for at, found in every])
@@ -317,10 +336,24 @@ def solve_directly(
     tolerance: float,
     first: Field | None = None,
 ) -> Events[EquationStage, None, Solution]:
-    """Solve grid by grid from a `first` guess; yield the grids and return the solution.
+    """Solve a system on tensor products of splines; yield a record of every grid.
 
-    After the planned grids, finer ones follow if `grids` grows, until the estimated error is below
-    the tolerance and further ones are expensive.
+    After the planned grids, finer ones follow if `grids.grows` is true, until the estimated error
+    is below the tolerance and a further grid is expensive or gains nothing.
+
+    Args:
+        system: System for which `is_direct` is true.
+        grids: Planned grids.
+        policy: Step limit per grid, and budget in approximate CPU seconds.
+        generator: Source of random initial guesses and points.
+        tolerance: Estimated relative L2 error to reach.
+        first: Initial guess, or None.
+
+    Returns:
+        The solution on the last grid, with its estimated error.
+
+    Raises:
+        TrainingFailed: If the residual is not finite at any initial guess.
     """
     solver = TensorSolver(system, policy, generator, first)
     planned = [*grids.intervals]

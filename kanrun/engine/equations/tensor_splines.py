@@ -1,14 +1,14 @@
 """Tensor products of splines on a box, and systems of equations as sparse least squares problems.
 
-An unknown is u = offset + sum_ij c_ij X_i(x) Y_j(y); without y, the second axis has one constant
-function. Residuals are taken at Gauss points of every cell and of every interval of a face. Rows of
-one cell depend on the functions of that cell alone, so that the normal equations are banded.
-With splines of both variables these are tensor products; with polynomials of time as Y, windows of
-an evolution equation.
+An unknown is u = offset + sum_ij c_ij X_i(x) Y_j(y). The X_i are splines; the Y_j are splines as
+well, or polynomials of time in a slab (`slab_problem.py`), or a single constant if there is no y.
+Residuals are evaluated at Gauss points of every cell, and conditions at Gauss points of every
+interval of a face. Rows of one cell depend only on the coefficients of that cell, so that the
+normal equations are banded.
 
-Levenberg-Marquardt ends in a bad minimum where it begins with heavy conditions far from the
-solution. Every start of a nonlinear equation is therefore minimised with light conditions first,
-and the best one counts.
+If conditions have a large weight far from the solution, Levenberg-Marquardt tends to end in a bad
+minimum. Nonlinear equations are therefore solved from several initial guesses, each with a small
+weight of the conditions first, and the best result is used.
 """
 
 from __future__ import annotations
@@ -42,43 +42,47 @@ from kanrun.engine.splines import spline_values
 from kanrun.formulas.equations import Relation
 from kanrun.monitoring import time_limit_reached
 
-#: Weight of conditions relative to the equation. Residuals of conditions were 1e-4 to 1e-2 of those
-#: of the equation in 14 problems; a larger weight costs normal equations their digits.
+#: Weight of conditions, relative to the equation. With a larger weight, the normal equations lose
+#: more digits; with a smaller one, conditions are satisfied less accurately.
 CONDITION_WEIGHT = 1e4
-#: Damping of the first step of nonlinear equations from a start, relative to columns of unit norm.
-#: A larger value takes shorter steps; with a smaller one they may diverge.
+#: Damping of the first step from an initial guess of a nonlinear equation, for Jacobian columns of
+#: unit norm. A larger value takes shorter steps; with a smaller one they may diverge.
 NONLINEAR_DAMPING = 1e-6
-#: Damping of all other first steps, and the smallest damping. A larger value holds back smooth
-#: changes; with a smaller one the factorisation may fail in rounding.
+#: Damping of all other first steps, and the smallest damping. A larger value suppresses smooth
+#: changes; with a smaller one the factorisation may fail because of rounding.
 DAMPING = 1e-18
+#: Levenberg-Marquardt steps on all grids.
 LM = LMPolicy(min_damping=DAMPING, damping_search=False, max_trials=30)
-#: Steps end where the objective falls by less than `rtol`: from a start, and near a solution.
+#: Stopping criteria for steps from an initial guess.
 FIRST = StoppingCriteria(max_steps=60, rtol=1e-3, patience=3)
+#: Stopping criteria for steps near a solution, such as that of a coarser grid.
 FINER = StoppingCriteria(max_steps=8, rtol=1e-2, patience=1)
-#: Weight of conditions at first.
+#: Weight of conditions, relative to the equation, for the first steps from an initial guess.
 LIGHT = 1.0
-#: Mean squared residual below which no further start is tried, in one variable and in two. Blasius'
-#: equation from 0 to 10 has 2e-7 at its solution on 8 intervals, and a bad minimum at 2e-3.
+#: Objective below which no further initial guess is tried, for one variable and for two. A larger
+#: value accepts bad minima; a smaller one tries more guesses than necessary.
 SMALL_LOSS = 1e-6, 1e-2
-#: Largest number of random starts of nonlinear equations in one variable. More starts find a
-#: solution more often and take more time.
+#: Largest number of random initial guesses of nonlinear equations in one variable. With more of
+#: them a solution is found more often, in more time.
 RANDOM = 8
-#: Bounds of the standard deviation of random starts, in units of the solution; drawn on a log
-#: scale. Larger bounds reach solutions that are further from the smooth start.
+#: Bounds of the standard deviation of random initial guesses, in units of the solution; drawn on a
+#: log scale. Larger bounds reach solutions that are further from the smooth initial guess.
 SIZES = (0.03, 3.0)
 
 
 @dataclass(frozen=True)
 class Patch:
-    """Relation at all products of points of x and y.
+    """Relation on a tensor grid of points, as rows of a least squares problem.
 
     Attributes:
-        points: Points in the order of cells of x, cells of y, points of x, points of y.
-        pattern: Unknowns of each cell.
-        bases: Values of the functions of x and of y for each derivative by its name, shape (cells,
-            points, functions).
-        scale: Factors from residuals to rows, shape (points,).
-        offsets: Derivatives of the offset by their names, shape (points,); 0 where missing.
+        relation: Relation whose residual (left - right) is to vanish.
+        points: Points, shape (points, variables), ordered by the cell of x, the cell of y, the
+            point of x and the point of y.
+        pattern: Numbers of the coefficients that each cell depends on.
+        bases: For each derivative in the relation, by name: the derivatives of the basis functions
+            of x and of y, two arrays of shape (cells, points, functions).
+        scale: Factors that turn residuals into rows, shape (points,).
+        offsets: Derivatives of the offset by name, shape (points,); those that are missing are 0.
     """
 
     relation: Relation
@@ -89,7 +93,7 @@ class Patch:
     offsets: Mapping[str, Array]
 
     def arguments(self, vector: Array) -> Array:
-        """Return the arguments of the relation at a vector of coefficients, (points, names)."""
+        """Return the arguments of the relation for coefficients `vector`, shape (points, names)."""
         columns = [self.points]
         for each in self.relation.derivatives:
             x, y = self.bases[each.name]
@@ -100,16 +104,16 @@ class Patch:
         return np.concatenate(columns, axis=1)
 
     def residual(self, vector: Array) -> Float[Array, " points"]:
-        """Return the rows at a vector of coefficients."""
+        """Return the scaled residuals for a vector of coefficients."""
         with np.errstate(all="ignore"):
             found: Array = self.relation.residual(self.arguments(vector)) * self.scale
         return found
 
     def rows(self, vector: Array) -> ElementRows:
-        """Return the derivatives of the rows by the coefficients."""
+        """Return the Jacobian of the scaled residuals with respect to the coefficients."""
         with np.errstate(all="ignore"):
             slopes = self.relation.slopes(self.arguments(vector)) * self.scale[:, None]
-        # Derivatives that share their functions of y are summed before these multiply them.
+        # Terms with the same basis functions of y are added before they are multiplied by these.
         sums = dict[int, dict[int, tuple[Array, Array]]]()
         for number, each in enumerate(self.relation.derivatives):
             x, y = self.bases[each.name]
@@ -130,10 +134,15 @@ class Patch:
 
 @dataclass(frozen=True)
 class TensorSpace:
-    """Products of the splines of each variable for a number of unknown functions.
+    """Tensor product of the spaces of x and y, for several unknown functions.
 
-    Coefficients have the shape (unknowns, functions of x, functions of y). In vectors, functions
-    of the longer variable are far apart.
+    Coefficients have the shape (unknowns, functions of x, functions of y). In a vector, they are
+    ordered so that the normal equations have a small bandwidth: the axis with fewer functions
+    varies faster.
+
+    Attributes:
+        axes: Spaces of x and y.
+        unknowns: Number of unknown functions.
     """
 
     axes: tuple[Space, Space]
@@ -150,21 +159,27 @@ class TensorSpace:
 
     @cached_property
     def index(self) -> Index:
-        """Place of each coefficient in a vector, in the shape of the coefficients."""
+        """Position of each coefficient in a vector, in the shape of the coefficients."""
         _, x, y = self.shape
         near, far = (1, y) if y <= x else (x, 1)
         places = self.axes[0].order[:, None] * far + self.axes[1].order * near
         return places * self.unknowns + np.arange(self.unknowns)[:, None, None]
 
     def pattern(self, places: Sequence[Places]) -> Pattern:
-        """Return the unknowns of each cell as places in a vector."""
+        """Return the positions of each cell's coefficients in a vector.
+
+        `places` are the points of x and of y, with their basis functions.
+        """
         x, y = (each.functions for each in places)
         found = self.index[:, x[:, None, :, None], y[None, :, None, :]]
         index = np.moveaxis(found, 0, -1).reshape(len(x) * len(y), -1)
         return Pattern(torch.as_tensor(index), self.size)
 
     def project(self, field: Field) -> Array:
-        """Return the coefficients here that are nearest to a sum of products of splines."""
+        """Project a field in separated form onto this space, by least squares in each variable.
+
+        Return the coefficients, shape (unknowns, functions of x, functions of y).
+        """
         (layer,), factors = field.network.edge_layers, list[Array]()
         for number, axis in enumerate(self.axes[: len(field.box)]):
 
@@ -182,13 +197,22 @@ class TensorSpace:
         return found
 
     def places(self, rule: Rule, face: Face = ()) -> list[Places]:
-        """Return nodes of both variables, or the given places of variables."""
+        """Return the nodes of a quadrature rule in both variables.
+
+        A variable that is fixed on `face` has its fixed value instead.
+        """
         fixed = dict(face)
         return [axis.places(rule, fixed.get(number)) for number, axis in enumerate(self.axes)]
 
 
 class TensorProblem(Problem):
-    """System on tensor-product splines; the unknowns are the coefficients as a vector."""
+    """Least squares problem of a system on tensor products of splines.
+
+    Args:
+        space: Space of the unknown functions.
+        patches: Equations and conditions on tensor grids.
+        start: Initial coefficients in the shape of `TensorSpace.index`; None for zeros.
+    """
 
     def __init__(
         self, space: TensorSpace, patches: Sequence[Patch], start: Array | None = None
@@ -199,7 +223,7 @@ class TensorProblem(Problem):
             self.unknowns[torch.as_tensor(space.index)] = torch.as_tensor(start)
 
     def coefficients(self, unknowns: Tensor) -> Array:
-        """Return the coefficients (unknowns, functions, functions)."""
+        """Return the coefficients in a vector, shape (unknowns, functions of x, functions of y)."""
         return unknowns.numpy()[self.space.index]
 
     def residual(self, unknowns: Tensor) -> Float[Tensor, " rows"]:
@@ -221,10 +245,17 @@ def patches(
     equations: Sequence[Relation] | None = None,
     condition_weight: float = CONDITION_WEIGHT,
 ) -> list[Patch]:
-    """Return the equations and the conditions of `rows` at the nodes of all cells and faces.
+    """Return the equations and conditions of a system on tensor grids.
 
-    Periodic conditions are those of the space. Units are those of `solution`.
-    Other `equations` take the place of those of the system.
+    Periodic conditions are left out, because the space satisfies them.
+
+    Args:
+        rows: Collocation of the system.
+        space: Space of the unknown functions.
+        rule: Quadrature rule in each interval.
+        solution: Approximate solution from which the units of the residuals are computed, or None.
+        equations: Equations to use instead of those of the system.
+        condition_weight: Weight of the conditions, relative to the equations.
     """
     system = rows.system
     found = list[tuple[Block, list[Places]]]()
@@ -249,7 +280,14 @@ def patch_at(
     pattern: Pattern,
     offsets: Mapping[str, Array] | None = None,
 ) -> Patch:
-    """Return a block at places of both variables, with the unknowns of each cell, as a patch."""
+    """Convert a block on the tensor grid of `places` to a patch.
+
+    Args:
+        block: Block from `block_at`.
+        places: Points of x and of y, with their basis functions.
+        pattern: Numbers of the coefficients that each cell depends on.
+        offsets: Derivatives of the offset by name, shape (points,).
+    """
     bases = dict[str, tuple[Array, Array]]()
     for each in block.relation.derivatives:
         first, *others = each.index
@@ -262,7 +300,7 @@ def patch_at(
 
 
 def block_at(kind: str, relation: Relation, places: Sequence[Places]) -> Block:
-    """Return a relation at all products of places of both variables."""
+    """Return a relation on the tensor grid of `places`, the points of x and of y, as a block."""
     x, y = places
     at = np.broadcast_arrays(x.at[:, None, :, None], y.at[None, :, None, :])
     shares = (x.shares[:, None, :, None] * y.shares[None, :, None, :]).ravel()
@@ -272,9 +310,9 @@ def block_at(kind: str, relation: Relation, places: Sequence[Places]) -> Block:
 
 
 def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
-    """Return the coefficients that the first grid starts from, and the number of steps to them.
+    """Return initial coefficients for the first grid, and the number of steps taken to find them.
 
-    These are zeros for linear equations.
+    The coefficients are zero for linear equations.
     """
     best = np.zeros(space.shape)
     least = inf
@@ -302,7 +340,11 @@ def first_guess(rows: Collocation, space: TensorSpace) -> tuple[Array, int]:
 
 
 def _starts(rows: Collocation, space: TensorSpace) -> Iterator[Array]:
-    """Yield the smoothest functions of the conditions, zeros, and random ones in one variable."""
+    """Yield initial coefficients of nonlinear equations.
+
+    First come smooth functions that satisfy the conditions, then zeros, then, in one variable, the
+    smooth function plus random coefficients.
+    """
     smooth = zeros = np.zeros(space.shape)
     for order in sorted({1, rows.system.order}, reverse=True):
         bends = rows.system.bends(order)
@@ -319,10 +361,10 @@ def _starts(rows: Collocation, space: TensorSpace) -> Iterator[Array]:
 
 
 def is_direct(system: System) -> bool:
-    """Return whether a system is solved on tensor products.
+    """Return whether a system can be solved on tensor products of splines.
 
-    It has at most two variables, and neither unknown parameters nor observations; periodic
-    conditions contain all derivatives below the order of the equations.
+    It must have at most two variables, no unknown parameters and no observations. If a variable is
+    periodic, its conditions must contain all derivatives of orders below that of the equations.
     """
     if len(system.box) > 2 or system.constants or system.observations:
         return False

@@ -1,9 +1,10 @@
-"""Polynomials of time on a slab, as coefficients of Legendre polynomials of s from -1 to 1.
+"""Polynomials of time on a slab, as Legendre coefficients in s, which runs from -1 to 1.
 
-Given values and r - 1 time derivatives at the start fix `held_polynomials` of an unknown of order
-r; its unknown splines multiply `free_polynomials`, which vanish there with r - 1 derivatives. With
-residuals at the Radau points this is the Radau IIA method for the system of first order (Hairer
-and Wanner, Solving ODEs II, section IV.5).
+Let an equation have order r in time. The value and r - 1 time derivatives at the start of the slab
+multiply `held_polynomials`. The coefficients to be solved for multiply `free_polynomials`, whose
+value and r - 1 derivatives vanish at the start. With residuals at the Radau points, this is the
+Radau IIA method for the equivalent system of first order (Hairer and Wanner, Solving ODEs II,
+section IV.5).
 """
 
 from __future__ import annotations
@@ -22,9 +23,13 @@ from kanrun.engine.equations.system import Array
 def legendre_values(
     s: Array, half: float, orders: Sequence[int] | range, count: int = DEGREE + 1
 ) -> Float[Array, "orders degrees points"]:
-    """Return time derivatives at `s` of Legendre polynomials on a slab of length 2 `half`.
+    """Return time derivatives of Legendre polynomials on a slab.
 
-    `s` in [-1, 1] has shape (points,); the polynomials have the degrees 0 to `count` - 1.
+    Args:
+        s: Times in the slab, from -1 to 1, shape (points,).
+        half: Half the length of the slab.
+        orders: Orders of the derivatives.
+        count: Number of polynomials, of degrees 0 to `count` - 1.
     """
     unit = np.eye(count)
     rows = [legval(s, legder(unit, order)) / half**order for order in orders]
@@ -48,12 +53,13 @@ def radau_points(stages: int) -> tuple[Array, Array]:
 def free_polynomials(
     order: int, stages: int = DEGREE
 ) -> Float[Array, "derivatives polynomials degrees"]:
-    """Return polynomials with an `order`-fold zero at -1, by Legendre, and their derivatives.
+    """Return Legendre coefficients of polynomials with an `order`-fold zero at -1.
 
-    Derivatives 0 to `order` are those of the system of first order: each one below the highest is
-    integrated from the interpolant of the next at the Radau points, at which both agree. Direct
-    collocation of a second derivative would amplify fast oscillations (van der Houwen,
-    Sommeijer and Cong, BIT 31, 1991). The largest value of a polynomial is 1.
+    The result also holds their derivatives up to `order`, as the equivalent system of first order
+    defines them: the highest is a polynomial of degree `stages` - 1; each lower one is the
+    integral of the next higher one's interpolant at the Radau points. Using exact second
+    derivatives instead would amplify fast oscillations (van der Houwen, Sommeijer and Cong, BIT 31,
+    1991). Polynomials are scaled to a largest value of about 1.
     """
     points, _ = radau_points(stages)
     unit = np.eye(stages)
@@ -71,10 +77,17 @@ def free_polynomials(
 def held_polynomials(
     order: int, half: float, stages: int, ends: tuple[float, ...] = (-1.0,)
 ) -> Float[Array, "order degrees"]:
-    """Return polynomials with time derivative r of 1 at the start for r < order, by Legendre.
+    """Return Legendre coefficients of polynomials that carry on the values at the start of a slab.
 
-    All their other derivatives below `order` vanish at the `ends` (-1 is the start). With both ends
-    these fade out over the slab.
+    For r < `order`, polynomial r has a time derivative of order r equal to 1 at the start. Its
+    other derivatives of orders below `order` vanish at all `ends`.
+
+    Args:
+        order: Order of the equation in time.
+        half: Half the length of the slab.
+        stages: Largest degree of the result.
+        ends: (-1.0,) for the start alone. With (-1.0, 1.0), all derivatives vanish at the end of
+            the slab as well, so that the polynomials fade out.
     """
     count = len(ends) * order
     rows = [legendre_values(np.array([end]), half, range(order), count)[..., 0] for end in ends]

@@ -1,9 +1,10 @@
-"""The part of a residual that interpolation does not predict.
+"""Detection of features that a grid does not resolve, from the residual of a solution.
 
-A grid has seen the formulas if the residual on each of its cells is a polynomial: the interpolant
-of the residual at Gauss points predicts it at jittered places. What it does not predict is narrower
-than the grid. The raw residual is no measure, because in equations of order 3 and 4 it is large
-where errors are small.
+On each cell of the grid, the residual is interpolated at Gauss points. If the interpolant predicts
+the residual at other, randomly shifted points, the cell resolves all features of the equations.
+The part that it does not predict comes from features narrower than the cell; it is called the
+unseen residual. The size of the residual itself would be misleading, because in equations of order
+3 and 4 it can be large although the error is small.
 """
 
 from __future__ import annotations
@@ -20,20 +21,26 @@ from kanrun.engine.equations.space import Index
 from kanrun.engine.equations.system import Array
 from kanrun.formulas.equations import Derivative, Relation
 
-#: Gauss points of a cell, at which the residual is interpolated.
+#: Number of Gauss points per cell and variable at which the residual is interpolated.
 NODES_OF_CELL = 8
-#: Largest part of the residual that its interpolant may leave, in a norm.
+#: Largest norm of the unpredicted part of the residual, as a fraction of the predicted part, that
+#: counts as resolved.
 UNPREDICTED = 0.3
-#: Growth of rounding by one differentiation of polynomials of degree 7, on a cell of width 1
-#: (Markov's inequality).
+#: Factor by which one differentiation of a polynomial of degree 7 amplifies rounding errors on a
+#: cell of width 1 (Markov's inequality: the squared degree).
 MARKOV = 49.0
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Cells of one variable between `ends`, and jittered places (places,) that test them.
+    """Cells of one variable, and the points at which interpolants are tested.
 
-    A variable that does not exist has one cell of one place.
+    Equations in one variable have a second axis that consists of one cell with one point.
+
+    Attributes:
+        ends: Ends of the cells, shape (cells + 1,).
+        places: Test points, sorted, shape (places,).
+        nodes_of_cell: Number of Gauss points per cell.
     """
 
     ends: Array
@@ -44,7 +51,14 @@ class Axis:
     def of(
         cls, ends: Array, count: int, more: Sequence[Array] = (), nodes: int = NODES_OF_CELL
     ) -> Axis:
-        """Return an axis with `count` places in each cell, and `more` places inside the range."""
+        """Return an axis with random test points.
+
+        Args:
+            ends: Ends of the cells, shape (cells + 1,).
+            count: Number of test points per cell, one in each of equal parts of the cell.
+            more: Arrays of additional test points; those outside the range are ignored.
+            nodes: Number of Gauss points per cell.
+        """
         drawn = np.random.default_rng(len(ends))
         width = np.diff(ends)
         shares = (np.arange(count) + drawn.random((len(width), count))) / count
@@ -53,36 +67,39 @@ class Axis:
 
     @classmethod
     def point(cls) -> Axis:
-        """Return the axis of a variable that does not exist."""
+        """Return the second axis of equations in one variable: one cell with one point."""
         return cls(np.array([0.0, 1.0]), np.zeros(1), 1)
 
     @property
     def exists(self) -> bool:
-        """Whether the equations have this variable."""
+        """Whether the axis belongs to a variable of the equations."""
         return self.nodes_of_cell > 1
 
     @cached_property
     def nodes(self) -> Array:
-        """Gauss points of all cells."""
+        """Gauss points of all cells, shape (nodes,)."""
         shares = (leggauss(self.nodes_of_cell)[0] + 1) / 2
         found: Array = (self.ends[:-1, None] + np.diff(self.ends)[:, None] * shares).ravel()
         return found
 
     @cached_property
     def cell(self) -> Index:
-        """Number of the cell of each place."""
+        """Number of the cell that contains each test point, shape (places,)."""
         return (np.searchsorted(self.ends, self.places, "right") - 1).clip(0, len(self.ends) - 2)
 
     @cached_property
     def weights(self) -> Array:
-        """Shares of the range that belong to the places; their sum is 1."""
+        """Quadrature weights of the test points: fractions of the range, with the sum 1."""
         middle = (self.places[1:] + self.places[:-1]) / 2
         edges = np.concatenate([self.ends[:1], middle, self.ends[-1:]])
         found: Array = np.diff(edges) / (edges[-1] - edges[0])
         return found
 
     def predicted(self, values: Array) -> Array:
-        """Return the interpolant of values (nodes, columns) at the places, (places, columns)."""
+        """Interpolate `values` at the Gauss points, shape (nodes, columns), cell by cell.
+
+        Return the interpolants at the test points, shape (places, columns).
+        """
         width = np.diff(self.ends)[self.cell]
         left = self.ends[self.cell]
         rows = interpolation_rows(2 * (self.places - left) / width - 1, self.nodes_of_cell)
@@ -94,18 +111,23 @@ class Axis:
         return found
 
 
-#: Returns a derivative at all products of points of x and of y.
+#: Function that evaluates a derivative of the solution on the tensor grid of x (points of x,) and y
+#: (points of y,); the result has the shape (points of x, points of y).
 Values = Callable[[Derivative, Array, Array], Array]
 
 
 @dataclass(frozen=True)
 class Unseen:
-    """Residual that interpolants leave at the places of two axes, relative to the sizes.
+    """Unseen residual: what interpolants do not predict, on the tensor grid of test points.
 
     Attributes:
-        left: Root of the summed squares over equations, (places of x, places of y).
-        left_by_y: The same of the interpolant in y alone, (nodes of x, places of y).
-        allowed: Norm that the predicted residual and rounding allow.
+        axes: Cells and test points of x and y.
+        left: Unpredicted part of the residual: root of the sum of squares over the equations, in
+            their units, shape (places of x, places of y).
+        left_by_y: Unpredicted part of interpolation in y alone, at the Gauss points of x, shape
+            (nodes of x, places of y).
+        allowed: Largest `size` that counts as resolved: a fraction of the norm of the predicted
+            residual, plus rounding. Callers add their tolerance.
     """
 
     axes: tuple[Axis, Axis]
@@ -115,25 +137,25 @@ class Unseen:
 
     @cached_property
     def by_y(self) -> Array:
-        """Norm over x at each place of y."""
+        """Root mean square over x of `left` at each test point of y, shape (places of y,)."""
         found: Array = np.sqrt(self.axes[0].weights @ np.square(self.left))
         return found
 
     @property
     def size(self) -> float:
-        """Norm: the mean over y of the root mean square over x."""
+        """Norm of `left`: the root mean square over x, averaged over y."""
         return float(self.by_y @ self.axes[1].weights)
 
     @property
     def place(self) -> list[float]:
-        """The place where most is left."""
+        """Point at which `left` is largest, one value per variable."""
         numbers = np.unravel_index(self.left.argmax(), self.left.shape)
         pairs = zip(self.axes, numbers, strict=True)
         return [float(axis.places[number]) for axis, number in pairs if axis.exists]
 
     @property
     def weighted(self) -> tuple[Array, Array]:
-        """The places (points, variables) and the weighted squares there."""
+        """Test points, shape (points, variables), and `left`^2 times their quadrature weights."""
         exist = [axis.exists for axis in self.axes]
         grid = np.meshgrid(*(axis.places for axis in self.axes), indexing="ij")
         points = np.stack([each.ravel() for each in grid], axis=1)[:, exist]
@@ -142,7 +164,7 @@ class Unseen:
 
     @property
     def squares(self) -> Array:
-        """Squares by the cells of x."""
+        """Integral of `left`^2 over each cell of x, shape (cells of x,)."""
         x, y = self.axes
         found = np.zeros(len(x.ends) - 1)
         np.add.at(found, x.cell, np.square(self.left) @ y.weights * x.weights)
@@ -156,14 +178,16 @@ def unseen(
     unit: Callable[[Relation, Array], float],
     sizes: Array,
 ) -> Unseen:
-    """Compare the residuals at the places with their interpolants.
+    """Compare the residuals of a solution at test points with their interpolants.
 
     Args:
         relations: Equations.
-        values: Returns a derivative of the solution, (points of x, points of y).
-        axes: Cells of x and y.
-        unit: Returns the unit of an equation's residual, from its slopes (points, derivatives).
-        sizes: Sizes of the unknowns, (unknowns,).
+        values: Function that evaluates a derivative of the solution on a tensor grid.
+        axes: Cells and test points of x and y.
+        unit: Function that returns the unit of an equation's residual. Its arguments are the
+            equation, and the derivatives of the residual with respect to the derivatives in it,
+            shape (points, derivatives).
+        sizes: Magnitudes of the unknowns, shape (unknowns,).
     """
     x, y = axes
     count = [len(each.nodes) for each in axes]
@@ -191,7 +215,10 @@ def unseen(
 
 
 def _rounding(relation: Relation, slopes: Array, axes: tuple[Axis, Axis], sizes: Array) -> Array:
-    """Return what rounding leaves of a residual at the places, (places of x, places of y)."""
+    """Estimate the rounding error of a residual at the test points.
+
+    For the arguments, see `unseen`. The result has the shape (places of x, places of y).
+    """
     x, y = axes
     found = np.zeros((len(x.places), len(y.places)))
     shape = len(x.nodes) + len(x.places), len(y.nodes) + len(y.places)

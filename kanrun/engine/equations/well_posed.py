@@ -1,4 +1,4 @@
-"""Well-posedness of evolution equations: the growth of short waves."""
+"""Test for ill-posed evolution equations, in which short waves grow without bound."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from kanrun.engine.equations.fields import Field
 from kanrun.engine.equations.residuals import arguments_at
 from kanrun.engine.equations.system import Array, EvolutionSystem, low_discrepancy
 
-#: New points of a slab at which the growth of waves is measured.
+#: Number of points of a slab at which the growth of waves is measured.
 GROWTH_POINTS = 64
-#: Wavenumbers, in units of the range, between which the growth of a disturbance is compared.
+#: Two wavenumbers, times the length of the range of space, whose growth rates are compared.
 WAVENUMBERS = (1e3, 1e4)
-#: An equation is ill-posed if that growth rises by more than this factor; rates of well-posed ones
-#: stay or fall.
+#: An equation is ill-posed if the growth rate at the larger wavenumber exceeds the other by more
+#: than this factor. For well-posed equations, the growth rate stays the same or falls.
 RISE = 2.0
-#: Growth below this fraction of the frequency is rounding.
+#: Growth rates below this fraction of the frequency count as rounding.
 ROUNDING = 1e-6
 
 
 def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | None:
-    """Return a place where short waves grow without bound, the shorter the faster, or None.
+    """Return a point at which the equations are ill-posed, or None if none was found.
 
-    The equations, linearised and with their factors frozen there, have the waves exp(i k x + l t).
-    A problem is well-posed only if the real parts of all l stay bounded as k grows (Kreiss and
-    Lorenz, Initial-boundary value problems, section 2.2).
+    At each point, the equations are linearised around `field` with constant coefficients. Their
+    solutions are waves exp(i k x + l t). A problem is well-posed only if the real parts of all l
+    stay bounded as k grows (Kreiss and Lorenz, Initial-boundary value problems, section 2.2).
     """
     points = low_discrepancy(field.box, GROWTH_POINTS, 3)
     none = points.new_zeros(0)
@@ -42,9 +42,13 @@ def growing_place(system: EvolutionSystem, field: Field) -> tuple[float, ...] | 
 
 
 def _growth(system: EvolutionSystem, slopes: Sequence[Array], k: float) -> tuple[float, float]:
-    """Return the largest real part of the rates of a wave, and their largest size."""
+    """Return the largest real part and the largest modulus of the rates l of waves.
+
+    `slopes` are the derivatives of each equation's residual with respect to its derivatives at one
+    point, and `k` is the wavenumber. Both results are 0 if a rate is not finite.
+    """
     offsets = np.cumsum([0, *system.orders])
-    # The first-order system of the unknowns and their time derivatives below the highest.
+    # System of first order in time for the unknowns and their time derivatives below the highest.
     left = np.eye(offsets[-1], dtype=np.complex128)
     right = np.eye(offsets[-1], k=1, dtype=np.complex128)
     left[offsets[1:] - 1] = right[offsets[1:] - 1] = 0
