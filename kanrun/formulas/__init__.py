@@ -1,9 +1,10 @@
-"""Formulas: text to one sympy expression by a whitelist, and its forms. All without torch.
+"""Formulas: parse text to sympy expressions, and convert these to other forms. No torch is needed.
 
-The forms are a function of NumPy arrays, LaTeX, and a Python module. For NumPy the expression
-becomes a short program: one step per distinct sub-expression, constants evaluated to 20 digits and
-rounded once. sympy's `lambdify` would generate and execute source text, and compute repeated
-sub-expressions again.
+The parser accepts whitelisted names only. Expressions are converted to functions of NumPy arrays,
+to text, to LaTeX and to Python modules. A NumPy function is a short list of operations, one per
+distinct sub-expression; constants are evaluated to 20 digits and rounded once. sympy's `lambdify`
+is not used, because it generates and executes source text and evaluates repeated sub-expressions
+again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
-import scipy  # its parts load, slowly, when they are used
+import scipy  # Subpackages are loaded, slowly, when they are first used.
 import sympy
 from numpy.typing import ArrayLike, NDArray
 from sympy import Expr
@@ -42,10 +43,11 @@ from kanrun.formulas.vocabulary import (
     variable,
 )
 
-#: Digits that determine a float64.
+#: Number of significant digits that determine a float64.
 DIGITS = 17
 
-#: Operation of a register: a column of the points, a constant, or a function of earlier registers.
+#: Operation of a compiled formula, which stores one register. An int is a column of the points, a
+#: float is a constant, and a pair is a function and the numbers of the registers it is applied to.
 Line = int | float | tuple[Callable[..., Any], tuple[int, ...]]
 
 
@@ -86,12 +88,18 @@ class NumpyFunction:
 def to_numpy(
     expression: Expr, variables: Sequence[str]
 ) -> Callable[[ArrayLike], NDArray[np.float64]]:
-    """Return the expression as a function of points (N, d) to values (N,) in float64.
+    """Compile an expression to a function of NumPy arrays in float64.
 
-    Column i is the variable named variables[i]; a constant expression is broadcast.
+    Args:
+        expression: Expression in symbols from `variable`.
+        variables: Names of the variables, in the order of the columns of the points.
+
+    Returns:
+        Function that maps points of shape (N, d) to values of shape (N,).
 
     Raises:
-        UsageError: If the expression has another variable or a function without a numeric form.
+        UsageError: If the expression contains another variable, a constant that is not real, or a
+            function without a numeric form.
     """
     names = list(variables)
     if unknown := sorted({str(symbol) for symbol in expression.free_symbols} - set(names)):
@@ -102,7 +110,7 @@ def to_numpy(
     registers: dict[sympy.Basic, int] = {}
 
     def visit(node: Expr) -> int:
-        """Compile `node` and everything below it, each expression once; return its register."""
+        """Compile `node` and its arguments, without duplicates; return the register of `node`."""
         if node not in registers:
             if node.is_Symbol:
                 lines.append(names.index(str(node)))
@@ -122,11 +130,11 @@ def to_numpy(
 
 
 def _operation(node: Expr) -> tuple[Callable[..., Any], Sequence[Expr]]:
-    """Return the function of arrays that `node` applies, and its arguments."""
+    """Return the NumPy function for the outermost operation of `node`, and its arguments."""
     if node.is_Pow and node.exp == sympy.Rational(1, 2):
         return np.sqrt, (node.base,)
     if node.is_Pow and node.exp.is_Integer:
-        # A Python int, for which NumPy keeps the sign of a negative base.
+        # The exponent is a Python int, so that powers of negative bases keep their sign.
         return partial(_integer_power, exponent=int(node.exp)), (node.base,)
     if node.func in RECIPROCALS:
         return np.reciprocal, (RECIPROCALS[node.func](*node.args),)
@@ -155,7 +163,7 @@ def _error_function(x: Any) -> Any:
 
 @cache
 def _functions() -> Mapping[Any, Callable[..., Any]]:
-    """Return sympy's functions with NumPy's, of one argument or two."""
+    """Return a table from sympy functions to NumPy functions of one or two arguments."""
     names = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
     same = (*names, "exp", "log", "sign", "floor")
     table: dict[Any, Callable[..., Any]] = {getattr(sympy, f): getattr(np, f) for f in same}
@@ -167,9 +175,9 @@ def _functions() -> Mapping[Any, Callable[..., Any]]:
 
 
 def to_text(expression: Expr, names: Sequence[str]) -> str:
-    """Return the expression as text that `parse` reads back with the variables `names`.
+    """Convert an expression to text that `parse` with the variables `names` can read.
 
-    A constant whose name is one of them, such as e, is written as a decimal number.
+    If a variable has the name of a constant, such as e, that constant is written as a number.
     """
     shared = {CONSTANTS[name] for name in names if name in CONSTANTS}
     numbers = {each: each.evalf(DIGITS) for each in shared}
@@ -177,10 +185,11 @@ def to_text(expression: Expr, names: Sequence[str]) -> str:
 
 
 def to_latex(expression: Expr, names: Sequence[str] = ()) -> str:
-    """Return the expression in LaTeX, without dollar signs; x0 is x_{0}.
+    """Convert an expression to LaTeX, without dollar signs; x0 becomes x_{0}.
 
-    Those of `names` that would look like another one or like a constant, or that sympy takes apart
-    (a rebar is no re with a bar), are upright and as they are.
+    Variables in `names` are set upright and unchanged if they would otherwise look like another
+    variable or a constant, or if sympy would change their letters (rebar would become re with a
+    bar).
     """
     symbols = {name: str(sympy.latex(variable(name))) for name in names}
     looks = [*symbols.values(), "e", r"\pi"]
@@ -193,7 +202,7 @@ def to_latex(expression: Expr, names: Sequence[str] = ()) -> str:
 
 
 class _Printer(SciPyPrinter):  # type: ignore[misc]
-    """A printer of Max and Min of arrays and numbers: sympy 1.13 stacks them to a ragged array."""
+    """Printer whose Max and Min accept arrays and numbers together, which fails in sympy 1.13."""
 
     def _print_Max(self, expression: Expr) -> str:
         return str(reduce("numpy.maximum({}, {})".format, map(self._print, expression.args)))
@@ -203,9 +212,15 @@ class _Printer(SciPyPrinter):  # type: ignore[misc]
 
 
 def to_python(expression: Expr, variables: Sequence[str], name: str = "formula") -> str:
-    """Return the source of a Python module with a function `name`(x0, x1, ...) of arrays.
+    """Convert an expression to the source of a Python module with one function of NumPy arrays.
 
-    `variables` name its parameters. Raises UsageError for one that is not a Python name.
+    Args:
+        expression: Expression to convert.
+        variables: Names of the function's parameters, in order.
+        name: Name of the function.
+
+    Raises:
+        UsageError: If a variable is not a valid Python name.
     """
     if unfit := [each for each in variables if not each.isidentifier()]:
         raise UsageError(
@@ -221,11 +236,19 @@ def to_python(expression: Expr, variables: Sequence[str], name: str = "formula")
 def as_variables(
     names: Sequence[str], reserved: Collection[str] = (), *, ascii_only: bool = False
 ) -> tuple[str, ...]:
-    """Return `names` as variables of formulas, all different: `size m2` is size_m2.
+    """Convert names, such as those of columns, to distinct variables of formulas.
 
-    What no identifier has becomes an underscore; with `ascii_only` letters lose their accents. One
-    more underscore follows functions of formulas, Python's keywords and what is `reserved`. Names
-    that can stay as they are come before others.
+    For example, `size m2` becomes size_m2: runs of characters that identifiers cannot have become
+    one underscore. A name that is already taken gets underscores at its end. Names that need no
+    change are assigned first.
+
+    Args:
+        names: Names to convert.
+        reserved: Names that are taken, in addition to functions of formulas and Python keywords.
+        ascii_only: Whether to remove accents and other characters outside ASCII.
+
+    Returns:
+        One variable per name, in order.
     """
     taken = {*FUNCTIONS, *keyword.kwlist, "numpy", "scipy", *reserved}
     found: dict[int, str] = {}

@@ -1,10 +1,11 @@
-"""Differential equations, conditions and units as text, read by the formulas' whitelist.
+"""Parser of differential equations, conditions and physical units.
 
-An equation is `u_t = D*u_xx + k*u*(1-u)`; a unit is `kg*m/s^2` or `N*m`.
+An equation is text such as `u_t = D*u_xx + k*u*(1-u)`; a unit is text such as `kg*m/s^2` or `N*m`.
 
-A derivative is the name of an unknown, an underscore and the variables of differentiation: u_t,
-u_xx, u_xt. Variables are written as declared: the derivative by a variable time is u_time. A
-formula in parentheses is differentiated alike, (k*u_x)_x, by the product and chain rules.
+A derivative is written as the name of an unknown, an underscore, and the variables with respect to
+which it is differentiated: u_t, u_xx, u_xt. With respect to a variable named time, it is u_time. A
+formula in parentheses can be differentiated in the same way, as in (k*u_x)_x; the product and chain
+rules are applied.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from kanrun.formulas import (
 )
 
 Array = NDArray[np.float64]
-#: Rows of arguments (points, names) to values (points,).
+#: Function that maps rows of arguments (points, names) to values (points,).
 RowFunction = Callable[[Array], Array]
 
-#: The highest total order of a derivative.
+#: Highest order of a derivative, summed over the variables.
 MAX_ORDER = 6
 
-#: A name and whether it is called. The exponent of a number such as 1e3 is no name.
+#: A name, and the parenthesis after it if it is called. The e in a number such as 1e3 is skipped.
 _NAMES = re.compile(r"(?<![\w.])([A-Za-z_]\w*)(\s*\()?")
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _DIFFERENTIATED = re.compile(r"\)_(\w+)")
 _EQUALS = re.compile(r"(?<![<>])=")
 
-#: Base units of the SI: names of dimensions in the order of the exponents.
+#: Dimensions of the SI base units, in the order of the exponents that `dimensions` returns.
 BASE = (
     "length",
     "mass",
@@ -53,16 +54,21 @@ BASE = (
     "amount_of_substance",
     "luminous_intensity",
 )
-#: Spellings that sympy's table of units has under another name.
+#: Names in sympy's table of units for spellings that it does not contain.
 _OTHER_UNITS = {"l": "liter", "L": "liter", "min": "minute", "h": "hour", "degC": "kelvin"}
 _PREFIXES = "yzafpnumcdhkMGTPEZY"
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Names that an equation may use: variables, unknown functions, and unknown constants.
+    """Names that an equation may use.
 
     They take precedence over the constants of formulas: a declared e is not Euler's number.
+
+    Attributes:
+        variables: Independent variables; time comes last.
+        unknowns: Unknown functions.
+        constants: Unknown parameters.
     """
 
     variables: tuple[str, ...]
@@ -87,10 +93,12 @@ class Vocabulary:
                 )
 
     def derivative(self, name: str) -> Derivative | None:
-        """Return the derivative `name` (u, u_xx, u_xt, ...), or None for other names.
+        """Return the derivative called `name` (u, u_xx, u_xt, ...).
+
+        Return None if the part before the underscore is not an unknown.
 
         Raises:
-            UsageError: If letters other than variables follow the underscore, or for an order above
+            UsageError: If anything but variables follows the underscore, or if the order is above
                 `MAX_ORDER`.
         """
         unknown, _, suffix = name.partition("_")
@@ -117,7 +125,7 @@ class Vocabulary:
         return index
 
     def index(self, suffix: str) -> tuple[int, ...] | None:
-        """Return how often each variable occurs in `suffix`; None if it contains other letters."""
+        """Return how often each variable occurs in `suffix`; None if other letters remain."""
         if not suffix:
             return (0,) * len(self.variables)
         for number, name in enumerate(self.variables):
@@ -126,7 +134,11 @@ class Vocabulary:
         return None
 
     def differentiate(self, expression: sympy.Expr, suffix: str) -> sympy.Expr:
-        """Return the derivative of a formula by the variables `suffix`, by the chain rule."""
+        """Differentiate a formula with respect to the variables in `suffix`, by the chain rule.
+
+        Raises:
+            ValueError: If the formula jumps, as `sign` does.
+        """
         for number, times in enumerate(self._suffix(suffix, f"(...)_{suffix}")):
             for _ in range(times):
                 found = sympy.diff(expression, variable(self.variables[number]))
@@ -145,9 +157,12 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Derivative:
-    """A derivative of unknown number `unknown` by the multi-index `index`.
+    """Derivative of an unknown, or the unknown itself.
 
-    The unknown itself for zeros.
+    Attributes:
+        name: Name in formulas, such as u_xx.
+        unknown: Number of the unknown.
+        index: Order of differentiation with respect to each variable; zeros for the unknown itself.
     """
 
     name: str
@@ -157,7 +172,14 @@ class Derivative:
 
 @dataclass(frozen=True)
 class Relation:
-    """Left minus right side of an equation, as a function of its variables and derivatives."""
+    """Equation or condition in the form left - right = 0.
+
+    Attributes:
+        text: The relation as typed.
+        expression: Left minus right side, in symbols for variables, derivatives and constants.
+        vocabulary: Names that the relation may use.
+        derivatives: Derivatives that the relation contains.
+    """
 
     text: str
     expression: sympy.Expr
@@ -166,13 +188,13 @@ class Relation:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Arguments in their order: variables, derivatives, constants."""
+        """Names of the arguments in order: variables, derivatives, unknown parameters."""
         derivatives = (derivative.name for derivative in self.derivatives)
         return (*self.vocabulary.variables, *derivatives, *self.vocabulary.constants)
 
     @cached_property
     def residual(self) -> RowFunction:
-        """Return left minus right side, shape (points,), for arguments of shape (points, names)."""
+        """Function that returns left - right (points,) for arguments (points, names)."""
         return to_numpy(self.expression, self.names)
 
     @cached_property
@@ -183,7 +205,10 @@ class Relation:
         )
 
     def slopes(self, arguments: Array) -> Array:
-        """Return the residual's slopes by derivatives and constants, (points, both together)."""
+        """Differentiate left - right with respect to the derivatives, then the unknown parameters.
+
+        The result has the shape (points, derivatives + parameters).
+        """
         return np.stack([slope(arguments) for slope in self._slopes], axis=1)
 
     @cached_property
@@ -199,11 +224,11 @@ class Relation:
 
 
 def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
-    """Parse a relation: two formulas with `=` between them.
+    """Parse a relation, which consists of two formulas with `=` between them.
 
     Raises:
-        UsageError: Without exactly one `=`, for names outside the vocabulary, for a formula that
-            the whitelist rejects, and for a relation without an unknown.
+        UsageError: If `text` does not contain exactly one `=`, contains a name outside the
+            vocabulary or a formula that cannot be parsed, or contains no unknown.
     """
     sides = _EQUALS.split(text) if isinstance(text, str) else []
     if len(sides) != 2:
@@ -241,14 +266,18 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
 
 
 def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
-    """Return the derivatives in an equation by name; raise UsageError for names without meaning."""
+    """Return the derivatives in an equation by name.
+
+    Raises:
+        UsageError: If the equation contains an undeclared name, or no unknown.
+    """
     found: dict[str, Derivative] = {}
     declared = {*vocabulary.variables, *vocabulary.constants, *CONSTANTS, *FUNCTIONS}
     for name, call in _NAMES.findall(_DIFFERENTIATED.sub(")", text)):
         unknown, _, suffix = name.partition("_")
         if (derivative := vocabulary.derivative(name)) is not None:
             found[name] = derivative
-        elif name in declared or call:  # the parser names unknown functions
+        elif name in declared or call:  # The parser reports functions that do not exist.
             continue
         elif suffix and vocabulary.index(suffix):
             raise UsageError(
@@ -273,14 +302,14 @@ def _derivatives(text: str, vocabulary: Vocabulary) -> dict[str, Derivative]:
 
 
 def _as_calls(text: str) -> str:
-    """Return a formula in which (...)_x and f(...)_x are written as d_x((...)) and d_x(f(...))."""
+    """Rewrite (...)_x as d_x((...)) and f(...)_x as d_x(f(...)) everywhere in a formula."""
     while match := _DIFFERENTIATED.search(text):
         start = match.start()
         depth = 1
         while depth and start:
             start -= 1
             depth += {")": 1, "(": -1}.get(text[start], 0)
-        while start and text[start - 1].isalnum():  # the name of a function
+        while start and text[start - 1].isalnum():  # Include the name of the function.
             start -= 1
         inner = text[start : match.start() + 1]
         suffix = match[1]
@@ -289,13 +318,16 @@ def _as_calls(text: str) -> str:
 
 
 def dimensions(units: Mapping[str, str], names: Sequence[str]) -> Array:
-    """Return the exponents (names, 7) of the base units.
+    """Return the exponents of the SI base units for quantities, shape (names, 7).
 
-    Zeros for names without a unit and for pure numbers ("1").
+    Args:
+        units: Unit of each quantity by name, such as `kg*m/s^2`. Quantities without a unit, and
+            those with the unit "1", have exponents of zero.
+        names: Names of the quantities, in the order of the rows.
 
     Raises:
-        UsageError: For a unit of an unknown name, or text that is not a product of powers of known
-            units.
+        UsageError: If `units` contains a name that is not in `names`, or text that is not a product
+            of powers of known units.
     """
     if unknown := [name for name in units if name not in names]:
         raise UsageError(
@@ -320,7 +352,10 @@ def _exponents(text: str) -> Array:
 
 
 def _quantity(word: str, text: str) -> Any:
-    """Return the unit `word` of sympy, with or without a prefix such as k or m."""
+    """Return sympy's unit for `word`; a prefix such as k or m, and its factor, are dropped.
+
+    `text` is the whole unit, which the error message quotes.
+    """
     from sympy.physics import units
 
     for name in (word, word[1:] if word[0] in _PREFIXES else ""):

@@ -1,9 +1,9 @@
-"""From text to a sympy expression: a whitelist over Python's `ast`; nothing is evaluated as code.
+"""Parser from text to sympy expressions. It whitelists nodes of Python's `ast` and runs no code.
 
-A decimal such as 0.5 becomes the exact rational 1/2. A sympy Float would carry 15 digits that
-`N(expr, 17)` cannot add to, and 0.5*x0 would not compare equal to x0/2; a rational does both, and
-x0**0.5 is sqrt(x0). Sizes are bounded before anything is computed, so that no text can keep the
-program busy.
+Decimal numbers become exact rationals: 0.5 becomes 1/2. With sympy's Float, constants would have
+15 digits only, and 0.5*x0 would not be equal to x0/2; with rationals it is, and x0**0.5 becomes
+sqrt(x0). The sizes of formulas and numbers are limited before anything is computed, so that no text
+can keep the program busy.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from kanrun.formulas.vocabulary import (
 
 # Maximum sizes of a formula, checked before anything is computed.
 _CHARACTERS = 20_000
-_NODES = 12_000  # of Python's syntax tree
-_NESTING = 100  # levels of operators
-_CALL_LEVELS = 10  # per call or exponent: sympy takes exponential time in exp(-exp(-...))
-_INDEX = 9_999  # of a variable
-_PAIRS = 300  # of terms in min and max, which sympy compares: about 3 seconds
-_DIGITS = 5_000  # of a number that is computed exactly
-_EXPONENT = 1_000  # of a power with a variable in its base
-_MAGNITUDE = 1e300  # constants lie between its inverse and this, so that float64 contains them
-PRECISION = 20  # digits of the value of a constant
-_QUOTED = 80  # characters of a formula in a message
-_CODE = 40  # characters of code that is not allowed
+_NODES = 12_000  # Nodes of Python's syntax tree.
+_NESTING = 100  # Levels of nested operators.
+_CALL_LEVELS = 10  # Levels that a call or an exponent counts as: sympy is slow in nested calls.
+_INDEX = 9_999  # Number of a variable such as x0.
+_PAIRS = 300  # Pairs of terms in min and max, which sympy compares; 300 take about 3 seconds.
+_DIGITS = 5_000  # Digits of a power that is computed exactly.
+_EXPONENT = 1_000  # Exponent of a power whose base contains a variable.
+_MAGNITUDE = 1e300  # Largest constant, and inverse of the smallest one, which float64 can hold.
+PRECISION = 20  # Digits with which constants are evaluated.
+_QUOTED = 80  # Characters of a formula that messages quote.
+_CODE = 40  # Characters of disallowed code that messages quote.
 
 _NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
 _NOT_REAL = (sympy.I, sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
@@ -50,7 +50,7 @@ _ABSURD = "it holds a number of absurd size"
 
 
 class _Refused(Exception):
-    """Reason why a text is not a formula; becomes a UsageError that quotes the text."""
+    """Reason why text is not a formula; converted to a UsageError that quotes the text."""
 
 
 def parse(
@@ -58,13 +58,20 @@ def parse(
     variables: Sequence[str] | None = None,
     functions: Mapping[str, KnownFunction] | None = None,
 ) -> Expr:
-    """Parse a formula to an expression in real symbols.
+    """Parse a formula to a sympy expression in real symbols.
 
-    Variables are x0, x1, ..., or exactly `variables` where given: a declared name wins over the
-    constants pi and e. `^` and `**` both mean power; numbers are exact. Raises UsageError for
-    anything but numbers, variables, constants, + - * / ^, parentheses and the functions of
-    `FUNCTIONS` and `functions`; for a formula without a variable; and for one beyond the maximum
-    sizes or whose constants are not real.
+    A formula consists of numbers, variables, constants, + - * / ^, parentheses and functions. `^`
+    and `**` both mean power. Numbers are exact.
+
+    Args:
+        text: The formula.
+        variables: Names of the variables, which take precedence over the constants pi and e. None
+            for x0, x1, ...
+        functions: Functions by name, in addition to `FUNCTIONS`.
+
+    Raises:
+        UsageError: If the formula contains anything else, has no variable, is too large, or has a
+            constant that is not real and finite.
     """
     expression = parse_expression(text, variables, functions)
     if not expression.free_symbols:
@@ -79,7 +86,10 @@ def parse_expression(
     functions: Mapping[str, KnownFunction] | None = None,
     what: str = "formula",
 ) -> Expr:
-    """Parse a formula as `parse`, which may be constant; messages call it `what`."""
+    """Parse a formula as in `parse`, but accept constant formulas as well.
+
+    Error messages call the formula `what`.
+    """
     try:
         return _Reader(names, functions or {}).read_all(_tree(text))
     except _Refused as refusal:
@@ -87,7 +97,15 @@ def parse_expression(
 
 
 def constant(value: object, known: Mapping[str, float] | None = None) -> float:
-    """Return a finite number, given as a number or as text such as `0.4*pi` with `known` names."""
+    """Convert a number, or a constant formula such as `0.4*pi`, to a float.
+
+    Args:
+        value: Number or text.
+        known: Values of names that the text may contain.
+
+    Raises:
+        UsageError: If the value is not a finite number.
+    """
     if isinstance(value, str):
         known = known or {}
         put = {variable(name): sympy.Rational(repr(number)) for name, number in known.items()}
@@ -101,13 +119,13 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
 
 
 def variables_in(text: str) -> tuple[str, ...]:
-    """Return x0, x1, ... up to the highest index in `text`, also if it cancels as in 0*x2."""
+    """Return x0, x1, ... up to the highest index in `text`, even if that cancels as in 0*x2."""
     indices = [int(match[1]) for name in names_in(text) if (match := INDEXED.fullmatch(name))]
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """Return the variables in `text`, sorted: the names that are neither called nor constants."""
+    """Return the names in a formula that are neither functions nor constants, sorted."""
     try:
         nodes = list(ast.walk(_tree(text)))
     except _Refused as refusal:
@@ -123,7 +141,11 @@ def _quoted(text: object) -> str:
 
 
 def _tree(text: object) -> ast.Expression:
-    """Return Python's syntax tree of a formula, with `^` read as a power and its size bounded."""
+    """Return Python's syntax tree of a formula, in which `^` means power.
+
+    Raises:
+        _Refused: If `text` has no valid syntax or is too long.
+    """
     if not isinstance(text, str) or not text.strip():
         raise _Refused("a text such as exp(-x0)*sin(3*x1) is needed")
     if len(text) > _CHARACTERS:
@@ -135,7 +157,7 @@ def _tree(text: object) -> ast.Expression:
         )
     try:
         with warnings.catch_warnings():
-            # Python warns of odd code; such text is rejected anyway.
+            # Python warns about dubious code, which is rejected below anyway.
             warnings.simplefilter("ignore")
             tree = ast.parse(source.replace("^", "**"), mode="eval")
     except SyntaxError as error:
@@ -153,9 +175,10 @@ def _tree(text: object) -> ast.Expression:
 
 
 def _place(source: str, offset: int) -> str:
-    """Return where a formula cannot be read.
+    """Describe the position of a syntax error for a message.
 
-    `offset` is Python's position, which counts `^` as two letters; it is 0 at the end.
+    `offset` is the position that Python reports, in which `^` counts as two characters; 0 means the
+    end of the formula.
     """
     lengths = (len(source[:end].replace("^", "**")) for end in range(len(source)))
     start = next((end for end, length in enumerate(lengths) if length >= offset - 1), len(source))
@@ -165,19 +188,20 @@ def _place(source: str, offset: int) -> str:
 
 
 class _Reader:
-    """A reader of the tree from the leaves up; each constant is checked before it is used."""
+    """Converts a syntax tree to an expression, and checks each constant before it is used."""
 
     def __init__(
         self, variables: Sequence[str] | None, functions: Mapping[str, KnownFunction]
     ) -> None:
         self.functions = FUNCTIONS | dict(functions)
         self.variables = None if variables is None else frozenset(variables)
-        self.pairs = 0  # of terms that min and max had to compare so far
+        self.pairs = 0  # Number of pairs of terms in min and max so far.
 
     def read_all(self, tree: ast.Expression) -> Expr:
-        """Return the whole expression.
+        """Convert the whole tree.
 
-        Sympy may have joined powers and numbers to larger ones than written.
+        Exponents and numbers are checked again at the end, because sympy may have combined them to
+        larger ones.
         """
         expression = self.read(tree.body, 0)
         for power in expression.atoms(sympy.Pow):
@@ -220,7 +244,7 @@ class _Reader:
         )
 
     def _chain(self, node: ast.BinOp, depth: int) -> Expr:
-        """Return a sum or product of any length, built once."""
+        """Convert a sum or product of any length at once, instead of term by term."""
         is_sum = isinstance(node.op, ast.Add | ast.Sub)
         operators = (ast.Add, ast.Sub) if is_sum else (ast.Mult, ast.Div)
         parts: list[Expr] = []
@@ -280,7 +304,7 @@ class _Reader:
         if len(arguments) < 2 if wanted is None else len(arguments) != wanted:
             many = "1 argument" if wanted == 1 else f"{wanted or 'two or more'} arguments"
             raise _Refused(f"{name} takes {many}, not {len(arguments)}")
-        if wanted is None:  # min and max compare all terms; one inside another joins its terms
+        if wanted is None:  # sympy compares all terms in min and max, including nested ones.
             joined = [part for part in arguments if isinstance(part, sympy.Min | sympy.Max)]
             terms = len(arguments) + sum(len(part.args) - 1 for part in joined)
             self.pairs += terms * (terms - 1) // 2
@@ -301,7 +325,7 @@ def _number(value: Any) -> Expr:
 
 
 def _check_exponent(exponent: Expr, base: Expr) -> None:
-    """Reject powers that would need a huge computation or a huge number."""
+    """Raise `_Refused` if a power is expensive to compute or has a huge value."""
     if not exponent.is_number:
         return
     size = abs(float(exponent.evalf(PRECISION)))
@@ -317,7 +341,7 @@ def _check_exponent(exponent: Expr, base: Expr) -> None:
 
 
 def _checked(value: Expr) -> Expr:
-    """Return `value`; reject a constant that is not real, not finite or of absurd size."""
+    """Return `value`; raise `_Refused` if it is a constant that is not real, not finite or huge."""
     if value.has(*_NOT_REAL):
         raise _Refused(
             "it is not finite and real (a division by zero, or a root or log of a number out of "

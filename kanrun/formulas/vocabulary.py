@@ -1,7 +1,7 @@
-"""What a formula may name: its functions, constants and variables.
+"""Names that formulas may contain: functions, constants and variables.
 
-Each function is built as a sympy expression. The reader of formulas (`parsing.py`) accepts these
-names and those that its caller adds, and rejects all others.
+The parser (`parsing.py`) accepts these names and those that its caller adds, and rejects all
+others. Functions are built as sympy expressions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from sympy import Expr
 
 from kanrun.errors import did_you_mean
 
-#: Reciprocals of functions, which sympy's simplification produces; formulas may use them too.
+#: Functions that are reciprocals of others: cot is 1/tan. sympy's simplification produces them, and
+#: formulas may contain them.
 RECIPROCALS: dict[Any, Any] = {
     sympy.cot: sympy.tan,
     sympy.sec: sympy.cos,
@@ -28,28 +29,37 @@ RECIPROCALS: dict[Any, Any] = {
 
 
 def variable(name: str) -> sympy.Symbol:
-    """Return the symbol of an input. It is real, so that sqrt(x0**2) is |x0|.
+    """Return the sympy symbol of a variable. It is real, so that sqrt(x0**2) becomes |x0|.
 
-    Expressions that are compared with parsed ones must be built from it.
+    Symbols must come from this function if an expression is to be compared with a parsed one.
     """
     return sympy.Symbol(name, real=True)
 
 
 @dataclass(frozen=True)
 class KnownFunction:
-    """A function of formulas: `build(*arguments)`, with `arguments` of them (None: two or more)."""
+    """Function that formulas may call.
+
+    Attributes:
+        build: Returns the sympy expression for the arguments.
+        arguments: Number of arguments; None for two or more.
+    """
 
     build: Callable[..., Expr]
     arguments: int | None = 1
 
 
 def step(argument: Expr) -> Expr:
-    """Return 1 for a positive argument, 0 for a negative one, 1/2 at zero."""
+    """Return the step function: 1 where `argument` is positive, 0 where negative, 1/2 at zero."""
     return (1 + sympy.sign(argument)) / 2
 
 
 def _bessel(order: Expr, argument: Expr) -> Expr:
-    """Return J_order(argument); values of orders above 8 were not compared with 30 digits."""
+    """Return the Bessel function J_order(argument), for orders of which the values were tested.
+
+    Raises:
+        ValueError: If the order is not a whole number from 0 to 8.
+    """
     if not order.is_Integer or not 0 <= order <= 8:
         raise ValueError("the order of besselj must be a whole number from 0 to 8")
     return sympy.besselj(order, argument)
@@ -83,18 +93,18 @@ def _table() -> dict[str, KnownFunction]:
     return table
 
 
-#: Functions by name. Aliases (arcsin, ln, ...) and sympy's spellings (Abs, Max) are included, so
-#: that the text of an expression reads back as that expression. sigmoid(x) is 1/(1 + exp(-x)),
-#: gaussian(x) is exp(-x^2), where(x < 0.5, 1, 0) is 1 below 0.5 and 0 above.
+#: Functions by name, including aliases such as arcsin and ln. sympy's own spellings (Abs, Max) are
+#: included as well, so that the text of an expression can be parsed again. sigmoid(x) is
+#: 1/(1 + exp(-x)), gaussian(x) is exp(-x^2), and where(x < 0.5, 1, 0) is 1 below 0.5 and 0 above.
 FUNCTIONS: dict[str, KnownFunction] = _table()
 CONSTANTS: dict[str, Expr] = {"pi": sympy.pi, "e": sympy.E, "E": sympy.E}
-#: The name of an input by its number, such as x0.
+#: Pattern of a variable's name that consists of x and a number, such as x0.
 INDEXED = re.compile(r"x(0|[1-9]\d*)")
 
 
 def similar_names(name: str, known: Iterable[str]) -> str:
-    """Return a question that offers names similar to `name`, or "".
+    """Return "; did you mean ...?" with names similar to `name`, or "" if there are none.
 
-    A single letter gets none, because it resembles each of the short names of functions.
+    There are no suggestions for a single letter, because it resembles every short name.
     """
     return did_you_mean(name, known) if len(name) > 1 else ""

@@ -1,4 +1,4 @@
-"""Collocation of a system on one box: points, weights and units of its residuals."""
+"""Collocation of a system on a box: points, weights and units of the residuals."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from kanrun.engine.equations.residuals import (
 from kanrun.engine.equations.space import Space
 from kanrun.engine.equations.system import System, low_discrepancy, on_face
 
-#: Intervals of the quadrature rule in one variable for networks without grids.
+#: Number of intervals of the quadrature rule for networks without grids in one variable.
 INTERVALS_WITHOUT_GRID = 20
-#: Points of that rule per interval, at most. It is then exact for squares of the residual.
+#: Largest number of Gauss points per interval in one variable. More points add nothing, because
+#: 10 integrate the squared residual of splines accurately.
 POINTS_PER_INTERVAL = 10
-#: Lower bound of the number of points per unknown, in several variables.
+#: Smallest number of collocation points per unknown of the network, in several variables.
 POINTS_PER_UNKNOWN = 2.5
 #: Number of points per face at which the magnitudes of the unknowns are estimated from the
 #: conditions. Fewer points may miss a narrow peak of the given values; more only take time.
@@ -34,16 +35,17 @@ SIZE_POINTS = 60
 #: Largest number of points at which the sizes of the terms of a relation are measured. More points
 #: give steadier units of the residuals and take more time.
 UNIT_POINTS = 256
-#: Networks have no collocation points within this distance of an incompatible corner, relative to
-#: the box: the solution has infinite derivatives there, which would spoil the rest of it.
+#: Radius around an incompatible corner without collocation points, relative to the box. Derivatives
+#: are infinite there; points closer to the corner would spoil the solution everywhere.
 CORNER_RADIUS = 0.1
-#: Given values below this fraction of the sources of the equations count as zero.
+#: If all prescribed values are below this fraction of the equations' source terms, they count as
+#: zero, and the sizes of the unknowns are estimated from the source terms.
 VANISHING = 1e-12
-#: Changes of an unknown below this fraction of its estimated size do not count.
+#: Changes of an unknown are relative to at least this fraction of its estimated size.
 NEGLIGIBLE = 1e-6
-#: Weights of conditions and observations where residuals are compared with those of equations.
+#: Weights of conditions and of observations when their residuals are measured, not minimised.
 EQUAL_WEIGHTS = 1.0, 1.0
-#: Weights of conditions and observations on the first grid, relative to the equation.
+#: Weights of conditions and of observations on the first grid, relative to the equation.
 FIRST_WEIGHTS = 100.0, 100.0
 #: Factor by which the weight of conditions rises, and that of observations falls, from one grid to
 #: the next. With a larger factor the bounds below are reached on coarser grids.
@@ -61,51 +63,66 @@ INCOMPATIBLE_FACTOR = 10.0
 
 @dataclass(frozen=True)
 class EquationPolicy:
-    """Constants of a solution, chosen on 38 ordinary and partial equations with known solutions."""
+    """Numbers of points and steps, and the budget of a solver.
 
-    #: Collocation points inside the box; at least 1.
+    The defaults were chosen on 38 ordinary and partial equations with known solutions.
+    """
+
+    #: Number of collocation points inside the box; at least 1.
     collocation_points: int = 2000
-    #: Points of each face; at least 2.
+    #: Number of points on each face; at least 2.
     boundary_points: int = 60
-    #: New points at which a grid is evaluated.
+    #: Number of points at which residuals are measured after the fit.
     test_points: int = 4000
 
-    #: Races on the first grid: networks in each round, and steps that each of them takes.
+    #: Search for an initial guess in rounds: (number of networks, number of steps of each network)
+    #: per round. The best networks of a round enter the next one.
     rounds: tuple[tuple[int, int], ...] = ((12, 6), (4, 10), (2, 20))
-    #: Rounds for functions of several variables with few unknowns. They have more bad minima, which
-    #: two of five seeds of a [2,2,1] reached with the rounds above.
+    #: The same for small networks in several variables, which need more initial guesses because
+    #: they have more bad minima.
     rounds_if_small: tuple[tuple[int, int], ...] = ((24, 8), (8, 20), (3, 60))
-    #: Collocation points of a race.
+    #: Number of collocation points during the search for an initial guess.
     start_points: int = 400
 
-    #: Steps of a grid at most.
+    #: Largest number of steps on each grid.
     steps: int = 30
-    #: Counted work at most, in approximate CPU seconds.
+    #: Largest amount of work, in estimated CPU seconds.
     budget: float = 60.0
 
 
 class Collocation:
-    """Blocks of residuals of one system on one box.
+    """Residuals of one system on a box, as blocks of a least squares problem.
 
     Attributes:
-        sizes: Magnitudes of the unknowns.
+        system: The system.
+        policy: Numbers of points.
+        inside: Seed of the points at which equations are fitted.
+        candidates: Seed of the points that show where to refine.
+        unseen: Seed of the points at which residuals are measured after the fit.
+        sizes: Estimated magnitudes of the unknowns, shape (unknowns,).
     """
 
     def __init__(self, system: System, policy: EquationPolicy, generator: Generator) -> None:
-        """Draw the seeds of points, and estimate the magnitude of each unknown; 1 by default."""
+        """Draw the seeds of the points, and estimate the sizes of the unknowns.
+
+        An unknown about which nothing is prescribed gets the largest size, or 1.
+        """
         self.system = system
         self.policy = policy
         drawn = torch.randint(2**31, (3,), generator=generator).tolist()
         self.inside, self.candidates, self.unseen = drawn
         self.sizes = system.box.new_ones(len(system.vocabulary.unknowns))
-        # Observations and conditions tell the sizes; if those vanish, the sources of equations.
+        # If all values in conditions and observations are zero, source terms determine the sizes.
         given = self._largest(self.borders(SIZE_POINTS, EQUAL_WEIGHTS))
         sources = self._largest(self.equations(self.points(self.unseen)))
         sizes = given if float(given.max()) > VANISHING * float(sources.max()) else sources
         self.sizes = torch.where(sizes > 0, sizes, float(sizes.max()) or 1.0)
 
     def _largest(self, blocks: Sequence[Block]) -> Tensor:
-        """Return the sizes of the unknowns from values that blocks give, 0 where none does."""
+        """Return the largest value that blocks prescribe for each unknown; 0 if none does.
+
+        It is the residual of each block if all unknowns are zero, in units of the block.
+        """
         sizes = torch.zeros_like(self.sizes)
         for block in (each for each in blocks if each.partner is None):
             derivatives = block.relation.derivatives
@@ -118,9 +135,12 @@ class Collocation:
         return sizes
 
     def points(self, seed: int, count: int | None = None, solution: Field | None = None) -> Tensor:
-        """Return about `count` points (default: `test_points`), half of them following the knots.
+        """Return about `count` points in the box, but none near an incompatible corner.
 
-        None is next to an incompatible corner.
+        Args:
+            seed: Seed of the low-discrepancy sequence.
+            count: Number of points; None for `policy.test_points`.
+            solution: Solution whose knots the points follow (see `low_discrepancy`), or None.
         """
         box = self.system.box
         count = count or self.policy.test_points
@@ -132,11 +152,11 @@ class Collocation:
         return points
 
     def collocation(self, solution: Field) -> tuple[Tensor, Tensor]:
-        """Return the points inside and their quadrature weights.
+        """Return the collocation points inside the box, and their quadrature weights with mean 1.
 
-        A rule over the grid is used in one variable. The rows are then the integral of the squared
-        residual, for which splines converge faster than at points anywhere in the intervals.
-        Otherwise the points are low-discrepancy points of equal weights.
+        In one variable they are Gauss points of each interval. The objective is then the integral
+        of the squared residual, with which splines converge faster than with other points. In
+        several variables they are low-discrepancy points with equal weights.
         """
         policy = self.policy
         ends = breakpoints_of(solution)
@@ -157,7 +177,13 @@ class Collocation:
     def blocks(
         self, field: Field, weights: tuple[float, float], solution: Field | None = None
     ) -> list[Block]:
-        """Return all rows for a field, in units of `solution`; equations have the weight 1."""
+        """Return the blocks of equations, conditions and observations.
+
+        Args:
+            field: Field to be fitted; the collocation points follow its knots.
+            weights: Weights of conditions and of observations; equations have the weight 1.
+            solution: Approximate solution from which the units are computed, or None.
+        """
         points, shares = self.collocation(field)
         borders = self.borders(self.policy.boundary_points, weights, solution)
         return [*self.equations(points, solution, shares), *borders]
@@ -165,17 +191,23 @@ class Collocation:
     def equations(
         self, points: Tensor, solution: Field | None = None, shares: Tensor = ONE
     ) -> list[Block]:
-        """Return the rows of the equations, in units of `solution`."""
+        """Return one block per equation at `points` with quadrature weights `shares`.
+
+        The units are computed from the approximate `solution`, if given.
+        """
         inside = [Block("equation", each, points, shares=shares) for each in self.system.equations]
         return self.scaled(inside, solution)
 
     def borders(
         self, count: int, weights: tuple[float, float], solution: Field | None = None
     ) -> list[Block]:
-        """Return the rows of conditions and observations, of these weights.
+        """Return one block per condition and observed unknown.
 
-        Conditions have about `count` points per face, which follow the knots of `solution`. The
-        rows have its units.
+        Args:
+            count: Approximate number of points per face.
+            weights: Weights of conditions and of observations.
+            solution: Approximate solution from which the units are computed, and whose knots the
+                points follow; or None.
         """
         blocks, (weight, data_weight), system = list[Block](), weights, self.system
         edges = edges_of(solution)
@@ -196,15 +228,16 @@ class Collocation:
         return self.scaled(blocks, solution)
 
     def scaled(self, blocks: Sequence[Block], solution: Field | None = None) -> list[Block]:
-        """Return blocks with the sizes of their terms as units, in which the user's cancel."""
+        """Return blocks whose units are the sizes of their terms; residuals then have no unit."""
         return [replace(block, unit=self._unit(block, solution)) for block in blocks]
 
     def _unit(self, block: Block, solution: Field | None = None) -> float:
-        """Return the largest root mean square of a term |dR/du_a| times the size of u_a.
+        """Return the size of the largest term of a relation R, as the unit of its residuals.
 
-        The size of a derivative is that of the unknown divided by half the extent of the box for
-        each differentiation. Slopes dR/du_a are those at random values of these sizes. With
-        `solution` they are evaluated there too, and the smaller result counts.
+        The size of a term is the root mean square of dR/du_a times the size of u_a, where u_a is a
+        derivative in R. The size of a derivative is the size of its unknown, divided by half the
+        extent of the box for each differentiation. dR/du_a is evaluated at random values of these
+        sizes and, if `solution` is given, also at the solution; the smaller result is used.
         """
         relation = block.relation
         fixed = self.system.guesses()
@@ -225,14 +258,14 @@ class Collocation:
         return min(float(np.sqrt(np.mean(each**2, axis=0)).max()) for each in terms) or 1.0
 
     def squares(self, solution: Field, constants: Tensor, points: Tensor) -> Tensor:
-        """Return the sum of the squared residuals of all equations at points."""
+        """Return the sum over all equations of the squared residual at each point, (points,)."""
         problem = ResidualProblem(solution, self.equations(points), constants)
         rows = problem.residual(problem.unknowns).view(-1, len(points))
         return rows.square().sum(0).nan_to_num(posinf=0.0)
 
     def residuals(self, solution: Field, constants: Tensor) -> tuple[Residuals, Residuals]:
-        """Return the residuals of equations and of conditions at new points."""
-        # Twice the points of a face and one more lie between those of the rows.
+        """Measure the residuals of equations and of conditions at points not used for fitting."""
+        # With 2 n + 1 points on a face, most lie between the n points that were fitted.
         count = 2 * max(self.policy.boundary_points, 3 * (solution.intervals or 0)) + 1
         borders = self.borders(count, EQUAL_WEIGHTS, solution)
         inside = self.equations(self.points(self.unseen, None, solution), solution)
@@ -245,7 +278,11 @@ class Collocation:
         return found[0], found[1]
 
     def narrow_residual(self, solution: Field, constants: Tensor) -> float:
-        """Return the largest root mean square residual where formulas change fast in a variable."""
+        """Return the root mean square residual near narrow features of the formulas.
+
+        It is measured for each variable with narrow features, and the largest value is returned; 0
+        if there are none.
+        """
         found = 0.0
         for number in range(len(self.system.box)):
             narrow = torch.as_tensor(self.system.scan.narrow(number))
@@ -257,7 +294,7 @@ class Collocation:
         return found
 
     def change(self, solution: Field, previous: Field) -> float:
-        """Return the largest relative root mean square change of an unknown."""
+        """Return the relative root mean square change of the unknown that changes most."""
         box = self.system.box
         count = self.policy.test_points
         points = low_discrepancy(box, count, self.unseen, edges_of(solution))
@@ -269,23 +306,26 @@ class Collocation:
 
 
 class ConditionWeights:
-    """Weights of conditions and observations on the next grid, from the objective on the last.
+    """Weights of conditions and observations, adapted from grid to grid.
 
-    Conditions weigh more on each grid as long as they give way. Incompatible ones, such as an
-    initial slope that is not that of a wall, never do: heavier, they would outweigh the equation
-    and the observations. Their weight returns to the previous one and stays. Observations have
-    errors and the equation has none: they weigh less on each grid as long as their part of the
-    objective is larger than that of the equation.
+    The weight of conditions grows on each grid as long as their part of the objective falls. If
+    they are incompatible with each other, their part rises instead, and with a larger weight they
+    would outweigh the equation and the observations. The weight then returns to its previous value
+    and stays there. The weight of observations falls on each grid as long as their part of the
+    objective exceeds that of the equation, because observations have errors and the equation has
+    none.
+
+    Attributes:
+        present: Current weights of conditions and of observations, relative to the equation.
     """
 
     def __init__(self) -> None:
         self._part = 0.0
         self._stays = False
-        #: Of conditions and of observations.
         self.present = FIRST_WEIGHTS
 
     def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
-        """Set the weights of the next grid from the solution of `problem`."""
+        """Set the weights of the next grid from the solution `unknowns` of the last `problem`."""
         conditions, data = self.present
         equation, part = (problem.loss(unknowns, kind) for kind in ("equation", "condition"))
         if part > INCOMPATIBLE_FACTOR * equation and 0 < self._part < part:

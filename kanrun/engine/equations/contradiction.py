@@ -1,8 +1,9 @@
-"""Linear equations whose conditions contradict them.
+"""Test for linear equations that have no solution, because the conditions contradict them.
 
-Where a solution exists, the smallest residual of splines falls from grid to grid. If it stays the
-same, it is the smallest residual of any function that meets the conditions, since least squares of
-a linear equation have no other minimum. Functions that satisfy the equation then miss conditions.
+If a solution exists, the residual falls from grid to grid. If it stays the same, no function that
+satisfies the conditions has a smaller residual, because least squares problems of linear equations
+have no local minima. The conditions that contradict the equation are then found by solving the
+equation with a tiny weight of the conditions.
 """
 
 from __future__ import annotations
@@ -26,32 +27,38 @@ from kanrun.engine.equations.tensor_splines import (
     patches,
 )
 
-#: Grids in turn whose residuals must be the same, and their largest relative difference.
+#: Number of successive grids whose residuals must agree.
 GRIDS = 3
+#: Largest relative difference of residuals that agree.
 STEADY = 0.01
 #: Smallest residual, relative to the terms of the equation, that counts as a contradiction.
 SMALLEST_RESIDUAL = 1e-2
-#: Distances of breakpoints for layers from the ends of a range, relative to its length.
+#: Distances from the ends of a range at which breakpoints resolve boundary layers, relative to the
+#: length of the range.
 LAYERS = 0.5 ** np.arange(1.0, 24.0)
-#: Intervals of equal length beside them, in one variable and in two.
+#: Number of equal intervals in addition to those for layers, in one variable and in two.
 INTERVALS = (64, 8)
-#: Weight of conditions relative to the equation where the equation is satisfied first.
+#: Weight of conditions, relative to the equation, with which the equation alone is solved.
 RELEASED = 1e-6
-#: Largest residual of such functions, relative to the smallest one under the conditions.
+#: The equation counts as solved with this weight if its residual is at most this fraction of the
+#: residual under the conditions.
 SATISFIED = 0.02
-#: Conditions are named that are missed by at least this fraction of the largest miss.
+#: Conditions are reported if they are violated by at least this fraction of the largest violation.
 NAMED = 0.1
 
 
 def find_contradiction(
     rows: Collocation, solution: Field, residuals: Sequence[float]
 ) -> Contradiction | None:
-    """Return the contradiction of a system, or None if there is none.
+    """Test whether the conditions of a linear system contradict its equations.
 
     Args:
-        rows: Units of the residuals.
+        rows: Collocation of the system, for the units of the residuals.
         solution: Solution on the last grid.
-        residuals: Root mean square residuals of all grids at points that the fit has not used.
+        residuals: Root mean square residual on each grid, at points not used for fitting.
+
+    Returns:
+        The contradiction, or None if none was found.
     """
     last = np.array(residuals[-GRIDS:])
     steady = len(last) == GRIDS and last.max() <= (1 + STEADY) * last.min()
@@ -68,9 +75,10 @@ def find_contradiction(
 
 
 def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
-    """Return splines with breakpoints for layers of any width at the ends of one variable.
+    """Return a space with additional breakpoints near both ends of the variable `layered`.
 
-    The residual also stays the same if layers are narrower than the grid.
+    These resolve boundary layers of any width. Layers narrower than the grid are another reason for
+    a residual that stays the same, which this space excludes.
     """
     system = rows.system
     axes = list[Space]()
@@ -86,9 +94,14 @@ def _with_layers(rows: Collocation, layered: int) -> TensorSpace:
 def _solved(
     rows: Collocation, space: TensorSpace, solution: Field, condition_weight: float
 ) -> tuple[TensorProblem, float]:
-    """Return the solved problem, and its root mean square residual of the equations.
+    """Solve the linear system in `space` with the given weight of the conditions.
 
-    It is solved by an orthogonal factorisation: normal equations have too few digits for layers.
+    An orthogonal factorisation is used, because normal equations are not accurate enough in narrow
+    layers.
+
+    Returns:
+        The problem, whose `unknowns` are the solution; and the root mean square residual of the
+        equations.
     """
     parts = patches(rows, space, GAUSS, solution, condition_weight=condition_weight)
     problem = TensorProblem(space, parts)
@@ -110,7 +123,7 @@ def _solved(
 
 
 def _missed(rows: Collocation, problem: TensorProblem) -> tuple[Missed, ...]:
-    """Return the conditions that a solution of the equation misses most."""
+    """Return the conditions that the solution of `problem` violates most."""
     vector = problem.unknowns.numpy()
     parts = problem.patches[len(rows.system.equations) :]
     faces = ((each.relation, face) for each in rows.system.conditions for face in each.faces)
