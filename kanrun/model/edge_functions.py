@@ -1,4 +1,4 @@
-"""Edge functions of a network as a table of points, and the diagram that shows them."""
+"""Table of the points on a network's edge functions, and the network diagram drawn from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kanrun.points import Array
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-#: Largest number of points of a split in a table.
+#: Largest number of samples from which the network diagram is drawn.
 MOST_POINTS = 2000
 #: Largest number of edges in the table of edges; those with the largest scores are kept. With
 #: `EDGE_POINTS` points each they would take 0.8 CPU s to write and read.
@@ -29,8 +29,8 @@ EDGE_POINTS = 101
 #: Smallest number of points per edge, even if the table then has more than `MOST_ROWS` rows. With
 #: fewer points, curves look broken.
 FEWEST_POINTS = 26
-#: Number of rows of the table at which the number of points per edge begins to decrease. A larger
-#: number makes smoother curves and larger tables for networks with many edges.
+#: Number of rows of the table of edges above which edges get fewer points. A larger number makes
+#: smoother curves and larger tables for networks with many edges.
 MOST_ROWS = 10_000
 #: Columns of the table of edges. The last two exist only if there are multiplication nodes.
 EDGE_COLUMNS = (
@@ -42,7 +42,11 @@ EDGE_COLUMNS = (
 def network_figure(
     network: Network, x: Any, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Figure:
-    """Return the diagram of `KAN.plot`, scored on `x` or on uniform points of the first grid."""
+    """Return the diagram that `KAN.plot` draws.
+
+    Edge scores are computed on the first MOST_POINTS rows of `x` (samples, inputs). If `x` is None,
+    they are computed on random points that are uniform on the first grid.
+    """
     from kanrun.figures import network_diagram
 
     first = network.edge_layers[0]
@@ -65,12 +69,15 @@ def edge_columns(
     outputs: Sequence[str],
     invert: Callable[[Array], Array] = np.asarray,
 ) -> dict[str, Any]:
-    """Return the learned function of every edge over its grid, with its score.
+    """Return the columns EDGE_COLUMNS: points on each edge function over its grid, with scores.
 
-    The score is the standard deviation of the edge's output on the data. The column `x` is in the
-    units of the layer (standardised for tables); `x_data` is `x` converted to the units of the data
-    by `invert`. `seen` is True within the range of the data. If a layer has multiplication nodes,
-    its sums appear as nodes of their own, and a further layer of edges joins them to the nodes.
+    The `score` of an edge is the standard deviation of its output over the samples `x`. The column
+    `x` is the edge's input in the units of its layer (standardised for tables). In the first layer,
+    `invert` converts it to the units of the data in the column `x_data`; in other layers `x_data`
+    equals `x`. `seen` is True within the range of the edge's inputs at the samples. If a layer has
+    multiplication nodes, its sums are listed as separate nodes, and an additional layer of edges
+    leads from the sums to the layer's nodes. At most MOST_EDGES edges are returned, those with the
+    largest scores.
     """
     rows = list[tuple[Any, ...]]()
     multiply = any(network.products)
@@ -110,7 +117,10 @@ def edge_columns(
 
 
 def _joints(sums: Tensor, products: int, depth: int, points: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows of `edge_columns` that join `sums` (samples, sums) to nodes, products last."""
+    """Yield the rows of `edge_columns` for the edges from a layer's sums to its nodes.
+
+    `sums` has the shape (samples, sums). The last 2 * `products` sums are multiplied in pairs.
+    """
     plain = sums.shape[1] - 2 * products
     for number, each in enumerate(in_numpy(sums).T):
         x = np.linspace(each.min(), each.max(), points)

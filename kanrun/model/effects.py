@@ -27,20 +27,26 @@ EFFECT_ROWS = 500
 #: Largest number of values of a column at which partial dependence is computed. More values show
 #: finer details and take more time.
 EFFECT_POINTS = 41
-#: Quantiles of the curves of single rows at the ends of the band. Quantiles nearer to 0 and 1 make
-#: a wider band.
+#: Quantiles, over single rows, at which the band around partial dependence begins and ends.
+#: Quantiles nearer to 0 and 1 make a wider band.
 EFFECT_BAND = (0.1, 0.9)
 
 
 def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
-    """Return how predictions depend on a column of the table, over the training rows.
+    """Return how predictions depend on the column `name` of the table, over the training rows.
 
-    Columns: input, level (of texts), output (of two classes the second), x, is_date, `value`, the
-    mean prediction when all rows have x (J. Friedman, Annals of Statistics 29 (2001) 1189-1232),
-    `lower` and `upper`, between which 80% of the rows' own predictions lie when all are moved to
-    the same mean, and `ale`, the accumulated local effects, from rows near x alone (D. Apley and J.
-    Zhu, Journal of the Royal Statistical Society B 82 (2020) 1059-1086); not of texts. Raises
-    UsageError for an unknown column.
+    The result has one row per output and value of the column. Its columns are:
+
+    - `input`, the name; `level`, the level of a text column, otherwise ""; `output`, the name of
+      the output or class (only the second of two classes); `x`, the value; `is_date`.
+    - `value`, the partial dependence: the mean prediction if all rows have this value
+      (J. Friedman, Annals of Statistics 29 (2001) 1189-1232).
+    - `lower` and `upper`, the bounds of the central 80% of single rows' curves, after each curve is
+      shifted to the same mean.
+    - `ale`, the accumulated local effect, computed from the rows near x only (D. Apley and J. Zhu,
+      Journal of the Royal Statistical Society B 82 (2020) 1059-1086); NaN for text columns.
+
+    Raises UsageError if the column is unknown.
     """
     columns = input_columns(model)
     sample = training_sample(model)
@@ -77,9 +83,11 @@ def partial_dependence(model: TrainedNetwork, name: str) -> pd.DataFrame:
 
 
 def _local_effects(curves: Array, at: Array, values: Array) -> Array:
-    """Return accumulated local effects (points, outputs), whose mean over rows is zero.
+    """Return accumulated local effects (points, outputs), centred to a mean of zero over the rows.
 
-    `curves` (points, rows, outputs) are predictions of rows with `values` when these are `at`.
+    `values` (rows,) are the rows' values of the column, `at` (points,) the values at which effects
+    are computed, and `curves` (points, rows, outputs) the predictions for the rows if the column
+    has the value `at`.
     """
     cell = np.clip(np.searchsorted(at, values) - 1, 0, len(at) - 2)
     rows = np.arange(len(values))
@@ -91,7 +99,7 @@ def _local_effects(curves: Array, at: Array, values: Array) -> Array:
 
 
 def effect_figure(model: TrainedNetwork, table: pd.DataFrame) -> Figure:
-    """Draw the partial dependence of columns, tables of `partial_dependence`."""
+    """Draw the effects in `table`, the concatenated results of `partial_dependence`."""
     from kanrun import figures  # which load matplotlib
 
     names = table["input"].unique().tolist()

@@ -18,34 +18,38 @@ from kanrun.model.model import Model
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 
-#: Names of checkpoints that hold the models under a slider of a report.
+#: Pattern of the names of checkpoints that hold the models for an interactive slider in a report.
 SLIDER_NAME = re.compile(r".*-seed\d+-stages")
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A stored run, or one point of it: its `config`, `tables`, models and `points`."""
+    """A stored run, or one of its points (a point is one combination of swept values).
+
+    It gives access to the configuration (`config`), the recorded `tables`, the trained models
+    (`model`) and the `points`.
+    """
 
     run: Run
 
     @cached_property
     def points(self) -> tuple[LoadedRun, ...]:
-        """Points of the run in the order of their numbers; a run of one point contains itself."""
+        """Points of the run, ordered by number; if there is one point, it is the run itself."""
         return tuple(LoadedRun(point) for point in self.run.points)
 
     @property
     def config(self) -> dict[str, Any]:
-        """Stored configuration as a dictionary of plain values."""
+        """Copy of the stored configuration as nested dictionaries of plain values."""
         return deepcopy(self.run.config)
 
     @cached_property
     def tables(self) -> Mapping[str, pd.DataFrame]:
-        """Recorded tables by name. Each is read on first access."""
+        """Recorded tables by name. A table is read on first access."""
         return self.run.frames
 
     @property
     def models(self) -> list[str]:
-        """Names of the stored models, sorted by cell (if there are several), then by seed."""
+        """Names of the stored models, sorted by cell (part of a study) if any, then by seed."""
 
         def natural(name: str) -> list[str | int]:
             """Return a sort key in which numbers count as numbers: cell 2 comes before cell 10."""
@@ -75,10 +79,19 @@ class LoadedRun:
         return replace(from_checkpoint(self.run.checkpoint(chosen), Model), tables=self.tables)
 
     def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
-        """Write the model called `name`, or the formula of the run, to `file`.
+        """Write the model called `name`, or its formula if it has one, to `file`.
 
-        The default is the first of `models`. Returns notes for the user. Raises UsageError if the
-        format is unknown or the file cannot be written.
+        Args:
+            form: Format, as in `Model.export`, or "formula".
+            file: Name of the file.
+            name: Name of a model; None: the first of `models`.
+
+        Returns:
+            Notes for the user, as from `Model.export`.
+
+        Raises:
+            UsageError: If the format is unknown, the run has no formula although one is requested,
+                or the file cannot be written.
         """
         from kanrun.exports import formula_bytes, identifier
 
@@ -103,20 +116,20 @@ class LoadedRun:
 
 
 def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
-    """Read the run that `run` names: configuration, tables, trained models.
+    """Read a stored run: its configuration, tables and trained models.
 
-    Nothing in its folder is ever executed.
+    No code from the run's folder is executed.
 
     Args:
-        run: `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/7` for point 7 of a run of several, a
-            path, a tag, or the beginning of a name in `outputs`.
-        outputs: The folder of run folders.
+        run: `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/7` for point 7 of a run with several
+            points, a path, a tag, or the beginning of the name of a run in `outputs`.
+        outputs: The folder that contains the run folders.
 
     Returns:
-        The run, or one point of it.
+        The run, or the point if `run` names one.
 
     Raises:
-        UsageError: If there is no such run.
+        UsageError: If the run does not exist.
 
     Examples:
         >>> from kanrun import load_run

@@ -1,4 +1,4 @@
-"""A trained model in the units of its data."""
+"""The public class of trained models, which take and return values in the units of the data."""
 
 from __future__ import annotations
 
@@ -42,11 +42,10 @@ _WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
 
 
 class Model(TrainedNetwork):
-    """A trained network with names and units. Models are equal only if they are the same object.
+    """A trained network with the names and units of its data.
 
     Its attributes are those of `TrainedNetwork`: `network`, `inputs`, `outputs`, `domain`,
-    `classes`, `tables`, `notes` and others.
-
+    `classes`, `tables`, `notes` and others. Two models are equal only if they are the same object.
 
     Examples:
         >>> import numpy as np
@@ -65,7 +64,10 @@ class Model(TrainedNetwork):
     """
 
     def __call__(self, x: Data) -> Array:
-        """Compute outputs or class probabilities, and warn of samples outside the training range.
+        """Compute outputs or class probabilities, and warn about samples unlike the training data.
+
+        The warnings count samples outside the training range or in gaps of the training data, and
+        predictions that were clipped.
 
         Args:
             x: Inputs in the units of the data: an array or tensor (samples, inputs), a single point
@@ -76,7 +78,8 @@ class Model(TrainedNetwork):
             (samples, classes). Without the first axis for a single point.
 
         Raises:
-            InvalidData: If columns are missing, the width differs, or x contains NaN or text.
+            InvalidData: If columns are missing, the number of columns is wrong, or x contains NaN
+                or text in numeric columns.
         """
         rows, single = input_rows(x, self.inputs, self.code)
         raw = network_outputs(self, rows)
@@ -96,7 +99,7 @@ class Model(TrainedNetwork):
             the labels, shape (samples,). Without the first axis for a single point.
 
         Raises:
-            InvalidData: As a call does.
+            InvalidData: In the same cases as a call of the model.
         """
         rows, single = input_rows(x, self.inputs, self.code)
         values: NDArray[Any] = predicted_values(self, rows)
@@ -108,7 +111,7 @@ class Model(TrainedNetwork):
         return values[0] if single else values
 
     def interval(self, x: Data, level: float) -> tuple[Array, Array]:
-        """Compute the prediction interval of each output, from the errors of held-out rows.
+        """Compute a central prediction interval of each output, from the errors of held-out rows.
 
         Args:
             x: Inputs, as in a call of the model.
@@ -116,6 +119,7 @@ class Model(TrainedNetwork):
 
         Returns:
             Lower and upper bounds in the units of the data, each of shape (samples, outputs).
+            Without the first axis for a single point.
 
         Raises:
             UsageError: If the model stores no held-out errors, or `level` is out of range.
@@ -125,14 +129,16 @@ class Model(TrainedNetwork):
         return (low[0], high[0]) if single else (low, high)
 
     def quantile(self, x: Data, probability: float) -> Array:
-        """Compute the quantile of each output, from the errors of held-out rows.
+        """Compute a quantile of the distribution of each output, from the errors of held-out rows.
 
         Args:
             x: Inputs, as in a call of the model.
-            probability: Probability that the output does not exceed it, from 0.005 to 0.995.
+            probability: Probability that the output does not exceed the quantile, from 0.005 to
+                0.995.
 
         Returns:
-            The quantiles in the units of the data, shape (samples, outputs).
+            The quantiles in the units of the data, shape (samples, outputs). Without the first axis
+            for a single point.
 
         Raises:
             UsageError: If the model stores no held-out errors, or `probability` is out of range.
@@ -142,7 +148,10 @@ class Model(TrainedNetwork):
         return found[0] if single else found
 
     def score(self, x: Data, y: Data) -> float:
-        """Compute R^2, averaged over outputs, D^2 of a family, or the accuracy of a classifier.
+        """Compute the score of the predictions for `x` against `y`; 1 is the best value.
+
+        The score is R^2, averaged over the outputs; for a classifier it is the accuracy, and for a
+        model with a `family` it is D^2, the fraction of the deviance explained.
 
         Args:
             x: Inputs, as in a call of the model.
@@ -182,24 +191,26 @@ class Model(TrainedNetwork):
             The derivative at the points, shape (samples,).
 
         Raises:
-            UsageError: If the model is not a solution, or `name` is not a derivative of it.
+            UsageError: If the model is not a solution of an equation, or `name` does not name a
+                derivative of one of its unknowns.
         """
         return derivative_values(self, name, x)
 
     def update(self, x: Data, y: Data) -> Model:
-        """Train on new rows without forgetting the old ones, which are not needed.
+        """Train on new rows without forgetting the old rows, which need not be given again.
 
-        The model rehearses its own outputs at inputs that it remembers, each counted as the rows
-        that it stands for. They are saved with the model; if none are, 1000 points of the domain
-        take their place. A model without hidden layers ends at the least squares fit of all rows.
+        The model also trains on its own outputs at stored inputs (pseudo-rehearsal). Each stored
+        input is weighted by the number of old rows that it represents. The stored inputs are saved
+        with the model; if there are none, 1000 random points of the domain are used instead. For a
+        model without hidden layers, the result is the least-squares fit of all rows.
 
         Args:
             x: New inputs, as in a call of the model.
             y: Their outputs, shape (samples,) or (samples, outputs), or labels of known classes.
 
         Returns:
-            A new model on the same grids, with a domain that includes the new rows, and without the
-            tables and the prediction intervals of the first training.
+            A new model on the same grids, whose domain includes the new rows. It has neither the
+            tables nor the prediction intervals of the first training.
 
         Raises:
             InvalidData: If the rows are invalid, differ in number, or have unknown classes.
@@ -209,13 +220,13 @@ class Model(TrainedNetwork):
         return update_model(self, x, y)
 
     def summary(self) -> ModelSummary:
-        """Summarise the fit: errors, parameters, degrees of freedom, contributions of inputs.
+        """Summarise the fit: errors, parameters, degrees of freedom, and importance of each input.
 
         Returns:
             A summary that prints as a table.
 
         Raises:
-            UsageError: If the model was stored without the tables of its training.
+            UsageError: If the model was stored without the tables recorded in its training.
         """
         return summary_of(self)
 
@@ -223,13 +234,14 @@ class Model(TrainedNetwork):
         """Compute how predictions depend on one column: partial dependence and local effects.
 
         Args:
-            column: Name of an input column; of a table, one of the file.
+            column: Name of an input column; for a table, a column of the file.
 
         Returns:
-            A row for each value `x` (or `level` of a text column) and `output`: `value`, the mean
-            prediction when all training rows have x; `lower` and `upper`, between which 80% of
-            their own predictions lie, moved to the same mean; `ale`, accumulated local effects,
-            which use the rows near x alone.
+            One row per `output` and value `x` of the column (or `level` of a text column).
+            `value` is the partial dependence: the mean prediction if the column is set to x in all
+            training rows. `lower` and `upper` bound the central 80% of the individual rows'
+            curves, after each curve is shifted to the same mean. `ale` is the accumulated local
+            effect, computed from the rows near x only; it is NaN for a text column.
 
         Raises:
             UsageError: If there is no such column.
@@ -248,12 +260,12 @@ class Model(TrainedNetwork):
             A matplotlib figure.
 
         Raises:
-            UsageError: If this model does not have the figure.
+            UsageError: If the figure does not exist for this model.
         """
         return figure_of(self, name, columns)
 
     def save(self, path: str | Path) -> Path:
-        """Write the model and its tables to a safetensors file, with a description as JSON.
+        """Write the model and its tables to a safetensors file that contains a JSON description.
 
         Args:
             path: Name of the file. The suffix `.safetensors` is added if it is missing.
@@ -270,7 +282,7 @@ class Model(TrainedNetwork):
 
     @classmethod
     def load(cls, path: str | Path) -> Model:
-        """Read a model that `save` wrote. Nothing in the file is executed.
+        """Read a model from a file written by `save`. No code from the file is executed.
 
         Args:
             path: Name of the file, with or without the suffix `.safetensors`.
@@ -292,8 +304,8 @@ class Model(TrainedNetwork):
             file: Name of the file.
 
         Returns:
-            Notes for the user: how the columns of a table are encoded, if the format does not do
-            this itself.
+            Notes for the user. They explain how to encode the columns of a table, if the exported
+            program does not encode them itself; otherwise there are none.
 
         Raises:
             UsageError: If the format is unknown or cannot represent this model, or the file cannot

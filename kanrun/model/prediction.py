@@ -1,8 +1,9 @@
-"""Predictions of a trained model: for encoded rows with intervals, and for files of any length.
+"""Predictions, intervals and explanations of a trained model, for arrays and for table files.
 
-`Model` checks what users pass and calls these functions; programs that predict in blocks call them
-directly. Everywhere, x are encoded inputs of shape (samples, inputs), and `raw` are the outputs of
-the network for them, in its units.
+`Model` checks its arguments and calls these functions; code that predicts block by block calls them
+directly. In all functions, `x` holds encoded inputs in the units of the data, shape (samples,
+inputs), and `raw` the network's outputs at `x`, in the units of the network, shape (samples,
+outputs).
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ from kanrun.targets.table_output import table_writer
 from kanrun.targets.table_text import is_missing, read_numbers, text_of
 
 Array = NDArray[np.float64]
-#: Standard deviation of the noise on logits that formulas are fitted to: a probability changes by
-#: at most 0.075 then.
+#: Standard deviation of the noise added to logits before formulas are fitted to them. One standard
+#: deviation changes a probability by at most 0.075.
 LOGIT_NOISE = 0.3
 #: Probabilities of a normal distribution one standard deviation below and above its mean.
 ONE_DEVIATION = (0.1587, 0.8413)
 
 
 def in_numpy(tensor: torch.Tensor) -> Array:
-    """Return a tensor as float64 of NumPy."""
+    """Return a tensor as a NumPy array of float64."""
     return tensor.double().cpu().numpy()
 
 
 def network_outputs(model: TrainedNetwork, x: Array) -> Array:
-    """Return the outputs of the network, in its units, shape (samples, outputs)."""
+    """Return the network's outputs at `x` in the units of the network, shape (samples, outputs)."""
     scaled = model.input_scaling.apply(np.asarray(x, dtype=np.float64))
     parameter = next(model.network.parameters())
     return in_numpy(predict(model.network, torch.as_tensor(scaled).to(parameter)))
@@ -67,10 +68,11 @@ def in_units(model: TrainedNetwork, raw: Array) -> Array:
 
 
 def logit_values(model: TrainedNetwork, x: Array, noise: float = LOGIT_NOISE) -> Array:
-    """Return the log-odds of the second of two classes, or logits that sum to zero.
+    """Return the values that formulas of a classifier are fitted to.
 
-    The shape is (samples, 1) or (samples, classes). They have noise, without which a formula would
-    have to follow what no labels determine.
+    With two classes these are the log-odds of the second class, shape (samples, 1). With more they
+    are logits that sum to zero, shape (samples, classes). Noise with the standard deviation `noise`
+    is added, so that formulas need not reproduce details that the labels do not determine.
     """
     raw = network_outputs(model, x)
     logits = raw[:, 1:] - raw[:, :1] if raw.shape[1] == 2 else raw - raw.mean(1, keepdims=True)
@@ -78,17 +80,19 @@ def logit_values(model: TrainedNetwork, x: Array, noise: float = LOGIT_NOISE) ->
 
 
 def explained_outputs(model: TrainedNetwork) -> list[tuple[int, str]]:
-    """Return number and name of each output or class; of two classes, the second says it all."""
+    """Return the index and name of each output or class to explain; of two classes, the second."""
     return list(enumerate(model.classes or model.outputs))[len(model.classes or ()) == 2 :]
 
 
 def contributions(model: TrainedNetwork, x: Array) -> tuple[Array, dict[str, Array]]:
-    """Return the predictions that explanations start from, and what each column adds to them.
+    """Decompose the predictions at `x` into a baseline and a contribution of each table column.
 
-    The start is the prediction at the medians of the training inputs, (outputs,); each column of
-    the table adds (samples, outputs), the mean of the changes when the columns of a row replace the
-    medians in their order and in the reverse order. These are the Shapley values if at most two
-    columns act together (Castro et al., Computers and Operations Research 36 (2009) 1726-1730).
+    Return the baseline (outputs,), the prediction at the medians of the training inputs, and by
+    column its contributions (samples, outputs). The baseline and the contributions sum to the
+    prediction. To compute the contributions, a row's values replace the medians column by column,
+    once in the order of the columns and once in reverse; a contribution is the mean of the two
+    changes of the prediction. These are the Shapley values if interactions involve at most two
+    columns (Castro et al., Computers and Operations Research 36 (2009) 1726-1730).
     """
     columns = input_columns(model)
     start = np.median(training_sample(model), axis=0)
@@ -105,7 +109,7 @@ def contributions(model: TrainedNetwork, x: Array) -> tuple[Array, dict[str, Arr
 
 
 def input_columns(model: TrainedNetwork) -> dict[str, list[int]]:
-    """Return the inputs of each column of the table."""
+    """Return, by table column, the indices of the network inputs that encode this column."""
     if model.code is None:
         return {name: [j] for j, name in enumerate(model.inputs)}
     counts = [len(column.features) for column in model.code.columns]
@@ -115,15 +119,16 @@ def input_columns(model: TrainedNetwork) -> dict[str, list[int]]:
 
 
 def error_levels(count: int = 199) -> Array:
-    """Return the probabilities of the error quantiles that a model stores."""
+    """Return the `count` probabilities at which a model stores quantiles of held-out errors."""
     return np.linspace(0.005, 0.995, count)
 
 
 def quantile_values(model: TrainedNetwork, x: Array, raw: Array, probability: float) -> Array:
-    """Return the outputs (samples, outputs) that are not exceeded with this probability.
+    """Return the quantiles (samples, outputs) that outputs do not exceed with this probability.
 
-    Errors are those of held-out rows. Outside the training range they have a further variance, see
-    `TrainedNetwork.widening`.
+    They are the predictions plus quantiles of the errors of held-out rows. Outside the training
+    range, the errors get an additional variance; see `TrainedNetwork.widening`. Raises UsageError
+    if the model stores no errors or the probability is outside 0.005 to 0.995.
     """
     if model.errors is None:
         raise UsageError(
@@ -148,7 +153,7 @@ def quantile_values(model: TrainedNetwork, x: Array, raw: Array, probability: fl
 
 
 def _error_quantile(errors: Array, raw: Array, probability: float) -> Array:
-    """Return this quantile of the errors of held-out rows at predictions `raw`."""
+    """Return the quantile of held-out errors (samples, outputs), interpolated at predictions `raw`."""
     levels = error_levels(errors.shape[2] - 1)
     found = np.zeros_like(raw)
     for o, (middles, *quantiles) in enumerate(errors.swapaxes(1, 2)):
@@ -158,7 +163,7 @@ def _error_quantile(errors: Array, raw: Array, probability: float) -> Array:
 
 
 def _variance_outside(domain: Array, widening: Array, x: Array) -> Array:
-    """Return the variance (samples, outputs) due to inputs that lie outside the training range."""
+    """Return the variance (samples, outputs) added for inputs outside the training range."""
     low, high = domain.T
     beyond = np.maximum([low - x, x - high], 0) / np.where(high > low, high - low, 1.0)
     return np.asarray(np.einsum("sni,sio->no", beyond**2, widening**2))
@@ -167,7 +172,7 @@ def _variance_outside(domain: Array, widening: Array, x: Array) -> Array:
 def interval_bounds(
     model: TrainedNetwork, x: Array, raw: Array, level: float
 ) -> tuple[Array, Array]:
-    """Return lower and upper bounds (samples, outputs) of the prediction interval. See `Model`."""
+    """Return the lower and upper bounds (samples, outputs) of the central prediction interval."""
     widest = float(np.ptp(error_levels()))
     if model.errors is not None and not 0 < level <= widest:
         raise UsageError(f"level={level} of an interval must be above 0 and at most {widest:g}.")
@@ -176,10 +181,10 @@ def interval_bounds(
 
 
 def departures(model: TrainedNetwork, x: Array, raw: Array) -> dict[Any, NDArray[np.bool_]]:
-    """Return which samples leave what the model was trained on, by the way in which they do.
+    """Return which samples are unlike the training data, as boolean arrays (samples,) by reason.
 
-    The keys are ("outside", j) and ("gap", j) for input j, and "clipped" for predictions that were
-    clipped to the allowed range; the values have the shape (samples,).
+    The reasons are ("outside", j) if input j is outside its training range, ("gap", j) if it lies
+    in a gap of the training data, and "clipped" if the prediction was clipped to the allowed range.
     """
     low, high = model.domain.T
     outside = (x < low) | (x > high)
@@ -195,12 +200,15 @@ def departures(model: TrainedNetwork, x: Array, raw: Array) -> dict[Any, NDArray
 
 
 def count_departures(found: dict[Any, NDArray[np.bool_]], samples: int) -> Counter[Any]:
-    """Return the number of samples of each of the `departures`, and of all as "samples"."""
+    """Return the number of samples by reason in `departures`, and of all samples as "samples"."""
     return Counter({"samples": samples} | {key: int(each.sum()) for key, each in found.items()})
 
 
 def range_warnings(model: TrainedNetwork, counts: Counter[Any]) -> list[str]:
-    """Return a sentence per input that leaves the training data, and one on clipped values."""
+    """Return warnings about inputs unlike the training data and about clipped predictions.
+
+    `counts` is the result of `count_departures`.
+    """
     is_table = isinstance(model.input_scaling, PiecewiseScaling)
     what = "rows" if is_table else "samples"
     note = "no training rows lie" if is_table else model.network.extrapolation_note
@@ -231,13 +239,16 @@ def range_warnings(model: TrainedNetwork, counts: Counter[Any]) -> list[str]:
 
 
 def label_text(value: Any) -> str:
-    """Return the text of a label, that of True, 1 and 1.0 being the same."""
+    """Return a label as text; True, 1 and 1.0 have the same text."""
     text = str(value)
     return {"True": "1", "False": "0"}.get(text, text.removesuffix(".0"))
 
 
 def training_sample(model: TrainedNetwork) -> Array:
-    """Return the encoded training inputs; without stored tables, 1000 points of the domain."""
+    """Return the stored training inputs, encoded, shape (rows, inputs).
+
+    Without stored tables, return 1000 random points that are uniform on the domain.
+    """
     columns = [f"input:{name}" for name in model.inputs]
     if "memory" in model.tables:
         return model.tables["memory"][columns].to_numpy(dtype=np.float64)
@@ -250,7 +261,7 @@ def training_sample(model: TrainedNetwork) -> Array:
 
 
 def derivative_values(model: TrainedNetwork, name: str, x: Array) -> Array:
-    """Return a derivative of a solution, such as "u_xx", at the points, shape (samples,)."""
+    """Return a derivative of a solution, such as "u_xx", at the points `x`, shape (samples,)."""
     from kanrun.formulas.equations import Vocabulary  # which loads sympy
 
     network: Any = model.network
@@ -266,7 +277,7 @@ def derivative_values(model: TrainedNetwork, name: str, x: Array) -> Array:
     return in_numpy(network.derivatives(at, [found.index])[:, found.unknown, 0])
 
 
-#: Rows that are predicted at once; a file may be as long as a disk holds.
+#: Limits of files to predict, so large that only the disk limits them. Files are read in blocks.
 LIMITS = TableLimits(characters=2**40, cells=10**12)
 
 
@@ -275,13 +286,14 @@ class PredictionOptions:
     """Settings of a file of predictions.
 
     Attributes:
-        level: Coverage probability of the interval whose ends are added as the columns `lower:NAME`
-            and `upper:NAME`.
-        quantiles: Probabilities of the quantiles that are added as the columns `quantile P:NAME`.
-        derivatives: Derivatives of a solution of `kanrun solve` that are added, such as u_xx.
-        spreadsheet_safe: Mark cells that a spreadsheet would run with an apostrophe in front.
-        explain: Add `start:NAME` and, for each input column, `effect:COLUMN on NAME`, which sum to
-            the prediction; see `contributions`.
+        level: Coverage probability of the prediction interval, whose bounds are added as the
+            columns `lower:NAME` and `upper:NAME` of each output; None: no interval.
+        quantiles: Probabilities of quantiles, which are added as the columns `quantile P:NAME`.
+        derivatives: Derivatives of a solution of `kanrun solve` to add as columns, such as u_xx.
+        spreadsheet_safe: Whether cells that a spreadsheet would execute as formulas are prefixed
+            with an apostrophe.
+        explain: Whether to add `start:NAME` and, for each input column, `effect:COLUMN on NAME`,
+            which sum to the prediction; see `contributions`.
     """
 
     level: float | None = None
@@ -299,15 +311,16 @@ def predict_table(
 ) -> list[str]:
     """Write the model's predictions for the rows of `source` to `output`, and return warnings.
 
-    The file keeps all columns and adds one per output, in the units of training; a classifier adds
-    the label and one column of probabilities per class. An added column whose name is taken is
-    called `prediction:NAME`. The column `outside` names what of a row lies outside the training
-    data: inputs outside their range or in gaps of it, unseen levels, and clipped predictions.
+    `output` has all columns of `source`, and one more per output, in the units of the training
+    data. A classifier adds the label and one column of probabilities per class. If the name of an
+    added column exists already, the column is called `prediction:NAME`. The column `outside` says
+    how a row is unlike the training data: inputs outside their range or in a gap, unseen levels of
+    text columns, or a clipped prediction; otherwise it is empty.
 
-    Cells that a spreadsheet would run are counted in a warning, unless they are marked. Rows
-    outside the trained range or in gaps of it are predicted and counted in a warning. Raises
-    UsageError for missing columns, for text or missing values that the model cannot take, for an
-    interval of classes, and for an output that cannot be written; no file is left then.
+    The warnings count the rows unlike the training data, and the cells that a spreadsheet would
+    execute, unless `options.spreadsheet_safe` is set. Raises UsageError if columns are missing, if
+    the model cannot handle a text or missing value, if an interval or a quantile of a classifier is
+    requested, or if `output` cannot be written; no incomplete file is left.
     """
     if (options.level is not None or options.quantiles) and model.classes:
         raise UsageError(
@@ -356,7 +369,10 @@ def predict_table(
 def _inputs(
     model: TrainedNetwork, source: Path, block: dict[str, Any], row: int
 ) -> tuple[Array, Counter[str]]:
-    """Return the model's inputs of a block that begins with data row `row`."""
+    """Return the encoded inputs of a block whose first row is data row `row`.
+
+    Also return, by column, the number of values with an unknown level.
+    """
     if model.code is not None:
         return model.code.encode(block, row)
     x = np.stack([read_numbers(block[name])[0] for name in model.inputs], 1)
@@ -373,7 +389,7 @@ def _inputs(
 def _named(
     model: TrainedNetwork, left: dict[Any, NDArray[np.bool_]], block: dict[str, Any]
 ) -> NDArray[Any]:
-    """Return for each row what it leaves of the training data, "" for nothing."""
+    """Return the entries of the column `outside`: reasons joined by commas, or ""."""
     columns = model.code.columns if model.code else ()
     places: dict[str, NDArray[np.bool_]] = {}
     for key, rows in left.items():
@@ -395,7 +411,7 @@ def _named(
 def _added(
     model: TrainedNetwork, x: Array, raw: Array, row: int, options: PredictionOptions
 ) -> dict[str, NDArray[Any]]:
-    """Return the added columns of a block that begins with data row `row`."""
+    """Return the columns that predictions add to a block whose first row is data row `row`."""
     values = in_units(model, raw)
     names = model.classes or model.outputs
     if not np.isfinite(values).all():

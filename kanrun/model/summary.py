@@ -1,4 +1,4 @@
-"""Explanation of a trained model: its summary, effects of columns, figures, and HTML of them."""
+"""Summary and figures of a trained model, and their HTML representation for notebooks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DOTS_PER_INCH = 100
-#: Facts of a summary in their order: columns of the table `summary`, and what they are called.
+#: Columns of the table `summary` that a model's summary shows, in order, with their labels.
 FACTS = {
     "target": "target",
     "model": "model",
@@ -56,10 +56,15 @@ FACTS = {
 
 @dataclass(frozen=True, eq=False)
 class ModelSummary:
-    """Facts of a fit by name, and the contributions of the inputs, most important first.
+    """Summary of a fit, which prints as a table.
 
-    Contributions are the table `importance` of the training or, without one, the `effect` of each
-    input: the root mean square of what it adds to the predictions of the training rows.
+    Attributes:
+        facts: Errors, sizes and other facts, by label.
+        contributions: Importance of the inputs, most important first. This is the table
+            `importance` of the training. If there is none, it has the columns `input` and
+            `effect`, the root mean square of the input's contributions to the predictions for the
+            training rows.
+        notes: Notes of the training.
     """
 
     facts: dict[str, Any]
@@ -127,7 +132,7 @@ def figure_of(model: TrainedNetwork, name: str, columns: Sequence[str] = ()) -> 
 
 
 def html_of(model: TrainedNetwork) -> str:
-    """Return the diagram of a model next to its summary, as HTML."""
+    """Return HTML that shows the network diagram of a model next to its summary."""
     names = f"{', '.join(model.inputs)} → {', '.join(model.classes or model.outputs)}"
     image = ""
     if model.network.edge_layers:

@@ -1,4 +1,4 @@
-"""A trained network with its names and units: what predicting, explaining and updating it need."""
+"""A trained network with the names and units that are needed to predict, explain and update it."""
 
 from __future__ import annotations
 
@@ -15,27 +15,33 @@ from kanrun.targets import PiecewiseScaling, Scaling, TableCode
 
 @dataclass(frozen=True, eq=False)
 class TrainedNetwork:
-    """A network with the names and units of its data; two are equal only if they are one object.
+    """A network with the names and units of its data.
+
+    Two instances are equal only if they are the same object.
 
     Attributes:
-        network: The network, in its own units.
+        network: The network. It computes in scaled units, "the units of the network" below.
         inputs: Names of the inputs.
         outputs: Names of the outputs.
-        domain: Range of the training data, shape (inputs, 2).
-        input_scaling: Map from the units of the data to those of the network.
-        output_scaling: The same map for the outputs; unused by classifiers.
-        classes: Labels of a classifier, else None.
+        domain: Range of the training inputs in the units of the data, shape (inputs, 2).
+        input_scaling: Map of inputs from the units of the data to the units of the network.
+        output_scaling: Map of outputs from the units of the data to the units of the network;
+            unused by classifiers.
+        classes: Labels of a classifier; None for a regression.
         seed: Seed of the training.
-        code: Encoding of the columns of a table, if they are not plain numbers.
+        code: Encoding of the columns of a table; None if all columns are complete numbers.
         errors: Quantiles of held-out errors in the units of the network, shape (outputs, bins,
-            1 + levels); normal scores if there is a family.
-        widening: Standard deviation of an output about its prediction if an input lies outside its
-            training range by the size of this range, below it and above it, in the units of the
-            network, shape (2, inputs, outputs). It grows in proportion to the distance.
-        gaps: Intervals of each input inside the training range without data, shape (gaps, 2).
-        family: Distribution of outputs that are not plain numbers, such as counts, else None.
-        tables: Tables that the training recorded.
-        notes: Notes of the training.
+            1 + levels): for each bin of predictions its middle, then the quantiles at
+            `error_levels`. With a family they are quantiles of normal scores. None if no errors are
+            stored.
+        widening: Standard deviation that is added to an output's error if an input lies below
+            (first) or above its training range, by a distance equal to the length of this range.
+            It is proportional to the distance. Units of the network, shape (2, inputs, outputs).
+        gaps: For each input, the intervals within its training range that contain no data, shape
+            (gaps, 2).
+        family: Distribution of outputs such as counts; None for a normal distribution.
+        tables: Tables recorded by the training, by name.
+        notes: Notes of the training for the user.
     """
 
     network: Network
@@ -55,7 +61,7 @@ class TrainedNetwork:
     notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        """Raise ValueError if a part does not fit the network or is not finite."""
+        """Raise ValueError if an attribute does not fit the network or a number is not finite."""
         both = self.input_scaling, self.output_scaling
         with np.errstate(all="ignore"):
             scales = [a.scale for a in both]

@@ -1,8 +1,9 @@
-"""Update of a trained model with new rows, during which it rehearses what it knows.
+"""Update of a trained model with new rows by pseudo-rehearsal.
 
-The old rows themselves are not needed: the model's outputs at the inputs that it was trained on
-stand for them, each for as many rows as it was one of. For a model that is linear in its unknowns,
-such as a KAN without hidden layers, the result is the least squares fit of all rows together.
+The old rows are not needed. Instead, the model's outputs at stored inputs of the training serve as
+additional rows; each is weighted by the number of old rows that it represents. For a model that is
+linear in its unknowns, such as a KAN without hidden layers, the result is the least-squares fit of
+all rows together.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from kanrun.points import Array
 from kanrun.targets import Data, as_array, as_numbers, input_rows
 
 Kind = TypeVar("Kind", bound=TrainedNetwork)
-#: Half of the curvature of the cross-entropy is what leaving old outputs costs, to second order.
+#: Weight of the quadratic memory of a classifier: to second order, a change of its old outputs
+#: increases the cross-entropy by half of the curvature term.
 CURVATURE = 0.5
 #: Largest number of steps of an update. More steps fit the new rows better and take more time.
 MAX_STEPS = 100
@@ -82,7 +84,7 @@ def update_model(model: Kind, x: Data, y: Data) -> Kind:
 
 
 def remembered(model: TrainedNetwork) -> tuple[Array, Array]:
-    """Return encoded inputs that the model has learned at, and how many rows each stands for."""
+    """Return stored inputs (rows, inputs), encoded, and the number of old rows each represents."""
     known = training_sample(model)
     tables = model.tables
     if "memory" in tables:
@@ -92,7 +94,11 @@ def remembered(model: TrainedNetwork) -> tuple[Array, Array]:
 
 
 def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
-    """Return outputs in the units of the network, or class numbers, shape (count, outputs)."""
+    """Convert `y` to outputs in the units of the network (count, outputs), or to class indices.
+
+    Class indices have the shape (count, 1). Raises InvalidData for an unknown class or a wrong
+    number of values.
+    """
     if model.classes:
         labels = [label_text(label) for label in as_array(y, "y").ravel()]
         known = {label_text(name): number for number, name in enumerate(model.classes)}
@@ -112,7 +118,10 @@ def _outputs(model: TrainedNetwork, y: Data, count: int) -> Tensor:
 
 
 def _train(network: Network, given: Samples, known: Tensor, counts: Array, classes: Any) -> None:
-    """Train on the new samples, next to the old outputs at the known inputs."""
+    """Train `network` in place on the new samples and on its old outputs at the known inputs.
+
+    `counts` are the numbers of old rows that the known inputs represent.
+    """
     task: Task = "classification" if classes else "regression"
     plan = Plan("lbfgs" if classes else "lm")
     plain = Objective(given, 1.0, task)

@@ -1,10 +1,11 @@
-"""Training: objective, solvers behind one interface, grids, and the loop (here).
+"""Training of networks: this module holds the main loop, and the modules beside it its parts.
 
-The loop: starts or the growth of a shape, grid after grid, selection, the final fit. `train` is a
-generator: it yields a `Step` after every solver step, a `Stage` after every grid, a `Snapshot` from
-time to time on a grid that takes long, and returns a `Trained`. The stages and the snapshot after
-them hold all that is needed to resume, so that an interrupted training continues to the same
-numbers. Test errors are measured and reported; nothing is selected by them.
+A training compares random starts or grows the shape of the network, trains on one grid after
+another, selects the grid with the lowest validation error, and makes a final fit. `train` is a
+generator: it yields a `Step` after every solver step, a `Stage` after every grid, and a `Snapshot`
+every few seconds on a grid that takes long; it returns a `Trained`. The stages and the last
+snapshot hold everything that is needed to resume, so an interrupted training that is resumed ends
+with exactly the same numbers. Test errors are measured and reported but never used for selection.
 """
 
 from __future__ import annotations
@@ -64,20 +65,29 @@ from kanrun.engine.training.solvers import LevenbergMarquardt, Solver
 from kanrun.engine.training.starts import MAX_START_INTERVALS, Create, survivors
 from kanrun.monitoring import finished, time_limit_reached
 
-#: Steps of the final fit on training and validation points together.
+#: Largest number of solver steps of the final fit on training and validation points together.
 FINAL_STEPS = 6
-#: Penalty of second differences while a shape grows on indicators of classes, which are noisy. A
-#: larger weight gives smoother functions; a smaller one fits wrong labels. Chosen on three
-#: functions of three inputs with 3% wrong labels.
+#: Penalty on second differences while the shape of a classifier grows. Growth fits the 0/1 class
+#: indicators, which are noisy, by least squares. A larger weight gives smoother functions; a
+#: smaller weight fits wrong labels. Chosen on three functions of three inputs with 3% wrong labels.
 INDICATOR_PENALTY = SmoothnessPenalty(1e-5, 2)
-#: Logit with which the classifier begins where the fitted indicator is 1. A larger value begins
-#: with more confident probabilities.
+#: Initial logit of the classifier where the fitted class indicator is 1. With a larger value,
+#: training begins with more confident probabilities.
 LOGITS = 5.0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """Network of the stage that validation chose, and the stages that led there."""
+    """Result of a training.
+
+    Attributes:
+        network: The chosen stage's network after the final fit.
+        chosen: The stage (grid) with the lowest validation error.
+        errors: Errors of `network`; the validation error is that before the final fit, which
+            trains on the validation points too.
+        stages: All stages, in order.
+        seconds: Seconds of training.
+    """
 
     network: Network
     chosen: Stage
@@ -93,10 +103,10 @@ def train(
     generator: Generator,
     progress: TrainingState | None = None,
 ) -> Events[Event, None, Trained]:
-    """Train a network that `create` makes, resuming from `progress`.
+    """Train a network made by `create`, or resume the training whose state is `progress`.
 
-    Raises TrainingFailed at the stage and step of a value that is not finite; the stages and
-    snapshots yielded before hold the last good states.
+    Raises TrainingFailed, with the stage and the step, if a value becomes NaN or infinite. The
+    stages and snapshots that were yielded before hold the last valid states.
     """
     state = progress or TrainingState()
     snapshot = state.snapshot
@@ -131,12 +141,12 @@ def train(
 
 
 def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) -> Trained:
-    """Run `train` to its end, for callers that need no events."""
+    """Run `train` to its end and return its result, for callers that need no events."""
     return finished(train(create, data, plan, generator))
 
 
 def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
-    """Return the training that continues, and the growth that led to it."""
+    """Return the training to continue with, and a record of the growth if the shape was grown."""
     plan = setup.plan
     samples = setup.data.train
     generator = setup.generator
@@ -156,7 +166,7 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
         for one in rivals if len(rivals) > 1 else ():
             one.compare(plan.schedule[0])
         return min(rivals, key=lambda one: one.lowest), []
-    # One start takes quick steps too, in which hidden grids find their place.
+    # A single start takes these quick steps too, because they adapt the hidden grids.
     settles = plan.update_grid and len(network.shape) > 2
     settles &= network.intervals is not None and network.intervals <= MAX_START_INTERVALS
     if plan.starts > 1 or settles:
@@ -168,7 +178,11 @@ def _first(create: Create, setup: Setup) -> tuple[GridTraining, list[Grown]]:
 def _grown_classifier(
     create: Create, setup: Setup, policy: GrowthPolicy
 ) -> tuple[GridTraining, list[Grown]]:
-    """Return the training of a shape that grew on indicators of the classes, by least squares."""
+    """Grow the shape by least squares on 0/1 class indicators.
+
+    Return the cross-entropy training that begins with the grown network, and a record of the
+    growth.
+    """
     data = setup.data
 
     def indicators(samples: Samples) -> Samples:
@@ -187,7 +201,11 @@ def _grown_classifier(
 
 
 def _final_fit(chosen: Stage, setup: Setup) -> Network:
-    """Return the chosen network after more steps on training and validation points together."""
+    """Return a copy of the chosen network, refitted to training and validation points together.
+
+    Networks that are linear in their unknowns are solved exactly; others take up to FINAL_STEPS
+    second-order steps. Without validation points or a second-order solver, the copy is unchanged.
+    """
     network = deepcopy(chosen.network)
     everything = setup.data.everything
     linear = network.fit_linear(everything.x, everything.y, everything.roots)

@@ -21,25 +21,28 @@ PREDICT_ROWS = 2048
 #: Largest number of values in the widest layer that `predict` evaluates at once. A larger number
 #: no longer fits the processor's cache; a smaller one makes more calls.
 PREDICT_NUMBERS = 1 << 17
-#: Multiplications of a Levenberg-Marquardt step up to which it is chosen: about a second on two
-#: cores.
+#: Largest number of multiplications per step at which Levenberg-Marquardt is chosen; about one
+#: second on two cores.
 LM_WORK = 1e11
-#: Numbers that a gradient touches (samples x active terms) up to which whole batches are chosen.
+#: Largest number of values that enter a gradient (samples x active terms) at which the whole batch
+#: is used (LBFGS); beyond it, mini-batches (Adam).
 LBFGS_WORK = 1e7
-#: A start uses a few samples for each unknown of the first grid and takes many steps: it counts as
-#: this many times the cube of its unknowns.
+#: Work of a random start, in multiplications divided by the cube of its number of unknowns on the
+#: first grid. A start takes many steps, on a few samples per unknown.
 START_WORK = 40
-#: Steps of Levenberg-Marquardt on a grid, by the maximum number of unknowns that take this many.
+#: Pairs of a largest number of unknowns and the number of Levenberg-Marquardt steps on a grid for
+#: networks up to this size.
 LM_STEPS = ((300.0, 20), (1000.0, 10), (inf, 6))
 
 
 @dataclass(frozen=True)
 class Samples:
-    """x (samples, inputs) and y (samples, outputs).
+    """Samples with optional weights.
 
-    For classification y (samples, 1) holds class numbers.
-
-    `weights` (samples,) are the numbers of samples that each stands for; None: one.
+    Attributes:
+        x: Inputs, shape (samples, inputs).
+        y: Outputs, shape (samples, outputs); for classification the class numbers, (samples, 1).
+        weights: Number of samples that each row stands for, shape (samples,); None means 1 each.
     """
 
     x: Tensor
@@ -50,7 +53,7 @@ class Samples:
         return len(self.x)
 
     def join(self, other: Samples | None) -> Samples:
-        """Return both sets, these samples first."""
+        """Return these samples followed by those of `other`."""
         if other is None:
             return self
         weights = None
@@ -67,22 +70,25 @@ class Samples:
         return Samples(self.x[index], self.y[index], weights)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of values (samples, ...) over samples and all other dimensions."""
+        """Return the weighted mean over samples of values (samples, ...), as a scalar.
+
+        Over all other dimensions, the mean is unweighted.
+        """
         if self.weights is None:
             return values.mean()
         return self.weights @ values.flatten(1).mean(1) / self.weights.sum()
 
     def centred(self) -> Tensor:
-        """Return y minus its mean over the samples."""
+        """Return y minus its weighted mean over the samples, shape (samples, outputs)."""
         if self.weights is None:
             return self.y - self.y.mean(0)
         return self.y - self.weights @ self.y / self.weights.sum()
 
     @property
     def roots(self) -> Tensor | None:
-        """sqrt(w / mean w), (samples, 1), which turns rows into weighted rows.
+        """Factors sqrt(w / mean(w)) that weight least-squares rows, shape (samples, 1).
 
-        None for equal weights.
+        None if there are no weights.
         """
         if self.weights is None:
             return None
@@ -91,11 +97,16 @@ class Samples:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Samples to learn from (`train`), to select on (`validation`) and to report on (`test`).
+    """Samples of a training.
 
-    Outputs smaller than 1/100 or larger than 100 are standardised before (`kanrun.targets`): `unit`
-    (outputs,), in float64, turns a difference of outputs into the user's units, in which errors are
-    reported.
+    Attributes:
+        train: Samples to fit.
+        validation: Samples with which grids, weights and shapes are selected.
+        test: Samples on which errors are only reported.
+        unit: Factors (outputs,), in float64, that convert differences of outputs to the user's
+            units, in which errors are reported. They differ from 1 for outputs smaller than 1/100
+            or larger than 100, which `kanrun.targets` standardises. None means 1.
+        task: What is learned.
     """
 
     train: Samples
@@ -106,21 +117,18 @@ class TrainingData:
 
     @property
     def everything(self) -> Samples:
-        """Training and validation points together, for a final fit."""
+        """Training and validation points together, for the final fit."""
         return self.train.join(self.validation)
 
     @property
     def untested(self) -> TrainingData:
-        """Data without test points."""
+        """The same data without test points."""
         return replace(self, test=None)
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Root mean square errors in the user's units.
-
-    For classification of the class probabilities.
-    """
+    """Root mean square errors in the user's units; for classification, of class probabilities."""
 
     train: float
     validation: float | None
@@ -128,21 +136,21 @@ class Errors:
 
     @property
     def reported(self) -> float | None:
-        """Error on points that no step saw: the test points, else the validation points."""
+        """Test error; without test points, the validation error."""
         return self.validation if self.test is None else self.test
 
     @property
     def selected(self) -> float:
-        """Error that selections compare, on validation or else on training points.
+        """Error by which grids, weights and shapes are selected; infinity if it is NaN.
 
-        Infinity for NaN.
+        It is the validation error or, without validation points, the training error.
         """
         error = self.train if self.validation is None else self.validation
         return error if error < inf else inf
 
 
 def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:
-    """Return f(x) without gradients, computed piece by piece."""
+    """Return the network's outputs at `x` without gradients, computed in blocks of rows."""
     widest = max((max(p.shape[:2]) for p in network.parameters() if p.dim() > 1), default=1)
     with torch.no_grad():
         parts = x.split(min(PREDICT_ROWS, max(PREDICT_NUMBERS // widest, 1)))
@@ -150,9 +158,9 @@ def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Ten
 
 
 def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> float | None:
-    """Return sqrt(mean |f(x) - y|^2) in the user's units (for classes, of probabilities).
+    """Return the root mean square error over samples and outputs, or None without samples.
 
-    None without samples.
+    It is in the user's units; for classification, it is that of the class probabilities.
     """
     if samples is None or len(samples) == 0:
         return None
@@ -164,19 +172,21 @@ def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> flo
 
 
 def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float:
-    """Return the root mean square of differences of outputs, in the user's units."""
+    """Return the root mean square of `difference` (samples, outputs), in the user's units."""
     if data.unit is None:
         return float(samples.mean(difference.square()).sqrt())
-    # The largest unit is kept apart, so that no square of the user's units over- or underflows.
+    # The largest unit is factored out, so that squares in the user's units cannot overflow or
+    # underflow.
     largest = float(data.unit.max())
     relative = difference * (data.unit / largest).to(difference)
     return largest * float(samples.mean(relative.square()).sqrt())
 
 
 def explain_non_finite(network: nn.Module, samples: Samples) -> str:
-    """Explain a non-finite error.
+    """Explain in words why the error on `samples` is not finite.
 
-    Name the first non-finite quantity, count its entries, and suggest a remedy.
+    The text names the earliest quantity with NaN or infinite entries, counts these entries, and
+    suggests a remedy.
     """
     numbers = torch.cat([value.detach().flatten() for value in network.parameters()])
     output = predict(network, samples.x)
@@ -197,7 +207,7 @@ def explain_non_finite(network: nn.Module, samples: Samples) -> str:
 
 
 def measure(network: nn.Module, data: TrainingData) -> Errors:
-    """Return the errors of `network` on the three sets."""
+    """Return the errors of `network` on the training, validation and test samples."""
     train, *others = (
         rmse(network, samples, data) for samples in (data.train, data.validation, data.test)
     )
@@ -206,7 +216,10 @@ def measure(network: nn.Module, data: TrainingData) -> Errors:
 
 
 def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tensor:
-    """Return the mean squared residual relative to `size`^2, or the mean cross-entropy."""
+    """Return the mean squared residual divided by `size`^2, or for classes the cross-entropy.
+
+    `size` is the standard deviation of the outputs; see `output_scale`.
+    """
     if task == "regression":
         return samples.mean(((output - samples.y) / size).square())
     labels = samples.y[:, 0].long()
@@ -214,7 +227,11 @@ def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tens
 
 
 def output_scale(samples: Samples, task: Task) -> float:
-    """Return the standard deviation of the outputs, or the size of constant outputs."""
+    """Return the number by which residuals are divided.
+
+    It is the standard deviation of the outputs; for constant outputs, their largest magnitude or 1,
+    whichever is larger; for classification, 1.
+    """
     if task == "classification":
         return 1.0
     deviation = float(samples.mean(samples.centred().square()).sqrt())
@@ -222,9 +239,9 @@ def output_scale(samples: Samples, task: Task) -> float:
 
 
 def baseline_error(data: TrainingData) -> float:
-    """Return the training error of predicting the mean, in the user's units.
+    """Return the RMSE of predicting the mean of the training outputs, in the user's units.
 
-    The unit of relative errors.
+    Relative errors are divided by this number. It is 1 for constant outputs and for classification.
     """
     if data.task == "classification":
         return 1.0
@@ -241,8 +258,8 @@ class GrowthPolicy:
 
     Attributes:
         largest: Largest shape that is tried.
-        given: Whether this is the shape that was asked for. Random networks of it compete with the
-            grown ones then.
+        given: Whether the user asked for the shape `largest`. If so, random networks of this shape
+            compete with the grown ones.
     """
 
     largest: tuple[int, ...]
@@ -255,22 +272,26 @@ class Plan:
 
     Attributes:
         solver: Name of the solver.
-        intervals: The grid schedule; empty for networks without grids.
-        steps: Maximum number of steps on each grid; None: the solver's own rule.
-        starts: Number of random starts on the first grid (by Levenberg-Marquardt: quickly, on a
-            coarse one), of which the best continues; of a growth: of candidates for each width.
+        intervals: Numbers of grid intervals to train on in turn; empty for networks without grids.
+        steps: Maximum number of steps on each grid; None: a number chosen by the solver.
+        starts: Number of random starts, of which the best is trained further. Second-order solvers
+            compare them in short trainings on a coarse grid, others on the first grid. If the shape
+            grows, this is the number of candidates at each width.
         weight: Weight of the smoothness penalty; None: chosen by validation (second-order solvers).
-        first_weight: Weight with which the choice begins, relative to outputs of unit standard
+        first_weight: First weight that validation tries, relative to outputs of unit standard
             deviation and a domain of unit width.
         order: Order of the penalised differences; None: degree + 2.
-        growth: Limits within which the shape grows from the additive model; None: a given shape.
-        update_grid: Whether hidden grids follow the activations.
-        grid_eps: Fraction of uniform spacing in redrawn grids; the rest follows quantiles.
-        freeze_unseen: Whether coefficients of basis functions without samples stay as they are.
-        stop_early: Whether the schedule ends after two grids in a row that did not help.
+        growth: Limits within which the shape grows from the additive model; None: no growth.
+        update_grid: Whether hidden grids are adapted to the range of the activations.
+        grid_eps: Share of uniform spacing in redrawn grids, 0 to 1; the rest follows quantiles.
+        freeze_unseen: Whether coefficients stay fixed if no sample lies in the support of their
+            basis functions.
+        stop_early: Whether the schedule ends after two grids in a row without improvement.
         max_unknowns: The schedule ends before a grid with more unknowns; None: no limit.
-        patience: Steps without a lower validation error until a grid is left; None: no limit.
-        insert_knots: Whether knots are inserted where residuals are concentrated in an input.
+        patience: Number of steps without a lower validation error after which training on a grid
+            ends; None: no limit.
+        insert_knots: Whether knots are inserted where the residual is concentrated in a short range
+            of one input.
         settings: Settings of the solver; None: its defaults.
     """
 
@@ -297,18 +318,19 @@ class Plan:
 
     @property
     def schedule(self) -> tuple[int | None, ...]:
-        """Grids in turn; None for a network without grids."""
+        """Numbers of grid intervals to train on in turn; (None,) for a network without grids."""
         return self.intervals or (None,)
 
     @property
     def second_order(self) -> bool:
-        """True if the solver minimises squares by second-order steps."""
+        """True if the solver minimises a sum of squares by second-order steps."""
         return bool(self.settings.second_order)
 
     def steps_for(self, unknowns: int) -> int:
-        """Return the maximum number of steps on a grid with `unknowns`.
+        """Return the maximum number of solver steps on a grid with this number of unknowns.
 
-        Fewer the more a step costs.
+        If `steps` does not give it, networks with more unknowns get fewer Levenberg-Marquardt
+        steps, because their steps cost more.
         """
         if self.steps is not None:
             return self.steps
@@ -318,17 +340,23 @@ class Plan:
 
 
 def second_order_work(rows: int, parameters: int) -> int:
-    """Return the number of multiplications of one Levenberg-Marquardt step."""
+    """Return the number of multiplications of one Levenberg-Marquardt step.
+
+    `rows` is the number of samples times outputs.
+    """
     return 2 * rows * parameters**2 + parameters**3
 
 
 def affords_starts(first: int) -> bool:
-    """Return whether second-order starts with this many unknowns on the first grid are cheap."""
+    """Return whether second-order random starts are affordable.
+
+    `first` is the number of unknowns on the first grid.
+    """
     return START_WORK * first**3 <= LM_WORK
 
 
 def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
-    """Raise UsageError for a solver that fits neither the task nor the precision."""
+    """Raise UsageError if the solver does not support the task or the precision."""
     if not SOLVERS[name].second_order:
         return
     if task == "classification":
@@ -346,15 +374,15 @@ def check_solver(name: str, task: Task, dtype: torch.dtype) -> None:
 def choose_solver(
     rows: int, parameters: int, first: int, active: int, task: Task, *, double: bool
 ) -> tuple[str, str]:
-    """Return the solver for a training of this size, and a sentence with the reason.
+    """Return the name of the solver for a training of this size, and a sentence with the reason.
 
     Args:
-        rows: Samples times outputs.
+        rows: Number of samples times number of outputs.
         parameters: Number of parameters on the last grid.
         first: Number of parameters on the first grid.
-        active: Number of active terms of one sample.
+        active: Number of parameters that affect the outputs at one sample.
         task: What is learned.
-        double: Whether numbers are float64.
+        double: Whether the precision is float64.
     """
     lm = max(second_order_work(rows, parameters), START_WORK * first**3)
     affordable = rows * active <= LBFGS_WORK

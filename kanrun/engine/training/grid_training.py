@@ -1,4 +1,4 @@
-"""The training of one network, grid after grid, with the search for its penalty on each."""
+"""Training of one network on one grid after another, with a search for the penalty on each grid."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ from kanrun.engine.training.solver_run import (
 )
 from kanrun.monitoring import finished, time_limit_reached
 
-#: A hidden grid is kept while the activations fill this fraction of it.
+#: Smallest fraction of a hidden grid that the activations must cover for the grid to be kept.
 FILLED = 0.8
-#: Steps of LBFGS before hidden grids follow the ranges that it found.
+#: Number of LBFGS steps on the first grid before hidden grids are adapted to the activations.
 SETTLING = 30
-#: Seconds of training on one grid between two snapshots.
+#: Shortest time between two snapshots on one grid, in seconds of training.
 SNAPSHOT_SECONDS = 10.0
-#: A grid helps if its error falls below this fraction of the lowest error before. A larger value
-#: continues for smaller gains.
+#: A grid counts as an improvement if its error is below this fraction of the lowest error before.
+#: With a larger value, training continues for smaller gains.
 HELPED = 0.9
-#: Number of grids in a row without help that end an automatic schedule, and of rounds of knot
-#: insertion that are tried. A larger number overcomes longer plateaus and takes more time.
+#: Number of grids in a row without improvement after which an automatic schedule ends; also the
+#: number of rounds of knot insertion. A larger number overcomes longer plateaus and takes more
+#: time.
 UNHELPFUL = 2
-#: Relative validation error at which an automatic schedule ends: only rounding is left.
+#: Relative validation error at which an automatic schedule ends, because only rounding errors are
+#: left.
 ROUNDING = 1e-13
-#: Smallest weight of the smoothness penalty that is tried. A smaller value lets searches go on to
-#: rougher functions.
+#: Smallest weight of the smoothness penalty that is tried. A smaller value allows rougher
+#: functions.
 MIN_WEIGHT = 1e-30
-#: Weight of the smoothness penalty below which all tried weights stay. A larger value lets
-#: searches go on to smoother functions.
+#: Upper bound (exclusive) of the weights of the smoothness penalty that are tried. A larger value
+#: allows smoother functions.
 MAX_WEIGHT = 1e2
 #: Factor between weights that are tried.
 WEIGHT_FACTOR = 100.0
@@ -54,31 +56,37 @@ TRIES = 5
 #: Largest number of lower weights tried on the last grid, whose result is final. More tries may
 #: lower its error and take more steps.
 LAST_TRIES = 8
-#: Fraction of the validation error that a weight must gain.
+#: Smallest relative decrease of the validation error for which a new weight is kept.
 MIN_GAIN = 0.03
-#: Weights in a row that may not help on the way to higher ones, since noise makes plateaus.
+#: Number of higher weights in a row that may fail before the search ends; above 0 because noise
+#: makes plateaus in the validation error.
 MISSES = 3
-#: Largest number of higher weights; with WEIGHT_FACTOR more would leave the bounds.
+#: Largest number of higher weights tried; more steps of WEIGHT_FACTOR would exceed MAX_WEIGHT.
 HIGHER_TRIES = 16
-#: Ratio of the errors after and before a weight at which no further weight is tried.
+#: Ratio of the validation error with a weight to the best one, above which the search ends.
 TOO_FAR = 1.5
-#: Number of unknowns up to which higher weights are tried: noise shows on coarse grids already.
+#: Largest number of unknowns at which higher weights are tried; noise is visible on such coarse
+#: grids already.
 UPWARD_UNKNOWNS = 1000
-#: Relative error below which data count as free of noise, so that no higher weight is tried.
+#: Relative validation error below which data count as free of noise and no higher weight is tried.
 CLEAN = 1e-6
-#: Relative error of a first fit above which data count as noisy: second differences are tried.
+#: Relative validation error of a first fit above which data count as noisy, so that a penalty on
+#: second differences is tried.
 NOISY = 0.05
-#: Order of these differences.
+#: Order of the differences that are penalised for noisy data.
 ROUGH_ORDER = 2
-#: Their weights, from nearly straight edges down.
+#: Weights of the penalty on second differences, decreasing; with the first, edge functions are
+#: nearly straight lines.
 ROUGH_WEIGHTS = (10.0, 1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-#: Steps with each of these weights.
+#: Largest number of solver steps with each of the ROUGH_WEIGHTS.
 ROUGH_STEPS = 8
-#: Lower weights of second differences in a row that may not help on a later grid.
+#: Number of lower weights in a row that may fail before the search ends, if second differences are
+#: penalised.
 PLATEAU_WEIGHTS = 2
-#: A residual is concentrated if fewer than this fraction of the samples hold half of its square.
+#: A residual counts as concentrated if fewer than this fraction of the samples account for half of
+#: its sum of squares.
 RARE = 0.05
-#: Knots are inserted if the validation error stays below this many times the lowest.
+#: Inserted knots are kept only if the validation error stays below this multiple of the lowest.
 RISEN = 1.05
 
 Event = Step | Stage | Snapshot | Grown
@@ -86,37 +94,44 @@ Event = Step | Stage | Snapshot | Grown
 
 @dataclass
 class GridTraining:
-    """Trains one network grid by grid, with the search for its penalty on each.
+    """Training of one network grid by grid, with a search for the penalty on each grid.
 
-    The last of `stages` so far holds the network that continues.
+    Attributes:
+        network: The network that the next stage begins with.
+        penalty: Smoothness penalty that the next stage begins with.
+        setup: Data, plan, random generator and clock.
+        stages: Finished stages.
+        events: Events of `compare`, which does not yield them.
+        best: The network with the lowest validation error in the present stage.
+        log: Number of steps of the present stage.
     """
 
     network: Network
     penalty: SmoothnessPenalty
     setup: Setup
     stages: list[Stage] = field(default_factory=list)
-    #: Events of `compare`.
     events: list[Event] = field(default_factory=list)
-    #: The best network of the present stage, and the number of its steps.
     best: Best = field(init=False)
     log: StepLog = field(init=False)
 
     @property
     def lowest(self) -> float:
-        """Lowest validation error of a stage."""
+        """Lowest validation error of all stages; infinity before the first."""
         return min((stage.selected for stage in self.stages), default=inf)
 
     @property
     def chosen(self) -> Stage:
-        """Last stage if knots were inserted there, else the one with the lowest error."""
+        """The last stage if knots were inserted there; otherwise the one with the lowest error."""
         last = self.stages[-1]
         return last if last.transfer.kink else min(self.stages, key=lambda one: one.selected)
 
     @property
     def ends(self) -> bool:
-        """True if finer grids are too large or not worth it.
+        """True if training on finer grids should not continue.
 
-        Rounding is reached, some did not help, or knots were inserted.
+        That is so if the next grid has too many unknowns or knots were inserted. With
+        `plan.stop_early`, it is so too if only rounding errors are left or the last UNHELPFUL grids
+        brought no improvement.
         """
         if not self.stages:
             return False
@@ -133,11 +148,12 @@ class GridTraining:
         return without_help(errors) >= UNHELPFUL
 
     def insert_knots(self) -> Stage | None:
-        """Insert knots where the residual of an additive network is concentrated, and train there.
+        """Insert knots where the residual of an additive network is concentrated, and train again.
 
-        A kink or a jump bends a spline in a few intervals. The stage has no smoothness penalty,
-        which would be infinite for a kink. Insertions are undone, and nothing returned, unless one
-        or two of them lower the training error and the validation error does not rise.
+        This resolves kinks and jumps of the target. Training has no smoothness penalty, which would
+        be infinite for a kink. Up to UNHELPFUL rounds of insertion are tried. Return the new stage,
+        or None if no round lowers the training error below HELPED times its old value while the
+        validation error stays below RISEN times the lowest.
         """
         setup = self.setup
         before = self.chosen
@@ -174,9 +190,10 @@ class GridTraining:
         return None
 
     def compare(self, intervals: int | None) -> None:
-        """Train on a grid of `intervals` at a constant weight, to be compared with others.
+        """Train on a grid with this number of intervals and a constant penalty weight.
 
-        Nothing resumes in the middle of a comparison, so the events lack snapshots.
+        Used to compare several networks. The steps and the stage are appended to `events`;
+        snapshots are dropped, because a comparison is never resumed.
         """
         steps = list[Step | Snapshot]()
         stage = finished(self.advance(intervals, 0), steps.append)
@@ -185,9 +202,19 @@ class GridTraining:
     def advance(
         self, intervals: int | None, tries: int, snapshot: Snapshot | None = None
     ) -> Events[Step | Snapshot, None, Stage]:
-        """Move to a grid of `intervals` and train there; `snapshot` resumes in the middle.
+        """Transfer the network to a grid with this number of intervals and train there.
 
-        At most `tries` weights of the penalty are tried; with 0 a poor first fit is not smoothed.
+        Args:
+            intervals: Number of grid intervals; None for networks without grids.
+            tries: Largest number of lower penalty weights that are tried; with 0, the penalty is
+                not changed at all.
+            snapshot: State of this stage to resume from, if it was interrupted.
+
+        Yields:
+            Steps and snapshots.
+
+        Returns:
+            The finished stage, which is also appended to `stages`.
         """
         setup = self.setup
         plan = self.setup.plan
@@ -222,7 +249,11 @@ class GridTraining:
         return stage
 
     def _begun(self, intervals: int | None) -> Events[Step, None, tuple[SolverRun, GridTransfer]]:
-        """Return the main run on the next grid, before its first step."""
+        """Transfer the network to the next grid; return the main solver run and the transfer.
+
+        On the first grid, LBFGS takes a few steps before, after which hidden grids are redrawn if
+        the activations do not cover them.
+        """
         before = self.stages[-1].errors.train if self.stages else None
         network = self.network
         setup = self.setup
@@ -249,7 +280,7 @@ class GridTraining:
         solver = setup.solver(network, self.penalty)
         hidden = plan.update_grid and network.intervals is not None and len(network.shape) > 2
         if self.log.stage == 1 and hidden and plan.settings.curvature:
-            # Once the hidden ranges have settled, hidden grids that do not fit them are redrawn.
+            # Once the ranges of the activations have settled, redraw hidden grids that do not fit.
             yield from SolverRun(solver, min(SETTLING, budget), setup).run(self.best, self.log)
             if not network.covers(x, FILLED):
                 moved = network.regrid(x, grid_eps=plan.grid_eps)
@@ -259,7 +290,7 @@ class GridTraining:
         return run, GridTransfer(method, moved.change, before, errors.train)
 
     def _resumed(self, snapshot: Snapshot) -> SolverRun:
-        """Return the main run in the middle of its steps."""
+        """Return the main solver run in the state of `snapshot`."""
         budget = self.setup.plan.steps_for(snapshot.network.unknowns_at(None))
         solver = self.setup.solver(snapshot.network, self.penalty)
         solver.restore(snapshot.solver)
@@ -270,7 +301,7 @@ class GridTraining:
         return run
 
     def _run(self, run: SolverRun, transfer: GridTransfer) -> Events[Step | Snapshot, None, None]:
-        """Take the steps of the main run, with a snapshot from time to time."""
+        """Yield the steps of the main run, and a snapshot about every SNAPSHOT_SECONDS."""
         shown = self.setup.clock.seconds
         for step in run.run(self.best, self.log):
             yield step
@@ -298,10 +329,11 @@ class GridTraining:
     # -------------------- the weight of the penalty
 
     def _smooth(self) -> Events[Step, None, None]:
-        """Try penalties on second differences if the first fit is poor, since noise is likely.
+        """Try penalties on second differences if the first fit is poor, since noise is then likely.
 
-        The weights decrease from nearly straight edges. This penalty does not affect straight
-        lines; a penalty of high order does not affect polynomials, which overfit.
+        The weights decrease; with the largest, edge functions are nearly straight lines. The usual
+        penalty on differences of high order does not prevent overfitting, because it does not
+        penalise polynomials of lower degree.
         """
         if self.best.error <= NOISY * baseline_error(self.setup.data):
             return
@@ -315,9 +347,10 @@ class GridTraining:
                 self.penalty = penalty
 
     def _search(self, budget: int, tries: int, *, settled: bool) -> Events[Step, None, None]:
-        """Try lower weights while they help, and higher weights if no lower one does.
+        """Try lower penalty weights while they help, and higher weights if no lower one helps.
 
-        Higher weights are tried only after the steps have settled: before, they would win by their
+        `budget` is the number of steps of the main run, and `settled` whether it ended by a
+        stopping rule. Only then are higher weights tried; otherwise they could win merely by their
         additional steps.
         """
         patience = PLATEAU_WEIGHTS if self.penalty.order == ROUGH_ORDER else 0
@@ -330,10 +363,10 @@ class GridTraining:
     def _walk(
         self, factor: float, steps: int, tries: int, patience: int
     ) -> Events[Step, None, bool]:
-        """Try weights, each `factor` times the last; return whether validation kept one.
+        """Try up to `tries` weights, each `factor` times the one before, with `steps` steps each.
 
-        It ends after more than `patience` weights in a row that do not help, and at one that is
-        far worse.
+        The search ends after more than `patience` weights in a row that do not help, or at a weight
+        whose error is more than TOO_FAR times the best. Return whether any weight was kept.
         """
         kept = False
         missed = 0
@@ -352,7 +385,10 @@ class GridTraining:
         return kept
 
     def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
-        """Return whether validation keeps this weight, and the error that it led to."""
+        """Train the best network with this weight, and keep the result if it helps.
+
+        Return whether it was kept, and the validation error that it reached.
+        """
         penalty = replace(self.penalty, weight=weight)
         reached = yield from self._trained(deepcopy(self.best.network), penalty, steps)
         helped = reached.error < (1 - MIN_GAIN) * self.best.error
@@ -364,7 +400,10 @@ class GridTraining:
     def _trained(
         self, network: Network, penalty: SmoothnessPenalty, steps: int
     ) -> Events[Step, None, Best]:
-        """Return the best network of some steps from `network`, whose own error does not count."""
+        """Train `network` for up to `steps` steps; return the best network after any of them.
+
+        The error of `network` before the first step is not considered.
+        """
         reached = Best(network, inf)
         run = SolverRun(self.setup.solver(network, penalty), steps, self.setup)
         yield from run.run(reached, self.log)
@@ -372,11 +411,14 @@ class GridTraining:
 
 
 def without_help(errors: Sequence[float]) -> int:
-    """Return how many errors follow the last that fell below HELPED times the lowest before it."""
+    """Return the number of errors after the last improvement.
+
+    An error is an improvement if it is below HELPED times the lowest error before it.
+    """
     helped = [i for i, error in enumerate(errors) if i == 0 or error < HELPED * min(errors[:i])]
     return len(errors) - 1 - helped[-1]
 
 
 def first_penalty(plan: Plan) -> SmoothnessPenalty:
-    """Return the penalty that a training begins with."""
+    """Return the smoothness penalty that a training begins with."""
     return SmoothnessPenalty(plan.first_weight if plan.weight is None else plan.weight, plan.order)

@@ -1,21 +1,24 @@
-"""Growth of the shape of a network from the additive model, in place of random starts.
+"""Growth of a network's shape from the additive model, used instead of random starts.
 
-A network grows node by node. Each width begins with several candidates side by side. Half of them
-continue the network before: its residual r is fitted by products of functions of two inputs,
+A network grows node by node. At each width, several candidates compete. Half of them extend the
+previous network with a node that is computed from its residual r, by fitting r with products of
+functions of two inputs,
 
     s(x) sum_{i<j} sum_{pq} M_{ip,jq} P_p(x_i) P_q(x_j)  ~  r(x),
 
-with Legendre polynomials P and the slope s of what follows the hidden layer. An eigenvector v of
-the symmetric M with eigenvalue w is the node w (sum_{ip} v_ip P_p(x_i))^2, which a KAN represents:
-the largest |w| explain most. They depend on the function and hardly on the seed. The others are
-random, every second one shallow, and compete among themselves until the end of the start:
-untrained, they would lose against networks that continue. An identity as last layer is kept where
-it improves the network. With two nodes it also begins with a product, since
-a b = ((a + b)^2 - (a - b)^2) / 4.
+with Legendre polynomials P and the slope s of the output with respect to the hidden node. An
+eigenvector v of the symmetric matrix M with eigenvalue w gives the node
+w (sum_{ip} v_ip P_p(x_i))^2, which a KAN can represent; the nodes with the largest |w| explain most
+of the residual. These nodes depend on the function and hardly on the seed. The other candidates are
+random, and every second one of them has a single hidden layer. Random candidates first compete
+among themselves, because untrained they would lose against networks that extend a trained one. An
+identity layer is appended to the network if this lowers the error. A network with two nodes also
+tries a start that computes a product, since a b = ((a + b)^2 - (a - b)^2) / 4.
 
-On each width, grids become finer while this lowers the error at the rate of a spline; once it does
-not, the width is what limits the error, and another node is added. Where a shape is given, growth
-stays within it, and random networks of this shape compete unless no larger network is needed.
+At each width, grids are refined while the error falls at the rate expected of a spline; once it
+falls more slowly, the width limits the error, and another node is added. If a shape is given,
+growth stays within this shape. Random networks of the given shape then compete as well, unless
+growth ended because no larger network is needed.
 """
 
 from __future__ import annotations
@@ -60,22 +63,22 @@ from kanrun.engine.training.starts import (
 )
 from kanrun.monitoring import time_limit_reached
 
-#: Maximum number of samples on which shapes are compared; more would not change their order.
+#: Largest number of samples on which shapes are compared; more would not change their order.
 MAX_SAMPLES = 1000
-#: Largest number of unknowns of the grids on which widths are compared.
+#: Largest number of unknowns of a network when widths are compared; finer grids are not tried.
 COMPARED_UNKNOWNS = 700
-#: Largest number of unknowns of these grids for each output value.
+#: Largest number of unknowns of these networks per output value in the training samples.
 UNKNOWNS_PER_VALUE = 0.5
-#: Error of the network with an identity layer, relative to that without, below which it stays.
+#: Error ratio, with an additional identity layer to without, below which the layer is kept.
 DEEPER = 0.5
-#: Relative error below which no identity layer is tried, since a finer grid does as well.
+#: Relative error below which no identity layer is tried, because a finer grid works as well.
 EXACT = 1e-3
-#: Damping of the first step for a last layer alone, which is linear.
+#: Damping of the first step when only the last layer is fitted, a linear problem.
 LAST_DAMPING = 1e-10
 
 
 class Ending(Enum):
-    """Why a growth ends."""
+    """Reasons for which growth ends; `Growth.explain` describes each in words."""
 
     ROUNDING = auto()
     ONE_INPUT = auto()
@@ -86,13 +89,21 @@ class Ending(Enum):
     TIME = auto()
 
 
-#: Endings with which no larger network is needed.
+#: Endings that mean that no larger network is needed.
 SUFFICIENT = (Ending.ROUNDING, Ending.ONE_INPUT, Ending.GRID)
 
 
 @dataclass
 class Growth:
-    """Trainings of all shapes tried so far, and why no further one was tried."""
+    """Growth of one network.
+
+    Attributes:
+        setup: Data, plan and random generator of the training.
+        penalty: Smoothness penalty while the shape grows.
+        policy: Limits of the growth.
+        trainings: One training per shape tried, in order.
+        reason: Why growth ended.
+    """
 
     setup: Setup
     penalty: SmoothnessPenalty
@@ -102,7 +113,7 @@ class Growth:
 
     @property
     def record(self) -> Grown:
-        """Shapes that were tried, in the order of training."""
+        """Stages of all shapes that were tried, in order, and the reason why growth ended."""
         return Grown([stage for t in self.trainings for stage in t.stages], self.reason)
 
     @property
@@ -112,10 +123,11 @@ class Growth:
 
     @property
     def winner(self) -> GridTraining:
-        """Training that continues: the best one.
+        """Training to continue with: the one with the lowest error.
 
-        It begins again if the shapes were compared on a part of the samples, and with a poor fit:
-        noise is likely then, and the first grid is smoothed.
+        It restarts from its first grid if the shapes were compared on a subset of the samples. It
+        also restarts if its fit is poor, because the data are then probably noisy and the first
+        grid needs smoothing.
         """
         training = self.best
         poor = training.lowest > NOISY * baseline_error(self.setup.data)
@@ -125,7 +137,7 @@ class Growth:
 
     @cached_property
     def _part(self) -> Setup:
-        """Training on at most MAX_SAMPLES samples."""
+        """The setup with at most MAX_SAMPLES training samples."""
         data = self.setup.data
         if len(data.train) <= MAX_SAMPLES:
             return self.setup
@@ -134,7 +146,10 @@ class Growth:
         return replace(self.setup, data=part)
 
     def run(self, create: Create) -> None:
-        """Grow from the additive model on the first grid of the networks that `create` makes."""
+        """Grow the shape, starting from an additive model.
+
+        Its edges and its grid are those of the first layer of a network made by `create`.
+        """
         x = self._part.data.train.x
         generator = self.setup.generator
         layer = create(generator).edge_layers[0]
@@ -160,7 +175,10 @@ class Growth:
         return survivors(candidates, setup.data, weight, setup.generator)
 
     def _climb(self, starts: list[RandomStart]) -> None:
-        """Add the best of the starts after finer and finer grids, while these limit the error."""
+        """Train each start on finer and finer grids, and append the best training to `trainings`.
+
+        Refinement of a start ends when the grid no longer limits its error, or at the size limit.
+        """
         found = [GridTraining(start.network, self.penalty, self._part) for start in starts]
         most = min(COMPARED_UNKNOWNS, self._supported)
         schedule = self.setup.plan.schedule
@@ -176,21 +194,21 @@ class Growth:
 
     @property
     def _supported(self) -> float:
-        """Maximum number of unknowns for this number of output values."""
+        """Largest number of unknowns that the number of output values supports."""
         return UNKNOWNS_PER_VALUE * self._part.data.train.y.numel()
 
     @property
     def _unhelpful(self) -> int:
-        """Number of last shapes that did not lower the error."""
+        """Number of the most recent shapes in a row that did not lower the error."""
         return without_help([training.lowest for training in self.trainings])
 
     @property
     def _nodes(self) -> int:
-        """Number of nodes of the widest hidden layer so far."""
+        """Number of nodes of the widest hidden layer of the last shape; 0 without hidden layers."""
         return max(self.trainings[-1].network.shape[1:-1], default=0)
 
     def find_ending(self) -> Ending | None:
-        """Return why the growth ends with the shapes tried so far; None if it goes on."""
+        """Return why growth ends after the shapes tried so far, or None if it continues."""
         last = self.trainings[-1]
         per_node = last.stages[0].network.unknowns_at(None) / max(self._nodes, 1)
         reached = {
@@ -205,7 +223,7 @@ class Growth:
         return next((ending for ending, holds in reached.items() if holds), None)
 
     def explain(self, ending: Ending) -> str:
-        """Return the ending in words, as the run reports it."""
+        """Return the description of `ending` that the run reports."""
         spent = "the given shape has" if self.policy.given else "model.budget allows"
         gained = ", although the last one lowered the error" * (self._unhelpful == 0)
         sentences = {
@@ -220,10 +238,11 @@ class Growth:
         return sentences[ending]
 
     def _candidates(self, network: Network) -> list[list[Network]]:
-        """Return networks with a node more: with nodes of the residual, and random ones.
+        """Return two groups of networks with one more node in the first hidden layer.
 
-        Every second random one is shallow: the network before may be deep without need. Random ones
-        have to be trained first, so both kinds compete among themselves.
+        The first group extends `network` with nodes computed from its residual. The second group is
+        random; every second network in it has a single hidden layer, in case `network` is deeper
+        than necessary. The groups compete separately, because random networks need training first.
         """
         x = self._part.data.train.x
         half = self.setup.plan.starts // 2
@@ -235,7 +254,10 @@ class Growth:
         return [grown, random]
 
     def _drawn(self, network: Network, shape: Sequence[int]) -> Network:
-        """Return a random network of another shape with the edges and the domain of `network`."""
+        """Return a random KAN of `shape` with the settings of `network`'s first layer.
+
+        These are the edge settings, the number of grid intervals and the domain.
+        """
         first = network.edge_layers[0]
         return KAN.create(
             shape,
@@ -249,7 +271,12 @@ class Growth:
     def _squares(
         self, network: Network, count: int, degree: int = DEGREE
     ) -> Iterator[tuple[Tensor, Outer]]:
-        """Yield nodes, inner and outer functions, that explain the residual of the worst output."""
+        """Yield up to `count` nodes that explain the residual of the worst output.
+
+        Each node is a pair: spline coefficients of its incoming edges, and its outer function. The
+        worst output is the one whose residual has the largest variance. `degree` is the degree of
+        the Legendre polynomials.
+        """
         train = self._part.data.train
         layers = network.edge_layers
         residual = train.y - predict(network, train.x)
@@ -274,7 +301,10 @@ class Growth:
             yield fit_coefficients(at, values[:, None], grid)[0], outer
 
     def _deeper(self, starts: list[RandomStart]) -> list[RandomStart]:
-        """Return networks with an identity as last layer, trained, if that is better."""
+        """Return trained networks with an additional last layer if they are better than `starts`.
+
+        The additional layer begins as the identity. Otherwise `starts` is returned.
+        """
         network = starts[0].network
         loss = starts[0].loss
         deep = len(network.shape) != 3 or len(self.policy.largest) == 3
@@ -289,10 +319,11 @@ class Growth:
         return found if found[0].loss < DEEPER**2 * loss else starts
 
     def _products(self, network: Network) -> Iterator[Network]:
-        """Yield functions of a product: the two largest squares of the outputs, and a last layer.
+        """Yield up to two networks that compute a function of a product.
 
-        A product of polynomials begins with the identity as last layer, one of two inputs with the
-        best last layer.
+        Their two nodes are those that explain most of the outputs. In the first network the factors
+        are polynomials, and the last layer begins as the identity. In the second network the
+        factors are linear, and the last layer is fitted by least squares.
         """
         first = network.edge_layers[0]
         last = network.edge_layers[-1]
@@ -318,9 +349,11 @@ class Growth:
 
 
 def _grid_limits(training: GridTraining) -> bool:
-    """Return whether the last grid lowered the error at least with the order of the degree k.
+    """Return whether the grid, rather than the width, limits the error.
 
-    A spline converges with the order k + 1, and a network that is too narrow not at all.
+    That is so if the last refinement by a factor r divided the error by at least r^k, with k the
+    degree of the splines: a spline fit converges with order k + 1, while the error of a network
+    that is too narrow does not fall. With fewer than two stages, the result is True.
     """
     if len(training.stages) < 2:
         return True

@@ -1,18 +1,20 @@
-"""LBFGS with a strong Wolfe line search, in the metric of the objective's own curvature.
+"""LBFGS with a strong Wolfe line search, preconditioned by the objective's curvature.
 
-The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with an approximate
-inverse Hessian, renewed every few steps, in place of a multiple of the identity (section 7.2).
-Coefficients of B-splines are badly scaled unknowns: the condition number of their Gram matrix over
-the data grows with the degree, and without bound where data are few. The Gauss-Newton matrix of
-mean |f - y|^2 / size^2 + weight * penalty has for the coefficients of edge (o, i) the block
+The two-loop recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with an
+approximate inverse Hessian, recomputed every RENEWED steps, instead of a multiple of the identity
+(section 7.2). This is needed because B-spline coefficients are badly scaled unknowns: the condition
+number of their Gram matrix over the data grows with the degree, and without bound where data are
+sparse. The approximation is block-diagonal: in the Gauss-Newton matrix of mean |f - y|^2 / size^2 +
+weight * penalty, the block of the coefficients of edge (o, i) is
 
     2 w_s^2 (E[u_o^2 B_i B_i^T] / size^2 + weight D_i^T D_i),    u_o = d output / d node o.
 
-Moves and changes of the gradient are kept in the parameters' own units, so they outlive a renewal.
-The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic interpolation until there is
-enough descent and the slope has become small; values that are not finite count as too high. scipy's
-line search makes at most ten cuts and doublings; with it `kanrun continual` breaks claims on held
-coefficients.
+with w_s the edge's spline scale, B_i the basis functions and D_i the difference operator. The
+history holds steps and gradient changes of the parameters themselves, so it stays valid when the
+approximation is recomputed. The line search (algorithms 3.5 and 3.6) uses cubic interpolation and
+stops when the strong Wolfe conditions hold; NaN and infinite values count as too high. scipy's line
+search is not used because it makes at most ten cuts and doublings, with which claims of
+`kanrun continual` about frozen coefficients fail.
 """
 
 from __future__ import annotations
@@ -30,45 +32,47 @@ from kanrun.engine.splines import design_matrix, difference_operator
 from kanrun.engine.training.data import Plan
 from kanrun.engine.training.objective import Objective, SmoothnessLoss
 
-#: Samples that expectations are taken over.
+#: Largest number of samples over which the expectations in the curvature are averaged.
 SAMPLES = 1024
-#: Fraction of its diagonal that is added to a block of the curvature. A larger value shortens
-#: steps; with a smaller one, rounding may spoil the factorisation.
+#: Fraction of a curvature block's diagonal that is added to this diagonal. A larger value shortens
+#: steps; with a smaller value, rounding may spoil the factorisation.
 DAMPING = 1e-4
-#: Bounds of the fraction of a block's mean diagonal that is added to its diagonal. The fraction is
-#: the objective, clipped to these bounds, so that damping falls with the residual (Yamashita and
-#: Fukushima, 2001). With larger bounds, functions with few samples move less.
+#: Bounds of a second damping, which is a fraction of the mean of a block's diagonal. The fraction
+#: equals the objective, clipped to these bounds, so damping decreases with the residual (Yamashita
+#: and Fukushima, 2001). With larger bounds, basis functions with few samples move less.
 UNSEEN = (1e-6, 1e-2)
-#: Largest number of multiplications for which a layer's blocks are inverted whole; beyond it, only
-#: their diagonals are. A larger number gives better steps that cost more.
+#: Largest number of multiplications spent on inverting full blocks of a layer; if more are needed,
+#: only the diagonals are inverted. A larger number gives better but more expensive steps.
 WORK = 2e9
-#: Largest number of entries for which a layer's blocks are kept whole; beyond it, only their
-#: diagonals are. A larger number needs more memory.
+#: Largest number of entries of a layer's full blocks; if they have more, only the diagonals are
+#: computed. A larger number needs more memory.
 NUMBERS = 1 << 23
-#: Curvatures count as at least this fraction of the layer's largest one; diagonals of whole
-#: blocks, of its square. A larger value shortens the steps of parameters with little effect.
+#: Lower bound of curvatures, as a fraction of the layer's largest curvature; the damping added to
+#: full blocks has the square of this fraction as its bound. A larger value shortens the steps of
+#: parameters with little effect.
 LEAST = 1e-6
-#: Smallest curvature and smallest divisor, which prevents division by zero. A larger value would
-#: change small quotients.
+#: Smallest curvature and smallest divisor, to prevent division by zero. A larger value would change
+#: small quotients.
 TINY = 1e-300
 
 
 class Curvature:
-    """Approximate inverse Hessian of an objective at the network's parameters.
+    """Block-diagonal approximate inverse Hessian of an objective at the network's parameters.
 
-    `value` is the objective there. The identity for parameters of networks other than KANs.
+    `value` is the objective at these parameters. For networks other than KANs it is the identity.
     """
 
     def __init__(self, network: Network, objective: Objective, value: float) -> None:
         low, high = UNSEEN
         self._unseen, self._penalty = min(max(value, low), high), objective.penalty
-        #: Blocks (*shape, functions) of the inverse, or its diagonal in the parameter's shape.
+        #: Per parameter: inverse blocks, shape (*shape, functions), or the diagonal of the inverse,
+        #: in the parameter's shape.
         self._inverses: dict[nn.Parameter, Tensor] = {}
         if network.edge_layers:
             samples = objective.samples
             part = samples.part(slice(None, None, -(-len(samples) // SAMPLES)))
             counts = 1.0 if part.roots is None else part.roots.double().square()
-            # Each layer's inputs, and u^2 of its sums, added up over the network's outputs.
+            # Per layer: its inputs, and u_o^2 of its sums, added up over the network's outputs.
             reaching = [part.x.detach()]
             sums = list[Tensor]()
             with torch.enable_grad():
@@ -87,11 +91,11 @@ class Curvature:
 
     @property
     def known(self) -> bool:
-        """True if this is more than the identity."""
+        """True if this is not the identity."""
         return bool(self._inverses)
 
     def solve(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        """Return the inverse's block of `parameter` times `gradient`, of the same shape."""
+        """Return the inverse Hessian of `parameter` times `gradient`, in the gradient's shape."""
         inverse = self._inverses.get(parameter)
         if inverse is None:
             return gradient
@@ -141,29 +145,32 @@ def _inverse(curvatures: Tensor) -> Tensor:
     return 0.5 / _floored(curvatures)
 
 
-#: Smallest decrease of an acceptable step, as a fraction of the decrease that the slope predicts.
-#: A larger value rejects longer steps. Above 0, below `REMAINING`.
+#: Smallest decrease of an acceptable step, as a fraction of the decrease that the initial slope
+#: predicts (c1 of the Wolfe conditions). A larger value rejects longer steps. Above 0, below
+#: `REMAINING`.
 ENOUGH = 1e-4
-#: Largest slope after an acceptable step, as a fraction of the slope before. A smaller value makes
-#: line searches more exact and more expensive. Below 1.
+#: Largest absolute slope after an acceptable step, as a fraction of the initial one (c2 of the
+#: Wolfe conditions). A smaller value makes line searches more exact and more expensive. Below 1.
 REMAINING = 0.9
-#: Maximum ratio of a longer step to the one before; above 2.
+#: Largest ratio of a trial step length to the trial before it, while no bracket exists; above 2.
 GROWTH = 10.0
-#: Fraction of the bracket that a cut keeps on either side; below 0.5.
+#: Smallest distance of a trial step length from either end of the bracket, as a fraction of the
+#: bracket's width; below 0.5.
 GUARD = 0.1
-#: Maximum number of evaluations of a line search.
+#: Largest number of evaluations of the objective in a line search.
 EVALUATIONS = 25
-#: A bracket ends at this change of the value along the slope, relative to the value.
+#: The search ends when the bracket's width times the initial slope, relative to the objective, is
+#: at most this.
 RESOLUTION = 1e-16
-#: Steps between two evaluations of the curvature.
+#: Number of steps between two evaluations of the curvature.
 RENEWED = 20
-#: A pair counts from this curvature on, relative to what the lengths of its parts allow.
+#: Smallest cosine of the angle between the step and the gradient change of a pair that is stored.
 CURVED = 1e-12
 
 
 @dataclass(frozen=True)
 class LinePoint:
-    """A step length `t` with the value, the gradient and the slope along the line there."""
+    """A step length `t`, with the objective, its gradient and its slope along the line at `t`."""
 
     t: float
     value: float
@@ -172,11 +179,13 @@ class LinePoint:
 
 
 def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> LinePoint:
-    """Return a point below `start` that meets the conditions, or the lowest evaluated one.
+    """Return a point that satisfies the strong Wolfe conditions, or else the lowest one evaluated.
 
-    `start` itself if none is lower. `start.slope` must be negative. `low` is the lowest point with
-    enough descent so far; once there is a `high`, an acceptable point lies between them.
+    That is `start` itself if no evaluated point is lower. `start.slope` must be negative, and
+    `first` is the first step length to try.
     """
+    # `low` is the lowest point with sufficient decrease so far. Once `high` exists, an acceptable
+    # point lies between `low` and `high`.
     lowest = start
     low = start
     t = first
@@ -207,7 +216,10 @@ def search(at: Callable[[float], LinePoint], start: LinePoint, first: float) -> 
 
 
 def _cubic(a: LinePoint, b: LinePoint) -> float:
-    """Return the minimum of the cubic through `a` and `b`, or their middle if it has none."""
+    """Return the step length at the minimum of the cubic with the values and slopes at `a` and `b`.
+
+    If the cubic has no minimum, return the midpoint of `a.t` and `b.t`.
+    """
     middle = 0.5 * (a.t + b.t)
     width = b.t - a.t
     if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
@@ -221,14 +233,14 @@ def _cubic(a: LinePoint, b: LinePoint) -> float:
     return b.t - width * (b.slope + d2 - d1) / below if below != 0 else middle
 
 
-#: The two vectors of a pair of the history.
+#: Names of the two vectors of a history pair: the step, and the change of the gradient.
 KINDS = ("moves", "changes")
 
 
 class LBFGS:
-    """One line search a step.
+    """LBFGS on a network; each step is one line search.
 
-    Its history of `solver.history_size` pairs lasts as long as the network's parameters.
+    The last `solver.history_size` pairs of a step and a gradient change are kept.
     """
 
     tolerance = plateau_tolerance = 0.0
@@ -255,9 +267,10 @@ class LBFGS:
         self.loss = self._here.value
 
     def step(self) -> float:
-        """Take one line search.
+        """Make one line search and return the objective.
 
-        `converged` if it finds no lower point, not even from a fresh history.
+        If the search finds no lower point, it is repeated with an empty history; if that fails
+        too, `converged` is set.
         """
         if self._taken % RENEWED == 0:
             self._renew()
@@ -270,9 +283,9 @@ class LBFGS:
         return self.loss
 
     def state(self) -> dict[str, Tensor] | None:
-        """Return the history (oldest pair first), the number of steps and the frozen numbers.
+        """Return the history (oldest pair first), the number of steps, and which numbers may move.
 
-        None unless the next step renews the curvature.
+        None unless the next step recomputes the curvature, because the curvature is not stored.
         """
         if self._taken % RENEWED:
             return None
@@ -286,7 +299,8 @@ class LBFGS:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from another solver's `state()`."""
         self._taken, self._free = int(state["taken"]), state.get("free")
-        # Copies of their own: where a vector lies in memory decides the last bit of its products.
+        # Separate copies, because the memory alignment of a vector affects the last bit of its
+        # products.
         moves, changes = ([each.clone() for each in state.get(kind, ())] for kind in KINDS)
         self._pairs = list(zip(moves, changes, strict=True))
         self._here = self._at(self._read())
@@ -312,7 +326,7 @@ class LBFGS:
         if not slope < 0:
             return False
         start = LinePoint(0.0, start.value, start.gradient, slope)
-        # The whole step, except for a gradient of unknown scale.
+        # Try the full step first, except for a plain gradient, whose scale is unknown.
         first = 1.0
         if not (self._pairs or self._curvature.known):
             first = min(1.0, 1.0 / max(float(start.gradient.abs().sum()), TINY))
@@ -343,11 +357,11 @@ class LBFGS:
         return torch.cat([self._curvature.solve(p, part).reshape(-1) for p, part in parts])
 
     def _muted(self, vector: Tensor) -> Tensor:
-        """Return `vector` with zeros for frozen numbers."""
+        """Return `vector` with the entries of frozen numbers set to zero."""
         return vector if self._free is None else vector * self._free
 
     def _split(self, vector: Tensor) -> list[Tensor]:
-        """Return the parameters' parts of vectors (..., all), each (..., *shape)."""
+        """Split vectors (..., all) by parameter, into tensors of shape (..., *parameter shape)."""
         parts = vector.split([p.numel() for p in self.parameters], dim=-1)
         return [part.unflatten(-1, p.shape) for part, p in zip(parts, self.parameters, strict=True)]
 

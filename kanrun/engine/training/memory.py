@@ -1,18 +1,19 @@
 """Quadratic memory of earlier fits, without their samples: online Laplace in square-root form.
 
-What a fit s has learned is a function f(x; u_s) on its samples. To second order, moving the
-unknowns u costs the change
+Fit number s ends with the unknowns u_s and the function f(x; u_s) on its samples. Moving to other
+unknowns u changes this function. To second order, the memory penalises the change by
 
     Q_s(u) = weight mean |A J_s (u - u_s)|^2,
 
-with J_s the Jacobian at u_s and A the identity, or for classes the root of the curvature of the
-cross-entropy, A = diag(p)^(1/2) (I - 1 p'). What hidden layers compute is kept likewise, if asked
-for: while their values stay, f is linear in all that may still move, and the quadratic model holds
-along long steps. The sum over all fits is kept as |R u - z|^2, where
-R is triangular: each fit appends the rows (J_s, J_s u_s) and QR reduces them, so that the sum is
-exact, stays positive, and needs n^2 numbers however many fits there were. `information_block`
-keeps one such triangle for each edge of a KAN or each neuron of an MLP, `information_diagonal` one
-number for each unknown.
+with J_s the Jacobian at u_s. A is the identity for regression; for classes, A =
+diag(p)^(1/2) (I - 1 p') is a square root of the curvature of the cross-entropy. On request, the
+outputs of hidden layers are kept in the same way: while they do not change, f is linear in the
+unknowns that may still move, so the quadratic model remains accurate for large steps. The sum over
+all fits is stored as |R u - z|^2 with triangular R: each fit appends the rows (A J_s, A J_s u_s),
+and a QR decomposition reduces them. The stored sum of the Q_s is therefore exact and positive
+semidefinite, and for n unknowns it needs n^2 numbers, whatever the number of fits.
+`information_block` keeps one triangle per edge of a KAN or per neuron of an MLP instead, and
+`information_diagonal` one number per unknown.
 Sources: G. Bierman, Factorization Methods for Discrete Sequential Estimation (1977), ch. V (the
 square-root information filter); Ritter et al., Online structured Laplace approximations,
 arXiv 1805.07810; Kao et al., Natural continual learning, arXiv 2106.08085.
@@ -32,27 +33,29 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Task
 from kanrun.errors import UsageError
 
-#: Kinds of quadratic memory, from all pairs of unknowns to none.
+#: Kinds of quadratic memory: of all pairs of unknowns, of pairs within a block, of single unknowns.
 INFORMATION = ("information", "information_block", "information_diagonal")
-#: Maximum number of unknowns of which all pairs are kept: a factor of 128 MB.
+#: Largest number of unknowns for `information`; the triangular factor then takes 128 MB.
 MAX_UNKNOWNS = 4000
-#: Weight of the numbers that the unknowns have when a fit begins, next to a memory. Without it,
-#: unknowns that no sample determines drift. Chosen on five peaks and a [1, 5, 1] KAN with 40
-#: intervals: rehearsal by Levenberg-Marquardt ends with an RMSE of 2e-4, with 1e-8 of 0.02 to 0.08,
-#: and without a weight above 1.
+#: Weight of a quadratic penalty that holds the unknowns near their values at the start of a fit
+#: with rehearsal. Without it, unknowns that no sample determines drift. Chosen on five peaks and a
+#: [1, 5, 1] KAN with 40 intervals: rehearsal by Levenberg-Marquardt ends with an RMSE of 2e-4; with
+#: a weight of 1e-8 it is 0.02 to 0.08, and without this penalty above 1.
 ANCHOR = 1e-6
-#: Samples whose rows are reduced at once.
+#: Number of samples whose Jacobian rows are computed and reduced at once.
 PIECE = 1024
 
 
 @dataclass
 class QuadraticMemory:
-    """Sum of |R u - z|^2 over blocks of unknowns.
+    """Sum of |R u - z|^2 over blocks of unknowns u.
+
+    Blocks of the same size form a group.
 
     Attributes:
         kind: One of INFORMATION.
-        factors: R of each group of equal blocks, shape (blocks, size, size).
-        targets: z of each group, shape (blocks, size).
+        factors: Triangular factors R, one array per group, shape (blocks, size, size).
+        targets: Right-hand sides z, one array per group, shape (blocks, size).
     """
 
     kind: str
@@ -61,15 +64,17 @@ class QuadraticMemory:
 
     @classmethod
     def anchor(cls, network: Network, kind: str, weight: float) -> QuadraticMemory:
-        """Return weight |u - u_0|^2, with u_0 the present unknowns; with 0 an empty memory.
+        """Return the memory weight * |u - u_0|^2, with u_0 the network's present unknowns.
+
+        With a weight of 0 the memory is empty.
 
         Raises:
-            UsageError: If all pairs of the unknowns are too many to keep.
+            UsageError: If `kind` is `information` and there are more than MAX_UNKNOWNS unknowns.
         """
         memory = cls(kind, [], [])
         unknowns = network.get_unknowns()
         root = weight**0.5
-        # The number of blocks and the unknowns of each, group by group.
+        # Per group: the number of blocks, and the number of unknowns in each block.
         groups = {
             "information": [(1, len(unknowns))],
             "information_block": [(p[..., 0].numel(), p.shape[-1]) for _, p in network.unknowns()],
@@ -90,9 +95,10 @@ class QuadraticMemory:
     def learn(
         self, network: Network, x: Tensor, task: Task, weight: float, hidden: float = 0.0
     ) -> None:
-        """Add what the network computes at x (samples, inputs), weighted by `weight` in all.
+        """Add the network's present outputs at x (samples, inputs) to the memory.
 
-        Each unit of a hidden layer counts as `hidden` units of an output; with 0 only outputs do.
+        `weight` is the total weight of these samples. Changes of hidden nodes are multiplied by
+        `hidden` relative to changes of outputs; with 0, only outputs are remembered.
         """
         shapes = [target.shape for target in self.targets]
         root = (weight / len(x)) ** 0.5
@@ -102,7 +108,7 @@ class QuadraticMemory:
         for part in x.split(PIECE):
             output, jacobian = network.linearise(part)
             rows = jacobian.dense()
-            if task == "classification":  # A J, whose squares are the curvature of the loss
+            if task == "classification":  # A J, since (A J)' (A J) is the curvature of the loss
                 shares = output.softmax(1)
                 rows = rows.unflatten(0, output.shape)
                 rows = rows - (shares[:, None] @ rows)
@@ -115,14 +121,14 @@ class QuadraticMemory:
                 self._append(number, own, fixed[..., 0])
 
     def joined(self, other: QuadraticMemory) -> QuadraticMemory:
-        """Return the sum of two memories of the same unknowns and kind."""
+        """Return the sum of this memory and `other`, which has the same unknowns and kind."""
         both = QuadraticMemory(self.kind, [*self.factors], [*self.targets])
         for number, rows in enumerate(zip(other.factors, other.targets, strict=True)):
             both._append(number, *rows)
         return both
 
     def _append(self, number: int, rows: Tensor, values: Tensor) -> None:
-        """Add |rows u - values|^2 to a group of blocks."""
+        """Add |rows u - values|^2 to group `number` of the blocks."""
         size = rows.shape[2]
         stacked = torch.cat([self.factors[number], rows], 1)
         right = torch.cat([self.targets[number], values], 1)[..., None]
@@ -130,7 +136,7 @@ class QuadraticMemory:
         self.factors[number], self.targets[number] = found[..., :-1], found[..., -1]
 
     def rows(self) -> DenseRows | LocalRows:
-        """Return R as rows of a Jacobian."""
+        """Return the triangular factors R as rows of a Jacobian over all unknowns."""
         if self.kind == "information":
             return DenseRows(self.factors[0][0])
         widest = max(factor.shape[2] for factor in self.factors)
@@ -147,9 +153,9 @@ class QuadraticMemory:
         return LocalRows(torch.cat(indices), torch.cat(values), start)
 
     def target(self) -> Tensor:
-        """Return z."""
+        """Return the right-hand sides z of all groups in one vector."""
         return torch.cat([target.flatten() for target in self.targets])
 
     def value(self, unknowns: Tensor) -> Tensor:
-        """Return the sum of squares at the unknowns, differentiable."""
+        """Return |R u - z|^2 at u = `unknowns`, as a differentiable scalar."""
         return (self.rows().times(unknowns) - self.target()).square().sum()

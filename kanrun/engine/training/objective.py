@@ -1,20 +1,20 @@
-"""The objective of a training, as a function and as a least squares problem.
+"""The objective of a training, as a function and as a least-squares problem.
 
     F(u) = mean |f(x; u) - y|^2 / scale^2 + weight P(c)
     P(c) = sum over edges of sum_i h_i |m! [xi_i ... xi_{i+m}] w_s c|^2
 
-over the unknowns u of any network that can be linearised. P is the smoothness penalty of P-splines
-on a KAN's spline coefficients c, with m = degree + 2, xi the Greville abscissae of the basis
-functions on the grid's domain scaled to [0, 1], [...] the divided difference and h_i = (xi_{i+m} -
-xi_i) / m. On a uniform grid this is h^(1 - 2m) sum
-|D^m c|^2: about the integral of the squared m-th derivative, the same on every grid, so one weight
-serves a schedule.
-Sources: Eilers and Marx, Flexible smoothing with B-splines and penalties (1996); the order m >
-degree lets the spline converge at its full order.
+where u are the unknowns of a network with a Jacobian. P is the smoothness penalty of P-splines on
+the spline coefficients c of a KAN, with w_s the scale of an edge's spline and m = degree + 2. The
+xi are the Greville abscissae of the basis functions on the grid's domain, scaled to [0, 1], [...]
+is the divided difference, and h_i = (xi_{i+m} - xi_i) / m. On a uniform grid with spacing h, P is
+h^(1 - 2m) sum |D^m c|^2, which approximates the integral of the squared m-th derivative. This
+integral hardly depends on the grid, so one weight can be used on all grids of a schedule.
+Sources: Eilers and Marx, Flexible smoothing with B-splines and penalties (1996). With an order
+m > degree, the penalty does not reduce the order of convergence of the spline.
 
-Samples with weights are rows scaled by their roots. The Jacobian of a KAN is kept by its non-zeros
-(k + 1 of each edge), that of other networks is dense; it is computed piece by piece if memory would
-not hold it.
+Weights of samples enter as least-squares rows scaled by their square roots. The Jacobian of a KAN
+is stored by its nonzeros (degree + 1 per edge), that of other networks densely. If it does not fit
+into memory, it is computed in blocks of samples.
 """
 
 from __future__ import annotations
@@ -47,22 +47,27 @@ from kanrun.engine.training.data import (
 )
 from kanrun.engine.training.memory import ANCHOR, QuadraticMemory
 
-#: Numbers of the Jacobian that are held at once; at least those of one sample.
+#: Largest number of entries of the Jacobian in memory at once (but at least those of one sample).
 JACOBIAN_NUMBERS = 1 << 25
-#: Without a penalty, a coefficient is frozen while it would have to move this far to account for
-#: the residual, in standard deviations of the outputs.
+#: Without a penalty, a coefficient is frozen if it would have to change by more than this to
+#: explain the whole residual, because the data barely determine it.
 MAX_COEFFICIENT_CHANGE = 1e4
 
 
 @dataclass(frozen=True)
 class SmoothnessPenalty:
-    """Smoothness penalty of a solver: its weight, and its order if that is not degree + 2."""
+    """Smoothness penalty of a solver.
+
+    Attributes:
+        weight: Weight in the objective; 0 for no penalty.
+        order: Order of the penalised differences; None: degree + 2.
+    """
 
     weight: float = 0.0
     order: int | None = None
 
     def rows(self, network: Network) -> LocalRows:
-        """Return the rows of D times the root of the weight; none if that is 0."""
+        """Return sqrt(weight) times the difference operator D, or no rows if the weight is 0."""
         rows = network.penalty_rows(self.order)
         if self.weight > 0:
             return rows.scaled(self.weight**0.5)
@@ -70,10 +75,11 @@ class SmoothnessPenalty:
 
 
 class SmoothnessLoss:
-    """Penalty times its weight as a differentiable scalar, zero for networks without splines.
+    """Smoothness penalty times its weight, as a differentiable function of a network.
 
-    The m + 1 numbers of a difference are computed once, on the grids of the network. Weights are
-    small and differences large, on fine grids beyond single precision: they meet in float64.
+    It is zero for networks without splines. The m + 1 coefficients of each difference are computed
+    once, for the grids that the network has at construction. They are multiplied by the root of the
+    weight in float64, because on fine grids the differences exceed the range of single precision.
     """
 
     def __init__(self, network: Network, penalty: SmoothnessPenalty) -> None:
@@ -97,7 +103,18 @@ class SmoothnessLoss:
 
 @dataclass(frozen=True)
 class Objective:
-    """Mean loss on `samples`, smoothness penalty, and the paper's penalty of large edges."""
+    """Objective of a training: the mean loss on samples plus penalties.
+
+    Attributes:
+        samples: Samples to fit.
+        size: Number by which residuals are divided; see `output_scale`.
+        task: What is learned.
+        penalty: Smoothness penalty.
+        freeze_unseen: Whether coefficients of basis functions without samples are fixed.
+        sparsity: Weight of the KAN paper's penalty on the size of edge functions.
+        sparsity_norm: Norm of an edge function, see `kanrun.engine.layers.edge_norms`.
+        memory: Quadratic memory of earlier fits, which is added to the loss.
+    """
 
     samples: Samples
     size: float
@@ -105,13 +122,12 @@ class Objective:
     penalty: SmoothnessPenalty = SmoothnessPenalty()
     freeze_unseen: bool = False
     sparsity: float = 0.0
-    #: Norm of an edge's function, see `kanrun.engine.layers.edge_norms`.
     sparsity_norm: str = "rms"
     memory: QuadraticMemory | None = None
 
     @classmethod
     def of(cls, data: TrainingData, plan: Plan, penalty: SmoothnessPenalty) -> Objective:
-        """Return the objective on the training samples."""
+        """Return the objective on the training samples of `data`."""
         return cls(
             data.train,
             output_scale(data.train, data.task),
@@ -123,11 +139,11 @@ class Objective:
         )
 
     def rehearsing(self, network: Network, x: Tensor, counts: Tensor | None = None) -> Objective:
-        """Return the objective that also keeps the network's present outputs at x.
+        """Return this objective with the network's present outputs at `x` as additional samples.
 
-        That is pseudo-rehearsal (Robins, Connection Science 7, 1995): x (samples, inputs) are new
-        samples, each for `counts` of them if given. Unknowns that no sample determines stay where
-        they are by a weak anchor alone.
+        This is pseudo-rehearsal (Robins, Connection Science 7, 1995). `x` has the shape (samples,
+        inputs), and `counts` (samples,) are the weights of the rows, 1 by default. A weak quadratic
+        penalty (ANCHOR) holds unknowns that no sample determines; `freeze_unseen` is off.
         """
         anchor = QuadraticMemory.anchor(network, "information_diagonal", ANCHOR)
         samples = self.samples.join(Samples(x, predict(network, x), counts))
@@ -135,7 +151,7 @@ class Objective:
         return replace(self, samples=samples, size=size, memory=anchor, freeze_unseen=False)
 
     def value(self, network: Network, samples: Samples, smoothness_loss: SmoothnessLoss) -> Tensor:
-        """Return the objective on some of the samples, differentiable."""
+        """Return the objective of `network` on `samples`, as a differentiable scalar."""
         loss = mean_loss(network(samples.x), samples, self.task, self.size)
         if self.sparsity:
             loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.sparsity_norm)
@@ -145,17 +161,18 @@ class Objective:
         return loss + smoothness_loss(network) if self.penalty.weight else loss
 
     def movable(self, network: Network) -> dict[nn.Parameter, Tensor]:
-        """Return the numbers that may move, for each parameter that has others.
+        """Return masks of the numbers that may move, for the parameters with fixed numbers.
 
-        With `freeze_unseen`, coefficients of basis functions that no sample touches are fixed,
-        decided at the start of a stage for the layers' inputs as they are then; with any
-        coefficient of an edge its w_b. What scales a whole spline still moves.
+        With `freeze_unseen`, a coefficient is fixed if no sample lies in the support of its basis
+        function, given the present inputs of its layer. The base weight w_b of an edge is fixed if
+        any coefficient of this edge is. The spline scale w_s may still move. Without
+        `freeze_unseen`, the result is empty.
         """
         free: dict[nn.Parameter, Tensor] = {}
         if not self.freeze_unseen:
             return free
         for layer, seen in zip(network.edge_layers, network.support(self.samples.x), strict=True):
-            # The base acts everywhere.
+            # The base function is nonzero outside the samples too.
             frees = {"coefficients": seen, "base_weight": seen.all(1)}
             for name, parameter in layer.named_parameters():
                 if name in frees:
@@ -164,10 +181,11 @@ class Objective:
 
 
 class DataFitting(Problem):
-    """Fit of `network` to an objective's samples; evaluations write the unknowns into it.
+    """Least-squares fit of `network` to an objective's samples.
 
-    With `freeze_unseen`, coefficients of basis functions without samples never move; they are
-    `frozen`. Rows of a memory of earlier fits come last.
+    Each evaluation sets the network's unknowns. With `freeze_unseen`, coefficients of basis
+    functions without samples are `frozen`. The rows are those of the samples, then of the penalty,
+    then of the memory of earlier fits.
     """
 
     def __init__(self, network: Network, objective: Objective) -> None:
@@ -212,7 +230,7 @@ class DataFitting(Problem):
         residual = self._residual(output, unknowns)
         frozen = self.frozen
         if frozen is None and not len(self.penalty_rows) and self.network.intervals is not None:
-            # Coefficients that the data determine too weakly wait.
+            # Freeze coefficients that the data barely determine.
             frozen = MAX_COEFFICIENT_CHANGE * rows.squares().sqrt() < residual.norm()
         return Linearisation(rows, residual, frozen)
 
@@ -227,9 +245,10 @@ class DataFitting(Problem):
 
 
 def _residual_factor(samples: Samples, scale: float) -> Tensor:
-    """Return what turns differences into residuals whose squares add up to their mean / scale^2.
+    """Return the factor that turns f(x) - y into residuals.
 
-    A scalar, or a value for each of y's numbers if samples have weights.
+    The sum of squared residuals is then the mean of (f(x) - y)^2 / scale^2. The factor is a scalar,
+    or has the shape of y if the samples have weights.
     """
     factor = samples.y.new_tensor(1 / (scale * samples.y.numel() ** 0.5))
     roots = samples.roots
@@ -239,10 +258,10 @@ def _residual_factor(samples: Samples, scale: float) -> Tensor:
 def degrees_of_freedom(
     network: Network, samples: Samples, penalty: SmoothnessPenalty
 ) -> tuple[int, float]:
-    """Return the degrees of freedom for G = J'J on the samples and the penalty P.
+    """Return two numbers of degrees of freedom, for G = J'J of the samples and the penalty P.
 
-    They are the rank, the parameters determined by data and penalty together, and the effective
-    ones, tr((G + P)^+ G), determined by the data.
+    The first is the rank of G + P, the number of parameters that data and penalty determine
+    together. The second is tr((G + P)^+ G), the effective number that the data determine.
     Source: Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, eq. 5.16.
     """
     exact = deepcopy(network).double()

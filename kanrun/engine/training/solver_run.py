@@ -1,4 +1,4 @@
-"""The run of a solver on one grid: steps with evaluation, stopping rules, and their records."""
+"""One solver's run on one grid: its steps, their evaluation, stopping rules, and records."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from kanrun.engine.training.solvers import Solver
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Measuring looks at no more than this many times the samples that the steps did.
+#: Largest ratio of the number of samples evaluated to measure errors to the number used by steps.
 MEASURED_FACTOR = 2
-#: Steps in a row below the plateau tolerance after which a grid is left.
+#: Number of steps in a row below the plateau tolerance after which training on a grid ends.
 PLATEAU = 2
 
 
 class Clock:
-    """Seconds of training: it stands still while the consumer of its events works."""
+    """Clock of the seconds of training; it can be stopped while the caller handles events."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self._start = perf_counter() - seconds
@@ -43,7 +43,7 @@ class Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """Stop the clock within the block."""
+        """Return a context manager in whose block the clock stands still."""
         before = self.seconds
         yield
         self._start = perf_counter() - before
@@ -51,7 +51,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Setup:
-    """Common parts of the runs of one training."""
+    """What all solver runs of one training share: data, plan, random generator and clock."""
 
     data: TrainingData
     plan: Plan
@@ -59,7 +59,7 @@ class Setup:
     clock: Clock
 
     def solver(self, network: Network, penalty: SmoothnessPenalty) -> Solver:
-        """Create the plan's solver on `network`."""
+        """Create the plan's solver, which trains `network` in place with `penalty`."""
         objective = Objective.of(self.data, self.plan, penalty)
         solver: Solver = self.plan.settings.create(network, objective, self.plan, self.generator)
         return solver
@@ -67,7 +67,15 @@ class Setup:
 
 @dataclass(frozen=True)
 class Step:
-    """One solver step: the errors after it and the seconds of training so far."""
+    """Record of one solver step.
+
+    Attributes:
+        stage: Number of the stage, from 1.
+        step: Number of the step within the stage, from 1.
+        intervals: Number of grid intervals; None without grids.
+        errors: Errors after the step.
+        seconds: Seconds of training so far.
+    """
 
     stage: int
     step: int
@@ -78,46 +86,62 @@ class Step:
 
 @dataclass(frozen=True)
 class GridTransfer:
-    """Transfer of the function to a grid."""
+    """How the learned function was transferred to a new grid.
 
-    #: `start`, `insertion`, `least squares`, or `both`.
+    Attributes:
+        method: `start` if the grid did not change, `insertion` of knots, `least squares`, or
+            `both` of these.
+        error: Change of the function by the transfer, relative to the function's size.
+        before: Training error on the grid before; None on the first grid.
+        after: Training error just after the transfer.
+        kink: Number of the input and ends of the interval in which the residual is concentrated,
+            if knots were inserted there; otherwise None.
+    """
+
     method: str
-    #: Change of the function, relative to its size.
     error: float
-    #: Training error just before, and just after.
     before: float | None
     after: float
-    #: Input and ends of the interval in which the residual is concentrated, if knots were inserted.
     kink: tuple[int, float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A finished grid: the network at its best validation error, and the transfer to the grid."""
+    """Result of the training on one grid.
+
+    Attributes:
+        stage: Number of the stage, from 1.
+        intervals: Number of grid intervals; None without grids.
+        network: The network with the lowest validation error on this grid.
+        errors: Errors of `network`.
+        steps: Number of solver steps on this grid.
+        seconds: Seconds of training so far.
+        penalty: Smoothness penalty of `network`.
+        transfer: How the function was transferred to this grid.
+        random: State of the random generator.
+        truncated: Number of steps whose linear system was solved only approximately.
+    """
 
     stage: int
     intervals: int | None
     network: Network
     errors: Errors
     steps: int
-    #: Seconds of training so far.
     seconds: float
     penalty: SmoothnessPenalty
     transfer: GridTransfer
-    #: State of the generator.
     random: Tensor
-    #: Number of steps whose linear system was solved only in part.
     truncated: int = 0
 
     @property
     def selected(self) -> float:
-        """Error that grids are compared by."""
+        """Error by which stages are compared; see `Errors.selected`."""
         return self.errors.selected
 
 
 @dataclass(frozen=True)
 class Grown:
-    """Grids of all shapes that a growth tried, and why it tried no further one."""
+    """Stages of all shapes that growth tried, and the reason why growth ended."""
 
     tried: Sequence[Stage]
     reason: str
@@ -125,15 +149,25 @@ class Grown:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A grid in the middle of its steps: what it takes to resume to the same numbers."""
+    """State of an unfinished stage, from which training resumes to exactly the same numbers.
 
-    #: The network of the solver, and the best one with its validation error.
+    `seconds`, `penalty`, `transfer`, `random` and `truncated` are as in `Stage`.
+
+    Attributes:
+        network: The solver's network.
+        best: The network with the lowest validation error so far.
+        lowest: The validation error of `best`.
+        solver: State of the solver.
+        taken: Number of steps of this solver.
+        steps: Number of steps of the stage, including those of earlier solvers.
+        stalled: Number of the last steps in a row below the plateau tolerance.
+        unimproved: Number of the last steps in a row without a lower validation error.
+    """
+
     network: Network
     best: Network
     lowest: float
-    #: State of the solver.
     solver: dict[str, Tensor]
-    #: Steps of the solver, and of the stage.
     taken: int
     steps: int
     stalled: int
@@ -142,15 +176,16 @@ class Snapshot:
     penalty: SmoothnessPenalty
     transfer: GridTransfer
     random: Tensor
-    #: See `Stage`.
     truncated: int = 0
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Progress of an interrupted training.
+    """State of an interrupted training.
 
-    Finished stages, and the last snapshot of the following one.
+    Attributes:
+        stages: Finished stages.
+        snapshot: Last snapshot of the stage that was interrupted, if there is one.
     """
 
     stages: Sequence[Stage] = ()
@@ -166,7 +201,7 @@ class Best:
         self._like: nn.Module = network
 
     def offer(self, network: Network, errors: Errors) -> bool:
-        """Take `network` if its error is lower; return whether it was."""
+        """Store a copy of `network` if its error is the lowest so far; return whether it is."""
         if not errors.selected < self.error:
             return False
         self.error = errors.selected
@@ -180,7 +215,7 @@ class Best:
 
 @dataclass
 class StepLog:
-    """Number of a stage, and the number of its steps so far; `truncated` as in `Stage`."""
+    """Number of a stage, its number of steps so far, and how many of them were truncated."""
 
     stage: int
     steps: int = 0
@@ -188,10 +223,16 @@ class StepLog:
 
 
 class SolverRun:
-    """Up to `limit` steps of `solver`.
+    """Run of up to `limit` steps of `solver`.
 
-    `settled` says whether it converged, stalled or lost patience before. The clock stands while
-    test errors are measured and the consumer looks at them.
+    The clock is stopped while test errors are measured and while the caller handles events.
+
+    Attributes:
+        settled: Whether a stopping rule ended the run: the solver converged, the objective stalled,
+            or the validation error did not fall for `plan.patience` measurements.
+        taken: Number of steps so far.
+        stalled: Number of the last steps in a row below the plateau tolerance.
+        unimproved: Number of the last measurements in a row without a lower validation error.
     """
 
     def __init__(self, solver: Solver, limit: int, setup: Setup) -> None:
@@ -202,14 +243,15 @@ class SolverRun:
         data = setup.data
         parts = (data.train, data.validation, data.test)
         rows = sum(len(part) for part in parts if part is not None)
-        # Steps between two measurements: more than 1 if a step looks at few of many samples.
+        # Number of steps between two measurements: above 1 if a step uses few of many samples.
         self._every = max(1, rows // (MEASURED_FACTOR * solver.rows))
         self.taken = self.stalled = self.unimproved = 0
 
     def run(self, best: Best, log: StepLog) -> Events[Step, None, bool]:
-        """Take the steps, offering the network to `best` as it is measured; return `settled`.
+        """Take the steps, yield a `Step` after each measurement, and return `settled`.
 
-        Raises TrainingFailed if the error on training points is not finite.
+        `best` is updated at each measurement, `log` after each step. Raises TrainingFailed if the
+        training error is NaN or infinite.
         """
         solver = self.solver
         clock = self._setup.clock
@@ -244,7 +286,7 @@ class SolverRun:
 
 
 def take_steps(solver: Solver, limit: int) -> int:
-    """Take up to `limit` steps while they are worth their time; return their number."""
+    """Take up to `limit` steps, or fewer if `spent` says so; return their number."""
     taken = 0
     going = True
     while taken < limit and going:
@@ -256,7 +298,10 @@ def take_steps(solver: Solver, limit: int) -> int:
 
 
 def spent(solver: Solver, before: float) -> bool:
-    """Return whether another step after that from the objective `before` is not worth its time."""
+    """Return whether the solver has converged or its last step gained less than its tolerance.
+
+    `before` is the objective before the last step.
+    """
     return solver.converged or _gains_less(solver, before, solver.tolerance)
 
 

@@ -1,9 +1,8 @@
-"""Solvers behind one interface: Levenberg-Marquardt, and Adam with mini-batches.
+"""The interface of solvers, and two solvers: Levenberg-Marquardt, and Adam with mini-batches.
 
-Solvers that need gradients only (LBFGS is in `lbfgs`) lower mean loss + weight * penalty, never
-regrid inside a step, and can be limited to coefficients whose basis functions saw data
-(`freeze_unseen`): effects of momentum, weight decay and penalty on the other coefficients are
-undone.
+First-order solvers (Adam here, LBFGS in `lbfgs`) minimise mean loss + weight * penalty and never
+change grids within a step. With `freeze_unseen`, only coefficients whose basis functions are
+nonzero at some sample are trained: momentum, weight decay and penalty leave the others unchanged.
 """
 
 from __future__ import annotations
@@ -21,31 +20,36 @@ from kanrun.engine.training.data import Plan, explain_non_finite
 from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessLoss
 from kanrun.errors import TrainingFailed
 
-#: Levenberg-Marquardt for networks with grids. A larger first damping makes the first steps
-#: shorter.
+#: Policy of Levenberg-Marquardt for networks with grids. A larger initial damping makes the first
+#: steps shorter.
 LM_WITH_GRID = LMPolicy(damping=1e-4)
-#: Largest number of unknowns of a network that begins with the damping of `LM_WITH_GRID`. Larger
-#: networks take fewer steps and begin with `LARGE_DAMPING`.
+#: Largest number of unknowns of a network whose first step uses the damping of `LM_WITH_GRID`.
+#: Larger networks take fewer steps, and their first step uses `LARGE_DAMPING`.
 SMALL = 300
 #: Damping of the first step of networks with grids and more than `SMALL` unknowns. A larger value
 #: wastes some of their few steps; a smaller one risks steps that fail.
 LARGE_DAMPING = 1e-7
-#: Other networks have long valleys: many cheap steps lead further than few searched ones.
+#: Policy of Levenberg-Marquardt for networks without grids. Their objectives have long valleys, in
+#: which many cheap steps lead further than a few steps with a search for the best damping.
 LM_WITHOUT_GRID = LMPolicy(damping=1e-2, damping_search=False, min_damping=1e-10)
-#: State of Adam for each parameter, and torch's name of it.
+#: Our names of Adam's state variables of a parameter, with torch's names.
 KEPT = {"steps": "step", "first": "exp_avg", "second": "exp_avg_sq"}
 
 
 @runtime_checkable
 class Solver(Protocol):
-    """Lowers its objective on one network, in place, a step at a time.
+    """Minimises an objective over the parameters of one network, in place, step by step.
 
     Attributes:
-        rows: Samples that one step looks at.
-        tolerance: A grid is left after a step that lowers the objective by a smaller fraction; 0:
-            never.
-        plateau_tolerance: The same after PLATEAU such steps in a row.
-        truncated: Whether the linear system of the last step was solved only in part.
+        network: The network that is trained.
+        loss: The objective after the last step.
+        converged: Whether further steps cannot lower the objective.
+        rows: Number of samples that one step uses.
+        tolerance: Training on a grid ends after a step that lowers the objective by a smaller
+            fraction than this; 0 disables the rule.
+        plateau_tolerance: Training on a grid ends after PLATEAU steps in a row that each lower the
+            objective by a smaller fraction than this; 0 disables the rule.
+        truncated: Whether the linear system of the last step was solved only approximately.
     """
 
     network: Network
@@ -64,9 +68,9 @@ class Solver(Protocol):
         """
 
     def state(self) -> dict[str, Tensor] | None:
-        """Return what a new solver on the same network needs to continue to the same numbers.
+        """Return the state with which a new solver on the same network continues identically.
 
-        None after steps from which it cannot.
+        None if the solver cannot be resumed after this step.
         """
 
     def restore(self, state: dict[str, Tensor]) -> None:
@@ -74,10 +78,10 @@ class Solver(Protocol):
 
 
 class LevenbergMarquardt:
-    """Iteration on the fit of a network.
+    """Levenberg-Marquardt iteration on a `DataFitting` problem.
 
-    It has converged when no step lowers the objective. Raises TrainingFailed for a network whose
-    output is not finite.
+    `converged` becomes True when no step lowers the objective. Raises TrainingFailed if the
+    network's initial error is NaN or infinite.
     """
 
     def __init__(
@@ -106,7 +110,7 @@ class LevenbergMarquardt:
         return self._state.damping
 
     def step(self) -> float:
-        """Take one step (or none, then `converged`); return the objective."""
+        """Take one step, or set `converged` if no step is acceptable; return the objective."""
         self._state = step(self.problem, self._state, self.policy)
         self.network.set_unknowns(self._state.unknowns)
         self.loss = self._state.loss
@@ -115,9 +119,10 @@ class LevenbergMarquardt:
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return the damping, largest column norms, frozen unknowns, and rows of the penalty.
+        """Return the damping, the largest column norms, the frozen unknowns and the penalty rows.
 
-        These come from the network that the iteration began on, whose scales may be trained.
+        The penalty rows are stored because they depend on the edge scales of the initial network,
+        which may have been trained since.
         """
         kept = {
             "damping": torch.tensor(self.damping, dtype=torch.float64),
@@ -144,7 +149,7 @@ class LevenbergMarquardt:
 def create_lm(
     network: Network, objective: Objective, plan: Plan, generator: Generator
 ) -> LevenbergMarquardt:
-    """Return Levenberg-Marquardt with the damping and tolerances that suit the network."""
+    """Return Levenberg-Marquardt with initial damping and tolerances chosen for the network."""
     settings = plan.settings
     policy = LM_WITHOUT_GRID
     tolerances = (0.0, 0.0)
@@ -159,9 +164,9 @@ def create_lm(
 
 
 class Adam:
-    """torch's AdamW with a learning rate schedule.
+    """torch's AdamW with a learning-rate schedule.
 
-    One (mini-)batch a step, drawn from `generator`.
+    Each step uses one batch: all samples, or a mini-batch drawn with `generator`.
     """
 
     tolerance = plateau_tolerance = 0.0
@@ -187,9 +192,9 @@ class Adam:
         self.loss = float("nan")
 
     def step(self) -> float:
-        """Take one update; return the objective on its batch.
+        """Take one step and return the objective on its batch, from before the step.
 
-        Raise TrainingFailed at a loss that is not finite.
+        Raises TrainingFailed if the objective is NaN or infinite.
         """
         samples = self.objective.samples
         options = self.options
@@ -219,9 +224,10 @@ class Adam:
         return self.loss
 
     def state(self) -> dict[str, Tensor]:
-        """Return the moments, the number of steps, and the frozen numbers.
+        """Return Adam's state, the number of steps, and the masks of numbers that may move.
 
-        Moments are `first/`, `second/` and `steps/` with a parameter's name.
+        The state of a parameter `name` has the keys `first/name`, `second/name` (the moments) and
+        `steps/name`; the masks have the keys `free/0`, `free/1`, ...
         """
         kept = {"taken": torch.tensor(self._taken)}
         kept |= {f"free/{number}": free for number, free in enumerate(self._free.values())}

@@ -1,7 +1,7 @@
-"""Random starts of second-order trainings, of which short trainings leave the best.
+"""Random starts of second-order trainings: short trainings select the best ones.
 
-Narrow and deep networks have bad minima; on a coarse grid a start costs little, and several starts
-avoid them. Before each round of steps the hidden grids follow the activations.
+Narrow and deep networks have bad local minima. Several starts help to avoid these minima and cost
+little on a coarse grid. Before each round of steps, hidden grids are fitted to the activations.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ from kanrun.engine.training.objective import DataFitting, Objective, SmoothnessP
 from kanrun.errors import TrainingFailed
 from kanrun.monitoring import report_progress, time_limit_reached
 
-#: Loss of a start, relative to the lowest, up to which it is compared on finer grids too: coarse
-#: grids mislead.
+#: Largest ratio of the second-best start's loss to the best one's at which both are compared on
+#: finer grids too, because their order on a coarse grid may be wrong.
 RIVAL = 4.0
-#: Number of intervals of a start if the schedule begins with more than MAX_START_INTERVALS.
+#: Number of grid intervals of the starts if the schedule begins with more than MAX_START_INTERVALS.
 START_INTERVALS = 4
-#: Largest number of intervals with which a start is trained as the schedule begins.
+#: Largest number of grid intervals of a start; a schedule that begins with more is preceded by a
+#: grid of START_INTERVALS.
 MAX_START_INTERVALS = 8
-#: Number of rounds; hidden grids are redrawn before each.
+#: Number of rounds of short training; hidden grids are fitted to the activations before each.
 ROUNDS = 5
-#: Rounds, counted from 0, after which the worse half of the starts leaves.
+#: Rounds, counted from 0, after which the worse half of the starts is discarded.
 HALVED = (1, 2)
-#: Number of samples for each unknown that a start is trained on.
+#: Number of samples per unknown that a start is trained on.
 SAMPLES_PER_UNKNOWN = 5
 #: Minimum number of samples that a start is trained on.
 MIN_SAMPLES = 400
 #: Damping of the first step of a start.
 DAMPING = 0.1
-#: Least damping of the first step of a later round, which begins with the last damping otherwise.
+#: Smallest damping of the first step of a later round. If the last damping of the round before was
+#: larger, that damping is used.
 LEAST_DAMPING = 1e-4
-#: Steps try few dampings each: another linearisation is cheaper than a seventh damping.
+#: Each step tries at most six dampings, because a new linearisation is cheaper than a seventh.
 POLICY = LMPolicy(damping_search=False, max_trials=6)
-#: A start waits for the next round after two steps in a row that gain little.
+#: A round of a start ends after ten steps, or after two steps in a row that gain little.
 STOPPING = StoppingCriteria(max_steps=10, rtol=1e-4, patience=2)
 
 Create = Callable[[Generator], Network]
@@ -49,9 +51,11 @@ Create = Callable[[Generator], Network]
 
 @dataclass
 class RandomStart:
-    """A network on its way through the rounds.
+    """A random network and its state after the rounds so far.
 
     Attributes:
+        network: The network.
+        damping: Damping with which the next round begins.
         loss: The objective, relative to outputs of unit standard deviation.
     """
 
@@ -60,7 +64,7 @@ class RandomStart:
     loss: float = inf
 
     def take_round(self, objective: Objective) -> None:
-        """Move the network by a few quick steps, with grids that follow its activations."""
+        """Fit the hidden grids to the activations, then train for a few quick steps."""
         self.network = _placed(self.network, objective.samples.x)
         problem = DataFitting(self.network, objective)
         state, _ = minimise(problem, POLICY, STOPPING, max(self.damping, LEAST_DAMPING))
@@ -69,7 +73,7 @@ class RandomStart:
 
 
 def rivals_among(starts: Sequence[RandomStart]) -> list[RandomStart]:
-    """Return the best two starts, or one if the second is much worse, the best first."""
+    """Return the best two starts, best first, or only the best if the second is much worse."""
     first, *others = sorted(starts, key=lambda start: start.loss)
     return [first, *(start for start in others[:1] if start.loss <= RIVAL * first.loss)]
 
@@ -77,12 +81,12 @@ def rivals_among(starts: Sequence[RandomStart]) -> list[RandomStart]:
 def survivors(
     networks: Sequence[Network], data: TrainingData, weight: float, generator: Generator
 ) -> list[RandomStart]:
-    """Return the best of `networks` after short trainings on some random samples, best first.
+    """Train `networks` briefly on random samples and return the best one or two, best first.
 
-    The worse half leaves after each of the HALVED rounds (successive halving: Jamieson and
-    Talwalkar, arXiv 1502.07943).
+    The worse half is discarded after each of the HALVED rounds (successive halving: Jamieson and
+    Talwalkar, arXiv 1502.07943). `weight` is the weight of the smoothness penalty.
 
-    Raises TrainingFailed if none stays finite.
+    Raises TrainingFailed if the losses of all networks are NaN or infinite.
     """
     samples = data.train
     unknowns = sum(parameter.numel() for parameter in networks[0].parameters())
@@ -111,7 +115,7 @@ def survivors(
 
 
 def _placed(network: Network, x: Tensor) -> Network:
-    """Return `network` with coarse grids that follow the activations."""
+    """Return `network` on coarse grids whose hidden ones are fitted to the activations at `x`."""
     if network.intervals is None:
         return network
     if network.intervals > MAX_START_INTERVALS:
