@@ -1,4 +1,4 @@
-"""Dataclasses of networks, tensors and tables as checkpoints, and back."""
+"""Conversion of dataclasses that contain networks, tensors and tables to checkpoints, and back."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Kind = TypeVar("Kind")
 
 
 def to_checkpoint(name: str, value: Any, **further: Any) -> Checkpoint:
-    """Return a dataclass as JSON and arrays, from which `from_checkpoint` makes it again.
+    """Return a checkpoint of the dataclass `value`, which `from_checkpoint` converts back.
 
-    Parameters of networks, tensors and columns of numbers are arrays, all else is in the
-    description, together with the values of `further`.
+    Parameters of networks, tensors and numeric columns of tables are stored as arrays. Everything
+    else, and the values in `further`, is stored in the checkpoint's JSON description.
     """
     arrays: Arrays = {}
 
@@ -49,7 +49,10 @@ def to_checkpoint(name: str, value: Any, **further: Any) -> Checkpoint:
 def from_checkpoint(
     checkpoint: Checkpoint, kind: type[Kind], device: torch.device | None = None
 ) -> Kind:
-    """Return the dataclass of `to_checkpoint`. Raises KanrunError if it is not a valid `kind`."""
+    """Restore a dataclass from a checkpoint made by `to_checkpoint`, with its tensors on `device`.
+
+    Raises KanrunError if the checkpoint does not describe a valid `kind`.
+    """
     arrays = checkpoint.arrays
 
     def restored(part: type, plain: Any) -> Any:
@@ -63,7 +66,7 @@ def from_checkpoint(
         if part is not Tensor:
             return np.array(plain, dtype=np.float64)
         tensor = torch.from_numpy(np.array(arrays[plain]))
-        # The state of a generator, which has bytes, stays on the CPU.
+        # Tensors of bytes are states of random generators, which stay on the CPU.
         return tensor if tensor.dtype == torch.uint8 else tensor.to(device)
 
     try:
@@ -75,15 +78,16 @@ def from_checkpoint(
 
 
 def pack(network: Network, prefix: str = "") -> Arrays:
-    """Return the network's parameters and buffers as arrays, their names after `prefix`."""
+    """Return the network's parameters and buffers as arrays, with `prefix` before their names."""
     state = network.state_dict().items()
     return {prefix + name: value.detach().cpu().numpy() for name, value in state}
 
 
 def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Network:
-    """Return the network of `describe()` and its packed arrays, in their precision, on the CPU.
+    """Restore a network from the result of its `describe()` and the arrays made by `pack`.
 
-    Raises KanrunError if arrays and description do not belong together.
+    The network is on the CPU, in the precision of the arrays. Raises KanrunError if the arrays do
+    not match the description.
     """
     state = {
         name[len(prefix) :]: torch.from_numpy(np.array(a))
@@ -101,7 +105,7 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
                 f"its precision is {' and '.join(sorted(map(str, floats))) or 'none'}, not one"
             )
         if _described(description) > sum(value.numel() for value in state.values()):
-            # Memory would be taken for all of them.
+            # Check before memory is allocated for all described numbers.
             raise ValueError("it describes more numbers than are stored")
         network = from_description(description, *_solutions(description))
         network.to(floats.pop())
@@ -114,7 +118,10 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
 
 
 def _solutions(description: dict[str, Any]) -> tuple[type[Network], ...]:
-    """Return the classes of solutions of equations, unless a setting chooses this network."""
+    """Return the network classes of equation solutions if no setting creates this kind of network.
+
+    Otherwise return ().
+    """
     if description.get("kind") in MODELS:
         return ()
     from kanrun.engine.equations.fields import Field, Windows  # late, as few checkpoints need them
@@ -123,7 +130,7 @@ def _solutions(description: dict[str, Any]) -> tuple[type[Network], ...]:
 
 
 def _described(description: dict[str, Any]) -> int:
-    """Return a lower bound on the numbers that the network of a description has."""
+    """Return a lower bound on the number of parameters of the network that is described."""
     if "layers" in description:
         sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
         return sum(

@@ -1,6 +1,7 @@
-"""From settings to a training: the problem, fresh networks, and the plan with its solver.
+"""Conversion of settings to a training: the learning problem, untrained networks, and the plan.
 
-A learning problem is a dataset in the user's units, with the tensors that the engine trains on.
+A learning problem consists of a dataset in the user's units and the tensors that the engine trains
+on. The plan names the solver.
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ PRECISIONS: dict[str, torch.dtype] = {"float64": torch.float64, "float32": torch
 
 @dataclass(frozen=True)
 class LearningProblem:
-    """`dataset` in the user's units and `data` as the engine trains on them.
+    """Points to learn, in two forms.
 
-    `domain` (inputs, 2) bounds the grid.
+    Attributes:
+        dataset: The points in the user's units.
+        data: The same points as scaled tensors, for the engine.
+        domain: Scaled range of the first grid, shape (inputs, 2).
     """
 
     dataset: Dataset
@@ -53,11 +57,11 @@ class LearningProblem:
 
     @property
     def outputs(self) -> int:
-        """Outputs of a network: the target's, or one for each class."""
+        """Number of network outputs: the number of outputs of the target, or of classes."""
         return len(self.dataset.classes or self.dataset.target.outputs)
 
     def shape_of(self, model: Any) -> tuple[int, ...]:
-        """Return the widths of the network that a model has here, inputs first."""
+        """Return the shape of the model's network for this problem: (inputs, *hidden, outputs)."""
         return (self.inputs, *model.plan().hidden, self.outputs)
 
 
@@ -66,13 +70,13 @@ def with_scalings(
     inputs: Scaling | PiecewiseScaling,
     outputs: Scaling | PiecewiseScaling | None,
 ) -> LearningProblem:
-    """Return the same points in other units; `outputs` None keeps those of the output."""
+    """Return the problem with other scalings; with `outputs` None, the output scaling is kept."""
     outputs = outputs or problem.dataset.output_scaling
     return _changed(problem, input_scaling=inputs, output_scaling=outputs)
 
 
 def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
-    """Return the problem with `points` among its training points, or with them `only`."""
+    """Return the problem with `points` added to its training points, or, if `only`, instead of them."""
     return _changed(problem, train=points if only else problem.dataset.train.join(points))
 
 
@@ -82,7 +86,7 @@ def _changed(problem: LearningProblem, **changes: Any) -> LearningProblem:
 
 
 def problem_on(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
-    """Return the problem of learning a dataset."""
+    """Return the learning problem of `dataset`, with tensors of this type on this device."""
 
     def tensor(array: Array) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
@@ -96,12 +100,12 @@ def problem_on(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> Le
 
     train = samples(dataset.train)
     assert train is not None
-    # Float32 would not hold every unit.
+    # In float64, because float32 cannot represent every unit.
     units = torch.tensor(dataset.output_scaling.scale, dtype=torch.float64)
     task: Task = "classification" if dataset.classes else "regression"
     data = TrainingData(train, samples(dataset.validation), samples(dataset.test), units, task)
     domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)
-    # A constant input gets a range, so that its grid has a positive length.
+    # A constant input gets a range of length 1, so that its grid has a positive length.
     flat = (domain[:, 1] <= domain[:, 0])[:, None]
     domain = torch.where(flat, domain + domain.new_tensor([-0.5, 0.5]), domain)
     return LearningProblem(dataset, data, domain)
@@ -109,31 +113,32 @@ def problem_on(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> Le
 
 Create = Callable[[Generator], Network]
 
-#: Maximum number of coefficients on a grid of `model.intervals=auto`.
+#: Largest number of spline coefficients on a grid of `model.intervals=auto`.
 AUTO_COEFFICIENTS = 2000
-#: Second-order steps without a lower validation error until a model without a smoothness penalty
-#: stops.
+#: Number of second-order steps without a lower validation error after which the training of a
+#: network without grids stops.
 PATIENCE = 20
-#: Order and weight of the smoothness penalty of classifiers.
+#: Order and weight of the smoothness penalty of classifiers, unless a weight is set.
 CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
-#: Weight of LBFGS's smoothness penalty in regression, at degree 3; `lbfgs_weight` is that of other
-#: degrees.
+#: Weight of LBFGS's smoothness penalty in regression at degree 3; `lbfgs_weight` computes the
+#: weight at other degrees.
 CUBIC_WEIGHT = 1e-21
-#: Starts of second-order solvers for networks of at most WIDE edges, and for wider ones.
+#: Number of random starts of second-order solvers: for networks with at most WIDE edges, for larger
+#: networks; and WIDE.
 STARTS, FEW_STARTS, WIDE = 8, 3, 50
-#: Nodes of the first hidden layer up to which a shape grows, and candidates for each width, by
-#: `model.budget`.
+#: By `model.budget`: largest number of nodes in the first hidden layer of a growing shape, and
+#: number of candidates for each width.
 BUDGETS = {"fast": (3, 4), "normal": (6, STARTS), "thorough": (12, 16)}
-#: Bytes of a float64.
+#: Number of bytes of a float64.
 DOUBLE = 8
 ADAM_BATCH = 1024  # samples of one step of Adam if `solver=auto` chooses it
 
 
 def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
-    """Return a function from a generator to a fresh network that `solver` trains.
+    """Return a function that creates an untrained network for `solver` from a random generator.
 
-    `model.initialisation=auto` is `spline` for second-order solvers, which begin with splines
-    alone, and `paper` for others.
+    `model.initialisation=auto` means `spline` for second-order solvers, so that edges begin without
+    a base function, and `paper` for other solvers.
     """
     second_order = SOLVERS[solver].second_order
     if isinstance(model, KANConfig) and model.initialisation == "auto":
@@ -143,7 +148,10 @@ def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
 
 
 def check_model(model: Any, inputs: int) -> None:
-    """Raise UsageError for a setting of `model` that breaks a rule, or a wrong number of inputs."""
+    """Raise UsageError if a setting of `model` is invalid or the model cannot take `inputs` inputs.
+
+    Models that are only for tables are rejected too.
+    """
     check(model, "model.")
     if model.tables_only:
         raise UsageError(
@@ -158,10 +166,9 @@ def check_model(model: Any, inputs: int) -> None:
 
 
 def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, str]:
-    """Return the plan for training `model` on `problem`, and the reason for its solver.
+    """Return the plan for training `model` on `problem`, and a sentence on why it has its solver.
 
-    Raises UsageError for settings that break a rule, and for a solver that does not fit the
-    problem.
+    Raises UsageError if a setting is invalid or the solver does not support the problem.
     """
     check_model(model, problem.inputs)
     check(solver, "solver.")
@@ -204,7 +211,7 @@ def make_plan(model: Any, solver: Any, problem: LearningProblem) -> tuple[Plan, 
 
 
 def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: LearningProblem) -> bool:
-    """Return whether the shape of a classifier grows, by second-order steps on its indicators."""
+    """Return whether the shape of a classifier is grown, by least squares on class indicators."""
     automatic = model.hidden == AUTO and isinstance(solver, AutoSolver)
     if problem.data.task != "classification" or name == "adam" or not automatic:
         return False
@@ -215,9 +222,11 @@ def _classifier_grows(model: KANConfig, solver: Any, name: str, problem: Learnin
 def _growth(
     model: KANConfig, solver: Any, problem: LearningProblem, starts: int
 ) -> GrowthPolicy | None:
-    """Return the limits of the budget or of the given shape; None if nothing is to be chosen.
+    """Return the limits within which the shape grows, or None if there is nothing to choose.
 
-    Raises UsageError for `hidden=auto` with edges or nodes that no growth adds.
+    With `hidden=auto` the budget sets the limits, otherwise the given shape. Raises UsageError if
+    `hidden=auto` is combined with multiplication nodes or `edge_scaling=single`, which growth does
+    not support.
     """
     automatic = model.hidden == AUTO
     outputs = problem.outputs
@@ -242,7 +251,10 @@ def _edges(shape: tuple[int, ...]) -> int:
 
 
 def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str, Any]:
-    """Return name, reason and settings of the solver, `auto` resolved. Raises UsageError."""
+    """Return the name of the solver, a sentence with the reason, and the solver's settings.
+
+    `solver=auto` is resolved. Raises UsageError if the solver does not support the problem.
+    """
     name = solver.kind
     why = f"{solver.kind}: chosen by solver={solver.kind}."
     settings = solver
@@ -273,7 +285,11 @@ def _solver(model: Any, solver: Any, problem: LearningProblem) -> tuple[str, str
 
 
 def _starts(model: Any, solver: Any, edges: int, second_order: bool) -> int:
-    """Return the number of starts; 1 if linear in the unknowns, or too expensive."""
+    """Return the number of starts, or of candidates per width if the shape grows.
+
+    It is 1 for models fitted by linear least squares, and by default for first-order solvers and
+    for KANs without hidden layers.
+    """
     if model.closed_form:
         return 1
     plan: ModelPlan = model.plan()
@@ -300,7 +316,10 @@ def describe_training(model: Any, plan: Plan, problem: LearningProblem) -> str:
 def parameters_of(
     model: Any, problem: LearningProblem, solver: str, intervals: tuple[int, ...]
 ) -> int:
-    """Return the trained numbers of a network, of a KAN on this grid without building it."""
+    """Return the number of trained parameters of the model's network on the grid `intervals[0]`.
+
+    For a KAN it is computed without creating the network.
+    """
     if not isinstance(model, KANConfig):
         return factory(model, problem, solver)(Generator()).count()
     shape = problem.shape_of(model)
@@ -309,11 +328,12 @@ def parameters_of(
 
 
 def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
-    """Return the penalty's weight; None if validation chooses it (second-order solvers).
+    """Return the weight of the smoothness penalty; None if validation chooses it.
 
-    LBFGS takes a small one that its metric includes; Adam, whose metric does not, would be slowed
-    down by it. Classes that can be separated have no finite minimum of cross-entropy: a penalty on
-    curvature gives them one.
+    Unless the weight is set, validation chooses it for second-order solvers. For regression, LBFGS
+    gets a small weight, which its preconditioner takes into account, and Adam none, because a
+    penalty would slow Adam down. For classification both get a larger weight: if classes can be
+    separated, the cross-entropy has no finite minimum without a penalty.
     """
     if solver.smoothness_weight != "auto":
         return float(solver.smoothness_weight)
@@ -325,9 +345,10 @@ def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
 
 
 def lbfgs_weight(degree: int) -> float:
-    """Return G^(1 - 2m), m = degree + 2, for the G at which degree 3 has CUBIC_WEIGHT.
+    """Return the weight of LBFGS's smoothness penalty for splines of this degree.
 
-    At G intervals the roughest spline pays about as much as it can gain: what the data leave open
-    is smooth, and errors of 1e-7 are not held back.
+    It is G^(1 - 2m) with m = degree + 2 and the G for which degree 3 gives CUBIC_WEIGHT. On a grid
+    of G intervals, the penalty of the roughest spline then equals its possible gain, so
+    undetermined coefficients stay smooth and errors of 1e-7 remain reachable.
     """
     return float(CUBIC_WEIGHT ** ((2 * degree + 3) / 9))

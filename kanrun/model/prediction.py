@@ -153,7 +153,7 @@ def quantile_values(model: TrainedNetwork, x: Array, raw: Array, probability: fl
 
 
 def _error_quantile(errors: Array, raw: Array, probability: float) -> Array:
-    """Return the quantile of held-out errors (samples, outputs), interpolated at predictions `raw`."""
+    """Return a quantile of held-out errors (samples, outputs), interpolated at `raw`."""
     levels = error_levels(errors.shape[2] - 1)
     found = np.zeros_like(raw)
     for o, (middles, *quantiles) in enumerate(errors.swapaxes(1, 2)):

@@ -1,6 +1,6 @@
-"""Settings of the models and of the solvers that train them; each builds what it describes.
+"""Settings of models and solvers, whose methods create the networks and solvers they describe.
 
-Torch and the engine are imported inside the methods, so that `kanrun --help` loads neither.
+Torch and the engine are imported inside the methods, so that `kanrun --help` does not load them.
 """
 
 from __future__ import annotations
@@ -38,28 +38,30 @@ ACTIVATIONS: tuple[str, ...] = get_args(Activation)
 INITIALISATIONS: tuple[str, ...] = get_args(Initialisation)
 HIGHEST_DEGREE = 20  # of a spline
 AUTO: Literal["auto"] = "auto"
-#: Widths of `model.hidden=auto` where no shape grows.
+#: Hidden widths of `model.hidden=auto` in trainings that do not grow the shape.
 AUTO_WIDTHS = (5,)
 
 
 def widths_of(hidden: Sequence[int] | str) -> tuple[int, ...]:
-    """Return the hidden widths of a setting."""
+    """Return the hidden widths that the setting `model.hidden` stands for."""
     return AUTO_WIDTHS if hidden == AUTO else tuple(map(int, hidden))
 
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """What a model asks of its training.
+    """Properties of a model that its training depends on.
 
     Attributes:
         hidden: Widths of the hidden layers.
-        grows: Whether the shape is searched.
-        intervals: Grids in turn; () for models without grids.
-        refines: Whether grids are chosen in training.
-        degree: Degree of the splines, which scales the smoothness penalty.
-        update_grid: Whether hidden grids follow the range of the activations.
-        grid_eps: Fraction of uniform spacing in a grid that is fitted to data.
-        scales_move: Whether numbers besides coefficients move an edge function.
+        grows: Whether the shape is chosen by growth.
+        intervals: Numbers of grid intervals to train on in turn; () for models without grids and
+            if `refines`.
+        refines: Whether training chooses the number of grid intervals.
+        degree: Degree of the splines, on which the weight of the smoothness penalty depends.
+        update_grid: Whether hidden grids are adapted to the range of the activations.
+        grid_eps: Share of uniform spacing in a grid that is fitted to data, 0 to 1.
+        scales_move: Whether the scales w_b and w_s of edge functions are trained, besides the
+            spline coefficients.
     """
 
     hidden: tuple[int, ...] = ()
@@ -72,8 +74,8 @@ class ModelPlan:
     scales_move: bool = False
 
 
-#: Grids of `model.intervals=auto`, as far as size allows and validation gains; each contains the
-#: one before.
+#: Numbers of grid intervals that `model.intervals=auto` tries in turn, until the network is too
+#: large or the validation error no longer falls. Each grid contains the breakpoints of the last.
 AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
@@ -83,9 +85,9 @@ class ModelConfig:
 
     Attributes:
         label: Name in tables and figures.
-        inputs: Number of inputs that it takes; None: any.
-        closed_form: Whether it is fitted by linear least squares, whatever the solver.
-        tables_only: Whether it fits targets that are tables, without solver or plan.
+        inputs: Number of inputs that the model needs; None: any.
+        closed_form: Whether the model is fitted by linear least squares, whatever solver is set.
+        tables_only: Whether the model is only for tables and is fitted without solver and plan.
     """
 
     label: ClassVar[str] = ""
@@ -95,20 +97,20 @@ class ModelConfig:
 
     @staticmethod
     def network() -> Any:
-        """Return the class of its networks, which checkpoints are loaded into."""
+        """Return the class of the model's networks, to which checkpoints are restored."""
         raise NotImplementedError
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return a fresh network for a problem."""
+        """Return an untrained network for `problem`."""
         raise NotImplementedError
 
     def plan(self) -> ModelPlan:
-        """Return what the model asks of its training."""
+        """Return the properties that the training depends on."""
         return ModelPlan()
 
     @property
     def schedule(self) -> tuple[int, ...]:
-        """Grids in turn; empty for models without grids."""
+        """Numbers of grid intervals to train on in turn; empty for models without grids."""
         plan = self.plan()
         return AUTO_INTERVALS if plan.refines else plan.intervals
 
@@ -166,7 +168,7 @@ class KANConfig(ModelConfig):
         return KAN
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return a KAN on the first grid, with edges that a first-order solver trains."""
+        """Return an untrained KAN on the first grid, with the edges for a first-order solver."""
         made: Network = self.network().create(
             problem.shape_of(self),
             self.schedule[0],
@@ -186,7 +188,7 @@ class KANConfig(ModelConfig):
         return network_figure(network, x, inputs, outputs)
 
     def edges(self, *, second_order: bool) -> Any:
-        """Return the `EdgeSpec` of its edges, of which second-order solvers train no scales."""
+        """Return the `EdgeSpec` of the edges; second-order solvers do not train the scale w_s."""
         from kanrun.engine.layers import EdgeSpec
 
         trained: Literal["all", "base", "none"] = "base" if second_order else "all"
@@ -199,7 +201,7 @@ class KANConfig(ModelConfig):
         )
 
     def plan(self) -> ModelPlan:
-        """Return its shape, grids and penalty."""
+        """Return the shape, the grids and the other properties that training depends on."""
         intervals = [self.intervals] if isinstance(self.intervals, int) else self.intervals
         refines = intervals == "auto"
         return ModelPlan(
@@ -214,7 +216,7 @@ class KANConfig(ModelConfig):
         )
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors for a budget of a search that widths leave out, and for other layers."""
+        """Yield errors: a budget although `hidden` is given, or invalid multiplication nodes."""
         if self.hidden != AUTO and self.budget != "normal":
             yield f"{at}budget={self.budget} is for {at}hidden=auto, not {self.hidden}."
         products = self.multiplication_nodes
@@ -233,7 +235,7 @@ class MLPConfig(ModelConfig):
 
     label: ClassVar[str] = "MLP"
 
-    # The default has fewer parameters than the default target has points.
+    # With these widths, the network has fewer parameters than the default target has points.
     hidden: Annotated[list[Count], "nodes of each hidden layer"] = copied([16, 16])
     activation: Annotated[Activation, "activation of the hidden nodes"] = "silu"
     kind: str = "mlp"
@@ -253,7 +255,7 @@ class MLPConfig(ModelConfig):
         return network.to(problem.domain.device)
 
     def plan(self) -> ModelPlan:
-        """Return its shape."""
+        """Return the shape."""
         return ModelPlan(tuple(self.hidden))
 
 
@@ -277,7 +279,7 @@ class PolynomialConfig(ModelConfig):
         return Polynomial
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return a polynomial without values."""
+        """Return an unfitted polynomial."""
         made: Network = self.network()(self.degree + 1, problem.outputs, problem.domain)
         return made
 
@@ -304,7 +306,7 @@ class BezierConfig(ModelConfig):
         return Bezier
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return a Bezier curve without values."""
+        """Return an unfitted Bezier curve."""
         made: Network = self.network()(self.control_points, problem.outputs, problem.domain)
         return made
 
@@ -330,14 +332,14 @@ class BSplineConfig(ModelConfig):
         return BSpline
 
     def create(self, problem: LearningProblem, generator: Generator) -> Network:
-        """Return a B-spline without values."""
+        """Return an unfitted B-spline."""
         made: Network = self.network()(
             self.control_points, problem.outputs, problem.domain, degree=self.degree
         )
         return made
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield an error for fewer than degree + 1 control points."""
+        """Yield an error if there are fewer than degree + 1 control points."""
         if self.control_points <= self.degree:
             yield (
                 f"{at}control_points={self.control_points} is too few: a B-spline of degree "
@@ -384,7 +386,7 @@ class AutoConfig(ModelConfig):
     kind: str = "auto"
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield errors for bounds out of order and for inputs with two shapes."""
+        """Yield errors if bounds are not increasing or an input is monotone and curved at once."""
         if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
             yield f"{at}bounds={self.bounds} must be a smaller and a larger number."
         for name in self.monotone.keys() & self.curvature.keys():
@@ -399,12 +401,13 @@ class SolverConfig:
     """Settings of every solver.
 
     Attributes:
-        label: Name in sentences.
-        default_steps: Steps on each grid, if the settings give none.
-        second_order: Whether it minimises squares in float64 and searches the penalty's weight.
-        curvature: Whether it measures steps by the curvature of the objective. It then takes a
-            small smoothness penalty, and hidden grids follow the activations again after its first
-            steps.
+        label: Name of the solver in messages.
+        default_steps: Number of steps on each grid if `steps` is not set.
+        second_order: Whether the solver minimises a sum of squares in float64, and validation
+            chooses the weight of the smoothness penalty.
+        curvature: Whether the solver is preconditioned by the curvature of the objective. If so,
+            the smoothness penalty is small by default, and hidden grids are adapted to the
+            activations after the first steps.
     """
 
     label: ClassVar[str] = ""
@@ -415,7 +418,7 @@ class SolverConfig:
     def create(
         self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> Solver:
-        """Return the solver that lowers an objective on a network, in place."""
+        """Return a solver that minimises `objective` over the parameters of `network`, in place."""
         raise NotImplementedError
 
     steps: Annotated[Count | None, "steps on each grid; null is the solver's default"] = None
@@ -495,7 +498,7 @@ class LMSolver(WidthConfig):
     def create(
         self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> Solver:
-        """Return Levenberg-Marquardt on a network."""
+        """Return a Levenberg-Marquardt solver for `network`."""
         from kanrun.engine.training.solvers import create_lm
 
         return create_lm(network, objective, plan, generator)
@@ -515,7 +518,7 @@ class LBFGSSolver(GradientConfig):
     def create(
         self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> Solver:
-        """Return LBFGS on a network."""
+        """Return an LBFGS solver for `network`."""
         from kanrun.engine.training.lbfgs import LBFGS
 
         return LBFGS(network, objective, plan, generator)
@@ -538,7 +541,7 @@ class AdamSolver(GradientConfig):
     def create(
         self, network: Network, objective: Objective, plan: Plan, generator: Generator
     ) -> Solver:
-        """Return Adam on a network."""
+        """Return an Adam solver for `network`."""
         from kanrun.engine.training.solvers import Adam
 
         return Adam(network, objective, plan, generator)

@@ -1,6 +1,6 @@
-"""Targets of learning: functions, formulas and tables, and the points drawn from them.
+"""Targets to learn (functions, formulas and tables), and the points drawn from them.
 
-Nothing here loads torch. Functions and formulas, which load sympy, are in `functions`.
+No module of this package imports torch. Only `functions` imports sympy.
 """
 
 from kanrun.points import (

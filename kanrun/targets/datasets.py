@@ -1,4 +1,4 @@
-"""Targets, and the points of one seed: one generator for each seed and purpose."""
+"""Targets, and the training, validation and test points drawn from them for one seed."""
 
 from __future__ import annotations
 
@@ -39,39 +39,43 @@ NAMED: dict[str, str] = {
     "nested_4d": "exp((sin(pi*(x0^2 + x1^2)) + sin(pi*(x2^2 + x3^2)))/2)",
     "runge": "1/(1 + 25*x0^2)",  # polynomials through evenly spaced points diverge on it
 }
-#: Numbers that must stay: each purpose draws from its own stream, so that more test points, or
-#: noise, change no training point.
+#: Numbers of the random streams by purpose, which must not change. Each purpose has its own stream,
+#: so that more test points, or noise, do not change the training points.
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4, "extra": 5}
 _FUNCTION_POINTS = 1000  # training points of a function, by default
 _TEST_FRACTION = 0.2  # of the rows of a table, by default
 _MIN_TRAIN = 2  # rows of a table: one has no standard deviation
-_MIN_FOR_VALIDATION = 20  # training points: of fewer, none are set aside
+_MIN_FOR_VALIDATION = 20  # training points; with fewer, there are no validation points
 _ORDINARY = 100.0  # sizes from 1/100 to 100, and means up to 100 sizes, are not standardised
-_MAX_NUMBERS = 10**9  # of one draw: points times variables
-_ROUNDING = 1e-13  # relative range of a column that is constant up to rounding
-_REDRAWS = 100  # of points outside a formula's own domain, as FastSRB draws them
-_SHOWN = 8  # coordinates of a point in a message
+_MAX_NUMBERS = 10**9  # largest number of points times variables in one draw
+_ROUNDING = 1e-13  # largest relative range of a column that counts as constant
+_REDRAWS = 100  # largest number of redraws of points with non-finite values, as in FastSRB
+_SHOWN = 8  # largest number of coordinates of a point in a message
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A function, or points without a known function between them.
+    """What is to be learned: a function, or points (such as the rows of a table).
 
     Attributes:
-        domain: Lower and upper end of each input, shape (inputs, 2).
-        expression: The formula in x0, x1, ... (the inputs in their order), if it is known.
-        function: Map from (points, inputs) to (points, outputs).
-        points: All that is known without a function.
-        test: Test rows of a table that have a file of their own.
-        is_table: Whether points are split into training and test rows, and standardised.
-        classes: Labels of a classification, whose y is one column with the index of the class.
+        name: Name in messages.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        domain: Lower and upper bound of each input, shape (inputs, 2).
+        expression: The formula in x0, x1, ..., which are the inputs in order; None if unknown.
+        function: Map from points (points, inputs) to values (points, outputs); None for points.
+        points: The points, if there is no function.
+        test: Test rows of a table that were read from a separate file.
+        is_table: Whether `points` are the rows of a table, to be split into training and test rows
+            and standardised.
+        classes: Labels of a classification; y then has one column, the index of the class.
         family: Distribution of the outputs, one of `kanrun.points.FAMILIES`.
-        offset: Input to which the mean of the outputs is proportional.
-        code: How the inputs follow from a table's columns, unless these are plain numbers.
-        notes: Sentences on a table that was read.
-        accepted: Other forms of the formula that are accepted as answers.
-        place: Map from random numbers (points, inputs), uniform on [0, 1), to inputs; None: uniform
-            ones.
+        offset: Name of the input to which the mean of the outputs is proportional.
+        code: Encoding of a table's columns as inputs; None if all columns are complete numbers.
+        notes: Notes for the user about a table that was read.
+        accepted: Equivalent formulas that also count as found.
+        place: Map from random numbers (points, inputs), uniform on [0, 1), to inputs; None: inputs
+            are uniform on the domain.
     """
 
     name: str
@@ -101,10 +105,11 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Points to train on, to select on and to test on, in the user's units.
+    """Training, validation and test points of a target, in the user's units, with scalings.
 
-    `train` excludes `validation`. Scalings depend on `train` and a function's domain alone; they
-    are the identity for functions of ordinary size.
+    `train` and `validation` have no points in common. The scalings depend only on `train` and, for
+    a function, on its domain. They are the identity for functions whose inputs and outputs have
+    sizes between 1/100 and 100.
     """
 
     target: Target
@@ -117,18 +122,21 @@ class Dataset:
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Labels of a classification."""
+        """Labels of a classification; None for a regression."""
         return self.target.classes
 
 
 def shown(point: Array, names: Sequence[str]) -> str:
-    """Return the first coordinates of a point (inputs,) as text, such as x0=1, x1=2."""
+    """Return a point (inputs,) as text such as "x0=1, x1=2", with at most 8 coordinates."""
     texts = [f"{name}={value:.6g}" for name, value in zip(names, point, strict=True)]
     return ", ".join(texts if len(texts) <= _SHOWN else [*texts[:_SHOWN], "..."])
 
 
 def check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
-    """Raise UsageError for a name that is not known."""
+    """Raise UsageError if `name`, the value of the setting `key`, is not in `known`.
+
+    `what` says in the message what the known names are.
+    """
     names = list(known)
     if name not in names:
         raise UsageError(
@@ -138,17 +146,21 @@ def check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
 
 
 def generator(seed: int, purpose: str) -> np.random.Generator:
-    """Return the stream of draws for a purpose, independent of other purposes and seeds."""
+    """Return a random generator for a seed and a purpose, one of PURPOSES.
+
+    The streams of different seeds and purposes are independent.
+    """
     if seed < 0:
         raise UsageError(f"seed={seed} must not be negative.")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES[purpose],)))
 
 
 def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
-    """Draw points from the domain; a longer draw starts with the same points.
+    """Draw `count` random points from the domain of a function.
 
-    With ranges of its own, the points at which the function is not finite are drawn again. Raises
-    UsageError if it is not finite at one of them.
+    If only `count` is larger, the draw starts with the same points. If the target has a `place`
+    (the distributions of a formula file), points at which the function is not finite are drawn
+    again. Raises UsageError if the function is not finite at a point.
     """
     assert target.function is not None
     x = target.inputs_at(rng.random((count, len(target.domain))))
@@ -169,10 +181,10 @@ def draw(target: Target, count: int, rng: np.random.Generator) -> Points:
 def split_order(
     count: int, rng: np.random.Generator, labels: NDArray[np.intp] | None = None
 ) -> NDArray[np.intp]:
-    """Return all rows in a random order whose beginnings are fair samples.
+    """Return the indices of `count` rows in a random order whose first n rows are a fair sample.
 
-    With class `labels` (count,) it is stratified: one row of every class comes first, then each
-    class is spread evenly.
+    With class `labels` (count,) the order is stratified: first one row of every class, then the
+    remaining rows of each class spread evenly.
     """
     order = rng.permutation(count)
     if labels is None or count == 0:
@@ -187,7 +199,10 @@ def split_order(
 
 
 def build_target(config: Any) -> Target:
-    """Build the target of its settings. Raises UsageError for settings or data against a rule."""
+    """Return the target that the settings `config` describe.
+
+    Raises UsageError if the settings or the data are invalid.
+    """
     TARGETS.find(getattr(config, "kind", None), "target.kind")
     check(config, "target.")
     target: Target = config.build()
@@ -195,7 +210,7 @@ def build_target(config: Any) -> Target:
 
 
 def check_gaussian(target: Target) -> None:
-    """Raise UsageError for a target whose outputs are not plain numbers or labels."""
+    """Raise UsageError if the target has a family other than gaussian, such as poisson."""
     if target.family != "gaussian":
         raise UsageError(
             f"target.family={target.family} is for kanrun fit with model=auto alone, and its runs "
@@ -204,14 +219,16 @@ def check_gaussian(target: Target) -> None:
 
 
 def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset:
-    """Return the points of one seed.
+    """Return the training, validation and test points of a target for one seed.
 
-    A function has uniform random training and test points, and noise on training and validation
-    points alone, relative to the standard deviation of each output. A table has a seeded split of
-    its rows, stratified by class. Named points are all used, without a test. A fraction of the
-    training points becomes the validation points. Tables are standardised, functions only if
-    first-order solvers could not learn them as they are, and class indices never. Raises
-    UsageError.
+    Points of a function are drawn at random from its domain. Noise is added to training and
+    validation points only, relative to the standard deviation of each output. Rows of a table are
+    split at random, stratified by class, or by groups or time if the table asks for it. Named
+    points are all used for training and validation. A fraction of the training points becomes the
+    validation points. Inputs and outputs of tables are standardised, those of functions only if
+    they are far from ordinary size, and class indices never.
+
+    Raises UsageError if the sampling settings do not fit the target.
     """
     check(sampling, "sampling.")
     drawn, test = _points_of(target, sampling, seed)
@@ -244,7 +261,10 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int) -> Dataset
 
 
 def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Points, Points | None]:
-    """Return training points, those for validation included, without noise, and test points."""
+    """Return the training points, including the validation points, and the test points or None.
+
+    No noise has been added.
+    """
     if target.points is None:
         if sampling.n_test is None:
             raise UsageError("sampling.n_test must be a number; null is for tables.")
@@ -278,7 +298,10 @@ def _points_of(target: Target, sampling: SamplingConfig, seed: int) -> tuple[Poi
 def _split_rows(
     target: Target, points: Points, sampling: SamplingConfig, rng: np.random.Generator
 ) -> tuple[Points, Points | None]:
-    """Split the rows of a table: the latest test, or whole groups, or a fair sample."""
+    """Split the rows of a table into training and test rows.
+
+    The test rows are the latest rows, whole groups, or a fair random sample.
+    """
     rows = len(points)
     train = sampling.n_train
     test = sampling.n_test
@@ -301,7 +324,7 @@ def _split_rows(
     else:
         place = rng.permutation(int(groups.max()) + 1)[groups.astype(np.intp)]
         order = np.argsort(place, kind="stable")
-        if train < len(order):  # no group is torn
+        if train < len(order):  # move a group that would be split to the test rows
             torn = int((groups[order[:train]] == groups[order[train]]).sum())
             train = train - torn
             test = test + torn
@@ -319,7 +342,7 @@ def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
 
 
 def _scale_if_needed(middle: Array, size: Array) -> Scaling:
-    """Scale by middle and size, except features of ordinary size."""
+    """Return a scaling by `middle` and `size`, or the identity for columns of ordinary size."""
     size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
     near = np.abs(middle) <= _ORDINARY * size
     plain = (size >= 1 / _ORDINARY) & (size <= _ORDINARY) & near
@@ -327,20 +350,20 @@ def _scale_if_needed(middle: Array, size: Array) -> Scaling:
 
 
 def _standardise(values: Array, weights: Array | None) -> Scaling:
-    """Scale by weighted mean and standard deviation; a constant column is only shifted."""
+    """Scale by weighted mean and standard deviation; shift constant columns only."""
     relative, exponent = in_own_units(values)
     mean = np.ldexp(np.average(relative, 0, weights), exponent)
     return Scaling(mean, np.where(constant(values), 1.0, deviation(values, weights)))
 
 
 def constant(values: Array) -> NDArray[np.bool_]:
-    """Return which columns are constant up to rounding."""
+    """Return which columns of `values` are constant up to rounding, shape (columns,)."""
     with np.errstate(over="ignore"):  # a range beyond float64 is infinite, and so not constant
         return np.asarray(np.ptp(values, axis=0) <= _ROUNDING * np.abs(values).max(axis=0))
 
 
 def _notes(target: Target, train: Points) -> list[str]:
-    """Return what the user should know about the points."""
+    """Return notes for the user about the points."""
     if target.points is None:
         return []
     if not target.is_table:

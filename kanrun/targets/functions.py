@@ -1,4 +1,4 @@
-"""Targets that are functions, given by name or formula, and the check that they are finite."""
+"""Targets that are functions given by a name or a formula, and a check that they are finite."""
 
 from __future__ import annotations
 
@@ -28,29 +28,31 @@ from kanrun.targets.settings import (
     SpecialTarget,
 )
 
-#: Largest number of characters of a formula that serves as the name of its target.
+#: Longest name of a target, in characters; longer formulas are shortened to it.
 _LONGEST_NAME = 60
 _FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 
-#: For each function with poles, the function whose zeros they are.
+#: Functions with poles, each with the function whose zeros are these poles.
 _POLES: dict[Any, Any] = {
     **dict.fromkeys((sympy.tan, sympy.sec), sympy.cos),
     **dict.fromkeys((sympy.cot, sympy.csc), sympy.sin),
     **dict.fromkeys((sympy.coth, sympy.csch), sympy.sinh),
 }
-#: Number of random points of the domain at which a function is checked.
+#: Number of random points in the domain at which a function is checked.
 _RANDOM = 4000
-#: Largest number of axes through the centre along which a function is checked. More axes find more
-#: undefined places and take more time.
+#: Largest number of axes through the centre of the domain along which a function is checked. More
+#: axes find more points at which it is undefined, and take more time.
 _LINES = 20
-#: Number of points on each of these axes. With fewer points, narrow undefined places are missed.
+#: Number of points checked on each axis. With fewer points, narrow undefined ranges are missed.
 _PER_LINE = 201
-#: Largest number of variables with which it is checked at all corners, otherwise at only two.
+#: Largest number of variables for which a function is checked at all corners of the domain; with
+#: more variables, at two corners only.
 _CORNERS = 10
-#: A value near a zero of a denominator is a pole if it exceeds the median value this many times.
+#: Ratio to the median magnitude of the function above which a value near a zero of a denominator
+#: counts as a pole.
 _POLE = 1e6
 
-#: Targets that are a few points, with no known function between them.
+#: Named targets that consist of a few points, without a function.
 GIVEN_POINTS: dict[str, Points] = {
     "lecture_points": Points(
         np.array([[0.0], [1.0], [2.0], [5.0]]), np.array([[5.0], [1.0], [3.0], [2.0]])
@@ -67,9 +69,10 @@ def formula_target(
     *,
     checked: bool = True,
 ) -> Target:
-    """Return the target of an expression in the variables `inputs`.
+    """Return the target whose function is an expression in the variables `inputs`.
 
-    If `checked`, its values are tested on its domain: see `check_finite`.
+    `domain` and `default` are as in `read_domain`. If `checked`, raise UsageError if the function
+    is not finite on its domain; see `check_finite`.
     """
     value = to_numpy(expression, inputs)
     box = read_domain(domain, inputs, default)
@@ -79,9 +82,9 @@ def formula_target(
 
 
 def build_named(config: NamedTarget) -> Target:
-    """Return the named function, or the named points.
+    """Return the target called `config.name`, a function or a few points.
 
-    The default domain of points is the range of their inputs.
+    Without `config.domain`, the domain of points is the range of their inputs.
     """
     check_known("target.name", config.name, [*NAMED, *GIVEN_POINTS], "named functions")
     if (points := GIVEN_POINTS.get(config.name)) is not None:
@@ -92,7 +95,7 @@ def build_named(config: NamedTarget) -> Target:
 
 
 def build_peaks(config: GaussianPeaksTarget) -> Target:
-    """Return the sum over centres c of exp(-sharpness |x - (c, ..., c)|^2)."""
+    """Return the target sum_c exp(-sharpness |x - (c, ..., c)|^2), over the centres c."""
     inputs = [f"x{i}" for i in range(config.dimension)]
     centres = np.repeat(np.array(config.centres)[:, None], config.dimension, 1)
     formula = parse(peaks_formula(centres, config.sharpness))
@@ -100,7 +103,7 @@ def build_peaks(config: GaussianPeaksTarget) -> Target:
 
 
 def peaks_formula(centres: Array, sharpness: float) -> str:
-    """Return the text of the sum over `centres` (peaks, inputs) of exp(-sharpness |x - c|^2)."""
+    """Return the formula of the sum over `centres` (peaks, inputs) of exp(-sharpness |x - c|^2)."""
 
     def squares(centre: Array) -> str:
         return "+".join(f"(x{i}-({float(c)!r}))^2" for i, c in enumerate(centre))
@@ -109,7 +112,7 @@ def peaks_formula(centres: Array, sharpness: float) -> str:
 
 
 def build_expression(config: ExpressionTarget) -> Target:
-    """Return the target of the user's formula."""
+    """Return the target with the user's formula."""
     return named_formula(config.formula, config.domain)
 
 
@@ -119,13 +122,14 @@ def check_formula(config: ExpressionTarget) -> None:
 
 
 def named_formula(text: str, domain: Any) -> Target:
-    """Return the target of the formula `text`, whose variables may have any names.
+    """Return the target with the formula `text`, whose variables may have any names.
 
     `domain` is one range (lower, upper) for all variables, a list of ranges, or a mapping from
-    variables to ranges. The inputs have the order of the mapping; otherwise they are in
-    alphabetical order or, if the formula has variables such as x2, they are x0, x1, ... up to the
-    largest number written, even if it cancels, as x2 does in x0 + 0*x2. A formula need not depend
-    on all variables of the mapping. Raises UsageError if a variable has no range in it.
+    variables to ranges. With a mapping, the inputs are its variables, in its order; the formula
+    need not contain all of them. Otherwise the inputs are the variables of the formula in
+    alphabetical order. But if a variable has a name such as x2, the inputs are x0, x1, ... up to
+    the largest number in the text, even if this variable cancels, as x2 does in x0 + 0*x2. Raises
+    UsageError if a variable of the formula has no range in the mapping.
     """
     text = " ".join(text.split())
     names = names_in(text)
@@ -153,10 +157,10 @@ class SpecialFunction:
     """A function of scipy.special in two variables.
 
     Attributes:
-        name: Its name in scipy.special.
+        name: Name of the function in scipy.special.
         domain: Default domain, on which the function is finite and smooth.
-        leading: Fixed arguments that come before the variables.
-        swapped: Whether scipy takes the variables in the order (x1, x0).
+        leading: Constant arguments that scipy's function takes before the variables.
+        swapped: Whether scipy's function takes the variables in the order (x1, x0).
     """
 
     name: str
@@ -165,7 +169,7 @@ class SpecialFunction:
     swapped: bool = False
 
     def __call__(self, x: Array) -> Array:
-        """Evaluate the function at `x` (points, 2); return the real part of complex values."""
+        """Return the real part of the function at `x` (points, 2), shape (points, 1)."""
         from scipy import special
 
         columns = x.T[::-1] if self.swapped else x.T
@@ -200,7 +204,7 @@ SPECIAL: dict[str, SpecialFunction] = {
 
 
 def build_special(config: SpecialTarget) -> Target:
-    """Return the named function of scipy.special, by default on its own domain."""
+    """Return the target with a function of scipy.special; its domain has a default."""
     check_known("target.name", config.name, SPECIAL, "special functions")
     function = SPECIAL[config.name]
     inputs = ("x0", "x1")
@@ -209,12 +213,12 @@ def build_special(config: SpecialTarget) -> Target:
 
 
 def build_feynman(config: FeynmanTarget) -> Target:
-    """Return the target of one Feynman formula, bundled or from the file `config.path`.
+    """Return the target with one Feynman formula, bundled or from the file `config.path`.
 
-    Its inputs are x0, x1, ... in the order of the variables v1, v2, ... of the file. Each entry of
-    a file has the formula `prepared`; `vars`, with sample_range and sample_type of each variable;
-    and optionally `accept`, a list of equivalent formulas. Raises UsageError if the formula is
-    unknown or its entry has another format.
+    The inputs are x0, x1, ... in the order of the variables v1, v2, ... in the file. An entry of
+    the file consists of `prepared`, the formula; `vars`, which gives sample_range and sample_type
+    of each variable; and optionally `accept`, a list of equivalent formulas. Raises UsageError if
+    the formula is unknown or its entry has a different format.
     """
     path = config.path
     name = config.id
@@ -235,7 +239,7 @@ def build_feynman(config: FeynmanTarget) -> Target:
         ) from error
     inputs = [f"x{i}" for i in range(len(names))]
     boxes = [each.ends for each in ranges]
-    # 0/0 on part of a published range is no reason to reject it.
+    # Published ranges are not checked, because some contain points at which the formula is 0/0.
     target = formula_target(name, expression, inputs, config.domain, boxes, checked=path is None)
     target = replace(target, accepted=tuple(accepted))
     if config.domain is not None or all(each.scale == "uni" for each in ranges):
@@ -245,7 +249,7 @@ def build_feynman(config: FeynmanTarget) -> Target:
     )
 
 
-#: Functions that formula files use but formulas of users cannot.
+#: Functions that are allowed in formula files but not in formulas of users.
 _FILE_FUNCTIONS = {"neg": KnownFunction(operator.neg)}
 #: Pi as formula files write it, with at least 13 decimals.
 _PI = re.compile(r"3\.1415926535897\d*")
@@ -253,9 +257,10 @@ _PI = re.compile(r"3\.1415926535897\d*")
 
 @dataclass(frozen=True)
 class _FileRange:
-    """Distribution of a variable: uniform (`uni`), log-uniform (`log`) or whole numbers (`int`).
+    """Distribution of a variable on [low, high].
 
-    With `both_signs`, values get a random sign.
+    `scale` is `uni` (uniform), `log` (log-uniform) or `int` (rounded to whole numbers). With
+    `both_signs`, values get a random sign.
     """
 
     low: float
@@ -265,7 +270,7 @@ class _FileRange:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> _FileRange:
-        """Read the distribution of an entry, by default uniform and positive."""
+        """Return the distribution in a variable's entry; the default is `uni` and positive."""
         low, high = map(constant, entry["sample_range"][:2])
         scale, sign = entry.get("sample_type", ("uni", "pos"))
         if scale not in ("uni", "log", "int") or sign not in ("pos", "pos_neg"):
@@ -277,7 +282,7 @@ class _FileRange:
         return (-self.high if self.both_signs else self.low, self.high)
 
     def place(self, uniform: Array) -> Array:
-        """Convert random numbers (N,), uniform on [0, 1), to values (N,) of the variable."""
+        """Convert random numbers (points,), uniform on [0, 1), to values of the variable."""
         sign: Any = 1.0
         if self.both_signs:
             sign = np.where(uniform < 0.5, -1.0, 1.0)
@@ -290,10 +295,10 @@ class _FileRange:
 
 @cache
 def feynman_formulas(path: str | None = None) -> dict[str, Any]:
-    """Return the entries of a formula file by name; `build_feynman` describes them.
+    """Return the entries of the formula file `path` by name; see `build_feynman` for their format.
 
-    Without a file, return the 27 formulas of Table 2 of the KAN paper (arXiv 2404.19756), by
-    equation number. Raises UsageError if the file cannot be read or has no formulas by name.
+    With None, return the 27 formulas of Table 2 of the KAN paper (arXiv 2404.19756) by equation
+    number. Raises UsageError if the file cannot be read or is not a mapping from names to formulas.
     """
     import yaml  # type: ignore[import-untyped]
 
@@ -350,10 +355,11 @@ def _is_list(value: Any) -> bool:
 
 
 def check_finite(target: Target) -> Target:
-    """Return the target if its function is finite and real at points all over its domain.
+    """Return `target` if its function is finite and real at test points throughout its domain.
 
     Otherwise raise UsageError with the first point at which it is not. If a denominator of the
-    expression changes sign between two of the points, the function is also checked near its zero.
+    expression changes sign between two test points, the function is also checked near a zero of
+    this denominator.
     """
     assert target.function is not None
     domain = target.domain
@@ -384,7 +390,7 @@ def check_finite(target: Target) -> Target:
 
 
 def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
-    """Yield a zero (1, inputs) of each denominator that has both signs at `points`."""
+    """Yield, for each denominator that has both signs at `points`, one zero, shape (1, inputs)."""
     if target.expression is None:
         return
     powers = target.expression.atoms(sympy.Pow)

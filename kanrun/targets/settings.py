@@ -1,4 +1,4 @@
-"""Settings of the kinds of targets; each builds the target that it describes."""
+"""Settings of the kinds of targets, whose `build` methods return the targets they describe."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from kanrun.errors import UsageError
 if TYPE_CHECKING:
     from kanrun.targets.datasets import Target
 
-#: Numbers, text, lists or mappings. Mappings are not declared as such, because the shell may set
-#: keys of one that does not exist yet.
+#: Numbers, text, lists or mappings. Mappings are not declared as a type, because the command line
+#: may set keys of a mapping that does not exist yet.
 AsTyped = Annotated[Any, FREE_TEXT]
 _UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret"
 
@@ -35,27 +35,27 @@ class TargetConfig:
     """Settings of every target.
 
     Attributes:
-        table: Whether it has rows, and is not a function.
+        table: Whether the target is a table of rows, not a function.
     """
 
     table: ClassVar[bool] = False
 
     def build(self) -> Target:
-        """Return the target. Raises UsageError for settings or data against a rule."""
+        """Return the target. Raises UsageError if the settings or the data are invalid."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raise UsageError for settings that are refused without torch and without all rows."""
+        """Raise UsageError for invalid settings that can be found without torch and full data."""
 
     @staticmethod
     def names() -> Iterable[str]:
-        """Return the names that `name` or `id` may be."""
+        """Return the allowed values of the setting `name` or `id`."""
         return ()
 
 
 @dataclass(kw_only=True)
 class FunctionTarget(TargetConfig):
-    """Settings of functions with a domain of their own."""
+    """Settings of functions that have a default domain."""
 
     domain: Annotated[
         AsTyped, "one [lower, upper] for each variable, or one for all; null is the function's own"
@@ -126,7 +126,7 @@ class ExpressionTarget(TargetConfig):
         return build_expression(self)
 
     def check(self) -> None:
-        """Raise UsageError for a formula that cannot be read."""
+        """Raise UsageError if the formula cannot be parsed."""
         from kanrun.targets.functions import check_formula
 
         check_formula(self)
@@ -257,18 +257,18 @@ class TableTarget(TargetConfig):
         return build_table(self)
 
     def check(self) -> None:
-        """Raise UsageError for columns that the file does not have."""
+        """Raise UsageError if the file lacks a column that the settings name."""
         from kanrun.targets.table_targets import check_names
 
         check_names(self)
 
     @property
     def split_column(self) -> str | None:
-        """Column of groups or of times."""
+        """Column of groups or times by which rows are held out; None for a random split."""
         return self.split.partition(":")[2] or None
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield conflicts of columns: double uses, and several outputs of a classifier."""
+        """Yield errors: columns used twice, invalid splits or encodings, too many outputs."""
         if both := [name for name in self.inputs if name in self.outputs]:
             yield f"the column {both[0]!r} is both in {at}inputs and in {at}outputs."
         way, _, column = self.split.partition(":")
@@ -302,7 +302,7 @@ class TableTarget(TargetConfig):
 @target
 @dataclass
 class BundledTarget(TargetConfig):
-    """A table that scikit-learn brings, by its name."""
+    """A table bundled with scikit-learn, by name."""
 
     table: ClassVar[bool] = True
 
@@ -326,7 +326,7 @@ class BundledTarget(TargetConfig):
 @target
 @dataclass
 class PointsTarget(TargetConfig):
-    """Points of the plane in the order of a curve, from two columns of a file, or kanrun's own."""
+    """Points in the plane, ordered along a curve: two columns of a file, or kanrun's own points."""
 
     path: Annotated[str | None, "file of the points; null is kanrun's own", FILE] = None
     columns: Annotated[
@@ -346,6 +346,6 @@ class PointsTarget(TargetConfig):
         raise UsageError("target.kind=points is for kanrun curves. Choose another target.")
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Yield a conflict if columns are given without a file."""
+        """Yield an error if columns are given without a file."""
         if self.path is None and (self.columns is not None or self.parameter is not None):
             yield f"{at}columns and {at}parameter are columns of a file; give {at}path too."
