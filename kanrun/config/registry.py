@@ -1,7 +1,7 @@
 """Registries of target kinds, models, solvers, candidate functions and experiments.
 
-Settings that choose something build it. A kind is the dataclass of its settings, which a decorator
-declares; its methods build what the settings describe:
+A kind of target, model or solver is declared by a decorated dataclass. Its fields are the settings
+of this kind, and its methods create the object that the settings describe:
 
     @model
     @dataclass
@@ -13,11 +13,11 @@ declares; its methods build what the settings describe:
 
         def create(self, problem, generator): ...
 
-Its name is the default of `kind`. Heavy packages are imported inside the methods, so that help,
-errors and completion load no torch. Modules that declare are imported when a registry is first
-read: those of `COMPONENTS`, then plug-ins, which are modules of other packages that entry
-points of the group `kanrun.plugins` name. A configuration file cannot name one, because reading a
-file must not run code.
+The default value of `kind` is the name of the kind. Large packages are imported inside the methods,
+so that help, error messages and completion do not load torch. The modules that declare kinds are
+imported when a registry is first read: first those in `COMPONENTS`, then plug-ins. A plug-in is a
+module of another package that is registered as an entry point of the group `kanrun.plugins`. A
+configuration file cannot load a plug-in, because reading a file must not execute code.
 """
 
 from __future__ import annotations
@@ -35,33 +35,36 @@ from typing import Any, Generic, TypeVar
 from kanrun.components import COMPONENTS
 from kanrun.errors import UsageError, did_you_mean
 
-#: Plain data by name: settings (nested), the values of a row, a description.
+#: Plain data by name, such as nested settings or the values of a row.
 Plain = Mapping[str, Any]
-#: Group of the entry points that name plug-ins.
+#: Group of the entry points that register plug-ins.
 GROUP = "kanrun.plugins"
-#: Text before a module's name among the versions of a run.
+#: Prefix of a plug-in's module name in the recorded package versions of a run.
 RECORDED = "plug-in "
-_loaded: dict[str, str] = {}  # modules of plug-ins, and their package with its version
+_loaded: dict[str, str] = {}  # loaded plug-in modules, with the name and version of their package
 
 K = TypeVar("K")
 C = TypeVar("C", bound=type[Any])
 
 
 class Registry(Mapping[str, K], Generic[K]):
-    """Kinds of one sort by name, in the order of their declaration; plug-ins come last."""
+    """Mapping from names to kinds, in the order of declaration, with plug-ins last.
+
+    `what` says in messages what the kinds are, such as "target".
+    """
 
     def __init__(self, what: str) -> None:
         self.what = what
         self._kinds: dict[str, K] = {}
 
     def add(self, name: str, kind: K) -> None:
-        """Add a kind. Raises ValueError for a name that is taken."""
+        """Add a kind. Raises ValueError if the name exists already."""
         if name in self._kinds:
             raise ValueError(f"there are two kinds of {self.what} called {name!r}")
         self._kinds[name] = kind
 
     def sort(self, key: Callable[[K], int]) -> None:
-        """Order the kinds by a number."""
+        """Sort the kinds by `key`."""
         self._kinds = dict(sorted(self._kinds.items(), key=lambda pair: key(pair[1])))
 
     def __getitem__(self, name: str) -> K:
@@ -78,7 +81,10 @@ class Registry(Mapping[str, K], Generic[K]):
         return len(self._kinds)
 
     def find(self, name: object, key: str = "") -> K:
-        """Return the kind `name`, the value of the setting `key`. Raises UsageError."""
+        """Return the kind called `name`; raise UsageError if there is none.
+
+        `key` is the setting with the value `name`, for the message.
+        """
         if name not in self:
             offer = did_you_mean(name, self) or "."
             raise UsageError(f"{key or self.what}={name} is not one of {', '.join(self)}{offer}")
@@ -86,26 +92,27 @@ class Registry(Mapping[str, K], Generic[K]):
 
 
 def module_of(command: str) -> str:
-    """Return a command's name as a module and a file have it, such as extend_grid."""
+    """Return the name of the module and the file of a command, such as extend_grid."""
     return command.replace("-", "_")
 
 
 @dataclass(frozen=True)
 class ExperimentKind:
-    """A command.
+    """An experiment, which is a command of kanrun.
 
-    Its primary configuration is conf/<file>.yaml; a plug-in's is made from `groups`.
+    Its primary configuration is the file conf/<file>.yaml; for a plug-in it is made from `groups`.
 
     Attributes:
-        name: The name as typed.
-        summary: One sentence.
-        settings: Dataclass of its settings.
-        examples: Commands that its help shows.
-        groups: A plug-in's groups and their default choices.
+        name: Name of the command as typed.
+        summary: One sentence that describes the command.
+        settings: Dataclass of the command's settings.
+        examples: Command lines that the help shows.
+        groups: For a plug-in: its groups with their default choices.
         table_model: Default model if the target is a table.
-        implied: Keys, and the choice that setting each of them stands for.
-        argument: Key that an argument without a key sets.
-        figures: Names of its figures; `*` stands for any text.
+        implied: Settings that imply the choice of a group, with this choice, such as target.formula
+            with target=expression.
+        argument: Setting that an argument without a key sets.
+        figures: Names of the command's figures; `*` stands for any text.
     """
 
     name: str
@@ -120,27 +127,31 @@ class ExperimentKind:
 
     @property
     def file(self) -> str:
-        """Name of its files."""
+        """Name of the command's configuration file and of its folder of studies."""
         return module_of(self.name)
 
     @property
     def module(self) -> str:
-        """Name of the module with its functions: that of its settings, or of `config` there."""
+        """Name of the module that implements the experiment.
+
+        It is the module that declares the settings or, if that module is called `config`, the
+        package around it.
+        """
         return str(self.settings.__module__).removesuffix(".config")
 
     def build(self) -> Any:
-        """Import and return the module with its functions."""
+        """Import and return the module that implements the experiment."""
         return importlib.import_module(self.module)
 
 
 TARGETS: Registry[Any] = Registry("target")
 MODELS: Registry[Any] = Registry("model")
 SOLVERS: Registry[Any] = Registry("solver")
-#: Formulas in x0 by name.
+#: Candidate functions of an edge: formulas in x0 by name.
 CANDIDATES: Registry[str] = Registry("candidate")
 EXPERIMENTS: Registry[ExperimentKind] = Registry("experiment")
 
-#: Groups whose choices have separate settings, distinguished by `kind`.
+#: Groups whose choices each have a settings dataclass of their own, distinguished by `kind`.
 GROUPS: dict[str, Registry[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
 
 
@@ -163,7 +174,10 @@ def solver(settings: C) -> C:
 
 
 def experiment(name: str, summary: str, **more: Any) -> Callable[[C], C]:
-    """Declare a command by the dataclass of its settings; `more` are fields of its kind."""
+    """Return a decorator that declares a command by the dataclass of its settings.
+
+    `more` are further fields of `ExperimentKind`.
+    """
 
     def declare(settings: C) -> C:
         EXPERIMENTS.add(name, ExperimentKind(name, summary, settings, **more))
@@ -173,7 +187,7 @@ def experiment(name: str, summary: str, **more: Any) -> Callable[[C], C]:
 
 
 def candidate(name: str, formula: str) -> None:
-    """Declare a function of x0 that an edge may be, such as "sinc" with "sin(x0)/x0"."""
+    """Declare a candidate function of an edge, such as "sinc" with the formula "sin(x0)/x0"."""
     CANDIDATES.add(name, formula)
 
 
@@ -183,7 +197,10 @@ def is_plugin(settings: type) -> bool:
 
 
 def group_of(experiment: ExperimentKind, key: str) -> str:
-    """Return the only group of an experiment that has a key (model for folds), or ""."""
+    """Return the group to which a key without a group belongs, such as "model" for "folds".
+
+    Return "" unless exactly one group of the experiment has this key.
+    """
     own = experiment.settings.__dataclass_fields__
     if key in own or key in GROUPS or not key.isidentifier():
         return ""
@@ -194,11 +211,11 @@ def group_of(experiment: ExperimentKind, key: str) -> str:
 
 
 def foreign_setting(path: str, chosen: Mapping[str, str]) -> str:
-    """Return the error message for a setting that other choices have, or "".
+    """Return an error message if another choice of a group has the setting `path`, otherwise "".
 
     Args:
         path: The setting, such as "model.folds" or "folds".
-        chosen: Choices without the setting, by group.
+        chosen: By group, the present choice, which does not have the setting.
     """
     for group, choice in chosen.items():
         if owners := _kinds_with(group, path.rpartition(".")[2]):
@@ -215,10 +232,12 @@ def _kinds_with(group: str, key: str) -> list[str]:
 def implied_choices(
     experiment: ExperimentKind, choices: Mapping[str, str], keys: Iterable[str]
 ) -> list[str]:
-    """Return the choices that a call implies, given the choices and keys that it names.
+    """Return the choices, such as "target=table", that a command line implies.
 
-    A key such as target.formula selects its target, unless a target or a study is chosen. A table
-    selects the experiment's model of tables, unless a model or a study is.
+    `choices` are the choices of groups and `keys` the settings that the command line contains. A
+    setting such as target.formula implies its target, unless a target or a study is chosen. A table
+    implies the experiment's `table_model`, unless a model or a study is chosen. Raises UsageError
+    for a solver setting together with an implied table model.
     """
     keys = set(keys)
     implied = dict[str, str]()
@@ -242,9 +261,9 @@ def implied_choices(
 
 
 def load_components() -> None:
-    """Import the modules that declare kinds, once.
+    """Import the modules that declare kinds, at the first call only.
 
-    An entry point that cannot be imported is skipped with a warning.
+    A plug-in that cannot be imported is skipped with a warning.
     """
     if _loaded:
         return
@@ -267,7 +286,7 @@ def load_components() -> None:
 
 
 def _import_alone(name: str) -> None:
-    """Import a module of settings without the package around it, which may load torch."""
+    """Import a settings module without importing its package, which may load torch."""
     if name in sys.modules:
         return
     outer, folder, _ = name.rsplit(".", 2)
@@ -280,7 +299,7 @@ def _import_alone(name: str) -> None:
 
 
 def loaded_plugins() -> Mapping[str, str]:
-    """Return the modules that are loaded as plug-ins, with their packages and versions."""
+    """Return the loaded plug-in modules, each with the name and version of its package."""
     load_components()
     return {module: version for module, version in _loaded.items() if module}
 

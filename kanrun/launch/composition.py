@@ -89,7 +89,7 @@ class Source:
         return sorted({*files, *stored_choices(group)})
 
     def study(self, name: str) -> set[str]:
-        """Return the settings and groups that the study `name` of the command sets."""
+        """Return the settings and groups set by the command's study `name`."""
         for folder in self.folders:
             file = folder / "study" / module_of(self.command) / f"{name}.yaml"
             if file.is_file():

@@ -302,7 +302,7 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
     threshold: float = 0.5
 
     def predict(self, X: Data) -> NDArray[Any]:
-        """Predict the most probable labels, or those of two classes by `threshold`.
+        """Predict the most probable label; with two classes, the label chosen by `threshold`.
 
         Args:
             X: Inputs, shape (rows, inputs).

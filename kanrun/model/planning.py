@@ -76,7 +76,7 @@ def with_scalings(
 
 
 def joined(problem: LearningProblem, points: Points, *, only: bool = False) -> LearningProblem:
-    """Return the problem with `points` added to its training points, or, if `only`, instead of them."""
+    """Return the problem with `points` added to the training points, or as the `only` ones."""
     return _changed(problem, train=points if only else problem.dataset.train.join(points))
 
 

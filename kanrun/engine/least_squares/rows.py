@@ -1,9 +1,8 @@
-"""Rows of a linear map on the unknowns, such as a Jacobian.
+"""Matrices with one column per unknown, such as Jacobians.
 
-They are kept by their non-zeros, dense, or made piece by piece whenever needed. The rows of one
-element (an interval of a grid) depend on the unknowns near it alone: their Gram matrix is summed
-from one small product per element and factorised by LAPACK's banded Cholesky, so that the cost of a
-step is linear in the number of elements.
+They are stored by their nonzeros, densely, or computed block by block whenever they are needed. If
+rows belong to elements (intervals of a grid), they depend only on the unknowns near their element.
+The Gram matrix is then banded, and a step is linear in the number of elements.
 """
 
 from __future__ import annotations
@@ -19,23 +18,29 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-#: Ratio of multiplications, dense to sparse, above which a Gram matrix is summed from non-zeros.
+#: Ratio of dense to sparse multiplications above which a Gram matrix is computed from nonzeros.
 SPARSE_GAIN = 300.0
-#: Numbers of a dense piece, or of element products, that are held at once.
+#: Largest number of entries of a dense block, or of element products, in memory at once.
 PIECE = 1 << 24
-#: Columns of a block of the symmetric product.
+#: Number of columns of a block when a symmetric product is computed.
 BLOCK = 192
-#: What is added to the unit diagonal in turn where rounding leaves no Cholesky factor.
+#: Numbers that are added in turn to the unit diagonal until the Cholesky factorisation succeeds.
 RIDGES = (0.0, 1e-14, 1e-12, 1e-10)
-#: The solutions of least squares problems or normal equations for right-hand sides.
+#: Map from a right-hand side to the solution of a least-squares problem or its normal equations.
 Solve = Callable[[Tensor], Tensor]
 
 
 @dataclass(eq=False)
 class LocalRows:
-    """Jacobian rows with few non-zeros: their columns and values, each of shape (rows, terms).
+    """Matrix J with the same small number of stored entries ("terms") in each row.
 
-    `squares` are the squared norms of the columns, and `gram` is J^T J.
+    Every kind of rows has these methods: `times(d)` returns J d, `transposed(r)` returns J^T r,
+    `squares()` the squared norms of the columns, and `gram()` J^T J.
+
+    Attributes:
+        index: Columns of the stored entries, shape (rows, terms).
+        values: The stored entries, shape (rows, terms).
+        unknowns: Number of columns.
     """
 
     index: Int[Tensor, "rows terms"]
@@ -47,7 +52,7 @@ class LocalRows:
 
     @cached_property
     def _matrix(self) -> Tensor:
-        """Rows in torch's compressed form, five times as fast as gathering."""
+        """The matrix in torch's CSR format, in which products are five times as fast."""
         rows, terms = self.index.shape
         ends = torch.arange(rows + 1, device=self.index.device) * terms
         with warnings.catch_warnings():
@@ -98,7 +103,7 @@ class LocalRows:
 
 
 class DenseRows:
-    """Rows of J as a matrix (rows, unknowns)."""
+    """Dense matrix J of shape (rows, unknowns), with the methods of `LocalRows`."""
 
     def __init__(self, rows: Tensor) -> None:
         self.rows, self.unknowns = rows, rows.shape[1]
@@ -128,10 +133,14 @@ class DenseRows:
 
 @dataclass(eq=False)
 class StackedRows:
-    """Blocks of rows below one another.
+    """Matrix of blocks stacked on top of each other, with the methods of `LocalRows`.
 
-    `blocks` may create them again at each call, in the same order. The Gram matrix of `banded`
-    ones, which are `ElementRows` of one width, is in bands.
+    Attributes:
+        blocks: Function that returns the blocks. It may compute them anew at each call, in the same
+            order.
+        unknowns: Number of columns.
+        banded: Whether all blocks are `ElementRows` with the same bandwidth; `gram` then returns
+            bands.
     """
 
     blocks: Callable[[], Iterable[Any]]
@@ -163,7 +172,7 @@ Rows = LocalRows | DenseRows | StackedRows
 
 
 def _square(rows: Tensor) -> Tensor:
-    """Return rows^T rows; large products compute only one half of the symmetric result."""
+    """Return rows^T rows; for large products, only half of the symmetric result is computed."""
     unknowns = rows.shape[1]
     if unknowns <= 2 * BLOCK:
         return rows.T @ rows
@@ -180,7 +189,12 @@ def _square(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Unknowns of each element, shape (elements, terms), of `unknowns` in all."""
+    """Which unknowns each element depends on.
+
+    Attributes:
+        index: Indices of the unknowns of each element, shape (elements, terms).
+        unknowns: Number of all unknowns.
+    """
 
     index: Int[Tensor, "elements terms"]
     unknowns: int
@@ -192,27 +206,36 @@ class Pattern:
 
     @cached_property
     def _below(self) -> tuple[Tensor, Tensor]:
-        """Entries of products on and below the diagonal, and their places in the bands."""
+        """Entries of element products on or below the diagonal, and their indices in the bands."""
         row = self.index[:, :, None]
         column = self.index[:, None, :]
         entries = (row >= column).flatten().nonzero()[:, 0]
         return entries, (column * (self.width + 1) + row - column).flatten()[entries]
 
     def bands(self, products: Float[Tensor, "elements terms terms"]) -> Tensor:
-        """Return the sum of element products as LAPACK's lower bands (width + 1, unknowns)."""
+        """Return the assembled sum of element products, in LAPACK's lower banded storage.
+
+        Its shape is (width + 1, unknowns).
+        """
         entries, places = self._below
         total = products.new_zeros((self.width + 1) * self.unknowns)
         total.index_add_(0, places, products.flatten().index_select(0, entries))
         return total.view(self.unknowns, self.width + 1).T
 
     def collect(self, values: Float[Tensor, "elements terms"]) -> Float[Tensor, " unknowns"]:
-        """Return the sum of the elements' values at each unknown."""
+        """Return the sum, at each unknown, of the values of all elements with this unknown."""
         total = values.new_zeros(self.unknowns)
         return total.index_add_(0, self.index.flatten(), values.flatten())
 
 
 class ElementRows:
-    """Jacobian rows as one dense block per element, of shape (elements, rows, terms)."""
+    """Matrix with one dense block per element, and the methods of `LocalRows`.
+
+    Attributes:
+        pattern: Unknowns of each element.
+        values: Blocks, shape (elements, rows, terms).
+        unknowns: Number of columns.
+    """
 
     def __init__(self, pattern: Pattern, values: Float[Tensor, "elements rows terms"]) -> None:
         self.pattern, self.values, self.unknowns = pattern, values, pattern.unknowns
@@ -231,7 +254,7 @@ class ElementRows:
         return self.pattern.collect(self.values.square().sum(1))
 
     def gram(self) -> Tensor:
-        """Return J^T J as bands (width + 1, unknowns)."""
+        """Return J^T J in LAPACK's lower banded storage, shape (width + 1, unknowns)."""
         index = self.pattern.index
         unknowns = self.unknowns
         each = max(1, PIECE // index.shape[1] ** 2)
@@ -245,7 +268,7 @@ class ElementRows:
 
 
 def gauss_newton(rows: ElementRows) -> Solve:
-    """Return the map from residuals r to the steps d that minimise |r + J d|^2."""
+    """Return the map from a residual r to the step d that minimises |r + J d|^2."""
     bands = rows.gram()
     diagonal = torch.where(bands[0] > 0, bands[0], 1.0)
     solve = banded_solver(bands, torch.ones_like(diagonal), diagonal.rsqrt(), 0.0)
@@ -253,9 +276,10 @@ def gauss_newton(rows: ElementRows) -> Solve:
 
 
 def banded_solver(bands: Tensor, diagonal: Tensor, scale: Tensor, damping: float) -> Solve:
-    """Factorise the banded matrix J^T J, scaled by `scale`, with `damping` added to its diagonal.
+    """Factorise a damped banded matrix J^T J and return the map from right-hand sides to solutions.
 
-    If it cannot be factorised, solutions are NaN.
+    Rows and columns of `bands` are multiplied by `scale`, and the diagonal is replaced by
+    `diagonal` + `damping`. If the matrix cannot be factorised, solutions are NaN.
     """
     from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 

@@ -246,7 +246,10 @@ def match_flops(
 
 
 def _nearest(measure: Measure, depth: int, wanted: int | float, tolerance: float) -> SizeMatch:
-    """Return the hidden widths (n, ..., n, m) whose increasing `measure` is nearest to `wanted`."""
+    """Return the hidden widths (n, ..., n, m) for which `measure` is nearest to `wanted`.
+
+    `measure` must be an increasing function of the widths.
+    """
     _check(depth, wanted)
 
     def largest(widths: Callable[[int], tuple[int, ...]]) -> int:

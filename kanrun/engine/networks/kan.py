@@ -38,7 +38,7 @@ from kanrun.errors import UsageError
 EDGE_THRESHOLD = 3e-2
 
 
-#: What splines do outside their grids, by the policy.
+#: Descriptions of how a network continues outside its grids, by extrapolation policy.
 EXTRAPOLATION_NOTES = {
     "linear": "the splines continue linearly",
     "constant": "the splines keep their values at the ends",
@@ -48,34 +48,35 @@ EXTRAPOLATION_NOTES = {
 
 
 class KAN(Network):
-    """f(x) = (Phi_L o ... o Phi_1)(x) for x (..., inputs), each Phi a SplineLayer.
+    """A Kolmogorov-Arnold network: f(x) = (Phi_L o ... o Phi_1)(x), where each Phi is a KANLayer.
 
-    ArXiv 2404.19756, eq. 2.7.
+    See arXiv 2404.19756, eq. 2.7. The shape of x is (..., inputs), that of f(x) (..., outputs).
 
-    An ordinary torch module: for any training loop, device and precision. Its first grid covers
-    `domain`; hidden grids cover [-1, 1]. `refine`, `prune` and `regrid` return new networks, whose
-    parameters need a new optimiser. It is saved and loaded as torch modules are, by its state_dict.
+    A KAN is an ordinary torch module that works with any training loop, device and precision. The
+    grids of the first layer cover `domain`, those of hidden layers [-1, 1]. `refine`, `prune` and
+    `regrid` return new networks, whose parameters need a new optimiser. As with other torch
+    modules, save and load the state_dict.
 
     Attributes:
-        layers: The `KANLayer`s, from the inputs on.
+        layers: The `KANLayer`s, from inputs to outputs.
         shape: The widths, inputs first and outputs last.
 
     Args:
         shape: The widths, such as [2, 5, 1] for 2 inputs, 5 hidden nodes and 1 output.
         intervals: Number of grid intervals G.
         degree: Degree k of the splines.
-        domain: (low, high) of the inputs, for all or one pair for each.
-        edges: Base function, scaling and continuation of the edges beyond their grids.
-        multiplication_nodes: Number of nodes of each hidden layer that multiply: the last ones,
-            each the product of two sums of edges. Such a layer has more outputs than the next one
-            has inputs.
+        domain: Range (low, high) of all inputs, or one pair for each input.
+        edges: Base function, scaling and extrapolation of the edge functions.
+        multiplication_nodes: Number of multiplication nodes in each hidden layer. They are the last
+            nodes of the layer, and each is the product of two sums of edges, so the layer has more
+            sums (outputs) than nodes.
         initialisation: Name of the initialisation.
         generator: Source of random numbers; None: torch's own.
         dtype: torch.float32 or torch.float64; None: torch's default.
         device: Device of the parameters; None: torch's default.
 
     Raises:
-        UsageError: If a value breaks its rule.
+        UsageError: If an argument is invalid.
 
     Examples:
         >>> import torch
@@ -142,7 +143,7 @@ class KAN(Network):
         generator: Generator | None,
         products: Sequence[int] = (),
     ) -> KAN:
-        """Return a fresh network: the first grid on `domain`, hidden ones on [-1, 1]."""
+        """Return an untrained network; the first grid is on `domain`, others on [-1, 1]."""
         layers = []
         for i, (inputs, outputs) in enumerate(pairwise(shape)):
             ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
@@ -166,17 +167,19 @@ class KAN(Network):
 
     @classmethod
     def from_pykan(cls, source: str | Path | Mapping[str, Any], *, base: str | None = None) -> KAN:
-        """Return a trained network of pykan 0.2, equal to it everywhere, in float64.
+        """Load a network trained with pykan 0.2, in float64.
 
-        Its grids reach to pykan's outermost knots, and `extrapolation` is `base`.
+        Its outputs equal those of the original everywhere. For this, the grids extend to pykan's
+        outermost knots, and `extrapolation` is `base`.
 
         Args:
-            source: The path of a checkpoint that `saveckpt` wrote, a file of its state dict, or the
-                state dict.
-            base: Name of the base function, if no configuration names it; default: `silu`.
+            source: Path of a checkpoint written by pykan's `saveckpt`, path of a file that contains
+                the state dict, or the state dict.
+            base: Name of the base function, if the checkpoint has no configuration; default:
+                `silu`.
 
         Raises:
-            UsageError: If the source is no such network, or has symbolic edges.
+            UsageError: If the source is not a pykan network, or has symbolic edges.
         """
         return cls._imported("pykan", source, base)
 
@@ -184,14 +187,17 @@ class KAN(Network):
     def from_efficient_kan(
         cls, source: str | Path | Mapping[str, Any], *, base: str | None = None
     ) -> KAN:
-        """Return a trained network of efficient-kan, equal to it everywhere, in float64.
+        """Load a network trained with efficient-kan, in float64.
+
+        Its outputs equal those of the original everywhere.
 
         Args:
-            source: A file of its state dict (torch or safetensors), or the state dict.
-            base: Name of the base activation; default: `silu`.
+            source: Path of a file that contains the state dict (torch or safetensors), or the state
+                dict.
+            base: Name of the base function; default: `silu`.
 
         Raises:
-            UsageError: If the source is no such network.
+            UsageError: If the source is not an efficient-kan network.
         """
         return cls._imported("efficient-kan", source, base)
 
@@ -208,12 +214,13 @@ class KAN(Network):
         """Return the function phi on one edge.
 
         Args:
-            layer: Layer, counted from 0; negative from the end.
-            input: Node that the edge comes from, counted likewise.
-            output: Node (for products: sum) that it leads to, counted likewise.
+            layer: Index of the layer, from 0; negative indices count from the end.
+            input: Index of the node at which the edge begins.
+            output: Index of the node to which the edge leads; in a layer with multiplication nodes,
+                index of the sum.
 
         Raises:
-            UsageError: If there is no such edge.
+            UsageError: If the edge does not exist.
         """
         layers = self.edge_layers
         if not -len(layers) <= layer < len(layers):
@@ -223,11 +230,14 @@ class KAN(Network):
         return LearnedEdge(layers[layer], input, output)
 
     def prune(self, x: Inputs | ArrayLike, threshold: float = EDGE_THRESHOLD) -> KAN:
-        """Return the network without the edges whose score is below a threshold, see `reshaping`.
+        """Return a copy of the network without the edges whose score is below a threshold.
+
+        The score of an edge is its share in the outputs' variation over `x`; see
+        `kanrun.engine.networks.reshaping`. At least one edge into each output is kept.
 
         Args:
-            x: Samples on which scores are measured, shape (samples, inputs).
-            threshold: Score below which an edge is dropped; scores lie in [0, outputs].
+            x: Samples on which scores are computed, shape (samples, inputs).
+            threshold: Score below which an edge is removed; scores lie in [0, outputs].
 
         Raises:
             UsageError: If there are no samples, or x is not finite.
@@ -237,11 +247,11 @@ class KAN(Network):
     def plot(
         self, x: Any = None, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()
     ) -> Any:
-        """Draw the network: on each edge its function, stronger for higher scores.
+        """Draw the network with a plot of the function on each edge; high scores are drawn stronger.
 
         Args:
-            x: Samples on which scores are measured, shape (samples, inputs); default: uniform
-                points of the domain.
+            x: Samples on which scores are computed, shape (samples, inputs); default: uniform
+                random points of the domain.
             inputs: Names of the inputs.
             outputs: Names of the outputs.
 
@@ -251,12 +261,11 @@ class KAN(Network):
         return MODELS[self.kind].draw(self, x, inputs, outputs)
 
     def refine(self, intervals: int) -> KAN:
-        """Return the network with every grid on `intervals` intervals over the same range.
+        """Return a copy of the network in which every grid has `intervals` intervals.
 
-        Training continues there.
-
-        For a multiple of the old grid the function stays the same except for rounding, else it is
-        the least squares fit.
+        The ranges of the grids do not change. If the new number of intervals is a multiple of the
+        old one, the function stays the same up to rounding; otherwise it is approximated by least
+        squares. The copy can be trained further.
 
         Args:
             intervals: Number of grid intervals, at least 1.
@@ -290,7 +299,7 @@ class KAN(Network):
         return (*(layer.inputs for layer in layers), layers[-1].outputs)
 
     def count(self) -> int:
-        """Return the number of trained numbers, without those of pruned edges."""
+        """Return the number of trained parameters, without those of pruned edges."""
         total = 0
         for layer in self.edge_layers:
             numbers = sum(p.numel() for p in layer.parameters() if p.requires_grad)
@@ -306,7 +315,7 @@ class KAN(Network):
         return EXTRAPOLATION_NOTES[self.edge_layers[0].spec.extrapolation]
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
-        """Return for each layer the coefficients, then the weights of the base."""
+        """Return names and parameters: per layer the coefficients, then the base weights."""
         found = []
         for number, layer in enumerate(self.edge_layers):
             found.append((f"layers.{number}.coefficients", layer.coefficients))
@@ -315,7 +324,7 @@ class KAN(Network):
         return found
 
     def linearise(self, x: Inputs) -> tuple[Float[Tensor, "samples out"], LocalRows]:
-        """Return (f(x), J) with the non-zeros of J alone: k + 1 an edge, however fine the grids."""
+        """Return f(x) and its Jacobian, stored by nonzeros: k + 1 per edge, for any grid."""
         with torch.no_grad():
             edges = [layer.edges for layer in self.edge_layers]
             y, rows, columns, unknowns = linearised(edges, self.products, x)
@@ -328,7 +337,7 @@ class KAN(Network):
 
     @property
     def intervals(self) -> int:
-        """G of the first layer; all layers have the same unless built otherwise."""
+        """Number of grid intervals of the first layer; usually, all layers have the same number."""
         return self.edge_layers[0].grid.intervals
 
     def unknowns_at(self, intervals: int | None) -> int:

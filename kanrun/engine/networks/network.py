@@ -1,17 +1,17 @@
-"""The base class of all models: the protocol of training, checkpoints, counting and reports.
+"""The base class of all networks, with the methods that training, checkpoints and reports use.
 
-A model is one file: a subclass of `Network` with `forward`, `kind`, `shape`, `describe` and
-`from_description`, and its line in `kanrun/model/settings.py` or a plug-in. Everything else has a
-default that is true for any network of trainable numbers:
+A new model needs a subclass of `Network` with `forward`, `kind`, `shape`, `describe` and
+`from_description`, and settings in `kanrun/model/settings.py` or a plug-in. All other methods have
+defaults that are correct for any torch network:
 
 - counting: `trained`, `count` (every parameter with `requires_grad`), `flops` (unknown);
 - second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `unknowns_at`, `linearise` (all
   trained parameters, differentiated by `torch.func`);
-- models with a closed form: `fit_linear` (none).
+- models that are linear in their parameters: `fit_linear` (not linear by default).
 
-What concerns splines follows from `edge_layers`, of which a network has none by default:
-`edge_inputs`, `support`, `unseen`, `penalty_rows`, `regularisation`, and for schedules of grids
-`intervals`, `refined`, `regrid`, `covers`.
+The methods for splines use `edge_layers`, which is empty by default: `edge_inputs`, `support`,
+`unseen`, `penalty_rows`, `regularisation`, and for training on several grids `intervals`,
+`refined`, `regrid`, `covers`.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from kanrun.engine.least_squares import DenseRows, LocalRows
 from kanrun.engine.splines import Inputs, breakpoints_from_data, largest_but_rare
 
 InputGrid = Literal["keep", "within", "follow"]
-#: Hidden grids reach this fraction of the activations' range beyond it.
+#: Fraction of the activations' range by which a hidden grid extends beyond this range.
 MARGIN = 0.05
-#: Fractions of norms count as at least this in the entropy, which keeps the logarithm finite for
+#: Lower bound of an edge's share of the norm in the entropy, so that the logarithm is finite for
 #: zero edges.
 LEAST_SHARE = 1e-12
-#: Checked calls of a class method cannot resolve Self.
+#: Used instead of Self, which run-time type checks of class methods cannot resolve.
 N = TypeVar("N", bound="Network")
 
 
 @dataclass(frozen=True)
 class Regridded:
-    """A network on other grids.
+    """A network that was transferred to other grids.
 
     Attributes:
-        network: The network.
-        how: Method that carried its function: `unchanged`, `insertion` (exact), `least squares` or
-            `both`.
-        change: Largest |new - old| on the given points relative to the largest |old|, each without
-            the 1% of the points where it is largest (`rare_samples`): the output at an outlier
-            would hide all others, and is not kept.
+        network: The network on the new grids.
+        how: How the functions were transferred: `unchanged`, `insertion` of knots (exact),
+            `least squares`, or `both` of these.
+        change: Largest |new - old| output over the samples, relative to the largest |old|. Both
+            maxima exclude the 1% of the samples with the largest values (`rare_samples`), because
+            outputs at outliers are not preserved and would hide all other changes.
     """
 
     network: Network
@@ -58,22 +58,24 @@ class Regridded:
 
 
 class Network(nn.Module):
-    """A map x (..., inputs) -> (..., outputs).
+    """Base class of networks, which map x (..., inputs) to outputs (..., outputs).
 
-    The module's docstring lists what uses which method.
+    The docstring of the module lists the methods by purpose.
     """
 
-    #: The name under which a checkpoint stores the model, and its name in `kanrun.config.MODELS`.
+    #: Name of the model in checkpoints and in `kanrun.config.MODELS`.
     kind: ClassVar[str]
-    #: Number of multiplication nodes of each layer, outputs included; () for a network without
-    #: edges.
+    #: Number of multiplication nodes in each layer after the inputs; () for networks without edges.
     products: tuple[int, ...] = ()
 
     # -------------------- what it is
 
     @classmethod
     def of_layers(cls: type[N], layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> N:
-        """Return the network of these layers, with the products of the hidden ones."""
+        """Return the network with these layers.
+
+        `products` are the numbers of multiplication nodes of the hidden layers.
+        """
         network = cls.__new__(cls)
         nn.Module.__init__(network)
         network._hold(layers, products)
@@ -90,23 +92,26 @@ class Network(nn.Module):
 
     @property
     def shape_text(self) -> str:
-        """Shape in tables, such as 2-5-1."""
+        """Shape as text for tables, such as 2-5-1."""
         return "-".join(map(str, self.shape))
 
     def describe(self) -> dict[str, Any]:
-        """Return plain JSON values, with `kind`, that rebuild this network with its state_dict."""
+        """Return plain JSON values from which, with the state_dict, the network can be restored.
+
+        They include `kind`.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} does not describe itself. Define describe() to store it."
         )
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Network:
-        """Return an empty network after `describe`, which waits for its state_dict."""
+        """Return a network with the structure that `describe` returned; its state is not loaded."""
         raise NotImplementedError(f"{cls.__name__} cannot be built from a description.")
 
     @property
     def extrapolation_note(self) -> str:
-        """Behaviour of the model outside the trained range, as a main clause."""
+        """How the network behaves outside the training range, as a clause for messages."""
         return "the network continues by its formula"
 
     def trained(self) -> dict[str, nn.Parameter]:
@@ -114,22 +119,23 @@ class Network(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def count(self) -> int:
-        """Return the number of trained numbers."""
+        """Return the number of trained parameters."""
         return sum(parameter.numel() for parameter in self.trained().values())
 
     def flops(self) -> dict[str, float | None]:
-        """Return the FLOPs of one sample.
+        """Return the numbers of FLOPs that one sample takes, or None if they are unknown.
 
-        `flops` as executed, `kanbefair_flops` as KANbeFair counts; None: unknown.
+        `flops` counts the operations that are executed, `kanbefair_flops` follows KANbeFair.
         """
         return {"flops": None, "kanbefair_flops": None}
 
     # -------------------- second-order training
 
     def for_second_order(self) -> Network:
-        """Return the network with parameters fixed that only scale others.
+        """Return a copy in which parameters that only scale other parameters are not trained.
 
-        These are w_s (without a base: w), whose scale the coefficients have.
+        These are the spline scales w_s (for a single weight w, if there is no base function), since
+        they only scale the coefficients.
         """
         new = deepcopy(self)
         for layer in new.edge_layers:
@@ -137,7 +143,7 @@ class Network(nn.Module):
         return new
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
-        """Return names and parameters of second-order training, in the order of J's columns."""
+        """Return names and parameters that second-order solvers train, in the Jacobian's order."""
         return list(self.trained().items())
 
     def get_unknowns(self) -> Float[Tensor, " unknowns"]:
@@ -153,11 +159,10 @@ class Network(nn.Module):
                 parameter.copy_(part.view_as(parameter))
 
     def linearise(self, x: Inputs) -> tuple[Tensor, LocalRows | DenseRows]:
-        """Return f(x), and a row of J = df/du for every sample and output.
+        """Return f(x) and the Jacobian J = df/du, with one row per sample and output.
 
-        Here by reverse mode on each sample.
-
-        A closed form is faster, and spares the first fit the start of torch's compiler.
+        This default uses reverse-mode differentiation of each sample. Subclasses should override it
+        with a closed form, which is faster and does not load torch's compiler.
         """
         # Loads torch's compiler, which takes a second.
         from torch.func import functional_call, jacrev, vmap
@@ -175,20 +180,21 @@ class Network(nn.Module):
         return y.detach(), DenseRows(jacobian.detach().flatten(0, 1))
 
     def lower(self) -> list[Network]:
-        """Return the networks that consist of the first layers, from one layer on.
+        """Return the networks made of the first 1, 2, ... layers, without the network itself.
 
-        Their unknowns are the first ones of this network.
+        The unknowns of each are the first unknowns of this network.
         """
         return []
 
     def unknowns_at(self, intervals: int | None) -> int:
-        """Return the number of unknowns with `intervals` grid intervals; None: the present ones."""
+        """Return the number of unknowns with this many grid intervals; None: the present number."""
         return sum(parameter.numel() for _, parameter in self.unknowns())
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
-        """Return the root D of the smoothness penalty |D u|^2, by differences of `order`.
+        """Return the rows D of the smoothness penalty |D u|^2, with differences of `order`.
 
-        These are the differences of w_s c, and a row for each w_b; none without splines.
+        The rows are the divided differences of w_s c on each edge, and one row for each trained
+        base weight w_b. A network without splines has no rows.
         """
         parts = list[tuple[Tensor, Tensor]]()
         start = 0
@@ -204,13 +210,14 @@ class Network(nn.Module):
     def regularisation(
         self, x: Inputs, *, l1: float = 1.0, entropy: float = 1.0, kind: str = "mean_abs"
     ) -> Tensor:
-        """Return the KAN paper's penalty of large edges, differentiable; zero without edges.
+        """Return the KAN paper's penalty on the size of edge functions, as a differentiable scalar.
 
-        Sum over layers of l1 |Phi|_1 + entropy S(Phi).
+        It is the sum over layers of l1 |Phi|_1 + entropy S(Phi), with
 
             |Phi|_1 = sum_e m_e,   S = - sum_e p_e log p_e,   p_e = m_e / |Phi|_1
 
-        with m_e the norm of an edge's output on x. Source: arXiv 2404.19756, eqs. 2.17 to 2.20.
+        and m_e the norm of the output of edge e over x. It is zero for networks without edges.
+        Source: arXiv 2404.19756, eqs. 2.17 to 2.20.
 
         Args:
             x: Samples, shape (samples, inputs).
@@ -230,7 +237,7 @@ class Network(nn.Module):
 
     @property
     def edge_layers(self) -> Sequence[SplineLayer]:
-        """Spline layers, from the inputs on; empty for a network without edges."""
+        """Spline layers from inputs to outputs; empty for a network without edges."""
         return ()
 
     def plain(self: N) -> N:
@@ -238,26 +245,28 @@ class Network(nn.Module):
         return deepcopy(self)
 
     def activations(self, x: Float[Tensor, "*batch inputs"]) -> list[Tensor]:
-        """Return the inputs of each of `edge_layers`, and the network's output last."""
+        """Return the inputs of each layer in `edge_layers`, followed by the network's output."""
         return [x, self(x)]
 
     def edge_inputs(self, x: Inputs) -> list[tuple[SplineLayer, Tensor]]:
-        """Return each of `edge_layers` with its inputs, without gradients."""
+        """Return the layers in `edge_layers`, each with its inputs for `x`, without gradients."""
         with torch.no_grad():
             return list(zip(self.edge_layers, self.activations(x), strict=False))
 
     def support(self, x: Inputs) -> list[Bool[Tensor, "_ _"]]:
-        """Return for each of `edge_layers` the functions (inputs, functions) that samples touch.
+        """Return which basis functions are nonzero at some sample, per layer in `edge_layers`.
 
-        A function with no sample in its k + 1 intervals cannot be learned. Samples outside the grid
-        touch the functions that the policy of extrapolation continues.
+        The masks have the shape (inputs, functions). The coefficient of a basis function that is
+        zero at all samples cannot be learned. At samples outside the grid, the functions that the
+        extrapolation continues count as nonzero.
         """
         return [layer.touched(at) for layer, at in self.edge_inputs(x)]
 
     def unseen(self, x: Inputs) -> Bool[Tensor, " unknowns"] | None:
-        """Return the functions that no sample touches, and with any of an edge's its w_b.
+        """Return a mask of the unknowns that the samples do not determine, shape (unknowns,).
 
-        None for a network without edges.
+        These are the coefficients of basis functions that are zero at all samples, and the base
+        weight w_b of each edge with such a coefficient. None for a network without edges.
         """
         parts = []
         for layer, seen in zip(self.edge_layers, self.support(x), strict=True):
@@ -270,13 +279,13 @@ class Network(nn.Module):
 
     @property
     def intervals(self) -> int | None:
-        """G, the number of grid intervals; None for a network without grids."""
+        """Number of grid intervals; None for a network without grids."""
         return None
 
     def refined(self, intervals: int, x: Inputs) -> Regridded:
-        """Return the network with `intervals` intervals over the same ranges.
+        """Return the network on grids with this number of intervals and the same ranges.
 
-        The change of its function is measured on `x`.
+        The change of the outputs is measured at `x` (samples, inputs).
         """
         return self._measured([layer.refined(intervals) for layer in self.edge_layers], x)
 
@@ -289,20 +298,20 @@ class Network(nn.Module):
         margin: float = MARGIN,
         inputs: InputGrid = "keep",
     ) -> Regridded:
-        """Return the network with its hidden grids redrawn over the activations of `x`.
+        """Return the network with hidden grids fitted to the activations at `x`.
 
-        Ranges are those of the old network, so that every layer is carried once. Outliers are
-        excluded from them (`breakpoints_from_data`) and extrapolated, so that the function stays
-        the same where the data lie.
+        The activations are those of this network, so each layer is transferred once. Outliers are
+        excluded from the ranges (see `breakpoints_from_data`) and extrapolated, so that the
+        function hardly changes where most data lie.
 
         Args:
             x: Samples, shape (samples, inputs).
             intervals: Number of intervals of all grids; None: unchanged.
-            grid_eps: Fraction of uniform spacing; the rest follows quantiles.
-            margin: Fraction of the range by which a grid reaches beyond it.
-            inputs: Grid of the first layer: `keep` it, redraw it towards the quantiles of `x`
-                `within` its domain, or let it `follow` `x` as hidden grids do (as KAN libraries
-                do).
+            grid_eps: Share of uniform spacing, 0 to 1; the rest follows quantiles.
+            margin: Fraction of the activations' range by which a grid extends beyond it.
+            inputs: What happens to the first layer's grid. `keep`: its range and spacing stay;
+                `within`: it is redrawn towards the quantiles of `x`, within its domain; `follow`:
+                it is fitted to `x` like hidden grids (as other KAN libraries do).
         """
         moved = []
         for number, (layer, values) in enumerate(self.edge_inputs(x)):
@@ -319,11 +328,14 @@ class Network(nn.Module):
         return self._measured(moved, x)
 
     def covers(self, x: Inputs, share: float) -> bool:
-        """Return whether activations of `x` lie in the hidden grids and fill `share` of each."""
+        """Return whether hidden activations lie in their grids and fill `share` of each."""
         return all(layer.grid.covers(values, share) for layer, values in self.edge_inputs(x)[1:])
 
     def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded:
-        """Return the network with moved layers, the methods, and how much its outputs changed."""
+        """Return the network with the layers `moved`, given with the method of each transfer.
+
+        The change of the outputs is measured at `x`.
+        """
         if not moved:
             return Regridded(deepcopy(self))
         new = self.of_layers([layer for layer, _ in moved], self.products[:-1])
@@ -340,9 +352,9 @@ class Network(nn.Module):
     def fit_linear(
         self, x: Inputs, y: Float[Tensor, "samples out"], roots: Tensor | None = None
     ) -> bool:
-        """Set the parameters to the least squares solution and return True, for linear models.
+        """If the model is linear in its parameters, set them by least squares and return True.
 
-        Other models return False and change nothing. `roots` (samples, 1) are those of the samples'
-        weights.
+        Otherwise return False and change nothing. `roots` (samples, 1) are the square roots of the
+        samples' weights.
         """
         return False
