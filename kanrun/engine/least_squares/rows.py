@@ -2,7 +2,8 @@
 
 They are stored by their nonzeros, densely, or computed block by block whenever they are needed. If
 rows belong to elements (intervals of a grid), they depend only on the unknowns near their element.
-The Gram matrix is then banded, and a step is linear in the number of elements.
+The Gram matrix is then banded and is factorised by LAPACK's banded Cholesky, so the cost of a step
+is linear in the number of elements.
 """
 
 from __future__ import annotations

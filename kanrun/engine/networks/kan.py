@@ -247,7 +247,7 @@ class KAN(Network):
     def plot(
         self, x: Any = None, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()
     ) -> Any:
-        """Draw the network with a plot of the function on each edge; high scores are drawn stronger.
+        """Draw the network with a plot of each edge function; high scores are drawn stronger.
 
         Args:
             x: Samples on which scores are computed, shape (samples, inputs); default: uniform
