@@ -1,4 +1,4 @@
-"""Data in memory: arrays, tensors, DataFrames and sparse matrices as checked float64 matrices."""
+"""Conversion of data in memory (arrays, tensors, DataFrames) to checked float64 matrices."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from kanrun.targets.encoding import Reading, TableCode, encode_columns
 from kanrun.targets.table_files import check_columns, check_distinct
 from kanrun.targets.table_text import is_number
 
-#: Inputs of a function: an array-like, a tensor, or a frame or mapping of columns by name.
+#: Data that public functions accept: an array-like, a tensor, a DataFrame of pandas or polars, or a
+#: mapping from names to columns.
 Data = Any
-#: How columns in memory are read.
+#: Default rules by which columns in memory are read.
 IN_MEMORY = Reading()
-_SHOWN = 10  # names in a message
-_WHOLE = 2.0**53  # below which float64 holds every whole number
+_SHOWN = 10  # largest number of names in a message
+_WHOLE = 2.0**53  # float64 represents all whole numbers below this
 
 
 def is_frame(x: Data) -> bool:
@@ -30,9 +31,10 @@ def is_frame(x: Data) -> bool:
 def frame_columns(
     x: Data, names: Sequence[str] | None = None, what: str = "x"
 ) -> dict[str, np.ndarray]:
-    """Return these columns of a frame (None: all) by their names as text.
+    """Return columns of a DataFrame or mapping as arrays, by name.
 
-    Raises InvalidData for a missing one, for two of one name, and for lengths that differ.
+    `names` are the columns to return (None: all), and `what` is the name of the data in messages.
+    Raises InvalidData if a column is missing, two have the same name, or their lengths differ.
     """
     every = list(x if isinstance(x, Mapping) else x.columns)
     check_distinct(list(map(str, every)), what)
@@ -47,7 +49,10 @@ def frame_columns(
 
 
 def as_array(x: Data, what: str = "x") -> np.ndarray:
-    """Return `x` as an array. Raises InvalidData for sparse, ragged and complex data."""
+    """Return `x` as a NumPy array; `what` is its name in messages.
+
+    Raises InvalidData if `x` is sparse, ragged or complex, or no array at all.
+    """
     if x is None or isinstance(x, str):
         raise InvalidData(f"{what} is {x!r}, where an array, a tensor or a DataFrame is needed.")
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
@@ -70,7 +75,10 @@ def as_array(x: Data, what: str = "x") -> np.ndarray:
 
 
 def as_numbers(x: Data, what: str = "x") -> Array:
-    """Return `x` as finite float64. Raises InvalidData for text, NaN and infinity."""
+    """Return `x` as a float64 array; `what` is its name in messages.
+
+    Raises InvalidData if a value is text, NaN or infinite.
+    """
     array = as_array(x, what)
     try:
         numbers = array.astype(np.float64)
@@ -90,11 +98,20 @@ def as_numbers(x: Data, what: str = "x") -> Array:
 
 
 def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> tuple[Array, bool]:
-    """Return a model's inputs (rows, inputs), and whether `x` was one point without a row axis.
+    """Convert `x` to a model's inputs.
 
-    Columns of a frame are found by name, those of `code` if the model encodes its columns; an
-    array has its columns in this order. Raises InvalidData for missing columns, another width,
-    and values that are not finite numbers.
+    Args:
+        x: Rows, or a single point. The columns of a DataFrame or mapping are found by name; those
+            of an array must be in the model's order.
+        names: Names of the model's inputs.
+        code: Encoding of table columns, if the model has one; the columns are then those of `code`.
+
+    Returns:
+        Encoded inputs, shape (rows, inputs), and whether `x` was a single point.
+
+    Raises:
+        InvalidData: If columns are missing, their number is wrong, or values are not finite
+            numbers.
     """
     raw = [column.name for column in code.columns] if code else list(names)
     index = None if is_frame(x) else getattr(x, "index", None)
@@ -119,9 +136,9 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
 
 
 def _matrix(array: np.ndarray, what: str, wanted: str) -> np.ndarray:
-    """Return an array of one or two dimensions as (rows, columns).
+    """Return an array of one or two dimensions as a matrix (rows, columns).
 
-    Raises InvalidData for another one, with the shapes that are wanted.
+    Raises InvalidData for other arrays. `wanted` describes the valid shapes in the message.
     """
     if array.ndim not in (1, 2):
         raise InvalidData(f"{what} has {array.ndim} dimensions; give {wanted}. Reshape your data.")
@@ -142,22 +159,22 @@ def array_target(
     family: str = "gaussian",
     offset: str | None = None,
 ) -> Target:
-    """Return rows in memory as a target.
+    """Return a target whose points are the rows of data in memory.
 
-    Columns of a DataFrame are encoded; an array's inputs are x0, x1, ...
+    Columns of a DataFrame are encoded as numbers; the inputs of an array are called x0, x1, ...
 
     Args:
         x: Inputs, shape (rows, inputs), or a DataFrame.
         y: Outputs, shape (rows,) or (rows, outputs), or labels, shape (rows,).
         classification: Whether y holds labels.
-        reading: How the columns of a DataFrame are read.
-        weights: How many rows each row counts as, shape (rows,).
-        family: Distribution of outputs that are numbers, one of `kanrun.points.FAMILIES`.
-        offset: Input to which the mean of counts or sizes is proportional.
+        reading: Rules by which the columns of a DataFrame are encoded.
+        weights: Weights of the rows, shape (rows,); a row of weight 2 counts as two rows.
+        family: Distribution of numeric outputs, one of `kanrun.points.FAMILIES`.
+        offset: Name of the input to which the mean of counts or positive numbers is proportional.
 
     Raises:
-        InvalidData: For values that are not finite numbers, for fewer than two rows, and for
-            lengths that differ.
+        InvalidData: If values are not finite numbers, there are fewer than two rows, the lengths
+            differ, or the outputs do not fit the family.
     """
     names, inputs, code, notes = _inputs(x, reading)
     classes = None
@@ -201,9 +218,9 @@ def array_target(
 
 
 def check_family(target: Target) -> Target:
-    """Return a table whose outputs are of its family.
+    """Return `target` unchanged if its outputs and its offset are valid for its family.
 
-    Raises InvalidData for others, and for unusable exposures.
+    Otherwise raise InvalidData.
     """
     family = target.family
     offset = target.offset
@@ -256,7 +273,7 @@ def _inputs(
 
 
 def _outputs(y: Data, reading: Reading) -> tuple[tuple[str, ...], Array, Sequence[str]]:
-    """Return names, values (rows, outputs) and notes on them."""
+    """Return the names of the outputs, their values (rows, outputs), and notes about them."""
     if is_frame(y):
         columns = frame_columns(y, what="y")
         return tuple(columns), *reading.outputs(columns)
@@ -269,9 +286,10 @@ def _outputs(y: Data, reading: Reading) -> tuple[tuple[str, ...], Array, Sequenc
 
 
 def _apart(outputs: tuple[str, ...], y: Data, x: Data) -> tuple[str, ...]:
-    """Return the names of outputs, with the word `output` before those of columns of x.
+    """Return the names of the outputs, with "output " before a name that a column of x has too.
 
-    A Series that was computed from a column keeps its name. Raises InvalidData if it is the column.
+    This happens if y is a Series computed from a column of x, since such a Series keeps the name.
+    Raises InvalidData if the column equals y.
     """
     columns = frame_columns(x) if is_frame(x) else {}
     given = frame_columns(y, what="y") if is_frame(y) else dict.fromkeys(outputs, as_array(y))

@@ -1,4 +1,4 @@
-"""Columns of a table as numbers: faulty values, categories, dates, fills of missing values."""
+"""Encoding of table columns as numbers: categories, dates, missing values, and faulty values."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from kanrun.targets.table_text import (
     text_of,
 )
 
-MAX_LEVELS = 500  # of a category that have an indicator, the most frequent first
-#: Levels beyond which a warning names the column: numbers and dates in a notation that is not
-#: known become as many.
+MAX_LEVELS = 500  # largest number of levels of a category with an indicator, most frequent first
+#: Number of levels above which a warning names the column, because it may hold numbers or dates in
+#: an unknown notation.
 MANY_LEVELS = 20
-_MIN_ROWS = 2  # with a level; rarer ones have no indicator, as unknown ones
-#: Parts of a date, and the days after which each returns.
+_MIN_ROWS = 2  # rows with a level; rarer levels have no indicator, like unknown levels
+#: Parts of a date that can become inputs, with their periods in days.
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}
-_PERIODS = 1.2  # that dates must span, so that a part differs from the date itself
-_TEXT_FRACTION = 0.5  # of values from which on a column is a category
-#: Characters of a value, and values, that a message shows.
+_PERIODS = 1.2  # number of periods that dates must span for a part to become an input
+_TEXT_FRACTION = 0.5  # fraction of texts among the values above which a column is a category
+#: Largest number of characters of a value, and of values, in a message.
 _SHOWN = 40
 _LISTED = 5
 
@@ -71,15 +71,16 @@ def check_values(
     remedy: str = "",
     kind: str = "number",
 ) -> None:
-    """Raise UsageError for columns with values that are missing, infinite or of another kind.
+    """Raise UsageError if columns have values that are missing, infinite or of the wrong kind.
 
     Args:
-        where: What has the columns, such as the name of a file.
+        where: Name of the file or data in messages.
         table: Values by column.
-        rows: Numbers of the rows.
-        columns: Indices of values by what is wrong with them, by column.
-        remedy: What helps with texts; {name}, {rows} and {texts} are those of the first column.
-        kind: What the values should be.
+        rows: Row numbers for the message.
+        columns: Faults by column: for each kind of fault, the indices of the values.
+        remedy: Advice if there are texts; {name}, {rows} and {texts} are replaced by those of the
+            first faulty column.
+        kind: What the values should be, such as "number".
     """
     rules = {"missing": "missing value", "infinite": "infinite value", "text": "value"}
     bad = {name: faults for name, faults in columns.items() if any(map(faults.get, rules))}
@@ -112,7 +113,7 @@ def check_values(
 
 
 def _listed(values: Sequence[Any]) -> str:
-    """Return the first values as a list to type."""
+    """Return the first distinct values as a list in the notation of the command line."""
     distinct = list(dict.fromkeys(values))
     shown = [repr(value) for value in distinct[:_LISTED]]
     return f"[{','.join([*shown, *['...'] * (len(distinct) > _LISTED)])}]"
@@ -121,7 +122,10 @@ def _listed(values: Sequence[Any]) -> str:
 def read_inputs(
     path: str | Path, names: Sequence[str], limits: TableLimits = DEFAULT_LIMITS
 ) -> Array:
-    """Return these columns of numbers, shape (rows, names). Raises UsageError for other values."""
+    """Return numeric columns of a table file, shape (rows, names).
+
+    Raises UsageError if a value is not a finite number.
+    """
     file = TableFile(path, limits=limits)
     distinct = list(dict.fromkeys(names))  # an axis of a curve may be its parameter
     table = file.read(distinct)
@@ -130,23 +134,26 @@ def read_inputs(
     return values[:, [distinct.index(name) for name in names]]
 
 
-#: Name of all levels without an indicator, if there are several or none in the training rows.
+#: Name for all levels without an indicator, unless the training rows contain exactly one of them.
 OTHERS = "(others)"
-EMPTY = "(missing)"  # the level of rows without one, as `text_of` writes it
+EMPTY = "(missing)"  # what `text_of` returns for a missing value; a level of its own
 
 
 @dataclass(frozen=True)
 class ColumnCode:
-    """One column: a number, a category or a date.
+    """Encoding of one column of numbers, categories or dates.
 
     Attributes:
-        levels: Levels of a category, each with an indicator.
-        fill: Replacement of a missing number; None: the model was trained on none.
-        indicator: Whether there is an indicator of missing numbers.
-        parts: Some of `DAYS` for a column of dates, which become days since 1970-01-01.
-        day_first: Whether dates that do not begin with the year begin with the day.
-        missing: Canonical texts that stand for missing values.
-        other: The level without an indicator, if the training rows have only one; otherwise None.
+        name: Name of the column.
+        levels: For a category, the levels that have an indicator; otherwise None.
+        fill: Number that replaces missing values; None if the training rows have none missing.
+        indicator: Whether an indicator of missing values is an input.
+        parts: For a column of dates, the members of `DAYS` that become inputs, besides the days
+            since 1970-01-01; otherwise None.
+        day_first: Whether dates such as 04/05/2024 begin with the day.
+        missing: Further texts that count as missing, in the form that `canonical` returns.
+        other: The level without an indicator, if the training rows contain exactly one such level;
+            otherwise None.
     """
 
     name: str
@@ -160,7 +167,7 @@ class ColumnCode:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the numbers that the column becomes."""
+        """Names of the inputs that encode the column."""
         if self.levels is not None:
             return tuple(f"{self.name}={level}" for level in self.levels)
         missing = (f"{self.name} is missing",) if self.indicator else ()
@@ -168,14 +175,14 @@ class ColumnCode:
 
     @property
     def level_names(self) -> tuple[str, ...]:
-        """Names of the levels of a category; the last one is that of rows without an indicator."""
+        """Names of the levels of a category, last the name for rows without an indicator."""
         return (*(self.levels or ()), OTHERS if self.other is None else self.other)
 
     def encode(self, values: Values, first: int = 0) -> tuple[Array, int]:
-        """Return features (rows, features), and how many values have an unknown level.
+        """Return the inputs (rows, features), and the number of values without an indicator.
 
-        `first` is the number of the first row in messages. Raises UsageError for text among
-        numbers, and for missing numbers that the model was not trained on.
+        `first` is the number of the first row in messages. Raises UsageError for texts among
+        numbers or dates, and for missing values if the training rows had none.
         """
         if self.levels is not None:
             texts = list(map(text_of, values))
@@ -202,17 +209,20 @@ class ColumnCode:
 
 @dataclass(frozen=True)
 class TableCode:
-    """Encoding of table columns as inputs of a model; stored with it as plain JSON."""
+    """Encoding of the columns of a table as inputs of a model, stored as JSON with the model."""
 
     columns: tuple[ColumnCode, ...]
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of the inputs."""
+        """Names of the inputs that encode the columns."""
         return tuple(name for column in self.columns for name in column.features)
 
     def encode(self, raw: Mapping[str, Values], first: int = 0) -> tuple[Array, Counter[str]]:
-        """Return inputs (rows, features), and for each column how many rows have unknown levels."""
+        """Return the inputs (rows, features), and by column the number of rows with unknown levels.
+
+        `raw` holds the values by column, and `first` is the number of the first row in messages.
+        """
         parts = []
         unknown = Counter[str]()
         for column in self.columns:
@@ -225,17 +235,17 @@ class TableCode:
 
 @dataclass(frozen=True)
 class Reading:
-    """Rules by which columns are encoded.
+    """Rules by which columns are read and encoded.
 
     Attributes:
-        categorical: Columns whose values are names.
-        missing: Canonical texts that stand for missing values.
-        day_first: Whether dates begin with the day; None: the values decide.
-        file: Name of the file of the columns; None: they are in memory.
-        rows: Numbers of the rows in messages; None: from 0.
-        remedy: What to do about text among numbers of inputs, see `check_values`.
-        output_remedy: The same of outputs.
-        fills: Whether missing inputs are filled; otherwise they are refused.
+        categorical: Names of columns that are categories even if their values are numbers.
+        missing: Further texts that count as missing, in the form that `canonical` returns.
+        day_first: Whether dates such as 04/05/2024 begin with the day; None: the values decide.
+        file: Name of the file that contains the columns; None: they are in memory.
+        rows: Row numbers for messages; None: counted from 0.
+        remedy: Advice about texts among the numbers of an input; see `check_values`.
+        output_remedy: Advice about texts among the numbers of an output.
+        fills: Whether missing inputs are filled; otherwise they are an error.
     """
 
     categorical: Collection[str] = ()
@@ -248,9 +258,9 @@ class Reading:
     fills: bool = True
 
     def outputs(self, table: Mapping[str, Values]) -> tuple[Array, list[str]]:
-        """Return columns of numbers, shape (rows, columns), and notes on them.
+        """Return the columns as numbers, shape (rows, columns), and notes about them.
 
-        Raises UsageError for values that are none.
+        Raises UsageError if a value is missing or not a finite number.
         """
         columns: list[Array] = []
         faulty: dict[str, Faults] = {}
@@ -266,10 +276,10 @@ class Reading:
         return range(len(values)) if self.rows is None else self.rows
 
     def code(self, name: str, values: Values) -> tuple[ColumnCode | None, list[str]]:
-        """Return the code of a column, None without information, and notes on it.
+        """Return the encoding of a column (None if the column is useless), and notes about it.
 
-        A column is a category if it is listed, or if more than half of its values are neither
-        numbers nor dates. Raises UsageError for a column with fewer of these.
+        A column is a category if it is listed in `categorical`, or if more than half of its values
+        are neither numbers nor dates. If there are such values, but fewer, raise UsageError.
         """
         known, faults = read_numbers(values, self.missing)
         notes = list(number_notes(name, values, faults))
@@ -295,7 +305,7 @@ class Reading:
         if not len(present):
             return None, [f"the column {name!r} is left out: it is empty"]
         if parts is not None:
-            # Parts with periods that the dates span, unless all are equal.
+            # Keep the parts whose periods the dates span, unless all their values are equal.
             long = [part for part, period in DAYS.items() if np.ptp(present) >= _PERIODS * period]
             parts = tuple(part for part in long if len(np.unique(place_of(present, part))) > 1)
             if day_first is None and any(str(value).strip()[4:5] != "-" for value in values):
@@ -313,10 +323,10 @@ class Reading:
 def encode_columns(
     raw: Mapping[str, Values], reading: Reading
 ) -> tuple[TableCode | None, Array, tuple[str, ...]]:
-    """Return how to encode columns (None for complete numbers), the inputs, and notes.
+    """Return the encoding of columns, the encoded inputs (rows, features), and notes.
 
-    The inputs have the shape (rows, features); the notes are on columns that are not plain
-    numbers. Raises UsageError as `Reading.code`, and if no column is left.
+    The encoding is None if all columns are complete numbers. Raises UsageError in the cases of
+    `Reading.code`, and if no useful column is left.
     """
     found = {name: reading.code(name, values) for name, values in raw.items()}
     notes = tuple(note for _, said in found.values() for note in said)
@@ -329,7 +339,7 @@ def encode_columns(
 
 
 def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> Iterator[str]:
-    """Yield sentences on numbers that Python would not read, and on unusual words for missing."""
+    """Yield notes about numbers in unusual notation and unusual words for missing values."""
     if faults["text"]:
         return
     if faults["written"]:
@@ -342,11 +352,11 @@ def number_notes(name: str, values: Values, faults: Mapping[str, list[int]]) -> 
 
 
 def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode | None, list[str]]:
-    """Return the code of a category, None if its texts do not repeat, and a note on many levels."""
+    """Return the encoding of a category and notes; None as encoding if its texts do not repeat."""
     counts = Counter(map(text_of, values))
     kept = [level for level, count in counts.most_common(MAX_LEVELS) if count >= _MIN_ROWS]
     other = None
-    if len(counts) == len(kept) <= 2:  # of two that cover all rows, the second alone
+    if len(counts) == len(kept) <= 2:  # if two levels cover all rows, only the second is encoded
         other, *kept = sorted(kept)
     if not kept:
         return None, [
@@ -362,7 +372,10 @@ def _category(name: str, values: Values, *, in_memory: bool) -> tuple[ColumnCode
 
 
 def unknown_levels(unknown: Mapping[str, int], rows: int) -> list[str]:
-    """Return a sentence for each column with levels that a model was not trained on."""
+    """Return a warning for each column that has levels unknown to the model.
+
+    `unknown` is the number of such rows by column, and `rows` the number of all rows.
+    """
     return [
         f"{count} of {rows} rows have a {name} that the model was not trained on"
         for name, count in unknown.items()

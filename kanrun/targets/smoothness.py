@@ -1,4 +1,4 @@
-"""Places at which a function is not smooth: a kink, a jump or an infinite slope."""
+"""Search for points at which a function is not smooth: a kink, a jump or an infinite slope."""
 
 from __future__ import annotations
 
@@ -8,41 +8,41 @@ import numpy as np
 
 from kanrun.points import Array
 
-#: Points on a line.
+#: Number of points on each line.
 POINTS = 129
 #: Half the length of the first line, as a fraction of the range of the input.
 REACH = 0.1
-#: Lines in a row along one input, each shorter by the factor (POINTS - 1) / (2 NEAR).
+#: Number of successive lines along one input; each is (POINTS - 1) / (2 NEAR) times shorter than
+#: the line before.
 LEVELS = 4
-#: Half the length of the next line, in distances between points.
+#: Half the length of the next line, in distances between the points of the present one.
 NEAR = 3
-#: Rounds over all inputs. The tip of a cone is found in the second one.
+#: Number of rounds over all inputs. The tip of a cone is only found in the second round.
 ROUNDS = 2
-#: Smallest change of the slope between neighbouring points of the shortest line that counts, in
-#: units of the size of the output over the range of the input.
+#: Smallest change of slope, between neighbouring points of the shortest line, that counts as not
+#: smooth, in units of the output's size divided by the input's range.
 SLOPE_CHANGE = 0.01
-#: Differences count from this many times the largest value, and the change of the function by the
-#: rounding of inputs.
+#: Relative rounding error of values and inputs; smaller differences are ignored.
 ROUNDING = 1e-13
 
 
 def rough_places(
     function: Callable[[Array], Array], points: Array, domain: Array, sizes: Array
 ) -> Array:
-    """Return a place close to each of `points` at which `function` is not smooth.
+    """Return, near each of `points`, a point at which `function` is not smooth, if there is one.
 
-    Fourth differences along one input after the other are maximised on shorter and shorter lines.
-    Where the function is smooth, these differences fall with the fourth power of the distance h
-    between points; at a kink they fall as h, and at a jump they stay.
+    Fourth differences are maximised on shorter and shorter lines, along one input after another.
+    Where the function is smooth, these differences fall as h^4 with the distance h between points
+    on the line; at a kink they fall as h, and at a jump they do not fall.
 
     Args:
         function: Map from (points, inputs) to (points, outputs).
         points: Points in the domain, shape (points, inputs).
-        domain: Lower and upper end of each input, shape (inputs, 2).
-        sizes: Sizes of the outputs, shape (outputs,).
+        domain: Lower and upper bound of each input, shape (inputs, 2).
+        sizes: Typical magnitudes of the outputs, shape (outputs,).
 
     Returns:
-        Places of shape (points, inputs), with NaN for points that have none nearby.
+        The points found, shape (points, inputs); NaN where the function is smooth nearby.
     """
     places = points.copy()
     rough = np.zeros(len(points), dtype=bool)
@@ -56,7 +56,11 @@ def rough_places(
 def _largest_change(
     function: Callable[[Array], Array], places: Array, axis: int, ends: Array, sizes: Array
 ) -> tuple[Array, Array]:
-    """Return where the fourth difference along `axis` is largest, and whether it is too large."""
+    """Return coordinates along `axis` with the largest fourth difference near each place.
+
+    Also return whether each difference is too large for a smooth function. Both have the shape
+    (places,).
+    """
     (low, high), at = ends, places[:, axis]
     reach = REACH * (high - low)
     for _ in range(LEVELS):

@@ -1,9 +1,9 @@
-"""Files of tables, read block by block.
+"""Reading of table files, block by block.
 
-pandas and pyarrow parse the files; what is here says how a file is written (encoding, separator,
-lines above the header), and keeps damaged, ambiguous and huge files out with one sentence.
-Values stay as they are written: text, or what Parquet and Excel hold. The index of each block has
-the numbers of the rows in the file, the header of a text file being row 1.
+pandas and pyarrow parse the files. This module detects the format of a file (encoding, separator,
+rows above the header) and rejects damaged, ambiguous and huge files with a one-sentence error. The
+values of text files stay text; those of Parquet and Excel files keep their types. The index of each
+block holds the row numbers in the file; the first row of a text file or workbook has number 1.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kanrun.targets.table_text import is_number
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-#: Separators that a text file may have by its ending, the likeliest first.
+#: By file ending, the possible separators of a text file, most likely first.
 SEPARATORS: dict[str, tuple[str, ...]] = {
     ".csv": (",", ";", "\t"),
     ".tsv": ("\t",),
@@ -40,7 +40,7 @@ SEPARATORS: dict[str, tuple[str, ...]] = {
     ".txt": ("\t", ";", ",", " "),
     ".dat": ("\t", ";", ",", " "),
 }
-#: Functions that open a compressed file, by its ending.
+#: By file ending, the function that opens a compressed file.
 COMPRESSIONS: dict[str, Callable[..., Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
@@ -50,9 +50,9 @@ _PARQUET = (".parquet", ".pq")
 EXCEL = ".xlsx"
 _KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}), {_PARQUET[0]}, {EXCEL}"
 _NAMES_SHOWN = 20
-#: Bytes that are read at once; the first of them show the separator and the header.
+#: Number of bytes read at once; the separator and the header are detected in the first block.
 _PIECE = 2**18
-#: Rows of the beginning that are compared to find the header.
+#: Number of rows at the beginning of a file that are examined to find the header.
 _HEAD_ROWS = 50
 _DAMAGED = (
     EOFError,
@@ -60,7 +60,8 @@ _DAMAGED = (
     zlib.error,
     lzma.LZMAError,
 )
-#: Numbers, with signs around them: of a decimal comma, of dots and of commas between thousands.
+#: Numbers, possibly between symbols such as a currency: with a decimal comma (_COMMA), with dots
+#: between thousands (_DOTS), with commas between thousands (_THOUSANDS).
 _COMMA = re.compile(r"[^\w.,]*(\d+|\d{1,3}(\.\d{3})+),\d+([eE][+-]?\d+)?[^\w.,]*$", re.ASCII)
 _DOTS = re.compile(r"[^\w.,]*\d{1,3}(\.\d{3})+(,\d+)?[^\w.,]*$", re.ASCII)
 _THOUSANDS = re.compile(r"[^\w.,]*\d{1,3}(,\d{3})+[^\w.,]*$", re.ASCII)
@@ -68,19 +69,23 @@ _THOUSANDS = re.compile(r"[^\w.,]*\d{1,3}(,\d{3})+[^\w.,]*$", re.ASCII)
 
 @dataclass(frozen=True)
 class TableLimits:
-    """Limits of one file; a small compressed file may hold any amount of text."""
+    """Limits of the size of a table, which a small compressed file could exceed by far.
 
-    #: Characters of a text file, unpacked bytes of a workbook or Parquet file.
+    Attributes:
+        characters: Largest number of characters of a text file, or of uncompressed bytes of a
+            workbook or Parquet file.
+        cells: Largest number of rows times columns.
+        columns: Largest number of columns. Each takes 0.1 ms before the first row is read.
+        block: Number of rows of a block.
+    """
+
     characters: int = 2**30
-    #: Rows times columns.
     cells: int = 10**8
-    #: Columns: each takes 0.1 ms of work before the first row is read, and an input of a network.
     columns: int = 50_000
-    #: Rows of a block.
     block: int = 10_000
 
     def check_cells(self, rows: int, columns: int, file: Path) -> None:
-        """Raise UsageError for a table with too many columns or cells."""
+        """Raise UsageError if a table of this size has too many columns or cells."""
         if columns > self.columns:
             raise UsageError(
                 f"{file.name} has {columns} columns, and at most {self.columns} are read; take out "
@@ -97,10 +102,13 @@ DEFAULT_LIMITS = TableLimits()
 
 
 def check_path(path: str | Path) -> Path:
-    """Return the path of a file with content and a known ending. Raises UsageError for others."""
+    """Return `path` with ~ expanded.
+
+    Raises UsageError unless it is a non-empty file with the ending of a known table format.
+    """
     if not str(path):
         raise UsageError("the path of the table is empty; name a file.")
-    # Unlike Path's method, this takes a name such as ~data.csv for what it is.
+    # Unlike Path.expanduser, this does not fail for a file name such as ~data.csv.
     file = Path(os.path.expanduser(path))
     try:
         if file.is_dir():
@@ -123,23 +131,26 @@ def check_path(path: str | Path) -> Path:
 
 
 def is_table(file: Path) -> bool:
-    """Return whether the name is that of a table that kanrun reads."""
+    """Return whether the file has the ending of a table format that kanrun reads."""
     return ending_of(file) in (*SEPARATORS, EXCEL, *_PARQUET)
 
 
 def is_parquet(file: Path) -> bool:
-    """Return whether the name is that of a Parquet file."""
+    """Return whether the file has the ending of a Parquet file."""
     return file.suffix.lower() in _PARQUET
 
 
 def ending_of(file: Path) -> str:
-    """Return .csv for data.csv and data.csv.gz."""
+    """Return the ending without that of a compression: .csv for data.csv and data.csv.gz."""
     name = Path(file.stem) if file.suffix.lower() in COMPRESSIONS else file
     return name.suffix.lower()
 
 
 def pyarrow_for(doing: str, file: Path) -> tuple[Any, Any]:
-    """Return pyarrow and its module for Parquet. Raises UsageError if it is not installed."""
+    """Return the modules pyarrow and pyarrow.parquet. Raises UsageError if they are not installed.
+
+    `doing`, such as "reading", and `file` are for the message.
+    """
     try:
         return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
@@ -150,7 +161,10 @@ def pyarrow_for(doing: str, file: Path) -> tuple[Any, Any]:
 
 
 def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> None:
-    """Raise InvalidData for a wanted column that is not there, with similar names."""
+    """Raise InvalidData if a wanted column is not in `names`; the message suggests similar names.
+
+    `where` says in the message what should have the columns.
+    """
     known = dict.fromkeys(names)
     if missing := [name for name in wanted if name not in known]:
         listed = ", ".join(list(known)[:_NAMES_SHOWN]) + ", ..." * (len(known) > _NAMES_SHOWN)
@@ -161,26 +175,26 @@ def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> No
 
 
 def check_distinct(names: Sequence[str], where: str) -> None:
-    """Raise InvalidData for two columns with the same name."""
+    """Raise InvalidData if two columns have the same name."""
     (name, count), *_ = Counter(names).most_common(1) or [("", 1)]
     if count > 1:
         raise InvalidData(f"{where} has two columns called {name!r}; rename one.")
 
 
 class TableFile:
-    """A file with a table.
+    """A file that contains a table.
 
     Args:
-        path: A text file, also compressed, an Excel workbook or a Parquet file.
+        path: A text file (possibly compressed), an Excel workbook or a Parquet file.
         encoding: Encoding of a text file; None: UTF-8 or UTF-16, otherwise Windows-1252.
-        skip_rows: Rows above the header of a text file or workbook; None: they are found.
-        limits: Sizes beyond which the file is refused.
+        skip_rows: Number of rows above the header of a text file or workbook; None: detected.
+        limits: Sizes above which the file is rejected.
 
     Attributes:
-        notes: How the file was read, by the argument that would change it, once it has been read.
+        notes: After reading: notes on what was detected, by the name of the argument that sets it.
 
     Raises:
-        UsageError: For a file that is no table.
+        UsageError: If the file is missing, empty or not in a table format.
     """
 
     def __init__(
@@ -197,27 +211,30 @@ class TableFile:
         self.notes: dict[str, str] = {}
 
     def names(self) -> list[str]:
-        """Return the names of the columns that have one, in their order."""
+        """Return the names of the columns in order, without unnamed columns."""
         return list(next(self._blocks(None))[1].columns)
 
     def blocks(self, names: Sequence[str] | None = None) -> Iterator[DataFrame]:
-        """Yield these columns (None: all with a name), some thousand rows at a time.
+        """Yield the columns `names` (None: all named columns) in blocks of some thousand rows.
 
-        Numbers with a decimal comma are written with a point. Raises UsageError for a file that is
-        not a table, and for unknown columns.
+        Decimal commas in numbers are replaced by points. Raises UsageError if the file cannot be
+        read as a table or a column does not exist.
         """
         for separator, block in self._blocks(names):
             yield _cleaned(block, separator)
 
     def read(self, names: Sequence[str] | None = None) -> DataFrame:
-        """Return these columns of all rows, as `blocks` does."""
+        """Return the columns `names` (None: all named columns) of all rows; see `blocks`."""
         from pandas import concat
 
         separators, blocks = zip(*self._blocks(names), strict=True)
         return _cleaned(concat(blocks), separators[0])
 
     def _blocks(self, names: Sequence[str] | None) -> Iterator[tuple[str, DataFrame]]:
-        """Yield the separator (of Parquet and workbooks: none) and the values as they are."""
+        """Yield blocks of unchanged values, each with the separator.
+
+        The separator is "" for Parquet files and workbooks.
+        """
         if is_parquet(self.file):
             for block in self._parquet_blocks(names):
                 yield "", block
@@ -242,7 +259,10 @@ class TableFile:
             raise UsageError(f"{self.file.name} has a header but no rows.")
 
     def _wanted(self, header: Sequence[str], names: Sequence[str] | None) -> list[str]:
-        """Return the columns to read: these, or all with a name. Raises UsageError."""
+        """Return the columns to read: `names`, or with None all named columns of the header.
+
+        Raises UsageError if columns are missing, duplicate or too many.
+        """
         self.limits.check_cells(0, len(header), self.file)
         named = list(filter(None, header))
         check_distinct(named, self.file.name)
@@ -250,11 +270,12 @@ class TableFile:
         return named if names is None else list(names)
 
     def _rows_above(self, rows: Sequence[Sequence[Any]]) -> int:
-        """Return how many of the first rows are above the header, which a note says.
+        """Return the number of rows above the header, given the first rows of the file.
 
-        The header is the first row that is as wide as most rows and has a name in each field but
-        the first. If it holds numbers, the first row is the header. Titles of a sheet are one field
-        followed by empty ones.
+        The header is the first row that has as many fields as most rows and no empty field except
+        perhaps the first. If this row contains numbers, the first row that is not empty is the
+        header instead. Title rows of a sheet are not taken for a header, because only their first
+        field is filled. Skipped rows are reported in `notes`.
         """
         filled = [i for i, row in enumerate(rows) if any(value != "" for value in row)]
         filled = [i for i in filled if i >= (self.skip_rows or 0)]
@@ -276,7 +297,7 @@ class TableFile:
 
     @contextlib.contextmanager
     def _text(self) -> Iterator[tuple[str, Iterator[DataFrame]]]:
-        """Open a text file: its separator, and its rows from the header on."""
+        """Open a text file; yield its separator and blocks of its rows, beginning at the header."""
         from pandas import read_csv
         from pandas.errors import ParserError
 
@@ -306,7 +327,10 @@ class TableFile:
 
     @contextlib.contextmanager
     def _workbook(self) -> Iterator[tuple[str, Iterator[DataFrame]]]:
-        """Read the one sheet with content of a workbook; formulas have their stored values."""
+        """Read the only sheet with content of a workbook; yield "" and its rows from the header on.
+
+        Formulas are read as their stored values.
+        """
         from pandas import read_excel
 
         name = self.file.name
@@ -338,7 +362,7 @@ class TableFile:
         yield "", iter([sheet.set_axis(sheet.index + 1).iloc[above:]])
 
     def _parquet_blocks(self, names: Sequence[str] | None) -> Iterator[DataFrame]:
-        """Yield blocks of a Parquet file. Raises UsageError for a damaged or too large one."""
+        """Yield blocks of a Parquet file. Raises UsageError if it is damaged or too large."""
         pyarrow, parquet = pyarrow_for("reading", self.file)
         try:
             with parquet.ParquetFile(self.file) as stored:
@@ -367,16 +391,16 @@ class TableFile:
 
 
 def column_names(path: str | Path) -> list[str]:
-    """Return the names of the columns that have one, in their order."""
+    """Return the names of a table file's columns in order, without unnamed columns."""
     return TableFile(path).names()
 
 
 class _Characters(io.TextIOBase):
-    """The text of a file, decoded and checked piece by piece while pandas reads it.
+    """Stream of a file's text, which is decoded and checked while pandas reads it.
 
     Attributes:
-        head: The beginning of the text, with at least one line.
-        fallback: Whether the text is not UTF-8 and has been read as Windows-1252.
+        head: Beginning of the text, at least one whole line if the file has one.
+        fallback: Whether the text is not UTF-8 and is therefore read as Windows-1252.
     """
 
     def __init__(self, file: Path, raw: Any, encoding: str | None, limits: TableLimits) -> None:
@@ -394,7 +418,7 @@ class _Characters(io.TextIOBase):
             self.head += piece
 
     def read(self, _size: int | None = -1) -> str:
-        """Return the next piece, of any length; "" at the end."""
+        """Return the next part of the text, of any length, or "" at the end of the file."""
         text = self.head
         self.head = ""
         return text or self._piece()
@@ -442,7 +466,7 @@ def _too_long(name: str, limits: TableLimits) -> str:
 
 
 def _reason(error: str) -> str:
-    """Return why pandas does not read a text, in the words of the other messages."""
+    """Convert an error message of pandas to the reason given in kanrun's message."""
     fields = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", error)
     if fields:
         wanted, row, count = fields.groups()
@@ -451,10 +475,10 @@ def _reason(error: str) -> str:
 
 
 def _layout(ending: str, head: str) -> tuple[str, list[list[str]]]:
-    """Return the separator of a text with this beginning, and the fields of its first rows.
+    """Detect the separator of a text file, and return it with the fields of the first rows.
 
-    Of the marks that may be the separator, it is the one by which most rows have the same number
-    of fields.
+    `head` is the beginning of the text. Of the possible separators, the one is chosen with which
+    the largest number of rows have the same number of fields.
     """
     marks = SEPARATORS.get(ending, SEPARATORS[".csv"])
     lines = head.splitlines(keepends=True)[:_HEAD_ROWS]
@@ -472,7 +496,10 @@ def _layout(ending: str, head: str) -> tuple[str, list[list[str]]]:
 
 
 def _cleaned(block: DataFrame, separator: str) -> DataFrame:
-    """Return texts without blanks around them, and numbers in them as Python writes these."""
+    """Strip blanks from the texts of a text file, and write its numbers with decimal points.
+
+    Blocks of other files (`separator` "") are returned unchanged.
+    """
     from pandas import DataFrame
 
     if not separator:
@@ -484,11 +511,12 @@ def _cleaned(block: DataFrame, separator: str) -> DataFrame:
 
 
 def _decimal_points(column: list[str], separator: str) -> list[str]:
-    """Return a column with decimal points, unless commas separate it.
+    """Return a column of text with decimal commas replaced by points, and without thousands dots.
 
-    Between other separators than commas, decimal commas become points, and dots of thousands go.
-    `1,234` has a decimal comma between semicolons, or if another value certainly has one; `1.234`
-    has thousands only if another value certainly has.
+    If the separator of the file is a comma, the column is unchanged. The comma of `1,234` is a
+    decimal comma if the separator is a semicolon, or if another value in the column has an
+    unambiguous decimal comma. The dot of `1.234` separates thousands only if another value in the
+    column has an unambiguous thousands dot.
     """
     if separator == ",":
         return column
@@ -506,7 +534,7 @@ def _decimal_points(column: list[str], separator: str) -> list[str]:
 
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """Open a text file for reading bytes. Raises UsageError for one that is damaged."""
+    """Open a possibly compressed file to read bytes. Raises UsageError if it is damaged."""
     try:
         with COMPRESSIONS.get(file.suffix.lower(), open)(file, "rb") as raw:
             yield raw

@@ -1,4 +1,4 @@
-"""Files of tables that are written, which appear whole or not at all."""
+"""Writing of table files. A file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)
-#: Texts such as 007, which are names.
+#: Pattern of texts such as 007, which are names and not numbers.
 _NAME = re.compile(r"[+-]?0\d")
 
 
 def check_output(file: Path) -> None:
-    """Raise UsageError for a file that is not a table, and for Parquet without pyarrow."""
+    """Raise UsageError if kanrun cannot write this table format, or Parquet lacks pyarrow."""
     if is_parquet(file):
         pyarrow_for("writing", file)
     elif ending_of(file) not in SEPARATORS:
@@ -43,11 +43,12 @@ def check_output(file: Path) -> None:
 
 @contextlib.contextmanager
 def table_writer(file: Path, texts: Collection[str]) -> Iterator[Callable[[DataFrame], None]]:
-    """Yield a function that appends a block to `file`, which appears when the body ends.
+    """Return a context manager that yields a function, which appends a block of rows to `file`.
 
-    `file` is one that `check_output` accepts. Parquet is collected in memory; its columns `texts`,
-    which come from a text file, become whole numbers, numbers or text. Raises UsageError for a
-    file that cannot be written.
+    `file` must be accepted by `check_output`; it appears when the context ends without an error.
+    The blocks of a Parquet file are collected in memory, and its columns `texts`, which come from a
+    text file, are converted to integers or floats if all values allow it. Raises UsageError if the
+    file cannot be written.
     """
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -92,7 +93,7 @@ def _parquet(temporary: Path, texts: Collection[str]) -> Iterator[Callable[[Data
 
 
 def _typed(texts: list[str]) -> Any:
-    """Return texts as whole numbers, as numbers with gaps, or as they are."""
+    """Convert texts to integers, or to floats with NaN for missing values; else return them."""
     if all(map(_WHOLE.match, texts)):
         return np.array(texts, dtype=np.int64)
     if all(is_missing(text) or (is_number(text) and not _NAME.match(text)) for text in texts):

@@ -1,7 +1,7 @@
-"""Single values of tables as numbers, dates, levels or missing values.
+"""Interpretation of single values of tables as numbers, dates, levels or missing values.
 
-`text_of`, `number_from`, `days_from`, `is_number` and `canonical` are written into exported Python
-files, and depend on NumPy and `re` alone.
+The source code of `text_of`, `number_from`, `days_from`, `is_number` and `canonical` is copied into
+exported Python files, so these functions may use only what such a file imports.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from kanrun.points import Array
 
-#: Values of a column: texts, or what Parquet, a DataFrame or an array holds.
+#: Values of a column: texts, or values of any type from Parquet, a DataFrame or an array.
 Values = Sequence[Any] | NDArray[Any]
-#: Indices of values of a column by what is wrong with them, or unusual about them.
+#: By kind of fault (such as "missing"), the indices of a column's values that have it.
 Faults = dict[str, list[int]]
 
-#: Texts that stand for a missing value among numbers and dates; those that do not say so are noted.
+#: Texts that count as missing values among numbers and dates, and are reported in a note because
+#: they might mean something else.
 UNUSUAL_WORDS = frozenset(
     ("-", "--", "?", ".", "..", "*", "k.a.", "k. a.", "#n/v", "#div/0!", "#value!", "#ref!")
 )
@@ -113,21 +114,25 @@ def canonical(value: Any) -> str:
 
 
 def is_missing(value: Any, words: Collection[str] = ()) -> bool:
-    """Return whether a value is None, NaN, empty, a word such as NA, or in canonical `words`."""
+    """Return whether a value is missing: None, NaN, empty, a word such as NA, or one of `words`.
+
+    `words` are in the form that `canonical` returns.
+    """
     if str(value).strip().casefold() in MISSING_WORDS:
         return True
     return bool(words) and canonical(value) in words
 
 
 def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Faults]:
-    """Return values as finite numbers; true and false count as 1 and 0.
+    """Convert values to finite numbers; true and false become 1 and 0.
 
-    `words` stand for missing values, as `MISSING_WORDS` do.
+    Values in `words` count as missing, in addition to MISSING_WORDS.
 
     Returns:
-        Numbers, shape (values,), NaN where a value is none; and the indices of these values by
-        what is wrong with them: `missing`, `text` or `infinite`. Further indices are those of
-        numbers that Python would not read, `written`, and of unusual words for missing, `word`.
+        The numbers, shape (values,), with NaN for values that are not finite numbers; and by kind
+        of fault the indices of values. `missing`, `text` and `infinite` say why a number is NaN.
+        `written` are numbers that Python's float() would not accept, such as $1,234, and `word` are
+        missing values given by an unusual word.
     """
     faults: Faults = defaultdict(list)
     with contextlib.suppress(TypeError, ValueError, OverflowError):
@@ -157,10 +162,19 @@ def read_numbers(values: Values, words: Collection[str] = ()) -> tuple[Array, Fa
 def read_days(
     values: Values, words: Collection[str] = (), day_first: bool | None = None
 ) -> tuple[Array, Faults, bool | None]:
-    """Return dates as days since 1970-01-01, as `read_numbers` does, and whether days come first.
+    """Convert dates to days since 1970-01-01.
 
-    Without `day_first` the values decide, dots being for dates with the day first; None if they
-    leave it open, or have no such dates: months are then read first.
+    Args:
+        values: Values of a column.
+        words: Further texts that count as missing; see `read_numbers`.
+        day_first: Whether a date such as 04/05/2024 begins with the day; None: inferred from the
+            values. A number above 12, or dots as in 4.5.2024, decides. Otherwise the month is
+            first.
+
+    Returns:
+        The days, shape (values,), with NaN for values that are missing or not dates; the indices of
+        faulty values, as from `read_numbers`; and whether the day comes first, or None if the
+        values did not decide it.
     """
     texts = ["" if is_missing(value, words) else text_of(value) for value in values]
     faults: Faults = defaultdict(list, missing=[i for i, text in enumerate(texts) if not text])
